@@ -16,9 +16,13 @@ from pathlib import Path
 from typing import Any
 
 MODULES = {
+    "aiohttp": "aiohttp",
     "babel": "babel",
+    "ctranslate2": "ctranslate2",
     "espeakng-loader": "espeakng_loader",
     "fastapi": "fastapi",
+    "fsspec": "fsspec",
+    "gcsfs": "gcsfs",
     "jiwer": "jiwer",
     "lhotse": "lhotse",
     "matplotlib": "matplotlib",
@@ -33,6 +37,7 @@ MODULES = {
     "pyworld": "pyworld",
     "ray": "ray",
     "requests": "requests",
+    "s3fs": "s3fs",
     "sacrebleu": "sacrebleu",
     "scikit-learn": "sklearn",
     "scipy": "scipy",
@@ -45,6 +50,7 @@ MODULES = {
     "urllib3": "urllib3",
     "uvicorn": "uvicorn",
     "websockets": "websockets",
+    "wyoming": "wyoming",
 }
 """Packages of the extras to their modules."""
 _CORE = (

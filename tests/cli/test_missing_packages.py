@@ -48,7 +48,10 @@ COMMANDS = {
     ],
     "transcribe": ["transcribe talk.wav --model tiny --table --offline"],
     "listen": ["listen talk.wav --fast --to de --model tiny --no-guard --offline"],
-    "serve": ["serve --port 0 --model ./nowhere --offline"],
+    "serve": [
+        "serve --port 0 --model ./nowhere --offline",
+        "serve --wyoming 0 --port 0 --model ./nowhere --offline",
+    ],
     "models list": ["models list"],
     "models show": ["models show tiny"],
     "models download": ["models download nobody/nothing --offline"],
@@ -57,6 +60,8 @@ COMMANDS = {
     "bench": ["bench --model ./nowhere --offline"],
     "data show": ["data show book/dev"],
     "data check": ["data check book/dev"],
+    "data pack": ["data pack book/dev --out OUT"],
+    "data export": ["data export book/dev --out OUT.jsonl"],
     "data prepare asterisk": ["data prepare asterisk --source tree --languages en,es --out OUT"],
     "data prepare folder": ["data prepare folder own --language en --licence CC0-1.0 --out OUT"],
     "data prepare tsv": ["data prepare tsv table.tsv --out OUT"],
@@ -100,6 +105,9 @@ COMMANDS = {
     "replay": ["replay scores --offline"],
     "share analyse": [
         "share analyse tiny tones --out OUT.npz --utterances 4 --batch 1 --accumulate 2 --offline"
+    ],
+    "share headroom": [
+        "share headroom tiny tones --dev tones --utterances 4 --held-out 4 --epochs 1 --seeds 1"
     ],
     "share plan": ["share plan gradients.npz --out OUT.json"],
     "share show": ["share show plan.json --out OUT.html"],
@@ -320,7 +328,8 @@ def asked_for() -> dict[str, set[str]]:
         for extra, lines in project.items()
     }
     return {
-        extra: {*packages, *(names["serve"] if extra == "ray" else ())} for extra, packages in names.items()
+        extra: {*packages, *(names["serve"] if extra in ("ray", "wyoming") else ())}
+        for extra, packages in names.items()
     }
 
 

@@ -13,6 +13,7 @@ from sprachbund.units.dataset import SpokenSentences
 from sprachbund.units.mbart import start_from_mbart, units_with_mbart
 from tests.evaluation.tiny_model import save_tiny_model
 from tests.models import speech_llm_support, split_support
+from tests.models.fastconformer import support as fastconformer
 from tests.models.seamless.support import make_pair
 from tests.models.whisper_support import make_directory
 from tests.streaming.test_by_frames import exported, tiny_transducer
@@ -62,6 +63,10 @@ def _streaming_onnx(root: Path) -> Family:
     return load(exported())
 
 
+def _fastconformer(kind: str) -> Callable[[Path], Family]:
+    return lambda root: fastconformer.make(root, kind).model
+
+
 def _cascade(root: Path) -> Family:
     return Cascade(_whisper(root), _tokens("attention")(root))
 
@@ -80,6 +85,10 @@ FAMILIES: Mapping[str, Callable[[Path], Family]] = {
     "cascade": _cascade,
     "streaming transducer": lambda root: tiny_transducer(),
     "streaming ONNX": _streaming_onnx,
+    "Parakeet CTC": _fastconformer("parakeet_ctc"),
+    "Parakeet RNNT": _fastconformer("parakeet_rnnt"),
+    "Parakeet TDT": _fastconformer("parakeet_tdt"),
+    "Canary": _fastconformer("canary"),
 }
 """Builders by name; each writes into an empty folder of its own."""
 

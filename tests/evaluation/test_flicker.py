@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sprachbund.evaluation.latency import erasure, normalized_erasure
+from sprachbund.evaluation.latency import erased_per_minute, erasure, normalized_erasure
 
 
 def test_erasure_by_hand() -> None:
@@ -14,6 +14,12 @@ def test_normalized_erasure_by_hand() -> None:
     texts = ["das", "dies ist", "dies war", "dies war ein Haus"]
     # "das" goes, then "ist"; the last text has four words.
     assert normalized_erasure(text.split() for text in texts) == (1 + 1) / 4
+
+
+def test_erased_words_a_minute_by_hand() -> None:
+    texts = ["das", "dies ist", "dies war", "dies war ein Haus"]
+    assert erased_per_minute((text.split() for text in texts), 30.0) == 4  # two in half a minute
+    assert erased_per_minute([], 30.0) == 0
 
 
 def test_nothing_on_the_screen_has_no_flicker() -> None:

@@ -9,6 +9,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.emissions import Emission, EmissionLog, ReferenceSegment
 from sprachbund.evaluation.latency import (
     CLOCKS,
+    ERASED,
     FLICKER,
     LATENCY_SCORES,
     QUALITY,
@@ -63,8 +64,10 @@ def test_the_same_log_gives_the_same_numbers() -> None:
 
 def test_flicker_of_the_screen() -> None:
     log = log_of("eins", [1.0], 20.0, shown=shown("ein", "eins", "eins zwei"))
-    assert score_talk(log, REFERENCES).flicker == 1 / 2
-    assert score_talk(log_of("eins", [1.0], 20.0), REFERENCES).flicker is None
+    found = score_talk(log, REFERENCES)
+    assert (found.flicker, found.erased_per_minute) == (1 / 2, 3.0)  # one word in 20 s
+    found = score_talk(log_of("eins", [1.0], 20.0), REFERENCES)
+    assert (found.flicker, found.erased_per_minute) == (None, None)
 
 
 def test_silence_is_counted_and_has_no_latency() -> None:
@@ -124,4 +127,4 @@ def test_references_that_do_not_fit_are_refused() -> None:
 def test_the_page_tells_every_score() -> None:
     page = (Path(__file__).parents[2] / "docs/latency.md").read_text(encoding="utf-8")
     told = {line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")}
-    assert {*LATENCY_SCORES, FLICKER, ", ".join(QUALITY)} <= told
+    assert {*LATENCY_SCORES, FLICKER, ERASED, ", ".join(QUALITY)} <= told

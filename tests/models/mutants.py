@@ -60,7 +60,10 @@ OWN = (
     "streaming_onnx",
 )
 """Directories whose weights this project wrote, with a checksum."""
-FOREIGN = ("whisper", "seamless_m4t", "seamless_m4t_v2", "speech_llm_wav2vec2")
+FOREIGN = (
+    *("whisper", "seamless_m4t", "seamless_m4t_v2", "speech_llm_wav2vec2"),
+    *("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "canary"),
+)
 FAMILIES = (*OWN, *FOREIGN)
 _READABLE_BY_ROOT_ALONE = 0o600
 _NOBODY = 65_534
@@ -371,7 +374,7 @@ def void(_: object) -> None:
 
 def judge(family: str, original: Path, seed: int, first: int, total: int) -> None:
     """Load mutants, and write down what became of each."""
-    _load(original)  # what is imported and mapped once is not the mutants'
+    load_directory(original)  # what is imported and mapped once is not the mutants'
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     signal.signal(signal.SIGALRM, _too_long)
     chosen = mutants(original, seed, own=family in OWN)[:total]
@@ -403,7 +406,7 @@ def _outcome(directory: Path, mutant: Mutant) -> tuple[str, str]:
     signal.alarm(TIME_S)
     try:
         with _as_nobody(directory, mutant.what == "unreadable"):
-            _load(directory)
+            load_directory(directory)
     except SprachbundError as error:
         text = str(error)
         return ("many lines", repr(text)[:300]) if len(text.splitlines()) != 1 else ("refused", text)
@@ -435,7 +438,7 @@ class _as_nobody:  # noqa: N801 - a context manager
             os.seteuid(0)
 
 
-def _load(directory: Path) -> None:
+def load_directory(directory: Path) -> None:
     """As the commands do, with the drafts that lie beside it."""
     from sprachbund import api
     from sprachbund.decoding.drafts import load_draft
@@ -599,6 +602,16 @@ def _draft(kind: str) -> Callable[[Path], None]:
     return made
 
 
+def _fastconformer(kind: str) -> Callable[[Path], None]:
+    def make(directory: Path) -> None:
+        from tests.models.fastconformer.support import make as make_checkpoint
+
+        with tempfile.TemporaryDirectory() as place:
+            shutil.copytree(make_checkpoint(Path(place), kind).directory, directory)
+
+    return make
+
+
 _MAKERS: dict[str, Callable[[Path], Any]] = {
     "conformer": _conformer,
     "conformer_8_bits": lambda directory: _conformer(directory, bits=8),
@@ -618,6 +631,7 @@ _MAKERS: dict[str, Callable[[Path], Any]] = {
     "medusa": _draft("medusa"),
     "token_map": _draft("token-map"),
     "streaming_onnx": _onnx,
+    **{kind: _fastconformer(kind) for kind in ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "canary")},
 }
 
 

@@ -104,7 +104,9 @@ def test_fields_of_dataclasses_are_no_such_code(code: str) -> None:
 def has(capabilities: Capabilities) -> set[str]:
     """Names of what it has, without the devices, of which every model has some."""
     return {
-        name for name, value in vars(capabilities).items() if name != "devices" and value not in (None, ())
+        name
+        for name, value in vars(capabilities).items()
+        if name != "devices" and value not in (None, (), False)
     }
 
 

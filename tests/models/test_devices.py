@@ -19,7 +19,7 @@ from tests.decoding.families import FAMILIES
 from tests.stories.support import command
 
 ABSENT = "cuda:99"
-ON_ANY = ("conformer", "whisper", "seamless")
+ON_ANY = ("conformer", "whisper", "seamless", "Canary")
 """Without those that decide the way of a tensor by numbers, of which the meta device has none."""
 
 

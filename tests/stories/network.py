@@ -53,6 +53,7 @@ VERBS: dict[str, list[str]] = {
         "data make phrasebook --edition tiny --out book --utterances 24 --heldout 3 --workers 2",
     ],
     "data show": ["data show book/dev --json"],
+    "data pack": ["data pack book/dev --out packed", "data check packed"],
     "train": ["train recipe.toml --out run --threads 1"],
     "evaluate": [
         "evaluate book/dev --model tiny --limit 4 --no-speech 1 --offline --out scores --report page.html --threads 1",

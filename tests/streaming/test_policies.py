@@ -14,6 +14,7 @@ from sprachbund.streaming.writing import (
     alignatt,
     local_agreement,
     nothing,
+    num_shown,
     policies_of,
     wait_k,
     words_behind,
@@ -87,6 +88,26 @@ def test_wait_k_is_one_word_a_step_behind():
     assert counts == [0, 0, 0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("attempts", "mask_words", "steady", "shown"),
+    [
+        (["a b c d"], 0, None, 4),
+        (["a b c d"], 2, None, 2),
+        (["a b c d"], 9, None, 0),
+        (["a b x", "a b c d"], 3, 2, 2),  # "a b" was there before; "c" is new
+        (["a b c", "a b c d"], 3, 2, 3),
+        (["a b c", "x b c d"], 3, 2, 1),  # steady means all words before, too; the first is not masked
+        (["a b c"], 3, 2, 0),  # there was no attempt before
+        (["a", "a b c", "a b c d"], 3, 3, 1),
+        (["a b c", "a b"], 1, 2, 2),
+        (["a", ""], 1, 2, 0),
+    ],
+)
+def test_masked_words_are_shown_once_they_are_steady(attempts, mask_words, steady, shown):
+    options = LiveOptions(mask_words=mask_words, steady=steady)
+    assert num_shown([words.split() for words in attempts], options) == shown
+
+
 def test_retranslation_commits_nothing():
     assert nothing(attempt("a b", ended=True), CaptionLine(), LiveOptions(policy="retranslation")) == 0
 
@@ -114,6 +135,8 @@ def test_words_behind_a_prefix_have_all_tokens_behind_it(letters, cut):
         ("wait_k", 0),
         ("border_s", -0.1),
         ("mask_words", -1),
+        ("steady", 1),
+        ("steady", 2),  # of no words
         ("max_open_s", 1.0),
         ("max_waiting_s", 5.0),
     ],
@@ -129,7 +152,8 @@ def test_options_that_cannot_be_are_named(field, value):
         ({}, ("local-agreement", "alignatt", "wait-k", "retranslation", "span")),
         ({"alignment": None}, ("retranslation", "span")),
         ({"ctc": TinyFamily()}, ("retranslation", "span")),
-        ({"transducer": TinyFamily()}, ("frames", "span")),
+        ({"transducer": TinyFamily()}, ("retranslation", "span")),
+        ({"transducer": TinyFamily(), "streaming": TinyFamily()}, ("frames", "span")),
     ],
 )
 def test_a_model_gets_the_policies_that_it_can_work_by(parts, policies):

@@ -30,6 +30,7 @@ FIXED_FLOOR = (
 NEMO_EMPHASIS = 0.97
 NEMO_POINTS = 512  # of the transform, around the same window
 NEMO_GUARD = 2.0**-24
+NEMO_DEVIATION_GUARD = 1e-5
 _HALF = WINDOW // 2
 _HZ_PER_MEL = 200.0 / 3  # Slaney's scale: linear up to 1 kHz, logarithmic above
 _KNEE_HZ = 1000.0
@@ -96,6 +97,16 @@ def emphasised_log_mel(emphasised: Tensor, num_mel_bins: int) -> Tensor:
     power = _power_spectrum(emphasised, _even_hann(), NEMO_POINTS, mirror_edges=False)
     filters = mel_filters(num_mel_bins, NEMO_POINTS // 2 + 1).to(emphasised.device)
     return (filters @ power + NEMO_GUARD).log()
+
+
+def normalised_per_bin(mel: Tensor) -> Tensor:
+    """Features (T, M) of an utterance, each bin with mean 0 and variance 1 over it: NeMo's "per_feature".
+
+    Args:
+        mel: features ``nemo`` of two frames or more; one frame has no variance.
+    """
+    deviation, mean = torch.std_mean(mel, dim=0, keepdim=True)
+    return (mel - mean) / (deviation + NEMO_DEVIATION_GUARD)
 
 
 def _pad(audio: Tensor, num_samples: int) -> Tensor:

@@ -1,7 +1,7 @@
 """`sprachbund convert CHECKPOINT --out DIR`: a checkpoint of another form as a model directory."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -102,20 +102,45 @@ def _tag(value: str) -> str:
     return langcodes.standardize_tag(value)
 
 
-# `sprachbund export MODEL --out DIR`: a streaming transducer as ONNX graphs with their state going in and
-# out.
+# `sprachbund export MODEL --out PLACE`: a model in the form of another runtime.
+
+ExportFormat = Literal["onnx", "ctranslate2", "ggml"]
 
 
 def export(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A model directory with a streaming encoder and transducer."),
+        typer.Argument(
+            metavar="MODEL",
+            help="A model directory with a streaming encoder and transducer, for onnx; a Whisper model for the others.",
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the graphs go; a new folder.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where it goes: a new folder; for ggml, a new file.")
+    ],
+    form: Annotated[
+        ExportFormat,
+        typer.Option(
+            "--format",
+            help="onnx: graphs of a streaming transducer. ctranslate2: for faster-whisper. ggml: for whisper.cpp.",
+        ),
+    ] = "onnx",
+    bits: Annotated[
+        Literal["8", "16", "32"] | None,
+        typer.Option(
+            "--bits", help="Of the weights of a Whisper model; 16 if not given, the only ones of ggml."
+        ),
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Write encoder, prediction network and joint network as graphs; packed layers of 4 or 8 bits stay packed."""
+    """Write a model in the form of another runtime; packed layers of 4 or 8 bits stay packed in onnx."""
+    if form != "onnx":
+        return _export_whisper(model, out, form, int(bits or 16), offline=offline, as_json=as_json)
+    if bits is not None:
+        raise UsageError(
+            "--bits is for Whisper models; graphs have the bits of the model, see `compress quantize`"
+        )
     with as_usage(), Bar("exporting"):
         from sprachbund.compression.onnx_export import check_exportable
         from sprachbund.compression.onnx_export import export as write
@@ -136,6 +161,34 @@ def export(
     typer.echo(table([[path.name, size(path.stat().st_size)] for path in files], ["graph", "size"]))
     tiers = ", ".join(f"{tier.right_context} ({tier.latency_ms} ms)" for tier in description.tiers)
     say(f"frames ahead: {tiers}; what goes in and out is in {out / 'config.json'}")
+
+
+def _export_whisper(
+    model: str, out: Path, form: Literal["ctranslate2", "ggml"], bits: Any, *, offline: bool, as_json: bool
+) -> None:
+    with as_usage(), Bar("exporting"):
+        from sprachbund.compression.smaller import check_new, write_whole
+        from sprachbund.compression.whisper_export import check_exportable, export_ctranslate2, export_ggml
+        from sprachbund.models.io import load
+        from sprachbund.util.files import atomic_path
+
+        check_new(out)
+        whisper = check_exportable(load(fetch(model, offline=offline), offline=True), form, bits)
+        if form == "ctranslate2":
+            write_whole(out, lambda draft: export_ctranslate2(whisper, draft, bits))
+        else:
+            with atomic_path(out) as draft:
+                export_ggml(whisper, draft)
+        files = sorted(path for path in (out.iterdir() if out.is_dir() else [out]))
+        num_bytes = sum(path.stat().st_size for path in files)
+        by_target = whisper.tasks.target_language_prompt
+    if as_json:
+        return print_json(
+            {"out": str(out), "format": form, "bits": bits, "bytes": num_bytes, "by_target": by_target}
+        )
+    say(f"{out} has {size(num_bytes)}, in {bits} bits")
+    if by_target:
+        say("this model is prompted by the language wanted: give that to the other runtime as its language")
 
 
 def register(app: typer.Typer) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -27,10 +27,10 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per corpus.")] = False,
 ) -> None:
     """Show what a corpus holds."""
-    from sprachbund.data.manifest import Manifest
+    from sprachbund.data.shards import open_corpus
 
     for path in parts(directory) or [directory]:
-        description = describe(Manifest(path), examples)
+        description = describe(open_corpus(path), examples)
         if as_json:
             print_json(description)
         else:
@@ -42,10 +42,10 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per corpus.")] = False,
 ) -> None:
     """Read all of a corpus and compare it with its checksums."""
-    from sprachbund.data.manifest import Manifest
+    from sprachbund.data.shards import open_corpus
 
     for path in parts(directory) or [directory]:
-        manifest = Manifest(path)
+        manifest = open_corpus(path)
         with Bar(f"checking {path}") as bar:
             known = manifest.check(bar.update)
         counts = {"utterances": len(manifest), "shards": manifest.num_shards, "with_checksums": known}
@@ -57,10 +57,74 @@ def check(
             typer.echo(f"{path}  {len(manifest)} utterances in {manifest.num_shards} shards are whole{note}")
 
 
+def pack(
+    source: Annotated[Path, typer.Argument(metavar="CORPUS", help="Directory of a corpus.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the shards.")],
+    codec: Annotated[
+        Literal["flac", "opus"],
+        typer.Option("--codec", help="flac keeps every sample; opus needs a fraction of its space."),
+    ] = "flac",
+    shard_utterances: Annotated[
+        int, typer.Option("--shard-utterances", metavar="N", min=1, help="Utterances of a shard.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the order of the utterances.")] = 0,
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Write a corpus as tar shards with compressed sound, which training and evaluation read like any corpus."""
+    from sprachbund.data.shards import pack as pack_corpus
+
+    with resumable(out), Bar("packing") as bar:
+        shards = pack_corpus(
+            source,
+            out,
+            codec=codec,
+            shard_utterances=shard_utterances,
+            seed=seed,
+            workers=workers,
+            progress=lambda done, total: bar.update(done, total, "utterances"),
+        )
+    size = sum(shard.recording_bytes for shard in shards.index.shards)
+    hours = sum(shard.seconds for shard in shards.index.shards) / 3600
+    counts = {"utterances": len(shards), "hours": round(hours, 3), "shards": shards.num_shards, "bytes": size}
+    if as_json:
+        print_json({"directory": str(out), **counts})
+    else:
+        typer.echo(
+            f"{out}  {len(shards)} utterances, {hours:.2f} h in {shards.num_shards} shards, {size / 2**20:.1f} MiB"
+        )
+
+
+def export(
+    source: Annotated[Path, typer.Argument(metavar="CORPUS", help="Directory of a corpus.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="cuts.jsonl or cuts.jsonl.gz, with absolute paths.")
+    ],
+) -> None:
+    """Write a corpus as a CutSet of lhotse, whose recordings are those of the corpus.
+
+    Shards need no export: lhotse opens them with CutSet.from_shar(in_dir="DIR/shards").
+    """
+    from sprachbund.data.manifest import Manifest
+    from sprachbund.util.files import atomic_path
+
+    if not out.name.endswith((".jsonl", ".jsonl.gz")):
+        raise UsageError(f"--out is {out}; give a name that ends in .jsonl or .jsonl.gz")
+    cuts = Manifest(source.resolve()).cuts()
+    with atomic_path(out) as partial:
+        # lhotse chooses the form by the name.
+        named = partial.with_name(partial.name + "".join(out.suffixes[-2:]))
+        cuts.to_file(named)
+        named.replace(partial)
+    typer.echo(f"{out}")
+
+
 def parts(directory: Path) -> list[Path]:
     """The corpora in a folder: itself, or those directly under it."""
+    from sprachbund.data.shards import INDEX_FILE
+
     folders = [directory, *sorted(path for path in directory.glob("*") if path.is_dir())]
-    return [path for path in folders if any(path.glob("cuts.*.jsonl"))]
+    return [path for path in folders if (path / INDEX_FILE).exists() or any(path.glob("cuts.*.jsonl"))]
 
 
 def info(directory: Path) -> dict[str, Any]:
@@ -88,7 +152,7 @@ def describe(manifest: "Manifest", num_examples: int) -> dict[str, Any]:
     ]
     return {
         "directory": str(manifest.directory),
-        **info(manifest.directory),
+        **manifest.info(),
         **manifest.summary(),
         "examples": examples,
     }
@@ -337,6 +401,8 @@ def register(app: typer.Typer) -> None:
     data.add_typer(make, name="make")
     data.command("show", help="What a corpus holds.")(show)
     data.command("check", help="Whether a corpus is whole, by its checksums.")(check)
+    data.command("pack", help="Write a corpus as tar shards, for large runs and object stores.")(pack)
+    data.command("export", help="Write a corpus as a CutSet of lhotse.")(export)
     app.add_typer(data, name="data")
 
 

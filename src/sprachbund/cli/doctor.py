@@ -35,7 +35,8 @@ _PURPOSES = {
     "comet": "scoring with COMET",
     "ntuml": "reading the corpus NTUML2021, and datasets of parquet or arrow",
     "microphone": "microphones for listen",
-    "ray": "the service on many machines",
+    "cloud": "corpora in object stores",
+    "ray": "work on many machines: the service, and jobs with --ray",
 }
 _FEATURES = (
     "avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "neon", "asimd", "asimddp",

@@ -32,12 +32,12 @@ def serve(
 ) -> None:
     """Serve until Ctrl-C; a second one does not wait for what was begun."""
     with as_usage():
-        _needs_extra()
+        _needs_extra(wyoming=settings.wyoming is not None)
         _check_reach(settings, no_key=no_key)
     _run(settings)
 
 
-def _needs_extra() -> None:
+def _needs_extra(*, wyoming: bool) -> None:
     try:
         import fastapi  # noqa: F401
         import multipart  # noqa: F401
@@ -48,11 +48,24 @@ def _needs_extra() -> None:
         raise SprachbundError(
             f"{error.name} is not installed, which the service needs; pip install 'sprachbund[serve]'"
         ) from error
+    if wyoming:
+        try:
+            import wyoming as _  # noqa: F401
+        except ImportError as error:
+            raise SprachbundError(
+                "wyoming is not installed, which --wyoming needs; pip install 'sprachbund[wyoming]'"
+            ) from error
 
 
 def _check_reach(settings: Settings, *, no_key: bool) -> None:
     """Who opens a service to a network says who may use it."""
-    if settings.host in ("127.0.0.1", "::1", "localhost") or settings.key_file or no_key:
+    here = ("127.0.0.1", "::1", "localhost")
+    if (address := settings.wyoming_address) and address[0] not in here and not no_key:
+        raise UsageError(
+            f"at {address[0]} other machines reach the Wyoming door, whose protocol has no keys; give --no-key to let "
+            "everybody in"
+        )
+    if settings.host in here or settings.key_file or no_key:
         return
     raise UsageError(
         f"at {settings.host} other machines reach the service; give --key-file, or --no-key to let everybody in"
@@ -85,10 +98,13 @@ def _greeting(server: "Server", address: Any) -> list[str]:
         f"model {name}: licence {store.card(name).licence or 'not stated; see where it came from'}"
         for name in store.ids
     ]
+    door = server.wyoming_socket
+    wyoming = [] if door is None else ["Wyoming: tcp://{}:{}, without keys".format(*door.getsockname())]
     return [
         f"page at http://{named}:{port}/",
         f"OpenAI's clients: base_url=http://{named}:{port}/v1",
-        f"live captions: ws://{named}:{port}/v1/live",
+        f"live captions: ws://{named}:{port}/v1/live, and OpenAI's realtime sessions at /v1/realtime",
+        *wyoming,
         *licences,
         f"{'keys from ' + str(server.service.settings.key_file) if server.service.keys.wanted else 'no key needed'}; "
         "Ctrl-C stops it",

@@ -21,6 +21,7 @@ from sprachbund.cli.models import fetch
 from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
 from sprachbund.errors import SprachbundError
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
+from sprachbund.research.gradient_sharing.headroom_options import HeadroomOptions
 from sprachbund.research.gradient_sharing.plan_options import SharingPlanOptions
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from sprachbund.models.sharing_plan import SharingPlan
     from sprachbund.research.gradient_sharing.collect import Collection, CollectJob
+    from sprachbund.research.gradient_sharing.headroom import Headroom
     from sprachbund.research.gradient_sharing.report import Block
     from sprachbund.research.gradient_sharing.surgery import Importance
 
@@ -163,6 +165,99 @@ def _time(seconds: float) -> str:
     if seconds < 120:
         return f"{max(1, seconds):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+# `sprachbund share headroom MODEL DATA… --dev DIR`: what a split could gain at most.
+
+
+def register_headroom(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "headroom", cls=VerbCommand, help="Measure what a split could gain at most, before any is made."
+    )(with_options(headroom))
+
+
+def headroom(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="bundled, a model directory, or a Hugging Face id.")
+    ],
+    data: Annotated[
+        list[Path], typer.Argument(metavar="DATA…", help="Corpora to train on, each a directory.")
+    ],
+    dev: Annotated[
+        list[Path], typer.Option("--dev", metavar="DIR", help="Corpus to measure on; repeatable.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.json", help="Where the figures go.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1 …")] = "cpu",
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    *,
+    options: Annotated[HeadroomOptions, Panel(OWN_PANEL)],
+) -> None:
+    """Train the last layers with all languages together and with each alone, and compare on utterances held out."""
+    in_one_process("sprachbund share headroom")
+    with as_usage(), Bar("loading the model"):
+        from dataclasses import asdict
+
+        from sprachbund.data.manifest import Manifest
+        from sprachbund.models.io import family_of, load
+        from sprachbund.research.gradient_sharing.headroom import measure_headroom
+        from sprachbund.util.devices import find_device
+        from sprachbund.util.files import write_json
+        from sprachbund.util.provenance import machine, model_hash
+
+        directory = fetch(model, offline=offline)
+        family_of(directory)  # an error that names what is wrong with a directory that holds no model
+        family: Any = load(directory, offline=True)
+        family.to(find_device(device))
+        train_on, measure_on = [Manifest(path) for path in data], [Manifest(path) for path in dev]
+    with Bar("training") as bar:
+        found = measure_headroom(family, train_on, measure_on, options, progress=bar.update)
+    done = {
+        "model_hash": model_hash(directory),
+        "machine": machine(),
+        "options": asdict(options),
+        **asdict(found),
+    }
+    if out is not None:
+        write_json(out, done)
+    print_json(done) if as_json else _print_headroom(found)
+
+
+def _print_headroom(found: "Headroom") -> None:
+    from sprachbund.research.gradient_sharing.headroom import ALL
+
+    typer.echo(f"trained: {', '.join(found.modules)}; nats for each token of utterances held out\n")
+    arms = list(found.gains)
+    rows = [
+        [
+            language,
+            f"{found.before[language]:.3f}",
+            f"{found.together[language]:.3f}",
+            *(_gain(found.gains[arm][language]) for arm in arms),
+        ]
+        for language in found.together
+    ]
+    rows.append([ALL, "", "", *(_gain(found.gains[arm][ALL]) for arm in arms)])
+    typer.echo(table(rows, ["language", "before", "together", *(f"gain {arm}" for arm in arms)]))
+    gain = found.gains["alone"][ALL]
+    low, high = gain.interval
+    if low > 0:
+        typer.echo(
+            f"\nThere is headroom: weights of its own gain a language {gain.gain:.3f} nats a token; see which "
+            "languages with share analyse."
+        )
+    else:
+        typer.echo(
+            f"\nNo headroom is seen: weights of its own gain a language {gain.gain:.3f} nats a token ({low:.3f} to "
+            f"{high:.3f}), so no split of these modules will help."
+        )
+
+
+def _gain(gain: Any) -> str:
+    return f"{gain.gain:+.3f} ({gain.interval[0]:+.3f} to {gain.interval[1]:+.3f})"
 
 
 # `sprachbund share apply MODEL PLAN --out DIR`: a split model, to go on training from.
@@ -340,6 +435,7 @@ def register(app: typer.Typer) -> None:
         "plan", cls=VerbCommand, help="Decide from gradients what to split, for which groups, how wide."
     )(with_options(plan))
     share.command("show", help="Say and draw which languages fight, where, and how sure that is.")(show)
+    register_headroom(share)
     register_apply(share)
     share.command("diff", help="Say what differs between two plans.")(diff)
     app.add_typer(share, name="share")

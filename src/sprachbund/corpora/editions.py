@@ -359,7 +359,7 @@ def texts_of(manifests: Sequence[Manifest], limit: int) -> list[str]:
     texts: dict[str, None] = {}
     for manifest in manifests:
         step = max(1, len(manifest) * len(manifests) * 6 // limit)
-        for i in range(0, len(manifest), step):
+        for i in manifest.every(step):
             utterance = manifest[i]
             texts.update(dict.fromkeys([utterance.text, *utterance.translations.values()]))
     texts.pop("", None)

@@ -5,7 +5,7 @@ a month.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -65,14 +65,47 @@ def plan_epoch(
         options: see `BatchingOptions`.
         epoch: changes the order of the batches.
     """
-    indices = indices[durations_s[indices] <= options.max_duration_s]
-    mean_s = float(durations_s[indices].mean()) if len(indices) else 1.0
-    pool = max(1, int(options.pool_batches * min(options.batch_s / mean_s, options.max_utterances)))
+    return plan_lanes(durations_s, [indices], options, epoch)
+
+
+def plan_lanes(
+    durations_s: np.ndarray, lanes: Sequence[np.ndarray], options: BatchingOptions, epoch: int
+) -> list[np.ndarray]:
+    """Batches to which every lane gives as many utterances as the others, in random order.
+
+    A lane holds the utterances that one process has at hand. Utterance p of a batch is of lane p modulo their number. A
+    batch takes utterances of about the same length from all lanes, so that no process has more to compute than another.
+
+    Args:
+        durations_s: length of every utterance, addressed by the lanes.
+        lanes: indices of each lane in random order.
+        options: see `BatchingOptions`; they hold for all lanes together, and a batch has one of each at least.
+        epoch: changes the order of the batches.
+
+    Returns:
+        Batches of indices. Where a lane had none left, there is -1 - i of one of its utterances i, not to be counted.
+    """
+    count = len(lanes)
+    lanes = [lane[durations_s[lane] <= options.max_duration_s] for lane in lanes]
+    known = np.concatenate(lanes)
+    if not len(known):
+        return []
+    spare = [-1 - (lane if len(lane) else known)[0] for lane in lanes]
+    mean_s = float(durations_s[known].mean())
+    own = replace(
+        options, batch_s=options.batch_s / count, max_utterances=max(1, options.max_utterances // count)
+    )
+    pool = max(1, int(own.pool_batches * min(own.batch_s / mean_s, own.max_utterances)))
     batches: list[np.ndarray] = []
-    for start in range(0, len(indices), pool):
-        members = indices[start : start + pool]
-        members = members[np.argsort(durations_s[members], kind="stable")]
-        batches += _cut(members, durations_s, options)
+    for start in range(0, max(map(len, lanes)), pool):
+        members = [lane[start : start + pool] for lane in lanes]
+        rows = np.tile(np.array(spare, dtype=np.int64), (max(map(len, members)), 1))
+        for number, lane in enumerate(members):
+            rows[: len(lane), number] = lane[np.argsort(durations_s[lane], kind="stable")]
+        lengths_s = np.where(rows < 0, 0, durations_s[rows]).max(axis=1)
+        # A lane that ends early would let a row be shorter than the one before it.
+        lengths_s = np.maximum.accumulate(lengths_s)
+        batches += [rows[cut].reshape(-1) for cut in _cut(np.arange(len(rows)), lengths_s, own)]
     order = np.random.default_rng([options.seed, epoch, 1]).permutation(len(batches))
     return [batches[i] for i in order]
 
@@ -88,6 +121,24 @@ def _cut(members: np.ndarray, durations_s: np.ndarray, options: BatchingOptions)
             batches.append(members[start:end])
             start = end
     return batches
+
+
+def tempered(repeats: Sequence[float], hours: Sequence[float], temperature: float) -> list[float]:
+    """Repeats of corpora, changed so that a corpus of h hours is drawn in proportion to h^(1 / temperature).
+
+    All together have as many hours as before (arXiv 1907.05019, section 4).
+
+    Args:
+        repeats: how often each corpus occurs in an epoch.
+        hours: of each corpus.
+        temperature: 1 changes nothing; the higher, the more equal are the corpora.
+    """
+    if temperature == 1 or not (whole := sum(r * h for r, h in zip(repeats, hours, strict=True))):
+        return list(repeats)
+    raised = [r * h ** (1 / temperature) for r, h in zip(repeats, hours, strict=True)]
+    return [
+        whole * part / sum(raised) / h if h else r for r, h, part in zip(repeats, hours, raised, strict=True)
+    ]
 
 
 # Less and less of the same data: parts that contain each other, so that scales differ in nothing but their

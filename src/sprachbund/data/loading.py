@@ -4,9 +4,11 @@ Every random choice is drawn from (seed, epoch, utterance), so a batch is the sa
 and after a resume.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,9 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from sprachbund.audio.features import StreamedNormalisation, log_mel
 from sprachbund.data.batch import NO_LANGUAGE, Batch, MixedLanguages, SpokenText
-from sprachbund.data.batching import BatchingOptions, epoch_indices, plan_epoch
+from sprachbund.data.batching import BatchingOptions, epoch_indices, plan_lanes
 from sprachbund.data.language_spans import languages_in, timed_spans
 from sprachbund.data.manifest import Manifest, Utterance
+from sprachbund.data.shards import Shards
 from sprachbund.errors import SprachbundError
 from sprachbund.text.tokenizer import END, Tokenizer
 
@@ -274,12 +277,35 @@ class TrainingDataset(Protocol):
         """Makes a batch of examples."""
         ...
 
-    def enter(self, epoch: int) -> None:
-        """Take up what is new in an epoch."""
+    @property
+    def windows(self) -> int:
+        """Windows of a pass through the data: what `enter` and `plan` call an epoch is one of them."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of the data; processes of one run have to have the same."""
+        ...
+
+    def enter(self, epoch: int, share: tuple[int, int] = (0, 1)) -> None:
+        """Take up what is new in an epoch.
+
+        Args:
+            epoch: its number.
+            share: number of this process and of all; what the others train on need not be at hand.
+        """
         ...
 
     def plan(self, options: BatchingOptions, epoch: int) -> list[np.ndarray]:
-        """An epoch's batches, as indices of examples."""
+        """Batches of the epoch that was entered, as indices of examples.
+
+        Of each batch, the process with the number r of n gets the utterances r, r + n ...; -1 - i stands for one that
+        does not count, in place of which the process may use its utterance i.
+
+        Args:
+            options: how batches are made.
+            epoch: its number.
+        """
         ...
 
     def __getitem__(self, key: SampleKey) -> Any: ...
@@ -310,16 +336,37 @@ class Corpus(Dataset[Example]):
             raise SprachbundError(
                 f"the model does not write {', '.join(strange)}; it writes {', '.join(examples.target_languages)}"
             )
-        unknown = {str(tag) for m in self.manifests for tag in set(m.languages.tolist())}
+        unknown = {tag for manifest in self.manifests for tag in manifest.spoken}
         if unknown := unknown - {"", *examples.source_languages}:
             raise SprachbundError(
                 f"data hold speech in {', '.join(sorted(unknown))}, the model hears only "
                 f"{', '.join(examples.source_languages)}; add the language to the recipe or drop the data"
             )
 
-    def enter(self, epoch: int) -> None:
-        """Take up what is new in an epoch, and make it first where it is not there yet."""
-        self.manifests = [source.at(epoch) for source in self._sources]
+    windows = 1
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all lengths."""
+        return hashlib.sha256(self.durations_s.tobytes()).hexdigest()
+
+    @property
+    def corpora(self) -> list[Manifest]:
+        """All of the data, whatever was entered."""
+        return [source.at() for source in self._sources]
+
+    def enter(self, epoch: int, share: tuple[int, int] = (0, 1)) -> None:
+        """Take up what is new in an epoch, and make it first where it is not there yet.
+
+        Args:
+            epoch: its number.
+            share: not needed here, all of the data is at hand.
+        """
+        self._take([source.at(epoch) for source in self._sources])
+
+    def _take(self, manifests: Sequence[Manifest]) -> None:
+        """Read from now on of these."""
+        self.manifests = list(manifests)
         for name in ("counts", "durations_s"):
             self.__dict__.pop(name, None)
 
@@ -419,13 +466,17 @@ class Corpus(Dataset[Example]):
     def plan(self, options: BatchingOptions, epoch: int) -> list[np.ndarray]:
         """An epoch's batches as global indices into what was entered last."""
         options = replace(options, max_duration_s=self.longest_s(options.max_duration_s))
-        indices = epoch_indices(self.counts, self.repeats, options.seed, epoch)
+        lanes = self._lanes(options.seed, epoch)
         window_s = self.examples.max_window_s
         if window_s is None or not self.examples.whole_windows:
-            return plan_epoch(self.durations_s, indices, options, epoch)
-        indices = indices[self.durations_s[indices] <= options.max_duration_s]
+            return plan_lanes(self.durations_s, lanes, options, epoch)
+        lanes = [lane[self.durations_s[lane] <= options.max_duration_s] for lane in lanes]
         costs_s = np.full_like(self.durations_s, window_s)
-        return plan_epoch(costs_s, indices, replace(options, max_duration_s=window_s), epoch)
+        return plan_lanes(costs_s, lanes, replace(options, max_duration_s=window_s), epoch)
+
+    def _lanes(self, seed: int, epoch: int) -> list[np.ndarray]:
+        """Utterances in random order; one lane, since each process has all at hand."""
+        return [epoch_indices(self.counts, self.repeats, seed, epoch)]
 
     def longest_s(self, max_duration_s: float) -> float:
         """Longest utterance that is used: the model's window has to hold it at the slowest speed too."""
@@ -433,6 +484,102 @@ class Corpus(Dataset[Example]):
         return (
             max_duration_s if window_s is None else min(max_duration_s, window_s * min(self.options.speeds))
         )
+
+
+class ShardedCorpus(Corpus):
+    """Corpora of tar shards, read one window of shards after the other; each process fetches its own shards alone.
+
+    All shards of a pass are put into a random order, each as often as its corpus is repeated, and are cut into windows.
+    A window is what a `Corpus` is in an epoch: its utterances are shuffled, and batches are made of utterances of about
+    the same length. So nothing depends on what lies before the window, and a run is resumed at once. The next window's
+    shards are fetched while one is trained on.
+
+    Args:
+        parts: (shards, repeats) pairs; a fraction of a repeat takes whole shards.
+        examples: how the model's family makes features and tokens.
+        options: how an utterance becomes an example.
+        window: shards of a window, for all processes together.
+
+    Raises:
+        SprachbundError: as of `Corpus`; or only some utterances of a corpus were chosen.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[tuple[Shards, float]],
+        examples: Examples,
+        options: ExampleOptions,
+        window: int = 16,
+    ) -> None:
+        super().__init__(parts, examples, options)
+        self._shards, self._window, self._share = [shards for shards, _ in parts], window, (0, 1)
+        self._entered: int | None = None
+        if part := next((shards for shards in self._shards if shards.is_part), None):
+            raise SprachbundError(
+                f"some utterances of {part.directory} are wanted, and shards are read whole"
+            )
+        self._num_shards = len(self._order(0))
+        self.windows = max(1, self._num_shards // window)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the indices."""
+        return hashlib.sha256("".join(shards.digest for shards in self._shards).encode()).hexdigest()
+
+    def enter(self, epoch: int, share: tuple[int, int] = (0, 1)) -> None:
+        """Fetch this process's shards of a window, and begin to fetch those of the next one.
+
+        Args:
+            epoch: number of the window, through all passes.
+            share: number of this process, and number of processes.
+
+        Raises:
+            SprachbundError: fewer shards than processes; a shard that is damaged or cannot be fetched.
+        """
+        rank, count = share
+        if count > (most := min(self._window, self._num_shards)):
+            what = "training.window_shards" if most == self._window else "the number of shards in all"
+            raise SprachbundError(
+                f"{what} is {most}, and {count} processes need a shard each; "
+                + ("set it to a multiple of the processes" if most == self._window else "pack smaller shards")
+            )
+        self._share, entries = share, self._entries(epoch)
+        own, coming = entries[rank::count], self._entries(epoch + 1)[rank::count]
+        for number, shards in enumerate(self._shards):
+            shards.hold([s for part, s in own if part == number], [s for part, s in coming if part == number])
+        self._take_window(epoch)
+
+    def plan(self, options: BatchingOptions, epoch: int) -> list[np.ndarray]:
+        """Batches of a window, as indices of its utterances; see `TrainingDataset.plan`."""
+        if self._entered != epoch:
+            self._take_window(epoch)
+        return super().plan(options, epoch)
+
+    def _take_window(self, window: int) -> None:
+        self._take([self._shards[part].shard(number) for part, number in self._entries(window)])
+        self._entered = window
+
+    def _lanes(self, seed: int, epoch: int) -> list[np.ndarray]:
+        """Utterances of each process's shards, in random order."""
+        count, rng = self._share[1], np.random.default_rng([seed, epoch, 0])
+        begins = np.cumsum([0, *self.counts])
+        shards = [np.arange(begin, end) for begin, end in pairwise(begins.tolist())]
+        return [rng.permutation(np.concatenate(shards[rank::count])) for rank in range(count)]
+
+    def _entries(self, window: int) -> list[tuple[int, int]]:
+        """Corpus and number of each shard of a window."""
+        passes, place = divmod(window, self.windows)
+        order = self._order(passes)
+        begin, end = (len(order) * n // self.windows for n in (place, place + 1))
+        return [(part, number) for part, number in order[begin:end].tolist()]
+
+    def _order(self, passes: int) -> np.ndarray:
+        """Corpus and number of every shard of a pass (shards, 2), in random order."""
+        counts = [shards.num_shards for shards in self._shards]
+        indices = epoch_indices(counts, self.repeats, self.options.seed, passes)
+        begins = np.cumsum([0, *counts])
+        parts = np.searchsorted(begins, indices, side="right") - 1
+        return np.stack([parts, indices - begins[parts]], axis=1)
 
 
 def collate(examples: Sequence[Example], rows_per_utterance: int, round_frames: int = 16) -> Batch:
@@ -500,9 +647,9 @@ def batches(
     """The epoch's batches from number `first` on, the same ones whoever asks.
 
     Of each batch a process takes the utterances `share[0], share[0] + share[1], ...`; its masks are as strong as
-    `strength` says of its number. With `parts`, its utterances of a batch come in so many parts, one after the other,
-    as if each were another process's share. A share without an utterance gets the batch's first one as a placeholder,
-    which does not count: all processes see the same number of batches, and none of them is empty.
+    `strength` says of its number. With `parts`, its utterances of a batch come in so many parts, one after the other. A
+    share without an utterance gets one of the batch, or of the process's own, as a placeholder, which does not count:
+    all processes see the same number of batches, and none of them is empty.
 
     Args:
         corpus: dataset.
@@ -515,18 +662,19 @@ def batches(
         strength: strength of the masks by number of the batch.
     """
     rank, count = share
-    corpus.enter(epoch)
+    corpus.enter(epoch, share)
     plan = corpus.plan(options, epoch)
     # One speed for a batch, or its lengths would no longer fit together.
     speeds = np.random.default_rng([options.seed, epoch, 2]).choice(corpus.options.speeds, size=len(plan))
-    own = [(number, rank * parts + part) for number in range(first, len(plan)) for part in range(parts)]
-    is_placeholder = [len(plan[number]) <= start for number, start in own]
+    own = [(number, part * count + rank) for number in range(first, len(plan)) for part in range(parts)]
+    counted = [_counted(plan[number][start :: count * parts]) for number, start in own]
+    is_placeholder = [not len(indices) for indices in counted]
     keys: list[list[SampleKey]] = [
         [
             (epoch, int(i), float(speeds[number]), strength(number))
-            for i in (plan[number][:1] if absent else plan[number][start :: count * parts])
+            for i in (indices if len(indices) else _spare(plan[number], rank))
         ]
-        for (number, start), absent in zip(own, is_placeholder, strict=True)
+        for (number, _), indices in zip(own, counted, strict=True)
     ]
     loader: DataLoader[Any] = DataLoader(
         corpus,  # type: ignore[arg-type]  # a Dataset in all but name
@@ -540,6 +688,17 @@ def batches(
         return iter(loader)
     made = zip(is_placeholder, loader, strict=True)
     return (batch.placeholder() if absent else batch for absent, batch in made)
+
+
+def _counted(indices: np.ndarray) -> np.ndarray:
+    """Utterances of a share that count."""
+    return indices[indices >= 0]
+
+
+def _spare(batch: np.ndarray, rank: int) -> list[int]:
+    """An utterance that a process may use as a placeholder."""
+    index = int(batch[rank] if rank < len(batch) else batch[0])
+    return [index if index >= 0 else -1 - index]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import re
 import wave
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +39,7 @@ from sprachbund.util.files import (
     write_json,
     write_text,
 )
+from sprachbund.util.provenance import data_hash
 
 INFO_FILE = "dataset.json"
 """What a corpus is, whose, and how much; it is written last."""
@@ -185,7 +187,6 @@ class Manifest:
 
     Attributes:
         durations_s: (N,) length of every utterance.
-        languages: (N,) BCP-47 tag of every utterance's speech.
     """
 
     def __init__(self, directory: str | Path, shares: Mapping[str, float] | None = None) -> None:
@@ -197,7 +198,8 @@ class Manifest:
             )
         locations: list[tuple[int, int, int, int]] = []
         durations: list[float] = []
-        languages: list[str] = []
+        codes: list[int] = []
+        known: dict[str, int] = {}
         seen: set[str] = set()
         ids: set[str] = set()
         for number in numbers:
@@ -207,7 +209,7 @@ class Manifest:
                 if shares is None or language not in shares or _place_of(cut["id"]) < shares[language]:
                     locations.append((number, offset, start, num_samples))
                     durations.append(cut["duration"])
-                    languages.append(language)
+                    codes.append(known.setdefault(language, len(known)))
         if unknown := sorted(set(shares or {}) - seen):
             raise SprachbundError(
                 f"{self.directory} holds no speech in {', '.join(unknown)}, of which a share is wanted; "
@@ -217,7 +219,30 @@ class Manifest:
         self._shards = {number: index for index, number in enumerate(numbers)}
         self._heard = _Flags(len(numbers))
         self.durations_s = np.array(durations, dtype=np.float32)
-        self.languages = np.array(languages)
+        self._tags: Sequence[str] = list(known)
+        self._codes = np.array(codes, dtype=np.uint16)
+
+    @cached_property
+    def languages(self) -> np.ndarray:
+        """BCP-47 tag of every utterance's speech, (N,)."""
+        return np.array(self._tags or [""])[self._codes]
+
+    @property
+    def spoken(self) -> Sequence[str]:
+        """BCP-47 tags that occur among `languages`, sorted."""
+        return sorted(self._tags[code] for code in np.unique(self._codes).tolist())
+
+    def every(self, step: int) -> Sequence[int]:
+        """Indices of one in so many utterances, evenly over the corpus, that are cheap to read together."""
+        return range(0, len(self), step)
+
+    def info(self) -> dict[str, Any]:
+        """What `dataset.json` says of the corpus; see `read_info`."""
+        return read_info(self.directory)
+
+    def content_hash(self) -> str:
+        """SHA-256 of the corpus; see `sprachbund.util.provenance.data_hash`."""
+        return data_hash(self.directory)
 
     def __len__(self) -> int:
         return len(self.durations_s)
@@ -231,18 +256,7 @@ class Manifest:
                 line = file.readline()
         except OSError as error:
             raise SprachbundError(f"{path} cannot be read ({error.strerror}); {_ADVICE}") from error
-        cut = _parse_cut(line, f"{path}, byte {offset}")
-        said = cut["supervisions"][0]
-        custom = dict(said.get("custom") or {})
-        return Utterance(
-            id=cut["id"],
-            duration_s=cut["duration"],
-            text=said.get("text") or "",
-            language=said.get("language") or "",
-            speaker=said.get("speaker") or "",
-            translations=custom.pop("translations", None) or {},
-            custom=custom,
-        )
+        return utterance_of(parse_cut(line, f"{path}, byte {offset}"))
 
     def __iter__(self) -> Iterator[Utterance]:
         return (self[i] for i in range(len(self)))
@@ -250,7 +264,8 @@ class Manifest:
     def only(self, chosen: Sequence[int] | np.ndarray) -> "Manifest":
         """The utterances of these indices, in the order of the corpus."""
         kept, part = np.sort(np.asarray(chosen, dtype=np.int64)), copy.copy(self)
-        part._locations, part.languages = self._locations[kept], self.languages[kept]
+        part.__dict__.pop("languages", None)
+        part._locations, part._codes = self._locations[kept], self._codes[kept]
         part.durations_s = self.durations_s[kept]
         return part
 
@@ -446,7 +461,7 @@ def _read_shard(
     offset = 0
     for index, line in enumerate(content.splitlines(keepends=True), start=1):
         where = f"{path}, line {index}"
-        cut = _parse_cut(line, where)
+        cut = parse_cut(line, where)
         start, num_samples = round(cut["start"] * SAMPLE_RATE), round(cut["duration"] * SAMPLE_RATE)
         if cut["id"] in ids:
             raise SprachbundError(f"{where}: id {cut['id']!r} is there already; {_ADVICE}")
@@ -473,7 +488,22 @@ def _read_shard(
     yield from records
 
 
-def _parse_cut(line: bytes, where: str) -> dict[str, Any]:
+def utterance_of(cut: Mapping[str, Any]) -> Utterance:
+    """The utterance of a cut that `parse_cut` gave."""
+    said = cut["supervisions"][0]
+    custom = dict(said.get("custom") or {})
+    return Utterance(
+        id=cut["id"],
+        duration_s=cut["duration"],
+        text=said.get("text") or "",
+        language=said.get("language") or "",
+        speaker=said.get("speaker") or "",
+        translations=custom.pop("translations", None) or {},
+        custom=custom,
+    )
+
+
+def parse_cut(line: bytes, where: str) -> dict[str, Any]:
     """A line as lhotse's MonoCut, with all that is read of it checked. Raises SprachbundError with the place."""
     cut = parse_json(line, where, advice=_ADVICE)
     try:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sprachbund.decoding.logits_process import LogitsProcessor
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.state import Hypothesis, HypothesisBatch
+from sprachbund.decoding.state import Hypothesis, HypothesisBatch, TokenFrames
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import CtcScorer, Family, JointCtc, Memory, Target
 
@@ -62,10 +62,13 @@ def search_by_ctc(
     num_frames = memory.num_frames.repeat_interleave(each).tolist()
     rows = [row[:n].double().cpu().numpy() for row, n in zip(log_probs, num_frames, strict=True)]
     if options.beam_size == 1:
-        scored = [best_path(row) for row in rows]
+        best = [
+            _hypothesis(*best_path(row, head.blank), options.max_tokens, path_frames(row, head.blank))
+            for row in rows
+        ]
     else:
-        scored = [prefix_beam(row, options.beam_size)[0] for row in rows]
-    best = [_hypothesis(tokens, score, options.max_tokens) for tokens, score in scored]
+        scored = [prefix_beam(row, options.beam_size, head.blank)[0] for row in rows]
+        best = [_hypothesis(tokens, score, options.max_tokens) for tokens, score in scored]
     return [best[i : i + each] for i in range(0, len(best), each)]
 
 
@@ -75,6 +78,20 @@ def best_path(log_probs: np.ndarray, blank: int = 0) -> Scored:
     starts = np.flatnonzero(np.diff(path, prepend=-1))
     tokens = tuple(int(token) for token in path[starts] if token != blank)
     return tokens, float(log_probs.max(-1).sum())
+
+
+def path_frames(log_probs: np.ndarray, blank: int = 0) -> TokenFrames:
+    """The frames of each token of the likeliest path of (T, V); a token's log-probability is that of its first."""
+    path = log_probs.argmax(-1)
+    starts = np.flatnonzero(np.diff(path, prepend=-1))
+    ends = np.append(starts[1:], len(path))
+    kept = path[starts] != blank
+    begins = starts[kept].tolist()
+    return TokenFrames(
+        begins=tuple(begins),
+        ends=tuple(ends[kept].tolist()),
+        log_probabilities=tuple(log_probs[begins].max(-1).tolist()) if begins else (),
+    )
 
 
 def prefix_beam(log_probs: np.ndarray, beam_size: int, blank: int = 0) -> list[Scored]:
@@ -122,7 +139,9 @@ def _add(
     grown[text] = float(np.logaddexp(old[0], blank)), float(np.logaddexp(old[1], token))
 
 
-def _hypothesis(tokens: tuple[int, ...], score: float, max_tokens: int | None) -> Hypothesis:
+def _hypothesis(
+    tokens: tuple[int, ...], score: float, max_tokens: int | None, frames: TokenFrames | None = None
+) -> Hypothesis:
     kept = tokens[:max_tokens]
     return Hypothesis(
         tokens=kept,
@@ -130,6 +149,7 @@ def _hypothesis(tokens: tuple[int, ...], score: float, max_tokens: int | None) -
         finished=len(kept) == len(tokens),
         no_speech_log_probability=None,
         score=score,
+        frames=None if frames is None else frames.first(max_tokens),
     )
 
 
@@ -158,7 +178,7 @@ def join_ctc(
     """
     assert memory.num_frames is not None
     frames = memory.num_frames.repeat_interleave(len(targets[0]))
-    prefixes = CtcPrefixes.start(joint.head.ctc_log_probs(memory, targets), frames)
+    prefixes = CtcPrefixes.start(joint.head.ctc_log_probs(memory, targets), frames, joint.head.blank)
     prefixes.read([target.prefix for group in targets for target in group])
     count = max(_FEWEST_CANDIDATES, _CANDIDATES_PER_HYPOTHESIS * options.beam_size)
     batch.processor = JointLogitsProcessor(

@@ -6,6 +6,7 @@
 Shapes: W windows, L languages.
 """
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +64,36 @@ def identify(
     if num_allowed > 1 and float(posterior[best]) < 1 / num_allowed + _EVEN:
         return IdentifiedLanguage(language=UNDETERMINED, probability=float(posterior[best]))
     return IdentifiedLanguage(language=languages[best], probability=float(posterior[best]))
+
+
+def text_log_probs(text: str, languages: Sequence[str]) -> list[float]:
+    """Log-probabilities (L,) of the language of a text.
+
+    A text without letters says nothing; the first of the languages is then a little likelier than the others.
+
+    Args:
+        text: any.
+        languages: BCP-47 tags, two or more.
+
+    Raises:
+        SprachbundError: what identifies texts is not installed, or does not know a language.
+    """
+    try:
+        from sprachbund.text.identify import LanguageIdentifier
+
+        identifier = LanguageIdentifier(languages)
+    except ImportError as error:
+        raise SprachbundError(
+            "this model hears no language, and identifying it from its text needs the package py3langid; run: pip "
+            "install py3langid, or name the source language"
+        ) from error
+    if not any(character.isalpha() for character in text):
+        return [math.log((2 if n == 0 else 1) / (len(languages) + 1)) for n in range(len(languages))]
+    probabilities = identifier.identify(text).probabilities
+    return [math.log(max(probabilities.get(tag, 0.0), _LEAST)) for tag in languages]
+
+
+_LEAST = 1e-9
 
 
 class LanguageTracker:

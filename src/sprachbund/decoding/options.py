@@ -108,6 +108,8 @@ class DecodingOptions:
         timestamps: whether segments are cut by timestamp tokens: "auto" in models that write them; True is an error for
             those that do not.
         word_timestamps: times for every word (json, jsonl, --json); costs a second pass of the decoder.
+        digits: numbers, dates, clock times and amounts in digits, in English, Spanish, French, Italian, German and
+            Russian; the guard and its evidence see the words.
         draft: proposes tokens ahead, which the model confirms, for speed: none; auto, a draft among the model's files
             where it is to gain speed; the name of such a draft; a draft's file; a text (.txt) in the languages wanted;
             a smaller model; a smaller model+text. It does not change the text.
@@ -128,6 +130,7 @@ class DecodingOptions:
     batch_size: Annotated[int, Range(1)] = 8
     timestamps: Literal[True, False, "auto"] = AUTO
     word_timestamps: Annotated[bool, Option("--words")] = False
+    digits: Annotated[bool, Option("--digits")] = False
     draft: Annotated[str, Option("--draft", metavar="NAME")] = AUTO
     num_draft_tokens: Annotated[
         int | None,
@@ -202,11 +205,21 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
     able = family.capabilities
     if able.transducer is not None or able.ctc is not None:
         how = "frame by frame" if able.transducer is not None else "by CTC"
-        for what in _of_attention_decoders(options):
+        for what in _of_attention_decoders(options, able.alignment is not None):
             raise SprachbundError(
                 f"the model {family.name} writes {how}, which has no place for {what}; leave it out, or take a model "
                 f"with an attention decoder, such as {_ATTENTION_FAMILIES}"
             )
+    if able.transducer is not None and able.transducer.shape.durations and options.beam_size > 1:
+        raise SprachbundError(
+            f"the model {family.name} writes tokens with durations, which are searched greedily, and beam_size is "
+            f"{options.beam_size}; set it to 1"
+        )
+    if able.ctc is not None and options.word_timestamps and options.beam_size > 1:
+        raise SprachbundError(
+            f"a beam over the texts of {family.name} adds up many paths, so words get no times, and beam_size is "
+            f"{options.beam_size}; set it to 1"
+        )
     if able.joint_ctc is not None and options.draft not in (AUTO, NONE):
         raise SprachbundError(
             f"the model {family.name} is searched with CTC, which has no place for a draft ({options.draft}); leave it "
@@ -237,14 +250,14 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
         )
 
 
-def _of_attention_decoders(options: DecodingOptions) -> Iterator[str]:
-    """What is asked for that only an attention decoder has a place for."""
+def _of_attention_decoders(options: DecodingOptions, times: bool) -> Iterator[str]:
+    """What is asked for that only an attention decoder has a place for; `times`: words get theirs from frames."""
+    if options.word_timestamps and not times:
+        yield "words with times"
     if options.draft not in (AUTO, NONE):
         yield f"a draft ({options.draft})"
     if options.num_draft_tokens is not None:
         yield f"num_draft_tokens ({options.num_draft_tokens})"
-    if options.word_timestamps:
-        yield "words with times"
     if options.min_tokens:
         yield f"min_tokens ({options.min_tokens})"
     if options.length_penalty != DecodingOptions.length_penalty:

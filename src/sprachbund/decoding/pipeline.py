@@ -9,7 +9,8 @@ Stages, in their order, each a section of this module:
 - targets: `known_targets` leaves out the pairs that the model does not know; `make_target` says what is asked of the
   decoder.
 - search: `decode_spans` searches the rows of all spans whose options agree together.
-- segments: `cut_row` cuts a row of tokens into segments, with their words, their evidence and the guard's reason.
+- segments: `cut_row` cuts a row of tokens into segments, with their words, their evidence and the guard's reason;
+  `segment_in_digits` writes the numbers of one in digits.
 - cascades: `_decode_cascade` transcribes, and translates the transcript sentence by sentence.
 - long form: `translate_spans` is all of the above for a batch of spans; `LongForm` reads a recording of any length span
   by span, in memory bounded by one batch; `translate` waits for its end.
@@ -37,12 +38,12 @@ from sprachbund.audio.load import AudioInput, AudioSource, open_audio
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import Span, VoiceActivity, iter_speech_spans
 from sprachbund.data.batch import NO_LANGUAGE
+from sprachbund.decoding.domain import LatestSpans, out_of_domain
 from sprachbund.decoding.guard import (
     Understanding,
     compression_ratio,
     drop_reason,
     max_out_of_domain,
-    out_of_domain,
     repetition,
 )
 from sprachbund.decoding.languages import (
@@ -53,6 +54,7 @@ from sprachbund.decoding.languages import (
     check_pair,
     knows_pair,
     read_request,
+    text_log_probs,
 )
 from sprachbund.decoding.logits_process import cut_by_timestamps
 from sprachbund.decoding.options import NONE, TRANSCRIBE, DecodingOptions, GuardOptions, check_options
@@ -72,6 +74,7 @@ from sprachbund.decoding.words import (
     AlignedTokens,
     AttendedWord,
     align,
+    aligned_by_frames,
     attended_words,
     timed_words,
 )
@@ -85,7 +88,9 @@ from sprachbund.models.base import (
     TimestampTokens,
     Translator,
 )
-from sprachbund.text.languages import writes_spaces
+from sprachbund.text.digits import LANGUAGES as LANGUAGES_OF_DIGITS
+from sprachbund.text.digits import in_digits
+from sprachbund.text.languages import described, writes_spaces
 from sprachbund.text.sentences import ends_sentence, split_sentences
 
 # Options of a recording.
@@ -105,6 +110,7 @@ class RecordingState:
         speculation: the draft; None without. Recordings that share it can share a search.
         unidentified: language to transcribe into where the model cannot identify the language spoken; None makes that
             an error. Evaluation names one, because it measures such models too.
+        latest: how its last spans were judged.
         notes: sentences that the caller should see.
         translated: targets that some span was translated into.
         refused: targets that the model does not know for some span, with the language of that span.
@@ -116,6 +122,7 @@ class RecordingState:
     tracker: LanguageTracker
     speculation: Speculation | None = None
     unidentified: str | None = None
+    latest: LatestSpans = field(default_factory=LatestSpans)
     notes: list[str] = field(default_factory=list)
     translated: set[str] = field(default_factory=set)
     refused: dict[str, str] = field(default_factory=dict)
@@ -290,7 +297,7 @@ def encode_and_identify(
     memory = encode(model, features, known, [query.allowed for query in queries])
     rows: list[Tensor | None] = [None] * len(queries)
     if identify_all or None in known:
-        rows = list(model.language_log_probs(memory))
+        rows = list(_language_log_probs(model, memory))
     languages, identified = [], []
     for query, row in zip(queries, rows, strict=True):
         own = None
@@ -311,6 +318,17 @@ def encode_and_identify(
         identified=identified,
         mixed=language_spans(model, memory, durations_s),
     )
+
+
+def _language_log_probs(model: Family, memory: Memory) -> Tensor:
+    """Log-probabilities (B, L) of the language spoken; of a model that hears none, of the text that it writes."""
+    languages = model.source_languages
+    if not model.capabilities.language_from_text or len(languages) == 1:
+        return model.language_log_probs(memory)
+    # What the target says is not read by such a model.
+    asked = [[Target(language=languages[0])]] * len(memory.states)
+    texts = [model.decode_text(row[0].tokens) for row in search(model, memory, asked)]
+    return torch.tensor([text_log_probs(text, languages) for text in texts])
 
 
 def encode(
@@ -511,6 +529,9 @@ def decode_spans(
     for rows in _groups(identified):
         own = encoded.memory.select(torch.tensor(rows, device=encoded.memory.states.device))
         decoded |= _decode_group(model, own, {b: identified[b] for b in rows})
+    for (b, target), one in decoded.items():
+        if spans[b].recording.options.digits:
+            decoded[b, target] = replace(one, segments=tuple(map(segment_in_digits, one.segments)))
     return [list(_in_order(b, one, decoded)) for b, one in enumerate(identified)]
 
 
@@ -546,6 +567,7 @@ NOT_OF_THE_SEARCH = frozenset(
         "batch_size",  # of the encoder
         "spans",  # of how speech is cut
         "guard",  # of each recording's own segments, behind the search
+        "digits",  # likewise
         "prompt",  # see `_search_key`
         "draft",  # the recording's `speculation` is made of these three
         "num_draft_tokens",
@@ -603,10 +625,18 @@ def _write_rows(
     for one, targets in zip(group, asked, strict=True):
         _note_unread_prompt(model, one.recording, targets[0])
     hypotheses = search(model, memory, asked, first.options, durations_s, first.speculation)
-    doubts = out_of_domain(model, memory, hypotheses, durations_s)
+    sources = [one.context.language.language for one in group]
+    latest = [one.recording.latest for one in group]
+    doubts = out_of_domain(model, memory, sources, hypotheses, durations_s, names, latest)
     times = model.capabilities.timestamps if first.options.timestamps else None
     aligned: list[list[AlignedTokens | None]] = [[None] * len(row) for row in asked]
-    if first.options.word_timestamps:
+    by_frames = model.capabilities.transducer is not None or model.capabilities.ctc is not None
+    if first.options.word_timestamps and by_frames:
+        aligned = [
+            [aligned_by_frames(model, one, duration_s) for one in row]
+            for row, duration_s in zip(hypotheses, durations_s, strict=True)
+        ]
+    elif first.options.word_timestamps:
         text = [
             [[t for t in h.tokens if times is None or t < times.first] for h in row] for row in hypotheses
         ]
@@ -782,6 +812,54 @@ def _shifted(word: Word, offset_s: float) -> Word:
         text=word.text,
         probability=word.probability,
     )
+
+
+def segment_in_digits(segment: Segment) -> Segment:
+    """A segment with the numbers of its text in digits; a word that several became has their time."""
+    language = _base(segment.target_language)
+    words = tuple(
+        replace(
+            segment.words[one.first],
+            text=one.text,
+            end_s=segment.words[one.last].end_s,
+            probability=float(
+                np.mean([word.probability for word in segment.words[one.first : one.last + 1]])
+            ),
+        )
+        for one in in_digits([word.text for word in segment.words], language)
+    )
+    return replace(segment, text=text_in_digits(segment.text, language), words=words)
+
+
+def text_in_digits(text: str, language: str) -> str:
+    """A text with its numbers in digits.
+
+    Args:
+        text: of any length.
+        language: BCP-47 tag; a language without rules keeps its text.
+    """
+    if _base(language) not in LANGUAGES_OF_DIGITS:
+        return text
+    return " ".join(one.text for one in in_digits(text.split(), _base(language)))
+
+
+def check_digits(targets: Sequence[str]) -> None:
+    """Raises SprachbundError where digits are wanted in a language that has no rules.
+
+    Args:
+        targets: languages of the texts; a transcript's is not known before.
+    """
+    without = [t for t in targets if t != TRANSCRIBE and _base(t) not in LANGUAGES_OF_DIGITS]
+    if without:
+        raise SprachbundError(
+            f"numbers are not written in digits in {described(without[:1])}; leave digits out, or take one of "
+            f"{described(LANGUAGES_OF_DIGITS)}"
+        )
+
+
+def _base(tag: str) -> str:
+    """A tag without script and region."""
+    return tag.partition("-")[0]
 
 
 # Cascades.
@@ -1053,6 +1131,8 @@ class LongForm(Iterator[Segment]):
         options, speculation = options_with_draft(model, options, self._draft_notes, speculation)
         allowed = options.allowed_languages
         request = read_request(model, source=source, targets=targets, allowed=allowed)
+        if options.digits:
+            check_digits(request.targets)
         self._audio = audio if isinstance(audio, AudioSource) else open_audio(audio, sample_rate)
         self._activity = activity
         self._compute = compute or partial(translate_spans, model)
@@ -1252,6 +1332,8 @@ def translate_texts(
     if options.word_timestamps:
         raise SprachbundError("words of a text have no times; leave word_timestamps out")
     request = read_request(family, source=source, targets=targets, allowed=options.allowed_languages)
+    if options.digits:
+        check_digits(request.targets)
     if TRANSCRIBE in request.targets:
         raise SprachbundError("text is not transcribed; name a language to translate into")
     starts = range(0, len(texts), options.batch_size)
@@ -1266,10 +1348,15 @@ def _translate_text_batch(
     family: Family, texts: Sequence[str], request: Request, options: DecodingOptions
 ) -> list[list[TranslatedText]]:
     rows = _search_texts(family, texts, request.targets, request.source, options, request.allowed)
+
+    def written(hypothesis: Hypothesis, target: str) -> str:
+        text = family.decode_text(hypothesis.tokens)
+        return text_in_digits(text, target) if options.digits else text
+
     return [
         [
             TranslatedText(
-                text=family.decode_text(hypothesis.tokens) if text.strip() else "",
+                text=written(hypothesis, target) if text.strip() else "",
                 source=language,
                 target=target,
                 log_probability=hypothesis.mean_log_probability if text.strip() else 0.0,

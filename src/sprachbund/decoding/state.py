@@ -24,6 +24,29 @@ PROMPT_CHUNK = 16
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenFrames:
+    """Where a search by frames wrote each token of a row (N).
+
+    Attributes:
+        begins: the frame of the memory at which each was written.
+        ends: the frame behind its last; its own where it has no duration.
+        log_probabilities: of each.
+    """
+
+    begins: tuple[int, ...]
+    ends: tuple[int, ...]
+    log_probabilities: tuple[float, ...]
+
+    def first(self, count: int | None) -> "TokenFrames":
+        """Those of the first `count` tokens, of all for None."""
+        return TokenFrames(
+            begins=self.begins[:count],
+            ends=self.ends[:count],
+            log_probabilities=self.log_probabilities[:count],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hypothesis:
     """A finished row.
 
@@ -33,6 +56,7 @@ class Hypothesis:
         finished: whether the row ended by itself; False when the limit on tokens cut it.
         no_speech_log_probability: of the memory, as seen at the first step; None in families without.
         score: that a beam ranks by.
+        frames: where its tokens were written; None of attention decoders, and of a beam of CTC.
     """
 
     tokens: tuple[int, ...]
@@ -40,6 +64,7 @@ class Hypothesis:
     finished: bool
     no_speech_log_probability: float | None
     score: float
+    frames: TokenFrames | None = None
 
     @property
     def mean_log_probability(self) -> float:

@@ -4,6 +4,9 @@ Greedy: at every frame the likeliest tokens are written until the blank is likel
 own pace, so a batch takes as many steps as its slowest row, not the sum over frames; and since most frames hold a
 blank, a step looks at several frames at once.
 
+A token-and-duration transducer (arXiv 2304.06795) says with each token or blank how many frames it takes, and is
+searched greedily alone (section 3.3 there); its scores are those of tokens and blanks, without the durations'.
+
 Beam: at every frame each hypothesis may write tokens, one after another, before the blank takes it to the next frame;
 there the probabilities of equal token sequences are added (arXiv 1211.3711, section 2.6, with the order of steps of
 time-synchronous decoding). With a beam wide enough to keep everything, a score is the exact log-probability of its
@@ -23,15 +26,12 @@ import torch
 from torch import Tensor
 
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.state import Hypothesis
+from sprachbund.decoding.state import Hypothesis, TokenFrames
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 from sprachbund.nn.transducer import Transducer, TransducerState
 
 # Greedy search.
-
-MAX_SYMBOLS = 10
-"""Most tokens at one frame: a model that never chooses the blank must not hold up the stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +41,33 @@ class TransducerHypothesis:
     Attributes:
         tokens: without blanks.
         frames: at which each token came, counted from the start of the stream.
+        ends: the frame behind each token's last: behind its duration, or the next one.
+        log_probabilities: of each token.
         score: log-probability, blanks included: of the one path of greedy search, of all paths kept in a beam.
     """
 
     tokens: tuple[int, ...] = ()
     frames: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
+    log_probabilities: tuple[float, ...] = ()
     score: float = 0.0
+
+    def part(self, tokens: slice) -> "TransducerHypothesis":
+        """Some of its tokens, without a score."""
+        return TransducerHypothesis(
+            tokens=self.tokens[tokens],
+            frames=self.frames[tokens],
+            ends=self.ends[tokens],
+            log_probabilities=self.log_probabilities[tokens],
+        )
 
     def then(self, later: "TransducerHypothesis") -> "TransducerHypothesis":
         """This chunk and the one behind it."""
         return TransducerHypothesis(
             tokens=self.tokens + later.tokens,
             frames=self.frames + later.frames,
+            ends=self.ends + later.ends,
+            log_probabilities=self.log_probabilities + later.log_probabilities,
             score=self.score + later.score,
         )
 
@@ -64,7 +79,7 @@ def transducer_greedy(
     num_frames: Tensor,
     state: TransducerState | None = None,
     *,
-    max_symbols: int = MAX_SYMBOLS,
+    max_symbols: int | None = None,
     frames_at_once: int = 4,
 ) -> tuple[list[TransducerHypothesis], TransducerState]:
     """Tokens of every row in this chunk, and the state from which the next chunk goes on.
@@ -76,16 +91,19 @@ def transducer_greedy(
         encoded: (B, T, D), the encoder's frames of this chunk.
         num_frames: (B,), 0 to T: how many of them are real.
         state: what the chunk before returned; None at the start of streams.
-        max_symbols: most tokens at one frame, 1 or more.
+        max_symbols: most tokens at one frame, 1 or more; those of the model if None.
         frames_at_once: K; changes the speed, not the result.
 
     Raises:
-        ValueError: for a state of another model, or numbers out of range.
+        ValueError: for a state of another model, or numbers out of range; for a later chunk of a transducer with
+            durations, which hears utterances whole.
     """
+    max_symbols = transducer.shape.max_symbols if max_symbols is None else max_symbols
     check_chunk(encoded, num_frames, max_symbols)
     state = transducer.start(len(encoded)) if state is None else state
     transducer.check_state(state, len(encoded))
-    walk = _Walk(transducer, encoded, num_frames.to(encoded.device), state, max_symbols)
+    kind = _DurationWalk if transducer.shape.durations else _Walk
+    walk = kind(transducer, encoded, num_frames.to(encoded.device), state, max_symbols)
     while walk.under_way():
         walk.step(frames_at_once)
     return walk.hypotheses(), walk.end()
@@ -108,7 +126,7 @@ class _Walk:
         self.position = torch.zeros_like(length)
         self.symbols = torch.zeros_like(length)
         self.scores = torch.zeros(len(length), dtype=torch.float64, device=length.device)
-        self.emitted: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.emitted: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
 
     def under_way(self) -> bool:
         """Whether any row has frames left."""
@@ -127,17 +145,21 @@ class _Walk:
         emits = is_token.any(1)
         first = torch.where(emits, is_token.int().argmax(1), real.sum(1))
         self.scores += torch.where(real & (ahead <= first[:, None]), best.double(), 0.0).sum(1)
-        self._move(first, emits, tokens.gather(1, first.clamp(max=frames_at_once - 1)[:, None])[:, 0])
-
-    def _move(self, first: Tensor, emits: Tensor, tokens: Tensor) -> None:
+        chosen = first.clamp(max=frames_at_once - 1)[:, None]
+        tokens, log_probs = tokens.gather(1, chosen)[:, 0], best.gather(1, chosen)[:, 0]
         frame = self.position + first
         self.symbols = torch.where(emits, torch.where(first > 0, 1, self.symbols + 1), 0)
         full = self.symbols >= self.max_symbols
         self.position = frame + full
         self.symbols = torch.where(full, 0, self.symbols)
+        self._write(emits, tokens, frame, frame + 1, log_probs)
+
+    def _write(self, emits: Tensor, tokens: Tensor, frame: Tensor, end: Tensor, log_probs: Tensor) -> None:
+        """Append tokens (B,) to the rows that emit, and move these rows' states behind them."""
         if not emits.any():
             return
-        self.emitted.append((emits, tokens, self.state.num_frames + frame))
+        before = self.state.num_frames
+        self.emitted.append((emits, tokens, before + frame, before + end, log_probs))
         rows = emits.nonzero()[:, 0]
         moved = self.transducer.advance(tokens[rows], self.state.take(rows))
         kept = self.state.tensors()
@@ -149,13 +171,15 @@ class _Walk:
         """The hypothesis of every row, copied from the device at once."""
         if not self.emitted:
             return [TransducerHypothesis(score=score) for score in self.scores.tolist()]
-        emits, tokens, frames = (
+        emits, tokens, frames, ends, log_probs = (
             torch.stack(column, dim=1).cpu() for column in zip(*self.emitted, strict=True)
         )
         return [
             TransducerHypothesis(
                 tokens=tuple(tokens[row][emits[row]].tolist()),
                 frames=tuple(frames[row][emits[row]].tolist()),
+                ends=tuple(ends[row][emits[row]].tolist()),
+                log_probabilities=tuple(log_probs[row][emits[row]].tolist()),
                 score=score,
             )
             for row, score in enumerate(self.scores.tolist())
@@ -164,6 +188,51 @@ class _Walk:
     def end(self) -> TransducerState:
         """The state behind the chunk."""
         return replace(self.state, num_frames=self.state.num_frames + self.length)
+
+
+class _DurationWalk(_Walk):
+    """Rows on their way through utterances, by the durations that a token-and-duration transducer predicts.
+
+    A blank takes a frame at least. A token may take none; after `max_symbols` tokens at one frame a row moves on.
+    """
+
+    def __init__(
+        self,
+        transducer: Transducer,
+        encoded: Tensor,
+        length: Tensor,
+        state: TransducerState,
+        max_symbols: int,
+    ) -> None:
+        if state.num_frames.any():
+            raise ValueError("a transducer with durations hears an utterance whole; give no state of a chunk")
+        super().__init__(transducer, encoded, length, state, max_symbols)
+        self.durations = torch.tensor(transducer.shape.durations, device=length.device)
+
+    def step(self, frames_at_once: int) -> None:
+        """Move every row by one token or blank."""
+        shape, real = self.transducer.shape, self.position < self.length
+        index = self.position.clamp(max=self.encoded.shape[1] - 1)[:, None, None]
+        frames = self.encoded.gather(1, index.expand(-1, 1, self.encoded.shape[2]))[:, 0]
+        logits = self.transducer.joint(frames, self.state.predicted).float()
+        of_tokens, of_durations = logits.split((shape.vocabulary_size, len(shape.durations)), dim=1)
+        log_probs, tokens = of_tokens.log_softmax(-1).max(-1)
+        moved = self.durations[of_durations.argmax(-1)]
+        emits = real & (tokens != shape.blank)
+        self.scores += torch.where(real, log_probs.double(), 0.0)
+        self.symbols = torch.where(emits, self.symbols + 1, 0)
+        stuck = (moved == 0) & (~emits | (self.symbols >= self.max_symbols))
+        moved = torch.where(real, moved + stuck, 0)
+        frame = self.position
+        self.position = frame + moved
+        self.symbols = torch.where(moved > 0, 0, self.symbols)
+        # The last token may be longer than what is left of the utterance.
+        end = torch.minimum(self.position, self.length)
+        self._write(emits, tokens, frame, end, log_probs)
+
+    def end(self) -> TransducerState:
+        """The state behind the utterance; nothing can go on from it."""
+        return replace(self.state, num_frames=self.length)
 
 
 def check_chunk(encoded: Tensor, num_frames: Tensor, max_symbols: int) -> None:
@@ -218,8 +287,8 @@ class Beam:
         """
         together = zip(*(hypothesis.tokens for hypothesis in self.hypotheses), strict=False)
         shared = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, together))
-        settled = TransducerHypothesis(tokens=self.best.tokens[:shared], frames=self.best.frames[:shared])
-        left = tuple(replace(h, tokens=h.tokens[shared:], frames=h.frames[shared:]) for h in self.hypotheses)
+        settled = self.best.part(slice(shared))
+        left = tuple(replace(h.part(slice(shared, None)), score=h.score) for h in self.hypotheses)
         return settled, replace(self, hypotheses=left)
 
 
@@ -246,7 +315,7 @@ def transducer_beam(
     beams: Sequence[Beam] | None = None,
     *,
     beam_size: int = 8,
-    max_symbols: int = MAX_SYMBOLS,
+    max_symbols: int | None = None,
 ) -> list[Beam]:
     """The best hypotheses of every row after this chunk; give them back with the next one.
 
@@ -258,12 +327,15 @@ def transducer_beam(
         num_frames: (B,), 0 to T: how many of them are real.
         beams: what the chunk before returned, one for each row; None at the start of streams.
         beam_size: hypotheses kept for each row, 1 or more.
-        max_symbols: most tokens at one frame, 1 or more.
+        max_symbols: most tokens at one frame, 1 or more; those of the model if None.
 
     Raises:
-        ValueError: for states of another model, or numbers out of range.
+        ValueError: for states of another model, or numbers out of range; for a transducer with durations.
     """
+    max_symbols = transducer.shape.max_symbols if max_symbols is None else max_symbols
     check_chunk(encoded, num_frames, max_symbols)
+    if transducer.shape.durations:
+        raise ValueError("a transducer with durations is searched greedily")
     if beam_size < 1:
         raise ValueError(f"beam_size is {beam_size}; give 1 or more")
     beams = _started(transducer, len(encoded)) if beams is None else beams
@@ -354,7 +426,10 @@ class _Frames:
 
 
 def _written(path: _Path, token: int, t: int, gain: float) -> _Path:
-    later = TransducerHypothesis(tokens=(token,), frames=(path.first_frame + t,), score=gain)
+    frame = path.first_frame + t
+    later = TransducerHypothesis(
+        tokens=(token,), frames=(frame,), ends=(frame + 1,), log_probabilities=(gain,), score=gain
+    )
     return replace(path, hypothesis=path.hypothesis.then(later), path_score=path.path_score + gain)
 
 
@@ -474,10 +549,12 @@ def search_by_frames(
 
 def _hypothesis(best: TransducerHypothesis, max_tokens: int | None) -> Hypothesis:
     tokens = best.tokens[:max_tokens]
+    frames = TokenFrames(begins=best.frames, ends=best.ends, log_probabilities=best.log_probabilities)
     return Hypothesis(
         tokens=tokens,
         log_probability=best.score,
         finished=len(tokens) == len(best.tokens),
         no_speech_log_probability=None,
         score=best.score,
+        frames=frames.first(max_tokens),
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sprachbund.decoding.result import Word
-from sprachbund.decoding.state import whole_prompt
+from sprachbund.decoding.state import Hypothesis, whole_prompt
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Alignment, Family, Memory, Target
 from sprachbund.nn.decoder import DecoderCache
@@ -26,12 +26,15 @@ _CHUNK = 16  # tokens per step; bounds the memory of logits over a large vocabul
 
 @dataclass(frozen=True, kw_only=True)
 class AlignedTokens:
-    """Text tokens of a row with the second each begins at (one more entry: the end) and its
-    log-probability."""
+    """Text tokens of a row with the second each begins at (one more entry: the end) and its log-probability.
+
+    `ends_s` are the seconds at which they end, where these are known; else each ends where the next begins.
+    """
 
     tokens: tuple[int, ...]
     starts_s: tuple[float, ...]
     log_probabilities: tuple[float, ...]
+    ends_s: tuple[float, ...] | None = None
 
 
 def warp(cost: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -98,6 +101,28 @@ def align(
         spoken = tuple(log_probs[r][:-1].tolist())
         aligned.append(AlignedTokens(tokens=row, starts_s=starts_s, log_probabilities=spoken))
     return [aligned[i : i + num_targets] for i in range(0, len(aligned), num_targets)]
+
+
+def aligned_by_frames(family: Family, hypothesis: Hypothesis, duration_s: float) -> AlignedTokens:
+    """Times of the tokens of a row that a search by frames has written: those of the frames.
+
+    Args:
+        family: that wrote it.
+        hypothesis: of a transducer, or of greedy CTC.
+        duration_s: seconds of audio in the memory.
+
+    Raises:
+        SprachbundError: the family gives words no times.
+    """
+    frame_s, frames = alignment_of(family).frame_s, hypothesis.frames
+    assert frames is not None  # `check_options` has refused a beam of CTC
+    starts = [min(frame * frame_s, duration_s) for frame in frames.begins]
+    return AlignedTokens(
+        tokens=hypothesis.tokens,
+        starts_s=(*starts, duration_s),
+        log_probabilities=frames.log_probabilities,
+        ends_s=tuple(min(frame * frame_s, duration_s) for frame in frames.ends),
+    )
 
 
 @torch.inference_mode()
@@ -306,7 +331,8 @@ def timed_words(
         begin_s = min(max(aligned.starts_s[token], latest_s), end_s)
         log_probs = aligned.log_probabilities[token : token + num_tokens]
         token += num_tokens
-        latest_s = min(max(aligned.starts_s[token], begin_s), end_s)
+        until_s = aligned.starts_s[token] if aligned.ends_s is None else aligned.ends_s[token - 1]
+        latest_s = min(max(until_s, begin_s), end_s)
         probability = float(np.exp(np.mean(log_probs)))
         words.append(Word(start_s=begin_s, end_s=latest_s, text=text, probability=probability))
     return tuple(words)

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from sprachbund.audio.spans import Span, VoiceActivity
-from sprachbund.data.manifest import Manifest, Utterance, read_info
+from sprachbund.data.manifest import Manifest, Utterance
+from sprachbund.data.shards import corpus_info
 from sprachbund.decoding.guard import compression_ratio, repetition
 from sprachbund.decoding.languages import UNDETERMINED, IdentifiedLanguage, LanguageTracker, Request
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
@@ -298,7 +299,7 @@ def make_line(utterance: Utterance, target: str, text: str, evidence: DecodingEv
 
 def corpus_name(directory: Path) -> str:
     """Name in a corpus directory's `dataset.json`; the directory's own where there is none."""
-    return str(read_info(directory).get("name") or directory.name)
+    return str(corpus_info(directory).get("name") or directory.name)
 
 
 def one_line(text: str) -> str:

@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, takewhile
+from itertools import groupby, pairwise, takewhile
 from statistics import fmean
 from typing import Any
 
@@ -178,6 +178,17 @@ def normalized_erasure(shown: Iterable[list[str]]) -> float | None:
         erased += erasure(last, text)
         last = text
     return erased / len(last) if last else None
+
+
+def erased_per_minute(shown: Iterable[list[str]], duration_s: float) -> float:
+    """Units that were taken away from the screen, a minute of the talk.
+
+    Args:
+        shown: the units of all text on the screen after every change.
+        duration_s: of the talk.
+    """
+    texts = list(shown)
+    return 60 * sum(erasure(before, after) for before, after in pairwise(texts)) / duration_s
 
 
 # Resegmentation: every word of a talk's output is assigned to a segment of its references.
@@ -367,6 +378,7 @@ STREAM_SCORES: Mapping[str, tuple[Resegmenter, str]] = {
 """Name to the way of finding segments and the score of each (arXiv 2406.06097, 2509.17349)."""
 LATENCY_SCORES = (*SCORES, *STREAM_SCORES)
 FLICKER = "NE"
+ERASED = "erased/min"
 QUALITY = ("chrF", "BLEU")
 ALL = "all"
 
@@ -397,6 +409,7 @@ class TalkLatency:
         num_reference: units of all references.
         scores: `LATENCY_SCORES` by clock.
         flicker: normalized erasure; None when the screen was not recorded or nothing was written.
+        erased_per_minute: units taken back; None when the screen was not recorded.
         segments: the output by reference segment, at least word errors.
         per_segment: scores of the segments that have output, which means over talks are taken of.
     """
@@ -409,6 +422,7 @@ class TalkLatency:
     num_reference: int
     scores: Clocked
     flicker: float | None
+    erased_per_minute: float | None
     segments: tuple[TextPair, ...]
     per_segment: Mapping[str, Mapping[str, tuple[float, ...]]]
 
@@ -435,6 +449,7 @@ class TalkLatency:
             "num_empty_segments": self.num_empty_segments,
             "scores": {clock: dict(values) for clock, values in self.scores.items()},
             FLICKER: self.flicker,
+            ERASED: self.erased_per_minute,
             "quality": self.quality,
             "segments": [{"reference": p.reference, "hypothesis": p.hypothesis} for p in self.segments],
         }
@@ -450,6 +465,7 @@ class MeanLatency:
         num_silent: those among them without output, which count for quality alone.
         scores: means over talks; those of `STREAM_SCORES` over all segments of all talks.
         flicker: mean over talks.
+        erased_per_minute: mean over talks.
         quality: of all segments of a language as one corpus.
     """
 
@@ -458,6 +474,7 @@ class MeanLatency:
     num_silent: int
     scores: Clocked
     flicker: float | None
+    erased_per_minute: float | None
     quality: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:
@@ -468,6 +485,7 @@ class MeanLatency:
             "num_silent": self.num_silent,
             "scores": {clock: dict(values) for clock, values in self.scores.items()},
             FLICKER: self.flicker,
+            ERASED: self.erased_per_minute,
             "quality": dict(self.quality),
         }
 
@@ -492,6 +510,7 @@ def score_talk(log: EmissionLog, references: Sequence[ReferenceSegment]) -> Talk
             values = [latency(score, passage) for passage in written.passages(clock, owners[name])]
             per_segment[clock][name] = tuple(value for value in values if value is not None)
             scores[clock][name] = _mean(per_segment[clock][name])
+    screens = [text_units(shown.text, log.target) for shown in log.shown]
     return TalkLatency(
         talk=log.talk,
         target=log.target,
@@ -500,7 +519,8 @@ def score_talk(log: EmissionLog, references: Sequence[ReferenceSegment]) -> Talk
         num_units=len(written.units),
         num_reference=sum(map(len, written.references)),
         scores=scores,
-        flicker=normalized_erasure(text_units(shown.text, log.target) for shown in log.shown),
+        flicker=normalized_erasure(screens),
+        erased_per_minute=erased_per_minute(screens, log.duration_s) if screens else None,
         segments=written.texts(owners["StreamLAAL"]),
         per_segment=per_segment,
     )
@@ -599,6 +619,7 @@ def _mean_of_talks(talks: Sequence[TalkLatency]) -> MeanLatency:
         num_silent=Counter(talk.num_units == 0 for talk in talks)[True],
         scores=scores,
         flicker=_mean([talk.flicker for talk in talks]),
+        erased_per_minute=_mean([talk.erased_per_minute for talk in talks]),
         quality=text_quality([pair for talk in talks for pair in talk.segments], talks[0].target),
     )
 
@@ -615,6 +636,7 @@ def _mean_of_languages(of_languages: Sequence[MeanLatency]) -> MeanLatency:
             for clock in CLOCKS
         },
         flicker=_mean([mean.flicker for mean in of_languages]),
+        erased_per_minute=_mean([mean.erased_per_minute for mean in of_languages]),
         quality={name: fmean(mean.quality[name] for mean in of_languages) for name in QUALITY},
     )
 
@@ -627,27 +649,32 @@ def _mean(values: Sequence[float | None]) -> float | None:
 # The table: a row for each talk, language and clock.
 
 MISSING = "–"
-NOTE = "seconds; AP: share of the talk; NE: words taken back for each that stayed; chrF and BLEU by segment"
+NOTE = (
+    "seconds; AP: share of the talk; NE: words taken back for each that stayed; erased/min: words taken back a minute; "
+    "chrF and BLEU by segment"
+)
 
 
 def latency_table(talks: Sequence[TalkLatency], means: Sequence[MeanLatency]) -> Table:
     """Every score of every talk, then the means."""
     rows = []
     for talk in talks:
-        rows += _rows(talk.talk, talk.target, talk.scores, talk.flicker, talk.quality)
+        rows += _rows(talk.talk, talk.target, talk)
     for mean in means:
         name = f"mean of {mean.num_talks}" + (f", {mean.num_silent} silent" if mean.num_silent else "")
-        rows += _rows(name, mean.target, mean.scores, mean.flicker, mean.quality)
-    header = ["talk", "target", "clock", *LATENCY_SCORES, "NE", *QUALITY]
+        rows += _rows(name, mean.target, mean)
+    header = ["talk", "target", "clock", *LATENCY_SCORES, FLICKER, ERASED, *QUALITY]
     return Table(title="latency", header=header, rows=rows, note=NOTE)
 
 
-def _rows(
-    name: str, target: str, scores: Clocked, flicker: float | None, quality: Mapping[str, float]
-) -> list[list[str]]:
+def _rows(name: str, target: str, found: TalkLatency | MeanLatency) -> list[list[str]]:
     """A row by the ideal clock, with what no clock changes, and one with computation."""
-    first, second = ([_cell(scores[clock][name], 2) for name in LATENCY_SCORES] for clock in CLOCKS)
-    texts = [_cell(flicker, 2), *(_cell(quality[name], 1) for name in QUALITY)]
+    first, second = ([_cell(found.scores[clock][name], 2) for name in LATENCY_SCORES] for clock in CLOCKS)
+    texts = [
+        _cell(found.flicker, 2),
+        _cell(found.erased_per_minute, 1),
+        *(_cell(found.quality[name], 1) for name in QUALITY),
+    ]
     return [[name, target, CLOCKS[0], *first, *texts], ["", "", CLOCKS[1], *second, *[""] * len(texts)]]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import Manifest
+from sprachbund.data.shards import open_corpus
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import figures
 from sprachbund.evaluation import tables as present
@@ -123,7 +124,7 @@ class Sounds:
         self._recordings: dict[tuple[str, str], tuple[Manifest, int]] = {}
         for directory in directories:
             try:
-                manifest, name = Manifest(directory), corpus_name(directory)
+                manifest, name = open_corpus(directory), corpus_name(directory)
             except SprachbundError:
                 if needed:
                     raise

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.language_spans import timed_spans
 from sprachbund.data.manifest import Manifest, Utterance, shard_numbers
+from sprachbund.data.shards import Shards, is_packed
 from sprachbund.decoding.languages import declared_languages
 from sprachbund.decoding.options import AUTO
 from sprachbund.engines.benchmark import peak_mib
@@ -45,7 +46,6 @@ from sprachbund.evaluation.speed import Stopwatch, add_cost, first_segment_s, ra
 from sprachbund.models.base import Family
 from sprachbund.models.card import Card
 from sprachbund.models.io import content_hash, family_of, load, locate
-from sprachbund.util import provenance
 from sprachbund.util.files import atomic_directory
 from sprachbund.util.jobs import run_apart
 
@@ -94,9 +94,13 @@ class _Cut(_Part):
 def open_corpus(directory: Path) -> Manifest:
     """A corpus whose every line can be read, whose ids occur once, and whose sound is there to the end.
 
+    Tar shards are compared with their checksums when they are read.
+
     Raises:
         SprachbundError: naming file and line of the first fault.
     """
+    if is_packed(directory):
+        return Shards(directory)
     seen: dict[str, str] = {}
     for number in shard_numbers(directory):
         path = directory / f"cuts.{number:05d}.jsonl"
@@ -355,7 +359,7 @@ def peak_memory_of(
     """
     torch.set_num_threads(num_threads)
     family, _ = _ready(model, options, offline)
-    for _ in translate_plan(family, Manifest(directory), plan, options.decoding, options.batch_size):
+    for _ in translate_plan(family, open_corpus(directory), plan, options.decoding, options.batch_size):
         pass
     return peak_mib()
 
@@ -476,7 +480,7 @@ def data_used(manifest: Manifest, plan: Plan) -> DataUsed:
     return DataUsed(
         path=str(manifest.directory),
         name=corpus_name(manifest.directory),
-        sha256=provenance.data_hash(manifest.directory),
+        sha256=manifest.content_hash(),
         utterances=len(manifest),
         scored_utterances=len(plan.jobs),
         without_reference={pair_name(p): n for p, n in sorted(plan.without_reference.items())},

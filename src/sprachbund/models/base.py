@@ -109,7 +109,7 @@ class TimestampTokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """A decoder whose cross-attention shows which speech it reads: words get times from it.
+    """How words get times: from the cross-attention of a decoder, or from the frames at which the others write.
 
     Attributes:
         frame_s: seconds of a frame that the decoder reads; not the encoder's where frames are averaged.
@@ -121,10 +121,16 @@ class Alignment:
 
 
 class CtcScorer(Protocol):
-    """A head that scores all texts of an utterance at once."""
+    """A head that scores all texts of an utterance at once.
+
+    Attributes:
+        blank: id of the blank.
+    """
+
+    blank: int
 
     def ctc_log_probs(self, memory: Memory, targets: Sequence[Sequence[Target]]) -> Tensor:
-        """Log-probabilities (R, T, V), one row for each target of each memory, in order; 0 is the blank."""
+        """Log-probabilities (R, T, V), one row for each target of each memory, in order."""
         ...
 
 
@@ -154,6 +160,18 @@ class StreamingTransducer:
     encoder: ChunkEncoder
     transducer: Transducer
     front_end: StreamedNormalisation
+
+
+class TranscriptHead(Protocol):
+    """A CTC head beside an attention decoder that transcribes; its texts are compared with the decoder's."""
+
+    def transcript_log_probs(self, memory: Memory) -> Tensor:
+        """Log-probabilities (B, T, V) of every frame; 0 is the blank."""
+        ...
+
+    def decode_transcript(self, tokens: Sequence[int]) -> str:
+        """Text of its tokens."""
+        ...
 
 
 class LanguageExperts(Protocol):
@@ -230,9 +248,12 @@ class Capabilities:
         transducer: writes the text, frame by frame.
         ctc: writes the text, by CTC alone.
         joint_ctc: scores the texts of the attention decoder too.
+        transcript_head: a CTC head that transcribes, in a model whose decoder transcribes all of its languages too.
         streaming: encoder and transducer of a model that writes while somebody speaks.
         timestamps: tokens for times, of a model that was trained to write them.
         alignment: how words get times.
+        language_from_text: whether it writes what is spoken without being told the language, and hears none: the
+            language is then identified from its text.
         begin_suppressed: tokens that are never written first.
         encode_text: tokens of a text as the model would write it, for drafts made of texts.
         sharing_plan: of a model that is split by language.
@@ -249,9 +270,11 @@ class Capabilities:
     transducer: Transducer | None = None
     ctc: CtcScorer | None = None
     joint_ctc: JointCtc | None = None
+    transcript_head: TranscriptHead | None = None
     streaming: StreamingTransducer | None = None
     timestamps: TimestampTokens | None = None
     alignment: Alignment | None = None
+    language_from_text: bool = False
     begin_suppressed: tuple[int, ...] = ()
     encode_text: Callable[[str], list[int]] | None = None
     sharing_plan: SharingPlan | None = None

@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-Task = Literal["transcribe", "to-english", "any-to-any", "text"]
-"""Transcription alone; with translation into English; into any of its languages from any; the same of text, without
-hearing."""
+Task = Literal["transcribe", "to-english", "with-english", "any-to-any", "text"]
+"""Transcription alone; with translation into English; into English and from it; into any of its languages from any; the
+same of text, without hearing."""
 ENGLISH = "en"
 BUNDLED = "bundled"
 """Name of the model that comes with the package."""
@@ -31,8 +31,8 @@ class Checkpoint:
         id: name on the Hugging Face hub.
         family: that loads it here.
         task: what it was trained to do.
-        languages: rule for its languages: "whisper" (99), "whisper-v3" (with Cantonese), "english", "seamless", or one
-            of a translator of text.
+        languages: rule for its languages: "whisper" (99), "whisper-v3" (with Cantonese), "english", "european" (25),
+            "seamless", or one of a translator of text.
         size_gb: of the download, in 10^9 bytes, about.
         licence: of the weights.
         commercial: whether the licence allows commercial use.
@@ -43,7 +43,9 @@ class Checkpoint:
     id: str
     family: str
     task: Task
-    languages: Literal["whisper", "whisper-v3", "english", "seamless", "m2m-100", "nllb-200", "mbart-50"]
+    languages: Literal[
+        "whisper", "whisper-v3", "english", "european", "seamless", "m2m-100", "nllb-200", "mbart-50"
+    ]
     size_gb: float
     licence: str
     commercial: bool = True
@@ -63,7 +65,7 @@ class Checkpoint:
     @property
     def targets(self) -> frozenset[str]:
         """BCP-47 tags of the languages that it translates into; none of a model that only transcribes."""
-        if self.task in ("any-to-any", "text"):
+        if self.task in ("any-to-any", "with-english", "text"):
             return _written(self.languages)
         return frozenset({ENGLISH} if self.task == "to-english" else ())
 
@@ -80,6 +82,8 @@ class Checkpoint:
             return False
         if target is None or target == source:
             return target is None or target in self.sources
+        if self.task == "with-english" and ENGLISH not in (source, target):
+            return False
         return target in self.targets
 
     @property
@@ -88,6 +92,7 @@ class Checkpoint:
         does = {
             "transcribe": "transcribes {}",
             "to-english": "transcribes {} and translates them into English",
+            "with-english": "transcribes {} and translates them into English and from it",
             "any-to-any": "translates {} into each other",
             "text": "translates text of {} into each other",
         }[self.task]
@@ -169,6 +174,24 @@ CATALOGUE = (
         licence="MIT",
     ),
     Checkpoint(
+        alias="parakeet-tdt-v3",
+        id="nvidia/parakeet-tdt-0.6b-v3",
+        family="parakeet_tdt",
+        task="transcribe",
+        languages="european",
+        size_gb=2.5,
+        licence="CC BY 4.0",
+    ),
+    Checkpoint(
+        alias="canary-1b-v2",
+        id="nvidia/canary-1b-v2",
+        family="canary",
+        task="with-english",
+        languages="european",
+        size_gb=3.9,
+        licence="CC BY 4.0",
+    ),
+    Checkpoint(
         alias="seamless-m4t-medium",
         id="facebook/hf-seamless-m4t-medium",
         family="seamless_m4t",
@@ -226,6 +249,7 @@ CATALOGUE = (
 _PREFERRED = (
     "whisper-large-v3",
     "whisper-large-v3-turbo",
+    "canary-1b-v2",
     "seamless-m4t-v2-large",
     "whisper-small",
     "distil-large-v3",
@@ -238,6 +262,7 @@ _WHISPER = (
     "cy sk te fa lv bn sr az sl kn et mk br eu is hy ne mn bs kk sq sw gl mr pa si km sn yo so af oc ka be tg sd gu am "
     "yi lo uz fo ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jv su"
 )
+_EUROPEAN = "bg hr cs da nl en et fi fr de el hu it lv lt mt pl pt ro sk sl es sv ru uk"
 _SEAMLESS = (
     "af am ar ary arz as az be bn bs bg ca ceb cs ckb zh zh-Hant cy da de el en et eu fi fr fuv om ga gl gu he hi hr "
     "hu hy ig id is it jv ja kn ka kk mn km ky ko lo lt lg luo lv mai ml mr mk mt mni my nl nn nb ne ny or pa ps fa pl "
@@ -333,6 +358,8 @@ def fitting_cascade(
 def _spoken(rule: str) -> frozenset[str]:
     if rule == "english":
         return frozenset({ENGLISH})
+    if rule == "european":
+        return frozenset(_EUROPEAN.split())
     if rule in _TEXT:
         return frozenset(_TEXT[rule].split())
     if rule == "seamless":
@@ -342,4 +369,8 @@ def _spoken(rule: str) -> frozenset[str]:
 
 @cache
 def _written(rule: str) -> frozenset[str]:
-    return _spoken(rule) if rule in _TEXT else frozenset(_SEAMLESS.split() if rule == "seamless" else ())
+    return (
+        _spoken(rule)
+        if rule in _TEXT or rule == "european"
+        else frozenset(_SEAMLESS.split() if rule == "seamless" else ())
+    )

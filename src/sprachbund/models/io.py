@@ -72,6 +72,12 @@ def _load_translation(directory: Path) -> Family:
     return load(directory, offline=True)
 
 
+def _load_fastconformer(directory: Path) -> Family:
+    from sprachbund.models.fastconformer import load
+
+    return load(directory, offline=True)
+
+
 LOADERS: dict[str, Callable[[Path], Family]] = {
     "cascade": _load_cascade,
     "conformer": _load_conformer,
@@ -85,6 +91,10 @@ LOADERS: dict[str, Callable[[Path], Family]] = {
     "m2m_100": _load_translation,
     "mbart": _load_translation,
     "marian": _load_translation,
+    "parakeet_ctc": _load_fastconformer,
+    "parakeet_rnnt": _load_fastconformer,
+    "parakeet_tdt": _load_fastconformer,
+    "canary": _load_fastconformer,
 }
 """One for each of `FAMILIES`. Each imports its family when it is called, so that no command pays for the others."""
 
@@ -115,6 +125,10 @@ def _saver(family: Family) -> Callable[..., None]:
             from sprachbund.models.tokens.io import save as save_tokens
 
             return save_tokens
+        case "fastconformer":
+            from sprachbund.models.fastconformer.io import save as save_fastconformer
+
+            return save_fastconformer
         case "translation":
             from sprachbund.models.translation.io import save as save_translation
 

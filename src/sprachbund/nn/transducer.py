@@ -316,6 +316,9 @@ class TransducerShape:
         dropout: between layers of the prediction network, behind it, and in the joint network; in training.
         blank: the id that takes a step in time.
         activation: of the joint network; NeMo's checkpoints have "relu".
+        durations: frames that a token or blank may take, of a token-and-duration transducer (arXiv 2304.06795), whose
+            joint network has a logit for each behind those of the vocabulary; empty for others.
+        max_symbols: most tokens at one frame: a model that never chooses the blank must not hold up a stream.
     """
 
     vocabulary_size: int
@@ -326,10 +329,14 @@ class TransducerShape:
     dropout: float = 0.0
     blank: int = 0
     activation: JointActivation = "tanh"
+    durations: tuple[int, ...] = ()
+    max_symbols: int = 10
 
     def __post_init__(self) -> None:
         if not 0 <= self.blank < self.vocabulary_size:
             raise ValueError(f"blank is {self.blank}; the vocabulary has ids 0 to {self.vocabulary_size - 1}")
+        if self.durations and (min(self.durations) < 0 or max(self.durations) == 0):
+            raise ValueError(f"durations are {self.durations}; they are frames, and one has to be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -426,11 +433,11 @@ class JointNetwork(nn.Module):
         super().__init__()
         self.encoder = nn.Linear(shape.encoder_width, shape.joint_width)
         self.prediction = nn.Linear(shape.prediction_width, shape.joint_width, bias=False)
-        self.out = nn.Linear(shape.joint_width, shape.vocabulary_size)
+        self.out = nn.Linear(shape.joint_width, shape.vocabulary_size + len(shape.durations))
         self.dropout, self.activation = shape.dropout, JOINT_ACTIVATIONS[shape.activation]
 
     def forward(self, encoded: Tensor, predicted: Tensor) -> Tensor:
-        """Logits (…, V) of projected frames (…, J) and projected tokens (…, J) that broadcast."""
+        """Logits (…, V), and those of durations, of projected frames and tokens (…, J) that broadcast."""
         joined = F.dropout(self.activation(encoded + predicted), self.dropout, self.training)
         return self.out(joined)
 
@@ -473,8 +480,10 @@ class Transducer(nn.Module):
             frames_at_once: make logits of no more frames than this at a time, twice; None holds all of them.
 
         Raises:
-            ValueError: as `transducer_loss` does.
+            ValueError: as `transducer_loss` does; for a transducer with durations.
         """
+        if self.shape.durations:
+            raise ValueError("the loss of a transducer with durations is not built here")
         frames = self.joint.encoder(encoded)
         read = targets if prompt is None else torch.cat([prompt, targets], dim=1)
         predicted = self.prediction(read)[:, read.shape[1] - targets.shape[1] :]

@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from sprachbund.audio.constants import SAMPLE_RATE, WINDOW_S
+from sprachbund.audio.span_options import SpanOptions
 from sprachbund.serving.metrics import Meters
 from sprachbund.serving.models import ModelStore
 from sprachbund.serving.schemas import RefusalError, refusal_of
@@ -29,7 +30,7 @@ from sprachbund.serving.settings import Settings
 
 # Messages of a client over /v1/live, and sound to samples.
 
-Encoding = Literal["pcm_s16le", "pcm_f32le"]
+Encoding = Literal["pcm_s16le", "pcm_f32le", "pcm_mulaw", "pcm_alaw"]
 _LOUDEST = 100.0
 """Largest absolute sample accepted; larger values mean another encoding than the client declared."""
 
@@ -42,6 +43,7 @@ _MOST = {
     "agreement": 100,
     "wait_k": 1000,
     "mask_words": 1000,
+    "steady": 100,
 }
 """Largest settings accepted from a client, since computation and memory grow with them."""
 
@@ -60,6 +62,8 @@ class Start(_Message):
         languages: those that may be spoken, when it is identified.
         policy: when text is written; None is the default of `LiveOptions`.
         settings: other fields of `LiveOptions`.
+        prompt: context or glossary, for models with room for it.
+        word_timestamps: whether texts have the words that they commit, with times.
         encoding: of the sound.
         sample_rate: of the sound, in Hz.
         key: where one is needed and cannot be sent as a header, as from a browser.
@@ -72,6 +76,8 @@ class Start(_Message):
     languages: list[str] | None = None
     policy: str | None = None
     settings: dict[str, float | int | str] = {}
+    prompt: Annotated[str | None, Field(max_length=10_000)] = None
+    word_timestamps: bool = False
     encoding: Encoding = "pcm_s16le"
     sample_rate: Annotated[int, Field(ge=8_000, le=192_000)] = SAMPLE_RATE
     key: str | None = None
@@ -158,7 +164,8 @@ class SoundDecoder:
     def __init__(self, encoding: Encoding, sample_rate: int) -> None:
         import soxr
 
-        self._type = np.dtype("<i2" if encoding == "pcm_s16le" else "<f4")
+        self._type = np.dtype({"pcm_s16le": "<i2", "pcm_f32le": "<f4"}.get(encoding, "u1"))
+        self._table = {"pcm_mulaw": _mulaw_table, "pcm_alaw": _alaw_table}.get(encoding, _no_table)()
         self._rate, self._rest, self._num_samples = sample_rate, b"", 0
         self._resampler: Any = None
         if sample_rate != SAMPLE_RATE:
@@ -179,7 +186,9 @@ class SoundDecoder:
         whole = len(data) // self._type.itemsize * self._type.itemsize
         self._rest = data[whole:]
         samples = np.frombuffer(data[:whole], self._type)
-        if samples.dtype.kind == "i":
+        if self._table is not None:
+            floats = self._table[samples]
+        elif samples.dtype.kind == "i":
             floats = samples.astype(np.float32) / np.float32(32768)
         else:
             floats = samples.astype(np.float32)
@@ -200,6 +209,26 @@ class SoundDecoder:
         if self._resampler is None:
             return samples
         return np.asarray(self._resampler.resample_chunk(samples, last=last), np.float32)
+
+
+def _no_table() -> None:
+    return None
+
+
+def _mulaw_table() -> NDArray[np.float32]:
+    """Samples (256,) of the bytes of ITU-T G.711, mu-law: bits inverted, then sign, exponent (3) and mantissa (4)."""
+    code = ~np.arange(256, dtype=np.uint8)
+    exponent, mantissa = (code >> 4 & 7).astype(np.int32), (code & 15).astype(np.int32)
+    size = ((2 * mantissa + 33) << exponent) - 33  # of 14 bits with the sign
+    return np.where(code & 128, -size, size).astype(np.float32) / np.float32(8192)
+
+
+def _alaw_table() -> NDArray[np.float32]:
+    """Samples (256,) of the bytes of ITU-T G.711, A-law: even bits inverted; the lowest exponent has no leading one."""
+    code = np.arange(256, dtype=np.uint8) ^ 0x55
+    exponent, mantissa = (code >> 4 & 7).astype(np.int32), (code & 15).astype(np.int32)
+    size = np.where(exponent == 0, 2 * mantissa + 1, (2 * mantissa + 33) << np.maximum(exponent - 1, 0))
+    return np.where(code & 128, size, -size).astype(np.float32) / np.float32(4096)  # of 13 bits with the sign
 
 
 # One session: shared by the connection (event loop) and the model's thread, and by nothing else.
@@ -223,6 +252,8 @@ class ResumableSession:
         notify: wakes the model's thread when there is something new.
         keep_s: seconds for which sent messages are kept, to be sent again after `resume`.
         meters: counters of the service.
+        marks: whether messages of the type `speech` say where stretches of speech begin and end, as soon as that is
+            known, and before their text.
         clock: seconds; another one in tests.
     """
 
@@ -237,6 +268,7 @@ class ResumableSession:
         *,
         keep_s: float,
         meters: Meters,
+        marks: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name, self.owner, self.model, self.session, self.sound = name, owner, model, session, sound
@@ -247,13 +279,15 @@ class ResumableSession:
         self._lock = threading.Lock()
         self._sound_waiting: deque[Samples] = deque()
         self._arrivals: deque[tuple[float, float]] = deque()  # seconds of sound there, and when they were
-        self._messages: deque[tuple[int, float, str]] = deque()
+        self._messages: deque[tuple[int, float, dict[str, Any]]] = deque()
         self._sent_seq, self._last_seq, self._forgotten = 0, 0, 0
         self._came_s, self._waiting_s, self._behind_s = 0.0, 0.0, 0.0
         self._ending, self._finish_called, self._done, self._dropped = False, False, False, False
         options = session.options
         refuses = options.overload == "refuse"
         self._most_behind_s = options.max_behind_s if refuses else options.max_waiting_s
+        if marks:
+            session.on_speech = self._mark
 
     # Called by the connection, in the event loop.
 
@@ -276,6 +310,21 @@ class ResumableSession:
     def done(self) -> bool:
         """Whether all text is there."""
         return self._done
+
+    async def messages(self, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+        """Messages after number `after`, until the text is complete; raises the error that ended the session."""
+        while True:
+            self.changed.clear()
+            error, done = self.error, self._done  # first: more may be said while these messages go out
+            for seq, message in self.since(after):
+                yield message
+                after = seq
+            self.mark_sent(after)
+            if error is not None:
+                raise error
+            if done:
+                return
+            await self.changed.wait()
 
     def add(self, samples: Samples) -> None:
         """Queue samples (N,) at 16 kHz."""
@@ -300,7 +349,7 @@ class ResumableSession:
         self._dropped = True
         self._notify()
 
-    def since(self, seq: int) -> list[tuple[int, str]]:
+    def since(self, seq: int) -> list[tuple[int, dict[str, Any]]]:
         """Messages after number `seq`. Raises RefusalError: 410, when some of them are gone."""
         with self._lock:
             if seq < self._forgotten or seq > self._last_seq:
@@ -309,7 +358,7 @@ class ResumableSession:
                     f"messages after {seq} were asked for; those kept are {self._forgotten + 1} to {self._last_seq}",
                     code="messages_gone",
                 )
-            return [(number, text) for number, _, text in self._messages if number > seq]
+            return [(number, message) for number, _, message in self._messages if number > seq]
 
     def mark_sent(self, seq: int) -> None:
         """Record that messages up to `seq` were sent, and drop those older than `keep_s`."""
@@ -378,6 +427,10 @@ class ResumableSession:
             self._done = True
             self._wake()
 
+    def _mark(self, segment: int, second: float, begins: bool) -> None:
+        self._say("speech", {"segment": segment, "begins": begins, "second": round(second, 3)})
+        self._wake()
+
     def _say(self, kind: str, values: dict[str, Any]) -> None:
         now = self._clock()
         if kind == "text":
@@ -387,8 +440,8 @@ class ResumableSession:
             self._meters.overloads.inc()
         with self._lock:
             self._last_seq += 1
-            text = json.dumps({"type": kind, "seq": self._last_seq, **values}, ensure_ascii=False)
-            self._messages.append((self._last_seq, now, text))
+            message = {"type": kind, "seq": self._last_seq, **values}
+            self._messages.append((self._last_seq, now, message))
 
     def _delay_s(self, audio_s: float, now: float) -> float:
         """Since the sound up to `audio_s` was there."""
@@ -410,10 +463,10 @@ log = logging.getLogger("sprachbund.serving")
 PATH = "/v1/live"
 
 NORMAL, WRONG_DATA, REFUSED, TOO_BIG, BROKEN, TRY_LATER = 1000, 1003, 1008, 1009, 1011, 1013
-_CODES = {413: TOO_BIG, 415: WRONG_DATA, 429: TRY_LATER, 503: TRY_LATER}
+CLOSE_CODES = {413: TOO_BIG, 415: WRONG_DATA, 429: TRY_LATER, 503: TRY_LATER}
 _CHECK_S = 0.05
 """Interval in which a paused session is polled."""
-_SILENCE_S = 1.0
+SILENCE_S = 1.0
 """Least seconds of sound in `live_silent_s`; less counts as silence."""
 
 Check = Callable[[str | None], str]
@@ -432,7 +485,7 @@ class SessionManager:
     def __init__(self, settings: Settings, store: ModelStore, meters: Meters) -> None:
         self._settings, self._store, self._meters = settings, store, meters
         self._sessions: dict[str, ResumableSession] = {}
-        self._connections: dict[str, asyncio.Task[None]] = {}
+        self._connections: dict[str, asyncio.Task[Any]] = {}
         self._left_s: dict[str, float] = {}
         self._leases: dict[str, AsyncExitStack] = {}
         self._opening: Counter[str] = Counter()
@@ -461,20 +514,20 @@ class SessionManager:
                 log.exception("a connection failed")
             await _refuse(socket, refusal)
         finally:
-            self._log_connection(socket, live, status, time.monotonic() - began)
+            self.log_connection(socket, PATH, live, status, time.monotonic() - began)
 
     async def sweep(self, *, now_s: float | None = None) -> None:
         """Give up sessions to which nobody came back."""
         now_s = time.monotonic() if now_s is None else now_s
         for name, left_s in list(self._left_s.items()):
             if now_s - left_s >= self._settings.timeouts.resume_s:
-                await self._give_up(name)
+                await self.give_up(name)
 
     async def close(self, timeout_s: float) -> None:
         """End all sessions; connected clients still get the text that is left."""
         self.closing = True
         for name in list(self._left_s):
-            await self._give_up(name)
+            await self.give_up(name)
         for live in self._sessions.values():
             live.end()
         connections = list(self._connections.values())
@@ -483,15 +536,23 @@ class SessionManager:
         for connection in connections:
             connection.cancel()
 
-    def _log_connection(
-        self, socket: WebSocket, live: ResumableSession | None, status: int, took_s: float
+    def log_connection(
+        self, socket: WebSocket, path: str, live: ResumableSession | None, status: int, took_s: float
     ) -> None:
-        """A line for a connection; `status` is that of a refusal, or the code that the socket was closed with."""
-        self._meters.requests.labels(PATH, str(status)).inc()
+        """Write a line for a connection.
+
+        Args:
+            socket: of the connection.
+            path: of the route.
+            live: its session, the last one where it had several.
+            status: of a refusal, or the code that the socket was closed with.
+            took_s: seconds that it was open.
+        """
+        self._meters.requests.labels(path, str(status)).inc()
         line = {
             "session": live and live.name[:6],  # whoever knows all of it could take the session up
             "client": socket.client and socket.client.host,
-            "path": PATH,
+            "path": path,
             "status": status,
             "seconds": round(took_s, 3),
             "audio_s": live and round(live.sound.received_s, 3),
@@ -502,7 +563,7 @@ class SessionManager:
         """The session that the first message asks for, and the number of the last message that the client saw."""
         try:
             async with asyncio.timeout(self._settings.timeouts.header_s):
-                message = await _receive(socket)
+                message = await receive(socket)
         except TimeoutError:
             raise RefusalError(
                 408, f"no message came in {self._settings.timeouts.header_s:g} s; send start or resume"
@@ -513,7 +574,7 @@ class SessionManager:
         owner = check(first.key)
         if isinstance(first, Resume):
             return self._resume(first, owner), first.after
-        return await self._open(first, owner), 0
+        return await self.open(first, owner), 0
 
     def _resume(self, resume: Resume, owner: str) -> ResumableSession:
         live = self._sessions.get(resume.session)
@@ -529,8 +590,21 @@ class SessionManager:
         live.sound.forget_rest()
         return live
 
-    async def _open(self, start: Start, owner: str) -> ResumableSession:
-        self._check_limits(start, owner)
+    async def open(
+        self, start: Start, owner: str, *, spans: SpanOptions | None = None, marks: bool = False
+    ) -> ResumableSession:
+        """A new session, which counts towards the limits until `give_up` or the end of its text.
+
+        Args:
+            start: what is asked for.
+            owner: the client.
+            spans: what counts as a stretch of speech; the engine's options by default.
+            marks: see `ResumableSession`.
+
+        Raises:
+            RefusalError: no room, or options, languages or a model that the service does not have.
+        """
+        self.check_limits(owner, len(start.targets))
         options = live_options(start)
         self._opening[owner] += 1
         try:
@@ -539,7 +613,13 @@ class SessionManager:
             try:
                 call = worker.call(
                     lambda: worker.engine().open(
-                        start.targets, start.source, options, allowed_languages=start.languages
+                        start.targets,
+                        start.source,
+                        options,
+                        allowed_languages=start.languages,
+                        spans=spans,
+                        prompt=start.prompt,
+                        word_timestamps=start.word_timestamps,
                     )
                 )
                 session = await asyncio.wrap_future(call)
@@ -558,13 +638,23 @@ class SessionManager:
             worker.notify,
             keep_s=2 * self._settings.timeouts.resume_s,
             meters=self._meters,
+            marks=marks,
         )
         self._sessions[live.name], self._leases[live.name] = live, lease
         self._meters.live_sessions.set(self.count)
         worker.join_live(live)
         return live
 
-    def _check_limits(self, start: Start, owner: str) -> None:
+    def disconnect(self, live: ResumableSession) -> None:
+        """The task of `connect` has ended."""
+        self._connections.pop(live.name, None)
+
+    def check_model(self, model: str) -> None:
+        """Raises RefusalError: 404 for a model that is not served."""
+        self._store.check(model)
+
+    def check_limits(self, owner: str, num_targets: int = 1) -> None:
+        """Raises RefusalError where a further session of this client would have to be refused now."""
         limits = self._settings.limits
         if self.closing:
             raise RefusalError(503, "the service is being stopped; come again later", retry_after_s=30)
@@ -579,10 +669,8 @@ class SessionManager:
             raise RefusalError(
                 429, f"{self.count} live sessions are open, which is all there is room for; come again later"
             )
-        if len(start.targets) > limits.max_targets:
-            raise RefusalError(
-                400, f"{len(start.targets)} targets asked for; {limits.max_targets} are the most"
-            )
+        if num_targets > limits.max_targets:
+            raise RefusalError(400, f"{num_targets} targets asked for; {limits.max_targets} are the most")
 
     async def _serve_session(self, live: ResumableSession, after: int, socket: WebSocket) -> None:
         """Serve a session over a connection, until all text is sent or the connection breaks."""
@@ -606,7 +694,7 @@ class SessionManager:
             if self._connections.get(live.name) is task:
                 raise
         except Exception:
-            await self._give_up(live.name)
+            await self.give_up(live.name)
             raise
         finally:
             if self._connections.get(live.name) is task:
@@ -635,19 +723,9 @@ class SessionManager:
             await asyncio.gather(sending, receiving, return_exceptions=True)
 
     async def _send_messages(self, live: ResumableSession, after: int, socket: WebSocket) -> None:
-        while True:
-            live.changed.clear()
-            error, done = live.error, live.done  # first: more may be said while these messages go out
-            for seq, text in live.since(after):
-                await socket.send_text(text)
-                after = seq
-            live.mark_sent(after)
-            if error is not None:
-                raise error
-            if done:
-                await socket.close(NORMAL)
-                return
-            await live.changed.wait()
+        async for message in live.messages(after):
+            await socket.send_text(json.dumps(message, ensure_ascii=False))
+        await socket.close(NORMAL)
 
     async def _receive_sound(self, live: ResumableSession, socket: WebSocket) -> None:
         limits, timeouts = self._settings.limits, self._settings.timeouts
@@ -656,12 +734,12 @@ class SessionManager:
             left_s = since_s + timeouts.live_silent_s - time.monotonic()
             try:
                 async with asyncio.timeout(max(0.0, left_s)):
-                    message = await _receive(socket)
+                    message = await receive(socket)
             except TimeoutError:
-                if live.sound.received_s - heard_s < _SILENCE_S:
+                if live.sound.received_s - heard_s < SILENCE_S:
                     raise RefusalError(
                         408,
-                        f"less than {_SILENCE_S:g} s of sound came in {timeouts.live_silent_s:g} s",
+                        f"less than {SILENCE_S:g} s of sound came in {timeouts.live_silent_s:g} s",
                         code="silent",
                     ) from None
                 since_s, heard_s = time.monotonic(), live.sound.received_s
@@ -682,15 +760,32 @@ class SessionManager:
 
     async def _hold_back(self, live: ResumableSession, socket: WebSocket) -> None:
         """While too much waits, read nothing more, and say so."""
-        most_s = min(self._settings.limits.max_live_waiting_s, live.most_waiting_s)
-        if live.waiting_s <= most_s:
+        if self.has_room(live):
             return
         await socket.send_text('{"type": "pause"}')
-        while live.waiting_s > most_s / 2 and not live.over:
-            await asyncio.sleep(_CHECK_S)
+        await self.wait_for_room(live)
         await socket.send_text('{"type": "continue"}')
 
-    async def _give_up(self, name: str) -> None:
+    def has_room(self, live: ResumableSession) -> bool:
+        """Whether a session may be given more sound."""
+        return live.waiting_s <= self._most_waiting_s(live)
+
+    async def wait_for_room(self, live: ResumableSession) -> None:
+        """Wait until half of the sound that may wait is computed, where a session has no room for more."""
+        if self.has_room(live):
+            return
+        while live.waiting_s > self._most_waiting_s(live) / 2 and not live.over:
+            await asyncio.sleep(_CHECK_S)
+
+    def _most_waiting_s(self, live: ResumableSession) -> float:
+        return min(self._settings.limits.max_live_waiting_s, live.most_waiting_s)
+
+    def connect(self, live: ResumableSession, task: asyncio.Task[Any]) -> None:
+        """A task of another protocol sends the text of a session; `close` waits for it until `give_up`."""
+        self._connections[live.name] = task
+
+    async def give_up(self, name: str) -> None:
+        """Drop a session, with all that is left of it, and release its model."""
         self._left_s.pop(name, None)
         live = self._sessions.pop(name, None)
         if live is not None:
@@ -704,7 +799,7 @@ class SessionManager:
         self._meters.live_sessions.set(self.count)
 
 
-async def _receive(socket: WebSocket) -> str | bytes:
+async def receive(socket: WebSocket) -> str | bytes:
     """The next message. Raises WebSocketDisconnect at the end."""
     message: Any = await socket.receive()
     if message["type"] == "websocket.disconnect":
@@ -720,4 +815,4 @@ async def _refuse(socket: WebSocket, refusal: RefusalError) -> None:
         if socket.application_state == WebSocketState.CONNECTED:
             message = {"type": "error", "status": refusal.status, "message": refusal.message}
             await socket.send_text(json.dumps(message, ensure_ascii=False))
-            await socket.close(_CODES.get(refusal.status, default))
+            await socket.close(CLOSE_CODES.get(refusal.status, default))

@@ -149,6 +149,10 @@ class ModelStore:
         for worker in self.stop():
             await asyncio.to_thread(worker.join, timeout_s)
 
+    def check(self, model: str) -> None:
+        """Raises RefusalError: 404 for a model not known here."""
+        self._slot(model)
+
     def _slot(self, model: str) -> _Slot:
         if (name := self.id_of(model)) not in self._slots:
             known = ", ".join([*self._slots, *self.aliases])

@@ -18,6 +18,7 @@ from sprachbund.serving.settings import Limits, Settings, Timeouts
 OURS = {
     "host": "port and host are Ray's: see http_options",
     "port": "port and host are Ray's: see http_options",
+    "wyoming": "a replica has no address of its own, which the Wyoming protocol would need",
 }
 _PARTS = {"limits": Limits, "timeouts": Timeouts}
 

@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h11
 import uvicorn
@@ -21,6 +21,9 @@ from sprachbund.serving.app import create_app
 from sprachbund.serving.schemas import RefusalError
 from sprachbund.serving.service import Service
 from sprachbund.serving.settings import LOOPBACK, Limits, Settings, Timeouts
+
+if TYPE_CHECKING:  # of an extra of its own
+    from sprachbund.serving.wyoming import WyomingDoor
 
 # Limits on connections, below requests: their number, slow heads and slow readers, exhausted file descriptors.
 
@@ -358,26 +361,29 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service = service
+        self.wyoming_socket: socket.socket | None = None
+        self._wyoming: WyomingDoor | None = None
 
     def listen(self) -> socket.socket:
-        """Take the address. Raises SprachbundError when it is taken or not this machine's."""
-        family = socket.AF_INET6 if ":" in self.config.host else socket.AF_INET
-        sock = ListeningSocket(family)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((self.config.host, self.config.port))
-        except OSError as error:
-            sock.close()
-            raise SprachbundError(
-                f"cannot listen at {self.config.host} port {self.config.port} ({error.strerror or error}); "
-                "choose another --port or --host"
-            ) from error
+        """Take the address, and that of the second door. Raises SprachbundError when one is taken or of no use here."""
+        sock = _bound(ListeningSocket, self.config.host, self.config.port, "--port or --host")
+        if (address := self.service.settings.wyoming_address) is not None:
+            try:
+                self.wyoming_socket = _bound(socket.socket, *address, "--wyoming")
+            except SprachbundError:
+                sock.close()
+                raise
         return sock
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
         asyncio.get_running_loop().set_exception_handler(log_loop_error)
         await super().startup(sockets)
+        if self.wyoming_socket is not None:
+            from sprachbund.serving.wyoming import WyomingDoor
+
+            self._wyoming = WyomingDoor(self.service)
+            await self._wyoming.open(self.wyoming_socket)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop; a second Ctrl-C does so at once."""
@@ -389,4 +395,20 @@ class Server(uvicorn.Server):
         draining.cancel()
         if self.force_exit:
             self.service.store.stop()  # threads that wait for a model would keep the process
+        if self._wyoming is not None:
+            await self._wyoming.close()
         await super().shutdown(sockets)
+
+
+def _bound(kind: type[socket.socket], host: str, port: int, option: str) -> socket.socket:
+    """A socket at an address; `option` is the one to change where that cannot be."""
+    sock = kind(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise SprachbundError(
+            f"cannot listen at {host} port {port} ({error.strerror or error}); choose another {option}"
+        ) from error
+    return sock

@@ -150,8 +150,7 @@ class Service:
         Raises:
             RefusalError: 401 for a key that is missing or wrong, 429 for too many requests, 503 while stopping.
         """
-        if self.draining:
-            raise RefusalError(503, "the service is being stopped; come again later", retry_after_s=30)
+        self._check_stopping()
         address = network_of(connection.client.host) if connection.client else "unknown"
         try:
             owner = self.keys.check(bearer(connection.headers.get("authorization")) or key)
@@ -161,6 +160,15 @@ class Service:
         client = owner or address
         self.rates.take(client)
         return client
+
+    def admit_address(self, address: str) -> None:
+        """Count a request of a client that no key is asked of. Raises RefusalError: 429 and 503, as of `admit`."""
+        self._check_stopping()
+        self.rates.take(address)
+
+    def _check_stopping(self) -> None:
+        if self.draining:
+            raise RefusalError(503, "the service is being stopped; come again later", retry_after_s=30)
 
     def reload_keys(self) -> None:
         """Read the key file again if it has changed; where it cannot be read, the keys of before stay."""

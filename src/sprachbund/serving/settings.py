@@ -15,6 +15,7 @@ LOOPBACK = "127.0.0.1"
 _MEGABYTE = 1e6
 _POSITIVE = Range(0, above=True)
 ANY_ORIGIN = "*"
+_ADDRESS = re.compile(r"(?:(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):)?(?P<port>\d{1,5})")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s@?#]+")
 
 
@@ -114,6 +115,8 @@ class Settings:
         cors: pages of other sites that may use the service, by origin, such as https://example.org; * is every page,
             and needs keys.
         key_file: keys that clients need, one a line; without, everybody is let in.
+        wyoming: address of a second door for the Wyoming protocol of Home Assistant, HOST:PORT, or the port alone for
+            this machine; the protocol has no keys.
         engine: computes the model: auto, native, torch and the others of `translate`.
         threads: threads to compute with.
         device: computes the models: cpu, cuda, cuda:1 for the second GPU, or mps.
@@ -130,6 +133,7 @@ class Settings:
     aliases: Annotated[tuple[str, ...], Option("--alias", metavar="NAME=MODEL,…")] = ()
     cors: Annotated[tuple[str, ...], Option("--cors", metavar="ORIGIN,…")] = ()
     key_file: Annotated[Path | None, Option("--key-file", metavar="FILE")] = None
+    wyoming: Annotated[str | None, Option("--wyoming", metavar="HOST:PORT")] = None
     engine: Annotated[str, Option("--engine", metavar="NAME")] = "auto"
     threads: Annotated[int | None, Option("--threads", metavar="N")] = None
     device: Annotated[str, Option("--device", metavar="NAME")] = CPU
@@ -146,6 +150,10 @@ class Settings:
             raise SprachbundError("no model to serve; name at least one")
         if not 0 <= self.port < 1 << 16:
             raise OptionValueError("port", self.port, "give 1 to 65535, or 0 for a free one")
+        if self.wyoming is not None and not (
+            (match := _ADDRESS.fullmatch(self.wyoming)) and int(match["port"]) < 1 << 16
+        ):
+            raise OptionValueError("wyoming", self.wyoming, "give HOST:PORT, such as 127.0.0.1:10300")
         for origin in self.cors:
             if origin == ANY_ORIGIN:
                 if self.key_file is None:
@@ -160,3 +168,9 @@ class Settings:
             name, equals, model = alias.partition("=")
             if not (name and equals and model):
                 raise OptionValueError("aliases", alias, "give NAME=MODEL, such as whisper-1=bundled")
+
+    @property
+    def wyoming_address(self) -> tuple[str, int] | None:
+        """Host and port of the second door."""
+        match = None if self.wyoming is None else _ADDRESS.fullmatch(self.wyoming)
+        return None if match is None else ((match["host"] or LOOPBACK).strip("[]"), int(match["port"]))

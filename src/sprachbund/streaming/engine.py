@@ -14,8 +14,9 @@ from itertools import zip_longest
 
 import torch
 
+from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity
-from sprachbund.decoding.guard import out_of_domain
+from sprachbund.decoding.domain import out_of_domain
 from sprachbund.decoding.languages import LanguageTracker, Request, read_request
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
 from sprachbund.decoding.pipeline import (
@@ -31,7 +32,7 @@ from sprachbund.decoding.pipeline import (
 )
 from sprachbund.decoding.search import search
 from sprachbund.decoding.state import Hypothesis
-from sprachbund.decoding.words import align, attended_s, split_words
+from sprachbund.decoding.words import AlignedTokens, align, attended_s, split_words
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 from sprachbund.streaming.by_frames import LEAD_S, FrameWriter
@@ -98,9 +99,9 @@ def trim(
 def _commit_half(
     family: Family, job: PendingStretch, row: StretchRow, tokens: Sequence[int], starts_s: Sequence[float]
 ) -> LiveText | None:
-    """Commit the words that begin in the first half, where text is shown for them."""
+    """Commit the words that begin in the first half, where the attempt has any and the guard keeps them."""
     line, half_s = job.stretch.lines[row.target], job.stretch.duration_s / 2
-    if not line.tentative:
+    if not (line.attempts and line.attempts[-1]):
         return None
     rest = tokens[len(line.prefix) :]
     words, token, num_words = words_behind(family, line.prefix, rest, row.asked.language), len(line.prefix), 0
@@ -172,6 +173,10 @@ class LiveEngine:
         source: str | None = None,
         options: LiveOptions | None = None,
         allowed_languages: Sequence[str] | None = None,
+        *,
+        spans: SpanOptions | None = None,
+        prompt: str | None = None,
+        word_timestamps: bool | None = None,
     ) -> LiveSession:
         """A new session.
 
@@ -180,9 +185,13 @@ class LiveEngine:
             source: the language spoken; None identifies it stretch by stretch.
             options: when text is written.
             allowed_languages: that are identified; by default those of the decoding options.
+            spans: what counts as a stretch of speech; by default that of the decoding options.
+            prompt: context or glossary; by default that of the decoding options.
+            word_timestamps: whether events have the words that they commit; by default as the decoding options say.
 
         Raises:
-            SprachbundError: languages or pairs that the model does not know.
+            SprachbundError: languages or pairs that the model does not know, or a prompt or words with times, where
+                it has none.
         """
         allowed = self.decoding.allowed_languages if allowed_languages is None else allowed_languages
         request = read_request(self.model, source=source, targets=targets, allowed=allowed)
@@ -191,9 +200,24 @@ class LiveEngine:
         )
         options = self._settled(options or LiveOptions(), request)
         window_s = None if options.policy == "frames" else self.model.max_window_s
-        spans = live_spans(self.decoding.spans, window_s)
+        cut = live_spans(spans or self.decoding.spans, window_s)
         lead_s = LEAD_S if options.policy == "frames" else 0.0
-        return LiveSession(request, options, spans, tracker, self._activity, lead_s=lead_s)
+        decoding = replace(
+            self.decoding,
+            prompt=self.decoding.prompt if prompt is None else prompt or None,
+            word_timestamps=self.decoding.word_timestamps if word_timestamps is None else word_timestamps,
+        )
+        check_options(self.model, decoding)
+        if decoding.prompt:
+            self._check_prompt(decoding)
+        return LiveSession(request, options, cut, tracker, self._activity, decoding, lead_s=lead_s)
+
+    def _check_prompt(self, decoding: DecodingOptions) -> None:
+        """Refuse a prompt that the model has no room for: a recording has warnings, a talk nobody to read them."""
+        source, target = min(self.model.pairs())
+        asked = make_target(self.model, decoding, target, source)
+        if self.model.prompt(asked) == self.model.prompt(replace(asked, context="")):
+            raise SprachbundError(f"the model {self.model.name} has no room for a prompt; leave it out")
 
     def _settled(self, options: LiveOptions, request: Request) -> LiveOptions:
         """The options with the policy that "auto" means for the model; refuses policies it cannot work by."""
@@ -202,6 +226,11 @@ class LiveEngine:
         if policy not in fitting:
             raise SprachbundError(
                 f"the policy {policy} is not for the model {self.model.name}; choose from auto, {', '.join(fitting)}"
+            )
+        if policy in ("frames", "span") and options.mask_words:
+            raise SprachbundError(
+                f"mask_words is {options.mask_words}, and the policy {policy} shows no text that may change; "
+                "leave it out"
             )
         if policy != "frames" and options.right_context is not None:
             raise SprachbundError(
@@ -302,7 +331,7 @@ class LiveEngine:
             RecordedSpan(
                 recording=RecordingState(
                     request=job.session.request,
-                    options=self.decoding,
+                    options=job.session.decoding,
                     tracker=job.session.tracker,
                     speculation=self._speculation,
                 ),
@@ -357,9 +386,9 @@ class LiveEngine:
         for b, group in enumerate(rows):
             job = encoded.jobs[b]
             if job.stretch.closed:
-                out += [(row, end_text(self.model, job, row, self.decoding.guard)) for row in group]
+                out += [(row, end_text(self.model, job, row)) for row in group]
                 continue
-            texts = [unfinished_text(self.model, job, row, self.decoding.guard) for row in group]
+            texts = [unfinished_text(self.model, job, row) for row in group]
             out += zip(group, texts, strict=True)
             job.stretch.attempted_s = job.stretch.span.end_s
             job.settle_language()
@@ -373,7 +402,18 @@ class LiveEngine:
         durations_s = [job.stretch.duration_s for job in encoded.jobs]
         hypotheses = search(self.model, encoded.memory, asked, self.decoding, durations_s, self._speculation)
         looks = self._looks(encoded, asked, hypotheses, durations_s)
-        doubts = out_of_domain(self.model, encoded.memory, hypotheses, durations_s)
+        sources = [job.language.language for job in encoded.jobs]
+        doubts = out_of_domain(
+            self.model,
+            encoded.memory,
+            sources,
+            hypotheses,
+            durations_s,
+            [job.targets for job in encoded.jobs],
+            [job.session.latest for job in encoded.jobs],
+            [job.stretch.closed for job in encoded.jobs],
+        )
+        aligned = self._aligned(encoded, asked, hypotheses, durations_s)
         return [
             [
                 StretchRow(
@@ -383,6 +423,7 @@ class LiveEngine:
                     hypothesis=hypotheses[b][n],
                     looks_at_s=looks[b][n],
                     doubt=doubts[b][n],
+                    aligned=aligned[b][n],
                 )
                 for n, target in enumerate(job.targets)
             ]
@@ -392,7 +433,7 @@ class LiveEngine:
     def _target(self, job: PendingStretch, target: str) -> Target:
         source, line = job.language.language, job.stretch.lines[target]
         language = job.session.request.target_language(target, source)
-        asked = make_target(self.model, self.decoding, language, source)
+        asked = make_target(self.model, job.session.decoding, language, source)
         if not (job.stretch.closed and job.stretch.untouched):
             asked = replace(
                 asked, timestamps=False
@@ -405,6 +446,33 @@ class LiveEngine:
     def _room(self, asked: Target) -> int:
         """Tokens of text that fit into a row."""
         return self.model.max_tokens - len(self.model.prompt(replace(asked, prefix=())))
+
+    def _aligned(
+        self,
+        encoded: _EncodedJobs,
+        asked: list[list[Target]],
+        hypotheses: list[list[Hypothesis]],
+        durations_s: list[float],
+    ) -> list[list[AlignedTokens | None]]:
+        """Times of all tokens, committed ones included, of sessions that want words."""
+        aligned: list[list[AlignedTokens | None]] = [[None] * len(group) for group in asked]
+        indices = [b for b, job in enumerate(encoded.jobs) if job.session.decoding.word_timestamps]
+        if not indices:
+            return aligned
+        times = self.model.capabilities.timestamps
+        tokens = [
+            [
+                [*target.prefix, *(t for t in row.tokens if times is None or t < times.first)]
+                for target, row in zip(asked[b], hypotheses[b], strict=True)
+            ]
+            for b in indices
+        ]
+        plain = [[replace(target, prefix=(), timestamps=False) for target in asked[b]] for b in indices]
+        own = encoded.select(indices).memory
+        found = align(self.model, own, plain, tokens, [durations_s[b] for b in indices])
+        for b, group in zip(indices, found, strict=True):
+            aligned[b] = [*group]
+        return aligned
 
     def _looks(
         self,

@@ -28,7 +28,8 @@ class LiveOptions:
         agreement: attempts that have to agree (local-agreement).
         border_s: a word that looks this close to the end of the audio, in seconds, has to wait (alignatt).
         wait_k: steps heard before the first word (wait-k).
-        mask_words: last words of an attempt that are not shown (retranslation).
+        mask_words: last words of an attempt that are not shown, because they change most; committed words are.
+        steady: masked words are shown all the same once so many attempts in a row had them, with all words before.
         max_open_s: speech without a pause is cut behind written text when it gets longer than this.
         max_behind_s: seconds of audio that may wait; more is an overload.
         overload: when computing cannot keep up. coarsen: leave out attempts at unfinished speech until it has caught
@@ -43,6 +44,7 @@ class LiveOptions:
     border_s: Annotated[float, Range(0), Option("--border", metavar="S")] = 0.4
     wait_k: Annotated[int, Range(1), Option("--wait-k", metavar="K")] = 3
     mask_words: Annotated[int, Range(0), Option("--mask-words", metavar="N")] = 0
+    steady: Annotated[int | None, Range(2), Option("--steady", metavar="K")] = None
     max_open_s: Annotated[float, Range(4), Option("--max-open", metavar="S")] = 12.0
     max_behind_s: Annotated[float, Range(_LEAST_S)] = 10.0
     overload: Annotated[Overload, Option("--overload", metavar="HOW")] = "coarsen"
@@ -54,6 +56,11 @@ class LiveOptions:
             raise SprachbundError(
                 f"max_waiting_s is {self.max_waiting_s} and max_behind_s {self.max_behind_s}; "
                 "an overload has to come before audio is refused"
+            )
+
+        if self.steady is not None and not self.mask_words:
+            raise SprachbundError(
+                f"steady is {self.steady} and mask_words 0; give mask_words, the words that wait until they are steady"
             )
 
     @property

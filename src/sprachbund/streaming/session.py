@@ -5,7 +5,7 @@ other sessions.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import Span, SpanStream, VoiceActivity
+from sprachbund.decoding.domain import LatestSpans
 from sprachbund.decoding.guard import Understanding
 from sprachbund.decoding.languages import IdentifiedLanguage, LanguageTracker, Request
+from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.streaming.events import LiveNotice, LiveText
@@ -97,6 +99,10 @@ class CaptionLine:
         self.written += piece
         return piece
 
+    def note_attempt(self, words: list[str], options: LiveOptions) -> None:
+        """Keep the words of the newest attempt, and of as many before it as the options compare."""
+        self.attempts = [*self.attempts, words][-max(options.agreement, options.steady or 1) :]
+
     def show(self, tentative: str, committed: str) -> int:
         """Replace the tentative text; how many words of the one before are no longer there."""
         before, now = self.tentative.split(), f"{committed}{tentative}".split()
@@ -153,10 +159,14 @@ class LiveSession:
         targets: languages asked for, in the model's tags.
         source: the language spoken; None if it is identified.
         options: of the session.
+        decoding: how its speech is decoded.
         request: the languages, as the model knows them.
         tracker: of the language, over the stretches.
+        latest: how the model understood its last stretches.
         written: targets with text.
         error: why the session has ended early, if it has.
+        on_speech: called at the beginning and the end of each stretch, with its number, the second, and whether it
+            begins.
     """
 
     def __init__(
@@ -166,12 +176,16 @@ class LiveSession:
         spans: SpanOptions,
         tracker: LanguageTracker,
         activity: VoiceActivity,
+        decoding: DecodingOptions,
         *,
         lead_s: float = 0.0,
     ) -> None:
+        self.decoding = decoding
         self.targets, self.source = request.targets, request.source
         self.request, self.options, self.tracker = request, options, tracker
         self.error: str | None = None
+        self.latest = LatestSpans()
+        self.on_speech: Callable[[int, float, bool], None] | None = None
         self.written: set[str] = set()
         self._lead_s = lead_s  # the first attempt at a stretch needs so much less sound than further ones
         self._stream = SpanStream(spans, activity=activity)
@@ -307,6 +321,8 @@ class LiveSession:
     def _begin(self, span: Span, samples: Samples) -> Stretch:
         lines = {target: CaptionLine() for target in self.targets}
         number, self._count = self._count, self._count + 1
+        if self.on_speech is not None:
+            self.on_speech(number, span.start_s, True)
         return Stretch(
             number=number,
             begin_s=span.start_s,
@@ -321,6 +337,8 @@ class LiveSession:
         stretch.span, stretch.samples, stretch.closed = span, samples, True
         self._waiting.append(stretch)
         self._open = None
+        if self.on_speech is not None:
+            self.on_speech(stretch.number, span.end_s, False)
 
     def _end_vanished(self) -> None:
         """A stretch that turned out to be no speech ends with what was heard of it."""

@@ -9,7 +9,6 @@ together, so that the gradient is that of one process on the whole batch, whatev
 draws of dropout, the balance loss of a mixture of experts and the running means of batch norms (docs/train.md).
 """
 
-import hashlib
 import json
 import math
 import os
@@ -390,13 +389,12 @@ def _sigterm() -> Iterator[Callable[[], bool]]:
 
 def _refuse_different_runs(options: TrainingOptions, corpus: TrainingDataset) -> None:
     """See that all processes have the same versions, options and data."""
-    lengths = hashlib.sha256(corpus.durations_s.tobytes()).hexdigest()
     installed = versions(("sprachbund", "torch"))
     refuse_different(
         {
             **{f"the version of {name}": version for name, version in installed.items()},
             "[training]": options.model_dump_json(),
-            "the training data (SHA-256 of all lengths)": lengths[:12],
+            "the training data (SHA-256 of all lengths, or of the shards' indices)": corpus.digest[:12],
         }
     )
 
@@ -630,7 +628,7 @@ class _Run:
     def _housekeeping(self, until: int) -> None:
         options, step = self.options, self.step
         if step % options.log_every == 0 or step == until:
-            self._log(self.meter.progress(step, options.steps, self.epoch))
+            self._log(self.meter.progress(step, options.steps, self.epoch // self.corpus.windows))
         evaluated = self.dev is not None or self.score is not None
         if evaluated and (step % options.evaluate_every == 0 or step == options.steps):
             self._evaluate()
@@ -641,7 +639,7 @@ class _Run:
     def _record_evaluation(self, value: float) -> None:
         """Keep the weights if they are among the best; count how long none was better."""
         batches_of_epoch = max(1, len(self.corpus.plan(self.plan, self.epoch)))
-        epoch = self.epoch + self.batch / batches_of_epoch
+        epoch = (self.epoch + self.batch / batches_of_epoch) / self.corpus.windows
         self.evaluations.add(Evaluation(step=self.step, epoch=epoch, value=value))
         metric = self.options.metric_for_best_model
         if kept := self.best.accepts(value):

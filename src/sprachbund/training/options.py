@@ -59,6 +59,7 @@ class TrainingOptions(Strict):
         accumulate: parts that a process makes of its share of a batch, one after the other, so that activations of one
             part are held at a time; the step is the same.
         max_utterances: most utterances in a batch.
+        window_shards: of tar shards, as many are shuffled together, for all processes; each process reads its own.
         max_duration_s: longer utterances are left out.
         num_workers: processes that make batches.
         log_every: steps between progress lines.
@@ -97,6 +98,7 @@ class TrainingOptions(Strict):
     batch_s: float = Field(default=160.0, gt=0)
     accumulate: int = Field(default=1, ge=1)
     max_utterances: int = Field(default=128, ge=1)
+    window_shards: int = Field(default=16, ge=1)
     max_duration_s: float = Field(default=20.0, gt=0)
     num_workers: int = Field(default=1, ge=0)
     log_every: int = Field(default=50, ge=1)

@@ -18,9 +18,17 @@ import torch
 from pydantic import Field, PositiveFloat
 
 from sprachbund.corpora.editions import Edition, LiveEdition, edition, texts_of
-from sprachbund.data.batching import nested
-from sprachbund.data.loading import Corpus, ExampleOptions, Examples, PieceExamples, UtteranceSource
-from sprachbund.data.manifest import Manifest, read_info
+from sprachbund.data.batching import nested, tempered
+from sprachbund.data.loading import (
+    Corpus,
+    ExampleOptions,
+    Examples,
+    PieceExamples,
+    ShardedCorpus,
+    UtteranceSource,
+)
+from sprachbund.data.manifest import Manifest
+from sprachbund.data.shards import Shards, open_corpus
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.conformer import Conformer, ConformerConfig, ConformerShape
@@ -61,11 +69,15 @@ from sprachbund.util.jobs import nothing
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0, "speeds": (1.0,)}
 
 
+FINE_TUNED = ("conformer", "whisper", "seamless_m4t", "seamless_m4t_v2", "canary")
+"""Families that `train` goes on from; those of units and of language models have recipes of their own."""
+
+
 class DataPart(Strict):
-    """A manifest directory and how often an epoch goes through it.
+    """A corpus and how often an epoch goes through it.
 
     Attributes:
-        path: of the directory.
+        path: of the directory, or a URL of tar shards.
         repeats: passes of an epoch.
         shares: language to the share of its utterances that is taken; see `sprachbund.data.manifest.Manifest`.
     """
@@ -191,6 +203,8 @@ class TranslatorRecipe(Strict):
         languages: heard and written.
         train: training data.
         live: training data that are rendered while training.
+        temperature: of the mixture of `train`: a corpus of h hours is drawn in proportion to h^(1 / temperature)
+            (arXiv 1907.05019, section 4), times its `repeats`; an epoch is as long as with 1.
         scale: how much of `train` is taken; all if None.
         dev: data whose loss ranks the checkpoints.
         vocabulary_size: pieces of all languages together.
@@ -207,6 +221,7 @@ class TranslatorRecipe(Strict):
     languages: tuple[str, ...]
     train: tuple[DataPart, ...] = ()
     live: tuple[LivePart, ...] = ()
+    temperature: float = Field(default=1.0, ge=1)
     scale: Scale | None = None
     dev: tuple[DataPart, ...]
     vocabulary_size: int = Field(default=2000, ge=1)
@@ -272,6 +287,10 @@ def prepare_model(recipe: TranslatorRecipe, directory: Path, manifests: Sequence
     family = family_of(start)
     if family == Conformer.name:
         return _conformer(recipe, _started_conformer(recipe, load(start)))
+    if family not in FINE_TUNED:
+        raise SprachbundError(
+            f"a {family} model is not trained here (start is {recipe.start}); start from one of {', '.join(FINE_TUNED)}"
+        )
     if useless := sorted(_OF_NEW_MODELS & recipe.model_fields_set):
         raise SprachbundError(
             f"the recipe has {', '.join(useless)}, which a {family} checkpoint brings along; take it out of the recipe"
@@ -281,6 +300,8 @@ def prepare_model(recipe: TranslatorRecipe, directory: Path, manifests: Sequence
             f"a {family} model is trained into weights of 16 or 32 bits, not 8; set bits = 16, and make 8 of them with "
             "`sprachbund compress quantize` where the family can"
         )
+    if family == "canary":
+        return _canary(recipe, start)
     return _whisper(recipe, start) if family == "whisper" else _seamless(recipe, start)
 
 
@@ -412,6 +433,25 @@ def _seamless(recipe: TranslatorRecipe, start: Path) -> PreparedModel:
     )
 
 
+def _canary(recipe: TranslatorRecipe, start: Path) -> PreparedModel:
+    from sprachbund.models import fastconformer
+    from sprachbund.models.fastconformer.model import Canary, CanaryExamples
+
+    wanted = recipe.fine_tuning
+    if wanted.prompt is not None or wanted.real_length is not None or wanted.new_languages:
+        raise SprachbundError(
+            "fine_tuning.prompt, real_length and new_languages are not for Canary: its prompt names both languages by "
+            "tokens of its vocabulary, and it takes utterances at their own length; leave them out"
+        )
+    model = fastconformer.load(start)
+    assert isinstance(model, Canary)
+    model.label_smoothing = wanted.label_smoothing
+    examples = CanaryExamples(model, recipe.languages)
+    return PreparedModel(
+        model=model, examples=examples, save=partial(fastconformer.save, model, bits=recipe.bits or 32)
+    )
+
+
 # Dual-scale training (arXiv 2508.11189).
 
 _NO_TRANSCRIPTION = "It was taught to translate, not to transcribe."
@@ -494,8 +534,7 @@ _WORD_BEGINS = "\u2581"
 def training_texts(corpus: Corpus) -> Iterator[str]:
     """Texts that a corpus trains with: of all utterances, or of 20,000 evenly over it."""
     for manifest in corpus.manifests:
-        step = -(-len(manifest) * len(corpus.manifests) // _MOST) or 1
-        for index in range(0, len(manifest), step):
+        for index in manifest.every(-(-len(manifest) * len(corpus.manifests) // _MOST) or 1):
             utterance = manifest[index]
             for language in corpus.targets:
                 text = utterance.text_in(language) if utterance.language else None
@@ -514,8 +553,7 @@ def length_warnings(corpus: Corpus, frame_s: float) -> list[str]:
     """
     count, num_too_long, first = 0, 0, ""
     for manifest in corpus.manifests:
-        step = -(-len(manifest) * len(corpus.manifests) // _MOST) or 1
-        for index in range(0, len(manifest), step):
+        for index in manifest.every(-(-len(manifest) * len(corpus.manifests) // _MOST) or 1):
             utterance = manifest[index]
             needed = ctc_places(corpus.examples.transcript(utterance.text))
             there = math.ceil(float(manifest.durations_s[index]) / frame_s)
@@ -620,13 +658,13 @@ def _run(
         )
     drawn = recipe.examples.model_dump() | dict(prepared.drawn) | drawn_for(recipe.dual_scale)
     masks = {**drawn, **NO_MASKS}
-    corpus, dev = (
-        Corpus(data, prepared.examples, ExampleOptions(**options, seed=seed))
-        for data, options, seed in (
-            (parts, drawn, recipe.training.seed),
-            (dev_parts, masks, 0),
-        )
+    corpus = _training_corpus(
+        parts,
+        prepared.examples,
+        ExampleOptions(**drawn, seed=recipe.training.seed),
+        recipe.training.window_shards,
     )
+    dev = Corpus(dev_parts, prepared.examples, ExampleOptions(**masks, seed=0))
     check_corpus(corpus, recipe.training.max_duration_s, report)
     _report_texts(prepared, corpus, report)
     if check is not None:
@@ -664,8 +702,25 @@ def _report_texts(prepared: PreparedModel, corpus: Corpus, report: Callable[[str
         report(line)
 
 
+def _training_corpus(
+    parts: Sequence[tuple[UtteranceSource, float]],
+    examples: Examples,
+    options: ExampleOptions,
+    window: int,
+) -> Corpus:
+    """Training data: all of tar shards, which are read in windows, or none."""
+    shards = [(source, repeats) for source, repeats in parts if isinstance(source, Shards)]
+    if not shards:
+        return Corpus(parts, examples, options)
+    if len(shards) < len(parts):
+        raise SprachbundError(
+            "some training data are tar shards and others are not; pack the others too (`sprachbund data pack`)"
+        )
+    return ShardedCorpus(shards, examples, options, window)
+
+
 def _read(parts: Sequence[DataPart]) -> list[tuple[UtteranceSource, float]]:
-    return [(Manifest(part.path, part.shares), part.repeats) for part in parts]
+    return [(open_corpus(part.path, part.shares), part.repeats) for part in parts]
 
 
 def _training_data(
@@ -679,10 +734,11 @@ def _training_data(
         LiveEdition(part.drawn(), directory / f"live-{n}", report=report)
         for n, part in enumerate(recipe.live)
     ]
-    manifests = [Manifest(part.path, part.shares) for part in recipe.train]
+    manifests = [open_corpus(part.path, part.shares) for part in recipe.train]
     if recipe.scale is not None:
         manifests = nested(manifests, recipe.scale.hours, recipe.scale.seed)
-    repeats = [part.repeats for part in recipe.train]
+    hours = [float(manifest.durations_s.sum(dtype=np.float64)) / 3600 for manifest in manifests]
+    repeats = tempered([part.repeats for part in recipe.train], hours, recipe.temperature)
     return [*zip(manifests, repeats, strict=True), *((part, 1.0) for part in live)]
 
 
@@ -719,8 +775,8 @@ def check_corpus(corpus: Corpus, max_duration_s: float, report: Callable[[str], 
 
 def _card(recipe: TranslatorRecipe, corpus: Corpus) -> Card:
     data: list[dict[str, Any]] = []
-    for manifest in corpus.manifests:
-        info: dict[str, Any] = read_info(manifest.directory) or {"name": str(manifest.directory)}
+    for manifest in corpus.corpora:
+        info: dict[str, Any] = manifest.info() or {"name": str(manifest.directory)}
         data.append(
             {
                 key: info[key]

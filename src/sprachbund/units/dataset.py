@@ -7,6 +7,7 @@ second of the speech; text, which is made as long as speech, is measured by the 
 Shapes: B rows, S source tokens, U target tokens.
 """
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -319,8 +320,20 @@ class TokenDataset:
             )
         return lines
 
-    def enter(self, epoch: int) -> None:
-        """Every epoch has the same sentences."""
+    windows = 1
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all lengths."""
+        return hashlib.sha256(self.durations_s.tobytes()).hexdigest()
+
+    def enter(self, epoch: int, share: tuple[int, int] = (0, 1)) -> None:
+        """Every epoch has the same sentences.
+
+        Args:
+            epoch: its number.
+            share: all sentences are at hand for every process.
+        """
 
     def plan(self, options: BatchingOptions, epoch: int) -> list[np.ndarray]:
         """An epoch's batches, each of one kind, in random order."""

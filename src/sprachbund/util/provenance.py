@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from sprachbund.errors import SprachbundError
-from sprachbund.util.files import PARTIAL
+from sprachbund.util.files import PARTIAL, file_sha256
 from sprachbund.util.memory import installed_memory
 from sprachbund.util.processor import processor_name, usable_cores
 
@@ -31,7 +31,12 @@ _NOT_MODEL = {"card.json", "README.md", COMPRESSION_FILE}
 
 
 def data_hash(directory: Path) -> str:
-    """SHA-256 over the names and bytes of a corpus's cuts and sound; not of what is said about it."""
+    """SHA-256 over the names and bytes of a corpus's cuts and sound; not of what is said about it.
+
+    Of tar shards, it is that of the index, which has the checksum of every shard.
+    """
+    if (index := directory / "index.json").is_file():
+        return file_sha256(index)
     files = [*directory.glob("cuts.*.jsonl"), *directory.glob("audio.*.wav")]
     if not files:
         raise SprachbundError(f"{directory} holds no cuts.*.jsonl, so it is not a corpus; check the path")

@@ -4,6 +4,7 @@ All languages are spoken in the same tones, but two of them have other words for
 no encoder can serve both without being told who speaks: the groups are planted in the task.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +183,30 @@ def test_evaluation_takes_the_branch_of_the_speaker(place: Path) -> None:
     texts = [row[0][0] for row in found]
     expected = [text(tone, tag, "de") for tone in tones for tag in TAGS]
     assert np.mean([a == b for a, b in zip(texts, expected, strict=True)]) >= 0.75
+
+
+def test_headroom_is_seen_for_the_planted_groups_and_not_across(place: Path) -> None:
+    """Copies for the planted groups gain beyond chance; groups that mix them gain less than half of that."""
+    data = place / "data"
+    numbers = [
+        "--utterances",
+        "40",
+        "--held-out",
+        "8",
+        "--batch",
+        "4",
+        "--epochs",
+        "6",
+        "--seeds",
+        "1",
+        "--learning-rates",
+        "1e-2",
+    ]
+    groups = ("--groups", "de+nl,fi+sw", "--groups", "de+fi,nl+sw", "--learning-rates", "1e-2")
+    line = (place / "first" / "model", data / "train", "--dev", data / "dev", *numbers, *groups, "--json")
+    ran = command("share", "headroom", *line)
+    assert ran.code == 0, ran.err
+    gains = {arm: by_language["all"] for arm, by_language in json.loads(ran.out)["gains"].items()}
+    assert gains["de+nl,fi+sw"]["interval"][0] > 0.03
+    assert gains["alone"]["interval"][0] > 0.03
+    assert gains["de+fi,nl+sw"]["gain"] < 0.5 * gains["de+nl,fi+sw"]["gain"]

@@ -125,11 +125,11 @@ def renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> tuple[di
 
 
 def _own_name(name: str, names: Mapping[str, str]) -> str | None:
-    layer = re.match(r"encoder\.layers\.(\d+)\.", name)
-    general = name if layer is None else _LAYER + name[layer.end() :]
+    layer = re.match(r"(encoder|decoder)\.layers\.\d+\.", name)
+    general = name if layer is None else f"{layer[1]}.layers.N.{name[layer.end() :]}"
     module, _, parameter = general.rpartition(".")
     own = names.get(general) or (f"{names[module]}.{parameter}" if module in names else None)
-    return own if own is None or layer is None else own.replace(_LAYER, layer.group(), 1)
+    return own if own is None or layer is None else own.replace(f"{layer[1]}.layers.N.", layer.group(), 1)
 
 
 def _plain(name: str, value: Tensor) -> Tensor:

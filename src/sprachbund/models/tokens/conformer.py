@@ -188,6 +188,7 @@ class TokenConformer(ReadsTokens):
     """
 
     name = "token_conformer"
+    blank = 0
 
     def __init__(self, config: TokenConfig, reader: Reader) -> None:
         super().__init__(config, reader)

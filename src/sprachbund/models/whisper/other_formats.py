@@ -23,7 +23,7 @@ from torch import Tensor
 from sprachbund.errors import SprachbundError
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.models.whisper.files import TOKENIZER, CheckpointFiles, read_tokenizer
-from sprachbund.models.whisper.io import from_transformers
+from sprachbund.models.whisper.io import from_transformers, transformers_name
 from sprachbund.models.whisper.model import Whisper
 from sprachbund.models.whisper.tokens import WhisperTokens
 from sprachbund.util.files import read_object
@@ -99,6 +99,12 @@ _OPENAI = {
     "token_embedding": "embed_tokens",
     "positional_embedding": "embed_positions.weight",
 }
+_TO_OPENAI = {
+    **{theirs: ours for ours, theirs in _OPENAI.items()},
+    "positions": "positional_embedding",
+    "fc1": "mlp.0",
+    "fc2": "mlp.2",
+}
 _DIMS = {
     "vocabulary_size": "n_vocab",
     "width": "n_text_state",
@@ -134,6 +140,19 @@ def read_openai(path: Path) -> OtherWhisper:
     config = _config(sizes, weights, str(path))
     multilingual = config.vocabulary_size >= _FIRST_MULTILINGUAL
     return OtherWhisper(config=config, weights=weights, generation={"is_multilingual": multilingual})
+
+
+def openai_name(name: str) -> str:
+    """The name that openai-whisper has for our parameter `name`."""
+    side, *parts = (
+        transformers_name(name)
+        .removeprefix("model.")
+        .replace("embed_positions.weight", "positions")
+        .split(".")
+    )
+    if parts[0] == "layer_norm":
+        parts[0] = "ln_post" if side == "encoder" else "ln"
+    return ".".join([side, *(_TO_OPENAI.get(part, part) for part in parts)])
 
 
 def _openai_name(name: str) -> str:

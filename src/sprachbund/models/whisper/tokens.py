@@ -74,6 +74,13 @@ class WhisperTokens:
         text: str = self._tokenizer.decode(visible, skip_special_tokens=True)
         return text
 
+    def name_of(self, token: int) -> str:
+        """The name of a token: for text, a letter of byte-level BPE for each of its bytes."""
+        name: str | None = self._tokenizer.id_to_token(token)
+        if name is None:
+            raise SprachbundError(f"the tokenizer has no token {token}; restore the file")
+        return name
+
     def to_json(self) -> str:
         """The content of a `tokenizer.json`."""
         text: str = self._tokenizer.to_str()

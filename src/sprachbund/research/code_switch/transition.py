@@ -6,6 +6,7 @@ so that a run that is taken up sees the same. The formula is a reconstruction; o
 are public.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -69,10 +70,22 @@ class Transition:
         """Makes a batch of examples."""
         return _Collate(self.sides[0].collate, sided=self.form == "mixed")
 
-    def enter(self, epoch: int) -> None:
-        """Take up what is new in an epoch."""
+    windows = 1
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the lengths on both sides."""
+        return hashlib.sha256("".join(side.digest for side in self.sides).encode()).hexdigest()
+
+    def enter(self, epoch: int, share: tuple[int, int] = (0, 1)) -> None:
+        """Take up what is new in an epoch.
+
+        Args:
+            epoch: its number.
+            share: number of this process, and number of processes.
+        """
         for side in self.sides:
-            side.enter(epoch)
+            side.enter(epoch, share)
 
     def plan(self, options: BatchingOptions, epoch: int) -> list[np.ndarray]:
         """The batches of all steps."""

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from sprachbund.data.manifest import Manifest, Utterance
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Features, Target
+from sprachbund.models.base import Features, Memory, Target
 from sprachbund.models.splitting import start_route
 from sprachbund.research.gradient_sharing.collect_options import Granularity, Kind
 
@@ -71,10 +71,23 @@ class Objective(Protocol):
 
 def decoder_loss(model: Any, utterances: Sequence[GradientExample]) -> tuple[Tensor, int]:
     """`Objective` of the families with a text decoder: cross-entropy of what follows the prompt."""
+    sums, counts = utterance_losses(model, model.encode(features_of(model, utterances)), utterances)
+    return sums.sum(), int(counts.sum())
+
+
+def utterance_losses(
+    model: Any, memory: Memory, utterances: Sequence[GradientExample]
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy (B,) of each utterance's text, summed over its tokens, and the number (B,) of these.
+
+    Args:
+        model: model with a text decoder.
+        memory: of the utterances.
+        utterances: with the texts wanted.
+    """
     targets = [Target(language=u.target, source=u.source) for u in utterances]
     prompts = [model.prompt(target) for target in targets]
     rows = [p + target_tokens(model, u.text, u.target) for p, u in zip(prompts, utterances, strict=True)]
-    memory = model.encode(_features(model, utterances))
     device = memory.states.device
     tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)
     positions = torch.arange(1, tokens.shape[1], device=device)
@@ -84,7 +97,9 @@ def decoder_loss(model: Any, utterances: Sequence[GradientExample]) -> tuple[Ten
     route = start_route(model, targets, device)
     hidden = model.decoder(tokens[:, :-1], memory.states, memory.num_frames, route)
     logits = model.decoder.logits(hidden[counted]).float()
-    return F.cross_entropy(logits, tokens[:, 1:][counted], reduction="sum"), int(counted.sum())
+    losses = torch.zeros(counted.shape, device=device)
+    losses[counted] = F.cross_entropy(logits, tokens[:, 1:][counted], reduction="none")
+    return losses.sum(1), counted.sum(1)
 
 
 def target_tokens(model: Any, text: str, language: str) -> list[int]:
@@ -111,7 +126,7 @@ def target_tokens(model: Any, text: str, language: str) -> list[int]:
     )
 
 
-def _features(model: Any, utterances: Sequence[GradientExample]) -> Features:
+def features_of(model: Any, utterances: Sequence[GradientExample]) -> Features:
     """Features of utterances whose languages are given, on the model's device."""
     features: Features = model.features([u.samples for u in utterances])
     heard = list(model.source_languages)

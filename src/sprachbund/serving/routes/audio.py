@@ -224,7 +224,7 @@ class FileJob:
 
 
 def options_of(
-    *, languages: Sequence[str], prompt: str | None, words: bool, batch_size: int
+    *, languages: Sequence[str], prompt: str | None, words: bool, digits: bool, batch_size: int
 ) -> DecodingOptions:
     """Decoding options of a request.
 
@@ -232,12 +232,14 @@ def options_of(
         languages: tags of the languages that may be spoken; empty for all.
         prompt: context or glossary.
         words: whether words get timestamps.
+        digits: whether numbers are written in digits.
         batch_size: spans in a batch at most.
     """
     return DecodingOptions(
         allowed_languages=tuple(languages) or None,
         prompt=prompt or None,
         word_timestamps=words,
+        digits=digits,
         batch_size=batch_size,
     )
 
@@ -302,6 +304,7 @@ async def _start_job(
             languages=form.languages,
             prompt=form.prompt,
             words=form.words or form.log_probs,
+            digits=form.digits,
             batch_size=service.settings.batch_size,
         ),
         max_duration_s=service.settings.limits.max_duration_s,

@@ -9,6 +9,7 @@ from fastapi.responses import FileResponse, PlainTextResponse
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
+from sprachbund.serving import realtime
 from sprachbund.serving.live import PATH
 from sprachbund.serving.metrics import CONTENT_TYPE
 from sprachbund.serving.models import described_model, languages_of
@@ -84,6 +85,17 @@ async def live(socket: WebSocket) -> None:
     await socket.accept()
     service = service_of(socket)
     await service.sessions.serve(socket, lambda key: service.admit(socket, key))
+
+
+@live_router.websocket(realtime.PATH)
+async def transcribe_in_realtime(socket: WebSocket) -> None:
+    """A transcription session in OpenAI's realtime protocol."""
+    await socket.accept(realtime.offered_protocol(socket))
+    service = service_of(socket)
+    connection = realtime.RealtimeConnection(
+        socket, service.sessions, service.settings, service.store.default
+    )
+    await connection.serve(lambda key: service.admit(socket, key))
 
 
 # The page and its files; nothing comes from another host.

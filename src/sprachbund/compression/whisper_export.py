@@ -1,0 +1,207 @@
+"""Whisper models for other runtimes: whisper.cpp (one GGML file) and CTranslate2 (faster-whisper's directories).
+
+GGML: the sizes, the mel filters, the bytes of the text tokens, and every tensor with its name in openai-whisper.
+Numbers are little-endian, and dimensions are in reverse order. whisper.cpp counts the languages and finds all special
+tokens by the size of the vocabulary, so only published vocabularies can be exported.
+"""
+
+import struct
+import tempfile
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from tokenizers import pre_tokenizers
+from torch import Tensor
+
+from sprachbund.audio.features import mel_filters
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Family
+from sprachbund.models.weights import Bits
+from sprachbund.models.whisper import Whisper, save
+from sprachbund.models.whisper.config import FIRST_MULTILINGUAL_VOCABULARY
+from sprachbund.models.whisper.files import GENERATION
+from sprachbund.models.whisper.other_formats import openai_name
+from sprachbund.util.files import write_json
+
+RuntimeFormat = Literal["ctranslate2", "ggml"]
+_MAGIC = 0x67676D6C
+_NOT_LANGUAGES = 51_766
+"""Tokens of a published multilingual vocabulary that are not languages."""
+_ENGLISH = FIRST_MULTILINGUAL_VOCABULARY - 1
+"""Tokens of a published vocabulary of English alone."""
+_TIMESTAMPS = 1501
+_QUANTIZATIONS = {8: "int8", 16: "float16", 32: "float32"}
+_IN_32_BITS = (
+    "encoder.conv1.bias",
+    "encoder.conv2.bias",
+    "encoder.positional_embedding",
+    "decoder.positional_embedding",
+)
+"""What whisper.cpp reads in single precision, beside all that has one dimension."""
+
+
+def check_exportable(model: Family, form: RuntimeFormat, bits: Bits) -> Whisper:
+    """The model, if the runtime can compute it.
+
+    Args:
+        model: any.
+        form: of the runtime.
+        bits: of a weight.
+
+    Raises:
+        SprachbundError: it is no Whisper model, is split by language, has a prompt or a vocabulary that the runtime
+            does not know.
+    """
+    if not isinstance(model, Whisper):
+        raise SprachbundError(
+            f"{form} is for Whisper models; this model is {model.name}: streaming transducers are exported as onnx"
+        )
+    if model.sharing_plan is not None:
+        raise SprachbundError(f"the model is split by language, which {form} has no place for")
+    if model.tasks.bare_prompt:
+        raise SprachbundError(
+            f"the model's prompt has no task, and {form} always writes one; export a model with Whisper's own prompt"
+        )
+    if form == "ctranslate2":
+        import ctranslate2.converters  # noqa: F401 - so that a missing package is an error before any work
+
+        return model
+    config, languages = model.config, len(model.tokens.languages)
+    if bits != 16:
+        raise SprachbundError(
+            f"ggml is written in 16 bits, not {bits}; whisper.cpp's own whisper-quantize makes fewer of them"
+        )
+    size = config.vocabulary_size
+    is_published = (
+        languages == size - _NOT_LANGUAGES if size >= FIRST_MULTILINGUAL_VOCABULARY else size == _ENGLISH
+    )
+    if not is_published or len(model.tokens.timestamps) != _TIMESTAMPS:
+        raise SprachbundError(
+            f"the vocabulary has {size} tokens, {languages} languages and "
+            f"{len(model.tokens.timestamps)} timestamps; whisper.cpp reads published vocabularies alone"
+        )
+    if {config.encoder_feed_forward_width, config.decoder_feed_forward_width} != {4 * config.width}:
+        raise SprachbundError(
+            "whisper.cpp computes feed-forwards of four times the width alone; this model has others"
+        )
+    return model
+
+
+def export_ctranslate2(model: Whisper, directory: Path, bits: Bits) -> None:
+    """Write a directory that CTranslate2 and faster-whisper load.
+
+    Args:
+        model: see `check_exportable`.
+        directory: to be made.
+        bits: of a weight; with 8, rows have a scale each.
+
+    Raises:
+        SprachbundError: the library cannot convert the model.
+    """
+    from ctranslate2.converters import TransformersConverter
+
+    with tempfile.TemporaryDirectory() as temporary:
+        source = Path(temporary) / "model"
+        save(model, source, bits=16 if bits == 16 else 32)
+        _name_languages(model, source / GENERATION)
+        there = [name for name in ("tokenizer.json", "preprocessor_config.json") if (source / name).is_file()]
+        try:
+            converter = TransformersConverter(str(source), copy_files=there)
+            converter.convert(str(directory), quantization=_QUANTIZATIONS[bits], force=True)
+        except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise SprachbundError(f"CTranslate2 cannot convert the model ({reason})") from error
+
+
+def _name_languages(model: Whisper, path: Path) -> None:
+    """Say in a directory's settings of generation which tokens are languages, which converters read there."""
+    known = model.checkpoint_files.generation
+    languages = {model.tokens.name_of(token): token for token in model.tokens.languages.values()}
+    write_json(path, {"is_multilingual": len(languages) > 1, "lang_to_id": languages, **known}, indent=2)
+
+
+def export_ggml(model: Whisper, path: Path) -> None:
+    """Write one file that whisper.cpp loads, with matrices in 16 bits.
+
+    Args:
+        model: see `check_exportable`.
+        path: of the file.
+    """
+    with path.open("wb") as file:
+        file.write(struct.pack("<I", _MAGIC))
+        file.write(struct.pack("<11i", *astuple(_Header.of(model))))
+        filters = mel_filters(model.config.num_mel_bins).numpy()
+        file.write(struct.pack("<2i", *filters.shape))
+        file.write(filters.astype("<f4").tobytes())
+        texts = list(_text_tokens(model))
+        file.write(struct.pack("<i", len(texts)))
+        for text in texts:
+            file.write(struct.pack("<i", len(text)) + text)
+        for name, tensor in model.state_dict().items():
+            _write_tensor(file, openai_name(name), tensor)
+
+
+@dataclass(frozen=True)
+class _Header:
+    """Sizes in the order of the file."""
+
+    vocabulary_size: int
+    max_frames: int
+    encoder_width: int
+    encoder_heads: int
+    encoder_layers: int
+    max_tokens: int
+    decoder_width: int
+    decoder_heads: int
+    decoder_layers: int
+    num_mel_bins: int
+    half: int
+
+    @classmethod
+    def of(cls, model: Whisper) -> "_Header":
+        config = model.config
+        return cls(
+            vocabulary_size=config.vocabulary_size,
+            max_frames=config.max_frames,
+            encoder_width=config.width,
+            encoder_heads=config.encoder_heads,
+            encoder_layers=config.encoder_layers,
+            max_tokens=config.max_tokens,
+            decoder_width=config.width,
+            decoder_heads=config.decoder_heads,
+            decoder_layers=config.decoder_layers,
+            num_mel_bins=config.num_mel_bins,
+            half=1,
+        )
+
+
+def _text_tokens(model: Whisper) -> Iterator[bytes]:
+    """The bytes of every token before the special ones; its vocabulary has a letter for each byte."""
+    alphabet = _byte_of_letter()
+    for number in range(model.tokens.end):
+        name = model.tokens.name_of(number)
+        yield bytes(alphabet[letter] for letter in name)
+
+
+def _byte_of_letter() -> dict[str, int]:
+    """Letters of byte-level BPE to bytes: printable ones stand for themselves, the others follow from U+0100 on."""
+    letters = set(pre_tokenizers.ByteLevel.alphabet())
+    themselves = {letter: ord(letter) for letter in letters if ord(letter) < 256}
+    others = sorted(letters - set(themselves), key=ord)
+    rest = sorted(set(range(256)) - set(themselves.values()))
+    return {**themselves, **dict(zip(others, rest, strict=True))}
+
+
+def _write_tensor(file: BinaryIO, name: str, tensor: Tensor) -> None:
+    values = tensor.float().numpy()
+    if name in ("encoder.conv1.bias", "encoder.conv2.bias"):
+        values = values[:, None]
+    half = values.ndim > 1 and name not in _IN_32_BITS
+    encoded = name.encode()
+    file.write(struct.pack("<3i", values.ndim, len(encoded), int(half)))
+    file.write(struct.pack(f"<{values.ndim}i", *reversed(values.shape)))
+    file.write(encoded)
+    file.write(np.ascontiguousarray(values, "<f2" if half else "<f4").tobytes())

@@ -1,0 +1,265 @@
+"""Parakeet and Canary as directories in transformers' layout, read without it: JSON, safetensors and a tokenizer."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.card import Card
+from sprachbund.models.conformer.checkpoints import TRANSFORMERS as STREAMING
+from sprachbund.models.conformer.checkpoints import renamed
+from sprachbund.models.fastconformer.config import CanaryConfig, ParakeetConfig, library_values
+from sprachbund.models.fastconformer.model import Canary, Parakeet
+from sprachbund.models.fastconformer.tokens import TOKENIZER, FastConformerTokens
+from sprachbund.models.hub import check_config, family_of, find
+from sprachbund.models.weights import COUNTER, Bits, cast_to_bits, check_finite, check_names, check_weights
+from sprachbund.util.files import atomic_files, is_empty, read_object, validate, write_bytes, write_json
+from sprachbund.util.tensors import load_tensors, save_tensors
+
+CONFIG, SAFETENSORS = "config.json", "model.safetensors"
+PARAKEET = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
+CANARY = "canary"
+_OTHER_FILES = (
+    TOKENIZER,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
+"""What else lies in such a directory; it is carried along, so that transformers can read what is written."""
+
+# Names of weights, theirs and ours.
+
+_STEM = {
+    "encoder.subsampling.layers.0": "encoder.stem.first",
+    "encoder.subsampling.layers.2": "encoder.stem.depthwise.0",
+    "encoder.subsampling.layers.3": "encoder.stem.pointwise.0",
+    "encoder.subsampling.layers.5": "encoder.stem.depthwise.1",
+    "encoder.subsampling.layers.6": "encoder.stem.pointwise.1",
+    "encoder.subsampling.linear": "encoder.stem.out",
+}
+_ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
+_DECODER_LAYER = {
+    "input_layernorm": "self_norm",
+    "post_attention_layernorm": "cross_norm",
+    "final_layernorm": "feed_forward.norm",
+    "mlp.fc1": "feed_forward.expand",
+    "mlp.fc2": "feed_forward.contract",
+    **{f"self_attn.{theirs}": f"self_attention.{ours}" for theirs, ours in _ATTENTION.items()},
+    **{f"encoder_attn.{theirs}": f"cross_attention.{ours}" for theirs, ours in _ATTENTION.items()},
+}
+NAMES = {
+    **{theirs: ours for theirs, ours in STREAMING.items() if "subsampling" not in theirs},
+    **_STEM,
+    **{f"decoder.layers.N.{theirs}": f"decoder.layers.N.{ours}" for theirs, ours in _DECODER_LAYER.items()},
+    "decoder.embed_tokens": "decoder.embedding",
+    "decoder.embedding_layernorm": "decoder.embedding_norm",
+    "decoder.norm": "decoder.norm",
+    "proj_out.bias": "decoder.logits_bias",
+    "ctc_head": "ctc_head",
+}
+"""transformers' modules and parameters to ours; N is the number of a layer."""
+_TIED = "proj_out.weight"
+_OF_TOKENS, _OF_FRAMES = "transducer.joint.prediction.bias", "transducer.joint.encoder.bias"
+_CONVOLUTIONS = re.compile(r"(convolution\.(gate|out)|ctc_head)\.weight$")
+"""Matrices of ours that are convolutions of one frame in the files."""
+
+
+def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> Parakeet | Canary:
+    """Load a Parakeet or Canary for inference, in single precision, on the CPU.
+
+    Args:
+        path_or_id: a directory in transformers' layout, or the name of a model on the Hugging Face hub.
+        offline: never use the network.
+
+    Raises:
+        SprachbundError: files are missing or broken, or it is another model.
+    """
+    directory = find(path_or_id, offline=offline)
+    kind = family_of(directory)
+    path = directory / CONFIG
+    values = check_config(path)
+    model: Parakeet | Canary
+    if kind == CANARY:
+        canary = validate(CanaryConfig, values, str(path), advice="copy the model again")
+        canary.languages(kind, str(path))
+        tokens = FastConformerTokens.read(directory, canary.vocab_size)
+        with torch.device("meta"):
+            model = Canary(canary, values, tokens)
+    elif kind in PARAKEET:
+        parakeet = validate(ParakeetConfig, values, str(path), advice="copy the model again")
+        parakeet.languages(kind, str(path))
+        tokens = FastConformerTokens.read(directory, parakeet.vocab_size)
+        with torch.device("meta"):
+            model = Parakeet(parakeet, values, tokens)
+    else:
+        raise SprachbundError(
+            f"{path} describes a model of type {kind!r}; give one of {', '.join((*PARAKEET, CANARY))}"
+        )
+    _check_extractor(directory, model.num_mel_bins)
+    fill(model, _read(directory), str(directory))
+    model.files = {
+        name: (directory / name).read_bytes() for name in _OTHER_FILES if (directory / name).is_file()
+    }
+    return model.eval()
+
+
+def fill(model: Parakeet | Canary, weights: Mapping[str, Tensor], source: str) -> None:
+    """Give a model on the meta device weights under transformers' names; it is changed in place.
+
+    Args:
+        model: without weights.
+        weights: in any precision, without "model." in front of their names.
+        source: of the weights, for errors.
+
+    Raises:
+        SprachbundError: weights are missing, too many, of another shape, or not finite.
+    """
+    ours, unknown = renamed(weights, NAMES)
+    check_names((name for name in unknown if name != _TIED), (), source)
+    if (of_tokens := ours.pop(_OF_TOKENS, None)) is not None:
+        # It is added to every sum that the bias of the frames is added to.
+        ours[_OF_FRAMES] = ours.get(_OF_FRAMES, torch.zeros(())) + of_tokens
+    wanted = model.state_dict()
+    for name, like in wanted.items():
+        if name.endswith(COUNTER):
+            ours[name] = torch.zeros((), dtype=torch.long)
+        elif name not in ours and _has_no_bias(_their_name(name), model.values):
+            ours[name] = torch.zeros(like.shape)
+    check_weights(ours, wanted, source)
+    check_finite(ours, source)
+    model.load_state_dict(ours, assign=True)
+
+
+def _read(directory: Path) -> dict[str, Tensor]:
+    """All weights of a directory, under transformers' names without "model." in front."""
+    paths = sorted(directory.glob("model*.safetensors"))
+    if not paths:
+        raise SprachbundError(f"{directory} has no {SAFETENSORS}; copy it from where the model came from")
+    weights: dict[str, Tensor] = {}
+    for path in paths:
+        for name, value in load_tensors(path).items():
+            if not value.is_floating_point() and not name.endswith(COUNTER):
+                raise SprachbundError(f"{path}: {name} is {value.dtype}, which no weight has; copy it again")
+            weights[name.removeprefix("model.")] = value
+    return weights
+
+
+def _check_extractor(directory: Path, bins: int) -> None:
+    """See that the features of a directory are those that are computed here."""
+    for name, inner in (("processor_config.json", "feature_extractor"), ("preprocessor_config.json", None)):
+        path = directory / name
+        if not path.is_file():
+            continue
+        said = read_object(path)
+        said = said.get(inner, {}) if inner else said
+        if not isinstance(said, dict):
+            raise SprachbundError(f"{path}: {inner} is {repr(said)[:60]}, not an object; copy it again")
+        wanted = {
+            "sampling_rate": 16_000,
+            "hop_length": 160,
+            "n_fft": 512,
+            "win_length": 400,
+            "preemphasis": 0.97,
+            "feature_size": bins,
+        }
+        for key, value in wanted.items():
+            if said.get(key, value) != value:
+                raise SprachbundError(
+                    f"{path}: {key} is {repr(said[key])[:60]}, and features are computed here with {value}"
+                )
+
+
+def to_transformers(model: Parakeet | Canary) -> dict[str, Tensor]:
+    """The weights of a model under transformers' names and in its shapes."""
+    theirs = {
+        other: value[..., None] if _CONVOLUTIONS.search(name) else value
+        for name, value in model.state_dict().items()
+        if not _has_no_bias(other := _their_name(name), model.values)
+    }
+    if _OF_FRAMES in model.state_dict():
+        bias = theirs["encoder_projector.bias"]
+        theirs["decoder.decoder_projector.bias"] = torch.zeros_like(bias)
+    if isinstance(model, Canary):
+        theirs = {name if name.startswith("proj_out") else f"model.{name}": v for name, v in theirs.items()}
+    return theirs
+
+
+_THEIRS = {ours: theirs for theirs, ours in NAMES.items()}
+_BIASES = (
+    (
+        "encoder_config",
+        "attention_bias",
+        r"encoder\.layers\.\d+\.(feed_forward[12]\.linear[12]|self_attn\.\w_proj)\.bias",
+    ),
+    ("encoder_config", "convolution_bias", r"encoder\.layers\.\d+\.conv\.\w+_conv[12]?\.bias"),
+    ("decoder_config", "attention_bias", r"decoder\.layers\.\d+\.(self|encoder)_attn\.\w_proj\.bias"),
+)
+"""Parts of config.json, their fields, and biases that are not there where a field is false; ours are nought then."""
+
+
+def _their_name(name: str) -> str:
+    """transformers' name of our parameter or buffer `name`."""
+    layer = re.match(r"(encoder|decoder)\.layers\.(\d+)\.", name)
+    general = name if layer is None else f"{layer[1]}.layers.N.{name[layer.end() :]}"
+    module, _, parameter = general.rpartition(".")
+    theirs = _THEIRS.get(general) or f"{_THEIRS[module]}.{parameter}"
+    return theirs if layer is None else theirs.replace(".N.", f".{layer[2]}.")
+
+
+def _has_no_bias(name: str, values: Mapping[str, Any]) -> bool:
+    """Whether `name`, as transformers calls it, is a bias that the model described by `values` has not got."""
+    return any(
+        not values.get(part, {}).get(field, True) and re.fullmatch(pattern, name) is not None
+        for part, field, pattern in _BIASES
+    )
+
+
+def save(
+    model: Parakeet | Canary,
+    directory: str | os.PathLike[str],
+    *,
+    bits: Bits = 32,
+    card: Card | None = None,
+) -> None:
+    """Write a model in transformers' layout, which transformers loads too.
+
+    config.json comes last, so a broken-off writing is not taken for a model.
+
+    Args:
+        model: with its tokens.
+        directory: to be written.
+        bits: of a weight, 16 or 32.
+        card: to lie beside the weights.
+
+    Raises:
+        SprachbundError: the place is taken by something else, or cannot be written.
+    """
+    final = Path(directory)
+    if final.exists() and not (final.is_dir() and ((final / CONFIG).is_file() or is_empty(final))):
+        raise SprachbundError(f"{final} exists and is not a model directory; choose another name")
+    weights = to_transformers(model)
+    counters = {name: value for name, value in weights.items() if name.endswith(COUNTER)}
+    weights = {**cast_to_bits(weights, bits), **counters}
+    try:
+        final.mkdir(parents=True, exist_ok=True)
+        for old in final.glob("*.safetensors*"):
+            old.unlink()
+        if card is not None:
+            card.model_copy(update={"bits": bits}).write(final)
+        save_tensors(final / SAFETENSORS, weights, {"format": "pt"})
+        with atomic_files(final, last=CONFIG) as draft:
+            for name, content in model.files.items():
+                write_bytes(draft / name, content)
+            values = library_values(model.values, model.source_languages)
+            values["dtype"] = {16: "float16"}.get(bits, "float32")
+            write_json(draft / CONFIG, values, indent=2)
+    except OSError as error:
+        raise SprachbundError(f"{final} could not be written ({error}); mend that and save again") from error

@@ -1,0 +1,435 @@
+"""Parakeet and Canary: one FastConformer encoder, and behind it a CTC head, a transducer or an attention decoder.
+
+Parakeet (arXiv 2305.05084; with durations 2304.06795) writes what is spoken and is told no language. Canary (arXiv
+2406.19674; the published versions 2 and flash: 2509.14128, 2503.05931) is told the language spoken and the one wanted.
+
+Shapes: B utterances, T log-mel frames, S memory frames, M mel bins, D width, R rows, Q tokens of a step, V vocabulary,
+L source languages.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sprachbund.audio.constants import HOP, SAMPLE_RATE
+from sprachbund.audio.features import log_mel, normalised_per_bin
+from sprachbund.data.batch import NO_LANGUAGE, Batch
+from sprachbund.data.loading import Augment, Row
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target
+from sprachbund.models.domain import Domain
+from sprachbund.models.fastconformer.config import CanaryConfig, ParakeetConfig
+from sprachbund.models.fastconformer.tokens import FastConformerTokens
+from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss
+from sprachbund.nn.decoder import DecoderCache
+from sprachbund.nn.fast_conformer import SUBSAMPLING, FastConformerEncoder
+from sprachbund.nn.text_to_text import FixedPositionDecoder, marian_positions
+from sprachbund.nn.transducer import Transducer
+from sprachbund.text.languages import described
+from sprachbund.util.devices import ANY_DEVICE
+
+_MIN_SAMPLES = 2 * HOP  # a variance needs two frames
+_MAX_TOKENS = 512
+"""Of a row of Canary. Its positions allow 1,024; half a minute of speech has 375 frames, and fewer tokens."""
+
+
+def log_mel_of(samples: np.ndarray, num_mel_bins: int) -> Tensor:
+    """Log-mel (T, M) of 16 kHz samples (N,), each bin normalised over the utterance."""
+    padded = np.pad(samples, (0, max(0, _MIN_SAMPLES - len(samples))))
+    return normalised_per_bin(log_mel(padded, num_mel_bins, normalise="nemo").T)
+
+
+class _FastConformerModel(nn.Module):
+    """What both families have.
+
+    Args:
+        config: shape and languages.
+        values: config.json as it was read, to be written again.
+        tokens: the vocabulary.
+
+    Attributes:
+        files: other files of the directory that it was read from, by name, such as the tokenizer's; written again.
+    """
+
+    max_window_s = 30.0  # ours: attention grows with the square, and speech is cut at its pauses
+    frame_s = SUBSAMPLING * HOP / SAMPLE_RATE
+
+    def __init__(
+        self,
+        config: ParakeetConfig | CanaryConfig,
+        values: Mapping[str, Any],
+        tokens: FastConformerTokens,
+    ) -> None:
+        super().__init__()
+        self.values, self.tokens = dict(values), tokens
+        self.name: str = config.model_type
+        self.files: Mapping[str, bytes] = {}
+        self.drafts: Mapping[str, Path] = {}
+        self.domain: Domain | None = None
+        self.source_languages = config.languages(config.model_type, "config.json")
+        self.num_mel_bins = config.encoder.num_mel_bins
+        self.encoder = FastConformerEncoder(config.encoder.shape)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.parameters()).device
+
+    def features(self, samples: Sequence[np.ndarray]) -> Features:
+        """Log-mel (B, T, M) of 16 kHz mono float32 samples, each bin normalised over its utterance.
+
+        Raises:
+            SprachbundError: an utterance is longer than `max_window_s`.
+        """
+        longest = max((len(s) for s in samples), default=0)
+        if longest > round(self.max_window_s * SAMPLE_RATE):
+            raise SprachbundError(
+                f"an utterance lasts {longest / SAMPLE_RATE:.1f} s, a window {self.max_window_s:g}; cut it"
+            )
+        mels = [log_mel_of(s, self.num_mel_bins) for s in samples]
+        num_frames = torch.tensor([mel.shape[0] for mel in mels])
+        values = nn.utils.rnn.pad_sequence(mels, batch_first=True)
+        return Features(values=values.to(self.device), num_frames=num_frames.to(self.device))
+
+    def encode(self, features: Features) -> Memory:
+        """Run the encoder; states are (B, S, D), one for every eight frames."""
+        states, num_frames = self.encoder(features.values, features.num_frames)
+        return Memory(states=states, num_frames=num_frames)
+
+    def language_log_probs(self, memory: Memory) -> Tensor:
+        """All languages equal, (B, L): it has not learned to tell them apart."""
+        shape = (memory.states.shape[0], len(self.source_languages))
+        return memory.states.new_zeros(shape).float().log_softmax(dim=-1)
+
+    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
+        """None: there is no token for it."""
+        return None
+
+    def decode_text(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, special ones left out."""
+        return self.tokens.decode(tokens)
+
+
+class Parakeet(_FastConformerModel):
+    """A recogniser with a CTC head or a transducer; satisfies `sprachbund.models.base.Family`.
+
+    Args:
+        config: shape and languages.
+        values: config.json as it was read.
+        tokens: the vocabulary.
+    """
+
+    end_token = -1  # rows end with the speech
+    max_tokens = _MAX_TOKENS
+
+    def __init__(
+        self, config: ParakeetConfig, values: Mapping[str, Any], tokens: FastConformerTokens
+    ) -> None:
+        super().__init__(config, values, tokens)
+        self.blank = config.blank
+        self.transducer: Transducer | None = None
+        if config.transducer is None:
+            self.ctc_head = nn.Linear(config.encoder.hidden_size, config.vocab_size)
+        else:
+            self.transducer = Transducer(config.transducer)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """A transducer or a CTC head, whose frames give times; several languages are told apart by the text."""
+        return Capabilities(
+            encoder=self.encoder,
+            transducer=self.transducer,
+            ctc=self if self.transducer is None else None,
+            alignment=Alignment(frame_s=self.frame_s),
+            language_from_text=len(self.source_languages) > 1,
+            encode_text=self.tokens.encode,
+            devices=ANY_DEVICE,
+        )
+
+    def pairs(self) -> frozenset[tuple[str, str]]:
+        """Transcription of every language."""
+        return frozenset((tag, tag) for tag in self.source_languages)
+
+    def ctc_log_probs(self, memory: Memory, targets: Sequence[Sequence[Target]]) -> Tensor:
+        """Log-probabilities (R, S, V) of the CTC head, the same for all targets of a memory."""
+        log_probs = self.ctc_head(memory.states).float().log_softmax(-1)
+        return log_probs.repeat_interleave(len(targets[0]), 0)
+
+    def prompt(self, target: Target) -> list[int]:
+        """None; it is told no language. Raises SprachbundError for a language that it does not write."""
+        if target.language not in self.source_languages:
+            raise SprachbundError(
+                f"this model does not write {target.language!r}; it writes {described(self.source_languages)}"
+            )
+        return []
+
+    def start(
+        self,
+        memory: Memory,
+        *,
+        rows_per_memory: int = 1,
+        capacity: int | None = None,
+        targets: Sequence[Target] | None = None,
+    ) -> DecoderCache:
+        """Not there: it has no attention decoder. Arguments are those of `Family.start`.
+
+        Args:
+            memory: of B utterances.
+            rows_per_memory: rows for each utterance.
+            capacity: most tokens of a row.
+            targets: of the R rows.
+
+        Raises:
+            SprachbundError: always.
+        """
+        raise SprachbundError(f"the model {self.name} writes by frames and has no decoder to start")
+
+    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
+        """Not there, as `start`. Arguments are those of `Family.step`.
+
+        Args:
+            tokens: (R, Q).
+            cache: of the R rows.
+            weights: of the cross-attention.
+
+        Raises:
+            SprachbundError: always.
+        """
+        raise SprachbundError(f"the model {self.name} writes by frames and has no decoder to step")
+
+    def suppressed(self, target: Target) -> Tensor:
+        """Boolean (V,): none; its search writes what is likeliest."""
+        return torch.zeros(self.tokens.size, dtype=torch.bool, device=self.device)
+
+
+class CanaryDecoder(FixedPositionDecoder):
+    """Tokens and a memory in, logits out: sinusoids, a norm in front of the layers, a bias on the logits.
+
+    Args:
+        config: shape.
+    """
+
+    def __init__(self, config: CanaryConfig) -> None:
+        decoder = config.decoder_config
+        width = decoder.hidden_size
+        with torch.device("cpu"):  # never stored, so it has to be real in a model built on meta too
+            positions = marian_positions(decoder.max_position_embeddings, width) / width**0.5
+        super().__init__(
+            vocabulary_size=config.vocab_size,
+            positions=positions,
+            num_heads=decoder.num_attention_heads,
+            num_layers=decoder.num_hidden_layers,
+            feed_forward_width=decoder.intermediate_size,
+            scaled=False,
+            dropout=0.0,
+            activation=decoder.hidden_act,
+        )
+        self.embedding_norm = nn.LayerNorm(width)
+        self.logits_bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """What the first layer gets (R, U, D) of tokens (R, U) and the vectors of their positions (..., U, D)."""
+        normed: Tensor = self.embedding_norm(super().embedded(tokens, positions))
+        return normed
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Logits (..., V) of states (..., D) that have been through a last norm."""
+        return F.linear(x, self.embedding.weight, self.logits_bias)
+
+
+class CanaryExamples:
+    """`sprachbund.data.loading.Examples` of a Canary.
+
+    Args:
+        model: whose tokens and features are used.
+        languages: spoken in the data, and drawn as targets.
+
+    Raises:
+        SprachbundError: a language that the model does not know.
+    """
+
+    frames_per_s = SAMPLE_RATE // HOP
+    whole_windows = False
+
+    def __init__(self, model: "Canary", languages: Sequence[str]) -> None:
+        if unknown := sorted(set(languages) - set(model.source_languages)):
+            raise SprachbundError(
+                f"the model does not know {', '.join(unknown)}, and its prompt names languages; it knows "
+                f"{described(model.source_languages)}"
+            )
+        self.tokens, self.pairs, self.end_token = model.tokens, model.pairs(), model.end_token
+        self.num_mel_bins, self.language_tokens = model.num_mel_bins, model.language_tokens
+        self.source_languages = self.target_languages = list(languages)
+        self.max_tokens = model.max_tokens - model.prompt_length
+        self.max_window_s: float | None = model.max_window_s
+        self._numbers = {tag: number for number, tag in enumerate(model.source_languages)}
+
+    def number(self, language: str) -> int:
+        """Place of a source language among the model's."""
+        return self._numbers[language]
+
+    def features(self, samples: np.ndarray, augment: Augment) -> tuple[Tensor, int]:
+        """Log-mel (T, M) and T."""
+        mel = augment(log_mel_of(samples, self.num_mel_bins))
+        return mel, mel.shape[0]
+
+    def transcript(self, text: str) -> list[int]:
+        """None: Canary has no CTC head."""
+        return []
+
+    def row(self, text: str, source: str | None, target: str) -> Row | None:
+        """Token of the target language and the text's tokens; None for a pair that the model does not know.
+
+        Args:
+            text: of the row, in the language `target`.
+            source: BCP-47 tag of the language spoken; None where nobody speaks, and the row ends at once.
+            target: BCP-47 tag of the language written.
+        """
+        if (source or target, target) not in self.pairs:
+            return None
+        return self.language_tokens[target], [*self.tokens.encode(text.strip()), self.end_token]
+
+
+class Canary(_FastConformerModel):
+    """A recogniser and translator with an attention decoder; satisfies `sprachbund.models.base.Family`.
+
+    Args:
+        config: shape and languages.
+        values: config.json as it was read.
+        tokens: the vocabulary.
+
+    Attributes:
+        language_tokens: BCP-47 tag to token.
+        label_smoothing: of the loss (arXiv 1512.00567, section 7).
+
+    Raises:
+        SprachbundError: the vocabulary lacks a token of the prompt or of a language.
+    """
+
+    has_unused_parameters = False
+
+    def __init__(self, config: CanaryConfig, values: Mapping[str, Any], tokens: FastConformerTokens) -> None:
+        super().__init__(config, values, tokens)
+        self.decoder = CanaryDecoder(config)
+        self.end_token = config.eos_token_id
+        self.max_tokens = min(_MAX_TOKENS, config.decoder_config.max_position_embeddings)
+        self.label_smoothing = 0.0
+        self.language_tokens = {tag: tokens.token(f"<|{tag}|>") for tag in self.source_languages}
+        # Of the roles of a prompt (NeMo's "canary2"), text before, emotion and inverse normalisation stay empty.
+        self._before = [
+            config.decoder_start_token_id,
+            *map(tokens.token, ("<|startoftranscript|>", "<|emo:undefined|>")),
+        ]
+        after = ("<|pnc|>", "<|noitn|>", "<|notimestamp|>", "<|nodiarize|>")
+        self._after = [tokens.token(name) for name in after]
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """An attention decoder that shows what it reads."""
+        return Capabilities(
+            encoder=self.encoder,
+            decoder=self.decoder,
+            alignment=Alignment(frame_s=self.frame_s),
+            encode_text=self.tokens.encode,
+            devices=ANY_DEVICE,
+        )
+
+    def pairs(self) -> frozenset[tuple[str, str]]:
+        """Transcription of every language, and translation into and from English, as it was trained."""
+        heard = self.source_languages
+        translated = (
+            {pair for tag in heard for pair in ((tag, "en"), ("en", tag))} if "en" in heard else set()
+        )
+        return frozenset(translated | {(tag, tag) for tag in heard})
+
+    def prompt(self, target: Target) -> list[int]:
+        """The language spoken and the one wanted, with punctuation and capitals.
+
+        Raises:
+            SprachbundError: a pair that the model does not know, or a language spoken that is not given.
+        """
+        if target.source is None:
+            raise SprachbundError(
+                f"the model {self.name} has to be told which language is spoken; name the source language"
+            )
+        if (target.source, target.language) not in self.pairs():
+            raise SprachbundError(
+                f"this model does not know the pair {target.source} to {target.language}; it transcribes "
+                f"{described(self.source_languages)}, and translates them into English and from it"
+            )
+        return self._prompt(self.language_tokens[target.source], self.language_tokens[target.language])
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of every prompt."""
+        return len(self._before) + 2 + len(self._after)
+
+    def _prompt(self, source: int, target: int) -> list[int]:
+        return [*self._before, source, target, *self._after]
+
+    def start(
+        self,
+        memory: Memory,
+        *,
+        rows_per_memory: int = 1,
+        capacity: int | None = None,
+        targets: Sequence[Target] | None = None,
+    ) -> DecoderCache:
+        """An empty cache; row r reads memory r // rows_per_memory.
+
+        Args:
+            memory: of B utterances.
+            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
+            capacity: most tokens of a row; `max_tokens` if None.
+            targets: of the R rows; not needed.
+        """
+        return self.decoder.start(
+            memory.states,
+            memory.num_frames,
+            rows_per_memory=rows_per_memory,
+            capacity=self.max_tokens if capacity is None else capacity,
+        )
+
+    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
+        """Logits (R, Q, V) after each of `tokens` (R, Q).
+
+        Args:
+            tokens: (R, Q), which follow what the cache holds.
+            cache: of the R rows; the tokens are added to it.
+            weights: each layer's cross-attention weights (R, H, Q, S) are appended to it, if given.
+        """
+        return self.decoder.step(tokens, cache, weights)
+
+    def forward(self, batch: Batch) -> Loss:
+        """The loss, as wrappers that watch `forward` expect it."""
+        return self.loss(batch)
+
+    def decoder_batch(self, batch: Batch) -> DecoderBatch:
+        """What the decoder is taught with: the rows wanted, behind their prompts.
+
+        The features of the batch are those of `features`; its `target_language` are language tokens. Where nobody
+        speaks, the prompt names the language wanted twice.
+        """
+        memory = self.encode(Features(values=batch.features, num_frames=batch.num_frames))
+        tokens = [self.language_tokens[tag] for tag in self.source_languages]
+        sources = batch.source_language.repeat_interleave(batch.rows_per_utterance).tolist()
+        prompts = [
+            self._prompt(target if source == NO_LANGUAGE else tokens[source], target)
+            for source, target in zip(sources, batch.target_language.tolist(), strict=True)
+        ]
+        return make_decoder_batch(memory, batch, prompts)
+
+    def loss(self, batch: Batch) -> Loss:
+        """Cross-entropy of the decoder_batch."""
+        return prompted_loss(self, self.decoder_batch(batch), self.label_smoothing)
+
+    def suppressed(self, target: Target) -> Tensor:
+        """Boolean (V,): every token that is no text, but the end."""
+        mask = torch.zeros(self.tokens.size, dtype=torch.bool)
+        mask[sorted(self.tokens.special - {self.end_token})] = True
+        return mask.to(self.device)

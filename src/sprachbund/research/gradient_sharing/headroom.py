@@ -1,0 +1,337 @@
+"""What a split could gain at most, measured before any split is made.
+
+Some modules of a trained model are trained further, all else frozen: once with all languages together, and once with a
+copy for each language, or for each group of languages. Every language sees the same utterances equally often in every
+arm. What a copy of its own gains over the common one, on utterances held out, is the headroom: a split, whose branches
+are narrower than these copies and share a part, can hardly gain more. Where there is none, no grouping will help.
+
+The states before the first trained encoder layer do not change, so they are computed once where the encoder is a
+conformer's. Shapes: B utterances, T frames, D width, H utterances held out, S seeds.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sprachbund.data.manifest import Manifest
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Features, Memory
+from sprachbund.nn.conformer import ConformerEncoder, valid_frames
+from sprachbund.nn.feed_forward import is_split, run_layers
+from sprachbund.research.gradient_sharing.gradients import (
+    GradientExample,
+    choose_modules,
+    choose_rows,
+    features_of,
+    probing,
+    utterance_losses,
+)
+from sprachbund.research.gradient_sharing.headroom_options import TOGETHER, Groups, HeadroomOptions
+
+DRAWS = 2000
+Rewrite = Callable[[GradientExample], GradientExample]
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """What an arm gains over training together, in one language.
+
+    Attributes:
+        loss: of the arm, nats for each token, mean over seeds.
+        gain: loss of training together, less that.
+        interval: 95 % of the gain, by bootstrap over utterances of the mean over seeds.
+        spread: of the gain, standard deviation over seeds.
+    """
+
+    loss: float
+    gain: float
+    interval: tuple[float, float]
+    spread: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headroom:
+    """What was measured.
+
+    Attributes:
+        modules: that were trained.
+        before: language to the loss before any training.
+        together: language to the loss of training together.
+        gains: arm to language, and `ALL` for the mean over languages, to what it gains.
+        learning_rates: arm to the one that was best on the first half of what is held out.
+    """
+
+    modules: tuple[str, ...]
+    before: Mapping[str, float]
+    together: Mapping[str, float]
+    gains: Mapping[str, Mapping[str, Gain]]
+    learning_rates: Mapping[str, float]
+
+
+ALL = "all"
+
+
+def measure_headroom(
+    model: Any,
+    train: Sequence[Manifest],
+    dev: Sequence[Manifest],
+    options: HeadroomOptions,
+    *,
+    rewrite: Rewrite = lambda example: example,
+    progress: Report = lambda done, total: None,
+) -> Headroom:
+    """Train the modules together, alone, and in groups, and compare on utterances held out.
+
+    Args:
+        model: of a family with a text decoder; it is as before afterwards.
+        train: corpora that are trained on.
+        dev: corpora of which utterances are held out.
+        options: see `HeadroomOptions`.
+        rewrite: changes examples of both; for controls.
+        progress: called with training steps made and steps in all.
+
+    Raises:
+        SprachbundError: a model that is split already, a module that is not there, groups of unknown languages, or too
+            few utterances.
+    """
+    if is_split(model.encoder) or is_split(model.decoder):
+        raise SprachbundError("the model is split already; measure headroom on the model it was before")
+    last = f"encoder.layers.{len(model.encoder.layers) - 1}"
+    modules = choose_modules(model, options.modules or (last,))
+    parameters = {name: p for inside in modules.values() for name, p in inside.items()}
+    heard = _Heard(model, tuple(parameters))
+    with probing(model, parameters.values()):
+        learned = heard.read(train, options, options.utterances, rewrite)
+        held_out = heard.read(dev, options, options.held_out, rewrite)
+        if missing := sorted(set(learned) ^ set(held_out)):
+            raise SprachbundError(
+                f"{', '.join(missing)}: in the training or in the dev corpora alone; name --languages that are in "
+                "both"
+            )
+        arms = options.partitions(list(learned))
+        trainer = _Trainer(heard, parameters, learned, held_out, options, progress, len(arms))
+        before = {language: trainer.losses(language) for language in held_out}
+        losses = {arm: trainer.run(groups) for arm, groups in arms.items()}
+    return _compared(tuple(modules), before, losses, options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Example:
+    """An utterance as the encoder layers that are trained get it: features or states (T, ·)."""
+
+    utterance: GradientExample
+    values: Tensor
+
+
+class _Heard:
+    """Utterances up to the first trained layer, and from there on."""
+
+    def __init__(self, model: Any, names: Sequence[str]) -> None:
+        self.model = model
+        self.first = 0
+        """The first encoder layer that is trained; what lies before it is computed once."""
+        parts = [name.split(".") for name in names if name.startswith("encoder.")]
+        # What is trained outside the layers, such as the subsampling, moves all that follows.
+        if isinstance(model.encoder, ConformerEncoder) and all(part[1] == "layers" for part in parts):
+            self.first = min((int(part[2]) for part in parts), default=len(model.encoder.layers))
+
+    def read(
+        self, manifests: Sequence[Manifest], options: HeadroomOptions, count: int, rewrite: Rewrite
+    ) -> dict[str, list[_Example]]:
+        """Language to its utterances."""
+        chosen = choose_rows(
+            self.model,
+            manifests,
+            by="source",
+            count=count,
+            seed=options.seed,
+            languages=options.languages,
+            targets=options.targets,
+        )
+        read: dict[str, list[_Example]] = {}
+        for language, rows in chosen.rows.items():
+            read[language] = []
+            for start in range(0, count, options.batch):
+                batch = [rewrite(row.read(manifests)) for row in rows[start : start + options.batch]]
+                values = self._before(batch)
+                read[language] += [
+                    _Example(utterance=u, values=v) for u, v in zip(batch, values, strict=True)
+                ]
+        return read
+
+    def memory(self, examples: Sequence[_Example]) -> Memory:
+        """Run the trained layers, and those behind them."""
+        values = nn.utils.rnn.pad_sequence([e.values for e in examples], batch_first=True)
+        lengths = torch.tensor([len(e.values) for e in examples], device=values.device)
+        if not self.first:
+            memory: Memory = self.model.encode(Features(values=values, num_frames=lengths))
+            return memory
+        layers = self.model.encoder.layers[self.first :]
+        states = run_layers(layers, values, valid_frames(lengths, values.shape[1]), None)
+        return Memory(states=states, num_frames=lengths)
+
+    @torch.no_grad()
+    def _before(self, batch: Sequence[GradientExample]) -> list[Tensor]:
+        """What is not trained, (T, ·) of each."""
+        features: Features = features_of(self.model, batch)
+        if not self.first:
+            return [v[:n] for v, n in zip(features.values, features.num_frames.tolist(), strict=True)]
+        # The same encoder with its first layers alone; the weights are shared.
+        encoder = copy.copy(self.model.encoder)
+        encoder._modules = {**encoder._modules, "layers": self.model.encoder.layers[: self.first]}
+        states, num_frames = encoder(features.values, features.num_frames)
+        return [s[:n].clone() for s, n in zip(states, num_frames.tolist(), strict=True)]
+
+
+class _Trainer:
+    """Trains the modules on groups of languages from the same weights, and tells the losses of what is held out."""
+
+    def __init__(
+        self,
+        heard: _Heard,
+        parameters: Mapping[str, nn.Parameter],
+        learned: Mapping[str, list[_Example]],
+        held_out: Mapping[str, list[_Example]],
+        options: HeadroomOptions,
+        progress: Report,
+        num_arms: int,
+    ) -> None:
+        self.heard, self.parameters, self.learned, self.held_out = heard, parameters, learned, held_out
+        self.options, self.progress = options, progress
+        self.first = {name: p.detach().clone() for name, p in parameters.items()}
+        self.done = 0
+        batches = -(-options.utterances // options.batch) * len(learned)
+        self.total = num_arms * batches * options.epochs * options.seeds * len(options.learning_rates)
+
+    def run(self, groups: Groups) -> dict[float, dict[str, np.ndarray]]:
+        """Learning rate to language to losses (S, H, 2): sum and number of tokens."""
+        return {
+            rate: {language: np.stack([seed[language] for seed in seeds]) for language in seeds[0]}
+            for rate in self.options.learning_rates
+            if (seeds := [self._trained(groups, rate, seed) for seed in range(self.options.seeds)])
+        }
+
+    def losses(self, language: str) -> np.ndarray:
+        """Sum and number of tokens (H, 2) of each utterance held out, with the weights as they are."""
+        rows = []
+        with torch.no_grad():
+            for batch in _batches(self.held_out[language], self.options.batch):
+                sums, counts = self._losses(batch)
+                rows.append(torch.stack([sums.cpu(), counts.cpu()], 1).numpy())
+        return np.concatenate(rows)
+
+    def _trained(self, groups: Groups, rate: float, seed: int) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = {}
+        for group in groups:
+            self._train(group, rate, seed)
+            found |= {language: self.losses(language) for language in group}
+            self._restore()
+        return found
+
+    def _train(self, group: Sequence[str], rate: float, seed: int) -> None:
+        """AdamW with a linearly falling rate; each step has utterances of one language."""
+        options = self.options
+        order = np.random.default_rng([options.seed, seed])
+        each = [batch for language in group for batch in _batches(self.learned[language], options.batch)]
+        optimizer = torch.optim.AdamW(self.parameters.values(), lr=rate, weight_decay=0.0)
+        steps = options.epochs * len(each)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+        for _ in range(options.epochs):
+            for number in order.permutation(len(each)):
+                sums, counts = self._losses(each[number])
+                optimizer.zero_grad()
+                (sums.sum() / counts.sum()).backward()
+                nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+                optimizer.step()
+                schedule.step()
+                self.done += 1
+                self.progress(self.done, self.total)
+
+    def _losses(self, batch: Sequence[_Example]) -> tuple[Tensor, Tensor]:
+        return utterance_losses(self.heard.model, self.heard.memory(batch), [e.utterance for e in batch])
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(self.first[name])
+
+
+def _batches(examples: Sequence[_Example], size: int) -> Iterator[Sequence[_Example]]:
+    for start in range(0, len(examples), size):
+        yield examples[start : start + size]
+
+
+# Comparing arms.
+
+
+def _compared(
+    modules: tuple[str, ...],
+    before: Mapping[str, np.ndarray],
+    losses: Mapping[str, Mapping[float, Mapping[str, np.ndarray]]],
+    options: HeadroomOptions,
+) -> Headroom:
+    """The first half of what is held out chooses rates, the second is reported."""
+    half = options.held_out // 2
+    rates, best = {}, {}
+    for arm, by_rate in losses.items():
+        chosen = min(by_rate, key=lambda rate: np.mean([_loss(x[:, :half]) for x in by_rate[rate].values()]))
+        rates[arm] = chosen
+        best[arm] = {language: x[:, half:] for language, x in by_rate[chosen].items()}
+    draws = np.random.default_rng(options.seed).integers(
+        0, options.held_out - half, (DRAWS, options.held_out - half)
+    )
+    gains = {arm: _gains(best[TOGETHER], own, draws) for arm, own in best.items() if arm != TOGETHER}
+    return Headroom(
+        modules=modules,
+        before={language: _loss(x[half:]) for language, x in before.items()},
+        together={language: _loss(x) for language, x in best[TOGETHER].items()},
+        gains=gains,
+        learning_rates=rates,
+    )
+
+
+def _gains(
+    together: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray], draws: np.ndarray
+) -> dict[str, Gain]:
+    drawn = {
+        language: _by_draw(together[language], draws) - _by_draw(own[language], draws)
+        for language in together
+    }
+    by_seed = {
+        language: np.array(
+            [_loss(t) - _loss(o) for t, o in zip(together[language], own[language], strict=True)]
+        )
+        for language in together
+    }
+    loss = {language: _loss(own[language]) for language in together}
+    drawn[ALL] = np.mean(list(drawn.values()), axis=0)
+    by_seed[ALL] = np.mean(list(by_seed.values()), axis=0)
+    loss[ALL] = float(np.mean(list(loss.values())))
+    return {
+        language: Gain(
+            loss=loss[language],
+            gain=float(by_seed[language].mean()),
+            interval=(float(np.quantile(drawn[language], 0.025)), float(np.quantile(drawn[language], 0.975))),
+            spread=float(by_seed[language].std(ddof=1)) if len(by_seed[language]) > 1 else 0.0,
+        )
+        for language in drawn
+    }
+
+
+def _loss(rows: np.ndarray) -> float:
+    """Nats for each token of rows (..., 2)."""
+    flat = rows.reshape(-1, 2).sum(0)
+    return float(flat[0] / flat[1])
+
+
+def _by_draw(rows: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Nats for each token (draws,) of rows (S, H, 2) whose utterances are drawn."""
+    summed = rows.sum(0)[draws].sum(1)
+    drawn: np.ndarray = summed[:, 0] / summed[:, 1]
+    return drawn

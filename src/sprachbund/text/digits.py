@@ -1,0 +1,666 @@
+"""Numbers of a text in digits: "am dritten März um halb sechs" becomes "am 3. März um 5:30".
+
+A model that writes words only is easier to read this way (inverse text normalisation). Numbers are found in tables of
+all spellings of a language. Rules then join them, with the words around them, to decimals, clock times, dates, years,
+amounts of money and strings of digits. What no rule takes is written in digits from ten on: "one", "second" and the
+like are often no numbers, and stay words. A clock time keeps the hour that was said, since "half past five" does not
+say whether it was morning.
+
+Every new word knows from which words it was made, so that the times of words survive.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+
+LANGUAGES = ("en", "es", "fr", "it", "de", "ru")
+"""BCP-47 tags of the languages that have rules."""
+_LEAST = 10  # of what is written in digits though no rule says so
+_NBSP = "\u00a0"
+_PUNCTUATION = re.compile(r"[.,;:!?…»”\")]*$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenWord:
+    """A word of the new text.
+
+    Attributes:
+        text: as it is written now.
+        first: index of the first word that it was made from.
+        last: index of the last one.
+    """
+
+    text: str
+    first: int
+    last: int
+
+
+def in_digits(words: Sequence[str], language: str) -> list[WrittenWord]:
+    """The words of a text, with its numbers in digits.
+
+    Args:
+        words: of the text, punctuation attached.
+        language: BCP-47 tag; a language without rules keeps its words.
+    """
+    if language not in LANGUAGES:
+        return [WrittenWord(text=word, first=n, last=n) for n, word in enumerate(words)]
+    parts = list(_read_numbers(words, language))
+    for rule in _rules(language):
+        parts = rule.apply(parts)
+    return [one for part in parts for one in part.written(words, language)]
+
+
+# Spellings.
+#
+# Variants of a spelling stand behind each other with | between them. Hyphens count as spaces, ß as ss, ё as е.
+
+_ONES = {
+    "en": "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen",
+    "es": "cero uno|un|una dos tres cuatro cinco seis siete ocho nueve diez once doce trece catorce quince dieciséis "
+    "diecisiete dieciocho diecinueve veinte veintiuno|veintiún|veintiuna veintidós veintitrés veinticuatro "
+    "veinticinco veintiséis veintisiete veintiocho veintinueve",
+    "fr": "zéro un|une deux trois quatre cinq six sept huit neuf dix onze douze treize quatorze quinze seize dix_sept "
+    "dix_huit dix_neuf",
+    "it": "zero uno|un|una due tre|tré quattro cinque sei sette otto nove dieci undici dodici tredici quattordici "
+    "quindici sedici diciassette diciotto|dicotto diciannove",  # num2words writes "centodicotto"
+    "de": "null eins|ein|eine|einen|einem|einer zwei|zwo drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn "
+    "vierzehn fünfzehn sechzehn siebzehn achtzehn neunzehn",
+    "ru": "ноль|нуль один|одна|одно|одну два|две три четыре пять шесть семь восемь девять десять одиннадцать "
+    "двенадцать тринадцать четырнадцать пятнадцать шестнадцать семнадцать восемнадцать девятнадцать",
+}
+_TENS = {
+    "en": "twenty thirty forty fifty sixty seventy eighty ninety",
+    "es": "veinte treinta cuarenta cincuenta sesenta setenta ochenta noventa",
+    "fr": "vingt trente quarante cinquante soixante soixante quatre_vingt|quatre_vingts quatre_vingt",
+    "it": "venti trenta quaranta cinquanta sessanta settanta ottanta novanta",
+    "de": "zwanzig dreissig vierzig fünfzig sechzig siebzig achtzig neunzig",
+    "ru": "двадцать тридцать сорок пятьдесят шестьдесят семьдесят восемьдесят девяносто",
+}
+_ES_HUNDREDS = (
+    "ciento|cien doscientos|doscientas trescientos|trescientas cuatrocientos|cuatrocientas quinientos|quinientas "
+    "seiscientos|seiscientas setecientos|setecientas ochocientos|ochocientas novecientos|novecientas"
+)
+_RU_HUNDREDS = "сто двести триста четыреста пятьсот шестьсот семьсот восемьсот девятьсот"
+_THOUSAND = {
+    "en": "thousand",
+    "es": "mil",
+    "fr": "mille",
+    "it": "mille|mila",
+    "de": "tausend",
+    "ru": "тысяч[аиу]?",
+}
+_ONE_WORD = ("it", "de")  # write a number below a million without spaces
+
+
+def _plain(text: str) -> str:
+    """A text as the tables have it."""
+    lowered = text.lower().replace("-", " ").replace("\u2019", "'")
+    return lowered.replace("ß", "ss").replace("ё", "е")
+
+
+def _forms(names: str) -> list[list[str]]:
+    return [[form.replace("_", " ") for form in name.split("|")] for name in names.split()]
+
+
+def _joined(ten: str, one: str, value: int, language: str) -> str:
+    match language:
+        case "es":
+            return f"{ten} y {one}"
+        case "fr":
+            return f"{ten} et {one}" if value % 20 in (1, 11) and value < 80 else f"{ten} {one}"
+        case "it":
+            return (ten[:-1] if one[0] in "uo" else ten) + one
+        case "de":
+            return f"{one}und{ten}"
+    return f"{ten} {one}"
+
+
+@cache
+def _below_thousand(language: str) -> Mapping[str, int]:
+    """All spellings of 0 to 999, and of 1100 to 1999 in hundreds where people say years like that."""
+    ones = _forms(_ONES[language])
+    spelled = dict(enumerate(ones))
+    for n, tens in enumerate(_forms(_TENS[language]), 2):
+        skipped = n in (7, 9) if language == "fr" else False  # soixante-dix, quatre-vingt-dix
+        for below in range(20 if language == "fr" and n in (6, 8) else 10):
+            value = 10 * n + below
+            if not skipped and value not in spelled:
+                both = product(tens, ones[below])
+                spelled[value] = [_joined(*pair, value, language) for pair in both] if below else list(tens)
+    table = {form: value for value, forms in spelled.items() for form in forms}
+    return table | {
+        joined: hundred + value
+        for hundred, names in _hundreds(language).items()
+        for name in names
+        for form, value in [("", 0), *((form, value) for form, value in table.items() if 0 < value < 100)]
+        for joined in _behind_hundred(name, form, language)
+    }
+
+
+def _hundreds(language: str) -> dict[int, list[str]]:
+    ones = _forms(_ONES[language])
+    match language:
+        case "es":
+            return {100 * n: forms for n, forms in enumerate(_forms(_ES_HUNDREDS), 1)}
+        case "ru":
+            return {100 * n: forms for n, forms in enumerate(_forms(_RU_HUNDREDS), 1)}
+        case "en":
+            named = {100 * n: [f"{ones[n][0]} hundred"] for n in range(1, 20) if n != 10}
+            return named | {100: ["one hundred", "a hundred"]}
+        case "de":
+            named = {100 * n: [f"{form}hundert" for form in ones[n]] for n in range(2, 20) if n != 10}
+            return named | {100: ["hundert", "einhundert"]}
+        case "fr":
+            return {100: ["cent"]} | {
+                100 * n: [f"{ones[n][0]} cent", f"{ones[n][0]} cents"] for n in range(2, 10)
+            }
+    return {100: ["cento"]} | {100 * n: [f"{form}cento" for form in ones[n]] for n in range(2, 10)}
+
+
+def _behind_hundred(hundred: str, form: str, language: str) -> list[str]:
+    if not form:
+        return [hundred]
+    if language == "it":
+        return [hundred + form, *([hundred[:-1] + form] if form.startswith("ott") else [])]
+    if language == "de":
+        return [hundred + form]
+    return [f"{hundred} {form}", *([f"{hundred} and {form}"] if language == "en" else [])]
+
+
+@cache
+def _thousand(language: str) -> re.Pattern[str]:
+    word = _THOUSAND[language]
+    return re.compile(word if language in _ONE_WORD else rf"\b{word}\b")
+
+
+def _cardinal(phrase: str, language: str) -> int | None:
+    """The number below a million that a phrase spells; None if it is none. The phrase is as `_plain` gives it."""
+    table = _below_thousand(language)
+    if phrase in table:
+        return table[phrase]
+    english = language == "en"
+    for found in _thousand(language).finditer(phrase):
+        before, after = phrase[: found.start()].strip(), phrase[found.end() :].strip()
+        many = 1 if before == ("a" if english else "") else table.get(before, 0)
+        rest = table.get(after.removeprefix("and ") if english else after, 0)
+        if 0 < many < 1000 and 0 <= rest < 1000 and bool(rest) == bool(after):
+            return 1000 * many + rest
+    return None
+
+
+# Ordinals: the last part of a cardinal in another form.
+
+_EN_ORDINALS = {
+    "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth",
+    "twelve": "twelfth",
+}  # fmt: skip
+_ES_ORDINALS = "primer segund tercer cuart quint sext séptim octav noven décim"
+_ES_TENTHS = (
+    "décim vigésim|vigesim trigésim|trigesim cuadragésim|quadragésim quincuagésim|quincuagesim sexagésim|sexagesim "
+    "septuagésim|septuagesim octogésim|octogesim nonagésim|nonagesim"
+)
+_IT_ORDINALS = "prim second terz quart quint sest settim ottav non decim"
+_RU_ORDINALS = (
+    "перв втор трет четверт пят шест седьм восьм девят десят одиннадцат двенадцат тринадцат четырнадцат пятнадцат "
+    "шестнадцат семнадцат восемнадцат девятнадцат"
+)
+_RU_TENTHS = "двадцат тридцат сороков пятидесят шестидесят семидесят восьмидесят девяност"
+_RU_HUNDREDTHS = "сот двухсот трехсот четырехсот пятисот шестисот семисот восьмисот девятисот"
+_RU_ENDING = "(?:ый|ой|ий|ая|ое|ого|ому|ым|ом|ую|ых|ые|ья|ье|ьего|ьему|ьим|ьем|ью|ьей)"
+
+
+@cache
+def _ordinals(language: str) -> tuple[re.Pattern[str], Mapping[str, int]]:
+    """Endings, and all ordinals up to 99 without them."""
+    below = [(form, value) for form, value in _below_thousand(language).items() if 0 < value < 100]
+    match language:
+        case "en":
+            return re.compile(""), {_ordinal_en(form): value for form, value in below}
+        case "fr":
+            stems = {_ordinal_fr(form): value for form, value in below if value > 1}
+            return re.compile("(?:e|s|es)?"), stems | {"premier": 1, "premièr": 1}
+        case "de":
+            return re.compile("e[nrsm]?"), {_ordinal_de(form, value): value for form, value in below}
+        case "it":
+            stems = {f"{_ordinal_it(form)}": value for form, value in below if value > 10}
+            return re.compile("[oaie]"), stems | {stem: n for n, stem in enumerate(_IT_ORDINALS.split(), 1)}
+        case "es":
+            return re.compile("(?:[oa]s?)?"), _ordinals_es()
+    return re.compile(_RU_ENDING), _ordinals_ru()
+
+
+def _ordinals_ru() -> dict[str, int]:
+    first = {stem: n for n, stem in enumerate(_RU_ORDINALS.split(), 1)}
+    tens = {stem: 10 * n for n, stem in enumerate(_RU_TENTHS.split(), 2)}
+    both = {
+        f"{ten} {stem}": 10 * n + value
+        for n, (ten,) in enumerate(_forms(_TENS["ru"]), 2)
+        for stem, value in first.items()
+        if value < 10
+    }
+    hundreds = {stem: 100 * n for n, stem in enumerate(_RU_HUNDREDTHS.split(), 1)}
+    return first | tens | both | hundreds | {"тысячн": 1000, "двухтысячн": 2000}
+
+
+def _ordinal_en(form: str) -> str:
+    head, space, last = form.rpartition(" ")
+    plain = _EN_ORDINALS.get(last) or (f"{last[:-1]}ieth" if last.endswith("y") else f"{last}th")
+    return head + space + plain
+
+
+def _ordinal_fr(form: str) -> str:
+    stem = {"cinq": "cinqu", "neuf": "neuv"}
+    head, space, last = form.rpartition(" ")
+    return (
+        head
+        + space
+        + stem.get(last, last.removesuffix("s") if last == "vingts" else last.removesuffix("e"))
+        + "ièm"
+    )
+
+
+def _ordinal_de(form: str, value: int) -> str:
+    irregular = {1: "erst", 3: "dritt", 7: "siebt", 8: "acht"}
+    return irregular.get(value) or form + ("t" if value < 20 else "st")
+
+
+def _ordinal_it(form: str) -> str:
+    return (form if form.endswith(("tre", "tré", "sei")) else form[:-1]).replace("tré", "tre") + "esim"
+
+
+def _ordinals_es() -> dict[str, int]:
+    ones = _ES_ORDINALS.split()
+    stems = {stem: n for n, stem in enumerate(ones, 1)} | {"undécim": 11, "duodécim": 12}
+    for n, names in enumerate(_forms(_ES_TENTHS), 1):
+        for name in names:
+            stems[name] = 10 * n
+            for one, stem in enumerate(ones[:9], 1):
+                plain = name.replace("é", "e")
+                for gender in "oa":
+                    stems |= {f"{name}{gender} {stem}": 10 * n + one, f"{plain}{gender}{stem}": 10 * n + one}
+    return stems
+
+
+def _ordinal(phrase: str, language: str) -> int | None:
+    ending, stems = _ordinals(language)
+    for cut in range(len(phrase), max(0, len(phrase) - 5), -1):
+        if (value := stems.get(phrase[:cut])) is not None and ending.fullmatch(phrase[cut:]):
+            return value
+    if language == "ru":  # years: "тысяча девятьсот девяносто восьмого"
+        words = phrase.split(" ")
+        for n in range(1, len(words)):
+            large, small = _cardinal(" ".join(words[:n]), language), _ordinal(" ".join(words[n:]), language)
+            if large and small and large % (100 if small < 100 else 1000) == 0 and small < 1000:
+                return large + small
+    return None
+
+
+# Parts of a text: words and numbers, and then what the rules made of them.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A word, a number, or what a rule has made.
+
+    Attributes:
+        first: index of its first word.
+        last: index of its last one.
+        code: as the rules see it: "#5" is the cardinal 5, "@5" the ordinal, "=5.2" is done, everything else a word.
+        tail: punctuation behind it.
+    """
+
+    first: int
+    last: int
+    code: str
+    tail: str = ""
+
+    def written(self, words: Sequence[str], language: str) -> Iterator[WrittenWord]:
+        """The words that it stands for, in digits where it is to be."""
+        kind, text = self.code[:1], self.code[1:]
+        bare = self.first == self.last and _thousand(language).fullmatch(_plain(words[self.last]))
+        if kind in ("#", "@") and (int(text) < _LEAST or bare):  # "grazie mille" is no number
+            kind = ""
+        if kind == "@":
+            text = _written_ordinal(int(text), words[self.last].removesuffix(self.tail), language)
+        if kind in ("#", "@", "="):
+            yield WrittenWord(text=text + self.tail, first=self.first, last=self.last)
+            return
+        for n in range(self.first, self.last + 1):
+            yield WrittenWord(text=words[n], first=n, last=n)
+
+
+def _written_ordinal(value: int, word: str, language: str) -> str:
+    match language:
+        case "en":
+            last = 0 if value % 100 in (11, 12, 13) else value % 10
+            return f"{value}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(last, 'th') }"
+        case "de":
+            return f"{value}."
+        case "fr":
+            return f"{value}e" if value > 1 else "1re" if word.lower().endswith("e") else "1er"
+        case "ru":  # one letter behind a vowel, else two
+            return f"{value}-{word[-1] if word[-2] in 'аеёиоуыэюяь' else word[-2:]}"
+    return f"{value}{'ª' if word.endswith(('a', 'as')) else 'º'}"
+
+
+_LONGEST = 12  # words of a number
+
+
+def _read_numbers(words: Sequence[str], language: str) -> Iterator[_Part]:
+    """Words and numbers; of several readings the longest."""
+    plain, n = [_plain(word) for word in words], 0
+    known, longest = _number_words(language), 1 if language in _ONE_WORD else _LONGEST
+    while n < len(words):
+        part = None
+        end = n
+        while end < min(len(words), n + longest):
+            tail = _tail(plain[end])
+            word = plain[end].removesuffix(tail)
+            if not _may_belong(word, known, language):
+                break
+            phrase = " ".join([*plain[n:end], word])
+            if (value := _cardinal(phrase, language)) is not None:
+                part = _Part(first=n, last=end, code=f"#{value}", tail=tail)
+            elif (value := _ordinal(phrase, language)) is not None:
+                part = _Part(first=n, last=end, code=f"@{value}", tail=tail)
+            end += 1
+            if tail:
+                break
+        if part is None:
+            tail = _tail(words[n])
+            part = _Part(first=n, last=n, code=plain[n].removesuffix(tail).replace(" ", "-"), tail=tail)
+        yield part
+        n = part.last + 1
+
+
+def _tail(word: str) -> str:
+    found = _PUNCTUATION.search(word)
+    return found[0] if found and found[0] != word else ""
+
+
+@cache
+def _number_words(language: str) -> frozenset[str]:
+    """Words that occur in numbers below a thousand, and in ordinals."""
+    tables = (
+        *_below_thousand(language),
+        *_ordinals(language)[1],
+        *(["a", "and"] if language == "en" else []),
+    )
+    return frozenset(word for phrase in tables for word in phrase.split(" "))
+
+
+def _may_belong(word: str, known: frozenset[str], language: str) -> bool:
+    """Whether a word may be part of a number; it spares the tables most words of a text."""
+    ending, thousand = _ordinals(language)[0], _thousand(language)
+    return language in _ONE_WORD or all(
+        one in known
+        or thousand.fullmatch(one)
+        or any(
+            one[:cut] in known and ending.fullmatch(one[cut:])
+            for cut in range(max(0, len(one) - 5), len(one))
+        )
+        for one in word.split(" ")
+    )
+
+
+# Rules.
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """Joins parts to one.
+
+    Attributes:
+        pattern: of the codes of neighbours, with spaces between them; what it captures in the group `keep`, if it has
+            one, stays before the new part.
+        make: the new text, from the groups; None leaves the parts as they are.
+    """
+
+    pattern: re.Pattern[str]
+    make: Callable[[re.Match[str]], str | None]
+
+    def apply(self, parts: list[_Part]) -> list[_Part]:
+        """Replace what matches."""
+        codes = " ".join(part.code + ("," if part.tail else "") for part in parts)
+        out, done = list[_Part](), 0
+        for found in self.pattern.finditer(codes):
+            start = (
+                found.end("keep") if "keep" in self.pattern.groupindex and found["keep"] else found.start()
+            )
+            first, last = codes[:start].count(" "), codes[: found.end()].count(" ")
+            if first < done or (text := self.make(found)) is None:
+                continue
+            out += parts[done:first]
+            ends = parts[first], parts[last]
+            out.append(_Part(first=ends[0].first, last=ends[1].last, code=f"={text}", tail=ends[1].tail))
+            done = last + 1
+        return out + parts[done:]
+
+
+def _rule(pattern: str, make: Callable[[re.Match[str]], str | None]) -> _Rule:
+    """A rule for whole parts; N in a pattern is a cardinal, and O an ordinal."""
+    numbers = pattern.replace("<N>", r"#(\d+)").replace("<O>", r"@(\d+)")
+    return _Rule(re.compile(rf"(?<!\S)(?:{numbers})(?=,?(?: |$))"), make)
+
+
+def _clock(hour: str, minute: int, *, before: bool = False, between: str = ":", unit: str = "") -> str | None:
+    """A clock time; None where there is no such.
+
+    Args:
+        hour: as it was said.
+        minute: past the hour, or to it.
+        before: whether it is to it.
+        between: hour and minute.
+        unit: behind it.
+    """
+    h = int(hour)
+    if before:
+        h, minute = (h - 1 if h > 1 else 12), 60 - minute
+    return f"{h}{between}{minute:02}{unit}" if h < 25 and 0 <= minute < 60 else None
+
+
+_MONTHS = {
+    "en": "january february march april may june july august september october november december",
+    "es": "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre",
+    "fr": "janvier février mars avril mai juin juillet août septembre octobre novembre décembre",
+    "it": "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre",
+    "de": "januar februar märz april mai juni juli august september oktober november dezember",
+    "ru": "января февраля марта апреля мая июня июля августа сентября октября ноября декабря",
+}
+_POINT = {"en": "point", "es": "coma", "fr": "virgule", "it": "virgola", "de": "komma"}
+_PERCENT = {
+    "en": "percent|per cent", "es": "por #100", "fr": "pour #100", "it": "per #100", "de": "prozent",
+    "ru": "процент(?:а|ов)?",
+}  # fmt: skip
+_AND = {"en": "and", "es": "con|y", "fr": "et", "it": "e", "de": "und", "ru": "и"}
+_CURRENCIES = {
+    "€": {"en": "euros?", "es": "euros?", "fr": "euros?", "it": "euro", "de": "euro", "ru": "евро"},
+    "$": {
+        "en": "dollars?", "es": "dólar(?:es)?", "fr": "dollars?", "it": "dollar[oi]", "de": "dollar",
+        "ru": "доллар(?:а|ов)?",
+    },
+    "£": {
+        "en": "pounds?", "es": "libras?", "fr": "livres?", "it": "sterlin[ae]", "de": "pfund",
+        "ru": "фунт(?:а|ов)?",
+    },
+    "₽": {
+        "en": "rou?bles?", "es": "rublos?", "fr": "roubles?", "it": "rubl[oi]", "de": "rubel",
+        "ru": "рубл(?:ь|я|ей)",
+    },
+    "¥": {"en": "yen", "es": "yen(?:es)?", "fr": "yens?", "it": "yen", "de": "yen", "ru": "иен(?:а|ы|у)?"},
+}  # fmt: skip
+_CENTS = {
+    "en": "cents?|pence|kopecks?", "es": "céntimos?|centavos?|peniques?|kopeks?",
+    "fr": "centimes?|cents?|pence|kopecks?",
+    "it": "centesim[oi]|cent|pence|copec(?:o|hi)", "de": "cents?|pence|kopeken?",
+    "ru": "цент(?:а|ов)?|копе(?:йка|йки|ек|йку)|пенс(?:а|ов)?|пенни",
+}  # fmt: skip
+
+
+@cache
+def _rules(language: str) -> tuple[_Rule, ...]:
+    """The rules of a language, in their order."""
+    return (
+        *_decimals(language),
+        *_TIMES[language],
+        *_dates(language),
+        *_digit_strings(language),
+        *_amounts(language),
+    )
+
+
+def _decimals(language: str) -> list[_Rule]:
+    if language == "ru":
+        places = {"10": 1, "100": 2, "1000": 3}
+        return [
+            _rule(
+                r"<N> цел(?:ая|ых|ые|ую) <N> <O>",
+                lambda m: f"{m[1]},{m[2].zfill(places[m[3]])}" if m[3] in places else None,
+            )
+        ]
+    sign = "." if language == "en" else ","
+    # Digits one by one, or, in the Romance languages, a number behind zeros.
+    digits = rf"<N> {_POINT[language]}((?: #\d)+)(?! #)"
+    rules = [_rule(digits, lambda m: f"{m[1]}{sign}{re.sub('[ #]', '', m[2])}")]
+    if language in ("es", "fr", "it"):
+        behind = rf"<N> {_POINT[language]}((?: #0)*) <N>"
+        rules.append(_rule(behind, lambda m: f"{m[1]}{sign}{re.sub('[ #]', '', m[2])}{m[3]}"))
+    return rules
+
+
+_TIMES: dict[str, list[_Rule]] = {
+    "en": [
+        _rule(r"half past <N>", lambda m: _clock(m[1], 30)),
+        _rule(r"(?:a )?quarter past <N>", lambda m: _clock(m[1], 15)),
+        _rule(r"(?:a )?quarter (?:to|of) <N>", lambda m: _clock(m[1], 15, before=True)),
+        _rule(r"<N> (?:minutes? )?past <N>", lambda m: _clock(m[2], int(m[1]))),
+        # "ten to twelve" may be a range
+        _rule(
+            r"(?P<keep>(?:at|is|it's|by|until|about) )<N> to <N>",
+            lambda m: _clock(m[3], int(m[2]), before=True),
+        ),
+        _rule(r"<N> minutes? to <N>", lambda m: _clock(m[2], int(m[1]), before=True)),
+        _rule(r"<N> o'clock", lambda m: _clock(m[1], 0)),
+        _rule(r"<N> (?:oh|o) #(\d) ([ap])\.? m", lambda m: _clock(m[1], int(m[2]), unit=f"{_NBSP}{m[3]}.m.")),
+        _rule(r"<N> #(\d\d) ([ap])\.? m", lambda m: _clock(m[1], int(m[2]), unit=f"{_NBSP}{m[3]}.m.")),
+        _rule(r"<N> ([ap])\.? m", lambda m: f"{m[1]}{_NBSP}{m[2]}.m." if int(m[1]) < 13 else None),
+        _rule(
+            r"(?P<keep>(?:at|is|it's|by|until|about|before|after) )#(\d|1[0-2]) (?:(?:oh|o) #(\d)|#(\d\d))(?! [#@])",
+            lambda m: _clock(m[2], int(m[3] or m[4])),
+        ),
+    ],
+    "es": [
+        _rule(r"(?P<keep>las? )<N> y media", lambda m: _clock(m[2], 30)),
+        _rule(r"(?P<keep>las? )<N> y @4", lambda m: _clock(m[2], 15)),
+        _rule(r"(?P<keep>las? )<N> menos @4", lambda m: _clock(m[2], 15, before=True)),
+        _rule(r"(?P<keep>las? )<N> menos <N>", lambda m: _clock(m[2], int(m[3]), before=True)),
+        _rule(r"(?P<keep>las? )<N>(?: y)? <N>", lambda m: _clock(m[2], int(m[3]))),
+        _rule(r"(?P<keep>las? )<N> horas?", lambda m: _clock(m[2], 0)),
+    ],
+    "fr": [
+        _rule(r"<N> heures? et demie?", lambda m: _clock(m[1], 30, between=f"{_NBSP}h{_NBSP}")),
+        _rule(r"<N> heures? et quart", lambda m: _clock(m[1], 15, between=f"{_NBSP}h{_NBSP}")),
+        _rule(
+            r"<N> heures? moins le quart", lambda m: _clock(m[1], 15, before=True, between=f"{_NBSP}h{_NBSP}")
+        ),
+        _rule(
+            r"<N> heures? moins <N>",
+            lambda m: _clock(m[1], int(m[2]), before=True, between=f"{_NBSP}h{_NBSP}"),
+        ),
+        _rule(r"<N> heures? <N>", lambda m: _clock(m[1], int(m[2]), between=f"{_NBSP}h{_NBSP}")),
+    ],
+    "it": [
+        _rule(r"(?P<keep>(?:d?alle|le) )<N> e (?:mezza|mezzo)", lambda m: _clock(m[2], 30)),
+        _rule(r"(?P<keep>(?:d?alle|le) )<N> e #1 @4", lambda m: _clock(m[2], 15)),
+        _rule(r"(?P<keep>(?:d?alle|le) )<N> meno #1 @4", lambda m: _clock(m[2], 15, before=True)),
+        _rule(r"(?P<keep>(?:d?alle|le) )<N> meno <N>", lambda m: _clock(m[2], int(m[3]), before=True)),
+        _rule(r"(?P<keep>(?:d?alle|le) )<N> e <N>", lambda m: _clock(m[2], int(m[3]))),
+        _rule(r"(l'|d?all')una e (?:mezza|mezzo)", lambda m: f"{m[1]}1:30"),
+        _rule(r"(l'|d?all')una e #1 @4", lambda m: f"{m[1]}1:15"),
+        _rule(r"(l'|d?all')una e #([1-5]?\d)", lambda m: f"{m[1]}1:{m[2]:>02}"),
+    ],
+    "de": [
+        _rule(r"halb <N>", lambda m: _clock(m[1], 30, before=True)),
+        _rule(r"viertel nach <N>", lambda m: _clock(m[1], 15)),
+        _rule(r"viertel vor <N>", lambda m: _clock(m[1], 15, before=True)),
+        _rule(r"dreiviertel <N>", lambda m: _clock(m[1], 15, before=True)),
+        _rule(r"<N> uhr <N>", lambda m: _clock(m[1], int(m[2]), unit=f"{_NBSP}Uhr")),
+        _rule(r"<N> uhr", lambda m: f"{m[1]}{_NBSP}Uhr" if int(m[1]) < 25 else None),
+        _rule(r"<N> (?:minuten? )?nach <N>", lambda m: _clock(m[2], int(m[1]))),
+        _rule(r"<N> (?:minuten? )?vor <N>", lambda m: _clock(m[2], int(m[1]), before=True)),
+    ],
+    "ru": [
+        _rule(r"половин[аеуы] <O>", lambda m: _clock(m[1], 30, before=True)),
+        _rule(r"четверть <O>", lambda m: _clock(m[1], 45, before=True)),
+        _rule(r"без четверти <N>", lambda m: _clock(m[1], 15, before=True)),
+        _rule(r"без четверти час", lambda m: "12:45"),
+        _rule(r"<N> час(?:а|ов)? <N> минут[аыу]?", lambda m: _clock(m[1], int(m[2]))),
+        _rule(r"<N> минут[аыу]? <O>", lambda m: _clock(m[2], 60 - int(m[1]), before=True)),
+    ],
+}
+
+
+def _dates(language: str) -> list[_Rule]:
+    months = "|".join(_MONTHS[language].split())
+    day = r"[#@](3[01]|[12]?\d)"
+    match language:
+        case "en":
+            ordinal = lambda m: _written_ordinal(int(m["day"]), "", "en")  # noqa: E731
+            return [
+                _rule(rf"(?P<keep>(?:{months}) (?:the )?)@(?P<day>3[01]|[12]?\d)", ordinal),
+                _rule(rf"@(?P<day>3[01]|[12]?\d)(?= of (?:{months})| (?:{months}))", ordinal),
+                _rule(r"(?<!\d )#(1[5-9]|20) #(\d\d)(?! [#@])", lambda m: f"{m[1]}{m[2]}"),
+                _rule(r"(?<!\d )#(1[5-9]|20) (?:oh|o) #(\d)(?! [#@])", lambda m: f"{m[1]}0{m[2]}"),
+            ]
+        case "de":
+            return [_rule(rf"@(3[01]|[12]?\d)(?= (?:{months}))", lambda m: f"{m[1]}.")]
+        case "fr":
+            return [
+                _rule(rf"@1(?= (?:{months}))", lambda m: "1er"),
+                _rule(rf"#(3[01]|[12]?\d)(?= (?:{months}))", lambda m: m[1]),
+            ]
+        case "it":
+            return [
+                _rule(rf"@1(?= (?:{months}))", lambda m: "1º"),
+                _rule(rf"(l'|(?:a|da|de)ll')otto(?= (?:{months}))", lambda m: f"{m[1]}8"),
+                _rule(rf"(l'|(?:a|da|de)ll')undici(?= (?:{months}))", lambda m: f"{m[1]}11"),
+                _rule(rf"#(3[01]|[12]?\d)(?= (?:{months}))", lambda m: m[1]),
+            ]
+        case "es":
+            return [_rule(rf"{day}(?= de (?:{months}))", lambda m: m[1])]
+    return [
+        _rule(rf"@(3[01]|[12]?\d)(?= (?:{months}))", lambda m: m[1]),
+        _rule(r"@(\d{4})(?= год)", lambda m: m[1]),
+    ]
+
+
+def _digit_strings(language: str) -> list[_Rule]:
+    """Three digits and more that are said one by one; English says "oh" for zero among them."""
+    digit = r"(?:#\d|oh)" if language == "en" else r"#\d"
+
+    def join(found: re.Match[str]) -> str:
+        return re.sub("[ #]", "", found[0].replace("oh", "0"))
+
+    return [_rule(rf"(?<!\d )#\d(?: {digit}){{2,}}(?! [#@])", join)]
+
+
+def _amounts(language: str) -> list[_Rule]:
+    number, joint, cents = r"[#=](\d+(?:[.,]\d+)?)", f"(?:{_AND[language]}) ", f"(?:{_CENTS[language]})"
+    rules = []
+    for sign, names in _CURRENCIES.items():
+        name = names[language]
+        small = f"(?: (?:{joint})?#([1-9]\\d?) {cents}| #([1-9]\\d)(?! {cents}))?"
+
+        def make(found: re.Match[str], sign: str = sign) -> str:
+            point = "." if language == "en" else ","
+            small = found[2] or found[3]
+            amount = f"{found[1]}{point}{int(small):02}" if small else found[1]
+            return f"{sign}{amount}" if language == "en" else f"{amount}{_NBSP}{sign}"
+
+        rules.append(_rule(rf"{number} (?:{name}){small}", make))
+    percent = "%" if language in ("en", "it") else f"{_NBSP}%"
+    rules.append(_rule(rf"{number} (?:{_PERCENT[language]})", lambda m: f"{m[1]}{percent}"))
+    return rules

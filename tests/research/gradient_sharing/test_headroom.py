@@ -1,0 +1,118 @@
+"""Headroom: parts kept give the losses of whole passes, errors, and the arithmetic of what is compared."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sprachbund.data.manifest import Manifest
+from sprachbund.errors import SprachbundError
+from sprachbund.models.sharing_plan import SharingPlan, Split
+from sprachbund.models.splitting import split_feed_forwards
+from sprachbund.research.gradient_sharing.gradients import decoder_loss
+from sprachbund.research.gradient_sharing.headroom import ALL, Headroom, measure_headroom
+from sprachbund.research.gradient_sharing.headroom_options import HeadroomOptions
+from tests.training import made
+
+SMALL = HeadroomOptions(
+    utterances=8, held_out=8, epochs=1, batch=4, learning_rates=(1e-3,), seeds=1, targets=("de",)
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    directory = tmp_path_factory.mktemp("made")
+    made.make_corpus(directory)
+    return Manifest(directory)
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [(), ("encoder.layers.0.feed_forward_out",), ("decoder.layers.0",), ("encoder.subsampling",)],
+    ids=["last layer", "first layer", "decoder alone", "subsampling"],
+)
+def test_losses_before_training_are_those_of_whole_passes(corpus: Manifest, modules: tuple[str, ...]) -> None:
+    """The held out half that is reported is the second one of each language, read as `choose_rows` chooses."""
+    model = made.make_model().eval()
+    spoken = []
+    found = measure_headroom(
+        model,
+        [corpus],
+        [corpus],
+        HeadroomOptions(**{**vars(SMALL), "modules": modules}),
+        rewrite=lambda example: spoken.append(example) or example,  # type: ignore[func-returns-value]
+    )
+    held_out = spoken[len(spoken) // 2 :]
+    for language, loss in found.before.items():
+        reported = [example for example in held_out if example.source == language][4:]
+        with torch.no_grad():
+            total, count = decoder_loss(model, reported)
+        assert loss == pytest.approx(float(total) / count, rel=1e-4)
+
+
+def test_the_model_is_as_before(corpus: Manifest) -> None:
+    model = made.make_model().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = measure_headroom(model, [corpus], [corpus], SMALL)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert model.training
+    assert all(p.requires_grad for p in model.parameters())
+    assert found.together != found.before  # it did train
+    assert found == measure_headroom(model, [corpus], [corpus], SMALL)
+
+
+def test_a_group_of_all_gains_nothing_over_all(corpus: Manifest) -> None:
+    """The same group is trained the same way: the difference is exactly zero, with any rates and seeds."""
+    model = made.make_model().eval()
+    options = HeadroomOptions(
+        **{**vars(SMALL), "groups": ("de+en",), "seeds": 2, "learning_rates": (1e-3, 3e-3)}
+    )
+    gains = measure_headroom(model, [corpus], [corpus], options).gains["de+en"]
+    assert {g.gain for g in gains.values()} == {0.0}
+    assert {g.interval for g in gains.values()} == {(0.0, 0.0)}
+
+
+def test_means_are_over_languages(corpus: Manifest) -> None:
+    found = measure_headroom(made.make_model().eval(), [corpus], [corpus], SMALL)
+    alone = found.gains["alone"]
+    assert alone[ALL].gain == pytest.approx(np.mean([alone[tag].gain for tag in found.together]))
+    for tag, together in found.together.items():
+        assert alone[tag].gain == pytest.approx(together - alone[tag].loss)
+        assert alone[tag].interval[0] <= alone[tag].interval[1]
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [("de+xx", "names xx, and the languages are de, en"), ("de+en,en", "names en twice")],
+)
+def test_groups_are_of_the_languages_once_each(corpus: Manifest, groups: str, message: str) -> None:
+    options = HeadroomOptions(**{**vars(SMALL), "groups": (groups,)})
+    with pytest.raises(SprachbundError, match=message):
+        measure_headroom(made.make_model(), [corpus], [corpus], options)
+
+
+def test_a_split_model_is_refused(corpus: Manifest) -> None:
+    model = made.make_model()
+    split = Split(
+        module="encoder.layers.1.feed_forward_out",
+        side="source",
+        groups=(("de",), ("en",)),
+        shared_ratio=0.5,
+        start="random",
+    )
+    split_feed_forwards(model, SharingPlan(splits=(split,)))
+    with pytest.raises(SprachbundError, match="split already"):
+        measure_headroom(model, [corpus], [corpus], SMALL)
+
+
+def test_no_rate_is_an_error() -> None:
+    with pytest.raises(SprachbundError, match="name one, as --learning-rates"):
+        HeadroomOptions(learning_rates=())
+
+
+def test_what_is_found_is_json(corpus: Manifest) -> None:
+    from dataclasses import asdict
+
+    found: Headroom = measure_headroom(made.make_model().eval(), [corpus], [corpus], SMALL)
+    assert json.loads(json.dumps(asdict(found)))["modules"] == ["encoder.layers.1"]

@@ -1,0 +1,155 @@
+"""Numbers in digits: what num2words and the phrasebook spell is read back, and what is no number stays."""
+
+import random
+import re
+
+import pytest
+from num2words import num2words
+
+from sprachbund.corpora.phrasebook.dates import clock_time, date
+from sprachbund.text.digits import LANGUAGES, in_digits
+from sprachbund.text.numbers import cardinal, decimal, ordinal, year
+
+NBSP = "\u00a0"
+BARE = ("mil", "mille")  # a word alone by which people also say thanks
+
+
+def written(text: str, language: str) -> str:
+    return " ".join(one.text for one in in_digits(text.split(), language))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_cardinals_of_num2words_are_read_back(language):
+    rng = random.Random(language)
+    values = [*range(10, 1300), *(rng.randrange(1300, 1_000_000) for _ in range(700))]
+    for value in values:
+        words = str(num2words(value, lang=language)).replace(",", "")
+        if words not in BARE:
+            assert written(words, language) == str(value), words
+
+
+@pytest.mark.parametrize(
+    ("language", "forms"),
+    [("es", "m f"), ("fr", "m f"), ("it", "m f"), ("de", "m f n.acc m.dat"), ("ru", "m f n f.acc")],
+)
+def test_numbers_that_agree_with_a_noun_are_read_back(language, forms):
+    for value in range(21, 1000, 10):
+        for form in forms.split():
+            words = cardinal(value, language, form)
+            assert written(words, language) == str(value), words
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_ordinals_are_read_back(language):
+    for value in range(10, 100):
+        for form in {"es": "mf", "it": "mf", "de": "mn", "ru": "mfn"}.get(language, "m"):
+            words = ordinal(value, language, form)
+            assert re.match(rf"{value}\D", written(words, language)), words
+
+
+def test_ordinals_are_written_as_each_language_does():
+    assert [written(t, "en") for t in ("twenty first", "twenty-second", "eleventh")] == [
+        "21st",
+        "22nd",
+        "11th",
+    ]
+    assert written("двадцать первого", "ru") == "21-го"
+    assert written("двадцать первая", "ru") == "21-я"
+    assert written("ventunesima", "it") == "21ª"
+    assert written("einundzwanzigsten", "de") == "21."
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_years_are_read_back(language):
+    for value in range(1500, 2100):
+        words = f"{year(value, language, 'gen')}{' года' if language == 'ru' else ''}"
+        assert written(words, language).removesuffix(" года") == str(value) or words in (
+            "dos mil",
+            "duemila",
+        ), words
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_decimals_are_read_back(language):
+    sign = "." if language == "en" else ","
+    for whole in range(0, 100, 7):
+        for fraction in ("5", "05", "25", "75"):
+            assert written(decimal(whole, fraction, language), language) == f"{whole}{sign}{fraction}"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_clock_times_of_the_phrasebook_are_read_back(language):
+    for hour in range(1, 24):
+        for minute in (5, 15, 20, 30, 45, 59):
+            for variant in (0, 1):
+                words = clock_time(hour, minute, language, "at", variant)
+                text = written(words, language)
+                found = re.search(rf"(\d+)(?::|{NBSP}h{NBSP})(\d\d)", text)
+                if found is None:  # noon and midnight have names
+                    assert {"fr": "midi", "it": "mezzo"}.get(language, "-") in text, (words, text)
+                    continue
+                assert (int(found[1]) % 12, int(found[2])) == (hour % 12, minute), (words, text)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_days_of_months_are_written_in_digits(language):
+    for day in range(1, 32):
+        text = written(date((3, day, 0, -1), language, "on", 1), language)
+        assert re.search(rf"(?<!\d){day}(?!\d)", text), text
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("en", "five euros and twenty cents", "€5.20"),
+        ("en", "that makes two dollars fifty in total", "that makes $2.50 in total"),
+        ("en", "a discount of two point five percent", "a discount of 2.5%"),
+        ("de", "das kostet acht Pfund fünfundzwanzig pro Nacht", f"das kostet 8,25{NBSP}£ pro Nacht"),
+        ("fr", "dix pour cent de cinq euros", f"10{NBSP}% de 5{NBSP}€"),
+        ("es", "veintiún euros con cincuenta céntimos", f"21,50{NBSP}€"),
+        ("it", "dieci per cento", "10%"),
+        ("ru", "двадцать один рубль пятьдесят копеек", f"21,50{NBSP}₽"),
+        ("en", "call seven seven three oh nine please", "call 77309 please"),
+        ("de", "null eins sieben sechs", "0176"),
+        ("en", "twenty-five, thirty.", "25, 30."),
+        ("de", "zwischen drei und dreißig Häuser", "zwischen drei und 30 Häuser"),
+    ],
+)
+def test_amounts_strings_of_digits_and_punctuation(language, text, expected):
+    assert written(text, language) == expected
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("en", "one of them has a second to spare and the third man waits"),
+        ("en", "press one for sales and two for help"),
+        ("en", "thousands of thanks and a million more"),
+        ("es", "uno de ellos vive en el segundo piso"),
+        ("es", "mil gracias"),
+        ("fr", "un homme et une femme pour la première fois"),
+        ("fr", "mille fois merci"),
+        ("it", "sei pronto per un caffè e grazie mille"),
+        ("de", "eine Frau hat erste Hilfe geleistet und auf acht gegeben"),
+        ("de", "Mittwoch ist der einzige Tag"),
+        ("ru", "один человек и тысяча извинений"),
+    ],
+)
+def test_what_may_be_no_number_stays(language, text):
+    assert written(text, language) == text
+
+
+def test_every_new_word_knows_the_words_it_was_made_from():
+    words = ["on", "March", "third", "nineteen", "ninety-eight", "at", "half", "past", "five"]
+    new = in_digits(words, "en")
+    assert [one.text for one in new] == ["on", "March", "3rd", "1998", "at", "5:30"]
+    spans = [(one.first, one.last) for one in new]
+    assert [words[first : last + 1] for first, last in spans][2:4] == [
+        ["third"],
+        ["nineteen", "ninety-eight"],
+    ]
+    assert [n for first, last in spans for n in range(first, last + 1)] == list(range(len(words)))
+
+
+def test_a_language_without_rules_keeps_its_words():
+    assert written("twintig euro", "nl") == "twintig euro"
