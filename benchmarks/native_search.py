@@ -129,10 +129,8 @@ class Measurement:
             for other in (PYTHON, NATIVE):
                 ratios = [theirs / mine for theirs, mine in zip(each[other], own, strict=True)]
                 line[f"times {other}"] = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            line["passes"] = self.passes[name] or None
-            line["accepted"] = (
-                f"{self.accepted[name] / self.checked[name]:.0%}" if self.checked[name] else None
-            )
+            line["passes"] = self.passes[name] or ""
+            line["accepted"] = f"{self.accepted[name] / self.checked[name]:.0%}" if self.checked[name] else ""
             lines.append(line)
         return lines
 

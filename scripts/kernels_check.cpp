@@ -1,5 +1,6 @@
 // The kernels of this processor against plain loops, without Python: for processors that only an emulator has here.
 // See kernels_check.sh.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -179,12 +180,15 @@ void attend(const Kernels& k) {
     }
     const float factor = 1 / std::sqrt(static_cast<float>(width));
     std::vector<int64_t> lengths(static_cast<size_t>(count), positions);
-    std::vector<float> scratch(static_cast<size_t>(attention_scratch(places)) + 64), out(q.size()), out8(q.size());
+    std::vector<float> out(q.size()), out8(q.size()), all(q.size());
+    std::vector<float> scratch(static_cast<size_t>(std::max(attention_scratch(places), many_scratch(width))) + 64);
     const Eight eight{key8.data(), value8.data(), scales.data(), scales.data() + places, scales.data() + 2 * places};
     for (const Eight* with : {static_cast<const Eight*>(nullptr), &eight}) {
         k.attend({queries.data(), width, keys.data(), values.data(), lengths.data(), count, width, factor,
                   with ? out8.data() : out.data(), width, nullptr, 0, scratch.data(), with});
     }
+    k.attend_many({queries.data(), width, keys.data(), values.data(), lengths.data(), count, width, factor, all.data(),
+                   width, nullptr, 0, scratch.data(), nullptr});
     for (int64_t n = 0; n < count; n++) {
         std::vector<double> weights(static_cast<size_t>(positions));
         double total = 0;
@@ -199,6 +203,7 @@ void attend(const Kernels& k) {
             for (int64_t p = 0; p < positions; p++)
                 y += weights[static_cast<size_t>(p)] / total * value[static_cast<size_t>(p * width + d)];
             expect(std::fabs(out[static_cast<size_t>(n * width + d)] - y) < 0.02, k.name, "attention");
+            expect(std::fabs(all[static_cast<size_t>(n * width + d)] - y) < 0.02, k.name, "attention of many");
             expect(std::fabs(out8[static_cast<size_t>(n * width + d)] - y) < 0.06, k.name, "attention in 8 bits");
         }
     }

@@ -19,6 +19,7 @@ from sprachbund.engines.options import NativeOptions, WeightNumbers
 from sprachbund.engines.packed_cache import Packed
 from sprachbund.engines.packing import (
     BLOCK,
+    DECODERS,
     Arrays,
     DecoderShape,
     EncoderShape,
@@ -376,7 +377,11 @@ class NativeWhisperEncoder(nn.Module):
 def why_not_family(family: Family) -> str | None:
     """Why the kernels cannot run a family's decoder, without which they run nothing; None when they can."""
     decoder = family.capabilities.decoder
-    if not isinstance(family, nn.Module) or type(decoder) is not TextDecoder:
+    if (
+        not isinstance(family, nn.Module)
+        or not isinstance(decoder, TextDecoder)
+        or type(decoder) not in DECODERS
+    ):
         return f"its decoder is of the kind {type(decoder).__name__}"
     if decoder.output_head is not None:
         return "its decoder has an output matrix of its own"

@@ -40,7 +40,7 @@ from sprachbund.util.files import atomic_path, write_text
 # The file.
 
 MAGIC = b"sbpacked"
-VERSION = 6
+VERSION = 7
 _FIXED = struct.Struct("<8sII")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _HEAD = _FIXED.size + _DIGEST_BYTES

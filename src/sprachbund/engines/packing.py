@@ -24,12 +24,15 @@ from sprachbund.nn.decoder import DecoderLayer, TextDecoder
 from sprachbund.nn.encoder import ConvolutionalEncoder, EncoderLayer
 from sprachbund.nn.feed_forward import ACTIVATIONS, FeedForward, SplitFeedForward
 from sprachbund.nn.quantized import quantize_blocks
+from sprachbund.nn.text_to_text import FixedPositionDecoder, MbartDecoder, ScaledEmbedding
 
 BLOCK = 16
 """Rows of a matrix, positions of a cache and dimensions of a head come in multiples of this."""
 OFFSET = 128
 """What is added to signed 8-bit inputs to make them unsigned, as the processor's dot product wants them."""
 _PARTS = (nn.Linear, nn.LayerNorm, nn.Conv1d, FeedForward, MultiHeadAttention, ConvolutionModule)
+DECODERS = (TextDecoder, FixedPositionDecoder, MbartDecoder)
+"""Classes of decoders that can be packed, if their layers can; not their subclasses."""
 _EPSILON = 1e-5  # as the kernels have it
 _INPUTS = 4  # that the dot product takes at once
 _FOUR_INPUTS = 2 * _INPUTS  # whose codes lie in the same bytes
@@ -62,11 +65,12 @@ class LayersShape:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderShape(LayersShape):
-    """Sizes of a decoder: those of its layers, and V, the longest row and the width of the memory."""
+    """Sizes of a decoder: those of its layers, V, the longest row, the width of the memory, the scale of embeddings."""
 
     vocabulary_size: int
     max_tokens: int
     memory_width: int
+    embedding_scale: float
 
 
 def pad(x: Tensor, dim: int, multiple: int) -> Tensor:
@@ -167,13 +171,19 @@ def decoder_shape(decoder: TextDecoder) -> DecoderShape:
         vocabulary_size=vocabulary_size,
         max_tokens=decoder.max_tokens,
         memory_width=first.cross_attention.key.in_features,
+        embedding_scale=float(decoder.embedding.scale)
+        if isinstance(decoder.embedding, ScaledEmbedding)
+        else 1.0,
     )
 
 
 def pack_decoder(decoder: TextDecoder, weights: WeightNumbers = "int8") -> tuple[DecoderShape, Arrays]:
     """A decoder whose `why_not` is None, its linear layers in the numbers asked for."""
     layers: list[DecoderLayer] = list(decoder.layers)  # type: ignore[arg-type]
-    arrays = pack_norm("norm", decoder.norm) | pack_matrix("vocabulary", decoder.embedding.weight)
+    bias = decoder.logits_bias if isinstance(decoder, MbartDecoder) else None
+    arrays = pack_norm("norm", decoder.norm) | pack_matrix("vocabulary", decoder.embedding.weight, bias)
+    if isinstance(decoder, MbartDecoder):
+        arrays |= pack_norm("embedding_norm", decoder.embedding_norm)
     arrays["positions"] = decoder.positions.detach().float().contiguous()
     for i, layer in enumerate(layers):
         arrays |= {f"layers.{i}.{name}": array for name, array in _decoder_layer(layer, weights).items()}

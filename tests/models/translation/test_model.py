@@ -13,6 +13,8 @@ from sprachbund.decoding.search import search
 from sprachbund.engines.choice import engine_for, on_torch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Features, Target
+from sprachbund.nn.text_to_text import MbartDecoder
+from tests.engines.support import compute_linears, needs_native, quantized_linear, relative_error
 from tests.models.translation.support import MAX_LENGTH, SIZES, TEXTS, Checkpoint
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
@@ -309,3 +311,41 @@ def test_the_language_wanted_in_front_of_a_source_is_one_at_a_time(checkpoint: C
     with pytest.raises(SprachbundError, match="reads the language wanted; give the targets"):
         model.start(model.encode(checkpoint.features(["x"], "de")))
     assert model.target_languages == ("en", "fr", "zh", "zh-Hant"), "mul is no language"
+
+
+@needs_native
+@torch.inference_mode()
+def test_the_native_engine_decodes_as_torch_but_for_its_rounding(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch computes linear layers in 8 bits as the kernels do; where its best token is ahead by more than twice what
+    both differ, it is theirs too."""
+    model = checkpoint.model
+    if checkpoint.kind.startswith("marian"):
+        with pytest.raises(SprachbundError, match="kind MarianDecoder"):
+            engine_for(model, "native", threads=1)
+        return
+    engine = engine_for(model, "native", threads=1)
+    assert "int8 decoder; its encoder on torch" in engine.why
+    source, target = checkpoint.pairs[0]
+    wanted = Target(language=target, source=source)
+    memory = model.encode(checkpoint.features([*TEXTS], source))
+    tokens = rows_of_tokens(checkpoint, wanted, len(TEXTS))
+    caches = [
+        each.start(memory, capacity=tokens.shape[1], targets=[wanted] * len(TEXTS))
+        for each in (model, engine.family)
+    ]
+    found = engine.family.step(tokens, caches[1])
+    compute_linears(monkeypatch, quantized_linear)
+    theirs = model.step(tokens, caches[0])
+    if isinstance(model.decoder, MbartDecoder):
+        theirs = theirs + model.decoder.logits_bias  # the patched product leaves it out
+    differ = (found - theirs).abs().amax(-1)
+    assert relative_error(found, theirs) < 0.03
+    best = theirs.topk(2).values
+    clear = best[..., 0] - best[..., 1] > 2 * differ
+    assert clear.float().mean() > 0.5
+    assert torch.equal(found.argmax(-1)[clear], theirs.argmax(-1)[clear])
+    options = DecodingOptions(draft="none")
+    rows = search(engine.family, memory, [[wanted]] * len(TEXTS), options)
+    assert all(row[0].tokens for row in rows)

@@ -13,7 +13,7 @@ constexpr int64_t kChunk = 48;
 }  // namespace
 
 Decoder::Decoder(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape_, std::vector<DecoderLayer> layers,
-                 Norm norm, Matrix vocabulary, const float* positions, int64_t memory_width)
+                 Norm norm, Matrix vocabulary, const float* positions, int64_t memory_width, Embedding embedding)
     : shape(shape_),
       vocabulary_size(vocabulary.rows),
       kernels_(kernels),
@@ -23,6 +23,7 @@ Decoder::Decoder(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape
       vocabulary_(vocabulary),
       positions_(positions),
       memory_width_(memory_width),
+      embedding_(embedding),
       quantized_(static_cast<size_t>(team_->size())),
       attention_(static_cast<size_t>(team_->size())) {}
 
@@ -196,11 +197,13 @@ void Decoder::embed(const Step& step, Range tokens) {
         const int64_t token = step.tokens[i], position = position_[static_cast<size_t>(i)];
         const int8_t* block = vocabulary_.values + token / 16 * vocabulary_.steps * 64 + token % 16 * 4;
         float* x = x_.data() + i * padded;
+        const float scale = vocabulary_.scale[token] * embedding_.factor;
         for (int64_t d = 0; d < shape.width; d++) {
-            const float weight = static_cast<float>(block[d / 4 * 64 + d % 4]) * vocabulary_.scale[token];
+            const float weight = static_cast<float>(block[d / 4 * 64 + d % 4]) * scale;
             x[d] = weight + positions_[position * shape.width + d];
         }
         for (int64_t d = shape.width; d < padded; d++) x[d] = 0;
+        if (embedding_.norm) kernels_->normalise(x, 1, shape.width, padded, *embedding_.norm);
     }
 }
 

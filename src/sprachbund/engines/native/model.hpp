@@ -76,6 +76,12 @@ struct DecoderLayer {
     FeedForward feed_forward;
 };
 
+// What a decoder does to the rows of its output matrix that it reads as embeddings.
+struct Embedding {
+    float factor;
+    std::optional<Norm> norm;  // of the sum with the position
+};
+
 struct Shape {
     int64_t width;       // D
     int64_t heads;       // H
@@ -156,7 +162,7 @@ constexpr int64_t kFew = 8;
 class Decoder {
   public:
     Decoder(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape, std::vector<DecoderLayer> layers,
-            Norm norm, Matrix vocabulary, const float* positions, int64_t memory_width);
+            Norm norm, Matrix vocabulary, const float* positions, int64_t memory_width, Embedding embedding);
 
     // Keys and values of B x T states for every layer, into zeros.
     void remember(const float* states, int64_t memories, int64_t frames, const Cross& into);
@@ -193,6 +199,7 @@ class Decoder {
     Matrix vocabulary_;
     const float* positions_;
     int64_t memory_width_;
+    Embedding embedding_;
     std::vector<Quantized> quantized_;  // one per thread
     std::vector<Scratch<float>> attention_;
     Quantized shared_;

@@ -41,7 +41,7 @@ struct PyDecoder {
 
     PyDecoder(const nb::dict& arrays, const std::string& isa, std::shared_ptr<Team> team, int64_t width, int64_t heads,
               int64_t head_width, int64_t num_layers, const std::string& activation, int64_t vocabulary_size,
-              int64_t max_tokens_, int64_t memory_width)
+              int64_t max_tokens_, int64_t memory_width, float embedding_scale)
         : weights(arrays), max_tokens(max_tokens_) {
         Shape shape{width, heads, head_width, 0};
         const int64_t all = shape.all_heads();
@@ -58,9 +58,12 @@ struct PyDecoder {
         shape.hidden = widest(layers);
         const Matrix vocabulary = weights.matrix("vocabulary", vocabulary_size, width, false);
         if (!vocabulary.values) throw nb::value_error("an output matrix has 8 bits, as its rows are the embeddings");
+        Embedding embedding{embedding_scale, std::nullopt};
+        if (weights.has("embedding_norm.gain")) embedding.norm = weights.norm("embedding_norm", width);
         decoder = std::make_unique<Decoder>(chosen(isa), std::move(team), shape, std::move(layers),
                                             weights.norm("norm", width), vocabulary,
-                                            weights.get<float>("positions", {max_tokens, width}), memory_width);
+                                            weights.get<float>("positions", {max_tokens, width}), memory_width,
+                                            embedding);
     }
 
     void remember(const Array<const float>& states, const AnyOut& cross, const std::optional<Array<float>>& scales) {
@@ -523,10 +526,10 @@ NB_MODULE(_native, m) {
              nb::arg("heads"), nb::arg("blocks"), nb::arg("width"));
     nb::class_<PyDecoder>(m, "Decoder")
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, int64_t, int64_t,
-                      const std::string&, int64_t, int64_t, int64_t>(),
+                      const std::string&, int64_t, int64_t, int64_t, float>(),
              nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("width"), nb::arg("heads"),
              nb::arg("head_width"), nb::arg("num_layers"), nb::arg("activation"), nb::arg("vocabulary_size"),
-             nb::arg("max_tokens"), nb::arg("memory_width"))
+             nb::arg("max_tokens"), nb::arg("memory_width"), nb::arg("embedding_scale"))
         .def("remember", &PyDecoder::remember, nb::arg("states"), nb::arg("cross").noconvert(),
              nb::arg("scales").noconvert().none())
         .def("step", &PyDecoder::step, nb::arg("tokens"), nb::arg("lengths"), nb::arg("own").noconvert(),

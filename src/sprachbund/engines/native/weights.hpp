@@ -58,6 +58,12 @@ class Weights {
         for (auto [name, array] : arrays) arrays_.emplace_back(nb::cast<std::string>(name), nb::cast<Any>(array));
     }
 
+    bool has(const std::string& name) const {
+        for (const auto& entry : arrays_)
+            if (entry.first == name) return true;
+        return false;
+    }
+
     template <class T>
     const T* get(const std::string& name, const Lengths& shape) const {
         const Any& array = find(name);
@@ -108,12 +114,6 @@ class Weights {
     }
 
   private:
-    bool has(const std::string& name) const {
-        for (const auto& entry : arrays_)
-            if (entry.first == name) return true;
-        return false;
-    }
-
     // Of a matrix, padded.
     int64_t inputs(const std::string& name) const {
         if (has(name + ".codes")) return 8 * length(find(name + ".codes"), 1, "codes");
