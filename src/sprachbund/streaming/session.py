@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import Span, SpanStream, VoiceActivity
+from sprachbund.decoding.domain import LatestSpans
 from sprachbund.decoding.guard import Understanding
 from sprachbund.decoding.languages import IdentifiedLanguage, LanguageTracker, Request
+from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.streaming.events import LiveNotice, LiveText
@@ -157,8 +159,10 @@ class LiveSession:
         targets: languages asked for, in the model's tags.
         source: the language spoken; None if it is identified.
         options: of the session.
+        decoding: how its speech is decoded.
         request: the languages, as the model knows them.
         tracker: of the language, over the stretches.
+        latest: how the model understood its last stretches.
         written: targets with text.
         error: why the session has ended early, if it has.
         on_speech: called at the beginning and the end of each stretch, with its number, the second, and whether it
@@ -172,12 +176,15 @@ class LiveSession:
         spans: SpanOptions,
         tracker: LanguageTracker,
         activity: VoiceActivity,
+        decoding: DecodingOptions,
         *,
         lead_s: float = 0.0,
     ) -> None:
+        self.decoding = decoding
         self.targets, self.source = request.targets, request.source
         self.request, self.options, self.tracker = request, options, tracker
         self.error: str | None = None
+        self.latest = LatestSpans()
         self.on_speech: Callable[[int, float, bool], None] | None = None
         self.written: set[str] = set()
         self._lead_s = lead_s  # the first attempt at a stretch needs so much less sound than further ones
