@@ -89,6 +89,7 @@ FAMILIES: Mapping[str, Callable[[Path], Family]] = {
     "Parakeet RNNT": _fastconformer("parakeet_rnnt"),
     "Parakeet TDT": _fastconformer("parakeet_tdt"),
     "Canary": _fastconformer("canary"),
+    "Cohere ASR": _fastconformer("cohere_asr"),
 }
 """Builders by name; each writes into an empty folder of its own."""
 

@@ -12,6 +12,7 @@ from sprachbund.decoding.pipeline import LongForm
 from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import JointCtc, Target
+from sprachbund.nn.transducer import Transducer, TransducerShape
 from tests.decoding.test_translate import recording
 from tests.decoding.tiny_family import TinyFamily, random_memory
 
@@ -35,7 +36,12 @@ def able_to(**capabilities: Any) -> TinyFamily:
 @pytest.mark.parametrize(("options", "what"), ONLY_ATTENTION)
 @pytest.mark.parametrize(("part", "how"), [("transducer", "frame by frame"), ("ctc", "by CTC")])
 def test_of_attention_decoders(options: dict[str, Any], what: str, part: str, how: str) -> None:
-    family = able_to(**{part: TinyFamily()})
+    writer = (
+        Transducer(TransducerShape(vocabulary_size=4, encoder_width=4))
+        if part == "transducer"
+        else TinyFamily()
+    )
+    family = able_to(**{part: writer}, alignment=None)
     check_options(family, DecodingOptions(beam_size=3, max_tokens=5))
     with pytest.raises(
         SprachbundError, match=f"the model tiny writes {how}, .* {what}; leave it out, .* {NAMES}"

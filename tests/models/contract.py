@@ -88,6 +88,7 @@ _REFERENCES: Mapping[str, tuple[str, str]] = {
     "Parakeet RNNT": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Parakeet TDT": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Canary": ("transformers", "tests/models/fastconformer/test_model.py"),
+    "Cohere ASR": ("transformers", "tests/models/fastconformer/test_model.py"),
 }
 _RECIPES: Mapping[str, str] = {
     "speech LLM": "code_switch",

@@ -62,7 +62,7 @@ OWN = (
 """Directories whose weights this project wrote, with a checksum."""
 FOREIGN = (
     *("whisper", "seamless_m4t", "seamless_m4t_v2", "speech_llm_wav2vec2"),
-    *("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "canary"),
+    *("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "canary", "cohere_asr"),
 )
 FAMILIES = (*OWN, *FOREIGN)
 _READABLE_BY_ROOT_ALONE = 0o600
@@ -631,7 +631,7 @@ _MAKERS: dict[str, Callable[[Path], Any]] = {
     "medusa": _draft("medusa"),
     "token_map": _draft("token-map"),
     "streaming_onnx": _onnx,
-    **{kind: _fastconformer(kind) for kind in ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "canary")},
+    **{kind: _fastconformer(kind) for kind in FOREIGN[4:]},
 }
 
 

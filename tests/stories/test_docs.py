@@ -49,6 +49,8 @@ CHECKED_ONLY = (
     "--model openai/",
     "models download",
     "--model whisper-large",
+    "--model parakeet",
+    "--model canary",
     "seamless",
     "--edition bundled",
     "--check",  # tests/research does

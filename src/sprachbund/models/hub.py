@@ -46,6 +46,7 @@ FAMILIES = (
     "parakeet_rnnt",
     "parakeet_tdt",
     "canary",
+    "cohere_asr",
 )
 """Names in config.json of the families that can be loaded; `sprachbund.models.io` has a loader for each."""
 

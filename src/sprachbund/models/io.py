@@ -95,6 +95,7 @@ LOADERS: dict[str, Callable[[Path], Family]] = {
     "parakeet_rnnt": _load_fastconformer,
     "parakeet_tdt": _load_fastconformer,
     "canary": _load_fastconformer,
+    "cohere_asr": _load_fastconformer,
 }
 """One for each of `FAMILIES`. Each imports its family when it is called, so that no command pays for the others."""
 

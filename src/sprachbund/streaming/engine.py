@@ -32,7 +32,7 @@ from sprachbund.decoding.pipeline import (
 )
 from sprachbund.decoding.search import search
 from sprachbund.decoding.state import Hypothesis
-from sprachbund.decoding.words import AlignedTokens, align, attended_s, split_words
+from sprachbund.decoding.words import AlignedTokens, align, aligned_by_frames, attended_s, split_words
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 from sprachbund.streaming.by_frames import LEAD_S, FrameWriter
@@ -162,10 +162,15 @@ class LiveEngine:
         self.notes: list[str] = []
         options = decoding or DecodingOptions()
         check_options(model, options)
+        if options.digits:
+            raise SprachbundError(
+                "live text is not written in digits: what stands already cannot become part of a number; leave digits "
+                "out, or translate the recording afterwards"
+            )
         self.decoding, self._speculation = options_with_draft(model, options, self.notes)
         self._activity = activity or VoiceActivity()
         self._turn = 0
-        self._writer = None if model.capabilities.transducer is None else FrameWriter(model)
+        self._writer = None if model.capabilities.streaming is None else FrameWriter(model)
 
     def open(
         self,
@@ -459,7 +464,12 @@ class LiveEngine:
         indices = [b for b, job in enumerate(encoded.jobs) if job.session.decoding.word_timestamps]
         if not indices:
             return aligned
-        times = self.model.capabilities.timestamps
+        able = self.model.capabilities
+        if able.transducer is not None or able.ctc is not None:
+            for b in indices:
+                aligned[b] = [aligned_by_frames(self.model, row, durations_s[b]) for row in hypotheses[b]]
+            return aligned
+        times = able.timestamps
         tokens = [
             [
                 [*target.prefix, *(t for t in row.tokens if times is None or t < times.first)]

@@ -69,7 +69,7 @@ from sprachbund.util.jobs import nothing
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0, "speeds": (1.0,)}
 
 
-FINE_TUNED = ("conformer", "whisper", "seamless_m4t", "seamless_m4t_v2", "canary")
+FINE_TUNED = ("conformer", "whisper", "seamless_m4t", "seamless_m4t_v2", "canary", "cohere_asr")
 """Families that `train` goes on from; those of units and of language models have recipes of their own."""
 
 
@@ -300,7 +300,7 @@ def prepare_model(recipe: TranslatorRecipe, directory: Path, manifests: Sequence
             f"a {family} model is trained into weights of 16 or 32 bits, not 8; set bits = 16, and make 8 of them with "
             "`sprachbund compress quantize` where the family can"
         )
-    if family == "canary":
+    if family in ("canary", "cohere_asr"):
         return _canary(recipe, start)
     return _whisper(recipe, start) if family == "whisper" else _seamless(recipe, start)
 

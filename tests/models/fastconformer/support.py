@@ -36,7 +36,7 @@ SPECIAL = (
 )
 """The first tokens of the published vocabularies, with fewer languages."""
 NUM_PIECES = 64
-KINDS = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "canary")
+KINDS = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "canary", "cohere_asr")
 _ENCODER = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -60,7 +60,8 @@ class Checkpoint:
 
     def inputs(self, sounds: list[np.ndarray]) -> Any:
         """What transformers' model is given for sounds."""
-        return self.extractor(sounds, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        made = self.extractor(sounds, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        return type(made)({name: made[name] for name in ("input_features", "attention_mask")})
 
     @property
     def extractor(self) -> Any:
@@ -93,19 +94,24 @@ def make_tokenizer(*, special: bool, blank: str | None) -> Tokenizer:
 
 def make(root: Path, kind: str, *, biases: bool = True, seed: int = 0) -> Checkpoint:
     """Write a checkpoint with transformers, and load it."""
-    blank = {"parakeet_ctc": "<pad>", "canary": None}.get(kind, "<blank>")
+    blank = {"parakeet_ctc": "<pad>", "canary": None, "cohere_asr": None}.get(kind, "<blank>")
     tokens = make_tokenizer(special=kind != "parakeet_ctc", blank=blank)
     size = tokens.get_vocab_size()
     encoder = {**_ENCODER, "attention_bias": biases, "convolution_bias": biases}
     encoder["scale_input"] = kind == "parakeet_ctc"
     torch.manual_seed(seed)
     hf_model = _hf_model(kind, encoder, size)
-    extractor = ParakeetFeatureExtractor(feature_size=encoder["num_mel_bins"])
+    extractor: Any = ParakeetFeatureExtractor(feature_size=encoder["num_mel_bins"])
+    if kind == "cohere_asr":
+        extractor = transformers.CohereAsrFeatureExtractor(feature_size=encoder["num_mel_bins"])
     _enliven(hf_model, kind, extractor)
+    if kind == "cohere_asr":  # or transformers would put a token in front of the prompt
+        hf_model.generation_config.decoder_start_token_id = tokens.token_to_id("▁")
     processor: Any
-    if kind == "canary":
+    if kind in ("canary", "cohere_asr"):
         tokenizer = TokenizersBackend(tokenizer_object=tokens, eos_token="<|endoftext|>", pad_token="<pad>")
-        processor = transformers.CanaryProcessor(extractor, tokenizer)
+        processors = {"canary": transformers.CanaryProcessor, "cohere_asr": transformers.CohereAsrProcessor}
+        processor = processors[kind](extractor, tokenizer)
     else:
         tokenizer = ParakeetTokenizer(tokenizer_object=tokens, pad_token="<pad>", unk_token="<unk>")
         processor = ParakeetProcessor(extractor, tokenizer, decoder_type=kind.removeprefix("parakeet_"))
@@ -126,6 +132,17 @@ def name_languages(directory: Path, languages: list[str]) -> None:
 
 
 def _hf_model(kind: str, encoder: dict[str, Any], size: int) -> Any:
+    if kind == "cohere_asr":
+        of_cohere = transformers.CohereAsrConfig(
+            encoder_config={"model_type": "parakeet_encoder", **encoder},
+            vocab_size=size,
+            hidden_size=48,
+            intermediate_size=40,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+        )
+        return transformers.CohereAsrForConditionalGeneration(of_cohere).eval()
     if kind == "canary":
         decoder = {
             "vocab_size": size,
@@ -177,9 +194,11 @@ def _enliven(model: Any, kind: str, extractor: Any) -> None:
                 buffer.normal_(std=0.1)
             elif name.endswith("running_var"):
                 buffer.uniform_(0.5, 1.5)
-        encoder = model.get_encoder() if kind == "canary" else model.encoder
+        encoder = model.model.encoder if kind in ("canary", "cohere_asr") else model.encoder
         inputs = extractor([sound(4.0, 9)], sampling_rate=SAMPLE_RATE, return_tensors="pt")
-        states = encoder(**inputs).last_hidden_state[0, :-1]
+        states = encoder(inputs.input_features, attention_mask=inputs.attention_mask).last_hidden_state[
+            0, :-1
+        ]
         # States of mean 0, so that what is alike in all frames does not decide everything.
         deviation, mean = torch.std_mean(states, dim=0)
         norm = encoder.layers[-1].norm_out
@@ -201,7 +220,7 @@ def _enliven(model: Any, kind: str, extractor: Any) -> None:
             model.generation_config.decoder_start_token_id = model.config.blank_token_id
         if kind == "parakeet_ctc":
             model.ctc_head.bias[-1] += 1.0
-        if kind == "canary":
+        if kind in ("canary", "cohere_asr"):
             model.proj_out.bias.normal_(std=1.0)
             for layer in model.model.decoder.layers:
                 layer.encoder_attn.o_proj.weight.mul_(3.0)

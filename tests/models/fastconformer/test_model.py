@@ -19,6 +19,7 @@ from tests.models.fastconformer.support import KINDS, SPECIAL, Checkpoint, make,
 pytestmark = pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
 
 SOUNDS = [sound(2.13, 1), sound(3.4, 2), sound(0.7, 3), sound(1.0, 4)]
+DECODERS = ("canary", "cohere_asr")
 PROMPT = (
     "<|startofcontext|><|startoftranscript|><|emo:undefined|>{}{}<|pnc|><|noitn|><|notimestamp|><|nodiarize|>"
 )
@@ -26,14 +27,14 @@ PROMPT = (
 
 @pytest.fixture(scope="module", params=KINDS)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    biases = request.param in ("parakeet_rnnt", "canary")
+    biases = request.param in ("parakeet_rnnt", "canary", "cohere_asr")
     return make(tmp_path_factory.mktemp("checkpoint"), request.param, biases=biases)
 
 
 def rows(made: Checkpoint, sounds: list[np.ndarray], beam_size: int = 1) -> list[Any]:
     memory = made.model.encode(made.model.features(sounds))
     asked = [[Target(language="de", source="de")]] * len(sounds)
-    options = DecodingOptions(beam_size=beam_size, max_tokens=20 if made.kind == "canary" else None)
+    options = DecodingOptions(beam_size=beam_size, max_tokens=20 if made.kind in DECODERS else None)
     return [row[0] for row in search(made.model, memory, asked, options)]
 
 
@@ -43,7 +44,7 @@ def generated(made: Checkpoint, sounds: list[np.ndarray], **options: Any) -> tup
         out = made.hf_model.generate(**made.inputs(sounds), **options)
     if made.kind == "parakeet_ctc":
         return [grouped(row, made.hf_model.config.pad_token_id) for row in out.tolist()], out
-    if made.kind == "canary":
+    if made.kind in DECODERS:
         return [until(row, made.hf_model.config.eos_token_id) for row in out.tolist()], out
     skipped = {made.hf_model.config.blank_token_id, made.hf_model.config.pad_token_id}
     return [[t for t in row if t not in skipped] for row in out.sequences.tolist()], out
@@ -57,11 +58,20 @@ def until(row: list[int], end: int) -> list[int]:
     return row[: row.index(end)] if end in row else row
 
 
+def prompt_ids(made: Checkpoint, source: str, target: str) -> list[int]:
+    """A prompt by transformers' processor or tokenizer."""
+    if made.kind == "cohere_asr":
+        assert source == target
+        return list(made.processor.get_decoder_prompt_ids(target))
+    text = PROMPT.format(f"<|{source}|>", f"<|{target}|>")
+    return list(made.processor.tokenizer(text, add_special_tokens=False).input_ids)
+
+
 def reference(made: Checkpoint, sounds: list[np.ndarray]) -> list[list[int]]:
-    if made.kind != "canary":
+    if made.kind not in DECODERS:
         # In a batch, transformers goes on writing for a row that has ended while another has not.
         return [generated(made, [samples])[0][0] for samples in sounds]
-    ids = made.processor.tokenizer(PROMPT.format("<|de|>", "<|de|>"), add_special_tokens=False).input_ids
+    ids = prompt_ids(made, "de", "de")
     special = [n for n in range(len(SPECIAL)) if n != made.hf_model.config.eos_token_id]
     tokens, _ = generated(
         made,
@@ -84,14 +94,14 @@ def test_features_are_those_of_its_extractor(made: Checkpoint) -> None:
 
 def test_states_are_those_of_its_encoder(made: Checkpoint) -> None:
     theirs = made.inputs(SOUNDS)
-    encoder = made.hf_model.get_encoder() if made.kind == "canary" else made.hf_model.encoder
+    encoder = made.hf_model.model.encoder if made.kind in DECODERS else made.hf_model.encoder
     with torch.no_grad():
         out = encoder(theirs.input_features, attention_mask=theirs.attention_mask)
-    memory = made.model.encode(made.model.features(SOUNDS))
-    assert memory.num_frames is not None
-    assert memory.num_frames.tolist() == out.attention_mask.sum(1).tolist()
-    for row, count in enumerate(memory.num_frames.tolist()):
-        close(memory.states[row, :count], out.last_hidden_state[row, :count])
+    ours = made.model.features(SOUNDS)
+    states, num_frames = made.model.encoder(ours.values, ours.num_frames)
+    assert num_frames.tolist() == out.attention_mask.sum(1).tolist()
+    for row, count in enumerate(num_frames.tolist()):
+        close(states[row, :count], out.last_hidden_state[row, :count])
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
@@ -110,7 +120,7 @@ def test_text_is_that_of_its_tokenizer(made: Checkpoint) -> None:
         theirs = made.processor.tokenizer.decode(
             list(row.tokens),
             skip_special_tokens=True,
-            **({} if made.kind == "canary" else {"group_tokens": False}),
+            **({} if made.kind in DECODERS else {"group_tokens": False}),
         )
         assert made.model.decode_text(row.tokens) == theirs
         assert theirs
@@ -128,9 +138,9 @@ def test_a_row_does_not_depend_on_its_batch(made: Checkpoint) -> None:
 def test_whole_rows_of_a_decoder_give_the_logits_of_transformers(made: Checkpoint) -> None:
     if not isinstance(made.model, Canary):
         pytest.skip("it has no attention decoder")
-    prompt = made.model.prompt(Target(language="fr", source="en"))
-    names = PROMPT.format("<|en|>", "<|fr|>")
-    assert prompt == made.processor.tokenizer(names, add_special_tokens=False).input_ids
+    source = "en" if made.kind == "canary" else "fr"
+    prompt = made.model.prompt(Target(language="fr", source=source))
+    assert prompt == prompt_ids(made, source, "fr")
     tokens = torch.tensor([[*prompt, 30, 41, 22, 57]] * len(SOUNDS))
     with torch.no_grad():
         theirs = made.hf_model(**made.inputs(SOUNDS), decoder_input_ids=tokens).logits
@@ -143,7 +153,8 @@ def test_the_loss_is_that_of_transformers(made: Checkpoint) -> None:
         pytest.skip("it is not trained here")
     model, (first, second) = made.model, SOUNDS[:2]
     examples = CanaryExamples(model, ["de", "en"])
-    texts = [("the cat", "de", "en"), ("two by two, please.", "en", "en")]
+    first_source = "de" if made.kind == "canary" else "en"
+    texts = [("the cat", first_source, "en"), ("two by two, please.", "en", "en")]
     rows = [examples.row(*text) for text in texts]
     assert examples.row("x", "de", "fr") is None
     features = model.features([first, second])
@@ -166,14 +177,14 @@ def test_the_loss_is_that_of_transformers(made: Checkpoint) -> None:
         labels = whole[:, 1:].clone()
         labels[:, : len(prompt) - 1] = -100
         with torch.no_grad():
-            out = made.hf_model(**made.inputs([samples]), decoder_input_ids=whole[:, :-1], labels=labels)
-        expected += float(out.loss) * len(tokens)
+            logits = made.hf_model(**made.inputs([samples]), decoder_input_ids=whole[:, :-1]).logits
+        expected += float(torch.nn.functional.cross_entropy(logits[0], labels[0], reduction="sum"))
     assert loss.total.item() == pytest.approx(expected, rel=1e-4)
     assert loss.num_tokens == sum(len(tokens) for _, tokens in rows)
 
 
 def test_tokens_begin_and_end_at_the_frames_that_transformers_tells(made: Checkpoint) -> None:
-    if made.kind in ("parakeet_ctc", "canary"):
+    if made.kind in ("parakeet_ctc", *DECODERS):
         pytest.skip("transformers tells no frames of it")
     longest = 0
     for samples, row in zip(SOUNDS, rows(made, SOUNDS), strict=True):

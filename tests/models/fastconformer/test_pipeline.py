@@ -79,7 +79,7 @@ def test_words_of_a_transducer_begin_where_its_tokens_came(tdt: Checkpoint) -> N
 
 def test_live_text_is_that_of_the_recording(made: Checkpoint) -> None:
     model, samples = made.model, talk()
-    engine = LiveEngine(model, OPEN, activity=Loudness())
+    engine = LiveEngine(model, TIMED, activity=Loudness())
     session = engine.open(["transcribe"], "de", LiveOptions(policy="retranslation"))
     events: list[LiveEvent] = []
     for begin in range(0, len(samples), 4000):
@@ -94,6 +94,11 @@ def test_live_text_is_that_of_the_recording(made: Checkpoint) -> None:
     text = "".join(event.committed for event in texts)
     assert text.split() == run(model, ["transcribe"])["transcribe"].text.split()
     assert any(event.tentative for event in texts)
+    words = [word for event in texts for word in event.words]
+    assert "".join(word.text for word in words) == "".join(text.split())
+    seconds = [second for word in words for second in (word.start_s, word.end_s)]
+    assert seconds == sorted(seconds)
+    assert 0.5 <= seconds[0] < 3.5 < seconds[-1] <= 7.5
 
 
 def test_a_recogniser_that_is_told_no_language_finds_it_in_its_text(

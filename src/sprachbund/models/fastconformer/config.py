@@ -1,10 +1,10 @@
-"""config.json of Parakeet and Canary in transformers' layout, as far as something is computed with it.
+"""config.json of Parakeet, Canary and Cohere ASR in transformers' layout, as far as something is computed with it.
 
 What this package builds in one way only has one value here; any other is an error that names the field. Keys that are
 not named here concern training, and are carried along.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -38,6 +38,22 @@ _PUBLISHED: dict[tuple[str, int], list[str]] = {
     ("parakeet_ctc", 1025): ["en"],
     ("canary", 16_384): EUROPEAN,
     ("canary", 5248): ["en", "de", "es", "fr"],
+    ("cohere_asr", 16_384): [
+        "ar",
+        "de",
+        "el",
+        "en",
+        "es",
+        "fr",
+        "it",
+        "ja",
+        "ko",
+        "nl",
+        "pl",
+        "pt",
+        "vi",
+        "zh",
+    ],
 }
 """Languages by kind and size of the vocabulary: transformers' layout does not name them."""
 
@@ -224,6 +240,7 @@ class CanaryConfig(_Config):
         tie_word_embeddings: whether the output matrix is the embedding.
     """
 
+    stored_positions: ClassVar[bool] = False
     model_type: Literal["canary"]
     decoder_config: CanaryDecoderConfig
     eos_token_id: Token = 3
@@ -243,6 +260,42 @@ class CanaryConfig(_Config):
             if token >= self.vocab_size:
                 raise ValueError(f"{name}_token_id is {token} and vocab_size {self.vocab_size}")
         return self
+
+
+class CohereConfig(_Config):
+    """Of a Cohere ASR: a Canary with a projection between encoder and decoder, and positions that are stored.
+
+    Attributes:
+        model_type: the kind.
+        eos_token_id: ends a row.
+        tie_word_embeddings: whether the output matrix is the embedding.
+    """
+
+    stored_positions: ClassVar[bool] = True
+    model_type: Literal["cohere_asr"]
+    hidden_size: Width = 1024
+    intermediate_size: InnerWidth = 4096
+    num_hidden_layers: SomeLayers = 8
+    num_attention_heads: Heads = 8
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: Activation = "relu"
+    max_position_embeddings: Positions = 1024
+    attention_bias: Flag = True
+    eos_token_id: Token = 3
+    tie_word_embeddings: Flag = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.eos_token_id >= self.vocab_size:
+            raise ValueError(f"eos_token_id is {self.eos_token_id} and vocab_size {self.vocab_size}")
+        _ = self.decoder_config  # says what is not built
+        return self
+
+    @property
+    def decoder_config(self) -> CanaryDecoderConfig:
+        """Of the decoder, whose fields stand beside the others here."""
+        return CanaryDecoderConfig(**{name: vars(self)[name] for name in CanaryDecoderConfig.model_fields})
 
 
 def library_values(values: dict[str, Any], languages: tuple[str, ...]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Parakeet and Canary as directories in transformers' layout, read without it: JSON, safetensors and a tokenizer."""
+"""Parakeet, Canary and Cohere ASR as directories in transformers' layout, read without it.
+
+They hold JSON, safetensors and a tokenizer.
+"""
 
 import os
 import re
@@ -13,8 +16,13 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.conformer.checkpoints import TRANSFORMERS as STREAMING
 from sprachbund.models.conformer.checkpoints import renamed
-from sprachbund.models.fastconformer.config import CanaryConfig, ParakeetConfig, library_values
-from sprachbund.models.fastconformer.model import Canary, Parakeet
+from sprachbund.models.fastconformer.config import (
+    CanaryConfig,
+    CohereConfig,
+    ParakeetConfig,
+    library_values,
+)
+from sprachbund.models.fastconformer.model import Canary, CohereAsr, Parakeet
 from sprachbund.models.fastconformer.tokens import TOKENIZER, FastConformerTokens
 from sprachbund.models.hub import check_config, family_of, find
 from sprachbund.models.weights import COUNTER, Bits, cast_to_bits, check_finite, check_names, check_weights
@@ -23,7 +31,7 @@ from sprachbund.util.tensors import load_tensors, save_tensors
 
 CONFIG, SAFETENSORS = "config.json", "model.safetensors"
 PARAKEET = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
-CANARY = "canary"
+CANARY, COHERE = "canary", "cohere_asr"
 _OTHER_FILES = (
     TOKENIZER,
     "tokenizer_config.json",
@@ -62,12 +70,45 @@ NAMES = {
     "decoder.embed_tokens": "decoder.embedding",
     "decoder.embedding_layernorm": "decoder.embedding_norm",
     "decoder.norm": "decoder.norm",
+    "decoder.pos_emb.weight": "decoder.positions",
+    "decoder.proj": "memory_projection",
+    "proj_out.weight": "decoder.output_head.weight",
     "proj_out.bias": "decoder.logits_bias",
     "ctc_head": "ctc_head",
 }
 """transformers' modules and parameters to ours; N is the number of a layer."""
-_TIED = "proj_out.weight"
+_TIED = "decoder.output_head.weight"
+"""A copy of the embedding, in files of tied models that hold it all the same."""
 _OF_TOKENS, _OF_FRAMES = "transducer.joint.prediction.bias", "transducer.joint.encoder.bias"
+_NEMO = tuple(
+    (re.compile(pattern), name)
+    for pattern, name in (
+        (r"^encoder\.pre_encode\.conv\.", "encoder.subsampling.layers."),
+        (r"^encoder\.pre_encode\.out\.", "encoder.subsampling.linear."),
+        (r"\.conv\.batch_norm\.", ".conv.norm."),
+        (r"\.self_attn\.linear_([qkv])\.", r".self_attn.\1_proj."),
+        (r"\.self_attn\.linear_out\.", ".self_attn.o_proj."),
+        (r"\.self_attn\.linear_pos\.", ".self_attn.relative_k_proj."),
+        (r"\.self_attn\.pos_bias_([uv])$", r".self_attn.bias_\1"),
+        (r"^encoder_decoder_proj\.", "decoder.proj."),
+        (r"^transf_decoder\._embedding\.token_embedding\.", "decoder.embed_tokens."),
+        (r"^transf_decoder\._embedding\.position_embedding\.pos_enc$", "decoder.pos_emb.weight"),
+        (r"^transf_decoder\._embedding\.layer_norm\.", "decoder.embedding_layernorm."),
+        (r"^transf_decoder\._decoder\.final_layer_norm\.", "decoder.norm."),
+        (r"^transf_decoder\._decoder\.layers\.", "decoder.layers."),
+        (r"\.layer_norm_1\.", ".input_layernorm."),
+        (r"\.layer_norm_2\.", ".post_attention_layernorm."),
+        (r"\.layer_norm_3\.", ".final_layernorm."),
+        (r"\.first_sub_layer\.", ".self_attn."),
+        (r"\.second_sub_layer\.", ".encoder_attn."),
+        (r"\.third_sub_layer\.dense_in\.", ".mlp.fc1."),
+        (r"\.third_sub_layer\.dense_out\.", ".mlp.fc2."),
+        (r"\.(query|key|value)_net\.", lambda found: f".{found[1][0]}_proj."),
+        (r"\.out_projection\.", ".o_proj."),
+        (r"^log_softmax\.mlp\.layer0\.", "proj_out."),
+    )
+)
+"""NeMo's names to transformers', one rule after the other: Cohere's files have them."""
 _CONVOLUTIONS = re.compile(r"(convolution\.(gate|out)|ctc_head)\.weight$")
 """Matrices of ours that are convolutions of one frame in the files."""
 
@@ -93,6 +134,12 @@ def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> Parake
         tokens = FastConformerTokens.read(directory, canary.vocab_size)
         with torch.device("meta"):
             model = Canary(canary, values, tokens)
+    elif kind == COHERE:
+        cohere = validate(CohereConfig, values, str(path), advice="copy the model again")
+        cohere.languages(kind, str(path))
+        tokens = FastConformerTokens.read(directory, cohere.vocab_size)
+        with torch.device("meta"):
+            model = CohereAsr(cohere, values, tokens)
     elif kind in PARAKEET:
         parakeet = validate(ParakeetConfig, values, str(path), advice="copy the model again")
         parakeet.languages(kind, str(path))
@@ -101,7 +148,7 @@ def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> Parake
             model = Parakeet(parakeet, values, tokens)
     else:
         raise SprachbundError(
-            f"{path} describes a model of type {kind!r}; give one of {', '.join((*PARAKEET, CANARY))}"
+            f"{path} describes a model of type {kind!r}; give one of {', '.join((*PARAKEET, CANARY, COHERE))}"
         )
     _check_extractor(directory, model.num_mel_bins)
     fill(model, _read(directory), str(directory))
@@ -123,11 +170,13 @@ def fill(model: Parakeet | Canary, weights: Mapping[str, Tensor], source: str) -
         SprachbundError: weights are missing, too many, of another shape, or not finite.
     """
     ours, unknown = renamed(weights, NAMES)
-    check_names((name for name in unknown if name != _TIED), (), source)
+    check_names(unknown, (), source)
     if (of_tokens := ours.pop(_OF_TOKENS, None)) is not None:
         # It is added to every sum that the bias of the frames is added to.
         ours[_OF_FRAMES] = ours.get(_OF_FRAMES, torch.zeros(())) + of_tokens
     wanted = model.state_dict()
+    if _TIED not in wanted:
+        ours.pop(_TIED, None)
     for name, like in wanted.items():
         if name.endswith(COUNTER):
             ours[name] = torch.zeros((), dtype=torch.long)
@@ -139,7 +188,7 @@ def fill(model: Parakeet | Canary, weights: Mapping[str, Tensor], source: str) -
 
 
 def _read(directory: Path) -> dict[str, Tensor]:
-    """All weights of a directory, under transformers' names without "model." in front."""
+    """All weights of a directory, under transformers' present names without "model." in front."""
     paths = sorted(directory.glob("model*.safetensors"))
     if not paths:
         raise SprachbundError(f"{directory} has no {SAFETENSORS}; copy it from where the model came from")
@@ -148,8 +197,15 @@ def _read(directory: Path) -> dict[str, Tensor]:
         for name, value in load_tensors(path).items():
             if not value.is_floating_point() and not name.endswith(COUNTER):
                 raise SprachbundError(f"{path}: {name} is {value.dtype}, which no weight has; copy it again")
-            weights[name.removeprefix("model.")] = value
+            weights[_from_nemo(name.removeprefix("model."))] = value
     return weights
+
+
+def _from_nemo(name: str) -> str:
+    """transformers' name of a weight that may have NeMo's."""
+    for pattern, theirs in _NEMO:
+        name = pattern.sub(theirs, name)
+    return name
 
 
 def _check_extractor(directory: Path, bins: int) -> None:

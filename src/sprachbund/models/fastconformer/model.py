@@ -1,4 +1,4 @@
-"""Parakeet and Canary: one FastConformer encoder, and behind it a CTC head, a transducer or an attention decoder.
+"""Parakeet, Canary and Cohere ASR: a FastConformer encoder, and a CTC head, a transducer or an attention decoder.
 
 Parakeet (arXiv 2305.05084; with durations 2304.06795) writes what is spoken and is told no language. Canary (arXiv
 2406.19674; the published versions 2 and flash: 2509.14128, 2503.05931) is told the language spoken and the one wanted.
@@ -23,7 +23,7 @@ from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target
 from sprachbund.models.domain import Domain
-from sprachbund.models.fastconformer.config import CanaryConfig, ParakeetConfig
+from sprachbund.models.fastconformer.config import CanaryConfig, CohereConfig, ParakeetConfig
 from sprachbund.models.fastconformer.tokens import FastConformerTokens
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss
 from sprachbund.nn.decoder import DecoderCache
@@ -38,9 +38,18 @@ _MAX_TOKENS = 512
 """Of a row of Canary. Its positions allow 1,024; half a minute of speech has 375 frames, and fewer tokens."""
 
 
-def log_mel_of(samples: np.ndarray, num_mel_bins: int) -> Tensor:
-    """Log-mel (T, M) of 16 kHz samples (N,), each bin normalised over the utterance."""
-    padded = np.pad(samples, (0, max(0, _MIN_SAMPLES - len(samples))))
+def log_mel_of(samples: np.ndarray, num_mel_bins: int, dither: float = 0.0) -> Tensor:
+    """Log-mel (T, M) of 16 kHz samples (N,), each bin normalised over the utterance.
+
+    Args:
+        samples: (N,).
+        num_mel_bins: M.
+        dither: strength of noise that is added first; it is the same for all utterances of one length.
+    """
+    padded = np.pad(samples, (0, max(0, _MIN_SAMPLES - len(samples)))).astype(np.float32)
+    if dither and len(samples):
+        drawn = torch.Generator().manual_seed(len(samples))
+        padded[: len(samples)] += dither * torch.randn(len(samples), generator=drawn).numpy()
     return normalised_per_bin(log_mel(padded, num_mel_bins, normalise="nemo").T)
 
 
@@ -58,10 +67,11 @@ class _FastConformerModel(nn.Module):
 
     max_window_s = 30.0  # ours: attention grows with the square, and speech is cut at its pauses
     frame_s = SUBSAMPLING * HOP / SAMPLE_RATE
+    dither = 0.0
 
     def __init__(
         self,
-        config: ParakeetConfig | CanaryConfig,
+        config: ParakeetConfig | CanaryConfig | CohereConfig,
         values: Mapping[str, Any],
         tokens: FastConformerTokens,
     ) -> None:
@@ -91,7 +101,7 @@ class _FastConformerModel(nn.Module):
             raise SprachbundError(
                 f"an utterance lasts {longest / SAMPLE_RATE:.1f} s, a window {self.max_window_s:g}; cut it"
             )
-        mels = [log_mel_of(s, self.num_mel_bins) for s in samples]
+        mels = [log_mel_of(s, self.num_mel_bins, self.dither) for s in samples]
         num_frames = torch.tensor([mel.shape[0] for mel in mels])
         values = nn.utils.rnn.pad_sequence(mels, batch_first=True)
         return Features(values=values.to(self.device), num_frames=num_frames.to(self.device))
@@ -208,13 +218,15 @@ class Parakeet(_FastConformerModel):
 
 
 class CanaryDecoder(FixedPositionDecoder):
-    """Tokens and a memory in, logits out: sinusoids, a norm in front of the layers, a bias on the logits.
+    """Tokens and a memory in, logits out: a norm in front of the layers, a bias on the logits.
+
+    Positions are sinusoids, or stored with the weights.
 
     Args:
         config: shape.
     """
 
-    def __init__(self, config: CanaryConfig) -> None:
+    def __init__(self, config: CanaryConfig | CohereConfig) -> None:
         decoder = config.decoder_config
         width = decoder.hidden_size
         with torch.device("cpu"):  # never stored, so it has to be real in a model built on meta too
@@ -231,6 +243,11 @@ class CanaryDecoder(FixedPositionDecoder):
         )
         self.embedding_norm = nn.LayerNorm(width)
         self.logits_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        if config.stored_positions:
+            del self.positions
+            self.positions = nn.Parameter(torch.zeros(decoder.max_position_embeddings, width))
+        if not config.tie_word_embeddings:
+            self.output_head = nn.Linear(width, config.vocab_size, bias=False)
 
     def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """What the first layer gets (R, U, D) of tokens (R, U) and the vectors of their positions (..., U, D)."""
@@ -239,7 +256,7 @@ class CanaryDecoder(FixedPositionDecoder):
 
     def outputs(self, x: Tensor) -> Tensor:
         """Logits (..., V) of states (..., D) that have been through a last norm."""
-        return F.linear(x, self.embedding.weight, self.logits_bias)
+        return F.linear(x, self.output_matrix, self.logits_bias)
 
 
 class CanaryExamples:
@@ -263,7 +280,8 @@ class CanaryExamples:
                 f"{described(model.source_languages)}"
             )
         self.tokens, self.pairs, self.end_token = model.tokens, model.pairs(), model.end_token
-        self.num_mel_bins, self.language_tokens = model.num_mel_bins, model.language_tokens
+        self.num_mel_bins, self.dither = model.num_mel_bins, model.dither
+        self.language_tokens = model.language_tokens
         self.source_languages = self.target_languages = list(languages)
         self.max_tokens = model.max_tokens - model.prompt_length
         self.max_window_s: float | None = model.max_window_s
@@ -275,7 +293,7 @@ class CanaryExamples:
 
     def features(self, samples: np.ndarray, augment: Augment) -> tuple[Tensor, int]:
         """Log-mel (T, M) and T."""
-        mel = augment(log_mel_of(samples, self.num_mel_bins))
+        mel = augment(log_mel_of(samples, self.num_mel_bins, self.dither))
         return mel, mel.shape[0]
 
     def transcript(self, text: str) -> list[int]:
@@ -312,8 +330,11 @@ class Canary(_FastConformerModel):
     """
 
     has_unused_parameters = False
+    _translates = ", and translates them into English and from it"
 
-    def __init__(self, config: CanaryConfig, values: Mapping[str, Any], tokens: FastConformerTokens) -> None:
+    def __init__(
+        self, config: CanaryConfig | CohereConfig, values: Mapping[str, Any], tokens: FastConformerTokens
+    ) -> None:
         super().__init__(config, values, tokens)
         self.decoder = CanaryDecoder(config)
         self.end_token = config.eos_token_id
@@ -322,11 +343,15 @@ class Canary(_FastConformerModel):
         self.language_tokens = {tag: tokens.token(f"<|{tag}|>") for tag in self.source_languages}
         # Of the roles of a prompt (NeMo's "canary2"), text before, emotion and inverse normalisation stay empty.
         self._before = [
-            config.decoder_start_token_id,
+            *self._first(config),
             *map(tokens.token, ("<|startoftranscript|>", "<|emo:undefined|>")),
         ]
         after = ("<|pnc|>", "<|noitn|>", "<|notimestamp|>", "<|nodiarize|>")
         self._after = [tokens.token(name) for name in after]
+
+    def _first(self, config: Any) -> list[int]:
+        """Tokens that every prompt begins with."""
+        return [config.decoder_start_token_id]
 
     @property
     def capabilities(self) -> Capabilities:
@@ -360,7 +385,7 @@ class Canary(_FastConformerModel):
         if (target.source, target.language) not in self.pairs():
             raise SprachbundError(
                 f"this model does not know the pair {target.source} to {target.language}; it transcribes "
-                f"{described(self.source_languages)}, and translates them into English and from it"
+                f"{described(self.source_languages)}{self._translates}"
             )
         return self._prompt(self.language_tokens[target.source], self.language_tokens[target.language])
 
@@ -433,3 +458,32 @@ class Canary(_FastConformerModel):
         mask = torch.zeros(self.tokens.size, dtype=torch.bool)
         mask[sorted(self.tokens.special - {self.end_token})] = True
         return mask.to(self.device)
+
+
+class CohereAsr(Canary):
+    """A Canary that transcribes alone, with a projection behind its encoder (Cohere's open recogniser).
+
+    Args:
+        config: shape and languages.
+        values: config.json as it was read.
+        tokens: the vocabulary.
+    """
+
+    dither = 1e-5
+    _translates = ""
+
+    def __init__(self, config: CohereConfig, values: Mapping[str, Any], tokens: FastConformerTokens) -> None:
+        super().__init__(config, values, tokens)
+        self.memory_projection = nn.Linear(config.encoder.hidden_size, config.hidden_size)
+
+    def _first(self, config: Any) -> list[int]:
+        return [self.tokens.token("▁"), self.tokens.token("<|startofcontext|>")]
+
+    def pairs(self) -> frozenset[tuple[str, str]]:
+        """Transcription of every language."""
+        return frozenset((tag, tag) for tag in self.source_languages)
+
+    def encode(self, features: Features) -> Memory:
+        """Run the encoder and the projection; states are (B, S, D), one for every eight frames."""
+        memory = super().encode(features)
+        return Memory(states=self.memory_projection(memory.states), num_frames=memory.num_frames)
