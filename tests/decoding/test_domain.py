@@ -3,15 +3,19 @@
 import math
 from dataclasses import replace
 
+import jiwer
 import numpy as np
 import pytest
 import torch
 
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.decoding.domain import LatestSpans, span_signals
 from sprachbund.decoding.guard import OUT_OF_DOMAIN, Understanding
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
 from sprachbund.decoding.pipeline import translate
+from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Target
 from sprachbund.models.domain import Domain, mean_states
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveEvent, LiveNotice, LiveText
@@ -27,7 +31,9 @@ ALL, NONE = 20.0, -20.0
 def calibrated(bias: float, threshold: float = 0.5) -> TinyFamily:
     """A model that understands nothing of what it hears (`ALL` is dropped), all of it, or something between."""
     family = TinyFamily(seed=3)
-    family.domain = Domain(threshold=threshold, bias=bias, mean_log_probability=-0.5, encoder=WEIGHTS)
+    family.domain = Domain(
+        threshold=threshold, bias=bias, signals={"mean_log_probability": -0.5}, encoder=WEIGHTS
+    )
     return family
 
 
@@ -49,14 +55,36 @@ def live(family: TinyFamily) -> list[LiveEvent]:
     return events
 
 
-def test_the_probability_is_a_logistic_regression_of_mean_state_and_log_probability():
-    family = calibrated(0.3)
-    for segment in translated(family).segments + translated(family).dropped:
+def test_the_probability_is_a_logistic_regression_with_the_last_spans_of_the_recording():
+    family = calibrated(1.3, threshold=0.6)
+    result, before = translated(family), []
+    for segment in sorted(result.segments + result.dropped, key=lambda one: one.start_s):
         span = slice(round(segment.start_s * SAMPLE_RATE), round(segment.end_s * SAMPLE_RATE))
         memory = family.encode(family.features([recording(*SPEECH)[span]]))
         state = memory.states[0, : memory.num_frames[0]].mean(0).double().numpy()
-        log_odds = 0.3 + state @ np.array(WEIGHTS) - 0.5 * segment.mean_log_probability
+        own = 1.3 + state @ np.array(WEIGHTS) - 0.5 * segment.mean_log_probability
+        last = before[-4:]
+        mean = np.average([b for b, _ in last], weights=[s for _, s in last]) if last else 0.0
+        log_odds = own + np.clip(mean, 0, 3) * len(last) / 4
         assert segment.out_of_domain == pytest.approx(1 / (1 + math.exp(-log_odds)), abs=0.02)
+        before.append((own - math.log(0.6 / 0.4), segment.end_s - segment.start_s))
+    assert len(before) > 1
+
+
+def test_spans_of_one_kind_decide_together():
+    latest, other = LatestSpans(), LatestSpans()
+    assert latest.log_odds("de") == 0.0
+    shifts = []
+    for _ in range(6):
+        latest.add("de", 20.0, 2.0)
+        shifts.append(latest.log_odds("de"))
+    assert shifts == [0.75, 1.5, 2.25, 3.0, 3.0, 3.0]  # however sure
+    assert latest.log_odds("fr") == other.log_odds("de") == 0.0
+    for _ in range(3):
+        latest.add("de", -1.0, 0.5)
+    assert latest.log_odds("de") == 3.0  # 2 s of 20 and 1.5 s of -1
+    latest.add("de", -1.0, 0.5)
+    assert latest.log_odds("de") == 0.0
 
 
 def test_means_leave_out_padding_and_the_silence_of_a_filled_window():
@@ -131,6 +159,41 @@ def test_most_speech_has_to_be_left_out_for_a_warning_and_silence_does_not_count
 
 def test_a_calibration_of_another_width_is_an_error():
     family = calibrated(0.0)
-    family.domain = Domain(threshold=0.5, bias=0, mean_log_probability=0, encoder=[1.0] * 7)
+    family.domain = Domain(threshold=0.5, bias=0, signals={}, encoder=[1.0] * 7)
     with pytest.raises(SprachbundError, match=r"7 weights.*16 values"):
         translated(family)
+
+
+def test_a_calibration_with_signals_of_another_model_is_an_error():
+    family = calibrated(0.0)
+    family.domain = family.domain.model_copy(update={"signals": {"ctc_disagreement": 1.0}})
+    with pytest.raises(SprachbundError, match=r"ctc_disagreement.*calibrate"):
+        translated(family)
+
+
+class Head:
+    """A CTC head that has no idea, and writes one text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def transcript_log_probs(self, memory):
+        return torch.full((*memory.states.shape[:2], 3), 1 / 3).log()
+
+    def decode_transcript(self, tokens):
+        return self.text
+
+
+def test_the_signal_of_a_ctc_head_is_how_far_it_is_from_the_transcript_of_the_decoder():
+    family = TinyFamily(seed=3)
+    memory = family.encode(family.features([recording(*SPEECH)[:16000], recording(*SPEECH)[:32000]]))
+    durations_s = [1.0, 2.0]
+    asked = [[Target(language=tag, source=tag)] for tag in ("en", "de")]
+    texts = [family.decode_text(h.tokens) for (h,) in search(family, memory, asked, durations_s=durations_s)]
+    assert len(set(texts)) == 2
+    family.capabilities = replace(family.capabilities, transcript_head=Head(texts[0]))
+    first, second = span_signals(family, memory, ["en", "de"], durations_s)
+    assert first == {"ctc_disagreement": 0.0}
+    out = jiwer.process_characters(texts[1], texts[0])
+    edits = out.substitutions + out.deletions + out.insertions
+    assert second["ctc_disagreement"] == pytest.approx(edits / max(map(len, texts)))

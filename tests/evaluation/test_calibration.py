@@ -1,5 +1,7 @@
 """Calibration finds out what separates right texts from wrong ones, and says what its threshold drops."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -8,6 +10,7 @@ from sprachbund.data.manifest import ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.calibration import Observation, fit, measure, probabilities, read_sounds
 from sprachbund.evaluation.options import CalibrationOptions
+from sprachbund.models.domain import probability
 from tests.decoding.test_translate import Loudness
 
 WIDTH = 6
@@ -27,7 +30,8 @@ def observations(seed: int, count: int = 400, apart: float = 3.0) -> list[Observ
                 has_text=not wrong,
                 written=True,
                 chrf=0.0 if wrong else 90.0,
-                mean_log_probability=rng.normal(-0.4 - 0.1 * wrong, 0.1),
+                speaker=f"speaker {number // 2 % 8}" if not wrong else "",
+                signals={"mean_log_probability": rng.normal(-0.4 - 0.1 * wrong, 0.1)},
                 state=state.astype(np.float32),
             )
         )
@@ -48,7 +52,7 @@ def test_the_written_weights_are_those_of_the_model_at_run_time():
     domain = fit(seen, CalibrationOptions())
     for one, p in zip(seen[:20], probabilities(seen, domain), strict=False):
         log_odds = float(one.state @ np.array(domain.encoder))
-        assert domain.probability(log_odds, one.mean_log_probability) == pytest.approx(p, abs=1e-6)
+        assert probability(domain.log_odds(log_odds, one.signals)) == pytest.approx(p, abs=1e-6)
     assert np.argmax(domain.encoder) == 2
 
 
@@ -64,7 +68,31 @@ def test_measured_rates_are_those_counted_by_hand():
     assert rows["music"]["wrong_text_now_%"] == pytest.approx(100 * kept_music / 200, abs=0.06)
     assert rows["phrases"]["wrong_text_before_%"] == 0.0
     signals = {row["signal"]: row["area_under_curve"] for row in measure(held_out, domain)["signals"]}
-    assert signals["both"] >= signals["mean log-probability"]
+    assert signals["all"] >= signals["mean log probability"]
+
+
+def test_only_signals_that_the_model_always_gives_get_a_weight():
+    seen = [
+        replace(one, signals={**one.signals, **({"ctc_disagreement": 1.0} if n else {})})
+        for n, one in enumerate(observations(0))
+    ]
+    assert list(fit(seen, CalibrationOptions()).signals) == ["mean_log_probability"]
+
+
+def test_the_threshold_holds_for_speakers_who_were_not_fitted_on():
+    """Every speaker has a direction of his own: fitted on, it would seem to tell his right texts from wrong ones."""
+    seen = observations(0, 2000, apart=1.5)
+    rng = np.random.default_rng(3)
+    own = {one.speaker: 3.0 * rng.normal(size=40) for one in seen}
+    wide = [
+        replace(
+            one, state=np.concatenate([one.state, own[one.speaker] + rng.normal(size=40)]).astype(np.float32)
+        )
+        for one in seen
+    ]
+    domain = fit(wide, CalibrationOptions(max_dropped=0.05))
+    right = np.array([one.understood for one in wide])
+    assert (probabilities(wide, domain)[right] > domain.threshold).mean() < 0.05
 
 
 def test_one_kind_of_speech_alone_cannot_be_calibrated_on():

@@ -6,13 +6,10 @@ here; they carry the reason, and callers show or hide them.
 """
 
 import zlib
-from collections.abc import Sequence
 
 from sprachbund.decoding.options import TRANSCRIBE, GuardOptions
-from sprachbund.decoding.state import Hypothesis
-from sprachbund.models.base import Family, Memory
+from sprachbund.models.base import Family
 from sprachbund.models.catalogue import fitting, fitting_cascade
-from sprachbund.models.domain import mean_states
 
 OUT_OF_DOMAIN = "out of domain"
 """Reason to drop what a model does not understand."""
@@ -115,27 +112,6 @@ def max_out_of_domain(family: Family, options: GuardOptions) -> float:
     if options.max_out_of_domain is not None:
         return options.max_out_of_domain
     return 1.0 if family.domain is None else family.domain.threshold
-
-
-def out_of_domain(
-    family: Family, memory: Memory, hypotheses: Sequence[Sequence[Hypothesis]], durations_s: Sequence[float]
-) -> list[list[float | None]]:
-    """The probability that each text is not what was said; None of models that were not calibrated.
-
-    Args:
-        family: the model.
-        memory: of B utterances.
-        hypotheses: B rows (n,) of what was written for them.
-        durations_s: (B,) lengths of the utterances.
-    """
-    domain = family.domain
-    if domain is None:
-        return [[None] * len(row) for row in hypotheses]
-    means = mean_states(memory.states, memory.num_frames, durations_s, family.frame_s)
-    return [
-        [domain.probability(log_odds, hypothesis.mean_log_probability) for hypothesis in row]
-        for log_odds, row in zip(domain.encoder_log_odds(means), hypotheses, strict=True)
-    ]
 
 
 def length_ratio(text: str, source_text: str) -> float:

@@ -38,12 +38,12 @@ from sprachbund.audio.load import AudioInput, AudioSource, open_audio
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import Span, VoiceActivity, iter_speech_spans
 from sprachbund.data.batch import NO_LANGUAGE
+from sprachbund.decoding.domain import LatestSpans, out_of_domain
 from sprachbund.decoding.guard import (
     Understanding,
     compression_ratio,
     drop_reason,
     max_out_of_domain,
-    out_of_domain,
     repetition,
 )
 from sprachbund.decoding.languages import (
@@ -110,6 +110,7 @@ class RecordingState:
         speculation: the draft; None without. Recordings that share it can share a search.
         unidentified: language to transcribe into where the model cannot identify the language spoken; None makes that
             an error. Evaluation names one, because it measures such models too.
+        latest: how its last spans were judged.
         notes: sentences that the caller should see.
         translated: targets that some span was translated into.
         refused: targets that the model does not know for some span, with the language of that span.
@@ -121,6 +122,7 @@ class RecordingState:
     tracker: LanguageTracker
     speculation: Speculation | None = None
     unidentified: str | None = None
+    latest: LatestSpans = field(default_factory=LatestSpans)
     notes: list[str] = field(default_factory=list)
     translated: set[str] = field(default_factory=set)
     refused: dict[str, str] = field(default_factory=dict)
@@ -623,7 +625,9 @@ def _write_rows(
     for one, targets in zip(group, asked, strict=True):
         _note_unread_prompt(model, one.recording, targets[0])
     hypotheses = search(model, memory, asked, first.options, durations_s, first.speculation)
-    doubts = out_of_domain(model, memory, hypotheses, durations_s)
+    sources = [one.context.language.language for one in group]
+    latest = [one.recording.latest for one in group]
+    doubts = out_of_domain(model, memory, sources, hypotheses, durations_s, names, latest)
     times = model.capabilities.timestamps if first.options.timestamps else None
     aligned: list[list[AlignedTokens | None]] = [[None] * len(row) for row in asked]
     by_frames = model.capabilities.transducer is not None or model.capabilities.ctc is not None

@@ -1,8 +1,8 @@
 """Finds out how a model can tell what it does not understand, and writes that into its directory.
 
 `collect` lets the model translate corpora and keeps, of every text that the rest of the guard lets pass, the mean
-encoder state, the mean log-probability, and whether the text is right. Utterances without a text are sound
-that nobody could translate; for the others, chrF decides. `fit` makes the logistic regression of
+encoder state, the signals of `sprachbund.models.domain`, and whether the text is right. Utterances without a text are
+sound that nobody could translate; for the others, chrF decides. `fit` makes the logistic regression of
 `sprachbund.models.domain` from them, and `measure` says what it drops in other corpora, which it was not fitted on.
 """
 
@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
 from sprachbund.data.manifest import Manifest, Utterance
+from sprachbund.decoding.domain import span_signals, text_signals
 from sprachbund.decoding.languages import LanguageTracker, Request
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.decoding.pipeline import (
@@ -36,7 +37,7 @@ from sprachbund.evaluation.hypotheses import corpus_name
 from sprachbund.evaluation.metrics import chrf, corpus_score
 from sprachbund.evaluation.options import CalibrationOptions
 from sprachbund.models.base import Family
-from sprachbund.models.domain import Domain, mean_states
+from sprachbund.models.domain import Domain, Signal, mean_states, probability
 from sprachbund.models.io import content_hash
 from sprachbund.util.files import write_json
 from sprachbund.util.provenance import commit, data_hash
@@ -46,7 +47,9 @@ UNDERSTOOD, NOT_UNDERSTOOD = 50.0, 20.0
 _LONGEST_S = 15.0
 _PAUSE_S = (0.2, 0.7)
 _FOLDS = 5
-_REGULARISATION = 0.003  # C of scikit-learn; 0.03 kept twice as many wrong texts of open talk
+# C of scikit-learn; 0.01 lets fewer wrong texts pass, and drops more right ones of speakers it was not fitted on.
+_REGULARISATION = 0.003
+_PARTS = 20  # of a sound without a speaker; each counts as one
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +62,8 @@ class Observation:
         has_text: whether the corpus says what is right.
         written: whether the rest of the guard lets it pass.
         chrf: against what is right; 0 where nothing is.
-        mean_log_probability: of the text, per token.
+        speaker: who says it; empty where nobody is named.
+        signals: of the text and its span.
         state: mean encoder state (D,).
     """
 
@@ -68,7 +72,8 @@ class Observation:
     has_text: bool
     written: bool
     chrf: float
-    mean_log_probability: float
+    speaker: str
+    signals: Mapping[Signal, float]
     state: npt.NDArray[np.float32]
 
     @property
@@ -203,8 +208,10 @@ def _observe(
     durations_s = [len(span.samples) / SAMPLE_RATE for span in spans]
     memory = encoded.memory
     means = mean_states(memory.states, memory.num_frames, durations_s, model.frame_s).cpu().numpy()
-    for sound, target, state, (decoded,) in zip(
-        batch, wanted, means, decode_spans(model, spans, encoded), strict=True
+    sources = [identified.language for identified in encoded.languages]
+    signals = span_signals(model, memory, sources, durations_s)
+    for sound, target, state, own, (decoded,) in zip(
+        batch, wanted, means, signals, decode_spans(model, spans, encoded), strict=True
     ):
         kept = [segment for segment in decoded.segments if segment.dropped is None]
         right = sound.utterance.text_in(target) if sound.utterance.text else None
@@ -215,21 +222,27 @@ def _observe(
             has_text=bool(sound.utterance.text),
             written=bool(kept),
             chrf=corpus_score(chrf(), [text.lower()], [right.lower()]) if right else 0.0,
-            mean_log_probability=decoded.hypothesis.mean_log_probability if decoded.hypothesis else 0.0,
+            speaker=sound.utterance.speaker,
+            signals=own | (text_signals(decoded.hypothesis) if decoded.hypothesis else {}),
             state=state,
         )
 
 
-def _inputs(observations: Sequence[Observation]) -> npt.NDArray[np.float64]:
-    """(N, 1 + D): log-probability and mean state."""
-    return np.array([[one.mean_log_probability, *one.state] for one in observations], np.float64)
+def _inputs(observations: Sequence[Observation], names: Sequence[Signal]) -> npt.NDArray[np.float64]:
+    """(N, S + D): S signals and the mean state."""
+    return np.array([[*(one.signals.get(name, 0.0) for name in names), *one.state] for one in observations])
+
+
+def _groups(observations: Sequence[Observation]) -> list[str]:
+    """Speaker of each text, or part of the sounds of a kind: they are fitted on together, or not at all."""
+    return [one.speaker or f"{one.group} {number % _PARTS}" for number, one in enumerate(observations)]
 
 
 def fit(observations: Sequence[Observation], options: CalibrationOptions) -> Domain:
     """The logistic regression, and the threshold that drops a given share of the texts that are right.
 
     The threshold is found on right texts of sound as the corpora have it, by regressions that were fitted without the
-    text in question.
+    speaker in question.
 
     Args:
         observations: of speech that the model understands, and of sound that it does not.
@@ -239,7 +252,7 @@ def fit(observations: Sequence[Observation], options: CalibrationOptions) -> Dom
         SprachbundError: there are too few texts of one of the two.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -252,13 +265,14 @@ def fit(observations: Sequence[Observation], options: CalibrationOptions) -> Dom
                 f"the model wrote {count} texts that are {what}, and {10 * _FOLDS} are needed; give corpora with more "
                 "speech that it understands, and more sound that it does not (`sprachbund data make outside`)"
             )
-    regression = make_pipeline(
-        StandardScaler(),
-        LogisticRegression(C=_REGULARISATION, class_weight="balanced", max_iter=2000),
-    )
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=options.seed)
-    inputs = _inputs(clear)
-    apart = cross_val_predict(regression, inputs, wrong, cv=folds, method="predict_proba")[:, 1]
+    names = [name for name in get_args(Signal) if all(name in one.signals for one in clear)]
+    inputs, groups = _inputs(clear, names), _groups(clear)
+    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=options.seed)
+    logistic = LogisticRegression(C=_REGULARISATION, class_weight="balanced", max_iter=2000)
+    regression = make_pipeline(StandardScaler(), logistic)
+    apart = cross_val_predict(regression, inputs, wrong, groups=groups, cv=folds, method="predict_proba")[
+        :, 1
+    ]
     plain = np.array([one.plain for one in clear])
     threshold = float(np.quantile(apart[~wrong & plain], 1 - options.max_dropped))
     regression.fit(inputs, wrong)
@@ -267,8 +281,8 @@ def fit(observations: Sequence[Observation], options: CalibrationOptions) -> Dom
     return Domain(
         threshold=round(threshold, 4),
         bias=round(float(logistic.intercept_[0] - weights @ scaler.mean_), 5),
-        mean_log_probability=round(float(weights[0]), 5),
-        encoder=[round(float(weight), 5) for weight in weights[1:]],
+        signals={name: round(float(weight), 5) for name, weight in zip(names, weights, strict=False)},
+        encoder=[round(float(weight), 5) for weight in weights[len(names) :]],
     )
 
 
@@ -278,7 +292,7 @@ def probabilities(observations: Sequence[Observation], domain: Domain) -> npt.ND
     log_odds = domain.encoder_log_odds(states)
     return np.array(
         [
-            domain.probability(of_states, one.mean_log_probability)
+            probability(domain.log_odds(of_states, one.signals)) if one.written else 0.0
             for of_states, one in zip(log_odds, observations, strict=True)
         ]
     )
@@ -294,7 +308,7 @@ def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, li
     Returns:
         rows: for each group, in per cent of its segments: the wrong texts written before and now, and in per cent of
             the texts that are not wrong, those that are dropped.
-        signals: the area under the curve of each signal alone and of both.
+        signals: the area under the curve of each signal alone, of the state, and of all.
         curve: the same two rates over all groups, for several thresholds.
     """
     from sklearn.metrics import roc_auc_score
@@ -318,11 +332,14 @@ def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, li
                 "dropped_in_all_%": _share(~passes & written & own, own),
             }
         )
-    inputs = _inputs(observations)
+    states = np.stack([one.state for one in observations])
     alone = {
-        "mean log-probability": -inputs[:, 0],
-        "mean encoder state": inputs[:, 1:] @ np.array(domain.encoder),
-        "both": p,
+        **{
+            name.replace("_", " "): weight * np.array([one.signals.get(name, 0.0) for one in observations])
+            for name, weight in domain.signals.items()
+        },
+        "mean encoder state": states @ np.array(domain.encoder),
+        "all": p,
     }
     signals = [
         {"signal": name, "area_under_curve": round(float(roc_auc_score(wrong[written], x[written])), 3)}

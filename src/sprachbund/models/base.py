@@ -162,6 +162,18 @@ class StreamingTransducer:
     front_end: StreamedNormalisation
 
 
+class TranscriptHead(Protocol):
+    """A CTC head beside an attention decoder that transcribes; its texts are compared with the decoder's."""
+
+    def transcript_log_probs(self, memory: Memory) -> Tensor:
+        """Log-probabilities (B, T, V) of every frame; 0 is the blank."""
+        ...
+
+    def decode_transcript(self, tokens: Sequence[int]) -> str:
+        """Text of its tokens."""
+        ...
+
+
 class LanguageExperts(Protocol):
     """Experts that belong to groups of languages, and a router that chooses among them frame by frame."""
 
@@ -236,6 +248,7 @@ class Capabilities:
         transducer: writes the text, frame by frame.
         ctc: writes the text, by CTC alone.
         joint_ctc: scores the texts of the attention decoder too.
+        transcript_head: a CTC head that transcribes, in a model whose decoder transcribes all of its languages too.
         streaming: encoder and transducer of a model that writes while somebody speaks.
         timestamps: tokens for times, of a model that was trained to write them.
         alignment: how words get times.
@@ -257,6 +270,7 @@ class Capabilities:
     transducer: Transducer | None = None
     ctc: CtcScorer | None = None
     joint_ctc: JointCtc | None = None
+    transcript_head: TranscriptHead | None = None
     streaming: StreamingTransducer | None = None
     timestamps: TimestampTokens | None = None
     alignment: Alignment | None = None

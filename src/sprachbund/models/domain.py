@@ -1,17 +1,18 @@
 """Whether a model understands what it hears: one probability for each text that it writes.
 
 A model of a narrow domain writes sentences of that domain for whatever it hears, and is sure of them: the
-log-probability of its text says little. Its encoder's states differ, though. A logistic regression reads their mean
-over the frames of a span, and the mean log-probability of the text. `sprachbund calibrate` fits it on speech that the
-model understands and sound that it does not, and writes it into the model's directory; models without it have no such
-probability.
+log-probability of its text says little. Its encoder's states differ, though, and a CTC head beside the decoder writes
+something else. A logistic regression reads the mean state over the frames of a span, and some signals
+(`sprachbund.decoding.domain`). `sprachbund calibrate` fits it on speech that the model understands and sound that it
+does not, and writes it into the model's directory; models without it have no such probability.
 
 Shapes: B utterances, T frames, D width.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +22,9 @@ from sprachbund.errors import SprachbundError
 from sprachbund.util.files import read_model, write_json
 
 DOMAIN_FILE = "domain.json"
+Signal = Literal["mean_log_probability", "ctc_disagreement"]
+"""The natural logarithm per token of the text, which every family has; and, of models with a CTC head that transcribes,
+the edit distance of its transcript and the decoder's, over the length of the longer one."""
 
 
 class Domain(BaseModel):
@@ -29,7 +33,7 @@ class Domain(BaseModel):
     Attributes:
         threshold: of the probability; a text above it is dropped.
         bias: of the log-odds.
-        mean_log_probability: weight of the text's mean log-probability per token.
+        signals: weight of each signal.
         encoder: weights (D,) of the mean encoder state.
     """
 
@@ -37,7 +41,7 @@ class Domain(BaseModel):
 
     threshold: float = Field(ge=0, le=1)
     bias: float
-    mean_log_probability: float
+    signals: dict[Signal, float]
     encoder: list[float]
 
     @classmethod
@@ -50,15 +54,21 @@ class Domain(BaseModel):
         """Write it into a model directory."""
         write_json(directory / DOMAIN_FILE, self.model_dump())
 
-    def probability(self, encoder_log_odds: float, mean_log_probability: float) -> float:
-        """Probability, 0 to 1, that a text is not what was said.
+    def log_odds(self, encoder_log_odds: float, signals: Mapping[Signal, float]) -> float:
+        """Log-odds of that a text is not what was said.
 
         Args:
             encoder_log_odds: of the span, see `encoder_log_odds`.
-            mean_log_probability: of the text, natural logarithm per token.
+            signals: of the text and its span.
+
+        Raises SprachbundError: it belongs to a model with other signals.
         """
-        log_odds = self.bias + encoder_log_odds + self.mean_log_probability * mean_log_probability
-        return 1 / (1 + math.exp(-max(-50.0, min(50.0, log_odds))))
+        if missing := self.signals.keys() - signals.keys():
+            raise SprachbundError(
+                f"{DOMAIN_FILE} has weights of {', '.join(sorted(missing))}, which this model does not give; calibrate "
+                "the model again"
+            )
+        return self.bias + encoder_log_odds + sum(w * signals[name] for name, w in self.signals.items())
 
     def encoder_log_odds(self, means: Tensor) -> list[float]:
         """What mean states (B, D) add to the log-odds of each utterance (B,).
@@ -72,6 +82,11 @@ class Domain(BaseModel):
             )
         log_odds: list[float] = (means @ torch.tensor(self.encoder, device=means.device)).tolist()
         return log_odds
+
+
+def probability(log_odds: float) -> float:
+    """The probability, 0 to 1, of log-odds."""
+    return 1 / (1 + math.exp(-max(-50.0, min(50.0, log_odds))))
 
 
 def mean_states(

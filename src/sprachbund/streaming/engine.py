@@ -16,7 +16,7 @@ import torch
 
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity
-from sprachbund.decoding.guard import out_of_domain
+from sprachbund.decoding.domain import out_of_domain
 from sprachbund.decoding.languages import LanguageTracker, Request, read_request
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
 from sprachbund.decoding.pipeline import (
@@ -402,7 +402,17 @@ class LiveEngine:
         durations_s = [job.stretch.duration_s for job in encoded.jobs]
         hypotheses = search(self.model, encoded.memory, asked, self.decoding, durations_s, self._speculation)
         looks = self._looks(encoded, asked, hypotheses, durations_s)
-        doubts = out_of_domain(self.model, encoded.memory, hypotheses, durations_s)
+        sources = [job.language.language for job in encoded.jobs]
+        doubts = out_of_domain(
+            self.model,
+            encoded.memory,
+            sources,
+            hypotheses,
+            durations_s,
+            [job.targets for job in encoded.jobs],
+            [job.session.latest for job in encoded.jobs],
+            [job.stretch.closed for job in encoded.jobs],
+        )
         aligned = self._aligned(encoded, asked, hypotheses, durations_s)
         return [
             [

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import Span, SpanStream, VoiceActivity
+from sprachbund.decoding.domain import LatestSpans
 from sprachbund.decoding.guard import Understanding
 from sprachbund.decoding.languages import IdentifiedLanguage, LanguageTracker, Request
 from sprachbund.decoding.options import DecodingOptions
@@ -161,6 +162,7 @@ class LiveSession:
         decoding: how its speech is decoded.
         request: the languages, as the model knows them.
         tracker: of the language, over the stretches.
+        latest: how the model understood its last stretches.
         written: targets with text.
         error: why the session has ended early, if it has.
         on_speech: called at the beginning and the end of each stretch, with its number, the second, and whether it
@@ -182,6 +184,7 @@ class LiveSession:
         self.targets, self.source = request.targets, request.source
         self.request, self.options, self.tracker = request, options, tracker
         self.error: str | None = None
+        self.latest = LatestSpans()
         self.on_speech: Callable[[int, float, bool], None] | None = None
         self.written: set[str] = set()
         self._lead_s = lead_s  # the first attempt at a stretch needs so much less sound than further ones

@@ -95,10 +95,13 @@ class Conformer(nn.Module):
     def capabilities(self) -> Capabilities:
         """A transducer where it writes the text, live where the encoder streams; else an attention decoder."""
         by_frames = self.writes_by_frames
+        transcribes = all((tag, tag) in self.pairs() for tag in self.source_languages)
+        has_head = self.config.ctc_weight > 0 and transcribes and not by_frames
         return Capabilities(
             encoder=self.encoder,
             decoder=self.decoder,
             transducer=self.transducer if by_frames else None,
+            transcript_head=self if has_head else None,
             streaming=self.streaming,
             alignment=None if by_frames else Alignment(frame_s=self.frame_s),
             encode_text=self.encode_text,
@@ -228,6 +231,14 @@ class Conformer(nn.Module):
     def decode_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
         return self.tokenizer.decode(tokens)
+
+    def transcript_log_probs(self, memory: Memory) -> Tensor:
+        """Log-probabilities (B, T, V) of the CTC head; 0 is the blank."""
+        return self.ctc_head(memory.states).float().log_softmax(-1)
+
+    def decode_transcript(self, tokens: Sequence[int]) -> str:
+        """Text of tokens of the CTC head."""
+        return self.transcript_tokenizer.decode(tokens)
 
     def encode_text(self, text: str) -> list[int]:
         """Tokens of a text, as the model would write it."""
