@@ -57,6 +57,30 @@ def mutants() -> list[dict[str, Any]]:
     ]
 
 
+def fuzz() -> list[dict[str, Any]]:
+    """One row for each format of `tests/fuzz`."""
+    return [
+        {
+            "format": row["format"],
+            "mutants": row["mutants"],
+            "refused in one line": row["refused"],
+            "read": row["read"],
+            "other errors": row["other error"],
+            "crashes": row["crash"],
+            "hangs": row["hang"],
+            "memory grown, MiB": row["memory_mib"],
+            "slowest, s": row["slowest_s"],
+        }
+        for row in _read("fuzz")["rows"]
+    ]
+
+
+def restarts() -> list[dict[str, Any]]:
+    """One row: a service that is killed, and started again by a loop."""
+    found: list[dict[str, Any]] = _read("restarts")["rows"]
+    return found
+
+
 def network() -> list[dict[str, Any]]:
     """One row for each verb: what it did to the network and to the disk."""
     return [
@@ -114,7 +138,7 @@ def _read(name: str) -> dict[str, Any]:
 
 def main() -> None:
     """Write all of them."""
-    for make in (mutants, network, service, crash_points):
+    for make in (mutants, fuzz, restarts, network, service, crash_points):
         write_json(TABLES / f"{make.__name__}.json", {"rows": make()})
 
 

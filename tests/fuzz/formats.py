@@ -18,6 +18,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
 from sprachbund.errors import SprachbundError
+from sprachbund.serving.schemas import RefusalError
 from tests.audio import mutants as audio
 
 Read = Callable[[bytes], str]
@@ -47,6 +48,8 @@ def _alone(read: Callable[[bytes], object]) -> Iterator[Read]:
 def _outcome(read: Callable[[bytes], object], content: bytes) -> str:
     try:
         read(content)
+    except RefusalError as refusal:  # what the client is sent
+        return "refused" if "\n" not in refusal.message else "refused in two lines"
     except SprachbundError as error:
         return "refused" if "\n" not in str(error) else "refused in two lines"
     except Exception as error:

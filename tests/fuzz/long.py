@@ -28,6 +28,7 @@ def read_mutants(name: str, content: bytes, count: int, first: int, to: Connecti
     with FORMATS[name].reader() as read:
         read(content)
         before_mib = _peak_mib()
+        to.send(None)  # ready: a busy machine may take long to import what is needed, which is no hang
         for number, mutant in enumerate(mutants(content, count, number=[*FORMATS].index(name))):
             if number >= first:
                 began = time.monotonic()
@@ -54,6 +55,7 @@ def measure(name: str, count: int) -> dict[str, Any]:
         process.start()
         theirs.close()
         try:
+            ours.recv()
             while done < count:
                 if not ours.poll(HANGS_S):
                     outcomes["hang"] += 1

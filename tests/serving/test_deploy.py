@@ -1,7 +1,11 @@
 """The files in deploy/ say what the code understands."""
 
+import configparser
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,3 +70,33 @@ def test_the_compose_file_waits_longer_than_the_service_takes_to_stop():
     assert (DEPLOY.parent / service["build"]["dockerfile"]).exists()
     assert int(service["stop_grace_period"].rstrip("s")) > settings_from({}).timeouts.stop_s
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+
+
+def unit() -> configparser.ConfigParser:
+    parsed = configparser.ConfigParser(interpolation=None, strict=True)
+    parsed.optionxform = str  # type: ignore[assignment]
+    parsed.read_string((DEPLOY / "sprachbund.service").read_text())
+    return parsed
+
+
+def test_the_unit_starts_the_verb_with_options_it_has_and_again_after_a_kill():
+    service = unit()["Service"]
+    program, verb, *arguments = service["ExecStart"].split()
+    assert (program, verb) == ("/opt/sprachbund/bin/sprachbund", "serve")
+    app = typer.main.get_command(build_app())
+    command = app.get_command(app.context_class(app, info_name="sprachbund"), "serve")
+    command.make_context("serve", arguments)
+    assert service["Restart"] == "always"
+    assert int(service["TimeoutStopSec"]) > settings_from({}).timeouts.stop_s
+    assert not {"RestrictNamespaces", "SystemCallFilter", "PrivateNetwork"} & set(service)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd")
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path):
+    """Its program is looked for, so one that is there stands in."""
+    text = (DEPLOY / "sprachbund.service").read_text()
+    path = tmp_path / "sprachbund.service"
+    path.write_text(text.replace("/opt/sprachbund/bin/sprachbund", sys.executable))
+    done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
+    assert done.stdout + done.stderr == ""
+    assert done.returncode == 0

@@ -309,6 +309,7 @@ def test_addresses_that_are_none(running, query, says):
         async with talking(running, query) as talk:
             assert says in (await talk.hear())["error"]["message"]
             await asyncio.wait_for(talk.socket.wait_closed(), 15)
+            assert says in talk.socket.close_reason
             return talk.socket.close_code
 
     assert run(scenario()) == 1008

@@ -68,7 +68,7 @@ CHECKED_ONLY = (
     "report",
 )
 OTHER_PROGRAMS = {
-    "--drafts", "--index-url", "--max-restarts", "--nnodes", "--no-deps", "--no-loadscope-reorder",
+    "--drafts", "--index-url", "--max-restarts", "--mutants", "--nnodes", "--no-deps", "--no-loadscope-reorder",
     "--nproc-per-node", "--peers", "--quick", "--rdzv-backend", "--rdzv-endpoint", "--rounds", "--shapes",
     "--verbose",
 }  # fmt: skip

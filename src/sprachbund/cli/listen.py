@@ -17,7 +17,7 @@ import typer
 from sprachbund.cli import completion
 from sprachbund.cli.console import UsageError, as_usage, duration, listed, print_json, say, table
 from sprachbund.cli.options import Panel, VerbCommand, with_options
-from sprachbund.cli.speech import STDIN, ModelOptions, load_model, with_hints
+from sprachbund.cli.speech import STDIN, ModelOptions, load_model, missing_file, with_hints
 from sprachbund.cli.translate import Source, Untrusted
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
@@ -261,6 +261,8 @@ def _check(source_file: str | None, microphone: str | None, fast: bool, log: Pat
         raise UsageError("--fast is for recordings; sound that is being made cannot be hurried")
     if log is not None and not log.absolute().parent.is_dir():
         raise UsageError(f"--log {log}: there is no folder {log.parent}; make it first")
+    if source_file not in (None, STDIN) and not Path(str(source_file)).exists():
+        raise missing_file(source_file)
 
 
 def _moments(

@@ -482,6 +482,8 @@ def run(job: SpeechJob) -> int:
 def _make_ready(job: SpeechJob) -> _Ready:
     with as_usage():
         _check_paths(job)
+    if len(job.files) == 1 and str(job.files[0]) != STDIN and not Path(job.files[0]).exists():
+        raise missing_file(job.files[0])  # before a model is loaded for it
     model = load_model(job.model)
     with as_usage():
         with with_hints(model.pairs, job.verb, job.files[0], job.targets, job.source):
@@ -569,6 +571,11 @@ def _check_paths(job: SpeechJob) -> None:
         )
     if output.formats and output.out.exists() and not output.out.is_dir():
         raise SprachbundError(f"--out {output.out} is a file; name a folder")
+
+
+def missing_file(name: object) -> SprachbundError:
+    """The error for a recording that is not there."""
+    return SprachbundError(f"{name} does not exist; check the name and the folder")
 
 
 def _check_languages(model: "Model", job: SpeechJob) -> tuple[str, ...]:

@@ -49,6 +49,8 @@ _BETA_PROTOCOL = "openai-beta.realtime-v1"
 _QUERY = ("model", "intent")
 _LEAST_COMMIT_S = 0.1
 """Least sound of an item that a client commits."""
+_MOST_REASON = 123
+"""Bytes of the reason in a close frame (RFC 6455); clients that were sending see it alone, without the error event."""
 _MOST_ERRORS = 32
 """Refused events after which a connection is closed; a client that errs so often does not read the answers."""
 
@@ -729,7 +731,8 @@ class RealtimeConnection:
             if self._socket.application_state == WebSocketState.CONNECTED:
                 await self._send_error(refusal, None)
                 default = BROKEN if refusal.status >= 500 else REFUSED
-                await self._socket.close(CLOSE_CODES.get(refusal.status, default))
+                reason = refusal.message.encode()[:_MOST_REASON].decode("utf-8", "ignore")
+                await self._socket.close(CLOSE_CODES.get(refusal.status, default), reason)
 
 
 _LOST = ("overload", "unknown pair")
