@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,8 +15,9 @@ import pytest
 
 from sprachbund.engines.packed_cache import VERSION, packed_for
 from sprachbund.models.catalogue import CATALOGUE, all_languages, find_checkpoint, fitting
+from sprachbund.models.hub import bundled_directory
 from tests.engines.test_packed_file import example
-from tests.models.fake_hub import COMMIT, Hub, serve
+from tests.models.fake_hub import COMMIT, TOKEN, Hub, serve
 from tests.models.whisper_support import make_directory
 from tests.stories.support import Ran, command, speech, write_tiny_model, write_wav
 
@@ -185,6 +187,54 @@ def test_a_hub_that_breaks_off_or_is_not_there_is_one_line(hub: Hub, tmp_path: P
         "sprachbund: error: nobody/nothing is not a directory here (the hub cannot be reached); check the network, or "
         "give a directory on this disk"
     ]
+
+
+def test_a_model_that_was_pushed_is_downloaded_whole(hub: Hub, tmp_path: Path) -> None:
+    """With what lies beside the weights: a draft, and parts in folders; not with what is no part of a model."""
+    model = tmp_path / "model"
+    shutil.copytree(bundled_directory(), model)
+    (model / "draft.safetensors").write_bytes(b"draft")
+    (model / "llm").mkdir()
+    (model / "llm" / "chat_template.jinja").write_text("{{ messages }}")
+    (model / "notes.pkl").write_bytes(b"pickle")
+    refused = run(hub, tmp_path, "models", "push", str(model), "someone/prompts")
+    assert refused.code == 1
+    assert "someone/prompts was not sent" in refused.err
+    assert "hf auth login" in refused.err
+    shown = run(hub, tmp_path, "models", "push", str(model), "someone/prompts", "--dry-run")
+    assert "license: cc-by-sa-3.0\nlanguage:\n- de\n- en" in shown.out
+    assert "llm/chat_template.jinja" in shown.out
+    assert not hub.received
+
+    hub.token = TOKEN
+    sent = run(hub, tmp_path, "models", "push", str(model), "someone/prompts", "--json")
+    assert sent.code == 0, sent.err
+    assert json.loads(sent.out)["address"] == f"{hub.address}/someone/prompts"
+    there = tmp_path / "there"
+    for name, content in hub.received.items():
+        path = there / name.removeprefix("someone/prompts/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    assert (there / "README.md").read_text() == shown.out.partition("\nfile")[0]
+    assert not (there / "notes.pkl").exists()
+
+    hub.repositories["someone/prompts"] = there
+    fetched = run(hub, tmp_path, "models", "download", "someone/prompts", "--json")
+    assert fetched.code == 0, fetched.err
+    directory = Path(json.loads(fetched.out)["directory"])
+    names = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+    assert names == {path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()} - {
+        "README.md"
+    }
+    (directory / "draft.safetensors").unlink()
+    assert run(hub, tmp_path, "models", "check", "someone/prompts").code == 0
+
+
+def test_a_page_needs_a_licence(hub: Hub, tmp_path: Path) -> None:
+    ran = run(hub, tmp_path, "models", "push", str(tmp_path / "published"), "someone/whisper")
+    assert ran.code == 1
+    assert "has no card with a licence" in ran.err
+    assert not [path for method, path, _ in hub.asked if method == "POST"]
 
 
 def test_languages_of_whisper_are_those_of_transformers() -> None:

@@ -248,6 +248,13 @@ def _train_on_own(rank: int, count: int, *, paths: list[Path], out: Path) -> Non
     train(made.make_model(), sharded(paths[rank]), made.options(2), out, report=lambda line: None)
 
 
+def test_two_processes_train_on_shards(packed: Path, tmp_path: Path) -> None:
+    work = partial(_train_on_own, paths=[packed, packed], out=tmp_path / "run")
+    codes = fork_ranks([2], work, tmp_path)
+    assert set(codes.values()) == {0}, (tmp_path / "2" / "failure.0.txt").read_text()
+    assert (tmp_path / "run" / "resume.pt").exists()
+
+
 def test_ranks_with_different_indices(corpus: Path, packed: Path, tmp_path: Path) -> None:
     other = pack(corpus, tmp_path / "other", shard_utterances=SHARD, seed=1).directory
     codes = fork_ranks([2], partial(_train_on_own, paths=[packed, other], out=tmp_path / "run"), tmp_path)

@@ -8,9 +8,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from sprachbund.decoding import search as searches
 from sprachbund.decoding.drafts.base import Draft
+from sprachbund.decoding.drafts.network import MedusaDraft
 from sprachbund.decoding.drafts.token_map import TokenMap, TokenMapDraft
 from sprachbund.decoding.native_search import NativeSearch, TextRun, seconds_of_pass
 from sprachbund.decoding.options import DecodingOptions
@@ -20,7 +22,10 @@ from sprachbund.decoding.state import Hypothesis, start_batch, whole_prompt
 from sprachbund.engines.extension import choose_instruction_set, native
 from sprachbund.engines.native_engine import NativeDecoder
 from sprachbund.engines.packing import pack_decoder
+from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Memory, Target
+from sprachbund.nn.decoder import TextDecoder
+from sprachbund.nn.drafts import MedusaHeads, MedusaShape
 from tests.decoding.test_speculative import PLAIN, flat
 from tests.decoding.tiny_family import TinyFamily, random_memory
 from tests.engines.support import needs_native
@@ -169,3 +174,61 @@ def test_timing_a_pass_leaves_the_rows_as_they_were() -> None:
         assert seconds_of_pass(decoder, batch, prompts, count) > 0
     assert torch.equal(batch.cache.lengths, torch.tensor([len(prompt) for prompt in prompts]))
     assert_alike(NativeSearch(batch, prompts).finish(decoder), before)
+
+
+def heads_on(family: TinyFamily, num_heads: int, spread: float) -> MedusaDraft:
+    torch.manual_seed(0)
+    heads = MedusaHeads(MedusaShape(width=16, num_heads=num_heads, num_blocks=2))
+    for parameter in heads.parameters():
+        nn.init.normal_(parameter, std=spread)
+    return MedusaDraft.around(heads, TinyFamily(seed=5).decoder)
+
+
+def test_heads_that_pass_on_their_state_guess_the_newest_token() -> None:
+    """As they are before training: right where a token is repeated, once a row has been through a pass."""
+    family, (memory, targets) = native_family(), rows_of(6)
+    draft = heads_on(family, 1, 0.0)
+    draft.check(family)
+    wanted = flat(search(family, memory, targets, PLAIN))
+    speculation = Speculation(draft, num_draft_tokens=1)
+    assert_alike(flat(search(family, memory, targets, PLAIN, None, speculation)), wanted)
+    right = asked = 0
+    for row in wanted:
+        tokens = [*row.tokens, *([family.end_token] if row.finished else [])]
+        place = 2  # the first token comes from the prompt, the second from a pass without a guess
+        while place < len(tokens):
+            same = tokens[place] == tokens[place - 1]
+            last = place + 1 == len(tokens) and not row.finished  # no guess where there is room for one token
+            asked, right = asked + (not last), right + (same and not last)
+            place += 1 + (same and not last)
+    assert sum(each.checked for each in speculation.report()) == asked
+    assert sum(each.accepted for each in speculation.report()) == right > 0
+
+
+@pytest.mark.parametrize("num_draft_tokens", [1, 3])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_heads_of_any_weights_change_no_token(num_draft_tokens: int, threads: int) -> None:
+    family, (memory, targets) = native_family(threads), rows_of(20)
+    wanted = flat(search(family, memory, targets, PLAIN))
+    speculation = Speculation(heads_on(family, 3, 0.3), num_draft_tokens=num_draft_tokens)
+    assert_alike(flat(search(family, memory, targets, PLAIN, None, speculation)), wanted)
+    assert sum(each.checked for each in speculation.report()) > 20
+
+
+def test_heads_are_for_the_search_of_the_kernels_alone() -> None:
+    family, (memory, targets) = native_family(), rows_of(1)
+    beam = replace(PLAIN, beam_size=2)
+    draft = heads_on(family, 2, 0.3)
+    with pytest.raises(SprachbundError, match="Medusa heads draft for greedy search"):
+        search(family, memory, targets, beam, None, Speculation(draft, num_draft_tokens=1))
+    unasked = Speculation(draft, may_stop=True)
+    wanted = flat(search(family, memory, targets, beam))
+    assert_alike(flat(search(family, memory, targets, beam, None, unasked)), wanted)
+    narrow = MedusaDraft.around(
+        MedusaHeads(MedusaShape(width=32, num_heads=1, num_blocks=1)),
+        TextDecoder(
+            vocabulary_size=family.vocabulary_size, max_tokens=24, width=32, num_heads=2, num_layers=2
+        ),
+    )
+    with pytest.raises(SprachbundError, match="width 32, this one has 2 of width 16"):
+        narrow.check(family)

@@ -98,15 +98,22 @@ def test_the_native_engine_takes_drafts_that_do_not_read_inside() -> None:
             draft.check(native)
             found = search(native, memory, targets, options, None, Speculation(draft, num_draft_tokens=3))
             assert [h.tokens for h in flat(found)] == [h.tokens for h in flat(wanted)]
-            if beam_size == 1:  # the kernels give the same numbers however the work is cut
+            if beam_size == 1:
+                # The same logits however the work is cut; their own search rounds log-probabilities otherwise.
                 sums = [
                     (a.log_probability, b.log_probability)
                     for a, b in zip(flat(found), flat(wanted), strict=True)
                 ]
                 assert all(a == pytest.approx(b, abs=1e-4) for a, b in sums)
-    for draft in drafts(model)[:2]:
-        with pytest.raises(SprachbundError, match="NativeDecoder does not show; use the torch engine"):
-            draft.check(native)
+    parasite, medusa = drafts(model)[:2]
+    with pytest.raises(SprachbundError, match="NativeDecoder does not show; use the torch engine"):
+        parasite.check(native)
+    medusa.check(native)
+    greedy = DecodingOptions(draft="none", max_tokens=16)
+    found = search(native, memory, targets, greedy, None, Speculation(medusa, num_draft_tokens=2))
+    assert [h.tokens for h in flat(found)] == [
+        h.tokens for h in flat(search(native, memory, targets, greedy))
+    ]
 
 
 def test_a_translation_says_how_many_guesses_were_accepted(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A Hugging Face hub on the loopback interface: the routes that downloading a model needs, and broken connections."""
 
+import base64
 import hashlib
 import json
 import re
@@ -13,6 +14,7 @@ from threading import Event, Thread
 from urllib.parse import urlsplit
 
 _PIECE = 2**16
+TOKEN = "hf_test"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -27,6 +29,8 @@ class Hub:
         stalled: set once it is so.
         asked: method, path and range of every request, in order.
         sent: bytes of files that were sent, by name.
+        received: files of commits, by repository and name.
+        token: of whoever asks; writing needs `TOKEN`.
     """
 
     repositories: dict[str, Path]
@@ -35,7 +39,9 @@ class Hub:
     stalled: Event = field(default_factory=Event)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     sent: Counter[str] = field(default_factory=Counter)
+    received: dict[str, bytes] = field(default_factory=dict)
     address: str = ""
+    token: str = ""
 
     def environment(self, home: Path) -> dict[str, str]:
         """Variables with which huggingface_hub asks this hub, and keeps what it fetches under `home`."""
@@ -43,6 +49,7 @@ class Hub:
             "HF_ENDPOINT": self.address,
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": self.token,
             "no_proxy": "127.0.0.1",
         }
 
@@ -60,15 +67,45 @@ def serve(hub: Hub) -> Iterator[Hub]:
         def do_GET(self) -> None:
             self._answer(body=True)
 
+        def do_POST(self) -> None:
+            """Creating a repository, and a commit whose files come with it."""
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            path = urlsplit(self.path).path
+            hub.asked.append((self.command, path, ""))
+            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                self.send_response(401)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            elif path == "/api/repos/create":
+                self._json({"url": f"{hub.address}/{json.loads(content)['name']}"})
+            elif path.endswith("/preupload/main"):
+                names = [file["path"] for file in json.loads(content)["files"]]
+                regular = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                self._json({"files": [{"path": name, **regular} for name in names]})
+            elif found := re.fullmatch(r"/api/models/(.+)/commit/main", path):
+                for line in map(json.loads, content.splitlines()):
+                    if line["key"] == "file":
+                        value = line["value"]
+                        hub.received[f"{found[1]}/{value['path']}"] = base64.b64decode(value["content"])
+                self._json(
+                    {
+                        "success": True,
+                        "commitOid": COMMIT,
+                        "commitUrl": f"{hub.address}/{found[1]}/commit/{COMMIT}",
+                    }
+                )
+            else:
+                self._json({})
+
         def _answer(self, *, body: bool) -> None:
             path = urlsplit(self.path).path
             hub.asked.append((self.command, path, self.headers.get("Range", "")))
             for name, directory in hub.repositories.items():
                 if re.fullmatch(rf"/api/models/{name}(/revision/[^/]+)?", path):
-                    files = [_sibling(file) for file in sorted(directory.iterdir())]
+                    files = [_sibling(file, directory) for file in _files(directory)]
                     return self._json({"id": name, "sha": COMMIT, "siblings": files})
                 if path.startswith(f"/api/models/{name}/tree/"):
-                    return self._json([_entry(file) for file in sorted(directory.iterdir())])
+                    return self._json([_entry(file, directory) for file in _files(directory)])
                 if found := re.fullmatch(rf"/{name}/resolve/[^/]+/(.+)", path):
                     return self._file(directory / found[1], body=body)
             self.send_response(404)
@@ -82,7 +119,7 @@ def serve(hub: Hub) -> Iterator[Hub]:
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            if self.command == "GET":
+            if self.command != "HEAD":
                 self.wfile.write(content)
 
         def _file(self, path: Path, *, body: bool) -> None:
@@ -143,12 +180,18 @@ def _etag(path: Path) -> str:
     return hashlib.new("sha256" if _is_large(path) else "sha1", path.read_bytes()).hexdigest()
 
 
-def _sibling(path: Path) -> dict[str, object]:
+def _files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def _sibling(path: Path, directory: Path) -> dict[str, object]:
+    name = path.relative_to(directory).as_posix()
     lfs = {"sha256": _etag(path), "size": path.stat().st_size, "pointerSize": 134}
-    return {"rfilename": path.name, "size": path.stat().st_size} | ({"lfs": lfs} if _is_large(path) else {})
+    return {"rfilename": name, "size": path.stat().st_size} | ({"lfs": lfs} if _is_large(path) else {})
 
 
-def _entry(path: Path) -> dict[str, object]:
+def _entry(path: Path, directory: Path) -> dict[str, object]:
+    name = path.relative_to(directory).as_posix()
     lfs = {"oid": _etag(path), "size": path.stat().st_size, "pointerSize": 134}
-    entry = {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": "0" * 40}
+    entry = {"type": "file", "path": name, "size": path.stat().st_size, "oid": "0" * 40}
     return entry | ({"lfs": lfs} if _is_large(path) else {})

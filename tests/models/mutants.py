@@ -374,7 +374,7 @@ def void(_: object) -> None:
 
 def judge(family: str, original: Path, seed: int, first: int, total: int) -> None:
     """Load mutants, and write down what became of each."""
-    _load(original)  # what is imported and mapped once is not the mutants'
+    load_directory(original)  # what is imported and mapped once is not the mutants'
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     signal.signal(signal.SIGALRM, _too_long)
     chosen = mutants(original, seed, own=family in OWN)[:total]
@@ -406,7 +406,7 @@ def _outcome(directory: Path, mutant: Mutant) -> tuple[str, str]:
     signal.alarm(TIME_S)
     try:
         with _as_nobody(directory, mutant.what == "unreadable"):
-            _load(directory)
+            load_directory(directory)
     except SprachbundError as error:
         text = str(error)
         return ("many lines", repr(text)[:300]) if len(text.splitlines()) != 1 else ("refused", text)
@@ -438,7 +438,7 @@ class _as_nobody:  # noqa: N801 - a context manager
             os.seteuid(0)
 
 
-def _load(directory: Path) -> None:
+def load_directory(directory: Path) -> None:
     """As the commands do, with the drafts that lie beside it."""
     from sprachbund import api
     from sprachbund.decoding.drafts import load_draft

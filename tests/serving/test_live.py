@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import time
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from sprachbund.decoding.options import DecodingOptions
 from sprachbund.serving.live import ResumableSession, SoundDecoder
 from sprachbund.serving.metrics import Meters
 from sprachbund.serving.schemas import RefusalError
@@ -29,6 +31,17 @@ def test_text_that_waits_for_the_end_of_speech_is_that_of_the_recording(running,
     texts = [m for m in client.seen if m["type"] == "text"]
     assert all(m["final"] and m["delay_s"] >= 0 for m in texts)
     assert client.seen[-1]["audio_s"] == pytest.approx(SPOKEN_S, abs=1e-3)
+
+
+def test_words_have_the_times_of_the_recording(running, bundled, spoken):
+    client = asyncio.run(whole(running, spoken["es"], {**SPAN, "word_timestamps": True}))
+    words = [word for m in client.seen if m["type"] == "text" for word in m["words"]]
+    options = DecodingOptions(word_timestamps=True)
+    expected = bundled.translate(spoken["es"], to="de", source="es", options=options, sample_rate=16_000)
+    every = [asdict(word) for segment in expected.segments for word in segment.words]
+    assert len(words) == len(every) > 0
+    for word, known in zip(words, every, strict=True):
+        assert word == known | {"probability": pytest.approx(known["probability"], rel=1e-4)}
 
 
 def test_several_sessions_at_once_get_what_each_gets_alone(running, bundled, spoken):

@@ -53,6 +53,7 @@ def test_sound_that_is_none(running):
         ({"targets": ["de"], "policy": "fastest"}, 400, "policy"),
         ({"targets": ["de"], "settings": {"colour": 1}}, 400, "'colour' is not known"),
         ({"targets": ["de"], "sample_rate": 1}, 400, "sample_rate"),
+        ({"targets": ["de"], "prompt": "names: Ada"}, 400, "no room for a prompt"),
         ({"targets": ["de"], "colour": "red"}, 400, "colour"),
     ],
 )

@@ -128,6 +128,59 @@ def test_what_is_masked_is_committed_all_the_same(policy: Policy) -> None:
             assert not any(event.tentative or event.retracted for event in texts(events))
 
 
+WORDS = replace(OPTIONS, word_timestamps=True)
+
+
+def test_words_are_those_of_the_recording() -> None:
+    own, samples = engine(), recording(*SPEECH)
+    session = own.open(TARGETS, "fr", LiveOptions(policy="retranslation"), word_timestamps=True)
+    events = run(own, session, samples)
+    whole = translate(
+        TinyFamily(seed=3), samples, TARGETS, "fr", WORDS, sample_rate=SAMPLE_RATE, activity=Loudness()
+    )
+    for target, translation in whole.items():
+        expected = [word for segment in translation.segments for word in segment.words]
+        assert expected
+        found = [word for event in texts(events) if event.target == target for word in event.words]
+        assert [replace(word, probability=0) for word in found] == [
+            replace(w, probability=0) for w in expected
+        ]
+        assert [w.probability for w in found] == pytest.approx([w.probability for w in expected], rel=1e-4)
+
+
+@pytest.mark.parametrize("policy", ["local-agreement", "wait-k", "alignatt"])
+def test_words_of_unfinished_speech_are_the_committed_text(policy: Policy) -> None:
+    own = engine(options=WORDS)
+    options = LiveOptions(policy=policy, step_s=0.5, max_open_s=4.0)
+    events = texts(run(own, own.open(TARGETS, options=options), recording(*SPEECH)))
+    assert any(event.words and not event.final for event in events)
+    for event in events:
+        spelt = "".join(word.text for word in event.words)
+        assert spelt == "".join(event.committed.split())
+        times = [second for word in event.words for second in (word.start_s, word.end_s)]
+        assert times == sorted(times)
+        assert all(event.start_s - 1e-6 <= second <= event.end_s + 1e-6 for second in times)
+    plain = run(own, own.open(TARGETS, options=options, word_timestamps=False), recording(*SPEECH))
+    assert not any(event.words for event in texts(plain))
+
+
+def test_a_prompt_goes_to_the_model_or_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = engine()
+    samples, span = recording(*SPEECH), LiveOptions(policy="span")
+    with_prompt, without = (own.open(["de"], "fr", span, prompt=text) for text in ("Ada", None))
+    found = [written(run(own, session, samples)) for session in (with_prompt, without)]
+    assert found[0] != found[1]
+    options = replace(OPTIONS, prompt="Ada")
+    whole = translate(
+        TinyFamily(seed=3), samples, ["de"], "fr", options, sample_rate=SAMPLE_RATE, activity=Loudness()
+    )
+    assert " ".join(found[0]["de"]) == whole["de"].text
+    plain = own.model.prompt
+    monkeypatch.setattr(own.model, "prompt", lambda target: plain(replace(target, context="")))
+    with pytest.raises(SprachbundError, match="has no room for a prompt; leave it out"):
+        own.open(TARGETS, prompt="Ada")
+
+
 def test_policies_without_tentative_text_mask_none() -> None:
     with pytest.raises(SprachbundError, match=r"mask_words is 2.*span shows no text that may change"):
         engine().open(TARGETS, options=LiveOptions(policy="span", mask_words=2))

@@ -132,8 +132,8 @@ def of_text_llm(root: Path) -> Objective:
 def _spoken(root: Path) -> translators.Spoken:
     if not _SPOKEN:
         _SPOKEN.append(translators.speak(root / "units"))
-        lines = [f"{word}\t{word.upper()}" for word in words(6, seed=9)]
-        (root / "pairs.tsv").write_text("\n".join(["de\tfr", *lines]) + "\n")
+    lines = [f"{word}\t{word.upper()}" for word in words(6, seed=9)]
+    (root / "pairs.tsv").write_text("\n".join(["de\tfr", *lines]) + "\n")
     return _SPOKEN[0]
 
 

@@ -1,12 +1,9 @@
 """Units from corpus to corpus: the same files however the work was shared out, broken off and taken up again."""
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +15,6 @@ from sprachbund.models.tokens.sources import open_source
 from sprachbund.models.tokens.strings import to_units
 from sprachbund.units.encoded import EncodedCorpus, Encoding, FeatureJob, encode
 from sprachbund.units.fit import Fit, estimate, make_units
-from sprachbund.util import jobs as work
 from tests.units.made import computing, conformer, extraction, options, tones, wav2vec, write_corpus
 
 
@@ -94,17 +90,17 @@ def test_what_is_written_down(made: Made) -> None:
     assert needed.frames == pytest.approx(config.num_frames, rel=0.15)
 
 
-def test_any_number_of_processes_makes_the_same_features(made: Made, tmp_path: Path) -> None:
+def test_any_order_makes_the_same_features(made: Made, tmp_path: Path) -> None:
     job = made.fit.job
     found = []
-    for count in (1, 2, 3):
-        out = tmp_path / str(count)
+    for order in ((0, 1, 2), (2, 0, 1)):
+        out = tmp_path / str(order[0])
         out.mkdir()
-        for rank in reversed(range(count)):
-            work.make(replace(job, out=out), (rank, count))
+        for number in order:
+            replace(job, out=out).prepare()(number, lambda inside: None)
         found.append(files(out))
     assert len(found[0]) == 3
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
 
 
 def test_real_processes_make_the_same_units(made: Made, tmp_path: Path) -> None:
@@ -113,34 +109,6 @@ def test_real_processes_make_the_same_units(made: Made, tmp_path: Path) -> None:
     encode(two, lambda done, total: ticks.append((done, total)))
     assert files(tmp_path / "two") == files(made.root / "encoded")
     assert ticks[-1][1] == 12
-
-
-def test_a_ray_cluster_gets_the_same_work(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of Ray only its calls: starting a real one takes longer than all of these tests."""
-    calls: list[Any] = []
-
-    class TaskError(Exception):
-        cause: Exception
-
-    def remote(**needs: Any) -> Callable[[Any], Any]:
-        calls.append(needs)
-        return lambda function: SimpleNamespace(remote=lambda *given: (function, given))
-
-    ray = SimpleNamespace(
-        is_initialized=lambda: False,
-        init=lambda **given: calls.append(given["address"]),
-        shutdown=lambda: calls.append("shutdown"),
-        remote=remote,
-        wait=lambda waiting, timeout: (waiting[:1], waiting[1:]),
-        get=lambda ready: [function(*given) for function, given in ready],
-        exceptions=SimpleNamespace(RayTaskError=TaskError),
-    )
-    monkeypatch.setitem(sys.modules, "ray", ray)
-    encode(replace(made.encoding, out=tmp_path / "ray", computing=computing(workers=2, ray="local")))
-    assert files(tmp_path / "ray") == files(made.root / "encoded")
-    assert calls == ["local", {"num_cpus": 1}, "shutdown"]
 
 
 class KilledError(Exception):

@@ -3,35 +3,120 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from sprachbund.errors import SprachbundError
-from sprachbund.util.jobs import run_apart, run_processes
+from sprachbund.util.jobs import _shares_of_gpus, gpus_of, run, run_apart
 
 
-def killed(share: tuple[int, int], progress: object) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """Files that hold their number, and what the process saw; one may kill its process, or fail."""
+
+    out: Path
+    count: int = 8
+    deaths: int = 0
+    fails: bool = False
+    threads: int = 1
+    gpus: int = 0
+
+    @property
+    def files(self) -> list[tuple[Path, int]]:
+        return [(self.out / f"{number:03d}.txt", 10) for number in range(self.count)]
+
+    def prepare(self) -> Callable[[int, Callable[[int], None]], None]:
+        (self.out / f"prepared.{os.getpid()}").touch()
+        return self.make
+
+    def make(self, number: int, tick: Callable[[int], None]) -> None:
+        tick(5)
+        if number == 3 and self.fails:
+            raise KeyError("a key")
+        if number == 3 and len(list(self.out.glob("death.*"))) < self.deaths:
+            (self.out / f"death.{time.monotonic_ns()}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        (self.out / f"gpus.{number}").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+        self.files[number][0].write_bytes(number.to_bytes(2, "big") * 1000)
+
+    @property
+    def made(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in sorted(self.out.glob("*.txt"))}
 
 
-def failed(share: tuple[int, int], progress: object) -> None:
-    raise KeyError("a key")
+def whole(tmp_path: Path) -> dict[str, bytes]:
+    (tmp_path / "whole").mkdir()
+    run(job := Made(out=tmp_path / "whole"))
+    return job.made
 
 
-@pytest.mark.parametrize(
-    ("work", "wanted"),
-    [
-        (killed, r"SIGKILL, as a system short of memory.*fewer --workers"),
-        (failed, r"KeyError: 'a key' \(test_"),
-    ],
-)
-def test_shared_work_says_how_a_process_ended(
-    work: Callable[..., None], wanted: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SprachbundError, match=wanted):
-        run_processes(work, [(0, 1)], lambda: None)
+def test_a_process_that_is_killed_is_replaced(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    run(job := Made(out=tmp_path, deaths=1), workers=4, progress=lambda *one: seen.append(one))
+    assert len(list(tmp_path.glob("death.*"))) == 1
+    assert len(list(tmp_path.glob("prepared.*"))) <= 5  # once a process, and not once a file
+    assert job.made == whole(tmp_path)
+    assert seen[-1] == (80, 80)
+    assert {total for _, total in seen} == {80}
+
+
+def test_a_real_ray_cluster_makes_the_same_files(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    seen: list[tuple[int, int]] = []
+    run(
+        job := Made(out=tmp_path, deaths=1),
+        workers=4,
+        ray_address="local",
+        progress=lambda *one: seen.append(one),
+    )
+    assert len(list(tmp_path.glob("death.*"))) == 1
+    assert 2 <= len(list(tmp_path.glob("prepared.*"))) <= 5
+    assert job.made == whole(tmp_path)
+    assert seen[-1] == (80, 80)
+    (tmp_path / "003.txt").unlink()
+    with pytest.raises(
+        SprachbundError, match=r"asks for 1 CPUs and 1 GPUs, and the Ray cluster has .* and 0"
+    ):
+        run(Made(out=tmp_path, gpus=1), ray_address="local")
+
+
+def test_a_file_that_kills_every_process_ends_the_job(tmp_path: Path) -> None:
+    with pytest.raises(
+        SprachbundError, match=r"003\.txt was begun 3 times, .*SIGKILL, as a system short of memory.*fewer"
+    ):
+        run(Made(out=tmp_path, deaths=9), workers=2)
+
+
+def test_an_error_ends_the_job_with_its_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SprachbundError, match=r"KeyError: 'a key' \(test_"):
+        run(Made(out=tmp_path, fails=True), workers=2)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_job_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+    before = whole(tmp_path)
+    job = Made(out=tmp_path / "whole")
+    (job.out / "005.txt").unlink()
+    run(job, workers=2)  # one file: no process is started
+    assert job.made == before
+    assert {path.name for path in job.out.glob("prepared.*")} == {f"prepared.{os.getpid()}"}
+
+
+def test_each_process_sees_its_own_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    run(Made(out=tmp_path, gpus=1, count=12), workers=2)
+    assert {path.read_text() for path in tmp_path.glob("gpus.*")} == {"3", "5"}
+    with pytest.raises(SprachbundError, match=r"3 processes need 3 GPUs, and there are 2; try --workers 2"):
+        run(Made(out=tmp_path, gpus=1, count=20), workers=3)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert _shares_of_gpus(1, 1) == ["5"]
+    assert _shares_of_gpus(0, 2) == [None, None]
+    assert (gpus_of("cuda"), gpus_of("cuda:1"), gpus_of("cpu")) == (1, 0, 0)
 
 
 def pid_and_blocked(times: int) -> tuple[int, bool]:

@@ -175,7 +175,10 @@ def level_bar(samples: "Samples") -> str:
     return f"{'█' * filled}{'░' * (_BAR - filled)} {level_db:.0f} dB"
 
 
-_Decoding = Annotated[DecodingOptions, Panel("Decoding", only=("allowed_languages", "guard.enabled"))]
+_Decoding = Annotated[
+    DecodingOptions,
+    Panel("Decoding", only=("allowed_languages", "prompt", "word_timestamps", "guard.enabled")),
+]
 _Model = Annotated[
     ModelOptions,
     Panel("Model", only=("name", "then", "engine", "threads", "device", "real_length", "offline")),
@@ -230,6 +233,8 @@ def listen(
     if microphones:
         return _print_microphones(as_json=as_json)
     _check(source_file, microphone, fast, log)
+    if decoding.word_timestamps and not as_json:
+        raise UsageError("--words are shown with --json only; add it")
     from sprachbund.streaming.engine import LiveEngine
 
     loaded = load_model(model)

@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     models.command("check", help="Read all of a model and of its packed weights, and see that it loads.")(
         check
     )
+    models.command("push", help="Send a model directory to the hub, with a page made of its card.")(push)
     app.add_typer(models, name="models")
 
 
@@ -143,6 +144,34 @@ def download(
     if public is not None and public.extra and not is_installed(public.extra):
         say(f"note: it needs more packages; run: pip install 'sprachbund[{public.extra}]'")
     say(f"next: sprachbund translate FILE --to LANG --model {name}")
+
+
+def push(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A model directory.")],
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository; made if it is missing.")],
+    private: Annotated[
+        bool, typer.Option("--private", help="A new repository is for its owner alone.")
+    ] = False,
+    message: Annotated[str, typer.Option("--message", metavar="TEXT", help="Of the commit.")] = "A model",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the page and the files, and send nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send a model to the hub; `hf auth login`, or HF_TOKEN, gives the right to write there."""
+    from sprachbund.models import publish
+
+    files = publish.files_of(directory)
+    num_bytes = sum(path.stat().st_size for path in files)
+    if dry_run:
+        typer.echo(publish.page_of(directory, name))
+        rows = [[path.relative_to(directory).as_posix(), size(path.stat().st_size)] for path in files]
+        typer.echo(table(rows, ["file", "size"]))
+        return
+    with Bar(f"sending {size(num_bytes)}"):
+        address = publish.push(directory, name, private=private, message=message)
+    done = {"model": name, "address": address, "files": len(files), "size_bytes": num_bytes}
+    print_json(done) if as_json else typer.echo(f"{address}  {size(num_bytes)}")
 
 
 def fetch(name: str, *, offline: bool) -> Path:

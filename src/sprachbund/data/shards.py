@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -250,7 +251,7 @@ class Shards(Manifest):
         """
         for done, number in enumerate(self._shard_numbers):
             progress(done, self.num_shards)
-            self._files.open(number).utterances  # noqa: B018 - reads and checks
+            self._files.open(number).read_all()
         progress(self.num_shards, self.num_shards)
         return self.num_shards
 
@@ -296,34 +297,43 @@ def recording_name(number: int) -> str:
 
 
 class _Shard:
-    """An open shard: the place of each utterance's sound in the tar, and its texts once they are asked for."""
+    """An open shard. Texts and sound are fetched when they are first asked for, since some ask for texts alone."""
 
-    def __init__(self, files: "_Files", number: int, path: Path) -> None:
-        self._files, self._number, self._path = files, number, path
-        self._utterances: list[Utterance] | None = None
-        try:
-            with tarfile.open(path, mode="r:") as tar:
-                self._members = [(m.offset_data, m.size) for m in tar if not m.name.endswith(".json")]
-        except (OSError, tarfile.TarError) as error:
-            files.refuse(recording_name(number), f"is no tar ({error})")
-        if len(self._members) != (wanted := files.index.shards[number].utterances):
-            files.refuse(
-                recording_name(number), f"holds {len(self._members)} utterances, and its index says {wanted}"
-            )
+    def __init__(self, files: "_Files", number: int) -> None:
+        self._files, self._number = files, number
 
-    @property
+    @cached_property
     def utterances(self) -> list[Utterance]:
         """Texts of all of them."""
-        if self._utterances is None:
-            name, shard = cuts_name(self._number), self._files.index.shards[self._number]
-            packed = self._files.small(name, shard.cuts_bytes, shard.cuts_sha256)
-            lines = gzip.decompress(packed).splitlines()
-            where = f"{self._files.url}/{name}"
-            cuts = [parse_cut(line, f"{where}, line {n}") for n, line in enumerate(lines, start=1)]
-            if len(cuts) != shard.utterances:
-                self._files.refuse(name, f"has {len(cuts)} lines, and its index says {shard.utterances}")
-            self._utterances = [utterance_of(cut) for cut in cuts]
-        return self._utterances
+        name, shard = cuts_name(self._number), self._files.index.shards[self._number]
+        packed = self._files.small(name, shard.cuts_bytes, shard.cuts_sha256)
+        lines = gzip.decompress(packed).splitlines()
+        where = f"{self._files.url}/{name}"
+        cuts = [parse_cut(line, f"{where}, line {n}") for n, line in enumerate(lines, start=1)]
+        if len(cuts) != shard.utterances:
+            self._files.refuse(name, f"has {len(cuts)} lines, and its index says {shard.utterances}")
+        return [utterance_of(cut) for cut in cuts]
+
+    @cached_property
+    def _members(self) -> list[tuple[int, int]]:
+        """Where each utterance's sound begins in the tar, and its size."""
+        name, wanted = recording_name(self._number), self._files.index.shards[self._number].utterances
+        try:
+            with tarfile.open(self._path, mode="r:") as tar:
+                members = [(m.offset_data, m.size) for m in tar if not m.name.endswith(".json")]
+        except (OSError, tarfile.TarError) as error:
+            self._files.refuse(name, f"is no tar ({error})")
+        if len(members) != wanted:
+            self._files.refuse(name, f"holds {len(members)} utterances, and its index says {wanted}")
+        return members
+
+    @cached_property
+    def _path(self) -> Path:
+        return self._files.fetched(self._number)
+
+    def read_all(self) -> None:
+        """Have texts and sound at hand, compared with their checksums."""
+        assert len(self.utterances) == len(self._members)
 
     def samples(self, row: int, num_samples: int) -> np.ndarray:
         import soundfile
@@ -408,12 +418,11 @@ class _Files:
         return array
 
     def open(self, number: int) -> _Shard:
-        """A shard, fetched if it is not there."""
+        """A shard."""
         if (shard := self._open.get(number)) is None:
-            path = self._fetched(number)
             while len(self._open) >= _MOST_OPEN:
                 self._open.pop(next(iter(self._open)))
-            shard = self._open[number] = _Shard(self, number, path)
+            shard = self._open[number] = _Shard(self, number)
         return shard
 
     def hold(self, now: Sequence[int], soon: Sequence[int]) -> None:
@@ -425,9 +434,8 @@ class _Files:
                 self._path(number).unlink(missing_ok=True)
                 self._whole.discard(number)
         self._fetch_ahead(now)
-        for number in now:
-            self._open[number] = _Shard(self, number, self._fetched(number))
-            self._open[number].utterances  # noqa: B018 - read before processes are forked that share them
+        for number in now:  # read before processes are forked that share them
+            self._open.setdefault(number, _Shard(self, number)).read_all()
         self._fetch_ahead(soon)
 
     def _fetch_ahead(self, numbers: Sequence[int]) -> None:
@@ -440,7 +448,7 @@ class _Files:
             if number not in self._whole and number not in self._coming:
                 self._coming[number] = self._threads.submit(self._fetch, number)
 
-    def _fetched(self, number: int) -> Path:
+    def fetched(self, number: int) -> Path:
         """Path of a shard's sound, once it is there and is whole."""
         if number in self._whole:
             return self._path(number)
@@ -562,6 +570,8 @@ class Packing:
         codec: "flac" keeps every sample; "opus" takes an eighth of its space.
         shard_utterances: utterances of a shard.
         seed: of the order of the utterances.
+        threads: of each process.
+        gpus: of each process.
     """
 
     source: Path
@@ -571,6 +581,7 @@ class Packing:
     shard_utterances: int = 1000
     seed: int = 0
     threads: int = 1
+    gpus: int = 0
 
     @property
     def files(self) -> list[tuple[Path, int]]:

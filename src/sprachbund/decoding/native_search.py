@@ -144,9 +144,13 @@ _TIMED_PASSES = 4
 
 
 def seconds_of_pass(
-    decoder: NativeDecoder, batch: HypothesisBatch, prompts: Sequence[Sequence[int]], num_draft_tokens: int
+    decoder: NativeDecoder,
+    batch: HypothesisBatch,
+    prompts: Sequence[Sequence[int]],
+    num_draft_tokens: int,
+    run: NativeRun | None = None,
 ) -> float:
-    """Seconds of a pass over the newest token of every row and so many draft tokens behind it, all of them looked up.
+    """Seconds of a pass over the newest token of every row and so many draft tokens behind it.
 
     Fewer draft tokens where rows have no room for them. The rows and what their cache holds are left as they were.
 
@@ -155,10 +159,11 @@ def seconds_of_pass(
         batch: rows that have read their prompts; `searches_natively` says yes to them.
         prompts: of the rows.
         num_draft_tokens: of a pass.
+        run: makes the draft tokens; they are looked up if None.
     """
     # The end token, which none of the rows may write then, is a draft token that is never accepted.
     processor = replace(batch.processor, min_tokens=decoder.max_tokens + 1)
-    run = TextRun([[processor.end_token] * (_TIMED_PASSES + num_draft_tokens + 1)] * len(prompts))
+    run = run or TextRun([[processor.end_token] * (_TIMED_PASSES + num_draft_tokens + 1)] * len(prompts))
     search = NativeSearch(replace(batch, processor=processor), prompts)
     began = time.perf_counter()
     search.finish(decoder, run, num_draft_tokens, most_passes=_TIMED_PASSES)

@@ -60,7 +60,9 @@ def search(
         speculation = None
         join_ctc(able.joint_ctc, memory, targets, options, batch)
     flat = [target for group in targets for target in group]
-    draft_state = None if speculation is None else speculation.begin(family, memory, flat, batch)
+    draft_state = (
+        None if speculation is None else speculation.begin(family, memory, flat, batch, options.beam_size)
+    )
     with limit_torch_threads(able.decoder):
         best = _finish(family, batch, flat, options, draft_state)
     if speculation is not None and draft_state is not None:

@@ -24,6 +24,7 @@ from sprachbund.decoding.autoregressive import GreedySearch
 from sprachbund.decoding.drafts import load_draft
 from sprachbund.decoding.drafts.base import Draft, DraftRun
 from sprachbund.decoding.drafts.listed import TextDraft
+from sprachbund.decoding.drafts.network import MedusaDraft, NativeMedusaRun
 from sprachbund.decoding.languages import UNDETERMINED
 from sprachbund.decoding.native_search import searches_natively, seconds_of_pass
 from sprachbund.decoding.options import AUTO, MAX_DRAFT_TOKENS, NONE, Accept, DecodingOptions
@@ -126,7 +127,8 @@ def measure_rounds(
     times: dict[int, list[float]] = {count: [] for count in (0, *counts)}
     for count, seconds in [*times.items()] * _REPEATS:
         if natively and isinstance(decoder, NativeDecoder):
-            seconds.append(seconds_of_pass(decoder, batch, prompts, count))
+            heads = run if isinstance(run, NativeMedusaRun) else None  # all else is looked up
+            seconds.append(seconds_of_pass(decoder, batch, prompts, count, heads))
         else:
             seconds.append(drafted(count) if count else plain())
     drafted_s = np.interp(range(1, most + 1), counts, [median(times[count]) for count in counts])
@@ -189,7 +191,12 @@ class Speculation:
         self._stopped = False
 
     def begin(
-        self, family: Family, memory: Memory, targets: Sequence[Target], batch: HypothesisBatch
+        self,
+        family: Family,
+        memory: Memory,
+        targets: Sequence[Target],
+        batch: HypothesisBatch,
+        beam_size: int = 1,
     ) -> DraftState | None:
         """Start drafting for a search.
 
@@ -198,11 +205,15 @@ class Speculation:
             memory: of B utterances.
             targets: of the R rows.
             batch: the rows, prompts read.
+            beam_size: of the search.
 
         Returns:
-            The draft at work; None where no gain is predicted.
+            The draft at work; None where no gain is predicted, or where a draft that nobody named works in the
+            kernels alone and they cannot make this search.
         """
         if self._stopped:
+            return None
+        if self._may_stop and self._inside_alone(family, batch, beam_size):
             return None
         prompts = [whole_prompt(family, target) for target in targets]
         self._choose(family, memory, targets, batch, prompts)
@@ -210,6 +221,19 @@ class Speculation:
             return None
         run = self.draft.start(family, memory, targets, batch.cache.capacity)
         return DraftState.begin(run, prompts, num_draft_tokens=self.num_draft_tokens, accept=self._accept)
+
+    def _inside_alone(
+        self,
+        family: Family,
+        batch: HypothesisBatch,
+        beam_size: int,
+    ) -> bool:
+        """Whether the draft works inside the kernels' search alone, which this one cannot be."""
+        if not isinstance(self.draft, MedusaDraft) or not isinstance(
+            family.capabilities.decoder, NativeDecoder
+        ):
+            return False
+        return beam_size > 1 or not searches_natively(family, batch, None, self._accept)
 
     def add(self, targets: Sequence[Target], draft_state: DraftState) -> None:
         """Count what came of a search."""

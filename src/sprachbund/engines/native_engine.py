@@ -249,6 +249,16 @@ class NativeDecoder(nn.Module):
         )
         return passes
 
+    def heads_draft(self, heads: Any, planted: list[list[int]], prompts: list[int]) -> Any:
+        """Packed Medusa heads as a draft of one search.
+
+        Args:
+            heads: packed.
+            planted: see `sprachbund.decoding.drafts.network.NativeMedusaRun`.
+            prompts: tokens of the rows' prompts.
+        """
+        return native().HeadsDraft(self._native, heads, planted, prompts)
+
     @enough_memory()
     def logits(self, states: Tensor, matrix: Arrays | None = None, num_rows: int = 0) -> Tensor:
         """Logits (R, Q, V) of states (R, Q, D padded), or (R, Q, `num_rows`) of another packed "matrix"."""

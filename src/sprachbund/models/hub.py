@@ -22,7 +22,9 @@ from sprachbund.util.tensors import check_tensors
 
 _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # Other formats of the same weights lie beside these on the hub; they would double the download.
-_DESCRIPTIONS = ["*.json", "merges.txt", "sentencepiece.bpe.model", "source.spm", "target.spm"]
+_DESCRIPTIONS = ["*.json", "*.jinja", "merges.txt", "*.model", "source.spm", "target.spm"]
+OWN_FILES = [*_DESCRIPTIONS, "*.safetensors", "*.onnx", "*.npy"]
+"""Files of a directory that this package wrote: drafts, parts in folders, vocabularies, units; each there once."""
 _SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors"]
 _PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 
@@ -81,6 +83,12 @@ def family_of(directory: Path) -> str:
     return family
 
 
+def is_own(directory: Path) -> bool:
+    """Whether a directory is in this package's own layout, which names the family in config.json."""
+    config = directory / "config.json"
+    return config.is_file() and "family" in read_object(config)
+
+
 def bundled_directory() -> Path:
     """Directory of the model that comes with the package."""
     return Path(__file__).parent / "assets" / BUNDLED
@@ -126,6 +134,9 @@ def find(path_or_id: str | os.PathLike[str], *, offline: bool, progress: Progres
         raise SprachbundError(f"{name} is a file; give the directory it is in")
     if not _ID.fullmatch(name):
         raise SprachbundError(f"there is no directory {name}; check the path")
+    directory = download(name, _DESCRIPTIONS, offline=offline, progress=progress)
+    if is_own(directory):
+        return download(name, OWN_FILES, offline=offline, progress=progress)
     directory = download(name, _DESCRIPTIONS + _SAFETENSORS, offline=offline, progress=progress)
     if not any(directory.glob("model*.safetensors")):
         directory = download(name, _DESCRIPTIONS + _PICKLED, offline=offline, progress=progress)

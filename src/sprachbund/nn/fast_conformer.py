@@ -6,6 +6,7 @@ states alone and in a batch. Shapes: B rows, T frames, M mel bins, D width, K ke
 """
 
 import math
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -95,6 +96,12 @@ class Convolution(nn.Module):
         x = F.glu(self.gate(self.norm(x))) * valid[..., None]
         x = self.inner_norm(self.depthwise(x.transpose(1, 2)))
         return self.out(F.silu(x).transpose(1, 2))
+
+    def train(self, mode: bool = True) -> Self:
+        """As of every module, but the batch norm keeps its statistics: padding and small batches would move them."""
+        super().train(mode)
+        self.inner_norm.eval()
+        return self
 
 
 class FastConformerLayer(nn.Module):

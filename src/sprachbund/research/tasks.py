@@ -50,11 +50,13 @@ class Tasks:
         paths: of the files, in the order of the work.
         make: makes one; has to be picklable.
         threads: of each process.
+        gpus: of each process.
     """
 
     paths: tuple[Path, ...]
     make: Callable[[int], None]
     threads: int = 1
+    gpus: int = 0
 
     @property
     def files(self) -> Sequence[tuple[Path, int]]:
@@ -91,6 +93,7 @@ class Study:
         *,
         workers: int = 1,
         ray_address: str | None = None,
+        gpus: int = 0,
         report: Callable[[str], None] = print,
         progress: Callable[[int, int], None] = work.nothing,
     ) -> Path:
@@ -99,6 +102,7 @@ class Study:
         Args:
             workers: cells at a time, each with one thread.
             ray_address: of a Ray cluster that shares the folder, "local" for one here; None for plain processes.
+            gpus: of each cell, which sees no others.
             report: is told whenever a cell is finished.
             progress: called with cells finished and in all.
 
@@ -110,7 +114,9 @@ class Study:
         for cell in cells:
             self._forget_if_not_whole(cell)
             (cell.folder(self.out) / FAILED_FILE).unlink(missing_ok=True)
-        tasks = Tasks(paths=tuple(cell.folder(self.out) / CELL_FILE for cell in cells), make=self._make)
+        tasks = Tasks(
+            paths=tuple(cell.folder(self.out) / CELL_FILE for cell in cells), make=self._make, gpus=gpus
+        )
         run_tasks(
             tasks,
             "cells",

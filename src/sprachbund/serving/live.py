@@ -62,6 +62,8 @@ class Start(_Message):
         languages: those that may be spoken, when it is identified.
         policy: when text is written; None is the default of `LiveOptions`.
         settings: other fields of `LiveOptions`.
+        prompt: context or glossary, for models with room for it.
+        word_timestamps: whether texts have the words that they commit, with times.
         encoding: of the sound.
         sample_rate: of the sound, in Hz.
         key: where one is needed and cannot be sent as a header, as from a browser.
@@ -74,6 +76,8 @@ class Start(_Message):
     languages: list[str] | None = None
     policy: str | None = None
     settings: dict[str, float | int | str] = {}
+    prompt: Annotated[str | None, Field(max_length=10_000)] = None
+    word_timestamps: bool = False
     encoding: Encoding = "pcm_s16le"
     sample_rate: Annotated[int, Field(ge=8_000, le=192_000)] = SAMPLE_RATE
     key: str | None = None
@@ -614,6 +618,8 @@ class SessionManager:
                         options,
                         allowed_languages=start.languages,
                         spans=spans,
+                        prompt=start.prompt,
+                        word_timestamps=start.word_timestamps,
                     )
                 )
                 session = await asyncio.wrap_future(call)

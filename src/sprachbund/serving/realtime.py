@@ -38,7 +38,7 @@ from sprachbund.serving.live import (
     Start,
     receive,
 )
-from sprachbund.serving.schemas import RefusalError, as_json, refusal_of, usage
+from sprachbund.serving.schemas import RefusalError, as_json, log_probs_of, refusal_of, usage
 from sprachbund.serving.settings import Settings
 
 log = logging.getLogger("sprachbund.serving")
@@ -86,7 +86,7 @@ class Transcription(_Strict):
     model: str | None = None
     language: Annotated[str | None, Field(max_length=100)] = None
     languages: Annotated[list[str] | None, Field(max_length=100)] = None
-    prompt: Annotated[str | None, Field(max_length=0)] = None
+    prompt: Annotated[str | None, Field(max_length=10_000)] = None
     keywords: Annotated[list[str] | None, Field(max_length=0)] = None
     delay: None = None
 
@@ -147,12 +147,14 @@ class Session(_Strict):
     Attributes:
         type: no other sessions are offered.
         audio: sound and languages; `audio.output.language` is the language wanted, the one spoken if not given.
-        include: further fields of events; none is offered.
+        include: further fields of events.
     """
 
     type: Literal["transcription"] = "transcription"
     audio: Audio = Audio()
-    include: Annotated[list[str] | None, Field(max_length=0)] = None
+    include: Annotated[
+        list[Literal["item.input_audio_transcription.logprobs"]] | None, Field(max_length=1)
+    ] = None
 
     def start(self, default_model: str) -> Start:
         """As the first message of a live session."""
@@ -164,6 +166,8 @@ class Session(_Strict):
             targets=[self.audio.output.language or TRANSCRIBE],
             source=spoken.language or None,
             languages=spoken.languages or None,
+            prompt=spoken.prompt or None,
+            word_timestamps=bool(self.include),
             encoding=source.format.encoding,
             sample_rate=source.format.rate or 24_000,
         )
@@ -316,6 +320,8 @@ class _Turn:
         forwarding: sends its text to the client.
         items: ids of the items under way, by number of the stretch; by None without turn detection.
         texts: of these items so far.
+        log_probs: of their words, where they are wanted.
+        began_s: where the speech of items begins.
     """
 
     def __init__(self, live: ResumableSession) -> None:
@@ -323,7 +329,7 @@ class _Turn:
         self.forwarding: asyncio.Task[None] | None = None
         self.items: dict[int | None, str] = {}
         self.texts: dict[str, str] = {}
-        self.committed: set[str] = set()
+        self.log_probs: dict[str, list[dict[str, Any]]] = {}
         self.began_s: dict[str, float] = {}
 
 
@@ -601,7 +607,12 @@ class RealtimeConnection:
             elif message["type"] == "text":
                 await self._forward_text(turn, self._item_of(turn, segment), message, by_pauses=by_pauses)
         if not by_pauses and (item_id := turn.items.pop(None, None)) is not None:
-            await self._send_completed(item_id, turn.texts.get(item_id, ""), turn.live.sound.received_s)
+            await self._send_completed(
+                item_id,
+                turn.texts.get(item_id, ""),
+                turn.live.sound.received_s,
+                log_probs=turn.log_probs.get(item_id),
+            )
 
     async def _forward_text(
         self, turn: _Turn, item: str, message: dict[str, Any], *, by_pauses: bool
@@ -609,12 +620,18 @@ class RealtimeConnection:
         before, piece = turn.texts.get(item, ""), message["committed"]
         delta = piece if before else piece.lstrip()
         turn.texts[item] = before + delta
+        extra: dict[str, Any] = {}
+        if self._session.include:
+            words = [(word["text"], word["probability"]) for word in message["words"]]
+            extra["logprobs"] = log_probs_of(words, message["target_language"], begins=not before)
+            turn.log_probs.setdefault(item, []).extend(extra["logprobs"])
         if delta:
             await self._send(
                 "conversation.item.input_audio_transcription.delta",
                 item_id=item,
                 content_index=0,
                 delta=delta,
+                **extra,
             )
         if not (message["final"] and by_pauses):
             return
@@ -624,7 +641,11 @@ class RealtimeConnection:
             return
         duration_s = message["end_s"] - turn.began_s.get(item, message["start_s"])
         await self._send_completed(
-            item, turn.texts.pop(item), duration_s, languages=[message["source_language"]]
+            item,
+            turn.texts.pop(item),
+            duration_s,
+            languages=[message["source_language"]],
+            log_probs=turn.log_probs.pop(item, None),
         )
 
     def _item_of(self, turn: _Turn, segment: int | None) -> str:
@@ -674,7 +695,13 @@ class RealtimeConnection:
             await self._send(f"conversation.item.{kind}", previous_item_id=before, item=message)
 
     async def _send_completed(
-        self, item: str, text: str, duration_s: float, languages: Sequence[str] = ()
+        self,
+        item: str,
+        text: str,
+        duration_s: float,
+        *,
+        languages: Sequence[str] = (),
+        log_probs: list[dict[str, Any]] | None = None,
     ) -> None:
         await self._send(
             "conversation.item.input_audio_transcription.completed",
@@ -683,6 +710,7 @@ class RealtimeConnection:
             transcript=text,
             usage=usage(duration_s),
             languages=[{"code": language} for language in languages],
+            **({} if log_probs is None else {"logprobs": log_probs}),
         )
 
     async def _send_failed(self, item: str, refusal: RefusalError) -> None:

@@ -1,7 +1,7 @@
 """Requests and responses in the schemas of OpenAI's audio API, server-sent events, and refusals."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import log
 from typing import Annotated, Any, Literal
 
@@ -127,12 +127,28 @@ def usage(duration_s: float) -> dict[str, Any]:
 
 
 def log_probs(segment: Segment) -> list[dict[str, Any]]:
-    """OpenAI's entries, one for each word: the mean probability of its tokens, as a natural logarithm."""
-    space = " " if writes_spaces(segment.target_language) else ""
-    texts = [f"{space if number else ''}{word.text.strip()}" for number, word in enumerate(segment.words)]
+    """OpenAI's entries of a segment, one for each word."""
+    words = [(word.text, word.probability) for word in segment.words]
+    return log_probs_of(words, segment.target_language)
+
+
+def log_probs_of(
+    words: Sequence[tuple[str, float]], language: str, *, begins: bool = True
+) -> list[dict[str, Any]]:
+    """OpenAI's entries, one for each word: the mean probability of its tokens, as a natural logarithm.
+
+    Args:
+        words: texts with probabilities.
+        language: of the text.
+        begins: whether nothing stands before the first word.
+    """
+    space = " " if writes_spaces(language) else ""
+    texts = [
+        f"{'' if begins and not number else space}{text.strip()}" for number, (text, _) in enumerate(words)
+    ]
     return [
-        {"token": text, "bytes": [*text.encode()], "logprob": round(log(max(word.probability, _LEAST)), 4)}
-        for text, word in zip(texts, segment.words, strict=True)
+        {"token": text, "bytes": [*text.encode()], "logprob": round(log(max(probability, _LEAST)), 4)}
+        for text, (_, probability) in zip(texts, words, strict=True)
     ]
 
 

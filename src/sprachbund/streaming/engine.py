@@ -32,7 +32,7 @@ from sprachbund.decoding.pipeline import (
 )
 from sprachbund.decoding.search import search
 from sprachbund.decoding.state import Hypothesis
-from sprachbund.decoding.words import align, attended_s, split_words
+from sprachbund.decoding.words import AlignedTokens, align, attended_s, split_words
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 from sprachbund.streaming.by_frames import LEAD_S, FrameWriter
@@ -162,15 +162,10 @@ class LiveEngine:
         self.notes: list[str] = []
         options = decoding or DecodingOptions()
         check_options(model, options)
-        if options.digits:
-            raise SprachbundError(
-                "live text is not written in digits: what stands already cannot become part of a number; leave digits "
-                "out, or translate the recording afterwards"
-            )
         self.decoding, self._speculation = options_with_draft(model, options, self.notes)
         self._activity = activity or VoiceActivity()
         self._turn = 0
-        self._writer = None if model.capabilities.streaming is None else FrameWriter(model)
+        self._writer = None if model.capabilities.transducer is None else FrameWriter(model)
 
     def open(
         self,
@@ -180,6 +175,8 @@ class LiveEngine:
         allowed_languages: Sequence[str] | None = None,
         *,
         spans: SpanOptions | None = None,
+        prompt: str | None = None,
+        word_timestamps: bool | None = None,
     ) -> LiveSession:
         """A new session.
 
@@ -189,9 +186,12 @@ class LiveEngine:
             options: when text is written.
             allowed_languages: that are identified; by default those of the decoding options.
             spans: what counts as a stretch of speech; by default that of the decoding options.
+            prompt: context or glossary; by default that of the decoding options.
+            word_timestamps: whether events have the words that they commit; by default as the decoding options say.
 
         Raises:
-            SprachbundError: languages or pairs that the model does not know.
+            SprachbundError: languages or pairs that the model does not know, or a prompt or words with times, where
+                it has none.
         """
         allowed = self.decoding.allowed_languages if allowed_languages is None else allowed_languages
         request = read_request(self.model, source=source, targets=targets, allowed=allowed)
@@ -202,7 +202,22 @@ class LiveEngine:
         window_s = None if options.policy == "frames" else self.model.max_window_s
         cut = live_spans(spans or self.decoding.spans, window_s)
         lead_s = LEAD_S if options.policy == "frames" else 0.0
-        return LiveSession(request, options, cut, tracker, self._activity, lead_s=lead_s)
+        decoding = replace(
+            self.decoding,
+            prompt=self.decoding.prompt if prompt is None else prompt or None,
+            word_timestamps=self.decoding.word_timestamps if word_timestamps is None else word_timestamps,
+        )
+        check_options(self.model, decoding)
+        if decoding.prompt:
+            self._check_prompt(decoding)
+        return LiveSession(request, options, cut, tracker, self._activity, decoding, lead_s=lead_s)
+
+    def _check_prompt(self, decoding: DecodingOptions) -> None:
+        """Refuse a prompt that the model has no room for: a recording has warnings, a talk nobody to read them."""
+        source, target = min(self.model.pairs())
+        asked = make_target(self.model, decoding, target, source)
+        if self.model.prompt(asked) == self.model.prompt(replace(asked, context="")):
+            raise SprachbundError(f"the model {self.model.name} has no room for a prompt; leave it out")
 
     def _settled(self, options: LiveOptions, request: Request) -> LiveOptions:
         """The options with the policy that "auto" means for the model; refuses policies it cannot work by."""
@@ -214,8 +229,8 @@ class LiveEngine:
             )
         if policy in ("frames", "span") and options.mask_words:
             raise SprachbundError(
-                f"mask_words is {options.mask_words}, and the policy {policy} shows no text that may change; leave it "
-                "out"
+                f"mask_words is {options.mask_words}, and the policy {policy} shows no text that may change; "
+                "leave it out"
             )
         if policy != "frames" and options.right_context is not None:
             raise SprachbundError(
@@ -316,7 +331,7 @@ class LiveEngine:
             RecordedSpan(
                 recording=RecordingState(
                     request=job.session.request,
-                    options=self.decoding,
+                    options=job.session.decoding,
                     tracker=job.session.tracker,
                     speculation=self._speculation,
                 ),
@@ -371,9 +386,9 @@ class LiveEngine:
         for b, group in enumerate(rows):
             job = encoded.jobs[b]
             if job.stretch.closed:
-                out += [(row, end_text(self.model, job, row, self.decoding.guard)) for row in group]
+                out += [(row, end_text(self.model, job, row)) for row in group]
                 continue
-            texts = [unfinished_text(self.model, job, row, self.decoding.guard) for row in group]
+            texts = [unfinished_text(self.model, job, row) for row in group]
             out += zip(group, texts, strict=True)
             job.stretch.attempted_s = job.stretch.span.end_s
             job.settle_language()
@@ -398,6 +413,7 @@ class LiveEngine:
             [job.session.latest for job in encoded.jobs],
             [job.stretch.closed for job in encoded.jobs],
         )
+        aligned = self._aligned(encoded, asked, hypotheses, durations_s)
         return [
             [
                 StretchRow(
@@ -407,6 +423,7 @@ class LiveEngine:
                     hypothesis=hypotheses[b][n],
                     looks_at_s=looks[b][n],
                     doubt=doubts[b][n],
+                    aligned=aligned[b][n],
                 )
                 for n, target in enumerate(job.targets)
             ]
@@ -416,7 +433,7 @@ class LiveEngine:
     def _target(self, job: PendingStretch, target: str) -> Target:
         source, line = job.language.language, job.stretch.lines[target]
         language = job.session.request.target_language(target, source)
-        asked = make_target(self.model, self.decoding, language, source)
+        asked = make_target(self.model, job.session.decoding, language, source)
         if not (job.stretch.closed and job.stretch.untouched):
             asked = replace(
                 asked, timestamps=False
@@ -429,6 +446,33 @@ class LiveEngine:
     def _room(self, asked: Target) -> int:
         """Tokens of text that fit into a row."""
         return self.model.max_tokens - len(self.model.prompt(replace(asked, prefix=())))
+
+    def _aligned(
+        self,
+        encoded: _EncodedJobs,
+        asked: list[list[Target]],
+        hypotheses: list[list[Hypothesis]],
+        durations_s: list[float],
+    ) -> list[list[AlignedTokens | None]]:
+        """Times of all tokens, committed ones included, of sessions that want words."""
+        aligned: list[list[AlignedTokens | None]] = [[None] * len(group) for group in asked]
+        indices = [b for b, job in enumerate(encoded.jobs) if job.session.decoding.word_timestamps]
+        if not indices:
+            return aligned
+        times = self.model.capabilities.timestamps
+        tokens = [
+            [
+                [*target.prefix, *(t for t in row.tokens if times is None or t < times.first)]
+                for target, row in zip(asked[b], hypotheses[b], strict=True)
+            ]
+            for b in indices
+        ]
+        plain = [[replace(target, prefix=(), timestamps=False) for target in asked[b]] for b in indices]
+        own = encoded.select(indices).memory
+        found = align(self.model, own, plain, tokens, [durations_s[b] for b in indices])
+        for b, group in zip(indices, found, strict=True):
+            aligned[b] = [*group]
+        return aligned
 
     def _looks(
         self,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from sprachbund.decoding.result import LanguageSpan
+from sprachbund.decoding.result import LanguageSpan, Word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class LiveText:
         dropped: why the guard kept text back.
         spans: which language is spoken where, as far as the stretch has been heard; only of models whose experts belong
             to languages.
+        words: those that `committed` adds, in seconds of the session; only where `word_timestamps` asks for them.
     """
 
     target: str
@@ -41,6 +42,7 @@ class LiveText:
     final: bool
     dropped: str | None = None
     spans: tuple[LanguageSpan, ...] = ()
+    words: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from sprachbund.audio.spans import Span, SpanStream, VoiceActivity
 from sprachbund.decoding.domain import LatestSpans
 from sprachbund.decoding.guard import Understanding
 from sprachbund.decoding.languages import IdentifiedLanguage, LanguageTracker, Request
+from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.streaming.events import LiveNotice, LiveText
@@ -158,6 +159,7 @@ class LiveSession:
         targets: languages asked for, in the model's tags.
         source: the language spoken; None if it is identified.
         options: of the session.
+        decoding: how its speech is decoded.
         request: the languages, as the model knows them.
         tracker: of the language, over the stretches.
         latest: how the model understood its last stretches.
@@ -174,9 +176,11 @@ class LiveSession:
         spans: SpanOptions,
         tracker: LanguageTracker,
         activity: VoiceActivity,
+        decoding: DecodingOptions,
         *,
         lead_s: float = 0.0,
     ) -> None:
+        self.decoding = decoding
         self.targets, self.source = request.targets, request.source
         self.request, self.options, self.tracker = request, options, tracker
         self.error: str | None = None

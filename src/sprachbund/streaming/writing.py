@@ -13,11 +13,10 @@ from torch import Tensor
 
 from sprachbund.decoding.guard import drop_reason, max_out_of_domain
 from sprachbund.decoding.languages import UNDETERMINED, IdentifiedLanguage
-from sprachbund.decoding.options import GuardOptions
 from sprachbund.decoding.pipeline import SpanContext, cut_row, given_language, spans_within
-from sprachbund.decoding.result import LanguageSpan, Segment, joined_text
+from sprachbund.decoding.result import LanguageSpan, Segment, Word, joined_text
 from sprachbund.decoding.state import Hypothesis
-from sprachbund.decoding.words import split_words
+from sprachbund.decoding.words import AlignedTokens, split_words, timed_words
 from sprachbund.models.base import Family, Target
 from sprachbund.streaming.events import LiveText
 from sprachbund.streaming.options import LiveOptions, Policy
@@ -250,6 +249,7 @@ class StretchRow:
         hypothesis: what it wrote behind the prefix.
         looks_at_s: see `Attempt`.
         doubt: probability that the text is not what was said, where the model was calibrated.
+        aligned: times of the tokens, those of the prefix included, where the session wants words.
     """
 
     batch_index: int
@@ -258,22 +258,20 @@ class StretchRow:
     hypothesis: Hypothesis
     looks_at_s: Sequence[float]
     doubt: float | None
+    aligned: AlignedTokens | None = None
 
 
-def unfinished_text(
-    family: Family, job: PendingStretch, row: StretchRow, guard: GuardOptions
-) -> LiveText | None:
+def unfinished_text(family: Family, job: PendingStretch, row: StretchRow) -> LiveText | None:
     """Commit and show text of a stretch that goes on; None if nothing changed.
 
     Args:
         family: the model.
         job: the stretch.
         row: the attempt.
-        guard: thresholds.
     """
     line, tokens = job.stretch.lines[row.target], row.hypothesis.tokens
     words = words_behind(family, line.prefix, tokens, row.asked.language)
-    dropped = _drop_reason(family, job, row, guard)
+    dropped = _drop_reason(family, job, row)
     if dropped is not None:
         words = []
     num_words = 0
@@ -312,7 +310,7 @@ def write(
     line, language = job.stretch.lines[row.target], row.asked.language
     shown = max(num_words, num_shown(line.attempts, job.options)) if words else 0
     ends = [sum(count for _, count in words[:n]) for n in (num_words, shown)]
-    before = family.decode_text(line.prefix)
+    before, timed = family.decode_text(line.prefix), _timed(family, job, row, ends[0])
     until = [family.decode_text([*line.prefix, *tokens[:end]]) for end in ends]
     piece = line.commit(until[0][len(before) :], language)
     line.prefix = (*line.prefix, *tokens[: ends[0]])
@@ -320,23 +318,45 @@ def write(
     tentative = line.behind(until[1][len(until[0]) :], language)
     changed = bool(piece) or tentative != line.tentative
     retracted = line.show(tentative, piece)
-    return news(job, row.target, language, piece, retracted, final=False) if changed else None
+    return news(job, row.target, language, piece, retracted, final=False, words=timed) if changed else None
 
 
-def end_text(family: Family, job: PendingStretch, row: StretchRow, guard: GuardOptions) -> LiveText:
+def _timed(family: Family, job: PendingStretch, row: StretchRow, count: int) -> tuple[Word, ...]:
+    """Words of the next `count` tokens behind the prefix, in seconds of the session."""
+    if row.aligned is None or not count:
+        return ()
+    words = timed_words(
+        family,
+        row.aligned,
+        row.asked.language,
+        first=len(job.stretch.lines[row.target].prefix),
+        count=count,
+        start_s=0.0,
+        end_s=job.stretch.duration_s,
+    )
+    begin_s = job.stretch.span.start_s
+    return tuple(replace(word, start_s=begin_s + word.start_s, end_s=begin_s + word.end_s) for word in words)
+
+
+def end_text(family: Family, job: PendingStretch, row: StretchRow) -> LiveText:
     """The last event of a stretch that has ended; arguments as of `unfinished_text`."""
     line = job.stretch.lines[row.target]
+    words: tuple[Word, ...] = ()
     if job.stretch.untouched:
-        piece, dropped = _as_recorded(family, job, row, guard)
+        piece, words, dropped = _as_recorded(family, job, row)
         piece = line.commit(piece, row.asked.language)
     else:
-        dropped = _drop_reason(family, job, row, guard)
+        dropped = _drop_reason(family, job, row)
+        if dropped is None:
+            words = _timed(family, job, row, len(row.hypothesis.tokens))
         before = family.decode_text(line.prefix)
         whole = family.decode_text([*line.prefix, *row.hypothesis.tokens])
         piece = "" if dropped else line.commit(whole[len(before) :], row.asked.language)
         dropped = dropped if row.hypothesis.tokens else None
     retracted = line.show("", piece)
-    return news(job, row.target, row.asked.language, piece, retracted, final=True, dropped=dropped)
+    return news(
+        job, row.target, row.asked.language, piece, retracted, final=True, dropped=dropped, words=words
+    )
 
 
 def recorded_text(job: PendingStretch, target: str, segments: Sequence[Segment]) -> LiveText | None:
@@ -353,7 +373,9 @@ def recorded_text(job: PendingStretch, target: str, segments: Sequence[Segment])
     if job.stretch.closed:
         piece = line.commit(text, language)
         dropped = None if kept else segments[0].dropped
-        return news(job, target, language, piece, line.show("", piece), final=True, dropped=dropped)
+        words = tuple(word for segment in kept for word in segment.words)
+        retracted = line.show("", piece)
+        return news(job, target, language, piece, retracted, final=True, dropped=dropped, words=words)
     line.note_attempt(text.split() if writes_spaces(language) else list(text), job.options)
     units = line.attempts[-1][: num_shown(line.attempts, job.options)]
     shown = (" " if writes_spaces(language) else "").join(units)
@@ -363,19 +385,27 @@ def recorded_text(job: PendingStretch, target: str, segments: Sequence[Segment])
 
 
 def _as_recorded(
-    family: Family, job: PendingStretch, row: StretchRow, guard: GuardOptions
-) -> tuple[str, str | None]:
-    """What a recording of the stretch would give, and why the guard kept it back."""
-    times = family.capabilities.timestamps if row.asked.timestamps else None
+    family: Family, job: PendingStretch, row: StretchRow
+) -> tuple[str, tuple[Word, ...], str | None]:
+    """What a recording of the stretch would give, its words, and why the guard kept it back."""
     segments = cut_row(
-        family, job.context, row.asked, row.hypothesis, None, times=times, guard=guard, doubt=row.doubt
+        family,
+        job.context,
+        row.asked,
+        row.hypothesis,
+        row.aligned,
+        times=family.capabilities.timestamps if row.asked.timestamps else None,
+        guard=job.session.decoding.guard,
+        doubt=row.doubt,
     )
     kept = [segment for segment in segments if segment.dropped is None]
-    return joined_text(kept), None if kept else segments[0].dropped
+    words = tuple(word for segment in kept for word in segment.words)
+    return joined_text(kept), words, None if kept else segments[0].dropped
 
 
-def _drop_reason(family: Family, job: PendingStretch, row: StretchRow, guard: GuardOptions) -> str | None:
+def _drop_reason(family: Family, job: PendingStretch, row: StretchRow) -> str | None:
     """The guard's reason to drop the text of the audio that is held; None to keep it."""
+    guard = job.session.decoding.guard
     line, doubt = job.stretch.lines[row.target], row.hypothesis.no_speech_log_probability
     return drop_reason(
         family.decode_text([*line.prefix, *row.hypothesis.tokens]),
@@ -398,6 +428,7 @@ def news(
     *,
     final: bool,
     dropped: str | None = None,
+    words: tuple[Word, ...] = (),
 ) -> LiveText:
     """An event of a stretch in one language, with the tentative text of its line.
 
@@ -409,6 +440,7 @@ def news(
         retracted: words of the tentative text that were replaced.
         final: whether the stretch has ended.
         dropped: why the guard dropped text.
+        words: of the characters committed.
     """
     line = job.stretch.lines[target]
     # The first text of a stretch, committed or not, stands behind that of the stretches before.
@@ -434,6 +466,7 @@ def news(
         final=final,
         dropped=dropped,
         spans=job.spans,
+        words=words,
     )
 
 

@@ -69,7 +69,7 @@ from sprachbund.util.jobs import nothing
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0, "speeds": (1.0,)}
 
 
-FINE_TUNED = ("conformer", "whisper", "seamless_m4t", "seamless_m4t_v2")
+FINE_TUNED = ("conformer", "whisper", "seamless_m4t", "seamless_m4t_v2", "canary")
 """Families that `train` goes on from; those of units and of language models have recipes of their own."""
 
 
@@ -300,6 +300,8 @@ def prepare_model(recipe: TranslatorRecipe, directory: Path, manifests: Sequence
             f"a {family} model is trained into weights of 16 or 32 bits, not 8; set bits = 16, and make 8 of them with "
             "`sprachbund compress quantize` where the family can"
         )
+    if family == "canary":
+        return _canary(recipe, start)
     return _whisper(recipe, start) if family == "whisper" else _seamless(recipe, start)
 
 
@@ -428,6 +430,25 @@ def _seamless(recipe: TranslatorRecipe, start: Path) -> PreparedModel:
     examples = SeamlessExamples(model, recipe.languages)
     return PreparedModel(
         model=model, examples=examples, save=partial(seamless.save, model, bits=recipe.bits or 32)
+    )
+
+
+def _canary(recipe: TranslatorRecipe, start: Path) -> PreparedModel:
+    from sprachbund.models import fastconformer
+    from sprachbund.models.fastconformer.model import Canary, CanaryExamples
+
+    wanted = recipe.fine_tuning
+    if wanted.prompt is not None or wanted.real_length is not None or wanted.new_languages:
+        raise SprachbundError(
+            "fine_tuning.prompt, real_length and new_languages are not for Canary: its prompt names both languages by "
+            "tokens of its vocabulary, and it takes utterances at their own length; leave them out"
+        )
+    model = fastconformer.load(start)
+    assert isinstance(model, Canary)
+    model.label_smoothing = wanted.label_smoothing
+    examples = CanaryExamples(model, recipe.languages)
+    return PreparedModel(
+        model=model, examples=examples, save=partial(fastconformer.save, model, bits=recipe.bits or 32)
     )
 
 

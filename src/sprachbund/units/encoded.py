@@ -24,7 +24,7 @@ from sprachbund.models.tokens.strings import collapse, expand, to_string, to_uni
 from sprachbund.units.files import begin, check_begun, corpus_hash
 from sprachbund.units.options import Computing, EncodingOptions, LayerOptions
 from sprachbund.util.files import file_sha256, parse_json, read_model, validate, write_json, write_text
-from sprachbund.util.jobs import run
+from sprachbund.util.jobs import gpus_of, run
 from sprachbund.util.tensors import write_arrays
 
 MANIFEST = "manifest.json"
@@ -318,6 +318,11 @@ class FeatureJob:
         return self.computing.threads
 
     @property
+    def gpus(self) -> int:
+        """Of each process."""
+        return gpus_of(self.extraction.device)
+
+    @property
     def files(self) -> Sequence[tuple[Path, int]]:
         """Each file, and how many utterances it holds."""
         cut = blocks(len(self.chosen.indices), self.computing.block)
@@ -352,6 +357,11 @@ class EncodeJob:
     def threads(self) -> int:
         """Of each process."""
         return self.computing.threads
+
+    @property
+    def gpus(self) -> int:
+        """Of each process."""
+        return gpus_of(self.extraction.device)
 
     @property
     def files(self) -> Sequence[tuple[Path, int]]:

@@ -1,7 +1,8 @@
 """Jobs that make files in several processes, on this machine or a Ray cluster, with the same result for any number.
 
-A job knows its files by number, and each is a function of its number alone. Nothing is exchanged but files, so
-machines need a common file system; a job that was killed goes on with the files that are missing.
+A job knows its files by number, and each is a function of its number alone. So results are in order whoever made them,
+and a file that a process died over is made by another. Nothing is exchanged but files, so machines need a common file
+system; a job that was killed goes on with the files that are missing.
 """
 
 import logging
@@ -10,8 +11,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -21,55 +23,10 @@ from sprachbund.util.memory import give_back_freed_memory
 
 # Processes of this machine: started, watched and ended together; the failure of one ends all.
 
-_WATCH_S = 0.2
 _LONGEST_MESSAGE = 4000  # far less than a pipe holds, so that no failing process waits for a reader
 
-Share = tuple[int, int]
-"""Which of how many."""
 Progress = Callable[[int, int], None]
 """Called with what is done, and with all that there is to do."""
-
-
-def run_processes(
-    work: Callable[[Share, Progress], None], shares: Sequence[Share], watch: Callable[[], None]
-) -> None:
-    """Do every share in a process of its own, and wait for all.
-
-    Args:
-        work: does a share; it has to be picklable, and to call its progress now and then: that is where a process
-            whose parent is gone ends.
-        shares: one for each process.
-        watch: called in between, here.
-
-    Raises:
-        SprachbundError: what the first process to fail raised, or that one died; the others are ended.
-    """
-    context = multiprocessing.get_context("spawn")
-    running: dict[Any, Connection] = {}
-    try:
-        for share in shares:
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(work, share, theirs, os.getpid()), daemon=True)
-            with without_interrupts():
-                process.start()
-            theirs.close()
-            running[process] = ours
-        while running:
-            for process in [p for p in running if not p.is_alive()]:
-                failure = receive_failure(running.pop(process))
-                if failure is not None:
-                    raise SprachbundError(failure)
-                if process.exitcode:
-                    raise SprachbundError(
-                        f"a process {how_it_ended(process.exitcode)}; the same command goes on, try fewer --workers"
-                    )
-            watch()
-            for process in running:
-                process.join(_WATCH_S / len(running))
-    finally:
-        for process in running:
-            process.terminate()
-            process.join()
 
 
 _Result = TypeVar("_Result")
@@ -163,19 +120,6 @@ def how_it_ended(code: int) -> str:
     return f"was killed by {name}{often}"
 
 
-def _work(work: Callable[[Share, Progress], None], share: Share, failures: Connection, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-
-    def leave_if_alone(done: int, total: int) -> None:
-        if os.getppid() != parent:
-            os._exit(1)
-
-    try:
-        work(share, leave_if_alone)
-    except Exception as error:  # of any kind: the parent prints its line, not a traceback
-        send_failure(failures, error)
-
-
 def _line_of_unforeseen(error: Exception) -> str:
     """An exception that nobody foresaw: its kind, its first line, and the line of code."""
     trace = error.__traceback__
@@ -189,6 +133,8 @@ def _line_of_unforeseen(error: Exception) -> str:
 
 
 _POLL_S = 0.2
+MAX_DEATHS = 3
+"""Processes that may die over one file before the job ends."""
 
 
 class Job(Protocol):
@@ -200,12 +146,17 @@ class Job(Protocol):
         ...
 
     @property
+    def gpus(self) -> int:
+        """GPUs of each process; 0 where it computes on the CPU or names one GPU itself."""
+        ...
+
+    @property
     def files(self) -> Sequence[tuple[Path, int]]:
         """Each file, and how many utterances it holds."""
         ...
 
     def prepare(self) -> Callable[[int, Callable[[int], None]], None]:
-        """Load the data and return a function of a file's number and of a callback for utterances done in it."""
+        """Load model and data, and return a function of a file's number and of a callback for utterances done in it."""
         ...
 
 
@@ -218,30 +169,17 @@ def done(job: Job) -> int:
     return sum(count for path, count in job.files if path.exists())
 
 
-def make(job: Job, share: tuple[int, int] = (0, 1), progress: Progress = nothing) -> None:
-    """Make the files that are missing, of them every `share[1]`-th from number `share[0]` on.
-
-    Args:
-        job: names the files and makes each by its number.
-        share: (index, count) of this process among all.
-        progress: called with the files made and their number in all.
-    """
-    import torch
-
-    missing = [number for number, (path, _) in enumerate(job.files) if not path.exists()]
-    mine = missing if share == (0, 1) else [number for number in missing if number % share[1] == share[0]]
-    if not mine:
-        return
-    torch.set_num_threads(job.threads)
-    make_file, total = job.prepare(), sum(count for _, count in job.files)
-    for number in mine:
-        before = done(job)
-        make_file(number, lambda inside, before=before: progress(before + inside, total))  # type: ignore[misc]
-        give_back_freed_memory()  # hours of utterances of ever other lengths
+def gpus_of(device: str) -> int:
+    """GPUs that each process of a job asks for, by the device that was named: "cuda" is one, "cuda:1" is that one."""
+    return int(device == "cuda")
 
 
 def run(job: Job, *, workers: int = 1, ray_address: str | None = None, progress: Progress = nothing) -> None:
     """Make all files of a job that are missing.
+
+    Each process prepares the job once, and is handed one number after the other, as soon as it has finished the one
+    before. Where a process dies, another one takes its place and its file, up to `MAX_DEATHS` times. An error that the
+    job raises ends all processes.
 
     Args:
         job: see `Job`.
@@ -250,51 +188,323 @@ def run(job: Job, *, workers: int = 1, ray_address: str | None = None, progress:
         progress: called with utterances done and utterances in all.
 
     Raises:
-        SprachbundError: what the first process to fail raised, or that one died, or that Ray is not there.
+        SprachbundError: what the first process to fail raised, processes died over one file, there are fewer GPUs than
+            processes, or Ray is not there.
     """
+    files = job.files
+    missing = [number for number, (path, _) in enumerate(files) if not path.exists()]
+    if not missing:
+        return
+    tally = _Tally(files, missing, progress)
+    workers = min(workers, len(missing))  # one that starts takes seconds
     if ray_address is not None:
-        return _run_on_ray(job, workers, ray_address, progress)
-    workers = min(workers, sum(not path.exists() for path, _ in job.files))  # one that starts takes seconds
-    if workers <= 1:
-        make(job, progress=progress)
+        with _ray(ray_address, workers * max(1, job.threads)):
+            _hand_out(missing, _RayActors(job, workers), tally)
+    elif workers == 1:
+        worker = _Worker(job)
+        for number in missing:
+            worker.make(number, lambda inside, number=number: tally.tick(number, inside))  # type: ignore[misc]
+            tally.finish(number)
     else:
-        total = sum(count for _, count in job.files)
-        shares = [(number, workers) for number in range(workers)]
-        run_processes(partial(make, job), shares, lambda: progress(done(job), total))
+        _hand_out(missing, _Processes(job, workers), tally)
 
 
-def _run_on_ray(job: Job, workers: int, address: str, progress: Progress) -> None:
+class _Tally:
+    """Counts utterances done."""
+
+    def __init__(self, files: Sequence[tuple[Path, int]], missing: Sequence[int], progress: Progress) -> None:
+        self._files, self._progress = files, progress
+        self._total = sum(count for _, count in files)
+        self._done = self._total - sum(files[number][1] for number in missing)
+        self._inside: dict[int, int] = {}
+
+    def tick(self, number: int, inside: int) -> None:
+        """So many utterances of a file are done; 0 when another process begins it again."""
+        self._inside[number] = inside
+        self._progress(self._done + sum(self._inside.values()), self._total)
+
+    def finish(self, number: int) -> None:
+        """A file is done. A task may fail without ending the others; then its file is not there."""
+        path, count = self._files[number]
+        self._inside.pop(number, None)
+        self._done += count * path.exists()
+        self._progress(self._done + sum(self._inside.values()), self._total)
+
+    def name(self, number: int) -> str:
+        """Of a file, for messages."""
+        return self._files[number][0].name
+
+
+class _Worker:
+    """What makes files in a process: it loads what the job needs with the first one, and keeps it."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._make: Callable[[int, Callable[[int], None]], None] | None = None
+
+    def make(self, number: int, tick: Callable[[int], None] = lambda inside: None) -> None:
+        """Make a file."""
+        if self._make is None:
+            import torch
+
+            torch.set_num_threads(self._job.threads)
+            self._make = self._job.prepare()
+        self._make(number, tick)
+        give_back_freed_memory()  # hours of utterances of ever other lengths
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Event:
+    """What came of a number that was handed to a worker.
+
+    Attributes:
+        number: of the file.
+        inside: utterances done of it, while it is made.
+        death: how the worker ended, where it did.
+    """
+
+    number: int
+    inside: int | None = None
+    death: str = ""
+
+
+class _Pool(Protocol):
+    """Workers, each of which makes one file at a time."""
+
+    @property
+    def idle(self) -> int:
+        """Workers without a file."""
+        ...
+
+    def hand(self, number: int) -> None:
+        """Give a number to an idle worker."""
+        ...
+
+    def wait(self) -> list[_Event]:
+        """What came, after a short while at most. Raises SprachbundError where the job did."""
+        ...
+
+    def end(self) -> None:
+        """End all workers."""
+        ...
+
+
+def _hand_out(missing: Sequence[int], pool: _Pool, tally: _Tally) -> None:
+    waiting, running, deaths = list(reversed(missing)), 0, dict[int, int]()
+    try:
+        while waiting or running:
+            while waiting and pool.idle:
+                pool.hand(waiting.pop())
+                running += 1
+            for event in pool.wait():
+                if event.inside is not None:
+                    tally.tick(event.number, event.inside)
+                    continue
+                running -= 1
+                if not event.death:
+                    tally.finish(event.number)
+                    continue
+                tally.tick(event.number, 0)
+                deaths[event.number] = deaths.get(event.number, 0) + 1
+                if deaths[event.number] >= MAX_DEATHS:
+                    raise SprachbundError(
+                        f"{tally.name(event.number)} was begun {MAX_DEATHS} times, and each time its process died; at "
+                        f"last it {event.death}; the same command goes on, try fewer --workers"
+                    )
+                waiting.append(event.number)
+    finally:
+        pool.end()
+
+
+class _Processes:
+    """Processes of this machine, with a pipe each."""
+
+    def __init__(self, job: Job, workers: int) -> None:
+        self._job = job
+        self._context = multiprocessing.get_context("spawn")
+        self._gpus = _shares_of_gpus(job.gpus, workers)
+        self._idle: list[tuple[Any, Connection, str | None]] = []
+        self._running: dict[Connection, tuple[Any, int, str | None]] = {}
+        self._unstarted = list(reversed(self._gpus))
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle) + len(self._unstarted)
+
+    def hand(self, number: int) -> None:
+        if self._idle:
+            process, pipe, gpus = self._idle.pop()
+        else:
+            gpus = self._unstarted.pop()
+            pipe, theirs = self._context.Pipe()
+            process = self._context.Process(
+                target=_serve, args=(self._job, gpus, theirs, os.getpid()), daemon=True
+            )
+            with without_interrupts():
+                process.start()
+            theirs.close()
+        self._running[pipe] = process, number, gpus
+        with suppress(OSError):  # it is dead, which `wait` sees
+            pipe.send(number)
+
+    def wait(self) -> list[_Event]:
+        events = []
+        for pipe in connection.wait(list(self._running), _POLL_S):
+            assert isinstance(pipe, Connection)
+            process, number, gpus = self._running[pipe]
+            try:
+                said = pipe.recv()
+            except (EOFError, OSError):
+                process.join()
+                del self._running[pipe]
+                self._unstarted.append(gpus)
+                events.append(_Event(number=number, death=how_it_ended(process.exitcode or 0)))
+                continue
+            if isinstance(said, str):
+                raise SprachbundError(said)
+            if said is None:
+                del self._running[pipe]
+                self._idle.append((process, pipe, gpus))
+            events.append(_Event(number=number, inside=said))
+        return events
+
+    def end(self) -> None:
+        processes = [process for process, *_ in (*self._idle, *self._running.values())]
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _serve(job: Job, gpus: str | None, pipe: Connection, parent: int) -> None:
+    """Make files by the numbers that come, in a process of its own; it says None for each, or the line of an error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus  # before CUDA begins
+        os.environ.pop("LOCAL_RANK", None)  # of torchrun, whose share of the GPUs these are
+    worker = _Worker(job)
+
+    def tick(inside: int) -> None:
+        if os.getppid() != parent:
+            os._exit(1)
+        pipe.send(inside)
+
+    try:
+        while True:
+            number = pipe.recv()
+            try:
+                worker.make(number, tick)
+            except Exception as error:  # of any kind: the parent prints its line, not a traceback
+                send_failure(pipe, error)
+                return
+            pipe.send(None)
+    except (EOFError, OSError):  # the parent is gone
+        os._exit(1)
+
+
+def _shares_of_gpus(each: int, workers: int) -> list[str | None]:
+    """For each process, the GPUs that it is to see, as CUDA_VISIBLE_DEVICES names them.
+
+    Args:
+        each: GPUs of each process; with 0, none is told anything.
+        workers: number of processes.
+
+    Raises:
+        SprachbundError: there are not as many.
+    """
+    if not each:
+        return [None] * workers
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    known = named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+    rank, count = (
+        int(os.environ.get(name, one)) for name, one in (("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
+    )
+    known = known[rank::count]
+    if len(known) < each * workers:
+        raise SprachbundError(
+            f"{workers} processes need {each * workers} GPUs, and there are {len(known)}; try --workers "
+            f"{max(1, len(known) // each)}" + ("" if known else " --device cpu")
+        )
+    return [",".join(known[number * each : (number + 1) * each]) for number in range(workers)]
+
+
+class _RayActors:
+    """Actors of a Ray cluster; Ray gives each the CPUs and GPUs that the job states."""
+
+    def __init__(self, job: Job, workers: int) -> None:
+        import ray
+
+        self._ray, self._job = ray, ray.put(job)
+        self._kind: Any = ray.remote(num_cpus=job.threads, num_gpus=job.gpus)(_Worker)
+        there = ray.cluster_resources()
+        most = [workers, int(there.get("CPU", 0)) // max(1, job.threads)]
+        most += [int(there.get("GPU", 0)) // job.gpus] if job.gpus else []
+        if not (count := min(most)):
+            raise SprachbundError(
+                f"each process asks for {job.threads} CPUs and {job.gpus} GPUs, and the Ray cluster has "
+                f"{there.get('CPU', 0):g} and {there.get('GPU', 0):g}; add machines, or change --threads or --device"
+            )
+        self._unstarted, self._idle = count, list[Any]()
+        self._running: dict[Any, tuple[Any, int]] = {}
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle) + self._unstarted
+
+    def hand(self, number: int) -> None:
+        if self._idle:
+            actor = self._idle.pop()
+        else:
+            actor, self._unstarted = self._kind.remote(self._job), self._unstarted - 1
+        self._running[actor.make.remote(number)] = actor, number
+
+    def wait(self) -> list[_Event]:
+        events = []
+        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=_POLL_S)
+        for one in ready:
+            actor, number = self._running.pop(one)
+            try:
+                self._ray.get(one)
+            except self._ray.exceptions.RayTaskError as error:
+                cause = error.cause
+                raise cause if isinstance(cause, SprachbundError) else error from None
+            except self._ray.exceptions.RayError as error:
+                # An actor that died, or whose machine did.
+                self._unstarted += 1
+                events.append(_Event(number=number, death=f"was lost ({str(error).splitlines()[0]})"))
+            else:
+                self._idle.append(actor)
+                events.append(_Event(number=number))
+        return events
+
+    def end(self) -> None:
+        for actor in [*self._idle, *(actor for actor, _ in self._running.values())]:
+            self._ray.kill(actor)
+
+
+@contextmanager
+def _ray(address: str, num_cpus: int) -> Iterator[None]:
+    """A connection to a cluster, or a cluster of this machine with so many CPUs."""
     try:
         import ray
     except ImportError as error:
         raise SprachbundError(
             "there is no Ray here; pip install 'sprachbund[ray]', or leave out --ray"
         ) from error
-    started = not ray.is_initialized()
-    if started:
-        _start_ray(address)
-    total = sum(count for _, count in job.files)
+    if ray.is_initialized():
+        yield
+        return
+    own = {"num_cpus": num_cpus} if address == "local" else {}
     try:
-        remote: Any = ray.remote(num_cpus=job.threads)(make)
-        waiting = [remote.remote(job, (number, workers)) for number in range(workers)]
-        while waiting:
-            ready, waiting = ray.wait(waiting, timeout=_POLL_S)
-            ray.get(ready)
-            progress(done(job), total)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, SprachbundError) else error from None
-    finally:
-        if started:
-            ray.shutdown()
-
-
-def _start_ray(address: str) -> None:
-    import ray
-
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise SprachbundError(
             f"no Ray cluster at {address} ({reason}); start one, or say --ray local"
         ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

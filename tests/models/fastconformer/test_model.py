@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from sprachbund.data.batch import Batch
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.models.base import Target
 from sprachbund.models.fastconformer import Canary
+from sprachbund.models.fastconformer.model import CanaryExamples
 from tests.models.fastconformer.support import KINDS, SPECIAL, Checkpoint, make, sound
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
@@ -134,6 +136,40 @@ def test_whole_rows_of_a_decoder_give_the_logits_of_transformers(made: Checkpoin
         theirs = made.hf_model(**made.inputs(SOUNDS), decoder_input_ids=tokens).logits
         memory = made.model.encode(made.model.features(SOUNDS))
         close(made.model.step(tokens, made.model.start(memory)), theirs)
+
+
+def test_the_loss_is_that_of_transformers(made: Checkpoint) -> None:
+    if not isinstance(made.model, Canary):
+        pytest.skip("it is not trained here")
+    model, (first, second) = made.model, SOUNDS[:2]
+    examples = CanaryExamples(model, ["de", "en"])
+    texts = [("the cat", "de", "en"), ("two by two, please.", "en", "en")]
+    rows = [examples.row(*text) for text in texts]
+    assert examples.row("x", "de", "fr") is None
+    features = model.features([first, second])
+    longest = max(len(tokens) for _, tokens in rows)
+    batch = Batch(
+        features=features.values,
+        num_frames=features.num_frames,
+        source_language=torch.tensor([examples.number(source) for _, source, _ in texts]),
+        target_language=torch.tensor([language for language, _ in rows]),
+        targets=torch.tensor([[*tokens, *[0] * (longest - len(tokens))] for _, tokens in rows]),
+        num_targets=torch.tensor([len(tokens) for _, tokens in rows]),
+        transcripts=torch.zeros(2, 0, dtype=torch.long),
+        num_transcript=torch.zeros(2, dtype=torch.long),
+    )
+    loss = model.loss(batch)
+    expected = 0.0
+    for samples, (_, source, target), (_, tokens) in zip((first, second), texts, rows, strict=True):
+        prompt = model.prompt(Target(language=target, source=source))
+        whole = torch.tensor([[*prompt, *tokens]])
+        labels = whole[:, 1:].clone()
+        labels[:, : len(prompt) - 1] = -100
+        with torch.no_grad():
+            out = made.hf_model(**made.inputs([samples]), decoder_input_ids=whole[:, :-1], labels=labels)
+        expected += float(out.loss) * len(tokens)
+    assert loss.total.item() == pytest.approx(expected, rel=1e-4)
+    assert loss.num_tokens == sum(len(tokens) for _, tokens in rows)
 
 
 def test_tokens_begin_and_end_at_the_frames_that_transformers_tells(made: Checkpoint) -> None:

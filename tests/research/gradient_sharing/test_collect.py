@@ -12,7 +12,7 @@ from torch import nn
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer.io import save
-from sprachbund.research.gradient_sharing.collect import Collection, CollectJob, run_job
+from sprachbund.research.gradient_sharing.collect import Block, Collection, CollectJob, run_job
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.gradients import (
     cosine_error,
@@ -292,14 +292,10 @@ def test_a_module_without_gradient_is_named_with_the_language(corpus, tmp_path):
 
 
 def test_an_error_in_a_process_reaches_the_user(tmp_path):
-    job = SimpleNamespace(prepare=_fail)
-    collection = SimpleNamespace(passes_made=0, passes=1)
-    with pytest.raises(SprachbundError, match="it cannot be"):
-        run_job(job, collection, 1, lambda done, total: None)
-
-
-def _fail():
-    raise SprachbundError("it cannot be")
+    job = CollectJob(model=str(tmp_path / "nowhere"), data=(), options=SMALL, parts=tmp_path)
+    blocks = [Block(key="de", vectors=range(1), path=tmp_path / f"{n}.npz") for n in range(2)]
+    with pytest.raises(SprachbundError, match="nowhere"):
+        run_job(job, SimpleNamespace(blocks=blocks), 2, lambda done, total: None)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ Shapes: R rows, D width.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -29,6 +30,9 @@ from sprachbund.decoding.drafts.base import (
     torch_decoder,
 )
 from sprachbund.decoding.logits_process import likeliest
+from sprachbund.engines.extension import native
+from sprachbund.engines.native_engine import NativeDecoder
+from sprachbund.engines.packing import pack_matrix
 from sprachbund.engines.torch_layers import Precision, keep, recast
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
@@ -113,11 +117,15 @@ class NetworkDraft(ABC):
         """Write the draft in half precision."""
         write_draft(path, self.card, {n: w.half() for n, w in self.network.state_dict().items()})
 
+    def decoder_size(self, family: Family) -> tuple[int, int]:
+        """Layers and width of the decoder. Raises SprachbundError for one that the network cannot read."""
+        decoder = torch_decoder(family, self.name)
+        return len(decoder.layers), decoder.embedding.embedding_dim
+
     def check(self, family: Family) -> None:
         """Raise the SprachbundError that names what does not fit."""
-        decoder = torch_decoder(family, self.name)
+        seen = self.decoder_size(family)
         check_vocabulary(family, self.name, self.card.vocabulary_size)
-        seen = (len(decoder.layers), decoder.embedding.embedding_dim)
         if seen != (self.card.num_layers, self.card.width):
             raise SprachbundError(
                 f"the {self.title} was made for a decoder of {self.card.num_layers} layers of width "
@@ -210,10 +218,55 @@ class MedusaDraft(NetworkDraft):
         """Their shape."""
         return asdict(network.shape)
 
-    def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> "MedusaRun":
-        """Hook into the decoder's last norm; see `NetworkDraft.start` for the arguments."""
-        decoder = torch_decoder(family, MEDUSA)
-        return MedusaRun(self.for_decoder(decoder), decoder)
+    def decoder_size(self, family: Family) -> tuple[int, int]:
+        """Those of the native engine, too."""
+        decoder = family.capabilities.decoder
+        if isinstance(decoder, NativeDecoder):
+            return decoder.shape.num_layers, decoder.shape.width
+        return super().decoder_size(family)
+
+    def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> DraftRun:
+        """Hook into the decoder's last norm, if torch computes it; see `NetworkDraft.start` for the arguments."""
+        decoder = family.capabilities.decoder
+        if isinstance(decoder, NativeDecoder):
+            return NativeMedusaRun(self.packed, decoder)
+        return MedusaRun(self.for_decoder(torch_decoder(family, MEDUSA)), torch_decoder(family, MEDUSA))
+
+    @cached_property
+    def packed(self) -> Any:
+        """The heads as the native engine reads them, in 8 bits."""
+        shape, arrays = self.network.shape, dict[str, Tensor]()
+        for name, weight in self.network.state_dict().items():
+            head, block = name.split(".")[1:3]
+            if name.endswith(".weight"):
+                bias = self.network.state_dict()[name.removesuffix("weight") + "bias"]
+                arrays |= pack_matrix(f"{head}.{block}", weight.float(), bias.float())
+        return native().Heads(arrays, heads=shape.num_heads, blocks=shape.num_blocks, width=shape.width)
+
+
+class NativeMedusaRun(StatelessRun):
+    """Heads inside the native engine's own search.
+
+    Args:
+        packed: the heads.
+        decoder: whose states they read.
+        planted: a text for every row whose tokens are proposed in place of the heads' own, for measurements; or none.
+    """
+
+    def __init__(self, packed: Any, decoder: NativeDecoder, planted: Sequence[Sequence[int]] = ()) -> None:
+        self._packed, self._decoder = packed, decoder
+        self._planted = [list(text) for text in planted]
+
+    def native_draft(self, prompts: Sequence[int]) -> Any:
+        """See `sprachbund.decoding.drafts.base.NativeRun`."""
+        return self._decoder.heads_draft(self._packed, self._planted, list(prompts))
+
+    def propose(self, state: DecodingState, count: int) -> Tensor:
+        """Raises SprachbundError: there is no state to read outside the engine's own search."""
+        raise SprachbundError(
+            "in the native engine, Medusa heads draft for greedy search without timestamps and with exact "
+            "acceptance; change that, or use --engine torch or --draft none"
+        )
 
 
 class MedusaRun(StatelessRun):

@@ -2,14 +2,11 @@
 #include "model.hpp"
 
 #include <algorithm>
-#include <limits>
 
 namespace sprachbund {
 
 namespace {
 
-// So few tokens every thread quantizes for itself: that is sooner done than waited for.
-constexpr int64_t kFew = 8;
 // Frames quantized at once when keys and values are made.
 constexpr int64_t kChunk = 48;
 
@@ -167,14 +164,12 @@ void Decoder::work(int thread, const Step& step) {
 
 void Decoder::choose(const Step& step, Range tokens) {
     const Choice& choice = *step.choice;
-    const Suppressed& suppressed = choice.suppressed;
-    constexpr float never = -std::numeric_limits<float>::infinity();
     for (int64_t i = tokens.begin; i < tokens.end; i++) {
         float* logits = step.logits + i * vocabulary_size;
-        const int64_t row = row_[static_cast<size_t>(i)], list = suppressed.list_of[row];
-        for (int64_t at = suppressed.begins[list]; at < suppressed.begins[list + 1]; at++)
-            logits[suppressed.tokens[at]] = never;
-        if (lengths_[static_cast<size_t>(i)] < choice.earliest_end[row]) logits[choice.end_token] = never;
+        const int64_t row = row_[static_cast<size_t>(i)];
+        choice.suppressed.mask(row, logits);
+        if (lengths_[static_cast<size_t>(i)] < choice.earliest_end[row])
+            logits[choice.end_token] = -std::numeric_limits<float>::infinity();
         choice.tokens[i] = kernels_->likeliest(logits, vocabulary_size, choice.log_probs + i);
     }
 }

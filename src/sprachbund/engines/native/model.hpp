@@ -4,6 +4,7 @@
 // H heads, W width of a head padded to 16, V vocabulary. Caches are blocks of 16 positions as kernels.hpp describes.
 #pragma once
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -105,6 +106,22 @@ struct Suppressed {
     const int64_t* tokens;
     const int64_t* begins;   // lists + 1
     const int64_t* list_of;  // R
+
+    void mask(int64_t row, float* logits) const {
+        const int64_t list = list_of[row];
+        for (int64_t at = begins[list]; at < begins[list + 1]; at++)
+            logits[tokens[at]] = -std::numeric_limits<float>::infinity();
+    }
+};
+
+// What Medusa heads guess of some rows.
+struct Guess {
+    const std::vector<std::vector<Matrix>>& stacks;  // of every head, D to D
+    const float* states;                             // rows x D padded: what goes into the last norm
+    const int64_t* of_rows;                          // rows: their places in the search
+    int64_t rows, heads;
+    const Suppressed* suppressed;
+    int64_t* tokens;  // heads x rows
 };
 
 // The likeliest token behind each token of a step, among those that its row may hold.
@@ -133,6 +150,9 @@ struct Step {
     const Choice* choice;  // null, or what is chosen of the logits
 };
 
+// So few tokens every thread quantizes for itself: that is sooner done than waited for.
+constexpr int64_t kFew = 8;
+
 class Decoder {
   public:
     Decoder(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape, std::vector<DecoderLayer> layers,
@@ -143,6 +163,8 @@ class Decoder {
     void step(const Step& step);
     // Rows to their ends, the likeliest token each time; see search.hpp.
     void search(const Search& search, Draft* draft);
+    // A draft's part of a search, inside it.
+    void guess(const Guess& guess);
     // The last norm of N states (D padded), times a matrix: the whole vocabulary's where there is none.
     void logits(const float* states, int64_t count, const Matrix* matrix, float* out);
 
@@ -174,7 +196,7 @@ class Decoder {
     std::vector<Quantized> quantized_;  // one per thread
     std::vector<Scratch<float>> attention_;
     Quantized shared_;
-    Scratch<float> x_, mixed_, hidden_;
+    Scratch<float> x_, mixed_, hidden_, guesses_;
     Scratch<uint16_t> queries_;
     std::vector<int64_t> row_, position_, lengths_;
     std::vector<int64_t> first_;  // R + 1: tokens of the step before each row's

@@ -145,8 +145,8 @@ struct PyDecoder {
         check_tokens(suppressed.data(), length(suppressed, 0, "suppressed"));
         check_tokens(&end_token, 1);
         check_lists(length(suppressed, 0, "suppressed"), begins, list_of);
-        if (draft && !draft->fits(s.rows, lengths.data(), decoder->vocabulary_size))
-            throw nb::value_error("the draft is for other rows, or another vocabulary");
+        if (draft && !draft->fits(s.rows, lengths.data(), *decoder))
+            throw nb::value_error("the draft is for other rows, or another model");
         int64_t passes = 0;
         s.tokens = tokens.data(), s.lengths = lengths.data(), s.room = room.data(), s.log_probs = log_probs.data();
         s.ended = ended.data(), s.suppressed = {suppressed.data(), begins.data(), list_of.data()};
@@ -251,6 +251,31 @@ struct PyTokenMap {
         map = std::make_unique<TokenMap>(std::move(all), vocabulary_size);
     }
 };
+
+// Medusa heads of a decoder, as arrays "HEAD.BLOCK" of matrices.
+struct PyHeads {
+    Weights weights;
+    std::vector<std::vector<Matrix>> stacks;
+
+    PyHeads(const nb::dict& arrays, int64_t heads, int64_t blocks, int64_t width) : weights(arrays) {
+        for (int64_t head = 0; head < heads; head++) {
+            stacks.emplace_back();
+            for (int64_t block = 0; block < blocks; block++)
+                stacks.back().push_back(
+                    weights.matrix(std::to_string(head) + "." + std::to_string(block), width, width));
+        }
+    }
+};
+
+void make_heads_draft(HeadsDraft* at, const PyDecoder& decoder, const PyHeads& heads,
+                      std::vector<std::vector<int64_t>> planted, Lengths prompts) {
+    for (const auto& stack : heads.stacks) {
+        for (const Matrix& matrix : stack)
+            if (matrix.rows != up(decoder.decoder->shape.width, 16))
+                throw nb::value_error("the heads are of another width than the decoder");
+    }
+    new (at) HeadsDraft(decoder.decoder.get(), heads.stacks, std::move(planted), std::move(prompts));
+}
 
 void make_token_map_draft(TokenMapDraft* at, const PyTokenMap& map, Lengths languages, Lengths prompts) {
     if (languages.size() != prompts.size()) throw nb::value_error("languages and prompts are not as many");
@@ -493,6 +518,9 @@ NB_MODULE(_native, m) {
     nb::class_<TextDraft, Draft>(m, "TextDraft")
         .def(nb::init<std::vector<std::vector<int64_t>>, std::vector<int64_t>>(), nb::arg("texts"),
              nb::arg("prompts"));
+    nb::class_<PyHeads>(m, "Heads")
+        .def(nb::init<const nb::dict&, int64_t, int64_t, int64_t>(), nb::arg("weights"), nb::kw_only(),
+             nb::arg("heads"), nb::arg("blocks"), nb::arg("width"));
     nb::class_<PyDecoder>(m, "Decoder")
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, int64_t, int64_t,
                       const std::string&, int64_t, int64_t, int64_t>(),
@@ -514,6 +542,9 @@ NB_MODULE(_native, m) {
              nb::arg("draft").none() = nb::none())
         .def("logits", &PyDecoder::logits, nb::arg("states"), nb::arg("logits").noconvert(),
              nb::arg("matrix") = nb::none());
+    nb::class_<HeadsDraft, Draft>(m, "HeadsDraft")
+        .def("__init__", &make_heads_draft, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::arg("decoder"),
+             nb::arg("heads"), nb::arg("planted"), nb::arg("prompts"));
     nb::class_<PyEncoder>(m, "Encoder")
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, int64_t, int64_t,
                       const std::string&, int64_t>(),

@@ -31,8 +31,8 @@ bool prompts_fit(const std::vector<int64_t>& prompts, int64_t rows, const int64_
 
 }  // namespace
 
-bool TokenMapDraft::fits(int64_t rows, const int64_t* lengths, int64_t vocabulary_size) const {
-    return prompts_fit(prompts_, rows, lengths) && map_->vocabulary_size() <= vocabulary_size;
+bool TokenMapDraft::fits(int64_t rows, const int64_t* lengths, const Decoder& decoder) const {
+    return prompts_fit(prompts_, rows, lengths) && map_->vocabulary_size() <= decoder.vocabulary_size;
 }
 
 void TokenMapDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) {
@@ -57,10 +57,10 @@ void TokenMapDraft::propose(const Rows& rows, const int64_t* wanted, int64_t mos
 TextDraft::TextDraft(std::vector<std::vector<int64_t>> texts, std::vector<int64_t> prompts)
     : texts_(std::move(texts)), prompts_(std::move(prompts)), place_(texts_.size(), 0), read_(prompts_) {}
 
-bool TextDraft::fits(int64_t rows, const int64_t* lengths, int64_t vocabulary_size) const {
+bool TextDraft::fits(int64_t rows, const int64_t* lengths, const Decoder& decoder) const {
     for (const auto& text : texts_) {
         for (int64_t token : text)
-            if (token < 0 || token >= vocabulary_size) return false;
+            if (token < 0 || token >= decoder.vocabulary_size) return false;
     }
     return static_cast<int64_t>(texts_.size()) == rows && prompts_fit(prompts_, rows, lengths);
 }
@@ -96,6 +96,79 @@ int64_t TextDraft::find(int64_t row, const int64_t* end, int64_t written) const 
     return expected;  // as if this token stood in the place of the one that was expected
 }
 
+bool HeadsDraft::fits(int64_t rows, const int64_t* lengths, const Decoder& decoder) const {
+    for (const auto& text : planted_) {
+        for (int64_t token : text)
+            if (token < 0 || token >= decoder.vocabulary_size) return false;
+    }
+    return &decoder == decoder_ && (planted_.empty() || static_cast<int64_t>(planted_.size()) == rows) && prompts_fit(prompts_, rows, lengths);
+}
+
+void HeadsDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) {
+    const int64_t heads = std::min(most, static_cast<int64_t>(stacks_.size())), padded = up(decoder_->shape.width, 16);
+    std::fill_n(counts, rows.count, 0);
+    asked_.clear();
+    for (int64_t row = 0; rows.states && row < rows.count; row++)
+        if (wanted[row] > 0) asked_.push_back(row);
+    if (asked_.empty() || heads == 0) return;
+    states_.clear();
+    for (int64_t row : asked_)
+        states_.insert(states_.end(), rows.states + row * padded, rows.states + (row + 1) * padded);
+    guesses_.resize(asked_.size() * static_cast<size_t>(heads));
+    decoder_->guess({stacks_, states_.data(), asked_.data(), static_cast<int64_t>(asked_.size()), heads,
+                     rows.suppressed, guesses_.data()});
+    for (size_t i = 0; i < asked_.size(); i++) {
+        const int64_t row = asked_[i], written = rows.lengths[row] - prompts_[static_cast<size_t>(row)];
+        counts[row] = std::min(wanted[row], heads);
+        for (int64_t head = 0; head < counts[row]; head++) {
+            int64_t token = guesses_[static_cast<size_t>(head) * asked_.size() + i];
+            if (!planted_.empty()) {
+                const auto& text = planted_[static_cast<size_t>(row)];
+                const size_t place = static_cast<size_t>(written + head);
+                if (place < text.size()) token = text[place];
+            }
+            tokens[row * most + head] = token;
+        }
+    }
+}
+
+void Decoder::guess(const Guess& guess) {
+    const int64_t count = guess.rows * guess.heads, padded = up(shape.width, 16);
+    shared_.values.at_least(count * padded);
+    shared_.scale.at_least(count);
+    for (auto& q : quantized_) {
+        q.values.at_least(kFew * padded);
+        q.scale.at_least(kFew);
+    }
+    float* x = x_.at_least(count * padded);
+    float* hidden = hidden_.at_least(count * padded);
+    float* logits = guesses_.at_least(count * vocabulary_size);
+    for (int64_t head = 0; head < guess.heads; head++)
+        std::copy_n(guess.states, guess.rows * padded, x + head * guess.rows * padded);
+    kernels_->normalise(x, count, shape.width, padded, norm_);
+    team_->run([&](int thread) {
+        for (int64_t head = 0; head < guess.heads; head++) {
+            float* own = x + head * guess.rows * padded;
+            for (const Matrix& matrix : guess.stacks[static_cast<size_t>(head)]) {
+                multiply(thread, quantized(thread, own, shape.width, nullptr, guess.rows), matrix,
+                         {Then::silu, hidden, padded, nullptr, 0});
+                const Range mine = team_->share(thread, guess.rows * padded);
+                for (int64_t i = mine.begin; i < mine.end; i++) own[i] += hidden[i];
+                team_->barrier();
+            }
+        }
+        multiply(thread, quantized(thread, x, shape.width, nullptr, count), vocabulary_,
+                 {Then::keep, logits, vocabulary_size, nullptr, 0});
+        const Range mine = team_->share(thread, count);
+        for (int64_t i = mine.begin; i < mine.end; i++) {
+            float ignored;
+            float* own = logits + i * vocabulary_size;
+            guess.suppressed->mask(guess.of_rows[i % guess.rows], own);
+            guess.tokens[i] = kernels_->likeliest(own, vocabulary_size, &ignored);
+        }
+    });
+}
+
 void Decoder::search(const Search& search, Draft* draft) {
     std::lock_guard<std::mutex> one_call(calls_);
     const int64_t rows = search.rows, most = search.most;
@@ -104,6 +177,10 @@ void Decoder::search(const Search& search, Draft* draft) {
     std::vector<int64_t> found(of(rows)), counts(of(rows)), proposed(of(rows * most)), tokens, chosen;
     std::vector<float> log_probs;
     Scratch<float> logits;
+    // Of the step and, behind the first, of every row where its newest token was chosen.
+    const bool reads = draft && draft->reads_states();
+    const int64_t padded = up(shape.width, 16);
+    std::vector<float> states, newest(reads ? of(rows * padded) : 0);
     while (*search.passes < search.most_passes) {
         for (int64_t row = 0; row < rows; row++) {
             held[of(row)] = search.lengths[row] - 1;
@@ -112,8 +189,9 @@ void Decoder::search(const Search& search, Draft* draft) {
                 0, std::min({most, room[of(row)] - 1, search.capacity - search.lengths[row]}));
         }
         if (draft)
-            draft->propose({search.tokens, search.stride, search.lengths, rows}, wanted.data(), most, proposed.data(),
-                           found.data());
+            draft->propose({search.tokens, search.stride, search.lengths, rows,
+                            reads && *search.passes > 0 ? newest.data() : nullptr, &search.suppressed},
+                           wanted.data(), most, proposed.data(), found.data());
         tokens.clear();
         for (int64_t row = 0; row < rows; row++) {
             counts[of(row)] = room[of(row)] > 0 ? 1 + found[of(row)] : 0;
@@ -131,6 +209,7 @@ void Decoder::search(const Search& search, Draft* draft) {
         step.own = search.own, step.own_blocks = search.own_blocks, step.cross = search.cross;
         step.frames = search.frames, step.memories = search.memories;
         step.logits = logits.at_least(count * vocabulary_size), step.choice = &choice;
+        if (reads) states.resize(of(count * padded)), step.states = states.data();
         pass(step);
         ++*search.passes;
         int64_t first = 0;
@@ -146,6 +225,8 @@ void Decoder::search(const Search& search, Draft* draft) {
                 end[written] = chosen[of(first + written)];
                 written++;
             }
+            if (reads && written)
+                std::copy_n(states.data() + (first + written - 1) * padded, padded, newest.data() + row * padded);
             search.lengths[row] += written;
             search.checked[row] += std::min(written, found[of(row)]);
             search.accepted[row] += std::min(standing, written);

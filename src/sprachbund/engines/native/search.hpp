@@ -18,6 +18,8 @@ struct Rows {
     int64_t stride;
     const int64_t* lengths;  // R
     int64_t count;           // R
+    const float* states;     // R x D padded: what went into the last norm where each newest token was chosen; null before
+    const Suppressed* suppressed;
 
     const int64_t* of(int64_t row) const { return tokens + row * stride; }
 };
@@ -25,10 +27,11 @@ struct Rows {
 class Draft {
   public:
     virtual ~Draft() = default;
-    // Whether it was made for rows of these lengths and for this vocabulary.
-    virtual bool fits(int64_t rows, const int64_t* lengths, int64_t vocabulary_size) const = 0;
+    // Whether it was made for rows of these lengths and for this decoder or its vocabulary.
+    virtual bool fits(int64_t rows, const int64_t* lengths, const Decoder& decoder) const = 0;
     // Tokens that may follow each row, up to wanted[row] of them, into tokens (R x K), and how many there are.
     virtual void propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) = 0;
+    virtual bool reads_states() const { return false; }
 };
 
 // What most often followed the last tokens in texts of a language: contexts as sorted numbers with the digits language,
@@ -62,7 +65,7 @@ class TokenMapDraft : public Draft {
     TokenMapDraft(const TokenMap* map, std::vector<int64_t> languages, std::vector<int64_t> prompts)
         : map_(map), languages_(std::move(languages)), prompts_(std::move(prompts)) {}
 
-    bool fits(int64_t rows, const int64_t* lengths, int64_t vocabulary_size) const override;
+    bool fits(int64_t rows, const int64_t* lengths, const Decoder& decoder) const override;
     void propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) override;
 
   private:
@@ -77,7 +80,7 @@ class TextDraft : public Draft {
   public:
     TextDraft(std::vector<std::vector<int64_t>> texts, std::vector<int64_t> prompts);
 
-    bool fits(int64_t rows, const int64_t* lengths, int64_t vocabulary_size) const override;
+    bool fits(int64_t rows, const int64_t* lengths, const Decoder& decoder) const override;
     void propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) override;
 
   private:
@@ -87,6 +90,28 @@ class TextDraft : public Draft {
     std::vector<int64_t> prompts_;
     std::vector<int64_t> place_;  // in each text: the token that is expected next
     std::vector<int64_t> read_;   // of each row: tokens of it that the place is right for
+};
+
+// Medusa heads (arXiv 2401.10774, section 2.1): stacks of x + SiLU(W x) on the normed state, each for one token further.
+// All of them go through the output matrix together, which is then read once.
+class HeadsDraft : public Draft {
+  public:
+    // `planted` is empty, or texts of every row whose tokens are proposed in place of the heads' own: for measurements.
+    HeadsDraft(Decoder* decoder, std::vector<std::vector<Matrix>> stacks, std::vector<std::vector<int64_t>> planted,
+               std::vector<int64_t> prompts)
+        : decoder_(decoder), stacks_(std::move(stacks)), planted_(std::move(planted)), prompts_(std::move(prompts)) {}
+
+    bool fits(int64_t rows, const int64_t* lengths, const Decoder& decoder) const override;
+    void propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) override;
+    bool reads_states() const override { return true; }
+
+  private:
+    Decoder* decoder_;
+    std::vector<std::vector<Matrix>> stacks_;
+    std::vector<std::vector<int64_t>> planted_;
+    std::vector<int64_t> prompts_;
+    std::vector<float> states_;
+    std::vector<int64_t> asked_, guesses_;
 };
 
 struct Search {

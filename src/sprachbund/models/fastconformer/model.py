@@ -18,11 +18,14 @@ from torch.nn import functional as F
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE
 from sprachbund.audio.features import log_mel, normalised_per_bin
+from sprachbund.data.batch import NO_LANGUAGE, Batch
+from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Alignment, Capabilities, Features, Memory, Target
+from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target
 from sprachbund.models.domain import Domain
 from sprachbund.models.fastconformer.config import CanaryConfig, ParakeetConfig
 from sprachbund.models.fastconformer.tokens import FastConformerTokens
+from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.fast_conformer import SUBSAMPLING, FastConformerEncoder
 from sprachbund.nn.text_to_text import FixedPositionDecoder, marian_positions
@@ -33,6 +36,12 @@ from sprachbund.util.devices import ANY_DEVICE
 _MIN_SAMPLES = 2 * HOP  # a variance needs two frames
 _MAX_TOKENS = 512
 """Of a row of Canary. Its positions allow 1,024; half a minute of speech has 375 frames, and fewer tokens."""
+
+
+def log_mel_of(samples: np.ndarray, num_mel_bins: int) -> Tensor:
+    """Log-mel (T, M) of 16 kHz samples (N,), each bin normalised over the utterance."""
+    padded = np.pad(samples, (0, max(0, _MIN_SAMPLES - len(samples))))
+    return normalised_per_bin(log_mel(padded, num_mel_bins, normalise="nemo").T)
 
 
 class _FastConformerModel(nn.Module):
@@ -82,8 +91,7 @@ class _FastConformerModel(nn.Module):
             raise SprachbundError(
                 f"an utterance lasts {longest / SAMPLE_RATE:.1f} s, a window {self.max_window_s:g}; cut it"
             )
-        padded = [np.pad(s, (0, max(0, _MIN_SAMPLES - len(s)))) for s in samples]
-        mels = [normalised_per_bin(log_mel(s, self.num_mel_bins, normalise="nemo").T) for s in padded]
+        mels = [log_mel_of(s, self.num_mel_bins) for s in samples]
         num_frames = torch.tensor([mel.shape[0] for mel in mels])
         values = nn.utils.rnn.pad_sequence(mels, batch_first=True)
         return Features(values=values.to(self.device), num_frames=num_frames.to(self.device))
@@ -234,6 +242,59 @@ class CanaryDecoder(FixedPositionDecoder):
         return F.linear(x, self.embedding.weight, self.logits_bias)
 
 
+class CanaryExamples:
+    """`sprachbund.data.loading.Examples` of a Canary.
+
+    Args:
+        model: whose tokens and features are used.
+        languages: spoken in the data, and drawn as targets.
+
+    Raises:
+        SprachbundError: a language that the model does not know.
+    """
+
+    frames_per_s = SAMPLE_RATE // HOP
+    whole_windows = False
+
+    def __init__(self, model: "Canary", languages: Sequence[str]) -> None:
+        if unknown := sorted(set(languages) - set(model.source_languages)):
+            raise SprachbundError(
+                f"the model does not know {', '.join(unknown)}, and its prompt names languages; it knows "
+                f"{described(model.source_languages)}"
+            )
+        self.tokens, self.pairs, self.end_token = model.tokens, model.pairs(), model.end_token
+        self.num_mel_bins, self.language_tokens = model.num_mel_bins, model.language_tokens
+        self.source_languages = self.target_languages = list(languages)
+        self.max_tokens = model.max_tokens - model.prompt_length
+        self.max_window_s: float | None = model.max_window_s
+        self._numbers = {tag: number for number, tag in enumerate(model.source_languages)}
+
+    def number(self, language: str) -> int:
+        """Place of a source language among the model's."""
+        return self._numbers[language]
+
+    def features(self, samples: np.ndarray, augment: Augment) -> tuple[Tensor, int]:
+        """Log-mel (T, M) and T."""
+        mel = augment(log_mel_of(samples, self.num_mel_bins))
+        return mel, mel.shape[0]
+
+    def transcript(self, text: str) -> list[int]:
+        """None: Canary has no CTC head."""
+        return []
+
+    def row(self, text: str, source: str | None, target: str) -> Row | None:
+        """Token of the target language and the text's tokens; None for a pair that the model does not know.
+
+        Args:
+            text: of the row, in the language `target`.
+            source: BCP-47 tag of the language spoken; None where nobody speaks, and the row ends at once.
+            target: BCP-47 tag of the language written.
+        """
+        if (source or target, target) not in self.pairs:
+            return None
+        return self.language_tokens[target], [*self.tokens.encode(text.strip()), self.end_token]
+
+
 class Canary(_FastConformerModel):
     """A recogniser and translator with an attention decoder; satisfies `sprachbund.models.base.Family`.
 
@@ -242,16 +303,23 @@ class Canary(_FastConformerModel):
         values: config.json as it was read.
         tokens: the vocabulary.
 
+    Attributes:
+        language_tokens: BCP-47 tag to token.
+        label_smoothing: of the loss (arXiv 1512.00567, section 7).
+
     Raises:
         SprachbundError: the vocabulary lacks a token of the prompt or of a language.
     """
+
+    has_unused_parameters = False
 
     def __init__(self, config: CanaryConfig, values: Mapping[str, Any], tokens: FastConformerTokens) -> None:
         super().__init__(config, values, tokens)
         self.decoder = CanaryDecoder(config)
         self.end_token = config.eos_token_id
         self.max_tokens = min(_MAX_TOKENS, config.decoder_config.max_position_embeddings)
-        self._languages = {tag: tokens.token(f"<|{tag}|>") for tag in self.source_languages}
+        self.label_smoothing = 0.0
+        self.language_tokens = {tag: tokens.token(f"<|{tag}|>") for tag in self.source_languages}
         # Of the roles of a prompt (NeMo's "canary2"), text before, emotion and inverse normalisation stay empty.
         self._before = [
             config.decoder_start_token_id,
@@ -294,12 +362,15 @@ class Canary(_FastConformerModel):
                 f"this model does not know the pair {target.source} to {target.language}; it transcribes "
                 f"{described(self.source_languages)}, and translates them into English and from it"
             )
-        return [
-            *self._before,
-            self._languages[target.source],
-            self._languages[target.language],
-            *self._after,
-        ]
+        return self._prompt(self.language_tokens[target.source], self.language_tokens[target.language])
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of every prompt."""
+        return len(self._before) + 2 + len(self._after)
+
+    def _prompt(self, source: int, target: int) -> list[int]:
+        return [*self._before, source, target, *self._after]
 
     def start(
         self,
@@ -333,6 +404,29 @@ class Canary(_FastConformerModel):
             weights: each layer's cross-attention weights (R, H, Q, S) are appended to it, if given.
         """
         return self.decoder.step(tokens, cache, weights)
+
+    def forward(self, batch: Batch) -> Loss:
+        """The loss, as wrappers that watch `forward` expect it."""
+        return self.loss(batch)
+
+    def decoder_batch(self, batch: Batch) -> DecoderBatch:
+        """What the decoder is taught with: the rows wanted, behind their prompts.
+
+        The features of the batch are those of `features`; its `target_language` are language tokens. Where nobody
+        speaks, the prompt names the language wanted twice.
+        """
+        memory = self.encode(Features(values=batch.features, num_frames=batch.num_frames))
+        tokens = [self.language_tokens[tag] for tag in self.source_languages]
+        sources = batch.source_language.repeat_interleave(batch.rows_per_utterance).tolist()
+        prompts = [
+            self._prompt(target if source == NO_LANGUAGE else tokens[source], target)
+            for source, target in zip(sources, batch.target_language.tolist(), strict=True)
+        ]
+        return make_decoder_batch(memory, batch, prompts)
+
+    def loss(self, batch: Batch) -> Loss:
+        """Cross-entropy of the decoder_batch."""
+        return prompted_loss(self, self.decoder_batch(batch), self.label_smoothing)
 
     def suppressed(self, target: Target) -> Tensor:
         """Boolean (V,): every token that is no text, but the end."""

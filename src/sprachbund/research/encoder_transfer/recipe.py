@@ -341,9 +341,11 @@ def run_cells(
     check_data(recipe)
     check_checkpoints(recipe)
     remember(directory, recipe, may_change=MAY_CHANGE)
-    make_starts(recipe, directory, ray_address=options.ray, report=report)
+    make_starts(recipe, directory, ray_address=options.ray, gpus=options.gpus, report=report)
     study = Study(grid=recipe.grid, make=partial(make_cell, recipe, directory), out=directory)
-    return study.run(workers=workers, ray_address=options.ray, report=report, progress=progress)
+    return study.run(
+        workers=workers, ray_address=options.ray, gpus=options.gpus, report=report, progress=progress
+    )
 
 
 def check_data(recipe: EncoderTransferRecipe) -> None:

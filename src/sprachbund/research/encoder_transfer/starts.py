@@ -46,7 +46,12 @@ _SEED_OF_RANDOM = 0
 
 
 def make_starts(
-    recipe: EncoderTransferRecipe, out: Path, *, ray_address: str | None, report: Callable[[str], None]
+    recipe: EncoderTransferRecipe,
+    out: Path,
+    *,
+    ray_address: str | None,
+    gpus: int,
+    report: Callable[[str], None],
 ) -> None:
     """Train what has to be trained first, and make every start of the grid; what is there stays.
 
@@ -54,6 +59,7 @@ def make_starts(
         recipe: options of the study.
         out: folder of the study.
         ray_address: address of a Ray cluster; None for this machine.
+        gpus: of each training.
         report: called with a line for every step.
 
     Raises:
@@ -67,7 +73,7 @@ def make_starts(
         if missing := [name for name, path in zip(trained, paths, strict=True) if not path.exists()]:
             logs = out / "pretrained" / "NAME" / LOG_FILE
             report(f"training first: {', '.join(missing)}; progress is in {logs}")
-        tasks = Tasks(paths=paths, make=partial(_pretrain, recipe, out, trained))
+        tasks = Tasks(paths=paths, make=partial(_pretrain, recipe, out, trained), gpus=gpus)
         work.run(tasks, workers=min(recipe.workers, len(trained)), ray_address=ray_address)
         for name in trained:
             forget_run(out / "pretrained" / name)

@@ -78,10 +78,12 @@ class StudyRunOptions:
     Attributes:
         workers: trainings at a time, one thread each; as the study's file says if not given.
         ray: address of a Ray cluster that shares the folders; local for one here.
+        gpus: GPUs of each training, which sees no others; 0 where there are none.
     """
 
     workers: Annotated[int | None, Range(1), Option("--workers", metavar="N")] = None
     ray: Annotated[str | None, Option("--ray", metavar="ADDRESS")] = None
+    gpus: Annotated[int, Range(0), Option("--gpus", metavar="N")] = 0
 
     def __post_init__(self) -> None:
         check(self)

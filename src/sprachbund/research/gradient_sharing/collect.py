@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,9 @@ from sprachbund.research.gradient_sharing.gradients import (
     probing,
 )
 from sprachbund.research.gradient_sharing.sketches import Sketches
+from sprachbund.util.distributed import own_device
 from sprachbund.util.files import read_object, write_text
-from sprachbund.util.jobs import Progress, run_processes
+from sprachbund.util.jobs import Progress, gpus_of, run
 from sprachbund.util.memory import keep_freed_memory
 from sprachbund.util.tensors import load_arrays, write_arrays
 
@@ -207,7 +207,18 @@ class Collection:
         with probing(self.model, self.parameters.values()):
             for block in self.blocks[share[0] :: share[1]]:
                 if not block.made:
-                    self._make(block, progress)
+                    made = self.passes_made
+                    self._make(block, lambda inside, made=made: progress(made + inside, self.passes))  # type: ignore[misc]
+
+    def make(self, number: int, progress: Callable[[int], None]) -> None:
+        """Make a block.
+
+        Args:
+            number: of the block.
+            progress: called with the passes made for it.
+        """
+        with probing(self.model, self.parameters.values()):
+            self._make(self.blocks[number], progress)
 
     @property
     def passes(self) -> int:
@@ -246,8 +257,8 @@ class Collection:
         chosen = {"modules": list(self.modules), "chosen": digest.hexdigest()}
         return {**asdict(self.options), **self.identity, **chosen}
 
-    def _make(self, block: Block, progress: Callable[[int, int], None]) -> None:
-        began, made = time.monotonic(), self.passes_made
+    def _make(self, block: Block, progress: Callable[[int], None]) -> None:
+        began = time.monotonic()
         held: dict[str, dict[str, list[Tensor]]] = {m: {n: [] for n in p} for m, p in self.modules.items()}
         for number, vector in enumerate(block.vectors, start=1):
             batches = self._batches(block.key, vector)
@@ -255,7 +266,7 @@ class Collection:
             for module, waiting in held.items():
                 for name, tensor in normalised(gradient, waiting, f"{block.key}, {module}").items():
                     waiting[name].append(tensor)
-            progress(made + number * self.options.accumulate, self.passes)
+            progress(number * self.options.accumulate)
         arrays = {module: self._project(waiting) for module, waiting in held.items()}
         block.write({**arrays, _SECONDS: np.array(time.monotonic() - began)})
 
@@ -351,8 +362,10 @@ class CollectJob:
         torch.set_num_threads(self.threads)
         keep_freed_memory()
         model: Any = load(self.model)
+        # Of several processes that torchrun started here, each has a GPU of its own.
+        device = own_device() if self.device == "cuda" and torch.cuda.is_available() else self.device
         try:
-            model = model.to(self.device)
+            model = model.to(device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise SprachbundError(f"device {self.device!r} cannot be used ({reason}); try cpu") from error
@@ -405,12 +418,28 @@ def run_job(
     Raises:
         SprachbundError: what the first process to fail raised, or that one died.
     """
-    rank, count = share
-    shares = [(rank * workers + number, count * workers) for number in range(workers)]
-    run_processes(
-        partial(_make_blocks, job), shares, lambda: progress(collection.passes_made, collection.passes)
-    )
+    numbers = tuple(range(len(collection.blocks)))[share[0] :: share[1]]
+    passes = [(collection.blocks[n].path, len(collection.blocks[n].vectors)) for n in numbers]
+    files = tuple((path, count * job.options.accumulate) for path, count in passes)
+    run(_Blocks(job=job, numbers=numbers, files=files), workers=workers, progress=progress)
 
 
-def _make_blocks(job: CollectJob, share: tuple[int, int], progress: Progress) -> None:
-    job.prepare().run(share, progress=progress)
+@dataclass(frozen=True, kw_only=True)
+class _Blocks:
+    """Blocks of a collection; a `sprachbund.util.jobs.Job`."""
+
+    job: CollectJob
+    numbers: tuple[int, ...]
+    files: tuple[tuple[Path, int], ...]
+
+    @property
+    def threads(self) -> int:
+        return self.job.threads
+
+    @property
+    def gpus(self) -> int:
+        return gpus_of(self.job.device)
+
+    def prepare(self) -> Callable[[int, Callable[[int], None]], None]:
+        collection = self.job.prepare()
+        return lambda number, progress: collection.make(self.numbers[number], progress)

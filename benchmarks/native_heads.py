@@ -1,0 +1,158 @@
+"""What Medusa heads gain inside the native engine: speed alone, with random weights and planted acceptance.
+
+Decoders have the shapes of Whisper small and medium, a memory of 30 s and the whole vocabulary. The heads take all
+their steps, and their guesses are replaced: by the token that the model will write with the probability asked for, or
+by another one. The model checks and refuses as always; tokens are compared. Searches without and with heads take turns.
+With one thread, times are processor times of that thread, which other programs disturb least.
+
+Run: python benchmarks/native_heads.py --shape small medium --batch 1 8
+"""
+
+import argparse
+import platform
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from rows import keep
+
+from sprachbund.decoding.drafts.network import NativeMedusaRun
+from sprachbund.decoding.logits_process import LogitsProcessor, Suppressed
+from sprachbund.decoding.native_search import NativeSearch
+from sprachbund.decoding.state import HypothesisBatch
+from sprachbund.engines.extension import choose_instruction_set, native
+from sprachbund.engines.native_engine import NativeDecoder
+from sprachbund.engines.packing import pack_decoder, pack_matrix
+from sprachbund.models.whisper import PRESETS
+from sprachbund.nn.decoder import TextDecoder
+from sprachbund.util.processor import processor_name
+
+FRAMES, PROMPT = 1500, 4
+
+
+def random_decoder(name: str, threads: int) -> NativeDecoder:
+    """Of a Whisper's shape. Small weights keep its tokens from repeating at once."""
+    config = PRESETS[name]
+    torch.manual_seed(0)
+    decoder = TextDecoder(
+        vocabulary_size=config.vocabulary_size,
+        max_tokens=448,
+        width=config.width,
+        num_heads=config.decoder_heads,
+        num_layers=config.decoder_layers,
+    )
+    shape, arrays = pack_decoder(decoder.eval())
+    return NativeDecoder(shape, arrays, native().Team(threads), choose_instruction_set())
+
+
+def random_heads(width: int, num_heads: int) -> Any:
+    """Heads of one block, packed."""
+    arrays = {}
+    for head in range(num_heads):
+        arrays |= pack_matrix(f"{head}.0", torch.randn(width, width) * width**-0.5, torch.zeros(width))
+    return native().Heads(arrays, heads=num_heads, blocks=1, width=width)
+
+
+def started(decoder: NativeDecoder, memory: torch.Tensor, num_tokens: int) -> HypothesisBatch:
+    """Rows that have read a prompt and write so many tokens, none of which ends them."""
+    rows, size = len(memory), decoder.shape.vocabulary_size
+    cache = decoder.start(memory, None, capacity=PROMPT + num_tokens)
+    logits = decoder.step(torch.arange(PROMPT).expand(rows, -1) + 10, cache)[:, -1]
+    processor = LogitsProcessor(
+        suppressed=Suppressed.of([torch.zeros(size, dtype=torch.bool)] * rows, torch.device("cpu")),
+        begin_suppressed=None,
+        begun=torch.zeros(rows, dtype=torch.bool),
+        limits=torch.full((rows,), num_tokens),
+        latest=torch.full((rows,), -1),
+        times=None,
+        end_token=0,
+        min_tokens=num_tokens + 1,
+    )
+    empty = torch.zeros(rows, 0, dtype=torch.long)
+    return HypothesisBatch(
+        cache=cache,
+        logits=logits,
+        tokens=empty,
+        processor=processor,
+        no_speech=[None] * rows,
+        num_memories=rows,
+    )
+
+
+def measure(name: str, size: int, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One shape at one size of batch, with every number of heads."""
+    decoder = random_decoder(name, args.threads)
+    width = decoder.shape.width
+    memory = torch.randn(size, FRAMES, width, generator=torch.Generator().manual_seed(1))
+    batch, prompts = started(decoder, memory, args.tokens), [list(range(10, 10 + PROMPT))] * size
+    clock = time.thread_time if args.threads == 1 else time.perf_counter
+    wanted = [row.tokens for row in NativeSearch(batch, prompts).finish(decoder)]
+    random = np.random.default_rng(0)
+    other = (np.array(wanted) + 1) % decoder.shape.vocabulary_size
+    runs: dict[int, NativeMedusaRun | None] = {0: None}
+    for k in args.heads:
+        right = random.random(other.shape) < args.acceptance
+        planted = np.where(right, wanted, other).tolist()
+        runs[k] = NativeMedusaRun(random_heads(width, k), decoder, planted)
+    seconds: dict[int, list[float]] = {k: [] for k in runs}
+    passes, accepted, changed = {}, {}, 0
+    for _ in track(range(args.repeats), description=f"{name}, batch {size}"):
+        for k, run in runs.items():
+            search = NativeSearch(batch, prompts)
+            began = clock()
+            found = search.finish(decoder, run, k)
+            seconds[k].append(clock() - began)
+            passes[k] = search.passes
+            accepted[k] = f"{search.accepted.sum() / max(1, search.checked.sum()):.0%}"
+            changed += sum(row.tokens != own for row, own in zip(found, wanted, strict=True))
+    ratios = {k: [a / b for a, b in zip(seconds[0], own, strict=True)] for k, own in seconds.items()}
+    return [
+        {
+            "shape": name,
+            "batch": size,
+            "heads": k,
+            "accepted": accepted[k] if k else "",
+            "tokens a pass": round((args.tokens - 1) / passes[k], 2),
+            "ms a token": round(median(own) / (args.tokens - 1) * 1e3, 2),
+            "gain": f"{median(ratios[k]):.2f} ({min(ratios[k]):.2f} to {max(ratios[k]):.2f})",
+            "rows changed": changed,
+        }
+        for k, own in seconds.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shape", nargs="+", default=["small", "medium"], choices=list(PRESETS))
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--heads", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument(
+        "--acceptance", type=float, default=0.85, help="of a guess, if those before it were right"
+    )
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--idle", action="store_true", help="nothing else ran on the machine")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/native_heads.json"))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    with torch.inference_mode():
+        rows = [line for name in args.shape for size in args.batch for line in measure(name, size, args)]
+    about = {
+        "processor": processor_name(),
+        "kernels": choose_instruction_set(),
+        "threads": args.threads,
+        "clock": "of the thread" if args.threads == 1 else "of the wall",
+        "idle": args.idle,
+        "weights": "random; guesses planted",
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+    }
+    keep(args.out, {**about, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Every family meets every demand of docs/families.md, and the tables there say what came of it."""
+
+import json
+
+import pytest
+
+from tests.decoding.families import SLOW
+from tests.models.contract import BUILDERS, DECODING, MODELS, ROOT, TABLES, Subject, make_subject
+
+DEMANDS = {**DECODING, **MODELS}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in BUILDERS],
+)
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return make_subject(request.param, tmp_path_factory.mktemp("subject"))
+
+
+def rows() -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for name in TABLES:
+        for row in json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())["rows"]:
+            found.setdefault(row["family"], {}).update(row)
+    return found
+
+
+@pytest.mark.parametrize("demand", DEMANDS)
+def test_a_family_meets_a_demand(subject: Subject, demand: str) -> None:
+    answer = DEMANDS[demand](subject)
+    again = (
+        "python -m tests.models.contract docs/results, then -m sprachbund.evaluation.tables docs/families.md"
+    )
+    assert rows()[subject.name][demand] == answer, f"run: {again}"
+
+
+def test_the_tables_have_every_family_and_demand() -> None:
+    assert list(rows()) == list(BUILDERS)
+    for row in rows().values():
+        assert set(row) == {"family", *DEMANDS}
