@@ -162,10 +162,15 @@ class LiveEngine:
         self.notes: list[str] = []
         options = decoding or DecodingOptions()
         check_options(model, options)
+        if options.digits:
+            raise SprachbundError(
+                "live text is not written in digits: what stands already cannot become part of a number; leave digits "
+                "out, or translate the recording afterwards"
+            )
         self.decoding, self._speculation = options_with_draft(model, options, self.notes)
         self._activity = activity or VoiceActivity()
         self._turn = 0
-        self._writer = None if model.capabilities.transducer is None else FrameWriter(model)
+        self._writer = None if model.capabilities.streaming is None else FrameWriter(model)
 
     def open(
         self,
