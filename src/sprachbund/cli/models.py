@@ -78,7 +78,12 @@ def list_models(as_json: AsJson = False) -> None:
 
 
 def _does(one: Checkpoint) -> str:
-    into = {"transcribe": "", "to-english": ", into English", "any-to-any": ", into each other"}
+    into = {
+        "transcribe": "",
+        "to-english": ", into English",
+        "with-english": ", into English and from it",
+        "any-to-any": ", into each other",
+    }
     return f"text of {one.spoken}, into each other" if one.task == "text" else f"{one.spoken}{into[one.task]}"
 
 
