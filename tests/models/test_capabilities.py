@@ -112,8 +112,9 @@ def has(capabilities: Capabilities) -> set[str]:
 
 def test_every_family_says_what_it_can_do() -> None:
     attention = {"encoder", "decoder", "alignment", "encode_text"}
-    assert has(load().capabilities) == attention
-    assert has(make_split_model().capabilities) == attention | {"sharing_plan"}
+    conformer = attention | {"transcript_head"}
+    assert has(load().capabilities) == conformer
+    assert has(make_split_model().capabilities) == conformer | {"sharing_plan"}
     assert has(tiny_transducer().capabilities) == {
         "encoder",
         "decoder",
