@@ -214,35 +214,35 @@ def headroom(
         family.to(find_device(device))
         train_on, measure_on = [Manifest(path) for path in data], [Manifest(path) for path in dev]
     with Bar("training") as bar:
-        found = measure_headroom(family, train_on, measure_on, options, progress=bar.update)
+        measured = measure_headroom(family, train_on, measure_on, options, progress=bar.update)
     done = {
         "model_hash": model_hash(directory),
         "machine": machine(),
         "options": asdict(options),
-        **asdict(found),
+        **asdict(measured),
     }
     if out is not None:
         write_json(out, done)
-    print_json(done) if as_json else _print_headroom(found)
+    print_json(done) if as_json else _print_headroom(measured)
 
 
-def _print_headroom(found: "Headroom") -> None:
+def _print_headroom(measured: "Headroom") -> None:
     from sprachbund.research.gradient_sharing.headroom import ALL
 
-    typer.echo(f"trained: {', '.join(found.modules)}; nats for each token of utterances held out\n")
-    arms = list(found.gains)
+    typer.echo(f"trained: {', '.join(measured.modules)}; nats for each token of utterances held out\n")
+    arms = list(measured.gains)
     rows = [
         [
             language,
-            f"{found.before[language]:.3f}",
-            f"{found.together[language]:.3f}",
-            *(_gain(found.gains[arm][language]) for arm in arms),
+            f"{measured.before[language]:.3f}",
+            f"{measured.together[language]:.3f}",
+            *(_gain(measured.gains[arm][language]) for arm in arms),
         ]
-        for language in found.together
+        for language in measured.together
     ]
-    rows.append([ALL, "", "", *(_gain(found.gains[arm][ALL]) for arm in arms)])
+    rows.append([ALL, "", "", *(_gain(measured.gains[arm][ALL]) for arm in arms)])
     typer.echo(table(rows, ["language", "before", "together", *(f"gain {arm}" for arm in arms)]))
-    gain = found.gains["alone"][ALL]
+    gain = measured.gains["alone"][ALL]
     low, high = gain.interval
     if low > 0:
         typer.echo(

@@ -568,9 +568,9 @@ class ShardedCorpus(Corpus):
 
     def _entries(self, window: int) -> list[tuple[int, int]]:
         """Corpus and number of each shard of a window."""
-        passes, place = divmod(window, self.windows)
+        passes, number = divmod(window, self.windows)
         order = self._order(passes)
-        begin, end = (len(order) * n // self.windows for n in (place, place + 1))
+        begin, end = (len(order) * n // self.windows for n in (number, number + 1))
         return [(part, number) for part, number in order[begin:end].tolist()]
 
     def _order(self, passes: int) -> np.ndarray:

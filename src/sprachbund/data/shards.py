@@ -204,7 +204,7 @@ class Shards(Manifest):
         return self._chosen is not None
 
     def __getitem__(self, index: int) -> Utterance:
-        number, row = self._place(index)
+        number, row = self._shard_and_row(index)
         return self._files.open(number).utterances[row]
 
     def samples(self, index: int) -> np.ndarray:
@@ -213,10 +213,10 @@ class Shards(Manifest):
         Raises:
             SprachbundError: the shard cannot be fetched, or is not the one that the index knows.
         """
-        number, row = self._place(index)
+        number, row = self._shard_and_row(index)
         return self._files.open(number).samples(row, round(float(self.durations_s[index]) * SAMPLE_RATE))
 
-    def _place(self, index: int) -> tuple[int, int]:
+    def _shard_and_row(self, index: int) -> tuple[int, int]:
         """Number of the shard, and row in it."""
         if not 0 <= index < len(self):
             raise IndexError(index)
@@ -526,13 +526,13 @@ class _Files:
         try:
             from fsspec.core import url_to_fs
 
-            found: tuple[Any, str] = url_to_fs(self.url)
+            opened: tuple[Any, str] = url_to_fs(self.url)
         except (ImportError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), "")
             raise SprachbundError(
                 f"{self.url} cannot be opened ({reason}); pip install 'sprachbund[cloud]', or copy the corpus here"
             ) from error
-        return found[0], found[1].rstrip("/")
+        return opened[0], opened[1].rstrip("/")
 
     def _path(self, number: int) -> Path:
         name = recording_name(number)

@@ -34,17 +34,17 @@ class LatestSpans:
     """How the last spans of a recording or session were judged, for each of its targets."""
 
     def __init__(self) -> None:
-        self._judged: dict[str, deque[tuple[float, float]]] = {}
+        self._spans: dict[str, deque[tuple[float, float]]] = {}
 
     def log_odds(self, target: str) -> float:
         """What the last spans add to the log-odds of the next one: 0 where they were understood, as at the beginning.
 
         Speech that was understood is no reason to trust the next span: whoever comes in may say anything.
         """
-        judged = self._judged.get(target, ())
-        seconds = sum(duration_s for _, duration_s in judged)
-        mean = sum(beyond * duration_s for beyond, duration_s in judged) / max(seconds, 1e-9)
-        return max(0.0, min(_MOST, mean)) * len(judged) / _SPANS
+        spans = self._spans.get(target, ())
+        seconds = sum(duration_s for _, duration_s in spans)
+        mean = sum(beyond * duration_s for beyond, duration_s in spans) / max(seconds, 1e-9)
+        return max(0.0, min(_MOST, mean)) * len(spans) / _SPANS
 
     def add(self, target: str, beyond: float, duration_s: float) -> None:
         """Note a span.
@@ -54,7 +54,7 @@ class LatestSpans:
             beyond: its own log-odds less those of the model's threshold.
             duration_s: its length; short spans say less.
         """
-        self._judged.setdefault(target, deque(maxlen=_SPANS)).append((beyond, duration_s))
+        self._spans.setdefault(target, deque(maxlen=_SPANS)).append((beyond, duration_s))
 
 
 def out_of_domain(

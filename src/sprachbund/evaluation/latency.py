@@ -667,13 +667,13 @@ def latency_table(talks: Sequence[TalkLatency], means: Sequence[MeanLatency]) ->
     return Table(title="latency", header=header, rows=rows, note=NOTE)
 
 
-def _rows(name: str, target: str, found: TalkLatency | MeanLatency) -> list[list[str]]:
+def _rows(name: str, target: str, latency: TalkLatency | MeanLatency) -> list[list[str]]:
     """A row by the ideal clock, with what no clock changes, and one with computation."""
-    first, second = ([_cell(found.scores[clock][name], 2) for name in LATENCY_SCORES] for clock in CLOCKS)
+    first, second = ([_cell(latency.scores[clock][name], 2) for name in LATENCY_SCORES] for clock in CLOCKS)
     texts = [
-        _cell(found.flicker, 2),
-        _cell(found.erased_per_minute, 1),
-        *(_cell(found.quality[name], 1) for name in QUALITY),
+        _cell(latency.flicker, 2),
+        _cell(latency.erased_per_minute, 1),
+        *(_cell(latency.quality[name], 1) for name in QUALITY),
     ]
     return [[name, target, CLOCKS[0], *first, *texts], ["", "", CLOCKS[1], *second, *[""] * len(texts)]]
 

@@ -307,8 +307,8 @@ def _event_id_of(text: str) -> str | None:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    found = value.get("event_id") if isinstance(value, dict) else None
-    return found[:512] if isinstance(found, str) else None
+    event_id = value.get("event_id") if isinstance(value, dict) else None
+    return event_id[:512] if isinstance(event_id, str) else None
 
 
 # A connection.

@@ -126,12 +126,12 @@ async def read_event(
     data = dict(head.data or {})
     if more:
         try:
-            found = json.loads(more)
+            parsed = json.loads(more)
         except (ValueError, RecursionError) as error:
             raise RefusalError(400, "the data of an event are no JSON", code="bad_event") from error
-        if not isinstance(found, dict):
+        if not isinstance(parsed, dict):
             raise RefusalError(400, "the data of an event are no JSON object", code="bad_event")
-        data |= found
+        data |= parsed
     return ClientEvent(type=head.type, data=data, payload=payload)
 
 

@@ -479,8 +479,8 @@ class LiveEngine:
         ]
         plain = [[replace(target, prefix=(), timestamps=False) for target in asked[b]] for b in indices]
         own = encoded.select(indices).memory
-        found = align(self.model, own, plain, tokens, [durations_s[b] for b in indices])
-        for b, group in zip(indices, found, strict=True):
+        aligned_rows = align(self.model, own, plain, tokens, [durations_s[b] for b in indices])
+        for b, group in zip(indices, aligned_rows, strict=True):
             aligned[b] = [*group]
         return aligned
 

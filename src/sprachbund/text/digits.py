@@ -182,8 +182,8 @@ def _cardinal(phrase: str, language: str) -> int | None:
     if phrase in table:
         return table[phrase]
     english = language == "en"
-    for found in _thousand(language).finditer(phrase):
-        before, after = phrase[: found.start()].strip(), phrase[found.end() :].strip()
+    for match in _thousand(language).finditer(phrase):
+        before, after = phrase[: match.start()].strip(), phrase[match.end() :].strip()
         many = 1 if before == ("a" if english else "") else table.get(before, 0)
         rest = table.get(after.removeprefix("and ") if english else after, 0)
         if 0 < many < 1000 and 0 <= rest < 1000 and bool(rest) == bool(after):
@@ -377,8 +377,8 @@ def _read_numbers(words: Sequence[str], language: str) -> Iterator[_Part]:
 
 
 def _tail(word: str) -> str:
-    found = _PUNCTUATION.search(word)
-    return found[0] if found and found[0] != word else ""
+    match = _PUNCTUATION.search(word)
+    return match[0] if match and match[0] != word else ""
 
 
 @cache
@@ -426,12 +426,12 @@ class _Rule:
         """Replace what matches."""
         codes = " ".join(part.code + ("," if part.tail else "") for part in parts)
         out, done = list[_Part](), 0
-        for found in self.pattern.finditer(codes):
+        for match in self.pattern.finditer(codes):
             start = (
-                found.end("keep") if "keep" in self.pattern.groupindex and found["keep"] else found.start()
+                match.end("keep") if "keep" in self.pattern.groupindex and match["keep"] else match.start()
             )
-            first, last = codes[:start].count(" "), codes[: found.end()].count(" ")
-            if first < done or (text := self.make(found)) is None:
+            first, last = codes[:start].count(" "), codes[: match.end()].count(" ")
+            if first < done or (text := self.make(match)) is None:
                 continue
             out += parts[done:first]
             ends = parts[first], parts[last]
@@ -514,11 +514,11 @@ def _rules(language: str) -> tuple[_Rule, ...]:
 
 def _decimals(language: str) -> list[_Rule]:
     if language == "ru":
-        places = {"10": 1, "100": 2, "1000": 3}
+        powers = {"10": 1, "100": 2, "1000": 3}
         return [
             _rule(
                 r"<N> цел(?:ая|ых|ые|ую) <N> <O>",
-                lambda m: f"{m[1]},{m[2].zfill(places[m[3]])}" if m[3] in places else None,
+                lambda m: f"{m[1]},{m[2].zfill(powers[m[3]])}" if m[3] in powers else None,
             )
         ]
     sign = "." if language == "en" else ","
@@ -641,8 +641,8 @@ def _digit_strings(language: str) -> list[_Rule]:
     """Three digits and more that are said one by one; English says "oh" for zero among them."""
     digit = r"(?:#\d|oh)" if language == "en" else r"#\d"
 
-    def join(found: re.Match[str]) -> str:
-        return re.sub("[ #]", "", found[0].replace("oh", "0"))
+    def join(match: re.Match[str]) -> str:
+        return re.sub("[ #]", "", match[0].replace("oh", "0"))
 
     return [_rule(rf"(?<!\d )#\d(?: {digit}){{2,}}(?! [#@])", join)]
 
@@ -654,10 +654,10 @@ def _amounts(language: str) -> list[_Rule]:
         name = names[language]
         small = f"(?: (?:{joint})?#([1-9]\\d?) {cents}| #([1-9]\\d)(?! {cents}))?"
 
-        def make(found: re.Match[str], sign: str = sign) -> str:
+        def make(match: re.Match[str], sign: str = sign) -> str:
             point = "." if language == "en" else ","
-            small = found[2] or found[3]
-            amount = f"{found[1]}{point}{int(small):02}" if small else found[1]
+            small = match[2] or match[3]
+            amount = f"{match[1]}{point}{int(small):02}" if small else match[1]
             return f"{sign}{amount}" if language == "en" else f"{amount}{_NBSP}{sign}"
 
         rules.append(_rule(rf"{number} (?:{name}){small}", make))

@@ -103,7 +103,7 @@ _NEMO = tuple(
         (r"\.second_sub_layer\.", ".encoder_attn."),
         (r"\.third_sub_layer\.dense_in\.", ".mlp.fc1."),
         (r"\.third_sub_layer\.dense_out\.", ".mlp.fc2."),
-        (r"\.(query|key|value)_net\.", lambda found: f".{found[1][0]}_proj."),
+        (r"\.(query|key|value)_net\.", lambda match: f".{match[1][0]}_proj."),
         (r"\.out_projection\.", ".o_proj."),
         (r"^log_softmax\.mlp\.layer0\.", "proj_out."),
     )

@@ -227,12 +227,12 @@ class _Trainer:
         return np.concatenate(rows)
 
     def _trained(self, groups: Groups, rate: float, seed: int) -> dict[str, np.ndarray]:
-        found: dict[str, np.ndarray] = {}
+        losses: dict[str, np.ndarray] = {}
         for group in groups:
             self._train(group, rate, seed)
-            found |= {language: self.losses(language) for language in group}
+            losses |= {language: self.losses(language) for language in group}
             self._restore()
-        return found
+        return losses
 
     def _train(self, group: Sequence[str], rate: float, seed: int) -> None:
         """AdamW with a linearly falling rate; each step has utterances of one language."""
