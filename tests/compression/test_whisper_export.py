@@ -66,7 +66,7 @@ def opened(cpp: Any, whisper_dir: Path, tmp_path: Path) -> Any:
     done = command("export", whisper_dir, "--out", path, "--format", "ggml")
     assert done.code == 0, done.err
     settings = cpp.whisper_context_default_params()
-    settings.flash_attn = False  # that of whisper.cpp reads 36 frames of padding beside the 1,500 of speech
+    settings.flash_attn = False  # with it, logits are off by a quarter of their spread
     return cpp.whisper_init_from_file_with_params(str(path), settings)
 
 
