@@ -931,7 +931,7 @@ def _info_of_training(path: Path) -> None:
         card=CardRecipe(name="m"),
         languages=("en",),
     )
-    corpus: Any = SimpleNamespace(manifests=[Manifest(path.parent)], targets=("en",))
+    corpus: Any = SimpleNamespace(corpora=[Manifest(path.parent)], targets=("en",))
     _card(recipe, corpus).model_dump_json()
 
 

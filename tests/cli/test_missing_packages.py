@@ -56,6 +56,7 @@ COMMANDS = {
     "models show": ["models show tiny"],
     "models download": ["models download nobody/nothing --offline"],
     "models check": ["models check tiny"],
+    "models push": ["models push tiny nobody/nothing --dry-run"],
     "doctor": ["doctor --model tiny"],
     "bench": ["bench --model ./nowhere --offline"],
     "data show": ["data show book/dev"],

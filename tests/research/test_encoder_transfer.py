@@ -194,7 +194,7 @@ def test_a_model_trained_first_goes_on_from_another(data: Path, tmp_path: Path) 
     change = 'pretrained.en={languages=["en"], start="ml", training={steps=1, learning_rate=1e-12}}'
     wanted = recipe(data, change, 'grid.starts=["en", "ml"]', "pretraining.steps=1", "workers=1")
     assert wanted.waves() == [["ml"], ["en"]]
-    make_starts(wanted, tmp_path, ray_address=None, report=quiet)
+    make_starts(wanted, tmp_path, ray_address=None, gpus=0, report=quiet)
     there, other = (tensors(tmp_path / "pretrained" / name / "model") for name in ("ml", "en"))
     assert all(tensor.allclose(other[name], atol=1e-6) for name, tensor in there.items())
 

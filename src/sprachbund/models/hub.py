@@ -135,7 +135,9 @@ def find(path_or_id: str | os.PathLike[str], *, offline: bool, progress: Progres
         raise SprachbundError(f"{name} is a file; give the directory it is in")
     if not _ID.fullmatch(name):
         raise SprachbundError(f"there is no directory {name}; check the path")
-    directory = download(name, _DESCRIPTIONS, offline=offline, progress=progress)
+    # What else there is to fetch, its config.json says. Small files are no progress worth showing.
+    silent = None if progress is None else lambda done, total: None
+    directory = download(name, _DESCRIPTIONS, offline=offline, progress=silent)
     if is_own(directory):
         return download(name, OWN_FILES, offline=offline, progress=progress)
     directory = download(name, _DESCRIPTIONS + _SAFETENSORS, offline=offline, progress=progress)
