@@ -252,7 +252,8 @@ def _print_headroom(measured: "Headroom") -> None:
     else:
         typer.echo(
             f"\nNo headroom is seen: weights of its own gain a language {gain.gain:.3f} nats a token ({low:.3f} to "
-            f"{high:.3f}), so no split of these modules will help."
+            f"{high:.3f}). They take fewer steps than common ones; train longer (--epochs) before you conclude that no "
+            "split helps."
         )
 
 

@@ -3,7 +3,8 @@
 Some modules of a trained model are trained further, all else frozen: once with all languages together, and once with a
 copy for each language, or for each group of languages. Every language sees the same utterances equally often in every
 arm. What a copy of its own gains over the common one, on utterances held out, is the headroom: a split, whose branches
-are narrower than these copies and share a part, can hardly gain more. Where there is none, no grouping will help.
+are narrower than these copies and share a part, can hardly gain more. A copy takes fewer steps than the common weights
+do, so the training has to be long enough for both: in a short one a loss says little.
 
 The states before the first trained encoder layer do not change, so they are computed once where the encoder is a
 conformer's. Shapes: B utterances, T frames, D width, H utterances held out, S seeds.

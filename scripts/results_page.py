@@ -1,0 +1,205 @@
+"""Figures and short tables of docs/results.md, from the result manifests of the five systems.
+
+    python -m scripts.results_page
+
+writes docs/images/results_NAME.png and docs/results/summary_NAME.json, for `sprachbund.evaluation.tables`.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sprachbund.util.plotting import ACCENT, GRID, INK, MUTED, new_figure, plain_axes
+
+DOCS = Path(__file__).parents[1] / "docs"
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """An effect with its interval.
+
+    Attributes:
+        panel: part of the figure that it is in.
+        label: what is compared.
+        value: the effect.
+        low: lower end of its interval.
+        high: upper end.
+    """
+
+    panel: str
+    label: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effects:
+    """What one figure and one table show.
+
+    Attributes:
+        effect: name of the effect, with its unit; the column of the table and the axis of the figure.
+        lines: of the manifests, in order.
+        none: value that means no effect.
+    """
+
+    effect: str
+    lines: Callable[[], Sequence[Line]]
+    none: float = 0.0
+
+
+def rows_of(manifest: str) -> Sequence[Row]:
+    """Rows of a manifest in docs/results."""
+    rows: Sequence[Row] = json.loads((DOCS / "results" / f"{manifest}.json").read_text(encoding="utf-8"))[
+        "rows"
+    ]
+    return rows
+
+
+def line(panel: str, label: str, text: str) -> Line:
+    """From "+0.21 (-0.95 to +1.37)"."""
+    value, low, high = map(float, re.findall(r"[-+]?\d+(?:\.\d+)?", text))
+    return Line(panel=panel, label=label, value=value, low=low, high=high)
+
+
+def sharing() -> list[Line]:
+    """Arms of the comparison, over all languages and for the starved one."""
+    kept = ("sharing", "one branch a language", "lora", "sharing, all weights", "uft, all weights")
+    return [
+        line(panel, row["arm"], row[column])
+        for panel, column in (("all languages", "difference all"), ("the starved one", "difference starved"))
+        for row in rows_of("sharing_small")
+        if row["arm"] in kept
+    ]
+
+
+def headroom() -> list[Line]:
+    """Weights of its own for each language and for groups, and the planted control."""
+    arms = {"alone": "each language alone", "halves": "two groups", "across the halves": "two other groups"}
+    return [
+        line(row["targets"], label, row[arm])
+        for row in rows_of("headroom_bundled")
+        if row["language"] == "all"
+        for arm, label in arms.items()
+    ]
+
+
+def dual_scale() -> list[Line]:
+    """Speed over the same model without a draft, by engine."""
+    return [
+        line(f"engine {row['engine']}", row["model"], row["gain"])
+        for row in rows_of("dual_scale_small_engines")
+    ]
+
+
+def code_switch() -> list[Line]:
+    """Arms against experts in groups, on mixed and spliced speech."""
+    return [
+        line(row["speech"], row["arm"], row["chrF difference"])
+        for row in rows_of("code_switch_small")
+        if row["speech"] in ("mixed", "spliced people") and row["chrF difference"]
+    ]
+
+
+def units() -> list[Line]:
+    """The effect of text: at equal cost, at equal speech, and at equal steps of the data that counts."""
+    equal_cost = [
+        line("equal cost, 600 steps", row["data"], row["chrF difference"])
+        for row in rows_of("units_small")
+        if row["head"] == "ctc_attention" and row["chrF difference"]
+    ]
+    curve = [
+        line("equal cost, by hours of speech", f"{row['hours']} h, + MT", row["chrF difference"])
+        for row in rows_of("units_small_curve")
+        if row["chrF difference"]
+    ]
+    control = [
+        line("2,550 steps each", row["arm"].partition(",")[0], row["chrF difference"])
+        for row in rows_of("units_small_on_top_control")
+        if row["chrF difference"]
+    ]
+    return [*equal_cost, *curve, *control]
+
+
+def encoder_transfer() -> list[Line]:
+    """The gap of both starts, by language and hours."""
+    return [
+        line(str(row["language"]), f"{row['hours']} h", f"{row['gap']} {row['95%']}")
+        for row in rows_of("encoder_transfer_small_cells")
+        if row["hours"] in (0.1, 0.5, 2.5)
+    ]
+
+
+SYSTEMS: Mapping[str, Effects] = {
+    "sharing": Effects(effect="chrF over uniform fine-tuning", lines=sharing),
+    "headroom": Effects(effect="gain, nats for each token", lines=headroom),
+    "dual_scale": Effects(effect="speed over the same model without a draft", lines=dual_scale, none=1.0),
+    "code_switch": Effects(effect="chrF over experts in groups", lines=code_switch),
+    "units": Effects(effect="chrF over speech only", lines=units),
+    "encoder_transfer": Effects(
+        effect="WER of the English start less the multilingual one's", lines=encoder_transfer
+    ),
+}
+
+
+def draw(effects: Effects, lines: Sequence[Line], path: Path) -> None:
+    """Effects with their intervals, panel under panel, on one scale.
+
+    Args:
+        effects: with the name of the scale.
+        lines: of all panels.
+        path: of the PNG.
+    """
+    panels = list(dict.fromkeys(line.panel for line in lines))
+    sizes = [sum(line.panel == panel for line in lines) for panel in panels]
+    figure = new_figure(7.2, 0.5 + sum(0.21 * size + 0.34 for size in sizes))
+    grid = figure.subplots(
+        len(panels), 1, sharex=True, squeeze=False, height_ratios=[0.21 * size + 0.2 for size in sizes]
+    )
+    for axes, panel in zip(grid[:, 0], panels, strict=True):
+        drawn = [line for line in lines if line.panel == panel][::-1]
+        plain_axes(axes, "x")
+        axes.axvline(effects.none, color=MUTED, linewidth=1)
+        for height, each in enumerate(drawn):
+            beyond_chance = each.low > effects.none or each.high < effects.none
+            colour = ACCENT if beyond_chance else MUTED
+            axes.plot(
+                [each.low, each.high], [height, height], color=colour, linewidth=2, solid_capstyle="round"
+            )
+            axes.plot(each.value, height, "o", color=colour, markersize=5)
+        axes.set_yticks(range(len(drawn)), [each.label for each in drawn])
+        axes.set_ylim(-0.7, len(drawn) - 0.3)
+        axes.set_title(panel, loc="left", fontsize=9, color=INK)
+        axes.spines["left"].set_color(GRID)
+    grid[-1, 0].set_xlabel(effects.effect)
+    figure.savefig(path, dpi=160, facecolor="white", metadata={"Software": None})
+
+
+def main() -> None:
+    """Write all figures and tables."""
+    for name, effects in SYSTEMS.items():
+        lines = effects.lines()
+        draw(effects, lines, DOCS / "images" / f"results_{name}.png")
+        digits = 3 if name == "headroom" else 2
+        rows = [
+            {
+                "where": each.panel,
+                "what": each.label,
+                effects.effect: f"{each.value:+.{digits}f}",
+                "95 %": f"{each.low:+.{digits}f} to {each.high:+.{digits}f}",
+            }
+            for each in lines
+        ]
+        text = (
+            json.dumps({"made by": "scripts/results_page.py", "rows": rows}, indent=1, ensure_ascii=False)
+            + "\n"
+        )
+        (DOCS / "results" / f"summary_{name}.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
