@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the native engine with the address and undefined-behaviour sanitizers and runs the tests of the runtime on it.
+# Builds the native engine with the address and undefined-behaviour sanitizers and runs the tests of the engines on it.
 # The tree is not touched: all is built in a temporary directory. Arguments go to pytest.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -16,7 +16,8 @@ PYTHONPATH="$work/build" CFLAGS="$flags" CXXFLAGS="$flags" LDFLAGS="-fsanitize=a
 ls src/sprachbund/engines/_native*.so > /dev/null  # the extension is optional, here it is not
 
 cd "$root"
+test "$#" -gt 0 || set -- tests/engines tests/decoding/test_native_search.py
 preload="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
 # Python and torch keep memory until the end on purpose, so leaks are not looked for.
 LD_PRELOAD="$preload" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$work/src" \
-    "$python" -m pytest -p no:cacheprovider "${@:-tests/runtime}"
+    "$python" -m pytest -p no:cacheprovider "$@"
