@@ -179,26 +179,34 @@ def draw(effects: Effects, lines: Sequence[Line], path: Path) -> None:
     figure.savefig(path, dpi=160, facecolor="white", metadata={"Software": None})
 
 
+def summary(name: str, lines: Sequence[Line]) -> str:
+    """The short table of a system as JSON.
+
+    Args:
+        name: in `SYSTEMS`.
+        lines: its effects.
+    """
+    digits = 3 if name == "headroom" else 2
+    rows = [
+        {
+            "where": each.panel,
+            "what": each.label,
+            SYSTEMS[name].effect: f"{each.value:+.{digits}f}",
+            "95 %": f"{each.low:+.{digits}f} to {each.high:+.{digits}f}",
+        }
+        for each in lines
+    ]
+    return (
+        json.dumps({"made by": "scripts/results_page.py", "rows": rows}, indent=1, ensure_ascii=False) + "\n"
+    )
+
+
 def main() -> None:
     """Write all figures and tables."""
     for name, effects in SYSTEMS.items():
         lines = effects.lines()
         draw(effects, lines, DOCS / "images" / f"results_{name}.png")
-        digits = 3 if name == "headroom" else 2
-        rows = [
-            {
-                "where": each.panel,
-                "what": each.label,
-                effects.effect: f"{each.value:+.{digits}f}",
-                "95 %": f"{each.low:+.{digits}f} to {each.high:+.{digits}f}",
-            }
-            for each in lines
-        ]
-        text = (
-            json.dumps({"made by": "scripts/results_page.py", "rows": rows}, indent=1, ensure_ascii=False)
-            + "\n"
-        )
-        (DOCS / "results" / f"summary_{name}.json").write_text(text, encoding="utf-8")
+        (DOCS / "results" / f"summary_{name}.json").write_text(summary(name, lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ tokens by the size of the vocabulary, so only published vocabularies can be expo
 import struct
 import tempfile
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -34,12 +33,8 @@ _ENGLISH = FIRST_MULTILINGUAL_VOCABULARY - 1
 """Tokens of a published vocabulary of English alone."""
 _TIMESTAMPS = 1501
 _QUANTIZATIONS = {8: "int8", 16: "float16", 32: "float32"}
-_IN_32_BITS = (
-    "encoder.conv1.bias",
-    "encoder.conv2.bias",
-    "encoder.positional_embedding",
-    "decoder.positional_embedding",
-)
+_CONVOLUTION_BIASES = ("encoder.conv1.bias", "encoder.conv2.bias")
+_IN_32_BITS = (*_CONVOLUTION_BIASES, "encoder.positional_embedding", "decoder.positional_embedding")
 """What whisper.cpp reads in single precision, beside all that has one dimension."""
 
 
@@ -132,7 +127,7 @@ def export_ggml(model: Whisper, path: Path) -> None:
     """
     with path.open("wb") as file:
         file.write(struct.pack("<I", _MAGIC))
-        file.write(struct.pack("<11i", *astuple(_Header.of(model))))
+        file.write(struct.pack("<11i", *_sizes(model)))
         filters = mel_filters(model.config.num_mel_bins).numpy()
         file.write(struct.pack("<2i", *filters.shape))
         file.write(filters.astype("<f4").tobytes())
@@ -144,38 +139,12 @@ def export_ggml(model: Whisper, path: Path) -> None:
             _write_tensor(file, openai_name(name), tensor)
 
 
-@dataclass(frozen=True)
-class _Header:
-    """Sizes in the order of the file."""
-
-    vocabulary_size: int
-    max_frames: int
-    encoder_width: int
-    encoder_heads: int
-    encoder_layers: int
-    max_tokens: int
-    decoder_width: int
-    decoder_heads: int
-    decoder_layers: int
-    num_mel_bins: int
-    half: int
-
-    @classmethod
-    def of(cls, model: Whisper) -> "_Header":
-        config = model.config
-        return cls(
-            vocabulary_size=config.vocabulary_size,
-            max_frames=config.max_frames,
-            encoder_width=config.width,
-            encoder_heads=config.encoder_heads,
-            encoder_layers=config.encoder_layers,
-            max_tokens=config.max_tokens,
-            decoder_width=config.width,
-            decoder_heads=config.decoder_heads,
-            decoder_layers=config.decoder_layers,
-            num_mel_bins=config.num_mel_bins,
-            half=1,
-        )
+def _sizes(model: Whisper) -> tuple[int, ...]:
+    """Sizes in the order of the file; the last number says that matrices have 16 bits."""
+    config = model.config
+    encoder = (config.max_frames, config.width, config.encoder_heads, config.encoder_layers)
+    decoder = (config.max_tokens, config.width, config.decoder_heads, config.decoder_layers)
+    return (config.vocabulary_size, *encoder, *decoder, config.num_mel_bins, 1)
 
 
 def _text_tokens(model: Whisper) -> Iterator[bytes]:
@@ -197,8 +166,8 @@ def _byte_of_letter() -> dict[str, int]:
 
 def _write_tensor(file: BinaryIO, name: str, tensor: Tensor) -> None:
     values = tensor.float().numpy()
-    if name in ("encoder.conv1.bias", "encoder.conv2.bias"):
-        values = values[:, None]
+    if name in _CONVOLUTION_BIASES:
+        values = values[:, None]  # whisper.cpp adds them to (channels, frames)
     half = values.ndim > 1 and name not in _IN_32_BITS
     encoded = name.encode()
     file.write(struct.pack("<3i", values.ndim, len(encoded), int(half)))

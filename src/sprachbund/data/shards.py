@@ -225,7 +225,7 @@ class Shards(Manifest):
         return self._shard_numbers[shard], at - int(self._begins[shard])
 
     def every(self, step: int) -> Sequence[int]:
-        """One in so many utterances: those of every so-manieth shard, which holds a random part of the corpus."""
+        """About one in `step` utterances: those of every `step`-th shard, which holds a random part of the corpus."""
         if self.is_part:
             return super().every(step)
         shards = range(0, self.num_shards, step)

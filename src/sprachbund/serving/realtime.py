@@ -744,7 +744,7 @@ def _new_item() -> str:
 
 
 def _plain(part: BaseModel | None, *names: str) -> dict[str, Any] | None:
-    return None if part is None else {name: getattr(part, name) for name in names}
+    return None if part is None else part.model_dump(include=set(names))
 
 
 def offered_protocol(socket: WebSocket) -> str | None:

@@ -230,7 +230,8 @@ class MedusaDraft(NetworkDraft):
         decoder = family.capabilities.decoder
         if isinstance(decoder, NativeDecoder):
             return NativeMedusaRun(self.packed, decoder)
-        return MedusaRun(self.for_decoder(torch_decoder(family, MEDUSA)), torch_decoder(family, MEDUSA))
+        in_torch = torch_decoder(family, MEDUSA)
+        return MedusaRun(self.for_decoder(in_torch), in_torch)
 
     @cached_property
     def packed(self) -> Any:

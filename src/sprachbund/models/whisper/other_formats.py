@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.whisper.config import WhisperConfig
+from sprachbund.models.whisper.config import FIRST_MULTILINGUAL_VOCABULARY, WhisperConfig
 from sprachbund.models.whisper.files import TOKENIZER, CheckpointFiles, read_tokenizer
 from sprachbund.models.whisper.io import from_transformers, transformers_name
 from sprachbund.models.whisper.model import Whisper
@@ -116,7 +116,6 @@ _DIMS = {
     "max_frames": "n_audio_ctx",
     "max_tokens": "n_text_ctx",
 }
-_FIRST_MULTILINGUAL = 51_865
 
 
 def read_openai(path: Path) -> OtherWhisper:
@@ -138,7 +137,7 @@ def read_openai(path: Path) -> OtherWhisper:
     weights = {_openai_name(name): weight for name, weight in stored.items()}
     sizes = {ours: dims.get(theirs) for ours, theirs in _DIMS.items()}
     config = _config(sizes, weights, str(path))
-    multilingual = config.vocabulary_size >= _FIRST_MULTILINGUAL
+    multilingual = config.vocabulary_size >= FIRST_MULTILINGUAL_VOCABULARY
     return OtherWhisper(config=config, weights=weights, generation={"is_multilingual": multilingual})
 
 

@@ -33,10 +33,10 @@ from sprachbund.research.gradient_sharing.gradients import (
     utterance_losses,
 )
 from sprachbund.research.gradient_sharing.headroom_options import TOGETHER, Groups, HeadroomOptions
+from sprachbund.util.jobs import Progress, nothing
 
 DRAWS = 2000
 Rewrite = Callable[[GradientExample], GradientExample]
-Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def measure_headroom(
     options: HeadroomOptions,
     *,
     rewrite: Rewrite = lambda example: example,
-    progress: Report = lambda done, total: None,
+    progress: Progress = nothing,
 ) -> Headroom:
     """Train the modules together, alone, and in groups, and compare on utterances held out.
 
@@ -200,7 +200,7 @@ class _Trainer:
         learned: Mapping[str, list[_Example]],
         held_out: Mapping[str, list[_Example]],
         options: HeadroomOptions,
-        progress: Report,
+        progress: Progress,
         num_arms: int,
     ) -> None:
         self.heard, self.parameters, self.learned, self.held_out = heard, parameters, learned, held_out
