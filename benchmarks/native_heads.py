@@ -107,7 +107,7 @@ def measure(name: str, size: int, args: argparse.Namespace) -> list[dict[str, An
             found = search.finish(decoder, run, k)
             seconds[k].append(clock() - began)
             passes[k] = search.passes
-            accepted[k] = f"{search.accepted.sum() / max(1, search.checked.sum()):.0%}"
+            accepted[k] = f"{search.accepted[:, 1:].sum() / max(1, search.checked.sum()):.0%}"
             changed += sum(row.tokens != own for row, own in zip(found, wanted, strict=True))
     ratios = {k: [a / b for a, b in zip(seconds[0], own, strict=True)] for k, own in seconds.items()}
     return [

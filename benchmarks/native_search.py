@@ -107,7 +107,7 @@ class Measurement:
         rows = search.finish(self.model.decoder, run, count)
         self.passes[name] += search.passes
         self.checked[name] += int(search.checked.sum())
-        self.accepted[name] += int(search.accepted.sum())
+        self.accepted[name] += int(search.accepted[:, 1:].sum())
         return rows
 
     def _map(self, memory: Memory, targets: Sequence[Target], batch: Any) -> NativeRun:

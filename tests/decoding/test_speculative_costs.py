@@ -6,14 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from sprachbund.decoding.autoregressive import greedy_search
+from sprachbund.decoding.drafts.base import DecodingState
 from sprachbund.decoding.options import MAX_DRAFT_TOKENS
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import RoundCosts, Speculation, measure_rounds, tokens_per_round
 from sprachbund.decoding.state import start_batch, whole_prompt
 from sprachbund.models.base import Target
-from tests.decoding.scripted_drafts import ScriptedDraft, knowing
+from tests.decoding.scripted_drafts import ScriptedDraft, ScriptedRun, knowing
 from tests.decoding.test_speculative import PLAIN, assert_same, flat
 from tests.decoding.tiny_family import TinyFamily, random_memory
 
@@ -28,29 +30,74 @@ def test_tokens_of_a_round_are_those_of_a_simulation(acceptance: float, num_draf
         while standing < num_draft_tokens and noise.random() < acceptance:
             standing += 1
         tokens += standing + 1
-    assert tokens_per_round(acceptance, num_draft_tokens) == pytest.approx(tokens / rounds, rel=0.03)
+    assert tokens_per_round([acceptance] * 8, num_draft_tokens) == pytest.approx(tokens / rounds, rel=0.03)
 
 
 def test_the_published_theory_comes_out() -> None:
     """(N_l + N_g) / (1 + p) layers per token: 12 layers, 3 blocks, everything accepted, gain 1.6."""
     costs = RoundCosts(plain_s=12.0, drafted_s=(15.0,))
-    assert costs.gain(1.0, 1) == pytest.approx(1.6)
-    assert costs.gain(0.85, 1) == pytest.approx(12 / (15 / 1.85))
+    assert costs.gain([1.0], 1) == pytest.approx(1.6)
+    assert costs.gain([0.85], 1) == pytest.approx(12 / (15 / 1.85))
 
 
 def test_more_guesses_pay_where_they_cost_nothing_and_fewer_where_they_do() -> None:
-    assert FLAT.best(0.9)[0] == MAX_DRAFT_TOKENS
+    assert FLAT.best([0.9] * 8)[0] == MAX_DRAFT_TOKENS
     steep = RoundCosts(plain_s=1.0, drafted_s=tuple(1.0 + 0.6 * k for k in range(1, 9)))
-    num_draft_tokens, gain = steep.best(0.9)
-    assert gain == pytest.approx(max(steep.gain(0.9, k) for k in range(1, 9)))
+    num_draft_tokens, gain = steep.best([0.9] * 8)
+    assert gain == pytest.approx(max(steep.gain([0.9] * 8, k) for k in range(1, 9)))
     assert num_draft_tokens < MAX_DRAFT_TOKENS
-    assert steep.best(0.1)[1] < 1
+    assert steep.best([0.1] * 8)[1] < 1
+
+
+def test_positions_have_their_own_acceptance() -> None:
+    """A draft that is right once and wrong then: one token a pass pays, and more do not."""
+    costs = RoundCosts(plain_s=1.0, drafted_s=tuple(1.0 + 0.2 * k for k in range(1, 9)))
+    assert tokens_per_round([0.9, 0.1, 0.5], 3) == pytest.approx(1 + 0.9 + 0.09 + 0.045)
+    num_draft_tokens, gain = costs.best([0.9, *[0.1] * 7])
+    assert num_draft_tokens == 1
+    assert gain == pytest.approx(1.9 / 1.2)
+    assert costs.best([0.9] * 8)[0] > 1  # as one rate for all positions would have it
+
+
+class RightOnce(ScriptedRun):
+    """Right at the first position of every pass, wrong at the others."""
+
+    def propose(self, state: DecodingState, count: int) -> Tensor:
+        draft_tokens = super().propose(state, count)
+        draft_tokens[:, 1:] = (draft_tokens[:, 1:] + 1) % self.family.vocabulary_size
+        return draft_tokens
+
+
+def test_acceptance_is_counted_by_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Speculation, "costs", lambda self, *args: FLAT)
+    family, memory, targets = TinyFamily(seed=5), random_memory([9, 5], 5), [[Target(language="de")]] * 2
+    wanted = search(family, memory, targets, PLAIN)
+    draft = ScriptedDraft(guess=knowing(flat(wanted), family.end_token))
+    monkeypatch.setattr(
+        draft,
+        "start",
+        lambda family, memory, targets, capacity: RightOnce(
+            guess=draft.guess, prompts=[len(whole_prompt(family, t)) for t in targets], family=family
+        ),
+    )
+    speculation, searches = Speculation(draft, num_draft_tokens=2), 40
+    for _ in range(searches):
+        assert_same(search(family, memory, targets, PLAIN, None, speculation), wanted)
+    # One token comes from the prompt, then two of each pass; the last one of a text may be alone.
+    seen = searches * sum((len(row.tokens) + row.finished) // 2 for row in flat(wanted))
+    (report,) = speculation.report()
+    assert report.accepted == seen
+    first, second, third, *_ = speculation.acceptance
+    assert first == pytest.approx((0.6 * 20 + seen) / (20 + seen))
+    assert second == pytest.approx(first * 20 / (20 + seen))
+    assert third == pytest.approx(second)  # nothing was seen there
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("length", [0, 6, 1000])
 @pytest.mark.parametrize("max_tokens", [None, 1, 2])
-def test_measuring_leaves_the_rows_as_they_were(max_tokens: int | None) -> None:
-    """Also where the cache has room for one token or two behind the prompt."""
+def test_measuring_leaves_the_rows_as_they_were(max_tokens: int | None, length: int) -> None:
+    """Also where the cache has room for one token or two behind the prompt, and half-way through a text."""
     family, memory = TinyFamily(seed=1), random_memory([5, 3], 1)
     targets = [Target(language="de"), Target(language="en", source="fr")]
     options, prompts = replace(PLAIN, max_tokens=max_tokens), [whole_prompt(family, t) for t in targets]
@@ -59,10 +106,10 @@ def test_measuring_leaves_the_rows_as_they_were(max_tokens: int | None) -> None:
     keys = [k[0, :, :1].clone() for k in rows.cache.self_keys]
     family.steps.clear()
     run = ScriptedDraft(guess=lambda row, place: 5).start(family, memory, targets, rows.cache.capacity)
-    costs = measure_rounds(family, rows, run, prompts)
+    costs = measure_rounds(family, rows, run, prompts, length=length)
     assert len(costs.drafted_s) == MAX_DRAFT_TOKENS
     assert min(costs.plain_s, *costs.drafted_s) > 0
-    if max_tokens is None:
+    if max_tokens is None and not length:
         assert {size for _, size in family.steps} == {1, 2, 3, 5, 9}
     assert rows.cache.lengths.tolist() == [1, 2]
     assert all(torch.equal(a, k[0, :, :1]) for a, k in zip(keys, rows.cache.self_keys, strict=True))

@@ -54,7 +54,7 @@ class NativeSearch:
 
     Attributes:
         checked: (R,) draft tokens that the model has checked.
-        accepted: (R,) draft tokens accepted.
+        accepted: (R, K + 1) passes of a row in which at least 0, 1, .. draft tokens were accepted.
         passes: of the model, behind the prompts.
     """
 
@@ -73,8 +73,9 @@ class NativeSearch:
         masks = [mask.nonzero().flatten() for mask in processor.suppressed.masks]
         self._suppressed = torch.cat(masks)
         self._begins = np.cumsum([0, *map(len, masks)])
-        zeros: Integers = np.zeros(len(prompts), np.int64)
-        self.checked, self.accepted, self.passes = zeros, zeros.copy(), 0
+        self.checked: Integers = np.zeros(len(prompts), np.int64)
+        self.accepted: Integers = np.zeros((len(prompts), 1), np.int64)
+        self.passes = 0
 
     def finish(
         self,
@@ -93,6 +94,7 @@ class NativeSearch:
         """
         cache, processor = self._batch.cache, self._batch.processor
         assert isinstance(cache, NativeCache)
+        self.accepted = np.zeros((len(self._tokens), num_draft_tokens + 1), np.int64)
         self.passes += decoder.search(
             cache,
             tokens=self._tokens,

@@ -66,7 +66,7 @@ def search(
     with limit_torch_threads(able.decoder):
         best = _finish(family, batch, flat, options, draft_state)
     if speculation is not None and draft_state is not None:
-        speculation.add(flat, draft_state)
+        speculation.add(flat, draft_state, [len(hypothesis.tokens) for hypothesis in best])
     each = len(targets[0])
     return [best[i : i + each] for i in range(0, len(best), each)]
 

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import median
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,7 +23,7 @@ import torch
 
 from sprachbund.decoding.autoregressive import GreedySearch
 from sprachbund.decoding.drafts import load_draft
-from sprachbund.decoding.drafts.base import Draft, DraftRun
+from sprachbund.decoding.drafts.base import Draft, DraftRun, Integers
 from sprachbund.decoding.drafts.listed import TextDraft
 from sprachbund.decoding.drafts.network import MedusaDraft, NativeMedusaRun
 from sprachbund.decoding.languages import UNDETERMINED
@@ -53,11 +54,14 @@ class RoundCosts:
     plain_s: float
     drafted_s: tuple[float, ...]
 
-    def gain(self, acceptance: float, num_draft_tokens: int) -> float:
+    def gain(self, acceptance: Sequence[float], num_draft_tokens: int) -> float:
         """Predicted tokens per second against those without a draft, at so many draft tokens a round.
 
-        (1 - p^(k+1)) / (1 - p) tokens a round (arXiv 2211.17192, equation 1) over its time, against one token over the
-        time of a round without draft tokens.
+        The tokens of a round over its time, against one token over the time of a round without draft tokens.
+
+        Args:
+            acceptance: of the first, second, .. draft token of a round, if those before it were accepted.
+            num_draft_tokens: k.
         """
         return (
             tokens_per_round(acceptance, num_draft_tokens)
@@ -65,16 +69,23 @@ class RoundCosts:
             / self.drafted_s[num_draft_tokens - 1]
         )
 
-    def best(self, acceptance: float, most: int = MAX_DRAFT_TOKENS) -> tuple[int, float]:
+    def best(self, acceptance: Sequence[float], most: int = MAX_DRAFT_TOKENS) -> tuple[int, float]:
         """The number of draft tokens with the greatest gain, up to `most`, and that gain."""
         options = [(self.gain(acceptance, k), -k) for k in range(1, most + 1)]
         gain, num_draft_tokens = max(options)
         return -num_draft_tokens, gain
 
 
-def tokens_per_round(acceptance: float, num_draft_tokens: int) -> float:
-    """Expected tokens of a round, when each draft token is accepted with that probability if those before it were."""
-    return float(sum(acceptance**k for k in range(num_draft_tokens + 1)))
+def tokens_per_round(acceptance: Sequence[float], num_draft_tokens: int) -> float:
+    """Expected tokens of a round: 1 + p_1 + p_1 p_2 + .., with p_j for the draft token at position j.
+
+    With the same p at all positions this is (1 - p^(k+1)) / (1 - p) (arXiv 2211.17192, equation 1).
+
+    Args:
+        acceptance: p_1, p_2, ..: each of a draft token if those before it were accepted.
+        num_draft_tokens: k, of a round.
+    """
+    return 1 + float(np.cumprod(acceptance[:num_draft_tokens]).sum())
 
 
 def measure_rounds(
@@ -84,13 +95,15 @@ def measure_rounds(
     prompts: Sequence[Sequence[int]],
     accept: Accept = "exact",
     most: int = MAX_DRAFT_TOKENS,
+    length: int = 0,
 ) -> RoundCosts:
-    """Time the second round behind the prompts; the rows and their cache are left as they were.
+    """Time the second round behind texts of some length; the rows and their cache are left as they were.
 
-    In a first round a draft has no state from the round before, so the second counts, unless the first ends a row.
-    A few numbers of draft tokens are measured, as medians over alternating repeats, and those between interpolated.
-    Numbers that the cache has no room for cost as much as the largest that fits. Where the kernels make the whole
-    search, so do these rounds: passes of `seconds_of_pass`.
+    Rounds take longer behind longer texts, so they are timed half-way through one. In a first round a draft has no
+    state from the round before, so the second counts, unless the first ends a row. A few numbers of draft tokens are
+    measured, as medians over alternating repeats, and those between interpolated. Numbers that the cache has no room
+    for cost as much as the largest that fits. Where the kernels make the whole search, so do these rounds: passes of
+    `seconds_of_pass`.
 
     Args:
         family: the model.
@@ -99,8 +112,11 @@ def measure_rounds(
         prompts: of the R rows.
         accept: which draft tokens are accepted.
         most: largest number of draft tokens.
+        length: tokens of a usual text, of which half are put behind the prompts, if they leave room for the rounds.
     """
     device = batch.cache.lengths.device
+    held_before = batch.cache.lengths.cpu()
+    batch, prompts = _half_way(family, batch, prompts, length // 2, most)
     held = batch.cache.lengths.cpu()
     counts = [count for count in MEASURED_COUNTS if count <= most]
     decoder = family.capabilities.decoder
@@ -131,8 +147,24 @@ def measure_rounds(
             seconds.append(seconds_of_pass(decoder, batch, prompts, count, heads))
         else:
             seconds.append(drafted(count) if count else plain())
+    batch.cache.rewind(held_before)
     drafted_s = np.interp(range(1, most + 1), counts, [median(times[count]) for count in counts])
     return RoundCosts(plain_s=median(times[0]), drafted_s=tuple(drafted_s.tolist()))
+
+
+def _half_way(
+    family: Family, batch: HypothesisBatch, prompts: Sequence[Sequence[int]], length: int, most: int
+) -> tuple[HypothesisBatch, list[list[int]]]:
+    """Rows that have read `length` tokens more, which mean nothing, with their prompts."""
+    held = int(batch.cache.lengths.max())
+    limit = int(batch.processor.limits.min())
+    room = min(limit, batch.cache.capacity - held) - (_REPEATS + 1) * (most + 1)
+    length = max(0, min(length, room))
+    texts = [[*prompt, *[prompt[-1]] * length] for prompt in prompts]
+    if length:
+        family.step(torch.tensor([text[-length:] for text in texts], device=batch.tokens.device), batch.cache)
+    limits = batch.processor.limits - length
+    return replace(batch, processor=replace(batch.processor, limits=limits)), texts
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
@@ -151,7 +183,9 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 _EXPECTED = 0.6
 """Acceptance of a draft of which nothing is known."""
 _WEIGHT = 20.0
-"""Draft tokens that the acceptance known before counts for, against those seen since."""
+"""Passes that the acceptance known before counts for at each position, against those seen since."""
+_TYPICAL_LENGTH = 24
+"""Tokens of a text, of which nothing is known."""
 
 _measured: WeakKeyDictionary[Any, WeakKeyDictionary[Any, dict[int, RoundCosts]]] = WeakKeyDictionary()
 """Times of rounds by model, draft and size of batch, measured once in a process."""
@@ -186,6 +220,8 @@ class Speculation:
         self._fixed, self._accept, self._may_stop = num_draft_tokens, accept, may_stop
         self._checked: Counter[tuple[str, str]] = Counter()
         self._accepted: Counter[tuple[str, str]] = Counter()
+        self._at_least: Integers = np.zeros(MAX_DRAFT_TOKENS + 1, np.int64)
+        self._lengths: list[int] = []
         self._known: RoundCosts | None = None
         self._gain: float | None = None  # at which it was switched off
         self._stopped = False
@@ -235,20 +271,38 @@ class Speculation:
             return False
         return beam_size > 1 or not searches_natively(family, batch, None, self._accept)
 
-    def add(self, targets: Sequence[Target], draft_state: DraftState) -> None:
-        """Count what came of a search."""
-        counts = zip(targets, draft_state.checked.tolist(), draft_state.accepted.tolist(), strict=True)
-        for target, checked, accepted in counts:
+    def add(self, targets: Sequence[Target], draft_state: DraftState, lengths: Sequence[int]) -> None:
+        """Count what came of a search.
+
+        Args:
+            targets: of the R rows.
+            draft_state: its draft.
+            lengths: (R,) tokens of the texts.
+        """
+        accepted = draft_state.accepted[:, 1:].sum(1)
+        for target, checked, right in zip(
+            targets, draft_state.checked.tolist(), accepted.tolist(), strict=True
+        ):
             pair = (target.source or UNDETERMINED, target.language)
             self._checked[pair] += checked
-            self._accepted[pair] += accepted
+            self._accepted[pair] += right
+        self._at_least[: draft_state.accepted.shape[1]] += draft_state.accepted.sum(0)
+        self._lengths.extend(lengths)
 
     @property
-    def acceptance(self) -> float:
-        """Expected of the next draft token: the share known of the draft, weighted with the one seen so far."""
+    def acceptance(self) -> tuple[float, ...]:
+        """Expected of the first, second, .. draft token of the next pass, if those before it are accepted.
+
+        Each is the share seen so far at its position, weighted with the share that was known of the draft, or that of
+        the position before. A pass in which the draft proposes fewer tokens counts like one that rejects the others.
+        """
         known = self.draft.acceptance.values()
         before = sum(known) / len(known) if known else _EXPECTED
-        return (before * _WEIGHT + self._accepted.total()) / (_WEIGHT + self._checked.total())
+        shares: list[float] = []
+        for reached, accepted in pairwise(self._at_least.tolist()):
+            before = (before * _WEIGHT + accepted) / (_WEIGHT + reached)
+            shares.append(before)
+        return tuple(shares)
 
     def report(self) -> tuple[SpeculationReport, ...]:
         """Draft tokens checked and accepted so far, by pair; a source that was not given is "und"."""
@@ -288,8 +342,9 @@ class Speculation:
         if self._may_stop and gain < 1 and self._checked.total() >= _WEIGHT:
             self._stopped, self.num_draft_tokens = True, 0
             self._gain = gain
+            accepted = self._accepted.total() / self._checked.total()
             self.notes.append(
-                f"the {self.draft.name} draft was switched off: with {self.acceptance:.0%} of its tokens accepted "
+                f"the {self.draft.name} draft was switched off: with {accepted:.0%} of its tokens accepted "
                 f"it would give {gain:.2f} of the speed without it on this machine"
             )
 
@@ -315,7 +370,8 @@ class Speculation:
         if key not in known:
             run = self.draft.start(family, memory, targets, batch.cache.capacity)
             try:
-                known[key] = measure_rounds(family, batch, run, prompts, self._accept)
+                length = int(median(self._lengths)) if self._lengths else _TYPICAL_LENGTH
+                known[key] = measure_rounds(family, batch, run, prompts, self._accept, length=length)
             finally:
                 run.close()
         return known[key]

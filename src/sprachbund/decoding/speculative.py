@@ -47,7 +47,7 @@ class DraftState:
         num_draft_tokens: most draft tokens a pass.
         accept: which of them are accepted.
         checked: (R,) draft tokens that the model has checked, by the rows at the start.
-        accepted: (R,) draft tokens accepted.
+        accepted: (R, K + 1) passes of a row in which at least 0, 1, .. draft tokens were accepted.
         passes: of the model, behind the prompts.
     """
 
@@ -76,14 +76,13 @@ class DraftState:
             num_draft_tokens: most draft tokens a pass.
             accept: which of them are accepted.
         """
-        zeros = np.zeros(len(prompts), np.int64)
         return cls(
             run=run,
             prompts=prompts,
             num_draft_tokens=num_draft_tokens,
             accept=accept,
-            checked=zeros,
-            accepted=zeros.copy(),
+            checked=np.zeros(len(prompts), np.int64),
+            accepted=np.zeros((len(prompts), num_draft_tokens + 1), np.int64),
         )
 
 
@@ -184,7 +183,7 @@ class SpeculativeSearch:
     def begin(self) -> None:
         """Write the token behind every prompt."""
         log_probs = self.batch.processor.log_probs(self.batch.logits, self.batch.tokens)[:, None]
-        self._write(_Verdict.of(log_probs, no_draft_tokens(self.state), "exact"))
+        self._write(_Verdict.of(log_probs, no_draft_tokens(self.state), "exact"), of_pass=False)
 
     def round(self) -> None:
         """Draft, run the model on the draft tokens, write the accepted ones and the model's own token behind them."""
@@ -209,7 +208,7 @@ class SpeculativeSearch:
         texts = np.where(positions < self.prompt_lengths[:, None], padding, self.state.last(width))
         return torch.cat([self.state.on_device(texts), draft_tokens.clamp(min=0)], dim=1).unfold(1, width, 1)
 
-    def _write(self, verdict: _Verdict) -> Integers:
+    def _write(self, verdict: _Verdict, *, of_pass: bool = True) -> Integers:
         """Append the accepted draft tokens and one token more, up to the end token or the limit; how many (R,)."""
         state, end_token = self.state, self.batch.processor.end_token
         num_positions = verdict.tokens.shape[1]
@@ -222,7 +221,10 @@ class SpeculativeSearch:
         self.draft_state.checked[self.original] += (
             new[:, :-1] & (verdict.draft_tokens != NO_DRAFT_TOKEN)
         ).sum(1)
-        self.draft_state.accepted[self.original] += np.minimum(num_standing, counts)
+        if of_pass:
+            accepted = np.minimum(num_standing, counts)[:, None]
+            at_least = np.arange(self.draft_state.accepted.shape[1]) <= accepted
+            self.draft_state.accepted[self.original] += at_least & (counts > 0)[:, None]
         self.sums += np.where(new, verdict.scores, 0.0).sum(1)
         state.append(verdict.tokens, counts)
         ended = (ends & new).any(1)
@@ -345,6 +347,7 @@ class DraftedBatch(HypothesisBatch):
             )
             self.used += 1
         else:
+            np.add.at(self.draft_state.accepted[:, 0], self.origin[moving], 1)
             self._pass(family, tokens)
         self.held = self.held + moving
 
@@ -372,7 +375,7 @@ class DraftedBatch(HypothesisBatch):
         right = bool(((draft_tokens == tokens) | ~alive).all())
         origin = self.origin[alive]
         np.add.at(self.draft_state.checked, origin, 1)
-        np.add.at(self.draft_state.accepted, origin, int(right))
+        np.add.at(self.draft_state.accepted[:, self.used + 1], origin, int(right))
         return right
 
     def _pass(self, family: Family, tokens: Tensor) -> None:

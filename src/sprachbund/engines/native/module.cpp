@@ -136,8 +136,8 @@ struct PyDecoder {
         expect(list_of, {s.rows}, "list_of");
         expect(earliest_end, {s.rows}, "earliest_end");
         expect(checked, {s.rows}, "checked");
-        expect(accepted, {s.rows}, "accepted");
         if (most < 0) throw nb::value_error("a negative number of draft tokens");
+        expect(accepted, {s.rows, most + 1}, "accepted");
         for (int64_t r = 0; r < s.rows; r++) {
             const int64_t all = lengths.data()[r] + room.data()[r];
             if (lengths.data()[r] < 1 || room.data()[r] < 0 || all > s.stride || all - 1 > capacity)

@@ -229,7 +229,8 @@ void Decoder::search(const Search& search, Draft* draft) {
                 std::copy_n(states.data() + (first + written - 1) * padded, padded, newest.data() + row * padded);
             search.lengths[row] += written;
             search.checked[row] += std::min(written, found[of(row)]);
-            search.accepted[row] += std::min(standing, written);
+            if (counts[of(row)])
+                for (int64_t k = 0; k <= std::min(standing, written); k++) search.accepted[row * (most + 1) + k]++;
             room[of(row)] = search.ended[row] ? 0 : room[of(row)] - written;
         }
     }

@@ -126,7 +126,7 @@ struct Search {
     const int64_t* earliest_end;  // see Choice
     int64_t most;                 // K
     int64_t* checked;             // R: draft tokens that the model has checked
-    int64_t* accepted;            // R: draft tokens that it would have written
+    int64_t* accepted;            // R x (K + 1): passes of a row in which at least 0, 1, .. draft tokens were accepted
     int64_t most_passes;          // after which the rows are left as they are
     int64_t* passes;
     int64_t rows, capacity;  // tokens that a row's cache can hold
