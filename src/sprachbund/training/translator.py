@@ -621,6 +621,7 @@ def run(
     on_step: Callable[[int, int], None] = nothing,
     accept_changes: bool = False,
     check: Check | None = None,
+    states: Path | None = None,
 ) -> Any:
     """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
 
@@ -633,10 +634,19 @@ def run(
         on_step: called with the steps made, and with all of them.
         accept_changes: go on with a run whose recipe was another one.
         check: is called with model, data and options in place of training, and nothing is returned.
+        states: folder of cached states, which runs may share; one of the run's own if None.
     """
     with joined_processes():
         return _run(
-            recipe, directory, score, on_first_rank(report), stop_after, on_step, accept_changes, check
+            recipe,
+            directory,
+            score,
+            on_first_rank(report),
+            stop_after,
+            on_step,
+            accept_changes,
+            check,
+            states or directory / FOLDER,
         )
 
 
@@ -649,6 +659,7 @@ def _run(
     on_step: Callable[[int, int], None],
     accept_changes: bool,
     check: Check | None,
+    states: Path,
 ) -> Any:
     torch.manual_seed(recipe.training.seed)
     claim_folder(directory, recipe, accept_changes=accept_changes)
@@ -681,7 +692,7 @@ def _run(
     if check is not None:
         return check(model, corpus, recipe.training)
     if recipe.cache_states:
-        corpus, dev = _cached(model, corpus, dev, recipe.training, directory / FOLDER, report)
+        corpus, dev = _cached(model, corpus, dev, recipe.training, states, report)
     train(
         model,
         corpus,
