@@ -270,6 +270,8 @@ RECIPES = {
 }
 """Name of a package of `sprachbund.research` to its options."""
 SIZES = ("tiny", "small", "paper")
+_OF_SEVERAL_PROCESSES = ("code_switch",)
+"""Recipes whose trainings torchrun may start; the others start processes of their own."""
 CHECKED = "paper"
 """The published shape; it goes on from a checkpoint."""
 _CHECKPOINT = "a published checkpoint: name it with --set start=DIR (or a Hugging Face id)"
@@ -305,6 +307,8 @@ def recipe(
         for what, value, known in (("recipe", name, tuple(RECIPES)), ("size", chosen, SIZES)):
             if value not in known:
                 raise UsageError(f"no {what} {value!r}; there are {', '.join(known)}")
+        if name not in _OF_SEVERAL_PROCESSES or check:
+            in_one_process(f"sprachbund recipe {name}{' --check' if check else ''}")
         from sprachbund.research import sizes
 
         with Bar("starting"):
@@ -332,7 +336,8 @@ def recipe(
     except KeyboardInterrupt as interruption:
         interruption.add_note(f"the same command goes on from what is finished in {out}")
         raise
-    _print(path, as_json)
+    if path != out:  # of several processes, which only train
+        _print(path, as_json)
 
 
 def _print(path: Path, as_json: bool) -> None:
