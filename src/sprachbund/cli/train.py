@@ -270,6 +270,8 @@ RECIPES = {
 }
 """Name of a package of `sprachbund.research` to its options."""
 SIZES = ("tiny", "small", "paper")
+_OF_SEVERAL_PROCESSES = ("code_switch",)
+"""Recipes whose trainings torchrun may start; the others start processes of their own."""
 CHECKED = "paper"
 """The published shape; it goes on from a checkpoint."""
 _CHECKPOINT = "a published checkpoint: name it with --set start=DIR (or a Hugging Face id)"
@@ -307,6 +309,8 @@ def recipe(
         if name not in RECIPES:
             raise UsageError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
         toml = _settings(name, chosen)
+        if name not in _OF_SEVERAL_PROCESSES or check:
+            in_one_process(f"sprachbund recipe {name}{' --check' if check else ''}")
         with Bar("starting"):
             module: Any = import_module(f"sprachbund.research.{name}.recipe")
         given = [f'data="{data}"'] if data is not None else []
@@ -331,7 +335,8 @@ def recipe(
     except KeyboardInterrupt as interruption:
         interruption.add_note(f"the same command goes on from what is finished in {out}")
         raise
-    _print(path, as_json)
+    if path != out:  # of several processes, which only train
+        _print(path, as_json)
 
 
 def _settings(name: str, size: str) -> Path:
