@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.weights import check_finite, check_names
+from sprachbund.models.weights import COUNTER, check_finite, check_names
 from sprachbund.nn.causal_lm import CausalShape, Rotary
 from sprachbund.nn.limits import Flag, Heads, InnerWidth, SomeLayers, Vocabulary, Width
 from sprachbund.util.files import read_object
@@ -201,7 +201,7 @@ def read_shards(directory: Path, pattern: str = "model*.safetensors") -> dict[st
     weights: dict[str, Tensor] = {}
     for path in paths:
         for name, value in load_tensors(path).items():
-            if re.search(_SURPLUS, name):
+            if re.search(_SURPLUS, name) or name.endswith(COUNTER):
                 continue
             if not value.is_floating_point():
                 raise SprachbundError(f"{path}: {name} is {value.dtype}, which no weight has; copy it again")
@@ -255,8 +255,9 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str | Path) ->
                 f"{source}: {name} has shape {tuple(own[name].shape)}, config.json asks for {tuple(like.shape)}; "
                 "they do not fit, copy the model again"
             )
-    if len({value.dtype for value in own.values()}) > 1:  # such as norms in single precision beside bfloat16
-        own = {name: value.float() for name, value in own.items()}
+    if len({value.dtype for value in own.values() if value.is_floating_point()}) > 1:
+        # Such as norms in single precision beside bfloat16.
+        own = {name: value.float() if value.is_floating_point() else value for name, value in own.items()}
     check_finite(own, source)
     model.load_state_dict(own, assign=True)
 
