@@ -47,6 +47,13 @@ from sprachbund.models.io import load as load_model
 from sprachbund.models.io import save as save_model
 from sprachbund.models.weights import Bits, packed_linears
 from sprachbund.text.tokenizer import Tokenizer
+from sprachbund.training.cached_states import (
+    FOLDER,
+    CachedCorpus,
+    cached_states,
+    check_cacheable,
+    first_moving_layer,
+)
 from sprachbund.training.check import Check
 from sprachbund.training.checkpoint import claim_folder
 from sprachbund.training.draft import finished_draft
@@ -216,6 +223,8 @@ class TranslatorRecipe(Strict):
         lora: train adapters only.
         dual_scale: prune the decoder, and train it with a text branch and a draft network.
         bits: of the weights in the model directory; 8 for a conformer and 32 for the other families if left out.
+        cache_states: compute the frozen first layers of the encoder once and not in every epoch; see
+            `training.cached_states`.
     """
 
     languages: tuple[str, ...]
@@ -232,6 +241,7 @@ class TranslatorRecipe(Strict):
     lora: LoraRecipe | None = None
     dual_scale: DualScaleOptions | None = None
     bits: Bits | None = None
+    cache_states: bool = False
     model: ConformerShape = ConformerShape()
     examples: ExampleRecipe = ExampleRecipe()
     training: TrainingOptions
@@ -658,17 +668,20 @@ def _run(
         )
     drawn = recipe.examples.model_dump() | dict(prepared.drawn) | drawn_for(recipe.dual_scale)
     masks = {**drawn, **NO_MASKS}
-    corpus = _training_corpus(
-        parts,
-        prepared.examples,
-        ExampleOptions(**drawn, seed=recipe.training.seed),
-        recipe.training.window_shards,
-    )
-    dev = Corpus(dev_parts, prepared.examples, ExampleOptions(**masks, seed=0))
+    options, dev_options = ExampleOptions(**drawn, seed=recipe.training.seed), ExampleOptions(**masks, seed=0)
+    corpus = _training_corpus(parts, prepared.examples, options, recipe.training.window_shards)
+    dev = Corpus(dev_parts, prepared.examples, dev_options)
     check_corpus(corpus, recipe.training.max_duration_s, report)
     _report_texts(prepared, corpus, report)
+    if recipe.cache_states:
+        if score is not None:
+            raise SprachbundError("cache_states ranks checkpoints by their loss; leave the score out")
+        for sources, wanted in ((parts, options), (dev_parts, dev_options)):
+            check_cacheable(_base(model), wanted, [source for source, _ in sources])
     if check is not None:
         return check(model, corpus, recipe.training)
+    if recipe.cache_states:
+        corpus, dev = _cached(model, corpus, dev, recipe.training, directory / FOLDER, report)
     train(
         model,
         corpus,
@@ -680,6 +693,8 @@ def _run(
         stop_after=stop_after,
         on_step=on_step,
     )
+    if recipe.cache_states:
+        _base(model).encoder = _base(model).encoder.behind(0)
     merge_lora(model)
     if is_first_rank():
         prepared.save(directory / "model", card=_card(recipe, corpus))
@@ -687,6 +702,38 @@ def _run(
             save_draft(model, recipe.training, dev, directory / "model", report)
     wait_for_all_ranks()
     return load_model(directory / "model")
+
+
+def _base(model: Any) -> Any:
+    """The model that has the encoder."""
+    return model.base if isinstance(model, DualScale) else model
+
+
+def _cached(
+    model: Any,
+    corpus: Corpus,
+    dev: Corpus,
+    training: TrainingOptions,
+    directory: Path,
+    report: Callable[[str], None],
+) -> tuple[Corpus, Corpus]:
+    """Both corpora as states behind the layers that do not move; the model's encoder begins there from now on."""
+    base = _base(model)
+    layer = first_moving_layer(model, base.encoder, training.trainable)
+    before = base.encoder.before(layer)
+
+    def behind(part: Corpus) -> Corpus:
+        with first_rank_first():
+            states = [
+                cached_states(before, part.examples, manifest, directory, report=report)
+                for manifest in part.manifests
+            ]
+        parts = [*zip(part.manifests, part.repeats, strict=True)]
+        return CachedCorpus(parts, part.examples, part.options, states)
+
+    corpora = behind(corpus), behind(dev)
+    base.encoder = base.encoder.behind(layer)
+    return corpora
 
 
 def _report_texts(prepared: PreparedModel, corpus: Corpus, report: Callable[[str], None]) -> None:
