@@ -4,6 +4,7 @@ import base64
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ class Checkpoint:
     model: AudioLLM
 
 
-def make(root: Path, kind: str, *, seed: int = 0, adapters: bool = True, **text: Any) -> Checkpoint:
+def make(
+    root: Path, kind: str, *, seed: int = 0, adapters: bool = True, positions: int = 1500, **text: Any
+) -> Checkpoint:
     """Write a checkpoint with transformers, and load it.
 
     Args:
@@ -87,6 +90,7 @@ def make(root: Path, kind: str, *, seed: int = 0, adapters: bool = True, **text:
         kind: one of `KINDS`.
         seed: of its weights.
         adapters: whether a Granite Speech has some.
+        positions: states of a Voxtral's window; 1500 are its 30 s.
         text: changes of the language model's configuration.
     """
     torch.manual_seed(seed)
@@ -98,11 +102,15 @@ def make(root: Path, kind: str, *, seed: int = 0, adapters: bool = True, **text:
     else:
         tokenizer = make_tokenizer("granite_speech" if kind.startswith("granite") else kind)
         size = len(tokenizer) + 3  # matrices are rounded up
-    hf_model = _BUILDERS[kind]({**_LM, "vocab_size": size, **text}, tokenizer)
+    given = positions if kind == "voxtral" else tokenizer
+    hf_model = _BUILDERS[kind]({**_LM, "vocab_size": size, **text}, given)
     enliven(hf_model)
     hf_model.eval().save_pretrained(directory)
-    if kind.startswith("granite") and adapters:
-        add_adapters(hf_model, directory)
+    if kind.startswith("granite"):
+        if adapters:
+            add_adapters(hf_model, directory)
+        path = directory / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "has_lora_adapter": adapters}))
     processor: Any = None
     if kind == "qwen3_asr":
         extractor = transformers.Qwen3ASRFeatureExtractor(feature_size=BINS)
@@ -208,7 +216,7 @@ def write_tekken(directory: Path) -> int:
     return size
 
 
-def _voxtral(text: dict[str, Any], _: Any) -> Any:
+def _voxtral(text: dict[str, Any], positions: int) -> Any:
     config = transformers.VoxtralConfig(
         audio_config={
             "model_type": "voxtral_encoder",
@@ -217,6 +225,7 @@ def _voxtral(text: dict[str, Any], _: Any) -> Any:
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
             "num_mel_bins": BINS,
+            "max_source_positions": positions,
         },
         text_config={"model_type": "llama", "head_dim": 8, **text},
         audio_token_id=24,
@@ -293,7 +302,7 @@ def _qwen(text: dict[str, Any], tokenizer: Any) -> Any:
     return model
 
 
-_BUILDERS = {
+_BUILDERS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
     "voxtral": _voxtral,
     "granite_speech": _granite(plus=False),
     "granite_speech_plus": _granite(plus=True),

@@ -80,13 +80,13 @@ class LLMTokens:
         return self._added[name]
 
     def name(self, number: int) -> str:
-        """Name of a token. Raises SprachbundError where the vocabulary has none of that number."""
-        name = self.tokenizer.id_to_token(number)
-        if name is None:
-            raise SprachbundError(
-                f"{self._source} has no token {number}, which config.json names; copy it again"
-            )
-        return str(name)
+        """Name of a special token. Raises SprachbundError where the vocabulary has none of that number."""
+        for name, own in self._added.items():
+            if own == number:
+                return name
+        raise SprachbundError(
+            f"config.json names the token {number}, which is no special token of {self._source}"
+        )
 
     def markup_to_tokens(self, text: str) -> list[int]:
         """Tokens of a prompt that this package or a chat template wrote, in which names of special tokens mean them."""
