@@ -13,6 +13,7 @@ from sprachbund.units.dataset import SpokenSentences
 from sprachbund.units.mbart import start_from_mbart, units_with_mbart
 from tests.evaluation.tiny_model import save_tiny_model
 from tests.models import speech_llm_support, split_support
+from tests.models.audio_llm import support as audio_llm
 from tests.models.fastconformer import support as fastconformer
 from tests.models.seamless.support import make_pair
 from tests.models.whisper_support import make_directory
@@ -67,6 +68,10 @@ def _fastconformer(kind: str) -> Callable[[Path], Family]:
     return lambda root: fastconformer.make(root, kind).model
 
 
+def _audio_llm(kind: str) -> Callable[[Path], Family]:
+    return lambda root: audio_llm.make(root, kind, positions=100).model
+
+
 def _cascade(root: Path) -> Family:
     return Cascade(_whisper(root), _tokens("attention")(root))
 
@@ -90,6 +95,9 @@ FAMILIES: Mapping[str, Callable[[Path], Family]] = {
     "Parakeet TDT": _fastconformer("parakeet_tdt"),
     "Canary": _fastconformer("canary"),
     "Cohere ASR": _fastconformer("cohere_asr"),
+    "Voxtral": _audio_llm("voxtral"),
+    "Granite Speech": _audio_llm("granite_speech"),
+    "Qwen3-ASR": _audio_llm("qwen3_asr"),
 }
 """Builders by name; each writes into an empty folder of its own."""
 

@@ -89,6 +89,9 @@ _REFERENCES: Mapping[str, tuple[str, str]] = {
     "Parakeet TDT": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Canary": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Cohere ASR": ("transformers", "tests/models/fastconformer/test_model.py"),
+    **dict.fromkeys(
+        ("Voxtral", "Granite Speech", "Qwen3-ASR"), ("transformers", "tests/models/audio_llm/test_model.py")
+    ),
 }
 _RECIPES: Mapping[str, str] = {
     "speech LLM": "code_switch",

@@ -254,6 +254,8 @@ class Capabilities:
         alignment: how words get times.
         language_from_text: whether it writes what is spoken without being told the language, and hears none: the
             language is then identified from its text.
+        reads_context: whether `Target.context` is shown to the model before the speech; `prompt`, which holds what is
+            behind it, is then the same without.
         begin_suppressed: tokens that are never written first.
         encode_text: tokens of a text as the model would write it, for drafts made of texts.
         sharing_plan: of a model that is split by language.
@@ -275,6 +277,7 @@ class Capabilities:
     timestamps: TimestampTokens | None = None
     alignment: Alignment | None = None
     language_from_text: bool = False
+    reads_context: bool = False
     begin_suppressed: tuple[int, ...] = ()
     encode_text: Callable[[str], list[int]] | None = None
     sharing_plan: SharingPlan | None = None

@@ -25,7 +25,7 @@ _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _DESCRIPTIONS = ["*.json", "*.jinja", "merges.txt", "*.model", "source.spm", "target.spm"]
 OWN_FILES = [*_DESCRIPTIONS, "*.safetensors", "*.onnx", "*.npy"]
 """Files of a directory that this package wrote: drafts, parts in folders, vocabularies, units; each there once."""
-_SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors"]
+_SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors"]
 _PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 
 
@@ -47,6 +47,10 @@ FAMILIES = (
     "parakeet_tdt",
     "canary",
     "cohere_asr",
+    "voxtral",
+    "granite_speech",
+    "granite_speech_plus",
+    "qwen3_asr",
 )
 """Names in config.json of the families that can be loaded; `sprachbund.models.io` has a loader for each."""
 

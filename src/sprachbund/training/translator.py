@@ -76,7 +76,11 @@ from sprachbund.util.jobs import nothing
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0, "speeds": (1.0,)}
 
 
-FINE_TUNED = ("conformer", "whisper", "seamless_m4t", "seamless_m4t_v2", "canary", "cohere_asr")
+_AUDIO_LLMS = ("voxtral", "granite_speech", "granite_speech_plus", "qwen3_asr")
+FINE_TUNED = (
+    *("conformer", "whisper", "seamless_m4t", "seamless_m4t_v2", "canary", "cohere_asr"),
+    *_AUDIO_LLMS,
+)
 """Families that `train` goes on from; those of units and of language models have recipes of their own."""
 
 
@@ -312,6 +316,8 @@ def prepare_model(recipe: TranslatorRecipe, directory: Path, manifests: Sequence
         )
     if family in ("canary", "cohere_asr"):
         return _canary(recipe, start)
+    if family in _AUDIO_LLMS:
+        return _audio_llm(recipe, start)
     return _whisper(recipe, start) if family == "whisper" else _seamless(recipe, start)
 
 
@@ -459,6 +465,24 @@ def _canary(recipe: TranslatorRecipe, start: Path) -> PreparedModel:
     examples = CanaryExamples(model, recipe.languages)
     return PreparedModel(
         model=model, examples=examples, save=partial(fastconformer.save, model, bits=recipe.bits or 32)
+    )
+
+
+def _audio_llm(recipe: TranslatorRecipe, start: Path) -> PreparedModel:
+    from sprachbund.models import audio_llm
+
+    wanted = recipe.fine_tuning
+    if wanted.prompt is not None or wanted.real_length is not None or wanted.new_languages:
+        raise SprachbundError(
+            "fine_tuning.prompt, real_length and new_languages are not for speech LLMs: their instructions are "
+            "sprachbund.transcribe and sprachbund.translate of config.json, their languages sprachbund.pairs; leave "
+            "them out"
+        )
+    model = audio_llm.load(start).float()  # steps are smaller than what bfloat16 tells apart
+    model.label_smoothing = wanted.label_smoothing
+    examples = audio_llm.AudioLLMExamples(model, recipe.languages)
+    return PreparedModel(
+        model=model, examples=examples, save=partial(audio_llm.save, model, bits=recipe.bits or 32)
     )
 
 
