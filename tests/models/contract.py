@@ -104,7 +104,12 @@ BUILDERS: Mapping[str, Builder] = {
         name: Builder(
             build=_translator(kind), reference=("transformers", "tests/models/translation/test_model.py")
         )
-        for name, kind in (("M2M-100, NLLB", "m2m_100"), ("mBART-50", "mbart"), ("Marian", "marian_many"))
+        for name, kind in (
+            ("M2M-100, NLLB", "m2m_100"),
+            ("mBART-50", "mbart"),
+            ("Marian", "marian_many"),
+            ("MADLAD-400", "t5"),
+        )
     },
 }
 """By the name that a family has in the tables."""

@@ -63,6 +63,7 @@ OWN = (
 FOREIGN = (
     *("whisper", "seamless_m4t", "seamless_m4t_v2", "speech_llm_wav2vec2"),
     *("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "canary", "cohere_asr"),
+    "t5",
 )
 FAMILIES = (*OWN, *FOREIGN)
 _READABLE_BY_ROOT_ALONE = 0o600
@@ -557,6 +558,12 @@ def _speech_llm(encoder: str) -> Callable[[Path], None]:
     return made
 
 
+def _t5(directory: Path) -> None:
+    from tests.models.translation.support import make_checkpoint
+
+    make_checkpoint(directory, "t5")
+
+
 def _token_conformer(directory: Path) -> None:
     from sprachbund.models.io import save
     from tests.units.translators import model_of, speak
@@ -631,7 +638,8 @@ _MAKERS: dict[str, Callable[[Path], Any]] = {
     "medusa": _draft("medusa"),
     "token_map": _draft("token-map"),
     "streaming_onnx": _onnx,
-    **{kind: _fastconformer(kind) for kind in FOREIGN[4:]},
+    **{kind: _fastconformer(kind) for kind in FOREIGN[4:-1]},
+    "t5": _t5,
 }
 
 
