@@ -396,7 +396,10 @@ def text_input(subject: Subject) -> str:
     def ask() -> list[Any]:
         able = family.capabilities
         translator = family if able.translator is None else able.translator.family
-        source, target = next(pair for pair in sorted(translator.pairs()) if pair[0] != pair[1])
+        pairs, written = sorted(translator.pairs()), {target for _, target in translator.pairs()}
+        if translator.capabilities.text_encoder is not None:  # it hears languages that it cannot read
+            pairs = [pair for pair in pairs if pair[0] in written]
+        source, target = next(pair for pair in pairs if pair[0] != pair[1])
         options = DecodingOptions(max_tokens=8)
         return list(translate_texts(family, ["ab", "b"], [target], source, options))
 

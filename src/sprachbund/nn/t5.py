@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.nn.attention import MultiHeadAttention
-from sprachbund.nn.decoder import DecoderCache, DecoderLayer, TextDecoder, allowed_frames
+from sprachbund.nn.decoder import DecoderCache, TextDecoder, allowed_frames
 from sprachbund.nn.feed_forward import Route
 from sprachbund.nn.limits import Heads, InnerWidth, Layers, Share, Width
 
@@ -88,9 +88,8 @@ class T5Attention(MultiHeadAttention):
     """Attention without scaling and biases; a mask may be boolean, or be what is added to the scores."""
 
     def __init__(self, shape: T5Shape) -> None:
-        nn.Module.__init__(self)
-        self.num_heads = shape.num_heads
         inner = shape.num_heads * shape.head_width
+        super().__init__(inner, shape.num_heads)
         self.query, self.key, self.value = (nn.Linear(shape.width, inner, bias=False) for _ in range(3))
         self.out = nn.Linear(inner, shape.width, bias=False)
 
@@ -137,8 +136,8 @@ class GatedFeedForward(nn.Module):
         self.expand = nn.Linear(shape.width, shape.feed_forward_width, bias=False)
         self.contract = nn.Linear(shape.feed_forward_width, shape.width, bias=False)
 
-    def forward(self, x: Tensor, route: Route | None = None) -> Tensor:
-        """(B, T, D) to (B, T, D); every row goes the same way, whatever the route says."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
         normed = self.norm(x)
         y: Tensor = self.contract(F.gelu(self.gate(normed), approximate="tanh") * self.expand(normed))
         return y
@@ -161,15 +160,40 @@ class T5EncoderLayer(nn.Module):
         return x + F.dropout(self.feed_forward(x), self.dropout, self.training)
 
 
-class T5DecoderLayer(DecoderLayer):
-    """Pre-norm self-attention, cross-attention and feed-forward; the mask of the first holds relative positions."""
+class T5DecoderLayer(nn.Module):
+    """Pre-norm self-attention, cross-attention and feed-forward."""
 
     def __init__(self, shape: T5Shape) -> None:
-        nn.Module.__init__(self)
-        self.self_norm, self.cross_norm = (nn.RMSNorm(shape.width, shape.epsilon) for _ in ("self", "cross"))  # type: ignore[assignment]
-        self.self_attention, self.cross_attention = T5Attention(shape), T5Attention(shape)
-        self.feed_forward = GatedFeedForward(shape)  # type: ignore[assignment]
+        super().__init__()
+        self.self_norm = nn.RMSNorm(shape.width, shape.epsilon)
+        self.self_attention = T5Attention(shape)
+        self.cross_norm = nn.RMSNorm(shape.width, shape.epsilon)
+        self.cross_attention = T5Attention(shape)
+        self.feed_forward = GatedFeedForward(shape)
         self.dropout = shape.dropout
+
+    def forward(
+        self,
+        x: Tensor,
+        store: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        added: Tensor,
+        cross: tuple[Tensor, Tensor, Tensor | None],
+        weights: list[Tensor] | None = None,
+    ) -> Tensor:
+        """As `DecoderLayer.forward`, but for the mask.
+
+        Args:
+            x: (R, Q, D).
+            store: from the keys and values of x, (R, H, Q, K), to all those to attend to, (R, H, C, K).
+            added: to the scores of each query, (R or 1, H, Q, C).
+            cross: the memory's keys, values and its padding mask.
+            weights: the cross-attention weights (R, H, Q, T) are appended to it, if given.
+        """
+        normed = self.self_norm(x)
+        keys, values = store(*self.self_attention.keys_values(normed))
+        x = x + self.self_attention(normed, keys, values, added)
+        x = x + self.cross_attention(self.cross_norm(x), *cross, weights)
+        return x + F.dropout(self.feed_forward(x), self.dropout, self.training)
 
 
 class T5Encoder(nn.Module):
@@ -240,7 +264,7 @@ class T5Decoder(TextDecoder):
         used = cache.used + tokens.shape[1]
         added = self._added(positions[:1] if cache.even else positions, used, allowed)
         x = self.embedding(tokens)
-        for i, layer in enumerate(self._layers()):
+        for i, layer in enumerate(self.layers):
             cross = (cache.cross_keys[i], cache.cross_values[i], cache.memory_allowed)
             x = layer(x, partial(cache.write, i, positions), added, cross, weights)
         cache.grow(tokens.shape[1])
@@ -269,7 +293,7 @@ class T5Decoder(TextDecoder):
 
             return store
 
-        for i, layer in enumerate(self._layers()):
+        for i, layer in enumerate(self.layers):
             cross = (*layer.cross_attention.keys_values(memory), memory_allowed)
             x = layer(x, keep(i), added, cross)
         return x

@@ -57,7 +57,7 @@ class BackendPieces:
         return tokens
 
     def offsets(self, text: str) -> Offsets:  # noqa: D102 - see `Pieces`
-        return _trimmed(self._backend.encode(text, add_special_tokens=False).offsets, text)
+        return trimmed(self._backend.encode(text, add_special_tokens=False).offsets, text)
 
     def text(self, tokens: Sequence[int]) -> str:  # noqa: D102 - see `Pieces`
         text: str = self._backend.decode(list(tokens))
@@ -92,7 +92,7 @@ class SentencePieces:
             )
         ends = accumulate(map(len, pieces), initial=0)
         # One character of the text may become several, which then are all of it.
-        return _trimmed(
+        return trimmed(
             [
                 (sources[begin], next((n for n in sources[end:] if n > sources[begin]), sources[-1]))
                 for begin, end in pairwise(ends)
@@ -105,7 +105,7 @@ class SentencePieces:
         return text.strip()
 
 
-def _trimmed(offsets: Sequence[tuple[int, int]], text: str) -> Offsets:
+def trimmed(offsets: Sequence[tuple[int, int]], text: str) -> Offsets:
     """The same without the white space that pieces begin with."""
     trimmed = []
     for begin, end in offsets:
