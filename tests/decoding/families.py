@@ -15,7 +15,7 @@ from tests.evaluation.tiny_model import save_tiny_model
 from tests.models import speech_llm_support, split_support
 from tests.models.audio_llm import support as audio_llm
 from tests.models.fastconformer import support as fastconformer
-from tests.models.seamless.support import make_pair
+from tests.models.seamless.support import make_checkpoint
 from tests.models.whisper_support import make_directory
 from tests.streaming.test_by_frames import exported, tiny_transducer
 from tests.units.mbart import write_mbart
@@ -37,7 +37,8 @@ def _whisper(root: Path) -> Family:
 
 
 def _seamless(root: Path) -> Family:
-    return make_pair(root / "seamless", "seamless_m4t_v2")[1]
+    make_checkpoint(root / "seamless", "seamless_m4t_v2", kind="Model")
+    return load(root / "seamless")
 
 
 def _tokens(head: str) -> Callable[[Path], Family]:

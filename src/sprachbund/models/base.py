@@ -261,6 +261,7 @@ class Capabilities:
         sharing_plan: of a model that is split by language.
         experts: of a model whose experts belong to languages.
         text_input: of a model that reads text too.
+        text_encoder: the module that reads texts, where it is another one than `encoder`.
         token_offsets: of a model whose frames of a text stand for known parts of it.
         fixed_window: of a model that fills up speech to a window.
         translator: of a cascade.
@@ -283,6 +284,7 @@ class Capabilities:
     sharing_plan: SharingPlan | None = None
     experts: LanguageExperts | None = None
     text_input: TextInput | None = None
+    text_encoder: nn.Module | None = None
     token_offsets: TokenOffsets | None = None
     fixed_window: FixedWindow | None = None
     translator: "Translator | None" = None

@@ -97,6 +97,7 @@ LOADERS: dict[str, Callable[[Path], Family]] = {
     "m2m_100": _load_translation,
     "mbart": _load_translation,
     "marian": _load_translation,
+    "t5": _load_translation,
     "parakeet_ctc": _load_fastconformer,
     "parakeet_rnnt": _load_fastconformer,
     "parakeet_tdt": _load_fastconformer,
