@@ -124,9 +124,7 @@ def find(path_or_id: str | os.PathLike[str], *, offline: bool, progress: Progres
     if not os.path.lexists(path) and (checkpoint := find_checkpoint(name)) is not None:
         name = checkpoint.id
     if path.suffix == ".nemo" and os.path.exists(path):
-        raise SprachbundError(
-            f"{name} is a NeMo file; run: sprachbund convert {name} --out DIR --language TAG"
-        )
+        raise SprachbundError(f"{name} is a NeMo file; run: sprachbund convert {name} --out DIR")
     if path.suffix == ".pt" and os.path.exists(path):
         raise SprachbundError(
             f"{name} is a file of openai-whisper; run: sprachbund convert {name} --tokenizer DIR --out DIR"

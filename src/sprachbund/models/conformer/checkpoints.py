@@ -6,11 +6,8 @@ changed. The sections are names of weights, tokens, assembly, and the two reader
 width of the joint network, P of the prediction network.
 """
 
-import io
 import json
-import pickle
 import re
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +22,7 @@ from torch import Tensor
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer.config import ConformerConfig, StreamingPart, TransducerPart
 from sprachbund.models.conformer.model import Conformer
+from sprachbund.models.nemo_archive import CONFIG, NemoArchive, open_archive
 from sprachbund.nn.transducer import JointActivation
 from sprachbund.text.tokenizer import BLANK, END, UNKNOWN, Tokenizer, language_token
 
@@ -400,13 +398,10 @@ def _filled(name: str, like: Tensor, weights: Mapping[str, Tensor], source: str)
     return value.contiguous()
 
 
-# NeMo's files: a tar of a configuration, weights and a tokenizer.
+# NeMo's files, see `sprachbund.models.nemo_archive`.
 #
 # The layout is that of https://github.com/NVIDIA/NeMo (EncDecRNNTBPEModel, ConformerEncoder with
-# dw_striding and causal convolutions, RNNTDecoder, RNNTJoint; hybrids with a CTC head too). Weights are
-# read as plain tensors; whatever else a file asks to be run is refused.
-
-CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
+# dw_striding and causal convolutions, RNNTDecoder, RNNTJoint; hybrids with a CTC head too).
 
 _IGNORED = re.compile(r"preprocessor\.|encoder\.pos_enc\.|spec_augment|loss\.|(ctc_)?wer\.")
 
@@ -430,23 +425,26 @@ _SUPPORTED: dict[tuple[str, ...], tuple[Any, ...]] = {
 """What of a configuration has to have one of these values, for our encoder to compute the same."""
 
 
-def read_nemo(path: Path) -> TransducerCheckpoint:
+def read_nemo(path: Path | NemoArchive) -> TransducerCheckpoint:
     """Read a `.nemo` file.
 
     Raises:
         SprachbundError: no such archive, something missing or damaged, or a model of another kind.
     """
-    source = str(path)
-    members = _members(path)
-    config = _configuration(members, source)
-    _check_supported(config, source)
+    archive = path if isinstance(path, NemoArchive) else open_archive(path)
+    source = archive.source
+    if extra := archive.optional("joint", "num_extra_outputs"):
+        raise SprachbundError(
+            f"{source} writes durations too ({extra}); only transducers without them can stream here"
+        )
+    archive.check(_SUPPORTED)
     try:
-        shape = _nemo_shape(config, source)
+        shape = _nemo_shape(archive)
     except (TypeError, ValueError, IndexError) as error:
         raise SprachbundError(
             f"{source}: {CONFIG} holds sizes that are none ({error}); copy it again"
         ) from error
-    weights, others = renamed(_nemo_tensors(members[WEIGHTS], source), NEMO)
+    weights, others = renamed(archive.tensors(), NEMO)
     if unknown := [name for name in others if not _IGNORED.match(name)]:
         raise SprachbundError(
             f"{source} holds weights of a kind not known here ({', '.join(sorted(unknown)[:3])}); "
@@ -456,77 +454,12 @@ def read_nemo(path: Path) -> TransducerCheckpoint:
         source=source,
         shape=shape,
         weights=weights,
-        pieces=_nemo_pieces(config, members, source),
+        pieces=_nemo_pieces(archive),
     )
 
 
-def _members(path: Path) -> dict[str, bytes]:
-    """Files of the archive, by name without folders."""
-    try:
-        with tarfile.open(path, "r:*") as archive:
-            files = [(member, archive.extractfile(member)) for member in archive if member.isfile()]
-            members = {Path(member.name).name: file.read() for member, file in files if file is not None}
-    except FileNotFoundError:
-        raise SprachbundError(f"there is no file {path}; check the path") from None
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise SprachbundError(f"{path} is not a whole .nemo archive; copy it again") from error
-    for name in (CONFIG, WEIGHTS):
-        if name not in members:
-            raise SprachbundError(f"{path} has no {name}, so it is no .nemo file of a model; copy it again")
-    return members
-
-
-def _configuration(members: Mapping[str, bytes], source: str) -> Mapping[str, Any]:
-    import yaml
-
-    try:
-        config = yaml.safe_load(members[CONFIG])
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SprachbundError(f"{source}: {CONFIG} is not YAML; copy it again") from error
-    if not isinstance(config, Mapping):
-        raise SprachbundError(f"{source}: {CONFIG} holds no configuration; copy it again")
-    return config
-
-
-def _nemo_tensors(data: bytes, source: str) -> dict[str, Tensor]:
-    try:
-        tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise SprachbundError(
-            f"{source}: {WEIGHTS} is not plain weights ({reason[:80]}); copy it again"
-        ) from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise SprachbundError(f"{source}: {WEIGHTS} holds something else than weights; copy it again")
-    return tensors
-
-
-def _value(config: Mapping[str, Any], keys: Sequence[str], source: str) -> Any:
-    value: Any = config
-    for key in keys:
-        if not isinstance(value, Mapping) or key not in value:
-            raise SprachbundError(
-                f"{source}: {CONFIG} lacks {'.'.join(keys)}; it is of another kind of model"
-            )
-        value = value[key]
-    return value
-
-
-def _check_supported(config: Mapping[str, Any], source: str) -> None:
-    if extra := (config.get("joint") or {}).get("num_extra_outputs"):
-        raise SprachbundError(
-            f"{source} writes durations too ({extra}); only transducers without them can be read"
-        )
-    for keys, values in _SUPPORTED.items():
-        value = _value(config, keys, source)
-        if value not in values:
-            raise SprachbundError(f"{source}: {'.'.join(keys)} is {value!r}; only {values[0]!r} can be read")
-
-
-def _nemo_shape(config: Mapping[str, Any], source: str) -> CheckpointShape:
-    def of(*keys: str) -> Any:
-        return _value(config, keys, source)
-
+def _nemo_shape(archive: NemoArchive) -> CheckpointShape:
+    of, source = archive.value, archive.source
     contexts = of("encoder", "att_context_size")
     contexts = contexts if isinstance(contexts[0], Sequence) else [contexts]
     if len({left for left, _ in contexts}) > 1:
@@ -555,12 +488,9 @@ def _nemo_shape(config: Mapping[str, Any], source: str) -> CheckpointShape:
     )
 
 
-def _nemo_pieces(config: Mapping[str, Any], members: Mapping[str, bytes], source: str) -> CheckpointPieces:
-    named = str(_value(config, ("tokenizer", "model_path"), source)).removeprefix("nemo:")
-    data = members.get(Path(named).name)
-    if data is None:
-        raise SprachbundError(f"{source} has no {Path(named).name}, its tokenizer; copy it again")
-    return read_sentencepiece(data, f"{source}: {Path(named).name}")
+def _nemo_pieces(archive: NemoArchive) -> CheckpointPieces:
+    named = archive.value("tokenizer", "model_path")
+    return read_sentencepiece(archive.file(named), f"{archive.source}: {str(named).removeprefix('nemo:')}")
 
 
 # Directories of transformers' `nemotron_asr_streaming`: the models of NeMo under other names.
