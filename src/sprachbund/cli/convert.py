@@ -16,8 +16,8 @@ def convert(
         str,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A .nemo file, a nemotron_asr_streaming directory or hub id, a .pt file of openai-whisper, or a "
-            "directory of CTranslate2 with a Whisper model.",
+            help="A .nemo file, a nemotron_asr_streaming or nemotron3_5_asr directory or hub id, a .pt file of "
+            "openai-whisper, or a directory of CTranslate2 with a Whisper model.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the model goes; a new folder.")],

@@ -68,7 +68,7 @@ def family_of(directory: Path) -> str:
             f"{directory} is in CTranslate2's form; run: sprachbund convert {directory} --out DIR"
         )
     family = config.get("family") or config.get("model_type")
-    if family == "nemotron_asr_streaming":
+    if family in ("nemotron_asr_streaming", "nemotron3_5_asr"):
         raise SprachbundError(
             f"{directory} is in transformers' form; run: sprachbund convert {directory} --out DIR --language TAG"
         )
