@@ -8,6 +8,7 @@ import torch
 
 from sprachbund.models.base import Family
 from sprachbund.models.cascade import Cascade
+from sprachbund.models.conformer.checkpoints import assemble, read_transformers
 from sprachbund.models.io import load
 from sprachbund.units.dataset import SpokenSentences
 from sprachbund.units.mbart import start_from_mbart, units_with_mbart
@@ -16,6 +17,7 @@ from tests.models import speech_llm_support, split_support
 from tests.models.audio_llm import support as audio_llm
 from tests.models.fastconformer import support as fastconformer
 from tests.models.seamless.support import make_checkpoint
+from tests.models.transducer_checkpoints import made_model, write_transformers
 from tests.models.whisper_support import make_directory
 from tests.streaming.test_by_frames import exported, tiny_transducer
 from tests.units.mbart import write_mbart
@@ -61,6 +63,11 @@ def _spoken(root: Path) -> Spoken:
     return speak(root / "spoken")
 
 
+def _prompted_transducer(root: Path) -> Family:
+    directory = write_transformers(root / "prompted", made_model(prompted=True))
+    return assemble(read_transformers(directory), ["en", "de"])
+
+
 def _streaming_onnx(root: Path) -> Family:
     return load(exported())
 
@@ -90,6 +97,7 @@ FAMILIES: Mapping[str, Callable[[Path], Family]] = {
     "mBART": _token_mbart,
     "cascade": _cascade,
     "streaming transducer": lambda root: tiny_transducer(),
+    "streaming transducer with prompts": _prompted_transducer,
     "streaming ONNX": _streaming_onnx,
     "Parakeet CTC": _fastconformer("parakeet_ctc"),
     "Parakeet RNNT": _fastconformer("parakeet_rnnt"),

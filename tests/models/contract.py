@@ -83,6 +83,7 @@ _REFERENCES: Mapping[str, tuple[str, str]] = {
     "mBART": ("transformers", "tests/units/test_text_start.py"),
     "cascade": ("its halves", "tests/decoding/test_cascade.py"),
     "streaming transducer": ("transformers", "tests/models/test_transducer_checkpoints.py"),
+    "streaming transducer with prompts": ("transformers", "tests/models/test_prompted_transducer.py"),
     "streaming ONNX": ("the model exported", "tests/compression/test_onnx_export.py"),
     "Parakeet CTC": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Parakeet RNNT": ("transformers", "tests/models/fastconformer/test_model.py"),

@@ -74,7 +74,7 @@ def family_of(directory: Path) -> str:
             f"{directory} is in CTranslate2's form; run: sprachbund convert {directory} --out DIR"
         )
     family = config.get("family") or config.get("model_type")
-    if family == "nemotron_asr_streaming":
+    if family in ("nemotron_asr_streaming", "nemotron3_5_asr"):
         raise SprachbundError(
             f"{directory} is in transformers' form; run: sprachbund convert {directory} --out DIR --language TAG"
         )
@@ -130,9 +130,7 @@ def find(path_or_id: str | os.PathLike[str], *, offline: bool, progress: Progres
     if not os.path.lexists(path) and (checkpoint := find_checkpoint(name)) is not None:
         name = checkpoint.id
     if path.suffix == ".nemo" and os.path.exists(path):
-        raise SprachbundError(
-            f"{name} is a NeMo file; run: sprachbund convert {name} --out DIR --language TAG"
-        )
+        raise SprachbundError(f"{name} is a NeMo file; run: sprachbund convert {name} --out DIR")
     if path.suffix == ".pt" and os.path.exists(path):
         raise SprachbundError(
             f"{name} is a file of openai-whisper; run: sprachbund convert {name} --tokenizer DIR --out DIR"
