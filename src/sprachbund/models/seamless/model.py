@@ -181,7 +181,7 @@ class Seamless(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.decoder.embedding.weight.device
+        return next(self.parameters()).device
 
     @property
     def end_token(self) -> int:
@@ -327,7 +327,7 @@ class Seamless(nn.Module):
         return self.tokens.tokens_to_text(tokens)
 
     def _encode(self, features: Features, route: Route | None) -> Memory:
-        values = features.values.to(self.decoder.embedding.weight.dtype)
+        values = features.values.to(next(self.parameters()).dtype)
         states, num_frames = self.encoder(values, features.num_frames, route)
         return Memory(states=states, num_frames=num_frames)
 
