@@ -34,6 +34,7 @@ from sprachbund.engines.native_engine import (
 )
 from sprachbund.engines.options import CHOICES, ENGINE_DEVICES, EngineChoice, NativeOptions
 from sprachbund.engines.packed_cache import Packed, fingerprint, packed_for
+from sprachbund.engines.parts import parts_of
 from sprachbund.engines.torch_layers import (
     FusedEncoderLayer,
     Precision,
@@ -217,7 +218,8 @@ class Engine:
     """A family ready to compute.
 
     Attributes:
-        name: "native", "torch", or "torch" with a precision.
+        name: of the choice: "native", "torch", or "torch" with a precision. What an engine cannot compute stays on
+            torch; `parts` has who computes what.
         family: to encode, start and step with.
         why: what computes, with how many threads, and why this engine.
         notes: sentences the user should see, such as about a damaged cache.
@@ -236,10 +238,15 @@ class Engine:
         own = f"{self.name}, {self.why}"
         return own if self.translator is None else f"{own}; of the translator: {self.translator}"
 
+    @property
+    def parts(self) -> dict[str, str]:
+        """Who computes each part, and in which numbers; see `sprachbund.engines.parts.parts_of`."""
+        return parts_of(self.family)
+
     def as_dict(self) -> dict[str, Any]:
-        """Name and reason, as JSON output has them; of a cascade those of the translator too."""
+        """Name, reason and parts, as JSON output has them; of a cascade those of the translator too."""
         second = {} if self.translator is None else {"translator": self.translator.as_dict()}
-        return {"name": self.name, "why": self.why, **second}
+        return {"name": self.name, "why": self.why, "parts": self.parts, **second}
 
 
 def engine_for(

@@ -225,7 +225,7 @@ class Seamless(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.decoder.embedding.weight.device
+        return next(self.parameters()).device
 
     @property
     def end_token(self) -> int:
@@ -433,7 +433,7 @@ class Seamless(nn.Module):
         return self.tokens.language_token(tag)
 
     def _encode(self, features: Features, route: Route | None) -> Memory:
-        values = features.values.to(self.decoder.embedding.weight.dtype)
+        values = features.values.to(next(self.parameters()).dtype)
         states, num_frames = self.encoder(values, features.num_frames, route)
         return Memory(states=states, num_frames=num_frames)
 
