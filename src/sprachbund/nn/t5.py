@@ -294,6 +294,7 @@ class T5Decoder(TextDecoder):
             return store
 
         for i, layer in enumerate(self.layers):
+            assert isinstance(layer, T5DecoderLayer)
             cross = (*layer.cross_attention.keys_values(memory), memory_allowed)
             x = layer(x, keep(i), added, cross)
         return x
