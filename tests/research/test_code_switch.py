@@ -12,6 +12,7 @@ import torch
 
 from sprachbund.cli import main
 from sprachbund.corpora.mixed import MixedSpeechOptions, make_mixed
+from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.io import load, locate
 from sprachbund.models.speech_llm import STAGES, SpeechLLM, assemble
@@ -298,3 +299,32 @@ def test_bad_input(changes: list[str], said: str, tmp_path: Path, capsys: pytest
     places = ["--data", str(tmp_path), "--out", str(tmp_path / "run")]
     assert main(["recipe", "code_switch", "--size", "tiny", *places, *sets]) != 0
     assert said in capsys.readouterr().err
+
+
+def test_stages_behind_cached_states_are_those_on_the_sound(run: Path, tmp_path: Path) -> None:
+    """Of an encoder without adapters, with states of a layer within beside the last ones."""
+    sets = [f'data="{run / "data"}"', "lora.encoder=[]", "projector.encoder_layers=[1]"]
+    plain = read_recipe(CodeSwitchRecipe, TINY, sets)
+    cached = read_recipe(CodeSwitchRecipe, TINY, [*sets, "cache_states=true"])
+    stages = plain.stages_of(ARMS[BASELINE])
+    assert all("encoder adapters" not in stage.trained for stage in stages)
+    models = []
+    for recipe in (plain, cached):
+        torch.manual_seed(0)
+        model = assemble(
+            locate(recipe.encoder), run / "run" / "llm" / "model", recipe.config_of(ARMS[BASELINE])
+        )
+        folder = tmp_path / str(recipe.cache_states)
+        for stage in stages[:3]:
+            run_stage(
+                recipe, model, stage, 0, folder / stage.name, lambda line: None, states=tmp_path / "states"
+            )
+        models.append(model)
+    with torch.no_grad():
+        for (name, one), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+            # Other sums over the frames of a batch; AdamW makes a step of a rate's size of any gradient.
+            torch.testing.assert_close(other, one, rtol=0, atol=2e-4, msg=name)
+    # Monolingual and mixed speech, train and dev.
+    assert len([*(tmp_path / "states").glob("*.f32")]) == 4
+    with pytest.raises(SprachbundError, match=r"set lora.encoder = \[\]"):
+        read_recipe(CodeSwitchRecipe, TINY, ["cache_states=true"])
