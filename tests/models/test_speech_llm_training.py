@@ -128,8 +128,8 @@ def test_shards_with_frozen_weights_in_16_bits_train_as_copies(tmp_path: Path, e
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained
     assert all(torch.equal(copies[name], shards[name]) for name in copies if name not in trained)
-    # An expert that no process chose in a step has a gradient of zero in shards, so it moves on by its moments, and none
-    # in copies, which leave it (docs/train.md).
+    # An expert that no process chose in a step has a gradient of zero in shards, so it moves on by its moments, and
+    # none in copies, which leave it (docs/train.md).
     compared = [name for name in trained if ".experts." not in name]
     moved = sum(float((copies[name] - start[name]).square().sum()) for name in compared)
     apart = sum(float((copies[name] - shards[name]).square().sum()) for name in compared)
