@@ -27,6 +27,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import islice, product
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -586,7 +587,8 @@ def _search_key(recording: RecordingState) -> Hashable:
     if options.prompt:
         return id(options), id(recording.speculation)
     searched = (getattr(options, one.name) for one in fields(options) if one.name not in NOT_OF_THE_SEARCH)
-    return (*searched, id(recording.speculation))
+    falls_back = options.guard if len(options.temperature) > 1 else None
+    return (*searched, falls_back, id(recording.speculation))
 
 
 def _decode_group(
@@ -624,7 +626,8 @@ def _write_rows(
     asked = [[_target(model, one, name) for name in own] for one, own in zip(group, names, strict=True)]
     for one, targets in zip(group, asked, strict=True):
         _note_unread_prompt(model, one.recording, targets[0])
-    hypotheses = search(model, memory, asked, first.options, durations_s, first.speculation)
+    starts = [round(one.context.span.start_s * SAMPLE_RATE) for one in group]
+    hypotheses = search(model, memory, asked, first.options, durations_s, first.speculation, starts)
     sources = [one.context.language.language for one in group]
     latest = [one.recording.latest for one in group]
     doubts = out_of_domain(model, memory, sources, hypotheses, durations_s, names, latest)
@@ -765,6 +768,7 @@ def cut_row(
                 language_probability=context.language_probability,
                 dropped=dropped,
                 spans=spans_within(context, start_s, end_s),
+                temperature=hypothesis.temperature,
             )
         )
     return segments
@@ -1425,5 +1429,6 @@ def _search_texts(
     for language, target in product(dict.fromkeys(languages), targets):
         check_pair(family, language, target)
     asked = [[make_target(family, options, target, language) for target in targets] for language in languages]
-    hypotheses = search(family, encoded.memory, asked, options)
+    names = [crc32(text.encode()) for text in texts]
+    hypotheses = search(family, encoded.memory, asked, options, utterances=names)
     return _TextRows(memory=encoded.memory, languages=languages, targets=asked, hypotheses=hypotheses)
