@@ -15,6 +15,7 @@ from sprachbund.units.mbart import start_from_mbart, units_with_mbart
 from tests.evaluation.tiny_model import save_tiny_model
 from tests.models import speech_llm_support, split_support
 from tests.models.fastconformer import support as fastconformer
+from tests.models.moonshine import support as moonshine
 from tests.models.seamless.support import make_pair
 from tests.models.transducer_checkpoints import made_model, write_transformers
 from tests.models.whisper_support import make_directory
@@ -98,6 +99,8 @@ FAMILIES: Mapping[str, Callable[[Path], Family]] = {
     "Parakeet TDT": _fastconformer("parakeet_tdt"),
     "Canary": _fastconformer("canary"),
     "Cohere ASR": _fastconformer("cohere_asr"),
+    "Moonshine": lambda root: moonshine.make(root, "moonshine").model,
+    "streaming Moonshine": lambda root: moonshine.make(root, "moonshine_streaming").model,
 }
 """Builders by name; each writes into an empty folder of its own."""
 

@@ -63,6 +63,7 @@ OWN = (
 FOREIGN = (
     *("whisper", "seamless_m4t", "seamless_m4t_v2", "speech_llm_wav2vec2"),
     *("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "canary", "cohere_asr"),
+    *("moonshine", "moonshine_streaming"),
 )
 FAMILIES = (*OWN, *FOREIGN)
 _READABLE_BY_ROOT_ALONE = 0o600
@@ -612,6 +613,16 @@ def _fastconformer(kind: str) -> Callable[[Path], None]:
     return make
 
 
+def _moonshine(kind: str) -> Callable[[Path], None]:
+    def make(directory: Path) -> None:
+        from tests.models.moonshine.support import make as make_checkpoint
+
+        with tempfile.TemporaryDirectory() as place:
+            shutil.copytree(make_checkpoint(Path(place), kind).directory, directory)
+
+    return make
+
+
 _MAKERS: dict[str, Callable[[Path], Any]] = {
     "conformer": _conformer,
     "conformer_8_bits": lambda directory: _conformer(directory, bits=8),
@@ -631,7 +642,8 @@ _MAKERS: dict[str, Callable[[Path], Any]] = {
     "medusa": _draft("medusa"),
     "token_map": _draft("token-map"),
     "streaming_onnx": _onnx,
-    **{kind: _fastconformer(kind) for kind in FOREIGN[4:]},
+    **{kind: _fastconformer(kind) for kind in FOREIGN[4:9]},
+    **{kind: _moonshine(kind) for kind in FOREIGN[9:]},
 }
 
 

@@ -47,6 +47,8 @@ FAMILIES = (
     "parakeet_tdt",
     "canary",
     "cohere_asr",
+    "moonshine",
+    "moonshine_streaming",
 )
 """Names in config.json of the families that can be loaded; `sprachbund.models.io` has a loader for each."""
 

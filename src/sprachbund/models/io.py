@@ -78,6 +78,12 @@ def _load_fastconformer(directory: Path) -> Family:
     return load(directory, offline=True)
 
 
+def _load_moonshine(directory: Path) -> Family:
+    from sprachbund.models.moonshine import load
+
+    return load(directory, offline=True)
+
+
 LOADERS: dict[str, Callable[[Path], Family]] = {
     "cascade": _load_cascade,
     "conformer": _load_conformer,
@@ -96,6 +102,8 @@ LOADERS: dict[str, Callable[[Path], Family]] = {
     "parakeet_tdt": _load_fastconformer,
     "canary": _load_fastconformer,
     "cohere_asr": _load_fastconformer,
+    "moonshine": _load_moonshine,
+    "moonshine_streaming": _load_moonshine,
 }
 """One for each of `FAMILIES`. Each imports its family when it is called, so that no command pays for the others."""
 
@@ -130,6 +138,10 @@ def _saver(family: Family) -> Callable[..., None]:
             from sprachbund.models.fastconformer.io import save as save_fastconformer
 
             return save_fastconformer
+        case "moonshine":
+            from sprachbund.models.moonshine.io import save as save_moonshine
+
+            return save_moonshine
         case "translation":
             from sprachbund.models.translation.io import save as save_translation
 
