@@ -92,6 +92,9 @@ _REFERENCES: Mapping[str, tuple[str, str]] = {
     "Cohere ASR": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Moonshine": ("transformers", "tests/models/moonshine/test_model.py"),
     "streaming Moonshine": ("transformers", "tests/models/moonshine/test_model.py"),
+    **dict.fromkeys(
+        ("Voxtral", "Granite Speech", "Qwen3-ASR"), ("transformers", "tests/models/audio_llm/test_model.py")
+    ),
 }
 _RECIPES: Mapping[str, str] = {
     "speech LLM": "code_switch",
@@ -107,7 +110,12 @@ BUILDERS: Mapping[str, Builder] = {
         name: Builder(
             build=_translator(kind), reference=("transformers", "tests/models/translation/test_model.py")
         )
-        for name, kind in (("M2M-100, NLLB", "m2m_100"), ("mBART-50", "mbart"), ("Marian", "marian_many"))
+        for name, kind in (
+            ("M2M-100, NLLB", "m2m_100"),
+            ("mBART-50", "mbart"),
+            ("Marian", "marian_many"),
+            ("MADLAD-400", "t5"),
+        )
     },
 }
 """By the name that a family has in the tables."""
@@ -394,7 +402,10 @@ def text_input(subject: Subject) -> str:
     def ask() -> list[Any]:
         able = family.capabilities
         translator = family if able.translator is None else able.translator.family
-        source, target = next(pair for pair in sorted(translator.pairs()) if pair[0] != pair[1])
+        pairs, written = sorted(translator.pairs()), {target for _, target in translator.pairs()}
+        if translator.capabilities.text_encoder is not None:  # it hears languages that it cannot read
+            pairs = [pair for pair in pairs if pair[0] in written]
+        source, target = next(pair for pair in pairs if pair[0] != pair[1])
         options = DecodingOptions(max_tokens=8)
         return list(translate_texts(family, ["ab", "b"], [target], source, options))
 

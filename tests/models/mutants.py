@@ -63,6 +63,8 @@ OWN = (
 FOREIGN = (
     *("whisper", "seamless_m4t", "seamless_m4t_v2", "speech_llm_wav2vec2"),
     *("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "canary", "cohere_asr"),
+    *("voxtral", "granite_speech", "qwen3_asr"),
+    "t5",
     *("moonshine", "moonshine_streaming"),
 )
 FAMILIES = (*OWN, *FOREIGN)
@@ -558,6 +560,12 @@ def _speech_llm(encoder: str) -> Callable[[Path], None]:
     return made
 
 
+def _t5(directory: Path) -> None:
+    from tests.models.translation.support import make_checkpoint
+
+    make_checkpoint(directory, "t5")
+
+
 def _token_conformer(directory: Path) -> None:
     from sprachbund.models.io import save
     from tests.units.translators import model_of, speak
@@ -623,6 +631,16 @@ def _moonshine(kind: str) -> Callable[[Path], None]:
     return make
 
 
+def _audio_llm(kind: str) -> Callable[[Path], None]:
+    def make(directory: Path) -> None:
+        from tests.models.audio_llm.support import make as make_checkpoint
+
+        with tempfile.TemporaryDirectory() as place:
+            shutil.copytree(make_checkpoint(Path(place), kind, positions=100).directory, directory)
+
+    return make
+
+
 _MAKERS: dict[str, Callable[[Path], Any]] = {
     "conformer": _conformer,
     "conformer_8_bits": lambda directory: _conformer(directory, bits=8),
@@ -643,7 +661,9 @@ _MAKERS: dict[str, Callable[[Path], Any]] = {
     "token_map": _draft("token-map"),
     "streaming_onnx": _onnx,
     **{kind: _fastconformer(kind) for kind in FOREIGN[4:9]},
-    **{kind: _moonshine(kind) for kind in FOREIGN[9:]},
+    **{kind: _moonshine(kind) for kind in FOREIGN[13:]},
+    **{kind: _audio_llm(kind) for kind in FOREIGN[9:12]},
+    "t5": _t5,
 }
 
 

@@ -256,11 +256,14 @@ class Capabilities:
         alignment: how words get times.
         language_from_text: whether it writes what is spoken without being told the language, and hears none: the
             language is then identified from its text.
+        reads_context: whether `Target.context` is shown to the model before the speech; `prompt`, which holds what is
+            behind it, is then the same without.
         begin_suppressed: tokens that are never written first.
         encode_text: tokens of a text as the model would write it, for drafts made of texts.
         sharing_plan: of a model that is split by language.
         experts: of a model whose experts belong to languages.
         text_input: of a model that reads text too.
+        text_encoder: the module that reads texts, where it is another one than `encoder`.
         token_offsets: of a model whose frames of a text stand for known parts of it.
         fixed_window: of a model that fills up speech to a window.
         translator: of a cascade.
@@ -278,11 +281,13 @@ class Capabilities:
     timestamps: TimestampTokens | None = None
     alignment: Alignment | None = None
     language_from_text: bool = False
+    reads_context: bool = False
     begin_suppressed: tuple[int, ...] = ()
     encode_text: Callable[[str], list[int]] | None = None
     sharing_plan: SharingPlan | None = None
     experts: LanguageExperts | None = None
     text_input: TextInput | None = None
+    text_encoder: nn.Module | None = None
     token_offsets: TokenOffsets | None = None
     fixed_window: FixedWindow | None = None
     translator: "Translator | None" = None

@@ -233,7 +233,9 @@ def _duration_paths(
         last = num_frames - duration
         place = (last + num_targets).clamp(min=0)
         fits = (last >= 0) & (duration > 0)
-        end = table[place, rows, num_targets] + by_blank[place.clamp(max=len(by_blank) - 1), rows, num_targets]
+        end = (
+            table[place, rows, num_targets] + by_blank[place.clamp(max=len(by_blank) - 1), rows, num_targets]
+        )
         ends.append(torch.where(fits, end, _IMPOSSIBLE))
     return torch.stack(ends).logsumexp(0)
 

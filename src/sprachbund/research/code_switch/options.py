@@ -95,6 +95,8 @@ class CodeSwitchRecipe(Strict):
         rows_per_utterance: languages wanted of an utterance, in translation.
         transcribed: share of the utterances that the stages of translation are to transcribe: what is not asked for any
             more is forgotten, and a model that has to transcribe mixed speech then translates it.
+        cache_states: compute the encoder's states once for all stages and arms; `lora.encoder` has to be empty, so that
+            no stage moves the encoder.
         test_utterances: of each test part, evenly over it; all if None.
         workers: stages, and then evaluations, at a time, each with one thread.
     """
@@ -118,6 +120,7 @@ class CodeSwitchRecipe(Strict):
     transition: Form = "mixed"
     rows_per_utterance: PositiveInt = 2
     transcribed: float = Field(default=0.0, ge=0, lt=1)
+    cache_states: bool = False
     test_utterances: PositiveInt | None = None
     workers: PositiveInt = 1
 
@@ -133,6 +136,8 @@ class CodeSwitchRecipe(Strict):
             raise ValueError(f"steps has no number for the stage {missing[0]!r}")
         if lost := [tag for group in self.groups for tag in group if tag not in self.targets]:
             raise ValueError(f"targets lacks {lost[0]!r}, which the first stage transcribes")
+        if self.cache_states and self.lora.encoder != ():
+            raise ValueError("cache_states needs an encoder that does not move; set lora.encoder = []")
         return self
 
     @property
@@ -173,8 +178,16 @@ class CodeSwitchRecipe(Strict):
 
     def stages_of(self, arm: Arm) -> tuple[Stage, ...]:
         """An arm's stages, with its losses."""
-        losses = self.losses_of(arm)
-        return tuple(stage.model_copy(update={"losses": losses}) for stage in stages_without(arm.without))
+        losses, without = self.losses_of(arm), {"encoder adapters"} if self.lora.encoder == () else set[str]()
+        return tuple(
+            stage.model_copy(
+                update={
+                    "losses": losses,
+                    "trained": tuple(part for part in stage.trained if part not in without),
+                }
+            )
+            for stage in stages_without(arm.without)
+        )
 
     def chains(self, length: int) -> tuple[Chain, ...]:
         """The beginnings of so many stages that arms have, those that several arms share once."""
