@@ -90,6 +90,8 @@ _REFERENCES: Mapping[str, tuple[str, str]] = {
     "Parakeet TDT": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Canary": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Cohere ASR": ("transformers", "tests/models/fastconformer/test_model.py"),
+    "Moonshine": ("transformers", "tests/models/moonshine/test_model.py"),
+    "streaming Moonshine": ("transformers", "tests/models/moonshine/test_model.py"),
     **dict.fromkeys(
         ("Voxtral", "Granite Speech", "Qwen3-ASR"), ("transformers", "tests/models/audio_llm/test_model.py")
     ),

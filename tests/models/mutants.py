@@ -65,6 +65,7 @@ FOREIGN = (
     *("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "canary", "cohere_asr"),
     *("voxtral", "granite_speech", "qwen3_asr"),
     "t5",
+    *("moonshine", "moonshine_streaming"),
 )
 FAMILIES = (*OWN, *FOREIGN)
 _READABLE_BY_ROOT_ALONE = 0o600
@@ -620,6 +621,16 @@ def _fastconformer(kind: str) -> Callable[[Path], None]:
     return make
 
 
+def _moonshine(kind: str) -> Callable[[Path], None]:
+    def make(directory: Path) -> None:
+        from tests.models.moonshine.support import make as make_checkpoint
+
+        with tempfile.TemporaryDirectory() as place:
+            shutil.copytree(make_checkpoint(Path(place), kind).directory, directory)
+
+    return make
+
+
 def _audio_llm(kind: str) -> Callable[[Path], None]:
     def make(directory: Path) -> None:
         from tests.models.audio_llm.support import make as make_checkpoint
@@ -650,6 +661,7 @@ _MAKERS: dict[str, Callable[[Path], Any]] = {
     "token_map": _draft("token-map"),
     "streaming_onnx": _onnx,
     **{kind: _fastconformer(kind) for kind in FOREIGN[4:9]},
+    **{kind: _moonshine(kind) for kind in FOREIGN[13:]},
     **{kind: _audio_llm(kind) for kind in FOREIGN[9:12]},
     "t5": _t5,
 }

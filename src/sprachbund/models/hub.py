@@ -49,6 +49,8 @@ FAMILIES = (
     "parakeet_tdt",
     "canary",
     "cohere_asr",
+    "moonshine",
+    "moonshine_streaming",
     "voxtral",
     "granite_speech",
     "granite_speech_plus",

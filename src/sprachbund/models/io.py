@@ -78,6 +78,12 @@ def _load_fastconformer(directory: Path) -> Family:
     return load(directory, offline=True)
 
 
+def _load_moonshine(directory: Path) -> Family:
+    from sprachbund.models.moonshine import load
+
+    return load(directory, offline=True)
+
+
 def _load_audio_llm(directory: Path) -> Family:
     from sprachbund.models.audio_llm import load
 
@@ -103,6 +109,8 @@ LOADERS: dict[str, Callable[[Path], Family]] = {
     "parakeet_tdt": _load_fastconformer,
     "canary": _load_fastconformer,
     "cohere_asr": _load_fastconformer,
+    "moonshine": _load_moonshine,
+    "moonshine_streaming": _load_moonshine,
     "voxtral": _load_audio_llm,
     "granite_speech": _load_audio_llm,
     "granite_speech_plus": _load_audio_llm,
@@ -141,6 +149,10 @@ def _saver(family: Family) -> Callable[..., None]:
             from sprachbund.models.fastconformer.io import save as save_fastconformer
 
             return save_fastconformer
+        case "moonshine":
+            from sprachbund.models.moonshine.io import save as save_moonshine
+
+            return save_moonshine
         case "audio_llm":
             from sprachbund.models.audio_llm.io import save as save_audio_llm
 
