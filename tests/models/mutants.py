@@ -64,6 +64,7 @@ FOREIGN = (
     *("whisper", "seamless_m4t", "seamless_m4t_v2", "speech_llm_wav2vec2"),
     *("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "canary", "cohere_asr"),
     "t5",
+    "qwen3",
 )
 FAMILIES = (*OWN, *FOREIGN)
 _READABLE_BY_ROOT_ALONE = 0o600
@@ -564,6 +565,12 @@ def _t5(directory: Path) -> None:
     make_checkpoint(directory, "t5")
 
 
+def _qwen3(directory: Path) -> None:
+    from tests.models.translation.test_prompted import make_directory as make
+
+    make(directory)
+
+
 def _token_conformer(directory: Path) -> None:
     from sprachbund.models.io import save
     from tests.units.translators import model_of, speak
@@ -638,8 +645,9 @@ _MAKERS: dict[str, Callable[[Path], Any]] = {
     "medusa": _draft("medusa"),
     "token_map": _draft("token-map"),
     "streaming_onnx": _onnx,
-    **{kind: _fastconformer(kind) for kind in FOREIGN[4:-1]},
+    **{kind: _fastconformer(kind) for kind in FOREIGN[4:-2]},
     "t5": _t5,
+    "qwen3": _qwen3,
 }
 
 

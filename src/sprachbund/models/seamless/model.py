@@ -1,7 +1,9 @@
 """Speech-to-text and text-to-text SeamlessM4T (arXiv 2308.11596; version 2: arXiv 2312.05187).
 
-One decoder writes behind the encoder of speech or that of texts. Text-to-unit and vocoder are left out. Shapes: B utterances, T stacked log-mel frames of 20 ms, S
-memory frames, M stacked mel bins, D width, R rows, Q tokens of a step, U tokens of a row, V vocabulary.
+One decoder writes behind the encoder of speech or that of texts. Text-to-unit and vocoder are left out.
+
+Shapes: B utterances, T stacked log-mel frames of 20 ms, S memory frames, M stacked mel bins, D width, R rows, Q tokens
+of a step, U tokens of a row, V vocabulary.
 """
 
 from __future__ import annotations

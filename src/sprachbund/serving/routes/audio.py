@@ -224,7 +224,13 @@ class FileJob:
 
 
 def options_of(
-    *, languages: Sequence[str], prompt: str | None, words: bool, digits: bool, batch_size: int
+    *,
+    languages: Sequence[str],
+    prompt: str | None,
+    words: bool,
+    digits: bool,
+    batch_size: int,
+    glossary: str | None = None,
 ) -> DecodingOptions:
     """Decoding options of a request.
 
@@ -234,10 +240,12 @@ def options_of(
         words: whether words get timestamps.
         digits: whether numbers are written in digits.
         batch_size: spans in a batch at most.
+        glossary: terms and their translations.
     """
     return DecodingOptions(
         allowed_languages=tuple(languages) or None,
         prompt=prompt or None,
+        glossary=glossary or None,
         word_timestamps=words,
         digits=digits,
         batch_size=batch_size,
@@ -303,6 +311,7 @@ async def _start_job(
         options_of(
             languages=form.languages,
             prompt=form.prompt,
+            glossary=form.glossary,
             words=form.words or form.log_probs,
             digits=form.digits,
             batch_size=service.settings.batch_size,
