@@ -9,6 +9,7 @@ positions, W width of a head padded to 16, T frames, D width, V vocabulary.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -28,6 +29,7 @@ from sprachbund.engines.packing import (
     encoder_shape,
     pack_decoder,
     pack_encoder,
+    pack_parasite,
     pack_stem,
     pad,
     stem_shape,
@@ -38,6 +40,7 @@ from sprachbund.engines.torch_layers import with_submodules
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.nn.decoder import DecoderCache, DecoderLayer, TextDecoder
+from sprachbund.nn.drafts import Parasite
 from sprachbund.nn.encoder import ConvolutionalEncoder
 from sprachbund.nn.feed_forward import Route
 
@@ -145,7 +148,69 @@ class NativeModule(nn.Module):
         self.num_weights = codes + sum(a.numel() for name, a in arrays.items() if name.endswith(".values"))
 
 
-class NativeDecoder(NativeModule):
+class _ReadsMemory(NativeModule):
+    """A native module of layers with cross-attention over the encoder's output.
+
+    Args:
+        shape: sizes.
+        arrays: packed weights.
+        options: what may be less exact.
+        made: the compiled object.
+    """
+
+    def __init__(self, shape: DecoderShape, arrays: Arrays, options: NativeOptions, made: Any) -> None:
+        super().__init__(arrays)
+        self.shape, self.options, self._native = shape, options, made
+
+    @enough_memory()
+    def remember(self, memory: Tensor, num_frames: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Keys and values of a memory, their scales in 8 bits, and its valid frames, as `NativeCache` has them.
+
+        Args:
+            memory: (B, T, D).
+            num_frames: (B,) valid frames; all if None.
+        """
+        shape, (num_memories, length, _) = self.shape, memory.shape
+        head = BLOCK * -(-shape.head_width // BLOCK) * BLOCK
+        eight, blocks = self.options.memory == "int8", -(-length // BLOCK)
+        sizes = (num_memories, shape.heads, blocks)
+        cross = torch.empty(shape.num_layers, 2, *sizes, head, dtype=torch.int8 if eight else torch.int16)
+        cross[..., -1:, :] = 0  # positions after the last frame are read, though they count for nothing
+        scales = torch.zeros(shape.num_layers, 3, *sizes[:-1], blocks * BLOCK) if eight else None
+        self._native.remember(pad(memory.detach().float(), 2, BLOCK).contiguous(), cross, scales)
+        frames = torch.full((num_memories,), length) if num_frames is None else num_frames.long()
+        return cross, scales, frames.contiguous()
+
+
+class NativeParasite(_ReadsMemory):
+    """A parasite (`sprachbund.nn.drafts.Parasite`) beside a native decoder, whose keys and values it reads.
+
+    Args:
+        parasite: with its weights.
+        decoder: of the model; its embeddings, positions and output matrix are the parasite's too.
+    """
+
+    def __init__(self, parasite: Parasite, decoder: "NativeDecoder") -> None:
+        shape = replace(
+            decoder.shape,
+            num_layers=parasite.shape.num_blocks,
+            activation=parasite.activation,
+            memory_width=parasite.shape.memory_width,
+        )
+        arrays = pack_parasite(parasite)
+        shared = {f"vocabulary.{name}": array for name, array in decoder.vocabulary.items()}
+        groups = [0, *(group.stop for group in parasite.shape.groups)]
+        made = native().Decoder(
+            arrays | shared | {"positions": decoder.positions},
+            decoder.instruction_set,
+            decoder.team,
+            **shape.sizes(),
+            groups=groups,
+        )
+        super().__init__(shape, arrays, decoder.options, made)
+
+
+class NativeDecoder(_ReadsMemory):
     """Stands for a `TextDecoder` when rows are stepped.
 
     Args:
@@ -169,8 +234,8 @@ class NativeDecoder(NativeModule):
         instruction_set: str,
         options: NativeOptions | None = None,
     ) -> None:
-        super().__init__(arrays)
-        self.shape, self.options = shape, options or NativeOptions()
+        made = native().Decoder(arrays, instruction_set, team, **shape.sizes())
+        super().__init__(shape, arrays, options or NativeOptions(), made)
         self.team, self.instruction_set = team, instruction_set
         self.positions = arrays["positions"]
         self.vocabulary = {
@@ -182,7 +247,6 @@ class NativeDecoder(NativeModule):
         self.step_bytes = sum(
             a.nbytes for name, a in arrays.items() if not any(p in name for p in at_start_only)
         )
-        self._native = native().Decoder(arrays, instruction_set, team, **shape.sizes())
 
     @property
     def max_tokens(self) -> int:
@@ -215,6 +279,7 @@ class NativeDecoder(NativeModule):
             route: languages of the rows, for models split by language.
         """
         shape, (num_memories, length, _) = self.shape, memory.shape
+        cross, scales, frames = self.remember(memory, num_frames)
         limit = self.max_tokens if capacity is None else min(capacity, self.max_tokens)
         head = BLOCK * -(-shape.head_width // BLOCK) * BLOCK
         own_shape = (
@@ -225,13 +290,6 @@ class NativeDecoder(NativeModule):
             -(-limit // BLOCK),
             head,
         )
-        eight, blocks = self.options.memory == "int8", -(-length // BLOCK)
-        sizes = (num_memories, shape.heads, blocks)
-        cross = torch.empty(shape.num_layers, 2, *sizes, head, dtype=torch.int8 if eight else torch.int16)
-        cross[..., -1:, :] = 0  # positions after the last frame are read, though they count for nothing
-        scales = torch.zeros(shape.num_layers, 3, *sizes[:-1], blocks * BLOCK) if eight else None
-        self._native.remember(pad(memory.detach().float(), 2, BLOCK).contiguous(), cross, scales)
-        frames = torch.full((num_memories,), length) if num_frames is None else num_frames.long()
         own = torch.zeros(own_shape, dtype=torch.int16)
         return NativeCache(own, cross, scales, frames, num_frames=length, limit=limit, route=route)
 
@@ -283,6 +341,39 @@ class NativeDecoder(NativeModule):
             prompts: tokens of the rows' prompts.
         """
         return native().HeadsDraft(self._native, heads, planted, prompts)
+
+    def parasite_draft(
+        self,
+        parasite: NativeParasite,
+        memory: tuple[Tensor, Tensor | None, Tensor],
+        planted: list[list[int]],
+        prompts: list[int],
+    ) -> Any:
+        """A parasite as a draft of one search.
+
+        Args:
+            parasite: made for this decoder.
+            memory: see `NativeParasite.remember`.
+            planted: as of `heads_draft`.
+            prompts: tokens of the rows' prompts.
+        """
+        return native().ParasiteDraft(self._native, parasite._native, *memory, planted, prompts)
+
+    def model_draft(
+        self, smaller: "NativeDecoder", cache: NativeCache, planted: list[list[int]], prompts: list[int]
+    ) -> Any:
+        """The decoder of a smaller model as a draft of one search.
+
+        Args:
+            smaller: on the same threads.
+            cache: of the smaller decoder, empty.
+            planted: as of `heads_draft`.
+            prompts: tokens of the rows' prompts.
+        """
+        memory = (cache.cross, cache.scales, cache.frames.contiguous())
+        return native().ModelDraft(
+            self._native, smaller._native, cache.own, *memory, cache.capacity, planted, prompts
+        )
 
     @enough_memory()
     def logits(self, states: Tensor, matrix: Arrays | None = None, num_rows: int = 0) -> Tensor:
