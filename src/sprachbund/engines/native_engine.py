@@ -10,12 +10,19 @@ positions, W width of a head padded to 16, T frames, D width, V vocabulary.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from sprachbund.engines.extension import enough_memory, native
+from sprachbund.engines.native_linear import (
+    NativeModule,
+    linear_shapes,
+    pack_linears,
+    with_native_linears,
+)
 from sprachbund.engines.options import NativeOptions, WeightNumbers
 from sprachbund.engines.packed_cache import Packed
 from sprachbund.engines.packing import (
@@ -43,6 +50,7 @@ from sprachbund.nn.decoder import DecoderCache, DecoderLayer, TextDecoder
 from sprachbund.nn.drafts import Parasite
 from sprachbund.nn.encoder import ConvolutionalEncoder
 from sprachbund.nn.feed_forward import Route
+from sprachbund.nn.streaming_conformer import StreamingEncoder
 
 
 class NativeCache(DecoderCache):
@@ -128,24 +136,6 @@ def limit_torch_threads(decoder: Any) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-class NativeModule(nn.Module):
-    """A module that the native kernels compute; it has no gradient.
-
-    Args:
-        arrays: packed weights.
-
-    Attributes:
-        numbers: of its linear layers.
-        num_weights: numbers in its matrices, padding included.
-    """
-
-    def __init__(self, arrays: Arrays) -> None:
-        super().__init__()
-        codes = sum(2 * a.numel() for name, a in arrays.items() if name.endswith(".codes"))
-        self.numbers: WeightNumbers = "int4" if codes else "int8"
-        self.num_weights = codes + sum(a.numel() for name, a in arrays.items() if name.endswith(".values"))
 
 
 class _ReadsMemory(NativeModule):
@@ -493,6 +483,10 @@ def why_not_family(family: Family) -> str | None:
     """Why the kernels cannot run a family's decoder, without which they run nothing; None when they can."""
     decoder = family.capabilities.decoder
     able = family.capabilities
+    if able.streaming is not None:
+        if isinstance(able.streaming.encoder, StreamingEncoder):
+            return None
+        return f"its encoder is of the kind {type(able.streaming.encoder).__name__}"
     if able.transducer is not None or able.ctc is not None:
         return "it writes frame by frame, and the kernels run attention decoders"
     if (
@@ -510,6 +504,8 @@ def why_not_family(family: Family) -> str | None:
 
 def native_parts_of(family: Family) -> str:
     """What of a family the kernels run, in words for users."""
+    if _streams(family):
+        return "linear layers of encoder and transducer; the rest on torch"
     reason = why_not_encoder(family.capabilities.encoder)
     return "encoder and decoder" if reason is None else f"decoder; its encoder on torch, since {reason}"
 
@@ -520,20 +516,35 @@ def pack(family: Family, weights: WeightNumbers = "int8") -> Packed:
     Raises:
         SprachbundError: weights that are not finite, which 4 bits cannot hold.
     """
+    if streams := _streams(family):
+        parts = {name: pack_linears(part, weights) for name, part in streams.items()}
+        return _packed(parts, shapes_of(family, weights), weights)
     parts = {"decoder": pack_decoder(_decoder(family), weights)[1]}
     if (encoder := _encoder(family)) is not None:
         parts["encoder"] = pack_encoder(list(encoder.layers), encoder.final_norm, weights)[1]
         parts["stem"] = pack_stem(encoder.convolutions)
+    return _packed(parts, shapes_of(family, weights), weights)
+
+
+def _packed(parts: dict[str, Arrays], shapes: dict[str, dict[str, Any]], weights: WeightNumbers) -> Packed:
     return Packed(
         source="memory",
-        shapes=shapes_of(family),
+        shapes=shapes,
         arrays={f"{name}.{key}": array for name, arrays in parts.items() for key, array in arrays.items()},
         weights=weights,
     )
 
 
-def shapes_of(family: Family) -> dict[str, dict[str, Any]]:
+def _streams(family: Family) -> dict[str, nn.Module]:
+    """The parts of a streaming transducer whose linear layers are packed; none of other models."""
+    streaming = family.capabilities.streaming
+    return {} if streaming is None else {"encoder": streaming.encoder, "transducer": streaming.transducer}
+
+
+def shapes_of(family: Family, weights: WeightNumbers = "int8") -> dict[str, dict[str, Any]]:
     """Sizes of the parts that `pack` packs."""
+    if streams := _streams(family):
+        return {name: linear_shapes(part, weights) for name, part in streams.items()}
     shapes = {"decoder": decoder_shape(_decoder(family)).sizes()}
     if (encoder := _encoder(family)) is not None:
         shapes["encoder"] = encoder_shape(list(encoder.layers)).sizes()
@@ -560,7 +571,7 @@ def with_native_modules(
         raise SprachbundError(
             f"the packed weights are in {packed.weights}, asked for are {wanted}; pack again"
         )
-    if packed.shapes != shapes_of(family):
+    if packed.shapes != shapes_of(family, packed.weights):
         raise SprachbundError("the packed weights have other shapes than the model; delete their file")
     try:
         return _with_native_modules(family, packed, team, kernels, options)
@@ -573,6 +584,17 @@ def with_native_modules(
 def _with_native_modules(
     family: Family, packed: Packed, team: Any, kernels: str, options: NativeOptions | None
 ) -> Family:
+    if streams := _streams(family):
+        if options is not None and options.memory != NativeOptions().memory:
+            raise SprachbundError(
+                f"memory={options.memory!r} is for models with an attention decoder; leave it out"
+            )
+        assert isinstance(family, nn.Module)
+        swapped = {
+            name: with_native_linears(part, partial(_matrix_of, packed.part(name)), team, kernels)
+            for name, part in streams.items()
+        }
+        return with_submodules(family, **swapped)
     sizes = DecoderShape(**packed.shapes["decoder"])
     decoder = NativeDecoder(sizes, packed.part("decoder"), team, kernels, options)
     parts: dict[str, nn.Module] = {"decoder": decoder}
@@ -582,6 +604,12 @@ def _with_native_modules(
         parts["encoder"] = _native_encoder(encoder, stem, layers)
     assert isinstance(family, nn.Module)  # `why_not_family` refuses all others
     return with_submodules(family, **parts)
+
+
+def _matrix_of(arrays: Arrays, layer: str) -> Arrays:
+    """The arrays of one linear layer."""
+    prefix = f"{layer}."
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(f"{prefix}matrix.")}
 
 
 def _native_encoder(encoder: ConvolutionalEncoder, stem: NativeStem, layers: NativeLayers) -> nn.Module:

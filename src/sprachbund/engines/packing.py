@@ -24,7 +24,7 @@ from sprachbund.nn.decoder import DecoderLayer, TextDecoder
 from sprachbund.nn.drafts import Parasite, ParasiteBlock
 from sprachbund.nn.encoder import ConvolutionalEncoder, EncoderLayer
 from sprachbund.nn.feed_forward import ACTIVATIONS, FeedForward, SplitFeedForward
-from sprachbund.nn.quantized import quantize_blocks
+from sprachbund.nn.quantized import BlockWeights, quantize_blocks
 from sprachbund.nn.text_to_text import FixedPositionDecoder, MbartDecoder, ScaledEmbedding
 
 BLOCK = 16
@@ -113,8 +113,19 @@ def pack_four(name: str, weight: Tensor, bias: Tensor | None = None, factor: flo
     Raises:
         SprachbundError: a weight with numbers that are not finite.
     """
-    quantized = quantize_blocks(weight)
-    rows, codes, zeros = len(weight), quantized.plain_codes(), quantized.plain_zeros()
+    return pack_blocks(name, quantize_blocks(weight), bias, factor)
+
+
+def pack_blocks(name: str, quantized: BlockWeights, bias: Tensor | None, factor: float = 1.0) -> Arrays:
+    """The same of codes that are there already, in 4 bits and blocks of 32 inputs.
+
+    Args:
+        name: prefix of the arrays.
+        quantized: the weight.
+        bias: (rows,), zeros if None.
+        factor: multiplies the outputs.
+    """
+    rows, codes, zeros = len(quantized.codes), quantized.plain_codes(), quantized.plain_zeros()
     steps = (codes.double() - zeros.double()[..., None]) * quantized.scales.double()[..., None]
     bias = torch.zeros(rows) if bias is None else bias.detach().float()
     inputs = quantized.num_inputs + -quantized.num_inputs % _FOUR_INPUTS

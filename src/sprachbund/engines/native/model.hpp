@@ -260,6 +260,31 @@ class Encoder {
     std::mutex calls_;
 };
 
+// One linear layer by itself.
+class Linear {
+  public:
+    Linear(const Kernels* kernels, std::shared_ptr<Team> team, Matrix matrix, int64_t inputs)
+        : inputs(inputs),
+          kernels_(kernels),
+          team_(std::move(team)),
+          matrix_(matrix),
+          quantized_(static_cast<size_t>(team_->size())) {}
+
+    // x (N, inputs padded to 16) to out (N, rows).
+    void run(const float* x, int64_t count, float* out);
+
+    const int64_t inputs;
+    int64_t rows() const { return matrix_.rows; }
+
+  private:
+    const Kernels* kernels_;
+    std::shared_ptr<Team> team_;
+    Matrix matrix_;
+    std::vector<Quantized> quantized_;
+    Quantized shared_;
+    std::mutex calls_;
+};
+
 struct StemLayer {
     Matrix matrix;     // inputs: taps x channels
     int64_t channels;  // of the input, padded to 16

@@ -409,6 +409,28 @@ struct PyEncoder {
     }
 };
 
+struct PyLinear {
+    Weights weights;
+    std::unique_ptr<Linear> linear;
+
+    PyLinear(const nb::dict& arrays, const std::string& isa, std::shared_ptr<Team> team, int64_t rows, int64_t inputs)
+        : weights(arrays) {
+        if (rows < 1 || inputs < 1) throw nb::value_error("a matrix without rows or inputs");
+        linear = std::make_unique<Linear>(chosen(isa), std::move(team), weights.matrix("matrix", rows, inputs, false),
+                                          inputs);
+    }
+
+    void run(const Array<const float>& x, const Array<float>& out) {
+        const int64_t count = length(x, 0, "x");
+        expect(x, {count, up(linear->inputs, 16)}, "x");
+        expect(out, {count, linear->rows()}, "out");
+        const float* from = x.data();
+        float* to = out.data();
+        nb::gil_scoped_release free;
+        if (count > 0) linear->run(from, count, to);
+    }
+};
+
 struct PyStem {
     Weights weights;
     std::unique_ptr<Stem> stem;
@@ -674,6 +696,10 @@ NB_MODULE(_native, m) {
              nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("width"), nb::arg("heads"),
              nb::arg("head_width"), nb::arg("num_layers"), nb::arg("activation"), nb::arg("kernel_size"))
         .def("encode", &PyEncoder::encode, nb::arg("x").noconvert());
+    nb::class_<PyLinear>(m, "Linear")
+        .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t>(),
+             nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("rows"), nb::arg("inputs"))
+        .def("run", &PyLinear::run, nb::arg("x").noconvert(), nb::arg("out").noconvert());
     nb::class_<PyStem>(m, "Stem")
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, const Lengths&,
                       const Lengths&>(),
