@@ -166,6 +166,7 @@ def _saver(family: Family) -> Callable[..., None]:
             return save_audio_llm
         case "translation" if type(family).__module__.endswith(".prompted"):
             from sprachbund.models.translation.prompted import save as save_prompted
+
             return save_prompted
         case "translation":
             from sprachbund.models.translation.io import save as save_translation
