@@ -25,7 +25,8 @@ from sprachbund.decoding.autoregressive import GreedySearch
 from sprachbund.decoding.drafts import load_draft
 from sprachbund.decoding.drafts.base import Draft, DraftRun, Integers
 from sprachbund.decoding.drafts.listed import TextDraft
-from sprachbund.decoding.drafts.network import MedusaDraft, NativeMedusaRun
+from sprachbund.decoding.drafts.model import NativeModelRun
+from sprachbund.decoding.drafts.network import InsideSearch, MedusaDraft, ParasiteDraft
 from sprachbund.decoding.languages import UNDETERMINED
 from sprachbund.decoding.native_search import searches_natively, seconds_of_pass
 from sprachbund.decoding.options import AUTO, MAX_DRAFT_TOKENS, NONE, Accept, DecodingOptions
@@ -143,8 +144,8 @@ def measure_rounds(
     times: dict[int, list[float]] = {count: [] for count in (0, *counts)}
     for count, seconds in [*times.items()] * _REPEATS:
         if natively and isinstance(decoder, NativeDecoder):
-            heads = run if isinstance(run, NativeMedusaRun) else None  # all else is looked up
-            seconds.append(seconds_of_pass(decoder, batch, prompts, count, heads))
+            network = run if isinstance(run, InsideSearch | NativeModelRun) else None  # all else is looked up
+            seconds.append(seconds_of_pass(decoder, batch, prompts, count, network))
         else:
             seconds.append(drafted(count) if count else plain())
     batch.cache.rewind(held_before)
@@ -265,7 +266,7 @@ class Speculation:
         beam_size: int,
     ) -> bool:
         """Whether the draft works inside the kernels' search alone, which this one cannot be."""
-        if not isinstance(self.draft, MedusaDraft) or not isinstance(
+        if not isinstance(self.draft, MedusaDraft | ParasiteDraft) or not isinstance(
             family.capabilities.decoder, NativeDecoder
         ):
             return False
