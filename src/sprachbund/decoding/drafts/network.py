@@ -265,7 +265,7 @@ class NativeMedusaRun(StatelessRun):
     def propose(self, state: DecodingState, count: int) -> Tensor:
         """Raises SprachbundError: there is no state to read outside the engine's own search."""
         raise SprachbundError(
-            "in the native engine, Medusa heads draft for greedy search without timestamps and with exact "
+            "in the native engine, Medusa heads draft for greedy search with exact "
             "acceptance; change that, or use --engine torch or --draft none"
         )
 
