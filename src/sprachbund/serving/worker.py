@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+import torch
+
 from sprachbund.api import Model
 from sprachbund.decoding.native_search import NativeSearch, RunningSearch
 from sprachbund.decoding.options import DecodingOptions
@@ -26,6 +28,7 @@ from sprachbund.decoding.state import Hypothesis
 from sprachbund.engines.native_engine import NativeDecoder, limit_torch_threads
 from sprachbund.errors import SprachbundError
 from sprachbund.serving.metrics import Meters
+from sprachbund.util.processor import pin_thread
 
 T = TypeVar("T")
 Answer = tuple[str, Segment]
@@ -114,6 +117,7 @@ class ModelWorker:
         engine_for: makes the engine of a model's live sessions.
         batch_size: spans that are searched together at most.
         meters: of the service.
+        cores: that the thread, and those that the engine starts from it, are to stay on; any if None.
 
     Attributes:
         ready: done when the model is loaded, with the error if it could not be.
@@ -127,8 +131,9 @@ class ModelWorker:
         *,
         batch_size: int,
         meters: Meters,
+        cores: Sequence[int] | None = None,
     ) -> None:
-        self.name, self.ready = name, Future[Model]()
+        self.name, self.ready, self._cores = name, Future[Model](), cores
         self._load, self._engine_for, self._batch_size, self._meters = load, engine_for, batch_size, meters
         self._changed = threading.Condition()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -136,6 +141,7 @@ class ModelWorker:
         self._live: list[Live] = []
         self._notified, self._closed = False, False
         self._engine: Any = None
+        self._left = 0
         self._running: RunningSearch | None = None
         self._jobs: list[_Job] = []  # whose rows are under way
         self._speculation: Speculation | None = None
@@ -216,6 +222,9 @@ class ModelWorker:
 
     def _run(self) -> None:
         try:
+            if self._cores is not None:
+                pin_thread(self._cores)
+                torch.set_num_threads(len(self._cores))  # of this thread; others keep theirs
             self.ready.set_result(self._load())
         except BaseException as error:
             self._end(error)
@@ -399,7 +408,8 @@ class ModelWorker:
             room = min(room - len(self._jobs), running.num_free)
         with self._changed:
             left = sum(len(waiting.spans) - waiting.given for waiting in self._recordings)
-            self._meters.waiting_spans.labels(self.name).set(left)
+            self._meters.waiting_spans.labels(self.name).inc(left - self._left)  # workers of a model add up
+            self._left = left
             batch = []
             for _ in range(min(room, left)):
                 waiting = next(w for w in self._recordings if w.given < len(w.spans))
