@@ -28,6 +28,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import islice, product
 from typing import TypeVar
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -615,7 +616,8 @@ def _search_key(recording: RecordingState) -> Hashable:
     if options.prompt:
         return id(options), id(recording.speculation)
     searched = (getattr(options, one.name) for one in fields(options) if one.name not in NOT_OF_THE_SEARCH)
-    return (*searched, id(recording.speculation))
+    falls_back = options.guard if len(options.temperature) > 1 else None
+    return (*searched, falls_back, id(recording.speculation))
 
 
 def _decode_group(
@@ -660,6 +662,7 @@ def _write_rows(
         options=first.options,
         durations_s=durations_s,
         speculation=first.speculation,
+        utterances=[round(one.context.span.start_s * SAMPLE_RATE) for one in group],
     )
     sources = [one.context.language.language for one in group]
     latest = [one.recording.latest for one in group]
@@ -712,7 +715,7 @@ def _target(model: Family, span: _IdentifiedSpan, target: str) -> Target:
 
 def _note_unread_prompt(model: Family, recording: RecordingState, target: Target) -> None:
     """Note once that a family cannot be given the caller's prompt: its own prompt is the same without it."""
-    if not target.context or recording.notes:
+    if not target.context or recording.notes or model.capabilities.reads_context:
         return
     if model.prompt(target) == model.prompt(replace(target, context="")):
         recording.notes.append(f"the model {model.name} has no room for a prompt; it was not used")
@@ -801,6 +804,7 @@ def cut_row(
                 language_probability=context.language_probability,
                 dropped=dropped,
                 spans=spans_within(context, start_s, end_s),
+                temperature=hypothesis.temperature,
             )
         )
     return segments
@@ -1467,5 +1471,6 @@ def _search_texts(
     for language, target in product(dict.fromkeys(languages), targets):
         check_pair(family, language, target)
     asked = [[make_target(family, options, target, language) for target in targets] for language in languages]
-    hypotheses = search(family, encoded.memory, asked, options)
+    names = [crc32(text.encode()) for text in texts]
+    hypotheses = search(family, encoded.memory, asked, options, utterances=names)
     return _TextRows(memory=encoded.memory, languages=languages, targets=asked, hypotheses=hypotheses)

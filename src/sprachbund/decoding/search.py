@@ -5,7 +5,7 @@ A caller with several searches may let their rows run together: it starts each, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -16,6 +16,7 @@ from sprachbund.decoding.drafts.network import NativeMedusaRun
 from sprachbund.decoding.drafts.token_map import TokenMapRun
 from sprachbund.decoding.native_search import NativeSearch, RunningSearch, TextRun, searches_natively
 from sprachbund.decoding.options import DecodingOptions, check_options
+from sprachbund.decoding.sampling import TokenSampler, needs_fallback
 from sprachbund.decoding.speculation import Speculation, speculation_for
 from sprachbund.decoding.speculative import DraftedBatch, DraftState, speculative_search
 from sprachbund.decoding.state import Hypothesis, HypothesisBatch, start_batch, whole_prompt
@@ -34,13 +35,16 @@ class SearchRequest:
     options: DecodingOptions = field(default_factory=DecodingOptions)
     durations_s: Sequence[float] | None = None
     speculation: Speculation | None = None
+    utterances: Sequence[int] | None = None
 
     @torch.inference_mode()
     def start(self) -> "StartedSearch | None":
-        """Read the prompts; None of searches that have none. Errors are those of `search`."""
+        """Read the prompts of a search at temperature 0; None of others. Errors are those of `search`."""
         family, able = self.family, self.family.capabilities
         check_options(family, self.options)
         if not self.targets or not self.targets[0] or able.transducer is not None or able.ctc is not None:
+            return None
+        if self.options.temperature[0] > 0:
             return None
         batch = start_batch(family, self.memory, self.targets, self.options, self.durations_s)
         speculation = None
@@ -66,7 +70,48 @@ class SearchRequest:
             return search_by_frames(self.family, able.transducer, self.memory, asked, self.options)
         if asked and asked[0] and able.ctc is not None:
             return search_by_ctc(self.family, able.ctc, self.memory, asked, self.options)
+        if asked and asked[0]:
+            return self.fall_back(self._draw(self.options.temperature[0]))
         return [[] for _ in asked]
+
+    def fall_back(self, best: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
+        """Search again, at the next temperatures, what should not stand; `best` was found at the first."""
+        family, guard = self.family, self.options.guard
+        for temperature in self.options.temperature[1:]:
+            again = [b for b, row in enumerate(best) if any(needs_fallback(family, h, guard) for h in row)]
+            if not again:
+                break
+            for b, row in zip(again, self._part(again)._draw(temperature), strict=True):
+                best[b] = [
+                    new if needs_fallback(family, old, guard) else old
+                    for old, new in zip(best[b], row, strict=True)
+                ]
+        return best
+
+    def _part(self, memories: Sequence[int]) -> "SearchRequest":
+        """The same of some memories."""
+        names = self._names()
+        return replace(
+            self,
+            memory=self.memory.select(torch.tensor(memories, device=self.memory.states.device)),
+            targets=[self.targets[b] for b in memories],
+            durations_s=None if self.durations_s is None else [self.durations_s[b] for b in memories],
+            utterances=[names[b] for b in memories],
+        )
+
+    def _draw(self, temperature: float) -> list[list[Hypothesis]]:
+        """At a temperature above 0: neither beams nor drafts, as in Whisper."""
+        family, options, each = self.family, self.options, len(self.targets[0])
+        batch = start_batch(family, self.memory, self.targets, options, self.durations_s)
+        names = [utterance for utterance in self._names() for _ in range(each)]
+        flat = [target for group in self.targets for target in group]
+        sampler = TokenSampler(temperature, options.sampling_seed, names, flat)
+        with limit_torch_threads(family.capabilities.decoder):
+            drawn = greedy_search(family, batch, sampler)
+        return [drawn[i : i + each] for i in range(0, len(drawn), each)]
+
+    def _names(self) -> Sequence[int]:
+        return range(len(self.targets)) if self.utterances is None else self.utterances
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,7 +173,7 @@ class StartedSearch:
         if self.speculation is not None and self.draft_state is not None:
             self.speculation.add(self.targets, self.draft_state)
         each = len(self.request.targets[0])
-        return [list(best[i : i + each]) for i in range(0, len(best), each)]
+        return self.request.fall_back([list(best[i : i + each]) for i in range(0, len(best), each)])
 
 
 JOINING = (TokenMapRun, TextRun, NativeMedusaRun)
@@ -142,6 +187,7 @@ def search(
     options: DecodingOptions | None = None,
     durations_s: Sequence[float] | None = None,
     speculation: Speculation | None = None,
+    utterances: Sequence[int] | None = None,
 ) -> list[list[Hypothesis]]:
     """Decode every memory into each of its targets; the encoder's work is shared by all targets.
 
@@ -153,6 +199,8 @@ def search(
         durations_s: seconds of audio in each memory, so that no timestamp lies behind it; the model's window
             if None.
         speculation: the draft, kept from search to search with its acceptance so far; made from the options if None.
+        utterances: (B,) numbers that tell the memories apart; the draws of a temperature above 0 depend on them. Their
+            places in the batch if None.
 
     Returns:
         B lists of n hypotheses. They depend neither on how utterances are batched nor on the draft.
@@ -168,6 +216,7 @@ def search(
         options=options or DecodingOptions(),
         durations_s=durations_s,
         speculation=speculation,
+        utterances=utterances,
     ).run()
 
 

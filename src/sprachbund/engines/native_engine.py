@@ -127,8 +127,26 @@ def limit_torch_threads(decoder: Any) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class NativeDecoder(nn.Module):
-    """Stands for a `TextDecoder` when rows are stepped; it has no gradient.
+class NativeModule(nn.Module):
+    """A module that the native kernels compute; it has no gradient.
+
+    Args:
+        arrays: packed weights.
+
+    Attributes:
+        numbers: of its linear layers.
+        num_weights: numbers in its matrices, padding included.
+    """
+
+    def __init__(self, arrays: Arrays) -> None:
+        super().__init__()
+        codes = sum(2 * a.numel() for name, a in arrays.items() if name.endswith(".codes"))
+        self.numbers: WeightNumbers = "int4" if codes else "int8"
+        self.num_weights = codes + sum(a.numel() for name, a in arrays.items() if name.endswith(".values"))
+
+
+class NativeDecoder(NativeModule):
+    """Stands for a `TextDecoder` when rows are stepped.
 
     Args:
         shape: sizes.
@@ -151,7 +169,7 @@ class NativeDecoder(nn.Module):
         instruction_set: str,
         options: NativeOptions | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(arrays)
         self.shape, self.options = shape, options or NativeOptions()
         self.team, self.instruction_set = team, instruction_set
         self.positions = arrays["positions"]
@@ -170,6 +188,12 @@ class NativeDecoder(nn.Module):
     def max_tokens(self) -> int:
         """Longest row the positions allow."""
         return self.shape.max_tokens
+
+    def embedding(self, tokens: Tensor) -> Tensor:
+        """Embeddings (..., D) of tokens (...), out of the packed output matrix: some encoders read them too."""
+        values = self.vocabulary["values"][tokens // BLOCK, :, tokens % BLOCK].flatten(-2)
+        scale = self.vocabulary["scale"][tokens] * self.shape.embedding_scale
+        return values[..., : self.shape.width] * scale[..., None]
 
     @enough_memory()
     def start(
@@ -303,11 +327,11 @@ class NativeDecoder(nn.Module):
         cache.grow(tokens.shape[1])
 
 
-class NativeStem(nn.Module):
-    """Stands for a conformer's `Subsampling`, and for the convolutions before Whisper's layers; it has no gradient."""
+class NativeStem(NativeModule):
+    """Stands for a conformer's `Subsampling`, and for the convolutions before Whisper's layers."""
 
     def __init__(self, shape: StemShape, arrays: Arrays, team: Any, instruction_set: str) -> None:
-        super().__init__()
+        super().__init__(arrays)
         self.shape = shape
         self._native = native().Stem(arrays, instruction_set, team, **shape.sizes())
 
@@ -324,11 +348,11 @@ class NativeStem(nn.Module):
         return out[..., : self.shape.width].to(features.dtype), shorter
 
 
-class NativeLayers(nn.Module):
-    """Stands for all layers of an encoder, and the norm behind a transformer's; it has no gradient."""
+class NativeLayers(NativeModule):
+    """Stands for all layers of an encoder, and the norm behind a transformer's."""
 
     def __init__(self, shape: EncoderShape, arrays: Arrays, team: Any, instruction_set: str) -> None:
-        super().__init__()
+        super().__init__(arrays)
         self.shape = shape
         self._native = native().Encoder(arrays, instruction_set, team, **shape.sizes())
 
@@ -377,6 +401,9 @@ class NativeWhisperEncoder(nn.Module):
 def why_not_family(family: Family) -> str | None:
     """Why the kernels cannot run a family's decoder, without which they run nothing; None when they can."""
     decoder = family.capabilities.decoder
+    able = family.capabilities
+    if able.transducer is not None or able.ctc is not None:
+        return "it writes frame by frame, and the kernels run attention decoders"
     if (
         not isinstance(family, nn.Module)
         or not isinstance(decoder, TextDecoder)

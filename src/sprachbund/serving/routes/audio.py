@@ -222,7 +222,13 @@ class FileJob:
 
 
 def options_of(
-    *, languages: Sequence[str], prompt: str | None, words: bool, digits: bool, batch_size: int
+    *,
+    languages: Sequence[str],
+    prompt: str | None,
+    words: bool,
+    digits: bool,
+    temperature: float,
+    batch_size: int,
 ) -> DecodingOptions:
     """Decoding options of a request.
 
@@ -231,6 +237,7 @@ def options_of(
         prompt: context or glossary.
         words: whether words get timestamps.
         digits: whether numbers are written in digits.
+        temperature: 0 is greedy.
         batch_size: spans in a batch at most.
     """
     return DecodingOptions(
@@ -238,6 +245,7 @@ def options_of(
         prompt=prompt or None,
         word_timestamps=words,
         digits=digits,
+        temperature=(temperature,),
         batch_size=batch_size,
     )
 
@@ -303,6 +311,7 @@ async def _start_job(
             prompt=form.prompt,
             words=form.words or form.log_probs,
             digits=form.digits,
+            temperature=form.temperature_for(worker.model.family),
             batch_size=service.settings.batch_size,
         ),
         max_duration_s=service.settings.limits.max_duration_s,
