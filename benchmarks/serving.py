@@ -4,7 +4,9 @@ sessions: live sessions in real time, by one service that batches and by a proce
 percentile of its delay (sound there to text sent) stays under --most-delay-s, nothing was left out, and the delay grows
 by less than half of that. uploads: short recordings from many clients: nothing lost, every refusal honest.
 soak: a talk of an hour: slopes of delay and memory. load: live sessions for an hour beside uploads, slow clients and
-clients that vanish: what was lost, and whether the machine could carry it. Run: python benchmarks/serving.py soak
+clients that vanish: what was lost, and whether the machine could carry it. curve: requests a second against the time of
+one, at 1 to 32 clients who each wait for an answer before they ask again; a Whisper of random weights whose texts have
+61 tokens, beside faster-whisper with the same weights (--peers, as of peers.py). Run: python benchmarks/serving.py soak
 """
 
 import argparse
@@ -14,8 +16,10 @@ import json
 import os
 import platform
 import re
+import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections import Counter
@@ -330,6 +334,121 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
         "lost_s": heard.lost_s,
         "error": heard.error,
     }
+
+
+# Throughput against latency.
+
+CURVE_TOKENS, CURVE_PROMPT = 64, 3
+ONE_SPAN = 4
+"""So many of the examples have no pause in the first five seconds, at which they would be cut into two texts."""
+PEERS = Path(__file__).parent / "peers"
+
+
+def curve(options: argparse.Namespace) -> dict[str, Any]:
+    """Every system at every number of clients, one after the other."""
+    folder = _checkpoint(options)
+    trials = []
+    with tempfile.TemporaryDirectory() as temporary:
+        paths = [Path(temporary) / f"{i}.wav" for i in range(ONE_SPAN)]
+        for path, example in zip(paths, EXAMPLES, strict=False):
+            soundfile.write(path, load(example, 0.0, 5.0), RATE)
+        bodies = [path.read_bytes() for path in paths]
+        limits = ["--max-working", "64", "--max-waiting", "256", "--max-receiving", "256"]
+        limits += ["--max-per-minute", "1000000"]
+        threads = options.threads or len(os.sched_getaffinity(0))
+        for workers in dict.fromkeys((1, options.workers)):
+            own = ["--threads", str(threads // workers), "--workers", str(workers)]
+            with service(
+                *limits, *ONE_CLIENT, "--engine", options.engine, "--model", str(folder), *own
+            ) as served:
+                way = f"sprachbund, {workers} worker{'s' * (workers > 1)}"
+                trials += _curve_of(way, served, folder.name, bodies, options)
+        if options.peers:
+            with _faster_whisper(folder.parent, threads, options.peers) as served:
+                trials += _curve_of("faster-whisper int8, batches", served, folder.name, bodies, options)
+    return {"trials": trials}
+
+
+def _checkpoint(options: argparse.Namespace) -> Path:
+    """The model's directory, made once; so is what faster-whisper reads."""
+    folder = Path(tempfile.gettempdir()) / "sprachbund-serving" / options.shape
+    folder.mkdir(parents=True, exist_ok=True)
+    script = [sys.executable, str(PEERS / "checkpoint.py")]
+    if not (made := folder / "made").exists():
+        subprocess.run([*script, "make", options.shape, folder, str(CURVE_TOKENS)], check=True)
+        made.touch()
+    if options.peers and not (converted := folder / "converted-ctranslate2").exists():
+        env = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}  # torch and transformers are ours
+        subprocess.run([options.peers, script[1], "ctranslate2", folder], check=True, env=env)
+        converted.touch()
+    return folder / "transformers"
+
+
+@contextmanager
+def _faster_whisper(folder: Path, threads: int, python: str) -> Iterator[Service]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    numbers = [str(port), str(threads), str(CURVE_TOKENS - CURVE_PROMPT)]
+    command = [python, str(PEERS / "serve_faster_whisper.py"), str(folder), *numbers]
+    process = subprocess.Popen(command, env={**env, "OMP_NUM_THREADS": str(threads)})
+    try:
+        url = f"http://127.0.0.1:{port}"
+        while not _is_ready(url):
+            if process.poll() is not None:
+                raise SystemExit("the peer's service ended; its error stands above")
+            time.sleep(0.1)
+        yield Service(url=url, process=psutil.Process(process.pid))
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _curve_of(
+    way: str, served: Service, model: str, bodies: list[bytes], options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    trials = []
+    asyncio.run(_ask(served, model, bodies, 2, 2.0))  # buffers, and workers that load at their first request
+    for clients in options.curve_clients:
+        times, took_s = asyncio.run(_ask(served, model, bodies, clients, options.seconds))
+        trials.append(
+            {
+                "way": way,
+                "clients": clients,
+                "requests": len(times),
+                "requests_per_s": len(times) / took_s,
+                "answer_s": _quantiles(times),
+                "memory_mib": served.memory_mib,
+            }
+        )
+        Console(stderr=True).print(trials[-1])
+    return trials
+
+
+async def _ask(
+    served: Service, model: str, bodies: list[bytes], clients: int, seconds: float
+) -> tuple[list[float], float]:
+    """Seconds of every answer, and of all; each client's last request is finished and counts."""
+    times: list[float] = []
+    began = time.monotonic()
+
+    async def client(http: httpx.AsyncClient, number: int) -> None:
+        while time.monotonic() - began < seconds:
+            sent = time.monotonic()
+            answer = await http.post(
+                f"{served.url}/v1/audio/transcriptions",
+                files={"file": ("a.wav", bodies[number % len(bodies)])},
+                data={"model": model, "language": "en"},
+            )
+            if answer.status_code != 200:
+                raise SystemExit(f"{served.url} answered {answer.status_code}: {answer.text}")
+            times.append(time.monotonic() - sent)
+            number += clients
+
+    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=clients)) as http:
+        await asyncio.gather(*(client(http, number) for number in range(clients)))
+    return times, time.monotonic() - began
 
 
 def slope(points: list[tuple[float, float]]) -> dict[str, float] | None:
@@ -717,7 +836,7 @@ async def _session(served: Service, options: argparse.Namespace) -> AsyncIterato
         yield socket, json.loads(await socket.recv())
 
 
-MEASURES = {"sessions": sessions, "uploads": uploads, "soak": soak, "load": under_load}
+MEASURES = {"sessions": sessions, "uploads": uploads, "soak": soak, "load": under_load, "curve": curve}
 QUICK: dict[str, Any] = {
     "seconds": 6.0,
     **dict.fromkeys(("most_sessions", "most_processes"), 2),
@@ -725,6 +844,8 @@ QUICK: dict[str, Any] = {
     "clients": 5,
     "minutes": 0.15,
     "every_s": 1.0,
+    "shape": "tiny",
+    "curve_clients": [1, 4],
     "live": 2,
     **dict.fromkeys(("slow", "vanishing"), 3),
 }
@@ -742,7 +863,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--policy", default="local-agreement")
     parser.add_argument("--targets", nargs="+", default=["de"])
-    parser.add_argument("--seconds", type=float, default=60.0, help="of a session")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of a session, or of a number of clients")
     parser.add_argument("--most-sessions", type=int, default=256)
     parser.add_argument("--most-processes", type=int, default=16, help="each takes some 370 MiB")
     parser.add_argument("--most-delay-s", type=float, default=1.0)
@@ -750,6 +871,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--every-s", type=float, default=10.0, help="between two looks at the memory")
+    parser.add_argument("--shape", default="small", help="of the curve's model")
+    parser.add_argument("--curve-clients", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--workers", type=int, default=1, help="of the service, beside one")
+    parser.add_argument("--threads", type=int, help="of all workers together; all cores by default")
+    parser.add_argument("--peers", help="interpreter of the peers' environment, for the curve")
     parser.add_argument("--live", type=int, default=32, help="sessions at once of the load")
     parser.add_argument("--uploaders", type=int, default=2, help="beside them")
     parser.add_argument("--slow", type=int, default=9, help="slow clients beside them")

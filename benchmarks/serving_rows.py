@@ -32,6 +32,18 @@ def rows_of(what: str, found: dict[str, Any]) -> list[dict[str, Any]]:
                 "memory, MiB": found["memory_mib"],
             }
         ]
+    if what == "curve":
+        return [
+            {
+                "service": one["way"],
+                "clients": one["clients"],
+                "requests a second": one["requests_per_s"],
+                "answer p50, s": one["answer_s"]["p50"],
+                "answer p95, s": one["answer_s"]["p95"],
+                "memory, MiB": one["memory_mib"],
+            }
+            for one in found["trials"]
+        ]
     return [
         {
             "way": one["way"],

@@ -1,8 +1,8 @@
 """A Whisper of a published shape with random weights, in the files of every system, and recordings to try it on.
 
 Speed does not depend on what weights say, and no checkpoint has to be fetched. The vocabulary has the published size
-and special tokens; its words are made up. Run by peers.py: checkpoint.py make SHAPE FOLDER, or ctranslate2, ggml or
-openvino FOLDER, each in the environment that has the converter.
+and special tokens; its words are made up. Run by peers.py and serving.py: checkpoint.py make SHAPE FOLDER [TOKENS], or
+ctranslate2, ggml or openvino FOLDER, each in the environment that has the converter.
 """
 
 import json
@@ -86,8 +86,15 @@ def generation_settings() -> dict[str, Any]:
     }
 
 
-def make(shape: str, folder: Path) -> None:
-    """Write the checkpoint for transformers and us, that for openai-whisper, and the recording."""
+def make(shape: str, folder: Path, max_tokens: int | None = None) -> None:
+    """Write the checkpoint for transformers and us, that for openai-whisper, and the recording.
+
+    Args:
+        shape: published name.
+        folder: that exists.
+        max_tokens: positions of the decoder, prompt included; as published if None. Random weights never end a text, so
+            it is where services end it.
+    """
     import torch
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
@@ -96,7 +103,9 @@ def make(shape: str, folder: Path) -> None:
     torch.manual_seed(0)
     settings = generation_settings()
     ids = {key: settings[key] for key in settings if key in ("decoder_start_token_id", "eos_token_id")}
-    sizes = PRESETS[shape].to_transformers() | ids | {"bos_token_id": ids["eos_token_id"]}
+    sizes = PRESETS[shape].to_transformers()
+    sizes |= {} if max_tokens is None else {"max_target_positions": max_tokens}
+    sizes |= ids | {"bos_token_id": ids["eos_token_id"]}
     model = WhisperForConditionalGeneration(
         WhisperConfig(**sizes, pad_token_id=ids["eos_token_id"], suppress_tokens=[], begin_suppress_tokens=[])
     )
@@ -215,6 +224,6 @@ CONVERTERS = {"ctranslate2": convert_ctranslate2, "ggml": convert_ggml, "openvin
 
 if __name__ == "__main__":
     if sys.argv[1] == "make":
-        make(sys.argv[2], Path(sys.argv[3]))
+        make(sys.argv[2], Path(sys.argv[3]), *map(int, sys.argv[4:]))
     else:
         CONVERTERS[sys.argv[1]](Path(sys.argv[2]))

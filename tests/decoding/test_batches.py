@@ -11,7 +11,7 @@ from sprachbund.audio.spans import Span
 from sprachbund.decoding.languages import LanguageTracker, read_request
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.pipeline import NOT_OF_THE_SEARCH, RecordedSpan, RecordingState, translate_spans
-from sprachbund.decoding.search import search
+from sprachbund.decoding.search import SearchRequest
 from tests.decoding.test_translate import LENIENT, recording
 from tests.decoding.tiny_family import TinyFamily
 
@@ -95,11 +95,12 @@ def test_recordings_with_the_same_wishes_share_a_search():
 def test_recordings_share_a_search_only_with_the_draft_they_share(monkeypatch):
     groups = []
 
-    def recorded_search(model, memory, asked, options, durations_s, speculation):
-        groups.append((len(asked), speculation))
-        return search(model, memory, asked, options, durations_s)
+    def recorded(request):
+        groups.append((len(request.targets), request.speculation))
+        return run(replace(request, speculation=None))
 
-    monkeypatch.setattr("sprachbund.decoding.pipeline.search", recorded_search)
+    run = SearchRequest.run
+    monkeypatch.setattr(SearchRequest, "run", recorded)
     shared, own = object(), object()
     recordings = [asked(["de"], "en"), asked(["fr"], "en"), asked(["de"], "en")]
     for one, speculation in zip(recordings, (shared, shared, own), strict=True):
@@ -143,11 +144,12 @@ def test_recordings_that_ask_for_another_search_are_not_searched_together(monkey
     assert names == NOT_OF_THE_SEARCH | others.keys() | {"word_timestamps"}
     calls = []
 
-    def counting(model, memory, targets, options, *rest):
-        calls.append(len(targets))
-        return search(model, memory, targets, options, *rest)
+    def counting(request):
+        calls.append(len(request.targets))
+        return run(request)
 
-    monkeypatch.setattr("sprachbund.decoding.pipeline.search", counting)
+    run = SearchRequest.run
+    monkeypatch.setattr(SearchRequest, "run", counting)
     for name, value in others.items():
         calls.clear()
         pair = [asked(["de"], "en"), asked(["de"], "en", replace(PLAIN, **{name: value}))]

@@ -89,6 +89,34 @@ def test_rows_are_those_of_a_search_from_python(
     assert_alike(flat(search(family, memory, targets, options)), wanted)
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("drafted", [False, True])
+def test_timestamps_are_those_of_a_search_from_python(
+    monkeypatch: pytest.MonkeyPatch, seed: int, drafted: bool
+) -> None:
+    family = TinyFamily(seed=seed, sharpness=1.0, num_times=30)
+    shape, arrays = pack_decoder(family.decoder)
+    decoder = NativeDecoder(shape, arrays, native().Team(1), choose_instruction_set())
+    family.decoder = cast(Any, decoder)
+    memory, _ = rows_of(30, seed)
+    # Rows with and without timestamps in one search; sound of several lengths, some shorter than the first second.
+    targets = [
+        [Target(language="de", timestamps=True), Target(language="en", timestamps=bool(n % 3))]
+        for n in range(30)
+    ]
+    durations_s = [0.3 + n % 7 * 0.4 for n in range(30)]
+    with from_python(monkeypatch):
+        wanted = flat(search(family, memory, targets, PLAIN, durations_s))
+    texts = {"de": [[*row.tokens, family.end_token] for row in wanted], "en": [[7, 8, 9]]}
+    draft = TokenMapDraft(TokenMap.fit(texts, family.vocabulary_size, orders=(2, 1)))
+    speculation = Speculation(cast(Draft, draft), num_draft_tokens=3) if drafted else None
+    found = flat(search(family, memory, targets, PLAIN, durations_s, speculation))
+    assert_alike(found, wanted)
+    stamps = [token for row in found for token in row.tokens if token >= family.first_time]
+    assert len(stamps) > 60
+    assert speculation is None or sum(each.accepted for each in speculation.report()) > 20
+
+
 @pytest.mark.parametrize("num_draft_tokens", [1, 2, 4, 8])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_two_hundred_rows_keep_their_tokens_with_a_token_map(

@@ -1,6 +1,8 @@
 """Models come when they are wanted and go when they are not."""
 
 import asyncio
+import os
+import sys
 
 import pytest
 
@@ -9,6 +11,7 @@ from sprachbund.serving.metrics import Meters
 from sprachbund.serving.models import ModelStore, described_model, identifier
 from sprachbund.serving.schemas import RefusalError
 from sprachbund.serving.settings import Limits, Settings, Timeouts
+from sprachbund.util.processor import usable_cores
 from tests.serving.support import tiny_model
 
 
@@ -34,6 +37,46 @@ def test_a_model_is_loaded_once_for_all_who_want_it():
 
     asyncio.run(scenario())
     assert loads == ["a"]
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or usable_cores() < 2, reason="two workers need two cores, and Linux"
+)
+def test_workers_have_cores_of_their_own_and_share_the_requests():
+    loads: list[str] = []
+
+    async def scenario():
+        store = store_of("a", loads=loads, workers=2)
+        async with store.lease("a") as first, store.lease("a") as second:
+            assert first is not second
+            cores = [worker.call(lambda: os.sched_getaffinity(0)).result(5) for worker in (first, second)]
+            assert all(cores)
+            assert not cores[0] & cores[1]
+            async with store.lease("a"), store.lease("a") as fourth:
+                assert fourth in (first, second)
+            store.sweep(now_s=1e12)
+            assert store.loaded == ["a"]
+        async with store.lease("a") as one:
+            assert one.call(lambda: 7).result(5) == 7
+        store.sweep(now_s=1e12)
+        assert store.loaded == []
+        assert first.join(5)
+        assert second.join(5)
+
+    before = os.sched_getaffinity(0)
+    asyncio.run(scenario())
+    assert loads == ["a", "a"]
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are pinned on Linux alone")
+def test_more_workers_or_threads_than_cores_are_refused():
+    count = usable_cores()
+    with pytest.raises(SprachbundError, match=f"{count} cores may be used"):
+        store_of("a", workers=count + 1)
+    if count > 1:
+        with pytest.raises(SprachbundError, match=f"{count} threads were asked for"):
+            store_of("a", workers=count, threads=count)
 
 
 def test_it_is_unloaded_when_nobody_has_used_it_for_long():

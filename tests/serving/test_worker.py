@@ -2,18 +2,34 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from sprachbund.api import Model
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio.spans import Span
+from sprachbund.decoding.languages import LanguageTracker, read_request
+from sprachbund.decoding.native_search import RunningSearch
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import LongForm, finish_translation
+from sprachbund.decoding.pipeline import (
+    LongForm,
+    RecordedSpan,
+    RecordingState,
+    finish_translation,
+    translate_spans,
+)
+from sprachbund.engines.extension import choose_instruction_set, native
+from sprachbund.engines.native_engine import NativeDecoder
+from sprachbund.engines.packing import pack_decoder
 from sprachbund.errors import SprachbundError
 from sprachbund.serving.metrics import Meters
-from sprachbund.serving.worker import ModelWorker
+from sprachbund.serving.worker import AbandonedError, ModelWorker
 from tests.decoding.test_translate import LENIENT, SPEECH, Loudness, recording
+from tests.decoding.tiny_family import TinyFamily
+from tests.engines.support import needs_native
 from tests.serving.support import tiny_model, wait_for
 
 OPTIONS = DecodingOptions(guard=LENIENT, max_tokens=8, min_tokens=1)
@@ -32,13 +48,13 @@ def worker(meters):
     assert made.join(5)
 
 
-def text_of(model, samples, target, compute=None):
+def text_of(model, samples, target, compute=None, options=OPTIONS):
     work = LongForm(
         model,
         samples,
         [target],
         None,
-        OPTIONS,
+        options,
         sample_rate=SAMPLE_RATE,
         activity=Loudness(),
         compute=compute,
@@ -91,6 +107,106 @@ def test_no_recording_waits_for_the_whole_of_another(worker):
         wait_for(lambda: len(worker._recordings) == 2)
         blocked.set()
     assert done == ["short", "long"]
+
+
+def native_model() -> Model:
+    family = TinyFamily(seed=3, sharpness=1.0, max_tokens=120, num_times=50)
+    shape, arrays = pack_decoder(family.decoder)
+    family.decoder = NativeDecoder(shape, arrays, native().Team(1), choose_instruction_set())
+    return Model(family, name="tiny")
+
+
+@pytest.fixture
+def native_worker(meters):
+    made = ModelWorker("tiny", native_model, lambda model: None, batch_size=4, meters=meters)
+    made.ready.result(30)
+    yield made
+    made.close()
+    assert made.join(5)
+
+
+@needs_native
+@pytest.mark.parametrize("seed", range(3))
+def test_spans_that_join_a_running_search_give_what_they_give_alone(native_worker, meters, seed):
+    """Twelve clients, each at moments of its own; rows of one recording end in another order than they began."""
+    model, random = native_worker.model.family, np.random.default_rng(seed)
+    samples = [recording(*SPEECH[:3], (12.0, 12.5), seed=n) for n in range(12)]
+    wishes = [
+        replace(OPTIONS, max_tokens=int(random.integers(2, 100)), timestamps=bool(n % 2)) for n in range(12)
+    ]
+    targets = [["de", "fr", "transcribe"][n % 3] for n in range(12)]
+    alone = [text_of(model, *each) for each in zip(samples, targets, [None] * 12, wishes, strict=True)]
+    pauses = random.random(12) * 0.2
+
+    def client(n):
+        threading.Event().wait(pauses[n])
+        return text_of(model, samples[n], targets[n], native_worker.compute, wishes[n])
+
+    with ThreadPoolExecutor(12) as threads:
+        assert list(threads.map(client, range(12))) == alone
+    assert native_worker._running.num_free == 4
+    assert not native_worker._jobs
+    value = meters.registry.get_sample_value
+    assert value("sprachbund_batch_spans_sum") > value("sprachbund_batch_spans_count")
+
+
+@needs_native
+def test_an_abandoned_recording_leaves_the_search_and_makes_room(native_worker):
+    """Its rows would go on for longer than the test: the kernels are held between two passes."""
+    family, gone = native_worker.model.family, threading.Event()
+    spans = spans_of(family, 6, replace(OPTIONS, min_tokens=90, max_tokens=100))
+    others = spans_of(family, 2, OPTIONS)
+    alone = [[s.text for _, s in row] for row in translate_spans(family, others)]
+    held, entered = threading.Event(), threading.Event()
+    run = RunningSearch.run
+
+    def slowly(running, most_passes):
+        entered.set()
+        held.wait(20)
+        return run(running, 1)
+
+    with ThreadPoolExecutor(2) as threads, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(RunningSearch, "run", slowly)
+        abandoned = threads.submit(native_worker.compute, spans, gone)
+        assert entered.wait(20)
+        assert native_worker._running.num_free == 0
+        waiting = threads.submit(native_worker.compute, others)
+        gone.set()
+        native_worker.notify()
+        held.set()
+        with pytest.raises(AbandonedError):
+            abandoned.result(20)
+        assert [[s.text for _, s in row] for row in waiting.result(20)] == alone
+    assert native_worker._running.num_free == 4
+
+
+@needs_native
+def test_a_fault_in_one_recording_takes_its_rows_out_of_the_search(native_worker):
+    family = native_worker.model.family
+    faulty, fine = spans_of(family, 3, OPTIONS), spans_of(family, 3, OPTIONS)
+    alone = [[s.text for _, s in row] for row in translate_spans(family, fine)]
+    features = family.features
+    family.features = lambda samples: features(samples) if samples[0] is not faulty[1].samples else [][0]
+    with ThreadPoolExecutor(2) as threads:
+        broken, whole = (threads.submit(native_worker.compute, spans) for spans in (faulty, fine))
+        with pytest.raises(IndexError):
+            broken.result(20)
+        assert [[s.text for _, s in row] for row in whole.result(20)] == alone
+    assert native_worker._running.num_free == 4
+
+
+def spans_of(family, count, options):
+    state = RecordingState(
+        request=read_request(family, source="en", targets=["de"], allowed=None),
+        options=options,
+        tracker=LanguageTracker(family.source_languages, None, 1),
+    )
+    spans = []
+    for number in range(count):
+        samples = recording((0.0, 1.0), duration_s=1.0, seed=number)
+        span = Span(start_s=2.0 * number, end_s=2.0 * number + 1.0, speech_probability=1.0)
+        spans.append(RecordedSpan(recording=state, span=span, samples=samples))
+    return spans
 
 
 class Caption:

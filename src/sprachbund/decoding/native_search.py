@@ -2,24 +2,30 @@
 
 Between two passes nothing returns to Python, which takes longer than a pass of a small decoder. The first token of
 every row is chosen here, by the same rules as in every other search; the kernels choose the others, of which they know
-the tokens that are never written and the fewest tokens of a row. Rules on timestamps and scores of CTC they do not
-know: such rows are searched from Python, as are beams. Shapes: R rows, U tokens, K draft tokens, V vocabulary.
+the tokens that are never written, the fewest tokens of a row and the rules on timestamps. Scores of CTC they do not
+know: such rows are searched from Python, as are beams.
+
+Rows need not begin together: `RunningSearch` has places for rows that join while others are under way and leave when
+they end, so that a row waits for nobody's end (continuous batching; Yu et al. 2022, Orca, section 3.1, there a token at
+a time). A row's tokens are those that it has alone. Shapes: R rows, U tokens, K draft tokens, S places, V vocabulary.
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sprachbund.decoding.drafts.base import DraftRun, Integers, NativeRun, StatelessRun
 from sprachbund.decoding.logits_process import LogitsProcessor, likeliest
-from sprachbund.decoding.options import Accept
+from sprachbund.decoding.options import MAX_DRAFT_TOKENS, Accept
 from sprachbund.decoding.state import Hypothesis, HypothesisBatch
 from sprachbund.engines.extension import native
 from sprachbund.engines.native_engine import NativeCache, NativeDecoder
+from sprachbund.engines.packing import BLOCK
 from sprachbund.models.base import Family
 
 
@@ -39,7 +45,6 @@ def searches_natively(
         isinstance(family.capabilities.decoder, NativeDecoder)
         and isinstance(batch.cache, NativeCache)
         and type(processor) is LogitsProcessor
-        and processor.times is None
         and accept == "exact"
         and (run is None or isinstance(run, NativeRun))
     )
@@ -53,29 +58,57 @@ class NativeSearch:
         prompts: of the rows.
 
     Attributes:
+        batch: as given.
+        tokens: (R, U) prompts and what was written behind them.
+        lengths: (R,) tokens of each row.
+        prompt_lengths: (R,) of which its prompt has so many.
+        log_probs: (R,) sums over what was written.
+        ended: (R,) rows that wrote the end token.
+        suppressed, begins: tokens never to be written, in lists that begin at these places.
         checked: (R,) draft tokens that the model has checked.
         accepted: (R, K + 1) passes of a row in which at least 0, 1, .. draft tokens were accepted.
         passes: of the model, behind the prompts.
     """
 
     def __init__(self, batch: HypothesisBatch, prompts: Sequence[Sequence[int]]) -> None:
-        self._batch, processor = batch, batch.processor
+        self.batch, processor = batch, batch.processor
         log_probs = processor.log_probs(batch.logits, batch.tokens)
         first = likeliest(log_probs)
-        self._log_probs = log_probs.gather(1, first[:, None])[:, 0].double().numpy()
-        self._prompt_lengths = np.array([len(prompt) for prompt in prompts])
-        self._tokens = np.zeros((len(prompts), batch.cache.capacity + 1), np.int64)
+        self.log_probs = log_probs.gather(1, first[:, None])[:, 0].double().numpy()
+        self.prompt_lengths = np.array([len(prompt) for prompt in prompts])
+        self.tokens = np.zeros((len(prompts), batch.cache.capacity + 1), np.int64)
         for row, (prompt, token) in enumerate(zip(prompts, first.tolist(), strict=True)):
-            self._tokens[row, : len(prompt) + 1] = [*prompt, token]
-        self._lengths = self._prompt_lengths + 1
-        self._ended = first.numpy() == processor.end_token
-        self._room = np.where(self._ended, 0, processor.limits.numpy() - 1)
+            self.tokens[row, : len(prompt) + 1] = [*prompt, token]
+        self.lengths = self.prompt_lengths + 1
+        self.ended = first.numpy() == processor.end_token
+        self._limits: Integers = processor.limits.numpy()
         masks = [mask.nonzero().flatten() for mask in processor.suppressed.masks]
-        self._suppressed = torch.cat(masks)
-        self._begins = np.cumsum([0, *map(len, masks)])
+        self.suppressed = torch.cat(masks)
+        self.begins = np.cumsum([0, *map(len, masks)])
         self.checked: Integers = np.zeros(len(prompts), np.int64)
         self.accepted: Integers = np.zeros((len(prompts), 1), np.int64)
         self.passes = 0
+
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return len(self.lengths)
+
+    @property
+    def list_of(self) -> Integers:
+        """(R,) the list of suppressed tokens of each row."""
+        lists: Integers = self.batch.processor.suppressed.mask_of.numpy()
+        return lists
+
+    def draft_of(self, run: NativeRun | None) -> Any:
+        """The engine's own draft on the rows; None without a run."""
+        return None if run is None else run.native_draft(self.prompt_lengths.tolist())
+
+    @property
+    def room(self) -> Integers:
+        """(R,) most tokens that are still to come; 0 for a row that has ended."""
+        left: Integers = np.where(self.ended, 0, self._limits - (self.lengths - self.prompt_lengths))
+        return left
 
     def finish(
         self,
@@ -92,39 +125,253 @@ class NativeSearch:
             num_draft_tokens: K, most draft tokens a pass.
             most_passes: after which rows are left as they are, unfinished.
         """
-        cache, processor = self._batch.cache, self._batch.processor
+        cache = self.batch.cache
         assert isinstance(cache, NativeCache)
-        self.accepted = np.zeros((len(self._tokens), num_draft_tokens + 1), np.int64)
+        self.accepted = np.zeros((self.num_rows, num_draft_tokens + 1), np.int64)
+        processor = self.batch.processor
         self.passes += decoder.search(
             cache,
-            tokens=self._tokens,
-            lengths=self._lengths,
-            room=self._room,
-            log_probs=self._log_probs,
-            ended=self._ended,
-            suppressed=self._suppressed,
-            begins=self._begins,
+            tokens=self.tokens,
+            lengths=self.lengths,
+            room=self.room,
+            log_probs=self.log_probs,
+            ended=self.ended,
+            suppressed=self.suppressed,
+            begins=self.begins,
             list_of=processor.suppressed.mask_of,
             end_token=processor.end_token,
-            earliest_end=self._prompt_lengths + processor.min_tokens,
+            earliest_end=self.prompt_lengths + processor.min_tokens,
             most=num_draft_tokens,
             most_passes=most_passes,
             checked=self.checked,
             accepted=self.accepted,
-            draft=None if run is None else run.native_draft(self._prompt_lengths.tolist()),
+            until_end=False,
+            first_time=-1 if processor.times is None else processor.times.first,
+            latest_time=processor.latest,
+            prompts=self.prompt_lengths,
+            draft=self.draft_of(run),
         )
-        return [self._hypothesis(row) for row in range(len(self._tokens))]
+        return self.hypotheses()
+
+    def hypotheses(self) -> list[Hypothesis]:
+        """What the rows hold."""
+        return [self._hypothesis(row) for row in range(len(self.tokens))]
 
     def _hypothesis(self, row: int) -> Hypothesis:
-        ended, total = bool(self._ended[row]), float(self._log_probs[row])
-        stop = int(self._lengths[row]) - ended
+        ended, total = bool(self.ended[row]), float(self.log_probs[row])
+        stop = int(self.lengths[row]) - ended
         return Hypothesis(
-            tokens=tuple(self._tokens[row, int(self._prompt_lengths[row]) : stop].tolist()),
+            tokens=tuple(self.tokens[row, int(self.prompt_lengths[row]) : stop].tolist()),
             log_probability=total,
             finished=ended,
-            no_speech_log_probability=self._batch.no_speech[row],
+            no_speech_log_probability=self.batch.no_speech[row],
             score=total,
         )
+
+
+class RunningSearch:
+    """Places for the rows of any number of searches; between two calls of `run`, searches join and leave.
+
+    A search brings what its prompts left in its own cache, which is copied into its places. Places are made as they are
+    needed, as long as the longest row and memory so far, and given back when the last search has left.
+
+    Args:
+        decoder: of the model.
+        num_places: S, most rows under way.
+
+    Attributes:
+        passes: of the model, so far.
+    """
+
+    def __init__(self, decoder: NativeDecoder, num_places: int) -> None:
+        self._decoder, self._size = decoder, num_places
+        self._entries: list[_Entry] = []
+        self._free: list[int] = []
+        self._rows: _Places | None = None
+        self.passes = 0
+
+    @property
+    def num_free(self) -> int:
+        """Rows that may still join."""
+        return self._size - sum(len(entry.places) for entry in self._entries)
+
+    def add(self, search: NativeSearch, run: NativeRun | None = None, num_draft_tokens: int = 0) -> None:
+        """Let the rows of a search join; there has to be a place for each.
+
+        Args:
+            search: prompts read, nothing written behind the first token.
+            run: the draft at work on its rows; see `joins`.
+            num_draft_tokens: K, most draft tokens a pass.
+        """
+        if search.num_rows > self.num_free:
+            raise ValueError(f"{search.num_rows} rows for {self.num_free} places")
+        if self._rows is None:
+            self._rows, self._free = _Places(self._decoder, self._size), list(range(self._size))[::-1]
+        places = [self._free.pop() for _ in range(search.num_rows)]
+        self._rows.enter(search, places)
+        self._entries.append(_Entry(search, places, search.draft_of(run), num_draft_tokens))
+
+    def remove(self, search: NativeSearch) -> None:
+        """Let the rows of a search leave unfinished; they keep what was written."""
+        self._leave(next(entry for entry in self._entries if entry.search is search))
+
+    def run(self, most_passes: int) -> list[NativeSearch]:
+        """Go on until a search has ended, or for so many passes; the searches that ended, which have left."""
+        if self._rows is None:
+            return []
+        if not (ended := self._ended()):
+            self.passes += self._rows.search(self._decoder, self._entries, most_passes)
+            ended = self._ended()
+        for entry in ended:
+            self._leave(entry)
+        return [entry.search for entry in ended]
+
+    def _ended(self) -> list["_Entry"]:
+        assert self._rows is not None
+        room = self._rows.room
+        return [entry for entry in self._entries if not room[entry.places].any()]
+
+    def _leave(self, entry: "_Entry") -> None:
+        assert self._rows is not None
+        self._rows.leave(entry.search, entry.places)
+        self._entries.remove(entry)
+        self._free += entry.places
+        if not self._entries:
+            self._rows = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    """A search under way: its places, the engine's draft on its rows, and K."""
+
+    search: NativeSearch
+    places: list[int]
+    draft: Any
+    num_draft_tokens: int
+
+
+class _Places:
+    """The rows of a running search (S), which `NativeSearch` has too, and their cache.
+
+    A free place is a row of one token that has no room for another.
+    """
+
+    def __init__(self, decoder: NativeDecoder, size: int) -> None:
+        self._max_tokens = decoder.max_tokens
+        self._tokens = np.zeros((size, decoder.max_tokens + 1), np.int64)
+        self._lengths, self._prompt_lengths = np.ones(size, np.int64), np.zeros(size, np.int64)
+        self._log_probs, self._ended = np.zeros(size), np.zeros(size, np.bool_)
+        self._earliest_end, self._latest = np.zeros(size, np.int64), np.full(size, -1)
+        self._checked = np.zeros(size, np.int64)
+        self._accepted = np.zeros((size, MAX_DRAFT_TOKENS + 1), np.int64)
+        self.room = np.zeros(size, np.int64)
+        self._end_token, self._first_time = 0, -1
+        self._cache: NativeCache | None = None
+
+    def enter(self, search: NativeSearch, places: list[int]) -> None:
+        """Copy the rows of a search into places."""
+        batch, processor = search.batch, search.batch.processor
+        self._tokens[places, : search.tokens.shape[1]] = search.tokens
+        self._lengths[places], self._prompt_lengths[places] = search.lengths, search.prompt_lengths
+        self._log_probs[places], self._ended[places] = search.log_probs, search.ended
+        self._earliest_end[places] = search.prompt_lengths + processor.min_tokens
+        self._latest[places], self.room[places] = processor.latest.numpy(), search.room
+        self._checked[places], self._accepted[places] = 0, 0
+        self._end_token = processor.end_token
+        if processor.times is not None:
+            self._first_time = processor.times.first
+        cache = batch.cache
+        assert isinstance(cache, NativeCache)
+        own = self._cache_for(cache)
+        used, group = -(-cache.used // BLOCK), cache.num_rows // len(cache.frames)
+        memories = [row // group for row in range(cache.num_rows)]
+        own.own[:, :, places, :, :used] = cache.own[:, :, :, :, :used]
+        own.cross[:, :, places, :, : cache.cross.shape[4]] = cache.cross[:, :, memories]
+        own.frames[places] = cache.frames[memories]
+        if own.scales is not None and cache.scales is not None:
+            own.scales[:, :, places, :, : cache.scales.shape[4]] = cache.scales[:, :, memories]
+
+    def leave(self, search: NativeSearch, places: list[int]) -> None:
+        """Give what was written to the search, and free its places."""
+        search.tokens[:] = self._tokens[places, : search.tokens.shape[1]]
+        search.lengths, search.log_probs = self._lengths[places], self._log_probs[places]
+        search.ended = self._ended[places]
+        search.checked += self._checked[places]
+        search.accepted = self._accepted[places]
+        self._lengths[places], self._prompt_lengths[places], self.room[places] = 1, 0, 0
+        self._tokens[places, 0], self._latest[places] = 0, -1
+
+    def search(self, decoder: NativeDecoder, entries: Sequence[_Entry], most_passes: int) -> int:
+        """Write on until a row ends, or for so many passes; how many there were."""
+        assert self._cache is not None
+        suppressed, begins = [torch.zeros(0, dtype=torch.long)], [np.zeros(1, np.int64)]
+        list_of = np.zeros(len(self.room), np.int64)
+        for entry in entries:
+            list_of[entry.places] = entry.search.list_of + sum(map(len, begins)) - 1
+            begins.append(entry.search.begins[1:] + sum(map(len, suppressed)))
+            suppressed.append(entry.search.suppressed)
+        parts = [
+            (entry.draft, entry.places, entry.num_draft_tokens)
+            for entry in entries
+            if entry.draft is not None and self.room[entry.places].any()
+        ]
+        before = self._lengths.copy()
+        most = max((most for _, _, most in parts), default=0)
+        accepted = np.zeros((len(self.room), most + 1), np.int64)
+        passes = decoder.search(
+            self._cache,
+            tokens=self._tokens,
+            lengths=self._lengths,
+            room=self.room,
+            log_probs=self._log_probs,
+            ended=self._ended,
+            suppressed=torch.cat(suppressed),
+            begins=np.concatenate(begins),
+            list_of=list_of,
+            end_token=self._end_token,
+            earliest_end=self._earliest_end,
+            most=most,
+            most_passes=most_passes,
+            checked=self._checked,
+            accepted=accepted,
+            until_end=True,
+            first_time=self._first_time,
+            latest_time=self._latest,
+            prompts=self._prompt_lengths,
+            draft=native().JoinedDraft(parts) if parts else None,
+        )
+        self._accepted[:, : most + 1] += accepted
+        self.room = np.where(self._ended, 0, self.room - (self._lengths - before))
+        return passes
+
+    def _cache_for(self, other: NativeCache) -> NativeCache:
+        """The cache, with room for rows and memories as long as those of another."""
+        old, size = self._cache, len(self.room)
+        if old is not None and all(
+            mine.shape[4] >= its.shape[4] for mine, its in ((old.own, other.own), (old.cross, other.cross))
+        ):
+            return old
+
+        def longer(its: Tensor, mine: Tensor | None) -> Tensor:
+            length = its.shape[4] if mine is None else max(its.shape[4], mine.shape[4])
+            made = its.new_zeros(*its.shape[:2], size, its.shape[3], length, *its.shape[5:])
+            if mine is not None:
+                made[:, :, :, :, : mine.shape[4]] = mine
+            return made
+
+        own = longer(other.own, None if old is None else old.own)
+        cross = longer(other.cross, None if old is None else old.cross)
+        scales = None if other.scales is None else longer(other.scales, None if old is None else old.scales)
+        self._cache = NativeCache(
+            own,
+            cross,
+            scales,
+            torch.zeros(size, dtype=torch.long) if old is None else old.frames,
+            num_frames=cross.shape[4] * BLOCK,
+            limit=min(own.shape[4] * BLOCK, self._max_tokens),
+            route=None,
+        )
+        return self._cache
 
 
 class TextRun(StatelessRun):

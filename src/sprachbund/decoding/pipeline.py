@@ -23,10 +23,11 @@ Shapes: B utterances, L source languages, N samples.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import islice, product
+from typing import TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -69,7 +70,7 @@ from sprachbund.decoding.result import (
     build_translation,
     joined_text,
 )
-from sprachbund.decoding.search import search
+from sprachbund.decoding.search import SearchRequest, search
 from sprachbund.decoding.speculation import Speculation, speculation_for
 from sprachbund.decoding.state import Hypothesis
 from sprachbund.decoding.words import (
@@ -99,6 +100,7 @@ from sprachbund.text.sentences import ends_sentence, split_sentences
 
 
 Samples = NDArray[np.float32]
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -513,7 +515,26 @@ class _IdentifiedSpan:
     targets: tuple[str, ...]
 
 
-@torch.inference_mode()
+Steps = Generator[SearchRequest, list[list[Hypothesis]], T]
+"""Work that asks for searches: it is sent what each found, or thrown the SprachbundError it raised."""
+
+
+def with_searches(steps: Steps[T]) -> T:
+    """Do work, every search at once when it is asked for."""
+    try:
+        request = next(steps)
+        while True:
+            try:
+                found = request.run()
+            except SprachbundError as error:
+                request = steps.throw(error)
+            else:
+                request = steps.send(found)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
 def decode_spans(
     model: Family, spans: Sequence[RecordedSpan], encoded: EncodedBatch
 ) -> list[list[DecodedSpan]]:
@@ -524,13 +545,21 @@ def decode_spans(
         spans: as they were encoded.
         encoded: what `encode_spans` gave for them.
     """
+    return with_searches(decoding_steps(model, spans, encoded))
+
+
+@torch.inference_mode()
+def decoding_steps(
+    model: Family, spans: Sequence[RecordedSpan], encoded: EncodedBatch
+) -> Steps[list[list[DecodedSpan]]]:
+    """As `decode_spans`, with the same arguments, for callers that make the searches."""
     identified = [
         _identified_span(model, *one) for one in zip(spans, encoded.languages, encoded.mixed, strict=True)
     ]
     decoded: dict[tuple[int, str], DecodedSpan] = {}
     for rows in _groups(identified):
         own = encoded.memory.select(torch.tensor(rows, device=encoded.memory.states.device))
-        decoded |= _decode_group(model, own, {b: identified[b] for b in rows})
+        decoded |= yield from _decode_group(model, own, {b: identified[b] for b in rows})
     for (b, target), one in decoded.items():
         if spans[b].recording.options.digits:
             decoded[b, target] = replace(one, segments=tuple(map(segment_in_digits, one.segments)))
@@ -594,11 +623,11 @@ def _search_key(recording: RecordingState) -> Hashable:
 
 def _decode_group(
     model: Family, memory: Memory, group: dict[int, _IdentifiedSpan]
-) -> dict[tuple[int, str], DecodedSpan]:
+) -> Steps[dict[tuple[int, str], DecodedSpan]]:
     """Decoded spans by index of the span and target; none where the search failed."""
     first = next(iter(group.values())).recording
     try:
-        rows = _decode_rows(model, memory, list(group.values()), first)
+        rows = yield from _decode_rows(model, memory, list(group.values()), first)
     except SprachbundError as error:
         for one in group.values():
             one.recording.error = error
@@ -608,11 +637,11 @@ def _decode_group(
 
 def _decode_rows(
     model: Family, memory: Memory, group: Sequence[_IdentifiedSpan], first: RecordingState
-) -> list[list[DecodedSpan]]:
+) -> Steps[list[list[DecodedSpan]]]:
     """The decoded span of every span (B) and target (n); the options of `first` hold for the whole group."""
     if (translator := model.capabilities.translator) is not None:
-        return _decode_cascade(model, translator, memory, group, first)
-    return _write_rows(model, memory, group, [one.targets for one in group], first)
+        return (yield from _decode_cascade(model, translator, memory, group, first))
+    return (yield from _write_rows(model, memory, group, [one.targets for one in group], first))
 
 
 def _write_rows(
@@ -621,14 +650,21 @@ def _write_rows(
     group: Sequence[_IdentifiedSpan],
     names: Sequence[Sequence[str]],
     first: RecordingState,
-) -> list[list[DecodedSpan]]:
+) -> Steps[list[list[DecodedSpan]]]:
     """The decoded span of every span (B) in each of its `names` (n), which are targets, by the model's own search."""
     durations_s = [one.context.duration_s for one in group]
     asked = [[_target(model, one, name) for name in own] for one, own in zip(group, names, strict=True)]
     for one, targets in zip(group, asked, strict=True):
         _note_unread_prompt(model, one.recording, targets[0])
-    starts = [round(one.context.span.start_s * SAMPLE_RATE) for one in group]
-    hypotheses = search(model, memory, asked, first.options, durations_s, first.speculation, starts)
+    hypotheses = yield SearchRequest(
+        family=model,
+        memory=memory,
+        targets=asked,
+        options=first.options,
+        durations_s=durations_s,
+        speculation=first.speculation,
+        utterances=[round(one.context.span.start_s * SAMPLE_RATE) for one in group],
+    )
     sources = [one.context.language.language for one in group]
     latest = [one.recording.latest for one in group]
     doubts = out_of_domain(model, memory, sources, hypotheses, durations_s, names, latest)
@@ -897,9 +933,10 @@ def _decode_cascade(
     memory: Memory,
     group: Sequence[_IdentifiedSpan],
     first: RecordingState,
-) -> list[list[DecodedSpan]]:
-    """As `_decode_rows`: transcribe every span, then translate the transcripts."""
-    heard = [row[0] for row in _write_rows(model, memory, group, [(TRANSCRIBE,)] * len(group), first)]
+) -> Steps[list[list[DecodedSpan]]]:
+    """As `_decode_rows`: transcribe every span, then translate the transcripts, which is a search of another model."""
+    transcripts = yield from _write_rows(model, memory, group, [(TRANSCRIBE,)] * len(group), first)
+    heard = [row[0] for row in transcripts]
     passages = [_passages(one.segments) for one in heard]
     jobs: dict[tuple[str, str], list[int]] = {}
     for b, one in enumerate(group):
@@ -1091,7 +1128,12 @@ def translate_spans(model: Family, spans: Sequence[RecordedSpan]) -> list[list[t
     Returns:
         One list for each span. Where a recording cannot go on, its `error` is set and its lists are empty.
     """
-    decoded = decode_spans(model, spans, encode_spans(model, spans))
+    return with_searches(translation_steps(model, spans))
+
+
+def translation_steps(model: Family, spans: Sequence[RecordedSpan]) -> Steps[list[list[tuple[str, Segment]]]]:
+    """As `translate_spans`, with the same arguments, for callers that make the searches."""
+    decoded = yield from decoding_steps(model, spans, encode_spans(model, spans))
     return [[(one.target, segment) for one in per_span for segment in one.segments] for per_span in decoded]
 
 

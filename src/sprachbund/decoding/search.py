@@ -1,13 +1,20 @@
-"""`search` chooses the search for a model: attention decoder, CTC or transducer, greedy, beam or speculative."""
+"""`search` chooses the search for a model: attention decoder, CTC or transducer, greedy, beam or speculative.
+
+A caller with several searches may let their rows run together: it starts each, and finishes those that can join in one
+`RunningSearch` (see `StartedSearch.native_rows`).
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from sprachbund.decoding.autoregressive import beam_search, greedy_search
 from sprachbund.decoding.ctc import join_ctc, search_by_ctc
 from sprachbund.decoding.drafts.base import NativeRun
-from sprachbund.decoding.native_search import NativeSearch, searches_natively
+from sprachbund.decoding.drafts.network import NativeMedusaRun
+from sprachbund.decoding.drafts.token_map import TokenMapRun
+from sprachbund.decoding.native_search import NativeSearch, RunningSearch, TextRun, searches_natively
 from sprachbund.decoding.options import DecodingOptions, check_options
 from sprachbund.decoding.sampling import TokenSampler, needs_fallback
 from sprachbund.decoding.speculation import Speculation, speculation_for
@@ -18,7 +25,161 @@ from sprachbund.engines.native_engine import NativeDecoder, limit_torch_threads
 from sprachbund.models.base import Family, Memory, Target
 
 
-@torch.inference_mode()
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SearchRequest:
+    """What is asked of `search`; the fields are its arguments."""
+
+    family: Family
+    memory: Memory
+    targets: Sequence[Sequence[Target]]
+    options: DecodingOptions = field(default_factory=DecodingOptions)
+    durations_s: Sequence[float] | None = None
+    speculation: Speculation | None = None
+    utterances: Sequence[int] | None = None
+
+    @torch.inference_mode()
+    def start(self) -> "StartedSearch | None":
+        """Read the prompts of a search at temperature 0; None of others. Errors are those of `search`."""
+        family, able = self.family, self.family.capabilities
+        check_options(family, self.options)
+        if not self.targets or not self.targets[0] or able.transducer is not None or able.ctc is not None:
+            return None
+        if self.options.temperature[0] > 0:
+            return None
+        batch = start_batch(family, self.memory, self.targets, self.options, self.durations_s)
+        speculation = None
+        if able.joint_ctc is None:
+            speculation = self.speculation or speculation_for(family, self.options)
+        else:  # CTC does not score draft tokens
+            join_ctc(able.joint_ctc, self.memory, self.targets, self.options, batch)
+        flat = [target for group in self.targets for target in group]
+        draft_state = None
+        if speculation is not None:
+            draft_state = speculation.begin(family, self.memory, flat, batch, self.options.beam_size)
+        return StartedSearch(
+            request=self, batch=batch, targets=flat, speculation=speculation, draft_state=draft_state
+        )
+
+    @torch.inference_mode()
+    def run(self) -> list[list[Hypothesis]]:
+        """`search` with these arguments."""
+        if (started := self.start()) is not None:
+            return started.finish()
+        able, asked = self.family.capabilities, self.targets
+        if asked and asked[0] and able.transducer is not None:
+            return search_by_frames(self.family, able.transducer, self.memory, asked, self.options)
+        if asked and asked[0] and able.ctc is not None:
+            return search_by_ctc(self.family, able.ctc, self.memory, asked, self.options)
+        if asked and asked[0]:
+            return self.fall_back(self._draw(self.options.temperature[0]))
+        return [[] for _ in asked]
+
+    def fall_back(self, best: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
+        """Search again, at the next temperatures, what should not stand; `best` was found at the first."""
+        family, guard = self.family, self.options.guard
+        for temperature in self.options.temperature[1:]:
+            again = [b for b, row in enumerate(best) if any(needs_fallback(family, h, guard) for h in row)]
+            if not again:
+                break
+            for b, row in zip(again, self._part(again)._draw(temperature), strict=True):
+                best[b] = [
+                    new if needs_fallback(family, old, guard) else old
+                    for old, new in zip(best[b], row, strict=True)
+                ]
+        return best
+
+    def _part(self, memories: Sequence[int]) -> "SearchRequest":
+        """The same of some memories."""
+        names = self._names()
+        return replace(
+            self,
+            memory=self.memory.select(torch.tensor(memories, device=self.memory.states.device)),
+            targets=[self.targets[b] for b in memories],
+            durations_s=None if self.durations_s is None else [self.durations_s[b] for b in memories],
+            utterances=[names[b] for b in memories],
+        )
+
+    def _draw(self, temperature: float) -> list[list[Hypothesis]]:
+        """At a temperature above 0: neither beams nor drafts, as in Whisper."""
+        family, options, each = self.family, self.options, len(self.targets[0])
+        batch = start_batch(family, self.memory, self.targets, options, self.durations_s)
+        names = [utterance for utterance in self._names() for _ in range(each)]
+        flat = [target for group in self.targets for target in group]
+        sampler = TokenSampler(temperature, options.sampling_seed, names, flat)
+        with limit_torch_threads(family.capabilities.decoder):
+            drawn = greedy_search(family, batch, sampler)
+        return [drawn[i : i + each] for i in range(0, len(drawn), each)]
+
+    def _names(self) -> Sequence[int]:
+        return range(len(self.targets)) if self.utterances is None else self.utterances
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StartedSearch:
+    """A search with an attention decoder that has read its prompts.
+
+    Attributes:
+        request: what was asked.
+        batch: its rows.
+        targets: of the rows.
+        speculation: the draft, if any.
+        draft_state: the draft at work on the rows.
+    """
+
+    request: SearchRequest
+    batch: HypothesisBatch
+    targets: Sequence[Target]
+    speculation: Speculation | None
+    draft_state: DraftState | None
+
+    @torch.inference_mode()
+    def finish(self) -> list[list[Hypothesis]]:
+        """Search by itself."""
+        request = self.request
+        with limit_torch_threads(request.family.capabilities.decoder):
+            best = _finish(request.family, self.batch, self.targets, request.options, self.draft_state)
+        return self._grouped(best)
+
+    def native_rows(self) -> NativeSearch | None:
+        """The rows, where they can run with those of other searches: greedy ones in the native engine.
+
+        A draft may work on them that reads nothing but their tokens and states.
+        """
+        run = None if self.draft_state is None else self.draft_state.run
+        options, family = self.request.options, self.request.family
+        if options.beam_size > 1 or not searches_natively(family, self.batch, run, options.accept):
+            return None
+        if run is not None and not isinstance(run, JOINING):
+            return None
+        with limit_torch_threads(family.capabilities.decoder):
+            return NativeSearch(self.batch, [whole_prompt(family, target) for target in self.targets])
+
+    def join(self, rows: NativeSearch, running: RunningSearch) -> None:
+        """Let rows of `native_rows` run with others."""
+        if self.draft_state is None:
+            running.add(rows)
+        else:
+            assert isinstance(self.draft_state.run, NativeRun)
+            running.add(rows, self.draft_state.run, self.draft_state.num_draft_tokens)
+
+    def result(self, rows: NativeSearch) -> list[list[Hypothesis]]:
+        """What `finish` returns, of rows that have ended among others."""
+        if self.draft_state is not None:
+            _count(self.draft_state, rows)
+            self.draft_state.run.close()
+        return self._grouped(rows.hypotheses())
+
+    def _grouped(self, best: Sequence[Hypothesis]) -> list[list[Hypothesis]]:
+        if self.speculation is not None and self.draft_state is not None:
+            self.speculation.add(self.targets, self.draft_state, [len(row.tokens) for row in best])
+        each = len(self.request.targets[0])
+        return self.request.fall_back([list(best[i : i + each]) for i in range(0, len(best), each)])
+
+
+JOINING = (TokenMapRun, TextRun, NativeMedusaRun)
+"""Runs of drafts whose rows may join those of others."""
+
+
 def search(
     family: Family,
     memory: Memory,
@@ -48,76 +209,15 @@ def search(
         SprachbundError: for a pair the model does not know, a prompt that leaves no room for text, or an option that
             the model cannot serve, see `check_options`.
     """
-    options = options or DecodingOptions()
-    if not targets or not targets[0]:
-        return [[] for _ in targets]
-    check_options(family, options)
-    able = family.capabilities
-    if able.transducer is not None:
-        return search_by_frames(family, able.transducer, memory, targets, options)
-    if able.ctc is not None:
-        return search_by_ctc(family, able.ctc, memory, targets, options)
-    names = range(len(targets)) if utterances is None else utterances
-    first, *others = options.temperature
-    best = _search_at(first, family, memory, targets, options, durations_s, speculation, names)
-    for temperature in others:
-        again = [
-            b for b, row in enumerate(best) if any(needs_fallback(family, h, options.guard) for h in row)
-        ]
-        if not again:
-            break
-        rows = _search_at(
-            temperature,
-            family,
-            memory.select(torch.tensor(again, device=memory.states.device)),
-            [targets[b] for b in again],
-            options,
-            None if durations_s is None else [durations_s[b] for b in again],
-            speculation,
-            [names[b] for b in again],
-        )
-        for b, row in zip(again, rows, strict=True):
-            best[b] = [
-                new if needs_fallback(family, old, options.guard) else old
-                for old, new in zip(best[b], row, strict=True)
-            ]
-    return best
-
-
-def _search_at(
-    temperature: float,
-    family: Family,
-    memory: Memory,
-    targets: Sequence[Sequence[Target]],
-    options: DecodingOptions,
-    durations_s: Sequence[float] | None,
-    speculation: Speculation | None,
-    utterances: Sequence[int],
-) -> list[list[Hypothesis]]:
-    """As `search`, with an attention decoder, at one temperature."""
-    able, batch = family.capabilities, start_batch(family, memory, targets, options, durations_s)
-    flat = [target for group in targets for target in group]
-    if temperature > 0:  # neither beams nor drafts, as in Whisper
-        each = len(targets[0])
-        names = [utterance for utterance in utterances for _ in range(each)]
-        sampler = TokenSampler(temperature, options.sampling_seed, names, flat)
-        with limit_torch_threads(able.decoder):
-            drawn = greedy_search(family, batch, sampler)
-        return [drawn[i : i + each] for i in range(0, len(drawn), each)]
-    if able.joint_ctc is None:
-        speculation = speculation or speculation_for(family, options)
-    else:  # CTC does not score draft tokens
-        speculation = None
-        join_ctc(able.joint_ctc, memory, targets, options, batch)
-    draft_state = (
-        None if speculation is None else speculation.begin(family, memory, flat, batch, options.beam_size)
-    )
-    with limit_torch_threads(able.decoder):
-        best = _finish(family, batch, flat, options, draft_state)
-    if speculation is not None and draft_state is not None:
-        speculation.add(flat, draft_state, [len(hypothesis.tokens) for hypothesis in best])
-    each = len(targets[0])
-    return [best[i : i + each] for i in range(0, len(best), each)]
+    return SearchRequest(
+        family=family,
+        memory=memory,
+        targets=targets,
+        options=options or DecodingOptions(),
+        durations_s=durations_s,
+        speculation=speculation,
+        utterances=utterances,
+    ).run()
 
 
 def _finish(
@@ -157,7 +257,11 @@ def _finish_natively(
         return rows.finish(decoder)
     assert isinstance(draft_state.run, NativeRun)
     best = rows.finish(decoder, draft_state.run, draft_state.num_draft_tokens)
-    draft_state.checked += rows.checked
-    draft_state.accepted += rows.accepted
-    draft_state.passes += rows.passes
+    _count(draft_state, rows)
     return best
+
+
+def _count(draft_state: DraftState, rows: NativeSearch) -> None:
+    draft_state.checked += rows.checked
+    draft_state.accepted += rows.accepted[:, : draft_state.accepted.shape[1]]
+    draft_state.passes += rows.passes

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import logging
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -20,18 +22,20 @@ from sprachbund.serving.schemas import RefusalError
 from sprachbund.serving.settings import Settings
 from sprachbund.serving.worker import ModelWorker
 from sprachbund.text.languages import language_name
+from sprachbund.util.processor import core_groups
 
 OWNER = "sprachbund"
 log = logging.getLogger("sprachbund.serving")
 
 
 class _Slot:
-    """A model that may be asked for, and its worker while it is loaded."""
+    """A model that may be asked for, and its workers while it is loaded."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.worker: ModelWorker | None = None
-        self.users = 0
+        self.workers: tuple[ModelWorker, ...] = ()
+        self.users: Counter[ModelWorker | None] = Counter()  # None while they wait for the workers
+        self.loading = threading.Lock()  # one after the other: the trial of the first decides for all
         self.last_used_s = time.monotonic()
 
 
@@ -68,6 +72,14 @@ class ModelStore:
             raise SprachbundError(
                 f"two of the models {', '.join(settings.models)} have the same name; rename a directory"
             )
+        self._cores: Sequence[Sequence[int] | None] = [None]
+        if settings.workers > 1:
+            self._cores = groups = core_groups(settings.workers)
+            if (fewest := min(map(len, groups))) < (settings.threads or 1):
+                raise SprachbundError(
+                    f"{settings.workers} workers have {fewest} cores each, and {settings.threads} threads were "
+                    "asked for; lower one of the two"
+                )
         self.default = next(iter(self._slots))
         self.aliases: dict[str, str] = {}
         for name, _, model in (alias.partition("=") for alias in settings.aliases):
@@ -96,12 +108,12 @@ class ModelStore:
     @property
     def loaded(self) -> list[str]:
         """Those in memory."""
-        return [name for name, slot in self._slots.items() if slot.worker is not None]
+        return [name for name, slot in self._slots.items() if slot.workers]
 
     def loaded_worker(self, model: str) -> ModelWorker | None:
-        """The worker of a model that is in memory."""
-        worker = self._slot(model).worker
-        return worker if worker is not None and worker.ready.done() and not worker.ready.exception() else None
+        """A worker of a model that is in memory."""
+        ready = (w for w in self._slot(model).workers if w.ready.done() and not w.ready.exception())
+        return next(ready, None)
 
     def card(self, model: str) -> Card:
         """The card of a model; only its name where it has no card. Raises RefusalError: 404."""
@@ -115,18 +127,24 @@ class ModelStore:
 
     @asynccontextmanager
     async def lease(self, model: str) -> AsyncIterator[ModelWorker]:
-        """The worker of a model, loaded first if need be, which stays as long as it is held.
+        """A worker of a model, loaded first if need be, which stays as long as it is held: the one with fewest users.
 
         Raises:
             RefusalError: 404 for a model not known here; 429 when all that may be in memory are in use; 503 when
                 it cannot be loaded.
         """
         slot, model = self._slot(model), self.id_of(model)
-        slot.users += 1
+        held: ModelWorker | None = None
+        slot.users[held] += 1
         try:
-            yield await self._ready(model, slot)
+            workers = await self._ready(model, slot)
+            slot.users[held] -= 1
+            held = min(workers, key=slot.users.__getitem__)
+            slot.users[held] += 1
+            yield held
         finally:
-            slot.users -= 1
+            slot.users[held] -= 1
+            slot.users += Counter()  # forgets workers without users
             slot.last_used_s = time.monotonic()
 
     def sweep(self, *, now_s: float | None = None) -> None:
@@ -134,12 +152,12 @@ class ModelStore:
         now_s = time.monotonic() if now_s is None else now_s
         unload_s = self._settings.timeouts.unload_s
         for slot in self._slots.values():
-            if slot.worker is not None and not slot.users and now_s - slot.last_used_s >= unload_s:
+            if slot.workers and not slot.users.total() and now_s - slot.last_used_s >= unload_s:
                 self._unload(slot)
 
     def stop(self) -> list[ModelWorker]:
         """Let all workers end after what they are at; what waits for them fails. Gives those that were there."""
-        workers = [slot.worker for slot in self._slots.values() if slot.worker is not None]
+        workers = [worker for slot in self._slots.values() for worker in slot.workers]
         for slot in self._slots.values():
             self._unload(slot)
         return workers
@@ -164,33 +182,43 @@ class ModelStore:
             )
         return self._slots[name]
 
-    async def _ready(self, model: str, slot: _Slot) -> ModelWorker:
-        if slot.worker is None:
+    async def _ready(self, model: str, slot: _Slot) -> tuple[ModelWorker, ...]:
+        if not slot.workers:
             self._make_room()
-            slot.worker = ModelWorker(
-                model,
-                lambda: self._load(slot.name),
-                self._engine_for,
-                batch_size=self._settings.batch_size,
-                meters=self._meters,
+
+            def load() -> Model:
+                with slot.loading:
+                    return self._load(slot.name)
+
+            slot.workers = tuple(
+                ModelWorker(
+                    model,
+                    load,
+                    self._engine_for,
+                    batch_size=self._settings.batch_size,
+                    meters=self._meters,
+                    cores=cores,
+                )
+                for cores in self._cores
             )
-        worker = slot.worker
+        workers = slot.workers
         self._meters.models_loaded.set(len(self.loaded))
         try:
-            await asyncio.shield(asyncio.wrap_future(worker.ready))
+            for worker in workers:
+                await asyncio.shield(asyncio.wrap_future(worker.ready))
         except SprachbundError as error:
-            if slot.worker is worker:
-                slot.worker = None
+            if slot.workers is workers:
+                self._unload(slot)
             raise RefusalError(
                 503, f"the model {model} cannot be loaded: {error}", code="model_broken"
             ) from error
-        return worker
+        return workers
 
     def _make_room(self) -> None:
-        loaded = [slot for slot in self._slots.values() if slot.worker is not None]
+        loaded = [slot for slot in self._slots.values() if slot.workers]
         if len(loaded) < self._settings.limits.max_loaded:
             return
-        idle = [slot for slot in loaded if not slot.users]
+        idle = [slot for slot in loaded if not slot.users.total()]
         if not idle:
             raise RefusalError(
                 429,
@@ -201,9 +229,9 @@ class ModelStore:
         self._unload(min(idle, key=lambda slot: slot.last_used_s))
 
     def _unload(self, slot: _Slot) -> None:
-        if slot.worker is not None:
-            slot.worker.close()
-            slot.worker = None
+        for worker in slot.workers:
+            worker.close()
+        slot.workers = ()
         self._meters.models_loaded.set(len(self.loaded))
 
     def _load_named(self, name: str) -> Model:

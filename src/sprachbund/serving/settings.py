@@ -118,7 +118,9 @@ class Settings:
         wyoming: address of a second door for the Wyoming protocol of Home Assistant, HOST:PORT, or the port alone for
             this machine; the protocol has no keys.
         engine: computes the model: auto, native, torch and the others of `translate`.
-        threads: threads to compute with.
+        threads: threads to compute with; of each worker, where there are several.
+        workers: copies of each model that compute beside each other, each on cores of its own (Linux). Requests go to
+            the one with the fewest: more of them at a time, but each takes longer.
         device: computes the models: cpu, cuda, cuda:1 for the second GPU, or mps.
         offline: never use the network.
         preload: load the first model at the start.
@@ -136,6 +138,7 @@ class Settings:
     wyoming: Annotated[str | None, Option("--wyoming", metavar="HOST:PORT")] = None
     engine: Annotated[str, Option("--engine", metavar="NAME")] = "auto"
     threads: Annotated[int | None, Option("--threads", metavar="N")] = None
+    workers: Annotated[int, Range(1), Option("--workers", metavar="N")] = 1
     device: Annotated[str, Option("--device", metavar="NAME")] = CPU
     offline: Annotated[bool, Option("--offline")] = False
     preload: bool = True

@@ -1,30 +1,47 @@
 """The thread that owns a loaded model. No other thread computes with it.
 
-Live sessions come first and step together; then spans of speech of any recordings share a pass. A recording gives its
-spans through `compute`, from a thread of its own that reads and cuts the audio meanwhile.
+Live sessions come first and step together. Spans of speech of any recordings are searched together: in the native
+engine a span joins the search that is under way as soon as there is a place, and leaves it with its last token; other
+engines search a batch to its end. A recording gives its spans through `compute`, from a thread of its own that reads
+and cuts the audio meanwhile, and gets the answers in their order, whichever ended first.
 """
 
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
+import torch
+
 from sprachbund.api import Model
+from sprachbund.decoding.native_search import NativeSearch, RunningSearch
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import RecordedSpan, translate_spans
+from sprachbund.decoding.pipeline import RecordedSpan, Steps, translation_steps
 from sprachbund.decoding.result import Segment
+from sprachbund.decoding.search import SearchRequest, StartedSearch
 from sprachbund.decoding.speculation import Speculation, speculation_for
+from sprachbund.decoding.state import Hypothesis
+from sprachbund.engines.native_engine import NativeDecoder, limit_torch_threads
+from sprachbund.errors import SprachbundError
 from sprachbund.serving.metrics import Meters
+from sprachbund.util.processor import pin_thread
 
 T = TypeVar("T")
 Answer = tuple[str, Segment]
 log = logging.getLogger(__name__)
 
 _SPANS_WITH_LIVE = 2
-"""Most spans of recordings in a pass while live sessions are open, since these wait for its end."""
+"""Most spans of recordings under way while live sessions are open, which share the processor with them."""
+_PASSES, _PASSES_WITH_LIVE = 32, 4
+"""Of the model, after which the thread looks who came, if no row ended before."""
+
+
+class AbandonedError(Exception):
+    """Nobody waits for the result any more."""
 
 
 class Live(Protocol):
@@ -52,12 +69,43 @@ class Live(Protocol):
 
 @dataclass(kw_only=True, eq=False)
 class _Waiting:
-    """Spans of one recording, of which the first `len(answers)` are done."""
+    """Spans of one recording, of which `given` are under way or done.
+
+    Attributes:
+        abandoned: set when nobody waits for them any more.
+        answers: by the number of the span.
+        jobs: those under way, in the order of their spans.
+    """
 
     spans: Sequence[RecordedSpan]
-    answers: list[list[Answer]] = field(default_factory=list)
+    abandoned: threading.Event
+    answers: dict[int, list[Answer]] = field(default_factory=dict)
     given: int = 0
+    jobs: list["_Job"] = field(default_factory=list)
     result: Future[list[list[Answer]]] = field(default_factory=Future)
+
+
+@dataclass(kw_only=True, eq=False)
+class _Job:
+    """Spans that are translated together.
+
+    Attributes:
+        owners: their recordings and numbers there, one for each span; a job of several is searched by itself.
+        steps: the work, which asks for searches.
+        started, rows: the search whose rows are under way.
+        found: what it found, until the spans before it are done.
+    """
+
+    owners: Sequence[tuple[_Waiting, int]]
+    steps: Steps[list[list[Answer]]]
+    started: StartedSearch | None = None
+    rows: NativeSearch | None = None
+    found: list[list[Hypothesis]] | None = None
+
+    @property
+    def recordings(self) -> list[_Waiting]:
+        """Each once."""
+        return list(dict.fromkeys(waiting for waiting, _ in self.owners))
 
 
 class ModelWorker:
@@ -67,8 +115,9 @@ class ModelWorker:
         name: of the model, for measures.
         load: gives the model; runs in the thread.
         engine_for: makes the engine of a model's live sessions.
-        batch_size: spans in a pass at most.
+        batch_size: spans that are searched together at most.
         meters: of the service.
+        cores: that the thread, and those that the engine starts from it, are to stay on; any if None.
 
     Attributes:
         ready: done when the model is loaded, with the error if it could not be.
@@ -82,8 +131,9 @@ class ModelWorker:
         *,
         batch_size: int,
         meters: Meters,
+        cores: Sequence[int] | None = None,
     ) -> None:
-        self.name, self.ready = name, Future[Model]()
+        self.name, self.ready, self._cores = name, Future[Model](), cores
         self._load, self._engine_for, self._batch_size, self._meters = load, engine_for, batch_size, meters
         self._changed = threading.Condition()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -91,6 +141,9 @@ class ModelWorker:
         self._live: list[Live] = []
         self._notified, self._closed = False, False
         self._engine: Any = None
+        self._left = 0
+        self._running: RunningSearch | None = None
+        self._jobs: list[_Job] = []  # whose rows are under way
         self._speculation: Speculation | None = None
         self._sought_draft = False
         self._thread = threading.Thread(target=self._run, name=f"model {name}", daemon=True)
@@ -107,9 +160,19 @@ class ModelWorker:
         self._add(lambda: self._calls.append((work, future)))
         return future
 
-    def compute(self, spans: Sequence[RecordedSpan]) -> list[list[Answer]]:
-        """As `translate_spans`, in batches shared with others; the calling thread waits."""
-        waiting = _Waiting(spans=spans)
+    def compute(
+        self, spans: Sequence[RecordedSpan], abandoned: threading.Event | None = None
+    ) -> list[list[Answer]]:
+        """As `translate_spans`, together with the spans of others; the calling thread waits.
+
+        Args:
+            spans: of one recording, in order of time.
+            abandoned: set, with a call of `notify`, when nobody waits any more; spans leave the search then.
+
+        Raises:
+            AbandonedError: it was set.
+        """
+        waiting = _Waiting(spans=spans, abandoned=abandoned or threading.Event())
         self._add(lambda: self._recordings.append(waiting))
         return waiting.result.result()
 
@@ -133,7 +196,7 @@ class ModelWorker:
         self._add(lambda: self._live.append(live))
 
     def notify(self) -> None:
-        """A live session has something new."""
+        """A live session has something new, or a recording was abandoned."""
         with self._changed:
             self._notified = True
             self._changed.notify()
@@ -159,6 +222,9 @@ class ModelWorker:
 
     def _run(self) -> None:
         try:
+            if self._cores is not None:
+                pin_thread(self._cores)
+                torch.set_num_threads(len(self._cores))  # of this thread; others keep theirs
             self.ready.set_result(self._load())
         except BaseException as error:
             self._end(error)
@@ -168,7 +234,9 @@ class ModelWorker:
         while self._wait(busy):
             self._run_calls()
             stepped = self._step_live()
-            busy = self._translate_batch() or stepped
+            self._drop_abandoned()
+            busy = self._begin_jobs() or stepped
+            busy = self._go_on() or busy
         self._end(RuntimeError(f"the worker of {self.name} is closed"))
 
     def _wait(self, busy: bool) -> bool:
@@ -229,42 +297,140 @@ class ModelWorker:
         for live, events in zip(due, events_of_each, strict=True):
             live.emit(events)
 
-    def _translate_batch(self) -> bool:
-        """One pass over waiting spans; whether there were any."""
+    def _drop_abandoned(self) -> None:
+        with self._changed:
+            gone = [waiting for waiting in self._recordings if waiting.abandoned.is_set()]
+        self._fail(gone, AbandonedError())
+
+    @property
+    def _places(self) -> RunningSearch | None:
+        """Where rows join: in the native engine. A cascade's second model has places of its own nowhere."""
+        able = self.model.family.capabilities
+        if self._running is None and isinstance(able.decoder, NativeDecoder):
+            self._running = RunningSearch(able.decoder, self._batch_size)
+        return self._running
+
+    def _begin_jobs(self) -> bool:
+        """Begin with waiting spans for which there is room; whether there were any.
+
+        Where rows join, each span is a job of its own, so that it waits for no other.
+        """
         batch = self._next_batch()
         if not batch:
             return False
-        self._meters.batch_spans.observe(len(batch))
-        self._meters.batch_recordings.observe(len({id(waiting) for waiting, _ in batch}))
-        try:
-            answers_of_each = translate_spans(self.model.family, [span for _, span in batch])
-        except BaseException as error:
-            self._fail({id(waiting): waiting for waiting, _ in batch}.values(), error)
-            return True
-        for (waiting, _), answers in zip(batch, answers_of_each, strict=True):
-            waiting.answers.append(answers)
-            if len(waiting.answers) == len(waiting.spans):
-                self._recordings.remove(waiting)
-                waiting.result.set_result(waiting.answers)
+        self._meters.batch_spans.observe(len(batch) + len(self._jobs))
+        recordings = [waiting for waiting, _ in batch] + [w for job in self._jobs for w in job.recordings]
+        self._meters.batch_recordings.observe(len(set(recordings)))
+        for part in [batch] if self._places is None else [[one] for one in batch]:
+            job = _Job(
+                owners=part,
+                steps=translation_steps(
+                    self.model.family, [waiting.spans[number] for waiting, number in part]
+                ),
+            )
+            for waiting in job.recordings:
+                waiting.jobs.append(job)
+            self._advance(job, partial(next, job.steps))
         return True
 
-    def _next_batch(self) -> list[tuple[_Waiting, RecordedSpan]]:
+    def _go_on(self) -> bool:
+        """Some passes over the rows under way; whether there are any."""
+        if not self._jobs or self._running is None:
+            return False
+        with limit_torch_threads(self.model.family.capabilities.decoder):
+            ended = self._running.run(_PASSES_WITH_LIVE if self._live else _PASSES)
+        for rows in ended:
+            job = next(job for job in self._jobs if job.rows is rows)
+            self._jobs.remove(job)
+            assert job.started is not None
+            job.found, job.started, job.rows = job.started.result(rows), None, None
+            self._deliver(job.recordings[0])
+        return True
+
+    def _deliver(self, waiting: _Waiting) -> None:
+        """Go on with the jobs of a recording as far as they are searched, in the order of its spans.
+
+        What a span is judged by may depend on the spans before it.
+        """
+        while waiting.jobs and (found := waiting.jobs[0].found) is not None:
+            job = waiting.jobs[0]
+            job.found = None
+            self._advance(job, partial(job.steps.send, found))
+
+    def _advance(self, job: _Job, step: Callable[[], SearchRequest]) -> None:
+        """Let a job work until its rows are under way, or to its end."""
+        try:
+            while True:
+                request = step()
+                try:
+                    found = self._search(job, request)
+                except SprachbundError as error:
+                    step = partial(job.steps.throw, error)
+                else:
+                    if found is None:
+                        return
+                    if job.recordings[0].jobs[0] is not job:  # see `_deliver`
+                        job.found = found
+                        return
+                    step = partial(job.steps.send, found)
+        except StopIteration as stop:
+            self._finish(job, stop.value)
+        except BaseException as error:
+            log.error("a batch failed", exc_info=error)
+            self._fail(job.recordings, error)
+
+    def _search(self, job: _Job, request: SearchRequest) -> list[list[Hypothesis]] | None:
+        """What a search found; None where its rows joined those under way."""
+        if (started := request.start()) is None:
+            return request.run()
+        running = self._places
+        rows = None if running is None or len(job.owners) > 1 else started.native_rows()
+        if rows is None or running is None or rows.num_rows > running.num_free:
+            return started.finish()
+        started.join(rows, running)
+        job.started, job.rows = started, rows
+        self._jobs.append(job)
+        return None
+
+    def _finish(self, job: _Job, answers_of_each: list[list[Answer]]) -> None:
+        for waiting in job.recordings:
+            waiting.jobs.remove(job)
+        for (waiting, number), answers in zip(job.owners, answers_of_each, strict=True):
+            waiting.answers[number] = answers
+            if len(waiting.answers) == len(waiting.spans):
+                self._forget(waiting)
+                waiting.result.set_result([waiting.answers[n] for n in range(len(waiting.spans))])
+
+    def _next_batch(self) -> list[tuple[_Waiting, int]]:
         """A span of each recording in turn, so that nobody waits for the whole of another's."""
         room = min(self._batch_size, _SPANS_WITH_LIVE) if self._live else self._batch_size
+        if (running := self._places) is not None:
+            room = min(room - len(self._jobs), running.num_free)
         with self._changed:
             left = sum(len(waiting.spans) - waiting.given for waiting in self._recordings)
-            self._meters.waiting_spans.labels(self.name).set(left)
+            self._meters.waiting_spans.labels(self.name).inc(left - self._left)  # workers of a model add up
+            self._left = left
             batch = []
             for _ in range(min(room, left)):
                 waiting = next(w for w in self._recordings if w.given < len(w.spans))
-                batch.append((waiting, waiting.spans[waiting.given]))
+                batch.append((waiting, waiting.given))
                 waiting.given += 1
                 self._recordings.remove(waiting)
                 self._recordings.append(waiting)
             return batch
 
-    def _fail(self, waiting: Any, error: BaseException) -> None:
-        log.error("a batch failed", exc_info=error)
-        for one in waiting:
-            self._recordings.remove(one)
-            one.result.set_exception(error)
+    def _forget(self, waiting: _Waiting) -> None:
+        with self._changed:
+            self._recordings.remove(waiting)
+
+    def _fail(self, recordings: Iterable[_Waiting], error: BaseException) -> None:
+        """Give up recordings, with all their jobs."""
+        for waiting in recordings:
+            for job in waiting.jobs:
+                job.steps.close()
+                if job.rows is not None and self._running is not None:
+                    self._running.remove(job.rows)
+                    self._jobs.remove(job)
+            waiting.jobs = []
+            self._forget(waiting)
+            waiting.result.set_exception(error)

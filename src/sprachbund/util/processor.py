@@ -8,8 +8,10 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from sprachbund.errors import SprachbundError
 
 _ROOT = Path("/")
 _V1_UNLIMITED = 2**60
@@ -37,6 +39,28 @@ def usable_cores(root: Path = _ROOT) -> int:
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     quota = core_quota(root)
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def core_groups(count: int) -> list[list[int]]:
+    """The usable cores in `count` groups of neighbours, for threads that are to stay on them.
+
+    Raises:
+        SprachbundError: there are fewer cores than groups, or the system does not let threads be pinned.
+    """
+    if sys.platform != "linux":
+        raise SprachbundError(
+            f"threads can be pinned to cores on Linux alone, this is {sys.platform}; leave it out"
+        )
+    cores = sorted(os.sched_getaffinity(0))[: usable_cores()]
+    if count > len(cores):
+        raise SprachbundError(f"{count} groups of cores were asked for, and {len(cores)} cores may be used")
+    return [cores[i * len(cores) // count : (i + 1) * len(cores) // count] for i in range(count)]
+
+
+def pin_thread(cores: Sequence[int]) -> None:
+    """Keep the calling thread, and those that it will start, on some cores."""
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, cores)
 
 
 def core_quota(root: Path = _ROOT) -> float | None:

@@ -205,7 +205,7 @@ class InsideSearch(StatelessRun):
     def propose(self, state: DecodingState, count: int) -> Tensor:
         """Raises SprachbundError: there is nothing to read outside the engine's own search."""
         raise SprachbundError(
-            f"in the native engine, {self.name} for greedy search without timestamps and with exact "
+            f"in the native engine, {self.name} for greedy search with exact "
             "acceptance; change that, or use --engine torch or --draft none"
         )
 

@@ -2,6 +2,7 @@
 #include "model.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 namespace sprachbund {
 
@@ -9,6 +10,30 @@ namespace {
 
 // Frames quantized at once when keys and values are made.
 constexpr int64_t kChunk = 48;
+
+// Sets what may not follow token i of a step to -inf, timestamps and text.
+void forbid_times(const Times& times, int64_t row, int64_t i, int64_t end_token, int64_t vocabulary, float* logits) {
+    const float never = -std::numeric_limits<float>::infinity();
+    const bool timed = times.latest[row] >= times.first;
+    const int64_t latest = timed && times.due[i] != Times::text ? std::min(times.latest[row], vocabulary - 1)
+                                                                  : times.first - 1;
+    const int64_t begin = std::min(std::max(times.earliest[i], times.first), latest + 1);
+    std::fill(logits + times.first, logits + begin, never);
+    std::fill(logits + latest + 1, logits + vocabulary, never);
+    if (!timed) return;
+    if (times.due[i] == Times::time_or_end) {
+        const float end = logits[end_token];
+        std::fill(logits, logits + times.first, never);
+        logits[end_token] = end;
+    }
+    // Where all timestamps together are likelier than the likeliest text token, one of them follows.
+    if (begin > latest) return;
+    const float text = *std::max_element(logits, logits + times.first);
+    const float most = *std::max_element(logits + begin, logits + latest + 1);
+    double total = 0;
+    for (int64_t id = begin; id <= latest; id++) total += std::exp(static_cast<double>(logits[id]) - most);
+    if (most + std::log(total) > text) std::fill(logits, logits + times.first, never);
+}
 
 }  // namespace
 
@@ -192,6 +217,7 @@ void Decoder::choose(const Step& step, Range tokens) {
         choice.suppressed.mask(row, logits);
         if (lengths_[token] < choice.earliest_end[row])
             logits[choice.end_token] = -std::numeric_limits<float>::infinity();
+        if (choice.times) forbid_times(*choice.times, row, i, choice.end_token, vocabulary_size, logits);
         choice.tokens[i] = kernels_->likeliest(logits, vocabulary_size, choice.log_probs + i);
     }
 }

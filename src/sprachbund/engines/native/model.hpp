@@ -138,6 +138,19 @@ struct Guess {
     int64_t* tokens;  // heads x rows
 };
 
+// Whisper's timestamps (arXiv 2212.04356, sections 2.3 and 4.5), of which a row's last tokens say what may come next: the
+// same rules as sprachbund.decoding.logits_process. They end the vocabulary.
+struct Times {
+    // After one timestamp comes another one or the end; after a pair, text.
+    enum Due : uint8_t { any, text, time_or_end };
+
+    int64_t first;          // of the vocabulary's timestamps
+    const int64_t* latest;  // R: the last one allowed; below the first in rows without timestamps
+    // Behind each token of a step (N):
+    const int64_t* earliest;
+    const Due* due;
+};
+
 // The likeliest token behind each token of a step, among those that its row may hold.
 struct Choice {
     Suppressed suppressed;
@@ -145,6 +158,7 @@ struct Choice {
     const int64_t* earliest_end;  // R: where a row has fewer tokens than this it may not end yet
     int64_t* tokens;              // N
     float* log_probs;             // N
+    const Times* times;           // null where no row has timestamps
 };
 
 struct Step {

@@ -131,7 +131,9 @@ struct PyDecoder {
                    const Array<const int64_t>& begins, const Array<const int64_t>& list_of, int64_t end_token,
                    const Array<const int64_t>& earliest_end, int64_t most, int64_t most_passes,
                    const Array<int64_t>& checked, const Array<int64_t>& accepted, int64_t capacity, const Array<int16_t>& own, const AnyOut& cross,
-                   const std::optional<Array<float>>& scales, const Array<const int64_t>& frames, Draft* draft) {
+                   const std::optional<Array<float>>& scales, const Array<const int64_t>& frames, bool until_end,
+                   int64_t first_time, const Array<const int64_t>& latest_time, const Array<const int64_t>& prompts,
+                   Draft* draft) {
         check_own();
         Search s{};
         s.rows = length(tokens, 0, "tokens"), s.stride = length(tokens, 1, "tokens");
@@ -147,12 +149,18 @@ struct PyDecoder {
         expect(list_of, {s.rows}, "list_of");
         expect(earliest_end, {s.rows}, "earliest_end");
         expect(checked, {s.rows}, "checked");
+        expect(latest_time, {s.rows}, "latest_time");
+        expect(prompts, {s.rows}, "prompts");
+        if (first_time < -1 || first_time > decoder->vocabulary_size)
+            throw nb::value_error("the timestamps are outside the vocabulary");
         if (most < 0) throw nb::value_error("a negative number of draft tokens");
         expect(accepted, {s.rows, most + 1}, "accepted");
         for (int64_t r = 0; r < s.rows; r++) {
             const int64_t all = lengths.data()[r] + room.data()[r];
             if (lengths.data()[r] < 1 || room.data()[r] < 0 || all > s.stride || all - 1 > capacity)
                 throw nb::value_error("more tokens than a row has room for");
+            if (prompts.data()[r] < 0 || prompts.data()[r] > lengths.data()[r])
+                throw nb::value_error("a prompt is longer than its row");
             check_length(capacity, 0, s.own_blocks);
             check_tokens(tokens.data() + r * s.stride, lengths.data()[r]);
         }
@@ -164,6 +172,8 @@ struct PyDecoder {
         int64_t passes = 0;
         s.tokens = tokens.data(), s.lengths = lengths.data(), s.room = room.data(), s.log_probs = log_probs.data();
         s.ended = ended.data(), s.suppressed = {suppressed.data(), begins.data(), list_of.data()};
+        s.until_end = until_end, s.first_time = first_time, s.prompts = prompts.data();
+        s.latest_time = latest_time.data();
         s.end_token = end_token, s.earliest_end = earliest_end.data(), s.most = most;
         s.checked = checked.data(), s.accepted = accepted.data(), s.passes = &passes, s.most_passes = most_passes, s.capacity = capacity;
         s.own = reinterpret_cast<uint16_t*>(own.data()), s.frames = frames.data();
@@ -363,10 +373,20 @@ void py_propose(Draft& draft, const PyDecoder& model, const Array<const int64_t>
     std::vector<int64_t> found(static_cast<size_t>(rows));
     const Suppressed suppressed{nothing.data(), begins.data(), nothing.data()};
     draft.propose({tokens.data(), stride, lengths.data(), rows, nullptr, &suppressed,
-                   reinterpret_cast<uint16_t*>(own.data()), blocks},
+                   reinterpret_cast<uint16_t*>(own.data()), blocks, 0},
                   wanted.data(), most, out.data(), found.data());
     for (int64_t row = 0; row < rows; row++)
         std::fill(out.data() + row * most + found[static_cast<size_t>(row)], out.data() + (row + 1) * most, -1);
+}
+
+// Parts are (draft, its rows, draft tokens at most).
+void make_joined_draft(JoinedDraft* at, const nb::list& parts) {
+    std::vector<JoinedDraft::Part> all;
+    for (nb::handle part : parts) {
+        const nb::tuple three = nb::cast<nb::tuple>(part);
+        all.push_back({nb::cast<Draft*>(three[0]), nb::cast<Lengths>(three[1]), nb::cast<int64_t>(three[2])});
+    }
+    new (at) JoinedDraft(std::move(all));
 }
 
 struct PyEncoder {
@@ -651,6 +671,8 @@ NB_MODULE(_native, m) {
     nb::class_<TextDraft, Draft>(m, "TextDraft")
         .def(nb::init<std::vector<std::vector<int64_t>>, std::vector<int64_t>>(), nb::arg("texts"),
              nb::arg("prompts"));
+    nb::class_<JoinedDraft, Draft>(m, "JoinedDraft")
+        .def("__init__", &make_joined_draft, nb::keep_alive<1, 2>(), nb::arg("parts"));
     nb::class_<PyHeads>(m, "Heads")
         .def(nb::init<const nb::dict&, int64_t, int64_t, int64_t>(), nb::arg("weights"), nb::kw_only(),
              nb::arg("heads"), nb::arg("blocks"), nb::arg("width"));
@@ -673,6 +695,7 @@ NB_MODULE(_native, m) {
              nb::arg("end_token"), nb::arg("earliest_end"), nb::arg("most"), nb::arg("most_passes"), nb::arg("checked").noconvert(),
              nb::arg("accepted").noconvert(), nb::arg("capacity"), nb::arg("own").noconvert(),
              nb::arg("cross").noconvert(), nb::arg("scales").noconvert().none(), nb::arg("frames"),
+             nb::arg("until_end"), nb::arg("first_time"), nb::arg("latest_time"), nb::arg("prompts"),
              nb::arg("draft").none() = nb::none())
         .def("logits", &PyDecoder::logits, nb::arg("states"), nb::arg("logits").noconvert(),
              nb::arg("matrix") = nb::none());

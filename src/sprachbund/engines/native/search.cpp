@@ -126,6 +126,51 @@ void HeadsDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most, 
     }
 }
 
+bool JoinedDraft::fits(int64_t rows, const int64_t* lengths, const Decoder& decoder) const {
+    for (const Part& part : parts_) {
+        std::vector<int64_t> own;
+        for (int64_t row : part.rows) {
+            if (row < 0 || row >= rows) return false;
+            own.push_back(lengths[row]);
+        }
+        if (part.most < 0 || !part.draft->fits(static_cast<int64_t>(own.size()), own.data(), decoder)) return false;
+    }
+    return true;
+}
+
+bool JoinedDraft::reads_states() const {
+    return std::any_of(parts_.begin(), parts_.end(), [](const Part& part) { return part.draft->reads_states(); });
+}
+
+void JoinedDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) {
+    std::fill_n(counts, rows.count, 0);
+    for (const Part& part : parts_) {
+        const int64_t count = static_cast<int64_t>(part.rows.size()), own_most = std::min(most, part.most);
+        texts_.clear(), lengths_.clear(), wanted_.clear(), list_of_.clear(), states_.clear();
+        const bool reads = rows.states && part.draft->reads_states();
+        for (int64_t row : part.rows) {
+            texts_.insert(texts_.end(), rows.of(row), rows.of(row) + rows.stride);
+            lengths_.push_back(rows.lengths[row]);
+            wanted_.push_back(std::min(wanted[row], own_most));
+            list_of_.push_back(rows.suppressed->list_of[row]);
+            if (reads)
+                states_.insert(states_.end(), rows.states + row * rows.state_width,
+                               rows.states + (row + 1) * rows.state_width);
+        }
+        const Suppressed suppressed{rows.suppressed->tokens, rows.suppressed->begins, list_of_.data()};
+        Rows own = rows;
+        own.tokens = texts_.data(), own.lengths = lengths_.data(), own.count = count;
+        own.states = reads ? states_.data() : nullptr, own.suppressed = &suppressed;
+        tokens_.resize(static_cast<size_t>(count * own_most));
+        counts_.assign(static_cast<size_t>(count), 0);
+        part.draft->propose(own, wanted_.data(), own_most, tokens_.data(), counts_.data());
+        for (size_t i = 0; i < part.rows.size(); i++) {
+            counts[part.rows[i]] = counts_[i];
+            std::copy_n(tokens_.data() + static_cast<int64_t>(i) * own_most, counts_[i], tokens + part.rows[i] * most);
+        }
+    }
+}
+
 void Decoder::guess(const Guess& guess) {
     const int64_t count = guess.rows * guess.heads, padded = up(shape.width, 16);
     shared_.values.at_least(count * padded);
@@ -163,6 +208,33 @@ void Decoder::guess(const Guess& guess) {
     });
 }
 
+namespace {
+
+// What the timestamps of a row allow behind its newest token and behind each draft token after it, `count` in all.
+void see_times(const Search& search, int64_t row, const int64_t* draft, int64_t count, std::vector<int64_t>* earliest,
+               std::vector<Times::Due>* due) {
+    const int64_t first = search.first_time;
+    int64_t seen = first - 1;                // the latest so far
+    bool last = false, second_last = true;  // as if a pair stood before the first token
+    const auto see = [&](int64_t token) {
+        seen = std::max(seen, token);
+        second_last = last, last = token >= first;
+    };
+    const int64_t* text = search.tokens + row * search.stride;
+    for (int64_t at = search.prompts[row]; at < search.lengths[row]; at++) {
+        see(text[at]);
+        if (at == search.prompts[row]) second_last = true;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        if (i > 0) see(draft[i - 1]);
+        due->push_back(!last ? Times::any : second_last ? Times::text : Times::time_or_end);
+        // No segment is empty, but one may begin where the one before it ended.
+        earliest->push_back(seen + (due->back() == Times::time_or_end ? 0 : 1));
+    }
+}
+
+}  // namespace
+
 void Decoder::search(const Search& search, Draft* draft) {
     std::lock_guard<std::recursive_mutex> one_call(calls_);
     const int64_t rows = search.rows, most = search.most;
@@ -175,7 +247,10 @@ void Decoder::search(const Search& search, Draft* draft) {
     const bool reads = draft && draft->reads_states();
     const int64_t padded = up(shape.width, 16);
     std::vector<float> states, newest(reads ? of(rows * padded) : 0);
-    while (*search.passes < search.most_passes) {
+    std::vector<int64_t> earliest;
+    std::vector<Times::Due> due;
+    bool one_ended = false;
+    while (*search.passes < search.most_passes && !(search.until_end && one_ended)) {
         for (int64_t row = 0; row < rows; row++) {
             held[of(row)] = search.lengths[row] - 1;
             // Draft tokens for which there is room, in the row and in its cache.
@@ -185,7 +260,7 @@ void Decoder::search(const Search& search, Draft* draft) {
         if (draft)
             draft->propose({search.tokens, search.stride, search.lengths, rows,
                             reads && *search.passes > 0 ? newest.data() : nullptr, &search.suppressed, search.own,
-                            search.own_blocks},
+                            search.own_blocks, padded},
                            wanted.data(), most, proposed.data(), found.data());
         tokens.clear();
         for (int64_t row = 0; row < rows; row++) {
@@ -198,7 +273,16 @@ void Decoder::search(const Search& search, Draft* draft) {
         const int64_t count = static_cast<int64_t>(tokens.size());
         chosen.resize(tokens.size());
         log_probs.resize(tokens.size());
-        const Choice choice{search.suppressed, search.end_token, search.earliest_end, chosen.data(), log_probs.data()};
+        Times times{search.first_time, search.latest_time, nullptr, nullptr};
+        if (search.first_time >= 0) {
+            earliest.clear(), due.clear();
+            int64_t first = 0;
+            for (int64_t row = 0; row < rows; first += counts[of(row)], row++)
+                if (counts[of(row)]) see_times(search, row, tokens.data() + first + 1, counts[of(row)], &earliest, &due);
+            times.earliest = earliest.data(), times.due = due.data();
+        }
+        const Choice choice{search.suppressed, search.end_token,   search.earliest_end,
+                            chosen.data(),     log_probs.data(), search.first_time >= 0 ? &times : nullptr};
         Step step{};
         step.tokens = tokens.data(), step.counts = counts.data(), step.lengths = held.data(), step.rows = rows;
         step.own = search.own, step.own_blocks = search.own_blocks, step.cross = search.cross;
@@ -227,6 +311,7 @@ void Decoder::search(const Search& search, Draft* draft) {
             if (counts[of(row)])
                 for (int64_t k = 0; k <= std::min(standing, written); k++) search.accepted[row * (most + 1) + k]++;
             room[of(row)] = search.ended[row] ? 0 : room[of(row)] - written;
+            one_ended = one_ended || (counts[of(row)] && room[of(row)] == 0);
         }
     }
 }

@@ -22,6 +22,7 @@ struct Rows {
     const Suppressed* suppressed;
     uint16_t* own;  // the model's cache, see Step: of every row all tokens but the newest
     int64_t own_blocks;
+    int64_t state_width;  // D padded
 
     const int64_t* of(int64_t row) const { return tokens + row * stride; }
 };
@@ -131,6 +132,28 @@ class HeadsDraft : public Draft {
     std::vector<int64_t> asked_, guesses_;
 };
 
+// The drafts of several searches whose rows share one, each with rows of its own. A draft that reads the model's cache
+// is none of them, since its rows would have to be neighbours.
+class JoinedDraft : public Draft {
+  public:
+    struct Part {
+        Draft* draft;
+        std::vector<int64_t> rows;  // of the search that they share, in the draft's order
+        int64_t most;               // draft tokens of a row and pass
+    };
+
+    explicit JoinedDraft(std::vector<Part> parts) : parts_(std::move(parts)) {}
+
+    bool fits(int64_t rows, const int64_t* lengths, const Decoder& decoder) const override;
+    void propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) override;
+    bool reads_states() const override;
+
+  private:
+    std::vector<Part> parts_;
+    std::vector<int64_t> texts_, lengths_, wanted_, list_of_, tokens_, counts_;  // of a part
+    std::vector<float> states_;
+};
+
 struct Search {
     int64_t* tokens;  // R x stride: prompts and newest tokens; what is written goes behind them
     int64_t stride;
@@ -145,6 +168,10 @@ struct Search {
     int64_t* checked;             // R: draft tokens that the model has checked
     int64_t* accepted;            // R x (K + 1): passes of a row in which at least 0, 1, .. draft tokens were accepted
     int64_t most_passes;          // after which the rows are left as they are
+    bool until_end;               // or after a pass in which one ended or had no room left
+    int64_t first_time;           // of the vocabulary's timestamps; -1 where no row has any
+    const int64_t* latest_time;   // R, see Times
+    const int64_t* prompts;       // R: tokens of the prompts, among which timestamps do not count
     int64_t* passes;
     int64_t rows, capacity;  // tokens that a row's cache can hold
     uint16_t* own;

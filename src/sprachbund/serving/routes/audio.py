@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -36,13 +37,9 @@ from sprachbund.serving.schemas import (
 )
 from sprachbund.serving.service import Service
 from sprachbund.serving.uploads import Upload, read_form
-from sprachbund.serving.worker import ModelWorker
+from sprachbund.serving.worker import AbandonedError, ModelWorker
 
 # A recording of a request: read and cut in one thread, computed in the model's, segments queued for the event loop.
-
-
-class AbandonedError(Exception):
-    """Nobody waits for the result any more."""
 
 
 class BoundedAudio(AudioSource):
@@ -189,6 +186,7 @@ class FileJob:
     async def close(self) -> None:
         """Stop the reading, and wait until nothing touches the recording any more."""
         self._abandoned.set()
+        self._worker.notify()
         threads = [thread for thread in (self._opening, self._reading) if thread is not None]
         await asyncio.gather(*threads, return_exceptions=True)
 
@@ -204,7 +202,7 @@ class FileJob:
                 self._source,
                 self._options,
                 activity=self._activity,
-                compute=self._worker.compute,
+                compute=partial(self._worker.compute, abandoned=self._abandoned),
                 speculation=self._worker.speculation(),
             )
         ).result()
