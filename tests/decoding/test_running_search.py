@@ -97,8 +97,8 @@ def run_together(
 @pytest.mark.parametrize("num_places", [4, 11])
 @pytest.mark.parametrize("num_times", [0, 30])
 def test_rows_that_arrive_at_random_are_those_alone(seed: int, num_places: int, num_times: int) -> None:
-    family, random = native_family(1 + seed, num_times=num_times), np.random.default_rng(seed)
-    asked = requests_of(family, 60, random)
+    family, random = native_family(1 + seed % 2, num_times=num_times), np.random.default_rng(seed)
+    asked = requests_of(family, 40, random)
     alone = [request.run() for request in asked]
     found, passes = run_together(family, asked, num_places, random)
     assert found == alone  # to the bit, sums of log-probabilities included

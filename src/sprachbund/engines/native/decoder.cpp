@@ -217,7 +217,8 @@ void Decoder::choose(const Step& step, Range tokens) {
         choice.suppressed.mask(row, logits);
         if (lengths_[token] < choice.earliest_end[row])
             logits[choice.end_token] = -std::numeric_limits<float>::infinity();
-        if (choice.times) forbid_times(*choice.times, row, i, choice.end_token, vocabulary_size, logits);
+        if (choice.times)
+            forbid_times(*choice.times, row, static_cast<int64_t>(token), choice.end_token, vocabulary_size, logits);
         choice.tokens[i] = kernels_->likeliest(logits, vocabulary_size, choice.log_probs + i);
     }
 }

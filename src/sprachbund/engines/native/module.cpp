@@ -348,6 +348,16 @@ void make_token_map_draft(TokenMapDraft* at, const PyTokenMap& map, Lengths lang
     new (at) TokenMapDraft(map.map.get(), std::move(languages), std::move(prompts));
 }
 
+// Parts are (draft, its rows, draft tokens at most).
+void make_joined_draft(JoinedDraft* at, const nb::list& parts) {
+    std::vector<JoinedDraft::Part> all;
+    for (nb::handle part : parts) {
+        const nb::tuple three = nb::cast<nb::tuple>(part);
+        all.push_back({nb::cast<Draft*>(three[0]), nb::cast<Lengths>(three[1]), nb::cast<int64_t>(three[2])});
+    }
+    new (at) JoinedDraft(std::move(all));
+}
+
 // A single proposal, for tests: `most` tokens of every row, into `out` (R x K), -1 where there is none.
 void py_propose(Draft& draft, const PyDecoder& model, const Array<const int64_t>& tokens,
                 const Array<const int64_t>& lengths, const Array<int16_t>& own, const Array<int64_t>& out) {
@@ -372,21 +382,11 @@ void py_propose(Draft& draft, const PyDecoder& model, const Array<const int64_t>
     const std::vector<int64_t> begins{0, 0};
     std::vector<int64_t> found(static_cast<size_t>(rows));
     const Suppressed suppressed{nothing.data(), begins.data(), nothing.data()};
-    draft.propose({tokens.data(), stride, lengths.data(), rows, nullptr, &suppressed,
-                   reinterpret_cast<uint16_t*>(own.data()), blocks, 0},
+    draft.propose({tokens.data(), stride, lengths.data(), rows, nullptr, &suppressed, up(model.decoder->shape.width, 16),
+                   reinterpret_cast<uint16_t*>(own.data()), blocks},
                   wanted.data(), most, out.data(), found.data());
     for (int64_t row = 0; row < rows; row++)
         std::fill(out.data() + row * most + found[static_cast<size_t>(row)], out.data() + (row + 1) * most, -1);
-}
-
-// Parts are (draft, its rows, draft tokens at most).
-void make_joined_draft(JoinedDraft* at, const nb::list& parts) {
-    std::vector<JoinedDraft::Part> all;
-    for (nb::handle part : parts) {
-        const nb::tuple three = nb::cast<nb::tuple>(part);
-        all.push_back({nb::cast<Draft*>(three[0]), nb::cast<Lengths>(three[1]), nb::cast<int64_t>(three[2])});
-    }
-    new (at) JoinedDraft(std::move(all));
 }
 
 struct PyEncoder {

@@ -259,8 +259,8 @@ void Decoder::search(const Search& search, Draft* draft) {
         }
         if (draft)
             draft->propose({search.tokens, search.stride, search.lengths, rows,
-                            reads && *search.passes > 0 ? newest.data() : nullptr, &search.suppressed, search.own,
-                            search.own_blocks, padded},
+                            reads && *search.passes > 0 ? newest.data() : nullptr, &search.suppressed, padded,
+                            search.own, search.own_blocks},
                            wanted.data(), most, proposed.data(), found.data());
         tokens.clear();
         for (int64_t row = 0; row < rows; row++) {

@@ -20,9 +20,9 @@ struct Rows {
     int64_t count;           // R
     const float* states;     // R x D padded: what went into the last norm where each newest token was chosen; null before
     const Suppressed* suppressed;
+    int64_t state_width;  // D padded
     uint16_t* own;  // the model's cache, see Step: of every row all tokens but the newest
     int64_t own_blocks;
-    int64_t state_width;  // D padded
 
     const int64_t* of(int64_t row) const { return tokens + row * stride; }
 };
