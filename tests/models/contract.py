@@ -83,12 +83,16 @@ _REFERENCES: Mapping[str, tuple[str, str]] = {
     "mBART": ("transformers", "tests/units/test_text_start.py"),
     "cascade": ("its halves", "tests/decoding/test_cascade.py"),
     "streaming transducer": ("transformers", "tests/models/test_transducer_checkpoints.py"),
+    "streaming transducer with prompts": ("transformers", "tests/models/test_prompted_transducer.py"),
     "streaming ONNX": ("the model exported", "tests/compression/test_onnx_export.py"),
     "Parakeet CTC": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Parakeet RNNT": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Parakeet TDT": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Canary": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Cohere ASR": ("transformers", "tests/models/fastconformer/test_model.py"),
+    **dict.fromkeys(
+        ("Voxtral", "Granite Speech", "Qwen3-ASR"), ("transformers", "tests/models/audio_llm/test_model.py")
+    ),
 }
 _RECIPES: Mapping[str, str] = {
     "speech LLM": "code_switch",
@@ -104,7 +108,12 @@ BUILDERS: Mapping[str, Builder] = {
         name: Builder(
             build=_translator(kind), reference=("transformers", "tests/models/translation/test_model.py")
         )
-        for name, kind in (("M2M-100, NLLB", "m2m_100"), ("mBART-50", "mbart"), ("Marian", "marian_many"))
+        for name, kind in (
+            ("M2M-100, NLLB", "m2m_100"),
+            ("mBART-50", "mbart"),
+            ("Marian", "marian_many"),
+            ("MADLAD-400", "t5"),
+        )
     },
 }
 """By the name that a family has in the tables."""
@@ -391,7 +400,10 @@ def text_input(subject: Subject) -> str:
     def ask() -> list[Any]:
         able = family.capabilities
         translator = family if able.translator is None else able.translator.family
-        source, target = next(pair for pair in sorted(translator.pairs()) if pair[0] != pair[1])
+        pairs, written = sorted(translator.pairs()), {target for _, target in translator.pairs()}
+        if translator.capabilities.text_encoder is not None:  # it hears languages that it cannot read
+            pairs = [pair for pair in pairs if pair[0] in written]
+        source, target = next(pair for pair in pairs if pair[0] != pair[1])
         options = DecodingOptions(max_tokens=8)
         return list(translate_texts(family, ["ab", "b"], [target], source, options))
 
@@ -449,8 +461,7 @@ def engines(subject: Subject) -> str:
 
     if _attempt(fast):
         found.append("torch-fp32, bf16, int8")
-    able = family.capabilities
-    if why_not_family(family) is None and able.transducer is None and able.ctc is None:
+    if why_not_family(family) is None:
         found.append("native")
     return ", ".join(found)
 

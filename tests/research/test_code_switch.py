@@ -21,8 +21,10 @@ from sprachbund.research import sizes
 from sprachbund.research.code_switch.estimate import estimate_memory
 from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, run_folder
 from sprachbund.research.code_switch.recipe import STAGE_FILE, corpus_of, make_stage, run_stage
+from sprachbund.research.code_switch.recipe import run as train_all
 from sprachbund.training.checkpoint import LOG_FILE
 from sprachbund.training.options import read_recipe
+from tests.training.ranks import fork_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -176,6 +178,36 @@ def test_another_process_makes_the_same_stage(run: Path, tmp_path: Path) -> None
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     assert "step 2" in (here / LOG_FILE).read_text(encoding="utf-8")
     assert not list(here.glob("resume*")), "what only a run that goes on needs is gone"
+
+
+def test_two_processes_that_share_the_weights_train_the_same_stages(run: Path, tmp_path: Path) -> None:
+    """Every process holds a shard of the weights; afterwards, one process evaluates and writes the table."""
+    out, lines = tmp_path / "run", tmp_path / "lines.txt"
+    values = {"arms": (), "llm": str(run / "run" / "llm" / "model"), "data": run / "data"}
+
+    def recipe(**training: bool) -> CodeSwitchRecipe:
+        known = read_recipe(CodeSwitchRecipe, TINY, ())
+        chosen = known.training.model_copy(update=training)
+        return known.model_copy(update={**values, "training": chosen})
+
+    def work(rank: int, count: int) -> None:
+        torch.set_num_threads(1)
+        train_all(recipe(shard=True), out, report=lambda line: lines.write_text(f"{rank}: {line}"))
+
+    codes = fork_ranks([2], work, tmp_path)
+    assert not any(codes.values()), [path.read_text()[-2000:] for path in tmp_path.glob("*/failure.*.txt")]
+    assert lines.read_text() == "0: all stages are trained; the same command without torchrun evaluates them"
+    folder = Path("seed-0", "groups", CHAIN, "model")
+    one, two = (load_speech_llm(place / folder) for place in (run / "run", out))
+    start = dict(one.named_parameters())
+    assert all(
+        torch.equal(value, dict(two.named_parameters())[name])
+        for name, value in start.items()
+        if not _moves(name, "code-switched")
+    )
+    assert train_all(recipe(shard=True), out).exists()
+    [row] = [row for row in json.loads((out / "table.json").read_text())["rows"] if row["speech"] == "mixed"]
+    assert row["arm"] == BASELINE
 
 
 def test_a_folder_with_another_comparison_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

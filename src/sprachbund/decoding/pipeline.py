@@ -676,7 +676,7 @@ def _target(model: Family, span: _IdentifiedSpan, target: str) -> Target:
 
 def _note_unread_prompt(model: Family, recording: RecordingState, target: Target) -> None:
     """Note once that a family cannot be given the caller's prompt: its own prompt is the same without it."""
-    if not target.context or recording.notes:
+    if not target.context or recording.notes or model.capabilities.reads_context:
         return
     if model.prompt(target) == model.prompt(replace(target, context="")):
         recording.notes.append(f"the model {model.name} has no room for a prompt; it was not used")

@@ -51,6 +51,7 @@ from sprachbund.models.wrapped import WrappedFamily
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.encoder import EncoderLayer
 from sprachbund.nn.quantized import packed_layers
+from sprachbund.nn.t5 import T5Decoder
 from sprachbund.util.devices import CPU, check_kind, find_device
 from sprachbund.util.processor import usable_cores
 
@@ -140,7 +141,7 @@ def on_torch(family: Family, precision: Precision, *, cuda_graphs: bool = True) 
     on_cpu = decoder.positions.device.type == "cpu"
 
     def swap(module: nn.Module) -> nn.Module | None:
-        if isinstance(module, TextDecoder):
+        if isinstance(module, TextDecoder) and not isinstance(module, T5Decoder):
             return TorchDecoder(module, precision, cuda_graphs=cuda_graphs)
         if type(module) is EncoderLayer and precision != "fp32" and on_cpu:
             return FusedEncoderLayer(module, precision)
@@ -159,13 +160,16 @@ def on_torch(family: Family, precision: Precision, *, cuda_graphs: bool = True) 
 
 
 def why_not_on_torch(family: Family) -> str | None:
-    """Why the decoder of a family cannot be rearranged, for any precision; None where it can."""
+    """Why the decoder of a family cannot be rearranged, for any precision; None where it can.
+
+    Of T5's decoder the linear layers alone are exchanged: its positions are part of the scores.
+    """
     encoder, decoder = family.capabilities.encoder, family.capabilities.decoder
     if (
         isinstance(family, nn.Module)
         and encoder is not None
         and isinstance(decoder, TextDecoder)
-        and _computes_alike(type(decoder))
+        and (isinstance(decoder, T5Decoder) or _computes_alike(type(decoder)))
     ):
         return None
     return f"a decoder of the kind {type(decoder).__name__}"

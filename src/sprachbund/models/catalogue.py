@@ -44,7 +44,15 @@ class Checkpoint:
     family: str
     task: Task
     languages: Literal[
-        "whisper", "whisper-v3", "english", "european", "seamless", "m2m-100", "nllb-200", "mbart-50"
+        "whisper",
+        "whisper-v3",
+        "english",
+        "european",
+        "seamless",
+        "m2m-100",
+        "nllb-200",
+        "mbart-50",
+        "madlad-400",
     ]
     size_gb: float
     licence: str
@@ -59,7 +67,12 @@ class Checkpoint:
     @property
     def spoken(self) -> str:
         """The languages understood, in words."""
-        counts = {"english": "English", "seamless": "about 100 languages"}  # whose published counts differ
+        # Published counts of the last two differ from what is known here.
+        counts = {
+            "english": "English",
+            "seamless": "about 100 languages",
+            "madlad-400": "about 400 languages",
+        }
         return counts.get(self.languages, f"{len(self.sources)} languages")
 
     @property
@@ -244,6 +257,16 @@ CATALOGUE = (
         licence="none stated with the weights",
         extra="translation",
     ),
+    Checkpoint(
+        alias="madlad400-3b",
+        id="google/madlad400-3b-mt",
+        family="t5",
+        task="text",
+        languages="madlad-400",
+        size_gb=11.8,
+        licence="Apache-2.0",
+        extra="translation",
+    ),
 )
 """By family, from small to large."""
 _PREFERRED = (
@@ -288,8 +311,8 @@ _MBART_50 = (
     "ar cs de en es et fi fr gu hi it ja kk ko lt lv my ne nl ro ru si tr vi zh af az bn fa he hr id ka km mk ml mn "
     "mr pl ps pt sv sw ta te th fil uk ur xh gl sl"
 )
-_TEXT = {"m2m-100": _M2M_100, "nllb-200": _NLLB, "mbart-50": _MBART_50}
-"""Rules of translators of text to what they read and write."""
+_TEXT = {"m2m-100": _M2M_100, "nllb-200": _NLLB, "mbart-50": _MBART_50, "madlad-400": _M2M_100}
+"""Rules of translators of text to what they read and write; of MADLAD-400's some 400 those that M2M-100 has too."""
 
 
 def folders_with_config() -> list[Path]:

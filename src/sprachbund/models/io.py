@@ -78,6 +78,12 @@ def _load_fastconformer(directory: Path) -> Family:
     return load(directory, offline=True)
 
 
+def _load_audio_llm(directory: Path) -> Family:
+    from sprachbund.models.audio_llm import load
+
+    return load(directory, offline=True)
+
+
 LOADERS: dict[str, Callable[[Path], Family]] = {
     "cascade": _load_cascade,
     "conformer": _load_conformer,
@@ -91,11 +97,16 @@ LOADERS: dict[str, Callable[[Path], Family]] = {
     "m2m_100": _load_translation,
     "mbart": _load_translation,
     "marian": _load_translation,
+    "t5": _load_translation,
     "parakeet_ctc": _load_fastconformer,
     "parakeet_rnnt": _load_fastconformer,
     "parakeet_tdt": _load_fastconformer,
     "canary": _load_fastconformer,
     "cohere_asr": _load_fastconformer,
+    "voxtral": _load_audio_llm,
+    "granite_speech": _load_audio_llm,
+    "granite_speech_plus": _load_audio_llm,
+    "qwen3_asr": _load_audio_llm,
 }
 """One for each of `FAMILIES`. Each imports its family when it is called, so that no command pays for the others."""
 
@@ -130,6 +141,10 @@ def _saver(family: Family) -> Callable[..., None]:
             from sprachbund.models.fastconformer.io import save as save_fastconformer
 
             return save_fastconformer
+        case "audio_llm":
+            from sprachbund.models.audio_llm.io import save as save_audio_llm
+
+            return save_audio_llm
         case "translation":
             from sprachbund.models.translation.io import save as save_translation
 

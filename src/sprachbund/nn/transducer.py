@@ -442,6 +442,26 @@ class JointNetwork(nn.Module):
         return self.out(joined)
 
 
+class LanguageFusion(nn.Module):
+    """Encoder states with the language of their row: W f(A states + b_language), f = ReLU.
+
+    Args:
+        width: D of the states.
+        inner_width: of f.
+        num_languages: rows of b.
+    """
+
+    def __init__(self, width: int, inner_width: int, num_languages: int) -> None:
+        super().__init__()
+        self.states = nn.Linear(width, inner_width)
+        self.language = nn.Embedding(num_languages, inner_width)
+        self.out = nn.Linear(inner_width, width)
+
+    def forward(self, states: Tensor, languages: Tensor) -> Tensor:
+        """States (R, T, D) of states (R, T, D) and languages (R,)."""
+        return self.out(F.relu(self.states(states) + self.language(languages)[:, None]))
+
+
 class Transducer(nn.Module):
     """Prediction and joint network, the loss through them, and their state in a stream.
 

@@ -310,7 +310,7 @@ class CanaryExamples:
         """
         if (source or target, target) not in self.pairs:
             return None
-        return self.language_tokens[target], [*self.tokens.encode(text.strip()), self.end_token]
+        return self.language_tokens[target], [*self.tokens.encode(text.strip(), target), self.end_token]
 
 
 class Canary(_FastConformerModel):
@@ -337,6 +337,12 @@ class Canary(_FastConformerModel):
     ) -> None:
         super().__init__(config, values, tokens)
         self.decoder = CanaryDecoder(config)
+        self.memory_projection: nn.Module = nn.Identity()
+        if (
+            isinstance(config, CohereConfig)
+            or config.encoder.hidden_size != config.decoder_config.hidden_size
+        ):
+            self.memory_projection = nn.Linear(config.encoder.hidden_size, config.decoder_config.hidden_size)
         self.end_token = config.eos_token_id
         self.max_tokens = min(_MAX_TOKENS, config.decoder_config.max_position_embeddings)
         self.label_smoothing = 0.0
@@ -360,9 +366,15 @@ class Canary(_FastConformerModel):
             encoder=self.encoder,
             decoder=self.decoder,
             alignment=Alignment(frame_s=self.frame_s),
-            encode_text=self.tokens.encode,
+            # A text alone does not say which of several tokenizers is meant.
+            encode_text=None if self.tokens.of_languages else self.tokens.encode,
             devices=ANY_DEVICE,
         )
+
+    def encode(self, features: Features) -> Memory:
+        """Run the encoder and the projection; states are (B, S, D), one for every eight frames."""
+        memory = super().encode(features)
+        return Memory(states=self.memory_projection(memory.states), num_frames=memory.num_frames)
 
     def pairs(self) -> frozenset[tuple[str, str]]:
         """Transcription of every language, and translation into and from English, as it was trained."""
@@ -472,18 +484,9 @@ class CohereAsr(Canary):
     dither = 1e-5
     _translates = ""
 
-    def __init__(self, config: CohereConfig, values: Mapping[str, Any], tokens: FastConformerTokens) -> None:
-        super().__init__(config, values, tokens)
-        self.memory_projection = nn.Linear(config.encoder.hidden_size, config.hidden_size)
-
     def _first(self, config: Any) -> list[int]:
         return [self.tokens.token("▁"), self.tokens.token("<|startofcontext|>")]
 
     def pairs(self) -> frozenset[tuple[str, str]]:
         """Transcription of every language."""
         return frozenset((tag, tag) for tag in self.source_languages)
-
-    def encode(self, features: Features) -> Memory:
-        """Run the encoder and the projection; states are (B, S, D), one for every eight frames."""
-        memory = super().encode(features)
-        return Memory(states=self.memory_projection(memory.states), num_frames=memory.num_frames)

@@ -36,6 +36,7 @@ class SpeechEncoder(nn.Module):
         adapted: last parts of the names of the linear layers that adapters go on.
         shows_layers: whether the states behind each layer can be read: those of all utterances at once, of the same
             moments as the last ones.
+        one_by_one: whether its layers run once for each utterance of a batch.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class SpeechEncoder(nn.Module):
     whole_windows: bool = False
     is_log_mel: bool = True
     shows_layers: bool = True
+    one_by_one: bool = False
     adapted: tuple[str, ...]
     encoder: Any
 

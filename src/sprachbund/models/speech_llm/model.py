@@ -26,9 +26,10 @@ from sprachbund.models.domain import Domain
 from sprachbund.models.speech_llm.checkpoints import adapt
 from sprachbund.models.speech_llm.config import LossWeights, PromptOptions, SpeechLLMConfig
 from sprachbund.models.speech_llm.encoders import SpeechEncoder
-from sprachbund.models.speech_llm.llm import LanguageModel, PrefixCache, Prompts
+from sprachbund.models.speech_llm.llm import LanguageModel, Prompts
 from sprachbund.models.speech_llm.objective import RoutedMemory, smoothed, speech_llm_loss, stretches
 from sprachbund.models.speech_llm.projector import Projector, SpeechTokens
+from sprachbund.nn.causal_lm import PrefixCache
 from sprachbund.text.languages import described
 from sprachbund.util.devices import ANY_DEVICE
 

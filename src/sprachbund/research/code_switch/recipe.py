@@ -40,7 +40,15 @@ from sprachbund.research.code_switch.transition import Transition
 from sprachbund.research.tasks import Tasks, remember, run_tasks
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
 from sprachbund.training.loop import train
-from sprachbund.util.distributed import refuse_several_processes
+from sprachbund.training.parallel import in_16_bits
+from sprachbund.util.distributed import (
+    first_rank_first,
+    is_first_rank,
+    joined_processes,
+    on_first_rank,
+    wait_for_all_ranks,
+    world_size,
+)
 from sprachbund.util.files import atomic_files, write_text
 
 __all__ = ["CodeSwitchRecipe", "estimate_memory", "run"]
@@ -82,8 +90,9 @@ def make_stage(
         model = load(run_folder(directory, seed, arm, stages[:-1]) / "model")
     here.mkdir(parents=True, exist_ok=True)
     with run_log(here) as report:
-        run_stage(recipe, model, stages[-1], seed, here, report)
-    forget_run(here)
+        run_stage(recipe, model, stages[-1], seed, here, on_first_rank(report))
+    if is_first_rank():
+        forget_run(here)
 
 
 def run_stage(
@@ -111,8 +120,10 @@ def run_stage(
         SprachbundError: a weight that is frozen has changed.
     """
     num_moving = enter(model, stage)
-    digest = frozen_digest(model, stage)
     options = recipe.options_of(stage, seed)
+    if options.frozen_bf16:
+        in_16_bits(model)()  # rounded now, so that training leaves them as they are
+    digest = frozen_digest(model, stage)
     following = corpus_of(recipe, model, stage.data, "train", seed)
     corpus: Corpus | Transition = following
     if stage.coming_from:
@@ -126,6 +137,8 @@ def run_stage(
         raise SprachbundError(
             f"the stage {stage.name!r} moved what it has to leave; this is a fault of the program"
         )
+    if not is_first_rank():
+        return
     save(model, directory / "model", inside=False, card=_card(recipe, stage, corpus))
     record = {"stage": stage.model_dump(mode="json"), "trained": num_moving, "frozen_sha256": digest}
     write_text(directory / STAGE_FILE, json.dumps(record, indent=1) + "\n")
@@ -208,33 +221,49 @@ def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) ->
         directory: folder of all runs.
         report: called with a line for every step.
 
+    Of several processes that torchrun started, all train every stage together, one after the other, and end when all
+    stages are trained; the same call in one process evaluates.
+
     Raises:
         SprachbundError: a folder without the parts that `data make mixed` writes, or with another comparison; models
-            that do not fit each other; a recipe that torchrun started several times.
+            that do not fit each other.
     """
-    refuse_several_processes("the recipe code_switch")
     recipe = recipe.model_copy(update={"data": recipe.data.resolve()})
     _check_data(recipe.data)
     read_encoder(locate(recipe.encoder)).check_layers(recipe.projector.encoder_layers)
-    remember(directory, recipe, may_change=MAY_CHANGE)
-    llm = Path(recipe.llm) if recipe.llm else _text_llm(recipe, directory / "llm", report)
-    report(f"what each training says is in {directory / 'seed-N' / 'ARM' / 'STAGES' / LOG_FILE}")
-    for length in range(1, len(STAGES) + 1):
-        chains = recipe.chains(length)
-        paths = [run_folder(directory, *chain) / STAGE_FILE for chain in chains]
-        _share(
-            recipe,
-            f"trainings, stage {length}",
-            paths,
-            partial(make_stage, recipe, llm, directory, chains),
-            report,
-        )
-        for chain in chains:
-            forget_run(run_folder(directory, *chain))
+    with joined_processes():
+        report = on_first_rank(report)
+        with first_rank_first():
+            remember(directory, recipe, may_change=MAY_CHANGE)
+        _train_all(recipe, directory, report)
+        if world_size() > 1:
+            report("all stages are trained; the same command without torchrun evaluates them")
+            return directory
     tests = _tests(recipe)
     paths = [scores_of(directory, seed, name) / test / MANIFEST_FILE for seed, name, test in tests]
     _share(recipe, "evaluations", paths, partial(make_scores, recipe, directory, tests), report)
     return write_table(recipe, directory)
+
+
+def _train_all(recipe: CodeSwitchRecipe, directory: Path, report: Report) -> None:
+    """Train the language model, and every stage of every arm; first stages before second ones."""
+    llm = Path(recipe.llm) if recipe.llm else _text_llm(recipe, directory / "llm", report)
+    wait_for_all_ranks()
+    report(f"what each training says is in {directory / 'seed-N' / 'ARM' / 'STAGES' / LOG_FILE}")
+    for length in range(1, len(STAGES) + 1):
+        chains = recipe.chains(length)
+        paths = [run_folder(directory, *chain) / STAGE_FILE for chain in chains]
+        make = partial(make_stage, recipe, llm, directory, chains)
+        if world_size() > 1:
+            for number, path in enumerate(paths):
+                if not path.exists():
+                    make(number)
+                wait_for_all_ranks()  # or one could read what another writes
+        else:
+            _share(recipe, f"trainings, stage {length}", paths, make, report)
+        if is_first_rank():
+            for chain in chains:
+                forget_run(run_folder(directory, *chain))
 
 
 def _share(
@@ -281,6 +310,8 @@ def _text_llm(recipe: CodeSwitchRecipe, directory: Path, report: Report) -> Path
         Corpus([(manifest, 1.0) for manifest in known], examples, chosen) for known in (manifests, dev)
     ]
     train(model, corpora[0], options, directory, dev=corpora[1], report=report)
+    if not is_first_rank():
+        return target
     with atomic_files(target, last="tokenizer.json") as draft:
         tokenizer.save_pretrained(draft)
     write_part(model.llm, target)
