@@ -41,6 +41,7 @@ from tests.decoding.families import FAMILIES
 from tests.decoding.test_translate import Loudness
 from tests.models.fastconformer.support import sound
 from tests.models.translation.support import make_checkpoint
+from tests.models.translation.test_prompted import make_directory as make_language_model
 from tests.training.owned import fine_tuning_recipe, make_tones
 
 OPEN = {"max_tokens": 10, "draft": NONE, "guard": GuardOptions(enabled=False)}
@@ -69,6 +70,11 @@ def _translator(kind: str) -> Callable[[Path], Family]:
     return lambda root: make_checkpoint(root / kind, kind).model
 
 
+def _language_model(root: Path) -> Family:
+    make_language_model(root / "qwen3")
+    return load(root / "qwen3")
+
+
 _OURS = "one pass of its own"
 _REFERENCES: Mapping[str, tuple[str, str]] = {
     "conformer": (_OURS, "tests/models/test_conformer.py"),
@@ -90,6 +96,8 @@ _REFERENCES: Mapping[str, tuple[str, str]] = {
     "Parakeet TDT": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Canary": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Cohere ASR": ("transformers", "tests/models/fastconformer/test_model.py"),
+    "Moonshine": ("transformers", "tests/models/moonshine/test_model.py"),
+    "streaming Moonshine": ("transformers", "tests/models/moonshine/test_model.py"),
     **dict.fromkeys(
         ("Voxtral", "Granite Speech", "Qwen3-ASR"), ("transformers", "tests/models/audio_llm/test_model.py")
     ),
@@ -115,6 +123,9 @@ BUILDERS: Mapping[str, Builder] = {
             ("MADLAD-400", "t5"),
         )
     },
+    "language model": Builder(
+        build=_language_model, reference=("transformers", "tests/models/translation/test_prompted.py")
+    ),
 }
 """By the name that a family has in the tables."""
 

@@ -76,9 +76,11 @@ from sprachbund.util.jobs import nothing
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0, "speeds": (1.0,)}
 
 
+PARAKEET = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
 _AUDIO_LLMS = ("voxtral", "granite_speech", "granite_speech_plus", "qwen3_asr")
 FINE_TUNED = (
     *("conformer", "whisper", "seamless_m4t", "seamless_m4t_v2", "canary", "cohere_asr"),
+    *PARAKEET,
     *_AUDIO_LLMS,
 )
 """Families that `train` goes on from; those of units and of language models have recipes of their own."""
@@ -316,6 +318,8 @@ def prepare_model(recipe: TranslatorRecipe, directory: Path, manifests: Sequence
         )
     if family in ("canary", "cohere_asr"):
         return _canary(recipe, start)
+    if family in PARAKEET:
+        return _parakeet(recipe, start)
     if family in _AUDIO_LLMS:
         return _audio_llm(recipe, start)
     return _whisper(recipe, start) if family == "whisper" else _seamless(recipe, start)
@@ -463,6 +467,23 @@ def _canary(recipe: TranslatorRecipe, start: Path) -> PreparedModel:
     assert isinstance(model, Canary)
     model.label_smoothing = wanted.label_smoothing
     examples = CanaryExamples(model, recipe.languages)
+    return PreparedModel(
+        model=model, examples=examples, save=partial(fastconformer.save, model, bits=recipe.bits or 32)
+    )
+
+
+def _parakeet(recipe: TranslatorRecipe, start: Path) -> PreparedModel:
+    from sprachbund.models import fastconformer
+    from sprachbund.models.fastconformer.model import Parakeet, ParakeetExamples
+
+    if changed := sorted(recipe.fine_tuning.model_fields_set):
+        raise SprachbundError(
+            f"fine_tuning.{changed[0]} is not for Parakeet, which is told no language and has no attention decoder; "
+            "leave it out"
+        )
+    model = fastconformer.load(start)
+    assert isinstance(model, Parakeet)
+    examples = ParakeetExamples(model, recipe.languages)
     return PreparedModel(
         model=model, examples=examples, save=partial(fastconformer.save, model, bits=recipe.bits or 32)
     )
