@@ -1,11 +1,12 @@
 """A streaming transducer on this machine: real-time factor by tier, one stream and many, an hour without end, few bits.
 
-Three parts, a file each. `speed`: for torch and ONNX Runtime, single precision and 8 and 4 bits, every tier, one stream
-and 32 as a batch: seconds of computing for a second of one stream's sound, ratios to torch in single precision, bytes
-that a stream's state takes. Forms take turns, round by round. `hour`: one stream for an hour of sound by the stream's
-clock: a chunk's text is there when the chunk has arrived, the one before is done and its own computing, as measured, is
-over; slope of that delay with a 95% interval (bootstrap over minutes) and the state's bytes. `bits`: k-quant and
-rounding at 8 to 3 bits: bits per weight, bytes, error of weights and of the encoder's states, speed.
+Three parts, a file each. `speed`: for torch, ONNX Runtime and the native engine, in single precision (the first two),
+8 and 4 bits, every tier, one stream and 32 as a batch: seconds of computing for a second of one stream's sound,
+ratios to torch in single precision, bytes that a stream's state takes. Forms take turns, round by round. `hour`: one
+stream for an hour of sound by the stream's clock: a chunk's text is there when the chunk has arrived, the one before
+is done and its own computing, as measured, is over; slope of that delay with a 95% interval (bootstrap over minutes)
+and the state's bytes. `bits`: k-quant and rounding at 8 to 3 bits: bits per weight, bytes, error of weights and of
+the encoder's states, speed.
 Without --model the weights are random, in a published or a small shape, and write nothing: encoder and joint network
 are timed all the same. Run: python benchmarks/streaming_speed.py --model DIR --threads 1
 """
@@ -31,6 +32,7 @@ from sprachbund.compression.onnx_export import export
 from sprachbund.compression.options import KQuantOptions
 from sprachbund.compression.quantization import bits_per_weight, quantize_encoder
 from sprachbund.decoding.transducer import start_by_frames, transducer_greedy
+from sprachbund.engines.choice import engine_for
 from sprachbund.models.base import Target
 from sprachbund.models.conformer import Conformer, ConformerConfig, StreamingPart, TransducerPart
 from sprachbund.models.io import load
@@ -71,7 +73,7 @@ def random_model(shape: str) -> Conformer:
 
 
 def forms(model: Conformer, place: Path) -> dict[str, Any]:
-    """The model on torch and on ONNX Runtime, in single precision and in 8 and 4 bits."""
+    """The model on torch and on ONNX Runtime, in single precision and in 8 and 4 bits, and natively in these two."""
     found: dict[str, Any] = {}
     for name, bits in (("fp32", None), ("int8", 8), ("int4", 4)):
         here = copy.deepcopy(model)
@@ -79,6 +81,8 @@ def forms(model: Conformer, place: Path) -> dict[str, Any]:
             quantize_encoder(here, KQuantOptions(bits=bits))
         export(here, place / name)
         found[f"torch, {name}"], found[f"ONNX Runtime, {name}"] = here, load(place / name)
+        if bits is not None:
+            found[f"native, {name}"] = engine_for(here, "native").family
     return found
 
 

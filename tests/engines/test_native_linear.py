@@ -1,5 +1,6 @@
 """Linear layers in the kernels, and the streaming transducers that consist of them."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.engines.choice import engine_for
 from sprachbund.engines.extension import native
-from sprachbund.engines.native_linear import KeptProduct, NativeLinear, pack_linears
+from sprachbund.engines.native_linear import KeptProduct, NativeLinear, linears, pack_linears
 from sprachbund.engines.options import NativeOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
@@ -24,9 +25,13 @@ from tests.engines.support import (
     quantize_reference,
     relative_error,
 )
+from tests.models.contract import BUILDERS
 from tests.streaming.test_by_frames import tiny_transducer
 
 pytestmark = needs_native
+LANGUAGE_MODELS = sorted(
+    name for name in BUILDERS if name in ("speech LLM", "Voxtral", "Granite Speech", "Qwen3-ASR")
+)
 
 
 def one(layer: nn.Module, isa: str, threads: int, weights: Any = "int8") -> NativeLinear:
@@ -125,7 +130,7 @@ def test_weights_stored_in_blocks_choose_the_kernels() -> None:
     assert chosen.name == "native"
     assert "unpack" in chosen.why
     assert chosen.parts["encoder"].startswith("native, int4")
-    with pytest.raises(SprachbundError, match="memory='int8' is for models with an attention decoder"):
+    with pytest.raises(SprachbundError, match="memory='int8' is for decoders with a memory of their own"):
         engine_for(family, "native", options=NativeOptions(memory="int8"))
 
 
@@ -141,3 +146,30 @@ def test_a_product_is_kept_for_the_same_input_alone() -> None:
     for x in (torch.ones(3, 2), torch.ones(3, 2), torch.zeros(3, 2), torch.zeros(4, 2)):
         assert torch.equal(kept(x), 2 * x)
     assert calls == [3, 3, 4]
+
+
+def logits_of(llm: Any) -> torch.Tensor:
+    """Of rows with prefixes of different lengths, and of two steps behind them."""
+    drawn = torch.Generator().manual_seed(0)
+    prefixes = [torch.randn(n, llm.width, generator=drawn) * 0.3 for n in (3, 7)]
+    tokens = torch.randint(0, llm.vocabulary_size, (2, 4), generator=drawn)
+    with torch.inference_mode():
+        cache = llm.start(prefixes, capacity=8, num_memories=2)
+        return torch.cat([llm.step(part, cache) for part in tokens.split((3, 1), 1)], 1)
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+@pytest.mark.parametrize("engine", ["native", "native-int4"])
+def test_a_language_model_has_its_logits(name: str, engine: Any, tmp_path: Path) -> None:
+    """Within what rounding inputs and weights to 8 bits costs; in 4 bits beside weights that are rounded to them."""
+    family: Any = BUILDERS[name].build(tmp_path)
+    chosen = engine_for(family, engine, compare=False)
+    assert chosen.parts["llm"].startswith(f"native, {'int4' if engine == 'native-int4' else 'int8'}")
+    found = logits_of(chosen.family.capabilities.decoder)
+    if engine == "native-int4":
+        with torch.no_grad():
+            for layer, part in linears(family.capabilities.decoder).items():
+                if not layer.endswith("lm_head"):  # which stays in 8 bits
+                    part.weight.copy_(quantize_blocks(part.weight).dequantize())
+    wanted = logits_of(family.capabilities.decoder)
+    assert relative_error(found, wanted) < 0.05

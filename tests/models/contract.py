@@ -472,8 +472,7 @@ def engines(subject: Subject) -> str:
 
     if _attempt(fast):
         found.append("torch-fp32, bf16, int8")
-    able = family.capabilities
-    if why_not_family(family) is None and able.transducer is None and able.ctc is None:
+    if why_not_family(family) is None:
         found.append("native")
     return ", ".join(found)
 

@@ -46,6 +46,8 @@ from sprachbund.engines.packing import (
 from sprachbund.engines.torch_layers import with_submodules
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
+from sprachbund.models.speech_llm.llm import LanguageModel
+from sprachbund.nn.causal_lm import CausalLM
 from sprachbund.nn.decoder import DecoderCache, DecoderLayer, TextDecoder
 from sprachbund.nn.drafts import Parasite
 from sprachbund.nn.encoder import ConvolutionalEncoder
@@ -489,6 +491,9 @@ def why_not_family(family: Family) -> str | None:
         return f"its encoder is of the kind {type(able.streaming.encoder).__name__}"
     if able.transducer is not None or able.ctc is not None:
         return "it writes frame by frame, and the kernels run attention decoders"
+    if isinstance(family, nn.Module) and isinstance(decoder, CausalLM | LanguageModel):
+        device = next(decoder.parameters()).device
+        return None if device.type == "cpu" else f"it is on the device {device}"
     if (
         not isinstance(family, nn.Module)
         or not isinstance(decoder, TextDecoder)
@@ -504,8 +509,8 @@ def why_not_family(family: Family) -> str | None:
 
 def native_parts_of(family: Family) -> str:
     """What of a family the kernels run, in words for users."""
-    if _streams(family):
-        return "linear layers of encoder and transducer; the rest on torch"
+    if layered := _by_layers(family):
+        return f"linear layers of {' and '.join(layered)}; the rest on torch"
     reason = why_not_encoder(family.capabilities.encoder)
     return "encoder and decoder" if reason is None else f"decoder; its encoder on torch, since {reason}"
 
@@ -516,8 +521,8 @@ def pack(family: Family, weights: WeightNumbers = "int8") -> Packed:
     Raises:
         SprachbundError: weights that are not finite, which 4 bits cannot hold.
     """
-    if streams := _streams(family):
-        parts = {name: pack_linears(part, weights) for name, part in streams.items()}
+    if layered := _by_layers(family):
+        parts = {name: pack_linears(part, weights) for name, part in layered.items()}
         return _packed(parts, shapes_of(family, weights), weights)
     parts = {"decoder": pack_decoder(_decoder(family), weights)[1]}
     if (encoder := _encoder(family)) is not None:
@@ -535,16 +540,23 @@ def _packed(parts: dict[str, Arrays], shapes: dict[str, dict[str, Any]], weights
     )
 
 
-def _streams(family: Family) -> dict[str, nn.Module]:
-    """The parts of a streaming transducer whose linear layers are packed; none of other models."""
-    streaming = family.capabilities.streaming
-    return {} if streaming is None else {"encoder": streaming.encoder, "transducer": streaming.transducer}
+def _by_layers(family: Family) -> dict[str, nn.Module]:
+    """Parts of which the kernels compute the linear layers one by one, by the names of modules; else none.
+
+    They are encoder and transducer of a model that streams, and the language model of a speech LLM.
+    """
+    able = family.capabilities
+    if able.streaming is not None:
+        return {"encoder": able.streaming.encoder, "transducer": able.streaming.transducer}
+    if isinstance(family, nn.Module) and isinstance(able.decoder, CausalLM | LanguageModel):
+        return {name: part for name, part in family.named_children() if part is able.decoder}
+    return {}
 
 
 def shapes_of(family: Family, weights: WeightNumbers = "int8") -> dict[str, dict[str, Any]]:
     """Sizes of the parts that `pack` packs."""
-    if streams := _streams(family):
-        return {name: linear_shapes(part, weights) for name, part in streams.items()}
+    if layered := _by_layers(family):
+        return {name: linear_shapes(part, weights) for name, part in layered.items()}
     shapes = {"decoder": decoder_shape(_decoder(family)).sizes()}
     if (encoder := _encoder(family)) is not None:
         shapes["encoder"] = encoder_shape(list(encoder.layers)).sizes()
@@ -584,15 +596,15 @@ def with_native_modules(
 def _with_native_modules(
     family: Family, packed: Packed, team: Any, kernels: str, options: NativeOptions | None
 ) -> Family:
-    if streams := _streams(family):
+    if layered := _by_layers(family):
         if options is not None and options.memory != NativeOptions().memory:
             raise SprachbundError(
-                f"memory={options.memory!r} is for models with an attention decoder; leave it out"
+                f"memory={options.memory!r} is for decoders with a memory of their own; leave it out"
             )
         assert isinstance(family, nn.Module)
         swapped = {
             name: with_native_linears(part, partial(_matrix_of, packed.part(name)), team, kernels)
-            for name, part in streams.items()
+            for name, part in layered.items()
         }
         return with_submodules(family, **swapped)
     sizes = DecoderShape(**packed.shapes["decoder"])

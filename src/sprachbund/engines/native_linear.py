@@ -1,8 +1,8 @@
 """Linear layers in the native kernels, one by one, for models whose other operations stay on torch.
 
-Streaming transducers have many kinds of state between their layers and few rows in a chunk: nearly all of their time is
-that of linear layers. Each of these becomes a `NativeLinear`, in 8 bits, or in the 4 bits that the model is stored in,
-which torch would unpack at every chunk.
+Streaming transducers have many kinds of state between their layers and few rows in a chunk, language models one row of
+billions of weights: nearly all of their time is that of linear layers. Each of these becomes a `NativeLinear`, in 8
+bits, in 4, or in the 4 bits that the model is stored in, which torch would unpack at every chunk.
 
 Shapes: N rows, I inputs, O outputs.
 """
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from sprachbund.engines.extension import enough_memory, native
 from sprachbund.engines.options import WeightNumbers
 from sprachbund.engines.packing import BLOCK, Arrays, pack_blocks, pack_linear, pad
+from sprachbund.engines.torch_layers import plain_linear
+from sprachbund.nn.causal_lm import CausalLM
 from sprachbund.nn.quantized import BlockLinear
 from sprachbund.nn.streaming_conformer import RelativeAttention
 
@@ -85,12 +87,23 @@ class KeptProduct(nn.Module):
 
 
 def linears(module: nn.Module) -> dict[str, nn.Linear | BlockLinear]:
-    """The linear layers of a module, by their names."""
-    return {
+    """The linear layers of a module, by their names, but those of adapters, which are small and ask for their dtype.
+
+    The output matrix of a language model whose embeddings it shares is one of them: "lm_head".
+    """
+    found: dict[str, nn.Linear | BlockLinear] = {
         name: part
         for name, part in module.named_modules()
-        if isinstance(part, BlockLinear) or (isinstance(part, nn.Linear) and type(part) is nn.Linear)
+        if (isinstance(part, BlockLinear) or (isinstance(part, nn.Linear) and type(part) is nn.Linear))
+        and not any(step.startswith(_ADAPTERS) for step in name.split("."))
     }
+    if isinstance(module, CausalLM) and module.shape.tied:
+        found[_OUTPUT] = plain_linear(module.embed_tokens.weight)
+    return found
+
+
+_ADAPTERS = "lora_"
+_OUTPUT = "lm_head"
 
 
 def linear_shapes(module: nn.Module, weights: WeightNumbers) -> dict[str, Any]:
@@ -101,7 +114,7 @@ def linear_shapes(module: nn.Module, weights: WeightNumbers) -> dict[str, Any]:
         weights: numbers asked for.
     """
     return {
-        name: [part.out_features, part.in_features, _numbers(part, weights)]
+        name: [part.out_features, part.in_features, _numbers(name, part, weights)]
         for name, part in linears(module).items()
     }
 
@@ -118,7 +131,8 @@ def pack_linears(module: nn.Module, weights: WeightNumbers) -> Arrays:
         if isinstance(part, BlockLinear) and (part.bits, part.block) == (4, 32):
             arrays |= pack_blocks(f"{name}.matrix", part.packed, part.bias)
         else:
-            arrays |= pack_linear(f"{name}.matrix", part.weight, part.bias, weights)
+            numbers = _numbers(name, part, weights)
+            arrays |= pack_linear(f"{name}.matrix", part.weight, part.bias, numbers)
     return arrays
 
 
@@ -134,10 +148,15 @@ def with_native_linears(
         instruction_set: name of the kernels.
     """
 
+    known = linears(module)
+
+    def native_of(name: str) -> NativeLinear:
+        sizes = (known[name].out_features, known[name].in_features)
+        return NativeLinear(part(name), sizes, team, instruction_set)
+
     def copied(layer: nn.Module, name: str) -> nn.Module:
-        if isinstance(layer, BlockLinear) or type(layer) is nn.Linear:
-            sizes = (layer.out_features, layer.in_features)
-            return NativeLinear(part(name), sizes, team, instruction_set)
+        if name in known:
+            return native_of(name)
         made = copy.copy(layer)
         made._modules = {
             n: None if m is None else copied(m, f"{name}.{n}" if name else n)
@@ -148,8 +167,14 @@ def with_native_linears(
             made._modules["distance"] = KeptProduct(copied(layer.distance, f"{name}.distance"))
         return made
 
-    return copied(module, "")
+    whole = copied(module, "")
+    if _OUTPUT in known and _OUTPUT not in whole._modules:
+        whole._modules[_OUTPUT] = native_of(_OUTPUT)
+    return whole
 
 
-def _numbers(part: nn.Linear | BlockLinear, weights: WeightNumbers) -> WeightNumbers:
-    return "int4" if isinstance(part, BlockLinear) and (part.bits, part.block) == (4, 32) else weights
+def _numbers(name: str, part: nn.Linear | BlockLinear, weights: WeightNumbers) -> WeightNumbers:
+    """Those asked for, but those of stored codes, and 8 bits for output matrices, as in all native decoders."""
+    if isinstance(part, BlockLinear) and (part.bits, part.block) == (4, 32):
+        return "int4"
+    return "int8" if name.rpartition(".")[2] == _OUTPUT else weights

@@ -423,8 +423,10 @@ class CausalLM(nn.Module):
         return normed
 
     def _logits(self, x: Tensor) -> Tensor:
-        matrix = self.embed_tokens.weight if self.shape.tied else self.lm_head.weight
-        return F.linear(x, matrix) / self.shape.logits_scale
+        # A tied model has no matrix of its own, but for the copy that an engine packs.
+        head = self._modules.get("lm_head")
+        logits = F.linear(x, self.embed_tokens.weight) if head is None else head(x)
+        return logits / self.shape.logits_scale
 
 
 def _as_given(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
