@@ -45,10 +45,12 @@ MODULES = {
     "setuptools": "setuptools pkg_resources",
     "sounddevice": "sounddevice _sounddevice",
     "tensorboard": "tensorboard",
+    "torchao": "torchao",
     "transformers": "transformers",
     "unbabel-comet": "comet",
     "urllib3": "urllib3",
     "uvicorn": "uvicorn",
+    "wandb": "wandb",
     "websockets": "websockets",
     "wyoming": "wyoming",
 }

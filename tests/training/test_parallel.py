@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint import FileSystemReader
 
 from sprachbund.errors import SprachbundError
 from sprachbund.training import loop
@@ -253,6 +254,18 @@ def test_shares_of_weights_in_16_bits_and_adapters_train_as_one_process(root: Pa
     assert apart < 0.05**2 * moved
 
 
+@pytest.mark.usefixtures("plain")
+def test_each_process_holds_and_writes_half_of_the_moments(root: Path) -> None:
+    [folder] = (root / "shares" / "2" / "run" / SHARDS).iterdir()
+    written = FileSystemReader(folder).read_metadata().state_dict_metadata
+    moments = {name: value for name, value in written.items() if ".exp_avg" in name}
+    assert len(moments) == 2 * len(dict(made.make_model().named_parameters()))
+    for name, value in moments.items():
+        rows = [chunk.sizes[0] for chunk in value.chunks]
+        assert sum(rows) == value.size[0]
+        assert max(rows) == -(-value.size[0] // 2), name
+
+
 def test_layers_are_compiled_and_train_to_the_same_bits(root: Path, tmp_path: Path) -> None:
     """Compiling takes minutes, so it is seen that layers are to be compiled; they are then run as they are."""
     data, plain, compiled = made.make_training_data(root / "data"), made.make_model(), made.make_model()
@@ -265,16 +278,18 @@ def test_layers_are_compiled_and_train_to_the_same_bits(root: Path, tmp_path: Pa
     assert all(torch.equal(value, compiled.state_dict()[name]) for name, value in plain.state_dict().items())
 
 
+@pytest.mark.parametrize("is_probed", [True, False])
 def test_a_gpu_that_is_full_says_which_setting_to_change(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_probed: bool
 ) -> None:
     def full(batch: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     model = made.make_model()
     chosen, data = made.options(4, accumulate=2), made.make_training_data(root / "data")
-    monkeypatch.setattr(loop, "measure", lambda *_, **__: None)
     monkeypatch.setattr(model, "loss", full)
+    if not is_probed:
+        monkeypatch.setattr(loop, "measure_shape", lambda *_, **__: None)
     with pytest.raises(
         SprachbundError, match=r"is full at step 1; set training\.accumulate = 4, or training\.rec"
     ):

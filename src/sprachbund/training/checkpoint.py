@@ -30,7 +30,16 @@ RECIPE_FILE = "recipe.json"
 _OF_A_RUN_BEGUN = ("resume.*", "best", "model", "*tokenizer*")
 _FREE = {
     f"training.{name}"
-    for name in ("num_workers", "log_every", "save_every", "recompute", "accumulate", "max_skipped", "shard")
+    for name in (
+        "num_workers",
+        "log_every",
+        "save_every",
+        "recompute",
+        "accumulate",
+        "max_skipped",
+        "shard",
+        "wandb",
+    )
 }
 """Keys by which a run computes the same, up to rounding."""
 
@@ -378,7 +387,7 @@ class BestCheckpoints:
 # afterwards.
 
 LOG_FILE = "log.txt"
-_OF_A_RUN = (RESUME_FILE, SHARDS_FILE, SHARDS, "best", "tensorboard")
+_OF_A_RUN = (RESUME_FILE, SHARDS_FILE, SHARDS, "best", "tensorboard", "wandb")
 """What only a run that goes on needs."""
 
 
