@@ -1,6 +1,8 @@
 """Two processes: shares of the weights, checkpoints of them, an average of the weights, errors, signals, no numbers."""
 
 import os
+import re
+import resource
 import shutil
 import signal
 import sys
@@ -80,6 +82,19 @@ def with_adapters() -> Any:
 
 
 HALF: dict[str, Any] = {"frozen_bf16": True, "precision": "bf16", "optimizer": "adamw"}
+
+
+def full_disk(root: Path, out: Path) -> None:
+    """No file of a process may grow beyond 100 kB from the fifth step on: shards have four times as much."""
+
+    def on_step(done: int, total: int) -> None:
+        if done == 5:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write then fails, as on a disk that is full
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+
+    data = made.make_training_data(root / "data", **PLAIN)
+    chosen = made.options(STEPS, **{**SHARED, "keep_best": 0, "save_every": 2})
+    train(made.make_model(), data, chosen, out / "run", dev=data, on_step=on_step, report=lambda line: None)
 
 
 def of_one_process(root: Path, out: Path) -> None:
@@ -163,6 +178,7 @@ CASES: dict[str, Callable[[Path, Path], None]] = {
     "adapters": adapters,
     "of one process": of_one_process,
     "no numbers": no_numbers,
+    "full disk": full_disk,
     "signal": ended_by_a_signal,
     "one hangs": one_hangs,
     "different": different,
@@ -264,6 +280,22 @@ def test_each_process_holds_and_writes_half_of_the_moments(root: Path) -> None:
         rows = [chunk.sizes[0] for chunk in value.chunks]
         assert sum(rows) == value.size[0]
         assert max(rows) == -(-value.size[0] // 2), name
+
+
+def test_a_full_disk_during_a_checkpoint_leaves_the_one_before(
+    root: Path, plain: Any, tmp_path: Path
+) -> None:
+    assert codes(root, "full disk") == [1, 1]
+    told = failures(root, "full disk")
+    steps = [
+        re.search(r"the checkpoint of step (\d) could not be written to .*; make room", line) for line in told
+    ]
+    # Checkpoints are written while training goes on: that of the fourth step may be under way when the disk fills up.
+    [failed] = {int(found[1]) for found in steps if found}
+    assert failed in (4, 6)
+    shutil.copytree(root / "full disk" / "2" / "run", tmp_path / "run")
+    found = run(root, tmp_path / "run", **{**OPTIONS, "keep_best": 0})
+    assert f"resumed at step {failed - 2}" in found[1]
 
 
 def test_layers_are_compiled_and_train_to_the_same_bits(root: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, RootModel
 from safetensors import safe_open
 from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -215,7 +216,14 @@ class ResumeFiles:
             return
         writing, state = self._under_way
         self._under_way = None
-        writing.result()
+        try:
+            writing.result()
+        except (CheckpointException, Exception) as error:  # the former is no Exception
+            reason = next(reversed([line for line in str(error).splitlines() if line.strip()]), repr(error))
+            raise SprachbundError(
+                f"the checkpoint of step {int(state['folder'])} could not be written to {self._directory / SHARDS} "
+                f"({reason.strip()[:200]}); make room there, and the same command goes on from the one before"
+            ) from error
         wait_for_all_ranks()
         if is_first_rank():
             write_text(self._directory / SHARDS_FILE, json.dumps(state, indent=1) + "\n")
