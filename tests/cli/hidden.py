@@ -46,10 +46,12 @@ MODULES = {
     "sounddevice": "sounddevice _sounddevice",
     "soundcard": "soundcard",
     "tensorboard": "tensorboard",
+    "torchao": "torchao",
     "transformers": "transformers",
     "unbabel-comet": "comet",
     "urllib3": "urllib3",
     "uvicorn": "uvicorn",
+    "wandb": "wandb",
     "websockets": "websockets",
     "wyoming": "wyoming",
 }

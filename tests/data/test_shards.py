@@ -1,6 +1,7 @@
 """Tar shards: the corpus that was packed, whoever reads it, on however many processes, from disks and from stores."""
 
 import shutil
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -396,3 +397,22 @@ def test_shards_in_s3(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert by_id(open_corpus(Path(url))) == by_id(Shards(packed))
     finally:
         server.stop()
+
+
+def test_shards_in_gcs(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gcsfs = pytest.importorskip("gcsfs")
+    emulator = pytest.importorskip("gcp_storage_emulator.server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+    server.start()
+    try:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        gcsfs.GCSFileSystem.clear_instance_cache()  # which knows nothing of the variable
+        url = uploaded(packed, "gs://bucket/corpus")
+        assert read_all(url) == read_all(packed)
+        assert by_id(open_corpus(Path(url))) == by_id(Shards(packed))
+    finally:
+        server.stop()
+        gcsfs.GCSFileSystem.clear_instance_cache()

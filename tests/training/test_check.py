@@ -1,5 +1,6 @@
 """Memory of a run is told before it: within a tenth of what torch's own tracker sees in a whole step."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,17 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from sprachbund.cli import USAGE, main
 from sprachbund.data.batching import BatchingOptions
-from sprachbund.data.loading import batches
+from sprachbund.data.loading import Corpus, ExampleOptions, batches
+from sprachbund.data.manifest import Manifest
 from sprachbund.models.conformer import Conformer
-from sprachbund.training.check import Shape, measure_shape, verdict
+from sprachbund.models.speech_llm import STAGES
+from sprachbund.models.speech_llm.model import SpeechLLMExamples
+from sprachbund.models.speech_llm.stages import enter
+from sprachbund.training.check import Shape, check_shape, verdict
 from sprachbund.training.lora import make_optimizers
 from sprachbund.training.memory import recompute_layers
-from sprachbund.training.parallel import LossOf
+from sprachbund.training.parallel import LossOf, in_16_bits
+from tests.models.speech_llm_support import make_model as make_speech_llm
 from tests.training import made
 
 SHAPES: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -39,7 +45,7 @@ def model_of(**changes: Any) -> Conformer:
     return Conformer(plain.config.model_copy(update=changes), plain.tokenizer, plain.transcript_tokenizer)
 
 
-def measured(model: Conformer, data: Any, options: Any) -> int:
+def measured(model: Any, data: Any, options: Any) -> int:
     """Most bytes at a time in two steps on the largest batch."""
     optimizers, loss_of = make_optimizers(model, options), LossOf(model, options).train()
     plan = BatchingOptions(batch_s=options.batch_s)
@@ -60,36 +66,85 @@ def measured(model: Conformer, data: Any, options: Any) -> int:
     return int(tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"])
 
 
+def allocated(model: Any, data: Any, options: Any, trace: Path) -> int:
+    """The same by torch's allocator: its tracker does not take layers that are frozen."""
+    optimizers, loss_of = make_optimizers(model, options), LossOf(model, options).train()
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    plan = BatchingOptions(batch_s=options.batch_s)
+    sizes = [float(data.durations_s[batch].max()) * len(batch) for batch in data.plan(plan, 0)]
+    batch = next(batches(data, plan, 0, sizes.index(max(sizes))))
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as seen:
+        for _ in range(2):
+            loss_of(batch).total.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+    seen.export_chrome_trace(str(trace))
+    events = [e["args"] for e in json.loads(trace.read_text())["traceEvents"] if e["name"] == "[memory]"]
+    before = events[0]["Total Allocated"] - events[0]["Bytes"]
+    held = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    return held + max(event["Total Allocated"] for event in events) - before
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_prediction_is_what_a_step_takes(name: str, root: Path) -> None:
     shape, changes = SHAPES[name]
     recompute = name in RECOMPUTED
     options = made.options(2, recompute=recompute, **changes)
     data = made.make_training_data(root / "data", time_masks=0, frequency_masks=0)
-    predicted = measure_shape(model_of(**shape), data, options).strategy(
+    predicted = check_shape(model_of(**shape), data, options).strategy(
         1, shard=False, recompute=recompute, accumulate=1
     )
     assert predicted.total == pytest.approx(measured(model_of(**shape), data, options), rel=0.1)
+
+
+def test_the_prediction_holds_for_a_speech_llm(root: Path, tmp_path: Path) -> None:
+    """Frozen weights in 16 bits, projector and adapters in 32."""
+
+    def fresh() -> Any:
+        sizes = {"groups": (("en",), ("de",)), "spliced_frames": 1, "hidden_width": 64}
+        model = make_speech_llm(projector=sizes, target_languages=made.LANGUAGES)
+        enter(model, STAGES[1])
+        return model
+
+    training = {
+        "precision": "bf16",
+        "frozen_bf16": True,
+        "optimizer": "adamw",
+        "trainable": STAGES[1].patterns,
+    }
+    options, model = made.options(2, batch_s=8.0, **training), fresh()
+    examples = ExampleOptions(rows_per_utterance=2, max_tokens=24, time_masks=0, frequency_masks=0)
+    data = Corpus([(Manifest(root / "data"), 1.0)], SpeechLLMExamples(model, made.LANGUAGES), examples)
+    predicted = check_shape(model, data, options).strategy(1, shard=False, recompute=False, accumulate=1)
+    model = fresh()
+    in_16_bits(model)
+    assert predicted.total == pytest.approx(allocated(model, data, options, tmp_path / "trace.json"), rel=0.1)
 
 
 def test_probing_changes_nothing(root: Path) -> None:
     model, data = model_of(dropout=0.1), made.make_training_data(root / "data")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    measure_shape(model, data, made.options(2))
+    check_shape(model, data, made.options(2))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 SHAPE = Shape(
+    num_parameters=200,
+    num_trained=200,
     weights=800,
     gradients=800,
     moments=1600,
     largest_layer=50,
     outside=100,
-    few=(200, 60),
-    more=(500, 120),
+    probed=(2, 5),
+    activations={False: (200, 500), True: (60, 120)},
     utterances=64,
 )
 

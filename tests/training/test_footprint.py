@@ -1,52 +1,22 @@
 """Memory is told before a run as it will be; recomputing keeps the gradients and takes less of it."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import batches
+from sprachbund.training import loop
+from sprachbund.training.check import measure_shape, memory_of
 from sprachbund.training.loop import train
-from sprachbund.training.memory import (
-    Footprint,
-    Kept,
-    keep_layers,
-    measure,
-    measure_kept,
-    memory_of,
-    recompute_layers,
-)
+from sprachbund.training.lora import make_optimizers
+from sprachbund.training.memory import keep_layers, recompute_layers
+from sprachbund.training.parallel import LossOf
 from tests.training import made
 
 PLAN = BatchingOptions(batch_s=6.0)
-
-
-class Stack(nn.Module):
-    """Two layers whose needs can be counted by hand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.Module()
-        self.encoder.layers = nn.ModuleList([nn.Linear(8, 16), nn.Linear(16, 4)])
-        self.decoder = nn.Module()
-        self.decoder.layers = nn.ModuleList()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for layer in self.encoder.layers:
-            x = torch.sigmoid(layer(x))
-        return x.square().sum()
-
-
-def test_what_is_kept_is_counted_by_hand() -> None:
-    stack, x = Stack(), torch.randn(5, 8)
-    kept = measure_kept(stack, lambda: stack(x))
-    # A linear layer keeps its input, a sigmoid its output: which is the next one's input, or squared.
-    assert kept == Kept(outside=4 * (5 * 16 + 5 * 4), inside=[4 * 5 * 8, 0], inputs=[4 * 5 * 8, 4 * 5 * 16])
 
 
 @pytest.fixture(scope="module")
@@ -90,75 +60,56 @@ def test_a_layer_runs_again_when_recomputed(corpus: Path) -> None:
     assert counts == [1, 1 + 2]
 
 
-def size_up(corpus: Path, **changes: object) -> Footprint:
-    model = made.make_model()
-    chosen = made.options(1, **changes)
-    data = made.make_training_data(corpus)
-    adam = torch.optim.AdamW(model.parameters())
-    found = measure(
-        model, model.loss, data, BatchingOptions(batch_s=chosen.batch_s), [adam], device=torch.device("cpu")
-    )
-    assert found is not None
-    return found
-
-
-def test_the_estimate_is_what_a_whole_batch_keeps(corpus: Path) -> None:
-    found = size_up(corpus)
-    model, data = made.make_model(), made.make_training_data(corpus)
-    whole = [
-        measure_kept(model, lambda: model.loss(batch)).total  # noqa: B023
-        for batch in batches(data, PLAN, 0)
-    ]
-    assert 0.7 < found.activations / max(whole) < 1.3
-    assert found.recomputed < found.activations
-    number = sum(p.numel() for p in model.parameters())
-    assert (found.num_parameters, found.weights, found.moments) == (number, 4 * number, 8 * number)
-
-
 def test_moments_are_those_that_the_optimizer_then_has(corpus: Path) -> None:
-    model = made.make_model()
-    adam = torch.optim.AdamW(model.parameters())
+    model, chosen = made.make_model(), made.options(1, optimizer="adamw")
+    optimizers = make_optimizers(model, chosen)
+    shape = measure_shape(LossOf(model, chosen), made.make_training_data(corpus), chosen, optimizers)
+    assert shape is not None
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    adam.step()
-    held = sum(v.numel() * 4 for s in adam.state.values() for k, v in s.items() if k.startswith("exp_avg"))
-    assert size_up(corpus).moments == held
+    for optimizer in optimizers:
+        optimizer.step()
+    states = [state for optimizer in optimizers for state in optimizer.state.values()]
+    held = sum(v.numel() * 4 for state in states for k, v in state.items() if k.startswith("exp_avg"))
+    assert shape.moments == held
 
 
-def test_measuring_moves_nothing(corpus: Path) -> None:
-    model, data = made.make_model(dropout=0.1), made.make_training_data(corpus)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    state = torch.get_rng_state()
-    measure(model, model.loss, data, PLAN, [], device=torch.device("cpu"))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert model.training
-    assert all(p.grad is None for p in model.parameters())
+def test_layers_are_as_before_where_a_probe_fails(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, chosen = made.make_model(), made.options(1)
+    layers = [*model.encoder.layers, *model.decoder.layers]
+
+    def full(batch: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model, "loss", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        measure_shape(LossOf(model, chosen), made.make_training_data(corpus), chosen, [], recompute=(True,))
+    assert [*model.encoder.layers, *model.decoder.layers] == layers
 
 
-BIG = Footprint(
-    num_parameters=10**9,
-    num_trained=10**9,
-    weights=4 * 2**30,
-    gradients=4 * 2**30,
-    moments=8 * 2**30,
-    activations=20 * 2**30,
-    recomputed=3 * 2**30,
-    batch=10,
-    per_utterance=2 * 2**30,
-    available=24 * 2**30,
-)
+def test_what_does_not_fit_is_said_with_what_to_change(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(out: Path, **changes: object) -> list[str]:
+        lines: list[str] = []
+        chosen = made.options(1, batch_s=12.0, **changes)
+        train(made.make_model(), made.make_training_data(corpus), chosen, out, report=lines.append)
+        return lines[:3]
 
-
-def test_what_does_not_fit_is_said_with_what_to_change() -> None:
-    lines = BIG.lines(recompute=False, batch_s=300)
-    assert "together 36.00 GiB of 24.00 GiB" in lines[1]
-    assert lines[2] == (
-        "this does not fit: set training.recompute = true (then 19.00 GiB, a third slower), or "
-        "training.batch_s = 120, or adapters ([lora], then about 24.00 GiB) or fewer parts (training.trainable)"
+    lines = told(tmp_path / "fits")
+    assert not lines[2].startswith("this does not fit")
+    together, activations = (
+        float(re.search(rf"{name} ([0-9.]+) MiB", lines[1])[1]) for name in ("together", "activations")
     )
-    assert len(BIG.lines(recompute=True, batch_s=300)) == 2
-    assert len(replace(BIG, available=2**40).lines(recompute=False, batch_s=300)) == 2
+    monkeypatch.setattr(loop, "memory_of", lambda device: round((together - activations / 4) * 2**20))
+    lines = told(tmp_path / "does not")
+    assert re.fullmatch(
+        r"this does not fit; it fits with (recompute = true|accumulate = \d)(, .*)?", lines[2]
+    )
+    monkeypatch.setattr(loop, "memory_of", lambda device: 2**10)
+    assert re.match(
+        r"this does not fit; nothing fits: with .* it takes .* of 0\.0 MiB; take", told(tmp_path / "no")[2]
+    )
 
 
 def test_a_run_tells_its_size_first(corpus: Path, tmp_path: Path) -> None:
@@ -167,16 +118,3 @@ def test_a_run_tells_its_size_first(corpus: Path, tmp_path: Path) -> None:
     assert re.fullmatch(r"63\.0 k parameters, 63\.0 k of them are trained", lines[0])
     assert lines[1].startswith("memory, about: weights")
     assert 2**28 < memory_of(torch.device("cpu")) < 2**50
-
-
-def test_memory_is_counted_once_and_weights_are_not() -> None:
-    weight = nn.Parameter(torch.randn(6, 6))
-    model = Stack()
-    model.weight = weight
-    x = torch.randn(3, 6)
-
-    def forward() -> torch.Tensor:
-        y = F.linear(x, weight)
-        return (y * y).sum() + y.pow(2).sum()
-
-    assert measure_kept(model, forward).outside == 4 * (3 * 6 + 3 * 6)  # x and y

@@ -1,6 +1,8 @@
 """Two processes: shares of the weights, checkpoints of them, an average of the weights, errors, signals, no numbers."""
 
 import os
+import re
+import resource
 import shutil
 import signal
 import sys
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint import FileSystemReader
 
 from sprachbund.errors import SprachbundError
 from sprachbund.training import loop
@@ -79,6 +82,19 @@ def with_adapters() -> Any:
 
 
 HALF: dict[str, Any] = {"frozen_bf16": True, "precision": "bf16", "optimizer": "adamw"}
+
+
+def full_disk(root: Path, out: Path) -> None:
+    """No file of a process may grow beyond 100 kB from the fifth step on: shards have four times as much."""
+
+    def on_step(done: int, total: int) -> None:
+        if done == 5:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write then fails, as on a disk that is full
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+
+    data = made.make_training_data(root / "data", **PLAIN)
+    chosen = made.options(STEPS, **{**SHARED, "keep_best": 0, "save_every": 2})
+    train(made.make_model(), data, chosen, out / "run", dev=data, on_step=on_step, report=lambda line: None)
 
 
 def of_one_process(root: Path, out: Path) -> None:
@@ -162,6 +178,7 @@ CASES: dict[str, Callable[[Path, Path], None]] = {
     "adapters": adapters,
     "of one process": of_one_process,
     "no numbers": no_numbers,
+    "full disk": full_disk,
     "signal": ended_by_a_signal,
     "one hangs": one_hangs,
     "different": different,
@@ -253,6 +270,34 @@ def test_shares_of_weights_in_16_bits_and_adapters_train_as_one_process(root: Pa
     assert apart < 0.05**2 * moved
 
 
+@pytest.mark.usefixtures("plain")
+def test_each_process_holds_and_writes_half_of_the_moments(root: Path) -> None:
+    [folder] = (root / "shares" / "2" / "run" / SHARDS).iterdir()
+    written = FileSystemReader(folder).read_metadata().state_dict_metadata
+    moments = {name: value for name, value in written.items() if ".exp_avg" in name}
+    assert len(moments) == 2 * len(dict(made.make_model().named_parameters()))
+    for name, value in moments.items():
+        rows = [chunk.sizes[0] for chunk in value.chunks]
+        assert sum(rows) == value.size[0]
+        assert max(rows) == -(-value.size[0] // 2), name
+
+
+def test_a_full_disk_during_a_checkpoint_leaves_the_one_before(
+    root: Path, plain: Any, tmp_path: Path
+) -> None:
+    assert codes(root, "full disk") == [1, 1]
+    told = failures(root, "full disk")
+    steps = [
+        re.search(r"the checkpoint of step (\d) could not be written to .*; make room", line) for line in told
+    ]
+    # Checkpoints are written while training goes on: that of the fourth step may be under way when the disk fills up.
+    [failed] = {int(found[1]) for found in steps if found}
+    assert failed in (4, 6)
+    shutil.copytree(root / "full disk" / "2" / "run", tmp_path / "run")
+    found = run(root, tmp_path / "run", **{**OPTIONS, "keep_best": 0})
+    assert f"resumed at step {failed - 2}" in found[1]
+
+
 def test_layers_are_compiled_and_train_to_the_same_bits(root: Path, tmp_path: Path) -> None:
     """Compiling takes minutes, so it is seen that layers are to be compiled; they are then run as they are."""
     data, plain, compiled = made.make_training_data(root / "data"), made.make_model(), made.make_model()
@@ -265,16 +310,18 @@ def test_layers_are_compiled_and_train_to_the_same_bits(root: Path, tmp_path: Pa
     assert all(torch.equal(value, compiled.state_dict()[name]) for name, value in plain.state_dict().items())
 
 
+@pytest.mark.parametrize("is_probed", [True, False])
 def test_a_gpu_that_is_full_says_which_setting_to_change(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_probed: bool
 ) -> None:
     def full(batch: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     model = made.make_model()
     chosen, data = made.options(4, accumulate=2), made.make_training_data(root / "data")
-    monkeypatch.setattr(loop, "measure", lambda *_, **__: None)
     monkeypatch.setattr(model, "loss", full)
+    if not is_probed:
+        monkeypatch.setattr(loop, "measure_shape", lambda *_, **__: None)
     with pytest.raises(
         SprachbundError, match=r"is full at step 1; set training\.accumulate = 4, or training\.rec"
     ):

@@ -1,11 +1,17 @@
 """The log's means: of every head over what it counts, 0 where a family has no such head."""
 
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 
 from sprachbund.models.base import CTC, LANGUAGE, HeadLoss, Loss
-from sprachbund.training.loop import Meter
+from sprachbund.training.loop import Meter, train
 from tests.data.test_batch import batch_of
+from tests.training import made
 
 
 def loss_of(attention: float, num_tokens: int, **heads: HeadLoss) -> Loss:
@@ -30,3 +36,51 @@ def test_a_family_without_heads_has_zeros_and_a_placeholder_counts_nothing() -> 
     meter.add(batch_of(2).placeholder(), loss_of(9.0, 9, **heads))
     line = meter.progress(1, 4, 0)
     assert (line.attention, line.ctc, line.language) == (0.5, 0.0, 0.0)
+
+
+def _records(log: bytes) -> Iterator[bytes]:
+    """Records of a log of LevelDB behind a header of seven bytes: blocks of 32 KiB, fragments with a head of seven."""
+    place, parts = 7, b""
+    while place + 7 <= len(log):
+        if (left := 32768 - place % 32768) < 7:
+            place += left
+            continue
+        size, kind = struct.unpack_from("<HB", log, place + 4)
+        parts += log[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # a whole record, or the end of one
+            yield parts
+            parts = b""
+
+
+def test_wandb_has_the_curves_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read back from the file that `wandb sync` would send."""
+    pytest.importorskip("wandb")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    made.make_corpus(tmp_path / "data", 8)
+    data, lines = made.make_training_data(tmp_path / "data"), list[str]()
+    options = made.options(2, log_every=1, evaluate_every=2, wandb=True)
+    train(made.make_model(), data, options, tmp_path / "run", dev=data, report=lines.append)
+    [path] = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    seen: dict[tuple[str, int], float] = {}
+    for raw in _records(path.read_bytes()):
+        record = Record.FromString(raw)
+        values = {
+            item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item
+        }
+        for name, value in values.items():
+            if "/" in name:
+                seen[name, values["step"]] = value
+    losses = [
+        float(line.split(" loss ")[1].split()[0])
+        for line in lines
+        if line.startswith("step ") and "/" in line
+    ]
+    [dev] = [
+        float(line.split("dev loss ")[1].split()[0]) for line in lines if line.startswith("step 2 dev loss")
+    ]
+    assert [seen["train/attention", step] for step in (1, 2)] == pytest.approx(losses, abs=1e-3)
+    assert seen["dev/loss", 2] == pytest.approx(dev, abs=1e-3)
+    assert (tmp_path / "run" / "tensorboard").is_dir()

@@ -70,11 +70,11 @@ def train(
 def _check(run: Callable[..., Any], values: Any, out: Path, asked: RunOptions, cluster: CheckOptions) -> None:
     """Print what each GPU of a cluster would hold, by strategy."""
     in_one_process("train --check")
-    from sprachbund.training.check import HEAD, gib, measure_shape, rows_of, verdict
+    from sprachbund.training.check import HEAD, check_shape, gib, rows_of, verdict
 
     def show_strategies(model: Any, corpus: Any, options: Any) -> None:
         memory = round(cluster.gpu_memory_gib * 2**30)
-        strategies = measure_shape(model, corpus, options).strategies(cluster.gpus, memory)
+        strategies = check_shape(model, corpus, options).strategies(cluster.gpus, memory)
         show(f"each of {cluster.gpus} GPUs, with {gib(memory)}:\n")
         show(table(rows_of(strategies, memory), HEAD))
         show(f"\n{verdict(strategies, memory)}")

@@ -1,13 +1,13 @@
-"""`train --check`: how much memory each GPU of a cluster would need for a run, and which strategy fits.
+"""How much memory a run needs: what every run reports first, and `train --check` for each strategy of a cluster.
 
-A probe makes the forward and backward pass of two and of five utterances of the largest batch, on this machine, and
-counts the bytes that are alive. What they take grows linearly with the utterances, so the rest is arithmetic.
+A probe makes the forward and backward pass of two and of five utterances of the largest batch, and counts the bytes
+that are alive. What they take grows linearly with the utterances, so the rest is arithmetic.
 """
 
 import math
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,14 @@ from sprachbund.training.lora import freeze_others, make_optimizers
 from sprachbund.training.memory import keep_layers, layers_of, recompute_layers
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.parallel import LossOf, in_16_bits
+from sprachbund.util.memory import allowed_memory
 
 Check = Callable[[Any, TrainingDataset, TrainingOptions], None]
 """What a recipe does with a model, its data and its options in place of training."""
 _FP32 = 4
 _PROBED = (2, 5)
-"""Utterances of the probes: with one alone, casts of the weights may be all that counts."""
+"""Utterances of the probes, fewer where no batch has as many: with one alone, casts of the weights may be all that
+counts."""
 
 
 class LiveTensors(TorchDispatchMode):
@@ -139,23 +141,27 @@ class Shape:
     """What a run's memory depends on, in bytes.
 
     Attributes:
+        num_parameters: of the model.
+        num_trained: of them are trained.
         weights: and buffers.
         gradients: of what is trained.
         moments: of the optimizers, and the moving average.
         largest_layer: weights of the largest layer.
         outside: weights of what is in no layer.
-        few: activations of the first number of `_PROBED` utterances, kept and recomputed.
-        more: of the second.
+        probed: two numbers of utterances.
+        activations: of so many, without and with recomputing, as far as that was probed.
         utterances: in the largest batch.
     """
 
+    num_parameters: int
+    num_trained: int
     weights: int
     gradients: int
     moments: int
     largest_layer: int
     outside: int
-    few: tuple[int, int]
-    more: tuple[int, int]
+    probed: tuple[int, int]
+    activations: Mapping[bool, tuple[int, int]]
     utterances: int
 
     def strategy(self, gpus: int, *, shard: bool, recompute: bool, accumulate: int) -> Strategy:
@@ -168,9 +174,9 @@ class Shape:
             accumulate: parts of each GPU's share of a batch.
         """
         utterances = math.ceil(self.utterances / (gpus * accumulate))
-        few, more = self.few[recompute], self.more[recompute]
-        each = max(0, more - few) / (_PROBED[1] - _PROBED[0])
-        activations = max(0, round(few + each * (utterances - _PROBED[0])))
+        (few, more), (first, second) = self.activations[recompute], self.probed
+        each = max(0, more - few) / max(1, second - first)
+        activations = max(0, round(few + each * (utterances - first)))
         is_sharded = shard and gpus > 1
         num_shards = gpus if is_sharded else 1
         weights, gradients, moments = (
@@ -214,8 +220,8 @@ class Shape:
         return chosen
 
 
-def measure_shape(model: Any, corpus: TrainingDataset, options: TrainingOptions) -> Shape:
-    """Probe a model, on this machine's CPU; it is changed as by the beginning of a run.
+def check_shape(model: Any, corpus: TrainingDataset, options: TrainingOptions) -> Shape:
+    """Probe a model on this machine's CPU for every strategy; it is changed as by the beginning of a run.
 
     Args:
         model: a family's module.
@@ -225,48 +231,80 @@ def measure_shape(model: Any, corpus: TrainingDataset, options: TrainingOptions)
     Raises:
         SprachbundError: there is no batch.
     """
-    plan = BatchingOptions(
-        batch_s=options.batch_s,
-        max_utterances=options.max_utterances,
-        max_duration_s=options.max_duration_s,
-        seed=options.seed,
-    )
     corpus.enter(0)
-    if not (batches := corpus.plan(plan, 0)):
-        raise SprachbundError("no batch can be made of the training data; look at training.max_duration_s")
     freeze_others(model, options.trainable)
     for part in model.untrained if isinstance(model, PartlyTrained) else ():
         part.requires_grad_(False)
     if options.frozen_bf16:
         in_16_bits(model)
     optimizers = make_optimizers(model, options)
+    shape = measure_shape(LossOf(model, options), corpus, options, optimizers)
+    if shape is None:
+        raise SprachbundError("no batch can be made of the training data; look at training.max_duration_s")
+    return shape
+
+
+def measure_shape(
+    loss_of: LossOf,
+    corpus: TrainingDataset,
+    options: TrainingOptions,
+    optimizers: Sequence[Any],
+    *,
+    recompute: Sequence[bool] = (False, True),
+    num_parts: int = 1,
+) -> Shape | None:
+    """Probe a model where it is; None where there is no batch. Nothing of it is changed.
+
+    Args:
+        loss_of: loss of the model, which has its weights whole.
+        corpus: training data.
+        options: of the run.
+        optimizers: of the model.
+        recompute: whether layers are run again, in each of the probes.
+        num_parts: parts that every batch is made in; no probe is larger than a part.
+    """
+    model = loss_of.model
+    plan = BatchingOptions(
+        batch_s=options.batch_s,
+        max_utterances=options.max_utterances,
+        max_duration_s=options.max_duration_s,
+        seed=options.seed,
+    )
+    if not (batches := corpus.plan(plan, 0)):
+        return None
     largest = max(batches, key=lambda batch: float(corpus.durations_s[batch].max()) * len(batch))
     order = sorted(largest.tolist(), key=lambda i: -float(corpus.durations_s[i]))
+    most = math.ceil(len(largest) / num_parts)
+    probed = (min(_PROBED[0], most), min(_PROBED[1], most))
     slowest = min(corpus.options.speeds)
-    longest = [corpus[(0, index, slowest)] for index in order[: _PROBED[1]]]
-    longest += longest[-1:] * (_PROBED[1] - len(longest))
-    loss_of = LossOf(model, options).train()
+    longest = [corpus[(0, index, slowest)] for index in order[: probed[1]]]
+    device, was_training = next(model.parameters()).device, loss_of.training
+    loss_of.train()
 
     def peak(count: int) -> int:
-        batch = corpus.collate(longest[:count])
+        batch = corpus.collate(longest[:count]).to(device)
         return peak_of_activations(model, lambda: loss_of(batch))
 
-    peak(1)  # what is made once for all batches is made
-    kept = [peak(count) for count in _PROBED]
-    with _recomputed(model):
-        recomputed = [peak(count) for count in _PROBED]
+    activations = {}
+    for again in recompute:
+        with _recomputed(model) if again else nullcontext():
+            activations[again] = (peak(probed[0]), peak(probed[1]))
+    loss_of.train(was_training)
     layers = [sum(map(_size, layer.parameters())) for layer in layers_of(model)]
     weights = sum(map(_size, (*model.parameters(), *model.buffers())))
     trained = [p for p in model.parameters() if p.requires_grad]
-    moved = sum(p.numel() for p in trained) * _FP32
+    num_trained = sum(p.numel() for p in trained)
     return Shape(
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_trained=num_trained,
         weights=weights,
         gradients=sum(map(_size, trained)),
-        moments=sum(map(_moments, optimizers)) + (moved if options.ema else 0),
+        moments=sum(_moments(one, in_8_bits=options.optimizer == "adamw8bit") for one in optimizers)
+        + (num_trained * _FP32 if options.ema else 0),
         largest_layer=max(layers, default=0),
         outside=max(0, weights - sum(layers)),
-        few=(kept[0], recomputed[0]),
-        more=(kept[1], recomputed[1]),
+        probed=probed,
+        activations=activations,
         utterances=len(largest),
     )
 
@@ -274,20 +312,31 @@ def measure_shape(model: Any, corpus: TrainingDataset, options: TrainingOptions)
 @contextmanager
 def _recomputed(model: Any) -> Iterator[None]:
     recompute_layers(model)
-    yield
-    keep_layers(model)
+    try:
+        yield
+    finally:
+        keep_layers(model)
 
 
 def _size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _moments(optimizer: Any) -> int:
+def _moments(optimizer: Any, *, in_8_bits: bool) -> int:
     """AdamW keeps two moments of every weight, Muon one."""
-    each = 2 if isinstance(optimizer, AdamW) else 1
-    return (
-        each * _FP32 * sum(p.numel() for g in optimizer.param_groups for p in g["params"] if p.requires_grad)
-    )
+    each = 2 if isinstance(optimizer, AdamW) or in_8_bits else 1
+    moved = [p.numel() for g in optimizer.param_groups for p in g["params"] if p.requires_grad]
+    return each * sum(_moment(count, in_8_bits=in_8_bits) for count in moved)
+
+
+_BLOCK, _LEAST_IN_8_BITS = 256, 4096
+"""Of torchao: values that share a scale, and the smallest tensor whose moments have 8 bits."""
+
+
+def _moment(count: int, *, in_8_bits: bool) -> int:
+    if not in_8_bits or count < _LEAST_IN_8_BITS or count % _BLOCK:
+        return count * _FP32
+    return count + (count // _BLOCK + 256) * _FP32  # a table of the 256 values, too
 
 
 HEAD = [
@@ -335,6 +384,35 @@ def verdict(strategies: Sequence[Strategy], memory: int) -> str:
         f"nothing fits: with {least.settings} it takes {gib(least.total)} of {gib(memory)}; take more GPUs, train "
         "adapters ([lora]) with frozen_bf16, or set a shorter training.max_duration_s"
     )
+
+
+def lines_of(shape: Shape, chosen: Strategy, available: int) -> list[str]:
+    """What a run reports before it begins: sizes, and memory.
+
+    Args:
+        shape: of the run.
+        chosen: strategy of the run.
+        available: bytes of the device.
+    """
+    again = ", recomputed" if chosen.recompute else ""
+    fetched = f", fetched layers {gib(chosen.fetched)}" if chosen.shard else ""
+    return [
+        f"{_millions(shape.num_parameters)} parameters, {_millions(shape.num_trained)} of them are trained",
+        f"memory, about: weights {gib(chosen.weights)}, gradients {gib(chosen.gradients)}, "
+        f"optimizer {gib(chosen.moments)}, activations {gib(chosen.activations)} ({chosen.utterances} utterances"
+        f"{again}){fetched}; together {gib(chosen.total)} of {gib(available)}",
+    ]
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of memory that a device has; of a machine, what this process is allowed."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return allowed_memory()
+
+
+def _millions(number: int) -> str:
+    return f"{number / 1e6:.1f} M" if number >= 1e5 else f"{number / 1e3:.1f} k"
 
 
 def gib(size: int) -> str:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, RootModel
 from safetensors import safe_open
 from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -30,7 +31,16 @@ RECIPE_FILE = "recipe.json"
 _OF_A_RUN_BEGUN = ("resume.*", "best", "model", "*tokenizer*")
 _FREE = {
     f"training.{name}"
-    for name in ("num_workers", "log_every", "save_every", "recompute", "accumulate", "max_skipped", "shard")
+    for name in (
+        "num_workers",
+        "log_every",
+        "save_every",
+        "recompute",
+        "accumulate",
+        "max_skipped",
+        "shard",
+        "wandb",
+    )
 }
 """Keys by which a run computes the same, up to rounding."""
 
@@ -206,7 +216,14 @@ class ResumeFiles:
             return
         writing, state = self._under_way
         self._under_way = None
-        writing.result()
+        try:
+            writing.result()
+        except (CheckpointException, Exception) as error:  # the former is no Exception
+            reason = next(reversed([line for line in str(error).splitlines() if line.strip()]), repr(error))
+            raise SprachbundError(
+                f"the checkpoint of step {int(state['folder'])} could not be written to {self._directory / SHARDS} "
+                f"({reason.strip()[:200]}); make room there, and the same command goes on from the one before"
+            ) from error
         wait_for_all_ranks()
         if is_first_rank():
             write_text(self._directory / SHARDS_FILE, json.dumps(state, indent=1) + "\n")
@@ -378,7 +395,7 @@ class BestCheckpoints:
 # afterwards.
 
 LOG_FILE = "log.txt"
-_OF_A_RUN = (RESUME_FILE, SHARDS_FILE, SHARDS, "best", "tensorboard")
+_OF_A_RUN = (RESUME_FILE, SHARDS_FILE, SHARDS, "best", "tensorboard", "wandb")
 """What only a run that goes on needs."""
 
 

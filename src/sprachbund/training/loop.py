@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -32,15 +33,17 @@ from sprachbund.data.loading import TrainingDataset, batches
 from sprachbund.engines.benchmark import peak_mib
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import CTC, LANGUAGE, Loss, PartlyTrained
+from sprachbund.training.check import lines_of, measure_shape, memory_of, verdict
 from sprachbund.training.checkpoint import BestCheckpoints, ResumeFiles, digest_of, frozen_names
 from sprachbund.training.lora import freeze_others, make_optimizers, set_rates
-from sprachbund.training.memory import Footprint, keep_layers, layers_of, measure, recompute_layers
+from sprachbund.training.memory import keep_layers, layers_of, recompute_layers
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.parallel import LossOf, MovingAverage, Parallel, in_16_bits
 from sprachbund.util.distributed import (
     is_first_rank,
     joined_processes,
     of_all_ranks,
+    own_device,
     refuse_different,
     wait_for_all_ranks,
     world_size,
@@ -360,7 +363,10 @@ def train(
         run.report_size()
         run.resume()
         run.connect()
-        run.go_on(min(options.steps, stop_after or options.steps), on_step)
+        try:
+            run.go_on(min(options.steps, stop_after or options.steps), on_step)
+        finally:
+            run.close_logs()
         return run.finish()
 
 
@@ -416,6 +422,7 @@ class _Run:
     ) -> None:
         self.options, self.directory, self.dev, self.report = options, directory, dev, report
         self.corpus = corpus
+        self.step = 0
         self.plan = BatchingOptions(
             batch_s=options.batch_s,
             max_utterances=options.max_utterances,
@@ -428,16 +435,15 @@ class _Run:
         self.digest = digest_of(model, frozen) if is_first_rank() else ""
         self._in_32_bits = in_16_bits(model) if options.frozen_bf16 else None
         loss_of = LossOf(model, options)
+        self._sizes: list[str] = []
         if options.shard:  # while the weights are whole
-            self.footprint = self._measured(
-                model, loss_of, make_optimizers(model, options), torch.device("cpu")
-            )
+            self._sizes = self._measured(loss_of, make_optimizers(model, options))
         self.plain_model, self.parallel = model, Parallel(loss_of, options)
         self.model = self.parallel.model
         self.moved = [name for name in self.model.state_dict() if name not in frozen]
         self.optimizers: list[Any] = list(make_optimizers(self.model, options))
         if not options.shard:
-            self.footprint = self._measured(model, loss_of, self.optimizers, self.parallel.device)
+            self._sizes = self._measured(loss_of, self.optimizers)
         # Frozen behind the optimizers, which skip what has no gradient: their states keep the layout of earlier runs.
         for part in untrained:
             part.requires_grad_(False)
@@ -447,40 +453,48 @@ class _Run:
         self.files = ResumeFiles(
             directory, self.model, self.optimizers, self.moved, is_sharded=self.parallel.is_sharded
         )
-        self.step = self.epoch = self.batch = self.skipped = 0
+        self.epoch = self.batch = self.skipped = 0
         self.evaluations = Evaluations(patience=options.patience)
         self.score: Callable[[Any], float] | None = None
         self.is_asked_to_end: Callable[[], bool] = lambda: False
         self.meter = Meter(corpus.frames_per_s)
         self._writer: Any = None
+        self._wandb: Any = None
 
     @property
     def out_of_patience(self) -> bool:
         """Whether no evaluation was better for as long as the options allow."""
         return self.evaluations.at_an_end
 
-    def _measured(
-        self, model: nn.Module, loss_of: LossOf, optimizers: Sequence[Any], device: torch.device
-    ) -> Footprint | None:
-        return measure(
-            model,
-            loss_of,
-            self.corpus,
-            self.plan,
-            optimizers,
-            device=device,
-            num_processes=world_size() * self.options.accumulate,
-            num_shards=world_size() if self.options.shard else 1,
+    def _measured(self, loss_of: LossOf, optimizers: Sequence[Any]) -> list[str]:
+        """How many weights are trained, about how much memory that takes, and what fits if this does not."""
+        options, count, available = self.options, world_size(), memory_of(own_device())
+        measured = partial(
+            measure_shape, loss_of, self.corpus, options, optimizers, num_parts=count * options.accumulate
+        )
+        try:
+            if (shape := measured(recompute=(options.recompute,))) is None:
+                return []
+            chosen = shape.strategy(
+                count, shard=options.shard, recompute=options.recompute, accumulate=options.accumulate
+            )
+            lines = lines_of(shape, chosen, available)
+            if chosen.total > available and (shape := measured()) is not None:
+                lines.append(f"this does not fit; {verdict(shape.strategies(count, available), available)}")
+            return lines
+        except torch.OutOfMemoryError as error:
+            raise self._full() from error
+
+    def _full(self) -> SprachbundError:
+        """What to do where the device has no more memory."""
+        return SprachbundError(
+            f"the memory of {own_device()} is full at step {self.step + 1}; set training.accumulate = "
+            f"{2 * self.options.accumulate}, or training.recompute = true; `train --check` says what fits"
         )
 
     def report_size(self) -> None:
         """Say how many weights are trained, and about how much memory that takes."""
-        options = self.options
-        for line in (
-            self.footprint.lines(recompute=options.recompute, batch_s=options.batch_s)
-            if self.footprint
-            else ()
-        ):
+        for line in self._sizes:
             self._say(line)
 
     def resume(self) -> None:
@@ -514,11 +528,7 @@ class _Run:
                 try:
                     self._train_step(parts)
                 except torch.OutOfMemoryError as error:
-                    raise SprachbundError(
-                        f"the memory of {self.parallel.device} is full at step {self.step + 1}; set "
-                        f"training.accumulate = {2 * self.options.accumulate}, or training.recompute = true; "
-                        "`train --check` says what fits"
-                    ) from error
+                    raise self._full() from error
                 on_step(self.step, until)
                 self._housekeeping(until)
                 if self.step == until or self.out_of_patience:
@@ -728,3 +738,27 @@ class _Run:
             self._writer = SummaryWriter(str(self.directory / "tensorboard"))
         self._writer.add_scalar(name, value, self.step)
         self._writer.flush()
+        if self.options.wandb:
+            if self._wandb is None:
+                self._wandb = _wandb_run(self.directory, self.options)
+            self._wandb.log({name: value, "step": self.step})
+
+    def close_logs(self) -> None:
+        """Write what the logs hold back; a later line opens them again."""
+        if self._wandb is not None:
+            self._wandb.finish()
+            self._wandb = None
+
+
+def _wandb_run(directory: Path, options: TrainingOptions) -> Any:
+    """A run of Weights & Biases in a folder of the run; nothing is sent unless WANDB_MODE asks for it."""
+    import wandb
+
+    return wandb.init(
+        project="sprachbund",
+        name=directory.name,
+        dir=directory,
+        config=options.model_dump(mode="json"),
+        mode="online" if os.environ.get("WANDB_MODE") == "online" else "offline",
+        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
+    )

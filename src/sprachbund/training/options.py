@@ -30,7 +30,8 @@ class TrainingOptions(Strict):
 
     Attributes:
         steps: optimizer steps in all.
-        optimizer: "muon" for the linear layers or "adamw" for everything; see `make_optimizers`.
+        optimizer: "muon" for the linear layers, "adamw" for everything, or "adamw8bit", whose moments take a quarter of
+            the memory; see `make_optimizers`.
         learning_rate: highest rate.
         muon_ratio: Muon's rate is so many times the others'.
         warmup_steps: rate rises linearly from 0.
@@ -63,6 +64,7 @@ class TrainingOptions(Strict):
         max_duration_s: longer utterances are left out.
         num_workers: processes that make batches.
         log_every: steps between progress lines.
+        wandb: write the curves for Weights & Biases, too: into the folder of the run, unless WANDB_MODE=online.
         evaluate_every: steps between evaluations on the dev data.
         save_every: steps between checkpoints to resume from.
         metric_for_best_model: ranks checkpoints and ends the patience: the "loss" on the dev data, or a "score" of
@@ -78,7 +80,7 @@ class TrainingOptions(Strict):
     """
 
     steps: int = Field(ge=1)
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "muon", "adamw8bit"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
     muon_ratio: float = Field(default=2.5, gt=0)
     warmup_steps: int = Field(default=500, ge=0)
@@ -102,6 +104,7 @@ class TrainingOptions(Strict):
     max_duration_s: float = Field(default=20.0, gt=0)
     num_workers: int = Field(default=1, ge=0)
     log_every: int = Field(default=50, ge=1)
+    wandb: bool = False
     evaluate_every: int = Field(default=500, ge=1)
     save_every: int = Field(default=500, ge=1)
     metric_for_best_model: Literal["loss", "score"] = "loss"
@@ -128,6 +131,11 @@ class TrainingOptions(Strict):
         if self.frozen_bf16 and self.precision != "bf16":
             raise ValueError(
                 'frozen_bf16 needs precision = "bf16", in which products are computed with such weights'
+            )
+        if self.optimizer == "adamw8bit" and self.shard:
+            raise ValueError(
+                "adamw8bit does not work with shard = true: torchao's moments cannot be written in shards; shards "
+                "divide the moments already, so take adamw"
             )
         if self.decay == "inverse_sqrt" and self.final_share:
             raise ValueError(

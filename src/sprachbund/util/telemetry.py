@@ -10,6 +10,8 @@ SWITCHES = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     # A Ray cluster that `units encode --ray local` starts reports hourly.
     "RAY_USAGE_STATS_ENABLED": "0",
+    # W&B sends its own errors to its makers, offline too.
+    "WANDB_ERROR_REPORTING": "false",
 }
 """Environment variables, and the values that stand for no telemetry."""
 
