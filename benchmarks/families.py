@@ -46,6 +46,7 @@ from sprachbund.models.fastconformer import (
     ParakeetConfig,
 )
 from sprachbund.models.io import load
+from sprachbund.models.moonshine import Moonshine, MoonshineConfig, StreamingMoonshineConfig
 from sprachbund.util.processor import processor_name
 from sprachbund.util.provenance import commit
 
@@ -160,6 +161,24 @@ def _granite(width: int, inner_width: int) -> Callable[[], AudioLLM]:
     return build
 
 
+def _moonshine(width: int, layers: int) -> Callable[[], Family]:
+    def build() -> Family:
+        values = {
+            "model_type": "moonshine",
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "encoder_num_hidden_layers": layers,
+            "decoder_num_hidden_layers": layers,
+        }
+        config = MoonshineConfig.model_validate(values)
+        model = Moonshine(config, values, _tokens(config.vocab_size, ()), "en").eval()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.02)
+        return model
+
+    return build
+
+
 def _qwen(audio: dict[str, Any], text: dict[str, Any]) -> Callable[[], AudioLLM]:
     def build() -> AudioLLM:
         values = {"model_type": "qwen3_asr", "audio_config": audio, "text_config": text, "audio_token_id": 4}
@@ -167,6 +186,15 @@ def _qwen(audio: dict[str, Any], text: dict[str, Any]) -> Callable[[], AudioLLM]
         return QwenAsr(QwenAsrConfig.model_validate(values), values, _llm_tokens(151_936), [2], template)
 
     return build
+
+
+def _streaming_moonshine() -> Family:
+    values = {"model_type": "moonshine_streaming", "encoder_config": {}}
+    config = StreamingMoonshineConfig.model_validate(values)
+    model = Moonshine(config, values, _tokens(config.vocab_size, ()), "en").eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    return model
 
 
 SHAPES: Mapping[str, Callable[[], Family]] = {
@@ -182,6 +210,9 @@ SHAPES: Mapping[str, Callable[[], Family]] = {
         pad_token_id=1024,
         encoder_config={"num_mel_bins": 80, "num_hidden_layers": 42},
     ),
+    "Moonshine tiny": _moonshine(288, 6),
+    "Moonshine base": _moonshine(416, 8),
+    "streaming Moonshine tiny": _streaming_moonshine,
     "Canary 1B flash": _canary(32, 4, 5248),
     "Canary 1B v2": _canary(32, 8, 16_384),
     "Qwen3-ASR 0.6B, bf16": _random_bf16(

@@ -50,12 +50,14 @@ class Checkpoint:
         "english",
         "european",
         "seamless",
-        "voxtral",
-        "granite",
-        "qwen3-asr",
         "m2m-100",
         "nllb-200",
         "mbart-50",
+        "madlad-400",
+        "voxtral",
+        "granite",
+        "qwen3-asr",
+        "language-model",
     ]
     size_gb: float
     licence: str
@@ -70,7 +72,13 @@ class Checkpoint:
     @property
     def spoken(self) -> str:
         """The languages understood, in words."""
-        counts = {"english": "English", "seamless": "about 100 languages"}  # whose published counts differ
+        # Published counts of the last two differ from what is known here.
+        counts = {
+            "english": "English",
+            "seamless": "about 100 languages",
+            "madlad-400": "about 400 languages",
+            "language-model": "languages as its card says",
+        }
         return counts.get(self.languages, f"{len(self.sources)} languages")
 
     @property
@@ -182,6 +190,33 @@ CATALOGUE = (
         task="transcribe",
         languages="english",
         size_gb=1.5,
+        licence="MIT",
+    ),
+    Checkpoint(
+        alias="moonshine-tiny",
+        id="UsefulSensors/moonshine-tiny",
+        family="moonshine",
+        task="transcribe",
+        languages="english",
+        size_gb=0.11,
+        licence="MIT",
+    ),
+    Checkpoint(
+        alias="moonshine-base",
+        id="UsefulSensors/moonshine-base",
+        family="moonshine",
+        task="transcribe",
+        languages="english",
+        size_gb=0.25,
+        licence="MIT",
+    ),
+    Checkpoint(
+        alias="moonshine-streaming-tiny",
+        id="UsefulSensors/moonshine-streaming-tiny",
+        family="moonshine_streaming",
+        task="transcribe",
+        languages="english",
+        size_gb=0.18,
         licence="MIT",
     ),
     Checkpoint(
@@ -309,6 +344,26 @@ CATALOGUE = (
         licence="none stated with the weights",
         extra="translation",
     ),
+    Checkpoint(
+        alias="madlad400-3b",
+        id="google/madlad400-3b-mt",
+        family="t5",
+        task="text",
+        languages="madlad-400",
+        size_gb=11.8,
+        licence="Apache-2.0",
+        extra="translation",
+    ),
+    Checkpoint(
+        alias="qwen3-4b-instruct",
+        id="Qwen/Qwen3-4B-Instruct-2507",
+        family="qwen3",
+        task="text",
+        languages="language-model",
+        size_gb=8.0,
+        licence="Apache-2.0",
+        extra="translation",
+    ),
 )
 """By family, from small to large."""
 _PREFERRED = (
@@ -357,12 +412,21 @@ _NLLB = (
     "st es sq sc sr ss su sv sw szl ta tt te tg fil th ti taq taq-Tfng tpi tn ts tk tum tr tzm ug uk umb ur uz vec vi "
     "war wo xh yi yo yue zh zh-Hant zu"
 )
+LANGUAGES_OF_TEXT = tuple(_M2M_100.split())
+"""What a language model is asked for that does not say which languages it knows."""
 _MBART_50 = (
     "ar cs de en es et fi fr gu hi it ja kk ko lt lv my ne nl ro ru si tr vi zh af az bn fa he hr id ka km mk ml mn "
     "mr pl ps pt sv sw ta te th fil uk ur xh gl sl"
 )
-_TEXT = {"m2m-100": _M2M_100, "nllb-200": _NLLB, "mbart-50": _MBART_50}
-"""Rules of translators of text to what they read and write."""
+_TEXT = {
+    "m2m-100": _M2M_100,
+    "nllb-200": _NLLB,
+    "mbart-50": _MBART_50,
+    "madlad-400": _M2M_100,
+    "language-model": _M2M_100,
+}
+"""Rules of translators of text to what they read and write; of MADLAD-400's some 400 those that M2M-100 has too, which
+stand for those of a language model."""
 
 
 def folders_with_config() -> list[Path]:

@@ -33,14 +33,13 @@ class States:
 
     Args:
         path: of the states (N, D), utterance behind utterance; its index is beside it.
-        width: D.
     """
 
-    def __init__(self, path: Path, width: int) -> None:
+    def __init__(self, path: Path) -> None:
         with np.load(_index(path)) as index:
-            self._starts, self._lengths = index["starts"], index["lengths"]
-        self._path, self._width = path, width
-        num_bytes = int(self._lengths.sum()) * width * _DTYPE().itemsize
+            self._starts, self._lengths, self._width = index["starts"], index["lengths"], int(index["width"])
+        self._path = path
+        num_bytes = int(self._lengths.sum()) * self._width * _DTYPE().itemsize
         if path.stat().st_size != num_bytes:
             raise SprachbundError(
                 f"{path} has {path.stat().st_size:,} bytes and not {num_bytes:,}; delete {path.parent}, and the run "
@@ -136,7 +135,7 @@ def first_moving_layer(model: nn.Module, encoder: ConformerEncoder, trainable: S
 
 
 def cached_states(
-    encoder: ConformerEncoder,
+    encoder: nn.Module,
     examples: Examples,
     manifest: Manifest,
     directory: Path,
@@ -147,24 +146,20 @@ def cached_states(
     """The states of a corpus: those of the folder, or computed now.
 
     Args:
-        encoder: `ConformerEncoder.before` the layer that moves.
+        encoder: from features (B, F, M) and their numbers of frames (B,) to states (B, T, D) and theirs, such as
+            `ConformerEncoder.before` the layer that moves. Its name and weights say which files are its own.
         examples: make the features.
         manifest: the corpus.
         directory: keeps the files; one of other weights or utterances is not taken for them.
-        report: is called with a line before the work.
+        report: is called with a line before the work, and one behind it.
         progress: called with utterances done and utterances in all.
     """
-    width = encoder.norm.normalized_shape[0]
     path = directory / f"{_digest(encoder, manifest)}.f32"
     if not _index(path).exists():
-        frames = float(manifest.durations_s.sum()) * examples.frames_per_s / 8
-        num_bytes = frames * width * _DTYPE().itemsize
-        report(
-            f"states behind {len(encoder.layers)} frozen layers: {len(manifest)} utterances of {manifest.directory}, "
-            f"about {num_bytes / 1e6:,.0f} MB in {directory}"
-        )
+        report(f"frozen layers: states of {len(manifest)} utterances of {manifest.directory}")
         _write(encoder, examples, manifest, path, progress)
-    return States(path, width)
+        report(f"{path.stat().st_size / 1e6:,.0f} MB of states in {directory}")
+    return States(path)
 
 
 def _index(path: Path) -> Path:
@@ -173,7 +168,9 @@ def _index(path: Path) -> Path:
 
 def _digest(encoder: nn.Module, manifest: Manifest) -> str:
     """Of the weights, and of what is heard."""
-    digest = hashlib.sha256(f"{manifest.directory.resolve()} {manifest.content_hash()}".encode())
+    digest = hashlib.sha256(
+        f"{encoder._get_name()} {manifest.directory.resolve()} {manifest.content_hash()}".encode()
+    )
     digest.update(manifest.durations_s.tobytes())
     for name, value in encoder.state_dict().items():
         digest.update(name.encode())
@@ -183,7 +180,7 @@ def _digest(encoder: nn.Module, manifest: Manifest) -> str:
 
 @torch.inference_mode()
 def _write(
-    encoder: ConformerEncoder, examples: Examples, manifest: Manifest, path: Path, progress: Progress
+    encoder: nn.Module, examples: Examples, manifest: Manifest, path: Path, progress: Progress
 ) -> None:
     """The file of states and its index, which is written last."""
     device = next(encoder.parameters()).device
@@ -191,7 +188,7 @@ def _write(
     encoder.eval()
     starts = np.zeros(len(manifest), np.int64)
     lengths = np.zeros(len(manifest), np.int64)
-    written = done = 0
+    written = done = width = 0
     with atomic_path(path) as partial, partial.open("wb") as file:
         for batch in _batches(manifest.durations_s):
             features = [examples.features(manifest.samples(int(i)), lambda x: x) for i in batch]
@@ -202,11 +199,12 @@ def _write(
                 file.write(values[:count].numpy().astype(_DTYPE).tobytes())
                 starts[index], lengths[index] = written, count
                 written += count
+            width = states.shape[-1]
             done += len(batch)
             progress(done, len(manifest))
     encoder.train(was_training)
     with atomic_path(_index(path)) as partial, partial.open("wb") as file:
-        np.savez(file, starts=starts, lengths=lengths)
+        np.savez(file, starts=starts, lengths=lengths, width=width)
 
 
 def _batches(durations_s: np.ndarray) -> list[np.ndarray]:

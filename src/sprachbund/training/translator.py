@@ -76,9 +76,11 @@ from sprachbund.util.jobs import nothing
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0, "speeds": (1.0,)}
 
 
+PARAKEET = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
 _AUDIO_LLMS = ("voxtral", "granite_speech", "granite_speech_plus", "qwen3_asr")
 FINE_TUNED = (
     *("conformer", "whisper", "seamless_m4t", "seamless_m4t_v2", "canary", "cohere_asr"),
+    *PARAKEET,
     *_AUDIO_LLMS,
 )
 """Families that `train` goes on from; those of units and of language models have recipes of their own."""
@@ -316,6 +318,8 @@ def prepare_model(recipe: TranslatorRecipe, directory: Path, manifests: Sequence
         )
     if family in ("canary", "cohere_asr"):
         return _canary(recipe, start)
+    if family in PARAKEET:
+        return _parakeet(recipe, start)
     if family in _AUDIO_LLMS:
         return _audio_llm(recipe, start)
     return _whisper(recipe, start) if family == "whisper" else _seamless(recipe, start)
@@ -463,6 +467,23 @@ def _canary(recipe: TranslatorRecipe, start: Path) -> PreparedModel:
     assert isinstance(model, Canary)
     model.label_smoothing = wanted.label_smoothing
     examples = CanaryExamples(model, recipe.languages)
+    return PreparedModel(
+        model=model, examples=examples, save=partial(fastconformer.save, model, bits=recipe.bits or 32)
+    )
+
+
+def _parakeet(recipe: TranslatorRecipe, start: Path) -> PreparedModel:
+    from sprachbund.models import fastconformer
+    from sprachbund.models.fastconformer.model import Parakeet, ParakeetExamples
+
+    if changed := sorted(recipe.fine_tuning.model_fields_set):
+        raise SprachbundError(
+            f"fine_tuning.{changed[0]} is not for Parakeet, which is told no language and has no attention decoder; "
+            "leave it out"
+        )
+    model = fastconformer.load(start)
+    assert isinstance(model, Parakeet)
+    examples = ParakeetExamples(model, recipe.languages)
     return PreparedModel(
         model=model, examples=examples, save=partial(fastconformer.save, model, bits=recipe.bits or 32)
     )
@@ -645,6 +666,7 @@ def run(
     on_step: Callable[[int, int], None] = nothing,
     accept_changes: bool = False,
     check: Check | None = None,
+    states: Path | None = None,
 ) -> Any:
     """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
 
@@ -657,10 +679,19 @@ def run(
         on_step: called with the steps made, and with all of them.
         accept_changes: go on with a run whose recipe was another one.
         check: is called with model, data and options in place of training, and nothing is returned.
+        states: folder of cached states, which runs may share; one of the run's own if None.
     """
     with joined_processes():
         return _run(
-            recipe, directory, score, on_first_rank(report), stop_after, on_step, accept_changes, check
+            recipe,
+            directory,
+            score,
+            on_first_rank(report),
+            stop_after,
+            on_step,
+            accept_changes,
+            check,
+            states or directory / FOLDER,
         )
 
 
@@ -673,6 +704,7 @@ def _run(
     on_step: Callable[[int, int], None],
     accept_changes: bool,
     check: Check | None,
+    states: Path,
 ) -> Any:
     torch.manual_seed(recipe.training.seed)
     claim_folder(directory, recipe, accept_changes=accept_changes)
@@ -705,7 +737,7 @@ def _run(
     if check is not None:
         return check(model, corpus, recipe.training)
     if recipe.cache_states:
-        corpus, dev = _cached(model, corpus, dev, recipe.training, directory / FOLDER, report)
+        corpus, dev = _cached(model, corpus, dev, recipe.training, states, report)
     train(
         model,
         corpus,

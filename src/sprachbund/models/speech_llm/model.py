@@ -71,7 +71,8 @@ class SpeechLLM(nn.Module):
         self.projector = Projector((1 + len(layers)) * encoder.width, self.llm.width, config.projector)
         self.frame_s = encoder.frame_s * config.projector.spliced_frames
         self.source_languages = config.projector.languages
-        adapt(self.encoder, config.lora.encoder or encoder.adapted, config.lora)
+        adapted = encoder.adapted if config.lora.encoder is None else config.lora.encoder
+        adapt(self.encoder, adapted, config.lora)
         adapt(self.llm, config.lora.llm, config.lora)
         groups = [g for g, tags in enumerate(config.projector.groups) for _ in tags]
         self._group_of = torch.tensor(groups)
