@@ -135,6 +135,7 @@ def _granite(width: int, inner_width: int) -> Callable[[], AudioLLM]:
             "hidden_size": width,
             "intermediate_size": inner_width,
             "num_hidden_layers": 40,
+            "num_attention_heads": 32,
             "num_key_value_heads": 8,
             "vocab_size": 49_160,
             "max_position_embeddings": 131_072,

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from sprachbund.data.batch import Batch
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
+from sprachbund.models.audio_llm.model import AudioLLMExamples
 from sprachbund.models.base import Target
 from tests.models.audio_llm.support import BINS, KINDS, Checkpoint, make, noises, prompt_ids
 
@@ -181,6 +183,40 @@ def test_tokens_are_those_that_transformers_generates(made: Checkpoint) -> None:
             assert list(tokens) == [t for t in theirs if t not in ends]
         written |= set(ours)
     assert len(written) > 4, "random weights that write the same whatever is said show nothing"
+
+
+def test_the_loss_is_that_of_transformers(made: Checkpoint) -> None:
+    """Two utterances, of which one is a translation where the model knows one."""
+    model = made.model
+    examples = AudioLLMExamples(model, ["de", "en"])
+    target = "de" if made.kind == "qwen3_asr" else "en"
+    texts = [("the cat runs", "de", target), ("two by two, please.", "en", "en")]
+    rows = [row for text in texts if (row := examples.row(*text)) is not None]
+    features = model.features(SOUNDS[:2])
+    longest = max(len(tokens) for _, tokens in rows)
+    batch = Batch(
+        features=features.values,
+        num_frames=features.num_frames,
+        source_language=torch.tensor([examples.number(source) for _, source, _ in texts]),
+        target_language=torch.tensor([language for language, _ in rows]),
+        targets=torch.tensor([[*tokens, *[0] * (longest - len(tokens))] for _, tokens in rows]),
+        num_targets=torch.tensor([len(tokens) for _, tokens in rows]),
+        transcripts=torch.zeros(2, 0, dtype=torch.long),
+        num_transcript=torch.zeros(2, dtype=torch.long),
+    )
+    loss = model.loss(batch)
+    expected = 0.0
+    for samples, (_, source, language), (_, tokens) in zip(SOUNDS, texts, rows, strict=False):
+        inputs = reference_inputs(made, samples, Target(language=language, source=source))
+        given = torch.cat([inputs["input_ids"], torch.tensor([tokens])], dim=1)
+        with torch.no_grad():
+            whole = {**inputs, "input_ids": given, "attention_mask": torch.ones_like(given)}
+            logits = made.hf_model(**whole).logits[0, -len(tokens) - 1 : -1]
+        if made.kind.startswith("granite"):
+            logits = logits / made.hf_model.config.text_config.logits_scaling
+        expected += float(torch.nn.functional.cross_entropy(logits, torch.tensor(tokens), reduction="sum"))
+    assert loss.total.item() == pytest.approx(expected, rel=1e-4)
+    assert loss.num_tokens == sum(len(tokens) for _, tokens in rows)
 
 
 def test_a_directory_goes_both_ways(made: Checkpoint, tmp_path: Path) -> None:
