@@ -177,7 +177,7 @@ def level_bar(samples: "Samples") -> str:
 
 _Decoding = Annotated[
     DecodingOptions,
-    Panel("Decoding", only=("allowed_languages", "prompt", "word_timestamps", "guard.enabled")),
+    Panel("Decoding", only=("allowed_languages", "prompt", "glossary", "word_timestamps", "guard.enabled")),
 ]
 _Model = Annotated[
     ModelOptions,

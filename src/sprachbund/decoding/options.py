@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.errors import SprachbundError
+from sprachbund.text.glossary import read_glossary
 from sprachbund.util.options import Option, OptionValueError, Range, check, renamed
 
 if TYPE_CHECKING:  # commands make their options of these without loading torch
@@ -105,6 +106,8 @@ class DecodingOptions:
         language_windows: speech spans, the present one and those before it, whose language log-probabilities
             are averaged when the present one alone does not decide.
         prompt: context or glossary shown to the model before each span, where the family has room for it.
+        glossary: terms and their translations, "term = translation; ...", for translators of texts that are language
+            models; entries that do not occur in a text are not shown to them.
         batch_size: most speech spans that go through the encoder together; does not change the result.
         timestamps: whether segments are cut by timestamp tokens: "auto" in models that write them; True is an error for
             those that do not.
@@ -132,6 +135,7 @@ class DecodingOptions:
     allowed_languages: Annotated[tuple[str, ...] | None, Option("--languages", metavar="LANG,…")] = None
     language_windows: Annotated[int, Range(1)] = 3
     prompt: Annotated[str | None, Option("--prompt", metavar="TEXT")] = None
+    glossary: Annotated[str | None, Option("--glossary", metavar="TERMS")] = None
     batch_size: Annotated[int, Range(1)] = 8
     timestamps: Literal[True, False, "auto"] = AUTO
     word_timestamps: Annotated[bool, Option("--words")] = False
@@ -158,6 +162,7 @@ class DecodingOptions:
             )
         self._check_accept()
         self._check_temperature()
+        read_glossary(self.glossary or "")
         if isinstance(self.allowed_languages, str):
             raise SprachbundError(
                 f"allowed_languages is the text {self.allowed_languages!r}; give a tuple of language tags"
@@ -268,6 +273,12 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
                 f"the translator {translator.name} does not show which words of a text it reads, so words of a "
                 "translation get no times; leave word_timestamps out, or take a translator such as M2M-100"
             )
+    reader = family if able.translator is None else able.translator.family
+    if options.glossary and not reader.capabilities.follows_requests:
+        raise SprachbundError(
+            f"the model {reader.name} takes no glossary; leave it out, or take a cascade with a language model as its "
+            "translator, such as --then Qwen/Qwen3-4B-Instruct-2507"
+        )
     limit = options.guard.max_out_of_domain
     if limit is not None and limit < 1 and family.domain is None:
         raise SprachbundError(

@@ -46,6 +46,7 @@ from sprachbund.decoding.guard import (
     drop_reason,
     max_out_of_domain,
     repetition,
+    why_no_translation,
 )
 from sprachbund.decoding.languages import (
     UNDETERMINED,
@@ -480,7 +481,7 @@ def make_target(model: Family, options: DecodingOptions, language: str, source: 
     return Target(
         language=language,
         source=None if source == UNDETERMINED else source,
-        context=options.prompt or "",
+        context=(options.glossary if model.capabilities.follows_requests else options.prompt) or "",
         timestamps=bool(options.timestamps) and model.capabilities.timestamps is not None,
     )
 
@@ -679,7 +680,7 @@ def _target(model: Family, span: _IdentifiedSpan, target: str) -> Target:
 
 def _note_unread_prompt(model: Family, recording: RecordingState, target: Target) -> None:
     """Note once that a family cannot be given the caller's prompt: its own prompt is the same without it."""
-    if not target.context or recording.notes:
+    if not target.context or recording.notes or model.capabilities.reads_context:
         return
     if model.prompt(target) == model.prompt(replace(target, context="")):
         recording.notes.append(f"the model {model.name} has no room for a prompt; it was not used")
@@ -963,7 +964,10 @@ def _translate_sentences(
     """One row for each of `texts`; `source` is the recogniser's tag, `target` the translator's."""
     # A prompt, a draft, limits and timestamps are the recogniser's.
     own = DecodingOptions(
-        beam_size=options.beam_size, length_penalty=options.length_penalty, batch_size=options.batch_size
+        beam_size=options.beam_size,
+        length_penalty=options.length_penalty,
+        batch_size=options.batch_size,
+        glossary=options.glossary,
     )
     family, translated = translator.family, list[_Translated]()
     for start in range(0, len(texts), own.batch_size):
@@ -1030,6 +1034,11 @@ def _translated_segment(
             mean_log_probability=row.mean_log_probability,
             source_text=passage.text,
             options=guard,
+        )
+        or (
+            why_no_translation(text, passage.text, first.target_language, target)
+            if guard.enabled and family.capabilities.follows_requests
+            else None
         ),
         spans=tuple(span for segment in passage.segments for span in segment.spans),
     )

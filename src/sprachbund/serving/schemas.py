@@ -35,6 +35,10 @@ class TranscriptionForm(BaseModel):
     prompt: Annotated[
         str | None, Field(description="Context or glossary, for models with room for it.", max_length=10_000)
     ] = None
+    glossary: Annotated[
+        str | None,
+        Field(description="Term = translation; …, for cascades with a language model.", max_length=10_000),
+    ] = None
     response_format: ResponseFormat = "json"
     temperature: Annotated[
         float,
@@ -108,6 +112,7 @@ class TextForm(BaseModel):
     input: str | list[str]
     target_language: Annotated[str, Field(min_length=1)]
     source_language: str | None = None
+    glossary: Annotated[str | None, Field(max_length=10_000)] = None
 
     @property
     def texts(self) -> list[str]:

@@ -225,6 +225,8 @@ class LiveEngine:
 
     def _check_prompt(self, decoding: DecodingOptions) -> None:
         """Refuse a prompt that the model has no room for: a recording has warnings, a talk nobody to read them."""
+        if self.model.capabilities.reads_context:
+            return
         source, target = min(self.model.pairs())
         asked = make_target(self.model, decoding, target, source)
         if self.model.prompt(asked) == self.model.prompt(replace(asked, context="")):

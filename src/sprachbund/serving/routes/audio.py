@@ -231,6 +231,7 @@ def options_of(
     digits: bool,
     temperature: float,
     batch_size: int,
+    glossary: str | None = None,
 ) -> DecodingOptions:
     """Decoding options of a request.
 
@@ -241,10 +242,12 @@ def options_of(
         digits: whether numbers are written in digits.
         temperature: 0 is greedy.
         batch_size: spans in a batch at most.
+        glossary: terms and their translations.
     """
     return DecodingOptions(
         allowed_languages=tuple(languages) or None,
         prompt=prompt or None,
+        glossary=glossary or None,
         word_timestamps=words,
         digits=digits,
         temperature=(temperature,),
@@ -311,6 +314,7 @@ async def _start_job(
         options_of(
             languages=form.languages,
             prompt=form.prompt,
+            glossary=form.glossary,
             words=form.words or form.log_probs,
             digits=form.digits,
             temperature=form.temperature_for(worker.model.family),
