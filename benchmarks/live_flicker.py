@@ -20,7 +20,6 @@ import sprachbund
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.evaluation.emissions import Emission, EmissionLog, join_units, text_units
 from sprachbund.evaluation.latency import score_talk
-from sprachbund.streaming.options import LiveOptions
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("local-agreement", {}),
@@ -77,8 +76,8 @@ def main() -> None:
     references = {target: references_of(places, target) for target in targets}
     rows = []
     for policy, setting in SETTINGS:
-        live = LiveOptions(policy=policy, step_s=options.step, **setting)  # type: ignore[arg-type]
-        logs = run(model, samples, targets, live, computing=False)
+        live = {"step_s": options.step, **setting}
+        logs = run(model, samples, targets, policy, live, computing=False)
         talks = [score_talk(log, references[log.target]) for log in logs]
         seen = [score_talk(settled(log), references[log.target]) for log in logs]
         rows.append(

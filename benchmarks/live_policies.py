@@ -1,34 +1,42 @@
 """Live policies on a ten-minute talk of human recordings: what each setting costs in delay, and in quality.
 
 The talk is composed of utterances with pauses between them and played on a simulated clock, once with computation
-counted and once without, so the ideal numbers are the same on every machine. Run, after `sprachbund data prepare`:
-python benchmarks/live_policies.py --data corpora/telephone/composed --out benchmarks/live_policies.json
+counted and once without, so the ideal numbers are the same on every machine. Beside the package's policies stand the
+published method of SimulStreaming on the same model (`simulstreaming.py`) and OmniSTEval's own scores. Run, after
+`sprachbund data make telephone`:
+python -m benchmarks.live_policies --data corpora/telephone/composed --out benchmarks/live_policies.json
 """
 
 import argparse
 import hashlib
 import json
-import platform
+import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
+from benchmarks.simulstreaming import SimulStreaming, write_talk
+from benchmarks.with_omnisteval import beside_ours
 from rich.console import Console
 from rich.table import Table
 
 import sprachbund
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import Manifest
-from sprachbund.evaluation.emissions import ReferenceSegment
+from sprachbund.evaluation.emissions import EmissionLog, ReferenceSegment
 from sprachbund.evaluation.latency import TalkLatency, score_talk
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.live import SimulatedClock, emission_logs, in_blocks, play
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.util.plotting import ACCENT, INK, MUTED, new_figure, plain_axes
+from sprachbund.util.provenance import commit, machine, versions
 
 ROOT = Path(__file__).parents[1]
 TALK = "talk"
+SIMULSTREAMING = "SimulStreaming"
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "local-agreement": [
         {"step_s": 0.5},
@@ -41,7 +49,16 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "wait-k": [{"step_s": 0.5, "wait_k": k} for k in (3, 5, 8, 12)],
     "retranslation": [{"step_s": 1.0, "mask_words": words} for words in (0, 2, 4)],
     "span": [{}],
+    SIMULSTREAMING: [
+        {"chunk_s": 0.5, "border_s": 0.2},
+        {"chunk_s": 0.5, "border_s": 0.5},
+        {"chunk_s": 0.5, "border_s": 1.0},
+        {"chunk_s": 1.2, "border_s": 0.5},
+        {"chunk_s": 0.5, "border_s": 0.5, "median_width": 1},
+    ],
 }
+"""Of each policy. The defaults of SimulStreaming's program are 1.2, 0.5 and 7."""
+_IDLE_CORES = 0.1
 
 
 def compose(data: Path, minutes: float, seed: int) -> tuple[np.ndarray, list[tuple[float, float, Any]]]:
@@ -74,9 +91,28 @@ def references_of(places: list[tuple[float, float, Any]], target: str) -> list[R
 
 
 def run(
-    model: Any, samples: np.ndarray, targets: list[str], options: LiveOptions, *, computing: bool
-) -> list[Any]:
+    model: Any,
+    samples: np.ndarray,
+    targets: list[str],
+    policy: str,
+    setting: dict[str, Any],
+    *,
+    computing: bool,
+) -> list[EmissionLog]:
     """The logs of one pass through the talk."""
+    if policy == SIMULSTREAMING:  # one target at a time, as its program does
+        return [
+            write_talk(
+                model.family,
+                samples,
+                target,
+                SimulStreaming(**setting),
+                talk=TALK,
+                clock=SimulatedClock(computing=computing),
+            )
+            for target in targets
+        ]
+    options = LiveOptions(policy=policy, **setting)  # type: ignore[arg-type]
     engine = LiveEngine(model.family)
     session = engine.open(targets, options=options)
     moments = list(play(engine, session, in_blocks(samples), SimulatedClock(computing=computing)))
@@ -100,6 +136,7 @@ def row_of(
         "chrF": float(np.mean([talk.quality["chrF"] for talk in ideal])),
         "BLEU": float(np.mean([talk.quality["BLEU"] for talk in ideal])),
         "flicker": float(np.mean([talk.flicker or 0.0 for talk in ideal])),
+        "erased_per_minute": float(np.mean([talk.erased_per_minute or 0.0 for talk in ideal])),
     }
 
 
@@ -113,9 +150,14 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         "wait-k": "#5b7f3a",
         "retranslation": MUTED,
         "span": INK,
+        SIMULSTREAMING: "#8a3ffc",
     }
     for policy, colour in colours.items():
-        points = sorted((r["StreamLAAL_s"], r["chrF"]) for r in rows if r["policy"] == policy)
+        points = sorted(
+            (r["StreamLAAL_s"], r["chrF"])
+            for r in rows
+            if r["policy"] == policy and "median_width" not in r["setting"]
+        )
         x, y = zip(*points, strict=True)
         axes.plot(x, y, marker="o", markersize=5, linewidth=1.5, color=colour, label=policy)
     axes.set_xlabel("StreamLAAL (s, ideal clock)")
@@ -140,18 +182,12 @@ def main() -> None:
     model, targets = sprachbund.load(options.model), options.targets.split(",")
     samples, places = compose(options.data, options.minutes, options.seed)
     references = {target: references_of(places, target) for target in targets}
-    rows = []
+    rows, others = [], psutil.cpu_percent(interval=5.0) / 100 * psutil.cpu_count()
     for policy, settings in SETTINGS.items():
         for setting in settings:
-            live = LiveOptions(policy=policy, **setting)  # type: ignore[arg-type]
-            scored = [
-                [
-                    score_talk(log, references[log.target])
-                    for log in run(model, samples, targets, live, computing=c)
-                ]
-                for c in (False, True)
-            ]
-            rows.append(row_of(policy, setting, *scored))
+            logs = [run(model, samples, targets, policy, setting, computing=c) for c in (False, True)]
+            scored = [[score_talk(log, references[log.target]) for log in one] for one in logs]
+            rows.append(row_of(policy, setting, *scored) | beside_ours(logs[0], references))
             print(json.dumps(rows[-1]), flush=True)
     table = Table(*rows[0])
     for row in rows:
@@ -159,7 +195,12 @@ def main() -> None:
     Console().print(table)
     if options.out:
         manifest = {
-            "machine": {"processor": platform.processor() or platform.machine(), "threads": 1},
+            "machine": machine() | {"threads": 1},
+            "versions": versions() | {"omnisteval": version("omnisteval")},
+            "commit": commit(),
+            "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "idle": others < _IDLE_CORES,
+            "cores in use by other programs before": round(others, 2),
             "model": options.model,
             "data": options.data.name,
             "audio_sha256": hashlib.sha256(samples.tobytes()).hexdigest(),

@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing.dummy
 import random
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -19,6 +20,8 @@ from sprachbund.evaluation.latency import (
     text_quality,
 )
 from tests.evaluation.made_talks import log_of, made_log, made_references
+
+POLICIES = Path(__file__).parents[2] / "benchmarks" / "live_policies.json"
 
 
 def segment(text: str, start_s: float, end_s: float, target: str = "de") -> ReferenceSegment:
@@ -74,35 +77,10 @@ def by_omnisteval(
     log: EmissionLog, references: list[ReferenceSegment], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[str], dict[str, float]]:
     alignment = pytest.importorskip("omnisteval.alignment")
-    resegment = pytest.importorskip("omnisteval").resegment
-    scoring = pytest.importorskip("omnisteval.scoring")
     monkeypatch.setattr(alignment, "Pool", multiprocessing.dummy.Pool)
-    expected = [
-        alignment.Word(unit, emission_cu=1000 * r.start_s, seq_id=n)
-        for n, r in enumerate(references)
-        for unit in text_units(r.text.lower(), r.target)
-    ]
-    written = [
-        alignment.Word(unit, emission_cu=1000 * e.audio_s, emission_ca=1000 * e.wall_s)
-        for e in log.emissions
-        for unit in text_units(e.text, log.target)
-    ]
-    end_s = max(r.end_s for r in references)
-    places = [
-        {
-            "offset": 1000 * r.start_s,
-            "duration": 1000 * (r.end_s - r.start_s),
-            "time_to_recording_end": 1000 * (end_s - r.start_s),
-        }
-        for r in references
-    ]
-    instances, _ = resegment(
-        [expected], [written], places, [r.text for r in references], char_level=log.target == "zh"
-    )
-    scores, _, _ = scoring.evaluate_instances(
-        instances=instances, is_longform=True, compute_quality=log.target != "zh"
-    )
-    return [instance.prediction for instance in instances], scores
+    from benchmarks.with_omnisteval import long_form
+
+    return long_form(log, references)
 
 
 CASES = [
@@ -172,6 +150,25 @@ def test_stream_laal_is_simulevals_laal_of_each_segment() -> None:
                 )
                 expected.append(by_simuleval(alone, reference.text, "LAAL", "ideal"))
             assert _ms(score_talk(log, references).scores[clock]["StreamLAAL"]) == _near(fmean(expected))
+
+
+def test_stream_laal_is_omnistevals_laal_of_each_segment() -> None:
+    pytest.importorskip("omnisteval")
+    from benchmarks.with_omnisteval import stream_laal_s
+
+    for seed in range(5):
+        log, references = made_log(random.Random(seed)), made_references(random.Random(seed + 1))
+        found = score_talk(log, references)
+        for clock in CLOCKS:
+            assert found.scores[clock]["StreamLAAL"] == _near(stream_laal_s(log, references, clock))
+
+
+def test_omnisteval_says_the_same_of_the_ten_minute_talk() -> None:
+    rows = json.loads(POLICIES.read_text())["rows"]
+    assert len(rows) > 10
+    for row in rows:
+        for name in ("StreamLAAL", "LongYAAL"):
+            assert row[f"{name}_s"] == _near(row[f"{name}_s_by_OmniSTEval"])
 
 
 def _emission(delay_s: float):

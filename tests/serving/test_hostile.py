@@ -490,6 +490,33 @@ def test_broken_frames_close_the_socket_and_write_no_traceback(open_to_all, capl
     assert not failures(caplog)
 
 
+@pytest.mark.parametrize("path", ["/v1/live", "/v1/realtime"])
+def test_half_a_frame_is_given_up_and_others_are_served(small_live, caplog, path):
+    """Its other half never comes: the client waits, or is gone."""
+    head = (
+        f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    ).encode()
+    with caplog.at_level(logging.INFO), contextlib.ExitStack() as stack:
+        running = stack.enter_context(small_live(timeouts={"header_s": 1.0, "live_silent_s": 1.0}))
+        halves = []
+        for _ in range(2):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+            sock.settimeout(60)
+            sock.sendall(head)
+            assert b" 101 " in sock.recv(4096)
+            sock.sendall(masked(1, b'{"type": "start"' * 5)[:-30])
+            halves.append(sock)
+        halves[0].close()
+        assert httpx.get(f"{running.url}/health").status_code == 200
+        got = b""
+        while part := halves[1].recv(4096):
+            got += part
+        assert got
+        wait_for(lambda: running.service.sessions.count == 0)
+    assert not failures(caplog)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -265,6 +265,7 @@ def test_cleared_sound_is_in_no_item(running, spoken):
         ({"colour": "red"}, "invalid_value", "session.colour", "colour"),
         ({"audio": {"input": {"noise_reduction": {"type": "near_field"}}}}, "invalid_value", None, "noise_reduction"),
         ({"audio": {"input": {"turn_detection": {"type": "semantic_vad"}}}}, "invalid_value", None, "'server_vad'"),
+        ({"audio": {"input": {"turn_detection": {"type": "none"}}}}, "invalid_value", None, "'server_vad'"),
         ({"audio": {"input": {"turn_detection": {"threshold": 0}}}}, "invalid_value", None, "greater than 0"),
         ({"audio": {"input": {"format": {"type": "audio/pcm", "rate": 8000}}}}, "invalid_value", None, "24000 Hz"),
         ({"audio": {"input": {"transcription": {"model": "whisper-1"}}}}, "model_not_found", "model", "bundled"),
@@ -302,6 +303,7 @@ def test_what_cannot_be_is_refused_in_one_line_and_the_session_goes_on(running, 
         ("?model=whisper-1", "choose from bundled"),
         ("?intent=conversation", "only transcription"),
         ("?call_id=3", "call_id"),
+        ("/translations?model=gpt-realtime-translate", "open /v1/realtime and set audio.output.language"),
     ],
 )
 def test_addresses_that_are_none(running, query, says):

@@ -43,6 +43,8 @@ from sprachbund.serving.settings import Settings
 
 log = logging.getLogger("sprachbund.serving")
 PATH = "/v1/realtime"
+TRANSLATIONS_PATH = f"{PATH}/translations"
+"""Where OpenAI has sessions whose output is sound; here they are refused, with the way to translated text."""
 SUBPROTOCOL = "realtime"
 _KEY_PROTOCOL = "openai-insecure-api-key."
 _BETA_PROTOCOL = "openai-beta.realtime-v1"
@@ -389,6 +391,12 @@ class RealtimeConnection:
 
     def _first_session(self) -> Session:
         """The session before any update, as the address asks for it."""
+        if self._socket.url.path == TRANSLATIONS_PATH:
+            raise RefusalError(
+                400,
+                f"translation sessions, which speak, are not offered; open {PATH} and set audio.output.language",
+                code="not_offered",
+            )
         query = self._socket.query_params
         if unknown := sorted(set(query) - {*_QUERY}):
             raise RefusalError(

@@ -88,6 +88,7 @@ async def live(socket: WebSocket) -> None:
 
 
 @live_router.websocket(realtime.PATH)
+@live_router.websocket(realtime.TRANSLATIONS_PATH)
 async def transcribe_in_realtime(socket: WebSocket) -> None:
     """A transcription session in OpenAI's realtime protocol."""
     await socket.accept(realtime.offered_protocol(socket))
