@@ -51,6 +51,8 @@ CHECKED_ONLY = (
     "--model whisper-large",
     "--model parakeet",
     "--model canary",
+    "--model moonshine",
+    "--speakers",
     "seamless",
     "--edition bundled",
     "--check",  # tests/research does

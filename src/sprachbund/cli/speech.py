@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, cast
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sprachbund.api import Model
     from sprachbund.decoding.pipeline import LongForm
     from sprachbund.decoding.result import Segment, Translation
+    from sprachbund.decoding.speakers import SpeakerEncoder
     from sprachbund.engines.options import EngineChoice
 
 
@@ -105,7 +106,7 @@ class PrintOutput:
         if segment.dropped is None:
             language = f" {segment.target_language}" if self._several else ""
             times = f"[{duration(segment.start_s)} → {duration(segment.end_s)}]"
-            self._print(f"{times}{language} {' '.join(segment.text.split())}")
+            self._print(f"{times}{language} {segment.labelled_text}")
 
     def finish(self, translations: "dict[str, Translation]") -> None:
         """All is printed already."""
@@ -353,7 +354,7 @@ def short_names(files: Sequence[str]) -> dict[str, str]:
 
 
 def _lines(translation: "Translation") -> list[str]:
-    return [" ".join(segment.text.split()) for segment in translation.segments] or [NO_TEXT]
+    return [segment.labelled_text for segment in translation.segments] or [NO_TEXT]
 
 
 def _tag(translation: "Translation", spoken: str) -> str:
@@ -404,6 +405,8 @@ class OutputOptions:
     Attributes:
         formats: write files: txt, srt, vtt, json, jsonl, tsv; without, the segments are printed.
         both: subtitles show what was said above its translation (srt, vtt; of a cascade, see --then).
+        speakers: label who speaks, S1, S2, …, by this model of voices: an ONNX file or a Hugging Face id.
+        num_speakers: how many speak; found out if not given.
         out: folder for the files of --format.
         overwrite: replace files that are there already.
         as_json: print one JSON object per file, and nothing else.
@@ -412,10 +415,15 @@ class OutputOptions:
 
     formats: Annotated[tuple[str, ...], Option("--format", metavar="FMT,…")] = ()
     both: Annotated[bool, Option("--both")] = False
+    speakers: Annotated[str | None, Option("--speakers", metavar="MODEL")] = None
+    num_speakers: Annotated[int | None, Range(1), Option("--num-speakers", metavar="N")] = None
     out: Annotated[Path, Option("--out", metavar="DIR")] = Path()
     overwrite: Annotated[bool, Option("--overwrite")] = False
     as_json: Annotated[bool, Option("--json")] = False
     as_table: Annotated[bool, Option("--table")] = False
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -455,12 +463,14 @@ class _Ready:
         model: of the job.
         targets: in the model's tags.
         table: collects the results, if one is wanted.
+        speakers: labels the results, if that is wanted.
     """
 
     job: SpeechJob
     model: "Model"
     targets: tuple[str, ...]
     table: ResultTable | None
+    speakers: "SpeakerEncoder | None" = None
 
 
 def run(job: SpeechJob) -> int:
@@ -484,6 +494,7 @@ def _make_ready(job: SpeechJob) -> _Ready:
         _check_paths(job)
     if len(job.files) == 1 and str(job.files[0]) != STDIN and not Path(job.files[0]).exists():
         raise missing_file(job.files[0])  # before a model is loaded for it
+    speakers = _speakers(job)
     model = load_model(job.model)
     with as_usage():
         with with_hints(model.pairs, job.verb, job.files[0], job.targets, job.source):
@@ -496,7 +507,17 @@ def _make_ready(job: SpeechJob) -> _Ready:
             )
         _check_collisions(job, targets)
     table = ResultTable(job.files) if job.output.as_table else None
-    return _Ready(job=job, model=model, targets=targets, table=table)
+    return _Ready(job=job, model=model, targets=targets, table=table, speakers=speakers)
+
+
+def _speakers(job: SpeechJob) -> "SpeakerEncoder | None":
+    """What tells voices apart, before the large model is loaded."""
+    if job.output.speakers is None:
+        return None
+    from sprachbund.decoding.speakers import load_speakers
+
+    with as_usage():
+        return load_speakers(job.output.speakers, offline=job.model.offline)
 
 
 def _succeeds(ready: _Ready, file: str) -> bool:
@@ -561,6 +582,12 @@ def _check_paths(job: SpeechJob) -> None:
         check_format(name, both=output.both)
     if output.both and not output.formats:
         raise SprachbundError("--both is for the files of --format; give --format too, such as --format srt")
+    if output.num_speakers is not None and output.speakers is None:
+        raise SprachbundError("--num-speakers is for --speakers; give a model of voices with that too")
+    if output.speakers is not None and STDIN in job.files:
+        raise SprachbundError(
+            "--speakers reads a recording twice, and stdin can be read once; save it as a file"
+        )
     if list(job.files).count(STDIN) > 1:
         raise SprachbundError("stdin is named twice, and can be read once; name '-' once")
     if output.as_json and output.as_table:
@@ -697,7 +724,17 @@ def _one_file(ready: _Ready, file: str) -> None:
     segments: dict[str, list[Segment]] = {target: [] for target in work.targets}
     with ExitStack() as stack:
         outputs = [stack.enter_context(output) for output in _outputs(ready, file, work, segments, paths)]
-        _follow(ready, work, file, segments, outputs)
+        if ready.speakers is None:
+            _follow(ready, work, file, segments, outputs)
+        else:  # who speaks is known when all was heard
+            _follow(ready, work, file, segments, [])
+            _label(ready.speakers, ready.job, file, segments)
+            for _, target, segment in sorted(
+                ((one.start_s, target, one) for target, own in segments.items() for one in own),
+                key=lambda each: each[:2],
+            ):
+                for output in outputs:
+                    output.segment(target, segment)
         translations = _finished(work, segments)
         for output in outputs:
             output.finish(translations)
@@ -707,6 +744,22 @@ def _one_file(ready: _Ready, file: str) -> None:
         raise DamagedAudioError(
             f"{'; '.join(damage)}; the result is of what could be read; copy it again for the rest"
         )
+
+
+def _label(
+    speakers: "SpeakerEncoder", job: SpeechJob, file: str, segments: "dict[str, list[Segment]]"
+) -> None:
+    """Give all segments their speakers, in place."""
+    from sprachbund.audio.load import open_audio
+    from sprachbund.decoding.speakers import label_speakers
+
+    spans = sorted({(one.start_s, one.end_s) for own in segments.values() for one in own})
+    with Bar("telling voices apart"):
+        audio = open_audio(file, untrusted=job.untrusted)
+        labels = label_speakers(speakers, audio, spans, job.output.num_speakers)
+    named = dict(zip(spans, labels, strict=True))
+    for own in segments.values():
+        own[:] = [replace(one, speaker=named[one.start_s, one.end_s]) for one in own]
 
 
 def _follow(

@@ -106,6 +106,7 @@ def _check(job: SpeechJob, files: Sequence[Path]) -> None:
         "recordings": bool(job.files),
         "--format": bool(job.output.formats),
         "--both": job.output.both,
+        "--speakers": job.output.speakers is not None,
         "--out": job.output.out != Path(),
         "--table": job.output.as_table,
         "--words": job.decoding.word_timestamps,

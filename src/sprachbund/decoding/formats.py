@@ -264,7 +264,11 @@ class _Subtitles:
     def segment(self, segment: Segment) -> str:
         if segment.dropped is not None:
             return ""
-        cues = [*spaced_out([*self._held, *self._cues_of(segment)])]
+        new = self._cues_of(segment)
+        if segment.speaker is not None and new:  # of the first cue; the others go on as it began
+            first, *others = new[0].lines
+            new[0] = replace(new[0], lines=(f"{segment.speaker}: {first}", *others))
+        cues = [*spaced_out([*self._held, *new])]
         self._held = cues[-1:]
         return "".join(self._cue(cue) for cue in cues[:-1])
 
@@ -298,7 +302,7 @@ def _tsv_line(segment: Segment) -> str:
 
 
 def _txt_line(segment: Segment) -> str:
-    return " ".join(segment.text.split()) + "\n"
+    return segment.labelled_text + "\n"
 
 
 def _clock(second: float, point: str) -> str:

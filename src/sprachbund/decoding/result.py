@@ -63,6 +63,7 @@ class Segment:
         dropped: why the guard dropped the segment; None when it is kept.
         spans: which language is spoken where in it, one behind the other; only of models whose experts belong to
             languages.
+        speaker: who speaks, "S1" for the one who is heard first; None where that was not asked for, or is not known.
     """
 
     start_s: float
@@ -81,19 +82,27 @@ class Segment:
     dropped: str | None = None
     spans: tuple[LanguageSpan, ...] = ()
     source_text: str | None = None
+    speaker: str | None = None
     temperature: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values under the names of the fields, times rounded.
 
-        `source_text` is only of a cascade, `temperature` only of text that was drawn.
+        `source_text` is only of a cascade, `speaker` only where it is known, `temperature` only of text that was drawn.
         """
         values: dict[str, Any] = rounded(asdict(self))
-        if self.source_text is None:
-            del values["source_text"]
+        for name in ("source_text", "speaker"):
+            if values[name] is None:
+                del values[name]
         if not self.temperature:
             del values["temperature"]
         return values
+
+    @property
+    def labelled_text(self) -> str:
+        """The text in one line, behind its speaker where that is known."""
+        text = " ".join(self.text.split())
+        return f"{self.speaker}: {text}" if self.speaker and text else text
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Segment":
