@@ -2,8 +2,10 @@
 
 Between two passes nothing returns to Python, which takes longer than a pass of a small decoder. The first token of
 every row is chosen here, by the same rules as in every other search; the kernels choose the others, of which they know
-the tokens that are never written and the fewest tokens of a row. Rules on timestamps and scores of CTC they do not
-know: such rows are searched from Python, as are beams. Shapes: R rows, U tokens, K draft tokens, V vocabulary.
+the tokens that are never written and the fewest tokens of a row. Rules on timestamps, scores of CTC and hot words they
+do not know: such rows are searched from Python, as are beams.
+
+Shapes: R rows, U tokens, K draft tokens, V vocabulary.
 """
 
 import time
@@ -40,6 +42,7 @@ def searches_natively(
         and isinstance(batch.cache, NativeCache)
         and type(processor) is LogitsProcessor
         and processor.times is None
+        and processor.hot_words is None
         and accept == "exact"
         and (run is None or isinstance(run, NativeRun))
     )

@@ -11,7 +11,7 @@ from sprachbund.decoding.native_search import NativeSearch, searches_natively
 from sprachbund.decoding.options import DecodingOptions, check_options
 from sprachbund.decoding.speculation import Speculation, speculation_for
 from sprachbund.decoding.speculative import DraftedBatch, DraftState, speculative_search
-from sprachbund.decoding.state import Hypothesis, HypothesisBatch, start_batch, whole_prompt
+from sprachbund.decoding.state import Hypothesis, HypothesisBatch, start_batch, whole_prompt, without_bonus
 from sprachbund.decoding.transducer import search_by_frames
 from sprachbund.engines.native_engine import NativeDecoder, limit_torch_threads
 from sprachbund.models.base import Family, Memory, Target
@@ -67,6 +67,8 @@ def search(
         best = _finish(family, batch, flat, options, draft_state)
     if speculation is not None and draft_state is not None:
         speculation.add(flat, draft_state)
+    if (hot_words := batch.processor.hot_words) is not None:
+        best = [without_bonus(hypothesis, hot_words) for hypothesis in best]
     each = len(targets[0])
     return [best[i : i + each] for i in range(0, len(best), each)]
 

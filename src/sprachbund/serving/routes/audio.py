@@ -231,6 +231,7 @@ def options_of(
     digits: bool,
     batch_size: int,
     glossary: str | None = None,
+    hot_words: Sequence[str] = (),
 ) -> DecodingOptions:
     """Decoding options of a request.
 
@@ -241,11 +242,13 @@ def options_of(
         digits: whether numbers are written in digits.
         batch_size: spans in a batch at most.
         glossary: terms and their translations.
+        hot_words: that the search prefers.
     """
     return DecodingOptions(
         allowed_languages=tuple(languages) or None,
         prompt=prompt or None,
         glossary=glossary or None,
+        hot_words=tuple(hot_words) or None,
         word_timestamps=words,
         digits=digits,
         batch_size=batch_size,
@@ -312,6 +315,7 @@ async def _start_job(
             languages=form.languages,
             prompt=form.prompt,
             glossary=form.glossary,
+            hot_words=form.hot_words,
             words=form.words or form.log_probs,
             digits=form.digits,
             batch_size=service.settings.batch_size,
