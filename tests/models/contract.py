@@ -89,12 +89,18 @@ _REFERENCES: Mapping[str, tuple[str, str]] = {
     "mBART": ("transformers", "tests/units/test_text_start.py"),
     "cascade": ("its halves", "tests/decoding/test_cascade.py"),
     "streaming transducer": ("transformers", "tests/models/test_transducer_checkpoints.py"),
+    "streaming transducer with prompts": ("transformers", "tests/models/test_prompted_transducer.py"),
     "streaming ONNX": ("the model exported", "tests/compression/test_onnx_export.py"),
     "Parakeet CTC": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Parakeet RNNT": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Parakeet TDT": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Canary": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Cohere ASR": ("transformers", "tests/models/fastconformer/test_model.py"),
+    "Moonshine": ("transformers", "tests/models/moonshine/test_model.py"),
+    "streaming Moonshine": ("transformers", "tests/models/moonshine/test_model.py"),
+    **dict.fromkeys(
+        ("Voxtral", "Granite Speech", "Qwen3-ASR"), ("transformers", "tests/models/audio_llm/test_model.py")
+    ),
 }
 _RECIPES: Mapping[str, str] = {
     "speech LLM": "code_switch",

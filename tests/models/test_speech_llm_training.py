@@ -8,12 +8,15 @@ import torch
 from sprachbund.data.loading import Corpus, ExampleOptions
 from sprachbund.data.manifest import Manifest
 from sprachbund.models.speech_llm import STAGES, SpeechLLM
+from sprachbund.models.speech_llm.config import LossWeights
 from sprachbund.models.speech_llm.model import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import enter, frozen_digest
 from sprachbund.training.loop import train
 from sprachbund.training.memory import keep_layers, recompute_layers
+from sprachbund.util.distributed import is_first_rank
 from tests.models.speech_llm_support import make_batch, make_model, move_adapters
 from tests.training.made import LANGUAGES, make_corpus, options
+from tests.training.ranks import fork_ranks
 
 _WRAPPED = "_checkpoint_wrapped_module."
 """Part of names within torch's wrapper around a layer that is run again."""
@@ -78,3 +81,56 @@ def test_recomputed_layers_give_the_same_gradients(encoder: str, llm: str) -> No
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["whisper", "wavlm by group"])
+def test_shards_with_frozen_weights_in_16_bits_train_as_copies(tmp_path: Path, encoder: str) -> None:
+    """Of frozen weights in 16 bits, and adapters and projector in 32. Each process computes the same with both.
+
+    "wavlm by group" hears utterances one by one. In 32 bits, `tests.training.test_ranks` compares with one process.
+    """
+    make_corpus(tmp_path / "data", 12)
+    model = move_adapters(
+        make_model(
+            encoder,
+            projector={"groups": (("en",), ("de",)), "spliced_frames": 4},
+            target_languages=LANGUAGES,
+            losses=LossWeights(balance=0.0),
+        )
+    )
+    enter(model, STAGE)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    chosen = ExampleOptions(rows_per_utterance=2, max_tokens=24, time_masks=0, frequency_masks=0)
+    data = Corpus([(Manifest(tmp_path / "data"), 1.0)], SpeechLLMExamples(model, LANGUAGES), chosen)
+    settings = {
+        "frozen_bf16": True,
+        "precision": "bf16",
+        "optimizer": "adamw",
+        "trainable": STAGE.patterns,
+        "max_utterances": 3,
+        "learning_rate": 1e-3,
+    }
+
+    def work(rank: int, count: int) -> None:
+        for name, changes in (("copies", {}), ("shards", {"shard": True, "recompute": True})):
+            for parameter_name, parameter in model.named_parameters():
+                parameter.data = start[parameter_name].clone()
+            found = train(
+                model, data, options(4, **settings, **changes), tmp_path / name, report=lambda line: None
+            )
+            if is_first_rank():
+                torch.save(found.state_dict(), tmp_path / f"{name}.pt")
+
+    codes = fork_ranks([2], work, tmp_path)
+    assert not any(codes.values()), [path.read_text()[-2000:] for path in tmp_path.glob("*/failure.*.txt")]
+    copies, shards = (torch.load(tmp_path / f"{name}.pt") for name in ("copies", "shards"))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all(torch.equal(copies[name], shards[name]) for name in copies if name not in trained)
+    # An expert that no process chose in a step has a gradient of zero in shards, so it moves on by its moments, and
+    # none in copies, which leave it (docs/train.md).
+    compared = [name for name in trained if ".experts." not in name]
+    moved = sum(float((copies[name] - start[name]).square().sum()) for name in compared)
+    apart = sum(float((copies[name] - shards[name]).square().sum()) for name in compared)
+    assert apart < 0.01**2 * moved

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from sprachbund.cli import USAGE, main
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import StreamingPart, TransducerPart
-from sprachbund.research.code_switch import recipe as code_switch
 from sprachbund.research.discrete_units import recipe as discrete_units
 from sprachbund.research.dual_scale import recipe as dual_scale
 from sprachbund.research.encoder_transfer import recipe as encoder_transfer
@@ -187,9 +186,7 @@ def torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("torchrun")
-@pytest.mark.parametrize(
-    "module", [code_switch, discrete_units, dual_scale, encoder_transfer, gradient_sharing]
-)
+@pytest.mark.parametrize("module", [discrete_units, dual_scale, encoder_transfer, gradient_sharing])
 def test_a_recipe_that_starts_its_own_processes_refuses_torchrun(module: Any, tmp_path: Path) -> None:
     with pytest.raises(SprachbundError, match=r"is one process, and 2 were started; run it without torchrun"):
         module.run(None, tmp_path / "out")

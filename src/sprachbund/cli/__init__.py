@@ -80,8 +80,9 @@ VERBS = {
     "study": Verb("study", _MEASURE, "Study what a start, hours of data, latency and bits are worth."),
 }
 """Every verb, in the order of the help. The help and the completion of verbs are made of it: no file is imported."""
-SHARED_VERBS = ("train", "share")
-"""Those whose work processes of torchrun share (of share: analyse); the others would write the same files twice."""
+SHARED_VERBS = ("train", "recipe", "share")
+"""Those whose work processes of torchrun share (of recipe: code_switch; of share: analyse); the others would write the
+same files twice."""
 FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 DEBUG = "--debug"
 COMPLETION = "_SPRACHBUND_COMPLETE"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sprachbund.audio.span_options import SpanOptions
@@ -122,6 +123,10 @@ class DecodingOptions:
         num_draft_tokens: tokens that the draft proposes at a time; as many as are to gain most if not given.
         accept: which draft tokens are accepted: exact; top-2, top-3, unchecked: faster, change the text, and need a
             draft that is named.
+        temperature: 0 is greedy or beam search, above it tokens are drawn. Of several, as in Whisper, each is tried in
+            turn while the text repeats itself or is unlikely by the thresholds of the guard, as in 0,0.2,0.4,0.6,0.8,1.
+            Beams and drafts work at 0 alone.
+        sampling_seed: of what is drawn; the same seed gives the same text.
         guard: thresholds of the hallucination guard.
         spans: how speech is cut out of a recording.
     """
@@ -147,6 +152,8 @@ class DecodingOptions:
         Option("--num-draft-tokens", metavar="K", old="--guesses"),
     ] = None
     accept: Annotated[Accept, Option("--accept", metavar="HOW")] = "exact"
+    temperature: Annotated[tuple[float, ...], Option("--temperature", metavar="T,…")] = (0.0,)
+    sampling_seed: Annotated[int, Range(0), Option("--sampling-seed", metavar="N")] = 0
     guard: GuardOptions = field(default_factory=GuardOptions)
     spans: SpanOptions = field(default_factory=SpanOptions)
 
@@ -159,6 +166,7 @@ class DecodingOptions:
                 f"give {self.min_tokens} or more, the fewest tokens of a segment",
             )
         self._check_accept()
+        self._check_temperature()
         read_glossary(self.glossary or "")
         if isinstance(self.hot_words, str) or not all(word.strip() for word in self.hot_words or ()):
             raise SprachbundError(
@@ -185,6 +193,22 @@ class DecodingOptions:
                 f"accept {self.accept!r} is for greedy search; beam_size is {self.beam_size}, give 1"
             )
 
+    def _check_temperature(self) -> None:
+        if not self.temperature or not all(0 <= one <= 1 for one in self.temperature):
+            shown = ",".join(f"{one:g}" for one in self.temperature)
+            raise OptionValueError("temperature", shown, "give numbers from 0 to 1, such as 0 or 0,0.5,1")
+        if any(after <= before for before, after in pairwise(self.temperature)):
+            shown = ",".join(f"{one:g}" for one in self.temperature)
+            raise OptionValueError("temperature", shown, "each has to be higher than the one before")
+        if not self.temperature[0]:
+            return
+        for name, wanted in (("a beam", self.beam_size > 1), ("a draft", self.draft not in (AUTO, NONE))):
+            if wanted:
+                raise SprachbundError(
+                    f"temperature is {self.temperature[0]:g}, at which tokens are drawn, and {name} works at 0 alone; "
+                    "leave one of them out, or begin with 0, as in 0,0.5,1"
+                )
+
     @staticmethod
     def from_stored(values: Mapping[str, Any], source: str) -> "DecodingOptions":
         """Options as `dataclasses.asdict` wrote them, also of earlier versions.
@@ -204,6 +228,8 @@ class DecodingOptions:
         languages = None if allowed is None else tuple(allowed)
         if (words := rest.get("hot_words")) is not None:
             rest["hot_words"] = tuple(words)
+        if "temperature" in rest:
+            rest["temperature"] = tuple(rest["temperature"])
         return DecodingOptions(**rest, allowed_languages=languages, guard=guard, spans=spans)
 
 
@@ -240,6 +266,11 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
         raise SprachbundError(
             f"the model {family.name} is searched with CTC, which has no place for a draft ({options.draft}); leave it "
             f"out, or take a model that writes by its attention decoder alone, such as {_ATTENTION_FAMILIES}"
+        )
+    if able.joint_ctc is not None and options.temperature[-1] > 0:
+        raise SprachbundError(
+            f"the model {family.name} is searched with CTC, whose scores are no probabilities to draw tokens by, and "
+            f"temperature is {options.temperature[-1]:g}; leave it out"
         )
     if options.word_timestamps and able.alignment is None:
         raise SprachbundError(
@@ -282,6 +313,12 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
         )
 
 
+def draws_tokens(family: "Family") -> bool:
+    """Whether a temperature above 0 has a meaning: an attention decoder alone gives tokens their probabilities."""
+    able = family.capabilities
+    return able.transducer is None and able.ctc is None and able.joint_ctc is None
+
+
 def _of_attention_decoders(options: DecodingOptions, times: bool) -> Iterator[str]:
     """What is asked for that only an attention decoder has a place for; `times`: words get theirs from frames."""
     if options.word_timestamps and not times:
@@ -294,5 +331,7 @@ def _of_attention_decoders(options: DecodingOptions, times: bool) -> Iterator[st
         yield f"min_tokens ({options.min_tokens})"
     if options.length_penalty != DecodingOptions.length_penalty:
         yield f"length_penalty ({options.length_penalty})"
+    if options.temperature[-1] > 0:
+        yield f"a temperature ({options.temperature[-1]:g})"
     if options.prompt:
         yield "a prompt"

@@ -573,6 +573,8 @@ def search_by_frames(
     states = memory.states.repeat_interleave(each, 0)
     num_frames = memory.num_frames.repeat_interleave(each, 0)
     start, hot_words = start_by_frames(family, flat), HotWords.of(family, options)
+    if (fuse := family.capabilities.fuse_language) is not None:
+        states = fuse(states, flat)
     if options.beam_size == 1:
         hypotheses, _ = transducer_greedy(transducer, states, num_frames, start, hot_words=hot_words)
     else:

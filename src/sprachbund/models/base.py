@@ -250,10 +250,14 @@ class Capabilities:
         joint_ctc: scores the texts of the attention decoder too.
         transcript_head: a CTC head that transcribes, in a model whose decoder transcribes all of its languages too.
         streaming: encoder and transducer of a model that writes while somebody speaks.
+        fuse_language: states (R, T, D) of rows and their targets to the states that the transducer reads, of a model
+            that is told the language behind its encoder.
         timestamps: tokens for times, of a model that was trained to write them.
         alignment: how words get times.
         language_from_text: whether it writes what is spoken without being told the language, and hears none: the
             language is then identified from its text.
+        reads_context: whether `Target.context` is shown to the model before the speech; `prompt`, which holds what is
+            behind it, is then the same without.
         begin_suppressed: tokens that are never written first.
         encode_text: tokens of a text as the model would write it, for drafts made of texts.
         sharing_plan: of a model that is split by language.
@@ -275,9 +279,11 @@ class Capabilities:
     joint_ctc: JointCtc | None = None
     transcript_head: TranscriptHead | None = None
     streaming: StreamingTransducer | None = None
+    fuse_language: Callable[[Tensor, Sequence["Target"]], Tensor] | None = None
     timestamps: TimestampTokens | None = None
     alignment: Alignment | None = None
     language_from_text: bool = False
+    reads_context: bool = False
     begin_suppressed: tuple[int, ...] = ()
     encode_text: Callable[[str], list[int]] | None = None
     sharing_plan: SharingPlan | None = None

@@ -4,7 +4,8 @@ Of each of these it says what it does, how large it is, and under which licence.
 
 Sizes are about those of the weights that `models download` fetches; licences are those of the weights. Both were
 compared with pages of the hub for large-v2, large-v3, turbo, distil-large-v3 and, the licence alone, SeamlessM4T v2;
-the others are from general knowledge. Sizes of translators of text are those of their shapes in 32 bits. Opus-MT is a
+the others are from general knowledge. Sizes of translators of text are those of their shapes in 32 bits, and those of
+speech LLMs in bfloat16. Opus-MT is a
 thousand models of a pair or some, each with a licence of its own (mostly Apache-2.0 or CC BY 4.0), and not listed.
 """
 
@@ -32,7 +33,7 @@ class Checkpoint:
         family: that loads it here.
         task: what it was trained to do.
         languages: rule for its languages: "whisper" (99), "whisper-v3" (with Cantonese), "english", "european" (25),
-            "seamless", or one of a translator of text.
+            "seamless", that of a speech LLM, or of a translator of text.
         size_gb: of the download, in 10^9 bytes, about.
         licence: of the weights.
         commercial: whether the licence allows commercial use.
@@ -53,6 +54,9 @@ class Checkpoint:
         "nllb-200",
         "mbart-50",
         "madlad-400",
+        "voxtral",
+        "granite",
+        "qwen3-asr",
         "language-model",
     ]
     size_gb: float
@@ -189,6 +193,33 @@ CATALOGUE = (
         licence="MIT",
     ),
     Checkpoint(
+        alias="moonshine-tiny",
+        id="UsefulSensors/moonshine-tiny",
+        family="moonshine",
+        task="transcribe",
+        languages="english",
+        size_gb=0.11,
+        licence="MIT",
+    ),
+    Checkpoint(
+        alias="moonshine-base",
+        id="UsefulSensors/moonshine-base",
+        family="moonshine",
+        task="transcribe",
+        languages="english",
+        size_gb=0.25,
+        licence="MIT",
+    ),
+    Checkpoint(
+        alias="moonshine-streaming-tiny",
+        id="UsefulSensors/moonshine-streaming-tiny",
+        family="moonshine_streaming",
+        task="transcribe",
+        languages="english",
+        size_gb=0.18,
+        licence="MIT",
+    ),
+    Checkpoint(
         alias="parakeet-tdt-v3",
         id="nvidia/parakeet-tdt-0.6b-v3",
         family="parakeet_tdt",
@@ -227,6 +258,60 @@ CATALOGUE = (
         licence="CC BY-NC 4.0",
         commercial=False,
         extra="seamless",
+    ),
+    Checkpoint(
+        alias="voxtral-mini",
+        id="mistralai/Voxtral-Mini-3B-2507",
+        family="voxtral",
+        task="any-to-any",
+        languages="voxtral",
+        size_gb=9.4,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
+        alias="voxtral-small",
+        id="mistralai/Voxtral-Small-24B-2507",
+        family="voxtral",
+        task="any-to-any",
+        languages="voxtral",
+        size_gb=48.5,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
+        alias="granite-speech-2b",
+        id="ibm-granite/granite-speech-3.3-2b",
+        family="granite_speech",
+        task="with-english",
+        languages="granite",
+        size_gb=6,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
+        alias="granite-speech-8b",
+        id="ibm-granite/granite-speech-3.3-8b",
+        family="granite_speech",
+        task="with-english",
+        languages="granite",
+        size_gb=17.3,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
+        alias="qwen3-asr-0.6b",
+        id="Qwen/Qwen3-ASR-0.6B-hf",
+        family="qwen3_asr",
+        task="transcribe",
+        languages="qwen3-asr",
+        size_gb=1.6,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
+        alias="qwen3-asr-1.7b",
+        id="Qwen/Qwen3-ASR-1.7B-hf",
+        family="qwen3_asr",
+        task="transcribe",
+        languages="qwen3-asr",
+        size_gb=4.1,
+        licence="Apache-2.0",
     ),
     Checkpoint(
         alias="m2m100-418m",
@@ -298,6 +383,14 @@ _WHISPER = (
     "yi lo uz fo ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jv su"
 )
 _EUROPEAN = "bg hr cs da nl en et fi fr de el hu it lv lt mt pl pt ro sk sl es sv ru uk"
+_SPEECH_LLM = {
+    "voxtral": "en es fr pt hi de nl it",
+    "granite": "en fr de es pt",
+    "qwen3-asr": (
+        "ar cs da de el en es fa fi fil fr hi hu id it ja ko mk ms nl pl pt ro ru sv th tr vi yue zh"
+    ),
+}
+_GRANITE_WRITTEN = "en fr de es pt it ja zh"
 _SEAMLESS = (
     "af am ar ary arz as az be bn bs bg ca ceb cs ckb zh zh-Hant cy da de el en et eu fi fr fuv om ga gl gu he hi hr "
     "hu hy ig id is it jv ja kn ka kk mn km ky ko lo lt lg luo lv mai ml mr mk mt mni my nl nn nb ne ny or pa ps fa pl "
@@ -404,8 +497,8 @@ def _spoken(rule: str) -> frozenset[str]:
         return frozenset({ENGLISH})
     if rule == "european":
         return frozenset(_EUROPEAN.split())
-    if rule in _TEXT:
-        return frozenset(_TEXT[rule].split())
+    if rule in _TEXT or rule in _SPEECH_LLM:
+        return frozenset({**_TEXT, **_SPEECH_LLM}[rule].split())
     if rule == "seamless":
         return frozenset([*_SEAMLESS.split(), *_SPOKEN_ONLY.split()])
     return frozenset(_WHISPER.split()) | ({"yue"} if rule == "whisper-v3" else frozenset())
@@ -413,8 +506,8 @@ def _spoken(rule: str) -> frozenset[str]:
 
 @cache
 def _written(rule: str) -> frozenset[str]:
-    return (
-        _spoken(rule)
-        if rule in _TEXT or rule == "european"
-        else frozenset(_SEAMLESS.split() if rule == "seamless" else ())
-    )
+    if rule == "granite":
+        return frozenset(_GRANITE_WRITTEN.split())
+    if rule in _TEXT or rule in ("european", "voxtral"):
+        return _spoken(rule)
+    return frozenset(_SEAMLESS.split() if rule == "seamless" else ())

@@ -26,7 +26,7 @@ _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _DESCRIPTIONS = ["*.json", "*.jinja", "merges.txt", "*.model", "source.spm", "target.spm"]
 OWN_FILES = [*_DESCRIPTIONS, "*.safetensors", "*.onnx", "*.npy"]
 """Files of a directory that this package wrote: drafts, parts in folders, vocabularies, units; each there once."""
-_SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors"]
+_SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors"]
 _PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 
 
@@ -55,6 +55,12 @@ FAMILIES = (
     "parakeet_tdt",
     "canary",
     "cohere_asr",
+    "moonshine",
+    "moonshine_streaming",
+    "voxtral",
+    "granite_speech",
+    "granite_speech_plus",
+    "qwen3_asr",
 )
 """Names in config.json of the families that can be loaded; `sprachbund.models.io` has a loader for each."""
 
@@ -76,7 +82,7 @@ def family_of(directory: Path) -> str:
             f"{directory} is in CTranslate2's form; run: sprachbund convert {directory} --out DIR"
         )
     family = config.get("family") or config.get("model_type")
-    if family == "nemotron_asr_streaming":
+    if family in ("nemotron_asr_streaming", "nemotron3_5_asr"):
         raise SprachbundError(
             f"{directory} is in transformers' form; run: sprachbund convert {directory} --out DIR --language TAG"
         )
@@ -132,9 +138,7 @@ def find(path_or_id: str | os.PathLike[str], *, offline: bool, progress: Progres
     if not os.path.lexists(path) and (checkpoint := find_checkpoint(name)) is not None:
         name = checkpoint.id
     if path.suffix == ".nemo" and os.path.exists(path):
-        raise SprachbundError(
-            f"{name} is a NeMo file; run: sprachbund convert {name} --out DIR --language TAG"
-        )
+        raise SprachbundError(f"{name} is a NeMo file; run: sprachbund convert {name} --out DIR")
     if path.suffix == ".pt" and os.path.exists(path):
         raise SprachbundError(
             f"{name} is a file of openai-whisper; run: sprachbund convert {name} --tokenizer DIR --out DIR"

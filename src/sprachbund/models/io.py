@@ -84,6 +84,18 @@ def _load_fastconformer(directory: Path) -> Family:
     return load(directory, offline=True)
 
 
+def _load_moonshine(directory: Path) -> Family:
+    from sprachbund.models.moonshine import load
+
+    return load(directory, offline=True)
+
+
+def _load_audio_llm(directory: Path) -> Family:
+    from sprachbund.models.audio_llm import load
+
+    return load(directory, offline=True)
+
+
 LOADERS: dict[str, Callable[[Path], Family]] = {
     "cascade": _load_cascade,
     "conformer": _load_conformer,
@@ -104,6 +116,12 @@ LOADERS: dict[str, Callable[[Path], Family]] = {
     "parakeet_tdt": _load_fastconformer,
     "canary": _load_fastconformer,
     "cohere_asr": _load_fastconformer,
+    "moonshine": _load_moonshine,
+    "moonshine_streaming": _load_moonshine,
+    "voxtral": _load_audio_llm,
+    "granite_speech": _load_audio_llm,
+    "granite_speech_plus": _load_audio_llm,
+    "qwen3_asr": _load_audio_llm,
 }
 """One for each of `FAMILIES`. Each imports its family when it is called, so that no command pays for the others."""
 
@@ -138,6 +156,14 @@ def _saver(family: Family) -> Callable[..., None]:
             from sprachbund.models.fastconformer.io import save as save_fastconformer
 
             return save_fastconformer
+        case "moonshine":
+            from sprachbund.models.moonshine.io import save as save_moonshine
+
+            return save_moonshine
+        case "audio_llm":
+            from sprachbund.models.audio_llm.io import save as save_audio_llm
+
+            return save_audio_llm
         case "translation" if type(family).__module__.endswith(".prompted"):
             from sprachbund.models.translation.prompted import save as save_prompted
 

@@ -40,6 +40,15 @@ class Routing:
         """Log of P_g (N, G): the mass of every group."""
         return self.log_probs.unflatten(1, (self.num_groups, -1)).logsumexp(-1)
 
+    def select(self, rows: Tensor) -> Routing:
+        """Of the rows where `rows` (N,) is True, alone."""
+        return Routing(
+            log_probs=self.log_probs[rows],
+            experts=self.experts[rows],
+            weights=self.weights[rows],
+            num_groups=self.num_groups,
+        )
+
 
 class Router(nn.Module):
     """z = W LN(x); p = softmax(z) over all experts; the C likeliest are chosen, their weights p_e / sum of p.

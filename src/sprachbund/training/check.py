@@ -33,7 +33,7 @@ _PROBED = (2, 5)
 """Utterances of the probes: with one alone, casts of the weights may be all that counts."""
 
 
-class _Alive(TorchDispatchMode):
+class LiveTensors(TorchDispatchMode):
     """Counts the bytes of tensors that are made and are still alive, without the gradients of weights."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -77,7 +77,7 @@ def peak_of_activations(model: nn.Module, loss: Callable[[], Any]) -> int:
         loss: makes the loss.
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    alive = _Alive(model)
+    alive = LiveTensors(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     with ExitStack() as stack:
         for parameter in trained:

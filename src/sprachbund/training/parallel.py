@@ -18,10 +18,10 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sprachbund.data.batch import Batch
-from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Loss, PartlyTrained
+from sprachbund.models.speech_llm.encoders import SpeechEncoder
 from sprachbund.nn.feed_forward import is_split
-from sprachbund.nn.moe import has_experts
+from sprachbund.nn.moe import MixtureOfExperts, has_experts
 from sprachbund.training.memory import layers_of
 from sprachbund.training.options import TrainingOptions
 from sprachbund.util.distributed import own_device, rank, sum_over_ranks, world_size
@@ -65,20 +65,12 @@ class Parallel:
         count: of processes.
         is_sharded: whether this process holds a shard of the weights only.
         loss_of: the loss, without exchange of gradients.
-
-    Raises:
-        SprachbundError: a model whose weights cannot be sharded.
     """
 
     def __init__(self, loss_of: LossOf, options: TrainingOptions) -> None:
         self.device, self.rank, self.count = own_device(), rank(), world_size()
         self.is_sharded = options.shard and self.count > 1
         self._plain = loss_of
-        if self.is_sharded and has_experts(loss_of.model):
-            raise SprachbundError(
-                "training.shard is for models whose layers run once for a batch; a speech LLM encodes utterances "
-                "one by one: leave training.shard out; training.frozen_bf16 and training.recompute save memory, too"
-            )
         self._has_unused = _has_unused_parameters(loss_of.model)
         self.loss_of = _sharded(loss_of) if self.is_sharded else loss_of.to(self.device)
         self._call: Any = self.loss_of
@@ -187,7 +179,7 @@ def _sharded(loss_of: LossOf) -> LossOf:
     # Autocast chooses the precision of each operation, as with copies of the weights. Norms want theirs in 32 bits, so
     # what is trained travels in 32, too; weights that `in_16_bits` has rounded travel in 16.
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
-    for layer in layers_of(twin.model):
+    for layer in _sharded_layers(twin.model):
         for name, module in layer.named_modules():
             if name.endswith(("cross_attention.key", "cross_attention.value")):
                 fully_shard(module, mp_policy=policy)  # which run before the layer does
@@ -198,6 +190,19 @@ def _sharded(loss_of: LossOf) -> LossOf:
     for parameter in loss_of.parameters():
         parameter.data = parameter.new_empty(0)
     return twin
+
+
+def _sharded_layers(model: Any) -> list[nn.Module]:
+    """Modules that run once for a batch, whose weights are fetched by themselves; all else is fetched with the model.
+
+    Processes fetch together. So an encoder that hears utterances one by one, of which each process has another number,
+    is whole during a pass.
+    """
+    mixtures = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
+    encoder = model.encoder
+    if isinstance(encoder, SpeechEncoder) and encoder.one_by_one:
+        return [*model.decoder.layers, *mixtures]
+    return [*layers_of(model), *mixtures]
 
 
 def _use_all_weights(layer: nn.Module, _given: Any, made: Any) -> Any:

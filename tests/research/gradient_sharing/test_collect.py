@@ -14,14 +14,10 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer.io import save
 from sprachbund.research.gradient_sharing.collect import Block, Collection, CollectJob, run_job
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
-from sprachbund.research.gradient_sharing.gradients import (
-    cosine_error,
-    exact_cosines,
-    gradients,
-    normalised,
-    probing,
-)
+from sprachbund.research.gradient_sharing.gradients import cosine_error, probing, stream_gradients
 from sprachbund.research.gradient_sharing.sketches import read_sketches, write_sketches
+from sprachbund.training.check import LiveTensors
+from tests.research.gradient_sharing.made import exact_cosines, gradients, normalised
 from tests.training import made
 
 SMALL = CollectOptions(utterances=8, batch=2, accumulate=2, dimensions=64)
@@ -152,16 +148,77 @@ def test_sketch_cosines_against_exact_ones(corpus, tmp_path, kind):
     assert np.abs(errors).max() < 4.5
 
 
-def test_modules_sum_their_tensors_sketches(corpus, tmp_path):
-    collection = Collection(made.make_model(), [Manifest(corpus)], SMALL, tmp_path / "parts")
-    collection.run()
-    module, inside = next(iter(collection.modules.items()))
+def _in_one_piece(collection, key, vector, module):
+    """A sketch (d,) from whole gradients: one call of autograd, tensors normalised, projected, added up."""
     with probing(collection.model, collection.parameters.values()):
-        found = gradients(collection.model, collection._batches("de", 1), collection.parameters)
-    unit = normalised(found, inside, "")
-    total = sum(collection.projection.project(name, unit[name].numpy()[None])[0] for name in inside)
-    expected = total / np.linalg.norm(total)
-    np.testing.assert_allclose(collection.sketches().vectors[module]["de"][1], expected, atol=1e-6)
+        found = gradients(collection.model, collection._batches(key, vector), collection.parameters)
+    unit = normalised(found, collection.modules[module])
+    total = sum(collection.projection.project(name, [tensor])[0] for name, tensor in unit.items())
+    return total / np.linalg.norm(total)
+
+
+@pytest.mark.parametrize(("kind", "accumulate"), [("count", 1), ("count", 2), ("gaussian", 2)])
+def test_sketches_equal_those_of_whole_gradients(corpus, tmp_path, kind, accumulate):
+    options = CollectOptions(
+        modules=("encoder.layers.*", "encoder.layers.1.feed_forward_out", "decoder.layers.*"),
+        utterances=8,
+        batch=2,
+        accumulate=accumulate,
+        dimensions=64,
+        projection=kind,
+    )
+    collection = Collection(made.make_model(), [Manifest(corpus)], options, tmp_path / "parts")
+    collection.run()
+    for module, keys in collection.sketches().vectors.items():
+        for key, rows in keys.items():
+            for vector, row in enumerate(rows):
+                np.testing.assert_allclose(
+                    row, _in_one_piece(collection, key, vector, module), atol=2e-7, err_msg=f"{module} {key}"
+                )
+
+
+class Deep(nn.Module):
+    """Layers whose weights are large beside their activations."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(500, 500, bias=False) for _ in range(count))
+
+    def loss(self):
+        states = torch.ones(1, 500)
+        for layer in self.layers:
+            states = layer(states)
+        return states.sum(), 1
+
+
+@pytest.mark.parametrize("num_batches", [1, 2])
+def test_gradients_are_dropped_while_the_pass_goes_on(num_batches):
+    """Of one batch no more than a few tensors are held, whatever their number; of several, the sums."""
+    model, each = Deep(24), 4 * 500 * 500
+    parameters = dict(model.named_parameters())
+    held, seen = LiveTensors(model), []
+    with probing(model, parameters.values()), held:
+        stream_gradients(
+            model,
+            [[]] * num_batches,
+            parameters,
+            lambda name, gradient: seen.append(name),
+            lambda model, utterances: model.loss(),
+        )
+    assert sorted(seen) == sorted(parameters)
+    least = (num_batches > 1) * 24 * each
+    assert least <= held.peak < least + 4 * each
+
+
+def test_a_shared_weight_counts_for_each_of_its_names(corpus):
+    model, names = Deep(2), ("layers.0.weight", "layers.1.weight")
+    model.layers[1].weight = model.layers[0].weight
+    parameters = dict.fromkeys(names, model.layers[0].weight)
+    found = {}
+    with probing(model, parameters.values()):
+        stream_gradients(model, [[]], parameters, found.__setitem__, lambda model, utterances: model.loss())
+        [expected] = torch.autograd.grad(model.loss()[0], [model.layers[0].weight])
+    assert all(torch.equal(found[name], expected.flatten()) for name in names)
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(corpus, whole, tmp_path):

@@ -14,14 +14,15 @@ from sprachbund.models.splitting import split_feed_forwards
 from sprachbund.research.gradient_sharing.gradients import (
     GradientExample,
     choose_modules,
+    counted_tensors,
     decoder_loss,
-    exact_cosines,
-    gradients,
-    normalised,
+    make_projection,
     probing,
+    stream_gradients,
     target_tokens,
 )
 from tests.models.whisper_support import TINY, make_transformers_model, transplanted
+from tests.research.gradient_sharing.made import exact_cosines
 from tests.training import made
 
 
@@ -54,6 +55,17 @@ def _batch(model, utterances):
         for i, u in enumerate(utterances)
     ]
     return collate(examples, 1)
+
+
+def gradients(model, batches, parameters):
+    """All at once, on the CPU."""
+    found = {}
+    stream_gradients(model, batches, parameters, found.__setitem__)
+    return {name: found[name].cpu() for name in parameters}
+
+
+def _lengths(found):
+    return {name: float(tensor.double().norm()) for name, tensor in found.items()}
 
 
 def _with_smoothing(model, smoothing):
@@ -178,12 +190,8 @@ def test_frozen_modules_are_not_matched():
     assert list(choose_modules(model)) == ["encoder.layers.1.feed_forward_out"]
 
 
-def test_each_tensor_counts_alike_and_noise_counts_nothing():
-    gradient = {"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([0.0, 200.0]), "c": torch.tensor([1e-5])}
-    found = normalised(gradient, gradient, "de, layer")
-    torch.testing.assert_close(found["a"], torch.tensor([0.6, 0.8]))
-    torch.testing.assert_close(found["b"], torch.tensor([0.0, 1.0]))
-    assert found["c"] == 0
+def test_noise_counts_nothing():
+    assert counted_tensors({"a": 5.0, "b": 200.0, "c": 1e-5}, "de, layer") == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +200,7 @@ def test_each_tensor_counts_alike_and_noise_counts_nothing():
 )
 def test_bad_gradients_are_named(value, said):
     with pytest.raises(SprachbundError, match=rf"de, layer 3: .*{said}"):
-        normalised({"w": torch.full((3,), value)}, ["w"], "de, layer 3")
+        counted_tensors({"w": value}, "de, layer 3")
 
 
 def test_a_broken_weight_is_found(utterances):
@@ -202,7 +210,7 @@ def test_a_broken_weight_is_found(utterances):
     with probing(model, parameters.values()):
         found = gradients(model, [utterances[:2]], parameters)
     with pytest.raises(SprachbundError, match="not finite"):
-        normalised(found, found, "de, layer 1")
+        counted_tensors(_lengths(found), "de, layer 1")
 
 
 def test_exact_cosines_are_the_mean_over_tensors():
@@ -227,20 +235,26 @@ def test_in_a_split_model_each_language_pulls_its_own_branch(utterances):
     split_feed_forwards(model, SharingPlan(splits=(split,)))
     inside = choose_modules(model, [module])[module]
     with probing(model, inside.values()):
-        for own, other, language in ((0, 1, "de"), (1, 0, "en")):
+        for other, language in ((1, "de"), (0, "en")):
             found = gradients(model, [[u for u in utterances if u.source == language]], inside)
-            unit = normalised(found, inside, language)
-            assert all(unit[n].norm() == 0 for n in inside if f".private.{other}." in n)
-            assert all(unit[n].norm() > 0.99 for n in inside if f".private.{own}." in n or ".shared." in n)
+            counted = counted_tensors(_lengths(found), language)
+            assert all(found[n].norm() == 0 for n in inside if f".private.{other}." in n)
+            assert set(counted) == {n for n in inside if f".private.{other}." not in n}
 
 
 @pytest.mark.device
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_devices_agree(utterances):
-    model = made.make_model()
-    results = []
+@pytest.mark.parametrize("kind", ["count", "gaussian"])
+def test_devices_agree(utterances, kind):
+    model, projection = made.make_model(), make_projection(kind, 64, 0)
+    results, sketches = [], []
     for device in ("cpu", "cuda"):
         parameters = choose_modules(model.to(device))["encoder.layers.0.feed_forward_out"]
+        found = {}
         with probing(model, parameters.values()):
-            results.append(gradients(model, [utterances[:4]], parameters))
+            stream_gradients(model, [utterances[:4]], parameters, found.__setitem__)
+        assert all(tensor.device.type == device for tensor in found.values())
+        sketches.append(np.sum([projection.project(name, [found[name]]) for name in parameters], axis=0))
+        results.append({name: tensor.cpu() for name, tensor in found.items()})
     assert exact_cosines(*results) == pytest.approx(1.0, abs=1e-4)
+    np.testing.assert_allclose(*sketches, atol=1e-3 * np.abs(sketches[0]).max())

@@ -1,7 +1,10 @@
 """Projections: linear, remade alike in any pieces, and as far off the exact cosines as they say."""
 
+from functools import partial
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,8 +19,13 @@ from sprachbund.research.gradient_sharing.gradients import (
 KINDS = ("count", "gaussian")
 
 
+def _projected(projection, name, vectors):
+    """Sketches (N, d) of an array (N, P)."""
+    return projection.project(name, list(torch.from_numpy(vectors)))
+
+
 def _matrix(kind, num_coordinates=300, dimensions=16, name="w"):
-    return make_projection(kind, dimensions, 0).project(name, np.eye(num_coordinates, dtype=np.float32))
+    return _projected(make_projection(kind, dimensions, 0), name, np.eye(num_coordinates, dtype=np.float32))
 
 
 def test_a_count_sketch_sends_each_coordinate_to_one_dimension_with_a_sign():
@@ -43,7 +51,7 @@ def test_it_is_linear(kind, data):
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     size, a, b = data.draw(st.integers(1, 400)), data.draw(st.floats(-3, 3)), data.draw(st.floats(-3, 3))
     x, y = rng.normal(size=(2, 1, size)).astype(np.float32)
-    project = make_projection(kind, 16, 1).project
+    project = partial(_projected, make_projection(kind, 16, 1))
     mixed = project("w", (a * x + b * y).astype(np.float32))
     np.testing.assert_allclose(mixed, a * project("w", x) + b * project("w", y), atol=1e-4)
 
@@ -52,22 +60,24 @@ def test_it_is_linear(kind, data):
 def test_pieces_and_company_do_not_matter(kind, sums, monkeypatch):
     vectors = np.random.default_rng(0).normal(size=(5, 1001)).astype(np.float32)
     maker = make_projection(kind, 16, 0)
-    whole = maker.project("w", vectors)
+    whole = _projected(maker, "w", vectors)
     # Processors add up in orders of their own. A sum of n products in any order is off by at most n u / (1 - n u) of
     # the sum of their sizes, where u is half of eps (Higham 2002, 3.1); the difference of two is off by twice that.
     n_eps = 1001 * np.finfo(sums).eps
     bound = n_eps / (1 - n_eps) * (np.abs(vectors) @ np.abs(_matrix(kind, 1001)))
     assert bound.max() < 0.003 * np.abs(whole).max()
     monkeypatch.setattr(projection, "_WORDS", 64)
-    assert (np.abs(maker.project("w", vectors) - whole) <= bound).all()
-    assert (np.abs(maker.project("w", vectors[3:4]) - whole[3:4]) <= bound[3:4]).all()
+    assert (np.abs(_projected(maker, "w", vectors) - whole) <= bound).all()
+    assert (np.abs(_projected(maker, "w", vectors[3:4]) - whole[3:4]) <= bound[3:4]).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_and_seeds_have_maps_of_their_own(kind):
     first, other = _matrix(kind), _matrix(kind, name="v")
     assert not np.allclose(first, other)
-    assert not np.allclose(first, make_projection(kind, 16, 1).project("w", np.eye(300, dtype=np.float32)))
+    assert not np.allclose(
+        first, _projected(make_projection(kind, 16, 1), "w", np.eye(300, dtype=np.float32))
+    )
     np.testing.assert_array_equal(first, _matrix(kind))
 
 
@@ -79,7 +89,7 @@ def test_cosines_spread_about_the_exact_one_as_stated(kind, cosine):
     pair = np.stack([x, cosine * x + np.sqrt(1 - cosine**2) * y]).astype(np.float32)
     found = []
     for seed in range(600):
-        a, b = make_projection(kind, 64, seed).project("w", pair)
+        a, b = _projected(make_projection(kind, 64, seed), "w", pair)
         found.append(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
     error = np.array(found) - cosine
     # The spread of 600 draws is known to 3%; the formula itself is of first order in 1/sqrt(64).
@@ -92,7 +102,7 @@ def test_a_heavy_coordinate_does_not_hurt_a_count_sketch():
     rng = np.random.default_rng(0)
     heavy = rng.normal(size=(2, 500)).astype(np.float32) / 100
     heavy[:, 7] = 1
-    a, b = (CountSketch(dimensions=32, seed=s).project("w", heavy) for s in (0, 1))
+    a, b = (_projected(CountSketch(dimensions=32, seed=s), "w", heavy) for s in (0, 1))
     assert a[0] @ a[1] == pytest.approx(float(heavy[0] @ heavy[1]), rel=0.1)
     assert b[0] @ b[1] == pytest.approx(float(heavy[0] @ heavy[1]), rel=0.1)
 

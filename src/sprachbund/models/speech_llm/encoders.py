@@ -36,6 +36,7 @@ class SpeechEncoder(nn.Module):
         adapted: last parts of the names of the linear layers that adapters go on.
         shows_layers: whether the states behind each layer can be read: those of all utterances at once, of the same
             moments as the last ones.
+        one_by_one: whether its layers run once for each utterance of a batch.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class SpeechEncoder(nn.Module):
     whole_windows: bool = False
     is_log_mel: bool = True
     shows_layers: bool = True
+    one_by_one: bool = False
     adapted: tuple[str, ...]
     encoder: Any
 
@@ -103,6 +105,49 @@ class SpeechEncoder(nn.Module):
     def settings(self) -> dict[str, Any]:
         """What config.json has to say for `build` to make it again."""
         raise NotImplementedError
+
+
+class ReadStates(nn.Module):
+    """What a speech LLM reads of an encoder, as a module of its own.
+
+    Args:
+        encoder: of the model.
+        layers: whose states are read beside the last ones.
+    """
+
+    def __init__(self, encoder: SpeechEncoder, layers: Sequence[int]) -> None:
+        super().__init__()
+        self.encoder, self.layers = encoder, tuple(layers)
+
+    def _get_name(self) -> str:
+        return f"{super()._get_name()} {self.layers}"
+
+    def forward(self, values: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """As `SpeechEncoder.read`."""
+        return self.encoder.read(values, num_frames, self.layers)
+
+
+class CachedSpeech(SpeechEncoder):
+    """Stands in an encoder's place while a model is trained on its states.
+
+    Args:
+        encoder: whose states the features are.
+    """
+
+    def __init__(self, encoder: SpeechEncoder) -> None:
+        super().__init__()
+        self.kind, self.width, self.frame_s = encoder.kind, encoder.width, encoder.frame_s
+        self.max_window_s, self.frames_per_s = encoder.max_window_s, encoder.frames_per_s
+        self.adapted = encoder.adapted
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """None is computed."""
+        return ()
+
+    def read(self, values: Tensor, num_frames: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The features, which are what the encoder's `read` gave."""
+        return values, num_frames
 
 
 class WhisperSpeech(SpeechEncoder):

@@ -7,8 +7,8 @@ G groups.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sprachbund.data.batch import NO_LANGUAGE, Batch, Sides
+from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.language_spans import Stretch
 from sprachbund.models.base import LANGUAGE as LANGUAGE_HEAD
 from sprachbund.models.base import Features, HeadLoss, Loss, Memory, Target
@@ -123,7 +123,6 @@ class RoutedModel(Protocol):
 
 LANGUAGE, BALANCE = "router language", "router balance"
 """Names of the losses in the log."""
-_PARTS = (LANGUAGE, BALANCE)
 _IGNORED = -100
 
 
@@ -133,65 +132,63 @@ def speech_llm_loss(model: RoutedModel, batch: Batch) -> Loss:
     An utterance's L_lang counts as often as it has target tokens, so that parts of a batch add up; L_bal is of the
     frames that are seen together, and counts as often as the batch has. Processes that share a batch each balance
     their own frames: with L_bal, and with nothing else, their gradient is close to that of one process, not the same.
-    Of a batch of several data (`sides`), each has
-    losses of its own, whose means per target token are added by their weights.
+    Of a batch of several data (`sides`), each has losses of its own, whose means per target token are added by their
+    weights. All of them go through the model together, so that it runs once for every batch: processes that hold shards
+    of its weights fetch them together, whichever data each has.
     """
-    if batch.sides is not None:
-        return _by_side(model, batch, batch.sides)
     tokens = model.hear(Features(values=batch.features, num_frames=batch.num_frames))
-    text = _text_loss(model, batch, tokens)
     num_tokens = batch.num_targets.view(batch.num_utterances, -1).sum(1)
-    per_utterance = _language_loss(model, batch, tokens)
-    language = (per_utterance * num_tokens).sum()
-    balance = torch.stack([balance_loss(routing) for routing in tokens.routings]).mean() * num_tokens.sum()
-    weights = model.losses
+    texts = _text_losses(model, batch, tokens)
+    languages = _language_losses(model, batch, tokens)
+    weights, parts = model.losses, []
+    for scale, own in _sides(batch, num_tokens):
+        count = num_tokens[own].sum()
+        text, language = texts[own].sum(), (languages[own] * num_tokens[own]).sum()
+        routings = [routing.select(own[tokens.utterance]) for routing in tokens.routings]
+        balance = torch.stack([balance_loss(routing) for routing in routings]).mean() * count
+        parts.append([scale * part for part in (text, language, balance)])
+    text, language, balance = (torch.stack(part).sum() for part in zip(*parts, strict=True))
     return Loss(
         total=text + weights.language * language + weights.balance * balance,
         attention=text,
         num_tokens=int(num_tokens.sum()),
-        heads={LANGUAGE_HEAD: HeadLoss(per_utterance.detach().sum(), batch.num_utterances)},
+        heads={LANGUAGE_HEAD: HeadLoss(languages.detach().sum(), batch.num_utterances)},
         parts={LANGUAGE: language.detach(), BALANCE: balance.detach()},
     )
 
 
-def _by_side(model: RoutedModel, batch: Batch, sides: Sides) -> Loss:
-    """The weighted sum of the sides' losses per target token, on the scale of the batch's target tokens."""
-    num_tokens = batch.num_targets.view(batch.num_utterances, -1).sum(1)
-    of_side = F.one_hot(sides.index, len(sides.weights))
+def _sides(batch: Batch, num_tokens: Tensor) -> Iterator[tuple[float, Tensor]]:
+    """For each of the data that the batch has utterances of: what its losses count, and its utterances (B,) boolean.
+
+    The factors bring means per target token to the scale of the batch's target tokens.
+    """
+    if batch.sides is None:
+        yield 1.0, torch.ones_like(num_tokens, dtype=torch.bool)
+        return
+    index, weights = batch.sides.index, batch.sides.weights
     # A process may hold utterances of one side alone; what each counts is decided by the whole batch.
-    of_sides: list[int] = sum_over_ranks((num_tokens[:, None] * of_side).sum(0)).tolist()
-    scaled = []
-    for side, weight in enumerate(sides.weights):
-        own = (sides.index == side).nonzero().flatten()
-        if len(own):  # one that counts nothing too: a process may hold no other
-            loss = speech_llm_loss(model, replace(batch.select(own), sides=None))
-            scaled.append((weight * sum(of_sides) / max(1, of_sides[side]), loss))
-    return Loss(
-        total=torch.stack([scale * loss.total for scale, loss in scaled]).sum(),
-        attention=torch.stack([scale * loss.attention for scale, loss in scaled]).sum(),
-        num_tokens=int(num_tokens.sum()),
-        heads={
-            LANGUAGE_HEAD: HeadLoss(
-                torch.stack([loss.heads[LANGUAGE_HEAD].total for _, loss in scaled]).sum(),
-                batch.num_utterances,
-            )
-        },
-        parts={
-            name: torch.stack([scale * loss.parts[name] for scale, loss in scaled]).sum() for name in _PARTS
-        },
-    )
+    of_sides: list[int] = sum_over_ranks(
+        (num_tokens[:, None] * F.one_hot(index, len(weights))).sum(0)
+    ).tolist()
+    for side, weight in enumerate(weights):
+        own = index == side
+        if own.any():  # one that counts nothing too: a process may hold no other
+            yield weight * sum(of_sides) / max(1, of_sides[side]), own
 
 
-def _text_loss(model: RoutedModel, batch: Batch, tokens: SpeechTokens) -> Tensor:
-    """Cross-entropy, summed over the target tokens of the rows that count."""
+def _text_losses(model: RoutedModel, batch: Batch, tokens: SpeechTokens) -> Tensor:
+    """Cross-entropy (B,) of each utterance, summed over the target tokens of its rows."""
     rows, wanted = _rows(model, batch, tokens)
     positions = (wanted != _IGNORED).any(0).nonzero().flatten()
     if not len(positions):
-        return rows.sum() * 0.0
+        positions = positions.new_zeros(
+            1
+        )  # where nothing counts: other processes wait for this one in every layer
     logits = model.llm(rows, positions).float()
-    return F.cross_entropy(
-        logits.flatten(0, 1), wanted[:, positions].flatten(), ignore_index=_IGNORED, reduction="sum"
+    losses = F.cross_entropy(
+        logits.flatten(0, 1), wanted[:, positions].flatten(), ignore_index=_IGNORED, reduction="none"
     )
+    return losses.view(batch.num_utterances, -1).sum(1)
 
 
 def _rows(model: RoutedModel, batch: Batch, tokens: SpeechTokens) -> tuple[Tensor, Tensor]:
@@ -225,7 +222,7 @@ def _targets(model: RoutedModel, batch: Batch) -> list[Target]:
     ]
 
 
-def _language_loss(model: RoutedModel, batch: Batch, tokens: SpeechTokens) -> Tensor:
+def _language_losses(model: RoutedModel, batch: Batch, tokens: SpeechTokens) -> Tensor:
     """L_lang (B,) of each utterance, the mean over its speech tokens and the layers."""
     groups = _groups_of_tokens(model, batch, tokens)
     losses = torch.stack([language_losses(routing, groups) for routing in tokens.routings]).mean(0)

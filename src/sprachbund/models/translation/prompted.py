@@ -28,8 +28,9 @@ from sprachbund.models.domain import Domain
 from sprachbund.models.hub import one_line, optional_setting
 from sprachbund.models.speech_llm.checkpoints import read_llm, read_tokenizer, write_part
 from sprachbund.models.speech_llm.config import PromptOptions
-from sprachbund.models.speech_llm.llm import LanguageModel, PrefixCache, Prompts
+from sprachbund.models.speech_llm.llm import LanguageModel, Prompts
 from sprachbund.models.weights import Bits
+from sprachbund.nn.causal_lm import PrefixCache
 from sprachbund.text.glossary import read_glossary
 from sprachbund.text.languages import described, language_name
 from sprachbund.util.devices import ANY_DEVICE
@@ -94,6 +95,12 @@ class TextMemory(Memory):
     """
 
     texts: tuple[str, ...]
+
+    def select(self, rows: Tensor) -> TextMemory:
+        """The texts at the indices `rows` (b,)."""
+        return TextMemory(
+            states=self.states[rows], num_frames=None, texts=tuple(self.texts[row] for row in rows.tolist())
+        )
 
 
 class PromptedTranslator(nn.Module):

@@ -29,18 +29,35 @@ from sprachbund.models.card import Card
 from sprachbund.models.io import locate
 from sprachbund.models.speech_llm import PromptOptions, SpeechLLM, Stage, assemble, load, save
 from sprachbund.models.speech_llm.checkpoints import write_part
+from sprachbund.models.speech_llm.encoders import CachedSpeech, ReadStates, SpeechEncoder
 from sprachbund.models.speech_llm.io import read_encoder
 from sprachbund.models.speech_llm.llm import Prompts, TextExamples, TextLLM, fit_tokenizer, make_text_llm
 from sprachbund.models.speech_llm.model import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import STAGES, Data, enter, frozen_digest
 from sprachbund.research.code_switch.estimate import estimate_memory
-from sprachbund.research.code_switch.options import ARMS, PARTS, Chain, CodeSwitchRecipe, run_folder
+from sprachbund.research.code_switch.options import (
+    ARMS,
+    PARTS,
+    Chain,
+    CodeSwitchRecipe,
+    Projection,
+    run_folder,
+)
 from sprachbund.research.code_switch.report import TESTS, scores_of, write_table
 from sprachbund.research.code_switch.transition import Transition
 from sprachbund.research.tasks import Tasks, remember, run_tasks
+from sprachbund.training.cached_states import CachedCorpus, cached_states
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
 from sprachbund.training.loop import train
-from sprachbund.util.distributed import refuse_several_processes
+from sprachbund.training.parallel import in_16_bits
+from sprachbund.util.distributed import (
+    first_rank_first,
+    is_first_rank,
+    joined_processes,
+    on_first_rank,
+    wait_for_all_ranks,
+    world_size,
+)
 from sprachbund.util.files import atomic_files, write_text
 
 __all__ = ["CodeSwitchRecipe", "estimate_memory", "run"]
@@ -52,6 +69,8 @@ Report = Callable[[str], None]
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0}
 _DEV_SHARE = 0.25
 """Of the dev parts, for the loss at the end of each of many short stages."""
+STATES = "states"
+"""Folder of the encoder's states, for all stages and arms."""
 STAGE_FILE = "stage.json"
 """Written last: names of the trained weights of a stage, and the digest of the others."""
 Test = tuple[int, str, str]
@@ -82,8 +101,18 @@ def make_stage(
         model = load(run_folder(directory, seed, arm, stages[:-1]) / "model")
     here.mkdir(parents=True, exist_ok=True)
     with run_log(here) as report:
-        run_stage(recipe, model, stages[-1], seed, here, report)
-    forget_run(here)
+        run_stage(
+            recipe,
+            model,
+            stages[-1],
+            seed,
+            here,
+            on_first_rank(report),
+            states=directory / STATES,
+            projector=arm.projector,
+        )
+    if is_first_rank():
+        forget_run(here)
 
 
 def run_stage(
@@ -95,6 +124,8 @@ def run_stage(
     report: Report,
     *,
     stop_after: int | None = None,
+    states: Path | None = None,
+    projector: Projection = "groups",
 ) -> None:
     """Train one stage, or take it up; its model and `stage.json` are written when it is over.
 
@@ -106,29 +137,59 @@ def run_stage(
         directory: of the stage.
         report: takes each progress line.
         stop_after: stop, resumable, after this many steps.
+        states: folder of the encoder's states, where the recipe has `cache_states`; one of the stage's own if None.
+        projector: kind of the model's, which may have a learning rate of its own.
 
     Raises:
         SprachbundError: a weight that is frozen has changed.
     """
     num_moving = enter(model, stage)
+    options = recipe.options_of(stage, seed, projector)
+    if options.frozen_bf16:
+        in_16_bits(model)()  # rounded now, so that training leaves them as they are
     digest = frozen_digest(model, stage)
-    options = recipe.options_of(stage, seed)
-    following = corpus_of(recipe, model, stage.data, "train", seed)
+    encoder: SpeechEncoder = model.encoder
+
+    def read(kinds: Sequence[Data], part: str) -> Corpus:
+        corpus = corpus_of(recipe, model, kinds, part, seed)
+        folder = states or directory / STATES
+        return _behind_encoder(corpus, recipe, encoder, folder, report) if recipe.cache_states else corpus
+
+    following = read(stage.data, "train")
     corpus: Corpus | Transition = following
     if stage.coming_from:
-        previous = corpus_of(recipe, model, stage.coming_from, "train", seed)
+        previous = read(stage.coming_from, "train")
         corpus = Transition(previous, following, steps=options.steps, form=recipe.transition, seed=seed)
-    dev = corpus_of(recipe, model, stage.data, "dev", seed)
+    dev = read(stage.data, "dev")
+    if recipe.cache_states:
+        model.encoder = CachedSpeech(encoder)
     train(model, corpus, options, directory, dev=dev, report=report, stop_after=stop_after)
+    model.encoder = encoder
     if stop_after is not None and stop_after < options.steps:
         return
     if frozen_digest(model, stage) != digest:
         raise SprachbundError(
             f"the stage {stage.name!r} moved what it has to leave; this is a fault of the program"
         )
+    if not is_first_rank():
+        return
     save(model, directory / "model", inside=False, card=_card(recipe, stage, corpus))
     record = {"stage": stage.model_dump(mode="json"), "trained": num_moving, "frozen_sha256": digest}
     write_text(directory / STAGE_FILE, json.dumps(record, indent=1) + "\n")
+
+
+def _behind_encoder(
+    corpus: Corpus, recipe: CodeSwitchRecipe, encoder: SpeechEncoder, folder: Path, report: Report
+) -> Corpus:
+    """A corpus whose features are what the model reads of the encoder."""
+    reading = ReadStates(encoder, recipe.projector.encoder_layers)
+    with first_rank_first():
+        states = [
+            cached_states(reading, corpus.examples, manifest, folder, report=report)
+            for manifest in corpus.manifests
+        ]
+    parts = [*zip(corpus.manifests, corpus.repeats, strict=True)]
+    return CachedCorpus(parts, corpus.examples, corpus.options, states)
 
 
 def _card(recipe: CodeSwitchRecipe, stage: Stage, corpus: Corpus | Transition) -> Card:
@@ -159,7 +220,11 @@ def corpus_of(
         seed: seed of every random choice of the corpus.
     """
     share = _DEV_SHARE if part == "dev" else 1.0
-    manifests = [(Manifest(recipe.data / f"{PARTS[kind][0]}{part}"), share) for kind in kinds]
+    scarce = recipe.shares if part == "train" else {}
+    manifests = [
+        (Manifest(folder, {tag: scarce[tag] for tag in Manifest(folder).spoken if tag in scarce}), share)
+        for folder in (recipe.data / f"{PARTS[kind][0]}{part}" for kind in kinds)
+    ]
     transcribed = PARTS[kinds[0]][1]
     examples = SpeechLLMExamples(model, recipe.languages, recipe.targets)
     options = ExampleOptions(
@@ -208,33 +273,49 @@ def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) ->
         directory: folder of all runs.
         report: called with a line for every step.
 
+    Of several processes that torchrun started, all train every stage together, one after the other, and end when all
+    stages are trained; the same call in one process evaluates.
+
     Raises:
         SprachbundError: a folder without the parts that `data make mixed` writes, or with another comparison; models
-            that do not fit each other; a recipe that torchrun started several times.
+            that do not fit each other.
     """
-    refuse_several_processes("the recipe code_switch")
     recipe = recipe.model_copy(update={"data": recipe.data.resolve()})
     _check_data(recipe.data)
     read_encoder(locate(recipe.encoder)).check_layers(recipe.projector.encoder_layers)
-    remember(directory, recipe, may_change=MAY_CHANGE)
-    llm = Path(recipe.llm) if recipe.llm else _text_llm(recipe, directory / "llm", report)
-    report(f"what each training says is in {directory / 'seed-N' / 'ARM' / 'STAGES' / LOG_FILE}")
-    for length in range(1, len(STAGES) + 1):
-        chains = recipe.chains(length)
-        paths = [run_folder(directory, *chain) / STAGE_FILE for chain in chains]
-        _share(
-            recipe,
-            f"trainings, stage {length}",
-            paths,
-            partial(make_stage, recipe, llm, directory, chains),
-            report,
-        )
-        for chain in chains:
-            forget_run(run_folder(directory, *chain))
+    with joined_processes():
+        report = on_first_rank(report)
+        with first_rank_first():
+            remember(directory, recipe, may_change=MAY_CHANGE)
+        _train_all(recipe, directory, report)
+        if world_size() > 1:
+            report("all stages are trained; the same command without torchrun evaluates them")
+            return directory
     tests = _tests(recipe)
     paths = [scores_of(directory, seed, name) / test / MANIFEST_FILE for seed, name, test in tests]
     _share(recipe, "evaluations", paths, partial(make_scores, recipe, directory, tests), report)
     return write_table(recipe, directory)
+
+
+def _train_all(recipe: CodeSwitchRecipe, directory: Path, report: Report) -> None:
+    """Train the language model, and every stage of every arm; first stages before second ones."""
+    llm = Path(recipe.llm) if recipe.llm else _text_llm(recipe, directory / "llm", report)
+    wait_for_all_ranks()
+    report(f"what each training says is in {directory / 'seed-N' / 'ARM' / 'STAGES' / LOG_FILE}")
+    for length in range(1, len(STAGES) + 1):
+        chains = recipe.chains(length)
+        paths = [run_folder(directory, *chain) / STAGE_FILE for chain in chains]
+        make = partial(make_stage, recipe, llm, directory, chains)
+        if world_size() > 1:
+            for number, path in enumerate(paths):
+                if not path.exists():
+                    make(number)
+                wait_for_all_ranks()  # or one could read what another writes
+        else:
+            _share(recipe, f"trainings, stage {length}", paths, make, report)
+        if is_first_rank():
+            for chain in chains:
+                forget_run(run_folder(directory, *chain))
 
 
 def _share(
@@ -281,6 +362,8 @@ def _text_llm(recipe: CodeSwitchRecipe, directory: Path, report: Report) -> Path
         Corpus([(manifest, 1.0) for manifest in known], examples, chosen) for known in (manifests, dev)
     ]
     train(model, corpora[0], options, directory, dev=corpora[1], report=report)
+    if not is_first_rank():
+        return target
     with atomic_files(target, last="tokenizer.json") as draft:
         tokenizer.save_pretrained(draft)
     write_part(model.llm, target)

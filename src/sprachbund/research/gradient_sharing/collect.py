@@ -3,7 +3,8 @@
 The vectors are numbered, and each is a function of its number alone. They are kept in blocks in a folder until all are
 made, so an interrupted collection continues with the missing blocks. Every process, of this machine or started by
 torchrun on several, loads the model and makes the blocks of its own numbers. Processes exchange nothing but files, so
-machines need a common file system. Shapes: N vectors of a language, d dimensions of a sketch.
+machines need a common file system. Gradients stay on the model's device: each tensor is made short there while the
+backward pass goes on. Shapes: N vectors of a language, d dimensions of a sketch.
 """
 
 import hashlib
@@ -32,12 +33,12 @@ from sprachbund.research.gradient_sharing.gradients import (
     Projection,
     choose_modules,
     choose_rows,
+    counted_tensors,
     decoder_loss,
     fits,
-    gradients,
     make_projection,
-    normalised,
     probing,
+    stream_gradients,
 )
 from sprachbund.research.gradient_sharing.sketches import Sketches
 from sprachbund.util.distributed import own_device
@@ -179,6 +180,9 @@ class Collection:
         left = sum(len(block.vectors) for block in self.blocks if not block.made)
         vectors = len(self.rows) * options.vectors
         block = len(self.blocks[0].vectors)
+        # Vectors that wait for the others of their block, and the sum of passes; one tensor's copies come on top.
+        held = block - 1 + (options.accumulate > 1)
+        largest = max(p.numel() for p in self.parameters.values())
         per_vector = options.accumulate * self._pass_s() + self._projection_s(block) if left else 0.0
         return Cost(
             passes=self.passes,
@@ -186,7 +190,7 @@ class Collection:
             parameters=self.num_coordinates,
             seconds=left * per_vector,
             file_bytes=4 * vectors * len(self.modules) * options.dimensions,
-            memory_bytes=4 * self.num_coordinates * (block + 2),
+            memory_bytes=4 * (held * self.num_coordinates + 3 * largest),
         )
 
     def run(
@@ -259,23 +263,29 @@ class Collection:
 
     def _make(self, block: Block, progress: Callable[[int], None]) -> None:
         began = time.monotonic()
-        held: dict[str, dict[str, list[Tensor]]] = {m: {n: [] for n in p} for m, p in self.modules.items()}
+        waiting: dict[str, list[Tensor]] = {name: [] for name in self.parameters}
+        norms: dict[str, float] = {}
+        sketches: dict[str, np.ndarray] = {}
+        counted: dict[str, list[list[str]]] = {module: [] for module in self.modules}
+
+        def take(name: str, gradient: Tensor) -> None:
+            """Make a gradient short as soon as all vectors of the block have theirs, so that it need not be kept."""
+            if gradient.device.type == "mps":  # which has no float64
+                gradient = gradient.cpu()
+            norms[name] = norm = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
+            waiting[name].append(gradient / norm if norm else gradient)
+            if len(waiting[name]) == len(block.vectors):
+                sketches[name] = self.projection.project(name, waiting.pop(name))
+
         for number, vector in enumerate(block.vectors, start=1):
             batches = self._batches(block.key, vector)
-            gradient = gradients(self.model, batches, self.parameters, self.objective)
-            for module, waiting in held.items():
-                for name, tensor in normalised(gradient, waiting, f"{block.key}, {module}").items():
-                    waiting[name].append(tensor)
+            stream_gradients(self.model, batches, self.parameters, take, self.objective)
+            for module, inside in self.modules.items():
+                own = {name: norms[name] for name in inside}
+                counted[module].append(counted_tensors(own, f"{block.key}, {module}"))
             progress(number * self.options.accumulate)
-        arrays = {module: self._project(waiting) for module, waiting in held.items()}
+        arrays = {module: _summed(sketches, names) for module, names in counted.items()}
         block.write({**arrays, _SECONDS: np.array(time.monotonic() - began)})
-
-    def _project(self, tensors: Mapping[str, Sequence[Tensor]]) -> np.ndarray:
-        """Sketches (N, d) of a module: the sum over its tensors' sketches, of length one."""
-        sketches = [self.projection.project(n, torch.stack(list(t)).numpy()) for n, t in tensors.items()]
-        summed = np.sum(sketches, axis=0)
-        sketch: np.ndarray = (summed / np.linalg.norm(summed, axis=1, keepdims=True)).astype(np.float32)
-        return sketch
 
     def _batches(self, key: str, vector: int) -> Iterator[list[GradientExample]]:
         size, accumulate = self.options.batch, self.options.accumulate
@@ -288,15 +298,18 @@ class Collection:
         with probing(self.model, self.parameters.values()):
             for _ in range(2):  # the first one warms up
                 began = time.monotonic()
-                gradients(self.model, [batch], self.parameters, self.objective)
+                stream_gradients(
+                    self.model, [batch], self.parameters, lambda name, gradient: None, self.objective
+                )
         return time.monotonic() - began
 
     def _projection_s(self, block: int) -> float:
         """Of a vector, from a few of its coordinates."""
-        probe = np.ones((block, min(_PROBE, self.num_coordinates)), np.float32)
-        self.projection.project("", probe[:, :1])
+        device = next(iter(self.parameters.values())).device
+        probe = torch.ones(block, min(_PROBE, self.num_coordinates), device=device)
+        self.projection.project("", list(probe[:, :1]))
         began = time.monotonic()
-        self.projection.project("", probe)
+        self.projection.project("", list(probe))
         return (time.monotonic() - began) * self.num_coordinates / probe.shape[1] / block
 
     def _info(self, seconds: float) -> dict[str, Any]:
@@ -322,6 +335,15 @@ class Collection:
             "cost": cost,
             **self.identity,
         }
+
+
+def _summed(sketches: Mapping[str, np.ndarray], counted: Sequence[Sequence[str]]) -> np.ndarray:
+    """Sketches (N, d) of a module, of length one: for each vector, the sum over the tensors that count."""
+    summed = np.stack(
+        [np.sum([sketches[name][vector] for name in names], axis=0) for vector, names in enumerate(counted)]
+    )
+    sketch: np.ndarray = (summed / np.linalg.norm(summed, axis=1, keepdims=True)).astype(np.float32)
+    return sketch
 
 
 def _side(module: str, by: Granularity) -> str:

@@ -67,7 +67,7 @@ class Cost:
         parameters: coordinates of a gradient.
         seconds: that the passes left and their projections take one process, from one timed batch.
         file_bytes: of the sketches.
-        memory_bytes: of the gradients held at a time, besides what a training step holds.
+        memory_bytes: of the gradients held at a time on the model's device, besides what a backward pass holds.
     """
 
     passes: int

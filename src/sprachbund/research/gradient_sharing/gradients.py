@@ -4,9 +4,9 @@ Loss. The decoder's cross-entropy alone, without label smoothing: smoothing, CTC
 the same way. The decoder's input (the language tag, a prompt) is never a target.
 
 Projections. No matrix is held: a projection is a function of seed, parameter name and coordinate, the same for every
-language, device and process, and is computed again piece by piece. Random bits are the raw output of the counter-based
-generator Philox, which no release of numpy changes. Both kinds keep inner products of unit vectors x, y on average,
-with a variance of at most (1 + <x, y>^2) / d.
+language, device and process, and is computed again piece by piece, on the device that has the gradient. Random bits are
+the raw output of the counter-based generator Philox, which no release of numpy changes. Both kinds keep inner products
+of unit vectors x, y on average, with a variance of at most (1 + <x, y>^2) / d.
 
 Utterances. They are ranked by a hash of seed and name, so the choice does not depend on the order of the data.
 
@@ -20,7 +20,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain, islice, zip_longest
@@ -207,49 +207,78 @@ def probing(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[No
             parameter.requires_grad_(True)
 
 
-def gradients(
+def stream_gradients(
     model: nn.Module,
     batches: Iterable[Sequence[GradientExample]],
     parameters: Mapping[str, nn.Parameter],
+    take: Callable[[str, Tensor], None],
     objective: Objective = decoder_loss,
-    *,
-    after_batch: Callable[[], None] = lambda: None,
-) -> dict[str, Tensor]:
-    """Sum over batches of the gradient of the loss per target token, fp32, flat, on the CPU.
+) -> None:
+    """Hand over the sum over batches of the gradient of the loss per target token, a tensor at a time.
 
-    To be called within `probing`.
+    To be called within `probing`, with parameters that have no gradient. Gradients are fetched while the backward pass
+    goes on, and with the last batch they are handed over at once: with one batch, little more than the gradient of one
+    tensor is held at a time; with several, the sums that were not handed over yet.
 
     Args:
         model: model in evaluation mode.
         batches: utterances with their targets, batch by batch.
         parameters: parameters by name.
+        take: called with each name, once, and the gradient: fp32, flat, on the model's device. The order is that of the
+            backward pass. A parameter that no batch used has a gradient of zeros.
         objective: loss of a batch.
-        after_batch: called after every batch.
     """
     sums: dict[str, Tensor] = {}
-    for utterances in batches:
-        total, count = objective(model, utterances)
-        raw = torch.autograd.grad(total / max(count, 1), list(parameters.values()), allow_unused=True)
-        for (name, parameter), gradient in zip(parameters.items(), raw, strict=True):
-            new = torch.zeros_like(parameter) if gradient is None else gradient
-            sums[name] = sums[name] + new.float() if name in sums else new.float()
-        after_batch()
-    return {name: value.flatten().cpu() for name, value in sums.items()}
+    left = dict.fromkeys(parameters)
+    names: dict[nn.Parameter, list[str]] = defaultdict(list)  # a parameter may be shared between modules
+    for name, parameter in parameters.items():
+        names[parameter].append(name)
+    is_last = False
+
+    def fetch(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        new, parameter.grad = parameter.grad.float().flatten(), None
+        for name in names[parameter]:  # type: ignore[index]
+            total = sums.pop(name) + new if name in sums else new
+            if is_last:
+                del left[name]
+                take(name, total)
+            else:
+                sums[name] = total
+
+    with ExitStack() as stack:
+        for parameter in names:
+            stack.callback(parameter.register_post_accumulate_grad_hook(fetch).remove)
+        for utterances, is_last in _with_last(batches):  # noqa: B007
+            total, count = objective(model, utterances)
+            (total / max(count, 1)).backward(inputs=list(names))
+    for name in left:  # the last batch did not use them
+        take(name, sums.pop(name) if name in sums else torch.zeros_like(parameters[name]).float().flatten())
 
 
-def normalised(gradient: Mapping[str, Tensor], names: Iterable[str], where: str) -> dict[str, Tensor]:
-    """A module's tensors, each of length one; those without a gradient are zero.
+def _with_last(
+    batches: Iterable[Sequence[GradientExample]],
+) -> Iterator[tuple[Sequence[GradientExample], bool]]:
+    """Batches, and whether each is the last one."""
+    rest = iter(batches)
+    current = next(rest)
+    for following in rest:
+        yield current, False
+        current = following
+    yield current, True
+
+
+def counted_tensors(norms: Mapping[str, float], where: str) -> list[str]:
+    """The tensors of a module whose gradients are more than rounding errors.
 
     Args:
-        gradient: of all parameters.
-        names: of the module's parameters.
+        norms: length of the gradient of each tensor.
         where: language and module, for messages.
 
     Raises:
         SprachbundError: a gradient is not finite, or all are zero.
     """
-    norms = {name: float(torch.linalg.vector_norm(gradient[name].double())) for name in names}
-    if not all(map(np.isfinite, norms.values())):
+    if not all(map(math.isfinite, norms.values())):
         raise SprachbundError(
             f"{where}: a gradient is not finite; the checkpoint or an utterance is broken, "
             "see whether its loss is finite"
@@ -259,19 +288,7 @@ def normalised(gradient: Mapping[str, Tensor], names: Iterable[str], where: str)
             f"{where}: all gradients are zero; the module plays no part for this language, "
             "leave one of the two out (--modules, --languages)"
         )
-    return {
-        name: gradient[name] / norm if norm > NOISE * largest else torch.zeros_like(gradient[name])
-        for name, norm in norms.items()
-    }
-
-
-def exact_cosines(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
-    """Cosine of two gradients of a module, each tensor normalised, without any projection."""
-    one, other = (
-        torch.cat([tensor.double() for tensor in normalised(g, g, "exact cosine").values()])
-        for g in (first, second)
-    )
-    return float(one @ other / (one.norm() * other.norm()))
+    return [name for name, norm in norms.items() if norm > NOISE * largest]
 
 
 # Random projections of gradients.
@@ -287,8 +304,8 @@ class Projection(Protocol):
 
     dimensions: int
 
-    def project(self, name: str, vectors: np.ndarray) -> np.ndarray:
-        """(N, d) float64 from float32 `vectors` (N, P) of the parameter called `name`."""
+    def project(self, name: str, vectors: Sequence[Tensor]) -> np.ndarray:
+        """(N, d) float64 from N float32 vectors (P,) of the parameter called `name`, computed on their device."""
         ...
 
     def block(self, num_coordinates: int) -> int:
@@ -328,18 +345,22 @@ class CountSketch:
     dimensions: int
     seed: int
 
-    def project(self, name: str, vectors: np.ndarray) -> np.ndarray:
-        """See `Projection`."""
+    def project(self, name: str, vectors: Sequence[Tensor]) -> np.ndarray:
+        """See `Projection`. On a GPU, sums of float64 are added up in an order that varies."""
         num_buckets = 2 * self.dimensions
-        sums = np.zeros((len(vectors), num_buckets))
+        size, device = len(vectors[0]), vectors[0].device
+        sums = torch.zeros(len(vectors), num_buckets, dtype=torch.float64, device=device)
         random = _generator(self.seed, name)
-        for start in range(0, vectors.shape[1], _WORDS * _SHARE):
-            piece = vectors[:, start : start + _WORDS * _SHARE]
-            words = random.random_raw(-(-piece.shape[1] // _SHARE)).astype("<u8", copy=False)
-            buckets = (words.view("<u2")[: piece.shape[1]] % num_buckets).astype(np.intp)
-            for row, values in zip(sums, piece, strict=True):
-                row += np.bincount(buckets, weights=values, minlength=num_buckets)
-        return sums[:, : self.dimensions] - sums[:, self.dimensions :]
+        for start in range(0, size, _WORDS * _SHARE):
+            count = min(_WORDS * _SHARE, size - start)
+            words = random.random_raw(-(-count // _SHARE)).astype("<u8", copy=False)
+            buckets = torch.from_numpy((words.view("<u2")[:count] % num_buckets).astype(np.int16))
+            buckets = buckets.to(device).long()
+            for row, vector in zip(sums, vectors, strict=True):
+                piece = vector[start : start + count].double()
+                row += torch.bincount(buckets, weights=piece, minlength=num_buckets)
+        sketches: np.ndarray = (sums[:, : self.dimensions] - sums[:, self.dimensions :]).cpu().numpy()
+        return sketches
 
     def block(self, num_coordinates: int) -> int:
         """One: making the map anew costs less than adding up a vector."""
@@ -355,22 +376,25 @@ class Gaussian:
     Attributes:
         dimensions: d.
         seed: of all parameters' matrices.
-        memory_bytes: for the vectors that wait to be projected together.
+        memory_bytes: for the vectors that wait to be projected together, on the model's device.
     """
 
     dimensions: int
     seed: int
     memory_bytes: int = 1 << 30
 
-    def project(self, name: str, vectors: np.ndarray) -> np.ndarray:
+    def project(self, name: str, vectors: Sequence[Tensor]) -> np.ndarray:
         """See `Projection`."""
-        sums = np.zeros((len(vectors), self.dimensions))
+        size, device = len(vectors[0]), vectors[0].device
+        sums = torch.zeros(len(vectors), self.dimensions, dtype=torch.float64, device=device)
         normal = np.random.Generator(_generator(self.seed, name))
         step = max(1, _WORDS // self.dimensions)
-        for start in range(0, vectors.shape[1], step):
-            piece = vectors[:, start : start + step]
-            sums += piece @ normal.standard_normal((piece.shape[1], self.dimensions), dtype=np.float32)
-        return sums / math.sqrt(self.dimensions)
+        for start in range(0, size, step):
+            piece = torch.stack([vector[start : start + step] for vector in vectors])
+            matrix = normal.standard_normal((piece.shape[1], self.dimensions), dtype=np.float32)
+            sums += piece @ torch.from_numpy(matrix).to(device)
+        sketches: np.ndarray = sums.cpu().numpy() / math.sqrt(self.dimensions)
+        return sketches
 
     def block(self, num_coordinates: int) -> int:
         """As many as fit into `memory_bytes`, one at least."""

@@ -229,6 +229,7 @@ def options_of(
     prompt: str | None,
     words: bool,
     digits: bool,
+    temperature: float,
     batch_size: int,
     glossary: str | None = None,
     hot_words: Sequence[str] = (),
@@ -240,6 +241,7 @@ def options_of(
         prompt: context or glossary.
         words: whether words get timestamps.
         digits: whether numbers are written in digits.
+        temperature: 0 is greedy.
         batch_size: spans in a batch at most.
         glossary: terms and their translations.
         hot_words: that the search prefers.
@@ -251,6 +253,7 @@ def options_of(
         hot_words=tuple(hot_words) or None,
         word_timestamps=words,
         digits=digits,
+        temperature=(temperature,),
         batch_size=batch_size,
     )
 
@@ -318,6 +321,7 @@ async def _start_job(
             hot_words=form.hot_words,
             words=form.words or form.log_probs,
             digits=form.digits,
+            temperature=form.temperature_for(worker.model.family),
             batch_size=service.settings.batch_size,
         ),
         max_duration_s=service.settings.limits.max_duration_s,
