@@ -145,3 +145,91 @@ def test_files_with_both() -> None:
     for name in set(FORMATS) - {"srt", "vtt"}:
         with pytest.raises(SprachbundError, match="does not show both languages; choose from srt, vtt"):
             check_format(name, both=True)
+
+
+SENTENCES = {
+    "en": "we are going to talk about the history of the railway between the harbour and the old town of the island "
+    "because it is the first line that was ever built in the country by the people who lived in it",
+    "de": "wir sprechen heute über die Geschichte der Eisenbahn zwischen dem Hafen und der alten Stadt auf der Insel weil "
+    "es die erste Strecke ist die im Land von den Menschen gebaut wurde",
+    "fr": "nous parlons de la grande histoire du chemin de fer entre le port et la vieille ville de l'île parce que c'est "
+    "la première ligne qui a été construite dans le pays par les habitants",
+    "es": "hablamos hoy de la historia del tren entre el puerto y la ciudad vieja de la isla porque es la primera linea "
+    "que se construyó en el país por la gente que vivía en él",
+    "it": "parliamo oggi della storia della ferrovia tra il porto e la vecchia città dell'isola perché è la prima linea "
+    "che fu costruita nel paese per la gente del posto",
+    "ru": "сегодня мы говорим об истории железной дороги между портом и старым городом на острове потому что это первая "
+    "линия которую построили в стране для людей",
+}
+SHORT = {
+    "the",
+    "a",
+    "of",
+    "to",
+    "in",
+    "der",
+    "die",
+    "dem",
+    "im",
+    "le",
+    "la",
+    "de",
+    "du",
+    "el",
+    "del",
+    "il",
+    "e",
+    "y",
+    "в",
+    "на",
+    "об",
+}
+"""Some articles and prepositions of these languages."""
+
+
+def last_words(cues: list[Cue]) -> list[str]:
+    """Of all lines but the last cue's, whose text nothing can be left over from."""
+    return [line.split()[-1] for cue in cues[:-1] for line in cue.lines]
+
+
+@pytest.mark.parametrize("language", SENTENCES)
+@pytest.mark.parametrize("skipped", range(6))
+def test_lines_and_cues_end_with_phrases(language: str, skipped: int) -> None:
+    text = " ".join(SENTENCES[language].split()[skipped:])
+    cues = cues_of(replace(segment(text), target_language=language))
+    assert len(cues) > 1
+    assert not SHORT & set(last_words(cues))
+    unknown = [cues_of(replace(segment(" ".join(text.split())), target_language="tlh"))]
+    assert " ".join(line for cue in unknown[0] for line in cue.lines) == text
+
+
+def test_without_phrases_lines_would_end_in_the_middle_of_them() -> None:
+    ends = {
+        word
+        for language, text in SENTENCES.items()
+        for n in range(6)
+        for word in last_words(cues_of(replace(segment(" ".join(text.split()[n:])), target_language="tlh")))
+    }
+    assert len(SHORT & ends) > 5, "else the test above shows nothing"
+
+
+@pytest.mark.parametrize(("source", "target"), [("en", "de"), ("fr", "en"), ("es", "it")])
+def test_both_languages_break_at_phrases(source: str, target: str) -> None:
+    both_known, neither = (
+        bilingual_cues(
+            replace(
+                segment(SENTENCES[target]),
+                source_text=SENTENCES[source],
+                source_language=one,
+                target_language=other,
+            )
+        )
+        for one, other in ((source, target), ("tlh", "tlh"))
+    )
+    broken = [
+        sum(line.split()[-1] in SHORT for cue in cues[:-1] for line in cue.lines)
+        for cues in (both_known, neither)
+    ]
+    assert broken[0] < broken[1] or broken == [0, 0]
+    for n, text in ((0, SENTENCES[source]), (1, SENTENCES[target])):
+        assert " ".join(cue.lines[n] for cue in both_known) == text

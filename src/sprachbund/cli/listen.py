@@ -177,7 +177,18 @@ def level_bar(samples: "Samples") -> str:
 
 _Decoding = Annotated[
     DecodingOptions,
-    Panel("Decoding", only=("allowed_languages", "prompt", "glossary", "word_timestamps", "guard.enabled")),
+    Panel(
+        "Decoding",
+        only=(
+            "allowed_languages",
+            "prompt",
+            "glossary",
+            "hot_words",
+            "hot_words_weight",
+            "word_timestamps",
+            "guard.enabled",
+        ),
+    ),
 ]
 _Model = Annotated[
     ModelOptions,

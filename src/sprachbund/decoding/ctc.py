@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sprachbund.decoding.hot_words import HotWords
 from sprachbund.decoding.logits_process import LogitsProcessor
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.state import Hypothesis, HypothesisBatch, TokenFrames
@@ -67,7 +68,8 @@ def search_by_ctc(
             for row in rows
         ]
     else:
-        scored = [prefix_beam(row, options.beam_size, head.blank)[0] for row in rows]
+        hot_words = HotWords.of(family, options)
+        scored = [prefix_beam(row, options.beam_size, head.blank, hot_words)[0] for row in rows]
         best = [_hypothesis(tokens, score, options.max_tokens) for tokens, score in scored]
     return [best[i : i + each] for i in range(0, len(best), each)]
 
@@ -94,7 +96,9 @@ def path_frames(log_probs: np.ndarray, blank: int = 0) -> TokenFrames:
     )
 
 
-def prefix_beam(log_probs: np.ndarray, beam_size: int, blank: int = 0) -> list[Scored]:
+def prefix_beam(
+    log_probs: np.ndarray, beam_size: int, blank: int = 0, hot_words: HotWords | None = None
+) -> list[Scored]:
     """The likeliest texts of (T, V), best first, with their log-probabilities over the paths that were kept.
 
     With a beam that nothing falls out of, they are exact.
@@ -103,7 +107,12 @@ def prefix_beam(log_probs: np.ndarray, beam_size: int, blank: int = 0) -> list[S
         log_probs: of every frame; minus infinity for what is not to be written.
         beam_size: texts kept at every frame; as many tokens are tried after each.
         blank: id of the blank.
+        hot_words: texts are ranked by log-probability and the bonus of their hot words, whose tokens are tried too.
     """
+
+    def bonus(text: tuple[int, ...], *, ended: bool = False) -> float:
+        return 0.0 if hot_words is None else hot_words.bonus(text, ended=ended)
+
     beam: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
     for frame in log_probs:
         likely = _likely(frame, beam_size, blank)
@@ -113,12 +122,15 @@ def prefix_beam(log_probs: np.ndarray, beam_size: int, blank: int = 0) -> list[S
             _add(grown, text, blank=whole + frame[blank])
             if text:
                 _add(grown, text, token=after_token + frame[text[-1]])
-            for token in likely:
+            hoped = () if hot_words is None else hot_words.gains(text)[1]
+            for token in (*likely, *(t for t in hoped if t not in likely and frame[t] > -math.inf)):
                 before = after_blank if text and token == text[-1] else whole
                 if before > -math.inf:
                     _add(grown, (*text, token), token=before + frame[token])
-        beam = dict(sorted(grown.items(), key=lambda item: -np.logaddexp(*item[1]))[:beam_size])
-    return [(text, float(np.logaddexp(*scores))) for text, scores in beam.items()]
+        ranked = sorted(grown.items(), key=lambda item: -(np.logaddexp(*item[1]) + bonus(item[0])))
+        beam = dict(ranked[:beam_size])
+    scored = [(text, float(np.logaddexp(*scores))) for text, scores in beam.items()]
+    return sorted(scored, key=lambda item: -(item[1] + bonus(item[0], ended=True)))
 
 
 def _likely(frame: np.ndarray, count: int, blank: int) -> list[int]:
@@ -323,6 +335,9 @@ class JointLogitsProcessor(LogitsProcessor):
         # A token that CTC finds impossible stays possible, as the last resort: the decoder may have nothing else.
         gain = (ctc - self.prefixes.scores[:, None]).nan_to_num(nan=_IMPOSSIBLE).clamp(min=_IMPOSSIBLE)
         joint = (1 - self.ctc_weight) * best.double() + self.ctc_weight * gain
+        if self.hot_words is not None:  # the attention's share of the bonus is in its scores
+            bonus = self.hot_words.scores(tokens[:, None], attention)[:, 0].gather(1, candidates)
+            joint = joint + self.ctc_weight * bonus
         return torch.full_like(attention, -torch.inf).scatter(1, candidates, joint.float())
 
     def take(self, rows: Tensor) -> None:

@@ -18,6 +18,7 @@ from typing import IO, Protocol, Self
 
 from sprachbund.decoding.result import Segment, Translation, Word
 from sprachbund.errors import SprachbundError
+from sprachbund.text.phrases import belongs_to_next
 from sprachbund.util.files import write_text
 
 # Subtitle cues.
@@ -52,7 +53,7 @@ def cues_of(segment: Segment) -> list[Cue]:
 
     A segment without text has none. Cues follow each other without overlap.
     """
-    chunks = _chunks(segment.text)
+    chunks = _chunks(segment.text, segment.target_language)
     if not chunks:
         return []
     bounds = _proportional_bounds(segment, chunks)
@@ -66,28 +67,37 @@ def cues_of(segment: Segment) -> list[Cue]:
 def bilingual_cues(segment: Segment) -> list[Cue]:
     """Cues of a translation with what was said above it, one line each; as `cues_of` for a segment without that.
 
-    Both texts are cut into as many parts, at words and in proportion, so that a cue shows about the same part of both.
+    Both texts are cut into as many parts, at words and in proportion, so that a cue shows about the same part of both;
+    articles, prepositions and their like go to the part that they belong to.
     """
     said, written = (segment.source_text or "").split(), segment.text.split()
     if not said or not written:
         return cues_of(segment)
-    both = [[part for word in words for part in _broken(word)] for words in (said, written)]
-    count = max(len(_wrapped(words)) for words in both)
-    while any(len(part) > MAX_LINE_CHARACTERS for words in both for part in _parts(words, count)):
+    both = [
+        ([part for word in words for part in _broken(word)], language)
+        for words, language in ((said, segment.source_language), (written, segment.target_language))
+    ]
+    count = max(len(_wrapped(words)) for words, _ in both)
+    while any(len(part) > MAX_LINE_CHARACTERS for own in both for part in _parts(*own, count)):
         count += 1
-    pairs = zip(*(_parts(words, count) for words in both), strict=True)
+    pairs = zip(*(_parts(*own, count) for own in both), strict=True)
     chunks = [tuple(line for line in pair if line) for pair in pairs]
     chunks = [chunk for chunk in chunks if chunk]
     bounds = _proportional_bounds(segment, chunks)
     return [Cue(start_s=a, end_s=b, lines=c) for (a, b), c in zip(bounds, chunks, strict=True)]
 
 
-def _parts(words: list[str], count: int) -> list[str]:
+def _parts(words: list[str], language: str, count: int) -> list[str]:
     """Words in `count` parts of about as many characters; some are empty where there are fewer words."""
     ends = [*accumulate(len(word) + 1 for word in words)]
     parts: list[list[str]] = [[] for _ in range(count)]
     for word, end in zip(words, ends, strict=True):
         parts[(end - len(word) - 1) * count // ends[-1]].append(word)
+    for part, following in pairwise(parts):
+        while len(part) > 1 and following and belongs_to_next(part[-1], language):
+            if len(" ".join([part[-1], *following])) > MAX_LINE_CHARACTERS:
+                break
+            following.insert(0, part.pop())
     return [" ".join(part) for part in parts]
 
 
@@ -116,8 +126,11 @@ def _shortest(bounds: list[tuple[float, float]]) -> float:
     return min(end_s - start_s for start_s, end_s in bounds)
 
 
-def _chunks(text: str) -> list[tuple[str, ...]]:
-    """Lines of each cue; sentence ends close a cue that is at least half full."""
+def _chunks(text: str, language: str) -> list[tuple[str, ...]]:
+    """Lines of each cue; sentence ends close a cue that is at least half full.
+
+    A full cue ends behind a clause, or else in front of the words that belong to the next one.
+    """
     pieces = [part for word in text.split() for part in _broken(word)]
     chunks: list[list[str]] = []
     room = MAX_LINE_CHARACTERS * MAX_LINES
@@ -125,6 +138,8 @@ def _chunks(text: str) -> list[tuple[str, ...]]:
     for piece in pieces:
         if current and len(_wrapped([*current, piece])) > MAX_LINES:
             kept, rest = _at_clause(current)
+            if not rest:
+                kept, rest = _at_phrase(current, language)
             chunks.append(kept)
             current = rest
         current.append(piece)
@@ -133,13 +148,22 @@ def _chunks(text: str) -> list[tuple[str, ...]]:
             current = []
     if current:
         chunks.append(current)
-    return [_balanced(chunk) for chunk in chunks]
+    return [_balanced(chunk, language) for chunk in chunks]
 
 
 def _at_clause(words: list[str]) -> tuple[list[str], list[str]]:
     """Split after the last clause end in the second half of the words, or not at all."""
     for index in range(len(words) - 1, len(words) // 2, -1):
         if _CLAUSE_END.search(words[index - 1]) or _SENTENCE_END.search(words[index - 1]):
+            return words[:index], words[index:]
+    return words, []
+
+
+def _at_phrase(words: list[str], language: str) -> tuple[list[str], list[str]]:
+    """Split where neither the words before nor their first line end within a phrase, as long as half of them stay."""
+    for index in range(len(words), len(words) // 2, -1):
+        lines = _balanced(words[:index], language)
+        if not any(belongs_to_next(line.split()[-1], language) for line in lines):
             return words[:index], words[index:]
     return words, []
 
@@ -160,14 +184,17 @@ def _wrapped(words: list[str], width: int = MAX_LINE_CHARACTERS) -> list[str]:
     return lines
 
 
-def _balanced(words: list[str]) -> tuple[str, ...]:
-    """The lines as even as they get without needing more of them."""
+def _balanced(words: list[str], language: str) -> tuple[str, ...]:
+    """The words in one line, or in two as even as they get where the first ends with a phrase, if it can."""
     lines = _wrapped(words)
-    for width in range(max(map(len, words)), MAX_LINE_CHARACTERS):
-        narrower = _wrapped(words, width)
-        if len(narrower) == len(lines):
-            return tuple(narrower)
-    return tuple(lines)
+    if len(lines) != MAX_LINES:
+        return tuple(lines)
+    splits = [(" ".join(words[:n]), " ".join(words[n:]), words[n - 1]) for n in range(1, len(words))]
+    fitting = [split for split in splits if max(map(len, split[:2])) <= MAX_LINE_CHARACTERS]
+    first, second, _ = min(
+        fitting, key=lambda s: (belongs_to_next(s[2], language), abs(len(s[0]) - len(s[1])))
+    )
+    return first, second
 
 
 def _proportional_bounds(segment: Segment, chunks: list[tuple[str, ...]]) -> list[tuple[float, float]]:

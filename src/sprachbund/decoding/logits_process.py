@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sprachbund.decoding.hot_words import HotWords
 from sprachbund.models.base import TimestampTokens
 
 # Timestamp tokens.
@@ -185,9 +186,13 @@ class LogitsProcessor:
     times: TimestampTokens | None
     end_token: int
     min_tokens: int
+    hot_words: HotWords | None = None
 
     def log_probs(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        """Log-probabilities (R, V) over the allowed tokens, from logits (R, V) after `tokens` (R, U)."""
+        """Log-probabilities (R, V) over the allowed tokens, from logits (R, V) after `tokens` (R, U).
+
+        Those of hot words have their bonus.
+        """
         lengths = np.full((len(tokens), 1), tokens.shape[1])
         return self.log_probs_at(logits[:, None], lengths, lambda padding: tokens[:, None])[:, 0]
 
@@ -199,9 +204,9 @@ class LogitsProcessor:
         Args:
             logits: (R, Q, V).
             lengths: (R, Q) tokens of each text, on the host; none is empty unless all are.
-            texts: called where there are timestamps, with the first of them; the texts (R, Q, U), aligned at their
-                ends, since timestamps depend on the last tokens. Shorter texts are padded with that timestamp in front:
-                a row with timestamps begins with one, so the padding has to look like the end of a pair.
+            texts: called with a token for padding where there are timestamps or hot words; the texts (R, Q, U), aligned
+                at their ends, since timestamps depend on the last tokens. Timestamps take the first of them for
+                padding: a row with timestamps begins with one, so the padding has to look like the end of a pair.
         """
         logits = self.suppressed(logits.float())  # a copy, so that it may be written to
         early, first = lengths < self.min_tokens, lengths == 0
@@ -218,7 +223,8 @@ class LogitsProcessor:
                 latest=self.latest.repeat_interleave(logits.shape[1]),
                 end_token=self.end_token,
             )
-        return logits.log_softmax(-1)
+        scores = logits.log_softmax(-1)
+        return scores if self.hot_words is None else scores + self.hot_words.scores(texts(-1), scores)
 
     def take(self, rows: Tensor) -> None:
         """Replace every row r by row `rows[r]`."""

@@ -2,8 +2,8 @@
 
 Between two passes nothing returns to Python, which takes longer than a pass of a small decoder. The first token of
 every row is chosen here, by the same rules as in every other search; the kernels choose the others, of which they know
-the tokens that are never written, the fewest tokens of a row and the rules on timestamps. Scores of CTC they do not
-know: such rows are searched from Python, as are beams.
+the tokens that are never written, the fewest tokens of a row and the rules on timestamps. Scores of CTC and hot
+words they do not know: such rows are searched from Python, as are beams.
 
 Rows need not begin together: `RunningSearch` has places for rows that join while others are under way and leave when
 they end, so that a row waits for nobody's end (continuous batching; Yu et al. 2022, Orca, section 3.1, there a token at
@@ -45,6 +45,7 @@ def searches_natively(
         isinstance(family.capabilities.decoder, NativeDecoder)
         and isinstance(batch.cache, NativeCache)
         and type(processor) is LogitsProcessor
+        and processor.hot_words is None
         and accept == "exact"
         and (run is None or isinstance(run, NativeRun))
     )

@@ -108,6 +108,9 @@ class DecodingOptions:
         prompt: context or glossary shown to the model before each span, where the family has room for it.
         glossary: terms and their translations, "term = translation; ...", for translators of texts that are language
             models; entries that do not occur in a text are not shown to them.
+        hot_words: words that the speech is expected to hold, names for example; the search prefers them. Models that
+            write by CTC need a beam for them.
+        hot_words_weight: bonus of each token of a hot word, as a natural logarithm.
         batch_size: most speech spans that go through the encoder together; does not change the result.
         timestamps: whether segments are cut by timestamp tokens: "auto" in models that write them; True is an error for
             those that do not.
@@ -136,6 +139,8 @@ class DecodingOptions:
     language_windows: Annotated[int, Range(1)] = 3
     prompt: Annotated[str | None, Option("--prompt", metavar="TEXT")] = None
     glossary: Annotated[str | None, Option("--glossary", metavar="TERMS")] = None
+    hot_words: Annotated[tuple[str, ...] | None, Option("--hot-words", metavar="WORD,…")] = None
+    hot_words_weight: Annotated[float, Range(0, 20), Option("--hot-words-weight", metavar="X")] = 1.5
     batch_size: Annotated[int, Range(1)] = 8
     timestamps: Literal[True, False, "auto"] = AUTO
     word_timestamps: Annotated[bool, Option("--words")] = False
@@ -163,6 +168,10 @@ class DecodingOptions:
         self._check_accept()
         self._check_temperature()
         read_glossary(self.glossary or "")
+        if isinstance(self.hot_words, str) or not all(word.strip() for word in self.hot_words or ()):
+            raise SprachbundError(
+                f"hot_words is {self.hot_words!r}; give a tuple of words, none of them empty"
+            )
         if isinstance(self.allowed_languages, str):
             raise SprachbundError(
                 f"allowed_languages is the text {self.allowed_languages!r}; give a tuple of language tags"
@@ -217,6 +226,8 @@ class DecodingOptions:
         guard, spans = GuardOptions(**rest.pop("guard")), SpanOptions(**rest.pop("spans"))
         allowed = rest.pop("allowed_languages")
         languages = None if allowed is None else tuple(allowed)
+        if (words := rest.get("hot_words")) is not None:
+            rest["hot_words"] = tuple(words)
         if "temperature" in rest:
             rest["temperature"] = tuple(rest["temperature"])
         return DecodingOptions(**rest, allowed_languages=languages, guard=guard, spans=spans)
@@ -273,6 +284,16 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
                 f"the translator {translator.name} does not show which words of a text it reads, so words of a "
                 "translation get no times; leave word_timestamps out, or take a translator such as M2M-100"
             )
+    if options.hot_words and able.encode_text is None:
+        raise SprachbundError(
+            f"the model {family.name} cannot spell words, so it takes no hot words; leave them out, or take another "
+            f"model, such as {_ATTENTION_FAMILIES}"
+        )
+    if options.hot_words and able.ctc is not None and options.beam_size == 1:
+        raise SprachbundError(
+            f"the model {family.name} writes by CTC, whose likeliest path takes no hot words; set beam_size to 8, for "
+            "example"
+        )
     reader = family if able.translator is None else able.translator.family
     if options.glossary and not reader.capabilities.follows_requests:
         raise SprachbundError(

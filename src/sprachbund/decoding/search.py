@@ -19,7 +19,7 @@ from sprachbund.decoding.options import DecodingOptions, check_options
 from sprachbund.decoding.sampling import TokenSampler, needs_fallback
 from sprachbund.decoding.speculation import Speculation, speculation_for
 from sprachbund.decoding.speculative import DraftedBatch, DraftState, speculative_search
-from sprachbund.decoding.state import Hypothesis, HypothesisBatch, start_batch, whole_prompt
+from sprachbund.decoding.state import Hypothesis, HypothesisBatch, start_batch, whole_prompt, without_bonus
 from sprachbund.decoding.transducer import search_by_frames
 from sprachbund.engines.native_engine import NativeDecoder, limit_torch_threads
 from sprachbund.models.base import Family, Memory, Target
@@ -108,6 +108,8 @@ class SearchRequest:
         sampler = TokenSampler(temperature, options.sampling_seed, names, flat)
         with limit_torch_threads(family.capabilities.decoder):
             drawn = greedy_search(family, batch, sampler)
+        if batch.processor.hot_words is not None:
+            drawn = [without_bonus(hypothesis, batch.processor.hot_words) for hypothesis in drawn]
         return [drawn[i : i + each] for i in range(0, len(drawn), each)]
 
     def _names(self) -> Sequence[int]:
@@ -172,6 +174,8 @@ class StartedSearch:
     def _grouped(self, best: Sequence[Hypothesis]) -> list[list[Hypothesis]]:
         if self.speculation is not None and self.draft_state is not None:
             self.speculation.add(self.targets, self.draft_state, [len(row.tokens) for row in best])
+        if (hot_words := self.batch.processor.hot_words) is not None:
+            best = [without_bonus(hypothesis, hot_words) for hypothesis in best]
         each = len(self.request.targets[0])
         return self.request.fall_back([list(best[i : i + each]) for i in range(0, len(best), each)])
 

@@ -6,13 +6,14 @@ Shapes: B memories, R rows, U tokens so far, V vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sprachbund.decoding.hot_words import HotWords
 from sprachbund.decoding.logits_process import LogitsProcessor, Suppressed
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
@@ -72,6 +73,12 @@ class Hypothesis:
     def mean_log_probability(self) -> float:
         """Per token, the end token included when there is one."""
         return self.log_probability / max(1, len(self.tokens) + self.finished)
+
+
+def without_bonus(hypothesis: Hypothesis, hot_words: HotWords) -> Hypothesis:
+    """The same with what the model thinks of it as its log-probability; the score that it was ranked by stays."""
+    bonus = hot_words.bonus(hypothesis.tokens, ended=hypothesis.finished)
+    return replace(hypothesis, log_probability=hypothesis.log_probability - bonus)
 
 
 @dataclass(kw_only=True)
@@ -234,6 +241,7 @@ def _logits_processor(
         times=times,
         end_token=family.end_token,
         min_tokens=options.min_tokens,
+        hot_words=HotWords.of(family, options),
     )
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sprachbund.decoding.hot_words import HotWords
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.state import Hypothesis, TokenFrames
 from sprachbund.errors import SprachbundError
@@ -81,6 +82,7 @@ def transducer_greedy(
     *,
     max_symbols: int | None = None,
     frames_at_once: int = 4,
+    hot_words: HotWords | None = None,
 ) -> tuple[list[TransducerHypothesis], TransducerState]:
     """Tokens of every row in this chunk, and the state from which the next chunk goes on.
 
@@ -93,6 +95,7 @@ def transducer_greedy(
         state: what the chunk before returned; None at the start of streams.
         max_symbols: most tokens at one frame, 1 or more; those of the model if None.
         frames_at_once: K; changes the speed, not the result.
+        hot_words: their tokens have a bonus beside the blank; they begin anew with each chunk.
 
     Raises:
         ValueError: for a state of another model, or numbers out of range; for a later chunk of a transducer with
@@ -103,7 +106,7 @@ def transducer_greedy(
     state = transducer.start(len(encoded)) if state is None else state
     transducer.check_state(state, len(encoded))
     kind = _DurationWalk if transducer.shape.durations else _Walk
-    walk = kind(transducer, encoded, num_frames.to(encoded.device), state, max_symbols)
+    walk = kind(transducer, encoded, num_frames.to(encoded.device), state, max_symbols, hot_words)
     while walk.under_way():
         walk.step(frames_at_once)
     return walk.hypotheses(), walk.end()
@@ -119,9 +122,12 @@ class _Walk:
         length: Tensor,
         state: TransducerState,
         max_symbols: int,
+        hot_words: HotWords | None = None,
     ) -> None:
         self.transducer, self.state, self.length = transducer, state, length
         self.max_symbols = max_symbols
+        self.hot_words = hot_words
+        self.texts: list[tuple[int, ...]] = [()] * len(length)
         self.encoded = transducer.joint.encoder(encoded)
         self.position = torch.zeros_like(length)
         self.symbols = torch.zeros_like(length)
@@ -140,7 +146,7 @@ class _Walk:
         index = positions.clamp(max=self.encoded.shape[1] - 1)[..., None]
         frames = self.encoded.gather(1, index.expand(-1, -1, self.encoded.shape[2]))
         logits = self.transducer.joint(frames, self.state.predicted[:, None])
-        best, tokens = logits.float().log_softmax(-1).max(-1)
+        best, tokens = self._likeliest(logits.float().log_softmax(-1))
         is_token = (tokens != self.transducer.shape.blank) & real
         emits = is_token.any(1)
         first = torch.where(emits, is_token.int().argmax(1), real.sum(1))
@@ -154,6 +160,16 @@ class _Walk:
         self.symbols = torch.where(full, 0, self.symbols)
         self._write(emits, tokens, frame, frame + 1, log_probs)
 
+    def _likeliest(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
+        """The best tokens (B, K) of (B, K, V) with the bonus of hot words, and their log-probabilities without it."""
+        if self.hot_words is None:
+            best, tokens = log_probs.max(-1)
+            return best, tokens
+        bonus = torch.stack([self.hot_words.row(text, log_probs) for text in self.texts])
+        bonus[:, self.transducer.shape.blank] = 0.0  # it ends no word
+        tokens = (log_probs + bonus[:, None]).argmax(-1)
+        return log_probs.gather(-1, tokens[..., None])[..., 0], tokens
+
     def _write(self, emits: Tensor, tokens: Tensor, frame: Tensor, end: Tensor, log_probs: Tensor) -> None:
         """Append tokens (B,) to the rows that emit, and move these rows' states behind them."""
         if not emits.any():
@@ -161,6 +177,9 @@ class _Walk:
         before = self.state.num_frames
         self.emitted.append((emits, tokens, before + frame, before + end, log_probs))
         rows = emits.nonzero()[:, 0]
+        if self.hot_words is not None:
+            for row in rows.tolist():
+                self.texts[row] = (*self.texts[row], int(tokens[row]))
         moved = self.transducer.advance(tokens[rows], self.state.take(rows))
         kept = self.state.tensors()
         self.state = TransducerState(
@@ -203,10 +222,11 @@ class _DurationWalk(_Walk):
         length: Tensor,
         state: TransducerState,
         max_symbols: int,
+        hot_words: HotWords | None = None,
     ) -> None:
         if state.num_frames.any():
             raise ValueError("a transducer with durations hears an utterance whole; give no state of a chunk")
-        super().__init__(transducer, encoded, length, state, max_symbols)
+        super().__init__(transducer, encoded, length, state, max_symbols, hot_words)
         self.durations = torch.tensor(transducer.shape.durations, device=length.device)
 
     def step(self, frames_at_once: int) -> None:
@@ -216,7 +236,7 @@ class _DurationWalk(_Walk):
         frames = self.encoded.gather(1, index.expand(-1, 1, self.encoded.shape[2]))[:, 0]
         logits = self.transducer.joint(frames, self.state.predicted).float()
         of_tokens, of_durations = logits.split((shape.vocabulary_size, len(shape.durations)), dim=1)
-        log_probs, tokens = of_tokens.log_softmax(-1).max(-1)
+        log_probs, tokens = (x[:, 0] for x in self._likeliest(of_tokens.log_softmax(-1)[:, None]))
         moved = self.durations[of_durations.argmax(-1)]
         emits = real & (tokens != shape.blank)
         self.scores += torch.where(real, log_probs.double(), 0.0)
@@ -316,6 +336,7 @@ def transducer_beam(
     *,
     beam_size: int = 8,
     max_symbols: int | None = None,
+    hot_words: HotWords | None = None,
 ) -> list[Beam]:
     """The best hypotheses of every row after this chunk; give them back with the next one.
 
@@ -328,6 +349,7 @@ def transducer_beam(
         beams: what the chunk before returned, one for each row; None at the start of streams.
         beam_size: hypotheses kept for each row, 1 or more.
         max_symbols: most tokens at one frame, 1 or more; those of the model if None.
+        hot_words: hypotheses are ranked by their score and the bonus of their hot words; scores stay without it.
 
     Raises:
         ValueError: for states of another model, or numbers out of range; for a transducer with durations.
@@ -344,12 +366,12 @@ def transducer_beam(
     for beam in beams:
         transducer.check_state(beam.state, len(beam.hypotheses))
     state = TransducerState.stack([beam.state for beam in beams])
-    search = _Frames(transducer, encoded, state, beam_size, max_symbols)
+    search = _Frames(transducer, encoded, state, beam_size, max_symbols, hot_words)
     paths = _paths(beams)
     lengths = num_frames.tolist()
     for t in range(max(lengths, default=0)):
         paths = search.step(t, paths, [length > t for length in lengths])
-    return _beams(paths, search.state, num_frames.to(encoded.device))
+    return _beams(paths, search.state, num_frames.to(encoded.device), hot_words)
 
 
 class _Frames:
@@ -362,8 +384,9 @@ class _Frames:
         state: TransducerState,
         beam_size: int,
         max_symbols: int,
+        hot_words: HotWords | None,
     ) -> None:
-        self.transducer, self.state = transducer, state
+        self.transducer, self.state, self.hot_words = transducer, state, hot_words
         self.encoded = transducer.joint.encoder(encoded)
         self.size, self.max_symbols = beam_size, max_symbols
 
@@ -390,7 +413,7 @@ class _Frames:
             current = [replace(path, state_row=offset + i) for i, path in enumerate(current)]
             tokens = self._indices(path.hypothesis.tokens[-1] for path in current)
             states.append(self.transducer.advance(tokens, here.take(self._indices(parents))))
-        kept = done + [path for row in merged.values() for path in _best(row, self.size)]
+        kept = done + [path for row in merged.values() for path in self._best(row)]
         self.state = TransducerState.stack(states).take(self._indices(path.state_row for path in kept))
         return [replace(path, state_row=i) for i, path in enumerate(kept)]
 
@@ -407,22 +430,37 @@ class _Frames:
     ) -> tuple[list[int], list[_Path]]:
         """The best continuations of each row by one token, and which of `paths` they continue."""
         log_probs[:, self.transducer.shape.blank] = -math.inf
-        best, tokens = log_probs.topk(min(self.size, log_probs.shape[1]), dim=1)
+        ranked = log_probs
+        if self.hot_words is not None:
+            rows = [self.hot_words.row(path.hypothesis.tokens, log_probs) for path in paths]
+            ranked = log_probs + torch.stack(rows)
+        tokens = ranked.topk(min(self.size, log_probs.shape[1]), dim=1).indices
+        best = log_probs.gather(1, tokens)
         candidates: dict[int, list[tuple[float, int, int]]] = {row: [] for row in merged}
         for i, (path, gains, words) in enumerate(zip(paths, best.tolist(), tokens.tolist(), strict=True)):
             candidates[path.row] += [(gain, i, word) for gain, word in zip(gains, words, strict=True)]
         parents, written = [], []
         for row, best_of_row in candidates.items():
             # A path below the last of a full beam can only fall further.
-            ahead = _best(merged[row], self.size)
-            floor = ahead[-1].hypothesis.score if len(ahead) == self.size else -math.inf
-            best_of_row.sort(key=lambda c: -(paths[c[1]].hypothesis.score + c[0]))
-            for gain, i, word in best_of_row[: self.size]:
-                path = _written(paths[i], word, t, gain)
-                if path.hypothesis.score > floor:
+            ahead = self._best(merged[row])
+            floor = self._rank(ahead[-1]) if len(ahead) == self.size else -math.inf
+            longer = [(i, _written(paths[i], word, t, gain)) for gain, i, word in best_of_row]
+            longer.sort(key=lambda each: -self._rank(each[1]))
+            for i, path in longer[: self.size]:
+                if self._rank(path) > floor:
                     parents.append(i)
                     written.append(path)
         return parents, written
+
+    def _rank(self, path: _Path) -> float:
+        """What hypotheses are compared by: their score, and the bonus of their hot words."""
+        hypothesis = path.hypothesis
+        if self.hot_words is None:
+            return hypothesis.score
+        return hypothesis.score + self.hot_words.bonus(hypothesis.tokens, ended=False)
+
+    def _best(self, merged: dict[tuple[int, ...], _Path]) -> list[_Path]:
+        return sorted(merged.values(), key=lambda path: -self._rank(path))[: self.size]
 
 
 def _written(path: _Path, token: int, t: int, gain: float) -> _Path:
@@ -431,10 +469,6 @@ def _written(path: _Path, token: int, t: int, gain: float) -> _Path:
         tokens=(token,), frames=(frame,), ends=(frame + 1,), log_probabilities=(gain,), score=gain
     )
     return replace(path, hypothesis=path.hypothesis.then(later), path_score=path.path_score + gain)
-
-
-def _best(merged: dict[tuple[int, ...], _Path], size: int) -> list[_Path]:
-    return sorted(merged.values(), key=lambda path: -path.hypothesis.score)[:size]
 
 
 def _take_blank(merged: _Merged, paths: list[_Path], blanks: Sequence[float]) -> None:
@@ -472,10 +506,16 @@ def _paths(beams: Sequence[Beam]) -> list[_Path]:
     return paths
 
 
-def _beams(paths: Sequence[_Path], state: TransducerState, num_frames: Tensor) -> list[Beam]:
+def _beams(
+    paths: Sequence[_Path], state: TransducerState, num_frames: Tensor, hot_words: HotWords | None
+) -> list[Beam]:
+    def rank(path: _Path) -> float:
+        tokens = path.hypothesis.tokens
+        return path.hypothesis.score + (0.0 if hot_words is None else hot_words.bonus(tokens, ended=True))
+
     beams = []
     for row in range(len(num_frames)):
-        own = sorted((path for path in paths if path.row == row), key=lambda path: -path.hypothesis.score)
+        own = sorted((path for path in paths if path.row == row), key=lambda path: -rank(path))
         kept = state.take(torch.tensor([path.state_row for path in own], device=num_frames.device))
         beams.append(
             Beam(
@@ -532,18 +572,19 @@ def search_by_frames(
     assert memory.num_frames is not None
     states = memory.states.repeat_interleave(each, 0)
     num_frames = memory.num_frames.repeat_interleave(each, 0)
-    start = start_by_frames(family, flat)
+    start, hot_words = start_by_frames(family, flat), HotWords.of(family, options)
     if (fuse := family.capabilities.fuse_language) is not None:
         states = fuse(states, flat)
     if options.beam_size == 1:
-        hypotheses, _ = transducer_greedy(transducer, states, num_frames, start)
+        hypotheses, _ = transducer_greedy(transducer, states, num_frames, start, hot_words=hot_words)
     else:
         rows = range(len(flat))
         empty = TransducerHypothesis()
         beams = [
             Beam(hypotheses=(empty,), path_scores=(0.0,), state=start.take(torch.tensor([r]))) for r in rows
         ]
-        ended = transducer_beam(transducer, states, num_frames, beams, beam_size=options.beam_size)
+        size = options.beam_size
+        ended = transducer_beam(transducer, states, num_frames, beams, beam_size=size, hot_words=hot_words)
         hypotheses = [beam.best for beam in ended]
     best = [_hypothesis(one, options.max_tokens) for one in hypotheses]
     return [best[i : i + each] for i in range(0, len(best), each)]

@@ -35,6 +35,10 @@ class TranscriptionForm(BaseModel):
     prompt: Annotated[
         str | None, Field(description="Context or glossary, for models with room for it.", max_length=10_000)
     ] = None
+    hot_words: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=200)]],
+        Field(alias="hot_words[]", max_length=1000, description="Words that the search prefers."),
+    ] = []
     glossary: Annotated[
         str | None,
         Field(description="Term = translation; …, for cascades with a language model.", max_length=10_000),

@@ -221,6 +221,11 @@ class LiveEngine:
         check_options(self.model, decoding)
         if decoding.prompt:
             self._check_prompt(decoding)
+        if decoding.hot_words and options.policy == "frames":
+            raise SprachbundError(
+                f"the model {self.model.name} writes while somebody speaks, and takes no hot words then; leave them "
+                'out, or take the policy "span"'
+            )
         return LiveSession(request, options, cut, tracker, self._activity, decoding, lead_s=lead_s)
 
     def _check_prompt(self, decoding: DecodingOptions) -> None:

@@ -95,6 +95,14 @@ def test_tokens_are_those_of_generate_behind_the_chat_template(pair: tuple[Any, 
         for text in TEXTS
     ]
     assert alone == found
+    # Every row falls back to a temperature, at which the texts have to be told apart still.
+    guard = GuardOptions(max_compression_ratio=0.0)
+    drawn = [
+        [row[0].tokens for row in search(model, memory.select(torch.tensor(rows)), [[target]] * len(rows), o)]
+        for rows, o in (((0, 1, 2), options), ((1,), options))
+        for o in [replace(o, temperature=(0.0, 1e-6), guard=guard)]
+    ]
+    assert drawn[0][1] == drawn[1][0] == found[1]
     beam = search(model, memory, [[target]] * len(TEXTS), replace(options, beam_size=3))
     assert len(beam) == len(TEXTS)
 

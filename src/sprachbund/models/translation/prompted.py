@@ -96,6 +96,12 @@ class TextMemory(Memory):
 
     texts: tuple[str, ...]
 
+    def select(self, rows: Tensor) -> TextMemory:
+        """The texts at the indices `rows` (b,)."""
+        return TextMemory(
+            states=self.states[rows], num_frames=None, texts=tuple(self.texts[row] for row in rows.tolist())
+        )
+
 
 class PromptedTranslator(nn.Module):
     """An instruction-tuned language model as a translator; satisfies `sprachbund.models.base.Family`.

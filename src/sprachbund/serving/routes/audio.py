@@ -230,6 +230,7 @@ def options_of(
     temperature: float,
     batch_size: int,
     glossary: str | None = None,
+    hot_words: Sequence[str] = (),
 ) -> DecodingOptions:
     """Decoding options of a request.
 
@@ -241,11 +242,13 @@ def options_of(
         temperature: 0 is greedy.
         batch_size: spans in a batch at most.
         glossary: terms and their translations.
+        hot_words: that the search prefers.
     """
     return DecodingOptions(
         allowed_languages=tuple(languages) or None,
         prompt=prompt or None,
         glossary=glossary or None,
+        hot_words=tuple(hot_words) or None,
         word_timestamps=words,
         digits=digits,
         temperature=(temperature,),
@@ -313,6 +316,7 @@ async def _start_job(
             languages=form.languages,
             prompt=form.prompt,
             glossary=form.glossary,
+            hot_words=form.hot_words,
             words=form.words or form.log_probs,
             digits=form.digits,
             temperature=form.temperature_for(worker.model.family),

@@ -1,0 +1,175 @@
+"""Hot words: a search prefers words that its caller expects, by shallow fusion with a trie of their tokens.
+
+Every token that goes on a hot word adds a bonus to the score of a text, and one that breaks it off takes the bonus of
+the broken part back (contextual biasing by shallow fusion, see arXiv 1808.02480). Words may overlap: the trie has
+failure links (Aho and Corasick 1975), so that a word that begins within a broken one is found. A hypothesis's bonus is
+a function of its tokens, so that searches need no state for it, and it is taken off its log-probability in the end: the
+guard judges text by what the model thinks of it.
+
+Shapes: R rows, Q positions, U tokens so far, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Family
+
+
+@dataclass(kw_only=True, eq=False)
+class _Node:
+    """A beginning of words.
+
+    Attributes:
+        depth: its tokens.
+        ends: whether a word ends here.
+        next: by the token that follows.
+        fail: the longest beginning that is an end of this one; None of the root.
+    """
+
+    depth: int
+    ends: bool = False
+    next: dict[int, _Node] = field(default_factory=dict)
+    fail: _Node | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """Where a text stands in the trie.
+
+    Attributes:
+        node: the longest beginning of a word that the text ends with.
+        kept: tokens of it whose bonus stays, since a word has ended there.
+        total: tokens whose bonus the text has, those of `node` among them.
+    """
+
+    node: _Node
+    kept: int = 0
+    total: int = 0
+
+    @property
+    def pending(self) -> int:
+        """Tokens whose bonus is lost if the word is not gone on with."""
+        return self.node.depth - self.kept
+
+
+class HotWords:
+    """The trie of some words, and the bonus of texts.
+
+    Args:
+        words: their tokens; a word may have several spellings.
+        weight: bonus of a token, in the unit of log-probabilities.
+    """
+
+    def __init__(self, words: Iterable[Sequence[int]], weight: float) -> None:
+        self.weight = weight
+        self._root = _Node(depth=0)
+        for word in words:
+            node = self._root
+            for token in word:
+                node = node.next.setdefault(token, _Node(depth=node.depth + 1))
+            node.ends = node is not self._root
+        self._link()
+        self._known: dict[tuple[int, ...], _State] = {(): _State(node=self._root)}
+
+    @classmethod
+    def of(cls, family: Family, options: DecodingOptions) -> HotWords | None:
+        """Those of a search; None without any.
+
+        Args:
+            family: writes them.
+            options: words and weight.
+
+        Raises:
+            SprachbundError: the family does not spell texts, or a word has no tokens.
+        """
+        if not options.hot_words:
+            return None
+        if (encode := family.capabilities.encode_text) is None:
+            raise SprachbundError(
+                f"the model {family.name} cannot spell words, so it takes no hot words; leave them out"
+            )
+        # Vocabularies that mark the beginning of words spell a word behind a space in another way than the first one.
+        spelled = {tuple(encode(form)) for word in options.hot_words for form in (word, f" {word}")}
+        if () in spelled and not spelled - {()}:
+            raise SprachbundError(f"the model {family.name} has no tokens for {options.hot_words[0]!r}")
+        return cls(sorted(spelled - {()}), options.hot_words_weight)
+
+    def bonus(self, tokens: Sequence[int], *, ended: bool) -> float:
+        """Bonus of a whole text.
+
+        Args:
+            tokens: of the text.
+            ended: whether nothing follows; a word that has only begun then has none.
+        """
+        state = self.state(tuple(tokens))
+        return self.weight * (state.total - (state.pending if ended else 0))
+
+    def gains(self, text: tuple[int, ...]) -> tuple[float, dict[int, float]]:
+        """What a token adds to the bonus of a text: of most tokens, and of those that differ."""
+        state = self.state(text)
+        broken = -state.pending
+        tokens = dict.fromkeys(token for node in self._ends_of(state.node) for token in node.next)
+        now = state.total
+        return self.weight * broken, {
+            token: self.weight * (self._after(state, token).total - now) for token in tokens
+        }
+
+    def row(self, text: tuple[int, ...], like: Tensor) -> Tensor:
+        """What each token of the vocabulary adds to the bonus of a text, (V,), of the kind of `like` (..., V)."""
+        usual, others = self.gains(text)
+        row = like.new_full((like.shape[-1],), usual)
+        if others:
+            row[list(others)] = like.new_tensor(list(others.values()))
+        return row
+
+    def scores(self, texts: Tensor, like: Tensor) -> Tensor:
+        """The same of rows of texts (R, Q, U), negative tokens standing for none; (R, Q, V) as `like`."""
+        rows = [
+            torch.stack([self.row(tuple(t for t in text if t >= 0), like) for text in row])
+            for row in texts.tolist()
+        ]
+        return torch.stack(rows)
+
+    def state(self, text: tuple[int, ...]) -> _State:
+        """Where a text stands."""
+        if (known := self._known.get(text)) is None:
+            known = self._after(self.state(text[:-1]), text[-1])
+            self._known[text] = known
+        return known
+
+    def _after(self, state: _State, token: int) -> _State:
+        node, kept = state.node, state.kept
+        while token not in node.next and node.fail is not None:
+            node = node.fail
+            kept = min(kept, node.depth)
+        reached = node.next.get(token, self._root)
+        kept = kept if reached is not self._root else 0
+        # What was pending beyond the part that goes on is lost.
+        total = state.total - state.pending + (reached.depth - kept)
+        if reached.ends:
+            kept = reached.depth
+        return _State(node=reached, kept=kept, total=total)
+
+    def _ends_of(self, node: _Node | None) -> Iterable[_Node]:
+        while node is not None:
+            yield node
+            node = node.fail
+
+    def _link(self) -> None:
+        waiting = deque([self._root])
+        while waiting:
+            node = waiting.popleft()
+            for token, child in node.next.items():
+                fail = node.fail
+                while fail is not None and token not in fail.next:
+                    fail = fail.fail
+                child.fail = self._root if fail is None else fail.next[token]
+                waiting.append(child)
