@@ -154,7 +154,7 @@ def test_planted_tokens_are_accepted_up_to_the_first_wrong_one() -> None:
     run = NativeParasiteRun(draft.packed_for(decoder), decoder, memory, texts)
     rows = NativeSearch(batch, prompts)
     assert_alike(rows.finish(decoder, run, 3), wanted)
-    assert rows.checked.sum() == rows.accepted.sum() > 0
+    assert rows.checked.sum() == rows.accepted[:, 1:].sum() > 0
     longest = max(len(row.tokens) + row.finished for row in wanted)
     assert rows.passes <= -(-longest // 4) + 1
 
@@ -180,7 +180,7 @@ def test_trained_weights_keep_every_token() -> None:
         speculation = Speculation(draft, num_draft_tokens=2)
         found = flat(search(native_family, memory, targets, options, None, speculation))
         assert [row.tokens for row in found] == [row.tokens for row in wanted]
-    assert speculation.acceptance > 0.9  # of the model itself
+    assert min(speculation.acceptance[:2]) > 0.85  # of the model itself
 
 
 def test_what_does_not_fit_is_refused() -> None:
