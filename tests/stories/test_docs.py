@@ -51,6 +51,8 @@ CHECKED_ONLY = (
     "--model whisper-large",
     "--model parakeet",
     "--model canary",
+    "--model voxtral",
+    "--model qwen3-asr",
     "seamless",
     "--edition bundled",
     "--check",  # tests/research does
