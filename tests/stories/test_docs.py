@@ -53,6 +53,8 @@ CHECKED_ONLY = (
     "--model canary",
     "--model moonshine",
     "--speakers",
+    "--model voxtral",
+    "--model qwen3-asr",
     "seamless",
     "--edition bundled",
     "--check",  # tests/research does

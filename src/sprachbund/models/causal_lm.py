@@ -1,7 +1,6 @@
 """Causal language models in transformers' layout, read without it: config.json, weights in shards, chat templates.
 
-Whatever has a language model of the Llama kind inside reads that part with this file: speech LLMs, and translators by
-chat.
+Published speech LLMs (`sprachbund.models.audio_llm`) read the language model inside them with this file.
 """
 
 import re

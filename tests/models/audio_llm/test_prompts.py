@@ -321,6 +321,24 @@ def test_a_missing_file_is_told(
         load(directory)
 
 
+def test_a_copy_of_the_embedding_is_left_out_and_another_matrix_is_told(
+    made_once: dict[str, Path], tmp_path: Path
+) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    directory = shutil.copytree(made_once["granite_speech"], tmp_path / "granite")
+    path = directory / "model.safetensors"
+    weights = load_file(path)
+    copy = weights["language_model.model.embed_tokens.weight"].clone()
+    save_file({**weights, "language_model.lm_head.weight": copy}, path, {"format": "pt"})
+    load(directory)
+    save_file({**weights, "language_model.lm_head.weight": copy + 1}, path, {"format": "pt"})
+    with pytest.raises(SprachbundError, match="tie_word_embeddings to false"):
+        load(directory)
+
+
 def test_another_front_end_is_refused(made_once: dict[str, Path], tmp_path: Path) -> None:
     import shutil
 

@@ -110,13 +110,23 @@ def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> AudioL
         weights = _with_adapters(model, weights, directory)
     wanted_names = model.state_dict()
     if _OUTPUT not in wanted_names:
-        weights.pop(_OUTPUT, None)  # of a tied model: a copy of the embedding
+        _drop_copy(weights, directory)
     counters = {n: torch.zeros((), dtype=torch.long) for n in wanted_names if n.endswith(COUNTER)}
     fill(model, {**weights, **counters}, directory)
     model.files = {
         name: (directory / name).read_bytes() for name in _OTHER_FILES if (directory / name).is_file()
     }
     return model.eval()
+
+
+def _drop_copy(weights: dict[str, Tensor], directory: Path) -> None:
+    """Take the output matrix of a tied model out of its weights, where it is a copy of the embedding."""
+    output, embedding = weights.pop(_OUTPUT, None), weights.get(_EMBEDDING)
+    if output is not None and (embedding is None or not torch.equal(output, embedding)):
+        raise SprachbundError(
+            f"{directory} has an output matrix of its own, and {CONFIG} says that it is the embedding; set "
+            "tie_word_embeddings to false there if that is how the model was published"
+        )
 
 
 def _template(directory: Path) -> ChatTemplate:
@@ -197,7 +207,7 @@ def _check_extractor(directory: Path, wanted: Mapping[str, Any]) -> None:
 
 # Names of weights, theirs and ours.
 
-_OUTPUT = "llm.lm_head.weight"
+_OUTPUT, _EMBEDDING = "llm.lm_head.weight", "llm.embed_tokens.weight"
 _OWN = tuple(
     (re.compile(pattern), name)
     for pattern, name in (
