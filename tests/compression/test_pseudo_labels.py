@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW
 from sprachbund.cli.compress import run_labels
 from sprachbund.compression import pseudo_labels
 from sprachbund.compression.options import FilterOptions, LabelOptions, TeacherOptions
-from sprachbund.compression.pseudo_labels import KEPT, THERE, UNKNOWN_PAIR, claim, open_source, pseudo_label
+from sprachbund.compression.pseudo_labels import (
+    KEPT,
+    THERE,
+    UNKNOWN_PAIR,
+    LabelTeacher,
+    claim,
+    open_source,
+    pseudo_label,
+)
 from sprachbund.data.loading import collate
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.data.synthesis import Voice, speak
@@ -28,6 +37,7 @@ from sprachbund.evaluation.lines import DecodingEvidence
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.io import load
 from sprachbund.text.identify import LanguageIdentifier
+from sprachbund.units.options import Computing
 from tests.decoding.test_translate import Loudness
 from tests.models.whisper_support import make_directory
 from tests.training import made
@@ -79,9 +89,8 @@ def label(
 ) -> Any:
     sources = [open_source(path, language, teacher.max_window_s) for path in paths]
     chosen = LabelOptions(**{"targets": ("de",), **options})
-    return pseudo_label(
-        teacher, script, sources, out, chosen, identifier=IDENTIFIER, name="script", settings={"teacher": "x"}
-    )
+    known = LabelTeacher(family=teacher, labeller=script, identifier=IDENTIFIER)
+    return pseudo_label(lambda: known, lambda: sources, out, chosen, name="script", settings={"teacher": "x"})
 
 
 def test_audio_alone_gets_transcripts_and_translations(teacher: Conformer, tmp_path: Path) -> None:
@@ -259,6 +268,39 @@ def test_sources_that_are_none_are_refused(
         make_corpus(tmp_path / "parent" / part, texts=True)
     with pytest.raises(SprachbundError, match=message):
         open_source(tmp_path / name, language, 15.0)
+
+
+def _scripted() -> LabelTeacher:
+    return LabelTeacher(family=made.make_model().eval(), labeller=Script(), identifier=IDENTIFIER)
+
+
+def _opened(path: Path) -> Any:
+    return [open_source(path, None, 15.0)]
+
+
+def test_several_processes_write_the_same_bytes(
+    teacher: Conformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pseudo_labels, "_SHARD_S", 1.1)
+    data = make_corpus(tmp_path / "data", texts=False)
+    whole = label(teacher, Script(), tmp_path / "one", data)
+    seen: list[tuple[int, int]] = []
+    found = pseudo_label(
+        _scripted,
+        partial(_opened, data),
+        tmp_path / "two",
+        LabelOptions(targets=("de",)),
+        name="script",
+        settings={"teacher": "x"},
+        computing=Computing(workers=2),
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert found == whole
+    assert (seen[0], seen[-1]) == ((0, 3), (3, 3))
+    files = {path.name for path in (tmp_path / "one").iterdir()}
+    assert {"labels.00002.json", "cuts.00002.jsonl"} <= files
+    for name in files:
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
 def test_labels_are_the_texts_that_the_teacher_serves(

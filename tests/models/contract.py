@@ -41,6 +41,7 @@ from tests.decoding.families import FAMILIES
 from tests.decoding.test_translate import Loudness
 from tests.models.fastconformer.support import sound
 from tests.models.translation.support import make_checkpoint
+from tests.models.translation.test_prompted import make_directory as make_language_model
 from tests.training.owned import fine_tuning_recipe, make_tones
 
 OPEN = {"max_tokens": 10, "draft": NONE, "guard": GuardOptions(enabled=False)}
@@ -67,6 +68,11 @@ class Builder:
 
 def _translator(kind: str) -> Callable[[Path], Family]:
     return lambda root: make_checkpoint(root / kind, kind).model
+
+
+def _language_model(root: Path) -> Family:
+    make_language_model(root / "qwen3")
+    return load(root / "qwen3")
 
 
 _OURS = "one pass of its own"
@@ -117,6 +123,9 @@ BUILDERS: Mapping[str, Builder] = {
             ("MADLAD-400", "t5"),
         )
     },
+    "language model": Builder(
+        build=_language_model, reference=("transformers", "tests/models/translation/test_prompted.py")
+    ),
 }
 """By the name that a family has in the tables."""
 

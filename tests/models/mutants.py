@@ -66,6 +66,7 @@ FOREIGN = (
     *("voxtral", "granite_speech", "qwen3_asr"),
     "t5",
     *("moonshine", "moonshine_streaming"),
+    "qwen3",
 )
 FAMILIES = (*OWN, *FOREIGN)
 _READABLE_BY_ROOT_ALONE = 0o600
@@ -566,6 +567,12 @@ def _t5(directory: Path) -> None:
     make_checkpoint(directory, "t5")
 
 
+def _qwen3(directory: Path) -> None:
+    from tests.models.translation.test_prompted import make_directory as make
+
+    make(directory)
+
+
 def _token_conformer(directory: Path) -> None:
     from sprachbund.models.io import save
     from tests.units.translators import model_of, speak
@@ -661,9 +668,10 @@ _MAKERS: dict[str, Callable[[Path], Any]] = {
     "token_map": _draft("token-map"),
     "streaming_onnx": _onnx,
     **{kind: _fastconformer(kind) for kind in FOREIGN[4:9]},
-    **{kind: _moonshine(kind) for kind in FOREIGN[13:]},
+    **{kind: _moonshine(kind) for kind in FOREIGN[13:15]},
     **{kind: _audio_llm(kind) for kind in FOREIGN[9:12]},
     "t5": _t5,
+    "qwen3": _qwen3,
 }
 
 

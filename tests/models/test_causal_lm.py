@@ -114,6 +114,16 @@ def test_shards_are_read_and_a_missing_one_is_told(tmp_path: Path) -> None:
         read_shards(tmp_path)
 
 
+def test_a_model_that_does_not_fit_is_told_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made("llama", tmp_path)
+    monkeypatch.setattr("sprachbund.models.causal_lm.available_memory", lambda: 10_000)
+    monkeypatch.setattr("sprachbund.models.causal_lm.load_tensors", lambda path: pytest.fail("it was read"))
+    with pytest.raises(SprachbundError, match=r"take 0\.0 GB, and 0\.0 GB of memory are free"):
+        read_shards(tmp_path)
+
+
 def test_bfloat16_stays_bfloat16(tmp_path: Path) -> None:
     theirs, _ = made("qwen3", tmp_path)
     theirs.to(torch.bfloat16).save_pretrained(tmp_path)

@@ -38,11 +38,12 @@ from sprachbund.compression.options import (
     TeacherOptions,
 )
 from sprachbund.training.options import RunOptions
+from sprachbund.units.options import Computing
 
 if TYPE_CHECKING:
     from sprachbund.compression.before_after import MeasuredModel, Measurement, Verdict
     from sprachbund.compression.distillation import DistilRecipe
-    from sprachbund.compression.pseudo_labels import LabelResult
+    from sprachbund.compression.pseudo_labels import LabelResult, LabelSource, LabelTeacher
 
 
 # Options, measurement and printing that the commands share.
@@ -432,6 +433,7 @@ def pseudo_label(
         Panel(OWN_PANEL, without=("filters.guard.enabled",), nested={"filters": "Labels that are kept"}),
     ],
     teaching: Annotated[TeacherOptions, Panel(OWN_PANEL)],
+    computing: Annotated[Computing, Panel("Processes", only=("workers", "ray"))],
 ) -> None:
     """Label speech; doubtful labels are dropped and counted by reason. The same command goes on where it stopped."""
     set_threads(threads)
@@ -439,7 +441,8 @@ def pseudo_label(
     # One limit of the mean: a label below it is dropped at once, where a caption needs a second sign.
     guard = replace(guard, hopeless_mean_log_probability=guard.min_mean_log_probability)
     options = replace(labels, filters=replace(labels.filters, guard=guard))
-    done = run_labels(teacher, data, out, options, teaching, offline=offline)
+    computing = replace(computing, threads=threads or computing.threads)
+    done = run_labels(teacher, data, out, options, teaching, computing, offline=offline)
     if as_json:
         return print_json({**asdict(done), "out": str(out)})
     typer.echo(corpus_as_text(done))
@@ -452,6 +455,7 @@ def run_labels(
     out: Path,
     options: LabelOptions,
     teaching: TeacherOptions,
+    computing: Computing | None = None,
     *,
     offline: bool = False,
 ) -> "LabelResult":
@@ -462,42 +466,40 @@ def run_labels(
         data: corpora, folders of recordings, or recordings.
         out: folder of the new corpus.
         options: targets, filters and batch size.
-        teaching: language of the recordings, width of the search, engine.
+        teaching: language of the recordings, width of the search, engine, device.
+        computing: processes; one if None.
         offline: never use the network.
     """
-    from sprachbund.compression.pseudo_labels import check_targets, open_source, pseudo_label
+    from sprachbund.compression.pseudo_labels import check_targets, pseudo_label
     from sprachbund.decoding.options import NONE, DecodingOptions, GuardOptions
-    from sprachbund.engines.choice import engine_for
-    from sprachbund.evaluation.failures import identifier_for
-    from sprachbund.evaluation.hypotheses import BatchDecoder
     from sprachbund.models.card import Card
-    from sprachbund.models.io import load
     from sprachbund.text.languages import parse_language
+    from sprachbund.util.jobs import gpus_of
     from sprachbund.util.provenance import model_hash
 
     with as_usage(), Bar("loading the teacher"):
         directory = fetch(teacher, offline=offline)
-        family = engine_for(load(directory, offline=True), teaching.engine, directory=directory).family
+        family = _load_teacher(directory, teaching)
         written = {target for _, target in family.pairs()}
         options = replace(options, targets=tuple(parse_language(t, written) for t in options.targets))
         spoken = teaching.spoken
         language = None if spoken is None else parse_language(spoken, family.source_languages)
-        sources = [open_source(path, language, family.max_window_s) for path in data]
-        check_targets(family, sources, options.targets)
+        open_sources = partial(_open_sources, tuple(data), language, family.max_window_s)
+        check_targets(family, open_sources(), options.targets)
     # Named as they are served: a teacher without timestamps is not said to have been asked for them.
     timed = family.capabilities.timestamps is not None
     decoding = DecodingOptions(
         beam_size=teaching.beam_size, draft=NONE, timestamps=timed, guard=GuardOptions(enabled=False)
     )
     card = Card.read(directory)
+    computing = computing or Computing()
+    alone = computing.workers == 1 and computing.ray is None
     with resumable(out), Bar("labelling", unit="seconds") as bar:
         return pseudo_label(
-            family,
-            BatchDecoder(family, decoding),
-            sources,
+            partial(_open_teacher, directory, teaching, decoding, options.targets, family if alone else None),
+            open_sources,
             out,
             options,
-            identifier=identifier_for({*options.targets, *family.source_languages}),
             name=card.name if card else directory.name,
             settings={
                 "teacher": model_hash(directory),
@@ -506,8 +508,37 @@ def run_labels(
                 "engine": teaching.engine,
                 "decoding": asdict(decoding),
             },
+            computing=computing,
+            gpus=gpus_of(teaching.device),
             progress=bar.update,
         )
+
+
+def _load_teacher(directory: Path, teaching: TeacherOptions) -> Any:
+    from sprachbund.engines.choice import engine_for
+    from sprachbund.models.io import load
+
+    model = load(directory, offline=True, device=teaching.device)
+    return engine_for(model, teaching.engine, directory=directory).family
+
+
+def _open_teacher(
+    directory: Path, teaching: TeacherOptions, decoding: Any, targets: tuple[str, ...], family: Any
+) -> "LabelTeacher":
+    """The teacher of a process; `family` is the model where it is loaded already."""
+    from sprachbund.compression.pseudo_labels import LabelTeacher
+    from sprachbund.evaluation.failures import identifier_for
+    from sprachbund.evaluation.hypotheses import BatchDecoder
+
+    family = _load_teacher(directory, teaching) if family is None else family
+    identifier = identifier_for({*targets, *family.source_languages})
+    return LabelTeacher(family=family, labeller=BatchDecoder(family, decoding), identifier=identifier)
+
+
+def _open_sources(data: tuple[Path, ...], language: str | None, max_s: float) -> "list[LabelSource]":
+    from sprachbund.compression.pseudo_labels import open_source
+
+    return [open_source(path, language, max_s) for path in data]
 
 
 def corpus_as_text(done: "LabelResult") -> str:

@@ -34,7 +34,7 @@ _PURPOSES = {
     "onnx": "exporting streaming models",
     "comet": "scoring with COMET",
     "ntuml": "reading the corpus NTUML2021, and datasets of parquet or arrow",
-    "microphone": "microphones for listen",
+    "microphone": "microphones and the machine's own sound for listen",
     "cloud": "corpora in object stores",
     "ray": "work on many machines: the service, and jobs with --ray",
 }

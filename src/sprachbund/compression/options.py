@@ -161,11 +161,13 @@ class TeacherOptions:
         spoken: language of the recordings; the teacher identifies it if not given.
         beam_size: hypotheses kept; 1 is greedy.
         engine: what computes the teacher.
+        device: where the teacher computes: cpu, cuda or cuda:1
     """
 
     spoken: Annotated[str | None, Option("--from", metavar="LANG")] = None
     beam_size: Annotated[int, Range(1), Option("--beam", metavar="N")] = 1
     engine: Annotated[Engine, Option("--engine")] = "torch"
+    device: Annotated[str, Option("--device", metavar="NAME")] = "cpu"
 
     def __post_init__(self) -> None:
         check(self)

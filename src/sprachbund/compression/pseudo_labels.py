@@ -2,7 +2,7 @@
 
 The sections are the filters, the speech to be labelled, the files, and the run. The work goes shard by shard, and a
 finished shard is never done again. A record beside each lists the dropped labels with their reasons. Idea and name:
-arXiv 2311.00430, section 3.
+arXiv 2311.00430, section 3. `sprachbund.util.jobs` hands the shards out to processes.
 """
 
 import json
@@ -30,7 +30,9 @@ from sprachbund.decoding.pipeline import LanguageQuery, encode_and_identify
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.text.identify import LanguageIdentifier
+from sprachbund.units.options import Computing
 from sprachbund.util.files import is_empty, read_model, read_object, write_json
+from sprachbund.util.jobs import Progress, done, nothing, run
 
 # Filters: a student repeats its teacher's failures, so labels with known failures are dropped.
 #
@@ -519,58 +521,117 @@ def check_targets(teacher: Family, sources: Sequence[LabelSource], targets: Sequ
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelTeacher:
+    """What labels are made with.
+
+    Attributes:
+        family: the model.
+        labeller: decodes with it.
+        identifier: tells languages by texts.
+    """
+
+    family: Family
+    labeller: Labeller
+    identifier: LanguageIdentifier
+
+
 def pseudo_label(
-    teacher: Family,
-    labeller: Labeller,
-    sources: Sequence[LabelSource],
+    open_teacher: Callable[[], LabelTeacher],
+    open_sources: Callable[[], Sequence[LabelSource]],
     out: Path,
     options: LabelOptions,
     *,
-    identifier: LanguageIdentifier,
     name: str,
     settings: dict[str, Any],
-    progress: Callable[[float, float], None] = lambda done_s, total_s: None,
+    computing: Computing | None = None,
+    gpus: int = 0,
+    progress: Progress = nothing,
 ) -> LabelResult:
     """Write a corpus of speech with a teacher's texts into `out`; whole shards there stay as they are.
 
     Args:
-        teacher: any family.
-        labeller: decodes with it.
-        sources: of speech.
+        open_teacher: loads the teacher; every process calls it once, so it is picklable if there are several.
+        open_sources: opens the speech; likewise.
         out: the corpus, as `train` reads it.
         options: languages and filters.
-        identifier: tells languages by texts.
         name: of the teacher, for the corpus's description.
         settings: what else decides the labels; a corpus begun with other settings is refused.
+        computing: processes, one if None; their number changes no label.
+        gpus: of each process.
         progress: called with seconds of speech done and in all.
 
     Raises:
         SprachbundError: as `check_targets`; `out` holds another corpus; nothing was kept.
     """
-    check_targets(teacher, sources, options.targets)
+    computing = computing or Computing()
+    sources, alone = open_sources(), computing.workers == 1 and computing.ray is None
+    if alone:  # or each process loads the teacher, and checks it
+        teacher = open_teacher()
+        check_targets(teacher.family, sources, options.targets)
     claim(out, {**settings, "options": asdict(options), "data": [str(s.path.resolve()) for s in sources]})
-    shards, total_s = list(_shards(sources)), sum(sum(s.durations_s) for s in sources)
-    done_s, records = 0.0, []
-    work = _Work(
-        teacher, labeller, options, identifier, lambda of_shard_s: progress(done_s + of_shard_s, total_s)
+    job = _Labels(
+        open_teacher=(lambda: teacher) if alone else open_teacher,
+        open_sources=(lambda: sources) if alone else open_sources,
+        shards=tuple(_shards(sources)),
+        out=out,
+        options=options,
+        threads=0 if alone else computing.threads,
+        gpus=gpus,
     )
-    progress(0.0, total_s)
-    for number, pieces in enumerate(shards):
-        records.append(_shard(work, out, number, pieces, many=len(sources) > 1))
-        done_s += sum(piece.duration_s for piece in pieces)
-        progress(done_s, total_s)
+    progress(done(job), sum(seconds for _, seconds in job.files))
+    run(job, workers=computing.workers, ray_address=computing.ray, progress=progress)
+    records = [read_record(path) for path, _ in job.files]
     return close(out, sources, records, name, options.targets)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Piece:
-    source: LabelSource
-    source_number: int
+    source: int
     number: int
     duration_s: float
 
-    def read(self) -> Iterator[SpokenUtterance]:
-        return self.source.read(self.number)
+
+@dataclass(frozen=True, kw_only=True)
+class _Labels:
+    """Shards of labels; a `sprachbund.util.jobs.Job`, whose utterances are seconds."""
+
+    open_teacher: Callable[[], LabelTeacher]
+    open_sources: Callable[[], Sequence[LabelSource]]
+    shards: tuple[tuple[_Piece, ...], ...]
+    out: Path
+    options: LabelOptions
+    threads: int
+    gpus: int
+
+    @property
+    def files(self) -> Sequence[tuple[Path, int]]:
+        return [
+            (self.out / f"labels.{number:05d}.json", max(1, round(sum(p.duration_s for p in pieces))))
+            for number, pieces in enumerate(self.shards)
+        ]
+
+    def prepare(self) -> Callable[[int, Callable[[int], None]], None]:
+        sources, teacher = self.open_sources(), self.open_teacher()
+        check_targets(teacher.family, sources, self.options.targets)
+        work = _Work(teacher, self.options)
+
+        def make(number: int, progress: Callable[[int], None]) -> None:
+            record = Record()
+            writer = ManifestWriter(self.out, shard_size=2**62, shard=number)
+            spoken: list[tuple[str, SpokenUtterance]] = []
+            for piece in self.shards[number]:
+                source = sources[piece.source]
+                try:
+                    prefix = f"{piece.source}-" if len(sources) > 1 else ""  # sources may use the same ids
+                    spoken += [(prefix + one.id, one) for one in source.read(piece.number)]
+                except SprachbundError as error:
+                    record.leave_out(f"{source.path}#{piece.number}", f"unreadable: {error}")
+            work.label(spoken, record, writer, lambda labelled_s: progress(round(labelled_s)))
+            writer.flush()
+            record.write(self.files[number][0])
+
+        return make
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -586,20 +647,16 @@ class _Job:
 class _Work:
     """A teacher at work on shards."""
 
-    def __init__(
-        self,
-        teacher: Family,
-        labeller: Labeller,
-        options: LabelOptions,
-        identifier: LanguageIdentifier,
-        progress: Callable[[float], None],
-    ) -> None:
-        self._teacher, self._labeller = teacher, labeller
-        self._options, self._identifier = options, identifier
-        self._progress = progress  # called with seconds of the shard that are labelled
+    def __init__(self, teacher: LabelTeacher, options: LabelOptions) -> None:
+        self._teacher, self._labeller = teacher.family, teacher.labeller
+        self._identifier, self._options = teacher.identifier, options
 
     def label(
-        self, spoken: Sequence[tuple[str, SpokenUtterance]], record: Record, writer: ManifestWriter
+        self,
+        spoken: Sequence[tuple[str, SpokenUtterance]],
+        record: Record,
+        writer: ManifestWriter,
+        progress: Callable[[float], None],
     ) -> None:
         """Label utterances under their ids and write those of which a text is known.
 
@@ -607,9 +664,10 @@ class _Work:
             spoken: utterances with their ids.
             record: counts what was labelled and what was left out.
             writer: takes the labelled utterances.
+            progress: called with seconds that are labelled.
         """
         jobs = self._jobs(spoken, record)
-        labels = self._labels(jobs)
+        labels = self._labels(jobs, progress)
         for job in jobs:
             self._write(job, labels.get(job.id, {}), record, writer)
 
@@ -666,7 +724,9 @@ class _Work:
                     )
                 yield decision.language, decision.probability
 
-    def _labels(self, jobs: Sequence[_Job]) -> dict[str, dict[str, tuple[str, LabelEvidence]]]:
+    def _labels(
+        self, jobs: Sequence[_Job], progress: Callable[[float], None]
+    ) -> dict[str, dict[str, tuple[str, LabelEvidence]]]:
         """Job to target to text and evidence; utterances of like length share a batch."""
         labels: dict[str, dict[str, tuple[str, LabelEvidence]]] = {}
         labelled_s = 0.0
@@ -683,7 +743,7 @@ class _Work:
                     shown = [(text if e.kept is None else e.kept, e) for text, e in row]
                     labels[job.id] = dict(zip(job.targets, shown, strict=True))
                 labelled_s += sum(job.spoken.duration_s for job in batch)
-                self._progress(labelled_s)
+                progress(labelled_s)
         return labels
 
     def _write(
@@ -731,37 +791,17 @@ class _Work:
         )
 
 
-def _shard(work: _Work, out: Path, number: int, pieces: Sequence[_Piece], *, many: bool) -> dict[str, Any]:
-    """Label one shard, if it is not there; its record."""
-    path = out / f"labels.{number:05d}.json"
-    if not path.exists():
-        record, writer = Record(), ManifestWriter(out, shard_size=2**62, shard=number)
-        spoken: list[tuple[str, SpokenUtterance]] = []
-        for piece in pieces:
-            try:
-                prefix = f"{piece.source_number}-" if many else ""  # sources may use the same ids
-                spoken += [(prefix + one.id, one) for one in piece.read()]
-            except SprachbundError as error:
-                record.leave_out(f"{piece.source.path}#{piece.number}", f"unreadable: {error}")
-        work.label(spoken, record, writer)
-        writer.flush()
-        record.write(path)
-    return read_record(path)
-
-
-def _shards(sources: Sequence[LabelSource]) -> Iterator[list[_Piece]]:
+def _shards(sources: Sequence[LabelSource]) -> Iterator[tuple[_Piece, ...]]:
     """Pieces in order, about half an hour together."""
     shard: list[_Piece] = []
     for source_number, source in enumerate(sources):
         for number, duration_s in enumerate(source.durations_s):
             if shard and sum(p.duration_s for p in shard) + duration_s > _SHARD_S:
-                yield shard
+                yield tuple(shard)
                 shard = []
-            shard.append(
-                _Piece(source=source, source_number=source_number, number=number, duration_s=duration_s)
-            )
+            shard.append(_Piece(source=source_number, number=number, duration_s=duration_s))
     if shard:
-        yield shard
+        yield tuple(shard)
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -50,6 +50,7 @@ from sprachbund.models.io import move
 from sprachbund.models.wrapped import WrappedFamily
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.encoder import EncoderLayer
+from sprachbund.nn.quantized import packed_layers
 from sprachbund.nn.t5 import T5Decoder
 from sprachbund.util.devices import CPU, check_kind, find_device
 from sprachbund.util.processor import usable_cores
@@ -446,6 +447,11 @@ def _automatic(builder: _Builder, threads: int | None, without_native: str | Non
     if builder.options != NativeOptions():  # options that only the native engine has
         return _named(builder, "native", threads, compare=True)
     family, able = builder.family, builder.family.capabilities
+    if builder.kernels and able.streaming is not None and packed_layers(able.streaming.encoder):
+        # Unpacking takes several times as long as the products.
+        own = builder.candidates(["native"], threads)[-1]
+        detail = f"{builder.detail('native', own.threads)} (torch would unpack its weights at every chunk)"
+        return Engine(name="native", family=own.build(), why=detail, notes=tuple(builder.notes))
     because = "" if without_native is None else f"the native engine cannot run this model: {without_native}"
     engines = [e for e in (*_EXACT, *_ROUNDED) if e != "native" or builder.kernels]
     if able.transducer is not None or able.ctc is not None:
@@ -486,7 +492,8 @@ def _named(builder: _Builder, engine: EngineChoice, threads: int | None, compare
     """An engine that was asked for; with `compare`, a model directory's is timed beside plain torch, once."""
     own, warnings, built = builder.candidates([engine], threads), list[str](), None
     chosen = own[-1]
-    if compare and builder.directory is not None and _on_cpu(builder.family):
+    by_frames = builder.family.capabilities.transducer is not None  # the trial steps attention decoders
+    if compare and not by_frames and builder.directory is not None and _on_cpu(builder.family):
         trial, family = builder.trial(engine, threads, [*builder.candidates(["torch"], None), *own])
         chosen = next((c for c in own if c.name == trial.fastest_of([c.name for c in own])), chosen)
         built = family if trial.chosen == chosen.name else None

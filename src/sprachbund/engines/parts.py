@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from sprachbund.engines.native_engine import NativeModule
+from sprachbund.engines.native_linear import NativeModule
 from sprachbund.engines.torch_layers import Int8Linear, PackedLinear, TorchDecoder
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family

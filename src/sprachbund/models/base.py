@@ -264,6 +264,8 @@ class Capabilities:
         experts: of a model whose experts belong to languages.
         text_input: of a model that reads text too.
         text_encoder: the module that reads texts, where it is another one than `encoder`.
+        follows_requests: whether it is a language model that is asked to translate: it takes a glossary, as
+            `Target.context`, and may answer instead of translating.
         token_offsets: of a model whose frames of a text stand for known parts of it.
         fixed_window: of a model that fills up speech to a window.
         translator: of a cascade.
@@ -288,6 +290,7 @@ class Capabilities:
     experts: LanguageExperts | None = None
     text_input: TextInput | None = None
     text_encoder: nn.Module | None = None
+    follows_requests: bool = False
     token_offsets: TokenOffsets | None = None
     fixed_window: FixedWindow | None = None
     translator: "Translator | None" = None

@@ -72,6 +72,12 @@ def _load_translation(directory: Path) -> Family:
     return load(directory, offline=True)
 
 
+def _load_prompted(directory: Path) -> Family:
+    from sprachbund.models.translation.prompted import load
+
+    return load(directory)
+
+
 def _load_fastconformer(directory: Path) -> Family:
     from sprachbund.models.fastconformer import load
 
@@ -104,6 +110,7 @@ LOADERS: dict[str, Callable[[Path], Family]] = {
     "mbart": _load_translation,
     "marian": _load_translation,
     "t5": _load_translation,
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3"), _load_prompted),
     "parakeet_ctc": _load_fastconformer,
     "parakeet_rnnt": _load_fastconformer,
     "parakeet_tdt": _load_fastconformer,
@@ -157,6 +164,10 @@ def _saver(family: Family) -> Callable[..., None]:
             from sprachbund.models.audio_llm.io import save as save_audio_llm
 
             return save_audio_llm
+        case "translation" if type(family).__module__.endswith(".prompted"):
+            from sprachbund.models.translation.prompted import save as save_prompted
+
+            return save_prompted
         case "translation":
             from sprachbund.models.translation.io import save as save_translation
 

@@ -293,8 +293,8 @@ class T5Decoder(TextDecoder):
 
             return store
 
-        for i, layer in enumerate(self.layers):
-            assert isinstance(layer, T5DecoderLayer)
+        layers: list[T5DecoderLayer] = list(self.layers)  # type: ignore[arg-type]
+        for i, layer in enumerate(layers):
             cross = (*layer.cross_attention.keys_values(memory), memory_allowed)
             x = layer(x, keep(i), added, cross)
         return x

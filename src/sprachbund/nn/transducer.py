@@ -648,7 +648,7 @@ class Transducer(nn.Module):
 
     def start(self, num_rows: int) -> TransducerState:
         """The state before the first frame."""
-        weight = self.joint.out.weight
+        weight = next(self.parameters())  # of the prediction network: engines pack linear layers
         blanks = torch.full((num_rows,), self.shape.blank, device=weight.device)
         return self.advance(blanks, self.nothing(num_rows, weight))
 

@@ -7,13 +7,9 @@ manifests whenever a cell is finished.
 
 import csv
 import io
-import multiprocessing
-import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +61,7 @@ class Tasks:
 
     def prepare(self) -> Callable[[int, Callable[[int], None]], None]:
         """There is nothing that files share."""
-        _leave_with_parent()
+        work.leave_with_parent()
 
         def make(number: int, progress: Callable[[int], None]) -> None:
             self.make(number)
@@ -210,19 +206,6 @@ def _hours(minutes: float) -> str:
     """1:05 h."""
     whole = round(minutes)
     return f"{whole // 60}:{whole % 60:02d} h"
-
-
-def _leave_with_parent() -> None:
-    """End this process as soon as the one that started it is gone: two may not make the same cell."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def write_results(grid: StudyGrid, out: Path) -> Path:

@@ -10,13 +10,15 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from sprachbund.errors import SprachbundError
 from sprachbund.util.memory import give_back_freed_memory
@@ -32,19 +34,37 @@ Progress = Callable[[int, int], None]
 _Result = TypeVar("_Result")
 
 
-def run_apart(function: Callable[..., _Result], *args: Any) -> _Result:
-    """The result of a function in a new process, or what it raised. Ctrl-C ends both.
+StartMethod = Literal["spawn", "fork"]
+"""How a process begins: anew, or as a copy of this one, which takes no time and needs nothing to be picklable."""
+
+
+class ProcessDiedError(SprachbundError):
+    """A process ended without a result.
 
     Args:
-        function: has to be picklable, as its arguments, its result and its errors.
+        code: exit code, as `multiprocessing` has it.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"a process {how_it_ended(code)}; end other programs, and run the command again")
+        self.code = code
+
+
+def run_apart(function: Callable[..., _Result], *args: Any, start: StartMethod = "spawn") -> _Result:
+    """The result of a function in a new process, or what it raised. Ctrl-C ends both; the process ends with this one.
+
+    Args:
+        function: has to be picklable, unless the process is a copy; so have its result and its errors.
         args: of it.
+        start: how the process begins.
 
     Raises:
-        SprachbundError: the process died.
+        ProcessDiedError: the process died.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(start)
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_send_result, args=(theirs, function, args))
+    # mypy knows the classes of the two contexts, and none that they share.
+    process: BaseProcess = context.Process(target=_send_result, args=(theirs, function, args))  # type: ignore[attr-defined]
     with without_interrupts():
         process.start()
     theirs.close()
@@ -52,9 +72,7 @@ def run_apart(function: Callable[..., _Result], *args: Any) -> _Result:
         result, error = ours.recv()
     except EOFError:
         process.join()
-        raise SprachbundError(
-            f"a process {how_it_ended(process.exitcode or 0)}; end other programs, and run the command again"
-        ) from None
+        raise ProcessDiedError(process.exitcode or 0) from None
     except BaseException:
         process.terminate()
         raise
@@ -66,10 +84,25 @@ def run_apart(function: Callable[..., _Result], *args: Any) -> _Result:
 
 
 def _send_result(results: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    leave_with_parent()
     try:
         results.send((function(*args), None))
     except Exception as error:
         results.send((None, error))
+
+
+def leave_with_parent() -> None:
+    """End this process as soon as the one that started it is gone: two may not make the same file."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
@@ -142,7 +175,7 @@ class Job(Protocol):
 
     @property
     def threads(self) -> int:
-        """To compute with, in each process."""
+        """To compute with, in each process; 0 leaves torch as it is."""
         ...
 
     @property
@@ -174,7 +207,14 @@ def gpus_of(device: str) -> int:
     return int(device == "cuda")
 
 
-def run(job: Job, *, workers: int = 1, ray_address: str | None = None, progress: Progress = nothing) -> None:
+def run(
+    job: Job,
+    *,
+    workers: int = 1,
+    ray_address: str | None = None,
+    start: StartMethod = "spawn",
+    progress: Progress = nothing,
+) -> None:
     """Make all files of a job that are missing.
 
     Each process prepares the job once, and is handed one number after the other, as soon as it has finished the one
@@ -185,6 +225,7 @@ def run(job: Job, *, workers: int = 1, ray_address: str | None = None, progress:
         job: see `Job`.
         workers: number of processes, at most as many as there are files missing.
         ray_address: of a Ray cluster, "local" for one on this machine; None for plain processes.
+        start: how plain processes begin; as copies of this one only if it has not computed with several threads.
         progress: called with utterances done and utterances in all.
 
     Raises:
@@ -206,7 +247,7 @@ def run(job: Job, *, workers: int = 1, ray_address: str | None = None, progress:
             worker.make(number, lambda inside, number=number: tally.tick(number, inside))  # type: ignore[misc]
             tally.finish(number)
     else:
-        _hand_out(missing, _Processes(job, workers), tally)
+        _hand_out(missing, _Processes(job, workers, start), tally)
 
 
 class _Tally:
@@ -245,9 +286,10 @@ class _Worker:
     def make(self, number: int, tick: Callable[[int], None] = lambda inside: None) -> None:
         """Make a file."""
         if self._make is None:
-            import torch
+            if self._job.threads:
+                import torch
 
-            torch.set_num_threads(self._job.threads)
+                torch.set_num_threads(self._job.threads)
             self._make = self._job.prepare()
         self._make(number, tick)
         give_back_freed_memory()  # hours of utterances of ever other lengths
@@ -319,9 +361,9 @@ def _hand_out(missing: Sequence[int], pool: _Pool, tally: _Tally) -> None:
 class _Processes:
     """Processes of this machine, with a pipe each."""
 
-    def __init__(self, job: Job, workers: int) -> None:
+    def __init__(self, job: Job, workers: int, start: StartMethod) -> None:
         self._job = job
-        self._context = multiprocessing.get_context("spawn")
+        self._context = multiprocessing.get_context(start)
         self._gpus = _shares_of_gpus(job.gpus, workers)
         self._idle: list[tuple[Any, Connection, str | None]] = []
         self._running: dict[Connection, tuple[Any, int, str | None]] = {}
@@ -337,8 +379,9 @@ class _Processes:
         else:
             gpus = self._unstarted.pop()
             pipe, theirs = self._context.Pipe()
-            process = self._context.Process(
-                target=_serve, args=(self._job, gpus, theirs, os.getpid()), daemon=True
+            # No daemon: those may not start processes, as a job may want to.
+            process = self._context.Process(  # type: ignore[attr-defined]
+                target=_serve, args=(self._job, gpus, theirs, os.getpid())
             )
             with without_interrupts():
                 process.start()
@@ -437,7 +480,7 @@ class _RayActors:
         import ray
 
         self._ray, self._job = ray, ray.put(job)
-        self._kind: Any = ray.remote(num_cpus=job.threads, num_gpus=job.gpus)(_Worker)
+        self._kind: Any = ray.remote(num_cpus=max(1, job.threads), num_gpus=job.gpus)(_Worker)
         there = ray.cluster_resources()
         most = [workers, int(there.get("CPU", 0)) // max(1, job.threads)]
         most += [int(there.get("GPU", 0)) // job.gpus] if job.gpus else []

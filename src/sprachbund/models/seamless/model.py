@@ -1,8 +1,9 @@
 """Speech-to-text and text-to-text SeamlessM4T (arXiv 2308.11596; version 2: arXiv 2312.05187).
 
-One decoder writes behind the encoder of speech or that of texts. Text-to-unit and vocoder are left out. Shapes: B
-utterances, T stacked log-mel frames of 20 ms, S memory frames, M stacked mel bins, D width, R rows, Q tokens of a step,
-U tokens of a row, V vocabulary.
+One decoder writes behind the encoder of speech or that of texts. Text-to-unit and vocoder are left out.
+
+Shapes: B utterances, T stacked log-mel frames of 20 ms, S memory frames, M stacked mel bins, D width, R rows, Q tokens
+of a step, U tokens of a row, V vocabulary.
 """
 
 from __future__ import annotations
@@ -226,7 +227,7 @@ class Seamless(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.parameters()).device
+        return self.decoder.embedding.weight.device
 
     @property
     def end_token(self) -> int:
@@ -434,7 +435,7 @@ class Seamless(nn.Module):
         return self.tokens.language_token(tag)
 
     def _encode(self, features: Features, route: Route | None) -> Memory:
-        values = features.values.to(next(self.parameters()).dtype)
+        values = features.values.to(self.decoder.embedding.weight.dtype)
         states, num_frames = self.encoder(values, features.num_frames, route)
         return Memory(states=states, num_frames=num_frames)
 

@@ -89,7 +89,10 @@ class CodeSwitchRecipe(Strict):
         max_new_tokens: longest text.
         training: options that all stages share; each sets steps, rates, warm-up, clipping and what moves.
         steps: of each stage, by name.
+        shares: language to the share of its training speech that is there, by the main language of mixed speech; the
+            scarce ones, which have rows of their own in the table.
         rate_factor: the stages' rates are so many times the ones of `STAGES`, which are those of large models.
+        rate_factors: kind of projector to a factor of its own.
         warmup_steps: of each stage.
         transition: the form of the loss in the third stage.
         rows_per_utterance: languages wanted of an utterance, in translation.
@@ -115,7 +118,9 @@ class CodeSwitchRecipe(Strict):
     max_new_tokens: PositiveInt = 96
     training: TrainingOptions
     steps: dict[str, PositiveInt]
+    shares: dict[str, float] = Field(default_factory=dict)
     rate_factor: PositiveFloat = 1.0
+    rate_factors: dict[Projection, PositiveFloat] = Field(default_factory=dict)
     warmup_steps: PositiveInt = 1000
     transition: Form = "mixed"
     rows_per_utterance: PositiveInt = 2
@@ -198,9 +203,16 @@ class CodeSwitchRecipe(Strict):
                 by_folder.setdefault(run_folder(Path(), seed, ARMS[name], stages), (seed, ARMS[name], stages))
         return tuple(by_folder.values())
 
-    def options_of(self, stage: Stage, seed: int) -> TrainingOptions:
-        """How a stage is trained: warm-up, then half a cosine down to a tenth."""
-        steps, rate = self.steps[stage.name], self.rate_factor * stage.learning_rate
+    def options_of(self, stage: Stage, seed: int, projector: Projection = "groups") -> TrainingOptions:
+        """How a stage is trained: warm-up, then half a cosine down to a tenth.
+
+        Args:
+            stage: of the model.
+            seed: of the run.
+            projector: kind of the model's.
+        """
+        steps = self.steps[stage.name]
+        rate = self.rate_factors.get(projector, self.rate_factor) * stage.learning_rate
         warmup = min(self.warmup_steps, steps)
         changes: dict[str, Any] = {
             "steps": steps,

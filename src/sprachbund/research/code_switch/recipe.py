@@ -35,7 +35,14 @@ from sprachbund.models.speech_llm.llm import Prompts, TextExamples, TextLLM, fit
 from sprachbund.models.speech_llm.model import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import STAGES, Data, enter, frozen_digest
 from sprachbund.research.code_switch.estimate import estimate_memory
-from sprachbund.research.code_switch.options import ARMS, PARTS, Chain, CodeSwitchRecipe, run_folder
+from sprachbund.research.code_switch.options import (
+    ARMS,
+    PARTS,
+    Chain,
+    CodeSwitchRecipe,
+    Projection,
+    run_folder,
+)
 from sprachbund.research.code_switch.report import TESTS, scores_of, write_table
 from sprachbund.research.code_switch.transition import Transition
 from sprachbund.research.tasks import Tasks, remember, run_tasks
@@ -94,7 +101,16 @@ def make_stage(
         model = load(run_folder(directory, seed, arm, stages[:-1]) / "model")
     here.mkdir(parents=True, exist_ok=True)
     with run_log(here) as report:
-        run_stage(recipe, model, stages[-1], seed, here, on_first_rank(report), states=directory / STATES)
+        run_stage(
+            recipe,
+            model,
+            stages[-1],
+            seed,
+            here,
+            on_first_rank(report),
+            states=directory / STATES,
+            projector=arm.projector,
+        )
     if is_first_rank():
         forget_run(here)
 
@@ -109,6 +125,7 @@ def run_stage(
     *,
     stop_after: int | None = None,
     states: Path | None = None,
+    projector: Projection = "groups",
 ) -> None:
     """Train one stage, or take it up; its model and `stage.json` are written when it is over.
 
@@ -121,12 +138,13 @@ def run_stage(
         report: takes each progress line.
         stop_after: stop, resumable, after this many steps.
         states: folder of the encoder's states, where the recipe has `cache_states`; one of the stage's own if None.
+        projector: kind of the model's, which may have a learning rate of its own.
 
     Raises:
         SprachbundError: a weight that is frozen has changed.
     """
     num_moving = enter(model, stage)
-    options = recipe.options_of(stage, seed)
+    options = recipe.options_of(stage, seed, projector)
     if options.frozen_bf16:
         in_16_bits(model)()  # rounded now, so that training leaves them as they are
     digest = frozen_digest(model, stage)
@@ -202,7 +220,11 @@ def corpus_of(
         seed: seed of every random choice of the corpus.
     """
     share = _DEV_SHARE if part == "dev" else 1.0
-    manifests = [(Manifest(recipe.data / f"{PARTS[kind][0]}{part}"), share) for kind in kinds]
+    scarce = recipe.shares if part == "train" else {}
+    manifests = [
+        (Manifest(folder, {tag: scarce[tag] for tag in Manifest(folder).spoken if tag in scarce}), share)
+        for folder in (recipe.data / f"{PARTS[kind][0]}{part}" for kind in kinds)
+    ]
     transcribed = PARTS[kinds[0]][1]
     examples = SpeechLLMExamples(model, recipe.languages, recipe.targets)
     options = ExampleOptions(
