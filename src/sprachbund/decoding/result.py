@@ -82,20 +82,18 @@ class Segment:
     dropped: str | None = None
     spans: tuple[LanguageSpan, ...] = ()
     source_text: str | None = None
-    speaker: str | None = None
     temperature: float = 0.0
+    speaker: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values under the names of the fields, times rounded.
 
-        `source_text` is only of a cascade, `speaker` only where it is known, `temperature` only of text that was drawn.
+        `source_text` is only of a cascade, `temperature` only of text that was drawn, `speaker` only where it is known.
         """
         values: dict[str, Any] = rounded(asdict(self))
-        for name in ("source_text", "speaker"):
-            if values[name] is None:
+        for name, unknown in (("source_text", None), ("temperature", 0.0), ("speaker", None)):
+            if values[name] == unknown:
                 del values[name]
-        if not self.temperature:
-            del values["temperature"]
         return values
 
     @property

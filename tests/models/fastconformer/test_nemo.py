@@ -237,6 +237,7 @@ def test_what_cannot_be_read_is_said(tdt: Checkpoint, canary: Checkpoint, tmp_pa
     refused("no SentencePiece model", tdt, tokenizer=b"\xff\xfe")
     refused("sizes that are none", tdt, "encoder", n_layers=None)
     refused("lacks decoder.prednet", tdt, decoder={})
+    refused("sizes that are none", canary, "head", num_classes=[])
     refused("prompt_format is 'canary'", canary, prompt_format="canary")
     refused("no position vectors", canary, drop="pos_enc")
     refused("encoder.layers.1", tdt, drop="encoder.layers.1.norm_out.weight")
@@ -260,6 +261,13 @@ def test_a_compressed_archive(tdt: Checkpoint, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20_000])
     with pytest.raises(SprachbundError, match=r"not a whole .nemo archive"):
         open_archive(path)
+
+
+def test_a_damaged_table_of_characters_is_refused() -> None:
+    model = read_sentencepiece(sentencepiece_model(False), "x").model
+    model.normalizer_spec.precompiled_charsmap = b"\xff" * 9
+    with pytest.raises(SprachbundError, match="cannot be read"):
+        from_sentencepiece(model, "x")
 
 
 def test_special_tokens_are_no_text() -> None:

@@ -129,8 +129,8 @@ def read(
     """
     archive.check(_SUPPORTED, _DEFAULTS)
     kind = _kind(archive, head)
-    tokens = _tokens(archive, kind)
     try:
+        tokens = _tokens(archive, kind)
         values = (
             _canary_values(archive, tokens) if kind == "canary" else _parakeet_values(archive, kind, tokens)
         )

@@ -193,7 +193,8 @@ def from_sentencepiece(model: Any, source: str) -> Tokenizer:
             add([AddedToken(piece.piece, normalized=False, special=mark)])
     steps: list[normalizers.Normalizer] = [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
     if model.normalizer_spec.precompiled_charsmap:
-        steps.insert(0, normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap))
+        with one_line(Path(source)):
+            steps.insert(0, normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap))
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always")
     spaced = decoders.Metaspace(replacement=_SPACE, prepend_scheme="always")
