@@ -30,7 +30,9 @@ from tests.streaming.test_by_frames import tiny_transducer
 
 pytestmark = needs_native
 LANGUAGE_MODELS = sorted(
-    name for name in BUILDERS if name in ("speech LLM", "Voxtral", "Granite Speech", "Qwen3-ASR")
+    name
+    for name in BUILDERS
+    if name in ("speech LLM", "Voxtral", "Granite Speech", "Qwen3-ASR", "language model")
 )
 
 
