@@ -26,7 +26,18 @@ from tokenizers import AddedToken, Tokenizer, models
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.decoding.transducer import transducer_greedy
 from sprachbund.engines.benchmark import random_whisper
+from sprachbund.models.audio_llm import (
+    AudioLLM,
+    GraniteSpeech,
+    GraniteSpeechConfig,
+    QwenAsr,
+    QwenAsrConfig,
+    Voxtral,
+    VoxtralConfig,
+)
+from sprachbund.models.audio_llm.tokens import LLMTokens
 from sprachbund.models.base import Family, Target
+from sprachbund.models.causal_lm import ChatTemplate
 from sprachbund.models.fastconformer import (
     Canary,
     CanaryConfig,
@@ -35,6 +46,7 @@ from sprachbund.models.fastconformer import (
     ParakeetConfig,
 )
 from sprachbund.models.io import load
+from sprachbund.models.moonshine import Moonshine, MoonshineConfig, StreamingMoonshineConfig
 from sprachbund.util.processor import processor_name
 from sprachbund.util.provenance import commit
 
@@ -44,6 +56,10 @@ _ENCODER = {"num_mel_bins": 128, "scale_input": False, "attention_bias": False, 
 _PROMPT = (
     *("<|startofcontext|>", "<|startoftranscript|>", "<|emo:undefined|>", "<|pnc|>", "<|noitn|>"),
     *("<|notimestamp|>", "<|nodiarize|>"),
+)
+_LLM_SPECIAL = (
+    *("<s>", "</s>", "[INST]", "[/INST]", "<|audio_pad|>", "[BEGIN_AUDIO]", "[TRANSCRIBE]", "<asr_text>"),
+    "<|im_start|>",
 )
 
 
@@ -78,6 +94,108 @@ def _canary(encoder_layers: int, decoder_layers: int, vocabulary: int) -> Callab
     return build
 
 
+def _llm_tokens(size: int) -> LLMTokens:
+    """A vocabulary of numbers, with the special tokens of all prompts."""
+    special = [*_LLM_SPECIAL, *(f"<SPECIAL_{n}>" for n in range(40 - len(_LLM_SPECIAL)))]
+    names = [*special, *map(str, range(size - len(special)))]
+    tokenizer = Tokenizer(models.WordLevel({name: n for n, name in enumerate(names)}, unk_token="<s>"))
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in special])
+    return LLMTokens(tokenizer, size, "benchmark")
+
+
+def _random_bf16(build: Callable[[], AudioLLM]) -> Callable[[], Family]:
+    """A speech LLM in the precision that it is published in."""
+
+    def made() -> Family:
+        with torch.device("meta"):
+            model = build()
+        buffers = {name: buffer for name, buffer in model.named_buffers() if not buffer.is_meta}
+        for name, parameter in list(model.named_parameters()):
+            values = torch.empty(parameter.shape, dtype=torch.bfloat16).uniform_(-0.02, 0.02)
+            owner, _, last = name.rpartition(".")
+            setattr(model.get_submodule(owner), last, torch.nn.Parameter(values, requires_grad=False))
+        for name, buffer in list(model.named_buffers()):
+            if name not in buffers:
+                owner, _, last = name.rpartition(".")
+                kind = torch.bfloat16 if buffer.is_floating_point() else buffer.dtype
+                model.get_submodule(owner)._buffers[last] = torch.ones(buffer.shape, dtype=kind)
+        return model.eval()
+
+    return made
+
+
+def _voxtral() -> AudioLLM:
+    values = {"model_type": "voxtral", "text_config": {}}
+    return Voxtral(VoxtralConfig.model_validate(values), values, _llm_tokens(131_072), [2])
+
+
+def _granite(width: int, inner_width: int) -> Callable[[], AudioLLM]:
+    def build() -> AudioLLM:
+        text = {
+            "hidden_size": width,
+            "intermediate_size": inner_width,
+            "num_hidden_layers": 40,
+            "num_key_value_heads": 8,
+            "vocab_size": 49_160,
+            "max_position_embeddings": 131_072,
+        }
+        values = {
+            "model_type": "granite_speech",
+            "text_config": text,
+            "encoder_config": {"num_layers": 16, "output_dim": 256},
+            "projector_config": {
+                "hidden_size": 1024,
+                "intermediate_size": 4096,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 16,
+                "encoder_hidden_size": 1024,
+                "cross_attention_frequency": 1,
+            },
+            "audio_token_index": 4,
+        }
+        template = ChatTemplate("{{ messages[0].content }}", {}, "benchmark")
+        config = GraniteSpeechConfig.model_validate(values)
+        return GraniteSpeech(config, values, _llm_tokens(49_160), [2], template)
+
+    return build
+
+
+def _moonshine(width: int, layers: int) -> Callable[[], Family]:
+    def build() -> Family:
+        values = {
+            "model_type": "moonshine",
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "encoder_num_hidden_layers": layers,
+            "decoder_num_hidden_layers": layers,
+        }
+        config = MoonshineConfig.model_validate(values)
+        model = Moonshine(config, values, _tokens(config.vocab_size, ()), "en").eval()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.02)
+        return model
+
+    return build
+
+
+def _qwen(audio: dict[str, Any], text: dict[str, Any]) -> Callable[[], AudioLLM]:
+    def build() -> AudioLLM:
+        values = {"model_type": "qwen3_asr", "audio_config": audio, "text_config": text, "audio_token_id": 4}
+        template = ChatTemplate("{{ messages[0].content[0].text }}<|audio_pad|><|im_start|>", {}, "benchmark")
+        return QwenAsr(QwenAsrConfig.model_validate(values), values, _llm_tokens(151_936), [2], template)
+
+    return build
+
+
+def _streaming_moonshine() -> Family:
+    values = {"model_type": "moonshine_streaming", "encoder_config": {}}
+    config = StreamingMoonshineConfig.model_validate(values)
+    model = Moonshine(config, values, _tokens(config.vocab_size, ()), "en").eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    return model
+
+
 SHAPES: Mapping[str, Callable[[], Family]] = {
     "conformer, as bundled": load,
     "whisper small": lambda: random_whisper("small"),
@@ -91,8 +209,26 @@ SHAPES: Mapping[str, Callable[[], Family]] = {
         pad_token_id=1024,
         encoder_config={"num_mel_bins": 80, "num_hidden_layers": 42},
     ),
+    "Moonshine tiny": _moonshine(288, 6),
+    "Moonshine base": _moonshine(416, 8),
+    "streaming Moonshine tiny": _streaming_moonshine,
     "Canary 1B flash": _canary(32, 4, 5248),
     "Canary 1B v2": _canary(32, 8, 16_384),
+    "Qwen3-ASR 0.6B, bf16": _random_bf16(
+        _qwen(
+            {
+                "d_model": 896,
+                "encoder_layers": 18,
+                "encoder_attention_heads": 14,
+                "encoder_ffn_dim": 3584,
+                "output_dim": 1024,
+            },
+            {"hidden_size": 1024, "intermediate_size": 3072},
+        )
+    ),
+    "Qwen3-ASR 1.7B, bf16": _random_bf16(_qwen({"output_dim": 2048}, {})),
+    "Granite Speech 3.3 2B, bf16": _random_bf16(_granite(2048, 8192)),
+    "Voxtral Mini 3B, bf16": _random_bf16(_voxtral),
 }
 """Names to builders of random models, or of the bundled one."""
 

@@ -15,10 +15,10 @@ from rows import keep
 
 from sprachbund.data.manifest import Manifest
 from sprachbund.models.io import bundled_directory, load
+from sprachbund.research.gradient_sharing.control import other_digits
 from sprachbund.research.gradient_sharing.gradients import GradientExample
 from sprachbund.research.gradient_sharing.headroom import ALL, Headroom, measure_headroom
 from sprachbund.research.gradient_sharing.headroom_options import HeadroomOptions
-from sprachbund.text.numbers import cardinal
 from sprachbund.util.provenance import machine, model_hash
 
 PERMUTED = ("de", "en", "ru")
@@ -27,14 +27,11 @@ BY_HALVES = f"{'+'.join(PERMUTED)},{'+'.join(OTHERS)}"
 ACROSS = "de+es+fr,en+it+ru"
 
 
-def other_digits(example: GradientExample) -> GradientExample:
+def changed(example: GradientExample) -> GradientExample:
     """Digits plus three, for half of the languages spoken."""
     if example.source not in PERMUTED:
         return example
-    changed = {
-        cardinal(digit, example.target): cardinal((digit + 3) % 10, example.target) for digit in range(10)
-    }
-    return replace(example, text=" ".join(changed.get(word, word) for word in example.text.split()))
+    return replace(example, text=other_digits(example.text, example.target))
 
 
 def row(what: str, language: str, found: Headroom) -> dict[str, object]:
@@ -77,7 +74,7 @@ def main() -> None:
     train, dev = [Manifest(given.data / "train")], [Manifest(given.data / "dev")]
     found = {
         "as they are": measure_headroom(model, train, dev, options),
-        "other digits in de, en, ru": measure_headroom(model, train, dev, options, rewrite=other_digits),
+        "other digits in de, en, ru": measure_headroom(model, train, dev, options, rewrite=changed),
     }
     rows = [row(what, tag, part) for what, part in found.items() for tag in (*part.together, ALL)]
     measured = {what: asdict(part) for what, part in found.items()}

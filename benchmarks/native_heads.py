@@ -1,9 +1,11 @@
-"""What Medusa heads gain inside the native engine: speed alone, with random weights and planted acceptance.
+"""What drafts gain inside the native engine: speed alone, with random weights and planted acceptance.
 
-Decoders have the shapes of Whisper small and medium, a memory of 30 s and the whole vocabulary. The heads take all
-their steps, and their guesses are replaced: by the token that the model will write with the probability asked for, or
-by another one. The model checks and refuses as always; tokens are compared. Searches without and with heads take turns.
-With one thread, times are processor times of that thread, which other programs disturb least.
+Decoders have the shapes of Whisper small and medium, a memory of 30 s and the whole vocabulary. Drafts are Medusa heads
+of one block; a parasite of one block and of a quarter of the layers; a draft model of two layers and the same width, as
+Distil-Whisper has. A draft takes all its steps, and its guesses are replaced: by the token that the model will write
+with the probability asked for, or by another one. The model checks and refuses as always; tokens are compared. Searches
+without and with drafts take turns. With one thread, times are processor times of that thread, which other programs
+disturb least.
 
 Run: python benchmarks/native_heads.py --shape small medium --batch 1 8
 """
@@ -20,21 +22,28 @@ import torch
 from rich.progress import track
 from rows import keep
 
-from sprachbund.decoding.drafts.network import NativeMedusaRun
+from sprachbund.decoding.drafts.base import NativeRun
+from sprachbund.decoding.drafts.model import NativeModelRun
+from sprachbund.decoding.drafts.network import NativeMedusaRun, NativeParasiteRun
 from sprachbund.decoding.logits_process import LogitsProcessor, Suppressed
 from sprachbund.decoding.native_search import NativeSearch
 from sprachbund.decoding.state import HypothesisBatch
 from sprachbund.engines.extension import choose_instruction_set, native
-from sprachbund.engines.native_engine import NativeDecoder
+from sprachbund.engines.native_engine import NativeDecoder, NativeParasite
 from sprachbund.engines.packing import pack_decoder, pack_matrix
+from sprachbund.models.base import Memory
 from sprachbund.models.whisper import PRESETS
 from sprachbund.nn.decoder import TextDecoder
+from sprachbund.nn.drafts import Parasite, ParasiteShape
 from sprachbund.util.processor import processor_name
 
 FRAMES, PROMPT = 1500, 4
 
 
-def random_decoder(name: str, threads: int) -> NativeDecoder:
+DRAFT_LAYERS = 2
+
+
+def random_decoder(name: str, team: Any, num_layers: int | None = None) -> NativeDecoder:
     """Of a Whisper's shape. Small weights keep its tokens from repeating at once."""
     config = PRESETS[name]
     torch.manual_seed(0)
@@ -43,10 +52,23 @@ def random_decoder(name: str, threads: int) -> NativeDecoder:
         max_tokens=448,
         width=config.width,
         num_heads=config.decoder_heads,
-        num_layers=config.decoder_layers,
+        num_layers=num_layers or config.decoder_layers,
     )
     shape, arrays = pack_decoder(decoder.eval())
-    return NativeDecoder(shape, arrays, native().Team(threads), choose_instruction_set())
+    return NativeDecoder(shape, arrays, team, choose_instruction_set())
+
+
+def random_parasite(decoder: NativeDecoder, num_blocks: int) -> NativeParasite:
+    """Beside a decoder of Whisper's shape."""
+    shape = ParasiteShape(
+        width=decoder.shape.width,
+        num_heads=decoder.shape.heads,
+        num_layers=decoder.shape.num_layers,
+        num_blocks=num_blocks,
+        feed_forward_width=4 * decoder.shape.width,
+        memory_width=decoder.shape.memory_width,
+    )
+    return NativeParasite(Parasite(shape).eval(), decoder)
 
 
 def random_heads(width: int, num_heads: int) -> Any:
@@ -84,44 +106,57 @@ def started(decoder: NativeDecoder, memory: torch.Tensor, num_tokens: int) -> Hy
 
 
 def measure(name: str, size: int, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One shape at one size of batch, with every number of heads."""
-    decoder = random_decoder(name, args.threads)
-    width = decoder.shape.width
-    memory = torch.randn(size, FRAMES, width, generator=torch.Generator().manual_seed(1))
-    batch, prompts = started(decoder, memory, args.tokens), [list(range(10, 10 + PROMPT))] * size
+    """One shape at one size of batch, with every draft and number of draft tokens."""
+    team = native().Team(args.threads)
+    decoder = random_decoder(name, team)
+    width, layers = decoder.shape.width, decoder.shape.num_layers
+    states = torch.randn(size, FRAMES, width, generator=torch.Generator().manual_seed(1))
+    memory = Memory(states=states, num_frames=None)
+    batch, prompts = started(decoder, states, args.tokens), [list(range(10, 10 + PROMPT))] * size
     clock = time.thread_time if args.threads == 1 else time.perf_counter
     wanted = [row.tokens for row in NativeSearch(batch, prompts).finish(decoder)]
     random = np.random.default_rng(0)
     other = (np.array(wanted) + 1) % decoder.shape.vocabulary_size
-    runs: dict[int, NativeMedusaRun | None] = {0: None}
-    for k in args.heads:
+    smaller = random_decoder(name, team, DRAFT_LAYERS)
+    cache = smaller.start(states, None, capacity=PROMPT + args.tokens)
+    parasites = {blocks: random_parasite(decoder, blocks) for blocks in (1, layers // 4)}
+    runs: dict[tuple[str, int], NativeRun | None] = {("none", 0): None}
+    for k in args.draft_tokens:
         right = random.random(other.shape) < args.acceptance
         planted = np.where(right, wanted, other).tolist()
-        runs[k] = NativeMedusaRun(random_heads(width, k), decoder, planted)
-    seconds: dict[int, list[float]] = {k: [] for k in runs}
-    passes, accepted, changed = {}, {}, 0
+        runs["Medusa heads", k] = NativeMedusaRun(random_heads(width, k), decoder, planted)
+        for blocks, parasite in parasites.items():
+            draft = f"parasite, {blocks} block{'s' * (blocks > 1)}"
+            runs[draft, k] = NativeParasiteRun(parasite, decoder, memory, planted)
+        model: Any = None  # the family of the draft model is asked for nothing inside the search
+        runs[f"model, {DRAFT_LAYERS} layers", k] = NativeModelRun(model, cache, smaller, decoder, planted)
+    seconds: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
+    passes, accepted = {}, {}
+    changed = dict.fromkeys(runs, 0)
     for _ in track(range(args.repeats), description=f"{name}, batch {size}"):
-        for k, run in runs.items():
+        for key, run in runs.items():
             search = NativeSearch(batch, prompts)
             began = clock()
-            found = search.finish(decoder, run, k)
-            seconds[k].append(clock() - began)
-            passes[k] = search.passes
-            accepted[k] = f"{search.accepted.sum() / max(1, search.checked.sum()):.0%}"
-            changed += sum(row.tokens != own for row, own in zip(found, wanted, strict=True))
-    ratios = {k: [a / b for a, b in zip(seconds[0], own, strict=True)] for k, own in seconds.items()}
+            found = search.finish(decoder, run, key[1])
+            seconds[key].append(clock() - began)
+            passes[key] = search.passes
+            accepted[key] = f"{search.accepted.sum() / max(1, search.checked.sum()):.0%}"
+            changed[key] += sum(row.tokens != own for row, own in zip(found, wanted, strict=True))
+    plain = seconds["none", 0]
+    ratios = {key: [a / b for a, b in zip(plain, own, strict=True)] for key, own in seconds.items()}
     return [
         {
             "shape": name,
             "batch": size,
-            "heads": k,
-            "accepted": accepted[k] if k else "",
-            "tokens a pass": round((args.tokens - 1) / passes[k], 2),
+            "draft": key[0],
+            "draft tokens": key[1],
+            "accepted": accepted[key] if key[1] else "",
+            "tokens a pass": round((args.tokens - 1) / passes[key], 2),
             "ms a token": round(median(own) / (args.tokens - 1) * 1e3, 2),
-            "gain": f"{median(ratios[k]):.2f} ({min(ratios[k]):.2f} to {max(ratios[k]):.2f})",
-            "rows changed": changed,
+            "gain": f"{median(ratios[key]):.2f} ({min(ratios[key]):.2f} to {max(ratios[key]):.2f})",
+            "rows changed": changed[key],
         }
-        for k, own in seconds.items()
+        for key, own in seconds.items()
     ]
 
 
@@ -129,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", nargs="+", default=["small", "medium"], choices=list(PRESETS))
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--heads", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--draft-tokens", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument(
         "--acceptance", type=float, default=0.85, help="of a guess, if those before it were right"
     )

@@ -1,28 +1,36 @@
-"""Us beside faster-whisper, transformers and openai-whisper: the same weights, audio and numbers of tokens.
+"""Us beside OpenVINO GenAI, faster-whisper, whisper.cpp, transformers and openai-whisper: same weights, audio, tokens.
 
 Every system lives in a process of its own and is asked over a pipe, one at a time, round by round, so that a slow
 moment of the machine hits all of them; tables give medians and spreads, of ratios within a round too. After each
 round the results are written, and the same command goes on where it stopped. Weights are random, of published shapes.
 
-python benchmarks/peers.py --peers .peers/bin/python, with the environment of benchmarks/peers/requirements.txt.
+Every processor and instruction set has results of its own, in peers_by_processor/; others are not touched.
+
+python benchmarks/peers.py --peers .peers/bin/python --openvino .openvino/bin/python, with the environments of
+benchmarks/peers/requirements.txt and requirements_openvino.txt.
 """
 
 import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.progress import Progress
 
+from sprachbund.engines.extension import choose_instruction_set
+
 HERE = Path(__file__).parent / "peers"
+RESULTS = Path(__file__).parent / "peers_by_processor"
 SETTLE_S = 0.3
 """Between requests: threads of the one asked before may still be waiting actively."""
 
@@ -53,30 +61,66 @@ QUICK = {
 ALL, ONE_STREAM = tuple(CASES), ("30 s", "5 s")
 
 
+Environment = Literal["ours", "peers", "openvino"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A system at a precision: which cases it is asked, and whether it lives in the peers' environment."""
+    """A system at a precision.
+
+    Attributes:
+        name: as `worker.SYSTEMS` has it.
+        precision: what its module takes.
+        cases: that it is asked.
+        environment: that it lives in.
+        needs: the module that has to be there.
+        converted: the converter of `checkpoint.py` that makes its files.
+        limited: whether `--instruction-set` reaches it; how, `instructions` says.
+    """
 
     name: str
     precision: str
     cases: tuple[str, ...] = ALL
-    foreign: bool = False
+    environment: Environment = "ours"
     needs: str = ""
+    converted: str | None = None
+    limited: bool = True
 
     def __str__(self) -> str:
         return f"{self.name} {self.precision}"
 
 
+_CTRANSLATE2: dict[str, Any] = {"needs": "faster_whisper", "converted": "ctranslate2", "environment": "peers"}
 SYSTEMS = (
     System(name="sprachbund", precision="native int8"),
-    System(name="sprachbund", precision="torch int8"),
+    System(name="sprachbund", precision="torch int8", limited=False),
     System(name="sprachbund", precision="bf16"),
     System(name="sprachbund", precision="float32", cases=ONE_STREAM),
-    System(name="faster-whisper", precision="int8", foreign=True, needs="faster_whisper"),
-    System(name="faster-whisper", precision="float32", foreign=True, needs="faster_whisper"),
+    System(
+        name="OpenVINO GenAI",
+        precision="int8",
+        cases=("30 s", "5 s", "batch"),
+        environment="openvino",
+        needs="openvino_genai",
+        converted="openvino",
+        limited=False,
+    ),
+    System(name="faster-whisper", precision="int8", **_CTRANSLATE2),
+    System(name="faster-whisper", precision="float32", **_CTRANSLATE2),
+    System(
+        name="whisper.cpp",
+        precision="q8_0",
+        cases=ONE_STREAM,
+        environment="peers",
+        needs="pywhispercpp",
+        converted="ggml",
+        limited=False,
+    ),
     System(name="transformers", precision="bf16"),
     System(name="transformers", precision="float32", cases=ONE_STREAM),
-    System(name="openai-whisper", precision="float32", cases=ONE_STREAM, foreign=True, needs="whisper"),
+    System(
+        name="openai-whisper", precision="float32", cases=ONE_STREAM, environment="peers", needs="whisper"
+    ),
 )
 
 
@@ -84,9 +128,7 @@ class Worker:
     """A system's process."""
 
     def __init__(self, system: System, folder: Path, args: argparse.Namespace) -> None:
-        python, env = (
-            environment(args, torch=system.name == "openai-whisper") if system.foreign else ours(args)
-        )
+        python, env = environment(system.environment, args, torch=system.name == "openai-whisper")
         command = [python, HERE / "worker.py", system.name, system.precision, folder, str(args.threads)]
         log = (folder / f"{system}.log").open("w")
         pipe = subprocess.PIPE
@@ -114,30 +156,60 @@ class Worker:
         sys.exit(f"{self.system} ended without an answer: {''.join(tail)} (all of it: {self.log})")
 
 
-def threads_of(args: argparse.Namespace) -> dict[str, str]:
+def environment(
+    name: Environment, args: argparse.Namespace, *, torch: bool = False
+) -> tuple[str, dict[str, str]]:
+    """The interpreter of an environment, and the variables of a process of it.
+
+    Torch and transformers are lent to the peers only where asked: they cost start-up and memory.
+    """
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    return {**os.environ, **dict.fromkeys(names, str(args.threads)), "HF_HUB_OFFLINE": "1"}
+    variables = {**os.environ, **dict.fromkeys(names, str(args.threads)), "HF_HUB_OFFLINE": "1"}
+    variables |= instructions(args.instruction_set)
+    if name != "ours":
+        variables.pop("PYTHONPATH", None)
+        variables |= {"PYTHONPATH": sysconfig.get_path("purelib")} if torch else {}
+        # Of whisper.cpp compiled by pip; its own path to them ends in the folder that it was compiled in.
+        site = Path(str(interpreters(args)[name])).absolute().parents[1]
+        folders = [str(path) for path in site.glob("lib/python*/site-packages")]
+        variables["LD_LIBRARY_PATH"] = os.pathsep.join([*folders, variables.get("LD_LIBRARY_PATH", "")])
+    return str(interpreters(args)[name]), variables
 
 
-def ours(args: argparse.Namespace) -> tuple[str, dict[str, str]]:
-    return sys.executable, threads_of(args)
+def interpreters(args: argparse.Namespace) -> dict[Environment, str | None]:
+    return {"ours": sys.executable, "peers": args.peers, "openvino": args.openvino}
 
 
-def environment(args: argparse.Namespace, *, torch: bool) -> tuple[str, dict[str, str]]:
-    """The peers' interpreter; torch and transformers are lent to it only where asked: they cost start-up and memory."""
-    lent = {"PYTHONPATH": sysconfig.get_path("purelib")} if torch else {}
-    return str(args.peers), threads_of(args) | lent
+def instructions(name: str | None) -> dict[str, str]:
+    """What forbids our kernels, torch and CTranslate2 all instructions beyond a set."""
+    if name is None:
+        return {}
+    others = {"avx2": "AVX2", "avx_vnni": "AVX2_VNNI", "avx512_vnni": "AVX512_CORE_VNNI"}
+    if name not in others:
+        sys.exit(f"--instruction-set {name}: the others can be held to {', '.join(others)} alone")
+    return {
+        "SPRACHBUND_INSTRUCTION_SET": name,
+        "ATEN_CPU_CAPABILITY": "avx512" if "512" in name else "avx2",
+        "ONEDNN_MAX_CPU_ISA": others[name],
+        "MKL_ENABLE_INSTRUCTIONS": "AVX512_E1" if "512" in name else "AVX2",
+        "CT2_FORCE_CPU_ISA": "AVX512" if "512" in name else "AVX2",
+    }
 
 
-def prepare(shape: str, args: argparse.Namespace) -> Path:
+def prepare(shape: str, systems: list[System], args: argparse.Namespace) -> Path:
     """Checkpoints and audio of a shape, made once."""
     folder: Path = args.folder.resolve() / shape
     folder.mkdir(parents=True, exist_ok=True)
-    python, env = ours(args)
+    python, env = environment("ours", args)
     _once(folder / "made", [python, HERE / "checkpoint.py", "make", shape, folder], env)
-    if args.peers:
-        python, env = environment(args, torch=True)
-        _once(folder / "converted", [python, HERE / "checkpoint.py", "convert", folder], env)
+    converted: dict[str, Environment] = {
+        "ctranslate2": "peers",
+        "ggml": "ours",  # our own export
+        "openvino": "openvino",
+    }
+    for form in dict.fromkeys(system.converted for system in systems if system.converted):
+        python, env = environment(converted[form], args, torch=form == "ctranslate2")
+        _once(folder / f"converted-{form}", [python, HERE / "checkpoint.py", form, folder], env)
     return folder
 
 
@@ -153,10 +225,12 @@ def available(args: argparse.Namespace) -> list[System]:
     for system in (*SYSTEMS, *drafted(args)):
         if args.systems and not {system.name, str(system)} & set(args.systems):
             continue
-        if system.foreign and not args.peers:
-            print(f"{system} is left out: --peers names no interpreter", file=sys.stderr)
-        elif system.foreign and not _has(system, args):
-            print(f"{system} is left out: {args.peers} has no {system.needs}", file=sys.stderr)
+        if not interpreters(args)[system.environment]:
+            print(f"{system} is left out: --{system.environment} names no interpreter", file=sys.stderr)
+        elif args.instruction_set and not system.limited:
+            print(f"{system} is left out: it cannot be held to {args.instruction_set}", file=sys.stderr)
+        elif system.needs and not _has(system, args):
+            print(f"{system} is left out: its environment has no {system.needs}", file=sys.stderr)
         else:
             found.append(system)
     if not found:
@@ -178,13 +252,15 @@ def drafted(args: argparse.Namespace) -> list[System]:
 
 def _has(system: System, args: argparse.Namespace) -> bool:
     code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({system.needs!r}) is None)"
-    return subprocess.run([args.peers, "-c", code]).returncode == 0
+    python, env = environment(system.environment, args, torch=system.name == "openai-whisper")
+    return subprocess.run([python, "-c", code], env=env).returncode == 0
 
 
 def measure(shape: str, result: dict[str, Any], args: argparse.Namespace, progress: Progress) -> None:
     """All rounds of a shape that are not yet in the result, which is written after every one."""
     entry = result["shapes"].setdefault(shape, {"rounds": 0, "systems": {}, "start": {}})
-    folder, systems = prepare(shape, args), available(args)
+    systems = available(args)
+    folder = prepare(shape, systems, args)
     task = progress.add_task(shape, total=args.rounds + 1)
     for system in systems:
         if str(system) not in entry["start"]:
@@ -195,7 +271,7 @@ def measure(shape: str, result: dict[str, Any], args: argparse.Namespace, progre
     if entry["rounds"] >= args.rounds:
         return
     workers = [Worker(system, folder, args) for system in systems]
-    result["versions"] |= {worker.system.name: worker.version for worker in workers}
+    result["versions"] |= {"torch": version("torch")} | {w.system.name: w.version for w in workers}
     for worker in workers:
         worker.ask(cases(args)["5 s"])  # the first call of a process pays for buffers and compiled parts
     while entry["rounds"] < args.rounds:
@@ -211,7 +287,7 @@ def one_round(entry: dict[str, Any], workers: list[Worker], args: argparse.Names
     """Every case asked of every system; who comes first changes from round to round."""
     number = entry["rounds"]
     turn = number % len(workers)
-    for name, case in cases(args).items():
+    for name, case in asked(args).items():
         if number % case.every:
             continue
         for worker in workers[turn:] + workers[:turn]:
@@ -244,9 +320,14 @@ def cases(args: argparse.Namespace) -> dict[str, Case]:
     return QUICK if args.quick else CASES
 
 
+def asked(args: argparse.Namespace) -> dict[str, Case]:
+    """The cases of this run; every table needs a window."""
+    return {name: case for name, case in cases(args).items() if name in {"30 s", *(args.cases or CASES)}}
+
+
 def load(args: argparse.Namespace) -> dict[str, Any]:
     """What an earlier run of the same options left, or an empty result."""
-    options = {"threads": args.threads, "quick": args.quick}
+    options = {"threads": args.threads, "quick": args.quick, "instruction_set": args.instruction_set}
     if args.out.exists() and not args.fresh:
         result = json.loads(args.out.read_text(encoding="utf-8"))
         if result.get("options") == options:
@@ -254,17 +335,37 @@ def load(args: argparse.Namespace) -> dict[str, Any]:
         sys.exit(
             f"{args.out} was measured with {result.get('options')}, not {options}; give --fresh or another --out"
         )
-    machine = {"processor": processor(), "cores": os.cpu_count()}
+    machine = {
+        "processor": args.processor,
+        "cores": os.cpu_count(),
+        "instruction_set": args.instruction_set or choose_instruction_set(),
+        "flags": flags(),
+    }
     measured = {name: asdict(case) for name, case in (QUICK if args.quick else CASES).items()}
     return {"options": options, "machine": machine, "cases": measured, "versions": {}, "shapes": {}}
 
 
 def processor() -> str:
+    """The processor's name with its family and model, since hypervisors hide which of its generation it is."""
+    parts = [_cpuinfo(name) for name in ("model name", "cpu family", "model")]
+    return f"{parts[0]}, family {parts[1]}, model {parts[2]}" if all(parts) else platform.machine()
+
+
+def flags() -> list[str]:
+    """Its instructions for products."""
+    return [flag for flag in _cpuinfo("flags").split() if flag.startswith(("avx", "amx", "fma"))]
+
+
+def _cpuinfo(name: str) -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
-    return next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
+    return next((line.split(":")[1].strip() for line in lines if line.split(":")[0].strip() == name), "")
+
+
+def results(args: argparse.Namespace) -> Path:
+    """The file of a processor and, where one is asked for, an instruction set."""
+    named = f"{args.processor} {args.instruction_set or ''}".lower()
+    return RESULTS / (re.sub(r"[^a-z0-9]+", "_", named).strip("_") + ".json")
 
 
 def save(result: dict[str, Any], path: Path) -> None:
@@ -280,6 +381,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--peers", help="interpreter of the peers' environment; without it, ours and transformers"
     )
+    parser.add_argument(
+        "--openvino", help="interpreter of the environment of OpenVINO GenAI and optimum-intel"
+    )
+    parser.add_argument(
+        "--processor", default=processor(), help="its name, for files and tables, where the system hides it"
+    )
+    parser.add_argument(
+        "--instruction-set", help="hold ours, faster-whisper and transformers to one: avx2, avx512_vnni"
+    )
     parser.add_argument("--shapes", nargs="+", default=["tiny", "base", "small"])
     parser.add_argument("--systems", nargs="+", help="names of systems; all by default")
     parser.add_argument(
@@ -289,14 +399,18 @@ def parse() -> argparse.Namespace:
         metavar="SHARE[ of N]",
         help="shares of a draft's guesses that are right, and of how many tokens it chooses",
     )
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), help="all by default")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="few tokens, two windows: does it work at all?")
     parser.add_argument("--fresh", action="store_true", help="forget what --out holds")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "sprachbund-peers")
-    parser.add_argument("--out", type=Path, default=HERE.parent / "peers.json")
-    parser.add_argument("--figure", type=Path, default=HERE.parents[1] / "docs" / "images" / "peers.svg")
-    return parser.parse_args()
+    parser.add_argument("--out", type=Path, help="by default a file for the processor in peers_by_processor/")
+    parser.add_argument("--figure", type=Path, help="by default a file for the processor in docs/images/")
+    args = parser.parse_args()
+    args.out = args.out or results(args)
+    args.figure = args.figure or HERE.parents[1] / "docs" / "images" / f"peers_{args.out.stem}.svg"
+    return args
 
 
 def main() -> None:

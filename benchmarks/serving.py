@@ -3,11 +3,13 @@
 sessions: live sessions in real time, by one service that batches and by a process each. A session is held when the 95th
 percentile of its delay (sound there to text sent) stays under --most-delay-s, nothing was left out, and the delay grows
 by less than half of that. uploads: short recordings from many clients: nothing lost, every refusal honest.
-soak: a talk of an hour: slopes of delay and memory. Run: python benchmarks/serving.py soak
+soak: a talk of an hour: slopes of delay and memory. load: live sessions for an hour beside uploads, slow clients and
+clients that vanish: what was lost, and whether the machine could carry it. Run: python benchmarks/serving.py soak
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import platform
@@ -17,9 +19,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +33,11 @@ import soundfile
 from rich.console import Console
 from rich.progress import Progress
 from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
 
 from sprachbund import __version__
 from sprachbund.audio.load import load
-from sprachbund.util.provenance import commit
+from sprachbund.util.provenance import commit, machine
 
 ROOT = Path(__file__).parents[1]
 RATE, BLOCK_S = 16_000, 0.1
@@ -47,15 +51,21 @@ class Heard:
 
     Attributes:
         first_text_s: from its first sound to the first text on screen.
-        delays: (second of the talk, seconds from sound to text) of every text.
+        delays: (second of the talk, seconds from sound to text) of every text, as the service counts them.
+        seen: the same as the client counts them: from the moment when the sound was due to be sent.
+        late: seconds by which the client itself sent each block late.
         lost_s: speech that was left out.
+        done: whether the service said that all text was sent.
         error: why it ended early.
     """
 
     first_text_s: float | None = None
     delays: list[tuple[float, float]] = field(default_factory=list)
+    seen: list[float] = field(default_factory=list)
+    late: list[float] = field(default_factory=list)
     lost_s: float = 0.0
     overloads: int = 0
+    done: bool = False
     error: str | None = None
 
 
@@ -115,24 +125,34 @@ async def listen(url: str, samples: np.ndarray, options: argparse.Namespace, sta
         await socket.send(json.dumps(first))
         json.loads(await socket.recv())
         began = time.monotonic()
-        playing = asyncio.ensure_future(_play(socket, samples, began))
-        async for text in socket:
-            _note(heard, json.loads(text), time.monotonic() - began)
-        playing.cancel()
+        playing = asyncio.ensure_future(_play(socket, samples, began, heard))
+        try:
+            async for text in socket:
+                _note(heard, json.loads(text), time.monotonic() - began)
+        finally:
+            playing.cancel()
     return heard
 
 
-async def _play(socket: Any, samples: np.ndarray, began: float) -> None:
-    data, size = (samples * 32767).astype("<i2").tobytes(), round(BLOCK_S * RATE) * 2
-    for number, start in enumerate(range(0, len(data), size), 1):
-        await asyncio.sleep(max(0.0, began + number * BLOCK_S - time.monotonic()))
-        await socket.send(data[start : start + size])
+async def _play(socket: Any, samples: np.ndarray, began: float, heard: Heard, pace: float = 1.0) -> None:
+    """Send blocks when they are due, `pace` times as slowly as they were spoken."""
+    for number, block in enumerate(_blocks(samples), 1):
+        due = began + number * BLOCK_S * pace
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        heard.late.append(time.monotonic() - due)
+        await socket.send(block)
     await socket.send('{"type": "stop"}')
+
+
+def _blocks(samples: np.ndarray) -> list[bytes]:
+    data, size = (samples * 32767).astype("<i2").tobytes(), round(BLOCK_S * RATE) * 2
+    return [data[start : start + size] for start in range(0, len(data), size)]
 
 
 def _note(heard: Heard, message: dict[str, Any], now_s: float) -> None:
     if message["type"] == "text":
         heard.delays.append((message["audio_s"], message["delay_s"]))
+        heard.seen.append(now_s - message["audio_s"])
         if heard.first_text_s is None and (message["committed"] or message["tentative"]):
             heard.first_text_s = now_s
     elif message["type"] == "notice":
@@ -140,6 +160,8 @@ def _note(heard: Heard, message: dict[str, Any], now_s: float) -> None:
         heard.overloads += message["kind"] == "overload"
     elif message["type"] == "error":
         heard.error = message["message"]
+    elif message["type"] == "done":
+        heard.done = True
 
 
 def is_held(heard: Heard, most_delay_s: float) -> bool:
@@ -323,11 +345,11 @@ def slope(points: list[tuple[float, float]]) -> dict[str, float] | None:
     return {"slope": 60 * middle, "low": 60 * (middle - half), "high": 60 * (middle + half)}
 
 
-def _by_minute(points: list[tuple[float, float]]) -> list[float]:
+def _by_minute(points: list[tuple[float, float]], percentile: float = 50) -> list[float]:
     minutes: dict[int, list[float]] = {}
     for minute, value in points:
         minutes.setdefault(int(minute), []).append(value)
-    return [round(float(np.median(minutes[minute])), 4) for minute in sorted(minutes)]
+    return [round(float(np.percentile(minutes[minute], percentile)), 4) for minute in sorted(minutes)]
 
 
 def manifest(what: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -337,17 +359,365 @@ def manifest(what: str, options: argparse.Namespace) -> dict[str, Any]:
         "options": values,
         "version": __version__,
         "commit": commit(),
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "system": platform.system(),
-            "python": platform.python_version(),
-        },
+        "machine": machine() | {"python": platform.python_version()},
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
-MEASURES = {"sessions": sessions, "uploads": uploads, "soak": soak}
+# An hour of everything at once.
+
+
+@dataclass(kw_only=True)
+class Load:
+    """What all clients of the load saw.
+
+    Attributes:
+        heard: (minute in which it began, session) of every live session that was to come to its end.
+        lost: why sessions and requests came to nothing, with their number.
+        others: what slow and vanishing clients did and saw, with its number.
+        answer_s: seconds until each upload was answered, refusals and pauses included.
+        texts: of each recording that was uploaded.
+        machine: minute, memory in MiB, processor seconds of service, clients and machine.
+    """
+
+    heard: list[tuple[float, Heard]] = field(default_factory=list)
+    lost: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
+    answer_s: list[float] = field(default_factory=list)
+    texts: dict[int, set[str]] = field(default_factory=dict)
+    machine: list[tuple[float, float, float, float, float]] = field(default_factory=list)
+
+
+_LEAST_S = 4.0
+"""A session that would be shorter is not begun any more."""
+_SURELY_SPEECH_S = 20.0
+"""Every part of the recordings that is so long has speech."""
+_MORE_LIVE = 200
+"""Seats beyond those of the live clients: sessions of clients that vanished wait for a minute for their return."""
+
+
+def under_load(options: argparse.Namespace) -> dict[str, Any]:
+    """Live sessions without a break for the whole time, beside uploads, slow and vanishing clients.
+
+    Sessions that the machine does not hold by themselves are halved before, so that the load is one that it can carry.
+    """
+    others = psutil.cpu_percent(interval=5.0) / 100 * (psutil.cpu_count() or 1)
+    carried, trials = options.live, []
+    while True:
+        trials.append(trial(carried, True, options))
+        Console(stderr=True).print(trials[-1])
+        if trials[-1]["held"] or carried == 1:
+            break
+        carried = max(1, carried // 2)
+        Console(stderr=True).print(f"over what this machine carries now; {carried} sessions are tried")
+    limits = ["--max-live", str(carried + _MORE_LIVE), *ONE_CLIENT, "--max-per-minute", "100000"]
+    seen = Load()
+    with service("--engine", options.engine, *limits) as served:
+        asyncio.run(_everybody(served, carried, seen, options))
+        ended = served.process.is_running() and _is_ready(served.url)
+    heard = [one for _, one in seen.heard]
+    delays = [(start + second / 60, delay) for start, one in seen.heard for second, delay in one.delays]
+    delay_s = _quantiles([delay for _, delay in delays])
+    minute, memory, *used_s = (list(map(float, row)) for row in np.array(seen.machine).T)
+    cores = [float((used[-1] - used[0]) / (60 * (minute[-1] - minute[0]))) for used in used_s]
+    overloads, left_out_s = sum(one.overloads for one in heard), sum(one.lost_s for one in heard)
+    seen_s = _quantiles([delay for one in heard for delay in one.seen])
+    lost = sum(seen.lost.values())
+    return {
+        "minutes": options.minutes,
+        "live sessions asked for": options.live,
+        "live sessions at once": carried,
+        "trials": trials,
+        "sessions": len(heard),
+        "requests": dict(seen.requests),
+        "lost": lost,
+        "lost_reasons": dict(seen.lost),
+        "speech left out, s": left_out_s,
+        "overloads": overloads,
+        "slow and vanishing clients": dict(sorted(seen.others.items())),
+        "different texts of a recording": max(map(len, seen.texts.values()), default=0),
+        "texts": len(delays),
+        "delay_s": delay_s,
+        "delay_seen_by_clients_s": seen_s,
+        "clients_late_s": _quantiles([late for one in heard for late in one.late]),
+        "answer_s": _quantiles(seen.answer_s),
+        "delay_p95_by_minute_s": _by_minute(delays, 95),
+        "memory_by_minute_mib": _by_minute([(m, mib) for m, mib in zip(minute, memory, strict=True)]),
+        "memory_mib": {"first": memory[0], "last": memory[-1], "largest": max(memory)},
+        "memory_slope_mib_per_hour": slope([p[:2] for p in seen.machine if p[0] >= options.minutes / 10]),
+        "cores": {
+            "there are": len(os.sched_getaffinity(0)),
+            "service": cores[0],
+            "clients": cores[1],
+            "others": cores[2] - cores[0] - cores[1],
+            "others before": others,
+        },
+        "idle": others < _IDLE_CORES,
+        "held": bool(
+            lost + overloads == 0 and not left_out_s and seen_s and seen_s["p95"] <= options.most_delay_s
+        ),
+        "ready at the end": ended,
+    }
+
+
+_IDLE_CORES = 0.1
+"""A machine that is less busy before counts as idle."""
+
+
+async def _everybody(served: Service, live: int, seen: Load, options: argparse.Namespace) -> None:
+    """All clients until the time is over; then the last sessions come to their end."""
+    began = time.monotonic()
+    end_s = began + options.minutes * 60
+    bodies = [_wav(load(path, 0.0, 4.0)) for path in EXAMPLES]
+    watching = asyncio.ensure_future(_watch(served, seen, began, options.every_s))
+    rng = np.random.default_rng(0)
+    jobs = [_live_client(served.url, i, i / live, end_s, began, seen, options) for i in range(live)]
+    jobs += [_uploader(served.url, bodies, end_s, seen, rng) for _ in range(options.uploaders)]
+    slow = (_slow_body, _slow_sender, _slow_reader)
+    gone = (_vanishing_session, _returning_session, _vanishing_upload)
+    for kinds, number in ((slow, options.slow), (gone, options.vanishing)):
+        jobs += [_again(kinds[i % 3], served, bodies, end_s, seen, rng, options) for i in range(number)]
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("load", total=options.minutes * 60)
+
+        async def tick() -> None:
+            while True:
+                await asyncio.sleep(1.0)
+                bar.update(task, completed=time.monotonic() - began)
+
+        ticking = asyncio.ensure_future(tick())
+        await asyncio.gather(*jobs)
+        ticking.cancel()
+    watching.cancel()
+
+
+async def _watch(served: Service, seen: Load, began: float, every_s: float) -> None:
+    own = psutil.Process()
+    while True:
+        family = [served.process, *served.process.children(recursive=True)]
+        memory, used = 0.0, 0.0
+        for one in family:
+            with suppress(psutil.NoSuchProcess):  # a decoding process that ended meanwhile
+                memory += one.memory_info().rss / 2**20
+                used += sum(one.cpu_times()[:2])
+        times = psutil.cpu_times()
+        busy = sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
+        minute = (time.monotonic() - began) / 60
+        seen.machine.append((minute, memory, used, sum(own.cpu_times()[:2]), busy))
+        await asyncio.sleep(every_s)
+
+
+async def _live_client(
+    url: str, number: int, start_s: float, end_s: float, began: float, seen: Load, options: argparse.Namespace
+) -> None:
+    """One session after the other, each of `--seconds`, until the end."""
+    await asyncio.sleep(start_s)
+    for first in itertools.count(number):
+        seconds = min(options.seconds, end_s - time.monotonic())
+        if seconds < _LEAST_S:
+            return
+        minute = (time.monotonic() - began) / 60
+        try:
+            heard = await listen(url, talk(seconds, first), options)
+        except (OSError, WebSocketException) as error:
+            heard = Heard(error=f"{type(error).__name__}: {error}"[:200])
+            await asyncio.sleep(1.0)
+        seen.heard.append((minute, heard))
+        seen.lost.update(_faults(heard))
+        if heard.done and not heard.delays and seconds >= _SURELY_SPEECH_S:
+            seen.lost["session: without text"] += 1
+
+
+def _faults(heard: Heard) -> list[str]:
+    """Why a session counts as lost, if it does."""
+    if heard.error is not None:
+        return [f"session: {heard.error}"]
+    return [] if heard.done else ["session: ended without `done`"]
+
+
+async def _uploader(
+    url: str, bodies: list[bytes], end_s: float, seen: Load, rng: np.random.Generator
+) -> None:
+    """Recordings of four seconds, two seconds apart on average; again when the service says so."""
+    async with httpx.AsyncClient(timeout=300) as http:
+        while time.monotonic() < end_s:
+            which, began = int(rng.integers(len(bodies))), time.monotonic()
+            seen.requests["requests"] += 1
+            while True:
+                try:
+                    answer = await _upload(http, url, bodies[which])
+                except httpx.HTTPError as error:
+                    seen.lost[f"request: {type(error).__name__}: {error}"[:200]] += 1
+                    break
+                if answer.status_code in (429, 503) and "retry-after" in answer.headers:
+                    seen.requests["told to come again"] += 1
+                    await asyncio.sleep(min(2.0, float(answer.headers["retry-after"])))
+                    continue
+                if answer.status_code == 200:
+                    seen.requests["answered"] += 1
+                    seen.answer_s.append(time.monotonic() - began)
+                    seen.texts.setdefault(which, set()).add(answer.json()["text"])
+                else:
+                    seen.lost[f"request: {answer.status_code} {answer.text}"[:200]] += 1
+                break
+            await asyncio.sleep(float(rng.exponential(2.0)))
+
+
+async def _upload(http: httpx.AsyncClient, url: str, body: bytes) -> httpx.Response:
+    return await http.post(
+        f"{url}/v1/audio/translations",
+        files={"file": ("a.wav", body)},
+        data={"model": "bundled", "target_language": "de"},
+    )
+
+
+def _wav(samples: np.ndarray) -> bytes:
+    file = BytesIO()
+    soundfile.write(file, samples, RATE, format="WAV")
+    return file.getvalue()
+
+
+async def _again(
+    act: Callable[[Service, list[bytes], Load, np.random.Generator, argparse.Namespace], Awaitable[str]],
+    served: Service,
+    bodies: list[bytes],
+    end_s: float,
+    seen: Load,
+    rng: np.random.Generator,
+    options: argparse.Namespace,
+) -> None:
+    """A client that behaves badly, over and over; `act` returns what became of it."""
+    while time.monotonic() < end_s - _LEAST_S:
+        try:
+            async with asyncio.timeout(max(_LEAST_S, end_s - time.monotonic())):
+                came = await act(served, bodies, seen, rng, options)
+        except TimeoutError:
+            came = "went on to the end"
+        except (OSError, WebSocketException) as error:
+            came = f"{type(error).__name__}"
+        seen.others[f"{act.__name__.strip('_').replace('_', ' ')}: {came}"] += 1
+        await asyncio.sleep(float(rng.exponential(1.0)))
+
+
+async def _slow_body(
+    served: Service, bodies: list[bytes], seen: Load, rng: np.random.Generator, options: argparse.Namespace
+) -> str:
+    """An upload of a byte a second."""
+    reader, writer = await _raw_upload(served, b"")
+    try:
+        answer = asyncio.ensure_future(reader.read(4096))
+        while not answer.done():
+            writer.write(b"-")
+            await asyncio.wait({answer}, timeout=1.0)
+        return answer.result()[9:12].decode() or "closed"
+    finally:
+        answer.cancel()
+        writer.transport.abort()
+
+
+async def _vanishing_upload(
+    served: Service, bodies: list[bytes], seen: Load, rng: np.random.Generator, options: argparse.Namespace
+) -> str:
+    """Half of a recording, and the connection is gone."""
+    _, writer = await _raw_upload(served, bodies[0][: len(bodies[0]) // 2])
+    await asyncio.sleep(float(rng.uniform(0, 2)))
+    writer.transport.abort()
+    return "vanished"
+
+
+async def _raw_upload(served: Service, start: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = served.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+    head = "POST /v1/audio/translations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n"
+    writer.write(f"{head}Content-Type: multipart/form-data; boundary=x\r\n\r\n".encode() + part + start)
+    return reader, writer
+
+
+async def _slow_sender(
+    served: Service, bodies: list[bytes], seen: Load, rng: np.random.Generator, options: argparse.Namespace
+) -> str:
+    """A live session of sound that comes ten times as slowly as it was spoken."""
+    heard = Heard()
+    async with _session(served, options) as (socket, _):
+        playing = asyncio.ensure_future(_play(socket, talk(2.0), time.monotonic(), heard, pace=10.0))
+        try:
+            async for text in socket:
+                _note(heard, json.loads(text), 0.0)
+        finally:
+            playing.cancel()
+    seen.lost.update(_faults(heard) if heard.error else [])
+    return "done" if heard.done else "not done"
+
+
+async def _slow_reader(
+    served: Service, bodies: list[bytes], seen: Load, rng: np.random.Generator, options: argparse.Namespace
+) -> str:
+    """A live session whose texts are not read until all sound was sent."""
+    heard = Heard()
+    async with _session(served, options) as (socket, _):
+        await _play(socket, talk(20.0), time.monotonic(), heard)
+        async for text in socket:
+            _note(heard, json.loads(text), 0.0)
+    seen.lost.update(_faults(heard))
+    return "all text, read late" if heard.done else "not done"
+
+
+async def _vanishing_session(
+    served: Service, bodies: list[bytes], seen: Load, rng: np.random.Generator, options: argparse.Namespace
+) -> str:
+    """A live session whose client is gone in the middle, without a word."""
+    async with _session(served, options) as (socket, _):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(float(rng.uniform(2, 10))):
+                await _play(socket, talk(30.0), time.monotonic(), Heard())
+        socket.transport.abort()
+    return "vanished"
+
+
+async def _returning_session(
+    served: Service, bodies: list[bytes], seen: Load, rng: np.random.Generator, options: argparse.Namespace
+) -> str:
+    """The same, which comes back, sends what the service has not got, and is to lose nothing."""
+    samples, heard, last = talk(20.0), Heard(), 0
+    async with _session(served, options) as (socket, started):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(float(rng.uniform(2, 10))):
+                await _play(socket, samples, time.monotonic(), heard)
+        socket.transport.abort()
+        with suppress(WebSocketException):
+            async for text in socket:
+                message = json.loads(text)
+                _note(heard, message, 0.0)
+                last = message.get("seq", last)
+    await asyncio.sleep(float(rng.uniform(0, 3)))
+    async with connect(served.url.replace("http", "ws") + "/v1/live", max_queue=None) as socket:
+        await socket.send(json.dumps({"type": "resume", "session": started["session"], "after": last}))
+        answer = json.loads(await socket.recv())
+        if answer["type"] == "error":
+            seen.lost[f"resumed session: {answer['message']}"] += 1
+            return "refused"
+        rest = samples[round(answer["received_s"] * RATE) :]
+        playing = asyncio.ensure_future(_play(socket, rest, time.monotonic(), heard))
+        try:
+            async for text in socket:
+                _note(heard, json.loads(text), 0.0)
+        finally:
+            playing.cancel()
+    seen.lost.update(f"resumed {fault}" for fault in _faults(heard))
+    return "vanished, came back, lost nothing" if heard.done else "not done"
+
+
+@asynccontextmanager
+async def _session(served: Service, options: argparse.Namespace) -> AsyncIterator[tuple[Any, dict[str, Any]]]:
+    """A live session that has begun."""
+    async with connect(served.url.replace("http", "ws") + "/v1/live", max_queue=None) as socket:
+        await socket.send(json.dumps({"type": "start", "targets": options.targets, "policy": options.policy}))
+        yield socket, json.loads(await socket.recv())
+
+
+MEASURES = {"sessions": sessions, "uploads": uploads, "soak": soak, "load": under_load}
 QUICK: dict[str, Any] = {
     "seconds": 6.0,
     **dict.fromkeys(("most_sessions", "most_processes"), 2),
@@ -355,6 +725,8 @@ QUICK: dict[str, Any] = {
     "clients": 5,
     "minutes": 0.15,
     "every_s": 1.0,
+    "live": 2,
+    **dict.fromkeys(("slow", "vanishing"), 3),
 }
 
 
@@ -378,6 +750,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--every-s", type=float, default=10.0, help="between two looks at the memory")
+    parser.add_argument("--live", type=int, default=32, help="sessions at once of the load")
+    parser.add_argument("--uploaders", type=int, default=2, help="beside them")
+    parser.add_argument("--slow", type=int, default=9, help="slow clients beside them")
+    parser.add_argument("--vanishing", type=int, default=9, help="clients that vanish beside them")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     if options.quick:

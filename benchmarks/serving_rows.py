@@ -17,6 +17,8 @@ def rows_of(what: str, found: dict[str, Any]) -> list[dict[str, Any]]:
                 "overloads": found["overloads"],
             }
         ]
+    if what == "load":
+        return [{"measure": name, "value": value} for name, value in _load(found).items()]
     if what == "uploads":
         return [
             {
@@ -42,6 +44,42 @@ def rows_of(what: str, found: dict[str, Any]) -> list[dict[str, Any]]:
         }
         for one in sorted(found["trials"], key=lambda one: (one["way"] != "one service", one["sessions"]))
     ]
+
+
+def _load(found: dict[str, Any]) -> dict[str, str]:
+    """An hour of everything at once, line by line."""
+    requests, cores, memory = found["requests"], found["cores"], found["memory_mib"]
+    delay_s, seen_s, late_s = found["delay_s"], found["delay_seen_by_clients_s"], found["clients_late_s"]
+    machine = found["manifest"]["machine"]
+    return {
+        "minutes": f"{found['minutes']:g}",
+        "live sessions at once (asked for)": f"{found['live sessions at once']} ({found['live sessions asked for']})",
+        "live sessions": f"{found['sessions']}",
+        "texts": f"{found['texts']}",
+        "uploads, answered, told to come again": ", ".join(
+            str(requests.get(name, 0)) for name in ("requests", "answered", "told to come again")
+        ),
+        "**sessions and requests lost**": f"{found['lost']}",
+        "speech left out, s": f"{found['speech left out, s']:g}",
+        "notices of overload": f"{found['overloads']}",
+        **{name: str(number) for name, number in found["slow and vanishing clients"].items()},
+        "delay p50, p95, most, s": _three(delay_s),
+        "delay as seen by clients p50, p95, most, s": _three(seen_s),
+        "clients late with their sound p50, p95, most, s": _three(late_s),
+        "answer to an upload p50, p95, most, s": _three(found["answer_s"]),
+        "memory first, last, largest, MiB": f"{memory['first']:.0f}, {memory['last']:.0f}, {memory['largest']:.0f}",
+        "memory, MiB per hour": _interval(found["memory_slope_mib_per_hour"], 1),
+        "cores in use: service, clients, other programs": ", ".join(
+            f"{cores[name]:.2f}" for name in ("service", "clients", "others")
+        ),
+        "held": "yes" if found["held"] else "no",
+        "idle before": "yes" if found["idle"] else f"no ({cores['others before']:.2f} cores in use)",
+        "machine": f"{machine['processor']}, {machine['cores']} cores",
+    }
+
+
+def _three(values: dict[str, float] | None) -> str:
+    return "" if values is None else ", ".join(f"{values[name]:.3g}" for name in ("p50", "p95", "p100"))
 
 
 def _interval(slope: dict[str, float] | None, digits: int) -> str:

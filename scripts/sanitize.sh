@@ -16,7 +16,7 @@ PYTHONPATH="$work/build" CFLAGS="$flags" CXXFLAGS="$flags" LDFLAGS="-fsanitize=a
 ls src/sprachbund/engines/_native*.so > /dev/null  # the extension is optional, here it is not
 
 cd "$root"
-test "$#" -gt 0 || set -- tests/engines tests/decoding/test_native_search.py
+test "$#" -gt 0 || set -- tests/engines tests/decoding/test_native_search.py tests/decoding/test_native_drafts.py
 preload="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
 # Python and torch keep memory until the end on purpose, so leaks are not looked for.
 LD_PRELOAD="$preload" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$work/src" \

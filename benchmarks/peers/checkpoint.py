@@ -1,10 +1,13 @@
 """A Whisper of a published shape with random weights, in the files of every system, and recordings to try it on.
 
 Speed does not depend on what weights say, and no checkpoint has to be fetched. The vocabulary has the published size
-and special tokens; its words are made up. Run by peers.py: checkpoint.py make SHAPE FOLDER, or convert FOLDER.
+and special tokens; its words are made up. Run by peers.py: checkpoint.py make SHAPE FOLDER, or ctranslate2, ggml or
+openvino FOLDER, each in the environment that has the converter.
 """
 
 import json
+import struct
+import subprocess
 import sys
 from pathlib import Path
 from string import ascii_lowercase
@@ -15,6 +18,7 @@ import numpy as np
 NUM_TEXT_TOKENS, NUM_LANGUAGES, NUM_TIMESTAMPS = 50_257, 99, 1501
 RATE, RECORDING_S = 16_000, 240
 FOREIGN, CONVERTED, OPENAI, AUDIO = "transformers", "ctranslate2", "openai.pt", "audio.npy"
+GGML, OPENVINO = "ggml-q8_0.bin", "openvino"
 
 _OPENAI_NAMES = {
     "model.": "",
@@ -135,7 +139,7 @@ def recording() -> np.ndarray:
     return np.resize(once, RECORDING_S * RATE).astype(np.float32)
 
 
-def convert(folder: Path) -> None:
+def convert_ctranslate2(folder: Path) -> None:
     """Write the checkpoint for faster-whisper; needs ctranslate2, transformers and torch."""
     from ctranslate2.converters import TransformersConverter
 
@@ -144,8 +148,73 @@ def convert(folder: Path) -> None:
     converter.convert(str(folder / CONVERTED), quantization="float32", force=True)
 
 
+def convert_openvino(folder: Path) -> None:
+    """Write the checkpoint for OpenVINO GenAI, weights in 8 bits; needs optimum-intel."""
+    command = [
+        Path(sys.executable).with_name("optimum-cli"),
+        "export",
+        "openvino",
+        "--model",
+        folder / FOREIGN,
+    ]
+    task = ["--task", "automatic-speech-recognition-with-past", "--weight-format", "int8"]
+    subprocess.run([*command, *task, folder / OPENVINO], check=True)
+
+
+# whisper.cpp. Its own quantizer is a program that no package brings; q8_0 is a scale for 32 neighbours.
+
+Q8_0, Q8_0_FILE, BLOCK = 8, 2007, 32
+"""Type of a tensor; of a file, with the version of the form; numbers that share a scale."""
+
+
+def convert_ggml(folder: Path) -> None:
+    """Write the checkpoint for whisper.cpp: our export, its matrices brought to 8 bits."""
+    from sprachbund.compression.whisper_export import check_exportable, export_ggml
+    from sprachbund.models.whisper.io import load
+
+    half = folder / "ggml-f16.bin"
+    export_ggml(check_exportable(load(folder / FOREIGN, offline=True), "ggml", 16), half)
+    (folder / GGML).write_bytes(to_q8_0(half.read_bytes()))
+    half.unlink()
+
+
+def to_q8_0(data: bytes) -> bytes:
+    """A GGML file with its matrices in 8 bits; convolutions and vectors stay, as whisper.cpp's own quantizer has it."""
+    (num_mels, num_bins), at = struct.unpack_from("<2i", data, 48), 56
+    at += 4 * num_mels * num_bins
+    (num_tokens,) = struct.unpack_from("<i", data, at)
+    at += 4
+    for _ in range(num_tokens):
+        at += 4 + struct.unpack_from("<i", data, at)[0]
+    out = [data[:44], struct.pack("<i", Q8_0_FILE), data[48:at]]
+    while at < len(data):
+        num_sizes, num_letters, kind = struct.unpack_from("<3i", data, at)
+        sizes = struct.unpack_from(f"<{num_sizes}i", data, at + 12)
+        begin = at + 12 + 4 * num_sizes + num_letters
+        at_next = begin + int(np.prod(sizes)) * (2 if kind == 1 else 4)
+        if num_sizes == 2 and kind == 1:
+            out += [data[at : at + 8], struct.pack("<i", Q8_0), data[at + 12 : begin]]
+            out.append(_blocks(np.frombuffer(data[begin:at_next], "<f2")))
+        else:
+            out.append(data[at:at_next])
+        at = at_next
+    return b"".join(out)
+
+
+def _blocks(values: np.ndarray) -> bytes:
+    """Scales in 16 bits, each before its 32 codes."""
+    rows = values.astype(np.float32).reshape(-1, BLOCK)
+    scale = np.abs(rows).max(1) / 127
+    codes = np.rint(rows / np.where(scale > 0, scale, 1)[:, None]).astype(np.int8)
+    packed = np.zeros(len(rows), np.dtype([("scale", "<f2"), ("codes", np.int8, BLOCK)]))
+    packed["scale"], packed["codes"] = scale, codes
+    return packed.tobytes()
+
+
+CONVERTERS = {"ctranslate2": convert_ctranslate2, "ggml": convert_ggml, "openvino": convert_openvino}
+
 if __name__ == "__main__":
     if sys.argv[1] == "make":
         make(sys.argv[2], Path(sys.argv[3]))
     else:
-        convert(Path(sys.argv[2]))
+        CONVERTERS[sys.argv[1]](Path(sys.argv[2]))

@@ -1,7 +1,8 @@
-"""The tables and the figure of peers.json, which may hold any part of the measurement.
+"""The tables and the figure of a file of peers_by_processor/, which may hold any part of the measurement.
 
-Run: python benchmarks/peers/report.py benchmarks/peers.json docs/images/peers.svg. It writes `rows` of times into the
-file, those of ratios into a file beside it, and the figure.
+Run: python benchmarks/peers/report.py benchmarks/peers_by_processor/NAME.json docs/images/peers_NAME.svg. It writes
+`rows` of times into the file; ratios and the machine into files beside it; the figure; and peers_by_processor.json, in
+which the processors are compared.
 """
 
 import json
@@ -15,9 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 OURS, BASELINE = "sprachbund", "faster-whisper int8"
+FASTEST, OTHERS = "sprachbund native int8", ("OpenVINO GenAI int8", "whisper.cpp q8_0")
 PARTS = ("features", "encode", "decode")
 COLOURS = ("#b8b8b8", "#4477aa", "#ee7733")
 DRAWN = ("30 s", "5 s")
+NONE = "-"
+RESULTS = Path(__file__).resolve().parents[1] / "peers_by_processor"
 
 
 def decode_ms(call: dict[str, float]) -> float:
@@ -43,31 +47,68 @@ def time_rows(result: dict[str, Any]) -> list[dict[str, str]]:
             for case in result["cases"]:
                 calls = cases.get(case)
                 row[f"{case.replace(' ', '_')},_s"] = (
-                    spread([c["total"] / 1000 for c in calls]) if calls else "-"
+                    spread([c["total"] / 1000 for c in calls]) if calls else NONE
                 )
             row["first_text_s"] = f"{entry['start'][system]['first_text_s']:.2f}"
             rows.append(row | {"peak_mib": f"{entry['start'][system]['peak_mib']:.0f}"})
     return rows
 
 
+Measure = Callable[[dict[str, float]], float]
+MEASURES: dict[str, Measure] = {
+    "whole_call": lambda call: call["total"],
+    "encoder": lambda call: call["encode"],
+    "decoder": decode_ms,
+}
+
+
 def ratio_rows(result: dict[str, Any]) -> list[dict[str, str]]:
-    """How many times as fast as the baseline each of our precisions is, from calls of the same round."""
+    """How many times as fast as the baseline each of our precisions is, from calls of the same round.
+
+    Of the other systems in 8 bits, whole calls alone.
+    """
     rows = []
+    measured = [name for name in OTHERS if any(name in e["systems"] for e in result["shapes"].values())]
     for shape, system, case in _ours(result):
-        pair = [result["shapes"][shape]["systems"].get(name, {}).get(case, []) for name in (system, BASELINE)]
-        ours, theirs = ({call["round"]: call for call in calls} for calls in pair)
-        rounds = sorted(ours.keys() & theirs.keys())
-        if not rounds:
-            continue
-        row = {"shape": shape, "case": case, "system": system}
-        measures: dict[str, Callable[[dict[str, float]], float]] = {
-            "whole_call": lambda call: call["total"],
-            "encoder": lambda call: call["encode"],
-            "decoder": decode_ms,
-        }
-        for name, of in measures.items():
-            row[name] = spread([of(theirs[i]) / of(ours[i]) for i in rounds], 1)
-        rows.append(row)
+        systems = result["shapes"][shape]["systems"]
+        row = {name: ratios(systems, system, BASELINE, case, of) for name, of in MEASURES.items()}
+        row |= {f"than {n}": ratios(systems, system, n, case, MEASURES["whole_call"]) for n in measured}
+        if set(row.values()) != {NONE}:
+            rows.append({"shape": shape, "case": case, "system": system, **row})
+    return rows
+
+
+def ratios(systems: dict[str, Any], ours: str, theirs: str, case: str, of: Measure) -> str:
+    """Their times over ours, of the rounds that both took part in."""
+    mine, other = ({c["round"]: c for c in systems.get(name, {}).get(case, [])} for name in (ours, theirs))
+    shared = sorted(mine.keys() & other.keys())
+    return spread([of(other[i]) / of(mine[i]) for i in shared], 1) if shared else NONE
+
+
+def machine_row(result: dict[str, Any]) -> dict[str, str]:
+    """What every table of speed has to name."""
+    machine = result["machine"]
+    return {
+        "processor": machine["processor"],
+        "instruction_set": machine["instruction_set"],
+        "threads": str(result["options"]["threads"]),
+        "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+    }
+
+
+def processor_rows(folder: Path) -> list[dict[str, str]]:
+    """How many times as fast as each peer in 8 bits our fastest is, by processor and shape: whole calls."""
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        for shape, entry in result.get("shapes", {}).items():
+            row = {**machine_row(result), "shape": shape}
+            del row["versions"]
+            for case in DRAWN:
+                for peer in (BASELINE, *OTHERS):
+                    named = f"{case}: than {peer}"
+                    row[named] = ratios(entry["systems"], FASTEST, peer, case, MEASURES["whole_call"])
+            rows.append(row)
     return rows
 
 
@@ -134,11 +175,18 @@ def main() -> None:
     result = json.loads(source.read_text(encoding="utf-8"))
     result["rows"] = time_rows(result)
     source.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    ratios = source.with_name(f"{source.stem}_ratios.json")
-    ratios.write_text(json.dumps({"rows": ratio_rows(result)}, indent=1) + "\n", encoding="utf-8")
+    _write(source.with_name(f"{source.stem}_ratios.json"), ratio_rows(result))
+    _write(source.with_name(f"{source.stem}_machine.json"), [machine_row(result)])
+    if source.parent.resolve() == RESULTS:
+        _write(RESULTS.with_suffix(".json"), processor_rows(RESULTS))
     draw(result, figure)
+    show("machine", [machine_row(result)])
     show("median (smallest to largest)", result["rows"])
     show(f"times as fast as {BASELINE}", ratio_rows(result))
+
+
+def _write(path: Path, rows: list[dict[str, str]]) -> None:
+    path.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

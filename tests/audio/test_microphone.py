@@ -3,16 +3,21 @@
 import ctypes.util
 import io
 import os
+import shutil
 import subprocess
 import sys
+import time
+import types
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from sprachbund.audio import microphone as module
-from sprachbund.audio.microphone import Microphone, input_devices, raw_blocks
+from sprachbund.audio.microphone import Microphone, input_devices, monitor, raw_blocks
 from sprachbund.errors import SprachbundError
 from tests.audio.standin_sounddevice import installed
 
@@ -155,6 +160,75 @@ def test_portaudio_itself_records_from_a_device_of_alsa(tmp_path: Path) -> None:
     heard = np.fromfile(tmp_path / "heard", np.float32)
     assert len(heard) > 24_000
     assert hz_of(heard) == pytest.approx(440, abs=2)
+
+
+@pytest.mark.skipif(
+    shutil.which("pulseaudio") is None or shutil.which("paplay") is None, reason="no PulseAudio here"
+)
+def test_what_the_machine_plays_is_heard(tmp_path: Path) -> None:
+    """A server of PulseAudio of its own, whose only output is one that nobody hears."""
+    if find_spec("soundcard") is None:  # importing it needs a server
+        pytest.skip("SoundCard is not installed")
+    soundfile.write(
+        tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * 440 * np.arange(44_100 * 60) / 44_100), 44_100
+    )
+    home = {
+        "HOME": str(tmp_path),
+        "XDG_RUNTIME_DIR": str(tmp_path),
+        "PULSE_SERVER": f"unix:{tmp_path}/server",
+    }
+    environment = {**os.environ, **home}
+    modules = ("module-null-sink", f"module-native-protocol-unix auth-anonymous=1 socket={tmp_path}/server")
+    server = subprocess.Popen(
+        ["pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", *(f"--load={m}" for m in modules)],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
+    code = (
+        "import sys, numpy, os, signal\n"
+        "from sprachbund.audio.microphone import SystemSound\n"
+        "sound, heard = SystemSound(), []\n"
+        "try:\n"
+        "    for block in sound:\n"
+        "        heard += [block] if abs(block).max() > 0.1 else []\n"
+        "        if len(heard) == 20:\n"
+        "            numpy.concatenate(heard).tofile(sys.argv[1])\n"
+        "            os.kill(int(sys.argv[2]), signal.SIGTERM)\n"  # the output is gone
+        "except Exception as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    try:
+        while not (tmp_path / "server").exists():
+            assert server.poll() is None
+            time.sleep(0.05)
+        player = subprocess.Popen(["paplay", str(tmp_path / "tone.wav")], env=environment)
+        arguments = [sys.executable, "-c", code, str(tmp_path / "heard"), str(server.pid)]
+        done = subprocess.run(
+            arguments, env=environment, capture_output=True, text=True, check=True, timeout=120
+        )
+        player.wait(60)
+    finally:
+        server.terminate()
+        server.wait(60)
+    heard = np.fromfile(tmp_path / "heard", np.float32)
+    assert hz_of(heard) == pytest.approx(440, abs=2)
+    assert "SprachbundError the sound of this machine is gone" in done.stdout
+
+
+def test_no_sound_system_is_an_error_with_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = types.ModuleType("soundcard")
+
+    def no_server() -> None:
+        raise AssertionError
+
+    broken.default_speaker = broken.get_microphone = no_server  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "soundcard", broken)
+    monkeypatch.setattr(sys, "platform", "linux")
+    with pytest.raises(SprachbundError, match=r"no PulseAudio or PipeWire.*pactl list short sinks.*listen -"):
+        monitor()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(SprachbundError, match=r"loop-back device such as BlackHole.*--microphone BlackHole"):
+        monitor()
 
 
 def test_raw_sound_is_whole_whatever_the_pipe_gives():

@@ -44,6 +44,7 @@ MODULES = {
     "sentencex": "sentencex",
     "setuptools": "setuptools pkg_resources",
     "sounddevice": "sounddevice _sounddevice",
+    "soundcard": "soundcard",
     "tensorboard": "tensorboard",
     "torchao": "torchao",
     "transformers": "transformers",

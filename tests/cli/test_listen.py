@@ -77,6 +77,7 @@ def test_raw_sound_comes_through_a_pipe(short, monkeypatch, capsys):
         (["--to", "Klingon"], "Klingon"),
         (["--fast"], "recordings"),
         (["x.wav", "--microphone", "hw:0"], "--microphone"),
+        (["x.wav", "--system-sound"], "--system-sound is instead of x.wav"),
         (["x.wav", "--log", "/nowhere/at/all.jsonl"], "no folder"),
         (["x.wav"], "x.wav does not exist"),
         (["--microphone", "nobody-has-this"], "--microphone"),
@@ -87,6 +88,19 @@ def test_what_cannot_be_is_said_in_one_line(arguments, told, capsys, monkeypatch
     assert main(["listen", *arguments]) in (1, 2)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sprachbund:")]
     assert told in lines[-1]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--microphone", "nobody-has-this"], ["--system-sound"]])
+def test_sound_that_is_not_there_is_said_before_the_model_is_loaded(arguments, capsys, monkeypatch):
+    installed(monkeypatch).seen.clear()
+    monkeypatch.setattr(sys, "platform", "darwin")
+
+    def load(options):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("sprachbund.cli.listen.load_model", load)
+    assert main(["listen", *arguments]) == 1
+    assert "--microphone" in capsys.readouterr().err
 
 
 def test_microphones_are_listed(capsys, monkeypatch):

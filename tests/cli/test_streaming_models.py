@@ -8,6 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from sprachbund.models.io import load, save
+from tests.models.fastconformer.archives import nemo_config as nemo_config_of_parakeet
+from tests.models.fastconformer.archives import nemo_weights as nemo_weights_of_parakeet
+from tests.models.fastconformer.archives import sentencepiece_model as sentencepiece_model_of_parakeet
+from tests.models.fastconformer.archives import write_archive
+from tests.models.fastconformer.support import make
 from tests.models.transducer_checkpoints import (
     made_model,
     nemo_config,
@@ -70,12 +75,39 @@ def test_transformers_and_nemo_give_the_same_model(place, tmp_path):
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+def test_a_parakeet_of_nemo_is_converted(tmp_path):
+    made = make(tmp_path, "parakeet_tdt")
+    archive = write_archive(
+        tmp_path / "p.nemo",
+        nemo_config_of_parakeet(made),
+        nemo_weights_of_parakeet(made),
+        {"0a1b_tokenizer.model": sentencepiece_model_of_parakeet(True)},
+    )
+    ran = command("convert", archive, "--out", tmp_path / "out", "--language", "en,de", "--json")
+    assert ran.code == 0, ran.err
+    said = json.loads(ran.out)
+    assert (said["kind"], said["languages"]) == ("parakeet_tdt", ["de", "en"])
+    write_wav(tmp_path / "a.wav", speech("one two three"))
+    ran = command(
+        "transcribe", tmp_path / "a.wav", "--model", tmp_path / "out", "--from", "en", "--no-guard", "--words"
+    )
+    assert ran.code == 0, ran.err
+    ran = command("convert", archive, "--out", tmp_path / "ctc", "--language", "en", "--head", "ctc")
+    assert ran.code == 2
+    assert "has no head of the kind ctc" in ran.err
+    ran = command("convert", archive, "--out", tmp_path / "none")
+    assert ran.code == 2
+    assert "does not name the model's languages" in ran.err
+
+
 def test_what_cannot_be_converted(place, refused, tmp_path):
     out = ("--out", tmp_path / "new")
     refused("is there already", "convert", place / "x.nemo", "--out", place / "model", "--language", "en")
     refused("no language tag", "convert", place / "x.nemo", *out, "--language", "not a tag")
     refused("no file", "convert", place / "y.nemo", *out, "--language", "en")
     refused("not a whole .nemo archive", "convert", place / "a.wav", *out, "--language", "en")
+    refused("it streams", "convert", place / "x.nemo", *out, "--language", "en", "--head", "ctc")
+    refused("name them with --language", "convert", place / "x.nemo", *out)
     refused("names the model None", "convert", place / "tiny", *out, "--language", "en")
     refused("sprachbund convert", "transcribe", place / "a.wav", "--model", place / "x.nemo")
     refused("sprachbund convert", "transcribe", place / "a.wav", "--model", place / "hf")

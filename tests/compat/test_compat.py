@@ -12,7 +12,7 @@ import torch
 import sprachbund
 from sprachbund.audio.load import load as load_audio
 from sprachbund.compat import faster_whisper, whisper
-from sprachbund.compat.arguments import NAMES, Wish, span_options
+from sprachbund.compat.arguments import FALLBACK, NAMES, Wish, span_options, temperatures
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import CATALOGUE
 
@@ -169,9 +169,23 @@ def test_what_is_not_served_is_an_error(
         assert "\n" not in str(caught.value)
 
 
-def test_a_temperature_above_zero_is_told_to_change_nothing(openai: whisper.Whisper) -> None:
-    with pytest.warns(UserWarning, match="the search is deterministic, as at 0"):
-        openai.transcribe(np.zeros(16_000, np.float32), temperature=0.4)
+def test_temperatures_are_those_of_the_packages(
+    openai: whisper.Whisper, faster: faster_whisper.WhisperModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert temperatures(openai.model, FALLBACK) == FALLBACK
+    drawn = openai.transcribe(str(RECORDING), language="en", temperature=0.6)["segments"]
+    assert {segment["temperature"] for segment in drawn} == {0.6}
+    segments, _ = faster.transcribe(str(RECORDING), language="en", temperature=0.6)
+    assert {segment.temperature for segment in segments} == {0.6}
+    # Text that nothing can be good enough for is decoded at every temperature, as there.
+    last = openai.transcribe(
+        str(RECORDING), language="en", temperature=(0.0, 0.1), compression_ratio_threshold=0.0
+    )
+    assert last["segments"] == []
+    monkeypatch.setattr("sprachbund.compat.arguments.draws_tokens", lambda family: False)
+    assert temperatures(openai.model, FALLBACK) == (0.0,)
+    with pytest.warns(UserWarning, match="draws no tokens, as at 0"):
+        assert temperatures(openai.model, 0.4) == (0.0,)
 
 
 def test_where_downloads_are_kept_is_no_argument_here() -> None:

@@ -38,10 +38,10 @@ NEW = {"de": "mean"}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two converted checkpoints that hear English, and tones in English and German."""
+    """Two converted checkpoints that hear English, one of which is told so, and tones in English and German."""
     place = tmp_path_factory.mktemp("converted")
     for seed, name in enumerate(("ml", "en")):
-        theirs = made_model(seed=seed)
+        theirs = made_model(seed=seed, prompted=name == "ml")
         path = write_nemo(
             place / f"{name}.nemo", nemo_config(theirs), nemo_weights(theirs), sentencepiece_model()
         )

@@ -8,13 +8,17 @@ import torch
 
 from sprachbund.models.base import Family
 from sprachbund.models.cascade import Cascade
+from sprachbund.models.conformer.checkpoints import assemble, read_transformers
 from sprachbund.models.io import load
 from sprachbund.units.dataset import SpokenSentences
 from sprachbund.units.mbart import start_from_mbart, units_with_mbart
 from tests.evaluation.tiny_model import save_tiny_model
 from tests.models import speech_llm_support, split_support
+from tests.models.audio_llm import support as audio_llm
 from tests.models.fastconformer import support as fastconformer
-from tests.models.seamless.support import make_pair
+from tests.models.moonshine import support as moonshine
+from tests.models.seamless.support import make_checkpoint
+from tests.models.transducer_checkpoints import made_model, write_transformers
 from tests.models.whisper_support import make_directory
 from tests.streaming.test_by_frames import exported, tiny_transducer
 from tests.units.mbart import write_mbart
@@ -36,7 +40,8 @@ def _whisper(root: Path) -> Family:
 
 
 def _seamless(root: Path) -> Family:
-    return make_pair(root / "seamless", "seamless_m4t_v2")[1]
+    make_checkpoint(root / "seamless", "seamless_m4t_v2", kind="Model")
+    return load(root / "seamless")
 
 
 def _tokens(head: str) -> Callable[[Path], Family]:
@@ -59,12 +64,21 @@ def _spoken(root: Path) -> Spoken:
     return speak(root / "spoken")
 
 
+def _prompted_transducer(root: Path) -> Family:
+    directory = write_transformers(root / "prompted", made_model(prompted=True))
+    return assemble(read_transformers(directory), ["en", "de"])
+
+
 def _streaming_onnx(root: Path) -> Family:
     return load(exported())
 
 
 def _fastconformer(kind: str) -> Callable[[Path], Family]:
     return lambda root: fastconformer.make(root, kind).model
+
+
+def _audio_llm(kind: str) -> Callable[[Path], Family]:
+    return lambda root: audio_llm.make(root, kind, positions=100).model
 
 
 def _cascade(root: Path) -> Family:
@@ -84,12 +98,18 @@ FAMILIES: Mapping[str, Callable[[Path], Family]] = {
     "mBART": _token_mbart,
     "cascade": _cascade,
     "streaming transducer": lambda root: tiny_transducer(),
+    "streaming transducer with prompts": _prompted_transducer,
     "streaming ONNX": _streaming_onnx,
     "Parakeet CTC": _fastconformer("parakeet_ctc"),
     "Parakeet RNNT": _fastconformer("parakeet_rnnt"),
     "Parakeet TDT": _fastconformer("parakeet_tdt"),
     "Canary": _fastconformer("canary"),
     "Cohere ASR": _fastconformer("cohere_asr"),
+    "Moonshine": lambda root: moonshine.make(root, "moonshine").model,
+    "streaming Moonshine": lambda root: moonshine.make(root, "moonshine_streaming").model,
+    "Voxtral": _audio_llm("voxtral"),
+    "Granite Speech": _audio_llm("granite_speech"),
+    "Qwen3-ASR": _audio_llm("qwen3_asr"),
 }
 """Builders by name; each writes into an empty folder of its own."""
 

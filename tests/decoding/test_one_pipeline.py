@@ -106,7 +106,8 @@ def test_a_language_that_nobody_named_is_the_same(family: Family) -> None:
     if not asked:
         pytest.skip("no target is known from every language")
     sounds = [sound(1.3, seed) for seed in range(3)]
-    if family.name in ("canary", "cohere_asr"):  # its prompt has to name the language spoken
+    fused = family.capabilities.fuse_language is not None
+    if fused or family.name in ("canary", "cohere_asr"):  # they have to be told the language spoken
         with pytest.raises(SprachbundError, match="name the source language"):
             served(family, sounds[0], asked, None, OPEN)
         return

@@ -90,6 +90,17 @@ def attend_many(isa: str, query: Tensor, key: Tensor, value: Tensor, seen: int, 
     return out[:, : query.shape[1]]
 
 
+def attend_segments(
+    isa: str, query: Tensor, keys: Tensor, values: Tensor, seen: int, factor: float
+) -> Tensor:
+    """As `attend_many`, over the first `seen` keys of each segment (S, C, W)."""
+    parts = [_as_kernels_read(query, key, value) for key, value in zip(keys, values, strict=True)]
+    packed = [torch.stack([part[i] for part in parts]) for i in (1, 2)]
+    out = torch.full(parts[0][0].shape, torch.nan)
+    native().attend_segments(isa, parts[0][0], *packed, seen, factor, out)
+    return out[:, : query.shape[1]]
+
+
 def _as_kernels_read(query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
     query, key, value = (pad(x, 1, BLOCK) for x in (query, key, value))
     key, value = pad(key, 0, BLOCK), pad(value, 0, BLOCK)

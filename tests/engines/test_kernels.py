@@ -18,6 +18,7 @@ from tests.engines.support import (
     attend_eight,
     attend_many,
     attend_reference,
+    attend_segments,
     gelu_reference,
     needs_native,
     on_every_set,
@@ -231,6 +232,30 @@ def test_attention_of_many(
     assert ((out.double() - wanted).abs() <= bound).all()
     first = attend_many(isa, query[: count // 2], key, value, seen, width**-0.5)
     assert torch.equal(first, out[: count // 2])  # whatever the neighbours
+
+
+@on_every_set
+@few
+@given(
+    segments=st.integers(1, 5),
+    keys=st.integers(1, 50),
+    width=st.integers(1, 80),
+    seed=seeds,
+    data=st.data(),
+)
+def test_attention_over_segments_is_one_softmax(
+    isa: str, segments: int, keys: int, width: int, seed: int, data: st.DataObject
+) -> None:
+    """As over the seen keys of all segments, laid end to end."""
+    seen = data.draw(st.integers(0, keys))
+    query = randn(seed, 2, width)
+    key, value = randn(seed + 1, segments, keys, width), randn(seed + 2, segments, keys, width)
+    out = attend_segments(isa, query, key, value, seen, width**-0.5)
+    laid = [x[:, :seen].flatten(0, 1) for x in (key, value)]
+    wanted, weights = attend_reference(query, *laid, torch.full((2,), segments * seen), width**-0.5)
+    mixed = weights @ laid[1].to(torch.bfloat16).double().abs()
+    # Probabilities go into the sums in bf16, and are normalised by their sum before that.
+    assert ((out.double() - wanted).abs() <= 2 * BF16_STEP * mixed + 1e-5).all()
 
 
 def eight_bits(x: torch.Tensor) -> torch.Tensor:

@@ -282,12 +282,13 @@ def test_table_beside_other_systems_names_the_processor(tmp_path):
     rows = [{**row, "shape": "tiny", "system": "ours"}, {**row, "system": "ours"}]
     rows.append({**row, "system": "ours, draft 0.91"})
     path = tmp_path / "peers.json"
-    path.write_text(json.dumps({"machine": {"processor": "Made Up 7", "cores": 2}, "rows": rows}))
+    machine = {"processor": "Made Up 7", "instruction_set": "avx3"}
+    path.write_text(json.dumps({"machine": machine, "options": {"threads": 2}, "rows": rows}))
     text = fill("<!-- table: peers from peers.json -->\n<!-- end -->", tmp_path)
     assert [line for line in text.splitlines() if line.startswith("| ours")] == [
         "| ours | 1.19 | 0.17 | 2.69 | 606 |"
     ]
-    assert "| Made Up 7, 2 cores |" in text
+    assert "| Made Up 7, avx3, 2 threads |" in text
     path.write_text(json.dumps({"machine": "x86_64", "rows": rows}))
     with pytest.raises(SprachbundError, match="does not name its processor"):
         fill("<!-- table: peers from peers.json -->\n<!-- end -->", tmp_path)

@@ -68,21 +68,21 @@ def _audio_reader() -> Iterator[Read]:
 # Files of a model directory.
 
 
-def _model_file(name: str, folder: Path) -> bytes:
+def _model_file(family: str, name: str, folder: Path) -> bytes:
     from tests.models.mutants import make_directory
 
-    make_directory("conformer", folder / "model")
+    make_directory(family, folder / "model")
     return (folder / "model" / name).read_bytes()
 
 
 @contextmanager
-def _model_reader(name: str) -> Iterator[Read]:
+def _model_reader(family: str, name: str) -> Iterator[Read]:
     """The whole directory, in which one file is another."""
     from tests.models.mutants import load_directory, make_directory
 
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "model"
-        make_directory("conformer", directory)
+        make_directory(family, directory)
 
         def read(content: bytes) -> None:
             (directory / name).write_bytes(content)
@@ -281,8 +281,14 @@ REALTIME_FRAMES = [
 FORMATS: dict[str, Format] = {
     **{kind: Format(seed=partial(audio.seed, kind), reader=_audio_reader) for kind in audio.KINDS},
     **{
-        f"model: {name}": Format(seed=partial(_model_file, name), reader=partial(_model_reader, name))
-        for name in ("config.json", "model.safetensors")
+        f"{kind}: {name}": Format(
+            seed=partial(_model_file, family, name), reader=partial(_model_reader, family, name)
+        )
+        for kind, family, name in (
+            ("model", "conformer", "config.json"),
+            ("model", "conformer", "model.safetensors"),
+            ("model without checksum", "whisper", "model.safetensors"),
+        )
     },
     "message of /v1/live": Format(
         seed=lambda folder: json.dumps(START).encode(), reader=partial(_alone, _read_live)

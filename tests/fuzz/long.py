@@ -3,6 +3,7 @@
     python -m tests.fuzz.long --mutants 10000
 
 Each format is read in a process of its own, which is started again after a mutant that ends it. Seeds are fixed.
+Rows of other formats stay in the file.
 """
 
 import argparse
@@ -15,7 +16,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from sprachbund.util.files import write_json
+from sprachbund.util.files import read_object, write_json
+from sprachbund.util.provenance import machine, versions
 from tests.audio.mutants import mutants
 from tests.fuzz.formats import FORMATS
 
@@ -91,11 +93,17 @@ def main() -> None:
     options.add_argument("--formats", default=",".join(FORMATS), help="those, with commas")
     options.add_argument("--out", type=Path, default=OUT)
     given = options.parse_args()
-    rows = []
+    before = read_object(given.out)["rows"] if given.out.is_file() else []
+    rows = {row["format"]: row for row in before if row["format"] in FORMATS}
     for name in given.formats.split(","):
-        rows.append(measure(name, given.mutants))
-        print(rows[-1], flush=True)
-        write_json(given.out, {"rows": rows})  # as far as it has come
+        rows[name] = measure(name, given.mutants)
+        print(rows[name], flush=True)
+        found = {
+            "machine": machine(),
+            "versions": versions(),
+            "rows": [rows[n] for n in FORMATS if n in rows],
+        }
+        write_json(given.out, found)  # as far as it has come
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from tests.decoding.families import FAMILIES
 from tests.decoding.test_translate import Loudness
 from tests.models.fastconformer.support import sound
 from tests.models.translation.support import make_checkpoint
+from tests.models.translation.test_prompted import make_directory as make_language_model
 from tests.training.owned import fine_tuning_recipe, make_tones
 
 OPEN = {"max_tokens": 10, "draft": NONE, "guard": GuardOptions(enabled=False)}
@@ -69,6 +70,11 @@ def _translator(kind: str) -> Callable[[Path], Family]:
     return lambda root: make_checkpoint(root / kind, kind).model
 
 
+def _language_model(root: Path) -> Family:
+    make_language_model(root / "qwen3")
+    return load(root / "qwen3")
+
+
 _OURS = "one pass of its own"
 _REFERENCES: Mapping[str, tuple[str, str]] = {
     "conformer": (_OURS, "tests/models/test_conformer.py"),
@@ -83,12 +89,18 @@ _REFERENCES: Mapping[str, tuple[str, str]] = {
     "mBART": ("transformers", "tests/units/test_text_start.py"),
     "cascade": ("its halves", "tests/decoding/test_cascade.py"),
     "streaming transducer": ("transformers", "tests/models/test_transducer_checkpoints.py"),
+    "streaming transducer with prompts": ("transformers", "tests/models/test_prompted_transducer.py"),
     "streaming ONNX": ("the model exported", "tests/compression/test_onnx_export.py"),
     "Parakeet CTC": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Parakeet RNNT": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Parakeet TDT": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Canary": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Cohere ASR": ("transformers", "tests/models/fastconformer/test_model.py"),
+    "Moonshine": ("transformers", "tests/models/moonshine/test_model.py"),
+    "streaming Moonshine": ("transformers", "tests/models/moonshine/test_model.py"),
+    **dict.fromkeys(
+        ("Voxtral", "Granite Speech", "Qwen3-ASR"), ("transformers", "tests/models/audio_llm/test_model.py")
+    ),
 }
 _RECIPES: Mapping[str, str] = {
     "speech LLM": "code_switch",
@@ -104,8 +116,16 @@ BUILDERS: Mapping[str, Builder] = {
         name: Builder(
             build=_translator(kind), reference=("transformers", "tests/models/translation/test_model.py")
         )
-        for name, kind in (("M2M-100, NLLB", "m2m_100"), ("mBART-50", "mbart"), ("Marian", "marian_many"))
+        for name, kind in (
+            ("M2M-100, NLLB", "m2m_100"),
+            ("mBART-50", "mbart"),
+            ("Marian", "marian_many"),
+            ("MADLAD-400", "t5"),
+        )
     },
+    "language model": Builder(
+        build=_language_model, reference=("transformers", "tests/models/translation/test_prompted.py")
+    ),
 }
 """By the name that a family has in the tables."""
 
@@ -391,7 +411,10 @@ def text_input(subject: Subject) -> str:
     def ask() -> list[Any]:
         able = family.capabilities
         translator = family if able.translator is None else able.translator.family
-        source, target = next(pair for pair in sorted(translator.pairs()) if pair[0] != pair[1])
+        pairs, written = sorted(translator.pairs()), {target for _, target in translator.pairs()}
+        if translator.capabilities.text_encoder is not None:  # it hears languages that it cannot read
+            pairs = [pair for pair in pairs if pair[0] in written]
+        source, target = next(pair for pair in pairs if pair[0] != pair[1])
         options = DecodingOptions(max_tokens=8)
         return list(translate_texts(family, ["ab", "b"], [target], source, options))
 

@@ -63,6 +63,10 @@ OWN = (
 FOREIGN = (
     *("whisper", "seamless_m4t", "seamless_m4t_v2", "speech_llm_wav2vec2"),
     *("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "canary", "cohere_asr"),
+    *("voxtral", "granite_speech", "qwen3_asr"),
+    "t5",
+    *("moonshine", "moonshine_streaming"),
+    "qwen3",
 )
 FAMILIES = (*OWN, *FOREIGN)
 _READABLE_BY_ROOT_ALONE = 0o600
@@ -557,6 +561,18 @@ def _speech_llm(encoder: str) -> Callable[[Path], None]:
     return made
 
 
+def _t5(directory: Path) -> None:
+    from tests.models.translation.support import make_checkpoint
+
+    make_checkpoint(directory, "t5")
+
+
+def _qwen3(directory: Path) -> None:
+    from tests.models.translation.test_prompted import make_directory as make
+
+    make(directory)
+
+
 def _token_conformer(directory: Path) -> None:
     from sprachbund.models.io import save
     from tests.units.translators import model_of, speak
@@ -612,6 +628,26 @@ def _fastconformer(kind: str) -> Callable[[Path], None]:
     return make
 
 
+def _moonshine(kind: str) -> Callable[[Path], None]:
+    def make(directory: Path) -> None:
+        from tests.models.moonshine.support import make as make_checkpoint
+
+        with tempfile.TemporaryDirectory() as place:
+            shutil.copytree(make_checkpoint(Path(place), kind).directory, directory)
+
+    return make
+
+
+def _audio_llm(kind: str) -> Callable[[Path], None]:
+    def make(directory: Path) -> None:
+        from tests.models.audio_llm.support import make as make_checkpoint
+
+        with tempfile.TemporaryDirectory() as place:
+            shutil.copytree(make_checkpoint(Path(place), kind, positions=100).directory, directory)
+
+    return make
+
+
 _MAKERS: dict[str, Callable[[Path], Any]] = {
     "conformer": _conformer,
     "conformer_8_bits": lambda directory: _conformer(directory, bits=8),
@@ -631,7 +667,11 @@ _MAKERS: dict[str, Callable[[Path], Any]] = {
     "medusa": _draft("medusa"),
     "token_map": _draft("token-map"),
     "streaming_onnx": _onnx,
-    **{kind: _fastconformer(kind) for kind in FOREIGN[4:]},
+    **{kind: _fastconformer(kind) for kind in FOREIGN[4:9]},
+    **{kind: _moonshine(kind) for kind in FOREIGN[13:15]},
+    **{kind: _audio_llm(kind) for kind in FOREIGN[9:12]},
+    "t5": _t5,
+    "qwen3": _qwen3,
 }
 
 

@@ -13,11 +13,17 @@ import yaml
 from tokenizers import Tokenizer as Tokens
 from tokenizers import decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import NemotronAsrStreamingConfig, NemotronAsrStreamingForRNNT
+from transformers import (
+    Nemotron3_5AsrConfig,
+    Nemotron3_5AsrForRNNT,
+    NemotronAsrStreamingConfig,
+    NemotronAsrStreamingForRNNT,
+)
 
 TEXTS = ["one two three four", "five six seven", "eight nine ten eleven", "two by two by ten"] * 3
 NUM_PIECES = 40
 RIGHT = (13, 6, 1, 0)
+PROMPTS = {"en-US": 0, "en": 0, "de-DE": 3, "de": 3, "th-TH": 5, "auto": 7}
 
 _TO_NEMO = (
     (r"^encoder_projector", "joint.enc"),
@@ -36,11 +42,15 @@ _TO_NEMO = (
     (r"self_attn\.relative_k_proj", "self_attn.linear_pos"),
     (r"self_attn\.bias_", "self_attn.pos_bias_"),
     (r"conv\.norm", "conv.batch_norm"),
+    (r"prompt_projector\.linear_1", "prompt_kernel.0"),
+    (r"prompt_projector\.linear_2", "prompt_kernel.2"),
 )
 
 
-def made_model(*, biases: bool = True, num_layers: int = 2, seed: int = 0) -> NemotronAsrStreamingForRNNT:
-    """Random weights that write a token at about every third frame."""
+def made_model(
+    *, biases: bool = True, num_layers: int = 2, seed: int = 0, prompted: bool = False
+) -> NemotronAsrStreamingForRNNT:
+    """Random weights that write a token at about every third frame; with prompts, a `nemotron3_5_asr`."""
     torch.manual_seed(seed)
     encoder = {
         "hidden_size": 32,
@@ -52,14 +62,19 @@ def made_model(*, biases: bool = True, num_layers: int = 2, seed: int = 0) -> Ne
         "attention_bias": biases,
         "convolution_bias": biases,
     }
-    config = NemotronAsrStreamingConfig(
-        vocab_size=NUM_PIECES + 1,
-        blank_token_id=NUM_PIECES,
-        decoder_hidden_size=24,
-        num_decoder_layers=2,
-        encoder_config=encoder,
-    )
-    model = NemotronAsrStreamingForRNNT(config).eval()
+    sizes: dict[str, Any] = {
+        "vocab_size": NUM_PIECES + 1,
+        "blank_token_id": NUM_PIECES,
+        "decoder_hidden_size": 24,
+        "num_decoder_layers": 2,
+        "encoder_config": encoder,
+    }
+    model: NemotronAsrStreamingForRNNT
+    if prompted:
+        prompts = {"num_prompts": 8, "prompt_intermediate_size": 48, "default_prompt_id": 7}
+        model = Nemotron3_5AsrForRNNT(Nemotron3_5AsrConfig(**sizes, **prompts)).eval()
+    else:
+        model = NemotronAsrStreamingForRNNT(NemotronAsrStreamingConfig(**sizes)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim < 2:
@@ -67,6 +82,9 @@ def made_model(*, biases: bool = True, num_layers: int = 2, seed: int = 0) -> Ne
             else:
                 parameter.normal_(std=(parameter.numel() / len(parameter)) ** -0.5)
         model.decoder.embedding.weight[-1] = 0.0
+        if prompted:
+            model.prompt_projector.linear_1.weight[:, 32:].mul_(1.5)
+            model.prompt_projector.linear_2.weight.mul_(3.0)
         model.encoder_projector.weight.mul_(3.0)
         model.decoder.decoder_projector.weight.mul_(2.0)
         model.joint.head.bias[-1] += 7.0
@@ -92,6 +110,7 @@ def nemo_config(model: NemotronAsrStreamingForRNNT) -> dict[str, Any]:
     encoder = model.config.encoder_config
     return {
         "target": "nemo.collections.asr.models.rnnt_bpe_models.EncDecRNNTBPEModel",
+        "model_defaults": {"prompt_dictionary": PROMPTS, "num_prompts": 8},
         "preprocessor": {
             "sample_rate": 16000,
             "normalize": "NA",
@@ -156,6 +175,7 @@ def write_nemo(path: Path, config: Any, weights: Any, tokenizer: bytes | None) -
 
 def write_transformers(directory: Path, model: NemotronAsrStreamingForRNNT) -> Path:
     """As `save_pretrained` and the processor write it, with the same tokens as `sentencepiece_model`."""
+    directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
     vocabulary = {pieces.id_to_piece(n): n for n in range(len(pieces))}
@@ -169,7 +189,8 @@ def write_transformers(directory: Path, model: NemotronAsrStreamingForRNNT) -> P
     tokens.pre_tokenizer, tokens.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     tokens.add_special_tokens(["<blank>"])
     tokens.save(str(directory / "tokenizer.json"))
-    (directory / "processor_config.json").write_text(
-        json.dumps({"supported_num_lookahead_tokens": list(RIGHT)})
-    )
+    described: dict[str, Any] = {"supported_num_lookahead_tokens": list(RIGHT)}
+    if model.config.model_type == "nemotron3_5_asr":
+        described["prompt_dictionary"] = PROMPTS
+    (directory / "processor_config.json").write_text(json.dumps(described))
     return directory

@@ -12,6 +12,7 @@ import torch
 
 from sprachbund.cli import main
 from sprachbund.corpora.mixed import MixedSpeechOptions, make_mixed
+from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.io import load, locate
 from sprachbund.models.speech_llm import STAGES, SpeechLLM, assemble
@@ -22,6 +23,7 @@ from sprachbund.research.code_switch.estimate import estimate_memory
 from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, run_folder
 from sprachbund.research.code_switch.recipe import STAGE_FILE, corpus_of, make_stage, run_stage
 from sprachbund.research.code_switch.recipe import run as train_all
+from sprachbund.research.code_switch.report import write_table
 from sprachbund.training.checkpoint import LOG_FILE
 from sprachbund.training.options import read_recipe
 from tests.training.ranks import fork_ranks
@@ -298,3 +300,53 @@ def test_bad_input(changes: list[str], said: str, tmp_path: Path, capsys: pytest
     places = ["--data", str(tmp_path), "--out", str(tmp_path / "run")]
     assert main(["recipe", "code_switch", "--size", "tiny", *places, *sets]) != 0
     assert said in capsys.readouterr().err
+
+
+def test_stages_behind_cached_states_are_those_on_the_sound(run: Path, tmp_path: Path) -> None:
+    """Of an encoder without adapters, with states of a layer within beside the last ones."""
+    sets = [f'data="{run / "data"}"', "lora.encoder=[]", "projector.encoder_layers=[1]"]
+    plain = read_recipe(CodeSwitchRecipe, TINY, sets)
+    cached = read_recipe(CodeSwitchRecipe, TINY, [*sets, "cache_states=true"])
+    stages = plain.stages_of(ARMS[BASELINE])
+    assert all("encoder adapters" not in stage.trained for stage in stages)
+    models = []
+    for recipe in (plain, cached):
+        torch.manual_seed(0)
+        model = assemble(
+            locate(recipe.encoder), run / "run" / "llm" / "model", recipe.config_of(ARMS[BASELINE])
+        )
+        folder = tmp_path / str(recipe.cache_states)
+        for stage in stages[:3]:
+            run_stage(
+                recipe, model, stage, 0, folder / stage.name, lambda line: None, states=tmp_path / "states"
+            )
+        models.append(model)
+    with torch.no_grad():
+        for (name, one), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+            # Other sums over the frames of a batch; AdamW makes a step of a rate's size of any gradient.
+            torch.testing.assert_close(other, one, rtol=0, atol=2e-4, msg=name)
+    # Monolingual and mixed speech, train and dev.
+    assert len([*(tmp_path / "states").glob("*.f32")]) == 4
+    with pytest.raises(SprachbundError, match=r"set lora.encoder = \[\]"):
+        read_recipe(CodeSwitchRecipe, TINY, ["cache_states=true"])
+
+
+def test_scarce_languages_have_less_speech_and_rows_of_their_own(run: Path) -> None:
+    sets = [f'data="{run / "data"}"', "shares={es=0.5}", "rate_factors={plain=3.0}"]
+    recipe = read_recipe(CodeSwitchRecipe, TINY, sets)
+    model = load_speech_llm(run / "run" / "seed-0" / "groups" / CHAIN / "model")
+    whole = read_recipe(CodeSwitchRecipe, TINY, sets[:1])
+    for part, scarce in (("train", True), ("dev", False)):
+        counts = [
+            corpus_of(one, model, ["monolingual st"], part, seed=0).manifests[0].languages.tolist()
+            for one in (recipe, whole)
+        ]
+        assert (counts[0].count("es") < counts[1].count("es")) == scarce
+        assert counts[0].count("en") == counts[1].count("en")
+    stage = recipe.stages_of(ARMS[BASELINE])[0]
+    rates = [recipe.options_of(stage, 0, kind).learning_rate for kind in ("groups", "plain")]
+    assert rates == pytest.approx([recipe.rate_factor * 1e-4, 3e-4])
+    table = write_table(recipe, run / "run")
+    rows = [row for row in json.loads(table.read_text())["rows"] if row["speech"] == "scarce languages"]
+    assert [row["arm"] for row in rows] == list(recipe.all_arms)
+    write_table(whole, run / "run")

@@ -7,10 +7,12 @@ import pytest
 
 from sprachbund.cli import main
 from sprachbund.corpora.editions import edition, make_edition
+from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.io import load
 from sprachbund.models.sharing_plan import SharingPlan
+from sprachbund.research.gradient_sharing.control import other_digits
 from sprachbund.research.gradient_sharing.recipe import other_groups
 from tests.models.seamless.support import make_checkpoint
 from tests.training.owned import make_tones
@@ -131,6 +133,59 @@ def test_a_conformer_goes_on_with_the_losses_of_the_recipe(run: Path, tmp_path: 
     for name in ("first", "uft/run", "sharing/run"):
         config = load(tmp_path / "seed-0" / name / "model").config
         assert (config.label_smoothing, config.dropout, config.width) == (0.25, 0.05, 32)
+
+
+def test_arms_have_their_own_rates_behind_cached_states_with_a_planted_conflict(
+    run: Path, tmp_path: Path
+) -> None:
+    start = run / "run" / "seed-0" / "first" / "model"
+    layers = '["encoder.layers.1.*", "encoder.layers.2.*", "decoder.*"]'
+    sets = {
+        "start": f'"{start}"',
+        "arms": '["uft", "uft, not continued", "sharing"]',
+        "targets": '["en"]',
+        "cache_states": "true",
+        "changed_digits": '["de"]',
+        "learning_rates": "[1e-4, 2e-3]",
+        "branch_dropout": "0.05",
+        "analysis.modules": '["encoder.layers.2.feed_forward_out"]',
+        "first.trainable": layers,
+        "seeds": "[0, 1]",
+        "first_seed": "0",
+        "workers": "2",
+    }
+    words = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
+    assert main([*command(run)[:6], "--out", str(tmp_path), "--threads", "1", *words]) == 0
+    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert [row["arm"] for row in rows] == ["uft", "uft, not continued", "sharing"]
+    # Of one copy of the data there are one file of states of train and one of dev, whatever arm reads them.
+    assert len([*(tmp_path / "states").glob("*.f32")]) == 2
+    for arm in ("uft", "sharing"):
+        losses = json.loads((tmp_path / "rates" / arm / "rates.json").read_text())
+        best = min(losses, key=lambda rate: losses[rate])
+        recipe = json.loads((tmp_path / "seed-1" / arm / "run" / "recipe.json").read_text())
+        assert recipe["training"]["learning_rate"] == float(best)
+    plan = load(tmp_path / "seed-1" / "sharing" / "run" / "model").sharing_plan
+    assert plan is not None
+    assert plan.splits[0].dropout == 0.05
+    changed = 0
+    for part in ("train", "test"):
+        plain, control = Manifest(run / "data" / part), Manifest(tmp_path / "control" / part)
+        texts = {plain[i].id: plain[i] for i in range(len(plain))}
+        for index in range(len(control)):
+            utterance = control[index]
+            before = texts[utterance.id]
+            assert utterance.text == before.text
+            if utterance.language == "en":
+                assert utterance.translations == before.translations
+            else:
+                assert utterance.translations["en"] == other_digits(before.translations["en"], "en")
+                changed += utterance.translations["en"] != before.translations["en"]
+    assert changed > 0
+
+
+def test_digits_are_moved_by_three() -> None:
+    assert other_digits("nine two and twenty-two or zero", "en") == "two five and twenty-two or three"
 
 
 def test_random_groups_have_the_same_sizes_and_are_others() -> None:

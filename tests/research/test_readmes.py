@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sprachbund.cli import main
 from sprachbund.cli.train import RECIPES
 from sprachbund.research import sizes
 
@@ -48,3 +49,18 @@ def test_files_and_modules_of_a_readme_exist(name: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("https://") or (folder / target).is_file(), target
     assert "<!-- table: benchmark from ../../../../docs/results/" in text
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "recipes" / "research").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_experiments_can_be_run_as_their_first_lines_say(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command in the comment names the recipe and this file; its shapes can be built."""
+    commands = re.findall(r"sprachbund recipe (\w+) --size (\S+)", path.read_text("utf-8"))
+    assert commands
+    for name, size in commands:
+        assert ROOT / size == path
+        assert main(["recipe", name, "--size", str(path), "--check"]) == 0
+    assert "parameters" in capsys.readouterr().out

@@ -52,3 +52,24 @@ def test_uploads_in_seconds(benchmark, tmp_path):
     assert (found["lost"], found["refusals that were not honest"]) == (0, [])
     assert found["different texts of a recording"] == 1
     assert found["manifest"]["commit"]
+
+
+@pytest.mark.slow
+def test_the_load_in_seconds(benchmark, tmp_path):
+    out = tmp_path / "found.json"
+    benchmark.main(["load", "--quick", "--engine", "torch", "--out", str(out)])
+    found = json.loads(out.read_text())
+    assert (found["lost"], found["lost_reasons"], found["ready at the end"]) == (0, {}, True)
+    assert found["sessions"] >= found["live sessions at once"] >= 1
+    assert found["requests"]["answered"] == found["requests"]["requests"] > 0
+    assert {name.split(":")[0] for name in found["slow and vanishing clients"]} == {
+        *("slow body", "slow sender", "slow reader"),
+        *("vanishing session", "returning session", "vanishing upload"),
+    }
+    assert {"measure": "live sessions", "value": str(found["sessions"])} in found["rows"]
+
+
+def test_a_session_that_ends_early_counts_as_lost(benchmark):
+    assert benchmark._faults(benchmark.Heard(done=True)) == []
+    assert benchmark._faults(benchmark.Heard()) == ["session: ended without `done`"]
+    assert benchmark._faults(benchmark.Heard(error="refused", done=True)) == ["session: refused"]

@@ -35,9 +35,20 @@ def sent(running: Running, path: str = "audio/transcriptions", **fields: Any) ->
     )
 
 
-def test_a_temperature_is_taken_and_said_to_do_nothing(open_service: Running) -> None:
+def test_a_temperature_is_taken(open_service: Running) -> None:
+    assert "x-note" not in sent(open_service, temperature=1).headers
+    for wrong in (-0.1, 1.1):
+        refused = sent(open_service, temperature=wrong)
+        assert refused.status_code == 400
+        assert "temperature" in refused.json()["error"]["message"]
+
+
+def test_a_temperature_is_said_to_do_nothing_where_no_tokens_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, open_service: Running
+) -> None:
+    monkeypatch.setattr("sprachbund.serving.schemas.draws_tokens", lambda family: False)
     plain, warm = (sent(open_service, response_format="verbose_json", temperature=t) for t in (0, 0.2))
-    note = "temperature 0.2 has no effect: the search is deterministic"
+    note = "temperature 0.2 has no effect: tiny writes without drawing tokens"
     assert warm.headers["x-note"] == note
     assert "x-note" not in plain.headers
     cold, hot = plain.json(), warm.json()
@@ -47,10 +58,6 @@ def test_a_temperature_is_taken_and_said_to_do_nothing(open_service: Running) ->
     assert streamed.headers["x-note"] == note
     [done] = [line for line in streamed.text.splitlines() if "transcript.text.done" in line]
     assert json.loads(done.removeprefix("data: "))["warnings"][-1] == note
-    for wrong in (-0.1, 1.1):
-        refused = sent(open_service, temperature=wrong)
-        assert refused.status_code == 400
-        assert "temperature" in refused.json()["error"]["message"]
 
 
 def test_an_alias_is_the_model(open_service: Running) -> None:

@@ -123,7 +123,11 @@ def test_a_loaded_model_says_what_computes_it():
     async def scenario():
         store = ModelStore(Settings(models=("bundled",), engine="torch"), Meters())
         async with store.lease("bundled"):
-            assert described_model(store, "bundled")["engine"] == {"name": "torch", "why": "it was asked for"}
+            assert described_model(store, "bundled")["engine"] == {
+                "name": "torch",
+                "why": "it was asked for",
+                "parts": dict.fromkeys(("encoder", "decoder", "ctc_head", "language_head"), "torch, fp32"),
+            }
         await store.close(5)
 
     asyncio.run(scenario())

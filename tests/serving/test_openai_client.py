@@ -64,6 +64,22 @@ def test_verbose_json_has_segments_and_words(client, bundled, clip):
     assert [w.start for w in found.words] == sorted(w.start for w in found.words)
 
 
+def test_at_a_temperature_tokens_are_drawn(client, clip):
+    """The same request gives the same text."""
+    cold, hot, again = (
+        client.audio.transcriptions.create(
+            file=clip, model="bundled", response_format="verbose_json", temperature=temperature
+        )
+        for temperature in (0, 1, 1)
+    )
+    assert {segment.temperature for segment in cold.segments} == {0.0}
+    assert {one["temperature"] for one in hot.model_extra["dropped"]} | {
+        s.temperature for s in hot.segments
+    } == {1}
+    assert (hot.text, hot.segments) == (again.text, again.segments)
+    assert hot.segments != cold.segments
+
+
 def test_verbose_json_of_a_translation(client, clip, spanish):
     found = client.audio.translations.create(file=clip, model="bundled", response_format="verbose_json")
     assert (found.language, found.text) == ("en", spanish["en"].text)

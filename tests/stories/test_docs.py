@@ -68,9 +68,9 @@ CHECKED_ONLY = (
     "report",
 )
 OTHER_PROGRAMS = {
-    "--drafts", "--index-url", "--max-restarts", "--mutants", "--nnodes", "--no-deps", "--no-loadscope-reorder",
-    "--nproc-per-node", "--peers", "--quick", "--rdzv-backend", "--rdzv-endpoint", "--rounds", "--shapes",
-    "--verbose",
+    "--drafts", "--index-url", "--instruction-set", "--max-restarts", "--mutants", "--nnodes", "--no-deps",
+    "--no-loadscope-reorder", "--nproc-per-node", "--openvino", "--peers", "--processor", "--quick",
+    "--rdzv-backend", "--rdzv-endpoint", "--rounds", "--shapes", "--verbose",
 }  # fmt: skip
 
 

@@ -74,7 +74,9 @@ def test_json_is_what_python_gives(tiny_model: Path, talk: Path) -> None:
     found = sprachbund.load(tiny_model, engine="torch").translate(talk, to="de", options=options)
     out = translated(tiny_model, talk, "--to", "de", "--json", "--words", "--beam", "2", *exact)
     printed = json.loads(out)
-    assert printed.pop("engine") == {"name": "torch", "why": "it was asked for"}
+    engine = printed.pop("engine")
+    assert (engine["name"], engine["why"]) == ("torch", "it was asked for")
+    assert set(engine["parts"].values()) == {"torch, fp32"}
     assert printed.pop("file") == str(talk)
     assert printed.pop("translations") == {"de": found.to_dict()}
     assert printed == json.loads(found.to_json())

@@ -109,6 +109,24 @@ def normalised_per_bin(mel: Tensor) -> Tensor:
     return (mel - mean) / (deviation + NEMO_DEVIATION_GUARD)
 
 
+def htk_log_mel(samples: Tensor, num_mel_bins: int) -> Tensor:
+    """Features of torchaudio's MelSpectrogram on Whisper's scale, as Granite Speech reads them.
+
+    Args:
+        samples: (N,) at 16 kHz; more than 256.
+        num_mel_bins: M; filters are triangles of equal height on the HTK scale.
+
+    Returns:
+        (M, T), T = N // 160 + 1: the last frame is centred on the end.
+    """
+    half = NEMO_POINTS // 2
+    rows = torch.nn.functional.pad(samples[None, None], (half, half), mode="reflect")[0]
+    window = _hann().to(samples.device)
+    spectrum = torch.stft(rows, NEMO_POINTS, HOP, WINDOW, window, center=False, return_complex=True)[0]
+    power = spectrum.real.square() + spectrum.imag.square()
+    return _whisper_scale(htk_filters(num_mel_bins, half + 1).to(samples.device) @ power)
+
+
 def _pad(audio: Tensor, num_samples: int) -> Tensor:
     missing = num_samples - audio.shape[-1]
     if missing < 0:
@@ -168,13 +186,30 @@ def mel_filters(num_mel_bins: int, num_frequencies: int = NUM_FREQUENCIES) -> Te
     """
     edges_mel = np.linspace(0.0, _hz_to_mel(SAMPLE_RATE / 2), num_mel_bins + 2)
     edges_hz = _mel_to_hz(edges_mel)
+    triangles = _triangles(edges_hz, num_frequencies) * 2.0 / (edges_hz[2:, None] - edges_hz[:-2, None])
+    with torch.inference_mode(False):
+        return torch.tensor(triangles, dtype=torch.float32)
+
+
+@cache
+def htk_filters(num_mel_bins: int, num_frequencies: int) -> Tensor:
+    """Triangular filters on the HTK mel scale from 0 to 8 kHz, each of height 1, shape (M, num_frequencies).
+
+    The tensor is cached and shared: do not write to it.
+    """
+    highest = 2595.0 * np.log10(1.0 + SAMPLE_RATE / 2 / 700.0)
+    edges_hz = 700.0 * (10.0 ** (np.linspace(0.0, highest, num_mel_bins + 2) / 2595.0) - 1.0)
+    with torch.inference_mode(False):
+        return torch.tensor(_triangles(edges_hz, num_frequencies), dtype=torch.float32)
+
+
+def _triangles(edges_hz: NDArray[np.float64], num_frequencies: int) -> NDArray[np.float64]:
+    """Filters (M, num_frequencies) of height 1 between edges (M + 2,)."""
     bins_hz = np.linspace(0.0, SAMPLE_RATE / 2, num_frequencies)
     low, centre, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
     rising = (bins_hz - low) / (centre - low)
     falling = (high - bins_hz) / (high - centre)
-    triangles = np.maximum(0.0, np.minimum(rising, falling)) * 2.0 / (high - low)
-    with torch.inference_mode(False):
-        return torch.tensor(triangles, dtype=torch.float32)
+    return np.maximum(0.0, np.minimum(rising, falling))
 
 
 def _hz_to_mel(hz: float) -> float:

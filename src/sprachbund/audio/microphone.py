@@ -1,10 +1,12 @@
-"""Sound of this machine's inputs as 16 kHz mono, while it is being made, by PortAudio (sounddevice).
+"""Sound of this machine as 16 kHz mono, while it is being made: its inputs, and what it plays itself.
 
-PortAudio's thread hands blocks over, so that nothing is lost while text is being computed. A device that vanishes is
-opened again when it comes back.
+Inputs are read by PortAudio (sounddevice), what is played by SoundCard, since PortAudio has no monitors of PulseAudio.
+Threads hand blocks over, so that nothing is lost while text is being computed. An input that vanishes is opened again
+when it comes back.
 """
 
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -71,6 +73,30 @@ def input_devices() -> list[InputDevice]:
     ]
 
 
+def check_microphone(name: str | None = None) -> None:
+    """See whether a device can be opened, without recording from it.
+
+    Args:
+        name: as of `Microphone`.
+
+    Raises:
+        SprachbundError: there is no such device, or PortAudio is not installed.
+    """
+    sounddevice = _sounddevice()
+    try:
+        sounddevice.query_devices(_number_or_name(name), "input")
+    except (sounddevice.PortAudioError, ValueError) as error:
+        raise _unavailable(name, error) from error
+
+
+def _unavailable(name: str | None, error: Exception) -> SprachbundError:
+    known = ", ".join(f"{one.number} {one.name}" for one in input_devices()) or "none"
+    return SprachbundError(
+        f"the microphone {name or 'of the system'} cannot be opened ({_first_line(error)}); there are: "
+        f"{known}; name one with --microphone, {_OTHER_WAY}"
+    )
+
+
 class Microphone:
     """An input device; iterate over its sound until `stop` is called.
 
@@ -127,11 +153,7 @@ class Microphone:
             self._stream.start()
         except (sounddevice.PortAudioError, ValueError) as error:
             self._close()
-            known = ", ".join(f"{one.number} {one.name}" for one in input_devices()) or "none"
-            raise SprachbundError(
-                f"the microphone {self.name or 'of the system'} cannot be opened ({_first_line(error)}); there are: "
-                f"{known}; name one with --microphone, {_OTHER_WAY}"
-            ) from error
+            raise _unavailable(self.name, error) from error
 
     def _take(self, block: Samples, num_frames: int, time: object, status: object) -> None:
         """Called by PortAudio's thread with (N, channels); must neither wait nor fail."""
@@ -163,6 +185,70 @@ class Microphone:
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close(ignore_errors=True)
+
+
+class SystemSound:
+    """What this machine plays on its default output; iterate over it until `stop` is called.
+
+    On Linux it is the monitor of PulseAudio or PipeWire, on Windows WASAPI's loop-back.
+
+    Raises:
+        SprachbundError: a system that does not hand over its sound, or there is no output.
+    """
+
+    def __init__(self) -> None:
+        self._output = monitor()
+        self._blocks: queue.Queue[Samples | Exception] = queue.Queue()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._record, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the sound; what was recorded before still comes."""
+        self._stopped.set()
+
+    def __iter__(self) -> Iterator[Samples]:
+        while not (self._stopped.is_set() and self._blocks.empty()):
+            try:
+                block = self._blocks.get(timeout=_BLOCK_S)
+            except queue.Empty:  # some systems hand over nothing while nothing is played
+                continue
+            if isinstance(block, Exception):
+                raise SprachbundError(
+                    f"the sound of this machine is gone ({_first_line(block)}); start again when it is back"
+                ) from block
+            yield block
+
+    def _record(self) -> None:
+        """In a thread."""
+        size = round(_BLOCK_S * SAMPLE_RATE)
+        try:
+            with self._output.recorder(samplerate=SAMPLE_RATE, blocksize=size) as recorder:
+                while not self._stopped.is_set():
+                    self._blocks.put(recorder.record(numframes=size).mean(axis=1, dtype=np.float32))
+        except Exception as error:  # whatever the system says is for the reader of the blocks
+            self._blocks.put(error)
+
+
+def monitor() -> Any:
+    """SoundCard's loop-back of the default output. Raises SprachbundError as of `SystemSound`."""
+    if sys.platform == "darwin":
+        raise SprachbundError(
+            "macOS does not hand over what it plays; install a loop-back device such as BlackHole, choose it as the "
+            "output, and name it with --microphone BlackHole"
+        )
+    try:
+        import soundcard
+
+        output = soundcard.default_speaker().id
+        name = f"{output}.monitor" if sys.platform == "linux" else output  # PipeWire names monitors so, too
+        return soundcard.get_microphone(name, include_loopback=True)
+    except (OSError, AssertionError, RuntimeError, IndexError, TypeError) as error:
+        # The library has no errors of its own: no libpulse, no server, no output.
+        raise SprachbundError(
+            "what this machine plays cannot be heard: there is no PulseAudio or PipeWire with an output; look with: "
+            f"pactl list short sinks, {_OTHER_WAY}"
+        ) from error
 
 
 def _sounddevice() -> Any:

@@ -8,21 +8,31 @@ import typer
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, size, table
 from sprachbund.cli.models import fetch
 
+Head = Literal["transducer", "ctc"]
+
 
 def convert(
     checkpoint: Annotated[
         str,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A .nemo file, a nemotron_asr_streaming directory or hub id, a .pt file of openai-whisper, or a "
-            "directory of CTranslate2 with a Whisper model.",
+            help="A .nemo file, a nemotron_asr_streaming or nemotron3_5_asr directory or hub id, a .pt file of "
+            "openai-whisper, or a directory of CTranslate2 with a Whisper model.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the model goes; a new folder.")],
     language: Annotated[
         list[str] | None,
         typer.Option(
-            "--language", metavar="LANG,…", help="What it hears and writes; Whisper models say it themselves."
+            "--language",
+            metavar="LANG,…",
+            help="What it hears and writes; published Parakeets, Canaries and Whisper models say it themselves.",
+        ),
+    ] = None,
+    head: Annotated[
+        Head | None,
+        typer.Option(
+            "--head", help="Of a .nemo file with a transducer and a CTC head; the transducer by default."
         ),
     ] = None,
     tokenizer: Annotated[
@@ -37,39 +47,36 @@ def convert(
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Read a Whisper model or a cache-aware FastConformer transducer and write it as others are; no file is run."""
+    """Read a Whisper, Parakeet or Canary model or a streaming transducer and write it as others are; no file is run."""
     from sprachbund.models.whisper.other_formats import is_other_format
 
     if is_other_format(Path(checkpoint)):
-        if language:
-            raise UsageError(
-                "--language is for streaming transducers; a Whisper model names its languages itself"
-            )
+        if language or head:
+            option = "--language" if language else "--head"
+            raise UsageError(f"{option} is for other models; a Whisper model says that itself")
         return _convert_whisper(Path(checkpoint), out, tokenizer, licence, as_json=as_json)
     if tokenizer is not None:
         raise UsageError("--tokenizer is for a .pt file of openai-whisper; leave it out")
-    if not language:
-        raise UsageError("no language is named; say what the model hears with --language en,de")
     with as_usage(), Bar("converting"):
         from sprachbund.compression.smaller import convert as convert_checkpoint
+        from sprachbund.models.conformer import Conformer
         from sprachbund.nn.quantized import num_weights
 
-        tags = [_tag(value) for value in listed(language)]
-        model = convert_checkpoint(checkpoint, out, tags, licence=licence, offline=offline)
-        streaming = model.config.streaming
-        assert streaming is not None
-        summary = {
+        tags = [_tag(value) for value in listed(language or [])]
+        model = convert_checkpoint(checkpoint, out, tags, licence=licence, offline=offline, head=head)
+        summary: dict[str, Any] = {
             "out": str(out),
+            "kind": model.name,
             "parameters": num_weights(model),
-            "languages": tags,
-            "right_contexts": list(streaming.right_contexts),
+            "languages": sorted({source for source, _ in model.pairs()}),
         }
+        if isinstance(model, Conformer) and model.config.streaming is not None:
+            summary["right_contexts"] = list(model.config.streaming.right_contexts)
     if as_json:
         return print_json(summary)
-    contexts = ", ".join(str(right) for right in streaming.right_contexts)
-    say(
-        f"{summary['parameters']:,} weights; frames ahead it was trained for: {contexts}; the model is in {out}"
-    )
+    contexts = ", ".join(str(right) for right in summary.get("right_contexts", ()))
+    trained = f"frames ahead it was trained for: {contexts}" if contexts else f"a {summary['kind']}"
+    say(f"{summary['parameters']:,} weights; {trained}; the model is in {out}")
 
 
 def _convert_whisper(

@@ -34,7 +34,7 @@ _PURPOSES = {
     "onnx": "exporting streaming models",
     "comet": "scoring with COMET",
     "ntuml": "reading the corpus NTUML2021, and datasets of parquet or arrow",
-    "microphone": "microphones for listen",
+    "microphone": "microphones and the machine's own sound for listen",
     "cloud": "corpora in object stores",
     "ray": "work on many machines: the service, and jobs with --ray",
 }
@@ -252,8 +252,9 @@ def _engine(model: str) -> Check:
     except SprachbundError as error:  # kernels are named that are not there
         return Check(name="engine", status="problem", found=str(error))
     notes = [*engine.notes, *engine.warnings]
+    parts = [f"{part}: {computes}" for part, computes in engine.parts.items()]
     status: Status = "note" if notes or why_not_native(family) is not None else "ok"
-    return Check(name="engine", status=status, found="; ".join([str(engine), *notes]))
+    return Check(name="engine", status=status, found="; ".join([str(engine), *parts, *notes]))
 
 
 def _tried(name: str, attempt: Callable[[], str], fix: str) -> Check:

@@ -177,7 +177,7 @@ def level_bar(samples: "Samples") -> str:
 
 _Decoding = Annotated[
     DecodingOptions,
-    Panel("Decoding", only=("allowed_languages", "prompt", "word_timestamps", "guard.enabled")),
+    Panel("Decoding", only=("allowed_languages", "prompt", "glossary", "word_timestamps", "guard.enabled")),
 ]
 _Model = Annotated[
     ModelOptions,
@@ -215,6 +215,10 @@ def listen(
     microphones: Annotated[
         bool, typer.Option("--microphones", help="List the microphones, and do nothing else.")
     ] = False,
+    system_sound: Annotated[
+        bool,
+        typer.Option("--system-sound", help="What this machine plays, in place of a microphone."),
+    ] = False,
     fast: Annotated[
         bool, typer.Option("--fast", help="Do not wait for the recording: as if computing took no time.")
     ] = False,
@@ -232,7 +236,7 @@ def listen(
     """Write down what is being said, in one or more languages, while it is said."""
     if microphones:
         return _print_microphones(as_json=as_json)
-    _check(source_file, microphone, fast, log)
+    _check(source_file, microphone, system_sound, fast, log)
     if decoding.word_timestamps and not as_json:
         raise UsageError("--words are shown with --json only; add it")
     from sprachbund.streaming.engine import LiveEngine
@@ -247,14 +251,22 @@ def listen(
     if as_json and loaded.engine is not None:
         print_json({"type": "engine", **loaded.engine.as_dict()})
     captions: Captions = JsonLines() if as_json else Lines(several=len(session.targets) > 1)
-    moments = _shown(_moments(engine, session, captions, source_file, microphone, fast, untrusted), captions)
+    sound = _moments(engine, session, captions, source_file, microphone, system_sound, fast, untrusted)
+    moments = _shown(sound, captions)
     if log is not None:
         _write_log(log, moments, session, source_file or "microphone")
     if session.error:
         raise SprachbundError(session.error)
 
 
-def _check(source_file: str | None, microphone: str | None, fast: bool, log: Path | None) -> None:
+def _check(
+    source_file: str | None, microphone: str | None, system_sound: bool, fast: bool, log: Path | None
+) -> None:
+    """Refuse what contradicts itself, and sound that is not there, before a model is loaded."""
+    if system_sound and (source_file or microphone):
+        raise UsageError(
+            f"--system-sound is instead of {source_file or '--microphone'}; leave one of them out"
+        )
     if source_file is not None and microphone is not None:
         raise UsageError("--microphone names a microphone; leave it out for a file")
     if fast and source_file in (None, STDIN):
@@ -263,6 +275,10 @@ def _check(source_file: str | None, microphone: str | None, fast: bool, log: Pat
         raise UsageError(f"--log {log}: there is no folder {log.parent}; make it first")
     if source_file not in (None, STDIN) and not Path(str(source_file)).exists():
         raise missing_file(source_file)
+    if source_file is None:
+        from sprachbund.audio.microphone import check_microphone, monitor
+
+        monitor() if system_sound else check_microphone(microphone)
 
 
 def _moments(
@@ -271,12 +287,13 @@ def _moments(
     captions: Captions,
     source_file: str | None,
     microphone: str | None,
+    system_sound: bool,
     fast: bool,
     untrusted: bool,
 ) -> "Iterator[Moment]":
     """Everything that the session says, of whatever it listens to."""
     from sprachbund.audio.load import open_audio
-    from sprachbund.audio.microphone import Microphone, raw_blocks
+    from sprachbund.audio.microphone import Microphone, SystemSound, raw_blocks
     from sprachbund.streaming.live import BLOCK_S, SimulatedClock, WallClock, follow, play
 
     if source_file not in (None, STDIN):
@@ -291,7 +308,7 @@ def _moments(
         with _stopping() as stopped:
             yield from follow(engine, session, _until(stopped, raw_blocks(sys.stdin.buffer)), WallClock())
         return
-    recorder = Microphone(microphone, report=say)
+    recorder = SystemSound() if system_sound else Microphone(microphone, report=say)
     say("listening; Ctrl-C ends it")
     with _stopping(recorder.stop):
         yield from follow(engine, session, _metered(recorder, captions), WallClock())

@@ -548,7 +548,7 @@ def load_model(options: ModelOptions) -> "Model":
     return model
 
 
-def engine_values(model: "Model") -> dict[str, dict[str, str]]:
+def engine_values(model: "Model") -> dict[str, Any]:
     """The engine of a model, as JSON output has it."""
     return {"engine": model.engine.as_dict()} if model.engine else {}
 

@@ -294,7 +294,9 @@ def recipe(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder of the runs; the table is in it.")
     ] = None,
-    chosen: Annotated[str, typer.Option("--size", metavar="SIZE", help=f"{', '.join(SIZES)}.")] = "small",
+    chosen: Annotated[
+        str, typer.Option("--size", metavar="SIZE", help=f"{', '.join(SIZES)}, or a TOML file of your own.")
+    ] = "small",
     check: Annotated[
         bool, typer.Option("--check", help="Say what the size needs and whether its plans fit; run nothing.")
     ] = False,
@@ -304,16 +306,13 @@ def recipe(
 ) -> None:
     """Run a recipe over its arms and seeds; the same command again goes on where it stopped."""
     with as_usage():
-        for what, value, known in (("recipe", name, tuple(RECIPES)), ("size", chosen, SIZES)):
-            if value not in known:
-                raise UsageError(f"no {what} {value!r}; there are {', '.join(known)}")
+        if name not in RECIPES:
+            raise UsageError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
+        toml = _settings(name, chosen)
         if name not in _OF_SEVERAL_PROCESSES or check:
             in_one_process(f"sprachbund recipe {name}{' --check' if check else ''}")
-        from sprachbund.research import sizes
-
         with Bar("starting"):
             module: Any = import_module(f"sprachbund.research.{name}.recipe")
-        toml = Path(sizes.__file__).parent / f"{name}.{chosen}.toml"
         given = [f'data="{data}"'] if data is not None else []
         values = read_recipe(getattr(module, RECIPES[name]), toml, [*given, *asked.overrides])
         set_device(asked.device)
@@ -338,6 +337,17 @@ def recipe(
         raise
     if path != out:  # of several processes, which only train
         _print(path, as_json)
+
+
+def _settings(name: str, size: str) -> Path:
+    """The file with the settings of a recipe."""
+    from sprachbund.research import sizes
+
+    if Path(size).suffix == ".toml":
+        return Path(size)
+    if size not in SIZES:
+        raise UsageError(f"no size {size!r}; there are {', '.join(SIZES)}, or name a file that ends in .toml")
+    return Path(sizes.__file__).parent / f"{name}.{size}.toml"
 
 
 def _print(path: Path, as_json: bool) -> None:

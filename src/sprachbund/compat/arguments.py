@@ -8,7 +8,7 @@ from typing import Any
 
 from sprachbund.api import Model
 from sprachbund.audio.span_options import SpanOptions
-from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, GuardOptions
+from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, GuardOptions, draws_tokens
 from sprachbund.decoding.result import Segment
 from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import writes_spaces
@@ -83,17 +83,26 @@ def refuse_others(
     refuse(package, given, unserved)
 
 
-def check_temperature(temperature: float | Sequence[float]) -> None:
-    """Take the temperatures of a fallback; the search here is deterministic, which is their first one, 0.
+def temperatures(model: Model, temperature: float | Sequence[float]) -> tuple[float, ...]:
+    """The temperatures of a fallback; 0 alone, with a warning for others, of a model that draws no tokens.
+
+    Args:
+        model: that is to decode.
+        temperature: one, or several in rising order.
 
     Raises:
         SprachbundError: a temperature outside 0 to 1.
     """
-    several = [temperature] if isinstance(temperature, int | float) else list(temperature)
+    several = (float(temperature),) if isinstance(temperature, int | float) else tuple(temperature)
     if not several or not all(0 <= one <= 1 for one in several):
         raise SprachbundError(f"temperature={temperature!r} is not between 0 and 1; give 0")
+    if draws_tokens(model.family):
+        return several
     if several[0] != 0:
-        warnings.warn(f"temperature={temperature!r}: the search is deterministic, as at 0", stacklevel=4)
+        warnings.warn(
+            f"temperature={temperature!r}: {model.family.name} draws no tokens, as at 0", stacklevel=3
+        )
+    return (0.0,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +119,7 @@ class Wish:
         log_probability_threshold: None for no limit.
         no_speech_threshold: None for no limit.
         max_tokens: of a segment.
+        temperature: in rising order; at the first above 0 there is no beam.
         without_timestamps: segments are the spans of speech as they are.
         spans: how speech is cut out of the recording.
     """
@@ -124,6 +134,7 @@ class Wish:
     no_speech_threshold: float | None
     max_tokens: int | None
     without_timestamps: bool
+    temperature: tuple[float, ...] = (0.0,)
     spans: SpanOptions = field(default_factory=SpanOptions)
 
     @property
@@ -146,7 +157,8 @@ class Wish:
             else GuardOptions.hopeless_mean_log_probability,
         )
         return DecodingOptions(
-            beam_size=self.beam_size or 1,
+            beam_size=1 if self.temperature[0] else self.beam_size or 1,
+            temperature=self.temperature,
             prompt=self.initial_prompt or None,
             word_timestamps=self.word_timestamps,
             max_tokens=self.max_tokens,

@@ -28,12 +28,12 @@ from sprachbund.compat.arguments import (
     FALLBACK,
     NAMES,
     Wish,
-    check_temperature,
     device_by_default,
     refuse,
     refuse_others,
     spaced,
     span_options,
+    temperatures,
     tokens_of,
 )
 from sprachbund.decoding import result
@@ -56,7 +56,7 @@ _UNSERVED: dict[str, Any] = {
     "hallucination_silence_threshold": None,
 }
 _WITHOUT_EFFECT = (
-    "best_of",  # of sampling, which there is none of
+    "best_of",  # one text is drawn
     "log_progress",
     "suppress_blank",
     "prepend_punctuations",
@@ -211,9 +211,9 @@ class WhisperModel:
             language: spoken; identified if None.
             task: "transcribe" or "translate".
             beam_size: hypotheses.
-            temperature: the first is taken; see `check_temperature`.
-            compression_ratio_threshold: text that compresses better is left out.
-            log_prob_threshold: with the next, text of less certainty is left out.
+            temperature: 0 is greedy or beam search; the others are for text that the thresholds below refuse.
+            compression_ratio_threshold: text that compresses better is decoded again, and left out at last.
+            log_prob_threshold: the same for text of less certainty.
             no_speech_threshold: most doubt of the model that somebody speaks.
             condition_on_previous_text: without effect.
             initial_prompt: shown to the model before each span.
@@ -233,7 +233,6 @@ class WhisperModel:
                 recording that cannot be read.
         """
         refuse_others(_PACKAGE, others, _UNSERVED, _WITHOUT_EFFECT)
-        check_temperature(temperature)
         wish = Wish(
             language=language,
             task=task,
@@ -245,6 +244,7 @@ class WhisperModel:
             no_speech_threshold=no_speech_threshold,
             max_tokens=max_new_tokens,
             without_timestamps=without_timestamps,
+            temperature=temperatures(self.model, temperature),
             spans=span_options(vad_parameters),
         )
         options = wish.options()
@@ -294,5 +294,5 @@ class WhisperModel:
             ]
             if words
             else None,
-            temperature=0.0,
+            temperature=segment.temperature,
         )

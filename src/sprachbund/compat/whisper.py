@@ -24,11 +24,11 @@ from sprachbund.compat.arguments import (
     FALLBACK,
     NAMES,
     Wish,
-    check_temperature,
     device_by_default,
     refuse,
     refuse_others,
     spaced,
+    temperatures,
     tokens_of,
 )
 from sprachbund.errors import SprachbundError
@@ -125,9 +125,9 @@ class Whisper:
         Args:
             audio: a path, or samples (N,) at 16 kHz, as an array or a tensor.
             verbose: True prints the segments.
-            temperature: the first is taken; see `check_temperature`.
-            compression_ratio_threshold: text that compresses better is left out.
-            logprob_threshold: with the next, text of less certainty is left out.
+            temperature: 0 is greedy or beam search; the others are for text that the thresholds below refuse.
+            compression_ratio_threshold: text that compresses better is decoded again, and left out at last.
+            logprob_threshold: the same for text of less certainty.
             no_speech_threshold: most doubt of the model that somebody speaks.
             condition_on_previous_text: without effect.
             initial_prompt: shown to the model before each span.
@@ -147,7 +147,6 @@ class Whisper:
                 recording that cannot be read.
         """
         refuse_others(_PACKAGE, others, _UNSERVED, _WITHOUT_EFFECT)
-        check_temperature(temperature)
         wish = Wish(
             language=language,
             task=task,
@@ -159,6 +158,7 @@ class Whisper:
             no_speech_threshold=no_speech_threshold,
             max_tokens=sample_len,
             without_timestamps=without_timestamps,
+            temperature=temperatures(self.model, temperature),
         )
         is_file = isinstance(audio, str | Path)
         translation = self.model.translate(
@@ -178,7 +178,7 @@ class Whisper:
                 "end": segment.end_s,
                 "text": text,
                 "tokens": tokens_of(self.model, segment),
-                "temperature": 0.0,
+                "temperature": segment.temperature,
                 "avg_logprob": segment.mean_log_probability,
                 "compression_ratio": segment.compression_ratio,
                 "no_speech_prob": segment.no_speech_probability or 0.0,

@@ -137,6 +137,11 @@ def check_exportable(model: Family) -> None:
         )
     if is_split(streaming.encoder):
         raise SprachbundError("the encoder is split by language, which the exported graph has no place for")
+    if model.fuses_language:
+        raise SprachbundError(
+            "the model is told the language between its encoder and its transducer, which the exported graphs have no "
+            "place for; listen and translate run it as it is"
+        )
     packed = packed_linears(model)
     if packed is not None and (packed.bits not in BITS or packed.block & (packed.block - 1)):
         raise SprachbundError(

@@ -1,6 +1,6 @@
 """Writing models that were made from others: saved whole or not at all, with a card that names their origin.
 
-The last section converts public streaming checkpoints into model directories.
+The last section converts public checkpoints into model directories.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,10 @@ from sprachbund.models.card import Card
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.conformer.checkpoints import MODEL_TYPE, assemble, read_nemo, read_transformers
 from sprachbund.models.drafts import find_drafts
+from sprachbund.models.fastconformer import Canary, Parakeet
+from sprachbund.models.fastconformer.nemo import Head, is_streaming, read
 from sprachbund.models.io import locate, save
+from sprachbund.models.nemo_archive import open_archive
 from sprachbund.models.weights import Bits, read_packed_linears
 from sprachbund.util.files import atomic_directory, copy_file, is_empty
 
@@ -96,38 +99,60 @@ def copy_drafts(source: Path, out: Path) -> list[str]:
     return list(drafts)
 
 
-# Public streaming checkpoints.
+# Public checkpoints of other layouts.
 
 
 def convert(
-    checkpoint: str, out: Path, languages: Sequence[str], *, licence: str = "", offline: bool = False
-) -> Conformer:
+    checkpoint: str,
+    out: Path,
+    languages: Sequence[str],
+    *,
+    licence: str = "",
+    offline: bool = False,
+    head: Head | None = None,
+) -> Conformer | Parakeet | Canary:
     """Write a model directory of a checkpoint.
 
     Args:
-        checkpoint: a `.nemo` file, or a directory or Hugging Face id in transformers' form (`nemotron_asr_streaming`).
+        checkpoint: a `.nemo` file, or a directory or Hugging Face id in transformers' form of a streaming transducer.
         out: is to hold the model.
-        languages: BCP-47 tags that the checkpoint hears and writes; its files do not say.
+        languages: BCP-47 tags that the checkpoint hears and writes; streaming models do not say.
         licence: of the weights, for the card.
         offline: never use the network.
+        head: of a hybrid of NeMo that does not stream; its transducer if None.
 
     Raises:
         SprachbundError: the place is taken, or the checkpoint cannot be read.
     """
     check_new(out)
-    if not languages:
-        raise SprachbundError(f"{checkpoint} does not say which languages it hears; name them")
     path = Path(checkpoint)
     is_file = path.suffix == ".nemo" or path.is_file()
-    read = read_nemo(path) if is_file else read_transformers(locate(checkpoint, offline=offline))
-    model = assemble(read, languages)
-    kind = "NeMo" if is_file else f"transformers, {MODEL_TYPE}"
+    archive = open_archive(path) if is_file else None
+    model: Conformer | Parakeet | Canary
+    if archive is not None and not is_streaming(archive):
+        model = read(archive, tuple(languages), head)
+        kind = f"{model.name}, converted from a NeMo archive"
+    else:
+        if head is not None:
+            raise SprachbundError(
+                f"{checkpoint}: it streams, and its transducer alone is used; leave --head out"
+            )
+        if not languages:
+            raise SprachbundError(
+                f"{checkpoint} does not say which languages it hears; name them with --language"
+            )
+        checkpoint_read = (
+            read_transformers(locate(checkpoint, offline=offline)) if archive is None else read_nemo(archive)
+        )
+        model = assemble(checkpoint_read, languages)
+        origin = f"transformers, {MODEL_TYPE}" if archive is None else "NeMo"
+        kind = f"A cache-aware FastConformer transducer, converted from a checkpoint ({origin})"
     card = Card(
         name=path.stem if is_file else path.name,
-        description=f"A cache-aware FastConformer transducer, converted from a checkpoint ({kind}).",
+        description=f"{kind}.",
         licence=licence,
-        source_languages=list(languages),
-        target_languages=list(languages),
+        source_languages=sorted({source for source, _ in model.pairs()}),
+        target_languages=sorted({target for _, target in model.pairs()}),
         training={"made_from": {"model": path.name, "by": "convert"}},
     )
     write_whole(out, lambda draft: save(model, draft, card=card))

@@ -392,20 +392,32 @@ class Corpus(Dataset[Example]):
 
     def utterance(self, index: int) -> tuple[Utterance, np.ndarray]:
         """An utterance and its samples by global index."""
-        for manifest, count in zip(self.manifests, self.counts, strict=True):
+        number, index = self._located(index)
+        manifest = self.manifests[number]
+        return manifest[index], manifest.samples(index)
+
+    def _located(self, index: int) -> tuple[int, int]:
+        """The number of a manifest, and an index into it."""
+        for number, count in enumerate(self.counts):
             if index < count:
-                return manifest[index], manifest.samples(index)
+                return number, index
             index -= count
         raise IndexError(index)
+
+    def _features(self, number: int, index: int, speed: float, augment: Augment) -> tuple[Tensor, int]:
+        """Features (T, M) of an utterance of the manifest `number`, and how many frames are its own."""
+        samples = self.manifests[number].samples(index)
+        return self.examples.features(_change_speed(samples, speed), augment)
 
     def __getitem__(self, key: SampleKey) -> Example:
         epoch, index, speed, *rest = key
         rng = np.random.default_rng([self.options.seed, epoch, index])
-        utterance, samples = self.utterance(index)
+        number, index = self._located(index)
+        utterance = self.manifests[number][index]
         spoken = self.spoken(utterance) if self.options.spoken else None
         too_long = self.options.spoken and spoken is None
         augment = partial(spec_augment, rng=rng, options=self.options, strength=rest[0] if rest else 1.0)
-        features, num_frames = self.examples.features(_change_speed(samples, speed), augment)
+        features, num_frames = self._features(number, index, speed, augment)
         return Example(
             features=features,
             source_language=self.examples.number(utterance.language) if utterance.language else NO_LANGUAGE,

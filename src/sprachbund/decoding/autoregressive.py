@@ -15,20 +15,29 @@ import torch
 from torch import Tensor
 
 from sprachbund.decoding.logits_process import best_tokens, likeliest
+from sprachbund.decoding.sampling import TokenSampler
 from sprachbund.decoding.state import Hypothesis, HypothesisBatch, should_drop, unfinished_rows
 from sprachbund.models.base import Family
 
 
-def greedy_search(family: Family, batch: HypothesisBatch) -> list[Hypothesis]:
-    """Finish all rows (R) of a batch; one hypothesis per row, in their order."""
-    return GreedySearch(batch).finish(family)
+def greedy_search(
+    family: Family, batch: HypothesisBatch, sampler: TokenSampler | None = None
+) -> list[Hypothesis]:
+    """Finish all rows (R) of a batch; one hypothesis per row, in their order.
+
+    Args:
+        family: the model.
+        batch: one row for each memory and target, prompts read.
+        sampler: draws the tokens; None takes the likeliest.
+    """
+    return GreedySearch(batch, sampler).finish(family)
 
 
 class GreedySearch:
     """The rows still under way and the token chosen for each."""
 
-    def __init__(self, batch: HypothesisBatch) -> None:
-        self.batch = batch
+    def __init__(self, batch: HypothesisBatch, sampler: TokenSampler | None = None) -> None:
+        self.batch, self._sampler = batch, sampler
         device, num_rows = batch.tokens.device, batch.cache.num_rows
         self.original, self.limits = list(range(num_rows)), batch.processor.limits.tolist()
         self.sums = torch.zeros(num_rows, device=device, dtype=torch.float64)
@@ -52,7 +61,7 @@ class GreedySearch:
         """The next token (R,) of every row; rows that end are recorded."""
         batch = self.batch
         log_probs = batch.processor.log_probs(batch.logits, batch.tokens)
-        tokens = likeliest(log_probs)
+        tokens = likeliest(log_probs) if self._sampler is None else self._sampler.draw(log_probs)
         self.sums = self.sums + log_probs.gather(1, tokens[:, None])[:, 0]
         length = batch.tokens.shape[1] + 1
         # Only the tokens are copied from the device at each step.
@@ -71,6 +80,7 @@ class GreedySearch:
             finished=ended,
             no_speech_log_probability=self.batch.no_speech[index],
             score=total,
+            temperature=0.0 if self._sampler is None else self._sampler.temperature,
         )
 
     def _drop_finished(self) -> Tensor | None:
@@ -82,6 +92,8 @@ class GreedySearch:
         self.batch.keep(memories)
         self.sums, order = self.sums[rows], rows.tolist()
         self.finished = self.finished[order]
+        if self._sampler is not None:
+            self._sampler.take(order)
         self.original, self.limits = [self.original[r] for r in order], [self.limits[r] for r in order]
         return rows
 

@@ -8,8 +8,10 @@ here; they carry the reason, and callers show or hide them.
 import zlib
 
 from sprachbund.decoding.options import TRANSCRIBE, GuardOptions
+from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.models.catalogue import fitting, fitting_cascade
+from sprachbund.text.identify import LanguageIdentifier
 
 OUT_OF_DOMAIN = "out of domain"
 """Reason to drop what a model does not understand."""
@@ -125,6 +127,46 @@ def length_ratio(text: str, source_text: str) -> float:
         len(text.encode()) / (len(source_text.encode()) + _SHORT),
     ]
     return min(ratios)
+
+
+_LONG_ENOUGH, _MUCH_SHORTER = 40, 0.15
+"""Characters of a source from which on a translation is never so many times as long."""
+_LETTERS = 20
+"""Of a text whose language can be told from another."""
+_SURELY = 0.95
+
+
+def why_no_translation(text: str, source_text: str, source: str, target: str) -> str | None:
+    """Why the reply of a language model is no translation, for what other guards do not see; None where it may be one.
+
+    A model may answer what was said or obey it. Such a reply is often much shorter than a translation, stays in the
+    language of the speech, or repeats the request.
+
+    Args:
+        text: the reply.
+        source_text: what was to be translated.
+        source: BCP-47 tag of its language.
+        target: BCP-47 tag of the language wanted.
+    """
+    if any(mark in text and mark not in source_text for mark in ("<text", "</text")):
+        return "not a translation: it repeats the request"
+    if len(source_text) >= _LONG_ENOUGH:
+        ratio = max(len(text) / len(source_text), len(text.encode()) / len(source_text.encode()))
+        if ratio < _MUCH_SHORTER:
+            return f"not a translation: {ratio:.2f} times as long as what was said"
+    if sum(c.isalpha() for c in text) >= _LETTERS and _in_language(text, source, target):
+        return f"not a translation: it is in {source}"
+    return None
+
+
+def _in_language(text: str, source: str, target: str) -> bool:
+    """Whether a text is surely in the first of two languages; False where they cannot be told apart."""
+    try:
+        identifier = LanguageIdentifier((source, target))
+    except SprachbundError:  # a language that it does not know
+        return False
+    found = identifier.identify(text)
+    return found.language == source and found.probability > _SURELY
 
 
 def _text_drop_reason(text: str, duration_s: float, options: GuardOptions) -> str | None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.errors import SprachbundError
+from sprachbund.text.glossary import read_glossary
 from sprachbund.util.options import Option, OptionValueError, Range, check, renamed
 
 if TYPE_CHECKING:  # commands make their options of these without loading torch
@@ -104,6 +106,8 @@ class DecodingOptions:
         language_windows: speech spans, the present one and those before it, whose language log-probabilities
             are averaged when the present one alone does not decide.
         prompt: context or glossary shown to the model before each span, where the family has room for it.
+        glossary: terms and their translations, "term = translation; ...", for translators of texts that are language
+            models; entries that do not occur in a text are not shown to them.
         batch_size: most speech spans that go through the encoder together; does not change the result.
         timestamps: whether segments are cut by timestamp tokens: "auto" in models that write them; True is an error for
             those that do not.
@@ -116,6 +120,10 @@ class DecodingOptions:
         num_draft_tokens: tokens that the draft proposes at a time; as many as are to gain most if not given.
         accept: which draft tokens are accepted: exact; top-2, top-3, unchecked: faster, change the text, and need a
             draft that is named.
+        temperature: 0 is greedy or beam search, above it tokens are drawn. Of several, as in Whisper, each is tried in
+            turn while the text repeats itself or is unlikely by the thresholds of the guard, as in 0,0.2,0.4,0.6,0.8,1.
+            Beams and drafts work at 0 alone.
+        sampling_seed: of what is drawn; the same seed gives the same text.
         guard: thresholds of the hallucination guard.
         spans: how speech is cut out of a recording.
     """
@@ -127,6 +135,7 @@ class DecodingOptions:
     allowed_languages: Annotated[tuple[str, ...] | None, Option("--languages", metavar="LANG,…")] = None
     language_windows: Annotated[int, Range(1)] = 3
     prompt: Annotated[str | None, Option("--prompt", metavar="TEXT")] = None
+    glossary: Annotated[str | None, Option("--glossary", metavar="TERMS")] = None
     batch_size: Annotated[int, Range(1)] = 8
     timestamps: Literal[True, False, "auto"] = AUTO
     word_timestamps: Annotated[bool, Option("--words")] = False
@@ -138,6 +147,8 @@ class DecodingOptions:
         Option("--num-draft-tokens", metavar="K", old="--guesses"),
     ] = None
     accept: Annotated[Accept, Option("--accept", metavar="HOW")] = "exact"
+    temperature: Annotated[tuple[float, ...], Option("--temperature", metavar="T,…")] = (0.0,)
+    sampling_seed: Annotated[int, Range(0), Option("--sampling-seed", metavar="N")] = 0
     guard: GuardOptions = field(default_factory=GuardOptions)
     spans: SpanOptions = field(default_factory=SpanOptions)
 
@@ -150,6 +161,8 @@ class DecodingOptions:
                 f"give {self.min_tokens} or more, the fewest tokens of a segment",
             )
         self._check_accept()
+        self._check_temperature()
+        read_glossary(self.glossary or "")
         if isinstance(self.allowed_languages, str):
             raise SprachbundError(
                 f"allowed_languages is the text {self.allowed_languages!r}; give a tuple of language tags"
@@ -171,6 +184,22 @@ class DecodingOptions:
                 f"accept {self.accept!r} is for greedy search; beam_size is {self.beam_size}, give 1"
             )
 
+    def _check_temperature(self) -> None:
+        if not self.temperature or not all(0 <= one <= 1 for one in self.temperature):
+            shown = ",".join(f"{one:g}" for one in self.temperature)
+            raise OptionValueError("temperature", shown, "give numbers from 0 to 1, such as 0 or 0,0.5,1")
+        if any(after <= before for before, after in pairwise(self.temperature)):
+            shown = ",".join(f"{one:g}" for one in self.temperature)
+            raise OptionValueError("temperature", shown, "each has to be higher than the one before")
+        if not self.temperature[0]:
+            return
+        for name, wanted in (("a beam", self.beam_size > 1), ("a draft", self.draft not in (AUTO, NONE))):
+            if wanted:
+                raise SprachbundError(
+                    f"temperature is {self.temperature[0]:g}, at which tokens are drawn, and {name} works at 0 alone; "
+                    "leave one of them out, or begin with 0, as in 0,0.5,1"
+                )
+
     @staticmethod
     def from_stored(values: Mapping[str, Any], source: str) -> "DecodingOptions":
         """Options as `dataclasses.asdict` wrote them, also of earlier versions.
@@ -188,6 +217,8 @@ class DecodingOptions:
         guard, spans = GuardOptions(**rest.pop("guard")), SpanOptions(**rest.pop("spans"))
         allowed = rest.pop("allowed_languages")
         languages = None if allowed is None else tuple(allowed)
+        if "temperature" in rest:
+            rest["temperature"] = tuple(rest["temperature"])
         return DecodingOptions(**rest, allowed_languages=languages, guard=guard, spans=spans)
 
 
@@ -225,6 +256,11 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
             f"the model {family.name} is searched with CTC, which has no place for a draft ({options.draft}); leave it "
             f"out, or take a model that writes by its attention decoder alone, such as {_ATTENTION_FAMILIES}"
         )
+    if able.joint_ctc is not None and options.temperature[-1] > 0:
+        raise SprachbundError(
+            f"the model {family.name} is searched with CTC, whose scores are no probabilities to draw tokens by, and "
+            f"temperature is {options.temperature[-1]:g}; leave it out"
+        )
     if options.word_timestamps and able.alignment is None:
         raise SprachbundError(
             f"the model {family.name} does not show which speech it reads, so words get no times; leave "
@@ -237,6 +273,12 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
                 f"the translator {translator.name} does not show which words of a text it reads, so words of a "
                 "translation get no times; leave word_timestamps out, or take a translator such as M2M-100"
             )
+    reader = family if able.translator is None else able.translator.family
+    if options.glossary and not reader.capabilities.follows_requests:
+        raise SprachbundError(
+            f"the model {reader.name} takes no glossary; leave it out, or take a cascade with a language model as its "
+            "translator, such as --then Qwen/Qwen3-4B-Instruct-2507"
+        )
     limit = options.guard.max_out_of_domain
     if limit is not None and limit < 1 and family.domain is None:
         raise SprachbundError(
@@ -248,6 +290,12 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
             f'the model {family.name} writes no timestamps; set timestamps to "{AUTO}" or False, or take a whisper '
             "model that was trained with them"
         )
+
+
+def draws_tokens(family: "Family") -> bool:
+    """Whether a temperature above 0 has a meaning: an attention decoder alone gives tokens their probabilities."""
+    able = family.capabilities
+    return able.transducer is None and able.ctc is None and able.joint_ctc is None
 
 
 def _of_attention_decoders(options: DecodingOptions, times: bool) -> Iterator[str]:
@@ -262,5 +310,7 @@ def _of_attention_decoders(options: DecodingOptions, times: bool) -> Iterator[st
         yield f"min_tokens ({options.min_tokens})"
     if options.length_penalty != DecodingOptions.length_penalty:
         yield f"length_penalty ({options.length_penalty})"
+    if options.temperature[-1] > 0:
+        yield f"a temperature ({options.temperature[-1]:g})"
     if options.prompt:
         yield "a prompt"

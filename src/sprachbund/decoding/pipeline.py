@@ -27,6 +27,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import islice, product
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ from sprachbund.decoding.guard import (
     drop_reason,
     max_out_of_domain,
     repetition,
+    why_no_translation,
 )
 from sprachbund.decoding.languages import (
     UNDETERMINED,
@@ -479,7 +481,7 @@ def make_target(model: Family, options: DecodingOptions, language: str, source: 
     return Target(
         language=language,
         source=None if source == UNDETERMINED else source,
-        context=options.prompt or "",
+        context=(options.glossary if model.capabilities.follows_requests else options.prompt) or "",
         timestamps=bool(options.timestamps) and model.capabilities.timestamps is not None,
     )
 
@@ -586,7 +588,8 @@ def _search_key(recording: RecordingState) -> Hashable:
     if options.prompt:
         return id(options), id(recording.speculation)
     searched = (getattr(options, one.name) for one in fields(options) if one.name not in NOT_OF_THE_SEARCH)
-    return (*searched, id(recording.speculation))
+    falls_back = options.guard if len(options.temperature) > 1 else None
+    return (*searched, falls_back, id(recording.speculation))
 
 
 def _decode_group(
@@ -624,7 +627,8 @@ def _write_rows(
     asked = [[_target(model, one, name) for name in own] for one, own in zip(group, names, strict=True)]
     for one, targets in zip(group, asked, strict=True):
         _note_unread_prompt(model, one.recording, targets[0])
-    hypotheses = search(model, memory, asked, first.options, durations_s, first.speculation)
+    starts = [round(one.context.span.start_s * SAMPLE_RATE) for one in group]
+    hypotheses = search(model, memory, asked, first.options, durations_s, first.speculation, starts)
     sources = [one.context.language.language for one in group]
     latest = [one.recording.latest for one in group]
     doubts = out_of_domain(model, memory, sources, hypotheses, durations_s, names, latest)
@@ -676,7 +680,7 @@ def _target(model: Family, span: _IdentifiedSpan, target: str) -> Target:
 
 def _note_unread_prompt(model: Family, recording: RecordingState, target: Target) -> None:
     """Note once that a family cannot be given the caller's prompt: its own prompt is the same without it."""
-    if not target.context or recording.notes:
+    if not target.context or recording.notes or model.capabilities.reads_context:
         return
     if model.prompt(target) == model.prompt(replace(target, context="")):
         recording.notes.append(f"the model {model.name} has no room for a prompt; it was not used")
@@ -765,6 +769,7 @@ def cut_row(
                 language_probability=context.language_probability,
                 dropped=dropped,
                 spans=spans_within(context, start_s, end_s),
+                temperature=hypothesis.temperature,
             )
         )
     return segments
@@ -959,7 +964,10 @@ def _translate_sentences(
     """One row for each of `texts`; `source` is the recogniser's tag, `target` the translator's."""
     # A prompt, a draft, limits and timestamps are the recogniser's.
     own = DecodingOptions(
-        beam_size=options.beam_size, length_penalty=options.length_penalty, batch_size=options.batch_size
+        beam_size=options.beam_size,
+        length_penalty=options.length_penalty,
+        batch_size=options.batch_size,
+        glossary=options.glossary,
     )
     family, translated = translator.family, list[_Translated]()
     for start in range(0, len(texts), own.batch_size):
@@ -1026,6 +1034,11 @@ def _translated_segment(
             mean_log_probability=row.mean_log_probability,
             source_text=passage.text,
             options=guard,
+        )
+        or (
+            why_no_translation(text, passage.text, first.target_language, target)
+            if guard.enabled and family.capabilities.follows_requests
+            else None
         ),
         spans=tuple(span for segment in passage.segments for span in segment.spans),
     )
@@ -1425,5 +1438,6 @@ def _search_texts(
     for language, target in product(dict.fromkeys(languages), targets):
         check_pair(family, language, target)
     asked = [[make_target(family, options, target, language) for target in targets] for language in languages]
-    hypotheses = search(family, encoded.memory, asked, options)
+    names = [crc32(text.encode()) for text in texts]
+    hypotheses = search(family, encoded.memory, asked, options, utterances=names)
     return _TextRows(memory=encoded.memory, languages=languages, targets=asked, hypotheses=hypotheses)

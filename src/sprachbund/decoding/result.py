@@ -81,12 +81,18 @@ class Segment:
     dropped: str | None = None
     spans: tuple[LanguageSpan, ...] = ()
     source_text: str | None = None
+    temperature: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values under the names of the fields, times rounded; `source_text` only of a cascade."""
+        """Plain JSON values under the names of the fields, times rounded.
+
+        `source_text` is only of a cascade, `temperature` only of text that was drawn.
+        """
         values: dict[str, Any] = rounded(asdict(self))
         if self.source_text is None:
             del values["source_text"]
+        if not self.temperature:
+            del values["temperature"]
         return values
 
     @classmethod

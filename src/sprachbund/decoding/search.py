@@ -9,6 +9,7 @@ from sprachbund.decoding.ctc import join_ctc, search_by_ctc
 from sprachbund.decoding.drafts.base import NativeRun
 from sprachbund.decoding.native_search import NativeSearch, searches_natively
 from sprachbund.decoding.options import DecodingOptions, check_options
+from sprachbund.decoding.sampling import TokenSampler, needs_fallback
 from sprachbund.decoding.speculation import Speculation, speculation_for
 from sprachbund.decoding.speculative import DraftedBatch, DraftState, speculative_search
 from sprachbund.decoding.state import Hypothesis, HypothesisBatch, start_batch, whole_prompt
@@ -25,6 +26,7 @@ def search(
     options: DecodingOptions | None = None,
     durations_s: Sequence[float] | None = None,
     speculation: Speculation | None = None,
+    utterances: Sequence[int] | None = None,
 ) -> list[list[Hypothesis]]:
     """Decode every memory into each of its targets; the encoder's work is shared by all targets.
 
@@ -36,6 +38,8 @@ def search(
         durations_s: seconds of audio in each memory, so that no timestamp lies behind it; the model's window
             if None.
         speculation: the draft, kept from search to search with its acceptance so far; made from the options if None.
+        utterances: (B,) numbers that tell the memories apart; the draws of a temperature above 0 depend on them. Their
+            places in the batch if None.
 
     Returns:
         B lists of n hypotheses. They depend neither on how utterances are batched nor on the draft.
@@ -53,13 +57,58 @@ def search(
         return search_by_frames(family, able.transducer, memory, targets, options)
     if able.ctc is not None:
         return search_by_ctc(family, able.ctc, memory, targets, options)
-    batch = start_batch(family, memory, targets, options, durations_s)
+    names = range(len(targets)) if utterances is None else utterances
+    first, *others = options.temperature
+    best = _search_at(first, family, memory, targets, options, durations_s, speculation, names)
+    for temperature in others:
+        again = [
+            b for b, row in enumerate(best) if any(needs_fallback(family, h, options.guard) for h in row)
+        ]
+        if not again:
+            break
+        rows = _search_at(
+            temperature,
+            family,
+            memory.select(torch.tensor(again, device=memory.states.device)),
+            [targets[b] for b in again],
+            options,
+            None if durations_s is None else [durations_s[b] for b in again],
+            speculation,
+            [names[b] for b in again],
+        )
+        for b, row in zip(again, rows, strict=True):
+            best[b] = [
+                new if needs_fallback(family, old, options.guard) else old
+                for old, new in zip(best[b], row, strict=True)
+            ]
+    return best
+
+
+def _search_at(
+    temperature: float,
+    family: Family,
+    memory: Memory,
+    targets: Sequence[Sequence[Target]],
+    options: DecodingOptions,
+    durations_s: Sequence[float] | None,
+    speculation: Speculation | None,
+    utterances: Sequence[int],
+) -> list[list[Hypothesis]]:
+    """As `search`, with an attention decoder, at one temperature."""
+    able, batch = family.capabilities, start_batch(family, memory, targets, options, durations_s)
+    flat = [target for group in targets for target in group]
+    if temperature > 0:  # neither beams nor drafts, as in Whisper
+        each = len(targets[0])
+        names = [utterance for utterance in utterances for _ in range(each)]
+        sampler = TokenSampler(temperature, options.sampling_seed, names, flat)
+        with limit_torch_threads(able.decoder):
+            drawn = greedy_search(family, batch, sampler)
+        return [drawn[i : i + each] for i in range(0, len(drawn), each)]
     if able.joint_ctc is None:
         speculation = speculation or speculation_for(family, options)
     else:  # CTC does not score draft tokens
         speculation = None
         join_ctc(able.joint_ctc, memory, targets, options, batch)
-    flat = [target for group in targets for target in group]
     draft_state = (
         None if speculation is None else speculation.begin(family, memory, flat, batch, options.beam_size)
     )

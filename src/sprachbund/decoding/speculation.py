@@ -24,7 +24,8 @@ from sprachbund.decoding.autoregressive import GreedySearch
 from sprachbund.decoding.drafts import load_draft
 from sprachbund.decoding.drafts.base import Draft, DraftRun
 from sprachbund.decoding.drafts.listed import TextDraft
-from sprachbund.decoding.drafts.network import MedusaDraft, NativeMedusaRun
+from sprachbund.decoding.drafts.model import NativeModelRun
+from sprachbund.decoding.drafts.network import InsideSearch, MedusaDraft, ParasiteDraft
 from sprachbund.decoding.languages import UNDETERMINED
 from sprachbund.decoding.native_search import searches_natively, seconds_of_pass
 from sprachbund.decoding.options import AUTO, MAX_DRAFT_TOKENS, NONE, Accept, DecodingOptions
@@ -127,8 +128,8 @@ def measure_rounds(
     times: dict[int, list[float]] = {count: [] for count in (0, *counts)}
     for count, seconds in [*times.items()] * _REPEATS:
         if natively and isinstance(decoder, NativeDecoder):
-            heads = run if isinstance(run, NativeMedusaRun) else None  # all else is looked up
-            seconds.append(seconds_of_pass(decoder, batch, prompts, count, heads))
+            network = run if isinstance(run, InsideSearch | NativeModelRun) else None  # all else is looked up
+            seconds.append(seconds_of_pass(decoder, batch, prompts, count, network))
         else:
             seconds.append(drafted(count) if count else plain())
     drafted_s = np.interp(range(1, most + 1), counts, [median(times[count]) for count in counts])
@@ -229,7 +230,7 @@ class Speculation:
         beam_size: int,
     ) -> bool:
         """Whether the draft works inside the kernels' search alone, which this one cannot be."""
-        if not isinstance(self.draft, MedusaDraft) or not isinstance(
+        if not isinstance(self.draft, MedusaDraft | ParasiteDraft) or not isinstance(
             family.capabilities.decoder, NativeDecoder
         ):
             return False

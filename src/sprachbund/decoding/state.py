@@ -57,6 +57,7 @@ class Hypothesis:
         no_speech_log_probability: of the memory, as seen at the first step; None in families without.
         score: that a beam ranks by.
         frames: where its tokens were written; None of attention decoders, and of a beam of CTC.
+        temperature: at which its tokens were drawn; 0 of greedy and beam search.
     """
 
     tokens: tuple[int, ...]
@@ -65,6 +66,7 @@ class Hypothesis:
     no_speech_log_probability: float | None
     score: float
     frames: TokenFrames | None = None
+    temperature: float = 0.0
 
     @property
     def mean_log_probability(self) -> float:

@@ -533,6 +533,8 @@ def search_by_frames(
     states = memory.states.repeat_interleave(each, 0)
     num_frames = memory.num_frames.repeat_interleave(each, 0)
     start = start_by_frames(family, flat)
+    if (fuse := family.capabilities.fuse_language) is not None:
+        states = fuse(states, flat)
     if options.beam_size == 1:
         hypotheses, _ = transducer_greedy(transducer, states, num_frames, start)
     else:

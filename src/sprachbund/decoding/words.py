@@ -235,11 +235,11 @@ def _teacher_forced(family: Family, cache: DecoderCache, rows: list[list[int]]) 
         logits = family.step(padded[:, begin : begin + _CHUNK], cache, layers)
         nexts = following[:, begin : begin + _CHUNK, None]
         log_probs.append(logits.float().log_softmax(-1).gather(-1, nexts)[..., 0])
-        weights.append(_chosen_heads(family, layers, len(rows)))
+        weights.append(chosen_heads(family, layers, len(rows)))
     return torch.cat(weights, dim=2).cpu(), torch.cat(log_probs, dim=1).cpu()
 
 
-def _chosen_heads(family: Family, layers: list[Tensor], num_rows: int) -> Tensor:
+def chosen_heads(family: Family, layers: list[Tensor], num_rows: int) -> Tensor:
     """(R, H, Q, T) out of one (B, all heads, R/B * Q, T) per layer; without a list, all of the upper half."""
     by_row = [_by_row(w, num_rows) for w in layers]
     alignment = family.capabilities.alignment  # a translator of texts has none

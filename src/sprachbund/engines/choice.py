@@ -34,6 +34,7 @@ from sprachbund.engines.native_engine import (
 )
 from sprachbund.engines.options import CHOICES, ENGINE_DEVICES, EngineChoice, NativeOptions
 from sprachbund.engines.packed_cache import Packed, fingerprint, packed_for
+from sprachbund.engines.parts import parts_of
 from sprachbund.engines.torch_layers import (
     FusedEncoderLayer,
     Precision,
@@ -49,6 +50,8 @@ from sprachbund.models.io import move
 from sprachbund.models.wrapped import WrappedFamily
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.encoder import EncoderLayer
+from sprachbund.nn.quantized import packed_layers
+from sprachbund.nn.t5 import T5Decoder
 from sprachbund.util.devices import CPU, check_kind, find_device
 from sprachbund.util.processor import usable_cores
 
@@ -138,7 +141,7 @@ def on_torch(family: Family, precision: Precision, *, cuda_graphs: bool = True) 
     on_cpu = decoder.positions.device.type == "cpu"
 
     def swap(module: nn.Module) -> nn.Module | None:
-        if isinstance(module, TextDecoder):
+        if isinstance(module, TextDecoder) and not isinstance(module, T5Decoder):
             return TorchDecoder(module, precision, cuda_graphs=cuda_graphs)
         if type(module) is EncoderLayer and precision != "fp32" and on_cpu:
             return FusedEncoderLayer(module, precision)
@@ -157,13 +160,16 @@ def on_torch(family: Family, precision: Precision, *, cuda_graphs: bool = True) 
 
 
 def why_not_on_torch(family: Family) -> str | None:
-    """Why the decoder of a family cannot be rearranged, for any precision; None where it can."""
+    """Why the decoder of a family cannot be rearranged, for any precision; None where it can.
+
+    Of T5's decoder the linear layers alone are exchanged: its positions are part of the scores.
+    """
     encoder, decoder = family.capabilities.encoder, family.capabilities.decoder
     if (
         isinstance(family, nn.Module)
         and encoder is not None
         and isinstance(decoder, TextDecoder)
-        and _computes_alike(type(decoder))
+        and (isinstance(decoder, T5Decoder) or _computes_alike(type(decoder)))
     ):
         return None
     return f"a decoder of the kind {type(decoder).__name__}"
@@ -213,7 +219,8 @@ class Engine:
     """A family ready to compute.
 
     Attributes:
-        name: "native", "torch", or "torch" with a precision.
+        name: of the choice: "native", "torch", or "torch" with a precision. What an engine cannot compute stays on
+            torch; `parts` has who computes what.
         family: to encode, start and step with.
         why: what computes, with how many threads, and why this engine.
         notes: sentences the user should see, such as about a damaged cache.
@@ -232,10 +239,15 @@ class Engine:
         own = f"{self.name}, {self.why}"
         return own if self.translator is None else f"{own}; of the translator: {self.translator}"
 
+    @property
+    def parts(self) -> dict[str, str]:
+        """Who computes each part, and in which numbers; see `sprachbund.engines.parts.parts_of`."""
+        return parts_of(self.family)
+
     def as_dict(self) -> dict[str, Any]:
-        """Name and reason, as JSON output has them; of a cascade those of the translator too."""
+        """Name, reason and parts, as JSON output has them; of a cascade those of the translator too."""
         second = {} if self.translator is None else {"translator": self.translator.as_dict()}
-        return {"name": self.name, "why": self.why, **second}
+        return {"name": self.name, "why": self.why, "parts": self.parts, **second}
 
 
 def engine_for(
@@ -435,6 +447,11 @@ def _automatic(builder: _Builder, threads: int | None, without_native: str | Non
     if builder.options != NativeOptions():  # options that only the native engine has
         return _named(builder, "native", threads, compare=True)
     family, able = builder.family, builder.family.capabilities
+    if builder.kernels and able.streaming is not None and packed_layers(able.streaming.encoder):
+        # Unpacking takes several times as long as the products.
+        own = builder.candidates(["native"], threads)[-1]
+        detail = f"{builder.detail('native', own.threads)} (torch would unpack its weights at every chunk)"
+        return Engine(name="native", family=own.build(), why=detail, notes=tuple(builder.notes))
     because = "" if without_native is None else f"the native engine cannot run this model: {without_native}"
     engines = [e for e in (*_EXACT, *_ROUNDED) if e != "native" or builder.kernels]
     if able.transducer is not None or able.ctc is not None:
@@ -475,7 +492,8 @@ def _named(builder: _Builder, engine: EngineChoice, threads: int | None, compare
     """An engine that was asked for; with `compare`, a model directory's is timed beside plain torch, once."""
     own, warnings, built = builder.candidates([engine], threads), list[str](), None
     chosen = own[-1]
-    if compare and builder.directory is not None and _on_cpu(builder.family):
+    by_frames = builder.family.capabilities.transducer is not None  # the trial steps attention decoders
+    if compare and not by_frames and builder.directory is not None and _on_cpu(builder.family):
         trial, family = builder.trial(engine, threads, [*builder.candidates(["torch"], None), *own])
         chosen = next((c for c in own if c.name == trial.fastest_of([c.name for c in own])), chosen)
         built = family if trial.chosen == chosen.name else None

@@ -9,12 +9,20 @@ positions, W width of a head padded to 16, T frames, D width, V vocabulary.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from sprachbund.engines.extension import enough_memory, native
+from sprachbund.engines.native_linear import (
+    NativeModule,
+    linear_shapes,
+    pack_linears,
+    with_native_linears,
+)
 from sprachbund.engines.options import NativeOptions, WeightNumbers
 from sprachbund.engines.packed_cache import Packed
 from sprachbund.engines.packing import (
@@ -28,6 +36,7 @@ from sprachbund.engines.packing import (
     encoder_shape,
     pack_decoder,
     pack_encoder,
+    pack_parasite,
     pack_stem,
     pad,
     stem_shape,
@@ -38,8 +47,10 @@ from sprachbund.engines.torch_layers import with_submodules
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.nn.decoder import DecoderCache, DecoderLayer, TextDecoder
+from sprachbund.nn.drafts import Parasite
 from sprachbund.nn.encoder import ConvolutionalEncoder
 from sprachbund.nn.feed_forward import Route
+from sprachbund.nn.streaming_conformer import StreamingEncoder
 
 
 class NativeCache(DecoderCache):
@@ -127,8 +138,70 @@ def limit_torch_threads(decoder: Any) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class NativeDecoder(nn.Module):
-    """Stands for a `TextDecoder` when rows are stepped; it has no gradient.
+class _ReadsMemory(NativeModule):
+    """A native module of layers with cross-attention over the encoder's output.
+
+    Args:
+        shape: sizes.
+        arrays: packed weights.
+        options: what may be less exact.
+        made: the compiled object.
+    """
+
+    def __init__(self, shape: DecoderShape, arrays: Arrays, options: NativeOptions, made: Any) -> None:
+        super().__init__(arrays)
+        self.shape, self.options, self._native = shape, options, made
+
+    @enough_memory()
+    def remember(self, memory: Tensor, num_frames: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Keys and values of a memory, their scales in 8 bits, and its valid frames, as `NativeCache` has them.
+
+        Args:
+            memory: (B, T, D).
+            num_frames: (B,) valid frames; all if None.
+        """
+        shape, (num_memories, length, _) = self.shape, memory.shape
+        head = BLOCK * -(-shape.head_width // BLOCK) * BLOCK
+        eight, blocks = self.options.memory == "int8", -(-length // BLOCK)
+        sizes = (num_memories, shape.heads, blocks)
+        cross = torch.empty(shape.num_layers, 2, *sizes, head, dtype=torch.int8 if eight else torch.int16)
+        cross[..., -1:, :] = 0  # positions after the last frame are read, though they count for nothing
+        scales = torch.zeros(shape.num_layers, 3, *sizes[:-1], blocks * BLOCK) if eight else None
+        self._native.remember(pad(memory.detach().float(), 2, BLOCK).contiguous(), cross, scales)
+        frames = torch.full((num_memories,), length) if num_frames is None else num_frames.long()
+        return cross, scales, frames.contiguous()
+
+
+class NativeParasite(_ReadsMemory):
+    """A parasite (`sprachbund.nn.drafts.Parasite`) beside a native decoder, whose keys and values it reads.
+
+    Args:
+        parasite: with its weights.
+        decoder: of the model; its embeddings, positions and output matrix are the parasite's too.
+    """
+
+    def __init__(self, parasite: Parasite, decoder: "NativeDecoder") -> None:
+        shape = replace(
+            decoder.shape,
+            num_layers=parasite.shape.num_blocks,
+            activation=parasite.activation,
+            memory_width=parasite.shape.memory_width,
+        )
+        arrays = pack_parasite(parasite)
+        shared = {f"vocabulary.{name}": array for name, array in decoder.vocabulary.items()}
+        groups = [0, *(group.stop for group in parasite.shape.groups)]
+        made = native().Decoder(
+            arrays | shared | {"positions": decoder.positions},
+            decoder.instruction_set,
+            decoder.team,
+            **shape.sizes(),
+            groups=groups,
+        )
+        super().__init__(shape, arrays, decoder.options, made)
+
+
+class NativeDecoder(_ReadsMemory):
+    """Stands for a `TextDecoder` when rows are stepped.
 
     Args:
         shape: sizes.
@@ -151,8 +224,8 @@ class NativeDecoder(nn.Module):
         instruction_set: str,
         options: NativeOptions | None = None,
     ) -> None:
-        super().__init__()
-        self.shape, self.options = shape, options or NativeOptions()
+        made = native().Decoder(arrays, instruction_set, team, **shape.sizes())
+        super().__init__(shape, arrays, options or NativeOptions(), made)
         self.team, self.instruction_set = team, instruction_set
         self.positions = arrays["positions"]
         self.vocabulary = {
@@ -164,12 +237,17 @@ class NativeDecoder(nn.Module):
         self.step_bytes = sum(
             a.nbytes for name, a in arrays.items() if not any(p in name for p in at_start_only)
         )
-        self._native = native().Decoder(arrays, instruction_set, team, **shape.sizes())
 
     @property
     def max_tokens(self) -> int:
         """Longest row the positions allow."""
         return self.shape.max_tokens
+
+    def embedding(self, tokens: Tensor) -> Tensor:
+        """Embeddings (..., D) of tokens (...), out of the packed output matrix: some encoders read them too."""
+        values = self.vocabulary["values"][tokens // BLOCK, :, tokens % BLOCK].flatten(-2)
+        scale = self.vocabulary["scale"][tokens] * self.shape.embedding_scale
+        return values[..., : self.shape.width] * scale[..., None]
 
     @enough_memory()
     def start(
@@ -191,6 +269,7 @@ class NativeDecoder(nn.Module):
             route: languages of the rows, for models split by language.
         """
         shape, (num_memories, length, _) = self.shape, memory.shape
+        cross, scales, frames = self.remember(memory, num_frames)
         limit = self.max_tokens if capacity is None else min(capacity, self.max_tokens)
         head = BLOCK * -(-shape.head_width // BLOCK) * BLOCK
         own_shape = (
@@ -201,13 +280,6 @@ class NativeDecoder(nn.Module):
             -(-limit // BLOCK),
             head,
         )
-        eight, blocks = self.options.memory == "int8", -(-length // BLOCK)
-        sizes = (num_memories, shape.heads, blocks)
-        cross = torch.empty(shape.num_layers, 2, *sizes, head, dtype=torch.int8 if eight else torch.int16)
-        cross[..., -1:, :] = 0  # positions after the last frame are read, though they count for nothing
-        scales = torch.zeros(shape.num_layers, 3, *sizes[:-1], blocks * BLOCK) if eight else None
-        self._native.remember(pad(memory.detach().float(), 2, BLOCK).contiguous(), cross, scales)
-        frames = torch.full((num_memories,), length) if num_frames is None else num_frames.long()
         own = torch.zeros(own_shape, dtype=torch.int16)
         return NativeCache(own, cross, scales, frames, num_frames=length, limit=limit, route=route)
 
@@ -260,6 +332,39 @@ class NativeDecoder(nn.Module):
         """
         return native().HeadsDraft(self._native, heads, planted, prompts)
 
+    def parasite_draft(
+        self,
+        parasite: NativeParasite,
+        memory: tuple[Tensor, Tensor | None, Tensor],
+        planted: list[list[int]],
+        prompts: list[int],
+    ) -> Any:
+        """A parasite as a draft of one search.
+
+        Args:
+            parasite: made for this decoder.
+            memory: see `NativeParasite.remember`.
+            planted: as of `heads_draft`.
+            prompts: tokens of the rows' prompts.
+        """
+        return native().ParasiteDraft(self._native, parasite._native, *memory, planted, prompts)
+
+    def model_draft(
+        self, smaller: "NativeDecoder", cache: NativeCache, planted: list[list[int]], prompts: list[int]
+    ) -> Any:
+        """The decoder of a smaller model as a draft of one search.
+
+        Args:
+            smaller: on the same threads.
+            cache: of the smaller decoder, empty.
+            planted: as of `heads_draft`.
+            prompts: tokens of the rows' prompts.
+        """
+        memory = (cache.cross, cache.scales, cache.frames.contiguous())
+        return native().ModelDraft(
+            self._native, smaller._native, cache.own, *memory, cache.capacity, planted, prompts
+        )
+
     @enough_memory()
     def logits(self, states: Tensor, matrix: Arrays | None = None, num_rows: int = 0) -> Tensor:
         """Logits (R, Q, V) of states (R, Q, D padded), or (R, Q, `num_rows`) of another packed "matrix"."""
@@ -303,11 +408,11 @@ class NativeDecoder(nn.Module):
         cache.grow(tokens.shape[1])
 
 
-class NativeStem(nn.Module):
-    """Stands for a conformer's `Subsampling`, and for the convolutions before Whisper's layers; it has no gradient."""
+class NativeStem(NativeModule):
+    """Stands for a conformer's `Subsampling`, and for the convolutions before Whisper's layers."""
 
     def __init__(self, shape: StemShape, arrays: Arrays, team: Any, instruction_set: str) -> None:
-        super().__init__()
+        super().__init__(arrays)
         self.shape = shape
         self._native = native().Stem(arrays, instruction_set, team, **shape.sizes())
 
@@ -324,11 +429,11 @@ class NativeStem(nn.Module):
         return out[..., : self.shape.width].to(features.dtype), shorter
 
 
-class NativeLayers(nn.Module):
-    """Stands for all layers of an encoder, and the norm behind a transformer's; it has no gradient."""
+class NativeLayers(NativeModule):
+    """Stands for all layers of an encoder, and the norm behind a transformer's."""
 
     def __init__(self, shape: EncoderShape, arrays: Arrays, team: Any, instruction_set: str) -> None:
-        super().__init__()
+        super().__init__(arrays)
         self.shape = shape
         self._native = native().Encoder(arrays, instruction_set, team, **shape.sizes())
 
@@ -377,6 +482,13 @@ class NativeWhisperEncoder(nn.Module):
 def why_not_family(family: Family) -> str | None:
     """Why the kernels cannot run a family's decoder, without which they run nothing; None when they can."""
     decoder = family.capabilities.decoder
+    able = family.capabilities
+    if able.streaming is not None:
+        if isinstance(able.streaming.encoder, StreamingEncoder):
+            return None
+        return f"its encoder is of the kind {type(able.streaming.encoder).__name__}"
+    if able.transducer is not None or able.ctc is not None:
+        return "it writes frame by frame, and the kernels run attention decoders"
     if (
         not isinstance(family, nn.Module)
         or not isinstance(decoder, TextDecoder)
@@ -392,6 +504,8 @@ def why_not_family(family: Family) -> str | None:
 
 def native_parts_of(family: Family) -> str:
     """What of a family the kernels run, in words for users."""
+    if _streams(family):
+        return "linear layers of encoder and transducer; the rest on torch"
     reason = why_not_encoder(family.capabilities.encoder)
     return "encoder and decoder" if reason is None else f"decoder; its encoder on torch, since {reason}"
 
@@ -402,20 +516,35 @@ def pack(family: Family, weights: WeightNumbers = "int8") -> Packed:
     Raises:
         SprachbundError: weights that are not finite, which 4 bits cannot hold.
     """
+    if streams := _streams(family):
+        parts = {name: pack_linears(part, weights) for name, part in streams.items()}
+        return _packed(parts, shapes_of(family, weights), weights)
     parts = {"decoder": pack_decoder(_decoder(family), weights)[1]}
     if (encoder := _encoder(family)) is not None:
         parts["encoder"] = pack_encoder(list(encoder.layers), encoder.final_norm, weights)[1]
         parts["stem"] = pack_stem(encoder.convolutions)
+    return _packed(parts, shapes_of(family, weights), weights)
+
+
+def _packed(parts: dict[str, Arrays], shapes: dict[str, dict[str, Any]], weights: WeightNumbers) -> Packed:
     return Packed(
         source="memory",
-        shapes=shapes_of(family),
+        shapes=shapes,
         arrays={f"{name}.{key}": array for name, arrays in parts.items() for key, array in arrays.items()},
         weights=weights,
     )
 
 
-def shapes_of(family: Family) -> dict[str, dict[str, Any]]:
+def _streams(family: Family) -> dict[str, nn.Module]:
+    """The parts of a streaming transducer whose linear layers are packed; none of other models."""
+    streaming = family.capabilities.streaming
+    return {} if streaming is None else {"encoder": streaming.encoder, "transducer": streaming.transducer}
+
+
+def shapes_of(family: Family, weights: WeightNumbers = "int8") -> dict[str, dict[str, Any]]:
     """Sizes of the parts that `pack` packs."""
+    if streams := _streams(family):
+        return {name: linear_shapes(part, weights) for name, part in streams.items()}
     shapes = {"decoder": decoder_shape(_decoder(family)).sizes()}
     if (encoder := _encoder(family)) is not None:
         shapes["encoder"] = encoder_shape(list(encoder.layers)).sizes()
@@ -442,7 +571,7 @@ def with_native_modules(
         raise SprachbundError(
             f"the packed weights are in {packed.weights}, asked for are {wanted}; pack again"
         )
-    if packed.shapes != shapes_of(family):
+    if packed.shapes != shapes_of(family, packed.weights):
         raise SprachbundError("the packed weights have other shapes than the model; delete their file")
     try:
         return _with_native_modules(family, packed, team, kernels, options)
@@ -455,6 +584,17 @@ def with_native_modules(
 def _with_native_modules(
     family: Family, packed: Packed, team: Any, kernels: str, options: NativeOptions | None
 ) -> Family:
+    if streams := _streams(family):
+        if options is not None and options.memory != NativeOptions().memory:
+            raise SprachbundError(
+                f"memory={options.memory!r} is for models with an attention decoder; leave it out"
+            )
+        assert isinstance(family, nn.Module)
+        swapped = {
+            name: with_native_linears(part, partial(_matrix_of, packed.part(name)), team, kernels)
+            for name, part in streams.items()
+        }
+        return with_submodules(family, **swapped)
     sizes = DecoderShape(**packed.shapes["decoder"])
     decoder = NativeDecoder(sizes, packed.part("decoder"), team, kernels, options)
     parts: dict[str, nn.Module] = {"decoder": decoder}
@@ -464,6 +604,12 @@ def _with_native_modules(
         parts["encoder"] = _native_encoder(encoder, stem, layers)
     assert isinstance(family, nn.Module)  # `why_not_family` refuses all others
     return with_submodules(family, **parts)
+
+
+def _matrix_of(arrays: Arrays, layer: str) -> Arrays:
+    """The arrays of one linear layer."""
+    prefix = f"{layer}."
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(f"{prefix}matrix.")}
 
 
 def _native_encoder(encoder: ConvolutionalEncoder, stem: NativeStem, layers: NativeLayers) -> nn.Module:

@@ -21,9 +21,10 @@ from sprachbund.models.weights import quantize_rows
 from sprachbund.nn.attention import MultiHeadAttention
 from sprachbund.nn.conformer import ConformerLayer, ConvolutionModule
 from sprachbund.nn.decoder import DecoderLayer, TextDecoder
+from sprachbund.nn.drafts import Parasite, ParasiteBlock
 from sprachbund.nn.encoder import ConvolutionalEncoder, EncoderLayer
 from sprachbund.nn.feed_forward import ACTIVATIONS, FeedForward, SplitFeedForward
-from sprachbund.nn.quantized import quantize_blocks
+from sprachbund.nn.quantized import BlockWeights, quantize_blocks
 from sprachbund.nn.text_to_text import FixedPositionDecoder, MbartDecoder, ScaledEmbedding
 
 BLOCK = 16
@@ -112,8 +113,19 @@ def pack_four(name: str, weight: Tensor, bias: Tensor | None = None, factor: flo
     Raises:
         SprachbundError: a weight with numbers that are not finite.
     """
-    quantized = quantize_blocks(weight)
-    rows, codes, zeros = len(weight), quantized.plain_codes(), quantized.plain_zeros()
+    return pack_blocks(name, quantize_blocks(weight), bias, factor)
+
+
+def pack_blocks(name: str, quantized: BlockWeights, bias: Tensor | None, factor: float = 1.0) -> Arrays:
+    """The same of codes that are there already, in 4 bits and blocks of 32 inputs.
+
+    Args:
+        name: prefix of the arrays.
+        quantized: the weight.
+        bias: (rows,), zeros if None.
+        factor: multiplies the outputs.
+    """
+    rows, codes, zeros = len(quantized.codes), quantized.plain_codes(), quantized.plain_zeros()
     steps = (codes.double() - zeros.double()[..., None]) * quantized.scales.double()[..., None]
     bias = torch.zeros(rows) if bias is None else bias.detach().float()
     inputs = quantized.num_inputs + -quantized.num_inputs % _FOUR_INPUTS
@@ -212,10 +224,30 @@ def why_not(layers: Sequence[nn.Module], *kinds: type[nn.Module]) -> str | None:
     return None if len(shapes) == 1 else "its layers have different heads"
 
 
+def pack_parasite(parasite: Parasite, weights: WeightNumbers = "int8") -> Arrays:
+    """The blocks of a parasite and its last norm; embedding, positions and output matrix are its decoder's."""
+    arrays, shape = pack_norm("norm", parasite.norm), parasite.shape
+    blocks: list[ParasiteBlock] = list(parasite.blocks)  # type: ignore[arg-type]
+    for i, block in enumerate(blocks):
+        own = pack_norm("self_norm", block.query_norm) if isinstance(block.query_norm, nn.LayerNorm) else {}
+        own |= {
+            **pack_linear("self_heads", *_head_rows([block.query], shape.num_heads), weights),
+            **pack_linear("self_out", _head_inputs(block.out, shape.num_heads), block.out.bias, weights),
+            **pack_norm("read_norm", block.norm),
+            **_cross_and_forward(block, weights),
+        }
+        arrays |= {f"layers.{i}.{name}": array for name, array in own.items()}
+    return arrays
+
+
 def _decoder_layer(layer: DecoderLayer, weights: WeightNumbers) -> Arrays:
+    own = pack_self_attention(layer.self_norm, layer.self_attention, weights)
+    return own | _cross_and_forward(layer, weights)
+
+
+def _cross_and_forward(layer: DecoderLayer | ParasiteBlock, weights: WeightNumbers) -> Arrays:
     cross, heads = layer.cross_attention, layer.cross_attention.num_heads
     return {
-        **pack_self_attention(layer.self_norm, layer.self_attention, weights),
         **pack_norm("cross_norm", layer.cross_norm),
         **pack_linear("cross_query", *_head_rows([cross.query], heads), weights),
         **pack_linear("cross_memory", *_head_rows([cross.key, cross.value], heads), weights),

@@ -277,7 +277,9 @@ class _Work:
         num_tokens = max(1, min(round(_TOKENS_PER_S * duration_s), family.max_tokens - 1))
         token = torch.zeros(1, 1, dtype=torch.long)
         began = time.perf_counter()
-        if (text := family.capabilities.text_input) is not None:  # units of speech come from another model
+        able = family.capabilities
+        # Units of speech come from another model; a model with an encoder for each hears.
+        if (text := able.text_input) is not None and able.text_encoder is None:
             features = text.text_features([" ".join([_WORDS] * round(max(1.0, duration_s / _CLIP_S)))])
         else:
             noise = np.random.default_rng(0).standard_normal(round(duration_s * SAMPLE_RATE))

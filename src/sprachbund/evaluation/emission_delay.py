@@ -152,6 +152,8 @@ def _written(
     features = model.features([samples])
     states, num_frames = streaming.encoder(features.values, features.num_frames, tier=tier)
     start = start_by_frames(model, [target])
+    if (fuse := model.capabilities.fuse_language) is not None:
+        states = fuse(states, [target])
     (path,), _ = transducer_greedy(streaming.transducer, states, num_frames, start)
     return path
 

@@ -385,7 +385,8 @@ def benchmark_table(path: Path) -> str:
 
 
 def peers_table(path: Path) -> str:
-    """Speed beside other systems, in Markdown: the largest shape of `benchmarks/peers.json`, with its processor.
+    """Speed beside other systems, in Markdown: the largest shape of a file of
+    `benchmarks/peers_by_processor`, with its processor, instruction set and threads.
 
     Rows with a draft model are left out: random weights cannot guess, so the benchmark takes their acceptance as given.
 
@@ -394,12 +395,16 @@ def peers_table(path: Path) -> str:
     """
     advice = "run benchmarks/peers.py again"
     rows = read_rows(path, advice=advice)
-    machine = read_object(path, advice=advice).get("machine")
-    if not isinstance(machine, dict) or not machine.keys() >= {"processor", "cores"}:
+    result = read_object(path, advice=advice)
+    machine, options = result.get("machine"), result.get("options")
+    if not isinstance(machine, dict) or not machine.keys() >= {"processor", "instruction_set"}:
         raise SprachbundError(f"{path} does not name its processor; {advice}")
+    if not isinstance(options, dict) or "threads" not in options:
+        raise SprachbundError(f"{path} does not name its threads; {advice}")
+    named = f"{machine['processor']}, {machine['instruction_set']}, {options['threads']} threads"
     # A comma stands before a draft or an assistant.
     shown = [row for row in rows if row.get("shape") == rows[-1].get("shape") and "," not in row["system"]]
-    columns = {"system": f"{machine['processor']}, {machine['cores']} cores", "30_s,_s": "30 s of speech, s"}
+    columns = {"system": named, "30_s,_s": "30 s of speech, s"}
     columns |= {"5_s,_s": "5 s of speech, s", "first_text_s": "first text, s", "peak_mib": "peak memory, MiB"}
     cells = [[_table_cell(row[name]) for name in columns] for row in shown]
     return Table(title=PEERS, header=list(columns.values()), rows=cells).markdown()

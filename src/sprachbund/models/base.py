@@ -250,15 +250,22 @@ class Capabilities:
         joint_ctc: scores the texts of the attention decoder too.
         transcript_head: a CTC head that transcribes, in a model whose decoder transcribes all of its languages too.
         streaming: encoder and transducer of a model that writes while somebody speaks.
+        fuse_language: states (R, T, D) of rows and their targets to the states that the transducer reads, of a model
+            that is told the language behind its encoder.
         timestamps: tokens for times, of a model that was trained to write them.
         alignment: how words get times.
         language_from_text: whether it writes what is spoken without being told the language, and hears none: the
             language is then identified from its text.
+        reads_context: whether `Target.context` is shown to the model before the speech; `prompt`, which holds what is
+            behind it, is then the same without.
         begin_suppressed: tokens that are never written first.
         encode_text: tokens of a text as the model would write it, for drafts made of texts.
         sharing_plan: of a model that is split by language.
         experts: of a model whose experts belong to languages.
         text_input: of a model that reads text too.
+        text_encoder: the module that reads texts, where it is another one than `encoder`.
+        follows_requests: whether it is a language model that is asked to translate: it takes a glossary, as
+            `Target.context`, and may answer instead of translating.
         token_offsets: of a model whose frames of a text stand for known parts of it.
         fixed_window: of a model that fills up speech to a window.
         translator: of a cascade.
@@ -272,14 +279,18 @@ class Capabilities:
     joint_ctc: JointCtc | None = None
     transcript_head: TranscriptHead | None = None
     streaming: StreamingTransducer | None = None
+    fuse_language: Callable[[Tensor, Sequence["Target"]], Tensor] | None = None
     timestamps: TimestampTokens | None = None
     alignment: Alignment | None = None
     language_from_text: bool = False
+    reads_context: bool = False
     begin_suppressed: tuple[int, ...] = ()
     encode_text: Callable[[str], list[int]] | None = None
     sharing_plan: SharingPlan | None = None
     experts: LanguageExperts | None = None
     text_input: TextInput | None = None
+    text_encoder: nn.Module | None = None
+    follows_requests: bool = False
     token_offsets: TokenOffsets | None = None
     fixed_window: FixedWindow | None = None
     translator: "Translator | None" = None

@@ -81,6 +81,8 @@ class Cascade(WrappedFamily):
                 "cascade; take a recogniser, such as whisper-small"
             )
         read = {source for source, _ in translator.pairs()}
+        if translator.capabilities.text_encoder is not None:  # it hears languages that it cannot read
+            read &= {target for _, target in translator.pairs()}
         self._languages = {tag: own for tag in heard if (own := _tag_among(tag, read)) is not None}
         if not self._languages:
             raise SprachbundError(

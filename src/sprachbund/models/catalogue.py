@@ -4,7 +4,8 @@ Of each of these it says what it does, how large it is, and under which licence.
 
 Sizes are about those of the weights that `models download` fetches; licences are those of the weights. Both were
 compared with pages of the hub for large-v2, large-v3, turbo, distil-large-v3 and, the licence alone, SeamlessM4T v2;
-the others are from general knowledge. Sizes of translators of text are those of their shapes in 32 bits. Opus-MT is a
+the others are from general knowledge. Sizes of translators of text are those of their shapes in 32 bits, and those of
+speech LLMs in bfloat16. Opus-MT is a
 thousand models of a pair or some, each with a licence of its own (mostly Apache-2.0 or CC BY 4.0), and not listed.
 """
 
@@ -32,7 +33,7 @@ class Checkpoint:
         family: that loads it here.
         task: what it was trained to do.
         languages: rule for its languages: "whisper" (99), "whisper-v3" (with Cantonese), "english", "european" (25),
-            "seamless", or one of a translator of text.
+            "seamless", that of a speech LLM, or of a translator of text.
         size_gb: of the download, in 10^9 bytes, about.
         licence: of the weights.
         commercial: whether the licence allows commercial use.
@@ -44,7 +45,19 @@ class Checkpoint:
     family: str
     task: Task
     languages: Literal[
-        "whisper", "whisper-v3", "english", "european", "seamless", "m2m-100", "nllb-200", "mbart-50"
+        "whisper",
+        "whisper-v3",
+        "english",
+        "european",
+        "seamless",
+        "m2m-100",
+        "nllb-200",
+        "mbart-50",
+        "madlad-400",
+        "voxtral",
+        "granite",
+        "qwen3-asr",
+        "language-model",
     ]
     size_gb: float
     licence: str
@@ -59,7 +72,13 @@ class Checkpoint:
     @property
     def spoken(self) -> str:
         """The languages understood, in words."""
-        counts = {"english": "English", "seamless": "about 100 languages"}  # whose published counts differ
+        # Published counts of the last two differ from what is known here.
+        counts = {
+            "english": "English",
+            "seamless": "about 100 languages",
+            "madlad-400": "about 400 languages",
+            "language-model": "languages as its card says",
+        }
         return counts.get(self.languages, f"{len(self.sources)} languages")
 
     @property
@@ -174,6 +193,33 @@ CATALOGUE = (
         licence="MIT",
     ),
     Checkpoint(
+        alias="moonshine-tiny",
+        id="UsefulSensors/moonshine-tiny",
+        family="moonshine",
+        task="transcribe",
+        languages="english",
+        size_gb=0.11,
+        licence="MIT",
+    ),
+    Checkpoint(
+        alias="moonshine-base",
+        id="UsefulSensors/moonshine-base",
+        family="moonshine",
+        task="transcribe",
+        languages="english",
+        size_gb=0.25,
+        licence="MIT",
+    ),
+    Checkpoint(
+        alias="moonshine-streaming-tiny",
+        id="UsefulSensors/moonshine-streaming-tiny",
+        family="moonshine_streaming",
+        task="transcribe",
+        languages="english",
+        size_gb=0.18,
+        licence="MIT",
+    ),
+    Checkpoint(
         alias="parakeet-tdt-v3",
         id="nvidia/parakeet-tdt-0.6b-v3",
         family="parakeet_tdt",
@@ -214,6 +260,60 @@ CATALOGUE = (
         extra="seamless",
     ),
     Checkpoint(
+        alias="voxtral-mini",
+        id="mistralai/Voxtral-Mini-3B-2507",
+        family="voxtral",
+        task="any-to-any",
+        languages="voxtral",
+        size_gb=9.4,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
+        alias="voxtral-small",
+        id="mistralai/Voxtral-Small-24B-2507",
+        family="voxtral",
+        task="any-to-any",
+        languages="voxtral",
+        size_gb=48.5,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
+        alias="granite-speech-2b",
+        id="ibm-granite/granite-speech-3.3-2b",
+        family="granite_speech",
+        task="with-english",
+        languages="granite",
+        size_gb=6,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
+        alias="granite-speech-8b",
+        id="ibm-granite/granite-speech-3.3-8b",
+        family="granite_speech",
+        task="with-english",
+        languages="granite",
+        size_gb=17.3,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
+        alias="qwen3-asr-0.6b",
+        id="Qwen/Qwen3-ASR-0.6B-hf",
+        family="qwen3_asr",
+        task="transcribe",
+        languages="qwen3-asr",
+        size_gb=1.6,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
+        alias="qwen3-asr-1.7b",
+        id="Qwen/Qwen3-ASR-1.7B-hf",
+        family="qwen3_asr",
+        task="transcribe",
+        languages="qwen3-asr",
+        size_gb=4.1,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
         alias="m2m100-418m",
         id="facebook/m2m100_418M",
         family="m2m_100",
@@ -244,6 +344,26 @@ CATALOGUE = (
         licence="none stated with the weights",
         extra="translation",
     ),
+    Checkpoint(
+        alias="madlad400-3b",
+        id="google/madlad400-3b-mt",
+        family="t5",
+        task="text",
+        languages="madlad-400",
+        size_gb=11.8,
+        licence="Apache-2.0",
+        extra="translation",
+    ),
+    Checkpoint(
+        alias="qwen3-4b-instruct",
+        id="Qwen/Qwen3-4B-Instruct-2507",
+        family="qwen3",
+        task="text",
+        languages="language-model",
+        size_gb=8.0,
+        licence="Apache-2.0",
+        extra="translation",
+    ),
 )
 """By family, from small to large."""
 _PREFERRED = (
@@ -263,6 +383,14 @@ _WHISPER = (
     "yi lo uz fo ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jv su"
 )
 _EUROPEAN = "bg hr cs da nl en et fi fr de el hu it lv lt mt pl pt ro sk sl es sv ru uk"
+_SPEECH_LLM = {
+    "voxtral": "en es fr pt hi de nl it",
+    "granite": "en fr de es pt",
+    "qwen3-asr": (
+        "ar cs da de el en es fa fi fil fr hi hu id it ja ko mk ms nl pl pt ro ru sv th tr vi yue zh"
+    ),
+}
+_GRANITE_WRITTEN = "en fr de es pt it ja zh"
 _SEAMLESS = (
     "af am ar ary arz as az be bn bs bg ca ceb cs ckb zh zh-Hant cy da de el en et eu fi fr fuv om ga gl gu he hi hr "
     "hu hy ig id is it jv ja kn ka kk mn km ky ko lo lt lg luo lv mai ml mr mk mt mni my nl nn nb ne ny or pa ps fa pl "
@@ -284,12 +412,21 @@ _NLLB = (
     "st es sq sc sr ss su sv sw szl ta tt te tg fil th ti taq taq-Tfng tpi tn ts tk tum tr tzm ug uk umb ur uz vec vi "
     "war wo xh yi yo yue zh zh-Hant zu"
 )
+LANGUAGES_OF_TEXT = tuple(_M2M_100.split())
+"""What a language model is asked for that does not say which languages it knows."""
 _MBART_50 = (
     "ar cs de en es et fi fr gu hi it ja kk ko lt lv my ne nl ro ru si tr vi zh af az bn fa he hr id ka km mk ml mn "
     "mr pl ps pt sv sw ta te th fil uk ur xh gl sl"
 )
-_TEXT = {"m2m-100": _M2M_100, "nllb-200": _NLLB, "mbart-50": _MBART_50}
-"""Rules of translators of text to what they read and write."""
+_TEXT = {
+    "m2m-100": _M2M_100,
+    "nllb-200": _NLLB,
+    "mbart-50": _MBART_50,
+    "madlad-400": _M2M_100,
+    "language-model": _M2M_100,
+}
+"""Rules of translators of text to what they read and write; of MADLAD-400's some 400 those that M2M-100 has too, which
+stand for those of a language model."""
 
 
 def folders_with_config() -> list[Path]:
@@ -360,8 +497,8 @@ def _spoken(rule: str) -> frozenset[str]:
         return frozenset({ENGLISH})
     if rule == "european":
         return frozenset(_EUROPEAN.split())
-    if rule in _TEXT:
-        return frozenset(_TEXT[rule].split())
+    if rule in _TEXT or rule in _SPEECH_LLM:
+        return frozenset({**_TEXT, **_SPEECH_LLM}[rule].split())
     if rule == "seamless":
         return frozenset([*_SEAMLESS.split(), *_SPOKEN_ONLY.split()])
     return frozenset(_WHISPER.split()) | ({"yue"} if rule == "whisper-v3" else frozenset())
@@ -369,8 +506,8 @@ def _spoken(rule: str) -> frozenset[str]:
 
 @cache
 def _written(rule: str) -> frozenset[str]:
-    return (
-        _spoken(rule)
-        if rule in _TEXT or rule == "european"
-        else frozenset(_SEAMLESS.split() if rule == "seamless" else ())
-    )
+    if rule == "granite":
+        return frozenset(_GRANITE_WRITTEN.split())
+    if rule in _TEXT or rule in ("european", "voxtral"):
+        return _spoken(rule)
+    return frozenset(_SEAMLESS.split() if rule == "seamless" else ())

@@ -18,6 +18,7 @@ from sprachbund.models.download import Progress, download
 from sprachbund.models.weights import COUNTER, check_finite, some
 from sprachbund.nn.limits import Limit
 from sprachbund.util.files import read_object
+from sprachbund.util.processor import available_memory
 from sprachbund.util.tensors import check_tensors
 
 _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -25,7 +26,7 @@ _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _DESCRIPTIONS = ["*.json", "*.jinja", "merges.txt", "*.model", "source.spm", "target.spm"]
 OWN_FILES = [*_DESCRIPTIONS, "*.safetensors", "*.onnx", "*.npy"]
 """Files of a directory that this package wrote: drafts, parts in folders, vocabularies, units; each there once."""
-_SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors"]
+_SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors"]
 _PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 
 
@@ -42,11 +43,24 @@ FAMILIES = (
     "m2m_100",
     "mbart",
     "marian",
+    "t5",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "phi3",
     "parakeet_ctc",
     "parakeet_rnnt",
     "parakeet_tdt",
     "canary",
     "cohere_asr",
+    "moonshine",
+    "moonshine_streaming",
+    "voxtral",
+    "granite_speech",
+    "granite_speech_plus",
+    "qwen3_asr",
 )
 """Names in config.json of the families that can be loaded; `sprachbund.models.io` has a loader for each."""
 
@@ -68,7 +82,7 @@ def family_of(directory: Path) -> str:
             f"{directory} is in CTranslate2's form; run: sprachbund convert {directory} --out DIR"
         )
     family = config.get("family") or config.get("model_type")
-    if family == "nemotron_asr_streaming":
+    if family in ("nemotron_asr_streaming", "nemotron3_5_asr"):
         raise SprachbundError(
             f"{directory} is in transformers' form; run: sprachbund convert {directory} --out DIR --language TAG"
         )
@@ -124,9 +138,7 @@ def find(path_or_id: str | os.PathLike[str], *, offline: bool, progress: Progres
     if not os.path.lexists(path) and (checkpoint := find_checkpoint(name)) is not None:
         name = checkpoint.id
     if path.suffix == ".nemo" and os.path.exists(path):
-        raise SprachbundError(
-            f"{name} is a NeMo file; run: sprachbund convert {name} --out DIR --language TAG"
-        )
+        raise SprachbundError(f"{name} is a NeMo file; run: sprachbund convert {name} --out DIR")
     if path.suffix == ".pt" and os.path.exists(path):
         raise SprachbundError(
             f"{name} is a file of openai-whisper; run: sprachbund convert {name} --tokenizer DIR --out DIR"
@@ -258,14 +270,16 @@ def read_model(
         options: of `from_pretrained`.
 
     Raises:
-        SprachbundError: weights are missing, too many, damaged, not finite, or far fewer than asked for.
+        SprachbundError: weights are missing, too many, damaged, not finite, or far fewer than asked for, or need more
+            memory than there is.
     """
     for path in sorted(directory.glob("*.safetensors")):
         check_tensors(path)
         if optional_setting(config, "quantization_config") is None:
             _check_types(path, surplus)
     with one_line(directory), quiet_transformers():
-        _check_fits(config, build, directory)
+        num_weights = _check_fits(config, build, directory)
+        _check_memory(num_weights * options.get("dtype", torch.float32).itemsize, directory)
         model, report = kind.from_pretrained(
             directory, config=config, local_files_only=True, output_loading_info=True, **options
         )
@@ -325,8 +339,22 @@ def _check_size(name: str, value: object, path: Path) -> None:
         raise SprachbundError(f"{path}: {name} is {repr(value)[:60]}, not {limit}; copy it again")
 
 
-def _check_fits(config: Any, build: Callable[[Any], nn.Module], directory: Path) -> None:
-    """See that a configuration asks for no more than the files can hold, before memory is taken for it."""
+def _check_memory(num_bytes: int, directory: Path) -> None:
+    """See that weights of so many bytes fit into memory: a process that takes too much is ended without a word."""
+    free = available_memory()
+    if free is not None and num_bytes > free:
+        raise SprachbundError(
+            f"the weights of {directory} need {num_bytes / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; end "
+            "other programs, or take a smaller model"
+        )
+
+
+def _check_fits(config: Any, build: Callable[[Any], nn.Module], directory: Path) -> int:
+    """See that a configuration asks for no more than the files can hold, before memory is taken for it.
+
+    Returns:
+        The number of weights.
+    """
     stored = sum(p.stat().st_size for pattern in ("*.safetensors", "*.bin") for p in directory.glob(pattern))
     with torch.device("meta"):
         model = build(config)
@@ -337,6 +365,7 @@ def _check_fits(config: Any, build: Callable[[Any], nn.Module], directory: Path)
             f"{directory / 'config.json'} asks for {wanted + computed} weights and its files have {stored} bytes; "
             "they do not belong together, copy the model again"
         )
+    return wanted
 
 
 def _others(names: Sequence[str], known: Sequence[str]) -> list[str]:

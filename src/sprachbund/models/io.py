@@ -72,8 +72,26 @@ def _load_translation(directory: Path) -> Family:
     return load(directory, offline=True)
 
 
+def _load_prompted(directory: Path) -> Family:
+    from sprachbund.models.translation.prompted import load
+
+    return load(directory)
+
+
 def _load_fastconformer(directory: Path) -> Family:
     from sprachbund.models.fastconformer import load
+
+    return load(directory, offline=True)
+
+
+def _load_moonshine(directory: Path) -> Family:
+    from sprachbund.models.moonshine import load
+
+    return load(directory, offline=True)
+
+
+def _load_audio_llm(directory: Path) -> Family:
+    from sprachbund.models.audio_llm import load
 
     return load(directory, offline=True)
 
@@ -91,11 +109,19 @@ LOADERS: dict[str, Callable[[Path], Family]] = {
     "m2m_100": _load_translation,
     "mbart": _load_translation,
     "marian": _load_translation,
+    "t5": _load_translation,
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3"), _load_prompted),
     "parakeet_ctc": _load_fastconformer,
     "parakeet_rnnt": _load_fastconformer,
     "parakeet_tdt": _load_fastconformer,
     "canary": _load_fastconformer,
     "cohere_asr": _load_fastconformer,
+    "moonshine": _load_moonshine,
+    "moonshine_streaming": _load_moonshine,
+    "voxtral": _load_audio_llm,
+    "granite_speech": _load_audio_llm,
+    "granite_speech_plus": _load_audio_llm,
+    "qwen3_asr": _load_audio_llm,
 }
 """One for each of `FAMILIES`. Each imports its family when it is called, so that no command pays for the others."""
 
@@ -130,6 +156,18 @@ def _saver(family: Family) -> Callable[..., None]:
             from sprachbund.models.fastconformer.io import save as save_fastconformer
 
             return save_fastconformer
+        case "moonshine":
+            from sprachbund.models.moonshine.io import save as save_moonshine
+
+            return save_moonshine
+        case "audio_llm":
+            from sprachbund.models.audio_llm.io import save as save_audio_llm
+
+            return save_audio_llm
+        case "translation" if type(family).__module__.endswith(".prompted"):
+            from sprachbund.models.translation.prompted import save as save_prompted
+
+            return save_prompted
         case "translation":
             from sprachbund.models.translation.io import save as save_translation
 

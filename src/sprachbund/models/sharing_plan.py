@@ -118,6 +118,7 @@ class Split(BaseModel):
         private_shares: how the groups divide the rest; sums to 1; equal parts if not given.
         start: how the branches get their first weights.
         seed: of what is drawn for them.
+        dropout: of the branches' hidden units, while training.
         evidence: why; None for a split made by hand.
     """
 
@@ -130,6 +131,7 @@ class Split(BaseModel):
     private_shares: tuple[float, ...] = ()
     start: Start = "neuron"
     seed: int = Field(default=0, strict=True, ge=0, lt=2**63)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     evidence: ModuleEvidence | None = None
 
     @model_validator(mode="before")

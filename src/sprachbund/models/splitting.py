@@ -115,7 +115,13 @@ def _built(model: Any, split: Split) -> SplitFeedForward:
     table = _table(model, split)
     with old.norm.weight.device:
         return SplitFeedForward(
-            old.expand.in_features, shared, private, table, side=split.side, activation=old.activation
+            old.expand.in_features,
+            shared,
+            private,
+            table,
+            side=split.side,
+            activation=old.activation,
+            dropout=split.dropout,
         )
 
 

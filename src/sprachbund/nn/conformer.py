@@ -4,6 +4,7 @@ Every part is either per frame or hides padded frames, so an utterance gives the
 batch. Shapes: B batch, T frames, M mel bins, D width, H heads.
 """
 
+import copy
 import math
 from itertools import pairwise
 
@@ -115,7 +116,13 @@ class ConformerEncoder(ConvolutionalEncoder):
 
     Absolute positions are added once, after the subsampling: the decoder finds the next word by them long before
     it knows the sounds. The states of speech longer than what was trained on are therefore not to be trusted.
+
+    Attributes:
+        first_layer: layers before it are not run, nor is the subsampling; the input then is the states (B, T/8, D)
+            behind them. See `behind`.
     """
+
+    first_layer = 0
 
     def __init__(
         self,
@@ -142,6 +149,18 @@ class ConformerEncoder(ConvolutionalEncoder):
         known = isinstance(self.subsampling, Subsampling)  # an engine puts its own in the place
         return [c for c in self.subsampling.convolutions if isinstance(c, nn.Conv1d)] if known else []
 
+    def before(self, layer: int) -> "ConformerEncoder":
+        """The encoder up to a layer, which is not run any more; with the same weights."""
+        part = copy.copy(self)
+        part._modules = {**self._modules, "layers": self.layers[:layer]}
+        return part
+
+    def behind(self, layer: int) -> "ConformerEncoder":
+        """The encoder from a layer on, which takes the states of `before(layer)`; with the same weights and names."""
+        part = copy.copy(self)
+        part.first_layer = layer
+        return part
+
     def forward(
         self, features: Tensor, num_frames: Tensor, route: Route | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -154,8 +173,10 @@ class ConformerEncoder(ConvolutionalEncoder):
             num_frames: valid frames (B,).
             route: languages of the rows, where feed-forwards are split by them.
         """
-        x, num_frames = self.subsampling(features, num_frames)
-        x = self.norm(x) + sinusoids(x.shape[1], x.shape[2]).to(x)
+        x = features
+        if not self.first_layer:
+            x, num_frames = self.subsampling(features, num_frames)
+            x = self.norm(x) + sinusoids(x.shape[1], x.shape[2]).to(x)
         valid = valid_frames(num_frames, x.shape[1])
-        x = run_layers(self.layers, x, valid, route)
+        x = run_layers(self.layers[self.first_layer :], x, valid, route)
         return x, num_frames.repeat(x.shape[0] // num_frames.shape[0])

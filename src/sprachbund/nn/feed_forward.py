@@ -46,17 +46,19 @@ class Route:
 
 
 class Branch(nn.Module):
-    """Expansion, activation, contraction: a feed-forward without its norm."""
+    """Expansion, activation, dropout while training, contraction: a feed-forward without its norm."""
 
-    def __init__(self, width: int, hidden_width: int, activation: Activation) -> None:
+    def __init__(self, width: int, hidden_width: int, activation: Activation, dropout: float = 0.0) -> None:
         super().__init__()
         self.activation: Activation = activation
+        self.dropout = dropout
         self.expand = nn.Linear(width, hidden_width)
         self.contract = nn.Linear(hidden_width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D), normed, to (B, T, D)."""
-        return self.contract(ACTIVATIONS[self.activation](self.expand(x)))
+        hidden = ACTIVATIONS[self.activation](self.expand(x))
+        return self.contract(F.dropout(hidden, self.dropout, self.training))
 
 
 class FeedForward(nn.Module):
@@ -109,6 +111,7 @@ class SplitFeedForward(nn.Module):
             `UNPLANNED` where there is none.
         side: which language of a row decides.
         activation: inside the branches.
+        dropout: of the branches' hidden units, while training.
     """
 
     table: Tensor
@@ -122,12 +125,13 @@ class SplitFeedForward(nn.Module):
         *,
         side: Side = "source",
         activation: Activation = "silu",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.side: Side = side
         self.norm = nn.LayerNorm(width)
-        self.shared = Branch(width, shared_width, activation)
-        self.private = nn.ModuleList(Branch(width, hidden, activation) for hidden in private_widths)
+        self.shared = Branch(width, shared_width, activation, dropout)
+        self.private = nn.ModuleList(Branch(width, hidden, activation, dropout) for hidden in private_widths)
         # One entry more, so that the number -1, no language, finds "no group" by counting from the end.
         padded = torch.nn.functional.pad(table, (0, 1) * table.ndim, value=NO_GROUP)
         self.register_buffer("table", padded, persistent=False)

@@ -116,6 +116,130 @@ def joint_transducer_loss(
     return lattice_loss(blanks, labels, num_frames, num_targets, fast_emit)
 
 
+# A transducer of tokens and durations (arXiv 2304.06795). E durations; d is one of them.
+
+_IMPOSSIBLE = -1e30
+"""A log-probability of nought: sums of it have gradients that are numbers."""
+
+
+def duration_transducer_loss(
+    joint: Callable[[Tensor, Tensor], Tensor],
+    encoded: Tensor,
+    predicted: Tensor,
+    targets: Tensor,
+    num_frames: Tensor,
+    num_targets: Tensor,
+    blank: int,
+    durations: Sequence[int],
+    *,
+    frames_at_once: int = 8,
+) -> Tensor:
+    """-ln P(targets) (B,) of a transducer that says with each token or blank how many frames it takes.
+
+    Every path from the first frame to exactly behind the last counts; the last step is a blank, and a blank takes a
+    frame at least (arXiv 2304.06795, equations 4 to 6). A text that no path can give costs infinity and has no
+    gradient. Logits of no more frames than `frames_at_once` are held, and made twice.
+
+    Args:
+        joint: makes logits (B, t, U+1, V + E) out of (B, t, 1, J) and (B, 1, U+1, J).
+        encoded: (B, T, J), frames as the joint network takes them.
+        predicted: (B, U+1, J), tokens so far as the joint network takes them.
+        targets: (B, U) integers.
+        num_frames: (B,), 1 to T.
+        num_targets: (B,), 0 to U.
+        blank: id of the blank.
+        durations: in frames, in the order of their logits.
+        frames_at_once: t.
+
+    Raises:
+        ValueError: as `transducer_loss` does.
+    """
+    with torch.no_grad():
+        one = joint(encoded[:, :1, None], predicted[:, None, :1])[..., : -len(durations)]
+    cells = one.expand(-1, encoded.shape[1], predicted.shape[1], -1)
+    _check_shapes(cells, targets, num_frames, num_targets)
+    _check_values(targets, num_targets, cells.shape[1:], num_frames, blank)
+
+    def tables(frames: Tensor, tokens: Tensor) -> Any:
+        logits = joint(frames[:, :, None], tokens[:, None])
+        of_tokens, of_durations = logits.split([logits.shape[-1] - len(durations), len(durations)], dim=-1)
+        arcs = _ArcLogProbs.apply(of_tokens, targets, blank, False)
+        return *arcs, of_durations.float().log_softmax(-1)
+
+    parts = [
+        checkpoint(tables, frames, predicted, use_reentrant=False)
+        for frames in encoded.split(frames_at_once, dim=1)
+    ]
+    blanks, labels, takes = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+    total = _duration_paths(
+        blanks, labels, takes, num_frames.to(blanks.device), num_targets.to(blanks.device), durations
+    )
+    possible = total > _IMPOSSIBLE / 2
+    return torch.where(possible, -total, torch.where(possible, total, torch.inf).detach())
+
+
+def _duration_paths(
+    blanks: Tensor,
+    labels: Tensor,
+    takes: Tensor,
+    num_frames: Tensor,
+    num_targets: Tensor,
+    durations: Sequence[int],
+) -> Tensor:
+    """ln of the sum over all paths (B,), by anti-diagonals n = t + u, each of which needs earlier ones alone.
+
+    Args:
+        blanks: log-probabilities of the blank (B, T, W).
+        labels: log-probabilities of the next target (B, T, W).
+        takes: log-probabilities of durations (B, T, W, E).
+        num_frames: valid frames (B,).
+        num_targets: valid targets (B,).
+        durations: in frames.
+    """
+    _, frames, width = blanks.shape
+    t, u = (torch.arange(n, device=blanks.device) for n in (frames, width))
+    inside = (t[:, None] < num_frames[:, None, None]) & (u <= num_targets[:, None, None])
+    more = inside & (u < num_targets[:, None, None])
+    steps = []  # of each duration: arcs by blank and by token, skewed
+    for number, duration in enumerate(durations):
+        by_label = (labels + takes[..., number]).masked_fill(~more, _IMPOSSIBLE)
+        by_blank = (blanks + takes[..., number]).masked_fill(~inside, _IMPOSSIBLE)
+        steps.append(
+            (duration, _skew(by_blank).clamp(min=_IMPOSSIBLE), _skew(by_label).clamp(min=_IMPOSSIBLE))
+        )
+    start = blanks.new_full((len(blanks), width), _IMPOSSIBLE)
+    reached = [torch.cat([torch.zeros_like(start[:, :1]), start[:, 1:]], dim=1)]
+    diagonals = frames + width
+    for n in range(1, diagonals):
+        arcs = []
+        for duration, by_blank, by_label in steps:
+            if 0 < duration <= n and n - duration < len(by_blank):
+                arcs.append(reached[n - duration] + by_blank[n - duration])
+            if duration + 1 <= n and n - duration - 1 < len(by_label):
+                arcs.append(
+                    F.pad(
+                        (reached[n - duration - 1] + by_label[n - duration - 1])[:, :-1],
+                        (1, 0),
+                        value=_IMPOSSIBLE,
+                    )
+                )
+        # A token may lead behind the last frame only by ending there, where no blank follows: such paths are none.
+        here = torch.stack(arcs).logsumexp(0) if arcs else start
+        reached.append(here.clamp(min=_IMPOSSIBLE))
+    ends = []
+    table = torch.stack(reached)  # (N, B, W)
+    rows = torch.arange(len(blanks), device=blanks.device)
+    for duration, by_blank, _ in steps:
+        last = num_frames - duration
+        place = (last + num_targets).clamp(min=0)
+        fits = (last >= 0) & (duration > 0)
+        end = (
+            table[place, rows, num_targets] + by_blank[place.clamp(max=len(by_blank) - 1), rows, num_targets]
+        )
+        ends.append(torch.where(fits, end, _IMPOSSIBLE))
+    return torch.stack(ends).logsumexp(0)
+
+
 def lattice_loss(
     blanks: Tensor, labels: Tensor, num_frames: Tensor, num_targets: Tensor, fast_emit: float = 0.0
 ) -> Tensor:
@@ -442,6 +566,26 @@ class JointNetwork(nn.Module):
         return self.out(joined)
 
 
+class LanguageFusion(nn.Module):
+    """Encoder states with the language of their row: W f(A states + b_language), f = ReLU.
+
+    Args:
+        width: D of the states.
+        inner_width: of f.
+        num_languages: rows of b.
+    """
+
+    def __init__(self, width: int, inner_width: int, num_languages: int) -> None:
+        super().__init__()
+        self.states = nn.Linear(width, inner_width)
+        self.language = nn.Embedding(num_languages, inner_width)
+        self.out = nn.Linear(inner_width, width)
+
+    def forward(self, states: Tensor, languages: Tensor) -> Tensor:
+        """States (R, T, D) of states (R, T, D) and languages (R,)."""
+        return self.out(F.relu(self.states(states) + self.language(languages)[:, None]))
+
+
 class Transducer(nn.Module):
     """Prediction and joint network, the loss through them, and their state in a stream.
 
@@ -468,7 +612,7 @@ class Transducer(nn.Module):
         fast_emit: float = 0.0,
         frames_at_once: int | None = None,
     ) -> Tensor:
-        """-ln P(targets) of every row (B,), see `transducer_loss`.
+        """-ln P(targets) of every row (B,), see `transducer_loss` and `duration_transducer_loss`.
 
         Args:
             encoded: (B, T, D).
@@ -480,15 +624,20 @@ class Transducer(nn.Module):
             frames_at_once: make logits of no more frames than this at a time, twice; None holds all of them.
 
         Raises:
-            ValueError: as `transducer_loss` does; for a transducer with durations.
+            ValueError: as `transducer_loss` does; for FastEmit in a transducer with durations.
         """
-        if self.shape.durations:
-            raise ValueError("the loss of a transducer with durations is not built here")
         frames = self.joint.encoder(encoded)
         read = targets if prompt is None else torch.cat([prompt, targets], dim=1)
         predicted = self.prediction(read)[:, read.shape[1] - targets.shape[1] :]
         tokens = self.joint.prediction(F.dropout(predicted, self.shape.dropout, self.training))
         rest = (targets, num_frames, num_targets, self.shape.blank)
+        if self.shape.durations:
+            if fast_emit:
+                raise ValueError("FastEmit is for transducers without durations")
+            some = frames_at_once or encoded.shape[1]
+            return duration_transducer_loss(
+                self.joint, frames, tokens, *rest, self.shape.durations, frames_at_once=some
+            )
         if frames_at_once is None:
             logits = self.joint(frames[:, :, None], tokens[:, None])
             # Nothing else needs the logits: the layer they come from does not look at its output again.
@@ -499,7 +648,7 @@ class Transducer(nn.Module):
 
     def start(self, num_rows: int) -> TransducerState:
         """The state before the first frame."""
-        weight = self.joint.out.weight
+        weight = next(self.parameters())  # of the prediction network: engines pack linear layers
         blanks = torch.full((num_rows,), self.shape.blank, device=weight.device)
         return self.advance(blanks, self.nothing(num_rows, weight))
 

@@ -5,12 +5,14 @@ from collections.abc import Iterable, Sequence
 from math import log
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 from sprachbund.audio.isolated import DecoderUnavailableError
 from sprachbund.decoding.formats import render
+from sprachbund.decoding.options import draws_tokens
 from sprachbund.decoding.result import Segment, Translation
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Family
 from sprachbund.text.languages import writes_spaces
 
 JSON, VERBOSE, TEXT = "json", "verbose_json", "text"
@@ -33,9 +35,16 @@ class TranscriptionForm(BaseModel):
     prompt: Annotated[
         str | None, Field(description="Context or glossary, for models with room for it.", max_length=10_000)
     ] = None
+    glossary: Annotated[
+        str | None,
+        Field(description="Term = translation; …, for cascades with a language model.", max_length=10_000),
+    ] = None
     response_format: ResponseFormat = "json"
     temperature: Annotated[
-        float, Field(ge=0, le=1, description="0 to 1; the search is deterministic at any of them.")
+        float,
+        Field(
+            ge=0, le=1, description="0 is greedy; above it tokens are drawn, for the same request the same."
+        ),
     ] = 0.0
     granularities: Annotated[
         list[Literal["word", "segment"]],
@@ -69,12 +78,21 @@ class TranscriptionForm(BaseModel):
         """Whether log-probabilities are wanted."""
         return "logprobs" in self.include
 
+    _notes: list[str] = PrivateAttr(default_factory=list)
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What was asked for and has no effect, a sentence each."""
-        if self.temperature == 0:
-            return ()
-        return (f"temperature {self.temperature:g} has no effect: the search is deterministic",)
+        return tuple(self._notes)
+
+    def temperature_for(self, family: Family) -> float:
+        """The temperature at which a model decodes; where it draws no tokens it is 0, and a note says so."""
+        if self.temperature == 0 or draws_tokens(family):
+            return self.temperature
+        self._notes.append(
+            f"temperature {self.temperature:g} has no effect: {family.name} writes without drawing tokens"
+        )
+        return 0.0
 
 
 class TranslationForm(TranscriptionForm):
@@ -94,6 +112,7 @@ class TextForm(BaseModel):
     input: str | list[str]
     target_language: Annotated[str, Field(min_length=1)]
     source_language: str | None = None
+    glossary: Annotated[str | None, Field(max_length=10_000)] = None
 
     @property
     def texts(self) -> list[str]:
@@ -166,7 +185,7 @@ def segment_values(segment: Segment, number: int) -> dict[str, Any]:
         "end": round(segment.end_s, 3),
         "text": segment.text,
         "tokens": [],
-        "temperature": 0.0,
+        "temperature": segment.temperature,
         "avg_logprob": round(segment.mean_log_probability, 4),
         "compression_ratio": round(segment.compression_ratio, 4),
         "no_speech_prob": round(1 - segment.speech_probability if no_speech is None else no_speech, 4),

@@ -47,6 +47,7 @@ class FrameWriter:
             )
         self.family, self.encoder = family, streaming.encoder
         self.transducer, self._front_end = streaming.transducer, streaming.front_end
+        self.fuse = family.capabilities.fuse_language
 
     def tier(self, options: LiveOptions) -> Tier:
         """The tier that a session asks for. Raises SprachbundError for one that the model was not trained for."""
@@ -129,7 +130,10 @@ class FrameWriter:
         )
         rows = torch.tensor([b for b, job in enumerate(jobs) for _ in job.session.targets])
         writers = TransducerState.stack([stream.writers for stream in streams])
-        hypotheses, writers = transducer_greedy(self.transducer, states[rows], num_frames[rows], writers)
+        read = states[rows]
+        if self.fuse is not None:
+            read = self.fuse(read, [Target(language=to) for job in jobs for to in job.session.targets])
+        hypotheses, writers = transducer_greedy(self.transducer, read, num_frames[rows], writers)
         row = 0
         for b, stream in enumerate(streams):
             count = int(num_frames[b])

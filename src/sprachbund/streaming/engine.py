@@ -167,6 +167,12 @@ class LiveEngine:
                 "live text is not written in digits: what stands already cannot become part of a number; leave digits "
                 "out, or translate the recording afterwards"
             )
+        if options.temperature != (0.0,):
+            raise SprachbundError(
+                f"live text is searched at temperature 0, so that attempts can agree, and temperature is "
+                f"{','.join(f'{one:g}' for one in options.temperature)}; leave it out, or translate the recording "
+                "afterwards"
+            )
         self.decoding, self._speculation = options_with_draft(model, options, self.notes)
         self._activity = activity or VoiceActivity()
         self._turn = 0
@@ -219,6 +225,8 @@ class LiveEngine:
 
     def _check_prompt(self, decoding: DecodingOptions) -> None:
         """Refuse a prompt that the model has no room for: a recording has warnings, a talk nobody to read them."""
+        if self.model.capabilities.reads_context:
+            return
         source, target = min(self.model.pairs())
         asked = make_target(self.model, decoding, target, source)
         if self.model.prompt(asked) == self.model.prompt(replace(asked, context="")):

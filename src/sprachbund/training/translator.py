@@ -47,6 +47,13 @@ from sprachbund.models.io import load as load_model
 from sprachbund.models.io import save as save_model
 from sprachbund.models.weights import Bits, packed_linears
 from sprachbund.text.tokenizer import Tokenizer
+from sprachbund.training.cached_states import (
+    FOLDER,
+    CachedCorpus,
+    cached_states,
+    check_cacheable,
+    first_moving_layer,
+)
 from sprachbund.training.check import Check
 from sprachbund.training.checkpoint import claim_folder
 from sprachbund.training.draft import finished_draft
@@ -69,7 +76,13 @@ from sprachbund.util.jobs import nothing
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0, "speeds": (1.0,)}
 
 
-FINE_TUNED = ("conformer", "whisper", "seamless_m4t", "seamless_m4t_v2", "canary", "cohere_asr")
+PARAKEET = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
+_AUDIO_LLMS = ("voxtral", "granite_speech", "granite_speech_plus", "qwen3_asr")
+FINE_TUNED = (
+    *("conformer", "whisper", "seamless_m4t", "seamless_m4t_v2", "canary", "cohere_asr"),
+    *PARAKEET,
+    *_AUDIO_LLMS,
+)
 """Families that `train` goes on from; those of units and of language models have recipes of their own."""
 
 
@@ -216,6 +229,8 @@ class TranslatorRecipe(Strict):
         lora: train adapters only.
         dual_scale: prune the decoder, and train it with a text branch and a draft network.
         bits: of the weights in the model directory; 8 for a conformer and 32 for the other families if left out.
+        cache_states: compute the frozen first layers of the encoder once and not in every epoch; see
+            `training.cached_states`.
     """
 
     languages: tuple[str, ...]
@@ -232,6 +247,7 @@ class TranslatorRecipe(Strict):
     lora: LoraRecipe | None = None
     dual_scale: DualScaleOptions | None = None
     bits: Bits | None = None
+    cache_states: bool = False
     model: ConformerShape = ConformerShape()
     examples: ExampleRecipe = ExampleRecipe()
     training: TrainingOptions
@@ -302,6 +318,10 @@ def prepare_model(recipe: TranslatorRecipe, directory: Path, manifests: Sequence
         )
     if family in ("canary", "cohere_asr"):
         return _canary(recipe, start)
+    if family in PARAKEET:
+        return _parakeet(recipe, start)
+    if family in _AUDIO_LLMS:
+        return _audio_llm(recipe, start)
     return _whisper(recipe, start) if family == "whisper" else _seamless(recipe, start)
 
 
@@ -449,6 +469,41 @@ def _canary(recipe: TranslatorRecipe, start: Path) -> PreparedModel:
     examples = CanaryExamples(model, recipe.languages)
     return PreparedModel(
         model=model, examples=examples, save=partial(fastconformer.save, model, bits=recipe.bits or 32)
+    )
+
+
+def _parakeet(recipe: TranslatorRecipe, start: Path) -> PreparedModel:
+    from sprachbund.models import fastconformer
+    from sprachbund.models.fastconformer.model import Parakeet, ParakeetExamples
+
+    if changed := sorted(recipe.fine_tuning.model_fields_set):
+        raise SprachbundError(
+            f"fine_tuning.{changed[0]} is not for Parakeet, which is told no language and has no attention decoder; "
+            "leave it out"
+        )
+    model = fastconformer.load(start)
+    assert isinstance(model, Parakeet)
+    examples = ParakeetExamples(model, recipe.languages)
+    return PreparedModel(
+        model=model, examples=examples, save=partial(fastconformer.save, model, bits=recipe.bits or 32)
+    )
+
+
+def _audio_llm(recipe: TranslatorRecipe, start: Path) -> PreparedModel:
+    from sprachbund.models import audio_llm
+
+    wanted = recipe.fine_tuning
+    if wanted.prompt is not None or wanted.real_length is not None or wanted.new_languages:
+        raise SprachbundError(
+            "fine_tuning.prompt, real_length and new_languages are not for speech LLMs: their instructions are "
+            "sprachbund.transcribe and sprachbund.translate of config.json, their languages sprachbund.pairs; leave "
+            "them out"
+        )
+    model = audio_llm.load(start).float()  # steps are smaller than what bfloat16 tells apart
+    model.label_smoothing = wanted.label_smoothing
+    examples = audio_llm.AudioLLMExamples(model, recipe.languages)
+    return PreparedModel(
+        model=model, examples=examples, save=partial(audio_llm.save, model, bits=recipe.bits or 32)
     )
 
 
@@ -611,6 +666,7 @@ def run(
     on_step: Callable[[int, int], None] = nothing,
     accept_changes: bool = False,
     check: Check | None = None,
+    states: Path | None = None,
 ) -> Any:
     """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
 
@@ -623,10 +679,19 @@ def run(
         on_step: called with the steps made, and with all of them.
         accept_changes: go on with a run whose recipe was another one.
         check: is called with model, data and options in place of training, and nothing is returned.
+        states: folder of cached states, which runs may share; one of the run's own if None.
     """
     with joined_processes():
         return _run(
-            recipe, directory, score, on_first_rank(report), stop_after, on_step, accept_changes, check
+            recipe,
+            directory,
+            score,
+            on_first_rank(report),
+            stop_after,
+            on_step,
+            accept_changes,
+            check,
+            states or directory / FOLDER,
         )
 
 
@@ -639,6 +704,7 @@ def _run(
     on_step: Callable[[int, int], None],
     accept_changes: bool,
     check: Check | None,
+    states: Path,
 ) -> Any:
     torch.manual_seed(recipe.training.seed)
     claim_folder(directory, recipe, accept_changes=accept_changes)
@@ -658,17 +724,20 @@ def _run(
         )
     drawn = recipe.examples.model_dump() | dict(prepared.drawn) | drawn_for(recipe.dual_scale)
     masks = {**drawn, **NO_MASKS}
-    corpus = _training_corpus(
-        parts,
-        prepared.examples,
-        ExampleOptions(**drawn, seed=recipe.training.seed),
-        recipe.training.window_shards,
-    )
-    dev = Corpus(dev_parts, prepared.examples, ExampleOptions(**masks, seed=0))
+    options, dev_options = ExampleOptions(**drawn, seed=recipe.training.seed), ExampleOptions(**masks, seed=0)
+    corpus = _training_corpus(parts, prepared.examples, options, recipe.training.window_shards)
+    dev = Corpus(dev_parts, prepared.examples, dev_options)
     check_corpus(corpus, recipe.training.max_duration_s, report)
     _report_texts(prepared, corpus, report)
+    if recipe.cache_states:
+        if score is not None:
+            raise SprachbundError("cache_states ranks checkpoints by their loss; leave the score out")
+        for sources, wanted in ((parts, options), (dev_parts, dev_options)):
+            check_cacheable(_base(model), wanted, [source for source, _ in sources])
     if check is not None:
         return check(model, corpus, recipe.training)
+    if recipe.cache_states:
+        corpus, dev = _cached(model, corpus, dev, recipe.training, states, report)
     train(
         model,
         corpus,
@@ -680,6 +749,8 @@ def _run(
         stop_after=stop_after,
         on_step=on_step,
     )
+    if recipe.cache_states:
+        _base(model).encoder = _base(model).encoder.behind(0)
     merge_lora(model)
     if is_first_rank():
         prepared.save(directory / "model", card=_card(recipe, corpus))
@@ -687,6 +758,38 @@ def _run(
             save_draft(model, recipe.training, dev, directory / "model", report)
     wait_for_all_ranks()
     return load_model(directory / "model")
+
+
+def _base(model: Any) -> Any:
+    """The model that has the encoder."""
+    return model.base if isinstance(model, DualScale) else model
+
+
+def _cached(
+    model: Any,
+    corpus: Corpus,
+    dev: Corpus,
+    training: TrainingOptions,
+    directory: Path,
+    report: Callable[[str], None],
+) -> tuple[Corpus, Corpus]:
+    """Both corpora as states behind the layers that do not move; the model's encoder begins there from now on."""
+    base = _base(model)
+    layer = first_moving_layer(model, base.encoder, training.trainable)
+    before = base.encoder.before(layer)
+
+    def behind(part: Corpus) -> Corpus:
+        with first_rank_first():
+            states = [
+                cached_states(before, part.examples, manifest, directory, report=report)
+                for manifest in part.manifests
+            ]
+        parts = [*zip(part.manifests, part.repeats, strict=True)]
+        return CachedCorpus(parts, part.examples, part.options, states)
+
+    corpora = behind(corpus), behind(dev)
+    base.encoder = base.encoder.behind(layer)
+    return corpora
 
 
 def _report_texts(prepared: PreparedModel, corpus: Corpus, report: Callable[[str], None]) -> None:

@@ -92,12 +92,13 @@ def make_tokenizer(*, special: bool, blank: str | None) -> Tokenizer:
     return tokenizer
 
 
-def make(root: Path, kind: str, *, biases: bool = True, seed: int = 0) -> Checkpoint:
+def make(root: Path, kind: str, *, biases: bool = True, seed: int = 0, width: int = 32) -> Checkpoint:
     """Write a checkpoint with transformers, and load it."""
     blank = {"parakeet_ctc": "<pad>", "canary": None, "cohere_asr": None}.get(kind, "<blank>")
     tokens = make_tokenizer(special=kind != "parakeet_ctc", blank=blank)
     size = tokens.get_vocab_size()
     encoder = {**_ENCODER, "attention_bias": biases, "convolution_bias": biases}
+    encoder["hidden_size"] = width
     encoder["scale_input"] = kind == "parakeet_ctc"
     torch.manual_seed(seed)
     hf_model = _hf_model(kind, encoder, size)
@@ -151,7 +152,7 @@ def _hf_model(kind: str, encoder: dict[str, Any], size: int) -> Any:
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
             "num_key_value_heads": 2,
-            "head_dim": 16,
+            "head_dim": encoder["hidden_size"] // 2,
             "max_position_embeddings": 64,
         }
         config = transformers.CanaryConfig(

@@ -13,7 +13,8 @@ from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.models.base import Target
 from sprachbund.models.fastconformer import Canary
-from sprachbund.models.fastconformer.model import CanaryExamples
+from sprachbund.models.fastconformer.model import CanaryExamples, ParakeetExamples
+from sprachbund.nn.transducer import transducer_loss
 from tests.models.fastconformer.support import KINDS, SPECIAL, Checkpoint, make, sound
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
@@ -226,3 +227,55 @@ def test_a_directory_goes_both_ways(made: Checkpoint, tmp_path: Path) -> None:
     expected = [list(row.tokens) for row in rows(made, SOUNDS)]
     assert [list(row.tokens) for row in rows(other, SOUNDS)] == expected
     assert reference(other, SOUNDS) == expected
+
+
+def test_the_loss_of_a_parakeet_is_that_of_transformers(made: Checkpoint) -> None:
+    if made.kind in DECODERS:
+        pytest.skip("its loss has a test above")
+    examples = ParakeetExamples(made.model, ["de", "en"])  # type: ignore[arg-type]
+    texts = ["der Hund läuft", "nach Hause", "der"]
+    rows = [examples.row(text, "de", "de") for text in texts]
+    assert examples.row("the cat", "de", "en") is None
+    tokens = [torch.tensor(row[1]) for row in rows if row is not None]
+    lengths = torch.tensor([len(row) for row in tokens])
+    ours = made.model.features(SOUNDS[:3])
+    batch = Batch(
+        features=ours.values,
+        num_frames=ours.num_frames,
+        source_language=torch.zeros(3, dtype=torch.long),
+        transcripts=torch.zeros(3, 0, dtype=torch.long),
+        num_transcript=torch.zeros(3, dtype=torch.long),
+        targets=torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True),
+        num_targets=lengths,
+        target_language=torch.zeros(3, dtype=torch.long),
+    )
+    found = made.model.train().loss(batch)
+    made.model.eval()
+    expected = 0.0
+    blank = made.model.blank  # type: ignore[union-attr]
+    with torch.no_grad():
+        for samples, row in zip(SOUNDS[:3], tokens, strict=True):
+            labels = row[None, :-1]
+            given = made.inputs([samples])
+            if made.kind == "parakeet_ctc":
+                made.hf_model.config.ctc_loss_reduction = "sum"
+            else:
+                given["decoder_input_ids"] = torch.cat([torch.full((1, 1), blank), labels], dim=1)
+            if (
+                made.kind == "parakeet_rnnt"
+            ):  # its loss needs a package of its own; ours is tested by brute force
+                logits = made.hf_model(**given).logits
+                frames, length = torch.tensor([logits.shape[1]]), torch.tensor([labels.shape[1]])
+                expected += float(transducer_loss(logits, labels, frames, length, blank))
+                continue
+            loss = made.hf_model(**given, labels=labels).loss
+            # Theirs is a mean over tokens where it is one of a transducer.
+            expected += float(loss) * (1 if made.kind == "parakeet_ctc" else labels.shape[1])
+    assert found.num_tokens == int(lengths.sum())
+    assert float(found.total) == pytest.approx(expected, rel=1e-3)
+    found.total.backward()
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all()
+        for parameter in made.model.parameters()  # type: ignore[union-attr]
+    )
+    made.model.zero_grad()

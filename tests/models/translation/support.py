@@ -1,8 +1,10 @@
 """Random text-to-text checkpoints in the true layouts, made by transformers, with vocabularies trained here."""
 
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +62,9 @@ class Checkpoint:
 
     def source(self, texts: list[str], source: str, target: str) -> Any:
         """Tokens and mask of texts, padded, by transformers."""
-        if self.kind == "marian_many":
+        if self.model.tokens.marked == "target":
             texts = [f"{self.mark(self.codes[target])} {text}" for text in texts]
-        if self.kind.startswith("marian"):
+        if self.model.tokens.marked != "source":
             return self.tokenizer(texts, return_tensors="pt", padding=True)
         self.tokenizer.src_lang = self.codes[source]
         return self.tokenizer(texts, return_tensors="pt", padding=True)
@@ -80,7 +82,7 @@ class Checkpoint:
     def prompt(self, target: str) -> list[int]:
         """What `generate` starts with."""
         start: int = self.hf_model.config.decoder_start_token_id
-        return [start] if self.kind.startswith("marian") else [start, self.language_token(target)]
+        return [start] if self.model.tokens.marked != "source" else [start, self.language_token(target)]
 
     def target(self, source: str, language: str) -> Target:
         return Target(source=source, language=language)
@@ -123,6 +125,67 @@ def write_marian(directory: Path, targets: tuple[str, ...] = ()) -> Any:
         (directory / name).write_bytes(pieces())
     target = "mul" if targets else "en"
     return _read_back(directory, "MarianTokenizer", source_lang="de", target_lang=target)
+
+
+MADLAD_CODES = ("de", "en", "fr", "ko", "zh", "zh_Hant")
+
+
+@cache
+def t5_pieces() -> bytes:
+    """A SentencePiece model with tokens of languages and of a task, its numbers as MADLAD-400 has them."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*SENTENCES * 3, "koer jookseb"]),
+        model_writer=model,
+        vocab_size=140,
+        model_type="unigram",
+        user_defined_symbols=[*(f"<2{code}>" for code in MADLAD_CODES), "<2translate>"],
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        character_coverage=1.0,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+class Pieces:
+    """SentencePiece itself, called as a tokenizer of transformers is: T5 was trained on what it gives."""
+
+    unk_token_id = 0
+
+    def __init__(self, directory: Path) -> None:
+        path = str(directory / "spiece.model")
+        self.processor = sentencepiece.SentencePieceProcessor(model_file=path)
+
+    @classmethod
+    def from_pretrained(cls, directory: Path) -> "Pieces":
+        return cls(directory)
+
+    def get_vocab(self) -> dict[str, int]:
+        return {self.processor.id_to_piece(i): i for i in range(len(self.processor))}
+
+    def convert_tokens_to_ids(self, name: str) -> int:
+        return int(self.processor.piece_to_id(name))
+
+    def convert_ids_to_tokens(self, tokens: Iterable[int]) -> list[str]:
+        return [self.processor.id_to_piece(token) for token in tokens]
+
+    def __call__(self, texts: Sequence[str], **how: Any) -> dict[str, torch.Tensor]:
+        rows = [torch.tensor([*self.processor.encode(text), 2]) for text in texts]
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=1)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        return {"input_ids": padded, "attention_mask": mask}
+
+
+def write_t5(directory: Path) -> Pieces:
+    """The pieces, without tokenizer.json, which transformers would make anew with another unknown token."""
+    (directory / "spiece.model").write_bytes(t5_pieces())
+    config = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "pad_token": "<s>"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return Pieces(directory)
 
 
 def _read_back(directory: Path, kind: str, **settings: Any) -> Any:
@@ -191,6 +254,29 @@ _KINDS |= {
         settings=_MARIAN,
         pairs=(("de", "en"), ("de", "fr"), ("de", "zh")),
     ),
+    "t5": _Kind(
+        write=write_t5,
+        config="T5Config",
+        model="T5ForConditionalGeneration",
+        spare=8,
+        codes={tag: tag for tag in ("de", "en", "fr", "ko", "zh")},
+        mark="<2{}>".format,
+        settings={
+            "d_kv": 12,
+            "d_ff": 48,
+            "num_layers": 2,
+            "num_decoder_layers": 2,
+            "num_heads": 2,
+            "relative_attention_num_buckets": 8,
+            "relative_attention_max_distance": 12,
+            "feed_forward_proj": "gated-gelu",
+            "tie_word_embeddings": False,
+            "decoder_start_token_id": 0,
+            "pad_token_id": 1,
+            "eos_token_id": 2,
+        },
+        pairs=(("de", "en"), ("de", "fr"), ("en", "zh")),
+    ),
 }
 KINDS = tuple(_KINDS)
 
@@ -201,11 +287,16 @@ def make_checkpoint(directory: Path, name: str, **changes: Any) -> Checkpoint:
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = kind.write(directory)
     num_tokens = max(tokenizer.get_vocab().values()) + 1 + kind.spare
-    settings = {**SIZES, **kind.settings, **changes}
+    sizes = {"d_model": SIZES["d_model"]} if name == "t5" else SIZES
+    settings = {**sizes, **kind.settings, **changes}
     if name.startswith("marian"):
         settings |= {"pad_token_id": num_tokens - 1, "decoder_start_token_id": num_tokens - 1}
     config = getattr(transformers, kind.config)(vocab_size=num_tokens, **settings)
-    hf_model = randomised(getattr(transformers, kind.model)(config))
+    hf_model = getattr(transformers, kind.model)(config)
+    if name == "t5":  # published files have an output matrix of its own, and transformers then keeps both
+        hf_model.lm_head.weight = torch.nn.Parameter(torch.empty_like(hf_model.shared.weight))
+        config.tie_word_embeddings = False
+    randomised(hf_model)
     hf_model.generation_config.max_length = MAX_LENGTH
     hf_model.save_pretrained(directory)
     return Checkpoint(
@@ -234,6 +325,14 @@ def randomised(hf_model: Any, seed: int = 0) -> Any:
                 value.copy_(1 + 0.2 * noise)
             else:
                 value.copy_(noise * (0.1 if value.ndim < 2 else 1.6 * value[0].numel() ** -0.5))
+        if hf_model.config.model_type == "t5":
+            for name, value in hf_model.named_parameters():
+                if name.endswith(
+                    "Attention.q.weight"
+                ):  # scores are not scaled, so that the weights are smaller
+                    value.mul_(hf_model.config.d_kv**-0.5)
+            hf_model.lm_head.weight[hf_model.config.eos_token_id].mul_(2)
+            return hf_model.eval()
         # The output matrix is tied: without this every token repeats itself, and no row ends.
         decoder, shared = hf_model.model.decoder, hf_model.model.shared
         last = (

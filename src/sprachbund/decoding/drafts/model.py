@@ -6,6 +6,7 @@ another token would be written (arXiv 2502.14856 lists the most frequent ones).
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from sprachbund.decoding.drafts.base import (
 from sprachbund.decoding.drafts.listed import ListedRows
 from sprachbund.decoding.logits_process import likeliest
 from sprachbund.decoding.state import PROMPT_CHUNK
+from sprachbund.engines.native_engine import NativeCache, NativeDecoder
 from sprachbund.engines.torch_layers import FusedDecoderLayer
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
@@ -72,6 +74,14 @@ class ModelDraft:
         """See `sprachbund.decoding.drafts.base.Draft`, arguments included; prompts are read at the first proposal."""
         each = len(targets) // memory.states.shape[0]
         cache = self.family.start(memory, rows_per_memory=each, capacity=capacity, targets=targets)
+        decoder, own = family.capabilities.decoder, self.family.capabilities.decoder
+        if (
+            isinstance(decoder, NativeDecoder)
+            and isinstance(own, NativeDecoder)
+            and isinstance(cache, NativeCache)
+            and self._listed is None
+        ):
+            return NativeModelRun(self.family, cache, own, decoder)
         return ModelRun(self.family, cache, self._listed)
 
 
@@ -130,9 +140,39 @@ class ModelRun(StatelessRun):
                 self._family.step(chunk, self._cache)
 
 
+class NativeModelRun(ModelRun):
+    """A draft model of which the native engine can make the whole search; from Python elsewhere, as with beams.
+
+    Args:
+        family: the draft model.
+        cache: of its rows, empty.
+        own: its decoder.
+        decoder: that it drafts for.
+        planted: a text for every row whose tokens are proposed in place of its own, for measurements; or none.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        cache: NativeCache,
+        own: NativeDecoder,
+        decoder: NativeDecoder,
+        planted: Sequence[Sequence[int]] = (),
+    ) -> None:
+        super().__init__(family, cache, None)
+        self._own_cache, self._own, self._decoder = cache, own, decoder
+        self._planted = [list(text) for text in planted]
+
+    def native_draft(self, prompts: Sequence[int]) -> Any:
+        """See `sprachbund.decoding.drafts.base.NativeRun`."""
+        return self._decoder.model_draft(self._own, self._own_cache, self._planted, list(prompts))
+
+
 def _memory_width(family: Family) -> int | None:
     """Width of the states that a family's decoder reads; None where it does not say."""
     decoder = family.capabilities.decoder
+    if isinstance(decoder, NativeDecoder):
+        return decoder.shape.memory_width
     layer = decoder.layers[0] if isinstance(decoder, TextDecoder) else None
     if isinstance(layer, FusedDecoderLayer):
         return layer.memory_width

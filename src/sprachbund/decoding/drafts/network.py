@@ -31,7 +31,7 @@ from sprachbund.decoding.drafts.base import (
 )
 from sprachbund.decoding.logits_process import likeliest
 from sprachbund.engines.extension import native
-from sprachbund.engines.native_engine import NativeDecoder
+from sprachbund.engines.native_engine import NativeDecoder, NativeParasite
 from sprachbund.engines.packing import pack_matrix
 from sprachbund.engines.torch_layers import Precision, keep, recast
 from sprachbund.errors import SprachbundError
@@ -119,6 +119,9 @@ class NetworkDraft(ABC):
 
     def decoder_size(self, family: Family) -> tuple[int, int]:
         """Layers and width of the decoder. Raises SprachbundError for one that the network cannot read."""
+        native_decoder = family.capabilities.decoder
+        if isinstance(native_decoder, NativeDecoder):
+            return native_decoder.shape.num_layers, native_decoder.shape.width
         decoder = torch_decoder(family, self.name)
         return len(decoder.layers), decoder.embedding.embedding_dim
 
@@ -144,6 +147,7 @@ class ParasiteDraft(NetworkDraft):
     name = PARASITE
     title = "parasite"
     network: Parasite
+    _packed: tuple[NativeDecoder, NativeParasite] | None = None
 
     @staticmethod
     def build(shape: dict[str, Any]) -> Parasite:
@@ -160,14 +164,82 @@ class ParasiteDraft(NetworkDraft):
         """Its shape and activation."""
         return {**asdict(network.shape), "activation": network.activation}
 
-    def start(
-        self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int
-    ) -> "ParasiteRun":
+    def check(self, family: Family) -> None:
+        """Raise the SprachbundError that names what does not fit."""
+        super().check(family)
+        decoder, shape = family.capabilities.decoder, self.network.shape
+        if isinstance(decoder, NativeDecoder):
+            made_for = (shape.num_heads, shape.memory_width)
+            if (seen := (decoder.shape.heads, decoder.shape.memory_width)) != made_for:
+                raise SprachbundError(
+                    f"the {self.title} was made for {made_for[0]} heads and a memory of width {made_for[1]}, this "
+                    f"decoder has {seen[0]} and {seen[1]}; train one for this model"
+                )
+
+    def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> DraftRun:
         """Compute the cross-attention keys and values; see `NetworkDraft.start` for the arguments."""
+        native_decoder = family.capabilities.decoder
+        if isinstance(native_decoder, NativeDecoder):
+            return NativeParasiteRun(self.packed_for(native_decoder), native_decoder, memory)
         decoder = torch_decoder(family, PARASITE)
         parasite: Parasite = self.for_decoder(decoder)
         allowed = allowed_frames(memory.states, memory.num_frames)
         return ParasiteRun(parasite, decoder, parasite.remember(memory.states, allowed))
+
+    def packed_for(self, decoder: NativeDecoder) -> NativeParasite:
+        """The parasite as the native engine reads it, in 8 bits; packed once for a decoder."""
+        if self._packed is None or self._packed[0] is not decoder:
+            self._packed = decoder, NativeParasite(self.network, decoder)
+        return self._packed[1]
+
+
+class InsideSearch(StatelessRun):
+    """A run that the native engine makes itself, and nobody from outside its search.
+
+    Attributes:
+        name: what drafts, with its verb.
+    """
+
+    name: ClassVar[str]
+
+    def propose(self, state: DecodingState, count: int) -> Tensor:
+        """Raises SprachbundError: there is nothing to read outside the engine's own search."""
+        raise SprachbundError(
+            f"in the native engine, {self.name} for greedy search without timestamps and with exact "
+            "acceptance; change that, or use --engine torch or --draft none"
+        )
+
+    def native_draft(self, prompts: Sequence[int]) -> Any:
+        """See `sprachbund.decoding.drafts.base.NativeRun`."""
+        raise NotImplementedError
+
+
+class NativeParasiteRun(InsideSearch):
+    """A parasite inside the native engine's own search.
+
+    Args:
+        packed: the parasite.
+        decoder: whose keys and values it reads.
+        memory: of the utterances.
+        planted: a text for every row whose tokens are proposed in place of its own, for measurements; or none.
+    """
+
+    name = "a parasite drafts"
+
+    def __init__(
+        self,
+        packed: NativeParasite,
+        decoder: NativeDecoder,
+        memory: Memory,
+        planted: Sequence[Sequence[int]] = (),
+    ) -> None:
+        self._packed, self._decoder = packed, decoder
+        self._remembered = packed.remember(memory.states, memory.num_frames)
+        self._planted = [list(text) for text in planted]
+
+    def native_draft(self, prompts: Sequence[int]) -> Any:
+        """See `sprachbund.decoding.drafts.base.NativeRun`."""
+        return self._decoder.parasite_draft(self._packed, self._remembered, self._planted, list(prompts))
 
 
 class ParasiteRun(StatelessRun):
@@ -218,13 +290,6 @@ class MedusaDraft(NetworkDraft):
         """Their shape."""
         return asdict(network.shape)
 
-    def decoder_size(self, family: Family) -> tuple[int, int]:
-        """Those of the native engine, too."""
-        decoder = family.capabilities.decoder
-        if isinstance(decoder, NativeDecoder):
-            return decoder.shape.num_layers, decoder.shape.width
-        return super().decoder_size(family)
-
     def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> DraftRun:
         """Hook into the decoder's last norm, if torch computes it; see `NetworkDraft.start` for the arguments."""
         decoder = family.capabilities.decoder
@@ -245,7 +310,7 @@ class MedusaDraft(NetworkDraft):
         return native().Heads(arrays, heads=shape.num_heads, blocks=shape.num_blocks, width=shape.width)
 
 
-class NativeMedusaRun(StatelessRun):
+class NativeMedusaRun(InsideSearch):
     """Heads inside the native engine's own search.
 
     Args:
@@ -254,6 +319,8 @@ class NativeMedusaRun(StatelessRun):
         planted: a text for every row whose tokens are proposed in place of the heads' own, for measurements; or none.
     """
 
+    name = "Medusa heads draft"
+
     def __init__(self, packed: Any, decoder: NativeDecoder, planted: Sequence[Sequence[int]] = ()) -> None:
         self._packed, self._decoder = packed, decoder
         self._planted = [list(text) for text in planted]
@@ -261,13 +328,6 @@ class NativeMedusaRun(StatelessRun):
     def native_draft(self, prompts: Sequence[int]) -> Any:
         """See `sprachbund.decoding.drafts.base.NativeRun`."""
         return self._decoder.heads_draft(self._packed, self._planted, list(prompts))
-
-    def propose(self, state: DecodingState, count: int) -> Tensor:
-        """Raises SprachbundError: there is no state to read outside the engine's own search."""
-        raise SprachbundError(
-            "in the native engine, Medusa heads draft for greedy search without timestamps and with exact "
-            "acceptance; change that, or use --engine torch or --draft none"
-        )
 
 
 class MedusaRun(StatelessRun):

@@ -28,7 +28,7 @@ Decoder::Decoder(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape
       attention_(static_cast<size_t>(team_->size())) {}
 
 void Decoder::remember(const float* states, int64_t memories, int64_t frames, const Cross& into) {
-    std::lock_guard<std::mutex> one_call(calls_);
+    std::lock_guard<std::recursive_mutex> one_call(calls_);
     const int64_t count = memories * frames, padded = up(memory_width_, 16);
     row_.resize(static_cast<size_t>(count));
     position_.resize(static_cast<size_t>(count));
@@ -94,7 +94,7 @@ void Decoder::keep_eight(const float* heads, int64_t count, int64_t first, int64
 }
 
 void Decoder::step(const Step& step) {
-    std::lock_guard<std::mutex> one_call(calls_);
+    std::lock_guard<std::recursive_mutex> one_call(calls_);
     pass(step);
 }
 
@@ -102,13 +102,16 @@ void Decoder::pass(const Step& step) {
     row_.clear();
     position_.clear();
     lengths_.clear();
+    outputs_.clear();
     first_.assign(1, 0);
     for (int64_t row = 0; row < step.rows; row++) {
         for (int64_t i = 0; i < step.counts[row]; i++) {
             row_.push_back(row);
-            position_.push_back(step.lengths[row] + i);
+            position_.push_back(step.lengths[row] + i + step.ahead);
             lengths_.push_back(step.lengths[row] + i + 1);
         }
+        for (int64_t i = step.last ? std::max<int64_t>(0, step.counts[row] - 1) : 0; i < step.counts[row]; i++)
+            outputs_.push_back(first_.back() + i);
         first_.push_back(first_.back() + step.counts[row]);
     }
     const int64_t count = first_.back(), padded = up(shape.width, 16);
@@ -119,11 +122,15 @@ void Decoder::pass(const Step& step) {
         q.values.at_least(kFew * widest);
         q.scale.at_least(kFew);
     }
-    const int64_t longest = 16 * std::max(step.own_blocks, step.cross.blocks);
+    int64_t segments = 1;
+    for (const DecoderLayer& layer : layers_)
+        if (layer.reader) segments = std::max(segments, layer.reader->layers);
+    const int64_t longest = 16 * std::max(segments * step.own_blocks, step.cross.blocks);
     for (auto& a : attention_) a.at_least(attention_scratch(longest) + 16 * up(count, 16));
     x_.at_least(count * padded);
     mixed_.at_least(count * shape.all_heads());
-    hidden_.at_least(count * up(shape.hidden, 16));
+    hidden_.at_least(count * std::max(padded, up(shape.hidden, 16)));
+    last_.at_least(static_cast<int64_t>(outputs_.size()) * padded);
     queries_.at_least(count * shape.all_heads());
     team_->run([&](int thread) { work(thread, step); });
 }
@@ -136,13 +143,18 @@ void Decoder::work(int thread, const Step& step) {
     team_->barrier();
     for (int64_t i = 0; i < layers(); i++) {
         const DecoderLayer& layer = layers_[static_cast<size_t>(i)];
-        uint16_t* keys = step.own + 2 * i * per_layer;
+        uint16_t* keys = step.own + (layer.reader ? 0 : 2 * i * per_layer);
         const Heads own{"qkv",           shape.heads, shape.padded_head(), queries_.data(), keys, keys + per_layer,
                         step.own_blocks, row_.data(), position_.data()};
-        multiply(thread, quantized(thread, x_.data(), shape.width, &layer.self_norm, count), layer.self_heads,
+        const Norm* self_norm = layer.reader && !layer.reader->norms_query ? nullptr : &layer.self_norm;
+        multiply(thread, quantized(thread, x_.data(), shape.width, self_norm, count), layer.self_heads,
                  {Then::heads, nullptr, 0, &own, 0});
-        attend_self(thread, i, step);
-        multiply(thread, quantized(thread, mixed_.data(), all, nullptr, count), layer.self_out, onto_x);
+        if (layer.reader) {
+            read_others(thread, layer, step);
+        } else {
+            attend_self(thread, i, step);
+            multiply(thread, quantized(thread, mixed_.data(), all, nullptr, count), layer.self_out, onto_x);
+        }
         multiply(thread, quantized(thread, x_.data(), shape.width, &layer.cross_norm, count), layer.cross_query,
                  {Then::heads, nullptr, 0, &own, 0});
         attend_cross(thread, i, step);
@@ -158,25 +170,34 @@ void Decoder::work(int thread, const Step& step) {
         std::copy(x_.data() + mine.begin * padded, x_.data() + mine.end * padded, step.states + mine.begin * padded);
     }
     if (!step.logits) return;
-    multiply(thread, quantized(thread, x_.data(), shape.width, &norm_, count), vocabulary_,
+    const int64_t outputs = static_cast<int64_t>(outputs_.size());
+    if (outputs < count) {
+        const Range mine = team_->share(thread, outputs);
+        for (int64_t i = mine.begin; i < mine.end; i++)
+            std::copy_n(x_.data() + outputs_[static_cast<size_t>(i)] * padded, padded, last_.data() + i * padded);
+        team_->barrier();
+    }
+    const float* x = outputs < count ? last_.data() : x_.data();
+    multiply(thread, quantized(thread, x, shape.width, &norm_, outputs), vocabulary_,
              {Then::keep, step.logits, vocabulary_size, nullptr, 0});
-    if (step.choice) choose(step, team_->share(thread, count));
+    if (step.choice) choose(step, team_->share(thread, outputs));
 }
 
 void Decoder::choose(const Step& step, Range tokens) {
     const Choice& choice = *step.choice;
     for (int64_t i = tokens.begin; i < tokens.end; i++) {
         float* logits = step.logits + i * vocabulary_size;
-        const int64_t row = row_[static_cast<size_t>(i)];
+        const size_t token = static_cast<size_t>(outputs_[static_cast<size_t>(i)]);
+        const int64_t row = row_[token];
         choice.suppressed.mask(row, logits);
-        if (lengths_[static_cast<size_t>(i)] < choice.earliest_end[row])
+        if (lengths_[token] < choice.earliest_end[row])
             logits[choice.end_token] = -std::numeric_limits<float>::infinity();
         choice.tokens[i] = kernels_->likeliest(logits, vocabulary_size, choice.log_probs + i);
     }
 }
 
 void Decoder::logits(const float* states, int64_t count, const Matrix* matrix, float* out) {
-    std::lock_guard<std::mutex> one_call(calls_);
+    std::lock_guard<std::recursive_mutex> one_call(calls_);
     const Matrix& chosen = matrix ? *matrix : vocabulary_;
     shared_.values.at_least(count * up(shape.width, 16));
     shared_.scale.at_least(count);
@@ -221,6 +242,38 @@ void Decoder::attend_self(int thread, int64_t layer, const Step& step) {
                           0, attention_[static_cast<size_t>(thread)].data(), nullptr});
     }
     team_->barrier();
+}
+
+// x += norm(W_out attention over the keys and values of several layers of another decoder).
+void Decoder::read_others(int thread, const DecoderLayer& layer, const Step& step) {
+    const Reader& reader = *layer.reader;
+    const int64_t wide = shape.padded_head(), all = shape.all_heads(), padded = up(shape.width, 16);
+    const int64_t per_head = step.own_blocks * 16 * wide, per_layer = step.rows * shape.heads * per_head;
+    const uint16_t* keys = step.own + 2 * reader.first * per_layer;
+    const Range part = team_->share(thread, step.rows * shape.heads);
+    for (int64_t unit = part.begin; unit < part.end; unit++) {
+        const int64_t row = unit / shape.heads, at = first_[static_cast<size_t>(row)] * all + unit % shape.heads * wide;
+        if (!step.counts[row]) continue;
+        kernels_->attend_segments({queries_.data() + at, all, keys + unit * per_head, keys + per_layer + unit * per_head,
+                                   step.lengths + row, 1, wide, shape.factor(), mixed_.data() + at, all, nullptr, 0,
+                                   attention_[static_cast<size_t>(thread)].data(), nullptr, reader.layers,
+                                   2 * per_layer});
+    }
+    team_->barrier();
+    const int64_t count = first_.back();
+    multiply(thread, quantized(thread, mixed_.data(), all, nullptr, count), layer.self_out,
+             {Then::keep, hidden_.data(), padded, nullptr, 0});
+    const Range mine = team_->share(thread, count);
+    kernels_->normalise(hidden_.data() + mine.begin * padded, mine.end - mine.begin, shape.width, padded, reader.norm);
+    for (int64_t i = mine.begin * padded; i < mine.end * padded; i++) x_.data()[i] += hidden_.data()[i];
+    team_->barrier();
+}
+
+int64_t Decoder::reads() const {
+    int64_t most = 0;
+    for (const DecoderLayer& layer : layers_)
+        if (layer.reader) most = std::max(most, layer.reader->first + layer.reader->layers);
+    return most;
 }
 
 // All rows of a memory attend together, so that its keys are read once.

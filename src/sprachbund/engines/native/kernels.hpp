@@ -100,6 +100,8 @@ struct Attention {
     int64_t weight_stride;
     float* scratch;      // attention_scratch(longest) floats, 64 bytes aligned
     const Eight* eight;  // null, or in place of keys and values; `width` is then kWidestEight at most
+    int64_t segments = 0;        // of `attend_segments`: runs of keys and values that lie one after another
+    int64_t segment_stride = 0;  // numbers from one's keys to the next one's, and of values
 };
 
 // A convolution over time of every channel by itself; a norm and SiLU follow it.
@@ -136,6 +138,8 @@ struct Kernels {
     void (*attend)(const Attention& attention);
     // kManyAtOnce queries or fewer that see as many positions, in bf16, without weights; scratch of many_scratch(width).
     void (*attend_many)(const Attention& attention);
+    // One softmax over the first positions of several segments, as many of each; one query at a time, without weights.
+    void (*attend_segments)(const Attention& attention);
     // A key, or a value, of one head to 8 bits, as position `inside` of a block; returns its scale.
     float (*keep_key)(const float* x, int64_t width, int8_t* block, int64_t inside, float* offset);
     float (*keep_value)(const float* x, int64_t width, int8_t* block, int64_t inside);

@@ -337,6 +337,42 @@ INLINE void attend_from(const Attention& a, int64_t query) {
     if constexpr (QUERIES > 1) attend_from<fewer(QUERIES)>(a, query);
 }
 
+// As `mix`, over all segments.
+template <int BLOCKS>
+INLINE void mix_segments(const Attention& a, int64_t query, int64_t group, const uint16_t* halves, int64_t padded,
+                         float factor) {
+    Sum sums[1][BLOCKS][kSumParts] = {};
+    for (int64_t segment = 0; segment < a.segments; segment++) {
+        const uint16_t* own = a.values + segment * a.segment_stride + group * 256;
+        for (int64_t pair = 0; pair < padded / 2; pair++) {
+            uint32_t two = load<uint32_t>(halves + segment * padded + pair * 2);
+            UNROLL
+            for (int b = 0; b < BLOCKS; b++)
+                dot_pairs(sums[0][b], two, own + pair / 8 * 16 * a.width + pair % 8 * 32 + b * 256);
+        }
+    }
+    UNROLL
+    for (int b = 0; b < BLOCKS; b++) leave(sums[0][b], a.out + query * a.out_stride + (group + b) * 16, factor);
+}
+
+void attend_segments(const Attention& a) {
+    for (int64_t query = 0; query < a.count; query++) {
+        const int64_t length = a.lengths[query], padded = up(length, 16);
+        float* probabilities = a.scratch;
+        uint16_t* halves = reinterpret_cast<uint16_t*>(a.scratch + a.segments * padded);
+        Attention one = a;
+        for (int64_t segment = 0; segment < a.segments; segment++, one.keys += a.segment_stride) {
+            float* own = probabilities + segment * padded;
+            for (int64_t block = 0; block < padded / 16; block++) scores<1, 1>(one, query, block, own, padded);
+            for (int64_t i = length; i < padded; i++) own[i] = -3.0e38f;
+        }
+        const float factor = soften(probabilities, halves, a.segments * padded, a.segments * padded);
+        int64_t group = 0;
+        for (; group + 2 <= a.width / 16; group += 2) mix_segments<2>(a, query, group, halves, padded, factor);
+        for (; group < a.width / 16; group++) mix_segments<1>(a, query, group, halves, padded, factor);
+    }
+}
+
 }  // namespace
 
 #include "attend_eight.inl"
@@ -356,7 +392,7 @@ namespace {
 
 // With products of bf16, eight queries at once are faster than widening.
 constexpr Kernels table(const char* name, bool widens = true) {
-    return {name, quantize, product, attend, widens ? attend_many : attend, keep_key, keep_value, normalise, likeliest, gate, depthwise};
+    return {name, quantize, product, attend, widens ? attend_many : attend, attend_segments, keep_key, keep_value, normalise, likeliest, gate, depthwise};
 }
 
 }  // namespace

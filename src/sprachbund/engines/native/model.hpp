@@ -65,15 +65,23 @@ struct EncoderLayer {
     std::optional<ConformerParts> conformer;
 };
 
+// A parasite's block (arXiv 2508.11189, section 2.2) owns no keys and values: it reads those of another decoder's layers.
+struct Reader {
+    int64_t first, layers;  // of the other decoder
+    bool norms_query;       // by the layer's `self_norm`; else there is none
+    Norm norm;              // of what was read
+};
+
 struct DecoderLayer {
     Norm self_norm;
-    Matrix self_heads;  // rows: queries, keys, values
+    Matrix self_heads;  // rows: queries, keys, values; of a reader queries alone
     Matrix self_out;
     Norm cross_norm;
     Matrix cross_query;
     Matrix cross_memory;  // rows: keys, values
     Matrix cross_out;
     FeedForward feed_forward;
+    std::optional<Reader> reader;
 };
 
 // What a decoder does to the rows of its output matrix that it reads as embeddings.
@@ -144,7 +152,7 @@ struct Step {
     const int64_t* counts;   // R: of each row; rows of none are left alone
     const int64_t* lengths;  // R: tokens that the rows hold already
     int64_t rows;
-    uint16_t* own;  // L x 2 x R x H x own_blocks x (16 W): keys, values
+    uint16_t* own;  // L x 2 x R x H x own_blocks x (16 W): keys, values; those of the other decoder for readers
     int64_t own_blocks;
     Cross cross;            // is only read
     const int64_t* frames;  // B
@@ -154,6 +162,8 @@ struct Step {
     float* weights;  // null, or L x B x H x (R / B * Q) x T; all rows have Q tokens then
     int64_t weight_frames;
     const Choice* choice;  // null, or what is chosen of the logits
+    bool last;             // logits and choices of the last token of each row alone
+    int64_t ahead;         // positions that the tokens stand further than the cache says; readers read one token a row
 };
 
 // So few tokens every thread quantizes for itself: that is sooner done than waited for.
@@ -178,6 +188,8 @@ class Decoder {
     const int64_t vocabulary_size;
     int64_t layers() const { return static_cast<int64_t>(layers_.size()); }
     int64_t memory_width() const { return memory_width_; }
+    // One past the last layer of the other decoder that it reads; 0 for a decoder with keys and values of its own.
+    int64_t reads() const;
 
   private:
     void pass(const Step& step);
@@ -185,6 +197,7 @@ class Decoder {
     void choose(const Step& step, Range tokens);
     void embed(const Step& step, Range tokens);
     void attend_self(int thread, int64_t layer, const Step& step);
+    void read_others(int thread, const DecoderLayer& layer, const Step& step);
     void attend_cross(int thread, int64_t layer, const Step& step);
     Tokens quantized(int thread, const float* x, int64_t width, const Norm* norm, int64_t count);
     void multiply(int thread, const Tokens& tokens, const Matrix& matrix, const Sink& sink);
@@ -203,11 +216,12 @@ class Decoder {
     std::vector<Quantized> quantized_;  // one per thread
     std::vector<Scratch<float>> attention_;
     Quantized shared_;
-    Scratch<float> x_, mixed_, hidden_, guesses_;
+    Scratch<float> x_, mixed_, hidden_, guesses_, last_;
     Scratch<uint16_t> queries_;
     std::vector<int64_t> row_, position_, lengths_;
     std::vector<int64_t> first_;  // R + 1: tokens of the step before each row's
-    std::mutex calls_;
+    std::vector<int64_t> outputs_;  // tokens of the step that have logits
+    std::recursive_mutex calls_;    // a decoder may be its own draft, inside its search
 };
 
 class Encoder {
@@ -243,6 +257,31 @@ class Encoder {
     Scratch<float> mixed_, gated_;
     Scratch<uint16_t> queries_, keys_, values_;
     std::vector<int64_t> row_, position_, lengths_;
+    std::mutex calls_;
+};
+
+// One linear layer by itself.
+class Linear {
+  public:
+    Linear(const Kernels* kernels, std::shared_ptr<Team> team, Matrix matrix, int64_t inputs)
+        : inputs(inputs),
+          kernels_(kernels),
+          team_(std::move(team)),
+          matrix_(matrix),
+          quantized_(static_cast<size_t>(team_->size())) {}
+
+    // x (N, inputs padded to 16) to out (N, rows).
+    void run(const float* x, int64_t count, float* out);
+
+    const int64_t inputs;
+    int64_t rows() const { return matrix_.rows; }
+
+  private:
+    const Kernels* kernels_;
+    std::shared_ptr<Team> team_;
+    Matrix matrix_;
+    std::vector<Quantized> quantized_;
+    Quantized shared_;
     std::mutex calls_;
 };
 

@@ -10,7 +10,7 @@
 #include <optional>
 #include <string>
 
-#include "search.hpp"
+#include "drafts.hpp"
 #include "weights.hpp"
 
 namespace nb = nanobind;
@@ -41,19 +41,28 @@ struct PyDecoder {
 
     PyDecoder(const nb::dict& arrays, const std::string& isa, std::shared_ptr<Team> team, int64_t width, int64_t heads,
               int64_t head_width, int64_t num_layers, const std::string& activation, int64_t vocabulary_size,
-              int64_t max_tokens_, int64_t memory_width, float embedding_scale)
+              int64_t max_tokens_, int64_t memory_width, float embedding_scale, const Lengths& groups)
         : weights(arrays), max_tokens(max_tokens_) {
         Shape shape{width, heads, head_width, 0};
-        const int64_t all = shape.all_heads();
+        const int64_t all = shape.all_heads(), parts = groups.empty() ? 3 : 1;
+        if (!groups.empty() && static_cast<int64_t>(groups.size()) != num_layers + 1)
+            throw nb::value_error("every block reads a group of layers");
         std::vector<DecoderLayer> layers;
         for (int64_t i = 0; i < num_layers; i++) {
             const std::string at = "layers." + std::to_string(i) + ".";
-            layers.push_back({weights.norm(at + "self_norm", width), weights.matrix(at + "self_heads", 3 * all, width),
+            const bool norms = groups.empty() || weights.has(at + "self_norm.gain");
+            layers.push_back({norms ? weights.norm(at + "self_norm", width) : Norm{},
+                              weights.matrix(at + "self_heads", parts * all, width),
                               weights.matrix(at + "self_out", width, all), weights.norm(at + "cross_norm", width),
                               weights.matrix(at + "cross_query", all, width),
                               weights.matrix(at + "cross_memory", 2 * all, memory_width),
                               weights.matrix(at + "cross_out", width, all),
-                              weights.feed_forward(at + "feed_forward", width, activation_named(activation))});
+                              weights.feed_forward(at + "feed_forward", width, activation_named(activation)),
+                              std::nullopt});
+            if (groups.empty()) continue;
+            const int64_t first = groups[static_cast<size_t>(i)], last = groups[static_cast<size_t>(i + 1)];
+            if (first < 0 || last <= first) throw nb::value_error("a block reads no layers");
+            layers.back().reader = Reader{first, last - first, norms, weights.norm(at + "read_norm", width)};
         }
         shape.hidden = widest(layers);
         const Matrix vocabulary = weights.matrix("vocabulary", vocabulary_size, width, false);
@@ -79,6 +88,7 @@ struct PyDecoder {
               const AnyOut& cross, const std::optional<Array<float>>& scales, const Array<const int64_t>& frames,
               const std::optional<Array<float>>& logits, const std::optional<Array<float>>& attention,
               const std::optional<Array<float>>& states) {
+        check_own();
         Step s{};
         s.rows = length(tokens, 0, "tokens");
         const int64_t queries = length(tokens, 1, "tokens");
@@ -122,6 +132,7 @@ struct PyDecoder {
                    const Array<const int64_t>& earliest_end, int64_t most, int64_t most_passes,
                    const Array<int64_t>& checked, const Array<int64_t>& accepted, int64_t capacity, const Array<int16_t>& own, const AnyOut& cross,
                    const std::optional<Array<float>>& scales, const Array<const int64_t>& frames, Draft* draft) {
+        check_own();
         Search s{};
         s.rows = length(tokens, 0, "tokens"), s.stride = length(tokens, 1, "tokens");
         s.memories = length(frames, 0, "frames"), s.own_blocks = length(own, 4, "own");
@@ -178,7 +189,25 @@ struct PyDecoder {
         if (count > 0) decoder->logits(from, count, restricted ? &chosen : nullptr, to);
     }
 
+    // A draft's memory, whose arrays its maker keeps alive.
+    DraftMemory memory_of(const AnyOut& cross, const std::optional<Array<float>>& scales,
+                          const Array<const int64_t>& frames) const {
+        const int64_t memories = length(frames, 0, "frames");
+        if (memories < 1) throw nb::value_error("a draft without a memory");
+        const DraftMemory memory{cross_of(cross, scales, memories), frames.data(), memories};
+        check_frames(memory.frames, memories, memory.cross);
+        return memory;
+    }
+
+    Lengths cache(int64_t rows, int64_t blocks) const {
+        return {decoder->layers(), 2, rows, decoder->shape.heads, blocks, 16 * decoder->shape.padded_head()};
+    }
+
   private:
+    void check_own() const {
+        if (decoder->reads()) throw nb::value_error("a parasite has no keys and values of its own");
+    }
+
     Cross cross_of(const AnyOut& array, const std::optional<Array<float>>& scales, int64_t memories) const {
         const int64_t blocks = length(array, 4, "cross");
         expect(array, cache(memories, blocks), "cross");
@@ -190,10 +219,6 @@ struct PyDecoder {
         if (decoder->shape.padded_head() > kWidestEight) throw nb::value_error("its heads are too wide for 8 bits");
         expect(*scales, {decoder->layers(), 3, memories, decoder->shape.heads, blocks * 16}, "scales");
         return {nullptr, static_cast<int8_t*>(array.data()), scales->data(), blocks};
-    }
-
-    Lengths cache(int64_t rows, int64_t blocks) const {
-        return {decoder->layers(), 2, rows, decoder->shape.heads, blocks, 16 * decoder->shape.padded_head()};
     }
 
     void check_tokens(const int64_t* tokens, int64_t count) const {
@@ -277,12 +302,71 @@ void make_heads_draft(HeadsDraft* at, const PyDecoder& decoder, const PyHeads& h
             if (matrix.rows != up(decoder.decoder->shape.width, 16))
                 throw nb::value_error("the heads are of another width than the decoder");
     }
-    new (at) HeadsDraft(decoder.decoder.get(), heads.stacks, std::move(planted), std::move(prompts));
+    new (at) HeadsDraft(decoder.decoder.get(), heads.stacks, {std::move(planted)}, std::move(prompts));
+}
+
+void make_parasite_draft(ParasiteDraft* at, const PyDecoder& model, const PyDecoder& own, const AnyOut& cross,
+                         const std::optional<Array<float>>& scales, const Array<const int64_t>& frames,
+                         std::vector<std::vector<int64_t>> planted, Lengths prompts) {
+    const Shape &theirs = model.decoder->shape, &ours = own.decoder->shape;
+    const int64_t reads = own.decoder->reads();
+    if (!reads || reads > model.decoder->layers() || theirs.width != ours.width || theirs.heads != ours.heads ||
+        theirs.head_width != ours.head_width || model.max_tokens > own.max_tokens ||
+        model.decoder->vocabulary_size != own.decoder->vocabulary_size)
+        throw nb::value_error("the parasite is for another decoder");
+    new (at) ParasiteDraft(model.decoder.get(), own.decoder.get(), own.memory_of(cross, scales, frames),
+                           {std::move(planted)}, std::move(prompts));
+}
+
+void make_model_draft(ModelDraft* at, const PyDecoder& model, const PyDecoder& own, const Array<int16_t>& cache,
+                      const AnyOut& cross, const std::optional<Array<float>>& scales,
+                      const Array<const int64_t>& frames, int64_t capacity, std::vector<std::vector<int64_t>> planted,
+                      Lengths prompts) {
+    const int64_t blocks = length(cache, 4, "own");
+    if (own.decoder->reads() || model.decoder->vocabulary_size != own.decoder->vocabulary_size)
+        throw nb::value_error("the draft model has another vocabulary");
+    expect(cache, own.cache(static_cast<int64_t>(prompts.size()), blocks), "own");
+    if (capacity < 0 || capacity > std::min(blocks * 16, own.max_tokens))
+        throw nb::value_error("more tokens than the cache can hold");
+    new (at) ModelDraft(model.decoder.get(), own.decoder.get(), own.memory_of(cross, scales, frames),
+                        {std::move(planted)}, std::move(prompts), reinterpret_cast<uint16_t*>(cache.data()), blocks,
+                        capacity);
 }
 
 void make_token_map_draft(TokenMapDraft* at, const PyTokenMap& map, Lengths languages, Lengths prompts) {
     if (languages.size() != prompts.size()) throw nb::value_error("languages and prompts are not as many");
     new (at) TokenMapDraft(map.map.get(), std::move(languages), std::move(prompts));
+}
+
+// A single proposal, for tests: `most` tokens of every row, into `out` (R x K), -1 where there is none.
+void py_propose(Draft& draft, const PyDecoder& model, const Array<const int64_t>& tokens,
+                const Array<const int64_t>& lengths, const Array<int16_t>& own, const Array<int64_t>& out) {
+    const int64_t rows = length(tokens, 0, "tokens"), most = length(out, 1, "out");
+    const int64_t blocks = length(own, 4, "own"), stride = length(tokens, 1, "tokens");
+    expect(lengths, {rows}, "lengths");
+    expect(out, {rows, most}, "out");
+    expect(own, model.cache(rows, blocks), "own");
+    for (int64_t row = 0; row < rows; row++) {
+        const int64_t count = lengths.data()[row];
+        if (count < 1 || count > stride || count + most - 1 > std::min(blocks * 16, model.max_tokens))
+            throw nb::value_error("more tokens than a row has room for");
+        for (int64_t i = 0; i < count; i++) {
+            const int64_t token = tokens.data()[row * stride + i];
+            if (token < 0 || token >= model.decoder->vocabulary_size)
+                throw nb::index_error("a token is outside the vocabulary");
+        }
+    }
+    if (!draft.fits(rows, lengths.data(), *model.decoder))
+        throw nb::value_error("the draft is for other rows, or another model");
+    const std::vector<int64_t> wanted(static_cast<size_t>(rows), most), nothing(static_cast<size_t>(rows), 0);
+    const std::vector<int64_t> begins{0, 0};
+    std::vector<int64_t> found(static_cast<size_t>(rows));
+    const Suppressed suppressed{nothing.data(), begins.data(), nothing.data()};
+    draft.propose({tokens.data(), stride, lengths.data(), rows, nullptr, &suppressed,
+                   reinterpret_cast<uint16_t*>(own.data()), blocks},
+                  wanted.data(), most, out.data(), found.data());
+    for (int64_t row = 0; row < rows; row++)
+        std::fill(out.data() + row * most + found[static_cast<size_t>(row)], out.data() + (row + 1) * most, -1);
 }
 
 struct PyEncoder {
@@ -322,6 +406,28 @@ struct PyEncoder {
         float* at = x.data();
         nb::gil_scoped_release free;
         if (frames > 0) encoder->encode(at, frames);
+    }
+};
+
+struct PyLinear {
+    Weights weights;
+    std::unique_ptr<Linear> linear;
+
+    PyLinear(const nb::dict& arrays, const std::string& isa, std::shared_ptr<Team> team, int64_t rows, int64_t inputs)
+        : weights(arrays) {
+        if (rows < 1 || inputs < 1) throw nb::value_error("a matrix without rows or inputs");
+        linear = std::make_unique<Linear>(chosen(isa), std::move(team), weights.matrix("matrix", rows, inputs, false),
+                                          inputs);
+    }
+
+    void run(const Array<const float>& x, const Array<float>& out) {
+        const int64_t count = length(x, 0, "x");
+        expect(x, {count, up(linear->inputs, 16)}, "x");
+        expect(out, {count, linear->rows()}, "out");
+        const float* from = x.data();
+        float* to = out.data();
+        nb::gil_scoped_release free;
+        if (count > 0) linear->run(from, count, to);
     }
 };
 
@@ -406,6 +512,25 @@ void py_attend(const std::string& isa, const Array<const int16_t>& queries, cons
     Scratch<float> scratch;
     chosen(isa)->attend({raw(queries), width, raw(keys), raw(values), lengths.data(), count, width, factor, out.data(),
                          width, weights.data(), frames, scratch.at_least(attention_scratch(blocks * 16)), nullptr});
+}
+
+// As `attend`, over segments of keys (S, C, 16 W), of which every query sees the first `seen` positions.
+void py_attend_segments(const std::string& isa, const Array<const int16_t>& queries, const Array<const int16_t>& keys,
+                        const Array<const int16_t>& values, int64_t seen, float factor, const Array<float>& out) {
+    const int64_t count = length(queries, 0, "queries"), width = length(queries, 1, "queries"),
+                  segments = length(keys, 0, "keys"), blocks = length(keys, 1, "keys");
+    if (width % 16) throw nb::value_error("heads are padded to a multiple of 16");
+    expect(keys, {segments, blocks, 16 * width}, "keys");
+    expect(values, {segments, blocks, 16 * width}, "values");
+    expect(out, {count, width}, "out");
+    if (seen < 0 || seen > blocks * 16) throw nb::value_error("a length is beyond the keys");
+    const std::vector<int64_t> lengths(static_cast<size_t>(count), seen);
+    auto raw = [](const auto& array) { return reinterpret_cast<const uint16_t*>(array.data()); };
+    Scratch<float> scratch;
+    chosen(isa)->attend_segments({raw(queries), width, raw(keys), raw(values), lengths.data(), count, width, factor,
+                                  out.data(), width, nullptr, 0,
+                                  scratch.at_least(attention_scratch(segments * blocks * 16)), nullptr, segments,
+                                  blocks * 16 * width});
 }
 
 // As `attend`, of queries that all see the first `seen` positions, without weights.
@@ -505,6 +630,9 @@ NB_MODULE(_native, m) {
           nb::arg("weights").noconvert());
     m.def("attend_many", &py_attend_many, nb::arg("isa"), nb::arg("queries").noconvert(), nb::arg("keys").noconvert(),
           nb::arg("values").noconvert(), nb::arg("seen"), nb::arg("factor"), nb::arg("out").noconvert());
+    m.def("attend_segments", &py_attend_segments, nb::arg("isa"), nb::arg("queries").noconvert(),
+          nb::arg("keys").noconvert(), nb::arg("values").noconvert(), nb::arg("seen"), nb::arg("factor"),
+          nb::arg("out").noconvert());
     m.def("attend_eight", &py_attend_eight, nb::arg("isa"), nb::arg("queries").noconvert(), nb::arg("keys"),
           nb::arg("values"), nb::arg("lengths"), nb::arg("factor"), nb::arg("out").noconvert(),
           nb::arg("weights").noconvert());
@@ -514,7 +642,9 @@ NB_MODULE(_native, m) {
     nb::class_<Team>(m, "Team").def(nb::init<int>()).def_prop_ro("size", &Team::size);
     nb::class_<PyTokenMap>(m, "TokenMap")
         .def(nb::init<const nb::dict&, int64_t>(), nb::arg("tables"), nb::arg("vocabulary_size"));
-    nb::class_<Draft>(m, "Draft");
+    nb::class_<Draft>(m, "Draft")
+        .def("propose", &py_propose, nb::arg("decoder"), nb::arg("tokens"), nb::arg("lengths"),
+             nb::arg("own").noconvert(), nb::arg("out").noconvert());
     nb::class_<TokenMapDraft, Draft>(m, "TokenMapDraft")
         .def("__init__", &make_token_map_draft, nb::keep_alive<1, 2>(), nb::arg("token_map"), nb::arg("languages"),
              nb::arg("prompts"));
@@ -526,10 +656,11 @@ NB_MODULE(_native, m) {
              nb::arg("heads"), nb::arg("blocks"), nb::arg("width"));
     nb::class_<PyDecoder>(m, "Decoder")
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, int64_t, int64_t,
-                      const std::string&, int64_t, int64_t, int64_t, float>(),
+                      const std::string&, int64_t, int64_t, int64_t, float, const Lengths&>(),
              nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("width"), nb::arg("heads"),
              nb::arg("head_width"), nb::arg("num_layers"), nb::arg("activation"), nb::arg("vocabulary_size"),
-             nb::arg("max_tokens"), nb::arg("memory_width"), nb::arg("embedding_scale"))
+             nb::arg("max_tokens"), nb::arg("memory_width"), nb::arg("embedding_scale"),
+             nb::arg("groups") = Lengths())
         .def("remember", &PyDecoder::remember, nb::arg("states"), nb::arg("cross").noconvert(),
              nb::arg("scales").noconvert().none())
         .def("step", &PyDecoder::step, nb::arg("tokens"), nb::arg("lengths"), nb::arg("own").noconvert(),
@@ -548,12 +679,27 @@ NB_MODULE(_native, m) {
     nb::class_<HeadsDraft, Draft>(m, "HeadsDraft")
         .def("__init__", &make_heads_draft, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::arg("decoder"),
              nb::arg("heads"), nb::arg("planted"), nb::arg("prompts"));
+    nb::class_<ParasiteDraft, Draft>(m, "ParasiteDraft")
+        .def("__init__", &make_parasite_draft, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>(),
+             nb::keep_alive<1, 5>(), nb::keep_alive<1, 6>(), nb::arg("decoder"), nb::arg("parasite"),
+             nb::arg("cross").noconvert(), nb::arg("scales").noconvert().none(), nb::arg("frames").noconvert(),
+             nb::arg("planted"), nb::arg("prompts"));
+    nb::class_<ModelDraft, Draft>(m, "ModelDraft")
+        .def("__init__", &make_model_draft, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>(),
+             nb::keep_alive<1, 5>(), nb::keep_alive<1, 6>(), nb::keep_alive<1, 7>(), nb::arg("decoder"),
+             nb::arg("smaller"), nb::arg("own").noconvert(), nb::arg("cross").noconvert(),
+             nb::arg("scales").noconvert().none(), nb::arg("frames").noconvert(), nb::arg("capacity"),
+             nb::arg("planted"), nb::arg("prompts"));
     nb::class_<PyEncoder>(m, "Encoder")
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, int64_t, int64_t,
                       const std::string&, int64_t>(),
              nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("width"), nb::arg("heads"),
              nb::arg("head_width"), nb::arg("num_layers"), nb::arg("activation"), nb::arg("kernel_size"))
         .def("encode", &PyEncoder::encode, nb::arg("x").noconvert());
+    nb::class_<PyLinear>(m, "Linear")
+        .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t>(),
+             nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("rows"), nb::arg("inputs"))
+        .def("run", &PyLinear::run, nb::arg("x").noconvert(), nb::arg("out").noconvert());
     nb::class_<PyStem>(m, "Stem")
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, const Lengths&,
                       const Lengths&>(),

@@ -17,9 +17,14 @@ int64_t TokenMap::follow(int64_t language, const int64_t* end) const {
     return -1;
 }
 
-namespace {
+bool Planted::fits(int64_t rows, const Decoder& decoder) const {
+    for (const auto& text : texts) {
+        for (int64_t token : text)
+            if (token < 0 || token >= decoder.vocabulary_size) return false;
+    }
+    return texts.empty() || static_cast<int64_t>(texts.size()) == rows;
+}
 
-// No prompt is longer than its row, which has its newest token behind it.
 bool prompts_fit(const std::vector<int64_t>& prompts, int64_t rows, const int64_t* lengths) {
     if (static_cast<int64_t>(prompts.size()) != rows) return false;
     for (int64_t row = 0; row < rows; row++) {
@@ -28,8 +33,6 @@ bool prompts_fit(const std::vector<int64_t>& prompts, int64_t rows, const int64_
     }
     return true;
 }
-
-}  // namespace
 
 bool TokenMapDraft::fits(int64_t rows, const int64_t* lengths, const Decoder& decoder) const {
     return prompts_fit(prompts_, rows, lengths) && map_->vocabulary_size() <= decoder.vocabulary_size;
@@ -97,11 +100,7 @@ int64_t TextDraft::find(int64_t row, const int64_t* end, int64_t written) const 
 }
 
 bool HeadsDraft::fits(int64_t rows, const int64_t* lengths, const Decoder& decoder) const {
-    for (const auto& text : planted_) {
-        for (int64_t token : text)
-            if (token < 0 || token >= decoder.vocabulary_size) return false;
-    }
-    return &decoder == decoder_ && (planted_.empty() || static_cast<int64_t>(planted_.size()) == rows) && prompts_fit(prompts_, rows, lengths);
+    return &decoder == decoder_ && planted_.fits(rows, decoder) && prompts_fit(prompts_, rows, lengths);
 }
 
 void HeadsDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) {
@@ -121,13 +120,8 @@ void HeadsDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most, 
         const int64_t row = asked_[i], written = rows.lengths[row] - prompts_[static_cast<size_t>(row)];
         counts[row] = std::min(wanted[row], heads);
         for (int64_t head = 0; head < counts[row]; head++) {
-            int64_t token = guesses_[static_cast<size_t>(head) * asked_.size() + i];
-            if (!planted_.empty()) {
-                const auto& text = planted_[static_cast<size_t>(row)];
-                const size_t place = static_cast<size_t>(written + head);
-                if (place < text.size()) token = text[place];
-            }
-            tokens[row * most + head] = token;
+            const int64_t own = guesses_[static_cast<size_t>(head) * asked_.size() + i];
+            tokens[row * most + head] = planted_.instead(own, row, written + head);
         }
     }
 }
@@ -170,7 +164,7 @@ void Decoder::guess(const Guess& guess) {
 }
 
 void Decoder::search(const Search& search, Draft* draft) {
-    std::lock_guard<std::mutex> one_call(calls_);
+    std::lock_guard<std::recursive_mutex> one_call(calls_);
     const int64_t rows = search.rows, most = search.most;
     const auto of = [](int64_t count) { return static_cast<size_t>(count); };
     std::vector<int64_t> room(search.room, search.room + rows), held(of(rows)), wanted(of(rows));
@@ -190,7 +184,8 @@ void Decoder::search(const Search& search, Draft* draft) {
         }
         if (draft)
             draft->propose({search.tokens, search.stride, search.lengths, rows,
-                            reads && *search.passes > 0 ? newest.data() : nullptr, &search.suppressed},
+                            reads && *search.passes > 0 ? newest.data() : nullptr, &search.suppressed, search.own,
+                            search.own_blocks},
                            wanted.data(), most, proposed.data(), found.data());
         tokens.clear();
         for (int64_t row = 0; row < rows; row++) {

@@ -20,6 +20,8 @@ struct Rows {
     int64_t count;           // R
     const float* states;     // R x D padded: what went into the last norm where each newest token was chosen; null before
     const Suppressed* suppressed;
+    uint16_t* own;  // the model's cache, see Step: of every row all tokens but the newest
+    int64_t own_blocks;
 
     const int64_t* of(int64_t row) const { return tokens + row * stride; }
 };
@@ -59,6 +61,22 @@ class TokenMap {
     int64_t vocabulary_size_;
 };
 
+// Texts of every row whose tokens are proposed in place of a draft's own, for measurements; or none.
+struct Planted {
+    std::vector<std::vector<int64_t>> texts;
+
+    bool fits(int64_t rows, const Decoder& decoder) const;
+    // What stands at a place of a row's text; the draft's own token behind its end.
+    int64_t instead(int64_t own, int64_t row, int64_t place) const {
+        if (texts.empty()) return own;
+        const auto& text = texts[static_cast<size_t>(row)];
+        return static_cast<size_t>(place) < text.size() ? text[static_cast<size_t>(place)] : own;
+    }
+};
+
+// No prompt is longer than its row, which has its newest token behind it.
+bool prompts_fit(const std::vector<int64_t>& prompts, int64_t rows, const int64_t* lengths);
+
 class TokenMapDraft : public Draft {
   public:
     // Of each row: the language's number in the map, -1 for none; tokens of the prompt, which no text has.
@@ -96,8 +114,7 @@ class TextDraft : public Draft {
 // All of them go through the output matrix together, which is then read once.
 class HeadsDraft : public Draft {
   public:
-    // `planted` is empty, or texts of every row whose tokens are proposed in place of the heads' own: for measurements.
-    HeadsDraft(Decoder* decoder, std::vector<std::vector<Matrix>> stacks, std::vector<std::vector<int64_t>> planted,
+    HeadsDraft(Decoder* decoder, std::vector<std::vector<Matrix>> stacks, Planted planted,
                std::vector<int64_t> prompts)
         : decoder_(decoder), stacks_(std::move(stacks)), planted_(std::move(planted)), prompts_(std::move(prompts)) {}
 
@@ -108,7 +125,7 @@ class HeadsDraft : public Draft {
   private:
     Decoder* decoder_;
     std::vector<std::vector<Matrix>> stacks_;
-    std::vector<std::vector<int64_t>> planted_;
+    Planted planted_;
     std::vector<int64_t> prompts_;
     std::vector<float> states_;
     std::vector<int64_t> asked_, guesses_;

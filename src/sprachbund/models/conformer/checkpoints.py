@@ -6,11 +6,8 @@ changed. The sections are names of weights, tokens, assembly, and the two reader
 width of the joint network, P of the prediction network.
 """
 
-import io
 import json
-import pickle
 import re
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +22,7 @@ from torch import Tensor
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer.config import ConformerConfig, StreamingPart, TransducerPart
 from sprachbund.models.conformer.model import Conformer
+from sprachbund.models.nemo_archive import CONFIG, NemoArchive, open_archive
 from sprachbund.nn.transducer import JointActivation
 from sprachbund.text.tokenizer import BLANK, END, UNKNOWN, Tokenizer, language_token
 
@@ -80,8 +78,11 @@ NEMO = {
     "joint.joint_net.1": "transducer.joint.out",  # trained without dropout
     "joint.joint_net.2": "transducer.joint.out",
     "ctc_decoder.decoder_layers.0": "ctc_head",
+    "prompt_kernel.0": "language_fusion.states",
+    "prompt_kernel.2": "language_fusion.out",
 }
-"""https://github.com/NVIDIA/NeMo: ConformerEncoder, RNNTDecoder, RNNTJoint, and the CTC head of hybrids."""
+"""https://github.com/NVIDIA/NeMo: ConformerEncoder, RNNTDecoder, RNNTJoint, the CTC head of hybrids, and the layers
+that models with prompts have behind their encoder."""
 
 TRANSFORMERS = {
     **_BOTH,
@@ -108,8 +109,10 @@ TRANSFORMERS = {
     "decoder.lstm": "transducer.prediction.lstm",
     "decoder.decoder_projector": "transducer.joint.prediction",
     "joint.head": "transducer.joint.out",
+    "prompt_projector.linear_1": "language_fusion.states",
+    "prompt_projector.linear_2": "language_fusion.out",
 }
-"""transformers' `nemotron_asr_streaming`."""
+"""transformers' `nemotron_asr_streaming`, and `nemotron3_5_asr`, which has a projector of prompts."""
 
 
 def renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> tuple[dict[str, Tensor], list[str]]:
@@ -139,7 +142,9 @@ def _plain(name: str, value: Tensor) -> Tensor:
 
 # Tokens: blank, end, unknown and languages first, then those of the checkpoint.
 
-_NORMAL, _UNKNOWN, CONTROL, _BYTE = 1, 2, 3, 6  # SentencePiece's types of pieces
+_NORMAL, _UNKNOWN, CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6  # SentencePiece's types of pieces
+_TAG = re.compile(r"<[a-z]{2,3}-[A-Z]{2}>")
+"""A token that names the language spoken, which is no text."""
 _BPE = 2
 
 
@@ -287,12 +292,15 @@ class TransducerCheckpoint:
             `transducer.joint.out` and perhaps `ctc_head` in its own order of tokens, the blank last. Biases it has not
             got are left out; `transducer.joint.prediction.bias` (J,) is one that ours have not got.
         pieces: its tokens, without the blank.
+        prompts: of a model that is told the language behind its encoder, names of languages and their numbers;
+            `language_fusion.states.weight` (I, D + numbers) reads states and the number, one-hot.
     """
 
     source: str
     shape: CheckpointShape
     weights: Mapping[str, Tensor]
     pieces: CheckpointPieces
+    prompts: Mapping[str, int] | None = None
 
 
 def assemble(checkpoint: TransducerCheckpoint, languages: Sequence[str]) -> Conformer:
@@ -315,6 +323,8 @@ def assemble(checkpoint: TransducerCheckpoint, languages: Sequence[str]) -> Conf
         reason = " ".join(said.removeprefix("Value error, ").split())
         raise SprachbundError(f"{checkpoint.source}: its sizes make no model: {reason}") from error
     weights = _with_own_vocabulary(checkpoint.weights, token_ids, len(tokenizer))
+    if checkpoint.prompts is not None:
+        weights |= _fusion(weights, checkpoint, checkpoint.prompts, languages)
     if (of_tokens := weights.pop("transducer.joint.prediction.bias", None)) is not None:
         # It is added to every sum that the bias of the frames is added to.
         of_frames = weights.get("transducer.joint.encoder.bias", torch.zeros(()))
@@ -356,10 +366,57 @@ def _config(checkpoint: TransducerCheckpoint, languages: Sequence[str]) -> Confo
             joint_width=shape.joint_width,
             activation=shape.activation,
             prompted=False,
+            fusion_width=None if checkpoint.prompts is None else len(checkpoint.weights[_FUSION]),
         ),
         source_languages=tuple(languages),
         target_languages=tuple(languages),
     )
+
+
+_FUSION = "language_fusion.states.weight"
+
+
+def _fusion(
+    weights: Mapping[str, Tensor],
+    checkpoint: TransducerCheckpoint,
+    prompts: Mapping[str, int],
+    languages: Sequence[str],
+) -> dict[str, Tensor]:
+    """The first layer of a fusion taken apart: what reads states, and the column of each language's number."""
+    both, width = weights[_FUSION], checkpoint.shape.width
+    numbers = [_prompt(language, prompts, checkpoint.source) for language in languages]
+    if both.ndim != 2 or width + max(numbers) >= both.shape[1]:
+        raise SprachbundError(
+            f"{checkpoint.source}: {_FUSION} has shape {tuple(both.shape)}, which has no column {max(numbers)} behind "
+            f"{width}; its prompts are of another model"
+        )
+    return {
+        _FUSION: both[:, :width],
+        "language_fusion.language.weight": both[:, [width + number for number in numbers]].T,
+    }
+
+
+def _prompt(language: str, prompts: Mapping[str, int], source: str) -> int:
+    """Number of a language: of its own tag, or of the first tag of the language in some country."""
+    named = {name: number for name, number in prompts.items() if name != "auto"}
+    tag = language.lower()
+    for same in (lambda name: name == tag, lambda name: name.split("-")[0] == tag):
+        if found := [number for name, number in named.items() if same(name.lower())]:
+            return found[0]
+    known = sorted({name.split("-")[0] for name in named if "-" in name})
+    raise SprachbundError(f"{source} has no prompt for {language!r}; it has those of {', '.join(known)}")
+
+
+def _checked_prompts(value: Any, source: str) -> dict[str, int]:
+    """Names of languages and their numbers. Raises SprachbundError for anything else."""
+    whole = isinstance(value, Mapping) and all(
+        isinstance(name, str) and type(number) is int and number >= 0 for name, number in value.items()
+    )
+    if not whole or not value:
+        raise SprachbundError(
+            f"{source} has no dictionary of prompts, which name the language; copy it from where the model came from"
+        )
+    return dict(value)
 
 
 _BY_TOKEN = ("transducer.prediction.embedding.", "transducer.joint.out.", "ctc_head.")
@@ -400,13 +457,10 @@ def _filled(name: str, like: Tensor, weights: Mapping[str, Tensor], source: str)
     return value.contiguous()
 
 
-# NeMo's files: a tar of a configuration, weights and a tokenizer.
+# NeMo's files, see `sprachbund.models.nemo_archive`.
 #
 # The layout is that of https://github.com/NVIDIA/NeMo (EncDecRNNTBPEModel, ConformerEncoder with
-# dw_striding and causal convolutions, RNNTDecoder, RNNTJoint; hybrids with a CTC head too). Weights are
-# read as plain tensors; whatever else a file asks to be run is refused.
-
-CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
+# dw_striding and causal convolutions, RNNTDecoder, RNNTJoint; hybrids with a CTC head too).
 
 _IGNORED = re.compile(r"preprocessor\.|encoder\.pos_enc\.|spec_augment|loss\.|(ctc_)?wer\.")
 
@@ -430,23 +484,26 @@ _SUPPORTED: dict[tuple[str, ...], tuple[Any, ...]] = {
 """What of a configuration has to have one of these values, for our encoder to compute the same."""
 
 
-def read_nemo(path: Path) -> TransducerCheckpoint:
+def read_nemo(path: Path | NemoArchive) -> TransducerCheckpoint:
     """Read a `.nemo` file.
 
     Raises:
         SprachbundError: no such archive, something missing or damaged, or a model of another kind.
     """
-    source = str(path)
-    members = _members(path)
-    config = _configuration(members, source)
-    _check_supported(config, source)
+    archive = path if isinstance(path, NemoArchive) else open_archive(path)
+    source = archive.source
+    if extra := archive.optional("joint", "num_extra_outputs"):
+        raise SprachbundError(
+            f"{source} writes durations too ({extra}); only transducers without them can stream here"
+        )
+    archive.check(_SUPPORTED)
     try:
-        shape = _nemo_shape(config, source)
+        shape = _nemo_shape(archive)
     except (TypeError, ValueError, IndexError) as error:
         raise SprachbundError(
             f"{source}: {CONFIG} holds sizes that are none ({error}); copy it again"
         ) from error
-    weights, others = renamed(_nemo_tensors(members[WEIGHTS], source), NEMO)
+    weights, others = renamed(archive.tensors(), NEMO)
     if unknown := [name for name in others if not _IGNORED.match(name)]:
         raise SprachbundError(
             f"{source} holds weights of a kind not known here ({', '.join(sorted(unknown)[:3])}); "
@@ -456,77 +513,15 @@ def read_nemo(path: Path) -> TransducerCheckpoint:
         source=source,
         shape=shape,
         weights=weights,
-        pieces=_nemo_pieces(config, members, source),
+        pieces=_nemo_pieces(archive),
+        prompts=_checked_prompts(archive.optional("model_defaults", "prompt_dictionary"), source)
+        if _FUSION in weights
+        else None,
     )
 
 
-def _members(path: Path) -> dict[str, bytes]:
-    """Files of the archive, by name without folders."""
-    try:
-        with tarfile.open(path, "r:*") as archive:
-            files = [(member, archive.extractfile(member)) for member in archive if member.isfile()]
-            members = {Path(member.name).name: file.read() for member, file in files if file is not None}
-    except FileNotFoundError:
-        raise SprachbundError(f"there is no file {path}; check the path") from None
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise SprachbundError(f"{path} is not a whole .nemo archive; copy it again") from error
-    for name in (CONFIG, WEIGHTS):
-        if name not in members:
-            raise SprachbundError(f"{path} has no {name}, so it is no .nemo file of a model; copy it again")
-    return members
-
-
-def _configuration(members: Mapping[str, bytes], source: str) -> Mapping[str, Any]:
-    import yaml
-
-    try:
-        config = yaml.safe_load(members[CONFIG])
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SprachbundError(f"{source}: {CONFIG} is not YAML; copy it again") from error
-    if not isinstance(config, Mapping):
-        raise SprachbundError(f"{source}: {CONFIG} holds no configuration; copy it again")
-    return config
-
-
-def _nemo_tensors(data: bytes, source: str) -> dict[str, Tensor]:
-    try:
-        tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise SprachbundError(
-            f"{source}: {WEIGHTS} is not plain weights ({reason[:80]}); copy it again"
-        ) from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise SprachbundError(f"{source}: {WEIGHTS} holds something else than weights; copy it again")
-    return tensors
-
-
-def _value(config: Mapping[str, Any], keys: Sequence[str], source: str) -> Any:
-    value: Any = config
-    for key in keys:
-        if not isinstance(value, Mapping) or key not in value:
-            raise SprachbundError(
-                f"{source}: {CONFIG} lacks {'.'.join(keys)}; it is of another kind of model"
-            )
-        value = value[key]
-    return value
-
-
-def _check_supported(config: Mapping[str, Any], source: str) -> None:
-    if extra := (config.get("joint") or {}).get("num_extra_outputs"):
-        raise SprachbundError(
-            f"{source} writes durations too ({extra}); only transducers without them can be read"
-        )
-    for keys, values in _SUPPORTED.items():
-        value = _value(config, keys, source)
-        if value not in values:
-            raise SprachbundError(f"{source}: {'.'.join(keys)} is {value!r}; only {values[0]!r} can be read")
-
-
-def _nemo_shape(config: Mapping[str, Any], source: str) -> CheckpointShape:
-    def of(*keys: str) -> Any:
-        return _value(config, keys, source)
-
+def _nemo_shape(archive: NemoArchive) -> CheckpointShape:
+    of, source = archive.value, archive.source
     contexts = of("encoder", "att_context_size")
     contexts = contexts if isinstance(contexts[0], Sequence) else [contexts]
     if len({left for left, _ in contexts}) > 1:
@@ -555,19 +550,20 @@ def _nemo_shape(config: Mapping[str, Any], source: str) -> CheckpointShape:
     )
 
 
-def _nemo_pieces(config: Mapping[str, Any], members: Mapping[str, bytes], source: str) -> CheckpointPieces:
-    named = str(_value(config, ("tokenizer", "model_path"), source)).removeprefix("nemo:")
-    data = members.get(Path(named).name)
-    if data is None:
-        raise SprachbundError(f"{source} has no {Path(named).name}, its tokenizer; copy it again")
-    return read_sentencepiece(data, f"{source}: {Path(named).name}")
+def _nemo_pieces(archive: NemoArchive) -> CheckpointPieces:
+    named = archive.value("tokenizer", "model_path")
+    pieces = read_sentencepiece(archive.file(named), f"{archive.source}: {str(named).removeprefix('nemo:')}")
+    for piece in pieces.model.pieces:
+        if piece.type == _USER_DEFINED and _TAG.fullmatch(piece.piece):
+            piece.type = CONTROL
+    return pieces
 
 
-# Directories of transformers' `nemotron_asr_streaming`: the models of NeMo under other names.
+# Directories of transformers' `nemotron_asr_streaming` and `nemotron3_5_asr`: the models of NeMo under other names.
 #
 # Nothing of transformers is needed to read them: config.json, safetensors, tokenizer.json.
 
-MODEL_TYPE = "nemotron_asr_streaming"
+MODEL_TYPE, PROMPTED = "nemotron_asr_streaming", "nemotron3_5_asr"
 RIGHT_CONTEXTS = (13, 6, 1, 0)
 """Frames ahead that the published ones were trained with; used where processor_config.json does not say."""
 
@@ -595,6 +591,7 @@ def read_transformers(directory: Path) -> TransducerCheckpoint:
         shape=shape,
         weights=weights,
         pieces=_transformers_pieces(directory, num_pieces),
+        prompts=_transformers_prompts(directory) if config["model_type"] == PROMPTED else None,
     )
 
 
@@ -613,9 +610,10 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 
 def _transformers_shape(directory: Path, config: Mapping[str, Any]) -> CheckpointShape:
-    if config.get("model_type") != MODEL_TYPE:
+    if config.get("model_type") not in (MODEL_TYPE, PROMPTED):
         raise SprachbundError(
-            f"{directory / 'config.json'} names the model {config.get('model_type')!r}; only {MODEL_TYPE} can be read"
+            f"{directory / 'config.json'} names the model {config.get('model_type')!r}; only {MODEL_TYPE} and "
+            f"{PROMPTED} can be read"
         )
     encoder = config["encoder_config"]
     for key, wanted in (
@@ -649,6 +647,11 @@ def _right_contexts(directory: Path) -> tuple[int, ...]:
     path = directory / "processor_config.json"
     lookaheads = _json(path).get("supported_num_lookahead_tokens") if path.exists() else None
     return tuple(lookaheads) if lookaheads else RIGHT_CONTEXTS
+
+
+def _transformers_prompts(directory: Path) -> dict[str, int]:
+    path = directory / "processor_config.json"
+    return _checked_prompts(_json(path).get("prompt_dictionary"), str(path))
 
 
 def _transformers_tensors(directory: Path) -> dict[str, Tensor]:

@@ -63,6 +63,8 @@ class TransducerPart(BaseModel):
         fast_emit: weight of FastEmit (arXiv 2010.11148).
         activation: of the joint network.
         prompted: whether it reads the language wanted before it begins; one that does not writes what is spoken.
+        fusion_width: of a layer between encoder and transducer that is given the language wanted too, see
+            `sprachbund.nn.transducer.LanguageFusion`; none if None.
         frames_at_once: logits of so many frames are held at a time in training; all if None.
     """
 
@@ -73,6 +75,7 @@ class TransducerPart(BaseModel):
     joint_width: Width = 640
     activation: JointActivation = "tanh"
     prompted: Flag = True
+    fusion_width: InnerWidth | None = None
     weight: float = Field(default=1.0, strict=True, gt=0.0, le=1.0)
     fast_emit: Weight = 0.005
     frames_at_once: Positions | None = None

@@ -25,6 +25,7 @@ _BY_TOKEN = (
     "transducer.joint.out.bias",
 )
 _BY_SOURCE = ("language_head.weight", "language_head.bias")
+_BY_TARGET = ("language_fusion.language.weight",)
 
 
 def rebuilt(
@@ -69,6 +70,7 @@ def add_languages(model: Conformer, related: Mapping[str, str]) -> Conformer:
     for names, numbers in (
         (_BY_TOKEN, {tag: tokens.language_id(tag) for tag in config.target_languages}),
         (_BY_SOURCE, {tag: number for number, tag in enumerate(config.source_languages)}),
+        (_BY_TARGET, {tag: number for number, tag in enumerate(config.target_languages)}),
     ):
         starts = [list(numbers.values()) if like == MEAN else [numbers[like]] for like in related.values()]
         weights |= {name: _extended(weights[name], starts) for name in names if name in weights}

@@ -44,7 +44,7 @@ from sprachbund.nn.conformer import ConformerEncoder, valid_frames
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.feed_forward import Route, is_split
 from sprachbund.nn.streaming_conformer import ChunkEncoder, StreamingEncoder, StreamingShape
-from sprachbund.nn.transducer import Transducer, TransducerShape
+from sprachbund.nn.transducer import LanguageFusion, Transducer, TransducerShape
 from sprachbund.text.tokenizer import BLANK, END, UNKNOWN, Tokenizer
 from sprachbund.util.devices import ANY_DEVICE, CPU
 
@@ -90,6 +90,8 @@ class Conformer(nn.Module):
         self.language_head = nn.Linear(config.width, len(config.source_languages))
         if config.transducer is not None:
             self.transducer = Transducer(_transducer_shape(config, config.transducer, len(tokenizer)))
+            if (fusion := config.transducer.fusion_width) is not None:
+                self.language_fusion = LanguageFusion(config.width, fusion, len(config.target_languages))
 
     @property
     def capabilities(self) -> Capabilities:
@@ -103,6 +105,7 @@ class Conformer(nn.Module):
             transducer=self.transducer if by_frames else None,
             transcript_head=self if has_head else None,
             streaming=self.streaming,
+            fuse_language=self._fuse_language if by_frames and self.fuses_language else None,
             alignment=None if by_frames else Alignment(frame_s=self.frame_s),
             encode_text=self.encode_text,
             sharing_plan=self.sharing_plan,
@@ -127,6 +130,11 @@ class Conformer(nn.Module):
         """Whether it is a transducer that is not told which language to write."""
         part = self.config.transducer
         return self.writes_by_frames and part is not None and not part.prompted
+
+    @property
+    def fuses_language(self) -> bool:
+        """Whether states go through a layer that is given the language wanted before the transducer reads them."""
+        return self.config.transducer is not None and self.config.transducer.fusion_width is not None
 
     @property
     def untrained(self) -> list[nn.Module]:
@@ -269,8 +277,11 @@ class Conformer(nn.Module):
         memory = decoder_batch.memory
         assert memory.num_frames is not None
         rows, counted = batch.rows_per_utterance, batch.num_targets > 0
+        states = memory.states.repeat_interleave(rows, 0)
+        if self.fuses_language:
+            states = self.language_fusion(states, self._target_numbers(batch).clamp(min=0))
         losses = self.transducer.loss(
-            memory.states.repeat_interleave(rows, 0),
+            states,
             memory.num_frames.repeat_interleave(rows, 0),
             batch.targets,
             (batch.num_targets - 1).clamp(min=0),  # what ends a row for the decoder is no token here
@@ -318,10 +329,18 @@ class Conformer(nn.Module):
         if not is_split(self.decoder):
             return None
         source = batch.source_language.repeat_interleave(batch.rows_per_utterance)
+        return decoder_route(self, source, self._target_numbers(batch))
+
+    def _target_numbers(self, batch: Batch) -> Tensor:
+        """Places (R,) among the target languages of those of the rows; `NO_LANGUAGE` for a row that does not count."""
         tokens = [self.tokenizer.language_id(tag) for tag in target_languages(self)]
         same = batch.target_language[:, None] == torch.tensor(tokens, device=batch.target_language.device)
-        target = torch.where(same.any(1), same.int().argmax(1), NO_LANGUAGE)
-        return decoder_route(self, source, target)
+        return torch.where(same.any(1), same.int().argmax(1), NO_LANGUAGE)
+
+    def _fuse_language(self, states: Tensor, targets: Sequence[Target]) -> Tensor:
+        numbers = [self.config.target_languages.index(target.language) for target in targets]
+        fused: Tensor = self.language_fusion(states, torch.tensor(numbers, device=states.device))
+        return fused
 
     def _ctc_loss(self, batch: Batch, memory: Memory) -> Tensor:
         if self.config.ctc_weight == 0:

@@ -108,9 +108,15 @@ class EncoderConfig(_Part):
 
 
 class _Own(_Part):
-    """Our own key."""
+    """Our own key.
+
+    Attributes:
+        source_languages: BCP-47 tags.
+        tokenizers: languages that have a tokenizer each, in the order of their tokens.
+    """
 
     source_languages: list[str] | None = Field(default=None, min_length=1)
+    tokenizers: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,32}$")], ...] = ()
 
 
 class _Config(_Part):
@@ -252,10 +258,6 @@ class CanaryConfig(_Config):
         decoder = self.decoder_config
         if decoder.vocab_size != self.vocab_size:
             raise ValueError(f"vocab_size is {self.vocab_size}, and {decoder.vocab_size} of the decoder")
-        if decoder.hidden_size != self.encoder.hidden_size:
-            raise ValueError(
-                f"the decoder's hidden_size {decoder.hidden_size} is not the encoder's {self.encoder.hidden_size}"
-            )
         for name, token in (("eos", self.eos_token_id), ("decoder_start", self.decoder_start_token_id)):
             if token >= self.vocab_size:
                 raise ValueError(f"{name}_token_id is {token} and vocab_size {self.vocab_size}")
@@ -299,10 +301,10 @@ class CohereConfig(_Config):
 
 
 def library_values(values: dict[str, Any], languages: tuple[str, ...]) -> dict[str, Any]:
-    """config.json as it is written: what was read, and the languages under our own key.
+    """config.json as it is written: what was read, with the languages under our own key.
 
     Args:
         values: of the file that was read.
         languages: BCP-47 tags.
     """
-    return {**values, CONFIG_KEY: {"source_languages": [*languages]}}
+    return {**values, CONFIG_KEY: {**values.get(CONFIG_KEY, {}), "source_languages": [*languages]}}

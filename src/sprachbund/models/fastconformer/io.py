@@ -23,7 +23,7 @@ from sprachbund.models.fastconformer.config import (
     library_values,
 )
 from sprachbund.models.fastconformer.model import Canary, CohereAsr, Parakeet
-from sprachbund.models.fastconformer.tokens import TOKENIZER, FastConformerTokens
+from sprachbund.models.fastconformer.tokens import TOKENIZER, FastConformerTokens, file_names
 from sprachbund.models.hub import check_config, family_of, find
 from sprachbund.models.weights import COUNTER, Bits, cast_to_bits, check_finite, check_names, check_weights
 from sprachbund.util.files import atomic_files, is_empty, read_object, validate, write_bytes, write_json
@@ -131,7 +131,7 @@ def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> Parake
     if kind == CANARY:
         canary = validate(CanaryConfig, values, str(path), advice="copy the model again")
         canary.languages(kind, str(path))
-        tokens = FastConformerTokens.read(directory, canary.vocab_size)
+        tokens = FastConformerTokens.read(directory, canary.vocab_size, canary.sprachbund.tokenizers)
         with torch.device("meta"):
             model = Canary(canary, values, tokens)
     elif kind == COHERE:
@@ -152,9 +152,8 @@ def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> Parake
         )
     _check_extractor(directory, model.num_mel_bins)
     fill(model, _read(directory), str(directory))
-    model.files = {
-        name: (directory / name).read_bytes() for name in _OTHER_FILES if (directory / name).is_file()
-    }
+    names = (*_OTHER_FILES, *file_names([*model.tokens.of_languages])[1:])
+    model.files = {name: (directory / name).read_bytes() for name in names if (directory / name).is_file()}
     return model.eval()
 
 
@@ -197,11 +196,11 @@ def _read(directory: Path) -> dict[str, Tensor]:
         for name, value in load_tensors(path).items():
             if not value.is_floating_point() and not name.endswith(COUNTER):
                 raise SprachbundError(f"{path}: {name} is {value.dtype}, which no weight has; copy it again")
-            weights[_from_nemo(name.removeprefix("model."))] = value
+            weights[from_nemo(name.removeprefix("model."))] = value
     return weights
 
 
-def _from_nemo(name: str) -> str:
+def from_nemo(name: str) -> str:
     """transformers' name of a weight that may have NeMo's."""
     for pattern, theirs in _NEMO:
         name = pattern.sub(theirs, name)

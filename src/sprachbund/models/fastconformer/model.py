@@ -26,6 +26,7 @@ from sprachbund.models.domain import Domain
 from sprachbund.models.fastconformer.config import CanaryConfig, CohereConfig, ParakeetConfig
 from sprachbund.models.fastconformer.tokens import FastConformerTokens
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss
+from sprachbund.nn.ctc import ctc_loss
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.fast_conformer import SUBSAMPLING, FastConformerEncoder
 from sprachbund.nn.text_to_text import FixedPositionDecoder, marian_positions
@@ -34,6 +35,8 @@ from sprachbund.text.languages import described
 from sprachbund.util.devices import ANY_DEVICE
 
 _MIN_SAMPLES = 2 * HOP  # a variance needs two frames
+_FRAMES_AT_ONCE = 8
+"""Logits of so many frames are held in training: a vocabulary of 8,193 is large, times tokens and frames."""
 _MAX_TOKENS = 512
 """Of a row of Canary. Its positions allow 1,024; half a minute of speech has 375 frames, and fewer tokens."""
 
@@ -125,6 +128,59 @@ class _FastConformerModel(nn.Module):
         return self.tokens.decode(tokens)
 
 
+class ParakeetExamples:
+    """`sprachbund.data.loading.Examples` of a Parakeet.
+
+    Args:
+        model: whose tokens and features are used.
+        languages: spoken in the data.
+
+    Raises:
+        SprachbundError: a language that the model does not know.
+    """
+
+    frames_per_s = SAMPLE_RATE // HOP
+    whole_windows = False
+
+    def __init__(self, model: "Parakeet", languages: Sequence[str]) -> None:
+        _check_known(model.source_languages, languages)
+        self.tokens, self.num_mel_bins, self.end_token = model.tokens, model.num_mel_bins, model.blank
+        self.source_languages = self.target_languages = list(languages)
+        self.max_tokens = model.max_tokens
+        self.max_window_s: float | None = model.max_window_s
+        self._numbers = {tag: number for number, tag in enumerate(model.source_languages)}
+
+    def number(self, language: str) -> int:
+        """Place of a source language among the model's."""
+        return self._numbers[language]
+
+    def features(self, samples: np.ndarray, augment: Augment) -> tuple[Tensor, int]:
+        """Log-mel (T, M) and T."""
+        mel = augment(log_mel_of(samples, self.num_mel_bins))
+        return mel, mel.shape[0]
+
+    def transcript(self, text: str) -> list[int]:
+        """None: what it writes is the transcript."""
+        return []
+
+    def row(self, text: str, source: str | None, target: str) -> Row | None:
+        """Number of the language and the text's tokens, with a blank behind them; None for a translation.
+
+        Args:
+            text: of the row, in the language `target`.
+            source: BCP-47 tag of the language spoken; None where nobody speaks, and nothing is written.
+            target: BCP-47 tag of the language written.
+        """
+        if target not in self._numbers or source not in (None, target):
+            return None
+        return self._numbers[target], [*self.tokens.encode(text.strip(), target), self.end_token]
+
+
+def _check_known(known: Sequence[str], languages: Sequence[str]) -> None:
+    if unknown := sorted(set(languages) - set(known)):
+        raise SprachbundError(f"the model does not know {', '.join(unknown)}; it knows {described(known)}")
+
+
 class Parakeet(_FastConformerModel):
     """A recogniser with a CTC head or a transducer; satisfies `sprachbund.models.base.Family`.
 
@@ -135,6 +191,8 @@ class Parakeet(_FastConformerModel):
     """
 
     end_token = -1  # rows end with the speech
+    has_unused_parameters = False
+    decoder = None  # training looks for layers in both
     max_tokens = _MAX_TOKENS
 
     def __init__(
@@ -169,6 +227,31 @@ class Parakeet(_FastConformerModel):
         """Log-probabilities (R, S, V) of the CTC head, the same for all targets of a memory."""
         log_probs = self.ctc_head(memory.states).float().log_softmax(-1)
         return log_probs.repeat_interleave(len(targets[0]), 0)
+
+    def forward(self, batch: Batch) -> Loss:
+        """The loss, as wrappers that watch `forward` expect it."""
+        return self.loss(batch)
+
+    def loss(self, batch: Batch) -> Loss:
+        """Minus the log-probability of the texts, by CTC or the transducer; features are those of `features`."""
+        memory = self.encode(Features(values=batch.features, num_frames=batch.num_frames))
+        assert memory.num_frames is not None
+        rows, lengths = (
+            batch.rows_per_utterance,
+            (batch.num_targets - 1).clamp(min=0),
+        )  # the blank behind them
+        states, frames = (part.repeat_interleave(rows, 0) for part in (memory.states, memory.num_frames))
+        if self.transducer is None:
+            log_probs = self.ctc_head(states).float().log_softmax(-1)
+            losses, _ = ctc_loss(log_probs, frames, batch.targets, lengths, self.blank)
+        else:
+            losses = self.transducer.loss(
+                states, frames, batch.targets, lengths, frames_at_once=_FRAMES_AT_ONCE
+            )
+            losses = losses.masked_fill(losses.isinf(), 0.0)  # more text than the frames can hold
+        total = torch.where(batch.num_targets > 0, losses, 0.0).sum()
+        kind = "ctc" if self.transducer is None else "transducer"
+        return Loss.of_text(total, int(batch.num_targets.sum()), parts={kind: total.detach()})
 
     def prompt(self, target: Target) -> list[int]:
         """None; it is told no language. Raises SprachbundError for a language that it does not write."""
@@ -274,11 +357,7 @@ class CanaryExamples:
     whole_windows = False
 
     def __init__(self, model: "Canary", languages: Sequence[str]) -> None:
-        if unknown := sorted(set(languages) - set(model.source_languages)):
-            raise SprachbundError(
-                f"the model does not know {', '.join(unknown)}, and its prompt names languages; it knows "
-                f"{described(model.source_languages)}"
-            )
+        _check_known(model.source_languages, languages)
         self.tokens, self.pairs, self.end_token = model.tokens, model.pairs(), model.end_token
         self.num_mel_bins, self.dither = model.num_mel_bins, model.dither
         self.language_tokens = model.language_tokens
@@ -310,7 +389,7 @@ class CanaryExamples:
         """
         if (source or target, target) not in self.pairs:
             return None
-        return self.language_tokens[target], [*self.tokens.encode(text.strip()), self.end_token]
+        return self.language_tokens[target], [*self.tokens.encode(text.strip(), target), self.end_token]
 
 
 class Canary(_FastConformerModel):
@@ -337,6 +416,12 @@ class Canary(_FastConformerModel):
     ) -> None:
         super().__init__(config, values, tokens)
         self.decoder = CanaryDecoder(config)
+        self.memory_projection: nn.Module = nn.Identity()
+        if (
+            isinstance(config, CohereConfig)
+            or config.encoder.hidden_size != config.decoder_config.hidden_size
+        ):
+            self.memory_projection = nn.Linear(config.encoder.hidden_size, config.decoder_config.hidden_size)
         self.end_token = config.eos_token_id
         self.max_tokens = min(_MAX_TOKENS, config.decoder_config.max_position_embeddings)
         self.label_smoothing = 0.0
@@ -360,9 +445,15 @@ class Canary(_FastConformerModel):
             encoder=self.encoder,
             decoder=self.decoder,
             alignment=Alignment(frame_s=self.frame_s),
-            encode_text=self.tokens.encode,
+            # A text alone does not say which of several tokenizers is meant.
+            encode_text=None if self.tokens.of_languages else self.tokens.encode,
             devices=ANY_DEVICE,
         )
+
+    def encode(self, features: Features) -> Memory:
+        """Run the encoder and the projection; states are (B, S, D), one for every eight frames."""
+        memory = super().encode(features)
+        return Memory(states=self.memory_projection(memory.states), num_frames=memory.num_frames)
 
     def pairs(self) -> frozenset[tuple[str, str]]:
         """Transcription of every language, and translation into and from English, as it was trained."""
@@ -472,18 +563,9 @@ class CohereAsr(Canary):
     dither = 1e-5
     _translates = ""
 
-    def __init__(self, config: CohereConfig, values: Mapping[str, Any], tokens: FastConformerTokens) -> None:
-        super().__init__(config, values, tokens)
-        self.memory_projection = nn.Linear(config.encoder.hidden_size, config.hidden_size)
-
     def _first(self, config: Any) -> list[int]:
         return [self.tokens.token("▁"), self.tokens.token("<|startofcontext|>")]
 
     def pairs(self) -> frozenset[tuple[str, str]]:
         """Transcription of every language."""
         return frozenset((tag, tag) for tag in self.source_languages)
-
-    def encode(self, features: Features) -> Memory:
-        """Run the encoder and the projection; states are (B, S, D), one for every eight frames."""
-        memory = super().encode(features)
-        return Memory(states=self.memory_projection(memory.states), num_frames=memory.num_frames)

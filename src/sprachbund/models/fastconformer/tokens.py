@@ -1,14 +1,23 @@
-"""Vocabularies of Parakeet and Canary: `tokenizer.json`, read by the library tokenizers."""
+"""Vocabularies of Parakeet and Canary: `tokenizer.json`, read by the library tokenizers.
 
-from collections.abc import Sequence
+Canaries before version 2 have a tokenizer for each language, whose tokens follow those of the special tokens; each has
+a file of its own then, such as `tokenizer.de.json`. NeMo's SentencePiece models are made into such files here.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE, Unigram
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.hub import one_line
 
 TOKENIZER = "tokenizer.json"
+_UNIGRAM, _BPE = 1, 2  # SentencePiece's kinds of models
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # and of pieces
+_SPACE = "▁"
 
 
 class FastConformerTokens:
@@ -18,6 +27,8 @@ class FastConformerTokens:
         tokenizer: from now on it takes special tokens in a text for text.
         size: V of the model; the tokenizer may have fewer, such as no blank.
         source: of the tokenizer, for errors.
+        of_languages: a tokenizer for each language, in the order of their tokens, which follow those of `tokenizer`;
+            empty where there is one for all.
 
     Attributes:
         special: tokens that are no text.
@@ -26,32 +37,43 @@ class FastConformerTokens:
         SprachbundError: the tokenizer has a token that the model has not.
     """
 
-    def __init__(self, tokenizer: Tokenizer, size: int, source: str) -> None:
-        highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        size: int,
+        source: str,
+        *,
+        of_languages: Mapping[str, Tokenizer] | None = None,
+    ) -> None:
+        self.tokenizer, self.size, self._source = tokenizer, size, source
+        self.of_languages = dict(of_languages or {})
+        self._first: dict[str, int] = {}
+        highest = _highest(tokenizer)
+        for language, one in self.of_languages.items():
+            self._first[language] = highest + 1
+            highest += 1 + _highest(one)
         if highest >= size:
             raise SprachbundError(
                 f"{source} has a token {highest} and config.json a vocab_size of {size}; they are not of one model"
             )
-        tokenizer.encode_special_tokens = True
-        self.tokenizer, self.size, self._source = tokenizer, size, source
+        for one in (tokenizer, *self.of_languages.values()):
+            one.encode_special_tokens = True
         self.special = frozenset(
             number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special
         )
 
     @classmethod
-    def read(cls, directory: Path, size: int) -> "FastConformerTokens":
+    def read(cls, directory: Path, size: int, languages: Sequence[str] = ()) -> "FastConformerTokens":
         """Of a model directory. Raises SprachbundError for files that are missing, broken or of another model.
 
         Args:
             directory: with `tokenizer.json`.
             size: V of the model.
+            languages: that have a tokenizer each.
         """
-        path = directory / TOKENIZER
-        if not path.is_file():
-            raise SprachbundError(f"{directory} has no {TOKENIZER}; add it from where the model came from")
-        with one_line(path):
-            tokenizer = Tokenizer.from_file(str(path))
-        return cls(tokenizer, size, str(path))
+        first, *others = (_read(directory, name) for name in file_names(languages))
+        of_languages = dict(zip(languages, others, strict=True))
+        return cls(first, size, str(directory / TOKENIZER), of_languages=of_languages)
 
     def token(self, name: str) -> int:
         """Number of a special token. Raises SprachbundError where the vocabulary has none of that name."""
@@ -64,12 +86,129 @@ class FastConformerTokens:
         """Whether there is a token of that name."""
         return self.tokenizer.token_to_id(name) is not None
 
-    def encode(self, text: str) -> list[int]:
-        """Tokens of a text."""
-        tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return tokens
+    def encode(self, text: str, language: str | None = None) -> list[int]:
+        """Tokens of a text.
+
+        Args:
+            text: of any language.
+            language: of the text; needed where each has a tokenizer.
+
+        Raises:
+            SprachbundError: there is no tokenizer for the language.
+        """
+        if not self.of_languages:
+            tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+            return tokens
+        if language not in self.of_languages:
+            raise SprachbundError(
+                f"{self._source} has no tokenizer for {language!r}; there is one for each of "
+                f"{', '.join(self.of_languages)}"
+            )
+        first = self._first[language]
+        return [first + n for n in self.of_languages[language].encode(text, add_special_tokens=False).ids]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
-        text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
-        return text
+        if not self.of_languages:
+            text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+            return text
+        pieces = (self._piece(token) for token in tokens if token not in self.special)
+        return "".join(pieces).replace(_SPACE, " ").strip()
+
+    def _piece(self, token: int) -> str:
+        tokenizer, first = self.tokenizer, 0
+        for language, begins in self._first.items():
+            if token >= begins:
+                tokenizer, first = self.of_languages[language], begins
+        return tokenizer.id_to_token(token - first) or ""
+
+    def files(self) -> dict[str, bytes]:
+        """What `read` reads, by name."""
+        parts = (self.tokenizer, *self.of_languages.values())
+        names = file_names([*self.of_languages])
+        return {name: part.to_str(pretty=True).encode() for name, part in zip(names, parts, strict=True)}
+
+
+def file_names(languages: Sequence[str]) -> list[str]:
+    """Files of tokenizers, of the special tokens or all first, where `languages` have one each."""
+    return [TOKENIZER, *(f"tokenizer.{language}.json" for language in languages)]
+
+
+def _highest(tokenizer: Tokenizer) -> int:
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
+
+def _read(directory: Path, name: str) -> Tokenizer:
+    path = directory / name
+    if not path.is_file():
+        raise SprachbundError(f"{directory} has no {name}; add it from where the model came from")
+    with one_line(path):
+        return Tokenizer.from_file(str(path))
+
+
+def add_special(tokenizer: Tokenizer, name: str) -> None:
+    """Add a special token, with the next number."""
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True)])
+
+
+def from_sentencepiece(model: Any, source: str) -> Tokenizer:
+    """The tokenizer of a SentencePiece model, with its numbers.
+
+    Args:
+        model: SentencePiece's description (ModelProto), of byte pairs or unigrams.
+        source: of the model, for errors.
+
+    Raises:
+        SprachbundError: a model of another kind.
+    """
+    pieces = [(piece.piece, piece.score) for piece in model.pieces]
+    kind, fallback = model.trainer_spec.model_type, bool(model.trainer_spec.byte_fallback)
+    unknown = [number for number, piece in enumerate(model.pieces) if piece.type == _UNKNOWN]
+    if len(unknown) != 1 or len(dict(pieces)) != len(pieces):
+        raise SprachbundError(
+            f"{source} has {len(unknown)} unknown tokens, or one token twice; copy it again"
+        )
+    if kind == _BPE:
+        vocabulary = {piece: number for number, (piece, _) in enumerate(pieces)}
+        tokenizer = Tokenizer(
+            BPE(
+                vocabulary,
+                _merges(model, vocabulary),
+                unk_token=pieces[unknown[0]][0],
+                fuse_unk=True,
+                byte_fallback=fallback,
+            )
+        )
+    elif kind == _UNIGRAM:
+        tokenizer = Tokenizer(Unigram(pieces, unk_id=unknown[0], byte_fallback=fallback))
+    else:
+        raise SprachbundError(
+            f"{source} holds a SentencePiece model of the kind {kind}; give byte pairs or unigrams"
+        )
+    for piece in model.pieces:
+        if piece.type in (_UNKNOWN, _CONTROL, _USER_DEFINED):
+            mark = piece.type != _USER_DEFINED or piece.piece == "<pad>"
+            mark = mark or (piece.piece.startswith("<|") and piece.piece.endswith("|>"))
+            add = tokenizer.add_special_tokens if mark else tokenizer.add_tokens
+            add([AddedToken(piece.piece, normalized=False, special=mark)])
+    steps: list[normalizers.Normalizer] = [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    if model.normalizer_spec.precompiled_charsmap:
+        steps.insert(0, normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap))
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always")
+    spaced = decoders.Metaspace(replacement=_SPACE, prepend_scheme="always")
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), spaced]) if fallback else spaced
+    return tokenizer
+
+
+def _merges(model: Any, vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Pairs that byte pairs are joined by, the first to be joined first: SentencePiece scores what they make."""
+    apart = {piece.piece for piece in model.pieces if piece.type in (_UNKNOWN, _CONTROL, _USER_DEFINED)}
+    scored = [
+        (-piece.score, number, (piece.piece[:cut], piece.piece[cut:]))
+        for number, piece in enumerate(model.pieces)
+        if piece.piece not in apart
+        for cut in range(1, len(piece.piece))
+        if piece.piece[:cut] in vocabulary and piece.piece[cut:] in vocabulary
+    ]
+    return [pair for _, _, pair in sorted(scored, key=lambda one: one[:2])]

@@ -1,14 +1,16 @@
-"""Seamless models as directories in the Hugging Face layout, with speech-to-text alone in what is written.
+"""Seamless models as directories in the Hugging Face layout; speech-to-text and text-to-text alone are written.
 
 That layout has no place for feed-forwards that are split by language: a split model is written with its weights
 under our own names, a sharing plan, and a model type that transformers does not take for one of its own.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
@@ -35,7 +37,15 @@ from sprachbund.models.seamless.checkpoints import (
 from sprachbund.models.seamless.model import Seamless
 from sprachbund.models.seamless.tokens import SeamlessTokens
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
-from sprachbund.models.weights import COUNTER, Bits, cast_to_bits, check_weights, read_weights
+from sprachbund.models.weights import (
+    COUNTER,
+    Bits,
+    cast_to_bits,
+    check_finite,
+    check_weights,
+    read_weights,
+    some,
+)
 from sprachbund.nn.limits import FRAMES, POSITIONS, Limit
 from sprachbund.util.files import atomic_files, is_empty, write_json
 from sprachbund.util.tensors import save_tensors
@@ -147,6 +157,7 @@ def _config(directory: Path) -> Any:
         config = classes(version)[0].from_dict({**values, "model_type": version})
         for heads, width in (
             (config.decoder_attention_heads, config.hidden_size),
+            (config.encoder_attention_heads, config.hidden_size),
             (config.speech_encoder_attention_heads, config.hidden_size),
         ):
             if width % heads:
@@ -162,7 +173,10 @@ _EMBEDDING = "decoder.embedding.weight"
 def load(
     path_or_id: str | os.PathLike[str], *, offline: bool = False, dtype: torch.dtype = torch.float32
 ) -> Seamless:
-    """Load the speech-to-text part of a SeamlessM4T model of either version, for inference, on the CPU.
+    """Load the parts of a SeamlessM4T model of either version that write text, for inference, on the CPU.
+
+    The encoder of texts is read from safetensors, and mapped rather than read where it has the precision wanted: who
+    only hears does not pay for it.
 
     Args:
         path_or_id: a directory, or the name of a model on the Hugging Face hub.
@@ -179,17 +193,40 @@ def load(
     hf_model = read_transformers(directory, dtype) if plan is None else empty_transformers(directory)
     tokens, extractor = read_tokens(directory, hf_model), read_extractor(directory)
     if plan is None:
-        return from_transformers(hf_model, tokens=tokens, extractor=extractor).eval()
-    with torch.device("meta"):
-        model = Seamless(hf_model, tokens=tokens, extractor=extractor)
-    split_feed_forwards(model, plan)
+        text = _text_encoder(directory, dtype)
+        return from_transformers(hf_model, tokens=tokens, extractor=extractor, text_encoder=text).eval()
     stored = read_weights(directory / SAFETENSORS)
+    reads_text = any(name.startswith(_TEXT_ENCODER) for name in stored)
+    with torch.device("meta"):
+        model = Seamless(hf_model, tokens=tokens, extractor=extractor, reads_text=reads_text)
+    split_feed_forwards(model, plan)
     weights = {n: weight.long() if n.endswith(COUNTER) else weight.to(dtype) for n, weight in stored.items()}
     return _filled(model, weights, str(directory)).eval()
 
 
+_TEXT_ENCODER = "text_encoder."
+_COMPUTED = ("embed_tokens.weight", "embed_positions.weights")
+"""Of the encoder of texts: tied, and not stored by every version of transformers."""
+
+
+def _text_encoder(directory: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Weights of the encoder of texts, in transformers' names; none where the files have none."""
+    weights: dict[str, Tensor] = {}
+    for path in sorted(directory.glob("model*.safetensors")):
+        with one_line(path), safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 - no mapping
+                if name.startswith(_TEXT_ENCODER) and not name.endswith(_COMPUTED):
+                    weights[name] = file.get_tensor(name).to(dtype)
+    check_finite(weights, directory)
+    return weights
+
+
 def from_transformers(
-    hf_model: Any, *, tokens: SeamlessTokens | None = None, extractor: Any = None
+    hf_model: Any,
+    *,
+    tokens: SeamlessTokens | None = None,
+    extractor: Any = None,
+    text_encoder: Mapping[str, Tensor] | None = None,
 ) -> Seamless:
     """Our model with the weights of a speech-to-text model of transformers; they are shared, not copied.
 
@@ -197,13 +234,24 @@ def from_transformers(
         hf_model: speech-to-text model of transformers, of either version.
         tokens: its vocabulary; without it the model has shapes and weights, but no prompts.
         extractor: its feature extractor.
+        text_encoder: weights of the encoder of texts, in transformers' names; without them the model reads none.
+
+    Raises:
+        SprachbundError: some of those weights are missing.
     """
-    weights: dict[str, Tensor] = hf_model.state_dict()
+    weights: dict[str, Tensor] = {**hf_model.state_dict(), **(text_encoder or {})}
     with torch.device("meta"):
-        model = Seamless(hf_model, tokens=tokens, extractor=extractor)
-    return _filled(
-        model, {name: weights[transformers_name(name)] for name in model.state_dict()}, "the model"
-    )
+        model = Seamless(hf_model, tokens=tokens, extractor=extractor, reads_text=bool(text_encoder))
+    names = {name: transformers_name(name) for name in model.state_dict()}
+    if missing := sorted({theirs for theirs in names.values() if theirs not in weights}):
+        raise SprachbundError(
+            f"the model lacks {len(missing)} tensors that config.json asks for, such as {missing[0]}; copy it again"
+        )
+    if text_encoder and (surplus := sorted(set(text_encoder) - set(names.values()))):
+        raise SprachbundError(
+            f"the model holds {len(surplus)} tensors that config.json has no place for ({some(surplus)}); copy it again"
+        )
+    return _filled(model, {name: weights[theirs] for name, theirs in names.items()}, "the model")
 
 
 def save(
@@ -266,4 +314,6 @@ def _filled(model: Seamless, weights: dict[str, Tensor], source: str) -> Seamles
     model.load_state_dict(weights, assign=True)
     table = model.decoder.positions.to(model.decoder.embedding.weight.dtype)
     model.decoder.register_buffer("positions", table, persistent=False)
+    if (text := model.text_encoder) is not None:
+        text.register_buffer("positions", text.positions.to(table.dtype), persistent=False)
     return model

@@ -1,7 +1,9 @@
-"""Speech-to-text SeamlessM4T (arXiv 2308.11596; version 2: arXiv 2312.05187).
+"""Speech-to-text and text-to-text SeamlessM4T (arXiv 2308.11596; version 2: arXiv 2312.05187).
 
-Text-to-unit, vocoder and the text encoder are left out. Shapes: B utterances, T stacked log-mel frames of 20 ms, S
-memory frames, M stacked mel bins, D width, R rows, Q tokens of a step, U tokens of a row, V vocabulary.
+One decoder writes behind the encoder of speech or that of texts. Text-to-unit and vocoder are left out.
+
+Shapes: B utterances, T stacked log-mel frames of 20 ms, S memory frames, M stacked mel bins, D width, R rows, Q tokens
+of a step, U tokens of a row, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.data.batch import Batch
+from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target
@@ -32,7 +34,8 @@ from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, 
 from sprachbund.nn.conformer import sinusoids
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.feed_forward import Route
-from sprachbund.nn.text_to_text import FixedPositionDecoder
+from sprachbund.nn.text_to_text import FixedPositionDecoder, TextToTextEncoder, TextToTextShape
+from sprachbund.text.languages import described
 from sprachbund.util.devices import ANY_DEVICE
 
 # Training examples: features and rows of an utterance.
@@ -117,6 +120,37 @@ _PROMPT_TOKENS = 2
 _FEATURE_FRAME_S = 0.02
 
 
+class SeamlessTextEncoder(TextToTextEncoder):
+    """Pre-norm layers over the tokens of a text, with the decoder's embedding.
+
+    Args:
+        config: of transformers, either version.
+        embedding: the decoder's.
+        positions: (S, D), a table that is never stored.
+    """
+
+    def __init__(self, config: Any, embedding: nn.Embedding, positions: Tensor) -> None:
+        shape = TextToTextShape(
+            width=config.hidden_size,
+            num_encoder_heads=config.encoder_attention_heads,
+            num_decoder_heads=config.decoder_attention_heads,
+            num_encoder_layers=config.encoder_layers,
+            num_decoder_layers=config.decoder_layers,
+            encoder_feed_forward_width=config.encoder_ffn_dim,
+            decoder_feed_forward_width=config.decoder_ffn_dim,
+            activation=config.activation_function,
+            scaled=config.scale_embedding,
+            positions=len(positions),
+            dropout=config.dropout,
+        )
+        super().__init__(shape, positions)
+        self.embedding = embedding
+
+    def forward(self, tokens: Tensor, num_tokens: Tensor) -> Tensor:
+        """States (B, S, D) of tokens (B, S), of which the first `num_tokens` (B,) are valid."""
+        return super().forward(self.embedding(tokens), num_tokens)
+
+
 class Seamless(nn.Module):
     """A SeamlessM4T model, either version; satisfies `sprachbund.models.base.Family` once it has its tokens.
 
@@ -125,6 +159,7 @@ class Seamless(nn.Module):
             for shapes alone. `directory.from_transformers` brings the weights.
         tokens: the vocabulary.
         extractor: transformers' feature extractor; the published one if None.
+        reads_text: whether it has the encoder of texts too.
 
     Attributes:
         label_smoothing: of the loss (arXiv 1512.00567, section 7).
@@ -133,7 +168,14 @@ class Seamless(nn.Module):
     name = "seamless"
     max_window_s = 30.0  # ours: no checkpoint states a limit, and attention grows with the square
 
-    def __init__(self, hf_model: Any, *, tokens: SeamlessTokens | None = None, extractor: Any = None) -> None:
+    def __init__(
+        self,
+        hf_model: Any,
+        *,
+        tokens: SeamlessTokens | None = None,
+        extractor: Any = None,
+        reads_text: bool = False,
+    ) -> None:
         super().__init__()
         config = hf_model.config
         self.config = config
@@ -148,8 +190,11 @@ class Seamless(nn.Module):
         first = (
             config.pad_token_id + 1
         )  # row of the table that the first token gets; padding has those before
+        self.max_source_tokens: int = config.max_position_embeddings
         with torch.device("cpu"):  # it is never stored, so it has to be real in a model built on meta too
-            positions = sinusoids(first + self.max_tokens, config.hidden_size)[first:]
+            longest = max(self.max_tokens, self.max_source_tokens if reads_text else 0)
+            table = sinusoids(first + longest, config.hidden_size)[first:]
+            positions = table[: self.max_tokens].clone()
         self.decoder = FixedPositionDecoder(
             vocabulary_size=config.vocab_size,
             positions=positions,
@@ -159,6 +204,7 @@ class Seamless(nn.Module):
             scaled=config.scale_embedding,
             dropout=config.dropout,
         )
+        self.text_encoder = SeamlessTextEncoder(config, self.decoder.embedding, table) if reads_text else None
         self.frame_s = _FEATURE_FRAME_S * config.adaptor_stride**config.num_adapter_layers
         self._tokens = tokens
         self.source_languages = () if tokens is None else _sources(config, tokens)
@@ -190,13 +236,17 @@ class Seamless(nn.Module):
 
     @property
     def capabilities(self) -> Capabilities:
-        """An attention decoder that shows what it reads, without timestamps."""
+        """An attention decoder that shows what it reads, without timestamps, behind one encoder or two."""
+        reads = None if self.text_encoder is None else self
         return Capabilities(
             encoder=self.encoder,
             decoder=self.decoder,
             alignment=Alignment(frame_s=self.frame_s),
             encode_text=None if self._tokens is None else self._tokens.text_to_tokens,
             sharing_plan=self.sharing_plan,
+            text_input=reads,
+            text_encoder=self.text_encoder,
+            token_offsets=reads,
             devices=ANY_DEVICE,
         )
 
@@ -225,8 +275,43 @@ class Seamless(nn.Module):
         values, lengths = stacked_log_mel(self.extractor, samples)
         return Features(values=values.to(self.device), num_frames=lengths.to(self.device))
 
+    def text_features(self, texts: Sequence[str]) -> Features:
+        """Source tokens (B, S) of texts; `encode` puts the language in front.
+
+        Raises:
+            SprachbundError: a text has more tokens than the model reads.
+        """
+        end = self.tokens.end
+        rows = [[end, *self.tokens.text_to_tokens(text), end] for text in texts]
+        if (longest := max(map(len, rows), default=0)) > self.max_source_tokens:
+            raise SprachbundError(
+                f"a text has {longest} tokens and the model {self.name} reads {self.max_source_tokens}, its language "
+                "and end included; give shorter texts, such as sentences"
+            )
+        values = nn.utils.rnn.pad_sequence(
+            [torch.tensor(row) for row in rows],
+            batch_first=True,
+            padding_value=int(self.config.pad_token_id),
+        )
+        num_tokens = torch.tensor([len(row) for row in rows])
+        return Features(values=values.to(self.device), num_frames=num_tokens.to(self.device))
+
+    def source_offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """For each token of `text_features`, the characters of its text that it stands for; (0, 0) for none."""
+        return [[(0, 0), *self.tokens.offsets(text), (0, 0)] for text in texts]
+
     def encode(self, features: Features) -> Memory:
-        """Run the encoder; states are (B, S, D), one for every eight frames. See `encode_routed` for a split one."""
+        """Run the encoder of what is given, speech or texts.
+
+        States of speech are (B, S, D), one for every eight frames; see `encode_routed` for a split encoder. Those of
+        texts are one for each token; the language of a text is told by `features.source_language`, as by
+        `sprachbund.models.translation`.
+
+        Raises:
+            SprachbundError: texts in a language that the model only hears, or a model without an encoder of texts.
+        """
+        if not features.values.is_floating_point():
+            return self._encode_text(features)
         return encode_routed(self, features, partial(self._encode, features))
 
     def language_log_probs(self, memory: Memory) -> Tensor:
@@ -325,6 +410,29 @@ class Seamless(nn.Module):
     def decode_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
         return self.tokens.tokens_to_text(tokens)
+
+    def _encode_text(self, features: Features) -> Memory:
+        if self.text_encoder is None:
+            raise SprachbundError(f"this {self.name} model has no encoder of texts; give it speech")
+        language = features.source_language
+        if language is None:
+            language = torch.full_like(features.num_frames, NO_LANGUAGE)
+        marks = [self._source_token(number) for number in language.tolist()]
+        first = torch.tensor(marks, device=self.device)[:, None]
+        tokens = torch.cat([first, features.values[:, 1:]], dim=1)
+        states = self.text_encoder(tokens, features.num_frames)
+        return Memory(states=states, num_frames=features.num_frames, source_language=language)
+
+    def _source_token(self, number: int) -> int:
+        """Token of a language by its place among those heard; the end for one that is not known."""
+        if number == NO_LANGUAGE:
+            return self.tokens.end
+        tag = self.source_languages[number]
+        if tag not in self.tokens.languages.tags:
+            raise SprachbundError(
+                f"this model hears {tag!r} and does not read it; it reads {described(self.tokens.languages.tags)}"
+            )
+        return self.tokens.language_token(tag)
 
     def _encode(self, features: Features, route: Route | None) -> Memory:
         values = features.values.to(self.decoder.embedding.weight.dtype)

@@ -9,6 +9,7 @@ from typing import Any
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.language_codes import Languages
+from sprachbund.models.translation.tokens import trimmed
 
 _PUBLISHED = (
     "afr amh arb ary arz asm ast azj bel ben bos bul cat ceb ces ckb cmn cmn_Hant cym dan deu ell eng est eus fin "
@@ -71,6 +72,10 @@ class SeamlessTokens:
             name = self.tokenizer.convert_ids_to_tokens(min(steering))
             raise SprachbundError(f"the text contains the special token {name}; take it out")
         return tokens
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where the tokens of a text stand in it, white space before them left out."""
+        return trimmed(self._backend.encode(text, add_special_tokens=False).offsets, text)
 
     def tokens_to_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""

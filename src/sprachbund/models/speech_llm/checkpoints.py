@@ -148,12 +148,15 @@ def adapt(module: nn.Module, names: Sequence[str], options: LoraOptions) -> None
 
     Args:
         module: is changed in place.
-        names: last parts of the names of its linear layers.
+        names: last parts of the names of its linear layers; without any it is only frozen.
         options: rank and scale of the adapters.
 
     Raises:
         SprachbundError: no layer has such a name, or peft is not installed.
     """
+    if not names:
+        module.requires_grad_(False)
+        return
     kinds = (nn.Linear, library().pytorch_utils.Conv1D)  # the latter is GPT-2's name for a linear layer
     try:
         from peft import LoraConfig, inject_adapter_in_model

@@ -94,7 +94,8 @@ class LoraOptions(Options):
     Attributes:
         rank: r.
         alpha: the adapters' product is multiplied by alpha / r.
-        encoder: last parts of the names of linear layers of the encoder; None for those that its kind calls for.
+        encoder: last parts of the names of linear layers of the encoder; None for those that its kind calls for, and
+            no name for none.
         llm: of the language model.
     """
 

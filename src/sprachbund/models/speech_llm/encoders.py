@@ -107,6 +107,49 @@ class SpeechEncoder(nn.Module):
         raise NotImplementedError
 
 
+class ReadStates(nn.Module):
+    """What a speech LLM reads of an encoder, as a module of its own.
+
+    Args:
+        encoder: of the model.
+        layers: whose states are read beside the last ones.
+    """
+
+    def __init__(self, encoder: SpeechEncoder, layers: Sequence[int]) -> None:
+        super().__init__()
+        self.encoder, self.layers = encoder, tuple(layers)
+
+    def _get_name(self) -> str:
+        return f"{super()._get_name()} {self.layers}"
+
+    def forward(self, values: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """As `SpeechEncoder.read`."""
+        return self.encoder.read(values, num_frames, self.layers)
+
+
+class CachedSpeech(SpeechEncoder):
+    """Stands in an encoder's place while a model is trained on its states.
+
+    Args:
+        encoder: whose states the features are.
+    """
+
+    def __init__(self, encoder: SpeechEncoder) -> None:
+        super().__init__()
+        self.kind, self.width, self.frame_s = encoder.kind, encoder.width, encoder.frame_s
+        self.max_window_s, self.frames_per_s = encoder.max_window_s, encoder.frames_per_s
+        self.adapted = encoder.adapted
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """None is computed."""
+        return ()
+
+    def read(self, values: Tensor, num_frames: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The features, which are what the encoder's `read` gave."""
+        return values, num_frames
+
+
 class WhisperSpeech(SpeechEncoder):
     """The encoder of a Whisper model, on whole windows as it was trained; only states of the speech are kept.
 

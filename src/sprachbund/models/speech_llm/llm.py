@@ -6,7 +6,6 @@ C slots of the cache, D width, H heads, V vocabulary.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,60 +21,8 @@ from sprachbund.models.base import Loss, Target
 from sprachbund.models.hub import optional_setting
 from sprachbund.models.speech_llm.checkpoints import context_of, library
 from sprachbund.models.speech_llm.config import Options, PromptOptions
-from sprachbund.nn.decoder import DecoderCache
+from sprachbund.nn.causal_lm import PrefixCache
 from sprachbund.text.languages import language_name
-
-
-@dataclass(kw_only=True)
-class PrefixCache(DecoderCache):
-    """Keys and values of prefixes and tokens; `lengths` and `capacity` count tokens alone.
-
-    Attributes:
-        prefix: positions (R,) before the first token.
-        slots: positions that a row can hold in all.
-        num_memories: utterances that the rows belong to.
-    """
-
-    prefix: Tensor
-    slots: int
-    num_memories: int
-
-    @classmethod
-    def empty(cls, prefix: Tensor, slots: int, num_memories: int) -> "PrefixCache":
-        """A cache that holds nothing yet; keys and values are laid out when the first ones come.
-
-        Args:
-            prefix: number of tokens (R,) of each row's prefix.
-            slots: tokens that fit into a row, the prefix among them.
-            num_memories: B utterances that the rows belong to.
-        """
-        return cls(
-            self_keys=[],
-            self_values=[],
-            cross_keys=[],
-            cross_values=[],
-            memory_allowed=None,
-            lengths=torch.zeros_like(prefix),
-            prefix=prefix,
-            slots=slots,
-            num_memories=num_memories,
-        )
-
-    @property
-    def capacity(self) -> int:
-        """Tokens that a row can hold behind its prefix."""
-        return self.slots - int(self.prefix.max())
-
-    def reorder(self, rows: Tensor) -> None:
-        """Replace row r by what row `rows[r]` (R,) held; rows may only come from the same memory."""
-        super().reorder(rows)
-        self.prefix = self.prefix[rows]
-
-    def keep(self, memories: Tensor) -> None:
-        """Drop every memory, with its rows, that is not among the indices `memories` (b,)."""
-        group = self.num_rows // self.num_memories
-        self.reorder((memories[:, None] * group + torch.arange(group, device=memories.device)).flatten())
-        self.num_memories = len(memories)
 
 
 class _Pass:
@@ -97,11 +44,7 @@ class _Pass:
             values: (R, H, Q, D/H).
             layer_idx: number of the layer.
         """
-        if layer_idx == len(self.cache.self_keys):
-            rows, heads, _q, width = keys.shape
-            self.cache.self_keys.append(keys.new_zeros(rows, heads, self.cache.slots, width))
-            self.cache.self_values.append(values.new_zeros(rows, heads, self.cache.slots, values.shape[-1]))
-        return self.cache.store(layer_idx, self.positions, self.used, keys, values)
+        return self.cache.put(layer_idx, self.positions, self.used, keys, values)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Positions held before the pass, of the longest row."""

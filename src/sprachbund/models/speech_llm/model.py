@@ -26,9 +26,10 @@ from sprachbund.models.domain import Domain
 from sprachbund.models.speech_llm.checkpoints import adapt
 from sprachbund.models.speech_llm.config import LossWeights, PromptOptions, SpeechLLMConfig
 from sprachbund.models.speech_llm.encoders import SpeechEncoder
-from sprachbund.models.speech_llm.llm import LanguageModel, PrefixCache, Prompts
+from sprachbund.models.speech_llm.llm import LanguageModel, Prompts
 from sprachbund.models.speech_llm.objective import RoutedMemory, smoothed, speech_llm_loss, stretches
 from sprachbund.models.speech_llm.projector import Projector, SpeechTokens
+from sprachbund.nn.causal_lm import PrefixCache
 from sprachbund.text.languages import described
 from sprachbund.util.devices import ANY_DEVICE
 
@@ -70,7 +71,8 @@ class SpeechLLM(nn.Module):
         self.projector = Projector((1 + len(layers)) * encoder.width, self.llm.width, config.projector)
         self.frame_s = encoder.frame_s * config.projector.spliced_frames
         self.source_languages = config.projector.languages
-        adapt(self.encoder, config.lora.encoder or encoder.adapted, config.lora)
+        adapted = encoder.adapted if config.lora.encoder is None else config.lora.encoder
+        adapt(self.encoder, adapted, config.lora)
         adapt(self.llm, config.lora.llm, config.lora)
         groups = [g for g, tags in enumerate(config.projector.groups) for _ in tags]
         self._group_of = torch.tensor(groups)

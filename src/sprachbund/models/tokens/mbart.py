@@ -202,7 +202,7 @@ def fill(model: TokenMbart, hf_model: nn.Module, rows: Tensor) -> None:
     """
     theirs = hf_model.state_dict()
     weights = {
-        name: _taken(theirs[transformers_name(name)], name, rows)
+        name: _taken(theirs[transformers_name(name, "mbart")], name, rows)
         for name in model.state_dict()
         if name.startswith(("encoder.", "decoder."))
     }
@@ -223,7 +223,7 @@ def new_rows(rows: Tensor, count: int) -> Tensor:
 
 
 def _taken(weight: Tensor, name: str, rows: Tensor) -> Tensor:
-    own = as_ours(name, weight)
+    own = as_ours(name, weight, "mbart")
     if name in ("decoder.embedding.weight", "decoder.logits_bias"):
         return own[rows]
     return own if own is weight else own.clone()

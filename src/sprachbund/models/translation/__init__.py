@@ -1,4 +1,4 @@
-"""Text-to-text translators that are public checkpoints, through transformers: M2M-100, NLLB-200, mBART-50, Marian."""
+"""Text-to-text translators that are public checkpoints: M2M-100, NLLB-200, mBART-50, Marian, MADLAD-400."""
 
 from sprachbund.models.translation.io import from_transformers, load, save
 from sprachbund.models.translation.model import TextTranslator

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from sprachbund.errors import SprachbundError
 from sprachbund.models.hub import optional_setting
 from sprachbund.nn.feed_forward import ACTIVATIONS
+from sprachbund.nn.t5 import T5Shape
 from sprachbund.nn.text_to_text import TextToTextShape
 from sprachbund.util.files import validate
 
@@ -21,9 +22,9 @@ KINDS = {
     "m2m_100": ("M2M100Config", "M2M100ForConditionalGeneration"),
     "mbart": ("MBartConfig", "MBartForConditionalGeneration"),
     "marian": ("MarianConfig", "MarianMTModel"),
+    "t5": ("T5Config", "T5ForConditionalGeneration"),
 }
 """`model_type` of a checkpoint to the names of its configuration and of its model."""
-EMBEDDING = "model.shared.weight"
 _POSITIONS_LATER = 2
 """Rows of the tables of learned positions that no token gets."""
 _LEARNED_POSITIONS = re.compile(r"(encoder|decoder)\.positions")
@@ -55,11 +56,59 @@ def text_to_text(config: Any) -> nn.Module:
     return model
 
 
-def shape_of(config: Any, source: str) -> TextToTextShape:
+def shape_of(config: Any, source: str) -> TextToTextShape | T5Shape:
     """The shape of a configuration of transformers.
 
     Args:
-        config: of a model with an encoder and a decoder, in the names of BART.
+        config: of a kind of `KINDS`.
+        source: where it is from, for errors.
+
+    Raises:
+        SprachbundError: a shape that is not built here.
+    """
+    return t5_shape(config, source) if config.model_type == "t5" else text_to_text_shape(config, source)
+
+
+def t5_shape(config: Any, source: str) -> T5Shape:
+    """The shape of T5 v1.1.
+
+    Args:
+        config: of transformers.
+        source: where it is from, for errors.
+
+    Raises:
+        SprachbundError: the first T5, which has no gates and ties its output matrix.
+    """
+    if config.feed_forward_proj != "gated-gelu":
+        raise SprachbundError(
+            f"{source}: feed_forward_proj is {config.feed_forward_proj!r}; of T5 its version 1.1 is built here, which "
+            "has 'gated-gelu': take a checkpoint such as google/madlad400-3b-mt"
+        )
+    if config.scale_decoder_outputs:
+        raise SprachbundError(
+            f"{source}: its output matrix is tied to the embedding (tie_word_embeddings is not false); of T5 its "
+            "version 1.1 is built here, take a checkpoint such as google/madlad400-3b-mt"
+        )
+    sizes = {
+        "width": config.d_model,
+        "num_heads": config.num_heads,
+        "head_width": config.d_kv,
+        "feed_forward_width": config.d_ff,
+        "num_encoder_layers": config.num_layers,
+        "num_decoder_layers": config.num_decoder_layers,
+        "buckets": config.relative_attention_num_buckets,
+        "max_distance": config.relative_attention_max_distance,
+        "epsilon": float(config.layer_norm_epsilon),
+        "dropout": float(config.dropout_rate),
+    }
+    return validate(T5Shape, sizes, source, advice="copy the model again")
+
+
+def text_to_text_shape(config: Any, source: str) -> TextToTextShape:
+    """The shape of M2M-100, mBART and Marian.
+
+    Args:
+        config: of transformers, in the names of BART.
         source: where it is from, for errors.
 
     Raises:
@@ -96,8 +145,8 @@ def shape_of(config: Any, source: str) -> TextToTextShape:
     return validate(TextToTextShape, sizes, source, advice="copy the model again")
 
 
-_RENAMED = (
-    (r"^(decoder\.)?embedding\.weight$", EMBEDDING),
+_BART = (
+    (r"^(decoder\.)?embedding\.weight$", "model.shared.weight"),
     (r"^decoder\.logits_bias$", "final_logits_bias"),
     (r"^(encoder|decoder)\.", r"model.\1."),
     (r"\.positions$", ".embed_positions.weight"),
@@ -115,31 +164,63 @@ _RENAMED = (
     (r"attn\.value\.", "attn.v_proj."),
     (r"attn\.out\.", "attn.out_proj."),
 )
+_T5 = (
+    (r"^(decoder\.)?embedding\.weight$", "shared.weight"),
+    (r"^decoder\.output_head\.", "lm_head."),
+    (r"^(encoder|decoder)\.positions$", r"\1.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+    (r"^(encoder|decoder)\.norm\.", r"\1.final_layer_norm."),
+    (r"^(encoder|decoder)\.layers\.", r"\1.block."),
+    (r"\.self_norm\.", ".layer.0.layer_norm."),
+    (r"\.cross_norm\.", ".layer.1.layer_norm."),
+    (r"\.self_attention\.", ".layer.0.SelfAttention."),
+    (r"\.cross_attention\.", ".layer.1.EncDecAttention."),
+    (r"^(encoder.*)\.feed_forward\.", r"\1.layer.1."),
+    (r"^(decoder.*)\.feed_forward\.", r"\1.layer.2."),
+    (r"\.(layer\.\d)\.norm\.", r".\1.layer_norm."),
+    (r"\.gate\.", ".DenseReluDense.wi_0."),
+    (r"\.expand\.", ".DenseReluDense.wi_1."),
+    (r"\.contract\.", ".DenseReluDense.wo."),
+    (r"Attention\.query\.", "Attention.q."),
+    (r"Attention\.key\.", "Attention.k."),
+    (r"Attention\.value\.", "Attention.v."),
+    (r"Attention\.out\.", "Attention.o."),
+)
 """Our names of parameters to those of transformers, one rule after the other."""
 
 
-def transformers_name(name: str) -> str:
-    """transformers' name of our parameter or buffer `name`."""
-    for pattern, replacement in _RENAMED:
+def transformers_name(name: str, kind: str) -> str:
+    """transformers' name of our parameter or buffer `name`, in a model of a kind."""
+    for pattern, replacement in _T5 if kind == "t5" else _BART:
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def as_ours(name: str, weight: Tensor) -> Tensor:
-    """What we hold under our name `name` of transformers' weight: no rows of positions for padding, a bias (V,)."""
+def as_ours(name: str, weight: Tensor, kind: str) -> Tensor:
+    """What we hold under our name of transformers' weight: no rows of positions for padding, a bias (V,).
+
+    Args:
+        name: ours.
+        weight: transformers'.
+        kind: of the model.
+    """
     if name == _BIAS:
         return weight[0]
-    return weight[_POSITIONS_LATER:] if _LEARNED_POSITIONS.fullmatch(name) else weight
+    return weight[_POSITIONS_LATER:] if _has_spare_rows(name, kind) else weight
 
 
-def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our weights under transformers' names and in its shapes, as its `from_pretrained` reads them."""
+def to_transformers(weights: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """Our weights of a kind of model under transformers' names and in its shapes, as `from_pretrained` reads them."""
     return {
-        transformers_name(name): _as_theirs(name, weight).contiguous() for name, weight in weights.items()
+        transformers_name(name, kind): _as_theirs(name, weight, kind).contiguous()
+        for name, weight in weights.items()
     }
 
 
-def _as_theirs(name: str, weight: Tensor) -> Tensor:
+def _as_theirs(name: str, weight: Tensor, kind: str) -> Tensor:
     if name == _BIAS:
         return weight[None]
-    return F.pad(weight, (0, 0, _POSITIONS_LATER, 0)) if _LEARNED_POSITIONS.fullmatch(name) else weight
+    return F.pad(weight, (0, 0, _POSITIONS_LATER, 0)) if _has_spare_rows(name, kind) else weight
+
+
+def _has_spare_rows(name: str, kind: str) -> bool:
+    return kind != "t5" and _LEARNED_POSITIONS.fullmatch(name) is not None

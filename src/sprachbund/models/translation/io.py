@@ -14,6 +14,7 @@ from sprachbund.models.hub import (
     family_of,
     find,
     one_line,
+    optional_setting,
     quiet_transformers,
     read_generation,
     read_model,
@@ -31,7 +32,7 @@ from sprachbund.models.translation.checkpoints import (
 from sprachbund.models.translation.model import TextTranslator
 from sprachbund.models.translation.tokens import TranslationTokens, read_tokens
 from sprachbund.models.weights import Bits, cast_to_bits, check_weights
-from sprachbund.nn.limits import FRAMES, POSITIONS, VOCABULARY
+from sprachbund.nn.limits import FRAMES, POSITIONS, VOCABULARY, Limit
 from sprachbund.util.files import atomic_files, is_empty, write_json
 from sprachbund.util.tensors import save_tensors
 
@@ -39,13 +40,13 @@ CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
-_TOKENIZERS = ("tokenizer.json", "sentencepiece.bpe.model", "source.spm")
+_TOKENIZERS = ("tokenizer.json", "sentencepiece.bpe.model", "source.spm", "spiece.model")
 _COMPUTED = (r"\.embed_positions\.weights$",)
 """Tables that early checkpoints hold and that are computed."""
 _SIZES = {
     "max_position_embeddings": POSITIONS,
     "pad_token_id": FRAMES,
-    "decoder_start_token_id": VOCABULARY,
+    "decoder_start_token_id": Limit(0, VOCABULARY.most),
     "vocab_size": VOCABULARY,
 }
 """Of numbers in config.json that this package computes with, beside those of `sprachbund.models.hub`."""
@@ -62,12 +63,16 @@ def load(
         dtype: of the weights.
 
     Raises:
-        SprachbundError: transformers is not installed, files are missing or broken, or it is another model.
+        SprachbundError: transformers is not installed, files are missing or broken, it is another model, or a T5 in
+            float16.
     """
     directory = find(path_or_id, offline=offline)
     library()
     _check_files(directory)
     config = _config(directory)
+    if config.model_type == "t5" and dtype == torch.float16:
+        # Its feed-forwards overflow there; transformers keeps a part of them in 32 bits for that.
+        raise SprachbundError(f"{directory} is a T5, whose numbers are too large for float16; take bfloat16")
     tokens = read_tokens(directory, config.model_type, config.vocab_size)
     hf_model = read_model(
         classes(config.model_type)[1],
@@ -92,7 +97,10 @@ def from_transformers(hf_model: Any, *, tokens: TranslationTokens | None = None)
     theirs: dict[str, Tensor] = hf_model.state_dict()
     with torch.device("meta"):
         model = TextTranslator(hf_model.config, hf_model.generation_config, tokens)
-    weights = {name: as_ours(name, theirs[transformers_name(name)]) for name in model.state_dict()}
+    kind = hf_model.config.model_type
+    weights = {
+        name: as_ours(name, theirs[transformers_name(name, kind)], kind) for name in model.state_dict()
+    }
     dtype = weights["embedding.weight"].dtype
     wanted = {name: value.to(dtype) for name, value in model.state_dict().items()}
     check_weights(weights, wanted, "the model")
@@ -133,9 +141,11 @@ def save(
         if card is not None:
             card.model_copy(update={"bits": bits}).write(final)
         values = {**model.config.to_dict(), "architectures": [KINDS[model.name][1]]}
+        if model.name == "t5":  # transformers ties it while it is loaded, unless the file has another matrix
+            values["tie_word_embeddings"] = False
         values["dtype"] = str(weights["embedding.weight"].dtype).removeprefix("torch.")
         write_json(final / CONFIG, values, indent=2)
-        save_tensors(final / SAFETENSORS, to_transformers(weights), {"format": "pt"})
+        save_tensors(final / SAFETENSORS, to_transformers(weights, model.name), {"format": "pt"})
     except OSError as error:
         raise SprachbundError(f"{final} could not be written ({error}); mend that and save again") from error
 
@@ -163,7 +173,7 @@ def _config(directory: Path) -> Any:
     with one_line(path), quiet_transformers():
         config = classes(values["model_type"])[0].from_dict(values)
         shape_of(config, str(path))
-    start = config.decoder_start_token_id
+    start = optional_setting(config, "decoder_start_token_id")
     if start is None or not 0 <= start < config.vocab_size:
         raise SprachbundError(
             f"{path}: decoder_start_token_id is {start} of {config.vocab_size} tokens; copy it again"

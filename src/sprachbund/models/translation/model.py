@@ -1,8 +1,8 @@
-"""Text-to-text translators that are public: M2M-100, NLLB-200, mBART-50 and Marian.
+"""Text-to-text translators that are public: M2M-100, NLLB-200, mBART-50, Marian and MADLAD-400.
 
-arXiv 2010.11125, 2207.04672, 2008.00401 and 1804.00344; Marian is the toolkit of the Opus-MT models (Tiedemann and
-Thottingal 2020, EAMT). Those with several targets read the language wanted in front of the source, so that the encoder
-can run only when it is known, in `start`.
+arXiv 2010.11125, 2207.04672, 2008.00401, 1804.00344 and 2309.04662; Marian is the toolkit of the Opus-MT models
+(Tiedemann and Thottingal 2020, EAMT), and MADLAD-400 is a T5 v1.1. Marian models with several targets and MADLAD-400
+read the language wanted in front of the source, so that the encoder can run only when it is known, in `start`.
 
 They read text and hear nothing, so they translate text, or are the second half of a cascade behind a recogniser.
 
@@ -29,13 +29,14 @@ from sprachbund.models.translation.checkpoints import shape_of
 from sprachbund.models.translation.tokens import Offsets, TranslationTokens
 from sprachbund.nn.conformer import sinusoids
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
+from sprachbund.nn.limits import POSITIONS
+from sprachbund.nn.t5 import T5Decoder, T5Encoder, T5Shape
 from sprachbund.nn.text_to_text import (
     FixedPositionDecoder,
     MarianDecoder,
     MarianEncoder,
     MbartDecoder,
     MbartEncoder,
-    ScaledEmbedding,
     TextToTextEncoder,
     TextToTextShape,
     marian_positions,
@@ -75,7 +76,7 @@ class TextTranslator(nn.Module):
         self.domain: Domain | None = None
         shape = shape_of(config, "config.json")
         self.encoder, self.decoder = _build(config, shape)
-        self.embedding: ScaledEmbedding = self.decoder.embedding
+        self.embedding: nn.Embedding = self.decoder.embedding
         self.max_source_tokens = shape.positions
         self.max_tokens = min(_longest_row(generation), shape.positions)
         self._tokens = tokens
@@ -252,7 +253,10 @@ class TextTranslator(nn.Module):
             )
         tokens = [self.tokens.language_token(group.pop()) for group in groups]
         marks = self.embedding(torch.tensor(tokens, device=memory.states.device))[:, None]
-        return self.encoder(torch.cat([marks, memory.states[:, 1:]], dim=1), memory.num_frames)
+        place = self.tokens.place
+        own = [memory.states[:, :place], marks, memory.states[:, place + 1 :]]
+        states: Tensor = self.encoder(torch.cat(own, dim=1), memory.num_frames)
+        return states
 
     def suppressed(self, target: Target) -> Tensor:
         """Boolean (V,): every token that is no text, but the end."""
@@ -280,8 +284,12 @@ class TextTranslator(nn.Module):
         return mask
 
 
-def _build(config: Any, shape: TextToTextShape) -> tuple[TextToTextEncoder, TextDecoder]:
+def _build(
+    config: Any, shape: TextToTextShape | T5Shape
+) -> tuple[TextToTextEncoder | T5Encoder, TextDecoder]:
     """Encoder and decoder of a configuration."""
+    if isinstance(shape, T5Shape):
+        return T5Encoder(shape), T5Decoder(config.vocab_size, shape)
     if config.model_type == "mbart":
         return MbartEncoder(shape, key_bias=True), MbartDecoder(config.vocab_size, shape, key_bias=True)
     if config.model_type == "marian":
@@ -307,9 +315,14 @@ def _build(config: Any, shape: TextToTextShape) -> tuple[TextToTextEncoder, Text
 def _longest_row(generation: Any) -> int:
     """Tokens of a row, its prompt of two included, as transformers would generate them."""
     prompt = 2
-    if (new := optional_setting(generation, "max_new_tokens")) is not None:
-        return prompt + int(new)
-    return int(optional_setting(generation, "max_length") or prompt + _NEW_TOKENS)
+    for key, more in (("max_new_tokens", prompt), ("max_length", 0)):
+        if value := optional_setting(generation, key):
+            if not POSITIONS.holds(value):
+                raise SprachbundError(
+                    f"{key} in generation_config.json is {repr(value)[:60]}, not {POSITIONS}; copy it again"
+                )
+            return more + int(value)
+    return prompt + _NEW_TOKENS
 
 
 def _languages(

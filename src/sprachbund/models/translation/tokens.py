@@ -57,7 +57,7 @@ class BackendPieces:
         return tokens
 
     def offsets(self, text: str) -> Offsets:  # noqa: D102 - see `Pieces`
-        return _trimmed(self._backend.encode(text, add_special_tokens=False).offsets, text)
+        return trimmed(self._backend.encode(text, add_special_tokens=False).offsets, text)
 
     def text(self, tokens: Sequence[int]) -> str:  # noqa: D102 - see `Pieces`
         text: str = self._backend.decode(list(tokens))
@@ -92,7 +92,7 @@ class SentencePieces:
             )
         ends = accumulate(map(len, pieces), initial=0)
         # One character of the text may become several, which then are all of it.
-        return _trimmed(
+        return trimmed(
             [
                 (sources[begin], next((n for n in sources[end:] if n > sources[begin]), sources[-1]))
                 for begin, end in pairwise(ends)
@@ -105,7 +105,7 @@ class SentencePieces:
         return text.strip()
 
 
-def _trimmed(offsets: Sequence[tuple[int, int]], text: str) -> Offsets:
+def trimmed(offsets: Sequence[tuple[int, int]], text: str) -> Offsets:
     """The same without the white space that pieces begin with."""
     trimmed = []
     for begin, end in offsets:
@@ -128,12 +128,14 @@ class TranslationTokens:
         languages: the same codes, with their BCP-47 tags.
         special: tokens that are no text; those of languages are added.
         vocabulary_size: V.
+        lead: tokens of a source before that of the language.
         written: pieces of what is written; those of sources if None.
         marked: whose language's token a source begins with; None for no token.
         sources: BCP-47 tags read; those of `languages` if None, and () where the checkpoint does not say.
         targets: BCP-47 tags written; likewise.
 
     Attributes:
+        place: of the language among the tokens of a source.
         end: ends a source and a row.
         padding: fills up shorter sources; nothing reads it.
         not_text: every token that is not text.
@@ -151,13 +153,15 @@ class TranslationTokens:
         *,
         special: Sequence[int],
         vocabulary_size: int,
+        lead: Sequence[int] = (),
         written: Pieces | None = None,
         marked: Marked | None = "source",
         sources: tuple[str, ...] | None = None,
         targets: tuple[str, ...] | None = None,
     ) -> None:
         self.tokenizer, self.pieces, self.languages = tokenizer, pieces, languages
-        self.written, self.marked = written or pieces, marked
+        self.written, self.marked, self._lead = written or pieces, marked, [*lead]
+        self.place = len(self._lead)
         self.sources = languages.tags if sources is None else sources
         self.targets = languages.tags if targets is None else targets
         self._codes = codes
@@ -186,11 +190,12 @@ class TranslationTokens:
         if steering := self.not_text.intersection(tokens) - {self.tokenizer.unk_token_id}:
             name = self.tokenizer.convert_ids_to_tokens(min(steering))
             raise SprachbundError(f"the text contains the special token {name}; take it out")
-        return [*([self.end] if self.marked else []), *tokens, self.end]
+        return [*self._lead, *([self.end] if self.marked else []), *tokens, self.end]
 
     def source_offsets(self, text: str) -> Offsets:
         """Where the tokens of a source stand in the text; (0, 0) for those that stand for none of it."""
-        return [*([(0, 0)] if self.marked else []), *self.pieces.offsets(text), (0, 0)]
+        before = [(0, 0)] * (self.place + bool(self.marked))
+        return [*before, *self.pieces.offsets(text), (0, 0)]
 
     def tokens_to_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
@@ -343,10 +348,94 @@ def _one_language(code: object) -> str | None:
     return None if language_name(code.replace("_", "-")).endswith("languages") else to_bcp47(code)
 
 
+# MADLAD-400, a T5 whose SentencePiece model has a token such as <2fr> for each language, and others for its tasks.
+
+_TASK = re.compile(r"<2(\w+)>")
+_SPIECE = "spiece.model"
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model as a tokenizer, as far as `TranslationTokens` needs one.
+
+    transformers 5.23 rebuilds T5's tokenizer with token 2 for unknown characters, which is the end of MADLAD-400.
+
+    Args:
+        path: of the model.
+        padding: its token for padding.
+    """
+
+    def __init__(self, path: Path, padding: int) -> None:
+        import sentencepiece
+
+        self._model = path.read_bytes()
+        self.processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
+        self.eos_token_id, self.pad_token_id = int(self.processor.eos_id()), padding
+        self.unk_token_id = int(self.processor.unk_id())
+
+    def get_vocab(self) -> dict[str, int]:
+        """Names of all pieces, and their tokens."""
+        return {self.processor.id_to_piece(i): i for i in range(len(self.processor))}
+
+    def convert_ids_to_tokens(self, token: int) -> str:
+        """Name of a token."""
+        name: str = self.processor.id_to_piece(token)
+        return name
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write the model into a directory."""
+        (Path(directory) / _SPIECE).write_bytes(self._model)
+
+
+def _read_t5(directory: Path, vocabulary_size: int) -> TranslationTokens:
+    """By tokenizer.json as it stands, or by the SentencePiece model itself."""
+    settings = read_object(directory / "config.json")
+    tokenizer: Any
+    pieces: Pieces
+    if (directory / "tokenizer.json").is_file():
+        from tokenizers import Tokenizer
+
+        backend = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        names = {
+            key: backend.id_to_token(int(settings[f"{which}_token_id"]))
+            for key, which in (("eos_token", "eos"), ("pad_token", "pad"))
+        }
+        tokenizer = library().PreTrainedTokenizerFast(tokenizer_object=backend, **names, unk_token="<unk>")
+        pieces = BackendPieces(tokenizer.backend_tokenizer)
+    else:
+        tokenizer = SentencePieceTokenizer(directory / _SPIECE, int(settings["pad_token_id"]))
+        pieces = SentencePieces(tokenizer.processor, tokenizer.get_vocab(), tokenizer.unk_token_id)
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    tasks = {m[1]: token for name, token in vocabulary.items() if (m := _TASK.fullmatch(name))}
+    codes = {code: token for code, token in sorted(tasks.items()) if _one_language(code)}
+    if not codes:
+        raise SprachbundError(
+            f"{directory}: the vocabulary has no tokens of languages such as <2fr>; it is not MADLAD-400's, give a "
+            "checkpoint such as google/madlad400-3b-mt"
+        )
+    first = next(iter(codes))
+    *lead, mark = pieces.tokens(f"<2{first}>")
+    if mark != codes[first]:
+        raise SprachbundError(
+            f"{directory}: the tokenizer cuts up <2{first}>, which is one token; restore its files"
+        )
+    controls = [token for name in ("<unk>", "<s>", "<pad>") if (token := vocabulary.get(name)) is not None]
+    return TranslationTokens(
+        tokenizer,
+        pieces,
+        codes,
+        Languages(codes),
+        special=[tokenizer.eos_token_id, tokenizer.pad_token_id, *controls, *tasks.values()],
+        vocabulary_size=vocabulary_size,
+        lead=lead,
+        marked="target",
+    )
+
+
 _READERS: dict[str, Callable[[Path, int], TranslationTokens]] = {
     "m2m_100": _read_m2m_100,
     "mbart": _read_mbart,
     "marian": _read_marian,
+    "t5": _read_t5,
 }
 """By kind of checkpoint."""
 _ANY = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -355,5 +444,6 @@ _CLASSES = {
     "m2m_100": ("M2M100Tokenizer", "NllbTokenizer", "NllbTokenizerFast", *_ANY),
     "mbart": ("MBart50Tokenizer", "MBart50TokenizerFast", *_ANY),
     "marian": ("MarianTokenizer",),
+    "t5": ("T5Tokenizer", "T5TokenizerFast", *_ANY),
 }
 """Tokenizers by kind of checkpoint, as tokenizer_config.json names them."""

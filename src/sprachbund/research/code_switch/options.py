@@ -89,12 +89,17 @@ class CodeSwitchRecipe(Strict):
         max_new_tokens: longest text.
         training: options that all stages share; each sets steps, rates, warm-up, clipping and what moves.
         steps: of each stage, by name.
+        shares: language to the share of its training speech that is there, by the main language of mixed speech; the
+            scarce ones, which have rows of their own in the table.
         rate_factor: the stages' rates are so many times the ones of `STAGES`, which are those of large models.
+        rate_factors: kind of projector to a factor of its own.
         warmup_steps: of each stage.
         transition: the form of the loss in the third stage.
         rows_per_utterance: languages wanted of an utterance, in translation.
         transcribed: share of the utterances that the stages of translation are to transcribe: what is not asked for any
             more is forgotten, and a model that has to transcribe mixed speech then translates it.
+        cache_states: compute the encoder's states once for all stages and arms; `lora.encoder` has to be empty, so that
+            no stage moves the encoder.
         test_utterances: of each test part, evenly over it; all if None.
         workers: stages, and then evaluations, at a time, each with one thread.
     """
@@ -113,11 +118,14 @@ class CodeSwitchRecipe(Strict):
     max_new_tokens: PositiveInt = 96
     training: TrainingOptions
     steps: dict[str, PositiveInt]
+    shares: dict[str, float] = Field(default_factory=dict)
     rate_factor: PositiveFloat = 1.0
+    rate_factors: dict[Projection, PositiveFloat] = Field(default_factory=dict)
     warmup_steps: PositiveInt = 1000
     transition: Form = "mixed"
     rows_per_utterance: PositiveInt = 2
     transcribed: float = Field(default=0.0, ge=0, lt=1)
+    cache_states: bool = False
     test_utterances: PositiveInt | None = None
     workers: PositiveInt = 1
 
@@ -133,6 +141,8 @@ class CodeSwitchRecipe(Strict):
             raise ValueError(f"steps has no number for the stage {missing[0]!r}")
         if lost := [tag for group in self.groups for tag in group if tag not in self.targets]:
             raise ValueError(f"targets lacks {lost[0]!r}, which the first stage transcribes")
+        if self.cache_states and self.lora.encoder != ():
+            raise ValueError("cache_states needs an encoder that does not move; set lora.encoder = []")
         return self
 
     @property
@@ -173,8 +183,16 @@ class CodeSwitchRecipe(Strict):
 
     def stages_of(self, arm: Arm) -> tuple[Stage, ...]:
         """An arm's stages, with its losses."""
-        losses = self.losses_of(arm)
-        return tuple(stage.model_copy(update={"losses": losses}) for stage in stages_without(arm.without))
+        losses, without = self.losses_of(arm), {"encoder adapters"} if self.lora.encoder == () else set[str]()
+        return tuple(
+            stage.model_copy(
+                update={
+                    "losses": losses,
+                    "trained": tuple(part for part in stage.trained if part not in without),
+                }
+            )
+            for stage in stages_without(arm.without)
+        )
 
     def chains(self, length: int) -> tuple[Chain, ...]:
         """The beginnings of so many stages that arms have, those that several arms share once."""
@@ -185,9 +203,16 @@ class CodeSwitchRecipe(Strict):
                 by_folder.setdefault(run_folder(Path(), seed, ARMS[name], stages), (seed, ARMS[name], stages))
         return tuple(by_folder.values())
 
-    def options_of(self, stage: Stage, seed: int) -> TrainingOptions:
-        """How a stage is trained: warm-up, then half a cosine down to a tenth."""
-        steps, rate = self.steps[stage.name], self.rate_factor * stage.learning_rate
+    def options_of(self, stage: Stage, seed: int, projector: Projection = "groups") -> TrainingOptions:
+        """How a stage is trained: warm-up, then half a cosine down to a tenth.
+
+        Args:
+            stage: of the model.
+            seed: of the run.
+            projector: kind of the model's.
+        """
+        steps = self.steps[stage.name]
+        rate = self.rate_factors.get(projector, self.rate_factor) * stage.learning_rate
         warmup = min(self.warmup_steps, steps)
         changes: dict[str, Any] = {
             "steps": steps,

@@ -29,15 +29,24 @@ from sprachbund.models.card import Card
 from sprachbund.models.io import locate
 from sprachbund.models.speech_llm import PromptOptions, SpeechLLM, Stage, assemble, load, save
 from sprachbund.models.speech_llm.checkpoints import write_part
+from sprachbund.models.speech_llm.encoders import CachedSpeech, ReadStates, SpeechEncoder
 from sprachbund.models.speech_llm.io import read_encoder
 from sprachbund.models.speech_llm.llm import Prompts, TextExamples, TextLLM, fit_tokenizer, make_text_llm
 from sprachbund.models.speech_llm.model import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import STAGES, Data, enter, frozen_digest
 from sprachbund.research.code_switch.estimate import estimate_memory
-from sprachbund.research.code_switch.options import ARMS, PARTS, Chain, CodeSwitchRecipe, run_folder
+from sprachbund.research.code_switch.options import (
+    ARMS,
+    PARTS,
+    Chain,
+    CodeSwitchRecipe,
+    Projection,
+    run_folder,
+)
 from sprachbund.research.code_switch.report import TESTS, scores_of, write_table
 from sprachbund.research.code_switch.transition import Transition
 from sprachbund.research.tasks import Tasks, remember, run_tasks
+from sprachbund.training.cached_states import CachedCorpus, cached_states
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
 from sprachbund.training.loop import train
 from sprachbund.training.parallel import in_16_bits
@@ -60,6 +69,8 @@ Report = Callable[[str], None]
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0}
 _DEV_SHARE = 0.25
 """Of the dev parts, for the loss at the end of each of many short stages."""
+STATES = "states"
+"""Folder of the encoder's states, for all stages and arms."""
 STAGE_FILE = "stage.json"
 """Written last: names of the trained weights of a stage, and the digest of the others."""
 Test = tuple[int, str, str]
@@ -90,7 +101,16 @@ def make_stage(
         model = load(run_folder(directory, seed, arm, stages[:-1]) / "model")
     here.mkdir(parents=True, exist_ok=True)
     with run_log(here) as report:
-        run_stage(recipe, model, stages[-1], seed, here, on_first_rank(report))
+        run_stage(
+            recipe,
+            model,
+            stages[-1],
+            seed,
+            here,
+            on_first_rank(report),
+            states=directory / STATES,
+            projector=arm.projector,
+        )
     if is_first_rank():
         forget_run(here)
 
@@ -104,6 +124,8 @@ def run_stage(
     report: Report,
     *,
     stop_after: int | None = None,
+    states: Path | None = None,
+    projector: Projection = "groups",
 ) -> None:
     """Train one stage, or take it up; its model and `stage.json` are written when it is over.
 
@@ -115,22 +137,34 @@ def run_stage(
         directory: of the stage.
         report: takes each progress line.
         stop_after: stop, resumable, after this many steps.
+        states: folder of the encoder's states, where the recipe has `cache_states`; one of the stage's own if None.
+        projector: kind of the model's, which may have a learning rate of its own.
 
     Raises:
         SprachbundError: a weight that is frozen has changed.
     """
     num_moving = enter(model, stage)
-    options = recipe.options_of(stage, seed)
+    options = recipe.options_of(stage, seed, projector)
     if options.frozen_bf16:
         in_16_bits(model)()  # rounded now, so that training leaves them as they are
     digest = frozen_digest(model, stage)
-    following = corpus_of(recipe, model, stage.data, "train", seed)
+    encoder: SpeechEncoder = model.encoder
+
+    def read(kinds: Sequence[Data], part: str) -> Corpus:
+        corpus = corpus_of(recipe, model, kinds, part, seed)
+        folder = states or directory / STATES
+        return _behind_encoder(corpus, recipe, encoder, folder, report) if recipe.cache_states else corpus
+
+    following = read(stage.data, "train")
     corpus: Corpus | Transition = following
     if stage.coming_from:
-        previous = corpus_of(recipe, model, stage.coming_from, "train", seed)
+        previous = read(stage.coming_from, "train")
         corpus = Transition(previous, following, steps=options.steps, form=recipe.transition, seed=seed)
-    dev = corpus_of(recipe, model, stage.data, "dev", seed)
+    dev = read(stage.data, "dev")
+    if recipe.cache_states:
+        model.encoder = CachedSpeech(encoder)
     train(model, corpus, options, directory, dev=dev, report=report, stop_after=stop_after)
+    model.encoder = encoder
     if stop_after is not None and stop_after < options.steps:
         return
     if frozen_digest(model, stage) != digest:
@@ -142,6 +176,20 @@ def run_stage(
     save(model, directory / "model", inside=False, card=_card(recipe, stage, corpus))
     record = {"stage": stage.model_dump(mode="json"), "trained": num_moving, "frozen_sha256": digest}
     write_text(directory / STAGE_FILE, json.dumps(record, indent=1) + "\n")
+
+
+def _behind_encoder(
+    corpus: Corpus, recipe: CodeSwitchRecipe, encoder: SpeechEncoder, folder: Path, report: Report
+) -> Corpus:
+    """A corpus whose features are what the model reads of the encoder."""
+    reading = ReadStates(encoder, recipe.projector.encoder_layers)
+    with first_rank_first():
+        states = [
+            cached_states(reading, corpus.examples, manifest, folder, report=report)
+            for manifest in corpus.manifests
+        ]
+    parts = [*zip(corpus.manifests, corpus.repeats, strict=True)]
+    return CachedCorpus(parts, corpus.examples, corpus.options, states)
 
 
 def _card(recipe: CodeSwitchRecipe, stage: Stage, corpus: Corpus | Transition) -> Card:
@@ -172,7 +220,11 @@ def corpus_of(
         seed: seed of every random choice of the corpus.
     """
     share = _DEV_SHARE if part == "dev" else 1.0
-    manifests = [(Manifest(recipe.data / f"{PARTS[kind][0]}{part}"), share) for kind in kinds]
+    scarce = recipe.shares if part == "train" else {}
+    manifests = [
+        (Manifest(folder, {tag: scarce[tag] for tag in Manifest(folder).spoken if tag in scarce}), share)
+        for folder in (recipe.data / f"{PARTS[kind][0]}{part}" for kind in kinds)
+    ]
     transcribed = PARTS[kinds[0]][1]
     examples = SpeechLLMExamples(model, recipe.languages, recipe.targets)
     options = ExampleOptions(

@@ -26,6 +26,7 @@ _SETS: dict[str, tuple[str, Callable[[Line], bool]]] = {
     "spliced people": (SPLICED, lambda line: True),
 }
 """Name of a test set to its folder and the lines of it."""
+_SCARCE = "scarce languages"
 _SWITCHED = ("code-switched", "spliced people")
 _SAID = {
     "recalled": "span recall %",
@@ -71,7 +72,10 @@ def scores_of(directory: Path, seed: int, name: str) -> Path:
 def write_table(recipe: CodeSwitchRecipe, directory: Path) -> Path:
     """Every arm on every set: quality beside the first arm's, what becomes of embedded spans, the router."""
     rows: list[dict[str, Any]] = []
-    for title, (folder, belongs) in _SETS.items():
+    sets = dict(_SETS)
+    if recipe.shares:
+        sets[_SCARCE] = MADE, lambda line: line.source in recipe.shares
+    for title, (folder, belongs) in sets.items():
         if not all((scores_of(directory, seed, BASELINE) / folder).is_dir() for seed in recipe.seeds):
             continue
         systems, transcribing = (

@@ -139,7 +139,8 @@ class DiscreteUnitsRecipe(Strict):
         texts: see `Text`; the first is what the others are compared with.
         base: what `ablations` change one thing of; all heads and texts have its other values.
         ablations: names in `ABLATIONS`.
-        hours: of speech, at each of which, and with all that there is, `base` is trained with and without its text.
+        hours: of speech, at each of which, and with all that there is, `base` is trained with each of `curve_texts`.
+        curve_texts: see `Text`; the first is what the others are compared with.
         log_mel: a model on log-mel to compare with; None leaves it out.
         bitext: tables of parallel text, one for each source, with a column for each language; drawn from the phrasebook
             where there are none.
@@ -168,6 +169,7 @@ class DiscreteUnitsRecipe(Strict):
     base: Arm = Arm(head="ctc_attention", text="own")
     ablations: tuple[str, ...] = ()
     hours: tuple[float, ...] = ()
+    curve_texts: tuple[Text, ...] = Field(default=("none", "own"), min_length=1)
     log_mel: LogMelPart | None = None
     bitext: tuple[Path, ...] = ()
     external_pairs: int = Field(default=0, ge=0)
@@ -209,13 +211,13 @@ class DiscreteUnitsRecipe(Strict):
         return {BASE: self.base, **changed} if changed else {}
 
     def curve_arms(self) -> dict[str, Arm]:
-        """The base without and with its text, for each amount of speech, all of it the last."""
+        """The base with each text of the curve, for each amount of speech, all of it the last."""
         return {
             f"{'all' if hours is None else f'{hours:g} h'}, {NAMES[text]}": self.base.model_copy(
                 update={"hours": hours, "text": text}
             )
             for hours in ((*self.hours, None) if self.hours else ())
-            for text in dict.fromkeys((*self.texts[:1], self.base.text))
+            for text in self.curve_texts
         }
 
     def arms(self, seed: int) -> dict[str, Arm]:

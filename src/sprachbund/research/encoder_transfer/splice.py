@@ -61,10 +61,12 @@ def read_layers(text: str, num_layers: int) -> tuple[Layers, ...]:
 def splice(base: Conformer, sources: Mapping[str, Conformer], encoder: str, *, seed: int = 0) -> Conformer:
     """A new model with the encoder layers that `encoder` names, and all else of `base`.
 
-    What an encoder has before its layers goes with its first layer, what it has behind them with its last.
+    An encoder of one model brings what it has before and behind its layers. An encoder of several has what is before
+    its layers from `base`, as published, so that two splices of the same models differ in their layers alone; what is
+    behind them goes with the last layer.
 
     Args:
-        base: gives all but the encoder.
+        base: gives all but the encoder, and the subsampling of an encoder of several models.
         sources: models by name; "random" is an encoder that is drawn anew.
         encoder: see `read_layers`.
         seed: of an encoder that is drawn.
@@ -77,14 +79,15 @@ def splice(base: Conformer, sources: Mapping[str, Conformer], encoder: str, *, s
     known = {part.source: _tensors(base, sources, part.source, seed) for part in parts}
     for name in known.keys() & sources.keys():
         _check_kind(sources[name], base, name)
-    first, last = (min(parts, key=lambda p: p.first), max(parts, key=lambda p: p.last))
+    last = max(parts, key=lambda p: p.last)
     source_of = {layer: part.source for part in parts for layer in range(part.first, part.last + 1)}
-    behind = False
+    behind, of_several = False, len(known) > 1
     for name in [name for name in whole if name.startswith(_ENCODER)]:
         in_layer = name.startswith(_LAYERS)
         behind = behind or in_layer
-        outside = last.source if behind else first.source
-        source = source_of[int(name.split(".")[2])] if in_layer else outside
+        if of_several and not behind:
+            continue  # the subsampling of `base`
+        source = source_of[int(name.split(".")[2])] if in_layer else last.source
         whole[name] = _fitting(known[source], source, name, whole[name])
     made = copy.deepcopy(base)
     made.load_state_dict(whole)

@@ -123,7 +123,7 @@ def estimate_memory(recipe: GradientSharingRecipe) -> GradientSharingEstimate:
         seeds=len(recipe.seeds),
         trainings=(
             _training("first", model, recipe.first, recipe.first.trainable),
-            *(_arm(recipe, name, deepcopy(model)) for name in recipe.all_arms),
+            *(_arm(recipe, name, deepcopy(model)) for name in recipe.all_arms if ARMS[name].goes_on),
         ),
         collecting=_collecting(recipe, model),
     )

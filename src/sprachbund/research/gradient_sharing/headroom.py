@@ -10,7 +10,6 @@ The states before the first trained encoder layer do not change, so they are com
 conformer's. Shapes: B utterances, T frames, D width, H utterances held out, S seeds.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +21,8 @@ from torch import Tensor, nn
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Features, Memory
-from sprachbund.nn.conformer import ConformerEncoder, valid_frames
-from sprachbund.nn.feed_forward import is_split, run_layers
+from sprachbund.nn.conformer import ConformerEncoder
+from sprachbund.nn.feed_forward import is_split
 from sprachbund.research.gradient_sharing.gradients import (
     GradientExample,
     choose_modules,
@@ -173,9 +172,8 @@ class _Heard:
         if not self.first:
             memory: Memory = self.model.encode(Features(values=values, num_frames=lengths))
             return memory
-        layers = self.model.encoder.layers[self.first :]
-        states = run_layers(layers, values, valid_frames(lengths, values.shape[1]), None)
-        return Memory(states=states, num_frames=lengths)
+        states, num_frames = self.model.encoder.behind(self.first)(values, lengths)
+        return Memory(states=states, num_frames=num_frames)
 
     @torch.no_grad()
     def _before(self, batch: Sequence[GradientExample]) -> list[Tensor]:
@@ -183,10 +181,7 @@ class _Heard:
         features: Features = features_of(self.model, batch)
         if not self.first:
             return [v[:n] for v, n in zip(features.values, features.num_frames.tolist(), strict=True)]
-        # The same encoder with its first layers alone; the weights are shared.
-        encoder = copy.copy(self.model.encoder)
-        encoder._modules = {**encoder._modules, "layers": self.model.encoder.layers[: self.first]}
-        states, num_frames = encoder(features.values, features.num_frames)
+        states, num_frames = self.model.encoder.before(self.first)(features.values, features.num_frames)
         return [s[:n].clone() for s, n in zip(states, num_frames.tolist(), strict=True)]
 
 

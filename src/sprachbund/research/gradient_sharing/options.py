@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveFloat, field_validator
 
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.sharing_plan import SharingPlan, Start
@@ -28,6 +28,7 @@ class Arm(Strict):
         shared_ratio: in place of the one that the gradients give.
         start: first weights of the branches.
         whole: train every weight, not only the last two encoder layers and what is new.
+        goes_on: whether it is trained further at all.
     """
 
     split: Literal["none", "gradients", "random", "languages", "lora"]
@@ -35,10 +36,12 @@ class Arm(Strict):
     shared_ratio: float | None = None
     start: Start = "neuron"
     whole: bool = False
+    goes_on: bool = True
 
 
 ARMS: Mapping[str, Arm] = {
     BASELINE: Arm(split="none"),
+    "uft, not continued": Arm(split="none", goes_on=False),
     "sharing": Arm(split="gradients"),
     "sharing, by separation": Arm(split="gradients", choose_by="separation"),
     "random groups": Arm(split="random"),
@@ -83,8 +86,16 @@ class GradientSharingRecipe(Strict):
         plan: what the arms that go by gradients split, with no analysis made.
         first: training on all languages.
         second: training of every arm, from where the first ended.
+        learning_rates: of the second training, tried for every arm with the first seed; the one of the lowest loss on
+            dev counts for the arm. That of `second` if empty.
         second_repeats: language to how often its speech is heard in an epoch of that.
         private_rate: the private branches' rate beside that of the rest.
+        branch_dropout: of the hidden units of all branches.
+        cache_states: compute the frozen first layers once for all arms, on sound that is the same in every epoch; see
+            `sprachbund.training.cached_states`.
+        changed_digits: languages whose speech is translated with other digits than are spoken, in all data: a positive
+            control, in which groups of languages have something to gain; see `control`.
+        workers: seeds at a time, each with one thread.
         num_modules: split by the arms that go by gradients.
         num_groups: K of these splits, 2 as published; None finds it, and where there are no groups, the arm is the
             baseline.
@@ -108,8 +119,13 @@ class GradientSharingRecipe(Strict):
     plan: SharingPlan | None = None
     first: TrainingOptions
     second: TrainingOptions
+    learning_rates: tuple[PositiveFloat, ...] = ()
     second_repeats: dict[str, float] = Field(default_factory=dict)
     private_rate: float = Field(default=2.5, gt=0)
+    branch_dropout: float = Field(default=0.0, ge=0, lt=1)
+    cache_states: bool = False
+    changed_digits: tuple[str, ...] = ()
+    workers: int = Field(default=1, ge=1)
     analysis: Analysis = Analysis()
     num_modules: int = Field(default=1, ge=1)
     num_groups: int | None = Field(default=2, ge=2)

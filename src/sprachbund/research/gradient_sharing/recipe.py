@@ -10,8 +10,10 @@ is trained and stands for both.
 """
 
 import json
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from sprachbund.models.io import family_of, load, locate, save
 from sprachbund.models.sharing_plan import Grouping, SharingPlan, Split
 from sprachbund.research.gradient_sharing.collect import Collection
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
+from sprachbund.research.gradient_sharing.control import make_control
 from sprachbund.research.gradient_sharing.estimate import estimate_memory
 from sprachbund.research.gradient_sharing.options import (
     ARMS,
@@ -44,9 +47,13 @@ from sprachbund.research.gradient_sharing.plan_options import SharingPlanOptions
 from sprachbund.research.gradient_sharing.planning import make_plan
 from sprachbund.research.gradient_sharing.sketches import Sketches, read_sketches, write_sketches
 from sprachbund.research.gradient_sharing.surgery import apply_plan, measure_importance
+from sprachbund.research.tasks import Tasks, run_tasks
+from sprachbund.training.checkpoint import LOG_FILE, run_log
+from sprachbund.training.loop import Convergence
 from sprachbund.training.lora import rank_for
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.translator import (
+    NO_MASKS,
     CardRecipe,
     DataPart,
     ExampleRecipe,
@@ -56,7 +63,7 @@ from sprachbund.training.translator import (
 )
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import refuse_several_processes
-from sprachbund.util.files import write_text
+from sprachbund.util.files import read_object, write_json, write_text
 
 __all__ = ["GradientSharingRecipe", "estimate_memory", "run"]
 
@@ -110,6 +117,11 @@ def write_table(recipe: GradientSharingRecipe, directory: Path) -> Path:
 
 
 Report = Callable[[str], None]
+ARMS_FILE = "arms.json"
+"""In the folder of a seed whose arms are finished."""
+STATES = "states"
+"""Folder of states that all runs of the comparison read."""
+RATES, RATES_FILE = "rates", "rates.json"
 
 
 def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = print) -> Path:
@@ -131,20 +143,92 @@ def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = prin
             "--set start=facebook/hf-seamless-m4t-medium"
         )
     directory.mkdir(parents=True, exist_ok=True)
-    for seed in recipe.seeds:
-        first = _first(recipe, seed, directory, report)
-        path = directory / f"seed-{seed}" / "gradients.npz"
-        sketches = None if recipe.plan else _analyse(recipe, seed, first, path, report)
-        alike: dict[object, str] = {}
-        for name in recipe.all_arms:
-            target = run_folder(directory, seed, name)
-            same = alike.setdefault(_change(recipe, seed, ARMS[name], sketches), name)
-            if same == name or target.exists():
-                _arm(recipe, seed, name, first, sketches, target, report)
-            else:
-                report(f"seed {seed}: {name} is the same as {same}")
-                target.symlink_to(run_folder(directory, seed, same).name)
+    used = recipe
+    if recipe.changed_digits:
+        changed = (recipe.languages, recipe.changed_digits)
+        used = recipe.model_copy(
+            update={"data": make_control(recipe.data, directory / "control", *changed, report)}
+        )
+    first_seed = recipe.seeds[0] if recipe.first_seed is None else recipe.first_seed
+    _first(used, first_seed, directory, report)
+    if recipe.learning_rates:
+        report(f"learning rates of every arm, on dev; progress is in {directory / RATES / 'ARM' / LOG_FILE}")
+        _started(used, recipe.seeds[0], directory, report)
+        arms = [name for name in recipe.all_arms if ARMS[name].goes_on]
+        paths = tuple(_rate_file(directory, name) for name in arms)
+        tasks = Tasks(paths=paths, make=partial(_tune, used, directory, arms))
+        run_tasks(tasks, "arms tuned", workers=min(recipe.workers, len(paths)), report=report)
+    if recipe.workers == 1:
+        for seed in recipe.seeds:
+            _run_seed(used, directory, seed, report)
+    else:
+        report(f"progress is in {directory / 'seed-N' / LOG_FILE}")
+        paths = tuple(directory / f"seed-{seed}" / ARMS_FILE for seed in recipe.seeds)
+        tasks = Tasks(paths=paths, make=partial(_make_seed, used, directory))
+        run_tasks(tasks, "seeds", workers=min(recipe.workers, len(paths)), report=report)
     return write_table(recipe, directory)
+
+
+def _tune(recipe: GradientSharingRecipe, directory: Path, arms: Sequence[str], number: int) -> None:
+    """Train an arm with every learning rate and the first seed; the one of the lowest loss on dev is written down."""
+    name, seed = arms[number], recipe.seeds[0]
+    folder = _rate_file(directory, name).parent
+    losses: dict[str, float] = {}
+    with run_log(folder) as report:
+        first, sketches = _started(recipe, seed, directory, report)
+        for rate in recipe.learning_rates:
+            run_of_rate = folder / f"{rate:g}"
+            translator = _second(recipe, seed, ARMS[name], first, sketches, run_of_rate, rate)
+            train_translator(translator, run_of_rate / "run", report=report, states=directory / STATES)
+            best = Convergence.read(run_of_rate / "run").best
+            assert best is not None
+            losses[f"{rate:g}"] = best.value
+            shutil.rmtree(run_of_rate)
+    write_json(_rate_file(directory, name), losses)
+
+
+def _rate_file(directory: Path, name: str) -> Path:
+    """Learning rate to loss on dev of an arm."""
+    return directory / RATES / run_folder(directory, 0, name).name / RATES_FILE
+
+
+def _rate(recipe: GradientSharingRecipe, directory: Path, name: str) -> float:
+    """Highest learning rate of an arm."""
+    if not recipe.learning_rates:
+        return recipe.second.learning_rate
+    losses = read_object(_rate_file(directory, name), advice="delete it, and the rates are tried again")
+    return float(min(losses, key=lambda rate: losses[rate]))
+
+
+def _started(
+    recipe: GradientSharingRecipe, seed: int, directory: Path, report: Report
+) -> tuple[Path, Sketches | None]:
+    """The first model of a seed, and its gradients; None where a plan is given."""
+    first = _first(recipe, seed, directory, report)
+    path = directory / f"seed-{seed}" / "gradients.npz"
+    return first, None if recipe.plan else _analyse(recipe, seed, first, path, report)
+
+
+def _make_seed(recipe: GradientSharingRecipe, directory: Path, number: int) -> None:
+    """All arms of a seed, in a process of their own."""
+    folder = directory / f"seed-{recipe.seeds[number]}"
+    with run_log(folder) as report:
+        _run_seed(recipe, directory, recipe.seeds[number], report)
+    write_json(folder / ARMS_FILE, list(recipe.all_arms))
+
+
+def _run_seed(recipe: GradientSharingRecipe, directory: Path, seed: int, report: Report) -> None:
+    """All arms of a seed; an arm that does the same as one before is not trained again."""
+    first, sketches = _started(recipe, seed, directory, report)
+    alike: dict[object, str] = {}
+    for name in recipe.all_arms:
+        target = run_folder(directory, seed, name)
+        same = alike.setdefault(_change(recipe, seed, ARMS[name], sketches), name)
+        if same == name or target.exists():
+            _arm(recipe, seed, name, first, sketches, directory, report)
+        else:
+            report(f"seed {seed}: {name} is the same as {same}")
+            target.symlink_to(run_folder(directory, seed, same).name)
 
 
 def _translator(recipe: GradientSharingRecipe, training: TrainingOptions, **changes: Any) -> TranslatorRecipe:
@@ -156,11 +240,17 @@ def _translator(recipe: GradientSharingRecipe, training: TrainingOptions, **chan
         train=(DataPart(path=recipe.data / "train", shares={**absent, **recipe.shares}),),
         dev=(DataPart(path=recipe.data / "dev", shares=absent),),
         bits=32,
-        examples=ExampleRecipe(targets=recipe.targets),
+        cache_states=recipe.cache_states and bool(training.trainable),
+        examples=_examples(recipe),
         training=training,
         card=CardRecipe(name="gradient-sharing"),
         **changes,
     )
+
+
+def _examples(recipe: GradientSharingRecipe) -> ExampleRecipe:
+    examples = ExampleRecipe(targets=recipe.targets)
+    return examples.model_copy(update=NO_MASKS) if recipe.cache_states else examples
 
 
 def _beginning(recipe: GradientSharingRecipe) -> dict[str, Any]:
@@ -192,6 +282,7 @@ def _losses(recipe: GradientSharingRecipe) -> dict[str, Any]:
 
 def _first(recipe: GradientSharingRecipe, seed: int, directory: Path, report: Report) -> Path:
     """The model trained on all languages: every seed's own, or one for all."""
+    states = directory / STATES
     if recipe.first_seed is None:
         directory = directory / f"seed-{seed}" / "first"
     else:
@@ -199,7 +290,8 @@ def _first(recipe: GradientSharingRecipe, seed: int, directory: Path, report: Re
     if not (directory / "model" / "model.safetensors").exists():
         report(f"seed {seed}: training on all languages")
         training = recipe.first.model_copy(update={"seed": seed})
-        train_translator(_translator(recipe, training, **_beginning(recipe)), directory, report=report)
+        translator = _translator(recipe, training, **_beginning(recipe))
+        train_translator(translator, directory, report=report, states=states)
     return directory / "model"
 
 
@@ -229,14 +321,16 @@ def _arm(
     report: Report,
 ) -> None:
     """Change the model, train on, score."""
-    scores, trained = directory / "scores", directory / "run" / "model"
+    folder, arm = run_folder(directory, seed, name), ARMS[name]
+    scores = folder / "scores"
+    trained = folder / "run" / "model" if arm.goes_on else first
     if (scores / MANIFEST_FILE).exists():
         return
     report(f"seed {seed}: {name}")
     if not (trained / "model.safetensors").exists():
-        train_translator(
-            _second(recipe, seed, ARMS[name], first, sketches, directory), directory / "run", report=report
-        )
+        rate = _rate(recipe, directory, name)
+        translator = _second(recipe, seed, arm, first, sketches, folder, rate)
+        train_translator(translator, folder / "run", report=report, states=directory / STATES)
     options = EvaluationOptions(
         targets=recipe.targets or recipe.languages,
         limit=recipe.test_utterances,
@@ -249,8 +343,8 @@ def _arm(
 
 def _change(recipe: GradientSharingRecipe, seed: int, arm: Arm, sketches: Sketches | None) -> object:
     """What an arm does to the model; arms that do the same are one."""
-    if arm.split == "lora":
-        return arm.split, arm.whole
+    if arm.split == "lora" or not arm.goes_on:
+        return arm.split, arm.whole, arm.goes_on
     splits = () if arm.split == "none" else _plan(recipe, arm, seed, sketches).splits
     return arm.whole, tuple((s.module, s.groups, s.shared_ratio, s.start) for s in splits)
 
@@ -262,6 +356,7 @@ def _second(
     first: Path,
     sketches: Sketches | None,
     directory: Path,
+    learning_rate: float,
 ) -> TranslatorRecipe:
     """How the arm is trained, from what, with everything but the data and the steps its own."""
     plan = _plan(recipe, arm, seed, sketches)
@@ -269,7 +364,7 @@ def _second(
     modules = [split.module for split in plan.splits]
     layers = last_layers(len(model.encoder.layers))
     moving = tuple(f"{name}.*" for name in dict.fromkeys((*layers, *modules)))
-    training = recipe.second.model_copy(update={"seed": seed})
+    training = recipe.second.model_copy(update={"seed": seed, "learning_rate": learning_rate})
     if arm.split == "lora":
         size = sum(
             p.numel()
@@ -362,6 +457,8 @@ def _given(plan: SharingPlan | None, arm: Arm) -> SharingPlan:
 def _split(recipe: GradientSharingRecipe, plan: SharingPlan, first: Path, directory: Path) -> Path:
     """The first model with the plan applied."""
     model: Any = load(first)
+    dropout = {"dropout": recipe.branch_dropout}
+    plan = plan.model_copy(update={"splits": tuple(s.model_copy(update=dropout) for s in plan.splits)})
     part = _translator(recipe, recipe.first).train[0]
     importance = measure_importance(
         model,

@@ -224,7 +224,14 @@ class FileJob:
 
 
 def options_of(
-    *, languages: Sequence[str], prompt: str | None, words: bool, digits: bool, batch_size: int
+    *,
+    languages: Sequence[str],
+    prompt: str | None,
+    words: bool,
+    digits: bool,
+    temperature: float,
+    batch_size: int,
+    glossary: str | None = None,
 ) -> DecodingOptions:
     """Decoding options of a request.
 
@@ -233,13 +240,17 @@ def options_of(
         prompt: context or glossary.
         words: whether words get timestamps.
         digits: whether numbers are written in digits.
+        temperature: 0 is greedy.
         batch_size: spans in a batch at most.
+        glossary: terms and their translations.
     """
     return DecodingOptions(
         allowed_languages=tuple(languages) or None,
         prompt=prompt or None,
+        glossary=glossary or None,
         word_timestamps=words,
         digits=digits,
+        temperature=(temperature,),
         batch_size=batch_size,
     )
 
@@ -303,8 +314,10 @@ async def _start_job(
         options_of(
             languages=form.languages,
             prompt=form.prompt,
+            glossary=form.glossary,
             words=form.words or form.log_probs,
             digits=form.digits,
+            temperature=form.temperature_for(worker.model.family),
             batch_size=service.settings.batch_size,
         ),
         max_duration_s=service.settings.limits.max_duration_s,

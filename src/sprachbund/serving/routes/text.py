@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.options import DecodingOptions, check_options
 from sprachbund.decoding.pipeline import TranslatedText, translate_texts
 from sprachbund.serving.routes.access import ADMITTED, REFUSALS, ServiceOf, refusals, text_body
 from sprachbund.serving.schemas import RefusalError, TextForm
@@ -43,10 +43,12 @@ async def translations(request: Request, service: ServiceOf) -> dict[str, Any]:
         known = {tag for pair in worker.model.pairs for tag in pair}
         target = parse_language(form.target_language, known)
         source = parse_language(form.source_language, known) if form.source_language else None
+        options = DecodingOptions(glossary=form.glossary or None)
+        check_options(worker.model.family, options)
         results: list[list[TranslatedText]] = []
         for start in range(0, len(form.texts), _AT_ONCE):
             part = form.texts[start : start + _AT_ONCE]
-            call = worker.call(partial(_translated, worker, part, target, source))
+            call = worker.call(partial(_translated, worker, part, target, source, options))
             translated = await asyncio.wrap_future(call)  # named, or mypy infers the type of += for it
             results += translated
     data = [{"index": number, "text": result[0].text} for number, result in enumerate(results)]
@@ -54,9 +56,9 @@ async def translations(request: Request, service: ServiceOf) -> dict[str, Any]:
 
 
 def _translated(
-    worker: ModelWorker, texts: Sequence[str], target: str, source: str | None
+    worker: ModelWorker, texts: Sequence[str], target: str, source: str | None, options: DecodingOptions
 ) -> list[list[TranslatedText]]:
-    return list(translate_texts(worker.model.family, texts, [target], source))
+    return list(translate_texts(worker.model.family, texts, [target], source, options))
 
 
 def _not_offered(model: str, service: Service) -> RefusalError:

@@ -1,0 +1,155 @@
+"""Linear layers in the native kernels, one by one, for models whose other operations stay on torch.
+
+Streaming transducers have many kinds of state between their layers and few rows in a chunk: nearly all of their time is
+that of linear layers. Each of these becomes a `NativeLinear`, in 8 bits, or in the 4 bits that the model is stored in,
+which torch would unpack at every chunk.
+
+Shapes: N rows, I inputs, O outputs.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sprachbund.engines.extension import enough_memory, native
+from sprachbund.engines.options import WeightNumbers
+from sprachbund.engines.packing import BLOCK, Arrays, pack_blocks, pack_linear, pad
+from sprachbund.nn.quantized import BlockLinear
+from sprachbund.nn.streaming_conformer import RelativeAttention
+
+
+class NativeModule(nn.Module):
+    """A module that the native kernels compute; it has no gradient.
+
+    Args:
+        arrays: packed weights.
+
+    Attributes:
+        numbers: of its linear layers.
+        num_weights: numbers in its matrices, padding included.
+    """
+
+    def __init__(self, arrays: Arrays) -> None:
+        super().__init__()
+        codes = sum(2 * a.numel() for name, a in arrays.items() if name.endswith(".codes"))
+        self.numbers: WeightNumbers = "int4" if codes else "int8"
+        self.num_weights = codes + sum(a.numel() for name, a in arrays.items() if name.endswith(".values"))
+
+
+class NativeLinear(NativeModule):
+    """Stands for an `nn.Linear`, or for a `BlockLinear`.
+
+    Args:
+        arrays: packed, as "matrix".
+        sizes: O and I.
+        team: threads.
+        instruction_set: name of the kernels.
+    """
+
+    def __init__(self, arrays: Arrays, sizes: tuple[int, int], team: Any, instruction_set: str) -> None:
+        super().__init__(arrays)
+        self.out_features, self.in_features = sizes
+        self._native = native().Linear(
+            arrays, instruction_set, team, rows=self.out_features, inputs=self.in_features
+        )
+
+    @enough_memory()
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) to (..., O); every row is rounded to 8 bits by itself."""
+        rows = pad(x.detach().reshape(-1, self.in_features).float(), 1, BLOCK).contiguous()
+        out = torch.empty(len(rows), self.out_features)
+        self._native.run(rows, out)
+        return out.view(*x.shape[:-1], self.out_features).to(x.dtype)
+
+
+class KeptProduct(nn.Module):
+    """Gives again what a module made of the same input, as of the distances between the frames of a chunk.
+
+    Args:
+        module: without a state.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self._known: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the module makes of x."""
+        if self._known is None or not torch.equal(self._known[0], x):
+            self._known = x, self.module(x)
+        return self._known[1]
+
+
+def linears(module: nn.Module) -> dict[str, nn.Linear | BlockLinear]:
+    """The linear layers of a module, by their names."""
+    return {
+        name: part
+        for name, part in module.named_modules()
+        if isinstance(part, BlockLinear) or (isinstance(part, nn.Linear) and type(part) is nn.Linear)
+    }
+
+
+def linear_shapes(module: nn.Module, weights: WeightNumbers) -> dict[str, Any]:
+    """Outputs, inputs and numbers of every linear layer of a module.
+
+    Args:
+        module: of a model.
+        weights: numbers asked for.
+    """
+    return {
+        name: [part.out_features, part.in_features, _numbers(part, weights)]
+        for name, part in linears(module).items()
+    }
+
+
+def pack_linears(module: nn.Module, weights: WeightNumbers) -> Arrays:
+    """All linear layers of a module, as NAME.matrix; codes of 4 bits as they are.
+
+    Args:
+        module: of a model.
+        weights: numbers asked for.
+    """
+    arrays: Arrays = {}
+    for name, part in linears(module).items():
+        if isinstance(part, BlockLinear) and (part.bits, part.block) == (4, 32):
+            arrays |= pack_blocks(f"{name}.matrix", part.packed, part.bias)
+        else:
+            arrays |= pack_linear(f"{name}.matrix", part.weight, part.bias, weights)
+    return arrays
+
+
+def with_native_linears(
+    module: nn.Module, part: Callable[[str], Arrays], team: Any, instruction_set: str
+) -> nn.Module:
+    """A copy of a module with native linear layers, that shares all else with it.
+
+    Args:
+        module: of a model.
+        part: gives the packed arrays under a name.
+        team: threads.
+        instruction_set: name of the kernels.
+    """
+
+    def copied(layer: nn.Module, name: str) -> nn.Module:
+        if isinstance(layer, BlockLinear) or type(layer) is nn.Linear:
+            sizes = (layer.out_features, layer.in_features)
+            return NativeLinear(part(name), sizes, team, instruction_set)
+        made = copy.copy(layer)
+        made._modules = {
+            n: None if m is None else copied(m, f"{name}.{n}" if name else n)
+            for n, m in layer._modules.items()
+        }
+        if isinstance(layer, RelativeAttention):
+            # Distances are those of a chunk and its past, the same at every chunk: a quarter of the products.
+            made._modules["distance"] = KeptProduct(copied(layer.distance, f"{name}.distance"))
+        return made
+
+    return copied(module, "")
+
+
+def _numbers(part: nn.Linear | BlockLinear, weights: WeightNumbers) -> WeightNumbers:
+    return "int4" if isinstance(part, BlockLinear) and (part.bits, part.block) == (4, 32) else weights

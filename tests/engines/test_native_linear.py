@@ -1,0 +1,143 @@
+"""Linear layers in the kernels, and the streaming transducers that consist of them."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.search import search
+from sprachbund.engines.choice import engine_for
+from sprachbund.engines.extension import native
+from sprachbund.engines.native_linear import KeptProduct, NativeLinear, pack_linears
+from sprachbund.engines.options import NativeOptions
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Target
+from sprachbund.nn.quantized import BlockLinear, quantize_blocks
+from tests.engines.support import (
+    needs_native,
+    on_every_set,
+    product_reference,
+    quantize_reference,
+    relative_error,
+)
+from tests.streaming.test_by_frames import tiny_transducer
+
+pytestmark = needs_native
+
+
+def one(layer: nn.Module, isa: str, threads: int, weights: Any = "int8") -> NativeLinear:
+    arrays = {
+        k.removeprefix("only."): a for k, a in pack_linears(nn.ModuleDict({"only": layer}), weights).items()
+    }
+    whole: Any = layer
+    return NativeLinear(arrays, (whole.out_features, whole.in_features), native().Team(threads), isa)
+
+
+@on_every_set
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("sizes", [(33, 50), (16, 48), (100, 7)])
+def test_a_linear_layer_is_its_product_in_8_bits(isa: str, threads: int, sizes: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(sizes[1], sizes[0])
+    made = one(layer, isa, threads)
+    for rows in (1, 3, 20):
+        x = torch.randn(2, rows, sizes[1])
+        wanted = product_reference(*quantize_reference(x.flatten(0, 1)), layer.weight, layer.bias)
+        torch.testing.assert_close(made(x), wanted.float().view(2, rows, -1), rtol=1e-5, atol=1e-5)
+    assert made(torch.zeros(0, sizes[1])).shape == (0, sizes[0])
+
+
+@on_every_set
+def test_codes_of_4_bits_are_computed_as_they_are_stored(isa: str) -> None:
+    torch.manual_seed(0)
+    stored = BlockLinear(quantize_blocks(torch.randn(40, 70)), torch.randn(40))
+    made = one(stored, isa, 1)
+    assert made.numbers == "int4"
+    x = torch.randn(5, 70)
+    values, scale = quantize_reference(x)
+    rounded = (values.double() - 128) * scale[:, None].double()
+    wanted = rounded @ stored.weight.double().T + stored.bias.double()
+    # The kernel multiplies the sums of 32 inputs by scales in bf16, as they are stored, and adds up in fp32.
+    torch.testing.assert_close(made(x).double(), wanted, rtol=1e-4, atol=1e-3)
+
+
+def in_four_bits(module: nn.Module) -> None:
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                setattr(parent, name, BlockLinear(quantize_blocks(child.weight.detach()), child.bias))
+
+
+@pytest.mark.parametrize("stored", ["fp32", "4 bits"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_streaming_transducer_gives_its_states_chunk_by_chunk(stored: str, threads: int) -> None:
+    family: Any = tiny_transducer()
+    if stored == "4 bits":
+        in_four_bits(family.encoder)
+        in_four_bits(family.transducer.joint)
+    engine = engine_for(family, "native", threads=threads)
+    numbers = "int4" if stored == "4 bits" else "int8"
+    assert engine.parts["encoder"].startswith(f"native, {numbers}")
+    assert f"native, {numbers}" in engine.parts["transducer"]
+    packed: Any = engine.family
+    features = family.features(
+        [np.random.default_rng(n).standard_normal(n).astype(np.float32) * 0.1 for n in (31000, 20000)]
+    )
+    with torch.inference_mode():
+        wanted, found = family.encode(features), packed.encode(features)
+        assert found.num_frames.tolist() == wanted.num_frames.tolist()
+        for b, count in enumerate(wanted.num_frames.tolist()):
+            assert relative_error(found.states[b, :count], wanted.states[b, :count]) < 0.05
+        encoder, tier = packed.encoder, packed.encoder.tier
+        state, size, parts = encoder.start(1, tier), 8 * tier.chunk, []
+        mel = torch.cat([torch.zeros(1, 7, features.values.shape[2]), features.values[:1]], 1)
+        for chunk in mel.split(size, 1):
+            num = torch.tensor([chunk.shape[1]])
+            padded = nn.functional.pad(chunk, (0, 0, 0, size - chunk.shape[1]))
+            states, valid, state = encoder.stream(padded, num, state, tier)
+            parts.append(states[:, : int(valid)])
+        streamed = torch.cat(parts, 1)[0]
+    # Attention adds up another number of hidden frames; what is rounded to 8 bits behind it may move by a step.
+    assert relative_error(streamed, found.states[0, : len(streamed)]) < 0.02
+
+
+def test_a_transducer_writes_and_stands_for_all_kinds_of_calls() -> None:
+    family: Any = tiny_transducer()
+    samples = [np.random.default_rng(7).standard_normal(2 * SAMPLE_RATE).astype(np.float32) * 0.1]
+    targets = [[Target(language=language) for language in sorted({t for _, t in family.pairs()})[:1]]]
+    rows = []
+    for each in (family, engine_for(family, "native").family, engine_for(family, "native-int4").family):
+        memory = each.encode(each.features(samples))
+        rows.append(search(each, memory, targets, DecodingOptions(max_tokens=20))[0][0])
+    assert all(row.finished == rows[0].finished for row in rows)
+    assert len({type(row) for row in rows}) == 1
+
+
+def test_weights_stored_in_blocks_choose_the_kernels() -> None:
+    family: Any = tiny_transducer()
+    assert engine_for(family).name == "torch"
+    in_four_bits(family.encoder)
+    chosen = engine_for(family)
+    assert chosen.name == "native"
+    assert "unpack" in chosen.why
+    assert chosen.parts["encoder"].startswith("native, int4")
+    with pytest.raises(SprachbundError, match="memory='int8' is for models with an attention decoder"):
+        engine_for(family, "native", options=NativeOptions(memory="int8"))
+
+
+def test_a_product_is_kept_for_the_same_input_alone() -> None:
+    calls = []
+
+    class Counted(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            calls.append(len(x))
+            return 2 * x
+
+    kept = KeptProduct(Counted())
+    for x in (torch.ones(3, 2), torch.ones(3, 2), torch.zeros(3, 2), torch.zeros(4, 2)):
+        assert torch.equal(kept(x), 2 * x)
+    assert calls == [3, 3, 4]
