@@ -135,3 +135,10 @@ def test_an_edition_is_the_same_after_a_kill(tmp_path: Path, monkeypatch: pytest
     assert {p.name: p.read_bytes() for p in calm.iterdir()} == {
         p.name: p.read_bytes() for p in after.iterdir()
     }
+
+
+def test_a_ray_cluster_makes_the_same_bytes(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    one = made(tmp_path / "one", nothing)
+    make_shards(tmp_path / "ray", 3, partial(utterances, nothing), ray_address="local")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ray").iterdir()} == one

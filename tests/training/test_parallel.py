@@ -173,6 +173,30 @@ def different(root: Path, out: Path) -> None:
     train(made.make_model(), data, made.options(steps), out / "run", report=lambda line: None)
 
 
+def different_versions(root: Path, out: Path) -> None:
+    if os.environ["RANK"] == "1":
+        loop.versions = lambda names: dict.fromkeys(names, "0.0.7")  # type: ignore[assignment]
+    train(
+        made.make_model(),
+        made.make_training_data(root / "data"),
+        made.options(9),
+        out / "run",
+        report=lambda line: None,
+    )
+
+
+def different_data(root: Path, out: Path) -> None:
+    own = out / os.environ["RANK"]
+    made.make_corpus(own, 8 + int(os.environ["RANK"]))
+    train(
+        made.make_model(),
+        made.make_training_data(own),
+        made.options(9),
+        out / "run",
+        report=lambda line: None,
+    )
+
+
 CASES: dict[str, Callable[[Path, Path], None]] = {
     "shares": shares,
     "adapters": adapters,
@@ -182,6 +206,8 @@ CASES: dict[str, Callable[[Path, Path], None]] = {
     "signal": ended_by_a_signal,
     "one hangs": one_hangs,
     "different": different,
+    "different versions": different_versions,
+    "different data": different_data,
 }
 
 
@@ -380,3 +406,19 @@ def test_a_process_in_no_exchange_ends_with_the_message_of_the_one_that_failed(r
 def test_processes_with_different_options_are_refused(root: Path) -> None:
     assert codes(root, "different") == [1, 1]
     assert any("[training] differs between processes" in line for line in failures(root, "different"))
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        (
+            "different versions",
+            r"the version of sprachbund differs between processes: .*0\.0\.7 in process 1",
+        ),
+        ("different data", r"the training data .* differs between processes"),
+    ],
+)
+def test_processes_with_different_versions_or_data_are_refused(root: Path, case: str, said: str) -> None:
+    assert codes(root, case) == [1, 1]
+    assert any(re.search(said, line) for line in failures(root, case)), failures(root, case)
+    assert not (root / case / "2" / "run" / RESUME_FILE).exists()
