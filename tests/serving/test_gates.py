@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import logging
+import os
 import time
 
 import pytest
@@ -12,7 +14,7 @@ from prometheus_client import Gauge
 from sprachbund.errors import SprachbundError
 from sprachbund.serving.admission import ConcurrencyLimiter, Intake, Rates, network_of
 from sprachbund.serving.schemas import RefusalError, refusal_of
-from sprachbund.serving.service import Keys, bearer
+from sprachbund.serving.service import Keys, Service, bearer
 from sprachbund.serving.settings import Limits, Settings, Timeouts
 
 KEY = "correct-horse-battery"
@@ -31,6 +33,23 @@ def test_only_known_keys_pass_and_have_a_name_that_is_not_the_key(tmp_path):
             keys.check(wrong)
         assert caught.value.status == 401
         assert caught.value.headers() == {"www-authenticate": "Bearer"}
+
+
+def test_a_changed_key_file_is_read_again_and_a_broken_one_is_not_taken(tmp_path, caplog):
+    path = tmp_path / "keys"
+    path.write_text(f"{KEY}\n")
+    service = Service(Settings(port=0, key_file=path))
+    for number, (content, known) in enumerate(
+        [("another-long-enough-key\n", "another-long-enough-key"), ("short\n", "another-long-enough-key")], 1
+    ):
+        path.write_text(content)
+        os.utime(path, ns=(number, number))
+        with caplog.at_level(logging.INFO):
+            service.reload_keys()
+        assert service.keys.check(known)
+        with pytest.raises(RefusalError):
+            service.keys.check(KEY)
+    assert "the keys of before stay" in caplog.text
 
 
 def test_all_keys_are_compared_by_a_comparison_that_takes_no_short_cut(monkeypatch):

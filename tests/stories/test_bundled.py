@@ -7,6 +7,7 @@ import pytest
 
 import sprachbund
 from sprachbund.audio.augment import NO_SPEECH_KINDS, no_speech
+from sprachbund.audio.load import load
 from sprachbund.data.synthesis import Voice, speak
 
 RECORDINGS = Path(__file__).parents[2] / "examples" / "recordings"
@@ -52,6 +53,17 @@ def test_speech_of_another_kind_is_left_out_with_one_warning(model: sprachbund.M
     assert all(str(segment.dropped).startswith("out of domain") for segment in result.dropped)
     (warning,) = result.warnings
     assert "--to de --model whisper-large-v3-turbo --then m2m100-418m" in warning
+
+
+def test_speech_played_backwards_is_not_written_live(model: sprachbund.Model) -> None:
+    """It was written as telephone prompts; half of it may pass for a word or two that sound alike both ways."""
+    sound = load(RECORDINGS / "es.flac")
+    words = []
+    for played in (sound, sound[::-1].copy()):
+        listener = model.listen(["en"])
+        events = [*listener.hear(played), *listener.finish()]
+        words.append(len("".join(getattr(event, "committed", "") for event in events).split()))
+    assert words[1] <= words[0] / 4
 
 
 def test_little_of_what_it_knows_is_left_out(model: sprachbund.Model) -> None:
