@@ -1,6 +1,7 @@
 """`search` chooses the search for a model: attention decoder, CTC or transducer, greedy, beam or speculative."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -137,7 +138,7 @@ def _finish(
             batch = batch if draft_state is None else DraftedBatch.from_batch(batch, draft_state)
             size, penalty = options.beam_size, options.length_penalty
             ranked = beam_search(family, batch, beam_size=size, length_penalty=penalty)
-            return [hypotheses[0] for hypotheses in ranked]
+            return [replace(row[0], others=tuple(row[1 : options.nbest])) for row in ranked]
         run = None if draft_state is None else draft_state.run
         if searches_natively(family, batch, run, options.accept):
             return _finish_natively(family, batch, targets, draft_state)
