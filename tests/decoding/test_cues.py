@@ -148,18 +148,18 @@ def test_files_with_both() -> None:
 
 
 SENTENCES = {
-    "en": "we are going to talk about the history of the railway between the harbour and the old town of the island "
-    "because it is the first line that was ever built in the country by the people who lived in it",
-    "de": "wir sprechen heute über die Geschichte der Eisenbahn zwischen dem Hafen und der alten Stadt auf der Insel weil "
-    "es die erste Strecke ist die im Land von den Menschen gebaut wurde",
-    "fr": "nous parlons de la grande histoire du chemin de fer entre le port et la vieille ville de l'île parce que c'est "
-    "la première ligne qui a été construite dans le pays par les habitants",
-    "es": "hablamos hoy de la historia del tren entre el puerto y la ciudad vieja de la isla porque es la primera linea "
-    "que se construyó en el país por la gente que vivía en él",
-    "it": "parliamo oggi della storia della ferrovia tra il porto e la vecchia città dell'isola perché è la prima linea "
-    "che fu costruita nel paese per la gente del posto",
-    "ru": "сегодня мы говорим об истории железной дороги между портом и старым городом на острове потому что это первая "
-    "линия которую построили в стране для людей",
+    "en": "we are going to talk about the history of the railway between the harbour and the old town of the "
+    "island because it is the first line that was ever built in the country by the people who lived in it",
+    "de": "wir sprechen heute über die Geschichte der Eisenbahn zwischen dem Hafen und der alten Stadt auf der "
+    "Insel weil es die erste Strecke ist die im Land von den Menschen gebaut wurde",
+    "fr": "nous parlons de la grande histoire du chemin de fer entre le port et la vieille ville de l'île parce "
+    "que c'est la première ligne qui a été construite dans le pays par les habitants",
+    "es": "hablamos hoy de la historia del tren entre el puerto y la ciudad vieja de la isla porque es la "
+    "primera linea que se construyó en el país por la gente que vivía en él",
+    "it": "parliamo oggi della storia della ferrovia tra il porto e la vecchia città dell'isola perché è la "
+    "prima linea che fu costruita nel paese per la gente del posto",
+    "ru": "сегодня мы говорим об истории железной дороги между портом и старым городом на острове потому что "
+    "это первая линия которую построили в стране для людей",
 }
 SHORT = {
     "the",

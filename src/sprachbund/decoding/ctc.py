@@ -13,7 +13,7 @@ Shapes: R rows, T frames, U tokens so far, K candidate tokens, V vocabulary.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -69,8 +69,11 @@ def search_by_ctc(
         ]
     else:
         hot_words = HotWords.of(family, options)
-        scored = [prefix_beam(row, options.beam_size, head.blank, hot_words)[0] for row in rows]
-        best = [_hypothesis(tokens, score, options.max_tokens) for tokens, score in scored]
+        best = []
+        for row in rows:
+            scored = prefix_beam(row, options.beam_size, head.blank, hot_words)[: options.nbest]
+            first, *others = (_hypothesis(tokens, score, options.max_tokens) for tokens, score in scored)
+            best.append(replace(first, others=tuple(others)))
     return [best[i : i + each] for i in range(0, len(best), each)]
 
 

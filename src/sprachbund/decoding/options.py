@@ -108,6 +108,7 @@ class DecodingOptions:
         prompt: context or glossary shown to the model before each span, where the family has room for it.
         glossary: terms and their translations, "term = translation; ...", for translators of texts that are language
             models; entries that do not occur in a text are not shown to them.
+        nbest: texts of a span that results have, the best first; more than one needs a beam of as many.
         hot_words: words that the speech is expected to hold, names for example; the search prefers them. Models that
             write by CTC need a beam for them.
         hot_words_weight: bonus of each token of a hot word, as a natural logarithm.
@@ -139,6 +140,7 @@ class DecodingOptions:
     language_windows: Annotated[int, Range(1)] = 3
     prompt: Annotated[str | None, Option("--prompt", metavar="TEXT")] = None
     glossary: Annotated[str | None, Option("--glossary", metavar="TERMS")] = None
+    nbest: Annotated[int, Range(1), Option("--nbest", metavar="N")] = 1
     hot_words: Annotated[tuple[str, ...] | None, Option("--hot-words", metavar="WORD,…")] = None
     hot_words_weight: Annotated[float, Range(0, 20), Option("--hot-words-weight", metavar="X")] = 1.5
     batch_size: Annotated[int, Range(1)] = 8
@@ -167,6 +169,12 @@ class DecodingOptions:
             )
         self._check_accept()
         self._check_temperature()
+        if self.nbest > self.beam_size:
+            raise OptionValueError(
+                "nbest",
+                self.nbest,
+                f"a beam of {self.beam_size} has no more texts; set beam_size to {self.nbest}",
+            )
         read_glossary(self.glossary or "")
         if isinstance(self.hot_words, str) or not all(word.strip() for word in self.hot_words or ()):
             raise SprachbundError(

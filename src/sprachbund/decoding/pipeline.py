@@ -62,6 +62,7 @@ from sprachbund.decoding.languages import (
 from sprachbund.decoding.logits_process import cut_by_timestamps
 from sprachbund.decoding.options import NONE, TRANSCRIBE, DecodingOptions, GuardOptions, check_options
 from sprachbund.decoding.result import (
+    Alternative,
     LanguageSpan,
     Segment,
     SpeculationReport,
@@ -806,9 +807,23 @@ def cut_row(
                 dropped=dropped,
                 spans=spans_within(context, start_s, end_s),
                 temperature=hypothesis.temperature,
+                alternatives=() if segments else _alternatives(family, hypothesis, times),
             )
         )
     return segments
+
+
+def _alternatives(
+    family: Family, hypothesis: Hypothesis, times: TimestampTokens | None
+) -> tuple[Alternative, ...]:
+    """The texts of the next best rows, without their timestamps."""
+    return tuple(
+        Alternative(
+            text=family.decode_text([t for t in other.tokens if times is None or t < times.first]).strip(),
+            log_probability=other.log_probability,
+        )
+        for other in hypothesis.others
+    )
 
 
 def unknown_pair_segment(context: SpanContext, target: str) -> Segment:
@@ -1031,7 +1046,14 @@ def _translated_span(
 ) -> DecodedSpan:
     """A span of the transcript in another language; what the guard has dropped of the transcript stays dropped."""
     segments = [
-        replace(segment, text="", words=(), target_language=target, source_text=segment.text)
+        replace(
+            segment,
+            text="",
+            words=(),
+            target_language=target,
+            source_text=segment.text,
+            alternatives=(),
+        )
         for segment in heard.segments
         if segment.dropped is not None
     ]
@@ -1059,6 +1081,7 @@ def _translated_segment(
         target_language=target,
         text=text,
         source_text=passage.text,
+        alternatives=(),
         words=_words_of_translation(passage, sentences),
         mean_log_probability=row.mean_log_probability,
         compression_ratio=compression_ratio(text),

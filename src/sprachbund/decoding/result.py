@@ -41,6 +41,19 @@ class LanguageSpan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Alternative:
+    """Another text that a beam has found.
+
+    Attributes:
+        text: of the whole span.
+        log_probability: sum over its tokens, natural logarithm.
+    """
+
+    text: str
+    log_probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Segment:
     """A stretch of speech and its text, with the evidence for trusting it.
 
@@ -50,6 +63,7 @@ class Segment:
         source_language: BCP-47 tag of the speech, given or identified.
         target_language: BCP-47 tag of the text.
         text: the text, also when the guard dropped the segment.
+        alternatives: the next best texts of the whole span that begins with this segment, where they were asked for.
         source_text: what was said, where a cascade has translated it; else None.
         words: the words with their times; empty unless word timestamps were asked for.
         mean_log_probability: natural logarithm per token, the end token included.
@@ -84,14 +98,21 @@ class Segment:
     source_text: str | None = None
     temperature: float = 0.0
     speaker: str | None = None
+    alternatives: tuple[Alternative, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values under the names of the fields, times rounded.
 
-        `source_text` is only of a cascade, `temperature` only of text that was drawn, `speaker` only where it is known.
+        `source_text` is only of a cascade, `temperature` only of text that was drawn, `speaker` only where it is known,
+        `alternatives` only where there are some.
         """
         values: dict[str, Any] = rounded(asdict(self))
-        for name, unknown in (("source_text", None), ("temperature", 0.0), ("speaker", None)):
+        for name, unknown in (
+            ("source_text", None),
+            ("temperature", 0.0),
+            ("speaker", None),
+            ("alternatives", ()),
+        ):
             if values[name] == unknown:
                 del values[name]
         return values
@@ -107,7 +128,8 @@ class Segment:
         """The inverse of `to_dict`."""
         words = tuple(Word(**word) for word in values["words"])
         spans = tuple(LanguageSpan(**span) for span in values.get("spans", ()))
-        return cls(**{**values, "words": words, "spans": spans})
+        others = tuple(Alternative(**one) for one in values.get("alternatives", ()))
+        return cls(**{**values, "words": words, "spans": spans, "alternatives": others})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -237,7 +237,7 @@ def _finish(
             batch = batch if draft_state is None else DraftedBatch.from_batch(batch, draft_state)
             size, penalty = options.beam_size, options.length_penalty
             ranked = beam_search(family, batch, beam_size=size, length_penalty=penalty)
-            return [hypotheses[0] for hypotheses in ranked]
+            return [replace(row[0], others=tuple(row[1 : options.nbest])) for row in ranked]
         run = None if draft_state is None else draft_state.run
         if searches_natively(family, batch, run, options.accept):
             return _finish_natively(family, batch, targets, draft_state)

@@ -58,6 +58,7 @@ class Hypothesis:
         no_speech_log_probability: of the memory, as seen at the first step; None in families without.
         score: that a beam ranks by.
         frames: where its tokens were written; None of attention decoders, and of a beam of CTC.
+        others: the next best of a beam, best first, where they are wanted.
         temperature: at which its tokens were drawn; 0 of greedy and beam search.
     """
 
@@ -67,6 +68,7 @@ class Hypothesis:
     no_speech_log_probability: float | None
     score: float
     frames: TokenFrames | None = None
+    others: "tuple[Hypothesis, ...]" = ()
     temperature: float = 0.0
 
     @property
@@ -78,7 +80,8 @@ class Hypothesis:
 def without_bonus(hypothesis: Hypothesis, hot_words: HotWords) -> Hypothesis:
     """The same with what the model thinks of it as its log-probability; the score that it was ranked by stays."""
     bonus = hot_words.bonus(hypothesis.tokens, ended=hypothesis.finished)
-    return replace(hypothesis, log_probability=hypothesis.log_probability - bonus)
+    others = tuple(without_bonus(other, hot_words) for other in hypothesis.others)
+    return replace(hypothesis, log_probability=hypothesis.log_probability - bonus, others=others)
 
 
 @dataclass(kw_only=True)

@@ -577,6 +577,7 @@ def search_by_frames(
         states = fuse(states, flat)
     if options.beam_size == 1:
         hypotheses, _ = transducer_greedy(transducer, states, num_frames, start, hot_words=hot_words)
+        best = [_hypothesis(one, options.max_tokens) for one in hypotheses]
     else:
         rows = range(len(flat))
         empty = TransducerHypothesis()
@@ -585,8 +586,10 @@ def search_by_frames(
         ]
         size = options.beam_size
         ended = transducer_beam(transducer, states, num_frames, beams, beam_size=size, hot_words=hot_words)
-        hypotheses = [beam.best for beam in ended]
-    best = [_hypothesis(one, options.max_tokens) for one in hypotheses]
+        ranked = [
+            [_hypothesis(h, options.max_tokens) for h in beam.hypotheses[: options.nbest]] for beam in ended
+        ]
+        best = [replace(row[0], others=tuple(row[1:])) for row in ranked]
     return [best[i : i + each] for i in range(0, len(best), each)]
 
 
