@@ -128,7 +128,7 @@ class Segment:
         """The inverse of `to_dict`."""
         words = tuple(Word(**word) for word in values["words"])
         spans = tuple(LanguageSpan(**span) for span in values.get("spans", ()))
-        others = tuple(Alternative(**one) for one in values.get("alternatives", ()))
+        others = tuple(Alternative(**one) for one in values.get("alternatives", []))
         return cls(**{**values, "words": words, "spans": spans, "alternatives": others})
 
 
