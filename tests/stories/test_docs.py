@@ -74,7 +74,7 @@ CHECKED_ONLY = (
 OTHER_PROGRAMS = {
     "--drafts", "--index-url", "--instruction-set", "--max-restarts", "--mutants", "--nnodes", "--no-deps",
     "--no-loadscope-reorder", "--nproc-per-node", "--openvino", "--peers", "--processor", "--quick",
-    "--rdzv-backend", "--rdzv-endpoint", "--rounds", "--shapes", "--verbose",
+    "--rdzv-backend", "--rdzv-endpoint", "--rounds", "--seconds", "--shapes", "--verbose",
 }  # fmt: skip
 
 
