@@ -46,7 +46,6 @@ MODULES = {
     "sounddevice": "sounddevice _sounddevice",
     "soundcard": "soundcard",
     "tensorboard": "tensorboard",
-    "torchao": "torchao",
     "transformers": "transformers",
     "unbabel-comet": "comet",
     "urllib3": "urllib3",

@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.conformer import Conformer
-from sprachbund.training.check import check_shape
 from sprachbund.training.loop import train
 from sprachbund.training.lora import RATIO, freeze_others, make_optimizers, set_rates
 from tests.training import made
@@ -106,49 +104,3 @@ def test_it_stops_when_patience_is_at_its_end_and_resumes_to_the_same(data: Path
         assert torch.equal(again.state_dict()[name], value)
     after = train(made.make_model(), corpus, options, tmp_path / "b", dev=corpus)  # nothing is left to do
     assert all(torch.equal(after.state_dict()[name], value) for name, value in whole.state_dict().items())
-
-
-def test_moments_in_8_bits_take_a_quarter_and_go_on_to_the_same_bits(data: Path, tmp_path: Path) -> None:
-    """The step is run as it is: compiling takes minutes."""
-    pytest.importorskip("torchao")
-    plain, corpus = made.make_model(), made.make_training_data(data)
-
-    def fresh() -> Conformer:
-        torch.manual_seed(0)
-        config = plain.config.model_copy(update={"width": 64, "feed_forward_width": 256})
-        return Conformer(config, plain.tokenizer, plain.transcript_tokenizer)
-
-    def trained(out: Path, optimizer: str, *stops: int) -> dict[str, torch.Tensor]:
-        for stop in stops:
-            chosen = made.options(6, optimizer=optimizer, save_every=3)
-            model = train(fresh(), corpus, chosen, out, stop_after=stop, report=lambda line: None)
-        return dict(model.state_dict())
-
-    with torch.compiler.set_stance("force_eager"):
-        whole, parts = (
-            trained(tmp_path / "whole", "adamw8bit", 6),
-            trained(tmp_path / "parts", "adamw8bit", 3, 6),
-        )
-        exact, start = trained(tmp_path / "exact", "adamw", 6), fresh().state_dict()
-    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
-    moved = sum(float((exact[name] - start[name]).square().sum()) for name in exact)
-    apart = sum(float((exact[name] - whole[name]).square().sum()) for name in exact)
-    assert 0 < apart < 0.2**2 * moved
-    state = torch.load(tmp_path / "whole" / "resume.pt", weights_only=True)["optimizers"][0]["state"]
-    moments = [
-        value for values in state.values() for key, value in values.items() if key.startswith("exp_avg")
-    ]
-    held = sum(
-        sum(getattr(value, name).nbytes for name in value.tensor_attrs)
-        if hasattr(value, "tensor_attrs")
-        else value.nbytes
-        for value in moments
-    )
-    shape = check_shape(fresh(), corpus, made.options(6, optimizer="adamw8bit"))
-    assert shape.moments == held
-    assert held < 0.45 * check_shape(fresh(), corpus, made.options(6, optimizer="adamw")).moments
-
-
-def test_moments_in_8_bits_are_not_written_in_shards() -> None:
-    with pytest.raises(ValueError, match="adamw8bit does not work with shard = true"):
-        made.options(2, optimizer="adamw8bit", shard=True)

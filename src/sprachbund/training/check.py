@@ -299,8 +299,7 @@ def measure_shape(
         num_trained=num_trained,
         weights=weights,
         gradients=sum(map(_size, trained)),
-        moments=sum(_moments(one, in_8_bits=options.optimizer == "adamw8bit") for one in optimizers)
-        + (num_trained * _FP32 if options.ema else 0),
+        moments=sum(map(_moments, optimizers)) + (num_trained * _FP32 if options.ema else 0),
         largest_layer=max(layers, default=0),
         outside=max(0, weights - sum(layers)),
         probed=probed,
@@ -322,21 +321,12 @@ def _size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _moments(optimizer: Any, *, in_8_bits: bool) -> int:
+def _moments(optimizer: Any) -> int:
     """AdamW keeps two moments of every weight, Muon one."""
-    each = 2 if isinstance(optimizer, AdamW) or in_8_bits else 1
-    moved = [p.numel() for g in optimizer.param_groups for p in g["params"] if p.requires_grad]
-    return each * sum(_moment(count, in_8_bits=in_8_bits) for count in moved)
-
-
-_BLOCK, _LEAST_IN_8_BITS = 256, 4096
-"""Of torchao: values that share a scale, and the smallest tensor whose moments have 8 bits."""
-
-
-def _moment(count: int, *, in_8_bits: bool) -> int:
-    if not in_8_bits or count < _LEAST_IN_8_BITS or count % _BLOCK:
-        return count * _FP32
-    return count + (count // _BLOCK + 256) * _FP32  # a table of the 256 values, too
+    each = 2 if isinstance(optimizer, AdamW) else 1
+    return (
+        each * _FP32 * sum(p.numel() for g in optimizer.param_groups for p in g["params"] if p.requires_grad)
+    )
 
 
 HEAD = [

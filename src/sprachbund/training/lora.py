@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from sprachbund.errors import SprachbundError
@@ -115,10 +115,8 @@ def make_optimizers(model: nn.Module, options: TrainingOptions) -> list[Optimize
 
     With "muon" (https://kellerjordan.github.io/posts/muon; step scaled to AdamW's as in arXiv 2502.16982,
     section 2.2, then by `muon_ratio`) the linear layers are orthogonalized and AdamW (arXiv
-    1711.05101) moves the rest; with "adamw" it moves all. "adamw8bit" is AdamW whose moments have 8 bits
-    (arXiv 2110.02861, by torchao); small tensors keep theirs in 32, and the step is compiled. Norms, biases and
-    positions do not decay. Every parameter group carries its `RATIO`, so that one schedule drives all of them: see
-    `set_rates`.
+    1711.05101) moves the rest; with "adamw" it moves all. Norms, biases and positions do not decay. Every parameter
+    group carries its `RATIO`, so that one schedule drives all of them: see `set_rates`.
 
     Raises:
         SprachbundError: a pattern of `options.rates` that matches no parameter that is trained.
@@ -126,12 +124,7 @@ def make_optimizers(model: nn.Module, options: TrainingOptions) -> list[Optimize
     groups = _groups(model, options)
     optimizers: list[Optimizer] = []
     if plain := groups["decays"] + groups["rest"]:
-        if options.optimizer == "adamw8bit":
-            from torchao.optim import AdamW8bit  # here: it takes seconds
-
-            optimizers.append(AdamW8bit(plain, lr=options.learning_rate, betas=BETAS))
-        else:
-            optimizers.append(torch.optim.AdamW(plain, lr=options.learning_rate, betas=BETAS, fused=True))
+        optimizers.append(torch.optim.AdamW(plain, lr=options.learning_rate, betas=BETAS, fused=True))
     if groups["linear"]:
         optimizers.append(
             torch.optim.Muon(
@@ -148,12 +141,7 @@ def set_rates(optimizers: Sequence[Any], rate: float) -> None:
     """Bring every parameter group to its share of the run's rate."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            if isinstance(
-                group["lr"], Tensor
-            ):  # of a compiled step, for which another number is another program
-                group["lr"].fill_(rate * group[RATIO])
-            else:
-                group["lr"] = rate * group[RATIO]
+            group["lr"] = rate * group[RATIO]
 
 
 def _groups(model: nn.Module, options: TrainingOptions) -> dict[str, list[dict[str, Any]]]:

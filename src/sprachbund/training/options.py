@@ -30,8 +30,7 @@ class TrainingOptions(Strict):
 
     Attributes:
         steps: optimizer steps in all.
-        optimizer: "muon" for the linear layers, "adamw" for everything, or "adamw8bit", whose moments take a quarter of
-            the memory; see `make_optimizers`.
+        optimizer: "muon" for the linear layers, or "adamw" for everything; see `make_optimizers`.
         learning_rate: highest rate.
         muon_ratio: Muon's rate is so many times the others'.
         warmup_steps: rate rises linearly from 0.
@@ -80,7 +79,7 @@ class TrainingOptions(Strict):
     """
 
     steps: int = Field(ge=1)
-    optimizer: Literal["adamw", "muon", "adamw8bit"] = "adamw"
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
     muon_ratio: float = Field(default=2.5, gt=0)
     warmup_steps: int = Field(default=500, ge=0)
@@ -131,11 +130,6 @@ class TrainingOptions(Strict):
         if self.frozen_bf16 and self.precision != "bf16":
             raise ValueError(
                 'frozen_bf16 needs precision = "bf16", in which products are computed with such weights'
-            )
-        if self.optimizer == "adamw8bit" and self.shard:
-            raise ValueError(
-                "adamw8bit does not work with shard = true: torchao's moments cannot be written in shards; shards "
-                "divide the moments already, so take adamw"
             )
         if self.decay == "inverse_sqrt" and self.final_share:
             raise ValueError(
