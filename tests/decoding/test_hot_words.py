@@ -14,12 +14,14 @@ from sprachbund.decoding.ctc import prefix_beam
 from sprachbund.decoding.hot_words import HotWords
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
+from sprachbund.decoding.speculation import Speculation
 from sprachbund.decoding.transducer import transducer_beam, transducer_greedy
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.options import LiveOptions
 from tests.decoding.families import FAMILIES
+from tests.decoding.scripted_drafts import ScriptedDraft, knowing, wrong
 from tests.decoding.test_ctc_search import all_texts
 from tests.decoding.test_transducer_search import exact, frames_of, make
 from tests.decoding.tiny_family import TinyFamily, random_memory
@@ -168,10 +170,14 @@ def test_a_beam_ranks_by_log_probability_and_bonus(word: tuple[int, ...]) -> Non
     assert found.log_probability == pytest.approx(scored[best] - bonus, abs=1e-4)
 
 
+WITHOUT = DecodingOptions(max_tokens=12, min_tokens=8, draft="none")
+"""So that the rows of the batches below hold the hot word in different places."""
+
+
 @torch.inference_mode()
-def test_drafts_and_batches_do_not_change_the_text() -> None:
-    family, memory = spelling(2, (7, 8)), random_memory([12, 9, 5], 2)
-    options = DecodingOptions(max_tokens=12, draft="none", hot_words=("name",), hot_words_weight=4.0)
+def test_batches_do_not_change_the_text() -> None:
+    family, memory = spelling(0, (8, 12)), random_memory([12, 9, 5], 2)
+    options = replace(WITHOUT, hot_words=("name",), hot_words_weight=2.0)
     together = search(family, memory, [[TARGET]] * 3, options)
     for row in range(3):
         assert memory.num_frames is not None
@@ -181,6 +187,30 @@ def test_drafts_and_batches_do_not_change_the_text() -> None:
             num_frames=memory.num_frames[row : row + 1],
         )
         assert search(family, single, [[TARGET]], options)[0][0].tokens == together[row][0].tokens
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_a_draft_does_not_change_the_text(beam_size: int) -> None:
+    """One that is always right, one that is never, and one that is right without the hot words."""
+    family, memory = spelling(0, (8, 12)), random_memory([12, 9, 5], 2)
+    plain = replace(WITHOUT, beam_size=beam_size)
+    options = replace(plain, hot_words=("name",), hot_words_weight=2.0)
+    targets = [[TARGET]] * 3
+    wanted, without = (search(family, memory, targets, one) for one in (options, plain))
+    assert [row[0].tokens for row in wanted] != [row[0].tokens for row in without]
+    rows = [row[0] for row in wanted]
+    for guess in (
+        knowing(rows, family.end_token),
+        wrong(rows, family.end_token, family.vocabulary_size),
+        knowing([row[0] for row in without], family.end_token),
+    ):
+        speculation = Speculation(ScriptedDraft(guess=guess), num_draft_tokens=3)
+        found = search(family, memory, targets, options, None, speculation)
+        assert [row[0].tokens for row in found] == [row.tokens for row in rows]
+        assert [row[0].log_probability for row in found] == pytest.approx(
+            [row.log_probability for row in rows], abs=1e-4
+        )
+        assert sum(report.checked for report in speculation.report()) > 0
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -14,7 +14,7 @@ from sprachbund.decoding import search as searches
 from sprachbund.decoding.drafts.base import Draft
 from sprachbund.decoding.drafts.network import MedusaDraft
 from sprachbund.decoding.drafts.token_map import TokenMap, TokenMapDraft
-from sprachbund.decoding.native_search import NativeSearch, TextRun, seconds_of_pass
+from sprachbund.decoding.native_search import NativeSearch, NativeTextRun, seconds_of_pass
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
@@ -145,7 +145,7 @@ def found_with_texts(
 ) -> tuple[list[Hypothesis], NativeSearch]:
     prompts = [whole_prompt(family, target) for target in flat(cast(Any, targets))]
     rows = NativeSearch(start_batch(family, memory, targets, PLAIN, None), prompts)
-    return rows.finish(cast(NativeDecoder, family.decoder), TextRun(texts), most), rows
+    return rows.finish(cast(NativeDecoder, family.decoder), NativeTextRun(texts), most), rows
 
 
 def test_a_text_is_accepted_where_it_is_right_and_found_again_behind_mistakes() -> None:

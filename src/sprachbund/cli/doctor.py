@@ -62,7 +62,7 @@ class Check:
 
     name: str
     status: Status
-    found: str
+    detail: str
     fix: str = ""
 
 
@@ -90,13 +90,13 @@ def _checks(model: str) -> Iterator[Check]:
     import sprachbund
     from sprachbund.util.extras import is_there
 
-    yield Check(name="sprachbund", status="ok", found=sprachbund.__version__)
+    yield Check(name="sprachbund", status="ok", detail=sprachbund.__version__)
     yield _python()
     missing = [check for name in NEEDED if (check := _library(name)).status != "ok"]
     yield from missing
     if missing:
         return
-    yield Check(name="libraries", status="ok", found=f"{len(NEEDED)} found, torch {_version('torch')}")
+    yield Check(name="libraries", status="ok", detail=f"{len(NEEDED)} found, torch {_version('torch')}")
     yield from _extras()
     yield _processor()
     yield _memory()
@@ -115,7 +115,7 @@ def _checks(model: str) -> Iterator[Check]:
 
 def _python() -> Check:
     system = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    return Check(name="Python", status="ok", found=system)
+    return Check(name="Python", status="ok", detail=system)
 
 
 def _version(package: str) -> str:
@@ -133,8 +133,8 @@ def _library(name: str) -> Check:
         importlib.import_module(name)
     except Exception as error:  # a broken binary raises anything
         reason = " ".join(str(error).split())
-        return Check(name=package, status="problem", found=reason, fix=f"pip install {package}")
-    return Check(name=package, status="ok", found=_version(package))
+        return Check(name=package, status="problem", detail=reason, fix=f"pip install {package}")
+    return Check(name=package, status="ok", detail=_version(package))
 
 
 def _extras() -> Iterator[Check]:
@@ -144,7 +144,7 @@ def _extras() -> Iterator[Check]:
     names = [name for name in extras() if name and name not in DEVELOPERS]
     missing = {name: missing_of(name) for name in names}
     if there := [name for name in names if not missing[name]]:
-        yield Check(name="extras", status="ok", found=f"{', '.join(there)}")
+        yield Check(name="extras", status="ok", detail=f"{', '.join(there)}")
     for name, packages in missing.items():
         if packages:
             whole = len(packages) == len(extras()[name])
@@ -152,7 +152,7 @@ def _extras() -> Iterator[Check]:
             yield Check(
                 name=f"extra {name}",
                 status="note",
-                found=f"{lacks}; only needed for {_PURPOSES.get(name, name)}: pip install 'sprachbund[{name}]'",
+                detail=f"{lacks}; only needed for {_PURPOSES.get(name, name)}: pip install 'sprachbund[{name}]'",
             )
 
 
@@ -169,10 +169,10 @@ def _optional(name: str, package: str, purpose: str, attempt: Callable[[], objec
     try:
         attempt()
     except SprachbundError as error:
-        return Check(name=name, status="note", found=f"only needed for {purpose}: {error}")
+        return Check(name=name, status="note", detail=f"only needed for {purpose}: {error}")
     except ImportError as error:
-        return Check(name=name, status="note", found=f"only needed for {purpose}: {error_line(error)}")
-    return Check(name=name, status="ok", found=f"{_version(package)}, for {purpose}")
+        return Check(name=name, status="note", detail=f"only needed for {purpose}: {error_line(error)}")
+    return Check(name=name, status="ok", detail=f"{_version(package)}, for {purpose}")
 
 
 def _synthesis() -> Check:
@@ -203,7 +203,7 @@ def _processor() -> Check:
     computing = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     if torch.cuda.is_available():
         computing += f", {torch.cuda.get_device_name()}"
-    return Check(name="processor", status="ok", found=", ".join([computing, *known]))
+    return Check(name="processor", status="ok", detail=", ".join([computing, *known]))
 
 
 def _memory() -> Check:
@@ -211,7 +211,7 @@ def _memory() -> Check:
 
     whole, allowed = installed_memory(), allowed_memory()
     limit = f", of which this process may use {size(allowed)}" if allowed < whole else ""
-    return Check(name="memory", status="ok", found=f"{size(whole)}{limit}")
+    return Check(name="memory", status="ok", detail=f"{size(whole)}{limit}")
 
 
 def _formats() -> str:
@@ -242,29 +242,29 @@ def _engine(model: str) -> Check:
         directory = locate(model, offline=True)
         family = load(directory, offline=True)
     except Exception:  # the model's own check reports its faults
-        return Check(name="engine", status="note", found="not tried: the model does not load")
+        return Check(name="engine", status="note", detail="not tried: the model does not load")
     if damaged := [one for one in check_packed(directory) if one.error is not None]:
         errors = "; ".join(str(one.error) for one in damaged)
         fix = " && ".join(one.rebuilt_by(model) for one in damaged)
-        return Check(name="engine", status="problem", found=errors, fix=fix)
+        return Check(name="engine", status="problem", detail=errors, fix=fix)
     try:
         engine = engine_for(family, directory=directory)
     except SprachbundError as error:  # kernels are named that are not there
-        return Check(name="engine", status="problem", found=str(error))
+        return Check(name="engine", status="problem", detail=str(error))
     notes = [*engine.notes, *engine.warnings]
     parts = [f"{part}: {computes}" for part, computes in engine.parts.items()]
     status: Status = "note" if notes or why_not_native(family) is not None else "ok"
-    return Check(name="engine", status=status, found="; ".join([str(engine), *parts, *notes]))
+    return Check(name="engine", status=status, detail="; ".join([str(engine), *parts, *notes]))
 
 
 def _tried(name: str, attempt: Callable[[], str], fix: str) -> Check:
     try:
-        return Check(name=name, status="ok", found=attempt())
+        return Check(name=name, status="ok", detail=attempt())
     except SprachbundError as error:
-        return Check(name=name, status="problem", found=str(error), fix=fix)
+        return Check(name=name, status="problem", detail=str(error), fix=fix)
     except Exception as error:
         reason = " ".join(str(error).split())
-        return Check(name=name, status="problem", found=f"{type(error).__name__}: {reason}", fix=fix)
+        return Check(name=name, status="problem", detail=f"{type(error).__name__}: {reason}", fix=fix)
 
 
 def _try_audio() -> str:
@@ -296,9 +296,9 @@ def _untrusted_sound() -> Check:
         isolation = sandbox()
     except SprachbundError as error:
         return Check(
-            name=name, status="problem", found=str(error), fix="start Python from a folder that it may read"
+            name=name, status="problem", detail=str(error), fix="start Python from a folder that it may read"
         )
-    return Check(name=name, status="ok" if isolation.whole else "note", found=str(isolation))
+    return Check(name=name, status="ok" if isolation.whole else "note", detail=str(isolation))
 
 
 def _try_activity() -> str:
@@ -348,7 +348,7 @@ def _one_second(model: Any) -> str:
 
 def _line(check: Check) -> str:
     mark = {"ok": "ok     ", "note": "note   ", "problem": "PROBLEM"}[check.status]
-    lines = f"{mark}  {check.name:16}  {check.found}"
+    lines = f"{mark}  {check.name:16}  {check.detail}"
     return f"{lines}\n{'':27}mend it with: {check.fix}" if check.fix else lines
 
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 # Outputs of segments while a file is being translated: lines on the screen, files, or one JSON object.
 
 
-class Output(Protocol):
+class TextOutput(Protocol):
     """One way out; used in a `with` statement, and finished only when all went well."""
 
     def __enter__(self) -> Self:
@@ -767,7 +767,7 @@ def _follow(
     work: "LongForm",
     file: str,
     segments: "dict[str, list[Segment]]",
-    outputs: Sequence[Output],
+    outputs: Sequence[TextOutput],
 ) -> None:
     """Hand every segment on as it comes, and keep it."""
     # Lines on a terminal show by themselves how far the work has come, and a bar would run into them.
@@ -793,8 +793,8 @@ def _outputs(
     work: "LongForm",
     segments: "dict[str, list[Segment]]",
     paths: dict[tuple[str, str], Path],
-) -> list[Output]:
-    wanted, outputs = ready.job.output, list[Output]()
+) -> list[TextOutput]:
+    wanted, outputs = ready.job.output, list[TextOutput]()
     if wanted.formats:
         outputs.append(WrittenFiles(paths, _file_callback(ready), both=wanted.both))
     elif not wanted.as_json and not wanted.as_table:

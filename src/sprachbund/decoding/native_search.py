@@ -375,7 +375,7 @@ class _Places:
         return self._cache
 
 
-class TextRun(StatelessRun):
+class NativeTextRun(StatelessRun):
     """A whole text for every row as a draft, which the model may write otherwise; it goes on where both agree again.
 
     Args:
@@ -413,7 +413,9 @@ def seconds_of_pass(
     """
     # The end token, which none of the rows may write then, is a draft token that is never accepted.
     processor = replace(batch.processor, min_tokens=decoder.max_tokens + 1)
-    run = run or TextRun([[processor.end_token] * (_TIMED_PASSES + num_draft_tokens + 1)] * len(prompts))
+    run = run or NativeTextRun(
+        [[processor.end_token] * (_TIMED_PASSES + num_draft_tokens + 1)] * len(prompts)
+    )
     search = NativeSearch(replace(batch, processor=processor), prompts)
     began = time.perf_counter()
     search.finish(decoder, run, num_draft_tokens, most_passes=_TIMED_PASSES)

@@ -266,7 +266,7 @@ def _state(encoder: StreamingEncoder, before: str = "") -> list[Value]:
     ]
 
 
-_SESSIONS: "WeakSet[Session]" = WeakSet()
+_SESSIONS: "WeakSet[OnnxSession]" = WeakSet()
 
 
 def _leave_sessions_behind() -> None:
@@ -278,7 +278,7 @@ if sys.platform != "win32":  # it forks nothing
     os.register_at_fork(after_in_child=_leave_sessions_behind)
 
 
-class Session:
+class OnnxSession:
     """A graph that was loaded; tensors in and out.
 
     Args:
@@ -355,7 +355,7 @@ def _fits(described: Sequence[int | str], sizes: Sequence[object]) -> bool:
 class OnnxEncoder(ChunkEncoder):
     """Chunks through a graph; a whole recording is a stream of its chunks."""
 
-    def __init__(self, session: Session, shape: StreamingShape, tiers: Sequence[Tier]) -> None:
+    def __init__(self, session: OnnxSession, shape: StreamingShape, tiers: Sequence[Tier]) -> None:
         super().__init__(shape, tiers)
         self.session = session
         self.register_buffer("digest", session.digest())  # by which saved states are told apart
@@ -407,7 +407,7 @@ class OnnxEncoder(ChunkEncoder):
 class OnnxPrediction(nn.Module):
     """The prediction network, what the joint network takes of it included."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: OnnxSession) -> None:
         super().__init__()
         self.session = session
 
@@ -426,7 +426,7 @@ class OnnxPrediction(nn.Module):
 class OnnxJoint(nn.Module):
     """The joint network; `prediction` is done already, by the graph of the prediction network."""
 
-    def __init__(self, projection: Session, joint: Session) -> None:
+    def __init__(self, projection: OnnxSession, joint: OnnxSession) -> None:
         super().__init__()
         self.encoder, self.session, self.prediction = OnnxLayer(projection), joint, nn.Identity()
 
@@ -440,7 +440,7 @@ class OnnxJoint(nn.Module):
 class OnnxLayer(nn.Module):
     """A graph of one input and one output."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: OnnxSession) -> None:
         super().__init__()
         self.session = session
 
@@ -484,7 +484,9 @@ class OnnxStreamingTransducer(Conformer):
             super().__init__(description.config, tokenizer, tokenizer)
         encoder = self.encoder
         assert isinstance(encoder, ChunkEncoder)
-        sessions = {name: Session(directory, graph, threads) for name, graph in description.graphs.items()}
+        sessions = {
+            name: OnnxSession(directory, graph, threads) for name, graph in description.graphs.items()
+        }
         # Graphs in the places of torch modules.
         self.encoder = OnnxEncoder(sessions[ENCODER], encoder.shape, encoder.tiers)  # type: ignore[assignment]
         self.transducer = OnnxTransducer(

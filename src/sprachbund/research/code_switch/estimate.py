@@ -122,7 +122,7 @@ PUBLISHED = "openai/whisper-large-v3"
 """The encoder whose shape is counted without weights, with Qwen2.5-7B's."""
 
 
-class Training(BaseModel):
+class CodeSwitchTraining(BaseModel):
     """One arm.
 
     Attributes:
@@ -162,7 +162,7 @@ class CodeSwitchEstimate(MemoryEstimate):
     model: str
     encoder: int
     llm: int
-    arms: tuple[Training, ...]
+    arms: tuple[CodeSwitchTraining, ...]
     stages: int
     steps: int
 
@@ -178,7 +178,7 @@ def estimate_memory(recipe: CodeSwitchRecipe) -> CodeSwitchEstimate:
     for name in recipe.all_arms:
         sizes = size_of(recipe.projector_of(ARMS[name]))
         arms.append(
-            Training(
+            CodeSwitchTraining(
                 name=name,
                 projector=sizes.projector,
                 active=sizes.active,

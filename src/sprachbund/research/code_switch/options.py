@@ -25,7 +25,7 @@ BASELINE = "grouped experts"
 Projection = Literal["groups", "plain", "active", "total"]
 
 
-class Arm(Strict):
+class CodeSwitchArm(Strict):
     """One system of the comparison.
 
     Attributes:
@@ -43,20 +43,20 @@ class Arm(Strict):
     without: tuple[str, ...] = ()
 
 
-Chain = tuple[int, Arm, tuple[Stage, ...]]
+Chain = tuple[int, CodeSwitchArm, tuple[Stage, ...]]
 """Seed, arm, and its stages up to one of them; each chain is trained in a folder of its own."""
 
-ARMS: Mapping[str, Arm] = {
-    BASELINE: Arm(),
-    "dense, equal active size": Arm(projector="active"),
-    "dense, equal total size": Arm(projector="total"),
-    "plain mixture": Arm(projector="plain"),
-    "without language loss": Arm(language=0.0),
-    "without balance loss": Arm(balance=0.0),
-    "without transition": Arm(without=("transition",)),
-    "without stage 1": Arm(without=("align",)),
-    "without stage 2": Arm(without=("monolingual",)),
-    "languages of the utterance": Arm(by_frame=False),
+ARMS: Mapping[str, CodeSwitchArm] = {
+    BASELINE: CodeSwitchArm(),
+    "dense, equal active size": CodeSwitchArm(projector="active"),
+    "dense, equal total size": CodeSwitchArm(projector="total"),
+    "plain mixture": CodeSwitchArm(projector="plain"),
+    "without language loss": CodeSwitchArm(language=0.0),
+    "without balance loss": CodeSwitchArm(balance=0.0),
+    "without transition": CodeSwitchArm(without=("transition",)),
+    "without stage 1": CodeSwitchArm(without=("align",)),
+    "without stage 2": CodeSwitchArm(without=("monolingual",)),
+    "languages of the utterance": CodeSwitchArm(by_frame=False),
 }
 
 
@@ -160,14 +160,14 @@ class CodeSwitchRecipe(Strict):
         """Spoken."""
         return tuple(tag for group in self.groups for tag in group)
 
-    def projector_of(self, arm: Arm) -> ProjectorOptions:
+    def projector_of(self, arm: CodeSwitchArm) -> ProjectorOptions:
         """An arm's projector."""
         options = ProjectorOptions(groups=self.groups, **self.projector.model_dump())
         if arm.projector == "plain":
             return plain_mixture(options)
         return options if arm.projector == "groups" else dense(options, arm.projector)
 
-    def config_of(self, arm: Arm) -> SpeechLLMConfig:
+    def config_of(self, arm: CodeSwitchArm) -> SpeechLLMConfig:
         """An arm's model."""
         return SpeechLLMConfig(
             projector=self.projector_of(arm),
@@ -177,11 +177,11 @@ class CodeSwitchRecipe(Strict):
             max_new_tokens=self.max_new_tokens,
         )
 
-    def losses_of(self, arm: Arm) -> LossWeights:
+    def losses_of(self, arm: CodeSwitchArm) -> LossWeights:
         """An arm's weights of losses."""
         return LossWeights(language=arm.language, balance=arm.balance, by_frame=arm.by_frame)
 
-    def stages_of(self, arm: Arm) -> tuple[Stage, ...]:
+    def stages_of(self, arm: CodeSwitchArm) -> tuple[Stage, ...]:
         """An arm's stages, with its losses."""
         losses, without = self.losses_of(arm), {"encoder adapters"} if self.lora.encoder == () else set[str]()
         return tuple(
@@ -236,13 +236,13 @@ PARTS: Mapping[Data, tuple[str, bool]] = {
 """Kind of data to the beginning of its parts' names, and whether all of its utterances are transcribed."""
 
 
-def variant(arm: Arm) -> str:
+def variant(arm: CodeSwitchArm) -> str:
     """The part of a folder's name that stands for the model and the losses of an arm."""
     losses = [name for name in ("language", "balance") if getattr(arm, name) == 0.0]
     return "-".join([arm.projector, *(f"no-{name}" for name in losses)])
 
 
-def run_folder(directory: Path, seed: int, arm: Arm, stages: tuple[Stage, ...]) -> Path:
+def run_folder(directory: Path, seed: int, arm: CodeSwitchArm, stages: tuple[Stage, ...]) -> Path:
     """Folder of what stages, one after the other, made of an arm; arms that begin alike share their beginning.
 
     Args:

@@ -10,7 +10,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.io import locate
 from sprachbund.models.tokens.sources import encoder_hash
 from sprachbund.models.tokens.unit_options import FitOptions, VocabularyOptions
-from sprachbund.research.discrete_units.options import Arm, DiscreteUnitsRecipe
+from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe, UnitsArm
 from sprachbund.training.unit_translator import BitextPart
 from sprachbund.units.dataset import within_hours
 from sprachbund.units.encoded import EncodedCorpus, Encoding, Extraction, encode
@@ -19,7 +19,7 @@ from sprachbund.units.options import Computing
 from sprachbund.util.files import write_text
 
 Report = Callable[[str], None]
-_PLAIN = Arm(head="attention", text="none")
+_PLAIN = UnitsArm(head="attention", text="none")
 """Has the recipe's own vocabulary."""
 
 
@@ -44,7 +44,7 @@ def make_data(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> N
         within_hours(train, recipe.sources, hours)
 
 
-def units_directory(recipe: DiscreteUnitsRecipe, arm: Arm, directory: Path) -> Path:
+def units_directory(recipe: DiscreteUnitsRecipe, arm: UnitsArm, directory: Path) -> Path:
     """Where units with the vocabulary of an arm are.
 
     Args:
@@ -61,7 +61,7 @@ def encoded_directory(part: str, directory: Path) -> Path:
     return directory / "encoded" / part
 
 
-def _make_units(recipe: DiscreteUnitsRecipe, arm: Arm, directory: Path, report: Report) -> None:
+def _make_units(recipe: DiscreteUnitsRecipe, arm: UnitsArm, directory: Path, report: Report) -> None:
     """Units with the vocabulary of an arm; k-means is the same for all."""
     out, vocabulary = units_directory(recipe, arm, directory), vocabulary_of(recipe, arm)
     if not (out / "units.json").exists():
@@ -84,7 +84,7 @@ def _make_units(recipe: DiscreteUnitsRecipe, arm: Arm, directory: Path, report: 
     make_units(fit)
 
 
-def vocabulary_of(recipe: DiscreteUnitsRecipe, arm: Arm) -> VocabularyOptions:
+def vocabulary_of(recipe: DiscreteUnitsRecipe, arm: UnitsArm) -> VocabularyOptions:
     """The vocabulary of an arm. Raises SprachbundError for one that cannot hold the clusters."""
     units = recipe.units
     options = VocabularyOptions(

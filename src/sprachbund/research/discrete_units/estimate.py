@@ -54,7 +54,7 @@ class Sized(BaseModel):
         return weights_bytes(self.parameters) + moments_bytes(self.parameters)
 
 
-class Training(Sized):
+class UnitsTraining(Sized):
     """One head.
 
     Attributes:
@@ -99,7 +99,7 @@ class DiscreteUnitsEstimate(MemoryEstimate):
 
     vocabulary: int
     written: int
-    heads: tuple[Training, ...]
+    heads: tuple[UnitsTraining, ...]
     mbart: FromMbart | None
     trainings: int
     source_tokens: int = SOURCE_TOKENS
@@ -184,12 +184,12 @@ def _from_mbart(recipe: DiscreteUnitsRecipe, vocabulary: PlannedVocabulary) -> F
     )
 
 
-def _training(head: str, model: TokenConformer) -> Training:
+def _training(head: str, model: TokenConformer) -> UnitsTraining:
     model.train()
     frames = -(-SOURCE_TOKENS // 2**model.config.strides)
     num_logits = {"attention": TARGET_TOKENS, "transducer": frames * TARGET_TOKENS}
     largest = num_logits.get(head, max(frames, TARGET_TOKENS))
-    return Training(
+    return UnitsTraining(
         head=head,
         parts={name: count_parameters(part) for name, part in model.named_children()},
         kept_bytes=kept_on_meta(model, lambda: _forward(model)),

@@ -25,7 +25,7 @@ NAMES: Mapping[Text, str] = {
 }
 
 
-class Arm(Strict):
+class UnitsArm(Strict):
     """One model of the comparison.
 
     Attributes:
@@ -82,7 +82,7 @@ class ComparedModel(NamedTuple):
 
     name: str
     seed: int
-    arm: Arm | None
+    arm: UnitsArm | None
 
 
 class UnitsPart(Strict):
@@ -166,7 +166,7 @@ class DiscreteUnitsRecipe(Strict):
     workers: int = Field(default=1, ge=1)
     heads: tuple[Head, ...] = HEADS
     texts: tuple[Text, ...] = Field(default=("none", "own", "external", "start"), min_length=1)
-    base: Arm = Arm(head="ctc_attention", text="own")
+    base: UnitsArm = UnitsArm(head="ctc_attention", text="own")
     ablations: tuple[str, ...] = ()
     hours: tuple[float, ...] = ()
     curve_texts: tuple[Text, ...] = Field(default=("none", "own"), min_length=1)
@@ -192,12 +192,12 @@ class DiscreteUnitsRecipe(Strict):
         encoder = self.units.encoder
         return encoder if encoder == BUNDLED or Path(encoder).is_dir() else None
 
-    def from_mbart(self, arm: Arm) -> bool:
+    def from_mbart(self, arm: UnitsArm) -> bool:
         """Whether an arm starts from mBART-50, which has one head and one encoder."""
         fits = arm.head == "attention" and not arm.soft_sharing
         return self.mbart is not None and arm.text == "start" and fits
 
-    def main_arms(self) -> dict[str, Arm]:
+    def main_arms(self) -> dict[str, UnitsArm]:
         """Heads times texts."""
         return {
             f"{head}, {NAMES[text]}": self.base.model_copy(update={"head": head, "text": text})
@@ -205,12 +205,12 @@ class DiscreteUnitsRecipe(Strict):
             for text in self.texts
         }
 
-    def ablation_arms(self) -> dict[str, Arm]:
+    def ablation_arms(self) -> dict[str, UnitsArm]:
         """The base, and it with one thing changed."""
         changed = {name: self.base.model_copy(update=ABLATIONS[name]) for name in self.ablations}
         return {BASE: self.base, **changed} if changed else {}
 
-    def curve_arms(self) -> dict[str, Arm]:
+    def curve_arms(self) -> dict[str, UnitsArm]:
         """The base with each text of the curve, for each amount of speech, all of it the last."""
         return {
             f"{'all' if hours is None else f'{hours:g} h'}, {NAMES[text]}": self.base.model_copy(
@@ -220,13 +220,13 @@ class DiscreteUnitsRecipe(Strict):
             for text in self.curve_texts
         }
 
-    def arms(self, seed: int) -> dict[str, Arm]:
+    def arms(self, seed: int) -> dict[str, UnitsArm]:
         """Those of a seed by name; some of them may be equal."""
         changed = self.ablation_arms() if seed in self.seeds_of_ablations else {}
         return {**self.main_arms(), **changed, **self.curve_arms()}
 
     @property
-    def all_arms(self) -> dict[str, Arm]:
+    def all_arms(self) -> dict[str, UnitsArm]:
         """Those of any seed."""
         return {name: arm for seed in self.seeds for name, arm in self.arms(seed).items()}
 

@@ -31,7 +31,12 @@ from sprachbund.research.discrete_units.data import (
     units_directory,
 )
 from sprachbund.research.discrete_units.estimate import estimate_memory
-from sprachbund.research.discrete_units.options import Arm, ComparedModel, DiscreteUnitsRecipe, run_folder
+from sprachbund.research.discrete_units.options import (
+    ComparedModel,
+    DiscreteUnitsRecipe,
+    UnitsArm,
+    run_folder,
+)
 from sprachbund.research.discrete_units.report import counted, write_tables
 from sprachbund.research.tasks import Tasks, remember, run_tasks
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
@@ -119,7 +124,7 @@ def make_model(
 
 
 def _train_arm(
-    recipe: DiscreteUnitsRecipe, seed: int, arm: Arm, directory: Path, folder: Path, report: Report
+    recipe: DiscreteUnitsRecipe, seed: int, arm: UnitsArm, directory: Path, folder: Path, report: Report
 ) -> None:
     given = recipe_of(recipe, seed, arm, directory)
     stored = sum(path.stat().st_size for path in EncodedCorpus(given.train[0]).directory.glob("*.jsonl"))
@@ -127,7 +132,7 @@ def _train_arm(
         train_units(given, folder / "run", report=report)
 
 
-def recipe_of(recipe: DiscreteUnitsRecipe, seed: int, arm: Arm, directory: Path) -> UnitTranslatorRecipe:
+def recipe_of(recipe: DiscreteUnitsRecipe, seed: int, arm: UnitsArm, directory: Path) -> UnitTranslatorRecipe:
     """The run of an arm.
 
     Args:
@@ -145,7 +150,7 @@ def recipe_of(recipe: DiscreteUnitsRecipe, seed: int, arm: Arm, directory: Path)
     return whole.model_copy(update={"start": text_model(recipe, directory, seed, arm.head)})
 
 
-def _whole(recipe: DiscreteUnitsRecipe, seed: int, arm: Arm, directory: Path) -> UnitTranslatorRecipe:
+def _whole(recipe: DiscreteUnitsRecipe, seed: int, arm: UnitsArm, directory: Path) -> UnitTranslatorRecipe:
     """The run of an arm from nothing."""
     external = arm.text in ("external", "start")
     return UnitTranslatorRecipe(

@@ -34,7 +34,7 @@ _SPECIAL_TOKENS = 7
 """Of a new Whisper's vocabulary, without the languages."""
 
 
-class Training(TrainingMemory):
+class DualScaleTraining(TrainingMemory):
     """One training of the comparison.
 
     Attributes:
@@ -71,7 +71,7 @@ class DualScaleEstimate(MemoryEstimate):
     model: str
     seeds: int
     parts: dict[str, int]
-    trainings: tuple[Training, ...]
+    trainings: tuple[DualScaleTraining, ...]
     tokens: int
 
 
@@ -145,14 +145,16 @@ def _translation(whole: DualScale) -> int:
     return count_parameters(whole.base) - adapters - (0 if fixed is None else fixed.numel())
 
 
-def _training(name: str, whole: DualScale, options: TrainingOptions, recipe: DualScaleRecipe) -> Training:
+def _training(
+    name: str, whole: DualScale, options: TrainingOptions, recipe: DualScaleRecipe
+) -> DualScaleTraining:
     trained = sum(p.numel() for p in whole.parameters() if p.requires_grad)
     seconds = min(options.max_duration_s, whole.base.max_window_s)
     fixed = whole.base.capabilities.fixed_window
     if fixed is not None and not fixed.real_length:
         seconds = whole.base.max_window_s
     whole.train()
-    return Training(
+    return DualScaleTraining(
         name=name,
         translation=_translation(whole),
         draft_network=count_parameters(whole.draft_network),

@@ -31,8 +31,8 @@ from sprachbund.research.gradient_sharing.gradients import choose_modules, make_
 from sprachbund.research.gradient_sharing.options import (
     ARMS,
     ENCODER,
-    Arm,
     GradientSharingRecipe,
+    SharingArm,
     last_layers,
 )
 from sprachbund.research.gradient_sharing.plan_options import RATIOS
@@ -48,7 +48,7 @@ _INPUT = {
 """Family to frames a second, bins, and rows of an utterance."""
 
 
-class Training(TrainingMemory):
+class SharingTraining(TrainingMemory):
     """One training of the comparison.
 
     `kept_bytes` are those of the longest batch before the split, which keeps less.
@@ -102,7 +102,7 @@ class GradientSharingEstimate(MemoryEstimate):
     model: str
     worst_case: bool
     seeds: int
-    trainings: tuple[Training, ...]
+    trainings: tuple[SharingTraining, ...]
     collecting: Collecting
 
 
@@ -145,7 +145,7 @@ def _shape(recipe: GradientSharingRecipe) -> Any:
     return model
 
 
-def _arm(recipe: GradientSharingRecipe, name: str, model: Any) -> Training:
+def _arm(recipe: GradientSharingRecipe, name: str, model: Any) -> SharingTraining:
     arm = ARMS[name]
     plan = _plan(recipe, arm, model)
     layers = last_layers(len(model.encoder.layers))
@@ -157,7 +157,7 @@ def _arm(recipe: GradientSharingRecipe, name: str, model: Any) -> Training:
     return _training(name, model, recipe.second, () if arm.whole else moving, plan)
 
 
-def _plan(recipe: GradientSharingRecipe, arm: Arm, model: nn.Module) -> SharingPlan:
+def _plan(recipe: GradientSharingRecipe, arm: SharingArm, model: nn.Module) -> SharingPlan:
     if arm.split in ("none", "lora"):
         return SharingPlan()
     ratio = max(RATIOS) if arm.shared_ratio is None else arm.shared_ratio
@@ -183,7 +183,7 @@ def _training(
     options: TrainingOptions,
     moving: Sequence[str],
     plan: SharingPlan | None = None,
-) -> Training:
+) -> SharingTraining:
     _set_trained(model, moving)
     kept = _kept_bytes(model, options)
     splits = plan.splits if plan else ()
@@ -191,7 +191,7 @@ def _training(
         split_feed_forwards(model, SharingPlan(splits=splits))
     trained = sum(parameter.numel() for parameter in _set_trained(model, moving))
     parameters = count_parameters(model)
-    return Training(
+    return SharingTraining(
         name=name,
         split={split.module: _widths(model.get_submodule(split.module)) for split in splits},
         parameters=parameters,

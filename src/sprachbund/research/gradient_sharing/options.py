@@ -18,7 +18,7 @@ NUM_LAST = 2
 """Encoder layers that the second stage trains besides what is new."""
 
 
-class Arm(Strict):
+class SharingArm(Strict):
     """One way to go on from the uniformly trained model.
 
     Attributes:
@@ -39,21 +39,21 @@ class Arm(Strict):
     goes_on: bool = True
 
 
-ARMS: Mapping[str, Arm] = {
-    BASELINE: Arm(split="none"),
-    "uft, not continued": Arm(split="none", goes_on=False),
-    "sharing": Arm(split="gradients"),
-    "sharing, by separation": Arm(split="gradients", choose_by="separation"),
-    "random groups": Arm(split="random"),
-    "one branch a language": Arm(split="languages"),
-    "lora": Arm(split="lora"),
-    "sharing, random start": Arm(split="gradients", start="random"),
-    "sharing, svd start": Arm(split="gradients", start="svd"),
-    "sharing, rho .25": Arm(split="gradients", shared_ratio=0.25),
-    "sharing, rho .50": Arm(split="gradients", shared_ratio=0.5),
-    "sharing, rho .75": Arm(split="gradients", shared_ratio=0.75),
-    "uft, all weights": Arm(split="none", whole=True),
-    "sharing, all weights": Arm(split="gradients", whole=True),
+ARMS: Mapping[str, SharingArm] = {
+    BASELINE: SharingArm(split="none"),
+    "uft, not continued": SharingArm(split="none", goes_on=False),
+    "sharing": SharingArm(split="gradients"),
+    "sharing, by separation": SharingArm(split="gradients", choose_by="separation"),
+    "random groups": SharingArm(split="random"),
+    "one branch a language": SharingArm(split="languages"),
+    "lora": SharingArm(split="lora"),
+    "sharing, random start": SharingArm(split="gradients", start="random"),
+    "sharing, svd start": SharingArm(split="gradients", start="svd"),
+    "sharing, rho .25": SharingArm(split="gradients", shared_ratio=0.25),
+    "sharing, rho .50": SharingArm(split="gradients", shared_ratio=0.5),
+    "sharing, rho .75": SharingArm(split="gradients", shared_ratio=0.75),
+    "uft, all weights": SharingArm(split="none", whole=True),
+    "sharing, all weights": SharingArm(split="gradients", whole=True),
 }
 
 

@@ -38,8 +38,8 @@ from sprachbund.research.gradient_sharing.options import (
     ARMS,
     BASELINE,
     ENCODER,
-    Arm,
     GradientSharingRecipe,
+    SharingArm,
     last_layers,
     run_folder,
 )
@@ -341,7 +341,7 @@ def _arm(
     evaluate([recipe.data / "test"], trained, options, out=scores)
 
 
-def _change(recipe: GradientSharingRecipe, seed: int, arm: Arm, sketches: Sketches | None) -> object:
+def _change(recipe: GradientSharingRecipe, seed: int, arm: SharingArm, sketches: Sketches | None) -> object:
     """What an arm does to the model; arms that do the same are one."""
     if arm.split == "lora" or not arm.goes_on:
         return arm.split, arm.whole, arm.goes_on
@@ -352,7 +352,7 @@ def _change(recipe: GradientSharingRecipe, seed: int, arm: Arm, sketches: Sketch
 def _second(
     recipe: GradientSharingRecipe,
     seed: int,
-    arm: Arm,
+    arm: SharingArm,
     first: Path,
     sketches: Sketches | None,
     directory: Path,
@@ -394,7 +394,9 @@ def _again(recipe: GradientSharingRecipe, translator: TranslatorRecipe) -> Trans
     return translator.model_copy(update={"train": (main, *more)})
 
 
-def _plan(recipe: GradientSharingRecipe, arm: Arm, seed: int, sketches: Sketches | None) -> SharingPlan:
+def _plan(
+    recipe: GradientSharingRecipe, arm: SharingArm, seed: int, sketches: Sketches | None
+) -> SharingPlan:
     """What the arm splits. Groups are not merged, however much alike: an arm is to differ from the baseline."""
     options = SharingPlanOptions(
         num_modules=recipe.num_modules,
@@ -445,7 +447,7 @@ def other_groups(groups: Grouping, seed: int) -> Grouping:
             return other
 
 
-def _given(plan: SharingPlan | None, arm: Arm) -> SharingPlan:
+def _given(plan: SharingPlan | None, arm: SharingArm) -> SharingPlan:
     """The recipe's plan, as the arm varies it."""
     assert plan is not None
     changes: dict[str, Any] = {"start": arm.start}
