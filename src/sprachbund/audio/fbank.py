@@ -39,10 +39,10 @@ def kaldi_fbank(samples: NDArray[np.float32], num_bins: int = 80) -> NDArray[np.
 def _filters(num_bins: int) -> NDArray[np.float64]:
     """Triangles on the mel scale (M, bins of the transform without the last)."""
     edges = np.linspace(_mel(_LOWEST_HZ), _mel(SAMPLE_RATE / 2), num_bins + 2)
-    places = _mel(np.arange(_POINTS // 2) * SAMPLE_RATE / _POINTS)
+    mels = _mel(np.arange(_POINTS // 2) * SAMPLE_RATE / _POINTS)
     left, centre, right = (edges[n : n + num_bins, None] for n in range(3))
     filters: NDArray[np.float64] = np.maximum(
-        0.0, np.minimum((places - left) / (centre - left), (right - places) / (right - centre))
+        0.0, np.minimum((mels - left) / (centre - left), (right - mels) / (right - centre))
     )
     return filters
 

@@ -165,8 +165,8 @@ def _in_language(text: str, source: str, target: str) -> bool:
         identifier = LanguageIdentifier((source, target))
     except SprachbundError:  # a language that it does not know
         return False
-    found = identifier.identify(text)
-    return found.language == source and found.probability > _SURELY
+    identified = identifier.identify(text)
+    return identified.language == source and identified.probability > _SURELY
 
 
 def _text_drop_reason(text: str, duration_s: float, options: GuardOptions) -> str | None:

@@ -5,9 +5,9 @@ every row is chosen here, by the same rules as in every other search; the kernel
 the tokens that are never written, the fewest tokens of a row and the rules on timestamps. Scores of CTC and hot
 words they do not know: such rows are searched from Python, as are beams.
 
-Rows need not begin together: `RunningSearch` has places for rows that join while others are under way and leave when
+Rows need not begin together: `RunningSearch` has slots for rows that join while others are under way and leave when
 they end, so that a row waits for nobody's end (continuous batching; Yu et al. 2022, Orca, section 3.1, there a token at
-a time). A row's tokens are those that it has alone. Shapes: R rows, U tokens, K draft tokens, S places, V vocabulary.
+a time). A row's tokens are those that it has alone. Shapes: R rows, U tokens, K draft tokens, S slots, V vocabulary.
 """
 
 import time
@@ -65,7 +65,7 @@ class NativeSearch:
         prompt_lengths: (R,) of which its prompt has so many.
         log_probs: (R,) sums over what was written.
         ended: (R,) rows that wrote the end token.
-        suppressed, begins: tokens never to be written, in lists that begin at these places.
+        suppressed, begins: tokens never to be written, in lists that begin at these indices.
         checked: (R,) draft tokens that the model has checked.
         accepted: (R, K + 1) passes of a row in which at least 0, 1, .. draft tokens were accepted.
         passes: of the model, behind the prompts.
@@ -171,33 +171,33 @@ class NativeSearch:
 
 
 class RunningSearch:
-    """Places for the rows of any number of searches; between two calls of `run`, searches join and leave.
+    """Slots for the rows of any number of searches; between two calls of `run`, searches join and leave.
 
-    A search brings what its prompts left in its own cache, which is copied into its places. Places are made as they are
+    A search brings what its prompts left in its own cache, which is copied into its slots. Slots are made as they are
     needed, as long as the longest row and memory so far, and given back when the last search has left.
 
     Args:
         decoder: of the model.
-        num_places: S, most rows under way.
+        num_slots: S, most rows under way.
 
     Attributes:
         passes: of the model, so far.
     """
 
-    def __init__(self, decoder: NativeDecoder, num_places: int) -> None:
-        self._decoder, self._size = decoder, num_places
+    def __init__(self, decoder: NativeDecoder, num_slots: int) -> None:
+        self._decoder, self._size = decoder, num_slots
         self._entries: list[_Entry] = []
         self._free: list[int] = []
-        self._rows: _Places | None = None
+        self._rows: _Slots | None = None
         self.passes = 0
 
     @property
     def num_free(self) -> int:
         """Rows that may still join."""
-        return self._size - sum(len(entry.places) for entry in self._entries)
+        return self._size - sum(len(entry.slots) for entry in self._entries)
 
     def add(self, search: NativeSearch, run: NativeRun | None = None, num_draft_tokens: int = 0) -> None:
-        """Let the rows of a search join; there has to be a place for each.
+        """Let the rows of a search join; there has to be a slot for each.
 
         Args:
             search: prompts read, nothing written behind the first token.
@@ -205,12 +205,12 @@ class RunningSearch:
             num_draft_tokens: K, most draft tokens a pass.
         """
         if search.num_rows > self.num_free:
-            raise ValueError(f"{search.num_rows} rows for {self.num_free} places")
+            raise ValueError(f"{search.num_rows} rows for {self.num_free} slots")
         if self._rows is None:
-            self._rows, self._free = _Places(self._decoder, self._size), list(range(self._size))[::-1]
-        places = [self._free.pop() for _ in range(search.num_rows)]
-        self._rows.enter(search, places)
-        self._entries.append(_Entry(search, places, search.draft_of(run), num_draft_tokens))
+            self._rows, self._free = _Slots(self._decoder, self._size), list(range(self._size))[::-1]
+        slots = [self._free.pop() for _ in range(search.num_rows)]
+        self._rows.enter(search, slots)
+        self._entries.append(_Entry(search, slots, search.draft_of(run), num_draft_tokens))
 
     def remove(self, search: NativeSearch) -> None:
         """Let the rows of a search leave unfinished; they keep what was written."""
@@ -230,31 +230,31 @@ class RunningSearch:
     def _ended(self) -> list["_Entry"]:
         assert self._rows is not None
         room = self._rows.room
-        return [entry for entry in self._entries if not room[entry.places].any()]
+        return [entry for entry in self._entries if not room[entry.slots].any()]
 
     def _leave(self, entry: "_Entry") -> None:
         assert self._rows is not None
-        self._rows.leave(entry.search, entry.places)
+        self._rows.leave(entry.search, entry.slots)
         self._entries.remove(entry)
-        self._free += entry.places
+        self._free += entry.slots
         if not self._entries:
             self._rows = None
 
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    """A search under way: its places, the engine's draft on its rows, and K."""
+    """A search under way: its slots, the engine's draft on its rows, and K."""
 
     search: NativeSearch
-    places: list[int]
+    slots: list[int]
     draft: Any
     num_draft_tokens: int
 
 
-class _Places:
+class _Slots:
     """The rows of a running search (S), which `NativeSearch` has too, and their cache.
 
-    A free place is a row of one token that has no room for another.
+    A free slot is a row of one token that has no room for another.
     """
 
     def __init__(self, decoder: NativeDecoder, size: int) -> None:
@@ -269,15 +269,15 @@ class _Places:
         self._end_token, self._first_time = 0, -1
         self._cache: NativeCache | None = None
 
-    def enter(self, search: NativeSearch, places: list[int]) -> None:
-        """Copy the rows of a search into places."""
+    def enter(self, search: NativeSearch, slots: list[int]) -> None:
+        """Copy the rows of a search into slots."""
         batch, processor = search.batch, search.batch.processor
-        self._tokens[places, : search.tokens.shape[1]] = search.tokens
-        self._lengths[places], self._prompt_lengths[places] = search.lengths, search.prompt_lengths
-        self._log_probs[places], self._ended[places] = search.log_probs, search.ended
-        self._earliest_end[places] = search.prompt_lengths + processor.min_tokens
-        self._latest[places], self.room[places] = processor.latest.numpy(), search.room
-        self._checked[places], self._accepted[places] = 0, 0
+        self._tokens[slots, : search.tokens.shape[1]] = search.tokens
+        self._lengths[slots], self._prompt_lengths[slots] = search.lengths, search.prompt_lengths
+        self._log_probs[slots], self._ended[slots] = search.log_probs, search.ended
+        self._earliest_end[slots] = search.prompt_lengths + processor.min_tokens
+        self._latest[slots], self.room[slots] = processor.latest.numpy(), search.room
+        self._checked[slots], self._accepted[slots] = 0, 0
         self._end_token = processor.end_token
         if processor.times is not None:
             self._first_time = processor.times.first
@@ -286,21 +286,21 @@ class _Places:
         own = self._cache_for(cache)
         used, group = -(-cache.used // BLOCK), cache.num_rows // len(cache.frames)
         memories = [row // group for row in range(cache.num_rows)]
-        own.own[:, :, places, :, :used] = cache.own[:, :, :, :, :used]
-        own.cross[:, :, places, :, : cache.cross.shape[4]] = cache.cross[:, :, memories]
-        own.frames[places] = cache.frames[memories]
+        own.own[:, :, slots, :, :used] = cache.own[:, :, :, :, :used]
+        own.cross[:, :, slots, :, : cache.cross.shape[4]] = cache.cross[:, :, memories]
+        own.frames[slots] = cache.frames[memories]
         if own.scales is not None and cache.scales is not None:
-            own.scales[:, :, places, :, : cache.scales.shape[4]] = cache.scales[:, :, memories]
+            own.scales[:, :, slots, :, : cache.scales.shape[4]] = cache.scales[:, :, memories]
 
-    def leave(self, search: NativeSearch, places: list[int]) -> None:
-        """Give what was written to the search, and free its places."""
-        search.tokens[:] = self._tokens[places, : search.tokens.shape[1]]
-        search.lengths, search.log_probs = self._lengths[places], self._log_probs[places]
-        search.ended = self._ended[places]
-        search.checked += self._checked[places]
-        search.accepted = self._accepted[places]
-        self._lengths[places], self._prompt_lengths[places], self.room[places] = 1, 0, 0
-        self._tokens[places, 0], self._latest[places] = 0, -1
+    def leave(self, search: NativeSearch, slots: list[int]) -> None:
+        """Give what was written to the search, and free its slots."""
+        search.tokens[:] = self._tokens[slots, : search.tokens.shape[1]]
+        search.lengths, search.log_probs = self._lengths[slots], self._log_probs[slots]
+        search.ended = self._ended[slots]
+        search.checked += self._checked[slots]
+        search.accepted = self._accepted[slots]
+        self._lengths[slots], self._prompt_lengths[slots], self.room[slots] = 1, 0, 0
+        self._tokens[slots, 0], self._latest[slots] = 0, -1
 
     def search(self, decoder: NativeDecoder, entries: Sequence[_Entry], most_passes: int) -> int:
         """Write on until a row ends, or for so many passes; how many there were."""
@@ -308,13 +308,13 @@ class _Places:
         suppressed, begins = [torch.zeros(0, dtype=torch.long)], [np.zeros(1, np.int64)]
         list_of = np.zeros(len(self.room), np.int64)
         for entry in entries:
-            list_of[entry.places] = entry.search.list_of + sum(map(len, begins)) - 1
+            list_of[entry.slots] = entry.search.list_of + sum(map(len, begins)) - 1
             begins.append(entry.search.begins[1:] + sum(map(len, suppressed)))
             suppressed.append(entry.search.suppressed)
         parts = [
-            (entry.draft, entry.places, entry.num_draft_tokens)
+            (entry.draft, entry.slots, entry.num_draft_tokens)
             for entry in entries
-            if entry.draft is not None and self.room[entry.places].any()
+            if entry.draft is not None and self.room[entry.slots].any()
         ]
         before = self._lengths.copy()
         most = max((most for _, _, most in parts), default=0)

@@ -526,11 +526,11 @@ def with_searches(steps: Steps[T]) -> T:
         request = next(steps)
         while True:
             try:
-                found = request.run()
+                hypotheses = request.run()
             except SprachbundError as error:
                 request = steps.throw(error)
             else:
-                request = steps.send(found)
+                request = steps.send(hypotheses)
     except StopIteration as stop:
         result: T = stop.value
         return result

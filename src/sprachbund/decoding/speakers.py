@@ -92,11 +92,11 @@ class SpeakerEncoder:
         features = kaldi_fbank(samples * np.float32(self._scale), _BINS)
         features = features - features.mean(0, keepdims=True)
         try:
-            (found,) = self._session.run(None, {self._input: features[None]})
+            (output,) = self._session.run(None, {self._input: features[None]})
         except Exception as error:
             reason = next(iter(str(error).splitlines()), "")
             raise SprachbundError(f"{self._path} cannot be run on features ({reason[:80]})") from error
-        vector: Vectors = np.asarray(found, np.float32).reshape(-1)
+        vector: Vectors = np.asarray(output, np.float32).reshape(-1)
         length = float(np.linalg.norm(vector))
         if not np.isfinite(vector).all() or length == 0:
             raise SprachbundError(f"{self._path} gives a vector that is no number or nought; copy it again")
@@ -123,12 +123,12 @@ def load_speakers(path_or_id: str | os.PathLike[str], *, offline: bool = False) 
         path = download(name, ["*.onnx"], offline=offline, progress=None)
     files = sorted(path.rglob("*.onnx"))
     if len(files) != 1:
-        found = (
+        what = (
             f"{len(files)} ONNX files ({', '.join(file.name for file in files[:4])})"
             if files
             else "no ONNX file"
         )
-        raise SprachbundError(f"{name} has {found}; give the path of one")
+        raise SprachbundError(f"{name} has {what}; give the path of one")
     return SpeakerEncoder(files[0])
 
 
@@ -165,10 +165,10 @@ def label_speakers(
         heard[window.span][number] += 1
     names: dict[int, str] = {}
     labels: list[str | None] = [None] * len(spans)
-    for place in sorted(range(len(spans)), key=lambda place: spans[place]):
-        if heard[place]:
-            number = heard[place].most_common(1)[0][0]
-            labels[place] = names.setdefault(number, f"S{len(names) + 1}")
+    for index in sorted(range(len(spans)), key=spans.__getitem__):
+        if heard[index]:
+            number = heard[index].most_common(1)[0][0]
+            labels[index] = names.setdefault(number, f"S{len(names) + 1}")
     return labels
 
 
@@ -177,19 +177,19 @@ def _windows(spans: Sequence[tuple[float, float]]) -> list[_Window]:
     speech_s = sum(end_s - start_s for start_s, end_s in spans)
     hop_s = max(HOP_S, speech_s / _MOST_WINDOWS)
     windows = []
-    for place, (start_s, end_s) in enumerate(spans):
+    for index, (start_s, end_s) in enumerate(spans):
         if end_s - start_s < LEAST_S:
             continue
         count = max(1, 1 + int((end_s - start_s - WINDOW_S) / hop_s + 1e-9))
         for number in range(count):
             begin_s = start_s + number * hop_s
-            windows.append(_Window(span=place, start_s=begin_s, end_s=min(begin_s + WINDOW_S, end_s)))
+            windows.append(_Window(span=index, start_s=begin_s, end_s=min(begin_s + WINDOW_S, end_s)))
     return sorted(windows, key=lambda window: window.start_s)
 
 
 def _vectors(encoder: SpeakerEncoder, audio: AudioSource, windows: Sequence[_Window]) -> Vectors:
     """Voices (W, E) in windows, while the recording goes by block by block."""
-    found: list[Vectors] = []
+    vectors: list[Vectors] = []
     held, first = np.zeros(0, np.float32), 0  # samples, and the number of the first of them
     blocks = audio.blocks()
     for window in windows:
@@ -201,8 +201,8 @@ def _vectors(encoder: SpeakerEncoder, audio: AudioSource, windows: Sequence[_Win
         shortest = round(LEAST_S * SAMPLE_RATE)
         if len(samples) < shortest:  # the last window of a recording that ends within it
             samples = np.pad(samples, (0, shortest - len(samples)))
-        found.append(encoder.vector(samples))
-    return np.stack(found)
+        vectors.append(encoder.vector(samples))
+    return np.stack(vectors)
 
 
 def cluster(vectors: Vectors, num_speakers: int | None = None) -> list[int]:

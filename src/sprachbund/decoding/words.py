@@ -240,7 +240,13 @@ def _teacher_forced(family: Family, cache: DecoderCache, rows: list[list[int]]) 
 
 
 def chosen_heads(family: Family, layers: list[Tensor], num_rows: int) -> Tensor:
-    """(R, H, Q, T) out of one (B, all heads, R/B * Q, T) per layer; without a list, all of the upper half."""
+    """Attention of the heads that align (R, H, Q, T); of all heads of the upper half of layers where none are listed.
+
+    Args:
+        family: the model, which may list its heads.
+        layers: of each layer (B, all heads, R/B * Q, T).
+        num_rows: R.
+    """
     by_row = [_by_row(w, num_rows) for w in layers]
     alignment = family.capabilities.alignment  # a translator of texts has none
     if alignment is not None and (listed := alignment.heads):

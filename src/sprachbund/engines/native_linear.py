@@ -91,15 +91,15 @@ def linears(module: nn.Module) -> dict[str, nn.Linear | BlockLinear]:
 
     The output matrix of a language model whose embeddings it shares is one of them: "lm_head".
     """
-    found: dict[str, nn.Linear | BlockLinear] = {
+    layers: dict[str, nn.Linear | BlockLinear] = {
         name: part
         for name, part in module.named_modules()
         if (isinstance(part, BlockLinear) or (isinstance(part, nn.Linear) and type(part) is nn.Linear))
         and not any(step.startswith(_ADAPTERS) for step in name.split("."))
     }
     if isinstance(module, CausalLM) and module.shape.tied:
-        found[_OUTPUT] = plain_linear(module.embed_tokens.weight)
-    return found
+        layers[_OUTPUT] = plain_linear(module.embed_tokens.weight)
+    return layers
 
 
 _ADAPTERS = "lora_"

@@ -235,8 +235,8 @@ class _Residual(nn.Module):
         self.dense = nn.Linear(inner_width, shape.width)
         self.LayerNorm = nn.LayerNorm(shape.width, eps=shape.norm_epsilon)
 
-    def forward(self, x: Tensor, beside: Tensor) -> Tensor:
-        normed: Tensor = self.LayerNorm(self.dense(x) + beside)
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        normed: Tensor = self.LayerNorm(self.dense(x) + residual)
         return normed
 
 

@@ -27,7 +27,7 @@ SHORT_FRAME, STREAMING_FRAME = 80, 320
 """Samples that the streaming encoder reads at once, and those of one of its frames."""
 
 
-class Rotary(nn.Module):
+class InterleavedRotary(nn.Module):
     """Turns neighbouring dimensions of heads by angles that grow with the position (arXiv 2104.09864).
 
     Args:
@@ -216,7 +216,7 @@ class MoonshineEncoder(nn.Module):
         num_layers: int,
         inner_width: int,
         activation: Activation,
-        rotary: Rotary,
+        rotary: InterleavedRotary,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv1d(1, width, 127, stride=64, bias=False)
@@ -259,7 +259,7 @@ class MoonshineEncoder(nn.Module):
         return normed * self.groupnorm.weight[:, None] + self.groupnorm.bias[:, None]
 
 
-class CausalConvolution(nn.Conv1d):
+class CausalConv1d(nn.Conv1d):
     """A convolution of kernel 5 and stride 2 over time that sees what is past alone."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -288,8 +288,8 @@ class Embedder(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.comp = AsinhCompression()
-        self.conv1 = CausalConvolution(width, 2 * width)
-        self.conv2 = CausalConvolution(2 * width, width)
+        self.conv1 = CausalConv1d(width, 2 * width)
+        self.conv2 = CausalConv1d(2 * width, width)
         self.linear = nn.Linear(SHORT_FRAME, width, bias=False)
 
     def forward(self, samples: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
@@ -343,8 +343,8 @@ class StreamingMoonshineEncoder(nn.Module):
             num_samples: valid samples (B,).
         """
         x, num_frames = self.embedder(samples, num_samples)
-        places = torch.arange(x.shape[1], device=x.device)
-        behind = places[:, None] - places
+        positions = torch.arange(x.shape[1], device=x.device)
+        behind = positions[:, None] - positions
         valid = allowed_frames(x, num_frames)
         assert valid is not None
         for layer, (left, right) in zip(self.layers, self.windows, strict=True):
@@ -398,7 +398,7 @@ class MoonshineDecoder(nn.Module):
         num_layers: int,
         inner_width: int,
         activation: Activation,
-        rotary: Rotary,
+        rotary: InterleavedRotary,
     ) -> None:
         super().__init__()
         self.max_tokens, self.rotary = max_tokens, rotary

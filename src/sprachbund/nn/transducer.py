@@ -231,11 +231,9 @@ def _duration_paths(
     rows = torch.arange(len(blanks), device=blanks.device)
     for duration, by_blank, _ in steps:
         last = num_frames - duration
-        place = (last + num_targets).clamp(min=0)
+        step = (last + num_targets).clamp(min=0)
         fits = (last >= 0) & (duration > 0)
-        end = (
-            table[place, rows, num_targets] + by_blank[place.clamp(max=len(by_blank) - 1), rows, num_targets]
-        )
+        end = table[step, rows, num_targets] + by_blank[step.clamp(max=len(by_blank) - 1), rows, num_targets]
         ends.append(torch.where(fits, end, _IMPOSSIBLE))
     return torch.stack(ends).logsumexp(0)
 

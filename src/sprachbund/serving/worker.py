@@ -93,14 +93,14 @@ class _Job:
         owners: their recordings and numbers there, one for each span; a job of several is searched by itself.
         steps: the work, which asks for searches.
         started, rows: the search whose rows are under way.
-        found: what it found, until the spans before it are done.
+        hypotheses: of its search, until the spans before it are done.
     """
 
     owners: Sequence[tuple[_Waiting, int]]
     steps: Steps[list[list[Answer]]]
     started: StartedSearch | None = None
     rows: NativeSearch | None = None
-    found: list[list[Hypothesis]] | None = None
+    hypotheses: list[list[Hypothesis]] | None = None
 
     @property
     def recordings(self) -> list[_Waiting]:
@@ -303,8 +303,8 @@ class ModelWorker:
         self._fail(gone, AbandonedError())
 
     @property
-    def _places(self) -> RunningSearch | None:
-        """Where rows join: in the native engine. A cascade's second model has places of its own nowhere."""
+    def _slots(self) -> RunningSearch | None:
+        """Where rows join: in the native engine. A cascade's second model has no slots."""
         able = self.model.family.capabilities
         if self._running is None and isinstance(able.decoder, NativeDecoder):
             self._running = RunningSearch(able.decoder, self._batch_size)
@@ -321,7 +321,7 @@ class ModelWorker:
         self._meters.batch_spans.observe(len(batch) + len(self._jobs))
         recordings = [waiting for waiting, _ in batch] + [w for job in self._jobs for w in job.recordings]
         self._meters.batch_recordings.observe(len(set(recordings)))
-        for part in [batch] if self._places is None else [[one] for one in batch]:
+        for part in [batch] if self._slots is None else [[one] for one in batch]:
             job = _Job(
                 owners=part,
                 steps=translation_steps(
@@ -343,7 +343,7 @@ class ModelWorker:
             job = next(job for job in self._jobs if job.rows is rows)
             self._jobs.remove(job)
             assert job.started is not None
-            job.found, job.started, job.rows = job.started.result(rows), None, None
+            job.hypotheses, job.started, job.rows = job.started.result(rows), None, None
             self._deliver(job.recordings[0])
         return True
 
@@ -352,10 +352,10 @@ class ModelWorker:
 
         What a span is judged by may depend on the spans before it.
         """
-        while waiting.jobs and (found := waiting.jobs[0].found) is not None:
+        while waiting.jobs and (hypotheses := waiting.jobs[0].hypotheses) is not None:
             job = waiting.jobs[0]
-            job.found = None
-            self._advance(job, partial(job.steps.send, found))
+            job.hypotheses = None
+            self._advance(job, partial(job.steps.send, hypotheses))
 
     def _advance(self, job: _Job, step: Callable[[], SearchRequest]) -> None:
         """Let a job work until its rows are under way, or to its end."""
@@ -363,16 +363,16 @@ class ModelWorker:
             while True:
                 request = step()
                 try:
-                    found = self._search(job, request)
+                    hypotheses = self._search(job, request)
                 except SprachbundError as error:
                     step = partial(job.steps.throw, error)
                 else:
-                    if found is None:
+                    if hypotheses is None:
                         return
                     if job.recordings[0].jobs[0] is not job:  # see `_deliver`
-                        job.found = found
+                        job.hypotheses = hypotheses
                         return
-                    step = partial(job.steps.send, found)
+                    step = partial(job.steps.send, hypotheses)
         except StopIteration as stop:
             self._finish(job, stop.value)
         except BaseException as error:
@@ -383,7 +383,7 @@ class ModelWorker:
         """What a search found; None where its rows joined those under way."""
         if (started := request.start()) is None:
             return request.run()
-        running = self._places
+        running = self._slots
         rows = None if running is None or len(job.owners) > 1 else started.native_rows()
         if rows is None or running is None or rows.num_rows > running.num_free:
             return started.finish()
@@ -404,7 +404,7 @@ class ModelWorker:
     def _next_batch(self) -> list[tuple[_Waiting, int]]:
         """A span of each recording in turn, so that nobody waits for the whole of another's."""
         room = min(self._batch_size, _SPANS_WITH_LIVE) if self._live else self._batch_size
-        if (running := self._places) is not None:
+        if (running := self._slots) is not None:
             room = min(room - len(self._jobs), running.num_free)
         with self._changed:
             left = sum(len(waiting.spans) - waiting.given for waiting in self._recordings)

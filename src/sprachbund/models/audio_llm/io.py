@@ -151,14 +151,14 @@ def _ends(directory: Path, values: Mapping[str, Any]) -> list[int]:
         if values.get("model_type") in (VOXTRAL, *GRANITE)
         else None,  # the default of transformers' classes
     ]
-    found = next((one for one in said if one is not None), None)
-    ends: list[Any] = found if isinstance(found, list) else [found]
+    stated = next((one for one in said if one is not None), None)
+    ends: list[Any] = stated if isinstance(stated, list) else [stated]
     size = text.get("vocab_size", 131_072) if isinstance(text, dict) else 0
     if not ends or any(
         isinstance(end, bool) or not isinstance(end, int) or not 0 <= end < size for end in ends
     ):
         raise SprachbundError(
-            f"{directory}: eos_token_id is {repr(found)[:60]}, which is no token of {size}; {_ADVICE}"
+            f"{directory}: eos_token_id is {repr(stated)[:60]}, which is no token of {size}; {_ADVICE}"
         )
     return [int(end) for end in ends]
 

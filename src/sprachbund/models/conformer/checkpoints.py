@@ -401,8 +401,8 @@ def _prompt(language: str, prompts: Mapping[str, int], source: str) -> int:
     named = {name: number for name, number in prompts.items() if name != "auto"}
     tag = language.lower()
     for same in (lambda name: name == tag, lambda name: name.split("-")[0] == tag):
-        if found := [number for name, number in named.items() if same(name.lower())]:
-            return found[0]
+        if numbers := [number for name, number in named.items() if same(name.lower())]:
+            return numbers[0]
     known = sorted({name.split("-")[0] for name in named if "-" in name})
     raise SprachbundError(f"{source} has no prompt for {language!r}; it has those of {', '.join(known)}")
 

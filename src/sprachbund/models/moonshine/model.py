@@ -25,9 +25,9 @@ from sprachbund.nn.moonshine import (
     MIN_SAMPLES,
     SHORT_FRAME,
     STREAMING_FRAME,
+    InterleavedRotary,
     MoonshineDecoder,
     MoonshineEncoder,
-    Rotary,
     StreamingMoonshineEncoder,
 )
 from sprachbund.text.languages import described
@@ -220,8 +220,8 @@ class Moonshine(nn.Module):
         return self.tokens.decode(tokens)
 
 
-def _rotary(part: RotaryPart, head_width: int) -> Rotary:
-    return Rotary(head_width, part.partial_rotary_factor, part.rope_theta)
+def _rotary(part: RotaryPart, head_width: int) -> InterleavedRotary:
+    return InterleavedRotary(head_width, part.partial_rotary_factor, part.rope_theta)
 
 
 def _encoder(config: MoonshineConfig) -> MoonshineEncoder:

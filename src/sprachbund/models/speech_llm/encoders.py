@@ -146,7 +146,13 @@ class CachedSpeech(SpeechEncoder):
         return ()
 
     def read(self, values: Tensor, num_frames: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The features, which are what the encoder's `read` gave."""
+        """The features, which the encoder's `read` gave.
+
+        Args:
+            values: states (B, S, D).
+            num_frames: valid states (B,).
+            layers: that were read.
+        """
         return values, num_frames
 
 

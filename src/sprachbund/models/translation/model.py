@@ -253,8 +253,8 @@ class TextTranslator(nn.Module):
             )
         tokens = [self.tokens.language_token(group.pop()) for group in groups]
         marks = self.embedding(torch.tensor(tokens, device=memory.states.device))[:, None]
-        place = self.tokens.place
-        own = [memory.states[:, :place], marks, memory.states[:, place + 1 :]]
+        index = self.tokens.language_index
+        own = [memory.states[:, :index], marks, memory.states[:, index + 1 :]]
         states: Tensor = self.encoder(torch.cat(own, dim=1), memory.num_frames)
         return states
 

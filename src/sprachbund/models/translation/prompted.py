@@ -336,8 +336,8 @@ class PromptedTranslator(nn.Module):
 
     def _end_of_replies(self) -> int:
         """The special token that the template puts behind a reply; the tokenizer's end where there is none."""
-        _, found, behind = self._chat("x", _REPLY).rpartition(_REPLY)
-        tokens = self._tokens(behind) if found else []
+        _, reply, behind = self._chat("x", _REPLY).rpartition(_REPLY)
+        tokens = self._tokens(behind) if reply else []
         return next((token for token in tokens if token in self._special), self._prompts.end)
 
 

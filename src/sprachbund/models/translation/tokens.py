@@ -135,7 +135,7 @@ class TranslationTokens:
         targets: BCP-47 tags written; likewise.
 
     Attributes:
-        place: of the language among the tokens of a source.
+        language_index: of the language among the tokens of a source.
         end: ends a source and a row.
         padding: fills up shorter sources; nothing reads it.
         not_text: every token that is not text.
@@ -161,7 +161,7 @@ class TranslationTokens:
     ) -> None:
         self.tokenizer, self.pieces, self.languages = tokenizer, pieces, languages
         self.written, self.marked, self._lead = written or pieces, marked, [*lead]
-        self.place = len(self._lead)
+        self.language_index = len(self._lead)
         self.sources = languages.tags if sources is None else sources
         self.targets = languages.tags if targets is None else targets
         self._codes = codes
@@ -194,7 +194,7 @@ class TranslationTokens:
 
     def source_offsets(self, text: str) -> Offsets:
         """Where the tokens of a source stand in the text; (0, 0) for those that stand for none of it."""
-        before = [(0, 0)] * (self.place + bool(self.marked))
+        before = [(0, 0)] * (self.language_index + bool(self.marked))
         return [*before, *self.pieces.offsets(text), (0, 0)]
 
     def tokens_to_text(self, tokens: Sequence[int]) -> str:
