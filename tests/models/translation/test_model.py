@@ -61,7 +61,7 @@ def test_sources_are_the_tokens_of_transformers(checkpoint: Checkpoint) -> None:
         features = checkpoint.features([*TEXTS], source)
         ours = features.values.clone()
         if model.tokens.marked is not None:
-            ours[:, model.tokens.place] = model.tokens.language_token(
+            ours[:, model.tokens.language_index] = model.tokens.language_token(
                 source if model.tokens.marked == "source" else target
             )
         assert torch.equal(ours, theirs["input_ids"])
@@ -188,7 +188,7 @@ def test_offsets_cut_up_the_text(checkpoint: Checkpoint) -> None:
     assert [len(row) for row in offsets] == features.num_frames.tolist()
     for text, row in zip(TEXTS, offsets, strict=True):
         tokens = checkpoint.model.tokens
-        first = tokens.place + int(tokens.marked is not None)
+        first = tokens.language_index + int(tokens.marked is not None)
         assert row[:first] == [(0, 0)] * first
         assert row[-1] == (0, 0)
         inner = row[first:-1]
@@ -222,7 +222,7 @@ def test_what_looks_like_a_special_token_is_text_or_refused(checkpoint: Checkpoi
             ):
                 model.tokens.source(f"a {name} b")
             continue
-        tokens = model.tokens.source(f"a {name} b")[model.tokens.place + 1 : -1]
+        tokens = model.tokens.source(f"a {name} b")[model.tokens.language_index + 1 : -1]
         assert not model.tokens.not_text.intersection(tokens) - {checkpoint.tokenizer.unk_token_id}
         assert len(tokens) > 3
 

@@ -77,7 +77,7 @@ def test_tokenizer_json_is_read_as_it_stands(tmp_path: Path) -> None:
     for own in (model, load(tmp_path / "saved")):
         for text in ("der Hund läuft", "x 🎉 y", "the dog runs"):
             row = own.tokens.source(text)
-            row[own.tokens.place] = own.tokens.language_token("fr")
+            row[own.tokens.language_index] = own.tokens.language_token("fr")
             assert row == reference.encode(f"<2fr> {text}").ids
             assert "🎉" in text or own.decode_text(row) == text
 
