@@ -170,7 +170,7 @@ def test_a_search_that_leaves_makes_room_and_changes_no_other() -> None:
             number = next(n for n, (_, rows) in enumerate(begun) if rows is ended)
             found[number] = begun[number][0].result(ended)
     assert found == {n: one for n, one in enumerate(alone) if n != 2}
-    with pytest.raises(ValueError, match="rows for 1 places"):
+    with pytest.raises(ValueError, match="rows for 1 slots"):
         RunningSearch(cast(NativeDecoder, family.decoder), 1).add(
             NativeSearch(_two_rows(family).batch, [[2], [3]])
         )
