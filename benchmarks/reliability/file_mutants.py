@@ -759,9 +759,9 @@ def _label_record(folder: Path) -> Path:
 
 
 def _read_label_record(path: Path) -> None:
-    from sprachbund.compression.pseudo_labels import CorpusSource, _shard, close
+    from sprachbund.compression.pseudo_labels import CorpusSource, close, read_record
 
-    record = _shard(None, path.parent, 0, (), many=False)  # type: ignore[arg-type]
+    record = read_record(path)
     close(path.parent, [CorpusSource(path.parent)], [record], "teacher", ["de"])
 
 

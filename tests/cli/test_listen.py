@@ -35,7 +35,7 @@ def test_events_are_json_lines_that_add_up(short, capsys):
     assert main(["listen", str(short), "--to", "de,en", "--fast", "--json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     engine, *events = events
-    assert engine.keys() == {"type", "name", "why"}
+    assert engine.keys() == {"type", "name", "why", "parts"}
     assert engine["type"] == "engine"
     assert {event["target"] for event in events} == {"de", "en"}
     german = [event for event in events if event["target"] == "de"]

@@ -180,5 +180,5 @@ def test_what_is_wrong_is_said(parts: tuple[Path, Path], tmp_path: Path) -> None
         load(tmp_path / "model")
     with pytest.raises(SprachbundError, match="there is no directory"):
         assemble(tmp_path / "nowhere at all", parts[1], make_config(), offline=True)
-    with pytest.raises(SprachbundError, match="names the family 'qwen2'"):
+    with pytest.raises(SprachbundError, match="the encoder of the family 'qwen2' is not taken"):
         assemble(parts[1], parts[1], make_config(), offline=True)

@@ -71,7 +71,7 @@ def test_the_published_shape() -> None:
     [
         (["model.feed_forward_width=4"], "has an inner width of 4, too little for 2 private branches"),
         (['analysis.modules=["encoder.layers.*.ff"]'], "matches 'encoder.layers.*.ff'"),
-        (['arms=["sharring"]'], "no arm 'sharring'; there are uft; sharing"),
+        (['arms=["sharring"]'], "no arm 'sharring'; there are uft; uft, not continued; sharing"),
         (["analysis.utterances=3"], "do not divide into vectors"),
     ],
 )

@@ -53,7 +53,10 @@ def convert(
     if is_other_format(Path(checkpoint)):
         if language or head:
             option = "--language" if language else "--head"
-            raise UsageError(f"{option} is for other models; a Whisper model says that itself")
+            raise UsageError(
+                f"{option} is for other models: a Whisper model names its languages itself, and has one head; leave it "
+                "out"
+            )
         return _convert_whisper(Path(checkpoint), out, tokenizer, licence, as_json=as_json)
     if tokenizer is not None:
         raise UsageError("--tokenizer is for a .pt file of openai-whisper; leave it out")

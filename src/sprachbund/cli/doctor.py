@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 # What translating needs; that of training and evaluating is an extra, which an installation may lack.
 NEEDED = (
     "torch", "numpy", "safetensors", "huggingface_hub", "filelock", "tokenizers", "sentencepiece", "google.protobuf",
-    "yaml", "soundfile", "av", "soxr", "onnxruntime", "langcodes", "language_data", "pydantic", "typer", "rich",
+    "yaml", "soundfile", "av", "soxr", "onnxruntime", "langcodes", "language_data", "jinja2", "pydantic", "typer",
+    "rich",
 )  # fmt: skip
 """Modules of the packages that are always installed."""
 _PURPOSES = {

@@ -111,7 +111,7 @@ class Segment:
             ("source_text", None),
             ("temperature", 0.0),
             ("speaker", None),
-            ("alternatives", ()),
+            ("alternatives", []),
         ):
             if values[name] == unknown:
                 del values[name]

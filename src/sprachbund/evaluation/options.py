@@ -1,5 +1,6 @@
 """What is evaluated and how, as one value, and its plain form in result manifests and back."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -69,10 +70,11 @@ class CalibrationOptions:
 
 
 def configuration(options: EvaluationOptions) -> dict[str, Any]:
-    """Options as plain values, with what may decide last bits from outside: threads."""
+    """Options as JSON has them, with what may decide last bits from outside: threads."""
     import torch  # here, since the command line reads the options at its start
 
-    return {**asdict(options), "num_threads": torch.get_num_threads()}
+    values: dict[str, Any] = json.loads(json.dumps(asdict(options)))
+    return {**values, "num_threads": torch.get_num_threads()}
 
 
 def options_from(values: dict[str, Any], path: Path | None = None) -> EvaluationOptions:

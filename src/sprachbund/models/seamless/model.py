@@ -227,7 +227,7 @@ class Seamless(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.decoder.embedding.weight.device
+        return next(self.encoder.parameters()).device
 
     @property
     def end_token(self) -> int:
@@ -435,7 +435,7 @@ class Seamless(nn.Module):
         return self.tokens.language_token(tag)
 
     def _encode(self, features: Features, route: Route | None) -> Memory:
-        values = features.values.to(self.decoder.embedding.weight.dtype)
+        values = features.values.to(next(self.encoder.parameters()).dtype)
         states, num_frames = self.encoder(values, features.num_frames, route)
         return Memory(states=states, num_frames=num_frames)
 
