@@ -37,6 +37,7 @@ _FEWEST_CONNECTIONS = 8
 _FEWEST_LINGERING, _LINGER_S = 4, 10.0
 """Least number of refused connections that may still be read from (else an eighth of all), and for how long."""
 _MOST_FRAGMENTS = 4096
+_SEND_BUFFER_BYTES = 128 * 1024
 
 
 def most_connections(limits: Limits) -> int:
@@ -137,6 +138,10 @@ def http_protocol(limits: Limits, timeouts: Timeouts, num_connections: int) -> t
 
         def connection_made(self, transport: Any) -> None:
             transport.set_write_buffer_limits(high=0)  # so that all that waits to be sent is noticed
+            # A system that keeps megabytes of an answer reports late that a slow client took some of it.
+            transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES
+            )
             super().connection_made(transport)
             self._idle_since = self.loop.time()
             refusal = self._make_room()
