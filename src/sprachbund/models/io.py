@@ -73,7 +73,7 @@ def _load_translation(directory: Path) -> Family:
 
 
 def _load_prompted(directory: Path) -> Family:
-    from sprachbund.models.translation.prompted import load
+    from sprachbund.models.prompted import load
 
     return load(directory)
 
@@ -164,8 +164,8 @@ def _saver(family: Family) -> Callable[..., None]:
             from sprachbund.models.audio_llm.io import save as save_audio_llm
 
             return save_audio_llm
-        case "translation" if type(family).__module__.endswith(".prompted"):
-            from sprachbund.models.translation.prompted import save as save_prompted
+        case "prompted":
+            from sprachbund.models.prompted import save as save_prompted
 
             return save_prompted
         case "translation":

@@ -19,7 +19,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models import io as any_directory
 from sprachbund.models.base import Family, Target
 from sprachbund.models.cascade import Cascade
-from sprachbund.models.translation.prompted import KINDS, PromptedTranslator, request
+from sprachbund.models.prompted import KINDS, PromptedTranslator, request
 from tests.decoding.test_cascade import read, speech
 from tests.decoding.test_one_pipeline import OPEN
 from tests.decoding.test_translate import Loudness
