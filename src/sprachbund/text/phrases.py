@@ -24,7 +24,8 @@ _CLINGING = {
     "ru": "в во на за под над перед при про о об от до из с со к ко у по для без через между и а но или что "
     "чтобы если когда как где не ни мой моя твой его её их этот эта это",
 }
-_WORDS = {language: frozenset(words.split()) for language, words in _CLINGING.items()}
+PHRASE_WORDS = {language: frozenset(words.split()) for language, words in _CLINGING.items()}
+"""Language to words; `serving/page/phrases.js` has the same."""
 
 
 def belongs_to_next(word: str, language: str) -> bool:
@@ -34,4 +35,4 @@ def belongs_to_next(word: str, language: str) -> bool:
         word: as it is written; one with a mark behind it ends a phrase.
         language: BCP-47 tag.
     """
-    return word.lower() in _WORDS.get(language.partition("-")[0], ())
+    return word.lower() in PHRASE_WORDS.get(language.partition("-")[0], ())

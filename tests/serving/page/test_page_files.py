@@ -9,6 +9,8 @@ import pytest
 
 from sprachbund.decoding.formats import render
 from sprachbund.decoding.result import Segment, Translation
+from sprachbund.text.phrases import PHRASE_WORDS
+from tests.decoding.test_cues import SENTENCES
 from tests.serving.page.looking import choose, state, until
 from tests.serving.page.server import Script
 
@@ -151,6 +153,32 @@ def test_files_are_written_as_the_commands_write_them(opened: Open) -> None:
     for name in ("srt", "vtt", "txt"):
         written = page.evaluate(write, [rows, name])
         assert written == [render(recording, name) for recording in recordings]
+
+
+def test_lines_end_with_phrases_in_every_language(opened: Open) -> None:
+    page = opened()
+    words = page.evaluate("""async () => {
+        const { PHRASE_WORDS } = await import("/static/phrases.js");
+        return Object.entries(PHRASE_WORDS).map(([language, words]) => [language, [...words]]);
+    }""")
+    assert {language: frozenset(own) for language, own in words} == PHRASE_WORDS
+    write = """async ([language, text]) => {
+        const { render } = await import("/static/subtitles.js");
+        const segment = { start_s: 0, end_s: 12, committed: text, dropped: null, target: language };
+        return render("srt", [segment]);
+    }"""
+    for language, text in SENTENCES.items():
+        segment = Segment(
+            start_s=0.0, end_s=12.0, source_language=language, target_language=language, text=text
+        )
+        whole = Translation(
+            segments=(segment,),
+            source_language=language,
+            target_language=language,
+            duration_s=12.0,
+            dropped=(),
+        )
+        assert page.evaluate(write, [language, text]) == render(whole, "srt")
 
 
 def made_up(seed: int) -> Translation:

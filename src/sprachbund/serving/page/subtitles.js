@@ -1,5 +1,7 @@
-// Files to download, made from the segments. Cues follow the rules of the commands (decoding/cues.py): two lines
+// Files to download, made from the segments. Cues follow the rules of the commands (decoding/formats.py): two lines
 // of 42 characters at most, a second on screen where there is room, never two at once. A test compares both.
+
+import { belongsToNext } from "./phrases.js";
 
 const MAX_LINE = 42;
 const MAX_LINES = 2;
@@ -50,7 +52,7 @@ export function clock(second, point) {
 
 /** A segment cut in cues inside its time, in proportion to characters. */
 function cuesOf(segment) {
-  const chunks = chunksOf(segment.committed);
+  const chunks = chunksOf(segment.committed, segment.target ?? "");
   const sizes = chunks.map((lines) => lines.reduce((sum, line) => sum + length(line), 0));
   const total = sizes.reduce((a, b) => a + b, 0);
   const length_s = Math.max(0, segment.end_s - segment.start_s);
@@ -73,13 +75,17 @@ function spacedOut(cues) {
   return spaced;
 }
 
-/** Lines of each cue; the end of a sentence closes a cue that is at least half full. */
-function chunksOf(text) {
+/**
+ * Lines of each cue; the end of a sentence closes a cue that is at least half full. A full cue ends behind a clause, or
+ * else in front of the words that belong to the next one.
+ */
+function chunksOf(text, language) {
   const chunks = [];
   let current = [];
   for (const piece of wordsOf(text).flatMap(broken)) {
     if (current.length && wrapped([...current, piece]).length > MAX_LINES) {
-      const cut = clauseEnd(current);
+      let cut = clauseEnd(current);
+      if (cut === current.length) cut = phraseEnd(current, language);
       chunks.push(current.slice(0, cut));
       current = current.slice(cut);
     }
@@ -90,13 +96,22 @@ function chunksOf(text) {
     }
   }
   if (current.length) chunks.push(current);
-  return chunks.map(balanced);
+  return chunks.map((words) => balanced(words, language));
 }
 
 /** Where to cut: after the last end of a clause in the second half, or behind all words. */
 function clauseEnd(words) {
   for (let i = words.length - 1; i > Math.floor(words.length / 2); i--) {
     if (CLAUSE_END.test(words[i - 1]) || SENTENCE_END.test(words[i - 1])) return i;
+  }
+  return words.length;
+}
+
+/** Where neither the words before nor their first line end within a phrase, as long as half of them stay. */
+function phraseEnd(words, language) {
+  const within = (line) => belongsToNext(line.split(" ").at(-1), language);
+  for (let i = words.length; i > Math.floor(words.length / 2); i--) {
+    if (!balanced(words.slice(0, i), language).some(within)) return i;
   }
   return words.length;
 }
@@ -120,12 +135,17 @@ function wrapped(words, width = MAX_LINE) {
   return lines;
 }
 
-/** The lines as even as they get without needing more of them. */
-function balanced(words) {
+/** The words in one line, or in two as even as they get where the first ends with a phrase, if it can. */
+function balanced(words, language) {
   const lines = wrapped(words);
-  for (let width = Math.max(...words.map(length)); width < MAX_LINE; width++) {
-    const narrower = wrapped(words, width);
-    if (narrower.length === lines.length) return narrower;
+  if (lines.length !== MAX_LINES) return lines;
+  let best = null;
+  for (let i = 1; i < words.length; i++) {
+    const split = [words.slice(0, i).join(" "), words.slice(i).join(" ")];
+    const lengths = split.map(length);
+    if (Math.max(...lengths) > MAX_LINE) continue;
+    const cost = (belongsToNext(words[i - 1], language) ? 1000 : 0) + Math.abs(lengths[0] - lengths[1]);
+    if (best === null || cost < best.cost) best = { cost, split };
   }
-  return lines;
+  return best.split;
 }

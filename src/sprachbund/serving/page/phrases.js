@@ -1,0 +1,38 @@
+// Words that belong to the next one, so that no line of a subtitle ends with them: those of text/phrases.py. A test compares
+// both.
+
+const CLINGING = {
+  en:
+    "a an the this that these those my your his her its our their of to in on at by for from with without into onto " +
+    "over under about after before between through during against and or but nor so if because as than when while " +
+    "where who which whose not no very is are was were be been has have had will would can could shall should must " +
+    "may might",
+  de:
+    "der die das den dem des ein eine einen einem einer eines kein keine mein meine dein sein seine ihr ihre unser " +
+    "unsere in im ins an am auf aus bei beim von vom zu zum zur mit nach vor für über unter durch gegen ohne um " +
+    "zwischen und oder aber denn sondern weil wenn dass ob als wie wo der nicht sehr",
+  fr:
+    "le la les un une des du de au aux ce cet cette ces mon ma mes ton ta tes son sa ses notre nos votre vos leur " +
+    "leurs à en dans sur sous par pour avec sans chez vers entre contre depuis pendant et ou mais ni car que qui si " +
+    "quand comme ne très",
+  es:
+    "el la los las un una unos unas de del a al en con sin por para sobre bajo entre hacia hasta desde contra y e o " +
+    "u pero ni que si cuando como mi mis tu tus su sus nuestro nuestra este esta estos estas ese esa no muy",
+  it:
+    "il lo la i gli le un uno una di del dello della dei degli delle a al allo alla ai agli alle da dal dalla in " +
+    "nel nella nei con su sul sulla per tra fra senza e ed o ma né che se quando come mio mia tuo tua suo sua non " +
+    "molto",
+  ru:
+    "в во на за под над перед при про о об от до из с со к ко у по для без через между и а но или что чтобы если " +
+    "когда как где не ни мой моя твой его её их этот эта это",
+};
+
+/** Language to words. */
+export const PHRASE_WORDS = Object.fromEntries(
+  Object.entries(CLINGING).map(([language, words]) => [language, new Set(words.split(" "))]),
+);
+
+/** Whether a line should not end with a word; one with a mark behind it ends a phrase. */
+export function belongsToNext(word, language) {
+  return PHRASE_WORDS[language.split("-")[0]]?.has(word.toLowerCase()) ?? false;
+}
