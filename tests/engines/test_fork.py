@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 
-from sprachbund.models.streaming_onnx import Graph, Session, Value
+from sprachbund.models.streaming_onnx import Graph, OnnxSession, Value
 from tests.stories.support import speech, write_tiny_model, write_wav
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are not forked there")
@@ -55,7 +55,7 @@ def test_a_forked_process_computes_with_onnx_runtime(tmp_path: Path) -> None:
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, tmp_path / "product.onnx")
     described = Graph(file="product.onnx", inputs=(value("x"),), outputs=(value("y"),))
-    session, x = Session(tmp_path, described, threads=2), torch.randn(2048, 512)
+    session, x = OnnxSession(tmp_path, described, threads=2), torch.randn(2048, 512)
     (expected,) = session(x)
     for used in (True, False):
         if (child := os.fork()) == 0:
