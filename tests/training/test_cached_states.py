@@ -131,7 +131,7 @@ def test_the_first_layer_that_moves() -> None:
         assert first_moving_layer(model, model.encoder, trainable) == first
 
 
-def test_memory_is_not_the_whole_file(data: Path, tmp_path: Path) -> None:
+def test_the_file_holds_every_utterance_once(data: Path, tmp_path: Path) -> None:
     _, cached, _ = corpora(data, tmp_path)
     (path,) = tmp_path.glob("*.f32")
     sizes = [cached[0, index, 1.0].features.numel() * 4 for index in range(48)]

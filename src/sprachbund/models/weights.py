@@ -8,7 +8,7 @@ In 8 bits a matrix is stored as signed integers with one fp32 scale per output r
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,9 +16,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.card import Card
 from sprachbund.nn.limits import WIDTH, Flag
 from sprachbund.nn.quantized import PACKED, BlockBits, linear_names, make_room, packed_layers
-from sprachbund.util.files import read_object, validate
+from sprachbund.util.files import atomic_files, is_empty, read_object, validate, write_bytes, write_json
 from sprachbund.util.tensors import load_tensors, save_tensors
 
 Bits = Literal[8, 16, 32]
@@ -27,6 +28,51 @@ _FLOATING = (torch.float32, torch.float16, torch.bfloat16)
 COUNTER = "num_batches_tracked"
 """Ends the name of the one whole number that a model holds: batches that a norm has seen in training."""
 _ADVICE = "copy the model again"
+_CONFIG = "config.json"
+
+
+def write_transformers_directory(
+    directory: Path,
+    weights: Mapping[str, Mapping[str, Tensor]],
+    config: Mapping[str, Any],
+    files: Mapping[str, bytes],
+    *,
+    bits: Bits,
+    card: Card | None,
+) -> None:
+    """Write a model in transformers' layout; config.json comes last, so a broken-off writing is not taken for a model.
+
+    Args:
+        directory: to be written; safetensors files that lie there are replaced.
+        weights: name of a safetensors file to its tensors.
+        config: values of config.json.
+        files: name to content of the others, such as the tokenizer's.
+        bits: of a weight, for the card.
+        card: to lie beside the weights.
+
+    Raises:
+        SprachbundError: the directory is something else than a model's, or cannot be written.
+    """
+    if directory.exists() and not (
+        directory.is_dir() and ((directory / _CONFIG).is_file() or is_empty(directory))
+    ):
+        raise SprachbundError(f"{directory} exists and is not a model directory; choose another name")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for old in directory.glob("*.safetensors*"):
+            old.unlink()
+        if card is not None:
+            card.model_copy(update={"bits": bits}).write(directory)
+        for name, tensors in weights.items():
+            save_tensors(directory / name, tensors, {"format": "pt"})
+        with atomic_files(directory, last=_CONFIG) as draft:
+            for name, content in files.items():
+                write_bytes(draft / name, content)
+            write_json(draft / _CONFIG, dict(config), indent=2)
+    except OSError as error:
+        raise SprachbundError(
+            f"{directory} could not be written ({error}); mend that and save again"
+        ) from error
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,9 +28,8 @@ from sprachbund.models.audio_llm.voxtral import Voxtral
 from sprachbund.models.card import Card
 from sprachbund.models.causal_lm import ChatTemplate, fill, read_shards
 from sprachbund.models.hub import GENERATION, check_config, family_of, find
-from sprachbund.models.weights import COUNTER, Bits, cast_to_bits
-from sprachbund.util.files import atomic_files, is_empty, read_object, validate, write_bytes, write_json
-from sprachbund.util.tensors import save_tensors
+from sprachbund.models.weights import COUNTER, Bits, cast_to_bits, write_transformers_directory
+from sprachbund.util.files import read_object, validate
 
 CONFIG, SAFETENSORS = "config.json", "model.safetensors"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -369,28 +368,13 @@ def save(
     Raises:
         SprachbundError: the place is taken by something else, or cannot be written.
     """
-    final = Path(directory)
-    if final.exists() and not (final.is_dir() and ((final / CONFIG).is_file() or is_empty(final))):
-        raise SprachbundError(f"{final} exists and is not a model directory; choose another name")
     files: dict[str, Mapping[str, Tensor]] = {SAFETENSORS: _cast(to_transformers(model), bits)}
     if isinstance(model, GraniteSpeech) and model.adapter_names:
         own = model.state_dict()
         files[ADAPTER] = _cast({theirs: own[name] for name, theirs in model.adapter_names.items()}, bits)
-    try:
-        final.mkdir(parents=True, exist_ok=True)
-        for old in final.glob("*.safetensors*"):
-            old.unlink()
-        if card is not None:
-            card.model_copy(update={"bits": bits}).write(final)
-        for name, weights in files.items():
-            save_tensors(final / name, weights, {"format": "pt"})
-        with atomic_files(final, last=CONFIG) as draft:
-            for name, content in model.files.items():
-                write_bytes(draft / name, content)
-            dtype = next(value.dtype for value in files[SAFETENSORS].values() if value.is_floating_point())
-            write_json(draft / CONFIG, {**model.values, "dtype": _DTYPES[dtype]}, indent=2)
-    except OSError as error:
-        raise SprachbundError(f"{final} could not be written ({error}); mend that and save again") from error
+    dtype = next(value.dtype for value in files[SAFETENSORS].values() if value.is_floating_point())
+    values = {**model.values, "dtype": _DTYPES[dtype]}
+    write_transformers_directory(Path(directory), files, values, model.files, bits=bits, card=card)
 
 
 def _cast(weights: Mapping[str, Tensor], bits: Bits) -> dict[str, Tensor]:

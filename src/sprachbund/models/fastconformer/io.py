@@ -25,9 +25,17 @@ from sprachbund.models.fastconformer.config import (
 from sprachbund.models.fastconformer.model import Canary, CohereAsr, Parakeet
 from sprachbund.models.fastconformer.tokens import TOKENIZER, FastConformerTokens, file_names
 from sprachbund.models.hub import check_config, family_of, find
-from sprachbund.models.weights import COUNTER, Bits, cast_to_bits, check_finite, check_names, check_weights
-from sprachbund.util.files import atomic_files, is_empty, read_object, validate, write_bytes, write_json
-from sprachbund.util.tensors import load_tensors, save_tensors
+from sprachbund.models.weights import (
+    COUNTER,
+    Bits,
+    cast_to_bits,
+    check_finite,
+    check_names,
+    check_weights,
+    write_transformers_directory,
+)
+from sprachbund.util.files import read_object, validate
+from sprachbund.util.tensors import load_tensors
 
 CONFIG, SAFETENSORS = "config.json", "model.safetensors"
 PARAKEET = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
@@ -297,24 +305,9 @@ def save(
     Raises:
         SprachbundError: the place is taken by something else, or cannot be written.
     """
-    final = Path(directory)
-    if final.exists() and not (final.is_dir() and ((final / CONFIG).is_file() or is_empty(final))):
-        raise SprachbundError(f"{final} exists and is not a model directory; choose another name")
     weights = to_transformers(model)
     counters = {name: value for name, value in weights.items() if name.endswith(COUNTER)}
-    weights = {**cast_to_bits(weights, bits), **counters}
-    try:
-        final.mkdir(parents=True, exist_ok=True)
-        for old in final.glob("*.safetensors*"):
-            old.unlink()
-        if card is not None:
-            card.model_copy(update={"bits": bits}).write(final)
-        save_tensors(final / SAFETENSORS, weights, {"format": "pt"})
-        with atomic_files(final, last=CONFIG) as draft:
-            for name, content in model.files.items():
-                write_bytes(draft / name, content)
-            values = library_values(model.values, model.source_languages)
-            values["dtype"] = {16: "float16"}.get(bits, "float32")
-            write_json(draft / CONFIG, values, indent=2)
-    except OSError as error:
-        raise SprachbundError(f"{final} could not be written ({error}); mend that and save again") from error
+    values = library_values(model.values, model.source_languages)
+    values["dtype"] = {16: "float16"}.get(bits, "float32")
+    files = {SAFETENSORS: {**cast_to_bits(weights, bits), **counters}}
+    write_transformers_directory(Path(directory), files, values, model.files, bits=bits, card=card)

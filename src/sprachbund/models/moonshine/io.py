@@ -13,9 +13,16 @@ from sprachbund.models.fastconformer.tokens import TOKENIZER, FastConformerToken
 from sprachbund.models.hub import check_config, family_of, find
 from sprachbund.models.moonshine.config import CONFIG_KEY, MoonshineConfig, StreamingMoonshineConfig
 from sprachbund.models.moonshine.model import Moonshine
-from sprachbund.models.weights import Bits, cast_to_bits, check_finite, check_names, check_weights
-from sprachbund.util.files import atomic_files, is_empty, read_object, validate, write_bytes, write_json
-from sprachbund.util.tensors import load_tensors, save_tensors
+from sprachbund.models.weights import (
+    Bits,
+    cast_to_bits,
+    check_finite,
+    check_names,
+    check_weights,
+    write_transformers_directory,
+)
+from sprachbund.util.files import read_object, validate
+from sprachbund.util.tensors import load_tensors
 
 CONFIG, SAFETENSORS = "config.json", "model.safetensors"
 MOONSHINE, STREAMING = "moonshine", "moonshine_streaming"
@@ -130,22 +137,9 @@ def save(
     Raises:
         SprachbundError: the place is taken by something else, or cannot be written.
     """
-    final = Path(directory)
-    if final.exists() and not (final.is_dir() and ((final / CONFIG).is_file() or is_empty(final))):
-        raise SprachbundError(f"{final} exists and is not a model directory; choose another name")
     weights = cast_to_bits({_their_name(name): value for name, value in model.state_dict().items()}, bits)
-    try:
-        final.mkdir(parents=True, exist_ok=True)
-        for old in final.glob("*.safetensors*"):
-            old.unlink()
-        if card is not None:
-            card.model_copy(update={"bits": bits}).write(final)
-        save_tensors(final / SAFETENSORS, weights, {"format": "pt"})
-        with atomic_files(final, last=CONFIG) as draft:
-            for name, content in model.files.items():
-                write_bytes(draft / name, content)
-            own = {CONFIG_KEY: {"source_languages": [*model.source_languages]}}
-            values = {**model.values, **own, "dtype": {16: "float16"}.get(bits, "float32")}
-            write_json(draft / CONFIG, values, indent=2)
-    except OSError as error:
-        raise SprachbundError(f"{final} could not be written ({error}); mend that and save again") from error
+    own = {CONFIG_KEY: {"source_languages": [*model.source_languages]}}
+    values = {**model.values, **own, "dtype": {16: "float16"}.get(bits, "float32")}
+    write_transformers_directory(
+        Path(directory), {SAFETENSORS: weights}, values, model.files, bits=bits, card=card
+    )
