@@ -2,13 +2,14 @@
 #   make demo   translate the recordings in examples/
 #   make test   run every check
 #   make site   build the documentation into site/
+#   make test-ray   the jobs on a real Ray cluster of this machine, which `make test` leaves out
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # torch comes first and by itself: what depends on it would otherwise bring the CUDA build.
 TORCH := torch==2.13.0
 
-.PHONY: demo test lint site format clean
+.PHONY: demo test test-ray lint site format clean
 
 $(VENV)/.core: requirements.lock pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -33,10 +34,18 @@ test: $(VENV)/.docs
 	-scripts/browser.sh   # the tests of the page are skipped without it
 	-scripts/strace.sh    # nor is the network watched without it
 	-scripts/shells.sh    # nor does any shell but bash complete without them
+	-scripts/older_client.sh   # nor is OpenAI's client of a year ago tested without it
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target site lint
 	$(BIN)/python -m pytest tests/serving/page   # a browser's clock runs beside these, so nothing else does
 	$(BIN)/python -m pytest --ignore tests/serving/page --numprocesses auto --maxprocesses 8 --dist loadfile \
 		--no-loadscope-reorder
+
+test-ray: $(VENV)/.dev
+	scripts/ray.sh
+	PYTHONPATH=$(CURDIR)/build/ray $(BIN)/python -m pytest -k ray tests/util/test_jobs.py tests/data/test_making.py \
+		tests/evaluation/test_parts.py tests/research/gradient_sharing/test_collect.py \
+		tests/research/encoder_transfer/test_run.py tests/units/test_making.py \
+		tests/compression/test_pseudo_labels.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

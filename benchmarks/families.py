@@ -2,9 +2,10 @@
 
 Each shape lives in a process of its own, with one thread. Times are of the processor and not of the clock, so that
 other programs on the machine matter less; `SECONDS` of speech are heard, and a decoder writes `TOKENS`. A transducer
-searches its frames, whatever it writes.
+searches its frames, whatever it writes. Translators of texts read a sentence of `SOURCE_TOKENS` in place of speech.
 
-python -m benchmarks.families, or with names of shapes; rows of others stay as they are.
+python -m benchmarks.families, or with names of shapes; rows of others stay as they are. --engine native, for example,
+computes them by that engine, in rows of their own.
 """
 
 import argparse
@@ -16,16 +17,18 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
+import transformers
 from benchmarks.rows import keep
 from tokenizers import AddedToken, Tokenizer, models
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.decoding.transducer import transducer_greedy
 from sprachbund.engines.benchmark import random_whisper
+from sprachbund.engines.choice import EngineChoice, engine_for
 from sprachbund.models.audio_llm import (
     AudioLLM,
     GraniteSpeech,
@@ -36,7 +39,7 @@ from sprachbund.models.audio_llm import (
     VoxtralConfig,
 )
 from sprachbund.models.audio_llm.tokens import LLMTokens
-from sprachbund.models.base import Family, Target
+from sprachbund.models.base import Family, Memory, Target
 from sprachbund.models.causal_lm import ChatTemplate
 from sprachbund.models.fastconformer import (
     Canary,
@@ -47,10 +50,11 @@ from sprachbund.models.fastconformer import (
 )
 from sprachbund.models.io import load
 from sprachbund.models.moonshine import Moonshine, MoonshineConfig, StreamingMoonshineConfig
+from sprachbund.models.translation import TextTranslator
 from sprachbund.util.processor import processor_name
 from sprachbund.util.provenance import commit
 
-SECONDS, TOKENS, REPEATS = 10.0, 40, 3
+SECONDS, TOKENS, REPEATS, SOURCE_TOKENS = 10.0, 40, 3, 30
 OUT = Path(__file__).with_suffix(".json")
 _ENCODER = {"num_mel_bins": 128, "scale_input": False, "attention_bias": False, "convolution_bias": False}
 _PROMPT = (
@@ -197,6 +201,16 @@ def _streaming_moonshine() -> Family:
     return model
 
 
+def _translator(config: str, **values: Any) -> Callable[[], Family]:
+    """A translator of texts without a vocabulary, whose encoder and decoder alone are run."""
+
+    def build() -> Family:
+        made = getattr(transformers, config)(**values)
+        return TextTranslator(made, transformers.GenerationConfig(max_length=200)).eval()
+
+    return build
+
+
 SHAPES: Mapping[str, Callable[[], Family]] = {
     "conformer, as bundled": load,
     "whisper small": lambda: random_whisper("small"),
@@ -230,30 +244,45 @@ SHAPES: Mapping[str, Callable[[], Family]] = {
     "Qwen3-ASR 1.7B, bf16": _random_bf16(_qwen({"output_dim": 2048}, {})),
     "Granite Speech 3.3 2B, bf16": _random_bf16(_granite(2048, 8192)),
     "Voxtral Mini 3B, bf16": _random_bf16(_voxtral),
+    "M2M-100 418M": _translator("M2M100Config", vocab_size=128_112),
+    "MADLAD-400 3B": _translator(
+        "T5Config",
+        vocab_size=256_000,
+        d_model=1024,
+        d_kv=128,
+        d_ff=8192,
+        num_layers=32,
+        num_heads=16,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+    ),
 }
 """Names to builders of random models, or of the bundled one."""
 
 
-def measure(name: str) -> dict[str, Any]:
-    """The row of a shape."""
+def measure(name: str, engine: EngineChoice, repeats: int) -> dict[str, Any]:
+    """The row of a shape, computed by an engine."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     family = SHAPES[name]()
     assert isinstance(family, torch.nn.Module)
     parameters = sum(p.numel() for p in family.parameters())
     num_bytes = sum(p.nbytes for p in family.parameters())
+    if engine != "torch":
+        family = engine_for(family, engine, threads=1, compare=False).family
     sound = (0.1 * np.random.default_rng(0).normal(size=int(SECONDS * SAMPLE_RATE))).astype(np.float32)
     encoding, writing = [], []
     with torch.inference_mode():
-        for _ in range(REPEATS):
+        for _ in range(repeats):
             begin = time.process_time()
-            memory = family.encode(family.features([sound]))
+            memory = _read(family, sound)
             encoded = time.process_time()
             _write(family, memory)
             encoding.append(encoded - begin)
             writing.append(time.process_time() - encoded)
     return {
         "shape": name,
+        "engine": engine,
         "parameters (million)": round(parameters / 1e6),
         "weights (GB)": round(num_bytes / 1e9, 2),
         "peak memory (GB)": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
@@ -262,14 +291,26 @@ def measure(name: str) -> dict[str, Any]:
     }
 
 
-def _write(family: Family, memory: Any) -> None:
+def _read(family: Family, sound: np.ndarray) -> Memory:
+    if not isinstance(family, TextTranslator):
+        return family.encode(family.features([sound]))
+    length = torch.tensor([SOURCE_TOKENS])
+    tokens = torch.arange(4, 4 + SOURCE_TOKENS)[None]
+    return Memory(states=family.encoder(family.embedding(tokens), length), num_frames=length)
+
+
+def _write(family: Family, memory: Memory) -> None:
     able = family.capabilities
     if able.transducer is not None:
         transducer_greedy(able.transducer, memory.states, memory.num_frames)
     elif able.ctc is not None:
         able.ctc.ctc_log_probs(memory, [[Target(language="en")]])
     else:
-        cache = family.start(memory, capacity=TOKENS + 1)
+        cache = (
+            family.decoder.start(memory.states, memory.num_frames, capacity=TOKENS + 1)
+            if isinstance(family, TextTranslator)
+            else family.start(memory, capacity=TOKENS + 1)
+        )
         token = torch.zeros(1, 1, dtype=torch.long)
         for _ in range(TOKENS):
             token = family.step(token, cache)[:, -1:].argmax(-1)
@@ -280,19 +321,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("shapes", nargs="*", metavar="SHAPE", help=", ".join(SHAPES))
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--engine", default="torch", choices=sorted(get_args(EngineChoice)))
+    parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.one)))
+        print(json.dumps(measure(arguments.one, arguments.engine, arguments.repeats)))
         return
-    known: dict[str, Any] = {}
+    known: dict[tuple[str, str], Any] = {}
     if arguments.out.exists():
-        known = {row["shape"]: row for row in json.loads(arguments.out.read_text())["rows"]}
+        known = {(row["shape"], row["engine"]): row for row in json.loads(arguments.out.read_text())["rows"]}
     for name in arguments.shapes or SHAPES:
         command = [sys.executable, "-m", "benchmarks.families", "--one", name]
+        command += ["--engine", arguments.engine, "--repeats", str(arguments.repeats)]
         row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-        known[name] = row
-        rows = [known[shape] for shape in SHAPES if shape in known]
+        known[name, arguments.engine] = row
+        rows = [row for shape in SHAPES for (own, _), row in known.items() if own == shape]
         keep(arguments.out, {"processor": processor_name(), "commit": commit(), "rows": rows})
 
 

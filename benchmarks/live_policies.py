@@ -61,13 +61,18 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
 _IDLE_CORES = 0.1
 
 
-def compose(data: Path, minutes: float, seed: int) -> tuple[np.ndarray, list[tuple[float, float, Any]]]:
-    """Utterances of two seconds and more, drawn without replacement, with pauses of 0.3 to 1.5 s between them."""
+def compose(
+    data: Path, minutes: float, seed: int, *, language: str | None = None
+) -> tuple[np.ndarray, list[tuple[float, float, Any]]]:
+    """Utterances of two seconds and more, drawn without replacement, with pauses of 0.3 to 1.5 s between them.
+
+    They are all in one `language`, if it is given.
+    """
     manifest, rng = Manifest(data), np.random.default_rng(seed)
     pieces, places, num_samples = [], [], 0
     for index in rng.permutation(len(manifest)):
         utterance = manifest[int(index)]
-        if utterance.duration_s < 2.0:
+        if utterance.duration_s < 2.0 or language not in (None, utterance.language):
             continue
         pause = np.zeros(int(rng.uniform(0.3, 1.5) * SAMPLE_RATE), np.float32)
         samples = manifest.samples(int(index))

@@ -27,7 +27,8 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.autoregressive import greedy_search
 from sprachbund.decoding.drafts.base import NativeRun
 from sprachbund.decoding.drafts.token_map import TokenMap, TokenMapDraft
-from sprachbund.decoding.native_search import NativeSearch, NativeTextRun
+from sprachbund.decoding.drafts.whole_text import WholeTextRun
+from sprachbund.decoding.native_search import NativeSearch
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.state import Hypothesis, start_batch, whole_prompt
 from sprachbund.models.base import Memory, Target
@@ -114,7 +115,7 @@ class Measurement:
         return self.draft.start(self.model, memory, targets, batch.cache.capacity)
 
     def _ctc(self, memory: Memory, targets: Sequence[Target], batch: Any) -> NativeRun:
-        return NativeTextRun(ctc_texts(self.model, memory))
+        return WholeTextRun(ctc_texts(self.model, memory))
 
     def lines(self, about: dict[str, Any]) -> list[dict[str, Any]]:
         """One for each system; ratios are those of twenty parts of the rows, each measured in turn."""

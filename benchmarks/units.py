@@ -29,7 +29,7 @@ from sprachbund.models.tokens.sources import encoder_hash
 from sprachbund.models.tokens.unit_options import FitOptions, KMeansOptions, VocabularyOptions
 from sprachbund.units.encoded import Encoding, Extraction, encode
 from sprachbund.units.fit import Fit, make_units
-from sprachbund.units.options import Computing
+from sprachbund.util.computing import Computing
 from sprachbund.util.provenance import machine
 
 LAYER = 5

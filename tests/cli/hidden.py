@@ -21,6 +21,7 @@ MODULES = {
     "ctranslate2": "ctranslate2",
     "espeakng-loader": "espeakng_loader",
     "fastapi": "fastapi",
+    "fastapi-swagger": "fastapi_swagger",
     "fsspec": "fsspec",
     "gcsfs": "gcsfs",
     "jiwer": "jiwer",

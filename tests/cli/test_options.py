@@ -49,7 +49,8 @@ from sprachbund.training.draft_recipe import DraftRecipe
 from sprachbund.training.options import CheckOptions, RunOptions, TrainingOptions
 from sprachbund.training.translator import TranslatorRecipe
 from sprachbund.training.unit_translator import UnitTranslatorRecipe
-from sprachbund.units.options import Computing, EncodingOptions, FeatureOptions, LayerOptions
+from sprachbund.units.options import EncodingOptions, FeatureOptions, LayerOptions
+from sprachbund.util.computing import Computing
 from sprachbund.util.options import Option, Range, check, declared
 from tests.stories.support import command
 
@@ -143,7 +144,6 @@ NOT_OFFERED = {
         "block": "the kernels and exported graphs are for blocks of this size",
     },
     DistillationOptions: {"label_smoothing": "reached by --set objective.label_smoothing=X"},
-    Computing: {"block": "how many utterances a file holds, which decides what a kill costs"},
 }
 """Fields without an option, and why."""
 

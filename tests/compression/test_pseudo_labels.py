@@ -37,7 +37,7 @@ from sprachbund.evaluation.lines import DecodingEvidence
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.io import load
 from sprachbund.text.identify import LanguageIdentifier
-from sprachbund.units.options import Computing
+from sprachbund.util.computing import Computing
 from tests.decoding.test_translate import Loudness
 from tests.models.whisper_support import make_directory
 from tests.training import made
@@ -187,12 +187,9 @@ def test_silence_is_passed_on_and_what_is_too_long_is_not(teacher: Conformer, tm
     assert [asked[0] for asked in script.asked] == [8000]
 
 
-def test_broken_off_it_goes_on_with_the_next_shard(
-    teacher: Conformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pseudo_labels, "_SHARD_S", 1.1)
+def test_broken_off_it_goes_on_with_the_next_shard(teacher: Conformer, tmp_path: Path) -> None:
     data = make_corpus(tmp_path / "data", texts=False)
-    whole = label(teacher, Script(), tmp_path / "whole", data)
+    whole = label(teacher, Script(), tmp_path / "whole", data, shard_s=1.1)
 
     class Breaks(Script):
         def decode(self, *given: Any) -> Any:
@@ -201,15 +198,15 @@ def test_broken_off_it_goes_on_with_the_next_shard(
             return super().decode(*given)
 
     with pytest.raises(KeyboardInterrupt):
-        label(teacher, Breaks(), tmp_path / "broken", data)
+        label(teacher, Breaks(), tmp_path / "broken", data, shard_s=1.1)
     rest = Script()
-    assert label(teacher, rest, tmp_path / "broken", data) == whole
+    assert label(teacher, rest, tmp_path / "broken", data, shard_s=1.1) == whole
     assert len(rest.asked) == 4
     for path in sorted((tmp_path / "whole").glob("*.[jw]*")):
         if path.name != "pseudo_labels.json":
             assert path.read_bytes() == (tmp_path / "broken" / path.name).read_bytes(), path.name
     idle = Script()
-    assert label(teacher, idle, tmp_path / "broken", data) == whole
+    assert label(teacher, idle, tmp_path / "broken", data, shard_s=1.1) == whole
     assert not idle.asked
 
 
@@ -278,21 +275,21 @@ def _opened(path: Path) -> Any:
     return [open_source(path, None, 15.0)]
 
 
-def test_several_processes_write_the_same_bytes(
-    teacher: Conformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pseudo_labels, "_SHARD_S", 1.1)
+@pytest.mark.parametrize("ray", [None, "local"], ids=["processes", "a_ray_cluster"])
+def test_several_processes_write_the_same_bytes(teacher: Conformer, tmp_path: Path, ray: str | None) -> None:
+    if ray is not None:
+        pytest.importorskip("ray")
     data = make_corpus(tmp_path / "data", texts=False)
-    whole = label(teacher, Script(), tmp_path / "one", data)
+    whole = label(teacher, Script(), tmp_path / "one", data, shard_s=1.1)
     seen: list[tuple[int, int]] = []
     found = pseudo_label(
         _scripted,
         partial(_opened, data),
         tmp_path / "two",
-        LabelOptions(targets=("de",)),
+        LabelOptions(targets=("de",), shard_s=1.1),
         name="script",
         settings={"teacher": "x"},
-        computing=Computing(workers=2),
+        computing=Computing(workers=2, ray=ray),
         progress=lambda done, total: seen.append((done, total)),
     )
     assert found == whole

@@ -13,7 +13,7 @@ from torch import Tensor
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.decoding.guard import length_ratio
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import _passages, translate, translate_texts
+from sprachbund.decoding.pipeline import passages_of, translate, translate_texts
 from sprachbund.decoding.result import Segment, Translation
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Features
@@ -155,7 +155,7 @@ def test_segments_are_joined_to_sentences() -> None:
         said("went home!", 3),
         said("Then", 4),
     ]
-    passages = _passages(segments)
+    passages = passages_of(segments)
     assert [p.sentences for p in passages] == [
         ("It was a long day.", "Dr. Smith went home!"),
         ("Then",),
@@ -164,7 +164,7 @@ def test_segments_are_joined_to_sentences() -> None:
 
 
 def test_without_full_stops_segments_stand_alone() -> None:
-    passages = _passages([said("it was a long", 0), said("day and then", 1)])
+    passages = passages_of([said("it was a long", 0), said("day and then", 1)])
     assert [p.sentences for p in passages] == [("it was a long",), ("day and then",)]
 
 

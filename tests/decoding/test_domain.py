@@ -87,6 +87,19 @@ def test_spans_of_one_kind_decide_together():
     assert latest.log_odds("de") == 0.0
 
 
+def test_attempts_at_speech_that_goes_on_count_until_it_has_ended():
+    latest = LatestSpans()
+    for _ in range(4):
+        latest.add("de", 2.0, 3.0, ended=False)
+    assert (latest.log_odds("de", ended=False), latest.log_odds("de")) == (2.0, 0.0)
+    assert latest.log_odds("fr", ended=False) == 0.0
+    latest.add("de", 1.0, 5.0)
+    assert latest.log_odds("de", ended=False) == latest.log_odds("de") == 0.25  # the span alone
+    for _ in range(4):
+        latest.add("de", -2.0, 3.0, ended=False)
+    assert latest.log_odds("de", ended=False) == 0.25, "what is understood takes nothing away"
+
+
 def test_means_leave_out_padding_and_the_silence_of_a_filled_window():
     states = torch.randn(2, 6, 3)
     by_frames = mean_states(states, torch.tensor([4, 6]), [9.0, 9.0], 0.5)

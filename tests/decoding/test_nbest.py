@@ -1,21 +1,28 @@
 """The next best texts of a beam: those that it ranks next, in every search, and in results."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.decoding.autoregressive import beam_search
 from sprachbund.decoding.ctc import prefix_beam
-from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.options import DecodingOptions, GuardOptions
+from sprachbund.decoding.pipeline import translate, translate_texts
 from sprachbund.decoding.result import Segment
 from sprachbund.decoding.search import search
 from sprachbund.decoding.state import start_batch
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Target
+from sprachbund.models.base import Memory, Target
+from sprachbund.models.cascade import Cascade
 from tests.decoding.families import FAMILIES
+from tests.decoding.test_cascade import Backwards, Reading
+from tests.decoding.test_translate import Loudness, recording
 from tests.decoding.tiny_family import TinyFamily, random_memory
 from tests.models.contract import heard
 from tests.models.fastconformer.support import sound
@@ -74,12 +81,74 @@ def test_results_have_them(tmp_path: Path) -> None:
     assert "alternatives" not in plain.segments[0].to_dict()
 
 
-def test_a_cascade_has_those_of_its_transcript_alone(tmp_path: Path) -> None:
-    family = FAMILIES["cascade"](tmp_path)
-    source, target = next(pair for pair in sorted(family.pairs()) if pair[0] != pair[1])
-    options = replace(OPTIONS, guard=replace(OPTIONS.guard, enabled=False))
-    assert not any(s.alternatives for s in heard(family, target, source, options).segments)
-    assert any(s.alternatives for s in heard(family, source, source, options).segments)
+@torch.inference_mode()
+@pytest.mark.parametrize(("seed", "weight"), [(0, 1.0), (1, 0.3), (2, 1.0), (3, 0.0)])
+def test_a_cascade_takes_the_best_of_all_pairs(seed: int, weight: float) -> None:
+    """Every transcript of up to three letters, scored here one by one, each with its translation."""
+    recogniser = TinyFamily(num_letters=3, seed=seed, sharpness=1.0)
+    translator = Reading(seed=seed)
+    options = DecodingOptions(
+        max_tokens=3,
+        beam_size=40,
+        nbest=40,
+        translation_weight=weight,
+        length_penalty=0,
+        draft="none",
+        guard=GuardOptions(enabled=False),
+    )
+    samples = recording((1.0, 2.5), duration_s=4.0, seed=seed)
+    found = translate(
+        Cascade(recogniser, translator), samples, ["es", "de"], "de", options, sample_rate=SAMPLE_RATE,
+        activity=Loudness(),
+    )  # fmt: skip
+    [segment] = found["es"].segments
+    begin, end = (round(s * SAMPLE_RATE) for s in (segment.start_s, segment.end_s))
+    memory = recogniser.encode(recogniser.features([samples[begin:end]]))
+    asked = Target(language="de", source="de")
+    letters = range(recogniser.first_letter, recogniser.first_time)
+    rows = [row for n in range(4) for row in product(letters, repeat=n)]
+    pairs = []
+    for row in rows:
+        score = log_probability(recogniser, memory, asked, ended(recogniser, row))
+        text = recogniser.decode_text(row).strip()
+        if not text:
+            continue
+        [[translated]] = translate_texts(
+            translator, [text], ["es"], "de", DecodingOptions(beam_size=40, length_penalty=0)
+        )
+        memory_of_text = translator.encode(translator.text_features([text]))
+        [[own]] = search(translator, memory_of_text, [[Target(language="es", source="de")]],
+                         DecodingOptions(beam_size=40, length_penalty=0))  # fmt: skip
+        if translated.text.strip():  # no text is dropped, and stands behind all others
+            pairs.append((score + weight * own.log_probability, text, translated.text.strip()))
+    pairs.sort(reverse=True)
+    assert (segment.source_text, segment.text) == pairs[0][1:]
+    assert len(segment.alternatives) == len(rows) - 1
+    listed = [one.log_probability for one in segment.alternatives if one.text]
+    assert listed == pytest.approx([score for score, *_ in pairs[1:]], abs=1e-4)
+    [said] = [*found["de"].segments, *found["de"].dropped]  # the transcript itself is the best of its own
+    best = max(rows, key=lambda row: log_probability(recogniser, memory, asked, ended(recogniser, row)))
+    assert said.text == recogniser.decode_text(best).strip()
+
+
+def ended(family: TinyFamily, row: Sequence[int]) -> list[int]:
+    """With its end; a row of three letters is cut by the limit, without one."""
+    return [*row, *([family.end_token] if len(row) < 3 else [])]
+
+
+def log_probability(family: TinyFamily, memory: Memory, asked: Target, tokens: Sequence[int]) -> float:
+    """Of tokens behind a prompt, over the tokens that may be written."""
+    prompt = family.prompt(asked)
+    logits = family.step(torch.tensor([[*prompt, *tokens]]), family.start(memory))[0]
+    logits[:, family.suppressed(asked)] = -torch.inf
+    log_probs = logits.double().log_softmax(-1)[len(prompt) - 1 :]
+    return sum(float(log_probs[n, token]) for n, token in enumerate(tokens))
+
+
+def test_a_cascade_gives_words_no_times_in_other_transcripts() -> None:
+    cascade = Cascade(TinyFamily(), Backwards())
+    with pytest.raises(SprachbundError, match="gives words no times in the next best transcripts"):
+        heard(cascade, "es", "de", replace(OPTIONS, word_timestamps=True))
 
 
 def test_more_than_the_beam_are_refused() -> None:

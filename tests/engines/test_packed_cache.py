@@ -24,6 +24,7 @@ from sprachbund.engines.packed_cache import (
     read_packed,
     tidy,
 )
+from sprachbund.util import known_files
 from tests.engines.test_packed_file import example
 
 
@@ -69,11 +70,11 @@ def _fill(path: Path, content: bytes, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["replaced", "written over"])
-@pytest.mark.parametrize("resolution_ns", [0, packed_cache._RESOLUTION_NS], ids=["settled", "just written"])
+@pytest.mark.parametrize("resolution_ns", [0, known_files.RESOLUTION_NS], ids=["settled", "just written"])
 def test_a_model_of_the_same_size_and_time_is_another_model(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, resolution_ns: int
 ) -> None:
-    monkeypatch.setattr(packed_cache, "_RESOLUTION_NS", resolution_ns)
+    monkeypatch.setattr(known_files, "RESOLUTION_NS", resolution_ns)
     weights, cache, packer = model / "model.safetensors", tmp_path / "cache", Packer()
     seen = []
     for content in (b"weights", b"WEIGHTS"):
@@ -100,7 +101,7 @@ def test_files_are_read_once_when_they_have_settled(
         fingerprint(model, cache)
     assert len(reads) == 2
     now = time.time_ns()
-    monkeypatch.setattr(packed_cache.time, "time_ns", lambda: now + 3 * 10**9)
+    monkeypatch.setattr(known_files.time, "time_ns", lambda: now + 3 * 10**9)
     for _ in range(2):
         fingerprint(model, cache)
     assert len(reads) == 3

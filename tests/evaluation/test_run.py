@@ -14,6 +14,7 @@ from sprachbund.engines.options import CHOICES
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import run as running
 from sprachbund.evaluation import tables
+from sprachbund.evaluation.hypotheses import translate_no_speech
 from sprachbund.evaluation.lines import read_lines
 from sprachbund.evaluation.manifest import (
     FORMER_IDENTIFIER,
@@ -26,7 +27,7 @@ from sprachbund.evaluation.manifest import (
 from sprachbund.evaluation.options import EvaluationOptions, configuration, options_from
 from sprachbund.evaluation.replay import replay
 from sprachbund.evaluation.report import write_report
-from sprachbund.evaluation.run import evaluate, race_models, rescore, translate_no_speech
+from sprachbund.evaluation.run import evaluate, race_models, rescore
 from sprachbund.evaluation.tables import docs_table, fill
 from sprachbund.models.io import load
 from sprachbund.util.options import RenamedWarning
@@ -288,7 +289,7 @@ def test_table_beside_other_systems_names_the_processor(tmp_path):
     assert [line for line in text.splitlines() if line.startswith("| ours")] == [
         "| ours | 1.19 | 0.17 | 2.69 | 606 |"
     ]
-    assert "| Made Up 7, avx3, 2 threads |" in text
+    assert "| Made Up 7, avx3, 2 threads: small |" in text
     path.write_text(json.dumps({"machine": "x86_64", "rows": rows}))
     with pytest.raises(SprachbundError, match="does not name its processor"):
         fill("<!-- table: peers from peers.json -->\n<!-- end -->", tmp_path)

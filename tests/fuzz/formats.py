@@ -6,6 +6,7 @@ forms of uploads, events of the Wyoming protocol. No subtitle format is read by 
 
 import asyncio
 import base64
+import hashlib
 import json
 import logging
 import socket
@@ -16,10 +17,14 @@ from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sprachbund.errors import SprachbundError
 from sprachbund.serving.schemas import RefusalError
 from tests.audio import mutants as audio
+
+if TYPE_CHECKING:
+    from sprachbund.models.whisper import Whisper
 
 Read = Callable[[bytes], str]
 """A mutant to "read", "refused", or the name of an error that is not ours."""
@@ -91,6 +96,67 @@ def _model_reader(family: str, name: str) -> Iterator[Read]:
         yield partial(_outcome, read)
 
 
+# Packed weights. A stranger can make the checksum of a head anew, so that of a mutant is; its arrays go to the kernels.
+
+
+def _tiny_whisper() -> "Whisper":
+    import torch
+
+    from tests.models.whisper_support import TINY, make_transformers_model, transplanted
+
+    torch.manual_seed(1)
+    return transplanted(make_transformers_model(TINY), TINY)
+
+
+def _packed_weights(folder: Path) -> bytes:
+    from sprachbund.engines.native_engine import pack
+    from sprachbund.engines.packed_cache import write_packed
+
+    write_packed(folder / "packed", pack(_tiny_whisper()))
+    return (folder / "packed").read_bytes()
+
+
+def _with_checksum(content: bytes) -> bytes:
+    """With the checksum that fits the head, where the file still says how long its head is."""
+    from sprachbund.engines.packed_cache import _FIXED, _HEAD
+
+    if len(content) < _HEAD:
+        return content
+    *_, length = _FIXED.unpack_from(content)
+    fixed, head = content[: _FIXED.size], content[_HEAD : _HEAD + length]
+    return fixed + hashlib.sha256(fixed + head).digest() + content[_HEAD:]
+
+
+@contextmanager
+def _packed_reader() -> Iterator[Read]:
+    """A model computes with them: an encoder pass, the prompt and a token."""
+    import numpy as np
+    import torch
+
+    from sprachbund.engines.extension import instruction_sets, native
+    from sprachbund.engines.native_engine import with_native_modules
+    from sprachbund.engines.packed_cache import read_packed
+    from sprachbund.models.base import Target
+
+    family, team, kernels = _tiny_whisper(), native().Team(1), instruction_sets()[0]
+    features = family.features([np.linspace(-1, 1, 16_000, dtype=np.float32)])
+    asked = [Target(language="de", source="de")]
+    prompt = family.prompt(asked[0])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "packed"
+
+        def read(content: bytes) -> None:
+            path.write_bytes(_with_checksum(content))
+            computing = with_native_modules(family, read_packed(path), team, kernels)
+            with torch.inference_mode():
+                memory = computing.encode(features)
+                cache = computing.start(memory, capacity=len(prompt) + 2, targets=asked)
+                computing.step(torch.tensor([prompt]), cache)
+                computing.step(torch.tensor([prompt[:1]]), cache)
+
+        yield partial(_outcome, read)
+
+
 # Messages of the live protocols, as they are parsed.
 
 START = {
@@ -104,6 +170,12 @@ START = {
     "encoding": "pcm_s16le",
     "sample_rate": 16_000,
 }
+VOCABULARY = {
+    "hot_words": ["Ada", "Lovelace"],
+    "hot_words_weight": 2.5,
+    "glossary": "hound = Hund; cat = Katze",
+}
+"""Fields of `START` that the tiny model of the frames refuses; they are parsed."""
 UPDATE = {
     "type": "session.update",
     "event_id": "event_1",
@@ -291,7 +363,7 @@ FORMATS: dict[str, Format] = {
         )
     },
     "message of /v1/live": Format(
-        seed=lambda folder: json.dumps(START).encode(), reader=partial(_alone, _read_live)
+        seed=lambda folder: json.dumps(START | VOCABULARY).encode(), reader=partial(_alone, _read_live)
     ),
     "event of /v1/realtime": Format(
         seed=lambda folder: json.dumps(UPDATE).encode(), reader=partial(_alone, _read_realtime)
@@ -307,4 +379,5 @@ FORMATS: dict[str, Format] = {
     "Wyoming connection": Format(
         seed=_wyoming_events, reader=partial(_wire_reader, until_closed, wyoming=True)
     ),
+    "packed weights": Format(seed=_packed_weights, reader=_packed_reader),
 }

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.audio.mutants import KINDS, mutants
+from tests.engines.support import needs_native
 from tests.fuzz.formats import FORMATS
 
 _MUTANTS = 25
@@ -12,7 +13,14 @@ _ELSEWHERE = KINDS
 """Recordings, of which tests/audio/test_mutants.py reads a hundred each."""
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name not in _ELSEWHERE])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=needs_native if name == "packed weights" else ())
+        for name in FORMATS
+        if name not in _ELSEWHERE
+    ],
+)
 def test_mutants_are_read_or_refused_in_one_line(tmp_path: Path, name: str) -> None:
     content = FORMATS[name].seed(tmp_path)
     with FORMATS[name].reader() as read:

@@ -39,6 +39,7 @@ from sprachbund.streaming.writing import policies_of
 from sprachbund.training.translator import prepare_model, run
 from tests.decoding.families import FAMILIES
 from tests.decoding.test_translate import Loudness
+from tests.decoding.tiny_family import LANGUAGES, TinyFamily
 from tests.models.fastconformer.support import sound
 from tests.models.translation.support import make_checkpoint
 from tests.models.translation.test_prompted import make_directory as make_language_model
@@ -311,9 +312,12 @@ def timestamps(subject: Subject) -> str:
 
 
 def live(subject: Subject) -> str:
-    """Live text by spans is that of a recording; the answer is the policy that "auto" means."""
+    """Live text by spans is that of a recording; the answer is the policy that "auto" means.
+
+    Of translators, the policies by which they commit text behind a recogniser.
+    """
     if not subject.hears:
-        return NOT_ASKED
+        return _live_behind_a_recogniser(subject.family)
     source, target = subject.pair
     options = DecodingOptions(**OPEN)
     engine = LiveEngine(subject.family, options, activity=Loudness())
@@ -327,6 +331,31 @@ def live(subject: Subject) -> str:
             text += event.committed
     assert text.split() == subject.text().split()
     return policies_of(subject.family)[0]
+
+
+def _live_behind_a_recogniser(translator: Family) -> str:
+    """What is committed is never taken back, and all of it has been when the speech has ended."""
+    source, target = next(pair for pair in sorted(translator.pairs()) if pair[0] in LANGUAGES)
+    cascade = Cascade(TinyFamily(seed=3), translator)
+    options = DecodingOptions(**{**OPEN, "max_tokens": 8})
+    able = [policy for policy in policies_of(cascade) if LiveOptions(policy=policy).commits]
+    for policy in able:
+        engine = LiveEngine(cascade, options, activity=Loudness())
+        session = engine.open([target], source, LiveOptions(policy=policy, step_s=0.5, border_words=1))
+        last = None
+        samples = talk()
+        for begin in range(0, len(samples), 8000):
+            session.push(samples[begin : begin + 8000])
+            if begin + 8000 >= len(samples):
+                session.finish()
+            while session.due:
+                for event in engine.step([session])[0]:
+                    assert isinstance(event, LiveText), event
+                    last = event
+        assert last is not None
+        assert last.final
+        assert not last.tentative
+    return f"{', '.join(able)} (behind a recogniser)"
 
 
 def guard(subject: Subject) -> str:

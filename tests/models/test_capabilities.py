@@ -112,7 +112,7 @@ def has(capabilities: Capabilities) -> set[str]:
 
 def test_every_family_says_what_it_can_do() -> None:
     attention = {"encoder", "decoder", "alignment", "encode_text"}
-    conformer = attention | {"transcript_head"}
+    conformer = attention | {"transcript_head", "words_only"}
     assert has(load().capabilities) == conformer
     assert has(make_split_model().capabilities) == conformer | {"sharing_plan"}
     assert has(tiny_transducer().capabilities) == {
@@ -121,6 +121,7 @@ def test_every_family_says_what_it_can_do() -> None:
         "transducer",
         "streaming",
         "encode_text",
+        "words_only",
     }
     assert has(with_tokens().capabilities) == attention | {"timestamps", "fixed_window"}
     assert has(make_speech_llm().capabilities) == {"encoder", "decoder", "experts"}

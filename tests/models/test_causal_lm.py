@@ -118,9 +118,9 @@ def test_a_model_that_does_not_fit_is_told_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made("llama", tmp_path)
-    monkeypatch.setattr("sprachbund.models.causal_lm.available_memory", lambda: 10_000)
+    monkeypatch.setattr("sprachbund.models.hub.available_memory", lambda: 10_000)
     monkeypatch.setattr("sprachbund.models.causal_lm.load_tensors", lambda path: pytest.fail("it was read"))
-    with pytest.raises(SprachbundError, match=r"take 0\.0 GB, and 0\.0 GB of memory are free"):
+    with pytest.raises(SprachbundError, match=r"need 0\.0 GB of memory and 0\.0 GB are free"):
         read_shards(tmp_path)
 
 

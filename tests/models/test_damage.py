@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from sprachbund.models.conformer import Conformer
 from sprachbund.models.conformer.io import save
 from sprachbund.models.io import family_of, load
 from sprachbund.models.whisper import WhisperConfig
+from sprachbund.models.whisper import io as whisper_io
 from sprachbund.nn.drafts import Parasite, ParasiteShape
 from sprachbund.text.tokenizer import Tokenizer
+from sprachbund.util import known_files
 from tests.models.mutants import _as_nobody, try_some
 from tests.models.seamless.support import make_checkpoint
 from tests.models.speech_llm_support import make_model as make_speech_llm
@@ -236,6 +239,7 @@ def test_damaged_tokenizers_never_end_the_process() -> None:
 import random, sys
 from sprachbund.errors import SprachbundError
 from sprachbund.text.tokenizer import Tokenizer
+from sprachbund.util import known_files
 from tests.models.split_support import TEXTS
 model, refused = Tokenizer.train(TEXTS, (), 40).model, 0
 for seed in range(120):
@@ -282,6 +286,26 @@ def test_a_whisper_checkpoint_with_no_numbers(tmp_path: Path) -> None:
     make_whisper(tmp_path)
     rewrite(tmp_path / WEIGHTS, **{"model.decoder.layer_norm.bias": torch.full((32,), torch.nan)})
     refused(tmp_path, "model.decoder.layer_norm.bias holds values that are not finite")
+
+
+def test_values_of_a_whisper_checkpoint_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading them makes a mapped file resident, which an engine with packed weights never needs."""
+    checked: list[object] = []
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(known_files, "RESOLUTION_NS", 0)
+    monkeypatch.setattr(whisper_io, "check_finite", lambda weights, source: checked.append(weights))
+    make_whisper(tmp_path / "model")
+    time.sleep(0.03)  # longer than a tick of the file system's clock
+    for _ in range(2):
+        load(tmp_path / "model")
+    assert len(checked) == 1
+    monkeypatch.undo()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    rewrite(tmp_path / "model" / WEIGHTS, **{"model.decoder.layer_norm.bias": torch.full((32,), torch.nan)})
+    for _ in range(2):  # what was refused is never remembered
+        refused(tmp_path / "model", "model.decoder.layer_norm.bias holds values that are not finite")
 
 
 @pytest.mark.parametrize("value", [3, "all", [[1]], [["a", 0]], [[1, 2, 3]]])

@@ -1,8 +1,64 @@
-"""Every family that is known by name has a loader."""
+"""Every family that is known by name has a loader, and what does not fit into memory reaches none."""
 
-from sprachbund.models.hub import FAMILIES
-from sprachbund.models.io import LOADERS
+import json
+from pathlib import Path
+
+import pytest
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models import io
+from sprachbund.models.hub import FAMILIES, bytes_of_weights
+from sprachbund.models.io import LOADERS, load
+
+
+def directory_of(path: Path, family: str, gigabytes: float, name: str = "model.safetensors") -> Path:
+    """A model directory with a file of that size, which takes no room on the disk."""
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps({"model_type": family}))
+    with (path / name).open("wb") as file:
+        file.truncate(int(gigabytes * 1e9))
+    return path
+
+
+@pytest.fixture
+def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loaded(directory: Path) -> None:
+        pytest.fail(f"{directory} was loaded")
+
+    monkeypatch.setattr(io, "LOADERS", dict.fromkeys(LOADERS, loaded))
 
 
 def test_every_family_has_a_loader() -> None:
     assert tuple(LOADERS) == FAMILIES
+
+
+@pytest.mark.usefixtures("nothing_is_loaded")
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "cascade"])
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sprachbund.models.hub.available_memory", lambda: 6 * 10**9)
+    directory = directory_of(tmp_path, family, 8.0)
+    with pytest.raises(
+        SprachbundError, match=r"need 8\.0 GB of memory and 6\.0 GB are free; end other"
+    ) as caught:
+        load(directory)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.usefixtures("nothing_is_loaded")
+def test_halves_that_fit_alone_and_not_together_are_refused_before_one_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sprachbund.models.hub.available_memory", lambda: 6 * 10**9)
+    halves = [directory_of(tmp_path / "a", "whisper", 4.0), directory_of(tmp_path / "b", "m2m_100", 4.0)]
+    with pytest.raises(SprachbundError, match=r"/a and .*/b need 8\.0 GB of memory and 6\.0 GB are free"):
+        load(halves[0], then=halves[1])
+
+
+def test_bytes_of_weights_count_no_weight_twice(tmp_path: Path) -> None:
+    directory = directory_of(tmp_path, "whisper", 1e-6)
+    directory_of(tmp_path, "whisper", 3e-6, "model.fp32-00001-of-00001.safetensors")
+    directory_of(tmp_path / "llm", "llama", 2e-6, "model-00001-of-00002.safetensors")
+    directory_of(tmp_path / "llm", "llama", 5e-6, "model-00002-of-00002.safetensors")
+    assert bytes_of_weights(directory) == 1000 + 2000 + 5000

@@ -9,27 +9,47 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from sprachbund.cli import main
 from sprachbund.corpora.mixed import MixedSpeechOptions, make_mixed
+from sprachbund.data.batch import Batch
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Target
 from sprachbund.models.card import Card
 from sprachbund.models.io import load, locate
 from sprachbund.models.speech_llm import STAGES, SpeechLLM, assemble
 from sprachbund.models.speech_llm import load as load_speech_llm
-from sprachbund.models.speech_llm.stages import Data, frozen_digest
+from sprachbund.models.speech_llm.stages import Data, enter, frozen_digest
 from sprachbund.research import sizes
-from sprachbund.research.code_switch.estimate import estimate_memory
+from sprachbund.research.code_switch import recipe as of_recipe
+from sprachbund.research.code_switch.estimate import estimate_memory, step_loss, without_values
 from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, run_folder
 from sprachbund.research.code_switch.recipe import STAGE_FILE, corpus_of, make_stage, run_stage
 from sprachbund.research.code_switch.recipe import run as train_all
 from sprachbund.research.code_switch.report import write_table
+from sprachbund.training.check import Shape, probe
 from sprachbund.training.checkpoint import LOG_FILE
 from sprachbund.training.options import read_recipe
+from tests.models.speech_llm_support import make_model as make_speech_llm
 from tests.training.ranks import fork_ranks
 
 pytestmark = pytest.mark.slow
 
+SHAPE = Shape(
+    num_parameters=200,
+    num_trained=200,
+    weights=100 * 2**30,
+    gradients=10 * 2**30,
+    moments=10 * 2**30,
+    largest_layer=2**30,
+    outside=2**30,
+    probed=(2, 5),
+    activations={False: (2**30, 4 * 2**30), True: (2**30, 2 * 2**30)},
+    utterances=64,
+    flops={False: 3e15, True: 4e15},
+)
+"""Weights for more than a GPU."""
 TINY = Path(sizes.__file__).parent / "code_switch.tiny.toml"
 NAMES = [
     {"phrasebook/mixed/train"},
@@ -274,9 +294,57 @@ def test_a_stage_has_the_rates_of_the_stages() -> None:
         assert options.rate(step) == pytest.approx(stage.rate(step, 200), rel=1e-6)
 
 
-def test_the_published_size_is_counted_and_asks_for_its_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["recipe", "code_switch", "--size", "paper", "--check", "--json"]) == 0
+@pytest.mark.parametrize("encoder", ["whisper", "conformer"])
+def test_a_step_is_estimated_within_a_tenth(encoder: str) -> None:
+    """Against the bytes and operations of a real step on as much speech, with texts as long as may be."""
+    model = make_speech_llm(encoder, projector={"groups": (("es",), ("en",)), "spliced_frames": 1})
+    enter(model, STAGES[1])
+    model.train()
+    sounds = [np.full(4 * 16_000, 0.1, np.float32)] * 3
+    features = model.encoder.features(sounds)[0]
+    tokens = 96
+    batch = Batch(
+        features=features,
+        num_frames=torch.full((3,), features.shape[1]),
+        source_language=torch.tensor([0, 1, 0]),
+        target_language=torch.tensor([0, 1] * 3),
+        targets=torch.randint(3, 200, (6, tokens)),
+        num_targets=torch.full((6,), tokens),
+        transcripts=torch.zeros(3, 0, dtype=torch.long),
+        num_transcript=torch.zeros(3, dtype=torch.long),
+    )
+    wanted = probe(model, lambda: model.loss(batch).total)
+    changes = [
+        f"max_new_tokens={tokens}",
+        "rows_per_utterance=2",
+        "cache_states=false",
+        'training.precision="no"',
+    ]
+    recipe = read_recipe(CodeSwitchRecipe, TINY, [*changes, "projector.spliced_frames=1"])
+    around = model.prompts.around(Target(language="en", source="es"))
+    prompt = sum(map(len, around))
+    found = probe(model, lambda: step_loss(model, recipe, torch.zeros_like(features), prompt))
+    assert found.activations == pytest.approx(wanted.activations, rel=0.1)
+    assert found.flops == pytest.approx(wanted.flops, rel=0.1)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        without_values(model)
+        if encoder == "conformer":
+            return  # it counts its states, which is a matter of values
+        model.encoder.forward = lambda values, frames: (model.encoder.encoder(values), frames)  # type: ignore[method-assign]
+        fake = probe(model, lambda: step_loss(model, recipe, torch.zeros(features.shape), prompt))
+    assert fake.activations == pytest.approx(found.activations, rel=0.02)
+    assert fake.flops == found.flops
+
+
+def test_the_published_size_is_counted_and_asks_for_its_model(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A step of the whole shape is counted in a minute; see above for small ones.
+    monkeypatch.setattr(of_recipe, "training_shape", lambda recipe: ("an arm", SHAPE))
+    assert main(["recipe", "code_switch", "--size", "paper", "--check", "--json", "--gpus", "8"]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert [row["settings"] for row in found["strategies"]][:2] == ["accumulate = 8", "shard = true"]
+    assert found["arm"] == "an arm"
     assert (found["encoder"], found["llm"]) == (636_968_960, 7_615_616_512)
     by_name = {arm["name"]: arm for arm in found["arms"]}
     assert by_name[BASELINE]["projector"] == by_name["plain mixture"]["projector"] == 257_984_000

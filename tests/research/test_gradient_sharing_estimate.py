@@ -8,6 +8,7 @@ import torch
 
 from sprachbund.models.conformer import Conformer, ConformerConfig
 from sprachbund.research import sizes
+from sprachbund.research.estimate import TrainingEstimate
 from sprachbund.research.gradient_sharing.estimate import estimate_memory
 from sprachbund.research.gradient_sharing.options import GradientSharingRecipe
 from sprachbund.text.tokenizer import Tokenizer
@@ -100,3 +101,17 @@ def test_by_the_command(tmp_path: Path) -> None:
     assert without.code == 2
     assert "--data and --out" in without.err
     assert torch.get_default_device() == torch.device("cpu")
+
+
+def test_a_batch_is_made_in_as_many_parts_as_fit() -> None:
+    one = TrainingEstimate(name="one", fixed_bytes=100, batch_bytes=64, utterances=8, flops=0.0)
+    assert [one.accumulate(memory) for memory in (164, 163, 116, 108, 107)] == [1, 2, 4, 8, None]
+
+
+def test_operations_are_those_of_the_weights() -> None:
+    """A position of the decoder costs at least two operations for each of the decoder's weights, forward."""
+    chosen = recipe("tiny")
+    first = estimate_memory(chosen).trainings[0]
+    steps, rows = chosen.first.steps, first.utterances
+    least = 3 * 2 * rows * steps * first.parameters  # with one position each
+    assert first.flops > least

@@ -11,6 +11,8 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from sprachbund.api import Model
+from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.serving.app import create_app
 from sprachbund.serving.settings import Settings
@@ -144,3 +146,27 @@ def test_every_origin_needs_keys(tmp_path: Path) -> None:
 def test_origins_that_are_none(origin: str) -> None:
     with pytest.raises(SprachbundError, match="give scheme and host"):
         Settings(cors=(origin,))
+
+
+def test_punctuation_is_that_of_the_command(running: Running, bundled: Model, clip: Path) -> None:
+    def text(**fields: str) -> str:
+        answer = httpx.post(
+            f"{running.url}/v1/audio/transcriptions",
+            data={"model": "bundled", "language": "es", **fields},
+            files={"file": ("a.wav", clip.read_bytes())},
+            timeout=60,
+        )
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["text"])
+
+    options = DecodingOptions(punctuate="bundled", digits=True)
+    written = text(punctuate="true", digits="true")
+    assert written == bundled.transcribe(clip, source="es", options=options).text
+    assert written[-1] in ".?!"
+    assert "." not in text()
+
+
+def test_punctuation_of_a_model_that_writes_it_is_refused(open_service: Running) -> None:
+    refused = sent(open_service, punctuate="true")
+    assert refused.status_code == 400
+    assert "nothing to restore" in refused.json()["error"]["message"]

@@ -55,6 +55,10 @@ def test_sound_that_is_none(running):
         ({"targets": ["de"], "sample_rate": 1}, 400, "sample_rate"),
         ({"targets": ["de"], "prompt": "names: Ada"}, 400, "no room for a prompt"),
         ({"targets": ["de"], "colour": "red"}, 400, "colour"),
+        ({"targets": ["de"], "hot_words": "Ada"}, 400, "hot_words"),
+        ({"targets": ["de"], "hot_words": [""]}, 400, "hot_words.0"),
+        ({"targets": ["de"], "hot_words": ["Ada"], "hot_words_weight": 21}, 400, "hot_words_weight"),
+        ({"targets": ["de"], "glossary": "hound = Hund"}, 400, "takes no glossary"),
     ],
 )
 def test_sessions_that_cannot_be_are_refused_with_a_reason(running, first, status, says):

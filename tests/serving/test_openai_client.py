@@ -111,7 +111,10 @@ def test_log_probabilities_are_those_of_the_words(client, bundled, clip):
     )
     streamed = [entry.model_dump() for event in deltas for entry in event.logprobs]
     assert streamed == [entry.model_dump() for entry in done.logprobs]
-    assert "".join(entry.token for entry in deltas[0].logprobs) == deltas[0].delta
+    assert len(deltas) > 1
+    for event in deltas:
+        assert "".join(entry.token for entry in event.logprobs) == event.delta
+    assert "".join(entry.token for entry in done.logprobs) == done.text
     plain = client.audio.transcriptions.create(file=clip, model="bundled", language="es")
     assert plain.logprobs is None
 

@@ -16,7 +16,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from sprachbund.audio.span_options import SpanOptions
-from sprachbund.serving.live import SoundDecoder
+from sprachbund.models.turns import TurnEnds
+from sprachbund.serving.live import SoundDecoder, live_options
 from sprachbund.serving.realtime import ServerVad, Session, updated
 from tests.serving.live_support import text_of
 from tests.serving.support import noise, pcm, wait_for, wav
@@ -204,6 +205,67 @@ def test_the_language_wanted_is_that_of_the_output(running, bundled, spoken):
     assert set(text.lower().split()) & set(text_of_german(bundled, spoken).lower().split())
 
 
+def test_keywords_are_hot_words(running, spoken):
+    keywords = {"audio": {"input": {"transcription": {"language": "es", "keywords": ["marque", "llamar"]}}}}
+    assert updated(Session(), keywords).start("bundled").hot_words == ["marque", "llamar"]
+
+    async def scenario():
+        async with talking(running) as talk:
+            await talk.send("session.update", session={"type": "transcription", **keywords})
+            session = (await talk.until("session.updated"))["session"]
+            assert session["audio"]["input"]["transcription"]["keywords"] == ["marque", "llamar"]
+            await talk.append(np.concatenate([spoken["es"], np.zeros(16_000, np.float32)]))
+            return (await talk.until(COMPLETED))["transcript"]
+
+    assert {"marque", "llamar"} <= set(run(scenario()).split())
+
+
+@pytest.mark.parametrize(("eagerness", "most_s"), [("low", 8), (None, 4), ("medium", 4), ("high", 2)])
+def test_eagerness_bounds_the_pause(eagerness: str | None, most_s: float) -> None:
+    turns = {"type": "semantic_vad"} | ({} if eagerness is None else {"eagerness": eagerness})
+    session = updated(Session(), {"audio": {"input": {"turn_detection": turns}}})
+    options = live_options(session.start("bundled"))
+    assert (options.turn_end, options.max_pause_s) == ("sentence", most_s)
+    back = updated(session, {"audio": {"input": {"turn_detection": {"type": "server_vad"}}}})
+    assert back == Session()
+
+
+def test_turns_end_with_sentences(small_live, bundled, spoken, monkeypatch):
+    """The item of a speaker who, by the model, has not finished goes on behind the pause; other models refuse."""
+    samples = np.concatenate([spoken["es"], np.zeros(5 * 16_000, np.float32)])
+
+    async def scenario(running):
+        async with talking(running) as talk:
+            await talk.hear()
+            for turns in ({"type": "semantic_vad", "eagerness": "high"}, {"type": "server_vad"}):
+                sound = {"transcription": {"language": "es"}, "turn_detection": turns}
+                await talk.send(
+                    "session.update", session={"type": "transcription", "audio": {"input": sound}}
+                )
+                answer = await talk.hear()
+                if answer["type"] == "error":
+                    return answer["error"]["message"]
+                assert answer["session"]["audio"]["input"]["turn_detection"]["type"] == turns["type"]
+                talk.seen.clear()
+                await talk.append(samples)
+                await talk.until(COMPLETED)
+                start_ms = talk.of("input_audio_buffer.speech_started")[0]["audio_start_ms"]
+                lengths_ms.append(talk.of("input_audio_buffer.speech_stopped")[0]["audio_end_ms"] - start_ms)
+            return None
+
+    lengths_ms: list[int] = []
+    family, width = bundled.family, len(bundled.family.domain.encoder)
+    never = TurnEnds(bias=-50, whole=[0.0] * width, last=[0.0] * width)
+    with small_live() as running:
+        monkeypatch.setattr(family, "turns", never)
+        assert run(scenario(running)) is None
+        assert lengths_ms[0] > lengths_ms[1] + 1000
+        monkeypatch.setattr(family, "turns", None)
+        assert "was not calibrated to tell the ends of sentences; set turn_end to pause" in run(
+            scenario(running)
+        )
+
+
 def text_of_german(bundled, spoken) -> str:
     return text_of(bundled, spoken["es"])
 
@@ -251,6 +313,10 @@ def test_cleared_sound_is_in_no_item(running, spoken):
     run(scenario())
 
 
+def _turns(**values) -> dict:
+    return {"audio": {"input": {"turn_detection": values}}}
+
+
 @pytest.mark.parametrize(
     ("event", "code", "param", "says"),
     [
@@ -264,7 +330,8 @@ def test_cleared_sound_is_in_no_item(running, spoken):
         ({"type": "realtime"}, "invalid_value", "session.type", "'transcription'"),
         ({"colour": "red"}, "invalid_value", "session.colour", "colour"),
         ({"audio": {"input": {"noise_reduction": {"type": "near_field"}}}}, "invalid_value", None, "noise_reduction"),
-        ({"audio": {"input": {"turn_detection": {"type": "semantic_vad"}}}}, "invalid_value", None, "'server_vad'"),
+        (_turns(type="semantic_vad", eagerness="very"), "invalid_value", None, "'low'"),
+        (_turns(type="semantic_vad", threshold=0.5), "invalid_value", None, "threshold"),
         ({"audio": {"input": {"turn_detection": {"type": "none"}}}}, "invalid_value", None, "'server_vad'"),
         ({"audio": {"input": {"turn_detection": {"threshold": 0}}}}, "invalid_value", None, "greater than 0"),
         ({"audio": {"input": {"format": {"type": "audio/pcm", "rate": 8000}}}}, "invalid_value", None, "24000 Hz"),
@@ -274,6 +341,7 @@ def test_cleared_sound_is_in_no_item(running, spoken):
         ({"audio": {"output": {"language": "xx"}}}, None, None, "'xx'"),
         ({"audio": {"input": {"transcription": {"prompt": "Ada"}}}}, None, None, "no room for a prompt"),
         ({"include": ["tokens"]}, "invalid_value", None, "logprobs"),
+        ({"audio": {"input": {"transcription": {"keywords": [""]}}}}, "invalid_value", None, "keywords.0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_in_one_line_and_the_session_goes_on(running, event, code, param, says):

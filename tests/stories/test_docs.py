@@ -53,6 +53,7 @@ CHECKED_ONLY = (
     "--model canary",
     "--model moonshine",
     "--speakers",
+    "--punctuate oliverguhr/",
     "--model voxtral",
     "--model qwen3-asr",
     "seamless",

@@ -5,7 +5,6 @@ import pytest
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.decoding.options import TRANSCRIBE
 from sprachbund.decoding.pipeline import translate
-from sprachbund.errors import SprachbundError
 from sprachbund.models.cascade import Cascade
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveEvent
@@ -58,9 +57,3 @@ def test_sessions_together_write_what_each_writes_alone() -> None:
     for session, events in zip(sessions, together, strict=True):
         events += finish(shared, session)
     assert together == alone
-
-
-def test_policies_that_write_early_are_refused() -> None:
-    own = engine()
-    with pytest.raises(SprachbundError, match="local-agreement is not for the model cascade"):
-        own.open(["es"], options=LiveOptions(policy="local-agreement"))

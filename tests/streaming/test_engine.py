@@ -181,6 +181,41 @@ def test_a_prompt_goes_to_the_model_or_is_refused(monkeypatch: pytest.MonkeyPatc
         own.open(TARGETS, prompt="Ada")
 
 
+def test_hot_words_are_those_of_their_session_and_write_what_a_recording_with_them_gives() -> None:
+    """Three sessions in the same batches: two have other words, or another weight, than the third."""
+    family = TinyFamily(seed=3)
+    family.capabilities = replace(
+        family.capabilities, encode_text=lambda text: [family.first_letter + int(text)]
+    )
+    own, samples = LiveEngine(family, OPTIONS, activity=Loudness()), recording(*SPEECH)
+    asked = [("3", 9.0), ("5", 9.0), ("5", 0.0)]
+    span, sessions = LiveOptions(policy="span", max_behind_s=100, max_waiting_s=100), list[LiveSession]()
+    for word, weight in asked:
+        sessions.append(own.open(["de"], "fr", span, hot_words=[word], hot_words_weight=weight))
+    events: list[list[LiveEvent]] = [[] for _ in sessions]
+    for session in sessions:
+        session.push(samples)
+        session.finish()
+    while not all(session.finished for session in sessions):
+        for found, new in zip(events, own.step(sessions), strict=True):
+            found += new
+    texts_of = [" ".join(written(found)["de"]) for found in events]
+    for (word, weight), text in zip(asked, texts_of, strict=True):
+        options = replace(OPTIONS, hot_words=(word,), hot_words_weight=weight)
+        whole = translate(
+            family, samples, ["de"], "fr", options, sample_rate=SAMPLE_RATE, activity=Loudness()
+        )
+        assert text == whole["de"].text
+    assert len(set(texts_of)) == 3, texts_of
+    plain = LiveEngine(TinyFamily(seed=3), OPTIONS, activity=Loudness())
+    with pytest.raises(SprachbundError, match="cannot spell words, so it takes no hot words"):
+        plain.open(["de"], hot_words=["Ada"])
+    with pytest.raises(SprachbundError, match="takes no glossary"):
+        plain.open(["de"], glossary="hound = Hund")
+    with pytest.raises(SprachbundError, match="is not of the form term = translation"):
+        plain.open(["de"], glossary="hound")
+
+
 def test_policies_without_tentative_text_mask_none() -> None:
     with pytest.raises(SprachbundError, match=r"mask_words is 2.*span shows no text that may change"):
         engine().open(TARGETS, options=LiveOptions(policy="span", mask_words=2))

@@ -24,7 +24,7 @@ from tests.decoding.tiny_family import TinyFamily
 
 def attempt(words: str, **changes: object) -> Attempt:
     """Words of one token each."""
-    values = {"ended": False, "heard_s": 10.0, "steps": 0, "num_written": 0, **changes}
+    values = {"ended": False, "newest": 9.6, "steps": 0, "num_written": 0, **changes}
     return Attempt(words=[(word, 1) for word in words.split()], **values)  # type: ignore[arg-type]
 
 
@@ -46,7 +46,7 @@ def test_local_agreement_commits_the_common_beginning(before, now, agreement, co
 
 
 @pytest.mark.parametrize(
-    ("looks_at_s", "ended", "committed"),
+    ("looks_at", "ended", "committed"),
     [
         ([1.0, 2.0, 3.0], False, 2),  # the last word may still grow
         ([1.0, 2.0, 3.0], True, 3),
@@ -55,9 +55,9 @@ def test_local_agreement_commits_the_common_beginning(before, now, agreement, co
         ([1.0, 9.59, 9.59], True, 3),
     ],
 )
-def test_alignatt_stops_at_the_first_look_at_the_newest_audio(looks_at_s, ended, committed):
+def test_alignatt_stops_at_the_first_look_at_the_newest_audio(looks_at, ended, committed):
     found = alignatt(
-        attempt("a b c", looks_at_s=looks_at_s, ended=ended), CaptionLine(), LiveOptions(policy="alignatt")
+        attempt("a b c", looks_at=looks_at, ended=ended), CaptionLine(), LiveOptions(policy="alignatt")
     )
     assert found == committed
 
@@ -66,8 +66,8 @@ def test_alignatt_looks_at_every_token_of_a_word():
     words = Attempt(
         words=[("ab", 2), ("c", 1)],
         ended=True,
-        looks_at_s=[1.0, 9.9, 2.0],
-        heard_s=10.0,
+        looks_at=[1.0, 9.9, 2.0],
+        newest=9.6,
         steps=0,
         num_written=0,
     )

@@ -47,3 +47,9 @@ def test_saved_and_loaded(tokenizer, tmp_path):
 def test_a_language_without_a_token_is_an_error(tokenizer):
     with pytest.raises(SprachbundError, match="fi"):
         Tokenizer(tokenizer.model, ["en", "fi"])
+
+
+def test_a_vocabulary_with_a_full_stop_is_not_of_words_only(tokenizer):
+    assert tokenizer.words_only
+    punctuated = [f"{text}." for texts in TEXTS.values() for text in texts]
+    assert not Tokenizer.train(punctuated, tuple(TEXTS), 120).words_only

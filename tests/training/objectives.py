@@ -14,9 +14,11 @@ from sprachbund.compression.distillation import Distillation
 from sprachbund.compression.options import DistillationOptions
 from sprachbund.data.bitext import read_bitext
 from sprachbund.data.loading import Corpus, ExampleOptions
-from sprachbund.data.manifest import Manifest
+from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.models import whisper
+from sprachbund.models.audio_llm.model import AudioLLMExamples
 from sprachbund.models.conformer import Conformer, StreamingPart, TransducerPart
+from sprachbund.models.fastconformer.model import Canary, CanaryExamples, ParakeetExamples
 from sprachbund.models.seamless.model import SeamlessExamples
 from sprachbund.models.speech_llm import STAGES, PromptOptions
 from sprachbund.models.speech_llm.config import LossWeights
@@ -39,6 +41,8 @@ from sprachbund.training.draft import DraftOptions, DraftTraining, make_network
 from sprachbund.training.dual_scale import DualScaleOptions, make_dual_scale
 from sprachbund.units.dataset import Mixing, SpokenSentences, TokenDataset, WrittenSentences
 from sprachbund.units.mbart import start_from_mbart, units_with_mbart
+from tests.models.audio_llm import support as audio_llms
+from tests.models.fastconformer import support as fast_conformers
 from tests.models.seamless.support import make_checkpoint
 from tests.models.speech_llm_support import make_model as make_speech_llm
 from tests.training import made, made_split, owned
@@ -99,6 +103,38 @@ def of_seamless(root: Path) -> Objective:
     options = ExampleOptions(rows_per_utterance=1, **PLAIN)
     english = Manifest(root / "data", {"de": 0.0})
     return Objective(model, Corpus([(english, 1.0)], SeamlessExamples(model, ["en"]), options))
+
+
+def of_fast_conformer(root: Path, kind: str) -> Objective:
+    model = fast_conformers.make(root / "nemo", kind).model
+    examples = CanaryExamples if isinstance(model, Canary) else ParakeetExamples
+    options = ExampleOptions(rows_per_utterance=1, same_language=1.0, **PLAIN)
+    manifest = Manifest(slow_speech(root / "slow"))
+    corpus = Corpus([(manifest, 1.0)], examples(model, LANGUAGES), options)  # type: ignore[arg-type]
+    return Objective(model, corpus)
+
+
+def slow_speech(directory: Path) -> Path:
+    """Two seconds for each word: frames of 80 ms are enough for its pieces, or CTC would have no way to write them."""
+    if not directory.exists():
+        with ManifestWriter(directory) as writer:
+            for number in range(8):
+                language = LANGUAGES[number % 2]
+                writer.add(
+                    fast_conformers.sound(2.0, number),
+                    text=made.WORDS[language][number // 2],
+                    language=language,
+                    speaker="noise",
+                    utterance_id=f"noise-{number}",
+                )
+    return directory
+
+
+def of_audio_llm(root: Path, kind: str) -> Objective:
+    model = audio_llms.make(root / "audio-llm", kind).model
+    options = ExampleOptions(rows_per_utterance=1, same_language=1.0, **PLAIN)
+    corpus = Corpus([(Manifest(root / "data"), 1.0)], AudioLLMExamples(model, LANGUAGES), options)
+    return Objective(model, corpus)
 
 
 def of_speech_llm(root: Path, *, mixed: bool) -> Objective:
@@ -201,6 +237,10 @@ OBJECTIVES: Mapping[str, Callable[[Path], Objective]] = {
     "split by language": lambda root: on_tones(root, made_split.make_split_model()),
     "whisper": of_whisper,
     "seamless": of_seamless,
+    "Parakeet, CTC": lambda root: of_fast_conformer(root, "parakeet_ctc"),
+    "Parakeet, transducer with durations": lambda root: of_fast_conformer(root, "parakeet_tdt"),
+    "Canary": lambda root: of_fast_conformer(root, "canary"),
+    "audio LLM": lambda root: of_audio_llm(root, "qwen3_asr"),
     "speech LLM": lambda root: of_speech_llm(root, mixed=False),
     "speech LLM, two kinds of data": lambda root: of_speech_llm(root, mixed=True),
     "text LLM": of_text_llm,

@@ -17,7 +17,7 @@ from sprachbund.models.conformer import Conformer
 from sprachbund.models.speech_llm import STAGES
 from sprachbund.models.speech_llm.model import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import enter
-from sprachbund.training.check import Shape, check_shape, verdict
+from sprachbund.training.check import Shape, check_shape, probe, rows_of, verdict
 from sprachbund.training.lora import make_optimizers
 from sprachbund.training.memory import recompute_layers
 from sprachbund.training.parallel import LossOf, in_16_bits
@@ -125,6 +125,26 @@ def test_the_prediction_holds_for_a_speech_llm(root: Path, tmp_path: Path) -> No
     assert predicted.total == pytest.approx(allocated(model, data, options, tmp_path / "trace.json"), rel=0.1)
 
 
+def test_operations_are_those_of_the_formulas() -> None:
+    """A linear layer, forward, and backward with respect to weights and input; attention; a convolution."""
+    rows, width, heads = 6, 16, 4
+    linear, convolution = torch.nn.Linear(width, 3 * width), torch.nn.Conv1d(width, 8, 3, padding=1)
+    model = torch.nn.ModuleList([linear, convolution])
+    x = torch.randn(2, rows, width, requires_grad=True)
+
+    def loss() -> torch.Tensor:
+        query, key, value = (
+            part.unflatten(2, (heads, -1)).transpose(1, 2) for part in linear(x).split(width, dim=2)
+        )
+        heard = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+        return convolution(heard.transpose(1, 2).flatten(2).transpose(1, 2)).square().sum()
+
+    of_linear, of_convolution = 2 * 2 * rows * width * 3 * width, 2 * 2 * rows * width * 8 * 3
+    scores = 2 * 2 * rows * rows * width  # queries times keys; as many for weights times values
+    # Backward, the scores are computed again, and there are four products.
+    assert probe(model, loss).flops == 3 * (of_linear + of_convolution) + (2 + 5) * scores
+
+
 def test_probing_changes_nothing(root: Path) -> None:
     model, data = model_of(dropout=0.1), made.make_training_data(root / "data")
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -146,6 +166,7 @@ SHAPE = Shape(
     probed=(2, 5),
     activations={False: (200, 500), True: (60, 120)},
     utterances=64,
+    flops={False: 3e15, True: 4e15},
 )
 
 
@@ -157,6 +178,9 @@ def test_strategies_are_counted_by_hand() -> None:
     assert (shares.total, shares.accumulate, shares.utterances) == (400 + 250 + 800, 1, 8)
     assert (both.total, both.accumulate) == (400 + 250 + 60 + 6 * 20, 1)
     assert verdict([copies, shares, recomputed, both], 1600) == "it fits with shard = true"
+    # Four GPUs of 10^12 operations a second: three quarters of a quarter of an hour, and a third more.
+    rows = rows_of([copies, both], 1600, flops_per_s=4e12)
+    assert [row[-1] for row in rows] == ["0.21", "0.28"]
     assert "nothing fits: with shard = true, recompute = true it takes 0.0 MiB" in verdict([both], 10)
 
 
@@ -178,5 +202,6 @@ def test_train_checks_a_recipe_and_trains_nothing(
     assert "each of 4 GPUs, with 0.50 GiB" in said
     assert "shard = true, recompute = true" in said
     assert "it fits with no setting" in said
+    assert "at 350 TFLOP/s that each GPU sustains" in said
     assert not (tmp_path / "run" / "model").exists()
     assert main([*command, "--gpu-memory", "0.0001"]) == USAGE

@@ -1,10 +1,16 @@
 """What a run leaves is whole at any moment, and the same bytes however often it was taken up."""
 
+import signal
+import sys
+import weakref
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sprachbund.errors import SprachbundError
 from sprachbund.training import checkpoint
@@ -56,11 +62,75 @@ def test_a_checkpoint_that_no_index_names_any_more_goes_with_the_next(tmp_path: 
     assert {path.name for path in tmp_path.iterdir()} == {"best.json", "best.00000002.safetensors"}
 
 
+class Doubles(TorchDispatchMode):
+    """Sees how many numbers of 64 bits there are at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most, self._made = 0, list[weakref.ref[Tensor]]()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and made.dtype == torch.float64:
+            self._made.append(weakref.ref(made))
+        alive = [tensor for one in self._made if (tensor := one()) is not None]
+        self.most = max(self.most, sum(tensor.numel() for tensor in alive))
+        return made
+
+
+def test_checkpoints_are_averaged_one_tensor_at_a_time(tmp_path: Path) -> None:
+    """A sum, what is added to it, the new sum, and that of the tensor before: four of twenty tensors."""
+    random = torch.Generator().manual_seed(0)
+    kept = [{f"w{n}": torch.randn(50, generator=random) for n in range(20)} for _ in range(4)]
+    best = BestCheckpoints(tmp_path, keep=4)
+    for step, weights in enumerate(kept):
+        best.offer(step, 1.0, weights)
+    with Doubles() as doubles:
+        means = dict(best.average())
+    assert 50 <= doubles.most <= 4 * 50
+    assert means.keys() == kept[0].keys()
+    for name, mean in means.items():
+        assert mean.dtype == torch.float32
+        torch.testing.assert_close(mean, torch.stack([weights[name] for weights in kept]).mean(0))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of files there")
+def test_a_disk_that_is_full_is_named_with_the_checkpoint(tmp_path: Path) -> None:
+    """No file may grow beyond 10 kB: writing fails as on a full disk, for torch's files and those of safetensors."""
+    import resource
+
+    weights = {"weight": torch.ones(10_000)}
+    save_resume(tmp_path, {"step": 2})
+    before = (tmp_path / RESUME_FILE).read_bytes()
+    best = BestCheckpoints(tmp_path / "best", 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(
+            SprachbundError, match=r"of step 4 could not .* \(File too large; .* MiB are free\); make"
+        ):
+            save_resume(tmp_path, {"step": 4, **weights})
+        with pytest.raises(
+            SprachbundError, match=r"of step 5 could not be written to .*best \(.*; make room"
+        ):
+            best.offer(5, 0.1, weights)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert (tmp_path / RESUME_FILE).read_bytes() == before
+    assert not [*(tmp_path / "best").glob("best.*")]
+    assert best.offer(5, 0.1, weights)
+
+
 def test_equal_states_are_equal_bytes(tmp_path: Path) -> None:
     """A state that was read again holds equal texts as several objects, which pickle writes in another way."""
     step = "".join(["st", "ep"])
     betas = (0.9, 0.95)
     state = {
+        "step": 3,
         "model": OrderedDict(w=torch.arange(4.0)),
         "optimizers": [
             {"state": {0: {step: 1}, 1: {step: 2}}, "groups": [{"betas": betas}, {"betas": betas}]}

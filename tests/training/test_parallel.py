@@ -24,6 +24,7 @@ from sprachbund.training.lora import add_lora
 from sprachbund.util import distributed
 from tests.training import made
 from tests.training.ranks import fork_ranks
+from tests.training.test_ranks import TOLERANCE, Gradients, norm
 
 pytestmark = pytest.mark.slow
 STEPS = 6
@@ -198,6 +199,31 @@ def different_data(root: Path, out: Path) -> None:
     )
 
 
+def different_texts(root: Path, out: Path) -> None:
+    """The sounds and their lengths are the same."""
+    data = made.make_training_data(with_own_texts(out))
+    train(made.make_model(), data, made.options(9), out / "run", report=lambda line: None)
+
+
+def different_dev_data(root: Path, out: Path) -> None:
+    data, dev = made.make_training_data(root / "data"), made.make_training_data(with_own_texts(out))
+    train(made.make_model(), data, made.options(9), out / "run", dev=dev, report=lambda line: None)
+
+
+def with_own_texts(out: Path) -> Path:
+    """A corpus of this process, in which the second one has a word of the same length in the place of another."""
+    own = out / os.environ["RANK"]
+    made.make_corpus(own, 8)
+    if os.environ["RANK"] == "1":
+        path = min(own.glob("cuts.*.jsonl"))
+        text = path.read_text()
+        assert "one" in text
+        path.write_text(text.replace("one", "two"))
+        for checksum in own.glob("*.sha256"):
+            checksum.unlink()  # as one does who changes a corpus
+    return own
+
+
 CASES: dict[str, Callable[[Path, Path], None]] = {
     "shares": shares,
     "adapters": adapters,
@@ -209,6 +235,8 @@ CASES: dict[str, Callable[[Path, Path], None]] = {
     "different": different,
     "different versions": different_versions,
     "different data": different_data,
+    "different texts": different_texts,
+    "different dev data": different_dev_data,
 }
 
 
@@ -315,8 +343,14 @@ def test_a_full_disk_during_a_checkpoint_leaves_the_one_before(
     assert codes(root, "full disk") == [1, 1]
     told = failures(root, "full disk")
     steps = [
-        re.search(r"the checkpoint of step (\d) could not be written to .*; make room", line) for line in told
+        re.search(
+            r"the checkpoint of step (\d) could not be written to .*/full disk/2/run/resume "
+            r"\(File too large; \d+\.\d MiB are free\); make room",
+            line,
+        )
+        for line in told
     ]
+    assert all(steps), told
     # Checkpoints are written while training goes on: that of the fourth step may be under way when the disk fills up.
     [failed] = {int(found[1]) for found in steps if found}
     assert failed in (4, 6)
@@ -326,7 +360,7 @@ def test_a_full_disk_during_a_checkpoint_leaves_the_one_before(
 
 
 def test_layers_are_compiled_and_train_to_the_same_bits(root: Path, tmp_path: Path) -> None:
-    """Compiling takes minutes, so it is seen that layers are to be compiled; they are then run as they are."""
+    """Compiling takes long, so it is seen that layers are to be compiled; they are then run as they are."""
     data, plain, compiled = made.make_training_data(root / "data"), made.make_model(), made.make_model()
     train(plain, data, made.options(2), tmp_path / "plain", report=lambda line: None)
     with torch.compiler.set_stance("force_eager"):
@@ -335,6 +369,40 @@ def test_layers_are_compiled_and_train_to_the_same_bits(root: Path, tmp_path: Pa
     layers = [*compiled.encoder.layers, *compiled.decoder.layers]
     assert all(layer._compiled_call_impl is not None for layer in layers)
     assert all(torch.equal(value, compiled.state_dict()[name]) for name, value in plain.state_dict().items())
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor compiles with g++, which is not here")
+def test_compiled_layers_have_the_losses_and_gradients_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled kernels add up in other orders, as processes do, so the tolerance is theirs."""
+    made.make_corpus(tmp_path / "data", 8)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
+    torch.compiler.reset()
+    found = {}
+    for is_compiled in (False, True):
+        model, losses, gradients = made.make_model(), [], Gradients()
+
+        def loss(batch: Any, model: Any = model, losses: list[float] = losses) -> Any:
+            computed = type(model).loss(model, batch)
+            losses.extend(float(head.total.detach()) for head in computed.heads.values())
+            return computed
+
+        monkeypatch.setattr(model, "loss", loss)
+        chosen = made.options(3, learning_rate=1e-7, clip_norm=1e9, compile=is_compiled)
+        data = made.make_training_data(tmp_path / "data")
+        train(model, data, chosen, tmp_path / f"run-{is_compiled}", report=lambda line: None)
+        gradients.end()
+        found[is_compiled] = losses, gradients.steps
+        assert bool([*(tmp_path / "kernels").rglob("*.cpp")]) == is_compiled
+    (wanted, plain), (losses, compiled) = found[False], found[True]
+    assert len(losses) >= 3
+    assert losses == pytest.approx(wanted, rel=TOLERANCE)
+    assert len(plain) == len(compiled) == 3
+    for one, other in zip(plain, compiled, strict=True):
+        assert one.keys() == other.keys()
+        assert norm({name: other[name] - one[name] for name in one}) <= TOLERANCE * norm(one)
 
 
 @pytest.mark.parametrize("is_probed", [True, False])
@@ -417,6 +485,8 @@ def test_processes_with_different_options_are_refused(root: Path) -> None:
             r"the version of sprachbund differs between processes: .*0\.0\.7 in process 1",
         ),
         ("different data", r"the training data .* differs between processes"),
+        ("different texts", r"the training data .* differs between processes"),
+        ("different dev data", r"the dev data .* differs between processes"),
     ],
 )
 def test_processes_with_different_versions_or_data_are_refused(root: Path, case: str, said: str) -> None:

@@ -11,7 +11,7 @@ from sprachbund.data.manifest import ManifestWriter
 from sprachbund.models.tokens.sources import encoder_hash
 from sprachbund.models.tokens.unit_options import FitOptions, KMeansOptions, VocabularyOptions
 from sprachbund.units.encoded import Extraction
-from sprachbund.units.options import Computing
+from sprachbund.util.computing import Computing
 from tests.stories.support import write_tiny_model
 
 LETTERS = "abcdef"

@@ -101,7 +101,7 @@ def test_the_head_says_what_a_model_writes_by(
 ) -> None:
     made = model_of(model.reader.units, **changes)
     there = {name for name, value in vars(made.capabilities).items() if value not in (None, (), False)}
-    assert there == wanted | {"encoder", "text_input", "devices"}
+    assert there == wanted | {"encoder", "text_input", "devices", "words_only"}
     if "decoder" not in wanted:
         memory = made.encode(made.text_features(["ab"]))
         with pytest.raises(SprachbundError, match=f"writes by its {changes['head']} head"):

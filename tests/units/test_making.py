@@ -111,6 +111,12 @@ def test_real_processes_make_the_same_units(made: Made, tmp_path: Path) -> None:
     assert ticks[-1][1] == 12
 
 
+def test_actors_of_a_ray_cluster_make_the_same_units(made: Made, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    encode(replace(made.encoding, out=tmp_path / "ray", computing=computing(workers=2, ray="local")))
+    assert files(tmp_path / "ray") == files(made.root / "encoded")
+
+
 class KilledError(Exception):
     """The plug was pulled."""
 

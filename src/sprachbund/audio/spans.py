@@ -5,15 +5,17 @@ nothing later can change it, so offline is streaming with all probabilities at h
 """
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW
+from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW, VAD_WINDOW_S
 from sprachbund.audio.span_options import SpanOptions
 
 # Speech probability of each 32 ms (Silero through onnxruntime). An offline call is a stream of one block.
@@ -105,10 +107,20 @@ class Span:
 
 
 class SpanFinder:
-    """Spans from probabilities given one by one; remembers no more than one span."""
+    """Spans from probabilities given one by one; remembers no more than one span.
 
-    def __init__(self, options: SpanOptions) -> None:
+    Args:
+        options: what counts as a span.
+        longest_pause_s: None ends a span at a pause of `min_silence_s`. Otherwise each such pause is a question,
+            `paused`, which the caller answers by `end_after`: the pause that ends the span, at most this long.
+    """
+
+    def __init__(self, options: SpanOptions, longest_pause_s: float | None = None) -> None:
         self._options = options
+        self._asks = longest_pause_s is not None
+        self._longest = max(options.min_silence_windows, math.ceil((longest_pause_s or 0) / VAD_WINDOW_S))
+        self._ending = self._longest  # windows of pause that end the open span
+        self._asked = False  # whether the pause under way has been answered
         self._time = 0  # windows seen
         self._start = 0  # first window of the open span
         self._heard: list[float] = []  # probabilities of the open span; empty: no span is open
@@ -135,7 +147,7 @@ class SpanFinder:
                 (self._start + len(voiced)) * VAD_WINDOW + self._options.padding, self._time * VAD_WINDOW
             )
             / SAMPLE_RATE,
-            speech_probability=float(np.mean(voiced)),
+            speech_probability=self._mean(voiced),
         )
 
     def cut(self, second: float) -> None:
@@ -151,6 +163,22 @@ class SpanFinder:
         self._heard, self._start, self._joined = self._heard[gone:], self._start + gone, True
         self._given = self._start * VAD_WINDOW
 
+    @property
+    def paused(self) -> bool:
+        """Whether the open span has come to a pause that `end_after` has to answer before the next window."""
+        return (
+            self._asks
+            and not self._asked
+            and bool(self._heard)
+            and self._quiet >= self._options.min_silence_windows
+        )
+
+    def end_after(self, pause_s: float) -> Span | None:
+        """Let the pause under way end the span once it is so long, and give the span if it is."""
+        self._asked = True
+        self._ending = min(self._longest, math.ceil(pause_s / VAD_WINDOW_S))
+        return self._close() if self._quiet >= self._ending else None
+
     def push(self, probability: float) -> Span | None:
         """Take the probability of the next window and give the span it closes, if any."""
         self._time += 1
@@ -160,7 +188,9 @@ class SpanFinder:
             self._start, self._joined = self._time - 1, False
         self._heard.append(probability)
         self._quiet = self._quiet + 1 if probability < self._options.release else 0
-        if self._quiet >= self._options.min_silence_windows:
+        if not self._quiet:
+            self._asked, self._ending = False, self._longest
+        if self._quiet >= self._ending or (self.paused and self.open_span is None):  # noise has no turns
             return self._close()
         if len(self._heard) <= self._options.max_windows:
             return None
@@ -173,7 +203,7 @@ class SpanFinder:
     def _close(self) -> Span | None:
         voiced = self._heard[: len(self._heard) - self._quiet]
         least = 1 if self._joined else self._options.min_speech_windows
-        self._heard, self._quiet = [], 0
+        self._heard, self._quiet, self._asked, self._ending = [], 0, False, self._longest
         if len(voiced) < least or max(voiced) < self._options.threshold:  # the tail of a split may be silent
             return None
         return self._span(voiced, padding_after=self._options.padding)
@@ -191,8 +221,19 @@ class SpanFinder:
         start = max(self._given, self._start * VAD_WINDOW - self._options.padding)
         end = (self._start + len(voiced)) * VAD_WINDOW + padding_after
         self._given = end = min(end, self._time * VAD_WINDOW)  # never samples that have not arrived
-        mean = float(np.mean(voiced))
+        mean = self._mean(voiced)
         return Span(start_s=start / SAMPLE_RATE, end_s=end / SAMPLE_RATE, speech_probability=mean)
+
+    def _mean(self, voiced: list[float]) -> float:
+        """Mean probability; pauses that would have ended the span, had they been asked to, do not count."""
+        if not self._asks:
+            return float(np.mean(voiced))
+        kept = list[float]()
+        for quiet, run in groupby(voiced, key=lambda probability: probability < self._options.release):
+            windows = list(run)
+            if not quiet or len(windows) < self._options.min_silence_windows:
+                kept += windows
+        return float(np.mean(kept or voiced))
 
 
 def speech_spans(
@@ -235,12 +276,29 @@ def iter_speech_spans(
 
 
 class SpanStream:
-    """Spans of audio that is pushed block by block, and a look at the one under way."""
+    """Spans of audio that is pushed block by block, and a look at the one under way.
 
-    def __init__(self, options: SpanOptions | None = None, *, activity: VoiceActivity | None = None) -> None:
-        self._finder = SpanFinder(options or SpanOptions())
+    With `longest_pause_s`, audio behind a pause is held back until `end_after` has said what the pause means, so that
+    the spans depend neither on the size of the blocks nor on when the answer comes.
+
+    Args:
+        options: what counts as a span.
+        activity: a detector to share; a new one if not given.
+        longest_pause_s: see `SpanFinder`.
+    """
+
+    def __init__(
+        self,
+        options: SpanOptions | None = None,
+        *,
+        activity: VoiceActivity | None = None,
+        longest_pause_s: float | None = None,
+    ) -> None:
+        self._finder = SpanFinder(options or SpanOptions(), longest_pause_s)
         self._activity = (activity or VoiceActivity()).stream()
         self._held = _Held()
+        self._ahead: deque[float] = deque()  # probabilities of windows that the finder has not seen
+        self._ended = False
 
     @property
     def duration_s(self) -> float:
@@ -250,16 +308,40 @@ class SpanStream:
     def push(self, block: Samples) -> list[tuple[Span, Samples]]:
         """Take the next samples (N,) and give the spans they close, each with its samples."""
         self._held.add(block)
-        spans = [self._finder.push(float(probability)) for probability in self._activity.feed(block)]
-        closed = [(span, self._held.cut(span)) for span in spans if span is not None]
-        self._held.forget(self._finder.earliest_sample)
-        return closed
+        self._ahead.extend(map(float, self._activity.feed(block)))
+        return self._advance()
 
     def finish(self) -> list[tuple[Span, Samples]]:
-        """End the audio and give the spans that were still open."""
-        last = [self._finder.push(float(probability)) for probability in self._activity.finish()]
-        spans = [_inside(span, self._held.end) for span in [*last, self._finder.finish()] if span is not None]
-        return [(span, self._held.cut(span)) for span in spans]
+        """End the audio and give the spans that were still open, those behind a pause under question excepted."""
+        self._ahead.extend(map(float, self._activity.finish()))
+        self._ended = True
+        return self._advance()
+
+    @property
+    def paused(self) -> bool:
+        """Whether a pause waits for `end_after`."""
+        return self._finder.paused
+
+    @property
+    def held_back_s(self) -> float:
+        """Seconds of audio behind a pause that waits for `end_after`."""
+        return len(self._ahead) * VAD_WINDOW / SAMPLE_RATE
+
+    def end_after(self, pause_s: float) -> list[tuple[Span, Samples]]:
+        """Answer a pause: it ends the span once it is so long. Gives the spans that this closes."""
+        return self._advance(self._finder.end_after(pause_s))
+
+    def _advance(self, closed: Span | None = None) -> list[tuple[Span, Samples]]:
+        """Go on to the next pause under question, or to the end of the audio."""
+        spans = [closed]
+        while self._ahead and not self._finder.paused:
+            spans.append(self._finder.push(self._ahead.popleft()))
+        if self._ended and not self._finder.paused:
+            spans.append(self._finder.finish())
+        inside = [_inside(span, self._held.end) for span in spans if span is not None]
+        parts = [(span, self._held.cut(span)) for span in inside]
+        self._held.forget(self._finder.earliest_sample)
+        return parts
 
     def cut(self, second: float) -> None:
         """Let the span under way begin anew at the first whole window from `second` on."""

@@ -38,7 +38,7 @@ from sprachbund.compression.options import (
     TeacherOptions,
 )
 from sprachbund.training.options import RunOptions
-from sprachbund.units.options import Computing
+from sprachbund.util.computing import Computing
 
 if TYPE_CHECKING:
     from sprachbund.compression.before_after import MeasuredModel, Measurement, Verdict
@@ -493,7 +493,7 @@ def run_labels(
     )
     card = Card.read(directory)
     computing = computing or Computing()
-    alone = computing.workers == 1 and computing.ray is None
+    alone = computing.is_alone
     with resumable(out), Bar("labelling", unit="seconds") as bar:
         return pseudo_label(
             partial(_open_teacher, directory, teaching, decoding, options.targets, family if alone else None),

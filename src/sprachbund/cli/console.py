@@ -123,6 +123,13 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+def threads_of_each(workers: int) -> int:
+    """Threads of each of so many processes, where none are asked for: those that torch has here, divided."""
+    import torch
+
+    return max(1, torch.get_num_threads() // workers)
+
+
 def set_device(device: str | None) -> None:
     """Let what is trained in this process be on a device; None takes the first GPU, if there is one.
 

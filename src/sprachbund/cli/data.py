@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from sprachbund.data.manifest import Manifest
 
 
+Workers = Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")]
+RayCluster = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Address of a Ray cluster: auto, host:port, or local for one here; plain processes if not given.",
+    ),
+]
+
+
 # `sprachbund data show DIR`: size, languages, licence and some utterances of a corpus.
 
 
@@ -68,7 +79,8 @@ def pack(
         int, typer.Option("--shard-utterances", metavar="N", min=1, help="Utterances of a shard.")
     ] = 1000,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the order of the utterances.")] = 0,
-    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")] = 1,
+    workers: Workers = 1,
+    ray: RayCluster = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Write a corpus as tar shards with compressed sound, which training and evaluation read like any corpus."""
@@ -82,6 +94,7 @@ def pack(
             shard_utterances=shard_utterances,
             seed=seed,
             workers=workers,
+            ray_address=ray,
             progress=lambda done, total: bar.update(done, total, "utterances"),
         )
     size = sum(shard.recording_bytes for shard in shards.index.shards)
@@ -317,7 +330,6 @@ def _json(summary: "Summary") -> dict[str, Any]:
 
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the corpus.")]
-Workers = Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")]
 Packages = Annotated[
     Path | None,
     typer.Option(
@@ -572,6 +584,7 @@ def phrasebook(
     sentence_share: SentenceShare = 0.5,
     seed: Seed = None,
     workers: Workers = 2,
+    ray: RayCluster = None,
 ) -> None:
     """Render an edition of the phrasebook; changed values make it an edition of your own."""
     from sprachbund.corpora.editions import edition, make_edition
@@ -594,7 +607,7 @@ def phrasebook(
     said = {"sentences": str(tables) if tables else None, "voices": voices}
     _check_settings(out, asdict(chosen) | said)
     with resumable(out), Bar(f"phrasebook/{name}") as bar:
-        make_edition(out, chosen, workers=workers, progress=_labelled(bar))
+        make_edition(out, chosen, workers=workers, ray_address=ray, progress=_labelled(bar))
     _print_parts(out)
 
 
@@ -654,6 +667,7 @@ def telephone(
     synthesizers: Synthesizers = None,
     seed: Seed = None,
     workers: Workers = 2,
+    ray: RayCluster = None,
 ) -> None:
     """Compose utterances from the recorded prompts."""
     from sprachbund.corpora.telephone import Telephone, make_telephone
@@ -672,7 +686,7 @@ def telephone(
         voices = check_synthesizers(options.synthesizers, options.languages)
     _check_settings(out, asdict(options) | {"voices": voices})
     with resumable(out), Bar("telephone") as bar:
-        make_telephone(out, options, source=source, workers=workers, progress=_labelled(bar))
+        make_telephone(out, options, source=source, workers=workers, ray_address=ray, progress=_labelled(bar))
     _print_parts(out)
 
 
@@ -684,6 +698,7 @@ def outside(
     ] = None,
     seed: Seed = None,
     workers: Workers = 2,
+    ray: RayCluster = None,
 ) -> None:
     """Make open talk, other languages, music, songs, babble and noise, to calibrate a model with."""
     from sprachbund.corpora.outside import Outside, make_outside
@@ -692,7 +707,7 @@ def outside(
     options = Outside(**{key: value for key, value in changes.items() if value is not None})
     _check_settings(out, asdict(options))
     with resumable(out), Bar("outside") as bar:
-        make_outside(out, options, workers=workers, progress=_labelled(bar))
+        make_outside(out, options, workers=workers, ray_address=ray, progress=_labelled(bar))
     _print_parts(out)
 
 
@@ -720,6 +735,7 @@ def mixed(
     source: Packages = None,
     seed: Seed = None,
     workers: Workers = 2,
+    ray: RayCluster = None,
 ) -> None:
     """Render code-switched sentences and their monolingual part."""
     from sprachbund.corpora.mixed import MixedSpeechOptions, make_mixed, read_pair
@@ -740,7 +756,7 @@ def mixed(
         options = MixedSpeechOptions(**{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
     _check_settings(out, asdict(options))
     with resumable(out), Bar("mixed") as bar:
-        make_mixed(out, options, source=source, workers=workers, progress=_labelled(bar))
+        make_mixed(out, options, source=source, workers=workers, ray_address=ray, progress=_labelled(bar))
     _print_parts(out)
 
 

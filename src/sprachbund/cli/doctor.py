@@ -357,8 +357,8 @@ def _line(check: Check) -> str:
 
 _LEGEND = """\
 Milliseconds, medians; encoder, prompt and token are of the long call. The bound of the encoder is the time for as many
-operations on 8 bits, out of the cache. The bound of a token is the time to read from memory all that it needs; models
-small enough for the processor's cache can be faster than that."""
+operations at the processor's peak on 8 bits. The bound of a token is the time to read from memory all that it needs;
+models small enough for the processor's cache can be faster than that."""
 
 
 def bench(

@@ -5,17 +5,30 @@ The options that several verbs share come first, then one section for each verb.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, set_threads, table
+from sprachbund.cli.console import (
+    Bar,
+    UsageError,
+    as_usage,
+    listed,
+    print_json,
+    resumable,
+    say,
+    set_threads,
+    table,
+    threads_of_each,
+)
 from sprachbund.cli.models import fetch
 from sprachbund.cli.options import Panel, VerbCommand, with_options
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.options import CalibrationOptions, EvaluationOptions
+from sprachbund.util.computing import Computing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +68,8 @@ _OFFERED = (
     "batch_size",
     "decoding.beam_size",
     "decoding.allowed_languages",
+    "decoding.digits",
+    "decoding.punctuate",
     "decoding.guard.enabled",
     "decoding.guard.max_out_of_domain",
     "no_speech_per_kind",
@@ -80,13 +95,15 @@ def evaluate(
     ] = None,
     offline: Offline = False,
     threads: Annotated[
-        int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to compute with.")
+        int | None,
+        typer.Option("--threads", metavar="N", min=1, help="Threads to compute with, in each process."),
     ] = None,
     as_json: Json = False,
     *,
     options: Annotated[
         EvaluationOptions, Panel("Measurement", only=_OFFERED, nested={"decoding": "Decoding"})
     ],
+    computing: Annotated[Computing, Panel("Processes", without=("threads",))],
 ) -> None:
     """Measure how good a model is on corpora, and how it fails."""
     with as_usage():
@@ -96,10 +113,13 @@ def evaluate(
             from sprachbund.evaluation.manifest import MANIFEST_FILE
         check_choice(options.engine, threads, options.device)
     set_threads(threads)
+    computing = replace(computing, threads=threads or threads_of_each(computing.workers))
     directory = fetch(model, offline=offline)
     if against is not None and fetch(against, offline=offline) == directory:
         raise UsageError(f"--speed-against names the model itself, {against}; name another one")
     with ExitStack() as stack, Bar("evaluating") as bar:
+        if out is not None and not computing.is_alone:
+            stack.enter_context(resumable(out))
         folder = out
         if report is not None and out is None:  # the report reads the hypotheses from a file
             folder = Path(stack.enter_context(TemporaryDirectory()))
@@ -112,6 +132,7 @@ def evaluate(
             model,
             options,
             out=folder,
+            computing=computing,
             offline=offline,
             progress=progress,
         )
@@ -143,7 +164,7 @@ def _print_result(manifest: "ResultManifest", out: Path | None, *, as_json: bool
         typer.echo(f"hypotheses, texts by pair and scores.json are in {out}")
 
 
-# `sprachbund calibrate DATA… --model DIR`: what a model does not understand.
+# `sprachbund calibrate DATA… --model DIR`: what a model does not understand; or when a speaker has finished.
 
 
 def calibrate(
@@ -163,6 +184,12 @@ def calibrate(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Folder for the tables of what --test measures."),
     ] = None,
+    turns: Annotated[
+        bool,
+        typer.Option(
+            "--turns", help="Find out instead when a speaker has finished, from sentences whole and cut off."
+        ),
+    ] = False,
     threads: Annotated[
         int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to compute with.")
     ] = None,
@@ -171,6 +198,11 @@ def calibrate(
     options: Annotated[CalibrationOptions, Panel("Calibration")],
 ) -> None:
     """Write into a model's directory how it finds out what it does not understand."""
+    if turns:
+        if test or out is not None:
+            raise UsageError("--test and --out are for what is not understood; leave them out with --turns")
+        set_threads(threads)
+        return _calibrate_turns(data, model, options, as_json=as_json)
     with as_usage(), Bar("starting"):
         from sprachbund.engines.choice import engine_for
         from sprachbund.evaluation import calibration
@@ -199,6 +231,31 @@ def calibrate(
         heads = list(rows[0])
         cells = [[f"{row[head]}" for head in heads] for row in rows]
         typer.echo(table(cells, [head.replace("_", " ") for head in heads]))
+
+
+def _calibrate_turns(data: list[Path], model: Path, options: CalibrationOptions, *, as_json: bool) -> None:
+    with as_usage(), Bar("starting"):
+        from itertools import chain
+
+        from sprachbund.engines.choice import engine_for
+        from sprachbund.evaluation import turns
+        from sprachbund.models.io import load
+    family = engine_for(load(model, offline=True), "auto", directory=model).family
+    sentences = chain.from_iterable(turns.read_sentences(corpus, options.limit) for corpus in data)
+    with Bar("calibrating") as bar:
+        total = options.limit * len(data)
+        states, finished = turns.collect(
+            family, sentences, options, lambda done: bar.update(done, total, "sentences")
+        )
+        turns.fit(states, finished).write(model)
+    counts = {"finished": int(finished.sum()), "cut_off": int((~finished).sum())}
+    if as_json:
+        print_json(counts)
+        return
+    typer.echo(
+        f"live sessions may end turns by sentences from now on (--turn-end sentence): learned from "
+        f"{counts['finished']} sentences and {counts['cut_off']} cut off"
+    )
 
 
 # `sprachbund compare A B…`: systems with confidence intervals and significance.

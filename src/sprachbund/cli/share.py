@@ -1,6 +1,7 @@
 """`sprachbund share`: which parameters languages should share, decided by their gradients."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from sprachbund.cli.console import (
     say,
     size,
     table,
+    threads_of_each,
 )
 from sprachbund.cli.models import fetch
 from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
@@ -23,6 +25,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.headroom_options import HeadroomOptions
 from sprachbund.research.gradient_sharing.plan_options import SharingPlanOptions
+from sprachbund.util.computing import Computing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +56,6 @@ def analyse(
     ],
     data: Annotated[list[Path], typer.Argument(metavar="DATA…", help="Corpora, each a directory.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.npz", help="Where the gradients go.")],
-    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")] = 1,
     threads: Annotated[
         int | None, typer.Option("--threads", metavar="N", min=1, help="Threads of each process.")
     ] = None,
@@ -62,15 +64,15 @@ def analyse(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
     *,
     options: Annotated[CollectOptions, Panel("Gradients")],
+    computing: Annotated[Computing, Panel("Processes", only=("workers", "ray"))],
 ) -> None:
     """Collect the gradients of every language; the same command again goes on where it stopped."""
     if out.suffix != ".npz":
         raise UsageError(f"--out {out} has to end in .npz")
     with as_usage(), Bar("starting"):
-        job = _job(
-            model, data, options, out, device=device, offline=offline, threads=threads, workers=workers
-        )
-    done = _collect(job, model, out, workers)
+        computing = replace(computing, threads=threads or threads_of_each(computing.workers))
+        job = _job(model, data, options, out, device=device, offline=offline, threads=computing.threads)
+    done = _collect(job, model, out, computing)
     if done is not None:
         print_json(done) if as_json else _print_collection(done)
 
@@ -83,11 +85,8 @@ def _job(
     *,
     device: str,
     offline: bool,
-    threads: int | None,
-    workers: int,
+    threads: int,
 ) -> "CollectJob":
-    import torch
-
     from sprachbund.models.io import family_of
     from sprachbund.research.gradient_sharing.collect import CollectJob
     from sprachbund.util.provenance import model_hash
@@ -101,11 +100,11 @@ def _job(
         parts=out.with_name(out.name + PARTS),
         identity={"model_hash": model_hash(directory)},
         device=device,
-        threads=threads or max(1, torch.get_num_threads() // workers),
+        threads=threads,
     )
 
 
-def _collect(job: "CollectJob", model: str, out: Path, workers: int) -> dict[str, Any] | None:
+def _collect(job: "CollectJob", model: str, out: Path, computing: Computing) -> dict[str, Any] | None:
     """What was done; None in a process that leaves the telling to the first one."""
     from sprachbund.research.gradient_sharing.collect import run_job, shared
     from sprachbund.research.gradient_sharing.sketches import write_sketches
@@ -114,12 +113,12 @@ def _collect(job: "CollectJob", model: str, out: Path, workers: int) -> dict[str
         with Bar("preparing"):
             collection = job.prepare()
         if share.rank == 0:
-            _announce(collection, workers * share.count)
+            _announce(collection, computing.workers * share.count)
         with Bar("collecting", collection.passes, enabled=share.rank == 0) as bar:
-            if workers > 1:
-                run_job(job, collection, workers, bar.update, share=(share.rank, share.count))
-            else:
+            if computing.is_alone:
                 collection.run((share.rank, share.count), progress=bar.update)
+            else:
+                run_job(job, collection, computing, bar.update, share=(share.rank, share.count))
         share.wait()
         if share.rank > 0:
             return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,17 +71,68 @@ def train(
 def _check(run: Callable[..., Any], values: Any, out: Path, asked: RunOptions, cluster: CheckOptions) -> None:
     """Print what each GPU of a cluster would hold, by strategy."""
     in_one_process("train --check")
-    from sprachbund.training.check import HEAD, check_shape, gib, rows_of, verdict
+    from sprachbund.training.check import check_shape
 
     def show_strategies(model: Any, corpus: Any, options: Any) -> None:
-        memory = round(cluster.gpu_memory_gib * 2**30)
-        strategies = check_shape(model, corpus, options).strategies(cluster.gpus, memory)
-        show(f"each of {cluster.gpus} GPUs, with {gib(memory)}:\n")
-        show(table(rows_of(strategies, memory), HEAD))
-        show(f"\n{verdict(strategies, memory)}")
+        show(_strategies_text(check_shape(model, corpus, options), cluster))
 
     with live_bar("measuring"):
         run(values, out, report=show, accept_changes=asked.accept_changes, check=show_strategies)
+
+
+def _strategies_text(shape: Any, cluster: CheckOptions) -> str:
+    """The ways to train on a cluster, with memory and time, and which one to take."""
+    from sprachbund.training.check import HEAD, gib, rows_of, time_note, verdict
+
+    strategies = shape.strategies(cluster.gpus, cluster.memory)
+    rows = table(rows_of(strategies, cluster.memory, cluster.flops_per_s), HEAD)
+    return (
+        f"each of {cluster.gpus} GPUs, with {gib(cluster.memory)}:\n\n{rows}\n\n{time_note(cluster.gpu_tflops)}\n"
+        f"{verdict(strategies, cluster.memory)}"
+    )
+
+
+def _strategies_json(name: str, shape: Any, cluster: CheckOptions) -> dict[str, Any]:
+    """The same for programs; `name` is of the arm."""
+    strategies = shape.strategies(cluster.gpus, cluster.memory)
+    rows = [
+        {
+            **asdict(one),
+            "settings": one.settings,
+            "fits": one.total <= cluster.memory,
+            "hours": round(one.flops / cluster.flops_per_s / 3600, 3),
+        }
+        for one in strategies
+    ]
+    return {"arm": name, "gpus": cluster.gpus, "gpu_bytes": cluster.memory, "strategies": rows}
+
+
+def _fits_json(needed: Any, cluster: CheckOptions) -> dict[str, Any]:
+    """With which `training.accumulate` each training of one process fits, and its hours; None where nothing fits."""
+    rows = [
+        {
+            "training": one.name,
+            "accumulate": one.accumulate(cluster.memory),
+            "hours": round(one.flops / (cluster.gpu_tflops * 1e12) / 3600, 3),
+        }
+        for one in needed.of_trainings
+    ]
+    return {"gpu_bytes": cluster.memory, "fits": rows}
+
+
+def _fits_text(needed: Any, cluster: CheckOptions) -> str:
+    """The same for people."""
+    from sprachbund.training.check import gib, time_note
+
+    rows = []
+    for one in _fits_json(needed, cluster)["fits"]:
+        fits = {None: "nothing", 1: "no setting"}.get(one["accumulate"], f"accumulate = {one['accumulate']}")
+        rows.append([one["training"], fits, f"{one['hours']:.2g}"])
+    head = ["training", f"fits into {gib(cluster.memory)} with", "hours"]
+    return (
+        f"\n{table(rows, head)}\n\none GPU for each training: this recipe starts processes of its own\n"
+        f"{time_note(cluster.gpu_tflops)}; batches are of the longest utterances"
+    )
 
 
 def _recipe_of(path: Path) -> tuple[Any, Callable[..., Any]]:
@@ -122,7 +174,7 @@ def _print_code_switch(needed: Any, chosen: str) -> None:
     typer.echo(
         f"\nencoder {needed.encoder:,}, language model {needed.llm:,} parameters; {needed.stages} stages of "
         f"{needed.steps:,} steps together\ntraining: frozen weights in 16 bits; weight, gradient and AdamW's moments "
-        "in 32 of what is trained; activations come on top"
+        "in 32 of what is trained; activations come on top, as below"
     )
 
 
@@ -297,14 +349,13 @@ def recipe(
     chosen: Annotated[
         str, typer.Option("--size", metavar="SIZE", help=f"{', '.join(SIZES)}, or a TOML file of your own.")
     ] = "small",
-    check: Annotated[
-        bool, typer.Option("--check", help="Say what the size needs and whether its plans fit; run nothing.")
-    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
     *,
     asked: Annotated[RunOptions, Panel(OWN_PANEL, only=("overrides", "threads", "device"))],
+    cluster: Annotated[CheckOptions, Panel("Check")],
 ) -> None:
     """Run a recipe over its arms and seeds; the same command again goes on where it stopped."""
+    check = cluster.check
     with as_usage():
         if name not in RECIPES:
             raise UsageError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
@@ -319,7 +370,17 @@ def recipe(
     if check or (chosen == CHECKED and values.start is None):
         with as_usage(), Bar("building the shapes"):
             needed = module.estimate_memory(values)
-        print_json(needed.model_dump()) if as_json else _PRINT_ESTIMATE[name](needed, chosen)
+            shapes = module.training_shape(values) if name in _OF_SEVERAL_PROCESSES else None
+        if as_json:
+            more = _strategies_json(shapes[0], shapes[1], cluster) if shapes else _fits_json(needed, cluster)
+            print_json(needed.model_dump() | more)
+        else:
+            _PRINT_ESTIMATE[name](needed, chosen)
+            typer.echo(
+                f"\n{shapes[0]}, the largest arm; {_strategies_text(shapes[1], cluster)}"
+                if shapes
+                else _fits_text(needed, cluster)
+            )
         if not check:
             raise UsageError(
                 f"size {chosen} goes on from {_CHECKPOINTS.get(name, _CHECKPOINT)}, or take --size small to run from "

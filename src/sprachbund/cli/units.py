@@ -10,7 +10,8 @@ from sprachbund.cli.console import Bar, UsageError, print_json, resumable, say, 
 from sprachbund.cli.models import fetch
 from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
 from sprachbund.models.tokens.unit_options import FitOptions
-from sprachbund.units.options import Computing, EncodingOptions, FeatureOptions, LayerOptions
+from sprachbund.units.options import EncodingOptions, FeatureOptions, LayerOptions
+from sprachbund.util.computing import Computing
 
 if TYPE_CHECKING:
     from sprachbund.models.tokens.directory import Units

@@ -28,11 +28,11 @@ from sprachbund.decoding.search import search
 from sprachbund.engines.choice import engine_for
 from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.hypotheses import DecodingJob, Plan, make_plan, translate_plan
+from sprachbund.evaluation.hypotheses import DecodingJob, Plan, make_plan, translate_no_speech, translate_plan
 from sprachbund.evaluation.lines import Line
 from sprachbund.evaluation.manifest import DataUsed, FailureRate, ModelUsed, ResultManifest
 from sprachbund.evaluation.options import EvaluationOptions
-from sprachbund.evaluation.run import data_used, model_used, open_corpus, translate_no_speech
+from sprachbund.evaluation.run import data_used, model_used, open_corpus
 from sprachbund.evaluation.scoring import Scoring
 from sprachbund.evaluation.speed import race, race_rows
 from sprachbund.models.base import Family, Target, TimestampTokens

@@ -133,6 +133,10 @@ class FilterOptions:
         check(self)
 
 
+SHARD_S = 1800.0
+"""Of speech in a shard of pseudo-labels."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelOptions:
     """What is labelled.
@@ -141,12 +145,14 @@ class LabelOptions:
         targets: languages to label in, as BCP-47 tags, beside transcripts of what has none.
         replace: write every text anew; what the data have is not taken over, also where the label is dropped.
         batch_size: utterances at a time; changes no label.
+        shard_s: minutes of speech in a shard, which are lost at most when a process ends.
         filters: which labels are kept.
     """
 
     targets: Annotated[tuple[str, ...], Option("--to", metavar="LANG,…")]
     replace: Annotated[bool, Option("--replace")] = False
     batch_size: Annotated[int, Range(1), Option("--batch-size", metavar="N")] = 16
+    shard_s: Annotated[float, Range(0, above=True), Option("--shard-minutes", metavar="M", unit=60)] = SHARD_S
     filters: FilterOptions = field(default_factory=FilterOptions)
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sprachbund.audio.load import open_audio
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
-from sprachbund.compression.options import FilterOptions, LabelOptions
+from sprachbund.compression.options import SHARD_S, FilterOptions, LabelOptions
 from sprachbund.data.manifest import Manifest, ManifestWriter, read_info, shard_numbers
 from sprachbund.data.own import AUDIO_SUFFIXES
 from sprachbund.decoding.guard import drop_reason
@@ -30,7 +30,7 @@ from sprachbund.decoding.pipeline import LanguageQuery, encode_and_identify
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.text.identify import LanguageIdentifier
-from sprachbund.units.options import Computing
+from sprachbund.util.computing import Computing
 from sprachbund.util.files import is_empty, read_model, read_object, write_json
 from sprachbund.util.jobs import Progress, done, nothing, run
 
@@ -413,6 +413,8 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
         if "decoding" in wanted and "decoding" not in known:
             # Records of before named the width of the beam alone, and labels were decoded without timestamps.
             known["decoding"] = {**wanted["decoding"], "timestamps": False}
+        if isinstance(known.get("options"), dict):
+            known["options"].setdefault("shard_s", SHARD_S)  # before it was an option
         changed = sorted(key for key in {*wanted, *known} if wanted.get(key) != known.get(key))
         if changed:
             raise SprachbundError(
@@ -471,8 +473,6 @@ def close(
         counts={target: dict(number) for target, number in sorted(counts.items())},
     )
 
-
-_SHARD_S = 1800.0  # of speech in a shard: what is lost at most when the work is broken off
 
 Labels = list[list[tuple[str, Any]]]
 
@@ -565,7 +565,7 @@ def pseudo_label(
         SprachbundError: as `check_targets`; `out` holds another corpus; nothing was kept.
     """
     computing = computing or Computing()
-    sources, alone = open_sources(), computing.workers == 1 and computing.ray is None
+    sources, alone = open_sources(), computing.is_alone
     if alone:  # or each process loads the teacher, and checks it
         teacher = open_teacher()
         check_targets(teacher.family, sources, options.targets)
@@ -573,7 +573,7 @@ def pseudo_label(
     job = _Labels(
         open_teacher=(lambda: teacher) if alone else open_teacher,
         open_sources=(lambda: sources) if alone else open_sources,
-        shards=tuple(_shards(sources)),
+        shards=tuple(_shards(sources, options.shard_s)),
         out=out,
         options=options,
         threads=0 if alone else computing.threads,
@@ -791,12 +791,12 @@ class _Work:
         )
 
 
-def _shards(sources: Sequence[LabelSource]) -> Iterator[tuple[_Piece, ...]]:
-    """Pieces in order, about half an hour together."""
+def _shards(sources: Sequence[LabelSource], shard_s: float) -> Iterator[tuple[_Piece, ...]]:
+    """Pieces in order, at most so many seconds together, or one that is longer."""
     shard: list[_Piece] = []
     for source_number, source in enumerate(sources):
         for number, duration_s in enumerate(source.durations_s):
-            if shard and sum(p.duration_s for p in shard) + duration_s > _SHARD_S:
+            if shard and sum(p.duration_s for p in shard) + duration_s > shard_s:
                 yield tuple(shard)
                 shard = []
             shard.append(_Piece(source=source_number, number=number, duration_s=duration_s))

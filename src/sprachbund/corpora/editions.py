@@ -122,6 +122,7 @@ def make_edition(
     edition: Edition,
     *,
     workers: int = 2,
+    ray_address: str | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> None:
     """Render an edition into `directory/train`, `dev` and `test`; what is already there stays.
@@ -132,6 +133,7 @@ def make_edition(
         directory: folder of the corpus.
         edition: languages, sizes, voices and channels.
         workers: processes.
+        ray_address: as for `sprachbund.data.making.make_shards`.
         progress: called with what is being done, how much of it is, and of how much.
     """
     sizes: dict[Part, int] = {
@@ -141,7 +143,9 @@ def make_edition(
     }
     for part, count in sizes.items():
         report = partial(progress, f"shards of {part}")
-        make_part(directory / part, edition, part, count, workers=workers, progress=report)
+        make_part(
+            directory / part, edition, part, count, workers=workers, ray_address=ray_address, progress=report
+        )
 
 
 def make_part(
@@ -151,6 +155,7 @@ def make_part(
     count: int,
     *,
     workers: int = 2,
+    ray_address: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Render `count` utterances of one part of an edition into a directory; what is already there stays.
@@ -163,11 +168,14 @@ def make_part(
         part: "train", "dev" or "test".
         count: number of utterances.
         workers: processes.
+        ray_address: as for `sprachbund.data.making.make_shards`.
         progress: called with shards done and in all.
     """
     check_synthesizers(edition.synthesizers, edition.languages)
     make = partial(_make_shard, edition, part, count)
-    make_shards(directory, -(-count // SHARD_SIZE), make, workers=workers, progress=progress)
+    make_shards(
+        directory, -(-count // SHARD_SIZE), make, workers=workers, ray_address=ray_address, progress=progress
+    )
     spoken = synthesis_info(directory, edition.synthesizers)
     info = {
         "name": f"phrasebook/{edition.name}/{part}",

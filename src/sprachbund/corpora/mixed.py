@@ -347,6 +347,7 @@ def make_mixed(
     *,
     source: Path | None = None,
     workers: int = 2,
+    ray_address: str | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> None:
     """Make all parts; what is there already stays.
@@ -356,6 +357,7 @@ def make_mixed(
         options: what is drawn.
         source: prompt packages or their tree, where recordings are spliced; fetched when None.
         workers: processes at a time.
+        ray_address: as for `sprachbund.data.making.make_shards`.
         progress: called with what is being done, how much of it is, and of how much (0: unknown).
 
     Raises:
@@ -370,7 +372,15 @@ def make_mixed(
     spliced = _recordings(options, source, directory, progress) if options.spliced_utterances else None
     for part, num_mixed, num_monolingual in sizes:
         make = partial(_make_shard, options, part, num_mixed)
-        _make(directory / part, make, num_mixed, options, workers, partial(progress, f"shards of {part}"))
+        _make(
+            directory / part,
+            make,
+            num_mixed,
+            options,
+            workers,
+            ray_address,
+            partial(progress, f"shards of {part}"),
+        )
         name = f"monolingual-{part}"
         make_part(
             directory / name,
@@ -378,13 +388,14 @@ def make_mixed(
             part,
             num_monolingual,
             workers=workers,
+            ray_address=ray_address,
             progress=partial(progress, f"shards of {name}"),
         )
         if spliced is not None and part != "dev":
             name, count = f"spliced-{part}", options.spliced_utterances if part == "train" else num_mixed
             make = partial(_make_spliced, options, part, count, spliced)
             report = partial(progress, f"shards of {name}")
-            _make(directory / name, make, count, options, workers, report, attribution(spliced))
+            _make(directory / name, make, count, options, workers, ray_address, report, attribution(spliced))
 
 
 def _monolingual(options: MixedSpeechOptions) -> Edition:
@@ -406,10 +417,13 @@ def _make(
     count: int,
     options: MixedSpeechOptions,
     workers: int,
+    ray_address: str | None,
     progress: Callable[[int, int], None],
     licence: Mapping[str, Any] | None = None,
 ) -> None:
-    make_shards(directory, -(-count // SHARD_SIZE), make, workers=workers, progress=progress)
+    make_shards(
+        directory, -(-count // SHARD_SIZE), make, workers=workers, ray_address=ray_address, progress=progress
+    )
     info = {
         "name": f"mixed/{directory.name}",
         "version": "1",

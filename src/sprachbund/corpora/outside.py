@@ -64,6 +64,7 @@ def make_outside(
     options: Outside,
     *,
     workers: int = 2,
+    ray_address: str | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> None:
     """Make both parts; what is there already stays.
@@ -72,6 +73,7 @@ def make_outside(
         directory: folder of the corpus.
         options: sizes.
         workers: processes.
+        ray_address: as for `sprachbund.data.making.make_shards`.
         progress: called with what is being done, how much of it is, and of how much.
 
     Raises:
@@ -85,6 +87,7 @@ def make_outside(
             -(-count // SHARD_SIZE),
             partial(_make_shard, options, part, count),
             workers=workers,
+            ray_address=ray_address,
             progress=partial(progress, f"shards of {part}"),
         )
         info = {

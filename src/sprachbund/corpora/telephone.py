@@ -80,6 +80,7 @@ def make_telephone(
     *,
     source: Path | None = None,
     workers: int = 2,
+    ray_address: str | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> None:
     """Make all parts from the prompt packages in `source` (fetched when None); what is there already stays.
@@ -91,6 +92,7 @@ def make_telephone(
         options: sizes and channels.
         source: prompt packages; None fetches them.
         workers: processes.
+        ray_address: as for `sprachbund.data.making.make_shards`.
         progress: called with what is being done, how much of it is, and of how much (0: unknown).
     """
     check_synthesizers(options.synthesizers, options.languages)
@@ -114,6 +116,7 @@ def make_telephone(
             -(-count // SHARD_SIZE),
             make,
             workers=workers,
+            ray_address=ray_address,
             progress=partial(progress, f"shards of {part}"),
         )
         info = _info(part, options, sounds) | synthesis_info(directory / part, options.synthesizers)

@@ -347,8 +347,11 @@ class Corpus(Dataset[Example]):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all lengths."""
-        return hashlib.sha256(self.durations_s.tobytes()).hexdigest()
+        """SHA-256 of all lengths and texts."""
+        digest = hashlib.sha256(self.durations_s.tobytes())
+        for manifest in self.manifests:
+            digest.update(manifest.texts_hash().encode())
+        return digest.hexdigest()
 
     @property
     def corpora(self) -> list[Manifest]:

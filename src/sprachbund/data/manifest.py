@@ -32,6 +32,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.util.files import (
     atomic_path,
     file_sha256,
+    files_sha256,
     parse_json,
     read_object,
     read_text,
@@ -243,6 +244,10 @@ class Manifest:
     def content_hash(self) -> str:
         """SHA-256 of the corpus; see `sprachbund.util.provenance.data_hash`."""
         return data_hash(self.directory)
+
+    def texts_hash(self) -> str:
+        """SHA-256 of what is said of every utterance, which is cheap to read beside the sound."""
+        return files_sha256(self.directory.glob("cuts.*.jsonl"))
 
     def __len__(self) -> int:
         return len(self.durations_s)

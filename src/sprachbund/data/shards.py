@@ -264,6 +264,10 @@ class Shards(Manifest):
         """SHA-256 of the index, which has the checksum of every shard."""
         return self.digest
 
+    def texts_hash(self) -> str:
+        """The same."""
+        return self.digest
+
     def info(self) -> dict[str, Any]:
         """What the index says of the corpus."""
         return dict(self.index.info)
@@ -612,6 +616,7 @@ def pack(
     shard_utterances: int = 1000,
     seed: int = 0,
     workers: int = 1,
+    ray_address: str | None = None,
     progress: Callable[[int, int], None] = nothing,
 ) -> Shards:
     """Write a corpus as tar shards; the same command goes on where it was broken off.
@@ -623,6 +628,7 @@ def pack(
         shard_utterances: utterances of a shard.
         seed: of the order of the utterances.
         workers: processes.
+        ray_address: of a Ray cluster that shares the folder; "local" for one here; None for plain processes.
         progress: called with utterances done and utterances in all.
 
     Raises:
@@ -649,7 +655,7 @@ def pack(
         shard_utterances=shard_utterances,
         seed=seed,
     )
-    run(work, workers=workers, progress=progress)
+    run(work, workers=workers, ray_address=ray_address, progress=progress)
     _write_index(work, manifest.info() or {"name": source.name})
     shutil.rmtree(out / _PARTS)
     begun.unlink()

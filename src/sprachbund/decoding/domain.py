@@ -12,7 +12,7 @@ Shapes: B utterances, T frames, V vocabulary.
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -31,30 +31,51 @@ _MOST = 3.0  # that they add, in log-odds
 
 
 class LatestSpans:
-    """How the last spans of a recording or session were judged, for each of its targets."""
+    """How the last spans of a recording or session were scored, for each of its targets.
+
+    In a live session, the attempts at speech that goes on are scored as spans are, until it ends: where three people
+    talk at once, one of them is alone now and then, and four in five attempts hear that they do not understand.
+    """
 
     def __init__(self) -> None:
-        self._spans: dict[str, deque[tuple[float, float]]] = {}
+        self._spans: dict[str, _Scored] = {}
+        self._attempts: dict[str, _Scored] = {}
 
-    def log_odds(self, target: str) -> float:
+    def log_odds(self, target: str, *, ended: bool = True) -> float:
         """What the last spans add to the log-odds of the next one: 0 where they were understood, as at the beginning.
 
         Speech that was understood is no reason to trust the next span: whoever comes in may say anything.
-        """
-        spans = self._spans.get(target, ())
-        seconds = sum(duration_s for _, duration_s in spans)
-        mean = sum(beyond * duration_s for beyond, duration_s in spans) / max(seconds, 1e-9)
-        return max(0.0, min(_MOST, mean)) * len(spans) / _SPANS
 
-    def add(self, target: str, beyond: float, duration_s: float) -> None:
-        """Note a span.
+        Args:
+            target: as it was asked for.
+            ended: False for an attempt at speech that goes on, to which the attempts before add, too.
+        """
+        of_spans = _mean_beyond(self._spans.get(target, ()))
+        return of_spans if ended else max(of_spans, _mean_beyond(self._attempts.get(target, ())))
+
+    def add(self, target: str, beyond: float, duration_s: float, *, ended: bool = True) -> None:
+        """Note a span, or an attempt at one.
 
         Args:
             target: as it was asked for.
             beyond: its own log-odds less those of the model's threshold.
             duration_s: its length; short spans say less.
+            ended: False for an attempt at speech that goes on; the span that ends it takes the place of all of them.
         """
-        self._spans.setdefault(target, deque(maxlen=_SPANS)).append((beyond, duration_s))
+        noted = self._spans if ended else self._attempts
+        noted.setdefault(target, deque(maxlen=_SPANS)).append((beyond, duration_s))
+        if ended:
+            self._attempts.pop(target, None)
+
+
+_Scored = deque[tuple[float, float]]
+
+
+def _mean_beyond(scored: Collection[tuple[float, float]]) -> float:
+    """What spans add to the log-odds of one more: their mean by length, and less of it where they are few."""
+    seconds = sum(duration_s for _, duration_s in scored)
+    mean = sum(beyond * duration_s for beyond, duration_s in scored) / max(seconds, 1e-9)
+    return max(0.0, min(_MOST, mean)) * len(scored) / _SPANS
 
 
 def out_of_domain(
@@ -77,7 +98,7 @@ def out_of_domain(
         durations_s: (B,) lengths of the utterances.
         targets: B rows (n,) of what was asked for.
         latest: (B,) of their recordings; the utterances are in order of time.
-        ended: (B,) False for speech that goes on, which does not count for what comes after it; True if None.
+        ended: (B,) False for speech that goes on, which counts until it has ended; True if None.
     """
     domain = family.domain
     if domain is None:
@@ -88,11 +109,11 @@ def out_of_domain(
     doubts: list[list[float | None]] = []
     for b, of_states in enumerate(domain.encoder_log_odds(means)):
         doubts.append([])
+        whole = ended is None or ended[b]
         for target, hypothesis in zip(targets[b], hypotheses[b], strict=True):
             own = domain.log_odds(of_states, own_signals[b] | text_signals(hypothesis))
-            doubts[-1].append(probability(own + latest[b].log_odds(target)))
-            if ended is None or ended[b]:
-                latest[b].add(target, own - threshold, durations_s[b])
+            doubts[-1].append(probability(own + latest[b].log_odds(target, ended=whole)))
+            latest[b].add(target, own - threshold, durations_s[b], ended=whole)
     return doubts
 
 

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprachbund.decoding.drafts.base import DraftRun, Integers, NativeRun, StatelessRun
+from sprachbund.decoding.drafts.base import DraftRun, Integers, NativeRun
+from sprachbund.decoding.drafts.whole_text import WholeTextRun
 from sprachbund.decoding.logits_process import LogitsProcessor, likeliest
 from sprachbund.decoding.options import MAX_DRAFT_TOKENS, Accept
 from sprachbund.decoding.state import Hypothesis, HypothesisBatch
@@ -375,21 +376,6 @@ class _Slots:
         return self._cache
 
 
-class NativeTextRun(StatelessRun):
-    """A whole text for every row as a draft, which the model may write otherwise; it goes on where both agree again.
-
-    Args:
-        texts: tokens for each of the R rows, without their prompts.
-    """
-
-    def __init__(self, texts: Sequence[Sequence[int]]) -> None:
-        self._texts = [list(text) for text in texts]
-
-    def native_draft(self, prompts: Sequence[int]) -> Any:
-        """See `sprachbund.decoding.drafts.base.NativeRun`."""
-        return native().TextDraft(self._texts, list(prompts))
-
-
 _TIMED_PASSES = 4
 
 
@@ -413,9 +399,7 @@ def seconds_of_pass(
     """
     # The end token, which none of the rows may write then, is a draft token that is never accepted.
     processor = replace(batch.processor, min_tokens=decoder.max_tokens + 1)
-    run = run or NativeTextRun(
-        [[processor.end_token] * (_TIMED_PASSES + num_draft_tokens + 1)] * len(prompts)
-    )
+    run = run or WholeTextRun([[processor.end_token] * (_TIMED_PASSES + num_draft_tokens + 1)] * len(prompts))
     search = NativeSearch(replace(batch, processor=processor), prompts)
     began = time.perf_counter()
     search.finish(decoder, run, num_draft_tokens, most_passes=_TIMED_PASSES)

@@ -108,7 +108,9 @@ class DecodingOptions:
         prompt: context or glossary shown to the model before each span, where the family has room for it.
         glossary: terms and their translations, "term = translation; ...", for translators of texts that are language
             models; entries that do not occur in a text are not shown to them.
-        nbest: texts of a span that results have, the best first; more than one needs a beam of as many.
+        nbest: texts of a span that results have, the best first; more than one needs a beam of as many. A cascade
+            translates so many transcripts of a span, and takes the best pair of transcript and translation.
+        translation_weight: of the translation's log-probability beside the transcript's, in that choice.
         hot_words: words that the speech is expected to hold, names for example; the search prefers them. Models that
             write by CTC need a beam for them.
         hot_words_weight: bonus of each token of a hot word, as a natural logarithm.
@@ -118,6 +120,9 @@ class DecodingOptions:
         word_timestamps: times for every word (json, jsonl, --json); costs a second pass of the decoder.
         digits: numbers, dates, clock times and amounts in digits, in English, Spanish, French, Italian, German and
             Russian; the guard and its evidence see the words.
+        punctuate: restores punctuation and capitals, for models that write words only: bundled, the package's own
+            punctuator; rule, a full stop and a capital for every span; a directory or a name on the hub of a model for
+            token classification. The guard sees the text without.
         draft: proposes tokens ahead, which the model confirms, for speed: none; auto, a draft among the model's files
             where it is to gain speed; the name of such a draft; a draft's file; a text (.txt) in the languages wanted;
             a smaller model; a smaller model+text. It does not change the text.
@@ -141,12 +146,14 @@ class DecodingOptions:
     prompt: Annotated[str | None, Option("--prompt", metavar="TEXT")] = None
     glossary: Annotated[str | None, Option("--glossary", metavar="TERMS")] = None
     nbest: Annotated[int, Range(1), Option("--nbest", metavar="N")] = 1
+    translation_weight: Annotated[float, Range(0, 1), Option("--translation-weight", metavar="X")] = 1.0
     hot_words: Annotated[tuple[str, ...] | None, Option("--hot-words", metavar="WORD,…")] = None
     hot_words_weight: Annotated[float, Range(0, 20), Option("--hot-words-weight", metavar="X")] = 1.5
     batch_size: Annotated[int, Range(1)] = 8
     timestamps: Literal[True, False, "auto"] = AUTO
     word_timestamps: Annotated[bool, Option("--words")] = False
     digits: Annotated[bool, Option("--digits")] = False
+    punctuate: Annotated[str | None, Option("--punctuate", metavar="NAME")] = None
     draft: Annotated[str, Option("--draft", metavar="NAME")] = AUTO
     num_draft_tokens: Annotated[
         int | None,
@@ -292,6 +299,13 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
                 f"the translator {translator.name} does not show which words of a text it reads, so words of a "
                 "translation get no times; leave word_timestamps out, or take a translator such as M2M-100"
             )
+    if options.word_timestamps and able.translator is not None and options.nbest > 1:
+        raise SprachbundError(
+            f"nbest is {options.nbest}, and a cascade gives words no times in the next best transcripts; leave "
+            "word_timestamps out, or set nbest to 1"
+        )
+    if options.punctuate is not None:
+        check_without_marks(family)
     if options.hot_words and able.encode_text is None:
         raise SprachbundError(
             f"the model {family.name} cannot spell words, so it takes no hot words; leave them out, or take another "
@@ -318,6 +332,15 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
         raise SprachbundError(
             f'the model {family.name} writes no timestamps; set timestamps to "{AUTO}" or False, or take a whisper '
             "model that was trained with them"
+        )
+
+
+def check_without_marks(family: "Family") -> None:
+    """Raises SprachbundError for a model that writes punctuation itself, so that there is nothing to restore."""
+    if not family.capabilities.words_only:
+        raise SprachbundError(
+            f"the model {family.name} writes punctuation and capitals itself (its vocabulary has a full stop), so "
+            "there is nothing to restore; leave punctuate out"
         )
 
 

@@ -10,7 +10,8 @@ Stages, in their order, each a section of this module:
   decoder.
 - search: `decode_spans` searches the rows of all spans whose options agree together.
 - segments: `cut_row` cuts a row of tokens into segments, with their words, their evidence and the guard's reason;
-  `segment_in_digits` writes the numbers of one in digits.
+  `segment_in_digits` writes the numbers of one in digits, and `punctuated_segments` restores the punctuation of those
+  of a span.
 - cascades: `_decode_cascade` transcribes, and translates the transcript sentence by sentence.
 - long form: `translate_spans` is all of the above for a batch of spans; `LongForm` reads a recording of any length span
   by span, in memory bounded by one batch; `translate` waits for its end.
@@ -60,7 +61,14 @@ from sprachbund.decoding.languages import (
     text_log_probs,
 )
 from sprachbund.decoding.logits_process import cut_by_timestamps
-from sprachbund.decoding.options import NONE, TRANSCRIBE, DecodingOptions, GuardOptions, check_options
+from sprachbund.decoding.options import (
+    NONE,
+    TRANSCRIBE,
+    DecodingOptions,
+    GuardOptions,
+    check_options,
+    check_without_marks,
+)
 from sprachbund.decoding.result import (
     Alternative,
     LanguageSpan,
@@ -92,9 +100,11 @@ from sprachbund.models.base import (
     TimestampTokens,
     Translator,
 )
+from sprachbund.models.punctuation import load_punctuator
 from sprachbund.text.digits import LANGUAGES as LANGUAGES_OF_DIGITS
 from sprachbund.text.digits import in_digits
 from sprachbund.text.languages import described, writes_spaces
+from sprachbund.text.punctuation import Punctuator, restore
 from sprachbund.text.sentences import ends_sentence, split_sentences
 
 # Options of a recording.
@@ -115,7 +125,7 @@ class RecordingState:
         speculation: the draft; None without. Recordings that share it can share a search.
         unidentified: language to transcribe into where the model cannot identify the language spoken; None makes that
             an error. Evaluation names one, because it measures such models too.
-        latest: how its last spans were judged.
+        latest: how its last spans were scored.
         notes: sentences that the caller should see.
         translated: targets that some span was translated into.
         refused: targets that the model does not know for some span, with the language of that span.
@@ -229,6 +239,16 @@ class EncodedBatch:
     log_probs: list[Tensor | None]
     identified: list[IdentifiedLanguage | None]
     mixed: list[tuple[LanguageSpan, ...]]
+
+    def select(self, rows: Sequence[int]) -> "EncodedBatch":
+        """The utterances at the indices `rows` (b,)."""
+        return EncodedBatch(
+            memory=self.memory.select(torch.tensor(rows, dtype=torch.long, device=self.memory.states.device)),
+            languages=[self.languages[b] for b in rows],
+            log_probs=[self.log_probs[b] for b in rows],
+            identified=[self.identified[b] for b in rows],
+            mixed=[self.mixed[b] for b in rows],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -562,8 +582,14 @@ def decoding_steps(
         own = encoded.memory.select(torch.tensor(rows, device=encoded.memory.states.device))
         decoded |= yield from _decode_group(model, own, {b: identified[b] for b in rows})
     for (b, target), one in decoded.items():
-        if spans[b].recording.options.digits:
-            decoded[b, target] = replace(one, segments=tuple(map(segment_in_digits, one.segments)))
+        options = spans[b].recording.options
+        if options.digits:
+            one = replace(one, segments=tuple(map(segment_in_digits, one.segments)))
+        translated = model.capabilities.translator is not None and one.segments[0].source_text is not None
+        if options.punctuate is not None and not translated:  # a translator of texts writes its own marks
+            punctuator = load_punctuator(options.punctuate)
+            one = replace(one, segments=punctuated_segments(one.segments, punctuator))
+        decoded[b, target] = one
     return [list(_in_order(b, one, decoded)) for b, one in enumerate(identified)]
 
 
@@ -600,6 +626,7 @@ NOT_OF_THE_SEARCH = frozenset(
         "spans",  # of how speech is cut
         "guard",  # of each recording's own segments, behind the search
         "digits",  # likewise
+        "punctuate",  # likewise
         "prompt",  # see `_search_key`
         "draft",  # the recording's `speculation` is made of these three
         "num_draft_tokens",
@@ -899,6 +926,94 @@ def text_in_digits(text: str, language: str) -> str:
     return " ".join(one.text for one in in_digits(text.split(), _base(language)))
 
 
+def punctuated_segments(segments: Sequence[Segment], punctuator: Punctuator) -> tuple[Segment, ...]:
+    """The segments of a span with punctuation and capitals, read as one text; dropped ones stay as they are.
+
+    Args:
+        segments: in order of time, of one language.
+        punctuator: finds the marks; in a language that it does not know, or that has no spaces, texts stay.
+    """
+    kept = [n for n, segment in enumerate(segments) if segment.dropped is None and segment.text]
+    if not kept or not _knows(punctuator, segments[kept[0]].target_language):
+        return tuple(segments)
+    language = segments[kept[0]].target_language
+    words = [_written_words(segments[n].text) for n in kept]
+    flat = [word for own in words for word in own]
+    labels = punctuator.label([flat], _base(language))[0]
+    written = iter(restore(flat, labels, language))
+    result = list(segments)
+    for n, own in zip(kept, words, strict=True):
+        text = [next(written) for _ in own]
+        timed = segments[n].words
+        if [word.text for word in timed] == own:
+            timed = tuple(replace(word, text=new) for word, new in zip(timed, text, strict=True))
+        result[n] = replace(segments[n], text=" ".join(text), words=timed)
+    return tuple(result)
+
+
+def text_with_marks(text: str, language: str, punctuator: Punctuator) -> str:
+    """A text with punctuation and capitals.
+
+    Args:
+        text: of any length.
+        language: BCP-47 tag; in one that the punctuator does not know the text stays.
+        punctuator: finds the marks.
+    """
+    words = _written_words(text)
+    if not words or not _knows(punctuator, language):
+        return text
+    return " ".join(restore(words, punctuator.label([words], _base(language))[0], language))
+
+
+def _written_words(text: str) -> list[str]:
+    """What stands between spaces; a space that must not break, as in "8 €", belongs to its word."""
+    return [word for word in text.split(" ") if word]
+
+
+def _knows(punctuator: Punctuator, language: str) -> bool:
+    known = punctuator.languages
+    return writes_spaces(language) and (known is None or _base(language) in known)
+
+
+def check_writing(model: Family, targets: Sequence[str], options: DecodingOptions) -> None:
+    """Refuse digits and punctuation where they cannot be written.
+
+    Args:
+        model: any family.
+        targets: languages of the texts, in the model's tags; a transcript's is not known before.
+        options: how to decode.
+
+    Raises:
+        SprachbundError: a language without rules, a punctuator that there is not or that does not know a language, or
+            a model that writes punctuation itself.
+    """
+    if options.digits:
+        check_digits(targets)
+    if options.punctuate is not None:
+        check_without_marks(model)
+        # In a cascade it is the transcript that has no marks.
+        own = (TRANSCRIBE,) if model.capabilities.translator is not None else targets
+        check_punctuation(own, load_punctuator(options.punctuate))
+
+
+def check_punctuation(targets: Sequence[str], punctuator: Punctuator) -> None:
+    """Raises SprachbundError where punctuation is wanted in a language that the punctuator does not know.
+
+    Args:
+        targets: languages of the texts; a transcript's is not known before.
+        punctuator: finds the marks.
+    """
+    without = [target for target in targets if target != TRANSCRIBE and not _knows(punctuator, target)]
+    if without:
+        known = (
+            f"one of {described(punctuator.languages)}" if punctuator.languages else "a language with spaces"
+        )
+        raise SprachbundError(
+            f"the punctuator {punctuator.name} does not know {described(without[:1])}; leave punctuate out, or take "
+            f"{known}"
+        )
+
+
 def check_digits(targets: Sequence[str]) -> None:
     """Raises SprachbundError where digits are wanted in a language that has no rules.
 
@@ -925,7 +1040,7 @@ def _base(tag: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Passage:
+class TranscriptPassage:
     """Segments of a transcript that are translated together: they end where a sentence ends.
 
     Attributes:
@@ -952,7 +1067,6 @@ def _decode_cascade(
     """As `_decode_rows`: transcribe every span, then translate the transcripts, which is a search of another model."""
     transcripts = yield from _write_rows(model, memory, group, [(TRANSCRIBE,)] * len(group), first)
     heard = [row[0] for row in transcripts]
-    passages = [_passages(one.segments) for one in heard]
     jobs: dict[tuple[str, str], list[int]] = {}
     for b, one in enumerate(group):
         source = one.context.language.language
@@ -960,14 +1074,28 @@ def _decode_cascade(
             target = _target_language(one.recording.request, name, source, one.recording.unidentified)
             if target != source and b not in jobs.setdefault((source, target), []):
                 jobs[source, target].append(b)
+    # Of every span the best transcript, and the next best ones where `nbest` asks for them.
+    candidates = [
+        [best, *_next_transcripts(model, one, best)] for one, best in zip(group, heard, strict=True)
+    ]
+    # A translator needs whole sentences, so it reads the transcripts with their marks.
+    passages = [
+        [passages_of(_with_marks(transcript.segments, one.recording.options)) for transcript in own]
+        for one, own in zip(group, candidates, strict=True)
+    ]
     written: dict[tuple[int, str], DecodedSpan] = {}
     for (source, target), spans in jobs.items():
-        texts = [sentence for b in spans for passage in passages[b] for sentence in passage.sentences]
+        texts = [text for b in spans for own in passages[b] for one in own for text in one.sentences]
         sentences = iter(_translate_sentences(translator, texts, source, target, first.options))
         for b in spans:
-            own = [(passage, [next(sentences) for _ in passage.sentences]) for passage in passages[b]]
             guard = group[b].recording.options.guard
-            written[b, target] = _translated_span(translator.family, heard[b], own, target, guard)
+            candidate_pairs = []
+            for transcript, own in zip(candidates[b], passages[b], strict=True):
+                pairs = [(passage, [next(sentences) for _ in passage.sentences]) for passage in own]
+                candidate_pairs.append(
+                    (transcript, _translated_span(translator.family, transcript, pairs, target, guard))
+                )
+            written[b, target] = _best_pair(candidate_pairs, first.options.translation_weight)
     return [
         [
             replace(written.get((b, target), heard[b]), target=name)
@@ -978,7 +1106,65 @@ def _decode_cascade(
     ]
 
 
-def _passages(segments: Sequence[Segment]) -> list[_Passage]:
+def _with_marks(segments: Sequence[Segment], options: DecodingOptions) -> Sequence[Segment]:
+    if options.punctuate is None:
+        return segments
+    return punctuated_segments(segments, load_punctuator(options.punctuate))
+
+
+def _next_transcripts(model: Family, one: _IdentifiedSpan, best: DecodedSpan) -> list[DecodedSpan]:
+    """The next best transcripts of a span, cut as the best one is; they have no words with times."""
+    if best.hypothesis is None or not best.hypothesis.others:
+        return []
+    target = _target(model, one, TRANSCRIBE)
+    times = model.capabilities.timestamps if one.recording.options.timestamps else None
+    guard, first = one.recording.options.guard, best.segments[0]
+    return [
+        DecodedSpan(
+            target=best.target,
+            segments=tuple(
+                cut_row(
+                    model,
+                    one.context,
+                    target,
+                    replace(other, no_speech_log_probability=best.hypothesis.no_speech_log_probability),
+                    None,
+                    times=times,
+                    guard=guard,
+                    doubt=first.out_of_domain,
+                )
+            ),
+            hypothesis=other,
+        )
+        for other in best.hypothesis.others
+    ]
+
+
+def _best_pair(pairs: Sequence[tuple[DecodedSpan, DecodedSpan]], weight: float) -> DecodedSpan:
+    """The translation of the best of pairs of a transcript and its translation; the others are its alternatives.
+
+    A pair is ranked by the log-probability of the transcript, given the speech, plus `weight` times that of the
+    translation, given the transcript. What the guard has left whole goes before what it has not.
+    """
+    if len(pairs) == 1:
+        return pairs[0][1]
+
+    def score(pair: tuple[DecodedSpan, DecodedSpan]) -> float:
+        parts = zip(pair, (1.0, weight), strict=True)
+        return sum(w * one.hypothesis.log_probability for one, w in parts if one.hypothesis is not None)
+
+    def whole(pair: tuple[DecodedSpan, DecodedSpan]) -> bool:
+        return all(segment.dropped is None for segment in pair[1].segments)
+
+    ranked = sorted(pairs, key=lambda pair: (whole(pair), score(pair)), reverse=True)
+    best = ranked[0][1]
+    others = tuple(
+        Alternative(text=joined_text(pair[1].segments), log_probability=score(pair)) for pair in ranked[1:]
+    )
+    return replace(best, segments=(replace(best.segments[0], alternatives=others), *best.segments[1:]))
+
+
+def passages_of(segments: Sequence[Segment]) -> list[TranscriptPassage]:
     """The kept segments of a transcript, joined where a sentence goes on.
 
     In a transcript without full stops, every segment stands alone: nothing says where a sentence ends.
@@ -986,13 +1172,13 @@ def _passages(segments: Sequence[Segment]) -> list[_Passage]:
     kept = [segment for segment in segments if segment.dropped is None]
     sentences = [split_sentences(segment.text, segment.target_language) for segment in kept]
     punctuated = any(ends_sentence(sentence) for own in sentences for sentence in own)
-    passages, open_segments = list[_Passage](), list[Segment]()
+    passages, open_segments = list[TranscriptPassage](), list[Segment]()
     for n, segment in enumerate(kept):
         open_segments.append(segment)
         if not punctuated or ends_sentence(segment.text) or n + 1 == len(kept):
             text = joined_text(open_segments)
             own = tuple(split_sentences(text, segment.target_language))
-            passages.append(_Passage(segments=tuple(open_segments), sentences=own))
+            passages.append(TranscriptPassage(segments=tuple(open_segments), sentences=own))
             open_segments = []
     return passages
 
@@ -1010,21 +1196,25 @@ class _Translated:
     words: list[AttendedWord]
 
 
-def _translate_sentences(
-    translator: Translator, texts: Sequence[str], source: str, target: str, options: DecodingOptions
-) -> list[_Translated]:
-    """One row for each of `texts`; `source` is the recogniser's tag, `target` the translator's."""
-    # A prompt, a draft, limits and timestamps are the recogniser's.
-    own = DecodingOptions(
+def options_of_translator(options: DecodingOptions) -> DecodingOptions:
+    """What of the options of a cascade is its translator's; a prompt, a draft, limits and timestamps are not."""
+    return DecodingOptions(
         beam_size=options.beam_size,
         length_penalty=options.length_penalty,
         batch_size=options.batch_size,
         glossary=options.glossary,
     )
+
+
+def _translate_sentences(
+    translator: Translator, texts: Sequence[str], source: str, target: str, options: DecodingOptions
+) -> list[_Translated]:
+    """One row for each of `texts`; `source` is the recogniser's tag, `target` the translator's."""
+    own = options_of_translator(options)
     family, translated = translator.family, list[_Translated]()
     for start in range(0, len(texts), own.batch_size):
         batch = texts[start : start + own.batch_size]
-        rows = _search_texts(family, batch, (target,), translator.languages[source], own)
+        rows = search_texts(family, batch, (target,), translator.languages[source], own)
         hypotheses = [row[0] for row in rows.hypotheses]
         words: list[list[AttendedWord]] = [[] for _ in batch]
         if options.word_timestamps:
@@ -1040,7 +1230,7 @@ def _translate_sentences(
 def _translated_span(
     family: Family,
     heard: DecodedSpan,
-    passages: Sequence[tuple[_Passage, Sequence[_Translated]]],
+    passages: Sequence[tuple[TranscriptPassage, Sequence[_Translated]]],
     target: str,
     guard: GuardOptions,
 ) -> DecodedSpan:
@@ -1063,16 +1253,20 @@ def _translated_span(
     return DecodedSpan(
         target=target,
         segments=tuple(sorted(segments, key=lambda segment: segment.start_s)),
-        hypothesis=_joined_hypothesis(rows) if rows else None,
+        hypothesis=joined_hypothesis(rows) if rows else None,
     )
 
 
 def _translated_segment(
-    family: Family, passage: _Passage, sentences: Sequence[_Translated], target: str, guard: GuardOptions
+    family: Family,
+    passage: TranscriptPassage,
+    sentences: Sequence[_Translated],
+    target: str,
+    guard: GuardOptions,
 ) -> Segment:
     first, last = passage.segments[0], passage.segments[-1]
     rows = [sentence.hypothesis for sentence in sentences]
-    row = _joined_hypothesis(rows)
+    row = joined_hypothesis(rows)
     space = " " if writes_spaces(target) else ""
     text = space.join(filter(None, (family.decode_text(h.tokens).strip() for h in rows)))
     return replace(
@@ -1104,7 +1298,7 @@ def _translated_segment(
     )
 
 
-def _words_of_translation(passage: _Passage, sentences: Sequence[_Translated]) -> tuple[Word, ...]:
+def _words_of_translation(passage: TranscriptPassage, sentences: Sequence[_Translated]) -> tuple[Word, ...]:
     """Words of a translation, at the times of the words that they were translated from."""
     spoken = [word for segment in passage.segments for word in segment.words]
     # Letters up to each word of the transcript: they are the same in its words and its sentences, white space is not.
@@ -1126,7 +1320,7 @@ def _num_letters(text: str) -> int:
     return sum(not character.isspace() for character in text)
 
 
-def _joined_hypothesis(rows: Sequence[Hypothesis]) -> Hypothesis:
+def joined_hypothesis(rows: Sequence[Hypothesis]) -> Hypothesis:
     """Several rows as one, for the evidence."""
     log_probability = sum(row.log_probability for row in rows)
     return Hypothesis(
@@ -1209,8 +1403,7 @@ class LongForm(Iterator[Segment]):
         options, speculation = options_with_draft(model, options, self._draft_notes, speculation)
         allowed = options.allowed_languages
         request = read_request(model, source=source, targets=targets, allowed=allowed)
-        if options.digits:
-            check_digits(request.targets)
+        check_writing(model, request.targets, options)
         self._audio = audio if isinstance(audio, AudioSource) else open_audio(audio, sample_rate)
         self._activity = activity
         self._compute = compute or partial(translate_spans, model)
@@ -1410,8 +1603,7 @@ def translate_texts(
     if options.word_timestamps:
         raise SprachbundError("words of a text have no times; leave word_timestamps out")
     request = read_request(family, source=source, targets=targets, allowed=options.allowed_languages)
-    if options.digits:
-        check_digits(request.targets)
+    check_writing(family, request.targets, options)
     if TRANSCRIBE in request.targets:
         raise SprachbundError("text is not transcribed; name a language to translate into")
     starts = range(0, len(texts), options.batch_size)
@@ -1425,11 +1617,15 @@ def translate_texts(
 def _translate_text_batch(
     family: Family, texts: Sequence[str], request: Request, options: DecodingOptions
 ) -> list[list[TranslatedText]]:
-    rows = _search_texts(family, texts, request.targets, request.source, options, request.allowed)
+    rows = search_texts(family, texts, request.targets, request.source, options, request.allowed)
 
     def written(hypothesis: Hypothesis, target: str) -> str:
         text = family.decode_text(hypothesis.tokens)
-        return text_in_digits(text, target) if options.digits else text
+        if options.digits:
+            text = text_in_digits(text, target)
+        if options.punctuate is not None:
+            text = text_with_marks(text, target, load_punctuator(options.punctuate))
+        return text
 
     return [
         [
@@ -1446,7 +1642,7 @@ def _translate_text_batch(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _TextRows:
+class TextRows:
     """A batch of texts after the search.
 
     Attributes:
@@ -1463,14 +1659,17 @@ class _TextRows:
 
 
 @torch.inference_mode()
-def _search_texts(
+def search_texts(
     family: Family,
     texts: Sequence[str],
     targets: Sequence[str],
     source: str | None,
     options: DecodingOptions,
     allowed: Sequence[str] | None = None,
-) -> _TextRows:
+    *,
+    prefixes: Sequence[tuple[int, ...]] | None = None,
+    speculation: Speculation | None = None,
+) -> TextRows:
     """Encode and decode a batch of texts.
 
     Args:
@@ -1480,6 +1679,8 @@ def _search_texts(
         source: language of the texts, in the model's tag; None identifies it for each.
         options: how to decode.
         allowed: languages to choose from.
+        prefixes: (B,) tokens that each translation begins with; none if None.
+        speculation: the draft; made from the options if None.
 
     Raises:
         SprachbundError: a language that cannot be identified, or a pair that the model does not know.
@@ -1503,6 +1704,11 @@ def _search_texts(
     for language, target in product(dict.fromkeys(languages), targets):
         check_pair(family, language, target)
     asked = [[make_target(family, options, target, language) for target in targets] for language in languages]
+    if prefixes is not None:
+        asked = [
+            [replace(target, prefix=prefix) for target in row]
+            for row, prefix in zip(asked, prefixes, strict=True)
+        ]
     names = [crc32(text.encode()) for text in texts]
-    hypotheses = search(family, encoded.memory, asked, options, utterances=names)
-    return _TextRows(memory=encoded.memory, languages=languages, targets=asked, hypotheses=hypotheses)
+    hypotheses = search(family, encoded.memory, asked, options, speculation=speculation, utterances=names)
+    return TextRows(memory=encoded.memory, languages=languages, targets=asked, hypotheses=hypotheses)

@@ -14,7 +14,8 @@ from sprachbund.decoding.ctc import join_ctc, search_by_ctc
 from sprachbund.decoding.drafts.base import NativeRun
 from sprachbund.decoding.drafts.network import NativeMedusaRun
 from sprachbund.decoding.drafts.token_map import TokenMapRun
-from sprachbund.decoding.native_search import NativeSearch, NativeTextRun, RunningSearch, searches_natively
+from sprachbund.decoding.drafts.whole_text import WholeTextRun
+from sprachbund.decoding.native_search import NativeSearch, RunningSearch, searches_natively
 from sprachbund.decoding.options import DecodingOptions, check_options
 from sprachbund.decoding.sampling import TokenSampler, needs_fallback
 from sprachbund.decoding.speculation import Speculation, speculation_for
@@ -180,7 +181,7 @@ class StartedSearch:
         return self.request.fall_back([list(best[i : i + each]) for i in range(0, len(best), each)])
 
 
-JOINING = (TokenMapRun, NativeTextRun, NativeMedusaRun)
+JOINING = (TokenMapRun, WholeTextRun, NativeMedusaRun)
 """Runs of drafts whose rows may join those of others."""
 
 

@@ -175,22 +175,57 @@ def attended_words(
         tokens: (B,) rows of the translations.
         texts: (B,), as they were encoded.
     """
-    offsets_of = family.capabilities.token_offsets
-    assert offsets_of is not None  # `check_options` has asked
-    weights, log_probs = _read(family, memory, [[target] for target in targets], tokens)
+    weights, log_probs, offsets = _read_texts(family, memory, targets, tokens, texts)
     attended = []
-    for r, offsets in enumerate(offsets_of.source_offsets(texts)):
-        in_text = torch.tensor([end > begin for begin, end in offsets])
-        read = weights[r].mean(0)[:, : len(offsets)].masked_fill(~in_text, 0.0)
+    for r, target in enumerate(targets):
         words, token = [], 0
-        for text, count in split_words(family, tokens[r], targets[r].language):
+        for text, count in split_words(family, tokens[r], target.language):
             own = slice(token, token + count)
-            character = offsets[int(read[own].mean(0).argmax())][0]
+            character = offsets[r][int(weights[r][own].mean(0).argmax())][0]
             probability = float(log_probs[r][own].mean().exp())
             words.append(AttendedWord(text=text, probability=probability, character=character))
             token += count
         attended.append(words)
     return attended
+
+
+@torch.inference_mode()
+def attended_characters(
+    family: Family,
+    memory: Memory,
+    targets: Sequence[Target],
+    tokens: Sequence[Sequence[int]],
+    texts: Sequence[str],
+) -> list[list[int]]:
+    """For each token of translated texts, where the part of the text with the most attention as it was written ends.
+
+    That is the index of the last character of the part. Arguments are those of `attended_words`; tokens are those
+    behind the prefix of their target.
+    """
+    weights, _, offsets = _read_texts(family, memory, targets, tokens, texts)
+    return [
+        [max(0, own[index][1] - 1) for index in read[: len(row)].argmax(-1).tolist()]
+        for read, row, own in zip(weights, tokens, offsets, strict=True)
+    ]
+
+
+def _read_texts(
+    family: Family,
+    memory: Memory,
+    targets: Sequence[Target],
+    tokens: Sequence[Sequence[int]],
+    texts: Sequence[str],
+) -> tuple[list[Tensor], list[Tensor], list[list[tuple[int, int]]]]:
+    """As `_read`, the attention (N, S) averaged over heads and 0 off the text, and the characters of its S frames."""
+    offsets_of = family.capabilities.token_offsets
+    assert offsets_of is not None  # whoever asks for words with times, or for AlignAtt, has seen to it
+    weights, log_probs = _read(family, memory, [[target] for target in targets], tokens)
+    offsets = offsets_of.source_offsets(texts)
+    read = []
+    for own, pieces in zip(weights, offsets, strict=True):
+        in_text = torch.tensor([end > begin for begin, end in pieces])
+        read.append(own.mean(0)[:, : len(pieces)].masked_fill(~in_text, 0.0))
+    return read, log_probs, offsets
 
 
 def alignment_of(family: Family) -> Alignment:

@@ -3,12 +3,17 @@
 A step of the decoder on one row reads every weight and all keys and values of the memory once and does little with
 them, so the time of that reading is the bound on a token; where all of it fits into the processor's cache, a token can
 take less. An encoder computes more than it reads: its bound is the processor's speed in products of 8 bits.
+
+Both bounds are measured without the engine's own code: by plain reading, in whichever of several ways is the fastest,
+and by instructions on registers that wait for nothing.
 """
 
+import mmap
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,52 +30,101 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.engines.choice import engine_for
 from sprachbund.engines.extension import choose_instruction_set, missing_because, native
 from sprachbund.engines.native_engine import NativeDecoder
-from sprachbund.engines.packing import pack_matrix
 from sprachbund.engines.torch_layers import TorchDecoder
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Family, Features
+from sprachbund.models.base import Family, Features, Target
 from sprachbund.models.cascade import Cascade
 from sprachbund.models.io import load, locate
+from sprachbund.models.prefix import PrefixFamily
 from sprachbund.models.whisper import PRESETS, Whisper
 from sprachbund.nn.decoder import DecoderCache
 
 # Bounds of the machine.
 
 _READ_BYTES = 2**29  # far more than any cache holds
-_READS = 6
-_TOKENS, _ROWS, _INPUTS = 480, 512, 512  # 0.5 MB in all: they stay in the caches next to a core
-_PRODUCTS = 400  # a tenth of a second where a core does a million million operations a second
-_TRIALS = 3
+_READS = 3
+READING_WAYS = tuple((streams, ahead) for streams in (1, 2, 4, 8) for ahead in (0, 512, 2048))
+"""Streams of a thread, and bytes that it fetches ahead; which is the fastest depends on the processor."""
+_ROUNDS = 400_000  # of about fourteen instructions: a millisecond or more
+_TRIALS = 10
+INT8_LOOPS = {
+    "avx512": ("vpdpbusd zmm",),
+    "avx512_vnni": ("vpdpbusd zmm",),
+    "avx_vnni": ("vpdpbusd ymm",),
+    "avx2": ("vpmaddubsw ymm, vpmaddwd, vpaddd", "vpmaddwd ymm, vpaddd"),
+}
+"""Instructions that multiply 8 bits, by the kernels that may use them."""
+
+
+def pages(num_bytes: int, *, large: bool) -> np.ndarray:
+    """Bytes in pages of 2 MiB where Linux has them and `large` asks for them; all were written to once."""
+    mapped = mmap.mmap(-1, num_bytes)
+    if sys.platform == "linux":
+        with suppress(OSError):  # kernels without large pages know neither
+            mapped.madvise(mmap.MADV_HUGEPAGE if large else mmap.MADV_NOHUGEPAGE)
+    array = np.frombuffer(mapped, np.uint8)
+    array[:] = 1  # zeros would all be one page
+    return array
 
 
 def read_gb_per_s(num_bytes: int = _READ_BYTES) -> float:
-    """The fastest of some sums over memory that no cache holds, with the threads torch has now."""
-    x = torch.ones(num_bytes // 4)  # zeros would all be one page
-    return max(num_bytes / _seconds(lambda: x.dot(x)) for _ in range(_READS)) / 1e9
+    """The fastest of some readings of memory that no cache holds, with as many threads as torch has now.
+
+    By torch's sum without the compiled part.
+    """
+    if missing_because():
+        x = torch.ones(num_bytes // 4)
+        return max(num_bytes / _seconds(lambda: x.dot(x)) for _ in range(_READS)) / 1e9
+    memory, team = pages(num_bytes, large=True), native().Team(torch.get_num_threads())
+    return max(read_by(team, memory, *way) for way in READING_WAYS)
 
 
-def int8_gops_per_s(threads: int, products: int = _PRODUCTS) -> float | None:
-    """Billions of operations a second, two for a product and its sum, of the best kernel on so many threads.
+def read_by(team: Any, memory: np.ndarray, streams: int, ahead: int) -> float:
+    """GB/s of a team in one of READING_WAYS, the fastest of some trials.
 
-    The fastest of some trials with operands that stay in the cache; None without the compiled part.
+    Args:
+        team: threads of the extension.
+        memory: more bytes than the caches hold.
+        streams: of each thread.
+        ahead: bytes that are fetched in advance.
+    """
+    read = native().seconds_of_reading
+    return max(memory.nbytes / read(team, memory, streams, ahead) for _ in range(_READS)) / 1e9
+
+
+def register_gops(loop: str, threads: int = 1, rounds: int = _ROUNDS) -> float:
+    """Billions of operations a second, two for a product and its sum, of so many threads at once.
+
+    Args:
+        loop: one of those of the extension, see engines/native/peak.cpp. Of the first, a chain of additions that take a
+            cycle each, the speed is the processor's clock in GHz.
+        threads: that run it, each timed by its own clock, which other programs disturb least.
+        rounds: of a trial.
+    """
+    module = native()
+    operations = rounds * module.register_loops()[loop]
+
+    def fastest(_: int) -> float:
+        seconds = []
+        for _ in range(_TRIALS):
+            begin = time.thread_time()
+            module.run_register_loop(loop, rounds)
+            seconds.append(time.thread_time() - begin)
+        return operations / min(seconds) / 1e9
+
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(fastest, range(threads)))
+
+
+def int8_gops_per_s(threads: int, rounds: int = _ROUNDS) -> float | None:
+    """Billions of operations on 8 bits a second that instructions of the chosen kernels can do; two for a product.
+
+    None without the compiled part, and where no such instructions are known (not on x86, or without AVX2).
     """
     if missing_because():
         return None
-    isa, module = choose_instruction_set(), native()
-    matrix = {name: a.contiguous() for name, a in pack_matrix("matrix", torch.ones(_ROWS, _INPUTS)).items()}
-
-    def work(_: int) -> None:
-        values, scale = torch.full((_TOKENS, _INPUTS), 129, dtype=torch.uint8), torch.ones(_TOKENS)
-        out = torch.empty(_TOKENS, _ROWS)
-        for _ in range(products):
-            module.product(isa, values, scale, matrix, _ROWS, out, "keep")
-
-    operations = 2 * _TOKENS * _ROWS * _INPUTS * products * threads
-    with ThreadPoolExecutor(threads) as pool:
-        return (
-            max(operations / _seconds(lambda: list(pool.map(work, range(threads)))) for _ in range(_TRIALS))
-            / 1e9
-        )
+    loops = INT8_LOOPS.get(choose_instruction_set(), ())
+    return max((register_gops(loop, threads, rounds) for loop in loops), default=None)
 
 
 @torch.inference_mode()
@@ -170,7 +224,7 @@ class Speed:
         read_gb_per_s: the machine's reading, with as many threads.
         encoder_gops: billions of operations of the encoder on the long recording.
         int8_gops_per_s: billions of operations on 8 bits that the machine does in a second, with as many threads; None
-            without the compiled part.
+            without the compiled part, and on processors whose instructions for that are not known.
         peak_mib: the most memory this process has held, weights as loaded and what is done for bounds not counted.
     """
 
@@ -216,7 +270,8 @@ def measure_speed(job: SpeedJob) -> Speed:
     torch.set_num_threads(job.threads)
     family, why = _family(job)
     window = _measure(family, job, min(job.window_s, family.max_window_s), job.window_tokens)
-    cache = family.start(family.encode(_features(family, min(job.window_s, family.max_window_s))))
+    memory = family.encode(_features(family, min(job.window_s, family.max_window_s)))
+    cache = family.start(memory, targets=_targets(family))
     num_bytes = bytes_per_token(family, cache)
     if (fixed := family.capabilities.fixed_window) is not None:
         fixed.real_length = True
@@ -322,7 +377,7 @@ def _run(family: Family, duration_s: float, num_tokens: int) -> tuple[float, flo
     times.append(time.perf_counter())
     memory = family.encode(features)
     times.append(time.perf_counter())
-    cache = family.start(memory, capacity=_PROMPT_TOKENS + num_tokens)
+    cache = family.start(memory, capacity=_PROMPT_TOKENS + num_tokens, targets=_targets(family))
     logits = family.step(torch.zeros(1, _PROMPT_TOKENS, dtype=torch.long), cache)
     times.append(time.perf_counter())
     for _ in range(num_tokens):
@@ -330,6 +385,14 @@ def _run(family: Family, duration_s: float, num_tokens: int) -> tuple[float, flo
     times.append(time.perf_counter())
     first, second, third, fourth = (b - a for a, b in pairwise(times))
     return first, second, third, fourth
+
+
+def _targets(family: Family) -> list[Target] | None:
+    """Some target for models that read the languages first; others need none, and bare shapes have none."""
+    if not isinstance(family, PrefixFamily):
+        return None
+    source, language = min(family.pairs())
+    return [Target(language=language, source=source)]
 
 
 def _likeliest(logits: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -35,7 +35,8 @@ from torch import Tensor
 
 from sprachbund.engines.options import WeightNumbers
 from sprachbund.errors import SprachbundError
-from sprachbund.util.files import atomic_path, write_text
+from sprachbund.util.files import atomic_path
+from sprachbund.util.known_files import remembered
 
 # The file.
 
@@ -252,8 +253,6 @@ _KIND: dict[WeightNumbers, str] = {"int8": "", "int4": "-int4"}
 _INDEX = "sources.json"
 _NAME = 32  # digits of the hash in a file's name
 _DAY_S = 24 * 3600  # a half-written file of that age is nobody's any more
-_REMEMBERED = 200  # entries of the index; models in temporary places come and go
-_RESOLUTION_NS = 2 * 10**9  # of files' times: FAT's is two seconds, and most are finer
 _WEIGHTS = ("*.safetensors", "*.bin", "config.json", "sharing_plan.json")
 
 
@@ -271,22 +270,10 @@ def default_cache() -> Path:
 def fingerprint(directory: Path, cache: Path) -> str:
     """SHA-256 of a model's weights and configuration; see `content_hash`.
 
-    Reading them whole takes a second for a gigabyte, so the cache remembers it by all that changes when a file is
-    replaced or written to: inode, size and times. The time of modification alone does not
-    show that, because rsync, tar and container images set it; the time of the last change (ctime) cannot be set.
+    Reading them whole takes a second for a gigabyte, so the cache remembers it; see `util.known_files`.
     """
     files = _weight_files(directory)
-    now, before = time.time_ns(), _states(files)
-    known = _read_index(cache / _INDEX)
-    key = hashlib.sha256(json.dumps(before).encode()).hexdigest()
-    if key in known:
-        return known[key]
-    hashed = content_hash(files)
-    # A file that is written to again within the resolution of its times looks the same as before.
-    settled = all(state.changed_ns < now - _RESOLUTION_NS for state in before)
-    if settled and _states(files) == before:
-        _write_index(cache / _INDEX, {**known, key: hashed})
-    return hashed
+    return remembered(files, cache / _INDEX, lambda: content_hash(files))
 
 
 def packed_for(
@@ -442,38 +429,5 @@ def _outdated(path: Path, in_use: Path) -> bool:
     return path.name[:_NAME] == in_use.name[:_NAME] or time.time() - path.stat().st_mtime > 30 * _DAY_S
 
 
-class _State(NamedTuple):
-    """What is another when a file is another."""
-
-    path: str
-    device: int
-    inode: int
-    size: int
-    modified_ns: int
-    changed_ns: int
-
-
-def _states(files: Iterable[Path]) -> list[_State]:
-    stats = ((str(path.resolve()), path.stat()) for path in files)
-    return [
-        _State(path, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)  # those of a link's target
-        for path, s in stats
-    ]
-
-
 def _weight_files(directory: Path) -> list[Path]:
     return sorted(path for pattern in _WEIGHTS for path in directory.glob(pattern))
-
-
-def _read_index(path: Path) -> dict[str, str]:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _write_index(path: Path, known: dict[str, str]) -> None:
-    """Write the index where the folder is writable; otherwise only time is lost."""
-    with suppress(OSError):
-        write_text(path, json.dumps(dict(list(known.items())[-_REMEMBERED:])))

@@ -7,11 +7,12 @@ like length share a batch, but lines come in the order of the corpus, as soon as
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
 
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.spans import Span, VoiceActivity
 from sprachbund.data.manifest import Manifest, Utterance
 from sprachbund.data.shards import corpus_info
@@ -22,6 +23,7 @@ from sprachbund.decoding.pipeline import (
     DecodedSpan,
     RecordedSpan,
     RecordingState,
+    check_writing,
     decode_spans,
     encode_spans,
     options_with_draft,
@@ -38,7 +40,8 @@ from sprachbund.evaluation.lines import (
     joined,
     spoken_spans,
 )
-from sprachbund.evaluation.options import BATCH_SIZE
+from sprachbund.evaluation.no_speech import KINDS, Sound, no_speech_set
+from sprachbund.evaluation.options import BATCH_SIZE, EvaluationOptions
 from sprachbund.models.base import Family, Memory
 from sprachbund.text.languages import parse_language
 
@@ -167,23 +170,65 @@ def translate_plan(
         options: of decoding.
         batch_size: utterances in a batch.
     """
-    decoder = BatchDecoder(model, options or DecodingOptions())
+    options = options or DecodingOptions()
+    check_writing(
+        model, sorted({target or TRANSCRIBE for job in plan.jobs for target in job.targets}), options
+    )
+    decoder = BatchDecoder(model, options)
     corpus = corpus_name(manifest.directory)
-    stretch = batch_size * _STRETCH_BATCHES
-    for start in range(0, len(plan.jobs), stretch):
-        jobs = plan.jobs[start : start + stretch]
+    for jobs in _stretches(plan, batch_size):
         done: dict[int, list[Line]] = {}
         for batch in _batches(jobs, batch_size):
-            utterances = [manifest[job.index] for job in batch]
-            sounds = [manifest.samples(job.index) for job in batch]
-            rows = decoder.decode(sounds, [job.targets for job in batch], [job.source for job in batch])
-            for job, utterance, row in zip(batch, utterances, rows, strict=True):
-                done[job.index] = [
-                    make_line(utterance, target, text, evidence, corpus)
-                    for target, (text, evidence) in zip(job.targets, row, strict=True)
-                ]
+            done |= translate_batch(decoder, manifest, batch, corpus)
         for job in jobs:
             yield from done[job.index]
+
+
+def batches(plan: Plan, batch_size: int) -> Iterator[list[DecodingJob]]:
+    """The batches of a plan, in the order in which `translate_plan` decodes them."""
+    for jobs in _stretches(plan, batch_size):
+        yield from _batches(jobs, batch_size)
+
+
+def in_corpus_order(plan: Plan, batch_size: int, lines: Iterator[Line]) -> Iterator[Line]:
+    """The lines of a plan in the order of the corpus.
+
+    Args:
+        plan: utterances and targets.
+        batch_size: utterances in a batch.
+        lines: batch by batch, as `batches` has them; no more than those of the plan are taken.
+    """
+    for jobs in _stretches(plan, batch_size):
+        done = {
+            job.index: list(islice(lines, len(job.targets)))
+            for batch in _batches(jobs, batch_size)
+            for job in batch
+        }
+        for job in jobs:
+            yield from done[job.index]
+
+
+def translate_batch(
+    decoder: "BatchDecoder", manifest: Manifest, batch: Sequence[DecodingJob], corpus: str
+) -> dict[int, list[Line]]:
+    """Decode a batch: the lines of each utterance, by its number in the corpus.
+
+    Args:
+        decoder: the model with its options.
+        manifest: the corpus.
+        batch: utterances, all of as many targets.
+        corpus: name of the corpus.
+    """
+    utterances = [manifest[job.index] for job in batch]
+    sounds = [manifest.samples(job.index) for job in batch]
+    rows = decoder.decode(sounds, [job.targets for job in batch], [job.source for job in batch])
+    return {
+        job.index: [
+            make_line(utterance, target, text, evidence, corpus)
+            for target, (text, evidence) in zip(job.targets, row, strict=True)
+        ]
+        for job, utterance, row in zip(batch, utterances, rows, strict=True)
+    }
 
 
 class BatchDecoder:
@@ -269,6 +314,56 @@ def _with_evidence(
     )
 
 
+NO_SPEECH = "no-speech"
+
+
+def num_no_speech(options: EvaluationOptions) -> int:
+    """Sounds in the no-speech set."""
+    return len(KINDS) * options.no_speech_per_kind
+
+
+def translate_no_speech(
+    model: Family, options: EvaluationOptions, some: slice = slice(None)
+) -> Iterator[Line]:
+    """Decode the no-speech set into every target language, or, where the model hears a language from which it
+    does not know them all, into that language.
+
+    Args:
+        model: decodes.
+        options: of the evaluation.
+        some: which of the sounds; whole batches, so that the lines are those of the whole set.
+    """
+    if not options.no_speech_per_kind:
+        return
+    # A model that cannot tell languages is measured all the same: it writes the first one that it hears.
+    decoder = BatchDecoder(model, options.decoding, unidentified=model.source_languages[0])
+    known = {target for _, target in model.pairs()}
+    everywhere = all((s, t) in model.pairs() for s in model.source_languages for t in known)
+    targets = tuple(sorted(set(options.targets or known) & known)) if everywhere else ("",)
+    sounds = no_speech_set(options.seed, options.no_speech_per_kind)[some]
+    for start in range(0, len(sounds), options.batch_size):
+        batch = sounds[start : start + options.batch_size]
+        window = [sound.samples[: int(model.max_window_s * SAMPLE_RATE)] for sound in batch]
+        hypotheses = decoder.decode(window, [targets] * len(batch), [None] * len(batch))
+        for sound, row in zip(batch, hypotheses, strict=True):
+            for target, (text, evidence) in zip(targets, row, strict=True):
+                yield _no_speech_line(sound, target or evidence.language or "und", text, evidence)
+
+
+def _no_speech_line(sound: Sound, target: str, text: str, evidence: DecodingEvidence) -> Line:
+    return Line(
+        id=sound.id,
+        source="",
+        target=target,
+        hypothesis=text,
+        reference="",
+        evidence=evidence,
+        corpus=NO_SPEECH,
+        kind=sound.kind,
+        duration_s=round(sound.duration_s, 4),
+    )
+
+
 def make_line(utterance: Utterance, target: str, text: str, evidence: DecodingEvidence, corpus: str) -> Line:
     """The line of one utterance in one target language.
 
@@ -321,6 +416,13 @@ def _routes(model: Family, memory: Memory, count: int) -> list[tuple[RoutedSpan,
     if (experts := model.capabilities.experts) is None:
         return [()] * count
     return [joined(stretches) for stretches in experts.routes(memory)]
+
+
+def _stretches(plan: Plan, batch_size: int) -> Iterator[Sequence[DecodingJob]]:
+    """Neighbours in the corpus, whose batches are sorted by length together."""
+    stretch = batch_size * _STRETCH_BATCHES
+    for start in range(0, len(plan.jobs), stretch):
+        yield plan.jobs[start : start + stretch]
 
 
 def _batches(jobs: Sequence[DecodingJob], batch_size: int) -> Iterator[list[DecodingJob]]:

@@ -55,7 +55,7 @@ class CalibrationOptions:
 
     Attributes:
         limit: most utterances of each corpus, and of each kind of sound without a text, spread evenly over it.
-        max_dropped: share of the texts that are right which may be dropped.
+        max_dropped: share of the texts that are right which may be dropped; not of `--turns`.
         batch_size: utterances in a batch.
         seed: of channels, pauses and languages.
     """

@@ -1,12 +1,17 @@
 """One evaluation: opens corpora, decodes them with a model, scores, and writes hypotheses and a result manifest."""
 
+import json
+import shutil
 import wave
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,10 +25,15 @@ from sprachbund.decoding.options import AUTO
 from sprachbund.engines.benchmark import peak_mib
 from sprachbund.engines.choice import engine_for
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.hypotheses import BatchDecoder, Plan, corpus_name, make_plan, translate_plan
+from sprachbund.evaluation.hypotheses import (
+    Plan,
+    corpus_name,
+    make_plan,
+    translate_no_speech,
+    translate_plan,
+)
 from sprachbund.evaluation.lines import (
     HYPOTHESES_FILE,
-    DecodingEvidence,
     Line,
     LineWriter,
     by_pair,
@@ -38,16 +48,18 @@ from sprachbund.evaluation.lines import (
 )
 from sprachbund.evaluation.manifest import MANIFEST_FILE, DataUsed, ModelUsed, ResultManifest, options_of
 from sprachbund.evaluation.metrics import comet_signature
-from sprachbund.evaluation.no_speech import Sound, no_speech_set
 from sprachbund.evaluation.options import EvaluationOptions
+from sprachbund.evaluation.parts import CorpusPlan, EvaluationParts
 from sprachbund.evaluation.quality import pair_name
 from sprachbund.evaluation.scoring import Scoring
-from sprachbund.evaluation.speed import Stopwatch, add_cost, first_segment_s, race, race_rows
+from sprachbund.evaluation.speed import DecodingCost, Stopwatch, add_cost, first_segment_s, race, race_rows
 from sprachbund.models.base import Family
 from sprachbund.models.card import Card
 from sprachbund.models.io import content_hash, family_of, load, locate
-from sprachbund.util.files import atomic_directory
-from sprachbund.util.jobs import run_apart
+from sprachbund.util.computing import Computing
+from sprachbund.util.files import atomic_directory, read_object, write_json
+from sprachbund.util.jobs import LOCAL, run, run_apart
+from sprachbund.util.memory import give_back_freed_memory
 
 # Opening a corpus. All of it is checked first, so that errors appear before any decoding.
 
@@ -184,7 +196,9 @@ def _check_sound(path: Path, end_s: float) -> None:
         )
 
 
-NO_SPEECH = "no-speech"
+PARTS = "hypotheses.parts"
+"""Folder of what several processes have written, until all of it is there."""
+BEGUN = "evaluation.json"
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is in all."""
 
@@ -209,30 +223,60 @@ def evaluate(
     options: EvaluationOptions | None = None,
     *,
     out: Path | None = None,
+    computing: Computing | None = None,
     offline: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> EvaluationResult:
     """Evaluate a model on corpora. Hypotheses are scored and written as they come, and none is held.
+
+    Several processes write parts of the hypotheses into `out`, where the same call goes on; then they are scored.
+    Hypotheses and scores are those of one process, and speed is not measured.
 
     Args:
         directories: of the corpora, each as `sprachbund data` writes it.
         model: "bundled", a directory, or a Hugging Face id.
         options: what and how.
         out: where to write hypotheses, texts by pair and the result manifest; None writes nothing.
+        computing: processes; if None, this one, with the threads that it has.
         offline: never use the network.
         progress: called with the stage, the amount done and the total (0: unknown).
 
     Raises:
-        SprachbundError: for models, engines, corpora and languages that cannot be, before any decoding.
+        SprachbundError: for models, engines, corpora and languages that cannot be, before any decoding; parts of
+            another evaluation in `out`.
     """
     options = options or EvaluationOptions()
     manifests = [open_corpus(directory) for directory in _distinct(directories)]
     if options.comet:
         comet_signature(options.comet)  # a missing package is reported before models are loaded
+    if computing is None or computing.is_alone:
+        return _evaluate_here(manifests, model, options, out, offline, progress)
+    if out is None and computing.ray not in (None, LOCAL):
+        raise SprachbundError(
+            f"the Ray cluster at {computing.ray} needs a folder that its machines share; give --out"
+        )
+    with ExitStack() as stack:
+        folder = out / PARTS if out else Path(stack.enter_context(TemporaryDirectory()))
+        threads = torch.get_num_threads()
+        stack.callback(torch.set_num_threads, threads)
+        torch.set_num_threads(computing.threads)  # as the manifest says, and each process has
+        result = _evaluate_in_parts(manifests, model, options, out, folder, computing, offline, progress)
+    shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+def _evaluate_here(
+    manifests: Sequence[Manifest],
+    model: str | Path,
+    options: EvaluationOptions,
+    out: Path | None,
+    offline: bool,
+    progress: Progress,
+) -> EvaluationResult:
+    """By this process, which measures its speed."""
     family, options = _ready(model, options, offline)
     plans = [make_plan(family, m, options.targets, options.limit) for m in manifests]
-    targets = {target for plan in plans for job in plan.jobs for target in job.targets}
-    scoring = Scoring(targets, options, offline=offline)
+    scoring = Scoring(_targets(plans), options, offline=offline)
     total, watch = sum(plan.num_lines for plan in plans), Stopwatch()
     with LineWriter(out / HYPOTHESES_FILE) if out else _Nowhere() as writer:
         for done, line in enumerate(watch.watch(_translate(family, manifests, plans, options)), start=1):
@@ -248,6 +292,93 @@ def evaluate(
             writer.write(line)
             scoring.add(line)
     progress("scoring", 0, 0)
+    return _finished(scoring, manifests, plans, model, out, offline, speed)
+
+
+def _evaluate_in_parts(
+    manifests: Sequence[Manifest],
+    model: str | Path,
+    options: EvaluationOptions,
+    out: Path | None,
+    folder: Path,
+    computing: Computing,
+    offline: bool,
+    progress: Progress,
+) -> EvaluationResult:
+    """By several processes. Times of processes that share a machine are no model's, so none is measured."""
+    directory = locate(model, offline=offline)
+    asked = json.loads(json.dumps({**asdict(options), "block": computing.block}))
+    asked |= {"model": content_hash(directory), "data": [manifest.content_hash() for manifest in manifests]}
+    options = _as_begun(folder, asked, options)
+    family, options = _ready(directory, options, offline)
+    plans = [make_plan(family, m, options.targets, options.limit) for m in manifests]
+    del family  # the processes have their own
+    give_back_freed_memory()
+    write_json(folder / BEGUN, {"asked": asked, "engine": options.engine})
+    job = EvaluationParts(
+        corpora=tuple(
+            CorpusPlan(directory=m.directory, name=corpus_name(m.directory), plan=plan)
+            for m, plan in zip(manifests, plans, strict=True)
+        ),
+        open_model=partial(_open, directory, options, offline),
+        options=options,
+        folder=folder,
+        block=computing.block,
+        threads=computing.threads,
+    )
+    run(
+        job,
+        workers=computing.workers,
+        ray_address=computing.ray,
+        progress=lambda done, total: progress("decoding", done, total),
+    )
+    scoring = Scoring(_targets(plans), options, offline=offline)
+    with LineWriter(out / HYPOTHESES_FILE) if out else _Nowhere() as writer:
+        for done, line in enumerate(job.lines(), start=1):
+            writer.write(line)
+            scoring.add(line)
+            progress(", ".join(filter(None, ["scoring", scoring.so_far])), done, 0)
+    return _finished(scoring, manifests, plans, model, out, offline, None)
+
+
+def _as_begun(folder: Path, asked: dict[str, Any], options: EvaluationOptions) -> EvaluationOptions:
+    """Options with the engine that "auto" found when the parts in a folder were begun: another one may write otherwise.
+
+    Raises:
+        SprachbundError: the parts are of another evaluation.
+    """
+    path = folder / BEGUN
+    if not path.exists():
+        return options
+    advice = f"delete {folder}, and the evaluation begins anew"
+    begun = read_object(path, advice=advice)
+    before = begun.get("asked", {})
+    if changed := sorted(key for key in {*before, *asked} if before.get(key) != asked.get(key)):
+        raise SprachbundError(
+            f"{folder} holds parts of an evaluation with another {', '.join(changed)}; delete it, or name another --out"
+        )
+    return replace(options, engine=begun["engine"])
+
+
+def _open(directory: Path, options: EvaluationOptions, offline: bool) -> Family:
+    """The model of a process of several."""
+    return _ready(directory, options, offline)[0]
+
+
+def _targets(plans: Sequence[Plan]) -> set[str]:
+    return {target for plan in plans for job in plan.jobs for target in job.targets}
+
+
+def _finished(
+    scoring: Scoring,
+    manifests: Sequence[Manifest],
+    plans: Sequence[Plan],
+    model: str | Path,
+    out: Path | None,
+    offline: bool,
+    speed: DecodingCost | None,
+) -> EvaluationResult:
+    """The scores, written where they are to be."""
     used = [data_used(m, plan) for m, plan in zip(manifests, plans, strict=True)]
     result = EvaluationResult(manifest=scoring.manifest(model_used(model, offline), used, speed), out=out)
     if out:
@@ -362,40 +493,6 @@ def peak_memory_of(
     for _ in translate_plan(family, open_corpus(directory), plan, options.decoding, options.batch_size):
         pass
     return peak_mib()
-
-
-def translate_no_speech(model: Family, options: EvaluationOptions) -> Iterator[Line]:
-    """Decode the no-speech set into every target language, or, where the model hears a language from which it
-    does not know them all, into that language."""
-    if not options.no_speech_per_kind:
-        return
-    # A model that cannot tell languages is measured all the same: it writes the first one that it hears.
-    decoder = BatchDecoder(model, options.decoding, unidentified=model.source_languages[0])
-    known = {target for _, target in model.pairs()}
-    everywhere = all((s, t) in model.pairs() for s in model.source_languages for t in known)
-    targets = tuple(sorted(set(options.targets or known) & known)) if everywhere else ("",)
-    sounds = no_speech_set(options.seed, options.no_speech_per_kind)
-    for start in range(0, len(sounds), options.batch_size):
-        batch = sounds[start : start + options.batch_size]
-        window = [sound.samples[: int(model.max_window_s * SAMPLE_RATE)] for sound in batch]
-        hypotheses = decoder.decode(window, [targets] * len(batch), [None] * len(batch))
-        for sound, row in zip(batch, hypotheses, strict=True):
-            for target, (text, evidence) in zip(targets, row, strict=True):
-                yield _no_speech_line(sound, target or evidence.language or "und", text, evidence)
-
-
-def _no_speech_line(sound: Sound, target: str, text: str, evidence: DecodingEvidence) -> Line:
-    return Line(
-        id=sound.id,
-        source="",
-        target=target,
-        hypothesis=text,
-        reference="",
-        evidence=evidence,
-        corpus=NO_SPEECH,
-        kind=sound.kind,
-        duration_s=round(sound.duration_s, 4),
-    )
 
 
 def _first_segment_s(

@@ -231,7 +231,7 @@ def speed_line(manifest: ResultManifest) -> str:
     """Speed in words."""
     measured = {key: value or 0.0 for key, value in manifest.measured.items()}
     if not measured.keys() >= set(MEASURED):
-        return "speed: not measured"
+        return "speed: not measured; an evaluation by one process measures it"
     return (
         f"speed: real-time factor {measured['real_time_factor']:.3f} for {measured['num_targets']:.1f} "
         f"targets at once, {measured['tokens_per_s']:.0f} tokens/s, "
@@ -374,6 +374,8 @@ TABLES: Mapping[str, Callable[[Sequence[ResultManifest]], Table]] = {
 
 
 BENCHMARK, PEERS = "benchmark", "peers"
+_SHAPES = ("tiny", "base", "small", "medium", "large-v3-turbo", "large-v3")
+"""Of Whisper, by size."""
 
 
 def benchmark_table(path: Path) -> str:
@@ -386,7 +388,7 @@ def benchmark_table(path: Path) -> str:
 
 def peers_table(path: Path) -> str:
     """Speed beside other systems, in Markdown: the largest shape of a file of
-    `benchmarks/peers_by_processor`, with its processor, instruction set and threads.
+    `benchmarks/peers_by_processor`, with its processor, instruction set, threads and shape.
 
     Rows with a draft model are left out: random weights cannot guess, so the benchmark takes their acceptance as given.
 
@@ -401,9 +403,10 @@ def peers_table(path: Path) -> str:
         raise SprachbundError(f"{path} does not name its processor; {advice}")
     if not isinstance(options, dict) or "threads" not in options:
         raise SprachbundError(f"{path} does not name its threads; {advice}")
-    named = f"{machine['processor']}, {machine['instruction_set']}, {options['threads']} threads"
+    shape = max((str(row.get("shape")) for row in rows), key=_SHAPES.index)
+    named = f"{machine['processor']}, {machine['instruction_set']}, {options['threads']} threads: {shape}"
     # A comma stands before a draft or an assistant.
-    shown = [row for row in rows if row.get("shape") == rows[-1].get("shape") and "," not in row["system"]]
+    shown = [row for row in rows if row.get("shape") == shape and "," not in row["system"]]
     columns = {"system": named, "30_s,_s": "30 s of speech, s"}
     columns |= {"5_s,_s": "5 s of speech, s", "first_text_s": "first text, s", "peak_mib": "peak memory, MiB"}
     cells = [[_table_cell(row[name]) for name in columns] for row in shown]
@@ -430,6 +433,8 @@ def read_rows(path: Path, *, advice: str) -> list[dict[str, Any]]:
 
 
 def _table_cell(value: object) -> str:
+    if value is None:
+        return "-"
     return (
         f"{value:.3g}"
         if isinstance(value, float) and value < 100

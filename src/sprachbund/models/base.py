@@ -20,6 +20,7 @@ from sprachbund.data.language_spans import Stretch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.domain import Domain
 from sprachbund.models.sharing_plan import SharingPlan
+from sprachbund.models.turns import TurnEnds
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.streaming_conformer import ChunkEncoder
 from sprachbund.nn.transducer import Transducer
@@ -260,6 +261,8 @@ class Capabilities:
             behind it, is then the same without.
         begin_suppressed: tokens that are never written first.
         encode_text: tokens of a text as the model would write it, for drafts made of texts.
+        words_only: whether its vocabulary has no full stop, so that it writes no punctuation;
+            `sprachbund.models.punctuation` restores it.
         sharing_plan: of a model that is split by language.
         experts: of a model whose experts belong to languages.
         text_input: of a model that reads text too.
@@ -286,6 +289,7 @@ class Capabilities:
     reads_context: bool = False
     begin_suppressed: tuple[int, ...] = ()
     encode_text: Callable[[str], list[int]] | None = None
+    words_only: bool = False
     sharing_plan: SharingPlan | None = None
     experts: LanguageExperts | None = None
     text_input: TextInput | None = None
@@ -304,10 +308,12 @@ class Family(Protocol):
     Attributes:
         drafts: files of the drafts in its model directory, by name; `sprachbund.models.io.load` fills it.
         domain: tells what the model does not understand, where it was calibrated; `sprachbund.models.io.load` fills it.
+        turns: tells whether a speaker who pauses has finished, where it was calibrated; filled likewise.
     """
 
     drafts: Mapping[str, Path]
     domain: Domain | None
+    turns: TurnEnds | None
 
     @property
     def name(self) -> str:
@@ -510,3 +516,11 @@ class PartlyTrained(Protocol):
         Branches of split layers and experts are known to the training loop and need not be named.
         """
         ...
+
+
+def hears_nothing(family: Family) -> SprachbundError:
+    """What `features` of a family that reads texts alone raises."""
+    return SprachbundError(
+        f"the model {family.name} reads text and hears nothing; give it a text, or make it the second half of a "
+        "cascade, behind a model that transcribes"
+    )

@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.hub import check_memory
 from sprachbund.models.weights import COUNTER, check_finite, check_names
 from sprachbund.nn.causal_lm import CausalShape, Rotary
 from sprachbund.nn.limits import Flag, Heads, InnerWidth, SomeLayers, Vocabulary, Width
 from sprachbund.util.files import read_object
-from sprachbund.util.processor import available_memory
 from sprachbund.util.tensors import load_tensors
 
 CAUSAL_KINDS = ("llama", "mistral", "qwen2", "qwen3", "granite")
@@ -199,7 +199,7 @@ def read_shards(directory: Path, pattern: str = "model*.safetensors") -> dict[st
             f"{directory} has no file {pattern}; only safetensors are read, copy them from where the model came from"
         )
     _check_complete(directory, paths)
-    _check_memory(directory, paths)
+    check_memory(sum(path.stat().st_size for path in paths), directory)
     weights: dict[str, Tensor] = {}
     for path in paths:
         for name, value in load_tensors(path).items():
@@ -211,16 +211,6 @@ def read_shards(directory: Path, pattern: str = "model*.safetensors") -> dict[st
                 raise SprachbundError(f"{path}: {name} is in another file too; copy the model again")
             weights[name] = value if value.dtype in _KEPT else value.float()
     return weights
-
-
-def _check_memory(directory: Path, paths: Sequence[Path]) -> None:
-    """Say before anything is read that a model does not fit: a machine that swaps answers nobody for minutes."""
-    needed, free = sum(path.stat().st_size for path in paths), available_memory()
-    if free is not None and needed > free:
-        raise SprachbundError(
-            f"the weights of {directory} take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free; end "
-            "other programs, or take a smaller model"
-        )
 
 
 def _check_complete(directory: Path, paths: Sequence[Path]) -> None:

@@ -89,6 +89,15 @@ def probability(log_odds: float) -> float:
     return 1 / (1 + math.exp(-max(-50.0, min(50.0, log_odds))))
 
 
+def num_spoken(
+    states: Tensor, num_frames: Tensor | None, durations_s: Sequence[float], frame_s: float
+) -> Tensor:
+    """How many frames (B,) of encoder states hold the speech, one at least; arguments are those of `mean_states`."""
+    if num_frames is None:
+        num_frames = torch.tensor([math.ceil(s / frame_s) for s in durations_s], device=states.device)
+    return num_frames.clamp(1, states.shape[1])
+
+
 def mean_states(
     states: Tensor, num_frames: Tensor | None, durations_s: Sequence[float], frame_s: float
 ) -> Tensor:
@@ -100,8 +109,6 @@ def mean_states(
         durations_s: (B,) lengths of the speech, which count in that case.
         frame_s: seconds of a frame.
     """
-    if num_frames is None:
-        num_frames = torch.tensor([math.ceil(s / frame_s) for s in durations_s], device=states.device)
-    counts = num_frames.clamp(1, states.shape[1])[:, None]
+    counts = num_spoken(states, num_frames, durations_s, frame_s)[:, None]
     valid = torch.arange(states.shape[1], device=states.device) < counts
     return (states.float() * valid[..., None]).sum(1) / counts

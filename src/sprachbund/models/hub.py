@@ -23,7 +23,7 @@ from sprachbund.util.tensors import check_tensors
 
 _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # Other formats of the same weights lie beside these on the hub; they would double the download.
-_DESCRIPTIONS = ["*.json", "*.jinja", "merges.txt", "*.model", "source.spm", "target.spm"]
+_DESCRIPTIONS = ["*.json", "*.jinja", "merges.txt", "vocab.txt", "*.model", "source.spm", "target.spm"]
 OWN_FILES = [*_DESCRIPTIONS, "*.safetensors", "*.onnx", "*.npy"]
 """Files of a directory that this package wrote: drafts, parts in folders, vocabularies, units; each there once."""
 _SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors"]
@@ -279,7 +279,7 @@ def read_model(
             _check_types(path, surplus)
     with one_line(directory), quiet_transformers():
         num_weights = _check_fits(config, build, directory)
-        _check_memory(num_weights * options.get("dtype", torch.float32).itemsize, directory)
+        check_memory(num_weights * options.get("dtype", torch.float32).itemsize, directory)
         model, report = kind.from_pretrained(
             directory, config=config, local_files_only=True, output_loading_info=True, **options
         )
@@ -339,14 +339,34 @@ def _check_size(name: str, value: object, path: Path) -> None:
         raise SprachbundError(f"{path}: {name} is {repr(value)[:60]}, not {limit}; copy it again")
 
 
-def _check_memory(num_bytes: int, directory: Path) -> None:
-    """See that weights of so many bytes fit into memory: a process that takes too much is ended without a word."""
+def check_memory(num_bytes: int, *directories: Path) -> None:
+    """See that weights of so many bytes fit into memory: a process that takes too much is ended without a word.
+
+    Args:
+        num_bytes: of all of them.
+        directories: they lie in.
+
+    Raises:
+        SprachbundError: less is free.
+    """
     free = available_memory()
     if free is not None and num_bytes > free:
         raise SprachbundError(
-            f"the weights of {directory} need {num_bytes / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; end "
-            "other programs, or take a smaller model"
+            f"the weights of {' and '.join(map(str, directories))} need {num_bytes / 1e9:.1f} GB of memory and "
+            f"{free / 1e9:.1f} GB are free; end other programs, or take a smaller model"
         )
+
+
+def bytes_of_weights(directory: Path) -> int:
+    """The least memory that the weights of a model directory take, by the sizes of its files.
+
+    Where they lie in one file, and in other forms beside it, as in many repositories, the one file counts.
+    """
+    total = 0
+    for folder in (directory, *(path for path in directory.iterdir() if path.is_dir())):
+        sizes = {path.name: path.stat().st_size for path in folder.glob("*.safetensors") if path.is_file()}
+        total += sizes.get("model.safetensors", sum(sizes.values()))
+    return total
 
 
 def _check_fits(config: Any, build: Callable[[Any], nn.Module], directory: Path) -> int:

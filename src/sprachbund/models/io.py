@@ -13,7 +13,15 @@ from sprachbund.models.cascade import RECOGNISER, TRANSLATOR, Cascade, CascadeCo
 from sprachbund.models.catalogue import BUNDLED
 from sprachbund.models.domain import Domain
 from sprachbund.models.drafts import find_drafts
-from sprachbund.models.hub import FAMILIES, bundled_directory, family_of, locate
+from sprachbund.models.hub import (
+    FAMILIES,
+    bundled_directory,
+    bytes_of_weights,
+    check_memory,
+    family_of,
+    locate,
+)
+from sprachbund.models.turns import TurnEnds
 from sprachbund.util.devices import CPU, check_kind, find_device
 from sprachbund.util.files import read_model, write_json
 from sprachbund.util.provenance import model_hash
@@ -63,6 +71,7 @@ def _load_cascade(directory: Path) -> Family:
 
 def _cascade(recogniser: str | Path, translator: str | Path, *, offline: bool) -> Family:
     directories = (locate(recogniser, offline=offline), locate(translator, offline=offline))
+    check_memory(sum(map(bytes_of_weights, directories)), *directories)
     return Cascade(load(directories[0]), load(directories[1]), directories)
 
 
@@ -208,10 +217,12 @@ def load(
     if then is not None:
         return move(_cascade(path_or_id, then, offline=offline), device)
     directory = locate(path_or_id, offline=offline)
-    family = LOADERS[family_of(directory)](directory)
+    kind = family_of(directory)
+    check_memory(bytes_of_weights(directory), directory)
+    family = LOADERS[kind](directory)
     if not isinstance(family, Cascade):  # whose drafts are the recogniser's
         family.drafts = find_drafts(directory)
-        family.domain = Domain.read(directory)
+        family.domain, family.turns = Domain.read(directory), TurnEnds.read(directory)
     return move(family, device)
 
 

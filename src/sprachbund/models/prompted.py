@@ -21,20 +21,20 @@ import torch
 from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Capabilities, Features, Memory, Target
+from sprachbund.models.base import Capabilities, Features, Memory, Target, hears_nothing
 from sprachbund.models.card import Card
 from sprachbund.models.catalogue import LANGUAGES_OF_TEXT
 from sprachbund.models.domain import Domain
 from sprachbund.models.hub import one_line, optional_setting
+from sprachbund.models.prefix import PrefixFamily
 from sprachbund.models.speech_llm.checkpoints import read_llm, read_tokenizer, write_part
 from sprachbund.models.speech_llm.config import PromptOptions
 from sprachbund.models.speech_llm.llm import LanguageModel, Prompts
-from sprachbund.models.weights import Bits
-from sprachbund.nn.causal_lm import PrefixCache
+from sprachbund.models.turns import TurnEnds
+from sprachbund.models.weights import Bits, directory_of_a_model
 from sprachbund.text.glossary import read_glossary
 from sprachbund.text.languages import described, language_name
 from sprachbund.util.devices import ANY_DEVICE
-from sprachbund.util.files import is_empty
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3")
 """`model_type` of the language models that are taken."""
@@ -103,7 +103,7 @@ class TextMemory(Memory):
         )
 
 
-class PromptedTranslator(nn.Module):
+class PromptedTranslator(PrefixFamily):
     """An instruction-tuned language model as a translator; satisfies `sprachbund.models.base.Family`.
 
     Args:
@@ -118,7 +118,6 @@ class PromptedTranslator(nn.Module):
     # Texts have no length in seconds. Whoever cuts speech or tries engines asks all the same.
     max_window_s = 30.0
     frame_s = 1.0
-    max_tokens = MAX_NEW_TOKENS
 
     def __init__(self, model: Any, tokenizer: Any, languages: Sequence[str]) -> None:
         super().__init__()
@@ -129,6 +128,7 @@ class PromptedTranslator(nn.Module):
             )
         self.drafts: Mapping[str, Path] = {}
         self.domain: Domain | None = None
+        self.turns: TurnEnds | None = None
         self.llm = LanguageModel(model)
         self.tokenizer = tokenizer
         self._prompts = Prompts(tokenizer, PromptOptions(chat=True), self.llm.vocabulary_size)
@@ -144,7 +144,13 @@ class PromptedTranslator(nn.Module):
         self.register_buffer("_suppressed", mask, persistent=False)
         self._before_reply = self._tokens(self._chat("x"))[-1]
 
+    llm: LanguageModel
     _suppressed: Tensor
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest row."""
+        return MAX_NEW_TOKENS
 
     @property
     def name(self) -> str:
@@ -177,10 +183,7 @@ class PromptedTranslator(nn.Module):
         Raises:
             SprachbundError: always.
         """
-        raise SprachbundError(
-            f"the model {self.name} reads text and hears nothing; give it a text, or make it the second half of a "
-            "cascade, behind a model that transcribes"
-        )
+        raise hears_nothing(self)
 
     def text_features(self, texts: Sequence[str]) -> TextFeatures:
         """Tokens (B, S) of texts, and the texts.
@@ -248,63 +251,25 @@ class PromptedTranslator(nn.Module):
             )
         return tokens
 
-    def start(
-        self,
-        memory: Memory,
-        *,
-        rows_per_memory: int = 1,
-        capacity: int | None = None,
-        targets: Sequence[Target] | None = None,
-    ) -> PrefixCache:
-        """A cache that holds the request of each row, but for its last token.
+    def prefix(self, memory: Memory, number: int, target: Target) -> Tensor:
+        """Embeddings (P, D) of the request for a text, but for its last token.
 
         Args:
             memory: of B texts.
-            rows_per_memory: rows for each text; row r reads text r // rows_per_memory.
-            capacity: most tokens of a row; `max_tokens` if None.
-            targets: of the R rows, which are needed.
+            number: the text's among them.
+            target: languages, and a glossary as its context.
 
         Raises:
-            SprachbundError: no targets, or a request that is too long.
+            SprachbundError: a request that is too long.
         """
         assert isinstance(memory, TextMemory)
-        if targets is None:
-            raise SprachbundError(
-                f"the model {self.name} is asked for a language; give the targets of all rows"
-            )
-        device = self._suppressed.device
-        prefixes = []
-        for row, target in enumerate(targets):
-            tokens = self.request_tokens(memory.texts[row // rows_per_memory], target)
-            assert tokens[-1] == self._before_reply
-            prefixes.append(self.llm.embed(torch.tensor(tokens[:-1], device=device)))
-        room = self.max_tokens if capacity is None else min(capacity, self.max_tokens)
-        return self.llm.start(prefixes, capacity=room, num_memories=len(memory.texts))
-
-    def step(self, tokens: Tensor, cache: Any, weights: list[Tensor] | None = None) -> Tensor:
-        """Logits (R, Q, V) after each of `tokens` (R, Q).
-
-        Args:
-            tokens: (R, Q), which follow what the cache holds.
-            cache: of the R rows; the tokens are added to it.
-            weights: has to be None: attention is not shown.
-
-        Raises:
-            SprachbundError: attention weights are asked for.
-        """
-        if weights is not None:
-            raise SprachbundError(
-                "a language model does not show its attention, so words get no times; leave word timestamps out"
-            )
-        return self.llm.step(tokens, cache)
+        tokens = self.request_tokens(memory.texts[number], target)
+        assert tokens[-1] == self._before_reply
+        return self.llm.embed(torch.tensor(tokens[:-1], device=self._suppressed.device))
 
     def suppressed(self, target: Target) -> Tensor:
         """Boolean (V,): special tokens but the end, and rows of the vocabulary that stand for nothing."""
         return self._suppressed.clone()
-
-    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
-        """None: there is no such token."""
-        return None
 
     def decode_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
@@ -383,13 +348,9 @@ def save(model: PromptedTranslator, directory: Path, *, bits: Bits = 32, card: C
     """
     if bits != 32:
         raise SprachbundError(f"language models are written as they are, not in {bits} bits; leave bits out")
-    if directory.exists() and not (
-        directory.is_dir() and ((directory / "config.json").is_file() or is_empty(directory))
-    ):
-        raise SprachbundError(f"{directory} exists and is not a model directory; choose another name")
-    directory.mkdir(parents=True, exist_ok=True)
-    model.llm.model.config.update({CONFIG_KEY: {"languages": [*model.source_languages]}})
-    model.tokenizer.save_pretrained(directory)
-    if card is not None:
-        card.write(directory)
-    write_part(model.llm.model, directory)
+    with directory_of_a_model(directory):
+        model.llm.model.config.update({CONFIG_KEY: {"languages": [*model.source_languages]}})
+        model.tokenizer.save_pretrained(directory)
+        if card is not None:
+            card.write(directory)
+        write_part(model.llm.model, directory)

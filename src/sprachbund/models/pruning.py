@@ -14,6 +14,7 @@ from torch import nn
 from sprachbund.errors import SprachbundError
 from sprachbund.models.domain import Domain
 from sprachbund.models.sharing_plan import SharingPlan
+from sprachbund.models.turns import TurnEnds
 
 Side = Literal["encoder", "decoder"]
 Layers = Sequence[int] | None
@@ -27,12 +28,14 @@ class Layered(Protocol):
         name: of the family.
         drafts: see `sprachbund.models.base.Family`.
         domain: likewise.
+        turns: likewise.
         sharing_plan: of a model that is split by language.
     """
 
     name: str
     drafts: Mapping[str, Path]
     domain: Domain | None
+    turns: TurnEnds | None
     sharing_plan: SharingPlan | None
 
     def get_submodule(self, target: str) -> nn.Module:
@@ -96,7 +99,7 @@ def with_layers(model: Model, *, encoder: Layers = None, decoder: Layers = None)
     for side, layers in kept.items():
         new.set_submodule(f"{side}.layers", nn.ModuleList(_stack(new, side)[i] for i in layers))
     new.sharing_plan = _renumbered(new.sharing_plan, kept)
-    new.drafts, new.domain = {}, None
+    new.drafts, new.domain, new.turns = {}, None, None
     follow_depths(new, kept)
     return new
 

@@ -510,6 +510,7 @@ class OnnxStreamingTransducer(Conformer):
             transducer=self.transducer,
             streaming=self.streaming,
             encode_text=self.encode_text,
+            words_only=self.tokenizer.words_only,
         )
 
 

@@ -6,7 +6,8 @@ In 8 bits a matrix is stored as signed integers with one fp32 scale per output r
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -53,14 +54,7 @@ def write_transformers_directory(
     Raises:
         SprachbundError: the directory is something else than a model's, or cannot be written.
     """
-    if directory.exists() and not (
-        directory.is_dir() and ((directory / _CONFIG).is_file() or is_empty(directory))
-    ):
-        raise SprachbundError(f"{directory} exists and is not a model directory; choose another name")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for old in directory.glob("*.safetensors*"):
-            old.unlink()
+    with directory_of_a_model(directory):
         if card is not None:
             card.model_copy(update={"bits": bits}).write(directory)
         for name, tensors in weights.items():
@@ -69,6 +63,27 @@ def write_transformers_directory(
             for name, content in files.items():
                 write_bytes(draft / name, content)
             write_json(draft / _CONFIG, dict(config), indent=2)
+
+
+@contextmanager
+def directory_of_a_model(directory: Path) -> Iterator[None]:
+    """Make room for a model, whose files are written within; config.json is to be the last of them.
+
+    Args:
+        directory: made if it is not there; safetensors files that lie there are removed.
+
+    Raises:
+        SprachbundError: the directory is something else than a model's, or cannot be written.
+    """
+    if directory.exists() and not (
+        directory.is_dir() and ((directory / _CONFIG).is_file() or is_empty(directory))
+    ):
+        raise SprachbundError(f"{directory} exists and is not a model directory; choose another name")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for old in directory.glob("*.safetensors*"):
+            old.unlink()
+        yield
     except OSError as error:
         raise SprachbundError(
             f"{directory} could not be written ({error}); mend that and save again"

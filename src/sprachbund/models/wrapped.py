@@ -19,7 +19,7 @@ class WrappedFamily:
     def __init__(self, family: Family) -> None:
         self._family = family
         self.drafts = family.drafts
-        self.domain = family.domain
+        self.domain, self.turns = family.domain, family.turns
 
     @property
     def capabilities(self) -> Capabilities:

@@ -4,6 +4,8 @@ Each system counts parameters on modules of the true shape on the meta device, w
 `MemoryEstimate` of its own.
 """
 
+from dataclasses import dataclass
+
 from pydantic import BaseModel, ConfigDict, computed_field
 from torch import nn
 
@@ -11,6 +13,38 @@ FLOAT_BYTES = 4
 """Of a weight in 32 bits."""
 ADAMW_MOMENTS = 2
 """Tensors that AdamW keeps of every weight. Muon keeps one of matrices, so estimates are upper bounds."""
+
+
+PASSES = 3
+"""A forward pass and a backward one, of twice as many operations; fewer where weights are frozen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingEstimate:
+    """What a training needs of the GPU of its process.
+
+    Attributes:
+        name: of the training.
+        fixed_bytes: weights, gradients and moments.
+        batch_bytes: activations of the largest batch, kept for the backward pass in 32 bits.
+        utterances: in it.
+        flops: floating-point operations of all steps.
+    """
+
+    name: str
+    fixed_bytes: int
+    batch_bytes: int
+    utterances: int
+    flops: float
+
+    def accumulate(self, memory: int) -> int | None:
+        """The smallest `training.accumulate` with which it fits into so many bytes; None where nothing fits."""
+        parts = 1
+        while self.fixed_bytes + self.batch_bytes // parts > memory:
+            parts *= 2
+            if parts > self.utterances:
+                return None
+        return parts
 
 
 class MemoryEstimate(BaseModel):
@@ -24,6 +58,11 @@ class MemoryEstimate(BaseModel):
 
     languages: tuple[str, ...]
 
+    @property
+    def of_trainings(self) -> tuple[TrainingEstimate, ...]:
+        """Of each training that has a process of its own."""
+        return ()
+
 
 class TrainingMemory(BaseModel):
     """Memory of one training in 32 bits with AdamW.
@@ -32,6 +71,7 @@ class TrainingMemory(BaseModel):
         weights_bytes: of all weights.
         moments_bytes: gradients and the optimizer's moments of the trained weights.
         kept_bytes: activations that are kept for the backward pass; see the subclass for the number of utterances.
+        flops: floating-point operations of all steps, over batches of the longest utterances.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,6 +79,7 @@ class TrainingMemory(BaseModel):
     weights_bytes: int
     moments_bytes: int
     kept_bytes: int
+    flops: float
 
     @property
     def batch_bytes(self) -> int:
@@ -50,6 +91,23 @@ class TrainingMemory(BaseModel):
     def bytes(self) -> int:
         """Memory of the training in one process."""
         return self.weights_bytes + self.moments_bytes + self.batch_bytes
+
+
+def estimate_of(name: str, memory: TrainingMemory, utterances: int) -> TrainingEstimate:
+    """What a training needs.
+
+    Args:
+        name: of the training.
+        memory: of it.
+        utterances: in the largest batch.
+    """
+    return TrainingEstimate(
+        name=name,
+        fixed_bytes=memory.weights_bytes + memory.moments_bytes,
+        batch_bytes=memory.batch_bytes,
+        utterances=utterances,
+        flops=memory.flops,
+    )
 
 
 def count_parameters(module: nn.Module | None) -> int:

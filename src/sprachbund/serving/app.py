@@ -50,8 +50,10 @@ def create_app(
         title="sprachbund",
         version=__version__,
         summary="Speech to text in any language of a model, on this machine.",
+        description="Live captions are a WebSocket at /v1/live, and OpenAI's transcription sessions one at "
+        "/v1/realtime; the page of the documentation on the service has their messages.",
         lifespan=lifespan,
-        docs_url=None,  # their pages would come from a foreign host
+        docs_url=None,  # FastAPI's pages come from a foreign host; /docs is a page of this package
         redoc_url=None,
         openapi_url="/v1/openapi.json",
     )

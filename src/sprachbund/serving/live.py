@@ -25,7 +25,7 @@ from sprachbund.audio.constants import SAMPLE_RATE, WINDOW_S
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.serving.metrics import Meters
 from sprachbund.serving.models import ModelStore
-from sprachbund.serving.schemas import RefusalError, refusal_of
+from sprachbund.serving.schemas import HotWordList, RefusalError, refusal_of
 from sprachbund.serving.settings import Settings
 
 # Messages of a client over /v1/live, and sound to samples.
@@ -36,7 +36,9 @@ _LOUDEST = 100.0
 
 _MOST = {
     "max_open_s": WINDOW_S,
+    "max_pause_s": WINDOW_S,
     "border_s": WINDOW_S,
+    "border_words": 1000,
     "max_behind_s": 600.0,
     "max_waiting_s": 600.0,
     "right_context": 1000,
@@ -63,6 +65,9 @@ class Start(_Message):
         policy: when text is written; None is the default of `LiveOptions`.
         settings: other fields of `LiveOptions`.
         prompt: context or glossary, for models with room for it.
+        glossary: terms and their translations, for cascades with a language model.
+        hot_words: words that the search prefers.
+        hot_words_weight: bonus of each of their tokens; None is the default of `DecodingOptions`.
         word_timestamps: whether texts have the words that they commit, with times.
         encoding: of the sound.
         sample_rate: of the sound, in Hz.
@@ -77,6 +82,9 @@ class Start(_Message):
     policy: str | None = None
     settings: dict[str, float | int | str] = {}
     prompt: Annotated[str | None, Field(max_length=10_000)] = None
+    glossary: Annotated[str | None, Field(max_length=10_000)] = None
+    hot_words: HotWordList | None = None
+    hot_words_weight: Annotated[float | None, Field(ge=0, le=20)] = None
     word_timestamps: bool = False
     encoding: Encoding = "pcm_s16le"
     sample_rate: Annotated[int, Field(ge=8_000, le=192_000)] = SAMPLE_RATE
@@ -464,6 +472,8 @@ PATH = "/v1/live"
 
 NORMAL, WRONG_DATA, REFUSED, TOO_BIG, BROKEN, TRY_LATER = 1000, 1003, 1008, 1009, 1011, 1013
 CLOSE_CODES = {413: TOO_BIG, 415: WRONG_DATA, 429: TRY_LATER, 503: TRY_LATER}
+_STILL_READ = 4
+"""How many times as much sound may wait as a client is asked to pause at, before nothing more is read."""
 _CHECK_S = 0.05
 """Interval in which a paused session is polled."""
 SILENCE_S = 1.0
@@ -620,6 +630,9 @@ class SessionManager:
                         spans=spans,
                         prompt=start.prompt,
                         word_timestamps=start.word_timestamps,
+                        glossary=start.glossary,
+                        hot_words=start.hot_words,
+                        hot_words_weight=start.hot_words_weight,
                     )
                 )
                 session = await asyncio.wrap_future(call)
@@ -728,10 +741,36 @@ class SessionManager:
         await socket.close(NORMAL)
 
     async def _receive_sound(self, live: ResumableSession, socket: WebSocket) -> None:
-        limits, timeouts = self._settings.limits, self._settings.timeouts
+        most = self._settings.limits.max_message_bytes
+        pausing: asyncio.Task[None] | None = None
+        try:
+            async for message in self._arriving(live, socket):
+                if isinstance(message, str):
+                    if not isinstance(parse_message(message), Stop):
+                        raise RefusalError(
+                            400, "the session has begun; send sound as binary messages, or stop"
+                        )
+                    live.end()
+                elif len(message) > most:
+                    raise RefusalError(413, f"a message of {len(message)} bytes; {most} are the most")
+                else:
+                    live.add(live.sound.decode(message))
+                    if live.waiting_s > self._most_waiting_s(live) and (pausing is None or pausing.done()):
+                        await socket.send_text('{"type": "pause"}')
+                        pausing = asyncio.ensure_future(self._go_on(live, socket))
+                    await self.wait_for_room(live)
+            if pausing is not None:  # the client stopped in the middle of a pause
+                await pausing
+        finally:
+            if pausing is not None:
+                pausing.cancel()
+
+    async def _arriving(self, live: ResumableSession, socket: WebSocket) -> AsyncIterator[str | bytes]:
+        """Messages of the client, until the session ends. Raises RefusalError where hardly any sound comes."""
+        silent_s = self._settings.timeouts.live_silent_s
         since_s, heard_s = time.monotonic(), live.sound.received_s
         while not live.ended:
-            left_s = since_s + timeouts.live_silent_s - time.monotonic()
+            left_s = since_s + silent_s - time.monotonic()
             try:
                 async with asyncio.timeout(max(0.0, left_s)):
                     message = await receive(socket)
@@ -739,42 +778,29 @@ class SessionManager:
                 if live.sound.received_s - heard_s < SILENCE_S:
                     raise RefusalError(
                         408,
-                        f"less than {SILENCE_S:g} s of sound came in {timeouts.live_silent_s:g} s",
+                        f"less than {SILENCE_S:g} s of sound came in {silent_s:g} s",
                         code="silent",
                     ) from None
                 since_s, heard_s = time.monotonic(), live.sound.received_s
                 continue
             if live.ended:  # meanwhile, by a stop of the service
                 return
-            if isinstance(message, str):
-                if not isinstance(parse_message(message), Stop):
-                    raise RefusalError(400, "the session has begun; send sound as binary messages, or stop")
-                live.end()
-            elif len(message) > limits.max_message_bytes:
-                raise RefusalError(
-                    413, f"a message of {len(message)} bytes; {limits.max_message_bytes} are the most"
-                )
-            else:
-                live.add(live.sound.decode(message))
-                await self._hold_back(live, socket)
+            yield message
 
-    async def _hold_back(self, live: ResumableSession, socket: WebSocket) -> None:
-        """While too much waits, read nothing more, and say so."""
-        if self.has_room(live):
-            return
-        await socket.send_text('{"type": "pause"}')
-        await self.wait_for_room(live)
-        await socket.send_text('{"type": "continue"}')
-
-    def has_room(self, live: ResumableSession) -> bool:
-        """Whether a session may be given more sound."""
-        return live.waiting_s <= self._most_waiting_s(live)
+    async def _go_on(self, live: ResumableSession, socket: WebSocket) -> None:
+        """Tell a client that was asked to pause that it may send again."""
+        while live.waiting_s > self._most_waiting_s(live) / 2 and not live.over:
+            await asyncio.sleep(_CHECK_S)
+        with suppress(RuntimeError, WebSocketDisconnect):  # it may have gone
+            await socket.send_text('{"type": "continue"}')
 
     async def wait_for_room(self, live: ResumableSession) -> None:
-        """Wait until half of the sound that may wait is computed, where a session has no room for more."""
-        if self.has_room(live):
-            return
-        while live.waiting_s > self._most_waiting_s(live) / 2 and not live.over:
+        """Wait while so much sound waits that nothing more may be read.
+
+        That is more than a client is asked to pause at. Most clients send on in real time all the same, and one that is
+        not read from gets no answer to its pings, for which many close the connection after 20 s.
+        """
+        while live.waiting_s > _STILL_READ * self._most_waiting_s(live) and not live.over:
             await asyncio.sleep(_CHECK_S)
 
     def _most_waiting_s(self, live: ResumableSession) -> float:

@@ -19,7 +19,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from sprachbund.audio.span_options import SpanOptions
@@ -38,7 +47,7 @@ from sprachbund.serving.live import (
     Start,
     receive,
 )
-from sprachbund.serving.schemas import RefusalError, as_json, log_probs_of, refusal_of, usage
+from sprachbund.serving.schemas import HotWordList, RefusalError, as_json, log_probs_of, refusal_of, usage
 from sprachbund.serving.settings import Settings
 
 log = logging.getLogger("sprachbund.serving")
@@ -85,13 +94,13 @@ class Format(_Strict):
 
 
 class Transcription(_Strict):
-    """The model, and the languages that may be spoken."""
+    """The model, the languages that may be spoken, and the words that the search prefers: `keywords`."""
 
     model: str | None = None
     language: Annotated[str | None, Field(max_length=100)] = None
     languages: Annotated[list[str] | None, Field(max_length=100)] = None
     prompt: Annotated[str | None, Field(max_length=10_000)] = None
-    keywords: Annotated[list[str] | None, Field(max_length=0)] = None
+    keywords: HotWordList | None = None
     delay: None = None
 
 
@@ -123,13 +132,48 @@ class ServerVad(_Strict):
         )
 
 
+class SemanticVad(_Strict):
+    """Turns by what is said: a pause ends an item the sooner, the likelier the speaker has finished.
+
+    Attributes:
+        eagerness: bounds the wait for a speaker who has not finished, to 8, 4 or 2 seconds; auto is medium.
+    """
+
+    type: Literal["semantic_vad"]
+    eagerness: Literal["low", "medium", "high", "auto"] = "auto"
+    create_response: Literal[False] | None = None
+    interrupt_response: Literal[False] | None = None
+
+    @property
+    def settings(self) -> dict[str, float | int | str]:
+        """As settings of a live session."""
+        most_s = {"low": 8.0, "medium": 4.0, "high": 2.0, "auto": 4.0}[self.eagerness]
+        return {"turn_end": "sentence", "max_pause_s": most_s}
+
+    @property
+    def spans(self) -> SpanOptions:
+        """As options of the detector."""
+        return SpanOptions()
+
+
+def _kind_of_turns(value: Any) -> Any:
+    """Which turn detection is meant: that by pauses, where a client names none."""
+    return value.get("type", "server_vad") if isinstance(value, dict) else value.type
+
+
+TurnDetection = Annotated[
+    Annotated[ServerVad, Tag("server_vad")] | Annotated[SemanticVad, Tag("semantic_vad")],
+    Discriminator(_kind_of_turns),
+]
+
+
 class Input(_Strict):
     """Sound of the client."""
 
     format: Format = Format()
     noise_reduction: None = None
     transcription: Transcription | None = Transcription()
-    turn_detection: ServerVad | None = ServerVad()
+    turn_detection: TurnDetection | None = ServerVad()
 
 
 class Output(_Strict):
@@ -164,13 +208,16 @@ class Session(_Strict):
         """As the first message of a live session."""
         source = self.audio.input
         spoken = source.transcription or Transcription()
+        turns = source.turn_detection
         return Start(
             type="start",
             model=spoken.model or default_model,
             targets=[self.audio.output.language or TRANSCRIBE],
             source=spoken.language or None,
             languages=spoken.languages or None,
+            settings=turns.settings if isinstance(turns, SemanticVad) else {},
             prompt=spoken.prompt or None,
+            hot_words=spoken.keywords,
             word_timestamps=bool(self.include),
             encoding=source.format.encoding,
             sample_rate=source.format.rate or 24_000,
@@ -218,7 +265,15 @@ def _merged(before: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     both = dict(before)
     for name, value in changes.items():
         known = before.get(name)
-        both[name] = _merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+        # With another type, it is another kind of thing, with fields of its own.
+        if (
+            isinstance(known, dict)
+            and isinstance(value, dict)
+            and value.get("type", known.get("type")) == known.get("type")
+        ):
+            both[name] = _merged(known, value)
+        else:
+            both[name] = value
     return both
 
 

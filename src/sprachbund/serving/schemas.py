@@ -19,6 +19,8 @@ JSON, VERBOSE, TEXT = "json", "verbose_json", "text"
 ResponseFormat = Literal["json", "verbose_json", "text", "srt", "vtt"]
 _LEAST = 1e-10
 """Probability below which a logarithm says no more."""
+HotWordList = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=1000)]
+"""Hot words of a request."""
 MEDIA_TYPES = {TEXT: "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
@@ -36,8 +38,7 @@ class TranscriptionForm(BaseModel):
         str | None, Field(description="Context or glossary, for models with room for it.", max_length=10_000)
     ] = None
     hot_words: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=200)]],
-        Field(alias="hot_words[]", max_length=1000, description="Words that the search prefers."),
+        HotWordList, Field(alias="hot_words[]", description="Words that the search prefers.")
     ] = []
     glossary: Annotated[
         str | None,
@@ -59,6 +60,9 @@ class TranscriptionForm(BaseModel):
         Field(alias="include[]", description="Log-probabilities of the words, in json."),
     ] = []
     digits: Annotated[bool, Field(description="Numbers, dates, times and amounts in digits.")] = False
+    punctuate: Annotated[
+        bool, Field(description="Punctuation and capitals restored, for models that write words only.")
+    ] = False
     stream: Annotated[bool, Field(description="Server-sent events, for json and verbose_json.")] = False
     allow_damaged: Annotated[
         bool, Field(description="Take what can be read of a file that is cut off or damaged, with a warning.")
@@ -138,7 +142,7 @@ def body_of(translation: Translation, form: TranscriptionForm, task: str) -> str
         return render(translation, form.response_format)
     values: dict[str, Any] = {"text": translation.text, "usage": usage(translation.duration_s)}
     if form.log_probs:
-        values["logprobs"] = [entry for segment in translation.segments for entry in log_probs(segment)]
+        values["logprobs"] = log_probs(translation.segments)
     if form.response_format == VERBOSE:
         values |= _verbose(translation, form, task)
     return as_json(values)
@@ -149,10 +153,18 @@ def usage(duration_s: float) -> dict[str, Any]:
     return {"type": "duration", "seconds": round(duration_s, 3)}
 
 
-def log_probs(segment: Segment) -> list[dict[str, Any]]:
-    """OpenAI's entries of a segment, one for each word."""
-    words = [(word.text, word.probability) for word in segment.words]
-    return log_probs_of(words, segment.target_language)
+def log_probs(segments: Iterable[Segment], *, begins: bool = True) -> list[dict[str, Any]]:
+    """OpenAI's entries of segments that follow one another, one for each word; joined they are the text.
+
+    Args:
+        segments: in order.
+        begins: whether nothing stands before the first of them.
+    """
+    entries: list[dict[str, Any]] = []
+    for segment in segments:
+        words = [(word.text, word.probability) for word in segment.words]
+        entries += log_probs_of(words, segment.target_language, begins=begins and not entries)
+    return entries
 
 
 def log_probs_of(
@@ -235,7 +247,8 @@ class Events:
         text = "" if segment.dropped else segment.text.strip()
         if text:
             space = " " if self._begun and writes_spaces(segment.target_language) else ""
-            extra = {"logprobs": log_probs(segment)} if self._log_probs else {}
+            entries = log_probs([segment], begins=not self._begun) if self._log_probs else None
+            extra = {} if entries is None else {"logprobs": entries}
             yield event({"type": "transcript.text.delta", "delta": space + text, **extra})
             self._begun = True
         if self._verbose:
@@ -251,7 +264,7 @@ class Events:
         """The whole text."""
         values: dict[str, Any] = {"text": translation.text, "usage": usage(translation.duration_s)}
         if self._log_probs:
-            values["logprobs"] = [entry for segment in translation.segments for entry in log_probs(segment)]
+            values["logprobs"] = log_probs(translation.segments)
         if self._verbose:
             values |= {
                 "duration": round(translation.duration_s, 3),

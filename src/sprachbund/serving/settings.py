@@ -35,7 +35,8 @@ class Limits:
         max_live: live sessions open at the same time.
         max_share: the part of the places for receiving, stored bytes, working, waiting and live sessions that one
             client may hold (a key, or an address where there are no keys), rounded up; 1 lets one client take all.
-        max_live_waiting_s: audio of a live session that may wait; beyond it the server stops reading.
+        max_live_waiting_s: audio of a live session that may wait; beyond it the client is asked to pause, and beyond
+            four times as much the server stops reading.
         max_message_bytes: of one WebSocket message.
         max_targets: languages of one live session.
         max_texts: texts of one request for text translation.

@@ -8,37 +8,43 @@ Speech without a pause is cut where all languages have been written (`trim`), so
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import torch
 
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity
 from sprachbund.decoding.domain import out_of_domain
 from sprachbund.decoding.languages import LanguageTracker, Request, read_request
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
 from sprachbund.decoding.pipeline import (
+    DecodedSpan,
     EncodedBatch,
     LanguageQuery,
     RecordedSpan,
     RecordingState,
     decode_spans,
+    encode,
     encode_and_identify,
     known_targets,
     make_target,
     options_with_draft,
 )
+from sprachbund.decoding.result import SpeculationReport
 from sprachbund.decoding.search import search
 from sprachbund.decoding.state import Hypothesis
 from sprachbund.decoding.words import AlignedTokens, align, aligned_by_frames, attended_s, split_words
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
+from sprachbund.models.turns import turn_states
 from sprachbund.streaming.by_frames import LEAD_S, FrameWriter
+from sprachbund.streaming.cascade import CascadeWriter
 from sprachbund.streaming.events import LiveEvent, LiveText
 from sprachbund.streaming.options import LiveOptions
-from sprachbund.streaming.session import LiveSession, live_spans
+from sprachbund.streaming.session import LiveSession, Samples, live_spans
 from sprachbund.streaming.writing import (
     PendingStretch,
     StretchRow,
@@ -124,6 +130,33 @@ def _num_before(
     return token
 
 
+# Ends of turns.
+
+
+def finished_probabilities(
+    family: Family,
+    samples: Sequence[Samples],
+    languages: Sequence[str | None],
+    allowed: Sequence[Sequence[str] | None] | None = None,
+) -> list[float]:
+    """The probability (B,) that a speaker has finished, and does not only pause.
+
+    Args:
+        family: calibrated for it, see `sprachbund.models.turns`.
+        samples: of the speech up to the pause, each (N,) at 16 kHz.
+        languages: (B,) spoken, in the model's tags; None where not known.
+        allowed: (B,) languages that may be spoken; None where any may.
+
+    Raises:
+        SprachbundError: it was calibrated for another width.
+    """
+    assert family.turns is not None
+    memory = encode(family, family.features(samples), languages, allowed)
+    durations_s = [len(one) / SAMPLE_RATE for one in samples]
+    states = turn_states(memory.states, memory.num_frames, durations_s, family.frame_s)
+    return family.turns.probabilities(states)
+
+
 # The engine.
 
 _LEAST_ROOM = 8
@@ -167,6 +200,11 @@ class LiveEngine:
                 "live text is not written in digits: what stands already cannot become part of a number; leave digits "
                 "out, or translate the recording afterwards"
             )
+        if options.punctuate is not None:
+            raise SprachbundError(
+                "live text gets no punctuation: what stands already cannot get a capital or lose its full stop when "
+                "more is said; leave punctuate out, or translate the recording afterwards"
+            )
         if options.temperature != (0.0,):
             raise SprachbundError(
                 f"live text is searched at temperature 0, so that attempts can agree, and temperature is "
@@ -177,6 +215,8 @@ class LiveEngine:
         self._activity = activity or VoiceActivity()
         self._turn = 0
         self._writer = None if model.capabilities.streaming is None else FrameWriter(model)
+        translator = model.capabilities.translator
+        self._cascade = None if translator is None else CascadeWriter(translator, options)
 
     def open(
         self,
@@ -188,6 +228,9 @@ class LiveEngine:
         spans: SpanOptions | None = None,
         prompt: str | None = None,
         word_timestamps: bool | None = None,
+        glossary: str | None = None,
+        hot_words: Sequence[str] | None = None,
+        hot_words_weight: float | None = None,
     ) -> LiveSession:
         """A new session.
 
@@ -199,10 +242,13 @@ class LiveEngine:
             spans: what counts as a stretch of speech; by default that of the decoding options.
             prompt: context or glossary; by default that of the decoding options.
             word_timestamps: whether events have the words that they commit; by default as the decoding options say.
+            glossary: terms and their translations; by default that of the decoding options.
+            hot_words: words that the search prefers; by default those of the decoding options.
+            hot_words_weight: bonus of each of their tokens; by default that of the decoding options.
 
         Raises:
-            SprachbundError: languages or pairs that the model does not know, or a prompt or words with times, where
-                it has none.
+            SprachbundError: languages or pairs that the model does not know, or a prompt, a glossary, hot words, words
+                with times or ends of sentences, where it has none.
         """
         allowed = self.decoding.allowed_languages if allowed_languages is None else allowed_languages
         request = read_request(self.model, source=source, targets=targets, allowed=allowed)
@@ -212,11 +258,20 @@ class LiveEngine:
         options = self._settled(options or LiveOptions(), request)
         window_s = None if options.policy == "frames" else self.model.max_window_s
         cut = live_spans(spans or self.decoding.spans, window_s)
+        if options.turn_end == "sentence" and options.max_pause_s < cut.min_silence_s:
+            raise SprachbundError(
+                f"max_pause_s is {options.max_pause_s:g}, and a pause begins to count at {cut.min_silence_s:g} s; give "
+                "at least as much"
+            )
         lead_s = LEAD_S if options.policy == "frames" else 0.0
+        own = self.decoding
         decoding = replace(
-            self.decoding,
-            prompt=self.decoding.prompt if prompt is None else prompt or None,
-            word_timestamps=self.decoding.word_timestamps if word_timestamps is None else word_timestamps,
+            own,
+            prompt=own.prompt if prompt is None else prompt or None,
+            word_timestamps=own.word_timestamps if word_timestamps is None else word_timestamps,
+            glossary=own.glossary if glossary is None else glossary or None,
+            hot_words=own.hot_words if hot_words is None else tuple(hot_words) or None,
+            hot_words_weight=own.hot_words_weight if hot_words_weight is None else hot_words_weight,
         )
         check_options(self.model, decoding)
         if decoding.prompt:
@@ -225,6 +280,11 @@ class LiveEngine:
             raise SprachbundError(
                 f"the model {self.model.name} writes while somebody speaks, and takes no hot words then; leave them "
                 'out, or take the policy "span"'
+            )
+        if decoding.word_timestamps and options.commits and self._cascade is not None:
+            raise SprachbundError(
+                f"the policy {options.policy} commits text of a cascade before its words have times; leave "
+                'word_timestamps out, or take the policy "retranslation"'
             )
         return LiveSession(request, options, cut, tracker, self._activity, decoding, lead_s=lead_s)
 
@@ -241,6 +301,13 @@ class LiveEngine:
         """The options with the policy that "auto" means for the model; refuses policies it cannot work by."""
         fitting = policies_of(self.model)
         policy = fitting[0] if options.policy == "auto" else options.policy
+        if options.turn_end == "auto":
+            options = replace(options, turn_end="pause" if self.model.turns is None else "sentence")
+        if options.turn_end == "sentence" and self.model.turns is None:
+            raise SprachbundError(
+                f"the model {self.model.name} was not calibrated to tell the ends of sentences; set turn_end to pause, "
+                "or calibrate the model with `sprachbund calibrate --turns`"
+            )
         if policy not in fitting:
             raise SprachbundError(
                 f"the policy {policy} is not for the model {self.model.name}; choose from auto, {', '.join(fitting)}"
@@ -269,6 +336,10 @@ class LiveEngine:
             )
         return replace(options, policy=policy, step_s=self._writer.chunk_s(options))
 
+    def cascade_report(self) -> tuple[SpeculationReport, ...]:
+        """How many draft tokens the translator of a cascade accepted so far; see `CascadeWriter`."""
+        return () if self._cascade is None else self._cascade.report()
+
     @torch.inference_mode()
     def step(self, sessions: Sequence[LiveSession]) -> list[list[LiveEvent]]:
         """Decode the stretches due in each session, at most `decoding.batch_size` in all.
@@ -276,6 +347,7 @@ class LiveEngine:
         Returns:
             One list of events per session, in order.
         """
+        self._answer_pauses(sessions)
         events: list[list[LiveEvent]] = [
             [*lost_text(session), *session.take_notices()] for session in sessions
         ]
@@ -289,6 +361,23 @@ class LiveEngine:
             own += session.take_notices()
         return events
 
+    def _answer_pauses(self, sessions: Sequence[LiveSession]) -> None:
+        """Let the model tell the sessions at a pause whether their speakers have finished.
+
+        An answer may end a stretch, which is then written in the same step, or let the sound behind the pause in.
+        """
+        asked = [(session, stretch) for session in sessions if (stretch := session.paused) is not None]
+        for begin in range(0, len(asked), self.decoding.batch_size):
+            batch = asked[begin : begin + self.decoding.batch_size]
+            probabilities = finished_probabilities(
+                self.model,
+                [stretch.samples for _, stretch in batch],
+                [stretch.language.language if stretch.language else one.source for one, stretch in batch],
+                [session.request.allowed for session, _ in batch],
+            )
+            for (session, _), probability in zip(batch, probabilities, strict=True):
+                session.answer_pause(probability)
+
     def _written(self, jobs: list[PendingStretch]) -> list[tuple[PendingStretch, LiveText]]:
         """The texts of the jobs, in their order."""
         streaming = [job for job in jobs if job.options.policy == "frames"]
@@ -298,8 +387,8 @@ class LiveEngine:
             out += self._writer.write(streaming)
         if attempted:
             encoded = self._encode(attempted)
-            cascade = self.model.capabilities.translator is not None
-            out += self._as_recorded(attempted, encoded) if cascade else self._work(attempted, encoded.memory)
+            cascade = self._cascade is not None
+            out += self._by_cascade(attempted, encoded) if cascade else self._work(attempted, encoded.memory)
         return out
 
     def _take(self, sessions: Sequence[LiveSession]) -> list[PendingStretch]:
@@ -338,40 +427,63 @@ class LiveEngine:
             job.language, job.language_probs, job.mixed = language, log_probs, mixed
         return encoded
 
-    def _as_recorded(
+    def _by_cascade(
         self, jobs: list[PendingStretch], encoded: EncodedBatch
     ) -> list[tuple[PendingStretch, LiveText]]:
-        """The texts of every stretch by a cascade: each attempt goes the way of a recording.
+        """The texts of every stretch by a cascade; one that has ended with nothing committed is as recorded."""
+        assert self._cascade is not None
+        whole, rest = list[PendingStretch](), list[PendingStretch]()
+        for job in jobs:
+            if job.stretch.closed and job.stretch.untouched:
+                whole.append(job)
+            elif self._find_targets(job):
+                rest.append(job)
+        index = {id(job): b for b, job in enumerate(jobs)}
 
-        A sentence may turn round as it grows, so the text of a stretch that goes on is only shown.
-        """
-        spans = [
-            RecordedSpan(
-                recording=RecordingState(
-                    request=job.session.request,
-                    options=job.session.decoding,
-                    tracker=job.session.tracker,
-                    speculation=self._speculation,
-                ),
-                span=job.stretch.span,
-                samples=job.stretch.samples,
-            )
-            for job in jobs
-        ]
-        out: list[tuple[PendingStretch, LiveText]] = []
-        for job, span, decoded in zip(jobs, spans, decode_spans(self.model, spans, encoded), strict=True):
-            if span.recording.error is not None and job.session.error is None:
-                job.session.fail(str(span.recording.error))
+        def decoded(own: list[PendingStretch], *, transcribed: bool) -> list[list[DecodedSpan]]:
+            spans = [self._span(job, transcribed=transcribed) for job in own]
+            rows = decode_spans(self.model, spans, encoded.select([index[id(job)] for job in own]))
+            for job, span in zip(own, spans, strict=True):
+                if span.recording.error is not None and job.session.error is None:
+                    job.session.fail(str(span.recording.error))
+            return rows
+
+        texts: dict[int, list[LiveText]] = {id(job): [] for job in jobs}
+        for job, targets in zip(whole, decoded(whole, transcribed=False), strict=True):
             job.stretch.attempted_s = job.stretch.span.end_s
-            texts = [recorded_text(job, one.target, one.segments) for one in decoded]
-            out += [(job, text) for text in texts if text is not None]
-        return out
+            texts[id(job)] += [recorded_text(job, one.target, one.segments) for one in targets]
+        heard = [(job, row[0]) for job, row in zip(rest, decoded(rest, transcribed=True), strict=True) if row]
+        for job, _ in heard:
+            if job.stretch.closed:
+                unknown = [target for target in job.session.targets if target not in job.targets]
+                texts[id(job)] += [unknown_pair(job, target) for target in unknown]
+        try:
+            written = self._cascade.write([job for job, _ in heard], [row for _, row in heard])
+        except SprachbundError as error:
+            written = []
+            for job, _ in heard:
+                if job.session.error is None:
+                    job.session.fail(str(error))
+        for job, text in written:
+            texts[id(job)].append(text)
+        return [(job, text) for job in jobs for text in texts[id(job)]]
+
+    def _span(self, job: PendingStretch, *, transcribed: bool) -> RecordedSpan:
+        """A stretch as a span of a recording; `transcribed` asks for what is said alone."""
+        request = job.session.request
+        recording = RecordingState(
+            request=replace(request, targets=(TRANSCRIBE,)) if transcribed else request,
+            options=job.session.decoding,
+            tracker=job.session.tracker,
+            speculation=self._speculation,
+        )
+        return RecordedSpan(recording=recording, span=job.stretch.span, samples=job.stretch.samples)
 
     def _work(self, jobs: list[PendingStretch], memory: Memory) -> list[tuple[PendingStretch, LiveText]]:
         """The texts of every stretch, in order of the stretches."""
         encoded = _EncodedJobs(jobs=jobs, memory=memory)
         written: dict[tuple[int, str], list[LiveText]] = defaultdict(list)
-        groups: dict[int, list[int]] = {}
+        groups: dict[Hashable, list[int]] = {}
         for b, job in enumerate(encoded.jobs):
             if not self._find_targets(job):
                 continue
@@ -379,7 +491,8 @@ class LiveEngine:
                 if target not in job.targets and job.stretch.closed:
                     written[b, target].append(unknown_pair(job, target))
             if job.targets:
-                groups.setdefault(len(job.targets), []).append(b)
+                hot = job.session.decoding.hot_words, job.session.decoding.hot_words_weight
+                groups.setdefault((len(job.targets), hot), []).append(b)
         for indices in groups.values():
             for row, text in self._write(encoded.select(indices)):
                 if text is not None:
@@ -398,7 +511,7 @@ class LiveEngine:
         return True
 
     def _write(self, encoded: _EncodedJobs) -> list[tuple[StretchRow, LiveText | None]]:
-        """Attempts at stretches with equally many targets."""
+        """Attempts at stretches with equally many targets and the same hot words."""
         rows = self._attempts(encoded)
         out: list[tuple[StretchRow, LiveText | None]] = []
         for b, group in enumerate(rows):
@@ -418,7 +531,8 @@ class LiveEngine:
         """Decode behind what is committed: rows of every stretch and target."""
         asked = [[self._target(job, target) for target in job.targets] for job in encoded.jobs]
         durations_s = [job.stretch.duration_s for job in encoded.jobs]
-        hypotheses = search(self.model, encoded.memory, asked, self.decoding, durations_s, self._speculation)
+        decoding = encoded.jobs[0].session.decoding
+        hypotheses = search(self.model, encoded.memory, asked, decoding, durations_s, self._speculation)
         looks = self._looks(encoded, asked, hypotheses, durations_s)
         sources = [job.language.language for job in encoded.jobs]
         doubts = out_of_domain(

@@ -8,6 +8,7 @@ from sprachbund.util.options import Option, Range, check
 
 Policy = Literal["auto", "local-agreement", "alignatt", "wait-k", "retranslation", "span", "frames"]
 Overload = Literal["coarsen", "drop", "refuse"]
+TurnEnd = Literal["pause", "sentence", "auto"]
 POLICIES: tuple[str, ...] = get_args(Policy)
 OVERLOADS: tuple[str, ...] = get_args(Overload)
 _LEAST_S = 0.05
@@ -19,18 +20,25 @@ class LiveOptions:
 
     Attributes:
         policy: when text is written. local-agreement (arXiv 2005.11185): what several attempts agree on; alignatt
-            (2305.11408): what does not look at the newest audio; wait-k (1810.08398): a word for every step, some steps
-            behind; retranslation (1912.03393): all at once, taken back where it was wrong; span: at the end of each
-            stretch of speech, what a recording would give; frames: for models that write frame by frame, whose text
-            stands at once; auto: the first that the model can work by.
+            (2305.11408): what does not look at the newest audio, or in a cascade at the newest words; wait-k
+            (1810.08398): a word for every step, some steps behind; retranslation (1912.03393): all at once, taken back
+            where it was wrong; span: at the end of each stretch of speech, what a recording would give; frames: for
+            models that write frame by frame, whose text stands at once; auto: the first that the model can work by.
         right_context: frames of 80 ms that a chunk waits for (frames); those of the model's first tier if not given.
         step_s: seconds of new audio between two attempts at the same speech.
         agreement: attempts that have to agree (local-agreement).
         border_s: a word that looks this close to the end of the audio, in seconds, has to wait (alignatt).
+        border_words: a word that looks at one of so many last words of the transcript has to wait (alignatt, of
+            cascades).
         wait_k: steps heard before the first word (wait-k).
         mask_words: last words of an attempt that are not shown, because they change most; committed words are.
         steady: masked words are shown all the same once so many attempts in a row had them, with all words before.
-        max_open_s: speech without a pause is cut behind written text when it gets longer than this.
+        max_open_s: speech without a pause is cut behind written text when it gets longer than this; not by cascades,
+            where a stretch is as long as in a recording at most.
+        turn_end: what ends a stretch of speech. pause: a pause of the voice activity's `min_silence_s`; sentence: such
+            a pause where the model, calibrated for it, hears that the speaker has finished, and a longer one where
+            not; auto: sentence where the model can tell, else pause.
+        max_pause_s: pause that ends a stretch although its sentence is surely not finished (sentence).
         max_behind_s: seconds of audio that may wait; more is an overload.
         overload: when computing cannot keep up. coarsen: leave out attempts at unfinished speech until it has caught
             up; drop: leave out the oldest speech that waits, and say how much; refuse: take no more audio in.
@@ -42,10 +50,13 @@ class LiveOptions:
     step_s: Annotated[float, Range(_LEAST_S), Option("--step", metavar="S")] = 1.0
     agreement: Annotated[int, Range(2), Option("--agreement", metavar="N")] = 2
     border_s: Annotated[float, Range(0), Option("--border", metavar="S")] = 0.4
+    border_words: Annotated[int, Range(1), Option("--border-words", metavar="N")] = 4
     wait_k: Annotated[int, Range(1), Option("--wait-k", metavar="K")] = 3
     mask_words: Annotated[int, Range(0), Option("--mask-words", metavar="N")] = 0
     steady: Annotated[int | None, Range(2), Option("--steady", metavar="K")] = None
     max_open_s: Annotated[float, Range(4), Option("--max-open", metavar="S")] = 12.0
+    turn_end: Annotated[TurnEnd, Option("--turn-end", metavar="WHAT")] = "pause"
+    max_pause_s: Annotated[float, Range(_LEAST_S), Option("--max-pause", metavar="S")] = 4.0
     max_behind_s: Annotated[float, Range(_LEAST_S)] = 10.0
     overload: Annotated[Overload, Option("--overload", metavar="HOW")] = "coarsen"
     max_waiting_s: Annotated[float, Range(_LEAST_S)] = 120.0

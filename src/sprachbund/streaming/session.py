@@ -76,12 +76,18 @@ class CaptionLine:
         written: all committed text.
         tentative: what is shown behind it.
         attempts: words behind the prefix in earlier attempts, the newest last.
+        transcript: words of the newest transcript, of a cascade that commits before the end of a stretch.
+        begin: the word of it at which the sentence of the prefix begins.
+        drafts: tokens that the newest attempt gave that sentence and each behind it.
     """
 
     prefix: tuple[int, ...] = ()
     written: str = ""
     tentative: str = ""
     attempts: list[list[str]] = field(default_factory=list)
+    transcript: tuple[str, ...] = ()
+    begin: int = 0
+    drafts: list[tuple[int, ...]] = field(default_factory=list)
 
     def behind(self, piece: str, language: str) -> str:
         """A piece of text as it is to stand behind what is written."""
@@ -188,7 +194,9 @@ class LiveSession:
         self.on_speech: Callable[[int, float, bool], None] | None = None
         self.written: set[str] = set()
         self._lead_s = lead_s  # the first attempt at a stretch needs so much less sound than further ones
-        self._stream = SpanStream(spans, activity=activity)
+        self._least_pause_s = spans.min_silence_s
+        longest_s = options.max_pause_s if options.turn_end == "sentence" else None
+        self._stream = SpanStream(spans, activity=activity, longest_pause_s=longest_s)
         self._waiting: deque[Stretch] = deque()
         self._open: Stretch | None = None
         self._notices: list[LiveNotice] = []
@@ -205,13 +213,19 @@ class LiveSession:
     @property
     def behind_s(self) -> float:
         """Speech that has been heard and not been worked on."""
-        waiting_s = sum(stretch.duration_s for stretch in self._waiting)
+        waiting_s = sum(stretch.duration_s for stretch in self._waiting) + self._stream.held_back_s
         return waiting_s + (self._new_s if self._open and self.options.policy != "span" else 0.0)
 
     @property
     def due(self) -> bool:
         """Whether there is anything to do or to say."""
-        return bool(self._notices or self._lost or self._waiting) or self._attempt_is_due
+        waiting = self._notices or self._lost or self._waiting
+        return bool(waiting) or self._attempt_is_due or self.paused is not None
+
+    @property
+    def paused(self) -> Stretch | None:
+        """The stretch under way, at a pause that `answer_pause` has to answer; nothing behind it is heard before."""
+        return self._open if self._stream.paused and self.error is None else None
 
     @property
     def finished(self) -> bool:
@@ -233,9 +247,7 @@ class LiveSession:
         for start in range(
             0, len(samples), SAMPLE_RATE
         ):  # so that a long block does not hide stretches in it
-            for span, heard in self._stream.push(samples[start : start + SAMPLE_RATE]):
-                self._close(span, heard)
-            self._look()
+            self._take_in(self._stream.push(samples[start : start + SAMPLE_RATE]))
         self._watch()
 
     def finish(self) -> None:
@@ -243,9 +255,25 @@ class LiveSession:
         if self._ended:
             return
         self._ended = True
-        for span, heard in self._stream.finish():
+        self._take_in(self._stream.finish())
+
+    def answer_pause(self, probability: float) -> None:
+        """Say how likely it is that the speaker has finished.
+
+        The pause that ends the stretch goes from the shortest to `max_pause_s` as the probability goes from 1 to 0,
+        evenly on a logarithmic scale.
+        """
+        shortest_s, longest_s = self._least_pause_s, self.options.max_pause_s
+        self._take_in(self._stream.end_after(shortest_s * (longest_s / shortest_s) ** (1 - probability)))
+
+    def _take_in(self, closed: Sequence[tuple[Span, Samples]]) -> None:
+        """Take the stretches that have ended, and what is under way."""
+        for span, heard in closed:
             self._close(span, heard)
-        self._end_vanished()
+        if self._ended and not self._stream.paused:
+            self._end_vanished()
+        else:
+            self._look()
 
     def take_due(self) -> list[Stretch]:
         """Stretches to be worked on now, in order; those that have ended leave the session."""
@@ -356,8 +384,10 @@ class LiveSession:
             )
 
     def _watch(self) -> None:
-        """Begin or end what an overload asks for."""
+        """Begin or end what an overload asks for; in an overload, a pause ends a stretch without a question."""
         limit_s = self.options.max_behind_s
+        while self._stream.paused and self.behind_s > limit_s:
+            self.answer_pause(1.0)
         if self.options.overload == "drop":
             self._drop(limit_s)
         elif self._overloaded:

@@ -33,16 +33,17 @@ class Attempt:
     Attributes:
         words: each with its number of tokens.
         ended: whether the model ended its text by itself.
-        looks_at_s: for every token the second of the audio it attends to; empty for policies without need of it.
-        heard_s: length of the audio.
+        looks_at: for every token the second of the audio that it attends to, or the word of the transcript; empty for
+            policies without need of it.
+        newest: what a token looks at from here on may still change.
         steps: whole steps of the stretch heard.
         num_written: words committed before, over the whole stretch.
     """
 
     words: Sequence[tuple[str, int]]
     ended: bool
-    looks_at_s: Sequence[float] = ()
-    heard_s: float
+    looks_at: Sequence[float] = ()
+    newest: float
     steps: int
     num_written: int
 
@@ -78,14 +79,13 @@ def local_agreement(attempt: Attempt, line: CaptionLine, options: LiveOptions) -
 
 
 def alignatt(attempt: Attempt, line: CaptionLine, options: LiveOptions) -> int:
-    """Words before the first token that attends to the newest audio (arXiv 2305.11408, section 2).
+    """Words before the first token that attends to the newest audio (arXiv 2305.11408, section 2), or newest words.
 
     Arguments are those of `PolicyFunction`.
     """
-    latest_s = attempt.heard_s - options.border_s
     token = 0
     for index, (_, count) in enumerate(attempt.words[: attempt.num_whole]):
-        if any(second >= latest_s for second in attempt.looks_at_s[token : token + count]):
+        if any(looked >= attempt.newest for looked in attempt.looks_at[token : token + count]):
             return index
         token += count
     return attempt.num_whole
@@ -120,11 +120,16 @@ def policies_of(family: Family) -> tuple[Policy, ...]:
     """The policies that a family can work by; "auto" means the first.
 
     Where text is committed before its speech has ended, the audio is cut behind it, at the times of its words. So a
-    family without alignment, or that cannot continue a text, commits nothing before; nor does a cascade.
+    family without alignment, or that cannot continue a text, commits nothing before. A cascade commits text of its
+    translator, which has to continue a text, and for "alignatt" to show which words it reads.
     """
     able = family.capabilities
     if able.translator is not None:
-        return "retranslation", "span"
+        reader = able.translator.family.capabilities
+        if reader.transducer is not None or reader.ctc is not None:
+            return "retranslation", "span"
+        shows: tuple[Policy, ...] = () if reader.token_offsets is None else ("alignatt",)
+        return "retranslation", "local-agreement", *shows, "span"
     if able.streaming is not None:
         return "frames", "span"
     if able.transducer is not None or able.ctc is not None or able.alignment is None:
@@ -243,11 +248,11 @@ class StretchRow:
     """An attempt in one language.
 
     Attributes:
-        place: of the stretch in the batch.
+        batch_index: of the stretch in the batch.
         target: as it was asked for.
         asked: the same, as the model was asked.
         hypothesis: what it wrote behind the prefix.
-        looks_at_s: see `Attempt`.
+        looks_at_s: for every token the second of the audio that it attends to, where the policy needs it.
         doubt: probability that the text is not what was said, where the model was calibrated.
         aligned: times of the tokens, those of the prefix included, where the session wants words.
     """
@@ -279,8 +284,8 @@ def unfinished_text(family: Family, job: PendingStretch, row: StretchRow) -> Liv
         attempt = Attempt(
             words=words,
             ended=row.hypothesis.finished,
-            looks_at_s=row.looks_at_s,
-            heard_s=job.stretch.duration_s,
+            looks_at=row.looks_at_s,
+            newest=job.stretch.duration_s - job.options.border_s,
             steps=int((job.stretch.span.end_s - job.stretch.begin_s) / job.options.step_s + 1e-6),
             num_written=len(line.written.split()),
         )
@@ -359,8 +364,8 @@ def end_text(family: Family, job: PendingStretch, row: StretchRow) -> LiveText:
     )
 
 
-def recorded_text(job: PendingStretch, target: str, segments: Sequence[Segment]) -> LiveText | None:
-    """The event of a stretch that was decoded as a recording; None if nothing changed.
+def recorded_text(job: PendingStretch, target: str, segments: Sequence[Segment]) -> LiveText:
+    """The last event of a stretch that was decoded as a recording.
 
     Args:
         job: the stretch.
@@ -369,19 +374,10 @@ def recorded_text(job: PendingStretch, target: str, segments: Sequence[Segment])
     """
     line, language = job.stretch.lines[target], segments[0].target_language
     kept = [segment for segment in segments if segment.dropped is None]
-    text = joined_text(kept)
-    if job.stretch.closed:
-        piece = line.commit(text, language)
-        dropped = None if kept else segments[0].dropped
-        words = tuple(word for segment in kept for word in segment.words)
-        retracted = line.show("", piece)
-        return news(job, target, language, piece, retracted, final=True, dropped=dropped, words=words)
-    line.note_attempt(text.split() if writes_spaces(language) else list(text), job.options)
-    units = line.attempts[-1][: num_shown(line.attempts, job.options)]
-    shown = (" " if writes_spaces(language) else "").join(units)
-    if shown == line.tentative:
-        return None
-    return news(job, target, language, "", line.show(shown, ""), final=False)
+    piece = line.commit(joined_text(kept), language)
+    dropped = None if kept else segments[0].dropped
+    words = tuple(word for segment in kept for word in segment.words)
+    return news(job, target, language, piece, line.show("", piece), final=True, dropped=dropped, words=words)
 
 
 def _as_recorded(

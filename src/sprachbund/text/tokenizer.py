@@ -5,11 +5,13 @@ The token of a language doubles as the start of a row: it says which language th
 
 import io
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from sprachbund.errors import SprachbundError
+from sprachbund.text.punctuation import FULL_STOP
 from sprachbund.util.files import write_bytes
 
 BLANK, END, UNKNOWN = 0, 1, 2
@@ -113,6 +115,12 @@ class Tokenizer:
         """What of a text has no piece, and is `UNKNOWN` among its tokens."""
         written, tokens = self._pieces.encode(text, out_type=str), self.encode(text)
         return [piece for piece, token in zip(written, tokens, strict=True) if token == UNKNOWN]
+
+    @cached_property
+    def words_only(self) -> bool:
+        """Whether no piece that may be written has a full stop."""
+        special = {BLANK, END, UNKNOWN, *self._language_tokens.values()}
+        return not any(FULL_STOP in self.piece(token) for token in range(len(self)) if token not in special)
 
     def piece(self, token: int) -> str:
         """The written form of one token, with a leading U+2581 where a word begins."""

@@ -1,7 +1,8 @@
-"""How much memory a run needs: what every run reports first, and `train --check` for each strategy of a cluster.
+"""How much memory a run needs: what every run reports first, and `train --check`, with the time, for each strategy.
 
 A probe makes the forward and backward pass of two and of five utterances of the largest batch, and counts the bytes
-that are alive. What they take grows linearly with the utterances, so the rest is arithmetic.
+that are alive, and the floating-point operations of matrix products, convolutions and attention. What they take grows
+linearly with the utterances, so the rest is arithmetic.
 """
 
 import math
@@ -22,7 +23,7 @@ from sprachbund.data.loading import TrainingDataset
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import PartlyTrained
 from sprachbund.training.lora import freeze_others, make_optimizers
-from sprachbund.training.memory import keep_layers, layers_of, recompute_layers
+from sprachbund.training.memory import flops_of, keep_layers, layers_of, recompute_layers
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.parallel import LossOf, in_16_bits
 from sprachbund.util.memory import allowed_memory
@@ -36,16 +37,26 @@ counts."""
 
 
 class LiveTensors(TorchDispatchMode):
-    """Counts the bytes of tensors that are made and are still alive, without the gradients of weights."""
+    """Counts the bytes of tensors that are made and are still alive, without the gradients of weights; and operations.
+
+    Args:
+        model: whose weights are not counted.
+
+    Attributes:
+        now: bytes that are alive.
+        peak: most bytes that were.
+        flops: floating-point operations.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.flops = 0
         held = (*model.parameters(), *model.buffers())
         self._known = {tensor.untyped_storage()._cdata for tensor in held}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
+        self.flops += flops_of(func, args, kwargs or {}, made)
         for tensor in tree_iter(made):
             if isinstance(tensor, Tensor):
                 self._count(tensor)
@@ -71,8 +82,21 @@ class LiveTensors(TorchDispatchMode):
         self.now -= size
 
 
-def peak_of_activations(model: nn.Module, loss: Callable[[], Any]) -> int:
-    """Most bytes that are alive at a time in a forward and backward pass, without weights and their gradients.
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """A forward and backward pass.
+
+    Attributes:
+        activations: most bytes that are alive at a time, without weights and their gradients.
+        flops: floating-point operations.
+    """
+
+    activations: int
+    flops: int
+
+
+def probe(model: nn.Module, loss: Callable[[], Tensor]) -> Pass:
+    """Count a forward and backward pass.
 
     Args:
         model: in the mode that it is trained in; its buffers and gradients come out as they were.
@@ -86,13 +110,13 @@ def peak_of_activations(model: nn.Module, loss: Callable[[], Any]) -> int:
             stack.callback(parameter.register_post_accumulate_grad_hook(alive.leave_out).remove)
         stack.enter_context(torch.random.fork_rng(devices=[]))
         with alive:
-            loss().total.backward()
+            loss().backward()
     for parameter in trained:
         parameter.grad = None
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
-    return alive.peak
+    return Pass(activations=alive.peak, flops=alive.flops)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +134,7 @@ class Strategy:
         activations: at most at a time, with all that a pass makes and drops.
         fetched: whole weights of the layers that are computed, and of what is in no layer.
         total: most at a time.
+        flops: floating-point operations of the run, of all GPUs together.
     """
 
     shard: bool
@@ -122,6 +147,7 @@ class Strategy:
     activations: int
     fetched: int
     total: int
+    flops: float
 
     @property
     def settings(self) -> str:
@@ -151,6 +177,7 @@ class Shape:
         probed: two numbers of utterances.
         activations: of so many, without and with recomputing, as far as that was probed.
         utterances: in the largest batch.
+        flops: floating-point operations of all steps, likewise.
     """
 
     num_parameters: int
@@ -163,6 +190,7 @@ class Shape:
     probed: tuple[int, int]
     activations: Mapping[bool, tuple[int, int]]
     utterances: int
+    flops: Mapping[bool, float]
 
     def strategy(self, gpus: int, *, shard: bool, recompute: bool, accumulate: int) -> Strategy:
         """What each of some GPUs holds.
@@ -200,6 +228,7 @@ class Shape:
             activations=activations,
             fetched=fetched,
             total=total,
+            flops=self.flops[recompute],
         )
 
     def strategies(self, gpus: int, memory: int) -> list[Strategy]:
@@ -281,15 +310,50 @@ def measure_shape(
     device, was_training = next(model.parameters()).device, loss_of.training
     loss_of.train()
 
-    def peak(count: int) -> int:
+    def passed(count: int) -> Pass:
         batch = corpus.collate(longest[:count]).to(device)
-        return peak_of_activations(model, lambda: loss_of(batch))
+        return probe(model, lambda: loss_of(batch).total)
 
-    activations = {}
+    passes = {}
     for again in recompute:
-        with _recomputed(model) if again else nullcontext():
-            activations[again] = (peak(probed[0]), peak(probed[1]))
+        with recomputed(model) if again else nullcontext():
+            passes[again] = (passed(probed[0]), passed(probed[1]))
     loss_of.train(was_training)
+    # Padded speech of a mean batch, in that of the larger probe.
+    padded = [float(corpus.durations_s[batch].max()) * len(batch) for batch in batches]
+    share = sum(padded) / len(padded) / (probed[1] * float(corpus.durations_s[order[0]]))
+    return shape_of(
+        model,
+        optimizers,
+        probed=probed,
+        passes=passes,
+        utterances=len(largest),
+        probes=options.steps * share,
+        ema=bool(options.ema),
+    )
+
+
+def shape_of(
+    model: Any,
+    optimizers: Sequence[Any],
+    *,
+    probed: tuple[int, int],
+    passes: Mapping[bool, tuple[Pass, Pass]],
+    utterances: int,
+    probes: float,
+    ema: bool,
+) -> Shape:
+    """A run's shape, of its probes.
+
+    Args:
+        model: a family's module, with its weights whole.
+        optimizers: of the model.
+        probed: two numbers of utterances.
+        passes: over so many, without and with recomputing.
+        utterances: in the largest batch.
+        probes: how many times the larger probe the run is.
+        ema: whether there is a moving average of the weights.
+    """
     layers = [sum(map(_size, layer.parameters())) for layer in layers_of(model)]
     weights = sum(map(_size, (*model.parameters(), *model.buffers())))
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -299,17 +363,19 @@ def measure_shape(
         num_trained=num_trained,
         weights=weights,
         gradients=sum(map(_size, trained)),
-        moments=sum(map(_moments, optimizers)) + (num_trained * _FP32 if options.ema else 0),
+        moments=sum(map(_moments, optimizers)) + (num_trained * _FP32 if ema else 0),
         largest_layer=max(layers, default=0),
         outside=max(0, weights - sum(layers)),
         probed=probed,
-        activations=activations,
-        utterances=len(largest),
+        activations={again: (few.activations, more.activations) for again, (few, more) in passes.items()},
+        utterances=utterances,
+        flops={again: probes * more.flops for again, (_, more) in passes.items()},
     )
 
 
 @contextmanager
-def _recomputed(model: Any) -> Iterator[None]:
+def recomputed(model: Any) -> Iterator[None]:
+    """Layers are run again in the block."""
     recompute_layers(model)
     try:
         yield
@@ -339,15 +405,17 @@ HEAD = [
     "fetched",
     "in all",
     "fits",
+    "hours",
 ]
 
 
-def rows_of(strategies: Sequence[Strategy], memory: int) -> list[list[str]]:
+def rows_of(strategies: Sequence[Strategy], memory: int, flops_per_s: float) -> list[list[str]]:
     """Rows of a table under `HEAD`, one for each strategy.
 
     Args:
         strategies: to be shown.
         memory: bytes of each GPU.
+        flops_per_s: floating-point operations that all GPUs sustain together, in a second.
     """
     return [
         [
@@ -355,9 +423,22 @@ def rows_of(strategies: Sequence[Strategy], memory: int) -> list[list[str]]:
             str(one.utterances),
             *map(gib, (one.weights, one.gradients, one.moments, one.activations, one.fetched, one.total)),
             "yes" if one.total <= memory else "no",
+            f"{one.flops / flops_per_s / 3600:.2g}",
         ]
         for one in strategies
     ]
+
+
+def time_note(gpu_tflops: float) -> str:
+    """What the hours of a table are of.
+
+    Args:
+        gpu_tflops: that each GPU sustains, in 10^12 operations a second.
+    """
+    return (
+        f"hours: of the matrix products, convolutions and attention of all steps, at {gpu_tflops:g} TFLOP/s that each "
+        "GPU sustains (--gpu-tflops); loading of data, exchange between GPUs and evaluations are not in it"
+    )
 
 
 def verdict(strategies: Sequence[Strategy], memory: int) -> str:

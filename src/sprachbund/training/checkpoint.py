@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, Field, RootModel
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
@@ -121,9 +121,45 @@ def digest_of(model: nn.Module, names: set[str]) -> str:
 
 
 def save_resume(directory: Path, state: Mapping[str, Any]) -> None:
-    """Write the state of a run; the old one stays until the new one is whole on disk."""
-    with atomic_path(directory / RESUME_FILE) as partial, partial.open("wb") as file:
+    """Write the state of a run; the old one stays until the new one is whole on disk.
+
+    Raises:
+        SprachbundError: it cannot be written.
+    """
+    path = directory / RESUME_FILE
+    with (
+        _naming_the_checkpoint(int(state["step"]), directory),
+        atomic_path(path) as partial,
+        partial.open("wb") as file,
+    ):
         torch.save(_apart(dict(state)), file)
+
+
+@contextmanager
+def _naming_the_checkpoint(step: int, folder: Path) -> Iterator[None]:
+    """Where a checkpoint cannot be written, which, and what helps; torch and safetensors have errors of their own."""
+    try:
+        yield
+    except (
+        CheckpointException,
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # the first is no Exception
+        # torch's writer of files reports a wrong position where the system said that the disk is full.
+        first: BaseException = error
+        if isinstance(error, CheckpointException) and error.failures:
+            first = error.failures[min(error.failures)][0]  # of the first process that failed
+        while not isinstance(first, OSError) and first.__context__ is not None:
+            first = first.__context__
+        reason = (first.strerror if isinstance(first, OSError) else None) or next(
+            reversed([line for line in str(error).splitlines() if line.strip()]), repr(error)
+        )
+        free_mib = shutil.disk_usage(folder).free / 2**20
+        raise SprachbundError(
+            f"the checkpoint of step {step} could not be written to {folder} ({reason.strip()[:200]}; {free_mib:.1f} "
+            "MiB are free); make room there, and the same command goes on from the one before"
+        ) from error
 
 
 def _apart(value: Any) -> Any:
@@ -216,14 +252,8 @@ class ResumeFiles:
             return
         writing, state = self._under_way
         self._under_way = None
-        try:
+        with _naming_the_checkpoint(int(state["folder"]), self._directory / SHARDS):
             writing.result()
-        except (CheckpointException, Exception) as error:  # the former is no Exception
-            reason = next(reversed([line for line in str(error).splitlines() if line.strip()]), repr(error))
-            raise SprachbundError(
-                f"the checkpoint of step {int(state['folder'])} could not be written to {self._directory / SHARDS} "
-                f"({reason.strip()[:200]}); make room there, and the same command goes on from the one before"
-            ) from error
         wait_for_all_ranks()
         if is_first_rank():
             write_text(self._directory / SHARDS_FILE, json.dumps(state, indent=1) + "\n")
@@ -360,7 +390,8 @@ class BestCheckpoints:
         name = f"best.{step:08d}.safetensors"
         # A run that is killed between two of these lines, and taken up, has no file too few in its index.
         if is_first_rank():
-            save_tensors(self.directory / name, weights)
+            with _naming_the_checkpoint(step, self.directory):
+                save_tensors(self.directory / name, weights)
         self.losses[name] = loss
         for worse in sorted(self.losses, key=lambda n: self.losses[n])[self.keep :]:
             del self.losses[worse]
@@ -374,7 +405,7 @@ class BestCheckpoints:
     def average(self) -> Iterator[tuple[str, Tensor]]:
         """Name and mean of each tensor of the kept checkpoints, one after the other.
 
-        No more than one tensor is held in 64 bits, however large the model is.
+        No more than four tensors are held in 64 bits, however large the model is.
 
         Raises:
             SprachbundError: when none was kept, or one is damaged.

@@ -198,6 +198,7 @@ class Meter:
 
 # Evaluations on the dev data. They are part of the resume file, so a run that patience stopped stays stopped.
 
+_DIGEST = "SHA-256 of lengths and texts, or of the shards' indices"
 SKIPPED = "skipped"
 """In the log: steps whose gradient was not finite."""
 CONVERGENCE_FILE = "convergence.json"
@@ -356,7 +357,7 @@ def train(
         )
     keep_freed_memory()
     with joined_processes(), _sigterm() as is_asked_to_end:
-        _refuse_different_runs(options, corpus)
+        _refuse_different_runs(options, corpus, dev)
         run = _Run(model, corpus, options, directory, dev, report)
         run.score = score if options.metric_for_best_model == "score" else None
         run.is_asked_to_end = is_asked_to_end
@@ -393,14 +394,17 @@ def _sigterm() -> Iterator[Callable[[], bool]]:
         raise SystemExit(_TERMINATED)
 
 
-def _refuse_different_runs(options: TrainingOptions, corpus: TrainingDataset) -> None:
+def _refuse_different_runs(
+    options: TrainingOptions, corpus: TrainingDataset, dev: TrainingDataset | None
+) -> None:
     """See that all processes have the same versions, options and data."""
     installed = versions(("sprachbund", "torch"))
     refuse_different(
         {
             **{f"the version of {name}": version for name, version in installed.items()},
             "[training]": options.model_dump_json(),
-            "the training data (SHA-256 of all lengths, or of the shards' indices)": corpus.digest[:12],
+            f"the training data ({_DIGEST})": corpus.digest[:12],
+            f"the dev data ({_DIGEST})": "none" if dev is None else dev.digest[:12],
         }
     )
 

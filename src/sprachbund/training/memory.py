@@ -4,6 +4,7 @@ Every family has its layers in `encoder.layers` and, with an attention decoder, 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     CheckpointWrapper,
     checkpoint_wrapper,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 
 def _stacks(model: Any) -> list[nn.ModuleList]:
@@ -45,8 +48,61 @@ def keep_layers(model: Any) -> None:
                 layers[index] = layer._checkpoint_wrapped_module
 
 
-def kept_on_meta(model: nn.Module, forward: Callable[[], Any]) -> int:
-    """Bytes that a forward pass keeps, weights not among them, where nothing has an address: on the meta device."""
+_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def flops_of(func: Any, args: Any, kwargs: Any, made: Any) -> int:
+    """Floating-point operations of a call, as torch counts them; 0 of what it does not count.
+
+    Args:
+        func: operator, as a dispatch mode gets it.
+        args: of it.
+        kwargs: of it.
+        made: its result.
+    """
+    # torch has no formula for attention on the CPU.
+    if func._overloadpacket == _ATTENTION:
+        return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
+    if func._overloadpacket == _ATTENTION_BACKWARD:
+        return int(sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4])))
+    formula = flop_registry.get(func._overloadpacket)
+    return 0 if formula is None else int(formula(*args, **kwargs, out_val=made))
+
+
+class _CountsOperations(TorchDispatchMode):
+    """Counts floating-point operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.flops += flops_of(func, args, kwargs or {}, made)
+        return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forward:
+    """A forward pass.
+
+    Attributes:
+        kept_bytes: what it keeps for the backward pass, weights not among them.
+        flops: floating-point operations.
+    """
+
+    kept_bytes: int
+    flops: int
+
+
+def forward_on_meta(model: nn.Module, forward: Callable[[], Any]) -> Forward:
+    """Count a forward pass where nothing has an address: on the meta device.
+
+    Args:
+        model: whose weights are not counted.
+        forward: makes the pass.
+    """
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int, Any] = {}
 
@@ -56,7 +112,8 @@ def kept_on_meta(model: nn.Module, forward: Callable[[], Any]) -> int:
             kept[storage._cdata] = storage  # held, or its number would be given again
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    operations = _CountsOperations()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), operations:
         made = forward()
     del made
-    return sum(storage.nbytes() for storage in kept.values())
+    return Forward(kept_bytes=sum(storage.nbytes() for storage in kept.values()), flops=operations.flops)

@@ -188,17 +188,29 @@ class CheckOptions:
     """The cluster that a recipe is checked for.
 
     Attributes:
-        check: print what memory the run needs on each GPU, and which strategy fits; train nothing.
+        check: print the memory that each GPU needs, the time, and which strategy fits; train nothing.
         gpus: GPUs of all machines together.
         gpu_memory_gib: memory of each GPU.
+        gpu_tflops: that each GPU sustains, in 10^12 operations a second; 350 is a third of an H100's peak in 16 bits.
     """
 
     check: Annotated[bool, Option("--check")] = False
     gpus: Annotated[int, Range(1), Option("--gpus", metavar="N")] = 1
     gpu_memory_gib: Annotated[float, Range(0.001), Option("--gpu-memory", metavar="GIB")] = 80.0
+    gpu_tflops: Annotated[float, Range(0, above=True), Option("--gpu-tflops", metavar="X")] = 350.0
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of each GPU."""
+        return round(self.gpu_memory_gib * 2**30)
+
+    @property
+    def flops_per_s(self) -> float:
+        """Operations that all GPUs sustain together, in a second."""
+        return self.gpus * self.gpu_tflops * 1e12
 
 
 # Recipes: a TOML file with overrides (`--set a.b=c`), checked whole before any work.

@@ -103,6 +103,11 @@ class SpokenSentences:
                 self._pairs.append((number, target))
                 self.seconds += utterance.duration_s
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the shards of units."""
+        return hashlib.sha256("".join(shard.hash for shard in self._encoded.info.shards).encode()).hexdigest()
+
     def __len__(self) -> int:
         return len(self._pairs)
 
@@ -157,6 +162,14 @@ class WrittenSentences:
 
     def __init__(self, bitext: Bitext) -> None:
         self._bitext = bitext
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the sentences."""
+        digest = hashlib.sha256()
+        for pair in self._bitext.pairs:
+            digest.update(f"{pair.source}\t{pair.target}\n".encode())
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self._bitext)
@@ -324,8 +337,11 @@ class TokenDataset:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all lengths."""
-        return hashlib.sha256(self.durations_s.tobytes()).hexdigest()
+        """SHA-256 of all lengths and texts."""
+        digest = hashlib.sha256(self.durations_s.tobytes())
+        for part in self._parts:
+            digest.update(part.digest.encode())
+        return digest.hexdigest()
 
     def enter(self, epoch: int, share: tuple[int, int] = (0, 1)) -> None:
         """Every epoch has the same sentences.

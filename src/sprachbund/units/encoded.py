@@ -22,7 +22,8 @@ from sprachbund.models.tokens.directory import CorpusInfo, Identity, Units, near
 from sprachbund.models.tokens.sources import FeatureSource, SourceInfo, open_source
 from sprachbund.models.tokens.strings import collapse, expand, to_string, to_units
 from sprachbund.units.files import begin, check_begun, corpus_hash
-from sprachbund.units.options import Computing, EncodingOptions, LayerOptions
+from sprachbund.units.options import EncodingOptions, LayerOptions
+from sprachbund.util.computing import Computing
 from sprachbund.util.files import file_sha256, parse_json, read_model, validate, write_json, write_text
 from sprachbund.util.jobs import gpus_of, run
 from sprachbund.util.tensors import write_arrays

@@ -25,8 +25,8 @@ from sprachbund.units.files import (
 )
 from sprachbund.units.kmeans import explained, fit_kmeans
 from sprachbund.units.lengths import mean_length_ratio
-from sprachbund.units.options import Computing
 from sprachbund.units.pieces import train_models
+from sprachbund.util.computing import Computing
 from sprachbund.util.files import atomic_path, files_sha256
 from sprachbund.util.jobs import run
 from sprachbund.util.tensors import load_array, load_arrays, write_array, write_arrays

@@ -10,26 +10,6 @@ from sprachbund.util.options import Option, Range, check
 
 
 @dataclass(frozen=True, kw_only=True)
-class Computing:
-    """How work is shared out.
-
-    Attributes:
-        workers: processes at a time.
-        threads: threads of each process; another number can change the last bits of features.
-        ray: address of a Ray cluster: auto, host:port, or local for one here; plain processes if not given.
-        block: utterances of a file.
-    """
-
-    workers: Annotated[int, Range(1), Option("--workers", metavar="N")] = 1
-    threads: Annotated[int, Range(1), Option("--threads", metavar="N")] = 1
-    ray: Annotated[str | None, Option("--ray", metavar="ADDRESS")] = None
-    block: int = 64
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
-@dataclass(frozen=True, kw_only=True)
 class FeatureOptions:
     """How features are computed.
 

@@ -23,6 +23,7 @@ _PACKAGES = {
 }
 """Packages whose module has another name, or that bring a module which no extra asks for by itself."""
 _HOMES = {
+    "sprachbund.models.punctuation": "translation",
     "sprachbund.models.seamless": "seamless",
     "sprachbund.models.speech_llm": "speech-llm",
     "sprachbund.models.translation": "translation",

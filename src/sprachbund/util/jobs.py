@@ -8,6 +8,7 @@ system; a job that was killed goes on with the files that are missing.
 import logging
 import multiprocessing
 import os
+import platform
 import signal
 import sys
 import threading
@@ -165,6 +166,8 @@ def _line_of_unforeseen(error: Exception) -> str:
     return f"a process ended with {type(error).__name__}: {first}{where}; the same command goes on from there"
 
 
+LOCAL = "local"
+"""Address of a Ray cluster that is started on this machine, for one job."""
 _POLL_S = 0.2
 MAX_DEATHS = 3
 """Processes that may die over one file before the job ends."""
@@ -277,15 +280,22 @@ class _Tally:
 
 
 class _Worker:
-    """What makes files in a process: it loads what the job needs with the first one, and keeps it."""
+    """What makes files in a process: it loads what the job needs with the first one, and keeps it.
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    Args:
+        job: whose files.
+        folder: that relative paths are of, where the process may have begun in another one.
+    """
+
+    def __init__(self, job: Job, folder: str | None = None) -> None:
+        self._job, self._folder = job, folder
         self._make: Callable[[int, Callable[[int], None]], None] | None = None
 
     def make(self, number: int, tick: Callable[[int], None] = lambda inside: None) -> None:
         """Make a file."""
         if self._make is None:
+            if self._folder is not None:
+                _enter(self._folder)
             if self._job.threads:
                 import torch
 
@@ -293,6 +303,16 @@ class _Worker:
             self._make = self._job.prepare()
         self._make(number, tick)
         give_back_freed_memory()  # hours of utterances of ever other lengths
+
+
+def _enter(folder: str) -> None:
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise SprachbundError(
+            f"{platform.node()}, a machine of the Ray cluster, has no folder {folder} ({error.strerror}); run the "
+            "command in one that all machines share"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -479,7 +499,8 @@ class _RayActors:
     def __init__(self, job: Job, workers: int) -> None:
         import ray
 
-        self._ray, self._job = ray, ray.put(job)
+        # The workers of a cluster that runs already began elsewhere.
+        self._ray, self._job, self._folder = ray, ray.put(job), os.getcwd()
         self._kind: Any = ray.remote(num_cpus=max(1, job.threads), num_gpus=job.gpus)(_Worker)
         there = ray.cluster_resources()
         most = [workers, int(there.get("CPU", 0)) // max(1, job.threads)]
@@ -500,7 +521,7 @@ class _RayActors:
         if self._idle:
             actor = self._idle.pop()
         else:
-            actor, self._unstarted = self._kind.remote(self._job), self._unstarted - 1
+            actor, self._unstarted = self._kind.remote(self._job, self._folder), self._unstarted - 1
         self._running[actor.make.remote(number)] = actor, number
 
     def wait(self) -> list[_Event]:
@@ -539,10 +560,10 @@ def _ray(address: str, num_cpus: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    own = {"num_cpus": num_cpus} if address == "local" else {}
+    own = {"num_cpus": num_cpus} if address == LOCAL else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of any kind: Ray raises bare ones where a machine is slow to start
         reason = str(error).splitlines()[0]
         raise SprachbundError(
             f"no Ray cluster at {address} ({reason}); start one, or say --ray local"

@@ -193,7 +193,8 @@ def test_the_language_is_the_one_that_the_model_would_name(tmp_path: Path) -> No
     for n, name in enumerate(names):
         with torch.no_grad():
             given = torch.tensor([*behind, *name]).expand(2, -1)
-            logits = model.step(given, model.start(memory)).log_softmax(-1)
+            cache = model.start(memory, targets=[Target(language="en")] * 2)
+            logits = model.step(given, cache).log_softmax(-1)
         for i, token in enumerate(name):
             if any(other != name and other[:i] == name[:i] for other in names):
                 expected[:, n] += logits[:, len(behind) + i - 1, token]

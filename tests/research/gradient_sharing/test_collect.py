@@ -17,6 +17,7 @@ from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.gradients import cosine_error, probing, stream_gradients
 from sprachbund.research.gradient_sharing.sketches import read_sketches, write_sketches
 from sprachbund.training.check import LiveTensors
+from sprachbund.util.computing import Computing
 from tests.research.gradient_sharing.made import exact_cosines, gradients, normalised
 from tests.training import made
 
@@ -245,9 +246,18 @@ def test_two_processes_give_the_same_bits(corpus, whole, tmp_path):
     job = CollectJob(model=str(tmp_path / "model"), data=(corpus,), options=SMALL, parts=tmp_path / "parts")
     collection = job.prepare()
     seen = []
-    run_job(job, collection, 2, lambda done, total: seen.append(done))
+    run_job(job, collection, Computing(workers=2), lambda done, total: seen.append(done))
     assert _same(_vectors(collection.sketches()), whole)
     assert seen == sorted(seen)
+
+
+def test_a_ray_cluster_gives_the_same_bits(corpus, whole, tmp_path):
+    pytest.importorskip("ray")
+    save(made.make_model(), tmp_path / "model")
+    job = CollectJob(model=str(tmp_path / "model"), data=(corpus,), options=SMALL, parts=tmp_path / "parts")
+    collection = job.prepare()
+    run_job(job, collection, Computing(workers=2, ray="local"), lambda done, total: None)
+    assert _same(_vectors(collection.sketches()), whole)
 
 
 def test_shares_are_disjoint_and_whole(corpus, whole, tmp_path):
@@ -352,7 +362,7 @@ def test_an_error_in_a_process_reaches_the_user(tmp_path):
     job = CollectJob(model=str(tmp_path / "nowhere"), data=(), options=SMALL, parts=tmp_path)
     blocks = [Block(key="de", vectors=range(1), path=tmp_path / f"{n}.npz") for n in range(2)]
     with pytest.raises(SprachbundError, match="nowhere"):
-        run_job(job, SimpleNamespace(blocks=blocks), 2, lambda done, total: None)
+        run_job(job, SimpleNamespace(blocks=blocks), Computing(workers=2), lambda done, total: None)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ def test_no_foreign_host_is_named(path: object) -> None:
     assert not re.search(r"""(https?|wss?):?//[\w[]|["'(]//\w""", source)
 
 
-def test_there_is_no_inline_code_or_style() -> None:
-    page = (PAGE / "index.html").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["index.html", "docs.html"])
+def test_there_is_no_inline_code_or_style(name: str) -> None:
+    page = (PAGE / name).read_text(encoding="utf-8")
     assert not re.search(r"\son\w+\s*=", page)
     assert not re.search(r"\sstyle\s*=|<style", page)
     assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", page))
@@ -37,7 +38,7 @@ def test_everything_the_page_asks_for_is_there() -> None:
     sources = {path.name: path.read_text(encoding="utf-8") for path in FILES}
     asked = set(re.findall(r'static/([\w.]+)"', " ".join(sources.values())))
     asked |= {name for source in sources.values() for name in re.findall(r'from "\./([\w.]+)"', source)}
-    assert asked | {"index.html"} == set(sources)
+    assert asked | {"index.html", "docs.html"} == set(sources)
 
 
 def test_every_control_of_the_page_has_a_label() -> None:

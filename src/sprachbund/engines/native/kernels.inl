@@ -391,8 +391,8 @@ void attend(const Attention& a) {
 namespace {
 
 // With products of bf16, eight queries at once are faster than widening.
-constexpr Kernels table(const char* name, bool widens = true) {
-    return {name, quantize, product, attend, widens ? attend_many : attend, attend_segments, keep_key, keep_value, normalise, likeliest, gate, depthwise};
+constexpr Kernels table(const char* name, bool widens = true, decltype(Kernels::product) multiplies = product) {
+    return {name, quantize, multiplies, attend, widens ? attend_many : attend, attend_segments, keep_key, keep_value, normalise, likeliest, gate, depthwise};
 }
 
 }  // namespace

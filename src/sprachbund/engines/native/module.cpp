@@ -11,6 +11,7 @@
 #include <string>
 
 #include "drafts.hpp"
+#include "peak.hpp"
 #include "weights.hpp"
 
 namespace nb = nanobind;
@@ -634,12 +635,39 @@ std::vector<std::string> available() {
     return names;
 }
 
+nb::dict py_register_loops() {
+    nb::dict found;
+    for (const RegisterLoop& loop : register_loops()) found[loop.name] = loop.operations;
+    return found;
+}
+
+void py_run_register_loop(const std::string& name, int64_t rounds) {
+    if (rounds < 1) throw nb::value_error("a loop has one round at least");
+    for (const RegisterLoop& loop : register_loops()) {
+        if (name != loop.name) continue;
+        nb::gil_scoped_release free;
+        loop.run(rounds);
+        return;
+    }
+    throw nb::value_error(("this processor has no loop named " + name).c_str());
+}
+
+double py_seconds_of_reading(Team& team, const Array<const uint8_t>& memory, int streams, int64_t ahead) {
+    if (reinterpret_cast<uintptr_t>(memory.data()) % 64) throw nb::value_error("memory is not 64 bytes aligned");
+    nb::gil_scoped_release free;
+    return seconds_of_reading(team, memory.data(), static_cast<int64_t>(memory.nbytes()), streams, ahead);
+}
+
 }  // namespace
 }  // namespace sprachbund
 
 // Arrays that are written to are never converted: what was written into a copy would be lost.
 NB_MODULE(_native, m) {
     using namespace sprachbund;
+    m.def("register_loops", &py_register_loops, "Operations of a round of every register loop that runs here, by name.");
+    m.def("run_register_loop", &py_run_register_loop, nb::arg("name"), nb::arg("rounds"));
+    m.def("seconds_of_reading", &py_seconds_of_reading, nb::arg("team"), nb::arg("memory"), nb::arg("streams"),
+          nb::arg("ahead"));
     m.def("instruction_sets", &available, "Names of the kernels that run here, best first.");
     m.def("quantize", &py_quantize, nb::arg("isa"), nb::arg("x"), nb::arg("width"), nb::arg("gain").none(),
           nb::arg("bias").none(), nb::arg("values").noconvert(), nb::arg("scale").noconvert());

@@ -22,7 +22,9 @@ from sprachbund.models.audio_llm.config import AudioLLMConfig
 from sprachbund.models.audio_llm.tokens import LLMTokens
 from sprachbund.models.base import Capabilities, Features, Loss, Memory, Target
 from sprachbund.models.domain import Domain
-from sprachbund.nn.causal_lm import CausalLM, PrefixCache
+from sprachbund.models.prefix import PrefixFamily
+from sprachbund.models.turns import TurnEnds
+from sprachbund.nn.causal_lm import CausalLM
 from sprachbund.text.languages import described
 from sprachbund.util.devices import ANY_DEVICE
 
@@ -40,7 +42,7 @@ class FrontEnd(Protocol):
         ...
 
 
-class AudioLLM(nn.Module):
+class AudioLLM(PrefixFamily):
     """Base of the families; with the methods of a kind it satisfies `sprachbund.models.base.Family`.
 
     Args:
@@ -62,6 +64,7 @@ class AudioLLM(nn.Module):
     reads_context = False
     language_from_text = True
     frames_per_s = 100
+    llm: CausalLM
     encoder: nn.Module
     projector: nn.Module
     front_end: "FrontEnd"
@@ -80,6 +83,7 @@ class AudioLLM(nn.Module):
         self.files: dict[str, bytes] = {}
         self.drafts: Mapping[str, Path] = {}
         self.domain: Domain | None = None
+        self.turns: TurnEnds | None = None
         self.label_smoothing = 0.0
 
     # What a kind has to say.
@@ -171,52 +175,29 @@ class AudioLLM(nn.Module):
         """Tokens behind the speech, before the text. Raises SprachbundError for a pair the model does not know."""
         return self._checked(target)[1]
 
-    def start(
-        self,
-        memory: Memory,
-        *,
-        rows_per_memory: int = 1,
-        capacity: int | None = None,
-        targets: Sequence[Target] | None = None,
-    ) -> PrefixCache:
-        """A cache that holds the first part of the prompt and the speech of each row, and no token.
+    def prefix(self, memory: Memory, number: int, target: Target) -> Tensor:
+        """Embeddings (P, D) of the first part of the prompt, and the speech.
 
         Args:
             memory: of B utterances.
-            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
-            capacity: most tokens of a row; `max_tokens` if None.
-            targets: of the R rows; a transcription in the first language if None.
+            number: the utterance's among them.
+            target: of the row.
 
         Raises:
             SprachbundError: a pair that the model does not know.
         """
         assert memory.num_frames is not None
-        if targets is None:
-            first = self.source_languages[0]
-            targets = [Target(language=first)] * (len(memory.states) * rows_per_memory)
-        prefixes = [
-            self._prefix(self._checked(target)[0], memory.states[b, : memory.num_frames[b]])
-            for b, target in ((row // rows_per_memory, target) for row, target in enumerate(targets))
-        ]
-        room = self.max_tokens if capacity is None else min(capacity, self.max_tokens)
-        return self.llm.start(prefixes, capacity=room, num_memories=len(memory.states))
+        return self._joined(self._checked(target)[0], memory.states[number, : memory.num_frames[number]])
 
     def step(self, tokens: Tensor, cache: Any, weights: list[Tensor] | None = None) -> Tensor:
-        """Logits (R, Q, V) after each of `tokens` (R, Q).
+        """Logits (R, Q, V) after each of `tokens` (R, Q); see `PrefixFamily`.
 
         Args:
             tokens: (R, Q), which follow what the cache holds.
             cache: of the R rows; the tokens are added to it.
             weights: has to be None: attention is not shown.
-
-        Raises:
-            SprachbundError: attention weights are asked for.
         """
-        if weights is not None:
-            raise SprachbundError(
-                f"{self.name} does not show its attention, so words get no times; leave word timestamps out"
-            )
-        logits = self.llm.step(tokens, cache)
+        logits = super().step(tokens, cache, weights)
         if len(self.ends) > 1:  # searches know one end: it is as likely as the likeliest
             logits[..., self.ends[0]] = logits[..., list(self.ends)].amax(dim=-1)
         return logits
@@ -226,10 +207,6 @@ class AudioLLM(nn.Module):
         mask = self.tokens.not_text.clone()
         mask[self.end_token] = False
         return mask.to(self.device)
-
-    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
-        """None: there is no such token."""
-        return None
 
     def decode_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
@@ -274,7 +251,7 @@ class AudioLLM(nn.Module):
             text = batch.targets[r, : int(batch.num_targets[r])].tolist()
             speech = memory.states[r // each, : memory.num_frames[r // each]]
             given = torch.tensor([*behind, *text[:-1]], device=self.device)
-            row = torch.cat([self._prefix(before, speech), self.llm.embed(given)])
+            row = torch.cat([self._joined(before, speech), self.llm.embed(given)])
             first = len(row) - max(0, len(text) - 1)  # the first target follows the last of the prompt
             rows.append(row)
             wanted.append(torch.tensor([_IGNORED] * (first - 1) + (text or [_IGNORED]), device=self.device))
@@ -284,10 +261,6 @@ class AudioLLM(nn.Module):
         )
 
     # Prompts and their room.
-
-    def _prefix(self, before: Sequence[int], speech: Tensor) -> Tensor:
-        embedded = self.llm.embed(torch.tensor(before, dtype=torch.long, device=self.device))
-        return torch.cat([embedded, speech.to(embedded.dtype)])
 
     def _checked(self, target: Target) -> tuple[list[int], list[int]]:
         if target.language not in self.target_languages:

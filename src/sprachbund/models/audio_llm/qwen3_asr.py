@@ -173,7 +173,9 @@ class QwenAsr(AudioLLM):
 
     def language_log_probs(self, memory: Memory) -> Tensor:
         """Log-probabilities (B, S) of the languages that the model would name."""
-        cache = self.start(memory, capacity=64)
+        # The language is asked behind the speech, so it does not matter which one is named here.
+        anything = [Target(language=self.source_languages[0])] * len(memory.states)
+        cache = self.start(memory, capacity=64, targets=anything)
         behind = torch.tensor(self._turns[1], device=self.device).expand(len(memory.states), -1)
         logits = self.step(behind, cache)[:, -1]
         scores = logits.new_zeros(len(memory.states), len(self._names), dtype=torch.float32)

@@ -40,6 +40,7 @@ from sprachbund.models.splitting import (
     target_languages,
 )
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss
+from sprachbund.models.turns import TurnEnds
 from sprachbund.nn.conformer import ConformerEncoder, valid_frames
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.feed_forward import Route, is_split
@@ -75,6 +76,7 @@ class Conformer(nn.Module):
         self.sharing_plan: SharingPlan | None = None
         self.drafts: Mapping[str, Path] = {}
         self.domain: Domain | None = None
+        self.turns: TurnEnds | None = None
         self.source_languages = config.source_languages
         self.max_tokens = config.max_tokens
         self.encoder = _encoder(config)
@@ -108,6 +110,7 @@ class Conformer(nn.Module):
             fuse_language=self._fuse_language if by_frames and self.fuses_language else None,
             alignment=None if by_frames else Alignment(frame_s=self.frame_s),
             encode_text=self.encode_text,
+            words_only=self.tokenizer.words_only,
             sharing_plan=self.sharing_plan,
             # Live text by frames keeps its streams in the host's memory.
             devices=(CPU,) if self.streaming else ANY_DEVICE,

@@ -26,6 +26,7 @@ from sprachbund.models.domain import Domain
 from sprachbund.models.fastconformer.config import CanaryConfig, CohereConfig, ParakeetConfig
 from sprachbund.models.fastconformer.tokens import FastConformerTokens
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss
+from sprachbund.models.turns import TurnEnds
 from sprachbund.nn.ctc import ctc_loss
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.fast_conformer import SUBSAMPLING, FastConformerEncoder
@@ -84,6 +85,7 @@ class _FastConformerModel(nn.Module):
         self.files: Mapping[str, bytes] = {}
         self.drafts: Mapping[str, Path] = {}
         self.domain: Domain | None = None
+        self.turns: TurnEnds | None = None
         self.source_languages = config.languages(config.model_type, "config.json")
         self.num_mel_bins = config.encoder.num_mel_bins
         self.encoder = FastConformerEncoder(config.encoder.shape)
@@ -216,6 +218,7 @@ class Parakeet(_FastConformerModel):
             alignment=Alignment(frame_s=self.frame_s),
             language_from_text=len(self.source_languages) > 1,
             encode_text=self.tokens.encode,
+            words_only=self.tokens.words_only,
             devices=ANY_DEVICE,
         )
 

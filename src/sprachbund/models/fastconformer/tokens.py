@@ -5,6 +5,7 @@ a file of its own then, such as `tokenizer.de.json`. NeMo's SentencePiece models
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tokenizers.models import BPE, Unigram
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.hub import one_line
+from sprachbund.text.punctuation import FULL_STOP
 
 TOKENIZER = "tokenizer.json"
 _UNIGRAM, _BPE = 1, 2  # SentencePiece's kinds of models
@@ -106,6 +108,16 @@ class FastConformerTokens:
             )
         first = self._first[language]
         return [first + n for n in self.of_languages[language].encode(text, add_special_tokens=False).ids]
+
+    @cached_property
+    def words_only(self) -> bool:
+        """Whether no token that is not special has a full stop."""
+        return not any(
+            FULL_STOP in token
+            and token not in {one.content for one in tokenizer.get_added_tokens_decoder().values()}
+            for tokenizer in (self.tokenizer, *self.of_languages.values())
+            for token in tokenizer.get_vocab()
+        )
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""

@@ -43,11 +43,12 @@ from sprachbund.models.weights import (
     cast_to_bits,
     check_finite,
     check_weights,
+    directory_of_a_model,
     read_weights,
     some,
 )
 from sprachbund.nn.limits import FRAMES, POSITIONS, Limit
-from sprachbund.util.files import atomic_files, is_empty, write_json
+from sprachbund.util.files import atomic_files, write_json
 from sprachbund.util.tensors import save_tensors
 
 # The files of a Seamless directory, read through transformers.
@@ -272,22 +273,15 @@ def save(
         SprachbundError: the place is taken by something else, or cannot be written.
     """
     final = Path(directory)
-    if final.exists() and not (final.is_dir() and ((final / CONFIG).is_file() or is_empty(final))):
-        raise SprachbundError(f"{final} exists and is not a model directory; choose another name")
-    try:
-        final.mkdir(parents=True, exist_ok=True)
-        for old in final.glob("*.safetensors*"):
-            old.unlink()
+    with directory_of_a_model(final):
         with atomic_files(final, last="config.json") as draft:
             for part in (model.generation, model.tokens.tokenizer, model.extractor):
                 part.save_pretrained(draft)
         own = cast_to_bits(model.state_dict(), bits)
         if card is not None:
             card.model_copy(update={"bits": bits}).write(final)
-        _write_config(model, final / CONFIG, own[_EMBEDDING].dtype)
         _write_weights(model, final, own)
-    except OSError as error:
-        raise SprachbundError(f"{final} could not be written ({error}); mend that and save again") from error
+        _write_config(model, final / CONFIG, own[_EMBEDDING].dtype)
 
 
 def _write_config(model: Seamless, path: Path, dtype: torch.dtype) -> None:

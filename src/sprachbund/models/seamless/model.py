@@ -31,6 +31,7 @@ from sprachbund.models.seamless.tokens import SPOKEN, SeamlessTokens
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import encode_routed, source_route, start_route
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss, row_route
+from sprachbund.models.turns import TurnEnds
 from sprachbund.nn.conformer import sinusoids
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.feed_forward import Route
@@ -185,6 +186,7 @@ class Seamless(nn.Module):
         self.sharing_plan: SharingPlan | None = None
         self.drafts: Mapping[str, Path] = {}
         self.domain: Domain | None = None
+        self.turns: TurnEnds | None = None
         self.encoder = SeamlessEncoder(hf_model.speech_encoder)
         self.max_tokens = _PROMPT_TOKENS + _new_tokens(config, self.generation)
         first = (

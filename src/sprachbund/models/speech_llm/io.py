@@ -29,7 +29,7 @@ from sprachbund.models.speech_llm.checkpoints import (
 )
 from sprachbund.models.speech_llm.config import Options, SpeechLLMConfig
 from sprachbund.models.speech_llm.encoders import SeamlessSpeech, SpeechEncoder, build, not_taken, of_family
-from sprachbund.models.speech_llm.model import SpeechLLM
+from sprachbund.models.speech_llm.model import NAME, SpeechLLM
 from sprachbund.models.speech_llm.projector import Projector
 from sprachbund.models.weights import Bits, check_weights, read_metadata, read_weights, write_weights
 from sprachbund.models.whisper import io as whisper
@@ -52,7 +52,7 @@ class EncoderEntry(Options):
 class Entry(Options):
     """What config.json holds; `llm` names the language model, None where it lies inside."""
 
-    family: str = SpeechLLM.name
+    family: str = NAME
     config: SpeechLLMConfig
     encoder: EncoderEntry
     llm: str | None = None

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from sprachbund.audio.constants import SAMPLE_RATE
@@ -23,13 +23,14 @@ from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Capabilities, Features, Loss, Memory, Target
 from sprachbund.models.domain import Domain
+from sprachbund.models.prefix import PrefixFamily
 from sprachbund.models.speech_llm.checkpoints import adapt
 from sprachbund.models.speech_llm.config import LossWeights, PromptOptions, SpeechLLMConfig
 from sprachbund.models.speech_llm.encoders import SpeechEncoder
 from sprachbund.models.speech_llm.llm import LanguageModel, Prompts
 from sprachbund.models.speech_llm.objective import RoutedMemory, smoothed, speech_llm_loss, stretches
 from sprachbund.models.speech_llm.projector import Projector, SpeechTokens
-from sprachbund.nn.causal_lm import PrefixCache
+from sprachbund.models.turns import TurnEnds
 from sprachbund.text.languages import described
 from sprachbund.util.devices import ANY_DEVICE
 
@@ -37,8 +38,11 @@ _SPAN_S = 0.3
 """Router decisions are averaged over so long before they are called spans: no word is said in less."""
 _LEAST_S = 1.0
 
+NAME = "speech_llm"
+"""Of the family, in model directories too."""
 
-class SpeechLLM(nn.Module):
+
+class SpeechLLM(PrefixFamily):
     """A speech translator around a language model; satisfies `sprachbund.models.base.Family` with its tokenizer.
 
     Args:
@@ -56,7 +60,7 @@ class SpeechLLM(nn.Module):
             for adapters that are not there; a tokenizer of another model.
     """
 
-    name = "speech_llm"
+    llm: LanguageModel
 
     def __init__(
         self, encoder: SpeechEncoder, llm: Any, config: SpeechLLMConfig, *, tokenizer: Any = None
@@ -79,8 +83,14 @@ class SpeechLLM(nn.Module):
         self.sources: dict[str, str] | None = None
         self.drafts: Mapping[str, Path] = {}
         self.domain: Domain | None = None
+        self.turns: TurnEnds | None = None
         self._prompts = None if tokenizer is None else self._checked(tokenizer, config.prompts)
         self.eval()
+
+    @property
+    def name(self) -> str:
+        """Of the family."""
+        return NAME
 
     @property
     def prompts(self) -> Prompts:
@@ -227,62 +237,23 @@ class SpeechLLM(nn.Module):
         """Tokens behind the speech, before the text. Raises SprachbundError for a pair the model does not know."""
         return self._around(target)[1]
 
-    def start(
-        self,
-        memory: Memory,
-        *,
-        rows_per_memory: int = 1,
-        capacity: int | None = None,
-        targets: Sequence[Target] | None = None,
-    ) -> PrefixCache:
-        """A cache that holds instruction and speech of each row, and no token; `targets` are those of the rows.
+    def prefix(self, memory: Memory, number: int, target: Target) -> Tensor:
+        """Embeddings (P, D) of what stands before the speech, and the speech.
 
         Args:
             memory: of B utterances.
-            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
-            capacity: most tokens of a row; `max_tokens` if None.
-            targets: of the R rows.
+            number: the utterance's among them.
+            target: of the row.
 
         Raises:
-            SprachbundError: no targets: the instruction stands before the speech.
+            SprachbundError: a language that the model does not write.
         """
-        if targets is None or memory.num_frames is None:
-            raise SprachbundError(
-                "a speech LLM reads its instruction before the speech; give the targets of all rows"
-            )
-        lengths = memory.num_frames.tolist()
-        prefixes = []
-        for row, target in enumerate(targets):
-            b = row // rows_per_memory
-            before = torch.tensor(self._around(target)[0], dtype=torch.long, device=memory.states.device)
-            prefixes.append(torch.cat([self.llm.embed(before), memory.states[b, : lengths[b]]]))
-        room = self.max_tokens if capacity is None else min(capacity, self.max_tokens)
-        return self.llm.start(prefixes, capacity=room, num_memories=len(lengths))
-
-    def step(self, tokens: Tensor, cache: Any, weights: list[Tensor] | None = None) -> Tensor:
-        """Logits (R, Q, V) after each of `tokens` (R, Q).
-
-        Args:
-            tokens: (R, Q), which follow what the cache holds.
-            cache: of the R rows; the tokens are added to it.
-            weights: has to be None: attention is not shown.
-
-        Raises:
-            SprachbundError: attention weights are asked for.
-        """
-        if weights is not None:
-            raise SprachbundError(
-                "a speech LLM does not show its attention, so words get no times; leave word timestamps out"
-            )
-        return self.llm.step(tokens, cache)
+        assert memory.num_frames is not None
+        return self._joined(self._around(target)[0], memory.states[number, : memory.num_frames[number]])
 
     def suppressed(self, target: Target) -> Tensor:
         """Boolean (V,): special tokens but the end, and rows of the vocabulary that stand for nothing."""
         return self.prompts.not_text.to(self.device)
-
-    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
-        """None: there is no such token."""
-        return None
 
     def decode_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""

@@ -4,6 +4,7 @@ Shapes: B utterances, R rows, Q tokens of a step, S source tokens, W tokens that
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,9 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Capabilities, Features, Memory, Target
 from sprachbund.models.domain import Domain
 from sprachbund.models.tokens.config import ReadTokens
+from sprachbund.models.turns import TurnEnds
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
+from sprachbund.text.punctuation import FULL_STOP
 
 # The reader; `reader.UnitReader` reads with units. Shapes: V vocabulary, N samples.
 
@@ -97,6 +100,11 @@ class WrittenTokens:
                 f"the vocabulary of the units has no token for {tag}; make the units from data that hold it"
             ) from None
 
+    @cached_property
+    def words_only(self) -> bool:
+        """Whether no token has a full stop."""
+        return not any(FULL_STOP in self.decode([token]) for token in range(len(self)))
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of such tokens; special ones vanish."""
         return self._vocabulary.decode_text([int(self.ids[token]) for token in tokens])
@@ -125,6 +133,7 @@ class ReadsTokens(nn.Module):
         self.config, self.reader = config, reader
         self.drafts: Mapping[str, Path] = {}
         self.domain: Domain | None = None
+        self.turns: TurnEnds | None = None
         self.decoder = None  # until a family with an attention decoder makes it
         self.written = WrittenTokens(reader.vocabulary)
         self.end_token = self.written.end
@@ -135,7 +144,12 @@ class ReadsTokens(nn.Module):
     @property
     def capabilities(self) -> Capabilities:
         """It reads text too, by the same encoder; units do not say when they were spoken, so words get no times."""
-        return Capabilities(encoder=self.get_submodule("encoder"), decoder=self.decoder, text_input=self)
+        return Capabilities(
+            encoder=self.get_submodule("encoder"),
+            decoder=self.decoder,
+            words_only=self.written.words_only,
+            text_input=self,
+        )
 
     def pairs(self) -> frozenset[tuple[str, str]]:
         """Every (source, target) it was trained on."""

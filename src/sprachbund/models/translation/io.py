@@ -31,9 +31,9 @@ from sprachbund.models.translation.checkpoints import (
 )
 from sprachbund.models.translation.model import TextTranslator
 from sprachbund.models.translation.tokens import TranslationTokens, read_tokens
-from sprachbund.models.weights import Bits, cast_to_bits, check_weights
+from sprachbund.models.weights import Bits, cast_to_bits, check_weights, directory_of_a_model
 from sprachbund.nn.limits import FRAMES, POSITIONS, VOCABULARY, Limit
-from sprachbund.util.files import atomic_files, is_empty, write_json
+from sprachbund.util.files import atomic_files, write_json
 from sprachbund.util.tensors import save_tensors
 
 CONFIG = "config.json"
@@ -128,13 +128,8 @@ def save(
         SprachbundError: the place is taken by something else, or cannot be written.
     """
     final = Path(directory)
-    if final.exists() and not (final.is_dir() and ((final / CONFIG).is_file() or is_empty(final))):
-        raise SprachbundError(f"{final} exists and is not a model directory; choose another name")
     weights = cast_to_bits(model.state_dict(), bits)
-    try:
-        final.mkdir(parents=True, exist_ok=True)
-        for old in final.glob("*.safetensors*"):
-            old.unlink()
+    with directory_of_a_model(final):
         with atomic_files(final, last=CONFIG) as draft:
             for part in (model.generation, model.tokens.tokenizer):
                 part.save_pretrained(draft)
@@ -144,10 +139,8 @@ def save(
         if model.name == "t5":  # transformers ties it while it is loaded, unless the file has another matrix
             values["tie_word_embeddings"] = False
         values["dtype"] = str(weights["embedding.weight"].dtype).removeprefix("torch.")
-        write_json(final / CONFIG, values, indent=2)
         save_tensors(final / SAFETENSORS, to_transformers(weights, model.name), {"format": "pt"})
-    except OSError as error:
-        raise SprachbundError(f"{final} could not be written ({error}); mend that and save again") from error
+        write_json(final / CONFIG, values, indent=2)
 
 
 def _check_files(directory: Path) -> None:

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from sprachbund.data.batch import NO_LANGUAGE
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Capabilities, Features, Memory, Target
+from sprachbund.models.base import Capabilities, Features, Memory, Target, hears_nothing
 from sprachbund.models.domain import Domain
 from sprachbund.models.hub import optional_setting
 from sprachbund.models.translation.checkpoints import shape_of
 from sprachbund.models.translation.tokens import Offsets, TranslationTokens
+from sprachbund.models.turns import TurnEnds
 from sprachbund.nn.conformer import sinusoids
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.limits import POSITIONS
@@ -74,6 +75,7 @@ class TextTranslator(nn.Module):
         self.config, self.generation = config, generation
         self.drafts: Mapping[str, Path] = {}
         self.domain: Domain | None = None
+        self.turns: TurnEnds | None = None
         shape = shape_of(config, "config.json")
         self.encoder, self.decoder = _build(config, shape)
         self.embedding: nn.Embedding = self.decoder.embedding
@@ -132,10 +134,7 @@ class TextTranslator(nn.Module):
         Raises:
             SprachbundError: always.
         """
-        raise SprachbundError(
-            f"the model {self.name} reads text and hears nothing; give it a text, or make it the second half of a "
-            "cascade, behind a model that transcribes"
-        )
+        raise hears_nothing(self)
 
     def text_features(self, texts: Sequence[str]) -> Features:
         """Source tokens (B, S) of texts; `encode` puts the language in its place.

@@ -6,7 +6,7 @@ they are split, and a model type of their own, so that transformers does not tak
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from sprachbund.models.whisper.files import (
 from sprachbund.models.whisper.model import Whisper
 from sprachbund.models.whisper.tokens import CONFIG_KEY, WhisperTokens
 from sprachbund.util.files import atomic_directory, is_empty, read_object, write_bytes, write_json, write_text
+from sprachbund.util.known_files import remembered, user_cache
 from sprachbund.util.tensors import load_tensors, save_tensors
 
 # Whisper weights in the files of Hugging Face, under their names there, to our modules and back.
@@ -44,6 +45,7 @@ from sprachbund.util.tensors import load_tensors, save_tensors
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
 _INDEX = ".index.json"
+_CHECKED = "checked_whisper.json"  # files whose values were checked
 
 _SEGMENTS = {
     "positions": "embed_positions.weight",
@@ -80,13 +82,17 @@ def to_transformers(model: Whisper) -> dict[str, Tensor]:
     return {transformers_name(name): tensor.contiguous() for name, tensor in model.state_dict().items()}
 
 
-def from_transformers(weights: Mapping[str, Tensor], model: Whisper, *, source: str) -> dict[str, Tensor]:
+def from_transformers(
+    weights: Mapping[str, Tensor], model: Whisper, *, source: str, files: Sequence[Path] = ()
+) -> dict[str, Tensor]:
     """The weights of a checkpoint under our names, checked against `model`, which may be on the meta device.
 
     Args:
         weights: by their Hugging Face names.
         model: gives names and shapes; may be on the meta device.
         source: of the weights, for messages.
+        files: that the weights are mapped from. Their values are read once, and not at every start: an engine that has
+            packed weights never needs them.
 
     Raises:
         SprachbundError: tensors are missing, too many, or of another shape, or the output matrix is not tied.
@@ -106,8 +112,16 @@ def from_transformers(weights: Mapping[str, Tensor], model: Whisper, *, source: 
             raise SprachbundError(
                 f"{source}: {stored_name} is of the type {weights[stored_name].dtype}; download it again"
             )
-    check_finite({stored_name: weights[stored_name] for stored_name in wanted}, source)
-    _check_tied(weights, source)
+
+    def check_values() -> str:
+        check_finite({stored_name: weights[stored_name] for stored_name in wanted}, source)
+        _check_tied(weights, source)
+        return "finite and tied"
+
+    if files and (folder := user_cache()) is not None:
+        remembered(files, folder / _CHECKED, check_values)
+    else:
+        check_values()
     return {name: weights[stored_name] for stored_name, name in wanted.items()}
 
 
@@ -227,7 +241,8 @@ def load(
     if own_layout:
         weights = _own_weights(directory / SAFETENSORS, model)
     else:
-        weights = from_transformers(read_weights(directory), model, source=str(directory))
+        files = _weight_files(directory)
+        weights = from_transformers(read_weights(directory), model, source=str(directory), files=files)
     model.load_state_dict({name: w.to(dtype) for name, w in weights.items()}, assign=True)
     return model.eval()
 

@@ -27,6 +27,7 @@ from sprachbund.models.domain import Domain
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import decoder_route, encode_routed, source_route, start_route
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss, row_route
+from sprachbund.models.turns import TurnEnds
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.models.whisper.files import CheckpointFiles
 from sprachbund.models.whisper.tokens import WhisperTasks, WhisperTokens
@@ -272,6 +273,7 @@ class Whisper(nn.Module):
         self.sharing_plan: SharingPlan | None = None
         self.drafts: Mapping[str, Path] = {}
         self.domain: Domain | None = None
+        self.turns: TurnEnds | None = None
         self.encoder = WhisperEncoder(config)
         self.decoder = TextDecoder(
             vocabulary_size=config.vocabulary_size,

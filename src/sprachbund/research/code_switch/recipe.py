@@ -34,7 +34,7 @@ from sprachbund.models.speech_llm.io import read_encoder
 from sprachbund.models.speech_llm.llm import Prompts, TextExamples, TextLLM, fit_tokenizer, make_text_llm
 from sprachbund.models.speech_llm.model import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import STAGES, Data, enter, frozen_digest
-from sprachbund.research.code_switch.estimate import estimate_memory
+from sprachbund.research.code_switch.estimate import estimate_memory, training_shape
 from sprachbund.research.code_switch.options import (
     ARMS,
     PARTS,
@@ -60,7 +60,7 @@ from sprachbund.util.distributed import (
 )
 from sprachbund.util.files import atomic_files, write_text
 
-__all__ = ["CodeSwitchRecipe", "estimate_memory", "run"]
+__all__ = ["CodeSwitchRecipe", "estimate_memory", "run", "training_shape"]
 
 
 # One stage of an arm, and its scores, each in its own folder.

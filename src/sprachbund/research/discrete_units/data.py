@@ -15,7 +15,7 @@ from sprachbund.training.unit_translator import BitextPart
 from sprachbund.units.dataset import within_hours
 from sprachbund.units.encoded import EncodedCorpus, Encoding, Extraction, encode
 from sprachbund.units.fit import Fit, make_units
-from sprachbund.units.options import Computing
+from sprachbund.util.computing import Computing
 from sprachbund.util.files import write_text
 
 Report = Callable[[str], None]

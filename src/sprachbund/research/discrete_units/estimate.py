@@ -19,15 +19,17 @@ from sprachbund.nn.text_to_text import MbartDecoder
 from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe
 from sprachbund.research.estimate import (
     FLOAT_BYTES,
+    PASSES,
     MemoryEstimate,
+    TrainingEstimate,
     count_parameters,
     moments_bytes,
     weights_bytes,
 )
-from sprachbund.training.memory import kept_on_meta
+from sprachbund.training.memory import forward_on_meta
 
-SOURCE_TOKENS, TARGET_TOKENS = 100, 25
-"""Of the published sentences: 6.3 s of speech, 18 words."""
+SOURCE_S, SOURCE_TOKENS, TARGET_TOKENS = 6.3, 100, 25
+"""Of the published sentences, of 18 words."""
 
 
 class Sized(BaseModel):
@@ -61,11 +63,15 @@ class UnitsTraining(Sized):
         head: its name.
         kept_bytes: what a sentence keeps for the backward pass, in 32 bits, logits not among it.
         logits_bytes: of its largest logits.
+        sentences: of that length in a batch.
+        flops: floating-point operations of all steps, over such batches.
     """
 
     head: str
     kept_bytes: int
     logits_bytes: int
+    sentences: int
+    flops: float
 
 
 class FromMbart(Sized):
@@ -104,6 +110,20 @@ class DiscreteUnitsEstimate(MemoryEstimate):
     trainings: int
     source_tokens: int = SOURCE_TOKENS
     target_tokens: int = TARGET_TOKENS
+
+    @property
+    def of_trainings(self) -> tuple[TrainingEstimate, ...]:
+        """Of a training with each head."""
+        return tuple(
+            TrainingEstimate(
+                name=one.head,
+                fixed_bytes=one.fixed_bytes,
+                batch_bytes=(one.kept_bytes + one.logits_bytes) * one.sentences,
+                utterances=one.sentences,
+                flops=one.flops,
+            )
+            for one in self.heads
+        )
 
 
 class PlannedVocabulary:
@@ -156,7 +176,7 @@ def estimate_memory(recipe: DiscreteUnitsRecipe) -> DiscreteUnitsEstimate:
         languages=languages,
         vocabulary=len(vocabulary),
         written=len(next(iter(models.values())).written),
-        heads=tuple(_training(head, model) for head, model in models.items()),
+        heads=tuple(_training(recipe, head, model) for head, model in models.items()),
         mbart=_from_mbart(recipe, vocabulary) if from_text else None,
         trainings=len(recipe.models()) + len(recipe.text_models()),
     )
@@ -184,16 +204,21 @@ def _from_mbart(recipe: DiscreteUnitsRecipe, vocabulary: PlannedVocabulary) -> F
     )
 
 
-def _training(head: str, model: TokenConformer) -> UnitsTraining:
+def _training(recipe: DiscreteUnitsRecipe, head: str, model: TokenConformer) -> UnitsTraining:
     model.train()
     frames = -(-SOURCE_TOKENS // 2**model.config.strides)
     num_logits = {"attention": TARGET_TOKENS, "transducer": frames * TARGET_TOKENS}
     largest = num_logits.get(head, max(frames, TARGET_TOKENS))
+    options, passed = recipe.training, forward_on_meta(model, lambda: _forward(model))
+    sentences = max(1, min(options.max_utterances, int(options.batch_s // SOURCE_S)))
+    of_logits = 2 * model.config.width * largest * len(model.written)
     return UnitsTraining(
         head=head,
         parts={name: count_parameters(part) for name, part in model.named_children()},
-        kept_bytes=kept_on_meta(model, lambda: _forward(model)),
+        kept_bytes=passed.kept_bytes,
         logits_bytes=FLOAT_BYTES * largest * len(model.written),
+        sentences=sentences,
+        flops=PASSES * (passed.flops + of_logits) * sentences * options.steps,
     )
 
 

@@ -20,14 +20,17 @@ from sprachbund.nn.drafts import MedusaHeads
 from sprachbund.nn.encoder import ConvolutionalEncoder
 from sprachbund.research.dual_scale.options import DRAFT_MODEL, TEACHER, DualScaleRecipe
 from sprachbund.research.estimate import (
+    PASSES,
     MemoryEstimate,
+    TrainingEstimate,
     TrainingMemory,
     count_parameters,
+    estimate_of,
     moments_bytes,
     weights_bytes,
 )
 from sprachbund.training.dual_scale import DualScale, DualScaleOptions, make_dual_scale
-from sprachbund.training.memory import kept_on_meta
+from sprachbund.training.memory import forward_on_meta
 from sprachbund.training.options import TrainingOptions
 
 _SPECIAL_TOKENS = 7
@@ -73,6 +76,11 @@ class DualScaleEstimate(MemoryEstimate):
     parts: dict[str, int]
     trainings: tuple[DualScaleTraining, ...]
     tokens: int
+
+    @property
+    def of_trainings(self) -> tuple[TrainingEstimate, ...]:
+        """Of each training."""
+        return tuple(estimate_of(one.name, one, one.utterances) for one in self.trainings)
 
 
 def estimate_memory(recipe: DualScaleRecipe) -> DualScaleEstimate:
@@ -154,6 +162,8 @@ def _training(
     if fixed is not None and not fixed.real_length:
         seconds = whole.base.max_window_s
     whole.train()
+    utterances = max(1, min(options.max_utterances, int(options.batch_s // seconds)))
+    passed = forward_on_meta(whole, lambda: _forward(whole, seconds, recipe))
     return DualScaleTraining(
         name=name,
         translation=_translation(whole),
@@ -161,8 +171,9 @@ def _training(
         trained=trained,
         weights_bytes=weights_bytes(count_parameters(whole)),
         moments_bytes=moments_bytes(trained),
-        kept_bytes=kept_on_meta(whole, lambda: _forward(whole, seconds, recipe)),
-        utterances=max(1, min(options.max_utterances, int(options.batch_s // seconds))),
+        kept_bytes=passed.kept_bytes,
+        flops=PASSES * passed.flops * utterances * options.steps,
+        utterances=utterances,
     )
 
 

@@ -83,7 +83,7 @@ def grow_decoder(model: Model, layers: int) -> Model:
         _divide(layer, times)
     order = tuple(i // times for i in range(layers))
     new.decoder.layers = nn.ModuleList(copy.deepcopy(new.decoder.layers[i]) for i in order)
-    new.drafts, new.domain = {}, None
+    new.drafts, new.domain, new.turns = {}, None, None
     follow_depths(new, {"encoder": tuple(range(num_layers(new, "encoder"))), "decoder": order})
     return new
 

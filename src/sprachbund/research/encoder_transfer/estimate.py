@@ -23,13 +23,16 @@ from sprachbund.research.encoder_transfer.options import FRAME_MS, EncoderTransf
 from sprachbund.research.encoder_transfer.splice import read_layers
 from sprachbund.research.estimate import (
     FLOAT_BYTES,
+    PASSES,
     MemoryEstimate,
+    TrainingEstimate,
     TrainingMemory,
     count_parameters,
+    estimate_of,
     moments_bytes,
     weights_bytes,
 )
-from sprachbund.training.memory import kept_on_meta
+from sprachbund.training.memory import forward_on_meta
 
 _TOKENS_PER_S = 5
 """About: pieces of fluent speech, with a vocabulary of some thousand."""
@@ -67,6 +70,11 @@ class EncoderTransferEstimate(TrainingMemory, MemoryEstimate):
         """Activations of a batch whose utterances are all as long as the longest."""
         return (self.kept_bytes + self.logits_bytes) * self.utterances
 
+    @property
+    def of_trainings(self) -> tuple[TrainingEstimate, ...]:
+        """Of the training of a cell."""
+        return (estimate_of("a cell", self, self.utterances),)
+
 
 def estimate_memory(recipe: EncoderTransferRecipe) -> EncoderTransferEstimate:
     """Estimate the study of a recipe."""
@@ -75,8 +83,9 @@ def estimate_memory(recipe: EncoderTransferRecipe) -> EncoderTransferEstimate:
         model = _shape(recipe).eval()  # which draws no tier
         longest = int(options.max_duration_s * FRAMES_PER_S)
         mel = torch.zeros(1, longest, recipe.model.num_mel_bins)
-        kept = kept_on_meta(model, lambda: model.encoder(mel, torch.tensor([longest])))
+        passed = forward_on_meta(model, lambda: model.encoder(mel, torch.tensor([longest])))
     parameters = count_parameters(model)
+    utterances = min(options.max_utterances, max(1, int(options.batch_s / options.max_duration_s)))
     return EncoderTransferEstimate(
         languages=grid.languages,
         starts=grid.starts,
@@ -87,9 +96,10 @@ def estimate_memory(recipe: EncoderTransferRecipe) -> EncoderTransferEstimate:
         parameters=parameters,
         weights_bytes=weights_bytes(parameters),
         moments_bytes=moments_bytes(parameters),
-        kept_bytes=kept,
+        kept_bytes=passed.kept_bytes,
+        flops=PASSES * (passed.flops + _joint_flops(recipe, longest)) * utterances * options.steps,
         logits_bytes=_logits_bytes(recipe, longest),
-        utterances=min(options.max_utterances, max(1, int(options.batch_s / options.max_duration_s))),
+        utterances=utterances,
         encoder_bytes={bits: _encoder_bytes(model, bits) for bits in grid.bits},
     )
 
@@ -125,6 +135,16 @@ def _logits_bytes(recipe: EncoderTransferRecipe, longest: int) -> int:
     held = min(num_frames, transducer.frames_at_once or num_frames)
     num_tokens = min(recipe.model.max_tokens, int(_TOKENS_PER_S * recipe.tuning.max_duration_s))
     return FLOAT_BYTES * held * (num_tokens + 1) * recipe.vocabulary_size
+
+
+def _joint_flops(recipe: EncoderTransferRecipe, longest: int) -> int:
+    """Of the logits (T, U+1, V) of the longest utterance, forward."""
+    transducer = recipe.shape.transducer
+    if transducer is None:
+        return 0
+    num_tokens = min(recipe.model.max_tokens, int(_TOKENS_PER_S * recipe.tuning.max_duration_s))
+    num_logits = -(-longest // SUBSAMPLING) * (num_tokens + 1) * recipe.vocabulary_size
+    return 2 * transducer.joint_width * num_logits
 
 
 def _encoder_bytes(model: Conformer, bits: int, block: int = 32) -> int:

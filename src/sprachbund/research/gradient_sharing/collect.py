@@ -41,6 +41,7 @@ from sprachbund.research.gradient_sharing.gradients import (
     stream_gradients,
 )
 from sprachbund.research.gradient_sharing.sketches import Sketches
+from sprachbund.util.computing import Computing
 from sprachbund.util.distributed import own_device
 from sprachbund.util.files import read_object, write_text
 from sprachbund.util.jobs import Progress, gpus_of, run
@@ -423,17 +424,17 @@ def shared() -> Iterator[Share]:
 def run_job(
     job: CollectJob,
     collection: Collection,
-    workers: int,
+    computing: Computing,
     progress: Progress,
     *,
     share: tuple[int, int] = (0, 1),
 ) -> None:
-    """Make all blocks of a job with so many processes.
+    """Make all blocks of a job with several processes, of this machine or of a Ray cluster.
 
     Args:
         job: what every process prepares.
         collection: the same, prepared here, to watch.
-        workers: number of processes.
+        computing: processes; their threads are the job's.
         progress: called with passes made and passes in all.
         share: rank and number of the processes that were started from outside.
 
@@ -443,7 +444,12 @@ def run_job(
     numbers = tuple(range(len(collection.blocks)))[share[0] :: share[1]]
     passes = [(collection.blocks[n].path, len(collection.blocks[n].vectors)) for n in numbers]
     files = tuple((path, count * job.options.accumulate) for path, count in passes)
-    run(_Blocks(job=job, numbers=numbers, files=files), workers=workers, progress=progress)
+    run(
+        _Blocks(job=job, numbers=numbers, files=files),
+        workers=computing.workers,
+        ray_address=computing.ray,
+        progress=progress,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,12 @@ from sprachbund.models.sharing_plan import SharingPlan, Split
 from sprachbund.models.splitting import split_feed_forwards
 from sprachbund.research.estimate import (
     FLOAT_BYTES,
+    PASSES,
     MemoryEstimate,
+    TrainingEstimate,
     TrainingMemory,
     count_parameters,
+    estimate_of,
     moments_bytes,
     weights_bytes,
 )
@@ -37,7 +40,7 @@ from sprachbund.research.gradient_sharing.options import (
 )
 from sprachbund.research.gradient_sharing.plan_options import RATIOS
 from sprachbund.training.lora import add_lora, rank_for
-from sprachbund.training.memory import kept_on_meta
+from sprachbund.training.memory import Forward, forward_on_meta
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.translator import ExampleRecipe
 
@@ -58,12 +61,14 @@ class SharingTraining(TrainingMemory):
         split: module to inner widths, shared and private; empty where nothing is split.
         parameters: in all.
         trained: of them.
+        utterances: in the largest batch.
     """
 
     name: str
     split: dict[str, tuple[int, ...]]
     parameters: int
     trained: int
+    utterances: int
 
 
 class Collecting(BaseModel):
@@ -104,6 +109,11 @@ class GradientSharingEstimate(MemoryEstimate):
     seeds: int
     trainings: tuple[SharingTraining, ...]
     collecting: Collecting
+
+    @property
+    def of_trainings(self) -> tuple[TrainingEstimate, ...]:
+        """Of each training."""
+        return tuple(estimate_of(one.name, one, one.utterances) for one in self.trainings)
 
 
 def estimate_memory(recipe: GradientSharingRecipe) -> GradientSharingEstimate:
@@ -185,7 +195,7 @@ def _training(
     plan: SharingPlan | None = None,
 ) -> SharingTraining:
     _set_trained(model, moving)
-    kept = _kept_bytes(model, options)
+    count, kept = _forward_of_batch(model, options)
     splits = plan.splits if plan else ()
     if splits:
         split_feed_forwards(model, SharingPlan(splits=splits))
@@ -198,7 +208,9 @@ def _training(
         trained=trained,
         weights_bytes=weights_bytes(parameters),
         moments_bytes=moments_bytes(trained),
-        kept_bytes=kept,
+        kept_bytes=kept.kept_bytes,
+        flops=PASSES * kept.flops * options.steps,
+        utterances=count,
     )
 
 
@@ -213,13 +225,13 @@ def _set_trained(model: nn.Module, patterns: Sequence[str]) -> list[nn.Parameter
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def _kept_bytes(model: Any, options: TrainingOptions) -> int:
-    """Of the longest utterances that a batch holds, with the longest rows, on the meta device."""
+def _forward_of_batch(model: Any, options: TrainingOptions) -> tuple[int, Forward]:
+    """How many of the longest utterances a batch holds, and their pass with the longest rows, on the meta device."""
     seconds = min(options.max_duration_s, model.max_window_s, options.batch_s)
     count = min(options.max_utterances, int(options.batch_s // seconds))
     model.train()
     with torch.device("meta"):
-        return kept_on_meta(model, lambda: _forward(model, count, seconds))
+        return count, forward_on_meta(model, lambda: _forward(model, count, seconds))
 
 
 def _forward(model: Any, count: int, seconds: float) -> Tensor:

@@ -22,6 +22,7 @@ from sprachbund.audio.spans import VoiceActivity
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
 from sprachbund.decoding.pipeline import LongForm, finish_translation
 from sprachbund.decoding.result import Segment, Translation
+from sprachbund.models.punctuation import BUNDLED
 from sprachbund.serving.routes.access import ADMITTED, ANSWERS, ServiceOf, form_body
 from sprachbund.serving.schemas import (
     JSON,
@@ -227,6 +228,7 @@ def options_of(
     prompt: str | None,
     words: bool,
     digits: bool,
+    punctuate: bool,
     temperature: float,
     batch_size: int,
     glossary: str | None = None,
@@ -239,6 +241,7 @@ def options_of(
         prompt: context or glossary.
         words: whether words get timestamps.
         digits: whether numbers are written in digits.
+        punctuate: whether the punctuator of the package restores punctuation and capitals.
         temperature: 0 is greedy.
         batch_size: spans in a batch at most.
         glossary: terms and their translations.
@@ -251,6 +254,7 @@ def options_of(
         hot_words=tuple(hot_words) or None,
         word_timestamps=words,
         digits=digits,
+        punctuate=BUNDLED if punctuate else None,
         temperature=(temperature,),
         batch_size=batch_size,
     )
@@ -319,6 +323,7 @@ async def _start_job(
             hot_words=form.hot_words,
             words=form.words or form.log_probs,
             digits=form.digits,
+            punctuate=form.punctuate,
             temperature=form.temperature_for(worker.model.family),
             batch_size=service.settings.batch_size,
         ),

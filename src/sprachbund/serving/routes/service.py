@@ -1,5 +1,6 @@
 """Routes of state (health, readiness, metrics), models, live captions and the page."""
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,7 @@ async def transcribe_in_realtime(socket: WebSocket) -> None:
 
 page_router = APIRouter(include_in_schema=False)
 FOLDER = Path(str(files("sprachbund.serving"))) / "page"
+SWAGGER_FOLDER = Path(str(files("fastapi_swagger"))) / "resources"
 HEADERS = {
     "content-security-policy": (
         "default-src 'self'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
@@ -111,6 +113,10 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "permissions-policy": "microphone=(self), camera=(), geolocation=()",
     "cache-control": "no-cache",
+}
+DOCS_HEADERS = {  # icons of Swagger UI are in its stylesheet, as data
+    **HEADERS,
+    "content-security-policy": f"{HEADERS['content-security-policy']}; img-src 'self' data:",
 }
 
 
@@ -126,13 +132,23 @@ class _Files(StaticFiles):
 @page_router.get("/")
 def page() -> FileResponse:
     """The page."""
-    index = FOLDER / "index.html"
-    if not index.exists():
+    return _html("index.html", HEADERS)
+
+
+@page_router.get("/docs")
+def docs() -> FileResponse:
+    """The routes with their fields, and forms that try them."""
+    return _html("docs.html", DOCS_HEADERS)
+
+
+def _html(name: str, headers: Mapping[str, str]) -> FileResponse:
+    if not (FOLDER / name).exists():
         raise RefusalError(404, "the page is not part of this installation; the service is under /v1")
-    return FileResponse(index, headers=HEADERS)
+    return FileResponse(FOLDER / name, headers=dict(headers))
 
 
 def mount(app: FastAPI) -> None:
-    """Add the page to an app."""
+    """Add the pages to an app."""
     app.include_router(page_router)
+    app.mount("/static/swagger", _Files(directory=SWAGGER_FOLDER), name="swagger")
     app.mount("/static", _Files(directory=FOLDER, check_dir=False), name="static")
