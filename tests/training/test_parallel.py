@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,14 @@ from torch.distributed.checkpoint import FileSystemReader
 
 from sprachbund.errors import SprachbundError
 from sprachbund.training import loop
-from sprachbund.training.checkpoint import RESUME_FILE, SHARDS, SHARDS_FILE, load_resume
+from sprachbund.training.checkpoint import (
+    RESUME_FILE,
+    SHARDS,
+    SHARDS_FILE,
+    BestCheckpoints,
+    forget_run,
+    load_resume,
+)
 from sprachbund.training.loop import train
 from sprachbund.training.lora import add_lora
 from sprachbund.util import distributed
@@ -224,7 +231,23 @@ def with_own_texts(out: Path) -> Path:
     return own
 
 
+def slow_reader(root: Path, out: Path) -> None:
+    """The first process deletes what only a run that goes on needs, when the other has yet to read the best."""
+    if os.environ["RANK"] == "1":
+        read = BestCheckpoints.average
+
+        def late(best: BestCheckpoints) -> Iterator[tuple[str, Tensor]]:
+            time.sleep(1)
+            return read(best)
+
+        BestCheckpoints.average = late  # type: ignore[method-assign]
+    run(root, out / "run", **OPTIONS)
+    if distributed.is_first_rank():
+        forget_run(out / "run")
+
+
 CASES: dict[str, Callable[[Path, Path], None]] = {
+    "slow reader": slow_reader,
     "shares": shares,
     "adapters": adapters,
     "of one process": of_one_process,
@@ -455,6 +478,11 @@ def test_steps_without_numbers_are_skipped_and_too_many_end_the_run(root: Path) 
     assert of_epoch[1]
     assert all("| skipped 1 |" in line for line in of_epoch[1])
     assert not any("skipped" in line or "nan" in line for line in (*of_epoch[0], *of_epoch[2]))
+
+
+def test_every_process_has_read_the_best_checkpoints_before_training_returns(root: Path) -> None:
+    assert codes(root, "slow reader") == [0, 0], failures(root, "slow reader")
+    assert not (root / "slow reader" / "2" / "run" / "best").exists()
 
 
 def test_sigterm_to_one_process_saves_and_ends_all(root: Path) -> None:

@@ -557,6 +557,7 @@ class _Run:
             state = model.state_dict()
             for name, mean in best.average():
                 state[name].copy_(mean)
+        wait_for_all_ranks()  # the first process may tidy the folder away, and another still read from it
         if is_first_rank():
             convergence = self._convergence()
             convergence.write(self.directory)
