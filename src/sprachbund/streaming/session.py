@@ -150,8 +150,8 @@ class Stretch:
 
     @property
     def untouched(self) -> bool:
-        """Whether nothing of it was written."""
-        return not any(line.written for line in self.lines.values())
+        """Whether nothing of it was committed, be it a token that has no text of its own."""
+        return not any(line.written or line.prefix for line in self.lines.values())
 
 
 class OverloadError(SprachbundError):
