@@ -56,6 +56,18 @@ def test_deep_and_broken_json(text):
     assert parsed(text) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ('{"targets": ["de"]}', "has no type"),
+        ('{"type": "begin", "targets": ["de"]}', "has the type 'begin'"),
+    ],
+)
+def test_a_message_without_a_known_type_is_told_the_types(text: str, seen: str) -> None:
+    with pytest.raises(RefusalError, match=f"it {seen}; choose from start, resume, stop$"):
+        parse_message(text)
+
+
 def test_messages_mean_what_the_page_of_the_service_says():
     start = parse_message(
         '{"type": "start", "targets": ["de"], "settings": {"step_s": 0.5}, "policy": "span"}'

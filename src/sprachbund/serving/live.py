@@ -25,7 +25,7 @@ from sprachbund.audio.constants import SAMPLE_RATE, WINDOW_S
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.serving.metrics import Meters
 from sprachbund.serving.models import ModelStore
-from sprachbund.serving.schemas import HotWordList, RefusalError, refusal_of
+from sprachbund.serving.schemas import HotWordList, RefusalError, refusal_of, unknown_type
 from sprachbund.serving.settings import Settings
 
 # Messages of a client over /v1/live, and sound to samples.
@@ -118,11 +118,11 @@ def parse_message(text: str) -> Start | Resume | Stop:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        reason = (
-            f"{field}: {first['msg']}"
-            if field
-            else f"{first['msg']}; text messages are JSON, sound is binary"
-        )
+        if field:
+            reason = f"{field}: {first['msg']}"
+        else:
+            reason = unknown_type(error, ("start", "resume", "stop"))
+            reason = reason or f"{first['msg']}; text messages are JSON, sound is binary"
         message = f"the message cannot be read: {reason}"
         raise RefusalError(400, message[:500], code="bad_message") from error
 

@@ -17,7 +17,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -47,7 +47,15 @@ from sprachbund.serving.live import (
     Start,
     receive,
 )
-from sprachbund.serving.schemas import HotWordList, RefusalError, as_json, log_probs_of, refusal_of, usage
+from sprachbund.serving.schemas import (
+    HotWordList,
+    RefusalError,
+    as_json,
+    log_probs_of,
+    refusal_of,
+    unknown_type,
+    usage,
+)
 from sprachbund.serving.settings import Settings
 
 log = logging.getLogger("sprachbund.serving")
@@ -330,6 +338,7 @@ class Clear(_Event):
 
 
 ClientEvent = SessionUpdate | TranscriptionSessionUpdate | Append | Commit | Clear
+_TYPES = [name for event in get_args(ClientEvent) for name in get_args(event.model_fields["type"].annotation)]
 _EVENTS: TypeAdapter[ClientEvent] = TypeAdapter(Annotated[ClientEvent, Field(discriminator="type")])
 
 
@@ -344,10 +353,10 @@ def parse_event(text: str) -> ClientEvent:
                 400, "the event is no JSON object; sound comes in base64, in input_audio_buffer.append",
                 code="invalid_json",
             ) from error  # fmt: skip
-        if first["type"].startswith("union_tag"):
+        if unknown := unknown_type(error, _TYPES):
             raise RefusalError(
                 400,
-                f"type: {first['msg']}; this is a transcription session"[:500],
+                f"the event cannot be read: {unknown}; this is a transcription session",
                 code="invalid_event_type",
                 param="type",
             ) from error

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from math import log
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from sprachbund.audio.isolated import DecoderUnavailableError
 from sprachbund.decoding.formats import render
@@ -335,6 +335,20 @@ class RefusalError(SprachbundError):
             {} if self.retry_after_s is None else {"retry-after": str(max(1, round(self.retry_after_s)))}
         )
         return headers | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
+
+
+def unknown_type(error: ValidationError, known: Sequence[str]) -> str:
+    """What is wrong with a message without a known type; empty where its type is known.
+
+    Args:
+        error: of a union of messages that their field `type` tells apart.
+        known: types to choose from.
+    """
+    first = error.errors(include_url=False, include_input=False)[0]
+    if not first["type"].startswith("union_tag"):
+        return ""
+    seen = f"has the type {str(first['ctx']['tag'])[:80]!r}" if "tag" in first["ctx"] else "has no type"
+    return f"it {seen}; choose from {', '.join(known)}"
 
 
 def refusal_of(error: BaseException) -> RefusalError:
