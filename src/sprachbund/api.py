@@ -24,6 +24,7 @@ from sprachbund.models.card import Card
 from sprachbund.models.catalogue import BUNDLED
 from sprachbund.models.io import load as load_family
 from sprachbund.models.io import locate
+from sprachbund.models.licence import Licence, licences
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.live import Listener
 from sprachbund.streaming.options import LiveOptions
@@ -39,14 +40,22 @@ class Model:
         family: the model itself, for those who want to go deeper.
         engine: what computes it (`engine.name`), and why (`engine.why`); None for a model that was not loaded by
             `load`.
+        licences: of its weights, those of both halves of a cascade; empty for a model that was not loaded by `load`.
     """
 
     def __init__(
-        self, family: Family, *, name: str, card: Card | None = None, engine: Engine | None = None
+        self,
+        family: Family,
+        *,
+        name: str,
+        card: Card | None = None,
+        engine: Engine | None = None,
+        licences: Sequence[Licence] = (),
     ) -> None:
         self.family = family
         self.engine = engine
         self.name = name
+        self.licences = tuple(licences)
         self.card = card or _card_from(family, name)
 
     def __repr__(self) -> str:
@@ -237,10 +246,10 @@ def load(
     chosen = engine_for(family, engine, threads=threads, directory=directory)
     for warning in chosen.warnings:
         warnings.warn(warning, EngineWarning, stacklevel=2)
-    computed = pooled(chosen.family, pool_frames)
+    computed, terms = pooled(chosen.family, pool_frames), licences(path_or_id, then)
     if then is not None:
-        return Model(computed, name=f"{path_or_id} then {then}", engine=chosen)
-    return Model(computed, name=str(path_or_id), card=Card.read(directory), engine=chosen)
+        return Model(computed, name=f"{path_or_id} then {then}", engine=chosen, licences=terms)
+    return Model(computed, name=str(path_or_id), card=Card.read(directory), engine=chosen, licences=terms)
 
 
 def _declared(options: DecodingOptions | None, languages: Sequence[str] | None) -> DecodingOptions | None:

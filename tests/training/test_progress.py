@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,9 +65,14 @@ def test_wandb_has_the_curves_offline(tmp_path: Path, monkeypatch: pytest.Monkey
     options = made.options(2, log_every=1, evaluate_every=2, wandb=True)
     train(made.make_model(), data, options, tmp_path / "run", dev=data, report=lines.append)
     [path] = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    # The process of wandb writes the file, and may do so after `finish` has returned.
+    for _ in range(600):
+        records = [Record.FromString(raw) for raw in _records(path.read_bytes())]
+        if records and records[-1].HasField("exit"):
+            break
+        time.sleep(0.1)
     seen: dict[tuple[str, int], float] = {}
-    for raw in _records(path.read_bytes()):
-        record = Record.FromString(raw)
+    for record in records:
         values = {
             item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item
         }

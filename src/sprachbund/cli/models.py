@@ -309,7 +309,8 @@ def describe(name: str, directory: Path) -> dict[str, Any]:
         "name": card.name,
         "family": model.family.name,
         "description": card.description,
-        "licence": card.licence,
+        "licence": " and ".join(one.name for one in model.licences if one.name),
+        "commercial": all(one.commercial for one in model.licences),
         "bits": _bits(directory),
         "size_bytes": _size(directory),
         "source_languages": sorted({source for source, _ in model.pairs}),
@@ -363,7 +364,11 @@ def _text(model: dict[str, Any], *, pairs: bool) -> str:
         ["hears", _some(model["source_languages"])],
         ["writes", _some(model["target_languages"])],
         ["pairs", _pairs(model, whole=pairs)],
-        ["licence", model["licence"] or "not stated; see where it came from"],
+        [
+            "licence",
+            (model["licence"] or "not stated; see where it came from")
+            + ("" if model["commercial"] else ", no commercial use"),
+        ],
         ["data", "; ".join(dict.fromkeys(_data(entry) for entry in model["data"]))],
         *[["limit", limit] for limit in model["limits"]],
         ["drops", _dropped(model["max_out_of_domain"])],

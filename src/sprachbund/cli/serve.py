@@ -94,10 +94,7 @@ def _greeting(server: "Server", address: Any) -> list[str]:
     host, port = address[0], address[1]
     named = f"[{host}]" if ":" in host else host
     store = server.service.store
-    licences = [
-        f"model {name}: licence {store.card(name).licence or 'not stated; see where it came from'}"
-        for name in store.ids
-    ]
+    terms = [f"model {name}: licence {' and '.join(map(str, store.licences(name)))}" for name in store.ids]
     door = server.wyoming_socket
     wyoming = [] if door is None else ["Wyoming: tcp://{}:{}, without keys".format(*door.getsockname())]
     return [
@@ -105,7 +102,7 @@ def _greeting(server: "Server", address: Any) -> list[str]:
         f"OpenAI's clients: base_url=http://{named}:{port}/v1",
         f"live captions: ws://{named}:{port}/v1/live, and OpenAI's realtime sessions at /v1/realtime",
         *wyoming,
-        *licences,
+        *terms,
         f"{'keys from ' + str(server.service.settings.key_file) if server.service.keys.wanted else 'no key needed'}; "
         "Ctrl-C stops it",
     ]

@@ -559,6 +559,9 @@ def load_model(options: ModelOptions) -> "Model":
             threads=options.threads,
             device=options.device,
         )
+    for licence in model.licences:
+        if not licence.commercial:
+            say(f"note: weights of {licence.model}: licence {licence}")
     if model.engine is not None:
         for note in model.engine.notes:
             say(f"note: {note}")

@@ -23,7 +23,9 @@ from sprachbund.util.tensors import check_tensors
 
 _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # Other formats of the same weights lie beside these on the hub; they would double the download.
-_DESCRIPTIONS = ["*.json", "*.jinja", "merges.txt", "vocab.txt", "*.model", "source.spm", "target.spm"]
+PAGE = "README.md"
+"""The page of a repository; its head states the licence."""
+_DESCRIPTIONS = ["*.json", "*.jinja", "merges.txt", "vocab.txt", "*.model", "source.spm", "target.spm", PAGE]
 OWN_FILES = [*_DESCRIPTIONS, "*.safetensors", "*.onnx", "*.npy"]
 """Files of a directory that this package wrote: drafts, parts in folders, vocabularies, units; each there once."""
 _SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors"]

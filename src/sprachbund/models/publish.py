@@ -11,9 +11,8 @@ import yaml
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
-from sprachbund.models.hub import OWN_FILES, family_of, is_own
+from sprachbund.models.hub import OWN_FILES, PAGE, family_of, is_own
 
-PAGE = "README.md"
 _LICENCES = (
     *(
         "apache-2.0",

@@ -17,6 +17,7 @@ from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.io import locate
+from sprachbund.models.licence import Licence, licences
 from sprachbund.serving.metrics import Meters
 from sprachbund.serving.schemas import RefusalError
 from sprachbund.serving.settings import Settings
@@ -124,6 +125,10 @@ class ModelStore:
             return Card.read(locate(slot.name, offline=True)) or Card(name=model)
         except SprachbundError:  # not downloaded yet
             return Card(name=model)
+
+    def licences(self, model: str) -> tuple[Licence, ...]:
+        """Licences of a model's weights, of both halves of a cascade. Raises RefusalError: 404."""
+        return licences(self._slot(model).name)
 
     @asynccontextmanager
     async def lease(self, model: str) -> AsyncIterator[ModelWorker]:
@@ -271,7 +276,7 @@ def described_model(store: ModelStore, model: str) -> dict[str, Any]:
         "created": 0,
         "owned_by": OWNER,
         "description": card.description,
-        "licence": card.licence,
+        "licence": " and ".join(one.name for one in store.licences(model) if one.name),
         "source_languages": card.source_languages,
         "target_languages": card.target_languages,
         "limits": card.limits,

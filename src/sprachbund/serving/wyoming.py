@@ -189,7 +189,7 @@ class WyomingDoor:
         models = [
             AsrModel(
                 name=title,
-                attribution=Attribution(name=card.licence or "see the model", url=""),
+                attribution=Attribution(name=" and ".join(map(str, store.licences(name))), url=""),
                 installed=True,
                 description=card.description or title,
                 version=None,

@@ -1,0 +1,84 @@
+"""Licences of weights: what a user is told before a model is put to use."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.card import Card
+from sprachbund.models.cascade import CascadeConfig
+from sprachbund.models.catalogue import find_checkpoint
+from sprachbund.models.hub import PAGE, family_of, locate
+from sprachbund.util.files import read_model
+
+_NO_COMMERCE = re.compile(r"\bnc\b|non-?commercial|\bresearch\b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Licence:
+    """The licence of a model's weights.
+
+    Attributes:
+        model: whose weights, as the user named it.
+        name: of the licence, as the model's card or page has it; empty where none is stated.
+        commercial: False where the licence is known to forbid commercial use.
+    """
+
+    model: str
+    name: str
+    commercial: bool
+
+    def __str__(self) -> str:
+        if not self.name:
+            return "not stated; see where it came from"
+        return self.name if self.commercial else f"{self.name}, no commercial use"
+
+
+def licences(path_or_id: str | Path, then: str | Path | None = None) -> tuple[Licence, ...]:
+    """Licences of the weights of a model; of a cascade, those of both halves.
+
+    Args:
+        path_or_id: as of `sprachbund.load`. Of a public model that was not downloaded, the licence is that of
+            `sprachbund.models.catalogue`.
+        then: as of `sprachbund.load`.
+
+    Raises:
+        SprachbundError: its card is broken.
+    """
+    if then is not None:
+        return *licences(path_or_id), *licences(then)
+    try:
+        directory = locate(path_or_id, offline=True)
+    except SprachbundError:  # not here
+        return (_licence(str(path_or_id), None),)
+    if family_of(directory) == "cascade":
+        halves = read_model(directory / "config.json", CascadeConfig).halves(directory)
+        return tuple(licence for half in halves for licence in licences(half))
+    return (_licence(str(path_or_id), directory),)
+
+
+def _licence(model: str, directory: Path | None) -> Licence:
+    """From its own card, the catalogue, or the page of its repository, in this order."""
+    known, card = find_checkpoint(model), None if directory is None else Card.read(directory)
+    if card is not None and card.licence:
+        name = card.licence
+    elif known is not None:
+        name = known.licence
+    else:
+        name = "" if directory is None else _on_page(directory / PAGE)
+    forbidden = _NO_COMMERCE.search(name.lower()) is not None or (known is not None and not known.commercial)
+    return Licence(model=model, name=name, commercial=not forbidden)
+
+
+def _on_page(path: Path) -> str:
+    """The licence in the head of a repository's page; empty where there is none, or the head cannot be read."""
+    from huggingface_hub import metadata_load
+
+    try:
+        head = metadata_load(path) or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return ""
+    stated = head.get("license_name") or head.get("license") or ""
+    return ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated)
