@@ -223,9 +223,7 @@ def test_a_model_that_was_pushed_is_downloaded_whole(hub: Hub, tmp_path: Path) -
     assert fetched.code == 0, fetched.err
     directory = Path(json.loads(fetched.out)["directory"])
     names = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
-    assert names == {path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()} - {
-        "README.md"
-    }
+    assert names == {path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()}
 
 
 def test_a_page_needs_a_licence(hub: Hub, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from tests.decoding.families import FAMILIES
 from tests.decoding.test_one_pipeline import OPEN, sound
 from tests.decoding.test_translate import Loudness
 from tests.decoding.tiny_family import HOP, TinyFamily
+from tests.models.translation.support import make_checkpoint
 
 
 class Reading(TinyFamily):
@@ -284,3 +285,26 @@ def test_the_hash_of_a_cascade_is_of_its_halves(tmp_path: Path) -> None:
     assert content_hash(elsewhere) == before
     (tmp_path / "saved" / "translator" / "extra.json").write_text("{}")
     assert content_hash(tmp_path / "saved") == content_hash(elsewhere) != before
+
+
+def test_a_draft_of_the_translator_changes_no_text(tmp_path: Path) -> None:
+    """The translator drafts for itself, so that every draft token is accepted."""
+    translator = make_checkpoint(tmp_path / "m2m", "m2m_100").model
+    cascade = Cascade(TinyFamily(seed=0), translator)
+    samples = speech([1.5, 1.0])
+    wanted = sorted({target for _, target in cascade.pairs()} - {"de"})[:2]
+    options = replace(OPEN, max_tokens=8)
+    plain = read(cascade, samples, wanted, replace(options, translator_draft="none"))
+    save(translator, tmp_path / "draft")
+    drafted = read(cascade, samples, wanted, replace(options, translator_draft=str(tmp_path / "draft")))
+    for target in wanted:
+        assert drafted[target].text == plain[target].text != ""
+        assert not plain[target].speculation
+        [report] = drafted[target].speculation
+        assert (report.target_language, report.draft) == (target, "model")
+        assert report.accepted == report.checked > 0
+
+
+def test_a_draft_of_a_translator_needs_a_cascade(tmp_path: Path) -> None:
+    with pytest.raises(SprachbundError, match="is no cascade, and translator_draft is 'small'"):
+        read(TinyFamily(), speech([1.0]), ["de"], replace(OPEN, translator_draft="small"))

@@ -127,6 +127,8 @@ class DecodingOptions:
             where it is to gain speed; the name of such a draft; a draft's file; a text (.txt) in the languages wanted;
             a smaller model; a smaller model+text. It does not change the text.
         num_draft_tokens: tokens that the draft proposes at a time; as many as are to gain most if not given.
+        translator_draft: of a cascade's translator, as `draft` is of its recogniser: none; auto; a name, a file, a text
+            or a smaller model with the translator's encoder.
         accept: which draft tokens are accepted: exact; top-2, top-3, unchecked: faster, change the text, and need a
             draft that is named.
         temperature: 0 is greedy or beam search, above it tokens are drawn. Of several, as in Whisper, each is tried in
@@ -160,6 +162,7 @@ class DecodingOptions:
         Range(1, MAX_DRAFT_TOKENS),
         Option("--num-draft-tokens", metavar="K", old="--guesses"),
     ] = None
+    translator_draft: Annotated[str, Option("--translator-draft", metavar="NAME")] = AUTO
     accept: Annotated[Accept, Option("--accept", metavar="HOW")] = "exact"
     temperature: Annotated[tuple[float, ...], Option("--temperature", metavar="T,…")] = (0.0,)
     sampling_seed: Annotated[int, Range(0), Option("--sampling-seed", metavar="N")] = 0
@@ -321,6 +324,11 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
         raise SprachbundError(
             f"the model {reader.name} takes no glossary; leave it out, or take a cascade with a language model as its "
             "translator, such as --then Qwen/Qwen3-4B-Instruct-2507"
+        )
+    if options.translator_draft not in (AUTO, NONE) and able.translator is None:
+        raise SprachbundError(
+            f"the model {family.name} is no cascade, and translator_draft is {options.translator_draft!r}; give it as "
+            "draft, or leave it out"
         )
     limit = options.guard.max_out_of_domain
     if limit is not None and limit < 1 and family.domain is None:

@@ -123,6 +123,7 @@ class RecordingState:
         options: how to decode.
         tracker: identifies the language, given the spans in their order.
         speculation: the draft; None without. Recordings that share it can share a search.
+        translator_speculation: that of a cascade's translator.
         unidentified: language to transcribe into where the model cannot identify the language spoken; None makes that
             an error. Evaluation names one, because it measures such models too.
         latest: how its last spans were scored.
@@ -136,6 +137,7 @@ class RecordingState:
     options: DecodingOptions
     tracker: LanguageTracker
     speculation: Speculation | None = None
+    translator_speculation: Speculation | None = None
     unidentified: str | None = None
     latest: LatestSpans = field(default_factory=LatestSpans)
     notes: list[str] = field(default_factory=list)
@@ -1086,7 +1088,8 @@ def _decode_cascade(
     written: dict[tuple[int, str], DecodedSpan] = {}
     for (source, target), spans in jobs.items():
         texts = [text for b in spans for own in passages[b] for one in own for text in one.sentences]
-        sentences = iter(_translate_sentences(translator, texts, source, target, first.options))
+        speculation = first.translator_speculation
+        sentences = iter(_translate_sentences(translator, texts, source, target, first.options, speculation))
         for b in spans:
             guard = group[b].recording.options.guard
             candidate_pairs = []
@@ -1197,8 +1200,9 @@ class _Translated:
 
 
 def options_of_translator(options: DecodingOptions) -> DecodingOptions:
-    """What of the options of a cascade is its translator's; a prompt, a draft, limits and timestamps are not."""
+    """What of the options of a cascade is its translator's; a prompt, limits and timestamps are not."""
     return DecodingOptions(
+        draft=options.translator_draft,
         beam_size=options.beam_size,
         length_penalty=options.length_penalty,
         batch_size=options.batch_size,
@@ -1207,14 +1211,21 @@ def options_of_translator(options: DecodingOptions) -> DecodingOptions:
 
 
 def _translate_sentences(
-    translator: Translator, texts: Sequence[str], source: str, target: str, options: DecodingOptions
+    translator: Translator,
+    texts: Sequence[str],
+    source: str,
+    target: str,
+    options: DecodingOptions,
+    speculation: Speculation | None,
 ) -> list[_Translated]:
     """One row for each of `texts`; `source` is the recogniser's tag, `target` the translator's."""
     own = options_of_translator(options)
     family, translated = translator.family, list[_Translated]()
     for start in range(0, len(texts), own.batch_size):
         batch = texts[start : start + own.batch_size]
-        rows = search_texts(family, batch, (target,), translator.languages[source], own)
+        rows = search_texts(
+            family, batch, (target,), translator.languages[source], own, speculation=speculation
+        )
         hypotheses = [row[0] for row in rows.hypotheses]
         words: list[list[AttendedWord]] = [[] for _ in batch]
         if options.word_timestamps:
@@ -1401,6 +1412,10 @@ class LongForm(Iterator[Segment]):
         check_options(model, options)
         self._draft_notes: list[str] = []
         options, speculation = options_with_draft(model, options, self._draft_notes, speculation)
+        second, translator = None, model.capabilities.translator
+        if translator is not None:
+            asked = options_of_translator(options)
+            second = speculation_for(translator.family, asked, self._draft_notes)
         allowed = options.allowed_languages
         request = read_request(model, source=source, targets=targets, allowed=allowed)
         check_writing(model, request.targets, options)
@@ -1412,7 +1427,9 @@ class LongForm(Iterator[Segment]):
             options=options,
             tracker=LanguageTracker(model.source_languages, request.allowed, options.language_windows),
             speculation=speculation,
+            translator_speculation=second,
         )
+        self._speculations = [one for one in (speculation, second) if one is not None]
         self.targets = request.targets
         self.source = request.source
         self.duration_s = self._audio.duration_s
@@ -1422,15 +1439,13 @@ class LongForm(Iterator[Segment]):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What was wrong so far: damaged audio, a prompt that the model cannot be given, a draft switched off."""
-        speculation = self._recording.speculation
-        notes = () if speculation is None else speculation.notes
+        notes = (note for speculation in self._speculations for note in speculation.notes)
         return (*self.audio_warnings, *self._recording.notes, *self._draft_notes, *notes)
 
     @property
     def speculation(self) -> tuple[SpeculationReport, ...]:
         """How many draft tokens were accepted so far, by language pair."""
-        speculation = self._recording.speculation
-        return () if speculation is None else speculation.report()
+        return tuple(report for speculation in self._speculations for report in speculation.report())
 
     @property
     def audio_warnings(self) -> tuple[str, ...]:
@@ -1597,9 +1612,9 @@ def translate_texts(
             iterating for a pair that the model does not know.
     """
     check_reads_text(family)
-    if (translator := family.capabilities.translator) is not None:
-        family = translator.family
     options = options or DecodingOptions()
+    if (translator := family.capabilities.translator) is not None:
+        family, options = translator.family, replace(options, draft=options.translator_draft)
     if options.word_timestamps:
         raise SprachbundError("words of a text have no times; leave word_timestamps out")
     request = read_request(family, source=source, targets=targets, allowed=options.allowed_languages)
