@@ -180,7 +180,7 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def decided(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Trials with given times; `asked` lists the candidates of each."""
+    """Trials with given times, by one thread; `asked` lists the candidates of each."""
     state: dict[str, Any] = {"asked": [], "seconds": {}}
 
     def decide(tried: list[Candidate]) -> tuple[Trial, Family | None]:
@@ -192,6 +192,7 @@ def decided(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return Trial(seconds=seconds, short_s=seconds, refused={}, chosen=chosen), family
 
     monkeypatch.setattr(choice, "try_candidates", decide)
+    monkeypatch.setattr(choice, "choose_threads", lambda wanted: wanted or 1)
     return state
 
 
