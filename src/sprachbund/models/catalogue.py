@@ -55,6 +55,7 @@ class Checkpoint:
         "mbart-50",
         "madlad-400",
         "voxtral",
+        "voxtral-realtime",
         "granite",
         "qwen3-asr",
         "language-model",
@@ -278,6 +279,15 @@ CATALOGUE = (
         licence="Apache-2.0",
     ),
     Checkpoint(
+        alias="voxtral-realtime",
+        id="mistralai/Voxtral-Mini-4B-Realtime-2602",
+        family="voxtral_realtime",
+        task="transcribe",
+        languages="voxtral-realtime",
+        size_gb=8.9,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
         alias="granite-speech-2b",
         id="ibm-granite/granite-speech-3.3-2b",
         family="granite_speech",
@@ -385,6 +395,7 @@ _WHISPER = (
 _EUROPEAN = "bg hr cs da nl en et fi fr de el hu it lv lt mt pl pt ro sk sl es sv ru uk"
 _SPEECH_LLM = {
     "voxtral": "en es fr pt hi de nl it",
+    "voxtral-realtime": "en zh hi es ar fr pt ru de ja ko it nl",
     "granite": "en fr de es pt",
     "qwen3-asr": (
         "ar cs da de el en es fa fi fil fr hi hu id it ja ko mk ms nl pl pt ro ru sv th tr vi yue zh"

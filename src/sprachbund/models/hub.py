@@ -58,6 +58,7 @@ FAMILIES = (
     "moonshine",
     "moonshine_streaming",
     "voxtral",
+    "voxtral_realtime",
     "granite_speech",
     "granite_speech_plus",
     "qwen3_asr",

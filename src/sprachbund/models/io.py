@@ -105,6 +105,12 @@ def _load_audio_llm(directory: Path) -> Family:
     return load(directory, offline=True)
 
 
+def _load_voxtral_realtime(directory: Path) -> Family:
+    from sprachbund.models.voxtral_realtime import load
+
+    return load(directory, offline=True)
+
+
 LOADERS: dict[str, Callable[[Path], Family]] = {
     "cascade": _load_cascade,
     "conformer": _load_conformer,
@@ -128,6 +134,7 @@ LOADERS: dict[str, Callable[[Path], Family]] = {
     "moonshine": _load_moonshine,
     "moonshine_streaming": _load_moonshine,
     "voxtral": _load_audio_llm,
+    "voxtral_realtime": _load_voxtral_realtime,
     "granite_speech": _load_audio_llm,
     "granite_speech_plus": _load_audio_llm,
     "qwen3_asr": _load_audio_llm,
@@ -173,6 +180,10 @@ def _saver(family: Family) -> Callable[..., None]:
             from sprachbund.models.audio_llm.io import save as save_audio_llm
 
             return save_audio_llm
+        case "voxtral_realtime":
+            from sprachbund.models.voxtral_realtime.io import save as save_voxtral_realtime
+
+            return save_voxtral_realtime
         case "prompted":
             from sprachbund.models.prompted import save as save_prompted
 

@@ -592,7 +592,7 @@ class LiveEngine:
         if not indices:
             return aligned
         able = self.model.capabilities
-        if able.transducer is not None or able.ctc is not None:
+        if able.writes_by_frames:
             for b in indices:
                 aligned[b] = [aligned_by_frames(self.model, row, durations_s[b]) for row in hypotheses[b]]
             return aligned
