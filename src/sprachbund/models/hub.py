@@ -57,6 +57,7 @@ FAMILIES = (
     "cohere_asr",
     "moonshine",
     "moonshine_streaming",
+    "kyutai_speech_to_text",
     "voxtral",
     "voxtral_realtime",
     "granite_speech",

@@ -311,13 +311,20 @@ class CausalLayers(nn.Module):
 
     Args:
         shape: sizes.
+        layer: makes each layer, which is called as a `CausalLayer` is; that is made if None.
+        norm: behind them; `RMSNorm` if None.
     """
 
-    def __init__(self, shape: CausalShape) -> None:
+    def __init__(
+        self,
+        shape: CausalShape,
+        layer: Callable[[CausalShape], nn.Module] | None = None,
+        norm: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.shape = shape
-        self.layers = nn.ModuleList(CausalLayer(shape) for _ in range(shape.num_layers))
-        self.norm = RMSNorm(shape.width, shape.norm_epsilon)
+        self.layers = nn.ModuleList((layer or CausalLayer)(shape) for _ in range(shape.num_layers))
+        self.norm = RMSNorm(shape.width, shape.norm_epsilon) if norm is None else norm
 
     @cached_property
     def _frequencies(self) -> Tensor:

@@ -32,7 +32,7 @@ class SlidingCache:
     @classmethod
     def empty(cls, layers: CausalLayers, num_rows: int) -> Self:
         """Of rows in front of their first position, in the precision and on the device of the layers."""
-        weight, shape = layers.norm.weight, layers.shape
+        weight, shape = next(layers.parameters()), layers.shape
         nothing = (weight.new_zeros(num_rows, shape.num_key_heads, 0, shape.head_width),) * shape.num_layers
         return cls(
             keys=nothing,
