@@ -2,7 +2,8 @@
 
 Each shape lives in a process of its own, with one thread. Times are of the processor and not of the clock, so that
 other programs on the machine matter less; `SECONDS` of speech are heard, and a decoder writes `TOKENS`. A transducer
-searches its frames, whatever it writes. Translators of texts read a sentence of `SOURCE_TOKENS` in place of speech.
+searches its frames, whatever it writes, and a model that writes a token for each frame writes all of them. Translators
+of texts read a sentence of `SOURCE_TOKENS` in place of speech.
 
 python -m benchmarks.families, or with names of shapes; rows of others stay as they are. --engine native, for example,
 computes them by that engine, in rows of their own.
@@ -49,6 +50,7 @@ from sprachbund.models.fastconformer import (
     ParakeetConfig,
 )
 from sprachbund.models.io import load
+from sprachbund.models.kyutai import ExtractorConfig, Kyutai, KyutaiConfig
 from sprachbund.models.moonshine import Moonshine, MoonshineConfig, StreamingMoonshineConfig
 from sprachbund.models.translation import TextTranslator
 from sprachbund.util.processor import processor_name
@@ -107,8 +109,8 @@ def _llm_tokens(size: int) -> LLMTokens:
     return LLMTokens(tokenizer, size, "benchmark")
 
 
-def _random_bf16(build: Callable[[], AudioLLM]) -> Callable[[], Family]:
-    """A speech LLM in the precision that it is published in."""
+def _random_bf16(build: Callable[[], AudioLLM | Kyutai]) -> Callable[[], Family]:
+    """A model in the precision that it is published in."""
 
     def made() -> Family:
         with torch.device("meta"):
@@ -183,6 +185,24 @@ def _moonshine(width: int, layers: int) -> Callable[[], Family]:
     return build
 
 
+def _kyutai(delay_s: float, prefix_s: float, **values: Any) -> Callable[[], Family]:
+    """The decoder in the precision that it is published in; the codec is in single precision."""
+
+    def build() -> Kyutai:
+        said = {"model_type": "kyutai_speech_to_text", "codec_config": {}, **values}
+        config = KyutaiConfig.model_validate(said)
+        extractor = ExtractorConfig(audio_delay_seconds=delay_s, audio_silence_prefix_seconds=prefix_s)
+        return Kyutai(config, extractor, said, _tokens(config.vocab_size, ()), ["en"])
+
+    def made() -> Family:
+        model = _random_bf16(build)()
+        assert isinstance(model, Kyutai)
+        model.codec.float()
+        return model
+
+    return made
+
+
 def _qwen(audio: dict[str, Any], text: dict[str, Any]) -> Callable[[], AudioLLM]:
     def build() -> AudioLLM:
         values = {"model_type": "qwen3_asr", "audio_config": audio, "text_config": text, "audio_token_id": 4}
@@ -227,6 +247,15 @@ SHAPES: Mapping[str, Callable[[], Family]] = {
     "Moonshine tiny": _moonshine(288, 6),
     "Moonshine base": _moonshine(416, 8),
     "streaming Moonshine tiny": _streaming_moonshine,
+    "Kyutai STT 1B, bf16": _kyutai(
+        0.5,
+        0.0,
+        num_hidden_layers=16,
+        num_attention_heads=16,
+        vocab_size=8001,
+        sliding_window=750,
+    ),
+    "Kyutai STT 2.6B, bf16": _kyutai(2.5, 1.0),
     "Canary 1B flash": _canary(32, 4, 5248),
     "Canary 1B v2": _canary(32, 8, 16_384),
     "Qwen3-ASR 0.6B, bf16": _random_bf16(
@@ -303,6 +332,8 @@ def _write(family: Family, memory: Memory) -> None:
     able = family.capabilities
     if able.transducer is not None:
         transducer_greedy(able.transducer, memory.states, memory.num_frames)
+    elif able.frame_decoder is not None:
+        able.frame_decoder.write_frames(memory.states, able.frame_decoder.start_frames(1))
     elif able.ctc is not None:
         able.ctc.ctc_log_probs(memory, [[Target(language="en")]])
     else:

@@ -67,6 +67,7 @@ FOREIGN = (
     "t5",
     *("moonshine", "moonshine_streaming"),
     "qwen3",
+    "kyutai_speech_to_text",
 )
 FAMILIES = (*OWN, *FOREIGN)
 _READABLE_BY_ROOT_ALONE = 0o600
@@ -638,6 +639,13 @@ def _moonshine(kind: str) -> Callable[[Path], None]:
     return make
 
 
+def _kyutai(directory: Path) -> None:
+    from tests.models.kyutai.support import make as make_checkpoint
+
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copytree(make_checkpoint(Path(place)).directory, directory)
+
+
 def _audio_llm(kind: str) -> Callable[[Path], None]:
     def make(directory: Path) -> None:
         from tests.models.audio_llm.support import make as make_checkpoint
@@ -672,6 +680,7 @@ _MAKERS: dict[str, Callable[[Path], Any]] = {
     **{kind: _audio_llm(kind) for kind in FOREIGN[9:12]},
     "t5": _t5,
     "qwen3": _qwen3,
+    "kyutai_speech_to_text": _kyutai,
 }
 
 

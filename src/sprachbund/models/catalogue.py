@@ -56,6 +56,7 @@ class Checkpoint:
         "madlad-400",
         "voxtral",
         "voxtral-realtime",
+        "english-french",
         "granite",
         "qwen3-asr",
         "language-model",
@@ -219,6 +220,24 @@ CATALOGUE = (
         languages="english",
         size_gb=0.18,
         licence="MIT",
+    ),
+    Checkpoint(
+        alias="kyutai-stt-1b",
+        id="kyutai/stt-1b-en_fr-trfs",
+        family="kyutai_speech_to_text",
+        task="transcribe",
+        languages="english-french",
+        size_gb=2.3,
+        licence="CC BY 4.0",
+    ),
+    Checkpoint(
+        alias="kyutai-stt-2.6b",
+        id="kyutai/stt-2.6b-en-trfs",
+        family="kyutai_speech_to_text",
+        task="transcribe",
+        languages="english",
+        size_gb=5.6,
+        licence="CC BY 4.0",
     ),
     Checkpoint(
         alias="parakeet-tdt-v3",
@@ -396,6 +415,7 @@ _EUROPEAN = "bg hr cs da nl en et fi fr de el hu it lv lt mt pl pt ro sk sl es s
 _SPEECH_LLM = {
     "voxtral": "en es fr pt hi de nl it",
     "voxtral-realtime": "en zh hi es ar fr pt ru de ja ko it nl",
+    "english-french": "en fr",
     "granite": "en fr de es pt",
     "qwen3-asr": (
         "ar cs da de el en es fa fi fil fr hi hu id it ja ko mk ms nl pl pt ro ru sv th tr vi yue zh"
