@@ -99,6 +99,7 @@ _REFERENCES: Mapping[str, tuple[str, str]] = {
     "Cohere ASR": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Moonshine": ("transformers", "tests/models/moonshine/test_model.py"),
     "streaming Moonshine": ("transformers", "tests/models/moonshine/test_model.py"),
+    "Kyutai STT": ("transformers", "tests/models/kyutai/test_model.py"),
     "Voxtral Realtime": ("transformers", "tests/models/voxtral_realtime/test_model.py"),
     **dict.fromkeys(
         ("Voxtral", "Granite Speech", "Qwen3-ASR"), ("transformers", "tests/models/audio_llm/test_model.py")

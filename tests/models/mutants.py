@@ -332,7 +332,8 @@ def _tensor_mutants(name: str, path: Path, rng: random.Random) -> Iterator[Mutan
         yield changed(f"{each} is int8", {each: old.to(torch.int8)}, strict=old.dtype != torch.int8)
     yield changed("one is surplus", {"encoder.layers.77.surplus.weight": torch.ones(3, 3)})
     yield changed("a scale is surplus", {f"{names[0]}.scale": torch.ones(3)})
-    scales = [n for n in names if n.endswith(".scale")]
+    # Of matrices in 8 bits; layers may have weights of that name.
+    scales = [n for n in names if n.endswith(".scale") and n.removesuffix(".scale") in tensors]
     for each in scales[:3]:
         old = tensors[each]
         for what, value in (("0", 0.0), ("below 0", -1.0)):

@@ -1,5 +1,6 @@
 """Random Kyutai STT checkpoints in the true layout, made and written by transformers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,13 @@ def randomise(hf_model: Any) -> None:
 
 
 def make(
-    root: Path, *, seed: int = 0, delay_s: float = 0.5, prefix_s: float = 0.0, name: str = "stt-1b-en_fr"
+    root: Path,
+    *,
+    seed: int = 0,
+    delay_s: float = 0.5,
+    prefix_s: float = 0.0,
+    name: str = "stt-1b-en_fr",
+    codec: Mapping[str, Any] = CODEC,
 ) -> Checkpoint:
     """Write a checkpoint with transformers, and load it.
 
@@ -103,9 +110,10 @@ def make(
         delay_s: how far the text is behind.
         prefix_s: silence in front of the speech.
         name: of the directory.
+        codec: its sizes.
     """
     torch.manual_seed(seed)
-    config = transformers.KyutaiSpeechToTextConfig(**DECODER, codec_config=CODEC)
+    config = transformers.KyutaiSpeechToTextConfig(**DECODER, codec_config=dict(codec))
     hf_model: Any = transformers.KyutaiSpeechToTextForConditionalGeneration(config).eval()
     randomise(hf_model)
     directory = root / name

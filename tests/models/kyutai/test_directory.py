@@ -90,6 +90,7 @@ REFUSED: list[tuple[str, Any]] = [
     ("rope_parameters", {"rope_type": "linear", "factor": 2.0}),
     ("rope_scaling", {"type": "yarn"}),
     ("vocab_size", True),
+    ("frame_size", 960),
     ("codec_config__use_causal_conv", False),
     ("codec_config__pad_mode", "replicate"),
     ("codec_config__use_conv_shortcut", True),
@@ -102,6 +103,7 @@ REFUSED: list[tuple[str, Any]] = [
     ("codec_config__codebook_dim", 4),
     ("codec_config__num_semantic_quantizers", 4),
     ("codec_config__frame_rate", 25.0),
+    ("codec_config__upsample_groups", 5),
     ("codec_config__residual_kernel_size", [3, 3]),
 ]
 
@@ -193,6 +195,7 @@ def test_damaged_weights_are_refused(made: Checkpoint, tmp_path: Path) -> None:
         (codebook, None, "lacks 1 weights"),
         (codebook, whole[codebook][:-1], "has shape"),
         ("lm_head.weight", torch.full_like(whole["lm_head.weight"], torch.nan), "not finite"),
+        ("codec_model.decoder.layers.2.conv.bias", None, "lacks 1 weights"),
         ("codec_model.more", torch.zeros(1), "no place for"),
     ):
         weights = {key: one for key, one in whole.items() if key != name or value is not None}

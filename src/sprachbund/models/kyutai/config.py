@@ -92,7 +92,7 @@ class _Attending(_Part):
 
 
 class MimiConfig(_Attending):
-    """Of the codec; what the half that makes sound has for itself is not read."""
+    """Of the codec; of the half that makes sound, the sizes of its weights alone."""
 
     model_type: Literal["mimi"] = "mimi"
     sampling_rate: Literal[24_000] = 24_000
@@ -115,6 +115,7 @@ class MimiConfig(_Attending):
     use_conv_shortcut: Literal[False] = False
     vector_quantization_hidden_dimension: Width = 256
     num_semantic_quantizers: Few = 1
+    upsample_groups: Width = 512
     num_hidden_layers: SomeLayers = 8
     intermediate_size: InnerWidth = 2048
     num_attention_heads: Heads = 8
@@ -137,6 +138,10 @@ class MimiConfig(_Attending):
             raise ValueError(
                 f"codebook_dim is {self.codebook_dim} and vector_quantization_hidden_dimension "
                 f"{self.vector_quantization_hidden_dimension}; they are one width here"
+            )
+        if self.hidden_size % self.upsample_groups:
+            raise ValueError(
+                f"upsample_groups {self.upsample_groups} does not divide hidden_size {self.hidden_size}"
             )
         if self.num_filters % self.compress:
             raise ValueError(f"compress {self.compress} does not divide num_filters {self.num_filters}")
@@ -207,6 +212,7 @@ class KyutaiConfig(_Attending):
     pad_token_id: Token = 3
     eos_token_id: None = None
     tie_word_embeddings: Literal[False] = False
+    frame_size: Literal[1920] = 1920
     codec_config: MimiConfig = MimiConfig.model_validate({})
     sprachbund: _Own = _Own()
 

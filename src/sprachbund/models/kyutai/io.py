@@ -26,6 +26,7 @@ from sprachbund.models.weights import (
     check_weights,
     write_transformers_directory,
 )
+from sprachbund.nn.mimi import HALVING
 from sprachbund.util.files import read_object, validate
 
 CONFIG, SAFETENSORS = "config.json", "model.safetensors"
@@ -95,25 +96,25 @@ def _extractor(directory: Path) -> ExtractorConfig:
 # Weights, under their names and ours.
 
 _CODEC, _OURS = "codec_model.", "codec."
-_CODEBOOK = re.compile(r"^codec\.(quantizer\.\w+)\.codebooks$")
-_UNUSED = re.compile(
-    r"^codec_model\.(decoder|decoder_transformer|upsample)\.|^codec_model\.quantizer\.\w+\.output_proj\."
-)
+_CODEBOOKS = re.compile(r"^codec\.(quantizer\.\w+)\.codebooks$")
 _LINEAR = re.compile(r"(self_attn\.[qkvo]_proj)\.weight$")
-_EPSILON = 1e-5
-"""Least use of a code that its sum is divided by, as transformers has it."""
+_LEAST_USE = 1e-5
+"""What the use of a code counts for at least, as transformers has it."""
 
 
-def _their_names(name: str, count: int) -> list[str]:
-    """transformers' names of our weight `name`: one, or those of the `count` codebooks that are one here."""
-    if (quantizer := _CODEBOOK.match(name)) is not None:
-        return [f"{_CODEC}{quantizer[1]}.layers.{n}.codebook.embed_sum" for n in range(count)]
+def _their_name(name: str) -> str:
+    """transformers' name of our weight `name`, which is no codebook."""
     if name.startswith(_OURS):
-        return [_CODEC + name.removeprefix(_OURS)]
+        return _CODEC + name.removeprefix(_OURS)
     rest = _LINEAR.sub(r"\1.linear.weight", name.removeprefix("decoder."))
     if rest.startswith("lm_head."):
-        return [rest]
-    return [f"model.embed_tokens.{rest}" if rest.startswith("embed_tokens.") else f"model.{rest}"]
+        return rest
+    return f"model.embed_tokens.{rest}" if rest.startswith("embed_tokens.") else f"model.{rest}"
+
+
+def _codebooks(quantizer: str, count: int) -> list[str]:
+    """What the names of a quantizer's codebooks begin with."""
+    return [f"{_CODEC}{quantizer}.layers.{n}.codebook." for n in range(count)]
 
 
 def to_transformers(model: Kyutai) -> dict[str, Tensor]:
@@ -123,15 +124,50 @@ def to_transformers(model: Kyutai) -> dict[str, Tensor]:
     """
     weights: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
-        theirs = _their_names(name, len(value))
-        weights.update(
-            zip(theirs, value if len(theirs) > 1 or _CODEBOOK.match(name) else [value], strict=True)
-        )
-        for codebook in theirs if _CODEBOOK.match(name) else ():
-            prefix = codebook.removesuffix("embed_sum")
-            weights[f"{prefix}cluster_usage"] = value.new_ones(value.shape[1])
-            weights[f"{prefix}initialized"] = value.new_ones(1)
+        if (quantizer := _CODEBOOKS.match(name)) is None:
+            weights[_their_name(name)] = value
+            continue
+        for begin, codebook in zip(_codebooks(quantizer[1], len(value)), value, strict=True):
+            weights[f"{begin}embed_sum"] = codebook
+            weights[f"{begin}cluster_usage"] = codebook.new_ones(len(codebook))
+            weights[f"{begin}initialized"] = codebook.new_ones(1)
     return weights
+
+
+def _of_sound(model: Kyutai) -> dict[str, Tensor]:
+    """Empty weights of the half of the codec that makes sound of codes, under transformers' names.
+
+    Its layers are those of the other half in the opposite order, with inputs for outputs.
+    """
+    config, made = model.config.codec_config, dict[str, tuple[int, ...]]()
+    layers = {
+        name.removeprefix("encoder.layers."): tuple(value.shape)
+        for name, value in model.codec.state_dict().items()
+        if name.startswith("encoder.layers.")
+    }
+    last = max(int(name.partition(".")[0]) for name in layers)
+    for name, shape in layers.items():
+        number, _, rest = name.partition(".")
+        place = int(number)
+        if rest.startswith("block."):  # stands in front of a stride there, and behind one here
+            made[f"decoder.layers.{last - place - 1}.{rest}"] = shape
+            continue
+        outputs, inputs, kernel = layers[f"{number}.conv.weight"]
+        if rest == "conv.bias":
+            shape = (inputs,)
+        elif place in (0, last):  # the others go back, and such convolutions hold inputs first
+            shape = (inputs, outputs, config.kernel_size if place else config.last_kernel_size)
+        else:
+            shape = (outputs, inputs, kernel)
+        made[f"decoder.layers.{last - place}.{rest}"] = shape
+    for name, value in model.codec.state_dict().items():
+        if name.startswith("encoder_transformer."):
+            made[name.replace("encoder", "decoder", 1)] = tuple(value.shape)
+        elif name.endswith("input_proj.weight"):
+            made[name.replace("input", "output")] = (value.shape[1], value.shape[0], 1)
+    width = config.hidden_size
+    made["upsample.conv.weight"] = (width, width // config.upsample_groups, 2 * HALVING)
+    return {_CODEC + name: torch.empty(shape, device="meta") for name, shape in made.items()}
 
 
 def _decoder_type(model: Kyutai, weights: Mapping[str, Tensor]) -> torch.dtype:
@@ -143,27 +179,28 @@ def _decoder_type(model: Kyutai, weights: Mapping[str, Tensor]) -> torch.dtype:
     return torch.bfloat16 if said == "bfloat16" else torch.float32
 
 
-def _fill(model: Kyutai, weights: dict[str, Tensor], directory: Path) -> None:
+def _fill(model: Kyutai, weights: Mapping[str, Tensor], directory: Path) -> None:
     """Give a model on the meta device its weights; it is changed in place."""
-    model.unused = {name: value for name, value in weights.items() if _UNUSED.match(name)}
     model.decoder.to(_decoder_type(model, weights))
-    wanted = to_transformers(model)
-    used = {
-        name: value.to(wanted[name].dtype if name in wanted else value.dtype)
-        for name, value in weights.items()
-        if name not in model.unused
+    unused = _of_sound(model)
+    wanted = {**to_transformers(model), **unused}
+    weights = {
+        name: value.to(wanted[name].dtype) if name in wanted else value for name, value in weights.items()
     }
-    check_weights(used, wanted, directory)
-    check_finite(used, directory)
+    check_weights(weights, wanted, directory)
+    check_finite(weights, directory)
     own: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
-        theirs = _their_names(name, len(value))
-        if _CODEBOOK.match(name) is None:
-            own[name] = used[theirs[0]]
-        else:
-            uses = [used[one.replace("embed_sum", "cluster_usage")].clamp(min=_EPSILON) for one in theirs]
-            own[name] = torch.stack([used[one] / use[:, None] for one, use in zip(theirs, uses, strict=True)])
+        if (quantizer := _CODEBOOKS.match(name)) is None:
+            own[name] = weights[_their_name(name)]
+            continue
+        codebooks = []
+        for begin in _codebooks(quantizer[1], len(value)):
+            uses = weights[f"{begin}cluster_usage"].clamp(min=_LEAST_USE)
+            codebooks.append(weights[f"{begin}embed_sum"] / uses[:, None])
+        own[name] = torch.stack(codebooks)
     model.load_state_dict(own, assign=True)
+    model.unused = {name: weights[name] for name in unused}
 
 
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}

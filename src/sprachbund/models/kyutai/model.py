@@ -195,7 +195,6 @@ class Kyutai(nn.Module):
             frame_decoder=self,
             alignment=Alignment(frame_s=self.frame_s),
             language_from_text=len(self.source_languages) > 1,
-            encode_text=self.tokens.encode,
             devices=ANY_DEVICE,
         )
 
@@ -226,7 +225,7 @@ class Kyutai(nn.Module):
         """
         assert isinstance(state, KyutaiState)
         states, encoder = [], state.encoder
-        for piece in frames.split(_FRAMES_AT_ONCE, dim=1):
+        for piece in frames.to(self.codec.downsample.conv.weight).split(_FRAMES_AT_ONCE, dim=1):
             codes, encoder = self.codec(piece.flatten(1), encoder)
             states.append(self.decoder.embed_codes(codes))
         return torch.cat(states, dim=1), KyutaiState(
