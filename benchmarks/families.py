@@ -53,6 +53,7 @@ from sprachbund.models.io import load
 from sprachbund.models.kyutai import ExtractorConfig, Kyutai, KyutaiConfig
 from sprachbund.models.moonshine import Moonshine, MoonshineConfig, StreamingMoonshineConfig
 from sprachbund.models.translation import TextTranslator
+from sprachbund.models.voxtral_realtime import VoxtralRealtime, VoxtralRealtimeConfig
 from sprachbund.util.processor import processor_name
 from sprachbund.util.provenance import commit
 
@@ -65,7 +66,7 @@ _PROMPT = (
 )
 _LLM_SPECIAL = (
     *("<s>", "</s>", "[INST]", "[/INST]", "<|audio_pad|>", "[BEGIN_AUDIO]", "[TRANSCRIBE]", "<asr_text>"),
-    "<|im_start|>",
+    *("<|im_start|>", "[STREAMING_PAD]"),
 )
 
 
@@ -109,7 +110,7 @@ def _llm_tokens(size: int) -> LLMTokens:
     return LLMTokens(tokenizer, size, "benchmark")
 
 
-def _random_bf16(build: Callable[[], AudioLLM | Kyutai]) -> Callable[[], Family]:
+def _random_bf16(build: Callable[[], AudioLLM | VoxtralRealtime | Kyutai]) -> Callable[[], Family]:
     """A model in the precision that it is published in."""
 
     def made() -> Family:
@@ -133,6 +134,16 @@ def _random_bf16(build: Callable[[], AudioLLM | Kyutai]) -> Callable[[], Family]
 def _voxtral() -> AudioLLM:
     values = {"model_type": "voxtral", "text_config": {}}
     return Voxtral(VoxtralConfig.model_validate(values), values, _llm_tokens(131_072), [2])
+
+
+def _voxtral_realtime() -> VoxtralRealtime:
+    values = {
+        "model_type": "voxtral_realtime",
+        "audio_config": {"rope_parameters": {"rope_theta": 1e6}},
+        "text_config": {},
+    }
+    config = VoxtralRealtimeConfig.model_validate(values)
+    return VoxtralRealtime(config, values, _llm_tokens(131_072), [2], lead=32, delay=6)
 
 
 def _granite(width: int, inner_width: int) -> Callable[[], AudioLLM]:
@@ -273,6 +284,7 @@ SHAPES: Mapping[str, Callable[[], Family]] = {
     "Qwen3-ASR 1.7B, bf16": _random_bf16(_qwen({"output_dim": 2048}, {})),
     "Granite Speech 3.3 2B, bf16": _random_bf16(_granite(2048, 8192)),
     "Voxtral Mini 3B, bf16": _random_bf16(_voxtral),
+    "Voxtral Mini 4B Realtime, bf16": _random_bf16(_voxtral_realtime),
     "M2M-100 418M": _translator("M2M100Config", vocab_size=128_112),
     "MADLAD-400 3B": _translator(
         "T5Config",
@@ -332,10 +344,10 @@ def _write(family: Family, memory: Memory) -> None:
     able = family.capabilities
     if able.transducer is not None:
         transducer_greedy(able.transducer, memory.states, memory.num_frames)
-    elif able.frame_decoder is not None:
-        able.frame_decoder.write_frames(memory.states, able.frame_decoder.start_frames(1))
     elif able.ctc is not None:
         able.ctc.ctc_log_probs(memory, [[Target(language="en")]])
+    elif able.frame_decoder is not None:
+        able.frame_decoder.write_frames(memory.states, able.frame_decoder.start_frames(1))
     else:
         cache = (
             family.decoder.start(memory.states, memory.num_frames, capacity=TOKENS + 1)

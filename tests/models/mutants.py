@@ -67,6 +67,7 @@ FOREIGN = (
     "t5",
     *("moonshine", "moonshine_streaming"),
     "qwen3",
+    "voxtral_realtime",
     "kyutai_speech_to_text",
 )
 FAMILIES = (*OWN, *FOREIGN)
@@ -657,6 +658,13 @@ def _audio_llm(kind: str) -> Callable[[Path], None]:
     return make
 
 
+def _voxtral_realtime(directory: Path) -> None:
+    from tests.models.voxtral_realtime.support import make as make_checkpoint
+
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copytree(make_checkpoint(Path(place)).directory, directory)
+
+
 _MAKERS: dict[str, Callable[[Path], Any]] = {
     "conformer": _conformer,
     "conformer_8_bits": lambda directory: _conformer(directory, bits=8),
@@ -681,6 +689,7 @@ _MAKERS: dict[str, Callable[[Path], Any]] = {
     **{kind: _audio_llm(kind) for kind in FOREIGN[9:12]},
     "t5": _t5,
     "qwen3": _qwen3,
+    "voxtral_realtime": _voxtral_realtime,
     "kyutai_speech_to_text": _kyutai,
 }
 

@@ -42,7 +42,7 @@ def search_frame_by_frame(
     written, _ = decoder.write_frames(memory.states, decoder.start_frames(len(memory.states)))
     length = memory.states.shape[1]
     num_frames = [length] * len(targets) if memory.num_frames is None else memory.num_frames.tolist()
-    is_text = decoder.is_text(written.tokens)
+    is_text = decoder.is_text(written.tokens).cpu()
     return [
         [_hypothesis(decoder, row, frames, texts, options.max_tokens)] * len(group)
         for group, row, frames, texts in zip(targets, _rows(written), num_frames, is_text, strict=True)
@@ -50,7 +50,7 @@ def search_frame_by_frame(
 
 
 def _rows(written: FrameTokens) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(written.tokens, written.log_probs.double(), strict=True))
+    return list(zip(written.tokens.cpu(), written.log_probs.cpu().double(), strict=True))
 
 
 def _hypothesis(
@@ -68,12 +68,12 @@ def _hypothesis(
         ends=tuple(frame + 1 for frame in spoken),
         log_probabilities=tuple(log_probs[at].tolist()),
     )
-    score = float(log_probs[:num_frames].sum())
     return Hypothesis(
         tokens=tuple(tokens[at][:max_tokens].tolist()),
-        log_probability=score,
+        # Of the text alone: a pause, however long, does not make it more doubtful.
+        log_probability=float(log_probs[at][:max_tokens].sum()),
         finished=max_tokens is None or len(at) <= max_tokens,
         no_speech_log_probability=None,
-        score=score,
+        score=float(log_probs[:num_frames].sum()),
         frames=frames.first(max_tokens),
     )
