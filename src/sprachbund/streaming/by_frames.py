@@ -100,6 +100,8 @@ class FrameWriter(Generic[StreamT]):
         while text.endswith("\ufffd") and not job.stretch.closed:  # bytes of a character still to come
             text = text[:-1]
         piece = text[len(line.written) :]
+        if not piece and not job.stretch.closed:
+            return None
         line.written = text
         given = job.session.source
         job.language = (

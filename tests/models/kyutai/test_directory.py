@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from sprachbund.audio.upsampling import CODEC_RATE
 from sprachbund.errors import SprachbundError
 from sprachbund.models.io import load, save
+from sprachbund.models.kyutai.config import ExtractorConfig, KyutaiConfig
+from sprachbund.models.kyutai.io import sound_weights, to_transformers
 from sprachbund.models.kyutai.model import Kyutai
 from tests.models.kyutai.support import BEGIN, Checkpoint, make, speech
 from tests.models.kyutai.test_model import generated, written_for
@@ -48,6 +50,30 @@ def test_a_saved_model_is_read_by_transformers_and_by_us(made: Checkpoint, tmp_p
         load_file(tmp_path / "again" / "model.safetensors").keys()
         == load_file(made.directory / "model.safetensors").keys()
     )
+
+
+def test_the_published_shape_has_the_weights_of_transformers(made: Checkpoint) -> None:
+    """transformers' classes know the layout of a file by rules; these are what they say of the codec."""
+    with torch.device("meta"):
+        theirs = transformers.KyutaiSpeechToTextForConditionalGeneration(
+            transformers.KyutaiSpeechToTextConfig()
+        )
+    values = theirs.config.to_dict()
+    config = KyutaiConfig.model_validate(values)
+    with torch.device("meta"):
+        ours = Kyutai(config, ExtractorConfig(), values, made.model.tokens, ["en"])
+    shapes = {}
+    for name, value in theirs.state_dict().items():
+        for half in ("encoder", "decoder"):
+            name = name.replace(f"codec_model.{half}.{half}_seanet.", f"codec_model.{half}.")
+            name = name.replace(f"codec_model.{half}.{half}_transformer.", f"codec_model.{half}_transformer.")
+        name = name.replace(".encoder.downsample.", ".downsample.").replace(
+            ".decoder.upsample.", ".upsample."
+        )
+        shapes[name] = value.shape
+    written = {**to_transformers(ours), **sound_weights(ours)}
+    assert {name: value.shape for name, value in written.items()} == shapes
+    assert (ours.decoder.shape.context, ours.codec.shape.window) == (375, 250)
 
 
 def test_sixteen_bits_are_those_of_the_decoder(made: Checkpoint, tmp_path: Path) -> None:

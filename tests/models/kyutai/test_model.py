@@ -18,6 +18,7 @@ from sprachbund.models.kyutai import Kyutai, load
 from sprachbund.models.kyutai.config import FRAME_SAMPLES
 from sprachbund.models.kyutai.model import KyutaiState
 from sprachbund.nn.sliding_window import SlidingCache
+from sprachbund.streaming.saved_stream import load_frames, save_frames
 from tests.models.kyutai.support import BEGIN, CODEC, NUM_CODEBOOKS, NUM_CODES, Checkpoint, make, speech
 
 
@@ -134,6 +135,17 @@ def test_rows_that_have_come_differently_far_go_on_together(made: Checkpoint) ->
     order = torch.tensor([2, 0])
     again, _ = model.write_frames(heard[order], together.take(order))
     assert torch.equal(again.tokens, written.tokens[order])
+
+
+@torch.inference_mode()
+def test_a_stream_saved_as_bytes_goes_on(made: Checkpoint) -> None:
+    frames = frames_of([speech(2.4, 6)])
+    heard, state = made.model.encode_frames(frames[:, :11], made.model.start_frames(1))
+    _, state = made.model.write_frames(heard, state)
+    again = load_frames(made.model, save_frames(made.model, state))
+    expected = made.model.write_frames(*made.model.encode_frames(frames[:, 11:], state))[0]
+    found = made.model.write_frames(*made.model.encode_frames(frames[:, 11:], again))[0]
+    assert torch.equal(found.tokens, expected.tokens)
 
 
 def test_a_state_without_a_part_is_refused(made: Checkpoint) -> None:

@@ -121,5 +121,6 @@ def reference_tokens(
         num_delay_tokens=delay,
         do_sample=False,
         pad_token_id=PAD,
+        max_new_tokens=10_000,  # fewer are written: one for every frame
     )
     return out[0, prompt.shape[1] :].tolist()

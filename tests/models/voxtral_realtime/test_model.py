@@ -8,12 +8,15 @@ import pytest
 import torch
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.audio_llm.tokens import LLMTokens
 from sprachbund.models.io import load, save
-from sprachbund.models.voxtral_realtime import VoxtralRealtime
+from sprachbund.models.voxtral_realtime import VoxtralRealtime, VoxtralRealtimeConfig
+from sprachbund.models.voxtral_realtime.io import own_name
 from sprachbund.models.voxtral_realtime.model import RealtimeState
 from tests.models.audio_llm.support import noises
 from tests.models.voxtral_realtime.support import (
     DELAY,
+    END,
     LEAD,
     Checkpoint,
     make,
@@ -149,6 +152,23 @@ def forward(
 
 
 # Files.
+
+
+def test_the_published_shape_has_the_weights_of_transformers(made: Checkpoint) -> None:
+    import transformers
+
+    with torch.device("meta"):
+        theirs = transformers.VoxtralRealtimeForConditionalGeneration(transformers.VoxtralRealtimeConfig())
+    values = {"model_type": "voxtral_realtime"}
+    for given in (values, theirs.config.to_dict()):
+        config = VoxtralRealtimeConfig.model_validate(given)
+        assert (config.text_window, config.audio_config.sliding_window) == (8192, 750)
+        tokens = LLMTokens.read(made.directory, config.text_config.vocab_size)
+        with torch.device("meta"):
+            ours = VoxtralRealtime(config, values, tokens, [END], lead=32, delay=6)
+        shapes = {own_name(name): weight.shape for name, weight in theirs.state_dict().items()}
+        del shapes["llm.lm_head.weight"]  # the embedding
+        assert shapes == {name: weight.shape for name, weight in ours.state_dict().items()}
 
 
 def test_a_model_that_is_saved_is_the_same_here_and_in_transformers(made: Checkpoint, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def to_transformers(model: Kyutai) -> dict[str, Tensor]:
     return weights
 
 
-def _of_sound(model: Kyutai) -> dict[str, Tensor]:
+def sound_weights(model: Kyutai) -> dict[str, Tensor]:
     """Empty weights of the half of the codec that makes sound of codes, under transformers' names.
 
     Its layers are those of the other half in the opposite order, with inputs for outputs.
@@ -182,7 +182,7 @@ def _decoder_type(model: Kyutai, weights: Mapping[str, Tensor]) -> torch.dtype:
 def _fill(model: Kyutai, weights: Mapping[str, Tensor], directory: Path) -> None:
     """Give a model on the meta device its weights; it is changed in place."""
     model.decoder.to(_decoder_type(model, weights))
-    unused = _of_sound(model)
+    unused = sound_weights(model)
     wanted = {**to_transformers(model), **unused}
     weights = {
         name: value.to(wanted[name].dtype) if name in wanted else value for name, value in weights.items()

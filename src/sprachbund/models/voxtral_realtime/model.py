@@ -11,7 +11,7 @@ V vocabulary.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -434,15 +434,7 @@ class VoxtralRealtime(nn.Module):
         weight = self.llm.embed_tokens.weight
         mel = frames.to(weight).unflatten(2, (self.config.audio_length_per_tok, -1)).flatten(1, 2)
         states, before, hidden, heard = self.encoder(mel, state.mel, state.hidden, state.heard)
-        after = RealtimeState(
-            mel=before,
-            hidden=hidden,
-            heard=heard,
-            written=state.written,
-            token=state.token,
-            ended=state.ended,
-        )
-        return self.projector(states), after
+        return self.projector(states), replace(state, mel=before, hidden=hidden, heard=heard)
 
     def write_frames(self, states: Tensor, state: FrameState) -> tuple[FrameTokens, RealtimeState]:
         """Write one token for each of the next encoded frames.
@@ -471,14 +463,7 @@ class VoxtralRealtime(nn.Module):
             ended = ended | torch.isin(token, torch.tensor(self.ends, device=token.device))
             tokens.append(token)
             log_probs.append(torch.where(quiet, 0.0, best))
-        after = RealtimeState(
-            mel=state.mel,
-            hidden=state.hidden,
-            heard=state.heard,
-            written=written,
-            token=token,
-            ended=ended,
-        )
+        after = replace(state, written=written, token=token, ended=ended)
         return FrameTokens(tokens=torch.stack(tokens, dim=1), log_probs=torch.stack(log_probs, dim=1)), after
 
     def _read(self, tokens: Tensor, states: Tensor, cache: SlidingCache) -> tuple[Tensor, SlidingCache]:
