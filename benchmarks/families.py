@@ -2,7 +2,8 @@
 
 Each shape lives in a process of its own, with one thread. Times are of the processor and not of the clock, so that
 other programs on the machine matter less; `SECONDS` of speech are heard, and a decoder writes `TOKENS`. A transducer
-searches its frames, whatever it writes. Translators of texts read a sentence of `SOURCE_TOKENS` in place of speech.
+searches its frames, whatever it writes, and a model that writes a token for each frame writes all of them. Translators
+of texts read a sentence of `SOURCE_TOKENS` in place of speech.
 
 python -m benchmarks.families, or with names of shapes; rows of others stay as they are. --engine native, for example,
 computes them by that engine, in rows of their own.
@@ -49,8 +50,10 @@ from sprachbund.models.fastconformer import (
     ParakeetConfig,
 )
 from sprachbund.models.io import load
+from sprachbund.models.kyutai import ExtractorConfig, Kyutai, KyutaiConfig
 from sprachbund.models.moonshine import Moonshine, MoonshineConfig, StreamingMoonshineConfig
 from sprachbund.models.translation import TextTranslator
+from sprachbund.models.voxtral_realtime import VoxtralRealtime, VoxtralRealtimeConfig
 from sprachbund.util.processor import processor_name
 from sprachbund.util.provenance import commit
 
@@ -63,7 +66,7 @@ _PROMPT = (
 )
 _LLM_SPECIAL = (
     *("<s>", "</s>", "[INST]", "[/INST]", "<|audio_pad|>", "[BEGIN_AUDIO]", "[TRANSCRIBE]", "<asr_text>"),
-    "<|im_start|>",
+    *("<|im_start|>", "[STREAMING_PAD]"),
 )
 
 
@@ -107,8 +110,8 @@ def _llm_tokens(size: int) -> LLMTokens:
     return LLMTokens(tokenizer, size, "benchmark")
 
 
-def _random_bf16(build: Callable[[], AudioLLM]) -> Callable[[], Family]:
-    """A speech LLM in the precision that it is published in."""
+def _random_bf16(build: Callable[[], AudioLLM | VoxtralRealtime | Kyutai]) -> Callable[[], Family]:
+    """A model in the precision that it is published in."""
 
     def made() -> Family:
         with torch.device("meta"):
@@ -131,6 +134,16 @@ def _random_bf16(build: Callable[[], AudioLLM]) -> Callable[[], Family]:
 def _voxtral() -> AudioLLM:
     values = {"model_type": "voxtral", "text_config": {}}
     return Voxtral(VoxtralConfig.model_validate(values), values, _llm_tokens(131_072), [2])
+
+
+def _voxtral_realtime() -> VoxtralRealtime:
+    values = {
+        "model_type": "voxtral_realtime",
+        "audio_config": {"rope_parameters": {"rope_theta": 1e6}},
+        "text_config": {},
+    }
+    config = VoxtralRealtimeConfig.model_validate(values)
+    return VoxtralRealtime(config, values, _llm_tokens(131_072), [2], lead=32, delay=6)
 
 
 def _granite(width: int, inner_width: int) -> Callable[[], AudioLLM]:
@@ -183,6 +196,24 @@ def _moonshine(width: int, layers: int) -> Callable[[], Family]:
     return build
 
 
+def _kyutai(delay_s: float, prefix_s: float, **values: Any) -> Callable[[], Family]:
+    """The decoder in the precision that it is published in; the codec is in single precision."""
+
+    def build() -> Kyutai:
+        said = {"model_type": "kyutai_speech_to_text", "codec_config": {}, **values}
+        config = KyutaiConfig.model_validate(said)
+        extractor = ExtractorConfig(audio_delay_seconds=delay_s, audio_silence_prefix_seconds=prefix_s)
+        return Kyutai(config, extractor, said, _tokens(config.vocab_size, ()), ["en"])
+
+    def made() -> Family:
+        model = _random_bf16(build)()
+        assert isinstance(model, Kyutai)
+        model.codec.float()
+        return model
+
+    return made
+
+
 def _qwen(audio: dict[str, Any], text: dict[str, Any]) -> Callable[[], AudioLLM]:
     def build() -> AudioLLM:
         values = {"model_type": "qwen3_asr", "audio_config": audio, "text_config": text, "audio_token_id": 4}
@@ -227,6 +258,15 @@ SHAPES: Mapping[str, Callable[[], Family]] = {
     "Moonshine tiny": _moonshine(288, 6),
     "Moonshine base": _moonshine(416, 8),
     "streaming Moonshine tiny": _streaming_moonshine,
+    "Kyutai STT 1B, bf16": _kyutai(
+        0.5,
+        0.0,
+        num_hidden_layers=16,
+        num_attention_heads=16,
+        vocab_size=8001,
+        sliding_window=750,
+    ),
+    "Kyutai STT 2.6B, bf16": _kyutai(2.5, 1.0),
     "Canary 1B flash": _canary(32, 4, 5248),
     "Canary 1B v2": _canary(32, 8, 16_384),
     "Qwen3-ASR 0.6B, bf16": _random_bf16(
@@ -244,6 +284,7 @@ SHAPES: Mapping[str, Callable[[], Family]] = {
     "Qwen3-ASR 1.7B, bf16": _random_bf16(_qwen({"output_dim": 2048}, {})),
     "Granite Speech 3.3 2B, bf16": _random_bf16(_granite(2048, 8192)),
     "Voxtral Mini 3B, bf16": _random_bf16(_voxtral),
+    "Voxtral Mini 4B Realtime, bf16": _random_bf16(_voxtral_realtime),
     "M2M-100 418M": _translator("M2M100Config", vocab_size=128_112),
     "MADLAD-400 3B": _translator(
         "T5Config",
@@ -305,6 +346,8 @@ def _write(family: Family, memory: Memory) -> None:
         transducer_greedy(able.transducer, memory.states, memory.num_frames)
     elif able.ctc is not None:
         able.ctc.ctc_log_probs(memory, [[Target(language="en")]])
+    elif able.frame_decoder is not None:
+        able.frame_decoder.write_frames(memory.states, able.frame_decoder.start_frames(1))
     else:
         cache = (
             family.decoder.start(memory.states, memory.num_frames, capacity=TOKENS + 1)

@@ -37,7 +37,7 @@ def test_a_frame_comes_as_soon_as_its_samples_are_there():
     assert len(stream.push(np.zeros(1, np.float32))) == 1
 
 
-@pytest.mark.parametrize("normalise", ["fixed", "nemo"])
+@pytest.mark.parametrize("normalise", ["fixed", "voxtral", "nemo"])
 def test_a_stream_that_was_saved_and_moved_goes_on_as_if_it_had_stayed(normalise):
     """By the bytes that another process would read, at every place that a block may end."""
     samples = np.random.default_rng(0).normal(size=900).astype(np.float32) * 0.1

@@ -26,8 +26,8 @@ from sprachbund.models.conformer.checkpoints import assemble, read_nemo
 from sprachbund.models.io import load
 from sprachbund.models.streaming_onnx import OnnxEncoder, OnnxStreamingTransducer
 from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder, StreamState
-from sprachbund.streaming.by_frames import FrameWriter
-from sprachbund.streaming.engine import LiveEngine
+from sprachbund.streaming.by_transducer import TransducerWriter
+from sprachbund.streaming.engine import LiveEngine, writer_by_frames
 from sprachbund.streaming.options import LiveOptions
 from tests.models.transducer_checkpoints import (
     made_model,
@@ -162,7 +162,9 @@ def test_recordings_and_live_text(plain):
         search(m, m.encode(m.features([samples])), rows, DecodingOptions()) for m in (model, other)
     )
     assert found[0][0].tokens == expected[0][0].tokens != ()
-    assert isinstance(FrameWriter(other).encoder, OnnxEncoder)
+    writer = writer_by_frames(other)
+    assert isinstance(writer, TransducerWriter)
+    assert isinstance(writer.encoder, OnnxEncoder)
     talk, texts = recording(*SPEECH[:2], seed=4), []
     for each in (model, other):
         engine = LiveEngine(each, OPEN, activity=Loudness())

@@ -16,9 +16,11 @@ from tests.evaluation.tiny_model import save_tiny_model
 from tests.models import speech_llm_support, split_support
 from tests.models.audio_llm import support as audio_llm
 from tests.models.fastconformer import support as fastconformer
+from tests.models.kyutai import support as kyutai
 from tests.models.moonshine import support as moonshine
 from tests.models.seamless.support import make_checkpoint
 from tests.models.transducer_checkpoints import made_model, write_transformers
+from tests.models.voxtral_realtime import support as voxtral_realtime
 from tests.models.whisper_support import make_directory
 from tests.streaming.test_by_frames import exported, tiny_transducer
 from tests.units.mbart import write_mbart
@@ -107,7 +109,9 @@ FAMILIES: Mapping[str, Callable[[Path], Family]] = {
     "Cohere ASR": _fastconformer("cohere_asr"),
     "Moonshine": lambda root: moonshine.make(root, "moonshine").model,
     "streaming Moonshine": lambda root: moonshine.make(root, "moonshine_streaming").model,
+    "Kyutai STT": lambda root: kyutai.make(root).model,
     "Voxtral": _audio_llm("voxtral"),
+    "Voxtral Realtime": lambda root: voxtral_realtime.make(root).model,
     "Granite Speech": _audio_llm("granite_speech"),
     "Qwen3-ASR": _audio_llm("qwen3_asr"),
 }

@@ -99,6 +99,8 @@ _REFERENCES: Mapping[str, tuple[str, str]] = {
     "Cohere ASR": ("transformers", "tests/models/fastconformer/test_model.py"),
     "Moonshine": ("transformers", "tests/models/moonshine/test_model.py"),
     "streaming Moonshine": ("transformers", "tests/models/moonshine/test_model.py"),
+    "Kyutai STT": ("transformers", "tests/models/kyutai/test_model.py"),
+    "Voxtral Realtime": ("transformers", "tests/models/voxtral_realtime/test_model.py"),
     **dict.fromkeys(
         ("Voxtral", "Granite Speech", "Qwen3-ASR"), ("transformers", "tests/models/audio_llm/test_model.py")
     ),
@@ -259,8 +261,9 @@ def batch_equals_single(subject: Subject) -> str:
 
 def beam(subject: Subject) -> str:
     """A beam of three, or a refusal where the search is greedy alone."""
-    transducer = subject.family.capabilities.transducer
-    if transducer is not None and transducer.shape.durations:
+    able = subject.family.capabilities
+    durations = able.transducer is not None and able.transducer.shape.durations
+    if durations or able.frame_decoder is not None:
         return refusal(lambda: subject.text(beam_size=3))
     subject.text(beam_size=3)
     return YES
@@ -298,7 +301,7 @@ def times_of_words(subject: Subject) -> str:
         ]
         assert able.translator is not None or seconds == sorted(seconds)
         assert "".join("".join(w.text.split()) for w in segment.words) == "".join(segment.text.split())
-    return "by attention" if able.transducer is None and able.ctc is None else "by frames"
+    return "by frames" if able.writes_by_frames else "by attention"
 
 
 def timestamps(subject: Subject) -> str:
@@ -375,7 +378,7 @@ def prompt(subject: Subject) -> str:
     able = subject.family.capabilities
     if not subject.hears:
         return NOT_ASKED
-    if able.transducer is not None or able.ctc is not None:
+    if able.writes_by_frames:
         return refusal(lambda: subject.text(prompt="names"))
     result = subject.written(prompt="names")
     return "no room, said" if any("no room for a prompt" in one for one in result.warnings) else "used"
@@ -384,7 +387,7 @@ def prompt(subject: Subject) -> str:
 def draft(subject: Subject) -> str:
     """A draft leaves the text as it is; here a model drafts for itself."""
     directory, able = subject.root / "draft", subject.family.capabilities
-    of_frames = able.transducer is not None or able.ctc is not None or able.joint_ctc is not None
+    of_frames = able.writes_by_frames or able.joint_ctc is not None
     drafter = subject.family.recogniser if isinstance(subject.family, Cascade) else subject.family
     if of_frames or not _attempt(lambda: save(drafter, directory)):
         return refusal(lambda: subject.text(draft=str(directory)))

@@ -67,6 +67,8 @@ FOREIGN = (
     "t5",
     *("moonshine", "moonshine_streaming"),
     "qwen3",
+    "voxtral_realtime",
+    "kyutai_speech_to_text",
 )
 FAMILIES = (*OWN, *FOREIGN)
 _READABLE_BY_ROOT_ALONE = 0o600
@@ -331,7 +333,8 @@ def _tensor_mutants(name: str, path: Path, rng: random.Random) -> Iterator[Mutan
         yield changed(f"{each} is int8", {each: old.to(torch.int8)}, strict=old.dtype != torch.int8)
     yield changed("one is surplus", {"encoder.layers.77.surplus.weight": torch.ones(3, 3)})
     yield changed("a scale is surplus", {f"{names[0]}.scale": torch.ones(3)})
-    scales = [n for n in names if n.endswith(".scale")]
+    # Of matrices in 8 bits; layers may have weights of that name.
+    scales = [n for n in names if n.endswith(".scale") and n.removesuffix(".scale") in tensors]
     for each in scales[:3]:
         old = tensors[each]
         for what, value in (("0", 0.0), ("below 0", -1.0)):
@@ -638,6 +641,13 @@ def _moonshine(kind: str) -> Callable[[Path], None]:
     return make
 
 
+def _kyutai(directory: Path) -> None:
+    from tests.models.kyutai.support import make as make_checkpoint
+
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copytree(make_checkpoint(Path(place)).directory, directory)
+
+
 def _audio_llm(kind: str) -> Callable[[Path], None]:
     def make(directory: Path) -> None:
         from tests.models.audio_llm.support import make as make_checkpoint
@@ -646,6 +656,13 @@ def _audio_llm(kind: str) -> Callable[[Path], None]:
             shutil.copytree(make_checkpoint(Path(place), kind, positions=100).directory, directory)
 
     return make
+
+
+def _voxtral_realtime(directory: Path) -> None:
+    from tests.models.voxtral_realtime.support import make as make_checkpoint
+
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copytree(make_checkpoint(Path(place)).directory, directory)
 
 
 _MAKERS: dict[str, Callable[[Path], Any]] = {
@@ -672,6 +689,8 @@ _MAKERS: dict[str, Callable[[Path], Any]] = {
     **{kind: _audio_llm(kind) for kind in FOREIGN[9:12]},
     "t5": _t5,
     "qwen3": _qwen3,
+    "voxtral_realtime": _voxtral_realtime,
+    "kyutai_speech_to_text": _kyutai,
 }
 
 

@@ -52,6 +52,7 @@ CHECKED_ONLY = (
     "--model parakeet",
     "--model canary",
     "--model moonshine",
+    "--model kyutai",
     "--speakers",
     "--punctuate oliverguhr/",
     "--model voxtral",

@@ -1,5 +1,7 @@
 """A stream goes on from bytes as if nothing had happened, and on no other model."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,7 +12,8 @@ from sprachbund.models.base import Target
 from sprachbund.models.conformer import Conformer
 from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder, StreamState, Tier
 from sprachbund.nn.transducer import TransducerState
-from sprachbund.streaming.saved_stream import load_stream, save_stream
+from sprachbund.streaming.saved_stream import load_frames, load_stream, save_frames, save_stream
+from tests.models.voxtral_realtime.support import make
 from tests.streaming.test_by_frames import tiny_transducer
 
 States = tuple[StreamState, TransducerState]
@@ -92,3 +95,23 @@ def test_damage_is_told():
     for damaged in (b"", b"nothing", data[:-10], data[:40]):
         with pytest.raises(SprachbundError, match="not the whole state of a stream"):
             load_stream(model, tier_of(model), damaged)
+
+
+@torch.inference_mode()
+def test_a_token_for_every_frame_goes_on_from_bytes_and_on_no_other_model(tmp_path: Path) -> None:
+    model = make(tmp_path / "one").model
+    frames = torch.randn(2, 30, 8 * 16, generator=torch.Generator().manual_seed(0))
+    states, state = model.encode_frames(frames, model.start_frames(2))
+    _, state = model.write_frames(states, state)
+    data = save_frames(model, state)
+    written = []
+    for now in (state, load_frames(model, data)):
+        states, now = model.encode_frames(frames, now)
+        written.append(model.write_frames(states, now)[0].tokens)
+    assert torch.equal(*written)
+    with pytest.raises(SprachbundError, match="not the whole state"):
+        load_frames(model, data[:-100])
+    with pytest.raises(SprachbundError, match="has weights of the digest"):
+        load_frames(make(tmp_path / "two", seed=1).model, data)
+    with pytest.raises(SprachbundError, match="that one writes with a delay in frames of 2, this one"):
+        load_frames(make(tmp_path / "three", delay=4).model, data)

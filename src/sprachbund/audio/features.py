@@ -1,10 +1,11 @@
 """Log-mel features, in pure torch, so that training workers, decoding and streaming share one definition.
 
-Three normalisations exist because they answer three needs. ``whisper`` repeats the arithmetic Whisper
+Four normalisations exist because they answer different needs. ``whisper`` repeats the arithmetic Whisper
 checkpoints were trained with: its floor follows the loudest frame of the utterance, and its edges are
 mirrored, so a frame's value depends on other frames and on the padding. ``fixed`` has a constant floor and
 silent edges: a frame depends on nothing but the 400 samples under it, so real-length, zero-padded, batched
-and streamed audio give equal features. ``nemo`` repeats what NeMo's streaming checkpoints were trained with
+and streamed audio give equal features. ``voxtral`` is the same with the floor of Voxtral Realtime. ``nemo``
+repeats what NeMo's streaming checkpoints were trained with
 (https://github.com/NVIDIA/NeMo, AudioToMelSpectrogramPreprocessor without normalization): it depends on nothing but the
 samples under a frame either.
 """
@@ -20,17 +21,19 @@ from torch import Tensor
 
 from sprachbund.audio.constants import HOP, NUM_FREQUENCIES, SAMPLE_RATE, WINDOW
 
-Normalisation = Literal["whisper", "fixed", "nemo"]
+Normalisation = Literal["whisper", "fixed", "voxtral", "nemo"]
 
 WHISPER_FLOOR = 1e-10
 WHISPER_DYNAMIC_RANGE = 8.0  # decades below the loudest frame
 FIXED_FLOOR = (
     1e-8  # just above what the rounding noise of 16-bit audio reaches, so such noise reads as silence
 )
+VOXTRAL_LOUDEST = 1.5  # decades; stands for the loudest bin of Whisper's floor
 NEMO_EMPHASIS = 0.97
 NEMO_POINTS = 512  # of the transform, around the same window
 NEMO_GUARD = 2.0**-24
 NEMO_DEVIATION_GUARD = 1e-5
+VOXTRAL_FLOOR = 10 ** (VOXTRAL_LOUDEST - WHISPER_DYNAMIC_RANGE)
 _HALF = WINDOW // 2
 _HZ_PER_MEL = 200.0 / 3  # Slaney's scale: linear up to 1 kHz, logarithmic above
 _KNEE_HZ = 1000.0
@@ -61,7 +64,8 @@ def log_mel(
         normalise: ``whisper`` is the feature extractor of Whisper: log10, floor at 8 decades below the
             loudest bin of the row, then (x + 4) / 4. ``fixed`` is (log10(max(x, 1e-8)) + 4) / 4, with silence
             before and after the audio: digital silence is exactly -1, and no frame depends on other frames,
-            on padding or on the batch. ``nemo`` is ln(x + 2^-24) of samples emphasised as `emphasise` does.
+            on padding or on the batch. ``voxtral`` is the same with a floor of 10^-6.5. ``nemo`` is
+            ln(x + 2^-24) of samples emphasised as `emphasise` does.
 
     Returns:
         float32 features of shape (M, T) or (B, M, T), T = N // 160 after padding, on the device of
@@ -81,7 +85,9 @@ def log_mel(
         return emphasised_log_mel(emphasise(audio), num_mel_bins)
     power = _power_spectrum(audio, _hann(), WINDOW, mirror_edges=normalise == "whisper")
     mel = mel_filters(num_mel_bins).to(audio.device) @ power
-    return _whisper_scale(mel) if normalise == "whisper" else _fixed_scale(mel)
+    if normalise == "whisper":
+        return _whisper_scale(mel)
+    return _fixed_scale(mel, FIXED_FLOOR if normalise == "fixed" else VOXTRAL_FLOOR)
 
 
 def emphasise(samples: Tensor, before: float | None = None) -> Tensor:
@@ -161,8 +167,8 @@ def _whisper_scale(mel: Tensor) -> Tensor:
     return (torch.maximum(logs, loudest - WHISPER_DYNAMIC_RANGE) + 4.0) / 4.0
 
 
-def _fixed_scale(mel: Tensor) -> Tensor:
-    return (mel.clamp(min=FIXED_FLOOR).log10() + 4.0) / 4.0
+def _fixed_scale(mel: Tensor, floor: float) -> Tensor:
+    return (mel.clamp(min=floor).log10() + 4.0) / 4.0
 
 
 @cache
@@ -225,7 +231,7 @@ def _mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
 
 # Streaming: log-mel of audio in blocks of any size, equal frame by frame to that of the whole.
 
-StreamedNormalisation = Literal["fixed", "nemo"]
+StreamedNormalisation = Literal["fixed", "voxtral", "nemo"]
 """Those in which a frame depends on the samples under it alone."""
 
 
@@ -298,6 +304,6 @@ class LogMelStream:
         if self.normalise == "nemo":
             mel = emphasised_log_mel(torch.from_numpy(piece), self.num_mel_bins)
         else:
-            mel = log_mel(piece, self.num_mel_bins, normalise="fixed")
+            mel = log_mel(piece, self.num_mel_bins, normalise=self.normalise)
         self._held = self._held[count * HOP :]
         return mel.T[first : first + count]

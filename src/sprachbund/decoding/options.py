@@ -263,8 +263,8 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
         SprachbundError: the option, the model, and which models can serve it.
     """
     able = family.capabilities
-    if able.transducer is not None or able.ctc is not None:
-        how = "frame by frame" if able.transducer is not None else "by CTC"
+    if able.writes_by_frames:
+        how = "by CTC" if able.ctc is not None else "frame by frame"
         for what in _of_attention_decoders(options, able.alignment is not None):
             raise SprachbundError(
                 f"the model {family.name} writes {how}, which has no place for {what}; leave it out, or take a model "
@@ -273,6 +273,11 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
     if able.transducer is not None and able.transducer.shape.durations and options.beam_size > 1:
         raise SprachbundError(
             f"the model {family.name} writes tokens with durations, which are searched greedily, and beam_size is "
+            f"{options.beam_size}; set it to 1"
+        )
+    if able.frame_decoder is not None and options.beam_size > 1:
+        raise SprachbundError(
+            f"the model {family.name} writes one token for every frame, the likeliest, and beam_size is "
             f"{options.beam_size}; set it to 1"
         )
     if able.ctc is not None and options.word_timestamps and options.beam_size > 1:
@@ -355,7 +360,7 @@ def check_without_marks(family: "Family") -> None:
 def draws_tokens(family: "Family") -> bool:
     """Whether a temperature above 0 has a meaning: an attention decoder alone gives tokens their probabilities."""
     able = family.capabilities
-    return able.transducer is None and able.ctc is None and able.joint_ctc is None
+    return not able.writes_by_frames and able.joint_ctc is None
 
 
 def _of_attention_decoders(options: DecodingOptions, times: bool) -> Iterator[str]:

@@ -700,8 +700,7 @@ def _write_rows(
     doubts = out_of_domain(model, memory, sources, hypotheses, durations_s, names, latest)
     times = model.capabilities.timestamps if first.options.timestamps else None
     aligned: list[list[AlignedTokens | None]] = [[None] * len(row) for row in asked]
-    by_frames = model.capabilities.transducer is not None or model.capabilities.ctc is not None
-    if first.options.word_timestamps and by_frames:
+    if first.options.word_timestamps and model.capabilities.writes_by_frames:
         aligned = [
             [aligned_by_frames(model, one, duration_s) for one in row]
             for row, duration_s in zip(hypotheses, durations_s, strict=True)

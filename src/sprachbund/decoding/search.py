@@ -1,4 +1,4 @@
-"""`search` chooses the search for a model: attention decoder, CTC or transducer, greedy, beam or speculative.
+"""`search` chooses the search for a model: by attention decoder, CTC or frames, greedy, beam or speculative.
 
 A caller with several searches may let their rows run together: it starts each, and finishes those that can join in one
 `RunningSearch` (see `StartedSearch.native_rows`).
@@ -15,6 +15,7 @@ from sprachbund.decoding.drafts.base import NativeRun
 from sprachbund.decoding.drafts.network import NativeMedusaRun
 from sprachbund.decoding.drafts.token_map import TokenMapRun
 from sprachbund.decoding.drafts.whole_text import WholeTextRun
+from sprachbund.decoding.frame_decoder import search_frame_by_frame
 from sprachbund.decoding.native_search import NativeSearch, RunningSearch, searches_natively
 from sprachbund.decoding.options import DecodingOptions, check_options
 from sprachbund.decoding.sampling import TokenSampler, needs_fallback
@@ -43,7 +44,7 @@ class SearchRequest:
         """Read the prompts of a search at temperature 0; None of others. Errors are those of `search`."""
         family, able = self.family, self.family.capabilities
         check_options(family, self.options)
-        if not self.targets or not self.targets[0] or able.transducer is not None or able.ctc is not None:
+        if not self.targets or not self.targets[0] or able.writes_by_frames:
             return None
         if self.options.temperature[0] > 0:
             return None
@@ -71,6 +72,8 @@ class SearchRequest:
             return search_by_frames(self.family, able.transducer, self.memory, asked, self.options)
         if asked and asked[0] and able.ctc is not None:
             return search_by_ctc(self.family, able.ctc, self.memory, asked, self.options)
+        if asked and asked[0] and able.frame_decoder is not None:
+            return search_frame_by_frame(self.family, able.frame_decoder, self.memory, asked, self.options)
         if asked and asked[0]:
             return self.fall_back(self._draw(self.options.temperature[0]))
         return [[] for _ in asked]

@@ -108,7 +108,7 @@ def aligned_by_frames(family: Family, hypothesis: Hypothesis, duration_s: float)
 
     Args:
         family: that wrote it.
-        hypothesis: of a transducer, or of greedy CTC.
+        hypothesis: of a transducer, of greedy CTC, or of a frame decoder.
         duration_s: seconds of audio in the memory.
 
     Raises:

@@ -98,7 +98,7 @@ def pooled(family: Family, size: int) -> Family:
     if size == 1:
         return family
     able = family.capabilities
-    if able.transducer or able.ctc or able.joint_ctc or able.experts:
+    if able.writes_by_frames or able.joint_ctc or able.experts:
         raise SprachbundError(
             f"pool_frames is {size}, and the text of {family.name} is made frame by frame, not by an attention decoder "
             "alone; give 1, or take a whisper, conformer or seamless model with such a decoder"
@@ -454,7 +454,7 @@ def _automatic(builder: _Builder, threads: int | None, without_native: str | Non
         return Engine(name="native", family=own.build(), why=detail, notes=tuple(builder.notes))
     because = "" if without_native is None else f"the native engine cannot run this model: {without_native}"
     engines = [e for e in (*_EXACT, *_ROUNDED) if e != "native" or builder.kernels]
-    if able.transducer is not None or able.ctc is not None:
+    if able.writes_by_frames:
         engines = ["torch"]
         because = "the model decodes frame by frame, and the other engines replace attention decoders"
     elif why_not_on_torch(family) is not None or not _on_cpu(family):

@@ -489,7 +489,7 @@ def why_not_family(family: Family) -> str | None:
         if isinstance(able.streaming.encoder, StreamingEncoder):
             return None
         return f"its encoder is of the kind {type(able.streaming.encoder).__name__}"
-    if able.transducer is not None or able.ctc is not None:
+    if able.writes_by_frames:
         return "it writes frame by frame, and the kernels run attention decoders"
     if isinstance(family, nn.Module) and isinstance(decoder, CausalLM | LanguageModel):
         device = next(decoder.parameters()).device

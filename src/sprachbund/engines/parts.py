@@ -36,7 +36,7 @@ def parts_of(family: Family) -> dict[str, str]:
     if isinstance(family, Cascade):
         return parts_of(family.recogniser)
     able = family.capabilities
-    by_frames = able.transducer is not None or able.ctc is not None
+    by_frames = able.writes_by_frames
     modules = dict(family.named_children()) if isinstance(family, nn.Module) else {}
     parts = {}
     for name, module in modules.items():

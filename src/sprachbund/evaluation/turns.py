@@ -103,12 +103,7 @@ def cut_off(family: Family, sentence: Sentence) -> list[TurnSound]:
         SprachbundError: a family that does not align texts with speech, or has no tokens for them.
     """
     able = family.capabilities
-    if (
-        able.encode_text is None
-        or able.alignment is None
-        or able.transducer is not None
-        or able.ctc is not None
-    ):
+    if able.encode_text is None or able.alignment is None or able.writes_by_frames:
         raise SprachbundError(
             f"the model {family.name} does not align texts with speech, by which sentences are cut off at words; take "
             "a model with an attention decoder"

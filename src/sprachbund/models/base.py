@@ -10,7 +10,7 @@ step, V vocabulary.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -163,6 +163,109 @@ class StreamingTransducer:
     front_end: StreamedNormalisation
 
 
+class FrameFrontEnd(Protocol):
+    """The sound of one stream, on its way to the frames that a `FrameDecoder` encodes."""
+
+    def push(self, samples: np.ndarray) -> Tensor:
+        """Take the next samples (N,) at 16 kHz, and give what the frames (T, ...) are that they complete."""
+        ...
+
+    def finish(self) -> Tensor:
+        """End the sound: the frames (T, ...) left, with silence for as long as the text is behind."""
+        ...
+
+
+class FrameState(Protocol):
+    """How far rows (R,) of a `FrameDecoder` have come; its size has a bound, however long they go on.
+
+    It is never written to: who goes on from it gets another one.
+    """
+
+    def take(self, rows: Tensor) -> Self:
+        """The rows at the indices `rows` (r,)."""
+        ...
+
+    @classmethod
+    def stack(cls, states: Sequence[Self]) -> Self:
+        """Rows of several states, one state behind the other; each may have come as far as it likes."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it holds, to be kept or moved; ready for `safetensors.torch.save`."""
+        ...
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The state that gave `tensors`. Raises ValueError naming what is missing or too much."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameTokens:
+    """What was written, one token for each frame.
+
+    Attributes:
+        tokens: (R, T).
+        log_probs: (R, T) of each; 0 of those that were not chosen, such as a prompt that the frames are read with.
+    """
+
+    tokens: Tensor
+    log_probs: Tensor
+
+
+class FrameDecoder(Protocol):
+    """Writes one token for every frame of speech while it is heard: a piece of text, or that there is none.
+
+    Such models learn text and speech as two streams side by side, the text some frames behind (delayed streams
+    modeling, arXiv 2509.08753). A frame goes through a front end, which every stream has for itself, the encoder and
+    the decoder. Each may be given frames in pieces of any size, and pieces give what the whole gives: a recording is
+    one piece. Rows do not influence each other.
+
+    Attributes:
+        frame_s: seconds of a frame.
+        lead: frames of silence that the front end puts before the speech.
+        delay: frames that the text is behind: the token of frame t is about frame t - `lead` - `delay` of the speech.
+    """
+
+    frame_s: float
+    lead: int
+    delay: int
+
+    def front_end(self) -> FrameFrontEnd:
+        """Of a new stream."""
+        ...
+
+    def start_frames(self, num_rows: int) -> FrameState:
+        """The state of rows in front of their first frame."""
+        ...
+
+    def encode_frames(self, frames: Tensor, state: FrameState) -> tuple[Tensor, FrameState]:
+        """Hear the next frames (R, T, ...) of every row.
+
+        Args:
+            frames: what front ends gave. A row with fewer left than T may be filled up with anything, but nothing can
+                go on from its state.
+            state: of the R rows, made by this decoder; only what the encoder keeps is read and moved on.
+
+        Returns:
+            States (R, T, D), and the state behind them.
+        """
+        ...
+
+    def write_frames(self, states: Tensor, state: FrameState) -> tuple[FrameTokens, FrameState]:
+        """Write one token for each of the next encoded frames (R, T, D) of every row, the likeliest.
+
+        Args:
+            states: what `encode_frames` gave, filled up as there.
+            state: of the R rows; only what the decoder keeps is read and moved on.
+        """
+        ...
+
+    def is_text(self, tokens: Tensor) -> Tensor:
+        """Boolean, for tokens (...) of any shape: which are text, and neither padding nor marks."""
+        ...
+
+
 class TranscriptHead(Protocol):
     """A CTC head beside an attention decoder that transcribes; its texts are compared with the decoder's."""
 
@@ -241,7 +344,8 @@ class Translator:
 class Capabilities:
     """What one model has beyond `Family`; None, or empty, where it has not.
 
-    A model without `transducer` and `ctc` writes by its attention decoder, with `start` and `step`.
+    A model writes by one of `transducer`, `ctc` and `frame_decoder`; one without them by its attention decoder, with
+    `start` and `step`.
 
     Attributes:
         encoder: the module that `encode` runs; engines put a faster one in its place.
@@ -251,6 +355,7 @@ class Capabilities:
         joint_ctc: scores the texts of the attention decoder too.
         transcript_head: a CTC head that transcribes, in a model whose decoder transcribes all of its languages too.
         streaming: encoder and transducer of a model that writes while somebody speaks.
+        frame_decoder: writes the text, one token for every frame, while somebody speaks.
         fuse_language: states (R, T, D) of rows and their targets to the states that the transducer reads, of a model
             that is told the language behind its encoder.
         timestamps: tokens for times, of a model that was trained to write them.
@@ -282,6 +387,7 @@ class Capabilities:
     joint_ctc: JointCtc | None = None
     transcript_head: TranscriptHead | None = None
     streaming: StreamingTransducer | None = None
+    frame_decoder: FrameDecoder | None = None
     fuse_language: Callable[[Tensor, Sequence["Target"]], Tensor] | None = None
     timestamps: TimestampTokens | None = None
     alignment: Alignment | None = None
@@ -299,6 +405,11 @@ class Capabilities:
     fixed_window: FixedWindow | None = None
     translator: "Translator | None" = None
     devices: tuple[str, ...] = (CPU,)
+
+    @property
+    def writes_by_frames(self) -> bool:
+        """Whether the frames of the encoder say what is written where, without an attention decoder."""
+        return self.transducer is not None or self.ctc is not None or self.frame_decoder is not None
 
 
 @runtime_checkable

@@ -55,6 +55,8 @@ class Checkpoint:
         "mbart-50",
         "madlad-400",
         "voxtral",
+        "voxtral-realtime",
+        "english-french",
         "granite",
         "qwen3-asr",
         "language-model",
@@ -220,6 +222,24 @@ CATALOGUE = (
         licence="MIT",
     ),
     Checkpoint(
+        alias="kyutai-stt-1b",
+        id="kyutai/stt-1b-en_fr-trfs",
+        family="kyutai_speech_to_text",
+        task="transcribe",
+        languages="english-french",
+        size_gb=2.3,
+        licence="CC BY 4.0",
+    ),
+    Checkpoint(
+        alias="kyutai-stt-2.6b",
+        id="kyutai/stt-2.6b-en-trfs",
+        family="kyutai_speech_to_text",
+        task="transcribe",
+        languages="english",
+        size_gb=5.6,
+        licence="CC BY 4.0",
+    ),
+    Checkpoint(
         alias="parakeet-tdt-v3",
         id="nvidia/parakeet-tdt-0.6b-v3",
         family="parakeet_tdt",
@@ -275,6 +295,15 @@ CATALOGUE = (
         task="any-to-any",
         languages="voxtral",
         size_gb=48.5,
+        licence="Apache-2.0",
+    ),
+    Checkpoint(
+        alias="voxtral-realtime",
+        id="mistralai/Voxtral-Mini-4B-Realtime-2602",
+        family="voxtral_realtime",
+        task="transcribe",
+        languages="voxtral-realtime",
+        size_gb=8.9,
         licence="Apache-2.0",
     ),
     Checkpoint(
@@ -385,6 +414,8 @@ _WHISPER = (
 _EUROPEAN = "bg hr cs da nl en et fi fr de el hu it lv lt mt pl pt ro sk sl es sv ru uk"
 _SPEECH_LLM = {
     "voxtral": "en es fr pt hi de nl it",
+    "voxtral-realtime": "en zh hi es ar fr pt ru de ja ko it nl",
+    "english-french": "en fr",
     "granite": "en fr de es pt",
     "qwen3-asr": (
         "ar cs da de el en es fa fi fil fr hi hu id it ja ko mk ms nl pl pt ro ru sv th tr vi yue zh"

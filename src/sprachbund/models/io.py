@@ -99,8 +99,20 @@ def _load_moonshine(directory: Path) -> Family:
     return load(directory, offline=True)
 
 
+def _load_kyutai(directory: Path) -> Family:
+    from sprachbund.models.kyutai import load
+
+    return load(directory, offline=True)
+
+
 def _load_audio_llm(directory: Path) -> Family:
     from sprachbund.models.audio_llm import load
+
+    return load(directory, offline=True)
+
+
+def _load_voxtral_realtime(directory: Path) -> Family:
+    from sprachbund.models.voxtral_realtime import load
 
     return load(directory, offline=True)
 
@@ -127,7 +139,9 @@ LOADERS: dict[str, Callable[[Path], Family]] = {
     "cohere_asr": _load_fastconformer,
     "moonshine": _load_moonshine,
     "moonshine_streaming": _load_moonshine,
+    "kyutai_speech_to_text": _load_kyutai,
     "voxtral": _load_audio_llm,
+    "voxtral_realtime": _load_voxtral_realtime,
     "granite_speech": _load_audio_llm,
     "granite_speech_plus": _load_audio_llm,
     "qwen3_asr": _load_audio_llm,
@@ -169,10 +183,18 @@ def _saver(family: Family) -> Callable[..., None]:
             from sprachbund.models.moonshine.io import save as save_moonshine
 
             return save_moonshine
+        case "kyutai":
+            from sprachbund.models.kyutai.io import save as save_kyutai
+
+            return save_kyutai
         case "audio_llm":
             from sprachbund.models.audio_llm.io import save as save_audio_llm
 
             return save_audio_llm
+        case "voxtral_realtime":
+            from sprachbund.models.voxtral_realtime.io import save as save_voxtral_realtime
+
+            return save_voxtral_realtime
         case "prompted":
             from sprachbund.models.prompted import save as save_prompted
 

@@ -145,8 +145,10 @@ class CausalShape:
         tied: whether the embedding is the output matrix too.
         head_norms: norms of each query and key head (Qwen3).
         qkv_bias: of the projections to queries, keys and values.
+        key_bias: whether keys have a bias where `qkv_bias` is set.
         out_bias: of the projection behind the attention.
         inner_bias: of the feed-forwards.
+        down_bias: of the last projection of the feed-forwards alone.
         embedding_scale: of everything that comes in (Granite's embedding_multiplier).
         residual_scale: of what each half of a layer adds (Granite's residual_multiplier).
         attention_scale: of the scores; None for 1 / sqrt(E).
@@ -166,8 +168,10 @@ class CausalShape:
     tied: bool = False
     head_norms: bool = False
     qkv_bias: bool = False
+    key_bias: bool = True
     out_bias: bool = False
     inner_bias: bool = False
+    down_bias: bool = False
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     attention_scale: float | None = None
@@ -219,7 +223,7 @@ class GroupedAttention(nn.Module):
         self.shape = shape
         queries, keys = shape.num_heads * shape.head_width, shape.num_key_heads * shape.head_width
         self.q_proj = nn.Linear(shape.width, queries, bias=shape.qkv_bias)
-        self.k_proj = nn.Linear(shape.width, keys, bias=shape.qkv_bias)
+        self.k_proj = nn.Linear(shape.width, keys, bias=shape.qkv_bias and shape.key_bias)
         self.v_proj = nn.Linear(shape.width, keys, bias=shape.qkv_bias)
         self.o_proj = nn.Linear(queries, shape.width, bias=shape.out_bias)
         if shape.head_norms:
@@ -265,7 +269,7 @@ class SwiGLU(nn.Module):
         super().__init__()
         self.gate_proj = nn.Linear(shape.width, shape.inner_width, bias=shape.inner_bias)
         self.up_proj = nn.Linear(shape.width, shape.inner_width, bias=shape.inner_bias)
-        self.down_proj = nn.Linear(shape.inner_width, shape.width, bias=shape.inner_bias)
+        self.down_proj = nn.Linear(shape.inner_width, shape.width, bias=shape.inner_bias or shape.down_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(R, Q, D) to (R, Q, D)."""
@@ -302,7 +306,53 @@ class CausalLayer(nn.Module):
         return mixed
 
 
-class CausalLM(nn.Module):
+class CausalLayers(nn.Module):
+    """The layers and the norm behind them, without a vocabulary: of a language model, or of an encoder of its kind.
+
+    Args:
+        shape: sizes.
+        layer: makes each layer, which is called as a `CausalLayer` is; that is made if None.
+        norm: behind them; `RMSNorm` if None.
+    """
+
+    def __init__(
+        self,
+        shape: CausalShape,
+        layer: Callable[[CausalShape], nn.Module] | None = None,
+        norm: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        self.layers = nn.ModuleList((layer or CausalLayer)(shape) for _ in range(shape.num_layers))
+        self.norm = RMSNorm(shape.width, shape.norm_epsilon) if norm is None else norm
+
+    @cached_property
+    def _frequencies(self) -> Tensor:
+        # No buffer: it stays in single precision, whatever the weights are cast to.
+        return self.shape.rotary.frequencies(self.shape.head_width)
+
+    def through(
+        self, embedded: Tensor, positions: Tensor, stores: Sequence[Store], allowed: Tensor
+    ) -> Tensor:
+        """States (R, Q, D) behind the last norm.
+
+        Args:
+            embedded: what comes in (R, Q, D).
+            positions: of it, (R, Q) or (1, Q).
+            stores: of each layer.
+            allowed: boolean (R, 1, Q, C), what each position attends to of what the stores give.
+        """
+        angles = positions[:, None, :, None].float() * self._frequencies.to(positions.device)
+        angles = torch.cat((angles, angles), dim=-1)
+        turned = angles.cos().to(embedded.dtype), angles.sin().to(embedded.dtype)
+        x = embedded * self.shape.embedding_scale
+        for layer, store in zip(self.layers, stores, strict=True):
+            x = layer(x, turned, store, allowed)
+        normed: Tensor = self.norm(x)
+        return normed
+
+
+class CausalLM(CausalLayers):
     """Embeddings in, logits out, in whole rows or step by step.
 
     Args:
@@ -310,13 +360,10 @@ class CausalLM(nn.Module):
     """
 
     def __init__(self, shape: CausalShape) -> None:
-        super().__init__()
-        self.shape = shape
+        super().__init__(shape)
         self.embed_tokens = nn.Embedding.from_pretrained(
             torch.empty(shape.vocabulary_size, shape.width), freeze=False
         )
-        self.layers = nn.ModuleList(CausalLayer(shape) for _ in range(shape.num_layers))
-        self.norm = RMSNorm(shape.width, shape.norm_epsilon)
         if not shape.tied:
             self.lm_head = nn.Linear(shape.width, shape.vocabulary_size, bias=False)
         if not self.embed_tokens.weight.is_meta:
@@ -342,11 +389,6 @@ class CausalLM(nn.Module):
         """Of the weights."""
         return self.embed_tokens.weight.dtype
 
-    @cached_property
-    def _frequencies(self) -> Tensor:
-        # No buffer: it stays in single precision, whatever the weights are cast to.
-        return self.shape.rotary.frequencies(self.shape.head_width)
-
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings (..., D) of tokens (...)."""
         embedded: Tensor = self.embed_tokens(tokens)
@@ -365,8 +407,8 @@ class CausalLM(nn.Module):
         length = rows.shape[1]
         positions = torch.arange(length, device=rows.device)[None]
         allowed = torch.ones(length, length, dtype=torch.bool, device=rows.device).tril()[None, None]
-        x = self._through(rows, positions, [_as_given] * len(self.layers), allowed)
-        return self._logits(x if wanted is None else x[:, wanted])
+        x = self.through(rows, positions, [_as_given] * len(self.layers), allowed)
+        return self.logits(x if wanted is None else x[:, wanted])
 
     def start(
         self, prefixes: Sequence[Tensor], *, capacity: int, num_memories: int, copies: int = 1
@@ -400,7 +442,7 @@ class CausalLM(nn.Module):
         positions = cache.lengths[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
         x = self._cached(self.embed(tokens), positions + cache.prefix[:, None], cache)
         cache.grow(tokens.shape[1])
-        return self._logits(x)
+        return self.logits(x)
 
     def _cached(self, embedded: Tensor, positions: Tensor, cache: PrefixCache) -> Tensor:
         """States (R, Q, D) of new positions (R, Q), whose keys and values the cache holds from now on."""
@@ -408,21 +450,10 @@ class CausalLM(nn.Module):
         slots = torch.arange(used, device=positions.device)
         allowed = slots <= positions[:, None, :, None]
         stores: list[Store] = [partial(cache.put, i, positions, used) for i in range(len(self.layers))]
-        return self._through(embedded, positions, stores, allowed)
+        return self.through(embedded, positions, stores, allowed)
 
-    def _through(
-        self, embedded: Tensor, positions: Tensor, stores: Sequence[Store], allowed: Tensor
-    ) -> Tensor:
-        angles = positions[:, None, :, None].float() * self._frequencies.to(positions.device)
-        angles = torch.cat((angles, angles), dim=-1)
-        turned = angles.cos().to(embedded.dtype), angles.sin().to(embedded.dtype)
-        x = embedded * self.shape.embedding_scale
-        for layer, store in zip(self.layers, stores, strict=True):
-            x = layer(x, turned, store, allowed)
-        normed: Tensor = self.norm(x)
-        return normed
-
-    def _logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (..., V) of states (..., D) that have been `through` the layers."""
         # A tied model has no matrix of its own, but for the copy that an engine packs.
         head = self._modules.get("lm_head")
         logits = F.linear(x, self.embed_tokens.weight) if head is None else head(x)

@@ -40,7 +40,8 @@ from sprachbund.decoding.words import AlignedTokens, align, aligned_by_frames, a
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 from sprachbund.models.turns import turn_states
-from sprachbund.streaming.by_frames import LEAD_S, FrameWriter
+from sprachbund.streaming.by_frame_decoder import TokenWriter
+from sprachbund.streaming.by_transducer import TransducerWriter
 from sprachbund.streaming.cascade import CascadeWriter
 from sprachbund.streaming.events import LiveEvent, LiveText
 from sprachbund.streaming.options import LiveOptions
@@ -175,6 +176,14 @@ class _EncodedJobs:
         return _EncodedJobs(jobs=[self.jobs[b] for b in rows], memory=self.memory.select(index))
 
 
+def writer_by_frames(family: Family) -> TransducerWriter | TokenWriter | None:
+    """What writes live text of a family that writes frame by frame; None of others."""
+    able = family.capabilities
+    if able.streaming is not None:
+        return TransducerWriter(family, able.streaming)
+    return None if able.frame_decoder is None else TokenWriter(family, able.frame_decoder)
+
+
 class LiveEngine:
     """Decodes for any number of sessions; not for several threads at once.
 
@@ -214,7 +223,7 @@ class LiveEngine:
         self.decoding, self._speculation = options_with_draft(model, options, self.notes)
         self._activity = activity or VoiceActivity()
         self._turn = 0
-        self._writer = None if model.capabilities.streaming is None else FrameWriter(model)
+        self._writer = writer_by_frames(model)
         translator = model.capabilities.translator
         self._cascade = None if translator is None else CascadeWriter(translator, options)
 
@@ -263,7 +272,7 @@ class LiveEngine:
                 f"max_pause_s is {options.max_pause_s:g}, and a pause begins to count at {cut.min_silence_s:g} s; give "
                 "at least as much"
             )
-        lead_s = LEAD_S if options.policy == "frames" else 0.0
+        lead_s = self._writer.lead_s if self._writer is not None and options.policy == "frames" else 0.0
         own = self.decoding
         decoding = replace(
             own,
@@ -280,6 +289,11 @@ class LiveEngine:
             raise SprachbundError(
                 f"the model {self.model.name} writes while somebody speaks, and takes no hot words then; leave them "
                 'out, or take the policy "span"'
+            )
+        if decoding.word_timestamps and options.policy == "frames":
+            raise SprachbundError(
+                f"the model {self.model.name} writes frame by frame, before words have ended, and gives them no times "
+                'then; leave word_timestamps out, or take the policy "span"'
             )
         if decoding.word_timestamps and options.commits and self._cascade is not None:
             raise SprachbundError(
@@ -334,7 +348,7 @@ class LiveEngine:
                 "a model that writes frame by frame has to know the language from the start; "
                 "in place of 'transcribe' name the language spoken"
             )
-        return replace(options, policy=policy, step_s=self._writer.chunk_s(options))
+        return replace(options, policy=policy, step_s=self._writer.step_s(options))
 
     def cascade_report(self) -> tuple[SpeculationReport, ...]:
         """How many draft tokens the translator of a cascade accepted so far; see `CascadeWriter`."""
@@ -592,7 +606,7 @@ class LiveEngine:
         if not indices:
             return aligned
         able = self.model.capabilities
-        if able.transducer is not None or able.ctc is not None:
+        if able.writes_by_frames:
             for b in indices:
                 aligned[b] = [aligned_by_frames(self.model, row, durations_s[b]) for row in hypotheses[b]]
             return aligned

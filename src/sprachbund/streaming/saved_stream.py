@@ -1,21 +1,22 @@
 """Saves the state of a stream as bytes and loads it again, for the same model only.
 
-The format is safetensors. Its metadata identify the model: sizes, tier, how the encoder is packed, and a digest of the
-weights, because the state of a model with other weights has the same shapes.
+The format is safetensors. Its metadata identify the model: sizes, tier or delay, how the encoder is packed, and a
+digest of the weights, because the state of a model with other weights has the same shapes.
 """
 
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import FrameDecoder, FrameState
 from sprachbund.models.weights import packed_linears
 from sprachbund.nn.streaming_conformer import ChunkEncoder, StreamState, Tier
 from sprachbund.nn.transducer import TransducerState
@@ -26,6 +27,8 @@ _WHAT = {
     "width": "has width",
     "layers": "has layers",
     "left_context": "keeps frames of the past",
+    "lead": "hears frames of silence first",
+    "delay": "writes with a delay in frames of",
     "numbers": "computes in",
     "weights": "has weights of the digest",
 }
@@ -41,10 +44,10 @@ def save_stream(model: Any, tier: Tier, encoder: StreamState, transducer: Transd
         transducer: rows of the same streams, one for each text.
     """
     tensors = {
-        **{_ENCODER + name: tensor.contiguous() for name, tensor in encoder.tensors().items()},
-        **{_TRANSDUCER + name: tensor.contiguous() for name, tensor in transducer.tensors().items()},
+        **{_ENCODER + name: tensor for name, tensor in encoder.tensors().items()},
+        **{_TRANSDUCER + name: tensor for name, tensor in transducer.tensors().items()},
     }
-    return save(tensors, {name: json.dumps(value) for name, value in _identity(model, tier).items()})
+    return _to_bytes(tensors, _identity(model, tier))
 
 
 def load_stream(model: Any, tier: Tier, data: bytes) -> tuple[StreamState, TransducerState]:
@@ -58,23 +61,59 @@ def load_stream(model: Any, tier: Tier, data: bytes) -> tuple[StreamState, Trans
     Raises:
         SprachbundError: damaged, or of another model or tier; the message says what differs.
     """
-    try:
-        tensors, head = load(data), _head(data)
-        saved = {name: json.loads(head[name]) for name in _WHAT}
-    except (SafetensorError, ValueError, KeyError, struct.error) as error:
-        raise SprachbundError(
-            "this is not the whole state of a stream; save it again, or begin the stream anew"
-        ) from error
-    for name, here in _identity(model, tier).items():
-        if saved[name] != here:
-            raise SprachbundError(
-                f"the state is of another model, or another tier of it: that one {_WHAT[name]} {saved[name]}, this one "
-                f"{_WHAT[name]} {here}; go on with the one that it was saved from"
-            )
+    tensors = _from_bytes(data, _identity(model, tier))
     encoder = StreamState.from_tensors(_under(_ENCODER, tensors))
     transducer = TransducerState.from_tensors(_under(_TRANSDUCER, tensors))
     model.transducer.check_state(transducer, len(transducer.num_frames))
     return encoder, transducer
+
+
+def save_frames(decoder: FrameDecoder, state: FrameState) -> bytes:
+    """The state of streams of a model that writes one token for every frame, as bytes.
+
+    Args:
+        decoder: the model.
+        state: of any number of rows.
+    """
+    return _to_bytes(state.tensors(), _identity_of_frames(decoder))
+
+
+def load_frames(decoder: FrameDecoder, data: bytes) -> FrameState:
+    """The inverse of `save_frames`, on the device of the model.
+
+    Args:
+        decoder: the model.
+        data: the bytes.
+
+    Raises:
+        SprachbundError: damaged, or of another model; the message says what differs.
+    """
+    start = decoder.start_frames(1)
+    device = next(iter(start.tensors().values())).device
+    tensors = _from_bytes(data, _identity_of_frames(decoder))
+    return type(start).from_tensors({name: tensor.to(device) for name, tensor in tensors.items()})
+
+
+def _to_bytes(tensors: Mapping[str, Tensor], identity: Mapping[str, Any]) -> bytes:
+    plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    return save(plain, {name: json.dumps(value) for name, value in identity.items()})
+
+
+def _from_bytes(data: bytes, identity: Mapping[str, Any]) -> dict[str, Tensor]:
+    try:
+        tensors, head = load(data), _head(data)
+        saved = {name: json.loads(head[name]) for name in identity}
+    except (SafetensorError, ValueError, KeyError, struct.error) as error:
+        raise SprachbundError(
+            "this is not the whole state of a stream; save it again, or begin the stream anew"
+        ) from error
+    for name, here in identity.items():
+        if saved[name] != here:
+            raise SprachbundError(
+                f"the state is of another model, or another setting of it: that one {_WHAT[name]} {saved[name]}, this "
+                f"one {_WHAT[name]} {here}; go on with the one that it was saved from"
+            )
+    return tensors
 
 
 def _identity(model: Any, tier: Tier) -> dict[str, Any]:
@@ -86,14 +125,20 @@ def _identity(model: Any, tier: Tier) -> dict[str, Any]:
         "layers": encoder.shape.num_layers,
         "left_context": tier.past,
         "numbers": "single precision" if packed is None else f"{packed.bits} bits",
-        "weights": _digest(model),
+        "weights": _digest((model.encoder, model.transducer)),
     }
 
 
-def _digest(model: Any) -> str:
+def _identity_of_frames(decoder: FrameDecoder) -> dict[str, Any]:
+    if not isinstance(decoder, nn.Module):
+        raise TypeError(f"{type(decoder).__name__} has no weights to tell it by")
+    return {"lead": decoder.lead, "delay": decoder.delay, "weights": _digest((decoder,))}
+
+
+def _digest(parts: Iterable[nn.Module]) -> str:
     """Of the first numbers of every tensor: quick, and models that differ in a single layer have other digests."""
     digest = hashlib.sha256()
-    for part in (model.encoder, model.transducer):
+    for part in parts:
         for tensor in part.state_dict().values():
             plain = tensor.detach().flatten()[:_LOOKED_AT].cpu()
             digest.update(plain.view(torch.uint8).numpy().tobytes())

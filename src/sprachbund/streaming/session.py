@@ -20,17 +20,13 @@ from sprachbund.decoding.guard import Understanding
 from sprachbund.decoding.languages import IdentifiedLanguage, LanguageTracker, Request
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Family
+from sprachbund.models.base import Family, FrameFrontEnd
 from sprachbund.streaming.events import LiveNotice, LiveText
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.text.languages import writes_spaces
 
 if TYPE_CHECKING:  # a session itself computes no model, so commands hold it without loading torch
     from torch import Tensor
-
-    from sprachbund.audio.features import LogMelStream
-    from sprachbund.nn.streaming_conformer import StreamState
-    from sprachbund.nn.transducer import TransducerState
 
 
 _LEAST_LEFT_OUT_S = 30.0
@@ -43,27 +39,20 @@ Samples = NDArray[np.float32]
 
 @dataclass(kw_only=True)
 class FrameStream:
-    """How far a stretch has come through the model.
+    """How far a stretch has come through a model that writes frame by frame.
 
     Attributes:
-        mel: of its sound.
-        fed: samples given to `mel`, counted from the beginning of the session.
-        waiting: (T, M) mel frames that are no whole chunk yet.
-        encoder: its state.
-        writers: states of the transducer, one row for each target.
+        front_end: of its sound.
+        fed: samples given to `front_end`, counted from the beginning of the session.
+        waiting: (T, ...) frames of it that were not encoded yet.
         tokens: written, by target.
-        heard: (D,) sum of the encoder's states, by which the language is known.
-        num_heard: frames in it.
+        ended: whether all of its sound was given.
     """
 
-    mel: "LogMelStream"
+    front_end: FrameFrontEnd
     fed: int
     waiting: "Tensor"
-    encoder: "StreamState"
-    writers: "TransducerState"
     tokens: dict[str, list[int]]
-    heard: "Tensor"
-    num_heard: int = 0
     ended: bool = field(default=False)
 
 

@@ -126,13 +126,13 @@ def policies_of(family: Family) -> tuple[Policy, ...]:
     able = family.capabilities
     if able.translator is not None:
         reader = able.translator.family.capabilities
-        if reader.transducer is not None or reader.ctc is not None:
+        if reader.writes_by_frames:
             return "retranslation", "span"
         shows: tuple[Policy, ...] = () if reader.token_offsets is None else ("alignatt",)
         return "retranslation", "local-agreement", *shows, "span"
-    if able.streaming is not None:
+    if able.streaming is not None or able.frame_decoder is not None:
         return "frames", "span"
-    if able.transducer is not None or able.ctc is not None or able.alignment is None:
+    if able.writes_by_frames or able.alignment is None:
         return "retranslation", "span"
     return "local-agreement", "alignatt", "wait-k", "retranslation", "span"
 

@@ -4,7 +4,7 @@ import base64
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,8 +187,14 @@ def _trained(size: int) -> Tokenizer:
     return tokenizer
 
 
-def write_tekken(directory: Path) -> int:
-    """Write a vocabulary in Mistral's form; its size, special tokens included."""
+def write_tekken(directory: Path, special: Mapping[int, str] = _VOXTRAL, **more: Any) -> int:
+    """Write a vocabulary in Mistral's form; its size, special tokens included.
+
+    Args:
+        directory: for it.
+        special: names of special tokens by number.
+        more: other parts of the file.
+    """
     pieces = [bytes([byte]) for byte in range(256)]
     trained = _trained(300)
     names = trained.get_vocab()
@@ -209,8 +215,9 @@ def write_tekken(directory: Path) -> int:
         },
         "vocab": vocab,
         "special_tokens": [
-            {"rank": rank, "token_str": name, "is_control": True} for rank, name in _VOXTRAL.items()
+            {"rank": rank, "token_str": name, "is_control": True} for rank, name in special.items()
         ],
+        **more,
     }
     (directory / "tekken.json").write_text(json.dumps(file))
     return size

@@ -72,15 +72,15 @@ def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> AudioL
     if kind == VOXTRAL:
         voxtral = validate(VoxtralConfig, values, str(path), advice=_ADVICE)
         tokens = LLMTokens.read(directory, voxtral.text_config.vocab_size)
-        _check_extractor(directory, {"feature_size": voxtral.audio_config.num_mel_bins, "n_fft": 400})
+        check_extractor(directory, {"feature_size": voxtral.audio_config.num_mel_bins, "n_fft": 400})
         with torch.device("meta"):
-            model = Voxtral(voxtral, values, tokens, _ends(directory, values))
+            model = Voxtral(voxtral, values, tokens, ends_of(directory, values))
     elif kind in GRANITE:
         granite = validate(GraniteSpeechConfig, values, str(path), advice=_ADVICE)
         tokens = LLMTokens.read(directory, granite.text_config.vocab_size)
-        _check_extractor(directory, _granite_features(granite))
+        check_extractor(directory, _granite_features(granite))
         with torch.device("meta"):
-            model = GraniteSpeech(granite, values, tokens, _ends(directory, values), _template(directory))
+            model = GraniteSpeech(granite, values, tokens, ends_of(directory, values), _template(directory))
     elif kind == QWEN:
         qwen = validate(QwenAsrConfig, values, str(path), advice=_ADVICE)
         tokens = LLMTokens.read(directory, qwen.text_config.vocab_size)
@@ -91,9 +91,9 @@ def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> AudioL
             "n_window": audio.n_window,
             "min_length": 8000,
         }
-        _check_extractor(directory, wanted)
+        check_extractor(directory, wanted)
         with torch.device("meta"):
-            model = QwenAsr(qwen, values, tokens, _ends(directory, values), _template(directory))
+            model = QwenAsr(qwen, values, tokens, ends_of(directory, values), _template(directory))
     else:
         raise SprachbundError(
             f"{path} describes a model of type {kind!r}; give one of {', '.join((VOXTRAL, *GRANITE, QWEN))}"
@@ -138,8 +138,16 @@ def _template(directory: Path) -> ChatTemplate:
     return template
 
 
-def _ends(directory: Path, values: Mapping[str, Any]) -> list[int]:
-    """Tokens that end a text: of generation_config.json, or of config.json."""
+def ends_of(directory: Path, values: Mapping[str, Any]) -> list[int]:
+    """Tokens that end a text: of generation_config.json, or of config.json.
+
+    Args:
+        directory: of the model.
+        values: of its config.json.
+
+    Raises:
+        SprachbundError: what is said there is no token of the model.
+    """
     path = directory / GENERATION
     text = values.get("text_config")
     said: list[Any] = [
@@ -147,7 +155,7 @@ def _ends(directory: Path, values: Mapping[str, Any]) -> list[int]:
         values.get("eos_token_id"),
         text.get("eos_token_id") if isinstance(text, dict) else None,
         2
-        if values.get("model_type") in (VOXTRAL, *GRANITE)
+        if values.get("model_type") in (VOXTRAL, "voxtral_realtime", *GRANITE)
         else None,  # the default of transformers' classes
     ]
     stated = next((one for one in said if one is not None), None)
@@ -181,8 +189,16 @@ def _granite_features(config: GraniteSpeechConfig) -> dict[str, Any]:
     }
 
 
-def _check_extractor(directory: Path, wanted: Mapping[str, Any]) -> None:
-    """See that the features of a directory are those that are computed here."""
+def check_extractor(directory: Path, wanted: Mapping[str, Any]) -> None:
+    """See that the features of a directory are those that are computed here.
+
+    Args:
+        directory: with a configuration of the extractor, or without one.
+        wanted: its fields by name, beside the sampling rate and the hop.
+
+    Raises:
+        SprachbundError: another value; the message names the field.
+    """
     for name, part in _EXTRACTORS:
         path = directory / name
         if not path.is_file():
@@ -339,7 +355,7 @@ def _with_adapters(model: GraniteSpeech, weights: Mapping[str, Tensor], director
 
 # Writing.
 
-_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
 def to_transformers(model: AudioLLM) -> dict[str, Tensor]:
@@ -373,7 +389,7 @@ def save(
         own = model.state_dict()
         files[ADAPTER] = _cast({theirs: own[name] for name, theirs in model.adapter_names.items()}, bits)
     dtype = next(value.dtype for value in files[SAFETENSORS].values() if value.is_floating_point())
-    values = {**model.values, "dtype": _DTYPES[dtype]}
+    values = {**model.values, "dtype": DTYPES[dtype]}
     write_transformers_directory(Path(directory), files, values, model.files, bits=bits, card=card)
 
 

@@ -34,6 +34,7 @@ class FastConformerTokens:
 
     Attributes:
         special: tokens that are no text.
+        num_tokens: that the tokenizer has, those of all languages together.
 
     Raises:
         SprachbundError: the tokenizer has a token that the model has not.
@@ -58,6 +59,7 @@ class FastConformerTokens:
             raise SprachbundError(
                 f"{source} has a token {highest} and config.json a vocab_size of {size}; they are not of one model"
             )
+        self.num_tokens = highest + 1
         for one in (tokenizer, *self.of_languages.values()):
             one.encode_special_tokens = True
         self.special = frozenset(

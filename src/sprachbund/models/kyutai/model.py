@@ -1,0 +1,340 @@
+"""Kyutai STT (arXiv 2509.08753): a codec hears speech, and a decoder writes a token of text for every frame of it.
+
+Text and speech are two streams of one model, the text some frames behind. It transcribes, and is told no language.
+Shapes: B utterances, R rows, N samples, T frames, D width, V vocabulary, L source languages.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio.upsampling import CODEC_RATE, UpsampledStream
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import (
+    Alignment,
+    Capabilities,
+    Features,
+    FrameState,
+    FrameTokens,
+    Memory,
+    Target,
+)
+from sprachbund.models.domain import Domain
+from sprachbund.models.fastconformer.tokens import FastConformerTokens
+from sprachbund.models.frames import whole_features, whole_memory
+from sprachbund.models.kyutai.config import FRAME_SAMPLES, ExtractorConfig, KyutaiConfig
+from sprachbund.models.turns import TurnEnds
+from sprachbund.nn.decoder import DecoderCache
+from sprachbund.nn.delayed_streams import DelayedStreamsDecoder
+from sprachbund.nn.mimi import MimiEncoder, MimiState
+from sprachbund.nn.sliding_window import SlidingCache
+from sprachbund.text.languages import described
+from sprachbund.util.devices import ANY_DEVICE
+
+_FRAMES_AT_ONCE = 125
+"""Frames whose sound is in memory as what the convolutions make of it; 10 s."""
+_AFTER_S = 1.0
+"""Silence behind the speech, beside that for the delay."""
+_ENCODER, _DECODER, _TOKEN = "encoder.", "decoder.", "token"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KyutaiState:
+    """How far rows have come; satisfies `sprachbund.models.base.FrameState`.
+
+    Attributes:
+        encoder: of the codec.
+        decoder: positions that the decoder has read.
+        token: written last (R,).
+    """
+
+    encoder: MimiState
+    decoder: SlidingCache
+    token: Tensor
+
+    def take(self, rows: Tensor) -> Self:
+        """The rows at the indices `rows` (r,)."""
+        return type(self)(
+            encoder=self.encoder.take(rows), decoder=self.decoder.take(rows), token=self.token[rows]
+        )
+
+    @classmethod
+    def stack(cls, states: Sequence[Self]) -> Self:
+        """Rows of several states, one state behind the other."""
+        return cls(
+            encoder=MimiState.stack([state.encoder for state in states]),
+            decoder=SlidingCache.stack([state.decoder for state in states]),
+            token=torch.cat([state.token for state in states]),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it holds, by name; ready for `safetensors.torch.save`."""
+        return {
+            **{_ENCODER + name: value for name, value in self.encoder.tensors().items()},
+            **{_DECODER + name: value for name, value in self.decoder.tensors().items()},
+            _TOKEN: self.token,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The state that gave `tensors`. Raises ValueError naming what is missing or too much."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
+
+        if other := [
+            name for name in tensors if not name.startswith((_ENCODER, _DECODER)) and name != _TOKEN
+        ]:
+            raise ValueError(f"{', '.join(sorted(other))}: too much in a state of Kyutai STT")
+        try:
+            return cls(
+                encoder=MimiState.from_tensors(part(_ENCODER)),
+                decoder=SlidingCache.from_tensors(part(_DECODER)),
+                token=tensors[_TOKEN],
+            )
+        except KeyError as error:
+            raise ValueError(f"{error}: missing in a state of Kyutai STT") from error
+
+
+class KyutaiFrontEnd:
+    """Frames (T, 1920) of a stream at 24 kHz; satisfies `sprachbund.models.base.FrameFrontEnd`.
+
+    Args:
+        extractor: says how much silence is around the speech.
+    """
+
+    def __init__(self, extractor: ExtractorConfig) -> None:
+        self._sound = UpsampledStream()
+        self._behind_s = extractor.audio_delay_seconds + _AFTER_S
+        self._held = torch.zeros(int(extractor.audio_silence_prefix_seconds * CODEC_RATE))
+
+    def push(self, samples: np.ndarray) -> Tensor:
+        """Take the next samples (N,) at 16 kHz, and give the frames that they complete."""
+        return self._frames(self._sound.push(samples))
+
+    def finish(self) -> Tensor:
+        """End the sound: the frames left, with silence in which the text is written to its end."""
+        # One frame less: its position is that in front of the first frame.
+        silence = round(self._behind_s * SAMPLE_RATE) - FRAME_SAMPLES * SAMPLE_RATE // CODEC_RATE
+        return self._frames(self._sound.push(np.zeros(silence, np.float32)))
+
+    def _frames(self, new: Tensor) -> Tensor:
+        held = torch.cat([self._held, new])
+        count = len(held) // FRAME_SAMPLES
+        self._held = held[count * FRAME_SAMPLES :]
+        return held[: count * FRAME_SAMPLES].unflatten(0, (count, FRAME_SAMPLES))
+
+
+class Kyutai(nn.Module):
+    """A recogniser that writes while it hears; satisfies `Family` and `FrameDecoder` of `sprachbund.models.base`.
+
+    Args:
+        config: shape and tokens.
+        extractor: silence around the speech.
+        values: config.json as it was read, to be written again.
+        tokens: the vocabulary.
+        languages: BCP-47 tags of what it hears.
+
+    Attributes:
+        files: other files of the directory that it was read from, by name; written again.
+        unused: weights of the half of the codec that makes sound, by their names in the file; written again.
+    """
+
+    max_window_s = 30.0
+    """Ours: speech is cut at its pauses. The model goes on for as long as somebody speaks."""
+    end_token = -1  # rows end with the speech
+    frame_s = FRAME_SAMPLES / CODEC_RATE
+
+    def __init__(
+        self,
+        config: KyutaiConfig,
+        extractor: ExtractorConfig,
+        values: Mapping[str, Any],
+        tokens: FastConformerTokens,
+        languages: Sequence[str],
+    ) -> None:
+        super().__init__()
+        self.config, self.extractor, self.values, self.tokens = config, extractor, dict(values), tokens
+        self.name: str = config.model_type
+        self.files: Mapping[str, bytes] = {}
+        self.unused: Mapping[str, Tensor] = {}
+        self.drafts: Mapping[str, Path] = {}
+        self.domain: Domain | None = None
+        self.turns: TurnEnds | None = None
+        self.source_languages = tuple(languages)
+        before_s, behind_s = extractor.audio_silence_prefix_seconds, extractor.audio_delay_seconds
+        # To the nearest frame; one less for the position in front of the first, which has a token too.
+        self.lead = int(before_s / self.frame_s)
+        self.delay = round((before_s + behind_s) / self.frame_s) - 1 - self.lead
+        self.codec = MimiEncoder(config.codec_config.shape)
+        self.decoder = DelayedStreamsDecoder(config.shape, config.codes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.decoder.lm_head.weight.device
+
+    @property
+    def max_tokens(self) -> int:
+        """Frames of the longest speech, with the silence around it."""
+        extractor = self.extractor
+        around_s = extractor.audio_silence_prefix_seconds + extractor.audio_delay_seconds + _AFTER_S
+        return int((self.max_window_s + around_s) / self.frame_s)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """One token for every frame; several languages are told apart by the text."""
+        return Capabilities(
+            encoder=self.codec,
+            frame_decoder=self,
+            alignment=Alignment(frame_s=self.frame_s),
+            language_from_text=len(self.source_languages) > 1,
+            devices=ANY_DEVICE,
+        )
+
+    def pairs(self) -> frozenset[tuple[str, str]]:
+        """Transcription of every language."""
+        return frozenset((tag, tag) for tag in self.source_languages)
+
+    # Frames.
+
+    def front_end(self) -> KyutaiFrontEnd:
+        """Of a new stream."""
+        return KyutaiFrontEnd(self.extractor)
+
+    def start_frames(self, num_rows: int) -> KyutaiState:
+        """The state of rows in front of their first frame: what is read there is read, and its token written."""
+        begin = torch.full((num_rows,), self.config.bos_token_id, device=self.device)
+        logits, cache = self.decoder.step(
+            self.decoder.before_speech(num_rows), begin, SlidingCache.empty(self.decoder, num_rows)
+        )
+        return KyutaiState(encoder=self.codec.start(num_rows), decoder=cache, token=self._likeliest(logits))
+
+    def encode_frames(self, frames: Tensor, state: FrameState) -> tuple[Tensor, KyutaiState]:
+        """Embedded codes (R, T, D) of the next frames (R, T, 1920), and the state behind them.
+
+        Args:
+            frames: at 24 kHz.
+            state: of the R rows.
+        """
+        assert isinstance(state, KyutaiState)
+        states, encoder = [], state.encoder
+        for piece in frames.to(self.codec.downsample.conv.weight).split(_FRAMES_AT_ONCE, dim=1):
+            codes, encoder = self.codec(piece.flatten(1), encoder)
+            states.append(self.decoder.embed_codes(codes))
+        return torch.cat(states, dim=1), KyutaiState(
+            encoder=encoder, decoder=state.decoder, token=state.token
+        )
+
+    def write_frames(self, states: Tensor, state: FrameState) -> tuple[FrameTokens, KyutaiState]:
+        """The likeliest token for each of the next encoded frames (R, T, D), and the state behind them.
+
+        Args:
+            states: of the frames.
+            state: of the R rows.
+        """
+        assert isinstance(state, KyutaiState)
+        cache, token = state.decoder, state.token
+        tokens, log_probs = [], []
+        for frame in states.split(1, dim=1):
+            logits, cache = self.decoder.step(frame, token, cache)
+            token = self._likeliest(logits)
+            tokens.append(token)
+            log_probs.append(logits.float().log_softmax(-1).gather(-1, token[:, None])[:, 0])
+        written = FrameTokens(tokens=torch.stack(tokens, 1), log_probs=torch.stack(log_probs, 1))
+        return written, KyutaiState(encoder=state.encoder, decoder=cache, token=token)
+
+    def is_text(self, tokens: Tensor) -> Tensor:
+        """Boolean, of the shape of tokens: which are neither padding nor marks of words' beginnings."""
+        marks = torch.tensor(sorted({*self.tokens.special, self.config.pad_token_id}), device=tokens.device)
+        return ~torch.isin(tokens, marks)
+
+    def _likeliest(self, logits: Tensor) -> Tensor:
+        """Tokens (R,); entries of the output behind the vocabulary, such as of the first token, are never written."""
+        return logits[:, : self.tokens.num_tokens].argmax(dim=-1)
+
+    # The family.
+
+    def features(self, samples: Sequence[np.ndarray]) -> Features:
+        """Frames (B, T, 1920) of 16 kHz mono float32 samples, with silence around them.
+
+        Raises:
+            SprachbundError: an utterance is longer than `max_window_s`.
+        """
+        longest = max((len(s) for s in samples), default=0)
+        if longest > round(self.max_window_s * SAMPLE_RATE):
+            raise SprachbundError(
+                f"an utterance lasts {longest / SAMPLE_RATE:.1f} s, a window {self.max_window_s:g}; cut it"
+            )
+        features = whole_features(self, samples)
+        return Features(
+            values=features.values.to(self.device), num_frames=features.num_frames.to(self.device)
+        )
+
+    def encode(self, features: Features) -> Memory:
+        """Embedded codes (B, T, D) of whole utterances."""
+        return whole_memory(self, features)
+
+    def language_log_probs(self, memory: Memory) -> Tensor:
+        """Log-probabilities (B, L), all alike: the language is identified from the text."""
+        return memory.states.new_zeros(len(memory.states), len(self.source_languages)).log_softmax(-1)
+
+    def prompt(self, target: Target) -> list[int]:
+        """None; it is told no language. Raises SprachbundError for a language that it does not write."""
+        if target.language not in self.source_languages:
+            raise SprachbundError(
+                f"this model does not write {target.language!r}; it writes {described(self.source_languages)}"
+            )
+        return []
+
+    def start(
+        self,
+        memory: Memory,
+        *,
+        rows_per_memory: int = 1,
+        capacity: int | None = None,
+        targets: Sequence[Target] | None = None,
+    ) -> DecoderCache:
+        """Not there: its decoder reads speech frame by frame. Arguments are those of `Family.start`.
+
+        Args:
+            memory: of B utterances.
+            rows_per_memory: rows for each utterance.
+            capacity: most tokens of a row.
+            targets: of the R rows.
+
+        Raises:
+            SprachbundError: always.
+        """
+        raise SprachbundError(f"the model {self.name} writes by frames and has no decoder to start")
+
+    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
+        """Not there, as `start`. Arguments are those of `Family.step`.
+
+        Args:
+            tokens: (R, Q).
+            cache: of the R rows.
+            weights: of the cross-attention.
+
+        Raises:
+            SprachbundError: always.
+        """
+        raise SprachbundError(f"the model {self.name} writes by frames and has no decoder to step")
+
+    def suppressed(self, target: Target) -> Tensor:
+        """Boolean (V,): none; its search writes what is likeliest."""
+        return torch.zeros(self.config.vocab_size, dtype=torch.bool, device=self.device)
+
+    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
+        """None: there is no token for it."""
+        return None
+
+    def decode_text(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, padding and marks left out."""
+        return self.tokens.decode([t for t in tokens if t != self.config.pad_token_id])
