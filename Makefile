@@ -35,6 +35,7 @@ test: $(VENV)/.docs
 	-scripts/strace.sh    # nor is the network watched without it
 	-scripts/shells.sh    # nor does any shell but bash complete without them
 	-scripts/older_client.sh   # nor is OpenAI's client of a year ago tested without it
+	-scripts/onnx_asr.sh   # nor does onnx-asr run exported models without it
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target site lint
 	$(BIN)/python -m pytest tests/serving/page   # a browser's clock runs beside these, so nothing else does
 	$(BIN)/python -m pytest --ignore tests/serving/page --numprocesses auto --maxprocesses 8 --dist loadfile \

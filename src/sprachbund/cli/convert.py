@@ -122,7 +122,7 @@ def export(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A model directory with a streaming encoder and transducer, for onnx; a Whisper model for the others.",
+            help="A streaming transducer, a Parakeet or a Canary, for onnx; a Whisper model for the others.",
         ),
     ],
     out: Annotated[
@@ -132,13 +132,16 @@ def export(
         ExportFormat,
         typer.Option(
             "--format",
-            help="onnx: graphs of a streaming transducer. ctranslate2: for faster-whisper. ggml: for whisper.cpp.",
+            help="onnx: graphs, of Parakeet and Canary for onnx-asr. ctranslate2: for faster-whisper. ggml: for "
+            "whisper.cpp.",
         ),
     ] = "onnx",
     bits: Annotated[
         Literal["8", "16", "32"] | None,
         typer.Option(
-            "--bits", help="Of the weights of a Whisper model; 16 if not given, the only ones of ggml."
+            "--bits",
+            help="Of the weights. Whisper: 16 if not given, the only ones of ggml. Parakeet and Canary: 32 if not "
+            "given, or 8.",
         ),
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
@@ -147,19 +150,28 @@ def export(
     """Write a model in the form of another runtime; packed layers of 4 or 8 bits stay packed in onnx."""
     if form != "onnx":
         return _export_whisper(model, out, form, int(bits or 16), offline=offline, as_json=as_json)
+    with as_usage():
+        from sprachbund.compression.fastconformer_onnx import LAYOUTS
+        from sprachbund.compression.smaller import check_new
+        from sprachbund.models.hub import family_of
+
+        check_new(out)
+        source = fetch(model, offline=offline)
+        kind = family_of(source)
+    if kind in LAYOUTS:
+        return _export_fastconformer(source, out, bits, as_json=as_json)
     if bits is not None:
         raise UsageError(
-            "--bits is for Whisper models; graphs have the bits of the model, see `compress quantize`"
+            "--bits is for Whisper models, Parakeet and Canary; other graphs have the bits of the model, see `compress "
+            "quantize`"
         )
     with as_usage(), Bar("exporting"):
         from sprachbund.compression.onnx_export import check_exportable
         from sprachbund.compression.onnx_export import export as write
-        from sprachbund.compression.smaller import card_of, check_new, write_whole
+        from sprachbund.compression.smaller import card_of, write_whole
         from sprachbund.models.io import load
         from sprachbund.models.streaming_onnx import read_description
 
-        check_new(out)
-        source = fetch(model, offline=offline)
         family: Any = load(source, offline=True)
         check_exportable(family)
         card = card_of(family, source, out.name, {"by": "export"})
@@ -167,10 +179,40 @@ def export(
         description = read_description(out)
     if as_json:
         return print_json({"out": str(out), **description.model_dump(mode="json")})
-    files = [out / graph.file for graph in description.graphs.values()]
-    typer.echo(table([[path.name, size(path.stat().st_size)] for path in files], ["graph", "size"]))
+    _say_graphs([out / graph.file for graph in description.graphs.values()])
     tiers = ", ".join(f"{tier.right_context} ({tier.latency_ms} ms)" for tier in description.tiers)
     say(f"frames ahead: {tiers}; what goes in and out is in {out / 'config.json'}")
+
+
+def _export_fastconformer(source: Path, out: Path, bits: str | None, *, as_json: bool) -> None:
+    if bits == "16":
+        raise UsageError("graphs of Parakeet and Canary have 32 bits or 8; leave --bits out, or give 8")
+    with as_usage(), Bar("exporting"):
+        from sprachbund.compression.fastconformer_onnx import check_exportable
+        from sprachbund.compression.fastconformer_onnx import export as write
+        from sprachbund.compression.smaller import card_of, write_whole
+        from sprachbund.models.io import load
+        from sprachbund.util.files import read_object
+
+        model = check_exportable(load(source, offline=True))
+        card = card_of(model, source, out.name, {"by": "export"})
+        write_whole(out, lambda draft: write(model, draft, card, 8 if bits == "8" else 32))
+        config = read_object(out / "config.json")
+    if as_json:
+        return print_json({"out": str(out), "bits": int(bits or 32), **config})
+    _say_graphs(sorted(out.glob("*.onnx")))
+    quantization = ', quantization="int8"' if bits == "8" else ""
+    say(f'in Python: onnx_asr.load_model("{config["model_type"]}", "{out}"{quantization})')
+
+
+def _say_graphs(paths: list[Path]) -> None:
+    """A table of graphs with their sizes, that of weights beside them included."""
+    rows = []
+    for path in paths:
+        weights = path.with_name(f"{path.name}.data")
+        num_bytes = sum(one.stat().st_size for one in (path, weights) if one.is_file())
+        rows.append([path.name, size(num_bytes)])
+    typer.echo(table(rows, ["graph", "size"]))
 
 
 def _export_whisper(

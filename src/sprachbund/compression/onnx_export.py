@@ -10,16 +10,13 @@ prediction network, L layers of it, V vocabulary.
 """
 
 import copy
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sprachbund.compression.onnx_graph import check_packages, write_graph
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.models.card import Card
@@ -31,7 +28,6 @@ from sprachbund.models.streaming_onnx import (
     PREDICTION,
     PROJECTION,
     STATE,
-    Graph,
     describe,
     write_description,
 )
@@ -40,9 +36,7 @@ from sprachbund.nn.feed_forward import is_split
 from sprachbund.nn.quantized import BlockLinear, packed_layers
 from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder, StreamState
 from sprachbund.nn.transducer import Transducer
-from sprachbund.util.files import atomic_files
 
-OPSET = 20
 BITS = (4, 8)
 """Of packed layers that ONNX Runtime has kernels for."""
 
@@ -129,7 +123,8 @@ def check_exportable(model: Family) -> None:
     """Raise a SprachbundError for a model that is not of streaming graphs, or has layers that ONNX Runtime lacks."""
     if (streaming := model.capabilities.streaming) is None:
         raise SprachbundError(
-            "only streaming encoders whose transducer writes the text are exported; this model is another kind"
+            "only streaming encoders whose transducer writes the text, Parakeet and Canary are exported as onnx; this "
+            f"model is {model.name}"
         )
     if not isinstance(model, Conformer) or not isinstance(streaming.encoder, StreamingEncoder):
         raise SprachbundError(
@@ -148,7 +143,7 @@ def check_exportable(model: Family) -> None:
             f"ONNX Runtime computes with {' or '.join(map(str, BITS))} bits in blocks of a power of two; "
             f"this model has {packed.bits} in blocks of {packed.block}: quantize its original again"
         )
-    _library()
+    check_packages()
 
 
 def export(model: Conformer, directory: Path, card: Card | None = None) -> None:
@@ -162,21 +157,13 @@ def export(model: Conformer, directory: Path, card: Card | None = None) -> None:
     description = describe(model)
     modules = _modules(model)
     for name, graph in description.graphs.items():
-        _write(modules[name], graph, _examples(model, name), directory / graph.file)
+        of_encoder = 2 if name == ENCODER else None
+        write_graph(modules[name], graph, _examples(model, name), directory, num_named=of_encoder)
     model.tokenizer.save(directory / "tokenizer.model")
     if card is not None:
         packed = packed_linears(model)
         card.model_copy(update={"bits": 32 if packed is None else packed.bits}).write(directory)
     write_description(description, directory)
-
-
-def _library() -> None:
-    try:
-        import onnxscript  # noqa: F401 - torch.onnx needs it
-    except ImportError:
-        raise SprachbundError(
-            "exporting needs the packages onnx and onnxscript; run: pip install 'sprachbund[onnx]'"
-        ) from None
 
 
 def _modules(model: Conformer) -> dict[str, nn.Module]:
@@ -211,54 +198,3 @@ def _examples(model: Conformer, name: str) -> tuple[Tensor, ...]:
         return torch.zeros(2, 4, shape.joint_width), torch.zeros(2, shape.joint_width)
     states = torch.zeros(2, 4, encoder.shape.width)
     return (states if name == PROJECTION else states[:, 0],)
-
-
-def _write(module: nn.Module, graph: Graph, examples: Sequence[Tensor], path: Path) -> None:
-    sizes: dict[str, Any] = {}
-    shapes = [_dynamic(each.shape, sizes) for each in graph.inputs]
-    # A forward of *state takes the rest of the inputs as one argument.
-    nested = (*shapes[:2], tuple(shapes[2:])) if isinstance(module, EncoderStep) else tuple(shapes)
-    with torch.no_grad(), _quiet():
-        program = torch.onnx.export(
-            module.eval(),
-            tuple(examples),
-            dynamo=True,
-            verbose=False,
-            opset_version=OPSET,
-            dynamic_shapes=nested,
-            input_names=[each.name for each in graph.inputs],
-            output_names=[each.name for each in graph.outputs],
-        )
-        assert program is not None
-        with atomic_files(path.parent, last=path.name) as draft:
-            program.save(draft / path.name, external_data=_is_large(module))
-
-
-def _is_large(module: nn.Module) -> bool:
-    """Whether weights have to lie beside the graph: one file holds less than 2 GiB."""
-    return sum(x.nbytes for x in (*module.parameters(), *module.buffers())) > 2**30
-
-
-def _dynamic(shape: Sequence[int | str], sizes: dict[str, Any]) -> dict[int, Any]:
-    """Axes that are named, by their names: "8*chunk" is eight times "chunk"."""
-    axes = {}
-    for axis, size in enumerate(shape):
-        if isinstance(size, str):
-            factor, _, name = size.rpartition("*")
-            dim = sizes.setdefault(name, torch.export.Dim(name, min=1, max=4096))
-            axes[axis] = int(factor) * dim if factor else dim
-    return axes
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter speaks of packages that nobody needs."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -52,7 +52,8 @@ def check_exportable(model: Family, form: RuntimeFormat, bits: Bits) -> Whisper:
     """
     if not isinstance(model, Whisper):
         raise SprachbundError(
-            f"{form} is for Whisper models; this model is {model.name}: streaming transducers are exported as onnx"
+            f"{form} is for Whisper models; this model is {model.name}: streaming transducers, Parakeet and Canary are "
+            "exported as onnx"
         )
     if model.sharing_plan is not None:
         raise SprachbundError(f"the model is split by language, which {form} has no place for")

@@ -95,6 +95,10 @@ def family_of(directory: Path) -> str:
             f"{directory} is a mixture of experts (nllb-moe), which is not built here; take a dense NLLB-200, such as "
             "facebook/nllb-200-distilled-600M"
         )
+    if str(family).startswith("nemo-conformer-"):
+        raise SprachbundError(
+            f"{directory} has graphs for onnx-asr ({family}); give the model that they were exported from"
+        )
     if not isinstance(family, str) or family not in FAMILIES:
         raise SprachbundError(
             f"{path} names the family {repr(family)[:60]}; known here: {', '.join(FAMILIES)}"

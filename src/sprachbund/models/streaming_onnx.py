@@ -77,7 +77,7 @@ class Value(_Strict):
     """
 
     name: str
-    type: Literal["float32", "int64"] = "float32"
+    type: Literal["float32", "int32", "int64"] = "float32"
     shape: tuple[_Size | str, ...]
 
 

@@ -44,7 +44,6 @@ _ENCODER = {
     "intermediate_size": 48,
     "conv_kernel_size": 5,
     "subsampling_conv_channels": 8,
-    "num_mel_bins": 40,
 }
 
 
@@ -92,13 +91,15 @@ def make_tokenizer(*, special: bool, blank: str | None) -> Tokenizer:
     return tokenizer
 
 
-def make(root: Path, kind: str, *, biases: bool = True, seed: int = 0, width: int = 32) -> Checkpoint:
+def make(
+    root: Path, kind: str, *, biases: bool = True, seed: int = 0, width: int = 32, num_mel_bins: int = 40
+) -> Checkpoint:
     """Write a checkpoint with transformers, and load it."""
     blank = {"parakeet_ctc": "<pad>", "canary": None, "cohere_asr": None}.get(kind, "<blank>")
     tokens = make_tokenizer(special=kind != "parakeet_ctc", blank=blank)
     size = tokens.get_vocab_size()
     encoder = {**_ENCODER, "attention_bias": biases, "convolution_bias": biases}
-    encoder["hidden_size"] = width
+    encoder |= {"hidden_size": width, "num_mel_bins": num_mel_bins}
     encoder["scale_input"] = kind == "parakeet_ctc"
     torch.manual_seed(seed)
     hf_model = _hf_model(kind, encoder, size)

@@ -126,10 +126,11 @@ class FastConformerTokens:
         if not self.of_languages:
             text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
             return text
-        pieces = (self._piece(token) for token in tokens if token not in self.special)
+        pieces = (self.piece(token) for token in tokens if token not in self.special)
         return "".join(pieces).replace(_SPACE, " ").strip()
 
-    def _piece(self, token: int) -> str:
+    def piece(self, token: int) -> str:
+        """A token as the vocabulary has it, "▁" before a word; empty for a number that it leaves out."""
         tokenizer, first = self.tokenizer, 0
         for language, begins in self._first.items():
             if token >= begins:
