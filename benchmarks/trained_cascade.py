@@ -20,8 +20,8 @@ from sprachbund.util.files import write_json, write_text
 SOURCES, TARGET, PAIRS = ("de", "es", "fr", "it"), "en", 20_000
 RESULTS = Path("docs/results")
 RECIPE = """\
-units = "../units"
-dev = ["../encoded-dev"]
+units = "{out}/units"
+dev = ["{out}/encoded-dev"]
 ratio = 1.0
 {bitext}
 [mixing]
@@ -55,7 +55,7 @@ keep_best = 3
 [card]
 name = "phrasebook, text into English"
 """
-PART = '[[bitext]]\npaths = ["../{source}-{target}.tsv"]\nsource = "{source}"\ntarget = "{target}"\n'
+PART = '[[bitext]]\npaths = ["{out}/{source}-{target}.tsv"]\nsource = "{source}"\ntarget = "{target}"\n'
 
 
 def sprachbund(*words: str | Path) -> None:
@@ -89,12 +89,8 @@ def train(data: Path, out: Path, steps: int) -> Path:
     if not (out / "encoded-dev").exists():
         sprachbund("units", "encode", out / "units", data / "dev", "--out", out / "encoded-dev")
     recipe = out / "recipe.toml"
-    write_text(
-        recipe,
-        RECIPE.format(
-            bitext="".join(PART.format(source=source, target=TARGET) for source in SOURCES), steps=steps
-        ),
-    )
+    parts = "".join(PART.format(out=out, source=source, target=TARGET) for source in SOURCES)
+    write_text(recipe, RECIPE.format(out=out, bitext=parts, steps=steps))
     sprachbund("train", recipe, "--out", out / "run")
     return out / "run" / "model"
 
