@@ -36,9 +36,9 @@ def _kernel() -> Tensor:
     kernel = np.zeros((_OUT, 1, _PAST + _IN))
     for phase in range(_OUT):
         for tap in range(_PAST + _IN):
-            place = _IN * phase - _OUT * (tap - _PAST)
-            if 0 <= place < taps:
-                kernel[phase, 0, tap] = filtered[place]
+            index = _IN * phase - _OUT * (tap - _PAST)
+            if 0 <= index < taps:
+                kernel[phase, 0, tap] = filtered[index]
     return torch.from_numpy(kernel)
 
 

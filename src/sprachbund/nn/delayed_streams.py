@@ -85,8 +85,8 @@ class DelayedStreamsDecoder(CausalLayers):
 
     def embed_codes(self, codes: Tensor) -> Tensor:
         """The sum (R, T, D), in single precision, of what codes (R, T, Q) are embedded as."""
-        places = torch.arange(self.codes.num_codebooks, device=codes.device) * self.codes.num_entries
-        embedded: Tensor = self.embed_tokens(codes + places + self.shape.vocabulary_size)
+        first = torch.arange(self.codes.num_codebooks, device=codes.device) * self.codes.num_entries
+        embedded: Tensor = self.embed_tokens(codes + first + self.shape.vocabulary_size)
         return embedded.float().sum(dim=-2)
 
     def before_speech(self, num_rows: int) -> Tensor:

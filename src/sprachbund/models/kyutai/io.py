@@ -148,18 +148,18 @@ def sound_weights(model: Kyutai) -> dict[str, Tensor]:
     last = max(int(name.partition(".")[0]) for name in layers)
     for name, shape in layers.items():
         number, _, rest = name.partition(".")
-        place = int(number)
+        position = int(number)
         if rest.startswith("block."):  # stands in front of a stride there, and behind one here
-            made[f"decoder.layers.{last - place - 1}.{rest}"] = shape
+            made[f"decoder.layers.{last - position - 1}.{rest}"] = shape
             continue
         outputs, inputs, kernel = layers[f"{number}.conv.weight"]
         if rest == "conv.bias":
             shape = (inputs,)
-        elif place in (0, last):  # the others go back, and such convolutions hold inputs first
-            shape = (inputs, outputs, config.kernel_size if place else config.last_kernel_size)
+        elif position in (0, last):  # the others go back, and such convolutions hold inputs first
+            shape = (inputs, outputs, config.kernel_size if position else config.last_kernel_size)
         else:
             shape = (outputs, inputs, kernel)
-        made[f"decoder.layers.{last - place}.{rest}"] = shape
+        made[f"decoder.layers.{last - position}.{rest}"] = shape
     for name, value in model.codec.state_dict().items():
         if name.startswith("encoder_transformer."):
             made[name.replace("encoder", "decoder", 1)] = tuple(value.shape)
