@@ -352,7 +352,7 @@ def _write(family: Family, memory: Memory) -> None:
         cache = (
             family.decoder.start(memory.states, memory.num_frames, capacity=TOKENS + 1)
             if isinstance(family, TextTranslator)
-            else family.start(memory, capacity=TOKENS + 1)
+            else family.start(memory, capacity=TOKENS + 1, targets=[Target(language="en", source="en")])
         )
         token = torch.zeros(1, 1, dtype=torch.long)
         for _ in range(TOKENS):
