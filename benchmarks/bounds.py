@@ -12,8 +12,8 @@ replaced:
 
 Run on an idle machine, about four minutes for the shape of small:
 
-    python benchmarks/bounds.py --processor "AMD EPYC (Zen 4)" --idle
-    python benchmarks/bounds.py --processor "AMD EPYC (Zen 4)" --idle --instruction-set avx2
+    python -m benchmarks.bounds --processor "AMD EPYC (Zen 4)" --idle
+    python -m benchmarks.bounds --processor "AMD EPYC (Zen 4)" --idle --instruction-set avx2
 """
 
 import argparse
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import keep
+from benchmarks.rows import keep
 
 from sprachbund.engines.benchmark import (
     INT8_LOOPS,

@@ -1,7 +1,7 @@
 """What the bundled model costs on this machine, by engine: start, real-time factor, time to the first text, memory.
 
 Every measurement is a fresh process of the real command, so memory and start-up are what a user pays; engines take
-turns. Recordings of two lengths are made from the example recordings. Run: python benchmarks/bundled.py --repeats 5
+turns. Recordings of two lengths are made from the example recordings. Run: python -m benchmarks.bundled --repeats 5
 """
 
 import argparse

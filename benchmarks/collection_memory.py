@@ -2,7 +2,7 @@
 
 The model stays on the CPU, so gradients on the device and copies of them in the machine are one figure here. Each case
 is a fresh process; the model is held before the measurement begins. For another version of the package, set PYTHONPATH
-and --version. Run: python benchmarks/collection_memory.py
+and --version. Run: python -m benchmarks.collection_memory
 """
 
 import argparse
@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-from rows import keep
-from sharing_cost import corpus, model
+from benchmarks.rows import keep
+from benchmarks.sharing_cost import corpus, model
 
 from sprachbund.research.gradient_sharing.collect import Collection
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions

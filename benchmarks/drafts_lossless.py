@@ -9,7 +9,7 @@ the bundled model is that model without the middle one of its three decoder laye
 
 Rows of the file that are not measured again stay. Speed is not measured here; see native_heads.py.
 
-Run: python benchmarks/drafts_lossless.py --rows 2000
+Run: python -m benchmarks.drafts_lossless --rows 2000
 """
 
 import argparse
@@ -23,9 +23,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from native_heads import DRAFT_LAYERS, PROMPT, random_decoder, random_heads, random_parasite, started
+from benchmarks.native_heads import (
+    DRAFT_LAYERS,
+    PROMPT,
+    random_decoder,
+    random_heads,
+    random_parasite,
+    started,
+)
+from benchmarks.rows import keep
 from rich.progress import track
-from rows import keep
 
 import sprachbund
 from sprachbund.audio.load import load as load_audio

@@ -3,7 +3,7 @@
 Words and when they end come from `custom.words` of a corpus ({"text", "end_s"}, in order) where it has them. Where it
 has not, the last word of an utterance is taken, and its end from voice activity: one word an utterance, but no
 alignment that another model would have to make.
-Run: python benchmarks/emission_delay.py --model DIR --data corpora/phrasebook/dev --utterances 200
+Run: python -m benchmarks.emission_delay --model DIR --data corpora/phrasebook/dev --utterances 200
 """
 
 import argparse
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.rows import keep
 from rich.console import Console
 from rich.progress import track
-from rows import keep
 
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity, speech_spans

@@ -6,7 +6,7 @@ be limited that way: its times on older processors are too good. For every kind 
 cache loads the model with `auto`, and times that trial; the same process then times all engines on 5 s of sound with
 20 tokens (a window of Whisper is filled up), in turn, with the threads that `auto` would give each.
 
-Run: python benchmarks/engine_trial.py --rounds 15
+Run: python -m benchmarks.engine_trial --rounds 15
 """
 
 import argparse
@@ -20,7 +20,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rows import keep
+from benchmarks.rows import keep
 
 _AVX512_VNNI = {
     "SPRACHBUND_INSTRUCTION_SET": "avx512_vnni",
@@ -115,7 +115,15 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for shape in ("", *args.shapes):
         for processor in args.processors:
-            command = [sys.executable, __file__, "--model", args.model, "--rounds", str(args.rounds)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.engine_trial",
+                "--model",
+                args.model,
+                "--rounds",
+                str(args.rounds),
+            ]
             done = subprocess.run(
                 [*command, "--one", shape],
                 env={**os.environ, "GOMP_SPINCOUNT": "5000", **PROCESSORS[processor]},

@@ -2,7 +2,7 @@
 
 Each engine goes through a whole `evaluate`, no-speech set included; texts that differ from those of the first are
 counted, and chrF and BLEU compared by paired bootstrap. Failures are those of what the model writes, before the guard.
-Run: python benchmarks/engines.py corpora/phrasebook/dev --limit 300
+Run: python -m benchmarks.engines corpora/phrasebook/dev --limit 300
 """
 
 import argparse
@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.rows import keep
 from rich.progress import track
-from rows import keep
 
 from sprachbund.engines.options import CHOICES
 from sprachbund.evaluation.compare import RunFile, System, compare

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 import transformers
 from benchmarks.rows import keep
-from tokenizers import AddedToken, Tokenizer, models
+from benchmarks.streaming_speed import random_model as random_streaming_conformer
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.decoding.transducer import transducer_greedy
@@ -45,6 +46,8 @@ from sprachbund.models.causal_lm import ChatTemplate
 from sprachbund.models.fastconformer import (
     Canary,
     CanaryConfig,
+    CohereAsr,
+    CohereConfig,
     FastConformerTokens,
     Parakeet,
     ParakeetConfig,
@@ -52,6 +55,8 @@ from sprachbund.models.fastconformer import (
 from sprachbund.models.io import load
 from sprachbund.models.kyutai import ExtractorConfig, Kyutai, KyutaiConfig
 from sprachbund.models.moonshine import Moonshine, MoonshineConfig, StreamingMoonshineConfig
+from sprachbund.models.prompted import PromptedTranslator
+from sprachbund.models.seamless import Seamless
 from sprachbund.models.translation import TextTranslator
 from sprachbund.models.voxtral_realtime import VoxtralRealtime, VoxtralRealtimeConfig
 from sprachbund.util.processor import processor_name
@@ -73,7 +78,7 @@ _LLM_SPECIAL = (
 def _tokens(size: int, languages: tuple[str, ...]) -> FastConformerTokens:
     """A vocabulary of numbers, with the special tokens of a prompt."""
     special = ["<unk>", *_PROMPT, *(f"<|{tag}|>" for tag in languages)]
-    names = [*special, *map(str, range(size - len(special)))]
+    names = [*special, "\u2581", *map(str, range(size - len(special) - 1))]
     tokenizer = Tokenizer(models.WordLevel({name: n for n, name in enumerate(names)}, unk_token="<unk>"))
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in special])
     return FastConformerTokens(tokenizer, size, "benchmark")
@@ -101,6 +106,14 @@ def _canary(encoder_layers: int, decoder_layers: int, vocabulary: int) -> Callab
     return build
 
 
+def _cohere() -> Family:
+    size = 16_384
+    encoder = {**_ENCODER, "num_hidden_layers": 48, "hidden_size": 1280, "intermediate_size": 5120}
+    values = {"model_type": "cohere_asr", "encoder_config": encoder, "vocab_size": size}
+    config = CohereConfig.model_validate(values)
+    return CohereAsr(config, values, _tokens(size, config.languages("cohere_asr", "benchmark"))).eval()
+
+
 def _llm_tokens(size: int) -> LLMTokens:
     """A vocabulary of numbers, with the special tokens of all prompts."""
     special = [*_LLM_SPECIAL, *(f"<SPECIAL_{n}>" for n in range(40 - len(_LLM_SPECIAL)))]
@@ -110,7 +123,9 @@ def _llm_tokens(size: int) -> LLMTokens:
     return LLMTokens(tokenizer, size, "benchmark")
 
 
-def _random_bf16(build: Callable[[], AudioLLM | VoxtralRealtime | Kyutai]) -> Callable[[], Family]:
+def _random(
+    build: Callable[[], AudioLLM | VoxtralRealtime | Kyutai | Seamless], dtype: torch.dtype = torch.bfloat16
+) -> Callable[[], Family]:
     """A model in the precision that it is published in."""
 
     def made() -> Family:
@@ -118,13 +133,13 @@ def _random_bf16(build: Callable[[], AudioLLM | VoxtralRealtime | Kyutai]) -> Ca
             model = build()
         buffers = {name: buffer for name, buffer in model.named_buffers() if not buffer.is_meta}
         for name, parameter in list(model.named_parameters()):
-            values = torch.empty(parameter.shape, dtype=torch.bfloat16).uniform_(-0.02, 0.02)
+            values = torch.empty(parameter.shape, dtype=dtype).uniform_(-0.02, 0.02)
             owner, _, last = name.rpartition(".")
             setattr(model.get_submodule(owner), last, torch.nn.Parameter(values, requires_grad=False))
         for name, buffer in list(model.named_buffers()):
             if name not in buffers:
                 owner, _, last = name.rpartition(".")
-                kind = torch.bfloat16 if buffer.is_floating_point() else buffer.dtype
+                kind = dtype if buffer.is_floating_point() else buffer.dtype
                 model.get_submodule(owner)._buffers[last] = torch.ones(buffer.shape, dtype=kind)
         return model.eval()
 
@@ -206,7 +221,7 @@ def _kyutai(delay_s: float, prefix_s: float, **values: Any) -> Callable[[], Fami
         return Kyutai(config, extractor, said, _tokens(config.vocab_size, ()), ["en"])
 
     def made() -> Family:
-        model = _random_bf16(build)()
+        model = _random(build)()
         assert isinstance(model, Kyutai)
         model.codec.float()
         return model
@@ -242,6 +257,28 @@ def _translator(config: str, **values: Any) -> Callable[[], Family]:
     return build
 
 
+def _language_model() -> Family:
+    """Qwen3 of 1.7 billion weights, with a vocabulary of numbers and the tokens of its chat."""
+    special = ["<unk>", "<|im_start|>", "<|im_end|>"]
+    names = [*special, *map(str, range(151_936 - len(special)))]
+    tokenizer = Tokenizer(models.WordLevel({name: n for n, name in enumerate(names)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    chat = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        eos_token="<|im_end|>",
+        extra_special_tokens=["<|im_start|>"],
+    )
+    chat.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>{% endif %}"
+    )
+    config = transformers.Qwen3Config(hidden_size=2048, intermediate_size=6144, num_hidden_layers=28)
+    config.update({"num_attention_heads": 16, "num_key_value_heads": 8, "tie_word_embeddings": True})
+    made = transformers.Qwen3ForCausalLM(config)
+    return PromptedTranslator(made.eval(), chat, ["en", "de"]).eval()
+
+
 SHAPES: Mapping[str, Callable[[], Family]] = {
     "conformer, as bundled": load,
     "whisper small": lambda: random_whisper("small"),
@@ -269,7 +306,7 @@ SHAPES: Mapping[str, Callable[[], Family]] = {
     "Kyutai STT 2.6B, bf16": _kyutai(2.5, 1.0),
     "Canary 1B flash": _canary(32, 4, 5248),
     "Canary 1B v2": _canary(32, 8, 16_384),
-    "Qwen3-ASR 0.6B, bf16": _random_bf16(
+    "Qwen3-ASR 0.6B, bf16": _random(
         _qwen(
             {
                 "d_model": 896,
@@ -281,11 +318,33 @@ SHAPES: Mapping[str, Callable[[], Family]] = {
             {"hidden_size": 1024, "intermediate_size": 3072},
         )
     ),
-    "Qwen3-ASR 1.7B, bf16": _random_bf16(_qwen({"output_dim": 2048}, {})),
-    "Granite Speech 3.3 2B, bf16": _random_bf16(_granite(2048, 8192)),
-    "Voxtral Mini 3B, bf16": _random_bf16(_voxtral),
-    "Voxtral Mini 4B Realtime, bf16": _random_bf16(_voxtral_realtime),
+    "Qwen3-ASR 1.7B, bf16": _random(_qwen({"output_dim": 2048}, {})),
+    "Granite Speech 3.3 2B, bf16": _random(_granite(2048, 8192)),
+    "Voxtral Mini 3B, bf16": _random(_voxtral),
+    "Voxtral Mini 4B Realtime, bf16": _random(_voxtral_realtime),
+    "Cohere ASR 2B": _cohere,
+    "streaming transducer 0.6B": lambda: random_streaming_conformer("published"),
+    "SeamlessM4T v2 large": _random(lambda: Seamless.shape("large-v2"), torch.float32),
     "M2M-100 418M": _translator("M2M100Config", vocab_size=128_112),
+    "NLLB-200 distilled 600M": _translator(
+        "M2M100Config", vocab_size=256_206, decoder_ffn_dim=4096, encoder_ffn_dim=4096
+    ),
+    "mBART-50": _translator("MBartConfig", vocab_size=250_054),
+    "Opus-MT": _translator(
+        "MarianConfig",
+        vocab_size=58_101,
+        d_model=512,
+        encoder_layers=6,
+        decoder_layers=6,
+        encoder_attention_heads=8,
+        decoder_attention_heads=8,
+        encoder_ffn_dim=2048,
+        decoder_ffn_dim=2048,
+        pad_token_id=58_100,
+        decoder_start_token_id=58_100,
+        activation_function="swish",
+        scale_embedding=True,
+    ),
     "MADLAD-400 3B": _translator(
         "T5Config",
         vocab_size=256_000,
@@ -297,6 +356,7 @@ SHAPES: Mapping[str, Callable[[], Family]] = {
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=False,
     ),
+    "Qwen3 1.7B as a translator": _language_model,
 }
 """Names to builders of random models, or of the bundled one."""
 
@@ -333,6 +393,8 @@ def measure(name: str, engine: EngineChoice, repeats: int) -> dict[str, Any]:
 
 
 def _read(family: Family, sound: np.ndarray) -> Memory:
+    if isinstance(family, PromptedTranslator):
+        return family.encode(family.text_features([" ".join(map(str, range(SOURCE_TOKENS)))]))
     if not isinstance(family, TextTranslator):
         return family.encode(family.features([sound]))
     length = torch.tensor([SOURCE_TOKENS])
@@ -351,7 +413,7 @@ def _write(family: Family, memory: Memory) -> None:
     else:
         cache = (
             family.decoder.start(memory.states, memory.num_frames, capacity=TOKENS + 1)
-            if isinstance(family, TextTranslator)
+            if isinstance(family, TextTranslator | Seamless)
             else family.start(memory, capacity=TOKENS + 1, targets=[Target(language="en", source="en")])
         )
         token = torch.zeros(1, 1, dtype=torch.long)
@@ -379,7 +441,8 @@ def main() -> None:
         command += ["--engine", arguments.engine, "--repeats", str(arguments.repeats)]
         row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         known[name, arguments.engine] = row
-        rows = [row for shape in SHAPES for (own, _), row in known.items() if own == shape]
+        engines = sorted({used for _, used in known}, key=lambda used: (used != "torch", used))
+        rows = [known[key] for shape in SHAPES for used in engines if (key := (shape, used)) in known]
         keep(arguments.out, {"processor": processor_name(), "commit": commit(), "rows": rows})
 
 

@@ -2,7 +2,7 @@
 
 A decoder's step is made of them. There are as many weights as do not fit into the processor's cache, and they take
 turns, as in a decoder; microseconds of one thread, the ways alternating, median and range.
-Run: python benchmarks/few_rows.py
+Run: python -m benchmarks.few_rows
 """
 
 import argparse
@@ -15,8 +15,8 @@ from statistics import median
 from typing import Any
 
 import torch
+from benchmarks.rows import keep
 from rich.progress import track
-from rows import keep
 from torch import Tensor, nn
 
 from sprachbund.engines.torch_layers import Int8Linear, PackedLinear, plain_linear

@@ -3,7 +3,7 @@
 Random weights, since speed does not depend on them. Both forms are asked in turn, round by round, and ratios are taken
 within a round, so that a slow moment of the machine hits both. On one thread the time of the processor is counted, and
 not what it spends on other programs. Packing 4 bits takes a second for ten million weights.
-Run: python benchmarks/four_bits.py --shape small --threads 2
+Run: python -m benchmarks.four_bits --shape small --threads 2
 """
 
 import argparse

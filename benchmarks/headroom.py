@@ -4,14 +4,14 @@ In the control, half of the languages write other digits than are spoken (each p
 last layer that are not shared with the other half have something to gain; a training that is long enough finds it.
 
     sprachbund data make phrasebook --edition bundled --utterances 3600 --heldout 300 --seed 77 --out DIR
-    python benchmarks/headroom.py DIR --out docs/results/headroom_bundled.json
+    python -m benchmarks.headroom DIR --out docs/results/headroom_bundled.json
 """
 
 import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from rows import keep
+from benchmarks.rows import keep
 
 from sprachbund.data.manifest import Manifest
 from sprachbund.models.io import bundled_directory, load

@@ -1,7 +1,7 @@
 """Identifiers of the language of a text, on sentences of open talk, and on the phrasebook's short and longer texts.
 
 `lingua` is not a dependency: `pip install lingua-language-detector` before.
-Run: python benchmarks/identify.py --out benchmarks/identify.json
+Run: python -m benchmarks.identify --out benchmarks/identify.json
 """
 
 import argparse
@@ -16,7 +16,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
-from rows import keep
+from benchmarks.rows import keep
 
 from sprachbund.corpora.phrasebook.draw import draw, render
 from sprachbund.corpora.phrasebook.sentences import LANGUAGES
@@ -111,7 +111,7 @@ def main() -> None:
         return
     rows = []
     for name in PACKAGES:
-        command = [sys.executable, __file__, "--only", name, "--count", str(given.count)]
+        command = [sys.executable, "-m", "benchmarks.identify", "--only", name, "--count", str(given.count)]
         rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     keep(given.out, {"machine": machine(), "rows": rows})
 

@@ -3,7 +3,7 @@
 Of all linear layers of the bundled model's encoder and decoder: the weighted error that k-quant makes small, relative
 to that of zeros; and what greedy translation of a development set becomes with them: tokens that differ from float32's
 (all behind a first other one counted) and chrF. Embeddings, convolutions and norms stay as they are.
-Run: python benchmarks/kquant.py --corpus corpora/phrasebook/dev --utterances 100
+Run: python -m benchmarks.kquant --corpus corpora/phrasebook/dev --utterances 100
 """
 
 import argparse

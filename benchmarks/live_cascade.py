@@ -28,6 +28,7 @@ from sprachbund.models.base import Family
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.live import SimulatedClock, emission_logs, in_blocks, play
 from sprachbund.streaming.options import LiveOptions
+from sprachbund.streaming.writing import policies_of
 from sprachbund.util.processor import processor_name
 from sprachbund.util.provenance import commit
 
@@ -85,9 +86,9 @@ def main() -> None:
         before_s += len(own) / SAMPLE_RATE
     references = references_of(places, options.target)
     rows = []
-    asked = [(CASCADE, cascade, *one) for one in SETTINGS]
+    asked = [(CASCADE, cascade, *one) for one in SETTINGS if one[0] in policies_of(cascade)]
     if (options.source, options.target) in direct.pairs():
-        asked += [(DIRECT, direct, policy, setting) for policy, setting in DIRECT_SETTINGS]
+        asked += [(DIRECT, direct, *one) for one in DIRECT_SETTINGS if one[0] in policies_of(direct)]
     for kind, family, policy, setting in asked:
         live = LiveOptions(policy=policy, step_s=options.step, **setting)  # type: ignore[arg-type]
         plain, _, plain_s = played(family, samples, options.source, options.target, live, NONE)

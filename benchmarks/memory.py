@@ -5,7 +5,7 @@ every step, the process's own pages apart from those of mapped files, which coun
 libraries and of packed weights are of that second kind; they are shared by processes, and the system may take them
 back. Every shape has a process of its own, after one that packs the weights. Random weights serve.
 
-Run: python benchmarks/memory.py --peers .peers/bin/python
+Run: python -m benchmarks.memory --peers .peers/bin/python
 """
 
 import argparse

@@ -6,7 +6,7 @@ weights those that were not chosen by 0. `one` is a feed-forward as wide as the 
 all, the least that the arithmetic costs. All but the last are compared, result and gradients, before anything is timed.
 Times are of the processor, one thread, interleaved, so that others on the machine count little; memory is what is
 kept for the backward pass, weights not counted.
-Run: python benchmarks/moe_dispatch.py [--full]
+Run: python -m benchmarks.moe_dispatch [--full]
 """
 
 import argparse
@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from rows import keep
+from benchmarks.rows import keep
 from torch import Tensor
 
 from sprachbund.nn.feed_forward import Branch

@@ -7,7 +7,7 @@ with the probability asked for, or by another one. The model checks and refuses 
 without and with drafts take turns. With one thread, times are processor times of that thread, which other programs
 disturb least.
 
-Run: python benchmarks/native_heads.py --shape small medium --batch 1 8
+Run: python -m benchmarks.native_heads --shape small medium --batch 1 8
 """
 
 import argparse
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.rows import keep
 from rich.progress import track
-from rows import keep
 
 from sprachbund.decoding.drafts.base import NativeRun
 from sprachbund.decoding.drafts.model import NativeModelRun

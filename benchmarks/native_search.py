@@ -5,7 +5,7 @@ started from Python, passes inside the kernels, and the same with draft tokens o
 transcript that the model's own CTC head writes (transcribed rows alone, since it writes what is spoken). With one
 thread, times are processor times of that thread, which other programs disturb least. Tokens are compared row by row.
 
-Run: python benchmarks/native_search.py --corpus corpora/phrasebook/test --texts corpora/phrasebook/train --rows 2000
+Run: python -m benchmarks.native_search --corpus corpora/phrasebook/test --texts corpora/phrasebook/train --rows 2000
 """
 
 import argparse
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.rows import keep
 from rich.progress import track
-from rows import keep
 
 import sprachbund
 from sprachbund.data.manifest import Manifest

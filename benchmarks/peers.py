@@ -6,7 +6,7 @@ round the results are written, and the same command goes on where it stopped. We
 
 Every processor and instruction set has results of its own, in peers_by_processor/; others are not touched.
 
-python benchmarks/peers.py --peers .peers/bin/python --openvino .openvino/bin/python, with the environments of
+python -m benchmarks.peers --peers .peers/bin/python --openvino .openvino/bin/python, with the environments of
 benchmarks/peers/requirements.txt and requirements_openvino.txt.
 """
 

@@ -3,7 +3,7 @@
 The hypotheses are made: references of 2 to 12 words in 20 pairs, and systems that get a quarter to a third of the
 words wrong. Every measurement is a fresh process; `score` reads a file of hypotheses and scores all of it, as
 `evaluate` does while it decodes; `compare` is the real command, two systems, chrF and BLEU, bootstrap of 1,000
-draws. Run: python benchmarks/scoring.py
+draws. Run: python -m benchmarks.scoring
 """
 
 import argparse
@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rows import keep
+from benchmarks.rows import keep
 
 from sprachbund.evaluation.lines import HYPOTHESES_FILE, DecodingEvidence, Line, LineWriter, read_lines
 from sprachbund.evaluation.manifest import ModelUsed
@@ -60,7 +60,7 @@ def score(path: Path) -> None:
 
 def measure(*command: str) -> tuple[float, float]:
     """Processor seconds and peak MiB of a process, and of nothing else."""
-    counted = [sys.executable, __file__, "--counted", *command]
+    counted = [sys.executable, "-m", "benchmarks.scoring", "--counted", *command]
     done = subprocess.run(counted, stdout=subprocess.PIPE, text=True, check=True)
     seconds, peak = json.loads(done.stdout.splitlines()[-1])
     return seconds, peak
@@ -99,7 +99,9 @@ def main() -> None:
                         writer.write(line)
             if count in wanted["score"]:
                 file = str(runs["first"] / HYPOTHESES_FILE)
-                rows.append(row("score", count, *measure(sys.executable, __file__, "--file", file)))
+                rows.append(
+                    row("score", count, *measure(sys.executable, "-m", "benchmarks.scoring", "--file", file))
+                )
             if count in wanted["compare"]:
                 command = [sys.executable, "-m", "sprachbund", "compare", *map(str, runs.values())]
                 rows.append(row("compare", count, *measure(*command)))

@@ -6,7 +6,7 @@ by less than half of that. uploads: short recordings from many clients: nothing 
 soak: a talk of an hour: slopes of delay and memory. load: live sessions for an hour beside uploads, slow clients and
 clients that vanish: what was lost, and whether the machine could carry it. curve: requests a second against the time of
 one, at 1 to 32 clients who each wait for an answer before they ask again; a Whisper of random weights whose texts have
-61 tokens, beside faster-whisper with the same weights (--peers, as of peers.py). Run: python benchmarks/serving.py soak
+61 tokens, beside faster-whisper with the same weights (--peers, as of peers.py). Run: python -m benchmarks.serving soak
 """
 
 import argparse
@@ -34,6 +34,7 @@ import httpx
 import numpy as np
 import psutil
 import soundfile
+from benchmarks.serving_rows import rows_of
 from rich.console import Console
 from rich.progress import Progress
 from websockets.asyncio.client import connect
@@ -887,9 +888,6 @@ def main(arguments: list[str] | None = None) -> None:
         options = parser.parse_args(arguments)
     out = options.out or ROOT / "benchmarks" / f"serving_{options.what}.json"
     found = {"manifest": manifest(options.what, options), **MEASURES[options.what](options)}
-    sys.path.insert(0, str(Path(__file__).parent))
-    from serving_rows import rows_of
-
     found["rows"] = rows_of(options.what, found)
     Console().print({name: value for name, value in found.items() if name != "trials"})
     out.write_text(json.dumps(found, indent=1) + "\n")

@@ -6,7 +6,7 @@ are read are real; sound is noise of the length of read speech, in FLAC. A proce
 Stores are servers on the same machine: moto's S3, and a small web server that answers every request 50 ms late, as a
 distant one does. They share the cores with the reader, which real stores do not. Rounds are in turn.
 
-Run: pip install 'sprachbund[cloud]' 'moto[server]'; python benchmarks/shards.py
+Run: pip install 'sprachbund[cloud]' 'moto[server]'; python -m benchmarks.shards
 """
 
 import argparse

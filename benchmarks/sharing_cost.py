@@ -3,7 +3,7 @@
 One number is varied at a time about a small case; models have random weights and speech is noise, which costs what
 speech costs. Processor time is counted, not the clock, so that whatever else runs on the machine does not matter.
 Beside training: the same utterances once through the analysis and once through forward pass, loss of three rows and
-CTC, backward pass and AdamW in fp32, without reading or augmenting them. Run: python benchmarks/sharing_cost.py
+CTC, backward pass and AdamW in fp32, without reading or augmenting them. Run: python -m benchmarks.sharing_cost
 """
 
 import argparse
@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.rows import keep
 from rich.console import Console
 from rich.progress import track
-from rows import keep
 from torch import nn
 
 from sprachbund.data.batch import Batch

@@ -3,15 +3,15 @@
 The gradients are those of `tests/research/gradient_sharing/made.py`: languages of a group share a direction,
 every language has a small one of its own, and noise of several sizes is added to each of 50 vectors in 128 dimensions.
 A draw counts when number and members of all groups are right. The conflict is that of two languages, with the true
-cosine known. Run from the root: PYTHONPATH=. python benchmarks/sharing_groups.py
+cosine known. Run from the root: PYTHONPATH=. python -m benchmarks.sharing_groups
 """
 
 import argparse
 from pathlib import Path
 
 import numpy as np
+from benchmarks.rows import keep
 from rich.progress import track
-from rows import keep
 from tests.research.gradient_sharing.made import as_groups, planted_groups, planted_rows, unit
 
 from sprachbund.research.gradient_sharing.analyses import (

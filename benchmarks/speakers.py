@@ -1,6 +1,6 @@
 """What makes a small model understand speakers it never heard: one of the recorded speakers is left out of training.
 
-    python benchmarks/speakers.py --source DEBS --work DIR
+    python -m benchmarks.speakers --source DEBS --work DIR
 
 A model of 3.5 M parameters first learns numbers, dates and times from synthesised speech alone. Each arm goes on from
 there with utterances composed from recordings, without one speaker, and is scored on utterances composed from the

@@ -5,7 +5,7 @@ that a slow moment of the machine hits all; the table gives medians and spreads 
 of the lossless systems are compared with those without a draft; where they differ the run stops, but in bf16 and int8,
 where near ties may fall the other way, they are counted.
 
-Run: python benchmarks/speculation.py --corpus corpora/telephone/dev --draft parasite --draft token-map --threads 2
+Run: python -m benchmarks.speculation --corpus corpora/telephone/dev --draft parasite --draft token-map --threads 2
 """
 
 import argparse

@@ -5,7 +5,7 @@ by another one. The parasite takes all its steps, and the model checks and refus
 without and with guesses alternate within each repeat. The memory is that of 30 s of Whisper, or of 10 s of the recipe's
 encoder. The published system (arXiv 2508.11189) is medium's with three blocks, and 85 % of its guesses are accepted.
 
-Run: python benchmarks/speculation_shapes.py --threads 1 2
+Run: python -m benchmarks.speculation_shapes --threads 1 2
 """
 
 import argparse
@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.rows import keep
 from rich.progress import track
-from rows import keep
 from torch import Tensor
 
 from sprachbund.decoding.drafts.base import DecodingState

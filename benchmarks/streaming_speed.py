@@ -8,7 +8,7 @@ is done and its own computing, as measured, is over; slope of that delay with a 
 and the state's bytes. `bits`: k-quant and rounding at 8 to 3 bits: bits per weight, bytes, error of weights and of
 the encoder's states, speed.
 Without --model the weights are random, in a published or a small shape, and write nothing: encoder and joint network
-are timed all the same. Run: python benchmarks/streaming_speed.py --model DIR --threads 1
+are timed all the same. Run: python -m benchmarks.streaming_speed --model DIR --threads 1
 """
 
 import argparse
@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.rows import keep
 from rich.console import Console
 from rich.progress import track
-from rows import keep
 from torch import Tensor
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE

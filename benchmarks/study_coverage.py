@@ -2,14 +2,14 @@
 
 Gaps follow 4.0 (h / 100)^-0.92 at 100, 250, 500, 1000 and 2500 h. Languages are alike, or differ by a factor with 30%
 of spread and mean 1; noise of seeds is added to every gap. A law is recovered when A and b are both inside.
-Run: python benchmarks/study_coverage.py
+Run: python -m benchmarks.study_coverage
 """
 
 import argparse
 from pathlib import Path
 
 import numpy as np
-from rows import keep
+from benchmarks.rows import keep
 
 from sprachbund.errors import SprachbundError
 from sprachbund.research.encoder_transfer.power_law import Interval, PowerLaw, fit_power_law

@@ -3,7 +3,7 @@
 With the shape of Whisper small: attention of one token over the memory of 30 s, attention in the encoder by how many
 queries are taken at once, and a product of 8 bits with its inputs brought to one scale. All ways give the same numbers
 to a hundredth. They take turns; processor time of one thread, which a busy machine disturbs little.
-Run: python benchmarks/torch_int8.py
+Run: python -m benchmarks.torch_int8
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from rows import keep
+from benchmarks.rows import keep
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 

@@ -7,7 +7,7 @@ as its recipes do; ours are computed on the way. Its Whisper takes windows of 30
 on utterances at their own length, which is a choice about the model and so a row of its own.
 
 Each system is a process that is asked for some steps at a time, round by round in turn, so that ratios are between
-neighbours in time. Run: python benchmarks/training_speed.py --threads 2 --rounds 7
+neighbours in time. Run: python -m benchmarks.training_speed --threads 2 --rounds 7
 """
 
 import argparse

@@ -6,7 +6,7 @@ On logits: `naive`, log-softmax of all logits and the recursion differentiated b
 them. Losses and gradients are compared before anything is timed. Times are interleaved; memory is of fresh processes:
 growth of the largest resident size from a warmed-up start, in units of the logits' bytes (the gradient of what is given
 as logits is one unit, and so are logits made by the joint network).
-Run: python benchmarks/transducer_loss.py [--full]
+Run: python -m benchmarks.transducer_loss [--full]
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from rows import keep
+from benchmarks.rows import keep
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -160,7 +160,14 @@ def measured(shape: tuple[int, ...], rounds: int) -> list[dict[str, object]]:
     rows = []
     times = times_s(shape, rounds)
     for name, seconds in times.items():
-        command = [sys.executable, __file__, "--peak", name, ",".join(map(str, shape))]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.transducer_loss",
+            "--peak",
+            name,
+            ",".join(map(str, shape)),
+        ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         other = times["joint + naive" if name.startswith("joint") else "naive"]
         rows.append(

@@ -1,7 +1,7 @@
 """Whole runs of two checkouts in turn: the command line, loading, and translating with a loaded model.
 
 Each has its native engine compiled in place (`python setup.py build_ext --inplace`).
-Run: python benchmarks/two_checkouts.py BEFORE NOW --rounds 5 --out docs/results/house_speed.json
+Run: python -m benchmarks.two_checkouts BEFORE NOW --rounds 5 --out docs/results/house_speed.json
 """
 
 import argparse
@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from rows import keep
+from benchmarks.rows import keep
 
 from sprachbund.util.provenance import machine
 

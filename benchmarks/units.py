@@ -6,7 +6,7 @@ to one process in the same round. `more` ratios are of what four times as much s
 start. `cpu` counts the processor's seconds of all processes, which mean the same on a machine that is busy with other
 work; time gained by two processes shows only where two cores are free (`cores`). Memory is the largest resident size of
 a fresh process that makes units and encodes, for so much speech and for four times as much.
-Run: python benchmarks/units.py [--full]
+Run: python -m benchmarks.units [--full]
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rows import keep
+from benchmarks.rows import keep
 
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.engines.benchmark import peak_mib
@@ -151,7 +151,7 @@ def peak_mb(count: int) -> dict[str, float]:
     """Of a fresh process that makes units of so many utterances and encodes them."""
     with tempfile.TemporaryDirectory() as root:
         write_noise(Path(root) / "corpus", count)
-        command = [sys.executable, __file__, "--memory", root]
+        command = [sys.executable, "-m", "benchmarks.units", "--memory", root]
         found = subprocess.run(command, capture_output=True, text=True, check=True)
     return {
         "speech_h": round(count * MEAN_S / 3600, 3),

@@ -4,7 +4,7 @@ A thread that has done its part waits actively at first, then sleeps (libgomp, G
 scheduler takes its core for busy, and does not move the other thread there from a core that something more urgent
 holds. One that sleeps has to be woken, several hundred times for a token. Whole processes, in turn within a round: the
 recordings of examples/ translated, a call with the shape of Whisper tiny in 8 bits (its tokens are many products),
-and steps of training a small transformer. Run on two idle cores, as root: python benchmarks/waiting.py
+and steps of training a small transformer. Run on two idle cores, as root: python -m benchmarks.waiting
 """
 
 import argparse
@@ -22,8 +22,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.rows import keep
 from rich.progress import track
-from rows import keep
 
 from sprachbund.cli.startup import SPINS
 
@@ -82,7 +82,7 @@ def output_of(command: list[str], env: dict[str, str], most_s: float) -> str | N
 
 def train_s(env: dict[str, str]) -> float:
     """Seconds of the steps, or the most that are waited for."""
-    printed = output_of([sys.executable, __file__, "--child"], env, MOST_S)
+    printed = output_of([sys.executable, "-m", "benchmarks.waiting", "--child"], env, MOST_S)
     return MOST_S if printed is None else float(printed)
 
 

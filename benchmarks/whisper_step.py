@@ -1,7 +1,7 @@
 """Time per token and per 30 s window of our Whisper beside transformers, on the same random weights.
 
 Both run in this process, one after the other within every repeat, so that a slow moment of the machine hits
-both; the table gives medians and spreads. Run: python benchmarks/whisper_step.py --threads 2 --repeats 7
+both; the table gives medians and spreads. Run: python -m benchmarks.whisper_step --threads 2 --repeats 7
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Damaged files of every kind that the package writes: read, or refused by one line, and nothing else.
 
-All mutants are read by `python benchmarks/reliability/file_mutants.py`; here a fixed choice of them is.
+All mutants are read by `python -m benchmarks.reliability.file_mutants`; here a fixed choice of them is.
 """
 
 import importlib.util

@@ -201,7 +201,8 @@ def _processor() -> Check:
 
     flags = set(instruction_flags())
     known = [flag.upper() for flag in _FEATURES if flag in flags]
-    computing = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    threads = torch.get_num_threads()
+    computing = f"{threads} thread{'s' * (threads > 1)}, {torch.backends.cpu.get_cpu_capability()}"
     if torch.cuda.is_available():
         computing += f", {torch.cuda.get_device_name()}"
     return Check(name="processor", status="ok", detail=", ".join([computing, *known]))
