@@ -13,6 +13,7 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.load import load, open_audio
 from sprachbund.errors import SprachbundError
 from tests.audio.support import DURATION_S, melody, write, write_ffmpeg
+from tests.nobody import can_be_nobody, nobody
 
 
 def refused(source: object, message: str) -> None:
@@ -31,16 +32,12 @@ def test_directory(tmp_path: Path) -> None:
     refused(tmp_path, "is a directory")
 
 
+@pytest.mark.skipif(not can_be_nobody(), reason="there is no other user to be")
 def test_no_permission(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav")
     path.chmod(0)
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65_534)
-    try:
+    with nobody(tmp_path):
         refused(path, r"a\.wav may not be read")
-    finally:
-        os.seteuid(user)
 
 
 def test_empty_file(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_process_with_torch_and_one_that_never_collects_stay_as_they_are(
         assert not gc.isenabled()
     finally:
         gc.enable()
-    assert gc.get_freeze_count() == frozen
+    assert gc.get_freeze_count() <= frozen  # some may have died since
     assert at_exit == []
 
 

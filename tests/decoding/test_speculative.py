@@ -40,13 +40,14 @@ def flat(rows: list[list[Hypothesis]]) -> list[Hypothesis]:
     return [h for row in rows for h in row]
 
 
-def assert_same(found: list[list[Hypothesis]], wanted: list[list[Hypothesis]]) -> None:
+def assert_same(found: list[list[Hypothesis]], wanted: list[list[Hypothesis]], *, step: float = 1e-5) -> None:
+    """The same tokens, and log-probabilities that differ by less than `step` for each token."""
     for a, b in zip(flat(found), flat(wanted), strict=True):
         assert a.tokens == b.tokens
         assert a.finished == b.finished
-        assert a.log_probability == pytest.approx(b.log_probability, abs=1e-5 * max(1, len(a.tokens)))
-        assert a.score == pytest.approx(b.score, abs=1e-5 * max(1, len(a.tokens)))
-        assert a.no_speech_log_probability == pytest.approx(b.no_speech_log_probability, abs=1e-5)
+        assert a.log_probability == pytest.approx(b.log_probability, abs=step * max(1, len(a.tokens)))
+        assert a.score == pytest.approx(b.score, abs=step * max(1, len(a.tokens)))
+        assert a.no_speech_log_probability == pytest.approx(b.no_speech_log_probability, abs=step)
 
 
 def speculate(

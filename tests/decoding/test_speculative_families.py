@@ -162,7 +162,9 @@ def test_a_smaller_model_guesses_on_the_engine_of_the_larger_among_the_tokens_of
         if engine == "native":
             assert draft.family.decoder.team is family.decoder.team
         speculation = Speculation(draft, num_draft_tokens=3)
-        assert_same(search(family, memory, targets, options, None, speculation), wanted)
+        # Several positions at once are added up in another order; of numbers in bf16 that is 2^-8 of what is added.
+        step = 2**-8 if engine == "torch-bf16" else 1e-5
+        assert_same(search(family, memory, targets, options, None, speculation), wanted, step=step)
         accepted.append(speculation.report()[0].acceptance)
     assert accepted[0] == 1.0  # it guesses for itself
     assert accepted[1] < 1.0  # random weights write tokens that the text has not

@@ -34,6 +34,16 @@ LANGUAGE_MODELS = sorted(
     for name in BUILDERS
     if name in ("speech LLM", "Voxtral", "Granite Speech", "Qwen3-ASR", "language model")
 )
+ENCODERS = (
+    "Parakeet CTC",
+    "Parakeet TDT",
+    "Canary",
+    "Cohere ASR",
+    "seamless",
+    "Voxtral",
+    "Granite Speech",
+    "Qwen3-ASR",
+)
 
 
 def one(layer: nn.Module, isa: str, threads: int, weights: Any = "int8") -> NativeLinear:
@@ -112,6 +122,60 @@ def test_a_streaming_transducer_gives_its_states_chunk_by_chunk(stored: str, thr
     assert relative_error(streamed, found.states[0, : len(streamed)]) < 0.02
 
 
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_is_that_with_its_products_in_8_bits(name: str, tmp_path: Path) -> None:
+    """Every linear layer gives the product of what it reads, in 8 bits, and all else is the encoder's own."""
+    family: Any = BUILDERS[name].build(tmp_path)
+    chosen = engine_for(family, "native", compare=False)
+    assert "native, int8" in chosen.parts["encoder"]
+    assert "torch, fp32" in chosen.parts["encoder"], "its convolutions are not the kernels'"
+    theirs: Any = chosen.family
+    known, seen = linears(family.encoder), set[str]()
+
+    def watch(place: str) -> None:
+        def compare(_: nn.Module, given: tuple[torch.Tensor], made: torch.Tensor) -> None:
+            seen.add(place)
+            layer: Any = known[place]
+            wanted = product_reference(
+                *quantize_reference(given[0].flatten(0, -2)), layer.weight, layer.bias
+            ).view_as(made)
+            torch.testing.assert_close(made, wanted.float(), rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
+
+        theirs.encoder.get_submodule(place).register_forward_hook(compare)
+
+    samples = [np.random.default_rng(n).standard_normal(n).astype(np.float32) * 0.1 for n in (31000, 20000)]
+    with torch.inference_mode():
+        features = family.features(samples)
+        wanted, plain = family.encode(features), theirs.encode(features)
+        for place, part in theirs.encoder.named_modules():
+            if isinstance(part, NativeLinear):
+                watch(place.replace(".module", "") if place not in known else place)
+        found = theirs.encode(features)
+    assert torch.equal(found.states, plain.states)
+    assert seen == known.keys()
+    counts = [None, None] if wanted.num_frames is None else wanted.num_frames.tolist()
+    for b, count in enumerate(
+        counts
+    ):  # the models are as narrow as 16 numbers, and each may be off by a 254th
+        assert relative_error(found.states[b, :count], wanted.states[b, :count]) < 0.2
+
+
+@pytest.mark.parametrize("name", ["Parakeet TDT", "Parakeet CTC", "streaming transducer"])
+def test_models_that_write_by_frames_are_tried(name: str, tmp_path: Path) -> None:
+    chosen = engine_for(BUILDERS[name].build(tmp_path))
+    assert chosen.name in ("torch", "native")
+    assert "fastest of 2" in chosen.why
+
+
+def test_a_decoder_without_a_matrix_of_its_own_is_whole_in_the_kernels(tmp_path: Path) -> None:
+    parts = {
+        name: engine_for(BUILDERS[name].build(tmp_path / name), "native", compare=False).parts
+        for name in ("Canary", "Cohere ASR")
+    }
+    assert parts["Canary"]["decoder"] == "native, int8"
+    assert parts["Cohere ASR"]["decoder"] == "torch, fp32"
+
+
 def test_a_transducer_writes_and_stands_for_all_kinds_of_calls() -> None:
     family: Any = tiny_transducer()
     samples = [np.random.default_rng(7).standard_normal(2 * SAMPLE_RATE).astype(np.float32) * 0.1]
@@ -126,7 +190,6 @@ def test_a_transducer_writes_and_stands_for_all_kinds_of_calls() -> None:
 
 def test_weights_stored_in_blocks_choose_the_kernels() -> None:
     family: Any = tiny_transducer()
-    assert engine_for(family).name == "torch"
     in_four_bits(family.encoder)
     chosen = engine_for(family)
     assert chosen.name == "native"

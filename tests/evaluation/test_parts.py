@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.manifest import differences, read_manifest
@@ -27,7 +28,8 @@ def options(tiny_options: EvaluationOptions) -> EvaluationOptions:
 def whole(
     corpus: Path, model_directory: Path, options: EvaluationOptions, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """What one process writes."""
+    """What one process writes, with as many threads as each of several has."""
+    torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("whole")
     evaluate([corpus], model_directory, options, out=out)
     return out

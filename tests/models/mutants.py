@@ -19,9 +19,12 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.nobody import can_be_nobody, nobody
 
 MEMORY_BYTES = 8 * 2**30
 """Of address space, most of which torch and transformers map and never touch."""
@@ -72,7 +75,7 @@ FOREIGN = (
 )
 FAMILIES = (*OWN, *FOREIGN)
 _READABLE_BY_ROOT_ALONE = 0o600
-_NOBODY = 65_534
+UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True)
@@ -232,7 +235,7 @@ def _byte_mutants(name: str, content: bytes, rng: random.Random, *, own: bool) -
         must_be_refused=needed,
     )
     yield Mutant(name, "is a folder", _as_folder(name), must_be_refused=data)
-    yield Mutant(name, "unreadable", lambda d: (d / name).chmod(0), must_be_refused=data)
+    yield Mutant(name, UNREADABLE, lambda d: (d / name).chmod(0), must_be_refused=data and can_be_nobody())
     places = [rng.randrange(min(len(content), 4096)) for _ in range(12)]
     places += [rng.randrange(len(content)) for _ in range(12 if data else 4)]
     for place in places:
@@ -412,7 +415,7 @@ def _outcome(directory: Path, mutant: Mutant) -> tuple[str, str]:
     )
     signal.alarm(TIME_S)
     try:
-        with _as_nobody(directory, mutant.what == "unreadable"):
+        with nobody(directory) if mutant.what == UNREADABLE else nullcontext():
             load_directory(directory)
     except SprachbundError as error:
         text = str(error)
@@ -426,23 +429,6 @@ def _outcome(directory: Path, mutant: Mutant) -> tuple[str, str]:
         os.killpg(killer.pid, signal.SIGKILL)
         killer.wait()
     return ("silent", "it loaded") if mutant.must_be_refused else ("loaded", "")
-
-
-class _as_nobody:  # noqa: N801 - a context manager
-    """As a user who may not read a file; root may read all."""
-
-    def __init__(self, directory: Path, really: bool) -> None:
-        self.directory, self.really = directory, really and os.geteuid() == 0
-
-    def __enter__(self) -> None:
-        if self.really:
-            for path in (self.directory, self.directory.parent):
-                path.chmod(0o777)
-            os.seteuid(_NOBODY)
-
-    def __exit__(self, *_: object) -> None:
-        if self.really:
-            os.seteuid(0)
 
 
 def load_directory(directory: Path) -> None:

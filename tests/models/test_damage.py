@@ -25,12 +25,13 @@ from sprachbund.models.whisper import io as whisper_io
 from sprachbund.nn.drafts import Parasite, ParasiteShape
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.util import known_files
-from tests.models.mutants import _as_nobody, try_some
+from tests.models.mutants import try_some
 from tests.models.seamless.support import make_checkpoint
 from tests.models.speech_llm_support import make_model as make_speech_llm
 from tests.models.split_support import LANGUAGES, TEXTS, make_model
 from tests.models.whisper_support import TINY
 from tests.models.whisper_support import make_directory as make_whisper
+from tests.nobody import can_be_nobody, nobody
 
 WEIGHTS = "model.safetensors"
 
@@ -204,15 +205,16 @@ def test_what_is_no_file_and_what_is_not_utf8(directory: Path) -> None:
         family_of(directory)
 
 
+@pytest.mark.skipif(not can_be_nobody(), reason="there is no other user to be")
 def test_places_where_nobody_may_look(directory: Path) -> None:
     directory.chmod(0)
     try:
         with (
-            _as_nobody(directory.parent, True),
+            nobody(directory.parent),
             pytest.raises(SprachbundError, match=r"cannot be read|no directory"),
         ):
             load(directory, offline=True)
-        with _as_nobody(directory.parent, True), pytest.raises(SprachbundError, match="cannot be read"):
+        with nobody(directory.parent), pytest.raises(SprachbundError, match="cannot be read"):
             family_of(directory)
     finally:
         directory.chmod(0o755)

@@ -1,5 +1,6 @@
 """Every family that is known by name has a loader, and what does not fit into memory reaches none."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models import io
-from sprachbund.models.hub import FAMILIES, bytes_of_weights
+from sprachbund.models.hub import FAMILIES, bytes_of_weights, one_line
 from sprachbund.models.io import LOADERS, load
+from sprachbund.util.extras import missing_package
 
 
 def directory_of(path: Path, family: str, gigabytes: float, name: str = "model.safetensors") -> Path:
@@ -62,3 +64,17 @@ def test_bytes_of_weights_count_no_weight_twice(tmp_path: Path) -> None:
     directory_of(tmp_path / "llm", "llama", 2e-6, "model-00001-of-00002.safetensors")
     directory_of(tmp_path / "llm", "llama", 5e-6, "model-00002-of-00002.safetensors")
     assert bytes_of_weights(directory) == 1000 + 2000 + 5000
+
+
+def test_a_package_that_is_missing_is_no_fault_of_the_files(tmp_path: Path) -> None:
+    """transformers names its own class; what its error was caused by names the package."""
+
+    def load_class() -> None:
+        try:
+            importlib.import_module("nothing")
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("Could not import module 'Qwen2ForCausalLM'.") from error
+
+    with pytest.raises(ModuleNotFoundError, match="No module named 'nothing'") as caught, one_line(tmp_path):
+        load_class()
+    assert missing_package(caught.value) == "the package nothing is not installed; run: pip install nothing"

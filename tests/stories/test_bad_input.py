@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 import soundfile
 
 from tests.models.whisper_support import make_directory
+from tests.nobody import can_be_nobody, nobody
 from tests.stories.support import command, speech, write_tiny_model, write_wav
 
 KEEP = ("--no-guard", "--model")
@@ -74,25 +74,7 @@ def test_directory(tiny_model: Path, here: Path) -> None:
     one_line(translate(tiny_model, "recordings"), "recordings", "is a directory")
 
 
-@contextlib.contextmanager
-def nobody(path: Path) -> Iterator[None]:
-    """Without the right to read everything, which root has; `path` stays reachable."""
-    if os.geteuid() != 0:
-        yield
-        return
-    folders = [folder for folder in (path, *path.parents) if folder.stat().st_mode & 0o011 != 0o011]
-    modes = [folder.stat().st_mode for folder in folders]
-    for folder in folders:
-        folder.chmod(0o755)
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        for folder, mode in zip(folders, modes, strict=True):
-            folder.chmod(mode)
-
-
+@pytest.mark.skipif(not can_be_nobody(), reason="there is no other user to be")
 def test_no_permission(here: Path, talk: Path) -> None:
     model = write_tiny_model(here / "model")
     for path in model.iterdir():

@@ -455,8 +455,10 @@ def _automatic(builder: _Builder, threads: int | None, without_native: str | Non
     because = "" if without_native is None else f"the native engine cannot run this model: {without_native}"
     engines = [e for e in (*_EXACT, *_ROUNDED) if e != "native" or builder.kernels]
     if able.writes_by_frames:
-        engines = ["torch"]
-        because = "the model decodes frame by frame, and the other engines replace attention decoders"
+        engines = [e for e in engines if e in ("torch", "native")]
+        because = (
+            because or "the model decodes frame by frame, and the other engines replace attention decoders"
+        )
     elif why_not_on_torch(family) is not None or not _on_cpu(family):
         # Elsewhere than on a CPU nothing but plain torch was ever measured.
         engines = [e for e in engines if e not in _TORCH]
@@ -492,8 +494,7 @@ def _named(builder: _Builder, engine: EngineChoice, threads: int | None, compare
     """An engine that was asked for; with `compare`, a model directory's is timed beside plain torch, once."""
     own, warnings, built = builder.candidates([engine], threads), list[str](), None
     chosen = own[-1]
-    by_frames = builder.family.capabilities.transducer is not None  # the trial steps attention decoders
-    if compare and not by_frames and builder.directory is not None and _on_cpu(builder.family):
+    if compare and builder.directory is not None and _on_cpu(builder.family):
         trial, family = builder.trial(engine, threads, [*builder.candidates(["torch"], None), *own])
         chosen = next((c for c in own if c.name == trial.fastest_of([c.name for c in own])), chosen)
         built = family if trial.chosen == chosen.name else None

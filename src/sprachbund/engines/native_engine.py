@@ -1,4 +1,6 @@
-"""The native engine: a family whose decoder, and encoder layers where possible, compute in the native kernels.
+"""The native engine: a family whose decoder, and encoder where possible, compute in the native kernels.
+
+Of encoders, transducers and language models that the kernels do not know as a whole, they compute the linear layers.
 
 `pack` packs the weights of a family, and `with_native_modules` gives the family with native modules in place of the
 torch ones. They have the same methods, so searches see the same model.
@@ -46,11 +48,13 @@ from sprachbund.engines.packing import (
 from sprachbund.engines.torch_layers import with_submodules
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
+from sprachbund.models.seamless.layers import SeamlessEncoder
 from sprachbund.models.speech_llm.llm import LanguageModel
 from sprachbund.nn.causal_lm import CausalLM
 from sprachbund.nn.decoder import DecoderCache, DecoderLayer, TextDecoder
 from sprachbund.nn.drafts import Parasite
 from sprachbund.nn.encoder import ConvolutionalEncoder
+from sprachbund.nn.fast_conformer import FastConformerEncoder
 from sprachbund.nn.feed_forward import Route
 from sprachbund.nn.streaming_conformer import StreamingEncoder
 
@@ -482,18 +486,23 @@ class NativeWhisperEncoder(nn.Module):
 
 
 def why_not_family(family: Family) -> str | None:
-    """Why the kernels cannot run a family's decoder, without which they run nothing; None when they can."""
-    decoder = family.capabilities.decoder
+    """Why the kernels can run nothing of a family; None when they run its decoder, or layers of other parts."""
     able = family.capabilities
-    if able.streaming is not None:
-        if isinstance(able.streaming.encoder, StreamingEncoder):
-            return None
+    if able.streaming is not None and not isinstance(able.streaming.encoder, StreamingEncoder):
         return f"its encoder is of the kind {type(able.streaming.encoder).__name__}"
+    if layered := _by_layers(family):
+        devices = {weight.device for part in layered.values() for weight in part.parameters()}
+        strange = [str(device) for device in devices if device.type != "cpu"]
+        return f"it is on the device {strange[0]}" if strange else None
+    return _why_not_decoder(family)
+
+
+def _why_not_decoder(family: Family) -> str | None:
+    """Why the kernels cannot run a family's whole decoder; None when they can."""
+    able = family.capabilities
+    decoder = able.decoder
     if able.writes_by_frames:
         return "it writes frame by frame, and the kernels run attention decoders"
-    if isinstance(family, nn.Module) and isinstance(decoder, CausalLM | LanguageModel):
-        device = next(decoder.parameters()).device
-        return None if device.type == "cpu" else f"it is on the device {device}"
     if (
         not isinstance(family, nn.Module)
         or not isinstance(decoder, TextDecoder)
@@ -509,8 +518,10 @@ def why_not_family(family: Family) -> str | None:
 
 def native_parts_of(family: Family) -> str:
     """What of a family the kernels run, in words for users."""
+    decoder = _decoder(family)
     if layered := _by_layers(family):
-        return f"linear layers of {' and '.join(layered)}; the rest on torch"
+        whole = "" if decoder is None else "decoder, and "
+        return f"{whole}linear layers of {' and '.join(layered)}; the rest on torch"
     reason = why_not_encoder(family.capabilities.encoder)
     return "encoder and decoder" if reason is None else f"decoder; its encoder on torch, since {reason}"
 
@@ -521,10 +532,9 @@ def pack(family: Family, weights: WeightNumbers = "int8") -> Packed:
     Raises:
         SprachbundError: weights that are not finite, which 4 bits cannot hold.
     """
-    if layered := _by_layers(family):
-        parts = {name: pack_linears(part, weights) for name, part in layered.items()}
-        return _packed(parts, shapes_of(family, weights), weights)
-    parts = {"decoder": pack_decoder(_decoder(family), weights)[1]}
+    parts = {name: pack_linears(part, weights) for name, part in _by_layers(family).items()}
+    if (decoder := _decoder(family)) is not None:
+        parts["decoder"] = pack_decoder(decoder, weights)[1]
     if (encoder := _encoder(family)) is not None:
         parts["encoder"] = pack_encoder(list(encoder.layers), encoder.final_norm, weights)[1]
         parts["stem"] = pack_stem(encoder.convolutions)
@@ -540,24 +550,34 @@ def _packed(parts: dict[str, Arrays], shapes: dict[str, dict[str, Any]], weights
     )
 
 
+_BY_LAYERS = (FastConformerEncoder, SeamlessEncoder)
+"""Encoders of which the kernels compute the linear layers alone, beside those of models that stream."""
+
+
 def _by_layers(family: Family) -> dict[str, nn.Module]:
     """Parts of which the kernels compute the linear layers one by one, by the names of modules; else none.
 
-    They are encoder and transducer of a model that streams, and the language model of a speech LLM.
+    They are encoder and transducer of a model that streams, encoders of kinds that the kernels do not know as a whole,
+    with the transducer behind them, and encoder and language model of a speech LLM.
     """
     able = family.capabilities
     if able.streaming is not None:
         return {"encoder": able.streaming.encoder, "transducer": able.streaming.transducer}
-    if isinstance(family, nn.Module) and isinstance(able.decoder, CausalLM | LanguageModel):
-        return {name: part for name, part in family.named_children() if part is able.decoder}
-    return {}
+    if not isinstance(family, nn.Module):
+        return {}
+    chosen: list[nn.Module | None] = []
+    if isinstance(able.encoder, _BY_LAYERS):
+        chosen += [able.encoder, able.transducer]
+    elif isinstance(able.decoder, CausalLM | LanguageModel):
+        chosen += [able.encoder, able.decoder]
+    return {name: part for name, part in family.named_children() if any(part is one for one in chosen)}
 
 
 def shapes_of(family: Family, weights: WeightNumbers = "int8") -> dict[str, dict[str, Any]]:
     """Sizes of the parts that `pack` packs."""
-    if layered := _by_layers(family):
-        return {name: linear_shapes(part, weights) for name, part in layered.items()}
-    shapes = {"decoder": decoder_shape(_decoder(family)).sizes()}
+    shapes = {name: linear_shapes(part, weights) for name, part in _by_layers(family).items()}
+    if (decoder := _decoder(family)) is not None:
+        shapes["decoder"] = decoder_shape(decoder).sizes()
     if (encoder := _encoder(family)) is not None:
         shapes["encoder"] = encoder_shape(list(encoder.layers)).sizes()
         shapes["stem"] = stem_shape(encoder.convolutions).sizes()
@@ -596,25 +616,22 @@ def with_native_modules(
 def _with_native_modules(
     family: Family, packed: Packed, team: Any, kernels: str, options: NativeOptions | None
 ) -> Family:
-    if layered := _by_layers(family):
-        if options is not None and options.memory != NativeOptions().memory:
-            raise SprachbundError(
-                f"memory={options.memory!r} is for decoders with a memory of their own; leave it out"
-            )
-        assert isinstance(family, nn.Module)
-        swapped = {
-            name: with_native_linears(part, partial(_matrix_of, packed.part(name)), team, kernels)
-            for name, part in layered.items()
-        }
-        return with_submodules(family, **swapped)
-    sizes = DecoderShape(**packed.shapes["decoder"])
-    decoder = NativeDecoder(sizes, packed.part("decoder"), team, kernels, options)
-    parts: dict[str, nn.Module] = {"decoder": decoder}
+    assert isinstance(family, nn.Module)  # `why_not_family` refuses all others
+    parts: dict[str, nn.Module] = {
+        name: with_native_linears(part, partial(_matrix_of, packed.part(name)), team, kernels)
+        for name, part in _by_layers(family).items()
+    }
+    if _decoder(family) is not None:
+        sizes = DecoderShape(**packed.shapes["decoder"])
+        parts["decoder"] = NativeDecoder(sizes, packed.part("decoder"), team, kernels, options)
+    elif options is not None and options.memory != NativeOptions().memory:
+        raise SprachbundError(
+            f"memory={options.memory!r} is for decoders with a memory of their own; leave it out"
+        )
     if (encoder := _encoder(family)) is not None:
         layers = NativeLayers(EncoderShape(**packed.shapes["encoder"]), packed.part("encoder"), team, kernels)
         stem = NativeStem(StemShape(**packed.shapes["stem"]), packed.part("stem"), team, kernels)
         parts["encoder"] = _native_encoder(encoder, stem, layers)
-    assert isinstance(family, nn.Module)  # `why_not_family` refuses all others
     return with_submodules(family, **parts)
 
 
@@ -632,10 +649,13 @@ def _native_encoder(encoder: ConvolutionalEncoder, stem: NativeStem, layers: Nat
 
 
 def _encoder(family: Family) -> ConvolutionalEncoder | None:
-    """The encoder where the kernels can run its layers."""
+    """The encoder where the kernels can run its layers; not without the decoder."""
     encoder = family.capabilities.encoder
-    return cast(ConvolutionalEncoder, encoder) if why_not_encoder(encoder) is None else None
+    if _decoder(family) is None or why_not_encoder(encoder) is not None:
+        return None
+    return cast(ConvolutionalEncoder, encoder)
 
 
-def _decoder(family: Family) -> TextDecoder:
-    return cast(TextDecoder, family.capabilities.decoder)  # see `why_not_family`
+def _decoder(family: Family) -> TextDecoder | None:
+    """The decoder where the kernels can run it as a whole."""
+    return cast(TextDecoder, family.capabilities.decoder) if _why_not_decoder(family) is None else None

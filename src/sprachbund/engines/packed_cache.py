@@ -41,7 +41,7 @@ from sprachbund.util.known_files import remembered
 # The file.
 
 MAGIC = b"sbpacked"
-VERSION = 7
+VERSION = 8
 _FIXED = struct.Struct("<8sII")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _HEAD = _FIXED.size + _DIGEST_BYTES

@@ -13,7 +13,7 @@ Shapes: B sources, R rows, S source tokens, U target tokens, D width, V vocabula
 
 import math
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -129,6 +129,29 @@ class FixedPositionDecoder(TextDecoder):
         del self.positions
         self.register_buffer("positions", positions, persistent=False)
         self.embedding = ScaledEmbedding(vocabulary_size, width, math.sqrt(width) if scaled else 1.0)
+
+
+class NormedEmbeddingDecoder(FixedPositionDecoder):
+    """A decoder with a norm in front of its layers and a bias on its logits, as Canary's.
+
+    Args:
+        vocabulary_size: V.
+        others: those of `FixedPositionDecoder`.
+    """
+
+    def __init__(self, *, vocabulary_size: int, **others: Any) -> None:
+        super().__init__(vocabulary_size=vocabulary_size, **others)
+        self.embedding_norm = nn.LayerNorm(self.positions.shape[1])
+        self.logits_bias = nn.Parameter(torch.zeros(vocabulary_size))
+
+    def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """What the first layer gets (R, U, D) of tokens (R, U) and the vectors of their positions (..., U, D)."""
+        normed: Tensor = self.embedding_norm(super().embedded(tokens, positions))
+        return normed
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Logits (..., V) of states (..., D) that have been through a last norm."""
+        return F.linear(x, self.output_matrix, self.logits_bias)
 
 
 class TextToTextEncoder(nn.Module):

@@ -24,6 +24,12 @@ from tests.training import made
 SMALL = CollectOptions(utterances=8, batch=2, accumulate=2, dimensions=64)
 
 
+@pytest.fixture(autouse=True)
+def one_thread(threads):
+    """As in the processes that share a collection: sums depend on how they are divided."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     directory = tmp_path_factory.mktemp("made")
@@ -34,6 +40,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(corpus, tmp_path_factory):
     """The vectors of an unbroken run of one process."""
+    torch.set_num_threads(1)
     return _vectors(_collected(corpus, tmp_path_factory.mktemp("whole") / "parts"))
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE
 from sprachbund.audio.features import log_mel, normalised_per_bin
@@ -30,7 +29,7 @@ from sprachbund.models.turns import TurnEnds
 from sprachbund.nn.ctc import ctc_loss
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.fast_conformer import SUBSAMPLING, FastConformerEncoder
-from sprachbund.nn.text_to_text import FixedPositionDecoder, marian_positions
+from sprachbund.nn.text_to_text import NormedEmbeddingDecoder, marian_positions
 from sprachbund.nn.transducer import Transducer
 from sprachbund.text.languages import described
 from sprachbund.util.devices import ANY_DEVICE
@@ -303,46 +302,28 @@ class Parakeet(_FastConformerModel):
         return torch.zeros(self.tokens.size, dtype=torch.bool, device=self.device)
 
 
-class CanaryDecoder(FixedPositionDecoder):
-    """Tokens and a memory in, logits out: a norm in front of the layers, a bias on the logits.
-
-    Positions are sinusoids, or stored with the weights.
-
-    Args:
-        config: shape.
-    """
-
-    def __init__(self, config: CanaryConfig | CohereConfig) -> None:
-        decoder = config.decoder_config
-        width = decoder.hidden_size
-        with torch.device("cpu"):  # never stored, so it has to be real in a model built on meta too
-            positions = marian_positions(decoder.max_position_embeddings, width) / width**0.5
-        super().__init__(
-            vocabulary_size=config.vocab_size,
-            positions=positions,
-            num_heads=decoder.num_attention_heads,
-            num_layers=decoder.num_hidden_layers,
-            feed_forward_width=decoder.intermediate_size,
-            scaled=False,
-            dropout=0.0,
-            activation=decoder.hidden_act,
-        )
-        self.embedding_norm = nn.LayerNorm(width)
-        self.logits_bias = nn.Parameter(torch.zeros(config.vocab_size))
-        if config.stored_positions:
-            del self.positions
-            self.positions = nn.Parameter(torch.zeros(decoder.max_position_embeddings, width))
-        if not config.tie_word_embeddings:
-            self.output_head = nn.Linear(width, config.vocab_size, bias=False)
-
-    def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """What the first layer gets (R, U, D) of tokens (R, U) and the vectors of their positions (..., U, D)."""
-        normed: Tensor = self.embedding_norm(super().embedded(tokens, positions))
-        return normed
-
-    def outputs(self, x: Tensor) -> Tensor:
-        """Logits (..., V) of states (..., D) that have been through a last norm."""
-        return F.linear(x, self.output_matrix, self.logits_bias)
+def _canary_decoder(config: CanaryConfig | CohereConfig) -> NormedEmbeddingDecoder:
+    """The decoder of a shape; its positions are sinusoids, or stored with the weights."""
+    shape = config.decoder_config
+    width = shape.hidden_size
+    with torch.device("cpu"):  # never stored, so it has to be real in a model built on meta too
+        positions = marian_positions(shape.max_position_embeddings, width) / width**0.5
+    decoder = NormedEmbeddingDecoder(
+        vocabulary_size=config.vocab_size,
+        positions=positions,
+        num_heads=shape.num_attention_heads,
+        num_layers=shape.num_hidden_layers,
+        feed_forward_width=shape.intermediate_size,
+        scaled=False,
+        dropout=0.0,
+        activation=shape.hidden_act,
+    )
+    if config.stored_positions:
+        del decoder.positions
+        decoder.positions = nn.Parameter(torch.zeros(shape.max_position_embeddings, width))
+    if not config.tie_word_embeddings:
+        decoder.output_head = nn.Linear(width, config.vocab_size, bias=False)
+    return decoder
 
 
 class CanaryExamples:
@@ -418,7 +399,7 @@ class Canary(_FastConformerModel):
         self, config: CanaryConfig | CohereConfig, values: Mapping[str, Any], tokens: FastConformerTokens
     ) -> None:
         super().__init__(config, values, tokens)
-        self.decoder = CanaryDecoder(config)
+        self.decoder = _canary_decoder(config)
         self.memory_projection: nn.Module = nn.Identity()
         if (
             isinstance(config, CohereConfig)
