@@ -2,12 +2,14 @@
 
 Run from the root of the repository: `python -m scripts.everywhere [CONDITION ...] [--tests PATH ...]`. Without names
 it goes through all conditions, which takes hours on two cores; `--list` shows them. Names joined by "+" hold together
-in one run, such as `eight-threads+locale-de+not-root`, and `--together` goes through all in as few runs as can be, an
-hour. It needs Linux, and for some conditions Debian's `qemu-user` or a locale; a condition that cannot be had is told
-and skipped. One line says what came out of each run, and the names of failed tests follow it.
+in one run, such as `eight-threads+locale-de+not-root`, and `--together` goes through all in as few runs as can be, two
+or three hours. It needs Linux, and for some conditions Debian's `qemu-user` or a locale; a condition that cannot be had
+is told and skipped. One line says what came out of each run, and the names of failed tests follow it; `--out` keeps
+the numbers.
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -18,6 +20,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from sprachbund.util.files import write_json
+from sprachbund.util.processor import processor_name
+from sprachbund.util.provenance import commit
 
 NUMBERS = tuple(
     f"tests/{room}"
@@ -228,6 +234,7 @@ def main() -> int:
     parser.add_argument(
         "--logs", type=Path, metavar="DIR", help="what pytest wrote; a temporary folder by default"
     )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON in which each run has a row")
     options = parser.parse_args()
     try:
         names = options.conditions or (TOGETHER if options.together else CONDITIONS)
@@ -253,6 +260,8 @@ def main() -> int:
         failed |= code != 0
         said = log.read_text(errors="replace")
         outcome = re.findall(r"^(?:=* ?)((?:\d+ \w+,? ?)+) in ", said, re.MULTILINE)
+        if options.out:
+            keep_row(options.out, name, outcome[-1] if outcome else "ended early", time.monotonic() - began)
         print(
             f"{name:15} {'failed' if code else 'passed'}: "
             f"{outcome[-1] if outcome else f'pytest ended with {code}'}, {time.monotonic() - began:.0f} s",
@@ -262,6 +271,21 @@ def main() -> int:
         )
     print(f"what pytest wrote is in {logs}")
     return int(failed)
+
+
+def keep_row(file: Path, name: str, outcome: str, seconds: float) -> None:
+    """Write the row of a run in place of the one before."""
+    rows = json.loads(file.read_text())["rows"] if file.exists() else []
+    counts = {what: int(number) for number, what in re.findall(r"(\d+) (passed|failed|skipped)", outcome)}
+    row = {
+        "conditions": name.replace("+", ", "),
+        **{what: counts.get(what, 0) for what in ("passed", "failed", "skipped")},
+        "minutes": round(seconds / 60, 1),
+        "processor": processor_name(),
+        "commit": commit()[:12],
+    }
+    rows = [known for known in rows if known["conditions"] != row["conditions"]]
+    write_json(file, {"rows": [*rows, row]})
 
 
 def run(condition: Condition, tests: tuple[str, ...] | list[str], processes: str, log: Path) -> int:
