@@ -178,7 +178,8 @@ def test_a_new_language_loads_in_transformers(tmp_path: Path, named: bool) -> No
         row = torch.tensor([[257, 260, 70, 71]] * 2)
         before, after = old(features, row), again(features, row)
     known = slice(1775)  # rows after it are spare, or new
-    torch.testing.assert_close(after[..., known], before[..., known], atol=0, rtol=0)
+    # A product with a matrix of more rows may be summed in another order.
+    torch.testing.assert_close(after[..., known], before[..., known], atol=1e-5, rtol=1e-5)
     assert again.prompt(Target(language="en", source="gsw"))[1] == again.tokens.languages["gsw"]
 
 
