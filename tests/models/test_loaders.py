@@ -75,6 +75,6 @@ def test_a_package_that_is_missing_is_no_fault_of_the_files(tmp_path: Path) -> N
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("Could not import module 'Qwen2ForCausalLM'.") from error
 
-    with pytest.raises(ModuleNotFoundError, match="No module named 'nothing'") as caught, one_line(tmp_path):
+    with pytest.raises(ModuleNotFoundError, match="Could not import") as caught, one_line(tmp_path):
         load_class()
     assert missing_package(caught.value) == "the package nothing is not installed; run: pip install nothing"

@@ -216,12 +216,8 @@ def one_line(path: Path) -> Iterator[None]:
         yield
     except SprachbundError:
         raise
-    except ImportError as error:
-        # No fault of the files. transformers says which of its classes it is, and its cause which package is missing.
-        first: BaseException = error
-        while isinstance(first.__cause__, ImportError):
-            first = first.__cause__
-        raise first from None
+    except ImportError:  # a package is missing, which is no fault of the files
+        raise
     except BaseException as error:
         # Panics of libraries in Rust, such as tokenizers, are no `Exception`, and their class cannot be imported.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":

@@ -44,6 +44,9 @@ def missing_package(error: ImportError) -> str | None:
     Args:
         error: of an import that failed. Where several extras ask for the package, the code that imported it decides.
     """
+    # transformers says which of its own classes it could not import; what that was caused by names the package.
+    while isinstance(error.__cause__, ImportError):
+        error = error.__cause__
     if not isinstance(error, ModuleNotFoundError):
         return None
     said = re.match(r"No module named '([\w.]+)'", str(error))  # some libraries raise it without the name
