@@ -26,7 +26,7 @@ from sprachbund.data.batching import BatchingOptions, nested, plan_epoch
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.metrics import Counts, metric
+from sprachbund.evaluation.metrics import Counts, corpus_score, metric
 from sprachbund.models.base import Features, Target
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.conformer.extension import MEAN, only_losses
@@ -333,6 +333,7 @@ def run_cells(
     Raises:
         SprachbundError: a folder with another study, data or layers that there are not, a cell that failed; a study
             that torchrun started several times.
+        ImportError: the package of the study's metric is not installed.
     """
     refuse_several_processes("the transfer study")
     options = options or StudyRunOptions()
@@ -340,6 +341,8 @@ def run_cells(
     recipe = recipe.model_copy(update={"data": recipe.data.resolve(), "workers": workers})
     check_data(recipe)
     check_checkpoints(recipe)
+    # If its package is missing, this fails now and not after the trainings.
+    corpus_score(metric(recipe.scored_by), ["one"], ["one"])
     remember(directory, recipe, may_change=MAY_CHANGE)
     make_starts(recipe, directory, ray_address=options.ray, gpus=options.gpus, report=report)
     study = Study(grid=recipe.grid, make=partial(make_cell, recipe, directory), out=directory)
