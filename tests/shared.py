@@ -4,6 +4,8 @@ import fcntl
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 folder = Path()
 """Of this run of all tests; `tests/conftest.py` sets it."""
 
@@ -15,6 +17,7 @@ def made_once(name: str, make: Callable[[Path], object]) -> Path:
         name: says all that `make` depends on.
         make: called with an empty folder, in one process.
     """
+    assert folder != Path(), "set tests.shared.folder first, or it lies in the folder that this is run from"
     with (folder / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (made := folder / name).exists():
@@ -23,3 +26,11 @@ def made_once(name: str, make: Callable[[Path], object]) -> Path:
             make(begun)
             begun.rename(made)
     return made
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home folder that can be written: a command that may not keep packed weights there says so."""
+    place = folder / "home"
+    place.mkdir(exist_ok=True)
+    monkeypatch.setenv("HOME", str(place))

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import shared
+from tests.shared import home as home
 from tests.stories.support import speech, write_tiny_model, write_wav
 
 
@@ -22,11 +22,3 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home folder that can be written: a command that may not keep packed weights there says so."""
-    place = shared.folder / "home"
-    place.mkdir(exist_ok=True)
-    monkeypatch.setenv("HOME", str(place))

@@ -27,7 +27,7 @@ from sprachbund.nn.conformer import valid_frames
 from sprachbund.nn.decoder import DecoderLayer
 from sprachbund.nn.fast_conformer import SUBSAMPLING
 from sprachbund.nn.feed_forward import is_split
-from sprachbund.nn.text_to_text import NormedEmbeddingDecoder
+from sprachbund.nn.text_to_text import CanaryDecoder
 from sprachbund.nn.transducer import Transducer
 from sprachbund.util.files import file_sha256, write_json, write_text
 
@@ -115,7 +115,7 @@ class _CanaryStep(nn.Module):
     The memory holds keys and values of every layer's self-attention.
     """
 
-    def __init__(self, decoder: NormedEmbeddingDecoder) -> None:
+    def __init__(self, decoder: CanaryDecoder) -> None:
         super().__init__()
         self.decoder = decoder
 
@@ -304,7 +304,7 @@ def _decoder_joint(transducer: Transducer, file: str) -> _Part:
     return _Part(_DecoderJoint(transducer), graph, (states, targets, lengths, *memory))
 
 
-def _decoder(decoder: NormedEmbeddingDecoder, file: str, encoded: Value, mask: Value) -> _Part:
+def _decoder(decoder: CanaryDecoder, file: str, encoded: Value, mask: Value) -> _Part:
     width, num_parts = decoder.positions.shape[1], 2 * len(decoder.layers)
     graph = Graph(
         file=file,

@@ -26,9 +26,10 @@ from sprachbund.nn.encoder import ConvolutionalEncoder, EncoderLayer
 from sprachbund.nn.feed_forward import ACTIVATIONS, FeedForward, SplitFeedForward
 from sprachbund.nn.quantized import BlockWeights, quantize_blocks
 from sprachbund.nn.text_to_text import (
+    CanaryDecoder,
     FixedPositionDecoder,
     MbartDecoder,
-    NormedEmbeddingDecoder,
+    NormedEmbedding,
     ScaledEmbedding,
 )
 
@@ -37,7 +38,7 @@ BLOCK = 16
 OFFSET = 128
 """What is added to signed 8-bit inputs to make them unsigned, as the processor's dot product wants them."""
 _PARTS = (nn.Linear, nn.LayerNorm, nn.Conv1d, FeedForward, MultiHeadAttention, ConvolutionModule)
-DECODERS = (TextDecoder, FixedPositionDecoder, NormedEmbeddingDecoder, MbartDecoder)
+DECODERS = (TextDecoder, FixedPositionDecoder, CanaryDecoder, MbartDecoder)
 """Classes of decoders that can be packed, if their layers can; not their subclasses."""
 _EPSILON = 1e-5  # as the kernels have it
 _INPUTS = 4  # that the dot product takes at once
@@ -197,11 +198,10 @@ def decoder_shape(decoder: TextDecoder) -> DecoderShape:
 def pack_decoder(decoder: TextDecoder, weights: WeightNumbers = "int8") -> tuple[DecoderShape, Arrays]:
     """A decoder whose `why_not` is None, its linear layers in the numbers asked for."""
     layers: list[DecoderLayer] = list(decoder.layers)  # type: ignore[arg-type]
-    normed = decoder if isinstance(decoder, MbartDecoder | NormedEmbeddingDecoder) else None
-    bias = None if normed is None else normed.logits_bias
+    bias = decoder.logits_bias if isinstance(decoder, NormedEmbedding) else None
     arrays = pack_norm("norm", decoder.norm) | pack_matrix("vocabulary", decoder.embedding.weight, bias)
-    if normed is not None:
-        arrays |= pack_norm("embedding_norm", normed.embedding_norm)
+    if isinstance(decoder, NormedEmbedding):
+        arrays |= pack_norm("embedding_norm", decoder.embedding_norm)
     arrays["positions"] = decoder.positions.detach().float().contiguous()
     for i, layer in enumerate(layers):
         arrays |= {f"layers.{i}.{name}": array for name, array in _decoder_layer(layer, weights).items()}

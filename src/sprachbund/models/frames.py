@@ -1,30 +1,107 @@
-"""Whole recordings for models that write one token for every frame: their speech is one piece of a stream.
+"""What families that write frame by frame have in common.
 
-Shapes: B utterances, T frames, D width.
+Shapes: B utterances, R rows, Q tokens, T frames, D width, L source languages.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sprachbund.models.base import Features, FrameDecoder, Memory
+from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Features, FrameDecoder, Memory, Target
+from sprachbund.nn.decoder import DecoderCache
+from sprachbund.text.languages import described
 
 
-def whole_features(decoder: FrameDecoder, samples: Sequence[np.ndarray]) -> Features:
+class TranscribesByFrames:
+    """Methods of `sprachbund.models.base.Family` for models that transcribe, are told no language, and write by frames.
+
+    Attributes:
+        name: kind of the model.
+        source_languages: BCP-47 tags of what it hears and writes.
+    """
+
+    name: str
+    source_languages: tuple[str, ...]
+
+    def pairs(self) -> frozenset[tuple[str, str]]:
+        """Transcription of every language."""
+        return frozenset((tag, tag) for tag in self.source_languages)
+
+    def language_log_probs(self, memory: Memory) -> Tensor:
+        """All languages equal, (B, L): they are told apart by the text."""
+        shape = (memory.states.shape[0], len(self.source_languages))
+        return memory.states.new_zeros(shape).float().log_softmax(dim=-1)
+
+    def prompt(self, target: Target) -> list[int]:
+        """None; it is told no language. Raises SprachbundError for a language that it does not write."""
+        if target.language not in self.source_languages:
+            raise SprachbundError(
+                f"this model does not write {target.language!r}; it writes {described(self.source_languages)}"
+            )
+        return []
+
+    def start(
+        self,
+        memory: Memory,
+        *,
+        rows_per_memory: int = 1,
+        capacity: int | None = None,
+        targets: Sequence[Target] | None = None,
+    ) -> DecoderCache:
+        """Not there: it has no attention decoder. Arguments are those of `Family.start`.
+
+        Args:
+            memory: of B utterances.
+            rows_per_memory: rows for each utterance.
+            capacity: most tokens of a row.
+            targets: of the R rows.
+
+        Raises:
+            SprachbundError: always.
+        """
+        raise SprachbundError(f"the model {self.name} writes by frames and has no attention decoder to start")
+
+    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
+        """Not there, as `start`. Arguments are those of `Family.step`.
+
+        Args:
+            tokens: (R, Q).
+            cache: of the R rows.
+            weights: of the cross-attention.
+
+        Raises:
+            SprachbundError: always.
+        """
+        raise SprachbundError(f"the model {self.name} writes by frames and has no attention decoder to step")
+
+    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
+        """None: there is no token for it."""
+        return None
+
+
+# Whole recordings for models that write one token for every frame: their speech is one piece of a stream.
+
+
+def whole_features(
+    decoder: FrameDecoder, samples: Sequence[np.ndarray], device: torch.device | str
+) -> Features:
     """`Family.features` of such a model: the frames of whole utterances, silence before and behind them among them.
 
     Args:
         decoder: of the model.
         samples: B utterances, each (N,) at 16 kHz.
+        device: of the model.
     """
     rows = []
     for one in samples:
         front_end = decoder.front_end()
         rows.append(torch.cat([front_end.push(one), front_end.finish()]))
     values = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    return Features(values=values, num_frames=torch.tensor([len(row) for row in rows]))
+    num_frames = torch.tensor([len(row) for row in rows])
+    return Features(values=values.to(device), num_frames=num_frames.to(device))
 
 
 def whole_memory(decoder: FrameDecoder, features: Features) -> Memory:
@@ -32,7 +109,7 @@ def whole_memory(decoder: FrameDecoder, features: Features) -> Memory:
 
     Args:
         decoder: of the model.
-        features: what `whole_features` gave, on the device of the model.
+        features: what `whole_features` gave.
     """
     states, _ = decoder.encode_frames(features.values, decoder.start_frames(len(features.values)))
     return Memory(states=states, num_frames=features.num_frames)

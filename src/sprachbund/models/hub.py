@@ -22,9 +22,9 @@ from sprachbund.util.processor import available_memory
 from sprachbund.util.tensors import check_tensors
 
 _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-# Other formats of the same weights lie beside these on the hub; they would double the download.
 PAGE = "README.md"
 """The page of a repository; its head states the licence."""
+# Other formats of the same weights lie beside these on the hub; they would double the download.
 _DESCRIPTIONS = ["*.json", "*.jinja", "merges.txt", "vocab.txt", "*.model", "source.spm", "target.spm", PAGE]
 OWN_FILES = [*_DESCRIPTIONS, "*.safetensors", "*.onnx", "*.npy"]
 """Files of a directory that this package wrote: drafts, parts in folders, vocabularies, units; each there once."""
@@ -214,9 +214,7 @@ def one_line(path: Path) -> Iterator[None]:
     """Turn what transformers and the libraries below it raise over files into one line; none says what it raises."""
     try:
         yield
-    except SprachbundError:
-        raise
-    except ImportError:  # a package is missing, which is no fault of the files
+    except (SprachbundError, ImportError):  # a package that is missing is no fault of the files
         raise
     except BaseException as error:
         # Panics of libraries in Rust, such as tokenizers, are no `Exception`, and their class cannot be imported.

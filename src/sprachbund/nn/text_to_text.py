@@ -131,8 +131,29 @@ class FixedPositionDecoder(TextDecoder):
         self.embedding = ScaledEmbedding(vocabulary_size, width, math.sqrt(width) if scaled else 1.0)
 
 
-class NormedEmbeddingDecoder(FixedPositionDecoder):
-    """A decoder with a norm in front of its layers and a bias on its logits, as Canary's.
+class NormedEmbedding(TextDecoder):
+    """A decoder with a norm in front of its layers and a bias on its logits.
+
+    Attributes:
+        embedding_norm: the norm.
+        logits_bias: (V,).
+    """
+
+    embedding_norm: nn.LayerNorm
+    logits_bias: Tensor
+
+    def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """What the first layer gets (R, U, D) of tokens (R, U) and the vectors of their positions (..., U, D)."""
+        normed: Tensor = self.embedding_norm(super().embedded(tokens, positions))
+        return normed
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Logits (..., V) of states (..., D) that have been through a last norm."""
+        return F.linear(x, self.output_matrix, self.logits_bias)
+
+
+class CanaryDecoder(NormedEmbedding, FixedPositionDecoder):
+    """Tokens and a memory in, logits out, as in Canary and Cohere ASR.
 
     Args:
         vocabulary_size: V.
@@ -143,15 +164,6 @@ class NormedEmbeddingDecoder(FixedPositionDecoder):
         super().__init__(vocabulary_size=vocabulary_size, **others)
         self.embedding_norm = nn.LayerNorm(self.positions.shape[1])
         self.logits_bias = nn.Parameter(torch.zeros(vocabulary_size))
-
-    def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """What the first layer gets (R, U, D) of tokens (R, U) and the vectors of their positions (..., U, D)."""
-        normed: Tensor = self.embedding_norm(super().embedded(tokens, positions))
-        return normed
-
-    def outputs(self, x: Tensor) -> Tensor:
-        """Logits (..., V) of states (..., D) that have been through a last norm."""
-        return F.linear(x, self.output_matrix, self.logits_bias)
 
 
 class TextToTextEncoder(nn.Module):
@@ -222,10 +234,8 @@ class MbartEncoder(TextToTextEncoder):
         return normed
 
 
-class MbartDecoder(TextDecoder):
+class MbartDecoder(NormedEmbedding):
     """Tokens and a memory in, logits out; output matrix tied to the embedding."""
-
-    logits_bias: Tensor
 
     def __init__(self, vocabulary_size: int, shape: TextToTextShape, *, key_bias: bool = False) -> None:
         super().__init__(
@@ -242,15 +252,6 @@ class MbartDecoder(TextDecoder):
         self.embedding = embedding(vocabulary_size, shape)
         self.embedding_norm = nn.LayerNorm(shape.width)
         self.register_buffer("logits_bias", torch.zeros(vocabulary_size))
-
-    def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """What the first layer gets (R, U, D) of tokens (R, U) and the vectors of their positions (..., U, D)."""
-        x: Tensor = self.embedding_norm(super().embedded(tokens, positions))
-        return x
-
-    def outputs(self, x: Tensor) -> Tensor:
-        """Logits (..., V) of states (..., D) that have been through a last norm."""
-        return F.linear(x, self.embedding.weight, self.logits_bias)
 
 
 # Marian. The norm of a feed-forward lies behind it here, though the module is the one that has it in front.

@@ -24,12 +24,13 @@ from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memo
 from sprachbund.models.domain import Domain
 from sprachbund.models.fastconformer.config import CanaryConfig, CohereConfig, ParakeetConfig
 from sprachbund.models.fastconformer.tokens import FastConformerTokens
+from sprachbund.models.frames import TranscribesByFrames
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss
 from sprachbund.models.turns import TurnEnds
 from sprachbund.nn.ctc import ctc_loss
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.fast_conformer import SUBSAMPLING, FastConformerEncoder
-from sprachbund.nn.text_to_text import NormedEmbeddingDecoder, marian_positions
+from sprachbund.nn.text_to_text import CanaryDecoder, marian_positions
 from sprachbund.nn.transducer import Transducer
 from sprachbund.text.languages import described
 from sprachbund.util.devices import ANY_DEVICE
@@ -182,7 +183,7 @@ def _check_known(known: Sequence[str], languages: Sequence[str]) -> None:
         raise SprachbundError(f"the model does not know {', '.join(unknown)}; it knows {described(known)}")
 
 
-class Parakeet(_FastConformerModel):
+class Parakeet(TranscribesByFrames, _FastConformerModel):
     """A recogniser with a CTC head or a transducer; satisfies `sprachbund.models.base.Family`.
 
     Args:
@@ -221,10 +222,6 @@ class Parakeet(_FastConformerModel):
             devices=ANY_DEVICE,
         )
 
-    def pairs(self) -> frozenset[tuple[str, str]]:
-        """Transcription of every language."""
-        return frozenset((tag, tag) for tag in self.source_languages)
-
     def ctc_log_probs(self, memory: Memory, targets: Sequence[Sequence[Target]]) -> Tensor:
         """Log-probabilities (R, S, V) of the CTC head, the same for all targets of a memory."""
         log_probs = self.ctc_head(memory.states).float().log_softmax(-1)
@@ -255,60 +252,18 @@ class Parakeet(_FastConformerModel):
         kind = "ctc" if self.transducer is None else "transducer"
         return Loss.of_text(total, int(batch.num_targets.sum()), parts={kind: total.detach()})
 
-    def prompt(self, target: Target) -> list[int]:
-        """None; it is told no language. Raises SprachbundError for a language that it does not write."""
-        if target.language not in self.source_languages:
-            raise SprachbundError(
-                f"this model does not write {target.language!r}; it writes {described(self.source_languages)}"
-            )
-        return []
-
-    def start(
-        self,
-        memory: Memory,
-        *,
-        rows_per_memory: int = 1,
-        capacity: int | None = None,
-        targets: Sequence[Target] | None = None,
-    ) -> DecoderCache:
-        """Not there: it has no attention decoder. Arguments are those of `Family.start`.
-
-        Args:
-            memory: of B utterances.
-            rows_per_memory: rows for each utterance.
-            capacity: most tokens of a row.
-            targets: of the R rows.
-
-        Raises:
-            SprachbundError: always.
-        """
-        raise SprachbundError(f"the model {self.name} writes by frames and has no decoder to start")
-
-    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """Not there, as `start`. Arguments are those of `Family.step`.
-
-        Args:
-            tokens: (R, Q).
-            cache: of the R rows.
-            weights: of the cross-attention.
-
-        Raises:
-            SprachbundError: always.
-        """
-        raise SprachbundError(f"the model {self.name} writes by frames and has no decoder to step")
-
     def suppressed(self, target: Target) -> Tensor:
         """Boolean (V,): none; its search writes what is likeliest."""
         return torch.zeros(self.tokens.size, dtype=torch.bool, device=self.device)
 
 
-def _canary_decoder(config: CanaryConfig | CohereConfig) -> NormedEmbeddingDecoder:
+def _canary_decoder(config: CanaryConfig | CohereConfig) -> CanaryDecoder:
     """The decoder of a shape; its positions are sinusoids, or stored with the weights."""
     shape = config.decoder_config
     width = shape.hidden_size
     with torch.device("cpu"):  # never stored, so it has to be real in a model built on meta too
         positions = marian_positions(shape.max_position_embeddings, width) / width**0.5
-    decoder = NormedEmbeddingDecoder(
+    decoder = CanaryDecoder(
         vocabulary_size=config.vocab_size,
         positions=positions,
         num_heads=shape.num_attention_heads,

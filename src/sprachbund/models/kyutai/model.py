@@ -27,14 +27,12 @@ from sprachbund.models.base import (
 )
 from sprachbund.models.domain import Domain
 from sprachbund.models.fastconformer.tokens import FastConformerTokens
-from sprachbund.models.frames import whole_features, whole_memory
+from sprachbund.models.frames import TranscribesByFrames, whole_features, whole_memory
 from sprachbund.models.kyutai.config import FRAME_SAMPLES, ExtractorConfig, KyutaiConfig
 from sprachbund.models.turns import TurnEnds
-from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.delayed_streams import DelayedStreamsDecoder
 from sprachbund.nn.mimi import MimiEncoder, MimiState
 from sprachbund.nn.sliding_window import SlidingCache
-from sprachbund.text.languages import described
 from sprachbund.util.devices import ANY_DEVICE
 
 _FRAMES_AT_ONCE = 125
@@ -131,7 +129,7 @@ class KyutaiFrontEnd:
         return held[: count * FRAME_SAMPLES].unflatten(0, (count, FRAME_SAMPLES))
 
 
-class Kyutai(nn.Module):
+class Kyutai(TranscribesByFrames, nn.Module):
     """A recogniser that writes while it hears; satisfies `Family` and `FrameDecoder` of `sprachbund.models.base`.
 
     Args:
@@ -161,7 +159,7 @@ class Kyutai(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.extractor, self.values, self.tokens = config, extractor, dict(values), tokens
-        self.name: str = config.model_type
+        self.name = config.model_type
         self.files: Mapping[str, bytes] = {}
         self.unused: Mapping[str, Tensor] = {}
         self.drafts: Mapping[str, Path] = {}
@@ -197,10 +195,6 @@ class Kyutai(nn.Module):
             language_from_text=len(self.source_languages) > 1,
             devices=ANY_DEVICE,
         )
-
-    def pairs(self) -> frozenset[tuple[str, str]]:
-        """Transcription of every language."""
-        return frozenset((tag, tag) for tag in self.source_languages)
 
     # Frames.
 
@@ -272,68 +266,15 @@ class Kyutai(nn.Module):
             raise SprachbundError(
                 f"an utterance lasts {longest / SAMPLE_RATE:.1f} s, a window {self.max_window_s:g}; cut it"
             )
-        features = whole_features(self, samples)
-        return Features(
-            values=features.values.to(self.device), num_frames=features.num_frames.to(self.device)
-        )
+        return whole_features(self, samples, self.device)
 
     def encode(self, features: Features) -> Memory:
         """Embedded codes (B, T, D) of whole utterances."""
         return whole_memory(self, features)
 
-    def language_log_probs(self, memory: Memory) -> Tensor:
-        """Log-probabilities (B, L), all alike: the language is identified from the text."""
-        return memory.states.new_zeros(len(memory.states), len(self.source_languages)).log_softmax(-1)
-
-    def prompt(self, target: Target) -> list[int]:
-        """None; it is told no language. Raises SprachbundError for a language that it does not write."""
-        if target.language not in self.source_languages:
-            raise SprachbundError(
-                f"this model does not write {target.language!r}; it writes {described(self.source_languages)}"
-            )
-        return []
-
-    def start(
-        self,
-        memory: Memory,
-        *,
-        rows_per_memory: int = 1,
-        capacity: int | None = None,
-        targets: Sequence[Target] | None = None,
-    ) -> DecoderCache:
-        """Not there: its decoder reads speech frame by frame. Arguments are those of `Family.start`.
-
-        Args:
-            memory: of B utterances.
-            rows_per_memory: rows for each utterance.
-            capacity: most tokens of a row.
-            targets: of the R rows.
-
-        Raises:
-            SprachbundError: always.
-        """
-        raise SprachbundError(f"the model {self.name} writes by frames and has no decoder to start")
-
-    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """Not there, as `start`. Arguments are those of `Family.step`.
-
-        Args:
-            tokens: (R, Q).
-            cache: of the R rows.
-            weights: of the cross-attention.
-
-        Raises:
-            SprachbundError: always.
-        """
-        raise SprachbundError(f"the model {self.name} writes by frames and has no decoder to step")
-
     def suppressed(self, target: Target) -> Tensor:
         """Boolean (V,): none; its search writes what is likeliest."""
         return torch.zeros(self.config.vocab_size, dtype=torch.bool, device=self.device)
-
-    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
-        """None: there is no token for it."""
-        return None
 
     def decode_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, padding and marks left out."""

@@ -36,13 +36,11 @@ from sprachbund.models.base import (
     Target,
 )
 from sprachbund.models.domain import Domain
-from sprachbund.models.frames import whole_features, whole_memory
+from sprachbund.models.frames import TranscribesByFrames, whole_features, whole_memory
 from sprachbund.models.turns import TurnEnds
 from sprachbund.models.voxtral_realtime.config import RealtimeEncoderConfig, VoxtralRealtimeConfig
 from sprachbund.nn.causal_lm import CausalLayers, CausalLM, CausalShape, SwiGLU
-from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.sliding_window import SlidingCache, through_window
-from sprachbund.text.languages import described
 from sprachbund.util.devices import ANY_DEVICE
 
 _CONDITION_WIDTH = 32
@@ -235,7 +233,7 @@ def embedded_delay(delay: int, like: Tensor) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()])
 
 
-class VoxtralRealtime(nn.Module):
+class VoxtralRealtime(TranscribesByFrames, nn.Module):
     """A recogniser of thirteen languages; satisfies `sprachbund.models.base.Family` and `FrameDecoder`.
 
     Args:
@@ -265,6 +263,7 @@ class VoxtralRealtime(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.values, self.tokens = config, dict(values), tokens
+        self.name = config.model_type
         self.ends, self.lead, self.delay = tuple(dict.fromkeys(ends)), lead, delay
         self.frame_s = config.audio_length_per_tok * HOP / SAMPLE_RATE
         self.source_languages = config.languages
@@ -284,11 +283,6 @@ class VoxtralRealtime(nn.Module):
             layer.mlp = DelayedFeedForward(shape, delay)
 
     # The family.
-
-    @property
-    def name(self) -> str:
-        """Of the family."""
-        return self.config.model_type
 
     @property
     def device(self) -> torch.device:
@@ -316,10 +310,6 @@ class VoxtralRealtime(nn.Module):
         """Longest row: a token for every frame of a window."""
         return round(self.max_window_s / self.frame_s)
 
-    def pairs(self) -> frozenset[tuple[str, str]]:
-        """Transcription of every language."""
-        return frozenset((tag, tag) for tag in self.source_languages)
-
     def features(self, samples: Sequence[np.ndarray]) -> Features:
         """Frames (B, T, 8 M) of log-mel of 16 kHz mono float32 samples, silence before and behind them.
 
@@ -332,69 +322,15 @@ class VoxtralRealtime(nn.Module):
                 f"an utterance lasts {longest_s:.1f} s, and a window {self.max_window_s:g}; cut it, or set "
                 "sprachbund.window_s in config.json"
             )
-        features = whole_features(self, samples)
-        return Features(
-            values=features.values.to(self.device), num_frames=features.num_frames.to(self.device)
-        )
+        return whole_features(self, samples, self.device)
 
     def encode(self, features: Features) -> Memory:
         """Run encoder and projector; states are (B, T, D)."""
         return whole_memory(self, features)
 
-    def language_log_probs(self, memory: Memory) -> Tensor:
-        """All languages equal, (B, L): they are told apart by the text."""
-        shape = (memory.states.shape[0], len(self.source_languages))
-        return memory.states.new_zeros(shape).float().log_softmax(dim=-1)
-
-    def prompt(self, target: Target) -> list[int]:
-        """None; it is told no language. Raises SprachbundError for a language that it does not write."""
-        if target.language not in self.source_languages:
-            raise SprachbundError(
-                f"this model does not write {target.language!r}; it writes {described(self.source_languages)}"
-            )
-        return []
-
-    def start(
-        self,
-        memory: Memory,
-        *,
-        rows_per_memory: int = 1,
-        capacity: int | None = None,
-        targets: Sequence[Target] | None = None,
-    ) -> DecoderCache:
-        """Not there: `start_frames` is. Arguments are those of `Family.start`.
-
-        Args:
-            memory: of B utterances.
-            rows_per_memory: rows for each utterance.
-            capacity: most tokens of a row.
-            targets: of the R rows.
-
-        Raises:
-            SprachbundError: always.
-        """
-        raise SprachbundError(f"the model {self.name} writes by frames and has no attention decoder to start")
-
-    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """Not there: `write_frames` is. Arguments are those of `Family.step`.
-
-        Args:
-            tokens: (R, Q).
-            cache: of the R rows.
-            weights: of the cross-attention.
-
-        Raises:
-            SprachbundError: always.
-        """
-        raise SprachbundError(f"the model {self.name} writes by frames and has no attention decoder to step")
-
     def suppressed(self, target: Target) -> Tensor:
         """Boolean (V,): none; what is no text is written, and is no part of the text."""
         return torch.zeros(self.tokens.size, dtype=torch.bool, device=self.device)
-
-    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
-        """None: there is no token for it."""
-        return None
 
     def decode_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
