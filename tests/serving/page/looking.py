@@ -8,7 +8,7 @@ from typing import Any
 RECORDINGS = Path(__file__).parents[3] / "examples" / "recordings"
 
 
-def until(condition: Callable[[], Any], what: str, timeout_s: float = 15.0) -> Any:
+def until(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
     """Waits until `condition()` is true and returns it. (The page's policy forbids the browser's own way to wait.)"""
     begun = time.monotonic()
     while not (found := condition()):
@@ -17,7 +17,7 @@ def until(condition: Callable[[], Any], what: str, timeout_s: float = 15.0) -> A
     return found
 
 
-def state(page: Any, name: str, timeout_s: float = 15.0) -> None:
+def state(page: Any, name: str, timeout_s: float = 60.0) -> None:
     """Waits until the page is in a state."""
     until(
         lambda: page.evaluate("document.documentElement.dataset.state") == name,

@@ -76,10 +76,16 @@ def opened(page: Any, operation: str) -> str:
 
 def executed(page: Any, block: str) -> tuple[int, str]:
     """Sends a form and returns the status and the body on the screen."""
-    page.focus(f"{block} .execute")
-    page.keyboard.press("Enter")
     row = f"{block} .live-responses-table tr.response"
-    until(lambda: page.query_selector(row), "the answer")
+
+    def answered() -> Any:
+        # A form that is built anew while its description arrives loses the focus, and a key pressed then with it.
+        if not page.evaluate(f"document.activeElement.matches('{block} .execute')"):
+            page.focus(f"{block} .execute")
+            page.keyboard.press("Enter")
+        return page.query_selector(row)
+
+    until(answered, f"the answer in {block}")
     status = page.inner_text(f"{row} .response-col_status").split()[0]
     return int(status), page.inner_text(f"{row} .microlight")
 
