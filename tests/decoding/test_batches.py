@@ -142,9 +142,10 @@ def test_recordings_that_ask_for_another_search_are_not_searched_together(monkey
     names = {one.name for one in fields(DecodingOptions)}
     others = {"beam_size": 2, "length_penalty": 0.5, "min_tokens": 2, "max_tokens": 5, "timestamps": False}
     others |= {"temperature": (0.0, 0.5), "sampling_seed": 3, "hot_words_weight": 1.0}
-    # The last ones separate recordings too; this family serves no glossary and spells no words, words cost another
-    # pass, several texts need a beam, and what is of a translator needs a cascade.
+    # The last ones separate recordings too; this family serves no glossary, has no transducer and spells no words,
+    # words cost another pass, several texts need a beam, and what is of a translator needs a cascade.
     more = {"word_timestamps", "glossary", "hot_words", "nbest", "translation_weight", "translator_draft"}
+    more |= {"max_symbols"}
     assert names == NOT_OF_THE_SEARCH | others.keys() | more
     calls = []
 

@@ -204,6 +204,7 @@ ALL = ["torch", "torch-fp32", "native 1", "torch-bf16", "torch-int8"]
 def test_auto_is_the_fastest_and_is_tried_once(
     directory: Path, tmp_path: Path, decided: dict[str, Any], fastest_engine: str
 ) -> None:
+    torch.set_num_threads(1)  # no note of more threads than cores
     decided["seconds"] = {fastest_engine: 0.5}
     for _ in range(2):
         engine = engine_for(load(directory), directory=directory, cache=tmp_path / "cache")

@@ -81,6 +81,7 @@ def test_arms_are_what_they_are_called(run: Path) -> None:
     assert model("ctc, ST only").config.head == "ctc"
     assert model("r = 2").config.ratio == 2.0
     assert model("soft sharing").config.soft_sharing
+    assert len(model("soft sharing").text_encoder.layers) == 6
     logged = json.loads((run_folder(run / "run", 0, "0.01 h, + MT") / "run" / "recipe.json").read_text())
     assert (logged["hours"], logged["mixing"]["text"]) == (0.01, True)
     started = json.loads(

@@ -192,7 +192,9 @@ def prepare(place: Path) -> None:
     )
 
 
-def watched(place: Path, commands: Sequence[str], *, linger_s: float = 0.0, timeout_s: float = 300.0) -> Seen:
+def watched(
+    place: Path, commands: Sequence[str], *, linger_s: float = 0.0, timeout_s: float = 1500.0
+) -> Seen:
     """Run commands one after the other in one process, and say what was seen.
 
     Args:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from tests.models.whisper_support import make_directory
 from tests.nobody import can_be_nobody, nobody
@@ -76,6 +77,7 @@ def test_directory(tiny_model: Path, here: Path) -> None:
 
 @pytest.mark.skipif(not can_be_nobody(), reason="there is no other user to be")
 def test_no_permission(here: Path, talk: Path) -> None:
+    torch.set_num_threads(1)  # no note of more threads than cores
     model = write_tiny_model(here / "model")
     for path in model.iterdir():
         path.chmod(0o644)

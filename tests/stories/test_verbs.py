@@ -67,6 +67,7 @@ def test_segments_are_printed_with_times_and_languages(tiny_model: Path, talk: P
 
 
 def test_json_is_what_python_gives(tiny_model: Path, talk: Path) -> None:
+    torch.set_num_threads(1)  # no note of more threads than cores
     options = sprachbund.DecodingOptions(
         guard=sprachbund.DecodingOptions().guard.__class__(enabled=False), word_timestamps=True, beam_size=2
     )

@@ -1,6 +1,7 @@
 """A transducer that streams: live text is that of the whole under each tier, alone and together, for any blocks."""
 
 from collections import defaultdict
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -86,9 +87,11 @@ def talk_as_a_whole(right: int) -> dict[str, list[str]]:
     return whole(*talk(), right)
 
 
-def whole(model: Conformer, samples: np.ndarray, right: int) -> dict[str, list[str]]:
+def whole(
+    model: Conformer, samples: np.ndarray, right: int, options: DecodingOptions = OPEN
+) -> dict[str, list[str]]:
     model.encoder.tier = next(tier for tier in model.encoder.tiers if tier.right == right)
-    found = translate(model, samples, TARGETS, "en", OPEN, sample_rate=SAMPLE_RATE, activity=Loudness())
+    found = translate(model, samples, TARGETS, "en", options, sample_rate=SAMPLE_RATE, activity=Loudness())
     return {target: [s.text for s in found[target].segments] for target in TARGETS}
 
 
@@ -138,6 +141,20 @@ def test_streams_together_write_what_each_writes_alone():
     for own, samples, right in zip(found, talks, rights, strict=True):
         for target, texts in whole(model, samples, right).items():
             assert [text.strip() for (t, _), text in sorted(own.items()) if t == target] == texts
+
+
+def test_tokens_at_one_frame_have_a_limit_in_recordings_and_live():
+    model, samples = tiny_transducer(4), recording(*SPEECH[:2], seed=4)
+    with torch.no_grad():
+        model.transducer.joint.out.bias[0] -= 4.0  # several tokens at a frame
+    lengths = []
+    for max_symbols in (1, 2, None):
+        options = replace(OPEN, max_symbols=max_symbols)
+        engine = LiveEngine(model, options, activity=Loudness())
+        found = hear(engine, engine.open(TARGETS, "en", LiveOptions(right_context=1)), samples, 1600)
+        assert found == whole(model, samples, 1, options)
+        lengths.append(sum(len(text) for texts in found.values() for text in texts))
+    assert lengths[0] < lengths[1] < lengths[2]
 
 
 def test_speech_without_a_pause_holds_a_bounded_memory():
@@ -218,3 +235,10 @@ def test_options_of_attention_decoders_are_refused(field):
             sample_rate=SAMPLE_RATE,
             activity=Loudness(),
         )
+
+
+def test_a_model_without_a_transducer_has_no_limit_at_a_frame():
+    from tests.decoding.tiny_family import TinyFamily
+
+    with pytest.raises(SprachbundError, match="max_symbols is 2, and the model tiny has no transducer"):
+        translate(TinyFamily(), recording(*SPEECH), ["de"], "en", replace(OPEN, max_symbols=2))

@@ -96,3 +96,22 @@ def options(**changes: Any) -> FitOptions:
 
 def computing(**changes: Any) -> Computing:
     return Computing(**{"block": 4, **changes})
+
+
+def w2v_bert(directory: Path) -> Path:
+    """A tiny checkpoint of transformers' w2v-BERT 2.0."""
+    import transformers
+
+    torch.manual_seed(3)
+    config = transformers.Wav2Vec2BertConfig(
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=24,
+        feature_projection_input_dim=160,
+        left_max_position_embeddings=6,
+        right_max_position_embeddings=2,
+    )
+    transformers.Wav2Vec2BertModel(config).save_pretrained(directory)
+    transformers.SeamlessM4TFeatureExtractor().save_pretrained(directory)
+    return directory

@@ -181,6 +181,7 @@ _Decoding = Annotated[
         "Decoding",
         only=(
             "allowed_languages",
+            "max_symbols",
             "prompt",
             "glossary",
             "hot_words",

@@ -137,7 +137,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="bundled, a conformer or Whisper model, or a WavLM, HuBERT, wav2vec 2.0 or XLS-R checkpoint.",
+        help="bundled, a conformer, Whisper or SeamlessM4T model, or a WavLM, HuBERT, wav2vec 2.0, XLS-R or w2v-BERT "
+        "2.0 checkpoint.",
     ),
 ]
 DataDirectories = Annotated[list[Path], typer.Argument(metavar="DATA…", help="Corpora, each a directory.")]

@@ -101,6 +101,8 @@ class DecodingOptions:
             (arXiv 1609.08144, equation 14); 0 ranks by log-probability alone. Only beam search ranks.
         min_tokens: fewest tokens of a segment; the end token is forbidden before.
         max_tokens: most tokens of a segment; the limit of the model if not given.
+        max_symbols: most tokens of a transducer at one frame, so that it cannot write without end; those of the
+            model if not given.
         allowed_languages: languages that may be spoken, from which language identification chooses, as BCP-47 tags; all
             of them in mixed speech. All of the model's if not given.
         language_windows: speech spans, the present one and those before it, whose language log-probabilities
@@ -143,6 +145,7 @@ class DecodingOptions:
     length_penalty: Annotated[float, Range(0)] = 1.0
     min_tokens: Annotated[int, Range(0), Option("--min-tokens", metavar="N")] = 0
     max_tokens: Annotated[int | None, Range(1), Option("--max-tokens", metavar="N")] = None
+    max_symbols: Annotated[int | None, Range(1), Option("--max-symbols", metavar="N")] = None
     allowed_languages: Annotated[tuple[str, ...] | None, Option("--languages", metavar="LANG,…")] = None
     language_windows: Annotated[int, Range(1)] = 3
     prompt: Annotated[str | None, Option("--prompt", metavar="TEXT")] = None
@@ -274,6 +277,11 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
         raise SprachbundError(
             f"the model {family.name} writes tokens with durations, which are searched greedily, and beam_size is "
             f"{options.beam_size}; set it to 1"
+        )
+    if able.transducer is None and options.max_symbols is not None:
+        raise SprachbundError(
+            f"max_symbols is {options.max_symbols}, and the model {family.name} has no transducer, which alone may "
+            "write several tokens at one frame; leave it out"
         )
     if able.frame_decoder is not None and options.beam_size > 1:
         raise SprachbundError(

@@ -576,7 +576,9 @@ def search_by_frames(
     if (fuse := family.capabilities.fuse_language) is not None:
         states = fuse(states, flat)
     if options.beam_size == 1:
-        hypotheses, _ = transducer_greedy(transducer, states, num_frames, start, hot_words=hot_words)
+        hypotheses, _ = transducer_greedy(
+            transducer, states, num_frames, start, max_symbols=options.max_symbols, hot_words=hot_words
+        )
         best = [_hypothesis(one, options.max_tokens) for one in hypotheses]
     else:
         rows = range(len(flat))
@@ -584,8 +586,15 @@ def search_by_frames(
         beams = [
             Beam(hypotheses=(empty,), path_scores=(0.0,), state=start.take(torch.tensor([r]))) for r in rows
         ]
-        size = options.beam_size
-        ended = transducer_beam(transducer, states, num_frames, beams, beam_size=size, hot_words=hot_words)
+        ended = transducer_beam(
+            transducer,
+            states,
+            num_frames,
+            beams,
+            beam_size=options.beam_size,
+            max_symbols=options.max_symbols,
+            hot_words=hot_words,
+        )
         ranked = [
             [_hypothesis(h, options.max_tokens) for h in beam.hypotheses[: options.nbest]] for beam in ended
         ]

@@ -46,12 +46,16 @@ class TransducerWriter(FrameWriter[TransducerStream]):
     Args:
         family: the model.
         streaming: its encoder and transducer.
+        max_symbols: most tokens at one frame; those of the model if None.
     """
 
     lead_s = LEAD * HOP / SAMPLE_RATE - _LAG_S
 
-    def __init__(self, family: Family, streaming: StreamingTransducer) -> None:
+    def __init__(
+        self, family: Family, streaming: StreamingTransducer, *, max_symbols: int | None = None
+    ) -> None:
         super().__init__(family)
+        self.max_symbols = max_symbols
         self.encoder, self.transducer = streaming.encoder, streaming.transducer
         self._front_end, self.fuse = streaming.front_end, family.capabilities.fuse_language
 
@@ -125,7 +129,9 @@ class TransducerWriter(FrameWriter[TransducerStream]):
         read = states[rows]
         if self.fuse is not None:
             read = self.fuse(read, [Target(language=to) for job in jobs for to in job.session.targets])
-        hypotheses, writers = transducer_greedy(self.transducer, read, num_frames[rows], writers)
+        hypotheses, writers = transducer_greedy(
+            self.transducer, read, num_frames[rows], writers, max_symbols=self.max_symbols
+        )
         row = 0
         for b, stream in enumerate(streams):
             count = int(num_frames[b])

@@ -176,11 +176,16 @@ class _EncodedJobs:
         return _EncodedJobs(jobs=[self.jobs[b] for b in rows], memory=self.memory.select(index))
 
 
-def writer_by_frames(family: Family) -> TransducerWriter | TokenWriter | None:
-    """What writes live text of a family that writes frame by frame; None of others."""
+def writer_by_frames(family: Family, max_symbols: int | None = None) -> TransducerWriter | TokenWriter | None:
+    """What writes live text of a family that writes frame by frame; None of others.
+
+    Args:
+        family: the model.
+        max_symbols: most tokens of a transducer at one frame; those of the model if None.
+    """
     able = family.capabilities
     if able.streaming is not None:
-        return TransducerWriter(family, able.streaming)
+        return TransducerWriter(family, able.streaming, max_symbols=max_symbols)
     return None if able.frame_decoder is None else TokenWriter(family, able.frame_decoder)
 
 
@@ -223,7 +228,7 @@ class LiveEngine:
         self.decoding, self._speculation = options_with_draft(model, options, self.notes)
         self._activity = activity or VoiceActivity()
         self._turn = 0
-        self._writer = writer_by_frames(model)
+        self._writer = writer_by_frames(model, options.max_symbols)
         translator = model.capabilities.translator
         self._cascade = None if translator is None else CascadeWriter(translator, options)
 

@@ -12,10 +12,12 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.io import load
 from sprachbund.models.tokens.sources import FeatureSource, open_source
 from sprachbund.nn.conformer import sinusoids, valid_frames
+from tests.models.seamless.support import make_checkpoint
 from tests.models.whisper_support import make_directory
-from tests.units.made import conformer, tones, wav2vec
+from tests.units.made import conformer, tones, w2v_bert, wav2vec
 
-KINDS = ("conformer", "whisper", "WavLM", "Hubert", "HubertGroup", "Wav2Vec2")
+STACKED = ("Wav2Vec2Bert", "seamless_m4t", "seamless_m4t_v2")
+KINDS = ("conformer", "whisper", "WavLM", "Hubert", "HubertGroup", "Wav2Vec2", *STACKED)
 UTTERANCES = [tones(word, i) for i, word in enumerate(["abc", "fade", "bead", "ca", "deafbc", "fed"])]
 
 
@@ -23,6 +25,8 @@ UTTERANCES = [tones(word, i) for i, word in enumerate(["abc", "fade", "bead", "c
 def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("sources")
     make_directory(root / "whisper")
+    for version in STACKED[1:]:
+        make_checkpoint(root / version, version)
     return {
         "conformer": conformer(root / "conformer"),
         "whisper": root / "whisper",
@@ -30,6 +34,8 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "Hubert": wav2vec(root / "hubert", "Hubert"),
         "HubertGroup": wav2vec(root / "hubert-base", "Hubert", "group"),
         "Wav2Vec2": wav2vec(root / "wav2vec", "Wav2Vec2"),
+        "Wav2Vec2Bert": w2v_bert(root / "w2v-bert"),
+        **{version: root / version for version in STACKED[1:]},
     }
 
 
@@ -60,6 +66,24 @@ def test_a_layer_is_that_of_transformers(kind: str, directories: dict[str, Path]
         wanted = model(**given, output_hidden_states=True).hidden_states[2][0]
     found = source(directories[kind]).features([UTTERANCES[4]])[0]
     np.testing.assert_allclose(found, wanted.numpy(), atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", STACKED)
+def test_a_layer_of_stacked_frames_is_that_of_transformers(kind: str, directories: dict[str, Path]) -> None:
+    import transformers
+
+    names = {STACKED[0]: "Wav2Vec2BertModel", STACKED[1]: "SeamlessM4TForSpeechToText"}
+    name = names.get(kind, "SeamlessM4Tv2ForSpeechToText")
+    model: Any = getattr(transformers, name).from_pretrained(directories[kind]).eval()
+    encoder = model if kind == STACKED[0] else model.speech_encoder
+    wanted = []
+    encoder.encoder.layers[1].register_forward_hook(lambda layer, given, output: wanted.append(output[0]))
+    extractor: Any = transformers.SeamlessM4TFeatureExtractor.from_pretrained(directories[kind])
+    given = extractor(UTTERANCES[4], sampling_rate=16_000, return_tensors="pt")
+    with torch.no_grad():
+        encoder(**given)
+    found = source(directories[kind]).features([UTTERANCES[4]])[0]
+    np.testing.assert_allclose(found, wanted[0].flatten(0, -2)[: len(found)].numpy(), atol=2e-5)
 
 
 def test_a_layer_is_that_of_a_conformer(directories: dict[str, Path]) -> None:

@@ -53,6 +53,7 @@ class TokenShape(BaseModel):
         decoding_ctc_weight: of the CTC prefix score beside the decoder's in joint search.
         soft_sharing: text goes through an encoder of its own, and only what writes is shared: what the published
             model is compared with.
+        text_layers: of that encoder of text; as many as speech has if None.
         frames_at_once: logits of so many frames of a transducer are held at a time in training; all if None.
     """
 
@@ -83,6 +84,7 @@ class TokenShape(BaseModel):
     language_weight: Weight = 0.1
     decoding_ctc_weight: float = Field(default=0.3, strict=True, ge=0, le=1)
     soft_sharing: Flag = False
+    text_layers: Layers | None = None
     frames_at_once: Positions | None = None
 
     @model_validator(mode="after")
@@ -91,6 +93,10 @@ class TokenShape(BaseModel):
             raise ValueError(f"num_heads {self.num_heads} does not divide width {self.width}")
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size {self.kernel_size} is even; the convolutions need a centre")
+        if self.text_layers is not None and not self.soft_sharing:
+            raise ValueError(
+                f"text_layers {self.text_layers} is for an encoder of text alone; set soft_sharing to true"
+            )
         return self
 
     @property

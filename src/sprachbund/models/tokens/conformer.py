@@ -196,7 +196,7 @@ class TokenConformer(ReadsTokens):
         self.frame_s = config.frame_s * 2**config.strides
         self.encoder = _encoder(config, len(reader.vocabulary))
         if config.soft_sharing:
-            self.text_encoder = _encoder(config, len(reader.vocabulary))
+            self.text_encoder = _encoder(config, len(reader.vocabulary), config.text_layers)
         size = len(self.written)
         if config.has_decoder:
             self.decoder = TextDecoder(
@@ -286,7 +286,7 @@ class TokenConformer(ReadsTokens):
         return (tokens[:, None] == known).int().argmax(1)
 
 
-def _encoder(config: TokenConfig, vocabulary_size: int) -> TokenEncoder:
+def _encoder(config: TokenConfig, vocabulary_size: int, num_layers: int | None = None) -> TokenEncoder:
     names = (
         "embedding_width",
         "width",
@@ -302,6 +302,8 @@ def _encoder(config: TokenConfig, vocabulary_size: int) -> TokenEncoder:
         "max_mask_share",
     )
     sizes: dict[str, Any] = config.model_dump(include=set(names))
+    if num_layers is not None:  # nothing is read off text, so that it has no lower layers to be told apart
+        sizes |= {"num_lower": num_layers, "num_upper": 0}
     return TokenEncoder(vocabulary_size=vocabulary_size, **sizes)
 
 

@@ -4,7 +4,8 @@ An utterance gives the same features alone and among others, so that nothing dep
 Shapes: T frames, D width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ from sprachbund.audio.constants import HOP, SAMPLE_RATE
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Features
 from sprachbund.models.hub import FAMILIES, family_of, optional_setting, quiet_transformers
+from sprachbund.models.seamless.model import stacked_log_mel
+from sprachbund.nn.conformer import valid_frames
 from sprachbund.nn.feed_forward import is_split
 from sprachbund.util.files import files_sha256, read_object
 
@@ -183,8 +186,7 @@ def open_source(
     Raises:
         SprachbundError: not a speech encoder, no such layer, speech of another sampling rate, or no such device.
     """
-    kind = OwnEncoder if model_type(directory) in FAMILIES else TransformersEncoder
-    encoder: Encoder = kind(directory, layer, device)
+    encoder: Encoder = _kind(directory)(directory, layer, device)
     info = SourceInfo(
         name=name or str(directory),
         family=encoder.family,
@@ -197,6 +199,13 @@ def open_source(
         hash=model_hash or encoder_hash(directory),
     )
     return FeatureSource(encoder, info, batch_s)
+
+
+def _kind(directory: Path) -> type["OwnEncoder"] | type["TransformersEncoder"] | type["StackedMelEncoder"]:
+    family = model_type(directory)
+    if family in (W2V_BERT, *SEAMLESS):
+        return StackedMelEncoder
+    return OwnEncoder if family in FAMILIES else TransformersEncoder
 
 
 def placed(module: nn.Module, device: str) -> nn.Module:
@@ -218,7 +227,7 @@ def _load_own(directory: Path) -> Any:
     family = family_of(directory)
     if family not in _KNOWN:
         raise SprachbundError(
-            f"{directory} is of the family {family}; units are made of {' or '.join(_KNOWN)} models, "
+            f"{directory} is of the family {family}; units are made of {', '.join(_KNOWN)} or SeamlessM4T models, "
             "or of speech encoders such as WavLM"
         )
     if family == "conformer":
@@ -228,6 +237,14 @@ def _load_own(directory: Path) -> Any:
     from sprachbund.models.whisper import load as load_whisper
 
     return load_whisper(directory, offline=True)
+
+
+def _refuse_split(encoder: nn.Module, directory: Path) -> None:
+    if is_split(encoder):
+        raise SprachbundError(
+            f"the encoder of {directory} is split by language, and units are to be the same for all; "
+            "name the model that it was split from"
+        )
 
 
 class OwnEncoder:
@@ -242,11 +259,7 @@ class OwnEncoder:
     def __init__(self, directory: Path, layer: int, device: str) -> None:
         self._model = _load_own(directory)
         self.family: str = self._model.name
-        if is_split(self._model.encoder):
-            raise SprachbundError(
-                f"the encoder of {directory} is split by language, and units are to be the same for all; "
-                "name the model that it was split from"
-            )
+        _refuse_split(self._model.encoder, directory)
         placed(self._model, device)
         self._device = device
         self._cut = TruncatedEncoder(self._model.encoder, layer, str(directory))
@@ -309,7 +322,7 @@ class TransformersEncoder:
         if optional_setting(model, "main_input_name") != "input_values" or layers is None:
             raise SprachbundError(
                 f"{directory} holds a {self.family} model, which is no encoder of samples; name a WavLM, HuBERT, "
-                "wav2vec 2.0 or XLS-R checkpoint, or a Whisper"
+                "wav2vec 2.0, XLS-R or w2v-BERT 2.0 checkpoint, a SeamlessM4T or a Whisper"
             )
         if (rate := self._extractor.sampling_rate) != SAMPLE_RATE:
             raise SprachbundError(
@@ -362,3 +375,63 @@ def _load(directory: Path) -> tuple[Any, Any]:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SprachbundError(f"{directory} cannot be read as a speech encoder ({reason})") from error
     return extractor, model
+
+
+# Encoders that read log-mel frames stacked in pairs: w2v-BERT 2.0 of transformers, and SeamlessM4T.
+
+W2V_BERT = "wav2vec2-bert"
+SEAMLESS = ("seamless_m4t", "seamless_m4t_v2")
+_FRAME, _STACKED = 400, 2
+"""Samples of a log-mel frame, and how many frames are one."""
+
+
+class StackedMelEncoder:
+    """The encoder of w2v-BERT 2.0 or SeamlessM4T, cut off after a layer; satisfies `Encoder`.
+
+    A layer of SeamlessM4T has 50 frames a second: its adaptor, which leaves one for every eight, comes after the last.
+
+    Raises:
+        SprachbundError: the checkpoint cannot be read, an encoder that is split by language, no such layer or device.
+    """
+
+    only_equal_lengths = False
+    frame_s = _STACKED * HOP / SAMPLE_RATE
+    window_s = _WINDOW_S
+
+    def __init__(self, directory: Path, layer: int, device: str) -> None:
+        self.family = model_type(directory)
+        if self.family == W2V_BERT:
+            self._extractor, model = _load(directory)
+            self._encode: Callable[[Tensor, Tensor], Any] = partial(_encode_w2v_bert, model)
+            layers = model.encoder
+            self.width: int = model.config.hidden_size
+        else:
+            from sprachbund.models.seamless.io import load as load_seamless
+
+            seamless = load_seamless(directory, offline=True)
+            self._extractor, model = seamless.extractor, seamless.encoder
+            self._encode, layers = model, model
+            _refuse_split(model, directory)
+            self.width = seamless.config.hidden_size
+        placed(model, device)
+        self._device = device
+        self._cut = TruncatedEncoder(layers, layer, str(directory))
+        self.num_layers = self._cut.num_layers
+
+    def num_frames(self, num_samples: int) -> int:
+        """Pairs of whole log-mel frames."""
+        return max(0, (num_samples - _FRAME) // HOP + 1) // _STACKED
+
+    def padded(self, num_samples: int) -> int:
+        """The samples themselves."""
+        return num_samples
+
+    def states(self, samples: Sequence[np.ndarray]) -> Tensor:
+        """The layer's output (B, T, D)."""
+        values, num_frames = stacked_log_mel(self._extractor, samples)
+        self._encode(values.to(self._device), num_frames.to(self._device))
+        return self._cut.output
+
+
+def _encode_w2v_bert(model: nn.Module, values: Tensor, num_frames: Tensor) -> None:
+    model(values, attention_mask=valid_frames(num_frames, values.shape[1]).long())

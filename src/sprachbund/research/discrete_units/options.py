@@ -25,6 +25,10 @@ NAMES: Mapping[Text, str] = {
 }
 
 
+TEXT_LAYERS = 6
+"""Of the encoder of text, where it has one of its own."""
+
+
 class UnitsArm(Strict):
     """One model of the comparison.
 
@@ -39,7 +43,7 @@ class UnitsArm(Strict):
         unit_pieces: size of the units' vocabulary; the recipe's if None.
         form: of the vocabulary; the recipe's if None.
         source_ctc: whether the transcript is read off below.
-        soft_sharing: text goes through an encoder of its own.
+        soft_sharing: text goes through an encoder of its own, of six layers.
         tied: whether the decoder's embedding is its output matrix too.
         decay: of the learning rate; the recipe's if None.
         hours: of speech; the recipe's if None.
@@ -69,7 +73,12 @@ class UnitsArm(Strict):
     def model(self, given: TokenShape) -> TokenShape:
         """A recipe's shape as this arm has it."""
         weight = given.source_ctc_weight if self.source_ctc else 0.0
-        own = {"head": self.head, "soft_sharing": self.soft_sharing, "tied": self.tied}
+        own = {
+            "head": self.head,
+            "soft_sharing": self.soft_sharing,
+            "text_layers": TEXT_LAYERS if self.soft_sharing else None,
+            "tied": self.tied,
+        }
         return given.model_copy(update={**own, "source_ctc_weight": weight})
 
     def training(self, given: TrainingOptions) -> TrainingOptions:
