@@ -26,7 +26,7 @@ from sprachbund.models.conformer.checkpoints import assemble, read_nemo
 from sprachbund.models.io import load
 from sprachbund.models.streaming_onnx import OnnxEncoder, OnnxStreamingTransducer
 from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder, StreamState
-from sprachbund.streaming.by_transducer import TransducerWriter
+from sprachbund.streaming.by_frames import TransducerWriter
 from sprachbund.streaming.engine import LiveEngine, writer_by_frames
 from sprachbund.streaming.options import LiveOptions
 from tests.models.transducer_checkpoints import (

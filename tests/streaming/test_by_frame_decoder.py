@@ -13,7 +13,7 @@ from sprachbund.decoding.pipeline import translate
 from sprachbund.errors import SprachbundError
 from sprachbund.models.kyutai import Kyutai
 from sprachbund.models.voxtral_realtime import VoxtralRealtime
-from sprachbund.streaming.by_frame_decoder import TokenStream
+from sprachbund.streaming.by_frames import TokenStream
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveText
 from sprachbund.streaming.options import LiveOptions

@@ -40,8 +40,7 @@ from sprachbund.decoding.words import AlignedTokens, align, aligned_by_frames, a
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 from sprachbund.models.turns import turn_states
-from sprachbund.streaming.by_frame_decoder import TokenWriter
-from sprachbund.streaming.by_transducer import TransducerWriter
+from sprachbund.streaming.by_frames import TokenWriter, TransducerWriter
 from sprachbund.streaming.cascade import CascadeWriter
 from sprachbund.streaming.events import LiveEvent, LiveText
 from sprachbund.streaming.options import LiveOptions
