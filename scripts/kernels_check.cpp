@@ -55,7 +55,7 @@ struct Packed {
 };
 
 void product(const Kernels& k) {
-    const int64_t rows = between(1, 70), inputs = between(1, 90), count = between(1, 13), stride = up(inputs, 16);
+    const int64_t rows = between(1, 100), inputs = between(1, 200), count = between(1, 70), stride = up(inputs, 16);
     Packed packed(rows, inputs);
     std::vector<uint8_t> tokens(static_cast<size_t>(count * stride));
     std::vector<float> scale(static_cast<size_t>(count)), out(static_cast<size_t>(count * rows));

@@ -16,6 +16,10 @@ from tests import shared
 gc.disable()  # until the tests are imported, all of which stays: to look for garbage there takes a third of the time
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # more than there are cores only if told so
 
+# A backward pass starts a thread for each GPU, once, and no forked process computes gradients after that. A build of
+# torch with CUDA believes in a GPU from its first export to ONNX on, so the first pass comes before.
+torch.ones(1, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
+
 
 @pytest.fixture(autouse=True)
 def threads() -> None:

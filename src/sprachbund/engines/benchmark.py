@@ -48,6 +48,7 @@ READING_WAYS = tuple((streams, ahead) for streams in (1, 2, 4, 8) for ahead in (
 _ROUNDS = 400_000  # of about fourteen instructions: a millisecond or more
 _TRIALS = 10
 INT8_LOOPS = {
+    "amx": ("tdpbusd", "vpdpbusd zmm"),
     "avx512": ("vpdpbusd zmm",),
     "avx512_vnni": ("vpdpbusd zmm",),
     "avx_vnni": ("vpdpbusd ymm",),

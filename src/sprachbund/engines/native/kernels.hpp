@@ -20,6 +20,11 @@
 #pragma once
 #include <cstdint>
 
+// AMX: compilers since 2021 know it, and Linux gives it to processes that ask.
+#if defined(__x86_64__) && defined(__linux__) && (__has_include(<amxint8intrin.h>) || __has_include(<amxintrin.h>))
+#define WITH_TILES
+#endif
+
 namespace sprachbund {
 
 struct Four {
@@ -156,6 +161,6 @@ struct Kernels {
 const Kernels* kernels(const char* name);
 
 // Best first, the last one always "portable".
-extern const char* const instruction_sets[6];
+extern const char* const instruction_sets[7];
 
 }  // namespace sprachbund

@@ -159,6 +159,22 @@ INLINE void emit(const Sink& sink, int64_t token, int64_t block, int64_t rows, F
     }
 }
 
+// What sums of a block come to, and where they go.
+struct Finish {
+    F16 scale, bias;
+    I16 offset;
+    int64_t block, rows;
+
+    INLINE Finish(const Matrix& m, int64_t of)
+        : scale(load<F16>(m.scale + of * 16)), bias(load<F16>(m.bias + of * 16)), offset(load<I16>(m.offset + of * 16)),
+          block(of), rows(m.rows) {}
+
+    INLINE void operator()(const Tokens& tokens, int64_t token, I16 sums, const Sink& sink) const {
+        const F16 exact = __builtin_convertvector(sums - offset, F16);
+        emit(sink, token, block, rows, exact * (scale * tokens.scale[token]) + bias);
+    }
+};
+
 // The sums of TOKENS x BLOCKS x 16. The loops are unrolled and the sums leave through a copy, so that they stay in
 // registers.
 template <int BLOCKS, int TOKENS>
@@ -181,13 +197,8 @@ INLINE void tile(const Tokens& tokens, int64_t token, const Matrix& m, int64_t b
         for (int b = 0; b < BLOCKS; b++) total(sums[t][b], totals[t][b]);
     }
     for (int b = 0; b < BLOCKS; b++) {
-        int64_t row = (block + b) * 16;
-        F16 scale = load<F16>(m.scale + row), bias = load<F16>(m.bias + row);
-        I16 offset = load<I16>(m.offset + row);
-        for (int t = 0; t < TOKENS; t++) {
-            F16 exact = __builtin_convertvector(load<I16>(totals[t][b]) - offset, F16);
-            emit(sink, token + t, block + b, m.rows, exact * (scale * tokens.scale[token + t]) + bias);
-        }
+        const Finish finish(m, block + b);
+        for (int t = 0; t < TOKENS; t++) finish(tokens, token + t, load<I16>(totals[t][b]), sink);
     }
 }
 

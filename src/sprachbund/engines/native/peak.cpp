@@ -4,6 +4,9 @@
 
 #include "kernels.hpp"
 #include "target.hpp"
+#if defined(WITH_TILES)
+#include "tiles.hpp"
+#endif
 
 #if defined(__x86_64__)
 // A round is twelve or fourteen results that do not wait for each other: more than any of these instructions takes cycles.
@@ -56,6 +59,22 @@ ROUNDS(fma_512, FOURTEEN(FMA_512))
 ROUNDS(dpbusd_512, FOURTEEN(DPBUSD_512))
 ROUNDS(dpbf16_512, FOURTEEN(DPBF16_512))
 END_TARGET
+#if defined(WITH_TILES)
+TARGET("amx-tile,amx-int8")
+void dpbusd_tiles(int64_t rounds) {
+    const TileShapes shapes;
+    settle(&shapes);
+    _tile_loadconfig(&shapes);
+    for (int64_t i = 0; i < rounds; i++) {
+        _tile_dpbusd(0, 4, 6);
+        _tile_dpbusd(1, 4, 7);
+        _tile_dpbusd(2, 5, 6);
+        _tile_dpbusd(3, 5, 7);
+    }
+    _tile_release();
+}
+END_TARGET
+#endif
 
 }  // namespace
 #endif
@@ -67,6 +86,9 @@ namespace {
 const RegisterLoop kLoops[] = {
 #if defined(__x86_64__)
     {"addq, one after another", nullptr, 16, add_chain},
+#if defined(WITH_TILES)
+    {"tdpbusd", "amx", 4 * 16 * 16 * 64 * 2, dpbusd_tiles},
+#endif
     {"vpdpbusd zmm", "avx512_vnni", 14 * 128, dpbusd_512},
     {"vpdpbusd ymm", "avx_vnni", 14 * 64, dpbusd_256},
     {"vpmaddubsw ymm, vpmaddwd, vpaddd", "avx2", 12 * 64, maddubsw_256},

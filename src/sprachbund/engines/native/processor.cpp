@@ -6,6 +6,12 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(WITH_TILES)
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <vector>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -15,11 +21,14 @@ namespace sprachbund {
 extern const Kernels portable_kernels;
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels, avx_vnni_kernels, avx512_vnni_kernels, avx512_kernels;
+#if defined(WITH_TILES)
+extern const Kernels amx_kernels;
+#endif
 #elif defined(__aarch64__)
 extern const Kernels arm_dot_kernels;
 #endif
 
-const char* const instruction_sets[6] = {"avx512", "avx512_vnni", "avx_vnni", "avx2", "arm_dot", "portable"};
+const char* const instruction_sets[7] = {"amx", "avx512", "avx512_vnni", "avx_vnni", "avx2", "arm_dot", "portable"};
 
 #if defined(__x86_64__)
 namespace {
@@ -63,6 +72,46 @@ bool has_avx512() {
     return has_avx512_vnni() && all_of(Leaf(7, 1).a, {5});  // bf16
 }
 
+#if defined(WITH_TILES)
+// Whether tiles are there and this process may use them: Linux saves their registers, 8 KiB a thread, for those alone that
+// have asked.
+bool has_tiles() {
+#if defined(SPRACHBUND_EMULATED_TILES)
+    return true;
+#else
+    constexpr long kAsk = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM; older headers have no name for it
+    return saves({17, 18}) && all_of(Leaf(7, 0).d, {24, 25}) && syscall(SYS_arch_prctl, kAsk, kTileData) == 0;
+#endif
+}
+
+// One product by tiles and by vectors. The tiles were written without a processor that has them, so each has to show once
+// that it agrees.
+bool tiles_agree() {
+    constexpr int64_t kTokens = 37, kRows = 40, kBlocks = 3, kSteps = 27, kStride = 112;
+    std::vector<uint8_t> values(kTokens * kStride);
+    std::vector<int8_t> weights(kBlocks * kSteps * 64);
+    std::vector<float> token_scale(kTokens), scale(kBlocks * 16), bias(scale), sums(kTokens * kRows), other(sums);
+    std::vector<int32_t> offset(kBlocks * 16);
+    uint32_t state = 1;
+    auto draw = [&state] { return (state = state * 1664525u + 1013904223u) >> 24; };
+    for (auto& v : values) v = static_cast<uint8_t>(draw());
+    for (auto& w : weights) w = static_cast<int8_t>(draw() - 128);
+    for (auto* all : {&token_scale, &scale, &bias})
+        for (auto& x : *all) x = 1.0f + static_cast<float>(draw());
+    for (auto& o : offset) o = static_cast<int32_t>(draw());
+    const Tokens tokens{values.data(), kStride, token_scale.data(), kTokens};
+    const Matrix m{weights.data(), scale.data(), offset.data(), bias.data(), kRows, kBlocks, kSteps, {}};
+    amx_kernels.product(tokens, m, 0, kBlocks, {Then::keep, sums.data(), kRows, nullptr, 0});
+    avx512_kernels.product(tokens, m, 0, kBlocks, {Then::keep, other.data(), kRows, nullptr, 0});
+    return sums == other;
+}
+
+bool has_amx() {
+    static const bool found = has_avx512() && has_tiles() && tiles_agree();
+    return found;
+}
+#endif
+
 }  // namespace
 #elif defined(__aarch64__)
 namespace {
@@ -81,6 +130,9 @@ bool has_arm_dot() {
 const Kernels* kernels(const char* name) {
     auto is = [name](const char* other) { return std::strcmp(name, other) == 0; };
 #if defined(__x86_64__)
+#if defined(WITH_TILES)
+    if (is("amx")) return has_amx() ? &amx_kernels : nullptr;
+#endif
     if (is("avx512")) return has_avx512() ? &avx512_kernels : nullptr;
     if (is("avx512_vnni")) return has_avx512_vnni() ? &avx512_vnni_kernels : nullptr;
     if (is("avx_vnni")) return has_avx_vnni() ? &avx_vnni_kernels : nullptr;
