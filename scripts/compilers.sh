@@ -62,6 +62,7 @@ for compiler in "${CXX:-g++}" "$clang"; do
     $compiler -shared "$work"/*.o -o "$work/_native.so"
     (cd "$work" && "$python" -c 'import _native; print(*_native.instruction_sets())')
     COMPILER=$compiler EMULATOR=env "$root/scripts/kernels_check.sh"
+    COMPILER="$compiler -DSPRACHBUND_EMULATED_TILES" EMULATOR=env "$root/scripts/kernels_check.sh"
 done
 if command -v "${EMULATOR:-qemu-aarch64}" > /dev/null; then
     COMPILER="$clang -target aarch64-linux-musl" EMULATOR=${EMULATOR:-qemu-aarch64} "$root/scripts/kernels_check.sh"
