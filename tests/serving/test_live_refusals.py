@@ -141,7 +141,7 @@ def test_a_byte_a_second_is_given_up_and_a_pause_is_not(small_live):
         async with talking(running, SPAN) as slow, talking(running, SPAN) as steady:
             began = time.monotonic()
             with pytest.raises(ConnectionClosed):  # noqa: PT012 - at any of these
-                while time.monotonic() - began < 10:
+                while time.monotonic() - began < 60:
                     await slow.socket.send(b"\x00")
                     await steady.send(np.zeros(16_000, np.float32))
                     await asyncio.sleep(0.1)
