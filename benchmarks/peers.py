@@ -409,6 +409,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--figure", type=Path, help="by default a file for the processor in docs/images/")
     args = parser.parse_args()
     args.out = args.out or results(args)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.figure = args.figure or HERE.parents[1] / "docs" / "images" / f"peers_{args.out.stem}.svg"
     return args
 
