@@ -98,7 +98,7 @@ def computing(**changes: Any) -> Computing:
     return Computing(**{"block": 4, **changes})
 
 
-def w2v_bert(directory: Path) -> Path:
+def w2v_bert(directory: Path, rate: int = RATE) -> Path:
     """A tiny checkpoint of transformers' w2v-BERT 2.0."""
     import transformers
 
@@ -113,5 +113,5 @@ def w2v_bert(directory: Path) -> Path:
         right_max_position_embeddings=2,
     )
     transformers.Wav2Vec2BertModel(config).save_pretrained(directory)
-    transformers.SeamlessM4TFeatureExtractor().save_pretrained(directory)
+    transformers.SeamlessM4TFeatureExtractor(sampling_rate=rate).save_pretrained(directory)
     return directory

@@ -127,11 +127,12 @@ def test_no_frames(kind: str, directories: dict[str, Path]) -> None:
 
 
 def test_models_that_cannot_be_used(directories: dict[str, Path], tmp_path: Path) -> None:
-    for kind, layers in (("WavLM", 3), ("conformer", 2)):
+    for kind, layers in (("WavLM", 3), ("conformer", 2), *zip(STACKED, (3, 2, 2), strict=True)):
         with pytest.raises(SprachbundError, match=f"has layers 1 to {layers}, not 9"):
             open_source(directories[kind], 9)
-    with pytest.raises(SprachbundError, match=r"takes speech of 8000 Hz"):
-        source(wav2vec(tmp_path / "telephone", rate=8000))
+    for telephone in (wav2vec(tmp_path / "wavlm", rate=8000), w2v_bert(tmp_path / "w2v-bert", rate=8000)):
+        with pytest.raises(SprachbundError, match=r"takes speech of 8000 Hz"):
+            source(telephone)
     with pytest.raises(SprachbundError, match=r"no config.json"):
         source(tmp_path)
     with pytest.raises(SprachbundError, match=r"device 'abacus' cannot be used"):

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from sprachbund.audio import features as logmel
-from sprachbund.audio.constants import HOP, SAMPLE_RATE
+from sprachbund.audio.constants import HOP, SAMPLE_RATE, WINDOW
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Features
 from sprachbund.models.hub import FAMILIES, family_of, optional_setting, quiet_transformers
@@ -324,10 +324,7 @@ class TransformersEncoder:
                 f"{directory} holds a {self.family} model, which is no encoder of samples; name a WavLM, HuBERT, "
                 "wav2vec 2.0, XLS-R or w2v-BERT 2.0 checkpoint, a SeamlessM4T or a Whisper"
             )
-        if (rate := self._extractor.sampling_rate) != SAMPLE_RATE:
-            raise SprachbundError(
-                f"{directory} takes speech of {rate} Hz, corpora are of {SAMPLE_RATE} Hz; name another model"
-            )
+        _refuse_rate(self._extractor.sampling_rate, directory)
         placed(model, device)
         self._model, self._device = model, device
         self._cut = TruncatedEncoder(model.encoder, layer, str(directory))
@@ -362,6 +359,13 @@ class TransformersEncoder:
         return self._cut.output
 
 
+def _refuse_rate(rate: int, directory: Path) -> None:
+    if rate != SAMPLE_RATE:
+        raise SprachbundError(
+            f"{directory} takes speech of {rate} Hz, corpora are of {SAMPLE_RATE} Hz; name another model"
+        )
+
+
 def _load(directory: Path) -> tuple[Any, Any]:
     try:
         from transformers import AutoFeatureExtractor, AutoModel
@@ -381,8 +385,8 @@ def _load(directory: Path) -> tuple[Any, Any]:
 
 W2V_BERT = "wav2vec2-bert"
 SEAMLESS = ("seamless_m4t", "seamless_m4t_v2")
-_FRAME, _STACKED = 400, 2
-"""Samples of a log-mel frame, and how many frames are one."""
+_STACKED = 2
+"""Log-mel frames that are one; each sees `WINDOW` samples."""
 
 
 class StackedMelEncoder:
@@ -413,6 +417,7 @@ class StackedMelEncoder:
             self._encode, layers = model, model
             _refuse_split(model, directory)
             self.width = seamless.config.hidden_size
+        _refuse_rate(self._extractor.sampling_rate, directory)
         placed(model, device)
         self._device = device
         self._cut = TruncatedEncoder(layers, layer, str(directory))
@@ -420,7 +425,7 @@ class StackedMelEncoder:
 
     def num_frames(self, num_samples: int) -> int:
         """Pairs of whole log-mel frames."""
-        return max(0, (num_samples - _FRAME) // HOP + 1) // _STACKED
+        return max(0, (num_samples - WINDOW) // HOP + 1) // _STACKED
 
     def padded(self, num_samples: int) -> int:
         """The samples themselves."""
