@@ -6,7 +6,7 @@ python -m scripts.house --journeys --before FILE.json --table docs/results/house
 The figures are a thermometer and not an aim: a merge that makes a file harder to read is a fault. With `--root`, the
 same is measured of another checkout, so that two versions can be laid side by side. Journeys run the command line of
 that checkout in a process of its own, and count the files of which a function was called, and how often the file
-changed from one call to the next.
+changed from one call to the next; what modules call while they are imported does not count.
 """
 
 import argparse
@@ -211,9 +211,16 @@ from pathlib import Path
 import json
 PACKAGE, OUT = sys.argv[1], sys.argv[2]
 calls, last, changes, on = {}, [""], [0], [True]
+imports = threading.local()
 def profile(frame, event, argument):
-    if event != "call" or not on[0] or not frame.f_code.co_flags & inspect.CO_OPTIMIZED:
-        return  # bodies of modules and classes are no calls of functions
+    if event not in ("call", "return"):
+        return
+    if frame.f_code.co_name == "<module>":  # what a module calls while it is imported is no part of a journey
+        imports.depth = getattr(imports, "depth", 0) + (1 if event == "call" else -1)
+    if event == "return" or not on[0] or getattr(imports, "depth", 0) > 0:
+        return
+    if not frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        return  # bodies of classes are no calls of functions
     if (name := frame.f_code.co_filename).startswith(PACKAGE):
         calls[name] = calls.get(name, 0) + 1
         if name != last[0]:

@@ -19,6 +19,8 @@ NUM_TEXT_TOKENS, NUM_LANGUAGES, NUM_TIMESTAMPS = 50_257, 99, 1501
 RATE, RECORDING_S = 16_000, 240
 FOREIGN, CONVERTED, OPENAI, AUDIO = "transformers", "ctranslate2", "openai.pt", "audio.npy"
 GGML, OPENVINO = "ggml-q8_0.bin", "openvino"
+IN_16_BITS = ("large-v3", "turbo", "distil-large-v3")
+"""Shapes whose weights are published in 16 bits."""
 
 _OPENAI_NAMES = {
     "model.": "",
@@ -109,6 +111,8 @@ def make(shape: str, folder: Path, max_tokens: int | None = None) -> None:
     model = WhisperForConditionalGeneration(
         WhisperConfig(**sizes, pad_token_id=ids["eos_token_id"], suppress_tokens=[], begin_suppress_tokens=[])
     )
+    if shape in IN_16_BITS:
+        model.half()
     model.save_pretrained(folder / FOREIGN)
     WhisperFeatureExtractor(feature_size=PRESETS[shape].num_mel_bins).save_pretrained(folder / FOREIGN)
     make_tokenizer().save(str(folder / FOREIGN / "tokenizer.json"))
@@ -154,7 +158,7 @@ def convert_ctranslate2(folder: Path) -> None:
 
     files = ["tokenizer.json", "preprocessor_config.json"]
     converter = TransformersConverter(str(folder / FOREIGN), copy_files=files)
-    converter.convert(str(folder / CONVERTED), quantization="float32", force=True)
+    converter.convert(str(folder / CONVERTED), quantization="float16", force=True)  # as published ones are
 
 
 def convert_openvino(folder: Path) -> None:

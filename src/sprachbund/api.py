@@ -240,7 +240,7 @@ def load(
     """
     check_choice(engine, threads, device)
     directory = locate(path_or_id, offline=offline)
-    family = load_family(directory, then=then, offline=offline, device=device)
+    family = load_family(directory, then=then, offline=offline, device=device, as_stored=True)
     if real_length:
         use_real_length(family)
     chosen = engine_for(family, engine, threads=threads, directory=directory)

@@ -7,7 +7,7 @@ import pytest
 
 from sprachbund.decoding.pipeline import translate_texts
 from sprachbund.models.io import load
-from sprachbund.text.sentences import split_sentences
+from sprachbund.text.segmentation import split_sentences
 from tests.models.translation.support import make_checkpoint
 from tests.stories.support import command, speech, write_tiny_model, write_wav
 

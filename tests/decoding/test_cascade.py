@@ -20,7 +20,7 @@ from sprachbund.models.base import Family, Features
 from sprachbund.models.cascade import Cascade
 from sprachbund.models.io import content_hash, load, save
 from sprachbund.nn.decoder import DecoderCache
-from sprachbund.text.sentences import ends_sentence, split_sentences
+from sprachbund.text.segmentation import ends_sentence, split_sentences
 from tests.decoding.families import FAMILIES
 from tests.decoding.test_one_pipeline import OPEN, sound
 from tests.decoding.test_translate import Loudness

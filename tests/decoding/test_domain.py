@@ -16,7 +16,7 @@ from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
-from sprachbund.models.domain import Domain, mean_states
+from sprachbund.models.calibration import Calibration, Domain, mean_states
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveEvent, LiveNotice, LiveText
 from sprachbund.streaming.options import LiveOptions
@@ -31,9 +31,8 @@ ALL, NONE = 20.0, -20.0
 def calibrated(bias: float, threshold: float = 0.5) -> TinyFamily:
     """A model that understands nothing of what it hears (`ALL` is dropped), all of it, or something between."""
     family = TinyFamily(seed=3)
-    family.domain = Domain(
-        threshold=threshold, bias=bias, signals={"mean_log_probability": -0.5}, encoder=WEIGHTS
-    )
+    domain = Domain(threshold=threshold, bias=bias, signals={"mean_log_probability": -0.5}, encoder=WEIGHTS)
+    family.calibration = Calibration(domain=domain)
     return family
 
 
@@ -172,14 +171,16 @@ def test_most_speech_has_to_be_left_out_for_a_warning_and_silence_does_not_count
 
 def test_a_calibration_of_another_width_is_an_error():
     family = calibrated(0.0)
-    family.domain = Domain(threshold=0.5, bias=0, signals={}, encoder=[1.0] * 7)
+    domain = Domain(threshold=0.5, bias=0, signals={}, encoder=[1.0] * 7)
+    family.calibration = Calibration(domain=domain)
     with pytest.raises(SprachbundError, match=r"7 weights.*16 values"):
         translated(family)
 
 
 def test_a_calibration_with_signals_of_another_model_is_an_error():
     family = calibrated(0.0)
-    family.domain = family.domain.model_copy(update={"signals": {"ctc_disagreement": 1.0}})
+    domain = family.calibration.domain.model_copy(update={"signals": {"ctc_disagreement": 1.0}})
+    family.calibration = Calibration(domain=domain)
     with pytest.raises(SprachbundError, match=r"ctc_disagreement.*calibrate"):
         translated(family)
 

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Alignment, Capabilities, Features, Memory, Target, TimestampTokens
-from sprachbund.models.domain import Domain
-from sprachbund.models.turns import TurnEnds
+from sprachbund.models.calibration import Calibration
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 
 LANGUAGES = ("de", "en", "fr")
@@ -63,8 +62,7 @@ class TinyFamily(nn.Module):
             begin_suppressed=tuple(begin_suppressed),
         )
         self.drafts: Mapping[str, Path] = {}
-        self.domain: Domain | None = None
-        self.turns: TurnEnds | None = None
+        self.calibration = Calibration()
         self.steps: list[tuple[int, int]] = []
 
     @property

@@ -10,7 +10,7 @@ from sprachbund.data.manifest import ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.calibration import Observation, fit, measure, probabilities, read_sounds
 from sprachbund.evaluation.options import CalibrationOptions
-from sprachbund.models.domain import probability
+from sprachbund.models.calibration import probability
 from tests.decoding.test_translate import Loudness
 
 WIDTH = 6

@@ -14,7 +14,7 @@ from sprachbund.decoding.words import AlignedTokens
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.options import CalibrationOptions
 from sprachbund.evaluation.turns import Sentence, collect, cut_off, fit, read_sentences
-from sprachbund.models.turns import TurnEnds
+from sprachbund.models.calibration import TurnEnds
 from tests.decoding.tiny_family import TinyFamily
 
 SILENCE = SAMPLE_RATE // 5

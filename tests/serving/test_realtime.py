@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import openai
@@ -16,7 +17,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from sprachbund.audio.span_options import SpanOptions
-from sprachbund.models.turns import TurnEnds
+from sprachbund.models.calibration import TurnEnds
 from sprachbund.serving.live import SoundDecoder, live_options
 from sprachbund.serving.realtime import ServerVad, Session, updated
 from tests.serving.live_support import text_of
@@ -254,13 +255,14 @@ def test_turns_end_with_sentences(small_live, bundled, spoken, monkeypatch):
             return None
 
     lengths_ms: list[int] = []
-    family, width = bundled.family, len(bundled.family.domain.encoder)
+    family, own = bundled.family, bundled.family.calibration
+    width = len(own.domain.encoder)
     never = TurnEnds(bias=-50, whole=[0.0] * width, last=[0.0] * width)
     with small_live() as running:
-        monkeypatch.setattr(family, "turns", never)
+        monkeypatch.setattr(family, "calibration", replace(own, turns=never))
         assert run(scenario(running)) is None
         assert lengths_ms[0] > lengths_ms[1] + 1000
-        monkeypatch.setattr(family, "turns", None)
+        monkeypatch.setattr(family, "calibration", replace(own, turns=None))
         assert "was not calibrated to tell the ends of sentences; set turn_end to pause" in run(
             scenario(running)
         )

@@ -14,7 +14,7 @@ from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.pipeline import RecordedSpan, RecordingState, decode_spans, encode_spans
 from sprachbund.decoding.result import joined_text
 from sprachbund.errors import SprachbundError
-from sprachbund.models.turns import TurnEnds, turn_states
+from sprachbund.models.calibration import Calibration, TurnEnds, turn_states
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveNotice
 from sprachbund.streaming.options import LiveOptions, Policy
@@ -43,7 +43,9 @@ class Answers(TurnEnds):
 
 def engine(*probabilities: float) -> LiveEngine:
     family = TinyFamily(seed=3, max_window_s=28.0)
-    family.turns = Answers(bias=0, whole=[], last=[], given=list(probabilities), asked=[])
+    family.calibration = Calibration(
+        turns=Answers(bias=0, whole=[], last=[], given=list(probabilities), asked=[])
+    )
     return LiveEngine(family, OPTIONS, activity=Loudness())
 
 
@@ -145,14 +147,16 @@ def test_sessions_are_asked_about_together_and_answered_each_for_itself() -> Non
     for session, events in zip(sessions, found, strict=True):
         events += finish(own, session)
     assert [len(stretches(events)) for events in found] == [4, 3, 4]
-    assert isinstance(own.model.turns, Answers)
-    assert own.model.turns.asked[0] == 3
+    assert isinstance(own.model.calibration.turns, Answers)
+    assert own.model.calibration.turns.asked[0] == 3
 
 
 @pytest.mark.parametrize("policy", ["frames", "span"])
 def test_a_model_that_writes_by_frames_goes_on_behind_a_pause(policy: Policy, tmp_path) -> None:
     family = FAMILIES["streaming transducer"](tmp_path)
-    family.turns = Answers(bias=0, whole=[], last=[], given=[0.0, 1.0, 0.0, 1.0], asked=[])
+    family.calibration = Calibration(
+        turns=Answers(bias=0, whole=[], last=[], given=[0.0, 1.0, 0.0, 1.0], asked=[])
+    )
     own = LiveEngine(family, DecodingOptions(guard=LENIENT), activity=Loudness())
     events = run(
         own,
@@ -168,7 +172,7 @@ def test_in_an_overload_a_pause_ends_a_stretch() -> None:
     options = LiveOptions(turn_end="sentence", max_pause_s=3, max_behind_s=2.0, max_waiting_s=100)
     session = own.open(["de"], "fr", options)
     session.push(recording(*GAPS, duration_s=15))
-    own.model.turns = Answers(bias=0, whole=[], last=[], given=[1.0] * 4, asked=[])
+    own.model.calibration = Calibration(turns=Answers(bias=0, whole=[], last=[], given=[1.0] * 4, asked=[]))
     events = finish(own, session)
     assert stretches(events) == [(0.8, 2.7), (3.3, 5.2), (5.4, 8.2), (10.8, 13.2)]
     assert any(isinstance(event, LiveNotice) for event in events)
@@ -178,8 +182,8 @@ def test_without_the_option_nothing_is_asked() -> None:
     own = engine()
     plain = run(own, own.open(["de"], "fr", LiveOptions(policy="span")), recording(*GAPS, duration_s=15))
     assert len(stretches(plain)) == 4
-    assert isinstance(own.model.turns, Answers)
-    assert not own.model.turns.asked
+    assert isinstance(own.model.calibration.turns, Answers)
+    assert not own.model.calibration.turns.asked
 
 
 def test_a_model_that_cannot_tell_is_refused_or_goes_by_pauses() -> None:

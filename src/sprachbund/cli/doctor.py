@@ -242,7 +242,7 @@ def _engine(model: str) -> Check:
 
     try:
         directory = locate(model, offline=True)
-        family = load(directory, offline=True)
+        family = load(directory, offline=True, as_stored=True)
     except Exception:  # the model's own check reports its faults
         return Check(name="engine", status="note", detail="not tried: the model does not load")
     if damaged := [one for one in check_packed(directory) if one.error is not None]:

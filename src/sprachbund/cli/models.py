@@ -302,7 +302,7 @@ def describe(name: str, directory: Path) -> dict[str, Any]:
     if not directory.is_dir():
         raise SprachbundError(f"{directory} is not there; check the path, or reinstall the package")
     model = load(directory, offline=True, engine="torch")
-    card = model.card
+    card, domain = model.card, model.family.calibration.domain
     return {
         "model": name,
         "directory": str(directory),
@@ -318,7 +318,7 @@ def describe(name: str, directory: Path) -> dict[str, Any]:
         "pairs": [list(pair) for pair in model.pairs],
         "data": card.data,
         "limits": card.limits,
-        "max_out_of_domain": None if model.family.domain is None else model.family.domain.threshold,
+        "max_out_of_domain": None if domain is None else domain.threshold,
         "scores": card.scores,
     }
 

@@ -23,7 +23,7 @@ from sprachbund.decoding.options import NONE, DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.decoding.state import Hypothesis
 from sprachbund.models.base import Family, Memory, Target
-from sprachbund.models.domain import Signal, mean_states, probability
+from sprachbund.models.calibration import Signal, mean_states, probability
 
 Signals = dict[Signal, float]
 _SPANS = 4  # that count beside the present one
@@ -100,7 +100,7 @@ def out_of_domain(
         latest: (B,) of their recordings; the utterances are in order of time.
         ended: (B,) False for speech that goes on, which counts until it has ended; True if None.
     """
-    domain = family.domain
+    domain = family.calibration.domain
     if domain is None:
         return [[None] * len(row) for row in hypotheses]
     means = mean_states(memory.states, memory.num_frames, durations_s, family.frame_s)

@@ -18,7 +18,7 @@ from typing import IO, Protocol, Self
 
 from sprachbund.decoding.result import Segment, Translation, Word
 from sprachbund.errors import SprachbundError
-from sprachbund.text.phrases import belongs_to_next
+from sprachbund.text.segmentation import belongs_to_next
 from sprachbund.util.files import write_text
 
 # Subtitle cues.

@@ -113,7 +113,8 @@ def max_out_of_domain(family: Family, options: GuardOptions) -> float:
     """The threshold that holds: the one asked for, else the model's own; 1 where it has none."""
     if options.max_out_of_domain is not None:
         return options.max_out_of_domain
-    return 1.0 if family.domain is None else family.domain.threshold
+    domain = family.calibration.domain
+    return 1.0 if domain is None else domain.threshold
 
 
 def length_ratio(text: str, source_text: str) -> float:
@@ -210,7 +211,7 @@ class Understanding:
             family: the model.
             target: language wanted, or "transcribe".
         """
-        if family.domain is None or self.left_out_s <= self.kept_s:
+        if family.calibration.domain is None or self.left_out_s <= self.kept_s:
             return None
         wanted = None if target == TRANSCRIBE else target
         models = fitting_cascade(None, [wanted]) or tuple(fitting(None, [wanted], most=1))

@@ -188,7 +188,8 @@ class DecodingOptions:
                 self.nbest,
                 f"a beam of {self.beam_size} has no more texts; set beam_size to {self.nbest}",
             )
-        read_glossary(self.glossary or "")
+        if self.glossary:
+            read_glossary(self.glossary)
         if isinstance(self.hot_words, str) or not all(word.strip() for word in self.hot_words or ()):
             raise SprachbundError(
                 f"hot_words is {self.hot_words!r}; give a tuple of words, none of them empty"
@@ -344,7 +345,7 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
             "draft, or leave it out"
         )
     limit = options.guard.max_out_of_domain
-    if limit is not None and limit < 1 and family.domain is None:
+    if limit is not None and limit < 1 and family.calibration.domain is None:
         raise SprachbundError(
             f"max_out_of_domain is {limit:g}, and the model {family.name} was not calibrated to know what it does not "
             "understand; leave it out, or calibrate the model with `sprachbund calibrate`"

@@ -105,7 +105,7 @@ from sprachbund.text.digits import LANGUAGES as LANGUAGES_OF_DIGITS
 from sprachbund.text.digits import in_digits
 from sprachbund.text.languages import described, writes_spaces
 from sprachbund.text.punctuation import Punctuator, restore
-from sprachbund.text.sentences import ends_sentence, split_sentences
+from sprachbund.text.segmentation import ends_sentence, split_sentences
 
 # Options of a recording.
 

@@ -46,6 +46,7 @@ from sprachbund.engines.trial import Candidate, Trial, TrialFile, thread_counts,
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Capabilities, Family, Features, Memory
 from sprachbund.models.cascade import Cascade
+from sprachbund.models.hub import check_memory
 from sprachbund.models.io import move
 from sprachbund.models.wrapped import WrappedFamily
 from sprachbund.nn.decoder import TextDecoder
@@ -307,7 +308,7 @@ def engine_for(
     if engine not in ("native", "auto"):
         _check_exact(options, f"the engine {engine}")
     if engine == "torch":
-        return Engine(name="torch", family=family, why="it was asked for", notes=_quota_notes())
+        return Engine(name="torch", family=widened(family), why="it was asked for", notes=_quota_notes())
     without_native = why_not_native(family)
     if engine == "native" and without_native is not None:
         raise SprachbundError(
@@ -337,6 +338,20 @@ def _joined(cascade: Cascade, recogniser: Engine, translator: Engine) -> Engine:
         warnings=(*recogniser.warnings, *translator.warnings),
         translator=translator,
     )
+
+
+def widened(family: Family) -> Family:
+    """The family with weights in 32 bits where they were kept as stored; in place.
+
+    Raises:
+        SprachbundError: they do not fit into memory.
+    """
+    if not family.capabilities.as_stored or not isinstance(family, nn.Module):
+        return family
+    narrow = [p for p in family.parameters() if p.itemsize < torch.float32.itemsize]
+    if narrow and narrow[0].device.type == CPU:
+        check_memory(sum(p.numel() for p in narrow) * torch.float32.itemsize, Path(family.name))
+    return family.float()
 
 
 # Engines that `auto` chooses from, the exact ones first: a trial prefers the first of equal ones.
@@ -371,13 +386,14 @@ class _Builder:
     def build(self, engine: EngineChoice, threads: int | None = None) -> Family:
         """The family computed by an engine."""
         if engine == "torch":
-            return self.family
+            return widened(self.family)
         if engine in _TORCH:
-            return on_torch(self.family, _TORCH[engine][0], cuda_graphs=self.cuda_graphs)
+            return on_torch(widened(self.family), _TORCH[engine][0], cuda_graphs=self.cuda_graphs)
         assert self.kernels is not None
         assert threads is not None
         team = native().Team(threads)
-        return with_native_modules(self.family, self._packed, team, self.kernels, self.options)
+        native_family = with_native_modules(self.family, self._packed, team, self.kernels, self.options)
+        return widened(native_family)  # what the kernels do not compute
 
     @cached_property
     def _packed(self) -> Packed:
@@ -401,7 +417,10 @@ class _Builder:
     def candidates(self, engines: Sequence[EngineChoice], threads: int | None) -> list[Candidate]:
         """One for each engine; of the native one for each number of threads, if none is given."""
         made = []
-        weights = sum(p.nbytes for p in self.family.parameters()) if isinstance(self.family, nn.Module) else 0
+        weights = 0
+        if isinstance(self.family, nn.Module):
+            least = torch.float32.itemsize if self.family.capabilities.as_stored else 1
+            weights = sum(p.numel() * max(p.itemsize, least) for p in self.family.parameters())
         for engine in engines:
             counts = [threads] if threads is not None else thread_counts(choose_threads(None))
             for number in counts if engine == "native" else [None]:
@@ -463,7 +482,7 @@ def _automatic(builder: _Builder, threads: int | None, without_native: str | Non
         # Elsewhere than on a CPU nothing but plain torch was ever measured.
         engines = [e for e in engines if e not in _TORCH]
     if engines == ["torch"]:
-        return Engine(name="torch", family=family, why=because)
+        return Engine(name="torch", family=widened(family), why=because)
     candidates = builder.candidates(engines, threads)
     trial, built = builder.trial("auto", threads, candidates)
     chosen = next((c for c in candidates if c.name == trial.chosen), candidates[0])

@@ -644,7 +644,7 @@ def _matrix_of(arrays: Arrays, layer: str) -> Arrays:
 def _native_encoder(encoder: ConvolutionalEncoder, stem: NativeStem, layers: NativeLayers) -> nn.Module:
     if (positions := encoder.position_table) is not None:
         # A view of them would keep the file of the weights mapped, of which nothing else is read.
-        return NativeWhisperEncoder(stem, positions.detach().clone(), layers)
+        return NativeWhisperEncoder(stem, positions.detach().to(torch.float32, copy=True), layers)
     return with_submodules(encoder, subsampling=stem, layers=nn.ModuleList([layers]))
 
 

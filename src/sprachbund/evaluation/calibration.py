@@ -1,9 +1,9 @@
 """Finds out how a model can tell what it does not understand, and writes that into its directory.
 
 `collect` lets the model translate corpora and keeps, of every text that the rest of the guard lets pass, the mean
-encoder state, the signals of `sprachbund.models.domain`, and whether the text is right. Utterances without a text are
-sound that nobody could translate; for the others, chrF decides. `fit` makes the logistic regression of
-`sprachbund.models.domain` from them, and `measure` says what it drops in other corpora, which it was not fitted on.
+encoder state, the signals of `sprachbund.models.calibration`, and whether the text is right. Utterances without a text
+are sound that nobody could translate; for the others, chrF decides. `fit` makes the `Domain` of that module from them,
+and `measure` says what it drops in other corpora, which it was not fitted on.
 """
 
 import random
@@ -37,7 +37,7 @@ from sprachbund.evaluation.hypotheses import corpus_name
 from sprachbund.evaluation.metrics import chrf, corpus_score
 from sprachbund.evaluation.options import CalibrationOptions
 from sprachbund.models.base import Family
-from sprachbund.models.domain import Domain, Signal, mean_states, probability
+from sprachbund.models.calibration import Domain, Signal, mean_states, probability
 from sprachbund.models.io import content_hash
 from sprachbund.util.files import write_json
 from sprachbund.util.provenance import commit, data_hash
@@ -187,7 +187,7 @@ def _observe(
     model: Family, batch: Sequence[CalibrationSound], activity: VoiceActivity, rng: random.Random
 ) -> Iterator[Observation]:
     # The threshold of before, if any, must not decide what the next one is fitted on.
-    limit = None if model.domain is None else 1.0
+    limit = None if model.calibration.domain is None else 1.0
     decoding = DecodingOptions(guard=GuardOptions(max_out_of_domain=limit))
     written = sorted({target for _, target in model.pairs()})
     spans, wanted = [], []

@@ -391,7 +391,7 @@ def _ready(model: str | Path, options: EvaluationOptions, offline: bool) -> tupl
     """The model on its engine, and the options as they are recorded: the engine that "auto" found, whether there are
     timestamps, and the declared languages in the model's tags."""
     chosen = engine_for(
-        load(model, offline=offline, device=options.device),
+        load(model, offline=offline, device=options.device, as_stored=True),
         options.engine,
         directory=locate(model, offline=offline),
     )

@@ -1,8 +1,8 @@
 """Finds out how a model can tell that a speaker has finished, and writes that into its directory.
 
 Sentences of a corpus are heard whole, and cut off in front of some of their words, each with a little silence behind;
-`fit` makes the logistic regression of `sprachbund.models.turns` that tells the two apart by the encoder's states. Words
-are found by aligning the text of the corpus with the speech.
+`fit` makes the logistic regression (`sprachbund.models.calibration.TurnEnds`) that tells the two apart by the encoder's
+states. Words are found by aligning the text of the corpus with the speech.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ from sprachbund.decoding.words import align, split_words
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.options import CalibrationOptions
 from sprachbund.models.base import Family, Target
-from sprachbund.models.turns import TurnEnds, turn_states
+from sprachbund.models.calibration import TurnEnds, turn_states
 
 _SILENCE = np.zeros(SAMPLE_RATE // 5, np.float32)
 """Around every sound, as voice activity leaves it around a span."""

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from sprachbund.audio.features import StreamedNormalisation
 from sprachbund.data.language_spans import Stretch
 from sprachbund.errors import SprachbundError
-from sprachbund.models.domain import Domain
+from sprachbund.models.calibration import Calibration
 from sprachbund.models.sharing_plan import SharingPlan
-from sprachbund.models.turns import TurnEnds
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.streaming_conformer import ChunkEncoder
 from sprachbund.nn.transducer import Transducer
@@ -377,6 +376,7 @@ class Capabilities:
         token_offsets: of a model whose frames of a text stand for known parts of it.
         fixed_window: of a model that fills up speech to a window.
         translator: of a cascade.
+        as_stored: whether its weights are those of 16 bits that its file has, until an engine computes with them in 32.
         devices: kinds of devices that it computes on, as in `sprachbund.util.devices.ANY_DEVICE`.
     """
 
@@ -404,6 +404,7 @@ class Capabilities:
     token_offsets: TokenOffsets | None = None
     fixed_window: FixedWindow | None = None
     translator: "Translator | None" = None
+    as_stored: bool = False
     devices: tuple[str, ...] = (CPU,)
 
     @property
@@ -418,13 +419,12 @@ class Family(Protocol):
 
     Attributes:
         drafts: files of the drafts in its model directory, by name; `sprachbund.models.io.load` fills it.
-        domain: tells what the model does not understand, where it was calibrated; `sprachbund.models.io.load` fills it.
-        turns: tells whether a speaker who pauses has finished, where it was calibrated; filled likewise.
+        calibration: probabilities of what it does not understand and of ends of turns, where it was calibrated; filled
+            likewise.
     """
 
     drafts: Mapping[str, Path]
-    domain: Domain | None
-    turns: TurnEnds | None
+    calibration: Calibration
 
     @property
     def name(self) -> str:

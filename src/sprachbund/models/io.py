@@ -1,17 +1,19 @@
 """Loading a model by path or Hugging Face id, and saving it, whatever its family."""
 
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
+from sprachbund.models.calibration import Calibration
 from sprachbund.models.cascade import RECOGNISER, TRANSLATOR, Cascade, CascadeConfig
 from sprachbund.models.catalogue import BUNDLED
-from sprachbund.models.domain import Domain
 from sprachbund.models.drafts import find_drafts
 from sprachbund.models.hub import (
     FAMILIES,
@@ -21,7 +23,6 @@ from sprachbund.models.hub import (
     family_of,
     locate,
 )
-from sprachbund.models.turns import TurnEnds
 from sprachbund.util.devices import CPU, check_kind, find_device
 from sprachbund.util.files import read_model, write_json
 from sprachbund.util.provenance import model_hash
@@ -35,10 +36,10 @@ def _load_conformer(directory: Path) -> Family:
     return load(directory)
 
 
-def _load_whisper(directory: Path) -> Family:
+def _load_whisper(directory: Path, dtype: torch.dtype | None = torch.float32) -> Family:
     from sprachbund.models.whisper import load
 
-    return load(directory, offline=True)
+    return load(directory, offline=True, dtype=dtype)
 
 
 def _load_seamless(directory: Path) -> Family:
@@ -69,10 +70,19 @@ def _load_cascade(directory: Path) -> Family:
     return _cascade(*read_model(directory / "config.json", CascadeConfig).halves(directory), offline=True)
 
 
-def _cascade(recogniser: str | Path, translator: str | Path, *, offline: bool) -> Family:
+def _cascade(
+    recogniser: str | Path, translator: str | Path, *, offline: bool, as_stored: bool = False
+) -> Family:
     directories = (locate(recogniser, offline=offline), locate(translator, offline=offline))
-    check_memory(sum(map(bytes_of_weights, directories)), *directories)
-    return Cascade(load(directories[0]), load(directories[1]), directories)
+    check_memory(sum(_bytes_read(one, as_stored) for one in directories), *directories)
+    first, second = (load(one, as_stored=as_stored) for one in directories)
+    return Cascade(first, second, directories)
+
+
+def _bytes_read(directory: Path, as_stored: bool) -> int:
+    """Bytes of weights that loading reads, where it does not only map them."""
+    mapped = as_stored and family_of(directory) in _MAPPED
+    return 0 if mapped else bytes_of_weights(directory)
 
 
 def _load_translation(directory: Path) -> Family:
@@ -147,6 +157,8 @@ LOADERS: dict[str, Callable[[Path], Family]] = {
     "qwen3_asr": _load_audio_llm,
 }
 """One for each of `FAMILIES`. Each imports its family when it is called, so that no command pays for the others."""
+_MAPPED: dict[str, Callable[[Path], Family]] = {"whisper": partial(_load_whisper, dtype=None)}
+"""Loaders that only map the file of the weights, whose precision stays."""
 
 
 def _saver(family: Family) -> Callable[..., None]:
@@ -221,6 +233,7 @@ def load(
     then: str | Path | None = None,
     offline: bool = False,
     device: str = CPU,
+    as_stored: bool = False,
 ) -> Family:
     """Load a model for inference.
 
@@ -229,6 +242,8 @@ def load(
         then: a model of texts, named in the same way, that translates what the first one transcribes: a cascade.
         offline: never use the network, even for a name that is not on disk.
         device: computes it: cpu, cuda, cuda:1 …, mps.
+        as_stored: keep 16-bit weights of Whisper as the file has them, for an engine that brings to 32 bits what it
+            computes with (`sprachbund.engines.choice.engine_for`); a file of safetensors is mapped and not read.
 
     Raises:
         SprachbundError: when there is no such model, or it is broken or of a family unknown here, or has a file that
@@ -237,14 +252,14 @@ def load(
     """
     find_device(device)
     if then is not None:
-        return move(_cascade(path_or_id, then, offline=offline), device)
+        return move(_cascade(path_or_id, then, offline=offline, as_stored=as_stored), device)
     directory = locate(path_or_id, offline=offline)
     kind = family_of(directory)
-    check_memory(bytes_of_weights(directory), directory)
-    family = LOADERS[kind](directory)
+    check_memory(_bytes_read(directory, as_stored), directory)
+    family = _MAPPED[kind](directory) if as_stored and kind in _MAPPED else LOADERS[kind](directory)
     if not isinstance(family, Cascade):  # whose drafts are the recogniser's
         family.drafts = find_drafts(directory)
-        family.domain, family.turns = Domain.read(directory), TurnEnds.read(directory)
+        family.calibration = Calibration.read(directory)
     return move(family, device)
 
 

@@ -22,15 +22,14 @@ from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Capabilities, Features, Memory, Target, hears_nothing
+from sprachbund.models.calibration import Calibration
 from sprachbund.models.card import Card
 from sprachbund.models.catalogue import LANGUAGES_OF_TEXT
-from sprachbund.models.domain import Domain
 from sprachbund.models.hub import one_line, optional_setting
 from sprachbund.models.prefix import PrefixFamily
 from sprachbund.models.speech_llm.checkpoints import read_llm, read_tokenizer, write_part
 from sprachbund.models.speech_llm.config import PromptOptions
 from sprachbund.models.speech_llm.llm import LanguageModel, Prompts
-from sprachbund.models.turns import TurnEnds
 from sprachbund.models.weights import Bits, directory_of_a_model
 from sprachbund.text.glossary import read_glossary
 from sprachbund.text.languages import described, language_name
@@ -127,8 +126,7 @@ class PromptedTranslator(PrefixFamily):
                 "an instruction-tuned one, such as Qwen/Qwen3-4B-Instruct-2507"
             )
         self.drafts: Mapping[str, Path] = {}
-        self.domain: Domain | None = None
-        self.turns: TurnEnds | None = None
+        self.calibration = Calibration()
         self.llm = LanguageModel(model)
         self.tokenizer = tokenizer
         self._prompts = Prompts(tokenizer, PromptOptions(chat=True), self.llm.vocabulary_size)

@@ -12,9 +12,8 @@ from typing import Any, Literal, Protocol, TypeVar
 from torch import nn
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.domain import Domain
+from sprachbund.models.calibration import Calibration
 from sprachbund.models.sharing_plan import SharingPlan
-from sprachbund.models.turns import TurnEnds
 
 Side = Literal["encoder", "decoder"]
 Layers = Sequence[int] | None
@@ -27,15 +26,13 @@ class Layered(Protocol):
     Attributes:
         name: of the family.
         drafts: see `sprachbund.models.base.Family`.
-        domain: likewise.
-        turns: likewise.
+        calibration: likewise.
         sharing_plan: of a model that is split by language.
     """
 
     name: str
     drafts: Mapping[str, Path]
-    domain: Domain | None
-    turns: TurnEnds | None
+    calibration: Calibration
     sharing_plan: SharingPlan | None
 
     def get_submodule(self, target: str) -> nn.Module:
@@ -99,7 +96,7 @@ def with_layers(model: Model, *, encoder: Layers = None, decoder: Layers = None)
     for side, layers in kept.items():
         new.set_submodule(f"{side}.layers", nn.ModuleList(_stack(new, side)[i] for i in layers))
     new.sharing_plan = _renumbered(new.sharing_plan, kept)
-    new.drafts, new.domain, new.turns = {}, None, None
+    new.drafts, new.calibration = {}, Calibration()
     follow_depths(new, kept)
     return new
 

@@ -19,7 +19,7 @@ class WrappedFamily:
     def __init__(self, family: Family) -> None:
         self._family = family
         self.drafts = family.drafts
-        self.domain, self.turns = family.domain, family.turns
+        self.calibration = family.calibration
 
     @property
     def capabilities(self) -> Capabilities:

@@ -39,7 +39,7 @@ from sprachbund.decoding.state import Hypothesis
 from sprachbund.decoding.words import AlignedTokens, align, aligned_by_frames, attended_s, split_words
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
-from sprachbund.models.turns import turn_states
+from sprachbund.models.calibration import turn_states
 from sprachbund.streaming.by_frames import TokenWriter, TransducerWriter
 from sprachbund.streaming.cascade import CascadeWriter
 from sprachbund.streaming.events import LiveEvent, LiveText
@@ -142,7 +142,7 @@ def finished_probabilities(
     """The probability (B,) that a speaker has finished, and does not only pause.
 
     Args:
-        family: calibrated for it, see `sprachbund.models.turns`.
+        family: calibrated for it, see `sprachbund.models.calibration`.
         samples: of the speech up to the pause, each (N,) at 16 kHz.
         languages: (B,) spoken, in the model's tags; None where not known.
         allowed: (B,) languages that may be spoken; None where any may.
@@ -150,11 +150,11 @@ def finished_probabilities(
     Raises:
         SprachbundError: it was calibrated for another width.
     """
-    assert family.turns is not None
+    assert family.calibration.turns is not None
     memory = encode(family, family.features(samples), languages, allowed)
     durations_s = [len(one) / SAMPLE_RATE for one in samples]
     states = turn_states(memory.states, memory.num_frames, durations_s, family.frame_s)
-    return family.turns.probabilities(states)
+    return family.calibration.turns.probabilities(states)
 
 
 # The engine.
@@ -319,9 +319,10 @@ class LiveEngine:
         """The options with the policy that "auto" means for the model; refuses policies it cannot work by."""
         fitting = policies_of(self.model)
         policy = fitting[0] if options.policy == "auto" else options.policy
+        turns = self.model.calibration.turns
         if options.turn_end == "auto":
-            options = replace(options, turn_end="pause" if self.model.turns is None else "sentence")
-        if options.turn_end == "sentence" and self.model.turns is None:
+            options = replace(options, turn_end="pause" if turns is None else "sentence")
+        if options.turn_end == "sentence" and turns is None:
             raise SprachbundError(
                 f"the model {self.model.name} was not calibrated to tell the ends of sentences; set turn_end to pause, "
                 "or calibrate the model with `sprachbund calibrate --turns`"

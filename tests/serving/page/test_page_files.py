@@ -9,7 +9,7 @@ import pytest
 
 from sprachbund.decoding.formats import render
 from sprachbund.decoding.result import Segment, Translation
-from sprachbund.text.phrases import PHRASE_WORDS
+from sprachbund.text.segmentation import PHRASE_WORDS
 from tests.decoding.test_cues import SENTENCES
 from tests.serving.page.looking import choose, state, until
 from tests.serving.page.server import Script

@@ -21,9 +21,8 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.audio_llm.config import AudioLLMConfig
 from sprachbund.models.audio_llm.tokens import LLMTokens
 from sprachbund.models.base import Capabilities, Features, Loss, Memory, Target
-from sprachbund.models.domain import Domain
+from sprachbund.models.calibration import Calibration
 from sprachbund.models.prefix import PrefixFamily
-from sprachbund.models.turns import TurnEnds
 from sprachbund.nn.causal_lm import CausalLM
 from sprachbund.text.languages import described
 from sprachbund.util.devices import ANY_DEVICE
@@ -82,8 +81,7 @@ class AudioLLM(PrefixFamily):
         self.target_languages = tuple(dict.fromkeys(target for _, target in config.pairs))
         self.files: dict[str, bytes] = {}
         self.drafts: Mapping[str, Path] = {}
-        self.domain: Domain | None = None
-        self.turns: TurnEnds | None = None
+        self.calibration = Calibration()
         self.label_smoothing = 0.0
 
     # What a kind has to say.

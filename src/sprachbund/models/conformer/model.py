@@ -29,8 +29,8 @@ from sprachbund.models.base import (
     StreamingTransducer,
     Target,
 )
+from sprachbund.models.calibration import Calibration
 from sprachbund.models.conformer.config import ConformerConfig, TransducerPart
-from sprachbund.models.domain import Domain
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import (
     decoder_route,
@@ -40,7 +40,6 @@ from sprachbund.models.splitting import (
     target_languages,
 )
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss
-from sprachbund.models.turns import TurnEnds
 from sprachbund.nn.conformer import ConformerEncoder, valid_frames
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.feed_forward import Route, is_split
@@ -75,8 +74,7 @@ class Conformer(nn.Module):
         self.transcript_tokenizer = transcript_tokenizer
         self.sharing_plan: SharingPlan | None = None
         self.drafts: Mapping[str, Path] = {}
-        self.domain: Domain | None = None
-        self.turns: TurnEnds | None = None
+        self.calibration = Calibration()
         self.source_languages = config.source_languages
         self.max_tokens = config.max_tokens
         self.encoder = _encoder(config)

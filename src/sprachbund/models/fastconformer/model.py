@@ -21,12 +21,11 @@ from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target
-from sprachbund.models.domain import Domain
+from sprachbund.models.calibration import Calibration
 from sprachbund.models.fastconformer.config import CanaryConfig, CohereConfig, ParakeetConfig
 from sprachbund.models.fastconformer.tokens import FastConformerTokens
 from sprachbund.models.frames import TranscribesByFrames
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss
-from sprachbund.models.turns import TurnEnds
 from sprachbund.nn.ctc import ctc_loss
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.fast_conformer import SUBSAMPLING, FastConformerEncoder
@@ -84,8 +83,7 @@ class _FastConformerModel(nn.Module):
         self.name: str = config.model_type
         self.files: Mapping[str, bytes] = {}
         self.drafts: Mapping[str, Path] = {}
-        self.domain: Domain | None = None
-        self.turns: TurnEnds | None = None
+        self.calibration = Calibration()
         self.source_languages = config.languages(config.model_type, "config.json")
         self.num_mel_bins = config.encoder.num_mel_bins
         self.encoder = FastConformerEncoder(config.encoder.shape)

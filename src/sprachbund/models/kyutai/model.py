@@ -25,11 +25,10 @@ from sprachbund.models.base import (
     Memory,
     Target,
 )
-from sprachbund.models.domain import Domain
+from sprachbund.models.calibration import Calibration
 from sprachbund.models.fastconformer.tokens import FastConformerTokens
 from sprachbund.models.frames import TranscribesByFrames, whole_features, whole_memory
 from sprachbund.models.kyutai.config import FRAME_SAMPLES, ExtractorConfig, KyutaiConfig
-from sprachbund.models.turns import TurnEnds
 from sprachbund.nn.delayed_streams import DelayedStreamsDecoder
 from sprachbund.nn.mimi import MimiEncoder, MimiState
 from sprachbund.nn.sliding_window import SlidingCache
@@ -163,8 +162,7 @@ class Kyutai(TranscribesByFrames, nn.Module):
         self.files: Mapping[str, bytes] = {}
         self.unused: Mapping[str, Tensor] = {}
         self.drafts: Mapping[str, Path] = {}
-        self.domain: Domain | None = None
-        self.turns: TurnEnds | None = None
+        self.calibration = Calibration()
         self.source_languages = tuple(languages)
         before_s, behind_s = extractor.audio_silence_prefix_seconds, extractor.audio_delay_seconds
         # To the nearest frame; one less for the position in front of the first, which has a token too.

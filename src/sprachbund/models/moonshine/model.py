@@ -16,10 +16,9 @@ from torch.nn import functional as F
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Alignment, Capabilities, Features, Memory, Target
-from sprachbund.models.domain import Domain
+from sprachbund.models.calibration import Calibration
 from sprachbund.models.fastconformer.tokens import FastConformerTokens
 from sprachbund.models.moonshine.config import MoonshineConfig, RotaryPart, StreamingMoonshineConfig
-from sprachbund.models.turns import TurnEnds
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.moonshine import (
     FRAME_SAMPLES,
@@ -66,8 +65,7 @@ class Moonshine(nn.Module):
         self.name: str = config.model_type
         self.files: Mapping[str, bytes] = {}
         self.drafts: Mapping[str, Path] = {}
-        self.domain: Domain | None = None
-        self.turns: TurnEnds | None = None
+        self.calibration = Calibration()
         self.source_languages = (language,)
         self.end_token, self._start_token = config.eos_token_id, config.start_token
         self.max_tokens = min(_MAX_TOKENS, config.max_position_embeddings)

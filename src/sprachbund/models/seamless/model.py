@@ -22,7 +22,7 @@ from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target
-from sprachbund.models.domain import Domain
+from sprachbund.models.calibration import Calibration
 from sprachbund.models.hub import optional_setting
 from sprachbund.models.language_codes import to_bcp47
 from sprachbund.models.seamless.checkpoints import library, preset, speech_to_text
@@ -31,7 +31,6 @@ from sprachbund.models.seamless.tokens import SPOKEN, SeamlessTokens
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import encode_routed, source_route, start_route
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss, row_route
-from sprachbund.models.turns import TurnEnds
 from sprachbund.nn.conformer import sinusoids
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.feed_forward import Route
@@ -185,8 +184,7 @@ class Seamless(nn.Module):
         self.label_smoothing = 0.0
         self.sharing_plan: SharingPlan | None = None
         self.drafts: Mapping[str, Path] = {}
-        self.domain: Domain | None = None
-        self.turns: TurnEnds | None = None
+        self.calibration = Calibration()
         self.encoder = SeamlessEncoder(hf_model.speech_encoder)
         self.max_tokens = _PROMPT_TOKENS + _new_tokens(config, self.generation)
         first = (

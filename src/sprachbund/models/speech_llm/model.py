@@ -22,7 +22,7 @@ from sprachbund.data.language_spans import Stretch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Capabilities, Features, Loss, Memory, Target
-from sprachbund.models.domain import Domain
+from sprachbund.models.calibration import Calibration
 from sprachbund.models.prefix import PrefixFamily
 from sprachbund.models.speech_llm.checkpoints import adapt
 from sprachbund.models.speech_llm.config import LossWeights, PromptOptions, SpeechLLMConfig
@@ -30,7 +30,6 @@ from sprachbund.models.speech_llm.encoders import SpeechEncoder
 from sprachbund.models.speech_llm.llm import LanguageModel, Prompts
 from sprachbund.models.speech_llm.objective import RoutedMemory, smoothed, speech_llm_loss, stretches
 from sprachbund.models.speech_llm.projector import Projector, SpeechTokens
-from sprachbund.models.turns import TurnEnds
 from sprachbund.text.languages import described
 from sprachbund.util.devices import ANY_DEVICE
 
@@ -82,8 +81,7 @@ class SpeechLLM(PrefixFamily):
         self._group_of = torch.tensor(groups)
         self.sources: dict[str, str] | None = None
         self.drafts: Mapping[str, Path] = {}
-        self.domain: Domain | None = None
-        self.turns: TurnEnds | None = None
+        self.calibration = Calibration()
         self._prompts = None if tokenizer is None else self._checked(tokenizer, config.prompts)
         self.eval()
 

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Capabilities, Features, Memory, Target
-from sprachbund.models.domain import Domain
+from sprachbund.models.calibration import Calibration
 from sprachbund.models.tokens.config import ReadTokens
-from sprachbund.models.turns import TurnEnds
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.text.punctuation import FULL_STOP
 
@@ -132,8 +131,7 @@ class ReadsTokens(nn.Module):
         super().__init__()
         self.config, self.reader = config, reader
         self.drafts: Mapping[str, Path] = {}
-        self.domain: Domain | None = None
-        self.turns: TurnEnds | None = None
+        self.calibration = Calibration()
         self.decoder = None  # until a family with an attention decoder makes it
         self.written = WrittenTokens(reader.vocabulary)
         self.end_token = self.written.end

@@ -23,11 +23,10 @@ from torch import Tensor, nn
 from sprachbund.data.batch import NO_LANGUAGE
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Capabilities, Features, Memory, Target, hears_nothing
-from sprachbund.models.domain import Domain
+from sprachbund.models.calibration import Calibration
 from sprachbund.models.hub import optional_setting
 from sprachbund.models.translation.checkpoints import shape_of
 from sprachbund.models.translation.tokens import Offsets, TranslationTokens
-from sprachbund.models.turns import TurnEnds
 from sprachbund.nn.conformer import sinusoids
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 from sprachbund.nn.limits import POSITIONS
@@ -74,8 +73,7 @@ class TextTranslator(nn.Module):
         super().__init__()
         self.config, self.generation = config, generation
         self.drafts: Mapping[str, Path] = {}
-        self.domain: Domain | None = None
-        self.turns: TurnEnds | None = None
+        self.calibration = Calibration()
         shape = shape_of(config, "config.json")
         self.encoder, self.decoder = _build(config, shape)
         self.embedding: nn.Embedding = self.decoder.embedding

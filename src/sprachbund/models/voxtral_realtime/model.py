@@ -35,9 +35,8 @@ from sprachbund.models.base import (
     Memory,
     Target,
 )
-from sprachbund.models.domain import Domain
+from sprachbund.models.calibration import Calibration
 from sprachbund.models.frames import TranscribesByFrames, whole_features, whole_memory
-from sprachbund.models.turns import TurnEnds
 from sprachbund.models.voxtral_realtime.config import RealtimeEncoderConfig, VoxtralRealtimeConfig
 from sprachbund.nn.causal_lm import CausalLayers, CausalLM, CausalShape, SwiGLU
 from sprachbund.nn.sliding_window import SlidingCache, through_window
@@ -270,8 +269,7 @@ class VoxtralRealtime(TranscribesByFrames, nn.Module):
         self.max_window_s = config.sprachbund.window_s
         self.files: dict[str, bytes] = {}
         self.drafts: Mapping[str, Path] = {}
-        self.domain: Domain | None = None
-        self.turns: TurnEnds | None = None
+        self.calibration = Calibration()
         self.begin, self.pad = tokens.token(_BEGIN), tokens.token(_PAD)
         shape = config.text_config.shape
         self.encoder = Encoder(config.audio_config)

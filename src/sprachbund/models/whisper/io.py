@@ -18,7 +18,7 @@ from torch import Tensor
 from sprachbund.audio.constants import FRAMES_PER_S, HOP, SAMPLE_RATE, WINDOW
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
-from sprachbund.models.hub import find
+from sprachbund.models.hub import check_memory, find
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
 from sprachbund.models.weights import Bits, cast_to_bits, check_finite, check_weights, some, write_weights
 from sprachbund.models.weights import read_weights as read_own_weights
@@ -212,7 +212,7 @@ def load(
     path_or_id: str | os.PathLike[str],
     *,
     offline: bool = False,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     real_length: bool | None = None,
 ) -> Whisper:
     """Load a Whisper or Distil-Whisper model, ready for inference, on the CPU.
@@ -220,7 +220,7 @@ def load(
     Args:
         path_or_id: a directory, or the name of a model on the Hugging Face hub, which is then downloaded.
         offline: never use the network.
-        dtype: of the weights.
+        dtype: of the weights; None keeps those of 16 bits as they are in the file, which is then mapped and not read.
         real_length: see `Whisper`; as the model was trained if None.
 
     Raises:
@@ -239,11 +239,15 @@ def load(
     if plan is not None:
         split_feed_forwards(model, plan)
     if own_layout:
+        check_memory(sum(w.numel() for w in model.parameters()) * torch.float32.itemsize, directory)
         weights = _own_weights(directory / SAFETENSORS, model)
     else:
         files = _weight_files(directory)
         weights = from_transformers(read_weights(directory), model, source=str(directory), files=files)
-    model.load_state_dict({name: w.to(dtype) for name, w in weights.items()}, assign=True)
+    model.load_state_dict({name: w.to(dtype or w.dtype) for name, w in weights.items()}, assign=True)
+    model.as_stored = dtype is None and any(
+        w.dtype.itemsize < torch.float32.itemsize for w in weights.values()
+    )
     return model.eval()
 
 

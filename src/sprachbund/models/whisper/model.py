@@ -23,11 +23,10 @@ from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target, TimestampTokens
-from sprachbund.models.domain import Domain
+from sprachbund.models.calibration import Calibration
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import decoder_route, encode_routed, source_route, start_route
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss, row_route
-from sprachbund.models.turns import TurnEnds
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.models.whisper.files import CheckpointFiles
 from sprachbund.models.whisper.tokens import WhisperTasks, WhisperTokens
@@ -272,8 +271,8 @@ class Whisper(nn.Module):
         self.label_smoothing = 0.0
         self.sharing_plan: SharingPlan | None = None
         self.drafts: Mapping[str, Path] = {}
-        self.domain: Domain | None = None
-        self.turns: TurnEnds | None = None
+        self.calibration = Calibration()
+        self.as_stored = False
         self.encoder = WhisperEncoder(config)
         self.decoder = TextDecoder(
             vocabulary_size=config.vocabulary_size,
@@ -352,6 +351,7 @@ class Whisper(nn.Module):
             encode_text=self.tokens.text_to_tokens if self.has_tokens else None,
             sharing_plan=self.sharing_plan,
             fixed_window=self,
+            as_stored=self.as_stored,
             devices=ANY_DEVICE,
         )
 

@@ -25,6 +25,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.manifest import MANIFEST_FILE
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import evaluate
+from sprachbund.models.calibration import Calibration
 from sprachbund.models.io import load, save
 from sprachbund.models.pruning import Layered, follow_depths, num_layers, prune_decoder
 from sprachbund.models.whisper.config import WhisperConfig
@@ -83,7 +84,7 @@ def grow_decoder(model: Model, layers: int) -> Model:
         _divide(layer, times)
     order = tuple(i // times for i in range(layers))
     new.decoder.layers = nn.ModuleList(copy.deepcopy(new.decoder.layers[i]) for i in order)
-    new.drafts, new.domain, new.turns = {}, None, None
+    new.drafts, new.calibration = {}, Calibration()
     follow_depths(new, {"encoder": tuple(range(num_layers(new, "encoder"))), "decoder": order})
     return new
 

@@ -1,4 +1,4 @@
-// Words that belong to the next one, so that no line of a subtitle ends with them: those of text/phrases.py. A test compares
+// Words that belong to the next one, so that no line of a subtitle ends with them: those of text/segmentation.py. A test compares
 // both.
 
 const CLINGING = {

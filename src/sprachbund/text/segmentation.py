@@ -1,8 +1,31 @@
-"""Words that belong to the next one: a line of a subtitle does not end with them.
+"""Where a text divides: sentences, and phrases, which a line of a subtitle ends with.
 
-Articles, prepositions, conjunctions and possessives, in English, German, French, Spanish, Italian and Russian. Other
-languages have none here, and their lines end at any word.
+Articles, prepositions, conjunctions and possessives belong to the next word, in English, German, French, Spanish,
+Italian and Russian. Other languages have none here, and their lines end at any word.
 """
+
+import re
+
+_END = re.compile(r"[.!?…。!?।؟][\"'”“’‘»«)\]]*$")
+
+
+def ends_sentence(text: str) -> bool:
+    """Whether a text ends where a sentence does."""
+    return _END.search(text.rstrip()) is not None
+
+
+def split_sentences(text: str, language: str) -> list[str]:
+    """The sentences of a text, without white space around them; the whole where nothing divides it.
+
+    Args:
+        text: of any length.
+        language: as a BCP-47 tag; it decides what is an abbreviation.
+    """
+    from sentencex import segment
+
+    sentences = [sentence.strip() for sentence in segment(language.partition("-")[0], text)]
+    return [sentence for sentence in sentences if sentence]
+
 
 _CLINGING = {
     "en": "a an the this that these those my your his her its our their of to in on at by for from with without "

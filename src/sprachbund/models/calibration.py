@@ -1,16 +1,25 @@
-"""Whether a model understands what it hears: one probability for each text that it writes.
+"""What a model says of its own work, by regressions fitted on it afterwards: whether it understands, who has finished.
 
-A model of a narrow domain writes sentences of that domain for whatever it hears, and is sure of them: the
+*Domain*: a model of a narrow domain writes sentences of that domain for whatever it hears, and is sure of them: the
 log-probability of its text says little. Its encoder's states differ, though, and a CTC head beside the decoder writes
 something else. A logistic regression reads the mean state over the frames of a span, and some signals
-(`sprachbund.decoding.domain`). `sprachbund calibrate` fits it on speech that the model understands and sound that it
-does not, and writes it into the model's directory; models without it have no such probability.
+(`sprachbund.decoding.domain`), and gives one probability for each text. `sprachbund calibrate` fits it on speech that
+the model understands and sound that it does not.
+
+*Ends of turns*: whether a speaker who pauses has finished a sentence, one probability for each pause. A logistic
+regression reads two mean encoder states of the speech so far: over all frames, and over the last ones, where a voice
+falls or stays up, and the last words are. `sprachbund calibrate --turns` fits it on whole sentences and on the same
+sentences cut off at a word. Audio models of turn ends, such as smart-turn of Pipecat, work alike, with an encoder of
+their own.
+
+Both are files of the model's directory; a model without them has no such probability.
 
 Shapes: B utterances, T frames, D width.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +31,9 @@ from sprachbund.errors import SprachbundError
 from sprachbund.util.files import read_model, write_json
 
 DOMAIN_FILE = "domain.json"
+TURNS_FILE = "turns.json"
+LAST_S = 0.64
+"""Seconds of the last frames, the silence behind the speech included."""
 Signal = Literal["mean_log_probability", "ctc_disagreement"]
 """The natural logarithm per token of the text, which every family has; and, of models with a CTC head that transcribes,
 the edit distance of its transcript and the decoder's, over the length of the longer one."""
@@ -84,6 +96,67 @@ class Domain(BaseModel):
         return log_odds
 
 
+class TurnEnds(BaseModel):
+    """A logistic regression, as the model's directory holds it.
+
+    Attributes:
+        bias: of the log-odds.
+        whole: weights (D,) of the mean encoder state.
+        last: weights (D,) of the mean over the last `LAST_S` seconds.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    bias: float
+    whole: list[float]
+    last: list[float]
+
+    @classmethod
+    def read(cls, directory: Path) -> "TurnEnds | None":
+        """The one of a model directory, None when there is none. Raises SprachbundError for a broken file."""
+        path = directory / TURNS_FILE
+        return read_model(path, cls, advice="calibrate the model again") if path.exists() else None
+
+    def write(self, directory: Path) -> None:
+        """Write it into a model directory."""
+        write_json(directory / TURNS_FILE, self.model_dump())
+
+    def probabilities(self, states: Tensor) -> list[float]:
+        """The probability (B,) that each speaker has finished.
+
+        Args:
+            states: (B, 2 D) of `turn_states`.
+
+        Raises:
+            SprachbundError: it belongs to a model of another width.
+        """
+        weights = torch.tensor([*self.whole, *self.last], device=states.device)
+        if len(weights) != states.shape[1]:
+            raise SprachbundError(
+                f"{TURNS_FILE} has {len(weights)} weights, and the encoder {states.shape[1] // 2} values a frame; "
+                "calibrate the model again"
+            )
+        return [probability(self.bias + log_odds) for log_odds in (states @ weights).tolist()]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The regressions that a model has.
+
+    Attributes:
+        domain: of what it does not understand; None where it was not fitted.
+        turns: of whether a speaker who pauses has finished; None likewise.
+    """
+
+    domain: Domain | None = None
+    turns: TurnEnds | None = None
+
+    @classmethod
+    def read(cls, directory: Path) -> "Calibration":
+        """Those of a model directory. Raises SprachbundError for a broken file."""
+        return cls(domain=Domain.read(directory), turns=TurnEnds.read(directory))
+
+
 def probability(log_odds: float) -> float:
     """The probability, 0 to 1, of log-odds."""
     return 1 / (1 + math.exp(-max(-50.0, min(50.0, log_odds))))
@@ -112,3 +185,23 @@ def mean_states(
     counts = num_spoken(states, num_frames, durations_s, frame_s)[:, None]
     valid = torch.arange(states.shape[1], device=states.device) < counts
     return (states.float() * valid[..., None]).sum(1) / counts
+
+
+def turn_states(
+    states: Tensor, num_frames: Tensor | None, durations_s: Sequence[float], frame_s: float
+) -> Tensor:
+    """Mean encoder states over all frames of the speech and over the last of them, side by side: (B, 2 D).
+
+    Args:
+        states: (B, T, D).
+        num_frames: valid frames (B,); None where the encoder fills speech up to a window.
+        durations_s: (B,) lengths of the speech, which count in that case.
+        frame_s: seconds of a frame.
+    """
+    counts = num_spoken(states, num_frames, durations_s, frame_s)
+    whole = mean_states(states, counts, durations_s, frame_s)
+    number = round(LAST_S / frame_s)
+    last = [
+        row[max(0, n - number) : n].float().mean(0) for row, n in zip(states, counts.tolist(), strict=True)
+    ]
+    return torch.cat([whole, torch.stack(last)], dim=1)
