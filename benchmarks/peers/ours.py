@@ -39,7 +39,8 @@ class System:
         engine, _, luck = precision.partition(DRAFTED)
         directory = folder / FOREIGN
 
-        whole = load(directory, offline=True)
+        # As `sprachbund.load` does. A draft is made of the weights themselves.
+        whole = load(directory, offline=True, dtype=torch.float32 if luck else None)
         packed = folder / "packed"
         self.family: Family = engine_for(
             whole, ENGINES[engine], threads=threads, directory=directory, cache=packed, compare=False

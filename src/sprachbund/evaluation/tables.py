@@ -374,7 +374,7 @@ TABLES: Mapping[str, Callable[[Sequence[ResultManifest]], Table]] = {
 
 
 BENCHMARK, PEERS = "benchmark", "peers"
-_SHAPES = ("tiny", "base", "small", "medium", "large-v3-turbo", "large-v3")
+_SHAPES = ("tiny", "base", "small", "medium", "turbo", "large-v3")
 """Of Whisper, by size."""
 
 
