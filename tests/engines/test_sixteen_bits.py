@@ -1,5 +1,6 @@
 """Whisper's weights as published, in 16 bits: engines bring to 32 bits only what they compute with."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 import sprachbund
 from sprachbund.engines.choice import engine_for
 from sprachbund.errors import SprachbundError
-from sprachbund.models.io import load
+from sprachbund.models.cascade import Cascade
+from sprachbund.models.io import load, save
+from tests.models.translation.support import make_checkpoint
 from tests.models.whisper_support import TINY, make_directory
 
 ENGINES = ("torch", "torch-fp32", "torch-bf16", "torch-int8", "native", "native-int4")
@@ -63,6 +66,25 @@ def test_text_is_that_of_32_bits(directory: Path) -> None:
     model.family = before.family
     theirs = model.transcribe(samples, source="en", sample_rate=16_000, options=options)
     assert ours == theirs
+
+
+def test_halves_of_a_cascade_stay_too(directory: Path, tmp_path: Path) -> None:
+    """Named at loading, and as a directory."""
+    make_checkpoint(tmp_path / "m2m", "m2m_100")
+    named = load(directory, then=tmp_path / "m2m", offline=True, as_stored=True)
+    save(load(directory, then=tmp_path / "m2m", offline=True), tmp_path / "both")
+    torch_weights = load(tmp_path / "both" / "recogniser", offline=True).half()
+    config = json.loads((tmp_path / "both" / "config.json").read_text())
+    (tmp_path / "both" / "config.json").write_text(json.dumps({**config, "recogniser": str(directory)}))
+    stored = load(tmp_path / "both", offline=True, as_stored=True)
+    for cascade in (named, stored):
+        assert isinstance(cascade, Cascade)
+        assert cascade.recogniser.capabilities.as_stored
+        assert not cascade.translator.capabilities.as_stored
+    wide = engine_for(stored, "torch").family.recogniser
+    assert all(
+        torch.equal(a, b.float()) for a, b in zip(wide.parameters(), torch_weights.parameters(), strict=True)
+    )
 
 
 def test_memory_counts_where_weights_are_read(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

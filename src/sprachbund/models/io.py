@@ -66,8 +66,9 @@ def _load_streaming_onnx(directory: Path) -> Family:
     return load(directory)
 
 
-def _load_cascade(directory: Path) -> Family:
-    return _cascade(*read_model(directory / "config.json", CascadeConfig).halves(directory), offline=True)
+def _load_cascade(directory: Path, as_stored: bool = False) -> Family:
+    halves = read_model(directory / "config.json", CascadeConfig).halves(directory)
+    return _cascade(*halves, offline=True, as_stored=as_stored)
 
 
 def _cascade(
@@ -157,8 +158,11 @@ LOADERS: dict[str, Callable[[Path], Family]] = {
     "qwen3_asr": _load_audio_llm,
 }
 """One for each of `FAMILIES`. Each imports its family when it is called, so that no command pays for the others."""
-_MAPPED: dict[str, Callable[[Path], Family]] = {"whisper": partial(_load_whisper, dtype=None)}
-"""Loaders that only map the file of the weights, whose precision stays."""
+_MAPPED: dict[str, Callable[[Path], Family]] = {
+    "whisper": partial(_load_whisper, dtype=None),
+    "cascade": partial(_load_cascade, as_stored=True),
+}
+"""Loaders that only map the files of weights, whose precision stays; for halves of a cascade where they can."""
 
 
 def _saver(family: Family) -> Callable[..., None]:
