@@ -29,9 +29,6 @@ $(VENV)/.docs: $(VENV)/.dev requirements-docs.lock
 demo: $(VENV)/.core
 	$(BIN)/sprachbund translate examples/recordings/* --to en,es,fr,it,de,ru --table --format srt --out translations --overwrite
 
-# One process more than there are processors, since some tests wait for a clock or another process; at most eight.
-TEST_PROCESSES := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 7 ? n + 1 : 8)))
-
 # --no-loadscope-reorder: tests/conftest.py puts the slow files first, and pytest-xdist would sort them again.
 test: $(VENV)/.docs
 	-scripts/browser.sh   # the tests of the page are skipped without it
@@ -41,7 +38,7 @@ test: $(VENV)/.docs
 	-scripts/onnx_asr.sh   # nor does onnx-asr run exported models without it
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target site lint
 	$(BIN)/python -m pytest tests/serving/page   # a browser's clock runs beside these, so nothing else does
-	$(BIN)/python -m pytest --ignore tests/serving/page --numprocesses $(TEST_PROCESSES) --dist loadfile \
+	$(BIN)/python -m pytest --ignore tests/serving/page --numprocesses auto --maxprocesses 8 --dist loadfile \
 		--no-loadscope-reorder
 
 test-ray: $(VENV)/.dev

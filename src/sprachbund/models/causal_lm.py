@@ -231,13 +231,16 @@ def _check_complete(directory: Path, paths: Sequence[Path]) -> None:
             raise SprachbundError(f"{directory} lacks {missing[0]}, which {index.name} names; copy it too")
 
 
-def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
+def fill(
+    model: nn.Module, weights: Mapping[str, Tensor], source: str | Path, files: Sequence[Path] = ()
+) -> None:
     """Give a model on the meta device its weights, in the precision that they have; it is changed in place.
 
     Args:
         model: without weights.
         weights: under the model's own names; a copy of a tied matrix may be among them.
         source: of the weights, for errors.
+        files: that they are mapped from; see `sprachbund.models.weights.check_once`.
 
     Raises:
         SprachbundError: weights are missing, too many, of another shape, of several precisions, or not finite.
@@ -260,7 +263,7 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], source: str | Path) ->
     if len({value.dtype for value in own.values() if value.is_floating_point()}) > 1:
         # Such as norms in single precision beside bfloat16.
         own = {name: value.float() if value.is_floating_point() else value for name, value in own.items()}
-    check_finite(own, source)
+    check_finite(own, source, files)
     model.load_state_dict(own, assign=True)
 
 

@@ -6,7 +6,7 @@ In 8 bits a matrix is stored as signed integers with one fp32 scale per output r
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -21,11 +21,13 @@ from sprachbund.models.card import Card
 from sprachbund.nn.limits import WIDTH, Flag
 from sprachbund.nn.quantized import PACKED, BlockBits, linear_names, make_room, packed_layers
 from sprachbund.util.files import atomic_files, is_empty, read_object, validate, write_bytes, write_json
+from sprachbund.util.known_files import remembered, user_cache
 from sprachbund.util.tensors import load_tensors, save_tensors
 
 Bits = Literal[8, 16, 32]
 SCALE = ".scale"
 _FLOATING = (torch.float32, torch.float16, torch.bfloat16)
+_CHECKED = "checked_weights.json"  # in the user's cache: files whose values were checked
 COUNTER = "num_batches_tracked"
 """Ends the name of the one whole number that a model holds: batches that a norm has seen in training."""
 _ADVICE = "copy the model again"
@@ -208,11 +210,43 @@ def check_names(
         )
 
 
-def check_finite(weights: Mapping[str, Tensor], source: str | Path) -> None:
-    """Raise a SprachbundError that names a tensor with a value that is no finite number."""
-    for name, value in weights.items():
-        if not _is_finite(value):
-            raise SprachbundError(f"{source}: {name} holds values that are not finite numbers; {_ADVICE}")
+def check_once(files: Sequence[Path], check: Callable[[], None]) -> None:
+    """Check the values of weights, not at every start: that would read files whole of which an engine needs little.
+
+    Args:
+        files: that the weights are mapped from; while they stay as they are, a check that found no fault is not made
+            again. Without any, it is always made.
+        check: raises an error where there is a fault.
+    """
+
+    def checked() -> str:
+        check()
+        return "checked"
+
+    if files and (folder := user_cache()) is not None:
+        remembered(files, folder / _CHECKED, checked)
+    else:
+        check()
+
+
+def check_finite(weights: Mapping[str, Tensor], source: str | Path, files: Sequence[Path] = ()) -> None:
+    """See that all values are finite numbers.
+
+    Args:
+        weights: by name.
+        source: of the weights, for the message.
+        files: as of `check_once`.
+
+    Raises:
+        SprachbundError: naming a tensor with another value.
+    """
+
+    def check() -> None:
+        for name, value in weights.items():
+            if not _is_finite(value):
+                raise SprachbundError(f"{source}: {name} holds values that are not finite numbers; {_ADVICE}")
+
+    check_once(files, check)
 
 
 def some(names: list[str]) -> str:

@@ -111,7 +111,7 @@ def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> AudioL
     if _OUTPUT not in wanted_names:
         _drop_copy(weights, directory)
     counters = {n: torch.zeros((), dtype=torch.long) for n in wanted_names if n.endswith(COUNTER)}
-    fill(model, {**weights, **counters}, directory)
+    fill(model, {**weights, **counters}, directory, sorted(directory.glob("*.safetensors")))
     model.files = {
         name: (directory / name).read_bytes() for name in _OTHER_FILES if (directory / name).is_file()
     }

@@ -5,7 +5,7 @@ They hold JSON, safetensors and a tokenizer.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,19 +159,23 @@ def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> Parake
             f"{path} describes a model of type {kind!r}; give one of {', '.join((*PARAKEET, CANARY, COHERE))}"
         )
     _check_extractor(directory, model.num_mel_bins)
-    fill(model, _read(directory), str(directory))
+    paths = sorted(directory.glob("model*.safetensors"))
+    fill(model, _read(directory, paths), str(directory), paths)
     names = (*_OTHER_FILES, *file_names([*model.tokens.of_languages])[1:])
     model.files = {name: (directory / name).read_bytes() for name in names if (directory / name).is_file()}
     return model.eval()
 
 
-def fill(model: Parakeet | Canary, weights: Mapping[str, Tensor], source: str) -> None:
+def fill(
+    model: Parakeet | Canary, weights: Mapping[str, Tensor], source: str, files: Sequence[Path] = ()
+) -> None:
     """Give a model on the meta device weights under transformers' names; it is changed in place.
 
     Args:
         model: without weights.
         weights: in any precision, without "model." in front of their names.
         source: of the weights, for errors.
+        files: that they are mapped from; see `sprachbund.models.weights.check_once`.
 
     Raises:
         SprachbundError: weights are missing, too many, of another shape, or not finite.
@@ -190,13 +194,12 @@ def fill(model: Parakeet | Canary, weights: Mapping[str, Tensor], source: str) -
         elif name not in ours and _has_no_bias(_their_name(name), model.values):
             ours[name] = torch.zeros(like.shape)
     check_weights(ours, wanted, source)
-    check_finite(ours, source)
+    check_finite(ours, source, files)
     model.load_state_dict(ours, assign=True)
 
 
-def _read(directory: Path) -> dict[str, Tensor]:
-    """All weights of a directory, under transformers' present names without "model." in front."""
-    paths = sorted(directory.glob("model*.safetensors"))
+def _read(directory: Path, paths: Sequence[Path]) -> dict[str, Tensor]:
+    """All weights of the files of a directory, under transformers' present names without "model." in front."""
     if not paths:
         raise SprachbundError(f"{directory} has no {SAFETENSORS}; copy it from where the model came from")
     weights: dict[str, Tensor] = {}

@@ -90,7 +90,7 @@ def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> Voxtra
         raise SprachbundError(
             f"{directory} has an output matrix of its own, and {CONFIG} says that it is the embedding; {_ADVICE}"
         )
-    fill(model, weights, directory)
+    fill(model, weights, directory, sorted(directory.glob("*.safetensors")))
     model.files = {
         name: (directory / name).read_bytes() for name in _OTHER_FILES if (directory / name).is_file()
     }

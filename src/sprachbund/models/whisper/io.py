@@ -20,7 +20,15 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.hub import check_memory, find
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
-from sprachbund.models.weights import Bits, cast_to_bits, check_finite, check_weights, some, write_weights
+from sprachbund.models.weights import (
+    Bits,
+    cast_to_bits,
+    check_finite,
+    check_once,
+    check_weights,
+    some,
+    write_weights,
+)
 from sprachbund.models.weights import read_weights as read_own_weights
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.models.whisper.files import (
@@ -34,7 +42,6 @@ from sprachbund.models.whisper.files import (
 from sprachbund.models.whisper.model import Whisper
 from sprachbund.models.whisper.tokens import CONFIG_KEY, WhisperTokens
 from sprachbund.util.files import atomic_directory, is_empty, read_object, write_bytes, write_json, write_text
-from sprachbund.util.known_files import remembered, user_cache
 from sprachbund.util.tensors import load_tensors, save_tensors
 
 # Whisper weights in the files of Hugging Face, under their names there, to our modules and back.
@@ -45,7 +52,6 @@ from sprachbund.util.tensors import load_tensors, save_tensors
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
 _INDEX = ".index.json"
-_CHECKED = "checked_whisper.json"  # files whose values were checked
 
 _SEGMENTS = {
     "positions": "embed_positions.weight",
@@ -91,8 +97,7 @@ def from_transformers(
         weights: by their Hugging Face names.
         model: gives names and shapes; may be on the meta device.
         source: of the weights, for messages.
-        files: that the weights are mapped from. Their values are read once, and not at every start: an engine that has
-            packed weights never needs them.
+        files: that the weights are mapped from; see `check_once`.
 
     Raises:
         SprachbundError: tensors are missing, too many, or of another shape, or the output matrix is not tied.
@@ -113,15 +118,11 @@ def from_transformers(
                 f"{source}: {stored_name} is of the type {weights[stored_name].dtype}; download it again"
             )
 
-    def check_values() -> str:
+    def check_values() -> None:
         check_finite({stored_name: weights[stored_name] for stored_name in wanted}, source)
         _check_tied(weights, source)
-        return "finite and tied"
 
-    if files and (folder := user_cache()) is not None:
-        remembered(files, folder / _CHECKED, check_values)
-    else:
-        check_values()
+    check_once(files, check_values)
     return {name: weights[stored_name] for stored_name, name in wanted.items()}
 
 
