@@ -1,6 +1,7 @@
 # Two commands need nothing but Python 3.11, pip and make:
 #   make demo   translate the recordings in examples/
-#   make test   run every check
+#   make test   check the documentation, the code, and every test that takes seconds
+#   make test-slow   run the tests that take longer, as CI does besides
 #   make site   build the documentation into site/
 #   make test-ray   the jobs on a real Ray cluster of this machine, which `make test` leaves out
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 # torch comes first and by itself: what depends on it would otherwise bring the CUDA build.
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-ray lint site format clean
+.PHONY: demo programs test test-slow test-ray lint site format clean
 
 $(VENV)/.core: requirements.lock pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -30,16 +31,22 @@ demo: $(VENV)/.core
 	$(BIN)/sprachbund translate examples/recordings/* --to en,es,fr,it,de,ru --table --format srt --out translations --overwrite
 
 # --no-loadscope-reorder: tests/conftest.py puts the slow files first, and pytest-xdist would sort them again.
-test: $(VENV)/.docs
+SPREAD := --ignore tests/serving/page --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+programs: $(VENV)/.docs
 	-scripts/browser.sh   # the tests of the page are skipped without it
 	-scripts/strace.sh    # nor is the network watched without it
 	-scripts/shells.sh    # nor does any shell but bash complete without them
 	-scripts/older_client.sh   # nor is OpenAI's client of a year ago tested without it
 	-scripts/onnx_asr.sh   # nor does onnx-asr run exported models without it
+
+test: programs
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target site lint
 	$(BIN)/python -m pytest tests/serving/page   # a browser's clock runs beside these, so nothing else does
-	$(BIN)/python -m pytest --ignore tests/serving/page --numprocesses auto --maxprocesses 8 --dist loadfile \
-		--no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not long" $(SPREAD)
+
+test-slow: programs
+	$(BIN)/python -m pytest -m "slow and not long" $(SPREAD)
 
 test-ray: $(VENV)/.dev
 	scripts/ray.sh

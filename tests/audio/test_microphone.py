@@ -162,6 +162,7 @@ def test_portaudio_itself_records_from_a_device_of_alsa(tmp_path: Path) -> None:
     assert hz_of(heard) == pytest.approx(440, abs=2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("pulseaudio") is None or shutil.which("paplay") is None, reason="no PulseAudio here"
 )

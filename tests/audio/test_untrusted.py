@@ -151,6 +151,7 @@ def named(tmp_path: Path, name: str, content: str) -> Iterator[object]:
     yield file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("untrusted", [False, True])
 @pytest.mark.parametrize(
     ("name", "text"),
@@ -264,6 +265,7 @@ def test_a_small_file_that_decodes_to_hours_ends_at_the_limit(tmp_path: Path) ->
     assert "and 60 s are the most; cut it" in refused(path, limits=limits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("deed", "message"),
     [

@@ -9,10 +9,7 @@ import pytest
 from tests.stories.support import speech, write_wav
 
 CLOSED = "stdin or stdout is closed; open it, or let it be /dev/null"
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell"),
-]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
 
 
 def run(redirections: str, place: Path, *args: str) -> tuple[int, str, str]:
@@ -33,6 +30,7 @@ def test_what_would_be_printed_is_said_to_be_lost(tmp_path: Path) -> None:
     assert run("2>&- <&-", tmp_path, "--version")[0] == 0
 
 
+@pytest.mark.slow
 def test_commands_do_their_work_and_errors_keep_their_codes(tmp_path: Path) -> None:
     write_wav(tmp_path / "talk.wav", speech())
     code, out, err = run(

@@ -403,6 +403,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     return dict(zip(lines, run(place, [(line, MODULE_NAMES) for line in lines]), strict=True))
 
 
+@pytest.mark.slow
 def test_after_a_plain_install_one_line_names_the_extra(plain: dict[str, dict[str, Any]]) -> None:
     for line, extra in EVERY_TIME.items():
         if extra is None:
@@ -411,6 +412,7 @@ def test_after_a_plain_install_one_line_names_the_extra(plain: dict[str, dict[st
             assert as_advised(line, MODULE_NAMES, plain[line]) == extra
 
 
+@pytest.mark.slow
 def test_help_of_every_verb_needs_no_extra(plain: dict[str, dict[str, Any]]) -> None:
     for line in HELP:
         assert (plain[line]["code"], plain[line]["err"]) == (0, ""), line

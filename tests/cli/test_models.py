@@ -22,7 +22,6 @@ from tests.models.whisper_support import make_directory
 from tests.stories.support import Ran, command, speech, write_tiny_model, write_wav
 
 MIB = 2**20
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -79,6 +78,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never came")
 
 
+@pytest.mark.slow
 def test_an_alias_is_downloaded_once_and_then_loads_offline(hub: Hub, tmp_path: Path) -> None:
     assert run(hub, tmp_path, "models", "check", "whisper-tiny").code == 1
     ran = run(hub, tmp_path, "models", "download", "whisper-tiny", "--json")
@@ -100,6 +100,7 @@ def test_an_alias_is_downloaded_once_and_then_loads_offline(hub: Hub, tmp_path: 
     assert [one["model"] for one in listed if "directory" in one][:2] == ["bundled", "openai/whisper-tiny"]
 
 
+@pytest.mark.slow
 def test_a_connection_that_breaks_is_taken_up_again_where_it_broke(hub: Hub, tmp_path: Path) -> None:
     hub.break_after = 12 * MIB  # the library writes pieces of ten megabytes, and tries five times more
     ran = run(hub, tmp_path, "models", "download", "someone/large", "--json")
@@ -110,6 +111,7 @@ def test_a_connection_that_breaks_is_taken_up_again_where_it_broke(hub: Hub, tmp
     assert "Trying" not in ran.err
 
 
+@pytest.mark.slow
 def test_a_download_that_was_killed_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
     hub.stall_after = 12 * MIB
     process = start(hub, tmp_path, "models", "download", "someone/large")
@@ -154,6 +156,7 @@ def test_what_is_there_of_a_file_counts_in_the_progress(hub: Hub, tmp_path: Path
     assert hub.sent["model.safetensors"] == 4 * MIB
 
 
+@pytest.mark.slow
 def test_a_part_of_another_file_is_found_out(hub: Hub, tmp_path: Path) -> None:
     partial(tmp_path).parent.mkdir(parents=True)
     partial(tmp_path).write_bytes(bytes(20 * MIB))
@@ -164,12 +167,14 @@ def test_a_part_of_another_file_is_found_out(hub: Hub, tmp_path: Path) -> None:
     assert hub.sent["model.safetensors"] == 4 * MIB + 24 * MIB
 
 
+@pytest.mark.slow
 def test_two_downloads_at_once_fetch_weights_once(hub: Hub, tmp_path: Path) -> None:
     both = [start(hub, tmp_path, "models", "download", "someone/large") for _ in range(2)]
     assert [process.wait(200) for process in both] == [0, 0]
     assert hub.sent["model.safetensors"] == 24 * MIB
 
 
+@pytest.mark.slow
 def test_a_hub_that_breaks_off_or_is_not_there_is_one_line(hub: Hub, tmp_path: Path) -> None:
     hub.break_after = 50_000
     ran = run(hub, tmp_path, "models", "download", "openai/whisper-tiny")
@@ -189,6 +194,7 @@ def test_a_hub_that_breaks_off_or_is_not_there_is_one_line(hub: Hub, tmp_path: P
     ]
 
 
+@pytest.mark.slow
 def test_a_model_that_was_pushed_is_downloaded_whole(hub: Hub, tmp_path: Path) -> None:
     """With what lies beside the weights: a draft, and parts in folders; not with what is no part of a model."""
     model = tmp_path / "model"

@@ -11,8 +11,6 @@ from sprachbund.text.segmentation import split_sentences
 from tests.models.translation.support import make_checkpoint
 from tests.stories.support import command, speech, write_tiny_model, write_wav
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -56,6 +54,7 @@ def test_a_recording(here: Path) -> None:
         assert "".join(word["text"] for word in segment["words"]) == "".join(segment["text"].split())
 
 
+@pytest.mark.slow
 def test_a_directory_is_the_same(here: Path) -> None:
     asked = ("translate", "talk.wav", "--from", "en", "--to", "ko", "--no-guard", "--engine", "torch")
     one, other = command(*asked, "--model", "both"), command(*asked, *BOTH[:4])

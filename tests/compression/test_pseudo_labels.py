@@ -275,6 +275,7 @@ def _opened(path: Path) -> Any:
     return [open_source(path, None, 15.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ray", [None, "local"], ids=["processes", "a_ray_cluster"])
 def test_several_processes_write_the_same_bytes(teacher: Conformer, tmp_path: Path, ray: str | None) -> None:
     if ray is not None:

@@ -159,6 +159,7 @@ def test_canonical_wording_is_what_people_say(language, kind, slots, expected):
     assert render(Meaning(kind=kind, slots=slots), language) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_kind_renders_within_the_text_convention(language):
     rng = random.Random(7)

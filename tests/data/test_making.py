@@ -54,6 +54,7 @@ def made(directory: Path, hurt: Hurt) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGSEGV])
 def test_a_process_that_is_killed_once_changes_no_byte(tmp_path: Path, number: int) -> None:
     assert made(tmp_path / "hurt", once(tmp_path, number)) == made(tmp_path / "calm", nothing)

@@ -138,6 +138,7 @@ def test_a_word_that_was_just_missed_is_written() -> None:
                 assert size > 1 or (row.tokens[:1] == (tokens[1],)) == written
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 @pytest.mark.parametrize("word", [(7, 8), (9,)])
 def test_a_beam_ranks_by_log_probability_and_bonus(word: tuple[int, ...]) -> None:

@@ -44,6 +44,7 @@ def family_on(engine: str, **more: Any) -> Any:
     return family
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @settings(max_examples=15, deadline=None)
 @given(

@@ -118,6 +118,7 @@ def test_timestamps_are_those_of_a_search_from_python(
     assert speculation is None or sum(each.accepted for each in speculation.report()) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_draft_tokens", [1, 2, 4, 8])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_two_hundred_rows_keep_their_tokens_with_a_token_map(

@@ -81,6 +81,7 @@ def test_results_have_them(tmp_path: Path) -> None:
     assert "alternatives" not in plain.segments[0].to_dict()
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 @pytest.mark.parametrize(("seed", "weight"), [(0, 1.0), (1, 0.3), (2, 1.0), (3, 0.0)])
 def test_a_cascade_takes_the_best_of_all_pairs(seed: int, weight: float) -> None:

@@ -81,6 +81,7 @@ def test_reading_is_plausible() -> None:
     assert 0.05 < read_gb_per_s(2**24) < 5000
 
 
+@pytest.mark.slow
 def test_the_most_held_sees_a_large_tensor() -> None:
     before = peak_mib()
     held = torch.ones(int((before + 60) * 2**20 / 4))

@@ -63,6 +63,7 @@ def test_evaluate_prints_a_manifest_for_machines(corpus, model_directory, capsys
     assert printed["failures"][0]["failure"] != "hallucination"
 
 
+@pytest.mark.slow
 def test_two_models_side_by_side(corpus, model_directory, tmp_path, capsys):
     options = ["--model", model_directory, "--to", "de", "--limit", 2, "--no-speech", 0, "--threads", 1]
     page, out = tmp_path / "page.html", tmp_path / "out"

@@ -66,6 +66,7 @@ def kill_one() -> Callable[[str, int, int], None]:
     return progress
 
 
+@pytest.mark.slow
 def test_several_processes_one_of_them_killed(
     corpus: Path, model_directory: Path, options: EvaluationOptions, whole: Path, tmp_path: Path
 ) -> None:
@@ -77,6 +78,7 @@ def test_several_processes_one_of_them_killed(
     assert replay(tmp_path).same
 
 
+@pytest.mark.slow
 def test_parts_that_are_there_are_kept_and_never_mixed(
     corpus: Path, model_directory: Path, options: EvaluationOptions, whole: Path, tmp_path: Path
 ) -> None:

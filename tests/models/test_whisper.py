@@ -45,6 +45,7 @@ def _inference() -> object:
 SHAPES = [("tiny", 4, 4), ("small.en", 1, 1), ("large-v3", 1, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "encoder_layers", "decoder_layers"), SHAPES)
 def test_published_shapes_give_the_logits_of_transformers(
     shape: str, encoder_layers: int, decoder_layers: int

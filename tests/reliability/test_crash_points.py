@@ -25,6 +25,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         yield machine
 
 
+@pytest.mark.slow
 @needs_preloading
 @pytest.mark.parametrize(
     ("name", "files"),

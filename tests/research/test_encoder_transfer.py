@@ -69,6 +69,7 @@ def cell_files(out: Path) -> dict[str, int]:
     return {str(path.relative_to(out)): path.stat().st_mtime_ns for path in out.rglob("cell.json")}
 
 
+@pytest.mark.slow
 def test_starts_differ_in_their_encoder_alone(study: Path) -> None:
     ml, en = (tensors(study / "starts" / name) for name in ("ml", "en"))
     trained = {name: tensors(study / "pretrained" / name / "model") for name in ("ml", "en")}
@@ -78,6 +79,7 @@ def test_starts_differ_in_their_encoder_alone(study: Path) -> None:
     assert any(not ml[name].equal(en[name]) for name in ml if name.startswith("encoder."))
 
 
+@pytest.mark.slow
 def test_cells_say_what_they_were_made_of(study: Path) -> None:
     for start in ("ml", "en"):
         cell = Cell(start=start, language="de", hours=0.02, seed=0)
@@ -97,6 +99,7 @@ def test_cells_say_what_they_were_made_of(study: Path) -> None:
     assert len({tuple(row.split(",")[8:]) for row in rows[1:]}) == 1
 
 
+@pytest.mark.slow
 def test_resume_and_a_second_run_make_nothing_again(
     study: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +113,7 @@ def test_resume_and_a_second_run_make_nothing_again(
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_the_recipe_is_the_same_study(study: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     again = shutil.copytree(study, data / "by-recipe")
     before = cell_files(again)
@@ -120,6 +124,7 @@ def test_the_recipe_is_the_same_study(study: Path, data: Path, capsys: pytest.Ca
     assert [row["hours"] for row in json.loads(capsys.readouterr().out)["rows"]] == [0.005, 0.02]
 
 
+@pytest.mark.slow
 def test_report_tells_what_is_there_and_that_there_is_no_law(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +143,7 @@ def test_report_tells_what_is_there_and_that_there_is_no_law(
     assert (study / "study.png").exists()
 
 
+@pytest.mark.slow
 def test_a_cell_broken_off_in_its_training_ends_the_same(
     study: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +174,7 @@ def test_a_cell_broken_off_in_its_training_ends_the_same(
     assert all(one[name].equal(other[name]) for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -199,6 +206,7 @@ def test_a_model_trained_first_goes_on_from_another(data: Path, tmp_path: Path) 
     assert all(tensor.allclose(other[name], atol=1e-6) for name, tensor in there.items())
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_utterances_by_themselves(study: Path, data: Path) -> None:
     """A batch, a mask and an order by length change nothing; fewer bits change the encoder's linear layers alone."""
     wanted = recipe(data)
@@ -258,6 +266,7 @@ def test_the_published_shape_and_the_published_schedule() -> None:
     assert set(small.grid.languages) - heard
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -294,6 +303,7 @@ def test_bad_input_is_one_line(
     assert len([line for line in err.splitlines() if "error" in line]) == 1
 
 
+@pytest.mark.slow
 def test_another_study_in_the_folder_is_refused(
     study: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

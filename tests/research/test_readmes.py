@@ -51,6 +51,7 @@ def test_files_and_modules_of_a_readme_exist(name: str) -> None:
     assert "<!-- table: benchmark from ../../../../docs/results/" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "recipes" / "research").glob("*.toml")), ids=lambda path: path.stem
 )

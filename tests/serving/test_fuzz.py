@@ -41,6 +41,7 @@ SCHEMA = schemathesis.openapi.from_dict(json.loads(described()))
 OPERATIONS = [found.ok() for found in SCHEMA.get_all_operations()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
 def test_every_request_is_answered_as_described(url, operation):
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

@@ -27,8 +27,6 @@ from sprachbund.serving.settings import Limits, Settings, Timeouts
 from tests.serving.live_support import SPAN
 from tests.serving.support import noise, read_text, serving, talking, tiny_model, wait_for, wav
 
-pytestmark = pytest.mark.slow
-
 GREEDY, GOOD = "a-greedy-clients-key", "a-good-clients-own-key"
 AUDIO = wav(noise(0.5))
 FIELDS = {"model": "tiny", "language": "en"}
@@ -190,6 +188,7 @@ def test_a_refused_body_does_not_go_on_for_ever(open_to_all):
 # Heads, answers, connections.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [b"", HEALTH])
 @pytest.mark.parametrize("drip", [b"", b"x"])
 @pytest.mark.parametrize("together", [True, False])
@@ -221,6 +220,7 @@ def test_a_connection_that_rests_between_two_requests_is_not_given_up(open_to_al
             time.sleep(1.0)  # longer than a head may take
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [b"", b"GET /health HT", HEALTH, HEALTH + b"GET /he"])
 def test_more_than_a_thousand_connections_of_one_address_keep_nobody_out(served, sent, monkeypatch):
     monkeypatch.setattr(
@@ -278,6 +278,7 @@ def test_an_answer_that_nobody_takes_is_given_up(served):
         wait_for(lambda: not running.server.server_state.connections, 10)
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_taken_slowly_comes_whole(served):
     with served(timeouts=Timeouts(answer_s=2.0)) as running, socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -320,6 +321,7 @@ def _says(sock, what):
         return False
 
 
+@pytest.mark.slow
 def test_a_key_that_fills_the_queue_does_not_keep_another_waiting(served):
     with served() as running, ThreadPoolExecutor(81) as threads:
         blocked = threading.Event()
@@ -406,6 +408,7 @@ def child_with_few_descriptors(when, number):
         child.stdout.close()
 
 
+@pytest.mark.slow
 def test_without_descriptors_it_waits_quietly():
     """From the start it makes do with fewer connections; if they run out later, it waits a second, and says so once."""
     few, none_left = child_with_few_descriptors("first", 64), child_with_few_descriptors("later", 5)
@@ -490,6 +493,7 @@ def test_broken_frames_close_the_socket_and_write_no_traceback(open_to_all, capl
     assert not failures(caplog)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/v1/live", "/v1/realtime"])
 def test_half_a_frame_is_given_up_and_others_are_served(small_live, caplog, path):
     """Its other half never comes: the client waits, or is gone."""

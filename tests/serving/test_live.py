@@ -204,6 +204,7 @@ def test_a_hundred_times_real_time_is_held_back_and_nothing_is_lost(small_live, 
     assert said(client) == text_of(bundled, samples)
 
 
+@pytest.mark.slow
 def test_who_sends_on_in_a_pause_keeps_the_connection(small_live, bundled, spoken, monkeypatch):
     """As most clients do: they know no pauses, and close a connection whose pings are not answered."""
     stalled, advance = threading.Event(), ResumableSession.advance

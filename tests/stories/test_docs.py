@@ -32,8 +32,6 @@ from sprachbund.training.options import TrainingOptions
 from tests.models.whisper_support import make_directory
 from tests.stories.support import command, speech, write_wav
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 SYSTEMS = sorted((ROOT / "src/sprachbund/research").glob("*/README.md"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *SYSTEMS]
@@ -123,6 +121,7 @@ def here(material: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.M
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_commands_and_snippets_run(page: Path, here: Path) -> None:
     names: dict[str, Any] = {}

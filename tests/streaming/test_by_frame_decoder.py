@@ -68,6 +68,7 @@ def whole(model: Model, samples: np.ndarray) -> list[str]:
     return [segment.text for segment in found["fr"].segments]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [400, 1777, 40_000])
 def test_live_text_is_that_of_the_whole(model: Model, block: int) -> None:
     samples = recording(*SPEECH, seed=4)

@@ -95,6 +95,7 @@ def whole(
     return {target: [s.text for s in found[target].segments] for target in TARGETS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("right", [6, 1, 0])
 @pytest.mark.parametrize("block", [1600, 777, 40_000])
 def test_live_text_is_that_of_the_whole(right, block):

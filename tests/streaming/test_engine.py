@@ -313,6 +313,7 @@ def test_text_is_written_before_the_speech_has_ended_where_the_policy_does_so():
     assert not early["span"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["local-agreement", "alignatt", "wait-k"])
 def test_speech_without_a_pause_is_never_open_for_long(policy):
     spans = SpanOptions(max_span_s=28.0)

@@ -152,6 +152,7 @@ def test_alignatt_commits_tokens_before_the_first_that_looks_at_the_newest_audio
     assert any(event.committed and not event.final for event in events) == (border_s < 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["local-agreement", "alignatt", "wait-k"])
 def test_text_behind_what_is_committed_is_what_the_model_writes_behind_any_part_of_it(
     model: tuple[Family, str, str],

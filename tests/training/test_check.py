@@ -89,6 +89,7 @@ def allocated(model: Any, data: Any, options: Any, trace: Path) -> int:
     return held + max(event["Total Allocated"] for event in events) - before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_prediction_is_what_a_step_takes(name: str, root: Path) -> None:
     shape, changes = SHAPES[name]

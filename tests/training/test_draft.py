@@ -98,6 +98,7 @@ def _guesses(network, decoder: TextDecoder, row, memory, frames, normed, i: int)
     return [network.logits(decoder, h)[0, 0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["parasite", "medusa"])
 def test_training_moves_the_draft_and_not_a_bit_of_the_model(
     kind: str, corpus: Corpus, tmp_path: Path

@@ -19,8 +19,6 @@ from sprachbund.training.options import TrainingOptions
 from tests.training import made
 from tests.training.ranks import fork_ranks
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -78,6 +76,7 @@ def test_killed_run_ends_with_the_same_bits(corpus, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_a_killed_rank_and_another_number_of_ranks(corpus, tmp_path):
     """torchrun starts both ranks again; the run goes on, and so it does in one process or in more."""
     names = ("killed", "undisturbed", "one", "half")

@@ -54,6 +54,7 @@ def _records(log: bytes) -> Iterator[bytes]:
             parts = b""
 
 
+@pytest.mark.slow
 def test_wandb_has_the_curves_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read back from the file that `wandb sync` would send."""
     pytest.importorskip("wandb")

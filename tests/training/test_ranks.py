@@ -156,17 +156,20 @@ def without_balance(line: str) -> list[str]:
     return [w for n, w in enumerate(words) if "balance" not in words[max(0, n - 1) : n + 1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_gradients_and_losses_are_those_of_one_process(name: str, root: Path) -> None:
     for count in (2, 4) if name in BY_FOUR else (2,):
         compare(root, name, count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", of_variant(".parts", OBJECTIVES))
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(name: str, root: Path) -> None:
     compare(root, name, 1, ".parts")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", of_variant(".shards", OBJECTIVES))
 def test_processes_that_hold_shares_of_the_weights_have_the_gradient_of_one(name: str, root: Path) -> None:
     compare(root, name, 2, ".shards")

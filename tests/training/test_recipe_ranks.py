@@ -144,6 +144,7 @@ def ended(root: Path) -> Ended:
     return found
 
 
+@pytest.mark.slow
 def test_a_streaming_recipe_without_ctc_goes_on_to_the_same_bits(root: Path, ended: Ended) -> None:
     found = ended["whole and in parts"]
     assert found["codes"] == [0, 0], found["errors"]
@@ -153,6 +154,7 @@ def test_a_streaming_recipe_without_ctc_goes_on_to_the_same_bits(root: Path, end
     assert all(whole[name].equal(parts[name]) for name in whole)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ended")
 def test_files_are_written_by_the_first_process_alone(root: Path) -> None:
     first, second = (
@@ -163,6 +165,7 @@ def test_files_are_written_by_the_first_process_alone(root: Path) -> None:
     assert second == []
 
 
+@pytest.mark.slow
 def test_data_that_one_process_cannot_read_end_both_with_its_message(ended: Ended) -> None:
     found = ended["broken data"]
     assert found["codes"] == [1, 1]
@@ -171,6 +174,7 @@ def test_data_that_one_process_cannot_read_end_both_with_its_message(ended: Ende
     assert found["seconds"] < 60
 
 
+@pytest.mark.slow
 def test_an_error_in_the_process_that_writes_ends_both(ended: Ended) -> None:
     found = ended["full disk"]
     assert found["codes"] == [1, 1]

@@ -92,6 +92,7 @@ def test_a_side_that_is_used_up_begins_again_with_other_draws(data: Path) -> Non
     assert np.isfinite(supply.durations_s).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["mixed", "sampled"])
 def test_a_run_in_two_parts_ends_with_the_same_bits(data: Path, form: Form, tmp_path: Path) -> None:
     settings = options(STEPS, trainable=STAGE.patterns, save_every=4, batch_s=6.0)

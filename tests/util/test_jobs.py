@@ -54,6 +54,7 @@ def whole(tmp_path: Path) -> dict[str, bytes]:
     return job.made
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_replaced(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     run(job := Made(out=tmp_path, deaths=1), workers=4, progress=lambda *one: seen.append(one))

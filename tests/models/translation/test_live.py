@@ -22,6 +22,7 @@ from tests.streaming.test_engine import run, texts
 OPTIONS = DecodingOptions(guard=GuardOptions(enabled=False), max_tokens=40)
 
 
+@pytest.mark.slow
 def test_what_follows_committed_text_is_what_generate_writes_there(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

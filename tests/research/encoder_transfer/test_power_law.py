@@ -97,6 +97,7 @@ def test_least_squares_of_the_gaps_bear_more_noise() -> None:
     assert direct < log / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["log", "gaps"])
 @pytest.mark.parametrize("num_languages", [4, 8])
 @pytest.mark.parametrize("between_languages", [0.0, 0.3])

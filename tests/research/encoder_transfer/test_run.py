@@ -96,6 +96,7 @@ def test_the_table_is_the_one_that_fit_reads(whole: Path) -> None:
         assert float(row["value"]) == pytest.approx(planted.wer(cell, int(row["bits"])), abs=5e-4)
 
 
+@pytest.mark.slow
 def test_a_study_survives_a_killed_process_and_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     few = {"languages": ("de", "es"), "seeds": (0,), "hours": (1, 2)}
     study(tmp_path, "en de 2 h seed 0", **few).run(workers=2, report=quiet)

@@ -145,6 +145,7 @@ def dev_loss(model: Conformer, data: Path) -> float:
     return float(total) / count
 
 
+@pytest.mark.slow
 def test_the_planted_groups_are_planned(place: Path) -> None:
     plan = SharingPlan.read(place / "plan.json")
     assert set(map(frozenset, plan.splits[0].groups)) == PLANTED
@@ -155,6 +156,7 @@ def test_the_planted_groups_are_planned(place: Path) -> None:
     assert within > across + 0.1
 
 
+@pytest.mark.slow
 def test_the_branches_learn_what_one_model_could_not(place: Path) -> None:
     """Told nothing of the speaker, half of the first words are the other group's: a loss of about log 2 for each."""
     before = dev_loss(load(place / "first" / "model"), place / "data")
@@ -162,6 +164,7 @@ def test_the_branches_learn_what_one_model_could_not(place: Path) -> None:
     assert after < 0.5 * before
 
 
+@pytest.mark.slow
 def test_under_each_others_branches_they_fail(place: Path) -> None:
     right = load(place / "second" / "model")
     plan = right.sharing_plan
@@ -173,6 +176,7 @@ def test_under_each_others_branches_they_fail(place: Path) -> None:
     assert dev_loss(wrong, place / "data") > 3 * dev_loss(right, place / "data")
 
 
+@pytest.mark.slow
 def test_evaluation_takes_the_branch_of_the_speaker(place: Path) -> None:
     """The same recordings mean two things, by who is said to speak."""
     tones = [[0], [1], [2], [3]]
@@ -185,6 +189,7 @@ def test_evaluation_takes_the_branch_of_the_speaker(place: Path) -> None:
     assert np.mean([a == b for a, b in zip(texts, expected, strict=True)]) >= 0.75
 
 
+@pytest.mark.slow
 def test_headroom_is_seen_for_the_planted_groups_and_not_across(place: Path) -> None:
     """Copies for the planted groups gain beyond chance; groups that mix them gain less than half of that."""
     data = place / "data"
