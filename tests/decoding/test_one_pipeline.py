@@ -14,12 +14,13 @@ from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, GuardOption
 from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.result import Translation, joined_text
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.hypotheses import BatchDecoder, one_line, translate_manifest
+from sprachbund.evaluation.hypotheses import BatchDecoder, one_line
 from sprachbund.evaluation.lines import Line
 from sprachbund.models.base import Family
 from tests.decoding.families import FAMILIES, SLOW
 from tests.decoding.test_translate import LENIENT, Loudness
 from tests.decoding.tiny_family import TinyFamily
+from tests.evaluation.scores import translate_manifest
 
 OPEN = DecodingOptions(max_tokens=12, guard=GuardOptions(enabled=False))
 

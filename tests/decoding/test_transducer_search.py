@@ -168,25 +168,6 @@ def test_beam_in_chunks_is_beam_over_the_whole(places: list[int], seed: int, siz
         torch.testing.assert_close(a.state.predicted, b.state.predicted)
 
 
-def test_settled_beginnings_change_nothing_and_keep_beams_short() -> None:
-    transducer, encoded = make(seed=4, sharpness=2.0, blank_bias=1.0), frames_of(2, 60, 4)
-    whole = transducer_beam(transducer, encoded, torch.tensor([60, 60]), beam_size=3, max_symbols=3)
-    beams: list[Beam] | None = None
-    found, longest = [TransducerHypothesis(), TransducerHypothesis()], 0
-    for start in range(0, 60, 5):
-        chunk = encoded[:, start : start + 5]
-        beams = transducer_beam(transducer, chunk, torch.tensor([5, 5]), beams, beam_size=3, max_symbols=3)
-        settled, left = zip(*(beam.settle() for beam in beams), strict=True)
-        found = [a.then(b) for a, b in zip(found, settled, strict=True)]
-        beams = list(left)
-        longest = max(longest, *(len(h.tokens) for beam in beams for h in beam.hypotheses))
-    assert beams is not None
-    for row in range(2):
-        assert found[row].then(beams[row].best).tokens == whole[row].best.tokens
-        assert beams[row].best.score == pytest.approx(whole[row].best.score, abs=1e-4)
-    assert longest < len(whole[0].best.tokens) / 2
-
-
 def test_a_row_of_a_batch_is_the_row_alone_and_wider_is_not_worse() -> None:
     transducer, encoded, lengths = make(9, 3, 3.0, 1.0), frames_of(3, 10, 3), torch.tensor([10, 6, 3])
     together = transducer_beam(transducer, encoded, lengths, beam_size=4, max_symbols=3)

@@ -1,8 +1,9 @@
 import pytest
 
-from sprachbund.evaluation.code_switch import switch_points, switch_scores, switching_scores
+from sprachbund.evaluation.code_switch import switch_points, switch_scores
 from sprachbund.evaluation.lines import EmbeddedSpan
 from tests.evaluation.made import line
+from tests.evaluation.scores import switching_scores
 
 # "voy a la meeting room mañana" into English; said in English: "meeting room"
 REFERENCE = "I go to the meeting room tomorrow"

@@ -25,8 +25,9 @@ from sprachbund.evaluation.manifest import DataUsed, ModelUsed, read_manifest
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.report import write_report
 from sprachbund.evaluation.run import evaluate, rescore
-from sprachbund.evaluation.scoring import CometTally, summarise
+from sprachbund.evaluation.scoring import CometTally
 from sprachbund.evaluation.tables import as_text, docs_table
+from tests.evaluation.scores import summarise
 
 TIMES = [
     {"start_s": 0.0, "end_s": 0.6, "language": "de"},

@@ -14,8 +14,8 @@ from sprachbund.evaluation.manifest import DataUsed, ModelUsed
 from sprachbund.evaluation.metrics import Comet
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import evaluate, rescore, write_texts
-from sprachbund.evaluation.scoring import summarise
 from tests.evaluation.made import made_lines
+from tests.evaluation.scores import summarise
 from tests.evaluation.tiny_model import SENTENCES
 
 comet = pytest.importorskip(

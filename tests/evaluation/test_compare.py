@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.compare import System, claims, compare, read_system, tables
+from sprachbund.evaluation.compare import RunFile, System, claims, compare, parse_system, tables
 from sprachbund.evaluation.lines import DecodingEvidence, LineWriter
 from tests.evaluation.made import made_lines
 
@@ -86,14 +86,15 @@ def test_systems_are_read_from_files_behind_the_guard(good, tmp_path):
         with LineWriter(tmp_path / run / "hypotheses.jsonl") as writer:
             for line in [hidden, *good[1:]]:
                 writer.write(line)
-    found = read_system(f"ours={tmp_path / 'one'},{tmp_path / 'two'}")
-    assert (found.name, len(found.runs)) == ("ours", 2)
-    assert next(iter(found.runs[0])).hypothesis == ""
-    assert read_system(str(tmp_path / "one")).name == "one"
+    name, paths = parse_system(f"ours={tmp_path / 'one'},{tmp_path / 'two'}")
+    assert (name, paths) == ("ours", [tmp_path / "one", tmp_path / "two"])
+    assert next(iter(RunFile(paths[0]))).hypothesis == ""
+    assert parse_system(str(tmp_path / "one"))[0] == "one"
 
 
 def test_text_files_need_references(tmp_path):
     (tmp_path / "a.txt").write_text("x\ny\n")
     with pytest.raises(SprachbundError, match="name the references"):
-        read_system(str(tmp_path / "a.txt"))
-    assert len(list(read_system(str(tmp_path / "a.txt"), tmp_path / "a.txt").runs[0])) == 2
+        parse_system(str(tmp_path / "a.txt"))
+    assert parse_system(str(tmp_path / "a.txt"), tmp_path / "a.txt") == ("a.txt", [tmp_path / "a.txt"])
+    assert len(list(RunFile(tmp_path / "a.txt", tmp_path / "a.txt"))) == 2

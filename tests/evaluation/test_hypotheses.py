@@ -6,8 +6,9 @@ import pytest
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.hypotheses import make_plan, translate_manifest
+from sprachbund.evaluation.hypotheses import make_plan
 from sprachbund.models.io import load
+from tests.evaluation.scores import translate_manifest
 
 OPTIONS = DecodingOptions(max_tokens=10)
 

@@ -3,8 +3,8 @@ from statistics import mean
 import pytest
 import sacrebleu
 
-from sprachbund.evaluation.quality import find_score, score_lines
 from tests.evaluation.made import line, made_lines
+from tests.evaluation.scores import find_score, score_lines
 
 PAIRS = (("en", "de"), ("en", "fr"), ("fr", "de"), ("de", "de"))
 

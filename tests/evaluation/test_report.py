@@ -14,8 +14,8 @@ from sprachbund.evaluation.figures import bins_by
 from sprachbund.evaluation.metrics import metric
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.report import Sounds, marked, write_report
-from sprachbund.evaluation.scoring import summarise
 from tests.evaluation.made import line
+from tests.evaluation.scores import summarise
 
 VOID = {"meta", "br", "path", "use", "image", "rect", "stop"}
 

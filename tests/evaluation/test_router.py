@@ -27,10 +27,10 @@ from sprachbund.evaluation.replay import replay
 from sprachbund.evaluation.report import write_report
 from sprachbund.evaluation.router import EMBEDDED, SPANS, TIME, RouteCounts
 from sprachbund.evaluation.run import evaluate, rescore
-from sprachbund.evaluation.scoring import summarise
 from sprachbund.evaluation.tables import as_text
 from sprachbund.models.io import load
 from tests.evaluation.made import line
+from tests.evaluation.scores import summarise
 from tests.evaluation.test_commands import run as command
 
 MODEL = ModelUsed(path="m", name="m", sha256="0")

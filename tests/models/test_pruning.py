@@ -16,7 +16,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer.io import load as load_conformer
 from sprachbund.models.conformer.io import save as save_conformer
 from sprachbund.models.io import load as load_any
-from sprachbund.models.pruning import kept_layers, prune_decoder, prune_encoder, with_layers
+from sprachbund.models.pruning import kept_layers, prune_decoder, with_layers
 from sprachbund.models.seamless.io import save as save_seamless
 from sprachbund.models.whisper import PRESETS, Whisper, WhisperConfig, num_parameters, save
 from tests.models import split_support
@@ -161,7 +161,7 @@ def test_the_pairs_that_depths_would_suggest_are_not_taken_for_its_own(
 @torch.no_grad()
 def test_a_conformer_keeps_its_layers_through_a_directory(tmp_path: Path) -> None:
     model = conformer()
-    pruned = prune_encoder(prune_decoder(model, 3), 2)
+    pruned = with_layers(prune_decoder(model, 3), encoder=(0, 3))
     for new, old in enumerate((0, 2, 4)):
         same_bits(pruned.decoder.layers[new], model.decoder.layers[old])
     for new, old in enumerate((0, 3)):

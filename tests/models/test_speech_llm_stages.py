@@ -11,9 +11,7 @@ from sprachbund.models.speech_llm import STAGES, ProjectorOptions, SpeechLLM, St
 from sprachbund.models.speech_llm.stages import (
     enter,
     frozen_digest,
-    per_token,
     stages_without,
-    transition_loss,
     transition_side,
     transition_weights,
 )
@@ -27,7 +25,8 @@ def train_a_little(model: SpeechLLM, stage: Stage) -> None:
     optimizer = torch.optim.AdamW(moving, lr=1e-2)
     model.train()
     for _ in range(2):
-        loss = per_token(model.loss(make_batch(model, [0, 1], ["hola", "dog"], [2, 0], [0.7, 0.5])))
+        found = model.loss(make_batch(model, [0, 1], ["hola", "dog"], [2, 0], [0.7, 0.5]))
+        loss = found.total / found.num_tokens
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(moving, stage.clip_norm)
@@ -119,11 +118,10 @@ def test_a_model_without_a_part_cannot_train_it() -> None:
 # The transition.
 
 
-def test_its_ends_are_the_two_losses() -> None:
-    a, b = torch.tensor(2.5), torch.tensor(7.0)
-    assert transition_loss(a, b, 0, 10) == a
-    assert transition_loss(a, b, 10, 10) == b
-    assert transition_loss(a, b, 5, 10).item() == pytest.approx(4.75)
+def test_at_its_ends_one_side_counts_alone() -> None:
+    assert transition_weights(0, 10) == (1, 0)
+    assert transition_weights(10, 10) == (0, 1)
+    assert transition_weights(3, 10) == pytest.approx((0.7, 0.3))
     assert {transition_side(0, 10, seed=s) for s in range(50)} == {"previous"}
     assert {transition_side(10, 10, seed=s) for s in range(50)} == {"next"}
     for wrong in (-1, 11):
@@ -134,7 +132,8 @@ def test_its_ends_are_the_two_losses() -> None:
 def test_the_sampled_form_has_the_same_expected_gradient() -> None:
     x = torch.tensor([0.3, -1.2], requires_grad=True)
     before, after = x.square().sum(), x.sin().sum()
-    (wanted,) = torch.autograd.grad(transition_loss(before, after, 3, 10), x, retain_graph=True)
+    of_before, of_after = transition_weights(3, 10)
+    (wanted,) = torch.autograd.grad(of_before * before + of_after * after, x, retain_graph=True)
     gradients = {
         side: torch.autograd.grad(loss, x, retain_graph=True)[0]
         for side, loss in (("previous", before), ("next", after))

@@ -503,22 +503,3 @@ class SegmentWriter:
 
     def _failed(self, error: OSError) -> SprachbundError:
         return SprachbundError(f"{self.path} could not be written ({error.strerror}); free some space")
-
-
-def write_all(translation: Translation, path: str | os.PathLike[str], format_name: str) -> Path:
-    """Write a finished translation.
-
-    Args:
-        translation: to be written, dropped segments included where the format has them.
-        path: of the file.
-        format_name: one of `FORMATS`.
-
-    Returns:
-        The path.
-    """
-    with SegmentWriter(path, format_name) as writer:
-        for segment in sorted(
-            [*translation.segments, *translation.dropped], key=lambda s: (s.start_s, s.end_s)
-        ):
-            writer.write(segment)
-        return writer.finish(translation)

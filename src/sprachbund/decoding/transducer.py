@@ -19,7 +19,6 @@ encoder, J width of the joint network, K frames of a step, H hypotheses of all r
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 
 import numpy as np
 import torch
@@ -52,15 +51,6 @@ class TransducerHypothesis:
     ends: tuple[int, ...] = ()
     log_probabilities: tuple[float, ...] = ()
     score: float = 0.0
-
-    def part(self, tokens: slice) -> "TransducerHypothesis":
-        """Some of its tokens, without a score."""
-        return TransducerHypothesis(
-            tokens=self.tokens[tokens],
-            frames=self.frames[tokens],
-            ends=self.ends[tokens],
-            log_probabilities=self.log_probabilities[tokens],
-        )
 
     def then(self, later: "TransducerHypothesis") -> "TransducerHypothesis":
         """This chunk and the one behind it."""
@@ -299,17 +289,6 @@ class Beam:
     def best(self) -> TransducerHypothesis:
         """The likeliest."""
         return self.hypotheses[0]
-
-    def settle(self) -> tuple[TransducerHypothesis, "Beam"]:
-        """The common prefix of all hypotheses, and the beam without it, so that memory stays flat over a stream.
-
-        The search is not changed, because a prefix that all share does not rank them. Scores stay with the beam.
-        """
-        together = zip(*(hypothesis.tokens for hypothesis in self.hypotheses), strict=False)
-        shared = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, together))
-        settled = self.best.part(slice(shared))
-        left = tuple(replace(h.part(slice(shared, None)), score=h.score) for h in self.hypotheses)
-        return settled, replace(self, hypotheses=left)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sprachbund.data.language_spans import split_words
-from sprachbund.evaluation.failures import WRONG_LANGUAGE, Rate, identifier_for, in_wrong_language
+from sprachbund.evaluation.failures import WRONG_LANGUAGE, Rate
 from sprachbund.evaluation.lines import EmbeddedSpan, Line, same_language
 from sprachbund.evaluation.quality import (
     ALL,
@@ -166,16 +166,6 @@ class SwitchTally:
                 numbers = (rate.percent, rate.evaluated, left_out)
                 scores += _numbers(WRONG_LANGUAGE, *numbers, member, TRANSLATION, num_lines)
         return scores
-
-
-def switching_scores(lines: Sequence[Line]) -> list[Score]:
-    """The scores of `SwitchTally` over lines, sounds without speech aside."""
-    identifier = identifier_for({line.target for line in lines if line.source})
-    tally = SwitchTally()
-    for line in lines:
-        if line.source:
-            tally.add(line, in_wrong_language(line, identifier))
-    return tally.scores()
 
 
 def _rates(counts: SwitchCounts, member: str, task: str) -> list[Score]:

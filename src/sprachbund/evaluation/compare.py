@@ -185,12 +185,6 @@ class Comparison:
     num_lines: int
 
 
-def read_system(spec: str, reference: Path | None = None) -> System:
-    """A system from `[NAME=]PATH[,PATH…]`; arguments and errors as of `parse_system`."""
-    name, paths = parse_system(spec, reference)
-    return System(name=name, runs=[RunFile(path, reference) for path in paths])
-
-
 def parse_system(spec: str, reference: Path | None = None) -> tuple[str, list[Path]]:
     """Name and runs of a system from `[NAME=]PATH[,PATH…]`: directories of results, or text files beside a
     reference file. Several paths are runs of one system with different training seeds.

@@ -141,19 +141,6 @@ def make_plan(
     return plan
 
 
-def translate_manifest(
-    model: Family,
-    manifest: Manifest,
-    targets: Sequence[str] | None = None,
-    options: DecodingOptions | None = None,
-    batch_size: int = BATCH_SIZE,
-    limit: int | None = None,
-) -> Iterator[Line]:
-    """Decode a corpus into every target; arguments and errors as in `make_plan`."""
-    plan = make_plan(model, manifest, targets, limit)
-    return translate_plan(model, manifest, plan, options, batch_size)
-
-
 def translate_plan(
     model: Family,
     manifest: Manifest,

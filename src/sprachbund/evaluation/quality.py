@@ -14,7 +14,7 @@ from statistics import mean
 import numpy as np
 from numpy.typing import NDArray
 
-from sprachbund.evaluation.lines import Line, by_pair, in_chunks
+from sprachbund.evaluation.lines import Line, by_pair
 from sprachbund.evaluation.metrics import metric
 from sprachbund.text.normalize import normalize
 
@@ -119,20 +119,6 @@ class Tally:
         return scores
 
 
-def score_lines(
-    lines: Iterable[Line],
-    *,
-    text: str = "raw",
-    metrics: Sequence[str] | None = None,
-    groupings: bool = True,
-) -> list[Score]:
-    """All scores of lines of speech; arguments as of `Tally`."""
-    tally = Tally(text=text, metrics=metrics, groupings=groupings)
-    for some in in_chunks(lines):
-        tally.add(some)
-    return tally.scores()
-
-
 class _PairSums:
     """Sums of one pair's counts by every metric, over all its lines and over every member of a grouping."""
 
@@ -211,22 +197,6 @@ def texts(lines: Sequence[Line], target: str, text: str = "raw") -> tuple[list[s
         (h, r) if r else (line.hypothesis, line.reference) for (h, r), line in zip(both, lines, strict=True)
     ]
     return [h for h, _ in kept], [r for _, r in kept]
-
-
-def find_score(scores: Iterable[Score], name: str, member: str, **wanted: str) -> float | None:
-    """The value of one score, None when it is not there; `wanted` are further fields.
-
-    Args:
-        scores: to search.
-        name: of the metric.
-        member: of the group, such as "en-de".
-        **wanted: further fields of `Score` and their values.
-    """
-    for score in scores:
-        same = all(getattr(score, key) == value for key, value in wanted.items())
-        if score.metric == name and score.member == member and same:
-            return score.value
-    return None
 
 
 def _means(pairs: Sequence[_PairSums], group: str, grouping: str, member: str, text: str) -> list[Score]:

@@ -112,28 +112,6 @@ class Scoring:
             self._switching[guard].add(line, outcomes.get(WRONG_LANGUAGE))
 
 
-def summarise(
-    lines: Sequence[Line],
-    model: ModelUsed,
-    data: list[DataUsed],
-    options: EvaluationOptions,
-    speed: DecodingCost | None = None,
-) -> ResultManifest:
-    """Score lines that are all there.
-
-    Args:
-        lines: all hypotheses.
-        model: as `model_used` returns it.
-        data: corpora, as `data_used` returns them.
-        options: of the evaluation.
-        speed: of decoding; None if not measured.
-    """
-    scoring = Scoring({line.target for line in lines if line.source}, options)
-    for line in lines:
-        scoring.add(line)
-    return scoring.manifest(model, data, speed)
-
-
 class CometTally:
     """COMET of every pair; translation only, as transcripts serve as source texts. Lines are held to the end, as
     COMET gives a pair's texts the same scores only when it is given them all at once.

@@ -65,11 +65,6 @@ def prune_decoder(model: Model, keep: int) -> Model:
     return with_layers(model, decoder=kept_layers(num_layers(model, "decoder"), keep))
 
 
-def prune_encoder(model: Model, keep: int) -> Model:
-    """A model with `keep` of its encoder's layers, those of `kept_layers`. Errors as there."""
-    return with_layers(model, encoder=kept_layers(num_layers(model, "encoder"), keep))
-
-
 def with_layers(model: Model, *, encoder: Layers = None, decoder: Layers = None) -> Model:
     """A model of these layers of another; all that stays has the bits that it had.
 

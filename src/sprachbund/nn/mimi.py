@@ -9,7 +9,6 @@ weights have in files of transformers. The half of Mimi that makes sound of code
 Shapes: B rows, N samples, C channels, S steps, T frames, D width, Q codebooks, K codes of one.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -76,11 +75,6 @@ class MimiShape:
     num_codes: int
     code_width: int
     projected: bool
-
-    @property
-    def frame_samples(self) -> int:
-        """Samples of a frame."""
-        return math.prod(self.strides) * HALVING
 
     @property
     def transformer(self) -> CausalShape:

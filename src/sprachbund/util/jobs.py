@@ -132,16 +132,6 @@ def line_of(error: Exception) -> str:
     return str(error) if isinstance(error, SprachbundError) else _line_of_unforeseen(error)
 
 
-def receive_failure(failures: Connection) -> str | None:
-    """The line that an ended process sent with `send_failure`; None if it sent none."""
-    try:
-        return str(failures.recv()) if failures.poll() else None
-    except (EOFError, OSError):  # it was killed while it sent
-        return None
-    finally:
-        failures.close()
-
-
 def how_it_ended(code: int) -> str:
     """An exit code of `multiprocessing` in words, with the signal's name."""
     if code >= 0:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from sprachbund.audio.features import StreamedNormalisation, log_mel
 from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.errors import SprachbundError
+from sprachbund.models.attention import DecodesByAttention
 from sprachbund.models.base import (
     CTC,
     LANGUAGE,
@@ -36,12 +37,11 @@ from sprachbund.models.splitting import (
     decoder_route,
     encode_routed,
     source_route,
-    start_route,
     target_languages,
 )
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss
 from sprachbund.nn.conformer import ConformerEncoder, valid_frames
-from sprachbund.nn.decoder import DecoderCache, TextDecoder
+from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.feed_forward import Route, is_split
 from sprachbund.nn.streaming_conformer import ChunkEncoder, StreamingEncoder, StreamingShape
 from sprachbund.nn.transducer import LanguageFusion, Transducer, TransducerShape
@@ -49,7 +49,7 @@ from sprachbund.text.tokenizer import BLANK, END, UNKNOWN, Tokenizer
 from sprachbund.util.devices import ANY_DEVICE, CPU
 
 
-class Conformer(nn.Module):
+class Conformer(DecodesByAttention, nn.Module):
     """Speech translator of the conformer family; satisfies `sprachbund.models.base.Family`.
 
     Args:
@@ -192,40 +192,6 @@ class Conformer(nn.Module):
             known = ", ".join(self.config.target_languages)
             raise SprachbundError(f"this model does not write {target.language!r}; it writes {known}")
         return [] if self.writes_what_is_spoken else [self.tokenizer.language_id(target.language)]
-
-    def start(
-        self,
-        memory: Memory,
-        *,
-        rows_per_memory: int = 1,
-        capacity: int | None = None,
-        targets: Sequence[Target] | None = None,
-    ) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory and is to become `targets[r]`.
-
-        Args:
-            memory: of B utterances.
-            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
-            capacity: most tokens of a row; `max_tokens` if None.
-            targets: of the R rows.
-        """
-        return self.decoder.start(
-            memory.states,
-            memory.num_frames,
-            rows_per_memory=rows_per_memory,
-            capacity=capacity,
-            route=start_route(self, targets, memory.states.device),
-        )
-
-    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """Logits (R, Q, V) after each of `tokens` (R, Q).
-
-        Args:
-            tokens: (R, Q), which follow what the cache holds.
-            cache: of the R rows; the tokens are added to it.
-            weights: each layer's cross-attention weights (R, H, Q, T) are appended to it, if given.
-        """
-        return self.decoder.step(tokens, cache, weights)
 
     def suppressed(self, target: Target) -> Tensor:
         """Boolean (V,): padding, unknown and language tokens are never written."""

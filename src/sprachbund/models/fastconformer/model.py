@@ -20,6 +20,7 @@ from sprachbund.audio.features import log_mel, normalised_per_bin
 from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
+from sprachbund.models.attention import DecodesByAttention
 from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target
 from sprachbund.models.calibration import Calibration
 from sprachbund.models.fastconformer.config import CanaryConfig, CohereConfig, ParakeetConfig
@@ -27,7 +28,6 @@ from sprachbund.models.fastconformer.tokens import FastConformerTokens
 from sprachbund.models.frames import TranscribesByFrames
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss
 from sprachbund.nn.ctc import ctc_loss
-from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.fast_conformer import SUBSAMPLING, FastConformerEncoder
 from sprachbund.nn.text_to_text import CanaryDecoder, marian_positions
 from sprachbund.nn.transducer import Transducer
@@ -329,7 +329,7 @@ class CanaryExamples:
         return self.language_tokens[target], [*self.tokens.encode(text.strip(), target), self.end_token]
 
 
-class Canary(_FastConformerModel):
+class Canary(DecodesByAttention, _FastConformerModel):
     """A recogniser and translator with an attention decoder; satisfies `sprachbund.models.base.Family`.
 
     Args:
@@ -424,39 +424,6 @@ class Canary(_FastConformerModel):
 
     def _prompt(self, source: int, target: int) -> list[int]:
         return [*self._before, source, target, *self._after]
-
-    def start(
-        self,
-        memory: Memory,
-        *,
-        rows_per_memory: int = 1,
-        capacity: int | None = None,
-        targets: Sequence[Target] | None = None,
-    ) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory.
-
-        Args:
-            memory: of B utterances.
-            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
-            capacity: most tokens of a row; `max_tokens` if None.
-            targets: of the R rows; not needed.
-        """
-        return self.decoder.start(
-            memory.states,
-            memory.num_frames,
-            rows_per_memory=rows_per_memory,
-            capacity=self.max_tokens if capacity is None else capacity,
-        )
-
-    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """Logits (R, Q, V) after each of `tokens` (R, Q).
-
-        Args:
-            tokens: (R, Q), which follow what the cache holds.
-            cache: of the R rows; the tokens are added to it.
-            weights: each layer's cross-attention weights (R, H, Q, S) are appended to it, if given.
-        """
-        return self.decoder.step(tokens, cache, weights)
 
     def forward(self, batch: Batch) -> Loss:
         """The loss, as wrappers that watch `forward` expect it."""

@@ -21,6 +21,7 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
+from sprachbund.models.attention import DecodesByAttention
 from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target
 from sprachbund.models.calibration import Calibration
 from sprachbund.models.hub import optional_setting
@@ -32,7 +33,6 @@ from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import encode_routed, source_route, start_route
 from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss, row_route
 from sprachbund.nn.conformer import sinusoids
-from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.feed_forward import Route
 from sprachbund.nn.text_to_text import FixedPositionDecoder, TextToTextEncoder, TextToTextShape
 from sprachbund.text.languages import described
@@ -151,7 +151,7 @@ class SeamlessTextEncoder(TextToTextEncoder):
         return super().forward(self.embedding(tokens), num_tokens)
 
 
-class Seamless(nn.Module):
+class Seamless(DecodesByAttention, nn.Module):
     """A SeamlessM4T model, either version; satisfies `sprachbund.models.base.Family` once it has its tokens.
 
     Args:
@@ -329,40 +329,6 @@ class Seamless(nn.Module):
         """
         self._check_source(target.source)
         return [self.tokens.end, self.tokens.language_token(target.language)]
-
-    def start(
-        self,
-        memory: Memory,
-        *,
-        rows_per_memory: int = 1,
-        capacity: int | None = None,
-        targets: Sequence[Target] | None = None,
-    ) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory and is to become `targets[r]`.
-
-        Args:
-            memory: of B utterances.
-            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
-            capacity: most tokens of a row; `max_tokens` if None.
-            targets: of the R rows.
-        """
-        return self.decoder.start(
-            memory.states,
-            memory.num_frames,
-            rows_per_memory=rows_per_memory,
-            capacity=capacity,
-            route=start_route(self, targets, memory.states.device),
-        )
-
-    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """Logits (R, Q, V) after each of `tokens` (R, Q).
-
-        Args:
-            tokens: (R, Q), which follow what the cache holds.
-            cache: of the R rows; the tokens are added to it.
-            weights: each layer's cross-attention weights (R, H, Q, T) are appended to it, if given.
-        """
-        return self.decoder.step(tokens, cache, weights)
 
     def forward(self, features: Features, tokens: Tensor, targets: Sequence[Target] | None = None) -> Tensor:
         """Logits (B, U, V) after each token of whole rows (B, U), prompt included.

@@ -13,10 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveFloat
-from torch import Tensor, nn
+from torch import nn
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Loss
 from sprachbund.models.speech_llm.config import LossWeights, Options
 
 Trained = Literal["projector", "encoder adapters", "llm adapters"]
@@ -118,11 +117,6 @@ def frozen_digest(model: nn.Module, stage: Stage) -> str:
     return digest.hexdigest()
 
 
-def per_token(loss: Loss) -> Tensor:
-    """A batch's loss per target token: what stages mix."""
-    return loss.total / max(1, loss.num_tokens)
-
-
 def transition_weights(step: int, steps: int) -> tuple[float, float]:
     """(1 - u/U, u/U): what the losses on the previous and on the next data count at step u of U.
 
@@ -133,19 +127,6 @@ def transition_weights(step: int, steps: int) -> tuple[float, float]:
         raise ValueError(f"step {step} does not lie between 0 and {steps}")
     share = step / steps
     return 1.0 - share, share
-
-
-def transition_loss(previous: Tensor, following: Tensor, step: int, steps: int) -> Tensor:
-    """(1 - u/U) L(previous) + (u/U) L(next), of losses per token.
-
-    Args:
-        previous: loss per token of the previous stage's data.
-        following: loss per token of the next stage's data.
-        step: u, from 0.
-        steps: U of the transition.
-    """
-    before, after = transition_weights(step, steps)
-    return before * previous + after * following
 
 
 def transition_side(step: int, steps: int, *, seed: int) -> Side:

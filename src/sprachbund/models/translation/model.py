@@ -13,6 +13,7 @@ vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from sprachbund.data.batch import NO_LANGUAGE
 from sprachbund.errors import SprachbundError
+from sprachbund.models.attention import DecodesByAttention
 from sprachbund.models.base import Capabilities, Features, Memory, Target, hears_nothing
 from sprachbund.models.calibration import Calibration
 from sprachbund.models.hub import optional_setting
@@ -51,7 +53,7 @@ _NEW_TOKENS = 256
 """Longest text where a checkpoint does not say."""
 
 
-class TextTranslator(nn.Module):
+class TextTranslator(DecodesByAttention, nn.Module):
     """A translator of text; satisfies `sprachbund.models.base.Family` once it has its tokens.
 
     Args:
@@ -219,22 +221,9 @@ class TextTranslator(nn.Module):
         Raises:
             SprachbundError: several languages are wanted of one text, and its source has room for one.
         """
-        states = memory.states
         if self.tokens.marked == "target":
-            states = self._encoded_for(memory, targets, rows_per_memory)
-        return self.decoder.start(
-            states, memory.num_frames, rows_per_memory=rows_per_memory, capacity=capacity
-        )
-
-    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """Logits (R, Q, V) after each of `tokens` (R, Q).
-
-        Args:
-            tokens: (R, Q), which follow what the cache holds.
-            cache: of the R rows; the tokens are added to it.
-            weights: each layer's cross-attention weights (R, H, Q, S) are appended to it, if given.
-        """
-        return self.decoder.step(tokens, cache, weights)
+            memory = replace(memory, states=self._encoded_for(memory, targets, rows_per_memory))
+        return super().start(memory, rows_per_memory=rows_per_memory, capacity=capacity, targets=targets)
 
     def _encoded_for(self, memory: Memory, targets: Sequence[Target] | None, rows_per_memory: int) -> Tensor:
         """States (B, S, D) of embedded sources, each behind the token of the language wanted of it."""

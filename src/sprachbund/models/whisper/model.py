@@ -22,6 +22,7 @@ from sprachbund.audio.features import WHISPER_DYNAMIC_RANGE, WHISPER_FLOOR, log_
 from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
+from sprachbund.models.attention import DecodesByAttention
 from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target, TimestampTokens
 from sprachbund.models.calibration import Calibration
 from sprachbund.models.sharing_plan import SharingPlan
@@ -30,7 +31,7 @@ from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, 
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.models.whisper.files import CheckpointFiles
 from sprachbund.models.whisper.tokens import WhisperTasks, WhisperTokens
-from sprachbund.nn.decoder import DecoderCache, TextDecoder
+from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.encoder import ConvolutionalEncoder, EncoderLayer
 from sprachbund.nn.feed_forward import Route, run_layers
 from sprachbund.text.languages import writes_spaces
@@ -239,7 +240,7 @@ def _text_tokens(tokens: WhisperTokens, text: str, language: str) -> list[int]:
 _FRAMES_PER_STATE = 2  # stride of the encoder's convolutions
 
 
-class Whisper(nn.Module):
+class Whisper(DecodesByAttention, nn.Module):
     """A Whisper model; satisfies `sprachbund.models.base.Family` once it has its tokens.
 
     Args:
@@ -273,6 +274,7 @@ class Whisper(nn.Module):
         self.drafts: Mapping[str, Path] = {}
         self.calibration = Calibration()
         self.as_stored = False
+        self.max_tokens = config.max_tokens
         self.encoder = WhisperEncoder(config)
         self.decoder = TextDecoder(
             vocabulary_size=config.vocabulary_size,
@@ -327,11 +329,6 @@ class Whisper(nn.Module):
     def end_token(self) -> int:
         """<|endoftext|>."""
         return self.tokens.end
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest row, prompt included."""
-        return self.config.max_tokens
 
     @property
     def max_window_s(self) -> float:
@@ -429,40 +426,6 @@ class Whisper(nn.Module):
     def prompt(self, target: Target) -> list[int]:
         """Tokens that a row starts with. Raises SprachbundError for a pair the model does not know."""
         return self.tasks.prompt(target, self.tokens, self.max_tokens)
-
-    def start(
-        self,
-        memory: Memory,
-        *,
-        rows_per_memory: int = 1,
-        capacity: int | None = None,
-        targets: Sequence[Target] | None = None,
-    ) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory and is to become `targets[r]`.
-
-        Args:
-            memory: of B utterances.
-            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
-            capacity: most tokens of a row; `max_tokens` if None.
-            targets: of the R rows.
-        """
-        return self.decoder.start(
-            memory.states,
-            memory.num_frames,
-            rows_per_memory=rows_per_memory,
-            capacity=capacity,
-            route=start_route(self, targets, memory.states.device),
-        )
-
-    def step(self, tokens: Tensor, cache: DecoderCache, weights: list[Tensor] | None = None) -> Tensor:
-        """Logits (R, Q, V) after each of `tokens` (R, Q).
-
-        Args:
-            tokens: (R, Q), which follow what the cache holds.
-            cache: of the R rows; the tokens are added to it.
-            weights: each layer's cross-attention weights (R, H, Q, T) are appended to it, if given.
-        """
-        return self.decoder.step(tokens, cache, weights)
 
     def forward(self, features: Features, tokens: Tensor, targets: Sequence[Target] | None = None) -> Tensor:
         """Logits (B, U, V) after each token of whole rows (B, U), as training needs them.
