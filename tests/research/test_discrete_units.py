@@ -1,11 +1,13 @@
 """The recipe from data to tables on the tiny size, by the command; and that a second run does nothing again."""
 
 import csv
+import gzip
 import io
 import json
 from pathlib import Path
 
 import pytest
+import sacrebleu
 import torch
 from safetensors.torch import load_file
 
@@ -70,6 +72,17 @@ def test_every_arm_has_its_row(run: Path) -> None:
     log_mel = rows(run, "log-mel")
     assert log_mel[0]["stored data"] == log_mel[0]["training time"] == 1.0
     assert all(isinstance(row["stored data"], float) and row["stored data"] < 0.1 for row in log_mel[1:])
+
+
+def test_texts_lie_beside_the_tables_that_are_made_of_them(run: Path) -> None:
+    with gzip.open(run / "run" / "texts.jsonl.gz", "rt", encoding="utf-8") as file:
+        first, *models = map(json.loads, file)
+    references = first["references"]
+    for row in rows(run, "table"):
+        name = f"{row['head']}, {row['data']}"
+        (written,) = (m["hypotheses"] for m in models if (m["arm"], m["seed"]) == (name, 0))
+        texts = [[of[key] for key in references] for of in (written, references)]
+        assert sacrebleu.corpus_chrf(texts[0], [texts[1]]).score == pytest.approx(row["chrF"], abs=1e-9)
 
 
 def test_arms_are_what_they_are_called(run: Path) -> None:

@@ -1,5 +1,6 @@
 """The tables of the comparison of discrete units: heads, ablations, the curve over hours, and log-mel beside it."""
 
+import gzip
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,6 +101,7 @@ def read_cost(folder: Path) -> Mapping[str, float]:
 
 
 METRICS = ("BLEU", "chrF")
+TEXTS_FILE = "texts.jsonl.gz"
 
 Row = dict[str, Any]
 
@@ -118,8 +120,9 @@ class _Among:
 def write_tables(recipe: DiscreteUnitsRecipe, directory: Path) -> Path:
     """Write `table.json`, and beside it `ablations.json`, `curve.json` and `log-mel.json` where they were asked for.
 
-    The curve is drawn too, into `curve.png`.
+    The curve is drawn too, into `curve.png`, and the texts that all tables are made of are in `texts.jsonl.gz`.
     """
+    _write_texts(recipe, directory)
     tables = {"ablations": _ablations, "curve": _curve, LOG_MEL: _log_mel}
     for name, rows_of in tables.items():
         if rows := rows_of(recipe, directory):
@@ -127,6 +130,27 @@ def write_tables(recipe: DiscreteUnitsRecipe, directory: Path) -> Path:
             if rows_of is _curve:
                 draw_curve([table], table.with_suffix(".png"))
     return _write(directory / "table.json", recipe, _heads(recipe, directory))
+
+
+def _write_texts(recipe: DiscreteUnitsRecipe, directory: Path) -> None:
+    """Write the references by utterance, then what every model wrote for these; the same texts give the same bytes."""
+    with (
+        atomic_path(directory / TEXTS_FILE) as partial,
+        open(partial, "wb") as file,
+        gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as packed,
+    ):
+        references: dict[str, str] = {}
+        for name, seed, _ in recipe.models():
+            lines = list(RunFile(run_folder(directory, seed, name) / "scores"))
+            if not references:
+                references = {line.id: line.reference for line in lines}
+                packed.write(_json_line({"references": references}))
+            written = {line.id: line.hypothesis for line in lines if line.id in references}
+            packed.write(_json_line({"arm": name, "seed": seed, "hypotheses": written}))
+
+
+def _json_line(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, ensure_ascii=False).encode() + b"\n"
 
 
 def _heads(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
