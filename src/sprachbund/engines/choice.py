@@ -350,7 +350,7 @@ def widened(family: Family) -> Family:
         return family
     narrow = [p for p in family.parameters() if p.itemsize < torch.float32.itemsize]
     if narrow and narrow[0].device.type == CPU:
-        check_memory(sum(p.numel() for p in narrow) * torch.float32.itemsize, Path(family.name))
+        check_memory(sum(p.numel() for p in narrow) * torch.float32.itemsize, f"the model {family.name}")
     return family.float()
 
 

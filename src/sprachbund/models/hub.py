@@ -347,12 +347,12 @@ def _check_size(name: str, value: object, path: Path) -> None:
         raise SprachbundError(f"{path}: {name} is {repr(value)[:60]}, not {limit}; copy it again")
 
 
-def check_memory(num_bytes: int, *directories: Path) -> None:
+def check_memory(num_bytes: int, *models: Path | str) -> None:
     """See that weights of so many bytes fit into memory: a process that takes too much is ended without a word.
 
     Args:
         num_bytes: of all of them.
-        directories: they lie in.
+        models: directories that they lie in, or names.
 
     Raises:
         SprachbundError: less is free.
@@ -360,7 +360,7 @@ def check_memory(num_bytes: int, *directories: Path) -> None:
     free = available_memory()
     if free is not None and num_bytes > free:
         raise SprachbundError(
-            f"the weights of {' and '.join(map(str, directories))} need {num_bytes / 1e9:.1f} GB of memory and "
+            f"the weights of {' and '.join(map(str, models))} need {num_bytes / 1e9:.1f} GB of memory and "
             f"{free / 1e9:.1f} GB are free; end other programs, or take a smaller model"
         )
 
