@@ -12,8 +12,22 @@ namespace {
 
 using namespace sprachbund;
 
-// Mean and 1/deviation of `width` numbers; lanes beyond it are left out.
-INLINE void moments(const float* x, int64_t width, float& mean, float& scale) {
+// 1 / root mean square of `width` numbers, which zeros follow up to a multiple of 16.
+INLINE float inverse_root(const float* x, int64_t width, float epsilon) {
+    F16 squares{};
+    for (int64_t i = 0; i < width; i += 16) {
+        const F16 part = load<F16>(x + i);
+        squares += part * part;
+    }
+    return 1.0f / __builtin_sqrtf(sum(squares) / width + epsilon);
+}
+
+// What a norm takes away from `width` numbers and multiplies them by: mean and 1/deviation; lanes beyond it are left out.
+INLINE void moments(const float* x, int64_t width, const Norm& norm, float& mean, float& scale) {
+    if (!norm.bias) {
+        mean = 0, scale = inverse_root(x, width, norm.epsilon);
+        return;
+    }
     F16 total{};
     int64_t whole = width / 16 * 16;
     for (int64_t i = 0; i < whole; i += 16) total += load<F16>(x + i);
@@ -31,6 +45,7 @@ INLINE void moments(const float* x, int64_t width, float& mean, float& scale) {
 }
 
 INLINE F16 normed(const float* x, float mean, float scale, const Norm& norm, int64_t i) {
+    if (!norm.bias) return load<F16>(x + i) * scale * load<F16>(norm.gain + i);
     return (load<F16>(x + i) - mean) * scale * load<F16>(norm.gain + i) + load<F16>(norm.bias + i);
 }
 
@@ -40,7 +55,7 @@ void quantize(const float* x, int64_t stride, int64_t count, int64_t width, cons
     for (int64_t t = 0; t < count; t++) {
         const float* row = x + t * stride;
         float mean = 0, scale = 1;
-        if (norm) moments(row, width, mean, scale);
+        if (norm) moments(row, width, *norm, mean, scale);
         F16 most{};
         for (int64_t i = 0; i < width; i += 16) {
             most = larger(most, magnitude(norm ? normed(row, mean, scale, *norm, i) : load<F16>(row + i)));
@@ -60,7 +75,7 @@ void normalise(float* x, int64_t count, int64_t width, int64_t stride, const Nor
     for (int64_t t = 0; t < count; t++) {
         float* row = x + t * stride;
         float mean, scale;
-        moments(row, width, mean, scale);
+        moments(row, width, norm, mean, scale);
         for (int64_t i = 0; i < width; i += 16) store(row + i, normed(row, mean, scale, norm, i));
     }
 }
@@ -112,7 +127,7 @@ void depthwise(const float* x, int64_t count, int64_t width, int64_t padded, con
             store(row + i, y);
         }
         float mean, scale;
-        moments(row, width, mean, scale);
+        moments(row, width, d.norm, mean, scale);
         for (int64_t i = 0; i < padded; i += 16) {
             F16 y = normed(row, mean, scale, d.norm, i);
             store(row + i, y * sigmoid(y));
@@ -153,9 +168,15 @@ INLINE void emit(const Sink& sink, int64_t token, int64_t block, int64_t rows, F
     if (sink.then == Then::silu) y = y * sigmoid(y);
     if (sink.then == Then::relu) y = larger(y, F16{});
     if (block * 16 + 16 <= rows) {
-        store(at, sink.then == Then::add ? load<F16>(at) + y : y);
-    } else {
-        for (int64_t i = 0; i < rows - block * 16; i++) at[i] = (sink.then == Then::add ? at[i] : 0.0f) + y[i];
+        if (sink.then == Then::add) y = load<F16>(at) + y * sink.factor;
+        if (sink.then == Then::times) y *= load<F16>(at);
+        store(at, y);
+        return;
+    }
+    for (int64_t i = 0; i < rows - block * 16; i++) {
+        if (sink.then == Then::add) y[i] = at[i] + y[i] * sink.factor;
+        if (sink.then == Then::times) y[i] *= at[i];
+        at[i] = y[i];
     }
 }
 
