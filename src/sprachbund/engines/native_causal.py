@@ -1,4 +1,4 @@
-"""A causal language model whose layers the native kernels compute as a whole: norms, positions, attention and gates too.
+"""A causal language model whose layers the native kernels compute as a whole: norms, positions, attention, gates too.
 
 Its matrices are packed one by one, as `native_linear` packs them, so that one packed file serves both ways. What they
 have in common is computed together: queries, keys and values of a step, and gate and values of a feed-forward, without
@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sprachbund.engines.extension import enough_memory, native
 from sprachbund.engines.native_linear import NativeModule
@@ -107,9 +106,7 @@ class NativeCausalLM(NativeModule):
     def __init__(self, model: CausalLM, arrays: Arrays, team: Any, instruction_set: str) -> None:
         super().__init__(arrays)
         self.shape, self.embed_tokens = model.shape, model.embed_tokens
-        self._native = native().CausalLM(
-            arrays | _small(model), instruction_set, team, **_sizes(model.shape)
-        )
+        self._native = native().CausalLM(arrays | _small(model), instruction_set, team, **_sizes(model.shape))
 
     @property
     def width(self) -> int:
@@ -133,7 +130,8 @@ class NativeCausalLM(NativeModule):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings (..., D) of tokens (...)."""
-        return F.embedding(tokens, self.embed_tokens.weight.detach())
+        embedded: Tensor = self.embed_tokens(tokens)
+        return embedded.detach()
 
     @enough_memory()
     def start(
