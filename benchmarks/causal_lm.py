@@ -1,7 +1,7 @@
 """Time of a prefix and of a token in a causal language model on the native kernels: linear layers one by one, or whole.
 
-The weights are random. Both share them, packed, and take turns in this process, so that a slow moment of the machine hits both; the table
-has medians and ranges of milliseconds. Shapes are those of published decoders.
+The weights are random. Both ways share them, packed, and take turns in this process, so that a slow moment of the
+machine hits both; the table has medians and ranges of milliseconds. Shapes are those of published decoders.
 Run: python -m benchmarks.causal_lm --threads 2 --repeats 7
 """
 

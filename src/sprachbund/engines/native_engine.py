@@ -527,7 +527,12 @@ def native_parts_of(family: Family) -> str:
         whole += [name for name, part in layered.items() if why_not_causal(part) is None]
         by_layers = [name for name in layered if name not in whole]
         parts = [*whole, f"linear layers of {' and '.join(by_layers)}"] if by_layers else whole
-        return f"{', and '.join(parts)}; the rest on torch"
+        reasons = [
+            f", {name} since {why_not_causal(layered[name])}"
+            for name in by_layers
+            if isinstance(layered[name], CausalLM)
+        ]
+        return f"{', and '.join(parts)}; the rest on torch{''.join(reasons)}"
     reason = why_not_encoder(family.capabilities.encoder)
     return "encoder and decoder" if reason is None else f"decoder; its encoder on torch, since {reason}"
 

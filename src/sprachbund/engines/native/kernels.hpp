@@ -45,7 +45,7 @@ struct Matrix {
     Four four;              // in place of values and offset, unless its codes are null; `steps` is even then
 };
 
-// A layer norm; without a bias, RMSNorm (arXiv 1910.07467), which takes no mean away and has an epsilon of its own.
+// A layer norm; for `quantize`, without a bias, RMSNorm (arXiv 1910.07467) too, which has an epsilon of its own.
 struct Norm {
     const float* gain;
     const float* bias;
