@@ -11,8 +11,6 @@ namespace sprachbund {
 namespace {
 
 constexpr int64_t kPass = 512;  // positions
-// From so many new positions of a row on, its queries are widened together. That is decided by the row alone.
-constexpr int64_t kMany = 8;
 
 // Rounded to nearest even.
 uint16_t to_half(float x) {
@@ -73,7 +71,8 @@ void CausalLM::step(const CausalStep& step) {
 }
 
 void CausalLM::prepare(const CausalStep& step, Range positions) {
-    const int64_t group = shape.group(), all = shape.heads * shape.head_width, most = std::max<int64_t>(1, kManyAtOnce / group);
+    const int64_t group = shape.group(), all = shape.heads * shape.head_width;
+    const int64_t most = std::max<int64_t>(1, kManyAtOnce / group);
     count_ = positions.end - positions.begin;
     of_row_.assign(row_.begin() + positions.begin, row_.begin() + positions.end);
     at_.assign(position_.begin() + positions.begin, position_.begin() + positions.end);
@@ -87,8 +86,7 @@ void CausalLM::prepare(const CausalStep& step, Range positions) {
     for (int64_t first = 0, last = 0; first < count_; first = last) {
         const int64_t row = of_row_[static_cast<size_t>(first)];
         while (last < count_ && last < first + most && of_row_[static_cast<size_t>(last)] == row) last++;
-        const bool many = step.counts[row] >= kMany && group <= kManyAtOnce;
-        for (int64_t head = 0; head < shape.key_heads; head++) units_.push_back({row, head, first, last - first, many});
+        for (int64_t head = 0; head < shape.key_heads; head++) units_.push_back({row, head, first, last - first});
     }
     const int64_t padded = up(shape.width, 16), inner = up(shape.inner_width, 16);
     const int64_t widest = std::max({padded, up(all, 16), inner});
@@ -126,7 +124,7 @@ void CausalLM::work(int thread, const CausalStep& step, Range positions) {
                   {&layer.key, {Then::keep, projected + all, stride, nullptr, 0}},
                   {&layer.value, {Then::keep, projected + all + keys, stride, nullptr, 0}}});
         place(thread, layer, own_keys, own_values, step.blocks);
-        attend(thread, own_keys, own_values, step.blocks);
+        attend(thread, step, own_keys, own_values);
         multiply(thread, quantized(thread, mixed_.data(), all, nullptr), {{&layer.out, onto_x}});
         const Tokens tokens = quantized(thread, x_.data(), shape.width, &layer.inner_norm);
         // The same rows of both, so that no thread waits for what another one gates.
@@ -187,16 +185,21 @@ void CausalLM::place(int thread, const CausalLayer& layer, uint16_t* keys, uint1
             for (int64_t d = 0; d < width; d++) to[d / 16 * 256 + d % 16 * 2] = to_half(x[d]);
         } else {
             uint16_t* to = keys + block + inside * 2;
-            for (int64_t d = 0; d < width; d++) to[d / 2 * 32 + d % 2] = to_half(x[d]);
+            for (int64_t d = 0; d < width; d += 2) {
+                const uint16_t two[2] = {to_half(x[d]), to_half(x[d + 1])};
+                std::memcpy(to + d * 16, two, sizeof two);
+            }
         }
     }
     team_->barrier();
 }
 
-// Threads take turns, since later positions of a row see more.
-void CausalLM::attend(int thread, const uint16_t* keys, const uint16_t* values, int64_t blocks) {
+// Threads take turns, since later positions of a row see more. Prefixes, which have no logits, are read by the kernel for
+// many queries; tokens never are, so that several at once give the logits of single ones.
+void CausalLM::attend(int thread, const CausalStep& step, const uint16_t* keys, const uint16_t* values) {
+    const bool many = !step.logits && shape.group() <= kManyAtOnce;
     const int64_t width = shape.head_width, wide = shape.wide(), group = shape.group();
-    const int64_t per_head = blocks * 16 * wide, stride = up(shape.heads * width, 16);
+    const int64_t per_head = step.blocks * 16 * wide, stride = up(shape.heads * width, 16);
     float* attended = attended_[static_cast<size_t>(thread)].data();
     for (size_t i = static_cast<size_t>(thread); i < units_.size(); i += static_cast<size_t>(team_->size())) {
         const Unit& unit = units_[i];
@@ -205,7 +208,7 @@ void CausalLM::attend(int thread, const uint16_t* keys, const uint16_t* values, 
                                   values + from, lengths_.data() + unit.first * group, unit.count * group, wide,
                                   shape.attention_scale, attended, wide, nullptr, 0,
                                   attention_[static_cast<size_t>(thread)].data(), nullptr};
-        unit.many ? kernels_->attend_many(attention) : kernels_->attend(attention);
+        many ? kernels_->attend_many(attention) : kernels_->attend(attention);
         for (int64_t token = 0; token < unit.count; token++) {
             float* to = mixed_.data() + (unit.first + token) * stride + unit.head * group * width;
             for (int64_t q = 0; q < group; q++) std::copy_n(attended + (token * group + q) * wide, width, to + q * width);

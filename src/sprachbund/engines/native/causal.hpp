@@ -40,7 +40,7 @@ struct CausalStep {
     int64_t rows;
     uint16_t* own;  // L x 2 x R x K x blocks x (16 W): keys, values
     int64_t blocks;
-    float* logits;  // null, or N x V
+    float* logits;  // N x V, behind tokens; null for prefixes
 };
 
 class CausalLM {
@@ -49,7 +49,7 @@ class CausalLM {
              Norm norm, Matrix vocabulary, const float* frequencies);
 
     // Keys and values of all new positions into the cache, and logits behind each. What a position gives is the same
-    // whatever the other rows are.
+    // whatever the other rows are, and so is what a token gives whatever comes with it.
     void step(const CausalStep& step);
 
     const CausalShape shape;
@@ -59,9 +59,8 @@ class CausalLM {
   private:
     // Queries of one row that attend together: those of a group at some positions.
     struct Unit {
-        int64_t row, head;      // of keys
-        int64_t first, count;   // positions of the pass
-        bool many;              // whether the kernel for many queries takes them
+        int64_t row, head;     // of keys
+        int64_t first, count;  // positions of the pass
     };
     struct Part {
         const Matrix* matrix;
@@ -72,7 +71,7 @@ class CausalLM {
     void work(int thread, const CausalStep& step, Range positions);
     void begin(const CausalStep& step, Range positions, Range mine);
     void place(int thread, const CausalLayer& layer, uint16_t* keys, uint16_t* values, int64_t blocks);
-    void attend(int thread, const uint16_t* keys, const uint16_t* values, int64_t blocks);
+    void attend(int thread, const CausalStep& step, const uint16_t* keys, const uint16_t* values);
     Tokens quantized(int thread, const float* x, int64_t width, const Norm* norm);
     void multiply(int thread, const Tokens& tokens, std::initializer_list<Part> parts);
 
