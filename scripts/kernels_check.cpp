@@ -63,6 +63,15 @@ void product(const Kernels& k) {
     for (auto& s : scale) s = std::fabs(normal());
     k.product({tokens.data(), stride, scale.data(), count}, packed.matrix, 0, packed.matrix.blocks,
               {Then::keep, out.data(), rows, nullptr, 0});
+    std::vector<float> more(out.size(), 0.5f), twice(out.size(), 2.0f);
+    k.product({tokens.data(), stride, scale.data(), count}, packed.matrix, 0, packed.matrix.blocks,
+              {Then::add, more.data(), rows, nullptr, 0, 0.25f});
+    k.product({tokens.data(), stride, scale.data(), count}, packed.matrix, 0, packed.matrix.blocks,
+              {Then::times, twice.data(), rows, nullptr, 0});
+    for (size_t i = 0; i < out.size(); i++) {
+        expect(near(more[i], 0.5f + 0.25f * out[i], 1e-6), k.name, "sum");
+        expect(near(twice[i], 2.0f * out[i], 1e-6), k.name, "times");
+    }
     for (int64_t t = 0; t < count; t++) {
         for (int64_t r = 0; r < rows; r++) {
             int64_t sum = 0;
@@ -143,6 +152,25 @@ void quantize(const Kernels& k) {
         expect(values[i] == static_cast<uint8_t>(std::nearbyint(x[i] * (127.0f / peak)) + 128), k.name, "quantize");
 }
 
+// RMSNorm in front of rounding to 8 bits, within a step.
+void quantize_normed(const Kernels& k) {
+    const int64_t width = between(1, 90), padded = up(width, 16);
+    std::vector<float> x(static_cast<size_t>(padded)), gain = x;
+    std::vector<uint8_t> values(x.size());
+    float scale = 0;
+    double squares = 0;
+    for (size_t i = 0; i < static_cast<size_t>(width); i++) {
+        x[i] = normal(), gain[i] = normal();
+        squares += double(x[i]) * x[i] / double(width);
+    }
+    const Norm norm{gain.data(), nullptr, 1e-3f};
+    k.quantize(x.data(), padded, 1, width, &norm, values.data(), padded, &scale);
+    for (size_t i = 0; i < x.size(); i++) {
+        const double wanted = x[i] / std::sqrt(squares + 1e-3) * gain[i];
+        expect(std::fabs((values[i] - 128.0) * scale - wanted) < 0.51 * scale, k.name, "norm");
+    }
+}
+
 // Attention in 8 bits against double precision, with what rounding may cost; that in bf16 against the same.
 void attend(const Kernels& k) {
     const int64_t width = 16 * between(1, 5), positions = between(1, 150), places = up(positions, 16);
@@ -179,7 +207,8 @@ void attend(const Kernels& k) {
             k.keep_value(&value[at * static_cast<size_t>(width)], width, &value8[static_cast<size_t>(block)], inside);
     }
     const float factor = 1 / std::sqrt(static_cast<float>(width));
-    std::vector<int64_t> lengths(static_cast<size_t>(count), positions);
+    std::vector<int64_t> lengths(static_cast<size_t>(count));
+    for (auto& length : lengths) length = between(1, positions);
     std::vector<float> out(q.size()), out8(q.size()), all(q.size());
     std::vector<float> scratch(static_cast<size_t>(std::max(attention_scratch(places), many_scratch(width))) + 64);
     const Eight eight{key8.data(), value8.data(), scales.data(), scales.data() + places, scales.data() + 2 * places};
@@ -190,9 +219,10 @@ void attend(const Kernels& k) {
     k.attend_many({queries.data(), width, keys.data(), values.data(), lengths.data(), count, width, factor, all.data(),
                    width, nullptr, 0, scratch.data(), nullptr});
     for (int64_t n = 0; n < count; n++) {
-        std::vector<double> weights(static_cast<size_t>(positions));
+        const int64_t seen = lengths[static_cast<size_t>(n)];
+        std::vector<double> weights(static_cast<size_t>(seen));
         double total = 0;
-        for (int64_t p = 0; p < positions; p++) {
+        for (int64_t p = 0; p < seen; p++) {
             double score = 0;
             for (int64_t d = 0; d < width; d++)
                 score += double(q[static_cast<size_t>(n * width + d)]) * key[static_cast<size_t>(p * width + d)];
@@ -200,7 +230,7 @@ void attend(const Kernels& k) {
         }
         for (int64_t d = 0; d < width; d++) {
             double y = 0;
-            for (int64_t p = 0; p < positions; p++)
+            for (int64_t p = 0; p < seen; p++)
                 y += weights[static_cast<size_t>(p)] / total * value[static_cast<size_t>(p * width + d)];
             expect(std::fabs(out[static_cast<size_t>(n * width + d)] - y) < 0.02, k.name, "attention");
             expect(std::fabs(all[static_cast<size_t>(n * width + d)] - y) < 0.02, k.name, "attention of many");
@@ -245,7 +275,7 @@ int main() {
     for (const char* name : instruction_sets) {
         const Kernels* k = kernels(name);
         if (!k) continue;
-        for (int i = 0; i < 30; i++) product(*k), product_four(*k), quantize(*k), attend(*k), convolve(*k);
+        for (int i = 0; i < 30; i++) product(*k), product_four(*k), quantize(*k), quantize_normed(*k), attend(*k), convolve(*k);
         std::printf("%s checked\n", name);
     }
     std::printf("%d differences\n", failures);

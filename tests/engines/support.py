@@ -25,14 +25,17 @@ BF16_STEP = 2.0**-8
 
 
 def quantize(
-    isa: str, x: Tensor, gain: Tensor | None = None, bias: Tensor | None = None
+    isa: str, x: Tensor, gain: Tensor | None = None, bias: Tensor | None = None, epsilon: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Unsigned 8-bit values (N, D) and scales (N,) of x (N, D), after a layer norm if there is a gain."""
+    """Unsigned 8-bit values (N, D) and scales (N,) of x (N, D), after a layer norm if there is a gain.
+
+    Without a bias it is RMSNorm, with the epsilon.
+    """
     width = x.shape[1]
     x = pad(x, 1, BLOCK).contiguous()
     values, scale = torch.zeros(x.shape, dtype=torch.uint8), torch.zeros(len(x))
     norm = [None if p is None else pad(p, 0, BLOCK).contiguous() for p in (gain, bias)]
-    native().quantize(isa, x, width, *norm, values, scale)
+    native().quantize(isa, x, width, *norm, values, scale, epsilon)
     return values[:, :width], scale
 
 
@@ -52,11 +55,11 @@ def product(
     then: str = "keep",
     **more: Any,
 ) -> Tensor:
-    """Quantized tokens (N, K) times a weight (M, K); (N, M). `out` is what it is added to."""
+    """Quantized tokens (N, K) times a weight (M, K); (N, M). `out` is what it is added to, times `factor`."""
     inputs = pad(values, 1, 4).contiguous()
     matrix = {key: a.contiguous() for key, a in pack_matrix("matrix", weight, bias).items()}
     out = more.get("out", torch.full((len(values), len(weight)), torch.nan)).clone()
-    native().product(isa, inputs, scale, matrix, len(weight), out, then)
+    native().product(isa, inputs, scale, matrix, len(weight), out, then, more.get("factor", 1.0))
     return out
 
 
@@ -82,18 +85,20 @@ def attend(
     return out[:, :width], weights
 
 
-def attend_many(isa: str, query: Tensor, key: Tensor, value: Tensor, seen: int, factor: float) -> Tensor:
-    """As `attend`, mixed values alone; every query sees the first `seen` keys."""
+def attend_many(
+    isa: str, query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, factor: float
+) -> Tensor:
+    """As `attend`, mixed values alone."""
     packed = _as_kernels_read(query, key, value)
     out = torch.full(packed[0].shape, torch.nan)
-    native().attend_many(isa, *packed, seen, factor, out)
+    native().attend_many(isa, *packed, lengths, factor, out)
     return out[:, : query.shape[1]]
 
 
 def attend_segments(
     isa: str, query: Tensor, keys: Tensor, values: Tensor, seen: int, factor: float
 ) -> Tensor:
-    """As `attend_many`, over the first `seen` keys of each segment (S, C, W)."""
+    """As `attend_many`, over the first `seen` keys of each segment (S, C, W), for every query."""
     parts = [_as_kernels_read(query, key, value) for key, value in zip(keys, values, strict=True)]
     packed = [torch.stack([part[i] for part in parts]) for i in (1, 2)]
     out = torch.full(parts[0][0].shape, torch.nan)

@@ -74,6 +74,25 @@ def test_norm_and_quantizing_are_a_step_from_torch(
 
 @on_every_set
 @few
+@given(
+    count=st.integers(1, 5),
+    width=sizes,
+    seed=seeds,
+    epsilon=st.sampled_from([1e-6, 1e-2]),
+    size=st.sampled_from([1e-3, 1.0]),
+)
+def test_root_mean_square_norm_and_quantizing_are_a_step_from_torch(
+    isa: str, count: int, width: int, seed: int, epsilon: float, size: float
+) -> None:
+    x, gain = randn(seed, count, width) * size, randn(seed + 1, width)
+    values, scale = quantize(isa, x, gain, None, epsilon)
+    wanted = F.rms_norm(x.double(), (width,), gain.double(), epsilon)
+    error = ((values.double() - 128) * scale[:, None] - wanted).abs()
+    assert (error <= 0.501 * scale[:, None] + 1e-5 * wanted.abs()).all()
+
+
+@on_every_set
+@few
 @given(count=st.integers(1, 30), width=sizes, rows=sizes, seed=seeds)
 def test_product(isa: str, count: int, width: int, rows: int, seed: int) -> None:
     values, scale = random_tokens(seed, count, width)
@@ -130,6 +149,10 @@ def test_gelu_and_residual(isa: str) -> None:
     torch.testing.assert_close(out.double(), gelu_reference(y), rtol=2e-6, atol=3e-6)
     out = product(isa, values, scale, weight, bias, "add", out=before)
     torch.testing.assert_close(out.double(), before + y, rtol=2e-6, atol=2e-5)
+    out = product(isa, values, scale, weight, bias, "add", out=before, factor=0.25)
+    torch.testing.assert_close(out.double(), before + 0.25 * y, rtol=2e-6, atol=2e-5)
+    out = product(isa, values, scale, weight, bias, "times", out=before)
+    torch.testing.assert_close(out.double(), before * y, rtol=2e-6, atol=2e-5)
 
 
 @on_every_set
@@ -208,19 +231,26 @@ def test_queries_do_not_depend_on_their_neighbours(
 @on_every_set
 @few
 @given(
-    count=st.integers(1, 110), keys=st.integers(1, 300), width=st.integers(1, 150), seed=seeds, data=st.data()
+    count=st.integers(1, 110),
+    keys=st.integers(1, 300),
+    width=st.integers(1, 150),
+    alike=st.booleans(),
+    seed=seeds,
+    data=st.data(),
 )
 def test_attention_of_many(
-    isa: str, count: int, keys: int, width: int, seed: int, data: st.DataObject
+    isa: str, count: int, keys: int, width: int, alike: bool, seed: int, data: st.DataObject
 ) -> None:
+    """Queries see as many positions, or the later ones more."""
     seen = data.draw(st.integers(0, keys))
+    lengths = torch.full((count,), seen) if alike else torch.arange(count).clamp(max=seen)
     query, key, value = (
         randn(seed, count, width) * 2,
         randn(seed + 1, keys, width),
         randn(seed + 2, keys, width),
     )
-    out = attend_many(isa, query, key, value, seen, width**-0.5)
-    wanted, weights = attend_reference(query, key, value, torch.full((count,), seen), width**-0.5)
+    out = attend_many(isa, query, key, value, lengths, width**-0.5)
+    wanted, weights = attend_reference(query, key, value, lengths, width**-0.5)
     mixed = weights @ value.to(torch.bfloat16).double().abs()
     eps = 2.0**-24
     # A score is a sum of `width` products, an exponential is right within its error and 2 ulp, and the mixed values and
@@ -231,7 +261,7 @@ def test_attention_of_many(
     if isa == "avx512":  # its products take probabilities in bf16
         bound = bound + BF16_STEP * mixed + 1e-5
     assert ((out.double() - wanted).abs() <= bound).all()
-    first = attend_many(isa, query[: count // 2], key, value, seen, width**-0.5)
+    first = attend_many(isa, query[: count // 2], key, value, lengths[: count // 2].contiguous(), width**-0.5)
     assert torch.equal(first, out[: count // 2])  # whatever the neighbours
 
 

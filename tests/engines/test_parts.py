@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from sprachbund.engines.choice import engine_for, why_not_native
+from sprachbund.engines.native_causal import NativeCausalLM
 from sprachbund.engines.native_engine import NativeDecoder, NativeModule
 from sprachbund.engines.torch_layers import Int8Linear, PackedLinear
 from sprachbund.errors import SprachbundError
@@ -24,7 +25,10 @@ from tests.engines.support import needs_native
 from tests.models.contract import BUILDERS, Subject, make_subject
 
 PACKED = (Int8Linear, PackedLinear, BlockLinear)
-STEPS = ("start", "step", "states", "search", "logits")
+STEPS: dict[Any, tuple[str, ...]] = {
+    NativeDecoder: ("start", "step", "states", "search", "logits"),
+    NativeCausalLM: ("start", "step"),
+}
 
 
 @pytest.fixture(
@@ -61,8 +65,9 @@ def watched(family: Family, patch: pytest.MonkeyPatch) -> Iterator[dict[str, set
         return call
 
     with patch.context() as inside:
-        for name in STEPS:  # no call of a module, which a hook would see
-            inside.setattr(NativeDecoder, name, watching(getattr(NativeDecoder, name)))
+        for kind, steps in STEPS.items():  # no call of a module, which a hook would see
+            for name in steps:
+                inside.setattr(kind, name, watching(getattr(kind, name)))
         hook = register_module_forward_hook(lambda module, *_: saw(module))
         try:
             yield seen

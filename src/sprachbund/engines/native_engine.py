@@ -1,6 +1,7 @@
 """The native engine: a family whose decoder, and encoder where possible, compute in the native kernels.
 
-Of encoders, transducers and language models that the kernels do not know as a whole, they compute the linear layers.
+Of encoders, transducers and language models that the kernels do not know as a whole, they compute the linear layers
+(`native_linear`); causal language models of our own they do (`native_causal`).
 
 `pack` packs the weights of a family, and `with_native_modules` gives the family with native modules in place of the
 torch ones. They have the same methods, so searches see the same model.
@@ -19,9 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from sprachbund.engines.extension import enough_memory, native
+from sprachbund.engines.native_causal import NativeCausalLM, why_not_causal
 from sprachbund.engines.native_linear import (
     NativeModule,
     linear_shapes,
+    matrix_of,
     pack_linears,
     with_native_linears,
 )
@@ -134,7 +137,7 @@ def limit_torch_threads(decoder: Any) -> Iterator[None]:
     then wait for a core: with two cores that cost more than the step. Nothing changes for other decoders.
     """
     before = torch.get_num_threads()
-    if before == 1 or not isinstance(decoder, NativeDecoder):
+    if before == 1 or not isinstance(decoder, NativeDecoder | NativeCausalLM):
         yield
         return
     torch.set_num_threads(1)
@@ -520,8 +523,16 @@ def native_parts_of(family: Family) -> str:
     """What of a family the kernels run, in words for users."""
     decoder = _decoder(family)
     if layered := _by_layers(family):
-        whole = "" if decoder is None else "decoder, and "
-        return f"{whole}linear layers of {' and '.join(layered)}; the rest on torch"
+        whole = ["decoder"] * (decoder is not None)
+        whole += [name for name, part in layered.items() if why_not_causal(part) is None]
+        by_layers = [name for name in layered if name not in whole]
+        parts = [*whole, f"linear layers of {' and '.join(by_layers)}"] if by_layers else whole
+        reasons = [
+            f", {name} since {why_not_causal(layered[name])}"
+            for name in by_layers
+            if isinstance(layered[name], CausalLM)
+        ]
+        return f"{', and '.join(parts)}; the rest on torch{''.join(reasons)}"
     reason = why_not_encoder(family.capabilities.encoder)
     return "encoder and decoder" if reason is None else f"decoder; its encoder on torch, since {reason}"
 
@@ -618,7 +629,7 @@ def _with_native_modules(
 ) -> Family:
     assert isinstance(family, nn.Module)  # `why_not_family` refuses all others
     parts: dict[str, nn.Module] = {
-        name: with_native_linears(part, partial(_matrix_of, packed.part(name)), team, kernels)
+        name: _native_layers(part, packed.part(name), team, kernels)
         for name, part in _by_layers(family).items()
     }
     if _decoder(family) is not None:
@@ -635,10 +646,11 @@ def _with_native_modules(
     return with_submodules(family, **parts)
 
 
-def _matrix_of(arrays: Arrays, layer: str) -> Arrays:
-    """The arrays of one linear layer."""
-    prefix = f"{layer}."
-    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(f"{prefix}matrix.")}
+def _native_layers(part: nn.Module, arrays: Arrays, team: Any, kernels: str) -> nn.Module:
+    """A language model as a whole where the kernels can, else a part with native linear layers."""
+    if why_not_causal(part) is None:
+        return NativeCausalLM(cast(CausalLM, part), arrays, team, kernels)
+    return with_native_linears(part, partial(matrix_of, arrays), team, kernels)
 
 
 def _native_encoder(encoder: ConvolutionalEncoder, stem: NativeStem, layers: NativeLayers) -> nn.Module:

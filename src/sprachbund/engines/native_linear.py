@@ -173,6 +173,17 @@ def with_native_linears(
     return whole
 
 
+def matrix_of(arrays: Arrays, layer: str) -> Arrays:
+    """The arrays of one linear layer, as "matrix", of those that `pack_linears` packed.
+
+    Args:
+        arrays: of a module.
+        layer: its name there.
+    """
+    prefix = f"{layer}."
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(f"{prefix}matrix.")}
+
+
 def _numbers(name: str, part: nn.Linear | BlockLinear, weights: WeightNumbers) -> WeightNumbers:
     """Those asked for, but those of stored codes, and 8 bits for output matrices, as in all native decoders."""
     if isinstance(part, BlockLinear) and (part.bits, part.block) == (4, 32):

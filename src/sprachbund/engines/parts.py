@@ -58,6 +58,8 @@ def _weights(module: nn.Module) -> Iterator[tuple[str, int]]:
     """For every layer: who computes it, and how many weights it has in matrices."""
     if isinstance(module, NativeModule):
         yield f"native, {module.numbers}", module.num_weights
+        for child in module.children():  # such as an embedding
+            yield from _weights(child)
     elif isinstance(module, OnnxEncoder | OnnxTransducer):
         yield "ONNX Runtime", 1
     elif isinstance(module, TorchDecoder):

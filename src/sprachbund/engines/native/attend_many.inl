@@ -1,4 +1,4 @@
-// Attention of many queries to the same positions, in single precision with an online softmax (Milakov and Gimelshein,
+// Attention of many queries to about the same positions, in single precision with an online softmax (Milakov and Gimelshein,
 // arXiv 1805.02867); a part of kernels.inl, which includes it.
 //
 // For processors without products of bf16: there, widening keys and values costs as much as multiplying them, so a tile
@@ -74,10 +74,10 @@ INLINE void many_scores(const float* queries, const float* keys, int64_t width, 
 
 constexpr int32_t kPlaces[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
-// Scores of the first `count` positions to exponentials, and zeros up to the next multiple of 16.
-INLINE void soften_tile(const Many& m, int64_t query, int64_t count) {
+// Scores of the first `count` positions to exponentials, and zeros up to `padded`, a multiple of 16.
+INLINE void soften_tile(const Many& m, int64_t query, int64_t count, int64_t padded) {
     float* scores = m.scores + query * kTile;
-    const int64_t whole = count / kLanes * kLanes, padded = up(count, 16);
+    const int64_t whole = count / kLanes * kLanes;
     for (int64_t i = whole; i < padded; i += kLanes) {
         const Lanes x = load<Lanes>(scores + i);
         store(scores + i, load<Places>(kPlaces) < static_cast<int32_t>(count - i) ? x : Lanes{} + kNothing);
@@ -129,8 +129,9 @@ INLINE void many_mix(const Many& m, int64_t query, int64_t at, int64_t positions
     }
 }
 
+// Of the tile from position `first` on, which holds `count`.
 template <int QUERIES>
-INLINE void many_from(const Attention& a, const Many& m, int64_t query, int64_t count) {
+INLINE void many_from(const Attention& a, const Many& m, int64_t query, int64_t first, int64_t count) {
     constexpr int V = kManyVectors, W = kManyWide;
     const int64_t padded = up(count, 16);
     for (; query + QUERIES <= a.count; query += QUERIES) {
@@ -139,15 +140,19 @@ INLINE void many_from(const Attention& a, const Many& m, int64_t query, int64_t 
         int64_t at = 0;
         for (; at + W <= padded; at += W) many_scores<QUERIES, V>(queries, m.keys + at, a.width, scores + at);
         for (; at < padded; at += kLanes) many_scores<QUERIES, 1>(queries, m.keys + at, a.width, scores + at);
-        for (int q = 0; q < QUERIES; q++) soften_tile(m, query + q, count);
+        for (int q = 0; q < QUERIES; q++) {
+            const int64_t rest = a.lengths[query + q] - first, seen = rest < count ? rest : count;
+            soften_tile(m, query + q, seen > 0 ? seen : 0, padded);
+        }
         for (at = 0; at + W <= a.width; at += W) many_mix<QUERIES, V>(m, query, at, count, a.width);
         for (; at < a.width; at += kLanes) many_mix<QUERIES, 1>(m, query, at, count, a.width);
     }
-    if constexpr (QUERIES > 1) many_from<(QUERIES + 1) / 2>(a, m, query, count);
+    if constexpr (QUERIES > 1) many_from<(QUERIES + 1) / 2>(a, m, query, first, count);
 }
 
 void attend_many(const Attention& a) {
-    const int64_t length = a.count ? a.lengths[0] : 0;
+    int64_t length = 0;
+    for (int64_t q = 0; q < a.count; q++) length = a.lengths[q] > length ? a.lengths[q] : length;
     float* at = a.scratch;
     const auto take = [&at](int64_t floats) {
         float* taken = at;
@@ -169,7 +174,7 @@ void attend_many(const Attention& a) {
     for (int64_t tile = 0; tile < length; tile += kTile) {
         const int64_t count = length - tile < kTile ? length - tile : kTile;
         widen_tile(a, tile / 16, up(count, 16) / 16, m);
-        many_from<kManyQueries>(a, m, 0, count);
+        many_from<kManyQueries>(a, m, 0, tile, count);
     }
     for (int64_t q = 0; q < a.count; q++) {
         const float total = sum(load<F16>(m.total + q * 16)), factor = total > 0 ? 1.0f / total : 0.0f;

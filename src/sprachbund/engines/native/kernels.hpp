@@ -45,9 +45,11 @@ struct Matrix {
     Four four;              // in place of values and offset, unless its codes are null; `steps` is even then
 };
 
+// A layer norm; for `quantize`, without a bias, RMSNorm (arXiv 1910.07467) too, which has an epsilon of its own.
 struct Norm {
     const float* gain;
     const float* bias;
+    float epsilon = 0;
 };
 
 struct Tokens {
@@ -70,7 +72,8 @@ struct Heads {
     const int64_t* position;  // of every token in its row
 };
 
-enum class Then { keep, gelu, silu, relu, add, heads };
+// `times` multiplies what is there already, as `add` adds to it.
+enum class Then { keep, gelu, silu, relu, add, times, heads };
 
 struct Sink {
     Then then;
@@ -78,6 +81,7 @@ struct Sink {
     int64_t stride;
     const Heads* heads;
     int64_t first_token;
+    float factor = 1;  // of what is added
 };
 
 // Keys and values of one head in 8 bits.
@@ -141,7 +145,8 @@ struct Kernels {
     void (*product)(const Tokens& tokens, const Matrix& matrix, int64_t first_block, int64_t last_block,
                     const Sink& sink);
     void (*attend)(const Attention& attention);
-    // kManyAtOnce queries or fewer that see as many positions, in bf16, without weights; scratch of many_scratch(width).
+    // kManyAtOnce queries or fewer, best such as see about as many positions, in bf16, without weights; scratch of the
+    // larger of many_scratch(width) and attention_scratch(longest).
     void (*attend_many)(const Attention& attention);
     // One softmax over the first positions of several segments, as many of each; one query at a time, without weights.
     void (*attend_segments)(const Attention& attention);

@@ -12,6 +12,16 @@ namespace {
 
 using namespace sprachbund;
 
+// 1 / root mean square of `width` numbers, which zeros follow up to a multiple of 16.
+INLINE float inverse_root(const float* x, int64_t width, float epsilon) {
+    F16 squares{};
+    for (int64_t i = 0; i < width; i += 16) {
+        const F16 part = load<F16>(x + i);
+        squares += part * part;
+    }
+    return 1.0f / __builtin_sqrtf(sum(squares) / width + epsilon);
+}
+
 // Mean and 1/deviation of `width` numbers; lanes beyond it are left out.
 INLINE void moments(const float* x, int64_t width, float& mean, float& scale) {
     F16 total{};
@@ -34,26 +44,44 @@ INLINE F16 normed(const float* x, float mean, float scale, const Norm& norm, int
     return (load<F16>(x + i) - mean) * scale * load<F16>(norm.gain + i) + load<F16>(norm.bias + i);
 }
 
-// Rows of x, gain and bias are padded with zeros to a multiple of 16.
-void quantize(const float* x, int64_t stride, int64_t count, int64_t width, const Norm* norm, uint8_t* values,
-              int64_t value_stride, float* scales) {
+enum class Normed { no, layer, root };
+
+// Before it is quantized; decided when it is compiled, since in these loops a question costs as much as the answer.
+template <Normed NORMED>
+INLINE F16 prepared(const float* x, float mean, float scale, const Norm* norm, int64_t i) {
+    if constexpr (NORMED == Normed::layer) return normed(x, mean, scale, *norm, i);
+    if constexpr (NORMED == Normed::root) return load<F16>(x + i) * scale * load<F16>(norm->gain + i);
+    return load<F16>(x + i);
+}
+
+template <Normed NORMED>
+INLINE void quantize_as(const float* x, int64_t stride, int64_t count, int64_t width, const Norm* norm,
+                        uint8_t* values, int64_t value_stride, float* scales) {
     for (int64_t t = 0; t < count; t++) {
         const float* row = x + t * stride;
         float mean = 0, scale = 1;
-        if (norm) moments(row, width, mean, scale);
+        if constexpr (NORMED == Normed::layer) moments(row, width, mean, scale);
+        if constexpr (NORMED == Normed::root) scale = inverse_root(row, width, norm->epsilon);
         F16 most{};
-        for (int64_t i = 0; i < width; i += 16) {
-            most = larger(most, magnitude(norm ? normed(row, mean, scale, *norm, i) : load<F16>(row + i)));
-        }
+        for (int64_t i = 0; i < width; i += 16)
+            most = larger(most, magnitude(prepared<NORMED>(row, mean, scale, norm, i)));
         float peak = largest(most);
         float factor = peak > 0 ? 127.0f / peak : 0.0f;
         scales[t] = peak / 127.0f;
         for (int64_t i = 0; i < width; i += 16) {
-            F16 y = norm ? normed(row, mean, scale, *norm, i) : load<F16>(row + i);
+            F16 y = prepared<NORMED>(row, mean, scale, norm, i);
             I16 q = to_nearest(y * factor) + 128;
             store(values + t * value_stride + i, __builtin_convertvector(q, Bytes16));
         }
     }
+}
+
+// Rows of x, gain and bias are padded with zeros to a multiple of 16.
+void quantize(const float* x, int64_t stride, int64_t count, int64_t width, const Norm* norm, uint8_t* values,
+              int64_t value_stride, float* scales) {
+    if (!norm) return quantize_as<Normed::no>(x, stride, count, width, norm, values, value_stride, scales);
+    if (norm->bias) return quantize_as<Normed::layer>(x, stride, count, width, norm, values, value_stride, scales);
+    quantize_as<Normed::root>(x, stride, count, width, norm, values, value_stride, scales);
 }
 
 void normalise(float* x, int64_t count, int64_t width, int64_t stride, const Norm& norm) {
@@ -153,9 +181,15 @@ INLINE void emit(const Sink& sink, int64_t token, int64_t block, int64_t rows, F
     if (sink.then == Then::silu) y = y * sigmoid(y);
     if (sink.then == Then::relu) y = larger(y, F16{});
     if (block * 16 + 16 <= rows) {
-        store(at, sink.then == Then::add ? load<F16>(at) + y : y);
-    } else {
-        for (int64_t i = 0; i < rows - block * 16; i++) at[i] = (sink.then == Then::add ? at[i] : 0.0f) + y[i];
+        if (sink.then == Then::add) y = load<F16>(at) + y * sink.factor;
+        if (sink.then == Then::times) y *= load<F16>(at);
+        store(at, y);
+        return;
+    }
+    for (int64_t i = 0; i < rows - block * 16; i++) {
+        if (sink.then == Then::add) y[i] = at[i] + y[i] * sink.factor;
+        if (sink.then == Then::times) y[i] *= at[i];
+        at[i] = y[i];
     }
 }
 

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 
+#include "causal.hpp"
 #include "drafts.hpp"
 #include "peak.hpp"
 #include "weights.hpp"
@@ -452,6 +453,75 @@ struct PyLinear {
     }
 };
 
+// Matrices have the names of the modules that they were packed from.
+struct PyCausalLM {
+    Weights weights;
+    std::unique_ptr<CausalLM> model;
+
+    PyCausalLM(const nb::dict& arrays, const std::string& isa, std::shared_ptr<Team> team, int64_t width,
+               int64_t inner_width, int64_t heads, int64_t key_heads, int64_t head_width, int64_t num_layers,
+               int64_t vocabulary_size, float norm_epsilon, bool head_norms, float embedding_scale,
+               float residual_scale, float attention_scale)
+        : weights(arrays) {
+        if (std::min({width, inner_width, heads, key_heads, head_width, vocabulary_size}) < 1 || heads % key_heads ||
+            head_width % 2)
+            throw nb::value_error("sizes that no causal language model has");
+        const CausalShape shape{width,      inner_width,     heads,          key_heads,
+                                head_width, embedding_scale, residual_scale, attention_scale};
+        const int64_t all = heads * head_width, keys = key_heads * head_width;
+        std::vector<CausalLayer> layers;
+        for (int64_t i = 0; i < num_layers; i++) {
+            const std::string at = "layers." + std::to_string(i) + ".", attention = at + "self_attn.", mlp = at + "mlp.";
+            // What lies beside the queries and keys of a token is another one's, so nothing is written behind them.
+            layers.push_back({weights.root_norm(at + "input_layernorm", width, norm_epsilon),
+                              weights.matrix(attention + "q_proj.matrix", all, width, false),
+                              weights.matrix(attention + "k_proj.matrix", keys, width, false),
+                              weights.matrix(attention + "v_proj.matrix", keys, width, false),
+                              weights.matrix(attention + "o_proj.matrix", width, all), std::nullopt, std::nullopt,
+                              weights.root_norm(at + "post_attention_layernorm", width, norm_epsilon),
+                              weights.matrix(mlp + "gate_proj.matrix", inner_width, width),
+                              weights.matrix(mlp + "up_proj.matrix", inner_width, width),
+                              weights.matrix(mlp + "down_proj.matrix", width, inner_width)});
+            if (!head_norms) continue;
+            layers.back().query_norm = weights.root_norm(attention + "q_norm", head_width, norm_epsilon);
+            layers.back().key_norm = weights.root_norm(attention + "k_norm", head_width, norm_epsilon);
+        }
+        model = std::make_unique<CausalLM>(chosen(isa), std::move(team), shape, std::move(layers),
+                                           weights.root_norm("norm", width, norm_epsilon),
+                                           weights.matrix("lm_head.matrix", vocabulary_size, width, false),
+                                           weights.get<float>("frequencies", {head_width / 2}));
+    }
+
+    void step(const Array<const float>& embedded, const Array<const int64_t>& counts, const Array<const int64_t>& held,
+              const Array<int16_t>& own, const std::optional<Array<float>>& logits) {
+        const CausalShape& shape = model->shape;
+        const int64_t count = length(embedded, 0, "embedded");
+        CausalStep s{};
+        s.rows = length(counts, 0, "counts");
+        s.blocks = length(own, 4, "own");
+        expect(embedded, {count, shape.width}, "embedded");
+        expect(counts, {s.rows}, "counts");
+        expect(held, {s.rows}, "held");
+        expect(own, {model->layers(), 2, s.rows, shape.key_heads, s.blocks, 16 * shape.wide()}, "own");
+        int64_t total = 0;
+        for (int64_t r = 0; r < s.rows; r++) {
+            const int64_t here = held.data()[r], more = counts.data()[r];
+            if (here < 0 || more < 0 || more > s.blocks * 16 - here)
+                throw nb::value_error("more tokens than the cache can hold");
+            total += more;
+        }
+        if (total != count) throw nb::value_error("the rows have another number of positions than come in");
+        if (logits) {
+            expect(*logits, {count, model->vocabulary_size}, "logits");
+            s.logits = logits->data();
+        }
+        s.embedded = embedded.data(), s.counts = counts.data(), s.held = held.data();
+        s.own = reinterpret_cast<uint16_t*>(own.data());
+        nb::gil_scoped_release free;
+        model->step(s);
+    }
+};
+
 struct PyStem {
     Weights weights;
     std::unique_ptr<Stem> stem;
@@ -484,33 +554,40 @@ struct PyStem {
 
 void py_quantize(const std::string& isa, const Array<const float>& x, int64_t width,
                  const std::optional<Array<const float>>& gain, const std::optional<Array<const float>>& bias,
-                 const Array<uint8_t>& values, const Array<float>& scale) {
+                 const Array<uint8_t>& values, const Array<float>& scale, float epsilon) {
     const int64_t count = length(x, 0, "x"), padded = up(width, 16);
     expect(x, {count, padded}, "x");
     expect(values, {count, padded}, "values");
     expect(scale, {count}, "scale");
-    if (gain.has_value() != bias.has_value()) throw nb::value_error("gain and bias come together");
-    Norm norm{};
+    if (bias && !gain) throw nb::value_error("a norm has a gain");
+    Norm norm{nullptr, nullptr, epsilon};
     if (gain) {
         expect(*gain, {padded}, "gain");
+        norm.gain = gain->data();
+    }
+    if (bias) {
         expect(*bias, {padded}, "bias");
-        norm = {gain->data(), bias->data()};
+        norm.bias = bias->data();
     }
     chosen(isa)->quantize(x.data(), padded, count, width, gain ? &norm : nullptr, values.data(), padded, scale.data());
 }
 
 void py_product(const std::string& isa, const Array<const uint8_t>& values, const Array<const float>& scale,
-                const nb::dict& matrix, int64_t rows, const Array<float>& out, const std::string& then) {
+                const nb::dict& matrix, int64_t rows, const Array<float>& out, const std::string& then,
+                float factor) {
     const int64_t count = length(values, 0, "values"), stride = length(values, 1, "values");
     const Weights weights(matrix);
     const Matrix m = weights.matrix("matrix", rows, stride, false);
     if (m.steps * 4 > stride) throw nb::value_error("tokens are padded to 4 inputs, to 8 for a matrix in 4 bits");
     expect(scale, {count}, "scale");
     expect(out, {count, rows}, "out");
-    const Then kind = then == "add" ? Then::add : then == "keep" ? Then::keep : activation_named(then);
+    const Then kind = then == "add"     ? Then::add
+                      : then == "times" ? Then::times
+                      : then == "keep"  ? Then::keep
+                                        : activation_named(then);
     nb::gil_scoped_release free;
     chosen(isa)->product({values.data(), stride, scale.data(), count}, m, 0, m.blocks,
-                         {kind, out.data(), rows, nullptr, 0});
+                         {kind, out.data(), rows, nullptr, 0, factor});
 }
 
 void py_attend(const std::string& isa, const Array<const int16_t>& queries, const Array<const int16_t>& keys,
@@ -554,17 +631,21 @@ void py_attend_segments(const std::string& isa, const Array<const int16_t>& quer
                                   blocks * 16 * width});
 }
 
-// As `attend`, of queries that all see the first `seen` positions, without weights.
+// As `attend`, without weights.
 void py_attend_many(const std::string& isa, const Array<const int16_t>& queries, const Array<const int16_t>& keys,
-                    const Array<const int16_t>& values, int64_t seen, float factor, const Array<float>& out) {
+                    const Array<const int16_t>& values, const Array<const int64_t>& lengths, float factor,
+                    const Array<float>& out) {
     const int64_t count = length(queries, 0, "queries"), width = length(queries, 1, "queries"),
                   blocks = length(keys, 0, "keys");
     if (width % 16) throw nb::value_error("heads are padded to a multiple of 16");
     expect(keys, {blocks, 16 * width}, "keys");
     expect(values, {blocks, 16 * width}, "values");
+    expect(lengths, {count}, "lengths");
     expect(out, {count, width}, "out");
-    if (seen < 0 || seen > blocks * 16) throw nb::value_error("a length is beyond the keys");
-    const std::vector<int64_t> lengths(static_cast<size_t>(count), seen);
+    for (int64_t q = 0; q < count; q++) {
+        if (lengths.data()[q] < 0 || lengths.data()[q] > blocks * 16)
+            throw nb::value_error("a length is beyond the keys");
+    }
     auto raw = [](const auto& array) { return reinterpret_cast<const uint16_t*>(array.data()); };
     Scratch<float> scratch;
     scratch.at_least(std::max(attention_scratch(blocks * 16), many_scratch(width)));
@@ -670,14 +751,14 @@ NB_MODULE(_native, m) {
           nb::arg("ahead"));
     m.def("instruction_sets", &available, "Names of the kernels that run here, best first.");
     m.def("quantize", &py_quantize, nb::arg("isa"), nb::arg("x"), nb::arg("width"), nb::arg("gain").none(),
-          nb::arg("bias").none(), nb::arg("values").noconvert(), nb::arg("scale").noconvert());
+          nb::arg("bias").none(), nb::arg("values").noconvert(), nb::arg("scale").noconvert(), nb::arg("epsilon") = 0.0f);
     m.def("product", &py_product, nb::arg("isa"), nb::arg("values").noconvert(), nb::arg("scale"), nb::arg("matrix"),
-          nb::arg("rows"), nb::arg("out").noconvert(), nb::arg("then"));
+          nb::arg("rows"), nb::arg("out").noconvert(), nb::arg("then"), nb::arg("factor") = 1.0f);
     m.def("attend", &py_attend, nb::arg("isa"), nb::arg("queries").noconvert(), nb::arg("keys").noconvert(),
           nb::arg("values").noconvert(), nb::arg("lengths"), nb::arg("factor"), nb::arg("out").noconvert(),
           nb::arg("weights").noconvert());
     m.def("attend_many", &py_attend_many, nb::arg("isa"), nb::arg("queries").noconvert(), nb::arg("keys").noconvert(),
-          nb::arg("values").noconvert(), nb::arg("seen"), nb::arg("factor"), nb::arg("out").noconvert());
+          nb::arg("values").noconvert(), nb::arg("lengths"), nb::arg("factor"), nb::arg("out").noconvert());
     m.def("attend_segments", &py_attend_segments, nb::arg("isa"), nb::arg("queries").noconvert(),
           nb::arg("keys").noconvert(), nb::arg("values").noconvert(), nb::arg("seen"), nb::arg("factor"),
           nb::arg("out").noconvert());
@@ -751,6 +832,15 @@ NB_MODULE(_native, m) {
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t>(),
              nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("rows"), nb::arg("inputs"))
         .def("run", &PyLinear::run, nb::arg("x").noconvert(), nb::arg("out").noconvert());
+    nb::class_<PyCausalLM>(m, "CausalLM")
+        .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, int64_t, int64_t,
+                      int64_t, int64_t, int64_t, float, bool, float, float, float>(),
+             nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("width"),
+             nb::arg("inner_width"), nb::arg("heads"), nb::arg("key_heads"), nb::arg("head_width"),
+             nb::arg("num_layers"), nb::arg("vocabulary_size"), nb::arg("norm_epsilon"), nb::arg("head_norms"),
+             nb::arg("embedding_scale"), nb::arg("residual_scale"), nb::arg("attention_scale"))
+        .def("step", &PyCausalLM::step, nb::arg("embedded").noconvert(), nb::arg("counts"), nb::arg("held"),
+             nb::arg("own").noconvert(), nb::arg("logits").noconvert().none());
     nb::class_<PyStem>(m, "Stem")
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, const Lengths&,
                       const Lengths&>(),

@@ -77,6 +77,10 @@ class Weights {
         return {get<float>(name + ".gain", shape), get<float>(name + ".bias", shape)};
     }
 
+    Norm root_norm(const std::string& name, int64_t width, float epsilon) const {
+        return {get<float>(name + ".gain", {up(width, 16)}), nullptr, epsilon};
+    }
+
     // In 4 or 8 bits, as it comes. `rows` without padding; `padded` says that the padded ones are computed too, as zeros.
     Matrix matrix(const std::string& name, int64_t rows, int64_t inputs, bool padded = true) const {
         const int64_t blocks = up(rows, 16) / 16, pairs = up(inputs, 8) / 8, parts = up(pairs, 4) / 4;
