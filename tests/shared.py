@@ -34,3 +34,4 @@ def home(monkeypatch: pytest.MonkeyPatch) -> None:
     place = folder / "home"
     place.mkdir(exist_ok=True)
     monkeypatch.setenv("HOME", str(place))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)

@@ -308,3 +308,23 @@ def test_a_full_or_read_only_cache_is_said_and_leaves_nothing_behind(
     assert os.strerror(number) in notes[0]
     assert "each start will pack them again" in notes[0]
     assert list(cache.iterdir()) == []
+
+
+def test_the_cache_is_where_the_user_says_or_in_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert packed_cache.default_cache() == tmp_path / ".cache" / "sprachbund" / "packed"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the specification
+    assert packed_cache.default_cache() == tmp_path / ".cache" / "sprachbund" / "packed"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    assert packed_cache.default_cache() == tmp_path / "elsewhere" / "sprachbund" / "packed"
+
+
+def test_a_user_without_a_home_has_a_folder_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert packed_cache.default_cache() == Path("/nonexistent/.cache/sprachbund/packed")
+    assert not Path("/nonexistent").exists()

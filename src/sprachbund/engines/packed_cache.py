@@ -36,7 +36,7 @@ from torch import Tensor
 from sprachbund.engines.options import WeightNumbers
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import atomic_path
-from sprachbund.util.known_files import remembered
+from sprachbund.util.known_files import remembered, user_cache
 
 # The file.
 
@@ -256,7 +256,8 @@ _DAY_S = 24 * 3600  # a half-written file of that age is nobody's any more
 _WEIGHTS = ("*.safetensors", "*.bin", "config.json", "sharing_plan.json")
 
 
-_NOT_KEPT, _AGAIN = "packed weights could not be kept", "each start will pack them again"
+_NOT_KEPT = "packed weights could not be kept"
+_AGAIN = "each start will pack them again, unless XDG_CACHE_HOME names a folder for them"
 _TURNS: dict[Path, threading.Lock] = {}
 if sys.platform != "win32":  # it forks nothing
     os.register_at_fork(after_in_child=_TURNS.clear)  # whoever held one is not in the child
@@ -264,7 +265,7 @@ if sys.platform != "win32":  # it forks nothing
 
 def default_cache() -> Path:
     """The folder where packed weights are kept by default."""
-    return Path.home() / ".cache" / "sprachbund" / "packed"
+    return user_cache() / "packed"
 
 
 def fingerprint(directory: Path, cache: Path) -> str:

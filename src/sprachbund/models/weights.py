@@ -223,8 +223,8 @@ def check_once(files: Sequence[Path], check: Callable[[], None]) -> None:
         check()
         return "checked"
 
-    if files and (folder := user_cache()) is not None:
-        remembered(files, folder / _CHECKED, checked)
+    if files:
+        remembered(files, user_cache() / _CHECKED, checked)
     else:
         check()
 

@@ -7,6 +7,7 @@ set.
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -20,12 +21,21 @@ RESOLUTION_NS = 2 * 10**9
 _REMEMBERED = 200  # entries of an index; models in temporary places come and go
 
 
-def user_cache() -> Path | None:
-    """The folder of what can be found out again; None for a user without a home."""
+def user_cache() -> Path:
+    """The folder of what can be found out again: `sprachbund` in `XDG_CACHE_HOME`, or in `.cache` of the user's home.
+
+    It may be missing or closed to writing. A user without a home, as in some containers, gets that of Debian's system
+    users, which does not exist.
+    """
+    if (
+        given := Path(os.environ.get("XDG_CACHE_HOME", ""))
+    ).is_absolute():  # others are to be ignored, by its rules
+        return given / "sprachbund"
     try:
-        return Path.home() / ".cache" / "sprachbund"
+        home = Path.home()
     except RuntimeError:
-        return None
+        home = Path("/nonexistent")
+    return home / ".cache" / "sprachbund"
 
 
 def remembered(files: Sequence[Path], index: Path, find_out: Callable[[], str]) -> str:
