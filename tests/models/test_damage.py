@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.conformer.io import save
 from sprachbund.models.io import family_of, load
+from sprachbund.models.weights import check_finite
 from sprachbund.models.whisper import WhisperConfig
 from sprachbund.models.whisper import io as whisper_io
 from sprachbund.nn.drafts import Parasite, ParasiteShape
@@ -29,6 +31,7 @@ from tests.models.mutants import try_some
 from tests.models.seamless.support import make_checkpoint
 from tests.models.speech_llm_support import make_model as make_speech_llm
 from tests.models.split_support import LANGUAGES, TEXTS, make_model
+from tests.models.translation.support import make_checkpoint as make_translator
 from tests.models.whisper_support import TINY
 from tests.models.whisper_support import make_directory as make_whisper
 from tests.nobody import can_be_nobody, nobody
@@ -308,6 +311,36 @@ def test_values_of_a_whisper_checkpoint_are_read_once(
     rewrite(tmp_path / "model" / WEIGHTS, **{"model.decoder.layer_norm.bias": torch.full((32,), torch.nan)})
     for _ in range(2):  # what was refused is never remembered
         refused(tmp_path / "model", "model.decoder.layer_norm.bias holds values that are not finite")
+
+
+@pytest.mark.parametrize(
+    ("make", "damaged"),
+    [
+        (partial(make_checkpoint, version="seamless_m4t_v2"), "text_encoder.layer_norm.bias"),
+        (partial(make_translator, name="m2m_100"), "model.encoder.layer_norm.bias"),
+    ],
+    ids=["seamless", "translator"],
+)
+def test_values_of_a_model_of_transformers_are_read_once(
+    make: Callable[[Path], object], damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that reads other tensors of the same file has not read those."""
+    looked_at: list[Tensor] = []
+    monkeypatch.setattr(known_files, "RESOLUTION_NS", 0)
+    monkeypatch.setattr("sprachbund.models.weights._is_finite", lambda value: not looked_at.append(value))
+    make(tmp_path)
+    time.sleep(0.03)  # longer than a tick of the file system's clock
+    load(tmp_path, offline=True)
+    assert len(looked_at) > 20
+    looked_at.clear()
+    load(tmp_path, offline=True)
+    assert not looked_at
+    other = {"one of many": torch.zeros(1)}
+    check_finite(other, tmp_path, sorted(tmp_path.glob("*.safetensors")))
+    assert looked_at == list(other.values())
+    monkeypatch.undo()
+    rewrite(tmp_path / WEIGHTS, **{damaged: torch.full((32,), torch.nan)})
+    refused(tmp_path, f"{damaged} holds values that are not finite")
 
 
 @pytest.mark.parametrize("value", [3, "all", [[1]], [["a", 0]], [[1, 2, 3]]])

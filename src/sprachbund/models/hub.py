@@ -30,6 +30,7 @@ OWN_FILES = [*_DESCRIPTIONS, "*.safetensors", "*.onnx", "*.npy"]
 """Files of a directory that this package wrote: drafts, parts in folders, vocabularies, units; each there once."""
 _SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors"]
 _PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
+_WEIGHTS = ("*.safetensors", "*.bin")
 
 
 FAMILIES = (
@@ -265,7 +266,7 @@ def read_model(
     parts: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Any:
-    """A model of transformers with all its weights.
+    """A model of transformers with all its weights, mapped from safetensors where these have the precision wanted.
 
     Args:
         kind: class whose `from_pretrained` reads it.
@@ -281,13 +282,14 @@ def read_model(
         SprachbundError: weights are missing, too many, damaged, not finite, or far fewer than asked for, or need more
             memory than there is.
     """
+    dtype: torch.dtype = options.get("dtype", torch.float32)
     for path in sorted(directory.glob("*.safetensors")):
         check_tensors(path)
         if optional_setting(config, "quantization_config") is None:
             _check_types(path, surplus)
     with one_line(directory), quiet_transformers():
         num_weights = _check_fits(config, build, directory)
-        check_memory(num_weights * options.get("dtype", torch.float32).itemsize, directory)
+        check_memory(num_weights * dtype.itemsize, directory)
         model, report = kind.from_pretrained(
             directory, config=config, local_files_only=True, output_loading_info=True, **options
         )
@@ -302,7 +304,9 @@ def read_model(
             f"{directory} holds {len(unknown)} tensors that config.json has no place for ({some(unknown)}); "
             "copy it again"
         )
-    check_finite(model.state_dict(), directory)
+    # What is finite in the file may not be so in float16.
+    files = [path for pattern in _WEIGHTS for path in sorted(directory.glob(pattern))]
+    check_finite(model.state_dict(), directory, () if dtype == torch.float16 else files)
     return model
 
 
@@ -383,7 +387,7 @@ def _check_fits(config: Any, build: Callable[[Any], nn.Module], directory: Path)
     Returns:
         The number of weights.
     """
-    stored = sum(p.stat().st_size for pattern in ("*.safetensors", "*.bin") for p in directory.glob(pattern))
+    stored = sum(p.stat().st_size for pattern in _WEIGHTS for p in directory.glob(pattern))
     with torch.device("meta"):
         model = build(config)
     wanted = sum(p.numel() for p in model.parameters())

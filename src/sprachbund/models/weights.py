@@ -210,13 +210,14 @@ def check_names(
         )
 
 
-def check_once(files: Sequence[Path], check: Callable[[], None]) -> None:
+def check_once(files: Sequence[Path], check: Callable[[], None], about: str = "") -> None:
     """Check the values of weights, not at every start: that would read files whole of which an engine needs little.
 
     Args:
         files: that the weights are mapped from; while they stay as they are, a check that found no fault is not made
             again. Without any, it is always made.
         check: raises an error where there is a fault.
+        about: the tensors that are checked, where there may be others in the files.
     """
 
     def checked() -> str:
@@ -224,7 +225,7 @@ def check_once(files: Sequence[Path], check: Callable[[], None]) -> None:
         return "checked"
 
     if files:
-        remembered(files, user_cache() / _CHECKED, checked)
+        remembered(files, user_cache() / _CHECKED, checked, about)
     else:
         check()
 
@@ -246,7 +247,7 @@ def check_finite(weights: Mapping[str, Tensor], source: str | Path, files: Seque
             if not _is_finite(value):
                 raise SprachbundError(f"{source}: {name} holds values that are not finite numbers; {_ADVICE}")
 
-    check_once(files, check)
+    check_once(files, check, " ".join(sorted(weights)))
 
 
 def some(names: list[str]) -> str:

@@ -38,17 +38,18 @@ def user_cache() -> Path:
     return home / ".cache" / "sprachbund"
 
 
-def remembered(files: Sequence[Path], index: Path, find_out: Callable[[], str]) -> str:
+def remembered(files: Sequence[Path], index: Path, find_out: Callable[[], str], about: str = "") -> str:
     """What was found out about some files, from the index or now.
 
     Args:
         files: that it depends on, all of which exist.
         index: file that remembers it, one for each question; where it cannot be written, only time is lost.
         find_out: reads the files.
+        about: what of them is asked for, where an index has answers about several parts of a file.
     """
     now, before = time.time_ns(), _states(files)
     known = _read(index)
-    key = hashlib.sha256(json.dumps(before).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([before, about]).encode()).hexdigest()
     if key in known:
         return known[key]
     fact = find_out()

@@ -188,7 +188,7 @@ def _fill(model: Kyutai, weights: Mapping[str, Tensor], directory: Path) -> None
         name: value.to(wanted[name].dtype) if name in wanted else value for name, value in weights.items()
     }
     check_weights(weights, wanted, directory)
-    check_finite(weights, directory)
+    check_finite(weights, directory, sorted(directory.glob("*.safetensors")))
     own: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         if (quantizer := _CODEBOOKS.match(name)) is None:
