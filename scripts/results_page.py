@@ -106,23 +106,18 @@ def code_switch() -> list[Line]:
 
 
 def units() -> list[Line]:
-    """The effect of text: at equal cost, at equal speech, and at equal steps of the data that counts."""
-    equal_cost = [
-        line("equal cost, 600 steps", row["data"], row["chrF difference"])
-        for row in rows_of("units_small")
-        if row["head"] == "ctc_attention" and row["chrF difference"]
+    """The effect of text: at equal steps, by hours of speech, and in the shorter training of all heads."""
+    equal_steps = [
+        line("2,550 steps", f"{row['hours']} h, {row['data']}", row["chrF difference"])
+        for row in rows_of("units_equal_steps_curve")
+        if row["chrF difference"]
     ]
-    curve = [
-        line("equal cost, by hours of speech", f"{row['hours']} h, + MT", row["chrF difference"])
+    shorter = [
+        line("600 steps", f"{row['hours']} h, + MT", row["chrF difference"])
         for row in rows_of("units_small_curve")
         if row["chrF difference"]
     ]
-    control = [
-        line("2,550 steps each", row["arm"].partition(",")[0], row["chrF difference"])
-        for row in rows_of("units_small_on_top_control")
-        if row["chrF difference"]
-    ]
-    return [*equal_cost, *curve, *control]
+    return [*equal_steps, *shorter]
 
 
 def encoder_transfer() -> list[Line]:

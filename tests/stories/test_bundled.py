@@ -1,5 +1,6 @@
 """The model in the package, on human recordings that it was not trained on."""
 
+import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import sprachbund
 from sprachbund.audio.augment import NO_SPEECH_KINDS, no_speech
 from sprachbund.audio.load import load
 from sprachbund.data.synthesis import Voice, speak
+from sprachbund.models.io import bundled_directory, content_hash
 from sprachbund.streaming.events import LiveText
 from sprachbund.streaming.options import LiveOptions, Policy
 from tests.not_understood import sounds
 
-RECORDINGS = Path(__file__).parents[2] / "examples" / "recordings"
+ROOT = Path(__file__).parents[2]
+RECORDINGS = ROOT / "examples" / "recordings"
+RESULTS = ROOT / "docs" / "results"
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +87,11 @@ def test_little_of_what_it_knows_is_left_out(model: sprachbund.Model) -> None:
     results = [model.translate(path, to="en") for path in sorted(RECORDINGS.iterdir())]
     assert sum(len(result.dropped) for result in results) <= 2
     assert sum(len(result.segments) for result in results) >= 23
+
+
+def test_scores_in_the_documentation_are_of_the_model_in_the_package() -> None:
+    manifests = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    models = [one["model"] for one in manifests if isinstance(one, dict) and one.get("kind") == "evaluate"]
+    named = [model["sha256"] for model in models if model["path"] == "bundled"]
+    assert len(named) >= 7
+    assert set(named) == {content_hash(bundled_directory())}
