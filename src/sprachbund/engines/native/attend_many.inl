@@ -161,6 +161,8 @@ INLINE void many_from(const Attention& a, const Many& m, int64_t query, int64_t 
 
 // Products in single precision.
 struct Widened {
+    INLINE explicit Widened(const Attention&) {}
+
     INLINE void begin(const Attention& a, const Many& m) const {
         for (int64_t q = 0; q < a.count; q++) {
             for (int64_t i = 0; i < a.width; i += 16) {
@@ -178,7 +180,8 @@ struct Widened {
 };
 
 template <class Products>
-INLINE void attend_many_by(const Products& products, const Attention& a) {
+void attend_many(const Attention& a) {
+    const Products products(a);
     int64_t length = 0;
     for (int64_t q = 0; q < a.count; q++) length = a.lengths[q] > length ? a.lengths[q] : length;
     float* at = a.scratch;
@@ -203,10 +206,6 @@ INLINE void attend_many_by(const Products& products, const Attention& a) {
         for (int64_t i = 0; i < a.width; i += 16)
             store(a.out + q * a.out_stride + i, load<F16>(m.mixed + q * a.width + i) * factor);
     }
-}
-
-void attend_many(const Attention& a) {
-    attend_many_by(Widened{}, a);
 }
 
 }  // namespace

@@ -175,9 +175,23 @@ INLINE uint16_t* halves(float* memory) {
 }
 
 // The products of attend_many.inl, `rows` queries at a time. The last ones may be fewer; then other rows of a tile hold
-// whatever there was, which no row but their own gets to see.
+// whatever there was, which no row but their own gets to see. Tiles 4 and 6 are 32 and 16 numbers of every query, 5 and
+// 7 the pairs of these.
 struct ByTiles {
     int64_t rows;
+
+    INLINE explicit ByTiles(const Attention& a) {
+        const int64_t parts = up(a.count, kTileRows) / kTileRows;
+        rows = parts ? (a.count + parts - 1) / parts : 1;
+        TileShapes shapes;
+        for (int64_t n = 0; n < 7; n++)
+            if (n != 5) shapes.rows[n] = static_cast<uint8_t>(rows);
+        shapes.bytes[6] = 32;
+        shapes.rows[7] = 8;
+        settle(&shapes);
+        _tile_loadconfig(&shapes);
+    }
+    INLINE ~ByTiles() { _tile_release(); }
 
     INLINE void begin(const Attention& a, const Many& m) const {
         for (int64_t q = 0; q < a.count; q++)
@@ -230,25 +244,11 @@ struct ByTiles {
     }
 };
 
-// Tiles 4 and 6 are 32 and 16 numbers of every query, 5 and 7 the pairs of these.
-void attend_many_by_tiles(const Attention& a) {
-    const int64_t parts = up(a.count, kTileRows) / kTileRows, rows = parts ? (a.count + parts - 1) / parts : 1;
-    TileShapes shapes;
-    for (int64_t n = 0; n < 7; n++)
-        if (n != 5) shapes.rows[n] = static_cast<uint8_t>(rows);
-    shapes.bytes[6] = 32;
-    shapes.rows[7] = 8;
-    settle(&shapes);
-    _tile_loadconfig(&shapes);
-    attend_many_by(ByTiles{rows}, a);
-    _tile_release();
-}
-
 }  // namespace
 
 namespace sprachbund {
 extern const Kernels amx_kernels, amx_int8_kernels;
-const Kernels amx_kernels = table("amx", attend_many_by_tiles, product_by_tiles);
+const Kernels amx_kernels = table("amx", attend_many<ByTiles>, product_by_tiles);
 const Kernels amx_int8_kernels = table("amx", attend, product_by_tiles);  // without tiles of bf16
 }  // namespace sprachbund
 

@@ -436,7 +436,7 @@ void attend(const Attention& a) {
 namespace {
 
 // Vectors with products of bf16 take `attend` for many queries too: eight at once are faster than widening.
-constexpr Kernels table(const char* name, decltype(Kernels::attend_many) many = attend_many,
+constexpr Kernels table(const char* name, decltype(Kernels::attend_many) many = attend_many<Widened>,
                         decltype(Kernels::product) multiplies = product) {
     return {name, quantize, multiplies, attend, many, attend_segments, keep_key, keep_value, normalise, likeliest, gate, depthwise};
 }
