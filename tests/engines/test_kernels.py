@@ -258,7 +258,7 @@ def test_attention_of_many(
     sizes = (query.to(torch.bfloat16).double().abs() @ key.to(torch.bfloat16).double().abs().T) * width**-0.5
     scores = (width + 3) * eps * sizes[:, :seen].amax(1, keepdim=True) if seen else torch.zeros(count, 1)
     bound = (2 * scores + (2 * seen + 8 + seen // 16) * eps) * mixed + 1e-7
-    if isa == "avx512":  # its products take probabilities in bf16
+    if isa in ("amx", "avx512"):  # their products take probabilities in bf16
         bound = bound + BF16_STEP * mixed + 1e-5
     assert ((out.double() - wanted).abs() <= bound).all()
     first = attend_many(isa, query[: count // 2], key, value, lengths[: count // 2].contiguous(), width**-0.5)

@@ -1,9 +1,12 @@
 // Attention of many queries to about the same positions, in single precision with an online softmax (Milakov and Gimelshein,
 // arXiv 1805.02867); a part of kernels.inl, which includes it.
 //
-// For processors without products of bf16: there, widening keys and values costs as much as multiplying them, so a tile
-// of both is widened once, stays in the cache next to the core, and is used by all queries. Per tile and query: scores,
-// their maximum so far, exponentials, and what was mixed before times e^(old maximum - new maximum).
+// Per tile of positions and query: scores, their maximum so far, exponentials, and what was mixed before times
+// e^(old maximum - new maximum). Who multiplies is a parameter.
+//
+// Widened, below, is for processors without products of bf16: there, widening keys and values costs as much as
+// multiplying them, so a tile of both is widened once, stays in the cache next to the core, and is used by all queries.
+// ByTiles, in isa_amx.cpp, multiplies keys and values as they lie in the cache.
 namespace {
 
 constexpr int kTile = 64;  // positions
@@ -17,7 +20,7 @@ constexpr int kManyQueries = kSums == 2 ? 2 : 6, kManyVectors = kSums == 2 ? 1 :
 constexpr float kNothing = -3.0e38f;  // the score of a position that is not there
 constexpr int kManyWide = kManyVectors * kLanes;  // a divisor of kTile, and 16 or more
 
-// One tile, and the state of the queries; each part 64 bytes aligned.
+// One tile, and the state of the queries; each part 64 bytes aligned. Keys, values and queries are for who multiplies.
 struct Many {
     float *keys, *values;          // width x kTile, kTile x width
     float *queries, *mixed;        // kManyAtOnce x width
@@ -102,6 +105,15 @@ INLINE void soften_tile(const Many& m, int64_t query, int64_t count, int64_t pad
     store(m.total + query * 16, total);
 }
 
+// `queries` of them from `query` on, in the tile from position `first` on, which holds `count`.
+INLINE void soften_some(const Attention& a, const Many& m, int64_t query, int64_t queries, int64_t first,
+                        int64_t count) {
+    for (int64_t q = query; q < query + queries; q++) {
+        const int64_t rest = a.lengths[q] - first, seen = rest < count ? rest : count;
+        soften_tile(m, q, seen > 0 ? seen : 0, up(count, 16));
+    }
+}
+
 // Of VECTORS registers of dimensions from `at` on.
 template <int QUERIES, int VECTORS>
 INLINE void many_mix(const Many& m, int64_t query, int64_t at, int64_t positions, int64_t width) {
@@ -140,17 +152,36 @@ INLINE void many_from(const Attention& a, const Many& m, int64_t query, int64_t 
         int64_t at = 0;
         for (; at + W <= padded; at += W) many_scores<QUERIES, V>(queries, m.keys + at, a.width, scores + at);
         for (; at < padded; at += kLanes) many_scores<QUERIES, 1>(queries, m.keys + at, a.width, scores + at);
-        for (int q = 0; q < QUERIES; q++) {
-            const int64_t rest = a.lengths[query + q] - first, seen = rest < count ? rest : count;
-            soften_tile(m, query + q, seen > 0 ? seen : 0, padded);
-        }
+        soften_some(a, m, query, QUERIES, first, count);
         for (at = 0; at + W <= a.width; at += W) many_mix<QUERIES, V>(m, query, at, count, a.width);
         for (; at < a.width; at += kLanes) many_mix<QUERIES, 1>(m, query, at, count, a.width);
     }
     if constexpr (QUERIES > 1) many_from<(QUERIES + 1) / 2>(a, m, query, first, count);
 }
 
+// Products in single precision.
+struct Widened {
+    INLINE explicit Widened(const Attention&) {}
+
+    INLINE void begin(const Attention& a, const Many& m) const {
+        for (int64_t q = 0; q < a.count; q++) {
+            for (int64_t i = 0; i < a.width; i += 16) {
+                const U16 wide = __builtin_convertvector(load<Halves16>(a.queries + q * a.query_stride + i), U16) << 16;
+                store(m.queries + q * a.width + i, bits<F16>(wide) * a.factor);
+            }
+        }
+    }
+
+    // All queries, in the tile from position `first` on, which holds `count`.
+    INLINE void tile(const Attention& a, const Many& m, int64_t first, int64_t count) const {
+        widen_tile(a, first / 16, up(count, 16) / 16, m);
+        many_from<kManyQueries>(a, m, 0, first, count);
+    }
+};
+
+template <class Products>
 void attend_many(const Attention& a) {
+    const Products products(a);
     int64_t length = 0;
     for (int64_t q = 0; q < a.count; q++) length = a.lengths[q] > length ? a.lengths[q] : length;
     float* at = a.scratch;
@@ -162,20 +193,14 @@ void attend_many(const Attention& a) {
     const Many m{take(a.width * kTile),       take(kTile * a.width),       take(kManyAtOnce * a.width),
                  take(kManyAtOnce * a.width), take(kManyAtOnce * kTile),   take(kManyAtOnce * 16),
                  take(kManyAtOnce),           take(kManyAtOnce)};
+    products.begin(a, m);
     for (int64_t q = 0; q < a.count; q++) {
-        for (int64_t i = 0; i < a.width; i += 16) {
-            const U16 wide = __builtin_convertvector(load<Halves16>(a.queries + q * a.query_stride + i), U16) << 16;
-            store(m.queries + q * a.width + i, bits<F16>(wide) * a.factor);
-            store(m.mixed + q * a.width + i, F16{});
-        }
+        for (int64_t i = 0; i < a.width; i += 16) store(m.mixed + q * a.width + i, F16{});
         store(m.total + q * 16, F16{});
         m.most[q] = kNothing;
     }
-    for (int64_t tile = 0; tile < length; tile += kTile) {
-        const int64_t count = length - tile < kTile ? length - tile : kTile;
-        widen_tile(a, tile / 16, up(count, 16) / 16, m);
-        many_from<kManyQueries>(a, m, 0, tile, count);
-    }
+    for (int64_t first = 0; first < length; first += kTile)
+        products.tile(a, m, first, length - first < kTile ? length - first : kTile);
     for (int64_t q = 0; q < a.count; q++) {
         const float total = sum(load<F16>(m.total + q * 16)), factor = total > 0 ? 1.0f / total : 0.0f;
         for (int64_t i = 0; i < a.width; i += 16)

@@ -65,12 +65,12 @@ void CausalLM::step(const CausalStep& step) {
     const int64_t count = static_cast<int64_t>(row_.size());
     for (int64_t begin = 0; begin < count; begin += kPass) {
         const Range positions{begin, std::min(begin + kPass, count)};
-        prepare(step, positions);
+        prepare(positions);
         team_->run([&](int thread) { work(thread, step, positions); });
     }
 }
 
-void CausalLM::prepare(const CausalStep& step, Range positions) {
+void CausalLM::prepare(Range positions) {
     const int64_t group = shape.group(), all = shape.heads * shape.head_width;
     const int64_t most = std::max<int64_t>(1, kManyAtOnce / group);
     count_ = positions.end - positions.begin;

@@ -67,7 +67,7 @@ class CausalLM {
         Sink sink;
     };
 
-    void prepare(const CausalStep& step, Range positions);
+    void prepare(Range positions);
     void work(int thread, const CausalStep& step, Range positions);
     void begin(const CausalStep& step, Range positions, Range mine);
     void place(int thread, const CausalLayer& layer, uint16_t* keys, uint16_t* values, int64_t blocks);

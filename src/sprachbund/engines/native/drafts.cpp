@@ -13,7 +13,7 @@ void DecoderDraft::choose(const Rows& rows, uint16_t* cache, int64_t blocks, int
     const int64_t asked = std::count_if(counts_.begin(), counts_.end(), [](int64_t count) { return count > 0; });
     chosen_.resize(static_cast<size_t>(asked));
     log_probs_.resize(static_cast<size_t>(asked));
-    const Choice choice{*rows.suppressed, 0, none_.data(), chosen_.data(), log_probs_.data()};
+    const Choice choice{*rows.suppressed, 0, none_.data(), chosen_.data(), log_probs_.data(), nullptr};
     Step step{};
     step.tokens = read_.data(), step.counts = counts_.data(), step.lengths = held_.data(), step.rows = rows.count;
     step.own = cache, step.own_blocks = blocks, step.cross = memory_.cross;

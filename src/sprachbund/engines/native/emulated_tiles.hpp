@@ -1,7 +1,8 @@
-// The instructions of tiles as plain loops, by Intel's manual (volume 2, TILELOADD, TDPBUSD, TILESTORED): for tests of
-// kernels that no processor at hand can run. A shape, a row or an alignment that the processor would refuse ends the
-// program.
+// The instructions of tiles as plain loops, by Intel's manual (volume 2, TILELOADD, TDPBUSD, TDPBF16PS, TILESTORED):
+// for tests of kernels that no processor at hand can run. A shape, a row or an alignment that the processor would
+// refuse ends the program.
 #pragma once
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -59,10 +60,14 @@ inline void emulated_stored(int n, void* to, int64_t stride) {
         std::memcpy(static_cast<uint8_t*>(to) + row * stride, emulated.of[n][row], emulated.bytes[n]);
 }
 
-inline void emulated_dpbusd(int sums, int left, int right) {
+inline void check_product(int sums, int left, int right) {
     check_tile(sums), check_tile(left), check_tile(right);
     refuse(sums == left || sums == right || left == right || emulated.rows[sums] != emulated.rows[left] ||
            emulated.bytes[sums] != emulated.bytes[right] || emulated.bytes[left] / 4 != emulated.rows[right]);
+}
+
+inline void emulated_dpbusd(int sums, int left, int right) {
+    check_product(sums, left, right);
     for (int m = 0; m < emulated.rows[sums]; m++)
         for (int k = 0; k < emulated.bytes[left] / 4; k++)
             for (int n = 0; n < emulated.bytes[sums] / 4; n++) {
@@ -74,15 +79,52 @@ inline void emulated_dpbusd(int sums, int left, int right) {
             }
 }
 
+// Denormals count as zeros, as what is read and as what is written.
+inline float flushed(float x) {
+    return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.0f, x) : x;
+}
+
+// The bf16 number at `place` of a row.
+inline float emulated_half(int n, int row, int place) {
+    uint16_t upper;
+    std::memcpy(&upper, emulated.of[n][row] + 2 * place, 2);
+    const uint32_t raw = static_cast<uint32_t>(upper) << 16;
+    float x;
+    std::memcpy(&x, &raw, 4);
+    return flushed(x);
+}
+
+// The first numbers of all pairs are summed by themselves, and so are the second ones. A product and its sum are
+// rounded once. Then both sums are added, and go to what was there before.
+inline void emulated_dpbf16ps(int sums, int left, int right) {
+    check_product(sums, left, right);
+    for (int m = 0; m < emulated.rows[sums]; m++) {
+        float halves[16][2] = {};
+        for (int k = 0; k < emulated.bytes[left] / 4; k++)
+            for (int n = 0; n < emulated.bytes[sums] / 4; n++)
+                for (int i = 0; i < 2; i++)
+                    halves[n][i] = flushed(
+                        std::fma(emulated_half(left, m, 2 * k + i), emulated_half(right, k, 2 * n + i), halves[n][i]));
+        for (int n = 0; n < emulated.bytes[sums] / 4; n++) {
+            float sum;
+            std::memcpy(&sum, emulated.of[sums][m] + 4 * n, 4);
+            sum = flushed(flushed(sum) + flushed(halves[n][0] + halves[n][1]));
+            std::memcpy(emulated.of[sums][m] + 4 * n, &sum, 4);
+        }
+    }
+}
+
 }  // namespace
 
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_zero
 #undef _tile_dpbusd
+#undef _tile_dpbf16ps
 #define _tile_loadconfig emulated_loadconfig
 #define _tile_release emulated_release
 #define _tile_loadd emulated_loadd
 #define _tile_stored emulated_stored
 #define _tile_zero emulated_zero
 #define _tile_dpbusd emulated_dpbusd
+#define _tile_dpbf16ps emulated_dpbf16ps

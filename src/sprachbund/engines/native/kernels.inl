@@ -435,9 +435,10 @@ void attend(const Attention& a) {
 
 namespace {
 
-// With products of bf16, eight queries at once are faster than widening.
-constexpr Kernels table(const char* name, bool widens = true, decltype(Kernels::product) multiplies = product) {
-    return {name, quantize, multiplies, attend, widens ? attend_many : attend, attend_segments, keep_key, keep_value, normalise, likeliest, gate, depthwise};
+// Vectors with products of bf16 take `attend` for many queries too: eight at once are faster than widening.
+constexpr Kernels table(const char* name, decltype(Kernels::attend_many) many = attend_many<Widened>,
+                        decltype(Kernels::product) multiplies = product) {
+    return {name, quantize, multiplies, attend, many, attend_segments, keep_key, keep_value, normalise, likeliest, gate, depthwise};
 }
 
 }  // namespace

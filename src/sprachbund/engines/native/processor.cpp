@@ -1,4 +1,6 @@
 // Which kernels this processor can run.
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <initializer_list>
 
@@ -22,7 +24,7 @@ extern const Kernels portable_kernels;
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels, avx_vnni_kernels, avx512_vnni_kernels, avx512_kernels;
 #if defined(WITH_TILES)
-extern const Kernels amx_kernels;
+extern const Kernels amx_kernels, amx_int8_kernels;
 #endif
 #elif defined(__aarch64__)
 extern const Kernels arm_dot_kernels;
@@ -84,16 +86,30 @@ bool has_tiles() {
 #endif
 }
 
+bool has_bf16_tiles() {
+#if defined(SPRACHBUND_EMULATED_TILES)
+    return true;
+#else
+    return all_of(Leaf(7, 0).d, {22});
+#endif
+}
+
+// The same numbers from 0 to 255 each time.
+struct Draws {
+    uint32_t state = 1;
+
+    uint32_t operator()() { return (state = state * 1664525u + 1013904223u) >> 24; }
+};
+
 // One product by tiles and by vectors. The tiles were written without a processor that has them, so each has to show once
 // that it agrees.
-bool tiles_agree() {
+bool products_agree() {
     constexpr int64_t kTokens = 37, kRows = 40, kBlocks = 3, kSteps = 27, kStride = 112;
     std::vector<uint8_t> values(kTokens * kStride);
     std::vector<int8_t> weights(kBlocks * kSteps * 64);
     std::vector<float> token_scale(kTokens), scale(kBlocks * 16), bias(scale), sums(kTokens * kRows), other(sums);
     std::vector<int32_t> offset(kBlocks * 16);
-    uint32_t state = 1;
-    auto draw = [&state] { return (state = state * 1664525u + 1013904223u) >> 24; };
+    Draws draw;
     for (auto& v : values) v = static_cast<uint8_t>(draw());
     for (auto& w : weights) w = static_cast<int8_t>(draw() - 128);
     for (auto* all : {&token_scale, &scale, &bias})
@@ -106,9 +122,41 @@ bool tiles_agree() {
     return sums == other;
 }
 
-bool has_amx() {
-    static const bool found = has_avx512() && has_tiles() && tiles_agree();
-    return found;
+// One attention, likewise. Scores are exact here and values at most 2. Both ways round their weights to bf16, which
+// moves each by 2^-8 of itself at most, but not to the same numbers.
+bool attentions_agree() {
+    constexpr int64_t kQueries = 37, kPositions = 110, kBlocks = 7, kWidth = 80;
+    std::vector<uint16_t> queries(kQueries * kWidth), keys(kBlocks * 16 * kWidth), values(keys);
+    std::vector<int64_t> lengths(kQueries);
+    std::vector<float> sums(queries.size()), other(sums);
+    struct alignas(64) Line {
+        float of[16];
+    };
+    std::vector<Line> scratch(static_cast<size_t>(std::max(attention_scratch(kPositions), many_scratch(kWidth)) / 16));
+    Draws draw;
+    for (auto* all : {&queries, &keys, &values})
+        for (auto& half : *all) {
+            const float x = (static_cast<float>(draw()) - 128) / 64;
+            uint32_t bits;
+            std::memcpy(&bits, &x, 4);
+            half = static_cast<uint16_t>(bits >> 16);
+        }
+    for (auto& length : lengths) length = 1 + draw() % kPositions;
+    auto attend = [&](const Kernels& k, float* to) {
+        k.attend_many({queries.data(), kWidth, keys.data(), values.data(), lengths.data(), kQueries, kWidth, 0.25f, to,
+                       kWidth, nullptr, 0, scratch.data()->of, nullptr});
+    };
+    attend(amx_kernels, sums.data());
+    attend(avx512_kernels, other.data());
+    for (size_t i = 0; i < sums.size(); i++)
+        if (!(std::fabs(sums[i] - other[i]) <= 2 * 2.0f / 256)) return false;
+    return true;
+}
+
+// Those with tiles of 8 bits and of bf16, those of 8 bits alone, or none.
+const Kernels* with_tiles() {
+    if (!has_avx512() || !has_tiles() || !products_agree()) return nullptr;
+    return has_bf16_tiles() && attentions_agree() ? &amx_kernels : &amx_int8_kernels;
 }
 #endif
 
@@ -131,7 +179,10 @@ const Kernels* kernels(const char* name) {
     auto is = [name](const char* other) { return std::strcmp(name, other) == 0; };
 #if defined(__x86_64__)
 #if defined(WITH_TILES)
-    if (is("amx")) return has_amx() ? &amx_kernels : nullptr;
+    if (is("amx")) {
+        static const Kernels* const found = with_tiles();
+        return found;
+    }
 #endif
     if (is("avx512")) return has_avx512() ? &avx512_kernels : nullptr;
     if (is("avx512_vnni")) return has_avx512_vnni() ? &avx512_vnni_kernels : nullptr;
