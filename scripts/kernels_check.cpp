@@ -221,10 +221,24 @@ void attend(const Kernels& k) {
     }
     k.attend_many({queries.data(), width, keys.data(), values.data(), lengths.data(), count, width, factor, all.data(),
                    width, nullptr, 0, scratch.data(), nullptr});
+    // Scores by themselves, and as biases that begin a place before those of the query above.
+    const int64_t stride = places + count + 16;
+    std::vector<float> biases(static_cast<size_t>(count * (stride + 1) + 16)), by_match(static_cast<size_t>(count * places));
+    for (auto& b : biases) b = normal();
+    std::vector<float> biased(q.size()), biased_many(q.size());
+    Attention with_bias{queries.data(), width, keys.data(), values.data(), lengths.data(), count, width, factor,
+                        biased.data(), width, nullptr, 0, scratch.data(), nullptr};
+    with_bias.bias = biases.data() + count, with_bias.bias_stride = stride - 1;
+    k.attend(with_bias);
+    with_bias.out = biased_many.data();
+    k.attend_many(with_bias);
+    k.match({queries.data(), width, keys.data(), nullptr, nullptr, count, width, factor, by_match.data(), places, nullptr, 0,
+             scratch.data(), nullptr},
+            places / 16);
     for (int64_t n = 0; n < count; n++) {
         const int64_t seen = lengths[static_cast<size_t>(n)];
-        std::vector<double> weights(static_cast<size_t>(seen));
-        double total = 0, largest = 0;
+        std::vector<double> weights(static_cast<size_t>(seen)), other(weights);
+        double total = 0, other_total = 0, largest = 0;
         for (int64_t p = 0; p < seen; p++) {
             double score = 0, size = 0;
             for (int64_t d = 0; d < width; d++) {
@@ -234,6 +248,9 @@ void attend(const Kernels& k) {
             }
             total += weights[static_cast<size_t>(p)] = std::exp(score * factor);
             largest = std::max(largest, size * factor);
+            other_total += other[static_cast<size_t>(p)] =
+                std::exp(score * factor + double(with_bias.bias[n * with_bias.bias_stride + p]));
+            expect(near(by_match[static_cast<size_t>(n * places + p)], score * factor, 1e-4), k.name, "score");
         }
         // A score is a sum of `width` products; an exponential is off by its score's error and 2 ulp; mixed values and
         // the sum that divides them have `seen` terms, brought to another maximum once in 64. A tenth more is for
@@ -241,11 +258,15 @@ void attend(const Kernels& k) {
         const double scores = double(width + 3) * eps * largest;
         const double relative = 1.1 * (2 * scores + double(2 * seen + 8 + seen / 16) * eps + half_step);
         for (int64_t d = 0; d < width; d++) {
-            double y = 0, size = 0;
+            double y = 0, z = 0, size = 0;
             for (int64_t p = 0; p < seen; p++) {
                 const double part = weights[static_cast<size_t>(p)] / total * value[static_cast<size_t>(p * width + d)];
                 y += part, size += std::fabs(part);
+                z += other[static_cast<size_t>(p)] / other_total * value[static_cast<size_t>(p * width + d)];
             }
+            expect(std::fabs(biased[static_cast<size_t>(n * width + d)] - z) < 0.02, k.name, "attention with biases");
+            expect(std::fabs(biased_many[static_cast<size_t>(n * width + d)] - z) < 0.02, k.name,
+                   "attention of many with biases");
             expect(std::fabs(out[static_cast<size_t>(n * width + d)] - y) < 0.02, k.name, "attention");
             expect(std::fabs(all[static_cast<size_t>(n * width + d)] - y) <= relative * size + 1e-6, k.name,
                    "attention of many");
@@ -264,7 +285,10 @@ void convolve(const Kernels& k) {
     };
     for (auto* v : {&x, &weights, &bias, &gain, &shift}) fill(*v);
     const Depthwise depthwise{weights.data(), bias.data(), taps, {gain.data(), shift.data()}};
+    const Depthwise without_norm{weights.data(), bias.data(), taps, {}};
+    std::vector<float> unnormed(out.size());
     k.depthwise(x.data(), count, width, padded, depthwise, out.data());
+    k.depthwise(x.data(), count, width, padded, without_norm, unnormed.data());
     for (int64_t t = 0; t < count; t++) {
         std::vector<double> y(static_cast<size_t>(width));
         double mean = 0, variance = 0;
@@ -280,6 +304,8 @@ void convolve(const Kernels& k) {
             const auto at = static_cast<size_t>(d);
             const double n = (y[at] - mean) / std::sqrt(variance + 1e-5) * gain[at] + shift[at];
             expect(near(out[static_cast<size_t>(t * padded + d)], n / (1 + std::exp(-n)), 1e-3), k.name, "convolution");
+            expect(near(unnormed[static_cast<size_t>(t * padded + d)], y[at] / (1 + std::exp(-y[at])), 1e-4), k.name,
+                   "convolution without norm");
         }
     }
 }

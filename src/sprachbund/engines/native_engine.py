@@ -1,7 +1,8 @@
 """The native engine: a family whose decoder, and encoder where possible, compute in the native kernels.
 
 Of encoders, transducers and language models that the kernels do not know as a whole, they compute the linear layers
-(`native_linear`); causal language models of our own they do (`native_causal`).
+(`native_linear`); causal language models of our own (`native_causal`) and FastConformer encoders that hear whole
+utterances (`native_fastconformer`) they do.
 
 `pack` packs the weights of a family, and `with_native_modules` gives the family with native modules in place of the
 torch ones. They have the same methods, so searches see the same model.
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from sprachbund.engines.extension import enough_memory, native
 from sprachbund.engines.native_causal import NativeCausalLM, why_not_causal
+from sprachbund.engines.native_fastconformer import NativeFastConformer, why_not_fastconformer
 from sprachbund.engines.native_linear import (
     NativeModule,
     linear_shapes,
@@ -524,13 +526,13 @@ def native_parts_of(family: Family) -> str:
     decoder = _decoder(family)
     if layered := _by_layers(family):
         whole = ["decoder"] * (decoder is not None)
-        whole += [name for name, part in layered.items() if why_not_causal(part) is None]
+        whole += [name for name, part in layered.items() if _why_not_whole(part) is None]
         by_layers = [name for name in layered if name not in whole]
         parts = [*whole, f"linear layers of {' and '.join(by_layers)}"] if by_layers else whole
         reasons = [
-            f", {name} since {why_not_causal(layered[name])}"
+            f", {name} since {_why_not_whole(layered[name])}"
             for name in by_layers
-            if isinstance(layered[name], CausalLM)
+            if isinstance(layered[name], CausalLM | FastConformerEncoder)
         ]
         return f"{', and '.join(parts)}; the rest on torch{''.join(reasons)}"
     reason = why_not_encoder(family.capabilities.encoder)
@@ -561,12 +563,17 @@ def _packed(parts: dict[str, Arrays], shapes: dict[str, dict[str, Any]], weights
     )
 
 
+def _why_not_whole(part: nn.Module) -> str | None:
+    """Why the kernels compute only the linear layers of a part; None when they compute all of its layers."""
+    return why_not_fastconformer(part) if isinstance(part, FastConformerEncoder) else why_not_causal(part)
+
+
 _BY_LAYERS = (FastConformerEncoder, SeamlessEncoder)
-"""Encoders of which the kernels compute the linear layers alone, beside those of models that stream."""
+"""Encoders whose linear layers are packed one by one, beside those of models that stream."""
 
 
 def _by_layers(family: Family) -> dict[str, nn.Module]:
-    """Parts of which the kernels compute the linear layers one by one, by the names of modules; else none.
+    """Parts whose linear layers are packed one by one, by the names of modules; else none.
 
     They are encoder and transducer of a model that streams, encoders of kinds that the kernels do not know as a whole,
     with the transducer behind them, and encoder and language model of a speech LLM.
@@ -647,9 +654,11 @@ def _with_native_modules(
 
 
 def _native_layers(part: nn.Module, arrays: Arrays, team: Any, kernels: str) -> nn.Module:
-    """A language model as a whole where the kernels can, else a part with native linear layers."""
+    """A language model or an encoder as a whole where the kernels can, else a part with native linear layers."""
     if why_not_causal(part) is None:
         return NativeCausalLM(cast(CausalLM, part), arrays, team, kernels)
+    if why_not_fastconformer(part) is None:
+        return NativeFastConformer(cast(FastConformerEncoder, part), arrays, team, kernels)
     return with_native_linears(part, partial(matrix_of, arrays), team, kernels)
 
 

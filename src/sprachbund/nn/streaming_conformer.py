@@ -34,6 +34,7 @@ __all__ = [
     "StreamingLayer",
     "StreamingShape",
     "Tier",
+    "distance_rates",
     "distance_signals",
 ]
 
@@ -213,9 +214,17 @@ def distance_signals(first: int, last: int, width: int) -> Tensor:
         width: D, even.
     """
     distances = torch.arange(first, last - 1, -1.0)
-    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
-    angles = distances[:, None] * rates
+    angles = distances[:, None] * distance_rates(width)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+def distance_rates(width: int) -> Tensor:
+    """Radians per frame (D / 2,) of the sines and cosines of `distance_signals`.
+
+    Args:
+        width: D, even.
+    """
+    return torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
 
 
 # Sizes, subsampling, causal convolution and layer.

@@ -40,14 +40,19 @@ INLINE void widen(const uint16_t* pairs, float* even, float* odd) {
 }
 
 // Blocks of 16 positions as kernels.hpp describes; `blocks` of them are in the tile.
-INLINE void widen_tile(const Attention& a, int64_t first, int64_t blocks, const Many& m) {
+INLINE void widen_keys(const Attention& a, int64_t first, int64_t blocks, float* out) {
     for (int64_t block = 0; block < blocks; block++) {
         const uint16_t* keys = a.keys + (first + block) * 16 * a.width;
-        const uint16_t* values = a.values + (first + block) * 16 * a.width;
         for (int64_t pair = 0; pair < a.width / 2; pair++) {
-            float* to = m.keys + pair * 2 * kTile + block * 16;
+            float* to = out + pair * 2 * kTile + block * 16;
             widen(keys + pair * 32, to, to + kTile);
         }
+    }
+}
+
+INLINE void widen_values(const Attention& a, int64_t first, int64_t blocks, const Many& m) {
+    for (int64_t block = 0; block < blocks; block++) {
+        const uint16_t* values = a.values + (first + block) * 16 * a.width;
         for (int64_t group = 0; group < a.width / 16; group++) {
             for (int64_t pair = 0; pair < 8; pair++) {
                 float* to = m.values + (block * 16 + pair * 2) * a.width + group * 16;
@@ -58,7 +63,7 @@ INLINE void widen_tile(const Attention& a, int64_t first, int64_t blocks, const 
 }
 
 template <int QUERIES, int VECTORS>
-INLINE void many_scores(const float* queries, const float* keys, int64_t width, float* out) {
+INLINE void many_scores(const float* queries, const float* keys, int64_t width, float* out, int64_t out_stride) {
     Lanes sums[QUERIES][VECTORS] = {};
     for (int64_t d = 0; d < width; d++) {
         UNROLL
@@ -71,7 +76,7 @@ INLINE void many_scores(const float* queries, const float* keys, int64_t width, 
     UNROLL
     for (int q = 0; q < QUERIES; q++) {
         UNROLL
-        for (int v = 0; v < VECTORS; v++) store(out + q * kTile + v * kLanes, sums[q][v]);
+        for (int v = 0; v < VECTORS; v++) store(out + q * out_stride + v * kLanes, sums[q][v]);
     }
 }
 
@@ -108,9 +113,11 @@ INLINE void soften_tile(const Many& m, int64_t query, int64_t count, int64_t pad
 // `queries` of them from `query` on, in the tile from position `first` on, which holds `count`.
 INLINE void soften_some(const Attention& a, const Many& m, int64_t query, int64_t queries, int64_t first,
                         int64_t count) {
+    const int64_t padded = up(count, 16);
     for (int64_t q = query; q < query + queries; q++) {
+        if (a.bias) add_bias(m.scores + q * kTile, a.bias + q * a.bias_stride + first, padded);
         const int64_t rest = a.lengths[q] - first, seen = rest < count ? rest : count;
-        soften_tile(m, q, seen > 0 ? seen : 0, up(count, 16));
+        soften_tile(m, q, seen > 0 ? seen : 0, padded);
     }
 }
 
@@ -150,8 +157,8 @@ INLINE void many_from(const Attention& a, const Many& m, int64_t query, int64_t 
         const float* queries = m.queries + query * a.width;
         float* scores = m.scores + query * kTile;
         int64_t at = 0;
-        for (; at + W <= padded; at += W) many_scores<QUERIES, V>(queries, m.keys + at, a.width, scores + at);
-        for (; at < padded; at += kLanes) many_scores<QUERIES, 1>(queries, m.keys + at, a.width, scores + at);
+        for (; at + W <= padded; at += W) many_scores<QUERIES, V>(queries, m.keys + at, a.width, scores + at, kTile);
+        for (; at < padded; at += kLanes) many_scores<QUERIES, 1>(queries, m.keys + at, a.width, scores + at, kTile);
         soften_some(a, m, query, QUERIES, first, count);
         for (at = 0; at + W <= a.width; at += W) many_mix<QUERIES, V>(m, query, at, count, a.width);
         for (; at < a.width; at += kLanes) many_mix<QUERIES, 1>(m, query, at, count, a.width);
@@ -159,22 +166,27 @@ INLINE void many_from(const Attention& a, const Many& m, int64_t query, int64_t 
     if constexpr (QUERIES > 1) many_from<(QUERIES + 1) / 2>(a, m, query, first, count);
 }
 
+// Of a query, times the factor.
+INLINE void widen_query(const Attention& a, int64_t query, float* to) {
+    for (int64_t i = 0; i < a.width; i += 16) {
+        const U16 wide = __builtin_convertvector(load<Halves16>(a.queries + query * a.query_stride + i), U16) << 16;
+        store(to + i, bits<F16>(wide) * a.factor);
+    }
+}
+
 // Products in single precision.
 struct Widened {
     INLINE explicit Widened(const Attention&) {}
 
     INLINE void begin(const Attention& a, const Many& m) const {
-        for (int64_t q = 0; q < a.count; q++) {
-            for (int64_t i = 0; i < a.width; i += 16) {
-                const U16 wide = __builtin_convertvector(load<Halves16>(a.queries + q * a.query_stride + i), U16) << 16;
-                store(m.queries + q * a.width + i, bits<F16>(wide) * a.factor);
-            }
-        }
+        for (int64_t q = 0; q < a.count; q++) widen_query(a, q, m.queries + q * a.width);
     }
 
     // All queries, in the tile from position `first` on, which holds `count`.
     INLINE void tile(const Attention& a, const Many& m, int64_t first, int64_t count) const {
-        widen_tile(a, first / 16, up(count, 16) / 16, m);
+        const int64_t blocks = up(count, 16) / 16;
+        widen_keys(a, first / 16, blocks, m.keys);
+        widen_values(a, first / 16, blocks, m);
         many_from<kManyQueries>(a, m, 0, first, count);
     }
 };
@@ -205,6 +217,31 @@ void attend_many(const Attention& a) {
         const float total = sum(load<F16>(m.total + q * 16)), factor = total > 0 ? 1.0f / total : 0.0f;
         for (int64_t i = 0; i < a.width; i += 16)
             store(a.out + q * a.out_stride + i, load<F16>(m.mixed + q * a.width + i) * factor);
+    }
+}
+
+// Of one tile from position `first` on, which holds `count`, a multiple of 16.
+template <int QUERIES>
+INLINE void match_many_from(const Attention& a, const float* queries, const float* keys, int64_t query, int64_t first,
+                            int64_t count) {
+    constexpr int V = kManyVectors, W = kManyWide;
+    for (; query + QUERIES <= a.count; query += QUERIES) {
+        const float* own = queries + query * a.width;
+        float* out = a.out + query * a.out_stride + first;
+        int64_t at = 0;
+        for (; at + W <= count; at += W) many_scores<QUERIES, V>(own, keys + at, a.width, out + at, a.out_stride);
+        for (; at < count; at += kLanes) many_scores<QUERIES, 1>(own, keys + at, a.width, out + at, a.out_stride);
+    }
+    if constexpr (QUERIES > 1) match_many_from<(QUERIES + 1) / 2>(a, queries, keys, query, first, count);
+}
+
+void match_many(const Attention& a, int64_t blocks) {
+    float *keys = a.scratch, *queries = keys + a.width * kTile;
+    for (int64_t q = 0; q < a.count; q++) widen_query(a, q, queries + q * a.width);
+    for (int64_t block = 0; block < blocks; block += kTile / 16) {
+        const int64_t count = blocks - block < kTile / 16 ? blocks - block : kTile / 16;
+        widen_keys(a, block, count, keys);
+        match_many_from<kManyQueries>(a, queries, keys, 0, block * 16, count * 16);
     }
 }
 

@@ -248,8 +248,8 @@ struct ByTiles {
 
 namespace sprachbund {
 extern const Kernels amx_kernels, amx_int8_kernels;
-const Kernels amx_kernels = table("amx", attend_many<ByTiles>, product_by_tiles);
-const Kernels amx_int8_kernels = table("amx", attend, product_by_tiles);  // without tiles of bf16
+const Kernels amx_kernels = table("amx", attend_many<ByTiles>, match, product_by_tiles);
+const Kernels amx_int8_kernels = table("amx", attend, match, product_by_tiles);  // without tiles of bf16
 }  // namespace sprachbund
 
 END_TARGET

@@ -128,7 +128,7 @@ void wide_product(const Tokens& tokens, const Matrix& m, int64_t first_block, in
 
 namespace sprachbund {
 extern const Kernels avx2_kernels;
-const Kernels avx2_kernels = table("avx2", attend_many<Widened>, wide_product);
+const Kernels avx2_kernels = table("avx2", attend_many<Widened>, match_many, wide_product);
 }  // namespace sprachbund
 
 END_TARGET

@@ -9,7 +9,7 @@ TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma")
 
 namespace sprachbund {
 extern const Kernels avx512_kernels;
-const Kernels avx512_kernels = table("avx512", attend);
+const Kernels avx512_kernels = table("avx512", attend, match);
 }  // namespace sprachbund
 
 END_TARGET

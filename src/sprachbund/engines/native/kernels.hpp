@@ -70,6 +70,10 @@ struct Heads {
     int64_t blocks;           // of 16 positions in every row's keys
     const int64_t* row;       // of every token
     const int64_t* position;  // of every token in its row
+    // Of attention by content and by distance, else null: a query has two forms, with a vector of each head added.
+    uint16_t* by_distance = nullptr;         // tokens x heads x width; `queries` are those by content
+    const float* content_bias = nullptr;     // heads x width
+    const float* distance_bias = nullptr;    // heads x width
 };
 
 // `times` multiplies what is there already, as `add` adds to it.
@@ -111,9 +115,11 @@ struct Attention {
     const Eight* eight;  // null, or in place of keys and values; `width` is then kWidestEight at most
     int64_t segments = 0;        // of `attend_segments`: runs of keys and values that lie one after another
     int64_t segment_stride = 0;  // numbers from one's keys to the next one's, and of values
+    const float* bias = nullptr;  // of `attend` in bf16 and `attend_many`, or null: added to the scores, `factor` not applied
+    int64_t bias_stride = 0;      // from query to query; every row can be read up to a multiple of 16 positions
 };
 
-// A convolution over time of every channel by itself; a norm and SiLU follow it.
+// A convolution over time of every channel by itself; a norm, unless its gain is null, and SiLU follow it.
 struct Depthwise {
     const float* taps;  // count x channels, padded to 16
     const float* bias;
@@ -150,6 +156,9 @@ struct Kernels {
     void (*attend_many)(const Attention& attention);
     // One softmax over the first positions of several segments, as many of each; one query at a time, without weights.
     void (*attend_segments)(const Attention& attention);
+    // Scores alone, `factor` applied, of all positions in so many blocks of keys: out_stride is 16 times as many or more.
+    // kManyAtOnce queries or fewer; scratch of many_scratch(width).
+    void (*match)(const Attention& attention, int64_t blocks);
     // A key, or a value, of one head to 8 bits, as position `inside` of a block; returns its scale.
     float (*keep_key)(const float* x, int64_t width, int8_t* block, int64_t inside, float* offset);
     float (*keep_value)(const float* x, int64_t width, int8_t* block, int64_t inside);

@@ -139,10 +139,10 @@ void depthwise(const float* x, int64_t count, int64_t width, int64_t padded, con
                 y += load<F16>(x + (t + tap) * padded + i) * load<F16>(d.taps + tap * padded + i);
             store(row + i, y);
         }
-        float mean, scale;
-        moments(row, width, mean, scale);
+        float mean = 0, scale = 1;
+        if (d.norm.gain) moments(row, width, mean, scale);
         for (int64_t i = 0; i < padded; i += 16) {
-            F16 y = normed(row, mean, scale, d.norm, i);
+            F16 y = d.norm.gain ? normed(row, mean, scale, d.norm, i) : load<F16>(row + i);
             store(row + i, y * sigmoid(y));
         }
     }
@@ -150,13 +150,18 @@ void depthwise(const float* x, int64_t count, int64_t width, int64_t padded, con
 
 // Sixteen consecutive rows of the product belong to one head, as heads are padded to 16.
 INLINE void to_heads(const Heads& h, int64_t token, int64_t block, F16 y) {
-    Halves16 halves = to_bf16(y);
     int64_t per_head = h.width / 16, part = block / (h.heads * per_head);
     int64_t head = block / per_head % h.heads, group = block % per_head;
     if (h.parts[part] == 'q') {
-        store(h.queries + (token * h.heads + head) * h.width + group * 16, halves);
+        const int64_t inside = head * h.width + group * 16, at = token * h.heads * h.width + inside;
+        if (h.by_distance) {
+            store(h.by_distance + at, to_bf16(y + load<F16>(h.distance_bias + inside)));
+            y += load<F16>(h.content_bias + inside);
+        }
+        store(h.queries + at, to_bf16(y));
         return;
     }
+    Halves16 halves = to_bf16(y);
     int64_t position = h.position[token], inside = position % 16;
     int64_t base = ((h.row[token] * h.heads + head) * h.blocks + position / 16) * 16 * h.width + group * 256;
     if (h.parts[part] == 'k') {
@@ -304,6 +309,11 @@ INLINE void scores(const Attention& a, int64_t query, int64_t block, float* out,
     }
 }
 
+// Scores and what is added to them, of `count` positions, a multiple of 16.
+INLINE void add_bias(float* scores, const float* bias, int64_t count) {
+    for (int64_t i = 0; i < count; i += 16) store(scores + i, load<F16>(scores + i) + load<F16>(bias + i));
+}
+
 // Exponentials of `length` of the scores and zeros up to `padded`, in bf16 too; returns 1 / their sum.
 INLINE float soften(float* scores, uint16_t* halves, int64_t length, int64_t padded) {
     F16 most = all(-3.0e38f);
@@ -367,6 +377,7 @@ INLINE void attend_some(const Attention& a, int64_t query) {
     for (; block < padded / 16; block++) scores<QUERIES, 1>(a, query, block, probabilities, padded);
     float factor[QUERIES];
     for (int q = 0; q < QUERIES; q++) {
+        if (a.bias) add_bias(probabilities + q * padded, a.bias + (query + q) * a.bias_stride, padded);
         factor[q] = soften(probabilities + q * padded, halves + q * padded, a.lengths[query + q], padded);
         give_weights(a, query + q, probabilities + q * padded, padded, factor[q]);
     }
@@ -380,6 +391,22 @@ template <int QUERIES>
 INLINE void attend_from(const Attention& a, int64_t query) {
     for (; query + QUERIES <= a.count; query += QUERIES) attend_some<QUERIES>(a, query);
     if constexpr (QUERIES > 1) attend_from<fewer(QUERIES)>(a, query);
+}
+
+template <int QUERIES>
+INLINE void match_from(const Attention& a, int64_t query, int64_t blocks) {
+    constexpr int BLOCKS = kSums / QUERIES < 4 ? kSums / QUERIES : 4;
+    for (; query + QUERIES <= a.count; query += QUERIES) {
+        int64_t block = 0;
+        float* out = a.out + query * a.out_stride;
+        for (; block + BLOCKS <= blocks; block += BLOCKS) scores<QUERIES, BLOCKS>(a, query, block, out, a.out_stride);
+        for (; block < blocks; block++) scores<QUERIES, 1>(a, query, block, out, a.out_stride);
+    }
+    if constexpr (QUERIES > 1) match_from<fewer(QUERIES)>(a, query, blocks);
+}
+
+void match(const Attention& a, int64_t blocks) {
+    match_from<(kSums < 16 ? kSums / 2 : kQueriesAtOnce)>(a, 0, blocks);
 }
 
 // As `mix`, over all segments.
@@ -435,10 +462,11 @@ void attend(const Attention& a) {
 
 namespace {
 
-// Vectors with products of bf16 take `attend` for many queries too: eight at once are faster than widening.
+// Vectors with products of bf16 take `attend` and `match` for many queries too: eight at once are faster than widening.
 constexpr Kernels table(const char* name, decltype(Kernels::attend_many) many = attend_many<Widened>,
-                        decltype(Kernels::product) multiplies = product) {
-    return {name, quantize, multiplies, attend, many, attend_segments, keep_key, keep_value, normalise, likeliest, gate, depthwise};
+                        decltype(Kernels::match) matches = match_many, decltype(Kernels::product) multiplies = product) {
+    return {name, quantize, multiplies, attend, many, attend_segments, matches,
+            keep_key, keep_value, normalise, likeliest, gate, depthwise};
 }
 
 }  // namespace

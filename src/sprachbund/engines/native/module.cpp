@@ -12,6 +12,7 @@
 
 #include "causal.hpp"
 #include "drafts.hpp"
+#include "fastconformer.hpp"
 #include "peak.hpp"
 #include "weights.hpp"
 
@@ -453,7 +454,65 @@ struct PyLinear {
     }
 };
 
-// Matrices have the names of the modules that they were packed from.
+// Matrices have the names of the modules that they were packed from, and so have those of causal language models.
+struct PyFastConformer {
+    Weights weights;
+    std::unique_ptr<FastConformer> model;
+
+    PyFastConformer(const nb::dict& arrays, const std::string& isa, std::shared_ptr<Team> team, int64_t width,
+                    int64_t heads, int64_t num_layers, int64_t kernel_size, const std::string& activation)
+        : weights(arrays) {
+        if (width < 16 || width % 16 || heads < 1 || width % (16 * heads) || kernel_size < 1 || kernel_size % 2 == 0)
+            throw nb::value_error("sizes that no FastConformer of these kernels has");
+        const Then then = activation_named(activation);
+        std::vector<FastLayer> layers;
+        int64_t hidden = 0;
+        for (int64_t i = 0; i < num_layers; i++) {
+            const std::string at = "layers." + std::to_string(i) + ".", attention = at + "attention.";
+            const std::string convolution = at + "convolution.";
+            layers.push_back({weights.feed_forward(at + "feed_forward_in", width, then, ".matrix"),
+                              weights.norm(at + "attention_norm", width),
+                              weights.matrix(attention + "query.matrix", width, width),
+                              weights.matrix(attention + "key.matrix", width, width),
+                              weights.matrix(attention + "value.matrix", width, width),
+                              weights.matrix(attention + "distance.matrix", width, width),
+                              weights.matrix(attention + "out.matrix", width, width),
+                              weights.get<float>(attention + "content_bias", {width}),
+                              weights.get<float>(attention + "distance_bias", {width}),
+                              {weights.norm(convolution + "norm", width),
+                               weights.matrix(convolution + "gate.matrix", 2 * width, width),
+                               {weights.get<float>(convolution + "taps", {kernel_size, width}),
+                                weights.get<float>(convolution + "bias", {width}), kernel_size, Norm{}},
+                               weights.matrix(convolution + "out.matrix", width, width)},
+                              weights.feed_forward(at + "feed_forward_out", width, then, ".matrix"),
+                              weights.norm(at + "norm", width)});
+            for (const FeedForward* forward : {&layers.back().first, &layers.back().last}) {
+                check_hidden(*forward);
+                hidden = std::max(hidden, forward->expand.blocks * 16);
+            }
+        }
+        model = std::make_unique<FastConformer>(chosen(isa), std::move(team), Shape{width, heads, width / heads, hidden},
+                                                std::move(layers), weights.get<float>("rates", {width / 2}));
+    }
+
+    void encode(const Array<float>& x, const Array<const int64_t>& counts) {
+        const int64_t count = length(x, 0, "x"), utterances = length(counts, 0, "counts");
+        expect(x, {count, model->shape.width}, "x");
+        expect(counts, {utterances}, "counts");
+        int64_t total = 0;
+        for (int64_t i = 0; i < utterances; i++) {
+            if (counts.data()[i] < 0 || counts.data()[i] > count - total)
+                throw nb::value_error("the utterances have other frames than come in");
+            total += counts.data()[i];
+        }
+        if (total != count) throw nb::value_error("the utterances have other frames than come in");
+        float* data = x.data();
+        const int64_t* each = counts.data();
+        nb::gil_scoped_release free;
+        if (count > 0) model->encode(data, each, utterances);
+    }
+};
+
 struct PyCausalLM {
     Weights weights;
     std::unique_ptr<CausalLM> model;
@@ -841,6 +900,12 @@ NB_MODULE(_native, m) {
              nb::arg("embedding_scale"), nb::arg("residual_scale"), nb::arg("attention_scale"))
         .def("step", &PyCausalLM::step, nb::arg("embedded").noconvert(), nb::arg("counts"), nb::arg("held"),
              nb::arg("own").noconvert(), nb::arg("logits").noconvert().none());
+    nb::class_<PyFastConformer>(m, "FastConformer")
+        .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, int64_t, int64_t,
+                      const std::string&>(),
+             nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("width"), nb::arg("heads"),
+             nb::arg("num_layers"), nb::arg("kernel_size"), nb::arg("activation"))
+        .def("encode", &PyFastConformer::encode, nb::arg("x").noconvert(), nb::arg("counts"));
     nb::class_<PyStem>(m, "Stem")
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, const Lengths&,
                       const Lengths&>(),

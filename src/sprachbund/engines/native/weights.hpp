@@ -99,10 +99,12 @@ class Weights {
         return m;
     }
 
-    FeedForward feed_forward(const std::string& name, int64_t width, Then activation) const {
-        const int64_t hidden = length(find(name + ".expand.scale"), 0, "expand");
-        return {norm(name + ".norm", width), matrix(name + ".expand", hidden, width),
-                matrix(name + ".contract", width, inputs(name + ".contract")), activation};
+    // `of` stands behind the names of its matrices.
+    FeedForward feed_forward(const std::string& name, int64_t width, Then activation, const std::string& of = "") const {
+        const std::string expand = name + ".expand" + of, contract = name + ".contract" + of;
+        const int64_t hidden = length(find(expand + ".scale"), 0, "expand");
+        return {norm(name + ".norm", width), matrix(expand, hidden, width), matrix(contract, width, inputs(contract)),
+                activation};
     }
 
     ConformerParts conformer(const std::string& layer, int64_t width, int64_t taps, Then activation) const {

@@ -1,0 +1,234 @@
+// Frames pass through the parts of a layer so many at a time, so that what lies between two products stays in the caches;
+// threads share the rows of a matrix, so that every weight is read once a pass. Attention sees all frames of an utterance,
+// and the convolution those beside its own, so a layer has three rounds of passes.
+#include "fastconformer.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace sprachbund {
+
+namespace {
+
+constexpr int64_t kPass = 192;          // frames
+constexpr int64_t kReach = 64;          // distances become known so many at a time
+constexpr int64_t kUnit = kManyAtOnce;  // queries
+
+int64_t margin(const std::vector<FastLayer>& layers) {
+    int64_t most = 0;
+    for (const FastLayer& layer : layers) most = std::max(most, layer.convolution.depthwise.count / 2);
+    return most;
+}
+
+}  // namespace
+
+FastConformer::FastConformer(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape_,
+                             std::vector<FastLayer> layers, const float* rates)
+    : shape(shape_),
+      kernels_(kernels),
+      team_(std::move(team)),
+      layers_(std::move(layers)),
+      rates_(rates),
+      margin_(margin(layers_)),
+      attention_(static_cast<size_t>(team_->size())),
+      biases_(static_cast<size_t>(team_->size())),
+      distances_(layers_.size()) {}
+
+void FastConformer::encode(float* x, const int64_t* counts, int64_t utterances) {
+    std::lock_guard<std::mutex> one_call(calls_);
+    prepare(counts, utterances);
+    team_->run([&](int thread) { work(thread, x); });
+    // What comes next has no use for what grows with the frames.
+    for (Scratch<float>* floats : {&mixed_, &gated_}) floats->give_back();
+    for (Scratch<uint16_t>* halves : {&queries_, &by_distance_, &keys_, &values_}) halves->give_back();
+}
+
+void FastConformer::prepare(const int64_t* counts, int64_t utterances) {
+    for (auto* list : {&begins_, &row_, &position_, &lengths_}) list->clear();
+    counts_.assign(counts, counts + utterances);
+    units_.clear();
+    int64_t longest = 0;
+    for (int64_t row = 0; row < utterances; row++) {
+        const int64_t count = counts[row];
+        longest = std::max(longest, count);
+        begins_.push_back(static_cast<int64_t>(row_.size()));
+        row_.insert(row_.end(), static_cast<size_t>(count), row);
+        lengths_.insert(lengths_.end(), static_cast<size_t>(kUnit), count);
+        for (int64_t i = 0; i < count; i++) position_.push_back(i);
+        for (int64_t head = 0; head < shape.heads; head++)
+            for (int64_t i = 0; i < count; i += kUnit) units_.push_back({row, head, i, std::min(kUnit, count - i)});
+    }
+    know(longest);
+    const int64_t frames = static_cast<int64_t>(row_.size()), width = shape.width;
+    const int64_t most = std::min(frames, kPass), hidden = std::max(up(shape.hidden, 16), 2 * width);
+    blocks_ = up(longest, 16) / 16;
+    const int64_t keys = utterances * blocks_ * 16 * width, gated = (frames + (utterances + 1) * margin_) * width;
+    shared_.values.at_least(most * hidden);
+    shared_.scale.at_least(most);
+    hidden_.at_least(most * hidden);
+    mixed_.at_least(frames * width);
+    queries_.at_least(frames * width);
+    by_distance_.at_least(frames * width);
+    std::fill_n(keys_.at_least(keys), keys, uint16_t{0});
+    std::fill_n(values_.at_least(keys), keys, uint16_t{0});
+    std::fill_n(gated_.at_least(gated), gated, 0.0f);
+    for (auto& a : attention_) a.at_least(std::max(attention_scratch(longest), many_scratch(shape.head_width)));
+    // Biases of all queries of a unit, in whole blocks at both ends; the last row is read up to a multiple of 16.
+    for (auto& b : biases_) b.at_least(kUnit * (up(longest + kUnit, 16) + 16) + 16);
+}
+
+// Distances from longest - 1 to 1 - longest; nothing is done where they are known.
+void FastConformer::know(int64_t longest) {
+    if (longest <= reach_) return;
+    const int64_t reach = up(longest, kReach), count = 2 * reach - 1, width = shape.width, size = up(count, 16) * width;
+    reach_ = 0;  // until all have been made
+    for (auto& d : distances_) std::fill_n(d.at_least(size), size, uint16_t{0});
+    Quantized signals;
+    signals.values.at_least(count * width);
+    signals.scale.at_least(count);
+    const std::vector<int64_t> row(static_cast<size_t>(count), 0);
+    std::vector<int64_t> place(static_cast<size_t>(count));
+    for (int64_t p = 0; p < count; p++) place[static_cast<size_t>(p)] = p;
+    Scratch<float> made;
+    float* signal = made.at_least(team_->size() * width);
+    team_->run([&](int thread) {
+        const Range mine = team_->share(thread, count);
+        float* own = signal + thread * width;
+        for (int64_t p = mine.begin; p < mine.end; p++) {
+            for (int64_t i = 0; i < width / 2; i++) {
+                const float angle = static_cast<float>(reach - 1 - p) * rates_[i];
+                own[2 * i] = std::sin(angle);
+                own[2 * i + 1] = std::cos(angle);
+            }
+            kernels_->quantize(own, width, 1, width, nullptr, signals.values.data() + p * width, width,
+                               signals.scale.data() + p);
+        }
+        team_->barrier();
+        for (size_t i = 0; i < layers_.size(); i++) {
+            const Heads heads{"k",     shape.heads,          shape.head_width, nullptr, distances_[i].data(),
+                              nullptr, up(count, 16) / 16, row.data(),       place.data()};
+            const Range rows = team_->share(thread, layers_[i].distance.blocks);
+            kernels_->product({signals.values.data(), width, signals.scale.data(), count}, layers_[i].distance,
+                              rows.begin, rows.end, {Then::heads, nullptr, 0, &heads, 0});
+        }
+    });
+    reach_ = reach;
+}
+
+void FastConformer::work(int thread, float* x) {
+    const int64_t frames = static_cast<int64_t>(row_.size());
+    auto in_passes = [&](auto&& each) {
+        for (int64_t at = 0; at < frames; at += kPass) each(x + at * shape.width, Range{at, std::min(at + kPass, frames)});
+    };
+    for (size_t i = 0; i < layers_.size(); i++) {
+        const FastLayer& layer = layers_[i];
+        in_passes([&](float* at, Range pass) {
+            feed_forward(thread, layer.first, at, pass);
+            heads(thread, layer, at, pass);
+        });
+        attend(thread, distances_[i].data());
+        in_passes([&](float* at, Range pass) { gate(thread, layer, at, pass); });
+        in_passes([&](float* at, Range pass) {
+            convolve(thread, layer, at, pass);
+            feed_forward(thread, layer.last, at, pass);
+            const Range mine = team_->share(thread, pass.end - pass.begin);
+            kernels_->normalise(at + mine.begin * shape.width, mine.end - mine.begin, shape.width, shape.width,
+                                layer.last_norm);
+            team_->barrier();
+        });
+    }
+}
+
+void FastConformer::feed_forward(int thread, const FeedForward& forward, float* x, Range pass) {
+    const int64_t hidden = forward.expand.blocks * 16, count = pass.end - pass.begin;
+    multiply(thread, quantized(thread, x, shape.width, &forward.norm, count), forward.expand,
+             {forward.activation, hidden_.data(), hidden, nullptr, 0});
+    multiply(thread, quantized(thread, hidden_.data(), hidden, nullptr, count), forward.contract,
+             {Then::add, x, shape.width, nullptr, 0, 0.5f});
+}
+
+void FastConformer::heads(int thread, const FastLayer& layer, const float* x, Range pass) {
+    const Tokens tokens = quantized(thread, x, shape.width, &layer.norm, pass.end - pass.begin);
+    Heads heads{"",      shape.heads, shape.head_width, queries_.data(),     keys_.data(),       values_.data(),
+                blocks_, row_.data(), position_.data(), by_distance_.data(), layer.content_bias, layer.distance_bias};
+    auto project = [&](const char* part, const Matrix& matrix) {
+        heads.parts = part;
+        const Range rows = team_->share(thread, matrix.blocks);
+        kernels_->product(tokens, matrix, rows.begin, rows.end, {Then::heads, nullptr, 0, &heads, pass.begin});
+    };
+    project("q", layer.query);
+    project("k", layer.key);
+    project("v", layer.value);
+    team_->barrier();
+}
+
+// Threads take turns, since utterances have different lengths.
+void FastConformer::attend(int thread, const uint16_t* distances) {
+    const int64_t width = shape.head_width, all = shape.width, known = up(2 * reach_ - 1, 16) / 16;
+    float* scratch = attention_[static_cast<size_t>(thread)].data();
+    float* biases = biases_[static_cast<size_t>(thread)].data();
+    for (size_t i = static_cast<size_t>(thread); i < units_.size(); i += static_cast<size_t>(team_->size())) {
+        const Unit& unit = units_[i];
+        const int64_t length = counts_[static_cast<size_t>(unit.utterance)];
+        const int64_t at = (begins_[static_cast<size_t>(unit.utterance)] + unit.first) * all + unit.head * width;
+        const int64_t keys = (unit.utterance * shape.heads + unit.head) * blocks_ * 16 * width;
+        // Key k is k places after key 0, which for the first query of the unit is at `place`, for the next one before it.
+        const int64_t place = reach_ - 1 - unit.first, block = (place - unit.count + 1) / 16;
+        const int64_t blocks = (place + length - 1) / 16 + 1 - block;
+        kernels_->match({by_distance_.data() + at, all, distances + (unit.head * known + block) * 16 * width, nullptr,
+                         nullptr, unit.count, width, shape.factor(), biases, blocks * 16, nullptr, 0, scratch, nullptr},
+                        blocks);
+        Attention attention{queries_.data() + at, all, keys_.data() + keys, values_.data() + keys,
+                            lengths_.data() + unit.utterance * kUnit, unit.count, width, shape.factor(),
+                            mixed_.data() + at, all, nullptr, 0, scratch, nullptr};
+        attention.bias = biases + place - block * 16;
+        attention.bias_stride = blocks * 16 - 1;
+        kernels_->attend_many(attention);
+    }
+    team_->barrier();
+}
+
+// What attention gives, and what is gated of it for the convolution.
+void FastConformer::gate(int thread, const FastLayer& layer, float* x, Range pass) {
+    const int64_t width = shape.width, count = pass.end - pass.begin;
+    multiply(thread, quantized(thread, mixed_.data() + pass.begin * width, width, nullptr, count), layer.out,
+             {Then::add, x, width, nullptr, 0});
+    multiply(thread, quantized(thread, x, width, &layer.convolution.norm, count), layer.convolution.gate,
+             {Then::keep, hidden_.data(), 2 * width, nullptr, 0});
+    const Range mine = team_->share(thread, count);
+    for (int64_t i = mine.begin; i < mine.end; i++) {
+        const int64_t frame = pass.begin + i, place = frame + (row_[static_cast<size_t>(frame)] + 1) * margin_;
+        kernels_->gate(hidden_.data() + i * 2 * width, 1, width, gated_.data() + place * width);
+    }
+    team_->barrier();
+}
+
+void FastConformer::convolve(int thread, const FastLayer& layer, float* x, Range pass) {
+    const Depthwise& depthwise = layer.convolution.depthwise;
+    const int64_t width = shape.width, count = pass.end - pass.begin;
+    const Range mine = team_->share(thread, count);
+    for (int64_t i = mine.begin; i < mine.end; i++) {
+        const int64_t frame = pass.begin + i, place = frame + (row_[static_cast<size_t>(frame)] + 1) * margin_;
+        kernels_->depthwise(gated_.data() + (place - depthwise.count / 2) * width, 1, width, width, depthwise,
+                            hidden_.data() + i * width);
+    }
+    // Each thread quantizes the frames that it has convolved.
+    multiply(thread, quantized(thread, hidden_.data(), width, nullptr, count), layer.convolution.out,
+             {Then::add, x, width, nullptr, 0});
+}
+
+Tokens FastConformer::quantized(int thread, const float* x, int64_t width, const Norm* norm, int64_t count) {
+    const Range mine = team_->share(thread, count);
+    kernels_->quantize(x + mine.begin * width, width, mine.end - mine.begin, width, norm,
+                       shared_.values.data() + mine.begin * width, width, shared_.scale.data() + mine.begin);
+    team_->barrier();
+    return {shared_.values.data(), width, shared_.scale.data(), count};
+}
+
+void FastConformer::multiply(int thread, const Tokens& tokens, const Matrix& matrix, const Sink& sink) {
+    const Range rows = team_->share(thread, matrix.blocks);
+    kernels_->product(tokens, matrix, rows.begin, rows.end, sink);
+    team_->barrier();
+}
+
+}  // namespace sprachbund

@@ -1,0 +1,126 @@
+"""A FastConformer encoder whose layers the native kernels compute as a whole: Parakeet, Canary, Cohere ASR.
+
+Its matrices are packed one by one, as `native_linear` packs them, so that one packed file serves both ways. Norms,
+convolutions, biases of the attention and the rates of its signals are small and come from the model; the batch norm
+behind a convolution becomes part of its taps.
+
+Shapes: B rows, T mel frames, S frames, N of them in all rows, M mel bins, D width, H heads, W width of a head, K taps.
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sprachbund.engines.extension import enough_memory, native
+from sprachbund.engines.native_linear import NativeModule, matrix_of, with_native_linears
+from sprachbund.engines.packing import BLOCK, Arrays
+from sprachbund.nn.fast_conformer import Convolution, FastConformerEncoder, FastConformerLayer
+from sprachbund.nn.feed_forward import ACTIVATIONS, FeedForward, Route
+from sprachbund.nn.quantized import BlockLinear
+from sprachbund.nn.streaming_conformer import RelativeAttention, distance_rates
+
+_MODULES = (Convolution, FeedForward, RelativeAttention, nn.LayerNorm, nn.BatchNorm1d, nn.Conv1d)
+_PARTS = (*_MODULES, nn.Linear, BlockLinear)
+_EPSILON = 1e-5  # as the kernels have it
+
+
+def why_not_fastconformer(module: nn.Module) -> str | None:
+    """Why the kernels cannot compute an encoder's layers as a whole; None when they can."""
+    if not isinstance(module, FastConformerEncoder) or type(module) is not FastConformerEncoder:
+        return f"it is of the kind {type(module).__name__}"
+    layers = list(module.layers)
+    if strange := [layer for layer in layers if type(layer) is not FastConformerLayer]:
+        return f"it has layers of the kind {type(strange[0]).__name__}"
+    parts = [part for layer in layers for part in list(layer.modules())[1:]]
+    if other := [part for part in parts if type(part) not in _PARTS]:
+        return f"its layers have parts of the kind {type(other[0]).__name__}"
+    if any(isinstance(part, nn.LayerNorm) and part.eps != _EPSILON for part in parts):
+        return f"its norms have another epsilon than {_EPSILON:g}"
+    activations = {part.activation for part in parts if isinstance(part, FeedForward)}
+    if len(activations) > 1 or not activations <= ACTIVATIONS.keys():
+        return f"the activations of its feed-forwards are {' and '.join(sorted(activations))}"
+    width, heads, kernel_size = module.shape.width, module.shape.num_heads, module.shape.kernel_size
+    if width % (BLOCK * heads):
+        return f"its heads are {width / heads:g} wide, which is no multiple of {BLOCK}"
+    attentions = [part for part in parts if isinstance(part, RelativeAttention)]
+    if any(a.content_bias.shape != (heads, width // heads) for a in attentions):
+        return "its layers have different heads"
+    sizes = {part.kernel_size for part in parts if isinstance(part, nn.Conv1d)}
+    return None if sizes == {(kernel_size,)} else "its convolutions have different sizes"
+
+
+class NativeFastConformer(NativeModule):
+    """Stands for a `FastConformerEncoder` whose `why_not_fastconformer` is None; it has no gradient.
+
+    Args:
+        encoder: gives the small arrays, and the convolutions before the layers, which torch computes.
+        arrays: its packed linear layers, NAME.matrix; they may be mapped from a file.
+        team: threads.
+        instruction_set: name of the kernels.
+    """
+
+    def __init__(
+        self, encoder: FastConformerEncoder, arrays: Arrays, team: Any, instruction_set: str
+    ) -> None:
+        layers = {name: a for name, a in arrays.items() if name.startswith("layers.")}
+        super().__init__(layers)
+        self.shape = encoder.shape
+        before = {name.removeprefix("stem."): a for name, a in arrays.items() if name not in layers}
+        self.stem = with_native_linears(encoder.stem, partial(matrix_of, before), team, instruction_set)
+        first: Any = encoder.layers[0]
+        self._native = native().FastConformer(
+            layers | _small(encoder),
+            instruction_set,
+            team,
+            width=self.shape.width,
+            heads=self.shape.num_heads,
+            num_layers=self.shape.num_layers,
+            kernel_size=self.shape.kernel_size,
+            activation=first.feed_forward_in.activation,
+        )
+
+    @enough_memory()
+    def forward(self, mel: Tensor, num_mel: Tensor, route: Route | None = None) -> tuple[Tensor, Tensor]:
+        """States (B, S, D) of log-mel (B, T, M), zeros behind the valid ones, and how many of them are valid (B,).
+
+        Args:
+            mel: log-mel.
+            num_mel: valid frames (B,).
+            route: not used.
+        """
+        x, num_frames = self.stem(mel, num_mel)
+        valid = torch.arange(x.shape[1]) < num_frames[:, None]
+        frames = x[valid].detach().float()  # a copy
+        if self.shape.scale_input:
+            frames *= math.sqrt(self.shape.width)
+        self._native.encode(frames, num_frames)
+        states = x.new_zeros(x.shape)
+        states[valid] = frames.to(x.dtype)
+        return states, num_frames
+
+
+def _small(encoder: FastConformerEncoder) -> Arrays:
+    """Norms as NAME.gain and NAME.bias, taps (K, D) and biases of convolutions, vectors of the attention, rates."""
+    arrays = {"rates": distance_rates(encoder.shape.width)}
+    for name, part in encoder.layers.named_modules(prefix="layers"):
+        if isinstance(part, nn.LayerNorm):
+            arrays |= {f"{name}.gain": part.weight, f"{name}.bias": part.bias}
+        elif isinstance(part, RelativeAttention):
+            biases = {"content_bias": part.content_bias, "distance_bias": part.distance_bias}
+            arrays |= {f"{name}.{key}": bias.flatten() for key, bias in biases.items()}
+        elif isinstance(part, Convolution):
+            taps, bias = _folded(part.depthwise, part.inner_norm)
+            arrays |= {f"{name}.taps": taps, f"{name}.bias": bias}
+    return {name: a.detach().float().contiguous() for name, a in arrays.items()}
+
+
+def _folded(depthwise: nn.Conv1d, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Taps (K, D) and bias (D,) of a convolution and the batch norm behind it, by its stored statistics."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+    bias = -norm.running_mean if depthwise.bias is None else depthwise.bias - norm.running_mean
+    return depthwise.weight[:, 0].T * factor, bias * factor + norm.bias

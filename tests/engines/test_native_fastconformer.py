@@ -1,0 +1,287 @@
+"""FastConformer encoders that the kernels compute as a whole, beside torch with the same roundings."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sprachbund.engines.choice import engine_for
+from sprachbund.engines.extension import instruction_sets, native
+from sprachbund.engines.native_engine import native_parts_of
+from sprachbund.engines.native_fastconformer import NativeFastConformer, why_not_fastconformer
+from sprachbund.engines.native_linear import pack_linears
+from sprachbund.models.weights import quantize_rows
+from sprachbund.nn import streaming_conformer
+from sprachbund.nn.fast_conformer import FastConformerEncoder, FastConformerShape
+from sprachbund.nn.feed_forward import SplitFeedForward
+from sprachbund.nn.quantized import BlockLinear, quantize_blocks
+from sprachbund.nn.streaming_conformer import RelativeAttention, distance_signals
+from tests.engines.support import needs_native, on_every_set, quantize_reference, randomised, relative_error
+from tests.models.contract import BUILDERS
+
+pytestmark = needs_native
+BEST = (instruction_sets() or ("portable",))[0]
+SIZES: dict[str, Any] = {
+    "num_mel_bins": 16,
+    "width": 32,
+    "num_heads": 2,
+    "num_layers": 2,
+    "feed_forward_width": 50,
+    "kernel_size": 5,
+    "stem_channels": 12,
+}
+"""One feed-forward that is no multiple of the kernels' blocks."""
+WIDER: dict[str, Any] = {"width": 96, "num_heads": 3, "feed_forward_width": 192, "kernel_size": 9}
+
+
+def made(seed: int = 0, **more: Any) -> FastConformerEncoder:
+    """Every weight, bias, norm and statistic random, so that none can be lost unseen."""
+    encoder = randomised(FastConformerEncoder(FastConformerShape(**SIZES | more)), seed)
+    for part in encoder.modules():
+        if isinstance(part, nn.BatchNorm1d):
+            assert part.running_mean is not None
+            assert part.running_var is not None
+            part.running_mean.normal_(0, 0.3)
+            part.running_var.uniform_(0.5, 2.0)
+            part.weight.uniform_(0.5, 1.5)
+        elif isinstance(part, RelativeAttention):
+            part.content_bias.normal_(0, 0.5)
+            part.distance_bias.normal_(0, 0.5)
+    return encoder
+
+
+def whole(encoder: FastConformerEncoder, isa: str = BEST, weights: Any = "int8", threads: int = 1) -> Any:
+    assert why_not_fastconformer(encoder) is None
+    return NativeFastConformer(encoder, pack_linears(encoder, weights), native().Team(threads), isa)
+
+
+def frames(width: int, *lengths: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(length, width, generator=generator) for length in lengths]
+
+
+def layers_of(found: Any, given: list[Tensor]) -> list[Tensor]:
+    """What the layers make of utterances (S, D) that are encoded together."""
+    x, lengths = torch.cat(given), [len(g) for g in given]
+    found._native.encode(x, torch.tensor(lengths))
+    return list(x.split(lengths))
+
+
+def log_mel(bins: int, *lengths: int) -> tuple[Tensor, Tensor]:
+    """With noise behind the utterances."""
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(len(lengths), max(lengths), bins, generator=generator), torch.tensor(lengths)
+
+
+BF16 = ("amx", "avx512")
+"""Kernels that have probabilities in bf16."""
+
+
+def attention_of(isa: str) -> Callable[..., Tensor]:
+    """In place of `RelativeAttention.forward`: both forms of queries, keys, values and distances in bf16."""
+
+    def forward(
+        self: RelativeAttention, x: Tensor, keys: Tensor, values: Tensor, signals: Tensor, allowed: Tensor
+    ) -> Tensor:
+        def halves(number: Tensor) -> Tensor:
+            return number.to(torch.bfloat16).double()
+
+        query, distance = self.split_heads(self.query(x)), self.split_heads(self.distance(signals)[None])
+        by_distance = halves(query + self.distance_bias[:, None]) @ halves(distance).transpose(-1, -2)
+        scores = halves(query + self.content_bias[:, None]) @ halves(keys).transpose(-1, -2)
+        scores += streaming_conformer._shifted(by_distance)[..., : keys.shape[2]]
+        scores = (scores * query.shape[-1] ** -0.5).masked_fill(~allowed, -torch.inf)
+        grown = (scores - scores.amax(-1, keepdim=True)).exp()
+        mixed = (halves(grown) if isa in BF16 else grown) @ halves(values) / grown.sum(-1, keepdim=True)
+        return self.out(mixed.float().transpose(1, 2).flatten(2))
+
+    return forward
+
+
+def round_linears(
+    encoder: FastConformerEncoder, isa: str, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From here on the encoder's layers compute with weights as they are packed and inputs of products in 8 bits."""
+    for layer in encoder.modules():
+        if isinstance(layer, nn.Linear) and weights == "int4":
+            layer.weight.copy_(quantize_blocks(layer.weight).dequantize())
+        elif isinstance(layer, nn.Linear):
+            values, scale = quantize_rows(layer.weight)
+            layer.weight.copy_(values * scale[:, None])
+
+    def product(self: nn.Linear, x: Tensor) -> Tensor:
+        values, scale = quantize_reference(x.flatten(0, -2))
+        y = ((values.double() - 128) * scale[:, None].double()) @ self.weight.double().T
+        y = y if self.bias is None else y + self.bias.double()
+        return y.float().unflatten(0, x.shape[:-1])
+
+    monkeypatch.setattr(nn.Linear, "forward", product)
+    monkeypatch.setattr(RelativeAttention, "forward", attention_of(isa))
+
+
+@on_every_set
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("more", [{}, WIDER], ids=["narrow", "wider"])
+def test_a_layer_is_torch_with_the_same_roundings(
+    isa: str, weights: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One layer, so that what falls to the other side of a rounding does not spread: such frames are a little off."""
+    encoder = made(num_layers=1, **more)
+    given = frames(encoder.shape.width, 70, 1, 33)
+    found = layers_of(whole(encoder, isa, weights), given)
+    round_linears(encoder, isa, weights, monkeypatch)
+    errors = []
+    for x, y in zip(given, found, strict=True):
+        signals = distance_signals(len(x) - 1, 1 - len(x), encoder.shape.width)
+        wanted = encoder.layers[0](x[None], torch.ones(1, len(x), dtype=torch.bool), signals)[0]
+        errors += [relative_error(f, w) for f, w in zip(y, wanted, strict=True)]
+    assert sorted(errors)[len(errors) * 3 // 4] < 1e-5
+    assert max(errors) < 0.02
+
+
+@on_every_set
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_states_are_near_fp32(isa: str, weights: str) -> None:
+    encoder = made(scale_input=True, **WIDER)
+    mel, num_mel = log_mel(16, 500, 9, 333)
+    found, num_frames = whole(encoder, isa, weights)(mel, num_mel)
+    wanted, counts = encoder(mel, num_mel)
+    assert torch.equal(num_frames, counts)
+    for b, count in enumerate(counts.tolist()):
+        assert (found[b, count:] == 0).all()
+        assert relative_error(found[b, :count], wanted[b, :count]) < (0.04 if weights == "int8" else 0.3)
+
+
+@on_every_set
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_an_utterance_is_the_same_alone_and_beside_others(isa: str, weights: str) -> None:
+    """Bit for bit, on any number of threads; the frames go through the layers in three passes."""
+    encoder, given = made(), frames(32, 150, 3, 0, 200, 49, 1)
+    arrays: Any = pack_linears(encoder, weights)
+
+    def found(threads: int) -> NativeFastConformer:
+        return NativeFastConformer(encoder, arrays, native().Team(threads), isa)
+
+    alone = [layers_of(found(1), [x])[0] if len(x) else x for x in given]
+    for threads in (1, 2, 5):
+        together = layers_of(found(threads), given)
+        assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_distances_become_known_as_utterances_grow() -> None:
+    encoder = made()
+    found = whole(encoder)
+    for x in frames(32, 20, 64, 65, 300, 20, 129):
+        assert torch.equal(layers_of(found, [x])[0], layers_of(whole(encoder), [x])[0])
+
+
+def test_instruction_sets_agree() -> None:
+    encoder = made(**WIDER)
+    outs = [torch.cat(layers_of(whole(encoder, isa), frames(96, 80, 30))) for isa in instruction_sets()]
+    assert max(relative_error(out, outs[0]) for out in outs) < 0.02
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written() -> None:
+    found, x = whole(made()), torch.zeros(10, 32)
+    for counts in ([11], [9], [4, 7], [-1, 11], [5, 4], [2**62, 2**62]):
+        with pytest.raises(ValueError, match="other frames than come in"):
+            found._native.encode(x, torch.tensor(counts))
+    with pytest.raises(ValueError, match="x is"):
+        found._native.encode(torch.zeros(10, 16), torch.tensor([10]))
+    with pytest.raises(ValueError, match="counts is"):
+        found._native.encode(x, torch.tensor([[10]]))
+
+
+def test_weights_are_not_copied_and_stored_codes_stay_as_they_are() -> None:
+    encoder = made()
+    for layer in encoder.layers:
+        layer.attention.query = BlockLinear(
+            quantize_blocks(layer.attention.query.weight), layer.attention.query.bias
+        )
+    arrays = pack_linears(encoder, "int8")
+    found = NativeFastConformer(encoder, arrays, native().Team(1), "portable")
+    assert found.numbers == "int4"
+    [x] = frames(32, 40)
+    before = layers_of(found, [x])[0]
+    arrays["layers.1.feed_forward_out.contract.matrix.values"].zero_()
+    assert not torch.equal(layers_of(found, [x])[0], before)
+
+
+class _Other(nn.Linear):
+    pass
+
+
+def _with(change: Callable[[Any], Any], **more: Any) -> FastConformerEncoder:
+    encoder = made(**more)
+    change(encoder)
+    return encoder
+
+
+def _wider_kernel(encoder: Any) -> None:
+    encoder.layers[1].convolution.depthwise = nn.Conv1d(32, 32, 7, padding=3, groups=32)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "reason"),
+    [
+        (nn.Linear(3, 3), "it is of the kind Linear"),
+        (
+            _with(lambda e: setattr(e, "__class__", type("Sub", (FastConformerEncoder,), {}))),
+            "of the kind Sub",
+        ),
+        (_with(lambda e: setattr(e.layers, "1", nn.Identity())), "it has layers of the kind Identity"),
+        (_with(lambda e: setattr(e.layers[1].attention, "key", _Other(32, 32))), "parts of the kind _Other"),
+        (
+            _with(
+                lambda e: setattr(
+                    e.layers[0], "feed_forward_in", SplitFeedForward(32, 50, [8], torch.zeros(1).long())
+                )
+            ),
+            "parts of the kind SplitFeedForward",
+        ),
+        (
+            _with(lambda e: setattr(e.layers[1].norm, "eps", 1e-3)),
+            "its norms have another epsilon than 1e-05",
+        ),
+        (
+            _with(lambda e: setattr(e.layers[1].feed_forward_in, "activation", "relu")),
+            "the activations of its feed-forwards are relu and silu",
+        ),
+        (_with(lambda e: None, num_heads=4), "its heads are 8 wide, which is no multiple of 16"),
+        (_with(_wider_kernel), "its convolutions have different sizes"),
+        (
+            _with(lambda e: setattr(e.layers[1], "attention", RelativeAttention(32, 4))),
+            "its layers have different heads",
+        ),
+    ],
+)
+def test_why_an_encoder_is_not_computed_as_a_whole(encoder: nn.Module, reason: str) -> None:
+    assert reason in (why_not_fastconformer(encoder) or "")
+
+
+@pytest.mark.parametrize("name", ["Parakeet CTC", "Parakeet TDT", "Canary", "Cohere ASR"])
+def test_a_family_is_told_what_computes_its_parts(name: str, tmp_path: Path) -> None:
+    """Those of the tests have narrow heads; with other ones, the kernels compute the encoder."""
+    family: Any = BUILDERS[name].build(tmp_path)
+    others = "linear layers of encoder" + (" and transducer" if name == "Parakeet TDT" else "")
+    before = "decoder, and " if name == "Canary" else ""
+    assert native_parts_of(family) == (
+        f"{before}{others}; the rest on torch, encoder since its heads are 8 wide, which is no multiple of 16"
+    )
+    shape = family.encoder.shape.model_copy(update={"num_heads": 2})
+    family.encoder = randomised(FastConformerEncoder(shape), 0)
+    chosen: Any = engine_for(family, "native", threads=2, compare=False)
+    assert isinstance(chosen.family.encoder, NativeFastConformer)
+    assert chosen.parts["encoder"].startswith("native, int8")
+    assert native_parts_of(family).startswith(
+        f"{before.removesuffix(', and ')}{', and ' if before else ''}encoder"
+    )
+    samples = [np.random.default_rng(n).standard_normal(n).astype(np.float32) * 0.1 for n in (31000, 20000)]
+    with torch.inference_mode():
+        found, wanted = (each.encode(each.features(samples)) for each in (chosen.family, family))
+    for b, count in enumerate(wanted.num_frames.tolist()):
+        assert relative_error(found.states[b, :count], wanted.states[b, :count]) < 0.05
