@@ -310,8 +310,40 @@ void convolve(const Kernels& k) {
     }
 }
 
+// Convolutions of 3 x 3 and stride 2.
+void halve(const Kernels& k) {
+    const int64_t channels = 16 * between(1, 4), count = between(1, 20), bins = 1 + 2 * count;
+    std::vector<float> taps(static_cast<size_t>(9 * channels)), bias(static_cast<size_t>(channels));
+    std::vector<float> single(static_cast<size_t>(3 * bins)), many(static_cast<size_t>(3 * bins * channels));
+    for (auto* v : {&taps, &bias, &single, &many})
+        for (auto& x : *v) x = normal();
+    const float *of_single[3], *of_many[3];
+    for (int64_t i = 0; i < 3; i++)
+        of_single[i] = single.data() + i * bins, of_many[i] = many.data() + i * bins * channels;
+    const Square square{taps.data(), bias.data(), channels};
+    std::vector<float> spread(static_cast<size_t>(count * channels)), shrunk(spread);
+    k.spread(of_single, count, square, spread.data());
+    k.shrink(of_many, count, square, shrunk.data());
+    for (int64_t bin = 0; bin < count; bin++) {
+        for (int64_t c = 0; c < channels; c++) {
+            double one = bias[static_cast<size_t>(c)], all = one;
+            for (int64_t tap = 0; tap < 9; tap++) {
+                const int64_t at = 2 * bin + tap % 3;
+                const double w = taps[static_cast<size_t>(tap * channels + c)];
+                one += w * of_single[tap / 3][at], all += w * of_many[tap / 3][at * channels + c];
+            }
+            const auto place = static_cast<size_t>(bin * channels + c);
+            expect(near(spread[place], std::fmax(one, 0), 1e-5), k.name, "spreading");
+            expect(near(shrunk[place], all, 1e-5), k.name, "shrinking");
+        }
+    }
+}
+
 void all_of(const Kernels& k) {
-    for (int i = 0; i < 30; i++) product(k), product_four(k), quantize(k), quantize_normed(k), attend(k), convolve(k);
+    for (int i = 0; i < 30; i++) {
+        product(k), product_four(k), quantize(k), quantize_normed(k);
+        attend(k), convolve(k), halve(k);
+    }
     std::printf("%s checked\n", k.name);
 }
 

@@ -30,6 +30,7 @@ from sprachbund.engines.native_linear import (
     pack_linears,
     with_native_linears,
 )
+from sprachbund.engines.native_lstm import replace_lstms
 from sprachbund.engines.options import NativeOptions, WeightNumbers
 from sprachbund.engines.packed_cache import Packed
 from sprachbund.engines.packing import (
@@ -654,12 +655,14 @@ def _with_native_modules(
 
 
 def _native_layers(part: nn.Module, arrays: Arrays, team: Any, kernels: str) -> nn.Module:
-    """A language model or an encoder as a whole where the kernels can, else a part with native linear layers."""
+    """A language model or an encoder as a whole where the kernels can, else a part with native linear layers and LSTMs."""
     if why_not_causal(part) is None:
         return NativeCausalLM(cast(CausalLM, part), arrays, team, kernels)
     if why_not_fastconformer(part) is None:
         return NativeFastConformer(cast(FastConformerEncoder, part), arrays, team, kernels)
-    return with_native_linears(part, partial(matrix_of, arrays), team, kernels)
+    made = with_native_linears(part, partial(matrix_of, arrays), team, kernels)
+    replace_lstms(made, team, kernels)
+    return made
 
 
 def _native_encoder(encoder: ConvolutionalEncoder, stem: NativeStem, layers: NativeLayers) -> nn.Module:

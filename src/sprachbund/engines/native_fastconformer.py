@@ -1,36 +1,48 @@
-"""A FastConformer encoder whose layers the native kernels compute as a whole: Parakeet, Canary, Cohere ASR.
+"""A FastConformer encoder that the native kernels compute as a whole: Parakeet, Canary, Cohere ASR.
 
 Its matrices are packed one by one, as `native_linear` packs them, so that one packed file serves both ways. Norms,
 convolutions, biases of the attention and the rates of its signals are small and come from the model; the batch norm
-behind a convolution becomes part of its taps.
+behind a convolution becomes part of its taps, and pointwise convolutions are matrices in 8 bits.
 
-Shapes: B rows, T mel frames, S frames, N of them in all rows, M mel bins, D width, H heads, W width of a head, K taps.
+Shapes: B rows, T mel frames, S frames, N of them in all rows, M mel bins, C channels, D width, K taps.
 """
 
 import math
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sprachbund.engines.extension import enough_memory, native
 from sprachbund.engines.native_linear import NativeModule, matrix_of, with_native_linears
-from sprachbund.engines.packing import BLOCK, Arrays
-from sprachbund.nn.fast_conformer import Convolution, FastConformerEncoder, FastConformerLayer
+from sprachbund.engines.packing import BLOCK, Arrays, pack_matrix, pad
+from sprachbund.nn.fast_conformer import (
+    NUM_HALVINGS,
+    Convolution,
+    FastConformerEncoder,
+    FastConformerLayer,
+    Stem,
+)
 from sprachbund.nn.feed_forward import ACTIVATIONS, FeedForward, Route
 from sprachbund.nn.quantized import BlockLinear
 from sprachbund.nn.streaming_conformer import RelativeAttention, distance_rates
 
 _MODULES = (Convolution, FeedForward, RelativeAttention, nn.LayerNorm, nn.BatchNorm1d, nn.Conv1d)
 _PARTS = (*_MODULES, nn.Linear, BlockLinear)
+_STEM_PARTS = (nn.ModuleList, nn.Conv2d, nn.Linear, BlockLinear)
 _EPSILON = 1e-5  # as the kernels have it
 
 
 def why_not_fastconformer(module: nn.Module) -> str | None:
-    """Why the kernels cannot compute an encoder's layers as a whole; None when they can."""
+    """Why the kernels cannot compute an encoder as a whole; None when they can."""
     if not isinstance(module, FastConformerEncoder) or type(module) is not FastConformerEncoder:
         return f"it is of the kind {type(module).__name__}"
+    before = [module.stem, *list(module.stem.modules())[1:]]
+    if unknown := [part for part in before if type(part) not in (Stem, *_STEM_PARTS)]:
+        return f"before its layers are parts of the kind {type(unknown[0]).__name__}"
     layers = list(module.layers)
     if strange := [layer for layer in layers if type(layer) is not FastConformerLayer]:
         return f"it has layers of the kind {type(strange[0]).__name__}"
@@ -52,11 +64,51 @@ def why_not_fastconformer(module: nn.Module) -> str | None:
     return None if sizes == {(kernel_size,)} else "its convolutions have different sizes"
 
 
+class NativeFastStem(NativeModule):
+    """Stands for a `Stem`, utterance by utterance.
+
+    Args:
+        stem: gives the convolutions.
+        bins: M.
+        arrays: its packed linear layer, out.matrix.
+        team: threads.
+        instruction_set: name of the kernels.
+    """
+
+    def __init__(self, stem: Stem, bins: int, arrays: Arrays, team: Any, instruction_set: str) -> None:
+        convolutions = _convolutions(stem)
+        super().__init__(convolutions)
+        channels = stem.first.out_channels
+        self.width = channels * bins // 2**NUM_HALVINGS
+        self.out = with_native_linears(stem, partial(matrix_of, arrays), team, instruction_set).out
+        self._native = native().FastStem(
+            convolutions, instruction_set, team, bins=bins, channels=channels, halvings=NUM_HALVINGS
+        )
+
+    @enough_memory()
+    def forward(self, mel: Tensor, num_mel: Tensor) -> tuple[Tensor, Tensor]:
+        """The frames (N, D) of all utterances, one behind the other, and how many each of them has (B,).
+
+        Args:
+            mel: log-mel (B, T, M).
+            num_mel: valid frames (B,).
+        """
+        num_frames = num_mel
+        for _ in range(NUM_HALVINGS):
+            num_frames = (num_frames + 1) // 2
+        x = F.pad(mel.detach().float(), (1, 0)).contiguous()
+        frames = torch.empty(int(num_frames.sum()), self.width)
+        ends = [0, *num_frames.cumsum(0).tolist()]
+        for row, count, (begin, end) in zip(x, num_mel.tolist(), pairwise(ends), strict=True):
+            self._native.run(row[:count], frames[begin:end])
+        return self.out(frames), num_frames
+
+
 class NativeFastConformer(NativeModule):
     """Stands for a `FastConformerEncoder` whose `why_not_fastconformer` is None; it has no gradient.
 
     Args:
-        encoder: gives the small arrays, and the convolutions before the layers, which torch computes.
+        encoder: gives the small arrays.
         arrays: its packed linear layers, NAME.matrix; they may be mapped from a file.
         team: threads.
         instruction_set: name of the kernels.
@@ -69,7 +121,7 @@ class NativeFastConformer(NativeModule):
         super().__init__(layers)
         self.shape = encoder.shape
         before = {name.removeprefix("stem."): a for name, a in arrays.items() if name not in layers}
-        self.stem = with_native_linears(encoder.stem, partial(matrix_of, before), team, instruction_set)
+        self.stem = NativeFastStem(encoder.stem, self.shape.num_mel_bins, before, team, instruction_set)
         first: Any = encoder.layers[0]
         self._native = native().FastConformer(
             layers | _small(encoder),
@@ -92,14 +144,31 @@ class NativeFastConformer(NativeModule):
             route: not used.
         """
         x, num_frames = self.stem(mel, num_mel)
-        valid = torch.arange(x.shape[1]) < num_frames[:, None]
-        frames = x[valid].detach().float()  # a copy
         if self.shape.scale_input:
-            frames *= math.sqrt(self.shape.width)
-        self._native.encode(frames, num_frames)
-        states = x.new_zeros(x.shape)
-        states[valid] = frames.to(x.dtype)
+            x *= math.sqrt(self.shape.width)
+        self._native.encode(x, num_frames)
+        length = -(-mel.shape[1] // 2**NUM_HALVINGS)
+        states = mel.new_zeros(len(mel), length, self.shape.width)
+        states[torch.arange(length) < num_frames[:, None]] = x.to(mel.dtype)
         return states, num_frames
+
+
+def _convolutions(stem: Stem) -> Arrays:
+    """The first convolution and depthwise ones as NAME.taps (9, C padded) and NAME.bias, pointwise ones as matrices."""
+    arrays: Arrays = {}
+    for i, pointwise in enumerate(stem.pointwise):
+        arrays |= pack_matrix(f"pointwise.{i}", pointwise.weight[:, :, 0, 0], pointwise.bias)
+    for name, part in {
+        "first": stem.first,
+        **{f"depthwise.{i}": p for i, p in enumerate(stem.depthwise)},
+    }.items():
+        bias = part.weight.new_zeros(len(part.weight)) if part.bias is None else part.bias
+        arrays[f"{name}.taps"] = part.weight.detach().float().flatten(1).T
+        arrays[f"{name}.bias"] = bias.detach().float()
+    return {
+        name: pad(a, -1, BLOCK).contiguous() if name.endswith((".taps", ".bias")) else a
+        for name, a in arrays.items()
+    }
 
 
 def _small(encoder: FastConformerEncoder) -> Arrays:

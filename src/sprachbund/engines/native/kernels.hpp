@@ -127,6 +127,13 @@ struct Depthwise {
     Norm norm;
 };
 
+// A convolution of 3 x 3 and stride 2 over time and bins.
+struct Square {
+    const float* taps;  // 9 x channels: three of each row
+    const float* bias;
+    int64_t channels;  // padded to 16
+};
+
 constexpr int64_t kQueriesAtOnce = 8;
 constexpr int64_t kManyAtOnce = 48;
 constexpr int64_t kWidestEight = 256;
@@ -169,6 +176,10 @@ struct Kernels {
     void (*gate)(const float* halves, int64_t count, int64_t padded, float* out);
     // Of `count` frames of `padded` channels each; x begins with the frame under the first tap of the first one.
     void (*depthwise)(const float* x, int64_t count, int64_t width, int64_t padded, const Depthwise& d, float* out);
+    // One row of outputs, `count` bins of all channels, from three rows of 1 + 2 * count bins: `spread` from single numbers
+    // to channels, with ReLU, `shrink` every channel by itself.
+    void (*spread)(const float* const* rows, int64_t count, const Square& square, float* out);
+    void (*shrink)(const float* const* rows, int64_t count, const Square& square, float* out);
 };
 
 // Null when the processor or the build has not got it. Names: see `instruction_sets`.

@@ -148,6 +148,33 @@ void depthwise(const float* x, int64_t count, int64_t width, int64_t padded, con
     }
 }
 
+void spread(const float* const* rows, int64_t count, const Square& s, float* out) {
+    for (int64_t i = 0; i < s.channels; i += 16) {
+        F16 taps[9];
+        for (int64_t tap = 0; tap < 9; tap++) taps[tap] = load<F16>(s.taps + tap * s.channels + i);
+        const F16 bias = load<F16>(s.bias + i);
+        for (int64_t bin = 0; bin < count; bin++) {
+            F16 y = bias;
+            UNROLL
+            for (int tap = 0; tap < 9; tap++) y += taps[tap] * rows[tap / 3][2 * bin + tap % 3];
+            store(out + bin * s.channels + i, larger(y, F16{}));
+        }
+    }
+}
+
+void shrink(const float* const* rows, int64_t count, const Square& s, float* out) {
+    for (int64_t bin = 0; bin < count; bin++) {
+        for (int64_t i = 0; i < s.channels; i += 16) {
+            F16 y = load<F16>(s.bias + i);
+            UNROLL
+            for (int tap = 0; tap < 9; tap++)
+                y += load<F16>(rows[tap / 3] + (2 * bin + tap % 3) * s.channels + i) *
+                     load<F16>(s.taps + tap * s.channels + i);
+            store(out + bin * s.channels + i, y);
+        }
+    }
+}
+
 // Sixteen consecutive rows of the product belong to one head, as heads are padded to 16.
 INLINE void to_heads(const Heads& h, int64_t token, int64_t block, F16 y) {
     int64_t per_head = h.width / 16, part = block / (h.heads * per_head);
@@ -466,7 +493,7 @@ namespace {
 constexpr Kernels table(const char* name, decltype(Kernels::attend_many) many = attend_many<Widened>,
                         decltype(Kernels::match) matches = match_many, decltype(Kernels::product) multiplies = product) {
     return {name, quantize, multiplies, attend, many, attend_segments, matches,
-            keep_key, keep_value, normalise, likeliest, gate, depthwise};
+            keep_key, keep_value, normalise, likeliest, gate, depthwise, spread, shrink};
 }
 
 }  // namespace

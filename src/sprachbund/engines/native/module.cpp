@@ -13,6 +13,7 @@
 #include "causal.hpp"
 #include "drafts.hpp"
 #include "fastconformer.hpp"
+#include "faststem.hpp"
 #include "peak.hpp"
 #include "weights.hpp"
 
@@ -451,6 +452,41 @@ struct PyLinear {
         float* to = out.data();
         nb::gil_scoped_release free;
         if (count > 0) linear->run(from, count, to);
+    }
+};
+
+// The convolutions before a FastConformer's layers; the first one, and depthwise and pointwise ones by their numbers.
+struct PyFastStem {
+    Weights weights;
+    std::unique_ptr<FastStem> stem;
+
+    PyFastStem(const nb::dict& arrays, const std::string& isa, std::shared_ptr<Team> team, int64_t bins, int64_t channels,
+               int64_t halvings)
+        : weights(arrays) {
+        if (halvings < 1 || halvings > 16 || channels < 1 || bins < 1 || bins % (int64_t{1} << halvings))
+            throw nb::value_error("bins that cannot be halved as often");
+        const int64_t padded = up(channels, 16);
+        auto square = [&](const std::string& name) {
+            return Square{weights.get<float>(name + ".taps", {9, padded}), weights.get<float>(name + ".bias", {padded}),
+                          padded};
+        };
+        std::vector<Separable> separable;
+        for (int64_t i = 0; i + 1 < halvings; i++) {
+            const std::string number = std::to_string(i);
+            separable.push_back({square("depthwise." + number), weights.matrix("pointwise." + number, channels, channels)});
+        }
+        stem = std::make_unique<FastStem>(chosen(isa), std::move(team), bins, channels, square("first"),
+                                          std::move(separable));
+    }
+
+    void run(const Array<const float>& x, const Array<float>& out) {
+        const int64_t frames = length(x, 0, "x");
+        expect(x, {frames, 1 + stem->bins()}, "x");
+        expect(out, {stem->frames_after(frames), stem->width_after()}, "out");
+        const float* from = x.data();
+        float* to = out.data();
+        nb::gil_scoped_release free;
+        if (frames > 0) stem->run(from, frames, to);
     }
 };
 
@@ -900,6 +936,11 @@ NB_MODULE(_native, m) {
              nb::arg("embedding_scale"), nb::arg("residual_scale"), nb::arg("attention_scale"))
         .def("step", &PyCausalLM::step, nb::arg("embedded").noconvert(), nb::arg("counts"), nb::arg("held"),
              nb::arg("own").noconvert(), nb::arg("logits").noconvert().none());
+    nb::class_<PyFastStem>(m, "FastStem")
+        .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, int64_t>(),
+             nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("bins"), nb::arg("channels"),
+             nb::arg("halvings"))
+        .def("run", &PyFastStem::run, nb::arg("x").noconvert(), nb::arg("out").noconvert());
     nb::class_<PyFastConformer>(m, "FastConformer")
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, int64_t, int64_t,
                       const std::string&>(),

@@ -90,8 +90,9 @@ class _FastConformerModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
-        return next(self.parameters()).device
+        """Where it computes; the native engine's modules have no parameters."""
+        weight = next(self.parameters(), None)
+        return torch.device("cpu") if weight is None else weight.device
 
     def features(self, samples: Sequence[np.ndarray]) -> Features:
         """Log-mel (B, T, M) of 16 kHz mono float32 samples, each bin normalised over its utterance.
