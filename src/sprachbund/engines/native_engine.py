@@ -655,7 +655,7 @@ def _with_native_modules(
 
 
 def _native_layers(part: nn.Module, arrays: Arrays, team: Any, kernels: str) -> nn.Module:
-    """A language model or an encoder as a whole where the kernels can, else a part with native linear layers and LSTMs."""
+    """A language model or an encoder as a whole where the kernels can, else with native linear layers and LSTMs."""
     if why_not_causal(part) is None:
         return NativeCausalLM(cast(CausalLM, part), arrays, team, kernels)
     if why_not_fastconformer(part) is None:

@@ -80,7 +80,8 @@ class NativeFastStem(NativeModule):
         super().__init__(convolutions)
         channels = stem.first.out_channels
         self.width = channels * bins // 2**NUM_HALVINGS
-        self.out = with_native_linears(stem, partial(matrix_of, arrays), team, instruction_set).out
+        copied = with_native_linears(stem, partial(matrix_of, arrays), team, instruction_set)
+        self.out = copied.get_submodule("out")
         self._native = native().FastStem(
             convolutions, instruction_set, team, bins=bins, channels=channels, halvings=NUM_HALVINGS
         )
@@ -156,19 +157,17 @@ class NativeFastConformer(NativeModule):
 def _convolutions(stem: Stem) -> Arrays:
     """The first convolution and depthwise ones as NAME.taps (9, C padded) and NAME.bias, pointwise ones as matrices."""
     arrays: Arrays = {}
-    for i, pointwise in enumerate(stem.pointwise):
+    squares = {"first": stem.first}
+    for i in range(NUM_HALVINGS - 1):
+        pointwise: Any = stem.pointwise[i]
         arrays |= pack_matrix(f"pointwise.{i}", pointwise.weight[:, :, 0, 0], pointwise.bias)
-    for name, part in {
-        "first": stem.first,
-        **{f"depthwise.{i}": p for i, p in enumerate(stem.depthwise)},
-    }.items():
-        bias = part.weight.new_zeros(len(part.weight)) if part.bias is None else part.bias
-        arrays[f"{name}.taps"] = part.weight.detach().float().flatten(1).T
-        arrays[f"{name}.bias"] = bias.detach().float()
-    return {
-        name: pad(a, -1, BLOCK).contiguous() if name.endswith((".taps", ".bias")) else a
-        for name, a in arrays.items()
-    }
+        squares[f"depthwise.{i}"] = stem.depthwise[i]  # type: ignore[assignment]
+    for name, part in squares.items():
+        bias = torch.zeros(part.out_channels) if part.bias is None else part.bias
+        taps = part.weight.detach().float().flatten(1).T
+        arrays[f"{name}.taps"] = pad(taps, 1, BLOCK).contiguous()
+        arrays[f"{name}.bias"] = pad(bias.detach().float(), 0, BLOCK).contiguous()
+    return arrays
 
 
 def _small(encoder: FastConformerEncoder) -> Arrays:
