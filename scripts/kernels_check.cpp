@@ -220,7 +220,8 @@ void attend(const Kernels& k) {
                    width, nullptr, 0, scratch.data(), nullptr});
     // Scores by themselves, and as biases that begin a place before those of the query above.
     const int64_t stride = places + count + 16;
-    std::vector<float> biases(static_cast<size_t>(count * (stride + 1) + 16)), by_match(static_cast<size_t>(count * places));
+    std::vector<float> biases(static_cast<size_t>(count * (stride + 1) + 16));
+    std::vector<float> by_match(static_cast<size_t>(count * places));
     for (auto& b : biases) b = normal();
     std::vector<float> biased(q.size()), biased_many(q.size());
     Attention with_bias{queries.data(), width, keys.data(), values.data(), lengths.data(), count, width, factor,
@@ -229,8 +230,8 @@ void attend(const Kernels& k) {
     k.attend(with_bias);
     with_bias.out = biased_many.data();
     k.attend_many(with_bias);
-    k.match({queries.data(), width, keys.data(), nullptr, nullptr, count, width, factor, by_match.data(), places, nullptr, 0,
-             scratch.data(), nullptr},
+    k.match({queries.data(), width, keys.data(), nullptr, nullptr, count, width, factor, by_match.data(), places,
+             nullptr, 0, scratch.data(), nullptr},
             places / 16);
     for (int64_t n = 0; n < count; n++) {
         const int64_t seen = lengths[static_cast<size_t>(n)];
@@ -331,7 +332,10 @@ int main() {
     for (const char* name : instruction_sets) {
         const Kernels* k = kernels(name);
         if (!k) continue;
-        for (int i = 0; i < 30; i++) product(*k), product_four(*k), quantize(*k), quantize_normed(*k), attend(*k), convolve(*k), halve(*k);
+        for (int i = 0; i < 30; i++) {
+            product(*k), product_four(*k), quantize(*k), quantize_normed(*k);
+            attend(*k), convolve(*k), halve(*k);
+        }
         std::printf("%s checked\n", name);
     }
     std::printf("%d differences\n", failures);
