@@ -1,6 +1,6 @@
-// Frames pass through the parts of a layer so many at a time, so that what lies between two products stays in the caches;
-// threads share the rows of a matrix, so that every weight is read once a pass. Attention sees all frames of an utterance,
-// and the convolution those beside its own, so a layer has three rounds of passes.
+// Frames pass through the parts of a layer so many at a time, so that what lies between two products stays in the
+// caches; threads share the rows of a matrix, so that every weight is read once a pass. Attention sees all frames of an
+// utterance, and the convolution those beside its own, so a layer has three rounds of passes.
 #include "fastconformer.hpp"
 
 #include <algorithm>
@@ -118,7 +118,8 @@ void FastConformer::know(int64_t longest) {
 void FastConformer::work(int thread, float* x) {
     const int64_t frames = static_cast<int64_t>(row_.size());
     auto in_passes = [&](auto&& each) {
-        for (int64_t at = 0; at < frames; at += kPass) each(x + at * shape.width, Range{at, std::min(at + kPass, frames)});
+        for (int64_t at = 0; at < frames; at += kPass)
+            each(x + at * shape.width, Range{at, std::min(at + kPass, frames)});
     };
     for (size_t i = 0; i < layers_.size(); i++) {
         const FastLayer& layer = layers_[i];
@@ -172,7 +173,7 @@ void FastConformer::attend(int thread, const uint16_t* distances) {
         const int64_t length = counts_[static_cast<size_t>(unit.utterance)];
         const int64_t at = (begins_[static_cast<size_t>(unit.utterance)] + unit.first) * all + unit.head * width;
         const int64_t keys = (unit.utterance * shape.heads + unit.head) * blocks_ * 16 * width;
-        // Key k is k places after key 0, which for the first query of the unit is at `place`, for the next one before it.
+        // Key k is k places after key 0, which is at `place` for the first query of the unit, one before for the next.
         const int64_t place = reach_ - 1 - unit.first, block = (place - unit.count + 1) / 16;
         const int64_t blocks = (place + length - 1) / 16 + 1 - block;
         kernels_->match({by_distance_.data() + at, all, distances + (unit.head * known + block) * 16 * width, nullptr,

@@ -1,7 +1,7 @@
 // FastConformer encoders that hear whole utterances (arXiv 2305.05084): layers of half a feed-forward, attention by
 // content and by distance, convolution module, half a feed-forward, norm.
 //
-// Shapes: R utterances, N frames of all of them, D width, H heads, W = D / H width of a head. D and W are multiples of 16.
+// Shapes: N frames of all utterances, D width, H heads, W = D / H width of a head. D and W are multiples of 16.
 #pragma once
 #include "model.hpp"
 
@@ -22,8 +22,8 @@ class FastConformer {
     FastConformer(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape, std::vector<FastLayer> layers,
                   const float* rates);
 
-    // All layers, in place, on utterances that lie one behind the other in x (N, D). What an utterance becomes is the same
-    // whatever the others are.
+    // All layers, in place, on utterances that lie one behind the other in x (N, D). What an utterance becomes is the
+    // same whatever the others are.
     void encode(float* x, const int64_t* counts, int64_t utterances);
 
     const Shape shape;

@@ -1,5 +1,5 @@
-// The convolutions before the layers of a FastConformer (arXiv 2305.05084, section 2): one, and then separable ones, each
-// of 3 x 3 and stride 2 over time and bins, with ReLU behind it.
+// The convolutions before the layers of a FastConformer (arXiv 2305.05084, section 2): one, and then separable ones,
+// each of 3 x 3 and stride 2 over time and bins, with ReLU behind it.
 //
 // Shapes: T frames, M bins, C channels, padded to 16; every stage leaves half of frames and bins.
 #pragma once

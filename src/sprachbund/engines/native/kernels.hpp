@@ -115,7 +115,7 @@ struct Attention {
     const Eight* eight;  // null, or in place of keys and values; `width` is then kWidestEight at most
     int64_t segments = 0;        // of `attend_segments`: runs of keys and values that lie one after another
     int64_t segment_stride = 0;  // numbers from one's keys to the next one's, and of values
-    const float* bias = nullptr;  // of `attend` in bf16 and `attend_many`, or null: added to the scores, `factor` not applied
+    const float* bias = nullptr;  // of `attend` in bf16 and `attend_many`: added to the scores, without the factor
     int64_t bias_stride = 0;      // from query to query; every row can be read up to a multiple of 16 positions
 };
 
@@ -163,7 +163,7 @@ struct Kernels {
     void (*attend_many)(const Attention& attention);
     // One softmax over the first positions of several segments, as many of each; one query at a time, without weights.
     void (*attend_segments)(const Attention& attention);
-    // Scores alone, `factor` applied, of all positions in so many blocks of keys: out_stride is 16 times as many or more.
+    // Scores alone, times the factor, of all positions in so many blocks of keys; out_stride is 16 times as many or more.
     // kManyAtOnce queries or fewer; scratch of many_scratch(width).
     void (*match)(const Attention& attention, int64_t blocks);
     // A key, or a value, of one head to 8 bits, as position `inside` of a block; returns its scale.
@@ -176,8 +176,8 @@ struct Kernels {
     void (*gate)(const float* halves, int64_t count, int64_t padded, float* out);
     // Of `count` frames of `padded` channels each; x begins with the frame under the first tap of the first one.
     void (*depthwise)(const float* x, int64_t count, int64_t width, int64_t padded, const Depthwise& d, float* out);
-    // One row of outputs, `count` bins of all channels, from three rows of 1 + 2 * count bins: `spread` from single numbers
-    // to channels, with ReLU, `shrink` every channel by itself.
+    // One row of outputs, `count` bins of all channels, from three rows of 1 + 2 * count bins: `spread` from single
+    // numbers to channels, with ReLU, `shrink` every channel by itself.
     void (*spread)(const float* const* rows, int64_t count, const Square& square, float* out);
     void (*shrink)(const float* const* rows, int64_t count, const Square& square, float* out);
 };
