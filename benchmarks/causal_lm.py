@@ -2,7 +2,8 @@
 
 The weights are random. Both ways share them, packed, and take turns in this process, so that a slow moment of the
 machine hits both; the table has medians and ranges of milliseconds. Shapes are those of published decoders.
-Run: python -m benchmarks.causal_lm --threads 2 --repeats 7
+Torch's threads wait as in the command (`sprachbund.cli.startup`).
+Run: GOMP_SPINCOUNT=5000 python -m benchmarks.causal_lm --threads 2 --repeats 7
 """
 
 import argparse
