@@ -88,4 +88,4 @@ def replace_lstms(module: nn.Module, team: Any, instruction_set: str) -> None:
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if is_plain_lstm(child):
-                setattr(parent, name, NativeLSTM(child, team, instruction_set))  # type: ignore[arg-type]
+                parent.register_module(name, NativeLSTM(child, team, instruction_set))  # type: ignore[arg-type]
