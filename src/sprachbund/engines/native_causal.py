@@ -22,6 +22,7 @@ from sprachbund.nn.causal_lm import (
     CausalLayer,
     CausalLM,
     CausalShape,
+    EmbedsTokens,
     GroupedAttention,
     PrefixCache,
     RMSNorm,
@@ -93,7 +94,7 @@ class NativePrefixCache(PrefixCache):
         self.prefix = self.prefix[rows]
 
 
-class NativeCausalLM(NativeModule):
+class NativeCausalLM(EmbedsTokens, NativeModule):
     """Stands for a `CausalLM` whose `why_not_causal` is None, when it reads prefixes and steps; it has no gradient.
 
     Args:
@@ -107,31 +108,6 @@ class NativeCausalLM(NativeModule):
         super().__init__(arrays)
         self.shape, self.embed_tokens = model.shape, model.embed_tokens
         self._native = native().CausalLM(arrays | _small(model), instruction_set, team, **_sizes(model.shape))
-
-    @property
-    def width(self) -> int:
-        """D."""
-        return self.shape.width
-
-    @property
-    def vocabulary_size(self) -> int:
-        """V."""
-        return self.shape.vocabulary_size
-
-    @property
-    def context(self) -> int:
-        """Most positions of a row."""
-        return self.shape.context
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the embedding."""
-        return self.embed_tokens.weight.dtype
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Embeddings (..., D) of tokens (...)."""
-        embedded: Tensor = self.embed_tokens(tokens)
-        return embedded.detach()
 
     @enough_memory()
     def start(

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from sprachbund.engines.extension import enough_memory, native
 from sprachbund.engines.native_linear import NativeModule, matrix_of, with_native_linears
-from sprachbund.engines.packing import BLOCK, Arrays, pack_matrix, pad
+from sprachbund.engines.packing import BLOCK, Arrays, pack_matrix, pad, why_not_parts
 from sprachbund.nn.fast_conformer import (
     NUM_HALVINGS,
     Convolution,
@@ -26,14 +26,13 @@ from sprachbund.nn.fast_conformer import (
     FastConformerLayer,
     Stem,
 )
-from sprachbund.nn.feed_forward import ACTIVATIONS, FeedForward, Route
+from sprachbund.nn.feed_forward import FeedForward, Route
 from sprachbund.nn.quantized import BlockLinear
 from sprachbund.nn.streaming_conformer import RelativeAttention, distance_rates
 
 _MODULES = (Convolution, FeedForward, RelativeAttention, nn.LayerNorm, nn.BatchNorm1d, nn.Conv1d)
 _PARTS = (*_MODULES, nn.Linear, BlockLinear)
 _STEM_PARTS = (nn.ModuleList, nn.Conv2d, nn.Linear, BlockLinear)
-_EPSILON = 1e-5  # as the kernels have it
 
 
 def why_not_fastconformer(module: nn.Module) -> str | None:
@@ -47,13 +46,8 @@ def why_not_fastconformer(module: nn.Module) -> str | None:
     if strange := [layer for layer in layers if type(layer) is not FastConformerLayer]:
         return f"it has layers of the kind {type(strange[0]).__name__}"
     parts = [part for layer in layers for part in list(layer.modules())[1:]]
-    if other := [part for part in parts if type(part) not in _PARTS]:
-        return f"its layers have parts of the kind {type(other[0]).__name__}"
-    if any(isinstance(part, nn.LayerNorm) and part.eps != _EPSILON for part in parts):
-        return f"its norms have another epsilon than {_EPSILON:g}"
-    activations = {part.activation for part in parts if isinstance(part, FeedForward)}
-    if len(activations) > 1 or not activations <= ACTIVATIONS.keys():
-        return f"the activations of its feed-forwards are {' and '.join(sorted(activations))}"
+    if (reason := why_not_parts(parts, _PARTS)) is not None:
+        return reason
     width, heads, kernel_size = module.shape.width, module.shape.num_heads, module.shape.kernel_size
     if width % (BLOCK * heads):
         return f"its heads are {width / heads:g} wide, which is no multiple of {BLOCK}"

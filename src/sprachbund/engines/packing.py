@@ -219,15 +219,22 @@ def why_not(layers: Sequence[nn.Module], *kinds: type[nn.Module]) -> str | None:
     parts = [part for layer in layers for part in list(layer.modules())[1:]]
     if any(isinstance(part, SplitFeedForward) for part in parts):
         return "its feed-forwards are split by language"
-    if other := [part for part in parts if type(part) not in _PARTS]:
+    if (reason := why_not_parts(parts, _PARTS)) is not None:
+        return reason
+    shapes = {(a.num_heads, a.query.out_features) for a in parts if isinstance(a, MultiHeadAttention)}
+    return None if len(shapes) == 1 else "its layers have different heads"
+
+
+def why_not_parts(parts: Sequence[nn.Module], kinds: tuple[type[nn.Module], ...]) -> str | None:
+    """Why the native kernels cannot run parts of layers that should be of `kinds`; None when they can."""
+    if other := [part for part in parts if type(part) not in kinds]:
         return f"its layers have parts of the kind {type(other[0]).__name__}"
     if any(isinstance(part, nn.LayerNorm) and part.eps != _EPSILON for part in parts):
         return f"its norms have another epsilon than {_EPSILON:g}"
     activations = {part.activation for part in parts if isinstance(part, FeedForward)}
     if len(activations) > 1 or not activations <= ACTIVATIONS.keys():
         return f"the activations of its feed-forwards are {' and '.join(sorted(activations))}"
-    shapes = {(a.num_heads, a.query.out_features) for a in parts if isinstance(a, MultiHeadAttention)}
-    return None if len(shapes) == 1 else "its layers have different heads"
+    return None
 
 
 def pack_parasite(parasite: Parasite, weights: WeightNumbers = "int8") -> Arrays:

@@ -304,9 +304,8 @@ def read_model(
             f"{directory} holds {len(unknown)} tensors that config.json has no place for ({some(unknown)}); "
             "copy it again"
         )
-    # What is finite in the file may not be so in float16.
     files = [path for pattern in _WEIGHTS for path in sorted(directory.glob(pattern))]
-    check_finite(model.state_dict(), directory, () if dtype == torch.float16 else files)
+    check_finite(model.state_dict(), directory, files)
     return model
 
 

@@ -247,7 +247,8 @@ def check_finite(weights: Mapping[str, Tensor], source: str | Path, files: Seque
             if not _is_finite(value):
                 raise SprachbundError(f"{source}: {name} holds values that are not finite numbers; {_ADVICE}")
 
-    check_once(files, check, " ".join(sorted(weights)))
+    # Their precision counts too: what is finite in a file may not be so in float16.
+    check_once(files, check, " ".join(sorted(f"{name} {value.dtype}" for name, value in weights.items())))
 
 
 def some(names: list[str]) -> str:

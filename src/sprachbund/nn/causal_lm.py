@@ -352,22 +352,16 @@ class CausalLayers(nn.Module):
         return normed
 
 
-class CausalLM(CausalLayers):
-    """Embeddings in, logits out, in whole rows or step by step.
+class EmbedsTokens:
+    """What a language model says of itself, whoever computes its layers.
 
-    Args:
+    Attributes:
         shape: sizes.
+        embed_tokens: (V, D).
     """
 
-    def __init__(self, shape: CausalShape) -> None:
-        super().__init__(shape)
-        self.embed_tokens = nn.Embedding.from_pretrained(
-            torch.empty(shape.vocabulary_size, shape.width), freeze=False
-        )
-        if not shape.tied:
-            self.lm_head = nn.Linear(shape.width, shape.vocabulary_size, bias=False)
-        if not self.embed_tokens.weight.is_meta:
-            nn.init.normal_(self.embed_tokens.weight, std=0.02)
+    shape: CausalShape
+    embed_tokens: nn.Embedding
 
     @property
     def width(self) -> int:
@@ -393,6 +387,24 @@ class CausalLM(CausalLayers):
         """Embeddings (..., D) of tokens (...)."""
         embedded: Tensor = self.embed_tokens(tokens)
         return embedded
+
+
+class CausalLM(EmbedsTokens, CausalLayers):
+    """Embeddings in, logits out, in whole rows or step by step.
+
+    Args:
+        shape: sizes.
+    """
+
+    def __init__(self, shape: CausalShape) -> None:
+        super().__init__(shape)
+        self.embed_tokens = nn.Embedding.from_pretrained(
+            torch.empty(shape.vocabulary_size, shape.width), freeze=False
+        )
+        if not shape.tied:
+            self.lm_head = nn.Linear(shape.width, shape.vocabulary_size, bias=False)
+        if not self.embed_tokens.weight.is_meta:
+            nn.init.normal_(self.embed_tokens.weight, std=0.02)
 
     def forward(self, rows: Tensor, wanted: Tensor | None = None) -> Tensor:
         """Logits at positions of whole rows, as training needs them.

@@ -27,9 +27,8 @@ def user_cache() -> Path:
     It may be missing or closed to writing. A user without a home, as in some containers, gets that of Debian's system
     users, which does not exist.
     """
-    if (
-        given := Path(os.environ.get("XDG_CACHE_HOME", ""))
-    ).is_absolute():  # others are to be ignored, by its rules
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if given.is_absolute():  # by its specification, others are to be ignored
         return given / "sprachbund"
     try:
         home = Path.home()

@@ -219,7 +219,7 @@ def _text_encoder(directory: Path, dtype: torch.dtype) -> dict[str, Tensor]:
             for name in file.keys():  # noqa: SIM118 - no mapping
                 if name.startswith(_TEXT_ENCODER) and not name.endswith(_COMPUTED):
                     weights[name] = file.get_tensor(name).to(dtype)
-    check_finite(weights, directory, () if dtype == torch.float16 else files)  # see `read_model`
+    check_finite(weights, directory, files)
     return weights
 
 
