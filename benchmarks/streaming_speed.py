@@ -8,7 +8,8 @@ is done and its own computing, as measured, is over; slope of that delay with a 
 and the state's bytes. `bits`: k-quant and rounding at 8 to 3 bits: bits per weight, bytes, error of weights and of
 the encoder's states, speed.
 Without --model the weights are random, in a published or a small shape, and write nothing: encoder and joint network
-are timed all the same. Run: python -m benchmarks.streaming_speed --model DIR --threads 1
+are timed all the same. Files of other shapes than small have the shape's name.
+Run: GOMP_SPINCOUNT=5000 python -m benchmarks.streaming_speed --threads 1
 """
 
 import argparse
@@ -50,6 +51,10 @@ SHAPES: dict[str, dict[str, Any]] = {
 """`published` is that of arXiv 2606.24169; `small` that of the small replica."""
 BITS, METHODS = (8, 6, 5, 4, 3), ("k-quant", "round")
 REFERENCE = "torch, fp32"
+FORMS = [REFERENCE, "ONNX Runtime, fp32"]
+FORMS += [
+    f"{engine}, {numbers}" for numbers in ("int8", "int4") for engine in ("torch", "ONNX Runtime", "native")
+]
 Rows = list[dict[str, Any]]
 
 
@@ -72,17 +77,20 @@ def random_model(shape: str) -> Conformer:
     return model
 
 
-def forms(model: Conformer, place: Path) -> dict[str, Any]:
+def forms(model: Conformer, place: Path, names: list[str]) -> dict[str, Any]:
     """The model on torch and on ONNX Runtime, in single precision and in 8 and 4 bits, and natively in these two."""
     found: dict[str, Any] = {}
     for name, bits in (("fp32", None), ("int8", 8), ("int4", 4)):
         here = copy.deepcopy(model)
         if bits is not None and not packed_layers(model):
             quantize_encoder(here, KQuantOptions(bits=bits))
-        export(here, place / name)
-        found[f"torch, {name}"], found[f"ONNX Runtime, {name}"] = here, load(place / name)
-        if bits is not None:
-            found[f"native, {name}"] = engine_for(here, "native").family
+        if (torch_name := f"torch, {name}") in names:
+            found[torch_name] = here
+        if (onnx_name := f"ONNX Runtime, {name}") in names:
+            export(here, place / name)
+            found[onnx_name] = load(place / name)
+        if (native_name := f"native, {name}") in names:
+            found[native_name] = engine_for(here, "native", compare=False).family
     return found
 
 
@@ -262,6 +270,9 @@ def main() -> None:
     parser.add_argument(
         "--parts", nargs="+", choices=["speed", "hour", "bits"], default=["speed", "hour", "bits"]
     )
+    parser.add_argument(
+        "--forms", nargs="+", choices=FORMS, default=FORMS, help="the first is in any case one"
+    )
     parser.add_argument("--streams", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=11.2, help="of sound in a round")
@@ -283,9 +294,10 @@ def main() -> None:
             "hour": lambda: hour_rows(models, args.hours),
             "bits": lambda: bits_rows(model, place, args.rounds),
         }
-        models = forms(model, place) if {"speed", "hour"} & set(args.parts) else {}
+        models = forms(model, place, [REFERENCE, *args.forms]) if {"speed", "hour"} & set(args.parts) else {}
+        of_shape = "" if args.model or args.shape == "small" else f"_{args.shape}"
         for name in args.parts:
-            tell(name, parts[name](), args.out, what)
+            tell(f"{name}{of_shape}", parts[name](), args.out, what)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,28 @@ from torch import Tensor, nn
 from sprachbund.engines.choice import engine_for
 from sprachbund.engines.extension import instruction_sets, native
 from sprachbund.engines.native_engine import native_parts_of
-from sprachbund.engines.native_fastconformer import NativeFastConformer, why_not_fastconformer
+from sprachbund.engines.native_fastconformer import (
+    NativeFastConformer,
+    NativeStreamingEncoder,
+    why_not_fastconformer,
+)
 from sprachbund.engines.native_linear import pack_linears
 from sprachbund.models.weights import quantize_rows
 from sprachbund.nn import streaming_conformer
 from sprachbund.nn.fast_conformer import FastConformerEncoder, FastConformerShape
 from sprachbund.nn.feed_forward import SplitFeedForward
 from sprachbund.nn.quantized import BlockLinear, quantize_blocks
-from sprachbund.nn.streaming_conformer import RelativeAttention, distance_signals
+from sprachbund.nn.streaming_conformer import (
+    LEAD,
+    SUBSAMPLING,
+    ChunkEncoder,
+    RelativeAttention,
+    StreamingEncoder,
+    StreamingShape,
+    StreamState,
+    Tier,
+    distance_signals,
+)
 from tests.engines.support import (
     needs_native,
     on_every_set,
@@ -59,6 +73,37 @@ def made(seed: int = 0, **more: Any) -> FastConformerEncoder:
             part.content_bias.normal_(0, 0.5)
             part.distance_bias.normal_(0, 0.5)
     return encoder
+
+
+TIERS = [Tier(left=28, right=13), Tier(left=21, right=6), Tier(left=20, right=1), Tier(left=20, right=0)]
+
+
+def streaming(seed: int = 0, **more: Any) -> StreamingEncoder:
+    """The same of an encoder that streams."""
+    encoder = randomised(StreamingEncoder(StreamingShape(**SIZES | more), TIERS), seed)
+    for part in encoder.modules():
+        if isinstance(part, RelativeAttention):
+            part.content_bias.normal_(0, 0.5)
+            part.distance_bias.normal_(0, 0.5)
+    return encoder.eval()
+
+
+def whole_streaming(
+    encoder: StreamingEncoder, isa: str = BEST, weights: Any = "int8", threads: int = 1
+) -> NativeStreamingEncoder:
+    assert why_not_fastconformer(encoder) is None
+    return NativeStreamingEncoder(encoder, pack_linears(encoder, weights), native().Team(threads), isa)
+
+
+def by_chunks(encoder: ChunkEncoder, mel: Tensor, num_mel: Tensor, tier: Tier) -> tuple[Tensor, StreamState]:
+    """States of streams that are heard chunk by chunk, and what they remember in the end."""
+    mel, num_mel = nn.functional.pad(mel, (0, 0, LEAD, tier.chunk * SUBSAMPLING)), num_mel + LEAD
+    state, states, size = encoder.start(len(mel), tier), [], tier.chunk * SUBSAMPLING
+    for begin in range(0, int(num_mel.max()), size):
+        chunk, count = mel[:, begin : begin + size], (num_mel - begin).clamp(0, size)
+        found, _, state = encoder.stream(chunk, count, state, tier)
+        states.append(found)
+    return torch.cat(states, dim=1), state
 
 
 def whole(encoder: FastConformerEncoder, isa: str = BEST, weights: Any = "int8", threads: int = 1) -> Any:
@@ -110,7 +155,7 @@ def attention_of(isa: str) -> Callable[..., Tensor]:
 
 
 def round_linears(
-    encoder: FastConformerEncoder, isa: str, weights: str, monkeypatch: pytest.MonkeyPatch
+    encoder: FastConformerEncoder | StreamingEncoder, isa: str, weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From here on the encoder's layers compute with weights as they are packed and inputs of products in 8 bits."""
     for layer in encoder.modules():
@@ -253,12 +298,135 @@ def test_weights_are_not_copied_and_stored_codes_stay_as_they_are() -> None:
     assert not torch.equal(layers_of(found, [x])[0], before)
 
 
+# Encoders that stream.
+
+
+@on_every_set
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("tier", TIERS, ids=lambda tier: f"{tier.right} ahead")
+def test_a_streaming_layer_is_torch_with_the_same_roundings(
+    isa: str, weights: str, tier: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = streaming(num_layers=1, scale_input=True, **WIDER)
+    mel, num_mel = log_mel(16, 900, 9, 333)
+    found, num_frames = whole_streaming(encoder, isa, weights)(mel, num_mel, tier=tier)
+    round_linears(encoder, isa, weights, monkeypatch)
+    wanted, counts = encoder(mel, num_mel, tier=tier)
+    assert torch.equal(num_frames, counts)
+    errors = []
+    for b, count in enumerate(counts.tolist()):
+        assert (found[b, count:] == 0).all()
+        errors += [relative_error(f, w) for f, w in zip(found[b, :count], wanted[b, :count], strict=True)]
+    assert sorted(errors)[len(errors) * 3 // 4] < 1e-5
+    assert max(errors) < 0.02
+
+
+@on_every_set
+@pytest.mark.parametrize("tier", TIERS, ids=lambda tier: f"{tier.right} ahead")
+def test_chunk_after_chunk_gives_the_whole(isa: str, tier: Tier) -> None:
+    """Keys lie elsewhere, so sums may fall to the other side of a rounding; nearly all frames are the same."""
+    encoder = whole_streaming(streaming(**WIDER), isa)
+    mel, num_mel = log_mel(16, 900, 9, 333)
+    wanted, counts = encoder(mel, num_mel, tier=tier)
+    found, state = by_chunks(encoder, mel, num_mel, tier)
+    assert state.num_past.tolist() == [tier.past] * 3
+    errors = [
+        relative_error(f, w)
+        for b, count in enumerate(counts.tolist())
+        for f, w in zip(found[b, :count], wanted[b, :count], strict=True)
+    ]
+    assert sorted(errors)[len(errors) * 3 // 4] < 1e-5
+    assert max(errors) < 0.02
+
+
+@on_every_set
+def test_a_stream_is_the_same_alone_and_beside_others(isa: str) -> None:
+    """Bit for bit, on any number of threads, with streams that began earlier and later."""
+    model, tier = streaming(), TIERS[1]
+    arrays: Any = pack_linears(model, "int8")
+    mel, num_mel = log_mel(16, 240, 70, 160)
+    alone = [
+        by_chunks(
+            NativeStreamingEncoder(model, arrays, native().Team(1), isa),
+            mel[b : b + 1],
+            num_mel[b : b + 1],
+            tier,
+        )[0][0]
+        for b in range(3)
+    ]
+    for threads in (1, 3):
+        encoder = NativeStreamingEncoder(model, arrays, native().Team(threads), isa)
+        together, _ = by_chunks(encoder, mel, num_mel, tier)
+        for b, wanted in enumerate(alone):
+            assert torch.equal(together[b, : len(wanted)], wanted)
+    size = tier.chunk * SUBSAMPLING
+    old, new = log_mel(16, 2 * size, size)[0][:, :size].split(1)
+    _, _, before = encoder.stream(old, torch.tensor([size]), encoder.start(1, tier), tier)
+    states = [before, encoder.start(1, tier)]
+    both, _, after = encoder.stream(
+        torch.cat([old, new]), torch.tensor([size, size]), StreamState.stack(states), tier
+    )
+    for b, (mel_of, state) in enumerate(zip((old, new), states, strict=True)):
+        found, _, left = encoder.stream(mel_of, torch.tensor([size]), state, tier)
+        assert torch.equal(found[0], both[b])
+        for name, tensor in left.tensors().items():
+            assert torch.equal(tensor[0], after.tensors()[name][b]), name
+
+
+def test_a_stream_goes_on_with_torch_and_back() -> None:
+    """What is remembered lies where torch has it: keys and values newest last, noughts before the first frame."""
+    model, tier = streaming(), TIERS[2]
+    here = whole_streaming(model)
+    mel, num_mel = log_mel(16, 201, 201)  # whole chunks, with the lead
+    wanted, kept = by_chunks(model, mel, num_mel, tier)
+    _, own = by_chunks(here, mel, num_mel, tier)
+    for name, tensor in kept.tensors().items():
+        assert own.tensors()[name].shape == tensor.shape
+        assert own.tensors()[name].dtype == tensor.dtype
+        assert (own.tensors()[name] - tensor).float().norm() <= 0.05 * tensor.float().norm(), name
+    states, size, found = model.start(2, tier), tier.chunk * SUBSAMPLING, []
+    heard = nn.functional.pad(mel, (0, 0, LEAD, 0))
+    for number, begin in enumerate(range(0, heard.shape[1] - size + 1, size)):
+        encoder: ChunkEncoder = here if number % 2 else model
+        y, _, states = encoder.stream(heard[:, begin : begin + size], torch.tensor([size] * 2), states, tier)
+        found.append(y)
+    made = torch.cat(found, dim=1)
+    assert relative_error(made, wanted[:, : made.shape[1]]) < 0.05
+
+
+def test_streams_that_do_not_fit_are_refused_before_anything_is_written() -> None:
+    encoder, tier = whole_streaming(streaming()), TIERS[3]
+    state = encoder.start(2, tier)
+    before = {name: state.tensors()[name] for name in ("keys", "values", "convolution")}
+    after = {f"{name}_after": torch.full_like(tensor, 7.0) for name, tensor in before.items()}
+
+    def step(x: Tensor, counts: list[int], *, known: Any = (0, 0), chunk: int = 1, **changed: Any) -> None:
+        encoder.layers._native.step(
+            x, torch.tensor(counts), chunk=chunk, known=torch.tensor(known), **before | after | changed
+        )
+
+    x = torch.zeros(2, 32)
+    for known in ((21, 0), (-1, 0)):
+        with pytest.raises(ValueError, match="remember more than they have room for"):
+            step(x, [1, 1], known=known)
+    with pytest.raises(ValueError, match="more frames than their chunk"):
+        step(x, [2, 0])
+    with pytest.raises(ValueError, match="other frames than come in"):
+        step(x, [1, 2])
+    for name in (*before, *after):
+        with pytest.raises(ValueError, match=r"is 2 x 2 x .*, not 2 x 2 x "):
+            step(x, [1, 1], **{name: torch.zeros(2, 2, 2, 19, 16)})
+    assert all((tensor == 7.0).all() for tensor in after.values())
+    step(x, [1, 1])
+    assert all((tensor != 7.0).any() for tensor in after.values())
+
+
 class _Other(nn.Linear):
     pass
 
 
-def _with(change: Callable[[Any], Any], **more: Any) -> FastConformerEncoder:
-    encoder = made(**more)
+def _with(change: Callable[[Any], Any], make: Callable[..., Any] = made, **more: Any) -> nn.Module:
+    encoder: nn.Module = make(**more)
     change(encoder)
     return encoder
 
@@ -310,6 +478,31 @@ def _wider_kernel(encoder: Any) -> None:
     ],
 )
 def test_why_an_encoder_is_not_computed_as_a_whole(encoder: nn.Module, reason: str) -> None:
+    assert reason in (why_not_fastconformer(encoder) or "")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "reason"),
+    [
+        (streaming(num_heads=4), "its heads are 8 wide, which is no multiple of 16"),
+        (
+            _with(lambda e: setattr(e.layers[0].convolution.inner_norm, "eps", 1e-3), streaming),
+            "its norms have another epsilon than 1e-05",
+        ),
+        (_with(lambda e: setattr(e, "stem", nn.Identity()), streaming), "parts of the kind Identity"),
+        (_with(lambda e: setattr(e.layers, "1", nn.Identity()), streaming), "layers of the kind Identity"),
+        (
+            _with(
+                lambda e: setattr(
+                    e.layers[0], "feed_forward_in", SplitFeedForward(32, 50, [8], torch.zeros(1).long())
+                ),
+                streaming,
+            ),
+            "parts of the kind SplitFeedForward",
+        ),
+    ],
+)
+def test_why_a_streaming_encoder_is_not_computed_as_a_whole(encoder: nn.Module, reason: str) -> None:
     assert reason in (why_not_fastconformer(encoder) or "")
 
 

@@ -1,8 +1,8 @@
 """The native engine: a family whose decoder, and encoder where possible, compute in the native kernels.
 
 Of encoders, transducers and language models that the kernels do not know as a whole, they compute the linear layers
-(`native_linear`); causal language models of our own (`native_causal`) and FastConformer encoders that hear whole
-utterances (`native_fastconformer`) they do.
+(`native_linear`); causal language models of our own (`native_causal`) and FastConformer encoders
+(`native_fastconformer`) they do.
 
 `pack` packs the weights of a family, and `with_native_modules` gives the family with native modules in place of the
 torch ones. They have the same methods, so searches see the same model.
@@ -22,7 +22,11 @@ from torch import Tensor, nn
 
 from sprachbund.engines.extension import enough_memory, native
 from sprachbund.engines.native_causal import NativeCausalLM, why_not_causal
-from sprachbund.engines.native_fastconformer import NativeFastConformer, why_not_fastconformer
+from sprachbund.engines.native_fastconformer import (
+    NativeFastConformer,
+    NativeStreamingEncoder,
+    why_not_fastconformer,
+)
 from sprachbund.engines.native_linear import (
     NativeModule,
     linear_shapes,
@@ -533,7 +537,7 @@ def native_parts_of(family: Family) -> str:
         reasons = [
             f", {name} since {_why_not_whole(layered[name])}"
             for name in by_layers
-            if isinstance(layered[name], CausalLM | FastConformerEncoder)
+            if isinstance(layered[name], CausalLM | FastConformerEncoder | StreamingEncoder)
         ]
         return f"{', and '.join(parts)}; the rest on torch{''.join(reasons)}"
     reason = why_not_encoder(family.capabilities.encoder)
@@ -566,7 +570,8 @@ def _packed(parts: dict[str, Arrays], shapes: dict[str, dict[str, Any]], weights
 
 def _why_not_whole(part: nn.Module) -> str | None:
     """Why the kernels compute only the linear layers of a part; None when they compute all of its layers."""
-    return why_not_fastconformer(part) if isinstance(part, FastConformerEncoder) else why_not_causal(part)
+    by_distance = isinstance(part, FastConformerEncoder | StreamingEncoder)
+    return why_not_fastconformer(part) if by_distance else why_not_causal(part)
 
 
 _BY_LAYERS = (FastConformerEncoder, SeamlessEncoder)
@@ -659,7 +664,8 @@ def _native_layers(part: nn.Module, arrays: Arrays, team: Any, kernels: str) -> 
     if why_not_causal(part) is None:
         return NativeCausalLM(cast(CausalLM, part), arrays, team, kernels)
     if why_not_fastconformer(part) is None:
-        return NativeFastConformer(cast(FastConformerEncoder, part), arrays, team, kernels)
+        kind = NativeFastConformer if isinstance(part, FastConformerEncoder) else NativeStreamingEncoder
+        return kind(cast(Any, part), arrays, team, kernels)
     made = with_native_linears(part, partial(matrix_of, arrays), team, kernels)
     replace_lstms(made, team, kernels)
     return made

@@ -1,13 +1,16 @@
-"""A FastConformer encoder that the native kernels compute as a whole: Parakeet, Canary, Cohere ASR.
+"""FastConformer encoders that the native kernels compute as a whole: of Parakeet, Canary, Cohere ASR; streaming ones.
 
-Its matrices are packed one by one, as `native_linear` packs them, so that one packed file serves both ways. Norms,
+Their matrices are packed one by one, as `native_linear` packs them, so that one packed file serves both ways. Norms,
 convolutions, biases of the attention and the rates of its signals are small and come from the model; the batch norm
-behind a convolution becomes part of its taps, and pointwise convolutions are matrices in 8 bits.
+behind a convolution becomes part of its taps, and pointwise convolutions are matrices in 8 bits. Before the layers of
+an encoder that streams, torch computes the convolutions: they are small, and remember frames.
 
 Shapes: B rows, T mel frames, S frames, N of them in all rows, M mel bins, C channels, D width, K taps.
 """
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -28,25 +31,43 @@ from sprachbund.nn.fast_conformer import (
 )
 from sprachbund.nn.feed_forward import FeedForward, Route
 from sprachbund.nn.quantized import BlockLinear
-from sprachbund.nn.streaming_conformer import RelativeAttention, distance_rates
+from sprachbund.nn.streaming_conformer import (
+    LEAD,
+    SUBSAMPLING,
+    CausalConvolution,
+    CausalStem,
+    ChunkEncoder,
+    RelativeAttention,
+    StreamingEncoder,
+    StreamingLayer,
+    StreamState,
+    Tier,
+    distance_rates,
+)
 
-_MODULES = (Convolution, FeedForward, RelativeAttention, nn.LayerNorm, nn.BatchNorm1d, nn.Conv1d)
-_PARTS = (*_MODULES, nn.Linear, BlockLinear)
+_PARTS = (FeedForward, RelativeAttention, nn.LayerNorm, nn.Conv1d, nn.Linear, BlockLinear)
 _STEM_PARTS = (nn.ModuleList, nn.Conv2d, nn.Linear, BlockLinear)
+_Kind = type[nn.Module]
+_KINDS: Mapping[_Kind, tuple[_Kind, _Kind, tuple[_Kind, ...]]] = {
+    FastConformerEncoder: (Stem, FastConformerLayer, (Convolution, nn.BatchNorm1d)),
+    StreamingEncoder: (CausalStem, StreamingLayer, (CausalConvolution,)),
+}
+"""Encoder to its kinds of convolutions before the layers, of layers, and of what only these have."""
 
 
 def why_not_fastconformer(module: nn.Module) -> str | None:
     """Why the kernels cannot compute an encoder as a whole; None when they can."""
-    if not isinstance(module, FastConformerEncoder) or type(module) is not FastConformerEncoder:
+    if not isinstance(module, FastConformerEncoder | StreamingEncoder) or type(module) not in _KINDS:
         return f"it is of the kind {type(module).__name__}"
+    stem, layer, own = _KINDS[type(module)]
     before = [module.stem, *list(module.stem.modules())[1:]]
-    if unknown := [part for part in before if type(part) not in (Stem, *_STEM_PARTS)]:
+    if unknown := [part for part in before if type(part) not in (stem, *_STEM_PARTS)]:
         return f"before its layers are parts of the kind {type(unknown[0]).__name__}"
     layers = list(module.layers)
-    if strange := [layer for layer in layers if type(layer) is not FastConformerLayer]:
+    if strange := [each for each in layers if type(each) is not layer]:
         return f"it has layers of the kind {type(strange[0]).__name__}"
-    parts = [part for layer in layers for part in list(layer.modules())[1:]]
-    if (reason := why_not_parts(parts, _PARTS)) is not None:
+    parts = [part for each in layers for part in list(each.modules())[1:]]
+    if (reason := why_not_parts(parts, (*_PARTS, *own))) is not None:
         return reason
     width, heads, kernel_size = module.shape.width, module.shape.num_heads, module.shape.kernel_size
     if width % (BLOCK * heads):
@@ -112,22 +133,12 @@ class NativeFastConformer(NativeModule):
     def __init__(
         self, encoder: FastConformerEncoder, arrays: Arrays, team: Any, instruction_set: str
     ) -> None:
-        layers = {name: a for name, a in arrays.items() if name.startswith("layers.")}
-        super().__init__(layers)
+        super().__init__(_of_layers(arrays))
         self.shape = encoder.shape
-        before = {name.removeprefix("stem."): a for name, a in arrays.items() if name not in layers}
-        self.stem = NativeFastStem(encoder.stem, self.shape.num_mel_bins, before, team, instruction_set)
-        first: Any = encoder.layers[0]
-        self._native = native().FastConformer(
-            layers | _small(encoder),
-            instruction_set,
-            team,
-            width=self.shape.width,
-            heads=self.shape.num_heads,
-            num_layers=self.shape.num_layers,
-            kernel_size=self.shape.kernel_size,
-            activation=first.feed_forward_in.activation,
+        self.stem = NativeFastStem(
+            encoder.stem, self.shape.num_mel_bins, _of_stem(arrays), team, instruction_set
         )
+        self._native = _compiled(encoder, arrays, team, instruction_set)
 
     @enough_memory()
     def forward(self, mel: Tensor, num_mel: Tensor, route: Route | None = None) -> tuple[Tensor, Tensor]:
@@ -148,6 +159,164 @@ class NativeFastConformer(NativeModule):
         return states, num_frames
 
 
+class NativeStreamingLayers(NativeModule):
+    """The layers of an encoder that streams.
+
+    Args:
+        encoder: gives the small arrays.
+        arrays: its packed linear layers, NAME.matrix; they may be mapped from a file.
+        team: threads.
+        instruction_set: name of the kernels.
+    """
+
+    def __init__(self, encoder: StreamingEncoder, arrays: Arrays, team: Any, instruction_set: str) -> None:
+        super().__init__(_of_layers(arrays))
+        self._native = _compiled(encoder, arrays, team, instruction_set)
+
+    @enough_memory()
+    def forward(self, x: Tensor, num_frames: Tensor, tier: Tier) -> Tensor:
+        """States (B, S, D) of whole utterances (B, S, D), zeros behind their `num_frames` (B,).
+
+        Args:
+            x: subsampled frames.
+            num_frames: valid ones.
+            tier: context that is heard.
+        """
+        return self._on_valid(
+            x, num_frames, partial(self._native.encode, chunk=tier.chunk, before=tier.past // tier.chunk)
+        )
+
+    @enough_memory()
+    def step(self, x: Tensor, num_frames: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
+        """States (B, S, D) of a chunk (B, S, D) of streams, and what these remember then, but for the stem's part.
+
+        Args:
+            x: subsampled frames.
+            num_frames: valid ones (B,).
+            state: of the streams.
+        """
+        past, chunk = state.keys.shape[3], x.shape[1]
+        before = {
+            name: tensor.float().contiguous()
+            for name, tensor in state.tensors().items()
+            if name in ("keys", "values", "convolution")
+        }
+        after = {name: torch.empty_like(tensor) for name, tensor in before.items()}
+        states = self._on_valid(
+            x,
+            num_frames,
+            partial(
+                self._native.step,
+                chunk=chunk,
+                known=state.num_past,
+                **before,
+                **{f"{name}_after": tensor for name, tensor in after.items()},
+            ),
+        )
+        return states, StreamState(
+            stem=state.stem, **after, num_past=(state.num_past + chunk).clamp(max=past)
+        )
+
+    def _on_valid(self, x: Tensor, num_frames: Tensor, compute: Callable[[Tensor, Tensor], None]) -> Tensor:
+        """x (B, S, D), whose valid frames `compute` changes in place, one utterance behind the other."""
+        valid = torch.arange(x.shape[1]) < num_frames[:, None]
+        frames = x.detach().float()[valid].contiguous()
+        compute(frames, num_frames)
+        states = torch.zeros_like(x)
+        states[valid] = frames.to(x.dtype)
+        return states
+
+
+class NativeStreamingEncoder(ChunkEncoder):
+    """Stands for a `StreamingEncoder` whose `why_not_fastconformer` is None; it has no gradient.
+
+    The keys, values and frames that a stream remembers are where they are with torch, so that a stream may go on with
+    either. Keys and values are numbers in bf16.
+
+    Args:
+        encoder: gives the convolutions before the layers, and the small arrays.
+        arrays: its packed linear layers, NAME.matrix; they may be mapped from a file.
+        team: threads.
+        instruction_set: name of the kernels.
+    """
+
+    def __init__(self, encoder: StreamingEncoder, arrays: Arrays, team: Any, instruction_set: str) -> None:
+        super().__init__(encoder.shape, encoder.tiers)
+        self.tier = encoder.tier
+        self.stem = with_native_linears(
+            encoder.stem, partial(matrix_of, _of_stem(arrays)), team, instruction_set
+        )
+        self.layers = NativeStreamingLayers(encoder, arrays, team, instruction_set)
+
+    def like(self) -> Tensor:
+        """A weight."""
+        return next(self.stem.parameters())
+
+    def forward(
+        self, mel: Tensor, num_mel: Tensor, route: Route | None = None, *, tier: Tier | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Whole utterances (B, T, M) with `num_mel` (B,) valid frames to states (B, T/8, D) and their valid lengths.
+
+        Args:
+            mel: log-mel (B, T, M).
+            num_mel: valid frames (B,).
+            route: not used.
+            tier: context that is heard; `self.tier` if None.
+        """
+        start = self.start(mel.shape[0], Tier(), keep=0)
+        x, _ = self._subsampled(F.pad(mel, (0, 0, LEAD, 0)), start)
+        num_frames = (num_mel + LEAD) // SUBSAMPLING
+        return self.layers(x, num_frames, tier or self.tier), num_frames
+
+    def step(
+        self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
+    ) -> tuple[Tensor, Tensor, StreamState]:
+        """As `stream`, unchecked: how long the chunk and the past are, the tensors' shapes say.
+
+        Args:
+            mel: log-mel (B, T, M) of a chunk.
+            num_mel: frames (B,), the lead included.
+            state: of the B streams.
+            route: not used.
+        """
+        x, stem = self._subsampled(mel, state)
+        num_frames = num_mel // SUBSAMPLING
+        states, after = self.layers.step(x, num_frames, state)
+        return states, num_frames, replace(after, stem=stem)
+
+    def _subsampled(self, mel: Tensor, state: StreamState) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Frames before the layers, and what the convolutions remember."""
+        x, stem = self.stem(mel, state.stem, state.num_past == 0)
+        if self.shape.scale_input:
+            x = x * math.sqrt(self.shape.width)
+        return x, tuple(tensor.contiguous() for tensor in stem)
+
+
+def _of_layers(arrays: Arrays) -> Arrays:
+    return {name: a for name, a in arrays.items() if name.startswith("layers.")}
+
+
+def _of_stem(arrays: Arrays) -> Arrays:
+    return {name.removeprefix("stem."): a for name, a in arrays.items() if name.startswith("stem.")}
+
+
+def _compiled(
+    encoder: FastConformerEncoder | StreamingEncoder, arrays: Arrays, team: Any, instruction_set: str
+) -> Any:
+    first: Any = encoder.layers[0]
+    return native().FastConformer(
+        _of_layers(arrays) | _small(encoder),
+        instruction_set,
+        team,
+        width=encoder.shape.width,
+        heads=encoder.shape.num_heads,
+        num_layers=encoder.shape.num_layers,
+        kernel_size=encoder.shape.kernel_size,
+        activation=first.feed_forward_in.activation,
+        causal=isinstance(encoder, StreamingEncoder),
+    )
+
+
 def _convolutions(stem: Stem) -> Arrays:
     """The first convolution and depthwise ones as NAME.taps (9, C padded) and NAME.bias, pointwise ones as matrices."""
     arrays: Arrays = {}
@@ -164,7 +333,7 @@ def _convolutions(stem: Stem) -> Arrays:
     return arrays
 
 
-def _small(encoder: FastConformerEncoder) -> Arrays:
+def _small(encoder: FastConformerEncoder | StreamingEncoder) -> Arrays:
     """Norms as NAME.gain and NAME.bias, taps (K, D) and biases of convolutions, vectors of the attention, rates."""
     arrays = {"rates": distance_rates(encoder.shape.width)}
     for name, part in encoder.layers.named_modules(prefix="layers"):
@@ -176,6 +345,10 @@ def _small(encoder: FastConformerEncoder) -> Arrays:
         elif isinstance(part, Convolution):
             taps, bias = _folded(part.depthwise, part.inner_norm)
             arrays |= {f"{name}.taps": taps, f"{name}.bias": bias}
+        elif isinstance(part, CausalConvolution):
+            depthwise = part.depthwise
+            bias = torch.zeros(depthwise.out_channels) if depthwise.bias is None else depthwise.bias
+            arrays |= {f"{name}.taps": depthwise.weight[:, 0].T, f"{name}.bias": bias}
     return {name: a.detach().float().contiguous() for name, a in arrays.items()}
 
 

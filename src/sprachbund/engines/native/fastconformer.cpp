@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace sprachbund {
 
@@ -13,51 +14,67 @@ namespace {
 constexpr int64_t kPass = 192;          // frames
 constexpr int64_t kReach = 64;          // distances become known so many at a time
 constexpr int64_t kUnit = kManyAtOnce;  // queries
+constexpr float kUnseen = -3.0e38f;     // added to the score of a key that a query does not see
 
-int64_t margin(const std::vector<FastLayer>& layers) {
-    int64_t most = 0;
-    for (const FastLayer& layer : layers) most = std::max(most, layer.convolution.depthwise.count / 2);
-    return most;
+// Rounded to nearest even.
+uint16_t to_half(float x) {
+    uint32_t u;
+    std::memcpy(&u, &x, 4);
+    return static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+
+float from_half(uint16_t half) {
+    const uint32_t u = static_cast<uint32_t>(half) << 16;
+    float x;
+    std::memcpy(&x, &u, 4);
+    return x;
+}
+
+// Where dimension d of a position lies among keys, and among values, of one head; kernels.hpp has the layouts.
+int64_t key_at(int64_t position, int64_t d, int64_t width) {
+    return position / 16 * 16 * width + d / 2 * 32 + position % 16 * 2 + d % 2;
+}
+int64_t value_at(int64_t position, int64_t d, int64_t width) {
+    return position / 16 * 16 * width + d / 16 * 256 + position % 16 / 2 * 32 + d % 16 * 2 + position % 2;
 }
 
 }  // namespace
 
 FastConformer::FastConformer(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape_,
-                             std::vector<FastLayer> layers, const float* rates)
+                             std::vector<FastLayer> layers, const float* rates, bool causal)
     : shape(shape_),
+      taps(layers.front().convolution.depthwise.count),
       kernels_(kernels),
       team_(std::move(team)),
       layers_(std::move(layers)),
       rates_(rates),
-      margin_(margin(layers_)),
+      margin_(causal ? taps - 1 : taps / 2),
       attention_(static_cast<size_t>(team_->size())),
       biases_(static_cast<size_t>(team_->size())),
       distances_(layers_.size()) {}
 
-void FastConformer::encode(float* x, const int64_t* counts, int64_t utterances) {
+void FastConformer::encode(float* x, const int64_t* counts, int64_t utterances, Sight sight, const Streams* streams) {
     std::lock_guard<std::mutex> one_call(calls_);
-    prepare(counts, utterances);
+    prepare(counts, utterances, sight, streams);
     team_->run([&](int thread) { work(thread, x); });
+    streams_ = nullptr;
     // What comes next has no use for what grows with the frames.
     for (Scratch<float>* floats : {&mixed_, &gated_}) floats->give_back();
     for (Scratch<uint16_t>* halves : {&queries_, &by_distance_, &keys_, &values_}) halves->give_back();
 }
 
-void FastConformer::prepare(const int64_t* counts, int64_t utterances) {
-    for (auto* list : {&begins_, &row_, &position_, &lengths_}) list->clear();
+void FastConformer::prepare(const int64_t* counts, int64_t utterances, Sight sight, const Streams* streams) {
+    for (auto* list : {&begins_, &row_, &position_}) list->clear();
     counts_.assign(counts, counts + utterances);
-    units_.clear();
+    streams_ = streams;
     int64_t longest = 0;
     for (int64_t row = 0; row < utterances; row++) {
-        const int64_t count = counts[row];
-        longest = std::max(longest, count);
+        longest = std::max(longest, known(row) + counts[row]);
         begins_.push_back(static_cast<int64_t>(row_.size()));
-        row_.insert(row_.end(), static_cast<size_t>(count), row);
-        lengths_.insert(lengths_.end(), static_cast<size_t>(kUnit), count);
-        for (int64_t i = 0; i < count; i++) position_.push_back(i);
-        for (int64_t head = 0; head < shape.heads; head++)
-            for (int64_t i = 0; i < count; i += kUnit) units_.push_back({row, head, i, std::min(kUnit, count - i)});
+        row_.insert(row_.end(), static_cast<size_t>(counts[row]), row);
+        for (int64_t i = 0; i < counts[row]; i++) position_.push_back(known(row) + i);
     }
+    divide(sight);
     know(longest);
     const int64_t frames = static_cast<int64_t>(row_.size()), width = shape.width;
     const int64_t most = std::min(frames, kPass), hidden = std::max(up(shape.hidden, 16), 2 * width);
@@ -75,6 +92,28 @@ void FastConformer::prepare(const int64_t* counts, int64_t utterances) {
     for (auto& a : attention_) a.at_least(std::max(attention_scratch(longest), many_scratch(shape.head_width)));
     // Biases of all queries of a unit, in whole blocks at both ends; the last row is read up to a multiple of 16.
     for (auto& b : biases_) b.at_least(kUnit * (up(longest + kUnit, 16) + 16) + 16);
+}
+
+void FastConformer::divide(Sight sight) {
+    for (auto* list : {&lengths_, &starts_}) list->clear();
+    units_.clear();
+    for (int64_t row = 0; row < static_cast<int64_t>(counts_.size()); row++) {
+        const int64_t before = known(row), count = counts_[static_cast<size_t>(row)], all = before + count;
+        for (int64_t first = 0; first < count; first += kUnit) {
+            const int64_t several = std::min(kUnit, count - first);
+            const auto start = [&](int64_t i) {
+                return sight.chunk ? std::max<int64_t>(0, (before + i) / sight.chunk - sight.before) * sight.chunk : 0;
+            };
+            Unit unit{row, 0, first, several, start(first) / 16 * 16, 0, lengths_.size()};
+            for (int64_t i = first; i < first + several; i++) {
+                const int64_t end = sight.chunk ? ((before + i) / sight.chunk + 1) * sight.chunk : all;
+                lengths_.push_back(std::min(end, all) - unit.from);
+                starts_.push_back(start(i) - unit.from);
+                unit.longest = std::max(unit.longest, lengths_.back());
+            }
+            for (unit.head = 0; unit.head < shape.heads; unit.head++) units_.push_back(unit);
+        }
+    }
 }
 
 // Distances from longest - 1 to 1 - longest; nothing is done where they are known.
@@ -123,12 +162,14 @@ void FastConformer::work(int thread, float* x) {
     };
     for (size_t i = 0; i < layers_.size(); i++) {
         const FastLayer& layer = layers_[i];
+        if (streams_) recall(thread, static_cast<int64_t>(i));
         in_passes([&](float* at, Range pass) {
             feed_forward(thread, layer.first, at, pass);
             heads(thread, layer, at, pass);
         });
         attend(thread, distances_[i].data());
         in_passes([&](float* at, Range pass) { gate(thread, layer, at, pass); });
+        if (streams_) remember(thread, static_cast<int64_t>(i));
         in_passes([&](float* at, Range pass) {
             convolve(thread, layer, at, pass);
             feed_forward(thread, layer.last, at, pass);
@@ -137,6 +178,66 @@ void FastConformer::work(int thread, float* x) {
                                 layer.last_norm);
             team_->barrier();
         });
+    }
+}
+
+// Before the frames' own: keys and values of the past, and what the convolution saw last.
+void FastConformer::recall(int thread, int64_t layer) {
+    const int64_t width = shape.head_width, past = streams_->past, utterances = static_cast<int64_t>(counts_.size());
+    const Range mine = team_->share(thread, utterances * shape.heads);
+    for (int64_t unit = mine.begin; unit < mine.end; unit++) {
+        const int64_t row = unit / shape.heads, head = unit % shape.heads, real = known(row);
+        const int64_t from = (((row * layers() + layer) * shape.heads + head) * past + past - real) * width;
+        uint16_t* keys = keys_.data() + unit * blocks_ * 16 * width;
+        uint16_t* values = values_.data() + unit * blocks_ * 16 * width;
+        for (int64_t position = 0; position < real; position++) {
+            const float *key = streams_->keys + from + position * width, *value = streams_->values + from + position * width;
+            for (int64_t d = 0; d < width; d++) {
+                keys[key_at(position, d, width)] = to_half(key[d]);
+                values[value_at(position, d, width)] = to_half(value[d]);
+            }
+        }
+    }
+    const Range rows = team_->share(thread, utterances);
+    for (int64_t row = rows.begin; row < rows.end; row++) {
+        const float* before = streams_->convolution + (row * layers() + layer) * shape.width * margin_;
+        float* to = gated_.data() + (begins_[static_cast<size_t>(row)] + row * margin_) * shape.width;
+        for (int64_t i = 0; i < margin_; i++)
+            for (int64_t d = 0; d < shape.width; d++) to[i * shape.width + d] = before[d * margin_ + i];
+    }
+}
+
+// What the frames after these will see.
+void FastConformer::remember(int thread, int64_t layer) {
+    const int64_t width = shape.head_width, past = streams_->past, utterances = static_cast<int64_t>(counts_.size());
+    const int64_t chunk = streams_->chunk, kept = std::max<int64_t>(0, past - chunk);
+    const Range mine = team_->share(thread, utterances * shape.heads);
+    for (int64_t unit = mine.begin; unit < mine.end; unit++) {
+        const int64_t row = unit / shape.heads, head = unit % shape.heads;
+        const int64_t all = known(row) + counts_[static_cast<size_t>(row)];
+        const int64_t at = ((row * layers() + layer) * shape.heads + head) * past * width;
+        const uint16_t* keys = keys_.data() + unit * blocks_ * 16 * width;
+        const uint16_t* values = values_.data() + unit * blocks_ * 16 * width;
+        std::copy_n(streams_->keys + at + (past - kept) * width, kept * width, streams_->keys_after + at);
+        std::copy_n(streams_->values + at + (past - kept) * width, kept * width, streams_->values_after + at);
+        for (int64_t slot = kept; slot < past; slot++) {
+            const int64_t position = known(row) + chunk - past + slot;
+            for (int64_t d = 0; d < width; d++) {
+                const bool there = position < all;
+                streams_->keys_after[at + slot * width + d] =
+                    there ? from_half(keys[key_at(position, d, width)]) : 0.0f;
+                streams_->values_after[at + slot * width + d] =
+                    there ? from_half(values[value_at(position, d, width)]) : 0.0f;
+            }
+        }
+    }
+    const Range rows = team_->share(thread, utterances);
+    for (int64_t row = rows.begin; row < rows.end; row++) {
+        const int64_t last = begins_[static_cast<size_t>(row)] + counts_[static_cast<size_t>(row)] + row * margin_;
+        const float* from = gated_.data() + last * shape.width;
+        float* after = streams_->convolution_after + (row * layers() + layer) * shape.width * margin_;
+        for (int64_t i = 0; i < margin_; i++)
+            for (int64_t d = 0; d < shape.width; d++) after[d * margin_ + i] = from[i * shape.width + d];
     }
 }
 
@@ -165,25 +266,29 @@ void FastConformer::heads(int thread, const FastLayer& layer, const float* x, Ra
 
 // Threads take turns, since utterances have different lengths.
 void FastConformer::attend(int thread, const uint16_t* distances) {
-    const int64_t width = shape.head_width, all = shape.width, known = up(2 * reach_ - 1, 16) / 16;
+    const int64_t width = shape.head_width, all = shape.width, known_blocks = up(2 * reach_ - 1, 16) / 16;
     float* scratch = attention_[static_cast<size_t>(thread)].data();
     float* biases = biases_[static_cast<size_t>(thread)].data();
     for (size_t i = static_cast<size_t>(thread); i < units_.size(); i += static_cast<size_t>(team_->size())) {
         const Unit& unit = units_[i];
-        const int64_t length = counts_[static_cast<size_t>(unit.utterance)];
         const int64_t at = (begins_[static_cast<size_t>(unit.utterance)] + unit.first) * all + unit.head * width;
-        const int64_t keys = (unit.utterance * shape.heads + unit.head) * blocks_ * 16 * width;
+        const int64_t keys =
+            ((unit.utterance * shape.heads + unit.head) * blocks_ * 16 + unit.from) * width;
+        const int64_t *lengths = lengths_.data() + unit.lengths, *starts = starts_.data() + unit.lengths;
         // Key k is k places after key 0, which is at `place` for the first query of the unit, one before for the next.
-        const int64_t place = reach_ - 1 - unit.first, block = (place - unit.count + 1) / 16;
-        const int64_t blocks = (place + length - 1) / 16 + 1 - block;
-        kernels_->match({by_distance_.data() + at, all, distances + (unit.head * known + block) * 16 * width, nullptr,
-                         nullptr, unit.count, width, shape.factor(), biases, blocks * 16, nullptr, 0, scratch, nullptr},
+        const int64_t place = reach_ - 1 - known(unit.utterance) - unit.first + unit.from;
+        const int64_t block = (place - unit.count + 1) / 16, blocks = (place + unit.longest - 1) / 16 + 1 - block;
+        kernels_->match({by_distance_.data() + at, all, distances + (unit.head * known_blocks + block) * 16 * width,
+                         nullptr, nullptr, unit.count, width, shape.factor(), biases, blocks * 16, nullptr, 0, scratch,
+                         nullptr},
                         blocks);
         Attention attention{queries_.data() + at, all, keys_.data() + keys, values_.data() + keys,
-                            lengths_.data() + unit.utterance * kUnit, unit.count, width, shape.factor(),
+                            lengths, unit.count, width, shape.factor(),
                             mixed_.data() + at, all, nullptr, 0, scratch, nullptr};
         attention.bias = biases + place - block * 16;
         attention.bias_stride = blocks * 16 - 1;
+        for (int64_t q = 0; q < unit.count; q++)
+            std::fill_n(biases + place - block * 16 + q * attention.bias_stride, starts[q], kUnseen);
         kernels_->attend_many(attention);
     }
     team_->barrier();
@@ -210,7 +315,7 @@ void FastConformer::convolve(int thread, const FastLayer& layer, float* x, Range
     const Range mine = team_->share(thread, count);
     for (int64_t i = mine.begin; i < mine.end; i++) {
         const int64_t frame = pass.begin + i, place = frame + (row_[static_cast<size_t>(frame)] + 1) * margin_;
-        kernels_->depthwise(gated_.data() + (place - depthwise.count / 2) * width, 1, width, width, depthwise,
+        kernels_->depthwise(gated_.data() + (place - margin_) * width, 1, width, width, depthwise,
                             hidden_.data() + i * width);
     }
     // Each thread quantizes the frames that it has convolved.

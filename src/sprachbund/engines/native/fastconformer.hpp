@@ -1,7 +1,9 @@
-// FastConformer encoders that hear whole utterances (arXiv 2305.05084): layers of half a feed-forward, attention by
-// content and by distance, convolution module, half a feed-forward, norm.
+// FastConformer encoders (arXiv 2305.05084) that hear whole utterances, or chunks behind what they remember of their
+// streams (arXiv 2312.17279): layers of half a feed-forward, attention by content and by distance, convolution module,
+// half a feed-forward, norm.
 //
-// Shapes: N frames of all utterances, D width, H heads, W = D / H width of a head. D and W are multiples of 16.
+// Shapes: B utterances, N frames of all of them, L layers, D width, H heads, W = D / H width of a head, P frames of the
+// past, K taps. D and W are multiples of 16.
 #pragma once
 #include "model.hpp"
 
@@ -12,30 +14,53 @@ struct FastLayer {
     Norm norm;  // before the attention
     Matrix query, key, value, distance, out;
     const float *content_bias, *distance_bias;  // H x W, added to queries
-    Convolution convolution;                    // whose batch norm is part of taps and bias: its inner norm has no gain
+    Convolution convolution;                    // a batch norm is part of taps and bias: its inner norm has no gain
     FeedForward last;
     Norm last_norm;
 };
 
+// Which frames a frame sees: those of its chunk, and of so many chunks before; all of its utterance where `chunk` is 0.
+struct Sight {
+    int64_t chunk = 0, before = 0;
+};
+
+// What streams remember, and room for what they will: keys and values (B, L, H, P, W), the newest last, and inputs of
+// the convolutions (B, L, D, K - 1). Keys and values of a frame are numbers in bf16, in whatever they are kept.
+struct Streams {
+    const float *keys, *values, *convolution;
+    float *keys_after, *values_after, *convolution_after;
+    const int64_t* known;  // how many of the P are real
+    int64_t past;          // P
+    int64_t chunk;         // frames that the past moves by: `counts`, or more where a stream ends
+};
+
 class FastConformer {
   public:
+    // A causal convolution sees the frames before; another one as many on both sides.
     FastConformer(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape, std::vector<FastLayer> layers,
-                  const float* rates);
+                  const float* rates, bool causal);
 
     // All layers, in place, on utterances that lie one behind the other in x (N, D). What an utterance becomes is the
-    // same whatever the others are.
-    void encode(float* x, const int64_t* counts, int64_t utterances);
+    // same whatever the others are. With streams, the frames follow what these remember.
+    void encode(float* x, const int64_t* counts, int64_t utterances, Sight sight, const Streams* streams);
 
     const Shape shape;
+    const int64_t taps;
+    int64_t layers() const { return static_cast<int64_t>(layers_.size()); }
 
   private:
-    // Queries of one utterance and head that attend together.
+    // Queries of one utterance and head that attend together, to keys from `from` on, a multiple of 16.
     struct Unit {
-        int64_t utterance, head, first, count;
+        int64_t utterance, head, first, count, from, longest;
+        size_t lengths;  // where those of its queries begin in `lengths_`, which count from `from` on
     };
 
-    void prepare(const int64_t* counts, int64_t utterances);
+    void prepare(const int64_t* counts, int64_t utterances, Sight sight, const Streams* streams);
+    void divide(Sight sight);
     void know(int64_t longest);
+    void recall(int thread, int64_t layer);
+    void remember(int thread, int64_t layer);
+    int64_t known(int64_t utterance) const { return streams_ ? streams_->known[utterance] : 0; }
     void work(int thread, float* x);
     // On the frames of a pass:
     void feed_forward(int thread, const FeedForward& forward, float* x, Range pass);
@@ -50,7 +75,7 @@ class FastConformer {
     std::shared_ptr<Team> team_;
     std::vector<FastLayer> layers_;
     const float* rates_;  // D / 2: radians per frame
-    int64_t margin_;      // frames of silence around every utterance in `gated_`, for the convolution
+    int64_t margin_;      // frames of silence, or of the past, before every utterance in `gated_`, for the convolution
     std::vector<Scratch<float>> attention_, biases_;  // one per thread
     Quantized shared_;
     Scratch<float> hidden_, mixed_, gated_;
@@ -60,9 +85,11 @@ class FastConformer {
     std::vector<Scratch<uint16_t>> distances_;
     int64_t reach_ = 0;  // distances below this are known, to both sides
     // Of a call:
+    const Streams* streams_ = nullptr;
     std::vector<int64_t> counts_, begins_;  // of utterances: their frames, the frames before them
-    std::vector<int64_t> row_, position_;   // of frames: their utterances, their places there
-    std::vector<int64_t> lengths_;          // of every query of a unit, utterance by utterance
+    std::vector<int64_t> row_, position_;   // of frames: their utterances, their places behind what is remembered
+    std::vector<int64_t> lengths_;          // of the queries of units: they see the keys before
+    std::vector<int64_t> starts_;           // of the same queries: they do not see the keys before
     std::vector<Unit> units_;
     int64_t blocks_ = 0;  // of 16 keys of every utterance
     std::mutex calls_;

@@ -496,9 +496,10 @@ struct PyFastConformer {
     std::unique_ptr<FastConformer> model;
 
     PyFastConformer(const nb::dict& arrays, const std::string& isa, std::shared_ptr<Team> team, int64_t width,
-                    int64_t heads, int64_t num_layers, int64_t kernel_size, const std::string& activation)
+                    int64_t heads, int64_t num_layers, int64_t kernel_size, const std::string& activation, bool causal)
         : weights(arrays) {
-        if (width < 16 || width % 16 || heads < 1 || width % (16 * heads) || kernel_size < 1 || kernel_size % 2 == 0)
+        if (width < 16 || width % 16 || heads < 1 || width % (16 * heads) || num_layers < 1 || kernel_size < 1 ||
+            (kernel_size % 2 == 0 && !causal))
             throw nb::value_error("sizes that no FastConformer of these kernels has");
         const Then then = activation_named(activation);
         std::vector<FastLayer> layers;
@@ -518,7 +519,8 @@ struct PyFastConformer {
                               {weights.norm(convolution + "norm", width),
                                weights.matrix(convolution + "gate.matrix", 2 * width, width),
                                {weights.get<float>(convolution + "taps", {kernel_size, width}),
-                                weights.get<float>(convolution + "bias", {width}), kernel_size, Norm{}},
+                                weights.get<float>(convolution + "bias", {width}), kernel_size,
+                                causal ? weights.norm(convolution + "inner_norm", width) : Norm{}},
                                weights.matrix(convolution + "out.matrix", width, width)},
                               weights.feed_forward(at + "feed_forward_out", width, then, ".matrix"),
                               weights.norm(at + "norm", width)});
@@ -528,10 +530,11 @@ struct PyFastConformer {
             }
         }
         model = std::make_unique<FastConformer>(chosen(isa), std::move(team), Shape{width, heads, width / heads, hidden},
-                                                std::move(layers), weights.get<float>("rates", {width / 2}));
+                                                std::move(layers), weights.get<float>("rates", {width / 2}), causal);
     }
 
-    void encode(const Array<float>& x, const Array<const int64_t>& counts) {
+    // Frames of all utterances, which have to be those that come in.
+    int64_t frames_of(const Array<float>& x, const Array<const int64_t>& counts) {
         const int64_t count = length(x, 0, "x"), utterances = length(counts, 0, "counts");
         expect(x, {count, model->shape.width}, "x");
         expect(counts, {utterances}, "counts");
@@ -542,10 +545,46 @@ struct PyFastConformer {
             total += counts.data()[i];
         }
         if (total != count) throw nb::value_error("the utterances have other frames than come in");
+        return count;
+    }
+
+    void encode(const Array<float>& x, const Array<const int64_t>& counts, int64_t chunk, int64_t before) {
+        const int64_t count = frames_of(x, counts), utterances = length(counts, 0, "counts");
+        if (chunk < 0 || before < 0) throw nb::value_error("chunks of less than nothing");
         float* data = x.data();
         const int64_t* each = counts.data();
         nb::gil_scoped_release free;
-        if (count > 0) model->encode(data, each, utterances);
+        if (count > 0) model->encode(data, each, utterances, {chunk, before}, nullptr);
+    }
+
+    // Of every stream, `counts` frames of a chunk; what the streams will remember goes to `..._after`.
+    void step(const Array<float>& x, const Array<const int64_t>& counts, int64_t chunk,
+              const Array<const int64_t>& known, const Array<const float>& keys, const Array<const float>& values,
+              const Array<const float>& convolution, const Array<float>& keys_after, const Array<float>& values_after,
+              const Array<float>& convolution_after) {
+        frames_of(x, counts);
+        const int64_t rows = length(counts, 0, "counts"), past = length(keys, 3, "keys");
+        const Shape& shape = model->shape;
+        const Lengths heads{rows, model->layers(), shape.heads, past, shape.head_width};
+        const Lengths inputs{rows, model->layers(), shape.width, model->taps - 1};
+        expect(known, {rows}, "known");
+        expect(keys, heads, "keys");
+        expect(values, heads, "values");
+        expect(keys_after, heads, "keys_after");
+        expect(values_after, heads, "values_after");
+        expect(convolution, inputs, "convolution");
+        expect(convolution_after, inputs, "convolution_after");
+        for (int64_t i = 0; i < rows; i++) {
+            if (known.data()[i] < 0 || known.data()[i] > past)
+                throw nb::value_error("the streams remember more than they have room for");
+            if (counts.data()[i] > chunk) throw nb::value_error("the utterances have more frames than their chunk");
+        }
+        const Streams streams{keys.data(), values.data(), convolution.data(), keys_after.data(), values_after.data(),
+                              convolution_after.data(), known.data(), past, chunk};
+        float* data = x.data();
+        const int64_t* each = counts.data();
+        nb::gil_scoped_release free;
+        if (rows > 0) model->encode(data, each, rows, {}, &streams);
     }
 };
 
@@ -943,10 +982,15 @@ NB_MODULE(_native, m) {
         .def("run", &PyFastStem::run, nb::arg("x").noconvert(), nb::arg("out").noconvert());
     nb::class_<PyFastConformer>(m, "FastConformer")
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, int64_t, int64_t,
-                      const std::string&>(),
+                      const std::string&, bool>(),
              nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("width"), nb::arg("heads"),
-             nb::arg("num_layers"), nb::arg("kernel_size"), nb::arg("activation"))
-        .def("encode", &PyFastConformer::encode, nb::arg("x").noconvert(), nb::arg("counts"));
+             nb::arg("num_layers"), nb::arg("kernel_size"), nb::arg("activation"), nb::arg("causal"))
+        .def("encode", &PyFastConformer::encode, nb::arg("x").noconvert(), nb::arg("counts"), nb::arg("chunk") = 0,
+             nb::arg("before") = 0)
+        .def("step", &PyFastConformer::step, nb::arg("x").noconvert(), nb::arg("counts"), nb::kw_only(), nb::arg("chunk"),
+             nb::arg("known"), nb::arg("keys"), nb::arg("values"), nb::arg("convolution"),
+             nb::arg("keys_after").noconvert(), nb::arg("values_after").noconvert(),
+             nb::arg("convolution_after").noconvert());
     nb::class_<PyStem>(m, "Stem")
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, const Lengths&,
                       const Lengths&>(),
