@@ -63,6 +63,18 @@ def test_a_limit_is_spread_over_the_corpus(model, manifest):
     assert {job.targets for job in plan.jobs} == {("de",)}
 
 
+def test_speech_in_other_languages_is_left_out_before_the_limit(model, manifest):
+    spoken = manifest.languages.tolist()
+    plan = make_plan(model, manifest, ["en"], 3, ["German"])
+    german = [index for index, tag in enumerate(spoken) if tag == "de"]
+    assert len(german) > 3
+    assert [job.index for job in plan.jobs] == [german[0], german[round((len(german) - 1) / 2)], german[-1]]
+    assert plan.other_sources == len(spoken) - len(german)
+    assert plan.over_limit == len(german) - 3
+    with pytest.raises(SprachbundError, match=r"holds speech in .*, not in all of tlh; choose .* --from"):
+        make_plan(model, manifest, None, None, ["tlh"])
+
+
 def test_the_guard_is_recorded_and_the_text_kept(lines):
     assert {x.evidence.dropped for x in lines} == {"no speech: voice activity 0.00"}  # the sound is noise
     assert any(x.hypothesis for x in lines)

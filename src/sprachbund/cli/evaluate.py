@@ -64,6 +64,7 @@ Data = Annotated[
 
 _OFFERED = (
     "targets",
+    "sources",
     "limit",
     "batch_size",
     "decoding.beam_size",

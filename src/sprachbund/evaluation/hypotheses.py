@@ -43,7 +43,7 @@ from sprachbund.evaluation.lines import (
 from sprachbund.evaluation.no_speech import KINDS, Sound, no_speech_set
 from sprachbund.evaluation.options import BATCH_SIZE, EvaluationOptions
 from sprachbund.models.base import Family, Memory
-from sprachbund.text.languages import parse_language
+from sprachbund.text.languages import described, parse_language
 
 _STRETCH_BATCHES = (
     16  # batches sorted by length together: long enough for even lengths, short enough to stream
@@ -71,6 +71,7 @@ class Plan:
         without_speech: utterances without a language, which quality cannot be measured on.
         too_long: utterances longer than the model's window.
         over_limit: utterances left out by the limit.
+        other_sources: utterances in languages that were not asked for.
     """
 
     jobs: tuple[DecodingJob, ...]
@@ -79,6 +80,7 @@ class Plan:
     without_speech: int = 0
     too_long: int = 0
     over_limit: int = 0
+    other_sources: int = 0
 
     @property
     def num_lines(self) -> int:
@@ -92,7 +94,11 @@ class Plan:
 
 
 def make_plan(
-    model: Family, manifest: Manifest, targets: Sequence[str] | None = None, limit: int | None = None
+    model: Family,
+    manifest: Manifest,
+    targets: Sequence[str] | None = None,
+    limit: int | None = None,
+    sources: Sequence[str] | None = None,
 ) -> Plan:
     """Decide what of a corpus is decoded.
 
@@ -101,14 +107,16 @@ def make_plan(
         manifest: the corpus.
         targets: languages wanted, as tags or names; None takes every language there is a reference in.
         limit: most utterances, spread evenly over the corpus; None takes all.
+        sources: languages spoken, as tags or names; None takes every one.
 
     Raises:
-        SprachbundError: for languages the model does not know, spans of languages that are broken, and when
+        SprachbundError: for languages that the model or the corpus does not know, broken spans of languages, and when
             nothing is left to decode.
     """
     written = {target for _, target in model.pairs()}
     wanted = None if targets is None else tuple(dict.fromkeys(parse_language(t, written) for t in targets))
-    chosen = _spread(len(manifest), limit)
+    asked = _spoken_in(manifest, sources)
+    chosen = [asked[i] for i in _spread(len(asked), limit)]
     utterances = [(index, manifest[index]) for index in chosen]
     spoken = [(index, u) for index, u in utterances if u.language]
     fitting = [(index, u) for index, u in spoken if u.duration_s <= model.max_window_s]
@@ -134,7 +142,8 @@ def make_plan(
         unknown_pairs=unknown,
         without_speech=len(utterances) - len(spoken),
         too_long=len(spoken) - len(fitting),
-        over_limit=len(manifest) - len(chosen),
+        over_limit=len(asked) - len(chosen),
+        other_sources=len(manifest) - len(asked),
     )
     if not jobs:
         raise SprachbundError(_nothing_left(manifest, plan, wanted))
@@ -387,6 +396,21 @@ def corpus_name(directory: Path) -> str:
 def one_line(text: str) -> str:
     """Text on one line, so that files of one text per line keep their count."""
     return " ".join(text.split())
+
+
+def _spoken_in(manifest: Manifest, sources: Sequence[str] | None) -> Sequence[int]:
+    """Indices of the utterances in these languages."""
+    if sources is None:
+        return range(len(manifest))
+    held = [tag for tag in manifest.spoken if tag]
+    try:
+        wanted = {parse_language(source, held) for source in sources}
+    except SprachbundError:
+        raise SprachbundError(
+            f"{manifest.directory} holds speech in {described(held)}, not in all of {', '.join(sources)}; choose "
+            "other languages with --from"
+        ) from None
+    return [index for index, tag in enumerate(manifest.languages.tolist()) if tag in wanted]
 
 
 def _spread(count: int, limit: int | None) -> list[int]:

@@ -85,6 +85,7 @@ class DataUsed(ManifestPart):
     without_speech: int = 0
     too_long: int = 0
     over_limit: int = 0
+    other_sources: int = 0
 
 
 class ModelUsed(ManifestPart):

@@ -21,6 +21,7 @@ class EvaluationOptions:
 
     Attributes:
         targets: languages wanted; every language with references if not given.
+        sources: languages spoken, without which utterances are left out; all if not given.
         limit: most utterances of each corpus, spread evenly over it; all if not given.
         batch_size: utterances in a batch; does not change the result.
         decoding: how to decode, as `translate` does with the same options; its guard is applied to what is scored.
@@ -34,6 +35,7 @@ class EvaluationOptions:
     """
 
     targets: Annotated[tuple[str, ...] | None, Option("--to", metavar="LANG,…")] = None
+    sources: Annotated[tuple[str, ...] | None, Option("--from", metavar="LANG,…")] = None
     limit: Annotated[int | None, Range(1), Option("--limit", metavar="N")] = None
     batch_size: Annotated[int, Range(1), Option("--batch-size", metavar="N")] = BATCH_SIZE
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
@@ -84,7 +86,10 @@ def options_from(values: dict[str, Any], path: Path | None = None) -> Evaluation
     rest.setdefault("engine", "torch")  # of the manifests that are older than this option
     try:
         decoding = DecodingOptions.from_stored(rest.pop("decoding"), str(path or "a configuration"))
-        return EvaluationOptions(**{**rest, "targets": _tuple(rest["targets"])}, decoding=decoding)
+        languages: dict[str, Any] = {
+            key: _tuple(rest.pop(key)) for key in ("targets", "sources") if key in rest
+        }
+        return EvaluationOptions(**rest, **languages, decoding=decoding)
     except (SprachbundError, TypeError, KeyError, ValueError) as error:
         known = ", ".join(f.name for f in fields(EvaluationOptions))
         raise SprachbundError(

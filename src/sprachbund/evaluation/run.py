@@ -275,7 +275,7 @@ def _evaluate_here(
 ) -> EvaluationResult:
     """By this process, which measures its speed."""
     family, options = _ready(model, options, offline)
-    plans = [make_plan(family, m, options.targets, options.limit) for m in manifests]
+    plans = [make_plan(family, m, options.targets, options.limit, options.sources) for m in manifests]
     scoring = Scoring(_targets(plans), options, offline=offline)
     total, watch = sum(plan.num_lines for plan in plans), Stopwatch()
     with LineWriter(out / HYPOTHESES_FILE) if out else _Nowhere() as writer:
@@ -311,7 +311,7 @@ def _evaluate_in_parts(
     asked |= {"model": content_hash(directory), "data": [manifest.content_hash() for manifest in manifests]}
     options = _as_begun(folder, asked, options)
     family, options = _ready(directory, options, offline)
-    plans = [make_plan(family, m, options.targets, options.limit) for m in manifests]
+    plans = [make_plan(family, m, options.targets, options.limit, options.sources) for m in manifests]
     del family  # the processes have their own
     give_back_freed_memory()
     write_json(folder / BEGUN, {"asked": asked, "engine": options.engine})
@@ -437,7 +437,10 @@ def race_models(
     """
     manifest = open_corpus(directory)
     families = {name: _ready(name, options, offline)[0] for name in models}
-    plans = [make_plan(family, manifest, options.targets, options.limit) for family in families.values()]
+    plans = [
+        make_plan(family, manifest, options.targets, options.limit, options.sources)
+        for family in families.values()
+    ]
     jobs = set(plans[0].jobs).intersection(*(plan.jobs for plan in plans[1:]))
     if not jobs:
         raise SprachbundError(
@@ -585,6 +588,7 @@ def data_used(manifest: Manifest, plan: Plan) -> DataUsed:
         without_speech=plan.without_speech,
         too_long=plan.too_long,
         over_limit=plan.over_limit,
+        other_sources=plan.other_sources,
     )
 
 

@@ -196,6 +196,7 @@ def left_out(manifest: ResultManifest) -> list[str]:
     lines = []
     for data in manifest.data:
         parts = [
+            f"{data.other_sources} utterances in other languages" if data.other_sources else "",
             f"{data.over_limit} utterances over the limit" if data.over_limit else "",
             f"{data.without_speech} without speech" if data.without_speech else "",
             f"{data.too_long} longer than the model's window" if data.too_long else "",

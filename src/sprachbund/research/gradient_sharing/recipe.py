@@ -84,9 +84,13 @@ class _Spoken:
 
 
 def write_table(recipe: GradientSharingRecipe, directory: Path) -> Path:
-    """Every arm beside the baseline: all languages, and the starved ones alone."""
-    names = recipe.all_arms
-    groups = {"all": frozenset(recipe.languages), "starved": frozenset(recipe.shares)}
+    """Every arm beside the baseline: all languages, and alone those with less speech and those that were new."""
+    names, shares = recipe.all_arms, {tag: recipe.shares.get(tag, 1.0) for tag in recipe.languages}
+    groups = {
+        "all": frozenset(recipe.languages),
+        "starved": frozenset(tag for tag, share in shares.items() if share < max(shares.values())),
+        "new": frozenset(recipe.fine_tuning.new_languages),
+    }
     rows: dict[str, dict[str, object]] = {name: {"arm": name} for name in names}
     for group, languages in groups.items():
         if not languages:
@@ -333,6 +337,7 @@ def _arm(
         train_translator(translator, folder / "run", report=report, states=directory / STATES)
     options = EvaluationOptions(
         targets=recipe.targets or recipe.languages,
+        sources=recipe.languages,
         limit=recipe.test_utterances,
         no_speech_per_kind=0,
         first_segments=0,
