@@ -1,7 +1,7 @@
 # Two commands need nothing but Python 3.11, pip and make:
 #   make demo   translate the recordings in examples/
 #   make test   check the documentation, the code, and every test that takes seconds
-#   make test-slow   run the tests that take longer, as CI does besides
+#   make test-slow   run the tests that take longer and those of the page in a browser, as CI does besides
 #   make site   build the documentation into site/
 #   make test-ray   the jobs on a real Ray cluster of this machine, which `make test` leaves out
 PYTHON ?= python3
@@ -42,10 +42,10 @@ programs: $(VENV)/.docs
 
 test: programs
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target site lint
-	$(BIN)/python -m pytest tests/serving/page   # a browser's clock runs beside these, so nothing else does
 	$(BIN)/python -m pytest -m "not slow and not long" $(SPREAD)
 
 test-slow: programs
+	$(BIN)/python -m pytest tests/serving/page   # a browser's clock runs beside these, so nothing else does
 	$(BIN)/python -m pytest -m "slow and not long" $(SPREAD)
 
 test-ray: $(VENV)/.dev

@@ -199,6 +199,7 @@ class TwoHours(io.RawIOBase):
         return len(piece)
 
 
+@pytest.mark.slow
 def test_two_hours_need_no_two_hour_buffer() -> None:
     source = open_audio(TwoHours())
     assert source.duration_s == 7200

@@ -287,6 +287,7 @@ def test_a_decoder_gone_wrong_is_one_line_and_the_next_recording_works(
     np.testing.assert_array_equal(samples(good, untrusted=True), samples(good))
 
 
+@pytest.mark.slow
 def test_processor_time_ends(tmp_path: Path, misbehaving: None) -> None:
     path = write(tmp_path / "hang.wav")
     assert "took more than 1 s of processor time" in refused(

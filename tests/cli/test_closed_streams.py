@@ -21,6 +21,7 @@ def run(redirections: str, place: Path, *args: str) -> tuple[int, str, str]:
     return ran.returncode, ran.stdout, ran.stderr
 
 
+@pytest.mark.slow
 def test_what_would_be_printed_is_said_to_be_lost(tmp_path: Path) -> None:
     for args in (["models", "list"], ["translate", "--help"]):
         code, out, err = run(">&-", tmp_path, *args)

@@ -73,6 +73,7 @@ def completed(line: str, shell: str = "bash") -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 def test_shells_complete_verbs_options_and_values() -> None:
     assert completed("sprachbund tr") == ["translate", "transcribe", "train"]
     assert "download" in completed("sprachbund models ")
@@ -191,6 +192,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_bar_with_the_time_left_and_wipes_it() -> None:
     said = on_terminal(WORK.format(going="bar._progress is None"), {"TERM": "xterm"})
     assert "counting" in said
@@ -200,6 +202,7 @@ def test_a_terminal_shows_a_bar_with_the_time_left_and_wipes_it() -> None:
     assert said.rstrip().endswith("done")
 
 
+@pytest.mark.slow
 def test_a_dumb_terminal_gets_plain_lines() -> None:
     said = on_terminal(WORK.format(going="bar._pause_s < 1"), {"TERM": "dumb"})
     assert "\x1b" not in said
@@ -208,6 +211,7 @@ def test_a_dumb_terminal_gets_plain_lines() -> None:
     assert rest[-1] == "done"
 
 
+@pytest.mark.slow
 def test_a_terminal_without_these_letters_gets_others() -> None:
     env = {"TERM": "xterm", "PYTHONIOENCODING": "latin-1"}
     said = on_terminal(WORK.format(going="bar._progress is None"), env)
@@ -241,6 +245,7 @@ with console.Bar("a long account of all that is going on in here", 9, delay_s=0.
 """
 
 
+@pytest.mark.slow
 def test_lines_stand_above_the_bar_and_one_bar_in_place_of_another() -> None:
     said = on_terminal(BESIDE, {"TERM": "xterm", "COLUMNS": "40"})
     assert "\x1b[?25l" not in said  # a killed command leaves a cursor

@@ -136,6 +136,7 @@ def test_a_download_that_was_killed_goes_on_where_it_stopped(hub: Hub, tmp_path:
     assert not ranges(hub)
 
 
+@pytest.mark.slow
 def test_what_is_there_of_a_file_counts_in_the_progress(hub: Hub, tmp_path: Path) -> None:
     content = (tmp_path / "large" / "model.safetensors").read_bytes()
     partial(tmp_path).parent.mkdir(parents=True)
@@ -232,6 +233,7 @@ def test_a_model_that_was_pushed_is_downloaded_whole(hub: Hub, tmp_path: Path) -
     assert names == {path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_page_needs_a_licence(hub: Hub, tmp_path: Path) -> None:
     ran = run(hub, tmp_path, "models", "push", str(tmp_path / "published"), "someone/whisper")
     assert ran.code == 1
@@ -339,6 +341,7 @@ def test_a_language_that_the_model_lacks_names_models_that_have_it(tmp_path: Pat
     assert "hint" not in command("translate", talk, "--to", "klingon", "--model", model).err
 
 
+@pytest.mark.slow
 def test_packed_weights_are_checked_and_damaged_ones_named_with_what_rebuilds_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

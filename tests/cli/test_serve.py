@@ -29,6 +29,7 @@ def process() -> Iterator[subprocess.Popen[str]]:
     started.wait()
 
 
+@pytest.mark.slow
 def test_it_says_where_it_is_and_what_the_weights_may_be_used_for_and_stops_when_asked(process):
     lines: list[str] = []
     ready = threading.Event()

@@ -72,6 +72,7 @@ def test_every_option_reaches_the_plan(file: Path) -> None:
         assert (split["start"], split["seed"], split["clustering"]) == ("random", 7, "kmeans")
 
 
+@pytest.mark.slow
 def test_show_gradients_and_plans(file: Path, tmp_path: Path) -> None:
     command("share", "plan", file, "--out", tmp_path / "plan.json")
     from_gradients = command("share", "show", file)

@@ -50,6 +50,7 @@ def test_a_process_with_torch_and_one_that_never_collects_stay_as_they_are(
     assert at_exit == []
 
 
+@pytest.mark.slow
 @needs_native
 def test_a_process_that_loads_a_model_ends_without_a_word() -> None:
     code = """

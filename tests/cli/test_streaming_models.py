@@ -52,6 +52,7 @@ def refused(place: Path):
     return check
 
 
+@pytest.mark.slow
 def test_a_converted_checkpoint_is_a_model_like_any_other(place):
     listed = json.loads(command("models", "show", place / "model", "--json").out)
     assert listed["licence"] == "MIT"

@@ -87,6 +87,7 @@ def test_training_hears_what_inference_hears(place: Path) -> None:
         torch.testing.assert_close(row[:count], expected["input_features"][0, :count], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_learns_and_stays_what_it_is(place: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     model = run(
@@ -182,6 +183,7 @@ def study(place: Path, data: Path, out: Path, *changes: str) -> list[str]:
     return ["study", "run", str(TINY), "--data", str(data), "--out", str(out), *sets]
 
 
+@pytest.mark.slow
 def test_a_study_starts_from_checkpoints(
     place: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

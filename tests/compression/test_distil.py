@@ -72,6 +72,7 @@ def test_a_whisper_student_learns_and_keeps_its_pairs(material: Path, tmp_path: 
     assert card.training["made_from"]["teacher"] == str(material / "teacher")
 
 
+@pytest.mark.slow
 def test_broken_off_and_taken_up_it_ends_with_the_same_bits(material: Path, tmp_path: Path) -> None:
     whole: Any = load(run(recipe(material, 4), tmp_path / "whole", report=lambda line: None))
     run(recipe(material, 4), tmp_path / "halves", report=lambda line: None, stop_after=2)

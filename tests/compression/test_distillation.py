@@ -201,6 +201,7 @@ def test_without_divergences_the_teacher_is_not_run(monkeypatch: pytest.MonkeyPa
     assert not model.loss(conformer_batch(teacher)).parts
 
 
+@pytest.mark.slow
 def test_training_on_one_loop_brings_the_student_to_its_teacher(tmp_path: Path) -> None:
     """From audio and the teacher's distributions alone: no label counts."""
     made.make_corpus(tmp_path / "data", 16)

@@ -21,6 +21,7 @@ def bundled() -> Conformer:
     return model
 
 
+@pytest.mark.slow
 def test_only_the_named_weights_change(bundled: Conformer) -> None:
     """Encoder layers, as in the paper: decoder, embeddings, convolutions, norms and biases stay to the bit."""
     model = copy.deepcopy(bundled)

@@ -107,6 +107,7 @@ def test_bytes_of_tokens_are_kept(cpp: Any, whisper_dir: Path, whisper: Whisper,
     cpp.whisper_free(context)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "compute"), [("32", "float32"), ("8", "int8")])
 def test_ctranslate2_writes_our_tokens(
     whisper_dir: Path, whisper: Whisper, sound: np.ndarray, tmp_path: Path, bits: str, compute: str

@@ -19,6 +19,7 @@ def heard(live: LiveEdition, epoch: int | None) -> list[tuple[str, bytes]]:
     return [(utterance.text, manifest.samples(i).tobytes()) for i, utterance in enumerate(manifest)]
 
 
+@pytest.mark.slow
 def test_every_epoch_is_new_and_comes_again_the_same(tmp_path: Path) -> None:
     live = LiveEdition(TINY, tmp_path / "live", workers=1)
     first, second = heard(live, 0), heard(live, 1)
@@ -92,6 +93,7 @@ def recipe(dev: Path, **changes: object) -> TranslatorRecipe:
     )
 
 
+@pytest.mark.slow
 def test_training_hears_epoch_after_epoch_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
     dev = LiveEdition(replace(TINY, name="dev"), tmp_path / "dev").at().directory
     lines: list[str] = []

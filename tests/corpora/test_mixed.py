@@ -165,6 +165,7 @@ def test_show_tells_spans(made: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert f"to {span['end_s']:.2f} s  {span['language']}  {span['text']}" in printed
 
 
+@pytest.mark.slow
 def test_the_same_again_from_the_same_seed(made: Path, tmp_path: Path) -> None:
     make_mixed(tmp_path, OPTIONS, workers=2)
     for name in ("train", "monolingual-train", "test"):
@@ -202,6 +203,7 @@ def test_announcements_of_people_are_spliced_run_by_run() -> None:
     )
 
 
+@pytest.mark.slow
 def test_recordings_are_spliced_from_a_tree_of_packages(tmp_path: Path) -> None:
     words = {"vm-theperson": "the person", "vm-isonphone": "is busy", "vm-isunavail": "is away"}
     texts = {tag: {**words, **{f"digits/{n}": f"{n}" for n in range(10)}} for tag in ("en", "es")}

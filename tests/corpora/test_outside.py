@@ -19,6 +19,7 @@ from sprachbund.corpora.outside import (
 from sprachbund.data.manifest import Manifest
 
 
+@pytest.mark.slow
 def test_both_parts_hold_every_kind_without_text(tmp_path):
     make_outside(tmp_path, Outside(per_kind=1), workers=1)
     for part in ("dev", "test"):

@@ -61,6 +61,7 @@ def test_a_process_that_is_killed_once_changes_no_byte(tmp_path: Path, number: i
     assert (tmp_path / "hurt-0").exists()
 
 
+@pytest.mark.slow
 def test_a_synthesiser_that_always_crashes_says_something_else(tmp_path: Path) -> None:
     def crash(shard: int, attempt: int) -> None:
         if shard == 1 and attempt == 1:
@@ -86,6 +87,7 @@ def test_a_program_that_is_killed_is_asked_the_same_again(tmp_path: Path) -> Non
     assert made(tmp_path / "one", killed) == made(tmp_path / "other", nothing)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_ends_with_the_signal_and_the_next_step(tmp_path: Path) -> None:
     with pytest.raises(SprachbundError, match=r"shard 1 .* SIGKILL.*fewer --workers"):
         made(tmp_path / "one", once(tmp_path, signal.SIGKILL, times=99))

@@ -92,6 +92,7 @@ def test_lhotse_reads_them(packed: Path) -> None:
     assert [cut.id for cut in ours.cuts()] == [cut.id for cut in theirs]
 
 
+@pytest.mark.slow
 def test_packing_goes_on_with_the_same_bytes(corpus: Path, packed: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
     pack(corpus, out, shard_utterances=SHARD, workers=2)
@@ -159,6 +160,7 @@ def test_a_resumed_run_gets_the_batches_that_follow(packed: Path, num_workers: i
     assert all(same(a, b) for a, b in zip(whole[first + 2 :], resumed, strict=True))
 
 
+@pytest.mark.slow
 def test_shards_train_like_any_corpus_and_resume(packed: Path, tmp_path: Path) -> None:
     whole = train(
         made.make_model(), sharded(packed), made.options(12), tmp_path / "a", report=lambda line: None
@@ -250,6 +252,7 @@ def _train_on_own(rank: int, count: int, *, paths: list[Path], out: Path) -> Non
     train(made.make_model(), sharded(paths[rank]), made.options(2), out, report=lambda line: None)
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_shards(packed: Path, tmp_path: Path) -> None:
     work = partial(_train_on_own, paths=[packed, packed], out=tmp_path / "run")
     codes = fork_ranks([2], work, tmp_path)
@@ -343,6 +346,7 @@ def flaky(packed: Path) -> Iterator[tuple[type[Flaky], str]]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_every_tenth_request(
     packed: Path, flaky: tuple[type[Flaky], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,6 +381,7 @@ def test_a_store_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         Shards("nosuchstore://bucket/corpus")
 
 
+@pytest.mark.slow
 def test_shards_in_s3(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("s3fs")
     server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
@@ -400,6 +405,7 @@ def test_shards_in_s3(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         server.stop()
 
 
+@pytest.mark.slow
 def test_shards_in_gcs(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gcsfs = pytest.importorskip("gcsfs")
     emulator = pytest.importorskip("gcp_storage_emulator.server")

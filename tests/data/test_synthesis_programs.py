@@ -101,6 +101,7 @@ def test_silence_is_an_error(programs: Path, voice: InstalledVoice, text: str) -
         say(text, voice)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("voice", [KAL, SLT])
 def test_crash_and_hang_are_errors_and_the_next_sentence_is_spoken(
     programs: Path, voice: InstalledVoice, monkeypatch: pytest.MonkeyPatch

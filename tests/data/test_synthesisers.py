@@ -171,6 +171,7 @@ def test_pico_that_is_not_installed_names_its_package(monkeypatch: pytest.Monkey
         check_synthesizers(("pico",), ("en",))
 
 
+@pytest.mark.slow
 def test_edition_with_others_counts_who_spoke_and_comes_out_the_same_twice(
     programs: Path, tmp_path: Path
 ) -> None:
@@ -269,6 +270,7 @@ def test_folder_begun_with_other_voices_is_not_continued(
     assert "begun with voices ['flite-en-awb', " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_telephone_prompts_are_spoken_by_all(programs: Path, tmp_path: Path) -> None:
     folders = {s.language: s.folder for s in SPEAKERS if not s.held_out and s.language in ("en", "it")}
     digits = {f"digits/{n}": word for n, word in enumerate(NUMBERS["en"])}

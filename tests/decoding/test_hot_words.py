@@ -247,6 +247,7 @@ def test_a_beam_of_a_transducer_is_exact(seed: int) -> None:
         assert beam.best.score == pytest.approx(wanted[best], abs=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("frames_at_once", [1, 4])
 def test_greedy_search_of_a_transducer_is_the_search_by_hand(frames_at_once: int) -> None:

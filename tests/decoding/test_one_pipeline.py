@@ -100,6 +100,7 @@ def test_what_is_evaluated_is_what_is_served(family: Family, tmp_path: Path, gua
         assert any(line.hypothesis for line in lines.values())
 
 
+@pytest.mark.slow
 def test_a_language_that_nobody_named_is_the_same(family: Family) -> None:
     pairs, heard = family.pairs(), family.source_languages
     targets = sorted({t for _, t in pairs if all((s, t) in pairs for s in heard)})[:2]

@@ -64,6 +64,7 @@ def speculate(
     return search(family, memory, targets, options, None, speculation), speculation
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 30),

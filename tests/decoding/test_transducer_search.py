@@ -78,6 +78,7 @@ def test_greedy_is_the_definition_for_every_row_of_a_batch(frames_at_once: int, 
 cuts = st.lists(st.integers(0, 14), max_size=5).map(sorted)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(cuts, st.integers(0, 20))
 def test_greedy_in_chunks_is_greedy_over_the_whole(places: list[int], seed: int) -> None:

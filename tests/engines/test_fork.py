@@ -111,6 +111,7 @@ assert code == 0, f"the child ended with code {code}"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on threads is Linux's")
 @pytest.mark.skipif(
     hasattr(os, "geteuid") and (os.geteuid() != 0 or not can_be_nobody()),

@@ -122,6 +122,7 @@ def test_a_streaming_transducer_gives_its_states_chunk_by_chunk(stored: str, thr
     assert relative_error(streamed, found.states[0, : len(streamed)]) < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODERS)
 def test_an_encoder_is_that_with_its_products_in_8_bits(name: str, tmp_path: Path) -> None:
     """Every linear layer gives the product of what it reads, in 8 bits, and all else is the encoder's own."""

@@ -47,6 +47,7 @@ def declared(*tags: str) -> EvaluationOptions:
     return replace(OPTIONS, decoding=replace(DECODING, allowed_languages=tags))
 
 
+@pytest.mark.slow
 def test_the_command_declares_them_and_replay_does_so_again(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ def sounds():
     return no_speech_set(per_kind=3)
 
 
+@pytest.mark.slow
 def test_the_seed_alone_decides(sounds):
     again = no_speech_set(per_kind=3)
     assert all((a.samples == b.samples).all() for a, b in zip(sounds, again, strict=True))
@@ -18,6 +19,7 @@ def test_the_seed_alone_decides(sounds):
     )
 
 
+@pytest.mark.slow
 def test_a_larger_set_begins_with_the_smaller(sounds):
     larger = {sound.id: sound for sound in no_speech_set(per_kind=4)}
     assert all((larger[sound.id].samples == sound.samples).all() for sound in sounds)

@@ -262,6 +262,7 @@ def mixed_corpus(tmp_path):
     return tmp_path / "corpus"
 
 
+@pytest.mark.slow
 def test_from_a_model_with_a_router_to_the_page(
     mixed_corpus, model_directory, tiny_options, tmp_path, monkeypatch, capsys
 ):

@@ -135,6 +135,7 @@ def test_a_manifest_without_an_engine_was_measured_on_torch(tiny_options):
     assert options_from(values).engine == "torch"
 
 
+@pytest.mark.slow
 def test_the_engine_is_recorded_and_replayed(
     evaluated, corpus, model_directory, tiny_options, tmp_path, monkeypatch
 ):

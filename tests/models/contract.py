@@ -7,6 +7,7 @@ line.
 `python -m tests.models.contract docs/results` writes the tables' rows; `test_contract.py` checks them family by family.
 """
 
+import itertools
 import json
 import sys
 import tempfile
@@ -412,7 +413,8 @@ def unknown_pair(subject: Subject) -> str:
     refusal(lambda: ask("tlh", source))
     refusal(lambda: ask(target, "tlh"))
     pairs = family.pairs()
-    unknown = sorted({(s, t) for s, _ in pairs for _, t in pairs} - pairs)
+    sources, targets = {pair[0] for pair in pairs}, {pair[1] for pair in pairs}
+    unknown = sorted(set(itertools.product(sources, targets)) - pairs)
     if unknown:
         refusal(lambda: ask(unknown[0][1], unknown[0][0]))
     return REFUSED

@@ -238,6 +238,7 @@ def test_another_tokenizer_of_the_same_size_is_told(directory: Path, model: Conf
     refused(directory, "is not the tokenizer that these weights were saved with")
 
 
+@pytest.mark.slow
 def test_damaged_tokenizers_never_end_the_process() -> None:
     """In a process of its own: native code that reads past an end cannot be caught."""
     script = """

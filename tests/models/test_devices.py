@@ -59,6 +59,7 @@ def test_a_family_that_computes_on_cpus_alone_says_so(tmp_path: Path) -> None:
             move(FAMILIES[name](tmp_path / name), "cuda")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ON_ANY)
 def test_every_step_keeps_to_the_device(name: str, tmp_path: Path) -> None:
     """The meta device computes shapes alone, and refuses tensors of another device as a GPU does."""

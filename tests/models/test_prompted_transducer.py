@@ -63,6 +63,7 @@ def sound() -> np.ndarray:
     return (0.3 * rng.standard_normal(60_000) * np.sin(np.arange(60_000) / 900)).astype(np.float32)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_states_and_tokens_are_those_of_transformers(theirs: Any, ours: Conformer, language: str) -> None:
@@ -94,6 +95,7 @@ def own_ids(model: Conformer) -> tuple[int, list[int]]:
     return first, [2, *range(first, first + NUM_PIECES - 1)]
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_the_language_changes_what_is_written(ours: Conformer) -> None:
     mel = features()

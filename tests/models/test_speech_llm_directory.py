@@ -137,6 +137,7 @@ def test_a_whisper_checkpoint_is_heard_as_whisper_hears(parts: tuple[Path, Path]
     assert loss_of(load(tmp_path / "inside")) == pytest.approx(loss_of(model), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 def test_seamless_is_named(version: str, parts: tuple[Path, Path], tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "seamless", version)

@@ -84,6 +84,7 @@ def test_a_chunk_does_not_wait_for_sound_that_only_the_next_one_needs():
     assert int(num_frames) == 2 * tier.chunk
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 400), min_size=1, max_size=3),
@@ -224,6 +225,7 @@ def test_a_tier_is_drawn_for_every_batch_in_training():
     assert torch.equal(model.eval()(mel, num_mel)[0], by_tier[0])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_past_never_grows_beyond_the_left_context():
     model = encoder(num_layers=1)

@@ -196,6 +196,7 @@ def test_other_heads_tasks_and_starts(data: Path, tmp_path: Path, changes: tuple
     assert read(tmp_path).grid == wanted.grid
 
 
+@pytest.mark.slow
 def test_a_model_trained_first_goes_on_from_another(data: Path, tmp_path: Path) -> None:
     """With a rate of next to nothing it is the other one; the order in which they are named does not matter."""
     change = 'pretrained.en={languages=["en"], start="ml", training={steps=1, learning_rate=1e-12}}'

@@ -55,6 +55,7 @@ def test_what_is_kept_is_what_a_real_pass_keeps() -> None:
     assert large - small == 4 * 1000 * rows * count
 
 
+@pytest.mark.slow
 def test_the_published_shape() -> None:
     pytest.importorskip("transformers")
     found = estimate_memory(recipe("paper", 'arms=["uft","sharing"]'))
@@ -93,6 +94,7 @@ def test_a_given_plan_is_checked() -> None:
     assert "no module 'encoder.layers.9.feed_forward_out'" in ran.err
 
 
+@pytest.mark.slow
 def test_by_the_command(tmp_path: Path) -> None:
     ran = command("recipe", "gradient_sharing", "--size", "tiny", "--check", "--json")
     assert json.loads(ran.out)["trainings"][0]["bytes"] > 0

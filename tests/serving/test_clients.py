@@ -148,6 +148,7 @@ def test_origins_that_are_none(origin: str) -> None:
         Settings(cors=(origin,))
 
 
+@pytest.mark.slow
 def test_punctuation_is_that_of_the_command(running: Running, bundled: Model, clip: Path) -> None:
     def text(**fields: str) -> str:
         answer = httpx.post(

@@ -210,6 +210,7 @@ def test_half_a_head_is_given_up_whether_the_first_or_a_later_one(open_to_all, f
         assert is_closed(sock, max(0.1, 4 - (time.monotonic() - began)))
 
 
+@pytest.mark.slow
 def test_a_connection_that_rests_between_two_requests_is_not_given_up(open_to_all):
     with socket.create_connection(("127.0.0.1", open_to_all.port), timeout=5) as sock:
         for _ in range(2):
@@ -300,6 +301,7 @@ def test_an_answer_that_is_taken_slowly_comes_whole(served):
 # Bodies, places, storage.
 
 
+@pytest.mark.slow
 def test_a_key_that_sends_slowly_takes_no_place_from_another(served):
     with served() as running, connections(running, 110, UPLOAD.format(key=GREEDY).encode()) as slow:
         share = Limits().share(Limits().max_receiving)

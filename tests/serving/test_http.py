@@ -159,6 +159,7 @@ def test_bodies_of_another_kind(small):
     assert reason(httpx.post(url, content=b"garbage", headers={"content-type": "multipart/form-data"}), 400)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 2000])
 def test_a_body_that_comes_byte_by_byte_is_given_up(small, size):
     head = (
@@ -182,6 +183,7 @@ def test_a_body_that_comes_byte_by_byte_is_given_up(small, size):
         assert time.monotonic() - began > 0.8
 
 
+@pytest.mark.slow
 def test_a_head_that_comes_byte_by_byte_is_given_up(small):
     with socket.create_connection(("127.0.0.1", small.port), timeout=10) as sock:
         began = time.monotonic()
@@ -304,6 +306,7 @@ def test_keys_and_rates(tmp_path):
         assert int(httpx.get(url, headers=mine).headers["retry-after"]) > 0
 
 
+@pytest.mark.slow
 def test_keys_are_read_again_when_their_file_changes(tmp_path, caplog):
     path = tmp_path / "keys"
     path.write_text(KEY)

@@ -47,6 +47,7 @@ def test_words_have_the_times_of_the_recording(running, bundled, spoken):
         assert word == known | {"probability": pytest.approx(known["probability"], rel=1e-4)}
 
 
+@pytest.mark.slow
 def test_what_nobody_understands_is_not_written(running, recordings):
     """Speech backwards, babble, music and noises; the language is identified, as on the page."""
     speech = {language: load(path) for language, path in recordings.items()}
@@ -80,6 +81,7 @@ def test_planted_hot_words_are_written_as_in_a_recording(running, bundled, spoke
     assert said(plain) == text_of(bundled, spoken["es"])
 
 
+@pytest.mark.slow
 def test_several_sessions_at_once_get_what_each_gets_alone(running, bundled, spoken):
     async def scenario():
         firsts = [(language, {**SPAN, "source": language}) for language in spoken]
@@ -159,6 +161,7 @@ def test_a_second_connection_takes_over_from_one_that_has_not_noticed_its_break(
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_session_is_given_up_when_nobody_comes_back(small_live):
     async def scenario(running):
         async with talking(running, SPAN) as client:
@@ -175,6 +178,7 @@ def test_a_session_is_given_up_when_nobody_comes_back(small_live):
         assert not running.service.store._slots["bundled"].users
 
 
+@pytest.mark.slow
 def test_a_hundred_times_real_time_is_held_back_and_nothing_is_lost(small_live, bundled, spoken):
     samples = np.tile(spoken["es"], 6)  # half a minute, as fast as the socket takes them
     process = psutil.Process()
@@ -318,6 +322,7 @@ def test_messages_said_while_others_go_out_go_out_too(running, spoken):
     assert sent[-2:] == ["done", 1000]
 
 
+@pytest.mark.slow
 def test_old_messages_are_not_kept_for_ever(running, spoken):
     now = [0.0]
 

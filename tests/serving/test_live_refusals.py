@@ -136,6 +136,7 @@ def test_no_more_sessions_than_there_is_room_for(small_live):
         asyncio.run(scenario(running))
 
 
+@pytest.mark.slow
 def test_a_byte_a_second_is_given_up_and_a_pause_is_not(small_live):
     async def scenario(running):
         async with talking(running, SPAN) as slow, talking(running, SPAN) as steady:

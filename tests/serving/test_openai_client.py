@@ -95,6 +95,7 @@ def test_a_stream_of_deltas_is_the_text(client, clip, spanish):
     assert "".join(event.delta for event in deltas) == done.text == spanish["transcribe"].text
 
 
+@pytest.mark.slow
 def test_log_probabilities_are_those_of_the_words(client, bundled, clip):
     found = client.audio.transcriptions.create(
         file=clip, model="bundled", language="es", include=["logprobs"]

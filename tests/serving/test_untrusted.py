@@ -78,6 +78,7 @@ def test_a_decoder_gone_wrong_is_one_refusal_and_the_service_goes_on(small, monk
     isolated.stop()
 
 
+@pytest.mark.slow
 def test_eight_hanging_decoders_are_ended(small, monkeypatch):
     isolated.stop()
     monkeypatch.setattr(isolated, "_SERVER", "tests.audio.misbehaving")

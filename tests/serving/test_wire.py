@@ -38,6 +38,7 @@ def test_any_text_is_parsed_or_refused(text):
     parsed(text)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(names, values), kinds)
 def test_any_message_is_parsed_or_refused(fields, kind):

@@ -235,6 +235,7 @@ def test_full_disk_keeps_whole_segments(
         assert (here / "whole" / f"long.de.{format_name}").read_text().startswith(kept)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_full_disk_under_stdout(tiny_model: Path, talk: Path, here: Path) -> None:
     arguments = ["translate", str(talk), "--to", "de", "--no-guard", "--model", str(tiny_model)]
@@ -247,6 +248,7 @@ def test_full_disk_under_stdout(tiny_model: Path, talk: Path, here: Path) -> Non
     assert ran.stderr.strip().splitlines() == [f"sprachbund: error: {said}"]
 
 
+@pytest.mark.slow
 def test_interruption_keeps_finished_segments(tiny_model: Path, long_talk: Path, here: Path) -> None:
     samples, _ = soundfile.read(long_talk, dtype="float32")
     write_wav(Path("hour.wav"), np.tile(samples, 120))

@@ -90,6 +90,7 @@ def ran(*args: str | Path) -> Ran:
     return done
 
 
+@pytest.mark.slow
 def test_from_speech_to_a_small_model_of_8_bits(
     teacher: Path, recordings: Path, corpus: Path, tmp_path: Path
 ) -> None:
@@ -146,6 +147,7 @@ def test_distilling_from_recordings_alone_labels_them_first(
     assert told["data"][0]["path"] == str(tmp_path / "run" / "labels")
 
 
+@pytest.mark.slow
 def test_a_whisper_is_pruned_and_quantized_with_what_it_can_do(corpus: Path, tmp_path: Path) -> None:
     make_directory(
         tmp_path / "whisper", TINY.__class__(**{**vars(TINY), "decoder_layers": 3, "max_frames": 150})

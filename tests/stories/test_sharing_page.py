@@ -25,6 +25,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the numbers shown are those of one platform")
 def test_what_is_shown_is_what_is_printed(here: Path) -> None:
     shown = list(fenced(""))

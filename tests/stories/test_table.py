@@ -103,6 +103,7 @@ def test_names_without_folders_unless_they_are_needed() -> None:
     assert short_names(["x.wav", "x.wav", "-"]) == {"x.wav": "x.wav", "-": "-"}
 
 
+@pytest.mark.slow
 def test_ctrl_c_prints_what_is_finished(tiny_model: Path, talk: Path, here: Path) -> None:
     samples, _ = soundfile.read(talk, dtype="float32")
     write_wav(Path("hour.wav"), np.tile(samples, 1000))

@@ -204,6 +204,7 @@ def test_doctor_tries_everything_and_finds_a_broken_model(tiny_model: Path, here
     assert ran.out.endswith("\n1 problem\n")
 
 
+@pytest.mark.slow
 def test_from_phrasebook_to_translation(here: Path, talk: Path) -> None:
     making = ("data", "make", "phrasebook", "--edition", "tiny", "--out", "book", "--utterances")
     ran = command(*making, "24", "--heldout", "3", "--workers", "1")

@@ -78,6 +78,7 @@ def test_live_text_is_that_of_the_whole(model: Model, block: int) -> None:
     assert all(len(text) > 5 for text in expected)
 
 
+@pytest.mark.slow
 def test_streams_together_write_what_each_writes_alone(model: Model) -> None:
     talks = [recording(*SPEECH[n:], seed=n) for n in range(3)]
     engine = LiveEngine(model, OPEN, activity=Loudness())

@@ -120,6 +120,7 @@ def test_blocks_of_no_samples_change_nothing():
     assert any(found.values())
 
 
+@pytest.mark.slow
 def test_streams_together_write_what_each_writes_alone():
     model = tiny_transducer(1)
     talks = [recording(*SPEECH[n:], seed=n) for n in range(3)]
@@ -144,6 +145,7 @@ def test_streams_together_write_what_each_writes_alone():
             assert [text.strip() for (t, _), text in sorted(own.items()) if t == target] == texts
 
 
+@pytest.mark.slow
 def test_tokens_at_one_frame_have_a_limit_in_recordings_and_live():
     model, samples = tiny_transducer(4), recording(*SPEECH[:2], seed=4)
     with torch.no_grad():
@@ -158,6 +160,7 @@ def test_tokens_at_one_frame_have_a_limit_in_recordings_and_live():
     assert lengths[0] < lengths[1] < lengths[2]
 
 
+@pytest.mark.slow
 def test_speech_without_a_pause_holds_a_bounded_memory():
     model = tiny_transducer()
     engine = LiveEngine(model, OPEN, activity=Loudness())
@@ -174,6 +177,7 @@ def test_speech_without_a_pause_holds_a_bounded_memory():
     assert most < 3 * SAMPLE_RATE
 
 
+@pytest.mark.slow
 def test_a_model_survives_the_disk_and_writes_the_same(tmp_path: Path):
     model, samples = tiny_transducer(2), recording(*SPEECH, seed=1)
     save(model, tmp_path)

@@ -38,6 +38,7 @@ def test_the_text_at_the_end_is_that_of_a_recording(policy: str, source: str | N
     assert not any(event.committed and not event.final for event in texts(events))
 
 
+@pytest.mark.slow
 def test_sessions_together_write_what_each_writes_alone() -> None:
     options = LiveOptions(step_s=0.5)
     talks = [recording(*SPEECH[n:], seed=n) for n in range(3)]

@@ -61,6 +61,7 @@ def test_a_score_stops_the_run_and_the_convergence_point_is_kept(data: Path, tmp
     assert said[-1].startswith("stopped early after 14 steps; best dev score 10.0000 at step 8, epoch ")
 
 
+@pytest.mark.slow
 def test_a_stopped_run_stays_stopped_and_a_broken_one_ends_the_same(data: Path, tmp_path: Path) -> None:
     corpus = made.make_training_data(data)
     whole = train(made.make_model(), corpus, options(), tmp_path / "a", score=Scores())

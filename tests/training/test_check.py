@@ -102,6 +102,7 @@ def test_the_prediction_is_what_a_step_takes(name: str, root: Path) -> None:
     assert predicted.total == pytest.approx(measured(model_of(**shape), data, options), rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_prediction_holds_for_a_speech_llm(root: Path, tmp_path: Path) -> None:
     """Frozen weights in 16 bits, projector and adapters in 32."""
 

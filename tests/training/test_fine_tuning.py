@@ -46,6 +46,7 @@ def learned(place: Path) -> Path:
     return place / "learned" / "model"
 
 
+@pytest.mark.slow
 def test_it_translates_what_it_was_taught_in_transformers_and_here(learned: Path, place: Path) -> None:
     theirs = WhisperForConditionalGeneration.from_pretrained(learned).eval()
     tokenizer = WhisperTokenizer.from_pretrained(learned)
@@ -155,6 +156,7 @@ def test_a_split_whisper_keeps_its_plan(place: Path, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["seamless_m4t", "seamless_m4t_v2"])
 def test_seamless_is_fine_tuned_on_a_language_it_never_heard(version: str, tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "start", version)

@@ -39,6 +39,7 @@ def _workplace(corpus, directory):
     return directory
 
 
+@pytest.mark.slow
 def test_it_learns(corpus, tmp_path):
     lines = []
     data = made.make_training_data(corpus / "data")
@@ -49,6 +50,7 @@ def test_it_learns(corpus, tmp_path):
     assert all("left" in line and "padding" in line for line in lines if " ctc " in line)
 
 
+@pytest.mark.slow
 def test_killed_run_ends_with_the_same_bits(corpus, tmp_path):
     torch.set_num_threads(
         1

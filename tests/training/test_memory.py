@@ -45,6 +45,7 @@ print(before - held_mib())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_what_lies_between_blocks_in_use_is_given_back():
     run = subprocess.run([sys.executable, "-c", PIECES], capture_output=True, text=True, check=True)

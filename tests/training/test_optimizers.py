@@ -88,6 +88,7 @@ def test_a_pattern_that_matches_nothing_is_an_error(change, message, data: Path,
         train(made.make_model(), made.make_training_data(data), made.options(3, **change), tmp_path)
 
 
+@pytest.mark.slow
 def test_it_stops_when_patience_is_at_its_end_and_resumes_to_the_same(data: Path, tmp_path: Path) -> None:
     # A rate that only does harm: the dev loss is lowest at once.
     change = {"patience": 3, "evaluate_every": 2, "learning_rate": 3.0, "warmup_steps": 0, "keep_best": 2}

@@ -18,6 +18,7 @@ from tests.training.ranks import fork_ranks
 BATCH_S = 1.5
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_though_branches_are_absent(tmp_path: Path) -> None:
     made.make_corpus(tmp_path / "data", 24)
 

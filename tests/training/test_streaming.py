@@ -33,6 +33,7 @@ def data(tmp_path_factory) -> Corpus:
     return made.make_training_data(directory / "data")
 
 
+@pytest.mark.slow
 def test_it_learns(data, tmp_path):
     lines: list[str] = []
     train(streaming_model(), data, made.options(60), tmp_path, dev=data, report=lines.append)

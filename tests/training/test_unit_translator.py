@@ -62,6 +62,7 @@ def outside(directory: Path, text: str = "") -> dict[str, Any]:
     return {"paths": [path], "source": "de", "target": "fr"}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_with_the_same_bits(made: Spoken, tmp_path: Path) -> None:
     given = recipe(made, bitext=[outside(tmp_path)])
     lines: list[str] = []
@@ -79,6 +80,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(made: Spoken, tmp_path: 
     )
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one(made: Spoken, tmp_path: Path) -> None:
     """Batches of speech, and batches of text, of which the CTC on transcripts gets no gradient."""
     given = recipe(made, training={"steps": 4, "batch_s": 60, "evaluate_every": 4, "keep_best": 1})
@@ -108,6 +110,7 @@ def test_a_model_learns_from_text_alone_and_goes_on_with_speech(made: Spoken, tm
     assert any("weights are new: language_head" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_start_from_mbart_learns_at_two_rates_and_goes_on_to_the_same_bits(
     made: Spoken, tmp_path: Path
 ) -> None:
@@ -148,6 +151,7 @@ def from_mbart(made: Spoken, directory: Path, **changes: Any) -> UnitTranslatorR
     return make_recipe(UnitTranslatorRecipe, values)
 
 
+@pytest.mark.slow
 def test_one_model_learns_to_translate_speech_and_text(tmp_path: Path) -> None:
     made = speak(tmp_path / "data", hears=True)
     training = {"steps": 70, "evaluate_every": 70, "learning_rate": 5e-3, "keep_best": 1, "batch_s": 100}
@@ -180,6 +184,7 @@ def test_bad_data_is_named(made: Spoken, tmp_path: Path) -> None:
         run(recipe(made, hours=9), tmp_path / "d", report=_silent)
 
 
+@pytest.mark.slow
 def test_text_comes_on_top_of_as_much_speech(made: Spoken, tmp_path: Path) -> None:
     lines: list[str] = []
     given = recipe(made, steps_of="speech", training={"steps": 4, "evaluate_every": 2, "log_every": 1})

@@ -103,6 +103,7 @@ def test_any_order_makes_the_same_features(made: Made, tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_real_processes_make_the_same_units(made: Made, tmp_path: Path) -> None:
     ticks: list[tuple[int, int]] = []
     two = replace(made.encoding, out=tmp_path / "two", computing=computing(workers=2))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -85,6 +86,7 @@ def test_a_real_ray_cluster_makes_the_same_files(tmp_path: Path) -> None:
         run(Made(out=tmp_path, gpus=1), ray_address="local")
 
 
+@pytest.mark.slow
 def test_a_file_that_kills_every_process_ends_the_job(tmp_path: Path) -> None:
     with pytest.raises(
         SprachbundError, match=r"003\.txt was begun 3 times, .*SIGKILL, as a system short of memory.*fewer"
@@ -92,6 +94,7 @@ def test_a_file_that_kills_every_process_ends_the_job(tmp_path: Path) -> None:
         run(Made(out=tmp_path, deaths=9), workers=2)
 
 
+@pytest.mark.slow
 def test_an_error_ends_the_job_with_its_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SprachbundError, match=r"KeyError: 'a key' \(test_"):
         run(Made(out=tmp_path, fails=True), workers=2)
@@ -107,6 +110,7 @@ def test_a_job_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     assert {path.name for path in job.out.glob("prepared.*")} == {f"prepared.{os.getpid()}"}
 
 
+@pytest.mark.slow
 def test_each_process_sees_its_own_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     run(Made(out=tmp_path, gpus=1, count=12), workers=2)
@@ -137,6 +141,17 @@ def test_a_function_apart_runs_in_another_process() -> None:
     assert pid != os.getpid()
     assert blocked == (sys.platform != "win32")  # Ctrl-C is the parent's to answer
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals cannot be blocked there")
+def test_the_first_process_of_a_program_does_not_hear_ctrl_c() -> None:
+    code = (
+        "import signal\n"
+        "from sprachbund.util.jobs import run_apart\n"
+        "print(signal.SIGINT in run_apart(signal.pthread_sigmask, signal.SIG_BLOCK, []))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert printed.stdout == "True\n"
 
 
 def test_what_a_function_apart_raises_is_raised_here() -> None:

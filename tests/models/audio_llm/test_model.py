@@ -166,6 +166,7 @@ def rows(made: Checkpoint, sounds: list[np.ndarray], target: Target) -> list[tup
     return [row[0].tokens for row in found]
 
 
+@pytest.mark.slow
 def test_tokens_are_those_that_transformers_generates(made: Checkpoint) -> None:
     """Greedy, row by row there and in one batch here."""
     written = set()

@@ -107,6 +107,7 @@ def test_tokens_are_those_of_generate_behind_the_chat_template(pair: tuple[Any, 
     assert len(beam) == len(TEXTS)
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_writes_the_same(tmp_path: Path) -> None:
     make_directory(tmp_path / "model", sprachbund={"languages": ["de", "en", "fr"]})
     model = load(tmp_path / "model")

@@ -112,6 +112,7 @@ def test_a_study_survives_a_killed_process_and_goes_on_with_what_is_missing(tmp_
     assert len(finished_cells(planted.grid(**few), tmp_path)) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_cell_that_fails_does_not_end_the_others(tmp_path: Path, workers: int) -> None:
     grid = planted.grid(starts=("ml", "en", "random"), languages=("de",), seeds=(0,), hours=(1, 2, 4))
@@ -181,6 +182,7 @@ def test_a_study_on_its_way_is_reported_as_far_as_it_is_whole(tmp_path: Path) ->
     assert found.analysis.fitted.law is not None
 
 
+@pytest.mark.slow
 def test_a_study_with_unequal_data_is_fitted_and_says_so(tmp_path: Path) -> None:
     wanted = planted.grid(seeds=(0,), most_hours={"it": 2})
     study(tmp_path, seeds=(0,), most_hours={"it": 2}).run(report=quiet)

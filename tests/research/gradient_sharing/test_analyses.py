@@ -207,6 +207,7 @@ def test_groups_are_stable_where_there_are_some_and_not_where_there_are_none() -
     assert max(blurred) < 0.6
 
 
+@pytest.mark.slow
 def test_half_samples_spread_as_the_whole_errs() -> None:
     """The margin of delta against the scatter of delta over fresh draws of everything but the directions."""
     random = np.random.default_rng(2)

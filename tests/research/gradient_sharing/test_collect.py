@@ -248,6 +248,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(corpus, whole, tmp_path):
     assert _same(_vectors(collection.sketches()), whole)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_bits(corpus, whole, tmp_path):
     save(made.make_model(), tmp_path / "model")
     job = CollectJob(model=str(tmp_path / "model"), data=(corpus,), options=SMALL, parts=tmp_path / "parts")
@@ -365,6 +366,7 @@ def test_a_module_without_gradient_is_named_with_the_language(corpus, tmp_path):
         collection.run()
 
 
+@pytest.mark.slow
 def test_an_error_in_a_process_reaches_the_user(tmp_path):
     job = CollectJob(model=str(tmp_path / "nowhere"), data=(), options=SMALL, parts=tmp_path)
     blocks = [Block(key="de", vectors=range(1), path=tmp_path / f"{n}.npz") for n in range(2)]
