@@ -303,6 +303,7 @@ def run(condition: Condition, tests: tuple[str, ...] | list[str], processes: str
             "PYTHONDONTWRITEBYTECODE": "1",
             # Several processes share the cores: a thread that waits is to leave its core to others.
             "OMP_WAIT_POLICY": "passive",
+            "PYTEST_TIMEOUT": "0",  # an emulated test may take long
             **condition.environment,
         }
         pytest = [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", *many]

@@ -22,5 +22,5 @@ test "$#" -gt 0 || set -- -m pytest -p no:cacheprovider tests/engines tests/fuzz
     tests/decoding/test_native_search.py tests/decoding/test_native_drafts.py tests/decoding/test_running_search.py
 preload="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
 # Python and torch keep memory until the end on purpose, so leaks are not looked for.
-LD_PRELOAD="$preload" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$work/src" \
+LD_PRELOAD="$preload" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$work/src" PYTEST_TIMEOUT=0 \
     "$python" "$@"
