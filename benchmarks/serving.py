@@ -88,23 +88,23 @@ class Service:
 def service(*arguments: str) -> Iterator[Service]:
     """A service in a process of its own, ready."""
     command = [sys.executable, "-m", "sprachbund", "serve", "--port", "0", "--offline", *arguments]
-    log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below
-    process = subprocess.Popen(command, stderr=log)
-    try:
-        url = None
-        while url is None or not _is_ready(url):
-            if process.poll() is not None:
-                log.seek(0)
-                raise SystemExit(f"the service ended: {log.read()}")
-            time.sleep(0.1)
-            log.seek(0)
-            found = re.search(r"page at (http://\S+)/", log.read())
-            url = found[1] if found else None
-        yield Service(url=url, process=psutil.Process(process.pid))
-    finally:
-        process.terminate()
-        process.wait()
-        log.close()
+    with tempfile.TemporaryDirectory() as folder:
+        # Read by its name: a descriptor that both hold has one position, and the service would write where we look.
+        log = Path(folder) / "log"
+        with log.open("w") as written:
+            process = subprocess.Popen(command, stderr=written)
+        try:
+            url = None
+            while url is None or not _is_ready(url):
+                if process.poll() is not None:
+                    raise SystemExit(f"the service ended: {log.read_text()}")
+                time.sleep(0.1)
+                found = re.search(r"page at (http://\S+)/", log.read_text())
+                url = found[1] if found else None
+            yield Service(url=url, process=psutil.Process(process.pid))
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def _is_ready(url: str) -> bool:
