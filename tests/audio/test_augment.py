@@ -23,7 +23,6 @@ from sprachbund.audio.augment import (
     Augmentation,
     add_noise,
     augment,
-    change_tempo,
     change_voice,
     make_babble,
     make_noise,
@@ -38,6 +37,7 @@ from sprachbund.audio.augment import (
     telephone,
     transcode,
 )
+from sprachbund.audio.tempo import change_tempo
 from sprachbund.errors import SprachbundError
 
 RATE = 16_000

@@ -71,6 +71,7 @@ _OFFERED = (
     "decoding.allowed_languages",
     "decoding.digits",
     "decoding.punctuate",
+    "decoding.tempos",
     "decoding.guard.enabled",
     "decoding.guard.max_out_of_domain",
     "no_speech_per_kind",

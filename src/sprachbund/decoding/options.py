@@ -137,6 +137,8 @@ class DecodingOptions:
             turn while the text repeats itself or is unlikely by the thresholds of the guard, as in 0,0.2,0.4,0.6,0.8,1.
             Beams and drafts work at 0 alone.
         sampling_seed: of what is drawn; the same seed gives the same text.
+        tempos: at which a span is heard again whose text is in doubt; the text of the least doubt stands. 1.3 is 1.3
+            times as fast. For models that were calibrated.
         guard: thresholds of the hallucination guard.
         spans: how speech is cut out of a recording.
     """
@@ -169,6 +171,7 @@ class DecodingOptions:
     accept: Annotated[Accept, Option("--accept", metavar="HOW")] = "exact"
     temperature: Annotated[tuple[float, ...], Option("--temperature", metavar="T,…")] = (0.0,)
     sampling_seed: Annotated[int, Range(0), Option("--sampling-seed", metavar="N")] = 0
+    tempos: Annotated[tuple[float, ...], Option("--tempos", metavar="X,…")] = ()
     guard: GuardOptions = field(default_factory=GuardOptions)
     spans: SpanOptions = field(default_factory=SpanOptions)
 
@@ -182,6 +185,11 @@ class DecodingOptions:
             )
         self._check_accept()
         self._check_temperature()
+        if not all(0.5 <= one <= 2 and one != 1 for one in self.tempos):
+            shown = ",".join(f"{one:g}" for one in self.tempos)
+            raise OptionValueError(
+                "tempos", shown, "give numbers from 0.5 to 2 other than 1, such as 1.3,1.6"
+            )
         if self.nbest > self.beam_size:
             raise OptionValueError(
                 "nbest",
@@ -250,8 +258,9 @@ class DecodingOptions:
         languages = None if allowed is None else tuple(allowed)
         if (words := rest.get("hot_words")) is not None:
             rest["hot_words"] = tuple(words)
-        if "temperature" in rest:
-            rest["temperature"] = tuple(rest["temperature"])
+        for name in ("temperature", "tempos"):
+            if name in rest:
+                rest[name] = tuple(rest[name])
         return DecodingOptions(**rest, allowed_languages=languages, guard=guard, spans=spans)
 
 
@@ -349,6 +358,12 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
         raise SprachbundError(
             f"max_out_of_domain is {limit:g}, and the model {family.name} was not calibrated to know what it does not "
             "understand; leave it out, or calibrate the model with `sprachbund calibrate`"
+        )
+    if options.tempos and family.calibration.domain is None:
+        raise SprachbundError(
+            f"tempos is {','.join(f'{one:g}' for one in options.tempos)}, and the model {family.name} was not "
+            "calibrated to know when to hear speech again; leave it out, or calibrate the model with "
+            "`sprachbund calibrate`"
         )
     if options.timestamps is True and able.timestamps is None:
         raise SprachbundError(

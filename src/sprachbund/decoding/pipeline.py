@@ -12,6 +12,7 @@ Stages, in their order, each a section of this module:
 - segments: `cut_row` cuts a row of tokens into segments, with their words, their evidence and the guard's reason;
   `segment_in_digits` writes the numbers of one in digits, and `punctuated_segments` restores the punctuation of those
   of a span.
+- hearing again: `heard_again` decodes what is in doubt once more, at other tempos.
 - cascades: `_decode_cascade` transcribes, and translates the transcript sentence by sentence.
 - long form: `translate_spans` is all of the above for a batch of spans; `LongForm` reads a recording of any length span
   by span, in memory bounded by one batch; `translate` waits for its end.
@@ -40,6 +41,7 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.load import AudioInput, AudioSource, open_audio
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import Span, VoiceActivity, iter_speech_spans
+from sprachbund.audio.tempo import change_tempo
 from sprachbund.data.batch import NO_LANGUAGE
 from sprachbund.decoding.domain import LatestSpans, out_of_domain
 from sprachbund.decoding.guard import (
@@ -131,6 +133,7 @@ class RecordingState:
         translated: targets that some span was translated into.
         refused: targets that the model does not know for some span, with the language of that span.
         error: why this recording was given up; other recordings of the batch go on.
+        at_tempos: the same recording as it is heard at other tempos.
     """
 
     request: Request
@@ -144,6 +147,7 @@ class RecordingState:
     translated: set[str] = field(default_factory=set)
     refused: dict[str, str] = field(default_factory=dict)
     error: SprachbundError | None = None
+    at_tempos: dict[float, "RecordingState"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -627,6 +631,7 @@ NOT_OF_THE_SEARCH = frozenset(
         "batch_size",  # of the encoder
         "spans",  # of how speech is cut
         "guard",  # of each recording's own segments, behind the search
+        "tempos",  # likewise
         "digits",  # likewise
         "punctuate",  # likewise
         "prompt",  # see `_search_key`
@@ -1034,6 +1039,107 @@ def _base(tag: str) -> str:
     return tag.partition("-")[0]
 
 
+# Hearing again.
+#
+# Of speech that a model does not understand at its own tempo, for want of slow speakers in its training, it may
+# understand a faster copy.
+
+_DOUBT = 0.1
+"""Most of the probability that a text is not what was said for which it is not heard again."""
+_EVEN = 0.5
+"""Most of it for what is heard at another tempo: each hearing is one more chance to err."""
+
+
+def heard_again(
+    model: Family, spans: Sequence[RecordedSpan], decoded: Sequence[Sequence[DecodedSpan]]
+) -> list[list[DecodedSpan]]:
+    """Decode spans again whose texts are in doubt, at all `tempos` of their recordings; the least doubt decides.
+
+    Args:
+        model: any family.
+        spans: as they were decoded.
+        decoded: what `decode_spans` gave for them.
+    """
+    return with_searches(hearing_steps(model, spans, decoded))
+
+
+def hearing_steps(
+    model: Family, spans: Sequence[RecordedSpan], decoded: Sequence[Sequence[DecodedSpan]]
+) -> Steps[list[list[DecodedSpan]]]:
+    """As `heard_again`, with the same arguments, for callers that make the searches."""
+    rows = [list(row) for row in decoded]
+    in_doubt = [b for b, row in enumerate(decoded) if any(_doubt(one) > _DOUBT for one in row)]
+    for tempo in dict.fromkeys(tempo for b in in_doubt for tempo in spans[b].recording.options.tempos):
+        again: dict[int, RecordedSpan] = {}
+        for b in in_doubt:
+            if tempo in spans[b].recording.options.tempos:
+                other = _at_tempo(model, spans[b], tempo)
+                if other.span.end_s - other.span.start_s <= model.max_window_s:
+                    again[b] = other
+        others = list(again.values())
+        if not others:
+            continue
+        found = yield from decoding_steps(model, others, encode_spans(model, others))
+        for b, row in zip(again, found, strict=True):
+            for n, new in enumerate(row):  # none where it was given up
+                is_kept = any(segment.dropped is None for segment in new.segments)
+                if is_kept and _doubt(new) < _doubt(rows[b][n]):
+                    rows[b][n] = _at_own_tempo(new, tempo, spans[b].span.start_s)
+    return rows
+
+
+def _doubt(decoded: DecodedSpan) -> float:
+    """The probability that its text is not what was said; 0 where nobody can tell."""
+    return decoded.segments[0].out_of_domain or 0.0
+
+
+def _at_tempo(model: Family, span: RecordedSpan, tempo: float) -> RecordedSpan:
+    """A span from the same start, `tempo` times as fast, of a recording that remembers only what was heard so."""
+    recording = span.recording
+    if tempo not in recording.at_tempos:
+        options, allowed = recording.options, recording.request.allowed
+        guard = replace(options.guard, max_out_of_domain=min(_EVEN, max_out_of_domain(model, options.guard)))
+        recording.at_tempos[tempo] = replace(
+            recording,
+            options=replace(options, guard=guard, tempos=()),
+            tracker=LanguageTracker(model.source_languages, allowed, options.language_windows),
+            latest=LatestSpans(),
+            translated=set(),
+            refused={},
+            at_tempos={},
+        )
+    samples = change_tempo(span.samples, tempo)
+    end_s = span.span.start_s + len(samples) / SAMPLE_RATE
+    return RecordedSpan(
+        recording=recording.at_tempos[tempo], span=replace(span.span, end_s=end_s), samples=samples
+    )
+
+
+def _at_own_tempo(decoded: DecodedSpan, tempo: float, start_s: float) -> DecodedSpan:
+    """The span with the times at which it was said."""
+
+    def said_s(heard_s: float) -> float:
+        return start_s + (heard_s - start_s) * tempo
+
+    def segment_as_said(segment: Segment) -> Segment:
+        words = tuple(
+            replace(word, start_s=said_s(word.start_s), end_s=said_s(word.end_s)) for word in segment.words
+        )
+        mixed = tuple(
+            replace(one, start_s=said_s(one.start_s), end_s=said_s(one.end_s)) for one in segment.spans
+        )
+        return replace(
+            segment,
+            start_s=said_s(segment.start_s),
+            end_s=said_s(segment.end_s),
+            words=words,
+            spans=mixed,
+            tempo=tempo,
+        )
+
+    return replace(decoded, segments=tuple(map(segment_as_said, decoded.segments)))
+
+
 # Cascades.
 #
 # The recogniser writes one row for each span, in the language spoken. Its segments are joined where a sentence goes on
@@ -1361,6 +1467,7 @@ def translate_spans(model: Family, spans: Sequence[RecordedSpan]) -> list[list[t
 def translation_steps(model: Family, spans: Sequence[RecordedSpan]) -> Steps[list[list[tuple[str, Segment]]]]:
     """As `translate_spans`, with the same arguments, for callers that make the searches."""
     decoded = yield from decoding_steps(model, spans, encode_spans(model, spans))
+    decoded = yield from hearing_steps(model, spans, decoded)
     return [[(one.target, segment) for one in per_span for segment in one.segments] for per_span in decoded]
 
 

@@ -77,6 +77,7 @@ class Segment:
         dropped: why the guard dropped the segment; None when it is kept.
         spans: which language is spoken where in it, one behind the other; only of models whose experts belong to
             languages.
+        tempo: at which it was heard, as many times as fast as it was said.
         speaker: who speaks, "S1" for the one who is heard first; None where that was not asked for, or is not known.
     """
 
@@ -97,19 +98,21 @@ class Segment:
     spans: tuple[LanguageSpan, ...] = ()
     source_text: str | None = None
     temperature: float = 0.0
+    tempo: float = 1.0
     speaker: str | None = None
     alternatives: tuple[Alternative, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values under the names of the fields, times rounded.
 
-        `source_text` is only of a cascade, `temperature` only of text that was drawn, `speaker` only where it is known,
-        `alternatives` only where there are some.
+        `source_text` is only of a cascade, `temperature` only of text that was drawn, `tempo` only of speech that was
+        heard at another one, `speaker` only where it is known, `alternatives` only where there are some.
         """
         values: dict[str, Any] = rounded(asdict(self))
         for name, unknown in (
             ("source_text", None),
             ("temperature", 0.0),
+            ("tempo", 1.0),
             ("speaker", None),
             ("alternatives", []),
         ):

@@ -26,6 +26,7 @@ from sprachbund.decoding.pipeline import (
     check_writing,
     decode_spans,
     encode_spans,
+    heard_again,
     options_with_draft,
     whole_span,
 )
@@ -261,7 +262,7 @@ class BatchDecoder:
         """
         spans = [self._span(*one) for one in zip(sounds, targets, sources, strict=True)]
         encoded = encode_spans(self._model, spans, identify_all=True)
-        decoded = decode_spans(self._model, spans, encoded)
+        decoded = heard_again(self._model, spans, decode_spans(self._model, spans, encoded))
         for span in spans:
             if span.recording.error is not None:
                 raise span.recording.error

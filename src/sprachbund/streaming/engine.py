@@ -224,6 +224,11 @@ class LiveEngine:
                 f"{','.join(f'{one:g}' for one in options.temperature)}; leave it out, or translate the recording "
                 "afterwards"
             )
+        if options.tempos:
+            raise SprachbundError(
+                f"live text is heard at its own tempo, and tempos is {','.join(f'{one:g}' for one in options.tempos)}; "
+                "leave it out, or translate the recording afterwards"
+            )
         self.decoding, self._speculation = options_with_draft(model, options, self.notes)
         self._activity = activity or VoiceActivity()
         self._turn = 0

@@ -1,0 +1,147 @@
+"""What hearing again at other tempos brings a calibrated model, and what it lets through.
+
+Each utterance of some corpora is translated into one language it has a text in, with and without `--tempos`; sound
+without a text, such as that of `data make outside`, is translated too. A text is right where its chrF is 20 or more, as
+in the model card. Corpora called `dev` are heard slowed down, too, so that speech is there whose only fault is known:
+tempos are chosen by these, not by speakers of the test sets.
+
+Times are of the whole decoding, one way after the other for each batch, with the given threads.
+
+Run: python -m benchmarks.tempos corpora/telephone/dev corpora/outside/dev corpora/outside/test
+"""
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from sacrebleu.metrics import CHRF
+
+import sprachbund
+from sprachbund.audio.tempo import change_tempo
+from sprachbund.data.manifest import Manifest
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.evaluation.hypotheses import BatchDecoder
+from sprachbund.util.processor import processor_name
+from sprachbund.util.provenance import commit
+
+BATCH = 16
+RIGHT = 20.0  # chrF
+SLOW = 0.6  # of their own tempo
+
+
+@dataclass(kw_only=True)
+class Texts:
+    """What was written for the utterances of a row."""
+
+    written: list[str] = field(default_factory=list)
+    references: list[str | None] = field(default_factory=list)
+    seconds: float = 0.0
+    audio_s: float = 0.0
+
+    def row(self) -> dict[str, Any]:
+        """Its numbers."""
+        chrf = CHRF()
+        spoken = [pair for pair in zip(self.written, self.references, strict=True) if pair[1] is not None]
+        wrong = [
+            bool(text) and (right is None or chrf.sentence_score(text, [right]).score < RIGHT)
+            for text, right in zip(self.written, self.references, strict=True)
+        ]
+        texts, rights = [text for text, _ in spoken], [right for _, right in spoken]
+        return {
+            "utterances": len(self.written),
+            "chrF": round(chrf.corpus_score(texts, [rights]).score, 1) if spoken else "-",
+            "dropped %": round(100 * float(np.mean([not text for text in self.written])), 1),
+            "wrong text %": round(100 * float(np.mean(wrong)), 1),
+            "ms of work per s": round(1000 * self.seconds / self.audio_s, 1),
+        }
+
+
+def sounds(
+    path: Path, limit: int, slow: float | None
+) -> Iterator[tuple[str, np.ndarray, str | None, str, str | None]]:
+    """Name of the row, samples, language spoken, target and the right text of utterances spread over a corpus."""
+    manifest = Manifest(path)
+    spread = np.linspace(0, len(manifest) - 1, min(limit, len(manifest))).astype(int).tolist()
+    name = "/".join(path.parts[-2:]) + (f", slowed to {slow:g}" if slow else "")
+    for index in spread:
+        utterance, samples = manifest[index], manifest.samples(index)
+        if utterance.text and utterance.language not in LANGUAGES:
+            continue
+        known = sorted(set(utterance.translations or {}) & set(LANGUAGES))
+        target = known[index % len(known)] if known else LANGUAGES[index % len(LANGUAGES)]
+        right = utterance.translations[target] if known else None
+        speaker = f": {utterance.speaker}" if path.name == "unheard" else ""
+        yield name + speaker, change_tempo(samples, slow) if slow else samples, None, target, right
+
+
+LANGUAGES = ("de", "en", "es", "fr", "it", "ru")
+
+
+def main() -> None:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("corpora", type=Path, nargs="+", metavar="CORPUS")
+    parser.add_argument("--tempos", default="1.3,1.6", metavar="X,…")
+    parser.add_argument(
+        "--slow", type=float, metavar="X", help="also hear `dev` corpora with texts so slowly"
+    )
+    parser.add_argument("--limit", type=int, default=1000, metavar="N", help="utterances of each corpus")
+    parser.add_argument("--threads", type=int, default=1, metavar="N")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/tempos.json"), metavar="FILE")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model = sprachbund.load().family
+    tempos = tuple(map(float, options.tempos.split(",")))
+    plain = DecodingOptions()
+    ways = {
+        "none": BatchDecoder(model, plain),
+        options.tempos: BatchDecoder(model, replace(plain, tempos=tempos)),
+    }
+    found: dict[tuple[str, str], Texts] = defaultdict(Texts)
+    for path in options.corpora:
+        for slow in (None, SLOW) if path.name == "dev" else (None,):
+            everything = list(sounds(path, options.limit, slow))
+            everything.sort(key=lambda one: len(one[1]))
+            starts = range(0, len(everything), BATCH)
+            for start in track(starts, f"{path}" + (f" x {slow:g}" if slow else ""), transient=True):
+                batch = everything[start : start + BATCH]
+                longest = int(model.max_window_s * 16_000)
+                heard = [samples[:longest] for _, samples, *_ in batch]
+                for way, decoder in ways.items():
+                    began = time.perf_counter()
+                    rows = decoder.decode(heard, [[one[3]] for one in batch], [one[2] for one in batch])
+                    took_s = time.perf_counter() - began
+                    for one, samples, [(text, evidence)] in zip(batch, heard, rows, strict=True):
+                        texts = found[one[0], way]
+                        texts.written.append(
+                            ("" if evidence.kept is None else evidence.kept) if evidence.dropped else text
+                        )
+                        texts.references.append(one[4])
+                        texts.seconds += took_s * len(samples) / sum(map(len, heard))
+                        texts.audio_s += len(samples) / 16_000
+    rows = [
+        {"sound": name, "heard again at": way, **texts.row()} for (name, way), texts in sorted(found.items())
+    ]
+    for row in rows:
+        print(*row.values(), sep="\t")
+    about = {
+        "processor": processor_name(),
+        "threads": options.threads,
+        "limit": options.limit,
+        "data": {"/".join(path.parts[-2:]): Manifest(path).content_hash() for path in options.corpora},
+        "commit": commit(),
+        "rows": rows,
+    }
+    options.out.write_text(json.dumps(about, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
