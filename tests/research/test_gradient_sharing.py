@@ -1,9 +1,11 @@
 """The recipe from data to table on the tiny size, by the command; and that a second run does nothing again."""
 
+import gzip
 import json
 from pathlib import Path
 
 import pytest
+import sacrebleu
 
 from sprachbund.cli import main
 from sprachbund.corpora.editions import edition, make_edition
@@ -47,6 +49,31 @@ def test_every_arm_has_its_row(run: Path) -> None:
     rows = json.loads((run / "run" / "table.json").read_text())["rows"]
     assert [row["arm"] for row in rows] == ["uft", "sharing", "one branch a language", "lora"]
     assert all({"chrF all", "chrF starved", "p all"} <= row.keys() for row in rows)
+
+
+def test_texts_lie_beside_the_table_that_is_made_of_them(run: Path) -> None:
+    spoken = {
+        u.id: u.language
+        for part in [Manifest(run / "data" / "test")]
+        for u in (part[i] for i in range(len(part)))
+    }
+    with gzip.open(run / "run" / "texts.jsonl.gz", "rt", encoding="utf-8") as file:
+        first, *models = map(json.loads, file)
+    references = first["references"]
+    pairs = sorted({(spoken[key.split()[0]], key.split()[1]) for key in references})
+    for row in json.loads((run / "run" / "table.json").read_text())["rows"]:
+        scores = []
+        for pair in (pair for pair in pairs if pair[0] != pair[1]):
+            keys = [key for key in references if (spoken[key.split()[0]], key.split()[1]) == pair]
+            by_seed = [
+                sacrebleu.corpus_chrf(
+                    [m["hypotheses"][key] for key in keys], [[references[key] for key in keys]]
+                ).score
+                for m in models
+                if m["arm"] == row["arm"]
+            ]
+            scores.append(sum(by_seed) / len(by_seed))
+        assert row["chrF all"] == pytest.approx(sum(scores) / len(scores), abs=1e-9)
 
 
 def test_arms_are_what_they_are_called(run: Path) -> None:

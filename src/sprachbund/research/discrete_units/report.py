@@ -1,6 +1,5 @@
 """The tables of the comparison of discrete units: heads, ablations, the curve over hours, and log-mel beside it."""
 
-import gzip
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from sprachbund.evaluation.compare import RunFile, System, compare
 from sprachbund.evaluation.lines import Line
 from sprachbund.research.discrete_units.data import encoded_directory
 from sprachbund.research.discrete_units.options import BASE, LOG_MEL, NAMES, DiscreteUnitsRecipe, run_folder
+from sprachbund.research.texts import TEXTS_FILE, write_texts
 from sprachbund.units.encoded import EncodedCorpus
 from sprachbund.util.files import atomic_path, read_model, read_object, write_text
 from sprachbund.util.plotting import ACCENT, INK, MUTED, new_figure, plain_axes
@@ -101,7 +101,6 @@ def read_cost(folder: Path) -> Mapping[str, float]:
 
 
 METRICS = ("BLEU", "chrF")
-TEXTS_FILE = "texts.jsonl.gz"
 
 Row = dict[str, Any]
 
@@ -122,7 +121,9 @@ def write_tables(recipe: DiscreteUnitsRecipe, directory: Path) -> Path:
 
     The curve is drawn too, into `curve.png`, and the texts that all tables are made of are in `texts.jsonl.gz`.
     """
-    _write_texts(recipe, directory)
+    models = [(name, seed) for name, seed, _ in recipe.models()]
+    runs = [(name, seed, RunFile(run_folder(directory, seed, name) / "scores")) for name, seed in models]
+    write_texts(directory / TEXTS_FILE, runs)
     tables = {"ablations": _ablations, "curve": _curve, LOG_MEL: _log_mel}
     for name, rows_of in tables.items():
         if rows := rows_of(recipe, directory):
@@ -130,27 +131,6 @@ def write_tables(recipe: DiscreteUnitsRecipe, directory: Path) -> Path:
             if rows_of is _curve:
                 draw_curve([table], table.with_suffix(".png"))
     return _write(directory / "table.json", recipe, _heads(recipe, directory))
-
-
-def _write_texts(recipe: DiscreteUnitsRecipe, directory: Path) -> None:
-    """Write the references by utterance, then what every model wrote for these; the same texts give the same bytes."""
-    with (
-        atomic_path(directory / TEXTS_FILE) as partial,
-        open(partial, "wb") as file,
-        gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as packed,
-    ):
-        references: dict[str, str] = {}
-        for name, seed, _ in recipe.models():
-            lines = list(RunFile(run_folder(directory, seed, name) / "scores"))
-            if not references:
-                references = {line.id: line.reference for line in lines}
-                packed.write(_json_line({"references": references}))
-            written = {line.id: line.hypothesis for line in lines if line.id in references}
-            packed.write(_json_line({"arm": name, "seed": seed, "hypotheses": written}))
-
-
-def _json_line(values: Mapping[str, Any]) -> bytes:
-    return json.dumps(values, ensure_ascii=False).encode() + b"\n"
 
 
 def _heads(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:

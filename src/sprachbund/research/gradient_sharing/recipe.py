@@ -48,6 +48,7 @@ from sprachbund.research.gradient_sharing.planning import make_plan
 from sprachbund.research.gradient_sharing.sketches import Sketches, read_sketches, write_sketches
 from sprachbund.research.gradient_sharing.surgery import apply_plan, measure_importance
 from sprachbund.research.tasks import Tasks, run_tasks
+from sprachbund.research.texts import TEXTS_FILE, write_texts
 from sprachbund.training.checkpoint import LOG_FILE, run_log
 from sprachbund.training.loop import Convergence
 from sprachbund.training.lora import rank_for
@@ -84,7 +85,10 @@ class _Spoken:
 
 
 def write_table(recipe: GradientSharingRecipe, directory: Path) -> Path:
-    """Every arm beside the baseline: all languages, and alone those with less speech and those that were new."""
+    """Every arm beside the baseline: all languages, and alone those with less speech and those that were new.
+
+    The texts that it is made of are in `texts.jsonl.gz` beside it.
+    """
     names, shares = recipe.all_arms, {tag: recipe.shares.get(tag, 1.0) for tag in recipe.languages}
     groups = {
         "all": frozenset(recipe.languages),
@@ -113,6 +117,8 @@ def write_table(recipe: GradientSharingRecipe, directory: Path) -> Path:
                 f"difference {group}": f"{mean.difference:+.2f} ({low:+.2f} to {high:+.2f})",
                 f"p {group}": mean.p_value,
             }
+    runs = [(n, s, RunFile(run_folder(directory, s, n) / "scores")) for s in recipe.seeds for n in names]
+    write_texts(directory / TEXTS_FILE, runs)
     path = directory / "table.json"
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
     table = [{key: row.get(key, "") for key in columns} for row in rows.values()]

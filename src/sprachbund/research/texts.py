@@ -1,0 +1,48 @@
+"""The texts that the tables of a comparison are made of, in one file."""
+
+import gzip
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sprachbund.evaluation.compare import RunFile
+from sprachbund.evaluation.lines import Line
+from sprachbund.util.files import atomic_path
+
+TEXTS_FILE = "texts.jsonl.gz"
+
+
+def write_texts(path: Path, runs: Iterable[tuple[str, int, RunFile]]) -> None:
+    """Write the references by utterance, then what every model wrote for these; the same texts give the same bytes.
+
+    Utterances with texts in several languages have one entry for each, "ID LANGUAGE".
+
+    Args:
+        path: of the file, one JSON object a line.
+        runs: name of the arm, seed, and its lines; those of the first one say which texts are written.
+    """
+    with (
+        atomic_path(path) as partial,
+        open(partial, "wb") as file,
+        gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as packed,
+    ):
+        references: dict[str, str] = {}
+        several = False
+        for arm, seed, run in runs:
+            lines = list(run)
+            if not references:
+                several = len({line.target for line in lines}) > 1
+                references = {_key(line, several): line.reference for line in lines}
+                packed.write(_json_line({"references": references}))
+            texts = {_key(line, several): line.hypothesis for line in lines}
+            written = {key: text for key, text in texts.items() if key in references}
+            packed.write(_json_line({"arm": arm, "seed": seed, "hypotheses": written}))
+
+
+def _key(line: Line, several: bool) -> str:
+    return f"{line.id} {line.target}" if several else line.id
+
+
+def _json_line(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, ensure_ascii=False).encode() + b"\n"
