@@ -67,14 +67,20 @@ def line(panel: str, label: str, text: str) -> Line:
 
 
 def sharing() -> list[Line]:
-    """Arms of the comparison, over all languages and for the starved one."""
+    """Arms of both comparisons: over all languages, for the starved one, and for those that the model did not know."""
     kept = ("sharing", "one branch a language", "lora", "sharing, all weights", "uft, all weights")
-    return [
+    small = [
         line(panel, row["arm"], row[column])
         for panel, column in (("all languages", "difference all"), ("the starved one", "difference starved"))
         for row in rows_of("sharing_small")
         if row["arm"] in kept
     ]
+    new = [
+        line("two new languages", row["arm"], row["difference new"])
+        for row in rows_of("sharing_low")
+        if row["difference new"]
+    ]
+    return [*small, *new]
 
 
 def headroom() -> list[Line]:
