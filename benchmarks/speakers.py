@@ -81,7 +81,7 @@ def make_composed(arm: Arm, directory: Path, source: Path | None, workers: int) 
     options = Telephone(
         train_utterances=max(arm.composed, 500),
         heldout_utterances=400,
-        shares=(0.0, 1.0, 0.0),
+        shares=(0.0, 1.0, 0.0, 0.0),
         kinds=HELD_OUT_KINDS,
         augmentation=arm.augmentation,
         leave_out=(arm.left_out,),

@@ -18,7 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "bundled.toml"
-# Texts of people who know the languages, under licences that allow models to be shared: Apache-2.0, BSD and MIT.
+# Texts of people who know the languages, under licences that allow models to be shared: Apache-2.0, BSD, MIT and
+# PostgreSQL's.
 CATALOGUES = (
     "homeassistant==2026.2.3",
     "home-assistant-frontend==20261028.6",
@@ -26,6 +27,11 @@ CATALOGUES = (
     "wagtail==8.0.1",
     "django-oscar==4.2.1",
     "django-allauth==65.21.1",
+    "django-machina==1.3.1",
+    "django-two-factor-auth==1.18.1",
+    "apache-superset==6.1.0",
+    "indico==3.0rc1",
+    "pgadmin4==9.18",
 )
 # The encoder learns nothing from long utterances at first (docs/decisions.md).
 SHORT = (

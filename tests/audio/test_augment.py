@@ -3,6 +3,7 @@
 import importlib.util
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.fft import rfft
 
 from sprachbund.audio import augment as stretch
 from sprachbund.audio.augment import (
@@ -24,6 +26,7 @@ from sprachbund.audio.augment import (
     add_noise,
     augment,
     change_voice,
+    colour,
     make_babble,
     make_noise,
     no_speech,
@@ -377,3 +380,25 @@ def test_training_augmentation_is_cheap_enough_for_fresh_audio_every_epoch() -> 
     for _ in range(100):
         augment(samples, rng, TRAIN, [samples])
     assert (time.process_time() - begin_s) / 100 < 0.02
+
+
+def test_a_microphone_colours_by_no_more_than_its_range() -> None:
+    noise = make_noise("white", 4 * RATE, np.random.default_rng(0))
+    heard = colour(noise, np.random.default_rng(1), 9.0)
+    assert heard.shape == noise.shape
+    assert rms(heard) == pytest.approx(rms(noise), rel=1e-5)
+    # The gain at every frequency, up to one factor that keeps the level, by scipy's transform.
+    gain_db = 20 * np.log10(np.abs(rfft(heard)) / np.abs(rfft(noise)))
+    assert 6.0 < np.ptp(gain_db) <= 18.0
+    assert np.abs(np.diff(gain_db)).max() < 0.1  # smooth
+    assert not np.allclose(heard, colour(noise, np.random.default_rng(2), 9.0), atol=0.01)
+    assert not colour(np.zeros(800, np.float32), np.random.default_rng(1), 9.0).any()
+
+
+def test_editions_without_colour_draw_what_they_drew() -> None:
+    speech = vowel()
+    plain = Augmentation(noise_probability=1.0, overload_probability=0.5, level_dbfs=(-30.0, -20.0))
+    options = replace(plain, tone_probability=0.0, tone_db=3.0)
+    for seed in range(4):
+        expected = augment(speech, np.random.default_rng(seed), plain)
+        assert np.array_equal(augment(speech, np.random.default_rng(seed), options), expected)

@@ -141,8 +141,23 @@ def test_editions_say_sentences_of_their_part(tmp_path: Path) -> None:
     assert all(sentence.texts == rows[str(sentence.meaning.slots["key"])] for sentence in own)
     with pytest.raises(SprachbundError, match="sentences and sentence_share go together"):
         edition("bundled", sentence_share=0.5)
-    with pytest.raises(SprachbundError, match=r"there is no table .*test\.tsv; make one with"):
-        draw_sentence(edition("bundled", sentences=tmp_path, sentence_share=1.0), "test", "fr", rng)
+    always = edition("bundled", sentences=tmp_path, sentence_share=1.0)
+    assert draw_sentence(always, "test", "fr", rng).meaning.kind != "sentence"
+    nothing = edition("bundled", sentences=tmp_path / "no", sentence_share=1.0)
+    with pytest.raises(SprachbundError, match=r"there is no table .*train\.tsv; make one with"):
+        draw_sentence(nothing, "train", "fr", rng)
+
+
+def test_a_region_of_the_language_itself_is_the_language(tmp_path: Path) -> None:
+    for tag, text in {"fr_FR": "au revoir", "fr_CA": "bonjour", "it_it": "arrivederci"}.items():
+        path = tmp_path / "locale" / tag / "LC_MESSAGES" / "messages.po"
+        path.parent.mkdir(parents=True)
+        path.write_text(
+            f'msgid ""\nmsgstr "Content-Type: text/plain; charset=utf-8\\n"\n\nmsgid "bye"\nmsgstr "{text}"\n'
+        )
+    assert list(read_catalogue(tmp_path, LANGUAGES)) == [
+        {"en": "bye", "fr": "au revoir", "it": "arrivederci"}
+    ]
 
 
 def test_corpora_name_the_programs_and_their_licences(wheel: Path, tmp_path: Path) -> None:

@@ -282,7 +282,7 @@ def test_telephone_prompts_are_spoken_by_all(programs: Path, tmp_path: Path) -> 
     sizes = {
         "train_utterances": 40,
         "heldout_utterances": 2,
-        "shares": (0.0, 0.0, 1.0),
+        "shares": (0.0, 0.0, 1.0, 0.0),
         "augmentation": CLEAN,
     }
     options = Telephone(

@@ -7,7 +7,7 @@ float32 mono at 16 kHz.
 import importlib.util
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.machinery import PathFinder
 from typing import Any, TypeVar
@@ -463,9 +463,9 @@ class Augmentation:
     """How often each change happens, and the range its strength is drawn from.
 
     With ``clean_probability`` only the level changes. Otherwise, in the order of sound on its way: voice and
-    tempo, silence around, room, noise, overload, line. Tempo multiplies that of the speaker: a fast synthetic
-    voice may become too fast to be understood. ``babble_probability`` is the share of noise that is babble
-    when other utterances are given. ``level_dbfs`` is the RMS level at the end; None leaves it.
+    tempo, silence around, room, noise, tone of the microphone, overload, line. Tempo multiplies that of the
+    speaker: a fast synthetic voice may become too fast to be understood. ``babble_probability`` is the share of
+    noise that is babble when other utterances are given. ``level_dbfs`` is the RMS level at the end; None leaves it.
     """
 
     clean_probability: float = 0.0
@@ -481,6 +481,8 @@ class Augmentation:
     noise_kinds: tuple[str, ...] = NOISE_KINDS
     babble_probability: float = 0.3
     snr_db: Range = (0.0, 30.0)
+    tone_probability: float = 0.0
+    tone_db: float = 10.0
     overload_probability: float = 0.0
     overload_db: Range = (1.0, 12.0)
     telephone_probability: float = 0.0
@@ -521,6 +523,18 @@ TRAIN = Augmentation(
     level_dbfs=(-38.0, -12.0),
 )
 """For training: every channel the software may meet, and a good third left clean."""
+
+WIDE = replace(
+    TRAIN,
+    clean_probability=0.2,
+    voice_probability=0.55,
+    voice_ratio=(0.78, 1.28),
+    tempo=(0.5, 1.5),
+    tone_probability=0.4,
+    telephone_probability=0.35,
+    codec_probability=0.15,
+)
+"""For a model that has to understand people it never heard: voices, tempos and microphones wider apart."""
 
 TELEPHONE = Augmentation(
     noise_probability=0.5,
@@ -577,6 +591,30 @@ def overload(samples: FloatArray, overload_db: float) -> FloatArray:
     return samples.clip(-limit, limit)
 
 
+def colour(samples: FloatArray, rng: np.random.Generator, range_db: float) -> FloatArray:
+    """``samples`` as another microphone hears them: a smooth random gain over frequency, at the same level.
+
+    The gain is drawn at eight frequencies, evenly spaced in mel from 0 to 8 kHz, and is linear in mel between them.
+
+    Args:
+        samples: float32 mono at 16 kHz, shape (N,).
+        rng: source of randomness.
+        range_db: each of the eight gains is within plus and minus this.
+    """
+    nodes_mel = np.linspace(0.0, _mel(np.float32(SAMPLE_RATE / 2)), 8)
+    gains_db = rng.uniform(-range_db, range_db, size=8)
+    shaped = _shape(
+        samples,
+        lambda hz: (10.0 ** (np.interp(_mel(hz), nodes_mel, gains_db) / 20.0)).astype(np.float32),
+    )
+    level = rms(shaped)
+    return shaped * np.float32(rms(samples) / level) if level > 0.0 else samples
+
+
+def _mel(hz: Any) -> Any:
+    return 2595.0 * np.log10(1.0 + hz / 700.0)
+
+
 def surround(samples: FloatArray, before_s: float, after_s: float) -> FloatArray:
     """``samples`` with digital silence before and after.
 
@@ -609,6 +647,9 @@ def _add_room_and_noise(
         else:
             noise = make_noise(_pick(options.noise_kinds, rng), len(samples), rng)
         samples = add_noise(samples, noise, rng.uniform(*options.snr_db))
+    # Not drawn where it is off: what an edition without it draws has to stay the same.
+    if options.tone_probability and rng.random() < options.tone_probability:
+        samples = colour(samples, rng, options.tone_db)
     if rng.random() < options.overload_probability:
         samples = overload(samples, rng.uniform(*options.overload_db))
     return samples

@@ -39,7 +39,10 @@ MAX_WORDS = 16
 LEAST_LANGUAGES = 4
 _DEV_PERCENT = 3
 _JSON = re.compile(r"(?P<before>(?:.*/)?)translations/(?P<tag>[a-z]{2})(?:-[0-9a-f]{32})?\.json")
-_GETTEXT = re.compile(r"(?P<before>(?:.*/)?)(?P<tag>[a-z]{2})/LC_MESSAGES/(?P<name>.*)\.po")
+# "fr" and "fr_FR" are the same language here, "fr_CA" is none of ours.
+_GETTEXT = re.compile(
+    r"(?P<before>(?:.*/)?)(?P<tag>[a-z]{2})(?:_(?i:(?P=tag)))?/LC_MESSAGES/(?P<name>.*)\.po"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

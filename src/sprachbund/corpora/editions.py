@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from filelock import FileLock
 
-from sprachbund.audio.augment import CLEAN, NO_SPEECH_KINDS, TRAIN, Augmentation, augment, no_speech
+from sprachbund.audio.augment import CLEAN, NO_SPEECH_KINDS, TRAIN, WIDE, Augmentation, augment, no_speech
 from sprachbund.corpora.catalogues import SOURCES_FILE, SentenceTable
 from sprachbund.corpora.phrasebook import Meaning, draw, draw_kind, render, split_of
 from sprachbund.data.making import make_shards
@@ -58,7 +58,7 @@ class Edition:
         synthesizers: that speak, equally often where they can (see `sprachbund.data.synthesisers`).
         spoken: languages spoken; all of `languages` if empty.
         sentences: folder of tables of sentences besides the phrasebook's own (see `sprachbund.corpora.catalogues`).
-        sentence_share: share of the utterances that say a sentence of these tables.
+        sentence_share: share of the utterances of train and dev that say a sentence of these tables.
     """
 
     name: str
@@ -96,6 +96,7 @@ EDITIONS = {
             seed=2,
             languages=("en", "es", "fr", "it", "de", "ru"),
             train_utterances=80_000,
+            augmentation=WIDE,
             exact=False,
         ),
         Edition(
@@ -270,7 +271,8 @@ def draw_sentence(edition: Edition, part: Part, language: str, rng: random.Rando
         language: BCP-47 tag.
         rng: source of all random choices.
     """
-    if edition.sentences is not None and rng.random() < edition.sentence_share:
+    # Tables have no test part: what is tested is the phrasebook's wording and the recorded prompts'.
+    if edition.sentences is not None and part != "test" and rng.random() < edition.sentence_share:
         meaning, texts = _draw_row(edition, part, language, rng)
     else:
         meaning = draw_meaning(part, rng, edition.kinds)

@@ -3,7 +3,8 @@ by the synthesiser.
 
 Parts, each a manifest directory:
 
-- `train`: recorded prompts, composed utterances and synthesised prompts in every channel
+- `train`: recorded prompts, composed utterances, synthesised prompts, and pieces of prompts joined to sentences that
+  nobody said, in every channel
 - `dev`: like `composed`, of other meanings, to choose checkpoints by
 - `composed`: new numbers, dates, times and sequences composed from the training speakers' recordings
 - `known`: recorded prompts whose wording is in `train`, but not in this recording
@@ -16,7 +17,7 @@ Parts, each a manifest directory:
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -25,12 +26,23 @@ from typing import Literal
 
 import numpy as np
 
-from sprachbund.audio.augment import CLEAN, TRAIN, Augmentation
-from sprachbund.corpora.asterisk.compose import ComposedUtterance, composed_utterances
-from sprachbund.corpora.asterisk.prompts import Clips, Prompt, PromptSet, is_clip, load_clips, load_prompt_set
+from sprachbund.audio.augment import CLEAN, WIDE, Augmentation
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.corpora.asterisk.compose import ComposedUtterance, composed_utterances, join
+from sprachbund.corpora.asterisk.pieces import TABLE, cut_pieces, read_pieces
+from sprachbund.corpora.asterisk.prompts import (
+    Clips,
+    Prompt,
+    PromptSet,
+    Samples,
+    is_clip,
+    load_clips,
+    load_prompt_set,
+)
 from sprachbund.corpora.editions import add_no_speech, vary
 from sprachbund.data.making import make_shards
 from sprachbund.data.manifest import ManifestWriter
+from sprachbund.data.synthesis import NothingSaidError
 from sprachbund.data.synthesisers import (
     DEFAULT_SYNTHESIZERS,
     check_synthesizers,
@@ -43,6 +55,10 @@ Part = Literal["train", "dev", "composed", "known", "unheard", "unseen", "dev_pr
 SHARD_SIZE = 500
 MAX_DURATION_S = 15.0
 KNOWN_SHARE = 0.25
+_MAX_DRAWINGS = 100
+# Pieces of a joined utterance, fewer where they would be longer than ten seconds.
+_JOINED = (2, 5)
+_JOINED_S = 10.0
 # What all speakers say in the same words; carriers of the speakers never heard are not transcribed.
 HELD_OUT_KINDS = ("digits", "number", "ordinal", "date", "time")
 
@@ -56,22 +72,24 @@ class Telephone:
         languages: of the texts; recordings exist for those of the prompt packages.
         train_utterances: size of `train`.
         heldout_utterances: sizes of `composed` and `unheard`; `dev` is half of that.
-        shares: of recorded prompts, composed utterances and synthesised prompts in `train`.
+        shares: of recorded prompts, composed utterances, synthesised prompts and joined pieces of prompts in `train`.
         augmentation: of `train`.
         leave_out: speakers kept out of `train` besides those that always are.
         kinds: of the composed utterances of `train`; any, and joined prompts, if empty.
         synthesizers: of the prompts' wording in `train`, equally often where they can speak.
+        pieces: table of where prompts may be cut (see `sprachbund.corpora.asterisk.pieces`).
     """
 
     seed: int = 4
     languages: tuple[str, ...] = ("en", "es", "fr", "it", "de", "ru")
     train_utterances: int = 70_000
     heldout_utterances: int = 1000
-    shares: tuple[float, float, float] = (0.28, 0.4, 0.32)
-    augmentation: Augmentation = field(default=TRAIN)
+    shares: tuple[float, float, float, float] = (0.22, 0.32, 0.26, 0.2)
+    augmentation: Augmentation = field(default=WIDE)
     leave_out: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     synthesizers: tuple[str, ...] = DEFAULT_SYNTHESIZERS
+    pieces: Path = TABLE
 
 
 def make_telephone(
@@ -134,6 +152,7 @@ class _Sounds:
     unseen: list[Prompt]
     dev_prompts: list[Prompt]
     clips: Mapping[str, Clips]
+    pieces: Mapping[str, Sequence[tuple[str, Samples]]]
     unheard_clips: Mapping[str, Clips]
     left_out_clips: Mapping[str, Clips]
     texts: Mapping[str, Mapping[str, str]]
@@ -156,15 +175,17 @@ class _Sounds:
         usable = [p for p in in_training if p not in withheld_prompts]
         read = partial(progress, "reading recordings")
         others = [p for p in prompts.prompts if p.held_out or p.speaker in options.leave_out]
+        train = [p for p in sentences if p not in withheld_prompts and wording[p.name] == "train"]
         unheard = {k: replace(c, held_out=False) for k, c in load_clips(others, progress=read).items()}
         return cls(
             options=options,
             prompts=prompts,
-            train=[p for p in sentences if p not in withheld_prompts and wording[p.name] == "train"],
+            train=train,
             known=known,
             unseen=[p for p in sentences if wording[p.name] == "test"],
             dev_prompts=[p for p in sentences if wording[p.name] == "dev"],
             clips=load_clips(usable, progress=read),
+            pieces=cut_pieces(train, read_pieces(options.pieces)),
             unheard_clips=unheard,
             left_out_clips={name: clips for name, clips in unheard.items() if name in options.leave_out},
             texts={name: by for name, by in prompts.texts.items() if wording.get(name) == "train"},
@@ -210,6 +231,10 @@ class _Adder:
             kinds=kinds or None,
         )
         self.names = sorted(sounds.texts)
+        self.speakers = sorted(sounds.pieces)
+        # Recordings of other packages than those of the table have no pieces.
+        *shares, joined = sounds.options.shares
+        self.shares = (*shares, joined if self.speakers else 0.0)
         self.seen: set[tuple[str, str]] = set()
 
     def add(self, utterance_id: str) -> None:
@@ -218,7 +243,7 @@ class _Adder:
             return self._add_composed(utterance_id, CLEAN)
         if rng.random() < 0.01:
             return add_no_speech(self.writer, utterance_id, rng)
-        way = rng.choices(("recorded", "composed", "spoken"), options.shares)[0]
+        way = rng.choices(("recorded", "composed", "spoken", "joined"), self.shares)[0]
         if way == "recorded":
             prompt = rng.choice(self.sounds.train)
             return _add_prompt(
@@ -226,7 +251,7 @@ class _Adder:
             )
         if way == "composed":
             return self._add_composed(utterance_id, options.augmentation)
-        return self._add_spoken(utterance_id)
+        return self._add_joined(utterance_id) if way == "joined" else self._add_spoken(utterance_id)
 
     def _add_composed(self, utterance_id: str, augmentation: Augmentation) -> None:
         made = next(m for m in islice(self.composed, 1000) if self._fits(m))
@@ -246,13 +271,40 @@ class _Adder:
         new = self.part == "train" or (made.speaker, made.text) not in self.seen
         return new and len(made.samples) <= MAX_DURATION_S * 16_000
 
-    def _add_spoken(self, utterance_id: str) -> None:
-        """A prompt's wording spoken by the synthesiser."""
+    def _add_joined(self, utterance_id: str) -> None:
+        """Pieces of prompts in any order: words as people say them, in sentences that cannot be known by heart.
+
+        They have no translation, because nobody says what such a sentence means.
+        """
         rng = self.rng
-        texts = self.sounds.texts[rng.choice(self.names)]
-        language = rng.choice([tag for tag in texts if tag in self.sounds.options.languages])
-        voice = draw_any_voice(language, rng, "train", self.sounds.options.synthesizers)
-        samples = speak_as(texts[language], voice, exact=False)[: int(MAX_DURATION_S * 16_000)]
+        speaker = rng.choice(self.speakers)
+        drawn = rng.choices(self.sounds.pieces[speaker], k=rng.randint(*_JOINED))
+        while len(drawn) > 1 and sum(len(samples) for _, samples in drawn) > _JOINED_S * SAMPLE_RATE:
+            drawn.pop()
+        texts, sounds = zip(*drawn, strict=True)
+        self.writer.add(
+            vary(join(sounds, rng), rng, self.sounds.options.augmentation, self.recent),
+            text=" ".join(texts),
+            language=self.sounds.clips[speaker].language,
+            speaker=speaker,
+            utterance_id=utterance_id,
+            translations={},
+            custom={"kind": "prompt/joined", "corpus": "telephone"},
+        )
+
+    def _add_spoken(self, utterance_id: str) -> None:
+        """A prompt's wording spoken by a synthesiser; drawn again where a voice lacks a sound of the text."""
+        rng = self.rng
+        for number in range(_MAX_DRAWINGS):
+            texts = self.sounds.texts[rng.choice(self.names)]
+            language = rng.choice([tag for tag in texts if tag in self.sounds.options.languages])
+            voice = draw_any_voice(language, rng, "train", self.sounds.options.synthesizers)
+            try:
+                samples = speak_as(texts[language], voice, exact=False)[: int(MAX_DURATION_S * 16_000)]
+                break
+            except NothingSaidError:  # a voice that was cut from recordings lacks some sounds
+                if number == _MAX_DRAWINGS - 1:
+                    raise
         self.writer.add(
             vary(samples, rng, self.sounds.options.augmentation, self.recent),
             text=texts[language],
