@@ -63,7 +63,9 @@ def main() -> None:
 
 
 def make_data(out: Path, workers: int, leave_out: str | None) -> None:
-    """Sentences, the dev and test parts of the phrasebook, and the telephone corpus; training sentences are live.
+    """Sentences, the dev and test parts of the phrasebook, speech of all synthesizers, and the telephone corpus.
+
+    The other training sentences are spoken by espeak-ng while the model trains.
 
     Args:
         out: folder of everything that is made.
@@ -75,12 +77,17 @@ def make_data(out: Path, workers: int, leave_out: str | None) -> None:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         run([*pip, "--python-version", "3.14", "--dest", str(wheels), *CATALOGUES])
         sources = sorted(map(str, wheels.glob("*.whl")))
-        sprachbund("data", "make", "sentences", *sources, "--out", str(corpora / "sentences"))
-    book = ("--edition", "bundled", "--utterances", "500", "--workers", str(workers))
-    sprachbund("data", "make", "phrasebook", *book, "--out", str(corpora / "phrasebook"))
-    speakers = ("--synthesizers", "espeak-ng,festival,flite,pico", "--workers", str(workers))
+        composed = ("--composed", "100000", "--out", str(corpora / "sentences"))
+        sprachbund("data", "make", "sentences", *sources, *composed)
+    book = ("data", "make", "phrasebook", "--edition", "bundled", "--workers", str(workers))
+    sprachbund(*book, "--utterances", "500", "--out", str(corpora / "phrasebook"))
+    speakers = ("--synthesizers", "espeak-ng,festival,flite,pico")
+    wording = ("--sentences", str(corpora / "sentences"), "--sentence-share", "0.75", *speakers)
+    voices = ("--utterances", "20000", "--heldout", "1", "--seed", "21", "--out", str(corpora / "voices"))
+    sprachbund(*book, *wording, *voices)
     left_out = ("--leave-out", leave_out) if leave_out else ()
-    sprachbund("data", "make", "telephone", *speakers, *left_out, "--out", str(corpora / "telephone"))
+    telephone = ("--workers", str(workers), "--out", str(corpora / "telephone"))
+    sprachbund("data", "make", "telephone", *speakers, *left_out, *telephone)
 
 
 def train(out: Path, steps: int, changes: Sequence[str], leave_out: str | None) -> None:
