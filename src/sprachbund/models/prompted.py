@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Capabilities, Features, Memory, Target, hears_nothing
+from sprachbund.models.base import Capabilities, Features, Memory, Target, equal_log_probs, hears_nothing
 from sprachbund.models.calibration import Calibration
 from sprachbund.models.card import Card
 from sprachbund.models.catalogue import LANGUAGES_OF_TEXT
@@ -203,8 +203,7 @@ class PromptedTranslator(PrefixFamily):
 
     def language_log_probs(self, memory: Memory) -> Tensor:
         """All languages equal, (B, L): it is not asked which it reads."""
-        shape = (memory.states.shape[0], len(self.source_languages))
-        return memory.states.new_zeros(shape).float().log_softmax(dim=-1)
+        return equal_log_probs(memory, len(self.source_languages))
 
     def prompt(self, target: Target) -> list[int]:
         """The last token of a request; the others are read by `start`.

@@ -20,7 +20,7 @@ from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.audio_llm.config import AudioLLMConfig
 from sprachbund.models.audio_llm.tokens import LLMTokens
-from sprachbund.models.base import Capabilities, Features, Loss, Memory, Target
+from sprachbund.models.base import Capabilities, Features, Loss, Memory, Target, not_written
 from sprachbund.models.calibration import Calibration
 from sprachbund.models.prefix import PrefixFamily
 from sprachbund.nn.causal_lm import CausalLM
@@ -262,9 +262,7 @@ class AudioLLM(PrefixFamily):
 
     def _checked(self, target: Target) -> tuple[list[int], list[int]]:
         if target.language not in self.target_languages:
-            raise SprachbundError(
-                f"this model does not write {target.language!r}; it writes {described(self.target_languages)}"
-            )
+            raise not_written(target.language, self.target_languages)
         if target.source is not None and (target.source, target.language) not in self._pairs:
             raise SprachbundError(
                 f"this model does not know the pair {target.source} to {target.language}; from {target.source} it "

@@ -21,7 +21,16 @@ from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.attention import DecodesByAttention
-from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target
+from sprachbund.models.base import (
+    Alignment,
+    Capabilities,
+    Features,
+    Loss,
+    Memory,
+    Target,
+    check_window,
+    equal_log_probs,
+)
 from sprachbund.models.calibration import Calibration
 from sprachbund.models.fastconformer.config import CanaryConfig, CohereConfig, ParakeetConfig
 from sprachbund.models.fastconformer.tokens import FastConformerTokens
@@ -100,11 +109,7 @@ class _FastConformerModel(nn.Module):
         Raises:
             SprachbundError: an utterance is longer than `max_window_s`.
         """
-        longest = max((len(s) for s in samples), default=0)
-        if longest > round(self.max_window_s * SAMPLE_RATE):
-            raise SprachbundError(
-                f"an utterance lasts {longest / SAMPLE_RATE:.1f} s, a window {self.max_window_s:g}; cut it"
-            )
+        check_window(samples, self.max_window_s)
         mels = [log_mel_of(s, self.num_mel_bins, self.dither) for s in samples]
         num_frames = torch.tensor([mel.shape[0] for mel in mels])
         values = nn.utils.rnn.pad_sequence(mels, batch_first=True)
@@ -117,8 +122,7 @@ class _FastConformerModel(nn.Module):
 
     def language_log_probs(self, memory: Memory) -> Tensor:
         """All languages equal, (B, L): it has not learned to tell them apart."""
-        shape = (memory.states.shape[0], len(self.source_languages))
-        return memory.states.new_zeros(shape).float().log_softmax(dim=-1)
+        return equal_log_probs(memory, len(self.source_languages))
 
     def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
         """None: there is no token for it."""

@@ -22,7 +22,16 @@ from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.attention import DecodesByAttention
-from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target
+from sprachbund.models.base import (
+    Alignment,
+    Capabilities,
+    Features,
+    Loss,
+    Memory,
+    Target,
+    check_window,
+    equal_log_probs,
+)
 from sprachbund.models.calibration import Calibration
 from sprachbund.models.hub import optional_setting
 from sprachbund.models.language_codes import to_bcp47
@@ -267,11 +276,7 @@ class Seamless(DecodesByAttention, nn.Module):
         Raises:
             SprachbundError: an utterance is longer than `max_window_s`.
         """
-        longest = max((len(s) for s in samples), default=0)
-        if longest > round(self.max_window_s * SAMPLE_RATE):
-            raise SprachbundError(
-                f"an utterance lasts {longest / SAMPLE_RATE:.1f} s, a window {self.max_window_s:g}; cut it"
-            )
+        check_window(samples, self.max_window_s)
         values, lengths = stacked_log_mel(self.extractor, samples)
         return Features(values=values.to(self.device), num_frames=lengths.to(self.device))
 
@@ -318,8 +323,7 @@ class Seamless(DecodesByAttention, nn.Module):
         """All languages equal, (B, len(source_languages)): Seamless has not learned to tell them apart."""
         if memory.language_log_probs is not None:
             return memory.language_log_probs
-        shape = (memory.states.shape[0], len(self.source_languages))
-        return memory.states.new_zeros(shape).float().log_softmax(dim=-1)
+        return equal_log_probs(memory, len(self.source_languages))
 
     def prompt(self, target: Target) -> list[int]:
         """</s> and the language wanted; the language spoken is not told.

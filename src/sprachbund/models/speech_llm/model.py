@@ -21,7 +21,7 @@ from sprachbund.data.batch import Batch
 from sprachbund.data.language_spans import Stretch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Capabilities, Features, Loss, Memory, Target
+from sprachbund.models.base import Capabilities, Features, Loss, Memory, Target, not_written
 from sprachbund.models.calibration import Calibration
 from sprachbund.models.prefix import PrefixFamily
 from sprachbund.models.speech_llm.checkpoints import adapt
@@ -271,9 +271,7 @@ class SpeechLLM(PrefixFamily):
 
     def _around(self, target: Target) -> tuple[list[int], list[int]]:
         if target.language not in self.config.target_languages:
-            raise SprachbundError(
-                f"this model does not write {target.language!r}; it writes {described(self.config.target_languages)}"
-            )
+            raise not_written(target.language, self.config.target_languages)
         return self.prompts.around(replace(target, context=""))
 
     def _language_log_probs(self, probs: Tensor, num_tokens: Tensor) -> Tensor:
