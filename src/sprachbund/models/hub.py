@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
 from torch import nn
 
@@ -208,6 +209,18 @@ _ANYTHING = Limit(-(2**53), 2**53)
 _SPARE = 2**24
 """Weights that a checkpoint may lack on purpose, such as what hides frames in training."""
 _MOST_BUFFERS = 2**28
+
+
+CONFIG_KEY = "sprachbund"
+"""Our own key of a config.json in transformers' layout; transformers carries it along untouched."""
+Token = Annotated[int, Field(strict=True, ge=0)]
+"""Id of a token."""
+
+
+class ConfigPart(BaseModel):
+    """A part of a JSON file in transformers' layout, as far as something is computed with it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 @contextmanager

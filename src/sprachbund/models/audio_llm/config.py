@@ -6,9 +6,10 @@ not named here concern training, and are carried along.
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from sprachbund.models.causal_lm import CausalConfig
+from sprachbund.models.hub import ConfigPart, Token
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.nn.block_conformer import BlockConformerShape, QFormerShape
 from sprachbund.nn.limits import (
@@ -24,21 +25,12 @@ from sprachbund.nn.limits import (
     Width,
 )
 
-CONFIG_KEY = "sprachbund"
-"""Our own key of `config.json`; transformers carries it along untouched."""
 Pair = tuple[str, str]
-Token = Annotated[int, Field(strict=True, ge=0)]
 Times = Annotated[int, Field(strict=True, ge=1, le=64)]
 SomeFrames = Annotated[int, Field(strict=True, ge=1, le=FRAMES.most)]
 
 
-class _Part(BaseModel):
-    """A part of config.json."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class OwnSettings(_Part):
+class OwnSettings(ConfigPart):
     """Our own key.
 
     Attributes:
@@ -62,7 +54,7 @@ class OwnSettings(_Part):
         return self
 
 
-class AudioLLMConfig(_Part):
+class AudioLLMConfig(ConfigPart):
     """What all kinds have.
 
     Attributes:
@@ -97,7 +89,7 @@ def _in_text_config(given: Any, **defaults: Any) -> Any:
 # Voxtral.
 
 
-class VoxtralEncoderConfig(_Part):
+class VoxtralEncoderConfig(ConfigPart):
     """Sizes of Voxtral's encoder, which is Whisper's, in transformers' names; the defaults are those of its class."""
 
     hidden_size: Width = 1280
@@ -195,7 +187,7 @@ def _has_rotary(given: Any) -> bool:
 # Granite Speech.
 
 
-class GraniteEncoderConfig(_Part):
+class GraniteEncoderConfig(ConfigPart):
     """Sizes of Granite Speech's encoder in transformers' names; the defaults are those of its class."""
 
     input_dim: MelBins = 160
@@ -240,7 +232,7 @@ class GraniteEncoderConfig(_Part):
         )
 
 
-class GraniteProjectorConfig(_Part):
+class GraniteProjectorConfig(ConfigPart):
     """Sizes of the Q-Former in transformers' names; the defaults are those of its class."""
 
     model_type: Literal["blip_2_qformer"] = "blip_2_qformer"
@@ -381,7 +373,7 @@ QWEN_LANGUAGES = {
 """Languages of Qwen3-ASR, and the names that it writes for them."""
 
 
-class QwenEncoderConfig(_Part):
+class QwenEncoderConfig(ConfigPart):
     """Sizes of Qwen3-ASR's encoder in transformers' names; the defaults are those of its class."""
 
     num_mel_bins: MelBins = 128

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
@@ -27,7 +27,7 @@ from sprachbund.models.audio_llm.tokens import TEKKEN, TOKENIZER, LLMTokens
 from sprachbund.models.audio_llm.voxtral import Voxtral
 from sprachbund.models.card import Card
 from sprachbund.models.causal_lm import ChatTemplate, fill, read_shards
-from sprachbund.models.hub import GENERATION, check_config, family_of, find
+from sprachbund.models.hub import GENERATION, ConfigPart, check_config, family_of, find
 from sprachbund.models.weights import COUNTER, Bits, cast_to_bits, write_transformers_directory
 from sprachbund.util.files import read_object, validate
 
@@ -292,10 +292,8 @@ def their_name(name: str, kind: str) -> str:
 # Adapters of Granite Speech, in peft's layout.
 
 
-class _AdapterConfig(BaseModel):
+class _AdapterConfig(ConfigPart):
     """adapter_config.json; what is not built has one value."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     peft_type: Literal["LORA"]
     r: Annotated[int, Field(strict=True, ge=1, le=65_536)]

@@ -16,8 +16,8 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.causal_lm import read_shards
 from sprachbund.models.fastconformer.tokens import TOKENIZER, FastConformerTokens
-from sprachbund.models.hub import GENERATION, check_config, find
-from sprachbund.models.kyutai.config import CONFIG_KEY, ExtractorConfig, KyutaiConfig
+from sprachbund.models.hub import CONFIG_KEY, GENERATION, check_config, find
+from sprachbund.models.kyutai.config import ExtractorConfig, KyutaiConfig
 from sprachbund.models.kyutai.model import Kyutai
 from sprachbund.models.weights import (
     Bits,

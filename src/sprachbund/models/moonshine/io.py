@@ -10,8 +10,8 @@ from torch import Tensor
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.fastconformer.tokens import TOKENIZER, FastConformerTokens
-from sprachbund.models.hub import check_config, family_of, find
-from sprachbund.models.moonshine.config import CONFIG_KEY, MoonshineConfig, StreamingMoonshineConfig
+from sprachbund.models.hub import CONFIG_KEY, check_config, family_of, find
+from sprachbund.models.moonshine.config import MoonshineConfig, StreamingMoonshineConfig
 from sprachbund.models.moonshine.model import Moonshine
 from sprachbund.models.weights import (
     Bits,

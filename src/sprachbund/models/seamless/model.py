@@ -33,7 +33,7 @@ from sprachbund.models.base import (
     equal_log_probs,
 )
 from sprachbund.models.calibration import Calibration
-from sprachbund.models.hub import optional_setting
+from sprachbund.models.hub import CONFIG_KEY, optional_setting
 from sprachbund.models.language_codes import to_bcp47
 from sprachbund.models.seamless.checkpoints import library, preset, speech_to_text
 from sprachbund.models.seamless.layers import SeamlessEncoder
@@ -121,9 +121,6 @@ class SeamlessExamples:
         tokens = self.tokens
         return tokens.language_token(target), [*tokens.text_to_tokens(text.strip()), tokens.end]
 
-
-CONFIG_KEY = "sprachbund"
-"""Our own key of `config.json`; transformers carries it along untouched."""
 
 _PROMPT_TOKENS = 2
 _FEATURE_FRAME_S = 0.02

@@ -34,7 +34,7 @@ from sprachbund.models.base import (
     not_written,
 )
 from sprachbund.models.calibration import Calibration
-from sprachbund.models.hub import optional_setting
+from sprachbund.models.hub import CONFIG_KEY, optional_setting
 from sprachbund.models.translation.checkpoints import shape_of
 from sprachbund.models.translation.tokens import Offsets, TranslationTokens
 from sprachbund.nn.conformer import sinusoids
@@ -53,9 +53,6 @@ from sprachbund.nn.text_to_text import (
 )
 from sprachbund.text.languages import described
 from sprachbund.util.devices import ANY_DEVICE
-
-CONFIG_KEY = "sprachbund"
-"""Our own key of `config.json`; transformers carries it along untouched."""
 
 _NEW_TOKENS = 256
 """Longest text where a checkpoint does not say."""

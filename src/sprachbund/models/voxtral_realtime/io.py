@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from sprachbund.audio.features import VOXTRAL_LOUDEST
 from sprachbund.errors import SprachbundError
@@ -18,7 +18,7 @@ from sprachbund.models.audio_llm.io import DTYPES, check_extractor, ends_of
 from sprachbund.models.audio_llm.tokens import TEKKEN, TOKENIZER, LLMTokens
 from sprachbund.models.card import Card
 from sprachbund.models.causal_lm import fill, read_shards
-from sprachbund.models.hub import GENERATION, check_config, find
+from sprachbund.models.hub import GENERATION, ConfigPart, check_config, find
 from sprachbund.models.voxtral_realtime.config import VoxtralRealtimeConfig
 from sprachbund.models.voxtral_realtime.model import VoxtralRealtime
 from sprachbund.models.weights import Bits, cast_to_bits, write_transformers_directory
@@ -41,10 +41,8 @@ _OTHER_FILES = (
 """What else lies in such a directory; it is carried along, so that transformers can read what is written."""
 
 
-class _Streaming(BaseModel):
+class _Streaming(ConfigPart):
     """The part of tekken.json about sound; what is built in one way only has one value."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     sampling_rate: Literal[16_000] = 16_000
     frame_rate: Annotated[float, Field(ge=12.5, le=12.5)] = 12.5

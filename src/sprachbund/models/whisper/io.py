@@ -18,7 +18,7 @@ from torch import Tensor
 from sprachbund.audio.constants import FRAMES_PER_S, HOP, SAMPLE_RATE, WINDOW
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
-from sprachbund.models.hub import check_memory, find
+from sprachbund.models.hub import CONFIG_KEY, check_memory, find
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
 from sprachbund.models.weights import (
     Bits,
@@ -40,7 +40,7 @@ from sprachbund.models.whisper.files import (
     read_tokenizer,
 )
 from sprachbund.models.whisper.model import Whisper
-from sprachbund.models.whisper.tokens import CONFIG_KEY, WhisperTokens
+from sprachbund.models.whisper.tokens import WhisperTokens
 from sprachbund.util.files import atomic_directory, is_empty, read_object, write_bytes, write_json, write_text
 from sprachbund.util.tensors import load_tensors, save_tensors
 
