@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -247,8 +247,12 @@ def optional_setting(settings: Any, name: str) -> Any:
     return getattr(settings, name, None)
 
 
-def check_config(path: Path) -> dict[str, Any]:
+def check_config(path: Path, limits: Mapping[str, Limit] | None = None) -> dict[str, Any]:
     """The values of a config.json of transformers.
+
+    Args:
+        path: of the file.
+        limits: of numbers at its top that a family computes with, by name.
 
     Raises:
         SprachbundError: no JSON object, or a number that is out of all bounds.
@@ -265,7 +269,15 @@ def check_config(path: Path) -> dict[str, Any]:
             raise SprachbundError(f"{path}: {name} is {value}, which is no finite number; copy it again")
         else:
             _check_size(name, value, path)
+    for name, limit in (limits or {}).items():
+        if name in values and not limit.holds(values[name]):
+            raise SprachbundError(f"{path}: {name} is {repr(values[name])[:60]}, not {limit}; copy it again")
     return values
+
+
+def read_files(directory: Path, names: Iterable[str]) -> dict[str, bytes]:
+    """Contents of those files of a model that are there: they are carried along, and written again with the model."""
+    return {name: (directory / name).read_bytes() for name in names if (directory / name).is_file()}
 
 
 def read_model(

@@ -24,7 +24,7 @@ from sprachbund.models.fastconformer.config import (
 )
 from sprachbund.models.fastconformer.model import Canary, CohereAsr, Parakeet
 from sprachbund.models.fastconformer.tokens import TOKENIZER, FastConformerTokens, file_names
-from sprachbund.models.hub import check_config, family_of, find
+from sprachbund.models.hub import check_config, family_of, find, read_files
 from sprachbund.models.weights import (
     COUNTER,
     Bits,
@@ -161,8 +161,7 @@ def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> Parake
     _check_extractor(directory, model.num_mel_bins)
     paths = sorted(directory.glob("model*.safetensors"))
     fill(model, _read(directory, paths), str(directory), paths)
-    names = (*_OTHER_FILES, *file_names([*model.tokens.of_languages])[1:])
-    model.files = {name: (directory / name).read_bytes() for name in names if (directory / name).is_file()}
+    model.files = read_files(directory, (*_OTHER_FILES, *file_names([*model.tokens.of_languages])[1:]))
     return model.eval()
 
 

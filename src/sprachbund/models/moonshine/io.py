@@ -10,7 +10,7 @@ from torch import Tensor
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.fastconformer.tokens import TOKENIZER, FastConformerTokens
-from sprachbund.models.hub import CONFIG_KEY, check_config, family_of, find
+from sprachbund.models.hub import CONFIG_KEY, check_config, family_of, find, read_files
 from sprachbund.models.moonshine.config import MoonshineConfig, StreamingMoonshineConfig
 from sprachbund.models.moonshine.model import Moonshine
 from sprachbund.models.weights import (
@@ -74,9 +74,7 @@ def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> Moonsh
     check_weights(weights, wanted, str(directory))
     check_finite(weights, str(directory))
     model.load_state_dict(weights, assign=True)
-    model.files = {
-        name: (directory / name).read_bytes() for name in _OTHER_FILES if (directory / name).is_file()
-    }
+    model.files = read_files(directory, _OTHER_FILES)
     return model.eval()
 
 
