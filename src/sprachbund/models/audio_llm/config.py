@@ -86,6 +86,14 @@ def _in_text_config(given: Any, **defaults: Any) -> Any:
     return given
 
 
+def _tied_by_whole(given: Any) -> Any:
+    """Values whose output matrix is tied by the whole model, whatever its `text_config` says."""
+    if isinstance(given, dict) and isinstance(given.get("text_config"), dict):
+        tied = given.get("tie_word_embeddings", True)
+        return {**given, "text_config": {**given["text_config"], "tie_word_embeddings": tied}}
+    return given
+
+
 # Voxtral.
 
 
@@ -293,12 +301,7 @@ class GraniteSpeechConfig(AudioLLMConfig):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, given: Any) -> Any:
-        # The output matrix is tied by the whole model, whatever its part says.
-        tied = given.get("tie_word_embeddings", True) if isinstance(given, dict) else True
-        filled = _in_text_config(given, model_type="granite")
-        if isinstance(filled, dict) and isinstance(filled.get("text_config"), dict):
-            filled["text_config"] = {**filled["text_config"], "tie_word_embeddings": tied}
-        return filled
+        return _tied_by_whole(_in_text_config(given, model_type="granite"))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -444,7 +447,6 @@ class QwenAsrConfig(AudioLLMConfig):
             raise ValueError(
                 "it has the layout of the package qwen-asr; take the model whose name ends in -hf"
             )
-        tied = given.get("tie_word_embeddings", True) if isinstance(given, dict) else True
         filled = _in_text_config(
             given,
             model_type="qwen3",
@@ -457,9 +459,7 @@ class QwenAsrConfig(AudioLLMConfig):
             head_dim=128,
             max_position_embeddings=65_536,
         )
-        if isinstance(filled, dict) and isinstance(filled.get("text_config"), dict):
-            filled["text_config"] = {**filled["text_config"], "tie_word_embeddings": tied}
-        return filled
+        return _tied_by_whole(filled)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
