@@ -280,6 +280,23 @@ def read_files(directory: Path, names: Iterable[str]) -> dict[str, bytes]:
     return {name: (directory / name).read_bytes() for name in names if (directory / name).is_file()}
 
 
+def extractor_settings(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Each file that describes the feature extractor of a directory, and its settings of it.
+
+    Raises:
+        SprachbundError: a file that is broken.
+    """
+    for name, part in (("processor_config.json", "feature_extractor"), ("preprocessor_config.json", None)):
+        path = directory / name
+        if not path.is_file():
+            continue
+        settings = read_object(path)
+        settings = settings.get(part, {}) if part else settings
+        if not isinstance(settings, dict):
+            raise SprachbundError(f"{path}: {part} is {repr(settings)[:60]}, not an object; copy it again")
+        yield path, settings
+
+
 def read_model(
     kind: Any,
     directory: Path,
