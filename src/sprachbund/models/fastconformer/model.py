@@ -124,10 +124,6 @@ class _FastConformerModel(nn.Module):
         """All languages equal, (B, L): it has not learned to tell them apart."""
         return equal_log_probs(memory, len(self.source_languages))
 
-    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
-        """None: there is no token for it."""
-        return None
-
     def decode_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
         return self.tokens.decode(tokens)

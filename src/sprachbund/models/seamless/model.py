@@ -370,10 +370,6 @@ class Seamless(DecodesByAttention, nn.Module):
         mask[list(self.tokens.not_text - {self.tokens.end})] = True
         return mask.to(self.device)
 
-    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
-        """None: there is no token for it."""
-        return None
-
     def decode_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
         return self.tokens.tokens_to_text(tokens)

@@ -250,10 +250,6 @@ class TextTranslator(DecodesByAttention, nn.Module):
         """Boolean (V,): every token that is no text, but the end."""
         return self._suppressed.clone()
 
-    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
-        """None: there is no token for it."""
-        return None
-
     def decode_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
         return self.tokens.tokens_to_text(tokens)
