@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score, pairwise_distances_argmin
 from sprachbund.errors import SprachbundError
 from sprachbund.models.tokens.directory import nearest
 from sprachbund.models.tokens.unit_options import KMeansOptions
-from sprachbund.units.kmeans import explained, fit_kmeans
+from sprachbund.units.fit import explained, fit_kmeans
 
 OPTIONS = KMeansOptions(clusters=7, batch_size=128, n_init=5)
 
@@ -42,12 +42,12 @@ def test_equal_centroids_and_no_frames() -> None:
 
 def test_planted_clusters_are_found() -> None:
     frames, truth = planted()
-    found = fit_kmeans(frames, OPTIONS)
-    labels = nearest(frames, found.centroids)
+    centroids, _ = fit_kmeans(frames, OPTIONS)
+    labels = nearest(frames, centroids)
     assert adjusted_rand_score(truth, labels) == 1.0
-    assert found.centroids.dtype == np.float32
-    inside = np.square(frames - found.centroids[labels]).sum()
-    assert explained(frames, found.centroids, labels) == pytest.approx(
+    assert centroids.dtype == np.float32
+    inside = np.square(frames - centroids[labels]).sum()
+    assert explained(frames, centroids, labels) == pytest.approx(
         1 - inside / (len(frames) * frames.var(0).sum()), rel=1e-5
     )
 
@@ -56,11 +56,11 @@ def test_it_is_scikit_learns_whether_frames_are_in_memory_or_not(tmp_path: Path)
     frames, _ = planted()
     np.save(tmp_path / "frames.npy", frames)
     mapped = np.load(tmp_path / "frames.npy", mmap_mode="r")
-    found = fit_kmeans(mapped, OPTIONS)
+    centroids, num_steps = fit_kmeans(mapped, OPTIONS)
     theirs = MiniBatchKMeans(7, batch_size=128, n_init=5, max_no_improvement=100, random_state=0).fit(frames)
-    assert np.array_equal(found.centroids, theirs.cluster_centers_)
-    assert found.num_steps == theirs.n_steps_
-    assert np.array_equal(nearest(frames, found.centroids), theirs.labels_)
+    assert np.array_equal(centroids, theirs.cluster_centers_)
+    assert num_steps == theirs.n_steps_
+    assert np.array_equal(nearest(frames, centroids), theirs.labels_)
 
 
 def test_too_few_frames() -> None:

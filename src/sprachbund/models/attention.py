@@ -57,3 +57,7 @@ class DecodesByAttention:
             weights: each layer's cross-attention weights (R, H, Q, T) are appended to it, if given.
         """
         return self.decoder.step(tokens, cache, weights)
+
+    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
+        """None: most have no token for it."""
+        return None

@@ -7,7 +7,7 @@ Shapes: B utterances, T frames, M mel bins, D width, L source languages, G group
 step, V vocabulary.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self, runtime_checkable
@@ -15,6 +15,7 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 from torch import Tensor, nn
 
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.features import StreamedNormalisation
 from sprachbund.data.language_spans import Stretch
 from sprachbund.errors import SprachbundError
@@ -23,6 +24,7 @@ from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.streaming_conformer import ChunkEncoder
 from sprachbund.nn.transducer import Transducer
+from sprachbund.text.languages import described
 from sprachbund.util.devices import CPU
 
 
@@ -635,3 +637,36 @@ def hears_nothing(family: Family) -> SprachbundError:
         f"the model {family.name} reads text and hears nothing; give it a text, or make it the second half of a "
         "cascade, behind a model that transcribes"
     )
+
+
+def not_written(language: str, written: Iterable[str]) -> SprachbundError:
+    """What `prompt` of a family raises for a language that it does not write.
+
+    Args:
+        language: BCP-47 tag of the language wanted.
+        written: tags of those that the model writes.
+    """
+    return SprachbundError(f"this model does not write {language!r}; it writes {described(written)}")
+
+
+def check_window(samples: Sequence[np.ndarray], window_s: float) -> None:
+    """See that utterances fit into a model's window.
+
+    Args:
+        samples: (N,) at 16 kHz of each.
+        window_s: longest speech at once.
+
+    Raises:
+        SprachbundError: an utterance is longer.
+    """
+    longest = max((len(s) for s in samples), default=0)
+    if longest > round(window_s * SAMPLE_RATE):
+        raise SprachbundError(
+            f"an utterance lasts {longest / SAMPLE_RATE:.1f} s, a window {window_s:g}; cut it"
+        )
+
+
+def equal_log_probs(memory: Memory, num_languages: int) -> Tensor:
+    """`language_log_probs` of a family that does not tell languages apart by the speech: all are equal, (B, L)."""
+    shape = (memory.states.shape[0], num_languages)
+    return memory.states.new_zeros(shape).float().log_softmax(dim=-1)

@@ -21,7 +21,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,8 +39,26 @@ Signal = Literal["mean_log_probability", "ctc_disagreement"]
 the edit distance of its transcript and the decoder's, over the length of the longer one."""
 
 
-class Domain(BaseModel):
-    """A logistic regression, as the model's directory holds it.
+class _Regression(BaseModel):
+    """A logistic regression, as the model's directory holds it."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    file: ClassVar[str]
+    """Its name in the directory."""
+
+    @classmethod
+    def read(cls, directory: Path) -> Self | None:
+        """The one of a model directory, None when there is none. Raises SprachbundError for a broken file."""
+        path = directory / cls.file
+        return read_model(path, cls, advice="calibrate the model again") if path.exists() else None
+
+    def write(self, directory: Path) -> None:
+        """Write it into a model directory."""
+        write_json(directory / self.file, self.model_dump())
+
+
+class Domain(_Regression):
+    """Whether a text is not what was said.
 
     Attributes:
         threshold: of the probability; a text above it is dropped.
@@ -49,22 +67,11 @@ class Domain(BaseModel):
         encoder: weights (D,) of the mean encoder state.
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
+    file: ClassVar[str] = DOMAIN_FILE
     threshold: float = Field(ge=0, le=1)
     bias: float
     signals: dict[Signal, float]
     encoder: list[float]
-
-    @classmethod
-    def read(cls, directory: Path) -> "Domain | None":
-        """The one of a model directory, None when there is none. Raises SprachbundError for a broken file."""
-        path = directory / DOMAIN_FILE
-        return read_model(path, cls, advice="calibrate the model again") if path.exists() else None
-
-    def write(self, directory: Path) -> None:
-        """Write it into a model directory."""
-        write_json(directory / DOMAIN_FILE, self.model_dump())
 
     def log_odds(self, encoder_log_odds: float, signals: Mapping[Signal, float]) -> float:
         """Log-odds of that a text is not what was said.
@@ -96,8 +103,8 @@ class Domain(BaseModel):
         return log_odds
 
 
-class TurnEnds(BaseModel):
-    """A logistic regression, as the model's directory holds it.
+class TurnEnds(_Regression):
+    """Whether a speaker who pauses has finished.
 
     Attributes:
         bias: of the log-odds.
@@ -105,21 +112,10 @@ class TurnEnds(BaseModel):
         last: weights (D,) of the mean over the last `LAST_S` seconds.
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
+    file: ClassVar[str] = TURNS_FILE
     bias: float
     whole: list[float]
     last: list[float]
-
-    @classmethod
-    def read(cls, directory: Path) -> "TurnEnds | None":
-        """The one of a model directory, None when there is none. Raises SprachbundError for a broken file."""
-        path = directory / TURNS_FILE
-        return read_model(path, cls, advice="calibrate the model again") if path.exists() else None
-
-    def write(self, directory: Path) -> None:
-        """Write it into a model directory."""
-        write_json(directory / TURNS_FILE, self.model_dump())
 
     def probabilities(self, states: Tensor) -> list[float]:
         """The probability (B,) that each speaker has finished.

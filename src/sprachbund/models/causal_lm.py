@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.hub import check_memory
+from sprachbund.models.hub import ConfigPart, check_memory
 from sprachbund.models.weights import COUNTER, check_finite, check_names
 from sprachbund.nn.causal_lm import CausalShape, Rotary
 from sprachbund.nn.limits import Flag, Heads, InnerWidth, SomeLayers, Vocabulary, Width
@@ -43,10 +43,8 @@ Scale = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Context = Annotated[int, Field(strict=True, ge=1, le=2**27)]
 
 
-class RotaryConfig(BaseModel):
+class RotaryConfig(ConfigPart):
     """Rotary positions in transformers' names."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     rope_type: Literal["default", "linear", "llama3"] = "default"
     rope_theta: Annotated[float, Field(ge=1, le=1e12, allow_inf_nan=False)] = 10_000.0
@@ -77,13 +75,11 @@ class RotaryConfig(BaseModel):
         )
 
 
-class CausalConfig(BaseModel):
+class CausalConfig(ConfigPart):
     """config.json of a causal language model, or the part of one that describes it.
 
     Fields are transformers'; `bos_token_id` and `eos_token_id` are here for callers, nothing is computed with them.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     model_type: Literal["llama", "mistral", "qwen2", "qwen3", "granite"]
     vocab_size: Vocabulary

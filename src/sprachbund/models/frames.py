@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Features, FrameDecoder, Memory, Target
+from sprachbund.models.base import Features, FrameDecoder, Memory, Target, equal_log_probs, not_written
 from sprachbund.nn.decoder import DecoderCache
-from sprachbund.text.languages import described
 
 
 class TranscribesByFrames:
@@ -32,15 +31,12 @@ class TranscribesByFrames:
 
     def language_log_probs(self, memory: Memory) -> Tensor:
         """All languages equal, (B, L): they are told apart by the text."""
-        shape = (memory.states.shape[0], len(self.source_languages))
-        return memory.states.new_zeros(shape).float().log_softmax(dim=-1)
+        return equal_log_probs(memory, len(self.source_languages))
 
     def prompt(self, target: Target) -> list[int]:
         """None; it is told no language. Raises SprachbundError for a language that it does not write."""
         if target.language not in self.source_languages:
-            raise SprachbundError(
-                f"this model does not write {target.language!r}; it writes {described(self.source_languages)}"
-            )
+            raise not_written(target.language, self.source_languages)
         return []
 
     def start(

@@ -3,12 +3,13 @@
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
 from torch import nn
 
@@ -210,6 +211,18 @@ _SPARE = 2**24
 _MOST_BUFFERS = 2**28
 
 
+CONFIG_KEY = "sprachbund"
+"""Our own key of a config.json in transformers' layout; transformers carries it along untouched."""
+Token = Annotated[int, Field(strict=True, ge=0)]
+"""Id of a token."""
+
+
+class ConfigPart(BaseModel):
+    """A part of a JSON file in transformers' layout, as far as something is computed with it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
 @contextmanager
 def one_line(path: Path) -> Iterator[None]:
     """Turn what transformers and the libraries below it raise over files into one line; none says what it raises."""
@@ -234,8 +247,12 @@ def optional_setting(settings: Any, name: str) -> Any:
     return getattr(settings, name, None)
 
 
-def check_config(path: Path) -> dict[str, Any]:
+def check_config(path: Path, limits: Mapping[str, Limit] | None = None) -> dict[str, Any]:
     """The values of a config.json of transformers.
+
+    Args:
+        path: of the file.
+        limits: of numbers at its top that a family computes with, by name.
 
     Raises:
         SprachbundError: no JSON object, or a number that is out of all bounds.
@@ -252,7 +269,32 @@ def check_config(path: Path) -> dict[str, Any]:
             raise SprachbundError(f"{path}: {name} is {value}, which is no finite number; copy it again")
         else:
             _check_size(name, value, path)
+    for name, limit in (limits or {}).items():
+        if name in values and not limit.holds(values[name]):
+            raise SprachbundError(f"{path}: {name} is {repr(values[name])[:60]}, not {limit}; copy it again")
     return values
+
+
+def read_files(directory: Path, names: Iterable[str]) -> dict[str, bytes]:
+    """Contents of those files of a model that are there: they are carried along, and written again with the model."""
+    return {name: (directory / name).read_bytes() for name in names if (directory / name).is_file()}
+
+
+def extractor_settings(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Each file that describes the feature extractor of a directory, and its settings of it.
+
+    Raises:
+        SprachbundError: a file that is broken.
+    """
+    for name, part in (("processor_config.json", "feature_extractor"), ("preprocessor_config.json", None)):
+        path = directory / name
+        if not path.is_file():
+            continue
+        settings = read_object(path)
+        settings = settings.get(part, {}) if part else settings
+        if not isinstance(settings, dict):
+            raise SprachbundError(f"{path}: {part} is {repr(settings)[:60]}, not an object; copy it again")
+        yield path, settings
 
 
 def read_model(

@@ -118,6 +118,36 @@ class PrefixFamily(nn.Module):
         """None: there is no such token."""
         return None
 
+
+class SpeechPrefixFamily(PrefixFamily):
+    """Base of those that hear: the prefix of a row is a part of the prompt, and the speech behind it."""
+
+    def prompt_parts(self, target: Target) -> tuple[list[int], list[int]]:
+        """Tokens of the prompt before the speech, and behind it.
+
+        Raises:
+            SprachbundError: a pair that the model does not know.
+        """
+        raise NotImplementedError
+
+    def prompt(self, target: Target) -> list[int]:
+        """Tokens behind the speech, before the text. Raises SprachbundError for a pair the model does not know."""
+        return self.prompt_parts(target)[1]
+
+    def prefix(self, memory: Memory, number: int, target: Target) -> Tensor:
+        """Embeddings (P, D) of the first part of the prompt, and the speech.
+
+        Args:
+            memory: of B utterances.
+            number: the utterance's among them.
+            target: of the row.
+
+        Raises:
+            SprachbundError: a pair that the model does not know.
+        """
+        assert memory.num_frames is not None
+        return self._joined(self.prompt_parts(target)[0], memory.states[number, : memory.num_frames[number]])
+
     def _joined(self, before: Sequence[int], speech: Tensor) -> Tensor:
         """Embeddings of tokens, and the speech behind them."""
         llm: PrefixReader = self.llm

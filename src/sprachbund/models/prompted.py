@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Capabilities, Features, Memory, Target, hears_nothing
+from sprachbund.models.base import Capabilities, Features, Memory, Target, equal_log_probs, hears_nothing
 from sprachbund.models.calibration import Calibration
 from sprachbund.models.card import Card
 from sprachbund.models.catalogue import LANGUAGES_OF_TEXT
-from sprachbund.models.hub import one_line, optional_setting
+from sprachbund.models.hub import CONFIG_KEY, one_line, optional_setting
 from sprachbund.models.prefix import PrefixFamily
 from sprachbund.models.speech_llm.checkpoints import read_llm, read_tokenizer, write_part
 from sprachbund.models.speech_llm.config import PromptOptions
@@ -37,8 +37,6 @@ from sprachbund.util.devices import ANY_DEVICE
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3")
 """`model_type` of the language models that are taken."""
-CONFIG_KEY = "sprachbund"
-"""Our own key of `config.json`, which may list the languages under "languages"."""
 MAX_NEW_TOKENS = 512
 """Longest translation; a text is a sentence or some."""
 
@@ -203,8 +201,7 @@ class PromptedTranslator(PrefixFamily):
 
     def language_log_probs(self, memory: Memory) -> Tensor:
         """All languages equal, (B, L): it is not asked which it reads."""
-        shape = (memory.states.shape[0], len(self.source_languages))
-        return memory.states.new_zeros(shape).float().log_softmax(dim=-1)
+        return equal_log_probs(memory, len(self.source_languages))
 
     def prompt(self, target: Target) -> list[int]:
         """The last token of a request; the others are read by `start`.

@@ -13,6 +13,7 @@ from torch import nn
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.calibration import Calibration
+from sprachbund.models.hub import CONFIG_KEY
 from sprachbund.models.sharing_plan import SharingPlan
 
 Side = Literal["encoder", "decoder"]
@@ -159,7 +160,6 @@ def _shrink_conformer(model: Any, kept: dict[Side, tuple[int, ...]]) -> None:
 
 def _shrink_whisper(model: Any, kept: dict[Side, tuple[int, ...]]) -> None:
     from sprachbund.models.whisper.model import alignment_heads
-    from sprachbund.models.whisper.tokens import CONFIG_KEY
 
     model.config = replace(
         model.config, encoder_layers=len(kept["encoder"]), decoder_layers=len(kept["decoder"])

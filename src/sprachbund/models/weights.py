@@ -67,6 +67,14 @@ def write_transformers_directory(
             write_json(draft / _CONFIG, dict(config), indent=2)
 
 
+def check_replaceable(directory: Path) -> None:
+    """Raise SprachbundError for a directory that is there and holds something else than a model."""
+    if directory.exists() and not (
+        directory.is_dir() and ((directory / _CONFIG).is_file() or is_empty(directory))
+    ):
+        raise SprachbundError(f"{directory} exists and is not a model directory; choose another name")
+
+
 @contextmanager
 def directory_of_a_model(directory: Path) -> Iterator[None]:
     """Make room for a model, whose files are written within; config.json is to be the last of them.
@@ -77,10 +85,7 @@ def directory_of_a_model(directory: Path) -> Iterator[None]:
     Raises:
         SprachbundError: the directory is something else than a model's, or cannot be written.
     """
-    if directory.exists() and not (
-        directory.is_dir() and ((directory / _CONFIG).is_file() or is_empty(directory))
-    ):
-        raise SprachbundError(f"{directory} exists and is not a model directory; choose another name")
+    check_replaceable(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for old in directory.glob("*.safetensors*"):
@@ -139,6 +144,11 @@ def cast_to_bits(weights: Mapping[str, Tensor], bits: Bits) -> dict[str, Tensor]
         )
     dtype = {16: torch.float16}.get(bits)
     return {name: weight.to(dtype).contiguous() for name, weight in weights.items()}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a precision in config.json, such as "float32"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def read_metadata(path: Path) -> dict[str, str]:

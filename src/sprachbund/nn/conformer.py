@@ -57,6 +57,13 @@ class Subsampling(nn.Module):
         return x.transpose(1, 2), num_frames
 
 
+def depthwise(width: int, kernel_size: int) -> nn.Conv1d:
+    """A convolution over time of every channel by itself, which keeps the length. The kernel size has to be odd."""
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel size {kernel_size} is even; it needs a centre")
+    return nn.Conv1d(width, width, kernel_size, padding=kernel_size // 2, groups=width)
+
+
 class ConvolutionModule(nn.Module):
     """Gated pointwise, depthwise over time, pointwise (arXiv 2005.08100, section 2.1.2).
 
@@ -65,11 +72,9 @@ class ConvolutionModule(nn.Module):
 
     def __init__(self, width: int, kernel_size: int) -> None:
         super().__init__()
-        if kernel_size % 2 == 0:
-            raise ValueError(f"kernel size {kernel_size} is even; it needs a centre")
         self.norm = nn.LayerNorm(width)
         self.gate = nn.Linear(width, 2 * width)
-        self.depthwise = nn.Conv1d(width, width, kernel_size, padding=kernel_size // 2, groups=width)
+        self.depthwise = depthwise(width, kernel_size)
         self.inner_norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, width)
 

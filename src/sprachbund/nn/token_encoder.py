@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.nn.attention import MultiHeadAttention
-from sprachbund.nn.conformer import ConformerLayer, Subsampling, sinusoids, valid_frames
+from sprachbund.nn.conformer import ConformerLayer, Subsampling, depthwise, sinusoids, valid_frames
 from sprachbund.nn.feed_forward import FeedForward, Route
 
 # E-Branchformer (arXiv 2210.00077): attention and a gated convolution in parallel, merged by a convolution.
@@ -32,7 +32,7 @@ class GatedConvolution(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.expand = nn.Linear(width, 2 * half)
         self.gate_norm = nn.LayerNorm(half)
-        self.depthwise = _depthwise(half, kernel_size)
+        self.depthwise = depthwise(half, kernel_size)
         self.contract = nn.Linear(half, width)
         if not self.depthwise.weight.is_meta:
             nn.init.normal_(self.depthwise.weight, std=1e-6)
@@ -64,7 +64,7 @@ class EBranchformerLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(width)
         self.attention = MultiHeadAttention(width, num_heads)
         self.gated = GatedConvolution(width, feed_forward_width, kernel_size)
-        self.merge_depthwise = _depthwise(2 * width, kernel_size)
+        self.merge_depthwise = depthwise(2 * width, kernel_size)
         self.merge = nn.Linear(2 * width, width)
         self.feed_forward_out = FeedForward(width, feed_forward_width)
         self.norm = nn.LayerNorm(width)
@@ -85,12 +85,6 @@ class EBranchformerLayer(nn.Module):
         x = x + self.merge(both + self.merge_depthwise(both.transpose(1, 2)).transpose(1, 2))
         x = x + F.dropout(0.5 * self.feed_forward_out(x, route), self.dropout, self.training)
         return self.norm(x)
-
-
-def _depthwise(width: int, kernel_size: int) -> nn.Conv1d:
-    if kernel_size % 2 == 0:
-        raise ValueError(f"kernel size {kernel_size} is even; it needs a centre")
-    return nn.Conv1d(width, width, kernel_size, padding=kernel_size // 2, groups=width)
 
 
 Block = Literal["conformer", "e_branchformer"]

@@ -305,8 +305,8 @@ class Extraction(LayerOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureJob:
-    """Features of chosen utterances, a file for each block: `frames` (N, D) and `lengths` of its utterances."""
+class _BlockJob:
+    """Work on the features of chosen utterances that makes a file of each block."""
 
     extraction: Extraction
     chosen: ChosenUtterances
@@ -324,15 +324,24 @@ class FeatureJob:
         return gpus_of(self.extraction.device)
 
     @property
+    def blocks(self) -> Sequence[range]:
+        """Numbers of the utterances of each file."""
+        return blocks(len(self.chosen.indices), self.computing.block)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureJob(_BlockJob):
+    """Features of chosen utterances, a file for each block: `frames` (N, D) and `lengths` of its utterances."""
+
+    @property
     def files(self) -> Sequence[tuple[Path, int]]:
         """Each file, and how many utterances it holds."""
-        cut = blocks(len(self.chosen.indices), self.computing.block)
-        return [(self.out / f"frames.{n:05d}.npz", len(block)) for n, block in enumerate(cut)]
+        return [(self.out / f"frames.{n:05d}.npz", len(block)) for n, block in enumerate(self.blocks)]
 
     def prepare(self) -> Callable[[int, Callable[[int], None]], None]:
         """Load the model."""
         source = self.extraction.open()
-        cut = blocks(len(self.chosen.indices), self.computing.block)
+        cut = self.blocks
 
         def make(number: int, progress: Callable[[int], None]) -> None:
             features_of = list(_features(source, self.chosen, cut[number], progress))
@@ -344,36 +353,21 @@ class FeatureJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeJob:
+class EncodeJob(_BlockJob):
     """Units of all utterances of a corpus, a file of lines for each block."""
 
-    extraction: Extraction
-    chosen: ChosenUtterances
     units: Path
-    out: Path
-    computing: Computing
     speed: float = 1.0
-
-    @property
-    def threads(self) -> int:
-        """Of each process."""
-        return self.computing.threads
-
-    @property
-    def gpus(self) -> int:
-        """Of each process."""
-        return gpus_of(self.extraction.device)
 
     @property
     def files(self) -> Sequence[tuple[Path, int]]:
         """Each file, and how many utterances are to be in it."""
-        cut = blocks(len(self.chosen.indices), self.computing.block)
-        return [(self.out / f"units.{n:05d}.jsonl", len(block)) for n, block in enumerate(cut)]
+        return [(self.out / f"units.{n:05d}.jsonl", len(block)) for n, block in enumerate(self.blocks)]
 
     def prepare(self) -> Callable[[int, Callable[[int], None]], None]:
         """Load the model and the centroids."""
         source, centroids = self.extraction.open(), Units(self.units).centroids
-        cut = blocks(len(self.chosen.indices), self.computing.block)
+        cut = self.blocks
 
         def make(number: int, progress: Callable[[int], None]) -> None:
             block = cut[number]

@@ -2,10 +2,13 @@
 
 Features of a share of the data go into files, those into one that is mapped and not held, k-means draws from it, the
 share's units and all texts make the vocabulary.
+
+Shapes: N frames, K clusters, D width.
 """
 
 import hashlib
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +18,7 @@ import numpy as np
 from sprachbund.errors import SprachbundError
 from sprachbund.models.tokens.directory import CONFIG, CorpusInfo, Units, UnitsConfig, nearest, write_units
 from sprachbund.models.tokens.strings import collapse, to_string
-from sprachbund.models.tokens.unit_options import FitOptions
+from sprachbund.models.tokens.unit_options import FitOptions, KMeansOptions
 from sprachbund.models.tokens.vocabulary import JointVocabulary
 from sprachbund.units.encoded import ChosenUtterances, Extraction, FeatureJob
 from sprachbund.units.files import (
@@ -23,7 +26,6 @@ from sprachbund.units.files import (
     check_begun,
     corpus_hash,
 )
-from sprachbund.units.kmeans import explained, fit_kmeans
 from sprachbund.units.lengths import mean_length_ratio
 from sprachbund.units.pieces import train_models
 from sprachbund.util.computing import Computing
@@ -34,6 +36,7 @@ from sprachbund.util.tensors import load_array, load_arrays, write_array, write_
 PARTS = "parts"
 """Folder of what is not finished; gone when the units are whole."""
 _FRAMES, _LENGTHS = "frames.npy", "lengths.npy"
+_CHUNK = 1 << 14
 
 Report = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much it is; 0 where that is unknown."""
@@ -213,13 +216,70 @@ def _centroids(frames: np.ndarray, fit: Fit) -> tuple[np.ndarray, int]:
     chosen = hashlib.sha256(fit.options.kmeans.model_dump_json().encode()).hexdigest()
     path = fit.out / PARTS / f"kmeans.{chosen[:16]}.npz"
     if not path.exists():
-        clustering = fit_kmeans(frames, fit.options.kmeans, threads=fit.computing.threads)
-        write_arrays(path, {"centroids": clustering.centroids, "num_steps": np.array(clustering.num_steps)})
+        centroids, num_steps = fit_kmeans(frames, fit.options.kmeans, threads=fit.computing.threads)
+        write_arrays(path, {"centroids": centroids, "num_steps": np.array(num_steps)})
     advice = "delete it, and the clusters are sought again"
     known = load_arrays(path, advice=advice)
     if known.keys() != {"centroids", "num_steps"} or known["centroids"].shape[1:] != frames.shape[1:]:
         raise SprachbundError(f"{path} holds no centroids of these features; {advice}")
     return known["centroids"], int(known["num_steps"])
+
+
+def fit_kmeans(frames: np.ndarray, options: KMeansOptions, *, threads: int = 1) -> tuple[np.ndarray, int]:
+    """Centroids (K, D) float32 of frames by k-means, and how many batches it took.
+
+    An array of frames that is mapped from a file is never held in memory: scikit-learn draws batches from it.
+
+    The order in which threads add up decides the last bits, so that equal bits need one thread.
+
+    Args:
+        frames: (N, D), float32.
+        options: clusters, batches and stopping rule.
+        threads: threads to compute with.
+
+    Raises:
+        SprachbundError: fewer frames than clusters.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+    from threadpoolctl import threadpool_limits
+
+    if len(frames) < options.clusters:
+        raise SprachbundError(
+            f"{len(frames)} frames cannot make {options.clusters} clusters; give a larger --share or fewer --clusters"
+        )
+    model = MiniBatchKMeans(
+        n_clusters=options.clusters,
+        init="k-means++",
+        n_init=options.n_init,
+        batch_size=options.batch_size,
+        max_no_improvement=options.max_no_improvement,
+        max_iter=options.max_iter,
+        random_state=options.seed,
+        compute_labels=False,
+    )
+    with threadpool_limits(threads), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of equal frames, which silence has
+        model.fit(frames)
+    return model.cluster_centers_.astype(np.float32), int(model.n_steps_)
+
+
+def explained(frames: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> float:
+    """Share of the variance of frames (N, D) that their clusters explain: 1 would be no error.
+
+    Args:
+        frames: (N, D).
+        centroids: (K, D).
+        labels: cluster of every frame (N,).
+    """
+    mean = np.zeros(frames.shape[1])
+    for start in range(0, len(frames), _CHUNK):
+        mean += frames[start : start + _CHUNK].sum(0, dtype=np.float64) / len(frames)
+    inside = total = 0.0
+    for start in range(0, len(frames), _CHUNK):
+        chunk = frames[start : start + _CHUNK]
+        inside += float(np.square(chunk - centroids[labels[start : start + _CHUNK]]).sum(dtype=np.float64))
+        total += float(np.square(chunk - mean).sum(dtype=np.float64))
+    return 1 - inside / total if total else 1.0
 
 
 def _labels(frames: np.ndarray, lengths: np.ndarray, centroids: np.ndarray, report: Report) -> np.ndarray:

@@ -6,9 +6,10 @@ not named here concern training, and are carried along.
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from sprachbund.models.causal_lm import CausalConfig
+from sprachbund.models.hub import ConfigPart, Token
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.nn.block_conformer import BlockConformerShape, QFormerShape
 from sprachbund.nn.limits import (
@@ -24,21 +25,12 @@ from sprachbund.nn.limits import (
     Width,
 )
 
-CONFIG_KEY = "sprachbund"
-"""Our own key of `config.json`; transformers carries it along untouched."""
 Pair = tuple[str, str]
-Token = Annotated[int, Field(strict=True, ge=0)]
 Times = Annotated[int, Field(strict=True, ge=1, le=64)]
 SomeFrames = Annotated[int, Field(strict=True, ge=1, le=FRAMES.most)]
 
 
-class _Part(BaseModel):
-    """A part of config.json."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class OwnSettings(_Part):
+class OwnSettings(ConfigPart):
     """Our own key.
 
     Attributes:
@@ -62,7 +54,7 @@ class OwnSettings(_Part):
         return self
 
 
-class AudioLLMConfig(_Part):
+class AudioLLMConfig(ConfigPart):
     """What all kinds have.
 
     Attributes:
@@ -94,10 +86,18 @@ def _in_text_config(given: Any, **defaults: Any) -> Any:
     return given
 
 
+def _tied_by_whole(given: Any) -> Any:
+    """Values whose output matrix is tied by the whole model, whatever its `text_config` says."""
+    if isinstance(given, dict) and isinstance(given.get("text_config"), dict):
+        tied = given.get("tie_word_embeddings", True)
+        return {**given, "text_config": {**given["text_config"], "tie_word_embeddings": tied}}
+    return given
+
+
 # Voxtral.
 
 
-class VoxtralEncoderConfig(_Part):
+class VoxtralEncoderConfig(ConfigPart):
     """Sizes of Voxtral's encoder, which is Whisper's, in transformers' names; the defaults are those of its class."""
 
     hidden_size: Width = 1280
@@ -195,7 +195,7 @@ def _has_rotary(given: Any) -> bool:
 # Granite Speech.
 
 
-class GraniteEncoderConfig(_Part):
+class GraniteEncoderConfig(ConfigPart):
     """Sizes of Granite Speech's encoder in transformers' names; the defaults are those of its class."""
 
     input_dim: MelBins = 160
@@ -240,7 +240,7 @@ class GraniteEncoderConfig(_Part):
         )
 
 
-class GraniteProjectorConfig(_Part):
+class GraniteProjectorConfig(ConfigPart):
     """Sizes of the Q-Former in transformers' names; the defaults are those of its class."""
 
     model_type: Literal["blip_2_qformer"] = "blip_2_qformer"
@@ -301,12 +301,7 @@ class GraniteSpeechConfig(AudioLLMConfig):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, given: Any) -> Any:
-        # The output matrix is tied by the whole model, whatever its part says.
-        tied = given.get("tie_word_embeddings", True) if isinstance(given, dict) else True
-        filled = _in_text_config(given, model_type="granite")
-        if isinstance(filled, dict) and isinstance(filled.get("text_config"), dict):
-            filled["text_config"] = {**filled["text_config"], "tie_word_embeddings": tied}
-        return filled
+        return _tied_by_whole(_in_text_config(given, model_type="granite"))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -381,7 +376,7 @@ QWEN_LANGUAGES = {
 """Languages of Qwen3-ASR, and the names that it writes for them."""
 
 
-class QwenEncoderConfig(_Part):
+class QwenEncoderConfig(ConfigPart):
     """Sizes of Qwen3-ASR's encoder in transformers' names; the defaults are those of its class."""
 
     num_mel_bins: MelBins = 128
@@ -452,7 +447,6 @@ class QwenAsrConfig(AudioLLMConfig):
             raise ValueError(
                 "it has the layout of the package qwen-asr; take the model whose name ends in -hf"
             )
-        tied = given.get("tie_word_embeddings", True) if isinstance(given, dict) else True
         filled = _in_text_config(
             given,
             model_type="qwen3",
@@ -465,9 +459,7 @@ class QwenAsrConfig(AudioLLMConfig):
             head_dim=128,
             max_position_embeddings=65_536,
         )
-        if isinstance(filled, dict) and isinstance(filled.get("text_config"), dict):
-            filled["text_config"] = {**filled["text_config"], "tie_word_embeddings": tied}
-        return filled
+        return _tied_by_whole(filled)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

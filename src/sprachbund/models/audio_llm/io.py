@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
@@ -27,8 +27,8 @@ from sprachbund.models.audio_llm.tokens import TEKKEN, TOKENIZER, LLMTokens
 from sprachbund.models.audio_llm.voxtral import Voxtral
 from sprachbund.models.card import Card
 from sprachbund.models.causal_lm import ChatTemplate, fill, read_shards
-from sprachbund.models.hub import GENERATION, check_config, family_of, find
-from sprachbund.models.weights import COUNTER, Bits, cast_to_bits, write_transformers_directory
+from sprachbund.models.hub import GENERATION, ConfigPart, check_config, family_of, find, read_files
+from sprachbund.models.weights import COUNTER, Bits, cast_to_bits, dtype_name, write_transformers_directory
 from sprachbund.util.files import read_object, validate
 
 CONFIG, SAFETENSORS = "config.json", "model.safetensors"
@@ -112,9 +112,7 @@ def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> AudioL
         _drop_copy(weights, directory)
     counters = {n: torch.zeros((), dtype=torch.long) for n in wanted_names if n.endswith(COUNTER)}
     fill(model, {**weights, **counters}, directory, sorted(directory.glob("*.safetensors")))
-    model.files = {
-        name: (directory / name).read_bytes() for name in _OTHER_FILES if (directory / name).is_file()
-    }
+    model.files = read_files(directory, _OTHER_FILES)
     return model.eval()
 
 
@@ -292,10 +290,8 @@ def their_name(name: str, kind: str) -> str:
 # Adapters of Granite Speech, in peft's layout.
 
 
-class _AdapterConfig(BaseModel):
+class _AdapterConfig(ConfigPart):
     """adapter_config.json; what is not built has one value."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     peft_type: Literal["LORA"]
     r: Annotated[int, Field(strict=True, ge=1, le=65_536)]
@@ -355,8 +351,6 @@ def _with_adapters(model: GraniteSpeech, weights: Mapping[str, Tensor], director
 
 # Writing.
 
-DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-
 
 def to_transformers(model: AudioLLM) -> dict[str, Tensor]:
     """The weights of a model under transformers' names, without those of adapters."""
@@ -389,7 +383,7 @@ def save(
         own = model.state_dict()
         files[ADAPTER] = _cast({theirs: own[name] for name, theirs in model.adapter_names.items()}, bits)
     dtype = next(value.dtype for value in files[SAFETENSORS].values() if value.is_floating_point())
-    values = {**model.values, "dtype": DTYPES[dtype]}
+    values = {**model.values, "dtype": dtype_name(dtype)}
     write_transformers_directory(Path(directory), files, values, model.files, bits=bits, card=card)
 
 

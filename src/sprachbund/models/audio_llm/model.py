@@ -20,9 +20,9 @@ from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.audio_llm.config import AudioLLMConfig
 from sprachbund.models.audio_llm.tokens import LLMTokens
-from sprachbund.models.base import Capabilities, Features, Loss, Memory, Target
+from sprachbund.models.base import Capabilities, Features, Loss, Memory, Target, not_written
 from sprachbund.models.calibration import Calibration
-from sprachbund.models.prefix import PrefixFamily
+from sprachbund.models.prefix import SpeechPrefixFamily
 from sprachbund.nn.causal_lm import CausalLM
 from sprachbund.text.languages import described
 from sprachbund.util.devices import ANY_DEVICE
@@ -41,7 +41,7 @@ class FrontEnd(Protocol):
         ...
 
 
-class AudioLLM(PrefixFamily):
+class AudioLLM(SpeechPrefixFamily):
     """Base of the families; with the methods of a kind it satisfies `sprachbund.models.base.Family`.
 
     Args:
@@ -169,24 +169,6 @@ class AudioLLM(PrefixFamily):
         """Log-probabilities (B, S), all alike: the language is identified from the text."""
         return memory.states.new_zeros(len(memory.states), len(self.source_languages)).log_softmax(dim=-1)
 
-    def prompt(self, target: Target) -> list[int]:
-        """Tokens behind the speech, before the text. Raises SprachbundError for a pair the model does not know."""
-        return self._checked(target)[1]
-
-    def prefix(self, memory: Memory, number: int, target: Target) -> Tensor:
-        """Embeddings (P, D) of the first part of the prompt, and the speech.
-
-        Args:
-            memory: of B utterances.
-            number: the utterance's among them.
-            target: of the row.
-
-        Raises:
-            SprachbundError: a pair that the model does not know.
-        """
-        assert memory.num_frames is not None
-        return self._joined(self._checked(target)[0], memory.states[number, : memory.num_frames[number]])
-
     def step(self, tokens: Tensor, cache: Any, weights: list[Tensor] | None = None) -> Tensor:
         """Logits (R, Q, V) after each of `tokens` (R, Q); see `PrefixFamily`.
 
@@ -245,7 +227,7 @@ class AudioLLM(PrefixFamily):
             language = self.target_languages[target]
             spoken = language if source == NO_LANGUAGE else self.source_languages[source]
             asked = Target(language=language, source=spoken if (spoken, language) in self._pairs else None)
-            before, behind = self._checked(asked)
+            before, behind = self.prompt_parts(asked)
             text = batch.targets[r, : int(batch.num_targets[r])].tolist()
             speech = memory.states[r // each, : memory.num_frames[r // each]]
             given = torch.tensor([*behind, *text[:-1]], device=self.device)
@@ -260,11 +242,10 @@ class AudioLLM(PrefixFamily):
 
     # Prompts and their room.
 
-    def _checked(self, target: Target) -> tuple[list[int], list[int]]:
+    def prompt_parts(self, target: Target) -> tuple[list[int], list[int]]:
+        """As `SpeechPrefixFamily`."""
         if target.language not in self.target_languages:
-            raise SprachbundError(
-                f"this model does not write {target.language!r}; it writes {described(self.target_languages)}"
-            )
+            raise not_written(target.language, self.target_languages)
         if target.source is not None and (target.source, target.language) not in self._pairs:
             raise SprachbundError(
                 f"this model does not know the pair {target.source} to {target.language}; from {target.source} it "

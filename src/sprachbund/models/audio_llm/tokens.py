@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.hub import one_line
+from sprachbund.models.hub import ConfigPart, one_line
 from sprachbund.nn.limits import VOCABULARY
 from sprachbund.util.files import read_object, validate
 
@@ -131,26 +131,22 @@ class LLMTokens:
 # tekken.json: byte pairs by rank, behind the special tokens.
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class _Piece(_Part):
+class _Piece(ConfigPart):
     token_bytes: str
 
 
-class _Special(_Part):
+class _Special(ConfigPart):
     rank: Annotated[int, Field(strict=True, ge=0, le=VOCABULARY.most)]
     token_str: str
 
 
-class _Settings(_Part):
+class _Settings(ConfigPart):
     pattern: str
     default_vocab_size: Annotated[int, Field(strict=True, ge=1, le=VOCABULARY.most)]
     default_num_special_tokens: Annotated[int, Field(strict=True, ge=1, le=VOCABULARY.most)]
 
 
-class _TekkenFile(_Part):
+class _TekkenFile(ConfigPart):
     config: _Settings
     vocab: list[_Piece]
     special_tokens: list[_Special]

@@ -6,9 +6,10 @@ not named here concern training, and are carried along.
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.hub import CONFIG_KEY, ConfigPart, Token
 from sprachbund.nn.fast_conformer import FastConformerShape
 from sprachbund.nn.feed_forward import Activation
 from sprachbund.nn.limits import (
@@ -25,8 +26,6 @@ from sprachbund.nn.limits import (
 )
 from sprachbund.nn.transducer import JointActivation, TransducerShape
 
-CONFIG_KEY = "sprachbund"
-"""Our own key of `config.json`; transformers carries it along untouched."""
 EUROPEAN = (
     "bg hr cs da nl en et fi fr de el hu it lv lt mt pl pt ro sk sl es sv ru uk".split()  # noqa: SIM905
 )
@@ -57,16 +56,8 @@ _PUBLISHED: dict[tuple[str, int], list[str]] = {
 }
 """Languages by kind and size of the vocabulary: transformers' layout does not name them."""
 
-Token = Annotated[int, Field(strict=True, ge=0)]
 
-
-class _Part(BaseModel):
-    """A part of config.json."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class EncoderConfig(_Part):
+class EncoderConfig(ConfigPart):
     """Sizes of the encoder in transformers' names; the defaults are those of its class."""
 
     hidden_size: Width = 1024
@@ -107,7 +98,7 @@ class EncoderConfig(_Part):
         )
 
 
-class _Own(_Part):
+class _Own(ConfigPart):
     """Our own key.
 
     Attributes:
@@ -119,7 +110,7 @@ class _Own(_Part):
     tokenizers: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,32}$")], ...] = ()
 
 
-class _Config(_Part):
+class _Config(ConfigPart):
     """What both kinds have.
 
     Attributes:
@@ -210,7 +201,7 @@ class ParakeetConfig(_Config):
         )
 
 
-class CanaryDecoderConfig(_Part):
+class CanaryDecoderConfig(ConfigPart):
     """Sizes of the decoder in transformers' names; the defaults are those of its class."""
 
     vocab_size: Vocabulary = 16_384

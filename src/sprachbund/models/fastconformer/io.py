@@ -24,7 +24,7 @@ from sprachbund.models.fastconformer.config import (
 )
 from sprachbund.models.fastconformer.model import Canary, CohereAsr, Parakeet
 from sprachbund.models.fastconformer.tokens import TOKENIZER, FastConformerTokens, file_names
-from sprachbund.models.hub import check_config, family_of, find
+from sprachbund.models.hub import check_config, extractor_settings, family_of, find, read_files
 from sprachbund.models.weights import (
     COUNTER,
     Bits,
@@ -34,7 +34,7 @@ from sprachbund.models.weights import (
     check_weights,
     write_transformers_directory,
 )
-from sprachbund.util.files import read_object, validate
+from sprachbund.util.files import validate
 from sprachbund.util.tensors import load_tensors
 
 CONFIG, SAFETENSORS = "config.json", "model.safetensors"
@@ -161,8 +161,7 @@ def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> Parake
     _check_extractor(directory, model.num_mel_bins)
     paths = sorted(directory.glob("model*.safetensors"))
     fill(model, _read(directory, paths), str(directory), paths)
-    names = (*_OTHER_FILES, *file_names([*model.tokens.of_languages])[1:])
-    model.files = {name: (directory / name).read_bytes() for name in names if (directory / name).is_file()}
+    model.files = read_files(directory, (*_OTHER_FILES, *file_names([*model.tokens.of_languages])[1:]))
     return model.eval()
 
 
@@ -220,22 +219,15 @@ def from_nemo(name: str) -> str:
 
 def _check_extractor(directory: Path, bins: int) -> None:
     """See that the features of a directory are those that are computed here."""
-    for name, inner in (("processor_config.json", "feature_extractor"), ("preprocessor_config.json", None)):
-        path = directory / name
-        if not path.is_file():
-            continue
-        said = read_object(path)
-        said = said.get(inner, {}) if inner else said
-        if not isinstance(said, dict):
-            raise SprachbundError(f"{path}: {inner} is {repr(said)[:60]}, not an object; copy it again")
-        wanted = {
-            "sampling_rate": 16_000,
-            "hop_length": 160,
-            "n_fft": 512,
-            "win_length": 400,
-            "preemphasis": 0.97,
-            "feature_size": bins,
-        }
+    wanted = {
+        "sampling_rate": 16_000,
+        "hop_length": 160,
+        "n_fft": 512,
+        "win_length": 400,
+        "preemphasis": 0.97,
+        "feature_size": bins,
+    }
+    for path, said in extractor_settings(directory):
         for key, value in wanted.items():
             if said.get(key, value) != value:
                 raise SprachbundError(

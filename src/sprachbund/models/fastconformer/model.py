@@ -21,7 +21,16 @@ from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.attention import DecodesByAttention
-from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target
+from sprachbund.models.base import (
+    Alignment,
+    Capabilities,
+    Features,
+    Loss,
+    Memory,
+    Target,
+    check_window,
+    equal_log_probs,
+)
 from sprachbund.models.calibration import Calibration
 from sprachbund.models.fastconformer.config import CanaryConfig, CohereConfig, ParakeetConfig
 from sprachbund.models.fastconformer.tokens import FastConformerTokens
@@ -100,11 +109,7 @@ class _FastConformerModel(nn.Module):
         Raises:
             SprachbundError: an utterance is longer than `max_window_s`.
         """
-        longest = max((len(s) for s in samples), default=0)
-        if longest > round(self.max_window_s * SAMPLE_RATE):
-            raise SprachbundError(
-                f"an utterance lasts {longest / SAMPLE_RATE:.1f} s, a window {self.max_window_s:g}; cut it"
-            )
+        check_window(samples, self.max_window_s)
         mels = [log_mel_of(s, self.num_mel_bins, self.dither) for s in samples]
         num_frames = torch.tensor([mel.shape[0] for mel in mels])
         values = nn.utils.rnn.pad_sequence(mels, batch_first=True)
@@ -117,24 +122,19 @@ class _FastConformerModel(nn.Module):
 
     def language_log_probs(self, memory: Memory) -> Tensor:
         """All languages equal, (B, L): it has not learned to tell them apart."""
-        shape = (memory.states.shape[0], len(self.source_languages))
-        return memory.states.new_zeros(shape).float().log_softmax(dim=-1)
-
-    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
-        """None: there is no token for it."""
-        return None
+        return equal_log_probs(memory, len(self.source_languages))
 
     def decode_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
         return self.tokens.decode(tokens)
 
 
-class ParakeetExamples:
-    """`sprachbund.data.loading.Examples` of a Parakeet.
+class _Examples:
+    """What `sprachbund.data.loading.Examples` of both families have in common.
 
     Args:
         model: whose tokens and features are used.
-        languages: spoken in the data.
+        languages: spoken in the data, and drawn as targets.
 
     Raises:
         SprachbundError: a language that the model does not know.
@@ -143,13 +143,16 @@ class ParakeetExamples:
     frames_per_s = SAMPLE_RATE // HOP
     whole_windows = False
 
-    def __init__(self, model: "Parakeet", languages: Sequence[str]) -> None:
-        _check_known(model.source_languages, languages)
-        self.tokens, self.num_mel_bins, self.end_token = model.tokens, model.num_mel_bins, model.blank
+    def __init__(self, model: "Parakeet | Canary", languages: Sequence[str]) -> None:
+        known = model.source_languages
+        if unknown := sorted(set(languages) - set(known)):
+            raise SprachbundError(
+                f"the model does not know {', '.join(unknown)}; it knows {described(known)}"
+            )
+        self.tokens, self.num_mel_bins, self.dither = model.tokens, model.num_mel_bins, model.dither
         self.source_languages = self.target_languages = list(languages)
-        self.max_tokens = model.max_tokens
         self.max_window_s: float | None = model.max_window_s
-        self._numbers = {tag: number for number, tag in enumerate(model.source_languages)}
+        self._numbers = {tag: number for number, tag in enumerate(known)}
 
     def number(self, language: str) -> int:
         """Place of a source language among the model's."""
@@ -157,12 +160,20 @@ class ParakeetExamples:
 
     def features(self, samples: np.ndarray, augment: Augment) -> tuple[Tensor, int]:
         """Log-mel (T, M) and T."""
-        mel = augment(log_mel_of(samples, self.num_mel_bins))
+        mel = augment(log_mel_of(samples, self.num_mel_bins, self.dither))
         return mel, mel.shape[0]
 
     def transcript(self, text: str) -> list[int]:
-        """None: what it writes is the transcript."""
+        """None: what a Parakeet writes is the transcript, and Canary has no CTC head."""
         return []
+
+
+class ParakeetExamples(_Examples):
+    """`sprachbund.data.loading.Examples` of a Parakeet; see `_Examples`."""
+
+    def __init__(self, model: "Parakeet", languages: Sequence[str]) -> None:
+        super().__init__(model, languages)
+        self.end_token, self.max_tokens = model.blank, model.max_tokens
 
     def row(self, text: str, source: str | None, target: str) -> Row | None:
         """Number of the language and the text's tokens, with a blank behind them; None for a translation.
@@ -175,11 +186,6 @@ class ParakeetExamples:
         if target not in self._numbers or source not in (None, target):
             return None
         return self._numbers[target], [*self.tokens.encode(text.strip(), target), self.end_token]
-
-
-def _check_known(known: Sequence[str], languages: Sequence[str]) -> None:
-    if unknown := sorted(set(languages) - set(known)):
-        raise SprachbundError(f"the model does not know {', '.join(unknown)}; it knows {described(known)}")
 
 
 class Parakeet(TranscribesByFrames, _FastConformerModel):
@@ -280,42 +286,14 @@ def _canary_decoder(config: CanaryConfig | CohereConfig) -> CanaryDecoder:
     return decoder
 
 
-class CanaryExamples:
-    """`sprachbund.data.loading.Examples` of a Canary.
-
-    Args:
-        model: whose tokens and features are used.
-        languages: spoken in the data, and drawn as targets.
-
-    Raises:
-        SprachbundError: a language that the model does not know.
-    """
-
-    frames_per_s = SAMPLE_RATE // HOP
-    whole_windows = False
+class CanaryExamples(_Examples):
+    """`sprachbund.data.loading.Examples` of a Canary; see `_Examples`."""
 
     def __init__(self, model: "Canary", languages: Sequence[str]) -> None:
-        _check_known(model.source_languages, languages)
-        self.tokens, self.pairs, self.end_token = model.tokens, model.pairs(), model.end_token
-        self.num_mel_bins, self.dither = model.num_mel_bins, model.dither
+        super().__init__(model, languages)
+        self.pairs, self.end_token = model.pairs(), model.end_token
         self.language_tokens = model.language_tokens
-        self.source_languages = self.target_languages = list(languages)
         self.max_tokens = model.max_tokens - model.prompt_length
-        self.max_window_s: float | None = model.max_window_s
-        self._numbers = {tag: number for number, tag in enumerate(model.source_languages)}
-
-    def number(self, language: str) -> int:
-        """Place of a source language among the model's."""
-        return self._numbers[language]
-
-    def features(self, samples: np.ndarray, augment: Augment) -> tuple[Tensor, int]:
-        """Log-mel (T, M) and T."""
-        mel = augment(log_mel_of(samples, self.num_mel_bins, self.dither))
-        return mel, mel.shape[0]
-
-    def transcript(self, text: str) -> list[int]:
-        """None: Canary has no CTC head."""
-        return []
 
     def row(self, text: str, source: str | None, target: str) -> Row | None:
         """Token of the target language and the text's tokens; None for a pair that the model does not know.

@@ -19,7 +19,6 @@ from torch import Tensor
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer.checkpoints import read_sentencepiece
 from sprachbund.models.fastconformer.config import (
-    CONFIG_KEY,
     CanaryConfig,
     ParakeetConfig,
     library_values,
@@ -27,6 +26,7 @@ from sprachbund.models.fastconformer.config import (
 from sprachbund.models.fastconformer.io import fill, from_nemo
 from sprachbund.models.fastconformer.model import Canary, Parakeet
 from sprachbund.models.fastconformer.tokens import FastConformerTokens, add_special, from_sentencepiece
+from sprachbund.models.hub import CONFIG_KEY
 from sprachbund.models.nemo_archive import NemoArchive
 from sprachbund.nn.text_to_text import marian_positions
 from sprachbund.util.files import validate

@@ -6,30 +6,22 @@ What is built in one way only has one value here; any other is an error that nam
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from sprachbund.models.hub import ConfigPart, Token
 from sprachbund.nn.causal_lm import CausalShape, Rotary
 from sprachbund.nn.delayed_streams import CodeShape
 from sprachbund.nn.limits import Heads, InnerWidth, Kernel, SomeLayers, Vocabulary, Width
 from sprachbund.nn.mimi import HALVING, MimiShape
 
-CONFIG_KEY = "sprachbund"
-"""Our own key of `config.json`; transformers carries it along untouched."""
 FRAME_SAMPLES = 1920
 """Samples of a frame, 80 ms at 24 kHz."""
-Token = Annotated[int, Field(strict=True, ge=0)]
 Epsilon = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 WindowSize = Annotated[int, Field(strict=True, ge=2, le=65_536)]
 Few = Annotated[int, Field(strict=True, ge=1, le=64)]
 
 
-class _Part(BaseModel):
-    """A part of config.json."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class RotaryPart(_Part):
+class RotaryPart(ConfigPart):
     """Rotary positions."""
 
     rope_type: Literal["default"] = "default"
@@ -37,7 +29,7 @@ class RotaryPart(_Part):
     partial_rotary_factor: Annotated[float, Field(ge=1, le=1)] = 1
 
 
-class _Attending(_Part):
+class _Attending(ConfigPart):
     """What codec and decoder have alike."""
 
     hidden_size: Width
@@ -176,7 +168,7 @@ class MimiConfig(_Attending):
         )
 
 
-class _Own(_Part):
+class _Own(ConfigPart):
     """Our own key."""
 
     source_languages: list[str] | None = Field(default=None, min_length=1)
@@ -268,7 +260,7 @@ class KyutaiConfig(_Attending):
         )
 
 
-class ExtractorConfig(_Part):
+class ExtractorConfig(ConfigPart):
     """preprocessor_config.json: how much silence is around the speech.
 
     Attributes:

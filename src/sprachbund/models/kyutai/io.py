@@ -16,14 +16,15 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.causal_lm import read_shards
 from sprachbund.models.fastconformer.tokens import TOKENIZER, FastConformerTokens
-from sprachbund.models.hub import GENERATION, check_config, find
-from sprachbund.models.kyutai.config import CONFIG_KEY, ExtractorConfig, KyutaiConfig
+from sprachbund.models.hub import CONFIG_KEY, GENERATION, check_config, find, read_files
+from sprachbund.models.kyutai.config import ExtractorConfig, KyutaiConfig
 from sprachbund.models.kyutai.model import Kyutai
 from sprachbund.models.weights import (
     Bits,
     cast_to_bits,
     check_finite,
     check_weights,
+    dtype_name,
     write_transformers_directory,
 )
 from sprachbund.nn.mimi import HALVING
@@ -71,9 +72,7 @@ def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> Kyutai
     with torch.device("meta"):
         model = Kyutai(config, _extractor(directory), values, tokens, languages)
     _fill(model, read_shards(directory), directory)
-    model.files = {
-        name: (directory / name).read_bytes() for name in _OTHER_FILES if (directory / name).is_file()
-    }
+    model.files = read_files(directory, _OTHER_FILES)
     return model.eval()
 
 
@@ -203,9 +202,6 @@ def _fill(model: Kyutai, weights: Mapping[str, Tensor], directory: Path) -> None
     model.unused = {name: weights[name] for name in unused}
 
 
-_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-
-
 def save(
     model: Kyutai, directory: str | os.PathLike[str], *, bits: Bits = 32, card: Card | None = None
 ) -> None:
@@ -227,6 +223,6 @@ def save(
     decoder = cast_to_bits({name: value for name, value in weights.items() if name not in codec}, bits)
     own = {CONFIG_KEY: {"source_languages": [*model.source_languages]}}
     dtype = next(iter(decoder.values())).dtype
-    values = {**model.values, **own, "dtype": _DTYPES[dtype]}
+    values = {**model.values, **own, "dtype": dtype_name(dtype)}
     files = {SAFETENSORS: {**codec, **model.unused, **decoder}}
     write_transformers_directory(Path(directory), files, values, model.files, bits=bits, card=card)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.upsampling import CODEC_RATE, UpsampledStream
-from sprachbund.errors import SprachbundError
 from sprachbund.models.base import (
     Alignment,
     Capabilities,
@@ -24,6 +23,7 @@ from sprachbund.models.base import (
     FrameTokens,
     Memory,
     Target,
+    check_window,
 )
 from sprachbund.models.calibration import Calibration
 from sprachbund.models.fastconformer.tokens import FastConformerTokens
@@ -259,11 +259,7 @@ class Kyutai(TranscribesByFrames, nn.Module):
         Raises:
             SprachbundError: an utterance is longer than `max_window_s`.
         """
-        longest = max((len(s) for s in samples), default=0)
-        if longest > round(self.max_window_s * SAMPLE_RATE):
-            raise SprachbundError(
-                f"an utterance lasts {longest / SAMPLE_RATE:.1f} s, a window {self.max_window_s:g}; cut it"
-            )
+        check_window(samples, self.max_window_s)
         return whole_features(self, samples, self.device)
 
     def encode(self, features: Features) -> Memory:

@@ -3,10 +3,11 @@
 What is built in one way only has one value here; any other is an error that names the field.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from sprachbund.models.hub import ConfigPart, Token
 from sprachbund.nn.feed_forward import Activation
 from sprachbund.nn.limits import (
     Flag,
@@ -20,18 +21,8 @@ from sprachbund.nn.limits import (
     Width,
 )
 
-CONFIG_KEY = "sprachbund"
-"""Our own key of `config.json`; transformers carries it along untouched."""
-Token = Annotated[int, Field(strict=True, ge=0)]
 
-
-class _Part(BaseModel):
-    """A part of config.json."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class RotaryPart(_Part):
+class RotaryPart(ConfigPart):
     """Rotary positions; the share of a head that is turned has another default in each kind."""
 
     rope_type: Literal["default"] = "default"
@@ -39,13 +30,13 @@ class RotaryPart(_Part):
     partial_rotary_factor: float = Field(default=0.9, gt=0.0, le=1.0)
 
 
-class _Own(_Part):
+class _Own(ConfigPart):
     """Our own key."""
 
     source_languages: list[str] | None = Field(default=None, min_length=1, max_length=1)
 
 
-class _Config(_Part):
+class _Config(ConfigPart):
     """What both kinds have.
 
     Attributes:
@@ -116,7 +107,7 @@ class MoonshineConfig(_Config):
         return self.rope_parameters or RotaryPart(partial_rotary_factor=self.partial_rotary_factor)
 
 
-class StreamingEncoderConfig(_Part):
+class StreamingEncoderConfig(ConfigPart):
     """Of the streaming encoder.
 
     Attributes:

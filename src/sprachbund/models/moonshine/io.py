@@ -10,8 +10,8 @@ from torch import Tensor
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.fastconformer.tokens import TOKENIZER, FastConformerTokens
-from sprachbund.models.hub import check_config, family_of, find
-from sprachbund.models.moonshine.config import CONFIG_KEY, MoonshineConfig, StreamingMoonshineConfig
+from sprachbund.models.hub import CONFIG_KEY, check_config, extractor_settings, family_of, find, read_files
+from sprachbund.models.moonshine.config import MoonshineConfig, StreamingMoonshineConfig
 from sprachbund.models.moonshine.model import Moonshine
 from sprachbund.models.weights import (
     Bits,
@@ -21,7 +21,7 @@ from sprachbund.models.weights import (
     check_weights,
     write_transformers_directory,
 )
-from sprachbund.util.files import read_object, validate
+from sprachbund.util.files import validate
 from sprachbund.util.tensors import load_tensors
 
 CONFIG, SAFETENSORS = "config.json", "model.safetensors"
@@ -74,9 +74,7 @@ def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> Moonsh
     check_weights(weights, wanted, str(directory))
     check_finite(weights, str(directory))
     model.load_state_dict(weights, assign=True)
-    model.files = {
-        name: (directory / name).read_bytes() for name in _OTHER_FILES if (directory / name).is_file()
-    }
+    model.files = read_files(directory, _OTHER_FILES)
     return model.eval()
 
 
@@ -106,14 +104,7 @@ def _their_name(name: str) -> str:
 
 def _check_extractor(directory: Path) -> None:
     """See that the samples of a directory are read as they are here: at 16 kHz, not normed."""
-    for name, inner in (("processor_config.json", "feature_extractor"), ("preprocessor_config.json", None)):
-        path = directory / name
-        if not path.is_file():
-            continue
-        said = read_object(path)
-        said = said.get(inner, {}) if inner else said
-        if not isinstance(said, dict):
-            raise SprachbundError(f"{path}: {inner} is {repr(said)[:60]}, not an object; copy it again")
+    for path, said in extractor_settings(directory):
         for key, value in (("sampling_rate", 16_000), ("do_normalize", False), ("feature_size", 1)):
             if said.get(key, value) != value:
                 raise SprachbundError(

@@ -14,8 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Alignment, Capabilities, Features, Memory, Target
+from sprachbund.models.base import (
+    Alignment,
+    Capabilities,
+    Features,
+    Memory,
+    Target,
+    check_window,
+    not_written,
+)
 from sprachbund.models.calibration import Calibration
 from sprachbund.models.fastconformer.tokens import FastConformerTokens
 from sprachbund.models.moonshine.config import MoonshineConfig, RotaryPart, StreamingMoonshineConfig
@@ -30,7 +37,6 @@ from sprachbund.nn.moonshine import (
     MoonshineEncoder,
     StreamingMoonshineEncoder,
 )
-from sprachbund.text.languages import described
 from sprachbund.util.devices import ANY_DEVICE
 
 _MAX_TOKENS = 448
@@ -139,11 +145,8 @@ class Moonshine(nn.Module):
         Raises:
             SprachbundError: an utterance is longer than `max_window_s`.
         """
+        check_window(samples, self.max_window_s)
         longest = max((len(s) for s in samples), default=0)
-        if longest > round(self.max_window_s * SAMPLE_RATE):
-            raise SprachbundError(
-                f"an utterance lasts {longest / SAMPLE_RATE:.1f} s, a window {self.max_window_s:g}; cut it"
-            )
         lengths = torch.tensor([max(len(s), MIN_SAMPLES) for s in samples])
         size = -(-max(longest, MIN_SAMPLES) // SHORT_FRAME) * SHORT_FRAME
         values = torch.zeros(len(samples), size)
@@ -167,9 +170,7 @@ class Moonshine(nn.Module):
     def prompt(self, target: Target) -> list[int]:
         """The token of a row's start. Raises SprachbundError for a language that it does not write."""
         if target.language not in self.source_languages:
-            raise SprachbundError(
-                f"this model does not write {target.language!r}; it writes {described(self.source_languages)}"
-            )
+            raise not_written(target.language, self.source_languages)
         return [self._start_token]
 
     def start(

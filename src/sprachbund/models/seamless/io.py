@@ -44,6 +44,7 @@ from sprachbund.models.weights import (
     check_finite,
     check_weights,
     directory_of_a_model,
+    dtype_name,
     read_weights,
     some,
 )
@@ -149,10 +150,7 @@ def read_extractor(directory: Path) -> Any:
 
 def _config(directory: Path) -> Any:
     path = directory / CONFIG
-    values = check_config(path)
-    for name, limit in _SIZES.items():
-        if name in values and not limit.holds(values[name]):
-            raise SprachbundError(f"{path}: {name} is {repr(values[name])[:60]}, not {limit}; copy it again")
+    values = check_config(path, _SIZES)
     version = values.pop("family", None) or values["model_type"]
     with one_line(path), quiet_transformers():
         config = classes(version)[0].from_dict({**values, "model_type": version})
@@ -288,7 +286,7 @@ def save(
 def _write_config(model: Seamless, path: Path, dtype: torch.dtype) -> None:
     version = model.config.model_type
     values = {**model.config.to_dict(), "architectures": [VERSIONS[version][1]]}
-    values["dtype"] = str(dtype).removeprefix("torch.")
+    values["dtype"] = dtype_name(dtype)
     if model.sharing_plan is not None:
         del values["architectures"]
         values |= {"family": version, "model_type": SPLIT_TYPE}

@@ -22,9 +22,18 @@ from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.attention import DecodesByAttention
-from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target
+from sprachbund.models.base import (
+    Alignment,
+    Capabilities,
+    Features,
+    Loss,
+    Memory,
+    Target,
+    check_window,
+    equal_log_probs,
+)
 from sprachbund.models.calibration import Calibration
-from sprachbund.models.hub import optional_setting
+from sprachbund.models.hub import CONFIG_KEY, optional_setting
 from sprachbund.models.language_codes import to_bcp47
 from sprachbund.models.seamless.checkpoints import library, preset, speech_to_text
 from sprachbund.models.seamless.layers import SeamlessEncoder
@@ -112,9 +121,6 @@ class SeamlessExamples:
         tokens = self.tokens
         return tokens.language_token(target), [*tokens.text_to_tokens(text.strip()), tokens.end]
 
-
-CONFIG_KEY = "sprachbund"
-"""Our own key of `config.json`; transformers carries it along untouched."""
 
 _PROMPT_TOKENS = 2
 _FEATURE_FRAME_S = 0.02
@@ -267,11 +273,7 @@ class Seamless(DecodesByAttention, nn.Module):
         Raises:
             SprachbundError: an utterance is longer than `max_window_s`.
         """
-        longest = max((len(s) for s in samples), default=0)
-        if longest > round(self.max_window_s * SAMPLE_RATE):
-            raise SprachbundError(
-                f"an utterance lasts {longest / SAMPLE_RATE:.1f} s, a window {self.max_window_s:g}; cut it"
-            )
+        check_window(samples, self.max_window_s)
         values, lengths = stacked_log_mel(self.extractor, samples)
         return Features(values=values.to(self.device), num_frames=lengths.to(self.device))
 
@@ -318,8 +320,7 @@ class Seamless(DecodesByAttention, nn.Module):
         """All languages equal, (B, len(source_languages)): Seamless has not learned to tell them apart."""
         if memory.language_log_probs is not None:
             return memory.language_log_probs
-        shape = (memory.states.shape[0], len(self.source_languages))
-        return memory.states.new_zeros(shape).float().log_softmax(dim=-1)
+        return equal_log_probs(memory, len(self.source_languages))
 
     def prompt(self, target: Target) -> list[int]:
         """</s> and the language wanted; the language spoken is not told.
@@ -368,10 +369,6 @@ class Seamless(DecodesByAttention, nn.Module):
         mask = torch.zeros(self.config.vocab_size, dtype=torch.bool)
         mask[list(self.tokens.not_text - {self.tokens.end})] = True
         return mask.to(self.device)
-
-    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
-        """None: there is no token for it."""
-        return None
 
     def decode_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""

@@ -21,9 +21,9 @@ from sprachbund.data.batch import Batch
 from sprachbund.data.language_spans import Stretch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Capabilities, Features, Loss, Memory, Target
+from sprachbund.models.base import Capabilities, Features, Loss, Memory, Target, not_written
 from sprachbund.models.calibration import Calibration
-from sprachbund.models.prefix import PrefixFamily
+from sprachbund.models.prefix import SpeechPrefixFamily
 from sprachbund.models.speech_llm.checkpoints import adapt
 from sprachbund.models.speech_llm.config import LossWeights, PromptOptions, SpeechLLMConfig
 from sprachbund.models.speech_llm.encoders import SpeechEncoder
@@ -41,7 +41,7 @@ NAME = "speech_llm"
 """Of the family, in model directories too."""
 
 
-class SpeechLLM(PrefixFamily):
+class SpeechLLM(SpeechPrefixFamily):
     """A speech translator around a language model; satisfies `sprachbund.models.base.Family` with its tokenizer.
 
     Args:
@@ -231,24 +231,6 @@ class SpeechLLM(PrefixFamily):
         """The same without flicker: what is likely to be spoken where."""
         return self._stretches(memory, durations_s, 2 * round(_SPAN_S / self.frame_s / 2) + 1)
 
-    def prompt(self, target: Target) -> list[int]:
-        """Tokens behind the speech, before the text. Raises SprachbundError for a pair the model does not know."""
-        return self._around(target)[1]
-
-    def prefix(self, memory: Memory, number: int, target: Target) -> Tensor:
-        """Embeddings (P, D) of what stands before the speech, and the speech.
-
-        Args:
-            memory: of B utterances.
-            number: the utterance's among them.
-            target: of the row.
-
-        Raises:
-            SprachbundError: a language that the model does not write.
-        """
-        assert memory.num_frames is not None
-        return self._joined(self._around(target)[0], memory.states[number, : memory.num_frames[number]])
-
     def suppressed(self, target: Target) -> Tensor:
         """Boolean (V,): special tokens but the end, and rows of the vocabulary that stand for nothing."""
         return self.prompts.not_text.to(self.device)
@@ -269,11 +251,10 @@ class SpeechLLM(PrefixFamily):
         """Number of the group (S,) of each source language."""
         return self._group_of.to(self.device)
 
-    def _around(self, target: Target) -> tuple[list[int], list[int]]:
+    def prompt_parts(self, target: Target) -> tuple[list[int], list[int]]:
+        """As `SpeechPrefixFamily`."""
         if target.language not in self.config.target_languages:
-            raise SprachbundError(
-                f"this model does not write {target.language!r}; it writes {described(self.config.target_languages)}"
-            )
+            raise not_written(target.language, self.config.target_languages)
         return self.prompts.around(replace(target, context=""))
 
     def _language_log_probs(self, probs: Tensor, num_tokens: Tensor) -> Tensor:
@@ -299,7 +280,7 @@ class SpeechLLM(PrefixFamily):
         if self._prompts is None:
             return 0
         targets = [Target(language=t, source=s) for t in self.config.target_languages for s in (t, None)]
-        pairs = [self._around(target) for target in targets]
+        pairs = [self.prompt_parts(target) for target in targets]
         return max(len(after) + (0 if behind else len(before)) for before, after in pairs)
 
     def _room_s(self) -> float:

@@ -31,7 +31,7 @@ from sprachbund.models.translation.checkpoints import (
 )
 from sprachbund.models.translation.model import TextTranslator
 from sprachbund.models.translation.tokens import TranslationTokens, read_tokens
-from sprachbund.models.weights import Bits, cast_to_bits, check_weights, directory_of_a_model
+from sprachbund.models.weights import Bits, cast_to_bits, check_weights, directory_of_a_model, dtype_name
 from sprachbund.nn.limits import FRAMES, POSITIONS, VOCABULARY, Limit
 from sprachbund.util.files import atomic_files, write_json
 from sprachbund.util.tensors import save_tensors
@@ -138,7 +138,7 @@ def save(
         values = {**model.config.to_dict(), "architectures": [KINDS[model.name][1]]}
         if model.name == "t5":  # transformers ties it while it is loaded, unless the file has another matrix
             values["tie_word_embeddings"] = False
-        values["dtype"] = str(weights["embedding.weight"].dtype).removeprefix("torch.")
+        values["dtype"] = dtype_name(weights["embedding.weight"].dtype)
         save_tensors(final / SAFETENSORS, to_transformers(weights, model.name), {"format": "pt"})
         write_json(final / CONFIG, values, indent=2)
 
@@ -159,10 +159,7 @@ def _check_files(directory: Path) -> None:
 
 def _config(directory: Path) -> Any:
     path = directory / CONFIG
-    values = check_config(path)
-    for name, limit in _SIZES.items():
-        if name in values and not limit.holds(values[name]):
-            raise SprachbundError(f"{path}: {name} is {repr(values[name])[:60]}, not {limit}; copy it again")
+    values = check_config(path, _SIZES)
     with one_line(path), quiet_transformers():
         config = classes(values["model_type"])[0].from_dict(values)
         shape_of(config, str(path))

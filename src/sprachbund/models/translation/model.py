@@ -24,9 +24,17 @@ from torch import Tensor, nn
 from sprachbund.data.batch import NO_LANGUAGE
 from sprachbund.errors import SprachbundError
 from sprachbund.models.attention import DecodesByAttention
-from sprachbund.models.base import Capabilities, Features, Memory, Target, hears_nothing
+from sprachbund.models.base import (
+    Capabilities,
+    Features,
+    Memory,
+    Target,
+    equal_log_probs,
+    hears_nothing,
+    not_written,
+)
 from sprachbund.models.calibration import Calibration
-from sprachbund.models.hub import optional_setting
+from sprachbund.models.hub import CONFIG_KEY, optional_setting
 from sprachbund.models.translation.checkpoints import shape_of
 from sprachbund.models.translation.tokens import Offsets, TranslationTokens
 from sprachbund.nn.conformer import sinusoids
@@ -45,9 +53,6 @@ from sprachbund.nn.text_to_text import (
 )
 from sprachbund.text.languages import described
 from sprachbund.util.devices import ANY_DEVICE
-
-CONFIG_KEY = "sprachbund"
-"""Our own key of `config.json`; transformers carries it along untouched."""
 
 _NEW_TOKENS = 256
 """Longest text where a checkpoint does not say."""
@@ -178,8 +183,7 @@ class TextTranslator(DecodesByAttention, nn.Module):
 
     def language_log_probs(self, memory: Memory) -> Tensor:
         """All languages equal, (B, L): it has not learned to tell them apart."""
-        shape = (memory.states.shape[0], len(self.source_languages))
-        return memory.states.new_zeros(shape).float().log_softmax(dim=-1)
+        return equal_log_probs(memory, len(self.source_languages))
 
     def prompt(self, target: Target) -> list[int]:
         """What a row starts with, and the language wanted, where the source does not begin with it.
@@ -192,9 +196,7 @@ class TextTranslator(DecodesByAttention, nn.Module):
                 f"this model does not read {target.source!r}; it reads {described(self.source_languages)}"
             )
         if target.language not in self.target_languages:
-            raise SprachbundError(
-                f"this model does not write {target.language!r}; it writes {described(self.target_languages)}"
-            )
+            raise not_written(target.language, self.target_languages)
         start = int(self.config.decoder_start_token_id)
         return (
             [start, self.tokens.language_token(target.language)]
@@ -247,10 +249,6 @@ class TextTranslator(DecodesByAttention, nn.Module):
     def suppressed(self, target: Target) -> Tensor:
         """Boolean (V,): every token that is no text, but the end."""
         return self._suppressed.clone()
-
-    def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
-        """None: there is no token for it."""
-        return None
 
     def decode_text(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""

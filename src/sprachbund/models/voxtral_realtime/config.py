@@ -6,9 +6,10 @@ not named here concern training, and are carried along.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from sprachbund.models.causal_lm import CausalConfig, Context, RotaryConfig
+from sprachbund.models.hub import ConfigPart
 from sprachbund.nn.causal_lm import CausalShape
 from sprachbund.nn.limits import Flag, Heads, InnerWidth, MelBins, SomeLayers, Width
 
@@ -19,13 +20,7 @@ LANGUAGES = ("en", "zh", "hi", "es", "ar", "fr", "pt", "ru", "de", "ja", "ko", "
 Delay = Annotated[int, Field(strict=True, ge=1, le=125)]
 
 
-class _Part(BaseModel):
-    """A part of config.json."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class OwnSettings(_Part):
+class OwnSettings(ConfigPart):
     """Our own key.
 
     Attributes:
@@ -40,7 +35,7 @@ class OwnSettings(_Part):
     window_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
 
 
-class RealtimeEncoderConfig(_Part):
+class RealtimeEncoderConfig(ConfigPart):
     """Sizes of the encoder in transformers' names; the defaults are those of its class."""
 
     hidden_size: Width = 1280
@@ -115,7 +110,7 @@ _TEXT: dict[str, Any] = {
 }
 
 
-class VoxtralRealtimeConfig(_Part):
+class VoxtralRealtimeConfig(ConfigPart):
     """Of a Voxtral Realtime.
 
     Attributes:

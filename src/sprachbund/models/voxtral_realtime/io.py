@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from sprachbund.audio.features import VOXTRAL_LOUDEST
 from sprachbund.errors import SprachbundError
-from sprachbund.models.audio_llm.io import DTYPES, check_extractor, ends_of
+from sprachbund.models.audio_llm.io import check_extractor, ends_of
 from sprachbund.models.audio_llm.tokens import TEKKEN, TOKENIZER, LLMTokens
 from sprachbund.models.card import Card
 from sprachbund.models.causal_lm import fill, read_shards
-from sprachbund.models.hub import GENERATION, check_config, find
+from sprachbund.models.hub import GENERATION, ConfigPart, check_config, find, read_files
 from sprachbund.models.voxtral_realtime.config import VoxtralRealtimeConfig
 from sprachbund.models.voxtral_realtime.model import VoxtralRealtime
-from sprachbund.models.weights import Bits, cast_to_bits, write_transformers_directory
+from sprachbund.models.weights import Bits, cast_to_bits, dtype_name, write_transformers_directory
 from sprachbund.util.files import read_object, validate
 
 CONFIG, SAFETENSORS = "config.json", "model.safetensors"
@@ -41,10 +41,8 @@ _OTHER_FILES = (
 """What else lies in such a directory; it is carried along, so that transformers can read what is written."""
 
 
-class _Streaming(BaseModel):
+class _Streaming(ConfigPart):
     """The part of tekken.json about sound; what is built in one way only has one value."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     sampling_rate: Literal[16_000] = 16_000
     frame_rate: Annotated[float, Field(ge=12.5, le=12.5)] = 12.5
@@ -91,9 +89,7 @@ def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> Voxtra
             f"{directory} has an output matrix of its own, and {CONFIG} says that it is the embedding; {_ADVICE}"
         )
     fill(model, weights, directory, sorted(directory.glob("*.safetensors")))
-    model.files = {
-        name: (directory / name).read_bytes() for name in _OTHER_FILES if (directory / name).is_file()
-    }
+    model.files = read_files(directory, _OTHER_FILES)
     return model.eval()
 
 
@@ -114,7 +110,7 @@ def save(
         SprachbundError: the place is taken by something else, or cannot be written.
     """
     weights = cast_to_bits({their_name(name): value for name, value in model.state_dict().items()}, bits)
-    values = {**model.values, "dtype": DTYPES[weights[their_name(_EMBEDDING)].dtype]}
+    values = {**model.values, "dtype": dtype_name(weights[their_name(_EMBEDDING)].dtype)}
     write_transformers_directory(
         Path(directory), {SAFETENSORS: weights}, values, model.files, bits=bits, card=card
     )

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.hub import CONFIG_KEY
 from sprachbund.models.splitting import split_feed_forwards
 from sprachbund.models.whisper.files import TOKENIZER, CheckpointFiles
 from sprachbund.models.whisper.io import REAL_LENGTH
 from sprachbund.models.whisper.model import Whisper
-from sprachbund.models.whisper.tokens import CONFIG_KEY, ENGLISH, WhisperTokens, language_name, with_languages
+from sprachbund.models.whisper.tokens import ENGLISH, WhisperTokens, language_name, with_languages
 
 MEAN = "mean"
 """In place of a related language: the mean of all."""

@@ -18,14 +18,16 @@ from torch import Tensor
 from sprachbund.audio.constants import FRAMES_PER_S, HOP, SAMPLE_RATE, WINDOW
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
-from sprachbund.models.hub import check_memory, find
+from sprachbund.models.hub import CONFIG_KEY, check_memory, find
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
 from sprachbund.models.weights import (
     Bits,
     cast_to_bits,
     check_finite,
     check_once,
+    check_replaceable,
     check_weights,
+    dtype_name,
     some,
     write_weights,
 )
@@ -40,8 +42,8 @@ from sprachbund.models.whisper.files import (
     read_tokenizer,
 )
 from sprachbund.models.whisper.model import Whisper
-from sprachbund.models.whisper.tokens import CONFIG_KEY, WhisperTokens
-from sprachbund.util.files import atomic_directory, is_empty, read_object, write_bytes, write_json, write_text
+from sprachbund.models.whisper.tokens import WhisperTokens
+from sprachbund.util.files import atomic_directory, read_object, write_bytes, write_json, write_text
 from sprachbund.util.tensors import load_tensors, save_tensors
 
 # Whisper weights in the files of Hugging Face, under their names there, to our modules and back.
@@ -272,8 +274,7 @@ def save(
         SprachbundError: the place is taken by something else, or cannot be written.
     """
     final = Path(directory)
-    if final.exists() and not _is_replaceable(final):
-        raise SprachbundError(f"{final} exists and is not a model directory; choose another name")
+    check_replaceable(final)
     try:
         with atomic_directory(final) as draft:
             _write(model, draft, bits)
@@ -300,10 +301,6 @@ def _own_weights(path: Path, model: Whisper) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _is_replaceable(path: Path) -> bool:
-    return path.is_dir() and ((path / CONFIG).is_file() or is_empty(path))
-
-
 def _write(model: Whisper, directory: Path, bits: Bits) -> None:
     checkpoint_files = model.checkpoint_files
     metadata = write_plan(model, directory)
@@ -314,7 +311,7 @@ def _write(model: Whisper, directory: Path, bits: Bits) -> None:
     else:
         weights = cast_to_bits(model.state_dict() if own_layout else to_transformers(model), bits)
         save_tensors(directory / SAFETENSORS, weights, {"format": "pt", **metadata})
-        dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+        dtype = dtype_name(next(iter(weights.values())).dtype)
     write_json(
         directory / CONFIG, {**_transformers_config(model, own_layout=own_layout), "dtype": dtype}, indent=2
     )

@@ -23,7 +23,16 @@ from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.attention import DecodesByAttention
-from sprachbund.models.base import Alignment, Capabilities, Features, Loss, Memory, Target, TimestampTokens
+from sprachbund.models.base import (
+    Alignment,
+    Capabilities,
+    Features,
+    Loss,
+    Memory,
+    Target,
+    TimestampTokens,
+    check_window,
+)
 from sprachbund.models.calibration import Calibration
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import decoder_route, encode_routed, source_route, start_route
@@ -365,11 +374,7 @@ class Whisper(DecodesByAttention, nn.Module):
         Raises:
             SprachbundError: an utterance is longer than the window.
         """
-        longest = max((len(s) for s in samples), default=0)
-        if longest > round(self.max_window_s * SAMPLE_RATE):
-            raise SprachbundError(
-                f"an utterance lasts {longest / SAMPLE_RATE:.1f} s, a window {self.max_window_s:g}; cut it"
-            )
+        check_window(samples, self.max_window_s)
         if self.real_length:
             samples = [np.pad(s, (0, max(0, WINDOW - len(s)))) for s in samples]  # one frame at least
         pad_to_s = None if self.real_length else self.max_window_s

@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
+from sprachbund.models.hub import CONFIG_KEY
 from sprachbund.models.whisper.config import FIRST_MULTILINGUAL_VOCABULARY, WhisperConfig
 
 TIMESTAMP_STEP_S = 0.02
@@ -165,8 +166,6 @@ def _languages(special: dict[str, int]) -> dict[str, int]:
 
 Pairs = frozenset[tuple[str, str]]
 ENGLISH = "en"
-CONFIG_KEY = "sprachbund"
-"""Our own key of `config.json`; transformers carries it along untouched."""
 
 
 @dataclass(frozen=True, kw_only=True)
