@@ -90,7 +90,9 @@ def test_little_of_what_it_knows_is_left_out(model: sprachbund.Model) -> None:
 
 
 def test_scores_in_the_documentation_are_of_the_model_in_the_package() -> None:
-    manifests = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    # `ground_direct` stands beside a cascade of the weights before, and its page says so.
+    paths = [path for path in sorted(RESULTS.glob("*.json")) if path.stem != "ground_direct"]
+    manifests = [json.loads(path.read_text()) for path in paths]
     models = [one["model"] for one in manifests if isinstance(one, dict) and one.get("kind") == "evaluate"]
     named = [model["sha256"] for model in models if model["path"] == "bundled"]
     assert len(named) >= 7

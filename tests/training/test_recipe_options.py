@@ -76,6 +76,7 @@ def test_stages_of_the_bundled_model_are_its_recipe_one_from_the_other(
     bundled.make_data(tmp_path, 1, leave_out)
     bundled.train(tmp_path, 77, ["training.batch_s=99"], leave_out)
     telephone, *stages = [command for command in commands if command[0] == "train" or "telephone" in command]
+    made = {command[command.index("--out") + 1] for command in commands if "make" in command}
     assert ("--leave-out" in telephone) is (leave_out is not None)
     recipes = [
         read_recipe(
@@ -91,6 +92,7 @@ def test_stages_of_the_bundled_model_are_its_recipe_one_from_the_other(
     assert short.training.max_duration_s < 4 < whole.training.max_duration_s
     for recipe in recipes:
         assert recipe.training.batch_s == 99
-        assert recipe.live[0].drawn().sentence_share == 0.6
+        assert recipe.live[0].drawn().sentence_share == 0.75
+        assert {str(tmp_path / part.path.parent) for part in recipe.train} <= made
         paths = {part.path for part in recipe.dev}
         assert (Path("corpora/telephone/left_out") in paths) is (leave_out is not None)

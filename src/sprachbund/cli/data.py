@@ -672,6 +672,7 @@ def telephone(
     """Compose utterances from the recorded prompts."""
     from sprachbund.corpora.telephone import Telephone, make_telephone
     from sprachbund.data.synthesisers import check_synthesizers
+    from sprachbund.util.files import file_sha256
 
     changes = {
         "train_utterances": utterances,
@@ -684,7 +685,7 @@ def telephone(
     options = Telephone(**{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
     with as_usage():
         voices = check_synthesizers(options.synthesizers, options.languages)
-    _check_settings(out, asdict(options) | {"voices": voices})
+    _check_settings(out, asdict(options) | {"voices": voices, "pieces": file_sha256(options.pieces)})
     with resumable(out), Bar("telephone") as bar:
         make_telephone(out, options, source=source, workers=workers, ray_address=ray, progress=_labelled(bar))
     _print_parts(out)
