@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.corpora.asterisk.pieces import TABLE, Piece, write_pieces
+from sprachbund.corpora.asterisk.pieces import TABLE, RecordedPiece, write_pieces
 from sprachbund.corpora.asterisk.prompts import Prompt, PromptSet, is_clip, load_prompt_set, without_rumble
 from sprachbund.corpora.telephone import is_known_only_in_text
 from sprachbund.models.conformer import Conformer
@@ -69,7 +69,7 @@ def is_used(prompt: Prompt, prompts: PromptSet) -> bool:
     return in_training and is_sentence and prompt.duration_s <= MAX_PROMPT_S
 
 
-def pieces_of(model: Conformer, prompt: Prompt) -> Iterator[Piece]:
+def pieces_of(model: Conformer, prompt: Prompt) -> Iterator[RecordedPiece]:
     """The pieces of a prompt that can be told apart and are understood alone.
 
     Args:
@@ -84,7 +84,7 @@ def pieces_of(model: Conformer, prompt: Prompt) -> Iterator[Piece]:
     for (first, start), (last, end) in pairwise(cuts):
         part, text = samples[start:end], " ".join(words[first:last])
         if MIN_PIECE_S <= len(part) / SAMPLE_RATE <= MAX_PIECE_S and is_plausible(model, part, text):
-            yield Piece(
+            yield RecordedPiece(
                 speaker=prompt.speaker,
                 prompt=prompt.name,
                 start_s=start / SAMPLE_RATE,

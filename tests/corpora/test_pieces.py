@@ -10,7 +10,7 @@ from scripts.prompt_pieces import align
 
 from sprachbund.audio.augment import CLEAN
 from sprachbund.corpora.asterisk.packages import SPEAKERS
-from sprachbund.corpora.asterisk.pieces import TABLE, Piece, cut_pieces, read_pieces, write_pieces
+from sprachbund.corpora.asterisk.pieces import TABLE, RecordedPiece, cut_pieces, read_pieces, write_pieces
 from sprachbund.corpora.asterisk.prompts import load_prompt_set
 from sprachbund.corpora.telephone import Telephone, make_telephone
 from sprachbund.data.manifest import Manifest
@@ -45,7 +45,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_tables_are_read_as_they_were_written(tmp_path: Path) -> None:
-    pieces = [Piece(speaker=SPEAKER, prompt="a/b", start_s=0.125, end_s=1.5, text="l'été là")]
+    pieces = [RecordedPiece(speaker=SPEAKER, prompt="a/b", start_s=0.125, end_s=1.5, text="l'été là")]
     write_pieces(pieces, tmp_path / "pieces.tsv")
     assert read_pieces(tmp_path / "pieces.tsv") == pieces
 
@@ -53,8 +53,8 @@ def test_tables_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_pieces_are_cut_where_the_table_says(tree: Path) -> None:
     prompts = load_prompt_set(tree, ("en",)).prompts
     pieces = [
-        Piece(speaker=SPEAKER, prompt="press-ban", start_s=0.1, end_s=0.3, text="please press"),
-        Piece(speaker=SPEAKER, prompt="not there", start_s=0.1, end_s=0.3, text="nothing"),
+        RecordedPiece(speaker=SPEAKER, prompt="press-ban", start_s=0.1, end_s=0.3, text="please press"),
+        RecordedPiece(speaker=SPEAKER, prompt="not there", start_s=0.1, end_s=0.3, text="nothing"),
     ]
     cut = cut_pieces(prompts, pieces)
     [(text, samples)] = cut[SPEAKER]
@@ -69,7 +69,9 @@ def test_pieces_are_joined_in_training_alone(tree: Path, tmp_path: Path) -> None
     words = ("please press", "the key", "ban")
     write_pieces(
         [
-            Piece(speaker=SPEAKER, prompt=f"press-{name}", start_s=0.1 * n, end_s=0.1 * n + 0.2, text=text)
+            RecordedPiece(
+                speaker=SPEAKER, prompt=f"press-{name}", start_s=0.1 * n, end_s=0.1 * n + 0.2, text=text
+            )
             for name in ("ban", "den", "fon", "gul")
             for n, text in enumerate(words)
         ],

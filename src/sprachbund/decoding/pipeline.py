@@ -1079,8 +1079,8 @@ def hearing_steps(
         others = list(again.values())
         if not others:
             continue
-        found = yield from decoding_steps(model, others, encode_spans(model, others))
-        for b, row in zip(again, found, strict=True):
+        results = yield from decoding_steps(model, others, encode_spans(model, others))
+        for b, row in zip(again, results, strict=True):
             for n, new in enumerate(row):  # none where it was given up
                 is_kept = any(segment.dropped is None for segment in new.segments)
                 if is_kept and _doubt(new) < _doubt(rows[b][n]):

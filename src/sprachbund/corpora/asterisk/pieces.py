@@ -19,7 +19,7 @@ _COLUMNS = ("speaker", "prompt", "start_s", "end_s", "text")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class RecordedPiece:
     """Seconds of a recording as it was delivered, and the words that are said there."""
 
     speaker: str
@@ -29,7 +29,7 @@ class Piece:
     text: str
 
 
-def write_pieces(pieces: Iterable[Piece], path: Path = TABLE) -> None:
+def write_pieces(pieces: Iterable[RecordedPiece], path: Path = TABLE) -> None:
     """Write a table of pieces.
 
     Args:
@@ -45,11 +45,11 @@ def write_pieces(pieces: Iterable[Piece], path: Path = TABLE) -> None:
     write_text(path, buffer.getvalue())
 
 
-def read_pieces(path: Path = TABLE) -> list[Piece]:
+def read_pieces(path: Path = TABLE) -> list[RecordedPiece]:
     """The pieces of a table, in its order."""
     with path.open(encoding="utf-8", newline="") as file:
         return [
-            Piece(
+            RecordedPiece(
                 speaker=row["speaker"],
                 prompt=row["prompt"],
                 start_s=float(row["start_s"]),
@@ -61,7 +61,7 @@ def read_pieces(path: Path = TABLE) -> list[Piece]:
 
 
 def cut_pieces(
-    prompts: Sequence[Prompt], pieces: Iterable[Piece]
+    prompts: Sequence[Prompt], pieces: Iterable[RecordedPiece]
 ) -> Mapping[str, Sequence[tuple[str, Samples]]]:
     """Words and sound (num_samples,) of the pieces, at one level, by speaker.
 
@@ -70,7 +70,7 @@ def cut_pieces(
         pieces: where they are cut.
     """
     by_name = {(prompt.speaker, prompt.name): prompt for prompt in prompts}
-    of_prompt: dict[tuple[str, str], list[Piece]] = defaultdict(list)
+    of_prompt: dict[tuple[str, str], list[RecordedPiece]] = defaultdict(list)
     for piece in pieces:
         of_prompt[piece.speaker, piece.prompt].append(piece)
     cut: dict[str, list[tuple[str, Samples]]] = defaultdict(list)
