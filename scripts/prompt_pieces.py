@@ -11,7 +11,7 @@ sound like and not which prompts there are.
 
 import argparse
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import jiwer
@@ -20,14 +20,22 @@ import torch
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.corpora.asterisk.pieces import TABLE, RecordedPiece, write_pieces
-from sprachbund.corpora.asterisk.prompts import Prompt, PromptSet, is_clip, load_prompt_set, without_rumble
+from sprachbund.corpora.asterisk.prompts import (
+    FRAME_S,
+    Prompt,
+    PromptSet,
+    frame_powers_db,
+    is_clip,
+    load_prompt_set,
+    without_rumble,
+)
 from sprachbund.corpora.telephone import is_known_only_in_text
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.conformer.io import load
 from sprachbund.models.io import locate
 from sprachbund.text.tokenizer import BLANK
 
-FRAME = SAMPLE_RATE // 100
+FRAME = round(FRAME_S * SAMPLE_RATE)
 QUIET_DB = -15.0
 """A cut is this far below the loud frames of the prompt (their 95th percentile)."""
 MIN_PIECE_S, MAX_PIECE_S = 0.2, 4.0
@@ -113,21 +121,14 @@ def find_cuts(model: Conformer, samples: np.ndarray, words: list[str]) -> list[t
     loud = float(np.percentile(powers, 95))
     cuts = [(0, 0)]
     for number, token in enumerate(first_of_word[1:], start=1):
-        low = int(frames[token - 1] * model.frame_s * 100)
-        high = min(int((frames[token] + 1) * model.frame_s * 100), len(powers))
+        low = round(frames[token - 1] * model.frame_s / FRAME_S)
+        high = min(round((frames[token] + 1) * model.frame_s / FRAME_S), len(powers))
         if high <= low:
             continue
         quietest = low + int(powers[low:high].argmin())
         if powers[quietest] <= loud + QUIET_DB:
             cuts.append((number, quietest * FRAME + FRAME // 2))
     return [*cuts, (len(words), len(samples))]
-
-
-def frame_powers_db(samples: np.ndarray) -> np.ndarray:
-    """Power of every 10 ms in dB (N,)."""
-    count = len(samples) // FRAME
-    powers = (samples[: count * FRAME].reshape(count, FRAME).astype(np.float64) ** 2).mean(axis=1)
-    return 10 * np.log10(powers + 1e-12)
 
 
 @torch.inference_mode()
@@ -149,7 +150,7 @@ def is_plausible(model: Conformer, samples: np.ndarray, text: str) -> bool:
     if not low <= len(text) * SAMPLE_RATE / len(samples) <= high:
         return False
     best = transcript_log_probs(model, samples).argmax(-1)
-    tokens = [int(t) for t, before in zip(best, [BLANK, *best[:-1]], strict=True) if t not in (before, BLANK)]
+    tokens = [token for token, _ in groupby(best.tolist()) if token != BLANK]
     written = model.decode_transcript(tokens)
     not_longer = len(written) <= MOST_TOO_LONG * len(text) + 1
     return not_longer and bool(jiwer.cer(text.lower(), written.lower()) <= MAX_CHARACTER_ERRORS)

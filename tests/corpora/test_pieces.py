@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scripts.prompt_pieces import align
+from scripts import prompt_pieces
+from scripts.prompt_pieces import align, find_cuts
 
 from sprachbund.audio.augment import CLEAN
 from sprachbund.corpora.asterisk.packages import SPEAKERS
@@ -34,6 +35,40 @@ def test_best_path_is_the_best_of_all(tokens: list[int]) -> None:
         begins = [t for t, s in enumerate(best) if s and (t == 0 or best[t - 1] != s)]
         assert align(log_probs, tokens) == begins
     assert align(rng.normal(size=(2, 3)), [1, 1]) is None  # a blank has to stand between
+
+
+class _Words:
+    """Stands for a conformer whose CTC head has a piece for each word."""
+
+    frame_s = 0.08
+
+    @property
+    def transcript_tokenizer(self) -> "_Words":
+        return self
+
+    def encode(self, text: str) -> list[int]:
+        return [number for number, _ in enumerate(text.split(), start=1)]
+
+    def piece(self, token: int) -> str:
+        return f"\u2581{token}"
+
+
+def test_words_are_cut_at_pauses_and_not_in_running_speech(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    # Three words in frames 2, 7 and 12 of 80 ms; it is quiet from 0.40 to 0.50 s, between the first two alone.
+    samples = rng.normal(scale=0.1, size=round(1.2 * 16_000)).astype(np.float32)
+    samples[6_400:8_000] *= 0.01
+    log_probs = np.full((15, 4), -10.0)
+    log_probs[:, 0] = -0.01
+    for word, frame in ((1, 2), (2, 7), (3, 12)):
+        log_probs[frame] = -10.0
+        log_probs[frame, word] = -0.01
+    monkeypatch.setattr(prompt_pieces, "transcript_log_probs", lambda model, samples: log_probs)
+    cuts = find_cuts(_Words(), samples, ["one", "two", "three"])  # type: ignore[arg-type]
+    assert cuts is not None
+    assert [first for first, _ in cuts] == [0, 1, 3]
+    assert 6_400 <= cuts[1][1] <= 8_000
+    assert cuts[-1] == (3, len(samples))
 
 
 @pytest.fixture

@@ -365,6 +365,8 @@ MADE = "made.json"
 
 _BEFORE = {"synthesizers": ["espeak-ng"], "voices": []}
 """Settings of corpora that were begun before there was a choice."""
+_CHANNELS_BEFORE = {"tone_probability": 0.0, "tone_db": 10.0}
+"""The same of their `augmentation`."""
 
 MEAN_UTTERANCE_S = 2.4
 """Of the phrasebook's training part, no more exact than `--hours` promises."""
@@ -769,6 +771,8 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     wanted = json.loads(json.dumps(settings))
     advice = "delete it if the corpus there was begun with this command, or name a new folder"
     known = _BEFORE | read_object(path, advice=advice) if path.exists() else wanted
+    if isinstance(channels := known.get("augmentation"), dict):
+        known["augmentation"] = _CHANNELS_BEFORE | channels
     for key, value in wanted.items():
         if key in known and known[key] != value:
             raise UsageError(f"{out} was begun with {key} {known[key]}, not {value}; name a new folder")

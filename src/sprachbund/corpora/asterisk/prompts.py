@@ -83,7 +83,8 @@ def _rumble_filter() -> npt.NDArray[np.float64]:
     return np.asarray(butter(4, RUMBLE_HZ, btype="highpass", fs=SAMPLE_RATE, output="sos"))
 
 
-def _frame_powers_db(samples: Samples) -> npt.NDArray[np.float64]:
+def frame_powers_db(samples: Samples) -> npt.NDArray[np.float64]:
+    """Power of every frame of 10 ms in dB (N,)."""
     size = int(FRAME_S * SAMPLE_RATE)
     count = len(samples) // size
     powers = (samples[: count * size].reshape(count, size).astype(np.float64) ** 2).mean(axis=1)
@@ -93,7 +94,7 @@ def _frame_powers_db(samples: Samples) -> npt.NDArray[np.float64]:
 def noise_floor_db(recordings: Iterable[Samples]) -> float:
     """The level of a speaker's silence: median over the recordings of the quietest tenth of each."""
     quiet = [
-        np.percentile(_frame_powers_db(samples), 10) for samples in recordings if len(samples) > SAMPLE_RATE
+        np.percentile(frame_powers_db(samples), 10) for samples in recordings if len(samples) > SAMPLE_RATE
     ]
     return float(np.median(quiet)) if quiet else -np.inf
 
@@ -104,7 +105,7 @@ def trim(samples: Samples, floor_db: float = -np.inf) -> Samples:
     Silence is what lies 38 dB under the loudest frame, or less than 8 dB over the speaker's noise
     ``floor_db``, but never what lies within 18 dB of the loudest.
     """
-    powers = _frame_powers_db(samples)
+    powers = frame_powers_db(samples)
     if len(powers) < 3 or not np.any(samples):
         return samples
     peak = powers.max()
