@@ -359,10 +359,11 @@ def curve(options: argparse.Namespace) -> dict[str, Any]:
         threads = options.threads or len(os.sched_getaffinity(0))
         for workers in dict.fromkeys((1, options.workers)):
             own = ["--threads", str(threads // workers), "--workers", str(workers)]
+            own += ["--real-length"] * options.real_length
             with service(
                 *limits, *ONE_CLIENT, "--engine", options.engine, "--model", str(folder), *own
             ) as served:
-                way = f"sprachbund, {workers} worker{'s' * (workers > 1)}"
+                way = f"sprachbund, {workers} worker{'s' * (workers > 1)}{', real length' * options.real_length}"
                 trials += _curve_of(way, served, folder.name, bodies, options)
         if options.peers:
             with _faster_whisper(folder.parent, threads, options.peers) as served:
@@ -876,6 +877,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--curve-clients", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--workers", type=int, default=1, help="of the service, beside one")
     parser.add_argument("--threads", type=int, help="of all workers together; all cores by default")
+    parser.add_argument(
+        "--real-length", action="store_true", help="the curve's service does not fill speech up to 30 s"
+    )
     parser.add_argument("--peers", help="interpreter of the peers' environment, for the curve")
     parser.add_argument("--live", type=int, default=32, help="sessions at once of the load")
     parser.add_argument("--uploaders", type=int, default=2, help="beside them")

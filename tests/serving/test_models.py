@@ -13,6 +13,7 @@ from sprachbund.serving.schemas import RefusalError
 from sprachbund.serving.settings import Limits, Settings, Timeouts
 from sprachbund.util.processor import usable_cores
 from tests.serving.support import tiny_model
+from tests.training.owned import make_whisper
 
 
 def store_of(*names, loads=None, **options):
@@ -37,6 +38,22 @@ def test_a_model_is_loaded_once_for_all_who_want_it():
 
     asyncio.run(scenario())
     assert loads == ["a"]
+
+
+def test_speech_is_encoded_at_its_own_length_where_all_models_can(tmp_path):
+    windowed = str(make_whisper(tmp_path / "windowed"))
+
+    async def real_length(model):
+        store = ModelStore(Settings(models=(model,), real_length=True, engine="torch"), Meters())
+        try:
+            async with store.lease(identifier(model)) as worker:
+                return worker.model.family.capabilities.fixed_window.real_length
+        finally:
+            await store.close(5)
+
+    assert asyncio.run(real_length(windowed))
+    with pytest.raises(RefusalError, match="always encodes speech at its real length: leave it out"):
+        asyncio.run(real_length("bundled"))
 
 
 @pytest.mark.skipif(

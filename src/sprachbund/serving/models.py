@@ -248,6 +248,7 @@ class ModelStore:
             engine=wanted,
             threads=settings.threads,
             device=settings.device,
+            real_length=settings.real_length,
         )
         if (engine := model.engine) is not None:
             event = {"event": "model loaded", "model": name, "engine": engine.as_dict()}

@@ -123,6 +123,7 @@ class Settings:
         workers: copies of each model that compute beside each other, each on cores of its own (Linux). Requests go to
             the one with the fewest: more of them at a time, but each takes longer.
         device: computes the models: cpu, cuda, cuda:1 for the second GPU, or mps.
+        real_length: Whisper: encode speech at its own length, not as 30 s; all models have to be able to.
         offline: never use the network.
         preload: load the first model at the start.
         batch_size: speech spans that go through a model together.
@@ -141,6 +142,7 @@ class Settings:
     threads: Annotated[int | None, Option("--threads", metavar="N")] = None
     workers: Annotated[int, Range(1), Option("--workers", metavar="N")] = 1
     device: Annotated[str, Option("--device", metavar="NAME")] = CPU
+    real_length: Annotated[bool, Option("--real-length")] = False
     offline: Annotated[bool, Option("--offline")] = False
     preload: bool = True
     batch_size: Annotated[int, Range(1)] = 8
