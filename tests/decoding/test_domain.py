@@ -16,7 +16,7 @@ from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
-from sprachbund.models.calibration import Calibration, Domain, mean_states
+from sprachbund.models.calibration import Calibration, Domain, HiddenUnit, mean_states
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveEvent, LiveNotice, LiveText
 from sprachbund.streaming.options import LiveOptions
@@ -68,6 +68,21 @@ def test_the_probability_is_a_logistic_regression_with_the_last_spans_of_the_rec
         assert segment.out_of_domain == pytest.approx(1 / (1 + math.exp(-log_odds)), abs=0.02)
         before.append((own - math.log(0.6 / 0.4), segment.end_s - segment.start_s))
     assert len(before) > 1
+
+
+def test_hidden_units_add_what_they_give_above_zero():
+    units = [
+        HiddenUnit(weight=2.0, bias=0.5, signals={"mean_log_probability": 1.0}, encoder=[1.0, 0.0]),
+        HiddenUnit(weight=-1.0, bias=-9.0, signals={}, encoder=[0.0, 1.0]),
+    ]
+    domain = Domain(threshold=0.5, bias=0.25, hidden=units)
+    [of_state] = domain.weigh_states(torch.tensor([[3.0, 4.0]]))
+    assert of_state == [0.0, 3.0, 4.0]
+    assert domain.log_odds(of_state, {"mean_log_probability": -1.0}) == 0.25 + 2 * (0.5 + 3 - 1)
+    with pytest.raises(SprachbundError, match=r"mean_log_probability.*calibrate"):
+        domain.log_odds(of_state, {})
+    with pytest.raises(SprachbundError, match=r"2 weights.*3 values"):
+        domain.weigh_states(torch.zeros(1, 3))
 
 
 def test_spans_of_one_kind_decide_together():

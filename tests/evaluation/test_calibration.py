@@ -8,7 +8,14 @@ from sklearn.metrics import roc_auc_score
 
 from sprachbund.data.manifest import ManifestWriter
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.calibration import Observation, fit, measure, probabilities, read_sounds
+from sprachbund.evaluation.calibration import (
+    Observation,
+    _network,
+    fit,
+    measure,
+    probabilities,
+    read_sounds,
+)
 from sprachbund.evaluation.options import CalibrationOptions
 from sprachbund.models.calibration import probability
 from tests.decoding.test_translate import Loudness
@@ -47,13 +54,40 @@ def test_the_threshold_drops_the_share_of_right_texts_that_was_asked_for():
     assert roc_auc_score(~right, p) > 0.95
 
 
-def test_the_written_weights_are_those_of_the_model_at_run_time():
+def test_the_written_weights_are_those_of_the_network():
     seen = observations(0)
     domain = fit(seen, CalibrationOptions())
     for one, p in zip(seen[:20], probabilities(seen, domain), strict=False):
-        log_odds = float(one.state @ np.array(domain.encoder))
-        assert probability(domain.log_odds(log_odds, one.signals)) == pytest.approx(p, abs=1e-6)
-    assert np.argmax(domain.encoder) == 2
+        log_odds = domain.bias
+        for unit in domain.hidden:
+            given = one.state @ np.array(unit.encoder) + one.signals[
+                "mean_log_probability"
+            ] * unit.signals.get("mean_log_probability", np.nan)
+            log_odds += unit.weight * max(0.0, unit.bias + given)
+        assert probability(log_odds) == pytest.approx(p, abs=1e-6)
+    inputs = np.array([[one.signals["mean_log_probability"], *one.state] for one in seen])
+    wrong = np.array([not one.understood for one in seen])
+    network = _network(inputs, wrong, CalibrationOptions().seed)
+    fitted = network.predict_proba(inputs)[:, 1]
+    np.testing.assert_allclose(
+        probabilities(seen, domain), fitted, atol=1e-3
+    )  # weights are rounded to five digits
+    influence = np.abs([unit.weight * np.array(unit.encoder) for unit in domain.hidden]).sum(0)
+    assert np.argmax(influence) == 2
+
+
+def test_what_no_line_separates_is_told_apart():
+    """Right texts lie between wrong ones on both sides."""
+    rng = np.random.default_rng(0)
+    seen = []
+    for one in observations(0, 2000, apart=0.0):
+        wrong = not one.has_text
+        state = rng.normal(size=WIDTH)
+        state[2] = rng.choice([-3.0, 3.0]) if wrong else rng.normal(scale=0.5)
+        seen.append(replace(one, state=state.astype(np.float32)))
+    fitted, held_out = seen[:1000], seen[1000:]
+    p = probabilities(held_out, fit(fitted, CalibrationOptions()))
+    assert roc_auc_score([not one.has_text for one in held_out], p) > 0.95
 
 
 def test_measured_rates_are_those_counted_by_hand():
@@ -76,7 +110,7 @@ def test_only_signals_that_the_model_always_gives_get_a_weight():
         replace(one, signals={**one.signals, **({"ctc_disagreement": 1.0} if n else {})})
         for n, one in enumerate(observations(0))
     ]
-    assert list(fit(seen, CalibrationOptions()).signals) == ["mean_log_probability"]
+    assert fit(seen, CalibrationOptions()).signal_names == {"mean_log_probability"}
 
 
 def test_the_threshold_holds_for_speakers_who_were_not_fitted_on():
@@ -123,3 +157,24 @@ def test_sounds_are_limited_by_kind_and_cut_where_nobody_speaks(tmp_path):
     assert len(music) == 4  # two sounds, each with two spans
     assert max(map(len, music)) < 32_000
     assert len({sound.group for sound in sounds}) == 2
+
+
+def test_for_fitting_every_sound_is_heard_once_more_in_another_voice_and_channel(tmp_path):
+    with ManifestWriter(tmp_path / "corpus") as writer:
+        for number in range(8):
+            tone = 0.3 * np.sin(np.arange(16_000) * (0.05 + 0.01 * number)).astype(np.float32)
+            writer.add(
+                tone,
+                text="eins",
+                language="de",
+                speaker="",
+                utterance_id=f"u{number}",
+                custom={"kind": "spoken", "corpus": "corpus"},
+            )
+    sounds = list(read_sounds(tmp_path / "corpus", CalibrationOptions(), Loudness(), vary=True))
+    assert [sound.plain for sound in sounds] == [True, False] * 8
+    for plain, varied in zip(sounds[::2], sounds[1::2], strict=True):
+        assert varied.utterance == plain.utterance
+        assert not np.array_equal(varied.samples, plain.samples)
+    assert len(sounds[0].samples) == 16_000
+    assert any(len(sound.samples) > 20_000 for sound in sounds[::2]), "some have another sentence in front"

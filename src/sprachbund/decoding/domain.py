@@ -107,11 +107,11 @@ def out_of_domain(
     own_signals = span_signals(family, memory, sources, durations_s)
     threshold = math.log(max(domain.threshold, 1e-9) / max(1 - domain.threshold, 1e-9))
     doubts: list[list[float | None]] = []
-    for b, of_states in enumerate(domain.encoder_log_odds(means)):
+    for b, of_state in enumerate(domain.weigh_states(means)):
         doubts.append([])
         whole = ended is None or ended[b]
         for target, hypothesis in zip(targets[b], hypotheses[b], strict=True):
-            own = domain.log_odds(of_states, own_signals[b] | text_signals(hypothesis))
+            own = domain.log_odds(of_state, own_signals[b] | text_signals(hypothesis))
             doubts[-1].append(probability(own + latest[b].log_odds(target, ended=whole)))
             latest[b].add(target, own - threshold, durations_s[b], ended=whole)
     return doubts

@@ -1,8 +1,8 @@
-"""What a model says of its own work, by regressions fitted on it afterwards: whether it understands, who has finished.
+"""What a model says of its own work, by what is fitted on it afterwards: whether it understands, who has finished.
 
 *Domain*: a model of a narrow domain writes sentences of that domain for whatever it hears, and is sure of them: the
 log-probability of its text says little. Its encoder's states differ, though, and a CTC head beside the decoder writes
-something else. A logistic regression reads the mean state over the frames of a span, and some signals
+something else. A network with one hidden layer reads the mean state over the frames of a span, and some signals
 (`sprachbund.decoding.domain`), and gives one probability for each text. `sprachbund calibrate` fits it on speech that
 the model understands and sound that it does not.
 
@@ -39,8 +39,8 @@ Signal = Literal["mean_log_probability", "ctc_disagreement"]
 the edit distance of its transcript and the decoder's, over the length of the longer one."""
 
 
-class _Regression(BaseModel):
-    """A logistic regression, as the model's directory holds it."""
+class _Fitted(BaseModel):
+    """What was fitted, as the model's directory holds it."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     file: ClassVar[str]
@@ -57,53 +57,90 @@ class _Regression(BaseModel):
         write_json(directory / self.file, self.model_dump())
 
 
-class Domain(_Regression):
+class HiddenUnit(BaseModel):
+    """A unit of a hidden layer, which adds `weight` times max(0, `bias` + what `signals` and `encoder` give).
+
+    Attributes:
+        weight: of its output in the log-odds.
+        bias: of its input.
+        signals: weight of each signal.
+        encoder: weights (D,) of the mean encoder state.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    weight: float
+    bias: float
+    signals: dict[Signal, float]
+    encoder: list[float]
+
+
+class Domain(_Fitted):
     """Whether a text is not what was said.
+
+    The log-odds are `bias`, what `signals` and `encoder` give, and what each hidden unit adds. A file of before has no
+    hidden units; a newer one has nothing beside them.
 
     Attributes:
         threshold: of the probability; a text above it is dropped.
         bias: of the log-odds.
         signals: weight of each signal.
-        encoder: weights (D,) of the mean encoder state.
+        encoder: weights (D,) of the mean encoder state; zeros if empty.
+        hidden: the hidden units.
     """
 
     file: ClassVar[str] = DOMAIN_FILE
     threshold: float = Field(ge=0, le=1)
     bias: float
-    signals: dict[Signal, float]
-    encoder: list[float]
+    signals: dict[Signal, float] = {}
+    encoder: list[float] = []
+    hidden: list[HiddenUnit] = []
 
-    def log_odds(self, encoder_log_odds: float, signals: Mapping[Signal, float]) -> float:
+    @property
+    def signal_names(self) -> set[Signal]:
+        """Signals that have a weight."""
+        return set(self.signals).union(*(unit.signals for unit in self.hidden))
+
+    def log_odds(self, of_state: Sequence[float], signals: Mapping[Signal, float]) -> float:
         """Log-odds of that a text is not what was said.
 
         Args:
-            encoder_log_odds: of the span, see `encoder_log_odds`.
+            of_state: (1 + H,) of the span, see `weigh_states`.
             signals: of the text and its span.
 
         Raises SprachbundError: it belongs to a model with other signals.
         """
-        if missing := self.signals.keys() - signals.keys():
+        if missing := self.signal_names - signals.keys():
             raise SprachbundError(
                 f"{DOMAIN_FILE} has weights of {', '.join(sorted(missing))}, which this model does not give; calibrate "
                 "the model again"
             )
-        return self.bias + encoder_log_odds + sum(w * signals[name] for name, w in self.signals.items())
+        direct, *inputs = of_state
+        log_odds = self.bias + direct + _weighed(self.signals, signals)
+        for unit, given in zip(self.hidden, inputs, strict=True):
+            log_odds += unit.weight * max(0.0, unit.bias + given + _weighed(unit.signals, signals))
+        return log_odds
 
-    def encoder_log_odds(self, means: Tensor) -> list[float]:
-        """What mean states (B, D) add to the log-odds of each utterance (B,).
+    def weigh_states(self, means: Tensor) -> list[list[float]]:
+        """What mean states (B, D) give to the log-odds directly, and to each of H hidden units: (B, 1 + H).
 
         Raises SprachbundError: it belongs to a model of another width.
         """
-        if means.shape[1] != len(self.encoder):
+        width = means.shape[1]
+        rows = [self.encoder or [0.0] * width, *(unit.encoder for unit in self.hidden)]
+        if others := {len(row) for row in rows} - {width}:
             raise SprachbundError(
-                f"{DOMAIN_FILE} has {len(self.encoder)} weights, and the encoder {means.shape[1]} values a frame; "
-                "calibrate the model again"
+                f"{DOMAIN_FILE} has {others.pop()} weights, and the encoder {width} values a frame; calibrate the "
+                "model again"
             )
-        log_odds: list[float] = (means @ torch.tensor(self.encoder, device=means.device)).tolist()
-        return log_odds
+        weighed: list[list[float]] = (means @ torch.tensor(rows, device=means.device).T).tolist()
+        return weighed
 
 
-class TurnEnds(_Regression):
+def _weighed(weights: Mapping[Signal, float], signals: Mapping[Signal, float]) -> float:
+    return sum(weight * signals[name] for name, weight in weights.items())
+
+
+class TurnEnds(_Fitted):
     """Whether a speaker who pauses has finished.
 
     Attributes:
@@ -137,7 +174,7 @@ class TurnEnds(_Regression):
 
 @dataclass(frozen=True)
 class Calibration:
-    """The regressions that a model has.
+    """What was fitted on a model.
 
     Attributes:
         domain: of what it does not understand; None where it was not fitted.
