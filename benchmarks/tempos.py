@@ -2,8 +2,8 @@
 
 Each utterance of some corpora is translated into one language it has a text in, with and without `--tempos`; sound
 without a text, such as that of `data make outside`, is translated too. A text is right where its chrF is 20 or more, as
-in the model card. Corpora called `dev` are heard slowed down, too, so that speech is there whose only fault is known:
-tempos are chosen by these, not by speakers of the test sets.
+in the model card. Corpora called `dev` are heard at other tempos, too (--played), so that speech is there whose only
+fault is known: tempos to hear it again at are chosen by these, not by speakers of the test sets.
 
 Times are of the whole decoding, one way after the other for each batch, with the given threads.
 
@@ -34,7 +34,6 @@ from sprachbund.util.provenance import commit
 
 BATCH = 16
 RIGHT = 20.0  # chrF
-SLOW = 0.6  # of their own tempo
 
 
 @dataclass(kw_only=True)
@@ -65,12 +64,12 @@ class Texts:
 
 
 def sounds(
-    path: Path, limit: int, slow: float | None
+    path: Path, limit: int, played: float | None
 ) -> Iterator[tuple[str, np.ndarray, str | None, str, str | None]]:
     """Name of the row, samples, language spoken, target and the right text of utterances spread over a corpus."""
     manifest = Manifest(path)
     spread = np.linspace(0, len(manifest) - 1, min(limit, len(manifest))).astype(int).tolist()
-    name = "/".join(path.parts[-2:]) + (f", slowed to {slow:g}" if slow else "")
+    name = "/".join(path.parts[-2:]) + (f", played at {played:g}" if played else "")
     for index in spread:
         utterance, samples = manifest[index], manifest.samples(index)
         if utterance.text and utterance.language not in LANGUAGES:
@@ -79,7 +78,7 @@ def sounds(
         target = known[index % len(known)] if known else LANGUAGES[index % len(LANGUAGES)]
         right = utterance.translations[target] if known else None
         speaker = f": {utterance.speaker}" if path.name == "unheard" else ""
-        yield name + speaker, change_tempo(samples, slow) if slow else samples, None, target, right
+        yield name + speaker, change_tempo(samples, played) if played else samples, None, target, right
 
 
 LANGUAGES = ("de", "en", "es", "fr", "it", "ru")
@@ -91,7 +90,12 @@ def main() -> None:
     parser.add_argument("corpora", type=Path, nargs="+", metavar="CORPUS")
     parser.add_argument("--tempos", default="1.3,1.6", metavar="X,…")
     parser.add_argument(
-        "--slow", type=float, metavar="X", help="also hear `dev` corpora with texts so slowly"
+        "--played",
+        type=float,
+        nargs="*",
+        default=[0.5, 0.6, 2.0],
+        metavar="X",
+        help="tempos of `dev` corpora beside their own",
     )
     parser.add_argument("--limit", type=int, default=1000, metavar="N", help="utterances of each corpus")
     parser.add_argument("--threads", type=int, default=1, metavar="N")
@@ -107,11 +111,11 @@ def main() -> None:
     }
     found: dict[tuple[str, str], Texts] = defaultdict(Texts)
     for path in options.corpora:
-        for slow in (None, SLOW) if path.name == "dev" else (None,):
-            everything = list(sounds(path, options.limit, slow))
+        for played in (None, *(options.played if path.name == "dev" else ())):
+            everything = list(sounds(path, options.limit, played))
             everything.sort(key=lambda one: len(one[1]))
             starts = range(0, len(everything), BATCH)
-            for start in track(starts, f"{path}" + (f" x {slow:g}" if slow else ""), transient=True):
+            for start in track(starts, f"{path}" + (f" x {played:g}" if played else ""), transient=True):
                 batch = everything[start : start + BATCH]
                 longest = int(model.max_window_s * 16_000)
                 heard = [samples[:longest] for _, samples, *_ in batch]
