@@ -1,5 +1,6 @@
 """Calibration finds out what separates right texts from wrong ones, and says what its threshold drops."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,8 @@ from sprachbund.evaluation.calibration import (
     Observation,
     _network,
     fit,
+    in_recordings,
+    log_odds,
     measure,
     probabilities,
     read_sounds,
@@ -103,6 +106,23 @@ def test_measured_rates_are_those_counted_by_hand():
     assert rows["phrases"]["wrong_text_before_%"] == 0.0
     signals = {row["signal"]: row["area_under_curve"] for row in measure(held_out, domain)["signals"]}
     assert signals["all"] >= signals["mean log probability"]
+
+
+def test_in_recordings_every_span_is_scored_after_those_before_it():
+    held_out = observations(1, apart=1.5)
+    domain = fit(observations(0, apart=1.5), CalibrationOptions())
+    music = [one for one in held_out if not one.has_text]
+    drawn, dropped = in_recordings(music, domain)
+    doubts = log_odds(music, domain) - math.log(domain.threshold / (1 - domain.threshold))
+    assert len(drawn) == len(dropped) == 4000
+    for recording in range(0, 4000, 8):
+        own = doubts[drawn[recording : recording + 8]]
+        before = [own[max(0, n - 4) : n] for n in range(8)]
+        added = [np.clip(last.mean(), 0, 3) * len(last) / 4 if len(last) else 0.0 for last in before]
+        np.testing.assert_array_equal(dropped[recording : recording + 8], own + added > 0)
+    rows = {row["sound"]: row for row in measure(held_out, domain)["rows"]}
+    assert rows["music"]["wrong_text_in_recordings_%"] == pytest.approx(100 * (~dropped).mean(), abs=0.06)
+    assert rows["music"]["wrong_text_in_recordings_%"] < rows["music"]["wrong_text_now_%"]
 
 
 def test_only_signals_that_the_model_always_gives_get_a_weight():

@@ -10,7 +10,6 @@ and a text read aloud has some that sound like a prompt.
 Shapes: B utterances, T frames, V vocabulary.
 """
 
-import math
 from collections import deque
 from collections.abc import Collection, Sequence
 
@@ -105,7 +104,7 @@ def out_of_domain(
         return [[None] * len(row) for row in hypotheses]
     means = mean_states(memory.states, memory.num_frames, durations_s, family.frame_s)
     own_signals = span_signals(family, memory, sources, durations_s)
-    threshold = math.log(max(domain.threshold, 1e-9) / max(1 - domain.threshold, 1e-9))
+    threshold = domain.threshold_log_odds
     doubts: list[list[float | None]] = []
     for b, of_state in enumerate(domain.weigh_states(means)):
         doubts.append([])

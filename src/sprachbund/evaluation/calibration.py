@@ -23,7 +23,7 @@ from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
 from sprachbund.audio.tempo import change_tempo
 from sprachbund.data.manifest import Manifest, Utterance
-from sprachbund.decoding.domain import span_signals, text_signals
+from sprachbund.decoding.domain import LatestSpans, span_signals, text_signals
 from sprachbund.decoding.languages import LanguageTracker, Request
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.decoding.pipeline import (
@@ -52,6 +52,7 @@ _FOLDS = 5
 _HIDDEN_UNITS, _WEIGHT_DECAY = 16, 1.0  # alpha of scikit-learn
 _FAST, _SLOW = (1.6, 2.2), (0.4, 0.55)
 """Tempos beyond those of training data, of one in ten and of one in twenty of what is varied."""
+_RECORDINGS, _SPANS = 500, 8
 _DOUBTFUL: Mapping[Signal, int] = {"mean_log_probability": -1, "ctc_disagreement": 1}
 """The sign of a signal that grows with the doubt."""
 _PARTS = 20  # of a sound without a speaker; each counts as one
@@ -325,15 +326,44 @@ def _domain(network: Any, names: Sequence[Signal], threshold: float) -> Domain:
     )
 
 
-def probabilities(observations: Sequence[Observation], domain: Domain) -> npt.NDArray[np.float64]:
-    """The probability (N,) that each text is not what was said."""
+def log_odds(observations: Sequence[Observation], domain: Domain) -> npt.NDArray[np.float64]:
+    """The log-odds (N,) that each text is not what was said; minus infinity where none was written."""
     states = torch.from_numpy(np.stack([one.state for one in observations]))
     return np.array(
         [
-            probability(domain.log_odds(of_state, one.signals)) if one.written else 0.0
+            domain.log_odds(of_state, one.signals) if one.written else -np.inf
             for of_state, one in zip(domain.weigh_states(states), observations, strict=True)
         ]
     )
+
+
+def probabilities(observations: Sequence[Observation], domain: Domain) -> npt.NDArray[np.float64]:
+    """The same as probabilities (N,)."""
+    return np.array([probability(one) for one in log_odds(observations, domain)])
+
+
+def in_recordings(
+    observations: Sequence[Observation], domain: Domain
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Draw recordings whose spans are these observations, and score each span after those before it.
+
+    Args:
+        observations: of one kind of sound; spans count as equally long.
+        domain: of the model.
+
+    Returns:
+        Which observation each of `_RECORDINGS` times `_SPANS` spans is, and whether its text is dropped.
+    """
+    rng, doubts, threshold = random.Random(0), log_odds(observations, domain), domain.threshold_log_odds
+    drawn, dropped = list[int](), list[bool]()
+    for _ in range(_RECORDINGS):
+        latest = LatestSpans()
+        for index in rng.choices(range(len(observations)), k=_SPANS):
+            drawn.append(index)
+            dropped.append(doubts[index] + latest.log_odds("") > threshold)
+            if observations[index].written:
+                latest.add("", doubts[index] - threshold, 1.0)
+    return np.array(drawn), np.array(dropped)
 
 
 def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, list[dict[str, Any]]]:
@@ -345,7 +375,7 @@ def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, li
 
     Returns:
         rows: for each group, in per cent of its segments: the wrong texts written before and now, and in per cent of
-            the texts that are not wrong, those that are dropped.
+            the texts that are not wrong, those that are dropped; for single spans, and in recordings of such spans.
         signals: the area under the curve of each signal alone, of the state (with the signals at their means), and of
             all.
         curve: the same two rates over all groups, for several thresholds.
@@ -361,14 +391,19 @@ def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, li
     rows: list[dict[str, Any]] = []
     for group in dict.fromkeys(groups.tolist()):
         own = groups == group
+        drawn, dropped = in_recordings([one for one in observations if one.group == group], domain)
+        wrong_spans, understood_spans = wrong[own][drawn], understood[own][drawn]
         rows.append(
             {
                 "sound": group,
                 "segments": int(own.sum()),
                 "wrong_text_before_%": _share(wrong & own, own),
                 "wrong_text_now_%": _share(wrong & own & passes, own),
+                "wrong_text_in_recordings_%": _share(wrong_spans & ~dropped, np.ones_like(dropped)),
                 "dropped_though_understood_%": _share(understood & own & ~passes, understood & own),
-                "dropped_in_all_%": _share(~passes & written & own, own),
+                "dropped_though_understood_in_recordings_%": _share(
+                    understood_spans & dropped, understood_spans
+                ),
             }
         )
     values = {

@@ -96,6 +96,11 @@ class Domain(_Fitted):
     hidden: list[HiddenUnit] = []
 
     @property
+    def threshold_log_odds(self) -> float:
+        """The threshold as log-odds."""
+        return math.log(max(self.threshold, 1e-9) / max(1 - self.threshold, 1e-9))
+
+    @property
     def signal_names(self) -> set[Signal]:
         """Signals that have a weight."""
         return set(self.signals).union(*(unit.signals for unit in self.hidden))
