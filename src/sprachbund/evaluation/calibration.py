@@ -52,7 +52,7 @@ _FOLDS = 5
 _HIDDEN_UNITS, _WEIGHT_DECAY = 16, 1.0  # alpha of scikit-learn
 _FAST, _SLOW = (1.6, 2.2), (0.4, 0.55)
 """Tempos beyond those of training data, of one in ten and of one in twenty of what is varied."""
-_RECORDINGS, _SPANS = 500, 8
+_RECORDINGS, _SPANS_OF_EACH = 500, 8
 _DOUBTFUL: Mapping[Signal, int] = {"mean_log_probability": -1, "ctc_disagreement": 1}
 """The sign of a signal that grows with the doubt."""
 _PARTS = 20  # of a sound without a speaker; each counts as one
@@ -352,13 +352,13 @@ def in_recordings(
         domain: of the model.
 
     Returns:
-        Which observation each of `_RECORDINGS` times `_SPANS` spans is, and whether its text is dropped.
+        Which observation each of `_RECORDINGS` times `_SPANS_OF_EACH` spans is, and whether its text is dropped.
     """
     rng, doubts, threshold = random.Random(0), log_odds(observations, domain), domain.threshold_log_odds
     drawn, dropped = list[int](), list[bool]()
     for _ in range(_RECORDINGS):
         latest = LatestSpans()
-        for index in rng.choices(range(len(observations)), k=_SPANS):
+        for index in rng.choices(range(len(observations)), k=_SPANS_OF_EACH):
             drawn.append(index)
             dropped.append(doubts[index] + latest.log_odds("") > threshold)
             if observations[index].written:

@@ -59,7 +59,7 @@ class CalibrationOptions:
         limit: most utterances of each corpus, and of each kind of sound without a text, spread evenly over it.
         max_dropped: share of the texts that are right which may be dropped; not of `--turns`.
         batch_size: utterances in a batch.
-        seed: of channels, pauses and languages.
+        seed: of channels, pauses and languages, and of the first weights.
     """
 
     limit: Annotated[int, Range(1), Option("--limit", metavar="N")] = 1000
