@@ -256,7 +256,7 @@ def test_turns_end_with_sentences(small_live, bundled, spoken, monkeypatch):
 
     lengths_ms: list[int] = []
     family, own = bundled.family, bundled.family.calibration
-    width = len(own.domain.encoder)
+    width = len(own.turns.whole)
     never = TurnEnds(bias=-50, whole=[0.0] * width, last=[0.0] * width)
     with small_live() as running:
         monkeypatch.setattr(family, "calibration", replace(own, turns=never))
