@@ -152,6 +152,7 @@ def _spans(sound: CalibrationSound, activity: VoiceActivity) -> Iterator[Calibra
 
 
 def _varied(sound: CalibrationSound, rng: random.Random) -> CalibrationSound:
+    """As another voice in another channel; now and then so fast or slow that the model hardly understands it."""
     samples = augment(sound.samples, np.random.default_rng(rng.getrandbits(63)), WIDE, [])
     if (drawn := rng.random()) < 0.15:
         samples = change_tempo(samples, rng.uniform(*(_FAST if drawn < 0.1 else _SLOW)))

@@ -20,6 +20,7 @@ Shapes: B utterances, T frames, D width.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -131,14 +132,21 @@ class Domain(_Fitted):
         Raises SprachbundError: it belongs to a model of another width.
         """
         width = means.shape[1]
-        rows = [self.encoder or [0.0] * width, *(unit.encoder for unit in self.hidden)]
-        if others := {len(row) for row in rows} - {width}:
+        if others := {len(row) for row in (self.encoder, *(unit.encoder for unit in self.hidden)) if row} - {
+            width
+        }:
             raise SprachbundError(
                 f"{DOMAIN_FILE} has {others.pop()} weights, and the encoder {width} values a frame; calibrate the "
                 "model again"
             )
-        weighed: list[list[float]] = (means @ torch.tensor(rows, device=means.device).T).tolist()
+        weighed: list[list[float]] = (means @ self._state_weights.to(means.device).T).tolist()
         return weighed
+
+    @cached_property  # live sessions ask several times a second
+    def _state_weights(self) -> Tensor:
+        """Of the log-odds and of each hidden unit: (1 + H, D)."""
+        width = len(self.encoder or self.hidden[0].encoder)
+        return torch.tensor([self.encoder or [0.0] * width, *(unit.encoder for unit in self.hidden)])
 
 
 def _weighed(weights: Mapping[Signal, float], signals: Mapping[Signal, float]) -> float:
