@@ -83,6 +83,8 @@ def test_hidden_units_add_what_they_give_above_zero():
         domain.log_odds(of_state, {})
     with pytest.raises(SprachbundError, match=r"2 weights.*3 values"):
         domain.weigh_states(torch.zeros(1, 3))
+    with pytest.raises(SprachbundError, match=r"0 weights.*calibrate the model again"):
+        Domain(threshold=0.5, bias=0.0).weigh_states(torch.zeros(1, 3))
 
 
 def test_spans_of_one_kind_decide_together():

@@ -132,9 +132,10 @@ class Domain(_Fitted):
         Raises SprachbundError: it belongs to a model of another width.
         """
         width = means.shape[1]
-        if others := {len(row) for row in (self.encoder, *(unit.encoder for unit in self.hidden)) if row} - {
-            width
-        }:
+        rows = [unit.encoder for unit in self.hidden]
+        if self.encoder or not rows:
+            rows.append(self.encoder)
+        if others := {len(row) for row in rows} - {width}:
             raise SprachbundError(
                 f"{DOMAIN_FILE} has {others.pop()} weights, and the encoder {width} values a frame; calibrate the "
                 "model again"
