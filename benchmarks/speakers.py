@@ -1,190 +1,293 @@
-"""What makes a small model understand speakers it never heard: one of the recorded speakers is left out of training.
+"""What each change to the training data brings for speakers never heard, at equal steps.
 
-    python -m benchmarks.speakers --source DEBS --work DIR
+    python -m benchmarks.speakers data --work DIR
+    python -m benchmarks.speakers train --work DIR
+    python -m benchmarks.speakers table --work DIR
 
-A model of 3.5 M parameters first learns numbers, dates and times from synthesised speech alone. Each arm goes on from
-there with utterances composed from recordings, without one speaker, and is scored on utterances composed from the
-recordings of that speaker and of the three speakers that no model here ever hears. The arms differ in one thing at a
-time. What is finished is not done again. Result manifests go to docs/results/speakers, the table to speakers.json
-beside this file.
+A model of 3.5 M parameters first learns numbers, dates and times from one synthesiser. Each arm goes on from there for
+as many batches of as many seconds: half of the utterances are spoken by synthesisers, half are composed of recordings,
+without those of one person. An arm differs from "all of it" in one thing; its seeds differ in the order of the data, in
+masks and in target languages. It is scored on compositions of the person left out and of the three speakers that no
+model here ever hears. The arms "without ..." are "all of it" with another person left out.
+
+`train` does the runs of --arms and --seeds one after the other; what is finished is not done again, so that two
+processes with different --seeds can share a folder. `table` writes speakers.json and speakers_left_out.json beside this
+file.
 """
 
 import argparse
 import json
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
-from sprachbund.audio.augment import CLEAN, TRAIN, Augmentation
+from sprachbund import __version__
+from sprachbund.audio.augment import CLEAN, TRAIN, WIDE, Augmentation
 from sprachbund.corpora.editions import edition, make_edition
 from sprachbund.corpora.telephone import HELD_OUT_KINDS, Telephone, make_telephone
 from sprachbund.data.synthesisers import DEFAULT_SYNTHESIZERS, SYNTHESIZERS
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.translator import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe, run
+from sprachbund.util.provenance import commit, machine
 
 ROOT = Path(__file__).resolve().parent
-RESULTS = ROOT.parent / "docs" / "results" / "speakers"
-VOICES = replace(CLEAN, voice_probability=TRAIN.voice_probability, tempo=TRAIN.tempo)
-CHANNELS = replace(TRAIN, voice_probability=0.0)
-FRENCH, ITALIAN = "asterisk-fr-june", "asterisk-it-carlo"
+LANGUAGES = ("en", "es", "fr", "it", "de", "ru")
+JUNE, CARLO, IVRVOICE = ("asterisk-fr-june",), ("asterisk-it-carlo",), ("asterisk-ru-ivrvoice",)
+ALLISON = ("asterisk-en-allison", "asterisk-es-allison")
+"""One person in two languages."""
+SCORED = ("left_out", "unheard")
+UTTERANCES = 6_000
+"""Of each half of an arm's data."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One model.
+    """One model, and how it differs from the others.
 
     Attributes:
-        left_out: the recorded speaker kept out of training.
-        augmentation: of the composed utterances.
-        composed: how many there are; none stops at the model that heard the synthesiser alone.
-        synthesizers: that speak the synthesised half of what the arm goes on with.
-        length: steps of the arm, as a multiple of the others'.
+        left_out: speakers kept out of training.
+        augmentation: of all utterances.
+        synthesizers: that speak.
+        recorded: whether half of the utterances are composed of recordings; else synthesisers speak all.
+        varied: speeds and masks, drawn anew at each pass.
+        passes: through a part of the utterances that is smaller by as much; the steps stay the same.
     """
 
-    left_out: str
-    augmentation: Augmentation = field(default=TRAIN)
-    composed: int = 6_000
-    synthesizers: tuple[str, ...] = DEFAULT_SYNTHESIZERS
-    length: int = 1
+    left_out: tuple[str, ...] = JUNE
+    augmentation: Augmentation = field(default=WIDE)
+    synthesizers: tuple[str, ...] = SYNTHESIZERS
+    recorded: bool = True
+    varied: bool = True
+    passes: int = 1
 
 
 ARMS: Mapping[str, Arm] = {
-    "synthetic-only": Arm(left_out=FRENCH, composed=0),
-    "everything": Arm(left_out=FRENCH),
-    "everything-other-speaker": Arm(left_out=ITALIAN),
-    "no-variety": Arm(left_out=FRENCH, augmentation=CLEAN),
-    "voice-and-tempo": Arm(left_out=FRENCH, augmentation=VOICES),
-    "room-noise-line": Arm(left_out=FRENCH, augmentation=CHANNELS),
-    "twice-the-recordings": Arm(left_out=FRENCH, composed=12_000),
-    "more-synthesisers": Arm(left_out=FRENCH, synthesizers=SYNTHESIZERS),
-    "three-times-as-long": Arm(left_out=FRENCH, length=3),
+    "all of it": Arm(),
+    "no recordings": Arm(recorded=False),
+    "one synthesiser": Arm(synthesizers=DEFAULT_SYNTHESIZERS),
+    "narrower voices and channels": Arm(augmentation=TRAIN),
+    "no voices, no channels": Arm(augmentation=CLEAN),
+    "no speeds, no masks": Arm(varied=False),
+    "a quarter of the utterances, four times": Arm(passes=4),
+    "none of these but recordings": Arm(
+        augmentation=CLEAN, synthesizers=DEFAULT_SYNTHESIZERS, varied=False, passes=4
+    ),
+    "without Allison": Arm(left_out=ALLISON),
+    "without Carlo": Arm(left_out=CARLO),
+    "without IvrvoiceRU": Arm(left_out=IVRVOICE),
 }
+_CHANNELS = {CLEAN: "clean", TRAIN: "narrow", WIDE: "wide"}
 
 
-def make_synthetic(directory: Path, synthesizers: tuple[str, ...], workers: int) -> None:
-    """Numbers, dates and times of the synthesisers, in every channel."""
-    numbers = edition(
-        "bundled",
-        kinds=HELD_OUT_KINDS,
-        train_utterances=12_000,
-        heldout_sentences=50,
-        synthesizers=synthesizers,
-    )
-    make_edition(directory, numbers, workers=workers)
+def spoken_of(arm: Arm, work: Path) -> Path:
+    """Folder of the synthesised half."""
+    return work / f"spoken-{_CHANNELS[arm.augmentation]}-{len(arm.synthesizers)}-synthesisers"
 
 
-def make_composed(arm: Arm, directory: Path, source: Path | None, workers: int) -> None:
-    """Utterances composed from recordings, the left-out speaker's in `unheard` only."""
-    options = Telephone(
-        train_utterances=max(arm.composed, 500),
-        heldout_utterances=400,
-        shares=(0.0, 1.0, 0.0, 0.0),
-        kinds=HELD_OUT_KINDS,
-        augmentation=arm.augmentation,
-        leave_out=(arm.left_out,),
-    )
-    make_telephone(directory, options, source=source, workers=workers)
+def recorded_of(arm: Arm, work: Path) -> Path:
+    """Folder of the half that is composed of recordings, and of what an arm is scored on."""
+    return work / "-".join(("recorded", _CHANNELS[arm.augmentation], *arm.left_out))
 
 
-def recipe(name: str, parts: Sequence[Path], steps: int, start: Path | None) -> TranslatorRecipe:
-    """How a model of 3.5 M parameters is trained; every arm sees the same number of batches."""
+def make_data(options: argparse.Namespace) -> None:
+    """What the first model and the arms hear; what is there already stays."""
+    work, workers = options.work, options.workers
+    numbers = partial(edition, "bundled", kinds=HELD_OUT_KINDS, seed=77, heldout_sentences=50)
+    first = numbers(train_utterances=2 * UTTERANCES, augmentation=TRAIN)
+    make_edition(work / "first-data", first, workers=workers)
+    for arm in (ARMS[name] for name in options.arms):
+        spoken = numbers(
+            train_utterances=2 * UTTERANCES, augmentation=arm.augmentation, synthesizers=arm.synthesizers
+        )
+        make_edition(spoken_of(arm, work), spoken, workers=workers)
+        recorded = Telephone(
+            train_utterances=UTTERANCES,
+            heldout_utterances=400,
+            shares=(0.0, 1.0, 0.0, 0.0),
+            kinds=HELD_OUT_KINDS,
+            augmentation=arm.augmentation,
+            leave_out=arm.left_out,
+        )
+        make_telephone(recorded_of(arm, work), recorded, source=options.source, workers=workers)
+
+
+def first_recipe(work: Path, steps: int) -> TranslatorRecipe:
+    """Of the model that all arms go on from."""
     return TranslatorRecipe(
-        languages=("en", "es", "fr", "it", "de", "ru"),
-        train=tuple(DataPart(path=part / "train") for part in parts),
-        dev=tuple(DataPart(path=part / "dev") for part in parts),
+        languages=LANGUAGES,
+        train=(DataPart(path=work / "first-data" / "train"),),
+        dev=(DataPart(path=work / "first-data" / "dev"),),
         vocabulary_size=600,
         transcript_vocabulary_size=200,
-        start=start,
         bits=32,
         model=ConformerShape(width=160, num_encoder_layers=6, num_decoder_layers=2, feed_forward_width=320),
         examples=ExampleRecipe(speeds=(1.0,), time_masks=0, frequency_masks=0),
-        training=TrainingOptions(
-            steps=steps,
-            optimizer="muon",
-            learning_rate=2e-3 if start is None else 1e-3,
-            warmup_steps=50,
-            decay_share=0.2 if start is None else 0.6,
-            batch_s=150,
-            max_duration_s=6 if start is None else 10,
-            evaluate_every=steps,
-            save_every=50,
-            keep_best=1,
-        ),
-        card=CardRecipe(name=f"speakers-{name}"),
+        training=training_options(steps, learning_rate=2e-3, decay_share=0.2, max_duration_s=6.0),
+        card=CardRecipe(name="speakers-first"),
     )
 
 
-def score(name: str, corpus: Path, model: Path, out: Path) -> None:
-    """Evaluate, and keep the result manifest."""
+def arm_recipe(arm: Arm, work: Path, steps: int, seed: int) -> TranslatorRecipe:
+    """Of an arm; all have the same number of batches."""
+    spoken, recorded = spoken_of(arm, work) / "train", recorded_of(arm, work) / "train"
+    halves = {spoken: 0.5, recorded: 1.0} if arm.recorded else {spoken: 1.0}
+    parts = [
+        DataPart(path=path, repeats=arm.passes, shares=dict.fromkeys(LANGUAGES, share / arm.passes))
+        for path, share in halves.items()
+    ]
+    plain: dict[str, Any] = {"speeds": (1.0,), "time_masks": 0, "frequency_masks": 0}
+    return TranslatorRecipe(
+        languages=LANGUAGES,
+        train=tuple(parts),
+        dev=(DataPart(path=recorded_of(arm, work) / "dev"),),
+        start=work / "first" / "model",
+        bits=32,
+        examples=ExampleRecipe(**({"speeds": (0.85, 1.0, 1.0, 1.0, 1.15)} if arm.varied else plain)),
+        training=training_options(steps, learning_rate=1e-3, decay_share=0.6, max_duration_s=10.0, seed=seed),
+        card=CardRecipe(name="speakers-arm"),
+    )
+
+
+def training_options(steps: int, **changes: Any) -> TrainingOptions:
+    """What all trainings here share."""
+    common = {
+        "optimizer": "muon",
+        "warmup_steps": 50,
+        "batch_s": 150,
+        "evaluate_every": steps,
+        "save_every": 100,
+        "keep_best": 1,
+    }
+    return TrainingOptions(steps=steps, **{**common, **changes})
+
+
+def score(corpus: Path, model: Path, out: Path) -> None:
+    """Write the result manifest of a part of a corpus."""
     from sprachbund.cli import main as command
 
     if code := command(["evaluate", str(corpus), "--model", str(model), "--out", str(out)]):
         raise SystemExit(code)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    shutil.copy(out / "scores.json", RESULTS / f"{name}.json")
 
 
-def row(name: str, arm: Arm, found: Path) -> dict[str, object]:
-    """One line of the table: chrF over pairs for the speaker left out and for each of the others."""
-    numbers = json.loads(found.read_text(encoding="utf-8"))["numbers"]
+def train_arms(options: argparse.Namespace) -> None:
+    """The first model, and the runs that are not finished."""
+    say = partial(print, flush=True)
+    first = options.work / "first"
+    if not (first / "model" / "model.safetensors").exists():
+        run(first_recipe(options.work, options.steps[0]), first, report=say)
+    for seed in options.seeds:
+        for name in options.arms:
+            arm, directory = ARMS[name], options.work / "runs" / f"{name}-{seed}"
+            say(f"{name}, seed {seed}")
+            if not (directory / "run" / "model" / "model.safetensors").exists():
+                recipe = arm_recipe(arm, options.work, options.steps[1], seed)
+                run(recipe, directory / "run", report=say)
+            for part in SCORED:
+                if not (directory / part / "scores.json").exists():
+                    score(
+                        recorded_of(arm, options.work) / part, directory / "run" / "model", directory / part
+                    )
+
+
+def runs(work: Path) -> Iterator[dict[str, Any]]:
+    """Every finished run: its scores by speaker, and what they were measured on."""
+    for name, arm in ARMS.items():
+        for directory in sorted((work / "runs").glob(f"{name}-[0-9]*")):
+            if all((directory / part / "scores.json").exists() for part in SCORED):
+                yield {"arm": name, "seed": int(directory.name.rpartition("-")[2]), **_scores(arm, directory)}
+
+
+def _scores(arm: Arm, directory: Path) -> dict[str, Any]:
+    found = {part: json.loads((directory / part / "scores.json").read_text("utf-8")) for part in SCORED}
     speakers = {
-        n["member"]: n["value"]
-        for n in numbers
-        if n["group"] == "speaker" and n["metric"] == "chrF" and n["task"] == "translation"
+        number["member"].removeprefix("asterisk-"): number["value"]
+        for part in ("left_out", "unheard")
+        for number in found[part]["numbers"]
+        if is_chrf(number) and number["group"] == "speaker"
     }
-    others = [value for speaker, value in speakers.items() if speaker != arm.left_out]
+    own = {tag.removeprefix("asterisk-") for tag in arm.left_out}
+    return {
+        "left_out": {tag: value for tag, value in speakers.items() if tag in own},
+        "never_heard": {tag: value for tag, value in speakers.items() if tag not in own},
+        "model_sha256": found["unheard"]["model"]["sha256"],
+        "data_sha256": {part: found[part]["data"][0]["sha256"] for part in SCORED},
+    }
+
+
+def is_chrf(number: Mapping[str, Any]) -> bool:
+    return number["metric"] == "chrF" and number["task"] == "translation" and number["text"] == "raw"
+
+
+def row_of(name: str, done: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A line of the table: means over seeds, and behind each the widest distance of a seed from it."""
+    values = {
+        "chrF_June": [mean(one["left_out"].values()) for one in done],
+        "chrF_never_heard": [mean(one["never_heard"].values()) for one in done],
+        **{tag: [one["never_heard"][tag] for one in done] for tag in sorted(done[0]["never_heard"])},
+    }
     return {
         "arm": name,
-        "left_out": arm.left_out,
-        "chrF_left_out": speakers[arm.left_out],
-        "chrF_never_heard_mean": sum(others) / len(others),
-        **{
-            speaker.removeprefix("asterisk-"): speakers.get(speaker)
-            for speaker in sorted(speakers)
-            if speaker != arm.left_out
-        },
+        "seeds": len(done),
+        **{key: with_spread(each) for key, each in values.items()},
     }
+
+
+def with_spread(values: Sequence[float]) -> str:
+    middle = mean(values)
+    return f"{middle:.1f} ± {max(abs(value - middle) for value in values):.1f}"
+
+
+def write_table(options: argparse.Namespace) -> None:
+    """Both tables, with every run beside them."""
+    done = list(runs(options.work))
+    by_arm = {name: [one for one in done if one["arm"] == name] for name in ARMS}
+    changes = [
+        row_of(name, by_arm[name]) for name, arm in ARMS.items() if arm.left_out == JUNE and by_arm[name]
+    ]
+    left_out = [
+        {
+            "speaker_left_out": tag,
+            "seeds": len(by_arm[name]),
+            "chrF_left_out": with_spread([one["left_out"][tag] for one in by_arm[name]]),
+            "chrF_never_heard": with_spread([mean(one["never_heard"].values()) for one in by_arm[name]]),
+        }
+        for name in ("without Allison", "all of it", "without Carlo", "without IvrvoiceRU")
+        if by_arm[name]
+        for tag in sorted(by_arm[name][0]["left_out"])
+    ]
+    made = {"version": __version__, "commit": commit(), "machine": machine(), "steps": options.steps}
+    for name, tables in {
+        "speakers.json": {"rows": changes, "runs": done},
+        "speakers_left_out.json": {"rows": left_out},
+    }.items():
+        (ROOT / name).write_text(json.dumps({**made, **tables}, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
-    """Run the arms that are not done, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Make data, train what is not finished, or write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("data", "train", "table"))
     parser.add_argument("--work", type=Path, required=True, help="keeps data and runs")
     parser.add_argument("--source", type=Path, help="Debian packages of the prompts; fetched if not given")
-    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument(
         "--steps", type=int, nargs=2, default=(1100, 350), help="of the first model, of each arm"
     )
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    synthetic, first = options.work / "phrasebook", options.work / "first"
-    make_synthetic(synthetic, DEFAULT_SYNTHESIZERS, options.workers)
-    say = partial(print, flush=True)
-    if not (first / "model" / "model.safetensors").exists():
-        run(recipe("first", [synthetic], options.steps[0], None), first, report=say)
-    for name in options.arms.split(","):
-        directory = options.work / name
-        if (RESULTS / f"{name}.json").exists():
-            continue
-        say(name)
-        arm, composed = ARMS[name], directory / "telephone"
-        make_composed(arm, composed, options.source, options.workers)
-        model = first / "model"
-        if arm.composed:
-            spoken = synthetic
-            if arm.synthesizers != DEFAULT_SYNTHESIZERS:
-                spoken = directory / "phrasebook"
-                make_synthetic(spoken, arm.synthesizers, options.workers)
-            steps = options.steps[1] * arm.length
-            run(recipe(name, [spoken, composed], steps, model), directory / "run", report=say)
-            model = directory / "run" / "model"
-        score(name, composed / "unheard", model, directory / "scores")
-    done = {name: arm for name, arm in ARMS.items() if (RESULTS / f"{name}.json").exists()}
-    rows = [row(name, arm, RESULTS / f"{name}.json") for name, arm in done.items()]
-    (ROOT / "speakers.json").write_text(json.dumps({"steps": options.steps, "rows": rows}, indent=1) + "\n")
+    if options.what == "data":
+        make_data(options)
+    elif options.what == "train":
+        train_arms(options)
+    else:
+        write_table(options)
 
 
 if __name__ == "__main__":
