@@ -28,6 +28,7 @@ from sprachbund import __version__
 from sprachbund.audio.augment import CLEAN, TRAIN, WIDE, Augmentation
 from sprachbund.corpora.editions import edition, make_edition
 from sprachbund.corpora.telephone import HELD_OUT_KINDS, Telephone, make_telephone
+from sprachbund.data.manifest import Manifest
 from sprachbund.data.synthesisers import DEFAULT_SYNTHESIZERS, SYNTHESIZERS
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.training.options import TrainingOptions
@@ -135,10 +136,7 @@ def arm_recipe(arm: Arm, work: Path, steps: int, seed: int) -> TranslatorRecipe:
     """Of an arm; all have the same number of batches."""
     spoken, recorded = spoken_of(arm, work) / "train", recorded_of(arm, work) / "train"
     halves = {spoken: 0.5, recorded: 1.0} if arm.recorded else {spoken: 1.0}
-    parts = [
-        DataPart(path=path, repeats=arm.passes, shares=dict.fromkeys(LANGUAGES, share / arm.passes))
-        for path, share in halves.items()
-    ]
+    parts = [share_of(path, share / arm.passes, repeats=arm.passes) for path, share in halves.items()]
     plain: dict[str, Any] = {"speeds": (1.0,), "time_masks": 0, "frequency_masks": 0}
     return TranslatorRecipe(
         languages=LANGUAGES,
@@ -150,6 +148,12 @@ def arm_recipe(arm: Arm, work: Path, steps: int, seed: int) -> TranslatorRecipe:
         training=training_options(steps, learning_rate=1e-3, decay_share=0.6, max_duration_s=10.0, seed=seed),
         card=CardRecipe(name="speakers-arm"),
     )
+
+
+def share_of(path: Path, share: float, repeats: float = 1.0) -> DataPart:
+    """Such a share of a corpus, in each of its languages."""
+    languages = sorted(set(Manifest(path).languages.tolist()))
+    return DataPart(path=path, repeats=repeats, shares=dict.fromkeys(languages, share))
 
 
 def training_options(steps: int, **changes: Any) -> TrainingOptions:

@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.speakers import LANGUAGES, is_chrf, score, training_options, with_spread
+from benchmarks.speakers import LANGUAGES, is_chrf, score, share_of, training_options, with_spread
 
 from sprachbund import __version__
 from sprachbund.audio.augment import WIDE
@@ -140,9 +140,7 @@ def arm_recipe(arm: Arm, work: Path, steps: int, seed: int) -> TranslatorRecipe:
     )
     return TranslatorRecipe(
         languages=LANGUAGES,
-        train=tuple(
-            DataPart(path=path, shares=dict.fromkeys(LANGUAGES, share)) for path, share in halves.items()
-        ),
+        train=tuple(share_of(path, share) for path, share in halves.items()),
         dev=(DataPart(path=work / "spoken-sentences" / "dev"),),
         start=work / "first" / "model",
         bits=32,
