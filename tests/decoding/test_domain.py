@@ -175,15 +175,25 @@ def test_live_text_of_what_is_understood_is_as_without_calibration():
 
 
 def test_most_speech_has_to_be_left_out_for_a_warning_and_silence_does_not_count():
-    family, heard = calibrated(ALL), Understanding()
+    family, heard = calibrated(ALL), Understanding(["de"])
     heard.add(5.0, None)
     heard.add(4.0, f"{OUT_OF_DOMAIN}: probability 0.99")
     heard.add(60.0, "no speech: voice activity 0.10")
-    assert heard.warning(family, "de") is None
+    assert heard.warning(family) is None
     heard.add(2.0, "guessing: mean log-probability -3.00")
-    assert heard.warning(TinyFamily(), "de") is None
-    assert heard.warning(family, "de").startswith("6 of 11 s of speech were left out")
-    assert "transcribe FILE --model whisper" in heard.warning(family, TRANSCRIBE)
+    assert heard.warning(TinyFamily()) is None
+    assert heard.warning(family).startswith("6 of 11 s of speech were left out")
+
+
+def test_a_warning_is_of_all_targets_together():
+    family = calibrated(ALL)
+    written, both = Understanding([TRANSCRIBE]), Understanding(["de", "fr"])
+    written.add(4.0, f"{OUT_OF_DOMAIN}: probability 0.99")
+    for _ in both.targets:
+        both.add(4.0, f"{OUT_OF_DOMAIN}: probability 0.99")
+    assert "transcribe FILE --model whisper" in written.warning(family)
+    assert both.warning(family).startswith("4 of 4 s of speech were left out")
+    assert "translate FILE --to de,fr --model whisper" in both.warning(family)
 
 
 def test_a_calibration_of_another_width_is_an_error():

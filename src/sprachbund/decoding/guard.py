@@ -6,6 +6,7 @@ here; they carry the reason, and callers show or hide them.
 """
 
 import zlib
+from collections.abc import Sequence
 
 from sprachbund.decoding.options import TRANSCRIBE, GuardOptions
 from sprachbund.errors import SprachbundError
@@ -185,38 +186,36 @@ class Understanding:
     """How much of the speech of a recording or session a calibrated model understands, segment by segment.
 
     Attributes:
+        targets: languages wanted, or "transcribe"; a second of speech counts once for all of them.
         kept_s: seconds of the segments that are kept.
         left_out_s: seconds of those that were dropped though somebody speaks: the model does not understand them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, targets: Sequence[str]) -> None:
+        self.targets = targets
         self.kept_s = self.left_out_s = 0.0
 
     def add(self, duration_s: float, dropped: str | None) -> None:
-        """Count a segment.
+        """Count a segment of one of the targets.
 
         Args:
             duration_s: its length.
             dropped: why the guard dropped it; None when it is kept.
         """
+        duration_s /= len(self.targets)
         if dropped is None:
             self.kept_s += duration_s
         elif dropped.startswith(_NOT_UNDERSTOOD):
             self.left_out_s += duration_s
 
-    def warning(self, family: Family, target: str) -> str | None:
-        """A sentence that names models for open speech; None where most was understood, or nobody can know.
-
-        Args:
-            family: the model.
-            target: language wanted, or "transcribe".
-        """
+    def warning(self, family: Family) -> str | None:
+        """A sentence that names models for open speech; None where most was understood, or nobody can know."""
         if family.calibration.domain is None or self.left_out_s <= self.kept_s:
             return None
-        wanted = None if target == TRANSCRIBE else target
-        models = fitting_cascade(None, [wanted]) or tuple(fitting(None, [wanted], most=1))
+        wanted = [None if target == TRANSCRIBE else target for target in self.targets]
+        models = fitting_cascade(None, wanted) or tuple(fitting(None, wanted, most=1))
         names = " --then ".join(one.alias for one in models)
-        verb = "transcribe FILE" if wanted is None else f"translate FILE --to {target}"
+        verb = f"translate FILE --to {','.join(self.targets)}" if any(wanted) else "transcribe FILE"
         advice = f"; for open speech take a public one: sprachbund {verb} --model {names}" if names else ""
         heard_s = self.kept_s + self.left_out_s
         return (

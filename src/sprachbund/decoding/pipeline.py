@@ -1540,6 +1540,7 @@ class LongForm(Iterator[Segment]):
         self.source = request.source
         self.duration_s = self._audio.duration_s
         self.finished_s = 0.0
+        self._understanding = Understanding(self.targets)
         self._by_target = self._run()
 
     @property
@@ -1547,6 +1548,11 @@ class LongForm(Iterator[Segment]):
         """What was wrong so far: damaged audio, a prompt that the model cannot be given, a draft switched off."""
         notes = (note for speculation in self._speculations for note in speculation.notes)
         return (*self.audio_warnings, *self._recording.notes, *self._draft_notes, *notes)
+
+    @property
+    def advice(self) -> str | None:
+        """Which models to take where most of the speech so far was not understood, else None."""
+        return self._understanding.warning(self.model)
 
     @property
     def speculation(self) -> tuple[SpeculationReport, ...]:
@@ -1592,7 +1598,10 @@ class LongForm(Iterator[Segment]):
         segments = self._compute(recorded)
         if self._recording.error is not None:
             raise self._recording.error
-        return [answer for per_span in segments for answer in per_span]
+        answers = [answer for per_span in segments for answer in per_span]
+        for _, segment in answers:
+            self._understanding.add(segment.end_s - segment.start_s, segment.dropped)
+        return answers
 
 
 def translate_file(
@@ -1652,17 +1661,13 @@ def finish_translation(work: LongForm, target: str, segments: Sequence[Segment])
         target: an entry of `work.targets`.
         segments: all that `work` gave for it.
     """
-    understanding = Understanding()
-    for segment in segments:
-        understanding.add(segment.end_s - segment.start_s, segment.dropped)
-    advice = understanding.warning(work.model, target)
     return build_translation(
         segments,
         target=target,
         source=work.source,
         duration_s=work.duration_s or 0.0,
         warnings=work.warnings,
-        advice=advice,
+        advice=work.advice,
         speculation=[r for r in work.speculation if target in (TRANSCRIBE, r.target_language)],
     )
 

@@ -129,7 +129,7 @@ class TextForm(BaseModel):
 
 
 def body_of(translation: Translation, form: TranscriptionForm, task: str) -> str:
-    """The response body of a finished translation.
+    """The response body of a finished translation; json has `warnings` only where there are some.
 
     Args:
         translation: the result.
@@ -145,7 +145,14 @@ def body_of(translation: Translation, form: TranscriptionForm, task: str) -> str
         values["logprobs"] = log_probs(translation.segments)
     if form.response_format == VERBOSE:
         values |= _verbose(translation, form, task)
+    elif warnings := warnings_of(translation, form):
+        values["warnings"] = warnings
     return as_json(values)
+
+
+def warnings_of(translation: Translation, form: TranscriptionForm) -> list[str]:
+    """What the caller should know, of the recording and of the request, one line each."""
+    return [*translation.warnings, *form.notes]
 
 
 def usage(duration_s: float) -> dict[str, Any]:
@@ -223,7 +230,7 @@ def _verbose(translation: Translation, form: TranscriptionForm, task: str) -> di
         "duration": round(translation.duration_s, 3),
         "segments": [segment_values(segment, n) for n, segment in enumerate(translation.segments)],
         "dropped": [segment_values(segment, n) for n, segment in enumerate(translation.dropped)],
-        "warnings": [*translation.warnings, *form.notes],
+        "warnings": warnings_of(translation, form),
     }
     if form.words:
         words = (word for segment in translation.segments for word in segment.words)
@@ -238,7 +245,7 @@ class Events:
     """Server-sent events of a recording whose segments come one by one; the deltas joined are the text."""
 
     def __init__(self, form: TranscriptionForm) -> None:
-        self._verbose, self._notes = form.response_format == VERBOSE, form.notes
+        self._form, self._verbose = form, form.response_format == VERBOSE
         self._log_probs = form.log_probs
         self._count, self._begun = 0, False
 
@@ -265,11 +272,11 @@ class Events:
         values: dict[str, Any] = {"text": translation.text, "usage": usage(translation.duration_s)}
         if self._log_probs:
             values["logprobs"] = log_probs(translation.segments)
+        warnings = warnings_of(translation, self._form)
         if self._verbose:
-            values |= {
-                "duration": round(translation.duration_s, 3),
-                "warnings": [*translation.warnings, *self._notes],
-            }
+            values |= {"duration": round(translation.duration_s, 3), "warnings": warnings}
+        elif warnings:
+            values["warnings"] = warnings
         yield event({"type": "transcript.text.done", **values})
         yield "data: [DONE]\n\n"
 

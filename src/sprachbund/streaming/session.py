@@ -189,7 +189,7 @@ class LiveSession:
         self._waiting: deque[Stretch] = deque()
         self._open: Stretch | None = None
         self._notices: list[LiveNotice] = []
-        self._understanding, self._warned = Understanding(), False
+        self._understanding, self._warned = Understanding(self.targets), False
         self._count = 0
         self._lost: list[Stretch] = []
         self._ended = self._overloaded = False
@@ -295,7 +295,7 @@ class LiveSession:
         self._understanding.add(event.end_s - event.start_s, event.dropped)
         if self._warned or not (self.finished or self._understanding.left_out_s >= _LEAST_LEFT_OUT_S):
             return
-        if (warning := self._understanding.warning(family, event.target)) is not None:
+        if (warning := self._understanding.warning(family)) is not None:
             self._warned = True
             self._notices.append(LiveNotice(kind="warning", message=warning, audio_s=self.audio_s))
 

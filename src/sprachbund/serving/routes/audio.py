@@ -35,6 +35,7 @@ from sprachbund.serving.schemas import (
     body_of,
     event,
     refusal_of,
+    warnings_of,
 )
 from sprachbund.serving.service import Service
 from sprachbund.serving.uploads import Upload, read_form
@@ -283,13 +284,14 @@ async def _answer(request: Request, service: Service, kind: type[TranscriptionFo
             await _unless_gone(request, _collected(job, service))
             media_type = MEDIA_TYPES.get(form.response_format, "application/json")
             body = body_of(job.translation, form, task)
-            return Response(body, media_type=media_type, headers=_note_headers(form))
-        return _OwningStream(_events(job, form, service), stack.pop_all(), _note_headers(form))
+            headers = _note_headers(warnings_of(job.translation, form))
+            return Response(body, media_type=media_type, headers=headers)
+        return _OwningStream(_events(job, form, service), stack.pop_all(), _note_headers(form.notes))
 
 
-def _note_headers(form: TranscriptionForm) -> dict[str, str]:
-    """The notes of a request; only verbose_json has a place for them in its body."""
-    return {"x-note": "; ".join(form.notes)} if form.notes else {}
+def _note_headers(notes: Sequence[str]) -> dict[str, str]:
+    """Notes and warnings, in ASCII, since not every format has a place for them in its body."""
+    return {"x-note": "; ".join(notes).encode("ascii", "backslashreplace").decode()} if notes else {}
 
 
 async def _start_job(
