@@ -1,4 +1,4 @@
-"""Makes the bundled model from nothing: data, training in stages, and the model directory that is shipped.
+"""Makes the bundled model from nothing: data, training in stages, calibration, and the directory that is shipped.
 
     python -m scripts.bundled --out runs/bundled
     python -m scripts.bundled --out runs/bundled --steps 40000 --set training.batch_s=1500      # for a GPU
@@ -60,10 +60,11 @@ def main() -> None:
     make_data(out, given.workers, given.leave_out)
     train(out, given.steps, given.set, given.leave_out)
     ship(out)
+    calibrate(out)
 
 
 def make_data(out: Path, workers: int, leave_out: str | None) -> None:
-    """Sentences, the dev and test parts of the phrasebook, speech of all synthesizers, and the telephone corpus.
+    """Sentences, dev and test parts of the phrasebook, speech of all synthesizers, telephone prompts, and other sound.
 
     The other training sentences are spoken by espeak-ng while the model trains.
 
@@ -88,6 +89,10 @@ def make_data(out: Path, workers: int, leave_out: str | None) -> None:
     left_out = ("--leave-out", leave_out) if leave_out else ()
     telephone = ("--workers", str(workers), "--out", str(corpora / "telephone"))
     sprachbund("data", "make", "telephone", *speakers, *left_out, *telephone)
+    # Two more that nothing is trained on: what the model shall not understand, and new voices that it shall.
+    sprachbund("data", "make", "outside", "--out", str(corpora / "outside"))
+    voices = ("--utterances", "3000", "--heldout", "1", "--seed", "9", "--out", str(corpora / "new_voices"))
+    sprachbund(*book, *speakers, *voices)
 
 
 def train(out: Path, steps: int, changes: Sequence[str], leave_out: str | None) -> None:
@@ -123,7 +128,22 @@ def ship(out: Path) -> None:
             f"the model has {size_mb:.1f} MB, more than {MAX_MB:g}; make it narrower in {RECIPE}"
         )
     shutil.copytree(out / "whole" / "model", out / "model", dirs_exist_ok=True)
-    print(f"{out / 'model'}: {size_mb:.1f} MB; copy it to src/sprachbund/models/assets/bundled to ship it")
+
+
+def calibrate(out: Path) -> None:
+    """Let the model find out what it does not understand, and when a speaker has finished.
+
+    Args:
+        out: folder of everything that is made.
+    """
+    corpora, model = out / "corpora", out / "model"
+    if not (model / "domain.json").exists():
+        parts = ("phrasebook/dev", "telephone/dev", "telephone/train", "new_voices/train", "outside/dev")
+        heard = [str(corpora / part) for part in parts]
+        sprachbund("calibrate", *heard, "--max-dropped", "0.02", "--model", str(model))
+    if not (model / "turns.json").exists():
+        sprachbund("calibrate", str(corpora / "telephone" / "train"), "--turns", "--model", str(model))
+    print(f"{model} is finished; copy it to src/sprachbund/models/assets/bundled to ship it")
 
 
 def sprachbund(*arguments: str, folder: Path | None = None) -> None:

@@ -103,8 +103,8 @@ class Study:
             progress: called with cells finished and in all.
 
         Raises:
-            SprachbundError: cells that failed, when all others are finished; what is wrong with a manifest; a process
-                that died.
+            SprachbundError: cells that failed or that processes died over, when all others are finished; what is wrong
+                with a manifest.
         """
         cells = self.grid.cells()
         for cell in cells:
@@ -121,6 +121,7 @@ class Study:
             ray_address=ray_address,
             report=report,
             progress=progress,
+            give_up=self._note_failure,
         )
         results = self.write_results()
         self._refuse_failed(cells)
@@ -137,9 +138,13 @@ class Study:
         try:
             scores = self.make(cell, folder)
         except Exception as error:  # of any kind: the other cells do not depend on this one
-            write_text(folder / FAILED_FILE, work.line_of(error) + "\n")
+            self._note_failure(number, work.line_of(error))
             return
         write_cell(folder, cell, self.grid, scores, time.monotonic() - began)
+
+    def _note_failure(self, number: int, why: str) -> None:
+        """Leave the reason in the cell's folder, in one line."""
+        write_text(self.grid.cells()[number].folder(self.out) / FAILED_FILE, why + "\n")
 
     def _refuse_failed(self, cells: Sequence[Cell]) -> None:
         """Raise SprachbundError when cells failed, with the reasons."""
@@ -170,6 +175,7 @@ def run_tasks(
     ray_address: str | None = None,
     report: Callable[[str], None] = print,
     progress: Callable[[int, int], None] = work.nothing,
+    give_up: Callable[[int, str], None] | None = None,
 ) -> None:
     """Make the files of tasks that are missing; the number of finished ones and the time left are reported.
 
@@ -181,6 +187,7 @@ def run_tasks(
         ray_address: as for `Study.run`.
         report: is told.
         progress: called with the number of finished ones and of all.
+        give_up: as for `sprachbund.util.jobs.run`.
 
     Raises:
         SprachbundError: what the first task to fail raised.
@@ -199,7 +206,7 @@ def run_tasks(
             left_min = (time.monotonic() - began) / (done - before) * (total - done) / 60
             report(f"{done} of {total} {what} are finished; about {_hours(left_min)} left")
 
-    work.run(tasks, workers=workers, ray_address=ray_address, progress=made)
+    work.run(tasks, workers=workers, ray_address=ray_address, progress=made, give_up=give_up)
 
 
 def _hours(minutes: float) -> str:

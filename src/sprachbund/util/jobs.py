@@ -209,6 +209,7 @@ def run(
     ray_address: str | None = None,
     start: StartMethod = "spawn",
     progress: Progress = nothing,
+    give_up: Callable[[int, str], None] | None = None,
 ) -> None:
     """Make all files of a job that are missing.
 
@@ -222,6 +223,8 @@ def run(
         ray_address: of a Ray cluster, "local" for one on this machine; None for plain processes.
         start: how plain processes begin; as copies of this one only if it has not computed with several threads.
         progress: called with utterances done and utterances in all.
+        give_up: called with the number of a file that processes died over, and why, so that the others are made; None
+            ends all processes.
 
     Raises:
         SprachbundError: what the first process to fail raised, processes died over one file, there are fewer GPUs than
@@ -235,14 +238,14 @@ def run(
     workers = min(workers, len(missing))  # one that starts takes seconds
     if ray_address is not None:
         with _ray(ray_address, workers * max(1, job.threads)):
-            _hand_out(missing, _RayActors(job, workers), tally)
+            _hand_out(missing, _RayActors(job, workers), tally, give_up)
     elif workers == 1:
         worker = _Worker(job)
         for number in missing:
             worker.make(number, lambda inside, number=number: tally.tick(number, inside))  # type: ignore[misc]
             tally.finish(number)
     else:
-        _hand_out(missing, _Processes(job, workers, start), tally)
+        _hand_out(missing, _Processes(job, workers, start), tally, give_up)
 
 
 class _Tally:
@@ -343,7 +346,9 @@ class _Pool(Protocol):
         ...
 
 
-def _hand_out(missing: Sequence[int], pool: _Pool, tally: _Tally) -> None:
+def _hand_out(
+    missing: Sequence[int], pool: _Pool, tally: _Tally, give_up: Callable[[int, str], None] | None
+) -> None:
     waiting, running, deaths = list(reversed(missing)), 0, dict[int, int]()
     try:
         while waiting or running:
@@ -360,12 +365,18 @@ def _hand_out(missing: Sequence[int], pool: _Pool, tally: _Tally) -> None:
                     continue
                 tally.tick(event.number, 0)
                 deaths[event.number] = deaths.get(event.number, 0) + 1
-                if deaths[event.number] >= MAX_DEATHS:
+                if deaths[event.number] < MAX_DEATHS:
+                    waiting.append(event.number)
+                    continue
+                why = (
+                    f"was begun {MAX_DEATHS} times, and each time its process died; at last it {event.death}"
+                )
+                if give_up is None:
                     raise SprachbundError(
-                        f"{tally.name(event.number)} was begun {MAX_DEATHS} times, and each time its process died; at "
-                        f"last it {event.death}; the same command goes on, try fewer --workers"
+                        f"{tally.name(event.number)} {why}; the same command goes on, try fewer --workers"
                     )
-                waiting.append(event.number)
+                give_up(event.number, why)
+                tally.finish(event.number)
     finally:
         pool.end()
 

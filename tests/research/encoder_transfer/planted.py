@@ -36,15 +36,17 @@ def wer(cell: Cell, bits: int) -> float:
 
 @dataclass(frozen=True)
 class Planted:
-    """A cell function; dies in the cell called `dies_in`, once, and fails in those of the start `fails_from`."""
+    """A cell function; dies in the cell called `dies_in`, `deaths` times, and fails in those from `fails_from`."""
 
     grid: StudyGrid
     dies_in: str = ""
+    deaths: int = 1
     fails_from: str = ""
 
     def __call__(self, cell: Cell, folder: Path) -> CellScores:
-        if str(cell) == self.dies_in and not (folder / "died").exists():
-            (folder / "died").touch()
+        died = len(list(folder.glob("died-*")))
+        if str(cell) == self.dies_in and died < self.deaths:
+            (folder / f"died-{died}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if cell.start == self.fails_from:
             raise ValueError("no such layer")

@@ -128,6 +128,16 @@ def test_a_cell_that_fails_does_not_end_the_others(tmp_path: Path, workers: int)
     assert not list(tmp_path.rglob("failed.txt"))
 
 
+@pytest.mark.slow
+def test_nor_does_a_cell_that_kills_every_process(tmp_path: Path) -> None:
+    grid = planted.grid(languages=("de",), seeds=(0,), hours=(1, 2))
+    deadly = planted.Planted(grid, dies_in="en de 2 h seed 0", deaths=9)
+    reason = r"1 of 4 cells failed, .*en de 2 h seed 0: was begun 3 times, .*SIGKILL"
+    with pytest.raises(SprachbundError, match=reason):
+        Study(grid=grid, make=deadly, out=tmp_path).run(workers=2, report=quiet)
+    assert len(finished_cells(grid, tmp_path)) == 3
+
+
 def test_ray_makes_the_same(whole: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     results = study(tmp_path, seeds=(0,)).run(workers=2, ray_address="local", report=quiet)

@@ -47,7 +47,7 @@ from sprachbund.training.loop import Convergence
 from sprachbund.training.options import TrainingOptions, check_numbers
 from sprachbund.training.translator import FineTuning, Scale
 from sprachbund.training.translator import run as train_translator
-from sprachbund.util.distributed import refuse_several_processes
+from sprachbund.util.distributed import own_device, refuse_several_processes
 from sprachbund.util.files import validate
 from sprachbund.util.jobs import nothing
 
@@ -259,7 +259,7 @@ def _trained(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path)
                 score=DevScore(speech=dev, tier=recipe.tier(OFFLINE)),
                 report=report,
             )
-    return load(folder / "model")
+    return load(folder / "model").to(own_device())  # scored where it was trained
 
 
 def _data(recipe: EncoderTransferRecipe, cell: Cell) -> Manifest:
