@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sprachbund.engines.choice import check_choice
 from sprachbund.engines.extension import choose_instruction_set, instruction_sets, missing_because, native
 from sprachbund.engines.native_engine import NativeDecoder
 from sprachbund.engines.options import MemoryNumbers, NativeOptions
@@ -253,11 +254,15 @@ def test_the_environment_names_the_best_kernels_to_use(monkeypatch: pytest.Monke
         monkeypatch.setenv("SPRACHBUND_INSTRUCTION_SET", name)
         assert instruction_sets() == known[number:]
         assert choose_instruction_set() == name
+    monkeypatch.setenv("SPRACHBUND_INSTRUCTION_SET", "")
+    assert instruction_sets() == known
     monkeypatch.setenv("SPRACHBUND_INSTRUCTION_SET", "neon")
-    with pytest.raises(
-        SprachbundError, match=r"SPRACHBUND_INSTRUCTION_SET is 'neon'.*choose from .*portable"
-    ):
+    refused = r"SPRACHBUND_INSTRUCTION_SET is 'neon'.*choose from .*portable"
+    with pytest.raises(SprachbundError, match=refused):
         instruction_sets()
+    with pytest.raises(SprachbundError, match=refused):  # before a service begins to listen
+        check_choice("auto", None)
+    check_choice("torch", None)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")

@@ -13,6 +13,7 @@ import typer
 from sprachbund.cli import completion
 from sprachbund.cli.console import Bar, UsageError, as_usage, error_line, listed, print_json, say, size, table
 from sprachbund.cli.models import fetch
+from sprachbund.engines.extension import INSTRUCTION_SET, instruction_sets
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import BUNDLED
 
@@ -111,6 +112,10 @@ def _checks(model: str) -> Iterator[Check]:
     yield _untrusted_sound()
     yield _tried("voice activity", _try_activity, "pip install --force-reinstall onnxruntime")
     fix = "pip install --force-reinstall sprachbund" if model == "bundled" else "copy the model again"
+    try:
+        instruction_sets()
+    except SprachbundError:  # the model's files are not to blame
+        fix = f"unset {INSTRUCTION_SET}"
     yield _tried(f"model {model}", lambda: _try_model(model), fix)
 
 

@@ -24,7 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from sprachbund.engines import packed_cache
-from sprachbund.engines.extension import choose_instruction_set, missing_because, native
+from sprachbund.engines.extension import (
+    choose_instruction_set,
+    instruction_sets,
+    missing_because,
+    native,
+)
 from sprachbund.engines.native_engine import (
     NativeDecoder,
     native_parts_of,
@@ -597,6 +602,7 @@ def check_choice(engine: EngineChoice, threads: int | None, device: str = CPU) -
     if engine in ("native", "native-int4"):
         native()
     if engine in ("native", "native-int4", "auto"):
+        instruction_sets()
         choose_threads(threads)
 
 

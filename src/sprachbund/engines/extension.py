@@ -68,7 +68,7 @@ def native() -> ModuleType:
 def instruction_sets() -> tuple[str, ...]:
     """Names of the kernels that run on this processor, best first; none without the compiled part.
 
-    With SPRACHBUND_INSTRUCTION_SET in the environment, those from the one it names on.
+    With SPRACHBUND_INSTRUCTION_SET in the environment, those from the one that it names on.
 
     Raises:
         SprachbundError: the variable names none of them.
@@ -76,7 +76,7 @@ def instruction_sets() -> tuple[str, ...]:
     if missing_because():
         return ()
     known = tuple(native().instruction_sets())
-    best = os.environ.get(INSTRUCTION_SET)
+    best = os.environ.get(INSTRUCTION_SET) or None  # set to nothing is not set
     if best is None:
         return known
     if best not in known:
