@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.signal import resample_poly
 
 import sprachbund
 from sprachbund.audio.augment import NO_SPEECH_KINDS, no_speech
 from sprachbund.audio.load import load
+from sprachbund.audio.tempo import change_tempo
 from sprachbund.data.synthesis import Voice, speak
 from sprachbund.models.io import bundled_directory, content_hash
 from sprachbund.streaming.events import LiveText
@@ -97,3 +99,21 @@ def test_scores_in_the_documentation_are_of_the_model_in_the_package() -> None:
     named = [model["sha256"] for model in models if model["path"] == "bundled"]
     assert len(named) >= 7
     assert set(named) == {content_hash(bundled_directory())}
+
+
+def test_a_language_that_it_does_not_know_is_left_out_with_a_warning(model: sprachbund.Model) -> None:
+    sentences = ("Dit is een zin over het weer van morgen", "De regering heeft een nieuw plan voorgesteld")
+    pause = np.zeros(12_000, np.float32)
+    dutch = [np.concatenate([speak(one, Voice(language="nl")), pause]) for one in sentences]
+    result = model.translate(np.concatenate(dutch), to="de", sample_rate=16_000)
+    assert result.text == ""
+    assert "not of the kind that this model knows" in result.warnings[0]
+
+
+def test_a_bad_telephone_line_and_half_the_tempo_are_understood(model: sprachbund.Model) -> None:
+    clean = load(RECORDINGS / "it.opus")
+    narrow = resample_poly(clean, 1, 2)
+    clipped = resample_poly(np.clip(16 * narrow / np.abs(narrow).max(), -1, 1), 2, 1).astype(np.float32)
+    for sound in (clipped, change_tempo(clean, 0.5)):
+        text = model.translate(sound, to="de", sample_rate=16_000).text
+        assert "der achtundzwanzigste September zweitausendsechsunddreißig der sechzehnte Juli" in text
