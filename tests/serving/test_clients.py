@@ -13,6 +13,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from sprachbund.api import Model
+from sprachbund.data.synthesis import Voice, speak
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.serving.app import create_app
@@ -76,6 +77,20 @@ def test_every_format_has_the_warnings_in_its_header_and_json_in_its_body(open_s
     streamed = httpx.post(url, data={**fields, "stream": "true"}, files=nobody)
     [done] = [line for line in streamed.text.splitlines() if "transcript.text.done" in line]
     assert json.loads(done.removeprefix("data: "))["warnings"] == [warning]
+
+
+def test_the_service_says_when_the_model_does_not_understand() -> None:
+    dutch = speak("De regering heeft gisteren een nieuw plan voorgesteld", Voice(language="nl"))
+    with serving(Settings(port=0)) as running:
+        answer = httpx.post(
+            f"{running.url}/v1/audio/translations",
+            data={"model": "bundled", "target_language": "de"},
+            files={"file": ("a.wav", wav(dutch))},
+            timeout=60,
+        ).json()
+    assert answer["text"] == ""
+    assert "not of the kind that this model knows" in answer["warnings"][0]
+    assert "translate FILE --to de --model whisper" in answer["warnings"][0]
 
 
 def test_an_alias_is_the_model(open_service: Running) -> None:
