@@ -15,10 +15,10 @@ from benchmarks.rows import keep
 
 from sprachbund.data.manifest import Manifest
 from sprachbund.models.io import bundled_directory, load
-from sprachbund.research.gradient_sharing.control import other_digits
 from sprachbund.research.gradient_sharing.gradients import GradientExample
 from sprachbund.research.gradient_sharing.headroom import ALL, Headroom, measure_headroom
 from sprachbund.research.gradient_sharing.headroom_options import HeadroomOptions
+from sprachbund.research.gradient_sharing.recipe import other_digits
 from sprachbund.util.provenance import machine, model_hash
 
 PERMUTED = ("de", "en", "ru")

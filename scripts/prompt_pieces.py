@@ -19,15 +19,17 @@ import numpy as np
 import torch
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.corpora.asterisk.pieces import TABLE, RecordedPiece, write_pieces
 from sprachbund.corpora.asterisk.prompts import (
     FRAME_S,
+    PIECES,
     Prompt,
     PromptSet,
+    RecordedPiece,
     frame_powers_db,
     is_clip,
     load_prompt_set,
     without_rumble,
+    write_pieces,
 )
 from sprachbund.corpora.telephone import is_known_only_in_text
 from sprachbund.models.conformer import Conformer
@@ -51,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--packages", type=Path, help="packages, or their folder; fetched if not there")
     parser.add_argument("--model", default="bundled", help="a conformer with a CTC head")
-    parser.add_argument("--out", type=Path, default=TABLE)
+    parser.add_argument("--out", type=Path, default=PIECES)
     given = parser.parse_args()
     model = load(locate(given.model)).eval()
     prompts = load_prompt_set(None, cache=given.packages)

@@ -4,10 +4,9 @@
 when they are first used, so that `import sprachbund` costs nothing.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from sprachbund.util import telemetry
 
 if TYPE_CHECKING:
     from sprachbund.api import Model, load
@@ -37,7 +36,22 @@ _HOMES = {
     "load": "sprachbund.api",
 }
 
-telemetry.switch_off()  # here, since all that imports those libraries for this package does so later
+# No library that is used here reports home. Each one's telemetry is switched off, for this process and those it starts,
+# whatever the switches were: the promise has no exception. Here, since all that imports these libraries does so later.
+os.environ.update(
+    {
+        # onnxruntime looks up a host some seconds after a model was loaded, and writes a device id and a queue of
+        # events under ~/.cache/Microsoft. Its own `disable_telemetry_events()` stops neither. Read when its library is
+        # loaded.
+        "ORT_DISABLE_TELEMETRY": "1",
+        # huggingface_hub fetches a list of programs to report before its first request; hf_xet reports transfers.
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        # A Ray cluster that `units encode --ray local` starts reports hourly.
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # W&B sends its own errors to its makers, offline too.
+        "WANDB_ERROR_REPORTING": "false",
+    }
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,11 +10,16 @@ import transformers
 from onnx import TensorProto, helper
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.audio.fbank import kaldi_fbank
 from sprachbund.audio.load import open_audio
 from sprachbund.decoding.formats import render
 from sprachbund.decoding.result import Segment, Translation
-from sprachbund.decoding.speakers import SpeakerEncoder, cluster, label_speakers, load_speakers
+from sprachbund.decoding.speakers import (
+    SpeakerEncoder,
+    cluster,
+    kaldi_fbank,
+    label_speakers,
+    load_speakers,
+)
 from sprachbund.errors import SprachbundError
 from tests.stories.support import command, speech, write_wav
 

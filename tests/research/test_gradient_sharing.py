@@ -14,8 +14,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.io import load
 from sprachbund.models.sharing_plan import SharingPlan
-from sprachbund.research.gradient_sharing.control import other_digits
-from sprachbund.research.gradient_sharing.recipe import other_groups
+from sprachbund.research.gradient_sharing.recipe import other_digits, other_groups
 from tests.models.seamless.support import make_checkpoint
 from tests.training.owned import make_tones
 

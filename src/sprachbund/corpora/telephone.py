@@ -29,15 +29,17 @@ import numpy as np
 from sprachbund.audio.augment import CLEAN, WIDE, Augmentation
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.corpora.asterisk.compose import ComposedUtterance, composed_utterances, join
-from sprachbund.corpora.asterisk.pieces import TABLE, cut_pieces, read_pieces
 from sprachbund.corpora.asterisk.prompts import (
+    PIECES,
     Clips,
     Prompt,
     PromptSet,
     Samples,
+    cut_pieces,
     is_clip,
     load_clips,
     load_prompt_set,
+    read_pieces,
 )
 from sprachbund.corpora.editions import add_no_speech, vary
 from sprachbund.data.making import make_shards
@@ -77,7 +79,7 @@ class Telephone:
         leave_out: speakers kept out of `train` besides those that always are.
         kinds: of the composed utterances of `train`; any, and joined prompts, if empty.
         synthesizers: of the prompts' wording in `train`, equally often where they can speak.
-        pieces: table of where prompts may be cut (see `sprachbund.corpora.asterisk.pieces`).
+        pieces: table of where prompts may be cut (see `sprachbund.corpora.asterisk.prompts`).
     """
 
     seed: int = 4
@@ -89,7 +91,7 @@ class Telephone:
     leave_out: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     synthesizers: tuple[str, ...] = DEFAULT_SYNTHESIZERS
-    pieces: Path = TABLE
+    pieces: Path = PIECES
 
 
 def make_telephone(

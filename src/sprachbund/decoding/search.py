@@ -1,13 +1,17 @@
 """`search` chooses the search for a model: by attention decoder, CTC or frames, greedy, beam or speculative.
 
-A caller with several searches may let their rows run together: it starts each, and finishes those that can join in one
-`RunningSearch` (see `StartedSearch.native_rows`).
+A model that writes one token for every frame has none to choose: the likeliest are taken. A caller with several
+searches may let their rows run together: it starts each, and finishes those that can join in one `RunningSearch` (see
+`StartedSearch.native_rows`).
+
+Shapes: B memories, n targets of each, T frames.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from sprachbund.decoding.autoregressive import beam_search, greedy_search
 from sprachbund.decoding.ctc import join_ctc, search_by_ctc
@@ -15,16 +19,22 @@ from sprachbund.decoding.drafts.base import NativeRun
 from sprachbund.decoding.drafts.network import NativeMedusaRun
 from sprachbund.decoding.drafts.token_map import TokenMapRun
 from sprachbund.decoding.drafts.whole_text import WholeTextRun
-from sprachbund.decoding.frame_decoder import search_frame_by_frame
 from sprachbund.decoding.native_search import NativeSearch, RunningSearch, searches_natively
 from sprachbund.decoding.options import DecodingOptions, check_options
 from sprachbund.decoding.sampling import TokenSampler, needs_fallback
 from sprachbund.decoding.speculation import Speculation, speculation_for
 from sprachbund.decoding.speculative import DraftedBatch, DraftState, speculative_search
-from sprachbund.decoding.state import Hypothesis, HypothesisBatch, start_batch, whole_prompt, without_bonus
+from sprachbund.decoding.state import (
+    Hypothesis,
+    HypothesisBatch,
+    TokenFrames,
+    start_batch,
+    whole_prompt,
+    without_bonus,
+)
 from sprachbund.decoding.transducer import search_by_frames
 from sprachbund.engines.native_engine import NativeDecoder, limit_torch_threads
-from sprachbund.models.base import Family, Memory, Target
+from sprachbund.models.base import Family, FrameDecoder, Memory, Target
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,7 +83,7 @@ class SearchRequest:
         if asked and asked[0] and able.ctc is not None:
             return search_by_ctc(self.family, able.ctc, self.memory, asked, self.options)
         if asked and asked[0] and able.frame_decoder is not None:
-            return search_frame_by_frame(self.family, able.frame_decoder, self.memory, asked, self.options)
+            return _write_frames(self.family, able.frame_decoder, self.memory, asked, self.options)
         if asked and asked[0]:
             return self.fall_back(self._draw(self.options.temperature[0]))
         return [[] for _ in asked]
@@ -273,3 +283,61 @@ def _count(draft_state: DraftState, rows: NativeSearch) -> None:
     draft_state.checked += rows.checked
     draft_state.accepted += rows.accepted[:, : draft_state.accepted.shape[1]]
     draft_state.passes += rows.passes
+
+
+# Models that write one token for every frame.
+
+
+def _write_frames(
+    family: Family,
+    decoder: FrameDecoder,
+    memory: Memory,
+    targets: Sequence[Sequence[Target]],
+    options: DecodingOptions,
+) -> list[list[Hypothesis]]:
+    """The likeliest token of every frame; those that are text make the text.
+
+    Such a model writes what is spoken, so that all n targets of a memory are alike. Raises SprachbundError for a
+    language that it does not write.
+    """
+    for target in {target for group in targets for target in group}:
+        family.prompt(target)
+    written, _ = decoder.write_frames(memory.states, decoder.start_frames(len(memory.states)))
+    length = memory.states.shape[1]
+    num_frames = [length] * len(targets) if memory.num_frames is None else memory.num_frames.tolist()
+    is_text = decoder.is_text(written.tokens).cpu()
+    tokens, log_probs = written.tokens.cpu(), written.log_probs.cpu().double()
+    return [
+        [_of_frames(decoder, of_row, scores, text, frames, options.max_tokens)] * len(group)
+        for group, of_row, scores, text, frames in zip(
+            targets, tokens, log_probs, is_text, num_frames, strict=True
+        )
+    ]
+
+
+def _of_frames(
+    decoder: FrameDecoder,
+    tokens: Tensor,
+    log_probs: Tensor,
+    is_text: Tensor,
+    num_frames: int,
+    max_tokens: int | None,
+) -> Hypothesis:
+    """The hypothesis of a row (T). Frames of tokens are those of the speech: the silence in front of it and the delay
+    of the text are taken off."""
+    at = is_text[:num_frames].nonzero()[:, 0]
+    spoken = [max(0, frame - decoder.lead - decoder.delay) for frame in at.tolist()]
+    frames = TokenFrames(
+        begins=tuple(spoken),
+        ends=tuple(frame + 1 for frame in spoken),
+        log_probabilities=tuple(log_probs[at].tolist()),
+    )
+    return Hypothesis(
+        tokens=tuple(tokens[at][:max_tokens].tolist()),
+        # Of the text alone: a pause, however long, does not make it more doubtful.
+        log_probability=float(log_probs[at][:max_tokens].sum()),
+        finished=max_tokens is None or len(at) <= max_tokens,
+        no_speech_log_probability=None,
+        score=float(log_probs[:num_frames].sum()),
+        frames=frames.first(max_tokens),
+    )

@@ -32,9 +32,9 @@ from sprachbund.engines.native_linear import (
     linear_shapes,
     matrix_of,
     pack_linears,
+    replace_lstms,
     with_native_linears,
 )
-from sprachbund.engines.native_lstm import replace_lstms
 from sprachbund.engines.options import NativeOptions, WeightNumbers
 from sprachbund.engines.packed_cache import Packed
 from sprachbund.engines.packing import (

@@ -10,12 +10,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from sprachbund.audio.upsampling import CODEC_RATE
 from sprachbund.errors import SprachbundError
 from sprachbund.models.io import load, save
 from sprachbund.models.kyutai.config import ExtractorConfig, KyutaiConfig
 from sprachbund.models.kyutai.io import sound_weights, to_transformers
-from sprachbund.models.kyutai.model import Kyutai
+from sprachbund.models.kyutai.model import CODEC_RATE, Kyutai
 from tests.models.kyutai.support import BEGIN, Checkpoint, make, speech
 from tests.models.kyutai.test_model import generated, written_for
 

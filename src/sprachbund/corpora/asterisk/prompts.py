@@ -1,11 +1,14 @@
 """The recorded prompts of all speakers as one list, with translations and split, and their decoded recordings.
 
-Recordings of composed utterances are kept in memory, trimmed, at one level.
+Recordings of composed utterances are kept in memory, trimmed, at one level. `pieces.tsv` says where recordings can be
+cut between words.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.corpora.asterisk.packages import DOCS, LANGUAGES, SOUNDS, SPEAKERS, Speaker, find_tree
 from sprachbund.corpora.asterisk.transcripts import Transcript, read_transcripts
 from sprachbund.errors import SprachbundError
+from sprachbund.util.files import write_text
 
 # Decoded recordings.
 
@@ -422,3 +426,74 @@ def _duration_s(path: Path) -> float:
     if path.suffix == ".gsm":
         return size / GSM_BYTES_PER_S
     return (size - WAV_HEADER_BYTES) / WAV_BYTES_PER_S
+
+
+# Pieces of recordings, cut between words: what `telephone` joins to sentences that nobody said.
+# `scripts/prompt_pieces.py` made the table, and only of prompts that are trained on.
+
+PIECES = Path(__file__).with_name("pieces.tsv")
+_PIECE_COLUMNS = ("speaker", "prompt", "start_s", "end_s", "text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedPiece:
+    """Seconds of a recording as it was delivered, and the words that are said there."""
+
+    speaker: str
+    prompt: str
+    start_s: float
+    end_s: float
+    text: str
+
+
+def write_pieces(pieces: Iterable[RecordedPiece], path: Path = PIECES) -> None:
+    """Write a table of pieces.
+
+    Args:
+        pieces: of any speakers.
+        path: of the table.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter="\t", lineterminator="\n")
+    writer.writerow(_PIECE_COLUMNS)
+    for piece in pieces:
+        times = (f"{piece.start_s:.3f}", f"{piece.end_s:.3f}")
+        writer.writerow([piece.speaker, piece.prompt, *times, piece.text])
+    write_text(path, buffer.getvalue())
+
+
+def read_pieces(path: Path = PIECES) -> list[RecordedPiece]:
+    """The pieces of a table, in its order."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [
+            RecordedPiece(
+                speaker=row["speaker"],
+                prompt=row["prompt"],
+                start_s=float(row["start_s"]),
+                end_s=float(row["end_s"]),
+                text=row["text"],
+            )
+            for row in csv.DictReader(file, delimiter="\t")
+        ]
+
+
+def cut_pieces(
+    prompts: Sequence[Prompt], pieces: Iterable[RecordedPiece]
+) -> Mapping[str, Sequence[tuple[str, Samples]]]:
+    """Words and sound (num_samples,) of the pieces, at one level, by speaker.
+
+    Args:
+        prompts: recordings that may be used; pieces of others are left out.
+        pieces: where they are cut.
+    """
+    by_name = {(prompt.speaker, prompt.name): prompt for prompt in prompts}
+    of_prompt: dict[tuple[str, str], list[RecordedPiece]] = defaultdict(list)
+    for piece in pieces:
+        of_prompt[piece.speaker, piece.prompt].append(piece)
+    cut: dict[str, list[tuple[str, Samples]]] = defaultdict(list)
+    for name in sorted(of_prompt.keys() & by_name.keys()):
+        samples = without_rumble(by_name[name].load())
+        for piece in of_prompt[name]:
+            part = samples[round(piece.start_s * SAMPLE_RATE) : round(piece.end_s * SAMPLE_RATE)]
+            cut[name[0]].append((piece.text, level(part)))
+    return cut

@@ -103,7 +103,7 @@ class JointVocabulary:
     """Text and units as ids of one space.
 
     Args:
-        models: SentencePiece models by name, as `sprachbund.units.pieces.train_models` gives them.
+        models: SentencePiece models by name, as `sprachbund.units.fit.train_models` gives them.
         clusters: K of the k-means.
         languages: BCP-47 tags that have a token.
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sprachbund.data.manifest import Manifest
+from sprachbund.data.manifest import INFO_FILE, Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.compare import RunFile, System, compare
 from sprachbund.evaluation.lines import Line
@@ -32,7 +32,6 @@ from sprachbund.models.io import family_of, load, locate, save
 from sprachbund.models.sharing_plan import Grouping, SharingPlan, Split
 from sprachbund.research.gradient_sharing.collect import Collection
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
-from sprachbund.research.gradient_sharing.control import make_control
 from sprachbund.research.gradient_sharing.estimate import estimate_memory
 from sprachbund.research.gradient_sharing.options import (
     ARMS,
@@ -49,6 +48,7 @@ from sprachbund.research.gradient_sharing.sketches import Sketches, read_sketche
 from sprachbund.research.gradient_sharing.surgery import apply_plan, measure_importance
 from sprachbund.research.tasks import Tasks, run_tasks
 from sprachbund.research.texts import TEXTS_FILE, write_texts
+from sprachbund.text.numbers import cardinal
 from sprachbund.training.checkpoint import LOG_FILE, run_log
 from sprachbund.training.loop import Convergence
 from sprachbund.training.lora import rank_for
@@ -483,3 +483,80 @@ def _split(recipe: GradientSharingRecipe, plan: SharingPlan, first: Path, direct
     apply_plan(model, plan, importance=importance)
     save(model, directory, bits=32)
     return directory
+
+
+# A planted conflict: speech of some languages is translated with other digits than are spoken. Languages that have the
+# same digits then agree, and those of the other kind disagree with them. An experiment that could show a gain of groups
+# has to show it here.
+
+_STEP = 3
+"""Added to every digit, modulo ten."""
+
+
+def other_digits(text: str, language: str) -> str:
+    """The text with every word for a digit replaced by that for another one.
+
+    Args:
+        text: in words.
+        language: BCP-47 tag of the text.
+    """
+    changed = {cardinal(digit, language): cardinal((digit + _STEP) % 10, language) for digit in range(10)}
+    return " ".join(changed.get(word, word) for word in text.split())
+
+
+def make_control(
+    data: Path,
+    out: Path,
+    languages: Sequence[str],
+    changed: Sequence[str],
+    report: Report,
+) -> Path:
+    """A copy of a corpus in which translations of some languages' speech have other digits; parts there are kept.
+
+    Args:
+        data: folder with `train`, `dev` and `test`.
+        out: folder of the copy.
+        languages: whose speech is copied.
+        changed: those whose translations have other digits.
+        report: is called with a line for each part.
+
+    Raises:
+        SprachbundError: no digit was changed.
+    """
+    for part in ("train", "dev", "test"):
+        if not (out / part / INFO_FILE).exists():
+            _copy(data / part, out / part, languages, changed, report)
+    return out
+
+
+def _copy(
+    source: Path,
+    target: Path,
+    languages: Sequence[str],
+    changed: Sequence[str],
+    report: Report,
+) -> None:
+    manifest, count = Manifest(source), 0
+    for path in target.glob("*"):  # of a copy that was broken off
+        path.unlink()
+    with ManifestWriter(target) as writer:
+        for index in np.flatnonzero(np.isin(manifest.languages, languages)).tolist():
+            utterance = manifest[index]
+            translations = dict(utterance.translations)
+            if utterance.language in changed:
+                translations = {tag: other_digits(text, tag) for tag, text in translations.items()}
+                count += translations != utterance.translations
+            writer.add(
+                manifest.samples(index),
+                text=utterance.text,
+                language=utterance.language,
+                speaker=utterance.speaker,
+                utterance_id=utterance.id,
+                translations=translations,
+                custom=utterance.custom,
+            )
+    if not count:
+        raise SprachbundError(
+            f"no translation of speech in {', '.join(changed)} in {source} has a digit in words; the control needs some"
+        )
+    report(f"other digits in the translations of {count} utterances of {target}")

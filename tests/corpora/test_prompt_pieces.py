@@ -11,8 +11,14 @@ from scripts.prompt_pieces import align, find_cuts
 
 from sprachbund.audio.augment import CLEAN
 from sprachbund.corpora.asterisk.packages import SPEAKERS
-from sprachbund.corpora.asterisk.pieces import TABLE, RecordedPiece, cut_pieces, read_pieces, write_pieces
-from sprachbund.corpora.asterisk.prompts import load_prompt_set
+from sprachbund.corpora.asterisk.prompts import (
+    PIECES,
+    RecordedPiece,
+    cut_pieces,
+    load_prompt_set,
+    read_pieces,
+    write_pieces,
+)
 from sprachbund.corpora.telephone import Telephone, make_telephone
 from sprachbund.data.manifest import Manifest
 from tests.corpora.asterisk_tree import write_tree
@@ -135,7 +141,7 @@ def test_pieces_are_joined_in_training_alone(tree: Path, tmp_path: Path) -> None
 
 
 def test_shipped_table_holds_training_prompts_of_training_speakers() -> None:
-    pieces = read_pieces(TABLE)
+    pieces = read_pieces(PIECES)
     speakers = {speaker.tag for speaker in SPEAKERS if not speaker.held_out}
     assert {piece.speaker for piece in pieces} == speakers
     assert all(piece.end_s > piece.start_s and piece.text for piece in pieces)

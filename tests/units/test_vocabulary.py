@@ -11,7 +11,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.tokens.strings import to_string
 from sprachbund.models.tokens.unit_options import FitOptions, VocabularyOptions
 from sprachbund.models.tokens.vocabulary import BLANK, UNKNOWN, JointVocabulary
-from sprachbund.units.pieces import train_models
+from sprachbund.units.fit import train_models
 
 K = 30
 TEXTS = ["guten tag wie geht es", "hello how are you my friend", "bonjour comment allez vous", "ça va"] * 3
