@@ -382,7 +382,7 @@ class Bar:
             def show_cursor(self, show: bool = True) -> bool:
                 return False  # a command that was killed would leave the terminal without one
 
-        class Part(ProgressColumn):
+        class PartColumn(ProgressColumn):
             """A text that is made anew with each picture."""
 
             def __init__(self, text: Callable[[], str]) -> None:
@@ -401,9 +401,9 @@ class Bar:
 
         terminal = Terminal(stderr=True)
         self._progress = Progress(
-            Part(label),
+            PartColumn(label),
             BarColumn(bar_width=30),
-            Part(self._numbers),
+            PartColumn(self._numbers),
             console=terminal,
             transient=True,
             redirect_stdout=sys.stdout.isatty(),  # what goes into a file is not to come here

@@ -30,7 +30,7 @@ Times = Annotated[int, Field(strict=True, ge=1, le=64)]
 SomeFrames = Annotated[int, Field(strict=True, ge=1, le=FRAMES.most)]
 
 
-class OwnSettings(ConfigPart):
+class AudioLLMSettings(ConfigPart):
     """Our own key.
 
     Attributes:
@@ -63,7 +63,7 @@ class AudioLLMConfig(ConfigPart):
     """
 
     text_config: CausalConfig
-    sprachbund: OwnSettings = OwnSettings()
+    sprachbund: AudioLLMSettings = AudioLLMSettings()
 
     def audio_token(self) -> int | None:
         """The token that stands for speech in prompts; None where the prompt does without."""

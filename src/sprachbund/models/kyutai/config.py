@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from sprachbund.models.causal_lm import RotaryConfig
 from sprachbund.models.hub import ConfigPart, Token
 from sprachbund.nn.causal_lm import CausalShape, Rotary
 from sprachbund.nn.delayed_streams import CodeShape
@@ -21,12 +22,10 @@ WindowSize = Annotated[int, Field(strict=True, ge=2, le=65_536)]
 Few = Annotated[int, Field(strict=True, ge=1, le=64)]
 
 
-class RotaryPart(ConfigPart):
-    """Rotary positions."""
+class PlainRotaryConfig(RotaryConfig):
+    """Rotary positions that are not stretched."""
 
     rope_type: Literal["default"] = "default"
-    rope_theta: Annotated[float, Field(ge=1, le=1e12, allow_inf_nan=False)] = 10_000.0
-    partial_rotary_factor: Annotated[float, Field(ge=1, le=1)] = 1
 
 
 class _Attending(ConfigPart):
@@ -38,7 +37,7 @@ class _Attending(ConfigPart):
     num_key_value_heads: Heads
     head_dim: Width
     sliding_window: WindowSize
-    rope_parameters: RotaryPart = RotaryPart()
+    rope_parameters: PlainRotaryConfig = PlainRotaryConfig()
     attention_bias: Literal[False] = False
 
     @model_validator(mode="before")
@@ -80,7 +79,7 @@ class _Attending(ConfigPart):
     @property
     def rotary(self) -> Rotary:
         """The positions in our names."""
-        return Rotary(base=self.rope_parameters.rope_theta)
+        return self.rope_parameters.rotary
 
 
 class MimiConfig(_Attending):

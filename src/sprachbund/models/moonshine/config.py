@@ -22,7 +22,7 @@ from sprachbund.nn.limits import (
 )
 
 
-class RotaryPart(ConfigPart):
+class PartialRotaryConfig(ConfigPart):
     """Rotary positions; the share of a head that is turned has another default in each kind."""
 
     rope_type: Literal["default"] = "default"
@@ -54,7 +54,7 @@ class _Config(ConfigPart):
     intermediate_size: InnerWidth
     attention_bias: Literal[False] = False
     eos_token_id: Token = 2
-    rope_parameters: RotaryPart | None = None
+    rope_parameters: PartialRotaryConfig | None = None
     sprachbund: _Own = _Own()
 
 
@@ -102,9 +102,9 @@ class MoonshineConfig(_Config):
         return self.decoder_start_token_id
 
     @property
-    def rotary(self) -> RotaryPart:
+    def rotary(self) -> PartialRotaryConfig:
         """Positions, which older files give by a field of their own."""
-        return self.rope_parameters or RotaryPart(partial_rotary_factor=self.partial_rotary_factor)
+        return self.rope_parameters or PartialRotaryConfig(partial_rotary_factor=self.partial_rotary_factor)
 
 
 class StreamingEncoderConfig(ConfigPart):
@@ -180,9 +180,9 @@ class StreamingMoonshineConfig(_Config):
         return self
 
     @property
-    def rotary(self) -> RotaryPart:
+    def rotary(self) -> PartialRotaryConfig:
         """Positions."""
-        return self.rope_parameters or RotaryPart(partial_rotary_factor=0.8)
+        return self.rope_parameters or PartialRotaryConfig(partial_rotary_factor=0.8)
 
     @property
     def start_token(self) -> int:

@@ -25,7 +25,7 @@ from sprachbund.models.base import (
 )
 from sprachbund.models.calibration import Calibration
 from sprachbund.models.fastconformer.tokens import FastConformerTokens
-from sprachbund.models.moonshine.config import MoonshineConfig, RotaryPart, StreamingMoonshineConfig
+from sprachbund.models.moonshine.config import MoonshineConfig, PartialRotaryConfig, StreamingMoonshineConfig
 from sprachbund.nn.decoder import DecoderCache
 from sprachbund.nn.moonshine import (
     FRAME_SAMPLES,
@@ -221,7 +221,7 @@ class Moonshine(nn.Module):
         return self.tokens.decode(tokens)
 
 
-def _rotary(part: RotaryPart, head_width: int) -> InterleavedRotary:
+def _rotary(part: PartialRotaryConfig, head_width: int) -> InterleavedRotary:
     return InterleavedRotary(head_width, part.partial_rotary_factor, part.rope_theta)
 
 

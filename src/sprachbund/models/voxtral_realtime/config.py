@@ -20,7 +20,7 @@ LANGUAGES = ("en", "zh", "hi", "es", "ar", "fr", "pt", "ru", "de", "ja", "ko", "
 Delay = Annotated[int, Field(strict=True, ge=1, le=125)]
 
 
-class OwnSettings(ConfigPart):
+class RealtimeSettings(ConfigPart):
     """Our own key.
 
     Attributes:
@@ -133,7 +133,7 @@ class VoxtralRealtimeConfig(ConfigPart):
     downsample_factor: Annotated[int, Field(strict=True, ge=1, le=32)] = 4
     default_num_delay_tokens: Delay = 6
     tie_word_embeddings: Flag = True
-    sprachbund: OwnSettings = OwnSettings()
+    sprachbund: RealtimeSettings = RealtimeSettings()
 
     @model_validator(mode="before")
     @classmethod

@@ -49,7 +49,7 @@ _LONGEST_WORD = 10
 _BEGIN, _PAD = "<s>", "[STREAMING_PAD]"
 
 
-class FrontEnd:
+class RealtimeFrontEnd:
     """Log-mel of one stream in frames of 80 ms, with silence in front.
 
     Args:
@@ -169,7 +169,7 @@ class RealtimeState:
         )
 
 
-class Encoder(CausalLayers):
+class RealtimeEncoder(CausalLayers):
     """Two causal convolutions, the second of stride two, and causal layers.
 
     Args:
@@ -272,7 +272,7 @@ class VoxtralRealtime(TranscribesByFrames, nn.Module):
         self.calibration = Calibration()
         self.begin, self.pad = tokens.token(_BEGIN), tokens.token(_PAD)
         shape = config.text_config.shape
-        self.encoder = Encoder(config.audio_config)
+        self.encoder = RealtimeEncoder(config.audio_config)
         self.projector = GroupProjector(
             config.downsample_factor, config.audio_config.hidden_size, shape.width
         )
@@ -338,7 +338,7 @@ class VoxtralRealtime(TranscribesByFrames, nn.Module):
 
     def front_end(self) -> FrameFrontEnd:
         """Log-mel of a new stream."""
-        return FrontEnd(
+        return RealtimeFrontEnd(
             self.config.audio_config.num_mel_bins, self.config.audio_length_per_tok, self.lead, self.delay
         )
 
