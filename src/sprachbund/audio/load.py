@@ -1,6 +1,7 @@
 """Any audio to 16 kHz mono float32, a block at a time: a ten-hour recording needs no ten-hour buffer."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
@@ -29,22 +30,22 @@ _MARGIN_S = (
 _QUALITY = "HQ"
 
 
-class AudioSource:
+class AudioSource(ABC):
     """Audio that can be read as 16 kHz mono float32.
 
-    Attributes:
+    Args:
         name: what errors and warnings call it.
         duration_s: length in seconds as the file states it; None where only decoding gives it.
-        warnings: what had to be left out (a file cut off, damaged packets); complete once
-            ``blocks`` is read to the end.
+        warnings: list that reading adds what it had to leave out to (a file cut off, damaged packets), and that is
+            complete once `blocks` is read to the end; a new one if None.
     """
 
-    def __init__(self, name: str, duration_s: float | None, open_decoder: Callable[[], AudioDecoder]) -> None:
+    def __init__(self, name: str, duration_s: float | None, warnings: list[str] | None = None) -> None:
         self.name = name
         self.duration_s = duration_s
-        self.warnings: list[str] = []
-        self._open = open_decoder
+        self.warnings = [] if warnings is None else warnings
 
+    @abstractmethod
     def blocks(self, block_s: float = WINDOW_S, *, start_s: float = 0.0) -> Iterator[Samples]:
         """Yield the audio from ``start_s`` on, ``block_s`` seconds at a time, each (N,); the last is shorter.
 
@@ -54,6 +55,18 @@ class AudioSource:
             SprachbundError: NaN or infinite samples, no samples at all or none after ``start_s``, damage that
                 leaves nothing to decode.
         """
+        ...
+
+
+class _DecodedAudio(AudioSource):
+    """Audio that a decoder reads, opened anew for each reading."""
+
+    def __init__(self, name: str, duration_s: float | None, open_decoder: Callable[[], AudioDecoder]) -> None:
+        super().__init__(name, duration_s)
+        self._open = open_decoder
+
+    def blocks(self, block_s: float = WINDOW_S, *, start_s: float = 0.0) -> Iterator[Samples]:
+        """As of any audio."""
         size = round(block_s * SAMPLE_RATE)
         if size < 1 or start_s < 0:
             raise ValueError(
@@ -120,7 +133,7 @@ def open_audio(
         return _probed(os.fspath(source), lambda: _open_path(Path(source), decode))
     name = name or str(getattr(source, "name", "audio stream"))
     if not source.seekable():
-        return AudioSource(name, None, _once(lambda: decode(source, name, seekable=False), name))
+        return _DecodedAudio(name, None, _once(lambda: decode(source, name, seekable=False), name))
     start = source.tell()
     return _probed(name, lambda: _open_stream(source, name, start, decode))
 
@@ -167,7 +180,7 @@ class Decode(Protocol):
 def _probed(name: str, opener: Callable[[], AudioDecoder]) -> AudioSource:
     """Open once to find faults and the duration now rather than at the first block."""
     with closing(opener()) as decoder:
-        source = AudioSource(name, decoder.duration_s, opener)
+        source = _DecodedAudio(name, decoder.duration_s, opener)
         source.warnings += decoder.warnings
     return source
 

@@ -72,7 +72,7 @@ class BoundedAudio(AudioSource):
         )  # what goes a little over is refused here, with the right status
         limits = DecodingLimits(duration_s=most_s)
         self._whole = open_audio(upload.file, name=upload.name, untrusted=True, limits=limits)
-        self.name, self.duration_s, self.warnings = upload.name, self._whole.duration_s, self._whole.warnings
+        super().__init__(upload.name, self._whole.duration_s, self._whole.warnings)
         self._most_s, self._abandoned, self._count = max_duration_s, abandoned, count
         if self.duration_s is not None and self.duration_s > max_duration_s:
             raise self._too_long(self.duration_s, "lasts")
