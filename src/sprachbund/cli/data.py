@@ -15,7 +15,7 @@ from sprachbund.data.own_options import OwnOptions
 
 if TYPE_CHECKING:
     from sprachbund.corpora.public import Preparation, Summary
-    from sprachbund.data.manifest import Manifest
+    from sprachbund.data.manifest import Utterances
 
 
 Workers = Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes at a time.")]
@@ -147,7 +147,7 @@ def info(directory: Path) -> dict[str, Any]:
     return read_info(directory)
 
 
-def describe(manifest: "Manifest", num_examples: int) -> dict[str, Any]:
+def describe(manifest: "Utterances", num_examples: int) -> dict[str, Any]:
     """What is in `dataset.json`, and utterances from all over the corpus."""
     shown = min(num_examples, len(manifest))
     chosen = [i * len(manifest) // shown for i in range(shown)]

@@ -20,7 +20,7 @@ from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
 from sprachbund.compression.options import MeasureOptions
 from sprachbund.compression.quantization import stored_size
-from sprachbund.data.manifest import Manifest
+from sprachbund.data.manifest import Utterances
 from sprachbund.decoding.languages import UNDETERMINED, identify
 from sprachbund.decoding.options import NONE, DecodingOptions
 from sprachbund.decoding.pipeline import encode
@@ -60,7 +60,7 @@ class TimesWritten(BaseModel):
     end_error_s: float
 
 
-def times_written(family: Family, manifest: Manifest, jobs: Sequence[DecodingJob]) -> TimesWritten | None:
+def times_written(family: Family, manifest: Utterances, jobs: Sequence[DecodingJob]) -> TimesWritten | None:
     """Ask for transcripts, or the first target, with timestamps; None for a family that writes none.
 
     Args:
@@ -80,7 +80,7 @@ def times_written(family: Family, manifest: Manifest, jobs: Sequence[DecodingJob
 
 
 @torch.inference_mode()
-def _error_s(family: Family, manifest: Manifest, job: DecodingJob, times: TimestampTokens) -> float | None:
+def _error_s(family: Family, manifest: Utterances, job: DecodingJob, times: TimestampTokens) -> float | None:
     samples = manifest.samples(job.index)
     target = job.source if (job.source, job.source) in family.pairs() else job.targets[0]
     memory = encode(family, family.features([samples]), [job.source])
@@ -205,7 +205,7 @@ def _family(path_or_id: str | Path, engine: EngineChoice, offline: bool) -> Fami
     return engine_for(load(directory, offline=True), engine, directory=directory).family
 
 
-def _plan(family: Family, manifest: Manifest, options: MeasureOptions) -> Plan:
+def _plan(family: Family, manifest: Utterances, options: MeasureOptions) -> Plan:
     known = {target for _, target in family.pairs()}
     targets = None if options.targets is None else [t for t in options.targets if t in known]
     return make_plan(family, manifest, targets or None, options.limit)
@@ -224,7 +224,7 @@ def _described(path_or_id: str | Path, family: Any, offline: bool) -> MeasuredMo
 
 def _measured(
     family: Family,
-    manifests: Sequence[Manifest],
+    manifests: Sequence[Utterances],
     plans: Sequence[Plan],
     options: MeasureOptions,
     progress: Callable[[int, int], None],
@@ -256,7 +256,7 @@ def _measured(
 
 
 def _lines(
-    family: Family, manifests: Sequence[Manifest], plans: Sequence[Plan], options: EvaluationOptions
+    family: Family, manifests: Sequence[Utterances], plans: Sequence[Plan], options: EvaluationOptions
 ) -> Iterator[Line]:
     for manifest, plan in zip(manifests, plans, strict=True):
         yield from translate_plan(family, manifest, plan, options.decoding, options.batch_size)
@@ -285,7 +285,7 @@ def _scores(result: ResultManifest) -> dict[str, dict[str, float]]:
 
 def _race(
     families: dict[str, Family],
-    manifest: Manifest,
+    manifest: Utterances,
     plans: dict[str, list[Plan]],
     options: MeasureOptions,
     progress: Progress,

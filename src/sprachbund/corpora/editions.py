@@ -21,7 +21,7 @@ from sprachbund.audio.augment import CLEAN, NO_SPEECH_KINDS, TRAIN, WIDE, Augmen
 from sprachbund.corpora.catalogues import SOURCES_FILE, SentenceTable
 from sprachbund.corpora.phrasebook import Meaning, draw, draw_kind, render, split_of
 from sprachbund.data.making import make_shards
-from sprachbund.data.manifest import INFO_FILE, Manifest, ManifestWriter
+from sprachbund.data.manifest import INFO_FILE, Manifest, ManifestWriter, Utterances
 from sprachbund.data.synthesis import NothingSaidError
 from sprachbund.data.synthesisers import (
     DEFAULT_SYNTHESIZERS,
@@ -364,7 +364,7 @@ def add_no_speech(writer: ManifestWriter, utterance_id: str, rng: random.Random)
     )
 
 
-def texts_of(manifests: Sequence[Manifest], limit: int) -> list[str]:
+def texts_of(manifests: Sequence[Utterances], limit: int) -> list[str]:
     """Up to `limit` distinct texts of all languages, to fit a tokenizer on."""
     texts: dict[str, None] = {}
     for manifest in manifests:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sprachbund.data.manifest import Manifest
+from sprachbund.data.manifest import Utterances
 from sprachbund.errors import SprachbundError
 
 
@@ -148,7 +148,7 @@ def tempered(repeats: Sequence[float], hours: Sequence[float], temperature: floa
 # hours asks for (arXiv 2606.24169, section 3).
 
 
-def nested(manifests: Sequence[Manifest], hours: float, seed: int = 0) -> list[Manifest]:
+def nested(manifests: Sequence[Utterances], hours: float, seed: int = 0) -> list[Utterances]:
     """So many hours of several corpora together, in proportion to their own; fewer hours are part of more.
 
     A corpus gives the utterances that end within its part, so all together are at most `hours`, and less than that by
@@ -173,7 +173,7 @@ def nested(manifests: Sequence[Manifest], hours: float, seed: int = 0) -> list[M
     ]
 
 
-def _front(manifest: Manifest, seconds: float, seed: int) -> Manifest:
+def _front(manifest: Utterances, seconds: float, seed: int) -> Utterances:
     """The first utterances in the shuffled order, as many as fit."""
     order = np.random.default_rng([seed, len(manifest)]).permutation(len(manifest))
     ends_s = np.cumsum(manifest.durations_s[order].astype(np.float64))

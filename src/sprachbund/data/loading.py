@@ -20,7 +20,7 @@ from sprachbund.audio.features import StreamedNormalisation, log_mel
 from sprachbund.data.batch import NO_LANGUAGE, Batch, MixedLanguages, SpokenText
 from sprachbund.data.batching import BatchingOptions, epoch_indices, plan_lanes
 from sprachbund.data.language_spans import languages_in, timed_spans
-from sprachbund.data.manifest import Manifest, Utterance
+from sprachbund.data.manifest import Utterance, Utterances
 from sprachbund.data.shards import Shards
 from sprachbund.errors import SprachbundError
 from sprachbund.text.tokenizer import END, Tokenizer
@@ -196,7 +196,7 @@ class ExampleOptions:
 class UtteranceSource(Protocol):
     """A corpus that training reads: the same in every epoch (`Manifest`), or drawn anew (`LiveEdition`)."""
 
-    def at(self, epoch: int | None = None) -> Manifest:
+    def at(self, epoch: int | None = None) -> Utterances:
         """The utterances of an epoch; of any epoch if None."""
         ...
 
@@ -354,7 +354,7 @@ class Corpus(Dataset[Example]):
         return digest.hexdigest()
 
     @property
-    def corpora(self) -> list[Manifest]:
+    def corpora(self) -> list[Utterances]:
         """All of the data, whatever was entered."""
         return [source.at() for source in self._sources]
 
@@ -367,7 +367,7 @@ class Corpus(Dataset[Example]):
         """
         self._take([source.at(epoch) for source in self._sources])
 
-    def _take(self, manifests: Sequence[Manifest]) -> None:
+    def _take(self, manifests: Sequence[Utterances]) -> None:
         """Read from now on of these."""
         self.manifests = list(manifests)
         for name in ("counts", "durations_s"):

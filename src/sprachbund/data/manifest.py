@@ -16,13 +16,14 @@ import json
 import mmap
 import re
 import wave
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -175,53 +176,22 @@ class ManifestWriter:
             self.close()
 
 
-class Manifest:
-    """A corpus directory, read at random; the sound is read only when asked for.
+class Utterances(ABC):
+    """The utterances of a corpus, read at random: those of a directory (`Manifest`), or of tar shards (`Shards`).
 
     Args:
-        directory: of the corpus.
-        shares: language to the share of its utterances that is taken, 0 to 1; a language that is not named is taken
-            whole. Utterances are chosen by their id, so a smaller share is part of a larger one.
-
-    Raises:
-        SprachbundError: no corpus there, or a damaged one; a share of a language that it does not hold.
-
-    Attributes:
+        directory: of the corpus; of shards it may be a URL.
+        tags: BCP-47 tags of the languages.
+        codes: (N,) number of each utterance's language in `tags`.
         durations_s: (N,) length of every utterance.
     """
 
-    def __init__(self, directory: str | Path, shares: Mapping[str, float] | None = None) -> None:
-        self.directory = Path(directory)
-        numbers = shard_numbers(self.directory)
-        if not numbers:
-            raise SprachbundError(
-                f"{self.directory} holds no cuts.*.jsonl; make it with `sprachbund data make` or `data prepare`"
-            )
-        locations: list[tuple[int, int, int, int]] = []
-        durations: list[float] = []
-        codes: list[int] = []
-        known: dict[str, int] = {}
-        seen: set[str] = set()
-        ids: set[str] = set()
-        for number in numbers:
-            for offset, start, num_samples, cut in _read_shard(self.directory, number, ids):
-                language = cut["supervisions"][0].get("language") or ""
-                seen.add(language)
-                if shares is None or language not in shares or _place_of(cut["id"]) < shares[language]:
-                    locations.append((number, offset, start, num_samples))
-                    durations.append(cut["duration"])
-                    codes.append(known.setdefault(language, len(known)))
-        if unknown := sorted(set(shares or {}) - seen):
-            raise SprachbundError(
-                f"{self.directory} holds no speech in {', '.join(unknown)}, of which a share is wanted; "
-                f"it holds {', '.join(sorted(seen))}"
-            )
-        self._locations = np.array(locations, dtype=np.int64).reshape(-1, 4)
-        self._shards = {number: index for index, number in enumerate(numbers)}
-        self._heard = _Flags(len(numbers))
-        self.durations_s = np.array(durations, dtype=np.float32)
-        self._tags: Sequence[str] = list(known)
-        self._codes = np.array(codes, dtype=np.uint16)
+    def __init__(
+        self, directory: Path, tags: Sequence[str], codes: np.ndarray, durations_s: np.ndarray
+    ) -> None:
+        self.directory = directory
+        self._tags, self._codes = tags, codes
+        self.durations_s = durations_s
 
     @cached_property
     def languages(self) -> np.ndarray:
@@ -233,9 +203,141 @@ class Manifest:
         """BCP-47 tags that occur among `languages`, sorted."""
         return sorted(self._tags[code] for code in np.unique(self._codes).tolist())
 
+    def __len__(self) -> int:
+        return len(self.durations_s)
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Utterance: ...
+
+    def __iter__(self) -> Iterator[Utterance]:
+        return (self[i] for i in range(len(self)))
+
+    @abstractmethod
+    def samples(self, index: int) -> np.ndarray:
+        """Sound of an utterance, (num_samples,) float32 at 16 kHz.
+
+        Raises:
+            SprachbundError: the sound is not there in full, or the shard is another than its checksum says.
+        """
+        ...
+
+    @abstractmethod
+    def only(self, chosen: Sequence[int] | np.ndarray) -> Self:
+        """The utterances of these indices, in the order of the corpus."""
+        ...
+
+    def _with(self, codes: np.ndarray, durations_s: np.ndarray) -> Self:
+        """A copy with the languages and lengths of some of its utterances."""
+        part = copy.copy(self)
+        part.__dict__.pop("languages", None)
+        part._codes, part.durations_s = codes, durations_s
+        return part
+
     def every(self, step: int) -> Sequence[int]:
         """Indices of one in so many utterances, evenly over the corpus, that are cheap to read together."""
         return range(0, len(self), step)
+
+    def at(self, epoch: int | None = None) -> Self:
+        """What an epoch of training goes through: always the same here; see `LiveEdition` for another."""
+        return self
+
+    @property
+    @abstractmethod
+    def num_shards(self) -> int:
+        """Shards of the corpus."""
+        ...
+
+    @abstractmethod
+    def check(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+        """Compare the sound of all shards with their checksums.
+
+        Args:
+            progress: called with shards done and shards in all.
+
+        Returns:
+            How many shards have checksums; of the others, made by earlier versions, only the lengths are known to fit.
+
+        Raises:
+            SprachbundError: a shard is not what it was when it was written.
+        """
+        ...
+
+    @abstractmethod
+    def info(self) -> dict[str, Any]:
+        """What is known of the corpus: name, licence, attribution …"""
+        ...
+
+    @abstractmethod
+    def content_hash(self) -> str:
+        """SHA-256 of the corpus."""
+        ...
+
+    @abstractmethod
+    def texts_hash(self) -> str:
+        """SHA-256 of what is said of every utterance, which is cheap to read beside the sound."""
+        ...
+
+    @abstractmethod
+    def cuts(self) -> Any:
+        """The corpus as a lazy lhotse CutSet. Raises SprachbundError: lhotse cannot read it from there."""
+        ...
+
+    def summary(self) -> dict[str, Any]:
+        """Counts and hours, in all and per language."""
+        per_language = {
+            tag: {
+                "utterances": int((self.languages == tag).sum()),
+                "hours": round(float(self.durations_s[self.languages == tag].sum()) / 3600, 3),
+            }
+            for tag in sorted(set(self.languages.tolist()))
+        }
+        hours = round(float(self.durations_s.sum()) / 3600, 3)
+        return {"utterances": len(self), "hours": hours, "per_language": per_language}
+
+
+class Manifest(Utterances):
+    """A corpus directory, read at random; the sound is read only when asked for.
+
+    Args:
+        directory: of the corpus.
+        shares: language to the share of its utterances that is taken, 0 to 1; a language that is not named is taken
+            whole. Utterances are chosen by their id, so a smaller share is part of a larger one.
+
+    Raises:
+        SprachbundError: no corpus there, or a damaged one; a share of a language that it does not hold.
+    """
+
+    def __init__(self, directory: str | Path, shares: Mapping[str, float] | None = None) -> None:
+        directory = Path(directory)
+        numbers = shard_numbers(directory)
+        if not numbers:
+            raise SprachbundError(
+                f"{directory} holds no cuts.*.jsonl; make it with `sprachbund data make` or `data prepare`"
+            )
+        locations: list[tuple[int, int, int, int]] = []
+        durations: list[float] = []
+        codes: list[int] = []
+        known: dict[str, int] = {}
+        seen: set[str] = set()
+        ids: set[str] = set()
+        for number in numbers:
+            for offset, start, num_samples, cut in _read_shard(directory, number, ids):
+                language = cut["supervisions"][0].get("language") or ""
+                seen.add(language)
+                if shares is None or language not in shares or _place_of(cut["id"]) < shares[language]:
+                    locations.append((number, offset, start, num_samples))
+                    durations.append(cut["duration"])
+                    codes.append(known.setdefault(language, len(known)))
+        if unknown := sorted(set(shares or {}) - seen):
+            raise SprachbundError(
+                f"{directory} holds no speech in {', '.join(unknown)}, of which a share is wanted; "
+                f"it holds {', '.join(sorted(seen))}"
+            )
+        lengths_s = np.array(durations, dtype=np.float32)
+        super().__init__(directory, list(known), np.array(codes, dtype=np.uint16), lengths_s)
+        self._locations = np.array(locations, dtype=np.int64).reshape(-1, 4)
+        self._shards = {number: index for index, number in enumerate(numbers)}
+        self._heard = _Flags(len(numbers))
 
     def info(self) -> dict[str, Any]:
         """What `dataset.json` says of the corpus; see `read_info`."""
@@ -249,9 +351,6 @@ class Manifest:
         """SHA-256 of what is said of every utterance, which is cheap to read beside the sound."""
         return files_sha256(self.directory.glob("cuts.*.jsonl"))
 
-    def __len__(self) -> int:
-        return len(self.durations_s)
-
     def __getitem__(self, index: int) -> Utterance:
         number, offset, _, _ = self._locations[index].tolist()
         path = cuts_path(self.directory, number)
@@ -263,27 +362,15 @@ class Manifest:
             raise SprachbundError(f"{path} cannot be read ({error.strerror}); {_ADVICE}") from error
         return utterance_of(parse_cut(line, f"{path}, byte {offset}"))
 
-    def __iter__(self) -> Iterator[Utterance]:
-        return (self[i] for i in range(len(self)))
-
-    def only(self, chosen: Sequence[int] | np.ndarray) -> "Manifest":
+    def only(self, chosen: Sequence[int] | np.ndarray) -> Self:
         """The utterances of these indices, in the order of the corpus."""
-        kept, part = np.sort(np.asarray(chosen, dtype=np.int64)), copy.copy(self)
-        part.__dict__.pop("languages", None)
-        part._locations, part._codes = self._locations[kept], self._codes[kept]
-        part.durations_s = self.durations_s[kept]
+        kept = np.sort(np.asarray(chosen, dtype=np.int64))
+        part = self._with(self._codes[kept], self.durations_s[kept])
+        part._locations = self._locations[kept]
         return part
 
-    def at(self, epoch: int | None = None) -> "Manifest":
-        """What an epoch of training goes through: always the same here; see `LiveEdition` for another."""
-        return self
-
     def samples(self, index: int) -> np.ndarray:
-        """Sound of an utterance, (num_samples,) float32 at 16 kHz.
-
-        Raises:
-            SprachbundError: the sound is not there in full, or the shard is another than its checksum says.
-        """
+        """Sound of an utterance; see `Utterances`."""
         number, _, start, num_samples = self._locations[index].tolist()
         path = audio_path(self.directory, number)
         if not self._heard.is_set(self._shards[number]):
@@ -305,17 +392,7 @@ class Manifest:
         return pcm.astype(np.float32) / 32767
 
     def check(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
-        """Compare the sound of all shards with their checksums; their lines were compared when it was opened.
-
-        Args:
-            progress: called with shards done and shards in all.
-
-        Returns:
-            How many shards have checksums; of the others, made by earlier versions, only the lengths are known to fit.
-
-        Raises:
-            SprachbundError: a shard is not what it was when it was written.
-        """
+        """See `Utterances`; the lines of the shards were compared when the corpus was opened."""
         known = 0
         for done, number in enumerate(self._shards):
             progress(done, len(self._shards))
@@ -335,18 +412,6 @@ class Manifest:
         shards = [CutSet.from_jsonl_lazy(cuts_path(self.directory, n)) for n in shard_numbers(self.directory)]
         cuts = shards[0] if len(shards) == 1 else combine(*shards)
         return cuts.with_recording_path_prefix(self.directory)
-
-    def summary(self) -> dict[str, Any]:
-        """Counts and hours, in all and per language."""
-        per_language = {
-            tag: {
-                "utterances": int((self.languages == tag).sum()),
-                "hours": round(float(self.durations_s[self.languages == tag].sum()) / 3600, 3),
-            }
-            for tag in sorted(set(self.languages.tolist()))
-        }
-        hours = round(float(self.durations_s.sum()) / 3600, 3)
-        return {"utterances": len(self), "hours": hours, "per_language": per_language}
 
 
 def _place_of(utterance_id: str) -> float:

@@ -24,17 +24,23 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.data.manifest import Manifest, Utterance, parse_cut, read_info, utterance_of
+from sprachbund.data.manifest import (
+    Manifest,
+    Utterance,
+    Utterances,
+    parse_cut,
+    read_info,
+    utterance_of,
+)
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import (
     atomic_path,
@@ -113,7 +119,7 @@ class ShardIndex(_Strict):
     shards: tuple[ShardInfo, ...] = Field(min_length=1)
 
 
-def open_corpus(path: str | Path, shares: dict[str, float] | None = None) -> Manifest:
+def open_corpus(path: str | Path, shares: dict[str, float] | None = None) -> Utterances:
     """A corpus of either form: a directory that is read at random, or tar shards in a directory or under a URL.
 
     Args:
@@ -147,7 +153,7 @@ def is_url(path: str | Path) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]+:/", str(path)) is not None
 
 
-class Shards(Manifest):
+class Shards(Utterances):
     """A corpus of tar shards. It reads at random as any corpus, by fetching whole shards.
 
     Args:
@@ -158,7 +164,6 @@ class Shards(Manifest):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.directory = Path(path)
         self._files = _Files(str(path))
         content = self._files.small(INDEX_FILE)
         name = f"{self._files.url}/{INDEX_FILE}"
@@ -176,26 +181,20 @@ class Shards(Manifest):
         self._shard_numbers: Sequence[int] = range(len(counts))
         self._begins = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self._chosen: np.ndarray | None = None
-        self._tags = self.index.languages
-        self._codes = utterances["language"]
-        self.durations_s = utterances["duration_s"]
+        super().__init__(Path(path), self.index.languages, utterances["language"], utterances["duration_s"])
 
-    def shard(self, number: int) -> "Shards":
+    def shard(self, number: int) -> Self:
         """One shard as a corpus by itself; nothing is read until its utterances are."""
         begin, end = int(self._begins[number]), int(self._begins[number + 1])
-        part = copy(self)
-        part.__dict__.pop("languages", None)
+        part = self._with(self._codes[begin:end], np.array(self.durations_s[begin:end]))
         part._shard_numbers, part._begins = [number], np.array([0, end - begin])
-        part._codes = self._codes[begin:end]
-        part.durations_s = np.array(self.durations_s[begin:end])
         return part
 
-    def only(self, chosen: Sequence[int] | np.ndarray) -> "Shards":
+    def only(self, chosen: Sequence[int] | np.ndarray) -> Self:
         """The utterances of these indices, in the order of the corpus."""
-        kept, part = np.sort(np.asarray(chosen, dtype=np.int64)), copy(self)
-        part.__dict__.pop("languages", None)
+        kept = np.sort(np.asarray(chosen, dtype=np.int64))
+        part = self._with(self._codes[kept], self.durations_s[kept])
         part._chosen = kept if self._chosen is None else self._chosen[kept]
-        part._codes, part.durations_s = self._codes[kept], self.durations_s[kept]
         return part
 
     @property
@@ -208,11 +207,7 @@ class Shards(Manifest):
         return self._files.open(number).utterances[row]
 
     def samples(self, index: int) -> np.ndarray:
-        """Sound of an utterance, (num_samples,) float32 at 16 kHz.
-
-        Raises:
-            SprachbundError: the shard cannot be fetched, or is not the one that the index knows.
-        """
+        """Sound of an utterance; see `Utterances`. Raises SprachbundError also where the shard cannot be fetched."""
         number, row = self._shard_and_row(index)
         return self._files.open(number).samples(row, round(float(self.durations_s[index]) * SAMPLE_RATE))
 
@@ -241,14 +236,7 @@ class Shards(Manifest):
         self._files.hold(list(now), list(soon))
 
     def check(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
-        """Compare all shards with their checksums.
-
-        Args:
-            progress: called with shards done and shards in all.
-
-        Returns:
-            How many shards have checksums: all.
-        """
+        """See `Utterances`; all shards have checksums."""
         for done, number in enumerate(self._shard_numbers):
             progress(done, self.num_shards)
             self._files.open(number).read_all()
@@ -663,7 +651,7 @@ def pack(
 
 
 def _write_shard(
-    packing: Packing, number: int, manifest: Manifest, rows: np.ndarray, progress: Callable[[int], None]
+    packing: Packing, number: int, manifest: Utterances, rows: np.ndarray, progress: Callable[[int], None]
 ) -> None:
     cuts, recording = packing.out / cuts_name(number), packing.out / recording_name(number)
     lines, durations, languages = [], [], []

@@ -14,7 +14,7 @@ import numpy as np
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.spans import Span, VoiceActivity
-from sprachbund.data.manifest import Manifest, Utterance
+from sprachbund.data.manifest import Utterance, Utterances
 from sprachbund.data.shards import corpus_info
 from sprachbund.decoding.guard import compression_ratio, repetition
 from sprachbund.decoding.languages import UNDETERMINED, IdentifiedLanguage, LanguageTracker, Request
@@ -96,7 +96,7 @@ class Plan:
 
 def make_plan(
     model: Family,
-    manifest: Manifest,
+    manifest: Utterances,
     targets: Sequence[str] | None = None,
     limit: int | None = None,
     sources: Sequence[str] | None = None,
@@ -153,7 +153,7 @@ def make_plan(
 
 def translate_plan(
     model: Family,
-    manifest: Manifest,
+    manifest: Utterances,
     plan: Plan,
     options: DecodingOptions | None = None,
     batch_size: int = BATCH_SIZE,
@@ -206,7 +206,7 @@ def in_corpus_order(plan: Plan, batch_size: int, lines: Iterator[Line]) -> Itera
 
 
 def translate_batch(
-    decoder: "BatchDecoder", manifest: Manifest, batch: Sequence[DecodingJob], corpus: str
+    decoder: "BatchDecoder", manifest: Utterances, batch: Sequence[DecodingJob], corpus: str
 ) -> dict[int, list[Line]]:
     """Decode a batch: the lines of each utterance, by its number in the corpus.
 
@@ -399,7 +399,7 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _spoken_in(manifest: Manifest, sources: Sequence[str] | None) -> Sequence[int]:
+def _spoken_in(manifest: Utterances, sources: Sequence[str] | None) -> Sequence[int]:
     """Indices of the utterances in these languages."""
     if sources is None:
         return range(len(manifest))
@@ -446,7 +446,7 @@ def _batches(jobs: Sequence[DecodingJob], batch_size: int) -> Iterator[list[Deco
             yield group[start : start + batch_size]
 
 
-def _nothing_left(manifest: Manifest, plan: Plan, wanted: tuple[str, ...]) -> str:
+def _nothing_left(manifest: Utterances, plan: Plan, wanted: tuple[str, ...]) -> str:
     asked = ", ".join(wanted) or "any language"
     unknown = ", ".join(f"{s} to {t}" for s, t in sorted(plan.unknown_pairs)) or "none"
     return (

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.data.manifest import Manifest
+from sprachbund.data.manifest import Utterances
 from sprachbund.data.shards import open_corpus
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import figures
@@ -121,7 +121,7 @@ class Sounds:
 
     def __init__(self, directories: Sequence[Path], *, needed: bool = False) -> None:
         self._needed = needed
-        self._recordings: dict[tuple[str, str], tuple[Manifest, int]] = {}
+        self._recordings: dict[tuple[str, str], tuple[Utterances, int]] = {}
         for directory in directories:
             try:
                 manifest, name = open_corpus(directory), corpus_name(directory)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.language_spans import timed_spans
-from sprachbund.data.manifest import Manifest, Utterance, shard_numbers
+from sprachbund.data.manifest import Manifest, Utterance, Utterances, shard_numbers
 from sprachbund.data.shards import Shards, is_packed
 from sprachbund.decoding.languages import declared_languages
 from sprachbund.decoding.options import AUTO
@@ -103,7 +103,7 @@ class _Cut(_Part):
     supervisions: list[_Supervision] = Field(min_length=1)
 
 
-def open_corpus(directory: Path) -> Manifest:
+def open_corpus(directory: Path) -> Utterances:
     """A corpus whose every line can be read, whose ids occur once, and whose sound is there to the end.
 
     Tar shards are compared with their checksums when they are read.
@@ -266,7 +266,7 @@ def evaluate(
 
 
 def _evaluate_here(
-    manifests: Sequence[Manifest],
+    manifests: Sequence[Utterances],
     model: str | Path,
     options: EvaluationOptions,
     out: Path | None,
@@ -296,7 +296,7 @@ def _evaluate_here(
 
 
 def _evaluate_in_parts(
-    manifests: Sequence[Manifest],
+    manifests: Sequence[Utterances],
     model: str | Path,
     options: EvaluationOptions,
     out: Path | None,
@@ -371,7 +371,7 @@ def _targets(plans: Sequence[Plan]) -> set[str]:
 
 def _finished(
     scoring: Scoring,
-    manifests: Sequence[Manifest],
+    manifests: Sequence[Utterances],
     plans: Sequence[Plan],
     model: str | Path,
     out: Path | None,
@@ -406,7 +406,7 @@ def _ready(model: str | Path, options: EvaluationOptions, offline: bool) -> tupl
 
 
 def _translate(
-    family: Family, manifests: Sequence[Manifest], plans: Sequence[Plan], options: EvaluationOptions
+    family: Family, manifests: Sequence[Utterances], plans: Sequence[Plan], options: EvaluationOptions
 ) -> Iterator[Line]:
     for manifest, plan in zip(manifests, plans, strict=True):
         yield from translate_plan(family, manifest, plan, options.decoding, options.batch_size)
@@ -499,7 +499,7 @@ def peak_memory_of(
 
 
 def _first_segment_s(
-    model: Family, manifest: Manifest, plan: Plan, options: EvaluationOptions
+    model: Family, manifest: Utterances, plan: Plan, options: EvaluationOptions
 ) -> float | None:
     """Time to the first segment of recordings spread over the first corpus, each into its first target."""
     count = min(options.first_segments, len(plan.jobs))
@@ -575,7 +575,7 @@ def model_used(model: str | Path, offline: bool) -> ModelUsed:
     )
 
 
-def data_used(manifest: Manifest, plan: Plan) -> DataUsed:
+def data_used(manifest: Utterances, plan: Plan) -> DataUsed:
     """A corpus as a result names it, with what of it was not scored."""
     return DataUsed(
         path=str(manifest.directory),

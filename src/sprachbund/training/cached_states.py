@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sprachbund.data.loading import Augment, Corpus, ExampleOptions, Examples
-from sprachbund.data.manifest import Manifest
+from sprachbund.data.manifest import Manifest, Utterances
 from sprachbund.errors import SprachbundError
 from sprachbund.nn.conformer import ConformerEncoder
 from sprachbund.util.files import atomic_path
@@ -69,7 +69,7 @@ class CachedCorpus(Corpus):
 
     def __init__(
         self,
-        parts: Sequence[tuple[Manifest, float]],
+        parts: Sequence[tuple[Utterances, float]],
         examples: Examples,
         options: ExampleOptions,
         states: Sequence[States],
@@ -102,7 +102,7 @@ def check_cacheable(model: Any, options: ExampleOptions, sources: Sequence[objec
             "cache_states keeps what the encoder makes of the sound, so the sound has to stay the same: set "
             "examples.speeds = [1.0], examples.time_masks = 0 and examples.frequency_masks = 0"
         )
-    if any(type(source) is not Manifest for source in sources):
+    if not all(isinstance(source, Manifest) for source in sources):
         raise SprachbundError(
             "cache_states is for corpora on disk; the data are tar shards or are drawn anew in every epoch"
         )
@@ -137,7 +137,7 @@ def first_moving_layer(model: nn.Module, encoder: ConformerEncoder, trainable: S
 def cached_states(
     encoder: nn.Module,
     examples: Examples,
-    manifest: Manifest,
+    manifest: Utterances,
     directory: Path,
     *,
     report: Callable[[str], None] = print,
@@ -166,7 +166,7 @@ def _index(path: Path) -> Path:
     return path.with_suffix(".npz")
 
 
-def _digest(encoder: nn.Module, manifest: Manifest) -> str:
+def _digest(encoder: nn.Module, manifest: Utterances) -> str:
     """Of the weights, and of what is heard."""
     digest = hashlib.sha256(
         f"{encoder._get_name()} {manifest.directory.resolve()} {manifest.content_hash()}".encode()
@@ -180,7 +180,7 @@ def _digest(encoder: nn.Module, manifest: Manifest) -> str:
 
 @torch.inference_mode()
 def _write(
-    encoder: nn.Module, examples: Examples, manifest: Manifest, path: Path, progress: Progress
+    encoder: nn.Module, examples: Examples, manifest: Utterances, path: Path, progress: Progress
 ) -> None:
     """The file of states and its index, which is written last."""
     device = next(encoder.parameters()).device

@@ -27,7 +27,7 @@ from sprachbund.data.loading import (
     ShardedCorpus,
     UtteranceSource,
 )
-from sprachbund.data.manifest import Manifest
+from sprachbund.data.manifest import Utterances
 from sprachbund.data.shards import Shards, open_corpus
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
@@ -282,7 +282,9 @@ class PreparedModel:
     ctc_frame_s: float | None = None
 
 
-def prepare_model(recipe: TranslatorRecipe, directory: Path, manifests: Sequence[Manifest]) -> PreparedModel:
+def prepare_model(
+    recipe: TranslatorRecipe, directory: Path, manifests: Sequence[Utterances]
+) -> PreparedModel:
     """The model that a recipe asks for: a new conformer, or what `recipe.start` names, of whatever family.
 
     Args:
@@ -347,7 +349,7 @@ def _conformer(recipe: TranslatorRecipe, model: Conformer) -> PreparedModel:
     )
 
 
-def _new_conformer(recipe: TranslatorRecipe, directory: Path, manifests: Sequence[Manifest]) -> Conformer:
+def _new_conformer(recipe: TranslatorRecipe, directory: Path, manifests: Sequence[Utterances]) -> Conformer:
     """With tokenizers that are fitted once."""
     wanted = {
         TOKENIZER_FILE: (recipe.vocabulary_size, recipe.languages),

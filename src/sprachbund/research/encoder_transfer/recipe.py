@@ -23,7 +23,7 @@ import torch
 from sprachbund.compression.options import KQuantOptions
 from sprachbund.compression.quantization import quantize_encoder
 from sprachbund.data.batching import BatchingOptions, nested, plan_epoch
-from sprachbund.data.manifest import Manifest
+from sprachbund.data.manifest import Manifest, Utterances
 from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.metrics import Counts, corpus_score, metric
@@ -117,7 +117,7 @@ class Speech:
 
     @classmethod
     def of(
-        cls, recipe: EncoderTransferRecipe, manifest: Manifest, language: str, limit: int | None
+        cls, recipe: EncoderTransferRecipe, manifest: Utterances, language: str, limit: int | None
     ) -> "Speech":
         """Utterances of a language that have a text, at most `limit`, evenly over the manifest.
 
@@ -262,7 +262,7 @@ def _trained(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path)
     return load(folder / "model").to(own_device())  # scored where it was trained
 
 
-def _data(recipe: EncoderTransferRecipe, cell: Cell) -> Manifest:
+def _data(recipe: EncoderTransferRecipe, cell: Cell) -> Utterances:
     """What a cell is trained on."""
     whole = Manifest(recipe.data / "train")
     own = whole.only(np.flatnonzero(whole.languages == cell.language))
@@ -370,7 +370,7 @@ def check_data(recipe: EncoderTransferRecipe) -> None:
             _check_hours(recipe, manifest)
 
 
-def _check_hours(recipe: EncoderTransferRecipe, manifest: Manifest) -> None:
+def _check_hours(recipe: EncoderTransferRecipe, manifest: Utterances) -> None:
     for language in recipe.grid.languages:
         most = max(hours for hours in recipe.grid.hours if recipe.grid.has(language, hours))
         own = manifest.durations_s[manifest.languages == language]
