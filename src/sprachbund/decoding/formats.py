@@ -19,7 +19,7 @@ from typing import IO, Protocol, Self
 from sprachbund.decoding.result import Segment, Translation, Word
 from sprachbund.errors import SprachbundError
 from sprachbund.text.segmentation import belongs_to_next
-from sprachbund.util.files import write_text
+from sprachbund.util.files import PARTIAL, take_name, write_text
 
 # Subtitle cues.
 
@@ -230,9 +230,6 @@ def _word_bounds(words: tuple[Word, ...], chunks: list[tuple[str, ...]]) -> list
 
 # Files.
 
-PARTIAL = ".partial"
-"""Ending of the file that holds the segments finished so far."""
-
 
 class _Layout(Protocol):
     """How one format writes: its head, what each segment adds, its tail, or a finished file as a whole."""
@@ -441,12 +438,17 @@ class SegmentWriter:
             translation: the whole, of which json writes one object; its segments are those written.
         """
         whole = self._layout.whole(translation)
-        if whole is None:
-            self._put(self._layout.tail())
-            self._close()
-            os.replace(self.partial, self.path)
-            return self.path
-        self._replace_by(whole)
+        try:
+            if whole is None:
+                self._put(self._layout.tail())
+                self._file.close()
+                take_name(self.partial, self.path)
+            else:
+                write_text(self.path, whole)  # a file of its own, so that a full disk loses neither
+                self._file.close()
+                self.partial.unlink()
+        except OSError as error:
+            raise self._failed(error) from error
         return self.path
 
     def keep(self) -> Path | None:
@@ -483,22 +485,6 @@ class SegmentWriter:
         except OSError as error:
             self._file.seek(self._size)
             self._file.truncate()
-            raise self._failed(error) from error
-
-    def _replace_by(self, whole: str) -> None:
-        """Write `whole` to a file of its own first, so that a full disk loses neither, and rename it."""
-        try:
-            write_text(self.path, whole)
-        except OSError as error:
-            raise self._failed(error) from error
-        self._close()
-        self.partial.unlink()
-
-    def _close(self) -> None:
-        try:
-            os.fsync(self._file.fileno())
-            self._file.close()
-        except OSError as error:
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> SprachbundError:

@@ -5,7 +5,6 @@ All scores are computed from these files, so they can be computed again without 
 
 import json
 import math
-import os
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from sprachbund.data.language_spans import WordRange, spans_in, split_words, unique_range
 from sprachbund.data.manifest import Utterance
 from sprachbund.errors import SprachbundError
+from sprachbund.util.files import PARTIAL, take_name
 
 # Plain text files. Files that would silently be scored on a subset of lines are refused.
 
@@ -504,11 +504,14 @@ def is_tag(tag: str) -> bool:
 
 
 class LineWriter:
-    """Writes lines as they come; the file has its final name only when it is whole."""
+    """Writes lines as they come; the file has its final name only when it is whole.
+
+    The partial file of a run that was broken off stays, with all lines that were decoded; `read_lines` names it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._partial = path.with_suffix(path.suffix + ".partial")
+        self._partial = path.with_name(path.name + PARTIAL)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._partial.open("w", encoding="utf-8", newline="\n")
 
@@ -523,11 +526,9 @@ class LineWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
         if error is None:
-            self._partial.replace(self.path)
+            take_name(self._partial, self.path)
 
 
 def read_lines(path: Path) -> Iterator[Line]:
@@ -538,7 +539,7 @@ def read_lines(path: Path) -> Iterator[Line]:
             a pair of id and target that occurs twice in a corpus.
     """
     if not path.exists():
-        partial = path.with_suffix(path.suffix + ".partial")
+        partial = path.with_name(path.name + PARTIAL)
         hint = f"; {partial.name} is of a run that was broken off" if partial.exists() else ""
         raise SprachbundError(f"{path} does not exist{hint}; make it with `sprachbund evaluate --out`")
     seen: dict[tuple[str, str, str], int] = {}

@@ -7,7 +7,6 @@ continue, `blobs/SHA256.incomplete`. It takes its final name in the cache when i
 library then fetches the small files, finds the weights there, and links both into a snapshot.
 """
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sprachbund.errors import SprachbundError
-from sprachbund.util.files import file_sha256
+from sprachbund.util.files import file_sha256, take_name
 
 Progress = Callable[[float, float | None], None]
 """Called with the bytes that are there, and with all of them where that is known."""
@@ -156,6 +155,7 @@ def _continue(weights: _Weights, progress: Progress | None, *, before: int, tota
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
+    # The partial file stays when the network fails: the next download goes on where it ends.
     with weights.partial.open("ab") as file:
         there = file.tell()
         if there < weights.num_bytes:
@@ -173,15 +173,13 @@ def _continue(weights: _Weights, progress: Progress | None, *, before: int, tota
                 headers={**build_hf_headers(), "Accept-Encoding": "identity"},
                 **bar,
             )
-        file.flush()
-        os.fsync(file.fileno())
     if file_sha256(weights.partial) != weights.sha256:
         weights.partial.unlink()
         raise SprachbundError(
             f"{weights.file} of {weights.name} arrived damaged (its SHA-256 is not that of the hub) and was removed; "
             "run the same command again"
         )
-    os.replace(weights.partial, weights.path)
+    take_name(weights.partial, weights.path)
 
 
 def _cached(name: str) -> Path:

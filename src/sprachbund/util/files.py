@@ -54,8 +54,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     with _temporary(path, path) as partial:
         yield partial
-        _flush_to_disk(partial)
-        os.replace(partial, path)
+        take_name(partial, path)
+
+
+def take_name(partial: Path, path: Path) -> None:
+    """Give a finished file its final name in one step; its content and its name are on the disk when this returns.
+
+    `atomic_path` does it. Writers that keep an unfinished file, so that somebody can read it or go on with it, have a
+    temporary name of their own and call this at the end.
+
+    Args:
+        partial: the temporary name, in the folder of `path`; nobody writes to it any more.
+        path: the final name.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    _flush_to_disk(partial)
+    os.replace(partial, path)
     _flush_to_disk(path.parent)
 
 
