@@ -19,7 +19,6 @@ from sprachbund.audio.augment import (
     CODECS,
     NO_SPEECH_KINDS,
     NOISE_KINDS,
-    TELEPHONE,
     TELEPHONE_CODECS,
     TRAIN,
     Augmentation,
@@ -45,6 +44,14 @@ from sprachbund.errors import SprachbundError
 
 RATE = 16_000
 FloatArray = npt.NDArray[np.float32]
+TELEPHONE = Augmentation(
+    noise_probability=0.5,
+    snr_db=(10.0, 30.0),
+    overload_probability=0.05,
+    telephone_probability=1.0,
+    telephone_codecs=("mu-law", "a-law", "gsm"),
+    level_dbfs=(-32.0, -14.0),
+)
 
 
 def vowel(f0_hz: float = 120.0, duration_s: float = 2.4, formant_hz: float = 700.0) -> FloatArray:

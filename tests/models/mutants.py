@@ -588,14 +588,14 @@ def _token_mbart(directory: Path) -> None:
 def _draft(kind: str) -> Callable[[Path], None]:
     def made(directory: Path) -> None:
         from sprachbund.decoding.drafts import TokenMapDraft, draft_around
+        from sprachbund.decoding.drafts.token_map import TokenMap
         from sprachbund.nn.drafts import MedusaHeads, MedusaShape, Parasite, ParasiteShape
 
         model = _conformer(directory)
         if kind == "token-map":
-            made = {tag: ["eins zwei drei", "one two three"] for tag in ("de", "en")}
-            draft: Any = TokenMapDraft.fit_on_texts(
-                made, lambda text, _: [*model.tokenizer.encode(text), model.end_token], len(model.tokenizer)
-            )
+            texts = ("eins zwei drei", "one two three")
+            tokens = [[*model.tokenizer.encode(text), model.end_token] for text in texts]
+            draft: Any = TokenMapDraft(TokenMap.fit({"de": tokens, "en": tokens}, len(model.tokenizer)))
         elif kind == "parasite":
             network: Any = Parasite(ParasiteShape.of(model.decoder, num_blocks=1))
             draft = draft_around(network, model.decoder)

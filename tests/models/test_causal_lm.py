@@ -2,14 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 import transformers
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.causal_lm import CAUSAL_KINDS, CausalConfig, ChatTemplate, fill, read_shards
+from sprachbund.models.causal_lm import CausalConfig, CausalKind, ChatTemplate, fill, read_shards
 from sprachbund.nn.causal_lm import CausalLM
 
 SIZES = {
@@ -22,7 +22,7 @@ SIZES = {
     "max_position_embeddings": 128,
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{kind: (kind, {}) for kind in CAUSAL_KINDS},
+    **{kind: (kind, {}) for kind in get_args(CausalKind)},
     "llama, tied, wide heads, biases": (
         "llama",
         {"tie_word_embeddings": True, "head_dim": 10, "attention_bias": True, "mlp_bias": True},

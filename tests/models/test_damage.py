@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sprachbund.decoding.drafts import TokenMapDraft, draft_around, load_draft
+from sprachbund.decoding.drafts.token_map import TokenMap
 from sprachbund.engines.packed_cache import _FIXED, _HEAD, MAGIC, VERSION, PackedFileError, read_packed
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer
@@ -410,10 +411,8 @@ def test_drafts_are_what_they_say(directory: Path, model: Conformer) -> None:
 
 def test_a_token_map_that_is_damaged(directory: Path, model: Conformer) -> None:
     path = directory / "draft.safetensors"
-    texts = {"de": TEXTS[:4], "en": TEXTS[:4]}
-    TokenMapDraft.fit_on_texts(
-        texts, lambda text, _: model.tokenizer.encode(text), len(model.tokenizer)
-    ).save(path)
+    texts = {tag: map(model.tokenizer.encode, TEXTS[:4]) for tag in ("de", "en")}
+    TokenMapDraft(TokenMap.fit(texts, len(model.tokenizer))).save(path)
     found, _ = tensors(path)
     family = load(directory)
     good = path.read_bytes()

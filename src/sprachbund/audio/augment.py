@@ -536,16 +536,6 @@ WIDE = replace(
 )
 """For a model that has to understand people it never heard: voices, tempos and microphones wider apart."""
 
-TELEPHONE = Augmentation(
-    noise_probability=0.5,
-    snr_db=(10.0, 30.0),
-    overload_probability=0.05,
-    telephone_probability=1.0,
-    telephone_codecs=("mu-law", "a-law", "gsm"),
-    level_dbfs=(-32.0, -14.0),
-)
-"""Every utterance over a telephone line."""
-
 
 def augment(
     samples: FloatArray,

@@ -21,9 +21,6 @@ WINDOW_S = 30.0
 WINDOW_SAMPLES = int(WINDOW_S * SAMPLE_RATE)
 """Samples in a Whisper window."""
 
-WINDOW_FRAMES = WINDOW_SAMPLES // HOP
-"""Log-mel frames in a Whisper window."""
-
 VAD_WINDOW = 512
 """Samples per voice activity probability (32 ms at 16 kHz), fixed by the Silero network."""
 

@@ -20,7 +20,7 @@ from sprachbund.nn.limits import Flag, Heads, InnerWidth, SomeLayers, Vocabulary
 from sprachbund.util.files import read_object
 from sprachbund.util.tensors import load_tensors
 
-CAUSAL_KINDS = ("llama", "mistral", "qwen2", "qwen3", "granite")
+CausalKind = Literal["llama", "mistral", "qwen2", "qwen3", "granite"]
 """`model_type` of the language models that are built here."""
 _COMMON = {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -81,7 +81,7 @@ class CausalConfig(ConfigPart):
     Fields are transformers'; `bos_token_id` and `eos_token_id` are here for callers, nothing is computed with them.
     """
 
-    model_type: Literal["llama", "mistral", "qwen2", "qwen3", "granite"]
+    model_type: CausalKind
     vocab_size: Vocabulary
     hidden_size: Width
     intermediate_size: InnerWidth

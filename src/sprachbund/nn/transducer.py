@@ -24,8 +24,6 @@ from torch.utils.checkpoint import checkpoint
 # few frames at a time. Shapes: B batch, T frames, U target tokens, W = U + 1 tokens so far, V vocabulary,
 # N = T + U anti-diagonals.
 
-FAST_EMIT = 0.005
-"""The weight that arXiv 2010.11148 found best."""
 CHUNK_CELLS = 2**19
 """Logits worked on at a time: 2 MiB in single precision, which caches hold; a frame at least."""
 
@@ -52,7 +50,7 @@ def transducer_loss(
         num_targets: (B,), 0 to U.
         blank: the id that takes a step in time.
         fast_emit: weight of FastEmit (arXiv 2010.11148, equation 14): gradients of tokens, not of blanks, are
-            multiplied by 1 + it. The loss itself stays as it is.
+            multiplied by 1 + it. The loss itself stays as it is. The paper found 0.005 best.
         in_place: let the backward pass write the gradient over the logits, which halves the memory; whatever else
             needs them for its own gradient then fails loudly.
 

@@ -4,7 +4,7 @@ It costs next to nothing and pays on repetitive text: commands, forms, phraseboo
 sorted array per order, so that a map is read from its file without being built.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -125,28 +125,6 @@ class TokenMapDraft:
         shape = {"languages": list(token_map.languages), "orders": list(token_map.tables)}
         self.card = card or DraftCard(kind=KIND, vocabulary_size=token_map.vocabulary_size, shape=shape)
         self.acceptance = dict(self.card.acceptance)
-
-    @classmethod
-    def fit_on_texts(
-        cls,
-        texts: Mapping[str, Iterable[str]],
-        tokens_of: Callable[[str, str], list[int]],
-        vocabulary_size: int,
-        *,
-        orders: Sequence[int] = ORDERS,
-        min_count: int = 1,
-    ) -> "TokenMapDraft":
-        """Fit a map on texts by language.
-
-        Args:
-            texts: BCP-47 tag to texts.
-            tokens_of: from a text and its language to the tokens that a model writes, end included.
-            vocabulary_size: V.
-            orders: lengths of contexts, in tokens.
-            min_count: see `TokenMap.fit`.
-        """
-        rows = {tag: (tokens_of(text, tag) for text in own) for tag, own in texts.items()}
-        return cls(TokenMap.fit(rows, vocabulary_size, orders=orders, min_count=min_count))
 
     @classmethod
     def load(cls, path: Path) -> "TokenMapDraft":

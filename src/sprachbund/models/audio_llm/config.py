@@ -65,10 +65,6 @@ class AudioLLMConfig(ConfigPart):
     text_config: CausalConfig
     sprachbund: AudioLLMSettings = AudioLLMSettings()
 
-    def audio_token(self) -> int | None:
-        """The token that stands for speech in prompts; None where the prompt does without."""
-        raise NotImplementedError
-
     def published(self) -> list[Pair]:
         """Pairs of the published models: transformers' layout does not name them."""
         raise NotImplementedError
@@ -177,10 +173,6 @@ class VoxtralConfig(AudioLLMConfig):
             head_dim=128,
             **({} if _has_rotary(given) else {"rope_theta": 1e8}),
         )
-
-    def audio_token(self) -> int | None:
-        """None."""
-        return None
 
     def published(self) -> list[Pair]:
         """Eight languages, into each other."""
@@ -316,10 +308,6 @@ class GraniteSpeechConfig(AudioLLMConfig):
         if self.encoder_config.cat_hidden_layers and self.model_type == "granite_speech":
             raise ValueError("cat_hidden_layers belong to granite_speech_plus")
         return self
-
-    def audio_token(self) -> int | None:
-        """The token of the config."""
-        return self.audio_token_index
 
     def published(self) -> list[Pair]:
         """Five or six languages, into English and from it, and from English into two more or three."""
@@ -469,10 +457,6 @@ class QwenAsrConfig(AudioLLMConfig):
                 f"{self.text_config.hidden_size}"
             )
         return self
-
-    def audio_token(self) -> int | None:
-        """The token of the config."""
-        return self.audio_token_id
 
     def published(self) -> list[Pair]:
         """Transcription of thirty languages."""
