@@ -33,7 +33,7 @@ def doubts_long_spans(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
     """A model that is sure of spans up to 1.25 s, and doubts others by their length; the batches that it judged."""
     judged: list[list[float]] = []
 
-    def doubts(family, memory, sources, hypotheses, durations_s, targets, latest):
+    def doubts(family, memory, sources, hypotheses, durations_s, targets, latest, ended):
         judged.append(list(durations_s))
         return [[doubt(seconds)] * len(row) for seconds, row in zip(durations_s, targets, strict=True)]
 
@@ -143,7 +143,7 @@ def test_each_tempo_has_a_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     memories: list[list[int]] = []
     kept: list[object] = []  # so that no two of them have the same id
 
-    def doubts(family, memory, sources, hypotheses, durations_s, targets, latest):
+    def doubts(family, memory, sources, hypotheses, durations_s, targets, latest, ended):
         kept.extend(latest)
         memories.append([id(one) for one in latest])
         return [[0.9] * len(row) for row in targets]

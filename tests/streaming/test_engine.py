@@ -12,6 +12,8 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
 from sprachbund.decoding.pipeline import translate
+from sprachbund.decoding.search import SearchRequest
+from sprachbund.decoding.state import Hypothesis
 from sprachbund.errors import SprachbundError
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveEvent, LiveNotice, LiveText
@@ -179,6 +181,47 @@ def test_a_prompt_goes_to_the_model_or_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(own.model, "prompt", lambda target: plain(replace(target, context="")))
     with pytest.raises(SprachbundError, match="has no room for a prompt; leave it out"):
         own.open(TARGETS, prompt="Ada")
+
+
+def test_a_prompt_without_room_ends_its_own_session_alone() -> None:
+    own, samples = engine(), recording(*SPEECH)
+    span = LiveOptions(policy="span", max_behind_s=100, max_waiting_s=100)
+    crowded, fine = own.open(["de"], "fr", span, prompt="a" * 40), own.open(["de"], "fr", span)
+    events: list[LiveEvent] = []
+    for session in (crowded, fine):
+        session.push(samples)
+        session.finish()
+    while not (crowded.finished and fine.finished):
+        events += own.step([crowded, fine])[1]
+    assert crowded.error is not None
+    assert "shorten the prompt" in crowded.error
+    assert fine.error is None
+    assert " ".join(written(events)["de"]) == recorded(samples, ["de"], "fr")["de"].text
+
+
+def test_sessions_are_searched_together_by_the_key_of_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What separates recordings separates sessions: here words with times, and a prompt."""
+    samples, span = recording(*SPEECH), LiveOptions(policy="span", max_behind_s=100, max_waiting_s=100)
+    run, sizes = SearchRequest.run, list[int]()
+
+    def counting(request: SearchRequest) -> list[list[Hypothesis]]:
+        sizes.append(len(request.targets))
+        return run(request)
+
+    monkeypatch.setattr(SearchRequest, "run", counting)
+    for own_options, num_searches in (
+        (({}, {}), 1),
+        (({}, {"word_timestamps": True}), 2),
+        (({"prompt": "Ada"}, {"prompt": "Ada"}), 2),
+    ):
+        own = engine()
+        sessions = [own.open(["de"], "fr", span, **one) for one in own_options]
+        for session in sessions:
+            session.push(samples)
+            session.finish()
+        sizes.clear()
+        own.step(sessions)
+        assert sizes == [own.decoding.batch_size // num_searches] * num_searches
 
 
 def test_hot_words_are_those_of_their_session_and_write_what_a_recording_with_them_gives() -> None:

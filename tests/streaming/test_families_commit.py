@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from sprachbund.decoding.search import search
+from sprachbund.decoding.search import SearchRequest
+from sprachbund.decoding.state import Hypothesis
 from sprachbund.models.base import Family
 from sprachbund.streaming import engine as live_engine
 from sprachbund.streaming import writing
@@ -105,16 +106,17 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[tuple[CaptionLine, tuple[int, 
 
 
 @pytest.fixture
-def searches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """The arguments of every search, and what it wrote."""
-    seen: list[tuple[Any, ...]] = []
+def searches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SearchRequest, list[list[Hypothesis]]]]:
+    """Every search, and what it wrote."""
+    seen: list[tuple[SearchRequest, list[list[Hypothesis]]]] = []
+    plain = SearchRequest.run
 
-    def noted(*arguments: Any) -> Any:
-        found = search(*arguments)
-        seen.append((*arguments, found))
+    def noted(request: SearchRequest) -> list[list[Hypothesis]]:
+        found = plain(request)
+        seen.append((request, found))
         return found
 
-    monkeypatch.setattr(live_engine, "search", noted)
+    monkeypatch.setattr(SearchRequest, "run", noted)
     return seen
 
 
@@ -158,19 +160,21 @@ def test_text_behind_what_is_committed_is_what_the_model_writes_behind_any_part_
     model: tuple[Family, str, str],
     commits: list[tuple[CaptionLine, list[int]]],
     ends: list[tuple[CaptionLine, tuple[int, ...]]],
-    searches: list[tuple[Any, ...]],
+    searches: list[tuple[SearchRequest, list[list[Hypothesis]]]],
     policy: Policy,
 ) -> None:
     """Greedy search goes on behind a forced prefix as it would by itself, and no text is lost or written twice."""
     events = run(model, policy, border_s=0.0, wait_k=1)
-    begun = [one for one in searches if one[2][0][0].prefix]
+    begun = [(request, found) for request, found in searches if request.targets[0][0].prefix]
     assert begun, "nothing was committed early"
-    for family, memory, targets, decoding, durations_s, speculation, found in begun:
-        [[asked]], [[hypothesis]] = targets, found
+    for request, found in begun:
+        [[asked]], [[hypothesis]] = request.targets, found
+        limit = request.options.max_tokens
+        assert limit is not None
         for cut in range(1, len(hypothesis.tokens)):
             longer = replace(asked, prefix=(*asked.prefix, *hypothesis.tokens[:cut]))
-            options = replace(decoding, max_tokens=decoding.max_tokens - cut)
-            [[rest]] = search(family, memory, [[longer]], options, durations_s, speculation)
+            options = replace(request.options, max_tokens=limit - cut)
+            [[rest]] = replace(request, targets=[[longer]], options=options).run()
             assert rest.tokens == hypothesis.tokens[cut:]
     assert events[-1].final
     assert not events[-1].tentative

@@ -85,7 +85,7 @@ def out_of_domain(
     durations_s: Sequence[float],
     targets: Sequence[Sequence[str]],
     latest: Sequence[LatestSpans],
-    ended: Sequence[bool] | None = None,
+    ended: Sequence[bool],
 ) -> list[list[float | None]]:
     """The probability that each text is not what was said; None of models that were not calibrated.
 
@@ -97,7 +97,7 @@ def out_of_domain(
         durations_s: (B,) lengths of the utterances.
         targets: B rows (n,) of what was asked for.
         latest: (B,) of their recordings; the utterances are in order of time.
-        ended: (B,) False for speech that goes on, which counts until it has ended; True if None.
+        ended: (B,) False for speech that goes on, which counts until it has ended.
     """
     domain = family.calibration.domain
     if domain is None:
@@ -108,11 +108,10 @@ def out_of_domain(
     doubts: list[list[float | None]] = []
     for b, of_state in enumerate(domain.weigh_states(means)):
         doubts.append([])
-        whole = ended is None or ended[b]
         for target, hypothesis in zip(targets[b], hypotheses[b], strict=True):
             own = domain.log_odds(of_state, own_signals[b] | text_signals(hypothesis))
-            doubts[-1].append(probability(own + latest[b].log_odds(target, ended=whole)))
-            latest[b].add(target, own - threshold, durations_s[b], ended=whole)
+            doubts[-1].append(probability(own + latest[b].log_odds(target, ended=ended[b])))
+            latest[b].add(target, own - threshold, durations_s[b], ended=ended[b])
     return doubts
 
 

@@ -8,7 +8,8 @@ Stages, in their order, each a section of this module:
   (`encode_and_identify`); models with layers split by language encode again where the answer changed.
 - targets: `known_targets` leaves out the pairs that the model does not know; `make_target` says what is asked of the
   decoder.
-- search: `decode_spans` searches the rows of all spans whose options agree together.
+- search: `decode_spans` searches the rows of all spans whose options agree together; `write_rows` is the search of such
+  a group with what follows it for every row, and is what attempts at live speech call.
 - segments: `cut_row` cuts a row of tokens into segments, with their words, their evidence and the guard's reason;
   `segment_in_digits` writes the numbers of one in digits, and `punctuated_segments` restores the punctuation of those
   of a span.
@@ -619,8 +620,10 @@ def _groups(spans: Sequence[_IdentifiedSpan]) -> list[list[int]]:
     """Indices of spans that one search can decode together; nearly always one group."""
     groups: dict[Hashable, list[int]] = {}
     for b, one in enumerate(spans):
-        if one.targets and one.recording.error is None:
-            groups.setdefault((len(one.targets), _search_key(one.recording)), []).append(b)
+        recording = one.recording
+        if one.targets and recording.error is None:
+            key = search_key(len(one.targets), recording.options, recording.speculation)
+            groups.setdefault(key, []).append(b)
     return list(groups.values())
 
 
@@ -634,7 +637,7 @@ NOT_OF_THE_SEARCH = frozenset(
         "tempos",  # likewise
         "digits",  # likewise
         "punctuate",  # likewise
-        "prompt",  # see `_search_key`
+        "prompt",  # see `search_key`
         "draft",  # the recording's `speculation` is made of these three
         "num_draft_tokens",
         "accept",
@@ -643,17 +646,144 @@ NOT_OF_THE_SEARCH = frozenset(
 """Fields of `DecodingOptions` in which recordings of one search may differ."""
 
 
-def _search_key(recording: RecordingState) -> Hashable:
-    """Equal for recordings that one search can decode together.
+def search_key(num_targets: int, options: DecodingOptions, speculation: Speculation | None) -> Hashable:
+    """Equal for utterances that one search, and one call of `write_rows`, can decode together.
 
-    A prompt can be refused, so recordings with a prompt are searched only with those of the same caller.
+    A prompt can be refused, so utterances with a prompt are searched only with those of the same caller.
+
+    Args:
+        num_targets: of the utterance.
+        options: of its recording or session.
+        speculation: the draft, likewise.
     """
-    options = recording.options
     if options.prompt:
-        return id(options), id(recording.speculation)
+        return num_targets, id(options), id(speculation)
     searched = (getattr(options, one.name) for one in fields(options) if one.name not in NOT_OF_THE_SEARCH)
     falls_back = options.guard if len(options.temperature) > 1 else None
-    return (*searched, falls_back, id(recording.speculation))
+    return (num_targets, *searched, falls_back, id(speculation))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UtteranceRows:
+    """The rows that are wanted of an utterance.
+
+    Attributes:
+        names: (n,) of the targets, entries of `Request.targets`.
+        targets: (n,) the same, as the decoder is asked for them; a prefix is text that stands already.
+        source: the language spoken; `UNDETERMINED` where it is not known.
+        duration_s: length of the utterance.
+        latest: how the utterances of the same recording before it were scored; this one is noted in it.
+        ended: False for speech that goes on.
+        number: tells the utterances of a recording apart; the draws of a temperature above 0 depend on it.
+    """
+
+    names: Sequence[str]
+    targets: Sequence[Target]
+    source: str
+    duration_s: float
+    latest: LatestSpans
+    ended: bool = True
+    number: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WrittenRow:
+    """A row of `write_rows`.
+
+    Attributes:
+        name: of the target.
+        target: the same, as the decoder was asked for it.
+        hypothesis: what was written behind the prefix.
+        doubt: probability that the text is not what was said; None of models that were not calibrated.
+        aligned: text tokens with their times, those of the prefix first; None where no words with times are wanted.
+    """
+
+    name: str
+    target: Target
+    hypothesis: Hypothesis
+    doubt: float | None
+    aligned: AlignedTokens | None
+
+
+@torch.inference_mode()
+def write_rows(
+    model: Family,
+    memory: Memory,
+    utterances: Sequence[UtteranceRows],
+    options: DecodingOptions,
+    speculation: Speculation | None,
+) -> Steps[list[list[WrittenRow]]]:
+    """Search a group of utterances, and say of every row how far it can be trusted and when its words were said.
+
+    Spans of recordings and attempts at live speech are both written here; see `with_searches`.
+
+    Args:
+        model: any family; of a cascade the recogniser is searched.
+        memory: of the B utterances.
+        utterances: (B,) with n targets each and one `search_key`, in order of time where they share a recording.
+        options: of the group.
+        speculation: the draft; made from the options if None.
+
+    Returns:
+        B lists of n rows.
+
+    Raises:
+        SprachbundError: as `search` does.
+    """
+    durations_s = [one.duration_s for one in utterances]
+    hypotheses = yield SearchRequest(
+        family=model,
+        memory=memory,
+        targets=[one.targets for one in utterances],
+        options=options,
+        durations_s=durations_s,
+        speculation=speculation,
+        utterances=[one.number for one in utterances],
+    )
+    doubts = out_of_domain(
+        model,
+        memory,
+        [one.source for one in utterances],
+        hypotheses,
+        durations_s,
+        [one.names for one in utterances],
+        [one.latest for one in utterances],
+        [one.ended for one in utterances],
+    )
+    aligned: list[list[AlignedTokens | None]] = [[None] * len(row) for row in hypotheses]
+    if options.word_timestamps:
+        aligned = [[*row] for row in _aligned_rows(model, memory, utterances, hypotheses)]
+    return [
+        [
+            WrittenRow(name=name, target=target, hypothesis=hypothesis, doubt=doubt, aligned=times)
+            for name, target, hypothesis, doubt, times in zip(one.names, one.targets, *own, strict=True)
+        ]
+        for one, own in zip(utterances, zip(hypotheses, doubts, aligned, strict=True), strict=True)
+    ]
+
+
+def _aligned_rows(
+    model: Family,
+    memory: Memory,
+    utterances: Sequence[UtteranceRows],
+    hypotheses: Sequence[Sequence[Hypothesis]],
+) -> list[list[AlignedTokens]]:
+    """Times of the text tokens of every row; those of a prefix are read again with the others."""
+    if model.capabilities.writes_by_frames:  # which continues no text
+        return [
+            [aligned_by_frames(model, hypothesis, one.duration_s) for hypothesis in row]
+            for one, row in zip(utterances, hypotheses, strict=True)
+        ]
+    times = model.capabilities.timestamps
+    tokens = [
+        [
+            [*target.prefix, *(token for token in hypothesis.tokens if times is None or token < times.first)]
+            for target, hypothesis in zip(one.targets, row, strict=True)
+        ]
+        for one, row in zip(utterances, hypotheses, strict=True)
+    ]
+    plain = [[replace(target, prefix=(), timestamps=False) for target in one.targets] for one in utterances]
+    return align(model, memory, plain, tokens, [one.duration_s for one in utterances])
 
 
 def _decode_group(
@@ -676,10 +806,10 @@ def _decode_rows(
     """The decoded span of every span (B) and target (n); the options of `first` hold for the whole group."""
     if (translator := model.capabilities.translator) is not None:
         return (yield from _decode_cascade(model, translator, memory, group, first))
-    return (yield from _write_rows(model, memory, group, [one.targets for one in group], first))
+    return (yield from _write_spans(model, memory, group, [one.targets for one in group], first))
 
 
-def _write_rows(
+def _write_spans(
     model: Family,
     memory: Memory,
     group: Sequence[_IdentifiedSpan],
@@ -687,58 +817,42 @@ def _write_rows(
     first: RecordingState,
 ) -> Steps[list[list[DecodedSpan]]]:
     """The decoded span of every span (B) in each of its `names` (n), which are targets, by the model's own search."""
-    durations_s = [one.context.duration_s for one in group]
-    asked = [[_target(model, one, name) for name in own] for one, own in zip(group, names, strict=True)]
-    for one, targets in zip(group, asked, strict=True):
-        _note_unread_prompt(model, one.recording, targets[0])
-    hypotheses = yield SearchRequest(
-        family=model,
-        memory=memory,
-        targets=asked,
-        options=first.options,
-        durations_s=durations_s,
-        speculation=first.speculation,
-        utterances=[round(one.context.span.start_s * SAMPLE_RATE) for one in group],
-    )
-    sources = [one.context.language.language for one in group]
-    latest = [one.recording.latest for one in group]
-    doubts = out_of_domain(model, memory, sources, hypotheses, durations_s, names, latest)
+    wanted = [
+        UtteranceRows(
+            names=own,
+            targets=[_target(model, one, name) for name in own],
+            source=one.context.language.language,
+            duration_s=one.context.duration_s,
+            latest=one.recording.latest,
+            number=round(one.context.span.start_s * SAMPLE_RATE),
+        )
+        for one, own in zip(group, names, strict=True)
+    ]
+    for one, rows_wanted in zip(group, wanted, strict=True):
+        _note_unread_prompt(model, one.recording, rows_wanted.targets[0])
+    rows = yield from write_rows(model, memory, wanted, first.options, first.speculation)
     times = model.capabilities.timestamps if first.options.timestamps else None
-    aligned: list[list[AlignedTokens | None]] = [[None] * len(row) for row in asked]
-    if first.options.word_timestamps and model.capabilities.writes_by_frames:
-        aligned = [
-            [aligned_by_frames(model, one, duration_s) for one in row]
-            for row, duration_s in zip(hypotheses, durations_s, strict=True)
-        ]
-    elif first.options.word_timestamps:
-        text = [
-            [[t for t in h.tokens if times is None or t < times.first] for h in row] for row in hypotheses
-        ]
-        untimed = [[replace(target, timestamps=False) for target in row] for row in asked]
-        aligned = [list(row) for row in align(model, memory, untimed, text, durations_s)]
     return [
         [
             DecodedSpan(
-                target=name,
+                target=row.name,
                 segments=tuple(
                     cut_row(
                         model,
                         one.context,
-                        target,
-                        hypothesis,
-                        words,
+                        row.target,
+                        row.hypothesis,
+                        row.aligned,
                         times=times,
                         guard=one.recording.options.guard,
-                        doubt=doubt,
+                        doubt=row.doubt,
                     )
                 ),
-                hypothesis=hypothesis,
+                hypothesis=row.hypothesis,
             )
-            for name, target, hypothesis, words, doubt in zip(own, *per_span, strict=True)
+            for row in own
         ]
-        for one, own, per_span in zip(
-            group, names, zip(asked, hypotheses, aligned, doubts, strict=True), strict=True
-        )
+        for one, own in zip(group, rows, strict=True)
     ]
 
 
@@ -1172,7 +1286,7 @@ def _decode_cascade(
     first: RecordingState,
 ) -> Steps[list[list[DecodedSpan]]]:
     """As `_decode_rows`: transcribe every span, then translate the transcripts, which is a search of another model."""
-    transcripts = yield from _write_rows(model, memory, group, [(TRANSCRIBE,)] * len(group), first)
+    transcripts = yield from _write_spans(model, memory, group, [(TRANSCRIBE,)] * len(group), first)
     heard = [row[0] for row in transcripts]
     jobs: dict[tuple[str, str], list[int]] = {}
     for b, one in enumerate(group):

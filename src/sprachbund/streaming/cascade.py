@@ -200,15 +200,15 @@ class CascadeWriter:
         lines = [
             line for job, heard in zip(jobs, transcripts, strict=True) for line in self._lines(job, heard)
         ]
-        groups: dict[tuple[str, str, str | None], list[_Line]] = {}
+        groups: dict[tuple[str, str, DecodingOptions], list[_Line]] = {}
         for line in lines:
             if line.language == line.source:
                 line.units = [_as_heard(sentence, line.language) for sentence in line.sentences]
             else:
-                glossary = line.job.session.decoding.glossary
-                groups.setdefault((line.source, line.language, glossary), []).append(line)
-        for (source, language, _), group in groups.items():
-            self._translate(group, source, language)
+                options = options_of_translator(line.job.session.decoding)
+                groups.setdefault((line.source, line.language, options), []).append(line)
+        for (source, language, options), group in groups.items():
+            self._translate(group, source, language, options)
         out = []
         heard_of = {id(job): heard for job, heard in zip(jobs, transcripts, strict=True)}
         for line in lines:
@@ -231,9 +231,10 @@ class CascadeWriter:
             language = job.session.request.target_language(target, source)
             yield _Line(job=job, target=target, language=language, sentences=sentences, units=[])
 
-    def _translate(self, lines: Sequence[_Line], source: str, language: str) -> None:
-        """Fill the units of lines in one pair of languages, with one glossary."""
-        options = options_of_translator(lines[0].job.session.decoding)
+    def _translate(
+        self, lines: Sequence[_Line], source: str, language: str, options: DecodingOptions
+    ) -> None:
+        """Fill the units of lines in one pair of languages, with the same options."""
         rows = [(line, n) for line in lines for n in range(len(line.sentences))]
         for begin in range(0, len(rows), options.batch_size):
             batch = rows[begin : begin + options.batch_size]

@@ -17,7 +17,6 @@ import torch
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity
-from sprachbund.decoding.domain import out_of_domain
 from sprachbund.decoding.languages import LanguageTracker, Request, read_request
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
 from sprachbund.decoding.pipeline import (
@@ -26,17 +25,20 @@ from sprachbund.decoding.pipeline import (
     LanguageQuery,
     RecordedSpan,
     RecordingState,
+    UtteranceRows,
+    WrittenRow,
     decode_spans,
     encode,
     encode_and_identify,
     known_targets,
     make_target,
     options_with_draft,
+    search_key,
+    with_searches,
+    write_rows,
 )
 from sprachbund.decoding.result import SpeculationReport
-from sprachbund.decoding.search import search
-from sprachbund.decoding.state import Hypothesis
-from sprachbund.decoding.words import AlignedTokens, align, aligned_by_frames, attended_s, split_words
+from sprachbund.decoding.words import align, attended_s, split_words
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 from sprachbund.models.calibration import turn_states
@@ -468,8 +470,8 @@ class LiveEngine:
             spans = [self._span(job, transcribed=transcribed) for job in own]
             rows = decode_spans(self.model, spans, encoded.select([index[id(job)] for job in own]))
             for job, span in zip(own, spans, strict=True):
-                if span.recording.error is not None and job.session.error is None:
-                    job.session.fail(str(span.recording.error))
+                if span.recording.error is not None:
+                    _fail([job], span.recording.error)
             return rows
 
         texts: dict[int, list[LiveText]] = {id(job): [] for job in jobs}
@@ -485,9 +487,7 @@ class LiveEngine:
             written = self._cascade.write([job for job, _ in heard], [row for _, row in heard])
         except SprachbundError as error:
             written = []
-            for job, _ in heard:
-                if job.session.error is None:
-                    job.session.fail(str(error))
+            _fail([job for job, _ in heard], error)
         for job, text in written:
             texts[id(job)].append(text)
         return [(job, text) for job in jobs for text in texts[id(job)]]
@@ -515,10 +515,15 @@ class LiveEngine:
                 if target not in job.targets and job.stretch.closed:
                     written[b, target].append(unknown_pair(job, target))
             if job.targets:
-                hot = job.session.decoding.hot_words, job.session.decoding.hot_words_weight
-                groups.setdefault((len(job.targets), hot), []).append(b)
+                key = search_key(len(job.targets), job.session.decoding, self._speculation)
+                groups.setdefault(key, []).append(b)
         for indices in groups.values():
-            for row, text in self._write(encoded.select(indices)):
+            try:
+                texts = self._write(encoded.select(indices))
+            except SprachbundError as error:  # such as a prompt that leaves no room for text
+                _fail([encoded.jobs[b] for b in indices], error)
+                continue
+            for row, text in texts:
                 if text is not None:
                     written[indices[row.batch_index], row.target].append(text)
         order = [(b, t) for b, job in enumerate(encoded.jobs) for t in job.session.targets]
@@ -529,13 +534,12 @@ class LiveEngine:
         try:
             job.targets = list(known_targets(self.model, job.session.request, job.language.language))
         except SprachbundError as error:
-            if job.session.error is None:  # another stretch of the session may have said it already
-                job.session.fail(str(error))
+            _fail([job], error)
             return False
         return True
 
     def _write(self, encoded: _EncodedJobs) -> list[tuple[StretchRow, LiveText | None]]:
-        """Attempts at stretches with equally many targets and the same hot words."""
+        """Attempts at stretches that one search can decode together."""
         rows = self._attempts(encoded)
         out: list[tuple[StretchRow, LiveText | None]] = []
         for b, group in enumerate(rows):
@@ -553,37 +557,34 @@ class LiveEngine:
 
     def _attempts(self, encoded: _EncodedJobs) -> list[list[StretchRow]]:
         """Decode behind what is committed: rows of every stretch and target."""
-        asked = [[self._target(job, target) for target in job.targets] for job in encoded.jobs]
-        durations_s = [job.stretch.duration_s for job in encoded.jobs]
+        wanted = [
+            UtteranceRows(
+                names=job.targets,
+                targets=[self._target(job, target) for target in job.targets],
+                source=job.language.language,
+                duration_s=job.stretch.duration_s,
+                latest=job.session.latest,
+                ended=job.stretch.closed,
+            )
+            for job in encoded.jobs
+        ]
         decoding = encoded.jobs[0].session.decoding
-        hypotheses = search(self.model, encoded.memory, asked, decoding, durations_s, self._speculation)
-        looks = self._looks(encoded, asked, hypotheses, durations_s)
-        sources = [job.language.language for job in encoded.jobs]
-        doubts = out_of_domain(
-            self.model,
-            encoded.memory,
-            sources,
-            hypotheses,
-            durations_s,
-            [job.targets for job in encoded.jobs],
-            [job.session.latest for job in encoded.jobs],
-            [job.stretch.closed for job in encoded.jobs],
-        )
-        aligned = self._aligned(encoded, asked, hypotheses, durations_s)
+        rows = with_searches(write_rows(self.model, encoded.memory, wanted, decoding, self._speculation))
+        looks = self._looks(encoded, rows)
         return [
             [
                 StretchRow(
                     batch_index=b,
-                    target=target,
-                    asked=asked[b][n],
-                    hypothesis=hypotheses[b][n],
-                    looks_at_s=looks[b][n],
-                    doubt=doubts[b][n],
-                    aligned=aligned[b][n],
+                    target=row.name,
+                    asked=row.target,
+                    hypothesis=row.hypothesis,
+                    looks_at_s=looks_at_s,
+                    doubt=row.doubt,
+                    aligned=row.aligned,
                 )
-                for n, target in enumerate(job.targets)
+                for row, looks_at_s in zip(rows[b], looks[b], strict=True)
             ]
-            for b, job in enumerate(encoded.jobs)
+            for b in range(len(rows))
         ]
 
     def _target(self, job: PendingStretch, target: str) -> Target:
@@ -603,58 +604,31 @@ class LiveEngine:
         """Tokens of text that fit into a row."""
         return self.model.max_tokens - len(self.model.prompt(replace(asked, prefix=())))
 
-    def _aligned(
-        self,
-        encoded: _EncodedJobs,
-        asked: list[list[Target]],
-        hypotheses: list[list[Hypothesis]],
-        durations_s: list[float],
-    ) -> list[list[AlignedTokens | None]]:
-        """Times of all tokens, committed ones included, of sessions that want words."""
-        aligned: list[list[AlignedTokens | None]] = [[None] * len(group) for group in asked]
-        indices = [b for b, job in enumerate(encoded.jobs) if job.session.decoding.word_timestamps]
-        if not indices:
-            return aligned
-        able = self.model.capabilities
-        if able.writes_by_frames:
-            for b in indices:
-                aligned[b] = [aligned_by_frames(self.model, row, durations_s[b]) for row in hypotheses[b]]
-            return aligned
-        times = able.timestamps
-        tokens = [
-            [
-                [*target.prefix, *(t for t in row.tokens if times is None or t < times.first)]
-                for target, row in zip(asked[b], hypotheses[b], strict=True)
-            ]
-            for b in indices
-        ]
-        plain = [[replace(target, prefix=(), timestamps=False) for target in asked[b]] for b in indices]
-        own = encoded.select(indices).memory
-        aligned_rows = align(self.model, own, plain, tokens, [durations_s[b] for b in indices])
-        for b, group in zip(indices, aligned_rows, strict=True):
-            aligned[b] = [*group]
-        return aligned
-
     def _looks(
-        self,
-        encoded: _EncodedJobs,
-        asked: list[list[Target]],
-        hypotheses: list[list[Hypothesis]],
-        durations_s: list[float],
+        self, encoded: _EncodedJobs, rows: Sequence[Sequence[WrittenRow]]
     ) -> list[list[tuple[float, ...]]]:
         """The second of the audio that tokens attend to, for sessions whose policy needs it."""
-        looks: list[list[tuple[float, ...]]] = [[()] * len(group) for group in asked]
+        looks: list[list[tuple[float, ...]]] = [[()] * len(own) for own in rows]
         indices = [
             b
             for b, job in enumerate(encoded.jobs)
             if not job.stretch.closed and job.options.policy == "alignatt"
         ]
         if indices:
-            tokens = [[h.tokens for h in hypotheses[b]] for b in indices]
-            own = encoded.select(indices).memory
             seen = attended_s(
-                self.model, own, [asked[b] for b in indices], tokens, [durations_s[b] for b in indices]
+                self.model,
+                encoded.select(indices).memory,
+                [[row.target for row in rows[b]] for b in indices],
+                [[row.hypothesis.tokens for row in rows[b]] for b in indices],
+                [encoded.jobs[b].stretch.duration_s for b in indices],
             )
-            for b, group in zip(indices, seen, strict=True):
-                looks[b] = group
+            for b, own in zip(indices, seen, strict=True):
+                looks[b] = own
         return looks
+
+
+def _fail(jobs: Sequence[PendingStretch], error: SprachbundError) -> None:
+    """End the sessions of stretches, each once: another stretch of the session may have said it already."""
+    for job in jobs:
+        if job.session.error is None:
+            job.session.fail(str(error))
