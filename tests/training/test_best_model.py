@@ -1,5 +1,6 @@
 """Early stop, convergence point, schedules and fading masks: values of a run, the same after a resume."""
 
+import json
 import math
 from pathlib import Path
 
@@ -82,6 +83,21 @@ def test_a_score_has_to_be_there(data: Path, tmp_path: Path) -> None:
         train(made.make_model(), made.make_training_data(data), options(), tmp_path)
     with pytest.raises(SprachbundError, match="train it to its end"):
         Convergence.read(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["convergence", "best"])
+def test_a_result_with_a_field_that_nobody_knows_is_refused(tmp_path: Path, where: str) -> None:
+    best = Evaluation(step=2, epoch=0.5, value=1.25)
+    Convergence(
+        metric_for_best_model="loss", steps=2, stopped_early=False, best=best, evaluations=(best,)
+    ).write(tmp_path)
+    path = tmp_path / "convergence.json"
+    values = json.loads(path.read_text())
+    (values if where == "convergence" else values["best"])["worst"] = 3
+    path.write_text(json.dumps(values))
+    with pytest.raises(SprachbundError, match=r"worst: Unexpected.*it is 3.*copy the file again") as raised:
+        Convergence.read(tmp_path)
+    assert "\n" not in str(raised.value)
 
 
 def test_the_published_schedule() -> None:

@@ -244,6 +244,7 @@ def measure_acceptance(family: Family, draft: Draft, corpus: Corpus, *, limit: i
         ]
         with torch.inference_mode():
             memory = family.encode(family.features([samples]))
+        # Not by way of the pipeline: what counts is which draft tokens stand, before the guard sees any text.
         search(family, memory, [known], DecodingOptions(draft=NONE, timestamps=False), None, speculation)
     return {f"{r.source_language}>{r.target_language}": round(r.acceptance, 4) for r in speculation.report()}
 

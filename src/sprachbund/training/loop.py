@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import RootModel, model_validator
+from pydantic import ConfigDict, RootModel, model_validator
 from torch import nn
 
 from sprachbund.data.batch import Batch
@@ -215,6 +215,7 @@ class Evaluation:
         value: loss or score.
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
     step: int
     epoch: float
     value: float
@@ -276,6 +277,7 @@ class Convergence:
         evaluations: all of them.
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
     metric_for_best_model: str
     steps: int
     stopped_early: bool
@@ -299,7 +301,7 @@ class Convergence:
         """What `write` wrote. Raises SprachbundError when there is none, or it is broken."""
         path = directory / CONVERGENCE_FILE
         convergence = read_model(
-            path, _File, advice="it says where a run converged: train it to its end"
+            path, _File, advice="it says where a run converged: train it to its end, or copy the file again"
         ).root
         return cls(**vars(convergence))
 
