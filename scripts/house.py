@@ -98,9 +98,27 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     return groups
 
 
+SETTINGS = ("config", "generation", "generation_config", "tokenizer")
+"""Names of configurations and tokenizers, which `optional_setting` may read by name; anything else is a module."""
+
+
+def settings_read(trees: dict[str, ast.Module]) -> list[str]:
+    """Where an optional value of a configuration or a tokenizer is read by name, which is no probe of an ability."""
+    return [one for one, is_setting in _optional_settings(trees) if is_setting]
+
+
+def _optional_settings(trees: dict[str, ast.Module]) -> Iterator[tuple[str, bool]]:
+    """Calls of `optional_setting`, and whether each is of settings."""
+    for name, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("optional_setting"):
+                asked = ast.unparse(node.args[0])
+                yield f"{name}:{node.lineno} {ast.unparse(node)}", asked.rpartition(".")[2] in SETTINGS
+
+
 def probes(trees: dict[str, ast.Module]) -> list[str]:
     """Where a room of the core asks an object by name what it can do, or exchanges its class."""
-    found = []
+    found = [one for one, is_setting in _optional_settings(trees) if not is_setting]
     for name, tree in trees.items():
         if name.split(".")[1:2] and name.split(".")[1] not in CORE:
             continue
@@ -195,6 +213,7 @@ def measure(root: Path) -> dict[str, Any]:
         "single_importer_files": sorted(n for n, who in importers.items() if len(who) == 1),
         "circles": circles(graph),
         "core_probes": probes(trees),
+        "settings_read_by_name": settings_read(trees),  # left out of the probes
         "undocumented_functions": undocumented(trees),
         "classes_defined_twice": sorted(n for n, count in classes.items() if count > 1),
         "glossary": {

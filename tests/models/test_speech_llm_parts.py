@@ -24,6 +24,7 @@ from sprachbund.models.speech_llm import (
     plain_mixture,
 )
 from sprachbund.models.speech_llm.checkpoints import is_adapter
+from sprachbund.models.speech_llm.llm import LanguageModel
 from sprachbund.models.speech_llm.model import SpeechLLMExamples
 from sprachbund.models.speech_llm.objective import smoothed, stretches, token_languages
 from sprachbund.models.speech_llm.projector import Projector
@@ -31,7 +32,9 @@ from sprachbund.nn.moe import language_losses
 from tests.models.speech_llm_support import (
     ENCODERS,
     GROUPS,
+    LLMS,
     make_batch,
+    make_llm,
     make_model,
     move_adapters,
     speech,
@@ -281,3 +284,14 @@ def test_examples_are_what_the_loss_is_made_of() -> None:
     )
     assert samples.shape == (num_samples, 1)
     assert samples.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", LLMS)
+def test_layers_are_those_of_the_type(kind: str) -> None:
+    model = LanguageModel(make_llm(kind))
+    assert len(model.layers) == 2
+    model.model.config.model_type = "perceptron"
+    with pytest.raises(
+        SprachbundError, match="type 'perceptron' is not known here; take one of apertus, arcee, "
+    ):
+        _ = model.layers

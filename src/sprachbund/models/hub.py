@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +22,7 @@ from sprachbund.util.files import read_object
 from sprachbund.util.processor import available_memory
 from sprachbund.util.tensors import check_tensors
 
+_Layout = TypeVar("_Layout")
 _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 PAGE = "README.md"
 """The page of a repository; its head states the licence."""
@@ -239,12 +240,30 @@ def one_line(path: Path) -> Iterator[None]:
 
 
 def optional_setting(settings: Any, name: str) -> Any:
-    """A value that some configurations, tokenizers and models of transformers have; None where it is not there.
+    """A value that some configurations and tokenizers of transformers have; None where it is not there.
 
     Their classes declare no common type, and which attributes they have differs from one model type to the next. This
-    is the one place where that is looked up by name.
+    is the one place where that is looked up by name. Modules are not: see `layout_of`.
     """
     return getattr(settings, name, None)
+
+
+def layout_of(layouts: Mapping[str, _Layout], model_type: str, what: str) -> _Layout:
+    """How the modules of a model of transformers are called, from a table of the types that are known.
+
+    Args:
+        layouts: by model type.
+        model_type: as in config.json.
+        what: kind of the model, for the error.
+
+    Raises:
+        SprachbundError: a type that the table does not have.
+    """
+    if model_type not in layouts:
+        raise SprachbundError(
+            f"{what} of type {model_type!r} is not known here; take one of {', '.join(sorted(layouts))}"
+        )
+    return layouts[model_type]
 
 
 def check_config(path: Path, limits: Mapping[str, Limit] | None = None) -> dict[str, Any]:

@@ -139,6 +139,11 @@ def test_models_that_cannot_be_used(directories: dict[str, Path], tmp_path: Path
         source(directories["WavLM"], device="abacus")
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(
+        SprachbundError, match=r"a bert model, which is no encoder of samples; .* type hubert, sew, .*"
+    ):
+        source(tmp_path / "bert")
+    (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "hubert"}))
     with pytest.raises(SprachbundError, match=r"cannot be read as a speech encoder"):
         source(tmp_path / "bert")
     for kind in ("WavLM", "conformer"):

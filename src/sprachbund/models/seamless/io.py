@@ -34,6 +34,7 @@ from sprachbund.models.seamless.checkpoints import (
     to_transformers,
     transformers_name,
 )
+from sprachbund.models.seamless.layers import shared_positions
 from sprachbund.models.seamless.model import Seamless
 from sprachbund.models.seamless.tokens import SeamlessTokens
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
@@ -121,9 +122,8 @@ def empty_transformers(directory: Path) -> Any:
         with torch.device("meta"):
             hf_model: Any = speech_to_text(config)
         hf_model.generation_config = read_generation(directory) or hf_model.generation_config
-        conformer = hf_model.speech_encoder.encoder
-        if optional_setting(conformer, "embed_positions") is not None:
-            conformer.embed_positions = type(conformer.embed_positions)(config)
+        if (positions := shared_positions(hf_model.speech_encoder)) is not None:
+            hf_model.speech_encoder.encoder.embed_positions = type(positions)(config)
     return hf_model
 
 

@@ -6,6 +6,7 @@ stays out of the adaptor's convolutions: with transformers a row's text can depe
 utterances, T frames of 20 ms, S memory frames, M stacked mel bins, D width.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.hub import optional_setting
+from sprachbund.models.hub import layout_of, optional_setting
 from sprachbund.nn.conformer import valid_frames
 from sprachbund.nn.feed_forward import FeedForward, Route, run_layers
 
@@ -62,6 +63,17 @@ class SeamlessLayer(nn.Module):
         return F.dropout(x, self.dropout, self.training)
 
 
+SHARED_POSITIONS: Mapping[str, bool] = {"seamless_m4t": True, "seamless_m4t_v2": False}
+"""Model type to whether the layers of the encoder share a module of positions, or each has a table of its own."""
+
+
+def shared_positions(encoder: Any) -> nn.Module | None:
+    """The positions that all layers of a speech encoder of transformers share; None where they share none."""
+    shared = layout_of(SHARED_POSITIONS, encoder.config.model_type, "a Seamless")
+    positions: nn.Module | None = encoder.encoder.embed_positions if shared else None
+    return positions
+
+
 class SeamlessEncoder(nn.Module):
     """Stacked log-mel in, memory out: conformer layers, then an adaptor with one state for every eight frames.
 
@@ -80,7 +92,7 @@ class SeamlessEncoder(nn.Module):
         num_left_chunks = optional_setting(config, "speech_encoder_left_chunk_num")
         self.num_left_chunks: int = -1 if num_left_chunks is None else num_left_chunks
         self.feature_projection = encoder.feature_projection
-        embed_positions = optional_setting(encoder.encoder, "embed_positions")
+        embed_positions = shared_positions(encoder)
         self.layers = nn.ModuleList(
             SeamlessLayer(layer, embed_positions, config) for layer in encoder.encoder.layers
         )

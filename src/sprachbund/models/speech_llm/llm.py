@@ -5,8 +5,8 @@ rows may differ in everything and are still stepped together. Shapes: R rows, P 
 C slots of the cache, D width, H heads, V vocabulary.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from sprachbund.data.batch import NO_LANGUAGE, Batch
 from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Loss, Target
-from sprachbund.models.hub import optional_setting
+from sprachbund.models.hub import layout_of, optional_setting
 from sprachbund.models.speech_llm.checkpoints import context_of, library
 from sprachbund.models.speech_llm.config import Options, PromptOptions
 from sprachbund.nn.causal_lm import PrefixCache
@@ -59,6 +59,54 @@ class _Pass:
         )
 
 
+_LLAMA_LIKE = (
+    *(
+        "apertus",
+        "arcee",
+        "bitnet",
+        "cohere",
+        "cohere2",
+        "ernie4_5",
+        "exaone4",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+    ),
+    *(
+        "glm",
+        "glm4",
+        "gpt_neox",
+        "gpt_oss",
+        "granite",
+        "granitemoe",
+        "helium",
+        "llama",
+        "ministral3",
+        "mistral",
+    ),
+    *(
+        "mixtral",
+        "olmo",
+        "olmo2",
+        "olmo3",
+        "olmoe",
+        "persimmon",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+    ),
+    *("qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2"),
+)
+_GPT2_LIKE = ("codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gptj")
+LAYERS: Mapping[str, Literal["layers", "h"]] = {
+    **dict.fromkeys(_LLAMA_LIKE, "layers"),
+    **dict.fromkeys(_GPT2_LIKE, "h"),
+}
+"""Model type to what transformers calls its layers, for types whose layers attend to everything before."""
+
+
 class LanguageModel(nn.Module):
     """Embeddings in, logits out, in whole rows or step by step.
 
@@ -76,10 +124,13 @@ class LanguageModel(nn.Module):
 
     @property
     def layers(self) -> Sequence[nn.Module]:
-        """Its layers, for what measures and recomputes by layers."""
-        base = self.model.base_model
-        layers: Sequence[nn.Module] | None = optional_setting(base, "layers")
-        return base.h if layers is None else layers  # "h" is GPT-2's name for them
+        """Its layers, for what measures and recomputes by layers. Raises SprachbundError for a type not in `LAYERS`."""
+        base, name = (
+            self.model.base_model,
+            layout_of(LAYERS, self.model.config.model_type, "a language model"),
+        )
+        layers: Sequence[nn.Module] = base.h if name == "h" else base.layers
+        return layers
 
     @property
     def dtype(self) -> torch.dtype:

@@ -18,7 +18,7 @@ from sprachbund.audio import features as logmel
 from sprachbund.audio.constants import HOP, SAMPLE_RATE, WINDOW
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Features
-from sprachbund.models.hub import FAMILIES, family_of, optional_setting, quiet_transformers
+from sprachbund.models.hub import FAMILIES, family_of, quiet_transformers
 from sprachbund.models.seamless.model import stacked_log_mel
 from sprachbund.nn.conformer import valid_frames
 from sprachbund.nn.feed_forward import is_split
@@ -290,6 +290,8 @@ class OwnEncoder:
 
 # Encoders of transformers that read samples: WavLM, HuBERT, wav2vec 2.0, XLS-R.
 
+SAMPLE_ENCODERS = ("hubert", "sew", "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-conformer", "wavlm")
+"""Model types whose layers are `encoder.layers`, behind convolutions over samples that the configuration describes."""
 _WINDOW_S = 30.0
 """Attention costs the square of the length; their training saw about half of this."""
 
@@ -317,13 +319,12 @@ class TransformersEncoder:
 
     def __init__(self, directory: Path, layer: int, device: str) -> None:
         self.family = model_type(directory)
-        self._extractor, model = _load(directory)
-        layers = optional_setting(optional_setting(model, "encoder"), "layers")
-        if optional_setting(model, "main_input_name") != "input_values" or layers is None:
+        if self.family not in SAMPLE_ENCODERS:
             raise SprachbundError(
-                f"{directory} holds a {self.family} model, which is no encoder of samples; name a WavLM, HuBERT, "
-                "wav2vec 2.0, XLS-R or w2v-BERT 2.0 checkpoint, a SeamlessM4T or a Whisper"
+                f"{directory} holds a {self.family} model, which is no encoder of samples; name a checkpoint of type "
+                f"{', '.join(SAMPLE_ENCODERS)}, a w2v-BERT 2.0, a SeamlessM4T or a Whisper"
             )
+        self._extractor, model = _load(directory)
         _refuse_rate(self._extractor.sampling_rate, directory)
         placed(model, device)
         self._model, self._device = model, device
