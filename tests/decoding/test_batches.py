@@ -141,11 +141,16 @@ def test_recordings_that_ask_for_another_search_are_not_searched_together(monkey
     """Every field of the options either separates recordings, or is named as no part of the search."""
     names = {one.name for one in fields(DecodingOptions)}
     others = {"beam_size": 2, "length_penalty": 0.5, "min_tokens": 2, "max_tokens": 5, "timestamps": False}
-    others |= {"temperature": (0.0, 0.5), "sampling_seed": 3, "hot_words_weight": 1.0}
+    others |= {"temperature": (0.0, 0.5), "sampling_seed": 3}
+    # What the other option needs, to have a meaning.
+    bases = {
+        "length_penalty": replace(PLAIN, beam_size=2),
+        "sampling_seed": replace(PLAIN, temperature=(0.5,)),
+    }
     # The last ones separate recordings too; this family serves no glossary, has no transducer and spells no words,
     # words cost another pass, several texts need a beam, and what is of a translator needs a cascade.
     more = {"word_timestamps", "glossary", "hot_words", "nbest", "translation_weight", "translator_draft"}
-    more |= {"max_symbols"}
+    more |= {"max_symbols", "hot_words_weight"}
     assert names == NOT_OF_THE_SEARCH | others.keys() | more
     calls = []
 
@@ -157,6 +162,7 @@ def test_recordings_that_ask_for_another_search_are_not_searched_together(monkey
     monkeypatch.setattr(SearchRequest, "run", counting)
     for name, value in others.items():
         calls.clear()
-        pair = [asked(["de"], "en"), asked(["de"], "en", replace(PLAIN, **{name: value}))]
+        base = bases.get(name, PLAIN)
+        pair = [asked(["de"], "en", base), asked(["de"], "en", replace(base, **{name: value}))]
         translate_spans(FAMILY, [span for one in pair for span in spans_of(one, 1)])
         assert calls == [1, 1], name

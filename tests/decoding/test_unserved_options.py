@@ -3,16 +3,20 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sprachbund.decoding.options import DecodingOptions, check_options
-from sprachbund.decoding.pipeline import LongForm
+from sprachbund.decoding.options import DecodingOptions, GuardOptions, check_options
+from sprachbund.decoding.pipeline import LongForm, options_with_draft, translate_texts
 from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import JointCtc, Target
+from sprachbund.evaluation.hypotheses import BatchDecoder
+from sprachbund.models.base import JointCtc, Target, Translator
+from sprachbund.models.calibration import Calibration, Domain
 from sprachbund.nn.transducer import Transducer, TransducerShape
+from sprachbund.streaming.engine import LiveEngine
 from tests.decoding.test_translate import recording
 from tests.decoding.tiny_family import TinyFamily, random_memory
 
@@ -62,6 +66,82 @@ CASES = [
         f"the model tiny is searched with CTC, .* a draft .* {NAMES}",
     ),
 ]
+
+
+ASKED_ALONE = [
+    ({"num_draft_tokens": 2, "draft": "none"}, "num_draft_tokens is 2, and draft is none; name a draft"),
+    ({"num_draft_tokens": 2}, "num_draft_tokens is 2, and the model tiny has no draft of its own; name a"),
+    ({"length_penalty": 0.6}, "length_penalty is 0.6, .*; set beam_size to 8, for example, or leave"),
+    ({"translation_weight": 0.5}, "translation_weight is 0.5, and the model tiny is no cascade, .*--then"),
+    ({"hot_words_weight": 3.0}, "hot_words_weight is 3, and there are no hot_words; name some, or leave"),
+    ({"sampling_seed": 4}, "sampling_seed is 4, .*; set temperature to 0.5, for example, or leave"),
+    (
+        {"guard": GuardOptions(enabled=False, max_out_of_domain=0.3)},
+        "max_out_of_domain is 0.3, and the guard, .* is off; leave one of them out",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), ASKED_ALONE)
+def test_options_that_qualify_what_was_not_asked_for(options: dict[str, Any], message: str) -> None:
+    family, asked = TinyFamily(), DecodingOptions(**options)
+    family.calibration = Calibration(domain=Domain(threshold=0.8, bias=0.0, signals={}, encoder=[0.0] * 16))
+    with pytest.raises(SprachbundError, match=message) as raised:
+        LongForm(family, recording((0.5, 1.0)), ["de"], "en", asked, sample_rate=16_000)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(SprachbundError, match=message):
+        BatchDecoder(family, asked)
+    with pytest.raises(SprachbundError, match=message):
+        LiveEngine(family, asked)
+
+
+def test_options_that_qualify_what_was_asked_for() -> None:
+    family = TinyFamily()
+    check_options(family, DecodingOptions(num_draft_tokens=2, draft="map.json"))
+    check_options(family, DecodingOptions(length_penalty=0.6, beam_size=2))
+    check_options(family, DecodingOptions(sampling_seed=4, temperature=(0.0, 0.5)))
+    check_options(family, DecodingOptions(guard=GuardOptions(enabled=False)))
+    family.drafts = {"parasite": Path("draft.safetensors")}
+    check_options(family, DecodingOptions(num_draft_tokens=2))
+
+
+def test_a_draft_that_cannot_be_loaded_takes_its_number_of_tokens_along(tmp_path: Path) -> None:
+    """The number was asked of a draft that there is; that it cannot be used is a note, and no error."""
+    family, notes = TinyFamily(), list[str]()
+    family.drafts = {"parasite": tmp_path / "none.safetensors"}
+    options, speculation = options_with_draft(family, DecodingOptions(num_draft_tokens=2), notes)
+    assert speculation is None
+    assert len(notes) == 1
+    check_options(family, options)
+
+
+def test_a_weight_of_translations_is_of_several_transcripts() -> None:
+    translator = Translator(family=TinyFamily(), languages={})
+    cascade = able_to(translator=translator)
+    with pytest.raises(
+        SprachbundError, match=r"translation_weight is 0.5, and nbest is 1, .*set nbest and beam"
+    ):
+        check_options(cascade, DecodingOptions(translation_weight=0.5))
+    check_options(cascade, DecodingOptions(translation_weight=0.5, nbest=2, beam_size=2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": "Ada"}, "a text is translated without a prompt"),
+        ({"nbest": 2, "beam_size": 2}, "nbest is 2, and a text is translated once"),
+        ({"word_timestamps": True}, "words of a text have no times"),
+        ({"sampling_seed": 4}, "sampling_seed is 4"),
+    ],
+)
+def test_of_texts(options: dict[str, Any], message: str) -> None:
+    reader = able_to(text_input=TinyFamily())
+    for family in (
+        reader,
+        able_to(translator=Translator(family=reader, languages={}), text_input=TinyFamily()),
+    ):
+        with pytest.raises(SprachbundError, match=message):
+            translate_texts(family, ["one"], ["de"], "en", DecodingOptions(**options))
 
 
 @pytest.mark.parametrize(("capabilities", "options", "message"), CASES)

@@ -12,7 +12,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -345,7 +345,10 @@ def _live_behind_a_recogniser(translator: Family) -> str:
     able = [policy for policy in policies_of(cascade) if LiveOptions(policy=policy).commits]
     for policy in able:
         engine = LiveEngine(cascade, options, activity=Loudness())
-        session = engine.open([target], source, LiveOptions(policy=policy, step_s=0.5, border_words=1))
+        live = LiveOptions(policy=policy, step_s=0.5)
+        if policy == "alignatt":
+            live = replace(live, border_words=1)
+        session = engine.open([target], source, live)
         last = None
         samples = talk()
         for begin in range(0, len(samples), 8000):

@@ -8,11 +8,11 @@ from sprachbund.decoding.pipeline import translate
 from sprachbund.models.cascade import Cascade
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveEvent
-from sprachbund.streaming.options import LiveOptions
+from sprachbund.streaming.options import LiveOptions, Policy
 from tests.decoding.test_cascade import Reading
 from tests.decoding.test_translate import SPEECH, Loudness, recording
 from tests.decoding.tiny_family import TinyFamily
-from tests.streaming.test_engine import OPTIONS, finish, run, texts, written
+from tests.streaming.test_engine import OPTIONS, finish, run, texts, trying, written
 
 TARGETS = ["es", TRANSCRIBE]
 
@@ -24,9 +24,9 @@ def engine() -> LiveEngine:
 
 @pytest.mark.parametrize("policy", ["retranslation", "span"])
 @pytest.mark.parametrize("source", [None, "fr"])
-def test_the_text_at_the_end_is_that_of_a_recording(policy: str, source: str | None) -> None:
+def test_the_text_at_the_end_is_that_of_a_recording(policy: Policy, source: str | None) -> None:
     samples, own = recording(*SPEECH), engine()
-    events = run(own, own.open(TARGETS, source, LiveOptions(policy=policy, step_s=0.4)), samples)  # type: ignore[arg-type]
+    events = run(own, own.open(TARGETS, source, trying(policy, 0.4)), samples)
     whole = translate(
         own.model, samples, TARGETS, source, OPTIONS, sample_rate=SAMPLE_RATE, activity=Loudness()
     )

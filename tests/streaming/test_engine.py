@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +32,11 @@ LATE = 1e6  # a step so long that every policy waits for the end
 
 def engine(seed: int = 3, options: DecodingOptions = OPTIONS) -> LiveEngine:
     return LiveEngine(TinyFamily(seed=seed), options, activity=Loudness())
+
+
+def trying(policy: Policy, step_s: float, **options: Any) -> LiveOptions:
+    """Options with a step, which the policy "span" has none of."""
+    return LiveOptions(policy=policy, **({} if policy == "span" else {"step_s": step_s}), **options)
 
 
 def texts(events: list[LiveEvent]) -> list[LiveText]:
@@ -92,7 +98,7 @@ def recorded(samples: np.ndarray, targets: list[str], source: str | None = None,
 def test_a_policy_that_may_wait_writes_what_a_recording_gives(policy, source):
     samples = recording(*SPEECH)
     own = engine()
-    session = own.open([*TARGETS, TRANSCRIBE], source, LiveOptions(policy=policy, step_s=LATE))
+    session = own.open([*TARGETS, TRANSCRIBE], source, trying(policy, LATE))
     found = written(run(own, session, samples))
     for target, translation in recorded(samples, [*TARGETS, TRANSCRIBE], source).items():
         assert " ".join(found[target]) == translation.text
@@ -101,7 +107,7 @@ def test_a_policy_that_may_wait_writes_what_a_recording_gives(policy, source):
 @pytest.mark.parametrize("policy", ["local-agreement", "wait-k", "retranslation", "span"])
 def test_stretches_are_one_text_with_spaces_between_them(policy: Policy) -> None:
     own = engine()
-    session = own.open(TARGETS, options=LiveOptions(policy=policy, step_s=0.5))
+    session = own.open(TARGETS, options=trying(policy, 0.5))
     events = run(own, session, recording(*SPEECH))
     for target, stretches in written(events).items():
         assert len(stretches) > 1
@@ -119,7 +125,9 @@ def test_stretches_are_one_text_with_spaces_between_them(policy: Policy) -> None
 def test_what_is_masked_is_committed_all_the_same(policy: Policy) -> None:
     """Words that wait change nothing in the text; without any tentative text, nothing is taken back."""
     own, samples = engine(), recording(*SPEECH)
-    options = LiveOptions(policy=policy, step_s=0.5, max_open_s=4.0)
+    options = LiveOptions(policy=policy, step_s=0.5)
+    if options.commits:
+        options = replace(options, max_open_s=4.0)
     plain = run(own, own.open(TARGETS, options=options), samples)
     assert any(event.tentative for event in texts(plain))
     for mask_words, steady in ((2, None), (2, 2), (1000, None)):
@@ -259,9 +267,56 @@ def test_hot_words_are_those_of_their_session_and_write_what_a_recording_with_th
         plain.open(["de"], glossary="hound")
 
 
-def test_policies_without_tentative_text_mask_none() -> None:
-    with pytest.raises(SprachbundError, match=r"mask_words is 2.*span shows no text that may change"):
-        engine().open(TARGETS, options=LiveOptions(policy="span", mask_words=2))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"policy": "span", "mask_words": 2},
+            "mask_words is 2, .* retranslation, and the policy here is span; leave",
+        ),
+        ({"policy": "span", "step_s": 0.5}, "step_s is 0.5, which is for the policy local-agreement or"),
+        (
+            {"agreement": 3, "policy": "wait-k"},
+            "agreement is 3, which is for the policy local-agreement, and the",
+        ),
+        ({"border_s": 0.8}, "border_s is 0.8, which is for the policy alignatt, .* here is local-agreement"),
+        (
+            {"border_words": 2, "policy": "alignatt"},
+            "border_words is 2, which is for cascades alone; leave it out",
+        ),
+        ({"wait_k": 5}, "wait_k is 5, which is for the policy wait-k"),
+        (
+            {"max_open_s": 20.0, "policy": "retranslation"},
+            "max_open_s is 20.0, which is for the policy local",
+        ),
+        ({"right_context": 1}, "right_context is 1, which is for the policy frames"),
+        (
+            {"max_pause_s": 2.0},
+            "max_pause_s is 2, .* turn_end is pause; leave it out, or set turn_end to sentence",
+        ),
+    ],
+)
+def test_options_that_change_nothing_are_refused(options: dict[str, Any], message: str) -> None:
+    own = engine()
+    with pytest.raises(SprachbundError, match=message):
+        own.open(TARGETS, options=LiveOptions(**options))
+    at_default = {name: getattr(LiveOptions(), name) for name in options if name != "policy"}
+    own.open(TARGETS, options=LiveOptions(**{**options, **at_default}))
+
+
+def test_a_live_text_has_one_reading() -> None:
+    with pytest.raises(SprachbundError, match="nbest is 2, and live text has one reading; leave nbest out"):
+        engine(options=replace(OPTIONS, nbest=2, beam_size=2))
+
+
+def test_a_session_without_the_hot_words_has_not_their_weight() -> None:
+    family = TinyFamily(seed=3)
+    family.capabilities = replace(family.capabilities, encode_text=lambda text: [family.first_letter])
+    own = LiveEngine(family, replace(OPTIONS, hot_words=("Ada",), hot_words_weight=3.0), activity=Loudness())
+    assert own.open(["de"]).decoding.hot_words_weight == 3.0
+    assert own.open(["de"], hot_words=[]).decoding.hot_words_weight == DecodingOptions.hot_words_weight
+    with pytest.raises(SprachbundError, match="hot_words_weight is 2, and there are no hot_words"):
+        own.open(["de"], hot_words=[], hot_words_weight=2.0)
 
 
 def test_languages_without_spaces_have_none_between_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +351,7 @@ def test_how_the_audio_is_cut_up_does_not_matter(some, long):
 
 @pytest.mark.parametrize("policy", ATTEMPTING)
 def test_sessions_together_write_what_each_writes_alone(policy):
-    options = LiveOptions(policy=policy, step_s=0.5)
+    options = trying(policy, 0.5)
     talks = [recording(*SPEECH[n:], seed=n) for n in range(4)]
     alone = []
     for samples in talks:
@@ -323,7 +378,7 @@ def test_sessions_together_write_what_each_writes_alone(policy):
 @pytest.mark.parametrize("seed", range(3))
 def test_what_a_listener_sees_adds_up(policy, seed):
     own = engine(seed)
-    session = own.open(TARGETS, options=LiveOptions(policy=policy, step_s=0.4))
+    session = own.open(TARGETS, options=trying(policy, 0.4))
     tentative: dict[tuple[str, int], list[str]] = defaultdict(list)
     ended: set[tuple[str, int]] = set()
     latest_s = 0.0
@@ -347,7 +402,9 @@ def test_text_is_written_before_the_speech_has_ended_where_the_policy_does_so():
     early = {}
     for policy in ATTEMPTING:
         own = engine(1)
-        session = own.open(["de"], options=LiveOptions(policy=policy, step_s=0.3, wait_k=2))
+        session = own.open(
+            ["de"], options=trying(policy, 0.3, **({"wait_k": 2} if policy == "wait-k" else {}))
+        )
         events = texts(run(own, session, recording((1.0, 5.5), duration_s=8.0)))
         early[policy] = any(event.committed and not event.final for event in events)
     assert early["wait-k"]
@@ -432,11 +489,6 @@ def test_bad_audio_is_refused_by_name():
 def test_languages_are_refused_at_the_beginning():
     with pytest.raises(SprachbundError, match="Klingon"):
         engine().open(["Klingon"])
-
-
-def test_a_tier_is_refused_where_there_are_none():
-    with pytest.raises(SprachbundError, match="a tier of 1 frames ahead is for the policy frames"):
-        engine().open(["de"], options=LiveOptions(right_context=1))
 
 
 def test_a_recording_played_on_a_simulated_clock_is_deterministic():

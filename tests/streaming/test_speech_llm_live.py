@@ -26,6 +26,7 @@ from tests.serving.live_support import whole
 from tests.serving.support import serving
 from tests.stories.support import speech as spoken
 from tests.stories.support import write_wav
+from tests.streaming.test_engine import trying
 
 KEEP = DecodingOptions(guard=GuardOptions(enabled=False), max_tokens=6, allowed_languages=("es", "zh"))
 TARGETS = ["en", "transcribe"]
@@ -51,7 +52,7 @@ def recorded(model: SpeechLLM, talk: np.ndarray) -> dict[str, list[Segment]]:
 
 def heard(model: SpeechLLM, talk: np.ndarray, policy: Policy = "auto", step_s: float = 0.5) -> list[LiveText]:
     engine = LiveEngine(model, KEEP)
-    session = engine.open(TARGETS, options=LiveOptions(policy=policy, step_s=step_s))
+    session = engine.open(TARGETS, options=trying(policy, step_s))
     return [m.event for m in play(engine, session, in_blocks(talk)) if isinstance(m.event, LiveText)]
 
 

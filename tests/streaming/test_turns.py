@@ -30,6 +30,11 @@ SENTENCES = LiveOptions(
 )
 
 
+def after_turns(policy: Policy) -> LiveOptions:
+    """`SENTENCES` by another policy, whose attempts wait for the end."""
+    return replace(SENTENCES, policy=policy, **({} if policy == "span" else {"step_s": 1e6}))
+
+
 class Answers(TurnEnds):
     """Gives probabilities in turn, whatever it is shown."""
 
@@ -81,7 +86,7 @@ def test_a_finished_sentence_ends_as_soon_as_the_pause_is_one() -> None:
 
 @pytest.mark.parametrize("policy", ATTEMPTING)
 def test_neither_the_blocks_nor_slow_answers_change_the_text(policy: Policy) -> None:
-    samples, options = recording(*GAPS, duration_s=15), replace(SENTENCES, policy=policy, step_s=1e6)
+    samples, options = recording(*GAPS, duration_s=15), after_turns(policy)
     found = []
     for block, go in ((1600, run), (7000, run), (40_000, flood), (240_000, flood)):
         own = engine(0.2, 0.7, 0.1, 0.9)
@@ -95,7 +100,7 @@ def test_neither_the_blocks_nor_slow_answers_change_the_text(policy: Policy) -> 
 def test_the_text_of_a_stretch_is_that_of_a_recording_of_it(policy: Policy) -> None:
     """Spans as the session cut them, pauses inside, decoded the way of recordings."""
     own, samples = engine(0.0, 1.0, 0.0, 1.0), recording(*GAPS, duration_s=15)
-    options = replace(SENTENCES, policy=policy, step_s=1e6)
+    options = after_turns(policy)
     events = run(own, own.open(["de"], "fr", options), samples)
     stream = SpanStream(SpanOptions(), activity=Loudness(), longest_pause_s=2.0)
     spans, answers = stream.push(samples), [0.0, 1.0, 0.0, 1.0]

@@ -111,6 +111,8 @@ def _check(job: SpeechJob, files: Sequence[Path]) -> None:
         "--table": job.output.as_table,
         "--words": job.decoding.word_timestamps,
         "--prompt": job.decoding.prompt is not None,
+        "--nbest": job.decoding.nbest > 1,
+        "--no-guard": not job.decoding.guard.enabled,
         "--real-length": job.model.real_length,
         "--pool-frames": job.model.pool_frames != 1,
     }

@@ -370,6 +370,50 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
             f'the model {family.name} writes no timestamps; set timestamps to "{AUTO}" or False, or take a whisper '
             "model that was trained with them"
         )
+    _check_asked_with(family, options)
+
+
+def _check_asked_with(family: "Family", options: DecodingOptions) -> None:
+    """Refuse options that qualify another one, where that is not asked for or the model has none of it."""
+    able, default = family.capabilities, DecodingOptions
+    drafted = options.draft != NONE
+    if options.draft == AUTO:
+        drafted = bool(family.drafts) and able.joint_ctc is None
+    if options.num_draft_tokens is not None and not drafted:
+        why = "draft is none" if options.draft == NONE else f"the model {family.name} has no draft of its own"
+        raise SprachbundError(
+            f"num_draft_tokens is {options.num_draft_tokens}, and {why}; name a draft, or leave num_draft_tokens out"
+        )
+    if options.length_penalty != default.length_penalty and options.beam_size == 1:
+        raise SprachbundError(
+            f"length_penalty is {options.length_penalty:g}, and a search with beam_size 1 ranks nothing; set beam_size "
+            "to 8, for example, or leave length_penalty out"
+        )
+    if options.translation_weight != default.translation_weight and able.translator is None:
+        raise SprachbundError(
+            f"translation_weight is {options.translation_weight:g}, and the model {family.name} is no cascade, which "
+            "alone chooses among transcripts by their translations; leave it out, or add a translator with --then"
+        )
+    if options.translation_weight != default.translation_weight and options.nbest == 1:
+        raise SprachbundError(
+            f"translation_weight is {options.translation_weight:g}, and nbest is 1, so that there is one transcript to "
+            "choose; set nbest and beam_size to 4, for example, or leave translation_weight out"
+        )
+    if options.hot_words_weight != default.hot_words_weight and not options.hot_words:
+        raise SprachbundError(
+            f"hot_words_weight is {options.hot_words_weight:g}, and there are no hot_words; name some, or leave "
+            "hot_words_weight out"
+        )
+    if options.sampling_seed != default.sampling_seed and not options.temperature[-1]:
+        raise SprachbundError(
+            f"sampling_seed is {options.sampling_seed}, and no token is drawn at temperature 0; set temperature to "
+            "0.5, for example, or leave sampling_seed out"
+        )
+    limit = options.guard.max_out_of_domain
+    if limit is not None and limit < 1 and not options.guard.enabled:
+        raise SprachbundError(
+            f"max_out_of_domain is {limit:g}, and the guard, which drops text for it, is off; leave one of them out"
+        )
 
 
 def check_without_marks(family: "Family") -> None:

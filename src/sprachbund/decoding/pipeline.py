@@ -65,6 +65,7 @@ from sprachbund.decoding.languages import (
 )
 from sprachbund.decoding.logits_process import cut_by_timestamps
 from sprachbund.decoding.options import (
+    AUTO,
     NONE,
     TRANSCRIBE,
     DecodingOptions,
@@ -180,7 +181,9 @@ def options_with_draft(
         SprachbundError: a draft that was named is not there, or belongs to another model.
     """
     speculation = speculation or speculation_for(model, options, notes)
-    return (options if speculation else replace(options, draft=NONE)), speculation
+    if speculation is None:
+        options = replace(options, draft=NONE, num_draft_tokens=None)
+    return options, speculation
 
 
 def whole_span(samples: NDArray[np.float32], options: SpanOptions, activity: VoiceActivity) -> Span:
@@ -1212,7 +1215,9 @@ def _at_tempo(model: Family, span: RecordedSpan, tempo: float) -> RecordedSpan:
     recording = span.recording
     if tempo not in recording.at_tempos:
         options, allowed = recording.options, recording.request.allowed
-        guard = replace(options.guard, max_out_of_domain=min(_EVEN, max_out_of_domain(model, options.guard)))
+        guard = options.guard
+        if guard.enabled:
+            guard = replace(guard, max_out_of_domain=min(_EVEN, max_out_of_domain(model, guard)))
         recording.at_tempos[tempo] = replace(
             recording,
             options=replace(options, guard=guard, tempos=()),
@@ -1833,15 +1838,21 @@ def translate_texts(
         options: how to decode. The guard and the spans apply to speech alone, and have no effect here.
 
     Raises:
-        SprachbundError: at once for a family that reads no text, for unknown languages and for times of words; while
-            iterating for a pair that the model does not know.
+        SprachbundError: at once for a family that reads no text, for unknown languages and for options that are of
+            speech or that it cannot serve; while iterating for a pair that the model does not know.
     """
     check_reads_text(family)
     options = options or DecodingOptions()
     if (translator := family.capabilities.translator) is not None:
-        family, options = translator.family, replace(options, draft=options.translator_draft)
+        family = translator.family
+        options = replace(options, draft=options.translator_draft, translator_draft=AUTO)
     if options.word_timestamps:
         raise SprachbundError("words of a text have no times; leave word_timestamps out")
+    if options.prompt:
+        raise SprachbundError("a text is translated without a prompt; leave it out")
+    if options.nbest > 1:
+        raise SprachbundError(f"nbest is {options.nbest}, and a text is translated once; leave nbest out")
+    check_options(family, options)
     request = read_request(family, source=source, targets=targets, allowed=options.allowed_languages)
     check_writing(family, request.targets, options)
     if TRANSCRIBE in request.targets:

@@ -18,7 +18,7 @@ from sprachbund.data.manifest import Utterance, Utterances
 from sprachbund.data.shards import corpus_info
 from sprachbund.decoding.guard import compression_ratio, repetition
 from sprachbund.decoding.languages import UNDETERMINED, IdentifiedLanguage, LanguageTracker, Request
-from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
+from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
 from sprachbund.decoding.pipeline import (
     DecodedSpan,
     RecordedSpan,
@@ -239,9 +239,13 @@ class BatchDecoder:
         options: how to decode.
         unidentified: language in which speech is transcribed whose language the model cannot tell; None makes that an
             error.
+
+    Raises:
+        SprachbundError: an option that the model cannot serve.
     """
 
     def __init__(self, model: Family, options: DecodingOptions, *, unidentified: str | None = None) -> None:
+        check_options(model, options)
         self._model, self._unidentified = model, unidentified
         self._options, self._speculation = options_with_draft(model, options)
         self._activity = VoiceActivity()

@@ -231,6 +231,11 @@ class LiveEngine:
                 f"live text is heard at its own tempo, and tempos is {','.join(f'{one:g}' for one in options.tempos)}; "
                 "leave it out, or translate the recording afterwards"
             )
+        if options.nbest > 1 and model.capabilities.translator is None:
+            raise SprachbundError(
+                f"nbest is {options.nbest}, and live text has one reading; leave nbest out, or translate the recording "
+                "afterwards"
+            )
         self.decoding, self._speculation = options_with_draft(model, options, self.notes)
         self._activity = activity or VoiceActivity()
         self._turn = 0
@@ -285,13 +290,16 @@ class LiveEngine:
             )
         lead_s = self._writer.lead_s if self._writer is not None and options.policy == "frames" else 0.0
         own = self.decoding
+        words = own.hot_words if hot_words is None else tuple(hot_words) or None
+        if hot_words_weight is None:  # a session that has none of the words has none of their weight
+            hot_words_weight = own.hot_words_weight if words else DecodingOptions.hot_words_weight
         decoding = replace(
             own,
             prompt=own.prompt if prompt is None else prompt or None,
             word_timestamps=own.word_timestamps if word_timestamps is None else word_timestamps,
             glossary=own.glossary if glossary is None else glossary or None,
-            hot_words=own.hot_words if hot_words is None else tuple(hot_words) or None,
-            hot_words_weight=own.hot_words_weight if hot_words_weight is None else hot_words_weight,
+            hot_words=words,
+            hot_words_weight=hot_words_weight,
         )
         check_options(self.model, decoding)
         if decoding.prompt:
@@ -300,6 +308,11 @@ class LiveEngine:
             raise SprachbundError(
                 f"the model {self.model.name} writes while somebody speaks, and takes no hot words then; leave them "
                 'out, or take the policy "span"'
+            )
+        if decoding.max_tokens is not None and options.policy == "frames":
+            raise SprachbundError(
+                f"max_tokens is {decoding.max_tokens}, and the model {self.model.name} writes as long as somebody "
+                'speaks; leave it out, or take the policy "span"'
             )
         if decoding.word_timestamps and options.policy == "frames":
             raise SprachbundError(
@@ -326,6 +339,12 @@ class LiveEngine:
         """The options with the policy that "auto" means for the model; refuses policies it cannot work by."""
         fitting = policies_of(self.model)
         policy = fitting[0] if options.policy == "auto" else options.policy
+        if policy not in fitting:
+            raise SprachbundError(
+                f"the policy {policy} is not for the model {self.model.name}; choose from auto, {', '.join(fitting)}"
+            )
+        options.check_used(policy, cascade=self._cascade is not None)
+        options = replace(options, policy=policy)
         turns = self.model.calibration.turns
         if options.turn_end == "auto":
             options = replace(options, turn_end="pause" if turns is None else "sentence")
@@ -334,22 +353,8 @@ class LiveEngine:
                 f"the model {self.model.name} was not calibrated to tell the ends of sentences; set turn_end to pause, "
                 "or calibrate the model with `sprachbund calibrate --turns`"
             )
-        if policy not in fitting:
-            raise SprachbundError(
-                f"the policy {policy} is not for the model {self.model.name}; choose from auto, {', '.join(fitting)}"
-            )
-        if policy in ("frames", "span") and options.mask_words:
-            raise SprachbundError(
-                f"mask_words is {options.mask_words}, and the policy {policy} shows no text that may change; "
-                "leave it out"
-            )
-        if policy != "frames" and options.right_context is not None:
-            raise SprachbundError(
-                f"a tier of {options.right_context} frames ahead is for the policy frames, and this model goes by "
-                f"{policy}; leave the tier out"
-            )
         if self._writer is None or policy != "frames":
-            return replace(options, policy=policy)
+            return options
         if self.decoding.beam_size > 1:
             raise SprachbundError(
                 f"live text of {self.model.name} frame by frame is greedy, and beam_size is {self.decoding.beam_size}; "
@@ -360,7 +365,7 @@ class LiveEngine:
                 "a model that writes frame by frame has to know the language from the start; "
                 "in place of 'transcribe' name the language spoken"
             )
-        return replace(options, policy=policy, step_s=self._writer.step_s(options))
+        return replace(options, step_s=self._writer.step_s(options))
 
     def cascade_report(self) -> tuple[SpeculationReport, ...]:
         """How many draft tokens the translator of a cascade accepted so far; see `CascadeWriter`."""

@@ -1,5 +1,6 @@
 """Options of a live session, checked before any audio comes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
@@ -12,6 +13,21 @@ TurnEnd = Literal["pause", "sentence", "auto"]
 POLICIES: tuple[str, ...] = get_args(Policy)
 OVERLOADS: tuple[str, ...] = get_args(Overload)
 _LEAST_S = 0.05
+_COMMITTING: tuple[Policy, ...] = ("local-agreement", "alignatt", "wait-k")
+_ATTEMPTING: tuple[Policy, ...] = (*_COMMITTING, "retranslation")
+_READ_BY: Mapping[str, tuple[Policy, ...]] = {
+    "right_context": ("frames",),
+    "step_s": _ATTEMPTING,
+    "agreement": ("local-agreement",),
+    "border_s": ("alignatt",),
+    "border_words": ("alignatt",),
+    "wait_k": ("wait-k",),
+    "mask_words": _ATTEMPTING,
+    "max_open_s": _COMMITTING,
+}
+"""The policies that an option is for, of those that are not for all."""
+_OF_CASCADES: Mapping[str, bool] = {"border_s": False, "border_words": True, "max_open_s": False}
+"""Whether an option is for cascades alone, or for all other models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +90,33 @@ class LiveOptions:
                 f"steady is {self.steady} and mask_words 0; give mask_words, the words that wait until they are steady"
             )
 
+    def check_used(self, policy: Policy, *, cascade: bool) -> None:
+        """Refuse options that change nothing; those at their defaults need not.
+
+        Args:
+            policy: what the session goes by, which "auto" leaves to the model.
+            cascade: whether the model is one.
+
+        Raises:
+            SprachbundError: an option of other policies, of other models, or of another end of turns.
+        """
+        default = LiveOptions()
+        for name in (name for name in _READ_BY if getattr(self, name) != getattr(default, name)):
+            if policy not in (policies := _READ_BY[name]):
+                raise SprachbundError(
+                    f"{name} is {getattr(self, name)}, which is for the policy {' or '.join(policies)}, and the policy "
+                    f"here is {policy}; leave it out, or take another policy"
+                )
+            if _OF_CASCADES.get(name, cascade) != cascade:
+                which = "cascades alone" if _OF_CASCADES[name] else "models that are no cascade"
+                raise SprachbundError(f"{name} is {getattr(self, name)}, which is for {which}; leave it out")
+        if self.max_pause_s != default.max_pause_s and self.turn_end == "pause":
+            raise SprachbundError(
+                f"max_pause_s is {self.max_pause_s:g}, which is for turns that end with a sentence, and turn_end is "
+                "pause; leave it out, or set turn_end to sentence"
+            )
+
     @property
     def commits(self) -> bool:
         """Whether text is written for good before its stretch of speech has ended."""
-        return self.policy in ("local-agreement", "alignatt", "wait-k")
+        return self.policy in _COMMITTING

@@ -130,10 +130,9 @@ def test_search_finds_what_generate_finds(
     monkeypatch.setattr(model, "suppressed", lambda target: suppressed)
     features = make_features()
     targets = [[Target(language="fr"), Target(language="zh-Hant")] for _ in LENGTHS]
+    options = DecodingOptions(beam_size=beam_size, length_penalty=0 if beam_size > 1 else 1)
     with torch.inference_mode():
-        found = search(
-            model, model.encode(features), targets, DecodingOptions(beam_size=beam_size, length_penalty=0)
-        )
+        found = search(model, model.encode(features), targets, options)
     num_equal = 0
     for row, hypotheses in enumerate(found):
         for code, hypothesis in zip(("fra", "cmn_Hant"), hypotheses, strict=True):

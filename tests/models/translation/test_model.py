@@ -141,7 +141,7 @@ def test_search_finds_what_generate_finds(
         target = checkpoint.target(source, language)
         with torch.inference_mode():
             memory = model.encode(checkpoint.features([*TEXTS], source))
-            options = DecodingOptions(beam_size=beam_size, length_penalty=0)
+            options = DecodingOptions(beam_size=beam_size, length_penalty=0 if beam_size > 1 else 1)
             hypotheses = [row[0] for row in search(model, memory, [[target] for _ in TEXTS], options)]
         for text, hypothesis in zip(TEXTS, hypotheses, strict=True):
             theirs = generated(

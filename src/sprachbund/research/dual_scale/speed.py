@@ -310,7 +310,7 @@ def _time(
 
 
 def _plain(system: TimedSystem) -> TimedSystem:
-    return replace(system, draft=NONE, accept="exact")
+    return replace(system, draft=NONE, num_draft_tokens=None, accept="exact")
 
 
 def _speed(runner: _Runner, pair: str, batch: int, predicted: float | None, plain: Texts) -> SystemSpeed:

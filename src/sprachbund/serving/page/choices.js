@@ -133,11 +133,12 @@ export class Choices {
 
   /** The first message of a live session. */
   start(sample_rate) {
-    const step_s = byId("step").valueAsNumber;
+    const policy = byId("policy").value, step_s = byId("step").valueAsNumber;
+    const looks = policy !== "span" && Number.isFinite(step_s);  // after each pause there is one look alone
     return {
       model: this.model, targets: this.targets, source: this.source || null,
       languages: this.source || !this.declared.length ? null : this.declared,
-      policy: byId("policy").value, settings: Number.isFinite(step_s) ? { step_s } : {},
+      policy, settings: looks ? { step_s } : {},
       encoding: "pcm_s16le", sample_rate,
     };
   }
