@@ -219,7 +219,7 @@ def _checked(name: str, directory: Path) -> dict[str, Any]:
         raise SprachbundError(f"{directory} is not there; check the path")
     family = load(directory, offline=True)
     halves: dict[Path, Any] = {directory: family}
-    if isinstance(family, Cascade):
+    if isinstance(family, Cascade):  # by its class, which knows the directories of both halves
         assert family.directories is not None
         halves = dict(zip(family.directories, (family.recogniser, family.translator), strict=True))
     packed = []

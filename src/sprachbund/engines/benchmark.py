@@ -33,7 +33,6 @@ from sprachbund.engines.native_engine import NativeDecoder
 from sprachbund.engines.torch_layers import TorchDecoder
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Features, Target
-from sprachbund.models.cascade import Cascade
 from sprachbund.models.io import load, locate
 from sprachbund.models.prefix import PrefixFamily
 from sprachbund.models.whisper import PRESETS, Whisper
@@ -332,7 +331,7 @@ def _made(job: SpeedJob) -> tuple[Any, Path | None]:
         return random_whisper(job.shape or ""), None
     directory = locate(job.model, offline=job.offline)
     family = load(directory, offline=job.offline)
-    if isinstance(family, Cascade):
+    if family.capabilities.translator is not None:
         raise SprachbundError(
             f"{job.model} is a cascade, and the speed of one model is measured; name its recogniser"
         )

@@ -290,7 +290,7 @@ def engine_for(
         SprachbundError: the native engine was asked for and cannot be had, options of it with another engine, or more
             threads than cores.
     """
-    if isinstance(family, Cascade):
+    if isinstance(family, Cascade):  # by its class: another one is made of the engines of both halves
         halves = [
             engine_for(
                 half,

@@ -33,7 +33,7 @@ def parts_of(family: Family) -> dict[str, str]:
     Args:
         family: as an engine gives it.
     """
-    if isinstance(family, Cascade):
+    if isinstance(family, Cascade):  # by its class, which has the recogniser as a family of its own
         return parts_of(family.recogniser)
     able = family.capabilities
     by_frames = able.writes_by_frames

@@ -261,7 +261,7 @@ def load(
     kind = family_of(directory)
     check_memory(_bytes_read(directory, as_stored), directory)
     family = _MAPPED[kind](directory) if as_stored and kind in _MAPPED else LOADERS[kind](directory)
-    if not isinstance(family, Cascade):  # whose drafts are the recogniser's
+    if family.capabilities.translator is None:  # a cascade has the recogniser's drafts
         family.drafts = find_drafts(directory)
         family.calibration = Calibration.read(directory)
     return move(family, device)
@@ -277,6 +277,7 @@ def move(family: Family, device: str) -> Family:
     Raises:
         SprachbundError: its family does not compute on devices of that kind.
     """
+    # By its class: only that says where the modules of both halves are.
     parts = (family.recogniser, family.translator) if isinstance(family, Cascade) else (family,)
     for part in parts:
         check_kind(device, part.capabilities.devices, f"a model of the family {part.name}")
