@@ -1,4 +1,4 @@
-"""Code-switched speech: exact spans, true places, nothing leaked, the same again."""
+"""Code-switched speech: exact spans, true word ranges, nothing leaked, the same again."""
 
 import json
 import random
@@ -78,8 +78,8 @@ def test_places_are_those_of_the_slots_words() -> None:
         fields = sentence.fields([(0.0, 1.0)] * len(sentence.runs), LANGUAGES, "c")
         assert fields["text"] == " ".join(span["text"] for span in fields["custom"]["spans"])
         for run, span in zip(sentence.runs, fields["custom"]["spans"], strict=True):
-            assert ("places" in span) == (run.language == other)
-            for tag, (start, end) in span.get("places", {}).items():
+            assert ("word_ranges" in span) == (run.language == other)
+            for tag, (start, end) in span.get("word_ranges", {}).items():
                 pieces = render_pieces(sentence.meaning, tag)
                 whole = fields["text"] if tag == main else render(sentence.meaning, tag)
                 said = [w for p in pieces if p.slot in run.slots for w in split_words(p.text, tag)]
@@ -196,7 +196,7 @@ def test_announcements_of_people_are_spliced_run_by_run() -> None:
     ]
     assert all(sound[0] and sound[-1] for sound in sounds), "no silence is left around them"
     fields = sentence.fields([(0, 1), (1, 2), (2, 3)], ("en", "es", "de"), "spliced")
-    assert fields["custom"]["spans"][1]["places"]["de"] == [2, 5]
+    assert fields["custom"]["spans"][1]["word_ranges"]["de"] == [2, 5]
     assert (
         spliced(meaning, "es", "en", {**clips, "es": recorded("es", "vm-isonphone")}, random.Random(4))
         is None

@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from sprachbund.cli import main
 from sprachbund.data.manifest import Manifest, ManifestWriter, read_info
 from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.run import open_corpus
+from sprachbund.util.options import RenamedWarning
 
 
 def _write(directory, count, shard_size=4, start=0):
@@ -52,6 +55,46 @@ def test_lhotse_reads_it(tmp_path):
         f"слово {i}" for i in range(6)
     ]
     np.testing.assert_allclose(cuts[5].load_audio()[0], sounds[5], atol=1e-4)
+
+
+def test_fields_of_earlier_versions_come_under_the_names_of_today_with_one_warning_each(tmp_path):
+    current = {
+        "embedded_words": ["tea"],
+        "embedded_ranges": {"ru": [[1, 2]]},
+        "spans": [{"language": "en", "text": "tea", "word_ranges": {"ru": [1, 2]}}, {"language": "ru"}],
+    }
+    with ManifestWriter(tmp_path / "now") as writer:
+        for i in range(3):
+            writer.add(
+                np.zeros(800, np.float32),
+                text="чай tea",
+                language="ru",
+                speaker="s",
+                utterance_id=f"u{i}",
+                custom=current,
+            )
+    assert [u.custom for u in Manifest(tmp_path / "now")] == [current] * 3
+    former = shutil.copytree(tmp_path / "now", tmp_path / "former")
+    lines = former / "cuts.00000.jsonl"
+    names = {
+        "embedded_words": "foreign_words",
+        "embedded_ranges": "foreign_places",
+        "word_ranges": "places",
+    }
+    for new, old in names.items():
+        lines.write_text(lines.read_text().replace(f'"{new}"', f'"{old}"'))
+    (former / "shard.00000.sha256").unlink()  # corpora of earlier versions have none
+    with pytest.warns(RenamedWarning) as seen:
+        opened = [kind(former) for kind in (open_corpus, Manifest)]
+    assert [[u.custom for u in manifest] for manifest in opened] == [[current] * 3] * 2
+    assert [str(warning.message).partition(";")[0] for warning in seen] == [
+        f"{former}: {old} is called {new} now" for new, old in names.items()
+    ]
+    lines.write_text(
+        lines.read_text().replace('"foreign_words": ["tea"]', '"foreign_words": [], "embedded_words": []')
+    )
+    with pytest.raises(SprachbundError, match="foreign_words is the former name of embedded_words"):
+        Manifest(former)
 
 
 def test_continues_after_whole_shards(tmp_path):

@@ -54,7 +54,7 @@ def utterance(custom, said=SAID, **translations):
     )
 
 
-def places(custom, target, **values):
+def ranges_in(custom, target, **values):
     return [(s.language, s.said, s.word_range) for s in embedded_spans(utterance(custom, **values), target)]
 
 
@@ -67,23 +67,23 @@ def test_what_counts_as_code_switched():
 
 
 def test_places_are_those_given_or_of_words_that_have_to_stand_there():
-    assert places({"spans": TIMES}, "en") == [("en", "", None)]
-    told = {"spans": spans(text="Meeting room", places={"ru": [5, 8]})}
-    assert places(told, "ru") == [("en", "Meeting room", (5, 8))]
-    assert places(told, "en") == [("en", "Meeting room", (4, 6))]
-    assert places(told, "de") == [("en", "Meeting room", (4, 6))]
-    assert places(told, "fr", fr="le meeting room") == [("en", "Meeting room", None)]
+    assert ranges_in({"spans": TIMES}, "en") == [("en", "", None)]
+    told = {"spans": spans(text="Meeting room", word_ranges={"ru": [5, 8]})}
+    assert ranges_in(told, "ru") == [("en", "Meeting room", (5, 8))]
+    assert ranges_in(told, "en") == [("en", "Meeting room", (4, 6))]
+    assert ranges_in(told, "de") == [("en", "Meeting room", (4, 6))]
+    assert ranges_in(told, "fr", fr="le meeting room") == [("en", "Meeting room", None)]
 
 
-def test_a_place_is_not_guessed():
+def test_a_word_range_is_not_estimated():
     told = {"spans": spans(text="room")}
-    assert places(told, "en", en="the room is a room") == [("en", "room", None)]
-    assert places(told, "en", en="in the hall") == [("en", "room", None)]
+    assert ranges_in(told, "en", en="the room is a room") == [("en", "room", None)]
+    assert ranges_in(told, "en", en="in the hall") == [("en", "room", None)]
 
 
 def test_words_without_times_and_the_main_language():
-    words = {"code_switched": True, "languages": ["de", "en"], "foreign_words": ["meeting room"]}
-    assert places(words, "en") == [("en", "meeting room", (4, 6))]
+    words = {"code_switched": True, "languages": ["de", "en"], "embedded_words": ["meeting room"]}
+    assert ranges_in(words, "en") == [("en", "meeting room", (4, 6))]
     main = {"spans": TIMES, "main_language": "en"}
     assert [s.language for s in embedded_spans(utterance(main), "en")] == ["de", "de"]
 
@@ -92,8 +92,11 @@ def test_words_without_times_and_the_main_language():
     ("custom", "message"),
     [
         ({"spans": [*TIMES, {"start_s": 1.0}]}, "u: a span without its language"),
-        ({"spans": spans(places={"ru": [5, 9]})}, r"u: a span's place \[5, 9\] is not in its reference"),
-        ({"spans": spans(places={"ru": "here"})}, "u: a span's place here is not in its reference"),
+        (
+            {"spans": spans(word_ranges={"ru": [5, 9]})},
+            r"u: a span's word range \[5, 9\] is not in its reference",
+        ),
+        ({"spans": spans(word_ranges={"ru": "here"})}, "u: a span's word range here is not in its reference"),
     ],
 )
 def test_broken_spans_are_refused(custom, message):
@@ -112,7 +115,7 @@ OUTPUTS = [
 
 @pytest.fixture
 def lines():
-    custom = {"spans": spans(text="meeting room", places={"ru": [5, 8]})}
+    custom = {"spans": spans(text="meeting room", word_ranges={"ru": [5, 8]})}
     mixed = [replace(utterance(custom), id=f"mixed-{n}") for n in range(3)]
     bare = replace(utterance({"spans": TIMES}), id="bare")
     mono = replace(utterance({}), id="mono")

@@ -55,8 +55,8 @@ def test_a_whole_corpus_opens(corpus):
         (said(custom={"spans": [{"language": "klingonish"}]}), "2: .*'klingonish' is no language tag"),
         (said(custom={"spans": [{"language": "de", "start_s": 2, "end_s": 1}]}), "2: .*a span from 2 to 1 s"),
         (
-            said(custom={"spans": [{"language": "de", "places": {"en": [90, 91]}}, {"language": "en"}]}),
-            r"2: .*a span's place \[90, 91\] is not in its reference into en",
+            said(custom={"spans": [{"language": "de", "word_ranges": {"en": [90, 91]}}, {"language": "en"}]}),
+            r"2: .*a span's word range \[90, 91\] is not in its reference into en",
         ),
         (lambda line: json.dumps({**json.loads(line), "start": 1e4}), r"audio\.00001\.wav: holds"),
     ],

@@ -20,7 +20,7 @@ from tests.models.speech_llm_support import make_model, speech
 
 SPANS = [
     {"language": "es", "start_s": 0.0, "end_s": 0.7, "text": "la torre mide"},
-    {"language": "zh", "start_s": 0.75, "end_s": 1.5, "text": "两米", "places": {"en": [3, 5]}},
+    {"language": "zh", "start_s": 0.75, "end_s": 1.5, "text": "两米", "word_ranges": {"en": [3, 5]}},
 ]
 DECODING = DecodingOptions(max_tokens=6, guard=GuardOptions(enabled=False))
 OPTIONS = EvaluationOptions(no_speech_per_kind=0, first_segments=0, decoding=DECODING)

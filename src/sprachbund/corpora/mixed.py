@@ -104,8 +104,8 @@ class MixedSentence:
         for span, span_range in zip(
             spans, ranges_of_pieces([r.text for r in self.runs], self.text, self.main), strict=True
         ):
-            if "places" in span and span_range is not None:
-                span["places"][self.main] = list(span_range)
+            if "word_ranges" in span and span_range is not None:
+                span["word_ranges"][self.main] = list(span_range)
         spoken = list(dict.fromkeys([self.main, *(run.language for run in self.runs)]))
         return {
             "text": self.text,
@@ -134,7 +134,7 @@ class MixedSentence:
         }
         if run.language != self.main:
             ranges = {tag: range_of(run.slots, pieces, tag) for tag, pieces in rendered.items()}
-            span["places"] = {tag: list(span_range) for tag, span_range in ranges.items() if span_range}
+            span["word_ranges"] = {tag: list(span_range) for tag, span_range in ranges.items() if span_range}
         return span
 
 

@@ -81,17 +81,17 @@ def check_spans(spans: Sequence[Stretch], duration_s: float, *, slack_s: float =
         before_s = end_s
 
 
-# Where the words of a span stand in a text: counted while a text is put together, or held between words
-# that stand in both texts; never guessed.
+# Word ranges of a span in a text: counted while a text is put together, or held between words that stand in both
+# texts; never estimated.
 #
-# A place is [first word, behind the last] in normalized words, characters in scripts without spaces.
+# A range is [first word, behind the last] in normalized words, characters in scripts without spaces.
 
 WordRange = tuple[int, int]
 
 
 def split_words(text: str, language: str) -> list[str]:
-    """Normalized words, one for each word of the text (character in scripts without spaces), so that places
-    in it stay."""
+    """Normalized words, one for each word of the text (character in scripts without spaces), so that word
+    ranges of it stay."""
     units = spaced_characters(text) if has_no_spaces(language) else text
     return [normalize(word, language).replace(" ", "-") or word for word in units.split()]
 
@@ -106,7 +106,7 @@ def unique_range(said: Sequence[str], words: Sequence[str]) -> WordRange | None:
 def ranges_of_pieces(pieces: Sequence[str], whole: str, language: str) -> list[WordRange | None]:
     """Where each piece of a text stands in it; None for a piece without words.
 
-    Empty when the pieces are not cut between words, so that their places cannot be counted.
+    Empty when the pieces are not cut between words, so that their ranges cannot be counted.
 
     Args:
         pieces: parts of the text, in order.
@@ -126,7 +126,7 @@ def ranges_of_pieces(pieces: Sequence[str], whole: str, language: str) -> list[W
 
 def marked_ranges(pieces: Sequence[tuple[str, bool]], whole: str, language: str) -> dict[str, object]:
     """Where the marked ones of a transcript's pieces stand in it, for a corpus's `custom`, as
-    `foreign_places`: one for each of its `foreign_words`. Nothing where they cannot be counted.
+    `embedded_ranges`: one for each of its `embedded_words`. Nothing where they cannot be counted.
 
     Args:
         pieces: parts of the transcript, and whether each is marked.
@@ -135,7 +135,7 @@ def marked_ranges(pieces: Sequence[tuple[str, bool]], whole: str, language: str)
     """
     ranges = ranges_of_pieces([piece for piece, _ in pieces], whole, language)
     marked = [each for each, (_, embedded) in zip(ranges, pieces, strict=False) if embedded and each]
-    return {"foreign_places": {language: [list(each) for each in marked]}} if marked else {}
+    return {"embedded_ranges": {language: [list(each) for each in marked]}} if marked else {}
 
 
 def ranges_between(runs: Sequence[tuple[str, str]], reference: str, language: str) -> list[WordRange | None]:

@@ -41,11 +41,14 @@ from sprachbund.util.files import (
     write_json,
     write_text,
 )
+from sprachbund.util.options import renamed
 from sprachbund.util.provenance import data_hash
 
 INFO_FILE = "dataset.json"
 """What a corpus is, whose, and how much; it is written last."""
 _ADVICE = "copy the corpus again, or delete the shard and make it again"
+_FORMER_NAMES = {"foreign_words": "embedded_words", "foreign_places": "embedded_ranges"}
+_FORMER_NAMES_OF_SPANS = {"places": "word_ranges"}
 _SLACK = 160
 """Samples by which utterances may overlap or leave the sound: other programs round times to 10 ms."""
 _LONGEST_S = 1e8
@@ -324,7 +327,7 @@ class Manifest(Utterances):
             for offset, start, num_samples, cut in _read_shard(directory, number, ids):
                 language = cut["supervisions"][0].get("language") or ""
                 seen.add(language)
-                if shares is None or language not in shares or _place_of(cut["id"]) < shares[language]:
+                if shares is None or language not in shares or _hash_fraction(cut["id"]) < shares[language]:
                     locations.append((number, offset, start, num_samples))
                     durations.append(cut["duration"])
                     codes.append(known.setdefault(language, len(known)))
@@ -360,7 +363,7 @@ class Manifest(Utterances):
                 line = file.readline()
         except OSError as error:
             raise SprachbundError(f"{path} cannot be read ({error.strerror}); {_ADVICE}") from error
-        return utterance_of(parse_cut(line, f"{path}, byte {offset}"))
+        return utterance_of(parse_cut(line, f"{path}, byte {offset}", self.directory))
 
     def only(self, chosen: Sequence[int] | np.ndarray) -> Self:
         """The utterances of these indices, in the order of the corpus."""
@@ -414,8 +417,8 @@ class Manifest(Utterances):
         return cuts.with_recording_path_prefix(self.directory)
 
 
-def _place_of(utterance_id: str) -> float:
-    """A number in [0, 1) that is the utterance's for ever."""
+def _hash_fraction(utterance_id: str) -> float:
+    """A number in [0, 1) that depends on the utterance's id alone: it is in every share above that number."""
     return int.from_bytes(hashlib.sha256(utterance_id.encode()).digest()[:8], "big") / 2**64
 
 
@@ -510,7 +513,7 @@ class _Flags:
 def _read_shard(
     directory: Path, number: int, ids: set[str]
 ) -> Iterator[tuple[int, int, int, dict[str, Any]]]:
-    """Every cut of a shard with the place of its line, of its first sample, and how many samples it has.
+    """Every cut of a shard with the offset of its line, its first sample, and how many samples it has.
 
     Args:
         directory: of the corpus.
@@ -531,7 +534,7 @@ def _read_shard(
     offset = 0
     for index, line in enumerate(content.splitlines(keepends=True), start=1):
         where = f"{path}, line {index}"
-        cut = parse_cut(line, where)
+        cut = parse_cut(line, where, directory)
         start, num_samples = round(cut["start"] * SAMPLE_RATE), round(cut["duration"] * SAMPLE_RATE)
         if cut["id"] in ids:
             raise SprachbundError(f"{where}: id {cut['id']!r} is there already; {_ADVICE}")
@@ -573,14 +576,47 @@ def utterance_of(cut: Mapping[str, Any]) -> Utterance:
     )
 
 
-def parse_cut(line: bytes, where: str) -> dict[str, Any]:
-    """A line as lhotse's MonoCut, with all that is read of it checked. Raises SprachbundError with the place."""
+def parse_cut(line: bytes, where: str, corpus: str | Path) -> dict[str, Any]:
+    """A line as lhotse's MonoCut, with all that is read of it checked.
+
+    Args:
+        line: JSON.
+        where: file and line, for errors.
+        corpus: directory or URL, for the warning of `use_current_names`.
+
+    Raises:
+        SprachbundError: it is no cut.
+    """
     cut = parse_json(line, where, advice=_ADVICE)
     try:
         _check_cut(cut)
     except ValueError as error:
         raise SprachbundError(f"{where}: {error}; {_ADVICE}") from None
+    use_current_names(cut, corpus)
     return dict(cut)
+
+
+def use_current_names(cut: dict[str, Any], corpus: str | Path) -> None:
+    """Give the fields of a cut from an earlier version the names of today, with one warning a corpus and name.
+
+    Args:
+        cut: as it was read, checked or not; it is changed.
+        corpus: directory or URL.
+
+    Raises:
+        SprachbundError: a field is there under both names.
+    """
+    match cut:
+        case {"supervisions": [{"custom": dict(custom)} as said, *_]}:
+            custom = renamed(custom, _FORMER_NAMES, str(corpus), once=True)
+            if isinstance(spans := custom.get("spans"), list):
+                custom["spans"] = [
+                    renamed(span, _FORMER_NAMES_OF_SPANS, str(corpus), once=True)
+                    if isinstance(span, dict)
+                    else span
+                    for span in spans
+                ]
+            said["custom"] = custom
 
 
 def _check_cut(cut: Any) -> None:

@@ -301,7 +301,9 @@ class _Shard:
         packed = self._files.small(name, shard.cuts_bytes, shard.cuts_sha256)
         lines = gzip.decompress(packed).splitlines()
         where = f"{self._files.url}/{name}"
-        cuts = [parse_cut(line, f"{where}, line {n}") for n, line in enumerate(lines, start=1)]
+        cuts = [
+            parse_cut(line, f"{where}, line {n}", self._files.url) for n, line in enumerate(lines, start=1)
+        ]
         if len(cuts) != shard.utterances:
             self._files.refuse(name, f"has {len(cuts)} lines, and its index says {shard.utterances}")
         return [utterance_of(cut) for cut in cuts]

@@ -154,10 +154,10 @@ def _decoded(path: Path, number: int, line: bytes) -> str:
 # language. Embedded is what is said in another language than its main one: `custom["main_language"]`, or
 # its language. Of an embedded span the scores need two things, and each may be missing:
 #
-# - its words: `text` of the span, or else `custom["foreign_words"]` where `custom["languages"]` are two;
-# - the position of its translation in the reference: `places` of the span (of the words: `foreign_places`), target to
-#   [first word, one after the last]. Without it, the only occurrence of the span's words in the reference, where they
-#   must occur (the span is in the target language already, or the reference is the transcript).
+# - its words: `text` of the span, or else `custom["embedded_words"]` where `custom["languages"]` are two;
+# - the position of its translation in the reference: `word_ranges` of the span (of the words: `embedded_ranges`),
+#   target to [first word, one after the last]. Without it, the only occurrence of the span's words in the reference,
+#   where they must occur (the span is in the target language already, or the reference is the transcript).
 #
 # No other position is assumed. Spans with times alone have neither. A router is scored by the times (`start_s`,
 # `end_s`), but not by times marked as estimated (`spans_estimated`).
@@ -221,7 +221,7 @@ def embedded_spans(utterance: Utterance, target: str) -> tuple[EmbeddedSpan, ...
     """The embedded spans of a code-switched utterance, with their word ranges in the reference of a target.
 
     Raises:
-        SprachbundError: for spans without a language, and places that the reference does not have.
+        SprachbundError: for spans without a language, and word ranges that the reference does not have.
     """
     if not is_code_switched(utterance):
         return ()
@@ -261,7 +261,7 @@ def _rows(utterance: Utterance) -> list[Mapping[str, Any]]:
     """Embedded spans as the corpus has them."""
     main = _main_language(utterance)
     rows = [span for span in spans_in(utterance) if span["language"] != main]
-    words = utterance.custom.get("foreign_words") or []
+    words = utterance.custom.get("embedded_words") or []
     others = [tag for tag in utterance.custom.get("languages") or [] if tag != main]
     if words and len(others) == 1 and not any(row.get("text") for row in rows):
         return [_with_positions(others[0], said, number, utterance) for number, said in enumerate(words)]
@@ -270,15 +270,15 @@ def _rows(utterance: Utterance) -> list[Mapping[str, Any]]:
 
 def _with_positions(language: str, said: str, number: int, utterance: Utterance) -> dict[str, Any]:
     """The words of an embedded span as a row, with its positions in every reference that has them."""
-    ranges = utterance.custom.get("foreign_places") or {}
-    size = len(utterance.custom["foreign_words"])
+    ranges = utterance.custom.get("embedded_ranges") or {}
+    size = len(utterance.custom["embedded_words"])
     known = {target: of_target[number] for target, of_target in ranges.items() if len(of_target) == size}
-    return {"language": language, "text": said, "places": known}
+    return {"language": language, "text": said, "word_ranges": known}
 
 
 def _embedded(row: Mapping[str, Any], utterance: Utterance, target: str, words: list[str]) -> EmbeddedSpan:
     said, language = str(row.get("text") or ""), str(row["language"])
-    given = (row.get("places") or {}).get(target)
+    given = (row.get("word_ranges") or {}).get(target)
     span: WordRange | None = None
     if given is not None:
         span = _checked(given, utterance, target, len(words))
@@ -295,7 +295,7 @@ def _checked(span: Any, utterance: Utterance, target: str, num_words: int) -> Wo
         start, end = 0, 0
     if not 0 <= start < end <= num_words:
         raise SprachbundError(
-            f"{utterance.id}: a span's place {span} is not in its reference into {target} of "
+            f"{utterance.id}: a span's word range {span} is not in its reference into {target} of "
             f"{num_words} words; prepare the corpus again"
         )
     return start, end

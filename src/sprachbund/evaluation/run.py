@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.language_spans import timed_spans
-from sprachbund.data.manifest import Manifest, Utterance, Utterances, shard_numbers
+from sprachbund.data.manifest import Manifest, Utterance, Utterances, shard_numbers, use_current_names
 from sprachbund.data.shards import Shards, is_packed
 from sprachbund.decoding.languages import declared_languages
 from sprachbund.decoding.options import AUTO
@@ -77,7 +77,7 @@ class _Span(_Part):
     start_s: float | None = None
     end_s: float | None = None
     text: str | None = None
-    word_ranges: dict[str, _WordRange] | None = Field(default=None, alias="places")
+    word_ranges: dict[str, _WordRange] | None = None
 
 
 class _Custom(_Part):
@@ -85,8 +85,8 @@ class _Custom(_Part):
     spans: list[_Span] | None = None
     main_language: str | None = None
     languages: list[str] | None = None
-    embedded_words: list[str] | None = Field(default=None, alias="foreign_words")
-    embedded_ranges: dict[str, list[_WordRange]] | None = Field(default=None, alias="foreign_places")
+    embedded_words: list[str] | None = None
+    embedded_ranges: dict[str, list[_WordRange]] | None = None
 
 
 class _Supervision(_Part):
@@ -134,6 +134,7 @@ def open_corpus(directory: Path) -> Utterances:
 def _parse(path: Path, line: int, raw: bytes) -> _Cut:
     try:
         values = json_object(raw)
+        use_current_names(values, path.parent)
         cut = _Cut.model_validate(values)
         said = cut.supervisions[0]
         custom = said.custom or _Custom()
@@ -161,8 +162,8 @@ def _check_texts(language: str, custom: _Custom) -> None:
 
 
 def _check_spans(cut: _Cut, custom: dict[str, object]) -> None:
-    """Raises SprachbundError for times that are none, overlap or leave the sound, and for places that a reference does
-    not have."""
+    """Raises SprachbundError for times that are none, overlap or leave the sound, and for word ranges that a
+    reference does not have."""
     said = cut.supervisions[0]
     translations = said.custom.translations if said.custom else {}
     utterance = Utterance(

@@ -28,6 +28,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -236,13 +237,16 @@ def check_values(kind: type[Any], values: Mapping[str, Any]) -> None:
                 raise OptionValueError(one.name, each, f"choose one of {', '.join(map(str, one.choices))}")
 
 
-def renamed(values: Mapping[str, Any], names: Mapping[str, str], source: str) -> dict[str, Any]:
+def renamed(
+    values: Mapping[str, Any], names: Mapping[str, str], source: str, *, once: bool = False
+) -> dict[str, Any]:
     """Stored values under the names of today.
 
     Args:
         values: as they were read.
         names: former name to the name of today.
         source: what the values stand in, for the warning.
+        once: warn once of each name and source in this process; for a source of many values, such as a corpus.
 
     Raises:
         SprachbundError: a value is there under both names.
@@ -254,9 +258,15 @@ def renamed(values: Mapping[str, Any], names: Mapping[str, str], source: str) ->
         if new in current:
             raise SprachbundError(f"{source}: {old} is the former name of {new}; keep {new} alone")
         current[new] = current.pop(old)
-        warnings.warn(
-            f"{source}: {old} is called {new} now; the next version no longer reads the former name",
-            RenamedWarning,
-            stacklevel=3,
-        )
+        text = f"{source}: {old} is called {new} now; the next version no longer reads the former name"
+        if once:
+            _warn_once(text)
+        else:
+            warnings.warn(text, RenamedWarning, stacklevel=3)
     return current
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """Python's own memory of warnings does not do: it is emptied wherever a library changes the filters."""
+    warnings.warn(text, RenamedWarning, stacklevel=4)

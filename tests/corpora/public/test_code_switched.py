@@ -49,7 +49,7 @@ def fisher(tmp_path: Path) -> Path:
     return root
 
 
-def test_fisher_joins_lines_hears_one_side_and_knows_foreign_words(fisher: Path, tmp_path: Path) -> None:
+def test_fisher_joins_lines_hears_one_side_and_knows_embedded_words(fisher: Path, tmp_path: Path) -> None:
     summary = PREPARATIONS["fisher-spanish"].prepare(fisher, tmp_path / "out")
     manifest = Manifest(tmp_path / "out" / "dev")
     first, mixed, english = manifest
@@ -60,8 +60,8 @@ def test_fisher_joins_lines_hears_one_side_and_knows_foreign_words(fisher: Path,
     assert mixed.text == "y which can be bien okay"
     assert mixed.translations == {"en": "And en.0."}
     assert mixed.custom["references"] == {"en": ["And en.0.", "And en.1."]}
-    assert mixed.custom["foreign_words"] == ["which can be", "okay"]
-    assert mixed.custom["foreign_places"] == {"es": [[1, 4], [5, 6]]}
+    assert mixed.custom["embedded_words"] == ["which can be", "okay"]
+    assert mixed.custom["embedded_ranges"] == {"es": [[1, 4], [5, 6]]}
     assert "spans" not in mixed.custom, "when the words are heard is not known"
     assert mixed.duration_s == pytest.approx(1.5)
     assert loudest_hz(manifest.samples(1)) == pytest.approx(900, abs=5)
@@ -100,8 +100,8 @@ def test_ntuml_finds_english_terms_and_their_places() -> None:
     assert english_terms("這個 machine learning 的model") == {
         "code_switched": True,
         "languages": ["zh", "en"],
-        "foreign_words": ["machine learning", "model"],
-        "foreign_places": {"zh": [[2, 17], [18, 23]]},  # characters
+        "embedded_words": ["machine learning", "model"],
+        "embedded_ranges": {"zh": [[2, 17], [18, 23]]},  # characters
     }
     assert english_terms("好") == {"code_switched": False}
     assert english_terms("okay")["code_switched"] is False
@@ -125,8 +125,8 @@ def test_ntuml(tmp_path: Path) -> None:
     summary = PREPARATIONS["ntuml2021"].prepare(tmp_path / "ntuml", tmp_path / "out")
     mixed, plain = Manifest(tmp_path / "out" / "dev")
     assert (mixed.language, mixed.translations) == ("zh", {"en": "this machine learning model"})
-    assert mixed.custom["foreign_words"] == ["machine learning", "model"]
-    assert mixed.custom["foreign_places"] == {"zh": [[2, 17], [18, 23]]}, "characters"
+    assert mixed.custom["embedded_words"] == ["machine learning", "model"]
+    assert mixed.custom["embedded_ranges"] == {"zh": [[2, 17], [18, 23]]}, "characters"
     assert mixed.custom["code_switched"] is True
     assert plain.custom["code_switched"] is False
     assert loudest_hz(Manifest(tmp_path / "out" / "dev").samples(0)) == pytest.approx(700, abs=5)
@@ -160,11 +160,11 @@ def test_cs_fleurs_takes_marked_words_down(cs_fleurs: Path, tmp_path: Path) -> N
     summary = PREPARATIONS["cs-fleurs"].prepare(cs_fleurs, tmp_path / "out", CorpusOptions(languages=("zh",)))
     (said,) = Manifest(tmp_path / "out" / "xtts_train")
     assert (said.text, said.language, said.speaker) == ("我 love it 你", "zh", "s1")
-    assert said.custom["foreign_words"] == ["love it"]
-    assert said.custom["foreign_places"] == {"zh": [[1, 7]]}
+    assert said.custom["embedded_words"] == ["love it"]
+    assert said.custom["embedded_ranges"] == {"zh": [[1, 7]]}
     assert said.custom["languages"] == ["zh", "en"]
     (plain,) = Manifest(tmp_path / "out" / "read_test")
-    assert "foreign_words" not in plain.custom
+    assert "embedded_words" not in plain.custom
     assert "read_test: unchecked, no published size speaks of zh" in summary.checks, (
         "17 hours are of all pairs"
     )
@@ -222,7 +222,7 @@ def test_miami_utterances_with_spans(miami: Path, tmp_path: Path) -> None:
     mixed, spanish, english = manifest
     assert (mixed.language, mixed.custom["main_language"]) == ("es", "en")
     assert mixed.text_in("en") == "my sister-in-law wants me to do, you know."
-    assert [(s["language"], s["text"], s["places"]) for s in mixed.custom["spans"]] == [
+    assert [(s["language"], s["text"], s["word_ranges"]) for s in mixed.custom["spans"]] == [
         ("en", "my sister in law", {"es": [0, 4]}),  # "sister-in-law" in the translation: not the same words
         ("es", "quiere que haga", {"es": [4, 7]}),
         ("en", "you know.", {"es": [7, 9], "en": [6, 8]}),
@@ -230,7 +230,7 @@ def test_miami_utterances_with_spans(miami: Path, tmp_path: Path) -> None:
     assert mixed.custom["spans_estimated"] is True
     (span,) = spanish.custom["spans"]
     assert (span["start_s"], span["end_s"], span["language"]) == (0.0, 1.0, "es")
-    assert (span["text"], span["places"]) == (spanish.text, {"es": [0, 6]})
+    assert (span["text"], span["word_ranges"]) == (spanish.text, {"es": [0, 6]})
     assert spanish.custom["spans_estimated"] is False
     assert loudest_hz(manifest.samples(1)) == pytest.approx(800, abs=4), "cut out of an mp3"
     assert (english.language, english.translations) == ("en", {})
@@ -266,9 +266,21 @@ def said(*words: tuple[str, str | None]) -> TranscriptLine:
 def test_spans_share_time_by_letters() -> None:
     found = spans(said(("aaaa", "eng"), ("bb", None), ("cc", "spa")), 8.0, "es", "aaaa bb dd ee")
     assert found == [
-        {"start_s": 0.0, "end_s": 6.0, "language": "en", "text": "aaaa bb", "places": {"es": [0, 2], "en": [0, 2]}},
-        {"start_s": 6.0, "end_s": 8.0, "language": "es", "text": "cc", "places": {"es": [2, 3], "en": [2, 4]}},
-    ]  # fmt: skip
+        {
+            "start_s": 0.0,
+            "end_s": 6.0,
+            "language": "en",
+            "text": "aaaa bb",
+            "word_ranges": {"es": [0, 2], "en": [0, 2]},
+        },
+        {
+            "start_s": 6.0,
+            "end_s": 8.0,
+            "language": "es",
+            "text": "cc",
+            "word_ranges": {"es": [2, 3], "en": [2, 4]},
+        },
+    ]
 
 
 def test_miami_gives_what_span_scores_need(miami: Path, tmp_path: Path) -> None:

@@ -19,13 +19,13 @@ TEXTS = st.lists(st.text(st.sampled_from("abc ,."), min_size=0, max_size=8), max
 def test_pieces_cut_at_spaces_are_where_their_words_are(pieces: list[str]) -> None:
     whole = " ".join(pieces)
     words = split_words(whole, "es")
-    places = ranges_of_pieces(pieces, whole, "es")
-    assert len(places) == len(pieces)
-    for piece, place in zip(pieces, places, strict=True):
+    ranges = ranges_of_pieces(pieces, whole, "es")
+    assert len(ranges) == len(pieces)
+    for piece, place in zip(pieces, ranges, strict=True):
         assert (words[slice(*place)] if place else []) == split_words(piece, "es")
 
 
-def test_pieces_cut_within_a_word_have_no_places() -> None:
+def test_pieces_cut_within_a_word_have_no_ranges() -> None:
     assert ranges_of_pieces(["what", "ever you"], "whatever you", "en") == []
     assert marked_ranges([("so ", False), ("okay", True), (", bien", False)], "so okay, bien", "es") == {}
 
@@ -41,7 +41,7 @@ def test_only_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("runs", "reference", "places"),
+    ("runs", "reference", "ranges"),
     [
         ([("en", "well"), ("es", "no sé"), ("en", "you know")], "Well, don't know, you know", [(0, 1), (1, 3), (3, 5)]),
         ([("es", "bueno"), ("en", "see you")], "good, see you", [(0, 1), (1, 3)]),
@@ -52,5 +52,5 @@ def test_only_place() -> None:
         ([("es", "ya"), ("en", "right"), ("fr", "oui")], "now right yes", [(0, 1), (1, 2), (2, 3)]),
     ],
 )  # fmt: skip
-def test_places_in_a_translation_are_held_by_its_own_words(runs, reference, places) -> None:
-    assert ranges_between(runs, reference, "en") == places
+def test_ranges_in_a_translation_are_held_by_its_own_words(runs, reference, ranges) -> None:
+    assert ranges_between(runs, reference, "en") == ranges

@@ -158,7 +158,7 @@ def _custom(
     if len(said) > 1:
         custom["references"] = {TARGET: list(said)}
     if embedded:
-        custom |= {"languages": [LANGUAGE, TARGET], "foreign_words": embedded}
+        custom |= {"languages": [LANGUAGE, TARGET], "embedded_words": embedded}
         custom |= marked_ranges(_marked(turns), text, LANGUAGE)
     if embedded and clean_text(" ".join(embedded)) == text:
         custom["spans"] = [{"start_s": 0.0, "end_s": sound.duration_s, "language": TARGET}]

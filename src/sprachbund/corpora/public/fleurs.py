@@ -236,7 +236,7 @@ def _entry(where: str, line: str, folder: Path, options: CorpusOptions) -> Entry
         return LeftOut(where=where, reason="no transcript")
     custom: dict[str, Any] = {"languages": [matrix, second], "code_switched": True}
     if marked := _MARKED.findall(row["text"]):
-        custom["foreign_words"] = [clean_text(words) for words in marked]
+        custom["embedded_words"] = [clean_text(words) for words in marked]
         pieces = [(piece, number % 2 == 1) for number, piece in enumerate(_MARKED.split(row["text"]))]
         custom |= marked_ranges(pieces, text, matrix)
     name = Path(row["file_name"]).with_suffix("").as_posix().replace("/", "-")

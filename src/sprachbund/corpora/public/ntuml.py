@@ -86,12 +86,12 @@ def _entry(where: str, utterance_id: str, row: dict[str, Any]) -> Entry:
 
 
 def english_terms(text: str) -> dict[str, Any]:
-    """For `custom`: whether a transcript is code-switched, its terms in Latin letters, and their places."""
+    """For `custom`: whether a transcript is code-switched, its terms in Latin letters, and their word ranges."""
     pieces = [(piece, number % 2 == 1) for number, piece in enumerate(_PIECES.split(text))]
     terms = [piece for piece, english in pieces if english]
     custom: dict[str, Any] = {"code_switched": bool(terms and _CHINESE.search(text))}
     if terms:
-        custom |= {"languages": [LANGUAGE, TARGET], "foreign_words": terms}
+        custom |= {"languages": [LANGUAGE, TARGET], "embedded_words": terms}
         custom |= marked_ranges(pieces, text, LANGUAGE)
     return custom
 

@@ -268,7 +268,7 @@ def runs(words: Sequence[TranscriptWord], language: str) -> list[tuple[str, list
 
 
 def spans(said: TranscriptLine, duration_s: float, language: str, translation: str) -> list[dict[str, Any]]:
-    """Runs of one language: their words, their share of the time by letters, their places in the transcript
+    """Runs of one language: their words, their share of the time by letters, their word ranges in the transcript
     (in `language`) and, where English words on both sides tell, in the English translation.
 
     Args:
@@ -289,7 +289,7 @@ def spans(said: TranscriptLine, duration_s: float, language: str, translation: s
         known = {
             tag: list(word_range) for tag, of in ranges.items() if (word_range := of[number] if of else None)
         }
-        result.append({**span, "places": known} if known else span)
+        result.append({**span, "word_ranges": known} if known else span)
         begun_s = end_s
     return result
 
