@@ -173,15 +173,15 @@ void quantize_normed(const Kernels& k) {
 
 // Attention in 8 bits against double precision, with what rounding may cost; that in bf16 against the same.
 void attend(const Kernels& k) {
-    const int64_t width = 16 * between(1, 9), positions = between(1, 150), places = up(positions, 16);
+    const int64_t width = 16 * between(1, 9), positions = between(1, 150), padded = up(positions, 16);
     const int64_t count = between(1, kManyAtOnce);
     // Of a number that is rounded to bf16, as the weights of attention of many queries are with these instructions.
     const double half_step = std::strcmp(k.name, "amx") && std::strcmp(k.name, "avx512") ? 0 : 1.0 / 256;
     const double eps = 1.0 / (1 << 24);
-    const auto size = static_cast<size_t>(places * width);
+    const auto size = static_cast<size_t>(padded * width);
     std::vector<uint16_t> queries(static_cast<size_t>(count * width)), keys(size), values(size);
     std::vector<int8_t> key8(size), value8(size);
-    std::vector<float> q(queries.size()), key(size), value(size), scales(static_cast<size_t>(3 * places));
+    std::vector<float> q(queries.size()), key(size), value(size), scales(static_cast<size_t>(3 * padded));
     auto half = [](float x) {
         uint32_t u;
         std::memcpy(&u, &x, 4);
@@ -205,16 +205,16 @@ void attend(const Kernels& k) {
         }
         const auto at = static_cast<size_t>(p);
         scales[at] = k.keep_key(&key[at * static_cast<size_t>(width)], width, &key8[static_cast<size_t>(block)], inside,
-                                &scales[at + static_cast<size_t>(places)]);
-        scales[at + 2 * static_cast<size_t>(places)] =
+                                &scales[at + static_cast<size_t>(padded)]);
+        scales[at + 2 * static_cast<size_t>(padded)] =
             k.keep_value(&value[at * static_cast<size_t>(width)], width, &value8[static_cast<size_t>(block)], inside);
     }
     const float factor = 1 / std::sqrt(static_cast<float>(width));
     std::vector<int64_t> lengths(static_cast<size_t>(count));
     for (auto& length : lengths) length = between(0, positions);
     std::vector<float> out(q.size()), out8(q.size()), all(q.size());
-    std::vector<float> scratch(static_cast<size_t>(std::max(attention_scratch(places), many_scratch(width))) + 64);
-    const Eight eight{key8.data(), value8.data(), scales.data(), scales.data() + places, scales.data() + 2 * places};
+    std::vector<float> scratch(static_cast<size_t>(std::max(attention_scratch(padded), many_scratch(width))) + 64);
+    const Eight eight{key8.data(), value8.data(), scales.data(), scales.data() + padded, scales.data() + 2 * padded};
     for (const Eight* with : {static_cast<const Eight*>(nullptr), &eight}) {
         k.attend({queries.data(), width, keys.data(), values.data(), lengths.data(), count, width, factor,
                   with ? out8.data() : out.data(), width, nullptr, 0, scratch.data(), with});
@@ -222,8 +222,8 @@ void attend(const Kernels& k) {
     k.attend_many({queries.data(), width, keys.data(), values.data(), lengths.data(), count, width, factor, all.data(),
                    width, nullptr, 0, scratch.data(), nullptr});
     // Scores by themselves, and as biases that begin a place before those of the query above.
-    const int64_t stride = places + count + 16;
-    std::vector<float> biases(static_cast<size_t>(count * (stride + 1) + 16)), by_match(static_cast<size_t>(count * places));
+    const int64_t stride = padded + count + 16;
+    std::vector<float> biases(static_cast<size_t>(count * (stride + 1) + 16)), by_match(static_cast<size_t>(count * padded));
     for (auto& b : biases) b = normal();
     std::vector<float> biased(q.size()), biased_many(q.size());
     Attention with_bias{queries.data(), width, keys.data(), values.data(), lengths.data(), count, width, factor,
@@ -232,9 +232,9 @@ void attend(const Kernels& k) {
     k.attend(with_bias);
     with_bias.out = biased_many.data();
     k.attend_many(with_bias);
-    k.match({queries.data(), width, keys.data(), nullptr, nullptr, count, width, factor, by_match.data(), places, nullptr, 0,
+    k.match({queries.data(), width, keys.data(), nullptr, nullptr, count, width, factor, by_match.data(), padded, nullptr, 0,
              scratch.data(), nullptr},
-            places / 16);
+            padded / 16);
     for (int64_t n = 0; n < count; n++) {
         const int64_t seen = lengths[static_cast<size_t>(n)];
         std::vector<double> weights(static_cast<size_t>(seen)), other(weights);
@@ -250,7 +250,7 @@ void attend(const Kernels& k) {
             largest = std::max(largest, size * factor);
             other_total += other[static_cast<size_t>(p)] =
                 std::exp(score * factor + double(with_bias.bias[n * with_bias.bias_stride + p]));
-            expect(near(by_match[static_cast<size_t>(n * places + p)], score * factor, 1e-4), k.name, "score");
+            expect(near(by_match[static_cast<size_t>(n * padded + p)], score * factor, 1e-4), k.name, "score");
         }
         // A score is a sum of `width` products; an exponential is off by its score's error and 2 ulp; mixed values and
         // the sum that divides them have `seen` terms, brought to another maximum once in 64. A tenth more is for

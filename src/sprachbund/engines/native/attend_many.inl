@@ -13,7 +13,7 @@ constexpr int kTile = 64;  // positions
 // One register: compilers move wider vectors through memory.
 constexpr int kLanes = sizeof(Part) / 4;
 typedef float Lanes __attribute__((vector_size(sizeof(Part))));
-typedef int32_t Places __attribute__((vector_size(sizeof(Part))));
+typedef int32_t Indices __attribute__((vector_size(sizeof(Part))));
 typedef Unsigned<sizeof(Part)>::type Words;
 // Sums that fit into the registers beside what is multiplied: so many queries, so many registers.
 constexpr int kManyQueries = kSums == 2 ? 2 : 6, kManyVectors = kSums == 2 ? 1 : sizeof(Part) == 32 ? 2 : 4;
@@ -80,7 +80,7 @@ INLINE void many_scores(const float* queries, const float* keys, int64_t width, 
     }
 }
 
-constexpr int32_t kPlaces[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+constexpr int32_t kIndices[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 // Scores of the first `count` positions to exponentials, and zeros up to `padded`, a multiple of 16.
 INLINE void soften_tile(const Many& m, int64_t query, int64_t count, int64_t padded) {
@@ -88,7 +88,7 @@ INLINE void soften_tile(const Many& m, int64_t query, int64_t count, int64_t pad
     const int64_t whole = count / kLanes * kLanes;
     for (int64_t i = whole; i < padded; i += kLanes) {
         const Lanes x = load<Lanes>(scores + i);
-        store(scores + i, load<Places>(kPlaces) < static_cast<int32_t>(count - i) ? x : Lanes{} + kNothing);
+        store(scores + i, load<Indices>(kIndices) < static_cast<int32_t>(count - i) ? x : Lanes{} + kNothing);
     }
     Lanes greatest = Lanes{} + kNothing;
     for (int64_t i = 0; i < padded; i += kLanes) {

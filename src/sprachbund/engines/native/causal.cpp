@@ -123,7 +123,7 @@ void CausalLM::work(int thread, const CausalStep& step, Range positions) {
                  {{&layer.query, {Then::keep, projected, stride, nullptr, 0}},
                   {&layer.key, {Then::keep, projected + all, stride, nullptr, 0}},
                   {&layer.value, {Then::keep, projected + all + keys, stride, nullptr, 0}}});
-        place(thread, layer, own_keys, own_values, step.blocks);
+        store(thread, layer, own_keys, own_values, step.blocks);
         attend(thread, step, own_keys, own_values);
         multiply(thread, quantized(thread, mixed_.data(), all, nullptr), {{&layer.out, onto_x}});
         const Tokens tokens = quantized(thread, x_.data(), shape.width, &layer.inner_norm);
@@ -159,7 +159,7 @@ void CausalLM::begin(const CausalStep& step, Range positions, Range mine) {
 
 // Head norms and positions of queries and keys; queries in bf16 so that those of a group lie together, keys and values
 // into the cache.
-void CausalLM::place(int thread, const CausalLayer& layer, uint16_t* keys, uint16_t* values, int64_t blocks) {
+void CausalLM::store(int thread, const CausalLayer& layer, uint16_t* keys, uint16_t* values, int64_t blocks) {
     const int64_t width = shape.head_width, wide = shape.wide(), parts = shape.parts(), group = shape.group();
     const Range mine = team_->share(thread, count_ * parts);
     for (int64_t i = mine.begin; i < mine.end; i++) {

@@ -70,7 +70,7 @@ class CausalLM {
     void prepare(Range positions);
     void work(int thread, const CausalStep& step, Range positions);
     void begin(const CausalStep& step, Range positions, Range mine);
-    void place(int thread, const CausalLayer& layer, uint16_t* keys, uint16_t* values, int64_t blocks);
+    void store(int thread, const CausalLayer& layer, uint16_t* keys, uint16_t* values, int64_t blocks);
     void attend(int thread, const CausalStep& step, const uint16_t* keys, const uint16_t* values);
     Tokens quantized(int thread, const float* x, int64_t width, const Norm* norm);
     void multiply(int thread, const Tokens& tokens, std::initializer_list<Part> parts);
@@ -89,7 +89,7 @@ class CausalLM {
     std::vector<int64_t> row_, position_;  // of all N
     // Of a pass:
     int64_t count_ = 0;
-    std::vector<int64_t> of_row_, at_, lengths_;  // positions' rows, their places there; positions that each query sees
+    std::vector<int64_t> of_row_, at_, lengths_;  // positions' rows, their indices there; positions that each query sees
     std::vector<Unit> units_;
     std::mutex calls_;
 };

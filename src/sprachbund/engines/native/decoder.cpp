@@ -99,21 +99,21 @@ void Decoder::remember(int thread, const Tokens& tokens, int64_t first, int64_t 
 
 void Decoder::keep_eight(const float* heads, int64_t count, int64_t first, int64_t layer, int64_t memories,
                          const Cross& into) {
-    const int64_t wide = shape.padded_head(), all = shape.all_heads(), places = into.blocks * 16;
+    const int64_t wide = shape.padded_head(), all = shape.all_heads(), slots = into.blocks * 16;
     const int64_t units = memories * shape.heads;
-    int8_t* keys = into.eight + 2 * layer * units * places * wide;
-    int8_t* values = keys + units * places * wide;
-    float* scales = into.scales + 3 * layer * units * places;
+    int8_t* keys = into.eight + 2 * layer * units * slots * wide;
+    int8_t* values = keys + units * slots * wide;
+    float* scales = into.scales + 3 * layer * units * slots;
     for (int64_t i = 0; i < count; i++) {
         const size_t token = static_cast<size_t>(first + i);
         for (int64_t head = 0; head < shape.heads; head++) {
-            const int64_t unit = row_[token] * shape.heads + head, at = unit * places + position_[token];
+            const int64_t unit = row_[token] * shape.heads + head, at = unit * slots + position_[token];
             const int64_t block = (unit * into.blocks + position_[token] / 16) * 16 * wide;
             const int64_t inside = position_[token] % 16;
             const float* x = heads + i * 2 * all + head * wide;
             float* scale = scales + at;
-            scale[0] = kernels_->keep_key(x, wide, keys + block, inside, scale + units * places);
-            scale[2 * units * places] = kernels_->keep_value(x + all, wide, values + block, inside);
+            scale[0] = kernels_->keep_key(x, wide, keys + block, inside, scale + units * slots);
+            scale[2 * units * slots] = kernels_->keep_value(x + all, wide, values + block, inside);
         }
     }
 }
@@ -305,9 +305,9 @@ int64_t Decoder::reads() const {
 
 // All rows of a memory attend together, so that its keys are read once.
 void Decoder::attend_cross(int thread, int64_t layer, const Step& step) {
-    const int64_t wide = shape.padded_head(), all = shape.all_heads(), places = step.cross.blocks * 16;
+    const int64_t wide = shape.padded_head(), all = shape.all_heads(), slots = step.cross.blocks * 16;
     const int64_t units = step.memories * shape.heads, rows = step.rows / step.memories;
-    const int64_t keys = 2 * layer * units * places * wide, values = keys + units * places * wide;
+    const int64_t keys = 2 * layer * units * slots * wide, values = keys + units * slots * wide;
     const Range part = team_->share(thread, units);
     Scratch<float>& scratch = attention_[static_cast<size_t>(thread)];
     int64_t* lengths = reinterpret_cast<int64_t*>(scratch.data() +
@@ -320,12 +320,12 @@ void Decoder::attend_cross(int thread, int64_t layer, const Step& step) {
         float* weights = step.weights ? step.weights + (layer * units + unit) * group * step.weight_frames : nullptr;
         Attention attention{queries_.data() + at, all, nullptr, nullptr, lengths, group, wide, shape.factor(),
                             mixed_.data() + at,   all, weights, step.weight_frames, scratch.data(), nullptr};
-        const int64_t key = keys + unit * places * wide, value = values + unit * places * wide;
+        const int64_t key = keys + unit * slots * wide, value = values + unit * slots * wide;
         Eight eight{};
         if (step.cross.eight) {
-            const float* scale = step.cross.scales + (3 * layer * units + unit) * places;
-            eight = {step.cross.eight + key, step.cross.eight + value, scale, scale + units * places,
-                     scale + 2 * units * places};
+            const float* scale = step.cross.scales + (3 * layer * units + unit) * slots;
+            eight = {step.cross.eight + key, step.cross.eight + value, scale, scale + units * slots,
+                     scale + 2 * units * slots};
             attention.eight = &eight;
         } else {
             attention.keys = step.cross.halves + key;

@@ -40,8 +40,8 @@ void ParasiteDraft::propose(const Rows& rows, const int64_t* wanted, int64_t mos
         auto chosen = chosen_.begin();
         for (int64_t row = 0; row < rows.count; row++) {
             if (wanted[row] <= ahead) continue;
-            const int64_t place = rows.lengths[row] - prompts_[static_cast<size_t>(row)] + ahead;
-            tokens[row * most + ahead] = planted_.instead(*chosen++, row, place);
+            const int64_t position = rows.lengths[row] - prompts_[static_cast<size_t>(row)] + ahead;
+            tokens[row * most + ahead] = planted_.instead(*chosen++, row, position);
             counts[row]++;
         }
     }
@@ -82,8 +82,8 @@ void ModelDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most, 
         for (int64_t row = 0; row < rows.count; row++) {
             const size_t r = static_cast<size_t>(row);
             if (!counts_[r]) continue;
-            const int64_t place = rows.lengths[row] - prompts_[r] + ahead;
-            tokens[row * most + ahead] = planted_.instead(*chosen++, row, place);
+            const int64_t position = rows.lengths[row] - prompts_[r] + ahead;
+            tokens[row * most + ahead] = planted_.instead(*chosen++, row, position);
             counts[row]++;
         }
     }

@@ -84,10 +84,10 @@ inline float flushed(float x) {
     return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.0f, x) : x;
 }
 
-// The bf16 number at `place` of a row.
-inline float emulated_half(int n, int row, int place) {
+// The bf16 number at `index` of a row.
+inline float emulated_half(int n, int row, int index) {
     uint16_t upper;
-    std::memcpy(&upper, emulated.of[n][row] + 2 * place, 2);
+    std::memcpy(&upper, emulated.of[n][row] + 2 * index, 2);
     const uint32_t raw = static_cast<uint32_t>(upper) << 16;
     float x;
     std::memcpy(&x, &raw, 4);

@@ -65,16 +65,16 @@ void Encoder::work(int thread, float* x, int64_t frames) {
     const int64_t fair = up((frames + team_->size() - 1) / team_->size(), 12), size = fair < kChunk ? fair : kChunk;
     const int64_t padded = up(shape.width, 16);
     const Range part = team_->share(thread, frames, size);
-    const Heads places{"qkv",          shape.heads,         shape.padded_head(), queries_.data(), keys_.data(),
+    const Heads into{"qkv",          shape.heads,         shape.padded_head(), queries_.data(), keys_.data(),
                        values_.data(), up(frames, 16) / 16, row_.data(),         position_.data()};
     auto in_chunks = [&](auto&& each) {
         for (int64_t at = part.begin; at < part.end; at += size)
             each(x + at * padded, Range{at, std::min(at + size, part.end)});
     };
     for (const EncoderLayer& layer : layers_) {
-        in_chunks([&](float* at, Range chunk) { heads(thread, layer, at, chunk, places); });
+        in_chunks([&](float* at, Range chunk) { heads(thread, layer, at, chunk, into); });
         team_->barrier();
-        attend(thread, places, frames);
+        attend(thread, into, frames);
         team_->barrier();
         if (layer.conformer) {
             in_chunks([&](float* at, Range chunk) {

@@ -126,8 +126,8 @@ void FastConformer::know(int64_t longest) {
     signals.values.at_least(count * width);
     signals.scale.at_least(count);
     const std::vector<int64_t> row(static_cast<size_t>(count), 0);
-    std::vector<int64_t> place(static_cast<size_t>(count));
-    for (int64_t p = 0; p < count; p++) place[static_cast<size_t>(p)] = p;
+    std::vector<int64_t> position(static_cast<size_t>(count));
+    for (int64_t p = 0; p < count; p++) position[static_cast<size_t>(p)] = p;
     Scratch<float> made;
     float* signal = made.at_least(team_->size() * width);
     team_->run([&](int thread) {
@@ -145,7 +145,7 @@ void FastConformer::know(int64_t longest) {
         team_->barrier();
         for (size_t i = 0; i < layers_.size(); i++) {
             const Heads heads{"k",     shape.heads,          shape.head_width, nullptr, distances_[i].data(),
-                              nullptr, up(count, 16) / 16, row.data(),       place.data()};
+                              nullptr, up(count, 16) / 16, row.data(),       position.data()};
             const Range rows = team_->share(thread, layers_[i].distance.blocks);
             kernels_->product({signals.values.data(), width, signals.scale.data(), count}, layers_[i].distance,
                               rows.begin, rows.end, {Then::heads, nullptr, 0, &heads, 0});
@@ -275,9 +275,9 @@ void FastConformer::attend(int thread, const uint16_t* distances) {
         const int64_t keys =
             ((unit.utterance * shape.heads + unit.head) * blocks_ * 16 + unit.from) * width;
         const int64_t *lengths = lengths_.data() + unit.lengths, *starts = starts_.data() + unit.lengths;
-        // Key k is k places after key 0, which is at `place` for the first query of the unit, one before for the next.
-        const int64_t place = reach_ - 1 - known(unit.utterance) - unit.first + unit.from;
-        const int64_t block = (place - unit.count + 1) / 16, blocks = (place + unit.longest - 1) / 16 + 1 - block;
+        // Key k is k positions after key 0, which is at `origin` for the first query of the unit, one before for the next.
+        const int64_t origin = reach_ - 1 - known(unit.utterance) - unit.first + unit.from;
+        const int64_t block = (origin - unit.count + 1) / 16, blocks = (origin + unit.longest - 1) / 16 + 1 - block;
         kernels_->match({by_distance_.data() + at, all, distances + (unit.head * known_blocks + block) * 16 * width,
                          nullptr, nullptr, unit.count, width, shape.factor(), biases, blocks * 16, nullptr, 0, scratch,
                          nullptr},
@@ -285,10 +285,10 @@ void FastConformer::attend(int thread, const uint16_t* distances) {
         Attention attention{queries_.data() + at, all, keys_.data() + keys, values_.data() + keys,
                             lengths, unit.count, width, shape.factor(),
                             mixed_.data() + at, all, nullptr, 0, scratch, nullptr};
-        attention.bias = biases + place - block * 16;
+        attention.bias = biases + origin - block * 16;
         attention.bias_stride = blocks * 16 - 1;
         for (int64_t q = 0; q < unit.count; q++)
-            std::fill_n(biases + place - block * 16 + q * attention.bias_stride, starts[q], kUnseen);
+            std::fill_n(biases + origin - block * 16 + q * attention.bias_stride, starts[q], kUnseen);
         kernels_->attend_many(attention);
     }
     team_->barrier();
@@ -303,8 +303,8 @@ void FastConformer::gate(int thread, const FastLayer& layer, float* x, Range pas
              {Then::keep, hidden_.data(), 2 * width, nullptr, 0});
     const Range mine = team_->share(thread, count);
     for (int64_t i = mine.begin; i < mine.end; i++) {
-        const int64_t frame = pass.begin + i, place = frame + (row_[static_cast<size_t>(frame)] + 1) * margin_;
-        kernels_->gate(hidden_.data() + i * 2 * width, 1, width, gated_.data() + place * width);
+        const int64_t frame = pass.begin + i, padded = frame + (row_[static_cast<size_t>(frame)] + 1) * margin_;
+        kernels_->gate(hidden_.data() + i * 2 * width, 1, width, gated_.data() + padded * width);
     }
     team_->barrier();
 }
@@ -314,8 +314,8 @@ void FastConformer::convolve(int thread, const FastLayer& layer, float* x, Range
     const int64_t width = shape.width, count = pass.end - pass.begin;
     const Range mine = team_->share(thread, count);
     for (int64_t i = mine.begin; i < mine.end; i++) {
-        const int64_t frame = pass.begin + i, place = frame + (row_[static_cast<size_t>(frame)] + 1) * margin_;
-        kernels_->depthwise(gated_.data() + (place - margin_) * width, 1, width, width, depthwise,
+        const int64_t frame = pass.begin + i, padded = frame + (row_[static_cast<size_t>(frame)] + 1) * margin_;
+        kernels_->depthwise(gated_.data() + (padded - margin_) * width, 1, width, width, depthwise,
                             hidden_.data() + i * width);
     }
     // Each thread quantizes the frames that it has convolved.

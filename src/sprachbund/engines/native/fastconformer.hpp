@@ -81,13 +81,13 @@ class FastConformer {
     Scratch<float> hidden_, mixed_, gated_;
     Scratch<uint16_t> queries_, by_distance_, keys_, values_;
     // The products with the signals of distances, as keys: H x blocks x (16 W) of each layer. They are the same for all
-    // utterances, and are kept. Place p stands for the distance reach_ - 1 - p.
+    // utterances, and are kept. Position p stands for the distance reach_ - 1 - p.
     std::vector<Scratch<uint16_t>> distances_;
     int64_t reach_ = 0;  // distances below this are known, to both sides
     // Of a call:
     const Streams* streams_ = nullptr;
     std::vector<int64_t> counts_, begins_;  // of utterances: their frames, the frames before them
-    std::vector<int64_t> row_, position_;   // of frames: their utterances, their places behind what is remembered
+    std::vector<int64_t> row_, position_;   // of frames: their utterances, their positions behind what is remembered
     std::vector<int64_t> lengths_;          // of the queries of units: they see the keys before
     std::vector<int64_t> starts_;           // of the same queries: they do not see the keys before
     std::vector<Unit> units_;

@@ -93,22 +93,22 @@ void normalise(float* x, int64_t count, int64_t width, int64_t stride, const Nor
     }
 }
 
-// Lanes keep the first of their greatest; of equal lanes the first place counts.
+// Lanes keep the first of their greatest; of equal lanes the first index counts.
 int64_t likeliest(const float* logits, int64_t count, float* log_prob) {
     const F16 nothing = all(-__builtin_inff());
     const int64_t whole = count / 16 * 16;
     F16 most = nothing;
-    I16 places = lanes(), place = lanes();
-    for (int64_t i = 0; i < whole; i += 16, place += 16) {
+    I16 indices = lanes(), index = lanes();
+    for (int64_t i = 0; i < whole; i += 16, index += 16) {
         const F16 x = load<F16>(logits + i);
         const I16 more = x > most;
         most = more ? x : most;
-        places = more ? place : places;
+        indices = more ? index : indices;
     }
     float peak = most[0];
-    int32_t best = places[0];
+    int32_t best = indices[0];
     for (int lane = 1; lane < 16; lane++) {
-        if (most[lane] > peak || (most[lane] == peak && places[lane] < best)) peak = most[lane], best = places[lane];
+        if (most[lane] > peak || (most[lane] == peak && indices[lane] < best)) peak = most[lane], best = indices[lane];
     }
     for (int64_t i = whole; i < count; i++) {
         if (logits[i] > peak) peak = logits[i], best = static_cast<int32_t>(i);

@@ -128,11 +128,11 @@ struct Suppressed {
     }
 };
 
-// What Medusa heads guess of some rows.
-struct Guess {
+// The draft tokens of Medusa heads for some rows.
+struct DraftTokens {
     const std::vector<std::vector<Matrix>>& stacks;  // of every head, D to D
     const float* states;                             // rows x D padded: what goes into the last norm
-    const int64_t* of_rows;                          // rows: their places in the search
+    const int64_t* of_rows;                          // rows: their indices in the search
     int64_t rows, heads;
     const Suppressed* suppressed;
     int64_t* tokens;  // heads x rows
@@ -194,7 +194,7 @@ class Decoder {
     // Rows to their ends, the likeliest token each time; see search.hpp.
     void search(const Search& search, Draft* draft);
     // A draft's part of a search, inside it.
-    void guess(const Guess& guess);
+    void draft(const DraftTokens& draft);
     // The last norm of N states (D padded), times a matrix: the whole vocabulary's where there is none.
     void logits(const float* states, int64_t count, const Matrix* matrix, float* out);
 
@@ -230,7 +230,7 @@ class Decoder {
     std::vector<Quantized> quantized_;  // one per thread
     std::vector<Scratch<float>> attention_;
     Quantized shared_;
-    Scratch<float> x_, mixed_, hidden_, guesses_, last_;
+    Scratch<float> x_, mixed_, hidden_, draft_logits_, last_;
     Scratch<uint16_t> queries_;
     std::vector<int64_t> row_, position_, lengths_;
     std::vector<int64_t> first_;  // R + 1: tokens of the step before each row's

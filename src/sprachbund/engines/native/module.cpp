@@ -796,7 +796,7 @@ void py_attend_eight(const std::string& isa, const Array<const int16_t>& queries
                      const Array<const float>& values, const Array<const int64_t>& lengths, float factor,
                      const Array<float>& out, const Array<float>& weights) {
     const int64_t count = length(queries, 0, "queries"), width = length(queries, 1, "queries"),
-                  positions = length(keys, 0, "keys"), places = up(positions, 16);
+                  positions = length(keys, 0, "keys"), padded = up(positions, 16);
     if (width % 16 || width > kWidestEight) throw nb::value_error("heads are padded to 16, and 256 at most");
     expect(keys, {positions, width}, "keys");
     expect(values, {positions, width}, "values");
@@ -807,21 +807,21 @@ void py_attend_eight(const std::string& isa, const Array<const int16_t>& queries
         if (lengths.data()[q] < 0 || lengths.data()[q] > positions)
             throw nb::value_error("a length is beyond the keys");
     }
-    std::vector<int8_t> packed(static_cast<size_t>(2 * places * width));
-    std::vector<float> scales(static_cast<size_t>(3 * places));
-    int8_t *key = packed.data(), *value = key + places * width;
+    std::vector<int8_t> packed(static_cast<size_t>(2 * padded * width));
+    std::vector<float> scales(static_cast<size_t>(3 * padded));
+    int8_t *key = packed.data(), *value = key + padded * width;
     float* scale = scales.data();
     const Kernels* kernels = chosen(isa);
     for (int64_t i = 0; i < positions; i++) {
         const int64_t block = i / 16 * 16 * width;
-        scale[i] = kernels->keep_key(keys.data() + i * width, width, key + block, i % 16, scale + places + i);
-        scale[2 * places + i] = kernels->keep_value(values.data() + i * width, width, value + block, i % 16);
+        scale[i] = kernels->keep_key(keys.data() + i * width, width, key + block, i % 16, scale + padded + i);
+        scale[2 * padded + i] = kernels->keep_value(values.data() + i * width, width, value + block, i % 16);
     }
-    const Eight eight{key, value, scale, scale + places, scale + 2 * places};
+    const Eight eight{key, value, scale, scale + padded, scale + 2 * padded};
     Scratch<float> scratch;
     kernels->attend({reinterpret_cast<const uint16_t*>(queries.data()), width, nullptr, nullptr, lengths.data(), count,
                      width, factor, out.data(), width, weights.data(), positions,
-                     scratch.at_least(attention_scratch(places)), &eight});
+                     scratch.at_least(attention_scratch(padded)), &eight});
 }
 
 // Frames (T, D padded to 16) with silence around them, through the convolution, norm and SiLU.

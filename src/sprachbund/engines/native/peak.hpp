@@ -20,7 +20,7 @@ std::vector<RegisterLoop> register_loops();
 
 // Seconds in which a team reads memory once, every thread a part of its own.
 //
-// streams: places from which a thread reads at once: 1, 2, 4 or 8. ahead: bytes that are fetched before they are read; 0
+// streams: addresses from which a thread reads at once: 1, 2, 4 or 8. ahead: bytes that are fetched before they are read; 0
 // leaves that to the processor. 64 bytes aligned; what does not fill all streams is left out: less than 4 KiB a thread.
 double seconds_of_reading(Team& team, const uint8_t* memory, int64_t bytes, int streams, int64_t ahead);
 

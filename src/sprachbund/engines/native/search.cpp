@@ -58,7 +58,7 @@ void TokenMapDraft::propose(const Rows& rows, const int64_t* wanted, int64_t mos
 }
 
 TextDraft::TextDraft(std::vector<std::vector<int64_t>> texts, std::vector<int64_t> prompts)
-    : texts_(std::move(texts)), prompts_(std::move(prompts)), place_(texts_.size(), 0), read_(prompts_) {}
+    : texts_(std::move(texts)), prompts_(std::move(prompts)), position_(texts_.size(), 0), read_(prompts_) {}
 
 bool TextDraft::fits(int64_t rows, const int64_t* lengths, const Decoder& decoder) const {
     for (const auto& text : texts_) {
@@ -76,27 +76,27 @@ void TextDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most, i
         const std::vector<int64_t>& text = texts_[r];
         const int64_t size = static_cast<int64_t>(text.size());
         for (; read_[r] < rows.lengths[row]; read_[r]++)
-            place_[r] = find(row, rows.of(row) + read_[r] + 1, read_[r] + 1 - prompts_[r]);
-        counts[row] = std::min(wanted[row], std::max<int64_t>(0, size - place_[r]));
-        std::copy_n(text.data() + std::min(place_[r], size), counts[row], tokens + row * most);
+            position_[r] = find(row, rows.of(row) + read_[r] + 1, read_[r] + 1 - prompts_[r]);
+        counts[row] = std::min(wanted[row], std::max<int64_t>(0, size - position_[r]));
+        std::copy_n(text.data() + std::min(position_[r], size), counts[row], tokens + row * most);
     }
 }
 
-// The place behind the last of `written` tokens, which end before `end`.
+// The position behind the last of `written` tokens, which end before `end`.
 int64_t TextDraft::find(int64_t row, const int64_t* end, int64_t written) const {
     const std::vector<int64_t>& text = texts_[static_cast<size_t>(row)];
-    const int64_t size = static_cast<int64_t>(text.size()), expected = place_[static_cast<size_t>(row)] + 1;
+    const int64_t size = static_cast<int64_t>(text.size()), expected = position_[static_cast<size_t>(row)] + 1;
     if (expected <= size && text[static_cast<size_t>(expected - 1)] == end[-1]) return expected;
     for (int64_t many = std::min<int64_t>(2, written); many > 0; many--) {
         int64_t best = -1;
-        for (int64_t place = many; place <= size; place++) {
-            if (std::equal(end - many, end, text.data() + place - many) &&
-                (best < 0 || std::abs(place - expected) < std::abs(best - expected)))
-                best = place;
+        for (int64_t at = many; at <= size; at++) {
+            if (std::equal(end - many, end, text.data() + at - many) &&
+                (best < 0 || std::abs(at - expected) < std::abs(best - expected)))
+                best = at;
         }
         if (best >= 0) return best;
     }
-    return expected;  // as if this token stood in the place of the one that was expected
+    return expected;  // as if this token were the one that was expected
 }
 
 bool HeadsDraft::fits(int64_t rows, const int64_t* lengths, const Decoder& decoder) const {
@@ -113,14 +113,14 @@ void HeadsDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most, 
     states_.clear();
     for (int64_t row : asked_)
         states_.insert(states_.end(), rows.states + row * padded, rows.states + (row + 1) * padded);
-    guesses_.resize(asked_.size() * static_cast<size_t>(heads));
-    decoder_->guess({stacks_, states_.data(), asked_.data(), static_cast<int64_t>(asked_.size()), heads,
-                     rows.suppressed, guesses_.data()});
+    drafted_.resize(asked_.size() * static_cast<size_t>(heads));
+    decoder_->draft({stacks_, states_.data(), asked_.data(), static_cast<int64_t>(asked_.size()), heads,
+                     rows.suppressed, drafted_.data()});
     for (size_t i = 0; i < asked_.size(); i++) {
         const int64_t row = asked_[i], written = rows.lengths[row] - prompts_[static_cast<size_t>(row)];
         counts[row] = std::min(wanted[row], heads);
         for (int64_t head = 0; head < counts[row]; head++) {
-            const int64_t own = guesses_[static_cast<size_t>(head) * asked_.size() + i];
+            const int64_t own = drafted_[static_cast<size_t>(head) * asked_.size() + i];
             tokens[row * most + head] = planted_.instead(own, row, written + head);
         }
     }
@@ -171,8 +171,8 @@ void JoinedDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most,
     }
 }
 
-void Decoder::guess(const Guess& guess) {
-    const int64_t count = guess.rows * guess.heads, padded = up(shape.width, 16);
+void Decoder::draft(const DraftTokens& draft) {
+    const int64_t count = draft.rows * draft.heads, padded = up(shape.width, 16);
     shared_.values.at_least(count * padded);
     shared_.scale.at_least(count);
     for (auto& q : quantized_) {
@@ -181,17 +181,17 @@ void Decoder::guess(const Guess& guess) {
     }
     float* x = x_.at_least(count * padded);
     float* hidden = hidden_.at_least(count * padded);
-    float* logits = guesses_.at_least(count * vocabulary_size);
-    for (int64_t head = 0; head < guess.heads; head++)
-        std::copy_n(guess.states, guess.rows * padded, x + head * guess.rows * padded);
+    float* logits = draft_logits_.at_least(count * vocabulary_size);
+    for (int64_t head = 0; head < draft.heads; head++)
+        std::copy_n(draft.states, draft.rows * padded, x + head * draft.rows * padded);
     kernels_->normalise(x, count, shape.width, padded, norm_);
     team_->run([&](int thread) {
-        for (int64_t head = 0; head < guess.heads; head++) {
-            float* own = x + head * guess.rows * padded;
-            for (const Matrix& matrix : guess.stacks[static_cast<size_t>(head)]) {
-                multiply(thread, quantized(thread, own, shape.width, nullptr, guess.rows), matrix,
+        for (int64_t head = 0; head < draft.heads; head++) {
+            float* own = x + head * draft.rows * padded;
+            for (const Matrix& matrix : draft.stacks[static_cast<size_t>(head)]) {
+                multiply(thread, quantized(thread, own, shape.width, nullptr, draft.rows), matrix,
                          {Then::silu, hidden, padded, nullptr, 0});
-                const Range mine = team_->share(thread, guess.rows * padded);
+                const Range mine = team_->share(thread, draft.rows * padded);
                 for (int64_t i = mine.begin; i < mine.end; i++) own[i] += hidden[i];
                 team_->barrier();
             }
@@ -202,8 +202,8 @@ void Decoder::guess(const Guess& guess) {
         for (int64_t i = mine.begin; i < mine.end; i++) {
             float ignored;
             float* own = logits + i * vocabulary_size;
-            guess.suppressed->mask(guess.of_rows[i % guess.rows], own);
-            guess.tokens[i] = kernels_->likeliest(own, vocabulary_size, &ignored);
+            draft.suppressed->mask(draft.of_rows[i % draft.rows], own);
+            draft.tokens[i] = kernels_->likeliest(own, vocabulary_size, &ignored);
         }
     });
 }

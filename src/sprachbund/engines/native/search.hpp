@@ -67,11 +67,11 @@ struct Planted {
     std::vector<std::vector<int64_t>> texts;
 
     bool fits(int64_t rows, const Decoder& decoder) const;
-    // What stands at a place of a row's text; the draft's own token behind its end.
-    int64_t instead(int64_t own, int64_t row, int64_t place) const {
+    // The token at a position of a row's text; the draft's own behind its end.
+    int64_t instead(int64_t own, int64_t row, int64_t position) const {
         if (texts.empty()) return own;
         const auto& text = texts[static_cast<size_t>(row)];
-        return static_cast<size_t>(place) < text.size() ? text[static_cast<size_t>(place)] : own;
+        return static_cast<size_t>(position) < text.size() ? text[static_cast<size_t>(position)] : own;
     }
 };
 
@@ -107,8 +107,8 @@ class TextDraft : public Draft {
 
     std::vector<std::vector<int64_t>> texts_;
     std::vector<int64_t> prompts_;
-    std::vector<int64_t> place_;  // in each text: the token that is expected next
-    std::vector<int64_t> read_;   // of each row: tokens of it that the place is right for
+    std::vector<int64_t> position_;  // in each text: the token that is expected next
+    std::vector<int64_t> read_;   // of each row: tokens of it for which the position is right
 };
 
 // Medusa heads (arXiv 2401.10774, section 2.1): stacks of x + SiLU(W x) on the normed state, each for one token further.
@@ -129,7 +129,7 @@ class HeadsDraft : public Draft {
     Planted planted_;
     std::vector<int64_t> prompts_;
     std::vector<float> states_;
-    std::vector<int64_t> asked_, guesses_;
+    std::vector<int64_t> asked_, drafted_;
 };
 
 // The drafts of several searches whose rows share one, each with rows of its own. A draft that reads the model's cache

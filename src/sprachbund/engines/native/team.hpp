@@ -137,7 +137,7 @@ class Team {
     }
 
     // Lets go of the threads of the process that this one was forked from. They are not detached: other threads may
-    // have got their places since. So a list of a few bytes is never freed.
+    // have got their memory since. So a list of a few bytes is never freed.
     void leave_behind() {
         (void)new std::vector<std::thread>(std::move(threads_));
         threads_.clear();
