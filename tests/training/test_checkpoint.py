@@ -1,5 +1,6 @@
 """What a run leaves is whole at any moment, and the same bytes however often it was taken up."""
 
+import json
 import signal
 import sys
 import weakref
@@ -9,14 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict_saver
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sprachbund.errors import SprachbundError
 from sprachbund.training import checkpoint
 from sprachbund.training.checkpoint import (
     RESUME_FILE,
+    SHARDS,
+    SHARDS_FILE,
     BestCheckpoints,
+    ResumeFiles,
     claim_folder,
     load_resume,
     save_resume,
@@ -24,6 +29,8 @@ from sprachbund.training.checkpoint import (
 from sprachbund.training.loop import train
 from sprachbund.training.lora import add_lora, merge_lora
 from sprachbund.training.options import Strict, TrainingOptions
+from sprachbund.util.files import write_text
+from sprachbund.util.options import RenamedWarning
 from tests.training import made
 
 
@@ -94,6 +101,58 @@ def test_checkpoints_are_averaged_one_tensor_at_a_time(tmp_path: Path) -> None:
     for name, mean in means.items():
         assert mean.dtype == torch.float32
         torch.testing.assert_close(mean, torch.stack([weights[name] for weights in kept]).mean(0))
+
+
+class Drafted(nn.Module):
+    """A model with a draft network, which the version before called `guesser` in all files."""
+
+    def __init__(self, draft: str) -> None:
+        super().__init__()
+        self.base = nn.Linear(2, 2)
+        self.add_module(draft, nn.Linear(2, 3))
+
+
+def trained(draft: str, seed: int, *, steps: int) -> tuple[nn.Module, torch.optim.AdamW]:
+    torch.manual_seed(seed)
+    model = Drafted(draft)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        x = torch.randn(4, 2)
+        sum(part(x).square().sum() for part in model.children()).backward()
+        optimizer.step()
+    return model, optimizer
+
+
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_a_run_of_the_version_before_goes_on_under_the_names_of_today(
+    tmp_path: Path, is_sharded: bool
+) -> None:
+    before, moments = trained("guesser", 0, steps=3)
+    files = ResumeFiles(tmp_path, before, [moments], [*before.state_dict()], is_sharded=False)
+    if is_sharded:  # as several processes write it
+        state_dict_saver.save(files._shards(None), checkpoint_id=tmp_path / SHARDS / "3", no_dist=True)
+        write_text(tmp_path / SHARDS_FILE, json.dumps({"folder": "3", "step": 3}))
+    else:
+        files.save({"step": 3}, None)
+    now, optimizer = trained("draft_network", 1, steps=0)
+    files = ResumeFiles(tmp_path, now, [optimizer], [*now.state_dict()], is_sharded=False)
+    with pytest.warns(RenamedWarning, match=r"resume\.\w+: guesser\.\* is called draft_network\.\* now"):
+        state = files.load(None)
+    assert state is not None
+    assert state["step"] == 3
+    for mine, theirs in zip(now.parameters(), before.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+        assert torch.equal(optimizer.state[mine]["exp_avg"], moments.state[theirs]["exp_avg"])
+
+
+def test_checkpoints_of_the_version_before_are_averaged_with_those_of_today(tmp_path: Path) -> None:
+    best = BestCheckpoints(tmp_path, keep=2)
+    best.offer(1, 1.0, {"guesser.w": torch.zeros(2)})
+    best.offer(2, 1.0, {"draft_network.w": torch.ones(2)})
+    [(name, mean)] = best.average()
+    assert name == "draft_network.w"
+    assert mean.tolist() == [0.5, 0.5]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of files there")

@@ -48,7 +48,7 @@ def test_the_text_encoder_starts_from_the_first_layers_before_pruning(model: Whi
             assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-def test_the_guesser_fits_the_pruned_decoder(model: Whisper) -> None:
+def test_the_draft_network_fits_the_pruned_decoder(model: Whisper) -> None:
     whole = make_dual_scale(model, OPTIONS)
     assert isinstance(whole.draft_network, Parasite)
     assert [list(group) for group in whole.draft_network.shape.groups] == [[0, 1], [2, 3]]
@@ -65,7 +65,9 @@ def test_what_moves(model: Whisper) -> None:
         assert all("lora_" in name for name in inside)
     plain = [name for name, _ in whole.named_parameters() if "lora_" not in name]
     for name in plain:
-        above = name.startswith(("base.decoder.", "base.encoder.layers.2.", "text_encoder.", "guesser."))
+        above = name.startswith(
+            ("base.decoder.", "base.encoder.layers.2.", "text_encoder.", "draft_network.")
+        )
         assert (name in moving) == above, name
     layer = whole.base.encoder.layers[0].self_attention.query
     assert layer.scaling["default"] == 2.0

@@ -56,7 +56,7 @@ def make(place: Path, seed: int = 0, **options: Any) -> DualScale:
     whole = make_dual_scale(model, DualScaleOptions(**{**ALL, **options}))
     with torch.no_grad():
         for name, parameter in whole.named_parameters():
-            if name.startswith(("text_encoder", "guesser")):
+            if name.startswith(("text_encoder", "draft_network")):
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return whole
 
@@ -185,7 +185,7 @@ def test_the_divergence_has_no_gradient_into_the_text_branch(place: Path, batch:
 
 
 @pytest.mark.parametrize("detach", [True, False])
-def test_the_guessers_loss_reaches_keys_and_values_unless_detached(
+def test_the_loss_of_the_draft_network_reaches_keys_and_values_unless_detached(
     place: Path, batch: Batch, detach: bool
 ) -> None:
     whole = make(place, detach_kv=detach)

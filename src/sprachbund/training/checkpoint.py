@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from pydantic import BaseModel, Field, RootModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, distributed, nn
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint import FileSystemReader, state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -25,6 +26,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.training.parallel import MovingAverage
 from sprachbund.util.distributed import is_first_rank, wait_for_all_ranks
 from sprachbund.util.files import atomic_path, read_model, read_object, write_text
+from sprachbund.util.options import RenamedWarning
 from sprachbund.util.tensors import check_tensors, save_tensors
 
 RECIPE_FILE = "recipe.json"
@@ -43,6 +45,8 @@ _FREE = {
     )
 }
 """Keys by which a run computes the same, up to rounding."""
+_FORMER_PARTS = {"guesser.": "draft_network."}
+"""What names of weights began with in the version before, and begin with today."""
 
 
 def claim_folder(directory: Path, recipe: BaseModel, *, accept_changes: bool = False) -> None:
@@ -273,11 +277,16 @@ class ResumeFiles:
         if (self._directory / RESUME_FILE).exists() or not path.exists():
             return self._load_file(average)
         state = read_object(path, advice=f"delete it and {self._directory / SHARDS} to start anew")
-        shards = self._shards(average)
+        shards, folder = self._shards(average), self._directory / SHARDS / str(state.get("folder"))
         try:
+            stored = FileSystemReader(folder).read_metadata().state_dict_metadata
+            names = {
+                new: old for old, new in _FORMER_PARTS.items() if any(f".{old}" in key for key in stored)
+            }
+            asked = _renamed_parts(shards, names)
             state_dict_loader.load(
-                shards,
-                checkpoint_id=self._directory / SHARDS / str(state.get("folder")),
+                asked,
+                checkpoint_id=folder,
                 process_group=self._group,
                 no_dist=not distributed.is_initialized(),
             )
@@ -285,7 +294,12 @@ class ResumeFiles:
             Exception
         ) as error:  # CheckpointException is no Exception of torch's own, and readers raise others
             raise self._unreadable(path, error) from error
-        set_optimizer_state_dict(self._model, self._optimizers, shards["optimizers"])
+        # The tensors of the model were read in place.
+        set_optimizer_state_dict(
+            self._model, self._optimizers, _renamed_parts(asked["optimizers"], _FORMER_PARTS)
+        )
+        if names:
+            _warn_of_former_parts(path)
         return state
 
     def _tensors(self, average: MovingAverage | None) -> dict[str, Any]:
@@ -312,7 +326,10 @@ class ResumeFiles:
             return None
         path = self._directory / RESUME_FILE
         try:
-            own, kept = self._model.state_dict(), state.pop("model")
+            own, stored = self._model.state_dict(), state.pop("model")
+            kept = _renamed_parts(stored, _FORMER_PARTS)
+            if kept.keys() != stored.keys():
+                _warn_of_former_parts(path)
             if missing := sorted({*self._moved} - kept.keys()):
                 raise KeyError(f"no {missing[0]}")
             for name, value in kept.items():
@@ -347,6 +364,33 @@ class ResumeFiles:
         for path in folder.iterdir():
             if path.name != but:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _renamed_parts(value: Any, names: Mapping[str, str]) -> Any:
+    """The same value with other beginnings of the names in it, as keys and as values; tensors are not copied.
+
+    Args:
+        value: dictionaries, lists and what they hold.
+        names: beginning to the new one.
+    """
+    match value:
+        case dict():
+            return {_renamed_parts(key, names): _renamed_parts(inner, names) for key, inner in value.items()}
+        case list():
+            return [_renamed_parts(inner, names) for inner in value]
+        case str():
+            return next(
+                (new + value.removeprefix(old) for old, new in names.items() if value.startswith(old)), value
+            )
+        case _:
+            return value
+
+
+def _warn_of_former_parts(path: Path) -> None:
+    parts = ", ".join(f"{old}* is called {new}* now" for old, new in _FORMER_PARTS.items())
+    warnings.warn(
+        f"{path}: {parts}; the next version no longer reads the former name", RenamedWarning, stacklevel=2
+    )
 
 
 def _like(value: Tensor, own: Tensor) -> Tensor:
@@ -417,9 +461,11 @@ class BestCheckpoints:
             check_tensors(self.directory / name, advice=advice)
         with ExitStack() as stack:
             files = [stack.enter_context(safe_open(self.directory / name, "pt")) for name in self.losses]
-            for key in files[0].keys():  # noqa: SIM118 - not a mapping
-                total = sum((file.get_tensor(key).double() for file in files), start=torch.zeros(()))
-                yield key, (total / len(files)).float()
+            stored = [{_renamed_parts(key, _FORMER_PARTS): key for key in [*file.keys()]} for file in files]
+            for name in stored[0]:
+                tensors = (file.get_tensor(keys[name]) for file, keys in zip(files, stored, strict=True))
+                total = sum((tensor.double() for tensor in tensors), start=torch.zeros(()))
+                yield name, (total / len(files)).float()
 
 
 # What a training in a folder of its own leaves there: a log while it runs, and no more than its result

@@ -8,7 +8,7 @@ Shapes: B utterances, R rows, U tokens of a row, N tokens that count, V vocabula
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
@@ -132,16 +132,9 @@ class DualScale(nn.Module):
         super().__init__()
         self.base = base
         self.text_encoder = text_encoder
-        # Resume files and patterns of recipes know the draft network by this name.
-        self.add_module("guesser", draft_network)
+        self.draft_network = draft_network
         self.options = options
         self.gate = Gate(options.gate_decay, is_open=not options.gate)
-
-    @property
-    def draft_network(self) -> DraftNetwork | None:
-        """Predicts tokens ahead of the decoder; None without one."""
-        network: Any = self._modules["guesser"]
-        return cast("DraftNetwork | None", network)
 
     @property
     def untrained(self) -> Sequence[nn.Module]:
@@ -332,7 +325,7 @@ def add_adapters(whole: DualScale) -> None:
     if lower == 0:
         return
     sides = [f"base.{name}.*" for name, _ in whole.base.named_children() if name != "encoder"]
-    parts = {"text_encoder": whole.text_encoder, "guesser": whole.draft_network}
+    parts = {"text_encoder": whole.text_encoder, "draft_network": whole.draft_network}
     other_parts = [f"{name}.*" for name, part in parts.items() if part is not None]
     upper = [f"base.encoder.layers.{n}.*" for n in range(lower, count)]
     add_lora(
