@@ -3,9 +3,9 @@
 Two models: the bundled one, on pieces of the recordings of `examples` with some noise, and a decoder of the shape of
 Whisper small with random weights, on random encoder outputs. Each row is searched without a draft, and then with a
 token map of what was written for the first 200 rows, Medusa heads, a parasite and a draft model. Rows of a batch have
-lengths and languages of their own, and accept different numbers of draft tokens in a pass, one to four. Guesses of the
-untrained drafts are replaced: by the right token with the probability asked for, or by another one. The draft model of
-the bundled model is that model without the middle one of its three decoder layers; its guesses are its own.
+lengths and languages of their own, and accept different numbers of draft tokens in a pass, one to four. Draft tokens of
+the untrained drafts are replaced: by the right token with the probability asked for, or by another one. The draft model
+of the bundled model is that model without the middle one of its three decoder layers; its draft tokens are its own.
 
 Rows of the file that are not measured again stay. Speed is not measured here; see native_heads.py.
 
@@ -111,7 +111,7 @@ class Bundled:
         return Started(batch=batch, memory=memory, prompts=prompts, languages=numbers)
 
     def model_run(self, rows: Started, planted: list[list[int]]) -> NativeModelRun:
-        del planted  # its guesses are its own
+        del planted  # its draft tokens are its own
         cache = self.smaller.decoder.start(
             rows.memory.states, rows.memory.num_frames, capacity=rows.batch.cache.capacity
         )
@@ -237,7 +237,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["bundled", "small"], choices=["bundled", "small"])
     parser.add_argument("--rows", type=int, default=2000, help="of each model, at each size of batch")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--acceptance", type=float, default=0.85, help="of replaced guesses")
+    parser.add_argument("--acceptance", type=float, default=0.85, help="of replaced draft tokens")
     parser.add_argument("--tokens", type=int, default=16, help="of a row with random weights")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/drafts_lossless.json"))

@@ -2,10 +2,10 @@
 
 Decoders have the shapes of Whisper small and medium, a memory of 30 s and the whole vocabulary. Drafts are Medusa heads
 of one block; a parasite of one block and of a quarter of the layers; a draft model of two layers and the same width, as
-Distil-Whisper has. A draft takes all its steps, and its guesses are replaced: by the token that the model will write
-with the probability asked for, or by another one. The model checks and refuses as always; tokens are compared. Searches
-without and with drafts take turns. With one thread, times are processor times of that thread, which other programs
-disturb least. Rows of other shapes stay in the file.
+Distil-Whisper has. A draft takes all its steps, and its draft tokens are replaced: by the token that the model will
+write with the probability asked for, or by another one. The model checks and refuses as always; tokens are compared.
+Searches without and with drafts take turns. With one thread, times are processor times of that thread, which other
+programs disturb least. Rows of other shapes stay in the file.
 
 Run: python -m benchmarks.native_heads --shape small medium --batch 1 8
 """
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--draft-tokens", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument(
-        "--acceptance", type=float, default=0.85, help="of a guess, if those before it were right"
+        "--acceptance", type=float, default=0.85, help="of a draft token, if those before it were right"
     )
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
@@ -182,7 +182,7 @@ def main() -> None:
         "threads": args.threads,
         "clock": "of the thread" if args.threads == 1 else "of the wall",
         "idle": args.idle,
-        "weights": "random; guesses planted",
+        "weights": "random; draft tokens planted",
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }
     before = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {"rows": []}

@@ -143,7 +143,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     draft = token_map(model, Manifest(args.texts), args.text_count)
     clock = time.thread_time if args.threads == 1 else time.perf_counter
     languages = corpus.languages.tolist()
-    places = [
+    chosen = [
         i
         for i in range(args.first, len(corpus))
         if languages[i] and corpus.durations_s[i] <= model.max_window_s
@@ -151,10 +151,11 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for size in args.batch:
         kinds = {
-            name: Measurement(model, draft, args.guesses, clock) for name in ("transcribed", "translated")
+            name: Measurement(model, draft, args.num_draft_tokens, clock)
+            for name in ("transcribed", "translated")
         }
         for begin in track(range(0, args.rows // 2, size), description=f"batches of {size}"):
-            part = places[begin : begin + size]
+            part = chosen[begin : begin + size]
             memory = model.encode(model.features([corpus.samples(i) for i in part]))
             durations_s = [float(corpus.durations_s[i]) for i in part]
             known = model.config.target_languages
@@ -179,7 +180,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--text-count", type=int, default=10**9, help="utterances of them")
     parser.add_argument("--rows", type=int, default=2000, help="half of them transcribed, half translated")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--guesses", type=int, nargs="+", default=[1, 3])
+    parser.add_argument("--num-draft-tokens", type=int, nargs="+", default=[1, 3])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--idle", action="store_true", help="nothing else ran on the machine")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/native_search.json"))

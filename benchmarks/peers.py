@@ -239,7 +239,7 @@ def available(args: argparse.Namespace) -> list[System]:
 
 
 def drafted(args: argparse.Namespace) -> list[System]:
-    """Our fastest, and transformers, with a draft whose guesses are right so often; how often, trained models say."""
+    """Our fastest, and transformers, with a draft whose tokens are right so often; how often, trained models say."""
     ours = [
         System(name="sprachbund", precision=f"native int8, draft {draft}", cases=ONE_STREAM)
         for draft in args.drafts
@@ -397,7 +397,7 @@ def parse() -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="SHARE[ of N]",
-        help="shares of a draft's guesses that are right, and of how many tokens it chooses",
+        help="shares of a draft's tokens that are right, and of how many tokens it chooses",
     )
     parser.add_argument("--cases", nargs="+", choices=list(CASES), help="all by default")
     parser.add_argument("--rounds", type=int, default=3)

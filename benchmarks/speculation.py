@@ -49,44 +49,44 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A draft, how many guesses a pass, and which of them stand."""
+    """A draft, how many draft tokens a pass, and which of them are accepted."""
 
     draft: str
-    guesses: int | None
+    num_draft_tokens: int | None
     accept: str
 
     def __str__(self) -> str:
         if self.draft == PLAIN:
             return PLAIN
-        guesses = f"k={self.guesses}" if self.guesses else "k=chosen"
-        return f"{Path(self.draft).name} {guesses}" + (f" {self.accept}" if self.accept != "exact" else "")
+        count = f"k={self.num_draft_tokens}" if self.num_draft_tokens else "k=chosen"
+        return f"{Path(self.draft).name} {count}" + (f" {self.accept}" if self.accept != "exact" else "")
 
 
 def systems(args: argparse.Namespace) -> list[System]:
-    """No draft, then every draft with every number of guesses and way of accepting."""
-    guesses = [None if k == 0 else k for k in args.guesses]
+    """No draft, then every draft with every number of draft tokens and way of accepting."""
+    counts = [None if k == 0 else k for k in args.num_draft_tokens]
     drafted = [
-        System(draft=draft, guesses=k, accept=how)
+        System(draft=draft, num_draft_tokens=k, accept=how)
         for draft in args.draft
         for how in args.accept
-        for k in guesses
+        for k in counts
         if how == "exact" or k is not None
     ]
-    return [System(draft=PLAIN, guesses=None, accept="exact"), *drafted]
+    return [System(draft=PLAIN, num_draft_tokens=None, accept="exact"), *drafted]
 
 
 def works(family: Family, args: argparse.Namespace) -> list[Work]:
     """The corpus in batches of one source and one target language."""
     manifest = Manifest(args.corpus)
-    places: dict[str, list[int]] = defaultdict(list)
+    by_language: dict[str, list[int]] = defaultdict(list)
     for index, language in enumerate(manifest.languages.tolist()):
         if language and manifest.durations_s[index] <= family.max_window_s:
-            places[language].append(index)
+            by_language[language].append(index)
     found = []
     for source, target in sorted(family.pairs()):
         if args.pairs and f"{source}>{target}" not in args.pairs:
             continue
-        own = places.get(source, [])
+        own = by_language.get(source, [])
         chosen = [
             own[i] for i in np.unique(np.linspace(0, len(own) - 1, min(args.limit, len(own))).astype(int))
         ]
@@ -116,7 +116,7 @@ def measure(family: Family, engine: str, args: argparse.Namespace) -> list[dict[
     kept = {
         s: (
             options := DecodingOptions(
-                draft=s.draft, num_draft_tokens=s.guesses, accept=s.accept, beam_size=args.beam
+                draft=s.draft, num_draft_tokens=s.num_draft_tokens, accept=s.accept, beam_size=args.beam
             ),
             speculation_for(family, options),
         )
@@ -178,7 +178,7 @@ def row(
         "gain_high": max(ratios),
         "acceptance": sum(r.accepted for r in reports) / checked if checked else None,
         "predicted_gain": reports[0].predicted_gain if reports else None,
-        "guesses": speculation.num_draft_tokens if speculation else 0,
+        "num_draft_tokens": speculation.num_draft_tokens if speculation else 0,
         "changed_texts": changed,
     }
 
@@ -204,7 +204,7 @@ def shown(line: dict[str, Any]) -> dict[str, Any]:
         "gain": f"{line['gain']:.2f} ({line['gain_low']:.2f} to {line['gain_high']:.2f})",
         "acceptance": "" if accepted is None else f"{accepted:.1%}",
         "predicted": "" if predicted is None else f"{predicted:.2f}",
-        "guesses": line["guesses"],
+        "draft tokens": line["num_draft_tokens"],
         "texts changed": line["changed_texts"],
     }
 
@@ -230,7 +230,7 @@ def figure(result: dict[str, Any], path: Path) -> None:
             color=points.get_facecolor()[0],
         )
     axes.axhline(1.0, color="grey", linewidth=0.8)
-    axes.set(xlabel="share of guesses accepted", ylabel="tokens per second, without a draft = 1")
+    axes.set(xlabel="share of draft tokens accepted", ylabel="tokens per second, without a draft = 1")
     axes.legend(fontsize=7)
     drawing.savefig(path, bbox_inches="tight")
 
@@ -248,7 +248,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--corpus", type=Path, required=True, help="manifest directory")
     parser.add_argument("--draft", action="append", required=True, help="as --draft of translate; repeatable")
     parser.add_argument(
-        "--guesses", type=int, nargs="+", default=[0, 1], help="0 leaves the choice to the costs"
+        "--num-draft-tokens", type=int, nargs="+", default=[0, 1], help="0 leaves the choice to the costs"
     )
     parser.add_argument("--accept", nargs="+", default=["exact"])
     parser.add_argument(

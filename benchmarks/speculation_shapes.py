@@ -1,9 +1,10 @@
 """What a parasite gains as its model grows: decoders from a small recipe's to Whisper medium's, halved as in training.
 
-Weights are random, so guesses are replaced: by the token that the model will write with the probability asked for, or
-by another one. The parasite takes all its steps, and the model checks and refuses as always; texts are compared. Rounds
-without and with guesses alternate within each repeat. The memory is that of 30 s of Whisper, or of 10 s of the recipe's
-encoder. The published system (arXiv 2508.11189) is medium's with three blocks, and 85 % of its guesses are accepted.
+Weights are random, so draft tokens are replaced: by the token that the model will write with the probability asked for,
+or by another one. The parasite takes all its steps, and the model checks and refuses as always; texts are compared.
+Rounds without and with draft tokens alternate within each repeat. The memory is that of 30 s of Whisper, or of 10 s of
+the recipe's encoder. The published system (arXiv 2508.11189) is medium's with three blocks, and 85 % of its draft
+tokens are accepted.
 
 Run: python -m benchmarks.speculation_shapes --threads 1 2
 """
@@ -84,7 +85,7 @@ TARGET = Target(language="en", source="en")
 
 
 class LuckyParasite(ParasiteDraft):
-    """Guesses right with a probability; one row at a time."""
+    """Proposes the right token with a probability; one row at a time."""
 
     probability = 0.0
     written: Sequence[int] = ()
@@ -94,11 +95,11 @@ class LuckyParasite(ParasiteDraft):
         prompt, luck = len(whole_prompt(family, targets[0])), np.random.default_rng(0)
 
         def propose(state: DecodingState, count: int) -> Tensor:
-            guesses = ParasiteRun.propose(run, state, count)
-            place = int(state.lengths[0]) - prompt
-            for i, right in enumerate(self.written[place : place + guesses.shape[1]]):
-                guesses[0, i] = right if luck.random() < self.probability else right - 1
-            return guesses
+            tokens = ParasiteRun.propose(run, state, count)
+            position = int(state.lengths[0]) - prompt
+            for i, right in enumerate(self.written[position : position + tokens.shape[1]]):
+                tokens[0, i] = right if luck.random() < self.probability else right - 1
+            return tokens
 
         run.propose = propose  # type: ignore[method-assign]
         return run
@@ -136,7 +137,7 @@ def measure(case: Case, threads: int, args: argparse.Namespace) -> dict[str, Any
             draft.probability = p
             tokens, drafted_s = go(speculation)
             if tokens != draft.written:
-                raise RuntimeError("a guess changed what the model writes")
+                raise RuntimeError("a draft token changed what the model writes")
             if repeat:
                 gains[p].append(plain_s / drafted_s)
         if repeat:
@@ -173,7 +174,7 @@ def main() -> None:
     keep(
         args.out,
         {**about, "rows": rows},
-        "tokens per second, without guesses = 1; median (smallest to largest)",
+        "tokens per second, without a draft = 1; median (smallest to largest)",
     )
 
 

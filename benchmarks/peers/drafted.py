@@ -1,4 +1,4 @@
-"""A draft model whose luck is set: random weights cost what trained ones do, but guess nothing.
+"""A draft model whose luck is set: random weights cost what trained ones do, but predict nothing.
 
 The draft has a share of the model's decoder layers, on its encoder, and takes all its steps. What it came up with is
 then replaced: by the token that the model will write, with the probability asked for, or by another one. The model
@@ -19,11 +19,11 @@ from sprachbund.models.base import Family, Memory, Target
 
 
 class LuckyDraft(ModelDraft):
-    """Guesses right with a probability; one row at a time.
+    """Proposes the right token with a probability; one row at a time.
 
     Args:
         family: whose steps are taken.
-        probability: of every guess.
+        probability: of every draft token.
         num_listed: tokens among which it chooses; all where that is None.
         written: what the model is going to write; to be set before a search.
     """
@@ -45,9 +45,9 @@ class LuckyRun(ModelRun):
         self._draft, self._prompt = draft, prompt
 
     def propose(self, state: DecodingState, count: int) -> Tensor:
-        guesses = super().propose(state, count)
-        place = int(state.lengths[0]) - self._prompt
-        right: Any = torch.tensor([self._draft.written[place : place + guesses.shape[1]]])
+        tokens = super().propose(state, count)
+        position = int(state.lengths[0]) - self._prompt
+        right: Any = torch.tensor([self._draft.written[position : position + tokens.shape[1]]])
         wrong = torch.from_numpy(self._draft.luck.random(right.shape) >= self._draft.probability)
-        guesses[:, : right.shape[1]] = torch.where(wrong, right - 1, right)
-        return guesses
+        tokens[:, : right.shape[1]] = torch.where(wrong, right - 1, right)
+        return tokens

@@ -2,8 +2,8 @@
 
 It has a share of the model's decoder layers, reads the same encoder's output, and takes all its steps. Its logits are
 then replaced: what the model will write is likeliest, with the probability asked for, or another token is. Of a wrong
-guess the confidence is below transformers' threshold, after which it guesses no further. No judge of itself could be
-better, which is in favour of transformers.
+token the confidence is below transformers' threshold, after which it proposes no further. No confidence of its own
+could be better, which is in favour of transformers.
 """
 
 import copy
@@ -21,12 +21,12 @@ SURE, UNSURE = 20.0, 10.0
 
 
 class LuckyAssistant(WhisperForCausalLM):
-    """Guesses right with a probability; one row at a time."""
+    """Proposes the right token with a probability; one row at a time."""
 
     probability = 1.0
 
     def expect(self, written: tuple[int, ...]) -> None:
-        """Before a call: prompt and tokens that the model will write. The same guesses of a hundred are wrong."""
+        """Before a call: prompt and tokens that the model will write. The same of a hundred draft tokens are wrong."""
         hundred = np.random.default_rng(0).permutation(100) >= round(100 * self.probability)
         self.written, self.wrong = written, itertools.cycle(hundred.tolist())
 
@@ -40,11 +40,11 @@ class LuckyAssistant(WhisperForCausalLM):
     ) -> Any:
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         outputs = super().forward(input_ids, attention_mask, encoder_outputs, past_key_values, **more)
-        place = past + input_ids.shape[1]
-        if place < len(self.written):
+        position = past + input_ids.shape[1]
+        if position < len(self.written):
             wrong = next(self.wrong)
             outputs.logits[:, -1] = 0.0
-            outputs.logits[:, -1, self.written[place] - wrong] = UNSURE if wrong else SURE
+            outputs.logits[:, -1, self.written[position] - wrong] = UNSURE if wrong else SURE
         return outputs
 
 
@@ -62,7 +62,7 @@ def lucky_assistant(model: WhisperForConditionalGeneration, probability: float) 
 
 
 def fixed_point(write: Callable[[tuple[int, ...]], tuple[int, ...]], most: int = 5) -> tuple[int, ...]:
-    """What is written when that is guessed: in bf16 a token may come out otherwise beside others than alone.
+    """What is written when that is expected: in bf16 a token may come out otherwise beside others than alone.
 
     Args:
         write: gives the tokens that come out if some are expected.

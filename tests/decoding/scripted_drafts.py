@@ -1,4 +1,4 @@
-"""Drafts that guess what a test tells them to: what greedy search will write, its opposite, or anything."""
+"""Drafts that propose what a test asks for: what greedy search will write, its opposite, or anything."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,15 +10,15 @@ from sprachbund.decoding.drafts.base import NO_DRAFT_TOKEN, DecodingState, State
 from sprachbund.decoding.state import Hypothesis, whole_prompt
 from sprachbund.models.base import Family, Memory, Target
 
-Guess = Callable[[int, int], int]
-"""Row at the start, and place behind the prompt, to a guess."""
+Script = Callable[[int, int], int]
+"""Row at the start, and position behind the prompt, to a draft token."""
 
 
 @dataclass(kw_only=True)
 class ScriptedRun(StatelessRun):
-    """Guesses by a function of the row and the place; keeps what it was shown."""
+    """Proposes by a function of the row and the position; keeps what it was shown."""
 
-    guess: Guess
+    script: Script
     prompts: list[int]
     family: Family
     original: list[int] = field(default_factory=list)
@@ -32,11 +32,11 @@ class ScriptedRun(StatelessRun):
         if self.check is not None:
             self.check(state)
         written = [int(n) - self.prompts[o] for n, o in zip(state.lengths, self.original, strict=True)]
-        guesses = [
-            [self.guess(o, n + k) if n > 0 else NO_DRAFT_TOKEN for k in range(count)]
+        drafted = [
+            [self.script(o, n + k) if n > 0 else NO_DRAFT_TOKEN for k in range(count)]
             for o, n in zip(self.original, written, strict=True)
         ]
-        return torch.tensor(guesses)
+        return torch.tensor(drafted)
 
     def reorder(self, rows: Tensor) -> None:
         self.original = [self.original[r] for r in rows.tolist()]
@@ -49,7 +49,7 @@ class ScriptedRun(StatelessRun):
 class ScriptedDraft:
     """A draft for whatever family."""
 
-    guess: Guess
+    script: Script
     name: str = "scripted"
     acceptance: dict[str, float] = field(default_factory=dict)
     num_draft_tokens: int | None = None
@@ -60,15 +60,15 @@ class ScriptedDraft:
 
     def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> ScriptedRun:
         prompts = [len(whole_prompt(family, target)) for target in targets]
-        return ScriptedRun(guess=self.guess, prompts=prompts, family=family, check=self.check_rows)
+        return ScriptedRun(script=self.script, prompts=prompts, family=family, check=self.check_rows)
 
 
-def knowing(rows: Sequence[Hypothesis], end_token: int) -> Guess:
+def knowing(rows: Sequence[Hypothesis], end_token: int) -> Script:
     """Always right: what the rows hold, and their end."""
-    return lambda row, place: rows[row].tokens[place] if place < len(rows[row].tokens) else end_token
+    return lambda row, at: rows[row].tokens[at] if at < len(rows[row].tokens) else end_token
 
 
-def wrong(rows: Sequence[Hypothesis], end_token: int, vocabulary_size: int) -> Guess:
+def wrong(rows: Sequence[Hypothesis], end_token: int, vocabulary_size: int) -> Script:
     """Never right."""
     right = knowing(rows, end_token)
-    return lambda row, place: (right(row, place) + 1) % vocabulary_size
+    return lambda row, at: (right(row, at) + 1) % vocabulary_size

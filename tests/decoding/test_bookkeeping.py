@@ -44,7 +44,7 @@ def between(drafted: bool, num_rows: int) -> list[Counter[str]]:
     """Operations of each round in which no row ends."""
     family, memory = TinyFamily(seed=8, max_tokens=40), random_memory([7] * num_rows, 8)
     family.suppressed = lambda target: family._mask([0])  # type: ignore[method-assign]
-    draft = ScriptedDraft(guess=lambda row, place: place % 17 or 1)
+    draft = ScriptedDraft(script=lambda row, at: at % 17 or 1)
     speculation = Speculation(draft, num_draft_tokens=2) if drafted else None
     with Between(family) as counting:
         search(family, memory, [[Target(language="de")]] * num_rows, PLAIN, None, speculation)

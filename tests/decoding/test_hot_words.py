@@ -200,12 +200,12 @@ def test_a_draft_does_not_change_the_text(beam_size: int) -> None:
     wanted, without = (search(family, memory, targets, one) for one in (options, plain))
     assert [row[0].tokens for row in wanted] != [row[0].tokens for row in without]
     rows = [row[0] for row in wanted]
-    for guess in (
+    for script in (
         knowing(rows, family.end_token),
         wrong(rows, family.end_token, family.vocabulary_size),
         knowing([row[0] for row in without], family.end_token),
     ):
-        speculation = Speculation(ScriptedDraft(guess=guess), num_draft_tokens=3)
+        speculation = Speculation(ScriptedDraft(script=script), num_draft_tokens=3)
         found = search(family, memory, targets, options, None, speculation)
         assert [row[0].tokens for row in found] == [row.tokens for row in rows]
         assert [row[0].log_probability for row in found] == pytest.approx(

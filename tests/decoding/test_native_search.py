@@ -52,7 +52,7 @@ def from_python(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def rows_of(num_memories: int, seed: int = 1) -> tuple[Memory, list[list[Target]]]:
     """Memories of several lengths, each for two languages."""
-    lengths = [3 + place * 5 % 14 for place in range(num_memories)]
+    lengths = [3 + position * 5 % 14 for position in range(num_memories)]
     return random_memory(lengths, seed), [[Target(language="de"), Target(language="en")]] * num_memories
 
 
@@ -65,8 +65,8 @@ def assert_alike(found: Sequence[Hypothesis], wanted: Sequence[Hypothesis]) -> N
 
 def map_of(rows: Sequence[Hypothesis], family: TinyFamily) -> TokenMapDraft:
     texts = {
-        tag: [[*row.tokens, family.end_token] for row in rows[place::2]]
-        for place, tag in enumerate(("de", "en"))
+        tag: [[*row.tokens, family.end_token] for row in rows[position::2]]
+        for position, tag in enumerate(("de", "en"))
     }
     return TokenMapDraft(TokenMap.fit(texts, family.vocabulary_size, orders=(2, 1)))
 
@@ -246,7 +246,7 @@ def heads_on(family: TinyFamily, num_heads: int, spread: float) -> MedusaDraft:
     return MedusaDraft.around(heads, TinyFamily(seed=5).decoder)
 
 
-def test_heads_that_pass_on_their_state_guess_the_newest_token() -> None:
+def test_heads_that_pass_on_their_state_propose_the_newest_token() -> None:
     """As they are before training: right where a token is repeated, once a row has been through a pass."""
     family, (memory, targets) = native_family(), rows_of(6)
     draft = heads_on(family, 1, 0.0)
@@ -257,12 +257,12 @@ def test_heads_that_pass_on_their_state_guess_the_newest_token() -> None:
     right = asked = 0
     for row in wanted:
         tokens = [*row.tokens, *([family.end_token] if row.finished else [])]
-        place = 2  # the first token comes from the prompt, the second from a pass without a guess
-        while place < len(tokens):
-            same = tokens[place] == tokens[place - 1]
-            last = place + 1 == len(tokens) and not row.finished  # no guess where there is room for one token
+        position = 2  # the first token comes from the prompt, the second from a pass without a draft token
+        while position < len(tokens):
+            same = tokens[position] == tokens[position - 1]
+            last = position + 1 == len(tokens) and not row.finished  # no draft token where only one fits
             asked, right = asked + (not last), right + (same and not last)
-            place += 1 + (same and not last)
+            position += 1 + (same and not last)
     assert sum(each.checked for each in speculation.report()) == asked
     assert sum(each.accepted for each in speculation.report()) == right > 0
 

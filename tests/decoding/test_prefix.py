@@ -45,8 +45,8 @@ def test_a_draft_changes_nothing_behind_a_prefix(beam_size):
     options = replace(PLAIN, beam_size=beam_size)
     targets = [[Target(language="de", prefix=tuple(range(5, 5 + b)))] for b in range(len(FRAMES))]
     plain = search(family, memory, targets, options)
-    guess = knowing([h for row in plain for h in row], family.end_token)
-    speculation = Speculation(ScriptedDraft(guess=guess), num_draft_tokens=3)
+    script = knowing([h for row in plain for h in row], family.end_token)
+    speculation = Speculation(ScriptedDraft(script=script), num_draft_tokens=3)
     found = search(family, memory, targets, options, speculation=speculation)
     assert [h.tokens for row in found for h in row] == [h.tokens for row in plain for h in row]
 

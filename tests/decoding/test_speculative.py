@@ -1,4 +1,4 @@
-"""Speculation never changes a token: against plain greedy and beam search, whatever the draft guesses."""
+"""Speculation never changes a token: against plain greedy and beam search, whatever the draft proposes."""
 
 import math
 import random
@@ -55,11 +55,11 @@ def speculate(
     memory: Memory,
     targets: list[list[Target]],
     options: DecodingOptions,
-    guess: object,
+    script: object,
     num_draft_tokens: int = 3,
     **kwargs: object,
 ) -> tuple[list[list[Hypothesis]], Speculation]:
-    draft = ScriptedDraft(guess=guess)  # type: ignore[arg-type]
+    draft = ScriptedDraft(script=script)  # type: ignore[arg-type]
     speculation = Speculation(draft, num_draft_tokens=num_draft_tokens, **kwargs)  # type: ignore[arg-type]
     return search(family, memory, targets, options, None, speculation), speculation
 
@@ -87,12 +87,12 @@ def test_any_draft_gives_the_tokens_of_the_plain_search(
     wanted = search(family, memory, targets, options)
     right, noise = knowing(flat(wanted), family.end_token), random.Random(noise_seed)
 
-    def guess(row: int, place: int) -> int:
+    def script(row: int, at: int) -> int:
         if noise.random() < share:
-            return right(row, place)
+            return right(row, at)
         return noise.choice([NO_DRAFT_TOKEN, family.end_token, noise.randrange(family.vocabulary_size)])
 
-    found, _ = speculate(family, memory, targets, options, guess, num_draft_tokens)
+    found, _ = speculate(family, memory, targets, options, script, num_draft_tokens)
     assert_same(found, wanted)
 
 
@@ -108,7 +108,7 @@ def test_a_draft_that_is_always_right_saves_every_pass_it_can(num_draft_tokens: 
         family, memory, targets, PLAIN, knowing(flat(wanted), family.end_token), num_draft_tokens
     )
     assert_same(found, wanted)
-    # The prompt's pass gives the first token, every other pass its guesses and one more.
+    # The prompt's pass gives the first token, every other pass its draft tokens and one more.
     assert len(family.steps) - 1 == math.ceil((length - 1) / (num_draft_tokens + 1))
     assert speculation.report()[0].acceptance == 1.0
 
@@ -170,7 +170,7 @@ def test_the_cache_holds_the_accepted_tokens_but_the_newest() -> None:
             checked.append(r)
 
     draft = ScriptedDraft(
-        guess=lambda row, place: right(row, place) if place % 3 else NO_DRAFT_TOKEN + 3, check_rows=check
+        script=lambda row, at: right(row, at) if at % 3 else NO_DRAFT_TOKEN + 3, check_rows=check
     )
     found = search(family, memory, targets, PLAIN, None, Speculation(draft, num_draft_tokens=4))
     assert_same(found, wanted)
@@ -179,13 +179,13 @@ def test_the_cache_holds_the_accepted_tokens_but_the_newest() -> None:
 
 @pytest.mark.parametrize("num_draft_tokens", [1, 3, 8])
 @pytest.mark.parametrize("seed", [3, 28])
-def test_an_end_token_among_the_guesses_ends_the_row_there(seed: int, num_draft_tokens: int) -> None:
+def test_an_end_token_among_the_draft_tokens_ends_the_row_there(seed: int, num_draft_tokens: int) -> None:
     family, memory = TinyFamily(seed=seed), random_memory(FRAMES, seed)
     targets = [[Target(language="de")] for _ in FRAMES]
     wanted = search(family, memory, targets, PLAIN)
     assert sum(h.finished for h in flat(wanted)) >= 7
     assert min(len(h.tokens) for h in flat(wanted)) == 0  # one ends at once
-    # Behind the end token the draft goes on guessing, and nobody writes that.
+    # Behind the end token the draft goes on, and nobody writes that.
     found, _ = speculate(
         family, memory, targets, PLAIN, knowing(flat(wanted), family.end_token), num_draft_tokens
     )
@@ -205,7 +205,7 @@ def test_the_longest_row_that_fits_is_reached() -> None:
     assert max(len(h.tokens) for h in flat(wanted)) >= 20
 
 
-def test_unchecked_guesses_take_a_pass_for_two_tokens() -> None:
+def test_unchecked_draft_tokens_take_a_pass_for_two_tokens() -> None:
     family, memory = TinyFamily(seed=4), random_memory([9], 4)
     options = replace(PLAIN, min_tokens=15, max_tokens=15)
     letter = family.first_letter
@@ -218,10 +218,10 @@ def test_unchecked_guesses_take_a_pass_for_two_tokens() -> None:
     )
     assert len(found[0][0].tokens) == 15
     assert len(family.steps) - 1 == math.ceil((15 - 1) / 2)
-    assert found[0][0].tokens[1] == letter + 1  # a guess that nobody looked at
+    assert found[0][0].tokens[1] == letter + 1  # a draft token that nobody looked at
 
 
-def test_unchecked_guesses_still_keep_to_the_rules() -> None:
+def test_unchecked_draft_tokens_still_keep_to_the_rules() -> None:
     family, memory = TinyFamily(seed=4), random_memory([9], 4)
     targets = [[Target(language="de")]]
     wanted = search(family, memory, targets, PLAIN)

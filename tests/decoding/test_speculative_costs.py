@@ -1,4 +1,4 @@
-"""The prediction of what guessing gains, against a simulation; and that it is acted upon."""
+"""The prediction of what drafts gain, against a simulation; and that it is acted upon."""
 
 import random
 import time
@@ -40,7 +40,7 @@ def test_the_published_theory_comes_out() -> None:
     assert costs.gain([0.85], 1) == pytest.approx(12 / (15 / 1.85))
 
 
-def test_more_guesses_pay_where_they_cost_nothing_and_fewer_where_they_do() -> None:
+def test_more_draft_tokens_pay_where_they_cost_nothing_and_fewer_where_they_do() -> None:
     assert FLAT.best([0.9] * 8)[0] == MAX_DRAFT_TOKENS
     steep = RoundCosts(plain_s=1.0, drafted_s=tuple(1.0 + 0.6 * k for k in range(1, 9)))
     num_draft_tokens, gain = steep.best([0.9] * 8)
@@ -72,12 +72,12 @@ def test_acceptance_is_counted_by_position(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Speculation, "costs", lambda self, *args: FLAT)
     family, memory, targets = TinyFamily(seed=5), random_memory([9, 5], 5), [[Target(language="de")]] * 2
     wanted = search(family, memory, targets, PLAIN)
-    draft = ScriptedDraft(guess=knowing(flat(wanted), family.end_token))
+    draft = ScriptedDraft(script=knowing(flat(wanted), family.end_token))
     monkeypatch.setattr(
         draft,
         "start",
         lambda family, memory, targets, capacity: RightOnce(
-            guess=draft.guess, prompts=[len(whole_prompt(family, t)) for t in targets], family=family
+            script=draft.script, prompts=[len(whole_prompt(family, t)) for t in targets], family=family
         ),
     )
     speculation, searches = Speculation(draft, num_draft_tokens=2), 40
@@ -105,7 +105,7 @@ def test_measuring_leaves_the_rows_as_they_were(max_tokens: int | None, length: 
     wanted = greedy_search(family, start_batch(family, memory, [[t] for t in targets], options, None))
     keys = [k[0, :, :1].clone() for k in rows.cache.self_keys]
     family.steps.clear()
-    run = ScriptedDraft(guess=lambda row, place: 5).start(family, memory, targets, rows.cache.capacity)
+    run = ScriptedDraft(script=lambda row, at: 5).start(family, memory, targets, rows.cache.capacity)
     costs = measure_rounds(family, rows, run, prompts, length=length)
     assert len(costs.drafted_s) == MAX_DRAFT_TOKENS
     assert min(costs.plain_s, *costs.drafted_s) > 0
@@ -126,7 +126,7 @@ def test_what_a_draft_takes_counts() -> None:
         time.sleep(0.002)
         return 5
 
-    run = ScriptedDraft(guess=slow).start(family, memory, [target], rows.cache.capacity)
+    run = ScriptedDraft(script=slow).start(family, memory, [target], rows.cache.capacity)
     costs = measure_rounds(family, rows, run, [whole_prompt(family, target)])
     assert all(took_s > 0.002 * k for k, took_s in enumerate(costs.drafted_s, 1))
 
@@ -137,8 +137,8 @@ def run_with(
     family, memory, targets = TinyFamily(seed=5), random_memory([9, 5], 5), [[Target(language="de")]] * 2
     monkeypatch.setattr(Speculation, "costs", lambda self, *args: costs)
     wanted = search(family, memory, targets, PLAIN)
-    guess = knowing(flat(wanted), family.end_token)
-    draft = ScriptedDraft(guess=guess if right else lambda row, place: 1)
+    script = knowing(flat(wanted), family.end_token)
+    draft = ScriptedDraft(script=script if right else lambda row, at: 1)
     speculation = Speculation(draft, may_stop=True)
     for _ in range(searches):
         assert_same(search(family, memory, targets, PLAIN, None, speculation), wanted)

@@ -75,7 +75,7 @@ def test_a_model_that_drafts_for_itself_is_always_right() -> None:
     assert [report.acceptance for report in speculation.report()] == [1.0, 1.0]
 
 
-def test_a_map_of_the_texts_themselves_guesses_most_of_them() -> None:
+def test_a_map_of_the_texts_themselves_predicts_most_of_them() -> None:
     memory, targets = random_memory(FRAMES, 1), targets_for(8)
     speculation = Speculation(map_for(FAMILY, PLAIN), num_draft_tokens=2)
     search(FAMILY, memory, targets, PLAIN, None, speculation)
@@ -83,7 +83,7 @@ def test_a_map_of_the_texts_themselves_guesses_most_of_them() -> None:
 
 
 def test_medusa_sees_the_state_behind_which_the_newest_token_was_chosen() -> None:
-    """Untrained heads repeat the decoder: they guess that the newest token comes once more."""
+    """Untrained heads repeat the decoder: they propose that the newest token comes once more."""
     seen: list[tuple[torch.Tensor, np.ndarray]] = []
     draft = medusa_for(FAMILY)
     start = draft.start
@@ -142,7 +142,7 @@ def test_rare_followers_are_left_out_when_asked() -> None:
 
 
 @pytest.mark.parametrize("kind", ["parasite", "medusa", "token-map"])
-def test_files_give_back_what_guesses_the_same(kind: str, tmp_path: Path) -> None:
+def test_files_give_back_what_proposes_the_same(kind: str, tmp_path: Path) -> None:
     family, memory, targets = TinyFamily(seed=5), random_memory(FRAMES, 1), targets_for(8)
     by_kind = {d.name: d for d in drafts(family)}
     draft = by_kind[kind]
@@ -155,7 +155,7 @@ def test_files_give_back_what_guesses_the_same(kind: str, tmp_path: Path) -> Non
         speculation = Speculation(one, num_draft_tokens=3)
         search(family, memory, targets, PLAIN, None, speculation)
         reports.append(speculation.report())
-    assert reports[0] == reports[1]  # half precision changes no guess here
+    assert reports[0] == reports[1]  # half precision changes no draft token here
 
 
 def test_auto_takes_the_draft_beside_the_model_and_none_takes_nothing(tmp_path: Path) -> None:

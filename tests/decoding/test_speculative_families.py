@@ -114,7 +114,7 @@ def test_the_native_engine_takes_drafts_of_every_kind() -> None:
         assert [h.tokens for h in flat(found)] == [h.tokens for h in flat(wanted)]
 
 
-def test_a_translation_says_how_many_guesses_were_accepted(tmp_path: Path) -> None:
+def test_a_translation_says_how_many_draft_tokens_were_accepted(tmp_path: Path) -> None:
     family = TinyFamily(seed=5)
     options = DecodingOptions(guard=GuardOptions(enabled=False), draft="none")
     audio, activity = recording((1.0, 2.5), (4.0, 5.0), duration_s=6.0), Loudness()
@@ -140,7 +140,7 @@ def test_a_translation_says_how_many_guesses_were_accepted(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("engine", ["torch", "torch-fp32", "torch-bf16", "native"])
 @torch.inference_mode()
-def test_a_smaller_model_guesses_on_the_engine_of_the_larger_among_the_tokens_of_a_text(
+def test_a_smaller_model_drafts_on_the_engine_of_the_larger_among_the_tokens_of_a_text(
     engine: EngineChoice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # packed weights are kept there
@@ -166,7 +166,7 @@ def test_a_smaller_model_guesses_on_the_engine_of_the_larger_among_the_tokens_of
         step = 2**-8 if engine == "torch-bf16" else 1e-5
         assert_same(search(family, memory, targets, options, None, speculation), wanted, step=step)
         accepted.append(speculation.report()[0].acceptance)
-    assert accepted[0] == 1.0  # it guesses for itself
+    assert accepted[0] == 1.0  # it is its own draft
     assert accepted[1] < 1.0  # random weights write tokens that the text has not
     with pytest.raises(SprachbundError, match=r"none\.txt is not there; give a text"):
         load_draft(family, f"{tmp_path / 'model'}+{tmp_path / 'none.txt'}")

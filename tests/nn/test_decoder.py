@@ -74,7 +74,7 @@ def test_any_cut_into_steps_equals_the_whole_row(sizes: list[int]) -> None:
 
 def test_rows_of_different_length_after_rewind() -> None:
     cache = DECODER.start(MEMORY, None)
-    DECODER.step(TOKENS[:, :8], cache)  # a guess, of which row 0 keeps three tokens and row 1 seven
+    DECODER.step(TOKENS[:, :8], cache)  # draft tokens, of which row 0 keeps three tokens and row 1 seven
     cache.rewind(torch.tensor([3, 7]))
     more = torch.tensor([[1, 2], [3, 4]])
     logits = DECODER.step(more, cache)

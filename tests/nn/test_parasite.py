@@ -32,7 +32,7 @@ def filled(tokens: torch.Tensor) -> DecoderCache:
 
 
 @torch.no_grad()
-def guessed(parasite: Parasite, length: int, cache: DecoderCache | None = None) -> torch.Tensor:
+def drafted(parasite: Parasite, length: int, cache: DecoderCache | None = None) -> torch.Tensor:
     """Logits for the token after the first `length`, as at decoding: all but the newest are in the cache."""
     cache = cache or filled(TOKENS)
     cache.rewind(torch.full((4,), length - 1))
@@ -52,11 +52,11 @@ def at_once(parasite: Parasite) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("options", [{}, {"pre_ln_q": True}])
-def test_guessing_step_by_step_equals_teacher_forcing(options: dict[str, bool]) -> None:
+def test_drafting_step_by_step_equals_teacher_forcing(options: dict[str, bool]) -> None:
     parasite = make_parasite(**options)
     whole = at_once(parasite)
     for length in range(1, 10):
-        torch.testing.assert_close(guessed(parasite, length), whole[:, length - 1], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(drafted(parasite, length), whole[:, length - 1], atol=1e-5, rtol=1e-4)
 
 
 def test_rows_of_different_lengths_see_each_their_own() -> None:
@@ -72,15 +72,15 @@ def test_rows_of_different_lengths_see_each_their_own() -> None:
     torch.testing.assert_close(found, whole[torch.arange(4), lengths - 1], atol=1e-5, rtol=1e-4)
 
 
-def test_keys_from_the_guessing_position_on_do_not_matter() -> None:
+def test_keys_from_the_drafted_position_on_do_not_matter() -> None:
     parasite = make_parasite()
     cache = filled(TOKENS)
-    before = guessed(parasite, 5, cache)
+    before = drafted(parasite, 5, cache)
     for kept in (*cache.self_keys, *cache.self_values):
         kept[:, :, 4:] = 1e4  # positions 4 and later; the newest token stands at 4
-    assert torch.equal(guessed(parasite, 5, cache), before)
+    assert torch.equal(drafted(parasite, 5, cache), before)
     cache.self_keys[0][:, :, 3] += 1.0
-    assert not torch.allclose(guessed(parasite, 5, cache), before)
+    assert not torch.allclose(drafted(parasite, 5, cache), before)
 
 
 @pytest.mark.parametrize("layer", range(L))
@@ -90,9 +90,9 @@ def test_a_block_reads_the_layers_of_its_group_alone(layer: int) -> None:
     seen: list[torch.Tensor] = []
     hook = parasite.blocks[0].register_forward_hook(lambda module, given, out: seen.append(out))
     cache = filled(TOKENS)
-    guessed(parasite, 6, cache)
+    drafted(parasite, 6, cache)
     cache.self_values[layer] += 3.0
-    guessed(parasite, 6, cache)
+    drafted(parasite, 6, cache)
     hook.remove()
     assert torch.equal(seen[0], seen[1]) == (layer >= 2)
 

@@ -312,9 +312,9 @@ CASES = {
             prepare=recipe("dual_scale"),
             clocks={
                 # decoding is timed; a draft's gain is predicted from what its rounds take here and now; and one
-                # system, "guesses chosen", makes as many guesses as these times say
+                # system, "draft tokens chosen", makes as many draft tokens as these times say
                 "runs/speed.json": ("ms_per_token", "predicted_gain", "draft_tokens"),
-                # of the same: speeds, their ratios, the predicted gain, and how many of the guesses were accepted
+                # of the same: speeds, their ratios, the predicted gain, and how many of the draft tokens were accepted
                 "runs/table.json": (
                     "*tokens/s*",
                     "over base*",

@@ -39,7 +39,7 @@ NAMES = [
     "teacher",
     "pruned, no draft",
     "parasite",
-    "parasite, guesses chosen",
+    "parasite, draft tokens chosen",
     "parasite, top-2",
     "parasite, top-3",
     "parasite, unchecked",
@@ -101,7 +101,7 @@ def test_what_is_exact_changes_no_text_and_keeps_its_score(tiny: Path) -> None:
         if "top" not in name and "unchecked" not in name:
             assert row["texts changed"].startswith("0 of "), name
     assert rows["parasite"]["chrF"] == rows["pruned, no draft"]["chrF"]
-    assert rows["token map"]["chrF"] == pytest.approx(rows["parasite, guesses chosen"]["chrF"])
+    assert rows["token map"]["chrF"] == pytest.approx(rows["parasite, draft tokens chosen"]["chrF"])
 
 
 def test_arms_are_what_they_are_called(tiny: Path) -> None:
@@ -161,14 +161,14 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Manifest]:
     assert " kl 0." in steps[-1]
     card = Card.read(root / "run" / "model")
     assert card is not None
-    assert card.limits == ["It was taught to translate, not to transcribe."]
+    assert card.limits == ["It was trained to translate, not to transcribe."]
     return model, Manifest(data)
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("guesses", [1, 3])
-def test_a_trained_model_translates_and_its_guesses_change_nothing(
-    learned: tuple[Any, Manifest], guesses: int
+@pytest.mark.parametrize("num_draft_tokens", [1, 3])
+def test_a_trained_model_translates_and_its_draft_tokens_change_nothing(
+    learned: tuple[Any, Manifest], num_draft_tokens: int
 ) -> None:
     model, manifest = learned
     utterances = list(manifest)
@@ -178,7 +178,7 @@ def test_a_trained_model_translates_and_its_guesses_change_nothing(
     plain = search(model, memory, targets, DecodingOptions(draft="none"))
     said = [model.decode_text(row[0].tokens).strip() for row in plain]
     assert said == [u.text_in(other[u.language]) for u in utterances]
-    drafted = DecodingOptions(draft="parasite", num_draft_tokens=guesses)
+    drafted = DecodingOptions(draft="parasite", num_draft_tokens=num_draft_tokens)
     speculation = speculation_for(model, drafted)
     assert isinstance(speculation, Speculation)
     found = search(model, memory, targets, drafted, None, speculation)
@@ -253,7 +253,7 @@ def test_our_own_family_by_the_same_recipe(tmp_path: Path) -> None:
     assert (model.name, model.config.num_decoder_layers, list(model.drafts)) == ("conformer", 2, ["parasite"])
 
 
-def test_the_published_shape_is_told() -> None:
+def test_the_published_shape_is_reported() -> None:
     found = estimate_memory(recipe("paper"))
     assert found.model == "Whisper medium"
     assert found.parts["decoder layer"] == 16_794_624

@@ -1,4 +1,4 @@
-"""Training a draft through the one loop: the model stays as it is, and what is learned guesses better."""
+"""Training a draft through the one loop: the model stays as it is, and what is learned predicts better."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def batch_of(corpus: Corpus):
     )
 
 
-def test_the_decoder_is_taught_what_the_batch_holds(corpus: Corpus, model: Conformer) -> None:
+def test_the_decoder_is_trained_on_what_the_batch_holds(corpus: Corpus, model: Conformer) -> None:
     batch = batch_of(corpus)
     given = model.decoder_batch(batch)
     assert given.prompts.unique().tolist() == [1]
@@ -54,7 +54,7 @@ def test_the_decoder_is_taught_what_the_batch_holds(corpus: Corpus, model: Confo
 
 
 @pytest.mark.parametrize("kind", ["parasite", "medusa"])
-def test_the_loss_is_that_of_guessing_position_by_position(
+def test_the_loss_is_that_of_drafting_position_by_position(
     kind: str, corpus: Corpus, model: Conformer
 ) -> None:
     wanted = DraftOptions.model_validate({"kind": kind, "blocks": 1, "heads": 2})
@@ -72,11 +72,11 @@ def test_the_loss_is_that_of_guessing_position_by_position(
             own = decoder.logits(decoder(row, memory, frames)).log_softmax(-1)[0]
             normed = decoder.norm(decoder(row, memory, frames))[0]
             for i in range(length):
-                for k, guess in enumerate(_guesses(network, decoder, row, memory, frames, normed, i)):
+                for k, logits in enumerate(_draft_logits(network, decoder, row, memory, frames, normed, i)):
                     place = i + k + (kind == "medusa")
                     if place >= length or (kind == "parasite" and i == 0):
                         continue
-                    log_probs = guess.log_softmax(-1)
+                    log_probs = logits.log_softmax(-1)
                     label = -log_probs[row[0, place + 1]]
                     divergence = (own[place].exp() * (own[place] - log_probs)).sum()
                     total += 0.8**k * float(2 * label + 0.5 * divergence)
@@ -85,8 +85,8 @@ def test_the_loss_is_that_of_guessing_position_by_position(
     assert loss.num_tokens == count
 
 
-def _guesses(network, decoder: TextDecoder, row, memory, frames, normed, i: int) -> list[torch.Tensor]:
-    """Logits of everything guessed when the token at `i` is the newest, or the one before it for Medusa."""
+def _draft_logits(network, decoder: TextDecoder, row, memory, frames, normed, i: int) -> list[torch.Tensor]:
+    """Logits of all draft tokens when the token at `i` is the newest, or the one before it for Medusa."""
     if isinstance(network, MedusaHeads):
         return list(network.logits(decoder, normed[i]))
     assert isinstance(network, Parasite)
@@ -125,7 +125,7 @@ def test_more_blocks_than_the_decoder_has_layers_are_named(model: Conformer) -> 
         make_network(model, DraftOptions(blocks=2))
 
 
-def test_whisper_is_taught_under_its_prompts(tmp_path: Path) -> None:
+def test_whisper_is_trained_under_its_prompts(tmp_path: Path) -> None:
     from sprachbund.models.whisper import load
     from sprachbund.models.whisper.model import WhisperExamples, row_prompts
     from tests.training.owned import make_tones, make_whisper
@@ -141,7 +141,7 @@ def test_whisper_is_taught_under_its_prompts(tmp_path: Path) -> None:
     counts = batch.num_targets.tolist()
     assert int(given.loss_mask.sum()) == sum(counts) > 0
     for r, (prompt, count) in enumerate(zip(row_prompts(model, batch), counts, strict=True)):
-        if count > 1:  # a row of its end token alone has nothing to be guessed
+        if count > 1:  # a row of its end token alone has nothing to be drafted
             assert int(given.prompts[r]) == len(prompt)
             assert given.tokens[r, : len(prompt)].tolist() == prompt
             assert torch.equal(given.labels[r][given.loss_mask[r]], batch.targets[r, :count])

@@ -53,7 +53,7 @@ def test_train_puts_a_draft_beside_the_model(
     assert same
 
 
-def test_a_map_of_the_data_guesses_its_texts(place: Path, tmp_path: Path) -> None:
+def test_a_map_of_the_data_predicts_its_texts(place: Path, tmp_path: Path) -> None:
     from sprachbund.training.draft_recipe import run
 
     values = read_recipe(DraftRecipe, recipe(place, "token-map"))

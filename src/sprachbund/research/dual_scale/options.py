@@ -121,7 +121,7 @@ class DualScaleRecipe(Strict):
         examples: how an utterance becomes an example.
         test_utterances: scored, evenly over the test set; all if None.
         timing: of the speed.
-        checked_tokens: tokens of a row for which memory is told in a check.
+        checked_tokens: tokens of a row for which a check prints the memory.
     """
 
     data: Path = Path()

@@ -31,7 +31,7 @@ METRIC = "chrF"
 
 @dataclass(frozen=True)
 class _Translated:
-    """The lines of a run that are no transcription: not every arm is taught that."""
+    """The lines of a run that are no transcription: not every arm is trained on that."""
 
     run: RunFile
 
@@ -67,7 +67,7 @@ def _quality(systems: Sequence[TimedSystem]) -> dict[str, dict[str, Any]]:
     """Mean over pairs and seeds, and difference from the teacher.
 
     Every run is compared with the teacher's by paired bootstrap over texts; of several runs the outermost ends of their
-    intervals are told.
+    intervals are printed.
     """
     numbered = {f"{system.name} {system.seed}": system for system in systems}
     runs = [

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import NONE, Accept, DecodingOptions
@@ -41,6 +41,7 @@ from sprachbund.util.options import renamed
 # Systems: models with and without a draft.
 
 BASE = "pruned, no draft"
+CHOSEN = f"{MAIN}, draft tokens chosen"
 MEDUSA = "medusa"
 LOSSY: tuple[Accept, ...] = ("top-2", "top-3", "unchecked")
 
@@ -85,7 +86,7 @@ def systems_of(recipe: DualScaleRecipe, directory: Path) -> list[TimedSystem]:
         systems.append(TimedSystem(name=BASE, seed=seed, model=model))
         systems.append(TimedSystem(name=MAIN, seed=seed, model=model, draft=MAIN, num_draft_tokens=count))
     base = run_folder(directory, MAIN, first) / "model"
-    systems.append(TimedSystem(name=f"{MAIN}, guesses chosen", seed=first, model=base, draft=MAIN))
+    systems.append(TimedSystem(name=CHOSEN, seed=first, model=base, draft=MAIN))
     systems += _lossy(MAIN, first, base, LOSSY)
     for name in (TOKEN_MAP, DRAFT_MODEL):
         if name in recipe.arms:
@@ -117,6 +118,7 @@ def _lossy(draft: str, seed: int, model: Path, ways: tuple[Accept, ...]) -> list
 
 
 SPEED_FILE = "speed.json"
+_FORMER_SYSTEMS = {f"{MAIN}, guesses chosen": CHOSEN}
 Texts = list[tuple[int, ...]]
 
 
@@ -153,6 +155,11 @@ class SystemSpeed(BaseModel):
         return (
             renamed(values, {"guesses": "draft_tokens"}, SPEED_FILE) if isinstance(values, dict) else values
         )
+
+    @field_validator("name")
+    @classmethod
+    def _read_former_system(cls, name: str) -> str:
+        return _FORMER_SYSTEMS.get(name, name)
 
 
 @dataclass(frozen=True, kw_only=True)
