@@ -515,7 +515,7 @@ _LEAST_S = 4.0
 _SURELY_SPEECH_S = 20.0
 """Every part of the recordings that is so long has speech."""
 _MORE_LIVE = 200
-"""Seats beyond those of the live clients: sessions of clients that vanished wait for a minute for their return."""
+"""Live sessions beyond those of the clients: sessions of clients that vanished wait for a minute for their return."""
 
 
 def under_load(options: argparse.Namespace) -> dict[str, Any]:
@@ -672,7 +672,7 @@ async def _uploader(
                     seen.lost[f"request: {type(error).__name__}: {error}"[:200]] += 1
                     break
                 if answer.status_code in (429, 503) and "retry-after" in answer.headers:
-                    seen.requests["told to come again"] += 1
+                    seen.requests["asked to retry"] += 1
                     await asyncio.sleep(min(2.0, float(answer.headers["retry-after"])))
                     continue
                 if answer.status_code == 200:

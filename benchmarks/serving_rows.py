@@ -68,8 +68,8 @@ def _load(found: dict[str, Any]) -> dict[str, str]:
         "live sessions at once (asked for)": f"{found['live sessions at once']} ({found['live sessions asked for']})",
         "live sessions": f"{found['sessions']}",
         "texts": f"{found['texts']}",
-        "uploads, answered, told to come again": ", ".join(
-            str(requests.get(name, 0)) for name in ("requests", "answered", "told to come again")
+        "uploads, answered, asked to retry": ", ".join(
+            str(requests.get(name, 0)) for name in ("requests", "answered", "asked to retry")
         ),
         "**sessions and requests lost**": f"{found['lost']}",
         "speech left out, s": f"{found['speech left out, s']:g}",

@@ -256,7 +256,7 @@ def rounded(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def tell(name: str, rows: Rows, out: Path, what: dict[str, Any]) -> None:
+def report(name: str, rows: Rows, out: Path, what: dict[str, Any]) -> None:
     """Write a file and print it."""
     keep(out / f"streaming_{name}.json", {**what, "rows": rows}, title=name)
 
@@ -297,7 +297,7 @@ def main() -> None:
         models = forms(model, place, [REFERENCE, *args.forms]) if {"speed", "hour"} & set(args.parts) else {}
         of_shape = "" if args.model or args.shape == "small" else f"_{args.shape}"
         for name in args.parts:
-            tell(f"{name}{of_shape}", parts[name](), args.out, what)
+            report(f"{name}{of_shape}", parts[name](), args.out, what)
 
 
 if __name__ == "__main__":

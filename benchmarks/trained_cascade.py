@@ -106,7 +106,7 @@ def evaluate(data: Path, model: Path | str, out: Path, *, to: str = TARGET) -> N
 
 
 def texts(evaluated: Path, *, translated: bool) -> dict[str, dict[str, Any]]:
-    """Of every utterance in a foreign language the translation, or the transcript, by its id."""
+    """Of every utterance in another language the translation, or the transcript, by its id."""
     lines = map(json.loads, (evaluated / "hypotheses.jsonl").read_text(encoding="utf-8").splitlines())
     return {
         line["id"]: line

@@ -42,14 +42,16 @@ class Run:
 
 def build(config: WhisperConfig, dtype: torch.dtype) -> tuple[Whisper, WhisperForConditionalGeneration]:
     """Both models around one copy of the weights."""
-    foreign = (
+    reference = (
         WhisperForConditionalGeneration(transformers.WhisperConfig(**config.to_transformers()))
         .to(dtype)
         .eval()
     )
     ours = Whisper.shape(config)
-    ours.load_state_dict(from_transformers(foreign.state_dict(), ours, source="random weights"), assign=True)
-    return ours.eval(), foreign
+    ours.load_state_dict(
+        from_transformers(reference.state_dict(), ours, source="random weights"), assign=True
+    )
+    return ours.eval(), reference
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
@@ -94,13 +96,13 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     """Run both, interleaved; the first repeat warms up and is not counted."""
     config, dtype = PRESETS[args.shape], getattr(torch, args.dtype)
     torch.manual_seed(args.seed)
-    ours, foreign = build(config, dtype)
+    ours, reference = build(config, dtype)
     mel = torch.randn(1, 2 * config.max_frames, config.num_mel_bins, dtype=dtype)
     tokens = torch.randint(0, config.vocabulary_size, (1, args.tokens))
     times: dict[str, list[tuple[float, ...]]] = {system: [] for system in SYSTEMS}
     difference = 0.0
     for repeat in track(range(args.repeats + 1), description="repeats"):
-        runs = (run_ours(ours, mel, tokens), run_transformers(foreign, mel, tokens))
+        runs = (run_ours(ours, mel, tokens), run_transformers(reference, mel, tokens))
         difference = max(difference, (runs[0].logits - runs[1].logits).abs().max().item())
         for system, run in zip(SYSTEMS, runs, strict=True):
             if repeat:

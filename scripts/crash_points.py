@@ -36,7 +36,7 @@ def main() -> int:
         Machine(options.folder or Path(temporary), options.timeout) as runner,
     ):
         for name in options.commands or CASES:
-            found = explore(CASES[name], runner, options.most, tell=print)
+            found = explore(CASES[name], runner, options.most, report=print)
             faults += len(found.faults)
             print(
                 f"{name}: {found.kills} kills, {len(found.faults)} faults",

@@ -26,8 +26,8 @@ from sprachbund.util.processor import processor_name
 from sprachbund.util.provenance import commit
 
 NUMBERS = tuple(
-    f"tests/{room}"
-    for room in (
+    f"tests/{package}"
+    for package in (
         "nn",
         "models",
         "decoding",
@@ -42,8 +42,8 @@ NUMBERS = tuple(
 )
 """What depends on the processor."""
 FILES = tuple(
-    f"tests/{room}"
-    for room in (
+    f"tests/{package}"
+    for package in (
         "util",
         "text",
         "audio",

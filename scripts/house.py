@@ -117,7 +117,7 @@ def _optional_settings(trees: dict[str, ast.Module]) -> Iterator[tuple[str, bool
 
 
 def probes(trees: dict[str, ast.Module]) -> list[str]:
-    """Where a room of the core asks an object by name what it can do, or exchanges its class."""
+    """Where a package of the core asks an object by name what it can do, or exchanges its class."""
     found = [one for one, is_setting in _optional_settings(trees) if not is_setting]
     for name, tree in trees.items():
         if name.split(".")[1:2] and name.split(".")[1] not in CORE:

@@ -1,4 +1,4 @@
-"""Test set-up shared by all rooms."""
+"""Test set-up shared by all packages."""
 
 import gc
 import os

@@ -17,7 +17,7 @@ import numpy as np
 
 NUM_TEXT_TOKENS, NUM_LANGUAGES, NUM_TIMESTAMPS = 50_257, 99, 1501
 RATE, RECORDING_S = 16_000, 240
-FOREIGN, CONVERTED, OPENAI, AUDIO = "transformers", "ctranslate2", "openai.pt", "audio.npy"
+TRANSFORMERS, CONVERTED, OPENAI, AUDIO = "transformers", "ctranslate2", "openai.pt", "audio.npy"
 GGML, OPENVINO = "ggml-q8_0.bin", "openvino"
 IN_16_BITS = ("large-v3", "turbo", "distil-large-v3")
 """Shapes whose weights are published in 16 bits."""
@@ -113,14 +113,14 @@ def make(shape: str, folder: Path, max_tokens: int | None = None) -> None:
     )
     if shape in IN_16_BITS:
         model.half()
-    model.save_pretrained(folder / FOREIGN)
-    WhisperFeatureExtractor(feature_size=PRESETS[shape].num_mel_bins).save_pretrained(folder / FOREIGN)
-    make_tokenizer().save(str(folder / FOREIGN / "tokenizer.json"))
+    model.save_pretrained(folder / TRANSFORMERS)
+    WhisperFeatureExtractor(feature_size=PRESETS[shape].num_mel_bins).save_pretrained(folder / TRANSFORMERS)
+    make_tokenizer().save(str(folder / TRANSFORMERS / "tokenizer.json"))
     for name, content in {
         "generation_config.json": settings,
         "tokenizer_config.json": {"tokenizer_class": "WhisperTokenizer"},
     }.items():
-        (folder / FOREIGN / name).write_text(json.dumps(content))
+        (folder / TRANSFORMERS / name).write_text(json.dumps(content))
     torch.save(_as_openai(model), folder / OPENAI)
     np.save(folder / AUDIO, recording())
 
@@ -157,7 +157,7 @@ def convert_ctranslate2(folder: Path) -> None:
     from ctranslate2.converters import TransformersConverter
 
     files = ["tokenizer.json", "preprocessor_config.json"]
-    converter = TransformersConverter(str(folder / FOREIGN), copy_files=files)
+    converter = TransformersConverter(str(folder / TRANSFORMERS), copy_files=files)
     converter.convert(str(folder / CONVERTED), quantization="float16", force=True)  # as published ones are
 
 
@@ -168,7 +168,7 @@ def convert_openvino(folder: Path) -> None:
         "export",
         "openvino",
         "--model",
-        folder / FOREIGN,
+        folder / TRANSFORMERS,
     ]
     task = ["--task", "automatic-speech-recognition-with-past", "--weight-format", "int8"]
     subprocess.run([*command, *task, folder / OPENVINO], check=True)
@@ -186,7 +186,7 @@ def convert_ggml(folder: Path) -> None:
     from sprachbund.models.whisper.io import load
 
     half = folder / "ggml-f16.bin"
-    export_ggml(check_exportable(load(folder / FOREIGN, offline=True), "ggml", 16), half)
+    export_ggml(check_exportable(load(folder / TRANSFORMERS, offline=True), "ggml", 16), half)
     (folder / GGML).write_bytes(to_q8_0(half.read_bytes()))
     half.unlink()
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from checkpoint import FOREIGN
+from checkpoint import TRANSFORMERS
 from worker import DRAFT_LAYERS, MOST_TOKENS, RATE, Stopwatch
 
 import sprachbund
@@ -37,7 +37,7 @@ class System:
     def __init__(self, folder: Path, precision: str, threads: int, watch: Stopwatch) -> None:
         torch.set_num_threads(threads)
         engine, _, luck = precision.partition(DRAFTED)
-        directory = folder / FOREIGN
+        directory = folder / TRANSFORMERS
 
         # As `sprachbund.load` does. A draft is made of the weights themselves.
         whole = load(directory, offline=True, dtype=torch.float32 if luck else None)

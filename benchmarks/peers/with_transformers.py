@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from checkpoint import FOREIGN
+from checkpoint import TRANSFORMERS
 from lucky_assistant import fixed_point, lucky_assistant
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizerFast
 from worker import MOST_TOKENS, RATE, Stopwatch
@@ -25,7 +25,7 @@ class System:
         transformers.logging.set_verbosity_error()
         dtype, _, share = precision.partition(ASSISTED)
         self.dtype = {"float32": torch.float32, "bf16": torch.bfloat16}[dtype]
-        directory = folder / FOREIGN
+        directory = folder / TRANSFORMERS
         self.model = WhisperForConditionalGeneration.from_pretrained(directory, dtype=self.dtype).eval()
         self.extractor = WhisperFeatureExtractor.from_pretrained(directory)
         self.tokenizer = WhisperTokenizerFast.from_pretrained(directory)

@@ -27,7 +27,7 @@ HANGS_S = 60.0
 
 
 def read_mutants(kind: str, content: bytes, count: int, first: int, confined: int, to: Connection) -> None:
-    """In a process: read the mutants from `first` on and tell each outcome with its seconds and the peak memory."""
+    """In a process: read the mutants from `first` on and print each outcome with its seconds and the peak memory."""
     for number, mutant in enumerate(mutants(content, count, number=KINDS.index(kind))):
         if number < first:
             continue

@@ -1,7 +1,7 @@
 """What becomes of damaged model directories: every family, every kind of damage, loaded under limits.
 
 `python -m benchmarks.reliability.model_mutants` writes docs/results/reliability/model_mutants.json. See
-`tests.models.mutants` for what is damaged and how it is judged. Named families are added to what is there.
+`tests.models.mutants` for what is damaged and how it is evaluated. Named families are added to what is there.
 """
 
 import argparse

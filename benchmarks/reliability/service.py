@@ -1,7 +1,7 @@
 """A minute of good clients beside hostile ones, at a real `sprachbund serve` on loopback with the bundled model.
 
-Good clients send short recordings with a key of their own and come again when they are told to. Hostile ones, from the
-same address, send half heads, second heads, bodies byte by byte, whole recordings without end, foreign origins, broken
+Good clients send short recordings with a key of their own and retry when they are asked to. Hostile ones, from the
+same address, send half heads, second heads, bodies byte by byte, whole recordings without end, other origins, broken
 hosts and bytes at random. Counted are the requests of the good clients: answered, refused with their reasons, lost (no
 answer, or one that is neither). Run: python -m benchmarks.reliability.service
 """
@@ -108,7 +108,7 @@ async def slow_bodies(target: Target, seen: Seen) -> None:
     await asyncio.sleep(0.5)
 
 
-async def foreign_pages(target: Target, seen: Seen) -> None:
+async def cross_origin_pages(target: Target, seen: Seen) -> None:
     """An upload by a page of another site, with a good key."""
     headers = random.choice([{"Origin": "https://evil.example"}, {"Origin": "http://["}, {"Host": "[::1"}])
     async with target.connected() as (reader, writer):
@@ -160,7 +160,7 @@ def _reason(answer: httpx.Response) -> str:
 
 
 async def good(target: Target, bodies: list[bytes], end_s: float, result: dict[str, Any]) -> None:
-    """Send one recording after the other, each again when told to, each over a connection of its own."""
+    """Send one recording after the other, each again when asked to, each over a connection of its own."""
     number = 0
     while time.monotonic() < end_s:
         which, number = number % len(bodies), number + 1
@@ -207,7 +207,7 @@ async def load_for(seconds: float, target: Target, process: psutil.Process) -> d
         "half heads": (100, half_heads),
         "second heads": (100, second_heads),
         "slow bodies": (30, slow_bodies),
-        "foreign pages": (3, foreign_pages),
+        "cross-origin pages": (3, cross_origin_pages),
         "junk": (3, junk),
         "greedy": (15, greedy(bodies)),
     }

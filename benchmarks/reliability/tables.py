@@ -105,7 +105,7 @@ def service() -> list[dict[str, Any]]:
             "hostile clients": sum(kind["clients"] for kind in found["hostile"].values()),
             "good requests": good["requests"],
             "answered": good["answered"],
-            "told to come again": sum(good["refused"].values()),
+            "asked to retry": sum(good["refused"].values()),
             "lost": good["lost"],
             "answer p50, s": float(answer_s["p50"]),
             "answer p95, s": float(answer_s["p95"]),

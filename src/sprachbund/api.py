@@ -108,7 +108,7 @@ class Model:
 
         Args:
             audio: path, binary file object, or samples (N,) or (N, channels) with `sample_rate`; or what
-                `sprachbund.audio.load.open_audio` gives, which also opens recordings of strangers (`untrusted`).
+                `sprachbund.audio.load.open_audio` gives, which also opens untrusted recordings (`untrusted`).
             to: language wanted, as a tag or a name ("de", "German"); or several, which share the encoder's
                 work.
             source: language spoken; None identifies it.

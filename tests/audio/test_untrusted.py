@@ -1,4 +1,4 @@
-"""Recordings of strangers: what they cannot do, and what is said when they try."""
+"""Untrusted recordings: what they cannot do, and what is said when they try."""
 
 import errno
 import gzip

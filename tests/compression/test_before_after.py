@@ -110,7 +110,7 @@ def test_a_model_beside_itself_has_lost_nothing(models: tuple[Path, Path], data:
     assert same.speed == ()
 
 
-def test_without_data_only_sizes_are_told(models: tuple[Path, Path]) -> None:
+def test_without_data_only_sizes_are_reported(models: tuple[Path, Path]) -> None:
     found = measure_both(*models, [], OPTIONS)
     assert (found.before.scores, found.speed, found.conditions) == ({}, (), {})
     assert compare_tasks(found).not_measured == ("every task: no data were given",)
@@ -150,7 +150,7 @@ def verdict_of(**after: Any) -> Any:
     [
         ({}, ()),
         ({"pairs": ("de-de", "en-en")}, ("pair de-en",)),
-        ({"languages": {}}, ("telling the language spoken",)),
+        ({"languages": {}}, ("identifying the language spoken",)),
         ({"times": None}, ("timestamps",)),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_task_that_is_gone_is_lost(after: dict[str, Any], lost: tuple[str, ...
         ({"scores": {"en-en": {"WER": 11.1}}}, ("en-en: WER 10.0 before, 11.1 after",)),
         (
             {"languages": {"de": LanguageAccuracy(right=90, evaluated=100)}},
-            ("telling de: 99.0 % right before, 90.0 % after",),
+            ("identifying de: 99.0 % right before, 90.0 % after",),
         ),
         (
             {

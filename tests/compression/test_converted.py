@@ -97,7 +97,7 @@ def test_it_learns_and_stays_what_it_is(place: Path, tmp_path: Path) -> None:
     )
     found = losses(lines)
     assert np.mean(found[-5:]) < 0.8 * np.mean(found[:3])
-    assert "so it is taught transcripts" in lines[0]
+    assert "so it is trained on transcripts" in lines[0]
     told = next(line for line in lines if "no piece" in line)
     german = [
         one.text for one in map(Manifest(place / "data").__getitem__, range(16)) if one.language == "de"
@@ -121,12 +121,12 @@ def test_resumed_equals_unbroken(place: Path, tmp_path: Path) -> None:
     assert all(one[name].equal(other[name]) for name in one)
 
 
-def test_it_is_taught_to_translate_when_it_is_told_the_language(place: Path, tmp_path: Path) -> None:
+def test_it_is_trained_to_translate_when_it_is_given_the_language(place: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     asked = recipe(place, fine_tuning={"new_languages": NEW, "prompt": "wanted"})
     model = run(asked, tmp_path, report=lines.append)
     assert model.pairs() == {(source, target) for source in ("en", "de") for target in ("en", "de")}
-    assert not any("taught transcripts" in line for line in lines)
+    assert not any("trained on transcripts" in line for line in lines)
 
 
 def test_one_that_writes_what_is_spoken_is_given_no_translations(place: Path) -> None:
@@ -140,7 +140,7 @@ def test_one_that_writes_what_is_spoken_is_given_no_translations(place: Path) ->
     ("changes", "said"),
     [
         ({"fine_tuning": {}}, 'ml knows en, not de.*new_languages = {de = "mean"}'),
-        ({"fine_tuning": {"new_languages": NEW, "prompt": "spoken"}}, 'told the language "wanted" alone'),
+        ({"fine_tuning": {"new_languages": NEW, "prompt": "spoken"}}, 'given the language "wanted" alone'),
         (
             {"fine_tuning": {"new_languages": NEW, "real_length": True}},
             "for Whisper and Seamless checkpoints",

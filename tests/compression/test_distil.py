@@ -1,4 +1,4 @@
-"""The recipe of a student: a Whisper taught on the one loop, taken up again, and runs that do not mix."""
+"""The recipe of a student: a Whisper trained by the one loop, taken up again, and runs that do not mix."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -138,7 +138,7 @@ def test_what_is_dropped_is_counted_and_written_down(teacher: Conformer, tmp_pat
 def test_an_utterance_without_a_transcript_still_teaches_its_translation(
     teacher: Conformer, tmp_path: Path
 ) -> None:
-    """The row in its own language and the CTC loss are left out; neither is taught to be empty."""
+    """The row in its own language and the CTC loss are left out; neither is trained to be empty."""
     data = make_corpus(tmp_path / "data", texts=False)
     done = label(teacher, Script(en=("one two", GUESS)), tmp_path / "out", data)
     assert done.counts == {"de": {KEPT: 6}, "en": {"guessing": 6}}

@@ -111,7 +111,7 @@ def test_an_exception_is_one_line_and_is_not_tried_again(
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["0-1"]
 
 
-def test_what_the_synthesiser_lacks_is_told(tmp_path: Path) -> None:
+def test_what_the_synthesiser_lacks_is_reported(tmp_path: Path) -> None:
     def missing(shard: int, attempt: int) -> None:
         raise SprachbundError("festival is not installed: apt-get install festival")
 

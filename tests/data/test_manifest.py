@@ -284,7 +284,7 @@ def test_one_of_several_processes_compares_a_checksum(tmp_path, monkeypatch):
     assert len(pickle.loads(pickle.dumps(manifest)).samples(0)) == 800
 
 
-def test_a_name_that_is_no_shard_is_told(tmp_path):
+def test_a_name_that_is_no_shard_is_reported(tmp_path):
     _old(tmp_path)
     (tmp_path / "cuts.00000 (1).jsonl").write_text("")
     with pytest.raises(SprachbundError, match=r"cuts.00000 \(1\).jsonl is no shard"):

@@ -116,7 +116,7 @@ def test_crash_and_hang_are_errors_and_the_next_sentence_is_spoken(
     assert len(say("hello", voice)[0])
 
 
-def test_an_error_inside_festival_is_told(programs: Path) -> None:
+def test_an_error_inside_festival_is_reported(programs: Path) -> None:
     wrong = InstalledVoice(program="festival", name="kal diphone", language="en")
     with pytest.raises(SprachbundError, match="festival ended with status 1: SIOD ERROR: unbound variable"):
         say("hello", wrong)

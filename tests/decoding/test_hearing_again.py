@@ -30,15 +30,15 @@ def calibrated() -> TinyFamily:
 
 @pytest.fixture
 def doubts_long_spans(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
-    """A model that is sure of spans up to 1.25 s, and doubts others by their length; the batches that it judged."""
-    judged: list[list[float]] = []
+    """A model that is sure of spans up to 1.25 s, and doubts others by their length; the batches that it evaluated."""
+    evaluated: list[list[float]] = []
 
     def doubts(family, memory, sources, hypotheses, durations_s, targets, latest, ended):
-        judged.append(list(durations_s))
+        evaluated.append(list(durations_s))
         return [[doubt(seconds)] * len(row) for seconds, row in zip(durations_s, targets, strict=True)]
 
     monkeypatch.setattr(pipeline, "out_of_domain", doubts)
-    return judged
+    return evaluated
 
 
 def doubt(seconds: float) -> float:
@@ -85,9 +85,9 @@ def test_what_is_in_doubt_is_heard_at_every_tempo_and_the_least_doubt_stands(dou
         if best == 1.0:
             assert after == before
     assert 0 < sum(changed) < len(changed)
-    judged = sorted(d for batch in doubts_long_spans for d in batch)
+    evaluated = sorted(d for batch in doubts_long_spans for d in batch)
     wanted = [*durations, *(d / tempo for d in durations if doubt(d) > 0.1 for tempo in TEMPOS)]
-    assert judged == pytest.approx(sorted(wanted), abs=1e-3)
+    assert evaluated == pytest.approx(sorted(wanted), abs=1e-3)
 
 
 def test_what_is_heard_again_is_the_text_of_the_faster_copy_at_the_times_of_the_recording(

@@ -105,16 +105,16 @@ def test_texts_that_cannot_be_are_refused(
     bundled: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listed, "_LEAST_SAVED_MB", 0.0)
-    empty, binary, foreign = (tmp_path / f"{name}.txt" for name in ("empty", "binary", "foreign"))
+    empty, binary, unrelated = (tmp_path / f"{name}.txt" for name in ("empty", "binary", "unrelated"))
     empty.write_text("\n \n")
     binary.write_bytes(b"\xff\xfe\x00")
-    foreign.write_text("\n".join(chr(97 + i % 26) * (i + 1) for i in range(11)))
+    unrelated.write_text("\n".join(chr(97 + i % 26) * (i + 1) for i in range(11)))
     with pytest.raises(SprachbundError, match="empty"):
         load_draft(bundled, str(empty))
     with pytest.raises(SprachbundError, match="UTF-8"):
         load_draft(bundled, str(binary))
     with pytest.raises(SprachbundError, match="MB less"):
-        load_draft(bundled, str(foreign))
+        load_draft(bundled, str(unrelated))
     good = tmp_path / "good.txt"
     good.write_text("guten Tag\n" * 20)
     with pytest.raises(SprachbundError, match="greedy"):

@@ -1,4 +1,4 @@
-"""What is evaluated, and what pseudo-labels teach, is what is served: the same text for the same speech."""
+"""What is evaluated, and what pseudo-labels hold, is what is served: the same text for the same speech."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -144,7 +144,7 @@ def test_a_whisper_model_is_evaluated_with_the_timestamps_it_is_served_with(tmp_
 
 
 def test_text_that_the_guard_drops_in_part_is_evaluated_in_part(tmp_path: Path) -> None:
-    """Segments are judged one by one, and the score sees those that a user sees."""
+    """Segments are evaluated one by one, and the score sees those that a user sees."""
     family = TinyFamily(seed=3, num_times=30)
     guard = replace(LENIENT, max_characters_per_s=5.0)
     options = DecodingOptions(max_tokens=16, guard=guard)

@@ -247,7 +247,7 @@ def test_rows_cut_by_the_limit_still_get_words():
         assert all(s.words for s in run(["de"], "en", options, family)["de"].segments)
 
 
-def test_a_prompt_that_the_model_cannot_read_is_told():
+def test_a_prompt_that_the_model_cannot_read_is_reported():
     options = DecodingOptions(guard=LENIENT, max_tokens=8, prompt="abc")
     assert not any("prompt" in w for w in run(["de"], "en", options)["de"].warnings)
     family = TinyFamily(seed=3)

@@ -21,11 +21,11 @@ SUPPRESSED, BEGIN_SUPPRESSED = [5, 17, 40], [220, 256]
 def pair(tmp_path_factory):
     path = tmp_path_factory.mktemp("whisper")
     lists = {"suppress_tokens": SUPPRESSED, "begin_suppress_tokens": BEGIN_SUPPRESSED}
-    foreign = make_directory(path, generation=lists)
-    return load(path), foreign
+    reference = make_directory(path, generation=lists)
+    return load(path), reference
 
 
-def foreign_greedy(model, foreign, values, target: Target, limit: int) -> list[int]:
+def reference_greedy(model, reference, values, target: Target, limit: int) -> list[int]:
     """Greedy decoding by transformers' model and timestamp rules, a whole pass per token."""
     prompt = model.prompt(target)
     config = type("Config", (), {})()
@@ -37,7 +37,7 @@ def foreign_greedy(model, foreign, values, target: Target, limit: int) -> list[i
     while len(tokens) - len(prompt) < limit:
         row = torch.tensor([tokens])
         with torch.no_grad():
-            logits = foreign(input_features=values, decoder_input_ids=row).logits[:, -1].clone()
+            logits = reference(input_features=values, decoder_input_ids=row).logits[:, -1].clone()
         logits[:, SUPPRESSED] = -torch.inf
         if len(tokens) == len(prompt):
             logits[:, BEGIN_SUPPRESSED] = -torch.inf
@@ -56,7 +56,7 @@ def foreign_greedy(model, foreign, values, target: Target, limit: int) -> list[i
 @pytest.mark.parametrize("timestamps", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_greedy_tokens_are_those_of_transformers(pair, seed, timestamps):
-    model, foreign = pair
+    model, reference = pair
     rng = np.random.default_rng(seed)
     samples = [rng.normal(size=SAMPLE_RATE * 2).astype(np.float32) * 0.1 for _ in range(3)]
     targets = [
@@ -70,7 +70,7 @@ def test_greedy_tokens_are_those_of_transformers(pair, seed, timestamps):
     for i, row in enumerate(rows):
         values = features.values[i : i + 1].transpose(1, 2)
         for target, found in zip(targets, row, strict=True):
-            assert list(found.tokens) == foreign_greedy(model, foreign, values, target, 24)
+            assert list(found.tokens) == reference_greedy(model, reference, values, target, 24)
     assert len({h.tokens for row in rows for h in row}) > 1
 
 

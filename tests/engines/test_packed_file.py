@@ -73,7 +73,7 @@ def test_every_cut_is_noticed_and_every_changed_byte_when_asked(path: Path) -> N
         (b"", "cannot be read|not a file"),
     ],
 )
-def test_foreign_and_older_files_say_so(path: Path, content: bytes, words: str) -> None:
+def test_other_and_older_files_say_so(path: Path, content: bytes, words: str) -> None:
     path.write_bytes(content)
     with pytest.raises(PackedFileError, match=words):
         read_packed(path)

@@ -277,7 +277,7 @@ def test_a_decoder_that_computes_something_more_is_refused() -> None:
     ("kind", "precision"),
     [("parasite", "int8"), ("medusa", "int8"), ("model", "int8"), ("parasite", "bf16"), ("medusa", "bf16")],
 )
-def test_drafts_guess_on_the_engine(kind: str, precision: Precision) -> None:
+def test_drafts_propose_on_the_engine(kind: str, precision: Precision) -> None:
     family = TinyFamily(seed=5)
     made: dict[str, Draft] = {
         "parasite": parasite_for(family),
@@ -305,21 +305,21 @@ def test_drafts_are_refused_by_a_decoder_in_fp16() -> None:
         draft.check(family)
 
 
-def test_drafts_guess_through_an_output_matrix_of_its_own() -> None:
+def test_drafts_propose_through_an_output_matrix_of_its_own() -> None:
     family = TinyFamily(seed=5)
     parasite, medusa = parasite_for(family), medusa_for(family)
-    guessed = []
+    accepted = []
     for _ in range(2):
         memory, targets = random_memory([6], 1), [[Target(language="de")]]
         for draft in (parasite, medusa):
             speculation = Speculation(draft, num_draft_tokens=2)
             search(family, memory, targets, DecodingOptions(), speculation=speculation)
-            guessed.append([r.accepted for r in speculation.report()])
+            accepted.append([r.accepted for r in speculation.report()])
         embedding = family.decoder.embedding.weight
         family.decoder.output_head = nn.Linear(embedding.shape[1], embedding.shape[0], bias=False)
         family.decoder.output_head.weight = nn.Parameter(embedding.detach().clone())
         embedding = nn.Parameter(embedding.detach().clone())  # what is read stays
-    assert guessed[:2] == guessed[2:]
+    assert accepted[:2] == accepted[2:]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -126,7 +126,7 @@ def test_score(tmp_path, capsys):
         run("score", tmp_path / "hyp", tmp_path / "ref", "--ids", tmp_path / "ids")
 
 
-def test_bad_arguments_are_told(results, tmp_path):
+def test_bad_arguments_are_reported(results, tmp_path):
     (tmp_path / "hyp").write_text("ja\n", encoding="utf-8")
     with pytest.raises(SprachbundError, match="'klingonish' is not a language tag"):
         run("score", tmp_path / "hyp", tmp_path / "hyp", "--language", "klingonish")

@@ -67,7 +67,7 @@ def test_faults_are_named_with_file_and_line(copy, make, message):
         open_corpus(copy)
 
 
-def test_missing_cut_off_and_foreign_sound(copy):
+def test_missing_cut_off_and_other_sound(copy):
     audio = copy / "audio.00000.wav"
     whole = audio.read_bytes()
     audio.write_bytes(whole[: len(whole) // 2])

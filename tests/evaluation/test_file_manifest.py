@@ -39,7 +39,7 @@ def test_a_score_is_written_with_all_that_decides_it_and_comes_again(texts, caps
     assert "the same: all 4 numbers came out again" in capsys.readouterr().out
 
 
-def test_another_number_is_told(texts, capsys):
+def test_another_number_is_reported(texts, capsys):
     out, _ = write_score(texts, capsys)
     values = json.loads(out.read_text(encoding="utf-8"))
     values["numbers"][0]["raw"] += 0.5

@@ -159,8 +159,8 @@ def test_times_of_a_corpus():
         SpokenSpan(language="es", start_s=0, end_s=1),
         SpokenSpan(language="en", embedded=True),
     )
-    guessed = spoken_spans(utterance({"spans": spans, "spans_estimated": True}))
-    assert [span.start_s for span in guessed] == [None, None]
+    estimated = spoken_spans(utterance({"spans": spans, "spans_estimated": True}))
+    assert [span.start_s for span in estimated] == [None, None]
     turned = spoken_spans(utterance({"spans": spans, "main_language": "en"}))
     assert [span.embedded for span in turned] == [True, False]
     with pytest.raises(SprachbundError, match="a span from 1 to None s"):

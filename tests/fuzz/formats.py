@@ -96,7 +96,7 @@ def _model_reader(family: str, name: str) -> Iterator[Read]:
         yield partial(_outcome, read)
 
 
-# Packed weights. A stranger can make the checksum of a head anew, so that of a mutant is; its arrays go to the kernels.
+# Packed weights. An attacker can make the checksum of a head anew, as mutants have it; its arrays go to the kernels.
 
 
 def _tiny_whisper() -> "Whisper":

@@ -4,7 +4,7 @@ A directory of each family is made of random weights. Each mutant is a copy of o
 loaded in a process of its own kind under limits on memory and time, and what happens is sorted: the model loaded, it
 was refused with one line, or something else, which is a fault.
 
-`python -m tests.models.mutants JUDGE ...` is the process that loads.
+`python -m tests.models.mutants LOAD ...` is the process that loads.
 """
 
 import json
@@ -63,7 +63,7 @@ OWN = (
     "streaming_onnx",
 )
 """Directories whose weights this project wrote, with a checksum."""
-FOREIGN = (
+EXTERNAL = (
     *("whisper", "seamless_m4t", "seamless_m4t_v2", "speech_llm_wav2vec2"),
     *("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "canary", "cohere_asr"),
     *("voxtral", "granite_speech", "qwen3_asr"),
@@ -73,7 +73,7 @@ FOREIGN = (
     "voxtral_realtime",
     "kyutai_speech_to_text",
 )
-FAMILIES = (*OWN, *FOREIGN)
+FAMILIES = (*OWN, *EXTERNAL)
 _READABLE_BY_ROOT_ALONE = 0o600
 UNREADABLE = "unreadable"
 
@@ -144,7 +144,7 @@ def try_all(family: str, seed: int, count: int | None, work: Path) -> Found:
     total = total if count is None else min(total, count)
     found, first = Found(), 0
     while first < total:
-        first = _judged(family, original, seed, first, total, found)
+        first = _load_from(family, original, seed, first, total, found)
     return found
 
 
@@ -163,10 +163,10 @@ def try_some(families: Sequence[str], seed: int, count: int, work: Path) -> Foun
     return found
 
 
-def _judged(family: str, original: Path, seed: int, first: int, total: int, found: Found) -> int:
+def _load_from(family: str, original: Path, seed: int, first: int, total: int, found: Found) -> int:
     """Load mutants from `first` on until the process ends; the first that it did not come to."""
     at, known = first, ""
-    with _lone_process(["judge", family, str(original), str(seed), str(first), str(total)]) as process:
+    with _lone_process(["load", family, str(original), str(seed), str(first), str(total)]) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if not line.startswith("@"):
@@ -187,7 +187,7 @@ def _judged(family: str, original: Path, seed: int, first: int, total: int, foun
         found.outcomes[outcome] += 1
         found.faults.append(f"{known}: {outcome}: the process ended with {process.returncode}")
         return at + 1
-    assert process.returncode == 0, f"{family}: the judge ended with {process.returncode} between mutants"
+    assert process.returncode == 0, f"{family}: the process ended with {process.returncode} between mutants"
     return at
 
 
@@ -382,7 +382,7 @@ def void(_: object) -> None:
 # What follows runs in processes of its own.
 
 
-def judge(family: str, original: Path, seed: int, first: int, total: int) -> None:
+def load_mutants(family: str, original: Path, seed: int, first: int, total: int) -> None:
     """Load mutants, and write down what became of each."""
     load_directory(original)  # what is imported and mapped once is not the mutants'
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
@@ -670,9 +670,9 @@ _MAKERS: dict[str, Callable[[Path], Any]] = {
     "medusa": _draft("medusa"),
     "token_map": _draft("token-map"),
     "streaming_onnx": _onnx,
-    **{kind: _fastconformer(kind) for kind in FOREIGN[4:9]},
-    **{kind: _moonshine(kind) for kind in FOREIGN[13:15]},
-    **{kind: _audio_llm(kind) for kind in FOREIGN[9:12]},
+    **{kind: _fastconformer(kind) for kind in EXTERNAL[4:9]},
+    **{kind: _moonshine(kind) for kind in EXTERNAL[13:15]},
+    **{kind: _audio_llm(kind) for kind in EXTERNAL[9:12]},
     "t5": _t5,
     "qwen3": _qwen3,
     "voxtral_realtime": _voxtral_realtime,
@@ -687,6 +687,6 @@ if __name__ == "__main__":
         for each in sys.argv[5:]:
             make_directory(each, Path(sys.argv[2]) / each)
         for each in sys.argv[5:]:
-            judge(each, Path(sys.argv[2]) / each, int(sys.argv[3]), 0, int(sys.argv[4]))
+            load_mutants(each, Path(sys.argv[2]) / each, int(sys.argv[3]), 0, int(sys.argv[4]))
     else:
-        judge(sys.argv[2], Path(sys.argv[3]), *map(int, sys.argv[4:7]))
+        load_mutants(sys.argv[2], Path(sys.argv[3]), *map(int, sys.argv[4:7]))

@@ -84,10 +84,10 @@ def make_encoder(kind: str = "conformer") -> Any:
         return ConformerSpeech(
             ConformerConfig(source_languages=("es",), target_languages=("en",), kernel_size=5, **sizes)
         )
-    return _foreign(kind)
+    return _reference(kind)
 
 
-def _foreign(kind: str) -> TransformersSpeech:
+def _reference(kind: str) -> TransformersSpeech:
     sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     sizes |= {"intermediate_size": 24, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
     if kind == "wav2vec2-bert":

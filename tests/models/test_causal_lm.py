@@ -104,7 +104,7 @@ def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
                 torch.testing.assert_close(logits[2 * row + 1], wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_shards_are_read_and_a_missing_one_is_told(tmp_path: Path) -> None:
+def test_shards_are_read_and_a_missing_one_is_reported(tmp_path: Path) -> None:
     theirs, model = made("llama", tmp_path, max_shard_size="20KB")
     shards = sorted(tmp_path.glob("model-*.safetensors"))
     assert len(shards) > 2

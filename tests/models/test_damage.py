@@ -232,7 +232,7 @@ def test_a_tokenizer_that_is_none(directory: Path, content: bytes) -> None:
     refused(directory, "transcript_tokenizer.model: it is not a whole SentencePiece model")
 
 
-def test_another_tokenizer_of_the_same_size_is_told(directory: Path, model: Conformer) -> None:
+def test_another_tokenizer_of_the_same_size_is_reported(directory: Path, model: Conformer) -> None:
     path = directory / "tokenizer.model"
     path.write_bytes(path.read_bytes().replace(b"z", b"q"))
     assert len(Tokenizer.load(path, LANGUAGES)) == len(model.tokenizer)

@@ -143,7 +143,7 @@ def test_what_cannot_be_is_said(plain, tmp_path):
         save(mixed, tmp_path / "mixed")
 
 
-def test_damage_is_told(plain, tmp_path):
+def test_damage_is_reported(plain, tmp_path):
     save(quantized(plain), tmp_path)
     whole, config = load_file(tmp_path / WEIGHTS), (tmp_path / "config.json").read_text()
     name = "encoder.layers.0.attention.query"

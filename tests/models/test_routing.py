@@ -77,7 +77,7 @@ def test_finding_out_costs_one_pass_of_the_split_layers_for_every_kind(model) ->
     assert seen == [8, 24, 8, 8]
 
 
-def test_a_language_without_a_group_is_refused_by_name_and_never_guessed() -> None:
+def test_a_language_without_a_group_is_refused_by_name_and_never_assumed() -> None:
     model = made.make_split_model(made.make_split(groups=(("de", "en"), ("fr",))))
     with pytest.raises(
         SprachbundError, match=r"no group for 'ru' in encoder.layers.1.*knows de, en, fr; add it"
@@ -102,7 +102,7 @@ def test_a_model_that_cannot_tell_the_language_asks_for_it() -> None:
     with torch.no_grad():
         model.language_head.weight.zero_()
         model.language_head.bias.zero_()
-    with pytest.raises(SprachbundError, match="cannot tell it; name the source language"):
+    with pytest.raises(SprachbundError, match="cannot identify it; name the source language"):
         encode(model, SOUNDS[:2])
     assert encode(model, SOUNDS[:2], [0, 3]).source_language.tolist() == [0, 3]
 

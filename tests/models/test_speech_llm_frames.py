@@ -109,7 +109,7 @@ def test_a_model_that_reads_layers_does_not_hear_its_neighbours_and_comes_back(
             torch.testing.assert_close(back.states, together.states)
 
 
-def test_layers_that_cannot_be_read_are_told() -> None:
+def test_layers_that_cannot_be_read_are_reported() -> None:
     with pytest.raises(SprachbundError, match="encoder_layers names layer 2; the encoder's are 0 to 1"):
         make_model(projector={"encoder_layers": (0, 2)})
     with pytest.raises(SprachbundError, match="cannot be read: it shortens speech behind them, or hears"):

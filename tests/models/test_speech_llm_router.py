@@ -55,20 +55,20 @@ def share_right(projector: Projector, said: Heard) -> tuple[float, float]:
     rarer = torch.cat(
         [(own == 0) == (2 * (own == 0).sum() < (own >= 0).sum()) for own in spoken.split(num_states.tolist())]
     )
-    told = spoken >= 0
-    return right[told].float().mean().item(), right[told & rarer].float().mean().item()
+    known = spoken >= 0
+    return right[known].float().mean().item(), right[known & rarer].float().mean().item()
 
 
 def test_the_likeliest_group_is_the_language_spoken_and_follows_switches(corpora: Path) -> None:
     torch.manual_seed(0)
-    taught = [heard(corpora / "monolingual-train"), heard(corpora / "train")]
+    trained = [heard(corpora / "monolingual-train"), heard(corpora / "train")]
     options = ProjectorOptions(
         groups=tuple((tag,) for tag in GROUPS), spliced_frames=1, hidden_width=64, encoder_layers=LAYERS
     )
-    projector = Projector(taught[0][0].shape[-1], 64, options)
+    projector = Projector(trained[0][0].shape[-1], 64, options)
     optimizer = torch.optim.AdamW(projector.parameters(), lr=2e-3)
     for _ in range(40):
-        for states, num_states, spoken in taught:
+        for states, num_states, spoken in trained:
             groups = torch.eye(len(GROUPS), dtype=torch.bool)[spoken.clamp(min=0)] | (spoken < 0)[:, None]
             routings = projector(states, num_states).routings
             loss = sum((language_losses(routing, groups).mean() for routing in routings), torch.zeros(()))

@@ -47,7 +47,7 @@ def theirs():
 
 @pytest.fixture(scope="module", params=["nemo", "transformers"])
 def ours(request, theirs, tmp_path_factory) -> Conformer:
-    place = tmp_path_factory.mktemp("foreign")
+    place = tmp_path_factory.mktemp("external")
     if request.param == "transformers":
         return assemble(read_transformers(write_transformers(place, theirs)), ["en"])
     path = write_nemo(place / "x.nemo", nemo_config(theirs), nemo_weights(theirs), sentencepiece_model())

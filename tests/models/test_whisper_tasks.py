@@ -84,7 +84,7 @@ def test_unknown_pairs_are_refused_with_what_is_known(model: Whisper) -> None:
         model.prompt(Target(language="de", source="fr"))
     with pytest.raises(SprachbundError, match="does not write 'xx'; it writes de, en, es"):
         model.prompt(Target(language="xx", source="fr"))
-    with pytest.raises(SprachbundError, match="told the language spoken"):
+    with pytest.raises(SprachbundError, match="needs the language spoken"):
         model.prompt(Target(language="en"))
 
 

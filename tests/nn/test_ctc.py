@@ -4,7 +4,7 @@ import math
 import torch
 from torch import Tensor
 
-from sprachbund.nn.ctc import CtcHead, ctc_loss, places_needed
+from sprachbund.nn.ctc import CtcHead, ctc_loss, min_num_frames
 
 
 def lattice(rows: int, frames: int, vocabulary: int, seed: int = 0) -> Tensor:
@@ -68,7 +68,7 @@ def test_a_row_that_does_not_fit_has_no_gradient() -> None:
 
 def test_equal_neighbours_need_a_blank_between_them() -> None:
     targets = torch.tensor([[1, 1, 2], [1, 1, 2], [1, 1, 1]])
-    assert places_needed(targets, torch.tensor([3, 1, 3])).tolist() == [4, 1, 5]
+    assert min_num_frames(targets, torch.tensor([3, 1, 3])).tolist() == [4, 1, 5]
 
 
 def test_the_head_asks_for_the_language() -> None:

@@ -23,7 +23,7 @@ import numpy as np
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 MAY_DIFFER = ("events.out.tfevents.*", "log.txt")
-"""Files that name the time, which two undisturbed runs write differently: TensorBoard's, and what trainings tell."""
+"""Files that name the time, which two undisturbed runs write differently: TensorBoard's, and the logs of trainings."""
 _LEFT_OVER = ("*.partial", ".tmp*")
 WHOLE = ("*",)
 """In `Case.clocks`: a file that shows nothing but times, or is a picture of them."""
@@ -161,7 +161,7 @@ def explore(
     case: Case,
     machine: Machine,
     most: int | None = None,
-    tell: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
     places: Callable[[Place], bool] = lambda place: True,
 ) -> Found:
     """Kill a command at places spread evenly over all of them.
@@ -170,7 +170,7 @@ def explore(
         case: the command.
         machine: runs it.
         most: places at most; all if None.
-        tell: is told of faults and of progress.
+        report: called with a line for faults and progress.
         places: which may be chosen.
     """
     inputs = machine.folder / case.name.replace(" ", "-")
@@ -204,7 +204,7 @@ def explore(
             found.failed.append(f"{place}: run again, it ended with {code}: {machine.told()}")
         elif fault := difference(trees[0], tree(watched, case.clocks)):
             found.different.append(f"{place}: {fault}")
-        tell(f"{case.name}: {done}, {len(found.faults)} faults")
+        report(f"{case.name}: {done}, {len(found.faults)} faults")
     _empty(watched)
     return found
 

@@ -51,7 +51,7 @@ def test_a_command_that_is_killed_and_run_again_leaves_the_same(
     assert found.kills == len(files)
 
 
-def test_differences_are_told(tmp_path: Path) -> None:
+def test_differences_are_reported(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "scores.json").write_text('{"took_s": 1, "score": 2}', encoding="utf-8")
     before = tree(tmp_path, {"*/scores.json": ["took_s"]})
@@ -64,7 +64,7 @@ def test_differences_are_told(tmp_path: Path) -> None:
     assert difference({}, before) == "sub is too much"
 
 
-def test_a_name_that_is_given_before_the_content_is_on_the_disk_is_told() -> None:
+def test_a_name_that_is_given_before_the_content_is_on_the_disk_is_reported() -> None:
     log = ["1 create a.partial", "2 write a.partial", "0 fsync a.partial", "3 rename a.partial"]
     assert unflushed(log) == []
     assert unflushed([*log[:2], log[3]]) == ["a.partial"]

@@ -67,7 +67,7 @@ def test_the_prompt_is_the_start_and_the_language(model: whisper.Whisper, tmp_pa
     assert len(back.prompt(Target(language="de", source="en"))) == 4
 
 
-def test_what_was_not_taught_is_not_asked(model: whisper.Whisper) -> None:
+def test_what_was_not_trained_is_not_asked(model: whisper.Whisper) -> None:
     left = without_transcription(model)
     assert left.pairs() == {(s, t) for s, t in model.pairs() if s != t}
     with pytest.raises(SprachbundError, match="does not know the pair de to de; from de it knows en, ru"):

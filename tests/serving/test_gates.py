@@ -210,7 +210,7 @@ def test_bodies_on_their_way_and_their_bytes_are_shared_too():
         for client in "bb":
             stack.enter_context(intake.receiving(client))
         for client, code in (("a", "queue_full"), ("c", "queue_full")):
-            with pytest.raises(RefusalError, match="come again") as caught, intake.receiving(client):
+            with pytest.raises(RefusalError, match="try again") as caught, intake.receiving(client):
                 pass
             assert (caught.value.status, caught.value.code) == (429, code)
     assert intake.coming == 0

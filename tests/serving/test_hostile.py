@@ -178,7 +178,7 @@ def test_pages_of_other_sites_are_refused_before_their_body_comes(served):
 
 
 def test_a_refused_body_does_not_go_on_for_ever(open_to_all):
-    """One for a foreign host was read as long as it came."""
+    """One for another host was read as long as it came."""
     head = b"POST /v1/models HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 100000000\r\n\r\n"
     with socket.create_connection(("127.0.0.1", open_to_all.port)) as sock:
         sock.sendall(head)
@@ -363,7 +363,7 @@ def test_a_full_disk_is_told_and_is_no_end(served, caplog):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert answer.status_code == 507
-        assert "cannot be stored here (File too large); come again later" in answer.json()["error"]["message"]
+        assert "cannot be stored here (File too large); try again later" in answer.json()["error"]["message"]
         assert not failures(caplog)
         assert post(running, file=big).status_code == 200
         wait_for(lambda: running.service.intake.stored_bytes == 0)

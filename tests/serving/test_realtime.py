@@ -263,9 +263,7 @@ def test_turns_end_with_sentences(small_live, bundled, spoken, monkeypatch):
         assert run(scenario(running)) is None
         assert lengths_ms[0] > lengths_ms[1] + 1000
         monkeypatch.setattr(family, "calibration", replace(own, turns=None))
-        assert "was not calibrated to tell the ends of sentences; set turn_end to pause" in run(
-            scenario(running)
-        )
+        assert "was not calibrated for the ends of sentences; set turn_end to pause" in run(scenario(running))
 
 
 def text_of_german(bundled, spoken) -> str:

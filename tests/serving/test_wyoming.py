@@ -1,4 +1,4 @@
-"""The Wyoming door: by the protocol's own client, and by clients that err."""
+"""The Wyoming server: by the protocol's own client, and by clients that err."""
 
 import asyncio
 import json

@@ -21,7 +21,7 @@ def fenced(language: str) -> Iterator[str]:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    exec(next(block for block in fenced("python") if "foreign.npz" in block), {})
+    exec(next(block for block in fenced("python") if "external.npz" in block), {})
     return tmp_path
 
 
@@ -29,7 +29,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.skipif(sys.platform != "linux", reason="the numbers shown are those of one platform")
 def test_what_is_shown_is_what_is_printed(here: Path) -> None:
     shown = list(fenced(""))
-    for line in (line for block in fenced("console") for line in block.splitlines() if "foreign" in line):
+    for line in (line for block in fenced("console") for line in block.splitlines() if "external." in line):
         ran = command(*line.split()[2:])
         assert ran.code == 0, ran.err
         if "show" not in line and line.split()[-1] != "other.json":
@@ -38,7 +38,7 @@ def test_what_is_shown_is_what_is_printed(here: Path) -> None:
             assert any(ran.out.startswith(block) for block in shown)
 
 
-def test_the_plan_shown_is_one_and_every_key_is_told(here: Path) -> None:
+def test_the_plan_shown_is_one_and_every_key_is_reported(here: Path) -> None:
     text = PAGE.read_text(encoding="utf-8")
     Path("plan.json").write_text(next(fenced("json")))
     split = SharingPlan.read(Path("plan.json")).splits[0]

@@ -509,7 +509,7 @@ def test_transcription_in_a_language_that_the_model_cannot_tell_ends_the_session
     own = engine()
     own.model.language_log_probs = lambda memory: memory.states.new_zeros(len(memory.states), 3)
     samples = recording(*SPEECH)
-    with pytest.raises(SprachbundError, match="cannot tell which language is spoken") as refused:
+    with pytest.raises(SprachbundError, match="cannot identify which language is spoken") as refused:
         translate(
             own.model, samples, [TRANSCRIBE], None, OPTIONS, sample_rate=SAMPLE_RATE, activity=Loudness()
         )

@@ -89,7 +89,7 @@ def test_a_state_of_another_tier_or_of_other_bits_is_refused():
         load_stream(packed, tier_of(model), data)
 
 
-def test_damage_is_told():
+def test_damage_is_reported():
     model = tiny_transducer()
     data = save_stream(model, tier_of(model), *began(model))
     for damaged in (b"", b"nothing", data[:-10], data[:40]):

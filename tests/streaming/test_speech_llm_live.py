@@ -1,4 +1,4 @@
-"""Live text of a speech LLM: the text and the spans of languages that a recording gives, through every door."""
+"""Live text of a speech LLM: the text and the spans of languages that a recording gives, through every interface."""
 
 import asyncio
 import json
@@ -121,7 +121,7 @@ def test_speech_without_a_pause_does_not_end_the_session(model: SpeechLLM) -> No
     assert events[-1].final
 
 
-# Doors.
+# Interfaces.
 
 
 def test_listen_prints_them(

@@ -193,7 +193,7 @@ def test_without_the_option_nothing_is_asked() -> None:
 
 def test_a_model_that_cannot_tell_is_refused_or_goes_by_pauses() -> None:
     own = LiveEngine(TinyFamily(), OPTIONS, activity=Loudness())
-    with pytest.raises(SprachbundError, match=r"not calibrated to tell the ends of sentences.*--turns"):
+    with pytest.raises(SprachbundError, match=r"not calibrated for the ends of sentences.*--turns"):
         own.open(["de"], options=SENTENCES)
     assert own.open(["de"], options=replace(SENTENCES, turn_end="auto")).options.turn_end == "pause"
     able = engine()

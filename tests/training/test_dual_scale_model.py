@@ -179,9 +179,9 @@ def test_the_divergence_has_no_gradient_into_the_text_branch(place: Path, batch:
     assert bool(whole.base.decoder.layers[0].cross_attention.value.weight.grad.any())
     assert bool(whole.base.encoder.layers[0].feed_forward.expand.weight.grad.any())
     whole.zero_grad()
-    taught = make(place, gate=False, speech_weight=0.0, draft_weight=0.0)
-    taught.loss(batch).total.backward()
-    assert any(bool(p.grad.any()) for p in taught.text_encoder.parameters() if p.grad is not None)  # type: ignore[union-attr]
+    trained = make(place, gate=False, speech_weight=0.0, draft_weight=0.0)
+    trained.loss(batch).total.backward()
+    assert any(bool(p.grad.any()) for p in trained.text_encoder.parameters() if p.grad is not None)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("detach", [True, False])
@@ -239,7 +239,7 @@ def test_without_a_text_branch_there_is_one_pass_and_no_divergence(place: Path, 
         make(place).loss(replace(batch, spoken=None))
 
 
-def test_medusa_heads_are_taught_the_same_way(place: Path, batch: Batch) -> None:
+def test_medusa_heads_are_trained_the_same_way(place: Path, batch: Batch) -> None:
     whole = make(place, draft="medusa", heads=2, gate=False).eval()
     assert isinstance(whole.draft_network, MedusaHeads)
     with torch.no_grad():

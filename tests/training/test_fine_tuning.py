@@ -47,7 +47,7 @@ def learned(place: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_it_translates_what_it_was_taught_in_transformers_and_here(learned: Path, place: Path) -> None:
+def test_it_translates_what_it_was_trained_on_in_transformers_and_here(learned: Path, place: Path) -> None:
     theirs = WhisperForConditionalGeneration.from_pretrained(learned).eval()
     tokenizer = WhisperTokenizer.from_pretrained(learned)
     ours = whisper.load(learned)
@@ -182,7 +182,7 @@ def test_seamless_is_fine_tuned_on_a_language_it_never_heard(version: str, tmp_p
     assert card.target_languages == ["en", "fr"]
 
 
-def test_a_conformer_is_trained_on_without_its_shape_being_told(tmp_path: Path) -> None:
+def test_a_conformer_is_trained_on_without_its_shape_being_given(tmp_path: Path) -> None:
     save_conformer(made.make_model(), tmp_path / "start")
     make_tones(tmp_path / "data", ("de",))
     recipe = fine_tuning_recipe(tmp_path / "data", tmp_path / "start", 2, languages=("de",))
@@ -213,7 +213,7 @@ def test_what_cannot_be_is_refused_before_training(place: Path, tmp_path: Path, 
     assert not (tmp_path / "resume.pt").exists()
 
 
-def test_a_published_prompt_is_not_taught_german(place: Path, tmp_path: Path) -> None:
+def test_a_published_prompt_is_not_trained_on_german(place: Path, tmp_path: Path) -> None:
     with ManifestWriter(tmp_path / "data") as writer:
         said = {"text": "x" * 100, "language": "fr", "translations": {"de": "eins"}}  # too long a transcript
         writer.add(np.zeros(8000, np.float32), speaker="", utterance_id="a", **said)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ def test_product_of_the_adapters_is_added() -> None:
     torch.testing.assert_close(layer(x), plain(x) + 2 * x @ a.T @ b.T)
 
 
-def test_only_adapters_are_trained_and_their_number_is_told() -> None:
+def test_only_adapters_are_trained_and_their_number_is_reported() -> None:
     model = make_model()
     trained = add_lora(model, LAYERS, 3)
     moving = [name for name, p in model.named_parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""A tiny mBART-50 checkpoint with random weights, whose SentencePiece model was taught words of tones."""
+"""A tiny mBART-50 checkpoint with random weights, whose SentencePiece model was trained on words of tones."""
 
 import io
 from pathlib import Path
@@ -37,11 +37,11 @@ def write_mbart(directory: Path) -> Path:
         decoder_start_token_id=2,
         init_std=0.3,
     )
-    foreign = MBartForConditionalGeneration(config)
+    reference = MBartForConditionalGeneration(config)
     with torch.no_grad():
-        foreign.final_logits_bias.normal_()
-        for name, weight in foreign.named_parameters():
+        reference.final_logits_bias.normal_()
+        for name, weight in reference.named_parameters():
             if name.endswith(".bias"):
                 weight.normal_(std=0.1)
-    foreign.save_pretrained(directory)
+    reference.save_pretrained(directory)
     return directory

@@ -132,7 +132,7 @@ def test_what_ctc_cannot_align_is_counted_and_named(made: Made) -> None:
     supply = supply_of(made, strides=3, head="ctc_attention")
     first = supply.too_long["targets"][0]
     line = next(line for line in supply.lines(100) if "targets" in line)
-    assert f"the first is {first.name} ({first.needed} places wanted, {first.available} there)" in line
+    assert f"the first is {first.name} ({first.needed} frames wanted, {first.available} there)" in line
     assert line.startswith(f"{len(supply.too_long['targets'])} targets are longer than CTC can align")
     assert "targets" not in supply_of(made, strides=3, head="attention").too_long
     assert "transcripts" in supply_of(made, strides=3, head="attention").too_long

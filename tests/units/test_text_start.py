@@ -65,7 +65,7 @@ def shaped(shape: Any, **changes: Any) -> MbartConfig:
 
 
 @pytest.fixture(scope="module")
-def foreign(started: Started) -> Any:
+def reference(started: Started) -> Any:
     return MBartForConditionalGeneration.from_pretrained(started.checkpoint).eval()
 
 
@@ -106,12 +106,12 @@ def test_rows_and_pieces_are_those_of_transformers_tokenizer(
 
 @torch.inference_mode()
 def test_logits_of_text_are_those_of_transformers(
-    started: Started, foreign: Any, tokenizer: Any, rows: torch.Tensor
+    started: Started, reference: Any, tokenizer: Any, rows: torch.Tensor
 ) -> None:
     texts, model = words(5), started.model
     given = tokenizer(texts, return_tensors="pt", padding=True)
     target = [tokenizer.lang_code_to_id["fr_XX"], *rows[[5, 9, 7, 11]].tolist()]
-    wanted = foreign(**given, decoder_input_ids=torch.tensor([[2, *target]] * len(texts))).logits[..., rows]
+    wanted = reference(**given, decoder_input_ids=torch.tensor([[2, *target]] * len(texts))).logits[..., rows]
     memory = model.encode(in_german(model, model.text_features(texts)))
     tokens = torch.tensor([[*model.prompt(TARGET), 5, 9, 7, 11]] * len(texts))
     cache = model.start(memory)
@@ -123,11 +123,11 @@ def test_logits_of_text_are_those_of_transformers(
 
 @torch.inference_mode()
 def test_greedy_search_writes_what_transformers_generates(
-    started: Started, foreign: Any, tokenizer: Any, rows: torch.Tensor
+    started: Started, reference: Any, tokenizer: Any, rows: torch.Tensor
 ) -> None:
     texts, model, longest = words(6), started.model, 9
     written = {int(row) for row, hidden in zip(rows, model.suppressed(TARGET), strict=True) if not hidden}
-    generated = foreign.generate(
+    generated = reference.generate(
         **tokenizer(texts, return_tensors="pt", padding=True),
         decoder_input_ids=torch.tensor([[2, tokenizer.lang_code_to_id["fr_XX"]]] * len(texts)),
         num_beams=1,
@@ -179,11 +179,11 @@ def test_a_given_source_language_counts_and_one_that_is_not_is_found(started: St
     found = model.encode(features)
     assert found.language_log_probs is not None
     assert found.source_language is not None
-    guess = int(found.language_log_probs.argmax())
-    assert found.source_language.tolist() == [guess]
-    for place in range(2):
-        given = model.encode(replace(features, source_language=torch.tensor([place])))
-        assert torch.allclose(given.states, found.states) == (place == guess)
+    likeliest = int(found.language_log_probs.argmax())
+    assert found.source_language.tolist() == [likeliest]
+    for index in range(2):
+        given = model.encode(replace(features, source_language=torch.tensor([index])))
+        assert torch.allclose(given.states, found.states) == (index == likeliest)
 
 
 def test_all_weights_learn_and_the_kind_of_data_is_not_asked(started: Started) -> None:

@@ -55,8 +55,8 @@ def test_one_changed_bit_is_found(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_checksum_is_read(tmp_path: Path) -> None:
-    save_file({"a": torch.ones(3)}, tmp_path / "foreign.safetensors")
-    assert torch.equal(load_tensors(tmp_path / "foreign.safetensors")["a"], torch.ones(3))
+    save_file({"a": torch.ones(3)}, tmp_path / "external.safetensors")
+    assert torch.equal(load_tensors(tmp_path / "external.safetensors")["a"], torch.ones(3))
     save_tensors(tmp_path / "own.safetensors", {"a": torch.ones(3)})
     with safe_open(tmp_path / "own.safetensors", "pt") as file:
         assert len(file.metadata()[CHECKSUM]) == 64

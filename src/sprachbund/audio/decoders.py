@@ -147,7 +147,7 @@ def _is_ended(tail: bytes) -> bool:
 
 
 def _states_its_length(head: bytes) -> bool:
-    """Tell whether the duration FFmpeg gives is written in the file; that of an untagged MP3 is guessed."""
+    """Tell whether the duration FFmpeg gives is written in the file; that of an untagged MP3 is an estimate."""
     if head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3":
         return True
     if head[:3] == b"ID3":

@@ -283,7 +283,7 @@ def _flush(stream: Any) -> Samples:
 
 
 class _ArrayDecoder:
-    """Samples in memory behind the same door as files."""
+    """Samples in memory, with the interface of files."""
 
     def __init__(self, samples: NDArray[Any], sample_rate: int) -> None:
         self._samples, self._rate = samples, sample_rate

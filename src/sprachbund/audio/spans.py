@@ -194,7 +194,7 @@ class SpanFinder:
             return self._close()
         if len(self._heard) <= self._options.max_windows:
             return None
-        return self._close() if self._quiet else self._split()  # a pause just here is the best place to split
+        return self._close() if self._quiet else self._split()  # a pause just here is the best point to split
 
     def finish(self) -> Span | None:
         """End the audio and give the span that was open, if any; its padding may pass the last sample."""

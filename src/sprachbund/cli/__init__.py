@@ -1,4 +1,4 @@
-"""The command `sprachbund`: one thin file per verb, one place where errors become lines and exit codes.
+"""The command `sprachbund`: one thin file per verb, one function where errors become lines and exit codes.
 
 Exit codes: 0 all went well, 1 something failed, 2 the command was asked for something that cannot be,
 130 Ctrl-C. Every verb's file offers `register(app)`.

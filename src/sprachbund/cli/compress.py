@@ -204,7 +204,7 @@ def _scores(both: "Measurement") -> str:
         now = after_languages.get(tag)
         change = "lost" if now is None else f"{now.percent - old.percent:+.1f}"
         rows.append(
-            [tag, "told right %", f"{old.percent:.1f}", "-" if now is None else f"{now.percent:.1f}", change]
+            [tag, "LID accuracy", f"{old.percent:.1f}", "-" if now is None else f"{now.percent:.1f}", change]
         )
     return table(rows, ["pair", "metric", "before", "after", "change"]) + _times(both)
 
@@ -432,7 +432,7 @@ def pseudo_label(
         LabelOptions,
         Panel(OWN_PANEL, without=("filters.guard.enabled",), nested={"filters": "Labels that are kept"}),
     ],
-    teaching: Annotated[TeacherOptions, Panel(OWN_PANEL)],
+    teacher_options: Annotated[TeacherOptions, Panel(OWN_PANEL)],
     computing: Annotated[Computing, Panel("Processes", only=("workers", "ray"))],
 ) -> None:
     """Label speech; doubtful labels are dropped and counted by reason. The same command goes on where it stopped."""
@@ -442,7 +442,7 @@ def pseudo_label(
     guard = replace(guard, hopeless_mean_log_probability=guard.min_mean_log_probability)
     options = replace(labels, filters=replace(labels.filters, guard=guard))
     computing = replace(computing, threads=threads or computing.threads)
-    done = run_labels(teacher, data, out, options, teaching, computing, offline=offline)
+    done = run_labels(teacher, data, out, options, teacher_options, computing, offline=offline)
     if as_json:
         return print_json({**asdict(done), "out": str(out)})
     typer.echo(corpus_as_text(done))
@@ -454,7 +454,7 @@ def run_labels(
     data: Sequence[Path],
     out: Path,
     options: LabelOptions,
-    teaching: TeacherOptions,
+    teacher_options: TeacherOptions,
     computing: Computing | None = None,
     *,
     offline: bool = False,
@@ -466,7 +466,7 @@ def run_labels(
         data: corpora, folders of recordings, or recordings.
         out: folder of the new corpus.
         options: targets, filters and batch size.
-        teaching: language of the recordings, width of the search, engine, device.
+        teacher_options: language of the recordings, width of the search, engine, device.
         computing: processes; one if None.
         offline: never use the network.
     """
@@ -479,24 +479,31 @@ def run_labels(
 
     with as_usage(), Bar("loading the teacher"):
         directory = fetch(teacher, offline=offline)
-        family = _load_teacher(directory, teaching)
+        family = _load_teacher(directory, teacher_options)
         written = {target for _, target in family.pairs()}
         options = replace(options, targets=tuple(parse_language(t, written) for t in options.targets))
-        spoken = teaching.spoken
+        spoken = teacher_options.spoken
         language = None if spoken is None else parse_language(spoken, family.source_languages)
         open_sources = partial(_open_sources, tuple(data), language, family.max_window_s)
         check_targets(family, open_sources(), options.targets)
     # Named as they are served: a teacher without timestamps is not said to have been asked for them.
     timed = family.capabilities.timestamps is not None
     decoding = DecodingOptions(
-        beam_size=teaching.beam_size, draft=NONE, timestamps=timed, guard=GuardOptions(enabled=False)
+        beam_size=teacher_options.beam_size, draft=NONE, timestamps=timed, guard=GuardOptions(enabled=False)
     )
     card = Card.read(directory)
     computing = computing or Computing()
     alone = computing.is_alone
     with resumable(out), Bar("labelling", unit="seconds") as bar:
         return pseudo_label(
-            partial(_open_teacher, directory, teaching, decoding, options.targets, family if alone else None),
+            partial(
+                _open_teacher,
+                directory,
+                teacher_options,
+                decoding,
+                options.targets,
+                family if alone else None,
+            ),
             open_sources,
             out,
             options,
@@ -504,33 +511,33 @@ def run_labels(
             settings={
                 "teacher": model_hash(directory),
                 "spoken": language,
-                "beam": teaching.beam_size,
-                "engine": teaching.engine,
+                "beam": teacher_options.beam_size,
+                "engine": teacher_options.engine,
                 "decoding": asdict(decoding),
             },
             computing=computing,
-            gpus=gpus_of(teaching.device),
+            gpus=gpus_of(teacher_options.device),
             progress=bar.update,
         )
 
 
-def _load_teacher(directory: Path, teaching: TeacherOptions) -> Any:
+def _load_teacher(directory: Path, teacher_options: TeacherOptions) -> Any:
     from sprachbund.engines.choice import engine_for
     from sprachbund.models.io import load
 
-    model = load(directory, offline=True, device=teaching.device)
-    return engine_for(model, teaching.engine, directory=directory).family
+    model = load(directory, offline=True, device=teacher_options.device)
+    return engine_for(model, teacher_options.engine, directory=directory).family
 
 
 def _open_teacher(
-    directory: Path, teaching: TeacherOptions, decoding: Any, targets: tuple[str, ...], family: Any
+    directory: Path, teacher_options: TeacherOptions, decoding: Any, targets: tuple[str, ...], family: Any
 ) -> "LabelTeacher":
     """The teacher of a process; `family` is the model where it is loaded already."""
     from sprachbund.compression.pseudo_labels import LabelTeacher
     from sprachbund.evaluation.failures import identifier_for
     from sprachbund.evaluation.hypotheses import BatchDecoder
 
-    family = _load_teacher(directory, teaching) if family is None else family
+    family = _load_teacher(directory, teacher_options) if family is None else family
     identifier = identifier_for({*targets, *family.source_languages})
     return LabelTeacher(family=family, labeller=BatchDecoder(family, decoding), identifier=identifier)
 
@@ -599,7 +606,7 @@ def distil(
     as_json: Json = False,
     *,
     labels: Annotated[LabelOptions, Panel(OWN_PANEL, only=("targets",))],
-    teaching: Annotated[TeacherOptions, Panel(OWN_PANEL, only=("spoken",))],
+    teacher_options: Annotated[TeacherOptions, Panel(OWN_PANEL, only=("spoken",))],
     objective: Annotated[DistillationOptions, Panel("Training")],
     training: Annotated[StudentTraining, Panel("Training")],
     asked: Annotated[RunOptions, Panel("Training")],
@@ -636,7 +643,7 @@ def distil(
             data,
             out / LABELS,
             replace(labels, replace=True),
-            replace(teaching, engine=measuring.engine),
+            replace(teacher_options, engine=measuring.engine),
             offline=offline,
         )
         typer.echo(corpus_as_text(labelled), err=as_json)
@@ -691,7 +698,7 @@ def register(app: typer.Typer) -> None:
         "pseudo-label", cls=VerbCommand, help="Let a model label speech, as a corpus to train on."
     )(with_options(pseudo_label))
     compress.command("prune", cls=VerbCommand, help="Drop layers of a model.")(with_options(prune))
-    compress.command("distil", cls=VerbCommand, help="Teach a small model what a large one does.")(
+    compress.command("distil", cls=VerbCommand, help="Train a small model on the outputs of a large one.")(
         with_options(distil)
     )
     compress.command(

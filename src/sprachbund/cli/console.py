@@ -26,8 +26,8 @@ MOMENT_S = 0.3
 _NEXT_STEPS = {
     errno.ENOSPC: "make room there and run the same command again",
     errno.EDQUOT: "make room there and run the same command again",
-    errno.EROFS: "name a place that can be written",
-    errno.EACCES: "change its permissions, or name another place",
+    errno.EROFS: "name a folder that can be written",
+    errno.EACCES: "change its permissions, or name another folder",
     errno.EMFILE: "let more files be open at once with `ulimit -n`",
 }
 """What to do about errors of the operating system, by their number."""
@@ -44,7 +44,7 @@ class UsageError(SprachbundError):
 
 
 class _Debug:
-    """Whether tracebacks are wanted; the one thing that every place that catches errors has to know."""
+    """Whether tracebacks are wanted; the one thing that everything that catches errors has to know."""
 
     wanted = False
 
@@ -55,7 +55,7 @@ def set_debug(wanted: bool) -> None:
 
 
 class _Progress:
-    """What is known of the progress shown; the one thing that every place that writes to a terminal has to know.
+    """What is known of the progress shown; the one thing that everything that writes to a terminal has to know.
 
     Attributes:
         silent_since: when the command began, or when the last line about its progress was written.

@@ -62,7 +62,7 @@ def _check_reach(settings: Settings, *, no_key: bool) -> None:
     here = ("127.0.0.1", "::1", "localhost")
     if (address := settings.wyoming_address) and address[0] not in here and not no_key:
         raise UsageError(
-            f"at {address[0]} other machines reach the Wyoming door, whose protocol has no keys; give --no-key to let "
+            f"at {address[0]} other machines reach the Wyoming port, whose protocol has no keys; give --no-key to let "
             "everybody in"
         )
     if settings.host in here or settings.key_file or no_key:
@@ -95,8 +95,10 @@ def _greeting(server: "Server", address: Any) -> list[str]:
     named = f"[{host}]" if ":" in host else host
     store = server.service.store
     terms = [f"model {name}: licence {' and '.join(map(str, store.licences(name)))}" for name in store.ids]
-    door = server.wyoming_socket
-    wyoming = [] if door is None else ["Wyoming: tcp://{}:{}, without keys".format(*door.getsockname())]
+    listener = server.wyoming_socket
+    wyoming = (
+        [] if listener is None else ["Wyoming: tcp://{}:{}, without keys".format(*listener.getsockname())]
+    )
     return [
         f"page at http://{named}:{port}/",
         f"OpenAI's clients: base_url=http://{named}:{port}/v1",

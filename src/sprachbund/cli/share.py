@@ -105,7 +105,7 @@ def _job(
 
 
 def _collect(job: "CollectJob", model: str, out: Path, computing: Computing) -> dict[str, Any] | None:
-    """What was done; None in a process that leaves the telling to the first one."""
+    """What was done; None in a process that leaves the printing to the first one."""
     from sprachbund.research.gradient_sharing.collect import run_job, shared
     from sprachbund.research.gradient_sharing.sketches import write_sketches
 

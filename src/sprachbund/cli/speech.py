@@ -757,7 +757,7 @@ def _label(
     from sprachbund.decoding.speakers import label_speakers
 
     spans = sorted({(one.start_s, one.end_s) for own in segments.values() for one in own})
-    with Bar("telling voices apart"):
+    with Bar("separating voices"):
         audio = open_audio(file, untrusted=job.untrusted)
         labels = label_speakers(speakers, audio, spans, job.output.num_speakers)
     named = dict(zip(spans, labels, strict=True))

@@ -143,7 +143,7 @@ Untrusted = Annotated[
     bool,
     typer.Option(
         "--untrusted",
-        help="Decode recordings of strangers in a process without files, network and programs (Linux).",
+        help="Decode untrusted recordings in a process without files, network and programs (Linux).",
     ),
 ]
 Output = Annotated[OutputOptions, Panel("Output")]

@@ -112,7 +112,7 @@ def _print_ctc(measured: "UnitMeasures") -> None:
     if measured.too_long_examples:
         first = measured.too_long_examples[0]
         typer.echo(
-            f"            the first is {first.name}: {first.needed} places wanted, {first.available} there"
+            f"            the first is {first.name}: {first.needed} frames wanted, {first.available} there"
         )
 
 

@@ -375,7 +375,7 @@ def _lost(before: MeasuredModel, after: MeasuredModel) -> Iterator[str]:
     for pair in sorted(set(before.pairs) - set(after.pairs)):
         yield f"pair {pair}"
     if before.languages and not after.languages:
-        yield "telling the language spoken"
+        yield "identifying the language spoken"
     if before.times is not None and after.times is None:
         yield "timestamps"
 
@@ -389,7 +389,7 @@ def _worse(before: MeasuredModel, after: MeasuredModel) -> Iterator[str]:
     for tag in sorted(set(before.languages) & set(after.languages)):
         old, new = before.languages[tag].percent, after.languages[tag].percent
         if old - new > TOLERANCE:
-            yield f"telling {tag}: {old:.1f} % right before, {new:.1f} % after"
+            yield f"identifying {tag}: {old:.1f} % right before, {new:.1f} % after"
     rates = {rate.failure: rate for rate in before.failures}
     for rate in after.failures:
         old = _percent(rates.get(rate.failure))

@@ -134,7 +134,7 @@ def check_exportable(model: Family) -> None:
         raise SprachbundError("the encoder is split by language, which the exported graph has no place for")
     if model.fuses_language:
         raise SprachbundError(
-            "the model is told the language between its encoder and its transducer, which the exported graphs have no "
+            "the model is given the language between its encoder and its transducer, which the exported graphs have no "
             "place for; listen and translate run it as it is"
         )
     packed = packed_linears(model)

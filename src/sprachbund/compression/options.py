@@ -115,10 +115,10 @@ class FilterOptions:
     """Which labels are kept.
 
     Attributes:
-        guard: thresholds of decoding; a label may be less of a guess than a caption.
+        guard: thresholds of decoding; a label has to be surer than a caption.
         max_length_ratio: most times that transcript or translation is as long as the other.
         max_other_language: most probability of another language than the one asked for, by letters.
-        min_language_probability: least probability of the language that the teacher hears, where the data do not tell
+        min_language_probability: least probability of the language that the teacher hears, where the data do not say
             it.
     """
 

@@ -84,7 +84,7 @@ def why_dropped(
     identifier: LanguageIdentifier,
     options: FilterOptions,
 ) -> str | None:
-    """Why a label is not to be taught, as "kind: what was seen"; None when it is.
+    """Why a label is not to be trained on, as "kind: what was seen"; None when it is.
 
     Args:
         text: the label.
@@ -157,7 +157,7 @@ def _primary(tag: str) -> str:
 #
 # Long recordings are cut at pauses into pieces that a teacher takes at once.
 
-_UNKNOWN_S = 60.0  # a recording whose header does not tell its length counts as so long
+_UNKNOWN_S = 60.0  # a recording whose header does not say its length counts as so long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +221,7 @@ def open_source(path: Path, language: str | None, max_s: float) -> LabelSource:
 
     Args:
         path: of it.
-        language: spoken in recordings; None where it is to be detected. A corpus tells its own.
+        language: spoken in recordings; None where it is to be detected. A corpus has its own.
         max_s: longest piece that a recording is cut into.
 
     Raises:
@@ -322,7 +322,7 @@ class FolderSource:
 
 
 def _duration_s(path: Path) -> float:
-    """What a header says; reading tells what is wrong with a file that has none."""
+    """What a header says; reading reports what is wrong with a file that has none."""
     try:
         return open_audio(path).duration_s or _UNKNOWN_S
     except SprachbundError:
@@ -366,7 +366,7 @@ class Record:
         self.counts.setdefault(target, Counter())[what] += 1
 
     def drop(self, job_id: str, target: str, text: str, reason: str) -> None:
-        """A label that is not to be taught.
+        """A label that is left out.
 
         Args:
             job_id: of the utterance.
@@ -528,7 +528,7 @@ class LabelTeacher:
     Attributes:
         family: the model.
         labeller: decodes with it.
-        identifier: tells languages by texts.
+        identifier: identifies languages by texts.
     """
 
     family: Family
@@ -720,7 +720,7 @@ class _Work:
             for decision in encoded.languages:
                 if decision.language == UNDETERMINED:
                     raise SprachbundError(
-                        "this teacher cannot tell which language is spoken; name it with --from"
+                        "this teacher cannot identify which language is spoken; name it with --from"
                     )
                 yield decision.language, decision.probability
 

@@ -23,7 +23,7 @@ from sprachbund.util.files import atomic_directory, copy_file, is_empty
 
 
 def check_new(out: Path) -> None:
-    """Raise a SprachbundError for a place that is taken."""
+    """Raise a SprachbundError for a directory that is taken."""
     if out.exists() and (not out.is_dir() or not is_empty(out)):
         raise SprachbundError(f"{out} is there already; choose another --out")
 
@@ -78,7 +78,7 @@ def new_directory(out: Path) -> Iterator[Path]:
     """Yield a folder to write to; it is there under the name `out`, whole, when the block ends without an error.
 
     Raises:
-        SprachbundError: the place is taken.
+        SprachbundError: the directory is taken.
     """
     check_new(out)
     with atomic_directory(out) as draft:
@@ -122,7 +122,7 @@ def convert(
         head: of a hybrid of NeMo that does not stream; its transducer if None.
 
     Raises:
-        SprachbundError: the place is taken, or the checkpoint cannot be read.
+        SprachbundError: the directory is taken, or the checkpoint cannot be read.
     """
     check_new(out)
     path = Path(checkpoint)

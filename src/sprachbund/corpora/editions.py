@@ -393,7 +393,7 @@ class LiveEdition:
         edition: what is drawn and how it sounds; an epoch has `train_utterances`.
         directory: where the epoch's utterances lie.
         workers: processes that render; every core if None.
-        report: told before an epoch is rendered.
+        report: called before an epoch is rendered.
     """
 
     def __init__(

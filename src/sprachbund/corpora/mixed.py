@@ -42,7 +42,7 @@ from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.data.synthesis import ACCENTS, FloatArray, Voice, draw_voice, speak
 from sprachbund.errors import SprachbundError
 
-# Sentences in which some slots are said in another language, with the place of every switch in text and in
+# Sentences in which some slots are said in another language, with the position of every switch in text and in
 # sound.
 #
 # Whoever says them (a synthesiser, recordings of people), a sentence is a sequence of runs, each in one

@@ -1,4 +1,4 @@
-"""The batch: tensors with lengths, and the languages of every row, so nothing guesses them from a position.
+"""The batch: tensors with lengths, and the languages of every row, so nothing infers them from a position.
 
 Shapes: B utterances, T frames, M mel bins, S transcript tokens, R target rows (R = G B, the G rows of utterance
 b are b G .. b G + G - 1), U target tokens, W tokens of the transcript as the model

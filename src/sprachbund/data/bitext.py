@@ -1,7 +1,7 @@
 """Parallel text from outside: a table, a pair of Moses files, or a translation memory (TMX 1.4b).
 
-Every pair that cannot be used is a fault with its place; they end the reading, or are counted and named. Reading goes
-line by line, so that millions of pairs need no memory until they are kept.
+Every pair that cannot be used is a fault with its file and line; they end the reading, or are counted and named.
+Reading goes line by line, so that millions of pairs need no memory until they are kept.
 """
 
 import xml.etree.ElementTree as ET
@@ -21,7 +21,7 @@ _CODE = {"bpt", "ept", "ph", "it", "ut"}
 
 @dataclass(frozen=True, kw_only=True)
 class SentencePair:
-    """A sentence in two languages, and its place."""
+    """A sentence in two languages, with its file and line."""
 
     source: str
     target: str

@@ -139,7 +139,7 @@ def marked_ranges(pieces: Sequence[tuple[str, bool]], whole: str, language: str)
 
 
 def ranges_between(runs: Sequence[tuple[str, str]], reference: str, language: str) -> list[WordRange | None]:
-    """Where runs of speech are translated, as far as the runs in the reference's own language tell.
+    """Where runs of speech are translated, as far as the runs in the reference's own language show it.
 
     A run in that language holds where its words stand exactly once in the reference; a run in another one
     where both neighbours (or the text's ends) hold, in the order said, and words are left between.

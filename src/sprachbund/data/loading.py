@@ -104,7 +104,7 @@ class PieceExamples:
         num_mel_bins: M.
         front_end: normalisation of the log-mel that the model takes.
         max_tokens: most tokens of a row.
-        only_spoken: whether the model writes what is spoken, so that transcripts are all it can be taught.
+        only_spoken: whether the model writes what is spoken, so that it can be trained on transcripts alone.
     """
 
     frames_per_s = 100

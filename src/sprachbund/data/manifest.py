@@ -84,7 +84,7 @@ class Utterance:
 class ManifestWriter:
     """Writes utterances into shards; a context manager, or call `close`.
 
-    A writer on a directory that already holds whole shards continues after them, unless it is told its shard.
+    A writer on a directory that already holds whole shards continues after them, unless a shard is given.
     """
 
     def __init__(self, directory: str | Path, shard_size: int = 1000, shard: int | None = None) -> None:

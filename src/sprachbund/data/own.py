@@ -1,7 +1,7 @@
 """People's own recordings as a corpus: a folder of audio with texts beside it, or a table.
 
 Everything that can be checked without decoding is checked first, for all utterances, so that a mistake in the
-last line costs no hour. A fault ends the work with its place named; told to skip, it is written down in
+last line costs no hour. A fault ends the work, named with its file and line; with `skip`, it is written down in
 `skipped.tsv`. Nothing is left out silently.
 """
 
@@ -64,7 +64,7 @@ class OwnRecording:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """Something that keeps an utterance out of the corpus, and its place."""
+    """Something that keeps an utterance out of the corpus, with its file and line."""
 
     where: str
     reason: str

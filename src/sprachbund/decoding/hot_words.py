@@ -4,7 +4,7 @@ Every token that goes on a hot word adds a bonus to the score of a text, and one
 the broken part back (contextual biasing by shallow fusion, see arXiv 1808.02480). Words may overlap: the trie has
 failure links (Aho and Corasick 1975), so that a word that begins within a broken one is found. A hypothesis's bonus is
 a function of its tokens, so that searches need no state for it, and it is taken off its log-probability in the end: the
-guard judges text by what the model thinks of it.
+guard rejects text by what the model thinks of it.
 
 Shapes: R rows, Q positions, U tokens so far, V vocabulary.
 """

@@ -22,7 +22,7 @@ from sprachbund.text.languages import described, parse_language
 # Identification.
 
 UNDETERMINED = "und"
-"""BCP-47 tag for speech in a language that the model cannot tell."""
+"""BCP-47 tag for speech in a language that the model cannot identify."""
 
 DECISIVE = 0.9
 """Posterior from which one window alone decides."""

@@ -487,7 +487,7 @@ def known_targets(
     transcribed = TRANSCRIBE in request.targets or model.capabilities.translator is not None
     if source == UNDETERMINED and unidentified is None and transcribed:
         raise SprachbundError(
-            f"the model {model.name} cannot tell which language is spoken; name the source language"
+            f"the model {model.name} cannot identify which language is spoken; name the source language"
         )
     return tuple(
         target
@@ -1206,7 +1206,7 @@ def hearing_steps(
 
 
 def _doubt(decoded: DecodedSpan) -> float:
-    """The probability that its text is not what was said; 0 where nobody can tell."""
+    """The probability that its text is not what was said; 0 without a calibration."""
     return decoded.segments[0].out_of_domain or 0.0
 
 
@@ -1416,7 +1416,7 @@ class _Translated:
 
     Attributes:
         hypothesis: its row.
-        words: with the places in the sentence that they were translated from; empty unless times are wanted.
+        words: with the positions in the sentence that they were translated from; empty unless times are wanted.
     """
 
     hypothesis: Hypothesis
@@ -1950,7 +1950,7 @@ def search_texts(
     languages = [identified.language for identified in encoded.languages]
     if UNDETERMINED in languages:
         raise SprachbundError(
-            f"the model {family.name} cannot tell the language of a text; name it with --from (source)"
+            f"the model {family.name} cannot identify the language of a text; name it with --from (source)"
         )
     for language, target in product(dict.fromkeys(languages), targets):
         check_pair(family, language, target)

@@ -218,7 +218,7 @@ def search(
             if None.
         speculation: the draft, kept from search to search with its acceptance so far; made from the options if None.
         utterances: (B,) numbers that tell the memories apart; the draws of a temperature above 0 depend on them. Their
-            places in the batch if None.
+            positions in the batch if None.
 
     Returns:
         B lists of n hypotheses. They depend neither on how utterances are batched nor on the draft.

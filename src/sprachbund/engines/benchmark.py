@@ -312,7 +312,7 @@ def bytes_per_token(family: Family, cache: DecoderCache) -> int:
 
 
 def peak_mib() -> float:
-    """The most memory this process has held, in MiB; NaN on Windows, where Python does not tell."""
+    """The most memory this process has held, in MiB; NaN on Windows, where Python has no such figure."""
     status = Path("/proc/self/status")
     if status.exists():  # what getrusage says includes the process that started this one
         kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))

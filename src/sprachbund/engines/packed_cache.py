@@ -121,7 +121,7 @@ def read_packed(
         whole: check the arrays too, which reads them all; by default the head and the size of the file.
 
     Raises:
-        PackedFileError: missing, foreign, of another version, another model or other numbers, cut short or damaged.
+        PackedFileError: missing, of another format, version, model or other numbers, cut short or damaged.
     """
     try:
         with path.open("rb") as file:

@@ -298,7 +298,7 @@ class _Work:
 # Trials that were made before.
 
 FILE = "trials.json"
-_KEPT = 200  # entries; models in temporary places come and go
+_KEPT = 200  # entries; models in temporary folders come and go
 _EMULATIONS = (
     "ATEN_CPU_CAPABILITY",
     "DNNL_MAX_CPU_ISA",

@@ -1,4 +1,4 @@
-"""Finds out how a model can tell what it does not understand, and writes that into its directory.
+"""Calibration of what a model does not understand (its out-of-domain score), written into its directory.
 
 `collect` lets the model translate corpora and keeps, of every text that the rest of the guard lets pass, the mean
 encoder state, the signals of `sprachbund.models.calibration`, and whether the text is right. Utterances without a text

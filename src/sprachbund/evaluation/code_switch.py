@@ -1,16 +1,16 @@
-"""Scores of code-switched speech: what happens to the embedded words, and around the places of a switch.
+"""Scores of code-switched speech: what happens to the embedded words, and around a switch.
 
 A mean score hides it when a system simply leaves out the words of the other language. Here every embedded
 span is followed into the output: translated, left as it was, or gone; and errors near a switch are set
-against the others. Each score is of the spans and lines that tell enough for it (`embedded` says where a
-corpus tells it), and the rest is counted beside it as left out:
+against the others. Each score is of the spans and lines that have what it needs (the column "needs"), and
+the rest is counted beside it as left out:
 
 | score | of | needs |
 |---|---|---|
-| span recall | words that translate embedded spans | the span's place in the reference |
-| errors near a switch, errors elsewhere | words of references | the places of all spans of the line |
+| span recall | words that translate embedded spans | the span's word range in the reference |
+| errors near a switch, errors elsewhere | words of references | the word ranges of all spans of the line |
 | spans untranslated | spans in another language than the target's | its words, one of them not in the reference |
-| spans dropped | spans | its place, and its words unless the reference is the transcript |
+| spans dropped | spans | its word range, and its words unless the reference is the transcript |
 | wrong language | outputs | nothing but the texts; as failures define it, translation only |
 | router accuracy | spans of any language, embedded ones, seconds | their times, and routes (see `router`) |
 """
@@ -43,7 +43,7 @@ NUM_EVALUATED, LEFT_OUT = ": evaluated", ": left out"
 
 @dataclass(frozen=True, kw_only=True)
 class SwitchScores:
-    """Rates over lines, and what could not be evaluated for want of words or places.
+    """Rates over lines, and what could not be evaluated for want of words or word ranges.
 
     Attributes:
         recalled: words of the embedded spans' translations that the output has.
@@ -228,7 +228,7 @@ def _around(
 def _follow(
     line: Line, span: EmbeddedSpan, reference: Sequence[str], hypothesis: Sequence[str]
 ) -> dict[str, Rate]:
-    """What became of one span in the output; rates of nothing where that cannot be told."""
+    """What became of one span in the output; rates of nothing where that is not known."""
     wanted = Counter(reference[slice(*span.word_range)] if span.word_range else ())
     num_recalled = (wanted & Counter(hypothesis)).total()
     # A word that both languages write alike is no sign that it was left untranslated.

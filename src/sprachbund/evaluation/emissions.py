@@ -232,7 +232,7 @@ def read_references(path: Path) -> dict[tuple[str, str], list[ReferenceSegment]]
 
 
 def _records(path: Path, kind: type[Kind], noun: str) -> list[tuple[str, Kind]]:
-    """Lines of a file with their places."""
+    """Lines of a file with file and line number."""
     try:
         raw = path.read_bytes()
     except OSError as error:

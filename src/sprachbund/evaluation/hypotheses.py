@@ -237,8 +237,8 @@ class BatchDecoder:
     Args:
         model: any family.
         options: how to decode.
-        unidentified: language in which speech is transcribed whose language the model cannot tell; None makes that an
-            error.
+        unidentified: language in which speech is transcribed whose language the model cannot identify; None makes that
+            an error.
 
     Raises:
         SprachbundError: an option that the model cannot serve.
@@ -336,7 +336,7 @@ def translate_no_speech(
     """
     if not options.no_speech_per_kind:
         return
-    # A model that cannot tell languages is measured all the same: it writes the first one that it hears.
+    # A model that cannot identify languages is measured all the same: it writes the first one that it hears.
     decoder = BatchDecoder(model, options.decoding, unidentified=model.source_languages[0])
     known = {target for _, target in model.pairs()}
     everywhere = all((s, t) in model.pairs() for s in model.source_languages for t in known)

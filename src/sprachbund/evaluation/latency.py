@@ -99,7 +99,7 @@ def yet_another_average_lagging(passage: Passage) -> float | None:
 
 
 def average_token_delay(passage: Passage) -> float:
-    """ATD (arXiv 2211.13173): mean time between a spoken word and the unit of the output at its place.
+    """ATD (arXiv 2211.13173): mean time between a spoken word and the unit of the output at its position.
 
     Speech that was taken in before a group of units is cut into words of 300 ms; units of the output have no
     length. A unit answers the spoken word of its own number, moved back by as many units as earlier groups had
@@ -335,7 +335,7 @@ class _Likeness:
         return (self._table[row][self._column] for row in self._row)
 
     def of(self, expected: int, written: int) -> float:
-        """Likeness of the words at two places."""
+        """Likeness of the words at two positions."""
         return float(self._table[self._row[expected], self._column[written]])
 
 
@@ -382,7 +382,7 @@ ERASED = "erased/min"
 QUALITY = ("chrF", "BLEU")
 ALL = "all"
 
-_BORDER_S = 0.05  # references are cut on the audio's own grid, logs may be told in blocks
+_BORDER_S = 0.05  # references are cut on the audio's own grid, logs may be in blocks
 
 Clocked = Mapping[str, Mapping[str, float | None]]
 """Clock to name of a score to its value, None where there is none."""

@@ -169,7 +169,7 @@ class EmbeddedSpan:
 
     Attributes:
         language: BCP-47 tag of it.
-        said: the words, in the embedded language; empty when the corpus does not tell them.
+        said: the words, in the embedded language; empty when the corpus does not have them.
         start: first word of their translation in the reference; None where that is unknown.
         end: behind the last word of their translation in the reference; None with `start`.
     """
@@ -191,7 +191,7 @@ class SpokenSpan:
 
     Attributes:
         language: BCP-47 tag of it.
-        start_s: from the beginning of the utterance; None when the corpus does not tell.
+        start_s: from the beginning of the utterance; None when the corpus does not say.
         end_s: its end; None with `start_s`.
         embedded: whether it is in another language than the main one.
 
@@ -383,7 +383,7 @@ class DecodingEvidence:
         no_speech_probability: the model's own doubt; None when it has none.
         compression_ratio: bytes of the text over bytes after zlib.
         repetition: share of the text in loops.
-        language: what the model took the speech for; None when it cannot tell.
+        language: what the model took the speech for; None when it identifies none.
         routes: where a router sent the sound, in the order of time; empty from models without one.
     """
 
@@ -418,7 +418,7 @@ class Line:
         transcript: what is said, in `source`.
         switched: whether several languages are spoken in it.
         embedded: what is said in another language than its main one, in the order it is said.
-        spoken: all spans of languages that the corpus tells, with their times.
+        spoken: all spans of languages that the corpus has, with their times.
     """
 
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")

@@ -1,4 +1,4 @@
-"""Measures what a result manifest says again, and tells whether it came out the same."""
+"""Measures what a result manifest says again, and compares the two."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -337,7 +337,7 @@ def _switching(manifest: ResultManifest) -> str:
         f"{_table(present.switching_table(manifest))}{by_pair}"
         '<p class="muted">Near a switch: within two words of it in the reference. Router accuracy: spans of which '
         "more than half of the time went to the experts of their language. Of: spans, words, texts or seconds "
-        "evaluated; left out: those of which the corpus does not tell enough, or the model not where it sent them.</p>"
+        "evaluated; left out: those without the texts, positions or routes that a score needs.</p>"
     )
 
 

@@ -391,7 +391,8 @@ def peers_table(path: Path) -> str:
     """Speed beside other systems, in Markdown: the largest shape of a file of
     `benchmarks/peers_by_processor`, with its processor, instruction set, threads and shape.
 
-    Rows with a draft model are left out: random weights cannot guess, so the benchmark takes their acceptance as given.
+    Rows with a draft model are left out: random weights predict nothing, so the benchmark takes their acceptance as
+    given.
 
     Raises:
         SprachbundError: for a file without rows, or one that does not name its processor.

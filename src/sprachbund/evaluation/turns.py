@@ -1,7 +1,7 @@
-"""Finds out how a model can tell that a speaker has finished, and writes that into its directory.
+"""Calibration of the ends of turns: whether a speaker has finished, written into the directory of a model.
 
 Sentences of a corpus are heard whole, and cut off in front of some of their words, each with a little silence behind;
-`fit` makes the logistic regression (`sprachbund.models.calibration.TurnEnds`) that tells the two apart by the encoder's
+`fit` makes the logistic regression (`sprachbund.models.calibration.TurnEnds`) that separates the two by the encoder's
 states. Words are found by aligning the text of the corpus with the speech.
 """
 
@@ -28,7 +28,7 @@ _CUTS = (0.25, 0.4, 0.55, 0.7, 0.85)
 _LEAST_S, _LONGEST_S = 0.5, 10.0
 _FADE = SAMPLE_RATE // 100
 _NEAR_S = 0.08
-"""A cut is at the quietest place so near to the beginning of the word."""
+"""A cut is at the quietest point so near to the beginning of the word."""
 _LOUD = 0.1
 """Of the loudness of speech, below which it is a pause."""
 _STEP = SAMPLE_RATE // 100
@@ -154,7 +154,7 @@ def _pause_s(samples: npt.NDArray[np.float32], at: int) -> float:
 
 @torch.inference_mode()
 def states_of(family: Family, sounds: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    """The states (B, 2 D) by which a model tells whether the speaker of each sound (N,) has finished."""
+    """The states (B, 2 D) by which a model decides whether the speaker of each sound (N,) has finished."""
     memory = family.encode(family.features(sounds))
     durations_s = [len(one) / SAMPLE_RATE for one in sounds]
     states = turn_states(memory.states, memory.num_frames, durations_s, family.frame_s)

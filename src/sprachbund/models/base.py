@@ -358,10 +358,10 @@ class Capabilities:
         streaming: encoder and transducer of a model that writes while somebody speaks.
         frame_decoder: writes the text, one token for every frame, while somebody speaks.
         fuse_language: states (R, T, D) of rows and their targets to the states that the transducer reads, of a model
-            that is told the language behind its encoder.
+            that is given the language behind its encoder.
         timestamps: tokens for times, of a model that was trained to write them.
         alignment: how words get times.
-        language_from_text: whether it writes what is spoken without being told the language, and hears none: the
+        language_from_text: whether it writes what is spoken without being given the language, and hears none: the
             language is then identified from its text.
         reads_context: whether `Target.context` is shown to the model before the speech; `prompt`, which holds what is
             behind it, is then the same without.
@@ -667,6 +667,6 @@ def check_window(samples: Sequence[np.ndarray], window_s: float) -> None:
 
 
 def equal_log_probs(memory: Memory, num_languages: int) -> Tensor:
-    """`language_log_probs` of a family that does not tell languages apart by the speech: all are equal, (B, L)."""
+    """`language_log_probs` of a family that does not separate languages by the speech: all are equal, (B, L)."""
     shape = (memory.states.shape[0], num_languages)
     return memory.states.new_zeros(shape).float().log_softmax(dim=-1)

@@ -32,7 +32,7 @@ def download(name: str, patterns: list[str], *, offline: bool, progress: Progres
         name: on the hub.
         patterns: of the files wanted.
         offline: look into the cache alone.
-        progress: told how far a download has come; without it, the hub's own library shows that.
+        progress: called with how far a download has come; without it, the hub's own library shows that.
 
     Raises:
         SprachbundError: the model cannot be had, or the download broke off.

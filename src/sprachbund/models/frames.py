@@ -15,7 +15,7 @@ from sprachbund.nn.decoder import DecoderCache
 
 
 class TranscribesByFrames:
-    """Methods of `sprachbund.models.base.Family` for models that transcribe, are told no language, and write by frames.
+    """Methods of `sprachbund.models.base.Family` for models that transcribe by frames and are given no language.
 
     Attributes:
         name: kind of the model.
@@ -34,7 +34,7 @@ class TranscribesByFrames:
         return equal_log_probs(memory, len(self.source_languages))
 
     def prompt(self, target: Target) -> list[int]:
-        """None; it is told no language. Raises SprachbundError for a language that it does not write."""
+        """None; it is given no language. Raises SprachbundError for a language that it does not write."""
         if target.language not in self.source_languages:
             raise not_written(target.language, self.source_languages)
         return []

@@ -136,7 +136,7 @@ def find(path_or_id: str | os.PathLike[str], *, offline: bool, progress: Progres
     Args:
         path_or_id: a directory, a name on the hub, or an alias of `sprachbund.models.catalogue`.
         offline: never use the network.
-        progress: told how far a download has come; without it, the hub's own library shows that.
+        progress: called with how far a download has come; without it, the hub's own library shows that.
 
     Raises:
         SprachbundError: no such directory, or the model cannot be had from the hub.
@@ -243,7 +243,7 @@ def optional_setting(settings: Any, name: str) -> Any:
     """A value that some configurations and tokenizers of transformers have; None where it is not there.
 
     Their classes declare no common type, and which attributes they have differs from one model type to the next. This
-    is the one place where that is looked up by name. Modules are not: see `layout_of`.
+    is the one function where that is looked up by name. Modules are not: see `layout_of`.
     """
     return getattr(settings, name, None)
 

@@ -194,7 +194,7 @@ class PromptedTranslator(PrefixFamily):
         return TextFeatures(values=values.to(device), num_frames=lengths.to(device), texts=tuple(texts))
 
     def encode(self, features: Features) -> TextMemory:
-        """Nothing is read yet: the request names the language wanted, which `start` is told."""
+        """Nothing is read yet: the request names the language wanted, which `start` is given."""
         assert isinstance(features, TextFeatures)
         states = torch.zeros(len(features.texts), 1, self.llm.width, dtype=self.llm.dtype)
         return TextMemory(states=states.to(features.values.device), num_frames=None, texts=features.texts)
@@ -229,7 +229,7 @@ class PromptedTranslator(PrefixFamily):
         """
         if target.source is None:
             raise SprachbundError(
-                f"the model {self.name} is told the language of a text; name it with --from (source)"
+                f"the model {self.name} needs the language of a text; name it with --from (source)"
             )
         asked = request(text, target.source, target.language, target.context)
         tokens = self._tokens(self._chat(asked))
@@ -339,7 +339,7 @@ def save(model: PromptedTranslator, directory: Path, *, bits: Bits = 32, card: C
         card: to lie beside the weights.
 
     Raises:
-        SprachbundError: the place is taken by something else, or other bits.
+        SprachbundError: the directory is taken by something else, or other bits.
     """
     if bits != 32:
         raise SprachbundError(f"language models are written as they are, not in {bits} bits; leave bits out")

@@ -1,6 +1,6 @@
 """Models with fewer layers: each layer stays bit for bit or goes, and what else depends on the depth follows.
 
-For every attention family; the new model shares no memory with the old one, so that one can teach the other.
+For every attention family; the new model shares no memory with the old one, so that it can be distilled.
 """
 
 import copy
@@ -166,7 +166,7 @@ def _shrink_whisper(model: Any, kept: dict[Side, tuple[int, ...]]) -> None:
     )
     config, generation = dict(model.checkpoint_files.config), dict(model.checkpoint_files.generation)
     if model.has_tokens and model.tasks.language_tokens:
-        # Without a list the pairs would be guessed from the depths.
+        # Without a list the pairs would be inferred from the depths.
         config[CONFIG_KEY] = {**config.get(CONFIG_KEY, {}), "pairs": sorted(map(list, model.pairs()))}
     new_index = {old: new for new, old in enumerate(kept["decoder"])}
     heads = [

@@ -57,7 +57,7 @@ class ModuleEvidence(BaseModel):
         energy_shares: the same for each group, p_g.
         principal_angles_deg: (L, L) mean angle between the languages' main subspaces, degrees.
         canonical_correlations: (L, L) mean of ridge CCA, as the source reports it; rows of two languages are
-            paired by their place in the file, which means little, so nothing is decided by it.
+            paired by their order in the file, which means little, so nothing is decided by it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

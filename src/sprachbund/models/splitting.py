@@ -1,6 +1,6 @@
 """Feed-forwards split by language after a sharing plan, and the routes of rows to their branches.
 
-The mapping from language to branch stands in one place, the plan in the model directory. The weights carry a digest
+The mapping from language to branch is in one file, the plan in the model directory. The weights carry a digest
 of the mapping they were trained under, so that they cannot be run under another.
 """
 
@@ -233,7 +233,7 @@ def encode_routed(model: Any, features: Features, run: Callable[[Route | None], 
         run: the encoder's pass over them; under a route of n B rows, it gives n B rows.
 
     Raises:
-        SprachbundError: a language that the plan has no group for, or one that the model cannot tell.
+        SprachbundError: a language that the plan has no group for, or one that the model cannot identify.
     """
     if not is_split(model.encoder):
         return run(None)
@@ -285,7 +285,7 @@ def _check_detected(model: Any, log_probs: Tensor) -> None:
     """Refuse to choose a branch by log-probabilities (B, L) that are all the same."""
     if bool((log_probs.amax(-1) - log_probs.amin(-1) < _EVEN).any()):
         raise SprachbundError(
-            f"the model {model.name} is split by the language spoken and cannot tell it; name the source language"
+            f"the model {model.name} is split by the language spoken and cannot identify it; name the source language"
         )
 
 

@@ -343,7 +343,7 @@ def read_stored_config(directory: Path, kind: type[_Config]) -> _Config:
 
 
 class PackedLinears(BaseModel):
-    """How all packed linear layers of a model are packed; which they are, the names of the weights tell.
+    """How all packed linear layers of a model are packed; which they are, the names of the weights say.
 
     Attributes:
         bits: of a code.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def places_needed(targets: Tensor, num_targets: Tensor) -> Tensor:
+def min_num_frames(targets: Tensor, num_targets: Tensor) -> Tensor:
     """Frames (B,) that the first `num_targets` of `targets` (B, U) need: one each, and a blank between equal ones."""
     positions = torch.arange(1, targets.shape[1], device=targets.device)
     equal = (targets[:, 1:] == targets[:, :-1]) & (positions < num_targets[:, None])
@@ -27,7 +27,7 @@ def ctc_loss(
         num_targets: (B,), 0 to U.
         blank: id of the blank.
     """
-    fits = places_needed(targets, num_targets) <= num_frames
+    fits = min_num_frames(targets, num_targets) <= num_frames
     losses = F.ctc_loss(
         log_probs.float().transpose(0, 1),
         targets,

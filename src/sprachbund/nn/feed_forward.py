@@ -1,4 +1,4 @@
-"""The feed-forward of every layer, in one place, so that whatever splits, shrinks or measures it works everywhere.
+"""The feed-forward of every layer, in one class, so that whatever splits, shrinks or measures it works everywhere.
 
 Shapes: B rows, T positions, D width, F hidden width.
 """

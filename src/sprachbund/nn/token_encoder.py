@@ -117,7 +117,7 @@ class TokenEncoder(nn.Module):
         embedding_width: E.
         width: D.
         num_heads: H.
-        num_lower: layers below the place where the source is read off.
+        num_lower: layers below the layer where the source is read off.
         num_upper: layers above it.
         feed_forward_width: of every layer.
         kernel_size: of the depthwise convolutions.

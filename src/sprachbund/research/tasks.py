@@ -99,7 +99,7 @@ class Study:
             workers: cells at a time, each with one thread.
             ray_address: of a Ray cluster that shares the folder, "local" for one here; None for plain processes.
             gpus: of each cell, which sees no others.
-            report: is told whenever a cell is finished.
+            report: called whenever a cell is finished.
             progress: called with cells finished and in all.
 
         Raises:
@@ -185,7 +185,7 @@ def run_tasks(
         finished: is called whenever one is.
         workers: tasks at a time.
         ray_address: as for `Study.run`.
-        report: is told.
+        report: called with a line for every step.
         progress: called with the number of finished ones and of all.
         give_up: as for `sprachbund.util.jobs.run`.
 

@@ -193,7 +193,7 @@ def _check_share(held: int, more: int, share: int, what: str, retry_after_s: flo
     if held + more > share:
         raise RefusalError(
             429,
-            f"you have {held} {what}, and {share} are one client's share; come again later",
+            f"you have {held} {what}, and {share} are one client's share; try again later",
             code="share_used_up",
             retry_after_s=retry_after_s,
         )
@@ -202,7 +202,7 @@ def _check_share(held: int, more: int, share: int, what: str, retry_after_s: flo
 def _no_room(what: str, retry_after_s: float) -> RefusalError:
     return RefusalError(
         429,
-        f"{what}, which is all there is room for; come again later",
+        f"{what}, which is all there is room for; try again later",
         code="queue_full",
         retry_after_s=retry_after_s,
     )

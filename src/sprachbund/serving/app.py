@@ -53,7 +53,7 @@ def create_app(
         description="Live captions are a WebSocket at /v1/live, and OpenAI's transcription sessions one at "
         "/v1/realtime; the page of the documentation on the service has their messages.",
         lifespan=lifespan,
-        docs_url=None,  # FastAPI's pages come from a foreign host; /docs is a page of this package
+        docs_url=None,  # FastAPI's pages come from another host; /docs is a page of this package
         redoc_url=None,
         openapi_url="/v1/openapi.json",
     )

@@ -670,7 +670,7 @@ class SessionManager:
         """Raises RefusalError where a further session of this client would have to be refused now."""
         limits = self._settings.limits
         if self.closing:
-            raise RefusalError(503, "the service is being stopped; come again later", retry_after_s=30)
+            raise RefusalError(503, "the service is being stopped; try again later", retry_after_s=30)
         own = sum(live.owner == owner and not live.over for live in self._sessions.values())
         if own + self._opening[owner] >= (share := limits.share(limits.max_live)):
             raise RefusalError(
@@ -680,7 +680,7 @@ class SessionManager:
             )
         if self.count + self._opening.total() >= limits.max_live:
             raise RefusalError(
-                429, f"{self.count} live sessions are open, which is all there is room for; come again later"
+                429, f"{self.count} live sessions are open, which is all there is room for; try again later"
             )
         if num_targets > limits.max_targets:
             raise RefusalError(400, f"{num_targets} targets asked for; {limits.max_targets} are the most")
@@ -788,7 +788,7 @@ class SessionManager:
             yield message
 
     async def _go_on(self, live: ResumableSession, socket: WebSocket) -> None:
-        """Tell a client that was asked to pause that it may send again."""
+        """Notify a client that was asked to pause that it may send again."""
         while live.waiting_s > self._most_waiting_s(live) / 2 and not live.over:
             await asyncio.sleep(_CHECK_S)
         with suppress(RuntimeError, WebSocketDisconnect):  # it may have gone

@@ -67,7 +67,7 @@ def check_origin(
                 403,
                 f"the page that asks is of {origin[:_SHOWN]!a}, not of this service; open the service's own page, or "
                 "let that origin in with --cors",
-                code="foreign_origin",
+                code="cross_origin",
             )
 
 

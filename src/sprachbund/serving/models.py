@@ -227,7 +227,7 @@ class ModelStore:
         if not idle:
             raise RefusalError(
                 429,
-                f"{len(loaded)} models are in use, which is all there is room for; come again later",
+                f"{len(loaded)} models are in use, which is all there is room for; try again later",
                 code="models_busy",
                 retry_after_s=5,
             )

@@ -521,9 +521,7 @@ class RealtimeConnection:
             if done:  # the session has ended by itself: an error, or the service stops
                 await self._finish_turn()
                 if self._sessions.closing:
-                    raise RefusalError(
-                        503, "the service is being stopped; come again later", retry_after_s=30
-                    )
+                    raise RefusalError(503, "the service is being stopped; try again later", retry_after_s=30)
             elif self._received_s - heard_s < SILENCE_S:
                 raise RefusalError(
                     408,
@@ -584,7 +582,7 @@ class RealtimeConnection:
             self._turn = await self._open(self._session)
         turn = self._turn
         if turn.live.ended:  # meanwhile, by a stop of the service
-            raise RefusalError(503, "the service is being stopped; come again later", retry_after_s=30)
+            raise RefusalError(503, "the service is being stopped; try again later", retry_after_s=30)
         turn.live.add(turn.live.sound.decode(data))
         await self._sessions.wait_for_room(turn.live)
 

@@ -23,7 +23,7 @@ from sprachbund.serving.service import Service
 from sprachbund.serving.settings import LOOPBACK, Limits, Settings, Timeouts
 
 if TYPE_CHECKING:  # of an extra of its own
-    from sprachbund.serving.wyoming import WyomingDoor
+    from sprachbund.serving.wyoming import WyomingServer
 
 # Limits on connections, below requests: their number, slow heads and slow readers, exhausted file descriptors.
 
@@ -310,7 +310,7 @@ class LiveProtocol(WebSocketsSansIOProtocol):
 
 def _crowded(status: int, what: str) -> RefusalError:
     return RefusalError(
-        status, f"{what}, which is all there is room for; come again later", code="too_many_connections"
+        status, f"{what}, which is all there is room for; try again later", code="too_many_connections"
     )
 
 
@@ -367,10 +367,10 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.service = service
         self.wyoming_socket: socket.socket | None = None
-        self._wyoming: WyomingDoor | None = None
+        self._wyoming: WyomingServer | None = None
 
     def listen(self) -> socket.socket:
-        """Take the address, and that of the second door. Raises SprachbundError when one is taken or of no use here."""
+        """Take the address, and that of the Wyoming protocol. Raises SprachbundError when one is taken or of no use."""
         sock = _bound(ListeningSocket, self.config.host, self.config.port, "--port or --host")
         if (address := self.service.settings.wyoming_address) is not None:
             try:
@@ -385,9 +385,9 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().set_exception_handler(log_loop_error)
         await super().startup(sockets)
         if self.wyoming_socket is not None:
-            from sprachbund.serving.wyoming import WyomingDoor
+            from sprachbund.serving.wyoming import WyomingServer
 
-            self._wyoming = WyomingDoor(self.service)
+            self._wyoming = WyomingServer(self.service)
             await self._wyoming.open(self.wyoming_socket)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

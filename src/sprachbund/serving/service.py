@@ -168,7 +168,7 @@ class Service:
 
     def _check_stopping(self) -> None:
         if self.draining:
-            raise RefusalError(503, "the service is being stopped; come again later", retry_after_s=30)
+            raise RefusalError(503, "the service is being stopped; try again later", retry_after_s=30)
 
     def reload_keys(self) -> None:
         """Read the key file again if it has changed; where it cannot be read, the keys of before stay."""

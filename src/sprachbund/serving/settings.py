@@ -31,9 +31,9 @@ class Limits:
         max_receiving: requests whose bodies are being received at the same time.
         max_stored_bytes: size of all recordings that were received and are worked on or wait.
         max_working: recordings that are worked on at the same time.
-        max_waiting: requests that wait for one of those places; the next is refused.
+        max_waiting: requests that wait until one of those is done; the next is refused.
         max_live: live sessions open at the same time.
-        max_share: the part of the places for receiving, stored bytes, working, waiting and live sessions that one
+        max_share: the share of the limits of receiving, stored bytes, working, waiting and live sessions that one
             client may hold (a key, or an address where there are no keys), rounded up; 1 lets one client take all.
         max_live_waiting_s: audio of a live session that may wait; beyond it the client is asked to pause, and beyond
             four times as much the server stops reading.
@@ -116,7 +116,7 @@ class Settings:
         cors: pages of other sites that may use the service, by origin, such as https://example.org; * is every page,
             and needs keys.
         key_file: keys that clients need, one a line; without, everybody is let in.
-        wyoming: address of a second door for the Wyoming protocol of Home Assistant, HOST:PORT, or the port alone for
+        wyoming: address of a second port for the Wyoming protocol of Home Assistant, HOST:PORT, or the port alone for
             this machine; the protocol has no keys.
         engine: computes the model: auto, native, torch and the others of `translate`.
         threads: threads to compute with; of each worker, where there are several.
@@ -177,6 +177,6 @@ class Settings:
 
     @property
     def wyoming_address(self) -> tuple[str, int] | None:
-        """Host and port of the second door."""
+        """Host and port of the Wyoming protocol."""
         match = None if self.wyoming is None else _ADDRESS.fullmatch(self.wyoming)
         return None if match is None else ((match["host"] or LOOPBACK).strip("[]"), int(match["port"]))

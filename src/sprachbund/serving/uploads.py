@@ -65,7 +65,7 @@ async def _stored(request: Request) -> AsyncIterator[FormData]:
     except OSError as error:
         raise RefusalError(
             507,
-            f"the recording cannot be stored here ({error.strerror or error}); come again later",
+            f"the recording cannot be stored here ({error.strerror or error}); try again later",
             code="no_storage",
             retry_after_s=30,
         ) from error

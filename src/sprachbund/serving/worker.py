@@ -1,7 +1,7 @@
 """The thread that owns a loaded model. No other thread computes with it.
 
 Live sessions come first and step together. Spans of speech of any recordings are searched together: in the native
-engine a span joins the search that is under way as soon as there is a place, and leaves it with its last token; other
+engine a span joins the search that is under way as soon as a row is free, and leaves it with its last token; other
 engines search a batch to its end. A recording gives its spans through `compute`, from a thread of its own that reads
 and cuts the audio meanwhile, and gets the answers in their order, whichever ended first.
 """
@@ -350,7 +350,7 @@ class ModelWorker:
     def _deliver(self, waiting: _Waiting) -> None:
         """Go on with the jobs of a recording as far as they are searched, in the order of its spans.
 
-        What a span is judged by may depend on the spans before it.
+        The evaluation of a span may depend on the spans before it.
         """
         while waiting.jobs and (hypotheses := waiting.jobs[0].hypotheses) is not None:
             job = waiting.jobs[0]

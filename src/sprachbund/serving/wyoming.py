@@ -154,10 +154,10 @@ def _parsed(kind: type[_Data], event: ClientEvent) -> _Data:
         ) from error
 
 
-# The door.
+# The server.
 
 
-class WyomingDoor:
+class WyomingServer:
     """Answers all connections of the Wyoming protocol.
 
     Args:
@@ -257,10 +257,10 @@ class WyomingDoor:
         limits = self._service.settings.limits
         if self._of_address[address] > limits.max_connections_per_address:
             raise RefusalError(
-                429, f"{self._of_address[address] - 1} connections of {address} are open; come again later"
+                429, f"{self._of_address[address] - 1} connections of {address} are open; try again later"
             )
         if self._of_address.total() > limits.max_connections:
-            raise RefusalError(503, f"{self._of_address.total() - 1} connections are open; come again later")
+            raise RefusalError(503, f"{self._of_address.total() - 1} connections are open; try again later")
 
 
 class _Connection:
@@ -272,13 +272,13 @@ class _Connection:
 
     def __init__(
         self,
-        door: WyomingDoor,
+        server: WyomingServer,
         service: Service,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         owner: str,
     ) -> None:
-        self._door, self._service, self._reader, self._writer = door, service, reader, writer
+        self._server, self._service, self._reader, self._writer = server, service, reader, writer
         self._owner = owner
         self._asked = _Transcribe()
         self._live: ResumableSession | None = None
@@ -339,7 +339,7 @@ class _Connection:
     async def _answer(self, event: ClientEvent) -> None:
         match event.type:
             case "describe":
-                await self._write(self._door.info().event())
+                await self._write(self._server.info().event())
             case "ping":
                 text = event.data.get("text")
                 await self._write(Pong(text[:1000] if isinstance(text, str) else None).event())

@@ -2,7 +2,7 @@
 
 The transcript stays free to change. Text of the translation that is committed is the prefix of its sentence: the
 translator goes on from there, so what stands at the end is its own translation of the whole sentence behind that
-prefix. A sentence is over when a word of the next one is committed; the place at which the next one begins is found
+prefix. A sentence is over when a word of the next one is committed; the position at which the next one begins is found
 again in a transcript that has changed. In the language spoken, the text is the transcript itself, as if each word of it
 were translated by looking at that word.
 

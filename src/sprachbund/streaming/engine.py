@@ -350,7 +350,7 @@ class LiveEngine:
             options = replace(options, turn_end="pause" if turns is None else "sentence")
         if options.turn_end == "sentence" and turns is None:
             raise SprachbundError(
-                f"the model {self.model.name} was not calibrated to tell the ends of sentences; set turn_end to pause, "
+                f"the model {self.model.name} was not calibrated for the ends of sentences; set turn_end to pause, "
                 "or calibrate the model with `sprachbund calibrate --turns`"
             )
         if self._writer is None or policy != "frames":
@@ -393,7 +393,7 @@ class LiveEngine:
         return events
 
     def _answer_pauses(self, sessions: Sequence[LiveSession]) -> None:
-        """Let the model tell the sessions at a pause whether their speakers have finished.
+        """Let the model decide for the sessions at a pause whether their speakers have finished.
 
         An answer may end a stretch, which is then written in the same step, or let the sound behind the pause in.
         """

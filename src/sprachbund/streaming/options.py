@@ -53,7 +53,7 @@ class LiveOptions:
             where a stretch is as long as in a recording at most.
         turn_end: what ends a stretch of speech. pause: a pause of the voice activity's `min_silence_s`; sentence: such
             a pause where the model, calibrated for it, hears that the speaker has finished, and a longer one where
-            not; auto: sentence where the model can tell, else pause.
+            not; auto: sentence where the model is calibrated for it, else pause.
         max_pause_s: pause that ends a stretch although its sentence is surely not finished (sentence).
         max_behind_s: seconds of audio that may wait; more is an overload.
         overload: when computing cannot keep up. coarsen: leave out attempts at unfinished speech until it has caught

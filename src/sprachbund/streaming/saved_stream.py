@@ -131,7 +131,7 @@ def _identity(model: Any, tier: Tier) -> dict[str, Any]:
 
 def _identity_of_frames(decoder: FrameDecoder) -> dict[str, Any]:
     if not isinstance(decoder, nn.Module):
-        raise TypeError(f"{type(decoder).__name__} has no weights to tell it by")
+        raise TypeError(f"{type(decoder).__name__} has no weights to identify it by")
     return {"lead": decoder.lead, "delay": decoder.delay, "weights": _digest((decoder,))}
 
 

@@ -478,7 +478,7 @@ _OF_A_RUN = (RESUME_FILE, SHARDS_FILE, SHARDS, "best", "tensorboard", "wandb")
 
 @contextmanager
 def run_log(folder: Path) -> Iterator[Callable[[str], None]]:
-    """Takes lines into a file of the folder, which is made: several are trained at a time, and each tells its own."""
+    """Takes lines into a file of the folder, which is made: several are trained at a time, and each has its own log."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
         yield lambda line: print(line, file=log, flush=True)

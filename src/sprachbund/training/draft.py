@@ -164,7 +164,7 @@ def train_draft(
 
     Args:
         model: a family's module with a torch decoder.
-        corpus: what the model is taught with.
+        corpus: training data of the model.
         options: what to train.
         training: how long, how fast.
         directory: of the run.
@@ -209,7 +209,7 @@ def finished_draft(
         model: a family's module, that the network was trained for.
         network: parasite or Medusa heads.
         dev: utterances that it drafts for.
-        report: is told the mean.
+        report: called with the mean.
         known: further fields of the draft's card.
     """
     acceptance: dict[str, float] = {}

@@ -597,7 +597,7 @@ class _Run:
         set_rates(self.optimizers, rate)
         if len(parts) > 1 and any(part.sides is not None for part in parts):
             raise SprachbundError(
-                "training.accumulate is above 1, and batches mix data whose losses are weighed against each other; set "
+                "training.accumulate is above 1, and batches mix data whose losses have weights of their own; set "
                 "training.accumulate to 1"
             )
         losses: list[Loss] = []

@@ -61,7 +61,7 @@ from sprachbund.training.dual_scale import DualScale, DualScaleOptions, make_dua
 from sprachbund.training.loop import train
 from sprachbund.training.lora import add_lora, merge_lora
 from sprachbund.training.options import Strict, TrainingOptions
-from sprachbund.units.lengths import ctc_places
+from sprachbund.units.lengths import min_ctc_frames
 from sprachbund.util.distributed import (
     first_rank_first,
     is_first_rank,
@@ -375,7 +375,7 @@ def _started_conformer(recipe: TranslatorRecipe, start: Conformer) -> Conformer:
     model = add_languages(start, wanted.new_languages)
     if unknown := sorted(set(recipe.languages) - set(model.config.source_languages)):
         raise SprachbundError(
-            f"{recipe.start} knows {', '.join(model.config.source_languages)}, not {', '.join(unknown)}; to teach it a "
+            f"{recipe.start} knows {', '.join(model.config.source_languages)}, not {', '.join(unknown)}; to add a "
             f'language, set fine_tuning.new_languages = {{{unknown[0]} = "mean"}}, or name one that it resembles'
         )
     if wanted.prompt is not None:
@@ -399,7 +399,7 @@ def _check_start(recipe: TranslatorRecipe, start: Conformer) -> None:
         )
     if wanted.prompt not in (None, "wanted"):
         raise SprachbundError(
-            f'fine_tuning.prompt is {wanted.prompt!r}; a conformer can be told the language "wanted" alone'
+            f'fine_tuning.prompt is {wanted.prompt!r}; a conformer can be given the language "wanted" alone'
         )
 
 
@@ -480,7 +480,7 @@ def _parakeet(recipe: TranslatorRecipe, start: Path) -> PreparedModel:
 
     if changed := sorted(recipe.fine_tuning.model_fields_set):
         raise SprachbundError(
-            f"fine_tuning.{changed[0]} is not for Parakeet, which is told no language and has no attention decoder; "
+            f"fine_tuning.{changed[0]} is not for Parakeet, which is given no language and has no attention decoder; "
             "leave it out"
         )
     model = fastconformer.load(start)
@@ -511,7 +511,7 @@ def _audio_llm(recipe: TranslatorRecipe, start: Path) -> PreparedModel:
 
 # Dual-scale training (arXiv 2508.11189).
 
-_NO_TRANSCRIPTION = "It was taught to translate, not to transcribe."
+_NO_TRANSCRIPTION = "It was trained to translate, not to transcribe."
 
 
 def drawn_for(options: DualScaleOptions | None) -> dict[str, Any]:
@@ -612,12 +612,12 @@ def length_warnings(corpus: Corpus, frame_s: float) -> list[str]:
     for manifest in corpus.manifests:
         for index in manifest.every(-(-len(manifest) * len(corpus.manifests) // _MOST) or 1):
             utterance = manifest[index]
-            needed = ctc_places(corpus.examples.transcript(utterance.text))
+            needed = min_ctc_frames(corpus.examples.transcript(utterance.text))
             there = math.ceil(float(manifest.durations_s[index]) / frame_s)
             count += needed > 0
             if needed > there:
                 num_too_long += 1
-                first = first or f"{utterance.id}, {needed} places wanted and {there} there"
+                first = first or f"{utterance.id}, {needed} frames wanted and {there} there"
     if not num_too_long:
         return []
     return [
@@ -721,8 +721,8 @@ def _run(
         add_lora(model, adapters.modules, adapters.rank, scale=adapters.scale, whole=adapters.whole)
     if prepared.drawn and recipe.examples.same_language != 1:
         report(
-            'the model writes what is spoken, so it is taught transcripts; fine_tuning.prompt = "wanted" teaches it to '
-            "translate"
+            'the model writes what is spoken, so it is trained on transcripts; fine_tuning.prompt = "wanted" trains it '
+            "to translate"
         )
     drawn = recipe.examples.model_dump() | dict(prepared.drawn) | drawn_for(recipe.dual_scale)
     masks = {**drawn, **NO_MASKS}
@@ -872,7 +872,7 @@ def check_corpus(corpus: Corpus, max_duration_s: float, report: Callable[[str], 
     utterances = (corpus.utterance(i)[0] for i in range(tried))
     if not any(corpus.rows(one, rng) for one in utterances if one.language):
         raise SprachbundError(
-            f"none of the first {tried} utterances has a text that this model can be taught: it is to write "
+            f"none of the first {tried} utterances has a text that this model can be trained on: it is to write "
             f"{', '.join(corpus.targets)}; a Whisper that is to translate into other languages than English needs "
             'fine_tuning.prompt = "wanted", and so does a transducer that writes what is spoken'
         )

@@ -210,7 +210,7 @@ def _read(recipe: UnitTranslatorRecipe, units: Units) -> dict[str, Any]:
 def _supplies(
     recipe: UnitTranslatorRecipe, units: Units, model: TokenConformer | TokenMbart, report: Report
 ) -> tuple[TokenDataset, TokenDataset, TrainingOptions]:
-    """Training and dev data, everything told that is left out of them, and the training with all its steps counted."""
+    """Training and dev data, a report of all that is left out of them, and the training with all its steps counted."""
     parts = _parts(recipe, units, report)
     reader: Any = model.reader
     corpus = TokenDataset(parts, model.config, reader, recipe.mixing, seed=recipe.training.seed)

@@ -220,7 +220,7 @@ class TokenExample:
     Attributes:
         kind: of data that it is of.
         source: tokens read (S,), ended.
-        source_language: its place among the model's.
+        source_language: its index among the model's.
         target: tokens to be written (U,), ended.
         target_language: token of the language wanted.
         transcript: tokens of what was said; none of text.
@@ -308,7 +308,7 @@ class TokenDataset:
         return counts
 
     def lines(self, max_duration_s: float) -> list[str]:
-        """What to tell before a run: how much there is, and everything that is not as wished, counted and named.
+        """What to report before a run: how much there is, and everything that is not as wished, counted and named.
 
         Args:
             max_duration_s: longer sources are left out of every epoch's plan.
@@ -328,7 +328,7 @@ class TokenDataset:
         for what, long in self.too_long.items():
             first = long[0]
             lines.append(
-                f"{len(long)} {what} are longer than CTC can align, the first is {first.name} ({first.needed} places "
+                f"{len(long)} {what} are longer than CTC can align, the first is {first.name} ({first.needed} frames "
                 f"wanted, {first.available} there): without their CTC loss"
             )
         return lines

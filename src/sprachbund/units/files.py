@@ -12,7 +12,7 @@ SETTINGS = "settings.json"
 
 
 def corpus_hash(directory: Path) -> str:
-    """SHA-256 over a corpus's cuts; they name every utterance, its place and its texts."""
+    """SHA-256 over a corpus's cuts; they name every utterance, its position and its texts."""
     return files_sha256(directory.glob("cuts.*.jsonl"))
 
 

@@ -31,12 +31,12 @@ def mean_length_ratio(unit_lengths: Sequence[int], text_lengths: Sequence[int]) 
 
 
 def subsampled(length: int, stride: int) -> int:
-    """Places that are left after convolutions that go `stride` at a time."""
+    """Frames that are left after convolutions that go `stride` at a time."""
     return -(-length // stride)
 
 
-def ctc_places(target: Sequence[int]) -> int:
-    """Places that CTC needs for a target: one for each token, and a blank between equal neighbours."""
+def min_ctc_frames(target: Sequence[int]) -> int:
+    """Frames that CTC needs for a target: one for each token, and a blank between equal neighbours."""
     tokens = np.asarray(target)
     return len(tokens) + int((tokens[1:] == tokens[:-1]).sum())
 
@@ -47,8 +47,8 @@ class TooLong:
 
     Attributes:
         name: of the example.
-        available: places that its source has.
-        needed: places that its target needs.
+        available: frames that its source has.
+        needed: frames that its target needs.
     """
 
     name: str
@@ -68,7 +68,7 @@ def too_long_for_ctc(
         stride: source pieces of a frame.
     """
     counted = [
-        TooLong(name=name, available=subsampled(length, stride), needed=ctc_places(target))
+        TooLong(name=name, available=subsampled(length, stride), needed=min_ctc_frames(target))
         for name, length, target in zip(names, source_lengths, targets, strict=True)
     ]
     return [example for example in counted if example.needed > example.available]

@@ -20,7 +20,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.tokens.directory import Units
 from sprachbund.models.tokens.strings import check_ratio, expand, to_units
 from sprachbund.units.encoded import EncodedCorpus, UnitUtterance
-from sprachbund.units.lengths import TooLong, ctc_places, subsampled
+from sprachbund.units.lengths import TooLong, min_ctc_frames, subsampled
 from sprachbund.util.files import atomic_path
 
 # Labels of frames.
@@ -332,7 +332,7 @@ class Measuring:
             self._lengths.append((len(pieces), len(vocabulary.encode_text(utterance.text))))
         available = subsampled(len(pieces), self._stride)
         for language, text in utterance.translations.items():
-            needed = ctc_places(vocabulary.encode_text(text))
+            needed = min_ctc_frames(vocabulary.encode_text(text))
             self._targets[language] = self._targets.get(language, 0) + 1
             if needed > available:
                 self._too_long[language] = self._too_long.get(language, 0) + 1

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and files whose faults are named by place.
+"""Files that appear whole or not at all, and files whose faults are named by path and line.
 
 Every file that a later command reads is written here. The content goes to a temporary file in the same folder, is
 flushed to the disk, and takes its final name in one step (POSIX rename). A process that is killed at any moment leaves
@@ -136,7 +136,7 @@ def _temporary(path: Path, final: Path) -> Iterator[Path]:
     try:
         yield partial
     except OSError as error:
-        _name_the_place(error, partial, final)
+        _name_the_final_path(error, partial, final)
         raise
     finally:
         with suppress(OSError):
@@ -305,7 +305,7 @@ def _temporary_name(path: Path) -> Path:
     return path.with_name(f"{path.name}.{_HOST}-{os.getpid()}-{next(_NUMBERS)}{PARTIAL}")
 
 
-def _name_the_place(error: OSError, partial: Path, final: Path) -> None:
+def _name_the_final_path(error: OSError, partial: Path, final: Path) -> None:
     """Let an error name what was to be written: a full disk names nothing, other errors the temporary name."""
     if error.filename is None and error.errno in _FULL:
         error.filename = str(final)

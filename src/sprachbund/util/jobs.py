@@ -189,7 +189,7 @@ class Job(Protocol):
 
 
 def nothing(done: int, total: int) -> None:
-    """Tell nobody."""
+    """Report nothing."""
 
 
 def done(job: Job) -> int:
@@ -472,7 +472,7 @@ def _shares_of_gpus(each: int, workers: int) -> list[str | None]:
     """For each process, the GPUs that it is to see, as CUDA_VISIBLE_DEVICES names them.
 
     Args:
-        each: GPUs of each process; with 0, none is told anything.
+        each: GPUs of each process; with 0, the variable is not set.
         workers: number of processes.
 
     Raises:

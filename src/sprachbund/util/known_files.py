@@ -18,7 +18,7 @@ from sprachbund.util.files import write_text
 
 RESOLUTION_NS = 2 * 10**9
 """Of files' times: FAT's is two seconds, and most are finer."""
-_REMEMBERED = 200  # entries of an index; models in temporary places come and go
+_REMEMBERED = 200  # entries of an index; models in temporary folders come and go
 
 
 def user_cache() -> Path:

@@ -214,7 +214,7 @@ def test_the_language_that_the_model_names_is_not_text(tmp_path: Path) -> None:
 # Adapters and precision.
 
 
-def test_adapters_are_heard_and_missing_ones_are_told(tmp_path: Path) -> None:
+def test_adapters_are_heard_and_missing_ones_are_reported(tmp_path: Path) -> None:
     made = make(tmp_path, "granite_speech")
     plain = make(tmp_path / "plain", "granite_speech", adapters=False)
     memory = made.model.encode(made.model.features(noises(1.0)))
@@ -311,7 +311,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("qwen3_asr", "model.safetensors", "only safetensors"),
     ],
 )
-def test_a_missing_file_is_told(
+def test_a_missing_file_is_reported(
     made_once: dict[str, Path], kind: str, file: str, said: str, tmp_path: Path
 ) -> None:
     import shutil
@@ -322,7 +322,7 @@ def test_a_missing_file_is_told(
         load(directory)
 
 
-def test_a_copy_of_the_embedding_is_left_out_and_another_matrix_is_told(
+def test_a_copy_of_the_embedding_is_left_out_and_another_matrix_is_reported(
     made_once: dict[str, Path], tmp_path: Path
 ) -> None:
     import shutil

@@ -259,7 +259,7 @@ def test_an_unknown_id_is_refused_offline(tmp_path: Path) -> None:
         load("facebook/no-such-seamless", offline=True)
 
 
-def test_without_transformers_the_way_to_install_it_is_told(
+def test_without_transformers_the_way_to_install_it_is_reported(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = builtins.__import__

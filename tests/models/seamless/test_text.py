@@ -90,7 +90,7 @@ def test_engines_leave_the_encoder_of_texts(directory: Path, engine: Any) -> Non
 
 def test_what_cannot_be_read_is_one_line(directory: Path) -> None:
     model: Any = load(directory)
-    with pytest.raises(SprachbundError, match="cannot tell the language of a text; name it"):
+    with pytest.raises(SprachbundError, match="cannot identify the language of a text; name it"):
         list(translate_texts(model, TEXTS, ["fr"]))
     with pytest.raises(SprachbundError, match="hears 'kam' and does not read it; it reads"):
         list(translate_texts(model, TEXTS, ["fr"], "kam"))

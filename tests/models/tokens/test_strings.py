@@ -37,7 +37,7 @@ def test_units_are_characters(units: list[int]) -> None:
 
 def test_a_character_of_another_kmeans_is_named() -> None:
     assert to_units(to_string([7, 3]), 8).tolist() == [7, 3]
-    with pytest.raises(SprachbundError, match=r"'与' \(U\+4E0E\) at place 1 is none of 8 units"):
+    with pytest.raises(SprachbundError, match=r"'与' \(U\+4E0E\) at index 1 is none of 8 units"):
         to_units("一与", 8)
     with pytest.raises(SprachbundError, match=r"U\+0061"):
         to_units("a", 8)

@@ -43,7 +43,7 @@ def test_text_is_translated_into_several_languages(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--text", "der Hund"), "cannot tell the language of a text; name it with --from"),
+        (("--text", "der Hund"), "cannot identify the language of a text; name it with --from"),
         (("--text", "der Hund", "--from", "fr"), "does not know the pair fr to fr"),
         (("--text", "x", "--from", "tlh"), "language 'tlh' is not among those of this model"),
         (("--text", "e" * 70, "--from", "de"), "tokens and the model m2m_100 reads 64"),

@@ -238,7 +238,7 @@ def test_the_language_of_a_text_has_to_be_named(checkpoint: Checkpoint) -> None:
     if len(checkpoint.model.source_languages) == 1:
         assert texts(checkpoint, None) == texts(checkpoint, "de")
         return
-    with pytest.raises(SprachbundError, match=r"cannot tell the language of a text; name it with --from"):
+    with pytest.raises(SprachbundError, match=r"cannot identify the language of a text; name it with --from"):
         texts(checkpoint, None)
     with pytest.raises(SprachbundError, match=r"does not know the pair en to en"):
         texts(checkpoint, "en")

@@ -183,7 +183,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, change: str, said: st
 def test_requests_that_cannot_be_met_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_directory(tmp_path / "model")
     model = load(tmp_path / "model")
-    with pytest.raises(SprachbundError, match="cannot tell the language of a text"):
+    with pytest.raises(SprachbundError, match="cannot identify the language of a text"):
         list(translate_texts(model, ["x"], ["en"]))
     with pytest.raises(
         SprachbundError, match="do not fit into the 2048 of the model qwen3; give shorter texts"
@@ -239,7 +239,7 @@ def test_planted_replies_to_an_injection_are_dropped_and_a_translation_is_kept(
     assert re.search(reason or "^no text$", dropped.dropped)
 
 
-def test_short_or_foreign_texts_are_no_evidence() -> None:
+def test_short_or_other_texts_are_no_evidence() -> None:
     assert why_no_translation("Ja.", "Yes.", "en", "de") is None
     assert why_no_translation("OK", "Okay, okay.", "en", "de") is None
     assert (

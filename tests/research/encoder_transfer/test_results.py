@@ -75,7 +75,7 @@ def test_any_metric_any_arms_any_part(tmp_path: Path) -> None:
         read_results(path, ReadOptions(ignore=("BLEU",)))
 
 
-def test_the_better_arm_comes_first_unless_told(tmp_path: Path) -> None:
+def test_the_better_arm_comes_first_unless_told_otherwise(tmp_path: Path) -> None:
     path = write(tmp_path / "r.csv", list(rows(2)))
     assert read_results(path).arms == ("ml", "en")
     assert read_results(path, ReadOptions(better="higher")).arms == ("en", "ml")

@@ -94,8 +94,8 @@ def test_heads_other_than_the_decoder_pull_nothing(model, utterances):
 
 
 def test_whisper_against_transformers():
-    foreign = make_transformers_model(TINY)
-    ours = transplanted(foreign, TINY)
+    reference = make_transformers_model(TINY)
+    ours = transplanted(reference, TINY)
     rng = np.random.default_rng(0)
     spoken = [
         GradientExample(samples=rng.normal(0, 0.1, n).astype(np.float32), text=text, source="de", target="en")
@@ -108,7 +108,7 @@ def test_whisper_against_transformers():
         prompt = ours.prompt(Target(language="en", source="de"))
         text = [*ours.tokens.text_to_tokens(" " + u.text), ours.tokens.end]
         given = torch.tensor([[*prompt, *text[:-1]]])
-        logits = foreign(input_features=features[i : i + 1], decoder_input_ids=given).logits[0]
+        logits = reference(input_features=features[i : i + 1], decoder_input_ids=given).logits[0]
         expected += F.cross_entropy(logits[-len(text) :], torch.tensor(text), reduction="sum").item()
         counted += len(text)
     assert count == counted

@@ -128,7 +128,7 @@ def without_pairing(plan: SharingPlan) -> SharingPlan:
     return plan.model_copy(update={"modules": modules, "splits": splits})
 
 
-def test_the_scale_of_foreign_gradients_changes_nothing() -> None:
+def test_the_scale_of_external_gradients_changes_nothing() -> None:
     rows = planted_rows((2, 2))
     scaled = {tag: 1e6 * values.astype(np.float64) for tag, values in rows.items()}
     one, other = make_plan(sketches(rows)), make_plan(sketches(scaled))
@@ -199,7 +199,7 @@ def test_languages_may_have_different_numbers_of_vectors() -> None:
     assert as_groups(evidence.groups) == planted_groups((2, 2), planted_rows((2, 2)))
 
 
-def test_progress_is_told() -> None:
+def test_progress_is_reported() -> None:
     told = []
     make_plan(layers(), progress=lambda done, total: told.append((done, total)))
     assert told == [(i, 4) for i in range(4)]

@@ -130,11 +130,11 @@ def test_checkpoints_with_nothing_in_common(plan: SharingPlan) -> None:
     other = {"elsewhere": next(iter(plan.modules.values()))}
     with pytest.raises(SprachbundError, match="no module in common"):
         report.changes(plan.modules, other)
-    strangers = make_plan(
+    others = make_plan(
         sketches(*[{f"x{tag}": rows for tag, rows in planted_rows((1, 3)).items()} for _ in range(3)])
     )
     with pytest.raises(SprachbundError, match="no two languages in common"):
-        report.changes(plan.modules, strangers.modules)
+        report.changes(plan.modules, others.modules)
     more = make_plan(sketches(*[planted_rows((1, 3, 2), seed=3) for _ in range(3)]))
     change = report.changes(plan.modules, more.modules)[0]
     assert change["languages"] == ["aeb", "bem", "cs", "de"]

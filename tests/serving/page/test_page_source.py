@@ -1,4 +1,4 @@
-"""What the page is made of, read as text: no foreign host, nothing that a strict policy or a stranger's text could turn
+"""What the page is made of, read as text: no other host, nothing that a strict policy or a hostile text could turn
 into code."""
 
 import re
@@ -13,7 +13,7 @@ NAMESPACE = "http://www.w3.org/2000/svg"  # a name, never fetched
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_no_foreign_host_is_named(path: object) -> None:
+def test_no_other_host_is_named(path: object) -> None:
     source = PAGE.joinpath(str(path)).read_text(encoding="utf-8").replace(NAMESPACE, "")
     assert not re.search(r"""(https?|wss?):?//[\w[]|["'(]//\w""", source)
 

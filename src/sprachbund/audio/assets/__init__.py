@@ -1,1 +1,1 @@
-"""Files shipped with the audio room; README.txt says where each comes from and under which licence."""
+"""Files shipped with the audio package; README.txt says where each comes from and under which licence."""

@@ -218,7 +218,7 @@ GERMAN = "de"
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """One recording with its words; ``load`` decodes it. ``speaker`` tells the voice, ``held_out`` never to
+    """One recording with its words; ``load`` decodes it. ``speaker`` names the voice, ``held_out`` never to
     train on it.
     """
 

@@ -261,7 +261,7 @@ def _drop_empty(language: str, name: str, text: str) -> str | None:
 
 
 def _drop_unusable(language: str, name: str, text: str) -> str | None:
-    """Listed by hand: foreign text, no translation, or nobody can know the words."""
+    """Listed by hand: text in another language, no translation, or nobody can know the words."""
     return None if (language, name) in UNUSABLE else text
 
 

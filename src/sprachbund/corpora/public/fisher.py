@@ -6,7 +6,7 @@ end, speaker, ..., transcript), and the fisher-callhome-corpus with `mapping/fis
 the transcript joined by "_") and `corpus/ldc/fisher_dev.en.0` to `.3` (or `.en`), line by line. An
 utterance with words in another language (`<foreign lang="English">`) is code-switched; with the published
 index list (`fisher_mapping.csv`) its split of the code-switching experiments stands in `custom`. The
-words in the other language have their places in the transcript; when they are heard is not known, except
+words in the other language have their word ranges in the transcript; when they are heard is not known, except
 when they are the whole utterance, and neither is what became of them in the translation.
 """
 

@@ -26,7 +26,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def _silent(part: str, done: int, total: int) -> None:
-    """Tell nobody."""
+    """Report nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class CorpusOptions:
         targets: languages of translations, BCP-47; all that are there when empty.
         splits: names of parts; all that are there when empty.
         skip_bad: leave utterances out whose sound cannot be read, instead of ending at the first.
-        progress: told the part, entries done, and entries in all.
+        progress: called with the part, entries done, and entries in all.
     """
 
     languages: Sequence[str] = ()
@@ -144,7 +144,7 @@ class Counts:
         available: utterances the corpus has, by key, written or not.
         seconds: of what was written, by key.
         left_out: reason to how many.
-        listed: place, reason and detail of everything left out.
+        listed: file and line, reason and detail of everything left out.
     """
 
     written: int = 0
@@ -299,7 +299,7 @@ create table said (part text, key text, data text, primary key (part, key)) with
 create table translated (
     part text, key text, language text, text text, primary key (part, key, language)
 ) without rowid;
-create table left_out (part text, place text, reason text);
+create table left_out (part text, source text, reason text);
 """
 
 
@@ -386,7 +386,7 @@ class _Entries:
         for key, data in rows:
             yield self._item(key, json.loads(data))
         left_out = self._db.execute(
-            "select place, reason from left_out where part = ? order by rowid", (self._part,)
+            "select source, reason from left_out where part = ? order by rowid", (self._part,)
         )
         for where, reason in left_out:
             yield LeftOut(where=where, reason=reason)

@@ -3,7 +3,7 @@ translated.
 
 A copy of the data set's repository: `data/train-00000-of-00013-....parquet` and so on for train, dev and
 test, with the columns audio (bytes), transcription, translation and file. English terms are those in Latin
-letters, with their places in the transcript; when they are heard is not known.
+letters, with their word ranges in the transcript; when they are heard is not known.
 """
 
 import io
@@ -58,7 +58,7 @@ def _entries(split: str, files: Sequence[Path]) -> Iterator[Entry]:
 
 
 def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:
-    """Rows, some at a time. Raises SprachbundError where the file is damaged, which its head does not tell."""
+    """Rows, some at a time. Raises SprachbundError where the file is damaged, which its head does not show."""
     from pyarrow import ArrowException
 
     try:

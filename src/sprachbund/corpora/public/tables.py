@@ -43,7 +43,7 @@ def read_table(
     escape: str | None = None,
     delimiter: str = "\t",
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Rows of a table, each with its place; quotation marks are text.
+    """Rows of a table, each with its file and line; quotation marks are text.
 
     Args:
         path: of the table.
@@ -72,7 +72,7 @@ def read_table(
 
 
 def read_parallel(*paths: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The same line of several files, with its place in the first.
+    """The same line of several files, with its line in the first.
 
     Raises:
         SprachbundError: files of different lengths, with both counts.
@@ -89,7 +89,7 @@ def read_parallel(*paths: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def whole_number(text: str, where: str) -> int:
-    """A number in a table. Raises SprachbundError with its place."""
+    """A number in a table. Raises SprachbundError with file and line."""
     try:
         return int(text)
     except ValueError:

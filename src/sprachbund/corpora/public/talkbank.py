@@ -6,8 +6,8 @@ each, wav or mp3, in any folder. The corpus has no splits; with the list of the 
 
 An utterance with Spanish words counts as Spanish speech, translated into English; `custom` says whether
 it is mixed. Times are known for utterances. In a mixed one, spans share its time among runs of one
-language by their letters; `spans_estimated` says so. A span has its words and their place in the
-transcript, and its place in the translation where the English words around it stand there too.
+language by their letters; `spans_estimated` says so. A span has its words and their range in the
+transcript, and its range in the translation where the English words around it stand there too.
 """
 
 import re
@@ -113,7 +113,7 @@ def clean_tier(text: str) -> str:
 
 
 def _joined(path: Path) -> Iterator[tuple[str, str]]:
-    """Lines with those that go on brought together, and the place where they begin."""
+    """Lines with those that go on brought together, and the line where they begin."""
     begun, whole = 0, ""
     for number, line in enumerate(read_lines(path), start=1):
         if line.startswith("\t") and whole:
@@ -269,7 +269,7 @@ def runs(words: Sequence[TranscriptWord], language: str) -> list[tuple[str, list
 
 def spans(said: TranscriptLine, duration_s: float, language: str, translation: str) -> list[dict[str, Any]]:
     """Runs of one language: their words, their share of the time by letters, their word ranges in the transcript
-    (in `language`) and, where English words on both sides tell, in the English translation.
+    (in `language`) and, where English words on both sides allow it, in the English translation.
 
     Args:
         said: words with their languages.

@@ -1,4 +1,4 @@
-"""MuST-C and Multilingual TEDx: talks, cut into sentences by a list of places, with a line of text for each.
+"""MuST-C and Multilingual TEDx: talks, cut into sentences by a list of times, with a line of text for each.
 
 A pair's folder (`en-de`) holds for each split `data/train/txt/train.yaml` (a segment a line: wav, offset,
 duration, speaker_id), `train.en` and `train.de` with as many lines, and the talks in `data/train/wav`;

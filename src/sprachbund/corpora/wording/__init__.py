@@ -121,7 +121,7 @@ def _is_short(text: str) -> bool:
 
 
 def _verb_phrase(language: str, verb: str, thing: str, time: str) -> dict[str, str]:
-    """The phrase for each place in a frame: bare (`vp`), behind French "de", and three word orders of German."""
+    """The phrase for each position in a frame: bare (`vp`), behind French "de", and three word orders of German."""
     if language == "de":
         bare, with_zu = verb.split("/")
         before = _joined(time, thing)

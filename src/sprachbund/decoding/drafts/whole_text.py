@@ -1,6 +1,6 @@
 """Whole texts as drafts, one for each row: what was written before is likely to be written again.
 
-Drafting is looking up. Where the model writes something else, the draft goes on behind the place at which both agree
+Drafting is looking up. Where the model writes something else, the draft goes on behind the position at which both agree
 again. The native engine has the same rules in its kernels.
 """
 

@@ -1,4 +1,4 @@
-// The door to Python. Every array is checked here and in weights.hpp, so that nothing behind it has to; the computation
+// The interface to Python. Every array is checked here and in weights.hpp, so that nothing behind it has to; the computation
 // runs without Python's lock.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>

@@ -376,7 +376,7 @@ def save(
         card: to lie beside the weights.
 
     Raises:
-        SprachbundError: the place is taken by something else, or cannot be written.
+        SprachbundError: the directory is taken by something else, or cannot be written.
     """
     files: dict[str, Mapping[str, Tensor]] = {SAFETENSORS: _cast(to_transformers(model), bits)}
     if isinstance(model, GraniteSpeech) and model.adapter_names:

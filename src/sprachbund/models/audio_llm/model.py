@@ -48,7 +48,7 @@ class AudioLLM(SpeechPrefixFamily):
         config: shape and languages.
         values: config.json as it was read.
         tokens: the vocabulary.
-        ends: tokens that end a row; the first is what rows are taught to end with.
+        ends: tokens that end a row; training rows end with the first.
 
     Attributes:
         files: other files of the directory, by name, to be carried along.
@@ -328,7 +328,7 @@ class AudioLLMExamples:
         return augment(values), count
 
     def transcript(self, text: str) -> list[int]:
-        """None: there is no CTC head that is taught."""
+        """None: there is no CTC head that is trained."""
         return []
 
     def row(self, text: str, source: str | None, target: str) -> Row | None:

@@ -128,7 +128,7 @@ class Conformer(DecodesByAttention, nn.Module):
 
     @property
     def writes_what_is_spoken(self) -> bool:
-        """Whether it is a transducer that is not told which language to write."""
+        """Whether it is a transducer that is not given which language to write."""
         part = self.config.transducer
         return self.writes_by_frames and part is not None and not part.prompted
 
@@ -224,7 +224,7 @@ class Conformer(DecodesByAttention, nn.Module):
         return self.loss(batch)
 
     def decoder_batch(self, batch: Batch) -> DecoderBatch:
-        """What the decoder is taught with: the rows wanted, behind their language tokens."""
+        """What the decoder is trained on: the rows wanted, behind their language tokens."""
         features = Features(values=batch.features, num_frames=batch.num_frames)
         memory = self._encode(features, source_route(self, batch.source_language))
         prompts = batch.target_language[:, None].tolist()

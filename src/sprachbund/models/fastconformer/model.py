@@ -1,7 +1,7 @@
 """Parakeet, Canary and Cohere ASR: a FastConformer encoder, and a CTC head, a transducer or an attention decoder.
 
-Parakeet (arXiv 2305.05084; with durations 2304.06795) writes what is spoken and is told no language. Canary (arXiv
-2406.19674; the published versions 2 and flash: 2509.14128, 2503.05931) is told the language spoken and the one wanted.
+Parakeet (arXiv 2305.05084; with durations 2304.06795) writes what is spoken and is given no language. Canary (arXiv
+2406.19674; the published versions 2 and flash: 2509.14128, 2503.05931) is given the language spoken and the one wanted.
 
 Shapes: B utterances, T log-mel frames, S memory frames, M mel bins, D width, R rows, Q tokens of a step, V vocabulary,
 L source languages.
@@ -387,7 +387,7 @@ class Canary(DecodesByAttention, _FastConformerModel):
         """
         if target.source is None:
             raise SprachbundError(
-                f"the model {self.name} has to be told which language is spoken; name the source language"
+                f"the model {self.name} needs the language spoken; name the source language"
             )
         if (target.source, target.language) not in self.pairs():
             raise SprachbundError(
@@ -409,7 +409,7 @@ class Canary(DecodesByAttention, _FastConformerModel):
         return self.loss(batch)
 
     def decoder_batch(self, batch: Batch) -> DecoderBatch:
-        """What the decoder is taught with: the rows wanted, behind their prompts.
+        """What the decoder is trained on: the rows wanted, behind their prompts.
 
         The features of the batch are those of `features`; its `target_language` are language tokens. Where nobody
         speaks, the prompt names the language wanted twice.

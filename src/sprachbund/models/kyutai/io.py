@@ -216,7 +216,7 @@ def save(
         card: to lie beside the weights.
 
     Raises:
-        SprachbundError: the place is taken by something else, or cannot be written.
+        SprachbundError: the directory is taken by something else, or cannot be written.
     """
     weights = to_transformers(model)
     codec = {name: value.contiguous() for name, value in weights.items() if name.startswith(_CODEC)}

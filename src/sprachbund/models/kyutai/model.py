@@ -1,6 +1,6 @@
 """Kyutai STT (arXiv 2509.08753): a codec hears speech, and a decoder writes a token of text for every frame of it.
 
-Text and speech are two streams of one model, the text some frames behind. It transcribes, and is told no language.
+Text and speech are two streams of one model, the text some frames behind. It transcribes, and is given no language.
 Shapes: B utterances, R rows, N samples, T frames, D width, V vocabulary, L source languages.
 """
 

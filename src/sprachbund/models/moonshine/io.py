@@ -126,7 +126,7 @@ def save(
         card: to lie beside the weights.
 
     Raises:
-        SprachbundError: the place is taken by something else, or cannot be written.
+        SprachbundError: the directory is taken by something else, or cannot be written.
     """
     weights = cast_to_bits({_their_name(name): value for name, value in model.state_dict().items()}, bits)
     own = {CONFIG_KEY: {"source_languages": [*model.source_languages]}}

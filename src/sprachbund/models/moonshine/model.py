@@ -1,6 +1,6 @@
 """Moonshine (arXiv 2410.15608) and its streaming kind: an encoder of samples and an attention decoder.
 
-A checkpoint transcribes one language and is told none. Shapes: B utterances, N samples, S memory frames, D width, R
+A checkpoint transcribes one language and is given none. Shapes: B utterances, N samples, S memory frames, D width, R
 rows, Q tokens of a step, V vocabulary, L source languages.
 """
 

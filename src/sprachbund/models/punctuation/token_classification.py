@@ -114,7 +114,7 @@ class TokenClassifier:
 
         Args:
             texts: words.
-            language: not told to the model.
+            language: not given to the model.
         """
         return [self._label(words) for words in texts]
 

@@ -269,7 +269,7 @@ def save(
         card: to lie beside the weights.
 
     Raises:
-        SprachbundError: the place is taken by something else, or cannot be written.
+        SprachbundError: the directory is taken by something else, or cannot be written.
     """
     final = Path(directory)
     with directory_of_a_model(final):

@@ -306,7 +306,7 @@ class Seamless(DecodesByAttention, nn.Module):
         """Run the encoder of what is given, speech or texts.
 
         States of speech are (B, S, D), one for every eight frames; see `encode_routed` for a split encoder. Those of
-        texts are one for each token; the language of a text is told by `features.source_language`, as by
+        texts are one for each token; the language of a text is given by `features.source_language`, as by
         `sprachbund.models.translation`.
 
         Raises:
@@ -323,7 +323,7 @@ class Seamless(DecodesByAttention, nn.Module):
         return equal_log_probs(memory, len(self.source_languages))
 
     def prompt(self, target: Target) -> list[int]:
-        """</s> and the language wanted; the language spoken is not told.
+        """</s> and the language wanted; the language spoken is not given.
 
         Raises:
             SprachbundError: a language that the model does not hear, or does not write.
@@ -346,7 +346,7 @@ class Seamless(DecodesByAttention, nn.Module):
         return self.decoder.logits(self.decoder(tokens, memory.states, memory.num_frames, route))
 
     def decoder_batch(self, batch: Batch) -> DecoderBatch:
-        """What the decoder is taught with: the rows wanted; the prompt is no target.
+        """What the decoder is trained on: the rows wanted; the prompt is no target.
 
         The features of the batch are those of `features`; its `target_language` are language tokens.
         """
@@ -361,7 +361,7 @@ class Seamless(DecodesByAttention, nn.Module):
         return prompted_loss(self, self.decoder_batch(batch), self.label_smoothing)
 
     def target_tokens(self, text: str) -> list[int]:
-        """Tokens that are to follow the prompt when the model is taught to write `text`, the end included."""
+        """Tokens that are to follow the prompt when the model is trained to write `text`, the end included."""
         return [*self.tokens.text_to_tokens(text.strip()), self.tokens.end]
 
     def suppressed(self, target: Target) -> Tensor:
@@ -387,7 +387,7 @@ class Seamless(DecodesByAttention, nn.Module):
         return Memory(states=states, num_frames=features.num_frames, source_language=language)
 
     def _source_token(self, number: int) -> int:
-        """Token of a language by its place among those heard; the end for one that is not known."""
+        """Token of a language by its index among those heard; the end for one that is not known."""
         if number == NO_LANGUAGE:
             return self.tokens.end
         tag = self.source_languages[number]

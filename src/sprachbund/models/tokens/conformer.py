@@ -152,7 +152,7 @@ def _transducer(model: "TokenConformer", batch: Batch, memory: Memory) -> Tensor
 
 def _target_ctc(model: "TokenConformer", batch: Batch, memory: Memory) -> tuple[Tensor, Tensor]:
     assert memory.num_frames is not None
-    log_probs = model.ctc(memory.states, model.language_places(batch.target_language))
+    log_probs = model.ctc(memory.states, model.language_indices(batch.target_language))
     losses, fits = ctc_loss(log_probs, memory.num_frames, batch.targets, _without_end(batch))
     return torch.where(batch.num_targets > 0, losses, 0.0), fits
 
@@ -280,8 +280,8 @@ class TokenConformer(ReadsTokens):
         """See `objective.token_loss`."""
         return token_loss(self, batch)
 
-    def language_places(self, tokens: Tensor) -> Tensor:
-        """Places (R,) among the target languages of language tokens (R,)."""
+    def language_indices(self, tokens: Tensor) -> Tensor:
+        """Indices (R,) among the target languages of language tokens (R,)."""
         known = torch.tensor(self.language_tokens, device=tokens.device)
         return (tokens[:, None] == known).int().argmax(1)
 

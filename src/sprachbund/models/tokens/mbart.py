@@ -218,7 +218,7 @@ def fill(model: TokenMbart, hf_model: nn.Module, rows: Tensor) -> None:
 
 
 def new_rows(rows: Tensor, count: int) -> Tensor:
-    """So many rows (., D) of a normal around the mean of `rows` (., D), in each of D places with their spread."""
+    """So many rows (., D) of a normal around the mean of `rows` (., D), in each of D dimensions with their spread."""
     return rows.mean(0) + rows.std(0) * torch.randn(count, rows.shape[1])
 
 

@@ -42,7 +42,7 @@ def to_units(string: str, num_clusters: int = MOST_CLUSTERS) -> np.ndarray:
     if len(strange):
         index = int(strange[0])
         raise SprachbundError(
-            f"{string[index]!r} (U+{ord(string[index]):04X}) at place {index} is none of {num_clusters} units; "
+            f"{string[index]!r} (U+{ord(string[index]):04X}) at index {index} is none of {num_clusters} units; "
             "they were made by another k-means, encode the speech again"
         )
     return units

@@ -174,7 +174,7 @@ class ReadsTokens(nn.Module):
         )
 
     def suppressed(self, target: Target) -> Tensor:
-        """Boolean (W,): blank, unknown and language tokens are never written; units have no place here."""
+        """Boolean (W,): blank, unknown and language tokens are never written; units are not among them."""
         return torch.from_numpy(self.written.suppressed.copy())
 
     def no_speech_log_prob(self, logits: Tensor) -> None:

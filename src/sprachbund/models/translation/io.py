@@ -125,7 +125,7 @@ def save(
         card: to lie beside the weights.
 
     Raises:
-        SprachbundError: the place is taken by something else, or cannot be written.
+        SprachbundError: the directory is taken by something else, or cannot be written.
     """
     final = Path(directory)
     weights = cast_to_bits(model.state_dict(), bits)

@@ -88,7 +88,7 @@ class SentencePieces:
         normalised, sources = self._processor.normalize(text, with_offsets=True)
         if "".join(pieces) != normalised:
             raise SprachbundError(
-                "the SentencePiece model writes bytes, whose place in a text is not known; leave out times of words"
+                "the SentencePiece model writes bytes, whose position in a text is not known; leave out times of words"
             )
         ends = accumulate(map(len, pieces), initial=0)
         # One character of the text may become several, which then are all of it.
@@ -181,7 +181,7 @@ class TranslationTokens:
         return self._codes[self.languages.code(tag)]
 
     def source(self, text: str) -> list[int]:
-        """Tokens of a source; the end holds the place of a language, which is not known here.
+        """Tokens of a source; the last token stands for the language, which is not known here.
 
         Raises:
             SprachbundError: a special token that the pieces take for one in a text too; it would steer the model.

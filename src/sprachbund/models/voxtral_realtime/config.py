@@ -25,7 +25,7 @@ class RealtimeSettings(ConfigPart):
 
     Attributes:
         languages: BCP-47 tags of the languages spoken; those published if None.
-        delay: frames of 80 ms that the text is behind the speech, which the model is told; less is quicker, more makes
+        delay: frames of 80 ms that the text is behind the speech, which the model is given; less is quicker, more makes
             fewer errors. That of the vocabulary file, or `default_num_delay_tokens`, if None.
         window_s: longest speech of a recording at once.
     """
@@ -116,7 +116,7 @@ class VoxtralRealtimeConfig(ConfigPart):
     Attributes:
         model_type: the kind.
         audio_config: of the encoder.
-        text_config: of the decoder, a Mistral that is told the delay.
+        text_config: of the decoder, a Mistral that is given the delay.
         projector_hidden_act: between the matrices of the projector.
         audio_length_per_tok: log-mel frames of a token.
         downsample_factor: states of the encoder that are joined to one frame.

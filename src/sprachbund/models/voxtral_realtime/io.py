@@ -107,7 +107,7 @@ def save(
         card: to lie beside the weights.
 
     Raises:
-        SprachbundError: the place is taken by something else, or cannot be written.
+        SprachbundError: the directory is taken by something else, or cannot be written.
     """
     weights = cast_to_bits({their_name(name): value for name, value in model.state_dict().items()}, bits)
     values = {**model.values, "dtype": dtype_name(weights[their_name(_EMBEDDING)].dtype)}

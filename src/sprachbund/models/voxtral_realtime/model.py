@@ -2,7 +2,7 @@
 
 Speech is a stream of log-mel frames. Two convolutions and causal layers make a state of two of them, and four states,
 joined and projected, are added to the embedding of the token that was written last. The text is some frames behind the
-speech, and every layer of the decoder is told how many. Both networks attend to a window of what is behind, so that a
+speech, and every layer of the decoder is given how many. Both networks attend to a window of what is behind, so that a
 stream may go on for ever.
 
 Shapes: R rows, B utterances, T frames of 80 ms, M mel bins, D width of the decoder, E width of the encoder,

@@ -93,7 +93,7 @@ def set_prompt(model: Whisper, prompt: Prompt, languages: Sequence[str]) -> Whis
 
 
 def without_transcription(model: Whisper) -> Whisper:
-    """A model that is asked for no language's own text, since it was not taught that."""
+    """A model that is asked for no language's own text, since it was not trained on that."""
     pairs = sorted([s, t] for s, t in model.pairs() if s != t)
     return _rebuilt(
         model, model.state_dict(), checkpoint_files=_with_ours(model.checkpoint_files, {"pairs": pairs})
@@ -155,7 +155,7 @@ def _with_pairs(
 def _with_tokens(
     checkpoint_files: CheckpointFiles, tokenizer: str, numbers: Mapping[str, int]
 ) -> CheckpointFiles:
-    """The tokenizer's files with the new tokens, in each of the places where transformers looks for them."""
+    """The tokenizer's files with the new tokens, in each of the files where transformers looks for them."""
     names = {language_name(tag): number for tag, number in numbers.items()}
     files = {**checkpoint_files.files, TOKENIZER: tokenizer.encode()}
     for file, change in {

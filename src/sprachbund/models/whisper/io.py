@@ -271,7 +271,7 @@ def save(
         card: in place of the one that came with the model.
 
     Raises:
-        SprachbundError: the place is taken by something else, or cannot be written.
+        SprachbundError: the directory is taken by something else, or cannot be written.
     """
     final = Path(directory)
     check_replaceable(final)

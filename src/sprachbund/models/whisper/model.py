@@ -447,7 +447,7 @@ class Whisper(DecodesByAttention, nn.Module):
         return self.decoder.logits(self.decoder(tokens, memory.states, memory.num_frames, route))
 
     def decoder_batch(self, batch: Batch) -> DecoderBatch:
-        """What the decoder is taught with: the rows wanted, under the prompts of their languages; see `objective`."""
+        """What the decoder is trained on: the rows wanted, under the prompts of their languages; see `objective`."""
         # Whole windows come rounded up to a few frames more.
         values = batch.features[:, : self.config.max_frames * _FRAMES_PER_STATE]
         features = Features(values=values, num_frames=batch.num_frames)

@@ -238,7 +238,7 @@ class WhisperTasks:
         if target.source is None:
             if self.language_tokens and not self.target_language_prompt:
                 raise SprachbundError(
-                    "this model has to be told the language spoken; give it, or detect it from the audio"
+                    "this model needs the language spoken; give it, or detect it from the audio"
                 )
             return
         if (target.source, target.language) not in self.pairs:

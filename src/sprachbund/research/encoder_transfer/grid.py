@@ -37,8 +37,8 @@ class StudyGrid(Strict):
     """Every combination of these is wanted.
 
     Attributes:
-        starts: what runs start from; the gap is how much better the first is than the second, further ones are told
-            beside them.
+        starts: what runs start from; the gap is how much better the first is than the second, further ones are
+            reported beside them.
         languages: that are learned.
         hours: of data, scales that contain each other.
         most_hours: the most that a language has, where that is less than the largest scale: its larger scales are left
@@ -96,7 +96,7 @@ class StudyGrid(Strict):
         return hours <= self.most_hours.get(language, math.inf)
 
     def cells(self) -> list[Cell]:
-        """All cells, those that tell most first.
+        """All cells, the most informative first.
 
         First the first seed, at the least, the most and the middle of the hours, then at the scales between; then the
         further seeds in the same order of scales; further starts than the two whose gap is asked for come last. The

@@ -149,10 +149,10 @@ class Speech:
 
     def counts(self, model: Conformer, tier: Tier) -> Counts:
         """(N, K) statistics of what a model writes at a tier."""
-        by_place: dict[int, str] = {}
+        by_index: dict[int, str] = {}
         for indices, features in self._batches(model):
-            by_place |= dict(zip(indices, self._written(model, features, tier), strict=True))
-        texts = [_comparable(by_place[index], self.target, self.metric) for index in range(len(self.ids))]
+            by_index |= dict(zip(indices, self._written(model, features, tier), strict=True))
+        texts = [_comparable(by_index[index], self.target, self.metric) for index in range(len(self.ids))]
         return metric(self.metric, self.target).statistics(texts, self.references)
 
     @torch.inference_mode()
@@ -209,7 +209,7 @@ def from_start(recipe: EncoderTransferRecipe, cell: Cell, start: Path) -> dict[s
     """How a start is trained on, as changes of a `TranslatorRecipe`.
 
     A checkpoint has its sizes, features and pieces; losses are the recipe's. A language that it does not know is added,
-    and one that writes what is spoken is told the language of translations.
+    and one that writes what is spoken is given the language of translations.
 
     Args:
         recipe: options of the study.
@@ -329,7 +329,7 @@ def run_cells(
         recipe: of the study.
         directory: of the study.
         options: processes; those of the recipe if None.
-        report: is told how far it is.
+        report: called with a line of progress.
         progress: called with cells finished and in all.
 
     Raises:

@@ -335,7 +335,7 @@ class CellScores:
         ids: N, of the utterances.
         metric: as `sprachbund.evaluation.metrics` names it.
         text: what it was given, "raw" or "normalized" texts.
-        parts: "encoder", "decoder", "joint", "tokenizer" to what tells one from another, of what the cell started from.
+        parts: "encoder", "decoder", "joint", "tokenizer" to what identifies it, of what the cell started from.
         training: how its training went: where it converged, on how much data.
     """
 

@@ -103,7 +103,7 @@ def utterance_losses(
 
 
 def target_tokens(model: Any, text: str, language: str) -> list[int]:
-    """Tokens of a text as the model is taught to write it, the end included.
+    """Tokens of a text as the model is trained to write it, the end included.
 
     Args:
         model: model with a tokenizer.
@@ -122,7 +122,7 @@ def target_tokens(model: Any, text: str, language: str) -> list[int]:
     if model.name == "seamless":
         return list(model.target_tokens(text))
     raise SprachbundError(
-        f"family {model.name!r} does not say which tokens it is taught; give the collection an objective of your own"
+        f"family {model.name!r} does not say its target tokens; give the collection an objective of your own"
     )
 
 
@@ -338,7 +338,7 @@ class CountSketch:
     (1 + <x, y>^2 - 2 sum x_i^2 y_i^2) / d.
 
     Attributes:
-        dimensions: d, at most 4096 so that 16 bits fall evenly enough on 2 d places.
+        dimensions: d, at most 4096 so that 16 bits fall evenly enough on 2 d coordinates.
         seed: of all parameters' maps.
     """
 

@@ -186,7 +186,7 @@ class _Heard:
 
 
 class _Trainer:
-    """Trains the modules on groups of languages from the same weights, and tells the losses of what is held out."""
+    """Trains the modules on groups of languages from the same weights, and measures the losses of what is held out."""
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ def make_plan(
     """Decide what to split, from gradients. Neither the order of languages nor that of vectors matters.
 
     Args:
-        sketches: of one model; its `info`, when there, tells the model and the side of each module.
+        sketches: of one model; its `info`, when there, names the model and the side of each module.
         options: the published ones if not given.
         progress: called with (modules done, modules in all).
 
@@ -252,7 +252,7 @@ def _check_vectors(module: str, languages: Sequence[str], rows: Sequence[np.ndar
         if len(unit) < 2:
             raise SprachbundError(
                 f"array {module + SEPARATOR + language!r} has one vector only, so how far {language} agrees "
-                "with itself cannot be told; collect at least two, better fifty"
+                "with itself is not known; collect at least two, better fifty"
             )
 
 

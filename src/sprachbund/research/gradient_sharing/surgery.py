@@ -189,7 +189,7 @@ def collect_importance(
         batches: of every language (or pair), each holding rows of that one only.
         modules: names of the feed-forwards.
         loss: of a batch; `model(batch).total` if not given.
-        progress: told how many batches are done.
+        progress: called with the number of batches done.
 
     Raises:
         SprachbundError: a module that is no feed-forward, or a language without batches or whose gradient is zero
@@ -281,7 +281,7 @@ def measure_importance(
         manifests: speech to measure on.
         utterances: of each language, or pair.
         targets: languages written; all that the model knows if none are given.
-        progress: told how many batches are done, and how many there are.
+        progress: called with the number of batches done, and of all.
 
     Raises:
         SprachbundError: too few utterances of a language, or gradients that are zero or not finite.

@@ -94,7 +94,7 @@ function bindTheme() {
   const root = document.documentElement;
   const system = matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (root.dataset.theme === "auto" ? system.matches : root.dataset.theme === "dark");
-  const tell = () => byId("theme").setAttribute("aria-pressed", String(isDark()));
+  const show = () => byId("theme").setAttribute("aria-pressed", String(isDark()));
   byId("theme").addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
     try {
@@ -102,10 +102,10 @@ function bindTheme() {
     } catch {
       // a private window: holds until the page is closed
     }
-    tell();
+    show();
   });
-  system.addEventListener("change", tell);
-  tell();
+  system.addEventListener("change", show);
+  show();
 }
 
 const onStage = () => document.documentElement.classList.contains("on-stage");

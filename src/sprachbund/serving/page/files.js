@@ -76,7 +76,7 @@ export class FileRun {
   }
 
   attempt(target) {
-    const request = new XMLHttpRequest(); // fetch cannot tell how much of an upload is through
+    const request = new XMLHttpRequest(); // fetch does not report how much of an upload is through
     const segments = new Segments(target, this);
     const events = new Events((event) => segments.take(event));
     this.requests.add(request);
@@ -108,16 +108,16 @@ export class FileRun {
 
   uploaded(target, part) {
     this.sent.set(target, part);
-    this.tell();
+    this.notify();
   }
 
   reached(target, second, duration_s) {
     this.duration_s = duration_s ?? this.duration_s;
     this.done_s.set(target, Math.max(second, this.done_s.get(target) ?? 0));
-    this.tell();
+    this.notify();
   }
 
-  tell() {
+  notify() {
     const least = (map) => Math.min(...this.targets.map((target) => map.get(target) ?? 0));
     this.on.progress(least(this.sent), least(this.done_s), this.duration_s);
   }

@@ -86,10 +86,10 @@ export class Live {
     const first = this.session
       ? { type: "resume", session: this.session, after: this.lastSeq }
       : { type: "start", ...this.start };
-    this.tell(key ? { ...first, key } : first);
+    this.sendMessage(key ? { ...first, key } : first);
   }
 
-  tell(message) {
+  sendMessage(message) {
     if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message));
   }
 
@@ -156,7 +156,7 @@ export class Live {
       if (!samples) {
         if (this.stopping && !this.stopSent) {
           this.stopSent = true;
-          this.tell({ type: "stop" });
+          this.sendMessage({ type: "stop" });
         }
         return;
       }

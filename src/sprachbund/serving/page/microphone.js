@@ -93,7 +93,7 @@ function wanted(deviceId) {
   return deviceId ? { ...constraints, deviceId: { exact: deviceId } } : constraints;
 }
 
-/** Microphones with names, which browsers tell only after one was allowed. */
+/** Microphones with names, which browsers give only after one was allowed. */
 export async function microphones() {
   const devices = await navigator.mediaDevices?.enumerateDevices?.() ?? [];
   return devices.filter((device) => device.kind === "audioinput" && device.deviceId && device.label);

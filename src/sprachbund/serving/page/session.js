@@ -21,7 +21,7 @@ export class Listening {
   }
 
   async open(deviceId) {
-    this.tell("asking");
+    this.notify("asking");
     await this.microphone.open(deviceId);
     if (this.over) return this.microphone.close();
     this.connect();
@@ -29,7 +29,7 @@ export class Listening {
 
   connect() {
     this.live = new Live(this.start(this.microphone.sampleRate), {
-      state: (state) => this.tell(state),
+      state: (state) => this.notify(state),
       message: (message) => this.on.message(message),
       lost: (seconds) => this.on.lost(seconds),
       closed: (error) => this.closed(error),
@@ -46,10 +46,10 @@ export class Listening {
 
   pause(paused) {
     this.paused = paused;
-    this.tell(this.state);
+    this.notify(this.state);
   }
 
-  tell(state) {
+  notify(state) {
     this.state = state;
     this.on.state(this.paused && state === "live" ? "paused" : state);
   }

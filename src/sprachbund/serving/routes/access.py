@@ -54,7 +54,7 @@ _REASONS = {
     408: "The request came too slowly.",
     413: "The recording is too big or too long.",
     415: "The body is of another kind.",
-    429: "Too many requests; Retry-After says when to come again.",
+    429: "Too many requests; Retry-After says when to try again.",
     501: "The model does not do this.",
     503: "The service is being stopped, or the model cannot be loaded.",
     507: "There is no room to store the recording.",
