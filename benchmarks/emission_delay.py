@@ -30,8 +30,8 @@ Speech = list[tuple[np.ndarray, list[SpokenWord]]]
 
 def words_of(utterance: Utterance, samples: np.ndarray) -> list[SpokenWord]:
     """Of an utterance, as far as it is known when they end."""
-    if told := utterance.custom.get("words"):
-        return [SpokenWord(text=word["text"], end_s=word["end_s"]) for word in told]
+    if words := utterance.custom.get("words"):
+        return [SpokenWord(text=word["text"], end_s=word["end_s"]) for word in words]
     probabilities = VoiceActivity().probabilities(samples)
     spans = speech_spans(probabilities, SpanOptions(padding_s=0.0), num_samples=len(samples))
     words = utterance.text.split()

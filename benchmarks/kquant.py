@@ -51,10 +51,10 @@ def work_of(family: Any, corpus: Path, count: int) -> list[Work]:
     for begin in range(0, len(indices), BATCH):
         part = indices[begin : begin + BATCH]
         targets, references = [], []
-        for place, utterance in enumerate(manifest[i] for i in part):
+        for index, utterance in enumerate(manifest[i] for i in part):
             languages = family.config.target_languages
             others = [tag for tag in languages if tag != utterance.language and utterance.text_in(tag)]
-            tag = (others or [utterance.language])[(begin + place) % max(1, len(others))]
+            tag = (others or [utterance.language])[(begin + index) % max(1, len(others))]
             targets.append([Target(language=tag)])
             references.append(utterance.text_in(tag))
         features = family.features([manifest.samples(i) for i in part])
@@ -71,7 +71,7 @@ def decoded(family: Family, work: list[Work]) -> list[list[int]]:
 
 
 def differing(rows: list[list[int]], reference: list[list[int]]) -> int:
-    """Tokens that differ, place by place."""
+    """Tokens that differ, position by position."""
     pairs = list(zip(rows, reference, strict=True))
     return sum(sum(x != y for x, y in zip(a, b, strict=False)) + abs(len(a) - len(b)) for a, b in pairs)
 

@@ -80,11 +80,11 @@ def main() -> None:
     direct = sprachbund.load(options.model, engine=options.engine).family
     parts = [compose(data, options.minutes, options.seed, language=options.source) for data in options.data]
     samples = np.concatenate([own for own, _ in parts])
-    places, before_s = [], 0.0
+    spans, before_s = [], 0.0
     for own, marks in parts:
-        places += [(begin + before_s, end + before_s, utterance) for begin, end, utterance in marks]
+        spans += [(begin + before_s, end + before_s, utterance) for begin, end, utterance in marks]
         before_s += len(own) / SAMPLE_RATE
-    references = references_of(places, options.target)
+    references = references_of(spans, options.target)
     rows = []
     asked = [(CASCADE, cascade, *one) for one in SETTINGS if one[0] in policies_of(cascade)]
     if (options.source, options.target) in direct.pairs():
@@ -126,7 +126,7 @@ def main() -> None:
             "data": [data.name for data in options.data],
             "audio_sha256": hashlib.sha256(samples.tobytes()).hexdigest(),
             "minutes": round(len(samples) / SAMPLE_RATE / 60, 2),
-            "utterances": len(places),
+            "utterances": len(spans),
             "source": options.source,
             "target": options.target,
             "step_s": options.step,

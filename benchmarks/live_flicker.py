@@ -72,8 +72,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, targets = sprachbund.load(options.model), options.targets.split(",")
-    samples, places = compose(options.data, options.minutes, options.seed)
-    references = {target: references_of(places, target) for target in targets}
+    samples, spans = compose(options.data, options.minutes, options.seed)
+    references = {target: references_of(spans, target) for target in targets}
     rows = []
     for policy, setting in SETTINGS:
         live = {"step_s": options.step, **setting}

@@ -69,7 +69,7 @@ def compose(
     They are all in one `language`, if it is given.
     """
     manifest, rng = Manifest(data), np.random.default_rng(seed)
-    pieces, places, num_samples = [], [], 0
+    pieces, spans, num_samples = [], [], 0
     for index in rng.permutation(len(manifest)):
         utterance = manifest[int(index)]
         if utterance.duration_s < 2.0 or language not in (None, utterance.language):
@@ -79,19 +79,19 @@ def compose(
         begin_s = (num_samples + len(pause)) / SAMPLE_RATE
         pieces += [pause, samples]
         num_samples += len(pause) + len(samples)
-        places.append((begin_s, num_samples / SAMPLE_RATE, utterance))
+        spans.append((begin_s, num_samples / SAMPLE_RATE, utterance))
         if num_samples >= minutes * 60 * SAMPLE_RATE:
             break
-    return np.concatenate(pieces), places
+    return np.concatenate(pieces), spans
 
 
-def references_of(places: list[tuple[float, float, Any]], target: str) -> list[ReferenceSegment]:
+def references_of(spans: list[tuple[float, float, Any]], target: str) -> list[ReferenceSegment]:
     """What each utterance should read in a language."""
     return [
         ReferenceSegment(
             talk=TALK, target=target, start_s=start_s, end_s=end_s, text=utterance.text_in(target)
         )
-        for start_s, end_s, utterance in places
+        for start_s, end_s, utterance in spans
     ]
 
 
@@ -185,8 +185,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, targets = sprachbund.load(options.model), options.targets.split(",")
-    samples, places = compose(options.data, options.minutes, options.seed)
-    references = {target: references_of(places, target) for target in targets}
+    samples, spans = compose(options.data, options.minutes, options.seed)
+    references = {target: references_of(spans, target) for target in targets}
     rows, others = [], psutil.cpu_percent(interval=5.0) / 100 * psutil.cpu_count()
     for policy, settings in SETTINGS.items():
         for setting in settings:
@@ -210,7 +210,7 @@ def main() -> None:
             "data": options.data.name,
             "audio_sha256": hashlib.sha256(samples.tobytes()).hexdigest(),
             "minutes": round(len(samples) / SAMPLE_RATE / 60, 2),
-            "utterances": len(places),
+            "utterances": len(spans),
             "targets": targets,
             "seed": options.seed,
             "rows": rows,

@@ -55,7 +55,7 @@ FORMS = [REFERENCE, "ONNX Runtime, fp32"]
 FORMS += [
     f"{engine}, {numbers}" for numbers in ("int8", "int4") for engine in ("torch", "ONNX Runtime", "native")
 ]
-Rows = list[dict[str, Any]]
+TableRows = list[dict[str, Any]]
 
 
 def random_model(shape: str) -> Conformer:
@@ -77,7 +77,7 @@ def random_model(shape: str) -> Conformer:
     return model
 
 
-def forms(model: Conformer, place: Path, names: list[str]) -> dict[str, Any]:
+def forms(model: Conformer, folder: Path, names: list[str]) -> dict[str, Any]:
     """The model on torch and on ONNX Runtime, in single precision and in 8 and 4 bits, and natively in these two."""
     found: dict[str, Any] = {}
     for name, bits in (("fp32", None), ("int8", 8), ("int4", 4)):
@@ -87,8 +87,8 @@ def forms(model: Conformer, place: Path, names: list[str]) -> dict[str, Any]:
         if (torch_name := f"torch, {name}") in names:
             found[torch_name] = here
         if (onnx_name := f"ONNX Runtime, {name}") in names:
-            export(here, place / name)
-            found[onnx_name] = load(place / name)
+            export(here, folder / name)
+            found[onnx_name] = load(folder / name)
         if (native_name := f"native, {name}") in names:
             found[native_name] = engine_for(here, "native", compare=False).family
     return found
@@ -130,7 +130,7 @@ def chunk_s(tier: Tier) -> float:
     return tier.chunk * SUBSAMPLING * HOP / SAMPLE_RATE
 
 
-def speed_rows(models: dict[str, Any], streams: list[int], rounds: int, seconds: float) -> Rows:
+def speed_rows(models: dict[str, Any], streams: list[int], rounds: int, seconds: float) -> TableRows:
     rows = []
     tiers = next(iter(models.values())).encoder.tiers
     for tier in track(tiers, "speed", console=Console(stderr=True)):
@@ -160,7 +160,7 @@ def speed_rows(models: dict[str, Any], streams: list[int], rounds: int, seconds:
     return rows
 
 
-def hour_rows(models: dict[str, Any], hours: float) -> Rows:
+def hour_rows(models: dict[str, Any], hours: float) -> TableRows:
     rows = []
     for name in (REFERENCE, "ONNX Runtime, int4"):
         for tier in track(models[name].encoder.tiers, f"hour, {name}", console=Console(stderr=True)):
@@ -205,7 +205,7 @@ def slope_with_interval(ends_s: np.ndarray, delays_s: np.ndarray) -> tuple[float
     return slope(np.arange(len(ends_s))), float(low), float(high)
 
 
-def bits_rows(model: Conformer, place: Path, rounds: int) -> Rows:
+def bits_rows(model: Conformer, folder: Path, rounds: int) -> TableRows:
     tier, mel = model.encoder.tiers[0], sound(1600, 2, model.encoder.shape.num_mel_bins)
     lengths = torch.full((2,), mel.shape[1])
     with torch.inference_mode():
@@ -231,18 +231,18 @@ def bits_rows(model: Conformer, place: Path, rounds: int) -> Rows:
                         "error of weights": rounded(error),
                         "error of states": rounded(float((states - plain).norm() / plain.norm())),
                         "times faster, torch": rounded(faster(model, made, tier, rounds)),
-                        "times faster, ONNX Runtime": on_onnx(model, made, tier, rounds, place, options),
+                        "times faster, ONNX Runtime": on_onnx(model, made, tier, rounds, folder, options),
                     }
                 )
     return rows
 
 
-def on_onnx(model: Any, made: Any, tier: Tier, rounds: int, place: Path, options: KQuantOptions) -> Any:
+def on_onnx(model: Any, made: Any, tier: Tier, rounds: int, folder: Path, options: KQuantOptions) -> Any:
     """Beside torch in single precision; exported once for each of 8 and 4 bits, since the method changes no speed."""
     if options.bits not in (4, 8) or options.method != "k-quant" or options.symmetric:
         return None
-    export(made, place / f"bits{options.bits}")
-    return rounded(faster(model, load(place / f"bits{options.bits}"), tier, rounds))
+    export(made, folder / f"bits{options.bits}")
+    return rounded(faster(model, load(folder / f"bits{options.bits}"), tier, rounds))
 
 
 def faster(before: Any, after: Any, tier: Tier, rounds: int) -> float:
@@ -256,7 +256,7 @@ def rounded(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def report(name: str, rows: Rows, out: Path, what: dict[str, Any]) -> None:
+def report(name: str, rows: TableRows, out: Path, what: dict[str, Any]) -> None:
     """Write a file and print it."""
     keep(out / f"streaming_{name}.json", {**what, "rows": rows}, title=name)
 
@@ -287,14 +287,14 @@ def main() -> None:
         "threads": args.threads,
         "model": args.model.name if args.model else f"random weights, {args.shape}",
     }
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        parts: dict[str, Callable[[], Rows]] = {
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        parts: dict[str, Callable[[], TableRows]] = {
             "speed": lambda: speed_rows(models, args.streams, args.rounds, args.seconds),
             "hour": lambda: hour_rows(models, args.hours),
-            "bits": lambda: bits_rows(model, place, args.rounds),
+            "bits": lambda: bits_rows(model, folder, args.rounds),
         }
-        models = forms(model, place, [REFERENCE, *args.forms]) if {"speed", "hour"} & set(args.parts) else {}
+        models = forms(model, folder, [REFERENCE, *args.forms]) if {"speed", "hour"} & set(args.parts) else {}
         of_shape = "" if args.model or args.shape == "small" else f"_{args.shape}"
         for name in args.parts:
             report(f"{name}{of_shape}", parts[name](), args.out, what)

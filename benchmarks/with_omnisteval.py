@@ -31,7 +31,7 @@ def long_form(log: EmissionLog, references: list[ReferenceSegment]) -> tuple[lis
         for unit in text_units(emission.text, log.target)
     ]
     end_s = max(reference.end_s for reference in references)
-    places = [
+    segments = [
         {
             "offset": 1000 * reference.start_s,
             "duration": 1000 * (reference.end_s - reference.start_s),
@@ -41,7 +41,7 @@ def long_form(log: EmissionLog, references: list[ReferenceSegment]) -> tuple[lis
     ]
     texts = [reference.text for reference in references]
     chars = log.target == "zh"
-    instances, _ = resegment([expected], [written], places, texts, char_level=chars)
+    instances, _ = resegment([expected], [written], segments, texts, char_level=chars)
     scores, _, _ = scoring.evaluate_instances(
         instances=instances, is_longform=True, compute_quality=not chars
     )

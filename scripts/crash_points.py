@@ -1,7 +1,7 @@
 """Kills every resumable command at every change of its output, runs it again, and compares; writes what came out.
 
 Run from the root of the repository: `python -m scripts.crash_points [--most N] [--folder DIR] [COMMAND ...]`. All
-places of all commands take hours; `--most` takes so many of each, spread evenly. Results of commands that are not named
+points of all commands take hours; `--most` takes so many of each, spread evenly. Results of commands that are not named
 stay.
 """
 
@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument(
         "commands", nargs="*", metavar="COMMAND", help=f"of {', '.join(CASES)}; all by default"
     )
-    parser.add_argument("--most", type=int, help="places of each command")
+    parser.add_argument("--most", type=int, help="points of each command")
     parser.add_argument("--folder", type=Path, help="to work in; a temporary one by default")
     parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="of one run of a command")
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -4,7 +4,7 @@ Run from the root of the repository: `python -m scripts.everywhere [CONDITION ..
 it goes through all conditions, which takes hours on two cores; `--list` shows them. Names joined by "+" hold together
 in one run, such as `eight-threads+locale-de+not-root`, and `--together` goes through all in as few runs as can be, two
 or three hours. It needs Linux, and for some conditions Debian's `qemu-user` or a locale; a condition that cannot be had
-is told and skipped. One line says what came out of each run, and the names of failed tests follow it; `--out` keeps
+is named and skipped. One line says what came out of each run, and the names of failed tests follow it; `--out` keeps
 the numbers.
 """
 
@@ -110,7 +110,7 @@ class Condition:
 
 
 def _processor(torch: str, onednn: str, mkl: str, openblas: str, numpy: str, native: str) -> dict[str, str]:
-    """How each library is told that the processor knows less."""
+    """The variable of each library that limits its instructions."""
     return {
         "ATEN_CPU_CAPABILITY": torch,
         "ONEDNN_MAX_CPU_ISA": onednn,
@@ -132,12 +132,12 @@ CONDITIONS = {
     "two-threads": Condition(what="two threads", tests=NUMBERS, environment={"OMP_NUM_THREADS": "2"}),
     "eight-threads": Condition(what="eight threads", tests=NUMBERS, environment={"OMP_NUM_THREADS": "8"}),
     "avx2": Condition(
-        what="every library told to use AVX2 and no more",
+        what="every library limited to AVX2",
         tests=NUMBERS,
         environment=_processor("avx2", "AVX2", "AVX2", "Haswell", "X86_V4,AVX512_ICL", "avx2"),
     ),
     "no-avx2": Condition(
-        what="every library told to use SSE 4 and no more, and the portable kernels",
+        what="every library limited to SSE 4, and the portable kernels",
         tests=NUMBERS,
         environment=_processor(
             "default", "SSE41", "COMPATIBLE", "Nehalem", "X86_V3,X86_V4,AVX512_ICL", "portable"

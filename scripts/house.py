@@ -11,13 +11,15 @@ changed from one call to the next; what modules call while they are imported doe
 
 import argparse
 import ast
+import io
 import json
 import re
 import subprocess
 import sys
 import tempfile
+import tokenize
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +30,47 @@ GLOSSARY = {
     "Rules, Rows": r"(?-i:^Rules$|RowsSoFar|^Rows$)",  # the rows of tables and tensors are standard
     "seat, stranger, nudge": r"^_?seats?$|stranger|nudge",
     "companions, foreign": r"companion|foreign",
-    "lesson, told, tell": r"lesson|^_?tells$|^_?told$|_told$|^_?tell_",  # tell() is a method of Python's files
+    "lesson, told, tell": r"lesson|^_?tells$|(^|_)told(_|$)|^_?tell_",  # tell() is a method of Python's files
     "judge, weigh": r"judge|^_?weigh$",
     "worth_dropping, exchanged, beside": r"worth_dropping|exchanged|_beside|^beside$|some_parts_rest",
-    "place": r"^_?places?$|^Place$",
+    "place": r"(^|_)places?(_|$)",
     "found": r"^found$",
-    "Needs": r"Needs$",
+    "Needs": r"(?-i:Needs$)",
     "Supply": r"^Supply$",
 }
 """Words that the field has a standard term for, as patterns of names; upper and lower case are one."""
 SERVICE_GLOSSARY = {"gate": r"^gate$"}
 """The same in the service alone, where it was a limiter; a gate of a layer or a loss is the standard term."""
+PROSE = {
+    "guess": r"guess",
+    "seat, stranger, nudge": r"\bseats?\b|stranger|nudge",
+    "companions, foreign": r"companion|foreign",
+    "lesson, told": r"\blessons?\b|\btold\b",
+    "judge": r"\bjudg",
+    "place": r"\bplaces\b",
+    "room of the package": r"\b(audio|units|service|core)('s)? room\b|\broom by room\b|\brooms import",
+}
+"""The same in texts: docstrings, comments, messages, tables, pages of the documentation."""
+ORDINARY = (
+    r"\bguessing\b",  # the guard's reason for a text of low probability
+    r"easily guessed",  # keys
+    r"<foreign|/?foreign>",  # tags of Fisher's transcripts
+    r"foreign, uncertain|uncertain, foreign",  # marks of IWSLT's
+    r"\btold (apart|from|otherwise)\b",
+    r"\bin_place\b",
+    r"\bin place\b|\btakes? the place of\b",
+    r"in earlier versions `guesses`|`judged`",  # the documentation of former names
+    r"\b_PLACE_FORMS\b|\b_regular_place\b|\bdistance_place\b",  # that one can travel to
+)
+"""Phrases in which a word of the old vocabulary has its ordinary meaning, or the one of somebody else's format."""
+TEXTS = {
+    "benchmarks and scripts": ("benchmarks/**/*.py", "scripts/[!h]*.py"),  # this file has all of the words
+    "native sources": ("src/sprachbund/*/native/*", "scripts/*.cpp"),
+    "page of the service": ("src/sprachbund/serving/**/*.js",),
+    "documentation": ("README.md", "docs/*.md", "src/sprachbund/**/README.md"),
+    "results": ("benchmarks/**/*.json", "docs/results/**/*.json"),
+}
+"""What is read beside the package, as patterns of paths."""
 
 
 def modules(root: Path) -> dict[str, Path]:
@@ -187,6 +219,73 @@ def identifiers(tree: ast.Module) -> Iterator[str]:
                 yield name
 
 
+def strings(text: str) -> Iterator[str]:
+    """String constants, docstrings among them, and comments of a Python file, but for former names that are read.
+
+    These stand in what is called `former`, in calls of `sprachbund.util.options.renamed`, and in `Option(old=...)`.
+    """
+    nodes = [*ast.walk(ast.parse(text))]
+    former = {id(inner) for node in nodes if _has_former_names(node) for inner in ast.walk(node)}
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in former:
+            yield node.value
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string
+
+
+def _has_former_names(node: ast.AST) -> bool:
+    match node:
+        case ast.Assign(targets=[ast.Name(id=name)]):
+            return "former" in name.lower()
+        case ast.Call(func=ast.Name(id="renamed")) | ast.keyword(arg="old"):
+            return True
+    return False
+
+
+def labels(value: Any) -> Iterator[str]:
+    """Keys and texts of JSON."""
+    match value:
+        case dict():
+            for key, inner in value.items():
+                yield key
+                yield from labels(inner)
+        case list():
+            for inner in value:
+                yield from labels(inner)
+        case str():
+            yield value
+
+
+def ours(text: str) -> str:
+    """A text or name without the phrases of `ORDINARY`."""
+    return re.sub("|".join(ORDINARY), "", text)
+
+
+def old_words(texts: Iterable[str]) -> Iterator[str]:
+    """Every word of the old vocabulary in some texts, with what stands around it; a single word is taken as a name."""
+    for text in map(ours, texts):
+        patterns = GLOSSARY if re.fullmatch(r"\w+", text) else PROSE
+        for pattern in patterns.values():
+            for match in re.finditer(pattern, text, re.IGNORECASE):
+                yield text[max(0, match.start() - 30) : match.end() + 30]
+
+
+def texts_of(path: Path) -> Iterable[str]:
+    """What `old_words` reads of a file: names, strings and comments; keys and labels; or the text."""
+    text = path.read_text(encoding="utf-8")
+    match path.suffix:
+        case ".py":
+            return [*strings(text), *identifiers(ast.parse(text))]
+        case ".json":
+            return dict.fromkeys(labels(json.loads(text)))  # each once: rows of a table have the same
+        case ".md":
+            return [text]
+        case _:  # C++ and JavaScript
+            prose = r"//.*|/\*(?s:.*?)\*/|\"(?:[^\"\\\n]|\\.)*\""
+            return [*re.findall(prose, text), *re.findall(r"\w+", re.sub(prose, "", text))]
+
+
 def measure(root: Path) -> dict[str, Any]:
     """All figures of a checkout that reading alone gives."""
     known = modules(root)
@@ -206,6 +305,10 @@ def measure(root: Path) -> dict[str, Any]:
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 classes[node.name] += 1
+    beside = {
+        kind: [path for pattern in patterns for path in sorted(root.glob(pattern))]
+        for kind, patterns in TEXTS.items()
+    }
     return {
         "files": len(known),
         "lines": len(lines),
@@ -217,9 +320,16 @@ def measure(root: Path) -> dict[str, Any]:
         "undocumented_functions": undocumented(trees),
         "classes_defined_twice": sorted(n for n, count in classes.items() if count > 1),
         "glossary": {
-            word: sum(bool(re.search(pattern, name, re.IGNORECASE)) for name in named)
+            word: sum(bool(re.search(pattern, ours(name), re.IGNORECASE)) for name in named)
             for glossary, named in ((GLOSSARY, names), (SERVICE_GLOSSARY, service_names))
             for word, pattern in glossary.items()
+        },
+        "old_words": {
+            "package": [text for file in texts.values() for text in old_words(strings(file))],
+            **{
+                kind: [text for path in paths for text in old_words(texts_of(path))]
+                for kind, paths in beside.items()
+            },
         },
     }
 
@@ -382,6 +492,9 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any
             ),
             "public class names defined twice": len(measured["classes_defined_twice"]),
             "names with words of the old vocabulary": sum(measured["glossary"].values()),
+            "the same words in strings, comments, native sources, benchmarks and documentation": sum(
+                len(seen) for seen in measured["old_words"].values()
+            ),
             **{
                 f"files passed, {journey} (changes of file)": f"{passed['count']} ({passed['changes']})"
                 for journey, passed in measured["journeys"].items()
@@ -411,6 +524,8 @@ def main() -> None:
         if name == "journeys":
             for journey, passed in value.items():
                 print(f"{journey}: {passed['count']} files, {passed['changes']} changes of file")
+        elif name == "old_words":
+            print(f"{name}: {', '.join(f'{kind} {len(seen)}' for kind, seen in value.items())}")
         elif name == "glossary":
             print(f"glossary: {sum(value.values())} ({', '.join(f'{w} {n}' for w, n in value.items() if n)})")
         else:

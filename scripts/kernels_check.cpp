@@ -221,7 +221,7 @@ void attend(const Kernels& k) {
     }
     k.attend_many({queries.data(), width, keys.data(), values.data(), lengths.data(), count, width, factor, all.data(),
                    width, nullptr, 0, scratch.data(), nullptr});
-    // Scores by themselves, and as biases that begin a place before those of the query above.
+    // Scores by themselves, and as biases that begin one position before those of the query above.
     const int64_t stride = padded + count + 16;
     std::vector<float> biases(static_cast<size_t>(count * (stride + 1) + 16)), by_match(static_cast<size_t>(count * padded));
     for (auto& b : biases) b = normal();
@@ -332,9 +332,9 @@ void halve(const Kernels& k) {
                 const double w = taps[static_cast<size_t>(tap * channels + c)];
                 one += w * of_single[tap / 3][at], all += w * of_many[tap / 3][at * channels + c];
             }
-            const auto place = static_cast<size_t>(bin * channels + c);
-            expect(near(spread[place], std::fmax(one, 0), 1e-5), k.name, "spreading");
-            expect(near(shrunk[place], all, 1e-5), k.name, "shrinking");
+            const auto at = static_cast<size_t>(bin * channels + c);
+            expect(near(spread[at], std::fmax(one, 0), 1e-5), k.name, "spreading");
+            expect(near(shrunk[at], all, 1e-5), k.name, "shrinking");
         }
     }
 }

@@ -3,7 +3,7 @@
     .venv/bin/python scripts/watch_network.py [VERB ...]
 
 The tests watch the verbs in one process (tests/stories/test_network.py); here each has its own, and is watched for
-longer. It ends with code 1 if there was any host, or any file in a place that was not given.
+longer. It ends with code 1 if there was any host, or any file in a directory that was not given.
 """
 
 import sys
@@ -40,17 +40,17 @@ def main() -> int:
     wanted = sys.argv[1:] or [*VERBS, "serve"]
     table: dict[str, Any] = {}
     with TemporaryDirectory(prefix="watch-") as folder:
-        place = Path(folder) / "here"
-        prepare(place)
+        directory = Path(folder) / "here"
+        prepare(directory)
         for verb in wanted:
             if verb == "serve":
                 found: list[Seen] = []
-                with watched_service(place, found, linger_s=LINGER_S) as address:
-                    upload(address, place / "talk.wav")
+                with watched_service(directory, found, linger_s=LINGER_S) as address:
+                    upload(address, directory / "talk.wav")
                 seen = found[0]
             else:
-                seen = watched(place, VERBS[verb], linger_s=LINGER_S, timeout_s=900)
-            table[verb] = {**asdict(seen), "in_home": homely(place)}
+                seen = watched(directory, VERBS[verb], linger_s=LINGER_S, timeout_s=900)
+            table[verb] = {**asdict(seen), "in_home": homely(directory)}
             print(f"{verb}: {table[verb]}", flush=True)
     if not sys.argv[1:]:
         write_json(OUT, {"linger_s": LINGER_S, "verbs": table})

@@ -129,13 +129,13 @@ def _json_mutants(content: bytes, form: str, rng: random.Random) -> Iterator[tup
         yield "a key twice", b"\n".join([*lines[:at], doubled, *lines[at + 1 :]]) + b"\n"
     for path in _paths(value):
         where = ".".join(map(str, path))
-        for changed, told in _changed(value, path):
+        for changed, change in _changed(value, path):
             text = json.dumps(changed, ensure_ascii=False).encode()
-            yield f"{where} {told}", b"\n".join([*lines[:at], text, *lines[at + 1 :]]) + b"\n"
+            yield f"{where} {change}", b"\n".join([*lines[:at], text, *lines[at + 1 :]]) + b"\n"
 
 
 def _paths(value: Any, path: tuple[Any, ...] = (), depth: int = 0) -> Iterator[tuple[Any, ...]]:
-    """Places of fields, the first two of every list."""
+    """Paths of fields, the first two of every list."""
     items: list[tuple[Any, Any]] = []
     if isinstance(value, dict):
         items = list(value.items())
@@ -1057,14 +1057,14 @@ def run_kind(kind: Kind, per_kind: int | None = None, seed: int = 20) -> Found:
         made = list(mutants(path.read_bytes(), kind.form, random.Random(seed)))
         if per_kind is not None and len(made) > per_kind:
             made = random.Random(seed + 1).sample(made, per_kind)
-        for told, content in made:
+        for change, content in made:
             shutil.rmtree(work)
             shutil.copytree(pristine, work)
             (work / inside).write_bytes(content)
             outcome, line = _read(kind, work / inside)
             found.counts[outcome] += 1
             if outcome not in ("read", "refused"):
-                found.faults.append((told, f"{outcome}: {line}"))
+                found.faults.append((change, f"{outcome}: {line}"))
         found.memory_mib = _memory_mib() - before
     return found
 
@@ -1092,10 +1092,10 @@ def _read(kind: Kind, path: Path) -> tuple[str, str]:
     except _TooLong:
         return "hung", ""
     except Exception as error:  # what is looked for
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        frame = traceback.extract_tb(error.__traceback__)[-1]
         return (
             "raw",
-            f"{type(error).__name__}: {str(error)[:120]} ({Path(place.filename).name}:{place.lineno})",
+            f"{type(error).__name__}: {str(error)[:120]} ({Path(frame.filename).name}:{frame.lineno})",
         )
     finally:
         signal.alarm(0)
@@ -1145,8 +1145,8 @@ def main() -> int:
         }
         rows.append(row)
         print(json.dumps(row), flush=True)
-        for told, line in found.faults[: options.faults]:
-            print(f"    {told}: {line}", flush=True)
+        for change, line in found.faults[: options.faults]:
+            print(f"    {change}: {line}", flush=True)
     counted = ("mutants", "read", "refused", "raw_errors", "hangs")
     total = {name: sum(row[name] for row in rows) for name in counted}  # type: ignore[misc]
     total["memory_mib"] = max(row["memory_mib"] for row in rows)  # type: ignore[type-var]

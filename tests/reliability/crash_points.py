@@ -1,6 +1,6 @@
 """Kills a command at every change of its output folder, runs it again, and compares the folder with an undisturbed one.
 
-A place to kill is before each change (a file created, written to, renamed or removed, a folder made or removed), and
+A crash point is before each change (a file created, written to, renamed or removed, a folder made or removed), and
 amid each write. The state of the disk after a change is that before the next one.
 """
 
@@ -36,7 +36,7 @@ class Case:
     Attributes:
         name: for people.
         prepare: makes the inputs in a folder, by the command it is given to run others, and gives the arguments of the
-            command, the last two of which are `--out` and the place for its output.
+            command, the last two of which are `--out` and the folder of its output.
         clocks: of JSON and .npz files by pattern, the patterns of fields that say when or how long something was done;
             `WHOLE` for a file of which only its being there, and not empty, is compared.
         finished: what a rerun says that finds all done, of a command that is refused then; None for one that is not.
@@ -49,7 +49,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Place:
+class CrashPoint:
     """Where a run is killed: before a change, or amid it; how it was called when the run was not disturbed."""
 
     number: int
@@ -74,7 +74,7 @@ class Found:
 
     command: str
     changes: int = 0
-    places: int = 0
+    points: int = 0
     kills: int = 0
     failed: list[str] = field(default_factory=list)
     different: list[str] = field(default_factory=list)
@@ -125,8 +125,10 @@ class Machine:
         self._server.stdin.close()
         self._server.wait(self.timeout_s)
 
-    def run(self, argv: Sequence[str], watched: Path, place: Place | None = None) -> tuple[int, list[str]]:
-        """Run a command, to be killed at a place; its exit code, and the lines of the log of changes."""
+    def run(
+        self, argv: Sequence[str], watched: Path, point: CrashPoint | None = None
+    ) -> tuple[int, list[str]]:
+        """Run a command, to be killed at a point; its exit code, and the lines of the log of changes."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         log, count = self.folder / "log", self.folder / "count"
@@ -136,8 +138,8 @@ class Machine:
             "KILLING_FOLDER": str(watched),
             "KILLING_LOG": str(log),
             "KILLING_COUNT": str(count),
-            "KILLING_AT": str(place.number if place else 0),
-            "KILLING_HALF": str(int(place.amid)) if place else "0",
+            "KILLING_AT": str(point.number if point else 0),
+            "KILLING_HALF": str(int(point.amid)) if point else "0",
         }
         output = str(self.folder / "output.txt")
         job = {"argv": list(argv), "environment": environment, "output": output, "timeout_s": self.timeout_s}
@@ -149,9 +151,9 @@ class Machine:
         """Run a command that has to succeed. Raises RuntimeError."""
         code, _ = self.run(list(map(str, argv)), self.folder / "nothing")
         if code != 0:
-            raise RuntimeError(f"{' '.join(map(str, argv))} ended with {code}: {self.told()}")
+            raise RuntimeError(f"{' '.join(map(str, argv))} ended with {code}: {self.output()}")
 
-    def told(self) -> str:
+    def output(self) -> str:
         """The last line of what a command wrote."""
         text = (self.folder / "output.txt").read_text(encoding="utf-8", errors="replace")
         return (text.strip().splitlines() or ["nothing"])[-1]
@@ -162,16 +164,16 @@ def explore(
     machine: Machine,
     most: int | None = None,
     report: Callable[[str], None] = lambda line: None,
-    places: Callable[[Place], bool] = lambda place: True,
+    points: Callable[[CrashPoint], bool] = lambda point: True,
 ) -> Found:
-    """Kill a command at places spread evenly over all of them.
+    """Kill a command at points spread evenly over all of them.
 
     Args:
         case: the command.
         machine: runs it.
-        most: places at most; all if None.
+        most: points at most; all if None.
         report: called with a line for faults and progress.
-        places: which may be chosen.
+        points: which may be chosen.
     """
     inputs = machine.folder / case.name.replace(" ", "-")
     inputs.mkdir(parents=True, exist_ok=True)
@@ -184,26 +186,26 @@ def explore(
         _empty(watched)
         code, log = machine.run(argv, watched)
         if code != 0:
-            raise RuntimeError(f"{case.name}, undisturbed, ended with {code}: {machine.told()}")
+            raise RuntimeError(f"{case.name}, undisturbed, ended with {code}: {machine.output()}")
         trees.append(tree(watched, case.clocks))
     if fault := difference(trees[0], trees[1]):
         found.different.append(f"two undisturbed runs: {fault}")
     found.unflushed = unflushed(log)
     found.changes = sum(not line.startswith("0 ") for line in log)
-    all_places = [place for place in _places(log) if places(place)]
-    found.places = len(all_places)
-    for done, place in enumerate(spread(all_places, most), start=1):
+    all_points = [point for point in _points(log) if points(point)]
+    found.points = len(all_points)
+    for done, point in enumerate(spread(all_points, most), start=1):
         _empty(watched)
-        code, _ = machine.run(argv, watched, place)
+        code, _ = machine.run(argv, watched, point)
         if code != -signal.SIGKILL:
-            found.failed.append(f"{place}: was not killed but ended with {code}: {machine.told()}")
+            found.failed.append(f"{point}: was not killed but ended with {code}: {machine.output()}")
             continue
         found.kills += 1
         code, _ = machine.run(argv, watched)
-        if code != 0 and not (case.finished is not None and case.finished in machine.told()):
-            found.failed.append(f"{place}: run again, it ended with {code}: {machine.told()}")
+        if code != 0 and not (case.finished is not None and case.finished in machine.output()):
+            found.failed.append(f"{point}: run again, it ended with {code}: {machine.output()}")
         elif fault := difference(trees[0], tree(watched, case.clocks)):
-            found.different.append(f"{place}: {fault}")
+            found.different.append(f"{point}: {fault}")
         report(f"{case.name}: {done}, {len(found.faults)} faults")
     _empty(watched)
     return found
@@ -261,21 +263,21 @@ def unflushed(log: Iterable[str]) -> list[str]:
     return found
 
 
-def spread(places: Sequence[Place], most: int | None) -> list[Place]:
+def spread(points: Sequence[CrashPoint], most: int | None) -> list[CrashPoint]:
     """So many of them, from the first to the last."""
-    if most is None or most >= len(places):
-        return list(places)
-    return [places[round(n * (len(places) - 1) / max(1, most - 1))] for n in range(most)]
+    if most is None or most >= len(points):
+        return list(points)
+    return [points[round(n * (len(points) - 1) / max(1, most - 1))] for n in range(most)]
 
 
-def _places(log: Iterable[str]) -> Iterable[Place]:
+def _points(log: Iterable[str]) -> Iterable[CrashPoint]:
     for line in log:
         number, what, path = line.split(" ", 2)
         if number == "0":
             continue
-        yield Place(int(number), False, f"{what} {path}")
+        yield CrashPoint(int(number), False, f"{what} {path}")
         if what == "write":
-            yield Place(int(number), True, f"{what} {path}")
+            yield CrashPoint(int(number), True, f"{what} {path}")
 
 
 def _empty(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Commands that are killed amid their writing and run again end as if nothing had been.
 
-`python -m scripts.crash_points` kills more of them, at every place.
+`python -m scripts.crash_points` kills more of them, at every point.
 """
 
 import shutil
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.cases import CASES
-from tests.reliability.crash_points import Machine, Place, difference, explore, spread, tree, unflushed
+from tests.reliability.crash_points import CrashPoint, Machine, difference, explore, spread, tree, unflushed
 
 needs_preloading = pytest.mark.skipif(
     sys.platform != "linux" or shutil.which("cc") is None,
@@ -40,13 +40,13 @@ def test_a_command_that_is_killed_and_run_again_leaves_the_same(
     """Killed amid the writing of files that others need, which were once written in place."""
     seen: set[str] = set()
 
-    def chosen(place: Place) -> bool:
+    def chosen(point: CrashPoint) -> bool:
         """The first write of each of the files."""
-        new = [file for file in files if place.amid and file in place.what and file not in seen]
+        new = [file for file in files if point.amid and file in point.what and file not in seen]
         seen.update(new)
         return bool(new)
 
-    found = explore(CASES[name], machine, places=chosen)
+    found = explore(CASES[name], machine, points=chosen)
     assert found.faults == []
     assert found.kills == len(files)
 
@@ -70,7 +70,7 @@ def test_a_name_that_is_given_before_the_content_is_on_the_disk_is_reported() ->
     assert unflushed([*log[:2], log[3]]) == ["a.partial"]
 
 
-def test_places_are_spread_from_the_first_to_the_last() -> None:
-    places = [Place(n, False, "write a") for n in range(10)]
-    assert [place.number for place in spread(places, 4)] == [0, 3, 6, 9]
-    assert spread(places, None) == places
+def test_points_are_spread_from_the_first_to_the_last() -> None:
+    points = [CrashPoint(n, False, "write a") for n in range(10)]
+    assert [point.number for point in spread(points, 4)] == [0, 3, 6, 9]
+    assert spread(points, None) == points

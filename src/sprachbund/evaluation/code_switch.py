@@ -178,7 +178,7 @@ def _rates(counts: SwitchCounts, member: str, task: str) -> list[Score]:
 
 
 def switch_points(spans: Iterable[EmbeddedSpan], num_words: int) -> list[int]:
-    """Places between reference words where the language spoken changes; 0 and the end are none."""
+    """Boundaries between reference words where the language spoken changes; 0 and the end are none."""
     points = {position for span in spans for position in span.word_range or ()}
     return sorted(position for position in points if 0 < position < num_words)
 

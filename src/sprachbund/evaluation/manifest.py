@@ -23,7 +23,7 @@ MANIFEST_FILE = "scores.json"
 WITHOUT_TIMESTAMPS = 1
 """The format of manifests whose `timestamps` was named and not asked for: rows were decoded without them."""
 FORMER_IDENTIFIER = "character n-grams of sprachbund 0.1"
-"""What told the languages of texts apart for manifests that name nothing else."""
+"""The identifier of the languages of texts in manifests that name none."""
 _Manifest = TypeVar("_Manifest", bound=BaseModel)
 
 

@@ -360,7 +360,7 @@ class Comet:
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its tips would stand in the progress
         local = _on_disk(model)
         if local is None and offline:
-            # the package goes on to an older server where the hub has nothing, even when told to stay on the disk
+            # the package goes on to an older server where the hub has nothing, even with `local_files_only`
             from sprachbund.models.io import locate
 
             local = _on_disk(str(locate(model, offline=True)))

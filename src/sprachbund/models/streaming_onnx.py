@@ -487,7 +487,7 @@ class OnnxStreamingTransducer(Conformer):
         sessions = {
             name: OnnxSession(directory, graph, threads) for name, graph in description.graphs.items()
         }
-        # Graphs in the places of torch modules.
+        # Graphs in place of torch modules.
         self.encoder = OnnxEncoder(sessions[ENCODER], encoder.shape, encoder.tiers)  # type: ignore[assignment]
         self.transducer = OnnxTransducer(
             self.transducer.shape,

@@ -9,7 +9,7 @@ bool DecoderDraft::fits(int64_t rows, const int64_t* lengths, const Decoder& dec
            prompts_fit(prompts_, rows, lengths);
 }
 
-void DecoderDraft::choose(const Rows& rows, uint16_t* cache, int64_t blocks, int64_t ahead) {
+void DecoderDraft::choose(const DecodingState& rows, uint16_t* cache, int64_t blocks, int64_t ahead) {
     const int64_t asked = std::count_if(counts_.begin(), counts_.end(), [](int64_t count) { return count > 0; });
     chosen_.resize(static_cast<size_t>(asked));
     log_probs_.resize(static_cast<size_t>(asked));
@@ -23,7 +23,8 @@ void DecoderDraft::choose(const Rows& rows, uint16_t* cache, int64_t blocks, int
     own_->step(step);
 }
 
-void ParasiteDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) {
+void ParasiteDraft::propose(const DecodingState& rows, const int64_t* wanted, int64_t most, int64_t* tokens,
+                            int64_t* counts) {
     std::fill_n(counts, rows.count, 0);
     held_.assign(rows.lengths, rows.lengths + rows.count);
     for (int64_t& held : held_) held--;
@@ -48,7 +49,8 @@ void ParasiteDraft::propose(const Rows& rows, const int64_t* wanted, int64_t mos
 }
 
 // Draft tokens that the model wrote are in the cache already; those behind the first other one are written over.
-void ModelDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) {
+void ModelDraft::propose(const DecodingState& rows, const int64_t* wanted, int64_t most, int64_t* tokens,
+                         int64_t* counts) {
     std::fill_n(counts, rows.count, 0);
     held_.assign(static_cast<size_t>(rows.count), 0);
     counts_.resize(static_cast<size_t>(rows.count));

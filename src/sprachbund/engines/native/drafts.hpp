@@ -28,7 +28,7 @@ class DecoderDraft : public Draft {
   protected:
     // Reads `read_` by `counts_` of each row behind `held_` tokens and puts the likeliest tokens of the rows into
     // `chosen_`, in the order of those that read any.
-    void choose(const Rows& rows, uint16_t* cache, int64_t blocks, int64_t ahead);
+    void choose(const DecodingState& rows, uint16_t* cache, int64_t blocks, int64_t ahead);
 
     const Decoder* model_;
     Decoder* own_;
@@ -47,7 +47,8 @@ class DecoderDraft : public Draft {
 class ParasiteDraft : public DecoderDraft {
   public:
     using DecoderDraft::DecoderDraft;
-    void propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) override;
+    void propose(const DecodingState& rows, const int64_t* wanted, int64_t most, int64_t* tokens,
+                 int64_t* counts) override;
 };
 
 // A smaller model with a cache of its own: L x 2 x R x H x blocks x (16 W), which holds `capacity` tokens of a row.
@@ -61,7 +62,8 @@ class ModelDraft : public DecoderDraft {
           capacity_(capacity),
           tokens_(prompts_.size()) {}
 
-    void propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) override;
+    void propose(const DecodingState& rows, const int64_t* wanted, int64_t most, int64_t* tokens,
+                 int64_t* counts) override;
 
   private:
     uint16_t* cache_;

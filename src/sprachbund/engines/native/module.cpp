@@ -384,13 +384,13 @@ void py_propose(Draft& draft, const PyDecoder& model, const Array<const int64_t>
         throw nb::value_error("the draft is for other rows, or another model");
     const std::vector<int64_t> wanted(static_cast<size_t>(rows), most), nothing(static_cast<size_t>(rows), 0);
     const std::vector<int64_t> begins{0, 0};
-    std::vector<int64_t> found(static_cast<size_t>(rows));
+    std::vector<int64_t> counts(static_cast<size_t>(rows));
     const Suppressed suppressed{nothing.data(), begins.data(), nothing.data()};
     draft.propose({tokens.data(), stride, lengths.data(), rows, nullptr, &suppressed, up(model.decoder->shape.width, 16),
                    reinterpret_cast<uint16_t*>(own.data()), blocks},
-                  wanted.data(), most, out.data(), found.data());
+                  wanted.data(), most, out.data(), counts.data());
     for (int64_t row = 0; row < rows; row++)
-        std::fill(out.data() + row * most + found[static_cast<size_t>(row)], out.data() + (row + 1) * most, -1);
+        std::fill(out.data() + row * most + counts[static_cast<size_t>(row)], out.data() + (row + 1) * most, -1);
 }
 
 struct PyEncoder {
@@ -851,9 +851,9 @@ std::vector<std::string> available() {
 }
 
 nb::dict py_register_loops() {
-    nb::dict found;
-    for (const RegisterLoop& loop : register_loops()) found[loop.name] = loop.operations;
-    return found;
+    nb::dict operations;
+    for (const RegisterLoop& loop : register_loops()) operations[loop.name] = loop.operations;
+    return operations;
 }
 
 void py_run_register_loop(const std::string& name, int64_t rounds) {

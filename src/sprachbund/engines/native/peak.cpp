@@ -104,10 +104,10 @@ const RegisterLoop kLoops[] = {
 }  // namespace
 
 std::vector<RegisterLoop> register_loops() {
-    std::vector<RegisterLoop> found;
+    std::vector<RegisterLoop> loops;
     for (const RegisterLoop& loop : kLoops)
-        if (!loop.needs || kernels(loop.needs)) found.push_back(loop);
-    return found;
+        if (!loop.needs || kernels(loop.needs)) loops.push_back(loop);
+    return loops;
 }
 
 }  // namespace sprachbund

@@ -180,8 +180,8 @@ const Kernels* kernels(const char* name) {
 #if defined(__x86_64__)
 #if defined(WITH_TILES)
     if (is("amx")) {
-        static const Kernels* const found = with_tiles();
-        return found;
+        static const Kernels* const best = with_tiles();
+        return best;
     }
 #endif
     if (is("avx512")) return has_avx512() ? &avx512_kernels : nullptr;

@@ -11,8 +11,8 @@ int64_t TokenMap::follow(int64_t language, const int64_t* end) const {
         for (const int64_t* token = end - table.order; token < end; token++)
             number = number * (vocabulary_size_ + 1) + *token;
         const int64_t* last = table.contexts + table.size;
-        const int64_t* found = std::lower_bound(table.contexts, last, number);
-        if (found < last && *found == number) return table.followers[found - table.contexts];
+        const int64_t* entry = std::lower_bound(table.contexts, last, number);
+        if (entry < last && *entry == number) return table.followers[entry - table.contexts];
     }
     return -1;
 }
@@ -38,7 +38,8 @@ bool TokenMapDraft::fits(int64_t rows, const int64_t* lengths, const Decoder& de
     return prompts_fit(prompts_, rows, lengths) && map_->vocabulary_size() <= decoder.vocabulary_size;
 }
 
-void TokenMapDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) {
+void TokenMapDraft::propose(const DecodingState& rows, const int64_t* wanted, int64_t most, int64_t* tokens,
+                            int64_t* counts) {
     const int64_t order = map_->order();
     for (int64_t row = 0; row < rows.count; row++) {
         const size_t r = static_cast<size_t>(row);
@@ -68,7 +69,8 @@ bool TextDraft::fits(int64_t rows, const int64_t* lengths, const Decoder& decode
     return static_cast<int64_t>(texts_.size()) == rows && prompts_fit(prompts_, rows, lengths);
 }
 
-void TextDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) {
+void TextDraft::propose(const DecodingState& rows, const int64_t* wanted, int64_t most, int64_t* tokens,
+                        int64_t* counts) {
     for (int64_t row = 0; row < rows.count; row++) {
         const size_t r = static_cast<size_t>(row);
         counts[row] = 0;
@@ -103,7 +105,8 @@ bool HeadsDraft::fits(int64_t rows, const int64_t* lengths, const Decoder& decod
     return &decoder == decoder_ && planted_.fits(rows, decoder) && prompts_fit(prompts_, rows, lengths);
 }
 
-void HeadsDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) {
+void HeadsDraft::propose(const DecodingState& rows, const int64_t* wanted, int64_t most, int64_t* tokens,
+                         int64_t* counts) {
     const int64_t heads = std::min(most, static_cast<int64_t>(stacks_.size())), padded = up(decoder_->shape.width, 16);
     std::fill_n(counts, rows.count, 0);
     asked_.clear();
@@ -142,7 +145,8 @@ bool JoinedDraft::reads_states() const {
     return std::any_of(parts_.begin(), parts_.end(), [](const Part& part) { return part.draft->reads_states(); });
 }
 
-void JoinedDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) {
+void JoinedDraft::propose(const DecodingState& rows, const int64_t* wanted, int64_t most, int64_t* tokens,
+                          int64_t* counts) {
     std::fill_n(counts, rows.count, 0);
     for (const Part& part : parts_) {
         const int64_t count = static_cast<int64_t>(part.rows.size()), own_most = std::min(most, part.most);
@@ -158,7 +162,7 @@ void JoinedDraft::propose(const Rows& rows, const int64_t* wanted, int64_t most,
                                rows.states + (row + 1) * rows.state_width);
         }
         const Suppressed suppressed{rows.suppressed->tokens, rows.suppressed->begins, list_of_.data()};
-        Rows own = rows;
+        DecodingState own = rows;
         own.tokens = texts_.data(), own.lengths = lengths_.data(), own.count = count;
         own.states = reads ? states_.data() : nullptr, own.suppressed = &suppressed;
         tokens_.resize(static_cast<size_t>(count * own_most));
@@ -240,7 +244,7 @@ void Decoder::search(const Search& search, Draft* draft) {
     const int64_t rows = search.rows, most = search.most;
     const auto of = [](int64_t count) { return static_cast<size_t>(count); };
     std::vector<int64_t> room(search.room, search.room + rows), held(of(rows)), wanted(of(rows));
-    std::vector<int64_t> found(of(rows)), counts(of(rows)), proposed(of(rows * most)), tokens, chosen;
+    std::vector<int64_t> drafted(of(rows)), counts(of(rows)), proposed(of(rows * most)), tokens, chosen;
     std::vector<float> log_probs;
     Scratch<float> logits;
     // Of the step and, behind the first, of every row where its newest token was chosen.
@@ -261,13 +265,13 @@ void Decoder::search(const Search& search, Draft* draft) {
             draft->propose({search.tokens, search.stride, search.lengths, rows,
                             reads && *search.passes > 0 ? newest.data() : nullptr, &search.suppressed, padded,
                             search.own, search.own_blocks},
-                           wanted.data(), most, proposed.data(), found.data());
+                           wanted.data(), most, proposed.data(), drafted.data());
         tokens.clear();
         for (int64_t row = 0; row < rows; row++) {
-            counts[of(row)] = room[of(row)] > 0 ? 1 + found[of(row)] : 0;
+            counts[of(row)] = room[of(row)] > 0 ? 1 + drafted[of(row)] : 0;
             if (!counts[of(row)]) continue;
             tokens.push_back(search.tokens[row * search.stride + search.lengths[row] - 1]);
-            tokens.insert(tokens.end(), proposed.data() + row * most, proposed.data() + row * most + found[of(row)]);
+            tokens.insert(tokens.end(), proposed.data() + row * most, proposed.data() + row * most + drafted[of(row)]);
         }
         if (tokens.empty()) return;
         const int64_t count = static_cast<int64_t>(tokens.size());
@@ -307,7 +311,7 @@ void Decoder::search(const Search& search, Draft* draft) {
             if (reads && written)
                 std::copy_n(states.data() + (first + written - 1) * padded, padded, newest.data() + row * padded);
             search.lengths[row] += written;
-            search.checked[row] += std::min(written, found[of(row)]);
+            search.checked[row] += std::min(written, drafted[of(row)]);
             if (counts[of(row)])
                 for (int64_t k = 0; k <= std::min(standing, written); k++) search.accepted[row * (most + 1) + k]++;
             room[of(row)] = search.ended[row] ? 0 : room[of(row)] - written;

@@ -13,7 +13,7 @@
 namespace sprachbund {
 
 // The rows as a draft sees them: prompts, what was written behind them, and the newest token, which no cache holds yet.
-struct Rows {
+struct DecodingState {
     const int64_t* tokens;  // R x stride
     int64_t stride;
     const int64_t* lengths;  // R
@@ -33,7 +33,8 @@ class Draft {
     // Whether it was made for rows of these lengths and for this decoder or its vocabulary.
     virtual bool fits(int64_t rows, const int64_t* lengths, const Decoder& decoder) const = 0;
     // Tokens that may follow each row, up to wanted[row] of them, into tokens (R x K), and how many there are.
-    virtual void propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) = 0;
+    virtual void propose(const DecodingState& rows, const int64_t* wanted, int64_t most, int64_t* tokens,
+                         int64_t* counts) = 0;
     virtual bool reads_states() const { return false; }
 };
 
@@ -85,7 +86,8 @@ class TokenMapDraft : public Draft {
         : map_(map), languages_(std::move(languages)), prompts_(std::move(prompts)) {}
 
     bool fits(int64_t rows, const int64_t* lengths, const Decoder& decoder) const override;
-    void propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) override;
+    void propose(const DecodingState& rows, const int64_t* wanted, int64_t most, int64_t* tokens,
+                 int64_t* counts) override;
 
   private:
     const TokenMap* map_;
@@ -100,7 +102,8 @@ class TextDraft : public Draft {
     TextDraft(std::vector<std::vector<int64_t>> texts, std::vector<int64_t> prompts);
 
     bool fits(int64_t rows, const int64_t* lengths, const Decoder& decoder) const override;
-    void propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) override;
+    void propose(const DecodingState& rows, const int64_t* wanted, int64_t most, int64_t* tokens,
+                 int64_t* counts) override;
 
   private:
     int64_t find(int64_t row, const int64_t* end, int64_t written) const;
@@ -120,7 +123,8 @@ class HeadsDraft : public Draft {
         : decoder_(decoder), stacks_(std::move(stacks)), planted_(std::move(planted)), prompts_(std::move(prompts)) {}
 
     bool fits(int64_t rows, const int64_t* lengths, const Decoder& decoder) const override;
-    void propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) override;
+    void propose(const DecodingState& rows, const int64_t* wanted, int64_t most, int64_t* tokens,
+                 int64_t* counts) override;
     bool reads_states() const override { return true; }
 
   private:
@@ -145,7 +149,8 @@ class JoinedDraft : public Draft {
     explicit JoinedDraft(std::vector<Part> parts) : parts_(std::move(parts)) {}
 
     bool fits(int64_t rows, const int64_t* lengths, const Decoder& decoder) const override;
-    void propose(const Rows& rows, const int64_t* wanted, int64_t most, int64_t* tokens, int64_t* counts) override;
+    void propose(const DecodingState& rows, const int64_t* wanted, int64_t most, int64_t* tokens,
+                 int64_t* counts) override;
     bool reads_states() const override;
 
   private:

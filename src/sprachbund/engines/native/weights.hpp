@@ -39,9 +39,9 @@ int64_t length(const A& array, size_t axis, const char* name) {
 }
 
 inline const Kernels* chosen(const std::string& name) {
-    const Kernels* found = kernels(name.c_str());
-    if (!found) throw nb::value_error(("this processor or build has no kernels named " + name).c_str());
-    return found;
+    const Kernels* named = kernels(name.c_str());
+    if (!named) throw nb::value_error(("this processor or build has no kernels named " + name).c_str());
+    return named;
 }
 
 inline Then activation_named(const std::string& name) {

@@ -299,7 +299,7 @@ class Conformer(DecodesByAttention, nn.Module):
         return decoder_route(self, source, self._target_numbers(batch))
 
     def _target_numbers(self, batch: Batch) -> Tensor:
-        """Places (R,) among the target languages of those of the rows; `NO_LANGUAGE` for a row that does not count."""
+        """Indices (R,) of the rows' target languages; `NO_LANGUAGE` for a row that does not count."""
         tokens = [self.tokenizer.language_id(tag) for tag in target_languages(self)]
         same = batch.target_language[:, None] == torch.tensor(tokens, device=batch.target_language.device)
         return torch.where(same.any(1), same.int().argmax(1), NO_LANGUAGE)

@@ -157,9 +157,9 @@ export class Choices {
 
   async listMicrophones() {
     const before = byId("device").value;
-    const found = (await microphones()).map(({ deviceId, label }) => [deviceId, label]);
-    fillSelect(byId("device"), [["", "As the system has it"], ...found]);
-    if (found.some(([id]) => id === before)) byId("device").value = before;
+    const devices = (await microphones()).map(({ deviceId, label }) => [deviceId, label]);
+    fillSelect(byId("device"), [["", "As the system has it"], ...devices]);
+    if (devices.some(([id]) => id === before)) byId("device").value = before;
   }
 }
 

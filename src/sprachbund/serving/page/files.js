@@ -14,10 +14,10 @@ export class Events {
   /** `text` is all that has come so far. */
   feed(text) {
     for (;;) {
-      const found = /\r?\n\r?\n/.exec(text.slice(this.read));
-      if (!found) return;
-      this.block(text.slice(this.read, this.read + found.index));
-      this.read += found.index + found[0].length;
+      const match = /\r?\n\r?\n/.exec(text.slice(this.read));
+      if (!match) return;
+      this.block(text.slice(this.read, this.read + match.index));
+      this.read += match.index + match[0].length;
     }
   }
 

@@ -5,7 +5,7 @@ import { address } from "./api.js";
 export const SAMPLE_RATE = 16000;
 
 const TROUBLES = {
-  NotAllowedError: "The microphone is not allowed for this page. Allow it beside the address, then start again",
+  NotAllowedError: "The microphone is not allowed for this page. Allow it next to the address, then start again",
   NotFoundError: "No microphone was found. Plug one in, or drop a recording instead",
   NotReadableError: "The microphone is in use by another program. Close that, then start again",
   OverconstrainedError: "The microphone chosen in the settings is not there. Choose another one",

@@ -14,7 +14,7 @@ const STATES = {
   reconnecting: "Connection lost, coming back",
   finishing: "Finishing",
   file: "Working on the file",
-  waiting: "Waiting for a free place",
+  waiting: "Waiting in the queue",
   unusable: "Not connected",
 };
 
