@@ -144,7 +144,7 @@ class Model:
         options: DecodingOptions | None = None,
         sample_rate: int | None = None,
     ) -> Translation:
-        """What is said, in the language it is said in; arguments and errors as for `translate`."""
+        """Transcribe a whole recording, in the language spoken; arguments and errors as for `translate`."""
         return self.translate(
             audio, TRANSCRIBE, source=source, languages=languages, options=options, sample_rate=sample_rate
         )

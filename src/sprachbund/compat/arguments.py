@@ -1,4 +1,4 @@
-"""What both interfaces share: names of models, and arguments of `transcribe` as decoding options or as errors."""
+"""Shared parts of both interfaces: names of models, and arguments of `transcribe` as decoding options or as errors."""
 
 import math
 import warnings

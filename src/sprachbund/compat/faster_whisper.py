@@ -105,7 +105,7 @@ class Segment:
 
 @dataclass
 class TranscriptionInfo:
-    """What is known of a recording.
+    """Facts of a recording.
 
     Attributes:
         language: of the first segment; None where nobody speaks and none was given.

@@ -232,7 +232,7 @@ def _word_bounds(words: tuple[Word, ...], chunks: list[tuple[str, ...]]) -> list
 
 
 class _Layout(Protocol):
-    """How one format writes: its head, what each segment adds, its tail, or a finished file as a whole."""
+    """One format of results: its head, what each segment adds, its tail, or a finished file as a whole."""
 
     def head(self) -> str: ...
 

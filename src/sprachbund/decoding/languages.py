@@ -231,7 +231,7 @@ def check_pair(model: Family, source: str, target: str) -> None:
 
 
 def known_pairs(model: Family, source: str, target: str) -> str:
-    """What the model does know from `source` and into `target`, for messages."""
+    """Languages that the model knows from `source` and into `target`, for messages."""
     from_source = [t for s, t in model.pairs() if s == source]
     into_target = [s for s, t in model.pairs() if t == target]
     return f"from {source} it knows {described(from_source)}; into {target} it knows {described(into_target)}"

@@ -93,7 +93,7 @@ class GuardOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingOptions:
-    """How speech is turned into text; the defaults are greedy and deterministic.
+    """Options of turning speech into text; the defaults are greedy and deterministic.
 
     Attributes:
         beam_size: hypotheses kept per row; 1 is greedy.
@@ -432,7 +432,7 @@ def draws_tokens(family: "Family") -> bool:
 
 
 def _of_attention_decoders(options: DecodingOptions, times: bool) -> Iterator[str]:
-    """What is asked for that only an attention decoder has a place for; `times`: words get theirs from frames."""
+    """Requests that only an attention decoder can serve; `times`: words get theirs from frames."""
     if options.word_timestamps and not times:
         yield "words with times"
     if options.draft not in (AUTO, NONE):

@@ -120,7 +120,7 @@ T = TypeVar("T")
 
 @dataclass(kw_only=True, eq=False)
 class RecordingState:
-    """What is asked of the spans of one recording, and what came of them so far.
+    """Requests for the spans of one recording, and their results so far.
 
     Attributes:
         request: the languages.
@@ -1424,7 +1424,7 @@ class _Translated:
 
 
 def options_of_translator(options: DecodingOptions) -> DecodingOptions:
-    """What of the options of a cascade is its translator's; a prompt, limits and timestamps are not."""
+    """Options of a cascade for its translator; a prompt, limits and timestamps are not among them."""
     return DecodingOptions(
         draft=options.translator_draft,
         beam_size=options.beam_size,
@@ -1664,7 +1664,7 @@ class LongForm(Iterator[Segment]):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was wrong so far: damaged audio, a prompt that the model cannot be given, a draft switched off."""
+        """Warnings so far: damaged audio, a prompt that the model cannot be given, a draft switched off."""
         notes = (note for speculation in self._speculations for note in speculation.notes)
         return (*self.audio_warnings, *self._recording.notes, *self._draft_notes, *notes)
 
@@ -1675,12 +1675,12 @@ class LongForm(Iterator[Segment]):
 
     @property
     def speculation(self) -> tuple[SpeculationReport, ...]:
-        """How many draft tokens were accepted so far, by language pair."""
+        """Draft tokens that were accepted so far, by language pair."""
         return tuple(report for speculation in self._speculations for report in speculation.report())
 
     @property
     def audio_warnings(self) -> tuple[str, ...]:
-        """What was wrong with the audio so far, such as damage; the result covers the readable part."""
+        """Faults of the audio so far, such as damage; the result covers the readable part."""
         return tuple(self._audio.warnings)
 
     def __next__(self) -> Segment:

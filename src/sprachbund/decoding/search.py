@@ -39,7 +39,7 @@ from sprachbund.models.base import Family, FrameDecoder, Memory, Target
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SearchRequest:
-    """What is asked of `search`; the fields are its arguments."""
+    """A request to `search`; the fields are its arguments."""
 
     family: Family
     memory: Memory
@@ -179,7 +179,7 @@ class StartedSearch:
             running.add(rows, self.draft_state.run, self.draft_state.num_draft_tokens)
 
     def result(self, rows: NativeSearch) -> list[list[Hypothesis]]:
-        """What `finish` returns, of rows that have ended among others."""
+        """The result of `finish`, of rows that have ended among others."""
         if self.draft_state is not None:
             _count(self.draft_state, rows)
             self.draft_state.run.close()

@@ -48,7 +48,7 @@ class Number(ManifestPart):
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What the number is of."""
+        """Name of the number."""
         return (self.metric, self.group, self.member, self.task, self.text, str(self.guard))
 
 
@@ -68,7 +68,7 @@ class FailureRate(ManifestPart):
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What the rate is of."""
+        """Name of the rate."""
         return (self.failure, self.member, str(self.guard))
 
 
@@ -106,7 +106,7 @@ def _current_metric(name: str) -> str:
 
 
 class ResultManifest(ManifestPart):
-    """What was measured, on what, with what, by what.
+    """Results of an evaluation, with its data, model, options and software.
 
     Attributes:
         format: 2, or that of older manifests, see `WITHOUT_TIMESTAMPS`.

@@ -1,4 +1,4 @@
-"""What is evaluated and how, as one value, and its plain form in result manifests and back."""
+"""Options of an evaluation, as one value, and their plain form in result manifests and back."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ BATCH_SIZE, PER_KIND, SEED = 16, 12, 2024
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """What is evaluated and how.
+    """Options of an evaluation.
 
     Attributes:
         targets: languages wanted; every language with references if not given.
@@ -53,7 +53,7 @@ class EvaluationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationOptions:
-    """How a model is calibrated.
+    """Options of a calibration.
 
     Attributes:
         limit: most utterances of each corpus, and of each kind of sound without a text, spread evenly over it.

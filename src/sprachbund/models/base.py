@@ -1,6 +1,6 @@
-"""What every model family offers, and what only some do: searches, commands and the service need to know only this.
+"""The interface of model families, common and optional parts: all that searches, commands and the service know.
 
-`Family` is the protocol of all. What differs from model to model stands in its `capabilities`, one typed field each, so
+`Family` is the protocol of all. Differences between models are in `capabilities`, one typed field each, so
 that nothing has to be looked up by the name of an attribute.
 
 Shapes: B utterances, T frames, M mel bins, D width, L source languages, G groups of experts, R rows, Q tokens of a
@@ -49,7 +49,7 @@ class Features:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What an encoder made of the features.
+    """Output of an encoder.
 
     Attributes:
         states: (B, T, D).
@@ -76,7 +76,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What is asked of the decoder for one row.
+    """A request to the decoder, for one row.
 
     Attributes:
         language: BCP-47 tag of the text wanted.
@@ -111,7 +111,7 @@ class TimestampTokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """How words get times: from the cross-attention of a decoder, or from the frames at which the others write.
+    """The source of the times of words: the cross-attention of a decoder, or the frames at which the others write.
 
     Attributes:
         frame_s: seconds of a frame that the decoder reads; not the encoder's where frames are averaged.
@@ -177,7 +177,7 @@ class FrameFrontEnd(Protocol):
 
 
 class FrameState(Protocol):
-    """How far rows (R,) of a `FrameDecoder` have come; its size has a bound, however long they go on.
+    """State of rows (R,) of a `FrameDecoder`; its size has a bound, however long they go on.
 
     It is never written to: who goes on from it gets another one.
     """
@@ -203,7 +203,7 @@ class FrameState(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class FrameTokens:
-    """What was written, one token for each frame.
+    """Output of a `FrameDecoder`, one token for each frame.
 
     Attributes:
         tokens: (R, T).
@@ -291,7 +291,7 @@ class LanguageExperts(Protocol):
         ...
 
     def routes(self, memory: Memory, durations_s: Sequence[float] | None = None) -> list[list[Stretch]]:
-        """Where the router sent each utterance, in the order of time."""
+        """Routes of each utterance, in the order of time."""
         ...
 
     def spans(self, memory: Memory, durations_s: Sequence[float] | None = None) -> list[list[Stretch]]:
@@ -300,10 +300,10 @@ class LanguageExperts(Protocol):
 
 
 class TextInput(Protocol):
-    """What a family has more that reads text as well as speech."""
+    """The further interface of a family that reads text as well as speech."""
 
     def text_features(self, texts: Sequence[str]) -> Features:
-        """What the encoder is given of texts, in place of `Family.features` of speech."""
+        """Features of texts for the encoder, in place of `Family.features` of speech."""
         ...
 
 
@@ -343,7 +343,7 @@ class Translator:
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """What one model has beyond `Family`; None, or empty, where it has not.
+    """Optional parts of one model beyond `Family`; None, or empty, where it has none.
 
     A model writes by one of `transducer`, `ctc` and `frame_decoder`; one without them by its attention decoder, with
     `start` and `step`.
@@ -435,7 +435,7 @@ class Family(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What this model has beyond the protocol.
+        """Optional parts of this model.
 
         It is made of the model's present parts at each call, so that a copy with other parts shows its own.
         """
@@ -632,7 +632,7 @@ class PartlyTrained(Protocol):
 
 
 def hears_nothing(family: Family) -> SprachbundError:
-    """What `features` of a family that reads texts alone raises."""
+    """The error of `features` of a family that reads texts alone."""
     return SprachbundError(
         f"the model {family.name} reads text and hears nothing; give it a text, or make it the second half of a "
         "cascade, behind a model that transcribes"
@@ -640,7 +640,7 @@ def hears_nothing(family: Family) -> SprachbundError:
 
 
 def not_written(language: str, written: Iterable[str]) -> SprachbundError:
-    """What `prompt` of a family raises for a language that it does not write.
+    """The error of `prompt` for a language that a family does not write.
 
     Args:
         language: BCP-47 tag of the language wanted.

@@ -11,7 +11,7 @@ CARD_FILE = "card.json"
 
 
 class Card(BaseModel):
-    """What a person should know before using a model.
+    """Facts to know before a model is used.
 
     Attributes:
         name: of the model.

@@ -90,7 +90,7 @@ class TranscriptionForm(BaseModel):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was asked for and has no effect, a sentence each."""
+        """A sentence for each field of the request that has no effect."""
         return tuple(self._notes)
 
     def temperature_for(self, family: Family) -> float:
@@ -345,7 +345,7 @@ class RefusalError(SprachbundError):
 
 
 def unknown_type(error: ValidationError, known: Sequence[str]) -> str:
-    """What is wrong with a message without a known type; empty where its type is known.
+    """Reason why a message has no known type; empty where its type is known.
 
     Args:
         error: of a union of messages that their field `type` tells apart.

@@ -21,7 +21,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s@?#]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much a client may ask for; what lies beyond is refused with the value seen and the limit.
+    """Limits of a request; more is refused with the value seen and the limit.
 
     Attributes:
         max_upload_bytes: size of one request, which holds a recording.
@@ -77,7 +77,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """How long the service waits for what, in seconds.
+    """Times that the service waits, in seconds.
 
     Attributes:
         header_s: time for the head of each request, and for the first message of a live session.

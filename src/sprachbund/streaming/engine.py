@@ -123,7 +123,7 @@ def _commit_half(
 def _num_before(
     family: Family, tokens: Sequence[int], starts_s: Sequence[float], cut_s: float, language: str
 ) -> int:
-    """How many of the tokens belong to words that begin before the cut."""
+    """Number of tokens of words that begin before the cut."""
     token = 0
     for _, count in split_words(family, list(tokens), language):
         if starts_s[token] >= cut_s:
@@ -178,7 +178,7 @@ class _EncodedJobs:
 
 
 def writer_by_frames(family: Family, max_symbols: int | None = None) -> TransducerWriter | TokenWriter | None:
-    """What writes live text of a family that writes frame by frame; None of others.
+    """The writer of live text of a family that writes frame by frame; None of others.
 
     Args:
         family: the model.
@@ -368,7 +368,7 @@ class LiveEngine:
         return replace(options, step_s=self._writer.step_s(options))
 
     def cascade_report(self) -> tuple[SpeculationReport, ...]:
-        """How many draft tokens the translator of a cascade accepted so far; see `CascadeWriter`."""
+        """Draft tokens of the translator of a cascade that were accepted so far; see `CascadeWriter`."""
         return () if self._cascade is None else self._cascade.report()
 
     @torch.inference_mode()

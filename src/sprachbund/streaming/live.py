@@ -217,7 +217,7 @@ def stepped(engine: LiveEngine, session: LiveSession, clock: Clock) -> list[Mome
 def emission_logs(
     moments: Iterable[Moment], targets: Iterable[str], *, talk: str, duration_s: float
 ) -> list[EmissionLog]:
-    """What was written when, one log per target.
+    """The text with the times of writing, one log per target.
 
     Args:
         moments: of a whole talk, in order.

@@ -39,7 +39,7 @@ Samples = NDArray[np.float32]
 
 @dataclass(kw_only=True)
 class FrameStream:
-    """How far a stretch has come through a model that writes frame by frame.
+    """Progress of a stretch through a model that writes frame by frame.
 
     Attributes:
         front_end: of its sound.
@@ -408,7 +408,7 @@ _UNBOUNDED_S = 1e6
 
 
 def live_spans(spans: SpanOptions, max_window_s: float | None) -> SpanOptions:
-    """How speech is cut: no longer than the model takes, as in recordings; at pauses only if it takes any length."""
+    """Options of the cutting of speech: no longer than the model takes; only at pauses if it takes any length."""
     longest_s = _UNBOUNDED_S if max_window_s is None else min(spans.max_span_s, max_window_s)
     return replace(spans, max_span_s=longest_s)
 

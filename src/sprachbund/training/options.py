@@ -26,7 +26,7 @@ class Strict(BaseModel):
 
 
 class TrainingOptions(Strict):
-    """How long, how fast, how often.
+    """Length, learning rates and intervals of a training.
 
     Attributes:
         steps: optimizer steps in all.
@@ -160,7 +160,7 @@ class TrainingOptions(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What a run is asked for beside its recipe.
+    """Options of a run beside its recipe.
 
     Attributes:
         overrides: change a value of the recipe; may be repeated.

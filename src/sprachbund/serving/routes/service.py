@@ -70,7 +70,7 @@ def model(model: str, service: ServiceOf) -> dict[str, Any]:
 
 @models_router.get("/languages", responses=_REFUSALS)
 async def languages(service: ServiceOf, model: str | None = None) -> dict[str, Any]:
-    """What a model hears and writes; loads it if need be. Without a name, the first model."""
+    """Languages that a model hears and writes; loads it if need be. Without a name, the first model."""
     async with service.store.lease(model or service.store.default) as worker:
         return languages_of(worker.model)
 
