@@ -16,7 +16,7 @@ from sprachbund.audio.span_options import SpanOptions
 from sprachbund.cli import build_app
 from sprachbund.cli.compress import distil, prune, pseudo_label, quantize
 from sprachbund.cli.console import UsageError
-from sprachbund.cli.evaluate import evaluate
+from sprachbund.cli.evaluate import compare, evaluate, score
 from sprachbund.cli.listen import listen
 from sprachbund.cli.options import Panel, VerbCommand, offered_fields, with_options
 from sprachbund.cli.serve import serve
@@ -39,7 +39,7 @@ from sprachbund.compression.options import (
     TeacherOptions,
 )
 from sprachbund.decoding.options import GUARD_THRESHOLDS, DecodingOptions, GuardOptions
-from sprachbund.evaluation.options import EvaluationOptions
+from sprachbund.evaluation.options import CompareOptions, EvaluationOptions, ScoreOptions
 from sprachbund.models.tokens.unit_options import FitOptions, KMeansOptions, VocabularyOptions
 from sprachbund.research.encoder_transfer.study_options import AnalysisOptions, ReadOptions, StudyRunOptions
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
@@ -60,6 +60,8 @@ VERBS: tuple[Callable[..., None], ...] = (
     listen,
     serve,
     evaluate,
+    compare,
+    score,
     analyse,
     prune,
     quantize,
@@ -83,6 +85,8 @@ OPTIONS = (
     Limits,
     Timeouts,
     EvaluationOptions,
+    CompareOptions,
+    ScoreOptions,
     CollectOptions,
     ModelOptions,
     OutputOptions,

@@ -91,8 +91,12 @@ def test_compare(results, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["systems"] == ["a", "b"]
     assert found["pairs"][1]["interval"] is None
-    with pytest.raises(SprachbundError, match="no test 'x'"):
-        run("compare", f"a={results}", f"b={results}", "--test", "x")
+    for given, message in (
+        (("--test", "x"), "--test is 'x'; choose one of bootstrap, randomization, bs, ar"),
+        (("--draws", 9), "--draws is 9; give 10 or more"),
+    ):
+        with pytest.raises(SprachbundError, match=message):
+            run("compare", f"a={results}", f"b={results}", *given)
 
 
 def test_replay_exits_with_one_when_not_the_same(results, tmp_path, capsys):

@@ -80,6 +80,24 @@ def test_a_comparison_of_texts(texts, capsys):
     assert run("replay", out, "--json") == 1
 
 
+def test_a_test_has_one_name_in_manifests(texts, tmp_path):
+    out = tmp_path / "compare.json"
+    systems = [f"a={texts / 'one.txt'}", f"b={texts / 'other.txt'}", "--reference", texts / "ref.txt"]
+    assert run("compare", *systems, "--draws", 20, "--test", "ar", "--out", out) == 0
+    values = json.loads(out.read_text(encoding="utf-8"))
+    assert values["configuration"]["test"] == "randomization"
+    assert values["configuration"]["metrics"] == ["chrF", "BLEU"]
+
+
+def test_a_field_that_nobody_knows_is_refused(texts, capsys):
+    out, _ = write_score(texts, capsys)
+    values = json.loads(out.read_text(encoding="utf-8"))
+    values["configuration"]["luck"] = 7
+    out.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(SprachbundError, match=r"score\.json: .*luck: Unexpected"):
+        run_again(out)
+
+
 def test_a_comparison_of_results_names_the_models(evaluated, tmp_path):
     out = tmp_path / "compare.json"
     assert run("compare", f"a={evaluated[0]}", f"b={evaluated[0]}", "--draws", 20, "--out", out) == 0

@@ -27,7 +27,12 @@ from sprachbund.cli.console import (
 from sprachbund.cli.models import fetch
 from sprachbund.cli.options import Panel, VerbCommand, with_options
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.options import CalibrationOptions, EvaluationOptions
+from sprachbund.evaluation.options import (
+    CalibrationOptions,
+    CompareOptions,
+    EvaluationOptions,
+    ScoreOptions,
+)
 from sprachbund.util.computing import Computing
 
 if TYPE_CHECKING:
@@ -49,10 +54,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
 Manifest = Annotated[
     Path | None,
     typer.Option("--out", metavar="FILE.json", help="Write the numbers as a manifest that `replay` reads."),
-]
-Metrics = Annotated[
-    list[str] | None,
-    typer.Option("--metrics", metavar="NAME,…", help="Of chrF, chrF++, BLEU, TER, WER, CER, exact."),
 ]
 Data = Annotated[
     list[Path] | None,
@@ -262,13 +263,6 @@ def _calibrate_turns(data: list[Path], model: Path, options: CalibrationOptions,
 
 # `sprachbund compare A B…`: systems with confidence intervals and significance.
 
-_TESTS = {
-    "bs": "bootstrap",
-    "ar": "randomization",
-    "bootstrap": "bootstrap",
-    "randomization": "randomization",
-}
-
 
 def compare(
     systems: Annotated[
@@ -278,41 +272,25 @@ def compare(
             help="Folders that `evaluate --out` wrote, or text files; NAME=A,B are runs of different seeds.",
         ),
     ],
-    reference: Annotated[
-        Path | None, typer.Option("--reference", metavar="FILE", help="References of text files.")
-    ] = None,
-    metrics: Metrics = None,
-    test: Annotated[str, typer.Option("--test", help="bootstrap or randomization.")] = "bootstrap",
-    draws: Annotated[
-        int | None,
-        typer.Option("--draws", metavar="N", min=10, help="Samples drawn; those of the test by default."),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the draws.")] = 12345,
     out: Manifest = None,
     as_json: Json = False,
+    *,
+    options: Annotated[CompareOptions, Panel("Comparison")],
 ) -> None:
     """Compare systems with intervals and significance; the first is the baseline."""
     from sprachbund.evaluation import compare as comparing
 
-    if test not in _TESTS:
-        raise UsageError(f"no test {test!r}; there are bootstrap and randomization")
-    chosen: Any = _TESTS[test]
     with as_usage(), Bar("comparing") as bar:
+        reference = None if options.reference is None else Path(options.reference)
         parsed = [comparing.parse_system(spec, reference) for spec in systems]
         comparing.check_names([name for name, _ in parsed])
-        options = comparing.CompareOptions(
-            systems={name: list(map(str, paths)) for name, paths in parsed},
-            reference=None if reference is None else str(reference),
-            metrics=listed(metrics) or ["chrF", "BLEU"],
-            test=chosen,
-            draws=draws,
-            seed=seed,
-        )
+        runs = {name: list(map(str, paths)) for name, paths in parsed}
+        compared = comparing.ComparedFiles(systems=runs, **vars(options))
         comparison = comparing.compare_files(
-            options, progress=lambda what, done: bar.update(done, label=what)
+            compared, progress=lambda what, done: bar.update(done, label=what)
         )
     if out is not None:
-        comparing.manifest_of_comparison(options, comparison).write(out)
+        comparing.manifest_of_comparison(compared, comparison).write(out)
     if as_json:
         print_json(comparing.comparison_values(comparison))
         return
@@ -337,20 +315,15 @@ def score(
         Path | None,
         typer.Argument(metavar="REFERENCES", help="One text per line, UTF-8; not with a folder."),
     ] = None,
-    language: Annotated[
-        str, typer.Option("--language", metavar="LANG", help="Of the texts: decides BLEU's words and case.")
-    ] = "",
-    metrics: Metrics = None,
-    ids: Annotated[
-        Path | None, typer.Option("--ids", metavar="FILE", help="Ids of the lines; none may occur twice.")
-    ] = None,
     out: Manifest = None,
     as_json: Json = False,
+    *,
+    options: Annotated[ScoreOptions, Panel("Scoring")],
 ) -> None:
     """Score a file of texts against a file of references, raw and normalized; or the hypotheses in a folder of
     results, as `evaluate` does, without the model."""
     if references is None:
-        for_files = {"--language": language, "--metrics": metrics, "--ids": ids}
+        for_files = {"--language": options.language, "--metrics": options.metrics, "--ids": options.ids}
         given_too = [name for name, value in for_files.items() if value]
         _score_folder(hypotheses, given_too, out, as_json=as_json)
         return
@@ -359,16 +332,15 @@ def score(
     from sprachbund.evaluation.metrics import METRICS
 
     with as_usage():
-        options = comparing.ScoreOptions(
-            hypotheses=str(hypotheses),
-            references=str(references),
-            language=check_tag(language, "--language") if language else "",
-            metrics=listed(metrics) or list(METRICS),
-            ids=None if ids is None else str(ids),
+        named = replace(
+            options,
+            language=check_tag(options.language, "--language") if options.language else "",
+            metrics=options.metrics or tuple(METRICS),
         )
-        rows, count = comparing.score_files(options)
+        scored = comparing.ScoredFiles(hypotheses=str(hypotheses), references=str(references), **vars(named))
+        rows, count = comparing.score_files(scored)
     if out is not None:
-        comparing.manifest_of_scores(options, rows).write(out)
+        comparing.manifest_of_scores(scored, rows).write(out)
     if as_json:
         print_json(rows)
         return
@@ -650,8 +622,8 @@ def register(app: typer.Typer) -> None:
     """Add the verbs of evaluation."""
     app.command(cls=VerbCommand)(with_options(evaluate))
     app.command(cls=VerbCommand)(with_options(calibrate))
-    app.command()(compare)
-    app.command()(score)
+    app.command(cls=VerbCommand)(with_options(compare))
+    app.command(cls=VerbCommand)(with_options(score))
     app.command()(latency)
     app.command()(report)
     app.command()(router)

@@ -1,14 +1,14 @@
 """Comparison of systems on the same lines: counts of runs, significance tests, tables, claims in words, manifests."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.lines import (
@@ -23,13 +23,12 @@ from sprachbund.evaluation.lines import (
 )
 from sprachbund.evaluation.manifest import MANIFEST_FILE, ManifestPart, read_manifest, validated, write_rows
 from sprachbund.evaluation.metrics import Counts, Metric, corpus_score, metric
+from sprachbund.evaluation.options import TEST_SEED, TESTS, CompareOptions, ScoreOptions, Test
 from sprachbund.evaluation.quality import pair_name
 from sprachbund.evaluation.significance import (
     DRAWS,
-    SEED,
     ComparedSystem,
     MeanComparison,
-    Test,
     compare_means,
     holm,
     paired_test,
@@ -236,7 +235,7 @@ def compare(
     *,
     test: Test = "bootstrap",
     draws: int | None = None,
-    seed: int = SEED,
+    seed: int = TEST_SEED,
     progress: Callable[[str, int], None] = lambda what, done: None,
 ) -> Comparison:
     """Compare systems with the first one, pair by pair and on the mean over pairs.
@@ -425,25 +424,21 @@ class FileUsed(ManifestPart):
     model_sha256: str | None = None
 
 
-class ScoreOptions(ManifestPart):
-    """What `score` does: two files of texts, the language that decides words and case, metrics, a file of ids."""
+@dataclass(frozen=True, kw_only=True)
+class ScoredFiles(ScoreOptions):
+    """What `score` does: its options, with the two files of texts; the metrics are named."""
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
     hypotheses: str
     references: str
-    language: str = ""
-    metrics: list[str]
-    ids: str | None = None
 
 
-class CompareOptions(ManifestPart):
-    """What `compare` does: system to its runs, the baseline first; references of text files; the test."""
+@dataclass(frozen=True, kw_only=True)
+class ComparedFiles(CompareOptions):
+    """What `compare` does: its options, with system to its runs, the baseline first."""
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
     systems: dict[str, list[str]]
-    reference: str | None = None
-    metrics: list[str]
-    test: Test = "bootstrap"
-    draws: int | None = None
-    seed: int = SEED
 
 
 class FileManifest(ManifestPart):
@@ -453,7 +448,7 @@ class FileManifest(ManifestPart):
     kind: Literal["score", "compare"]
     numbers: NumberRows
     files: list[FileUsed]
-    configuration: ScoreOptions | CompareOptions
+    configuration: ScoredFiles | ComparedFiles
     seed: int | None = None
     commit: str | None = Field(default_factory=provenance.commit)
     machine: dict[str, str | int] = Field(default_factory=provenance.machine)
@@ -470,7 +465,7 @@ def read_file_manifest(values: Any, path: Path) -> FileManifest:
     return validated(FileManifest, values, path)
 
 
-def score_files(options: ScoreOptions) -> tuple[NumberRows, int]:
+def score_files(options: ScoredFiles) -> tuple[NumberRows, int]:
     """Every metric on the texts of a file, raw and normalized, and the number of texts.
 
     Raises:
@@ -496,7 +491,7 @@ def score_files(options: ScoreOptions) -> tuple[NumberRows, int]:
     return rows, len(texts[0])
 
 
-def compare_files(options: CompareOptions, **progress: Any) -> Comparison:
+def compare_files(options: ComparedFiles, **progress: Any) -> Comparison:
     """Compare systems on disk; arguments and errors as of `compare`."""
     reference = None if options.reference is None else Path(options.reference)
     systems = [
@@ -504,7 +499,7 @@ def compare_files(options: CompareOptions, **progress: Any) -> Comparison:
         for name, paths in options.systems.items()
     ]
     return compare(
-        systems, options.metrics, test=options.test, draws=options.draws, seed=options.seed, **progress
+        systems, options.metrics, test=TESTS[options.test], draws=options.draws, seed=options.seed, **progress
     )
 
 
@@ -535,12 +530,12 @@ def comparison_values(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def manifest_of_scores(options: ScoreOptions, rows: NumberRows) -> FileManifest:
+def manifest_of_scores(options: ScoredFiles, rows: NumberRows) -> FileManifest:
     """What `score` found, to be written."""
     return FileManifest(kind="score", numbers=rows, files=list(_used(options)), configuration=options)
 
 
-def manifest_of_comparison(options: CompareOptions, comparison: Comparison) -> FileManifest:
+def manifest_of_comparison(options: ComparedFiles, comparison: Comparison) -> FileManifest:
     """What `compare` found, to be written; every row with its metric's signature."""
     signatures = _signatures(comparison)
     rows = [{**row, "signature": signatures[row["metric"]]} for row in comparison_rows(comparison)]
@@ -563,7 +558,7 @@ def run_again(old: FileManifest, path: Path, **progress: Any) -> FileManifest:
                 f"{now.path} has hash {now.sha256[:12]}, the manifest was measured with {before.sha256[:12]}; "
                 "put that file back"
             )
-    if isinstance(options, ScoreOptions):
+    if isinstance(options, ScoredFiles):
         return manifest_of_scores(options, score_files(options)[0])
     return manifest_of_comparison(options, compare_files(options, **progress))
 
@@ -599,8 +594,8 @@ def _finite(interval: tuple[float, float]) -> list[float] | None:
     return None if interval[0] != interval[0] else list(interval)
 
 
-def _used(options: ScoreOptions | CompareOptions) -> Iterator[FileUsed]:
-    if isinstance(options, ScoreOptions):
+def _used(options: ScoredFiles | ComparedFiles) -> Iterator[FileUsed]:
+    if isinstance(options, ScoredFiles):
         paths = [options.hypotheses, options.references, options.ids]
     else:
         paths = [*(path for runs in options.systems.values() for path in runs), options.reference]
@@ -613,18 +608,21 @@ def _used(options: ScoreOptions | CompareOptions) -> Iterator[FileUsed]:
         yield FileUsed(path=str(file), sha256=provenance.hash_files([file]), model_sha256=model)
 
 
-def _placed(options: ScoreOptions | CompareOptions, folder: Path) -> ScoreOptions | CompareOptions:
+def _placed(options: ScoredFiles | ComparedFiles, folder: Path) -> ScoredFiles | ComparedFiles:
     """The options with paths that are not there looked for beside the manifest."""
 
-    def placed(path: str | None) -> str | None:
-        there = path is None or Path(path).exists() or not (folder / path).exists()
-        return path if there else str(folder / str(path))
+    def there(path: str) -> str:
+        return path if Path(path).exists() or not (folder / path).exists() else str(folder / path)
 
-    if isinstance(options, ScoreOptions):
-        changed: dict[str, Any] = {
-            name: placed(getattr(options, name)) for name in ("hypotheses", "references", "ids")
-        }
-    else:
-        runs = {name: list(map(placed, paths)) for name, paths in options.systems.items()}
-        changed = {"systems": runs, "reference": placed(options.reference)}
-    return options.model_copy(update=changed)
+    def there_if_any(path: str | None) -> str | None:
+        return None if path is None else there(path)
+
+    if isinstance(options, ScoredFiles):
+        return replace(
+            options,
+            hypotheses=there(options.hypotheses),
+            references=there(options.references),
+            ids=there_if_any(options.ids),
+        )
+    runs = {name: list(map(there, paths)) for name, paths in options.systems.items()}
+    return replace(options, systems=runs, reference=there_if_any(options.reference))

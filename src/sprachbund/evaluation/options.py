@@ -1,10 +1,10 @@
 """Options of an evaluation, as one value, and their plain form in result manifests and back."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.engines.options import EngineChoice
@@ -66,6 +66,60 @@ class CalibrationOptions:
     max_dropped: Annotated[float, Range(0, 1), Option("--max-dropped", metavar="P")] = 0.03
     batch_size: Annotated[int, Range(1), Option("--batch-size", metavar="N")] = 16
     seed: Annotated[int, Option("--seed", metavar="N")] = 1
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+Test = Literal["bootstrap", "randomization"]
+TESTS: Mapping[str, Test] = {
+    "bootstrap": "bootstrap",
+    "randomization": "randomization",
+    "bs": "bootstrap",
+    "ar": "randomization",
+}
+"""What a test may be called, sacrebleu's short names included."""
+TEST_SEED = 12345  # sacrebleu's
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """How systems are compared.
+
+    Attributes:
+        reference: references of text files.
+        metrics: of chrF, chrF++, BLEU, TER, WER, CER, exact; chrF and BLEU if not given.
+        test: bootstrap or randomization, in short bs or ar.
+        draws: samples drawn; those of the test if not given.
+        seed: of the draws.
+    """
+
+    reference: Annotated[str | None, Option("--reference", metavar="FILE")] = None
+    metrics: Annotated[tuple[str, ...], Option("--metrics", metavar="NAME,…")] = ("chrF", "BLEU")
+    test: Annotated[Literal["bootstrap", "randomization", "bs", "ar"], Option("--test", metavar="NAME")] = (
+        "bootstrap"
+    )
+    draws: Annotated[int | None, Range(10), Option("--draws", metavar="N")] = None
+    seed: Annotated[int, Option("--seed", metavar="N")] = TEST_SEED
+
+    def __post_init__(self) -> None:
+        check(self)
+        object.__setattr__(self, "test", TESTS[self.test])  # so that manifests have one name for it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """How a file of texts is scored.
+
+    Attributes:
+        language: of the texts; decides BLEU's words and case.
+        metrics: of chrF, chrF++, BLEU, TER, WER, CER, exact; all if not given.
+        ids: a file with the ids of the lines, of which none may occur twice.
+    """
+
+    language: Annotated[str, Option("--language", metavar="LANG")] = ""
+    metrics: Annotated[tuple[str, ...], Option("--metrics", metavar="NAME,…")] = ()
+    ids: Annotated[str | None, Option("--ids", metavar="FILE")] = None
 
     def __post_init__(self) -> None:
         check(self)

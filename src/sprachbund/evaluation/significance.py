@@ -10,16 +10,14 @@ Letters: N sentences, K counts, S draws.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.metrics import Counts, Metric
+from sprachbund.evaluation.options import TEST_SEED, Test
 
-Test = Literal["bootstrap", "randomization"]
-SEED = 12345  # sacrebleu's
 DRAWS: dict[Test, int] = {"bootstrap": 1_000, "randomization": 10_000}
 _CHUNK_CELLS = 2_000_000  # draws times sentences held at a time
 _ALIGN = 32  # numpy gives out random booleans 32 at a time; chunks of a multiple continue the same stream
@@ -55,7 +53,7 @@ def paired_test(
     *,
     test: Test = "bootstrap",
     draws: int | None = None,
-    seed: int = SEED,
+    seed: int = TEST_SEED,
 ) -> list[ComparedSystem]:
     """Compare systems with a baseline on the same N sentences; the baseline comes first in the answer.
 
@@ -212,7 +210,7 @@ def compare_means(
     system: Sequence[Sequence[Counts]],
     *,
     draws: int = DRAWS["bootstrap"],
-    seed: int = SEED,
+    seed: int = TEST_SEED,
 ) -> MeanComparison:
     """Hierarchical bootstrap: draws sentences within each part, and training seeds, with replacement.
 
