@@ -125,4 +125,7 @@ def test_bad_input_is_one_line(file: Path, tmp_path: Path) -> None:
     failed(command("share", "show", by_hand, "--out", tmp_path / "r.png"), "no evidence")
     failed(command("share", "show", by_hand, "--against", file), "hand.json", "no evidence")
     failed(command("share", "diff", old, old), "version 9")
-    failed(command("share", "diff", file, by_hand), "is not UTF-8; mend it or plan again")
+    failed(
+        command("share", "diff", file, by_hand),
+        "is not UTF-8; mend it, or plan again with `sprachbund share plan",
+    )

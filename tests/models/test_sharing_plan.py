@@ -116,7 +116,7 @@ def test_a_broken_plan_is_named_in_one_line(tmp_path: Path, case: str) -> None:
     with pytest.raises(SprachbundError) as error:
         SharingPlan.read(path)
     assert "\n" not in str(error.value)
-    for part in [str(path), *parts]:
+    for part in [str(path), *parts, f"plan again with `sprachbund share plan GRADIENTS.npz --out {path}`"]:
         assert part in str(error.value)
 
 
@@ -128,6 +128,11 @@ def test_files_that_are_no_plan(tmp_path: Path) -> None:
         ("{", "not JSON"),
         ("[1]", "not a JSON object"),
         ('{"version": 2}', "version 2, known here is 1"),
+        (
+            '{"version": 0}',
+            "version 0, .*; use the release it was written by, or plan again with `sprachbund share",
+        ),
+        ('{"speed": 3}', "speed: Extra inputs .* plan again with `sprachbund share plan GRADIENTS.npz --out"),
         ('{"version": "one"}', "version 'one'"),
     ):
         path.write_text(text)

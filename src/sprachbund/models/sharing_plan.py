@@ -17,7 +17,6 @@ from sprachbund.util.files import read_object, validate, write_text
 
 FILE = "sharing_plan.json"
 VERSION: Final = 1
-_ADVICE = "mend it or plan again"
 
 Side = Literal["source", "target", "pair"]
 Start = Literal["neuron", "svd", "random"]
@@ -234,15 +233,17 @@ class SharingPlan(BaseModel):
             SprachbundError: when there is none, or it is broken or of a version unknown here.
         """
         path = path / FILE if path.is_dir() else path
+        again = f"`sprachbund share plan GRADIENTS.npz --out {path}`"
         if not path.exists():
-            raise SprachbundError(f"{path} does not exist; check the path, or make a plan with `share plan`")
-        data = read_object(path, advice=_ADVICE)
+            raise SprachbundError(f"{path} does not exist; check the path, or make a plan with {again}")
+        advice = f"mend it, or plan again with {again}"
+        data = read_object(path, advice=advice)
         if data.get("version", VERSION) != VERSION:
             raise SprachbundError(
                 f"{path} is a sharing plan of version {data['version']!r}, known here is {VERSION}; "
-                "use the release it was written by, or plan again"
+                f"use the release it was written by, or plan again with {again}"
             )
-        return validate(cls, data, str(path), advice=_ADVICE)
+        return validate(cls, data, str(path), advice=advice)
 
     def write(self, path: Path) -> None:
         """Write the plan, into a file or under its name into an existing directory; whole or not at all."""
