@@ -388,6 +388,8 @@ def _renamed_parts(value: Any, names: Mapping[str, str]) -> Any:
 
 
 def _warn_of_former_parts(path: Path) -> None:
+    if not is_first_rank():
+        return
     parts = ", ".join(f"{old}* is called {new}* now" for old, new in _FORMER_PARTS.items())
     warnings.warn(
         f"{path}: {parts}; the next version no longer reads the former name", RenamedWarning, stacklevel=2
