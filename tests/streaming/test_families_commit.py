@@ -164,7 +164,8 @@ def test_text_behind_what_is_committed_is_what_the_model_writes_behind_any_part_
     policy: Policy,
 ) -> None:
     """Greedy search goes on behind a forced prefix as it would by itself, and no text is lost or written twice."""
-    events = run(model, policy, border_s=0.0, wait_k=1)
+    early: dict[str, dict[str, float]] = {"alignatt": {"border_s": 0.0}, "wait-k": {"wait_k": 1}}
+    events = run(model, policy, **early.get(policy, {}))
     begun = [(request, found) for request, found in searches if request.targets[0][0].prefix]
     assert begun, "nothing was committed early"
     for request, found in begun:
@@ -180,6 +181,6 @@ def test_text_behind_what_is_committed_is_what_the_model_writes_behind_any_part_
     assert not events[-1].tentative
     assert len(ends) == len({event.segment for event in events})
     for line, last in ends:
-        early = [token for own, tokens in commits if own is line for token in tokens]
-        whole = model[0].decode_text([*early, *last])
+        before = [token for own, tokens in commits if own is line for token in tokens]
+        whole = model[0].decode_text([*before, *last])
         assert "".join(line.written.split()) == "".join(whole.split())
