@@ -172,7 +172,7 @@ def test_a_playlist_connects_to_nothing(tmp_path: Path, name: str, text: str, un
                 target=refused, args=[source], kwargs={"untrusted": untrusted}, daemon=True
             )
             asking.start()
-            with pytest.raises(TimeoutError):
+            with pytest.raises(TimeoutError, match="timed out"):
                 server.accept()
             asking.join(20)
             assert not asking.is_alive()

@@ -369,5 +369,5 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         product("portable", values, scale[:1], torch.ones(16, 8))
     with pytest.raises(ValueError, match="no kernels named sse9"):
         product("sse9", values, scale, torch.ones(16, 8))
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="incompatible function arguments"):
         native().product("portable", values.float(), scale, {}, 1, torch.zeros(2, 1), "keep")

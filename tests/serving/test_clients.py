@@ -156,7 +156,7 @@ def test_pages_of_other_origins_may_not(open_service: Running) -> None:
     assert got.status_code == 403
     assert "--cors" in got.json()["error"]["message"]
     assert "access-control-allow-origin" not in got.headers
-    with pytest.raises(InvalidStatus), connect(open_service.live, origin=OTHER):  # type: ignore[arg-type]
+    with pytest.raises(InvalidStatus, match="HTTP 403"), connect(open_service.live, origin=OTHER):  # type: ignore[arg-type]
         pass
 
 

@@ -277,6 +277,7 @@ def test_an_answer_that_nobody_takes_is_given_up(served):
             with contextlib.suppress(OSError):
                 sock.sendall(request * 2000)
         wait_for(lambda: not running.server.server_state.connections, 10)
+        assert httpx.get(f"{running.url}/health").status_code == 200
 
 
 @pytest.mark.slow

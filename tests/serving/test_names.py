@@ -1,5 +1,8 @@
 """A service for this machine alone answers to this machine's names only."""
 
+import contextlib
+import socket
+
 import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
@@ -14,5 +17,11 @@ def test_a_name_of_somebody_elses_page_is_refused(running):
 
 
 def test_so_is_a_socket(running):
-    with pytest.raises(InvalidStatus), connect(running.live, additional_headers={"Host": "evil.example"}):
-        pass
+    own = running.live.replace("127.0.0.1", "localhost")
+    for address, refused in ((own, False), (own.replace("localhost", "evil.example"), True)):
+        with (
+            socket.create_connection(("127.0.0.1", running.port)) as sock,
+            pytest.raises(InvalidStatus, match="HTTP 403") if refused else contextlib.nullcontext(),
+            connect(address, sock=sock),
+        ):
+            pass

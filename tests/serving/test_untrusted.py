@@ -51,7 +51,7 @@ def test_playlists_make_the_service_connect_to_nothing_and_read_no_file(small, t
             assert answer.status_code == 400
             assert "is not audio that can be decoded" in answer.json()["error"]["message"]
         server.settimeout(0.3)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match="timed out"):
             server.accept()
 
 

@@ -82,7 +82,7 @@ def test_layers_are_as_before_where_a_probe_fails(corpus: Path, monkeypatch: pyt
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(model, "loss", full)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
         measure_shape(LossOf(model, chosen), made.make_training_data(corpus), chosen, [], recompute=(True,))
     assert [*model.encoder.layers, *model.decoder.layers] == layers
 

@@ -134,9 +134,9 @@ def test_a_folder_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 files.write_text(draft / name, text)
         assert _folder(path) == content
         assert [each.name for each in tmp_path.iterdir()] == ["model"]
-    with pytest.raises(RuntimeError), files.atomic_directory(path) as draft:  # noqa: PT012
+    with pytest.raises(RuntimeError, match="stop"), files.atomic_directory(path) as draft:  # noqa: PT012
         files.write_text(draft / "config.json", "4")
-        raise RuntimeError
+        raise RuntimeError("stop")
     assert _folder(path) == {"config.json": "3"}
     assert [each.name for each in tmp_path.iterdir()] == ["model"]
 
