@@ -13,6 +13,7 @@ from sprachbund.models.speech_llm.model import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import enter, frozen_digest
 from sprachbund.training.loop import train
 from sprachbund.training.memory import keep_layers, recompute_layers
+from sprachbund.training.parallel import in_16_bits
 from sprachbund.util.distributed import is_first_rank
 from tests.models.speech_llm_support import make_batch, make_model, move_adapters
 from tests.training.made import LANGUAGES, make_corpus, options
@@ -82,6 +83,37 @@ def test_recomputed_layers_give_the_same_gradients(encoder: str, llm: str) -> No
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient)
+
+
+@pytest.mark.parametrize("llm", ["qwen2", "gpt2", "gemma2"])
+def test_embeddings_in_16_bits_are_rounded_and_nothing_else(llm: str) -> None:
+    """Losses and gradients are those of embeddings in 32 bits with the same values; gemma2's are tied, and scaled."""
+    losses, gradients, sizes = [], [], []
+    for in_32_bits in (False, True):
+        model = move_adapters(make_model("conformer", llm))
+        enter(model, STAGE)
+        back = in_16_bits(model)
+        embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+        sizes.append(sum(e.weight.numel() * e.weight.element_size() for e in embeddings))
+        if in_32_bits:
+            for embedding in embeddings:
+                embedding.weight.data = embedding.weight.data.float()
+        assert model.llm.embed(torch.tensor([4, 5])).dtype == torch.float32
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model.loss(make_batch(model, [0, 2], ["hola", "dog"], [2, 0], [0.7, 0.5])).total
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+        back()
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+        assert not any(e._forward_hooks for e in embeddings)
+    assert sizes[0] == 2 * sum(e.weight.numel() for e in embeddings)
+    assert gradients[0].keys() == gradients[1].keys()
+    if llm == "gemma2":  # multiplies what it reads in the precision of the weights, and rounds once more
+        assert losses[0] == pytest.approx(losses[1], rel=2**-8)
+        return
+    assert torch.equal(*losses)
+    assert all(torch.equal(value, gradients[1][name]) for name, value in gradients[0].items())
 
 
 @pytest.mark.slow

@@ -48,8 +48,8 @@ class TrainingOptions(Strict):
         ema: decay of an exponential moving average of the trained weights, which is evaluated and kept in their place;
             0 for none.
         precision: bf16 is mixed precision on fp32 weights.
-        frozen_bf16: keep the linear and convolutional weights that are not trained in 16 bits; what is trained stays
-            in 32. It needs precision bf16, and the model is saved with these weights rounded.
+        frozen_bf16: keep the linear and convolutional weights and embeddings that are not trained in 16 bits; what is
+            trained stays in 32. It needs precision bf16, and the model is saved with these weights rounded.
         recompute: keep only the inputs of layers and run them again for their gradients (arXiv 1604.06174): much less
             memory, about a third more time.
         compile: compile each layer with torch.compile; the first steps take minutes.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 from sprachbund.data.batch import Batch
 from sprachbund.models.base import Loss, PartlyTrained
@@ -222,24 +223,37 @@ def _with_all_weights(module: nn.Module, value: Tensor) -> Tensor:
 
 
 def in_16_bits(model: nn.Module) -> Callable[[], None]:
-    """Keep matrices that are not trained in bf16, in place; returns what brings the (rounded) weights back to fp32.
+    """Keep matrices and embeddings that are not trained in bf16, in place; returns what brings the (rounded) weights
+    back to fp32.
 
-    Norms, biases and embeddings stay as they are: they are small, and what they return is added up in fp32. Adapters
-    and all else that is trained stays in fp32, where an update of 1e-5 of a weight is not rounded away.
+    Norms and biases stay as they are: they are small. What an embedding returns is brought to fp32, so that layers add
+    up in fp32; one that multiplies its rows by a number does that in 16 bits. Adapters and all else that is trained
+    stays in fp32, where an update of 1e-5 of a weight is not rounded away.
     """
-    cast: list[Tensor] = []
+    cast: dict[int, Tensor] = {}
+    hooks: list[RemovableHandle] = []
     for module in model.modules():
-        if isinstance(module, _MATRICES):
+        if isinstance(module, (*_MATRICES, nn.Embedding)):
             weight = module.weight
             if not weight.requires_grad and weight.dtype == torch.float32:
                 weight.data = weight.data.bfloat16()
-                cast.append(weight)
+                cast[id(weight)] = weight
+            # A weight that is tied to an output matrix may have been cast with that.
+            if isinstance(module, nn.Embedding) and id(weight) in cast:
+                hooks.append(module.register_forward_hook(_widened))
 
     def back() -> None:
-        for weight in cast:
+        for weight in cast.values():
             weight.data = weight.data.float()
+        for hook in hooks:
+            hook.remove()
 
     return back
+
+
+def _widened(_layer: nn.Module, _given: Any, rows: Tensor) -> Tensor:
+    """Rows of an embedding in fp32."""
+    return rows.float()
 
 
 class MovingAverage:
