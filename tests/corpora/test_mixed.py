@@ -31,6 +31,7 @@ from sprachbund.data.synthesis import Voice, speak
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.lines import embedded_spans, is_code_switched, spoken_spans
 from sprachbund.evaluation.run import open_corpus
+from sprachbund.text.languages import MIXED
 from tests.corpora.asterisk_tree import write_tree
 from tests.corpora.test_compose import EverythingRecorded
 
@@ -79,7 +80,9 @@ def test_places_are_those_of_the_slots_words() -> None:
         assert fields["text"] == " ".join(span["text"] for span in fields["custom"]["spans"])
         for run, span in zip(sentence.runs, fields["custom"]["spans"], strict=True):
             assert ("word_ranges" in span) == (run.language == other)
-            for tag, (start, end) in span.get("word_ranges", {}).items():
+            ranges = dict(span.get("word_ranges", {}))
+            assert ranges.pop(MIXED, None) == ranges.get(main)
+            for tag, (start, end) in ranges.items():
                 pieces = render_pieces(sentence.meaning, tag)
                 whole = fields["text"] if tag == main else render(sentence.meaning, tag)
                 said = [w for p in pieces if p.slot in run.slots for w in split_words(p.text, tag)]
@@ -142,7 +145,8 @@ def test_parts_hold_what_they_should_and_meanings_do_not_leak(made: Path) -> Non
         assert {split_of(_meaning(u)) for u in utterances} == {part}
         switched = [is_code_switched(u) for u in utterances]
         assert all(switched) if part == name else not any(switched)
-        assert all({u.language, *u.translations} == {"en", "es", "de"} for u in utterances)
+        own = {MIXED} if part == name else set()
+        assert all({u.language, *u.translations} == {"en", "es", "de"} | own for u in utterances)
     first = Manifest(made / "train")[0]
     assert [span.language for span in spoken_spans(first)][:2] == ["es", "en"]
     assert all(embedded.word_range for embedded in embedded_spans(first, "en"))

@@ -59,6 +59,17 @@ def test_a_new_language_begins_as_the_one_it_resembles(tmp_path):
     assert all(again.state_dict()[name].equal(value) for name, value in after.items())
 
 
+def test_mixed_speech_is_written_and_not_heard(tmp_path):
+    old = made.make_model()
+    new = add_languages(old, {"mul": "mean", "nl": "de"})
+    assert new.source_languages == ("en", "de", "nl")
+    assert new.config.target_languages == ("en", "de", "mul", "nl")
+    assert new.language_head.bias.shape == (3,)
+    assert new.language_head.bias[2] == old.language_head.bias[1]
+    save(new, tmp_path)
+    assert load(tmp_path).pairs() == {(s, t) for s in ("en", "de", "nl") for t in ("en", "de", "mul", "nl")}
+
+
 def test_a_transducer_writes_old_languages_as_before():
     old = transducer().eval()
     new = add_languages(old, {"nl": "mean"})

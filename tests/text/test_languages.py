@@ -51,6 +51,13 @@ def test_an_unknown_language_is_refused_with_the_nearest_and_the_list(typed, nea
     assert "\n" not in message
 
 
+def test_mixed_speech_has_a_tag_and_a_name():
+    for typed in ("mul", "mixed", "Mixed", "multiple languages"):
+        assert parse_language(typed, (*KNOWN, "mul")) == "mul"
+        with pytest.raises(SprachbundError):
+            parse_language(typed, KNOWN)
+
+
 def test_a_language_the_model_lacks_is_never_replaced():
     for typed in ("sv", "Swedish", "gsw", "uk", "yue"):
         with pytest.raises(SprachbundError, match=f"language '{typed}' is not among those of this model"):
@@ -59,5 +66,6 @@ def test_a_language_the_model_lacks_is_never_replaced():
 
 def test_names():
     assert language_name("de") == "German"
+    assert language_name("mul") == "mixed, as spoken"
     assert described(["fr", "de"]) == "de (German), fr (French)"
     assert described([]) == "none"

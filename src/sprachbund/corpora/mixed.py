@@ -41,6 +41,7 @@ from sprachbund.data.making import make_shards
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.data.synthesis import ACCENTS, FloatArray, Voice, draw_voice, speak
 from sprachbund.errors import SprachbundError
+from sprachbund.text.languages import MIXED
 
 # Sentences in which some slots are said in another language, with the position of every switch in text and in
 # sound.
@@ -91,7 +92,7 @@ class MixedSentence:
     def fields(
         self, times_s: Sequence[tuple[float, float]], languages: Iterable[str], corpus: str
     ) -> dict[str, Any]:
-        """As a manifest holds it.
+        """As a manifest holds it; what is said is also the text in `MIXED`, for models that are asked for it so.
 
         Args:
             times_s: begin and end of each run.
@@ -105,12 +106,13 @@ class MixedSentence:
             spans, ranges_of_pieces([r.text for r in self.runs], self.text, self.main), strict=True
         ):
             if "word_ranges" in span and span_range is not None:
-                span["word_ranges"][self.main] = list(span_range)
+                span["word_ranges"] |= {tag: list(span_range) for tag in (self.main, MIXED)}
+        translations = {tag: "".join(p.text for p in pieces) for tag, pieces in rendered.items()}
         spoken = list(dict.fromkeys([self.main, *(run.language for run in self.runs)]))
         return {
             "text": self.text,
             "language": self.main,
-            "translations": {tag: "".join(p.text for p in pieces) for tag, pieces in rendered.items()},
+            "translations": {**translations, MIXED: self.text},
             "custom": {
                 "kind": self.meaning.kind,
                 "meaning": self.meaning.key,

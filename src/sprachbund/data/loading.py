@@ -23,6 +23,7 @@ from sprachbund.data.language_spans import languages_in, timed_spans
 from sprachbund.data.manifest import Utterance, Utterances
 from sprachbund.data.shards import Shards
 from sprachbund.errors import SprachbundError
+from sprachbund.text.languages import MIXED
 from sprachbund.text.tokenizer import END, Tokenizer
 
 # How a family turns utterances into what it learns from: the one thing that differs between families in
@@ -93,13 +94,18 @@ class Examples(Protocol):
         ...
 
 
+def heard_of(languages: Sequence[str]) -> list[str]:
+    """Languages of a recipe that are heard: all but `MIXED`, which is a way to write."""
+    return [tag for tag in languages if tag != MIXED]
+
+
 class PieceExamples:
     """`Examples` of the conformer: its own log-mel, pieces, any language to any other.
 
     Args:
         tokenizer: of what the model writes.
         transcript_tokenizer: of the transcripts.
-        languages: spoken and drawn as targets.
+        languages: spoken and drawn as targets; `MIXED` is a target alone.
         known: the model's source languages; `languages` if None.
         num_mel_bins: M.
         front_end: normalisation of the log-mel that the model takes.
@@ -125,10 +131,11 @@ class PieceExamples:
     ) -> None:
         self.tokenizer = tokenizer
         self.transcript_tokenizer = transcript_tokenizer
-        self.source_languages = self.target_languages = list(languages)
+        self.source_languages = heard_of(languages)
+        self.target_languages = list(languages)
         self.num_mel_bins, self.front_end = num_mel_bins, front_end
         self.max_tokens, self.only_spoken = max_tokens, only_spoken
-        self._known = list(known or languages)
+        self._known = list(known or self.source_languages)
 
     def number(self, language: str) -> int:
         """Place of a source language among the model's."""
@@ -172,7 +179,7 @@ class ExampleOptions:
         frequency_masks: SpecAugment's frequency masks.
         max_frequency_mask: widest frequency mask in mel bins.
         same_language: share of the utterances that are to be transcribed, the others not; None draws their own
-            language as it does any other.
+            language as it does any other. The transcript of mixed speech is asked for as `MIXED`, if that is a target.
         spoken: whether an example holds what was said in the tokens that the model writes.
         mixed: whether an example says which languages occur in it, and where.
         seed: of every draw.
@@ -473,6 +480,9 @@ class Corpus(Dataset[Example]):
         """Target languages in the order in which they are tried."""
         drawn: list[str] = rng.permutation(list(self.targets)).tolist()
         share, own = self.options.same_language, utterance.language
+        if MIXED in drawn and utterance.text_in(MIXED) is not None:
+            # Of mixed speech, the transcript belongs to this target; its main language would be another name for it.
+            drawn, own = [language for language in drawn if language != own], MIXED
         if share is None or own not in drawn:
             return drawn
         others = [language for language in drawn if language != own]

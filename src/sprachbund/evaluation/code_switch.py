@@ -122,7 +122,7 @@ class SwitchTally:
 
     def add(self, line: Line, wrong_language: bool | None) -> None:
         """Add a line of speech, and whether its output counts as in the wrong language."""
-        task = TRANSCRIPTION if line.source == line.target else TRANSLATION
+        task = TRANSCRIPTION if line.is_transcript else TRANSLATION
         if task == TRANSLATION:
             self._wrong[switching(line), wrong_language] += 1
         for member in (switching(line), ALL, *([pair_name(line.pair)] if line.switched else [])):
@@ -239,7 +239,7 @@ def _follow(
     unspaced = has_no_spaces(line.target) or has_no_spaces(span.language)
     written = "".join(hypothesis) if unspaced else hypothesis
     left = sum(word in written for word in said)
-    followed = span.word_range is not None and bool(span.said or line.source == line.target)
+    followed = span.word_range is not None and bool(span.said or line.is_transcript)
     return {
         "recalled": Rate(failed=num_recalled, evaluated=wanted.total()),
         "untranslated": Rate(failed=int(bool(said) and left == len(said)), evaluated=int(bool(said))),

@@ -123,7 +123,7 @@ def copied(line: Line) -> bool | None:
     reference by more than a tenth of its characters (names and loan words may be the same in both): the
     text differs from the transcript by a tenth at most, and by less than from the reference.
     """
-    if not line.reference or not line.transcript or line.source == line.target:
+    if not line.reference or not line.transcript or line.is_transcript:
         return None
     transcript, reference, hypothesis = (
         normalize(text, line.target) for text in (line.transcript, line.reference, line.hypothesis)

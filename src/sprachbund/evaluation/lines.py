@@ -20,6 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from sprachbund.data.language_spans import WordRange, spans_in, split_words, unique_range
 from sprachbund.data.manifest import Utterance
 from sprachbund.errors import SprachbundError
+from sprachbund.text.languages import MIXED
 from sprachbund.util.files import PARTIAL, take_name
 
 # Plain text files. Files that would silently be scored on a subset of lines are refused.
@@ -239,6 +240,11 @@ def spoken_spans(utterance: Utterance) -> tuple[SpokenSpan, ...]:
     return tuple(_spoken(span, utterance, estimated=estimated) for span in spans_in(utterance))
 
 
+def is_transcription(source: str, target: str) -> bool:
+    """Whether a target asks for what was said: the language spoken, or mixed speech as it is spoken."""
+    return target in (source, MIXED)
+
+
 def same_language(one: str, other: str) -> bool:
     """Whether two tags are of one language, whatever its region or script."""
     return one.split("-")[0] == other.split("-")[0]
@@ -282,7 +288,7 @@ def _embedded(row: Mapping[str, Any], utterance: Utterance, target: str, words: 
     span: WordRange | None = None
     if given is not None:
         span = _checked(given, utterance, target, len(words))
-    elif same_language(language, target) or target == utterance.language:
+    elif same_language(language, target) or target in (utterance.language, MIXED):
         span = unique_range(split_words(said, language), words)
     start, end = span or (None, None)
     return EmbeddedSpan(language=language, said=said, start=start, end=end)
@@ -449,6 +455,11 @@ class Line:
         if self.evidence.dropped:
             return ""
         return self.hypothesis if self.evidence.kept is None else self.evidence.kept
+
+    @property
+    def is_transcript(self) -> bool:
+        """Whether what was said is asked for."""
+        return is_transcription(self.source, self.target)
 
     def behind_guard(self) -> "Line":
         """The same line with the text that a user sees as its hypothesis."""

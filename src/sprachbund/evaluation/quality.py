@@ -14,7 +14,7 @@ from statistics import mean
 import numpy as np
 from numpy.typing import NDArray
 
-from sprachbund.evaluation.lines import Line, by_pair
+from sprachbund.evaluation.lines import Line, by_pair, is_transcription
 from sprachbund.evaluation.metrics import metric
 from sprachbund.text.normalize import normalize
 
@@ -124,7 +124,7 @@ class _PairSums:
 
     def __init__(self, pair: tuple[str, str], names: Sequence[str] | None) -> None:
         self.pair = pair
-        self.task = TRANSCRIPTION if pair[0] == pair[1] else TRANSLATION
+        self.task = TRANSCRIPTION if is_transcription(*pair) else TRANSLATION
         default = (*QUALITY, *ERROR_RATES) if self.task == TRANSCRIPTION else QUALITY
         self.metrics = [metric(name, pair[1]) for name in (default if names is None else names)]
         self._sums: dict[tuple[str, str], list[NDArray[np.float64]]] = {}

@@ -127,7 +127,7 @@ class CometTally:
 
     def add(self, lines: Iterable[Line]) -> None:
         """Add lines; those that are no translations are passed over."""
-        self._lines += [line for line in lines if line.source and line.source != line.target]
+        self._lines += [line for line in lines if line.source and not line.is_transcript]
 
     def scores(self) -> list[Score]:
         """Every pair and the mean over pairs, and where there are code-switched lines the means of those."""

@@ -6,6 +6,9 @@ from functools import lru_cache
 
 from sprachbund.errors import SprachbundError
 
+MIXED = "mul"
+"""BCP-47's tag for several languages: as a target, speech that mixes them, written as it is spoken."""
+_MIXED_NAME, _MIXED_TYPED = "mixed, as spoken", "mixed"
 _NO_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
 
 
@@ -18,6 +21,8 @@ def language_name(tag: str) -> str:
     """English name of a BCP-47 tag, for messages; the tag itself when it has none."""
     import langcodes
 
+    if tag == MIXED:
+        return _MIXED_NAME
     try:
         return langcodes.Language.get(tag).display_name("en")
     except ValueError:
@@ -80,6 +85,8 @@ def _named(name: str) -> str | None:
     """Tag of the language called `name` in any language; None when there is no such name."""
     import langcodes
 
+    if name.casefold() == _MIXED_TYPED:
+        return MIXED
     try:
         language = langcodes.find(name)
     except LookupError:

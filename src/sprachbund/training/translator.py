@@ -26,6 +26,7 @@ from sprachbund.data.loading import (
     PieceExamples,
     ShardedCorpus,
     UtteranceSource,
+    heard_of,
 )
 from sprachbund.data.manifest import Utterances
 from sprachbund.data.shards import Shards, open_corpus
@@ -46,6 +47,7 @@ from sprachbund.models.io import family_of, locate
 from sprachbund.models.io import load as load_model
 from sprachbund.models.io import save as save_model
 from sprachbund.models.weights import Bits, packed_linears
+from sprachbund.text.languages import MIXED
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.training.cached_states import (
     FOLDER,
@@ -188,7 +190,7 @@ class FineTuning(Strict):
             one that reads the language. As the checkpoint has it if left out.
         new_languages: BCP-47 tag of a language that the checkpoint lacks to that of the language whose token the new
             token starts from, or "mean" for the mean of all. Seamless hears a new language without a token. Pieces of
-            the tokenizer stay as they are.
+            the tokenizer stay as they are. "mul" is the transcript of speech that mixes languages; a conformer's alone.
         real_length: train Whisper, and use it ever after, on utterances at their own length instead of windows of
             30 s; as the checkpoint has it if left out.
         label_smoothing: of the cross-entropy (arXiv 1512.00567, section 7).
@@ -213,7 +215,7 @@ class TranslatorRecipe(Strict):
     """Everything a run depends on.
 
     Attributes:
-        languages: heard and written.
+        languages: heard and written; "mul" is written alone: what is said in speech that mixes languages.
         train: training data.
         live: training data that are rendered while training.
         temperature: of the mixture of `train`: a corpus of h hours is drawn in proportion to h^(1 / temperature)
@@ -309,6 +311,11 @@ def prepare_model(
         raise SprachbundError(
             f"a {family} model is not trained here (start is {recipe.start}); start from one of {', '.join(FINE_TUNED)}"
         )
+    if MIXED in recipe.languages:
+        raise SprachbundError(
+            f"{MIXED!r}, the transcript of mixed speech, is a target of conformers, not of a {family} model; take it "
+            "out of languages"
+        )
     if useless := sorted(_OF_NEW_MODELS & recipe.model_fields_set):
         raise SprachbundError(
             f"the recipe has {', '.join(useless)}, which a {family} checkpoint brings along; take it out of the recipe"
@@ -363,7 +370,9 @@ def _new_conformer(recipe: TranslatorRecipe, directory: Path, manifests: Sequenc
         Tokenizer.load(directory / name, languages) for name, (_, languages) in wanted.items()
     )
     config = ConformerConfig(
-        source_languages=recipe.languages, target_languages=recipe.languages, **recipe.model.model_dump()
+        source_languages=tuple(heard_of(recipe.languages)),
+        target_languages=recipe.languages,
+        **recipe.model.model_dump(),
     )
     return Conformer(config, written, transcripts)
 
@@ -373,7 +382,8 @@ def _started_conformer(recipe: TranslatorRecipe, start: Conformer) -> Conformer:
     _check_start(recipe, start)
     wanted = recipe.fine_tuning
     model = add_languages(start, wanted.new_languages)
-    if unknown := sorted(set(recipe.languages) - set(model.config.source_languages)):
+    known = {*model.config.source_languages, *({MIXED} & set(model.config.target_languages))}
+    if unknown := sorted(set(recipe.languages) - known):
         raise SprachbundError(
             f"{recipe.start} knows {', '.join(model.config.source_languages)}, not {', '.join(unknown)}; to add a "
             f'language, set fine_tuning.new_languages = {{{unknown[0]} = "mean"}}, or name one that it resembles'
@@ -894,7 +904,7 @@ def _card(recipe: TranslatorRecipe, corpus: Corpus) -> Card:
         training["start"] = str(recipe.start)
     return Card(
         **recipe.card.model_dump(),
-        source_languages=list(recipe.languages),
+        source_languages=heard_of(recipe.languages),
         target_languages=list(corpus.targets),
         data=data,
         training=training,

@@ -11,6 +11,7 @@ from sprachbund.models.conformer.checkpoints import CONTROL, empty_pieces
 from sprachbund.models.conformer.config import ConformerConfig, ConformerShape, TransducerPart
 from sprachbund.models.conformer.model import Conformer
 from sprachbund.models.splitting import split_feed_forwards
+from sprachbund.text.languages import MIXED
 from sprachbund.text.tokenizer import Tokenizer, language_token
 
 MEAN: Literal["mean"] = "mean"
@@ -53,6 +54,8 @@ def rebuilt(
 def add_languages(model: Conformer, related: Mapping[str, str]) -> Conformer:
     """A model that hears and writes more languages; their pieces are those that its tokenizer has.
 
+    `MIXED` is written only: speech that mixes languages is heard in one of them.
+
     Args:
         model: not split by language.
         related: BCP-47 tag of a new language to that of the language whose token it starts from, or `MEAN` for the
@@ -66,16 +69,17 @@ def add_languages(model: Conformer, related: Mapping[str, str]) -> Conformer:
         return model
     _check_new(model, related)
     config, tokens = model.config, model.tokenizer
+    heard = {tag: like for tag, like in related.items() if tag != MIXED}
     weights = model.state_dict()
-    for names, numbers in (
-        (_BY_TOKEN, {tag: tokens.language_id(tag) for tag in config.target_languages}),
-        (_BY_SOURCE, {tag: number for number, tag in enumerate(config.source_languages)}),
-        (_BY_TARGET, {tag: number for number, tag in enumerate(config.target_languages)}),
+    for names, added, numbers in (
+        (_BY_TOKEN, related, {tag: tokens.language_id(tag) for tag in config.target_languages}),
+        (_BY_SOURCE, heard, {tag: number for number, tag in enumerate(config.source_languages)}),
+        (_BY_TARGET, related, {tag: number for number, tag in enumerate(config.target_languages)}),
     ):
-        starts = [list(numbers.values()) if like == MEAN else [numbers[like]] for like in related.values()]
+        starts = [list(numbers.values()) if like == MEAN else [numbers[like]] for like in added.values()]
         weights |= {name: _extended(weights[name], starts) for name in names if name in weights}
     more = {
-        "source_languages": (*config.source_languages, *related),
+        "source_languages": (*config.source_languages, *heard),
         "target_languages": (*config.target_languages, *related),
     }
     return rebuilt(

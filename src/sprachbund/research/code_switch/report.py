@@ -51,11 +51,7 @@ class _Chosen:
     transcripts: bool = False
 
     def __iter__(self) -> Iterator[Line]:
-        return (
-            line
-            for line in self.run
-            if (line.source == line.target) == self.transcripts and self.belongs(line)
-        )
+        return (line for line in self.run if line.is_transcript == self.transcripts and self.belongs(line))
 
 
 def scores_of(directory: Path, seed: int, name: str) -> Path:
