@@ -10,6 +10,7 @@ Letters: N sentences, K counts, S draws.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,6 +181,23 @@ def _interval(scores: Scores) -> tuple[float, float]:
     return float(np.sort(scores).mean()), 0.5 * (high - low)  # in this order, as the last digit depends on it
 
 
+class Scorer(Protocol):
+    """A score of summed counts: a `Metric`, or a `Share`."""
+
+    def score(self, total: NDArray[Any]) -> float:
+        """The score of summed counts (K,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share in percent: of counts (2,), the first in the second; 0 of none."""
+
+    def score(self, total: NDArray[Any]) -> float:
+        """The share of summed counts (2,)."""
+        return float(100 * total[0] / total[1]) if total[1] else 0.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class MeanComparison:
     """Two systems compared on the mean over parts (language pairs), and over training seeds where there are.
@@ -205,7 +223,7 @@ class MeanComparison:
 
 
 def compare_means(
-    metrics: Sequence[Metric],
+    metrics: Sequence[Scorer],
     baseline: Sequence[Sequence[Counts]],
     system: Sequence[Sequence[Counts]],
     *,
@@ -236,10 +254,7 @@ def compare_means(
         raise SprachbundError("runs have different numbers of sentences; compare on the same ones")
     scores = draw_means(metrics, runs, draws, seed)
     rng = np.random.default_rng((seed, 0x5EED))
-    means = []
-    for columns in (range(len(baseline)), range(len(baseline), len(runs))):
-        chosen = rng.choice(np.array(columns), size=(draws, len(columns)), replace=True)
-        means.append(np.take_along_axis(scores, chosen, axis=1).mean(1))
+    means = [_over_seeds(side, rng) for side in np.split(scores, [len(baseline)], axis=1)]
     differences = means[1] - means[0]
     beyond = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     whole = [_mean_score(metrics, run) for run in runs]
@@ -252,7 +267,32 @@ def compare_means(
     )
 
 
-def draw_means(metrics: Sequence[Metric], runs: Sequence[Sequence[Counts]], draws: int, seed: int) -> Scores:
+def mean_interval(
+    metrics: Sequence[Scorer],
+    runs: Sequence[Sequence[Counts]],
+    *,
+    draws: int = DRAWS["bootstrap"],
+    seed: int = TEST_SEED,
+) -> tuple[float, float]:
+    """95% of the means over parts and runs, of drawn sentences and training seeds as in `compare_means`.
+
+    Args:
+        metrics: one for each of P parts.
+        runs: of one system; for each, P counts (N_p, K).
+        draws: S.
+        seed: of the draws.
+    """
+    scores = draw_means(metrics, runs, draws, seed)
+    return percentiles(_over_seeds(scores, np.random.default_rng((seed, 0x5EED))))
+
+
+def _over_seeds(scores: Scores, rng: np.random.Generator) -> Scores:
+    """Means (S,) of scores (S, R), over R runs that each draw takes with replacement."""
+    chosen = rng.choice(scores.shape[1], size=scores.shape, replace=True)
+    return np.asarray(np.take_along_axis(scores, chosen, axis=1).mean(1))
+
+
+def draw_means(metrics: Sequence[Scorer], runs: Sequence[Sequence[Counts]], draws: int, seed: int) -> Scores:
     """Mean scores over parts, (S, number of runs), on the same drawn sentences for all runs.
 
     Args:
@@ -270,7 +310,7 @@ def draw_means(metrics: Sequence[Metric], runs: Sequence[Sequence[Counts]], draw
     return scores / len(metrics)
 
 
-def _mean_score(metrics: Sequence[Metric], run: Sequence[Counts]) -> float:
+def _mean_score(metrics: Sequence[Scorer], run: Sequence[Counts]) -> float:
     return float(np.mean([metric.score(c.sum(0)) for metric, c in zip(metrics, run, strict=True)]))
 
 

@@ -183,7 +183,7 @@ class CodeSwitchEstimate(MemoryEstimate):
         encoder: its parameters.
         llm: of the language model.
         arms: of all.
-        stages: trainings in all, those that arms share counted once.
+        stages: trainings in all, those that arms share counted once, and short ones that try learning rates among them.
         steps: of all trainings together.
     """
 
@@ -217,6 +217,9 @@ def estimate_memory(recipe: CodeSwitchRecipe) -> CodeSwitchEstimate:
             )
         )
     lasts = [stages[-1] for length in range(1, len(STAGES) + 1) for _, _, stages in recipe.chains(length)]
+    in_short = recipe.in_short(1.0).steps
+    trials = [stage for arm in recipe.kinds.values() for stage in recipe.stages_of(arm)]
+    num_tried = len(recipe.tuning_rate_factors)
     return CodeSwitchEstimate(
         model="Whisper-large-v3's encoder and Qwen2.5-7B"
         if recipe.encoder == PUBLISHED
@@ -225,8 +228,9 @@ def estimate_memory(recipe: CodeSwitchRecipe) -> CodeSwitchEstimate:
         encoder=sizes.encoder,
         llm=sizes.llm,
         arms=tuple(arms),
-        stages=len(lasts),
-        steps=sum(recipe.steps[stage.name] for stage in lasts),
+        stages=len(lasts) + num_tried * len(trials),
+        steps=sum(recipe.steps[stage.name] for stage in lasts)
+        + num_tried * sum(in_short[stage.name] for stage in trials),
     )
 
 

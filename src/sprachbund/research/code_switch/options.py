@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -93,6 +93,10 @@ class CodeSwitchRecipe(Strict):
             scarce ones, which have rows of their own in the table.
         rate_factor: the stages' rates are so many times the ones of `STAGES`, which are those of large models.
         rate_factors: kind of projector to a factor of its own.
+        tuning_rate_factors: tried for each kind of projector before the comparison, in short trainings of all stages
+            with the first seed; the one whose last stage has the lowest loss on dev counts. Arms that differ in losses
+            or stages alone have the factor of their kind, as they share stages.
+        tuning_steps: share of the steps of each stage in those trainings.
         warmup_steps: of each stage.
         transition: the form of the loss in the third stage.
         rows_per_utterance: languages wanted of an utterance, in translation.
@@ -101,6 +105,8 @@ class CodeSwitchRecipe(Strict):
         cache_states: compute the encoder's states once for all stages and arms; `lora.encoder` has to be empty, so that
             no stage moves the encoder.
         test_utterances: of each test part, evenly over it; all if None.
+        beside: name in the table to model directories of other systems, which are scored on the same parts: one for
+            each seed, or a single one, whose rows say nothing of training it again.
         workers: stages, and then evaluations, at a time, each with one thread.
     """
 
@@ -121,12 +127,17 @@ class CodeSwitchRecipe(Strict):
     shares: dict[str, float] = Field(default_factory=dict)
     rate_factor: PositiveFloat = 1.0
     rate_factors: dict[Projection, PositiveFloat] = Field(default_factory=dict)
+    tuning_rate_factors: tuple[PositiveFloat, ...] = ()
+    tuning_steps: float = Field(default=0.25, gt=0, le=1)
     warmup_steps: PositiveInt = 1000
     transition: Form = "mixed"
     rows_per_utterance: PositiveInt = 2
     transcribed: float = Field(default=0.0, ge=0, lt=1)
     cache_states: bool = False
     test_utterances: PositiveInt | None = None
+    beside: dict[Annotated[str, Field(pattern=r"^[\w ,.-]+$")], tuple[Path, ...]] = Field(
+        default_factory=dict
+    )
     workers: PositiveInt = 1
 
     @field_validator("arms")
@@ -143,6 +154,12 @@ class CodeSwitchRecipe(Strict):
             raise ValueError(f"targets lacks {lost[0]!r}, which the first stage transcribes")
         if self.cache_states and self.lora.encoder != ():
             raise ValueError("cache_states needs an encoder that does not move; set lora.encoder = []")
+        if self.tuning_rate_factors and self.rate_factors:
+            raise ValueError("tuning_rate_factors finds what rate_factors gives; leave one of them out")
+        if taken := [name for name in self.beside if name in ARMS]:
+            raise ValueError(f"beside has {taken[0]!r}, which is an arm; give it another name")
+        if empty := [name for name, models in self.beside.items() if not models]:
+            raise ValueError(f"beside names no model directory for {empty[0]!r}; name one or more")
         return self
 
     @property
@@ -154,6 +171,21 @@ class CodeSwitchRecipe(Strict):
     def all_arms(self) -> tuple[str, ...]:
         """Names of the arms, the baseline first."""
         return tuple(dict.fromkeys((BASELINE, *self.arms)))
+
+    @property
+    def kinds(self) -> Mapping[Projection, CodeSwitchArm]:
+        """Kinds of projector in the comparison, each with the first arm that has it."""
+        kinds: dict[Projection, CodeSwitchArm] = {}
+        for name in self.all_arms:
+            kinds.setdefault(ARMS[name].projector, ARMS[name])
+        return kinds
+
+    def in_short(self, rate_factor: float) -> Self:
+        """The trainings that try a rate factor, whatever the kind of projector."""
+        steps = {name: max(1, round(self.tuning_steps * count)) for name, count in self.steps.items()}
+        return self.model_copy(
+            update={"steps": steps, "rate_factors": dict.fromkeys(self.kinds, rate_factor)}
+        )
 
     @property
     def languages(self) -> tuple[str, ...]:

@@ -1,18 +1,22 @@
 """Code-switched translation with experts by language (arXiv 2511.10670) beside its baselines, from data to table.
 
 1. A small language model is trained on the texts of the data, unless one is named.
-2. Every arm goes through its stages: speech encoder and language model frozen, projector and adapters trained. First
+2. Each kind of projector is trained in short with some learning rates; the best one on dev is that of its arms.
+3. Every arm goes through its stages: speech encoder and language model frozen, projector and adapters trained. First
    stages are trained beside each other (`workers`), each with one thread, then second ones, and so on.
-3. All arms are scored on code-switched and monolingual speech, and on spliced recordings of people where there are
-   some, and compared with the first arm, over seeds, by paired bootstrap.
+4. All arms are scored on code-switched and monolingual speech, and on spliced recordings of people where there are
+   some, and compared with the first arm, over seeds, by paired bootstrap; so are other models that stand beside them.
 
 The paper's formulas and nearly all its sizes are not public; those here are a reconstruction. What is finished is not
 done again, so a broken-off run goes on; arms whose first stages are the same share them.
 """
 
 import json
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,7 @@ from sprachbund.evaluation.manifest import MANIFEST_FILE
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import evaluate
 from sprachbund.models.card import Card
+from sprachbund.models.io import load as load_model
 from sprachbund.models.io import locate
 from sprachbund.models.speech_llm import PromptOptions, SpeechLLM, Stage, assemble, load, save
 from sprachbund.models.speech_llm.checkpoints import write_part
@@ -43,12 +48,19 @@ from sprachbund.research.code_switch.options import (
     Projection,
     run_folder,
 )
-from sprachbund.research.code_switch.report import TESTS, scores_of, write_table
+from sprachbund.research.code_switch.report import (
+    TESTS,
+    beside_scores_of,
+    best_factor,
+    scores_of,
+    write_table,
+)
 from sprachbund.research.code_switch.transition import Transition
 from sprachbund.research.tasks import Tasks, remember, run_tasks
+from sprachbund.text.languages import MIXED
 from sprachbund.training.cached_states import CachedCorpus, cached_states
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
-from sprachbund.training.loop import train
+from sprachbund.training.loop import Convergence, train
 from sprachbund.training.parallel import in_16_bits
 from sprachbund.util.distributed import (
     first_rank_first,
@@ -58,7 +70,7 @@ from sprachbund.util.distributed import (
     wait_for_all_ranks,
     world_size,
 )
-from sprachbund.util.files import atomic_files, write_text
+from sprachbund.util.files import atomic_files, read_object, write_json, write_text
 
 __all__ = ["CodeSwitchRecipe", "estimate_memory", "run", "training_shape"]
 
@@ -73,12 +85,18 @@ STATES = "states"
 """Folder of the encoder's states, for all stages and arms."""
 STAGE_FILE = "stage.json"
 """Written last: names of the trained weights of a stage, and the digest of the others."""
-Test = tuple[int, str, str]
-"""Seed, name of the arm, and folder of the scores."""
+RATES = "rates"
+"""Folder of the short trainings that try learning rates, and of what they found."""
 
 
 def make_stage(
-    recipe: CodeSwitchRecipe, llm: Path, directory: Path, chains: Sequence[Chain], number: int
+    recipe: CodeSwitchRecipe,
+    llm: Path,
+    directory: Path,
+    chains: Sequence[Chain],
+    number: int,
+    *,
+    states: Path | None = None,
 ) -> None:
     """Train the last stage of a chain, or take it up; those before it are finished.
 
@@ -88,6 +106,7 @@ def make_stage(
         directory: of the comparison.
         chains: to be trained.
         number: of the chain.
+        states: folder of the encoder's states; that of the comparison if None.
 
     Raises:
         SprachbundError: as `run_stage` does.
@@ -108,7 +127,7 @@ def make_stage(
             seed,
             here,
             on_first_rank(report),
-            states=directory / STATES,
+            states=states or directory / STATES,
             projector=arm.projector,
         )
     if is_first_rank():
@@ -237,31 +256,45 @@ def corpus_of(
     return Corpus(manifests, examples, options)
 
 
-def make_scores(recipe: CodeSwitchRecipe, directory: Path, tests: Sequence[Test], number: int) -> None:
-    """Evaluate an arm's last model on the parts of a test set that are there.
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """An evaluation.
+
+    Attributes:
+        model: directory of the model.
+        parts: of the data.
+        out: folder of the scores.
+        is_beside: whether the model is none of the comparison's own.
+    """
+
+    model: Path
+    parts: tuple[Path, ...]
+    out: Path
+    is_beside: bool = False
+
+
+def make_scores(recipe: CodeSwitchRecipe, tests: Sequence[Evaluation], number: int) -> None:
+    """Evaluate a model on the parts of a test set; one that is asked for mixed speech in a way of its own, in it too.
 
     Args:
         recipe: options of the comparison.
-        directory: folder of all runs.
-        tests: test sets, with their parts.
-        number: index among arms, seeds and test sets.
+        tests: all evaluations.
+        number: index among them.
     """
-    seed, name, test = tests[number]
-    arm = ARMS[name]
+    test = tests[number]
+    written = {target for _, target in load_model(test.model).pairs()} if test.is_beside else set()
     options = EvaluationOptions(
-        targets=recipe.targets,
+        targets=(*recipe.targets, *({MIXED} & written)),
         limit=recipe.test_utterances,
         no_speech_per_kind=0,
         first_segments=0,
         engine="torch",
     )
-    model = run_folder(directory, seed, arm, recipe.stages_of(arm)) / "model"
-    there = [recipe.data / part for part in TESTS[test] if (recipe.data / part).is_dir()]
-    evaluate(there, model, options, out=scores_of(directory, seed, name) / test)
+    evaluate(test.parts, test.model, options, out=test.out)
 
 
-MAY_CHANGE = ("seeds", "arms", "workers", "data")
-"""Options that add trainings, or change no number: `data` may have moved."""
+MAY_CHANGE = ("seeds", "arms", "beside", "workers", "data")
+"""Options that add trainings or evaluations, or change no number: `data` may have moved."""
 _MOST_TEXTS = 60_000
 
 
@@ -280,7 +313,8 @@ def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) ->
         SprachbundError: a folder without the parts that `data make mixed` writes, or with another comparison; models
             that do not fit each other.
     """
-    recipe = recipe.model_copy(update={"data": recipe.data.resolve()})
+    beside = {name: tuple(path.resolve() for path in models) for name, models in recipe.beside.items()}
+    recipe = recipe.model_copy(update={"data": recipe.data.resolve(), "beside": beside})
     _check_data(recipe.data)
     read_encoder(locate(recipe.encoder)).check_layers(recipe.projector.encoder_layers)
     with joined_processes():
@@ -291,31 +325,123 @@ def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) ->
         if world_size() > 1:
             report("all stages are trained; the same command without torchrun evaluates them")
             return directory
-    tests = _tests(recipe)
-    paths = [scores_of(directory, seed, name) / test / MANIFEST_FILE for seed, name, test in tests]
-    _share(recipe, "evaluations", paths, partial(make_scores, recipe, directory, tests), report)
-    return write_table(recipe, directory)
+    tests = _tests(recipe, directory)
+    paths = [test.out / MANIFEST_FILE for test in tests]
+    _share(recipe, "evaluations", paths, partial(make_scores, recipe, tests), report)
+    return write_table(recipe, directory, read_rates(recipe, directory))
 
 
 def _train_all(recipe: CodeSwitchRecipe, directory: Path, report: Report) -> None:
     """Train the language model, and every stage of every arm; first stages before second ones."""
     llm = Path(recipe.llm) if recipe.llm else _text_llm(recipe, directory / "llm", report)
     wait_for_all_ranks()
+    if recipe.tuning_rate_factors:
+        _try_rates(recipe, llm, directory, report)
+        factors = _best_factors(read_rates(recipe, directory))
+        recipe = recipe.model_copy(update={"rate_factors": factors})
     report(f"what each training says is in {directory / 'seed-N' / 'ARM' / 'STAGES' / LOG_FILE}")
     for length in range(1, len(STAGES) + 1):
         chains = recipe.chains(length)
-        paths = [run_folder(directory, *chain) / STAGE_FILE for chain in chains]
+        folders = [run_folder(directory, *chain) for chain in chains]
         make = partial(make_stage, recipe, llm, directory, chains)
-        if world_size() > 1:
-            for number, path in enumerate(paths):
-                if not path.exists():
-                    make(number)
-                wait_for_all_ranks()  # or one could read what another writes
-        else:
-            _share(recipe, f"trainings, stage {length}", paths, make, report)
-        if is_first_rank():
-            for chain in chains:
-                forget_run(run_folder(directory, *chain))
+        _train_stages(recipe, f"trainings, stage {length}", folders, make, report)
+
+
+def _train_stages(
+    recipe: CodeSwitchRecipe,
+    what: str,
+    folders: Sequence[Path],
+    make: Callable[[int], None],
+    report: Report,
+) -> None:
+    """Train stages that do not need each other: beside each other, or one after the other by all processes."""
+    paths = [folder / STAGE_FILE for folder in folders]
+    if world_size() > 1:
+        for number, path in enumerate(paths):
+            if not path.exists():
+                make(number)
+            wait_for_all_ranks()  # or one could read what another writes
+    else:
+        _share(recipe, what, paths, make, report)
+    if is_first_rank():
+        for folder in folders:
+            forget_run(folder)
+
+
+# Learning rates, from short trainings with the first seed.
+
+Trial = tuple[float, Chain]
+"""Rate factor, and what is trained with it."""
+Rates = Mapping[Projection, Mapping[str, float]]
+"""Kind of projector to rate factors, each with the loss on dev that it led to."""
+
+
+def make_trial(
+    recipe: CodeSwitchRecipe, llm: Path, directory: Path, trials: Sequence[Trial], number: int
+) -> None:
+    """Train the last stage of a chain in short with a rate factor; see `make_stage`.
+
+    Args:
+        recipe: of the comparison.
+        llm: directory of the language model.
+        directory: of the comparison.
+        trials: to be trained.
+        number: of the trial.
+    """
+    factor, chain = trials[number]
+    folder, states = _trial_folder(directory, factor), directory / STATES
+    make_stage(recipe.in_short(factor), llm, folder, [chain], 0, states=states)
+
+
+def _try_rates(recipe: CodeSwitchRecipe, llm: Path, directory: Path, report: Report) -> None:
+    """Write down the losses on dev of every rate factor, for each kind of projector that has none yet."""
+    seed, factors = recipe.seeds[0], recipe.tuning_rate_factors
+    kinds = {kind: arm for kind, arm in recipe.kinds.items() if not _rate_file(directory, kind).exists()}
+    for length in range(1, len(STAGES) + 1):
+        trials = [
+            (factor, (seed, arm, recipe.stages_of(arm)[:length]))
+            for factor, arm in product(factors, kinds.values())
+        ]
+        folders = [run_folder(_trial_folder(directory, factor), *chain) for factor, chain in trials]
+        make = partial(make_trial, recipe, llm, directory, trials)
+        _train_stages(recipe, f"trainings that try rates, stage {length}", folders, make, report)
+    if kinds and is_first_rank():
+        for kind, arm in kinds.items():
+            losses = {}
+            for factor in factors:
+                folder = run_folder(_trial_folder(directory, factor), seed, arm, recipe.stages_of(arm))
+                best = Convergence.read(folder).best
+                assert best is not None
+                losses[f"{factor:g}"] = best.value
+            write_json(_rate_file(directory, kind), losses)
+        for factor in factors:
+            shutil.rmtree(_trial_folder(directory, factor))
+    wait_for_all_ranks()
+    for kind, factor in _best_factors(read_rates(recipe, directory)).items():
+        end = "largest" if factor == max(factors) else "smallest" if factor == min(factors) else ""
+        report(
+            f"rate factor of the projector {kind!r}: {factor:g}" + (f", the {end} one tried" if end else "")
+        )
+
+
+def read_rates(recipe: CodeSwitchRecipe, directory: Path) -> Rates:
+    """What the short trainings found; nothing where no rates are tried."""
+    if not recipe.tuning_rate_factors:
+        return {}
+    advice = "delete it, and the rates are tried again"
+    return {kind: read_object(_rate_file(directory, kind), advice=advice) for kind in recipe.kinds}
+
+
+def _best_factors(rates: Rates) -> dict[Projection, float]:
+    return {kind: best_factor(losses) for kind, losses in rates.items()}
+
+
+def _trial_folder(directory: Path, factor: float) -> Path:
+    return directory / RATES / f"{factor:g}"
+
+
+def _rate_file(directory: Path, kind: Projection) -> Path:
+    return directory / RATES / f"{kind}.json"
 
 
 def _share(
@@ -327,10 +453,30 @@ def _share(
     run_tasks(tasks, what, workers=recipe.workers, report=report)
 
 
-def _tests(recipe: CodeSwitchRecipe) -> tuple[Test, ...]:
-    """The evaluations: every arm's last model on every test set of which there is a part."""
-    there = [test for test, parts in TESTS.items() if any((recipe.data / part).is_dir() for part in parts)]
-    return tuple((seed, name, test) for seed in recipe.seeds for name in recipe.all_arms for test in there)
+def _tests(recipe: CodeSwitchRecipe, directory: Path) -> list[Evaluation]:
+    """The evaluations: every arm's last model, and those beside, on every test set of which there is a part."""
+    arms = [
+        (
+            run_folder(directory, seed, ARMS[name], recipe.stages_of(ARMS[name])) / "model",
+            scores_of(directory, seed, name),
+            False,
+        )
+        for seed, name in product(recipe.seeds, recipe.all_arms)
+    ]
+    beside = [
+        (model, beside_scores_of(directory, name, number), True)
+        for name, models in recipe.beside.items()
+        for number, model in enumerate(models)
+    ]
+    tests = []
+    for test, names in TESTS.items():
+        parts = tuple(recipe.data / name for name in names if (recipe.data / name).is_dir())
+        if parts:
+            tests += [
+                Evaluation(model=model, parts=parts, out=out / test, is_beside=is_beside)
+                for model, out, is_beside in (*arms, *beside)
+            ]
+    return tests
 
 
 def _check_data(data: Path) -> None:

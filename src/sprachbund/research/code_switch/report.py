@@ -1,18 +1,27 @@
-"""The table of the comparison: every arm beside the first, over seeds, by paired bootstrap, and what switches do."""
+"""The table of the comparison: every arm beside the first, over seeds, by paired bootstrap, and what switches do.
+
+Recall of embedded spans and accuracy of the router have intervals by the same bootstrap: it draws utterances, each with
+the counts of all its targets, and seeds.
+"""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sprachbund.evaluation.code_switch import switch_scores
 from sprachbund.evaluation.compare import RunFile, System, compare
 from sprachbund.evaluation.failures import Rate, identifier_for, in_wrong_language
 from sprachbund.evaluation.lines import Line
+from sprachbund.evaluation.metrics import Counts
 from sprachbund.evaluation.router import EMBEDDED, SPANS, TIME, RouteCounts
-from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe
+from sprachbund.evaluation.significance import Share, compare_means, mean_interval
+from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, Projection
+from sprachbund.text.languages import MIXED
 from sprachbund.util.files import write_text
 
 MADE, SPLICED = "synthetic", "spliced"
@@ -27,9 +36,9 @@ _SETS: dict[str, tuple[str, Callable[[Line], bool]]] = {
 }
 """Name of a test set to its folder and the lines of it."""
 _SCARCE = "scarce languages"
-_SWITCHED = ("code-switched", "spliced people")
+_SWITCHED = ("code-switched", "spliced people", _SCARCE)
+_RECALL = "span recall %"
 _SAID = {
-    "recalled": "span recall %",
     "near": "errors near a switch %",
     "elsewhere": "errors elsewhere %",
     "untranslated": "spans untranslated %",
@@ -44,14 +53,26 @@ _ROUTED = {
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The translations of a run that belong to a set, or its transcripts."""
+    """The translations of a run that belong to a set, or its transcripts.
+
+    Of a model that writes mixed speech as a target of its own (`in_mixed`), those are the transcripts of such speech;
+    they go under the main language, as the transcripts of other models do.
+    """
 
     run: RunFile
     belongs: Callable[[Line], bool]
     transcripts: bool = False
+    in_mixed: bool = False
 
     def __iter__(self) -> Iterator[Line]:
-        return (line for line in self.run if line.is_transcript == self.transcripts and self.belongs(line))
+        for line in self.run:
+            if line.is_transcript != self.transcripts or not self.belongs(line):
+                continue
+            if self.transcripts and self.in_mixed and line.switched:
+                if line.target == MIXED:
+                    yield replace(line, target=line.source)
+            else:
+                yield line
 
 
 def scores_of(directory: Path, seed: int, name: str) -> Path:
@@ -62,15 +83,44 @@ def scores_of(directory: Path, seed: int, name: str) -> Path:
         seed: seed of the run.
         name: name of the arm.
     """
-    return directory / f"seed-{seed}" / "scores" / name.replace(", ", "-").replace(" ", "-")
+    return directory / f"seed-{seed}" / "scores" / _as_folder(name)
 
 
-def write_table(recipe: CodeSwitchRecipe, directory: Path) -> Path:
-    """Every arm on every set: quality beside the first arm's, what becomes of embedded spans, the router."""
+def beside_scores_of(directory: Path, name: str, number: int) -> Path:
+    """Folder of the scores of a system that stands beside the arms.
+
+    Args:
+        directory: folder of all runs.
+        name: of the system.
+        number: of its model, from 0.
+    """
+    return directory / "beside" / _as_folder(name) / str(number)
+
+
+def _as_folder(name: str) -> str:
+    return name.replace(", ", "-").replace(" ", "-")
+
+
+def best_factor(losses: Mapping[str, float]) -> float:
+    """The rate factor that led to the lowest loss on dev."""
+    return float(min(losses, key=lambda factor: losses[factor]))
+
+
+def write_table(
+    recipe: CodeSwitchRecipe, directory: Path, rates: Mapping[Projection, Mapping[str, float]] | None = None
+) -> Path:
+    """Every arm on every set: quality beside the first arm's, what becomes of embedded spans, the router.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        rates: kind of projector to rate factors with their losses on dev, where they were tried.
+    """
+    factors = {kind: best_factor(losses) for kind, losses in (rates or {}).items()}
     rows: list[dict[str, Any]] = []
     sets = dict(_SETS)
     if recipe.shares:
-        sets[_SCARCE] = MADE, lambda line: line.source in recipe.shares
+        sets[_SCARCE] = MADE, lambda line: recipe.shares.get(line.source, 1.0) < 1
     for title, (folder, belongs) in sets.items():
         if not all((scores_of(directory, seed, BASELINE) / folder).is_dir() for seed in recipe.seeds):
             continue
@@ -79,34 +129,50 @@ def write_table(recipe: CodeSwitchRecipe, directory: Path) -> Path:
             for transcripts in (False, True)
         )
         quality, heard = _quality(systems, METRICS), _quality(transcribing, ("WER",))
-        rows += [
-            {
-                "speech": title,
-                "arm": system.name,
-                **quality[system.name],
-                **heard[system.name],
-                **(_switches(system) if title in _SWITCHED else {}),
-                **(_router(system) if ARMS[system.name].projector == "groups" else {}),
-            }
-            for system in systems
-        ]
+        recall = _shares(systems, _recalled) if title in _SWITCHED else {}
+        by_language = [s for s in systems if s.name in ARMS and ARMS[s.name].projector == "groups"]
+        routed = _shares(by_language, _routed)
+        for system in systems:
+            kind = ARMS[system.name].projector if system.name in ARMS else None
+            rows.append(
+                {
+                    "speech": title,
+                    "arm": system.name,
+                    **({"rate factor": factors[kind]} if kind in factors else {}),
+                    **quality[system.name],
+                    **heard[system.name],
+                    **recall.get(system.name, {}),
+                    **(_switches(system) if title in _SWITCHED else {}),
+                    **routed.get(system.name, {}),
+                }
+            )
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = [{key: row.get(key, "") for key in columns} for row in rows]
     path = directory / "table.json"
-    write_text(path, json.dumps({"recipe": recipe.model_dump(mode="json"), "rows": table}, indent=1) + "\n")
+    found = {
+        "recipe": recipe.model_dump(mode="json"),
+        **({"dev loss by rate factor": rates} if rates else {}),
+    }
+    write_text(path, json.dumps({**found, "rows": table}, indent=1) + "\n")
     return path
 
 
 def _systems(
-    recipe: CodeSwitchRecipe, directory: Path, folder: str, chosen: Callable[[RunFile], _Chosen]
+    recipe: CodeSwitchRecipe, directory: Path, folder: str, chosen: Callable[..., _Chosen]
 ) -> list[System]:
-    """All arms with the lines that are chosen of each seed's run."""
-    return [
-        System(
-            name=name,
-            runs=[chosen(RunFile(scores_of(directory, seed, name) / folder)) for seed in recipe.seeds],
-        )
+    """All arms with the lines that are chosen of each seed's run, and the systems beside them."""
+    runs: dict[str, list[_Chosen]] = {
+        name: [chosen(RunFile(scores_of(directory, seed, name) / folder)) for seed in recipe.seeds]
         for name in recipe.all_arms
+    }
+    for name, models in recipe.beside.items():
+        files = [RunFile(beside_scores_of(directory, name, n) / folder) for n in range(len(models))]
+        in_mixed = any(line.target == MIXED for line in files[0])
+        runs[name] = [chosen(file, in_mixed=in_mixed) for file in files]
+    several = max(map(len, runs.values())) > 1
+    # Beside several seeds a single training stands for itself: nothing of it varies but the utterances.
+    return [
+        System(name=name, runs=own * 2 if several and len(own) == 1 else own) for name, own in runs.items()
     ]
 
 
@@ -126,8 +192,8 @@ def _quality(systems: Sequence[System], metrics: Sequence[str]) -> dict[str, dic
 
 
 def _switches(system: System) -> dict[str, float]:
-    """Rates of embedded spans, and how often the output is in another language than asked for, over all runs."""
-    lines = [line for run in system.runs for line in run]
+    """What becomes of embedded spans, and how often the output is in another language than asked for, over all runs."""
+    lines = [line for run in system.runs for line in run if line.switched]
     scores = switch_scores(lines)
     return {
         **{said: getattr(scores, name).percent for name, said in _SAID.items()},
@@ -141,15 +207,67 @@ def _confusion(lines: Sequence[Line]) -> Rate:
     return Rate(failed=sum(evaluated), evaluated=len(evaluated))
 
 
-def _router(system: System) -> dict[str, float]:
-    """Shares of the spans of any language, of embedded ones, and of the time, that went to their experts."""
+_Key = tuple[str, str]
+"""Corpus and id of an utterance."""
+_Counted = Mapping[str, tuple[float, float]]
+"""Name of a share to what counts for it, and what it is of."""
+
+
+def _recalled(line: Line) -> _Counted:
+    """Words that translate embedded spans."""
+    if not line.switched:
+        return {}
+    recalled = switch_scores([line]).recalled
+    return {_RECALL: (recalled.failed, recalled.evaluated)}
+
+
+def _routed(line: Line) -> _Counted:
+    """Spans of any language, embedded ones, and seconds, that went to their experts."""
     counts = RouteCounts()
-    for run in system.runs:
-        for line in run:
-            counts.add(line)
+    counts.add(line)
     scores = dict(counts.scores())
-    return {
-        said: scores[name].percent
-        for name, said in _ROUTED.items()
-        if name in scores and scores[name].evaluated
-    }
+    return {said: (scores[n].right, scores[n].evaluated) for n, said in _ROUTED.items() if n in scores}
+
+
+def _shares(systems: Sequence[System], counted: Callable[[Line], _Counted]) -> dict[str, dict[str, Any]]:
+    """Shares of each system with their intervals, and their differences to the first one's.
+
+    Args:
+        systems: with the same utterances.
+        counted: of a line.
+    """
+    sums = {system.name: [_sums(run, counted) for run in system.runs] for system in systems}
+    rows: dict[str, dict[str, Any]] = {system.name: {} for system in systems}
+    names = list(dict.fromkeys(name for runs in sums.values() for run in runs for name in run))
+    share, first = Share(), systems[0].name
+    for name in names:
+        counts = {of: [[_matrix(run.get(name, {}))] for run in runs] for of, runs in sums.items()}
+        for of, runs in counts.items():
+            if not any(total[:, 1].sum() for [total] in runs):
+                continue
+            low, high = mean_interval([share], runs)
+            values = [share.score(total.sum(0)) for [total] in runs]
+            rows[of] |= {name: sum(values) / len(values), f"{name} interval": f"{low:.1f} to {high:.1f}"}
+            if of != first:
+                compared = compare_means([share], counts[first], runs)
+                low, high = compared.interval
+                rows[of] |= {
+                    f"{name} difference": f"{compared.difference:+.2f} ({low:+.2f} to {high:+.2f})",
+                    f"{name} p": compared.p_value,
+                }
+    return rows
+
+
+def _sums(run: Iterable[Line], counted: Callable[[Line], _Counted]) -> dict[str, dict[_Key, Counts]]:
+    """Counts (2,) of each share, by utterance: over all that it was translated into."""
+    sums: dict[str, dict[_Key, Counts]] = {}
+    for line in run:
+        for name, counts in counted(line).items():
+            of_name, key = sums.setdefault(name, {}), (line.corpus, line.id)
+            of_name[key] = of_name.get(key, np.zeros(2)) + counts
+    return sums
+
+
+def _matrix(sums: Mapping[_Key, Counts]) -> Counts:
+    """Counts (N, 2), in the order of the utterances' names."""
+    return np.array([sums[key] for key in sorted(sums)]).reshape(-1, 2)
