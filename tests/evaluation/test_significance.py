@@ -10,7 +10,14 @@ from sacrebleu.significance import PairedTest
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation import significance
 from sprachbund.evaluation.metrics import bleu, chrf, metric, ter
-from sprachbund.evaluation.significance import bootstrap_weights, compare_means, holm, paired_test
+from sprachbund.evaluation.significance import (
+    Share,
+    bootstrap_weights,
+    compare_means,
+    holm,
+    mean_interval,
+    paired_test,
+)
 from tests.evaluation.made import made_texts
 
 METRICS = {"BLEU": (bleu("de"), BLEU), "chrF2": (chrf(), CHRF), "TER": (ter(), TER)}
@@ -98,6 +105,26 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         )
         covered += found.interval[0] <= 10 <= found.interval[1]
     assert covered >= 52
+
+
+def test_intervals_of_one_system_cover_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(2)
+    covered = 0
+    for _ in range(60):
+        low, high = mean_interval([Share()], planted([0.5], rng, 200), draws=200)
+        covered += low <= 50 <= high
+    assert covered >= 52
+
+
+def test_the_interval_of_one_system_is_that_of_a_difference_to_nothing():
+    rng = np.random.default_rng(3)
+    runs = planted([0.5, 0.6, 0.4], rng)
+    nothing = [[np.zeros((400, 2))] for _ in runs]
+    found = compare_means([Share()], runs, nothing, draws=200)
+    low, high = mean_interval([Share()], runs, draws=200)
+    assert found.interval == (-high, -low)
+    alike = mean_interval([Share()], runs[:1] * 3, draws=200)
+    assert alike[1] - alike[0] < (high - low) / 2, "trainings that differ count"
 
 
 def test_the_same_texts_twice(systems):

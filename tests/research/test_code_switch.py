@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +16,13 @@ from sprachbund.cli import main
 from sprachbund.corpora.mixed import MixedSpeechOptions, make_mixed
 from sprachbund.data.batch import Batch
 from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.compare import System
+from sprachbund.evaluation.lines import HYPOTHESES_FILE, DecodingEvidence, EmbeddedSpan, Line, read_lines
 from sprachbund.models.base import Target
 from sprachbund.models.card import Card
+from sprachbund.models.conformer.extension import add_languages
+from sprachbund.models.conformer.io import load as load_conformer
+from sprachbund.models.conformer.io import save as save_conformer
 from sprachbund.models.io import load, locate
 from sprachbund.models.speech_llm import STAGES, SpeechLLM, assemble
 from sprachbund.models.speech_llm import load as load_speech_llm
@@ -25,9 +31,10 @@ from sprachbund.research import sizes
 from sprachbund.research.code_switch import recipe as of_recipe
 from sprachbund.research.code_switch.estimate import estimate_memory, step_loss, without_values
 from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, run_folder
-from sprachbund.research.code_switch.recipe import STAGE_FILE, corpus_of, make_stage, run_stage
+from sprachbund.research.code_switch.recipe import STAGE_FILE, corpus_of, make_stage, read_rates, run_stage
 from sprachbund.research.code_switch.recipe import run as train_all
-from sprachbund.research.code_switch.report import write_table
+from sprachbund.research.code_switch.report import _recalled, _shares, best_factor, write_table
+from sprachbund.text.languages import MIXED
 from sprachbund.training.check import Shape, probe
 from sprachbund.training.checkpoint import LOG_FILE
 from sprachbund.training.options import read_recipe
@@ -90,7 +97,13 @@ def test_every_arm_has_its_rows(run: Path) -> None:
         "router right, embedded %",
         "router right, time %",
         "wrong language %",
+        "span recall % interval",
+        "router right, embedded % interval",
     } <= first.keys()
+    assert first["span recall % difference"] == ""
+    assert re.fullmatch(
+        r"[-+]\d+\.\d\d \([-+]\d+\.\d\d to [-+]\d+\.\d\d\)", rows[1]["span recall % difference"]
+    )
     assert first["chrF difference"] == ""
     assert rows[1]["router right %"] == ""
 
@@ -360,6 +373,12 @@ def test_the_published_size_is_counted_and_asks_for_its_model(
     ("changes", "said"),
     [
         (["arms=['ours']"], "no arm 'ours'; there are grouped experts"),
+        (
+            ["tuning_rate_factors=[1]", "rate_factors={plain=2}"],
+            "tuning_rate_factors finds what rate_factors gives",
+        ),
+        (['beside={"plain mixture"=["x"]}'], "beside has 'plain mixture', which is an arm"),
+        (["beside={ours=[]}"], "beside names no model directory for 'ours'"),
         (["steps={align=1}"], "steps has no number for the stage 'monolingual'"),
         (["groups=[['es'],['fr']]"], "targets lacks 'fr', which the first stage transcribes"),
         ([], "has no part train; make it with `sprachbund data make mixed"),
@@ -419,4 +438,102 @@ def test_scarce_languages_have_less_speech_and_rows_of_their_own(run: Path) -> N
     table = write_table(recipe, run / "run")
     rows = [row for row in json.loads(table.read_text())["rows"] if row["speech"] == "scarce languages"]
     assert [row["arm"] for row in rows] == list(recipe.all_arms)
+    assert all(re.fullmatch(r"\d+\.\d to \d+\.\d", row["span recall % interval"]) for row in rows)
+    plenty = recipe.model_copy(update={"shares": {"es": 1.0}})
+    rows = json.loads(write_table(plenty, run / "run").read_text())["rows"]
+    assert not any(row["speech"] == "scarce languages" for row in rows)
     write_table(whole, run / "run")
+
+
+def test_rates_are_found_on_dev_once_for_each_kind_of_projector(run: Path, tmp_path: Path) -> None:
+    sets = [
+        f'data="{run / "data"}"',
+        f'llm="{run / "run" / "llm" / "model"}"',
+        "arms=['dense, equal active size', 'without transition']",
+        "tuning_rate_factors=[1, 30]",
+        "tuning_steps=0.5",
+    ]
+    recipe, lines = read_recipe(CodeSwitchRecipe, TINY, sets), list[str]()
+    assert recipe.in_short(30).steps == dict.fromkeys(recipe.steps, 1)
+    assert recipe.in_short(30).options_of(STAGES[0], 0, "active").learning_rate == pytest.approx(30e-4)
+    table = json.loads(train_all(recipe, tmp_path, report=lines.append).read_text())
+    rates = read_rates(recipe, tmp_path)
+    assert {kind: list(losses) for kind, losses in rates.items()} == {
+        k: ["1", "30"] for k in ("groups", "active")
+    }
+    assert table["dev loss by rate factor"] == rates
+    chosen = {kind: best_factor(losses) for kind, losses in rates.items()}
+    factors = {row["arm"]: row["rate factor"] for row in table["rows"]}
+    assert factors == {
+        BASELINE: chosen["groups"],
+        "dense, equal active size": chosen["active"],
+        "without transition": chosen["groups"],
+    }
+    assert any(line.startswith("rate factor of the projector 'groups'") for line in lines)
+    # What was chosen is what the stages were trained with: steps of AdamW are as long as the rate.
+    start = load_speech_llm(tmp_path / "seed-0" / "active" / "align" / "model")
+    twin = recipe.model_copy(update={"rate_factors": {"active": chosen["active"]}, "tuning_rate_factors": ()})
+    make_stage(
+        twin,
+        run / "run" / "llm" / "model",
+        tmp_path / "twin",
+        [(0, ARMS["dense, equal active size"], recipe.stages_of(ARMS[BASELINE])[:1])],
+        0,
+    )
+    again = load_speech_llm(tmp_path / "twin" / "seed-0" / "active" / "align" / "model")
+    assert all(torch.equal(a, b) for a, b in zip(start.parameters(), again.parameters(), strict=True))
+    # Another kind of projector is tuned when its arm is added, and nothing else again.
+    assert sorted(path.name for path in (tmp_path / "rates").iterdir()) == ["active.json", "groups.json"]
+    before = (tmp_path / "rates" / "groups.json").stat().st_mtime_ns
+    more = recipe.model_copy(update={"arms": (*recipe.arms, "plain mixture")})
+    train_all(more, tmp_path, report=lines.append)
+    assert (tmp_path / "rates" / "plain.json").exists()
+    assert (tmp_path / "rates" / "groups.json").stat().st_mtime_ns == before
+    assert estimate_memory(recipe).stages == 4 + 4 + 1 + 2 * 2 * 4
+
+
+def test_another_system_stands_beside_the_arms(run: Path, tmp_path: Path) -> None:
+    """The bundled model with a token for mixed speech, whose transcripts of it are compared with those of the arms."""
+    save_conformer(add_languages(load_conformer(locate("bundled")), {MIXED: "mean"}), tmp_path / "model")
+    sets = [f'data="{run / "data"}"', f'beside={{"ours, tuned"=["{tmp_path / "model"}"]}}']
+    recipe = read_recipe(CodeSwitchRecipe, TINY, sets)
+    rows = json.loads(train_all(recipe, run / "run").read_text())["rows"]
+    beside = {row["speech"]: row for row in rows if row["arm"] == "ours, tuned"}
+    assert beside.keys() == {"code-switched", "monolingual", "mixed", "spliced people"}
+    assert beside["mixed"]["chrF"] > rows[0]["chrF"]
+    for row in beside.values():
+        assert row["chrF difference"]
+        assert row["WER"] != ""
+        assert row["router right %"] == ""
+    assert beside["code-switched"]["span recall % difference"]
+    scores = run / "run" / "beside" / "ours-tuned" / "0" / "synthetic" / HYPOTHESES_FILE
+    assert {line.target for line in read_lines(scores)} == {"en", "es", "de", MIXED}
+    train_all(recipe.model_copy(update={"beside": {}}), run / "run")
+
+
+def test_recall_is_drawn_by_utterances_whatever_they_are_translated_into() -> None:
+    def lines(targets: str) -> list[Line]:
+        embedded = (EmbeddedSpan(language="en", said="past", start=0, end=2),)
+        return [
+            Line(
+                id=str(number),
+                source="es",
+                target=target,
+                reference="halb sechs",
+                hypothesis="halb sechs" if number % 3 else "sieben",
+                evidence=DecodingEvidence(),
+                switched=True,
+                embedded=embedded,
+            )
+            for number in range(30)
+            for target in targets.split()
+        ]
+
+    few, many = (
+        _shares([System(name="a", runs=[lines(targets)])], _recalled)["a"] for targets in ("de", "de en fr")
+    )
+    assert few == many
+    low, high = map(float, few["span recall % interval"].split(" to "))
+    assert few["span recall %"] == pytest.approx(200 / 3)
+    # Of 30 utterances, two thirds of which have both words.
+    assert high - low == pytest.approx(2 * 1.96 * 100 * (2 / 9 / 30) ** 0.5, rel=0.15)

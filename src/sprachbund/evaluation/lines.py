@@ -413,7 +413,7 @@ class Line:
     Attributes:
         id: of the utterance, unique within its corpus.
         source: BCP-47 tag of the speech; empty for sound without speech.
-        target: BCP-47 tag of the text; equal to `source` for transcription.
+        target: BCP-47 tag of the text; equal to `source` for transcription, `MIXED` for that of mixed speech.
         hypothesis: what the model wrote, before the guard, on one line.
         reference: what it should have written; empty for sound without speech.
         evidence: of the decoding.

@@ -119,8 +119,8 @@ def write_table(
     factors = {kind: best_factor(losses) for kind, losses in (rates or {}).items()}
     rows: list[dict[str, Any]] = []
     sets = dict(_SETS)
-    if recipe.shares:
-        sets[_SCARCE] = MADE, lambda line: recipe.shares.get(line.source, 1.0) < 1
+    if scarce := {tag for tag, share in recipe.shares.items() if share < 1}:
+        sets[_SCARCE] = MADE, lambda line: line.source in scarce
     for title, (folder, belongs) in sets.items():
         if not all((scores_of(directory, seed, BASELINE) / folder).is_dir() for seed in recipe.seeds):
             continue
