@@ -43,7 +43,9 @@ DRAWS = 400
 
 def rows_of(manifest: str) -> list[Mapping[str, Any]]:
     """Rows of a manifest in docs/results."""
-    rows: list[Mapping[str, Any]] = json.loads((RESULTS / f"{manifest}.json").read_text(encoding="utf-8"))["rows"]
+    rows: list[Mapping[str, Any]] = json.loads((RESULTS / f"{manifest}.json").read_text(encoding="utf-8"))[
+        "rows"
+    ]
     return rows
 
 

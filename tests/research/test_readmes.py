@@ -8,6 +8,8 @@ import pytest
 from sprachbund.cli import main
 from sprachbund.cli.train import RECIPES
 from sprachbund.research import sizes
+from sprachbund.training.options import read_recipe
+from sprachbund.training.translator import TranslatorRecipe
 
 ROOT = Path(__file__).parents[2]
 RESEARCH = ROOT / "src" / "sprachbund" / "research"
@@ -58,10 +60,15 @@ def test_files_and_modules_of_a_readme_exist(name: str) -> None:
 def test_experiments_can_be_run_as_their_first_lines_say(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command in the comment names the recipe and this file; its shapes can be built."""
-    commands = re.findall(r"sprachbund recipe (\w+) --size (\S+)", path.read_text("utf-8"))
+    """The commands in the comment name the recipe and this file; its shapes can be built."""
+    text = path.read_text("utf-8")
+    trained = re.findall(r"sprachbund train (\S+)", text)
+    assert all(ROOT / named == path for named in trained)
+    if trained:
+        assert read_recipe(TranslatorRecipe, path).card.name
+    commands = re.findall(r"sprachbund recipe (\w+) --size (\S+)", text)
     assert commands
     for name, size in commands:
-        assert ROOT / size == path
-        assert main(["recipe", name, "--size", str(path), "--check"]) == 0
+        assert (ROOT / size).is_file() if trained else ROOT / size == path
+        assert main(["recipe", name, "--size", str(ROOT / size), "--check"]) == 0
     assert "parameters" in capsys.readouterr().out
