@@ -2,7 +2,9 @@
 
     python -m scripts.results_page
 
-writes docs/images/results_NAME.png and docs/results/summary_NAME.json, for `sprachbund.evaluation.tables`.
+writes docs/images/results_NAME.png and docs/results/summary_NAME.json, for `sprachbund.evaluation.tables`. Recall and
+router of mixed speech have intervals since the comparison of six languages, docs/results/code_switch_six.json: the
+`table.json` of its run.
 """
 
 import json
@@ -102,12 +104,42 @@ def dual_scale() -> list[Line]:
     ]
 
 
+SCARCE = "scarce languages"
+
+
+def code_switch_rows() -> list[tuple[str, Row]]:
+    """Rows of both comparisons with what their speech is called; that of six languages once it is there."""
+    rows = [(str(row["speech"]), row) for row in rows_of("code_switch_small")]
+    if (DOCS / "results" / "code_switch_six.json").exists():
+        rows += [(f"six languages, {row['speech']}", row) for row in rows_of("code_switch_six")]
+    return rows
+
+
 def code_switch() -> list[Line]:
-    """Arms against experts in groups, on mixed and spliced speech."""
+    """Arms against experts in groups, on mixed and spliced speech, and where a language is scarce."""
     return [
-        line(row["speech"], row["arm"], row["chrF difference"])
-        for row in rows_of("code_switch_small")
-        if row["speech"] in ("mixed", "spliced people") and row["chrF difference"]
+        line(speech, row["arm"], row["chrF difference"])
+        for speech, row in code_switch_rows()
+        if row["speech"] in ("mixed", "spliced people", SCARCE) and row["chrF difference"]
+    ]
+
+
+def code_switch_spans() -> list[Line]:
+    """The same of the words that translate embedded spans."""
+    return [
+        line(speech, row["arm"], row["span recall % difference"])
+        for speech, row in code_switch_rows()
+        if row.get("span recall % difference")
+    ]
+
+
+def code_switch_router() -> list[Line]:
+    """Embedded spans that went to the experts of their language."""
+    name = "router right, embedded %"
+    return [
+        line(speech, row["arm"], f"{row[name]} {row[f'{name} interval']}")
+        for speech, row in code_switch_rows()
+        if row.get(f"{name} interval")
     ]
 
 
@@ -140,6 +172,14 @@ SYSTEMS: Mapping[str, Effects] = {
     "headroom": Effects(effect="gain, nats for each token", lines=headroom),
     "dual_scale": Effects(effect="speed over the same model without a draft", lines=dual_scale, none=1.0),
     "code_switch": Effects(effect="chrF over experts in groups", lines=code_switch),
+    "code_switch_spans": Effects(
+        effect="recall of embedded spans over experts in groups, points", lines=code_switch_spans
+    ),
+    "code_switch_router": Effects(
+        effect="embedded spans that went to the experts of their language, %",
+        lines=code_switch_router,
+        none=50.0,
+    ),
     "units": Effects(effect="chrF over speech only", lines=units),
     "encoder_transfer": Effects(
         effect="WER of the English start less the multilingual one's", lines=encoder_transfer
@@ -203,9 +243,11 @@ def summary(name: str, lines: Sequence[Line]) -> str:
 
 
 def main() -> None:
-    """Write all figures and tables."""
+    """Write all figures and tables of which there are results."""
     for name, effects in SYSTEMS.items():
         lines = effects.lines()
+        if not lines:
+            continue
         draw(effects, lines, DOCS / "images" / f"results_{name}.png")
         (DOCS / "results" / f"summary_{name}.json").write_text(summary(name, lines), encoding="utf-8")
 

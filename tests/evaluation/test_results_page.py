@@ -1,11 +1,42 @@
 """The short tables of docs/results.md are those of the manifests they were made from."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
+from scripts import results_page
 from scripts.results_page import DOCS, SYSTEMS, summary
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_summary_is_that_of_its_manifests(name: str) -> None:
     lines = SYSTEMS[name].lines()
+    if not lines:
+        pytest.skip("these results are not there yet")
     assert all(line.low <= line.value <= line.high for line in lines)
     assert (DOCS / "results" / f"summary_{name}.json").read_text(encoding="utf-8") == summary(name, lines)
+
+
+def test_six_languages_are_shown_once_they_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "results").mkdir()
+    shutil.copy(DOCS / "results" / "code_switch_small.json", tmp_path / "results")
+    first = {"chrF difference": "", "span recall % difference": "", "router right, embedded %": 81.25}
+    first |= {"router right, embedded % interval": "78.1 to 84.0"}
+    other = {
+        "chrF difference": "-1.20 (-3.00 to +0.50)",
+        "span recall % difference": "+0.50 (-1.00 to +2.00)",
+    }
+    rows = [
+        {"speech": "scarce languages", "arm": "grouped experts", **first},
+        {"speech": "scarce languages", "arm": "plain mixture", **other},
+    ]
+    (tmp_path / "results" / "code_switch_six.json").write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(results_page, "DOCS", tmp_path)
+    chrf, spans, router = (
+        SYSTEMS[name].lines()[-1] for name in ("code_switch", "code_switch_spans", "code_switch_router")
+    )
+    assert {chrf.panel, spans.panel, router.panel} == {"six languages, scarce languages"}
+    assert (chrf.value, chrf.low, chrf.high) == (-1.2, -3.0, 0.5)
+    assert (spans.label, spans.value) == ("plain mixture", 0.5)
+    assert (router.value, router.low, router.high) == (81.25, 78.1, 84.0)
