@@ -85,8 +85,12 @@ class ConformerShape(BaseModel):
     """Sizes of a model, and the weights of its losses.
 
     Attributes:
-        width: D of encoder and decoder.
-        feed_forward_width: of each of an encoder layer's two feed-forwards; the decoder's is 4 D.
+        width: D of the encoder.
+        num_heads: of the encoder.
+        feed_forward_width: of each of an encoder layer's two feed-forwards.
+        decoder_width: of the decoder; the encoder's if None.
+        decoder_heads: of the decoder; `num_heads` if None.
+        decoder_feed_forward_width: of a decoder layer; four times the decoder's width if None.
         kernel_size: of the encoder's depthwise convolutions, in frames of 80 ms.
         max_tokens: longest row, its language token included.
         ctc_weight: weight of the CTC loss on the transcript (arXiv 1609.06773, equation 8).
@@ -104,6 +108,9 @@ class ConformerShape(BaseModel):
     num_encoder_layers: Layers = 8
     num_decoder_layers: Layers = 3
     feed_forward_width: InnerWidth = 512
+    decoder_width: Width | None = None
+    decoder_heads: Heads | None = None
+    decoder_feed_forward_width: InnerWidth | None = None
     kernel_size: Kernel = 15
     max_tokens: Positions = 128
     dropout: Share = 0.0
@@ -132,8 +139,13 @@ class ConformerConfig(ConformerShape):
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Self:
+        width, num_heads = self.decoder_width or self.width, self.decoder_heads or self.num_heads
         if self.width % self.num_heads:
             raise ValueError(f"num_heads {self.num_heads} does not divide width {self.width}")
+        if width % num_heads:
+            raise ValueError(
+                f"{num_heads} heads of the decoder do not divide its width {width}; set decoder_heads"
+            )
         if self.streaming is None and self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size {self.kernel_size} is even; the convolutions need a centre")
         return self

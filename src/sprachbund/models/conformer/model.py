@@ -81,9 +81,11 @@ class Conformer(DecodesByAttention, nn.Module):
         self.decoder = TextDecoder(
             vocabulary_size=len(tokenizer),
             max_tokens=config.max_tokens,
-            width=config.width,
-            num_heads=config.num_heads,
+            width=config.decoder_width or config.width,
+            num_heads=config.decoder_heads or config.num_heads,
             num_layers=config.num_decoder_layers,
+            feed_forward_width=config.decoder_feed_forward_width,
+            memory_width=config.width,
             dropout=config.dropout,
         )
         self.ctc_head = nn.Linear(config.width, len(transcript_tokenizer))
