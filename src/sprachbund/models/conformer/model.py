@@ -98,8 +98,8 @@ class Conformer(DecodesByAttention, nn.Module):
     @property
     def capabilities(self) -> Capabilities:
         """A transducer where it writes the text, live where the encoder streams; else an attention decoder."""
-        by_frames = self.writes_by_frames
-        transcribes = all((tag, tag) in self.pairs() for tag in self.source_languages)
+        by_frames, pairs = self.writes_by_frames, self.pairs()
+        transcribes = all((tag, tag) in pairs for tag in self.source_languages)
         has_head = self.config.ctc_weight > 0 and transcribes and not by_frames
         return Capabilities(
             encoder=self.encoder,
