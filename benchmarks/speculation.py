@@ -5,7 +5,7 @@ that a slow moment of the machine hits all; the table gives medians and spreads 
 of the lossless systems are compared with those without a draft; where they differ the run stops, but in bf16 and int8,
 where near ties may fall the other way, they are counted.
 
-Run: python -m benchmarks.speculation --corpus corpora/telephone/dev --draft parasite --draft token-map --threads 2
+Run: python -m benchmarks.speculation --corpus corpora/telephone/dev --draft parasite --draft auto --threads 2
 """
 
 import argparse
@@ -246,7 +246,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", nargs="+", default=["bundled"])
     parser.add_argument("--engine", nargs="+", default=["torch"], choices=CHOICES)
     parser.add_argument("--corpus", type=Path, required=True, help="manifest directory")
-    parser.add_argument("--draft", action="append", required=True, help="as --draft of translate; repeatable")
+    parser.add_argument("--draft", action="append", required=True, help="as --draft of translate, auto too; repeatable")
     parser.add_argument(
         "--num-draft-tokens", type=int, nargs="+", default=[0, 1], help="0 leaves the choice to the costs"
     )

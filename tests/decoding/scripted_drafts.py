@@ -45,7 +45,7 @@ class ScriptedRun(StatelessRun):
         self.reorder(rows)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class ScriptedDraft:
     """A draft for whatever family."""
 
@@ -53,6 +53,7 @@ class ScriptedDraft:
     name: str = "scripted"
     acceptance: dict[str, float] = field(default_factory=dict)
     num_draft_tokens: int | None = None
+    typical_length: int | None = None
     check_rows: Callable[[DecodingState], None] | None = None
 
     def check(self, family: Family) -> None:

@@ -15,7 +15,7 @@ from sprachbund.decoding.drafts.base import Draft
 from sprachbund.decoding.drafts.network import MedusaDraft
 from sprachbund.decoding.drafts.token_map import TokenMap, TokenMapDraft
 from sprachbund.decoding.drafts.whole_text import WholeTextDraft, WholeTextRun
-from sprachbund.decoding.native_search import NativeSearch, seconds_of_pass
+from sprachbund.decoding.native_search import TIMED_PASSES, NativeSearch, seconds_of_passes
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
@@ -233,7 +233,10 @@ def test_timing_a_pass_leaves_the_rows_as_they_were() -> None:
     decoder = cast(NativeDecoder, family.decoder)
     before = NativeSearch(batch, prompts).finish(decoder)
     for count in (0, 1, 8):
-        assert seconds_of_pass(decoder, batch, prompts, count) > 0
+        for most in TIMED_PASSES:
+            passes, seconds = seconds_of_passes(decoder, batch, prompts, count, most)
+            assert passes == most
+            assert seconds > 0
     assert torch.equal(batch.cache.lengths, torch.tensor([len(prompt) for prompt in prompts]))
     assert_alike(NativeSearch(batch, prompts).finish(decoder), before)
 

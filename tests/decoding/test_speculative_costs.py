@@ -12,7 +12,13 @@ from sprachbund.decoding.autoregressive import greedy_search
 from sprachbund.decoding.drafts.base import DecodingState
 from sprachbund.decoding.options import MAX_DRAFT_TOKENS
 from sprachbund.decoding.search import search
-from sprachbund.decoding.speculation import RoundCosts, Speculation, measure_rounds, tokens_per_round
+from sprachbund.decoding.speculation import (
+    RoundCosts,
+    Speculation,
+    measure_rounds,
+    rounds_of_text,
+    tokens_per_round,
+)
 from sprachbund.decoding.state import start_batch, whole_prompt
 from sprachbund.models.base import Target
 from tests.decoding.scripted_drafts import ScriptedDraft, ScriptedRun, knowing
@@ -31,6 +37,35 @@ def test_tokens_of_a_round_are_those_of_a_simulation(acceptance: float, num_draf
             standing += 1
         tokens += standing + 1
     assert tokens_per_round([acceptance] * 8, num_draft_tokens) == pytest.approx(tokens / rounds, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("acceptance", "num_draft_tokens", "length"),
+    [(0.85, 1, 11), (0.6, 4, 11), (0.3, 1, 5), (0.9, 8, 40), (0.0, 3, 7), (1.0, 1, 7)],
+)
+def test_rounds_of_a_text_are_those_of_a_simulation(
+    acceptance: float, num_draft_tokens: int, length: int
+) -> None:
+    """Draft tokens behind the end are of no use; lengths vary by one, as the formula is exact on average alone."""
+    noise, rounds, texts = random.Random(0), 0, 4000
+    for number in range(texts):
+        left = length + number % 2
+        while left > 0:
+            standing = 0
+            while standing < num_draft_tokens and noise.random() < acceptance:
+                standing += 1
+            left, rounds = left - standing - 1, rounds + 1
+    expected = rounds_of_text([acceptance] * 8, num_draft_tokens, length + 0.5)
+    assert expected == pytest.approx(rounds / texts, rel=0.03)
+
+
+def test_short_texts_gain_less_than_endless_ones() -> None:
+    costs = RoundCosts(plain_s=1.0, drafted_s=(1.1,), start_s=2.0, draft_start_s=0.5)
+    gains = [costs.gain([0.8], 1, length) for length in (3.0, 10.0, 100.0, 1e6)]
+    assert gains == sorted(gains)
+    assert gains[0] < 1.1 < 1.6 < gains[-1]
+    assert gains[-1] == pytest.approx(costs.gain([0.8], 1), rel=1e-3)
+    assert costs.best([0.8], most=1, length=3.0) == (1, gains[0])
 
 
 def test_the_published_theory_comes_out() -> None:
@@ -116,6 +151,27 @@ def test_measuring_leaves_the_rows_as_they_were(max_tokens: int | None, length: 
     assert greedy_search(family, rows) == wanted
 
 
+def test_rounds_are_timed_behind_texts_as_long_as_those_of_the_draft(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first text; behind it, as long as the texts were."""
+    lengths = []
+
+    def measured(*args: object, length: int) -> RoundCosts:
+        lengths.append(length)
+        return FLAT
+
+    monkeypatch.setattr("sprachbund.decoding.speculation.measure_rounds", measured)
+    targets = [[Target(language="de")]] * 2
+    for draft, expected in (
+        (ScriptedDraft(guess=lambda row, place: 1, typical_length=7), 7),
+        (ScriptedDraft(guess=lambda row, place: 1), 24),
+    ):
+        family, memory = TinyFamily(seed=5), random_memory([9, 5], 5)
+        speculation = Speculation(draft)
+        rows = search(family, memory, targets, PLAIN, None, speculation)
+        assert lengths.pop() == expected
+        assert speculation.typical_length == int(sum(len(row[0].tokens) for row in rows) / 2)
+
+
 @torch.inference_mode()
 def test_what_a_draft_takes_counts() -> None:
     """A round in which the draft sleeps costs at least its sleep."""
@@ -153,6 +209,14 @@ def test_a_draft_that_loses_is_switched_off_and_that_is_said(monkeypatch: pytest
     assert "the scripted draft was switched off: with" in speculation.notes[0]
     checked = speculation.report()[0].checked
     assert 0 < checked < 400  # it stopped trying
+
+
+def test_a_gain_that_is_not_sure_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prediction may be off by five per cent: here a draft that is always right gains three."""
+    costs = RoundCosts(plain_s=1.0, drafted_s=(2 / 1.03, *(9.0,) * 7), start_s=0.0)
+    speculation = run_with(costs, monkeypatch, right=True, searches=12)
+    assert speculation.num_draft_tokens == 0
+    assert "and 1.05 is the least" in speculation.notes[0]
 
 
 def test_a_draft_that_gains_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

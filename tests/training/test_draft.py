@@ -116,6 +116,8 @@ def test_training_moves_the_draft_and_not_a_bit_of_the_model(
     draft.save(tmp_path / "draft.safetensors")
     again = load_draft(model, str(tmp_path / "draft.safetensors"))
     assert again.acceptance == draft.acceptance
+    assert again.typical_length == draft.card.typical_length
+    assert 1 <= draft.card.typical_length <= 31
 
 
 def test_more_blocks_than_the_decoder_has_layers_are_named(model: Conformer) -> None:

@@ -376,31 +376,36 @@ class _Slots:
         return self._cache
 
 
-_TIMED_PASSES = 4
+TIMED_PASSES = (1, 5)
+"""Of a short and of a longer search: what they differ by are passes alone."""
 
 
-def seconds_of_pass(
+def seconds_of_passes(
     decoder: NativeDecoder,
     batch: HypothesisBatch,
     prompts: Sequence[Sequence[int]],
     num_draft_tokens: int,
+    most_passes: int,
     run: NativeRun | None = None,
-) -> float:
-    """Seconds of a pass over the newest token of every row and so many draft tokens behind it.
+) -> tuple[int, float]:
+    """Passes over the newest token of every row and so many draft tokens behind it, and seconds of the whole search.
 
-    Fewer draft tokens where rows have no room for them. The rows and what their cache holds are left as they were.
+    Fewer draft tokens, and fewer passes, where rows have no room for them. The rows and what their cache holds are left
+    as they were.
 
     Args:
         decoder: of the model.
         batch: rows that have read their prompts; `searches_natively` says yes to them.
         prompts: of the rows.
         num_draft_tokens: of a pass.
+        most_passes: after which the search is broken off.
         run: makes the draft tokens; they are looked up if None.
     """
     # The end token, which none of the rows may write then, is a draft token that is never accepted.
     processor = replace(batch.processor, min_tokens=decoder.max_tokens + 1)
-    run = run or WholeTextRun([[processor.end_token] * (_TIMED_PASSES + num_draft_tokens + 1)] * len(prompts))
-    search = NativeSearch(replace(batch, processor=processor), prompts)
+    if run is None and num_draft_tokens:
+        run = WholeTextRun([[processor.end_token] * (most_passes + num_draft_tokens + 1)] * len(prompts))
     began = time.perf_counter()
-    search.finish(decoder, run, num_draft_tokens, most_passes=_TIMED_PASSES)
-    return (time.perf_counter() - began) / max(1, search.passes)
+    search = NativeSearch(replace(batch, processor=processor), prompts)
+    search.finish(decoder, run, num_draft_tokens, most_passes=most_passes)
+    return search.passes, time.perf_counter() - began

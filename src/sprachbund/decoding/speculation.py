@@ -9,11 +9,13 @@ has its weights in the processor's cache, and in a search it does not. The round
 kind, as they do in a search. Shapes: R rows.
 """
 
+import operator
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
+from itertools import accumulate, pairwise
 from statistics import median
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -28,11 +30,11 @@ from sprachbund.decoding.drafts.listed import TextDraft
 from sprachbund.decoding.drafts.model import NativeModelRun
 from sprachbund.decoding.drafts.network import InsideSearch, MedusaDraft, ParasiteDraft
 from sprachbund.decoding.languages import UNDETERMINED
-from sprachbund.decoding.native_search import searches_natively, seconds_of_pass
+from sprachbund.decoding.native_search import TIMED_PASSES, searches_natively, seconds_of_passes
 from sprachbund.decoding.options import AUTO, MAX_DRAFT_TOKENS, NONE, Accept, DecodingOptions
 from sprachbund.decoding.result import SpeculationReport
 from sprachbund.decoding.speculative import DraftState, SpeculativeSearch
-from sprachbund.decoding.state import HypothesisBatch, whole_prompt
+from sprachbund.decoding.state import HypothesisBatch, start_batch, whole_prompt
 from sprachbund.engines.native_engine import NativeDecoder
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
@@ -41,6 +43,9 @@ from sprachbund.models.base import Family, Memory, Target
 
 MEASURED_COUNTS = (1, 2, 4, MAX_DRAFT_TOKENS)
 _REPEATS = 3
+_MEASURED_S = 0.03
+"""So long, at least, rounds are repeated."""
+_SHORTEST_S = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,29 +55,45 @@ class RoundCosts:
     Attributes:
         plain_s: seconds of a round without draft tokens: a pass over the newest token, and the choice of the next.
         drafted_s: seconds of a round with 1, 2, .. draft tokens: drafting, a pass over them, and their acceptance.
+        start_s: seconds of a search outside its rounds, most of which read the prompts.
+        draft_start_s: seconds that a draft adds to these.
     """
 
     plain_s: float
     drafted_s: tuple[float, ...]
+    start_s: float = 0.0
+    draft_start_s: float = 0.0
 
-    def gain(self, acceptance: Sequence[float], num_draft_tokens: int) -> float:
+    def gain(self, acceptance: Sequence[float], num_draft_tokens: int, length: float | None = None) -> float:
         """Predicted tokens per second against those without a draft, at so many draft tokens a round.
 
-        The tokens of a round over its time, against one token over the time of a round without draft tokens.
+        In a short text, what comes once counts: the time outside the rounds, and the last round, in which draft tokens
+        lie behind the end.
 
         Args:
             acceptance: of the first, second, .. draft token of a round, if those before it were accepted.
             num_draft_tokens: k.
+            length: mean tokens of a text; without end if None, where only rounds count.
         """
-        return (
-            tokens_per_round(acceptance, num_draft_tokens)
-            * self.plain_s
-            / self.drafted_s[num_draft_tokens - 1]
-        )
+        drafted_s = self.drafted_s[num_draft_tokens - 1]
+        if length is None:
+            return tokens_per_round(acceptance, num_draft_tokens) * self.plain_s / drafted_s
+        # The first token comes from the prompt; behind it as many are left as the text has, the end being one of them.
+        rounds = rounds_of_text(acceptance, num_draft_tokens, length)
+        plain = self.start_s + length * self.plain_s
+        return plain / (self.start_s + self.draft_start_s + rounds * drafted_s)
 
-    def best(self, acceptance: Sequence[float], most: int = MAX_DRAFT_TOKENS) -> tuple[int, float]:
-        """The number of draft tokens with the greatest gain, up to `most`, and that gain."""
-        options = [(self.gain(acceptance, k), -k) for k in range(1, most + 1)]
+    def best(
+        self, acceptance: Sequence[float], most: int = MAX_DRAFT_TOKENS, length: float | None = None
+    ) -> tuple[int, float]:
+        """The number of draft tokens with the greatest gain, up to `most`, and that gain.
+
+        Args:
+            acceptance: as for `gain`.
+            most: draft tokens.
+            length: as for `gain`.
+        """
+        options = [(self.gain(acceptance, k, length), -k) for k in range(1, most + 1)]
         gain, num_draft_tokens = max(options)
         return -num_draft_tokens, gain
 
@@ -86,7 +107,28 @@ def tokens_per_round(acceptance: Sequence[float], num_draft_tokens: int) -> floa
         acceptance: p_1, p_2, ..: each of a draft token if those before it were accepted.
         num_draft_tokens: k, of a round.
     """
-    return 1 + float(np.cumprod(acceptance[:num_draft_tokens]).sum())
+    return 1 + sum(accumulate(acceptance[:num_draft_tokens], operator.mul))
+
+
+def rounds_of_text(acceptance: Sequence[float], num_draft_tokens: int, length: float) -> float:
+    """Expected rounds until `length` tokens are written: more than `length` over the tokens of a round.
+
+    The last round writes less than it could. With X the tokens of a round, renewal theory has
+    length / E[X] + (E[X^2] - E[X]) / (2 E[X]^2), but for terms that vanish with the length (Feller 1968, chapter XIII).
+
+    Args:
+        acceptance: as for `tokens_per_round`.
+        num_draft_tokens: k, of a round.
+        length: tokens.
+    """
+    at_least = list(accumulate(acceptance[:num_draft_tokens], operator.mul))  # P(X > j), j = 1, 2, ..
+    mean = 1 + sum(at_least)
+    square = 1 + sum((2 * j + 1) * share for j, share in enumerate(at_least, 1))
+    return max(1.0, length / mean + (square - mean) / (2 * mean**2))
+
+
+Work = Callable[[], tuple[int, float]]
+"""Gives passes and seconds."""
 
 
 def measure_rounds(
@@ -102,9 +144,9 @@ def measure_rounds(
 
     Rounds take longer behind longer texts, so they are timed half-way through one. In a first round a draft has no
     state from the round before, so the second counts, unless the first ends a row. A few numbers of draft tokens are
-    measured, as medians over alternating repeats, and those between interpolated. Numbers that the cache has no room
-    for cost as much as the largest that fits. Where the kernels make the whole search, so do these rounds: passes of
-    `seconds_of_pass`.
+    measured, the fastest of alternating repeats, and those between interpolated. Numbers that the cache has no room
+    for cost as much as the largest that fits. Where the kernels make the whole search, so do these rounds, between a
+    search of one pass and one of several; what such a search takes besides is measured with them.
 
     Args:
         family: the model.
@@ -119,19 +161,18 @@ def measure_rounds(
     held_before = batch.cache.lengths.cpu()
     batch, prompts = _half_way(family, batch, prompts, length // 2, most)
     held = batch.cache.lengths.cpu()
-    counts = [count for count in MEASURED_COUNTS if count <= most]
+    counts = (0, *(count for count in MEASURED_COUNTS if count <= most))
     decoder = family.capabilities.decoder
-    natively = searches_natively(family, batch, run, accept)
 
-    def plain() -> float:
+    def plain() -> tuple[int, float]:
         search = GreedySearch(replace(batch))
         tokens = search.choose()
         for _ in range(2):
             seconds = timed(lambda: search.round(family, tokens), device)
             batch.cache.rewind(held)
-        return seconds
+        return 1, seconds
 
-    def drafted(count: int) -> float:
+    def drafted(count: int) -> tuple[int, float]:
         draft_state = DraftState.begin(run, prompts, num_draft_tokens=count, accept=accept)
         search = SpeculativeSearch(family, replace(batch), draft_state)
         search.begin()
@@ -139,18 +180,51 @@ def measure_rounds(
         if not search.finished.any():  # a finished row would be written over
             seconds = timed(search.round, device)
         batch.cache.rewind(held)
-        return seconds
+        return 1, seconds
 
-    times: dict[int, list[float]] = {count: [] for count in (0, *counts)}
-    for count, seconds in [*times.items()] * _REPEATS:
-        if natively and isinstance(decoder, NativeDecoder):
-            network = run if isinstance(run, InsideSearch | NativeModelRun) else None  # all else is looked up
-            seconds.append(seconds_of_pass(decoder, batch, prompts, count, network))
-        else:
-            seconds.append(drafted(count) if count else plain())
+    def inside(decoder: NativeDecoder, count: int, most_passes: int) -> tuple[int, float]:
+        network = (
+            run if count and isinstance(run, InsideSearch | NativeModelRun) else None
+        )  # all else is looked up
+        return seconds_of_passes(decoder, batch, prompts, count, most_passes, network)
+
+    works: dict[tuple[int, int], Work]
+    if isinstance(decoder, NativeDecoder) and searches_natively(family, batch, run, accept):
+        works = {
+            (count, passes): partial(inside, decoder, count, passes)
+            for count in counts
+            for passes in TIMED_PASSES
+        }
+    else:
+        works = {(count, 1): partial(drafted, count) if count else plain for count in counts}
+    fastest = _fastest(works)
     batch.cache.rewind(held_before)
-    drafted_s = np.interp(range(1, most + 1), counts, [median(times[count]) for count in counts])
-    return RoundCosts(plain_s=median(times[0]), drafted_s=tuple(drafted_s.tolist()))
+    costs = [_each_and_around([one for key, one in fastest.items() if key[0] == count]) for count in counts]
+    (plain_s, around_s), *of_drafts = costs
+    drafted_s = np.interp(range(1, most + 1), counts[1:], [each for each, _ in of_drafts])
+    return RoundCosts(
+        plain_s=plain_s,
+        drafted_s=tuple(drafted_s.tolist()),
+        start_s=around_s,
+        draft_start_s=median(around for _, around in of_drafts) - around_s,
+    )
+
+
+def _fastest(works: Mapping[Any, Work]) -> dict[Any, tuple[int, float]]:
+    """Passes and seconds of the fastest of alternating repeats; the shorter the work, the more there are."""
+    began, times = time.perf_counter(), [{key: work() for key, work in works.items()}]
+    while len(times) < _REPEATS or time.perf_counter() - began < _MEASURED_S:
+        times.append({key: work() for key, work in works.items()})
+    return {key: min((one[key] for one in times), key=lambda found: found[1]) for key in works}
+
+
+def _each_and_around(searches: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """Seconds of a pass, and of what a search takes besides, from a short and a longer search, or from one alone."""
+    (few, short_s), (many, long_s) = searches[0], searches[-1]
+    if many == few:  # there is no room for more
+        return long_s / max(1, many), 0.0
+    each_s = max(_SHORTEST_S, (long_s - short_s) / (many - few))
+    return each_s, max(0.0, short_s - few * each_s)
 
 
 def _half_way(
@@ -185,6 +259,8 @@ _EXPECTED = 0.6
 """Acceptance of a draft of which nothing is known."""
 _WEIGHT = 20.0
 """Passes that the acceptance known before counts for at each position, against those seen since."""
+_LEAST_GAIN = 1.05
+"""Predicted, for which a draft that nobody named is used: a prediction may be off by as much."""
 _TYPICAL_LENGTH = 24
 """Tokens of a text, of which nothing is known."""
 
@@ -200,7 +276,7 @@ class Speculation:
         draft: checked to fit the model.
         num_draft_tokens: a pass; None chooses the number with the greatest gain.
         accept: see `sprachbund.decoding.options.Accept`.
-        may_stop: go on without the draft where the predicted gain is under 1.
+        may_stop: go on without the draft where the predicted gain is too small to be sure of.
 
     Attributes:
         notes: sentences that the user should see.
@@ -219,10 +295,12 @@ class Speculation:
         self.notes: list[str] = []
         self.num_draft_tokens = num_draft_tokens or 0
         self._fixed, self._accept, self._may_stop = num_draft_tokens, accept, may_stop
+        self._chosen_for, self._choose_at = 0, 0
         self._checked: Counter[tuple[str, str]] = Counter()
         self._accepted: Counter[tuple[str, str]] = Counter()
         self._at_least: Integers = np.zeros(MAX_DRAFT_TOKENS + 1, np.int64)
         self._lengths: list[int] = []
+        self._written = 0
         self._known: RoundCosts | None = None
         self._gain: float | None = None  # at which it was switched off
         self._stopped = False
@@ -289,6 +367,7 @@ class Speculation:
             self._accepted[pair] += right
         self._at_least[: draft_state.accepted.shape[1]] += draft_state.accepted.sum(0)
         self._lengths.extend(lengths)
+        self._written += sum(lengths)
 
     @property
     def acceptance(self) -> tuple[float, ...]:
@@ -304,6 +383,18 @@ class Speculation:
             before = (before * _WEIGHT + accepted) / (_WEIGHT + reached)
             shares.append(before)
         return tuple(shares)
+
+    @property
+    def typical_length(self) -> int:
+        """Median tokens of the texts so far; before the first, of those that the draft was measured on."""
+        if self._lengths:
+            return max(1, int(median(self._lengths)))
+        return self.draft.typical_length or _TYPICAL_LENGTH
+
+    @property
+    def mean_length(self) -> float:
+        """Mean tokens of the texts so far; before the first, `typical_length`."""
+        return self._written / len(self._lengths) if self._lengths else float(self.typical_length)
 
     def report(self) -> tuple[SpeculationReport, ...]:
         """Draft tokens checked and accepted so far, by pair; a source that was not given is "und"."""
@@ -323,7 +414,7 @@ class Speculation:
         """The gain predicted from the current acceptance; None where nothing was measured."""
         if self._known is None or self._stopped:
             return self._gain
-        return self._known.gain(self.acceptance, self.num_draft_tokens)
+        return self._known.gain(self.acceptance, self.num_draft_tokens, self.mean_length)
 
     def _choose(
         self,
@@ -336,17 +427,24 @@ class Speculation:
         """Set the number of draft tokens, or switch the draft off."""
         if self._fixed is not None and not self._may_stop:
             return
+        # A choice takes as long as a pass of a small decoder, so it stands for a while.
+        key, passes = _rows_key(len(targets)), int(self._at_least[0])
+        if self._chosen_for == key and passes < self._choose_at:
+            return
+        self._chosen_for, self._choose_at = key, passes + max(1, passes // 8)
         self._known = costs = self.costs(family, memory, targets, batch, prompts)
-        self.num_draft_tokens = self._fixed or costs.best(self.acceptance)[0]
-        gain = costs.gain(self.acceptance, self.num_draft_tokens)
+        acceptance, length = self.acceptance, self.mean_length
+        self.num_draft_tokens = self._fixed or costs.best(acceptance, length=length)[0]
+        gain = costs.gain(acceptance, self.num_draft_tokens, length)
         # What was measured on other data is no reason to give up before the first try.
-        if self._may_stop and gain < 1 and self._checked.total() >= _WEIGHT:
+        if self._may_stop and gain < _LEAST_GAIN and self._checked.total() >= _WEIGHT:
             self._stopped, self.num_draft_tokens = True, 0
             self._gain = gain
             accepted = self._accepted.total() / self._checked.total()
             self.notes.append(
                 f"the {self.draft.name} draft was switched off: with {accepted:.0%} of its tokens accepted "
-                f"it would give {gain:.2f} of the speed without it on this machine"
+                f"it is predicted to give {gain:.2f} times the speed without it on this machine, and {_LEAST_GAIN} "
+                "is the least that is sure to be a gain"
             )
 
     def costs(
@@ -367,15 +465,51 @@ class Speculation:
             prompts: their tokens.
         """
         known = _measured.setdefault(family, WeakKeyDictionary()).setdefault(self.draft, {})
-        key = (len(targets) - 1).bit_length()
+        key = _rows_key(len(targets))
         if key not in known:
-            run = self.draft.start(family, memory, targets, batch.cache.capacity)
-            try:
-                length = int(median(self._lengths)) if self._lengths else _TYPICAL_LENGTH
-                known[key] = measure_rounds(family, batch, run, prompts, self._accept, length=length)
-            finally:
-                run.close()
+            known[key] = self._measured_costs(family, memory, targets, batch, prompts)
         return known[key]
+
+    def _measured_costs(
+        self,
+        family: Family,
+        memory: Memory,
+        targets: Sequence[Target],
+        batch: HypothesisBatch,
+        prompts: Sequence[Sequence[int]],
+    ) -> RoundCosts:
+        """Costs of rounds, and of what comes before them: the start of the search and that of the draft."""
+        device, each = batch.cache.lengths.device, len(targets) // batch.num_memories
+        asked = [targets[i : i + each] for i in range(0, len(targets), each)]
+        options = DecodingOptions(draft=NONE)
+        run = self.draft.start(family, memory, targets, batch.cache.capacity)
+        try:
+            costs = measure_rounds(family, batch, run, prompts, self._accept, length=self.typical_length)
+        finally:
+            run.close()
+
+        def start_draft() -> None:
+            self.draft.start(family, memory, targets, batch.cache.capacity).close()
+
+        starts = _fastest(
+            {
+                "search": lambda: (
+                    0,
+                    timed(lambda: start_batch(family, memory, asked, options, None), device),
+                ),
+                "draft": lambda: (0, timed(start_draft, device)),
+            }
+        )
+        return replace(
+            costs,
+            start_s=costs.start_s + starts["search"][1],
+            draft_start_s=max(0.0, costs.draft_start_s + starts["draft"][1]),
+        )
+
+
+def _rows_key(num_rows: int) -> int:
+    """The same for about as many rows; not 0."""
+    return 1 + (num_rows - 1).bit_length()
 
 
 def speculation_for(

@@ -22,7 +22,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.teacher_forcing import DecoderBatch
 from sprachbund.nn.decoder import DecoderCache, TextDecoder, allowed_frames
 from sprachbund.nn.drafts import MedusaHeads, Parasite
-from sprachbund.nn.limits import WIDTH, Layers, Vocabulary, Weight
+from sprachbund.nn.limits import WIDTH, Layers, Positions, Vocabulary, Weight
 from sprachbund.util.tensors import load_tensors, save_tensors
 
 DRAFT_FILE = "draft.safetensors"
@@ -40,6 +40,7 @@ class DraftCard(BaseModel):
         width: of that model's decoder; 0 where it does not matter.
         shape: sizes, by the kind.
         acceptance: share of accepted draft tokens by "source>target", where it was measured.
+        typical_length: median tokens of the texts that it was measured on; None where it was not.
         training: how it was made.
     """
 
@@ -51,6 +52,7 @@ class DraftCard(BaseModel):
     width: Annotated[int, Field(strict=True, ge=0, le=WIDTH.most)] = 0
     shape: dict[str, Any] = {}
     acceptance: dict[str, Weight] = {}
+    typical_length: Positions | None = None
     training: dict[str, Any] = {}
 
 

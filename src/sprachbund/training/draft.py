@@ -20,8 +20,9 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.batch import Batch
 from sprachbund.data.loading import Corpus
 from sprachbund.decoding.drafts import draft_around
-from sprachbund.decoding.drafts.base import Draft, torch_decoder
+from sprachbund.decoding.drafts.base import torch_decoder
 from sprachbund.decoding.drafts.network import NetworkDraft
+from sprachbund.decoding.drafts.token_map import TokenMapDraft
 from sprachbund.decoding.options import NONE, DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
@@ -203,32 +204,38 @@ def train_draft(
 def finished_draft(
     model: Any, network: DraftNetwork, dev: Corpus | None, report: Callable[[str], None], **known: Any
 ) -> NetworkDraft:
-    """The draft of a trained network; where there are dev data, with its acceptance on them.
+    """The draft of a trained network; where there are dev data, with what `measure_draft` finds on them.
 
     Args:
         model: a family's module, that the network was trained for.
         network: parasite or Medusa heads.
         dev: utterances that it drafts for.
-        report: called with the mean.
+        report: called with the mean acceptance.
         known: further fields of the draft's card.
     """
-    acceptance: dict[str, float] = {}
     draft = draft_around(network, model.decoder, **known)
     if dev is not None:
-        acceptance = measure_acceptance(model, draft, dev)
-        report(f"acceptance on the dev data: {np.mean(list(acceptance.values()) or [0]):.1%}")
-    draft.card = draft.card.model_copy(update={"acceptance": acceptance})
-    draft.acceptance = acceptance
+        measure_draft(model, draft, dev, report)
     return draft
 
 
-def measure_acceptance(family: Family, draft: Draft, corpus: Corpus, *, limit: int = 64) -> dict[str, float]:
-    """Share of single draft tokens that stand in greedy search, by "source>target", over utterances of a corpus.
+def measure_draft(
+    family: Family,
+    draft: NetworkDraft | TokenMapDraft,
+    corpus: Corpus,
+    report: Callable[[str], None],
+    *,
+    limit: int = 64,
+) -> None:
+    """Write into a draft's card what greedy search over utterances of a corpus shows of it.
+
+    That is the share of single draft tokens that are accepted, by "source>target", and the median length of the texts.
 
     Args:
         family: the model.
-        draft: network that proposes tokens.
+        draft: proposes tokens.
         corpus: whose utterances, `limit` of them spread evenly, are translated into every target it draws.
+        report: called with the mean acceptance.
     """
     count = sum(corpus.counts)
     indices = np.unique(np.linspace(0, count - 1, min(limit, count)).astype(int))
@@ -246,7 +253,12 @@ def measure_acceptance(family: Family, draft: Draft, corpus: Corpus, *, limit: i
             memory = family.encode(family.features([samples]))
         # Not by way of the pipeline: what counts is which draft tokens stand, before the guard sees any text.
         search(family, memory, [known], DecodingOptions(draft=NONE, timestamps=False), None, speculation)
-    return {f"{r.source_language}>{r.target_language}": round(r.acceptance, 4) for r in speculation.report()}
+    acceptance = {
+        f"{r.source_language}>{r.target_language}": round(r.acceptance, 4) for r in speculation.report()
+    }
+    length = speculation.typical_length if acceptance else None
+    draft.card = draft.card.model_copy(update={"acceptance": acceptance, "typical_length": length})
+    report(f"acceptance on the dev data: {np.mean(list(acceptance.values()) or [0]):.1%}")
 
 
 def _digest(model: nn.Module) -> str:

@@ -22,7 +22,7 @@ from sprachbund.training.draft import (
     DraftOptions,
     DraftTraining,
     make_network,
-    measure_acceptance,
+    measure_draft,
     train_draft,
 )
 from sprachbund.training.options import Strict, TrainingOptions
@@ -198,10 +198,7 @@ def _token_map(
     draft = TokenMapDraft(token_map)
     report(f"{len(token_map)} contexts in {len(texts)} languages")
     if recipe.dev:
-        draft.acceptance = measure_acceptance(prepared.model.eval(), draft, dev)
-        draft.card = draft.card.model_copy(update={"acceptance": draft.acceptance})
-        mean = sum(draft.acceptance.values()) / max(1, len(draft.acceptance))
-        report(f"acceptance on the dev data: {mean:.1%}")
+        measure_draft(prepared.model.eval(), draft, dev, report)
     return draft
 
 

@@ -122,6 +122,7 @@ class Draft(Protocol):
     """Drafts tokens for one model.
 
     `acceptance` is the share of its draft tokens expected to be accepted, by "source>target", where it was measured;
+    `typical_length` is the median of tokens of the texts that it was measured on, None where it was not;
     `num_draft_tokens` is the best number of tokens at a time, None where that is to be measured.
     """
 
@@ -132,6 +133,11 @@ class Draft(Protocol):
 
     @property
     def acceptance(self) -> dict[str, float]:
+        """See above."""
+        ...
+
+    @property
+    def typical_length(self) -> int | None:
         """See above."""
         ...
 

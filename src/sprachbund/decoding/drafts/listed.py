@@ -190,6 +190,7 @@ class TextDraft:
 
     name = KIND
     num_draft_tokens = CHECK_EVERY - 1
+    typical_length: int | None = None
 
     def __init__(self, family: Family, text: str) -> None:
         lines = [_tokens_of(family, f" {line.strip()}") for line in text.splitlines() if line.strip()]

@@ -42,6 +42,7 @@ class ModelDraft:
 
     name = KIND
     num_draft_tokens: int | None = None
+    typical_length: int | None = None
 
     def __init__(
         self, family: Family, acceptance: dict[str, float] | None = None, *, listed: Tensor | None = None

@@ -59,8 +59,17 @@ class NetworkDraft(ABC):
     def __init__(self, network: nn.Module, card: DraftCard) -> None:
         self.network = network.eval()
         self.card = card
-        self.acceptance = dict(card.acceptance)
         self._by_precision: dict[Precision, Any] = {}
+
+    @property
+    def acceptance(self) -> dict[str, float]:
+        """See `sprachbund.decoding.drafts.base.Draft`."""
+        return self.card.acceptance
+
+    @property
+    def typical_length(self) -> int | None:
+        """See `sprachbund.decoding.drafts.base.Draft`."""
+        return self.card.typical_length
 
     def for_decoder(self, decoder: TextDecoder) -> Any:
         """The network in the precision of a decoder, with linear layers as fast as the decoder's."""

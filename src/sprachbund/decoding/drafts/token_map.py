@@ -124,7 +124,16 @@ class TokenMapDraft:
         self.token_map = token_map
         shape = {"languages": list(token_map.languages), "orders": list(token_map.tables)}
         self.card = card or DraftCard(kind=KIND, vocabulary_size=token_map.vocabulary_size, shape=shape)
-        self.acceptance = dict(self.card.acceptance)
+
+    @property
+    def acceptance(self) -> dict[str, float]:
+        """See `sprachbund.decoding.drafts.base.Draft`."""
+        return self.card.acceptance
+
+    @property
+    def typical_length(self) -> int | None:
+        """See `sprachbund.decoding.drafts.base.Draft`."""
+        return self.card.typical_length
 
     @classmethod
     def load(cls, path: Path) -> "TokenMapDraft":

@@ -28,6 +28,7 @@ class WholeTextDraft:
 
     name = "whole-text"
     num_draft_tokens: int | None = None
+    typical_length: int | None = None
 
     def __init__(self) -> None:
         self.texts: Sequence[Sequence[int]] = ()

@@ -223,7 +223,7 @@ class _Runner:
         prompts = [self.family.prompt(target) for target in work.targets]
         rows = start_batch(self.family, memory, asked, self.options, None)
         costs = speculation.costs(self.family, memory, work.targets, rows, prompts)
-        return costs.gain(speculation.acceptance, speculation.num_draft_tokens)
+        return costs.gain(speculation.acceptance, speculation.num_draft_tokens, speculation.mean_length)
 
 
 def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Callable[[str], None]) -> Path:
