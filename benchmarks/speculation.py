@@ -246,7 +246,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", nargs="+", default=["bundled"])
     parser.add_argument("--engine", nargs="+", default=["torch"], choices=CHOICES)
     parser.add_argument("--corpus", type=Path, required=True, help="manifest directory")
-    parser.add_argument("--draft", action="append", required=True, help="as --draft of translate, auto too; repeatable")
+    parser.add_argument(
+        "--draft", action="append", required=True, help="as --draft of translate, auto too; repeatable"
+    )
     parser.add_argument(
         "--num-draft-tokens", type=int, nargs="+", default=[0, 1], help="0 leaves the choice to the costs"
     )

@@ -162,8 +162,8 @@ def test_rounds_are_timed_behind_texts_as_long_as_those_of_the_draft(monkeypatch
     monkeypatch.setattr("sprachbund.decoding.speculation.measure_rounds", measured)
     targets = [[Target(language="de")]] * 2
     for draft, expected in (
-        (ScriptedDraft(guess=lambda row, place: 1, typical_length=7), 7),
-        (ScriptedDraft(guess=lambda row, place: 1), 24),
+        (ScriptedDraft(script=lambda row, place: 1, typical_length=7), 7),
+        (ScriptedDraft(script=lambda row, place: 1), 24),
     ):
         family, memory = TinyFamily(seed=5), random_memory([9, 5], 5)
         speculation = Speculation(draft)

@@ -82,6 +82,16 @@ def test_it_starts_from_self_attention_and_feed_forward_of_the_first_layers() ->
     assert encoder.positions.data_ptr() != DECODER.positions.data_ptr()
 
 
+@torch.no_grad()
+def test_its_states_have_the_width_of_the_decoders_memory() -> None:
+    wide = TextDecoder(vocabulary_size=V, max_tokens=S, width=D, num_heads=4, num_layers=2, memory_width=20)
+    encoder = TextEncoder.like(wide, 1).eval()
+    states = encoder(wide.embedding, TOKENS, LENGTHS)
+    assert states.shape == (3, 9, 20)
+    assert wide(TOKENS, states, LENGTHS).shape == (3, 9, D)
+    assert not list(TextEncoder.like(DECODER, 1).to_memory.parameters())
+
+
 @pytest.mark.parametrize("layers", [0, 5])
 def test_layers_that_are_not_there_are_refused(layers: int) -> None:
     with pytest.raises(

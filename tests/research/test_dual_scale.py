@@ -48,6 +48,7 @@ NAMES = [
     "medusa",
     "medusa, unchecked",
     "prune only",
+    "unpruned",
     "divergence from the start",
     "no text branch",
 ]
@@ -91,6 +92,16 @@ def test_every_system_has_its_row(tiny: Path) -> None:
     assert rows["teacher"]["acceptance"] == ""
     assert 0 <= rows["parasite"]["acceptance"] <= 1
     assert rows["parasite"]["predicted"] > 0
+    for name in ("parasite", "parasite, draft tokens chosen", "token map", "draft model"):
+        row = rows[name]
+        assert row["measured"] == row["over base"]
+        off = 100 * (row["predicted"] / row["measured"] - 1)
+        assert row["prediction off by"] == f"{off:+.1f} %"
+        low, high = map(float, row["over base, 95 %"].split(" to "))
+        assert low <= high
+        assert low == pytest.approx(row["over base at least"], abs=0.005)
+    assert rows["medusa"]["measured"] == rows["teacher"]["measured"] == ""
+    assert rows["pruned, no draft"]["over base at least"] == ""
     assert [row["pair"] for row in table["pairs"]] == ["de>en", "en>de"]
     assert (tiny / "run" / "speed.png").stat().st_size > 10_000
 
@@ -108,18 +119,26 @@ def test_arms_are_what_they_are_called(tiny: Path) -> None:
     seed = tiny / "run" / "seed-0"
     depths = {
         name: load(seed / name / "model").config.decoder_layers  # type: ignore[attr-defined]
-        for name in ("teacher", "parasite", "medusa", "prune-only", "draft-model")
+        for name in ("teacher", "parasite", "medusa", "prune-only", "unpruned", "draft-model")
     }
-    assert depths == {"teacher": 6, "parasite": 3, "medusa": 3, "prune-only": 2, "draft-model": 2}
+    assert depths == {
+        "teacher": 6,
+        "parasite": 3,
+        "medusa": 3,
+        "prune-only": 2,
+        "unpruned": 6,
+        "draft-model": 2,
+    }
     drafts = {
         name: list(load(seed / name / "model").drafts)
-        for name in ("teacher", "parasite", "medusa", "prune-only", "token-map")
+        for name in ("teacher", "parasite", "medusa", "prune-only", "unpruned", "token-map")
     }
     assert drafts == {
         "teacher": [],
         "parasite": ["parasite"],
         "medusa": ["medusa"],
         "prune-only": [],
+        "unpruned": [],
         "token-map": ["token-map"],
     }
     states = [load(seed / name / "model").state_dict() for name in ("parasite", "draft-model")]  # type: ignore[attr-defined]

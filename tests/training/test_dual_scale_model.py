@@ -279,3 +279,10 @@ def test_a_conformer_keeps_its_other_heads(tmp_path: Path) -> None:
     smoothing = model.config.label_smoothing
     assert smoothing > 0
     assert float(loss.attention) != pytest.approx(float(own.attention))  # none here
+
+
+def test_without_adapters_the_encoder_rests(place: Path) -> None:
+    whole = make(place, lora_rank=0, whole_layers=0)
+    for name, parameter in whole.named_parameters():
+        assert "lora" not in name
+        assert parameter.requires_grad != name.startswith("base.encoder."), name

@@ -96,6 +96,7 @@ class TextEncoder(nn.Module):
         num_layers: of the encoder.
         feed_forward_width: of every layer.
         activation: of the feed-forwards.
+        memory_width: of the states, M; D if None. A linear layer behind the norm brings them there.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class TextEncoder(nn.Module):
         num_layers: int,
         feed_forward_width: int,
         activation: Activation = "gelu",
+        memory_width: int | None = None,
     ) -> None:
         super().__init__()
         self.positions = nn.Parameter(torch.empty(max_tokens, width))
@@ -115,12 +117,14 @@ class TextEncoder(nn.Module):
             for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(width)
+        same = memory_width in (None, width)
+        self.to_memory = nn.Identity() if same else nn.Linear(width, memory_width or width)
         if not self.positions.is_meta:
             nn.init.normal_(self.positions, std=0.02)
 
     @classmethod
     def like(cls, decoder: TextDecoder, num_layers: int) -> "TextEncoder":
-        """One whose layers have the shape of a decoder's, and start from its first ones.
+        """One whose layers have the shape of a decoder's, and start from its first ones; its states fit that decoder.
 
         Raises:
             ValueError: more layers than the decoder has, or none.
@@ -142,6 +146,7 @@ class TextEncoder(nn.Module):
             # One that is split by language has no width of its own.
             feed_forward_width=4 * width if plain is None else plain.expand.out_features,
             activation="gelu" if plain is None else plain.activation,
+            memory_width=layer.cross_attention.key.in_features,
         )
         encoder.start_from(decoder)
         return encoder
@@ -159,7 +164,7 @@ class TextEncoder(nn.Module):
         self.positions.copy_(decoder.positions)
 
     def forward(self, embedding: nn.Embedding, tokens: Tensor, num_tokens: Tensor) -> Tensor:
-        """States (B, S, D) of transcripts `tokens` (B, S) of which the first `num_tokens` (B,) are valid.
+        """States (B, S, M) of transcripts `tokens` (B, S) of which the first `num_tokens` (B,) are valid.
 
         Args:
             embedding: of the decoder.
@@ -170,7 +175,7 @@ class TextEncoder(nn.Module):
         allowed = allowed_frames(x, num_tokens)
         for layer in self._layers():
             x = layer(x, allowed)
-        states: Tensor = self.norm(x)
+        states: Tensor = self.to_memory(self.norm(x))
         return states
 
     def _layers(self) -> list[EncoderLayer]:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,7 +26,7 @@ from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.drafts import Parasite
 from sprachbund.nn.encoder import TextEncoder
 from sprachbund.training.draft import DraftOptions, make_network
-from sprachbund.training.lora import add_lora
+from sprachbund.training.lora import add_lora, freeze_others
 from sprachbund.util.distributed import sum_over_ranks
 
 
@@ -42,7 +42,7 @@ class DualScaleOptions(BaseModel):
         pre_ln_q: see `sprachbund.nn.drafts.ParasiteShape`.
         detach_kv: keep the parasite's gradients from the decoder's keys and values.
         whole_layers: of the encoder, the upper ones, that are trained wholly; those below by adapters.
-        lora_rank: of the adapters.
+        lora_rank: of the adapters; 0 leaves them out, so that all but the upper layers of the encoder rests.
         lora_alpha: their product is multiplied by alpha / rank.
         speech_weight: of the cross-entropy on speech (equation 5).
         text_weight: of the cross-entropy on transcripts.
@@ -63,7 +63,7 @@ class DualScaleOptions(BaseModel):
     pre_ln_q: bool = False
     detach_kv: bool = False
     whole_layers: int = Field(default=4, ge=0)
-    lora_rank: PositiveInt = 64
+    lora_rank: NonNegativeInt = 64
     lora_alpha: PositiveInt = 64
     speech_weight: float = Field(default=2.0, ge=0)
     text_weight: float = Field(default=1.0, ge=0)
@@ -317,6 +317,7 @@ def make_dual_scale(model: Any, options: DualScaleOptions) -> DualScale:
 def add_adapters(whole: DualScale) -> None:
     """Adapters on the linear layers of the lower encoder layers; what else the encoder has below the upper ones rests.
 
+    With rank 0 there are none, and those layers rest.
     A model whose encoder has no more layers than are trained wholly gets none, and all of it is trained.
     """
     options = whole.options
@@ -328,6 +329,9 @@ def add_adapters(whole: DualScale) -> None:
     parts = {"text_encoder": whole.text_encoder, "draft_network": whole.draft_network}
     other_parts = [f"{name}.*" for name, part in parts.items() if part is not None]
     upper = [f"base.encoder.layers.{n}.*" for n in range(lower, count)]
+    if options.lora_rank == 0:
+        freeze_others(whole, (*sides, *other_parts, *upper))
+        return
     add_lora(
         whole,
         tuple(f"base.encoder.layers.{n}.*" for n in range(lower)),

@@ -13,10 +13,15 @@ from sprachbund.models.conformer.model import Conformer
 from sprachbund.models.splitting import split_feed_forwards
 from sprachbund.text.languages import MIXED
 from sprachbund.text.tokenizer import Tokenizer, language_token
+from sprachbund.util.files import validate
 
 MEAN: Literal["mean"] = "mean"
 """In place of a related language: the mean of all."""
 LOSSES = frozenset({"ctc_weight", "language_weight", "label_smoothing", "dropout"})
+OF_DECODER = frozenset(
+    {"num_decoder_layers", "decoder_width", "decoder_heads", "decoder_feed_forward_width", "max_tokens"}
+)
+"""Sizes of the attention decoder."""
 LOSSES_OF_TRANSDUCER = frozenset({"fast_emit", "frames_at_once"})
 """How a model is trained, not what it is."""
 _BY_TOKEN = (
@@ -88,6 +93,35 @@ def add_languages(model: Conformer, related: Mapping[str, str]) -> Conformer:
         tokenizer=_with_languages(tokens, related),
         weights=weights,
     )
+
+
+def with_new_decoder(model: Conformer, shape: ConformerShape) -> Conformer:
+    """A model with the encoder, the heads and the tokenizers of another, and an attention decoder that knows nothing.
+
+    Args:
+        model: the other one.
+        shape: has the sizes of the decoder and the losses; what it leaves out is as in the other model.
+
+    Raises:
+        SprachbundError: a size that is the encoder's, heads that do not divide the decoder's width, a model that is
+            split by language, or one whose text comes from a transducer.
+    """
+    given = shape.model_dump(include=set(shape.model_fields_set))
+    if fixed := sorted(given.keys() - OF_DECODER - LOSSES):
+        raise SprachbundError(
+            f"conformer.{fixed[0]} is taken from the model whose encoder is kept; leave it out, or take one of "
+            f"{', '.join(sorted(OF_DECODER))}"
+        )
+    if model.sharing_plan is not None or model.writes_by_frames:
+        why = "its text comes from a transducer" if model.writes_by_frames else "it is split by language"
+        raise SprachbundError(
+            f"the model whose encoder is kept gets no other decoder: {why}; take another model"
+        )
+    config = validate(ConformerConfig, {**model.config.model_dump(), **given}, "conformer")
+    new = Conformer(config, model.tokenizer, model.transcript_tokenizer)
+    kept = {name: value for name, value in model.state_dict().items() if not name.startswith("decoder.")}
+    new.load_state_dict({**new.state_dict(), **kept})
+    return new
 
 
 def with_target_language_prompt(model: Conformer) -> Conformer:

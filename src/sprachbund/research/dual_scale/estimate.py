@@ -4,6 +4,7 @@ Parameters are counted on the modules that would be trained; activations by a fo
 Shapes: B utterances, R rows, U tokens of a row.
 """
 
+import math
 from typing import Any, cast
 
 import torch
@@ -18,7 +19,7 @@ from sprachbund.models.pruning import prune_decoder
 from sprachbund.models.teacher_forcing import DecoderBatch
 from sprachbund.nn.drafts import MedusaHeads
 from sprachbund.nn.encoder import ConvolutionalEncoder
-from sprachbund.research.dual_scale.options import DRAFT_MODEL, TEACHER, DualScaleRecipe
+from sprachbund.research.dual_scale.options import DRAFT_MODEL, TEACHER, DualScaleRecipe, on_encoder
 from sprachbund.research.estimate import (
     PASSES,
     MemoryEstimate,
@@ -30,6 +31,7 @@ from sprachbund.research.estimate import (
     weights_bytes,
 )
 from sprachbund.training.dual_scale import DualScale, DualScaleOptions, make_dual_scale
+from sprachbund.training.lora import freeze_others
 from sprachbund.training.memory import forward_on_meta
 from sprachbund.training.options import TrainingOptions
 
@@ -122,6 +124,9 @@ def _shape(recipe: DualScaleRecipe) -> Any:
         model = Whisper.shape(PRESETS[recipe.whisper] if recipe.whisper else recipe.model.config(size))
         model.real_length = bool(recipe.fine_tuning.real_length)
         return model
+    if recipe.encoder is not None:
+        with torch.device("cpu"):
+            return on_encoder(recipe.encoder, recipe.conformer).to("meta")  # their tokenizers have sizes
     config = ConformerConfig(
         source_languages=recipe.languages,
         target_languages=recipe.languages,
@@ -156,6 +161,7 @@ def _translation(whole: DualScale) -> int:
 def _training(
     name: str, whole: DualScale, options: TrainingOptions, recipe: DualScaleRecipe
 ) -> DualScaleTraining:
+    freeze_others(whole, recipe.moving_parts(whole.options))
     trained = sum(p.numel() for p in whole.parameters() if p.requires_grad)
     seconds = min(options.max_duration_s, whole.base.max_window_s)
     fixed = whole.base.capabilities.fixed_window
@@ -180,9 +186,12 @@ def _training(
 def _forward(whole: DualScale, seconds: float, recipe: DualScaleRecipe) -> Tensor:
     """All passes of a training step over one utterance of so many seconds, and rows of the recipe's length."""
     base, rows = whole.base, recipe.examples.rows_per_utterance
-    frames = torch.zeros(1, int(seconds * FRAMES_PER_S), base.config.num_mel_bins)
-    states = base.encoder(frames, torch.full((1,), frames.shape[1]))
-    states = states[0] if isinstance(states, tuple) else states
+    if recipe.cache_states:
+        states = torch.zeros(1, math.ceil(seconds / base.frame_s), base.config.width)
+    else:
+        frames = torch.zeros(1, int(seconds * FRAMES_PER_S), base.config.num_mel_bins)
+        states = base.encoder(frames, torch.full((1,), frames.shape[1]))
+        states = states[0] if isinstance(states, tuple) else states
     tokens = torch.zeros(rows, min(recipe.checked_tokens, base.max_tokens), dtype=torch.long)
     everything = torch.ones_like(tokens, dtype=torch.bool)
     memories = [states]

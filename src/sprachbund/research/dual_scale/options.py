@@ -7,7 +7,11 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from sprachbund.audio.constants import FRAMES_PER_S
-from sprachbund.models.conformer import ConformerShape
+from sprachbund.engines.options import EngineChoice
+from sprachbund.errors import SprachbundError
+from sprachbund.models.conformer import Conformer, ConformerShape
+from sprachbund.models.conformer.extension import with_new_decoder
+from sprachbund.models.io import load, locate
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.training.dual_scale import DualScaleOptions
 from sprachbund.training.options import Strict, TrainingOptions, check_arms
@@ -15,11 +19,12 @@ from sprachbund.training.translator import ExampleRecipe, FineTuning
 from sprachbund.util.options import renamed
 
 TEACHER, MAIN = "teacher", "parasite"
-TOKEN_MAP, DRAFT_MODEL, PRUNE_ONLY = "token map", "draft model", "prune only"
+TOKEN_MAP, DRAFT_MODEL, PRUNE_ONLY, UNPRUNED = "token map", "draft model", "prune only", "unpruned"
 ARMS: Mapping[str, Mapping[str, Any]] = {
     MAIN: {},
     "medusa": {"draft": "medusa"},
     PRUNE_ONLY: {"draft": "none"},
+    UNPRUNED: {"decoder_layers": None, "draft": "none"},
     "no divergence": {"kl_weight": 0.0},
     "divergence from the start": {"gate": False},
     "no text branch": {"text_layers": 0},
@@ -29,7 +34,11 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "detached keys and values": {"detach_kv": True},
     "norm before queries": {"pre_ln_q": True},
 }
-"""Name of an arm to what it changes in the main one; the prune-only arm has fewer layers besides."""
+"""Name of an arm to what it changes in the main one; the prune-only arm has fewer layers besides.
+
+The unpruned arm has all layers and was trained as long as the others: it shows what pruning costs, which the teacher,
+trained before them, does not.
+"""
 OTHER_DRAFTS = (TOKEN_MAP, DRAFT_MODEL)
 """Drafts for the main arm's model that are made after it."""
 
@@ -79,12 +88,29 @@ class Timing(Strict):
         batches: sizes of batches.
         repeats: of every system, interleaved; one more warms up.
         num_draft_tokens: tokens that every draft proposes at a time.
+        engine: that all systems are scored and timed with. With a native one, lossy ways of acceptance are left out,
+            which its drafts do not have.
+        threads: of the engine while it is timed; those of the command if None.
     """
 
     utterances: PositiveInt = 8
     batches: tuple[PositiveInt, ...] = (1, 8)
     repeats: PositiveInt = 3
     num_draft_tokens: PositiveInt = 1
+    engine: EngineChoice = "torch"
+    threads: PositiveInt | None = None
+
+    @field_validator("engine")
+    @classmethod
+    def _is_named(cls, engine: EngineChoice) -> EngineChoice:
+        if engine == "auto":
+            raise ValueError('engine is "auto", and systems are compared on one engine; name it')
+        return engine
+
+    @property
+    def accepts_lossy(self) -> bool:
+        """Whether the engine's drafts have lossy ways of acceptance."""
+        return not self.engine.startswith("native")
 
     @model_validator(mode="before")
     @classmethod
@@ -107,6 +133,10 @@ class DualScaleRecipe(Strict):
         whisper: the published Whisper shape that is checked; running it needs `start`.
         model: shape of a new Whisper.
         conformer: shape of a new model of our own family in its place.
+        encoder: "bundled", a directory or a name of a conformer whose encoder, heads and tokenizers the new model has;
+            `conformer` then has the sizes of the decoder alone.
+        cache_states: the encoder and its heads rest, and the encoder's states are computed once for all trainings. The
+            sound has to be the same in every epoch, and `dual_scale` may not train the encoder.
         fine_tuning: what is changed in the model that is started from.
         shallow: training of a model with `shallow_layers` decoder layers, which a new teacher begins from, each layer
             as often as it takes; the teacher begins from nothing if None.
@@ -132,6 +162,8 @@ class DualScaleRecipe(Strict):
     whisper: Literal["tiny", "base", "small", "medium", "large-v2", "large-v3"] | None = None
     model: WhisperShape = WhisperShape()
     conformer: ConformerShape | None = None
+    encoder: str | None = None
+    cache_states: bool = False
     fine_tuning: FineTuning = FineTuning()
     shallow: TrainingOptions | None = None
     shallow_layers: PositiveInt = 2
@@ -162,6 +194,19 @@ class DualScaleRecipe(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _takes_an_encoder(self) -> "DualScaleRecipe":
+        if self.encoder is not None and (self.conformer is None or self.start or self.whisper):
+            raise ValueError(
+                f"encoder is {self.encoder!r}, which is for a new model: give [conformer] with the sizes of its "
+                "decoder, and neither start nor whisper"
+            )
+        if self.cache_states and (self.dual_scale.whole_layers or self.dual_scale.lora_rank):
+            raise ValueError(
+                "cache_states needs an encoder that rests; set dual_scale.whole_layers = 0 and dual_scale.lora_rank = 0"
+            )
+        return self
+
     @property
     def trained_arms(self) -> dict[str, DualScaleOptions]:
         """Arms that are trained, the main one first, without those that are the main one by another name."""
@@ -183,12 +228,39 @@ class DualScaleRecipe(Strict):
             return self.model_copy(update={"conformer": shape})
         return self.model_copy(update={"model": self.model.model_copy(update={"decoder_layers": layers})})
 
+    def moving_parts(self, dual_scale: DualScaleOptions | None = None) -> tuple[str, ...]:
+        """Patterns of the parameters that are trained, of a model alone or around it; all if there are none."""
+        if not self.cache_states:
+            return ()
+        if dual_scale is None:
+            return ("decoder.*",)
+        text = ("text_encoder.*",) if dual_scale.text_layers else ()
+        return ("base.decoder.*", *text, *(() if dual_scale.draft == "none" else ("draft_network.*",)))
+
     def options_of(self, arm: str) -> DualScaleOptions:
         """What an arm is trained by."""
         changes = dict(ARMS[arm])
         if arm == PRUNE_ONLY:
             changes["decoder_layers"] = self.prune_only_layers
         return self.dual_scale.model_copy(update=changes)
+
+
+def on_encoder(name: str, shape: ConformerShape) -> Conformer:
+    """A conformer with a new decoder of a shape, on the encoder of one that is named.
+
+    Args:
+        name: "bundled", a directory, or a name on the hub.
+        shape: sizes of the decoder.
+
+    Raises:
+        SprachbundError: another family; see also `with_new_decoder`.
+    """
+    model = load(locate(name))
+    if not isinstance(model, Conformer):
+        raise SprachbundError(
+            f"encoder {name} is a {model.name} model; a new decoder is trained on that of a conformer"
+        )
+    return with_new_decoder(model, shape)
 
 
 def run_folder(directory: Path, name: str, seed: int) -> Path:

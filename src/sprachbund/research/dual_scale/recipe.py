@@ -41,6 +41,7 @@ from sprachbund.research.dual_scale.options import (
     TOKEN_MAP,
     DualScaleRecipe,
     WhisperShape,
+    on_encoder,
     run_folder,
 )
 from sprachbund.research.dual_scale.report import draw_speed, write_table
@@ -99,6 +100,8 @@ def _divide(layer: DecoderLayer, times: int) -> None:
 Report = Callable[[str], None]
 WEIGHTS = "model.safetensors"
 FIGURE = "speed.png"
+STATES = "states"
+"""Folder of the states of a frozen encoder, for all trainings."""
 _TEXTS = 50_000  # that a new vocabulary is fitted on, at most
 
 
@@ -136,6 +139,9 @@ def run(recipe: DualScaleRecipe, directory: Path, *, report: Report = print) -> 
 
 
 def _translator(recipe: DualScaleRecipe, training: TrainingOptions, **changes: Any) -> TranslatorRecipe:
+    moving = recipe.moving_parts(changes.get("dual_scale"))
+    if moving and not training.trainable:
+        training = training.model_copy(update={"trainable": moving})
     # Speech in languages that the comparison leaves out is left out by a share of nothing.
     changes.setdefault("examples", recipe.examples)
     present = set(Manifest(recipe.data / "dev").languages.tolist()) - {""}
@@ -145,6 +151,7 @@ def _translator(recipe: DualScaleRecipe, training: TrainingOptions, **changes: A
         train=(DataPart(path=recipe.data / "train", shares=absent),),
         dev=(DataPart(path=recipe.data / "dev", shares=absent),),
         bits=32,
+        cache_states=recipe.cache_states,
         training=training,
         card=CardRecipe(name="dual-scale"),
         **changes,
@@ -160,25 +167,32 @@ def _teacher(recipe: DualScaleRecipe, directory: Path, report: Report) -> Path:
         if recipe.start:
             begin = _checkpoint(recipe)
         elif recipe.shallow:
-            begin = {"start": _grown(recipe, recipe.shallow, folder, report)}
+            begin = {"start": _grown(recipe, recipe.shallow, folder, directory, report)}
         else:
             begin = _new_model(recipe, folder)
-        train_translator(_translator(recipe, training, **begin), folder, report=report)
+        _train(_translator(recipe, training, **begin), folder, directory, report)
     return folder / "model"
+
+
+def _train(recipe: TranslatorRecipe, folder: Path, directory: Path, report: Report) -> None:
+    """Train in a folder, or go on there; all runs of the directory share the states of a frozen encoder."""
+    train_translator(recipe, folder, report=report, states=directory / STATES)
 
 
 def _seeded(recipe: DualScaleRecipe, training: TrainingOptions) -> TrainingOptions:
     return training.model_copy(update={"seed": recipe.seeds[0]})
 
 
-def _grown(recipe: DualScaleRecipe, training: TrainingOptions, folder: Path, report: Report) -> Path:
+def _grown(
+    recipe: DualScaleRecipe, training: TrainingOptions, folder: Path, directory: Path, report: Report
+) -> Path:
     """A model as deep as the teacher, grown from a shallow one that is trained here."""
     grown, shallow = folder / "grown", folder / "shallow"
     if not (grown / WEIGHTS).exists():
         report(f"{TEACHER}: training {recipe.shallow_layers} decoder layers first")
         begin = _new_model(recipe.with_decoder_layers(recipe.shallow_layers), shallow)
         begin["examples"] = recipe.shallow_examples
-        train_translator(_translator(recipe, _seeded(recipe, training), **begin), shallow, report=report)
+        _train(_translator(recipe, _seeded(recipe, training), **begin), shallow, directory, report)
         deep: Any = grow_decoder(load(shallow / "model"), recipe.new_decoder_layers)  # type: ignore[type-var]
         save(deep, grown, bits=32)
     return grown
@@ -189,10 +203,18 @@ def _checkpoint(recipe: DualScaleRecipe) -> dict[str, Any]:
 
 
 def _new_model(recipe: DualScaleRecipe, folder: Path) -> dict[str, Any]:
-    """What the teacher begins from without a checkpoint: a Whisper of random weights, or a conformer's shape."""
+    """What the teacher begins from without a checkpoint: a Whisper of random weights, or a conformer's shape.
+
+    A conformer with the encoder of another one is a model of which the decoder has random weights.
+    """
+    new = folder / "new"
+    if recipe.encoder is not None and recipe.conformer is not None:
+        if not (new / WEIGHTS).exists():
+            torch.manual_seed(recipe.seeds[0])
+            save(on_encoder(recipe.encoder, recipe.conformer), new, bits=32)
+        return {"start": new}
     if recipe.conformer is not None:
         return {"model": recipe.conformer, "vocabulary_size": recipe.model.vocabulary_size}
-    new = folder / "new"
     if not (new / WEIGHTS).exists():
         _make_whisper(recipe.model, recipe.languages, Manifest(recipe.data / "train"), new)
     return {"start": new, "fine_tuning": recipe.fine_tuning}
@@ -223,7 +245,7 @@ def _arm(
     report(f"{name}, seed {seed}: training")
     training = recipe.training.model_copy(update={"seed": seed})
     begin = _checkpoint(recipe) if recipe.start else {"start": start}
-    train_translator(_translator(recipe, training, **begin, dual_scale=options), folder, report=report)
+    _train(_translator(recipe, training, **begin, dual_scale=options), folder, directory, report)
 
 
 def _other_drafts(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
@@ -245,7 +267,7 @@ def _other_drafts(recipe: DualScaleRecipe, directory: Path, report: Report) -> N
         save(small, folder / "new", bits=32)
         # The encoder is shared with the model that it drafts for, so it has to stay that one's.
         training = recipe.drafting.model_copy(update={"seed": seed, "trainable": ("decoder.*",)})
-        train_translator(_translator(recipe, training, start=folder / "new"), folder, report=report)
+        _train(_translator(recipe, training, start=folder / "new"), folder, directory, report)
 
 
 def _score(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
@@ -267,7 +289,7 @@ def _score(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
             decoding=decoding,
             no_speech_per_kind=0,
             first_segments=0,
-            engine="torch",
+            engine=recipe.timing.engine,
         )
         evaluate([recipe.data / "test"], folder / "model", options, out=folder / name)
 

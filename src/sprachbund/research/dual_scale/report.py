@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from sprachbund.decoding.options import NONE
 from sprachbund.evaluation.compare import RunFile, compare
 from sprachbund.evaluation.compare import System as Scored
 from sprachbund.evaluation.lines import Line
-from sprachbund.evaluation.significance import MeanComparison
+from sprachbund.evaluation.options import TEST_SEED
+from sprachbund.evaluation.significance import DRAWS, MeanComparison, bootstrap_weights, percentiles
 from sprachbund.models.io import load
 from sprachbund.research.dual_scale.options import MAIN, TEACHER, DualScaleRecipe
 from sprachbund.research.dual_scale.speed import (
@@ -43,6 +45,7 @@ def write_table(recipe: DualScaleRecipe, directory: Path) -> Path:
     """One row for each system, and one for each pair of the main one."""
     systems, speeds = systems_of(recipe, directory), read_speeds(directory)
     quality = _quality(systems)
+    base = next(system.model for system in systems if system.name == BASE)
     rows = []
     for name in dict.fromkeys(system.name for system in systems):
         own = [system for system in systems if system.name == name]
@@ -52,7 +55,8 @@ def write_table(recipe: DualScaleRecipe, directory: Path) -> Path:
             "seeds": len(own),
             **quality[name],
         }
-        rows.append(row | _speed_cells(name, speeds, recipe.timing.batches))
+        on_base = own[0].model == base and own[0].draft != NONE
+        rows.append(row | _speed_cells(name, speeds, recipe.timing.batches, drafts_for_base=on_base))
     path = directory / "table.json"
     values = {
         "recipe": recipe.model_dump(mode="json"),
@@ -95,7 +99,14 @@ def _millions(model: Path) -> float:
     return sum(p.numel() for p in family.parameters() if p.requires_grad) / 1e6
 
 
-def _speed_cells(name: str, speeds: Sequence[SystemSpeed], batches: Sequence[int]) -> dict[str, Any]:
+def _speed_cells(
+    name: str, speeds: Sequence[SystemSpeed], batches: Sequence[int], drafts_for_base: bool
+) -> dict[str, Any]:
+    """Speed of a system over base and teacher, and what was predicted of its draft.
+
+    What is measured of a draft for the base itself is its speed over the base; the drafts of other models are predicted
+    alone, since those models are not timed without one.
+    """
     cells: dict[str, Any] = {}
     for batch in batches:
         own = [s for s in speeds if s.name == name and s.batch == batch]
@@ -105,8 +116,17 @@ def _speed_cells(name: str, speeds: Sequence[SystemSpeed], batches: Sequence[int
             cells["acceptance"] = accepted / checked if checked else ""
             predicted = [s.predicted_gain for s in own if s.predicted_gain is not None]
             cells["predicted"] = float(np.mean(predicted)) if predicted else ""
+            compared = bool(predicted) and drafts_for_base
+            cells["measured"] = measured = _ratio(speeds, BASE, own) if compared else ""
+            cells["prediction off by"] = (
+                f"{100 * (cells['predicted'] / measured - 1):+.1f} %" if isinstance(measured, float) else ""
+            )
         cells[f"tokens/s{at}"] = 1000 / mean_ms(own)
         cells[f"over base{at}"] = _ratio(speeds, BASE, own)
+        if batch == batches[0]:
+            interval = None if name == BASE else gain_interval(_beside(speeds, BASE, own))
+            cells["over base, 95 %"] = "" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
+            cells["over base at least"] = "" if interval is None else interval[0]
         cells[f"over teacher{at}"] = _ratio(speeds, TEACHER, own)
     changed, rows = (sum(getattr(s, key) for s in speeds if s.name == name) for key in ("changed", "rows"))
     cells["texts changed"] = f"{changed} of {rows}"
@@ -118,13 +138,60 @@ def _ratio(speeds: Sequence[SystemSpeed], other: str, own: Sequence[SystemSpeed]
 
     Of another system that has the same seeds, each run is compared with its own.
     """
-    there = {(s.seed, s.pair): s for s in speeds if s.name == other and s.batch == own[0].batch}
-    first = min(seed for seed, _ in there)
-    pairs = [(there.get((s.seed, s.pair)) or there[first, s.pair], s) for s in own]
+    pairs = _beside(speeds, other, own)
     repeats = range(len(own[0].ms_per_token))
     return median(
         sum(a.ms_per_token[i] for a, _ in pairs) / sum(b.ms_per_token[i] for _, b in pairs) for i in repeats
     )
+
+
+def _beside(
+    speeds: Sequence[SystemSpeed], other: str, own: Sequence[SystemSpeed]
+) -> list[tuple[SystemSpeed, SystemSpeed]]:
+    """Each run and pair of a system behind the one of another system that it is compared with."""
+    there = {(s.seed, s.pair): s for s in speeds if s.name == other and s.batch == own[0].batch}
+    first = min(seed for seed, _ in there)
+    return [(there.get((s.seed, s.pair)) or there[first, s.pair], s) for s in own]
+
+
+def gain_interval(
+    compared: Sequence[tuple[SystemSpeed, SystemSpeed]],
+    *,
+    draws: int = DRAWS["bootstrap"],
+    seed: int = TEST_SEED,
+) -> tuple[float, float] | None:
+    """The middle 95 % of `_ratio` over draws of utterances and seeds, with replacement; None where there are too few.
+
+    Utterances of each source language are drawn together for both systems, all target languages and all seeds, and
+    seeds for both systems: what makes an utterance or a run slow in both is no difference. Repeats are not drawn, as
+    the same work done again has nothing new but the noise of the machine, of which the median is taken as ever.
+
+    Args:
+        compared: for every seed and pair, the other system and the own one.
+        draws: S.
+        seed: of the draws.
+    """
+    if min((len(one.piece_tokens) for both in compared for one in both), default=0) < 2:
+        return None
+    seeds = sorted({own.seed for _, own in compared})
+    # Time per token, the sum over pairs, of each side, seed, draw and repeat.
+    sums = np.zeros((2, len(seeds), draws, len(compared[0][1].ms_per_token)))
+    for number, source in enumerate(sorted({_source(own) for _, own in compared})):
+        of_source = [both for both in compared if _source(both[1]) == source]
+        count = len(of_source[0][1].piece_tokens)
+        weights = np.concatenate([chunk for _, chunk in bootstrap_weights(count, draws, seed + number)])
+        for both in of_source:
+            for side, one in enumerate(both):
+                tokens = weights @ np.array(one.piece_tokens)
+                sums[side, seeds.index(both[1].seed)] += weights @ np.array(one.piece_s) / tokens[:, None]
+    rng = np.random.default_rng((seed, 0x5EED))
+    chosen = rng.integers(len(seeds), size=(draws, len(seeds)))
+    totals = sums[:, chosen, np.arange(draws)[:, None]].sum(2)
+    return percentiles(np.median(totals[0] / totals[1], axis=1))
+
+
+def _source(speed: SystemSpeed) -> str:
+    return speed.pair.split(">")[0]
 
 
 def _pairs(speeds: Sequence[SystemSpeed], batch: int) -> list[dict[str, Any]]:

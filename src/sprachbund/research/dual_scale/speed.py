@@ -7,6 +7,7 @@ systems do a piece of work one after the other, so that a slow moment of the mac
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -21,6 +22,7 @@ from sprachbund.decoding.options import NONE, Accept, DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation, speculation_for, timed
 from sprachbund.decoding.state import start_batch
+from sprachbund.engines.choice import engine_for
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 from sprachbund.models.drafts import DRAFT_FILE
@@ -28,7 +30,6 @@ from sprachbund.models.io import load
 from sprachbund.research.dual_scale.options import (
     DRAFT_MODEL,
     MAIN,
-    PRUNE_ONLY,
     TEACHER,
     TOKEN_MAP,
     DualScaleRecipe,
@@ -87,7 +88,8 @@ def systems_of(recipe: DualScaleRecipe, directory: Path) -> list[TimedSystem]:
         systems.append(TimedSystem(name=MAIN, seed=seed, model=model, draft=MAIN, num_draft_tokens=count))
     base = run_folder(directory, MAIN, first) / "model"
     systems.append(TimedSystem(name=CHOSEN, seed=first, model=base, draft=MAIN))
-    systems += _lossy(MAIN, first, base, LOSSY)
+    lossy = LOSSY if recipe.timing.accepts_lossy else ()
+    systems += _lossy(MAIN, first, base, lossy)
     for name in (TOKEN_MAP, DRAFT_MODEL):
         if name in recipe.arms:
             folder = run_folder(directory, name, first) / "model"
@@ -97,14 +99,14 @@ def systems_of(recipe: DualScaleRecipe, directory: Path) -> list[TimedSystem]:
             )
     for name, options in recipe.trained_arms.items():
         model = run_folder(directory, name, first) / "model"
-        if name == PRUNE_ONLY:
+        if options.draft == "none":
             systems.append(TimedSystem(name=name, seed=first, model=model))
         elif name != MAIN:
             systems.append(
                 TimedSystem(name=name, seed=first, model=model, draft=options.draft, num_draft_tokens=count)
             )
         if name == MEDUSA:
-            systems += _lossy(MEDUSA, first, model, ("unchecked",))
+            systems += _lossy(MEDUSA, first, model, lossy[-1:])
     return systems
 
 
@@ -131,6 +133,9 @@ class SystemSpeed(BaseModel):
         batch: rows at a time.
         pair: "source>target".
         ms_per_token: decoder time of each repeat, by the tokens written with their ends.
+        piece_tokens: tokens of each piece of work, an utterance where the batch is one; its place is the same for every
+            target language of a source.
+        piece_s: decoder time of each piece in each repeat; files of earlier versions have neither.
         draft_tokens: draft tokens checked and accepted; a pair of zeros without a draft.
         predicted_gain: over the same model without a draft, by costs of rounds and what was accepted; None without one.
         changed: rows whose tokens differ from those without a draft.
@@ -144,6 +149,8 @@ class SystemSpeed(BaseModel):
     batch: int
     pair: str
     ms_per_token: tuple[float, ...] = Field(min_length=1)
+    piece_tokens: tuple[int, ...] = ()
+    piece_s: tuple[tuple[float, ...], ...] = ()
     draft_tokens: tuple[int, int]
     predicted_gain: float | None
     changed: int
@@ -193,8 +200,8 @@ class _Runner:
             timestamps=False,
         )
         self.speculations: dict[str, Speculation | None] = {}
-        self.seconds: dict[str, list[float]] = defaultdict(list)
-        self.texts: dict[str, Texts] = defaultdict(list)
+        self.seconds: dict[str, list[list[float]]] = defaultdict(list)
+        self.texts: dict[str, list[Texts]] = defaultdict(list)
 
     def speculation(self, pair: str) -> Speculation | None:
         """Kept for each pair, so that its draft tokens are counted apart."""
@@ -234,13 +241,16 @@ def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Callable[[st
         directory: folder of all runs.
         report: called with a line for every step.
     """
-    families: dict[Path, Family] = {}
+    timing, families = recipe.timing, dict[Path, Family]()
     systems = systems_of(recipe, directory)
+    threads = timing.threads or torch.get_num_threads()
     for system in systems:
-        families.setdefault(system.model, load(system.model))
+        if system.model not in families:
+            model = load(system.model)
+            families[system.model] = engine_for(model, timing.engine, threads=threads, compare=False).family
     manifest = Manifest(recipe.data / "test")
     speeds: list[SystemSpeed] = []
-    with torch.inference_mode():
+    with torch.inference_mode(), _torch_threads(threads):
         for batch in recipe.timing.batches:
             runners = [_Runner(system, families[system.model]) for system in systems]
             utterances = max(batch, recipe.timing.utterances)
@@ -249,9 +259,19 @@ def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Callable[[st
             speeds += _time(runners, pieces, recipe.timing, batch)
     path = directory / SPEED_FILE
     values = [speed.model_dump() for speed in speeds]
-    about = {"threads": torch.get_num_threads(), "torch": torch.__version__, "speeds": values}
+    about = {"engine": timing.engine, "threads": threads, "torch": torch.__version__, "speeds": values}
     write_text(path, json.dumps(about, indent=1) + "\n")
     return path
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def works(manifest: Manifest, languages: Sequence[str], utterances: int, batch: int) -> Iterator[Work]:
@@ -291,24 +311,23 @@ def _time(
     plain: dict[tuple[int, str], Texts] = defaultdict(list)
     predicted: dict[tuple[int, str], float | None] = {}
     for repeat in range(timing.repeats + 1):
-        taken: list[dict[str, float]] = [defaultdict(float) for _ in runners]
+        taken: list[dict[str, list[float]]] = [defaultdict(list) for _ in runners]
         for index, work in enumerate(pieces):
             for number, runner in enumerate(runners):
                 key = (id(runner.family), index)
                 if key not in memories:
                     memories[key] = runner.family.encode(runner.family.features(work.samples))
-                    plain[key[0], work.pair] += _Runner(_plain(runner.system), runner.family).decode(
-                        work, memories[key]
-                    )[0]
+                    without = _Runner(_plain(runner.system), runner.family)
+                    plain[key[0], work.pair] += without.decode(work, memories[key])[0]
                 texts, seconds = runner.decode(work, memories[key])
-                taken[number][work.pair] += seconds
+                taken[number][work.pair].append(seconds)
                 if not repeat:
-                    runner.texts[work.pair] += texts
+                    runner.texts[work.pair].append(texts)
                 elif repeat == timing.repeats:
                     predicted[number, work.pair] = runner.predicted(work, memories[key])
         for runner, seconds_of in zip(runners, taken, strict=True):
-            for pair, seconds in seconds_of.items() if repeat else ():
-                runner.seconds[pair].append(seconds)
+            for pair, of_pieces in seconds_of.items() if repeat else ():
+                runner.seconds[pair].append(of_pieces)
     return [
         _speed(runner, pair, batch, predicted[number, pair], plain[id(runner.family), pair])
         for number, runner in enumerate(runners)
@@ -321,15 +340,18 @@ def _plain(system: TimedSystem) -> TimedSystem:
 
 
 def _speed(runner: _Runner, pair: str, batch: int, predicted: float | None, plain: Texts) -> SystemSpeed:
-    texts, speculation = runner.texts[pair], runner.speculations[pair]
-    tokens = sum(len(text) + 1 for text in texts)
+    pieces, speculation = runner.texts[pair], runner.speculations[pair]
+    texts = [text for piece in pieces for text in piece]
+    piece_tokens = tuple(sum(len(text) + 1 for text in piece) for piece in pieces)
     reports = speculation.report() if speculation else ()
     return SystemSpeed(
         name=runner.system.name,
         seed=runner.system.seed,
         batch=batch,
         pair=pair,
-        ms_per_token=tuple(1000 * s / tokens for s in runner.seconds[pair]),
+        ms_per_token=tuple(1000 * sum(seconds) / sum(piece_tokens) for seconds in runner.seconds[pair]),
+        piece_tokens=piece_tokens,
+        piece_s=tuple(zip(*runner.seconds[pair], strict=True)),
         draft_tokens=(sum(r.checked for r in reports), sum(r.accepted for r in reports)),
         predicted_gain=predicted,
         changed=sum(a != b for a, b in zip(texts, plain, strict=True)),

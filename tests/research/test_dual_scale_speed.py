@@ -1,0 +1,103 @@
+"""The interval of a gain: against a bootstrap worked out draw by draw, planted gains, and files without pieces."""
+
+import json
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pytest
+
+from sprachbund.evaluation.options import TEST_SEED
+from sprachbund.evaluation.significance import bootstrap_weights
+from sprachbund.research.dual_scale.report import gain_interval
+from sprachbund.research.dual_scale.speed import SPEED_FILE, SystemSpeed, read_speeds
+
+PAIRS = ("de>en", "de>fr", "en>de")
+Compared = list[tuple[SystemSpeed, SystemSpeed]]
+
+
+def speed(name: str, seed: int, pair: str, seconds: np.ndarray, tokens: np.ndarray) -> SystemSpeed:
+    """Of pieces (N,) and their seconds in each repeat (N, repeats)."""
+    return SystemSpeed(
+        name=name,
+        seed=seed,
+        batch=1,
+        pair=pair,
+        ms_per_token=tuple((1000 * seconds.sum(0) / tokens.sum()).tolist()),
+        piece_tokens=tuple(tokens.tolist()),
+        piece_s=tuple(map(tuple, seconds.tolist())),
+        draft_tokens=(0, 0),
+        predicted_gain=None,
+        changed=0,
+        rows=len(tokens),
+    )
+
+
+def measured(
+    gains: tuple[float, ...], *, spread: float, pieces: int = 6, repeats: int = 3, draw: int = 0
+) -> Compared:
+    """A run for each gain; utterances differ in length and speed, and in what a draft gains on them."""
+    rng = np.random.default_rng(draw)
+    compared = []
+    for seed, gain in enumerate(gains):
+        for pair in PAIRS:
+            tokens = rng.integers(5, 30, pieces)
+            base = tokens[:, None] * rng.uniform(0.8, 1.2, (pieces, 1)) * np.ones((1, repeats))
+            own = base / (gain * np.exp(spread * rng.standard_normal((pieces, 1))))
+            noise = np.exp(0.01 * rng.standard_normal((2, pieces, repeats)))
+            compared.append(
+                (
+                    speed("base", seed, pair, base * noise[0], tokens),
+                    speed("own", seed, pair, own * noise[1], tokens),
+                )
+            )
+    return compared
+
+
+def test_the_interval_is_that_of_a_bootstrap_draw_by_draw() -> None:
+    compared, draws = measured((1.3, 1.5), spread=0.1), 40
+    weights = {
+        source: np.concatenate([w for _, w in bootstrap_weights(6, draws, TEST_SEED + number)])
+        for number, source in enumerate(("de", "en"))
+    }
+    chosen = np.random.default_rng((TEST_SEED, 0x5EED)).integers(2, size=(draws, 2))
+    ratios = []
+    for draw in range(draws):
+        times = np.zeros((2, 3))
+        for seed in chosen[draw]:
+            for both in (both for both in compared if both[1].seed == seed):
+                for side, one in enumerate(both):
+                    own = weights[one.pair[:2]][draw]
+                    tokens = sum(w * n for w, n in zip(own, one.piece_tokens, strict=True))
+                    for repeat in range(3):
+                        seconds = sum(w * s[repeat] for w, s in zip(own, one.piece_s, strict=True))
+                        times[side, repeat] += seconds / tokens
+        ratios.append(median(times[0] / times[1]))
+    low, high = gain_interval(compared, draws=draws) or (0.0, 0.0)
+    assert (low, high) == pytest.approx((sorted(ratios)[1], sorted(ratios)[-2]))
+    assert low < 1.4 < high
+
+
+def test_a_planted_gain_lies_in_most_intervals_and_none_is_found_without() -> None:
+    for gain in (1.0, 1.5):
+        intervals = [gain_interval(measured((gain,) * 3, spread=0.1, pieces=12, draw=n)) for n in range(40)]
+        inside = [bool(one) and one[0] <= gain <= one[1] for one in intervals]
+        assert sum(inside) >= 34  # 95 %, but for the few utterances and seeds that there are
+        assert all(one is not None and one[1] - one[0] < 0.15 for one in intervals)
+
+
+def test_runs_that_differ_widen_the_interval() -> None:
+    alike, unlike = (gain_interval(measured(gains, spread=0.02)) for gains in ((1.4,) * 3, (1.2, 1.4, 1.6)))
+    assert alike is not None
+    assert unlike is not None
+    assert unlike[1] - unlike[0] > 3 * (alike[1] - alike[0])
+
+
+def test_one_piece_of_work_or_a_file_of_an_earlier_version_has_no_interval(tmp_path: Path) -> None:
+    assert gain_interval(measured((1.4,), spread=0.1, pieces=1)) is None
+    values = [one.model_dump() for both in measured((1.4,), spread=0.1) for one in both]
+    for one in values:
+        del one["piece_tokens"], one["piece_s"]
+    (tmp_path / SPEED_FILE).write_text(json.dumps({"threads": 1, "speeds": values}))
+    base, own = ([one for one in read_speeds(tmp_path) if one.name == name] for name in ("base", "own"))
+    assert gain_interval(list(zip(base, own, strict=True))) is None
