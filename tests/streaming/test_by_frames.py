@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio.span_options import SpanOptions
 from sprachbund.compression.onnx_export import export
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, GuardOptions
 from sprachbund.decoding.pipeline import translate
@@ -106,6 +107,40 @@ def test_live_text_is_that_of_the_whole(right, block):
     expected = talk_as_a_whole(right)
     assert found == expected
     assert all(len(text) > 5 for texts in expected.values() for text in texts)
+
+
+@pytest.mark.parametrize("right", [6, 0])
+@pytest.mark.parametrize("block", [1600, 777])
+def test_the_model_hears_on_through_pauses_shorter_than_those_that_end_a_stretch(right, block):
+    model, samples = tiny_transducer(), recording(*SPEECH[:2], duration_s=7.1, seed=4)
+    options = replace(OPEN, max_symbols=1)  # random weights write more than a recording may have
+    engine = LiveEngine(model, options, activity=Loudness())
+    session = engine.open(TARGETS, "en", LiveOptions(right_context=right, pause_s=3.0))
+    through = hear(engine, session, samples, block)
+    cut = SpanOptions(min_silence_s=3.0)
+    assert through == whole(model, samples, right, replace(options, spans=cut))
+    assert [len(texts) for texts in through.values()] == [1, 1]
+    assert [len(texts) for texts in whole(model, samples, right, options).values()] == [2, 2]
+
+
+@pytest.mark.parametrize(("pause_s", "more"), [(None, 0), (3.0, 1)])
+def test_last_words_do_not_wait_for_the_end_of_a_long_pause(pause_s, more):
+    model, samples = tiny_transducer(), recording((1.0, 4.5), duration_s=7.4, seed=4)
+    engine = LiveEngine(model, replace(OPEN, max_symbols=1), activity=Loudness())
+    session = engine.open(["de"], "en", LiveOptions(right_context=6, pause_s=pause_s))
+    heard_s = []
+    for begin in range(0, len(samples), 1600):
+        session.push(samples[begin : begin + 1600])
+        heard_s += [session.audio_s for event in engine.step([session])[0] if event.committed]
+    assert any(4.5 < second < 5.5 for second in heard_s)
+    assert any(second > 6 for second in heard_s) == bool(
+        more
+    )  # the pause itself, in which random weights write
+
+
+def test_pauses_too_short_for_what_is_kept_on_either_side_are_refused():
+    with pytest.raises(SprachbundError, match=r"pause_s is 0.3.*0.4 or more"):
+        LiveOptions(pause_s=0.3)
 
 
 def test_blocks_of_no_samples_change_nothing():

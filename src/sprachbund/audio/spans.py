@@ -150,6 +150,11 @@ class SpanFinder:
             speech_probability=self._mean(voiced),
         )
 
+    @property
+    def heard_s(self) -> float:
+        """End of the newest window."""
+        return self._time * VAD_WINDOW / SAMPLE_RATE
+
     def cut(self, second: float) -> None:
         """Let the span under way begin anew at the first whole window from `second` on; what is before is done.
 
@@ -348,9 +353,15 @@ class SpanStream:
         self._finder.cut(second)
         self._held.forget(self._finder.earliest_sample)
 
-    def under_way(self) -> tuple[Span, Samples] | None:
-        """The span that is open, up to the newest window, with its samples."""
+    def under_way(self, *, with_pause: bool = False) -> tuple[Span, Samples] | None:
+        """The span that is open, with its samples.
+
+        Args:
+            with_pause: up to the newest window, rather than to the end of its speech and the padding behind it.
+        """
         span = self._finder.open_span
+        if span is not None and with_pause:
+            span = replace(span, end_s=self._finder.heard_s)
         return None if span is None else (span, self._held.cut(span))
 
 

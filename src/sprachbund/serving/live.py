@@ -36,6 +36,7 @@ _LOUDEST = 100.0
 
 _MOST = {
     "max_open_s": WINDOW_S,
+    "pause_s": WINDOW_S,
     "max_pause_s": WINDOW_S,
     "border_s": WINDOW_S,
     "border_words": 1000,

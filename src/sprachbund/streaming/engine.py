@@ -283,6 +283,8 @@ class LiveEngine:
         options = self._settled(options or LiveOptions(), request)
         window_s = None if options.policy == "frames" else self.model.max_window_s
         cut = live_spans(spans or self.decoding.spans, window_s)
+        if options.pause_s is not None:
+            cut = replace(cut, min_silence_s=options.pause_s)
         if options.turn_end == "sentence" and options.max_pause_s < cut.min_silence_s:
             raise SprachbundError(
                 f"max_pause_s is {options.max_pause_s:g}, and a pause begins to count at {cut.min_silence_s:g} s; give "

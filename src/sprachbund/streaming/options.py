@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
+from sprachbund.audio.span_options import SpanOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.util.options import Option, Range, check
 
@@ -13,6 +14,7 @@ TurnEnd = Literal["pause", "sentence", "auto"]
 POLICIES: tuple[str, ...] = get_args(Policy)
 OVERLOADS: tuple[str, ...] = get_args(Overload)
 _LEAST_S = 0.05
+_LEAST_PAUSE_S = 2 * SpanOptions.padding_s  # what is kept of it on either side must not overlap
 _COMMITTING: tuple[Policy, ...] = ("local-agreement", "alignatt", "wait-k")
 _ATTEMPTING: tuple[Policy, ...] = (*_COMMITTING, "retranslation")
 _READ_BY: Mapping[str, tuple[Policy, ...]] = {
@@ -51,9 +53,11 @@ class LiveOptions:
         steady: masked words are shown all the same once so many attempts in a row had them, with all words before.
         max_open_s: speech without a pause is cut behind written text when it gets longer than this; not by cascades,
             where a stretch is as long as in a recording at most.
-        turn_end: what ends a stretch of speech. pause: a pause of the voice activity's `min_silence_s`; sentence: such
-            a pause where the model, calibrated for it, hears that the speaker has finished, and a longer one where
-            not; auto: sentence where the model is calibrated for it, else pause.
+        pause_s: shortest pause that ends a stretch of speech; the `min_silence_s` of the voice activity if not given. A
+            model that writes frame by frame (frames) hears on through shorter pauses, with all that it remembers.
+        turn_end: what ends a stretch of speech. pause: a pause of `pause_s`; sentence: such a pause where the model,
+            calibrated for it, hears that the speaker has finished, and a longer one where not; auto: sentence where
+            the model is calibrated for it, else pause.
         max_pause_s: pause that ends a stretch although its sentence is surely not finished (sentence).
         max_behind_s: seconds of audio that may wait; more is an overload.
         overload: when computing cannot keep up. coarsen: leave out attempts at unfinished speech until it has caught
@@ -71,6 +75,7 @@ class LiveOptions:
     mask_words: Annotated[int, Range(0), Option("--mask-words", metavar="N")] = 0
     steady: Annotated[int | None, Range(2), Option("--steady", metavar="K")] = None
     max_open_s: Annotated[float, Range(4), Option("--max-open", metavar="S")] = 12.0
+    pause_s: Annotated[float | None, Range(_LEAST_PAUSE_S), Option("--pause", metavar="S")] = None
     turn_end: Annotated[TurnEnd, Option("--turn-end", metavar="WHAT")] = "pause"
     max_pause_s: Annotated[float, Range(_LEAST_S), Option("--max-pause", metavar="S")] = 4.0
     max_behind_s: Annotated[float, Range(_LEAST_S)] = 10.0

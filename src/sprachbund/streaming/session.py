@@ -183,6 +183,8 @@ class LiveSession:
         self.on_speech: Callable[[int, float, bool], None] | None = None
         self.written: set[str] = set()
         self._lead_s = lead_s  # the first attempt at a stretch needs so much less sound than further ones
+        # Text of the last words must not wait for the end of a long pause: the model hears the pause as it comes.
+        self._through_pauses = options.policy == "frames" and options.pause_s is not None
         self._least_pause_s = spans.min_silence_s
         longest_s = options.max_pause_s if options.turn_end == "sentence" else None
         self._stream = SpanStream(spans, activity=activity, longest_pause_s=longest_s)
@@ -326,7 +328,7 @@ class LiveSession:
 
     def _look(self) -> None:
         """See how far the stretch under way has come."""
-        under_way = self._stream.under_way()
+        under_way = self._stream.under_way(with_pause=self._through_pauses)
         if under_way is None:
             self._end_vanished()
             return
