@@ -2,8 +2,9 @@
 
 Each utterance of some corpora is translated into one language it has a text in, with and without `--tempos`; sound
 without a text, such as that of `data make outside`, is translated too. A text is right where its chrF is 20 or more, as
-in the model card. Corpora called `dev` are heard at other tempos, too (--played), so that speech is there whose only
-fault is known: tempos to hear it again at are chosen by these, not by speakers of the test sets.
+in the model card. Corpora of dev data (`dev`, `dev_prompts`) are heard at other tempos, too
+(--played), so that speech is there whose only fault is known: tempos to hear it again at are chosen by these, not by
+speakers of the test sets.
 
 Times are of the whole decoding, one way after the other for each batch, with the given threads.
 
@@ -95,7 +96,7 @@ def main() -> None:
         nargs="*",
         default=[0.5, 0.6, 2.0],
         metavar="X",
-        help="tempos of `dev` corpora beside their own",
+        help="tempos of dev corpora beside their own",
     )
     parser.add_argument("--limit", type=int, default=1000, metavar="N", help="utterances of each corpus")
     parser.add_argument("--threads", type=int, default=1, metavar="N")
@@ -111,7 +112,7 @@ def main() -> None:
     }
     found: dict[tuple[str, str], Texts] = defaultdict(Texts)
     for path in options.corpora:
-        for played in (None, *(options.played if path.name == "dev" else ())):
+        for played in (None, *(options.played if path.name.startswith("dev") else ())):
             everything = list(sounds(path, options.limit, played))
             everything.sort(key=lambda one: len(one[1]))
             starts = range(0, len(everything), BATCH)
