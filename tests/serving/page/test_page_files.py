@@ -97,6 +97,19 @@ def test_what_goes_wrong_is_said_and_text_that_came_stays(
         assert "Eins" in page.inner_text("#panes")
 
 
+def test_a_model_that_does_not_understand_is_said_beside_its_text(opened: Open, script: Script) -> None:
+    warning = "20 of 24 s of speech were left out; for open speech take a public model"
+    whole = answer(segment(0, "", 0.0, 20.0, dropped="out of domain"), segment(1, "Eins", 20.0, 24.0))
+    done = json.dumps({**json.loads(whole[-2]), "warnings": [warning]})
+    script.answers = [[*whole[:-2], done, "[DONE]"]]
+    page = opened()
+    page.set_input_files("#file", SOUND)
+    until(lambda: f"{warning}." in page.inner_text("#messages"), "the warning")
+    state(page, "idle")
+    assert "Eins" in page.inner_text("#panes")
+    assert "not shown: out of domain" in page.inner_text("#panes")
+
+
 def test_text_that_was_not_saved_is_not_lost_without_a_question(opened: Open, script: Script) -> None:
     script.answers = [answer(segment(0, "Eins", 0.0, 1.0)), answer(segment(0, "Zwei", 0.0, 1.0))]
     page = opened()
