@@ -346,28 +346,33 @@ PEERS = Path(__file__).parent / "peers"
 
 
 def curve(options: argparse.Namespace) -> dict[str, Any]:
-    """Every system at every number of clients, one after the other."""
+    """Every system at every number of clients: all services are up, and are asked in turn, round by round."""
     folder = _checkpoint(options)
     trials = []
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as services:
         paths = [Path(temporary) / f"{i}.wav" for i in range(ONE_SPAN)]
         for path, example in zip(paths, EXAMPLES, strict=False):
             soundfile.write(path, load(example, 0.0, 5.0), RATE)
         bodies = [path.read_bytes() for path in paths]
         limits = ["--max-working", "64", "--max-waiting", "256", "--max-receiving", "256"]
-        limits += ["--max-per-minute", "1000000"]
+        limits += ["--max-per-minute", "1000000", "--engine", options.engine, "--model", str(folder)]
         threads = options.threads or len(os.sched_getaffinity(0))
+        served: dict[str, Service] = {}
         for workers in dict.fromkeys((1, options.workers)):
             own = ["--threads", str(threads // workers), "--workers", str(workers)]
             own += ["--real-length"] * options.real_length
-            with service(
-                *limits, *ONE_CLIENT, "--engine", options.engine, "--model", str(folder), *own
-            ) as served:
-                way = f"sprachbund, {workers} worker{'s' * (workers > 1)}{', real length' * options.real_length}"
-                trials += _curve_of(way, served, folder.name, bodies, options)
+            way = f"sprachbund, {workers} worker{'s' * (workers > 1)}{', real length' * options.real_length}"
+            served[way] = services.enter_context(service(*limits, *ONE_CLIENT, *own))
         if options.peers:
-            with _faster_whisper(folder.parent, threads, options.peers) as served:
-                trials += _curve_of("faster-whisper int8, batches", served, folder.name, bodies, options)
+            peer = _faster_whisper(folder.parent, threads, options.peers)
+            served["faster-whisper int8, batches"] = services.enter_context(peer)
+        for one in served.values():  # buffers, and workers that load at their first request
+            asyncio.run(_ask(one, folder.name, bodies, 2, 2.0))
+        for number in range(options.rounds):
+            for clients in options.curve_clients:
+                for way, one in served.items():
+                    trials.append(_trial(way, one, clients, number, folder.name, bodies, options))
+                    Console(stderr=True).print(trials[-1])
     return {"trials": trials}
 
 
@@ -407,25 +412,25 @@ def _faster_whisper(folder: Path, threads: int, python: str) -> Iterator[Service
         process.wait()
 
 
-def _curve_of(
-    way: str, served: Service, model: str, bodies: list[bytes], options: argparse.Namespace
-) -> list[dict[str, Any]]:
-    trials = []
-    asyncio.run(_ask(served, model, bodies, 2, 2.0))  # buffers, and workers that load at their first request
-    for clients in options.curve_clients:
-        times, took_s = asyncio.run(_ask(served, model, bodies, clients, options.seconds))
-        trials.append(
-            {
-                "way": way,
-                "clients": clients,
-                "requests": len(times),
-                "requests_per_s": len(times) / took_s,
-                "answer_s": _quantiles(times),
-                "memory_mib": served.memory_mib,
-            }
-        )
-        Console(stderr=True).print(trials[-1])
-    return trials
+def _trial(
+    way: str,
+    served: Service,
+    clients: int,
+    number: int,
+    model: str,
+    bodies: list[bytes],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    times, took_s = asyncio.run(_ask(served, model, bodies, clients, options.seconds))
+    return {
+        "way": way,
+        "clients": clients,
+        "round": number,
+        "requests": len(times),
+        "requests_per_s": len(times) / took_s,
+        "answer_s": _quantiles(times),
+        "memory_mib": served.memory_mib,
+    }
 
 
 async def _ask(
@@ -848,6 +853,7 @@ QUICK: dict[str, Any] = {
     "every_s": 1.0,
     "shape": "tiny",
     "curve_clients": [1, 4],
+    "rounds": 1,
     "live": 2,
     **dict.fromkeys(("slow", "vanishing"), 3),
 }
@@ -875,6 +881,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--every-s", type=float, default=10.0, help="between two looks at the memory")
     parser.add_argument("--shape", default="small", help="of the curve's model")
     parser.add_argument("--curve-clients", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--rounds", type=int, default=3, help="of the curve")
     parser.add_argument("--workers", type=int, default=1, help="of the service, beside one")
     parser.add_argument("--threads", type=int, help="of all workers together; all cores by default")
     parser.add_argument(

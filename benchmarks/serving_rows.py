@@ -1,5 +1,6 @@
 """What of the measurements of the service stands in the documentation."""
 
+from statistics import median
 from typing import Any
 
 
@@ -33,17 +34,7 @@ def rows_of(what: str, found: dict[str, Any]) -> list[dict[str, Any]]:
             }
         ]
     if what == "curve":
-        return [
-            {
-                "service": one["way"],
-                "clients": one["clients"],
-                "requests a second": one["requests_per_s"],
-                "answer p50, s": one["answer_s"]["p50"],
-                "answer p95, s": one["answer_s"]["p95"],
-                "memory, MiB": one["memory_mib"],
-            }
-            for one in found["trials"]
-        ]
+        return _curve(found["trials"])
     return [
         {
             "way": one["way"],
@@ -56,6 +47,37 @@ def rows_of(what: str, found: dict[str, Any]) -> list[dict[str, Any]]:
         }
         for one in sorted(found["trials"], key=lambda one: (one["way"] != "one service", one["sessions"]))
     ]
+
+
+def _curve(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Medians and ranges over rounds; requests also as a share of those of the first service in the same round."""
+    of: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for one in sorted(trials, key=lambda one: one["round"]):
+        of.setdefault((one["way"], one["clients"]), []).append(one)
+    first = trials[0]["way"]
+    return [
+        {
+            "service": way,
+            "clients": clients,
+            "requests a second": _spread([one["requests_per_s"] for one in own]),
+            "of the first's": _spread(
+                [
+                    one["requests_per_s"] / ours["requests_per_s"]
+                    for one, ours in zip(own, of[first, clients], strict=True)
+                ]
+            ),
+            "answer p50, s": _spread([one["answer_s"]["p50"] for one in own]),
+            "answer p95, s": _spread([one["answer_s"]["p95"] for one in own]),
+            "memory, MiB": round(max(one["memory_mib"] for one in own)),
+        }
+        for (way, clients), own in sorted(
+            of.items(), key=lambda item: [one["way"] for one in trials].index(item[0][0])
+        )
+    ]
+
+
+def _spread(values: list[float]) -> str:
+    return f"{median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
 
 
 def _load(found: dict[str, Any]) -> dict[str, str]:
