@@ -303,9 +303,9 @@ def _read_resume(path: Path) -> None:
 
 
 def _convergence(folder: Path) -> Path:
-    from sprachbund.training.loop import CONVERGENCE_FILE, Convergence, Evaluation
+    from sprachbund.training.loop import CONVERGENCE_FILE, Convergence, DevEvaluation
 
-    made = tuple(Evaluation(step=step, epoch=step / 10, value=1.0 / step) for step in (1, 2))
+    made = tuple(DevEvaluation(step=step, epoch=step / 10, value=1.0 / step) for step in (1, 2))
     Convergence(
         metric_for_best_model="loss", steps=9, stopped_early=False, best=made[1], evaluations=made
     ).write(folder)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import ExampleOptions, batches, spec_augment
 from sprachbund.errors import SprachbundError
-from sprachbund.training.loop import Convergence, Evaluation, Evaluations, train
+from sprachbund.training.loop import Convergence, DevEvaluation, Evaluations, train
 from sprachbund.training.options import TrainingOptions
 from sprachbund.util.options import RenamedWarning
 from tests.training import made
@@ -87,7 +87,7 @@ def test_a_score_has_to_be_there(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["convergence", "best"])
 def test_a_result_with_a_field_that_nobody_knows_is_refused(tmp_path: Path, where: str) -> None:
-    best = Evaluation(step=2, epoch=0.5, value=1.25)
+    best = DevEvaluation(step=2, epoch=0.5, value=1.25)
     Convergence(
         metric_for_best_model="loss", steps=2, stopped_early=False, best=best, evaluations=(best,)
     ).write(tmp_path)
@@ -167,7 +167,7 @@ def test_a_recipe_a_state_and_a_result_of_the_earlier_version_are_read(tmp_path:
     with pytest.warns(RenamedWarning, match="training: judge is called metric_for_best_model now"):
         options = TrainingOptions.model_validate({"steps": 10, "judge": "score"})
     assert options.metric_for_best_model == "score"
-    best = Evaluation(step=2, epoch=0.5, value=1.25)
+    best = DevEvaluation(step=2, epoch=0.5, value=1.25)
     resumed = Evaluations()
     with pytest.warns(RenamedWarning, match="judgements is called evaluations now"):
         resumed.load({"lowest": 1.25, "num_worse": 0, "judgements": [[2, 0.5, 1.25]]})

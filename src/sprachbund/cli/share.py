@@ -109,18 +109,18 @@ def _collect(job: "CollectJob", model: str, out: Path, computing: Computing) -> 
     from sprachbund.research.gradient_sharing.collect import run_job, shared
     from sprachbund.research.gradient_sharing.sketches import write_sketches
 
-    with resumable(job.parts), shared() as share:
+    with resumable(job.parts), shared() as process:
         with Bar("preparing"):
             collection = job.prepare()
-        if share.rank == 0:
-            _announce(collection, computing.workers * share.count)
-        with Bar("collecting", collection.passes, enabled=share.rank == 0) as bar:
+        if process.rank == 0:
+            _announce(collection, computing.workers * process.count)
+        with Bar("collecting", collection.passes, enabled=process.rank == 0) as bar:
             if computing.is_alone:
-                collection.run((share.rank, share.count), progress=bar.update)
+                collection.run((process.rank, process.count), progress=bar.update)
             else:
-                run_job(job, collection, computing, bar.update, share=(share.rank, share.count))
-        share.wait()
-        if share.rank > 0:
+                run_job(job, collection, computing, bar.update, share=(process.rank, process.count))
+        process.wait()
+        if process.rank > 0:
             return None
         sketches = collection.sketches({"model": model})
         write_sketches(out, sketches)

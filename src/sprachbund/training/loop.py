@@ -206,7 +206,7 @@ _FORMER_NAMES = {"judge": "metric_for_best_model", "judgements": "evaluations"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class DevEvaluation:
     """Loss or score on the dev data; less is better.
 
     Attributes:
@@ -233,7 +233,7 @@ class Evaluations:
     """
 
     patience: int = 0
-    made: list[Evaluation] = field(default_factory=list)
+    made: list[DevEvaluation] = field(default_factory=list)
     lowest: float = math.inf
     num_worse: int = 0
 
@@ -243,11 +243,11 @@ class Evaluations:
         return 0 < self.patience <= self.num_worse
 
     @property
-    def best(self) -> Evaluation | None:
+    def best(self) -> DevEvaluation | None:
         """The first of the lowest ones."""
         return min(self.made, key=lambda one: one.value, default=None)
 
-    def add(self, evaluation: Evaluation) -> None:
+    def add(self, evaluation: DevEvaluation) -> None:
         """Add an evaluation, and count how many were no better than the best."""
         self.num_worse = 0 if evaluation.value < self.lowest else self.num_worse + 1
         self.lowest = min(self.lowest, evaluation.value)
@@ -262,7 +262,7 @@ class Evaluations:
         """The inverse of `state`."""
         self.lowest, self.num_worse = state.get("lowest", math.inf), state.get("num_worse", 0)
         rows = renamed(state, _FORMER_NAMES, "the resume file").get("evaluations", [])
-        self.made = [Evaluation(step=step, epoch=epoch, value=value) for step, epoch, value in rows]
+        self.made = [DevEvaluation(step=step, epoch=epoch, value=value) for step, epoch, value in rows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,8 +281,8 @@ class Convergence:
     metric_for_best_model: str
     steps: int
     stopped_early: bool
-    best: Evaluation | None
-    evaluations: tuple[Evaluation, ...]
+    best: DevEvaluation | None
+    evaluations: tuple[DevEvaluation, ...]
 
     def __str__(self) -> str:
         done = f"{'stopped early' if self.stopped_early else 'done'} after {self.steps} steps"
@@ -657,7 +657,7 @@ class _Run:
         """Keep the weights if they are among the best; count how long none was better."""
         batches_of_epoch = max(1, len(self.corpus.plan(self.plan, self.epoch)))
         epoch = (self.epoch + self.batch / batches_of_epoch) / self.corpus.windows
-        self.evaluations.add(Evaluation(step=self.step, epoch=epoch, value=value))
+        self.evaluations.add(DevEvaluation(step=self.step, epoch=epoch, value=value))
         metric = self.options.metric_for_best_model
         if kept := self.best.accepts(value):
             # Every process has to hand its shard of each tensor over; the first one holds them all.

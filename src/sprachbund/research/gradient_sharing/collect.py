@@ -397,26 +397,33 @@ class CollectJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
-    """Which of how many processes, started from outside, this one is."""
+class RankedProcess:
+    """This process among those that were started from outside.
+
+    Attributes:
+        rank: of this process, from 0.
+        count: of processes.
+        wait: returns when all of them have called it.
+    """
 
     rank: int
     count: int
     wait: Callable[[], object]
-    """Return when all of them have come here."""
 
 
 @contextmanager
-def shared() -> Iterator[Share]:
+def shared() -> Iterator[RankedProcess]:
     """This process among those of torchrun; alone without it."""
     from torch import distributed
 
     if not distributed.is_torchelastic_launched():
-        yield Share(rank=0, count=1, wait=lambda: None)
+        yield RankedProcess(rank=0, count=1, wait=lambda: None)
         return
     distributed.init_process_group("gloo")
     try:
-        yield Share(rank=distributed.get_rank(), count=distributed.get_world_size(), wait=distributed.barrier)
+        yield RankedProcess(
+            rank=distributed.get_rank(), count=distributed.get_world_size(), wait=distributed.barrier
+        )
     finally:
         distributed.destroy_process_group()
 
