@@ -1,6 +1,10 @@
 """What a model can do stands in one typed place: no code looks for it by the name of an attribute."""
 
 import ast
+import importlib
+import inspect
+import pkgutil
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +22,8 @@ from tests.models.whisper_support import TINY, with_tokens
 from tests.streaming.test_by_frames import tiny_transducer
 
 PACKAGE = Path(sprachbund.__file__).parent
-ELSEWHERE = {"cli", "serving"}
-"""They handle errors and the objects of frameworks, not models."""
+ELSEWHERE = {"cli"}
+"""It handles errors of frameworks, not models."""
 ALLOWED = {
     "getattr(settings, name, None)": "the one place where optional attributes of transformers are read",
     "hasattr(operations, '_reorder_linear_weight')": "a build of torch has these operations or has not",
@@ -76,6 +80,58 @@ def test_nothing_is_looked_for_by_name() -> None:
         if code not in ALLOWED
     }
     assert not found, "declare it in `sprachbund.models.base.Capabilities` instead"
+
+
+CORE = ("models", "nn", "decoding", "engines", "streaming", "evaluation", "serving")
+
+
+def classes() -> Iterator[type]:
+    """Every class that a module of the core defines."""
+    for package in CORE:
+        folder = importlib.import_module(f"sprachbund.{package}")
+        for found in pkgutil.walk_packages(folder.__path__, f"{folder.__name__}."):
+            if found.name.endswith(
+                ("_native", "simuleval_agent")
+            ):  # not a module of Python, and needs SimulEval
+                continue
+            module = importlib.import_module(found.name)
+            yield from (
+                value
+                for value in vars(module).values()
+                if isinstance(value, type) and value.__module__ == module.__name__
+            )
+
+
+def makes_its_base(made: type) -> bool:
+    """Whether `__init__` calls that of the next class, where one of the bases has its own."""
+    own = vars(made).get("__init__")
+    bases = [base for base in made.__mro__[1:] if inspect.isfunction(vars(base).get("__init__"))]
+    if not inspect.isfunction(own) or own.__name__ != "__init__" or "<string>" in own.__code__.co_filename:
+        return True
+    if all(base.__module__ == "typing" or getattr(base, "_is_protocol", False) for base in bases):
+        return True
+    return "super().__init__(" in textwrap.dedent(inspect.getsource(own))
+
+
+def test_a_subclass_makes_its_base() -> None:
+    assert not [f"{one.__module__}.{one.__name__}" for one in classes() if not makes_its_base(one)]
+
+
+def test_a_subclass_that_does_not_is_seen() -> None:
+    class Base:
+        def __init__(self) -> None:
+            self.ready = True
+
+    class Forgetful(Base):
+        def __init__(self) -> None:
+            self.other = True
+
+    class Careful(Base):
+        def __init__(self) -> None:
+            super().__init__()
+
+    assert not makes_its_base(Forgetful)
+    assert makes_its_base(Careful)
 
 
 @pytest.mark.parametrize(

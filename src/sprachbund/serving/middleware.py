@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
@@ -252,7 +253,8 @@ class _LimitedRequest:
 
     def _log_request(self) -> None:
         took_s = time.monotonic() - self._began
-        route = getattr(self._scope.get("route"), "path", "none")
+        matched = self._scope.get("route")
+        route = matched.path if isinstance(matched, Route | Mount) else "none"
         self._service.meters.requests.labels(route, str(self._status)).inc()
         self._service.meters.request_s.labels(route).observe(took_s)
         line = {
