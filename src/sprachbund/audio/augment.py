@@ -460,7 +460,7 @@ _SILENCE_RMS = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How often each change happens, and the range its strength is drawn from.
+    """The probability of each change, and the range that its strength is drawn from.
 
     With ``clean_probability`` only the level changes. Otherwise, in the order of sound on its way: voice and
     tempo, silence around, room, noise, tone of the microphone, overload, line. Tempo multiplies that of the

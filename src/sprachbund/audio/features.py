@@ -232,7 +232,7 @@ def _mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
 # Streaming: log-mel of audio in blocks of any size, equal frame by frame to that of the whole.
 
 StreamedNormalisation = Literal["fixed", "voxtral", "nemo"]
-"""Those in which a frame depends on the samples under it alone."""
+"""Normalisations in which a frame depends on the samples under it alone."""
 
 
 class LogMelStream:
@@ -264,7 +264,7 @@ class LogMelStream:
         return self._frames(num_left)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is held of the samples so far, to be kept or moved; ready for `safetensors.torch.save`."""
+        """Return the state of the stream as tensors, to be kept or moved; ready for `safetensors.torch.save`."""
         before = [] if self._before is None else [self._before]
         return {"held": torch.from_numpy(self._held.copy()), "before": torch.tensor(before)}
 

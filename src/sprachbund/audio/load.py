@@ -170,7 +170,7 @@ def load(
 
 
 class Decode(Protocol):
-    """How an open file becomes a decoder: here, or in a process of its own."""
+    """Makes a decoder of an open file: here, or in a process of its own."""
 
     def __call__(self, file: IO[bytes], name: str, *, seekable: bool) -> AudioDecoder:
         """Open it; see `open_decoder`."""

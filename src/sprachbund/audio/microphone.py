@@ -188,7 +188,7 @@ class Microphone:
 
 
 class SystemSound:
-    """What this machine plays on its default output; iterate over it until `stop` is called.
+    """The sound that this machine plays on its default output; iterate over it until `stop` is called.
 
     On Linux it is the monitor of PulseAudio or PipeWire, on Windows WASAPI's loop-back.
 

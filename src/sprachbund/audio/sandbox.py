@@ -1,4 +1,4 @@
-"""What a process that decodes untrusted sound may still do, and how the rest is taken from it.
+"""Restrictions of a process that decodes untrusted sound.
 
 Three walls, each of which holds by itself: limits of the process (POSIX setrlimit), a network namespace without any
 interface, and a list of system calls (seccomp) that holds neither `open`, `socket` nor `execve`. The last two are
@@ -43,7 +43,7 @@ _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingLimits:
-    """How much a recording may take to decode; beyond it, the decoding is ended with an error.
+    """Limits of decoding a recording; beyond them, the decoding ends with an error.
 
     Attributes:
         memory_bytes: address space beside that of the libraries.

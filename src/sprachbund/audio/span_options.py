@@ -1,4 +1,4 @@
-"""What counts as a stretch of speech; apart from the code that finds it, which takes long to import."""
+"""Options of finding spans of speech; apart from the code that finds them, which takes long to import."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _MIN_SPLIT_WINDOWS = 4  # below this a maximum length leaves no choice of where 
 
 @dataclass(frozen=True, kw_only=True)
 class SpanOptions:
-    """What counts as a span of speech.
+    """Options of finding spans of speech.
 
     Attributes:
         threshold: a span begins at the first window at least this probable.

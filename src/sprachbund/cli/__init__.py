@@ -23,7 +23,7 @@ from sprachbund.util.options import RenamedWarning
 
 @dataclass(frozen=True)
 class Verb:
-    """What is known of a verb before its file is imported.
+    """The description of a verb, which is known before its file is imported.
 
     Attributes:
         file: module of this package that adds it.
@@ -81,7 +81,7 @@ VERBS = {
 }
 """Every verb, in the order of the help. The help and the completion of verbs are made of it: no file is imported."""
 SHARED_VERBS = ("train", "recipe", "share")
-"""Those whose work processes of torchrun share (of recipe: code_switch; of share: analyse); the others would write the
+"""Verbs whose work processes of torchrun share (of recipe: code_switch; of share: analyse); the others would write the
 same files twice."""
 FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 DEBUG = "--debug"

@@ -1,4 +1,4 @@
-"""What a shell completes: models, languages, engines and formats; each call is a start of the command, so it is quick.
+"""Completion in shells: models, languages, engines and formats; each call is a start of the command, so it is quick.
 
 A value after the last comma is completed alone, as in `--to de,f`.
 """
@@ -43,7 +43,7 @@ def _matching(values: Iterable[str], incomplete: str) -> list[str]:
 def completion_of(
     option: str, metavar: str | None, choices: Sequence[object] = ()
 ) -> Callable[[str], list[str]] | None:
-    """What completes an option that a dataclass declares; None for nothing.
+    """Return the function that completes an option that a dataclass declares; None for no completion.
 
     Args:
         option: its name, with dashes.

@@ -1,4 +1,4 @@
-"""What all verbs share in talking to people: error lines, progress bars, lists given with commas."""
+"""Input and output of all verbs: error lines, progress bars, lists given with commas."""
 
 import errno
 import json
@@ -30,7 +30,7 @@ _NEXT_STEPS = {
     errno.EACCES: "change its permissions, or name another folder",
     errno.EMFILE: "let more files be open at once with `ulimit -n`",
 }
-"""What to do about errors of the operating system, by their number."""
+"""The next step after an error of the operating system, by its number."""
 
 
 class UsageError(SprachbundError):
@@ -186,7 +186,7 @@ def error_line(error: BaseException) -> str:
 
 
 def listed(values: Iterable[str] | None) -> list[str]:
-    """What was given as "de,fr", as several options, or both, each once, in order."""
+    """Return the values given as "de,fr", as several options, or both, each once, in order."""
     parts = (part.strip() for value in values or () for part in value.split(","))
     return list(dict.fromkeys(part for part in parts if part))
 
@@ -236,7 +236,7 @@ _AMOUNTS: dict[Unit, Callable[[float], str]] = {"things": "{:.0f}".format, "seco
 
 
 class Bar:
-    """How far work has come, on stderr, once the command has taken over two seconds: the amounts and the time left.
+    """The progress of work on stderr, once the command has taken over two seconds: the amounts and the time left.
 
     A terminal shows a progress bar, and of one inside another the inner one. A terminal that cannot move its cursor
     (TERM=dumb) gets a line now and then, and so does a file or a pipe, more rarely. Work whose end is unknown shows how

@@ -141,14 +141,14 @@ def parts(directory: Path) -> list[Path]:
 
 
 def info(directory: Path) -> dict[str, Any]:
-    """What `dataset.json` says of a corpus; nothing for one without, whose making was broken off."""
+    """Return the content of `dataset.json`; empty for a corpus without one, whose making was interrupted."""
     from sprachbund.data.manifest import read_info
 
     return read_info(directory)
 
 
 def describe(manifest: "Utterances", num_examples: int) -> dict[str, Any]:
-    """What is in `dataset.json`, and utterances from all over the corpus."""
+    """Return the content of `dataset.json`, and utterances from all over the corpus."""
     shown = min(num_examples, len(manifest))
     chosen = [i * len(manifest) // shown for i in range(shown)]
     examples = [
@@ -235,7 +235,7 @@ def overview(
     wanted: Annotated[bool, typer.Option("--list", help="Name the public corpora and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --list: print a JSON array.")] = False,
 ) -> None:
-    """What stands under `data prepare`, or the public corpora alone."""
+    """Print the public corpora, or refuse `data prepare` without a corpus."""
     from sprachbund.corpora.public import PREPARATIONS
 
     if context.invoked_subcommand is not None:

@@ -292,7 +292,7 @@ def _downloaded() -> dict[str, Path]:
 
 
 def describe(name: str, directory: Path) -> dict[str, Any]:
-    """What a model directory holds; loads it, so that a broken one shows.
+    """Return the description of a model directory; loads it, so that a broken one shows.
 
     Raises:
         SprachbundError: when it is no model, or broken.

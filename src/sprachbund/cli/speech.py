@@ -305,7 +305,7 @@ class ResultTable:
         return "\n".join(printed)
 
     def closing_lines(self) -> list[str]:
-        """How much sound took how long, and how many files were written."""
+        """Return lines with the seconds of sound and of work, and the number of files written."""
         sound_s = sum(recording.duration_s for recording in self._done)
         count = f"{len(self._done)} recording{'s' if len(self._done) > 1 else ''}"
         factor = f"{self._work_s / sound_s:.2f}" if sound_s else "unknown"

@@ -1,4 +1,4 @@
-"""What comes first: standard streams that are open; how torch's threads wait; no garbage collected meanwhile.
+"""First steps of a command: standard streams that are open; waiting of torch's threads; no garbage collection.
 
 For the command alone: in a library, all this would be decided over its user's head.
 """
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from sprachbund.util.processor import core_quota, usable_cores
 
 SPINS = "5000"
-"""How often a thread of torch looks for the others before it sleeps; measured by benchmarks/waiting.py."""
+"""Number of times that a thread of torch looks for the others before it sleeps; measured by benchmarks/waiting.py."""
 
 
 def open_closed_streams() -> None:

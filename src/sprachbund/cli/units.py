@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def fitted(units: "Units") -> dict[str, Any]:
-    """What is known of units, as JSON."""
+    """Return the description of units, as JSON."""
     return {
         "directory": str(units.directory),
         "vocabulary_size": len(units.vocabulary),

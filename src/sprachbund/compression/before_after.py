@@ -111,7 +111,7 @@ class _Values(BaseModel):
 
 
 class LanguageAccuracy(_Values):
-    """How often the language spoken was detected: `right` of `evaluated` utterances."""
+    """Accuracy of the identified language: `right` of `evaluated` utterances."""
 
     right: int
     evaluated: int

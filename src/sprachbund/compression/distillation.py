@@ -207,7 +207,7 @@ def check_pair(student: Any, teacher: Any, options: DistillationOptions) -> None
 
 
 def vocabulary_of(model: Any) -> object:
-    """What is equal for two models that mean the same by every token."""
+    """Return a value that is equal for two models that mean the same by every token."""
     if model.name == "conformer":
         return model.tokenizer.model, model.tokenizer.languages
     if model.name == "whisper":

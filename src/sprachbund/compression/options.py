@@ -18,7 +18,7 @@ Engine = Literal["auto", "native", "torch"]
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureOptions:
-    """How much is measured.
+    """Options of the measurement before and after a compression.
 
     Attributes:
         targets: languages to measure; all with references by default.
@@ -60,7 +60,7 @@ class MeasureOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class KQuantOptions:
-    """How linear layers are quantized; see `sprachbund.nn.quantized.quantize_blocks`.
+    """Options of quantizing linear layers; see `sprachbund.nn.quantized.quantize_blocks`.
 
     Attributes:
         bits: 3, 4, 5, 6 or 8.
@@ -103,7 +103,7 @@ class QuantizeOptions:
 
     @property
     def encoder(self) -> KQuantOptions | None:
-        """How the encoder is packed; None where all matrices get 8 bits."""
+        """Options of packing the encoder; None where all matrices get 8 bits."""
         return None if self.encoder_bits is None else replace(self.blocks, bits=self.encoder_bits)
 
 
@@ -139,7 +139,7 @@ SHARD_S = 1800.0
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOptions:
-    """What is labelled.
+    """Options of the labels of a corpus.
 
     Attributes:
         targets: languages to label in, as BCP-47 tags, beside transcripts of what has none.
@@ -161,7 +161,7 @@ class LabelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherOptions:
-    """How a teacher writes labels.
+    """Options of a teacher that writes labels.
 
     Attributes:
         spoken: language of the recordings; the teacher identifies it if not given.

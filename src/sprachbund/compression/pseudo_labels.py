@@ -45,7 +45,7 @@ _WIDE = "WF"
 
 
 class LabelEvidence(Protocol):
-    """What decoding says of a label; `sprachbund.evaluation.lines.DecodingEvidence` has it all."""
+    """The evidence of decoding about a label; `sprachbund.evaluation.lines.DecodingEvidence` satisfies it."""
 
     @property
     def kept(self) -> str | None:
@@ -208,7 +208,7 @@ class LabelSource(Protocol):
 
     @property
     def info(self) -> dict[str, Any]:
-        """What is said of it as a whole: name, licence, attribution."""
+        """Return its description: name, licence, attribution."""
         ...
 
     def read(self, piece: int) -> Iterator[SpokenUtterance]:
@@ -264,7 +264,7 @@ class CorpusSource:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What its `dataset.json` says."""
+        """Return the content of its `dataset.json`."""
         return {"name": self.path.name, **read_info(self.path)}
 
     def read(self, piece: int) -> Iterator[SpokenUtterance]:
@@ -332,13 +332,13 @@ def _duration_s(path: Path) -> float:
 # Files: dropped labels with their reasons, settings that may not change, and the corpus when it is whole.
 
 SETTINGS = "pseudo_labels.json"
-"""What a corpus of labels was begun with; the same command goes on only with the same."""
+"""File with the settings that a corpus of labels was begun with; a command goes on only with the same settings."""
 KEPT, THERE, UNKNOWN_PAIR = "kept", "there before", "pair unknown to the teacher"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelResult:
-    """What has come of the labels.
+    """The result of labelling a corpus.
 
     Attributes:
         utterances: in the corpus.
@@ -353,7 +353,7 @@ class LabelResult:
 
 
 class Record:
-    """What became of a shard's labels; its file stands for the shard being finished."""
+    """Counts of a shard's labels; the shard is finished when its file exists."""
 
     def __init__(self) -> None:
         self.utterances = 0
@@ -399,7 +399,7 @@ class _Written(BaseModel):
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """What `Record.write` wrote. Raises SprachbundError, naming the field, for what is none."""
+    """Read the file of `Record.write`. Raises SprachbundError, which names the field, for another file."""
     advice = "delete it and the shard's cuts, and the shard is labelled again"
     return read_model(path, _Written, advice=advice).model_dump()
 
@@ -478,7 +478,7 @@ Labels = list[list[tuple[str, Any]]]
 
 
 class Labeller(Protocol):
-    """What writes the labels, with their evidence; `sprachbund.evaluation.hypotheses.BatchDecoder` does."""
+    """Writes labels, with their evidence; `sprachbund.evaluation.hypotheses.BatchDecoder` is one."""
 
     def decode(
         self, sounds: Sequence[np.ndarray], targets: Sequence[Sequence[str]], sources: Sequence[str | None]
@@ -523,7 +523,7 @@ def check_targets(teacher: Family, sources: Sequence[LabelSource], targets: Sequ
 
 @dataclass(frozen=True, kw_only=True)
 class LabelTeacher:
-    """What labels are made with.
+    """The model that labels are made with, and the identifier of their languages.
 
     Attributes:
         family: the model.

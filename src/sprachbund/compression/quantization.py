@@ -34,7 +34,7 @@ from sprachbund.nn.streaming_conformer import ChunkEncoder
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedLayer:
-    """What became of a linear layer.
+    """The size and error of a quantized linear layer.
 
     Attributes:
         name: in the model.
@@ -152,7 +152,7 @@ WEIGHT_FILES = ("*.safetensors", "*.bin", f"*{Path(PACKED_FILE).suffix}")
 
 @dataclass(frozen=True, kw_only=True)
 class StoredSize:
-    """What a model directory takes.
+    """The size of a model directory on disk.
 
     Attributes:
         bytes_on_disk: of its weights, of its drafts and packed file too.

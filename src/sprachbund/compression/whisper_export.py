@@ -35,7 +35,7 @@ _TIMESTAMPS = 1501
 _QUANTIZATIONS = {8: "int8", 16: "float16", 32: "float32"}
 _CONVOLUTION_BIASES = ("encoder.conv1.bias", "encoder.conv2.bias")
 _IN_32_BITS = (*_CONVOLUTION_BIASES, "encoder.positional_embedding", "decoder.positional_embedding")
-"""What whisper.cpp reads in single precision, beside all that has one dimension."""
+"""Tensors that whisper.cpp reads in single precision, beside all of one dimension."""
 
 
 def check_exportable(model: Family, form: RuntimeFormat, bits: Bits) -> Whisper:

@@ -236,7 +236,7 @@ def _make_shard(
 
 @dataclass(frozen=True, kw_only=True)
 class SpokenSentence:
-    """What is said in which words by whom.
+    """A sentence of an edition: its meaning, words and voice.
 
     Attributes:
         language: spoken.

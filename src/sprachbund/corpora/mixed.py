@@ -72,7 +72,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class MixedSentence:
-    """What is said, and what it is in all languages.
+    """A sentence that mixes languages, and its meaning, which all languages express.
 
     Attributes:
         meaning: of it.
@@ -289,7 +289,7 @@ KEEPING_TIMES = replace(TRAIN, voice_probability=0.0, silence_probability=0.0)
 
 @dataclass(frozen=True, kw_only=True)
 class MixedSpeechOptions:
-    """What is drawn for the parts.
+    """Options of drawing the parts.
 
     Attributes:
         pairs: main and embedded language, equally often.

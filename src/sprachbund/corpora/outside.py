@@ -274,4 +274,4 @@ KINDS: dict[str, Callable[[Part, random.Random], FloatArray]] = {
     "two at once": _two_at_once,
     "reversed": _backwards,
 }
-"""How an utterance of each kind is made."""
+"""Functions that make an utterance of each kind."""

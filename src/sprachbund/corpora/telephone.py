@@ -67,7 +67,7 @@ HELD_OUT_KINDS = ("digits", "number", "ordinal", "date", "time")
 
 @dataclass(frozen=True, kw_only=True)
 class Telephone:
-    """What is drawn for the parts.
+    """Options of drawing the parts.
 
     Attributes:
         seed: of everything drawn.

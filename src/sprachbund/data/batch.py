@@ -18,7 +18,7 @@ _BY_ROW = {"targets", "num_targets", "target_language"}
 
 @dataclass(frozen=True)
 class SpokenText:
-    """What was said as the model would write it, for models that read texts too.
+    """Transcripts in the tokens that the model writes, for models that read texts too.
 
     Attributes:
         tokens: (B, W), padded with 0.
@@ -82,7 +82,7 @@ class Sides:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What all families learn from, and parts that some need besides.
+    """A batch of examples: fields of all families, and parts that some need besides.
 
     Attributes:
         features: log-mel (B, T, M); of a model that reads tokens, their ids (B, T).

@@ -15,7 +15,7 @@ from sprachbund.errors import SprachbundError
 
 @dataclass(frozen=True, kw_only=True)
 class BatchingOptions:
-    """How an epoch is cut into batches.
+    """Options of cutting an epoch into batches.
 
     Attributes:
         batch_s: longest padded length of a batch in seconds of speech.

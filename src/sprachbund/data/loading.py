@@ -165,7 +165,7 @@ class PieceExamples:
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleOptions:
-    """How an utterance becomes an example.
+    """Options of making an example of an utterance.
 
     Attributes:
         rows_per_utterance: G, target languages drawn for each utterance.
@@ -262,11 +262,11 @@ def spec_augment(
 
 
 class TrainingDataset(Protocol):
-    """What a run is fed from: a `Corpus`, or tokens of speech and text (`sprachbund.units.dataset`)."""
+    """The data of a training run: a `Corpus`, or tokens of speech and text (`sprachbund.units.dataset`)."""
 
     @property
     def options(self) -> ExampleOptions:
-        """How it was made; of it the speeds are asked for."""
+        """The options that examples are made with; a run reads the speeds."""
         ...
 
     @property
@@ -468,7 +468,7 @@ class Corpus(Dataset[Example]):
         return rows
 
     def spoken(self, utterance: Utterance) -> list[int] | None:
-        """What was said in the tokens that the model writes; None where that is too long for it."""
+        """Return the transcript in the tokens that the model writes; None where it is too long for the model."""
         language = utterance.language
         row = self.examples.row(utterance.text, language, language) if language else None
         if row is None:

@@ -45,7 +45,7 @@ from sprachbund.util.options import renamed
 from sprachbund.util.provenance import data_hash
 
 INFO_FILE = "dataset.json"
-"""What a corpus is, whose, and how much; it is written last."""
+"""File with the name, owner and size of a corpus; it is written last."""
 _ADVICE = "copy the corpus again, or delete the shard and make it again"
 _FORMER_NAMES = {"foreign_words": "embedded_words", "foreign_places": "embedded_ranges"}
 _FORMER_NAMES_OF_SPANS = {"places": "word_ranges"}
@@ -241,7 +241,7 @@ class Utterances(ABC):
         return range(0, len(self), step)
 
     def at(self, epoch: int | None = None) -> Self:
-        """What an epoch of training goes through: always the same here; see `LiveEdition` for another."""
+        """Return the utterances of an epoch of training: always the same here; see `LiveEdition` for others."""
         return self
 
     @property
@@ -267,7 +267,7 @@ class Utterances(ABC):
 
     @abstractmethod
     def info(self) -> dict[str, Any]:
-        """What is known of the corpus: name, licence, attribution …"""
+        """Return the description of the corpus: name, licence, attribution …"""
         ...
 
     @abstractmethod
@@ -343,7 +343,7 @@ class Manifest(Utterances):
         self._heard = _Flags(len(numbers))
 
     def info(self) -> dict[str, Any]:
-        """What `dataset.json` says of the corpus; see `read_info`."""
+        """Return the content of `dataset.json`; see `read_info`."""
         return read_info(self.directory)
 
     def content_hash(self) -> str:
@@ -449,7 +449,7 @@ def checksums_path(directory: Path, number: int) -> Path:
 
 
 def read_info(directory: Path) -> dict[str, Any]:
-    """What `dataset.json` says of a corpus; nothing for one without, whose making was broken off.
+    """Return the content of `dataset.json`; empty for a corpus without one, whose making was interrupted.
 
     Raises:
         SprachbundError: it is not JSON, or `name`, `utterances`, `hours` or `languages` are of another kind.

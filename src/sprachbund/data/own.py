@@ -79,7 +79,7 @@ class _Faults(RootModel[list[Fault]]):
 
 @dataclass(frozen=True, kw_only=True)
 class OwnData:
-    """What a folder or table holds: utterances that look sound, and faults."""
+    """The content of a folder or table: utterances that look sound, and faults."""
 
     recordings: Sequence[OwnRecording]
     faults: Sequence[Fault]
@@ -87,7 +87,7 @@ class OwnData:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What was written: utterances by part ("" when there is one), and what was left out."""
+    """A prepared corpus: number of utterances by part ("" when there is one), and the faults that were left out."""
 
     utterances: dict[str, int]
     skipped: Sequence[Fault]

@@ -1,4 +1,4 @@
-"""How recordings of one's own become a corpus; the command line is made of it, so it loads no NumPy."""
+"""Options of making a corpus of your own recordings; the command line is made of them, so this loads no NumPy."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,7 +9,7 @@ from sprachbund.util.options import Option, check
 
 @dataclass(frozen=True, kw_only=True)
 class OwnOptions:
-    """How a corpus is written.
+    """Options of writing a corpus.
 
     Attributes:
         name: of the corpus; that of its folder or table if not given.

@@ -139,7 +139,7 @@ def open_corpus(path: str | Path, shares: dict[str, float] | None = None) -> Utt
 
 
 def corpus_info(path: Path) -> dict[str, Any]:
-    """What is known of a corpus of either form: name, licence, attribution …"""
+    """Return the description of a corpus of either form: name, licence, attribution …"""
     return Shards(path).info() if is_packed(path) else read_info(path)
 
 
@@ -257,7 +257,7 @@ class Shards(Utterances):
         return self.digest
 
     def info(self) -> dict[str, Any]:
-        """What the index says of the corpus."""
+        """Return the description of the corpus in the index."""
         return dict(self.index.info)
 
     def cuts(self) -> Any:

@@ -1,4 +1,4 @@
-"""Who speaks: the synthesisers that a corpus asks for, their voices and which of these are held out.
+"""Synthesisers that a corpus asks for, their voices, and which of these are held out.
 
 espeak-ng speaks every language and is the default. Others speak some: where one has no voice for a language or
 a part, espeak-ng stands in, and `spoken_by` counts who spoke in the end.
@@ -260,7 +260,7 @@ def _say_with_pico(text: bytes, voice: InstalledVoice, path: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """How to use a program, and what to install where it has no voice for a language.
+    """The calls of a program that synthesises speech, and what to install where it has no voice for a language.
 
     Attributes:
         voices: lists what is installed.
@@ -418,9 +418,9 @@ def speak_as(text: str, voice: AnyVoice, *, exact: bool = True) -> FloatArray:
 
 
 def synthesis_info(directory: Path, synthesizers: Sequence[str]) -> dict[str, Any]:
-    """What `dataset.json` says of a part that others than the default may speak: who did, how often, by language.
+    """Return the entries of `dataset.json` about who spoke a part, how often, by language; empty for the default.
 
-    Counted, since espeak-ng stands in; nothing for the default.
+    Utterances are counted, since espeak-ng stands in where another synthesiser has no voice.
     """
     if tuple(synthesizers) == DEFAULT_SYNTHESIZERS:
         return {}

@@ -30,7 +30,7 @@ _MOST = 3.0  # that they add, in log-odds
 
 
 class LatestSpans:
-    """How the last spans of a recording or session were scored, for each of its targets.
+    """The scores of the last spans of a recording or session, for each of its targets.
 
     In a live session, the attempts at speech that goes on are scored as spans are, until it ends: where three people
     talk at once, one of them is alone now and then, and four in five attempts hear that they do not understand.
@@ -41,7 +41,7 @@ class LatestSpans:
         self._attempts: dict[str, _Scored] = {}
 
     def log_odds(self, target: str, *, ended: bool = True) -> float:
-        """What the last spans add to the log-odds of the next one: 0 where they were understood, as at the beginning.
+        """Return the log-odds that the last spans add to the next one: 0 where they were understood, or there are none.
 
         Speech that was understood is no reason to trust the next span: whoever comes in may say anything.
 
@@ -71,7 +71,7 @@ _Scored = deque[tuple[float, float]]
 
 
 def _mean_beyond(scored: Collection[tuple[float, float]]) -> float:
-    """What spans add to the log-odds of one more: their mean by length, and less of it where they are few."""
+    """The log-odds that spans add to one more: their mean by length, and less of it where they are few."""
     seconds = sum(duration_s for _, duration_s in scored)
     mean = sum(beyond * duration_s for beyond, duration_s in scored) / max(seconds, 1e-9)
     return max(0.0, min(_MOST, mean)) * len(scored) / _SPANS

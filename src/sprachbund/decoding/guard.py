@@ -134,7 +134,7 @@ def length_ratio(text: str, source_text: str) -> float:
 _LONG_ENOUGH, _MUCH_SHORTER = 40, 0.15
 """Characters of a source from which on a translation is never so many times as long."""
 _LETTERS = 20
-"""Of a text whose language can be told from another."""
+"""Letters of the shortest text whose language can be identified."""
 _SURELY = 0.95
 
 
@@ -183,7 +183,7 @@ def _text_drop_reason(text: str, duration_s: float, options: GuardOptions) -> st
 
 
 class Understanding:
-    """How much of the speech of a recording or session a calibrated model understands, segment by segment.
+    """The share of the speech of a recording or session that a calibrated model understands, counted by segments.
 
     Attributes:
         targets: languages wanted, or "transcribe"; a second of speech counts once for all of them.

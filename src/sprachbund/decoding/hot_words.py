@@ -81,7 +81,7 @@ class HotWords:
 
     @classmethod
     def of(cls, family: Family, options: DecodingOptions) -> HotWords | None:
-        """Those of a search; None without any.
+        """Return the hot words of a search; None without any.
 
         Args:
             family: writes them.
@@ -113,7 +113,7 @@ class HotWords:
         return self.weight * (state.total - (state.pending if ended else 0))
 
     def gains(self, text: tuple[int, ...]) -> tuple[float, dict[int, float]]:
-        """What a token adds to the bonus of a text: of most tokens, and of those that differ."""
+        """Return what most tokens add to the bonus of a text, and what each token adds for which that differs."""
         state = self.state(text)
         broken = -state.pending
         tokens = dict.fromkeys(token for node in self._ends_of(state.node) for token in node.next)
@@ -123,7 +123,7 @@ class HotWords:
         }
 
     def row(self, text: tuple[int, ...], like: Tensor) -> Tensor:
-        """What each token of the vocabulary adds to the bonus of a text, (V,), of the kind of `like` (..., V)."""
+        """Return what each token of the vocabulary adds to the bonus of a text (V,), of the kind of `like` (..., V)."""
         usual, others = self.gains(text)
         row = like.new_full((like.shape[-1],), usual)
         if others:

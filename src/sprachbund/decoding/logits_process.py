@@ -152,7 +152,7 @@ class Suppressed:
         return logits.masked_fill(self.each()[(slice(None), *[None] * (logits.ndim - 2))], -torch.inf)
 
     def take(self, rows: Tensor) -> "Suppressed":
-        """Those of the rows at the indices `rows` (r,)."""
+        """Return the suppressed tokens of the rows at the indices `rows` (r,)."""
         return Suppressed(masks=self.masks, mask_of=self.mask_of[rows], ids=self.ids)
 
     def each(self) -> Tensor:

@@ -156,7 +156,7 @@ class NativeSearch:
         return self.hypotheses()
 
     def hypotheses(self) -> list[Hypothesis]:
-        """What the rows hold."""
+        """Return the hypothesis of each row."""
         return [self._hypothesis(row) for row in range(len(self.tokens))]
 
     def _hypothesis(self, row: int) -> Hypothesis:

@@ -1089,7 +1089,7 @@ def text_with_marks(text: str, language: str, punctuator: Punctuator) -> str:
 
 
 def _written_words(text: str) -> list[str]:
-    """What stands between spaces; a space that must not break, as in "8 €", belongs to its word."""
+    """Split a text at spaces; a space that must not break, as in "8 €", belongs to its word."""
     return [word for word in text.split(" ") if word]
 
 

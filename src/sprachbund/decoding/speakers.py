@@ -1,4 +1,4 @@
-"""Who speaks when: labels of segments, by a model that turns speech into a vector of its speaker, and clustering.
+"""Speaker diarisation: labels of segments, by a model that turns speech into a vector of its speaker, and clustering.
 
 The model is an ONNX file of WeSpeaker or 3D-Speaker (Kaldi's 80 log-mel features in, a vector out), or another of that
 form. Windows of 1.5 s become vectors; those nearer to each other than to others, by the cosine, are of one speaker

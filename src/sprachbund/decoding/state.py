@@ -39,7 +39,7 @@ class TokenFrames:
     log_probabilities: tuple[float, ...]
 
     def first(self, count: int | None) -> "TokenFrames":
-        """Those of the first `count` tokens, of all for None."""
+        """Return the frames of the first `count` tokens, of all for None."""
         return TokenFrames(
             begins=self.begins[:count],
             ends=self.ends[:count],

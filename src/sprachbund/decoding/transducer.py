@@ -432,7 +432,7 @@ class _Frames:
         return parents, written
 
     def _rank(self, path: _Path) -> float:
-        """What hypotheses are compared by: their score, and the bonus of their hot words."""
+        """The number that hypotheses are compared by: their score, and the bonus of their hot words."""
         hypothesis = path.hypothesis
         if self.hot_words is None:
             return hypothesis.score

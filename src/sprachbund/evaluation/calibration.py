@@ -90,7 +90,7 @@ class Observation:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CalibrationSound:
-    """What a model is given.
+    """A piece of sound that a model is given.
 
     Attributes:
         group: in which it is counted.
@@ -368,7 +368,7 @@ def in_recordings(
 
 
 def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, list[dict[str, Any]]]:
-    """What the threshold does to each group, and the trade-off.
+    """Measure the effect of the threshold on each group, and the trade-off.
 
     Args:
         observations: that nothing was fitted on.
@@ -437,7 +437,7 @@ def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, li
 def provenance(
     model: Path, data: Sequence[Path], test: Sequence[Path], options: CalibrationOptions
 ) -> dict[str, Any]:
-    """What was measured with what, for the written tables.
+    """Return the model, data, options and commit of a measurement, for the written tables.
 
     Args:
         model: directory, with its new calibration.

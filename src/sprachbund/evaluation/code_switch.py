@@ -38,7 +38,7 @@ from sprachbund.text.normalize import has_no_spaces
 
 WINDOW = 2  # words on either side of a switch that count as near
 NUM_EVALUATED, LEFT_OUT = ": evaluated", ": left out"
-"""What a score's counts are called, behind its name."""
+"""Names of a score's counts, behind the score's own name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ class SwitchTally:
         return scores
 
     def _routing(self, task: str, member: str) -> list[Score]:
-        """How often the router was right; of the member "code-switched" beside monolingual speech and all."""
+        """The router's accuracy; of the member "code-switched" beside monolingual speech and all."""
         if not any(counts.any_routes for counts in self._routed.values()):
             return []
         scores = []
@@ -157,7 +157,7 @@ class SwitchTally:
         return scores
 
     def _confusion(self) -> list[Score]:
-        """How often the output is in another language than the one asked for."""
+        """The rate of outputs in another language than the one asked for."""
         scores = []
         for member in (CODE_SWITCHED, MONOLINGUAL):
             failed, passed, left_out = (self._wrong[member, outcome] for outcome in (True, False, None))
@@ -228,7 +228,7 @@ def _around(
 def _follow(
     line: Line, span: EmbeddedSpan, reference: Sequence[str], hypothesis: Sequence[str]
 ) -> dict[str, Rate]:
-    """What became of one span in the output; rates of nothing where that is not known."""
+    """The rates of one span in the output; rates of nothing where they are not known."""
     wanted = Counter(reference[slice(*span.word_range)] if span.word_range else ())
     num_recalled = (wanted & Counter(hypothesis)).total()
     # A word that both languages write alike is no sign that it was left untranslated.

@@ -161,7 +161,7 @@ class System:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What was found.
+    """The result of a comparison of systems.
 
     Attributes:
         names: of the systems, the baseline first.
@@ -340,7 +340,7 @@ def _pair_tables(comparison: Comparison) -> list[Table]:
 
 
 def claims(comparison: Comparison) -> list[str]:
-    """What may be said, one sentence for each system and metric, and its limits."""
+    """Return the conclusions, one sentence for each system and metric, and their limits."""
     sentences = [
         _claim(comparison, name, metric_name, mean) for (metric_name, name), mean in comparison.means.items()
     ]
@@ -426,7 +426,7 @@ class FileUsed(ManifestPart):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredFiles(ScoreOptions):
-    """What `score` does: its options, with the two files of texts; the metrics are named."""
+    """The configuration of `score`: its options, with the two files of texts; the metrics are named."""
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
     hypotheses: str
@@ -435,7 +435,7 @@ class ScoredFiles(ScoreOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedFiles(CompareOptions):
-    """What `compare` does: its options, with system to its runs, the baseline first."""
+    """The configuration of `compare`: its options, with system to its runs, the baseline first."""
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
     systems: dict[str, list[str]]
@@ -531,12 +531,12 @@ def comparison_values(comparison: Comparison) -> dict[str, Any]:
 
 
 def manifest_of_scores(options: ScoredFiles, rows: NumberRows) -> FileManifest:
-    """What `score` found, to be written."""
+    """Return the manifest of the scores of `score`."""
     return FileManifest(kind="score", numbers=rows, files=list(_used(options)), configuration=options)
 
 
 def manifest_of_comparison(options: ComparedFiles, comparison: Comparison) -> FileManifest:
-    """What `compare` found, to be written; every row with its metric's signature."""
+    """Return the manifest of a comparison; every row has its metric's signature."""
     signatures = _signatures(comparison)
     rows = [{**row, "signature": signatures[row["metric"]]} for row in comparison_rows(comparison)]
     return FileManifest(

@@ -1,4 +1,4 @@
-"""How long after a word was said a streaming transducer writes it, measured; its tier promises a part.
+"""The delay between the end of a word and the text of a streaming transducer, measured; its tier promises a part.
 
 A token comes at a frame, and the frame is there when its chunk is whole. So the delay behind the end of a word has two
 parts: how many frames the model waits, which training decides (and FastEmit, arXiv 2010.11148, shortens), and what is
@@ -97,7 +97,7 @@ class EmissionDelay:
 
 
 def chunk_latency_s(tier: Tier) -> float:
-    """What a tier promises: seconds of a chunk."""
+    """Return the latency that a tier promises: seconds of a chunk."""
     return tier.chunk * SUBSAMPLING * HOP / SAMPLE_RATE
 
 

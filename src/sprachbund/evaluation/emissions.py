@@ -53,7 +53,7 @@ class Shown(_Record):
 
 
 class EmissionLog(_Record):
-    """What was written of one talk in one language.
+    """The text that was written of one talk in one language, with its times.
 
     Attributes:
         talk: its name, the same as in the references.
@@ -88,7 +88,7 @@ class EmissionLog(_Record):
 
 
 class ReferenceSegment(_Record):
-    """What a stretch of a talk should read in one language.
+    """The reference translation of a stretch of a talk.
 
     Attributes:
         talk: name of the talk.
@@ -160,7 +160,7 @@ class EmissionRecorder:
             self._shown.append(Shown(text=screen, audio_s=audio_s))
 
     def log(self, duration_s: float) -> EmissionLog:
-        """What has been written of a talk of this length."""
+        """Return the log of a talk of this length, as far as it was written."""
         return EmissionLog(
             talk=self._talk,
             target=self._target,

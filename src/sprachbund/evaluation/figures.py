@@ -113,8 +113,8 @@ def has_switching(manifest: ResultManifest) -> bool:
 
 
 def switching_bars(manifest: ResultManifest) -> str:
-    """What became of embedded spans, errors near their ends and elsewhere, and the router's choices; translation,
-    else transcription; of code-switched speech, else of all."""
+    """Draw the recall of embedded spans, errors near their ends and elsewhere, and the router's accuracy; of
+    translation, else transcription; of code-switched speech, else of all."""
     guard = has_guard(manifest)
     of = [n for n in manifest.numbers if (n.group, n.guard) == (SWITCHING, guard)]
     member = CODE_SWITCHED if any(n.member == CODE_SWITCHED for n in of) else ALL
@@ -265,7 +265,7 @@ class LabelledSpan:
 
 @dataclass(frozen=True, kw_only=True)
 class RouterPicture:
-    """What is drawn.
+    """The data of a picture of a router's choices.
 
     Attributes:
         mass: (P, G) of each group at each speech token.

@@ -63,7 +63,7 @@ class DecodingJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will be decoded, and what will not, with the reason counted.
+    """The utterances and targets to decode, and counts of those that are left out, by reason.
 
     Attributes:
         jobs: in the order of the corpus.

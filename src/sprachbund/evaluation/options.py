@@ -78,13 +78,13 @@ TESTS: Mapping[str, Test] = {
     "bs": "bootstrap",
     "ar": "randomization",
 }
-"""What a test may be called, sacrebleu's short names included."""
+"""Names of a test, sacrebleu's short ones included, to its name in manifests."""
 TEST_SEED = 12345  # sacrebleu's
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions:
-    """How systems are compared.
+    """Options of a comparison of systems.
 
     Attributes:
         reference: references of text files.
@@ -109,7 +109,7 @@ class CompareOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
-    """How a file of texts is scored.
+    """Options of the scores of a file of texts.
 
     Attributes:
         language: of the texts; decides BLEU's words and case.

@@ -30,7 +30,7 @@ from sprachbund.util.jobs import gpus_of
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusPlan:
-    """What is decoded of a corpus.
+    """The part of a corpus that is decoded.
 
     Attributes:
         directory: of the corpus.

@@ -24,7 +24,7 @@ from sprachbund.util import provenance
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """What came of a replay.
+    """The result of a replay.
 
     Attributes:
         old: the manifest replayed.

@@ -327,7 +327,7 @@ def _failures(manifest: ResultManifest) -> str:
 
 
 def _switching(manifest: ResultManifest) -> str:
-    """What happens at switches, when there are any."""
+    """The section about switches of language, when there are any."""
     if not figures.has_switching(manifest):
         return ""
     pairs = present.switching_pairs_table(manifest)

@@ -1,4 +1,4 @@
-"""How often a router sent speech to the experts of the language spoken: by span, and by time.
+"""Router accuracy: the share of speech that goes to the experts of the language spoken, by span and by time.
 
 A span is right when more than half of its time went to its language. Spans are those of the corpus; speech that
 is in one language throughout is one span. Left out, and counted, are spans whose times are not known, or only
@@ -80,8 +80,8 @@ class RouteCounts:
 
 
 def spans_of(line: Line) -> Sequence[SpokenSpan]:
-    """What is spoken in a line: the corpus's spans, or where it says that several languages are spoken and not
-    which where, one span of no language; else the whole utterance."""
+    """Return the spans of speech of a line: the corpus's spans, or where it says that several languages are spoken
+    and not which where, one span of no language; else the whole utterance."""
     if line.spoken:
         return line.spoken
     if line.switched:

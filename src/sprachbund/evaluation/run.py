@@ -67,7 +67,7 @@ _WordRange = Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
 class _Part(BaseModel):
-    """What evaluation reads of a cut; whatever else it holds is not looked at."""
+    """The fields of a cut that evaluation reads; others are ignored."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 

@@ -136,7 +136,7 @@ def _randomization(metric: Metric, systems: Sequence[Counts], draws: int, seed: 
 
 
 def bootstrap_weights(num_sentences: int, draws: int, seed: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """How often each draw takes each sentence: the first draw's number and (chunk, N), chunk by chunk.
+    """Yield the count of each sentence in each draw: the first draw's number and (chunk, N), chunk by chunk.
 
     Args:
         num_sentences: N.

@@ -20,7 +20,7 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingCost:
-    """What work cost.
+    """The time and memory that decoding took.
 
     Attributes:
         audio_s: seconds of sound, each utterance once.
@@ -81,7 +81,7 @@ class Stopwatch:
             yield line
 
     def speed(self) -> DecodingCost:
-        """What was counted so far."""
+        """Return the cost of the work so far."""
         return DecodingCost(
             audio_s=sum(self._audio.values()),
             wall_s=self.wall_s,

@@ -151,7 +151,7 @@ def switching_table(manifest: ResultManifest) -> Table:
 
 
 def switching_pairs_table(manifest: ResultManifest) -> Table:
-    """What became of embedded spans by direction; empty with one direction alone."""
+    """Return the scores of embedded spans by direction; empty with one direction alone."""
     guard, names = has_guard(manifest), [*MEASURES.values(), *router.NAMES]
     numbers: dict[tuple[str, str], dict[str, Number]] = {}
     for n in manifest.numbers:
@@ -244,7 +244,7 @@ def speed_line(manifest: ResultManifest) -> str:
 
 
 MEASURED = ("real_time_factor", "num_targets", "tokens_per_s", "peak_memory_mb", "first_segment_s")
-"""What has to be there of speed to be shown."""
+"""The fields of speed that a table needs."""
 
 
 def _first_segment(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What families with an attention decoder have in common.
+"""The common part of families with an attention decoder.
 
 Shapes: B utterances, R rows, Q tokens, T frames, H heads, V vocabulary.
 """

@@ -1,4 +1,4 @@
-"""What a model says of its own work, by what is fitted on it afterwards: whether it understands, who has finished.
+"""Calibrations of a model, fitted after its training: whether it understands, and whether a speaker has finished.
 
 *Domain*: a model of a narrow domain writes sentences of that domain for whatever it hears, and is sure of them: the
 log-probability of its text says little. Its encoder's states differ, though, and a CTC head beside the decoder writes
@@ -127,7 +127,7 @@ class Domain(_Fitted):
         return log_odds
 
     def weigh_states(self, means: Tensor) -> list[list[float]]:
-        """What mean states (B, D) give to the log-odds directly, and to each of H hidden units: (B, 1 + H).
+        """Return what mean states (B, D) add to the log-odds directly, and to each of H hidden units: (B, 1 + H).
 
         Raises SprachbundError: it belongs to a model of another width.
         """
@@ -188,7 +188,7 @@ class TurnEnds(_Fitted):
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was fitted on a model.
+    """The calibrations that were fitted on a model.
 
     Attributes:
         domain: of what it does not understand; None where it was not fitted.
@@ -200,7 +200,7 @@ class Calibration:
 
     @classmethod
     def read(cls, directory: Path) -> "Calibration":
-        """Those of a model directory. Raises SprachbundError for a broken file."""
+        """Read the calibrations of a model directory. Raises SprachbundError for a broken file."""
         return cls(domain=Domain.read(directory), turns=TurnEnds.read(directory))
 
 
@@ -212,7 +212,10 @@ def probability(log_odds: float) -> float:
 def num_spoken(
     states: Tensor, num_frames: Tensor | None, durations_s: Sequence[float], frame_s: float
 ) -> Tensor:
-    """How many frames (B,) of encoder states hold the speech, one at least; arguments are those of `mean_states`."""
+    """Return the number of frames (B,) of encoder states that hold the speech, one at least.
+
+    The arguments are those of `mean_states`.
+    """
     if num_frames is None:
         num_frames = torch.tensor([math.ceil(s / frame_s) for s in durations_s], device=states.device)
     return num_frames.clamp(1, states.shape[1])

@@ -444,7 +444,7 @@ _NLLB = (
     "war wo xh yi yo yue zh zh-Hant zu"
 )
 LANGUAGES_OF_TEXT = tuple(_M2M_100.split())
-"""What a language model is asked for that does not say which languages it knows."""
+"""Languages of a language model that does not state its own."""
 _MBART_50 = (
     "ar cs de en es et fi fr gu hi it ja kk ko lt lv my ne nl ro ru si tr vi zh af az bn fa he hr id ka km mk ml mn "
     "mr pl ps pt sv sw ta te th fil uk ur xh gl sl"

@@ -35,7 +35,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "qwen3": {**_COMMON, "max_position_embeddings": 32_768, "head_dim": 128},
     "granite": _COMMON,
 }
-"""What a field means that config.json leaves out; it differs from kind to kind."""
+"""Defaults of fields that config.json leaves out; they differ from kind to kind."""
 _FULL = {"full_attention", "sliding_attention"}
 _NO_SLIDING = ("qwen2", "qwen3")
 """Kinds whose sliding window counts only where `use_sliding_window` says so."""

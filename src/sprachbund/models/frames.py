@@ -1,4 +1,4 @@
-"""What families that write frame by frame have in common.
+"""The common part of families that write frame by frame.
 
 Shapes: B utterances, R rows, Q tokens, T frames, D width, L source languages.
 """

@@ -249,7 +249,7 @@ def optional_setting(settings: Any, name: str) -> Any:
 
 
 def layout_of(layouts: Mapping[str, _Layout], model_type: str, what: str) -> _Layout:
-    """How the modules of a model of transformers are called, from a table of the types that are known.
+    """Return the names of the modules of a model of transformers, from a table of the types that are known.
 
     Args:
         layouts: by model type.

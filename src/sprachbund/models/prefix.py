@@ -1,4 +1,4 @@
-"""What families have in common whose decoder is a language model that reads request and speech before it writes.
+"""The common part of families whose decoder is a language model that reads request and speech before it writes.
 
 Shapes: B utterances or texts, P tokens of a prefix, R rows, Q tokens of a step, D width, V vocabulary.
 """

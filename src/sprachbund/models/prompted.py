@@ -52,7 +52,7 @@ _REPLY = "\N{OBJECT REPLACEMENT CHARACTER}"
 
 
 def request(text: str, source: str, target: str, glossary: str = "") -> str:
-    """What a language model is asked.
+    """Return the request that a language model gets.
 
     Args:
         text: to be translated.
@@ -155,7 +155,7 @@ class PromptedTranslator(PrefixFamily):
 
     @property
     def end_token(self) -> int:
-        """What the chat template puts behind a reply."""
+        """The token that the chat template puts behind a reply."""
         return self._end
 
     @property

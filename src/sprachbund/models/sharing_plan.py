@@ -25,7 +25,7 @@ Grouping = tuple[tuple[str, ...], ...]
 
 
 class ModuleEvidence(BaseModel):
-    """What the gradients of one module say (arXiv 2603.25836); L languages, cosines between -1 and 1.
+    """The evidence in the gradients of one module (arXiv 2603.25836); L languages, cosines between -1 and 1.
 
     Attributes:
         languages: the order of rows and columns of every matrix here.

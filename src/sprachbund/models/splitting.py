@@ -62,7 +62,7 @@ def feed_forward_of(model: nn.Module, name: str) -> FeedForward:
 
 
 def mapping_digest(plan: SharingPlan) -> str:
-    """What tells one mapping of languages to branches from another; evidence and first weights do not count."""
+    """Return a digest of the mapping of languages to branches; evidence and first weights do not count."""
     mapping = sorted([s.module, s.side, [sorted(group) for group in s.groups]] for s in plan.splits)
     return hashlib.sha256(json.dumps(mapping).encode()).hexdigest()
 

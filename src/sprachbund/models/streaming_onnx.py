@@ -154,7 +154,7 @@ class Description(_Strict):
 
 
 def describe(model: Conformer) -> Description:
-    """What the directory of a streaming transducer is to say."""
+    """Return the description that the directory of a streaming transducer holds."""
     encoder, shape = model.encoder, model.transducer.shape
     assert isinstance(encoder, StreamingEncoder)
     tiers = tuple(
@@ -445,7 +445,7 @@ class OnnxLayer(nn.Module):
         self.session = session
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the graph makes of it."""
+        """Return the output of the graph."""
         return self.session(x)[0]
 
 

@@ -152,7 +152,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What the head of a weights' file says; nothing when there is no such file, or it cannot be read."""
+    """Return the metadata of a file of weights; empty when there is no such file, or it cannot be read."""
     try:
         with safe_open(path, "pt") as file:
             return dict(file.metadata() or {})
@@ -343,7 +343,7 @@ def read_stored_config(directory: Path, kind: type[_Config]) -> _Config:
 
 
 class PackedLinears(BaseModel):
-    """How all packed linear layers of a model are packed; which they are, the names of the weights say.
+    """The format of all packed linear layers of a model; the names of the weights say which layers are packed.
 
     Attributes:
         bits: of a code.
@@ -365,7 +365,11 @@ class PackedLinears(BaseModel):
 
 
 def packed_linears(model: nn.Module) -> PackedLinears | None:
-    """How a model's linear layers are packed; None where none is. Raises SprachbundError where they differ."""
+    """Return the format of a model's packed linear layers; None where none is packed.
+
+    Raises:
+        SprachbundError: layers differ in their format.
+    """
     layers = packed_layers(model).values()
     formats = {(layer.bits, layer.block, layer.zeros is None) for layer in layers}
     if len(formats) > 1:
@@ -380,7 +384,7 @@ def packed_linears(model: nn.Module) -> PackedLinears | None:
 
 
 def read_packed_linears(directory: Path) -> PackedLinears | None:
-    """What the config.json of a model directory says; None for one without packed layers.
+    """Return the format that the config.json of a model directory states; None for one without packed layers.
 
     Raises:
         SprachbundError: it is not JSON, or says what cannot be.

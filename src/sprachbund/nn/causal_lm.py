@@ -353,7 +353,7 @@ class CausalLayers(nn.Module):
 
 
 class EmbedsTokens:
-    """What a language model says of itself, whoever computes its layers.
+    """The sizes and token vectors of a language model, whoever computes its layers.
 
     Attributes:
         shape: sizes.

@@ -150,7 +150,7 @@ class ConformerEncoder(ConvolutionalEncoder):
 
     @property
     def convolutions(self) -> list[nn.Conv1d]:
-        """Those of the subsampling."""
+        """The convolutions of the subsampling."""
         known = isinstance(self.subsampling, Subsampling)  # an engine puts its own in the place
         return [c for c in self.subsampling.convolutions if isinstance(c, nn.Conv1d)] if known else []
 

@@ -19,7 +19,7 @@ from sprachbund.nn.feed_forward import Activation, FeedForward, Route
 
 @dataclass(kw_only=True)
 class DecoderCache:
-    """What a decoder remembers between steps: per-layer keys and values, and how many tokens each row holds.
+    """The state of a decoder between steps: keys and values of each layer, and the number of tokens of each row.
 
     Attributes:
         self_keys: one (R, H, C, D/H) per layer; only the first `lengths[r]` positions of row r are valid.
@@ -233,7 +233,7 @@ class TextDecoder(nn.Module):
 
     @property
     def output_matrix(self) -> Tensor:
-        """What logits are made with, (V, D)."""
+        """The matrix (V, D) of the logits."""
         return self.embedding.weight if self.output_head is None else self.output_head.weight
 
     @property
@@ -350,7 +350,7 @@ class TextDecoder(nn.Module):
         return x
 
     def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """What the first layer gets (R, U, D) of tokens (R, U) and the vectors of their positions (..., U, D)."""
+        """Return the input of the first layer (R, U, D), of tokens (R, U) and vectors of positions (..., U, D)."""
         x: Tensor = self.embedding(tokens) + positions
         return x
 

@@ -90,7 +90,7 @@ class DelayedStreamsDecoder(CausalLayers):
         return embedded.float().sum(dim=-2)
 
     def before_speech(self, num_rows: int) -> Tensor:
-        """What is read (R, 1, D) in front of the first frame."""
+        """Return the input (R, 1, D) in front of the first frame."""
         first = torch.full((num_rows, 1, self.codes.num_codebooks), self.codes.first)
         return self.embed_codes(first.to(self.embed_tokens.weight.device))
 

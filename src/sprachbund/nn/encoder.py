@@ -27,12 +27,12 @@ class ConvolutionalEncoder(nn.Module):
 
     @property
     def convolutions(self) -> list[nn.Conv1d]:
-        """Those before the layers, in order; empty where something else is in their place."""
+        """The convolutions before the layers, in order; empty where something else is in their place."""
         raise NotImplementedError
 
     @property
     def position_table(self) -> Tensor | None:
-        """What is added to the frames behind the convolutions, (T, D); None where it is computed."""
+        """The table (T, D) that is added to the frames behind the convolutions; None where it is computed."""
         return None
 
     @property

@@ -1,4 +1,4 @@
-"""How small and how large a part of a model may be: what a configuration says is checked against this first.
+"""Limits of the sizes of a model's parts: the values of a configuration are checked against them first.
 
 The limits are several times what any published model of these kinds has. They are there so that a damaged or hostile
 configuration is refused with the name of its field, before anything is built of it: layers are built one by one even

@@ -95,7 +95,7 @@ class MimiShape:
 
 @dataclass(frozen=True, kw_only=True)
 class MimiState:
-    """What rows remember of their sound. It is never written to.
+    """The state of rows between two pieces of their sound. It is never written to.
 
     Attributes:
         convolutions: inputs that each convolution needs again, each (B, C, n), in order.
@@ -345,7 +345,7 @@ class MimiEncoder(nn.Module):
         )
 
     def latents(self, samples: Tensor, state: MimiState) -> tuple[Tensor, MimiState]:
-        """What is quantised, (B, D, T), of the next samples (B, N), and the state behind them.
+        """Return the vectors (B, D, T) of the next samples (B, N), which are quantised, and the state behind them.
 
         Args:
             samples: of whole frames.

@@ -22,7 +22,7 @@ from sprachbund.nn.feed_forward import Activation, Branch
 
 @dataclass(frozen=True, kw_only=True)
 class Routing:
-    """What a router decided for each row.
+    """The decision of a router for each row.
 
     Attributes:
         log_probs: fp32 (N, K) over all experts; minus infinity for those of groups that are not allowed.
@@ -174,7 +174,7 @@ def language_losses(routing: Routing, groups: Tensor) -> Tensor:
 
 
 def balance_loss(routing: Routing) -> Tensor:
-    """How unevenly the experts inside the groups are used: 1 when evenly, n when one takes all; a scalar.
+    """Balance loss of the experts inside the groups, a scalar: 1 when all are used evenly, n when one takes all.
 
     The mean over the groups present of n sum_j f_gj Pbar_gj, over rows for which an expert of g was chosen: f_gj is the
     share of j among the choices inside g, Pbar_gj the mean of p_gj / P_g. It never moves mass between groups: it has
@@ -197,7 +197,7 @@ def balance_loss(routing: Routing) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """How experts and groups were used; loads of several batches add up with +.
+    """Counts of the use of experts and groups; loads of several batches add up with +.
 
     Attributes:
         num_rows: N.

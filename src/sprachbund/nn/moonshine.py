@@ -92,7 +92,7 @@ class RotaryAttention(nn.Module):
         allowed: Tensor | None,
         weights: list[Tensor] | None = None,
     ) -> Tensor:
-        """What is attended to (R, Q, D), where R is a multiple of B and row r reads memory r // (R / B).
+        """Return the attended values (R, Q, D), where R is a multiple of B and row r reads memory r // (R / B).
 
         Args:
             query: (R, H, Q, E).

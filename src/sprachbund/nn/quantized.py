@@ -19,7 +19,7 @@ from sprachbund.errors import SprachbundError
 BlockMethod = Literal["k-quant", "round"]
 BlockBits = Literal[3, 4, 5, 6, 8]
 SCALE = torch.bfloat16
-"""What scales are kept in; codes are chosen for the scale that is kept, so that nothing is lost by it twice."""
+"""Type of stored scales; codes are chosen for the stored scale, so that its rounding is not counted twice."""
 _CANDIDATES = 20
 _AT_ONCE = 4096  # blocks: their numbers stay in the cache while all candidates are tried
 
@@ -51,7 +51,7 @@ class BlockWeights:
 
     @property
     def bits_per_weight(self) -> float:
-        """What a weight takes, with its share of scales and zero points, and of the filling."""
+        """Bits of a weight, with its share of scales and zero points, and of the filling."""
         return 8 * self.num_bytes / (len(self.codes) * self.num_inputs)
 
     def plain_codes(self) -> Tensor:
@@ -116,7 +116,7 @@ def quantize_blocks(
 
 
 def importance(blocks: Tensor, valid: Tensor | None = None) -> Tensor:
-    """What the error of each weight counts (N, K): sqrt(mean w^2) + |w|; nothing where `valid` (N, K) is 0."""
+    """Return the weight of each weight's error (N, K): sqrt(mean w^2) + |w|; 0 where `valid` (N, K) is 0."""
     valid = torch.ones_like(blocks) if valid is None else valid
     mean = (blocks.square() * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True)
     return (mean.sqrt() + blocks.abs()) * valid

@@ -58,7 +58,7 @@ MARGIN = 1  # input frames of the chunk before that a convolution of kernel 3 an
 
 @dataclass(frozen=True, kw_only=True)
 class Tier:
-    """How far a frame sees (arXiv 2312.17279, section 3.2).
+    """The context of a frame (arXiv 2312.17279, section 3.2).
 
     Attributes:
         left: frames of the past, at most.
@@ -96,7 +96,7 @@ class LayerPast:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamState:
-    """What rows remember of their streams. It is never changed in place.
+    """The state of rows between two chunks of their streams. It is never changed in place.
 
     Attributes:
         stem: last input frame of every convolution of the subsampling, each (B, c, 1, m).

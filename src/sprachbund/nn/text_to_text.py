@@ -143,7 +143,7 @@ class NormedEmbedding(TextDecoder):
     logits_bias: Tensor
 
     def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """What the first layer gets (R, U, D) of tokens (R, U) and the vectors of their positions (..., U, D)."""
+        """Return the input of the first layer (R, U, D), of tokens (R, U) and vectors of positions (..., U, D)."""
         normed: Tensor = self.embedding_norm(super().embedded(tokens, positions))
         return normed
 
@@ -214,7 +214,7 @@ class TextToTextEncoder(nn.Module):
         return states
 
     def before_layers(self, x: Tensor) -> Tensor:
-        """What the first layer gets (B, S, D) of embedded tokens with their positions (B, S, D)."""
+        """Return the input of the first layer (B, S, D), of embedded tokens with their positions (B, S, D)."""
         return x
 
 

@@ -96,7 +96,7 @@ BLOCKS: dict[Block, type[ConformerLayer] | type[EBranchformerLayer]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedTokens:
-    """What the encoder made of tokens.
+    """The output of an encoder of tokens.
 
     Attributes:
         states: (B, T, D).

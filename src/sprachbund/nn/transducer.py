@@ -523,7 +523,10 @@ class PredictionNetwork(nn.Module):
         self.lstm = nn.LSTM(width, width, layers, batch_first=True, dropout=between)
 
     def forward(self, targets: Tensor) -> Tensor:
-        """What follows no token, one token, … all of `targets` (B, U); (B, U+1, P). Padding may hold any number."""
+        """Return the outputs (B, U+1, P) after no token, one token, … all of `targets` (B, U).
+
+        Padding may hold any number.
+        """
         known = targets.clamp(0, self.embedding.num_embeddings - 1)
         embedded = self.embedding(F.pad(known, (1, 0), value=self.blank))
         # oneDNN has no LSTM in bf16 for processors without AVX-512, and torch asks it for one under autocast.

@@ -21,7 +21,7 @@ PASSES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingEstimate:
-    """What a training needs of the GPU of its process.
+    """The memory and operations that a training needs of the GPU of its process.
 
     Attributes:
         name: of the training.
@@ -94,7 +94,7 @@ class TrainingMemory(BaseModel):
 
 
 def estimate_of(name: str, memory: TrainingMemory, utterances: int) -> TrainingEstimate:
-    """What a training needs.
+    """Return the estimate of a training.
 
     Args:
         name: of the training.

@@ -261,7 +261,7 @@ def _with_defaults(values: dict[str, Any], kind: type[BaseModel]) -> dict[str, A
 
 
 def read_study(out: Path) -> dict[str, Any]:
-    """What `remember` wrote. Raises SprachbundError when there is no study."""
+    """Read the file of `remember`. Raises SprachbundError when there is no study."""
     path = out / STUDY_FILE
     if not path.exists():
         raise SprachbundError(f"{out} holds no study; begin one with `sprachbund study run`")

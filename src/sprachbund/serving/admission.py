@@ -71,7 +71,7 @@ class Intake:
 
     @property
     def stored_bytes(self) -> int:
-        """Of all bodies that came, as far as their requests are not over."""
+        """The bytes of all bodies that came, as far as their requests are not over."""
         return self._stored.total()
 
     @contextmanager

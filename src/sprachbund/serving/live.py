@@ -458,7 +458,7 @@ class ResumableSession:
         return max(0.0, now - self._arrivals[0][1]) if self._arrivals else 0.0
 
     def _forget_arrivals(self, audio_s: float) -> None:
-        """Those of sound before `audio_s`, after which no text was decided."""
+        """Drop the arrivals of sound before `audio_s`, after which no text was decided."""
         while len(self._arrivals) > 1 and self._arrivals[0][0] < audio_s - _ROUNDING_S:
             self._arrivals.popleft()
 
@@ -474,7 +474,7 @@ PATH = "/v1/live"
 NORMAL, WRONG_DATA, REFUSED, TOO_BIG, BROKEN, TRY_LATER = 1000, 1003, 1008, 1009, 1011, 1013
 CLOSE_CODES = {413: TOO_BIG, 415: WRONG_DATA, 429: TRY_LATER, 503: TRY_LATER}
 _STILL_READ = 4
-"""How many times as much sound may wait as a client is asked to pause at, before nothing more is read."""
+"""Factor between the waiting sound at which a client is asked to pause and that at which nothing more is read."""
 _CHECK_S = 0.05
 """Interval in which a paused session is polled."""
 SILENCE_S = 1.0

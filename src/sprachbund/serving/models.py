@@ -108,7 +108,7 @@ class ModelStore:
 
     @property
     def loaded(self) -> list[str]:
-        """Those in memory."""
+        """Return the names of the models in memory."""
         return [name for name, slot in self._slots.items() if slot.workers]
 
     def loaded_worker(self, model: str) -> ModelWorker | None:

@@ -151,7 +151,7 @@ def body_of(translation: Translation, form: TranscriptionForm, task: str) -> str
 
 
 def warnings_of(translation: Translation, form: TranscriptionForm) -> list[str]:
-    """What the caller should know, of the recording and of the request, one line each."""
+    """Return the warnings for the caller, of the recording and of the request, one line each."""
     return [*translation.warnings, *form.notes]
 
 

@@ -380,7 +380,7 @@ class ModelWorker:
             self._fail(job.recordings, error)
 
     def _search(self, job: _Job, request: SearchRequest) -> list[list[Hypothesis]] | None:
-        """What a search found; None where its rows joined those under way."""
+        """Return the result of a search; None where its rows joined those under way."""
         if (started := request.start()) is None:
             return request.run()
         running = self._slots

@@ -50,7 +50,7 @@ class _Head(BaseModel):
 
 
 class _Transcribe(BaseModel):
-    """What is asked for; other fields of the protocol are hints, which the model does not take."""
+    """A request for a transcript; other fields of the protocol are hints, which the model does not take."""
 
     name: Annotated[str | None, Field(max_length=300)] = None
     language: Annotated[str | None, Field(max_length=100)] = None

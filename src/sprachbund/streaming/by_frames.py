@@ -99,7 +99,7 @@ class FrameWriter(Generic[StreamT]):
             job.session.cut(stretch, (stream.fed // VAD_WINDOW * VAD_WINDOW - begin) / SAMPLE_RATE)
 
     def _text(self, job: PendingStretch, target: str, number: int) -> LiveText | None:
-        """What the tokens from `number` on add; the end of a stretch makes an event in any case."""
+        """Return the text that the tokens from `number` on add; the end of a stretch makes an event in any case."""
         tokens, line = self.stream(job).tokens[target], job.stretch.lines[target]
         if len(tokens) == number and not job.stretch.closed:
             return None
@@ -125,7 +125,7 @@ _LAG_S = (WINDOW // 2) / SAMPLE_RATE
 
 @dataclass(kw_only=True)
 class TransducerStream(FrameStream):
-    """How far a stretch has come; frames are of log-mel.
+    """The state of a stretch in a model with a transducer; frames are of log-mel.
 
     Attributes:
         encoder: its state.
@@ -249,7 +249,7 @@ class TransducerWriter(FrameWriter[TransducerStream]):
 
 @dataclass(kw_only=True)
 class TokenStream(FrameStream):
-    """How far a stretch has come.
+    """The state of a stretch in a model that writes a token for every frame.
 
     Attributes:
         state: one row of the decoder.

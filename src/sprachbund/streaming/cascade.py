@@ -77,7 +77,7 @@ def position_after_change(before: Sequence[str], position: int, now: Sequence[st
 
 @dataclass(frozen=True, kw_only=True)
 class _Sentence:
-    """What of a sentence of a transcript is still to be translated: words, and the position of the first of them."""
+    """The rest of a sentence of a transcript that is to be translated: words, and the position of the first of them."""
 
     words: list[str]
     first: int
@@ -156,7 +156,7 @@ class _Line:
 
     @property
     def line(self) -> CaptionLine:
-        """What is written of it."""
+        """The line of captions that the text goes into."""
         return self.job.stretch.lines[self.target]
 
     @property
@@ -182,7 +182,7 @@ class CascadeWriter:
         self.speculation = None if decoding.draft == NONE else Speculation(self._draft, may_stop=True)
 
     def report(self) -> tuple[SpeculationReport, ...]:
-        """How many draft tokens of the translator were accepted so far."""
+        """Return the counts of draft tokens of the translator that were proposed and accepted so far."""
         return () if self.speculation is None else self.speculation.report()
 
     def write(
@@ -360,7 +360,7 @@ def _as_heard(sentence: _Sentence, language: str) -> _Unit:
 
 
 def _draft(line: CaptionLine, number: int, prefix: tuple[int, ...]) -> tuple[int, ...]:
-    """What the attempt before wrote of a sentence, behind its prefix."""
+    """Return the text that the attempt before wrote of a sentence, behind its prefix."""
     known = line.drafts[number] if number < len(line.drafts) else ()
     return known[len(prefix) :]
 

@@ -117,7 +117,7 @@ def _from_bytes(data: bytes, identity: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _identity(model: Any, tier: Tier) -> dict[str, Any]:
-    """What has to be the same for a state to mean the same."""
+    """The values that have to be the same for a state to mean the same."""
     encoder: ChunkEncoder = model.encoder
     packed = packed_linears(model)
     return {

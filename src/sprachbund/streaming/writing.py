@@ -138,7 +138,7 @@ def policies_of(family: Family) -> tuple[Policy, ...]:
 
 
 def num_agreed(attempts: Sequence[Sequence[str]]) -> int:
-    """How many words all attempts begin with."""
+    """Return the number of words that all attempts begin with."""
     agreed = 0
     for words in zip(*attempts, strict=False):
         if any(word != words[0] for word in words):
@@ -148,7 +148,7 @@ def num_agreed(attempts: Sequence[Sequence[str]]) -> int:
 
 
 def num_shown(attempts: Sequence[Sequence[str]], options: LiveOptions) -> int:
-    """How many words of the newest attempt are on the screen, hysteresis included.
+    """Return the number of words of the newest attempt that are on the screen, hysteresis included.
 
     Args:
         attempts: words behind the committed text, at least one attempt, the newest last.
@@ -383,7 +383,7 @@ def recorded_text(job: PendingStretch, target: str, segments: Sequence[Segment])
 def _as_recorded(
     family: Family, job: PendingStretch, row: StretchRow
 ) -> tuple[str, tuple[Word, ...], str | None]:
-    """What a recording of the stretch would give, its words, and why the guard kept it back."""
+    """Return the text that a recording of the stretch would give, its words, and why the guard kept it back."""
     segments = cut_row(
         family,
         job.context,

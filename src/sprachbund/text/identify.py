@@ -25,7 +25,7 @@ _FURTHER = {"nb": "no", "fil": "tl"}
 
 @dataclass(frozen=True, kw_only=True)
 class IdentifiedText:
-    """What was found out about a text.
+    """The identified language of a text.
 
     Attributes:
         language: the likeliest; `UNKNOWN` where none is likely enough.
@@ -64,7 +64,7 @@ class LanguageIdentifier:
 
     @property
     def name(self) -> str:
-        """What computes, with its version; for result manifests."""
+        """The name of the identifier, with its version; for result manifests."""
         return f"py3langid {version('py3langid')}"
 
     def identify(self, text: str, allowed: Iterable[str] | None = None) -> IdentifiedText:

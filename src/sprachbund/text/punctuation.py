@@ -28,7 +28,7 @@ _MARKED = re.compile(r"[.,;:!?…][\"'”“’‘»«)\]]*$")
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """What a punctuator says of a word.
+    """The mark and case that a punctuator gives a word.
 
     Attributes:
         mark: behind the word.

@@ -112,7 +112,7 @@ class Tokenizer:
         return self._pieces.decode([int(token) for token in tokens if int(token) not in special])
 
     def unknown(self, text: str) -> list[str]:
-        """What of a text has no piece, and is `UNKNOWN` among its tokens."""
+        """Return the parts of a text that have no piece, and are `UNKNOWN` among its tokens."""
         written, tokens = self._pieces.encode(text, out_type=str), self.encode(text)
         return [piece for piece, token in zip(written, tokens, strict=True) if token == UNKNOWN]
 

@@ -1,4 +1,4 @@
-"""How much memory a run needs: what every run reports first, and `train --check`, with the time, for each strategy.
+"""Predicted memory of a run: every run reports it first, and `train --check`, with the time, for each strategy.
 
 A probe makes the forward and backward pass of two and of five utterances of the largest batch, and counts the bytes
 that are alive, and the floating-point operations of matrix products, convolutions and attention. What they take grows
@@ -29,7 +29,7 @@ from sprachbund.training.parallel import LossOf, in_16_bits
 from sprachbund.util.memory import allowed_memory
 
 Check = Callable[[Any, TrainingDataset, TrainingOptions], None]
-"""What a recipe does with a model, its data and its options in place of training."""
+"""Called with a model, its data and its options in place of training."""
 _FP32 = 4
 _PROBED = (2, 5)
 """Utterances of the probes, fewer where no batch has as many: with one alone, casts of the weights may be all that
@@ -164,7 +164,7 @@ class Strategy:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What a run's memory depends on, in bytes.
+    """The quantities that a run's memory depends on, in bytes.
 
     Attributes:
         num_parameters: of the model.
@@ -193,7 +193,7 @@ class Shape:
     flops: Mapping[bool, float]
 
     def strategy(self, gpus: int, *, shard: bool, recompute: bool, accumulate: int) -> Strategy:
-        """What each of some GPUs holds.
+        """Return the memory of each of some GPUs.
 
         Args:
             gpus: that share every batch.
@@ -430,7 +430,7 @@ def rows_of(strategies: Sequence[Strategy], memory: int, flops_per_s: float) -> 
 
 
 def time_note(gpu_tflops: float) -> str:
-    """What the hours of a table are of.
+    """Return a line that says which work the hours of a table include.
 
     Args:
         gpu_tflops: that each GPU sustains, in 10^12 operations a second.
@@ -458,7 +458,7 @@ def verdict(strategies: Sequence[Strategy], memory: int) -> str:
 
 
 def lines_of(shape: Shape, chosen: Strategy, available: int) -> list[str]:
-    """What a run reports before it begins: sizes, and memory.
+    """Return the lines that a run prints before it begins: sizes, and memory.
 
     Args:
         shape: of the run.

@@ -1,4 +1,4 @@
-"""What a run needs to go on, and what it keeps: written whole or not at all.
+"""Checkpoints: the state that a run resumes from, and the weights that it keeps; written whole or not at all.
 
 Weights that do not move are not written: a digest of them is, by which a run sees that it goes on from the same.
 """
@@ -47,7 +47,7 @@ _FREE = {
 }
 """Keys by which a run computes the same, up to rounding."""
 _FORMER_PARTS = {"guesser.": "draft_network."}
-"""What names of weights began with in the version before, and begin with today."""
+"""Prefix of names of weights in the version before, to that of today."""
 
 
 def claim_folder(directory: Path, recipe: BaseModel, *, accept_changes: bool = False) -> None:
@@ -312,7 +312,7 @@ class ResumeFiles:
         return tensors if average is None else {**tensors, "average": average.averages}
 
     def _shards(self, average: MovingAverage | None) -> dict[str, Any]:
-        """What `torch.distributed.checkpoint` writes, and reads into: the tensors of this process themselves."""
+        """The tensors that `torch.distributed.checkpoint` writes, and reads into: those of this process themselves."""
         own = self._model.state_dict()
         shards: dict[str, Any] = {
             "model": {name: own[name] for name in self._moved},
@@ -476,7 +476,7 @@ class BestCheckpoints:
 
 LOG_FILE = "log.txt"
 _OF_A_RUN = (RESUME_FILE, SHARDS_FILE, SHARDS, "best", "tensorboard", "wandb")
-"""What only a run that goes on needs."""
+"""Files and folders that only a resumed run needs."""
 
 
 @contextmanager

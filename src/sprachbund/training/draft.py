@@ -41,7 +41,7 @@ Kind = Literal["parasite", "medusa"]
 
 
 class DraftOptions(BaseModel):
-    """What is trained, and on what loss.
+    """Options of a draft network and the loss that it is trained on.
 
     Attributes:
         kind: parasite or Medusa heads.

@@ -31,7 +31,7 @@ from sprachbund.util.distributed import sum_over_ranks
 
 
 class DualScaleOptions(BaseModel):
-    """What is built around a model and what it learns by.
+    """Options of the modules that are built around a model, and of their losses.
 
     Attributes:
         decoder_layers: that are kept, by the rule of `sprachbund.models.pruning`; all if None.
@@ -111,7 +111,7 @@ class Gate(nn.Module):
 
 
 class DualScale(nn.Module):
-    """What is trained: `loss(batch)` as a family has it.
+    """The module that is trained: a family's model with a text branch and a draft network; `loss(batch)` is a family's.
 
     Args:
         base: a family's module, its decoder pruned.

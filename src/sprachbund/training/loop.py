@@ -96,7 +96,7 @@ class Progress:
 
 @dataclass(kw_only=True)
 class _Sums:
-    """What was counted since the last line, by name; `heads` and `kinds` are losses and what they are means over."""
+    """Sums since the last line, by name; `heads` and `kinds` are losses with the number that they are means over."""
 
     sums: dict[str, float] = field(default_factory=dict)
     parts: dict[str, float] = field(default_factory=dict)
@@ -254,7 +254,7 @@ class Evaluations:
         self.made.append(evaluation)
 
     def state(self) -> dict[str, Any]:
-        """What a run resumes from."""
+        """Return the state that a run resumes from."""
         made = [[one.step, one.epoch, one.value] for one in self.made]
         return {"lowest": self.lowest, "num_worse": self.num_worse, "evaluations": made}
 
@@ -298,7 +298,7 @@ class Convergence:
 
     @classmethod
     def read(cls, directory: Path) -> Self:
-        """What `write` wrote. Raises SprachbundError when there is none, or it is broken."""
+        """Read the file of `write`. Raises SprachbundError when there is none, or it is broken."""
         path = directory / CONVERGENCE_FILE
         convergence = read_model(
             path, _File, advice="it says where a run converged: train it to its end, or copy the file again"
@@ -307,7 +307,7 @@ class Convergence:
 
 
 class _File(RootModel[Convergence]):
-    """What the file holds."""
+    """The content of the file."""
 
     @model_validator(mode="before")
     @classmethod
@@ -473,7 +473,7 @@ class _Run:
         return self.evaluations.at_an_end
 
     def _measured(self, loss_of: LossOf, optimizers: Sequence[Any]) -> list[str]:
-        """How many weights are trained, about how much memory that takes, and what fits if this does not."""
+        """Lines with the number of trained weights, their approximate memory, and what fits if this does not."""
         options, count, available = self.options, world_size(), memory_of(own_device())
         measured = partial(
             measure_shape, loss_of, self.corpus, options, optimizers, num_parts=count * options.accumulate
@@ -492,7 +492,7 @@ class _Run:
             raise self._full() from error
 
     def _full(self) -> SprachbundError:
-        """What to do where the device has no more memory."""
+        """The error of a device without free memory, with the next step."""
         return SprachbundError(
             f"the memory of {own_device()} is full at step {self.step + 1}; set training.accumulate = "
             f"{2 * self.options.accumulate}, or training.recompute = true; `train --check` says what fits"
@@ -685,7 +685,7 @@ class _Run:
 
     @torch.no_grad()
     def _dev_score(self, score: Callable[[Any], float]) -> float:
-        """What the recipe measures of the model as it stands."""
+        """The recipe's score of the model as it stands."""
         self.model.eval()
         # All processes have to stop at the same step, so all have to see the same number.
         [total] = self.parallel.sums(score(self.model))

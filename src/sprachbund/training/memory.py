@@ -1,4 +1,4 @@
-"""What layers keep for the backward pass, and how to keep less; `training.check` predicts the memory of a run.
+"""Recomputed activations: layers keep less for the backward pass; `training.check` predicts the memory of a run.
 
 Every family has its layers in `encoder.layers` and, with an attention decoder, in `decoder.layers`.
 """

@@ -1,4 +1,4 @@
-"""How the processes of a run hold the model: each a copy of it (DDP), or each a shard of every tensor (FSDP2).
+"""Data parallelism: every process of a run holds a copy of the model (DDP), or a shard of every tensor (FSDP2).
 
 With copies, every process holds all weights, gradients and moments, and gradients are exchanged. With shards
 (`training.shard`, arXiv 2304.11277), a process holds 1 / world size of them, and fetches the whole weights of a layer

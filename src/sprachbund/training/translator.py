@@ -103,7 +103,7 @@ class DataPart(Strict):
 
 
 class Scale(Strict):
-    """How much of the training data is taken; see `sprachbund.data.batching`.
+    """The amount of training data that is taken; see `sprachbund.data.batching`.
 
     Attributes:
         hours: of all [[train]] together.
@@ -181,7 +181,7 @@ class LoraRecipe(Strict):
 
 
 class FineTuning(Strict):
-    """What is changed in a model that is there already before it is trained on.
+    """Changes to an existing model before it is trained on.
 
     Attributes:
         prompt: the language that Whisper's prompt names: the one "spoken" (transcription, and translation into
@@ -203,7 +203,7 @@ class FineTuning(Strict):
 
 
 class CardRecipe(Strict):
-    """What the card says of the model besides what is known from the data."""
+    """Fields of the model's card that the data do not give."""
 
     name: str
     description: str = ""
@@ -260,7 +260,7 @@ class TranslatorRecipe(Strict):
 
 _OF_NEW_MODELS = {"model", "vocabulary_size", "transcript_vocabulary_size", "tokenizer_texts"}
 _ONLY_SPOKEN: dict[str, Any] = {"rows_per_utterance": 1, "same_language": 1.0}
-"""How texts are drawn for a model that writes the language spoken: it learns transcripts alone."""
+"""Draws of texts for a model that writes the language spoken: it learns transcripts alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -525,7 +525,7 @@ _NO_TRANSCRIPTION = "It was trained to translate, not to transcribe."
 
 
 def drawn_for(options: DualScaleOptions | None) -> dict[str, Any]:
-    """What examples have to hold besides; see `sprachbund.data.loading.ExampleOptions`."""
+    """Return the options of examples that dual-scale training needs; see `sprachbund.data.loading.ExampleOptions`."""
     if options is None:
         return {}
     return {"same_language": options.same_language, "spoken": options.text_layers > 0}

@@ -197,7 +197,7 @@ def _from_mbart(
 
 
 def _read(recipe: UnitTranslatorRecipe, units: Units) -> dict[str, Any]:
-    """What a model reads; see `ReadTokens`."""
+    """The options of a model's inputs; see `ReadTokens`."""
     return {
         "pairs": recipe.all_pairs,
         "ratio": recipe.ratio or units.config.mean_length_ratio or LIKELY_RATIO,

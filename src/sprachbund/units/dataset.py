@@ -194,7 +194,7 @@ TOKENS_PER_S = 10
 
 
 class Mixing(BaseModel):
-    """How speech and text are mixed (arXiv 2309.15826; the numbers are ours).
+    """Options of mixing speech and text (arXiv 2309.15826; the numbers are ours).
 
     Attributes:
         text: whether the triples' own texts are translated too.
@@ -308,7 +308,7 @@ class TokenDataset:
         return counts
 
     def lines(self, max_duration_s: float) -> list[str]:
-        """What to report before a run: how much there is, and everything that is not as wished, counted and named.
+        """Return the report before a run: the amount of data, and everything that is left out, counted and named.
 
         Args:
             max_duration_s: longer sources are left out of every epoch's plan.

@@ -54,7 +54,7 @@ class Skipped(BaseModel):
 
 
 class EncodedInfo(BaseModel):
-    """What a manifest says.
+    """The description of an encoded corpus in its manifest.
 
     Attributes:
         format: of the lines.
@@ -289,7 +289,7 @@ class Extraction(LayerOptions):
 
     @cached_property
     def info(self) -> SourceInfo:
-        """What is to be known of the features; loads the model once."""
+        """The description of the features; loads the model once."""
         return self.open().info
 
     def open(self) -> FeatureSource:

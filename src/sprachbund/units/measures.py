@@ -133,7 +133,7 @@ _BYTES = 4  # of float32
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How clusters and labels of frames go together.
+    """Agreement of the clusters and labels of frames.
 
     Attributes:
         label_purity: chance to name a frame's label right by its cluster's most frequent one.
@@ -160,7 +160,7 @@ def agreement(counts: np.ndarray) -> Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitSizes:
-    """What units take.
+    """Rates and sizes of units, beside those of the speech.
 
     Attributes:
         units_per_s: repeats removed.

@@ -11,7 +11,7 @@ from sprachbund.util.options import Option, Range, check
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureOptions:
-    """How features are computed.
+    """Options of computing features.
 
     Attributes:
         device: where to compute: cpu, cuda or cuda:1
@@ -38,7 +38,7 @@ class LayerOptions(FeatureOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingOptions:
-    """What of a corpus becomes units.
+    """Options of encoding a corpus as units.
 
     Attributes:
         languages: languages of the speech taken; all if none is named.

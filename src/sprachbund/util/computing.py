@@ -1,4 +1,4 @@
-"""How a job is shared out, as one value: the options of `sprachbund.util.jobs`.
+"""Options of `sprachbund.util.jobs`, as one value: the processes that share a job.
 
 It loads no NumPy, since commands are made of it.
 """
@@ -11,7 +11,7 @@ from sprachbund.util.options import Option, Range, check
 
 @dataclass(frozen=True, kw_only=True)
 class Computing:
-    """How work is shared out.
+    """Options of the processes that share a job.
 
     Attributes:
         workers: processes at a time.

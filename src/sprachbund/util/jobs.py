@@ -36,7 +36,7 @@ _Result = TypeVar("_Result")
 
 
 StartMethod = Literal["spawn", "fork"]
-"""How a process begins: anew, or as a copy of this one, which takes no time and needs nothing to be picklable."""
+"""Start of a process: anew, or as a copy of this one, which takes no time and needs nothing to be picklable."""
 
 
 class ProcessDiedError(SprachbundError):

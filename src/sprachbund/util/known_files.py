@@ -1,4 +1,4 @@
-"""What was found out about large files is remembered, so that they are not read whole at every start.
+"""Remembered facts about large files, so that they are not read whole at every start.
 
 A file is known by all that changes when it is replaced or written to: inode, size and times. The time of modification
 alone does not show that, because rsync, tar and container images set it; the time of the last change (ctime) cannot be
@@ -38,7 +38,7 @@ def user_cache() -> Path:
 
 
 def remembered(files: Sequence[Path], index: Path, find_out: Callable[[], str], about: str = "") -> str:
-    """What was found out about some files, from the index or now.
+    """Return a fact about some files, from the index or by reading them now.
 
     Args:
         files: that it depends on, all of which exist.

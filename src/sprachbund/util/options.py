@@ -87,7 +87,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Option:
-    """How a field is given on the command line.
+    """The command-line option of a field.
 
     Attributes:
         name: with its dashes. One that begins with "--no-" switches off a field that is True by default.
@@ -108,7 +108,7 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """What a field of an options class declares.
+    """The declaration of a field of an options class.
 
     Attributes:
         name: of the field.

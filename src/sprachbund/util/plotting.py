@@ -1,4 +1,4 @@
-"""How every page of this package draws: colours, letters, plain axes, and SVG that is the same every time."""
+"""Drawing for all pages of this package: colours, letters, plain axes, and SVG that is the same every time."""
 
 import io
 import re

@@ -229,7 +229,7 @@ Rule = Callable[[str, str, str], str | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Transcript:
-    """What the documentation says is spoken in one recording, before and after cleaning."""
+    """The transcript of one recording in the documentation, before and after cleaning."""
 
     name: str
     language: str

@@ -63,7 +63,7 @@ def part_of(prompt: Prompt, prompts: PromptSet) -> str:
 
 
 def cleaning_table(cleaning: Mapping[str, Mapping[str, int]]) -> str:
-    """What each cleaning rule did per language, as a table for people."""
+    """Return the counts of each cleaning rule per language, as a table for people."""
     rules = sorted({rule for counts in cleaning.values() for rule in counts})
     width = max(map(len, rules), default=0)
     head = " " * width + "".join(f"{language:>6}" for language in cleaning)

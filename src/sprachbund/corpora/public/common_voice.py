@@ -52,7 +52,7 @@ def clip(folder: Path, name: str) -> Path:
 
 
 class Sentences:
-    """What is said in a language's validated clips, and by whom; on disk, for English has a million of them.
+    """Transcripts and speakers of a language's validated clips; on disk, because English has a million of them.
 
     Raises:
         SprachbundError: the table is missing or broken.
@@ -82,7 +82,7 @@ class Sentences:
 COVOST_HOMEPAGE = "https://github.com/facebookresearch/covost"
 _COVOST = re.compile(r"covost_v2\.([A-Za-z-]+)_([A-Za-z-]+?)(?:\.(train|dev|test))?\.tsv")
 _COVOST_SPLITS = {"train": "train", "train_covost": "train", "dev": "dev", "test": "test"}
-"""What the makers' script takes into each split of version 2; `train_covost` extends Common Voice's own."""
+"""Values of the column `split` to the split of version 2, as in the makers' script; `train_covost` extends `train`."""
 
 _SIZES = "the CoVoST 2 card of TensorFlow Datasets' community catalogue"
 _INTO_ENGLISH = {

@@ -177,7 +177,7 @@ def _marked(turns: Sequence[_Turn]) -> list[tuple[str, bool]]:
 
 
 def embedded_words(text: str) -> list[str]:
-    """What stands in `<foreign>` tags of a transcript, without markup; tags that are not closed too."""
+    """Return the texts in `<foreign>` tags of a transcript, without markup; those of tags that are not closed too."""
     cleaned = (clean_text(strip_markup(inside)) for inside in _EMBEDDED.findall(text))
     return [words for words in cleaned if words]
 

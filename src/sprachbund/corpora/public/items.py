@@ -31,7 +31,7 @@ def _silent(part: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusOptions:
-    """What is taken from a corpus.
+    """Options of the parts that are taken from a corpus.
 
     Attributes:
         languages: spoken languages, BCP-47; all that are there when empty.

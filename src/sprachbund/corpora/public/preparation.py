@@ -299,7 +299,7 @@ def _list_left_out(path: Path, counts: Counts) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PartSummary:
-    """What was written of a part: utterances, hours, and what was left out, reason to how many."""
+    """A written part: utterances, hours, and the counts of those left out by reason."""
 
     utterances: int
     hours: float
@@ -308,7 +308,7 @@ class PartSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What came of a preparation.
+    """The result of a preparation.
 
     Attributes:
         name: of the corpus.
@@ -323,7 +323,7 @@ class Summary:
 
     @property
     def left_out(self) -> Mapping[str, int]:
-        """What was left out of all parts, reason to how many."""
+        """Counts of the utterances left out of all parts, by reason."""
         return sum((Counter(part.left_out) for part in self.parts.values()), Counter())
 
 

@@ -31,7 +31,7 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def count_lines(path: Path) -> int:
-    """How many lines a file has, the last counted with or without its end."""
+    """Return the number of lines of a file; the last one counts with or without its end."""
     return sum(1 for _ in read_lines(path))
 
 

@@ -36,7 +36,7 @@ class OutputRows(Protocol):
     """A decoder whose states and output matrix can be had apart."""
 
     def states(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
-        """What goes into the last norm (R, Q, D or more), after each of `tokens` (R, Q)."""
+        """Return the input of the last norm (R, Q, D or more), after each of `tokens` (R, Q)."""
 
     def listed(self, states: Tensor) -> Tensor:
         """Logits (R, Q, N) of the listed tokens."""

@@ -29,7 +29,7 @@ ORDERS = (3, 2, 1)
 
 
 class _MapShape(BaseModel):
-    """What a file says of its map."""
+    """The metadata of a file of a token map."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

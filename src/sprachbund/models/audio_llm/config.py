@@ -55,7 +55,7 @@ class AudioLLMSettings(ConfigPart):
 
 
 class AudioLLMConfig(ConfigPart):
-    """What all kinds have.
+    """The fields that all kinds have.
 
     Attributes:
         text_config: of the language model.

@@ -51,7 +51,7 @@ _OTHER_FILES = (
     ADAPTER_CONFIG,
     "params.json",
 )
-"""What else lies in such a directory; it is carried along, so that transformers can read what is written."""
+"""Other files of such a directory; they are copied, so that transformers can read a saved one."""
 
 
 def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> AudioLLM:

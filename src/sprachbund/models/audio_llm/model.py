@@ -1,4 +1,4 @@
-"""What Voxtral, Granite Speech and Qwen3-ASR have in common: an encoder, a projector and a language model.
+"""The common part of Voxtral, Granite Speech and Qwen3-ASR: an encoder, a projector and a language model.
 
 Speech becomes tokens of the language model, between a part of the prompt before them and a part behind. Shapes:
 B utterances, T feature frames, P speech tokens, R rows, Q tokens of a step, V vocabulary, S source languages.
@@ -108,7 +108,7 @@ class AudioLLM(SpeechPrefixFamily):
 
     @property
     def decoder(self) -> CausalLM:
-        """What writes the text, under the name that it has in every family."""
+        """The language model, which writes the text, under the name that a decoder has in every family."""
         return self.llm
 
     @property

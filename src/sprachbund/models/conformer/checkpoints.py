@@ -283,7 +283,7 @@ class CheckpointShape:
 
 @dataclass(frozen=True, kw_only=True)
 class TransducerCheckpoint:
-    """What is read of a checkpoint.
+    """The content of a checkpoint, as far as it is read.
 
     Attributes:
         source: for messages.
@@ -441,7 +441,7 @@ def _with_own_vocabulary(
 
 
 _OWN_PARTS = ("decoder.", "language_head.", "ctc_head.")
-"""What a checkpoint has not got, or not always; nothing is computed with it then."""
+"""Parts that a checkpoint lacks, always or sometimes; nothing is computed with them then."""
 
 
 def _filled(name: str, like: Tensor, weights: Mapping[str, Tensor], source: str) -> Tensor:
@@ -481,7 +481,7 @@ _SUPPORTED: dict[tuple[str, ...], tuple[Any, ...]] = {
     ("encoder", "untie_biases"): (True,),
     ("tokenizer", "type"): ("bpe",),
 }
-"""What of a configuration has to have one of these values, for our encoder to compute the same."""
+"""Values that fields of a configuration need to have, so that our encoder computes the same."""
 
 
 def read_nemo(path: Path | NemoArchive) -> TransducerCheckpoint:

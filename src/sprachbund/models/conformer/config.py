@@ -1,4 +1,4 @@
-"""What a conformer model is made of: sizes, heads, weights of the losses, languages."""
+"""Configuration of a conformer model: sizes, heads, weights of the losses, languages."""
 
 from typing import Self
 
@@ -24,7 +24,7 @@ from sprachbund.nn.transducer import JointActivation
 
 
 class StreamingPart(BaseModel):
-    """What makes the encoder one that streams: causal, chunk-masked, cached (arXiv 2312.17279).
+    """Configuration of a streaming encoder: causal, chunk-masked, cached (arXiv 2312.17279).
 
     Attributes:
         left_context: frames of 80 ms behind a chunk.

@@ -1,4 +1,4 @@
-"""What training may change in a conformer before it begins: its languages, its prompt, the weights of its losses."""
+"""Changes to a conformer before it is trained: its languages, its prompt, the weights of its losses."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -23,7 +23,7 @@ OF_DECODER = frozenset(
 )
 """Sizes of the attention decoder."""
 LOSSES_OF_TRANSDUCER = frozenset({"fast_emit", "frames_at_once"})
-"""How a model is trained, not what it is."""
+"""Losses of a transducer that concern its training alone, and not its text."""
 _BY_TOKEN = (
     "decoder.embedding.weight",
     "transducer.prediction.embedding.weight",

@@ -226,7 +226,7 @@ class Conformer(DecodesByAttention, nn.Module):
         return self.loss(batch)
 
     def decoder_batch(self, batch: Batch) -> DecoderBatch:
-        """What the decoder is trained on: the rows wanted, behind their language tokens."""
+        """Return the rows that the decoder is trained on, behind their language tokens."""
         features = Features(values=batch.features, num_frames=batch.num_frames)
         memory = self._encode(features, source_route(self, batch.source_language))
         prompts = batch.target_language[:, None].tolist()

@@ -49,7 +49,7 @@ _OTHER_FILES = (
     "generation_config.json",
     "chat_template.jinja",
 )
-"""What else lies in such a directory; it is carried along, so that transformers can read what is written."""
+"""Other files of such a directory; they are copied, so that transformers can read a saved one."""
 
 # Names of weights, theirs and ours.
 

@@ -409,7 +409,7 @@ class Canary(DecodesByAttention, _FastConformerModel):
         return self.loss(batch)
 
     def decoder_batch(self, batch: Batch) -> DecoderBatch:
-        """What the decoder is trained on: the rows wanted, behind their prompts.
+        """Return the rows that the decoder is trained on, behind their prompts.
 
         The features of the batch are those of `features`; its `target_language` are language tokens. Where nobody
         speaks, the prompt names the language wanted twice.

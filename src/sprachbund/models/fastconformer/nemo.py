@@ -56,7 +56,7 @@ _SUPPORTED: dict[tuple[str, ...], tuple[Any, ...]] = {
     ("encoder", "feat_out"): (-1,),
     ("encoder", "reduction"): ("none",),
 }
-"""What of a configuration has to have one of these values, for our encoder to compute the same."""
+"""Values that fields of a configuration need to have, so that our encoder computes the same."""
 _DEFAULTS: dict[tuple[str, ...], Any] = {
     ("preprocessor", "frame_splicing"): 1,
     ("preprocessor", "log"): True,

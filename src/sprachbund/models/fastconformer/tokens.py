@@ -138,7 +138,7 @@ class FastConformerTokens:
         return tokenizer.id_to_token(token - first) or ""
 
     def files(self) -> dict[str, bytes]:
-        """What `read` reads, by name."""
+        """Return the files that `read` reads, by name."""
         parts = (self.tokenizer, *self.of_languages.values())
         names = file_names([*self.of_languages])
         return {name: part.to_str(pretty=True).encode() for name, part in zip(names, parts, strict=True)}

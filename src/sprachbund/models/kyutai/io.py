@@ -98,7 +98,7 @@ _CODEC, _OURS = "codec_model.", "codec."
 _CODEBOOKS = re.compile(r"^codec\.(quantizer\.\w+)\.codebooks$")
 _LINEAR = re.compile(r"(self_attn\.[qkvo]_proj)\.weight$")
 _LEAST_USE = 1e-5
-"""What the use of a code counts for at least, as transformers has it."""
+"""Smallest count of a code's use, as in transformers."""
 
 
 def _their_name(name: str) -> str:

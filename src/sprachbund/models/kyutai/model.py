@@ -48,7 +48,7 @@ _ENCODER, _DECODER, _TOKEN = "encoder.", "decoder.", "token"
 CODEC_RATE = 24_000
 """Samples per second of what comes out."""
 DELAY_S = 0.002
-"""How late it comes."""
+"""Delay of the resampled sound."""
 _IN, _OUT = 2, 3
 _PAST = round(2 * DELAY_S * SAMPLE_RATE)
 """Samples before that three new ones depend on; the filter is symmetric."""
@@ -101,7 +101,7 @@ class UpsampledStream:
 
 @dataclass(frozen=True, kw_only=True)
 class KyutaiState:
-    """How far rows have come; satisfies `sprachbund.models.base.FrameState`.
+    """The state of rows between two frames; satisfies `sprachbund.models.base.FrameState`.
 
     Attributes:
         encoder: of the codec.

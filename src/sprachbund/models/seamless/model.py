@@ -346,7 +346,7 @@ class Seamless(DecodesByAttention, nn.Module):
         return self.decoder.logits(self.decoder(tokens, memory.states, memory.num_frames, route))
 
     def decoder_batch(self, batch: Batch) -> DecoderBatch:
-        """What the decoder is trained on: the rows wanted; the prompt is no target.
+        """Return the rows that the decoder is trained on; the prompt is no target.
 
         The features of the batch are those of `features`; its `target_language` are language tokens.
         """

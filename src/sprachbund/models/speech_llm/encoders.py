@@ -103,12 +103,12 @@ class SpeechEncoder(nn.Module):
         return torch.cat([states, *normed], dim=-1), num_states
 
     def settings(self) -> dict[str, Any]:
-        """What config.json has to say for `build` to make it again."""
+        """Return the entry of config.json from which `build` makes the encoder again."""
         raise NotImplementedError
 
 
 class ReadStates(nn.Module):
-    """What a speech LLM reads of an encoder, as a module of its own.
+    """The part of an encoder that a speech LLM reads, as a module of its own.
 
     Args:
         encoder: of the model.

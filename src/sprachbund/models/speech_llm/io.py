@@ -50,7 +50,7 @@ class EncoderEntry(Options):
 
 
 class Entry(Options):
-    """What config.json holds; `llm` names the language model, None where it lies inside."""
+    """The content of config.json; `llm` names the language model, None where it lies inside."""
 
     family: str = NAME
     config: SpeechLLMConfig

@@ -104,7 +104,7 @@ class SpeechLLM(SpeechPrefixFamily):
 
     @property
     def decoder(self) -> LanguageModel:
-        """What writes the text, under the name that it has in every family."""
+        """The language model, which writes the text, under the name that a decoder has in every family."""
         return self.llm
 
     @property

@@ -16,7 +16,7 @@ from sprachbund.nn.moe import MixtureOfExperts, Routing
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechTokens:
-    """What a language model reads of several utterances.
+    """The speech tokens of several utterances, which a language model reads.
 
     Attributes:
         states: (B, P, D), zeros behind the end.

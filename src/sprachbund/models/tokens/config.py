@@ -181,7 +181,7 @@ class MbartConfig(MbartShape, ReadTokens):
 
     @property
     def head(self) -> Head:
-        """What writes the text."""
+        """The head that writes the text."""
         return "attention"
 
     @property

@@ -26,7 +26,7 @@ _CHUNK = 1 << 14
 
 
 class Identity(BaseModel):
-    """What two files must have in common to go together.
+    """The identity of units: two files go together when it is the same.
 
     Attributes:
         kmeans: hash of the centroids.
@@ -78,7 +78,7 @@ class CorpusInfo(BaseModel):
 
 
 class UnitsConfig(BaseModel):
-    """What is written beside the files.
+    """The description of a directory of units, written beside its files.
 
     Attributes:
         format: of this directory.

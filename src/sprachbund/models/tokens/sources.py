@@ -34,7 +34,7 @@ _MODEL_FILES = (
 
 
 class SourceInfo(BaseModel):
-    """What features are of, so that others can be told from them.
+    """The source of features, by which others are recognised.
 
     Attributes:
         name: the model as it was named.
@@ -336,7 +336,7 @@ class TransformersEncoder:
         self.only_equal_lengths = model.config.feat_extract_norm == "group"
 
     def num_frames(self, num_samples: int) -> int:
-        """What the convolutions leave; none where there are fewer samples than they see at once."""
+        """Return the number of frames behind the convolutions; 0 for fewer samples than they see at once."""
         for kernel, stride in zip(
             self._model.config.conv_kernel, self._model.config.conv_stride, strict=True
         ):

@@ -1,4 +1,4 @@
-"""How units are made: every number of it, with the published values as defaults."""
+"""Options of making units, with the published values as defaults."""
 
 from typing import Annotated, Literal, Self
 
@@ -64,7 +64,7 @@ class VocabularyOptions(BaseModel):
 
 
 class FitOptions(BaseModel):
-    """How units are found.
+    """Options of fitting units.
 
     Attributes:
         kmeans: see `KMeansOptions`.

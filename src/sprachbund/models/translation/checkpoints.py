@@ -196,7 +196,7 @@ def transformers_name(name: str, kind: str) -> str:
 
 
 def as_ours(name: str, weight: Tensor, kind: str) -> Tensor:
-    """What we hold under our name of transformers' weight: no rows of positions for padding, a bias (V,).
+    """Return the weight of transformers as we hold it: without rows of positions for padding, a bias as (V,).
 
     Args:
         name: ours.

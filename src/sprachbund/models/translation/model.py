@@ -186,7 +186,7 @@ class TextTranslator(DecodesByAttention, nn.Module):
         return equal_log_probs(memory, len(self.source_languages))
 
     def prompt(self, target: Target) -> list[int]:
-        """What a row starts with, and the language wanted, where the source does not begin with it.
+        """Return the first token of a row, and the language wanted, where the source does not begin with it.
 
         Raises:
             SprachbundError: a language that the model does not read, or does not write.

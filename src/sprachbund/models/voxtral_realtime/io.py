@@ -38,7 +38,7 @@ _OTHER_FILES = (
     GENERATION,
     "params.json",
 )
-"""What else lies in such a directory; it is carried along, so that transformers can read what is written."""
+"""Other files of such a directory; they are copied, so that transformers can read a saved one."""
 
 
 class _Streaming(ConfigPart):

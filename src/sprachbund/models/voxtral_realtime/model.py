@@ -86,7 +86,7 @@ class RealtimeFrontEnd:
 
 @dataclass(frozen=True, kw_only=True)
 class RealtimeState:
-    """How far rows (R,) have come; it satisfies `sprachbund.models.base.FrameState`.
+    """The state of rows (R,) between two frames; it satisfies `sprachbund.models.base.FrameState`.
 
     Attributes:
         mel: the newest two log-mel frames (R, M, 2), which the first convolution sees again.

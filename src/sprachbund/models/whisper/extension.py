@@ -1,4 +1,4 @@
-"""What fine-tuning may change in a Whisper checkpoint before it begins: its languages and the meaning of its prompt."""
+"""Changes to a Whisper checkpoint before it is fine-tuned: its languages and the meaning of its prompt."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -30,7 +30,7 @@ _KEPT = (
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFiles:
-    """What lies beside the weights, kept so that saving a model gives all of it back.
+    """The files beside the weights, kept so that saving a model writes all of them again.
 
     Attributes:
         config: content of `config.json`.

@@ -64,7 +64,7 @@ def sinusoids(length: int, width: int) -> Tensor:
 
 
 def memory_frames(num_frames: Tensor) -> Tensor:
-    """How many memory frames `num_frames` log-mel frames give: the second convolution has stride two."""
+    """Return the number of memory frames of `num_frames` log-mel frames: the second convolution has stride two."""
     return (num_frames + 1) // 2
 
 
@@ -320,7 +320,7 @@ class Whisper(DecodesByAttention, nn.Module):
 
     @property
     def tasks(self) -> WhisperTasks:
-        """What the checkpoint can be asked for. Raises SprachbundError for a model without a tokenizer."""
+        """The tasks that the checkpoint knows. Raises SprachbundError for a model without a tokenizer."""
         return self._tasks or self._read_tasks(self.tokens)
 
     @property
@@ -447,7 +447,7 @@ class Whisper(DecodesByAttention, nn.Module):
         return self.decoder.logits(self.decoder(tokens, memory.states, memory.num_frames, route))
 
     def decoder_batch(self, batch: Batch) -> DecoderBatch:
-        """What the decoder is trained on: the rows wanted, under the prompts of their languages; see `objective`."""
+        """Return the rows that the decoder is trained on, under the prompts of their languages; see `objective`."""
         # Whole windows come rounded up to a few frames more.
         values = batch.features[:, : self.config.max_frames * _FRAMES_PER_STATE]
         features = Features(values=values, num_frames=batch.num_frames)

@@ -15,8 +15,8 @@ from sprachbund.training.unit_translator import StepsOf
 from sprachbund.units.dataset import Mixing
 
 Text = Literal["none", "own", "external", "start"]
-"""What text is learned from beside the speech: none; that of the speech's own triples; sentences from outside too; and
-the same from a model that has learned text before."""
+"""Text that is learned beside the speech: none; that of the speech's own triples; sentences from outside too; and the
+same from a model that has learned text before."""
 NAMES: Mapping[Text, str] = {
     "none": "ST only",
     "own": "+ MT",
@@ -95,7 +95,7 @@ class ComparedModel(NamedTuple):
 
 
 class UnitsPart(Strict):
-    """How units are made; see `sprachbund.models.tokens.unit_options`.
+    """Options of making units; see `sprachbund.models.tokens.unit_options`.
 
     Attributes:
         encoder: a model of ours or a checkpoint of transformers, by path or name.
@@ -230,13 +230,13 @@ class DiscreteUnitsRecipe(Strict):
         }
 
     def arms(self, seed: int) -> dict[str, UnitsArm]:
-        """Those of a seed by name; some of them may be equal."""
+        """Return the arms of a seed by name; some of them may be equal."""
         changed = self.ablation_arms() if seed in self.seeds_of_ablations else {}
         return {**self.main_arms(), **changed, **self.curve_arms()}
 
     @property
     def all_arms(self) -> dict[str, UnitsArm]:
-        """Those of any seed."""
+        """The arms of all seeds by name."""
         return {name: arm for seed in self.seeds for name, arm in self.arms(seed).items()}
 
     @property
@@ -245,7 +245,7 @@ class DiscreteUnitsRecipe(Strict):
         return self.ablation_seeds or self.seeds
 
     def models(self) -> tuple[ComparedModel, ...]:
-        """What is trained and scored, equal arms once, under the first of their names."""
+        """The models that are trained and scored, equal arms once, under the first of their names."""
         models = []
         for seed in self.seeds:
             first = {arm: name for name, arm in reversed(self.arms(seed).items())}
@@ -256,7 +256,7 @@ class DiscreteUnitsRecipe(Strict):
         return tuple(models)
 
     def text_models(self) -> tuple[ComparedModel, ...]:
-        """What is trained on text first, for arms that begin with it: one for each of their heads."""
+        """The models that are trained on text first, for arms that begin with one: one for each of their heads."""
         arms = [arm for arm in self.all_arms.values() if arm.text == "start" and not self.from_mbart(arm)]
         heads = dict.fromkeys(arm.head for arm in arms) if self.text_start is None else {}
         return tuple(

@@ -231,9 +231,9 @@ def _seeded(training: TrainingOptions, seed: int) -> TrainingOptions:
 
 
 MAY_CHANGE = ("seeds", "ablation_seeds", "heads", "ablations", "hours", "workers", "data")
-"""What adds models, or changes no number: `data` may have moved."""
+"""Options that add models, or change no number: `data` may have moved."""
 TEXT_MODEL, SCORES = Path("model") / WEIGHTS_FILE, Path("scores") / MANIFEST_FILE
-"""What a folder holds when its model is made."""
+"""Files of a folder whose model is made."""
 
 
 def run(recipe: DiscreteUnitsRecipe, directory: Path, *, report: Report = print) -> Path:

@@ -107,7 +107,7 @@ def _range_of_noise(grid: Grid, streaming: list[int], seed: int) -> float | None
 
 @dataclass(frozen=True, kw_only=True)
 class BitCost:
-    """What a bit width costs against the most bits; positive is worse.
+    """The cost of a bit width against the most bits; positive is worse.
 
     Attributes:
         bits: the width.
@@ -176,7 +176,7 @@ class Fitted:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyAnalysis:
-    """What a study says.
+    """The results of a study.
 
     Attributes:
         grid: what of.
@@ -352,12 +352,12 @@ def paired_counts(
 # Convergence.
 
 CONVERGENCE = "convergence"
-"""What a cell function leaves under this name of `training`: "best" and "evaluations", each with epoch, step, value."""
+"""Key of `training` for a cell function's "best" and "evaluations", each with epoch, step, value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sooner:
-    """How soon the two starts converged at one scale; means over languages and seeds.
+    """The convergence of the two starts at one scale; means over languages and seeds.
 
     Attributes:
         hours: the scale.

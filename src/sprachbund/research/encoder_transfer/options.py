@@ -163,7 +163,11 @@ class EncoderTransferRecipe(Strict):
         return waves
 
     def pretraining_of(self, name: str) -> TrainingOptions:
-        """How a model that encoder layers are taken from is trained. Raises ValueError for values that cannot be."""
+        """Return the training options of a model that encoder layers are taken from.
+
+        Raises:
+            ValueError: values that cannot be.
+        """
         return TrainingOptions.model_validate(self.pretraining.model_dump() | self.pretrained[name].training)
 
     def _check_start(self, encoder: str) -> None:
@@ -177,7 +181,7 @@ class EncoderTransferRecipe(Strict):
         _check("starts", tuple(part.source for part in layers), (*self.pretrained, RANDOM))
 
     def tier(self, name: str) -> Tier:
-        """What a tier of the grid lets a frame see: "560 ms", or "offline" for that of whole recordings.
+        """Return the tier of a name in the grid: "560 ms", or "offline" for that of whole recordings.
 
         Raises:
             ValueError: for a latency that the model is not trained for.
@@ -193,7 +197,7 @@ class EncoderTransferRecipe(Strict):
 
     @property
     def streaming(self) -> StreamingPart:
-        """What makes the encoder one that streams."""
+        """The configuration of the streaming encoder."""
         assert self.model.streaming is not None
         return self.model.streaming
 
@@ -223,7 +227,7 @@ class EncoderTransferRecipe(Strict):
         return self.model.model_copy(update=changes)
 
     def target(self, language: str) -> str:
-        """What speech in a language is written in."""
+        """Return the language that speech in a language is written in."""
         return language if self.task == "transcripts" else self.into
 
 

@@ -206,7 +206,7 @@ def tuning(recipe: EncoderTransferRecipe, cell: Cell, num_batches: int) -> Train
 
 
 def from_start(recipe: EncoderTransferRecipe, cell: Cell, start: Path) -> dict[str, Any]:
-    """How a start is trained on, as changes of a `TranslatorRecipe`.
+    """Return the changes of a `TranslatorRecipe` that train a start further.
 
     A checkpoint has its sizes, features and pieces; losses are the recipe's. A language that it does not know is added,
     and one that writes what is spoken is given the language of translations.
@@ -296,7 +296,7 @@ def _comparable(text: str, language: str, how: str) -> str:
 
 
 MAY_CHANGE = ("grid", "workers", "data")
-"""What adds cells, or changes no number: `data` may have moved."""
+"""Options that add cells, or change no number: `data` may have moved."""
 
 
 def run(recipe: EncoderTransferRecipe, directory: Path, *, report: Callable[[str], None] = print) -> Path:

@@ -34,7 +34,7 @@ from sprachbund.util.plotting import ACCENT, GRID, INK, MUTED, new_figure, plain
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What to do at an amount of data.
+    """The start to choose at an amount of data.
 
     Attributes:
         hours: of data.
@@ -230,7 +230,7 @@ def _finite(value: Any) -> Any:
 
 
 def heading(analysis: StudyAnalysis) -> str:
-    """What is compared, on how much."""
+    """Return the heading: the two starts, and the size of the grid."""
     grid = analysis.grid
     first, second = grid.arms
     counts = (
@@ -260,7 +260,7 @@ def gap_table(analysis: StudyAnalysis) -> Table:
 
 
 def hole_lines(analysis: StudyAnalysis) -> list[str]:
-    """What is missing, and what means are then over; nothing for a whole grid."""
+    """Return lines about missing cells, and the languages that means are then over; empty for a whole grid."""
     holes = analysis.grid.holes
     if not holes:
         return []
@@ -319,7 +319,7 @@ def latency_line(analysis: StudyAnalysis) -> str:
 
 
 def bit_table(analysis: StudyAnalysis) -> Table:
-    """What fewer bits cost."""
+    """Return a table of the cost of fewer bits."""
     first, second = analysis.grid.arms
     head = ["bits", "cost", "95%", "median", f"{second} less {first}", "95%"]
     rows = [
@@ -498,7 +498,7 @@ class StudyReport:
 
     @property
     def missing(self) -> str:
-        """What is not there yet, as a sentence; empty when all is."""
+        """A sentence about unfinished cells; empty when all are finished."""
         total = len(self.grid.cells())
         if len(self.manifests) == total:
             return ""
@@ -625,7 +625,7 @@ def cell_rows(report: StudyReport) -> list[dict[str, Any]]:
 
 
 def bit_rows(report: StudyReport) -> list[dict[str, Any]]:
-    """What fewer bits cost: pooled mean and median over all cells and both starts."""
+    """Return rows of the cost of fewer bits: pooled mean and median over all cells and both starts."""
     first, second = report.grid.starts[:2]
     return [
         {
@@ -641,7 +641,7 @@ def bit_rows(report: StudyReport) -> list[dict[str, Any]]:
 
 
 def sooner_rows(report: StudyReport) -> list[dict[str, Any]]:
-    """How soon runs converged, by scale."""
+    """Return rows of the convergence of runs, by scale."""
     first, second = report.grid.starts[:2]
     return [
         {

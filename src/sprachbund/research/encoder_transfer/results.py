@@ -32,7 +32,7 @@ from sprachbund.util.tensors import load_arrays, write_arrays
 START = "start"
 AXES = ("language", "hours", "tier", "bits", "seed")
 PARTS = ("decoder", "joint", "tokenizer")
-"""What both arms have to share."""
+"""Parts that both arms have to share."""
 NO_RESULT = frozenset({"", "-", "–", "—"})
 """Cells of printed tables that have no result."""
 ENCODER = "encoder"
@@ -72,7 +72,7 @@ class Grid:
 
     @property
     def unit(self) -> str:
-        """What gaps are counted in."""
+        """The unit of gaps."""
         return "points" if self.metric == VALUE else f"points of {self.metric}"
 
     @property
@@ -328,7 +328,7 @@ COUNTS_FILE = "counts.npz"
 
 @dataclass(frozen=True, kw_only=True)
 class CellScores:
-    """What a cell function gives back.
+    """The result of a cell function.
 
     Attributes:
         counts: (C, Q, N, K) statistics of the metric for every utterance, tiers and bits in the order of the grid.

@@ -142,7 +142,7 @@ class _Parts(RootModel[dict[str, str]]):
 
 
 def start_parts(out: Path, name: str) -> dict[str, str]:
-    """What a start is made of, by digests."""
+    """Return the digests of the parts of a start."""
     path = start_model(out, name) / PARTS_FILE
     advice = f"delete {path.parent}, and the same command makes the start again"
     return validate(_Parts, read_object(path, advice=advice), str(path), advice=advice).root

@@ -7,14 +7,14 @@ from sprachbund.util.options import Option, OptionValueError, Range, check
 
 Better = Literal["lower", "higher"]
 By = Literal["log", "gaps"]
-"""What is least: squares of errors of ln(gap), as published, or of the gap."""
+"""The errors whose squares are least: of ln(gap), as published, or of the gap."""
 VALUE = "value"
 DRAWS, SEED = 10_000, 12345
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """How a table of results is read.
+    """Options of reading a table of results.
 
     Attributes:
         metric: column of the scores.
@@ -53,7 +53,7 @@ class ReadOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisOptions:
-    """How the gap between two starts is analysed, and for which amounts of data a decision is wanted.
+    """Options of the analysis of the gap between two starts, and the amounts of data to decide for.
 
     Attributes:
         by: least squares of the law: log, ln(gap) as published; gaps, which bears more noise.
@@ -73,7 +73,7 @@ class AnalysisOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRunOptions:
-    """What runs the trainings of a study.
+    """The processes that run the trainings of a study.
 
     Attributes:
         workers: trainings at a time, one thread each; as the study's file says if not given.

@@ -154,7 +154,7 @@ _Z95 = 1.96
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """How languages group in a module.
+    """The groups of languages in a module.
 
     Attributes:
         partition: the groups; a single one when the languages do not differ or the veto joined all.
@@ -243,7 +243,7 @@ def cosines_of(rows: UnitGradients) -> np.ndarray:
 
 
 def agreement_of_halves(rows: UnitGradients, clustering: Clustering, seed: int) -> dict[int, float]:
-    """How far clusterings of two disjoint halves of the vectors agree, for 2 to L - 1 groups.
+    """Return the agreement of clusterings of two disjoint halves of the vectors, for 2 to L - 1 groups.
 
     Args:
         rows: unit rows of every language (N_l, d).

@@ -176,7 +176,7 @@ class Collection:
         begin(parts, self._settings())
 
     def cost(self) -> Cost:
-        """What is left to do; makes two passes to see how long one takes."""
+        """Return the cost of the passes that are left; makes two passes to measure the time of one."""
         options = self.options
         left = sum(len(block.vectors) for block in self.blocks if not block.made)
         vectors = len(self.rows) * options.vectors

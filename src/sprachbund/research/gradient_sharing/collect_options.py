@@ -1,4 +1,4 @@
-"""What is collected, and what that costs."""
+"""Options of collecting gradients, and the cost of it."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ Kind = Literal["count", "gaussian"]
 
 @dataclass(frozen=True, kw_only=True)
 class CollectOptions:
-    """What is collected.
+    """Options of collecting gradients.
 
     Attributes:
         modules: names of modules, * for anything between dots; may be repeated. If not given: the second feed-forward

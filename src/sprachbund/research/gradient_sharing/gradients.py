@@ -309,7 +309,7 @@ class Projection(Protocol):
         ...
 
     def block(self, num_coordinates: int) -> int:
-        """How many vectors of so many coordinates in all are best projected together."""
+        """Return the number of vectors that are best projected together, of so many coordinates in all."""
         ...
 
 
@@ -408,7 +408,6 @@ def _generator(seed: int, name: str) -> np.random.Philox:
 
 # The choice of utterances.
 
-"""What is compared: languages spoken, languages written, or pairs of them."""
 PAIR = ">"
 """Between the languages of a pair: "de>fr"."""
 
@@ -437,7 +436,7 @@ class GradientRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenRows:
-    """What gradients are taken on.
+    """The utterances and targets that gradients are taken on.
 
     Attributes:
         rows: of every language or pair, in the order in which they are used.

@@ -1,4 +1,4 @@
-"""What a split could gain at most, measured before any split is made.
+"""Headroom: the most that a split could gain, measured before any split is made.
 
 Some modules of a trained model are trained further, all else frozen: once with all languages together, and once with a
 copy for each language, or for each group of languages. Every language sees the same utterances equally often in every
@@ -40,7 +40,7 @@ Rewrite = Callable[[GradientExample], GradientExample]
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """What an arm gains over training together, in one language.
+    """The gain of an arm over training together, in one language.
 
     Attributes:
         loss: of the arm, nats for each token, mean over seeds.
@@ -57,7 +57,7 @@ class Gain:
 
 @dataclass(frozen=True, kw_only=True)
 class Headroom:
-    """What was measured.
+    """The result of a measurement of headroom.
 
     Attributes:
         modules: that were trained.

@@ -15,7 +15,7 @@ TOGETHER, ALONE = "together", "alone"
 
 @dataclass(frozen=True, kw_only=True)
 class HeadroomOptions:
-    """How headroom is measured.
+    """Options of measuring headroom.
 
     Attributes:
         modules: names of modules that are trained, * for anything between dots; the last encoder layer if not given.

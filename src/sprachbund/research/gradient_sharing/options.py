@@ -58,7 +58,7 @@ ARMS: Mapping[str, SharingArm] = {
 
 
 class Analysis(Strict):
-    """What gradients are taken on; see `sharing.collect_options.CollectOptions`."""
+    """Options of collecting gradients; see `collect_options.CollectOptions`."""
 
     modules: tuple[str, ...] = ()
     utterances: int = Field(default=320, ge=1)

@@ -193,7 +193,7 @@ def overview(plan: SharingPlan, module: str, against: Mapping[str, ModuleEvidenc
 
 
 def svg(draw: Any, title: str, width: float, height: float) -> str:
-    """What `draw(axes)` draws as an SVG element, the same every time.
+    """Return the drawing of `draw(axes)` as an SVG element, the same every time.
 
     Args:
         draw: called with the axes.

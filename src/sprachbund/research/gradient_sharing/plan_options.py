@@ -21,7 +21,7 @@ RATIOS = (0.75, 0.5, 0.25)
 
 @dataclass(frozen=True, kw_only=True)
 class SharingPlanOptions:
-    """How a plan is made.
+    """Options of making a plan.
 
     Attributes:
         num_modules: modules to split.

@@ -65,7 +65,7 @@ class LanguagePair:
 
     @property
     def words(self) -> str:
-        """What the cosine means, measured against how well each agrees with itself."""
+        """The meaning of the cosine in words, measured against how well each language agrees with itself."""
         if self.together < -self.error:
             return "pull against each other"
         if self.corrected is None:
@@ -117,7 +117,7 @@ def numbers(plan: SharingPlan) -> dict[str, Any]:
 
 
 def changes(now: Mapping[str, ModuleEvidence], before: Mapping[str, ModuleEvidence]) -> list[dict[str, Any]]:
-    """How the conflict changed in each module that two checkpoints have; languages that both have are compared.
+    """Return the change of the conflict in each module that two checkpoints share, over the languages that both have.
 
     Raises:
         SprachbundError: when they have no module, or not two languages, in common.
@@ -195,7 +195,7 @@ def modules_table(plan: SharingPlan) -> ReportTable:
 
 
 def heading(plan: SharingPlan) -> str:
-    """What was compared, in one line."""
+    """Return the heading of a plan in one line: languages, modules and vectors."""
     first = next(iter(plan.modules.values()))
     counts = sorted(set(first.num_vectors.values()))
     vectors = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -227,7 +227,7 @@ def grouping(groups: Grouping) -> str:
 
 
 def split_facts(split: Split) -> list[tuple[str, str]]:
-    """What to do with one module, and how sure its groups are: pairs of a word and what it is."""
+    """Return the split of one module, and how certain its groups are, as pairs of a word and its value."""
     private = " ".join(f"{100 * (1 - split.shared_ratio) * share:.1f}%" for share in split.private_shares)
     evidence = split.evidence
     why = f", for a conflict of {_conflict(evidence)} (delta {evidence.delta:.3f})" if evidence else ""
@@ -317,7 +317,10 @@ def _none_seen(evidence: ModuleEvidence) -> bool:
 
 
 def change_blocks(plan: SharingPlan, against: SharingPlan) -> list[Block]:
-    """How the conflict changed from another checkpoint, `against`, to that of the plan. Errors as for `changes`."""
+    """Return the change of the conflict from another checkpoint, `against`, to that of the plan.
+
+    Errors are those of `changes`.
+    """
     changed = changes(plan.modules, against.modules)
     rows = [
         [

@@ -153,7 +153,7 @@ class FileJob:
 
     @property
     def duration_s(self) -> float | None:
-        """Of the recording; what its header says until it is read to the end."""
+        """Seconds of the recording; those that its header states until it is read to the end."""
         return None if self._work is None else self._work.duration_s
 
     @property
