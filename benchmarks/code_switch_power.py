@@ -74,7 +74,7 @@ def spreads() -> dict[str, tuple[float, float]]:
     }
 
 
-def found(effect: float, seeds: int, over_seeds: float, over_utterances: float, repeats: int) -> float:
+def power(effect: float, seeds: int, over_seeds: float, over_utterances: float, repeats: int) -> float:
     """Share of comparisons whose interval is beyond nought, in percent.
 
     Args:
@@ -106,7 +106,7 @@ def rows(repeats: int) -> list[dict[str, object]]:
         for seeds in SEEDS:
             shares = {
                 f"effect {effect:g}" if effect else "no effect": round(
-                    found(effect, seeds, over_seeds, here, repeats), 1
+                    power(effect, seeds, over_seeds, here, repeats), 1
                 )
                 for effect in EFFECTS
             }

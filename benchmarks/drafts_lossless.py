@@ -200,9 +200,9 @@ def compare(model: Model, size: int, args: argparse.Namespace) -> list[dict[str,
         drafts = list(runs)
         for name, make in runs.items():
             search = NativeSearch(rows.batch, rows.prompts)
-            found = search.finish(decoder, make(), 1 + first // size % MAX_DRAFT_TOKENS)
+            hypotheses = search.finish(decoder, make(), 1 + first // size % MAX_DRAFT_TOKENS)
             changed[name] += sum(
-                (row.tokens, row.finished) != own for row, own in zip(found, wanted, strict=True)
+                (row.tokens, row.finished) != own for row, own in zip(hypotheses, wanted, strict=True)
             )
             checked[name] += int(search.checked.sum())
             accepted[name] += int(search.accepted[:, 1:].sum())
@@ -254,10 +254,10 @@ def main() -> None:
         for name in args.models:
             model = kinds[name](args.threads, args.tokens)
             for size in args.batch:
-                found = compare(model, size, args)
+                compared = compare(model, size, args)
                 before = json.loads(args.out.read_text(encoding="utf-8"))["rows"] if args.out.exists() else []
                 others = [row for row in before if (row["model"], row["batch"]) != (model.name, size)]
-                keep(args.out, {**about, "rows": others + found})
+                keep(args.out, {**about, "rows": others + compared})
 
 
 if __name__ == "__main__":

@@ -40,16 +40,16 @@ def words_of(utterance: Utterance, samples: np.ndarray) -> list[SpokenWord]:
 
 def speech_by_language(corpus: Path, count: int, known: set[str]) -> dict[str, Speech]:
     """Utterances from all over a corpus, by the language spoken."""
-    manifest, found = Manifest(corpus), dict[str, Speech]()
+    manifest, by_language = Manifest(corpus), dict[str, Speech]()
     wanted = min(count, len(manifest))
     for index in track([i * len(manifest) // wanted for i in range(wanted)], console=Console(stderr=True)):
         utterance, samples = manifest[index], manifest.samples(index)
         words = words_of(utterance, samples)
         if words and utterance.language in known:
-            found.setdefault(utterance.language, []).append((samples, words))
-    if not found:
+            by_language.setdefault(utterance.language, []).append((samples, words))
+    if not by_language:
         raise SprachbundError(f"{corpus} has no words in the languages {', '.join(sorted(known))}")
-    return found
+    return by_language
 
 
 def main() -> None:
@@ -66,8 +66,8 @@ def main() -> None:
     rows = []
     for language, speech in speech_by_language(args.data, args.utterances, pairs).items():
         for tier in model.encoder.tiers:
-            found = emission_delay(model, speech, Target(language=language), tier).to_dict()
-            rows.append({"language": language, **{key: rounded(value) for key, value in found.items()}})
+            delay = emission_delay(model, speech, Target(language=language), tier).to_dict()
+            rows.append({"language": language, **{key: rounded(value) for key, value in delay.items()}})
     what = {"machine": machine(), "model": args.model.name, "corpus": args.data.name}
     keep(args.out, {**what, "rows": rows})
 

@@ -44,11 +44,11 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"engine": engine, "texts": len(wrote)}
         row["differ"] = sum(wrote[key] != plainly[key] for key in plainly)
         for name in METRICS:
-            found = means[name, engine if engine != first else others[0]]
-            row[name] = f"{found.baseline if engine == first else found.system:.2f}"
-            low, high = found.interval
+            comparison = means[name, engine if engine != first else others[0]]
+            row[name] = f"{comparison.baseline if engine == first else comparison.system:.2f}"
+            low, high = comparison.interval
             row[f"{name} difference"] = (
-                "" if engine == first else f"{found.difference:+.2f} ({low:+.2f} to {high:+.2f})"
+                "" if engine == first else f"{comparison.difference:+.2f} ({low:+.2f} to {high:+.2f})"
             )
         rates = {
             rate.failure: rate

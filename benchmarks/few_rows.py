@@ -64,7 +64,7 @@ def timed_us(parts: list[nn.Module], x: Tensor) -> Callable[[], float]:
 def measure(name: str, repeats: int) -> list[dict[str, Any]]:
     """A row of the table for each number of rows."""
     inputs, outputs = SHAPES[name]
-    made, found = ways(inputs, outputs), []
+    made, measured = ways(inputs, outputs), []
     for rows in ROWS:
         x = torch.randn(rows, inputs)
         tries = {way: timed_us(parts, x.bfloat16() if "bf16" in way else x) for way, parts in made.items()}
@@ -75,8 +75,8 @@ def measure(name: str, repeats: int) -> list[dict[str, Any]]:
                 if repeat:
                     times[way].append(us)
         shown = {way: f"{median(us):.1f} ({min(us):.1f} to {max(us):.1f})" for way, us in times.items()}
-        found.append({"weight of": name, "rows": rows, **shown})
-    return found
+        measured.append({"weight of": name, "rows": rows, **shown})
+    return measured
 
 
 def main() -> None:

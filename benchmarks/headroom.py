@@ -34,14 +34,14 @@ def changed(example: GradientExample) -> GradientExample:
     return replace(example, text=other_digits(example.text, example.target))
 
 
-def row(what: str, language: str, found: Headroom) -> dict[str, object]:
+def row(what: str, language: str, result: Headroom) -> dict[str, object]:
     """One language of the table, or the mean of all."""
     losses = (
-        {} if language == ALL else {"before": found.before[language], "together": found.together[language]}
+        {} if language == ALL else {"before": result.before[language], "together": result.together[language]}
     )
     gains = {
         {BY_HALVES: "halves", ACROSS: "across the halves"}.get(arm, arm): by_language[language]
-        for arm, by_language in found.gains.items()
+        for arm, by_language in result.gains.items()
     }
     return {
         "targets": what,
@@ -72,12 +72,12 @@ def main() -> None:
     )
     model = load("bundled")
     train, dev = [Manifest(given.data / "train")], [Manifest(given.data / "dev")]
-    found = {
+    results = {
         "as they are": measure_headroom(model, train, dev, options),
         "other digits in de, en, ru": measure_headroom(model, train, dev, options, rewrite=changed),
     }
-    rows = [row(what, tag, part) for what, part in found.items() for tag in (*part.together, ALL)]
-    measured = {what: asdict(part) for what, part in found.items()}
+    rows = [row(what, tag, part) for what, part in results.items() for tag in (*part.together, ALL)]
+    measured = {what: asdict(part) for what, part in results.items()}
     keep(
         given.out,
         {

@@ -147,13 +147,13 @@ def main() -> None:
         folder = Path(name)
         make_corpus(folder, args.utterances, 1000)
         source = folder / "corpus"
-        found: dict[str, list[Result]] = {form: [] for form in FORMS}
+        by_form: dict[str, list[Result]] = {form: [] for form in FORMS}
         for _ in range(args.rounds):
             for form, (workers, ray) in FORMS.items():
-                found[form].append(measure(source, folder / "out", workers, ray))
-    one = found["one process"]
+                by_form[form].append(measure(source, folder / "out", workers, ray))
+    one = by_form["one process"]
     rows = []
-    for form, results in found.items():
+    for form, results in by_form.items():
         ratios = sorted(b.rate / a.rate for a, b in zip(one, results, strict=True))
         rows.append(
             {

@@ -116,11 +116,11 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         }
 
     exact = {"system": "torch, float32", "bits_a_weight": 32.0, "weighted_error": 0.0}
-    found = [row(exact, wanted)]
+    measured = [row(exact, wanted)]
     number = len(args.bits) * len(get_args(BlockMethod)) + len(get_args(WeightNumbers))
     for known, other in track(systems(family, args.bits), "systems", total=number):
-        found.append(row(known, decoded(other, work)))
-    return found
+        measured.append(row(known, decoded(other, work)))
+    return measured
 
 
 def main() -> None:

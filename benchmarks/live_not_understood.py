@@ -76,11 +76,11 @@ def main() -> None:
     model, rows = sprachbund.load(engine="native"), []
     for kind, each in sounds(options.count, options.seed).items():
         recorded = [model.translate(sound, to="en", sample_rate=SAMPLE_RATE) for sound in each]
-        found = {"as a recording": [segment.text for one in recorded for segment in one.segments]}
+        by_way = {"as a recording": [segment.text for one in recorded for segment in one.segments]}
         of_recordings = sum(len(one.segments) + len(one.dropped) for one in recorded)
         for policy in POLICIES:
-            found[policy] = [text for sound in each for text in live(model, sound, policy)]
-        for way, texts in found.items():
+            by_way[policy] = [text for sound in each for text in live(model, sound, policy)]
+        for way, texts in by_way.items():
             rows.append(
                 {
                     "sound": kind,

@@ -129,8 +129,8 @@ def row_of(
 ) -> dict[str, Any]:
     """The means over the targets."""
 
-    def mean(found: list[TalkLatency], clock: str, name: str) -> float:
-        return float(np.mean([talk.scores[clock][name] for talk in found]))
+    def mean(talks: list[TalkLatency], clock: str, name: str) -> float:
+        return float(np.mean([talk.scores[clock][name] for talk in talks]))
 
     return {
         "policy": policy,

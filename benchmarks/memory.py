@@ -118,8 +118,8 @@ def run(python: str, system: str, folder: Path, threads: int, env: dict[str, str
     """The steps of a system in the second of two processes."""
     command = [python, __file__, "--worker", system, "--folder", folder, "--threads", str(threads)]
     for _ in range(2):
-        found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env).stdout
-    return json.loads(found)  # type: ignore[no-any-return]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env).stdout
+    return json.loads(output)  # type: ignore[no-any-return]
 
 
 def rows_of(measured: dict[str, dict[str, Steps]]) -> list[dict[str, Any]]:

@@ -81,11 +81,11 @@ def made(shape: tuple[int, int, int], num_experts: int) -> tuple[dict[str, Form]
 
 def check(forms: dict[str, Form], given: tuple[Tensor, ...]) -> None:
     """All but `one` give the same results and gradients."""
-    found = {}
+    results = {}
     for name in ("naive", "grouped", "dense"):
         out = forms[name](*given)
-        found[name] = out, torch.autograd.grad(out.square().sum(), given[0])[0]
-        torch.testing.assert_close(found[name], found["naive"], rtol=1e-3, atol=1e-4, msg=name)
+        results[name] = out, torch.autograd.grad(out.square().sum(), given[0])[0]
+        torch.testing.assert_close(results[name], results["naive"], rtol=1e-3, atol=1e-4, msg=name)
 
 
 def kept_mib(form: Form, given: tuple[Tensor, ...], weights: set[int]) -> float:
@@ -151,7 +151,7 @@ def main() -> None:
     shape = FULL if given.full else SHORT
     forms = [row for num_experts in EXPERTS for row in measured(shape, num_experts, given.rounds)]
     rows = side_by_side(forms)
-    found = {
+    result = {
         "machine": machine(),
         "rows,width,hidden": shape,
         "chosen": CHOSEN,
@@ -159,7 +159,7 @@ def main() -> None:
         "rows": rows,
         "forms": forms,
     }
-    keep(given.out, found)
+    keep(given.out, result)
 
 
 if __name__ == "__main__":

@@ -138,11 +138,11 @@ def measure(name: str, size: int, args: argparse.Namespace) -> list[dict[str, An
         for key, run in runs.items():
             search = NativeSearch(batch, prompts)
             began = clock()
-            found = search.finish(decoder, run, key[1])
+            hypotheses = search.finish(decoder, run, key[1])
             seconds[key].append(clock() - began)
             passes[key] = search.passes
             accepted[key] = f"{search.accepted[:, 1:].sum() / max(1, search.checked.sum()):.0%}"
-            changed[key] += sum(row.tokens != own for row, own in zip(found, wanted, strict=True))
+            changed[key] += sum(row.tokens != own for row, own in zip(hypotheses, wanted, strict=True))
     plain = seconds["none", 0]
     ratios = {key: [a / b for a, b in zip(plain, own, strict=True)] for key, own in seconds.items()}
     return [

@@ -83,7 +83,7 @@ class Measurement:
         systems += [("token map", self._map, count) for count in self.counts]
         if transcripts:
             systems += [("own CTC head", self._ctc, count) for count in self.counts]
-        found: dict[str, list[tuple[int, ...]]] = {}
+        by_way: dict[str, list[tuple[int, ...]]] = {}
         turn = self.rows % len(systems)
         for kind, make, count in systems[turn:] + systems[:turn]:
             name = f"{kind}, k={count}" if count else kind
@@ -93,11 +93,11 @@ class Measurement:
                 name, batch, targets, None if make is None else make(memory, targets, batch), count
             )
             self.seconds[name].append(self.clock() - began)
-            found[name] = [row.tokens for row in rows]
+            by_way[name] = [row.tokens for row in rows]
         self.rows += len(targets)
-        self.tokens += sum(len(tokens) + 1 for tokens in found[PYTHON])
-        for name, tokens in found.items():
-            self.changed[name] += sum(a != b for a, b in zip(tokens, found[PYTHON], strict=True))
+        self.tokens += sum(len(tokens) + 1 for tokens in by_way[PYTHON])
+        for name, tokens in by_way.items():
+            self.changed[name] += sum(a != b for a, b in zip(tokens, by_way[PYTHON], strict=True))
 
     def _search(
         self, name: str, batch: Any, targets: Sequence[Target], run: NativeRun | None, count: int

@@ -34,11 +34,11 @@ Utterance = tuple[str, str, list[list[Candidate]]]
 
 def candidates(family: Any, data: Path, source: str, target: str, nbest: int) -> list[Utterance]:
     """Of every utterance in the source language."""
-    found: list[list[Candidate]] = []
+    candidates: list[list[Candidate]] = []
     choose = pipeline._best_pair
 
     def note(pairs: Any, weight: float) -> Any:
-        found.append(
+        candidates.append(
             [
                 (
                     *(one.hypothesis.log_probability if one.hypothesis else -1e9 for one in pair),
@@ -54,10 +54,10 @@ def candidates(family: Any, data: Path, source: str, target: str, nbest: int) ->
     for index in range(len(manifest)):
         utterance = manifest[index]
         if utterance.language == source:
-            found.clear()
+            candidates.clear()
             samples = manifest.samples(index)
             pipeline.translate(family, samples, [target], source, options, sample_rate=SAMPLE_RATE)
-            out.append((utterance.text, utterance.text_in(target), list(found)))
+            out.append((utterance.text, utterance.text_in(target), list(candidates)))
     pipeline._best_pair = choose
     return out
 
@@ -104,20 +104,20 @@ def main() -> None:
     parser.add_argument("--target", default="de")
     parser.add_argument("--nbest", type=int, default=4)
     parser.add_argument("--what", default="", help="of the translator, for the manifest")
-    parser.add_argument("--found", type=Path, help="candidates of an earlier run, or where to keep them")
+    parser.add_argument("--candidates", type=Path, help="candidates of an earlier run, or where to keep them")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.found and options.found.exists():
-        utterances = json.loads(options.found.read_text())
+    if options.candidates and options.candidates.exists():
+        utterances = json.loads(options.candidates.read_text())
     else:
         family = sprachbund.load(options.model, then=options.then).family
         parts = (
             candidates(family, data, options.source, options.target, options.nbest) for data in options.data
         )
         utterances = [one for part in parts for one in part]
-        if options.found:
-            options.found.write_text(json.dumps(utterances))
+        if options.candidates:
+            options.candidates.write_text(json.dumps(utterances))
     rows = rows_of(utterances)
     for row in rows:
         print(json.dumps(row))

@@ -221,7 +221,7 @@ def _once(mark: Path, command: list[Any], env: dict[str, str]) -> None:
 
 def available(args: argparse.Namespace) -> list[System]:
     """Systems that can be asked here, and a line about each that cannot."""
-    found = []
+    systems = []
     for system in (*SYSTEMS, *drafted(args)):
         if args.systems and not {system.name, str(system)} & set(args.systems):
             continue
@@ -232,10 +232,10 @@ def available(args: argparse.Namespace) -> list[System]:
         elif system.needs and not _has(system, args):
             print(f"{system} is left out: its environment has no {system.needs}", file=sys.stderr)
         else:
-            found.append(system)
-    if not found:
+            systems.append(system)
+    if not systems:
         raise SystemExit(f"no system of {args.systems}; there are {', '.join(map(str, SYSTEMS))}")
-    return found
+    return systems
 
 
 def drafted(args: argparse.Namespace) -> list[System]:

@@ -255,7 +255,7 @@ def young(checkpoint_s: float, failure_s: float) -> float:
 def sound_bytes() -> dict[str, float]:
     """Bytes of a second of the example recordings, by codec."""
     folder = HERE.parent / "examples" / "recordings"
-    found = {"flac": 0.0, "opus": 0.0}
+    num_bytes = {"flac": 0.0, "opus": 0.0}
     seconds = 0.0
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".wav", ".flac")):
         samples = load(path)
@@ -263,8 +263,8 @@ def sound_bytes() -> dict[str, float]:
         for codec, (form, subtype) in {"flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}.items():
             stream = io.BytesIO()
             soundfile.write(stream, samples, RATE, format=form, subtype=subtype)
-            found[codec] += len(stream.getvalue())
-    return {codec: size / seconds for codec, size in found.items()}
+            num_bytes[codec] += len(stream.getvalue())
+    return {codec: size / seconds for codec, size in num_bytes.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -517,7 +517,7 @@ def main() -> None:
         {"what": what, "bytes_a_second": round(rate), "GB_in_all": round(args.hours * 3600 * rate / 1e9, 1)}
         for what, rate in bytes_of.items()
     ]
-    found = {"machine": machine(), "cluster": asdict(cluster), "hours": args.hours, "passes": args.passes}
+    head = {"machine": machine(), "cluster": asdict(cluster), "hours": args.hours, "passes": args.passes}
     for name, rows in {
         "throughput": throughput,
         "memory": memory,
@@ -525,7 +525,7 @@ def main() -> None:
         "simulated": simulated,
         "interval": sweep,
     }.items():
-        keep(args.out.with_name(f"{args.out.stem}_{name}.json"), {**found, "rows": rows}, name)
+        keep(args.out.with_name(f"{args.out.stem}_{name}.json"), {**head, "rows": rows}, name)
 
 
 if __name__ == "__main__":

@@ -99,8 +99,8 @@ def service(*arguments: str) -> Iterator[Service]:
                 if process.poll() is not None:
                     raise SystemExit(f"the service ended: {log.read_text()}")
                 time.sleep(0.1)
-                found = re.search(r"page at (http://\S+)/", log.read_text())
-                url = found[1] if found else None
+                match = re.search(r"page at (http://\S+)/", log.read_text())
+                url = match[1] if match else None
             yield Service(url=url, process=psutil.Process(process.pid))
         finally:
             process.terminate()
@@ -199,19 +199,19 @@ def trial(count: int, shared: bool, options: argparse.Namespace) -> dict[str, An
                 )
             )
 
-        found = asyncio.run(everybody())
+        clients = asyncio.run(everybody())
         memory_mib = sum(one.memory_mib for one in services)
-    delays = [delay for heard in found for _, delay in heard.delays]
-    firsts = [heard.first_text_s for heard in found if heard.first_text_s is not None]
+    delays = [delay for heard in clients for _, delay in heard.delays]
+    firsts = [heard.first_text_s for heard in clients if heard.first_text_s is not None]
     return {
         "way": "one service" if shared else "a process each",
         "sessions": count,
-        "held": all(is_held(heard, options.most_delay_s) for heard in found),
+        "held": all(is_held(heard, options.most_delay_s) for heard in clients),
         "first_text_s": _quantiles(firsts),
         "delay_s": _quantiles(delays),
-        "overloads": sum(heard.overloads for heard in found),
-        "lost_s": sum(heard.lost_s for heard in found),
-        "errors": [heard.error for heard in found if heard.error],
+        "overloads": sum(heard.overloads for heard in clients),
+        "lost_s": sum(heard.lost_s for heard in clients),
+        "errors": [heard.error for heard in clients if heard.error],
         "memory_mib": memory_mib,
     }
 
@@ -898,10 +898,10 @@ def main(arguments: list[str] | None = None) -> None:
         parser.set_defaults(**QUICK)
         options = parser.parse_args(arguments)
     out = options.out or ROOT / "benchmarks" / f"serving_{options.what}.json"
-    found = {"manifest": manifest(options.what, options), **MEASURES[options.what](options)}
-    found["rows"] = rows_of(options.what, found)
-    Console().print({name: value for name, value in found.items() if name != "trials"})
-    out.write_text(json.dumps(found, indent=1) + "\n")
+    result = {"manifest": manifest(options.what, options), **MEASURES[options.what](options)}
+    result["rows"] = rows_of(options.what, result)
+    Console().print({name: value for name, value in result.items() if name != "trials"})
+    out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

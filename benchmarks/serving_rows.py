@@ -4,37 +4,37 @@ from statistics import median
 from typing import Any
 
 
-def rows_of(what: str, found: dict[str, Any]) -> list[dict[str, Any]]:
+def rows_of(what: str, result: dict[str, Any]) -> list[dict[str, Any]]:
     """What stands in the documentation."""
     if what == "soak":
         return [
             {
-                "minutes": found["minutes"],
-                "texts": found["texts"],
-                "delay p50, s": found["delay_s"]["p50"],
-                "delay p95, s": found["delay_s"]["p95"],
-                "delay, s per hour": _interval(found["delay_slope_s_per_hour"], 4),
-                "memory, MiB per hour": _interval(found["memory_slope_mib_per_hour"], 1),
-                "overloads": found["overloads"],
+                "minutes": result["minutes"],
+                "texts": result["texts"],
+                "delay p50, s": result["delay_s"]["p50"],
+                "delay p95, s": result["delay_s"]["p95"],
+                "delay, s per hour": _interval(result["delay_slope_s_per_hour"], 4),
+                "memory, MiB per hour": _interval(result["memory_slope_mib_per_hour"], 1),
+                "overloads": result["overloads"],
             }
         ]
     if what == "load":
-        return [{"measure": name, "value": value} for name, value in _load(found).items()]
+        return [{"measure": name, "value": value} for name, value in _load(result).items()]
     if what == "uploads":
         return [
             {
-                "requests": sum(found["statuses"].values()),
-                **{f"status {status}": count for status, count in sorted(found["statuses"].items())},
-                "lost": found["lost"],
-                "not honest": len(found["refusals that were not honest"]),
-                "seconds": found["seconds"],
-                "answer p50, s": found["answer_s"]["p50"],
-                "answer p95, s": found["answer_s"]["p95"],
-                "memory, MiB": found["memory_mib"],
+                "requests": sum(result["statuses"].values()),
+                **{f"status {status}": count for status, count in sorted(result["statuses"].items())},
+                "lost": result["lost"],
+                "not honest": len(result["refusals that were not honest"]),
+                "seconds": result["seconds"],
+                "answer p50, s": result["answer_s"]["p50"],
+                "answer p95, s": result["answer_s"]["p95"],
+                "memory, MiB": result["memory_mib"],
             }
         ]
     if what == "curve":
-        return _curve(found["trials"])
+        return _curve(result["trials"])
     return [
         {
             "way": one["way"],
@@ -45,7 +45,7 @@ def rows_of(what: str, found: dict[str, Any]) -> list[dict[str, Any]]:
             "delay p95, s": (one["delay_s"] or {}).get("p95", ""),
             "memory, MiB": one["memory_mib"],
         }
-        for one in sorted(found["trials"], key=lambda one: (one["way"] != "one service", one["sessions"]))
+        for one in sorted(result["trials"], key=lambda one: (one["way"] != "one service", one["sessions"]))
     ]
 
 
@@ -80,34 +80,34 @@ def _spread(values: list[float]) -> str:
     return f"{median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
 
 
-def _load(found: dict[str, Any]) -> dict[str, str]:
+def _load(result: dict[str, Any]) -> dict[str, str]:
     """An hour of everything at once, line by line."""
-    requests, cores, memory = found["requests"], found["cores"], found["memory_mib"]
-    delay_s, seen_s, late_s = found["delay_s"], found["delay_seen_by_clients_s"], found["clients_late_s"]
-    machine = found["manifest"]["machine"]
+    requests, cores, memory = result["requests"], result["cores"], result["memory_mib"]
+    delay_s, seen_s, late_s = result["delay_s"], result["delay_seen_by_clients_s"], result["clients_late_s"]
+    machine = result["manifest"]["machine"]
     return {
-        "minutes": f"{found['minutes']:g}",
-        "live sessions at once (asked for)": f"{found['live sessions at once']} ({found['live sessions asked for']})",
-        "live sessions": f"{found['sessions']}",
-        "texts": f"{found['texts']}",
+        "minutes": f"{result['minutes']:g}",
+        "live sessions at once (asked for)": f"{result['live sessions at once']} ({result['live sessions asked for']})",
+        "live sessions": f"{result['sessions']}",
+        "texts": f"{result['texts']}",
         "uploads, answered, asked to retry": ", ".join(
             str(requests.get(name, 0)) for name in ("requests", "answered", "asked to retry")
         ),
-        "**sessions and requests lost**": f"{found['lost']}",
-        "speech left out, s": f"{found['speech left out, s']:g}",
-        "notices of overload": f"{found['overloads']}",
-        **{name: str(number) for name, number in found["slow and vanishing clients"].items()},
+        "**sessions and requests lost**": f"{result['lost']}",
+        "speech left out, s": f"{result['speech left out, s']:g}",
+        "notices of overload": f"{result['overloads']}",
+        **{name: str(number) for name, number in result["slow and vanishing clients"].items()},
         "delay p50, p95, most, s": _three(delay_s),
         "delay as seen by clients p50, p95, most, s": _three(seen_s),
         "clients late with their sound p50, p95, most, s": _three(late_s),
-        "answer to an upload p50, p95, most, s": _three(found["answer_s"]),
+        "answer to an upload p50, p95, most, s": _three(result["answer_s"]),
         "memory first, last, largest, MiB": f"{memory['first']:.0f}, {memory['last']:.0f}, {memory['largest']:.0f}",
-        "memory, MiB per hour": _interval(found["memory_slope_mib_per_hour"], 1),
+        "memory, MiB per hour": _interval(result["memory_slope_mib_per_hour"], 1),
         "cores in use: service, clients, other programs": ", ".join(
             f"{cores[name]:.2f}" for name in ("service", "clients", "others")
         ),
-        "held": "yes" if found["held"] else "no",
-        "idle before": "yes" if found["idle"] else f"no ({cores['others before']:.2f} cores in use)",
+        "held": "yes" if result["held"] else "no",
+        "idle before": "yes" if result["idle"] else f"no ({cores['others before']:.2f} cores in use)",
         "machine": f"{machine['processor']}, {machine['cores']} cores",
     }
 

@@ -193,8 +193,8 @@ def apart(*arguments: object, **environment: str) -> dict[str, float]:
         check=True,
         text=True,
     )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def started(kind: str, folder: Path) -> tuple[subprocess.Popen[str], int]:

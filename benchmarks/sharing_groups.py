@@ -71,12 +71,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     out: Path = parser.parse_args().out
-    found = [
+    rows = [
         {"planted": "+".join(map(str, parts)) if len(parts) > 1 else "none"}
         | {f"noise {noise:g}": f"{hits(parts, noise)} of {DRAWS}" for noise in NOISES}
         for parts in track(STRUCTURES, description="groups")
     ]
-    keep(out / "sharing_groups.json", {"draws": DRAWS, "rows": found})
+    keep(out / "sharing_groups.json", {"draws": DRAWS, "rows": rows})
     keep(
         out / "sharing_conflict.json",
         {"cosine": COSINE, "rows": [measured_conflict(n) for n in CONFLICT_NOISES]},

@@ -206,19 +206,19 @@ def runs(work: Path) -> Iterator[dict[str, Any]]:
 
 
 def _scores(arm: Arm, directory: Path) -> dict[str, Any]:
-    found = {part: json.loads((directory / part / "scores.json").read_text("utf-8")) for part in SCORED}
+    scores = {part: json.loads((directory / part / "scores.json").read_text("utf-8")) for part in SCORED}
     speakers = {
         number["member"].removeprefix("asterisk-"): number["value"]
         for part in ("left_out", "unheard")
-        for number in found[part]["numbers"]
+        for number in scores[part]["numbers"]
         if is_chrf(number) and number["group"] == "speaker"
     }
     own = {tag.removeprefix("asterisk-") for tag in arm.left_out}
     return {
         "left_out": {tag: value for tag, value in speakers.items() if tag in own},
         "never_heard": {tag: value for tag, value in speakers.items() if tag not in own},
-        "model_sha256": found["unheard"]["model"]["sha256"],
-        "data_sha256": {part: found[part]["data"][0]["sha256"] for part in SCORED},
+        "model_sha256": scores["unheard"]["model"]["sha256"],
+        "data_sha256": {part: scores[part]["data"][0]["sha256"] for part in SCORED},
     }
 
 

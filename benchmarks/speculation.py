@@ -82,7 +82,7 @@ def works(family: Family, args: argparse.Namespace) -> list[Work]:
     for index, language in enumerate(manifest.languages.tolist()):
         if language and manifest.durations_s[index] <= family.max_window_s:
             by_language[language].append(index)
-    found = []
+    batches = []
     for source, target in sorted(family.pairs()):
         if args.pairs and f"{source}>{target}" not in args.pairs:
             continue
@@ -95,10 +95,10 @@ def works(family: Family, args: argparse.Namespace) -> list[Work]:
             memory = family.encode(family.features([manifest.samples(i) for i in part]))
             asked = [Target(language=target, source=source)] * len(part)
             durations_s = [float(manifest.durations_s[i]) for i in part]
-            found.append(Work(memory=memory, targets=asked, durations_s=durations_s))
-    if not found:
+            batches.append(Work(memory=memory, targets=asked, durations_s=durations_s))
+    if not batches:
         raise SprachbundError(f"{args.corpus} has no speech for these pairs; name others with --pair")
-    return found
+    return batches
 
 
 def run(
@@ -106,8 +106,10 @@ def run(
 ) -> tuple[list[tuple[int, ...]], float]:
     """Tokens of every row, and seconds."""
     began = time.perf_counter()
-    found = search(family, work.memory, [[t] for t in work.targets], options, work.durations_s, speculation)
-    return [row[0].tokens for row in found], time.perf_counter() - began
+    hypotheses = search(
+        family, work.memory, [[t] for t in work.targets], options, work.durations_s, speculation
+    )
+    return [row[0].tokens for row in hypotheses], time.perf_counter() - began
 
 
 def measure(family: Family, engine: str, args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -122,12 +122,12 @@ def measure(case: Case, threads: int, args: argparse.Namespace) -> dict[str, Any
     gains: dict[float, list[float]] = {p: [] for p in args.accepted}
 
     def go(speculation: Speculation | None) -> tuple[tuple[int, ...], float]:
-        found: list[Any] = []
+        hypotheses: list[Any] = []
         seconds = timed(
-            lambda: found.extend(search(family, memory, [[TARGET]], options, None, speculation)),
+            lambda: hypotheses.extend(search(family, memory, [[TARGET]], options, None, speculation)),
             torch.device("cpu"),
         )
-        return found[0][0].tokens, seconds
+        return hypotheses[0][0].tokens, seconds
 
     draft.written, _ = go(None)
     speculations = {p: Speculation(draft, num_draft_tokens=1) for p in args.accepted}

@@ -59,13 +59,13 @@ def measure(rounds: int) -> list[dict[str, str]]:
     """A row for each case."""
     for command, env in CASES.values():
         start(command, env)  # files come into the system's cache, and modules are compiled
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in CASES}
+    by_case: dict[str, list[tuple[float, float]]] = {name: [] for name in CASES}
     for _ in range(rounds):
         for name, (command, env) in CASES.items():
-            found[name].append(start(command, env))
+            by_case[name].append(start(command, env))
     return [
         {"what": name, "seconds": shown(waited), "processor time, s": shown(worked)}
-        for name, times in found.items()
+        for name, times in by_case.items()
         for waited, worked in [zip(*times, strict=True)]
     ]
 

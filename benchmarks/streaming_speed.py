@@ -79,19 +79,19 @@ def random_model(shape: str) -> Conformer:
 
 def forms(model: Conformer, folder: Path, names: list[str]) -> dict[str, Any]:
     """The model on torch and on ONNX Runtime, in single precision and in 8 and 4 bits, and natively in these two."""
-    found: dict[str, Any] = {}
+    models: dict[str, Any] = {}
     for name, bits in (("fp32", None), ("int8", 8), ("int4", 4)):
         here = copy.deepcopy(model)
         if bits is not None and not packed_layers(model):
             quantize_encoder(here, KQuantOptions(bits=bits))
         if (torch_name := f"torch, {name}") in names:
-            found[torch_name] = here
+            models[torch_name] = here
         if (onnx_name := f"ONNX Runtime, {name}") in names:
             export(here, folder / name)
-            found[onnx_name] = load(folder / name)
+            models[onnx_name] = load(folder / name)
         if (native_name := f"native, {name}") in names:
-            found[native_name] = engine_for(here, "native", compare=False).family
-    return found
+            models[native_name] = engine_for(here, "native", compare=False).family
+    return models
 
 
 def sound(num_mel: int, num_rows: int, bins: int) -> Tensor:
@@ -143,17 +143,17 @@ def speed_rows(models: dict[str, Any], streams: list[int], rounds: int, seconds:
                     spent = sum(next(step) for _ in range(num_chunks))
                     if number:
                         times[name].append(spent / (num_chunks * chunk_s(tier) * count))
-            for name, found in times.items():
+            for name, factors in times.items():
                 rows.append(
                     {
                         "form": name,
                         "right context": tier.right,
                         "latency ms": round(1000 * chunk_s(tier)),
                         "streams": count,
-                        "real-time factor": rounded(median(found)),
-                        "least": rounded(min(found)),
-                        "most": rounded(max(found)),
-                        "times faster": rounded(median(times[REFERENCE]) / median(found)),
+                        "real-time factor": rounded(median(factors)),
+                        "least": rounded(min(factors)),
+                        "most": rounded(max(factors)),
+                        "times faster": rounded(median(times[REFERENCE]) / median(factors)),
                         "state KB a stream": round(state_bytes(models[name], tier) / 1000),
                     }
                 )

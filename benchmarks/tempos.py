@@ -110,7 +110,7 @@ def main() -> None:
         "none": BatchDecoder(model, plain),
         options.tempos: BatchDecoder(model, replace(plain, tempos=tempos)),
     }
-    found: dict[tuple[str, str], Texts] = defaultdict(Texts)
+    by_sound: dict[tuple[str, str], Texts] = defaultdict(Texts)
     for path in options.corpora:
         for played in (None, *(options.played if path.name.startswith("dev") else ())):
             everything = list(sounds(path, options.limit, played))
@@ -125,7 +125,7 @@ def main() -> None:
                     rows = decoder.decode(heard, [[one[3]] for one in batch], [one[2] for one in batch])
                     took_s = time.perf_counter() - began
                     for one, samples, [(text, evidence)] in zip(batch, heard, rows, strict=True):
-                        texts = found[one[0], way]
+                        texts = by_sound[one[0], way]
                         texts.written.append(
                             ("" if evidence.kept is None else evidence.kept) if evidence.dropped else text
                         )
@@ -133,7 +133,8 @@ def main() -> None:
                         texts.seconds += took_s * len(samples) / sum(map(len, heard))
                         texts.audio_s += len(samples) / 16_000
     rows = [
-        {"sound": name, "heard again at": way, **texts.row()} for (name, way), texts in sorted(found.items())
+        {"sound": name, "heard again at": way, **texts.row()}
+        for (name, way), texts in sorted(by_sound.items())
     ]
     for row in rows:
         print(*row.values(), sep="\t")

@@ -110,10 +110,10 @@ def measure(what: str, ways: Ways, rounds: int, at_once: int) -> list[dict[str, 
         {
             "what": what,
             "way": name,
-            "us": spread(found, 0),
-            "of the first's time": spread([a / b for a, b in zip(found, first, strict=True)], 2),
+            "us": spread(microseconds, 0),
+            "of the first's time": spread([a / b for a, b in zip(microseconds, first, strict=True)], 2),
         }
-        for name, found in times.items()
+        for name, microseconds in times.items()
     ]
 
 

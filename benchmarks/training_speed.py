@@ -119,14 +119,14 @@ def transformers_examples(folder: Path) -> list[dict[str, Any]]:
         1:
     ]  # the first is what transformers puts before labels
     extractor = WhisperFeatureExtractor.from_pretrained(folder / "transformers")
-    manifest, found = Manifest(folder / "data"), []
+    manifest, examples = Manifest(folder / "data"), []
     for i in range(len(manifest)):
         samples = manifest.samples(i)
         text = ours.tokens.text_to_tokens(" " + manifest[i].text)
         features = extractor(samples, sampling_rate=RATE, return_tensors="np").input_features[0]
         labels = [*prompt, *text, ours.end_token]
-        found.append({"features": features, "labels": labels, "seconds": len(samples) / RATE})
-    return found
+        examples.append({"features": features, "labels": labels, "seconds": len(samples) / RATE})
+    return examples
 
 
 def theirs(folder: Path, batch: int, ready: Callable[[Counts], None]) -> None:
@@ -250,18 +250,18 @@ def spread(values: list[float], digits: int) -> str:
 
 def summary(rounds: dict[str, list[Counts]]) -> list[dict[str, str]]:
     """A row for each system; ratios are taken within a round."""
-    per_s = {name: [r["audio_s"] / r["seconds"] for r in found] for name, found in rounds.items()}
+    per_s = {name: [r["audio_s"] / r["seconds"] for r in runs] for name, runs in rounds.items()}
     rows = []
-    for name, found in rounds.items():
+    for name, runs in rounds.items():
         ratios = [a / b for a, b in zip(per_s[name], per_s.get(REFERENCE, []), strict=False)]
-        padding = 1 - sum(r["audio_s"] for r in found) / sum(r["padded_s"] for r in found)
+        padding = 1 - sum(r["audio_s"] for r in runs) / sum(r["padded_s"] for r in runs)
         rows.append(
             {
                 "system": name,
                 "trained on": SYSTEMS[name],
-                "rounds": str(len(found)),
+                "rounds": str(len(runs)),
                 "speech per second, s": spread(per_s[name], 1),
-                "words per second": spread([r["words"] / r["seconds"] for r in found], 0),
+                "words per second": spread([r["words"] / r["seconds"] for r in runs], 0),
                 "padding": f"{padding:.0%}",
                 f"times {REFERENCE}": spread(ratios, 2) if ratios else "-",
             }

@@ -54,8 +54,8 @@ def skewed(table: Tensor) -> Tensor:
     """(T + U, B, U + 1) by anti-diagonal."""
     _, frames, width = table.shape
     t = torch.arange(frames + width - 1)[:, None] - torch.arange(width)
-    found = table[:, t.clamp(0, frames - 1), torch.arange(width)]
-    return found.masked_fill((t < 0) | (t >= frames), NEVER).transpose(0, 1)
+    shifted = table[:, t.clamp(0, frames - 1), torch.arange(width)]
+    return shifted.masked_fill((t < 0) | (t >= frames), NEVER).transpose(0, 1)
 
 
 def library(logits: Tensor, targets: Tensor, num_frames: Tensor, num_targets: Tensor) -> Tensor:
@@ -109,28 +109,28 @@ def runs_of(shape: tuple[int, ...]) -> dict[str, Callable[[], Tensor]]:
 
 def check(shape: tuple[int, ...]) -> None:
     """All forms on logits give the same losses and gradients."""
-    found = {}
+    results = {}
     for name, form in FORMS.items():
         logits, *rest = made(shape)
         loss = form(logits, *rest)
         loss.sum().backward()
-        found[name] = loss.detach(), logits.grad
-    for name, (loss, gradient) in found.items():
-        torch.testing.assert_close(loss, found["naive"][0], rtol=1e-4, atol=1e-3, msg=name)
-        torch.testing.assert_close(gradient, found["naive"][1], rtol=1e-2, atol=1e-4, msg=name)
+        results[name] = loss.detach(), logits.grad
+    for name, (loss, gradient) in results.items():
+        torch.testing.assert_close(loss, results["naive"][0], rtol=1e-4, atol=1e-3, msg=name)
+        torch.testing.assert_close(gradient, results["naive"][1], rtol=1e-2, atol=1e-4, msg=name)
 
 
 def times_s(shape: tuple[int, ...], rounds: int) -> dict[str, list[float]]:
     """Seconds of each form, one after the other in every round."""
     runs = runs_of(shape)
-    found: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
             start = time.perf_counter()
             run().sum().backward()
             if number:  # the first warms up
-                found[name].append(time.perf_counter() - start)
-    return found
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
 
 
 def peak(name: str, shape: tuple[int, ...]) -> None:

@@ -107,14 +107,14 @@ def theirs(folder: Path, threads: int) -> Callable[[np.ndarray], int]:
     kind = json.loads((folder / MODEL / "config.json").read_text())["model_type"]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    found = onnx_asr.load_model(
+    recogniser = onnx_asr.load_model(
         LAYOUTS[kind],
         folder / GRAPHS,
         quantization="int8",
         sess_options=options,
         providers=["CPUExecutionProvider"],
     )
-    timed = found.with_timestamps()
+    timed = recogniser.with_timestamps()
     return lambda samples: len(timed.recognize(samples).tokens)
 
 

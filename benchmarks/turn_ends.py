@@ -92,7 +92,7 @@ def signals(family: Family, sound: TurnSound) -> dict[str, float]:
     samples, language = sound.samples, sound.sentence.language
     duration_s, target = len(samples) / SAMPLE_RATE, Target(language=language, source=language)
     memory = family.encode(family.features([samples]))
-    found = search(family, memory, [[target]], PLAIN, [duration_s])[0][0]
+    hypothesis = search(family, memory, [[target]], PLAIN, [duration_s])[0][0]
     encode, head = family.capabilities.encode_text, family.capabilities.transcript_head
     assert encode is not None
     assert head is not None
@@ -102,17 +102,17 @@ def signals(family: Family, sound: TurnSound) -> dict[str, float]:
         return align(family, memory, [[target]], row, [duration_s])[0][0].log_probabilities[-1]
 
     heard = head.decode_transcript(best_path(head.transcript_log_probs(memory)[0].float().numpy())[0])
-    looks = attended_s(family, memory, [[target]], [[found.tokens]], [duration_s])[0][0]
+    looks = attended_s(family, memory, [[target]], [[hypothesis.tokens]], [duration_s])[0][0]
     earlier = samples[: max(len(samples) - SAMPLE_RATE // 2, SAMPLE_RATE // 2)]
     before = family.encode(family.features([earlier]))
     first = search(family, before, [[target]], PLAIN, [len(earlier) / SAMPLE_RATE])[0][0]
     speech = samples[: len(samples) - round(SILENCE_S * SAMPLE_RATE)]
     return {
-        END: ends(found.tokens),
+        END: ends(hypothesis.tokens),
         END_OF_CTC: ends(encode(heard)),
-        LIKELY: found.mean_log_probability,
+        LIKELY: hypothesis.mean_log_probability,
         UNHEARD: -float(sum(second >= duration_s - SILENCE_S - 0.12 for second in looks)),
-        STABLE: float(first.tokens == found.tokens),
+        STABLE: float(first.tokens == hypothesis.tokens),
         ENERGY: -math.log(_loudness(speech[-SAMPLE_RATE // 4 :]) / _loudness(speech)),
         PITCH: -_pitch_slope(speech[-round(0.6 * SAMPLE_RATE) :]),
     }
@@ -124,14 +124,14 @@ def _loudness(samples: np.ndarray) -> float:
 
 def _pitch_slope(samples: np.ndarray) -> float:
     """Slope of the logarithm of the pitch, by autocorrelation of 40 ms every 10 ms; 0 where little is voiced."""
-    width, step, found = SAMPLE_RATE // 25, SAMPLE_RATE // 100, []
+    width, step, points = SAMPLE_RATE // 25, SAMPLE_RATE // 100, []
     for begin in range(0, len(samples) - width, step):
         piece = samples[begin : begin + width]
         lags = np.correlate(piece - piece.mean(), piece - piece.mean(), "full")[width - 1 :]
         lag = SAMPLE_RATE // 400 + int(lags[SAMPLE_RATE // 400 : SAMPLE_RATE // 70].argmax())
         if _loudness(piece) > 0.02 and lags[lag] > 0.4 * lags[0]:
-            found.append((begin / SAMPLE_RATE, math.log(SAMPLE_RATE / lag)))
-    return float(np.polyfit(*zip(*found, strict=True), 1)[0]) if len(found) > 5 else 0.0
+            points.append((begin / SAMPLE_RATE, math.log(SAMPLE_RATE / lag)))
+    return float(np.polyfit(*zip(*points, strict=True), 1)[0]) if len(points) > 5 else 0.0
 
 
 def auc_with_interval(scores: np.ndarray, finished: np.ndarray, names: Sequence[str]) -> dict[str, float]:
@@ -164,9 +164,9 @@ def measure_signals(options: argparse.Namespace) -> dict[str, Any]:
     ]
     scores: dict[str, list[float]] = {}
     for number, (_, _, sound) in enumerate(tested):
-        found = signals(family, sound)
-        found[STATES] = ends.probabilities(torch.from_numpy(states_of(family, [sound.samples])))[0]
-        for name, value in found.items():
+        values = signals(family, sound)
+        values[STATES] = ends.probabilities(torch.from_numpy(states_of(family, [sound.samples])))[0]
+        for name, value in values.items():
             scores.setdefault(name, []).append(value)
         if number % 100 == 0:
             print(number, len(tested), flush=True)
@@ -178,8 +178,8 @@ def measure_signals(options: argparse.Namespace) -> dict[str, Any]:
         row: dict[str, Any] = {"signal": name}
         for what, part in (("all", whole | True), ("natural_pauses", natural), ("unseen_wording", unseen)):
             names = [f"{t[0]} {t[2].sentence.speaker}" for t, own in zip(tested, part, strict=True) if own]
-            found = auc_with_interval(np.array(scores[name])[part], whole[part], names)
-            row[what] = f"{found['auc']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+            values = auc_with_interval(np.array(scores[name])[part], whole[part], names)
+            row[what] = f"{values['auc']:.3f} ({values['low']:.3f} to {values['high']:.3f})"
         rows.append(row)
     return {
         "what": "area under the ROC curve, finished against cut off, speakers held out; 95 % intervals",
@@ -353,8 +353,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = measure_signals(options) if options.what == "signals" else measure_turns(options)
-    print(json.dumps(found, indent=1))
+    result = measure_signals(options) if options.what == "signals" else measure_turns(options)
+    print(json.dumps(result, indent=1))
     if options.out:
         head = {
             "machine": machine() | {"threads": 1},
@@ -363,7 +363,7 @@ def main() -> None:
             "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "model": "bundled",
         }
-        options.out.write_text(json.dumps(head | found, indent=1) + "\n", encoding="utf-8")
+        options.out.write_text(json.dumps(head | result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

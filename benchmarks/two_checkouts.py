@@ -60,13 +60,13 @@ def main() -> None:
     given = parser.parse_args()
     files = sorted(str(path) for path in RECORDINGS.iterdir())
     runs = [(seconds(given.before, files), seconds(given.now, files)) for _ in range(given.rounds)]
-    found = []
+    rows = []
     for number, what in enumerate(("command line", "load the model", "translate, model loaded")):
         sides = [[run[side][number] for run in runs] for side in (0, 1)]
         before, now = (f"{statistics.median(s):.3g} ({min(s):.3g} to {max(s):.3g})" for s in sides)
         ratio = statistics.median(sides[1]) / statistics.median(sides[0])
-        found.append({"what": what, "before s": before, "now s": now, "ratio": round(ratio, 2)})
-    keep(given.out, {"machine": machine(), "engine": "native", "rounds": given.rounds, "rows": found})
+        rows.append({"what": what, "before s": before, "now s": now, "ratio": round(ratio, 2)})
+    keep(given.out, {"machine": machine(), "engine": "native", "rounds": given.rounds, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -119,12 +119,12 @@ def times(root: Path, rounds: int) -> tuple[float, dict[str, np.ndarray]]:
 
 def compare(count: int, rounds: int) -> list[dict[str, object]]:
     """A row for each form: whole runs, and what more speech costs once the processes run."""
-    found = []
+    measured = []
     for number in (count, TIMES * count):
         with tempfile.TemporaryDirectory() as name:
             write_noise(Path(name) / "corpus", number)
-            found.append(times(Path(name), rounds if number == count else 1))
-    (short_s, short), (long_s, long) = found
+            measured.append(times(Path(name), rounds if number == count else 1))
+    (short_s, short), (long_s, long) = measured
     more = {
         name: (np.median(long[name], 0) - np.median(short[name], 0)) / (long_s - short_s) for name in short
     }
@@ -152,10 +152,10 @@ def peak_mb(count: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as root:
         write_noise(Path(root) / "corpus", count)
         command = [sys.executable, "-m", "benchmarks.units", "--memory", root]
-        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        completed = subprocess.run(command, capture_output=True, text=True, check=True)
     return {
         "speech_h": round(count * MEAN_S / 3600, 3),
-        "peak_mb": round(float(found.stdout.splitlines()[-1])),
+        "peak_mb": round(float(completed.stdout.splitlines()[-1])),
     }
 
 

@@ -119,17 +119,17 @@ def held_core() -> Iterator[None]:
 
 def measure(repeats: int) -> dict[tuple[str, str], list[float]]:
     """Seconds by what was done and how its threads waited."""
-    found: dict[tuple[str, str], list[float]] = {}
+    by_case: dict[tuple[str, str], list[float]] = {}
     works = {"translate": translate_s, "Whisper tiny, a call": call_s, "train": train_s}
     chosen = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     plain = {name: value for name, value in os.environ.items() if name not in chosen}
     for _ in track(range(repeats)):
         for what, work in works.items():
             for way, extra in WAYS.items():
-                found.setdefault((f"{what}, idle cores", way), []).append(work(plain | extra))
+                by_case.setdefault((f"{what}, idle cores", way), []).append(work(plain | extra))
                 with held_core():
-                    found.setdefault((f"{what}, one core held", way), []).append(work(plain | extra))
-    return found
+                    by_case.setdefault((f"{what}, one core held", way), []).append(work(plain | extra))
+    return by_case
 
 
 def shown(seconds: list[float]) -> str:
@@ -148,9 +148,9 @@ def main() -> None:
     if args.child:
         training()
         return
-    found = measure(args.repeats)
+    measured = measure(args.repeats)
     rows: dict[str, dict[str, Any]] = {}
-    for (what, way), seconds in found.items():
+    for (what, way), seconds in measured.items():
         rows.setdefault(what, {"work": what})[way] = shown(seconds)
     about = {"machine": platform.machine(), "repeats": args.repeats, "unit": "s"}
     keep(args.out, {**about, "rows": list(rows.values())}, "seconds")

@@ -175,13 +175,13 @@ def runs(work: Path) -> Iterator[dict[str, Any]]:
         for directory in sorted((work / "runs").glob(f"{name}-[0-9]*")):
             paths = {part: directory / part / "scores.json" for part in SCORED}
             if all(path.exists() for path in paths.values()):
-                found = {part: json.loads(path.read_text("utf-8")) for part, path in paths.items()}
+                by_part = {part: json.loads(path.read_text("utf-8")) for part, path in paths.items()}
                 yield {
                     "arm": name,
                     "seed": int(directory.name.rpartition("-")[2]),
-                    **{part: _mean_over_pairs(scores["numbers"]) for part, scores in found.items()},
-                    "model_sha256": found["prompts"]["model"]["sha256"],
-                    "data_sha256": {part: found[part]["data"][0]["sha256"] for part in SCORED},
+                    **{part: _mean_over_pairs(scores["numbers"]) for part, scores in by_part.items()},
+                    "model_sha256": by_part["prompts"]["model"]["sha256"],
+                    "data_sha256": {part: by_part[part]["data"][0]["sha256"] for part in SCORED},
                 }
 
 

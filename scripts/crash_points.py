@@ -36,15 +36,15 @@ def main() -> int:
         Machine(options.folder or Path(temporary), options.timeout) as runner,
     ):
         for name in options.commands or CASES:
-            found = explore(CASES[name], runner, options.most, report=print)
-            faults += len(found.faults)
+            result = explore(CASES[name], runner, options.most, report=print)
+            faults += len(result.faults)
             print(
-                f"{name}: {found.kills} kills, {len(found.faults)} faults",
-                *found.faults,
+                f"{name}: {result.kills} kills, {len(result.faults)} faults",
+                *result.faults,
                 sep="\n  ",
                 flush=True,
             )
-            known[name] = {**vars(found), "commit": commit(), "machine": machine()}
+            known[name] = {**vars(result), "commit": commit(), "machine": machine()}
             del known[name]["command"]
             write_json(options.out, {"commands": known})
     return int(faults > 0)

@@ -81,10 +81,10 @@ def _package() -> griffe.Module:
 
 
 def _options(dotted: str) -> Iterator[str]:
-    found = _package()[dotted.removeprefix("sprachbund.")]
-    if not isinstance(found, griffe.Class):
+    declared = _package()[dotted.removeprefix("sprachbund.")]
+    if not isinstance(declared, griffe.Class):
         raise PluginError(f"{dotted} is not a class; name the module that defines it")
-    yield from _fields(found, key="")
+    yield from _fields(declared, key="")
 
 
 def _fields(options: griffe.Class, *, key: str) -> Iterator[str]:
@@ -111,12 +111,12 @@ def _fields(options: griffe.Class, *, key: str) -> Iterator[str]:
 
 def _meanings(options: griffe.Class) -> dict[str, str]:
     """Field to its description in the `Attributes:` section of the class, or of a class that it inherits from."""
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for one in (*reversed(options.mro()), options):
         for section in one.docstring.parsed if one.docstring is not None else ():
             if isinstance(section, griffe.DocstringSectionAttributes):
-                found |= {attribute.name: attribute.description for attribute in section.value}
-    return found
+                descriptions |= {attribute.name: attribute.description for attribute in section.value}
+    return descriptions
 
 
 def _type(field: griffe.Attribute) -> str | griffe.Expr | None:
@@ -139,10 +139,10 @@ def _option_class(field: griffe.Attribute) -> griffe.Class | None:
     for name in names:
         if not name.canonical_path.startswith("sprachbund."):
             continue
-        found = _package()[name.canonical_path.removeprefix("sprachbund.")]
-        found = found.final_target if isinstance(found, griffe.Alias) else found
-        if isinstance(found, griffe.Class):
-            return found
+        definition = _package()[name.canonical_path.removeprefix("sprachbund.")]
+        definition = definition.final_target if isinstance(definition, griffe.Alias) else definition
+        if isinstance(definition, griffe.Class):
+            return definition
     return None  # a type of the library, or a name for one such as a Literal
 
 

@@ -75,11 +75,11 @@ TEXTS = {
 
 def modules(root: Path) -> dict[str, Path]:
     """Every module of the package by its dotted name."""
-    found = {}
+    by_name = {}
     for path in sorted((root / "src" / "sprachbund").rglob("*.py")):
         parts = path.relative_to(root / "src").with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        by_name[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return by_name
 
 
 def imports(known: dict[str, Path], trees: dict[str, ast.Module]) -> dict[str, set[str]]:
@@ -150,7 +150,7 @@ def _optional_settings(trees: dict[str, ast.Module]) -> Iterator[tuple[str, bool
 
 def probes(trees: dict[str, ast.Module]) -> list[str]:
     """Where a package of the core asks an object by name what it can do, or exchanges its class."""
-    found = [one for one, is_setting in _optional_settings(trees) if not is_setting]
+    calls = [one for one, is_setting in _optional_settings(trees) if not is_setting]
     for name, tree in trees.items():
         if name.split(".")[1:2] and name.split(".")[1] not in CORE:
             continue
@@ -159,13 +159,13 @@ def probes(trees: dict[str, ast.Module]) -> list[str]:
             if called in ("getattr", "hasattr") and isinstance(node, ast.Call):
                 asked = node.args[1]
                 if isinstance(asked, ast.Constant):
-                    found.append(f"{name}:{node.lineno} {called} {asked.value}")
+                    calls.append(f"{name}:{node.lineno} {called} {asked.value}")
             if isinstance(node, ast.Assign):
                 exchanged = [
                     t for t in node.targets if isinstance(t, ast.Attribute) and t.attr == "__class__"
                 ]
-                found += [f"{name}:{node.lineno} __class__"] * len(exchanged)
-    return found
+                calls += [f"{name}:{node.lineno} __class__"] * len(exchanged)
+    return calls
 
 
 def undocumented(trees: dict[str, ast.Module]) -> list[str]:

@@ -20,26 +20,26 @@ HEADER = "# Written by scripts/lock.py. torch is installed first, by itself: see
 
 def closure(requirements: list[str], own_extras: dict[str, list[str]]) -> dict[str, str]:
     """Every installed package that these need, with its version; those of sprachbund's own extras too."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     waiting = [Requirement(text) for text in requirements]
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)
         if name == "sprachbund":
             waiting += [Requirement(text) for extra in requirement.extras for text in own_extras[extra]]
-        if name in found or name in ("sprachbund", "torch"):
+        if name in versions or name in ("sprachbund", "torch"):
             continue
         try:
             package = distribution(name)
         except PackageNotFoundError:
             continue  # wanted only on another system
-        found[name] = package.version
+        versions[name] = package.version
         for text in package.requires or []:
             needed = Requirement(text)
             extras = requirement.extras or {""}
             if needed.marker is None or any(needed.marker.evaluate({"extra": e}) for e in extras):
                 waiting.append(needed)
-    return found
+    return versions
 
 
 def write_lock(path: Path, requirements: list[str], *options: str) -> None:

@@ -44,10 +44,10 @@ def main() -> int:
         prepare(directory)
         for verb in wanted:
             if verb == "serve":
-                found: list[Seen] = []
-                with watched_service(directory, found, linger_s=LINGER_S) as address:
+                records: list[Seen] = []
+                with watched_service(directory, records, linger_s=LINGER_S) as address:
                     upload(address, directory / "talk.wav")
-                seen = found[0]
+                seen = records[0]
             else:
                 seen = watched(directory, VERBS[verb], linger_s=LINGER_S, timeout_s=900)
             table[verb] = {**asdict(seen), "in_home": homely(directory)}

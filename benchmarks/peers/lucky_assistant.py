@@ -70,8 +70,8 @@ def fixed_point(write: Callable[[tuple[int, ...]], tuple[int, ...]], most: int =
     """
     expected = write(())
     for _ in range(most):
-        found = write(expected)
-        if found == expected:
-            return found
-        expected = found
+        written = write(expected)
+        if written == expected:
+            return written
+        expected = written
     raise RuntimeError(f"what is written still changed after {most} calls")

@@ -76,8 +76,8 @@ class System:
     def _search(self, memory: Memory, windows: int, num_tokens: int, beam: int) -> list[Hypothesis]:
         options = DecodingOptions(beam_size=beam, min_tokens=num_tokens, max_tokens=num_tokens)
         targets = [[Target(language="en", source="en")]] * windows
-        found = search(self.family, memory, targets, options, speculation=self.speculation)
-        return [row for (row,) in found]
+        hypotheses = search(self.family, memory, targets, options, speculation=self.speculation)
+        return [row for (row,) in hypotheses]
 
     @torch.inference_mode()
     def _write(self, audio: np.ndarray) -> dict[int, list[int]]:

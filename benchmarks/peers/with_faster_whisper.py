@@ -49,8 +49,8 @@ class System:
             segments, _ = self.batched.transcribe(
                 audio, clip_timestamps=clips, batch_size=len(windows), **options
             )
-        found = list(segments)
-        for segment in found:
+        all_segments = list(segments)
+        for segment in all_segments:
             if len(segment.tokens) != num_tokens:
                 raise RuntimeError(f"{len(segment.tokens)} tokens in place of {num_tokens}")
-        return [segment.text for segment in found]
+        return [segment.text for segment in all_segments]

@@ -38,8 +38,8 @@ class System:
                 return_timestamps=False,
             )
             metrics = result.perf_metrics
-            if (found := metrics.get_num_generated_tokens()) != num_tokens:
-                raise RuntimeError(f"{found} tokens in place of {num_tokens}")
+            if (num_written := metrics.get_num_generated_tokens()) != num_tokens:
+                raise RuntimeError(f"{num_written} tokens in place of {num_tokens}")
             self.watch.add("features", metrics.get_features_extraction_duration().mean)
             self.watch.add("encode", metrics.get_encode_inference_duration().mean)
             texts.append(result.texts[0])

@@ -48,8 +48,8 @@ class System:
         if self.assistant is not None:
             self.assistant.expect(self.written[len(windows[0])])
         tokens = self._generate(windows, num_tokens, beam)
-        if (found := tokens.shape[1]) not in (num_tokens, num_tokens + len(self._prompt())):
-            raise RuntimeError(f"{found} tokens in place of {num_tokens}")
+        if (num_written := tokens.shape[1]) not in (num_tokens, num_tokens + len(self._prompt())):
+            raise RuntimeError(f"{num_written} tokens in place of {num_tokens}")
         return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
 
     @torch.inference_mode()

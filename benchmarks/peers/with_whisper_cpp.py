@@ -58,8 +58,8 @@ class System:
         began = time.perf_counter()
         if _pywhispercpp.whisper_full(self.context, self.params, window, window.size):
             raise RuntimeError("whisper.cpp could not transcribe")
-        if (found := _pywhispercpp.whisper_full_n_tokens(self.context, 0)) != num_tokens:
-            raise RuntimeError(f"{found} tokens in place of {num_tokens}")
+        if (num_written := _pywhispercpp.whisper_full_n_tokens(self.context, 0)) != num_tokens:
+            raise RuntimeError(f"{num_written} tokens in place of {num_tokens}")
         self.watch.add("features", 1000 * (self.marks["encode"] - began))
         self.watch.add("encode", 1000 * (self.marks["logits"] - self.marks["encode"]))
         return bytes(_pywhispercpp.whisper_full_get_segment_text(self.context, 0)).decode(errors="replace")

@@ -32,10 +32,10 @@ def read_mutants(kind: str, content: bytes, count: int, first: int, confined: in
         if number < first:
             continue
         began = time.monotonic()
-        found = outcome(mutant)
+        result = outcome(mutant)
         took_s = time.monotonic() - began
-        alike = number >= confined or outcome(mutant, untrusted=True) == found
-        to.send((found, took_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, alike))
+        alike = number >= confined or outcome(mutant, untrusted=True) == result
+        to.send((result, took_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, alike))
 
 
 def measure(kind: str, count: int, confined: int) -> dict[str, Any]:
@@ -58,9 +58,9 @@ def measure(kind: str, count: int, confined: int) -> dict[str, Any]:
                     outcomes["hang"] += 1
                     done += 1
                     break
-                found, took_s, mib, alike = ours.recv()
-                outcomes[found if found in ("read", "refused") else "other error"] += 1
-                others += [found] * (found not in ("read", "refused"))
+                result, took_s, mib, alike = ours.recv()
+                outcomes[result if result in ("read", "refused") else "other error"] += 1
+                others += [result] * (result not in ("read", "refused"))
                 slowest_s, peak_mib, unlike = max(slowest_s, took_s), max(peak_mib, mib), unlike + (not alike)
                 done += 1
         except EOFError:

@@ -191,9 +191,9 @@ def _toml_mutants(content: bytes) -> Iterator[tuple[str, bytes]]:
 def _numbers(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     import re
 
-    for index, found in enumerate(re.finditer(rb"-?\d+(\.\d+)?", content)):
+    for index, match in enumerate(re.finditer(rb"-?\d+(\.\d+)?", content)):
         if index < 24:
-            yield content[: found.start()], content[found.end() :]
+            yield content[: match.start()], content[match.end() :]
 
 
 # Examples, one for each kind of file.
@@ -547,8 +547,10 @@ def _cell(folder: Path) -> Path:
     from sprachbund.research.encoder_transfer.results import CELL_FILE, CellScores, write_cell
 
     grid, cell = _grid()
-    found = CellScores(counts=np.ones((1, 1, 3, 2)), ids=["a", "b", "c"], metric="WER", training={"steps": 3})
-    write_cell(folder, cell, grid, found, 1.0)
+    scores = CellScores(
+        counts=np.ones((1, 1, 3, 2)), ids=["a", "b", "c"], metric="WER", training={"steps": 3}
+    )
+    write_cell(folder, cell, grid, scores, 1.0)
     return folder / CELL_FILE
 
 
@@ -810,8 +812,8 @@ def _own_skipped(folder: Path) -> Path:
 def _read_own_skipped(path: Path) -> None:
     from sprachbund.data.own import OwnOptions, _make_shard
 
-    found = _make_shard(path.parent, 0, (), OwnOptions(name="x", skip_bad=True), lambda n: None)
-    [str(fault) for fault in found]
+    faults = _make_shard(path.parent, 0, (), OwnOptions(name="x", skip_bad=True), lambda n: None)
+    [str(fault) for fault in faults]
 
 
 def _benchmark(folder: Path) -> Path:
@@ -866,8 +868,8 @@ def _cost(folder: Path) -> Path:
 def _read_cost(path: Path) -> None:
     from sprachbund.research.discrete_units.report import read_cost
 
-    found = read_cost(path.parent)
-    _ = found["cpu_s"] + 1.0, found["stored_bytes"] + 1.0
+    cost = read_cost(path.parent)
+    _ = cost["cpu_s"] + 1.0, cost["stored_bytes"] + 1.0
 
 
 def _parts_of_start(folder: Path) -> Path:
@@ -882,8 +884,8 @@ def _parts_of_start(folder: Path) -> Path:
 def _read_parts_of_start(path: Path) -> None:
     from sprachbund.research.encoder_transfer.starts import start_parts
 
-    found = start_parts(path.parents[2], "a")
-    assert all(isinstance(one, str) for one in found.values()), "not texts"
+    parts = start_parts(path.parents[2], "a")
+    assert all(isinstance(one, str) for one in parts.values()), "not texts"
 
 
 def _distilled(folder: Path) -> Path:
@@ -1034,7 +1036,7 @@ KINDS = (
 
 
 @dataclass(kw_only=True)
-class Found:
+class KindResult:
     """What came of a kind's mutants: counts by outcome, every fault with its mutant, memory beyond the example's."""
 
     counts: Counter[str]
@@ -1042,9 +1044,9 @@ class Found:
     memory_mib: float = 0.0
 
 
-def run_kind(kind: Kind, per_kind: int | None = None, seed: int = 20) -> Found:
+def run_kind(kind: Kind, per_kind: int | None = None, seed: int = 20) -> KindResult:
     """Read every mutant of a kind, or a fixed choice of `per_kind`; the example itself has to be read."""
-    found = Found(counts=Counter(), faults=[])
+    result = KindResult(counts=Counter(), faults=[])
     with tempfile.TemporaryDirectory() as name:
         pristine = Path(name) / "pristine"
         pristine.mkdir()
@@ -1062,11 +1064,11 @@ def run_kind(kind: Kind, per_kind: int | None = None, seed: int = 20) -> Found:
             shutil.copytree(pristine, work)
             (work / inside).write_bytes(content)
             outcome, line = _read(kind, work / inside)
-            found.counts[outcome] += 1
+            result.counts[outcome] += 1
             if outcome not in ("read", "refused"):
-                found.faults.append((change, f"{outcome}: {line}"))
-        found.memory_mib = _memory_mib() - before
-    return found
+                result.faults.append((change, f"{outcome}: {line}"))
+        result.memory_mib = _memory_mib() - before
+    return result
 
 
 def _memory_mib() -> float:
@@ -1106,10 +1108,10 @@ def _in_process(kind: Kind, per_kind: int | None, out: Any) -> None:
     with Path("/dev/null").open("w") as nowhere:
         sys.stdout = nowhere
         try:
-            found = run_kind(kind, per_kind)
+            result = run_kind(kind, per_kind)
         finally:
             sys.stdout = sys.__stdout__
-    out.send(found)
+    out.send(result)
 
 
 def main() -> int:
@@ -1129,11 +1131,11 @@ def main() -> int:
         process.start()
         theirs.close()
         try:
-            found: Found = ours.recv()
+            result: KindResult = ours.recv()
         except EOFError:
-            found = Found(counts=Counter(raw=1), faults=[("all", "the process died")])
+            result = KindResult(counts=Counter(raw=1), faults=[("all", "the process died")])
         process.join()
-        counts = found.counts
+        counts = result.counts
         row = {
             "kind": kind.name,
             "mutants": counts.total(),
@@ -1141,11 +1143,11 @@ def main() -> int:
             "refused": counts["refused"],
             "raw_errors": counts["raw"],
             "hangs": counts["hung"],
-            "memory_mib": round(found.memory_mib, 1),
+            "memory_mib": round(result.memory_mib, 1),
         }
         rows.append(row)
         print(json.dumps(row), flush=True)
-        for change, line in found.faults[: options.faults]:
+        for change, line in result.faults[: options.faults]:
             print(f"    {change}: {line}", flush=True)
     counted = ("mutants", "read", "refused", "raw_errors", "hangs")
     total = {name: sum(row[name] for row in rows) for name in counted}  # type: ignore[misc]

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.models.mutants import FAMILIES, MEMORY_BYTES, OWN, TIME_S, Found, try_all
+from tests.models.mutants import FAMILIES, MEMORY_BYTES, OWN, TIME_S, MutantResults, try_all
 
 from sprachbund.util.files import write_json
 
@@ -31,10 +31,10 @@ def main() -> None:
         rows = json.loads(options.out.read_text(encoding="utf-8"))["families"]
     with tempfile.TemporaryDirectory() as work:
         for family in options.families or FAMILIES:
-            found = try_all(family, options.seed, options.count, Path(work))
-            rows[family] = _row(found)
+            results = try_all(family, options.seed, options.count, Path(work))
+            rows[family] = _row(results)
             print(family, json.dumps(rows[family]), file=sys.stderr)
-            for fault in found.faults:
+            for fault in results.faults:
                 print(f"  {fault}", file=sys.stderr)
             _write(options.out, options.seed, rows)
 
@@ -53,10 +53,10 @@ def _write(path: Path, seed: int, rows: dict[str, Any]) -> None:
     write_json(path, report)
 
 
-def _row(found: Found) -> dict[str, int]:
-    seen = found.outcomes
+def _row(results: MutantResults) -> dict[str, int]:
+    seen = results.outcomes
     return {
-        "mutants": found.num_mutants,
+        "mutants": results.num_mutants,
         "refused": seen["refused"],
         "loaded": seen["loaded"],
         "loaded_with_other_weights": seen["silent"],
@@ -64,7 +64,7 @@ def _row(found: Found) -> dict[str, int]:
         "errors_of_many_lines": seen["many lines"],
         "crashes": seen["crash"],
         "hangs": seen["hang"],
-        "largest_memory_mib": round(found.memory_bytes / 2**20),
+        "largest_memory_mib": round(results.memory_bytes / 2**20),
     }
 
 

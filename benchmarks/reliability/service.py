@@ -277,15 +277,15 @@ def service(log: Path) -> Iterator[tuple[Target, psutil.Process]]:
         process = subprocess.Popen([sys.executable, "-m", "sprachbund", "serve", *options], stderr=stderr)
     try:
         for _ in range(1200):
-            found = re.search(r"page at http://127\.0\.0\.1:(\d+)/", log.read_text())
-            if found and _is_ready(f"http://127.0.0.1:{found[1]}"):
+            match = re.search(r"page at http://127\.0\.0\.1:(\d+)/", log.read_text())
+            if match and _is_ready(f"http://127.0.0.1:{match[1]}"):
                 break
             if process.poll() is not None:
                 raise SystemExit(f"the service ended: {log.read_text()}")
             time.sleep(0.1)
         else:
             raise SystemExit("the service did not begin within two minutes")
-        yield Target(int(found[1]), good_key, hostile_key), psutil.Process(process.pid)
+        yield Target(int(match[1]), good_key, hostile_key), psutil.Process(process.pid)
     finally:
         process.terminate()
         try:
@@ -316,11 +316,11 @@ def main() -> None:
         log = Path(folder) / "log"
         began_load = os.getloadavg()[0]
         with service(log) as (target, process):
-            found = asyncio.run(load_for(options.seconds, target, process))
+            measured = asyncio.run(load_for(options.seconds, target, process))
         lines = log.read_text(errors="replace").splitlines()
     if options.log is not None:
         options.log.write_text("\n".join(lines))
-    found["log"] = {"lines": len(lines), "tracebacks": sum("Traceback" in line for line in lines)}
+    measured["log"] = {"lines": len(lines), "tracebacks": sum("Traceback" in line for line in lines)}
     values = {
         "measures": "good clients beside hostile ones",
         "seconds": options.seconds,
@@ -330,7 +330,7 @@ def main() -> None:
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": commit(),
         "versions": versions() | {name: version(name) for name in SERVICE_LIBRARIES},
-        **found,
+        **measured,
     }
     write_json(options.out, values)
     print(json.dumps(values, indent=1))

@@ -77,8 +77,8 @@ def fuzz() -> list[dict[str, Any]]:
 
 def restarts() -> list[dict[str, Any]]:
     """One row: a service that is killed, and started again by a loop."""
-    found: list[dict[str, Any]] = _read("restarts")["rows"]
-    return found
+    rows: list[dict[str, Any]] = _read("restarts")["rows"]
+    return rows
 
 
 def network() -> list[dict[str, Any]]:
@@ -97,21 +97,21 @@ def network() -> list[dict[str, Any]]:
 
 def service() -> list[dict[str, Any]]:
     """One row: how good clients fare beside hostile ones."""
-    found = _read("service")
-    good, answer_s = found["good"], found["good"]["answer_s"]
+    service = _read("service")
+    good, answer_s = service["good"], service["good"]["answer_s"]
     return [
         {
-            "seconds": round(found["seconds"]),
-            "hostile clients": sum(kind["clients"] for kind in found["hostile"].values()),
+            "seconds": round(service["seconds"]),
+            "hostile clients": sum(kind["clients"] for kind in service["hostile"].values()),
             "good requests": good["requests"],
             "answered": good["answered"],
             "asked to retry": sum(good["refused"].values()),
             "lost": good["lost"],
             "answer p50, s": float(answer_s["p50"]),
             "answer p95, s": float(answer_s["p95"]),
-            "most memory, MiB": found["memory_mib"]["largest"],
-            "tracebacks": found["log"]["tracebacks"],
-            "processor": found["machine"]["processor"],
+            "most memory, MiB": service["memory_mib"]["largest"],
+            "tracebacks": service["log"]["tracebacks"],
+            "processor": service["machine"]["processor"],
         }
     ]
 
@@ -121,14 +121,14 @@ def crash_points() -> list[dict[str, Any]]:
     return [
         {
             "command": name,
-            "changes of the output": found["changes"],
-            "kills": found["kills"],
-            "reruns that failed": len(found["failed"]),
-            "reruns with other bytes": len(found["different"]),
-            "names before content": len(found["unflushed"]),
-            "processor": found["machine"]["processor"],
+            "changes of the output": result["changes"],
+            "kills": result["kills"],
+            "reruns that failed": len(result["failed"]),
+            "reruns with other bytes": len(result["different"]),
+            "names before content": len(result["unflushed"]),
+            "processor": result["machine"]["processor"],
         }
-        for name, found in _read("crash_points")["commands"].items()
+        for name, result in _read("crash_points")["commands"].items()
     ]
 
 

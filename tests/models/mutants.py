@@ -96,7 +96,7 @@ class Mutant:
 
 
 @dataclass
-class Found:
+class MutantResults:
     """What became of the mutants of a family.
 
     Attributes:
@@ -122,19 +122,19 @@ def make_directory(family: str, directory: Path) -> None:
 def mutants(directory: Path, seed: int, *, own: bool) -> list[Mutant]:
     """Every mutant of a directory, in an order drawn with `seed`."""
     rng = random.Random(seed)
-    found: list[Mutant] = []
+    mutants: list[Mutant] = []
     for path in sorted(p for p in directory.rglob("*") if p.is_file()):
         name = str(path.relative_to(directory))
-        found += _byte_mutants(name, path.read_bytes(), rng, own=own)
+        mutants += _byte_mutants(name, path.read_bytes(), rng, own=own)
         if path.suffix == ".json":
-            found += _json_mutants(name, json.loads(path.read_bytes()), rng)
+            mutants += _json_mutants(name, json.loads(path.read_bytes()), rng)
         if path.suffix == ".safetensors":
-            found += list(_tensor_mutants(name, path, rng))
-    rng.shuffle(found)
-    return found
+            mutants += list(_tensor_mutants(name, path, rng))
+    rng.shuffle(mutants)
+    return mutants
 
 
-def try_all(family: str, seed: int, count: int | None, work: Path) -> Found:
+def try_all(family: str, seed: int, count: int | None, work: Path) -> MutantResults:
     """Make a directory of a family, load its mutants (the first `count`), and say what became of them."""
     original = work / family
     with _lone_process(["make", family, str(original)]) as process:
@@ -142,28 +142,28 @@ def try_all(family: str, seed: int, count: int | None, work: Path) -> Found:
     assert process.returncode == 0, output
     total = len(mutants(original, seed, own=family in OWN))
     total = total if count is None else min(total, count)
-    found, first = Found(), 0
+    results, first = MutantResults(), 0
     while first < total:
-        first = _load_from(family, original, seed, first, total, found)
-    return found
+        first = _load_from(family, original, seed, first, total, results)
+    return results
 
 
-def try_some(families: Sequence[str], seed: int, count: int, work: Path) -> Found:
+def try_some(families: Sequence[str], seed: int, count: int, work: Path) -> MutantResults:
     """As `try_all`, of some mutants of several families, in one process: a short form for the tests."""
-    found = Found()
+    results = MutantResults()
     with _lone_process(["sample", str(work), str(seed), str(count), *families]) as process:
         output, _ = process.communicate(timeout=300)
     for line in output.splitlines():
         if line.startswith("@") and "outcome" in (said := json.loads(line[1:])):
-            found.outcomes[said["outcome"]] += 1
+            results.outcomes[said["outcome"]] += 1
             if said["outcome"] not in ("refused", "loaded"):
-                found.faults.append(f"{said['mutant']}: {said['outcome']}: {said['reason']}")
+                results.faults.append(f"{said['mutant']}: {said['outcome']}: {said['reason']}")
     if process.returncode != 0:
-        found.faults.append(f"the process ended with {process.returncode}: {output[-500:]}")
-    return found
+        results.faults.append(f"the process ended with {process.returncode}: {output[-500:]}")
+    return results
 
 
-def _load_from(family: str, original: Path, seed: int, first: int, total: int, found: Found) -> int:
+def _load_from(family: str, original: Path, seed: int, first: int, total: int, results: MutantResults) -> int:
     """Load mutants from `first` on until the process ends; the first that it did not come to."""
     at, known = first, ""
     with _lone_process(["load", family, str(original), str(seed), str(first), str(total)]) as process:
@@ -175,17 +175,17 @@ def _load_from(family: str, original: Path, seed: int, first: int, total: int, f
             if "begin" in said:
                 at, known = said["begin"], said["mutant"]
             elif "memory" in said:
-                found.memory_bytes = max(found.memory_bytes, said["memory"])
+                results.memory_bytes = max(results.memory_bytes, said["memory"])
             else:
-                found.outcomes[said["outcome"]] += 1
+                results.outcomes[said["outcome"]] += 1
                 if said["outcome"] not in ("refused", "loaded"):
-                    found.faults.append(f"{known}: {said['outcome']}: {said['reason']}")
+                    results.faults.append(f"{known}: {said['outcome']}: {said['reason']}")
                 at, known = at + 1, ""
         process.wait()
     if known:  # it died in the middle of one
         outcome = "hang" if process.returncode == -signal.SIGKILL else "crash"
-        found.outcomes[outcome] += 1
-        found.faults.append(f"{known}: {outcome}: the process ended with {process.returncode}")
+        results.outcomes[outcome] += 1
+        results.faults.append(f"{known}: {outcome}: the process ended with {process.returncode}")
         return at + 1
     assert process.returncode == 0, f"{family}: the process ended with {process.returncode} between mutants"
     return at
