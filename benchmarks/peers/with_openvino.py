@@ -1,5 +1,6 @@
 """OpenVINO GenAI: `WhisperPipeline`, weights in 8 bits, which says itself how long its parts took."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,17 @@ from worker import Stopwatch
 
 
 class System:
-    """Its processor plug-in decides itself in which numbers it computes beside the weights."""
+    """Its processor plug-in decides in which numbers it computes beside the weights, unless instructions are held.
+
+    ONEDNN_MAX_CPU_ISA takes the instructions away, and then it must not choose the bf16 that this processor has.
+    """
 
     version = openvino_genai.__version__
 
     def __init__(self, folder: Path, precision: str, threads: int, watch: Stopwatch) -> None:
+        held = {"INFERENCE_PRECISION_HINT": "f32"} if "ONEDNN_MAX_CPU_ISA" in os.environ else {}
         self.pipeline = openvino_genai.WhisperPipeline(
-            str(folder / OPENVINO), "CPU", INFERENCE_NUM_THREADS=threads, NUM_STREAMS=1
+            str(folder / OPENVINO), "CPU", INFERENCE_NUM_THREADS=threads, NUM_STREAMS=1, **held
         )
         self.watch = watch
         settings = self.pipeline.get_generation_config()
