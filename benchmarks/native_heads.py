@@ -1,6 +1,7 @@
 """What drafts gain inside the native engine: speed alone, with random weights and planted acceptance.
 
-Decoders have the shapes of Whisper small and medium, a memory of 30 s and the whole vocabulary. Drafts are Medusa heads
+Decoders have the shapes of Whisper small and medium, with a memory of 30 s and the whole vocabulary, or that of
+recipes/research/dual_scale_memory_bound.toml, with its vocabulary and a memory of 2.5 s. Drafts are Medusa heads
 of one block; a parasite of one block and of a quarter of the layers; a draft model of two layers and the same width, as
 Distil-Whisper has. A draft takes all its steps, and its draft tokens are replaced: by the token that the model will
 write with the probability asked for, or by another one. The model checks and refuses as always; tokens are compared.
@@ -14,6 +15,7 @@ import argparse
 import json
 import platform
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,29 +40,64 @@ from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.drafts import Parasite, ParasiteShape
 from sprachbund.util.processor import processor_name
 
-FRAMES, PROMPT = 1500, 4
+PROMPT, DRAFT_LAYERS = 4, 2
 
 
-DRAFT_LAYERS = 2
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A decoder and what it reads.
+
+    Attributes:
+        vocabulary_size: V.
+        width: D.
+        num_heads: H.
+        num_layers: L.
+        memory_width: of what it reads.
+        frames: T of what it reads.
+    """
+
+    vocabulary_size: int
+    width: int
+    num_heads: int
+    num_layers: int
+    memory_width: int
+    frames: int = 1500
+
+
+SHAPES = {
+    name: Shape(
+        vocabulary_size=config.vocabulary_size,
+        width=config.width,
+        num_heads=config.decoder_heads,
+        num_layers=config.decoder_layers,
+        memory_width=config.width,
+    )
+    for name, config in PRESETS.items()
+} | {
+    "recipe": Shape(
+        vocabulary_size=2006, width=512, num_heads=8, num_layers=12, memory_width=256, frames=32
+    )
+}
 
 
 def random_decoder(name: str, team: Any, num_layers: int | None = None) -> NativeDecoder:
-    """Of a Whisper's shape. Small weights keep its tokens from repeating at once."""
-    config = PRESETS[name]
+    """Of a shape. Small weights keep its tokens from repeating at once."""
+    shape_of = SHAPES[name]
     torch.manual_seed(0)
     decoder = TextDecoder(
-        vocabulary_size=config.vocabulary_size,
+        vocabulary_size=shape_of.vocabulary_size,
         max_tokens=448,
-        width=config.width,
-        num_heads=config.decoder_heads,
-        num_layers=num_layers or config.decoder_layers,
+        width=shape_of.width,
+        num_heads=shape_of.num_heads,
+        num_layers=num_layers or shape_of.num_layers,
+        memory_width=shape_of.memory_width,
     )
     shape, arrays = pack_decoder(decoder.eval())
     return NativeDecoder(shape, arrays, team, choose_instruction_set())
 
 
 def random_parasite(decoder: NativeDecoder, num_blocks: int) -> NativeParasite:
-    """Beside a decoder of Whisper's shape."""
+    """Beside a decoder, with feed-forwards of four times its width."""
     shape = ParasiteShape(
         width=decoder.shape.width,
         num_heads=decoder.shape.heads,
@@ -111,7 +148,8 @@ def measure(name: str, size: int, args: argparse.Namespace) -> list[dict[str, An
     team = native().Team(args.threads)
     decoder = random_decoder(name, team)
     width, layers = decoder.shape.width, decoder.shape.num_layers
-    states = torch.randn(size, FRAMES, width, generator=torch.Generator().manual_seed(1))
+    shape = SHAPES[name]
+    states = torch.randn(size, shape.frames, shape.memory_width, generator=torch.Generator().manual_seed(1))
     memory = Memory(states=states, num_frames=None)
     batch, prompts = started(decoder, states, args.tokens), [list(range(10, 10 + PROMPT))] * size
     clock = time.thread_time if args.threads == 1 else time.perf_counter
@@ -120,7 +158,7 @@ def measure(name: str, size: int, args: argparse.Namespace) -> list[dict[str, An
     other = (np.array(wanted) + 1) % decoder.shape.vocabulary_size
     smaller = random_decoder(name, team, DRAFT_LAYERS)
     cache = smaller.start(states, None, capacity=PROMPT + args.tokens)
-    parasites = {blocks: random_parasite(decoder, blocks) for blocks in (1, layers // 4)}
+    parasites = {blocks: random_parasite(decoder, blocks) for blocks in args.blocks or (1, layers // 4)}
     runs: dict[tuple[str, int], NativeRun | None] = {("none", 0): None}
     for k in args.draft_tokens:
         right = random.random(other.shape) < args.acceptance
@@ -163,8 +201,11 @@ def measure(name: str, size: int, args: argparse.Namespace) -> list[dict[str, An
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--shape", nargs="+", default=["small", "medium"], choices=list(PRESETS))
+    parser.add_argument("--shape", nargs="+", default=["small", "medium"], choices=list(SHAPES))
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument(
+        "--blocks", type=int, nargs="+", help="of parasites; 1 and a quarter of the layers if absent"
+    )
     parser.add_argument("--draft-tokens", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument(
         "--acceptance", type=float, default=0.85, help="of a draft token, if those before it were right"

@@ -40,3 +40,21 @@ def test_six_languages_are_shown_once_they_are_there(tmp_path: Path, monkeypatch
     assert (chrf.value, chrf.low, chrf.high) == (-1.2, -3.0, 0.5)
     assert (spans.label, spans.value) == ("plain mixture", 0.5)
     assert (router.value, router.low, router.high) == (81.25, 78.1, 84.0)
+
+
+def test_a_range_of_repeats_is_not_called_an_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranges = json.loads(summary("dual_scale", SYSTEMS["dual_scale"].lines()))["rows"]
+    assert all("lowest to highest of repeats" in row and "95 %" not in row for row in ranges)
+    speeds = [row["speed over the same model without a draft"] for row in ranges]
+    assert not any(speed.startswith("+") for speed in speeds)  # a ratio is no difference
+    (tmp_path / "results").mkdir()
+    rows = [
+        {"system": "pruned, no draft", "over base": 1.0, "over base, 95 %": ""},
+        {"system": "parasite", "over base": 1.412, "over base, 95 %": "1.38 to 1.44"},
+    ]
+    (tmp_path / "results" / "dual_scale_memory_bound.json").write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(results_page, "DOCS", tmp_path)
+    lines = SYSTEMS["dual_scale_memory_bound"].lines()
+    (row,) = json.loads(summary("dual_scale_memory_bound", lines))["rows"]
+    assert (row["what"], row["speed over the pruned model without a draft"]) == ("parasite", "1.41")
+    assert row["95 %"] == "1.38 to 1.44"

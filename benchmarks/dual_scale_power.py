@@ -1,0 +1,129 @@
+"""How often recipes/research/dual_scale_memory_bound.toml reaches its aim, by the acceptance of the parasite, before it is run.
+
+The cost of rounds is that of the shape with planted acceptance (native_heads_memory_bound.json). Rounds are then played
+many times: utterances of so many tokens as the texts of the phrasebook have, whose acceptance differs from utterance to
+utterance and from run to run, and a search that reads a prompt before its rounds, which takes as long as a pass and a
+fifth. The interval is the recipe's own, `gain_interval`, and the aim is that its lower end is 1.37 or more. The spread of
+acceptance is assumed; nobody knows that of trained models of this shape.
+
+Run: python -m benchmarks.dual_scale_power
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.rows import keep
+from rich.progress import track
+
+from sprachbund.research.dual_scale.report import gain_interval
+from sprachbund.research.dual_scale.speed import SystemSpeed
+
+HERE = Path(__file__).parent
+AIM = 1.37
+SOURCES = ("de", "en", "es", "fr", "it", "ru")
+UTTERANCES, SEEDS = 30, 3
+MEDIAN_TOKENS, SPREAD_OF_LENGTHS = 10, 0.75
+"""Of a log-normal distribution: half of the texts have 6 to 16 tokens, one in twenty more than 31."""
+BETWEEN_UTTERANCES, BETWEEN_SEEDS = 0.15, 0.02
+"""Standard deviations of the acceptance."""
+PROMPT, DRAFT_PROMPT = 1.2, 0.1
+"""Passes that a search takes before its rounds, and those that a draft takes more."""
+NOISE = 0.02
+"""Of a measured time, relative."""
+
+
+def round_costs() -> dict[int, float]:
+    """Blocks of a parasite to the time of a round with one draft token, in passes."""
+    rows = json.loads((HERE / "native_heads_memory_bound.json").read_text(encoding="utf-8"))["rows"]
+    costs = {}
+    for row in rows:
+        blocks = re.match(r"parasite, (\d) block", row["draft"])
+        if blocks and row["draft tokens"] == 1:
+            costs[int(blocks[1])] = row["tokens a pass"] / float(row["gain"].split()[0])
+    return costs
+
+
+def played(random: np.random.Generator, acceptance: float, cost: float) -> list[tuple[SystemSpeed, SystemSpeed]]:
+    """Times of all pairs and seeds, without a draft and with one."""
+    compared = []
+    lengths = {
+        source: np.exp(random.normal(np.log(MEDIAN_TOKENS), SPREAD_OF_LENGTHS, UTTERANCES)).round().clip(1)
+        for source in SOURCES
+    }
+    harder = {source: random.normal(0, BETWEEN_UTTERANCES, UTTERANCES) for source in SOURCES}
+    for seed in range(SEEDS):
+        own = acceptance + random.normal(0, BETWEEN_SEEDS)
+        for source in SOURCES:
+            tokens = lengths[source] + 1  # with its end
+            probability = np.clip(own + harder[source], 0.05, 0.98)
+            for target in SOURCES:
+                if target == source:
+                    continue
+                rounds = np.zeros(UTTERANCES)
+                left = tokens.copy()
+                while (left > 0).any():
+                    rounds += left > 0
+                    left -= 1 + (random.random(UTTERANCES) < probability)
+                noise = random.normal(1, NOISE, (2, UTTERANCES))
+                times = (PROMPT + tokens, PROMPT + DRAFT_PROMPT + rounds * cost)
+                base, drafted = (
+                    SystemSpeed(
+                        name=name,
+                        seed=seed,
+                        batch=1,
+                        pair=f"{source}>{target}",
+                        ms_per_token=(float(1000 * taken.sum() / tokens.sum()),),
+                        piece_tokens=tuple(map(int, tokens)),
+                        piece_s=tuple((float(second),) for second in taken),
+                        draft_tokens=(0, 0),
+                        predicted_gain=None,
+                        changed=0,
+                        rows=UTTERANCES,
+                    )
+                    for name, taken in zip(("base", "own"), times * noise, strict=True)
+                )
+                compared.append((base, drafted))
+    return compared
+
+
+def row_of(blocks: int, cost: float, acceptance: float, experiments: int) -> dict[str, Any]:
+    """Share of experiments that reach the aim."""
+    intervals = []
+    for number in range(experiments):
+        random = np.random.default_rng((blocks, round(100 * acceptance), number))
+        interval = gain_interval(played(random, acceptance, cost))
+        assert interval is not None
+        intervals.append(interval)
+    low, high = np.array(intervals).T
+    return {
+        "blocks": blocks,
+        "cost of a round": round(cost, 2),
+        "acceptance": f"{acceptance:.0%}",
+        "gain": round(float(np.mean((low + high) / 2)), 2),
+        "half-width": round(float(np.mean(high - low)) / 2, 3),
+        "aim reached": f"{np.mean(low >= AIM):.0%}",
+        "missed for certain": f"{np.mean(high < AIM):.0%}",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--experiments", type=int, default=100)
+    parser.add_argument("--acceptance", type=float, nargs="+", default=[0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9])
+    parser.add_argument("--out", type=Path, default=HERE / "dual_scale_power.json")
+    args = parser.parse_args()
+    costs = {blocks: cost for blocks, cost in round_costs().items() if blocks <= 2}
+    rows = [
+        row_of(blocks, cost, acceptance, args.experiments)
+        for blocks, cost in costs.items()
+        for acceptance in track(args.acceptance, description=f"{blocks} blocks")
+    ]
+    keep(args.out, {"aim": AIM, "experiments": args.experiments, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
