@@ -50,5 +50,5 @@ def test_the_harness_tells_faults(tmp_path: Path) -> None:
         assert path.read_bytes(), "empty"
 
     found = harness.run_kind(harness.Kind(name="a", make=make, read=read, form="json"))
-    assert [told for told, _ in found.faults] == ["empty"]
+    assert [change for change, _ in found.faults] == ["empty"]
     assert found.counts["read"] == found.counts.total() - 1

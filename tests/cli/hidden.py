@@ -118,20 +118,20 @@ def main(jobs: str, results: str) -> None:
     todo = list(enumerate(json.loads(Path(jobs).read_text(encoding="utf-8"))))
     count, running, found = len(todo), set[int](), []
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
+        workdir = Path(folder)
         while todo or running:
             while todo and len(running) < max(2, min(8, os.cpu_count() or 2)):
                 number, (arguments, hidden) = todo.pop(0)
                 child = os.fork()
                 if not child:
                     with suppress(BaseException):
-                        run(arguments, set(hidden), place / f"{number}.json", place / f"out{number}")
+                        run(arguments, set(hidden), workdir / f"{number}.json", workdir / f"out{number}")
                     os._exit(0)
                 running.add(child)
             child, _ = os.wait()
             running.discard(child)
         for number in range(count):
-            path = place / f"{number}.json"
+            path = workdir / f"{number}.json"
             found.append(
                 json.loads(path.read_text()) if path.exists() else {"code": 99, "err": "", "wanted": []}
             )

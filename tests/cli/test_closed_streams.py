@@ -12,11 +12,11 @@ CLOSED = "stdin or stdout is closed; open it, or let it be /dev/null"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
 
 
-def run(redirections: str, place: Path, *args: str) -> tuple[int, str, str]:
+def run(redirections: str, folder: Path, *args: str) -> tuple[int, str, str]:
     command = [sys.executable, "-m", "sprachbund", *args]
     ran = subprocess.run(
         ["sh", "-c", f'"$@" {redirections}', "sh", *command],
-        cwd=place, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
+        cwd=folder, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     return ran.returncode, ran.stdout, ran.stderr
 

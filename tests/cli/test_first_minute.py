@@ -298,17 +298,17 @@ def test_work_of_a_moment_shows_nothing(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("streams")
-    write_tiny_model(place / "tiny")
-    write_wav(place / "Grüße мир.wav", speech())
-    return place
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("streams")
+    write_tiny_model(root / "tiny")
+    write_wav(root / "Grüße мир.wav", speech())
+    return root
 
 
-def run(place: Path, env: Mapping[str, str], *args: str) -> tuple[int, bytes, bytes]:
+def run(root: Path, env: Mapping[str, str], *args: str) -> tuple[int, bytes, bytes]:
     ran = subprocess.run(
         [sys.executable, "-m", "sprachbund", *args],
-        cwd=place,
+        cwd=root,
         env={**os.environ, **env},
         capture_output=True,
         timeout=120,
@@ -330,11 +330,11 @@ TRANSLATE = (
 
 
 @pytest.mark.slow
-def test_letters_that_an_encoding_lacks_become_numbers(place: Path) -> None:
-    code, out, err = run(place, {"PYTHONIOENCODING": "latin-1"}, *TRANSLATE)
+def test_letters_that_an_encoding_lacks_become_numbers(root: Path) -> None:
+    code, out, err = run(root, {"PYTHONIOENCODING": "latin-1"}, *TRANSLATE)
     assert (code, err) == (0, b"")
     assert '"file": "Grüße \\u043c\\u0438\\u0440.wav"'.encode("latin-1") in out
-    code, out, err = run(place, {"PYTHONIOENCODING": "latin-1"}, "мир")
+    code, out, err = run(root, {"PYTHONIOENCODING": "latin-1"}, "мир")
     assert code == 2
     assert b"\\u043c\\u0438\\u0440" in err
 
@@ -348,18 +348,18 @@ def test_letters_that_an_encoding_lacks_become_numbers(place: Path) -> None:
         {"PYTHONIOENCODING": "ascii"},
     ],
 )
-def test_a_terminal_of_ascii_is_taken_for_utf_8(place: Path, env: dict[str, str]) -> None:
-    code, out, err = run(place, env, *TRANSLATE, "--format", "txt", "--out", "texts", "--overwrite")
+def test_a_terminal_of_ascii_is_taken_for_utf_8(root: Path, env: dict[str, str]) -> None:
+    code, out, err = run(root, env, *TRANSLATE, "--format", "txt", "--out", "texts", "--overwrite")
     assert (code, err) == (0, b"")
     out.decode("utf-8")
-    assert (place / "texts" / "Grüße мир.de.txt").read_text(encoding="utf-8")
+    assert (root / "texts" / "Grüße мир.de.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_a_reader_that_has_enough_ends_the_command_quietly(place: Path) -> None:
+def test_a_reader_that_has_enough_ends_the_command_quietly(root: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "sprachbund", "--help"],
-        cwd=place,
+        cwd=root,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -70,7 +70,7 @@ def test_raw_sound_comes_through_a_pipe(short, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--policy", "wait"], "local-agreement, alignatt"),
         (["--step", "0"], "--step is 0"),
@@ -83,11 +83,11 @@ def test_raw_sound_comes_through_a_pipe(short, monkeypatch, capsys):
         (["--microphone", "nobody-has-this"], "--microphone"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line(arguments, told, capsys, monkeypatch):
+def test_what_cannot_be_is_said_in_one_line(arguments, message, capsys, monkeypatch):
     installed(monkeypatch)
     assert main(["listen", *arguments]) in (1, 2)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sprachbund:")]
-    assert told in lines[-1]
+    assert message in lines[-1]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--microphone", "nobody-has-this"], ["--system-sound"]])

@@ -178,26 +178,26 @@ def leaves(command: Any, context: Any, path: tuple[str, ...] = ()) -> Iterator[s
         yield from leaves(child, inner, (*path, name))
 
 
-def run(place: Path, jobs: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, Any]]:
+def run(root: Path, jobs: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, Any]]:
     """What commands did with modules hidden: code, lines on stderr, and which modules they looked for."""
-    (place / "jobs.json").write_text(json.dumps([(line.split(), list(hidden)) for line, hidden in jobs]))
+    (root / "jobs.json").write_text(json.dumps([(line.split(), list(hidden)) for line, hidden in jobs]))
     arguments = [sys.executable, "-m", "tests.cli.hidden", "jobs.json", "results.json"]
     path = f"{ROOT / 'src'}:{ROOT}"
-    env = {"PATH": "/usr/bin:/bin", "HOME": str(place / "home"), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    subprocess.run(arguments, cwd=place, env=env, check=True, timeout=1800)
-    return json.loads((place / "results.json").read_text())
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(root / "home"), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    subprocess.run(arguments, cwd=root, env=env, check=True, timeout=1800)
+    return json.loads((root / "results.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the commands read."""
-    place = tmp_path_factory.mktemp("missing")
-    _write_models(place)
-    _write_few(place)
-    _write_data(place)
+    root = tmp_path_factory.mktemp("missing")
+    _write_models(root)
+    _write_few(root)
+    _write_data(root)
     setup = [line.split() for line in SETUP]
-    subprocess.run([sys.executable, "-c", _DRIVER, json.dumps(setup)], cwd=place, check=True, timeout=600)
-    return place
+    subprocess.run([sys.executable, "-c", _DRIVER, json.dumps(setup)], cwd=root, check=True, timeout=600)
+    return root
 
 
 _DRIVER = """
@@ -209,7 +209,7 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
-def _write_models(place: Path) -> None:
+def _write_models(root: Path) -> None:
     from sprachbund.models.conformer import Conformer
     from sprachbund.models.io import save
     from tests.models.seamless.support import make_checkpoint
@@ -227,31 +227,31 @@ def _write_models(place: Path) -> None:
     from tests.streaming.test_by_frames import tiny_transducer
     from tests.training import made
 
-    write_tiny_model(place / "tiny")
+    write_tiny_model(root / "tiny")
     base = made.make_model()
     three = base.config.model_copy(update={"num_decoder_layers": 3})
-    save(Conformer(three, base.tokenizer, base.transcript_tokenizer), place / "three_layers")
-    save(tiny_transducer(), place / "streaming")
-    save(make_model(), place / "llm")
-    make_directory(place / "whisper")
-    make_translator(place / "m2m", "m2m_100")
-    make_checkpoint(place / "seamless", "seamless_m4t_v2")
+    save(Conformer(three, base.tokenizer, base.transcript_tokenizer), root / "three_layers")
+    save(tiny_transducer(), root / "streaming")
+    save(make_model(), root / "llm")
+    make_directory(root / "whisper")
+    make_translator(root / "m2m", "m2m_100")
+    make_checkpoint(root / "seamless", "seamless_m4t_v2")
     nemo = made_model()
-    write_nemo(place / "x.nemo", nemo_config(nemo), nemo_weights(nemo), sentencepiece_model())
+    write_nemo(root / "x.nemo", nemo_config(nemo), nemo_weights(nemo), sentencepiece_model())
 
 
-def _write_few(place: Path) -> None:
+def _write_few(root: Path) -> None:
     """What the commands of `EVERY_TIME` read."""
     from tests.research.encoder_transfer.made import TIERS, rows, write
     from tests.stories.support import speech, write_wav
 
-    write_wav(place / "talk.wav", speech())
-    write(place / "results.csv", list(rows(5, noise=0.1, tiers=TIERS, bits=(32, 4))))
-    (place / "hypotheses.txt").write_text("Guten Tag.\n", encoding="utf-8")
-    (place / "references.txt").write_text("Guten Abend.\n", encoding="utf-8")
+    write_wav(root / "talk.wav", speech())
+    write(root / "results.csv", list(rows(5, noise=0.1, tiers=TIERS, bits=(32, 4))))
+    (root / "hypotheses.txt").write_text("Guten Tag.\n", encoding="utf-8")
+    (root / "references.txt").write_text("Guten Abend.\n", encoding="utf-8")
 
 
-def _write_data(place: Path) -> None:
+def _write_data(root: Path) -> None:
     import pyarrow as arrow
     from pyarrow import parquet
 
@@ -264,42 +264,42 @@ def _write_data(place: Path) -> None:
     from tests.stories.test_telephone import WORDING, texts
     from tests.units.made import write_corpus
 
-    write_corpus(place / "tones")
-    (place / "recipe.toml").write_text(_RECIPE)
+    write_corpus(root / "tones")
+    (root / "recipe.toml").write_text(_RECIPE)
     study = Path(sizes.__file__).parent / "encoder_transfer.tiny.toml"
-    (place / "study.toml").write_text(study.read_text())
-    write_lines(place / "log.jsonl", LOG)
-    write_lines(place / "references.jsonl", REFERENCE)
-    (place / "own").mkdir()
+    (root / "study.toml").write_text(study.read_text())
+    write_lines(root / "log.jsonl", LOG)
+    write_lines(root / "references.jsonl", REFERENCE)
+    (root / "own").mkdir()
     for name in ("one", "two"):
-        write_wav(place / "own" / f"{name}.wav", speech(name))
-        (place / "own" / f"{name}.txt").write_text(f"{name}.")
-    (place / "table.tsv").write_text("path\tlanguage\ttext\ntalk.wav\ten\tGood morning.\n", encoding="utf-8")
-    (place / "table.csv").write_text("path,language,text\ntalk.wav,en,Good morning.\n", encoding="utf-8")
-    (place / "voice" / "clips").mkdir(parents=True)
-    write_wav(place / "voice" / "clips" / "one.wav", speech("one"))
-    (place / "voice" / "validated.tsv").write_text("path\tsentence\none.wav\tone\n")
-    (place / "kaldi").mkdir()
-    (place / "kaldi" / "wav.scp").write_text("talk talk.wav\n")
-    (place / "kaldi" / "text").write_text("talk Good morning.\n")
+        write_wav(root / "own" / f"{name}.wav", speech(name))
+        (root / "own" / f"{name}.txt").write_text(f"{name}.")
+    (root / "table.tsv").write_text("path\tlanguage\ttext\ntalk.wav\ten\tGood morning.\n", encoding="utf-8")
+    (root / "table.csv").write_text("path,language,text\ntalk.wav,en,Good morning.\n", encoding="utf-8")
+    (root / "voice" / "clips").mkdir(parents=True)
+    write_wav(root / "voice" / "clips" / "one.wav", speech("one"))
+    (root / "voice" / "validated.tsv").write_text("path\tsentence\none.wav\tone\n")
+    (root / "kaldi").mkdir()
+    (root / "kaldi" / "wav.scp").write_text("talk talk.wav\n")
+    (root / "kaldi" / "text").write_text("talk Good morning.\n")
     recording = {"sources": [{"type": "file", "source": "own/one.wav", "channels": [0]}]}
     cut = {"id": "c", "start": 0.0, "duration": 0.3, "channel": 0, "recording": recording}
-    (place / "own.jsonl").write_text(json.dumps({**cut, "supervisions": [{"text": "one."}]}) + "\n")
+    (root / "own.jsonl").write_text(json.dumps({**cut, "supervisions": [{"text": "one."}]}) + "\n")
     folders = {s.language: s.folder for s in SPEAKERS if not s.held_out}
-    write_tree(place / "tree", folders, {tag: texts(tag) for tag in WORDING})
-    (place / "ntuml" / "data").mkdir(parents=True)
-    sound = {"bytes": (place / "talk.wav").read_bytes(), "path": "a.wav"}
+    write_tree(root / "tree", folders, {tag: texts(tag) for tag in WORDING})
+    (root / "ntuml" / "data").mkdir(parents=True)
+    sound = {"bytes": (root / "talk.wav").read_bytes(), "path": "a.wav"}
     row = {"audio": sound, "transcription": "好", "translation": "good", "file": "a.wav"}
     for split in ("train", "dev", "test"):
-        path = place / "ntuml" / "data" / f"{split}-00000-of-00001-abc.parquet"
+        path = root / "ntuml" / "data" / f"{split}-00000-of-00001-abc.parquet"
         parquet.write_table(arrow.Table.from_pylist([row]), path)
 
 
 @pytest.fixture(scope="module")
-def whole(place: Path) -> dict[str, dict[str, Any]]:
+def whole(root: Path) -> dict[str, dict[str, Any]]:
     """Every command with all packages."""
     lines = [line for commands in COMMANDS.values() for line in commands if line not in SLOW]
-    return dict(zip(lines, run(place, [(line, ()) for line in lines]), strict=True))
+    return dict(zip(lines, run(root, [(line, ()) for line in lines]), strict=True))
 
 
 def as_advised(line: str, hidden: Sequence[str], done: dict[str, Any]) -> str:
@@ -347,20 +347,20 @@ def test_every_verb_is_in_the_table() -> None:
 
 
 @pytest.mark.long
-def test_no_package_alone_is_unexpected(place: Path, whole: dict[str, dict[str, Any]]) -> None:
+def test_no_package_alone_is_unexpected(root: Path, whole: dict[str, dict[str, Any]]) -> None:
     alone = [
         (line, modules.split())
         for line, done in whole.items()
         for modules in MODULES.values()
         if set(modules.split()) & set(done["wanted"])
     ]
-    for (line, hidden), done in zip(alone, run(place, alone), strict=True):
+    for (line, hidden), done in zip(alone, run(root, alone), strict=True):
         if done["code"] != whole[line]["code"] or "pip install" in done["err"]:
             as_advised(line, hidden, done)
 
 
 @pytest.mark.long
-def test_what_each_error_advises_is_enough(place: Path, whole: dict[str, dict[str, Any]]) -> None:
+def test_what_each_error_advises_is_enough(root: Path, whole: dict[str, dict[str, Any]]) -> None:
     installed: dict[str, list[str]] = {line: [] for line in whole}
     left = list(whole)
     for _ in range(4):
@@ -371,7 +371,7 @@ def test_what_each_error_advises_is_enough(place: Path, whole: dict[str, dict[st
                 (line, [m for one, modules in MODULES.items() if one not in there for m in modules.split()])
             )
         left = []
-        for (line, hidden), done in zip(jobs, run(place, jobs), strict=True):
+        for (line, hidden), done in zip(jobs, run(root, jobs), strict=True):
             if done["code"] == whole[line]["code"] and not ADVICE.search(done["err"]):
                 continue
             extra = as_advised(line, hidden, done)
@@ -387,8 +387,8 @@ def test_what_each_error_advises_is_enough(place: Path, whole: dict[str, dict[st
 
 @pytest.mark.long
 @pytest.mark.parametrize("line", SLOW)
-def test_what_takes_long_looks_for_packages_first(place: Path, line: str) -> None:
-    [done] = run(place, [(line, MODULE_NAMES)])
+def test_what_takes_long_looks_for_packages_first(root: Path, line: str) -> None:
+    [done] = run(root, [(line, MODULE_NAMES)])
     assert as_advised(line, MODULE_NAMES, done) == "onnx"
 
 
@@ -398,9 +398,9 @@ HELP = [f"{verb} --help" for verb in COMMANDS]
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What commands do after a plain install."""
-    place, lines = tmp_path_factory.mktemp("plain"), [*EVERY_TIME, *HELP]
-    _write_few(place)
-    return dict(zip(lines, run(place, [(line, MODULE_NAMES) for line in lines]), strict=True))
+    root, lines = tmp_path_factory.mktemp("plain"), [*EVERY_TIME, *HELP]
+    _write_few(root)
+    return dict(zip(lines, run(root, [(line, MODULE_NAMES) for line in lines]), strict=True))
 
 
 @pytest.mark.slow

@@ -36,31 +36,31 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         yield hub
 
 
-def environment(hub: Hub, place: Path) -> dict[str, str]:
-    return {**os.environ, **hub.environment(place / "home")}
+def environment(hub: Hub, root: Path) -> dict[str, str]:
+    return {**os.environ, **hub.environment(root / "home")}
 
 
-def start(hub: Hub, place: Path, *args: str) -> subprocess.Popen[bytes]:
+def start(hub: Hub, root: Path, *args: str) -> subprocess.Popen[bytes]:
     """The command in a process of its own, since huggingface_hub reads its variables once."""
     return subprocess.Popen(
         [sys.executable, "-m", "sprachbund", *args],
-        cwd=place, env=environment(hub, place), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=root, env=environment(hub, root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
 
-def run(hub: Hub, place: Path, *args: str) -> Ran:
+def run(hub: Hub, root: Path, *args: str) -> Ran:
     """The command in a process of its own, and what it printed."""
     ran = subprocess.run(
         [sys.executable, "-m", "sprachbund", *args],
-        cwd=place, env=environment(hub, place), capture_output=True, text=True, timeout=200,
+        cwd=root, env=environment(hub, root), capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     return Ran(code=ran.returncode, out=ran.stdout, err=ran.stderr)
 
 
-def partial(place: Path) -> Path:
+def partial(root: Path) -> Path:
     """Where a part of the large file is kept."""
-    sha256 = hashlib.sha256((place / "large" / "model.safetensors").read_bytes()).hexdigest()
-    return place / "home" / "hub" / "models--someone--large" / "blobs" / f"{sha256}.incomplete"
+    sha256 = hashlib.sha256((root / "large" / "model.safetensors").read_bytes()).hexdigest()
+    return root / "home" / "hub" / "models--someone--large" / "blobs" / f"{sha256}.incomplete"
 
 
 def ranges(hub: Hub) -> list[str]:
@@ -148,12 +148,12 @@ def test_what_is_there_of_a_file_counts_in_the_progress(hub: Hub, tmp_path: Path
         [sys.executable, "-c", program],
         env=environment(hub, tmp_path), capture_output=True, text=True, timeout=200, check=True,
     )  # fmt: skip
-    told = [line.split() for line in ran.stdout.splitlines()]
-    done = [int(one) for one, _ in told]
+    lines = [line.split() for line in ran.stdout.splitlines()]
+    done = [int(one) for one, _ in lines]
     assert done == sorted(done)
     assert done[:2] == [20 * MIB, len(content)]
     assert done[-1] == len(content)
-    assert int(told[0][1]) == len(content)
+    assert int(lines[0][1]) == len(content)
     assert hub.sent["model.safetensors"] == 4 * MIB
 
 

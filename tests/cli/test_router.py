@@ -22,15 +22,15 @@ SPANS = [
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("router")
-    save(make_model(), place / "model")
-    write_wav(place / "talk.wav", spoken())
-    with ManifestWriter(place / "corpus") as writer:
+    folder = tmp_path_factory.mktemp("router")
+    save(make_model(), folder / "model")
+    write_wav(folder / "talk.wav", spoken())
+    with ManifestWriter(folder / "corpus") as writer:
         for name, custom in (("mixed", {"spans": SPANS}), ("plain", {})):
             writer.add(
                 speech(1.5)[0], text="la torre", language="es", speaker="", utterance_id=name, custom=custom
             )
-    return place
+    return folder
 
 
 def image(path: Path) -> np.ndarray:

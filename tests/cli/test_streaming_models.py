@@ -26,7 +26,7 @@ from tests.streaming.test_by_frames import tiny_transducer
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, theirs = tmp_path_factory.mktemp("streaming"), made_model()
     write_nemo(folder / "x.nemo", nemo_config(theirs), nemo_weights(theirs), sentencepiece_model())
     (folder / "hf").mkdir()
@@ -42,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def refused(place: Path):
+def refused(root: Path):
     def check(says: str, *args: str | Path) -> None:
         ran = command(*args)
         assert ran.code in (1, 2)
@@ -53,25 +53,25 @@ def refused(place: Path):
 
 
 @pytest.mark.slow
-def test_a_converted_checkpoint_is_a_model_like_any_other(place):
-    listed = json.loads(command("models", "show", place / "model", "--json").out)
+def test_a_converted_checkpoint_is_a_model_like_any_other(root):
+    listed = json.loads(command("models", "show", root / "model", "--json").out)
     assert listed["licence"] == "MIT"
     assert listed["pairs"] == [["en", "en"]]
     assert "NeMo" in listed["description"]
     for verb in (["transcribe"], ["translate", "--to", "en"]):
-        ran = command(verb[0], place / "a.wav", "--model", place / "model", *verb[1:], "--no-guard", "--json")
+        ran = command(verb[0], root / "a.wav", "--model", root / "model", *verb[1:], "--no-guard", "--json")
         assert ran.code == 0, ran.err
         assert json.loads(ran.out)["text"]
-    ran = command("listen", place / "a.wav", "--model", place / "model", "--to", "en", "--tier", "1")
+    ran = command("listen", root / "a.wav", "--model", root / "model", "--to", "en", "--tier", "1")
     assert ran.code == 0
     assert "]" in ran.out
 
 
-def test_transformers_and_nemo_give_the_same_model(place, tmp_path):
+def test_transformers_and_nemo_give_the_same_model(root, tmp_path):
     out = tmp_path / "model"
-    ran = command("convert", place / "hf", "--out", out, "--language", "en", "--json")
+    ran = command("convert", root / "hf", "--out", out, "--language", "en", "--json")
     assert json.loads(ran.out)["right_contexts"] == [13, 6, 1, 0]
-    first, second = (load_file(folder / "model.safetensors") for folder in (out, place / "model"))
+    first, second = (load_file(folder / "model.safetensors") for folder in (out, root / "model"))
     assert first.keys() == second.keys()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
@@ -101,40 +101,40 @@ def test_a_parakeet_of_nemo_is_converted(tmp_path):
     assert "does not name the model's languages" in ran.err
 
 
-def test_what_cannot_be_converted(place, refused, tmp_path):
+def test_what_cannot_be_converted(root, refused, tmp_path):
     out = ("--out", tmp_path / "new")
-    refused("is there already", "convert", place / "x.nemo", "--out", place / "model", "--language", "en")
-    refused("no language tag", "convert", place / "x.nemo", *out, "--language", "not a tag")
-    refused("no file", "convert", place / "y.nemo", *out, "--language", "en")
-    refused("not a whole .nemo archive", "convert", place / "a.wav", *out, "--language", "en")
-    refused("it streams", "convert", place / "x.nemo", *out, "--language", "en", "--head", "ctc")
-    refused("name them with --language", "convert", place / "x.nemo", *out)
-    refused("names the model None", "convert", place / "tiny", *out, "--language", "en")
-    refused("sprachbund convert", "transcribe", place / "a.wav", "--model", place / "x.nemo")
-    refused("sprachbund convert", "transcribe", place / "a.wav", "--model", place / "hf")
+    refused("is there already", "convert", root / "x.nemo", "--out", root / "model", "--language", "en")
+    refused("no language tag", "convert", root / "x.nemo", *out, "--language", "not a tag")
+    refused("no file", "convert", root / "y.nemo", *out, "--language", "en")
+    refused("not a whole .nemo archive", "convert", root / "a.wav", *out, "--language", "en")
+    refused("it streams", "convert", root / "x.nemo", *out, "--language", "en", "--head", "ctc")
+    refused("name them with --language", "convert", root / "x.nemo", *out)
+    refused("names the model None", "convert", root / "tiny", *out, "--language", "en")
+    refused("sprachbund convert", "transcribe", root / "a.wav", "--model", root / "x.nemo")
+    refused("sprachbund convert", "transcribe", root / "a.wav", "--model", root / "hf")
     assert not (tmp_path / "new").exists()
 
 
-def test_an_encoder_in_few_bits(place, tmp_path):
+def test_an_encoder_in_few_bits(root, tmp_path):
     out = tmp_path / "small"
     ran = command(
-        *("compress", "quantize", place / "model", "--out", out, "--encoder-bits", "5", "--symmetric"),
+        *("compress", "quantize", root / "model", "--out", out, "--encoder-bits", "5", "--symmetric"),
         *("--no-speech", "0", "--rounds", "0", "--json"),
     )
     assert ran.code == 0, ran.err
-    told = json.loads(ran.out)
-    assert (told["encoder_bits"], told["method"], told["symmetric"]) == (5, "k-quant", True)
-    assert 5.5 <= told["bits_per_weight"] < 6.5
-    assert told["after"]["parameters"] == told["before"]["parameters"]
-    assert told["after"]["bytes_on_disk"] < told["before"]["bytes_on_disk"]
+    values = json.loads(ran.out)
+    assert (values["encoder_bits"], values["method"], values["symmetric"]) == (5, "k-quant", True)
+    assert 5.5 <= values["bits_per_weight"] < 6.5
+    assert values["after"]["parameters"] == values["before"]["parameters"]
+    assert values["after"]["bytes_on_disk"] < values["before"]["bytes_on_disk"]
     assert json.loads(command("models", "show", out, "--json").out)["bits"] == 5
-    before, after = load(place / "model").state_dict(), load(out).state_dict()  # type: ignore[attr-defined]
+    before, after = load(root / "model").state_dict(), load(out).state_dict()  # type: ignore[attr-defined]
     assert all((before[name] == after[name]).all() for name in before.keys() & after.keys())
 
 
-def test_what_cannot_be_quantized(place, refused, tmp_path):
+def test_what_cannot_be_quantized(root, refused, tmp_path):
     new = ("--out", tmp_path / "new")
-    quantize = ("compress", "quantize", place / "tiny", *new)
+    quantize = ("compress", "quantize", root / "tiny", *new)
     refused("in 2 bits are not offered", *quantize, "--encoder-bits", "2")
     refused("give it too", *quantize, "--symmetric")
     refused("no streaming encoders", *quantize, "--encoder-bits", "4", "--packed")
@@ -142,8 +142,8 @@ def test_what_cannot_be_quantized(place, refused, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_what_cannot_be_exported(place, refused, tmp_path):
+def test_what_cannot_be_exported(root, refused, tmp_path):
     refused("only streaming encoders", "export", "bundled", "--out", tmp_path / "new")
-    refused("is there already", "export", place / "tiny", "--out", place / "hf")
-    refused("check the path", "export", place / "none", "--out", tmp_path / "new")
+    refused("is there already", "export", root / "tiny", "--out", root / "hf")
+    refused("check the path", "export", root / "none", "--out", tmp_path / "new")
     assert not (tmp_path / "new").exists()

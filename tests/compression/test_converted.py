@@ -37,25 +37,25 @@ NEW = {"de": "mean"}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two converted checkpoints that hear English, one of which is told so, and tones in English and German."""
-    place = tmp_path_factory.mktemp("converted")
+    root = tmp_path_factory.mktemp("converted")
     for seed, name in enumerate(("ml", "en")):
         theirs = made_model(seed=seed, prompted=name == "ml")
         path = write_nemo(
-            place / f"{name}.nemo", nemo_config(theirs), nemo_weights(theirs), sentencepiece_model()
+            root / f"{name}.nemo", nemo_config(theirs), nemo_weights(theirs), sentencepiece_model()
         )
-        convert(str(path), place / name, ["en"])
-    made.make_corpus(place / "data", 16)
-    return place
+        convert(str(path), root / name, ["en"])
+    made.make_corpus(root / "data", 16)
+    return root
 
 
-def recipe(place: Path, steps: int = 2, **changes: object) -> TranslatorRecipe:
+def recipe(root: Path, steps: int = 2, **changes: object) -> TranslatorRecipe:
     values = {
         "languages": ("en", "de"),
-        "train": [{"path": place / "data"}],
-        "dev": [{"path": place / "data"}],
-        "start": place / "ml",
+        "train": [{"path": root / "data"}],
+        "dev": [{"path": root / "data"}],
+        "start": root / "ml",
         "bits": 32,
         "fine_tuning": {"new_languages": NEW},
         "training": made.options(steps, optimizer="adamw", warmup_steps=1).model_dump(),
@@ -69,14 +69,14 @@ def losses(lines: list[str]) -> list[float]:
     return [float(line.split("loss ")[1].split()[0]) for line in lines if " ctc " in line]
 
 
-def test_training_hears_what_inference_hears(place: Path) -> None:
+def test_training_hears_what_inference_hears(root: Path) -> None:
     """And both hear what transformers' extractor gives."""
-    student = prepare_model(recipe(place), place, [])
+    student = prepare_model(recipe(root), root, [])
     plain = ExampleOptions(rows_per_utterance=1, time_masks=0, frequency_masks=0)
-    corpus = Corpus([(Manifest(place / "data"), 1.0)], student.examples, plain)
+    corpus = Corpus([(Manifest(root / "data"), 1.0)], student.examples, plain)
     batch = corpus.collate([corpus[(0, index, 1.0)] for index in range(6)])
     samples = [corpus.utterance(index)[1] for index in range(6)]
-    heard = load(place / "ml").features(samples)
+    heard = load(root / "ml").features(samples)
     assert batch.num_frames.equal(heard.num_frames)
     longest = heard.values.shape[1]
     assert batch.features[:, :longest].equal(heard.values)
@@ -88,22 +88,20 @@ def test_training_hears_what_inference_hears(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_learns_and_stays_what_it_is(place: Path, tmp_path: Path) -> None:
+def test_it_learns_and_stays_what_it_is(root: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     model = run(
-        recipe(place, 20, training=made.options(20, optimizer="adamw", log_every=1).model_dump()),
+        recipe(root, 20, training=made.options(20, optimizer="adamw", log_every=1).model_dump()),
         tmp_path,
         report=lines.append,
     )
     found = losses(lines)
     assert np.mean(found[-5:]) < 0.8 * np.mean(found[:3])
     assert "so it is trained on transcripts" in lines[0]
-    told = next(line for line in lines if "no piece" in line)
-    german = [
-        one.text for one in map(Manifest(place / "data").__getitem__, range(16)) if one.language == "de"
-    ]
+    note = next(line for line in lines if "no piece" in line)
+    german = [one.text for one in map(Manifest(root / "data").__getitem__, range(16)) if one.language == "de"]
     count = sum("zwei" in text or "drei" in text for text in german)
-    assert told.startswith(f"{count} of 16 texts hold what the tokenizer has no piece for (")
+    assert note.startswith(f"{count} of 16 texts hold what the tokenizer has no piece for (")
     assert (model.front_end, model.pairs()) == ("nemo", {("en", "en"), ("de", "de")})
     assert model.tokenizer.languages == ("en", "de")
     card = Card.read(tmp_path / "model")
@@ -113,24 +111,24 @@ def test_it_learns_and_stays_what_it_is(place: Path, tmp_path: Path) -> None:
     assert all(again.state_dict()[name].equal(value) for name, value in model.state_dict().items())
 
 
-def test_resumed_equals_unbroken(place: Path, tmp_path: Path) -> None:
-    run(recipe(place, 4), tmp_path / "whole", report=lambda line: None)
-    run(recipe(place, 4), tmp_path / "broken", report=lambda line: None, stop_after=2)
-    run(recipe(place, 4), tmp_path / "broken", report=lambda line: None)
+def test_resumed_equals_unbroken(root: Path, tmp_path: Path) -> None:
+    run(recipe(root, 4), tmp_path / "whole", report=lambda line: None)
+    run(recipe(root, 4), tmp_path / "broken", report=lambda line: None, stop_after=2)
+    run(recipe(root, 4), tmp_path / "broken", report=lambda line: None)
     one, other = (load(tmp_path / name / "model").state_dict() for name in ("whole", "broken"))
     assert all(one[name].equal(other[name]) for name in one)
 
 
-def test_it_is_trained_to_translate_when_it_is_given_the_language(place: Path, tmp_path: Path) -> None:
+def test_it_is_trained_to_translate_when_it_is_given_the_language(root: Path, tmp_path: Path) -> None:
     lines: list[str] = []
-    asked = recipe(place, fine_tuning={"new_languages": NEW, "prompt": "wanted"})
+    asked = recipe(root, fine_tuning={"new_languages": NEW, "prompt": "wanted"})
     model = run(asked, tmp_path, report=lines.append)
     assert model.pairs() == {(source, target) for source in ("en", "de") for target in ("en", "de")}
     assert not any("trained on transcripts" in line for line in lines)
 
 
-def test_one_that_writes_what_is_spoken_is_given_no_translations(place: Path) -> None:
-    student = prepare_model(recipe(place), place, [])
+def test_one_that_writes_what_is_spoken_is_given_no_translations(root: Path) -> None:
+    student = prepare_model(recipe(root), root, [])
     assert student.examples.row("one", "en", "de") is None
     assert student.examples.row("one", "en", "en") is not None
     assert dict(student.drawn) == {"rows_per_utterance": 1, "same_language": 1.0}
@@ -155,10 +153,10 @@ def test_one_that_writes_what_is_spoken_is_given_no_translations(place: Path) ->
     ],
 )
 def test_what_cannot_be_is_refused_before_training(
-    place: Path, tmp_path: Path, changes: dict[str, object], said: str
+    root: Path, tmp_path: Path, changes: dict[str, object], said: str
 ) -> None:
     with pytest.raises(SprachbundError, match=said):
-        run(recipe(place, **changes), tmp_path, report=lambda line: None)
+        run(recipe(root, **changes), tmp_path, report=lambda line: None)
     assert not (tmp_path / "resume.pt").exists()
 
 
@@ -170,7 +168,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def study(place: Path, data: Path, out: Path, *changes: str) -> list[str]:
+def study(root: Path, data: Path, out: Path, *changes: str) -> list[str]:
     few = (
         "grid.hours=[0.0005]",
         'grid.starts=["ml", "half"]',
@@ -178,19 +176,19 @@ def study(place: Path, data: Path, out: Path, *changes: str) -> list[str]:
         'grid.tiers=["160 ms"]',
         "tuning.steps=1",
     )
-    given = [f'pretrained.{name}={{checkpoint="{place / name}"}}' for name in ("ml", "en")]
+    given = [f'pretrained.{name}={{checkpoint="{root / name}"}}' for name in ("ml", "en")]
     sets = [word for change in (*few, *given, *changes) for word in ("--set", change)]
     return ["study", "run", str(TINY), "--data", str(data), "--out", str(out), *sets]
 
 
 @pytest.mark.slow
 def test_a_study_starts_from_checkpoints(
-    place: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(study(place, data, tmp_path)) == 0
+    assert main(study(root, data, tmp_path)) == 0
     assert "texts hold what the tokenizer has no piece for" in capsys.readouterr().err
     assert not (tmp_path / "pretrained").exists()
-    ml, en = (load(place / name).state_dict() for name in ("ml", "en"))
+    ml, en = (load(root / name).state_dict() for name in ("ml", "en"))
     spliced = load(tmp_path / "starts" / "half").state_dict()
     for name, value in load(tmp_path / "starts" / "ml").state_dict().items():
         assert value.equal(ml[name])
@@ -209,12 +207,12 @@ def test_a_study_starts_from_checkpoints(
         assert not trained.state_dict()["encoder.layers.0.attention.query.weight"].equal(
             before["encoder.layers.0.attention.query.weight"]
         )
-    more = study(place, data, tmp_path, 'grid.languages=["de", "en"]')
+    more = study(root, data, tmp_path, 'grid.languages=["de", "en"]')
     assert main(more) == 0  # the grid may grow by a language
     assert read_cell(tmp_path / "cells/en/0.0005h/ml-seed-0") is not None
 
 
-def test_what_a_cell_changes_in_a_checkpoint(place: Path, data: Path) -> None:
+def test_what_a_cell_changes_in_a_checkpoint(root: Path, data: Path) -> None:
     """A language it lacks is added, and for translations it is told the language; losses are the recipe's."""
     cell = Cell(start="ml", language="de", hours=1, seed=0)
     for changes, wanted in (
@@ -227,27 +225,27 @@ def test_what_a_cell_changes_in_a_checkpoint(place: Path, data: Path) -> None:
         ),
     ):
         asked = read_recipe(EncoderTransferRecipe, TINY, [f'data="{data}"', *changes])
-        found = from_start(asked, cell, place / "ml")
+        found = from_start(asked, cell, root / "ml")
         assert found["fine_tuning"] == wanted
         assert found["model"].transducer.fast_emit == asked.shape.transducer.fast_emit  # type: ignore[union-attr]
-    known = from_start(asked, Cell(start="ml", language="en", hours=1, seed=0), place / "ml")
+    known = from_start(asked, Cell(start="ml", language="en", hours=1, seed=0), root / "ml")
     assert known["fine_tuning"].new_languages == {"fr": "mean"}
 
 
-def test_checkpoints_that_a_study_cannot_use(place: Path, data: Path, tmp_path: Path) -> None:
-    packed = load(place / "en")
+def test_checkpoints_that_a_study_cannot_use(root: Path, data: Path, tmp_path: Path) -> None:
+    packed = load(root / "en")
     quantize_encoder(packed, KQuantOptions(bits=4))
     save(packed, tmp_path / "packed")
     plain = made.make_model()
     save(plain, tmp_path / "plain")
-    both = [f'pretrained.{name}={{checkpoint="{place / name}"}}' for name in ("ml", "en")]
+    both = [f'pretrained.{name}={{checkpoint="{root / name}"}}' for name in ("ml", "en")]
     for changes, said in (
         (('head="attention"',), 'by its transducer head, not attention; set head = "transducer"'),
         (("model.streaming.left_context=56",), "70 frames of the past .*, not with 56 at 160 ms"),
         (('starts.half="en:0 ml:1-2"', 'grid.starts=["ml", "half"]'), "the encoder has layers 0 to 1"),
         ((f'pretrained.en={{checkpoint="{tmp_path / "packed"}"}}',), "has an encoder in 4 bits"),
         ((f'pretrained.en={{checkpoint="{tmp_path / "plain"}"}}',), "no encoder that streams"),
-        ((f'pretrained.en={{checkpoint="{place / "en.nemo"}"}}',), "run: sprachbund convert"),
+        ((f'pretrained.en={{checkpoint="{root / "en.nemo"}"}}',), "run: sprachbund convert"),
         (
             ('pretrained.en={languages=["en"]}',),
             "encoders of different kinds.*model.num_mel_bins is 80 and 40",

@@ -114,8 +114,8 @@ def test_the_loss_of_a_conformer_is_the_sum_of_its_parts() -> None:
     wanted = batch.targets.flatten()
     labels = F.cross_entropy(logits["s"], wanted, reduction="sum")
     divergence = kl_divergence(logits["t"], logits["s"], 1.5)
-    told = {name: _languages(model, batch)[:2] for name, model in (("t", teacher), ("s", student))}
-    language = F.kl_div(told["s"], told["t"], reduction="sum", log_target=True)
+    identified = {name: _languages(model, batch)[:2] for name, model in (("t", teacher), ("s", student))}
+    language = F.kl_div(identified["s"], identified["t"], reduction="sum", log_target=True)
     torch.testing.assert_close(loss.attention, labels, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(loss.parts["kl"], 0.3 * divergence, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(loss.parts["language_kl"], 0.2 * 2 * language, atol=1e-4, rtol=1e-3)

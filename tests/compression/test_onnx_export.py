@@ -59,12 +59,12 @@ def plain() -> Pair:
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """Converted from a made NeMo file of one layer, encoder in 4 bits."""
-    place, theirs = tmp_path_factory.mktemp("packed"), made_model(num_layers=1)
-    path = write_nemo(place / "x.nemo", nemo_config(theirs), nemo_weights(theirs), sentencepiece_model())
+    folder, theirs = tmp_path_factory.mktemp("packed"), made_model(num_layers=1)
+    path = write_nemo(folder / "x.nemo", nemo_config(theirs), nemo_weights(theirs), sentencepiece_model())
     model = assemble(read_nemo(path), ["en"])
     quantize_encoder(model, KQuantOptions(bits=4))
-    export(model, place)
-    return model, place
+    export(model, folder)
+    return model, folder
 
 
 @pytest.fixture(params=["plain", "packed"])
@@ -175,18 +175,20 @@ def test_recordings_and_live_text(plain):
 
 def test_the_description_is_enough(plain):
     """Greedy search through ONNX Runtime with nothing of this package: config.json, numpy and the graphs."""
-    model, place = plain
-    told = json.loads((place / "config.json").read_text())
-    run = {name: onnxruntime.InferenceSession(place / g["file"]) for name, g in told["graphs"].items()}
+    model, folder = plain
+    description = json.loads((folder / "config.json").read_text())
+    run = {
+        name: onnxruntime.InferenceSession(folder / g["file"]) for name, g in description["graphs"].items()
+    }
 
     def call(name: str, **values: np.ndarray) -> dict[str, np.ndarray]:
-        outputs = [each["name"] for each in told["graphs"][name]["outputs"]]
+        outputs = [each["name"] for each in description["graphs"][name]["outputs"]]
         return dict(zip(outputs, run[name].run(outputs, values), strict=True))
 
     def empty(graph: str, skip: int) -> dict[str, np.ndarray]:
         return {
             each["name"]: np.zeros([1, *each["shape"][1:]], each["type"])
-            for each in told["graphs"][graph]["inputs"][skip:]
+            for each in description["graphs"][graph]["inputs"][skip:]
         }
 
     def forward(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -196,11 +198,11 @@ def test_the_description_is_enough(plain):
         found = call("prediction", tokens=np.array([token]), **memory)
         return found["predicted"], forward(found)
 
-    tier = next(each for each in told["tiers"] if each["right_context"] == 1)
+    tier = next(each for each in description["tiers"] if each["right_context"] == 1)
     sound = mels(1, 5 * tier["num_mel"], 40, seed=11).numpy()
-    mel = np.pad(sound[:, : -told["lead"]], ((0, 0), (told["lead"], 0), (0, 0)))
-    predicted, memory = write(told["blank"], empty("prediction", 1))
-    predicted, memory = write(told["language_tokens"]["de"], memory)
+    mel = np.pad(sound[:, : -description["lead"]], ((0, 0), (description["lead"], 0), (0, 0)))
+    predicted, memory = write(description["blank"], empty("prediction", 1))
+    predicted, memory = write(description["language_tokens"]["de"], memory)
     state, tokens = empty("encoder", 2), []
     for begin in range(0, mel.shape[1], tier["num_mel"]):
         chunk = mel[:, begin : begin + tier["num_mel"]]
@@ -210,7 +212,7 @@ def test_the_description_is_enough(plain):
         for frame in np.split(frames, frames.shape[1], axis=1):
             for _ in range(10):
                 best = int(call("joint", frames=frame, predicted=predicted)["logits"].argmax())
-                if best == told["blank"]:
+                if best == description["blank"]:
                     break
                 tokens.append(best)
                 predicted, memory = write(best, memory)
@@ -218,7 +220,7 @@ def test_the_description_is_enough(plain):
     assert isinstance(encoder, StreamingEncoder)
     (own,) = (each for each in encoder.tiers if each.right == 1)
     with torch.no_grad():
-        heard = torch.from_numpy(sound[:, : -told["lead"]])
+        heard = torch.from_numpy(sound[:, : -description["lead"]])
         states, num_frames = encoder(heard, torch.tensor([heard.shape[1]]), tier=own)
     (expected,), _ = transducer_greedy(
         model.transducer, states, num_frames, start_by_frames(model, [Target(language="de")])
@@ -227,15 +229,15 @@ def test_the_description_is_enough(plain):
 
 
 def test_packed_layers_stay_packed(packed):
-    model, place = packed
-    graph = onnx.load(place / "encoder.onnx").graph
+    model, folder = packed
+    graph = onnx.load(folder / "encoder.onnx").graph
     nodes = [node for node in graph.node if node.op_type == "MatMulNBits"]
     names = {node.name for node in nodes}
     count = sum(1 for n, _ in model.encoder.named_modules() if n.endswith(("query", "key", "expand", "gate")))
     assert len(names) == len(nodes) > count
     sizes = {x.name: int(np.prod(x.dims)) for x in graph.initializer if x.data_type == onnx.TensorProto.FLOAT}
     assert max(sizes.values()) < 32 * 128  # no matrix is there in single precision
-    assert json.loads((place / "config.json").read_text())["packed"]["bits"] == 4
+    assert json.loads((folder / "config.json").read_text())["packed"]["bits"] == 4
 
 
 def test_what_cannot_be_exported_is_said(plain):
@@ -247,8 +249,8 @@ def test_what_cannot_be_exported_is_said(plain):
         check_exportable(model)
 
 
-def damaged(place: Path, tmp_path: Path, **files: bytes | None) -> Path:
-    for path in place.iterdir():
+def damaged(folder: Path, tmp_path: Path, **files: bytes | None) -> Path:
+    for path in folder.iterdir():
         content: Any = files.get(path.name.split(".")[0], path.read_bytes())
         if content is not None:
             (tmp_path / path.name).write_bytes(content)
@@ -256,27 +258,27 @@ def damaged(place: Path, tmp_path: Path, **files: bytes | None) -> Path:
 
 
 def test_damaged_directories(plain, tmp_path):
-    place = plain[1]
+    folder = plain[1]
     with pytest.raises(SprachbundError, match=r"has no joint.onnx"):
-        load(damaged(place, tmp_path, joint=None))
-    other = (place / "prediction.onnx").read_bytes()
+        load(damaged(folder, tmp_path, joint=None))
+    other = (folder / "prediction.onnx").read_bytes()
     with pytest.raises(SprachbundError, match=r"joint.onnx is damaged \(its checksum"):
-        load(damaged(place, tmp_path, joint=other))
-    described = json.loads((place / "config.json").read_text())
+        load(damaged(folder, tmp_path, joint=other))
+    described = json.loads((folder / "config.json").read_text())
     old = json.dumps({key: value for key, value in described.items() if key != "sha256"}).encode()
     with pytest.raises(SprachbundError, match=r"joint.onnx cannot be run"):
-        load(damaged(place, tmp_path, config=old, joint=b"nothing of the kind"))
+        load(damaged(folder, tmp_path, config=old, joint=b"nothing of the kind"))
     with pytest.raises(SprachbundError, match=r"not the graph that config.json describes"):
-        load(damaged(place, tmp_path, config=old, joint=other))
-    assert load(damaged(place, tmp_path, config=old)).name == "streaming_onnx"  # as it was exported before
+        load(damaged(folder, tmp_path, config=old, joint=other))
+    assert load(damaged(folder, tmp_path, config=old)).name == "streaming_onnx"  # as it was exported before
     described["config"]["num_encoder_layers"] = 10**9
     with pytest.raises(
         SprachbundError, match=r"config.json: config.num_encoder_layers: .*than or equal to 512"
     ):
-        load(damaged(place, tmp_path, config=json.dumps(described).encode()))
-    broken = (place / "config.json").read_bytes().replace(b'"blank": 0', b'"blanc": 0')
+        load(damaged(folder, tmp_path, config=json.dumps(described).encode()))
+    broken = (folder / "config.json").read_bytes().replace(b'"blank": 0', b'"blanc": 0')
     with pytest.raises(SprachbundError, match=r"config.json: blank: Field required"):
-        load(damaged(place, tmp_path, config=broken))
-    (damaged(place, tmp_path) / "tokenizer.model").unlink()
+        load(damaged(folder, tmp_path, config=broken))
+    (damaged(folder, tmp_path) / "tokenizer.model").unlink()
     with pytest.raises(SprachbundError, match=r"has no tokenizer.model"):
         load(tmp_path)

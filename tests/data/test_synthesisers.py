@@ -184,8 +184,8 @@ def test_edition_with_others_counts_who_spoke_and_comes_out_the_same_twice(
             for utterance in Manifest(tmp_path / "a" / part)
             if utterance.speaker
         )
-        told = {(who, tag): n for who, tags in info["spoken_by"].items() for tag, n in tags.items()}
-        assert told == counted
+        spoken_by = {(who, tag): n for who, tags in info["spoken_by"].items() for tag, n in tags.items()}
+        assert spoken_by == counted
         assert info["synthesizers"] == list(SYNTHESIZERS)
         assert info["attribution"].endswith("voices by " + ", ".join(info["spoken_by"]))
     assert _digest(tmp_path / "a") == _digest(tmp_path / "b")

@@ -34,10 +34,10 @@ def model() -> SpeechLLM:
 
 @pytest.fixture(scope="module")
 def directory(model: SpeechLLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("declared")
-    save(model, place / "model")
-    write_wav(place / "talk.wav", spoken())
-    return place
+    folder = tmp_path_factory.mktemp("declared")
+    save(model, folder / "model")
+    write_wav(folder / "talk.wav", spoken())
+    return folder
 
 
 def declared(model: SpeechLLM, tags: list[tuple[str, ...] | None], source: str | None = None) -> RoutedMemory:
@@ -98,12 +98,12 @@ def test_spans_are_in_the_json_and_come_back(model: SpeechLLM, directory: Path) 
     assert {span.language for span in segment.spans} <= {"es", "zh"}
     assert segment.source_language in ("es", "zh")
     values = json.loads(found.to_json())
-    (told,) = (*values["segments"], *values["dropped"])
-    assert told["spans"][0]["start_s"] == pytest.approx(segment.start_s, abs=1e-3)
-    assert Segment.from_dict(told).to_dict() == told
+    (stored,) = (*values["segments"], *values["dropped"])
+    assert stored["spans"][0]["start_s"] == pytest.approx(segment.start_s, abs=1e-3)
+    assert Segment.from_dict(stored).to_dict() == stored
     assert segment_values(segment, 0)["spans"][-1]["language"] == segment.spans[-1].language
-    del told["spans"]
-    assert Segment.from_dict(told).spans == ()
+    del stored["spans"]
+    assert Segment.from_dict(stored).spans == ()
 
 
 def test_languages_in_two_places_have_to_be_the_same(model: SpeechLLM, directory: Path) -> None:

@@ -68,17 +68,17 @@ def test_what_counts_as_code_switched():
 
 def test_places_are_those_given_or_of_words_that_have_to_stand_there():
     assert ranges_in({"spans": TIMES}, "en") == [("en", "", None)]
-    told = {"spans": spans(text="Meeting room", word_ranges={"ru": [5, 8]})}
-    assert ranges_in(told, "ru") == [("en", "Meeting room", (5, 8))]
-    assert ranges_in(told, "en") == [("en", "Meeting room", (4, 6))]
-    assert ranges_in(told, "de") == [("en", "Meeting room", (4, 6))]
-    assert ranges_in(told, "fr", fr="le meeting room") == [("en", "Meeting room", None)]
+    custom = {"spans": spans(text="Meeting room", word_ranges={"ru": [5, 8]})}
+    assert ranges_in(custom, "ru") == [("en", "Meeting room", (5, 8))]
+    assert ranges_in(custom, "en") == [("en", "Meeting room", (4, 6))]
+    assert ranges_in(custom, "de") == [("en", "Meeting room", (4, 6))]
+    assert ranges_in(custom, "fr", fr="le meeting room") == [("en", "Meeting room", None)]
 
 
 def test_a_word_range_is_not_estimated():
-    told = {"spans": spans(text="room")}
-    assert ranges_in(told, "en", en="the room is a room") == [("en", "room", None)]
-    assert ranges_in(told, "en", en="in the hall") == [("en", "room", None)]
+    custom = {"spans": spans(text="room")}
+    assert ranges_in(custom, "en", en="the room is a room") == [("en", "room", None)]
+    assert ranges_in(custom, "en", en="in the hall") == [("en", "room", None)]
 
 
 def test_words_without_times_and_the_main_language():

@@ -29,14 +29,14 @@ OPTIONS = EvaluationOptions(no_speech_per_kind=0, first_segments=0, decoding=DEC
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose groups are es, en with de, and zh; a corpus with an utterance of es and zh, and one of es."""
-    place = tmp_path_factory.mktemp("declared")
-    save(make_model(), place / "model")
-    with ManifestWriter(place / "corpus") as writer:
+    folder = tmp_path_factory.mktemp("declared")
+    save(make_model(), folder / "model")
+    with ManifestWriter(folder / "corpus") as writer:
         mixed, plain = speech(1.5, 1.2)
         said = {"language": "es", "speaker": "a", "translations": {"en": "the tower is two metres"}}
         writer.add(mixed, text="la torre mide 两米", utterance_id="mixed", custom={"spans": SPANS}, **said)
         writer.add(plain, text="la torre", utterance_id="plain", **said)
-    return place
+    return folder
 
 
 def lines(out: Path) -> dict[tuple[str, str], Line]:

@@ -44,17 +44,17 @@ def test_delays_that_were_planted(monkeypatch):
     assert first.delay_s == pytest.approx(1.0525 - 0.5)
     assert first.chunk_s == pytest.approx(0.32)
     assert last.delay_s == pytest.approx(34 * 8 * 0.01 + 0.0125 - 2.0)
-    told = found.to_dict()
-    assert told["mean_s"] == pytest.approx(np.mean([token.delay_s for token in found.tokens]))
-    assert told["num_tokens"] == len(found.tokens)
+    scores = found.to_dict()
+    assert scores["mean_s"] == pytest.approx(np.mean([token.delay_s for token in found.tokens]))
+    assert scores["num_tokens"] == len(found.tokens)
 
 
 def test_nothing_written_has_no_delay(monkeypatch):
     model = tiny_transducer()
     planted(model, monkeypatch)
     words = [SpokenWord(text="guten", end_s=0.5)]
-    told = emission_delay(model, [(SILENCE, words)], TARGET, model.encoder.tiers[0]).to_dict()
-    assert (told["num_words"], told["num_written"], told["mean_s"], told["most_chunk_s"]) == (
+    scores = emission_delay(model, [(SILENCE, words)], TARGET, model.encoder.tiers[0]).to_dict()
+    assert (scores["num_words"], scores["num_written"], scores["mean_s"], scores["most_chunk_s"]) == (
         1,
         0,
         None,

@@ -45,8 +45,8 @@ def test_another_number_is_reported(texts, capsys):
     values["numbers"][0]["raw"] += 0.5
     out.write_text(json.dumps(values), encoding="utf-8")
     assert run("replay", out) == 1
-    assert "not the same: 1 of 4 numbers differ" in (told := capsys.readouterr().out)
-    assert "BLEU raw: was" in told
+    assert "not the same: 1 of 4 numbers differ" in (printed := capsys.readouterr().out)
+    assert "BLEU raw: was" in printed
 
 
 def test_files_that_moved_with_the_manifest_are_found_and_changed_ones_refused(texts, capsys, monkeypatch):

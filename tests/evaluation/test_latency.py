@@ -126,5 +126,5 @@ def test_references_that_do_not_fit_are_refused() -> None:
 
 def test_the_page_tells_every_score() -> None:
     page = (Path(__file__).parents[2] / "docs/latency.md").read_text(encoding="utf-8")
-    told = {line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")}
-    assert {*LATENCY_SCORES, FLICKER, ERASED, ", ".join(QUALITY)} <= told
+    names = {line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")}
+    assert {*LATENCY_SCORES, FLICKER, ERASED, ", ".join(QUALITY)} <= names

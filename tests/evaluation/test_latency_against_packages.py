@@ -32,7 +32,7 @@ def by_simuleval(log: EmissionLog, reference: str, name: str, clock: str) -> flo
     scorers = pytest.importorskip("simuleval.evaluator.scorers.latency_scorer")
     instances = pytest.importorskip("simuleval.evaluator.instance")
     units = [(unit, e) for e in log.emissions for unit in text_units(e.text, log.target)]
-    told = {
+    entry = {
         "index": 0,
         "prediction": " ".join(unit for unit, _ in units),
         "delays": [1000 * e.audio_s for _, e in units],
@@ -40,7 +40,7 @@ def by_simuleval(log: EmissionLog, reference: str, name: str, clock: str) -> flo
         "reference": reference,
         "source_length": 1000 * log.duration_s,
     }
-    instance = instances.LogInstance(json.dumps(told), "char" if log.target == "zh" else "word")
+    instance = instances.LogInstance(json.dumps(entry), "char" if log.target == "zh" else "word")
     scorer = scorers.LATENCY_SCORERS_DICT[name](computation_aware=clock == "computation")
     return scorer({0: instance})
 

@@ -583,8 +583,8 @@ def write_rows(directory: Path) -> None:
     """Write the rows of the tables."""
     rows: dict[str, list[dict[str, str]]] = {name: [] for name in TABLES}
     for family in BUILDERS:
-        with tempfile.TemporaryDirectory() as place:
-            subject = make_subject(family, Path(place))
+        with tempfile.TemporaryDirectory() as workdir:
+            subject = make_subject(family, Path(workdir))
             for name, demands in TABLES.items():
                 answers = {column: demand(subject) for column, demand in demands.items()}
                 rows[name].append({"family": family, **answers})
@@ -597,6 +597,6 @@ def write_rows(directory: Path) -> None:
 if __name__ == "__main__":
     from tests import shared
 
-    with tempfile.TemporaryDirectory() as place:
-        shared.folder = Path(place)
+    with tempfile.TemporaryDirectory() as workdir:
+        shared.folder = Path(workdir)
         write_rows(Path(sys.argv[1]))

@@ -236,68 +236,68 @@ def _byte_mutants(name: str, content: bytes, rng: random.Random, *, own: bool) -
     )
     yield Mutant(name, "is a folder", _as_folder(name), must_be_refused=data)
     yield Mutant(name, UNREADABLE, lambda d: (d / name).chmod(0), must_be_refused=data and can_be_nobody())
-    places = [rng.randrange(min(len(content), 4096)) for _ in range(12)]
-    places += [rng.randrange(len(content)) for _ in range(12 if data else 4)]
-    for place in places:
+    offsets = [rng.randrange(min(len(content), 4096)) for _ in range(12)]
+    offsets += [rng.randrange(len(content)) for _ in range(12 if data else 4)]
+    for offset in offsets:
         bit = 1 << rng.randrange(8)
-        changed = content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :]
-        harmless = name.endswith(".safetensors") and not _changes_weights(content, place)
+        changed = content[:offset] + bytes([content[offset] ^ bit]) + content[offset + 1 :]
+        harmless = name.endswith(".safetensors") and not _changes_weights(content, offset)
         yield Mutant(
             name,
-            f"bit {bit} of byte {place} flipped",
+            f"bit {bit} of byte {offset} flipped",
             _writes(name, changed),
             must_be_refused=strict and not harmless,
         )
 
 
-def _changes_weights(content: bytes, place: int) -> bool:
+def _changes_weights(content: bytes, offset: int) -> bool:
     """Whether a byte of a safetensors file is one of a tensor: a changed head is told by other tests."""
-    return place >= 8 + int.from_bytes(content[:8], "little")
+    return offset >= 8 + int.from_bytes(content[:8], "little")
 
 
 def _json_mutants(name: str, content: Any, rng: random.Random) -> Iterator[Mutant]:
     """Faults in one field each."""
-    places = list(_places(content))
-    if len(places) > 120:  # a tokenizer's vocabulary
-        places = places[:20] + rng.sample(places[20:], 60)
-    for place in places:
+    paths = list(_paths_in(content))
+    if len(paths) > 120:  # a tokenizer's vocabulary
+        paths = paths[:20] + rng.sample(paths[20:], 60)
+    for path in paths:
         for what, value in _BAD.items():
-            yield Mutant(name, f"{_field(place)} = {what}", _sets(name, content, place, value))
-        if place:
-            yield Mutant(name, f"{_field(place)} is left out", _sets(name, content, place, _GONE))
+            yield Mutant(name, f"{_field(path)} = {what}", _sets(name, content, path, value))
+        if path:
+            yield Mutant(name, f"{_field(path)} is left out", _sets(name, content, path, _GONE))
 
 
 _GONE = object()
 
 
-def _places(value: Any, before: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+def _paths_in(value: Any, before: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
     """Where values stand in a JSON value, those of lists by their first two items."""
     yield before
     if len(before) > 6:
         return
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _places(inner, (*before, key))
+            yield from _paths_in(inner, (*before, key))
     elif isinstance(value, list):
         for number, inner in enumerate(value[:2]):
-            yield from _places(inner, (*before, number))
+            yield from _paths_in(inner, (*before, number))
 
 
-def _field(place: tuple[str | int, ...]) -> str:
-    return ".".join(map(str, place)) or "all"
+def _field(path: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, path)) or "all"
 
 
-def _sets(name: str, content: Any, place: tuple[str | int, ...], value: Any) -> Callable[[Path], None]:
+def _sets(name: str, content: Any, path: tuple[str | int, ...], value: Any) -> Callable[[Path], None]:
     def apply(directory: Path) -> None:
         changed = json.loads(json.dumps(content))
-        if place:
+        if path:
             inside = changed
-            for step in place[:-1]:
+            for step in path[:-1]:
                 inside = inside[step]
             if value is _GONE:
-                del inside[place[-1]]
+                del inside[path[-1]]
             else:
-                inside[place[-1]] = value
+                inside[path[-1]] = value
         else:
             changed = value
         deep = "[" * _DEEP + "]" * _DEEP
@@ -390,8 +390,8 @@ def load_mutants(family: str, original: Path, seed: int, first: int, total: int)
     chosen = mutants(original, seed, own=family in OWN)[:total]
     for number, mutant in enumerate(chosen[first:], first):
         _say({"begin": number, "mutant": f"{mutant.file}: {mutant.what}"})
-        with tempfile.TemporaryDirectory() as place:
-            copy = shutil.copytree(original, Path(place) / "model")
+        with tempfile.TemporaryDirectory() as folder:
+            copy = shutil.copytree(original, Path(folder) / "model")
             mutant.apply(copy)
             outcome, reason = _outcome(copy, mutant)
         _say({"outcome": outcome, "reason": reason, "mutant": f"{family}: {mutant.file}: {mutant.what}"})
@@ -566,8 +566,8 @@ def _token_conformer(directory: Path) -> None:
     from sprachbund.models.io import save
     from tests.units.translators import model_of, speak
 
-    with tempfile.TemporaryDirectory() as place:
-        save(model_of(speak(Path(place)).units), directory)
+    with tempfile.TemporaryDirectory() as folder:
+        save(model_of(speak(Path(folder)).units), directory)
 
 
 def _token_mbart(directory: Path) -> None:
@@ -577,8 +577,8 @@ def _token_mbart(directory: Path) -> None:
     from sprachbund.models.tokens.reader import named, reader_for
     from tests.units.translators import PAIRS, speak
 
-    with tempfile.TemporaryDirectory() as place:
-        units = speak(Path(place)).units
+    with tempfile.TemporaryDirectory() as folder:
+        units = speak(Path(folder)).units
         sizes = {"width": 16, "num_encoder_heads": 2, "num_decoder_heads": 2, "num_encoder_layers": 1}
         sizes |= {"num_decoder_layers": 1, "encoder_feed_forward_width": 24, "decoder_feed_forward_width": 24}
         config = named(MbartConfig(pairs=PAIRS, positions=32, ratio=2.0, **sizes), units)
@@ -611,8 +611,8 @@ def _fastconformer(kind: str) -> Callable[[Path], None]:
     def make(directory: Path) -> None:
         from tests.models.fastconformer.support import make as make_checkpoint
 
-        with tempfile.TemporaryDirectory() as place:
-            shutil.copytree(make_checkpoint(Path(place), kind).directory, directory)
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(make_checkpoint(Path(folder), kind).directory, directory)
 
     return make
 
@@ -621,8 +621,8 @@ def _moonshine(kind: str) -> Callable[[Path], None]:
     def make(directory: Path) -> None:
         from tests.models.moonshine.support import make as make_checkpoint
 
-        with tempfile.TemporaryDirectory() as place:
-            shutil.copytree(make_checkpoint(Path(place), kind).directory, directory)
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(make_checkpoint(Path(folder), kind).directory, directory)
 
     return make
 
@@ -630,16 +630,16 @@ def _moonshine(kind: str) -> Callable[[Path], None]:
 def _kyutai(directory: Path) -> None:
     from tests.models.kyutai.support import make as make_checkpoint
 
-    with tempfile.TemporaryDirectory() as place:
-        shutil.copytree(make_checkpoint(Path(place)).directory, directory)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(make_checkpoint(Path(folder)).directory, directory)
 
 
 def _audio_llm(kind: str) -> Callable[[Path], None]:
     def make(directory: Path) -> None:
         from tests.models.audio_llm.support import make as make_checkpoint
 
-        with tempfile.TemporaryDirectory() as place:
-            shutil.copytree(make_checkpoint(Path(place), kind, positions=100).directory, directory)
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(make_checkpoint(Path(folder), kind, positions=100).directory, directory)
 
     return make
 
@@ -647,8 +647,8 @@ def _audio_llm(kind: str) -> Callable[[Path], None]:
 def _voxtral_realtime(directory: Path) -> None:
     from tests.models.voxtral_realtime.support import make as make_checkpoint
 
-    with tempfile.TemporaryDirectory() as place:
-        shutil.copytree(make_checkpoint(Path(place)).directory, directory)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(make_checkpoint(Path(folder)).directory, directory)
 
 
 _MAKERS: dict[str, Callable[[Path], Any]] = {

@@ -102,15 +102,15 @@ def test_what_cannot_be_learned():
 
 def test_a_transducer_is_told_the_language():
     silent = transducer()
-    told = with_target_language_prompt(silent)
-    assert (silent.prompt(Target(language="de")), told.prompt(Target(language="de"))) == (
+    prompted = with_target_language_prompt(silent)
+    assert (silent.prompt(Target(language="de")), prompted.prompt(Target(language="de"))) == (
         [],
         [silent.tokenizer.language_id("de")],
     )
     assert silent.pairs() == {("de", "de"), ("en", "en")}
-    assert ("en", "de") in told.pairs()
-    assert all(told.state_dict()[name].equal(value) for name, value in silent.state_dict().items())
-    assert with_target_language_prompt(told) is told
+    assert ("en", "de") in prompted.pairs()
+    assert all(prompted.state_dict()[name].equal(value) for name, value in silent.state_dict().items())
+    assert with_target_language_prompt(prompted) is prompted
     with pytest.raises(SprachbundError, match="for transducers that write what is spoken"):
         with_target_language_prompt(made.make_model())
 

@@ -105,8 +105,8 @@ def test_a_loaded_model_has_it_and_the_command_says_it(
     write_wav(tmp_path / "talk.wav", speech())
     command = ["translate", str(tmp_path / "talk.wav"), "--to", "de", "--engine", "torch"]
     assert main([*command, "--model", str(directory)]) == 0
-    told = f"note: weights of {directory}: licence CC-BY-NC-4.0, no commercial use"
-    assert told in capsys.readouterr().err
+    note = f"note: weights of {directory}: licence CC-BY-NC-4.0, no commercial use"
+    assert note in capsys.readouterr().err
     assert main(command) == 0
     assert "licence" not in capsys.readouterr().err
     assert main(["models", "show", str(directory)]) == 0

@@ -23,14 +23,14 @@ GROUP = {"es": 0, "en": 1, "zh": 2}
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An utterance of four spans with exact times, the same with estimated ones, and one in Spanish."""
-    place = tmp_path_factory.mktemp("frames") / "corpus"
+    folder = tmp_path_factory.mktemp("frames") / "corpus"
     spans = [{"start_s": a, "end_s": b, "language": tag} for a, b, tag in SPANS]
     said: dict[str, Any] = {"text": "hola", "language": "es", "speaker": "a", "translations": {"en": "hello"}}
     customs: list[dict[str, Any]] = [{"spans": spans}, {"spans": spans, "spans_estimated": True}, {}]
-    with ManifestWriter(place) as writer:
+    with ManifestWriter(folder) as writer:
         for number, (samples, custom) in enumerate(zip(speech(2.5, 2.5, 1.7), customs, strict=True)):
             writer.add(samples, utterance_id=str(number), custom=custom, **said)
-    return place
+    return folder
 
 
 def batch_of(corpus: Path, model: SpeechLLM, speed: float) -> Batch:
@@ -54,17 +54,17 @@ def test_every_frame_of_mixed_speech_is_taught_its_own_language(
         found = model.loss(batch).parts[LANGUAGE]
     wanted, logs = [], torch.stack([routing.group_log_probs() for routing in tokens.routings]).mean(0)
     layers = [routing.group_log_probs().exp() for routing in tokens.routings]
-    place = 0
+    begin = 0
     for utterance, count in enumerate(tokens.num_tokens.tolist()):
         losses = []
         for token in range(count):
             middle_s = (token + 0.5) * 0.08 * speed  # of the recording, before it was made faster
             own = [GROUP[tag] for a, b, tag in SPANS if a <= middle_s < b] if by_frame else []
             groups = ([], [0, 1, 2], [0])[utterance] if utterance else own or [0, 1, 2]
-            losses += [-probs[place + token, groups].sum().log() for probs in layers]
+            losses += [-probs[begin + token, groups].sum().log() for probs in layers]
         wanted.append(torch.stack(losses).mean() * batch.num_targets[utterance])
-        place += count
-    assert place == len(logs)
+        begin += count
+    assert begin == len(logs)
     torch.testing.assert_close(found, torch.stack(wanted).sum(), rtol=1e-4, atol=1e-5)
 
 

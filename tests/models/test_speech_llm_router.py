@@ -26,9 +26,9 @@ Heard = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("mixed")
-    make_mixed(place, MixedSpeechOptions(train_utterances=60, heldout_utterances=16), workers=1)
-    return place
+    folder = tmp_path_factory.mktemp("mixed")
+    make_mixed(folder, MixedSpeechOptions(train_utterances=60, heldout_utterances=16), workers=1)
+    return folder
 
 
 def heard(corpus: Path) -> Heard:

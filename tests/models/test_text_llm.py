@@ -28,9 +28,9 @@ TEXTS = ["one two three four", "eins zwei drei vier", "Grüße, ¿qué tal?"]
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("texts")
-    make_corpus(place / "data", 16)
-    return place
+    folder = tmp_path_factory.mktemp("texts")
+    make_corpus(folder / "data", 16)
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -47,10 +47,10 @@ def theirs():
 
 @pytest.fixture(scope="module", params=["nemo", "transformers"])
 def ours(request, theirs, tmp_path_factory) -> Conformer:
-    place = tmp_path_factory.mktemp("external")
+    folder = tmp_path_factory.mktemp("external")
     if request.param == "transformers":
-        return assemble(read_transformers(write_transformers(place, theirs)), ["en"])
-    path = write_nemo(place / "x.nemo", nemo_config(theirs), nemo_weights(theirs), sentencepiece_model())
+        return assemble(read_transformers(write_transformers(folder, theirs)), ["en"])
+    path = write_nemo(folder / "x.nemo", nemo_config(theirs), nemo_weights(theirs), sentencepiece_model())
     return assemble(read_nemo(path), ["en"])
 
 
@@ -231,15 +231,15 @@ def test_broken_archives(theirs, tmp_path):
 def test_directories_that_cannot_be_read(theirs, tmp_path):
     with pytest.raises(SprachbundError, match=r"has no config.json"):
         read_transformers(tmp_path)
-    place = write_transformers(tmp_path, theirs)
-    config = (place / "config.json").read_text()
-    (place / "config.json").write_text(config.replace('"nemotron_asr_streaming"', '"parakeet_tdt"'))
+    folder = write_transformers(tmp_path, theirs)
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace('"nemotron_asr_streaming"', '"parakeet_tdt"'))
     with pytest.raises(SprachbundError, match="names the model 'parakeet_tdt'"):
-        read_transformers(place)
-    (place / "config.json").write_text(config)
-    (place / "tokenizer.json").unlink()
+        read_transformers(folder)
+    (folder / "config.json").write_text(config)
+    (folder / "tokenizer.json").unlink()
     with pytest.raises(SprachbundError, match=r"has no tokenizer.json"):
-        read_transformers(place)
-    (place / "model.safetensors").write_bytes(b"1234")
+        read_transformers(folder)
+    (folder / "model.safetensors").write_bytes(b"1234")
     with pytest.raises(SprachbundError, match="not a whole safetensors file"):
-        read_transformers(place)
+        read_transformers(folder)

@@ -61,7 +61,7 @@ class CrashPoint:
 
 
 @dataclass
-class Found:
+class Exploration:
     """What killing a command showed.
 
     Attributes:
@@ -165,7 +165,7 @@ def explore(
     most: int | None = None,
     report: Callable[[str], None] = lambda line: None,
     points: Callable[[CrashPoint], bool] = lambda point: True,
-) -> Found:
+) -> Exploration:
     """Kill a command at points spread evenly over all of them.
 
     Args:
@@ -180,7 +180,7 @@ def explore(
     argv = list(map(str, case.prepare(inputs, machine.must)))
     assert argv[-2] == "--out"
     watched = Path(argv[-1]).parent
-    found = Found(case.name)
+    found = Exploration(case.name)
     trees = []
     for _ in range(2):
         _empty(watched)
@@ -227,8 +227,8 @@ def tree(folder: Path, clocks: Mapping[str, Sequence[str]] = {}) -> dict[str, st
                 content = b"something" if content else b""
             elif fields and path.suffix == ".npz":
                 with np.load(path) as arrays:
-                    told = {key: _plain(arrays[key]) for key in arrays.files}
-                content = json.dumps(_without(told, fields)).encode()
+                    plain = {key: _plain(arrays[key]) for key in arrays.files}
+                content = json.dumps(_without(plain, fields)).encode()
             elif fields:
                 content = json.dumps(_without(json.loads(content), fields)).encode()
             found[name] = hashlib.sha256(content).hexdigest()

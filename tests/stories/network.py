@@ -149,7 +149,7 @@ def why_not() -> str:
     return "" if ran.returncode == 0 else f"strace may not trace here: {ran.stderr.strip()[:200]}"
 
 
-def prepare(place: Path) -> None:
+def prepare(root: Path) -> None:
     """Write what the verbs read."""
     from sprachbund.corpora.editions import edition, make_edition
     from sprachbund.models.io import save
@@ -170,35 +170,31 @@ def prepare(place: Path) -> None:
     from tests.units.made import conformer, write_corpus
 
     for folder in ("home", "tmp"):
-        (place / folder).mkdir(parents=True)
-    write_tiny_model(place / "tiny")
-    write_wav(place / "talk.wav", speech())
-    (place / "recipe.toml").write_text(_RECIPE)
+        (root / folder).mkdir(parents=True)
+    write_tiny_model(root / "tiny")
+    write_wav(root / "talk.wav", speech())
+    (root / "recipe.toml").write_text(_RECIPE)
     theirs = made_model()
-    write_nemo(place / "x.nemo", nemo_config(theirs), nemo_weights(theirs), sentencepiece_model())
-    save(tiny_transducer(num_encoder_layers=1), place / "streaming")
-    save_speech_llm(make_model(), place / "llm")
-    write_lines(place / "log.jsonl", LOG)
-    write_lines(place / "references.jsonl", REFERENCE)
-    (place / "own").mkdir()
+    write_nemo(root / "x.nemo", nemo_config(theirs), nemo_weights(theirs), sentencepiece_model())
+    save(tiny_transducer(num_encoder_layers=1), root / "streaming")
+    save_speech_llm(make_model(), root / "llm")
+    write_lines(root / "log.jsonl", LOG)
+    write_lines(root / "references.jsonl", REFERENCE)
+    (root / "own").mkdir()
     for name in ("one", "two"):
-        write_wav(place / "own" / f"{name}.wav", speech(name))
-        (place / "own" / f"{name}.txt").write_text(f"{name}.")
-    conformer(place / "units_model")
-    write_corpus(place / "tones")
-    make_edition(place / "study_data", edition("tiny", heldout_sentences=4), workers=1)
-    (place / "study.toml").write_text(
-        (Path(sizes.__file__).parent / "encoder_transfer.tiny.toml").read_text()
-    )
+        write_wav(root / "own" / f"{name}.wav", speech(name))
+        (root / "own" / f"{name}.txt").write_text(f"{name}.")
+    conformer(root / "units_model")
+    write_corpus(root / "tones")
+    make_edition(root / "study_data", edition("tiny", heldout_sentences=4), workers=1)
+    (root / "study.toml").write_text((Path(sizes.__file__).parent / "encoder_transfer.tiny.toml").read_text())
 
 
-def watched(
-    place: Path, commands: Sequence[str], *, linger_s: float = 0.0, timeout_s: float = 1500.0
-) -> Seen:
+def watched(root: Path, commands: Sequence[str], *, linger_s: float = 0.0, timeout_s: float = 1500.0) -> Seen:
     """Run commands one after the other in one process, and say what was seen.
 
     Args:
-        place: the working folder, as `prepare` left it.
+        root: the working folder, as `prepare` left it.
         commands: what stands after `sprachbund`, of each.
         linger_s: how long the process stays after the last, for what libraries do later.
         timeout_s: for all of it.
@@ -206,24 +202,24 @@ def watched(
     Raises:
         AssertionError: a command failed.
     """
-    trace = place.with_name(f"{place.name}.trace")
+    trace = root.with_name(f"{root.name}.trace")
     args = [sys.executable, "-c", _DRIVER, json.dumps([c.split() for c in commands]), str(linger_s)]
     ran = subprocess.run(
         [*_strace(trace), *args],
-        cwd=place,
-        env=environment(place),
+        cwd=root,
+        env=environment(root),
         capture_output=True,
         text=True,
         timeout=timeout_s,
     )
     assert ran.returncode == 0, f"{ran.stdout[-2000:]}\n{ran.stderr[-3000:]}"
-    return read_trace(trace, place)
+    return read_trace(trace, root)
 
 
 @contextmanager
-def watched_service(place: Path, found: list[Seen], *, linger_s: float = 0.0) -> Iterator[str]:
+def watched_service(root: Path, found: list[Seen], *, linger_s: float = 0.0) -> Iterator[str]:
     """A service under watch: yields its address; what was seen is added to `found` when it has stopped."""
-    trace = place.with_name(f"{place.name}.service.trace")
+    trace = root.with_name(f"{root.name}.service.trace")
     args = [
         sys.executable,
         "-m",
@@ -239,8 +235,8 @@ def watched_service(place: Path, found: list[Seen], *, linger_s: float = 0.0) ->
     ]
     process = subprocess.Popen(
         [*_strace(trace), *args],
-        cwd=place,
-        env=environment(place),
+        cwd=root,
+        env=environment(root),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -266,7 +262,7 @@ def watched_service(place: Path, found: list[Seen], *, linger_s: float = 0.0) ->
         for child in _children(process.pid):
             os.kill(child, 15)
         process.communicate(timeout=60)
-    found.append(read_trace(trace, place))
+    found.append(read_trace(trace, root))
 
 
 def upload(address: str, file: Path) -> str:
@@ -277,12 +273,12 @@ def upload(address: str, file: Path) -> str:
     return answer.json()["text"]
 
 
-def environment(place: Path) -> dict[str, str]:
+def environment(root: Path) -> dict[str, str]:
     """Nothing of the caller's that switches telemetry off, such as that this is a CI machine."""
     return {
         "PATH": os.environ["PATH"],
-        "HOME": str(place / "home"),
-        "TMPDIR": str(place / "tmp"),
+        "HOME": str(root / "home"),
+        "TMPDIR": str(root / "tmp"),
         "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
         "PYTHONDONTWRITEBYTECODE": "1",
         "LANG": "C.UTF-8",
@@ -291,14 +287,14 @@ def environment(place: Path) -> dict[str, str]:
     }
 
 
-def homely(place: Path) -> list[str]:
+def homely(root: Path) -> list[str]:
     """Files under the home folder that are neither the package's nor matplotlib's."""
-    home = place / "home"
+    home = root / "home"
     files = sorted(str(path.relative_to(home)) for path in home.rglob("*") if not path.is_dir())
     return [name for name in files if not name.startswith((".cache/sprachbund/", *BY_LIBRARIES))]
 
 
-def read_trace(trace: Path, place: Path) -> Seen:
+def read_trace(trace: Path, root: Path) -> Seen:
     """What strace wrote, in short."""
     sockets: dict[str, int] = {}
     hosts, names, listening, written = set[str](), set[str](), set[str](), set[str]()
@@ -318,13 +314,13 @@ def read_trace(trace: Path, place: Path) -> Seen:
                 else:
                     hosts.add(f"{host}:{port[1] if port else '?'}")
             name = re.search(r'^connect\(.*sun_path=@?"([^"]*)"', call)
-            if name and not name[1].startswith(f"{place}/"):
+            if name and not name[1].startswith(f"{root}/"):
                 names.add(name[1])
         elif call.startswith(("openat(", "open(", "creat(")):
             opening[process] = bool(_FLAGS.search(call)) or call.startswith("creat(")
         if opening.get(process) and (end := re.search(r" = \d+<(.*)>$", call)):
             path = end[1].removesuffix(" (deleted)")
-            if not path.startswith((f"{place}/", "/dev/", "/proc/", "/memfd", "pipe:", "socket:")):
+            if not path.startswith((f"{root}/", "/dev/", "/proc/", "/memfd", "pipe:", "socket:")):
                 written.add(path)
     return Seen(
         sockets={family: count for family, count in sorted(sockets.items()) if count},

@@ -120,11 +120,11 @@ def test_from_speech_to_a_small_model_of_8_bits(
     assert "kl " in done.out
 
     done = ran("quantize", run / "model", "--out", small, "--data", corpus, *QUICK, "--json")
-    told = json.loads(done.out)
-    assert told == json.loads((small / "compression.json").read_text())
-    assert (told["verb"], told["before"]["bits"], told["after"]["bits"]) == ("quantize", 32, 8)
-    assert told["before"]["scores"] == told["after"]["scores"]
-    assert told["tasks"]["lost"] == told["tasks"]["worse"] == []
+    values = json.loads(done.out)
+    assert values == json.loads((small / "compression.json").read_text())
+    assert (values["verb"], values["before"]["bits"], values["after"]["bits"]) == ("quantize", 32, 8)
+    assert values["before"]["scores"] == values["after"]["scores"]
+    assert values["tasks"]["lost"] == values["tasks"]["worse"] == []
     assert len(load(small).decoder.layers) == 2  # type: ignore[attr-defined]
     card = Card.read(small)
     assert card is not None
@@ -140,11 +140,11 @@ def test_distilling_from_recordings_alone_labels_them_first(
         *("distil", teacher, recordings, "--student", tmp_path / "pruned", "--to", "de", "--from", "en"),
         *("--out", tmp_path / "run", "--steps", "2", *TRAINING, *QUICK, "--json"),
     )
-    told = json.loads(done.out)  # all else goes to stderr
-    assert told["before"]["scores"]["en-de"]["chrF"] == 100
+    values = json.loads(done.out)  # all else goes to stderr
+    assert values["before"]["scores"]["en-de"]["chrF"] == 100
     assert "measured on the teacher's own texts" in done.err
     assert "language" in done.err
-    assert told["data"][0]["path"] == str(tmp_path / "run" / "labels")
+    assert values["data"][0]["path"] == str(tmp_path / "run" / "labels")
 
 
 @pytest.mark.slow
@@ -216,11 +216,11 @@ def test_a_model_is_there_with_its_numbers_or_not_at_all(
         assert command("compress", *asked).code == 130
     assert list(tmp_path.iterdir()) == []
     ran(*asked)
-    told = json.loads((out / "compression.json").read_text())
-    assert told["after"]["model"]["path"] == str(out)
+    values = json.loads((out / "compression.json").read_text())
+    assert values["after"]["model"]["path"] == str(out)
     card = Card.read(out)
     assert card is not None
-    assert card.name == told["after"]["model"]["name"] == "out"
+    assert card.name == values["after"]["model"]["name"] == "out"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

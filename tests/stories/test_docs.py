@@ -211,11 +211,11 @@ def test_tests_that_are_named_exist() -> None:
 
 def test_translate_page_names_every_field_format_and_threshold() -> None:
     text = (ROOT / "docs/translate.md").read_text()
-    told = set(re.findall(r"`(\w+)`", text))
+    names = set(re.findall(r"`(\w+)`", text))
     for kind in (Translation, Segment, DecodingOptions):
         known = {field.name for field in fields(kind)} - {"timestamps", "language_windows"}
-        assert known <= told, known - told
-    assert set(FORMATS) <= told
+        assert known <= names, known - names
+    assert set(FORMATS) <= names
     guard = GuardOptions()
     reasons = {row[0]: row[1] for row in rows("docs/translate.md") if len(row) == 2}
     for reason, values in {

@@ -26,20 +26,20 @@ LATE_S = 11.0
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("watched") / "here"
-    prepare(place)
-    return place
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("watched") / "here"
+    prepare(root)
+    return root
 
 
 @pytest.fixture(scope="module")
-def seen(place: Path) -> tuple[Seen, Seen]:
+def seen(root: Path) -> tuple[Seen, Seen]:
     """What the verbs did, and what a service did that answered a request and then ran on while they worked."""
     found: list[Seen] = []
-    with watched_service(place, found) as address:
+    with watched_service(root, found) as address:
         answered = time.monotonic()
-        assert isinstance(upload(address, place / "talk.wav"), str)
-        verbs = watched(place, [command for commands in VERBS.values() for command in commands])
+        assert isinstance(upload(address, root / "talk.wav"), str)
+        verbs = watched(root, [command for commands in VERBS.values() for command in commands])
         time.sleep(max(0.0, answered + LATE_S - time.monotonic()))
     return verbs, found[0]
 
@@ -55,9 +55,9 @@ def test_the_service_opens_its_listener_alone(seen: tuple[Seen, Seen]) -> None:
     assert not [*seen[1].hosts, *seen[1].names]
 
 
-def test_nothing_is_written_beside_the_folders_given(seen: tuple[Seen, Seen], place: Path) -> None:
+def test_nothing_is_written_beside_the_folders_given(seen: tuple[Seen, Seen], root: Path) -> None:
     assert not [*seen[0].written, *seen[1].written]
-    assert not homely(place)
+    assert not homely(root)
 
 
 def test_the_watch_sees_what_is_there(tmp_path: Path) -> None:

@@ -43,5 +43,5 @@ def test_the_plan_shown_is_one_and_every_key_is_reported(here: Path) -> None:
     Path("plan.json").write_text(next(fenced("json")))
     split = SharingPlan.read(Path("plan.json")).splits[0]
     assert split.widths(512) == (256, (86, 85, 85))
-    told = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
-    assert set(Split.model_fields) <= told
+    keys = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    assert set(Split.model_fields) <= keys

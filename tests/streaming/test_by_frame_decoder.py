@@ -120,7 +120,7 @@ def test_speech_without_a_pause_holds_a_bounded_memory(model: Model) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "targets", "told"),
+    ("options", "targets", "message"),
     [
         (LiveOptions(right_context=3), ["fr"], "frames behind"),
         (LiveOptions(policy="alignatt"), ["fr"], "auto, frames, span"),
@@ -129,10 +129,10 @@ def test_speech_without_a_pause_holds_a_bounded_memory(model: Model) -> None:
     ],
 )
 def test_what_cannot_be_is_said_when_a_session_opens(
-    model: Model, options: LiveOptions, targets: list[str], told: str
+    model: Model, options: LiveOptions, targets: list[str], message: str
 ) -> None:
     engine = LiveEngine(model, OPEN, activity=Loudness())
-    with pytest.raises(SprachbundError, match=told):
+    with pytest.raises(SprachbundError, match=message):
         engine.open(targets, "fr", options)
 
 

@@ -233,16 +233,16 @@ def test_a_beam_finds_at_least_what_greedy_does():
 
 
 @pytest.mark.parametrize(
-    ("options", "targets", "told"),
+    ("options", "targets", "message"),
     [
         (LiveOptions(right_context=3), ["de"], "0, 1, 6"),
         (LiveOptions(policy="alignatt"), ["de"], "auto, frames, span"),
         (LiveOptions(), [TRANSCRIBE], "name the language spoken"),
     ],
 )
-def test_what_cannot_be_is_said_when_a_session_opens(options, targets, told):
+def test_what_cannot_be_is_said_when_a_session_opens(options, targets, message):
     engine = LiveEngine(tiny_transducer(), OPEN, activity=Loudness())
-    with pytest.raises(SprachbundError, match=told):
+    with pytest.raises(SprachbundError, match=message):
         engine.open(targets, "en", options)
 
 

@@ -107,8 +107,8 @@ def test_sessions_together_get_the_spans_that_each_gets_alone(model: SpeechLLM, 
 def test_text_is_not_committed_where_no_attention_tells_what_it_was_said_by(
     model: SpeechLLM, policy: Policy
 ) -> None:
-    told = f"policy {policy} is not for the model speech_llm; choose from auto, retranslation, span"
-    with pytest.raises(SprachbundError, match=told):
+    message = f"policy {policy} is not for the model speech_llm; choose from auto, retranslation, span"
+    with pytest.raises(SprachbundError, match=message):
         LiveEngine(model, KEEP).open(["en"], options=LiveOptions(policy=policy))
 
 

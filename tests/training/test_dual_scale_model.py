@@ -29,7 +29,7 @@ PLAN = BatchingOptions(batch_s=8.0, max_utterances=8, max_duration_s=0.9, seed=0
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("dual")
     make_tones(root / "data", silence=1)
     make_whisper(root / "whisper")
@@ -37,22 +37,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def batch(place: Path) -> Batch:
+def batch(folder: Path) -> Batch:
     """Of two languages, an utterance without speech among them; what was said is never what is wanted."""
-    model = set_prompt(load(place / "whisper"), "wanted-only", ["en", "de"])
+    model = set_prompt(load(folder / "whisper"), "wanted-only", ["en", "de"])
     options = ExampleOptions(
         rows_per_utterance=1, time_masks=0, frequency_masks=0, same_language=0.0, spoken=True
     )
-    corpus = Corpus([(Manifest(place / "data"), 1.0)], WhisperExamples(model, ["en", "de"]), options)
+    corpus = Corpus([(Manifest(folder / "data"), 1.0)], WhisperExamples(model, ["en", "de"]), options)
     made = list(batches(corpus, PLAN, 0))
     found = next(b for b in made if bool((b.spoken.num_tokens == 0).any()))  # type: ignore[union-attr]
     assert bool((found.spoken.num_tokens > 0).any())  # type: ignore[union-attr]
     return found
 
 
-def make(place: Path, seed: int = 0, **options: Any) -> DualScale:
+def make(folder: Path, seed: int = 0, **options: Any) -> DualScale:
     torch.manual_seed(seed)
-    model = set_prompt(load(place / "whisper"), "wanted-only", ["en", "de"])
+    model = set_prompt(load(folder / "whisper"), "wanted-only", ["en", "de"])
     whole = make_dual_scale(model, DualScaleOptions(**{**ALL, **options}))
     with torch.no_grad():
         for name, parameter in whole.named_parameters():
@@ -100,18 +100,18 @@ def by_hand(whole: DualScale, batch: Batch) -> dict[str, float]:
         for ahead in (False, True):
             name = "draft-" if ahead else ""
             log_probs = [said(whole, memory, row[:-1], ahead) for memory in states]
-            for place in range(len(prompt) - 1 + ahead, len(row) - 1):
-                wanted = row[place + 1]
-                sums[f"{name}speech"] -= float(log_probs[0][place][wanted])
+            for position in range(len(prompt) - 1 + ahead, len(row) - 1):
+                wanted = row[position + 1]
+                sums[f"{name}speech"] -= float(log_probs[0][position][wanted])
                 if count:
-                    speech, text = log_probs[0][place], log_probs[1][place]
+                    speech, text = log_probs[0][position], log_probs[1][position]
                     sums[f"{name}text"] -= float(text[wanted])
                     sums[f"{name}kl"] += float((text.exp() * (text - speech)).sum())
     return sums
 
 
-def test_the_loss_is_that_of_the_equations_row_by_row(place: Path, batch: Batch) -> None:
-    whole = make(place, gate=False).eval()
+def test_the_loss_is_that_of_the_equations_row_by_row(folder: Path, batch: Batch) -> None:
+    whole = make(folder, gate=False).eval()
     with torch.no_grad():
         loss = whole.loss(batch)
     wanted = by_hand(whole, batch)
@@ -126,8 +126,8 @@ def test_the_loss_is_that_of_the_equations_row_by_row(place: Path, batch: Batch)
     assert loss.num_tokens == int(batch.num_targets.sum())
 
 
-def test_no_divergence_before_the_gate_opens_and_always_after(place: Path, batch: Batch) -> None:
-    whole = make(place, gate_decay=0.5).train()
+def test_no_divergence_before_the_gate_opens_and_always_after(folder: Path, batch: Batch) -> None:
+    whole = make(folder, gate_decay=0.5).train()
     for _ in range(2):
         assert not {"kl", "draft-kl"} & set(whole.loss(batch).parts)
         whole.gate.opened.fill_(False)
@@ -140,8 +140,8 @@ def test_no_divergence_before_the_gate_opens_and_always_after(place: Path, batch
     assert {"kl", "draft-kl"} <= set(whole.eval().loss(batch).parts)
 
 
-def test_the_gate_sees_means_over_tokens_and_only_in_training(place: Path, batch: Batch) -> None:
-    whole = make(place).eval()
+def test_the_gate_sees_means_over_tokens_and_only_in_training(folder: Path, batch: Batch) -> None:
+    whole = make(folder).eval()
     loss = whole.loss(batch)
     assert int(whole.gate.num_seen) == 0
     whole.train().loss(batch)
@@ -169,9 +169,9 @@ def test_the_gate_is_a_running_mean_and_waits_until_it_has_seen_enough() -> None
     assert closed.is_open
 
 
-def test_the_divergence_has_no_gradient_into_the_text_branch(place: Path, batch: Batch) -> None:
+def test_the_divergence_has_no_gradient_into_the_text_branch(folder: Path, batch: Batch) -> None:
     alone = {"speech_weight": 0.0, "text_weight": 0.0, "draft_weight": 0.0}
-    whole = make(place, gate=False, **alone)
+    whole = make(folder, gate=False, **alone)
     whole.loss(batch).total.backward()
     assert whole.text_encoder is not None
     grads = [p.grad for p in whole.text_encoder.parameters()]
@@ -179,16 +179,16 @@ def test_the_divergence_has_no_gradient_into_the_text_branch(place: Path, batch:
     assert bool(whole.base.decoder.layers[0].cross_attention.value.weight.grad.any())
     assert bool(whole.base.encoder.layers[0].feed_forward.expand.weight.grad.any())
     whole.zero_grad()
-    trained = make(place, gate=False, speech_weight=0.0, draft_weight=0.0)
+    trained = make(folder, gate=False, speech_weight=0.0, draft_weight=0.0)
     trained.loss(batch).total.backward()
     assert any(bool(p.grad.any()) for p in trained.text_encoder.parameters() if p.grad is not None)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("detach", [True, False])
 def test_the_loss_of_the_draft_network_reaches_keys_and_values_unless_detached(
-    place: Path, batch: Batch, detach: bool
+    folder: Path, batch: Batch, detach: bool
 ) -> None:
-    whole = make(place, detach_kv=detach)
+    whole = make(folder, detach_kv=detach)
     decoder_batch = whole.base.decoder_batch(batch)
     seen = run_decoder(whole.base.decoder, decoder_batch)
     assert whole.draft_network is not None
@@ -200,10 +200,10 @@ def test_the_loss_of_the_draft_network_reaches_keys_and_values_unless_detached(
     assert (grad is None or not bool(grad.any())) == detach
 
 
-def test_layers_that_are_run_again_give_the_same_gradients(place: Path, batch: Batch) -> None:
+def test_layers_that_are_run_again_give_the_same_gradients(folder: Path, batch: Batch) -> None:
     grads = []
     for again in (False, True):
-        whole = make(place, gate=False)
+        whole = make(folder, gate=False)
         if again:
             recompute_layers(whole)
         whole.loss(batch).total.backward()
@@ -215,8 +215,8 @@ def test_layers_that_are_run_again_give_the_same_gradients(place: Path, batch: B
         torch.testing.assert_close(grads[1][name], grad, atol=1e-5, rtol=1e-4)
 
 
-def test_what_a_decoder_keeps_is_what_its_cache_holds(place: Path, batch: Batch) -> None:
-    base = load(place / "whisper")
+def test_what_a_decoder_keeps_is_what_its_cache_holds(folder: Path, batch: Batch) -> None:
+    base = load(folder / "whisper")
     with torch.no_grad():
         decoder_batch = set_prompt(base, "wanted-only", ["en", "de"]).decoder_batch(batch)
         seen = run_decoder(base.decoder, decoder_batch)
@@ -231,16 +231,16 @@ def test_what_a_decoder_keeps_is_what_its_cache_holds(place: Path, batch: Batch)
         torch.testing.assert_close(values, cache.self_values[i], atol=1e-5, rtol=1e-4)
 
 
-def test_without_a_text_branch_there_is_one_pass_and_no_divergence(place: Path, batch: Batch) -> None:
-    whole = make(place, text_layers=0, gate=False)
+def test_without_a_text_branch_there_is_one_pass_and_no_divergence(folder: Path, batch: Batch) -> None:
+    whole = make(folder, text_layers=0, gate=False)
     parts = whole.loss(replace(batch, spoken=None)).parts
     assert set(parts) == {"draft-speech"}
     with pytest.raises(ValueError, match="needs a batch with transcripts"):
-        make(place).loss(replace(batch, spoken=None))
+        make(folder).loss(replace(batch, spoken=None))
 
 
-def test_medusa_heads_are_trained_the_same_way(place: Path, batch: Batch) -> None:
-    whole = make(place, draft="medusa", heads=2, gate=False).eval()
+def test_medusa_heads_are_trained_the_same_way(folder: Path, batch: Batch) -> None:
+    whole = make(folder, draft="medusa", heads=2, gate=False).eval()
     assert isinstance(whole.draft_network, MedusaHeads)
     with torch.no_grad():
         loss = whole.loss(batch)
@@ -281,8 +281,8 @@ def test_a_conformer_keeps_its_other_heads(tmp_path: Path) -> None:
     assert float(loss.attention) != pytest.approx(float(own.attention))  # none here
 
 
-def test_without_adapters_the_encoder_rests(place: Path) -> None:
-    whole = make(place, lora_rank=0, whole_layers=0)
+def test_without_adapters_the_encoder_rests(folder: Path) -> None:
+    whole = make(folder, lora_rank=0, whole_layers=0)
     for name, parameter in whole.named_parameters():
         assert "lora" not in name
         assert parameter.requires_grad != name.startswith("base.encoder."), name

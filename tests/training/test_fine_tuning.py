@@ -30,7 +30,7 @@ def quiet(line: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("owned")
     make_tones(root / "data")
     make_whisper(root / "whisper")
@@ -38,20 +38,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def learned(place: Path) -> Path:
+def learned(folder: Path) -> Path:
     """A Whisper that has learned the tones by heart, in either language."""
     training = {"learning_rate": 3e-3, "warmup_steps": 20, "evaluate_every": 30, "keep_best": 2}
-    recipe = fine_tuning_recipe(place / "data", place / "whisper", 90, fine_tuning=WANTED, training=training)
-    run(recipe, place / "learned", report=quiet)
-    return place / "learned" / "model"
+    recipe = fine_tuning_recipe(
+        folder / "data", folder / "whisper", 90, fine_tuning=WANTED, training=training
+    )
+    run(recipe, folder / "learned", report=quiet)
+    return folder / "learned" / "model"
 
 
 @pytest.mark.slow
-def test_it_translates_what_it_was_trained_on_in_transformers_and_here(learned: Path, place: Path) -> None:
+def test_it_translates_what_it_was_trained_on_in_transformers_and_here(learned: Path, folder: Path) -> None:
     theirs = WhisperForConditionalGeneration.from_pretrained(learned).eval()
     tokenizer = WhisperTokenizer.from_pretrained(learned)
     ours = whisper.load(learned)
-    manifest = Manifest(place / "data")
+    manifest = Manifest(folder / "data")
     for i, utterance in enumerate(manifest):
         features = ours.features([manifest.samples(i)])
         for language in WORDS:
@@ -70,11 +72,11 @@ def test_it_translates_what_it_was_trained_on_in_transformers_and_here(learned: 
             assert tokenizer.decode(row[length:]) == said
 
 
-def test_the_card_and_the_configuration_say_what_it_does(learned: Path, place: Path) -> None:
+def test_the_card_and_the_configuration_say_what_it_does(learned: Path, folder: Path) -> None:
     card = Card.read(learned)
     assert card is not None
     assert (card.name, card.bits, sorted(card.target_languages)) == ("tuned", 32, ["de", "en"])
-    assert card.training["start"] == str(place / "whisper")
+    assert card.training["start"] == str(folder / "whisper")
     assert load(learned).pairs() == {(s, t) for s in WORDS for t in WORDS}
 
 
@@ -83,10 +85,10 @@ def weights_of(directory: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("real_length", [False, True])
-def test_a_broken_run_ends_with_the_same_bits(place: Path, tmp_path: Path, real_length: bool) -> None:
+def test_a_broken_run_ends_with_the_same_bits(folder: Path, tmp_path: Path, real_length: bool) -> None:
     recipe = fine_tuning_recipe(
-        place / "data",
-        place / "whisper",
+        folder / "data",
+        folder / "whisper",
         6,
         fine_tuning={"real_length": real_length, "label_smoothing": 0.1, "new_languages": {"gsw": "de"}},
         examples={"rows_per_utterance": 2, "speeds": [0.9, 1.0], "max_time_mask_s": 0.05},
@@ -100,16 +102,16 @@ def test_a_broken_run_ends_with_the_same_bits(place: Path, tmp_path: Path, real_
     assert any("resumed at step 2" in line for line in lines)
     one, two = weights_of(tmp_path / "unbroken"), weights_of(tmp_path / "broken")
     assert all(torch.equal(one[name], two[name]) for name in one)
-    before = whisper.load(place / "whisper").state_dict()
+    before = whisper.load(folder / "whisper").state_dict()
     assert sum(not torch.equal(one[name], before[name]) for name in before) > 0.9 * len(before) - 2
     assert whisper.load(tmp_path / "broken" / "model").real_length is real_length
 
 
-def test_a_new_language_is_heard_and_written(place: Path, tmp_path: Path) -> None:
+def test_a_new_language_is_heard_and_written(folder: Path, tmp_path: Path) -> None:
     make_tones(tmp_path / "data", ("gsw", "de"), silence=2)
     recipe = fine_tuning_recipe(
         tmp_path / "data",
-        place / "whisper",
+        folder / "whisper",
         3,
         languages=("gsw", "de", "en"),
         fine_tuning={"new_languages": {"gsw": "de"}, **WANTED},
@@ -125,20 +127,20 @@ def test_a_new_language_is_heard_and_written(place: Path, tmp_path: Path) -> Non
     assert theirs.config.vocab_size == 1776
 
 
-def test_adapters_and_what_is_trained_beside_them_are_merged(place: Path, tmp_path: Path) -> None:
+def test_adapters_and_what_is_trained_beside_them_are_merged(folder: Path, tmp_path: Path) -> None:
     lora = {"modules": ("encoder.*.feed_forward.*",), "rank": 2, "scale": 1.0, "whole": ("decoder.norm.*",)}
     lines: list[str] = []
-    recipe = fine_tuning_recipe(place / "data", place / "whisper", 3, lora=lora)
+    recipe = fine_tuning_recipe(folder / "data", folder / "whisper", 3, lora=lora)
     run(recipe, tmp_path / "run", report=lines.append)
-    before, after = whisper.load(place / "whisper").state_dict(), weights_of(tmp_path / "run")
+    before, after = whisper.load(folder / "whisper").state_dict(), weights_of(tmp_path / "run")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     adapted = {f"encoder.layers.0.feed_forward.{part}.weight" for part in ("expand", "contract")}
     assert changed == {*adapted, "decoder.norm.weight", "decoder.norm.bias"}
     assert f"{(2 * 2 * (64 + 96) + 128) / 1e3:.1f} k of them are trained" in lines[0]
 
 
-def test_a_split_whisper_keeps_its_plan(place: Path, tmp_path: Path) -> None:
-    model = whisper.load(place / "whisper")
+def test_a_split_whisper_keeps_its_plan(folder: Path, tmp_path: Path) -> None:
+    model = whisper.load(folder / "whisper")
     split = {"groups": [["de"], ["en"]], "shared_ratio": 0.5, "start": "random"}
     splits = [
         {**split, "module": "encoder.layers.0.feed_forward"},
@@ -147,7 +149,9 @@ def test_a_split_whisper_keeps_its_plan(place: Path, tmp_path: Path) -> None:
     apply_plan(model, SharingPlan.model_validate({"splits": splits}))
     whisper.save(model, tmp_path / "split")
     trainable = {"trainable": ("*.private.0.*",)}
-    recipe = fine_tuning_recipe(place / "data", tmp_path / "split", 2, fine_tuning=WANTED, training=trainable)
+    recipe = fine_tuning_recipe(
+        folder / "data", tmp_path / "split", 2, fine_tuning=WANTED, training=trainable
+    )
     trained = run(recipe, tmp_path / "run", report=quiet)
     assert trained.sharing_plan == model.sharing_plan
     before, after = model.state_dict(), trained.state_dict()
@@ -206,29 +210,29 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_is_refused_before_training(place: Path, tmp_path: Path, name: str) -> None:
+def test_what_cannot_be_is_refused_before_training(folder: Path, tmp_path: Path, name: str) -> None:
     changes, message = REFUSED[name]
     with pytest.raises(SprachbundError, match=message):
-        run(fine_tuning_recipe(place / "data", place / "whisper", 2, **changes), tmp_path, report=quiet)
+        run(fine_tuning_recipe(folder / "data", folder / "whisper", 2, **changes), tmp_path, report=quiet)
     assert not (tmp_path / "resume.pt").exists()
 
 
-def test_a_published_prompt_is_not_trained_on_german(place: Path, tmp_path: Path) -> None:
+def test_a_published_prompt_is_not_trained_on_german(folder: Path, tmp_path: Path) -> None:
     with ManifestWriter(tmp_path / "data") as writer:
         said = {"text": "x" * 100, "language": "fr", "translations": {"de": "eins"}}  # too long a transcript
         writer.add(np.zeros(8000, np.float32), speaker="", utterance_id="a", **said)  # type: ignore[arg-type]
-    recipe = fine_tuning_recipe(tmp_path / "data", place / "whisper", 2, languages=("fr", "de"))
+    recipe = fine_tuning_recipe(tmp_path / "data", folder / "whisper", 2, languages=("fr", "de"))
     with pytest.raises(SprachbundError, match=r'is to write de, fr.*needs fine_tuning.prompt = "wanted"'):
         run(recipe, tmp_path / "run", report=quiet)
 
 
-def test_utterances_that_are_left_out_are_counted(place: Path, tmp_path: Path) -> None:
+def test_utterances_that_are_left_out_are_counted(folder: Path, tmp_path: Path) -> None:
     with ManifestWriter(tmp_path / "data") as writer:
         for i, num_samples in enumerate((8000, 8000, 20_000)):
             said = {"text": "one", "language": "en", "speaker": "", "utterance_id": str(i)}
             writer.add(np.zeros(num_samples, np.float32), **said)  # type: ignore[arg-type]
     lines: list[str] = []
-    run(fine_tuning_recipe(tmp_path / "data", place / "whisper", 1), tmp_path / "run", report=lines.append)
+    run(fine_tuning_recipe(tmp_path / "data", folder / "whisper", 1), tmp_path / "run", report=lines.append)
     assert "1 of 3 utterances are longer than 0.9 s: left out" in lines
     slow = {
         "examples": {"speeds": [0.4, 1.0], "rows_per_utterance": 1},
@@ -236,7 +240,7 @@ def test_utterances_that_are_left_out_are_counted(place: Path, tmp_path: Path) -
     }
     with pytest.raises(SprachbundError, match=r"left; cut them into pieces of at most 0.4 s"):
         run(
-            fine_tuning_recipe(tmp_path / "data", place / "whisper", 1, **slow),
+            fine_tuning_recipe(tmp_path / "data", folder / "whisper", 1, **slow),
             tmp_path / "s",
             report=lines.append,
         )

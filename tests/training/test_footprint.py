@@ -90,25 +90,26 @@ def test_layers_are_as_before_where_a_probe_fails(corpus: Path, monkeypatch: pyt
 def test_what_does_not_fit_is_said_with_what_to_change(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def told(out: Path, **changes: object) -> list[str]:
+    def lines_of(out: Path, **changes: object) -> list[str]:
         lines: list[str] = []
         chosen = made.options(1, batch_s=12.0, **changes)
         train(made.make_model(), made.make_training_data(corpus), chosen, out, report=lines.append)
         return lines[:3]
 
-    lines = told(tmp_path / "fits")
+    lines = lines_of(tmp_path / "fits")
     assert not lines[2].startswith("this does not fit")
     together, activations = (
         float(re.search(rf"{name} ([0-9.]+) MiB", lines[1])[1]) for name in ("together", "activations")
     )
     monkeypatch.setattr(loop, "memory_of", lambda device: round((together - activations / 4) * 2**20))
-    lines = told(tmp_path / "does not")
+    lines = lines_of(tmp_path / "does not")
     assert re.fullmatch(
         r"this does not fit; it fits with (recompute = true|accumulate = \d)(, .*)?", lines[2]
     )
     monkeypatch.setattr(loop, "memory_of", lambda device: 2**10)
     assert re.match(
-        r"this does not fit; nothing fits: with .* it takes .* of 0\.0 MiB; take", told(tmp_path / "no")[2]
+        r"this does not fit; nothing fits: with .* it takes .* of 0\.0 MiB; take",
+        lines_of(tmp_path / "no")[2],
     )
 
 

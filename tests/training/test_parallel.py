@@ -364,16 +364,16 @@ def test_a_full_disk_during_a_checkpoint_leaves_the_one_before(
     root: Path, plain: Any, tmp_path: Path
 ) -> None:
     assert codes(root, "full disk") == [1, 1]
-    told = failures(root, "full disk")
+    message = failures(root, "full disk")
     steps = [
         re.search(
             r"the checkpoint of step (\d) could not be written to .*/full disk/2/run/resume "
             r"\(File too large; \d+\.\d MiB are free\); make room",
             line,
         )
-        for line in told
+        for line in message
     ]
-    assert all(steps), told
+    assert all(steps), message
     # Checkpoints are written while training goes on: that of the fourth step may be under way when the disk fills up.
     [failed] = {int(found[1]) for found in steps if found}
     assert failed in (4, 6)

@@ -89,10 +89,10 @@ class Broken:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._corpus, name)
 
-    def __getitem__(self, place: Any) -> Any:
-        if rank() == 1 and place[0] == 1:  # in the second epoch
+    def __getitem__(self, key: Any) -> Any:
+        if rank() == 1 and key[0] == 1:  # in the second epoch
             raise SprachbundError(BROKEN)
-        return self._corpus[place]
+        return self._corpus[key]
 
 
 def broken_data(root: Path, out: Path) -> None:

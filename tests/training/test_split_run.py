@@ -66,31 +66,31 @@ def recipe(directory: Path, **changes: object) -> TranslatorRecipe:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def root(tmp_path: Path) -> Path:
     made.make_corpus(tmp_path / "data", 16)
     save(made_split.make_split_model(), tmp_path / "start")
     return tmp_path
 
 
-def test_a_recipe_goes_on_from_a_split_model(place: Path) -> None:
+def test_a_recipe_goes_on_from_a_split_model(root: Path) -> None:
     second_stage = {
         "trainable": ("encoder.layers.1.*",),
         "rates": {"*.private.*": 1e-2},
         "learning_rate": 4e-3,
     }
     training = made.options(4, **second_stage).model_dump()
-    model = run(recipe(place, training=training), place / "run", report=lambda line: None)
-    assert model.sharing_plan == load(place / "start").sharing_plan
-    before, after = load(place / "start").state_dict(), load(place / "run" / "model").state_dict()
+    model = run(recipe(root, training=training), root / "run", report=lambda line: None)
+    assert model.sharing_plan == load(root / "start").sharing_plan
+    before, after = load(root / "start").state_dict(), load(root / "run" / "model").state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if name.startswith("encoder.layers.1.")}
-    assert (place / "run" / "model" / FILE).read_bytes() == (place / "start" / FILE).read_bytes()
+    assert (root / "run" / "model" / FILE).read_bytes() == (root / "start" / FILE).read_bytes()
 
 
-def test_data_in_a_language_without_a_group_are_refused(place: Path) -> None:
+def test_data_in_a_language_without_a_group_are_refused(root: Path) -> None:
     model = made.make_model()
     plan = {"splits": [{"module": made_split.ENCODER, "groups": [["de"]], "shared_ratio": 0.5}]}
     split_feed_forwards(model, SharingPlan.model_validate(plan))
-    save(model, place / "start")
+    save(model, root / "start")
     with pytest.raises(SprachbundError, match=r"no group for 'en' in encoder.layers.1.*knows de"):
-        run(recipe(place), place / "run", report=lambda line: None)
+        run(recipe(root), root / "run", report=lambda line: None)

@@ -136,9 +136,9 @@ def add_adapters(hf_model: Any, directory: Path) -> None:
             if "lora_" in name:
                 parameter.normal_(std=0.3)
     hf_model.eval()
-    with tempfile.TemporaryDirectory() as place:
-        hf_model.save_pretrained(place)  # a second copy of the model is among what it writes
-        for path in Path(place).glob("adapter_*"):
+    with tempfile.TemporaryDirectory() as folder:
+        hf_model.save_pretrained(folder)  # a second copy of the model is among what it writes
+        for path in Path(folder).glob("adapter_*"):
             shutil.copy(path, directory)
 
 

@@ -102,7 +102,7 @@ def train(data: Path, directory: Path, steps: int, start: Path | None = None, **
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder where the whole way was gone."""
     root = tmp_path_factory.mktemp("chain")
     write_corpus(root / "data" / "train", 192, 0)
@@ -146,8 +146,8 @@ def dev_loss(model: Conformer, data: Path) -> float:
 
 
 @pytest.mark.slow
-def test_the_planted_groups_are_planned(place: Path) -> None:
-    plan = SharingPlan.read(place / "plan.json")
+def test_the_planted_groups_are_planned(workdir: Path) -> None:
+    plan = SharingPlan.read(workdir / "plan.json")
     assert set(map(frozenset, plan.splits[0].groups)) == PLANTED
     evidence = plan.splits[0].evidence
     assert evidence is not None
@@ -157,30 +157,30 @@ def test_the_planted_groups_are_planned(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_branches_learn_what_one_model_could_not(place: Path) -> None:
+def test_the_branches_learn_what_one_model_could_not(workdir: Path) -> None:
     """Told nothing of the speaker, half of the first words are the other group's: a loss of about log 2 for each."""
-    before = dev_loss(load(place / "first" / "model"), place / "data")
-    after = dev_loss(load(place / "second" / "model"), place / "data")
+    before = dev_loss(load(workdir / "first" / "model"), workdir / "data")
+    after = dev_loss(load(workdir / "second" / "model"), workdir / "data")
     assert after < 0.5 * before
 
 
 @pytest.mark.slow
-def test_under_each_others_branches_they_fail(place: Path) -> None:
-    right = load(place / "second" / "model")
+def test_under_each_others_branches_they_fail(workdir: Path) -> None:
+    right = load(workdir / "second" / "model")
     plan = right.sharing_plan
     assert plan is not None
     splits = tuple(split.model_copy(update={"groups": split.groups[::-1]}) for split in plan.splits)
-    wrong = load(place / "first" / "model")
+    wrong = load(workdir / "first" / "model")
     split_feed_forwards(wrong, plan.model_copy(update={"splits": splits}))
     wrong.load_state_dict(right.state_dict())
-    assert dev_loss(wrong, place / "data") > 3 * dev_loss(right, place / "data")
+    assert dev_loss(wrong, workdir / "data") > 3 * dev_loss(right, workdir / "data")
 
 
 @pytest.mark.slow
-def test_evaluation_takes_the_branch_of_the_speaker(place: Path) -> None:
+def test_evaluation_takes_the_branch_of_the_speaker(workdir: Path) -> None:
     """The same recordings mean two things, by who is said to speak."""
     tones = [[0], [1], [2], [3]]
-    model = load(place / "second" / "model")
+    model = load(workdir / "second" / "model")
     options = DecodingOptions(max_tokens=12, guard=GuardOptions(enabled=False))
     samples = [sound(tone) for tone in tones for _ in TAGS]
     found = BatchDecoder(model, options).decode(samples, [["de"]] * 16, [*TAGS] * 4)
@@ -190,9 +190,9 @@ def test_evaluation_takes_the_branch_of_the_speaker(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_headroom_is_seen_for_the_planted_groups_and_not_across(place: Path) -> None:
+def test_headroom_is_seen_for_the_planted_groups_and_not_across(workdir: Path) -> None:
     """Copies for the planted groups gain beyond chance; groups that mix them gain less than half of that."""
-    data = place / "data"
+    data = workdir / "data"
     numbers = [
         "--utterances",
         "40",
@@ -208,7 +208,7 @@ def test_headroom_is_seen_for_the_planted_groups_and_not_across(place: Path) -> 
         "1e-2",
     ]
     groups = ("--groups", "de+nl,fi+sw", "--groups", "de+fi,nl+sw", "--learning-rates", "1e-2")
-    line = (place / "first" / "model", data / "train", "--dev", data / "dev", *numbers, *groups, "--json")
+    line = (workdir / "first" / "model", data / "train", "--dev", data / "dev", *numbers, *groups, "--json")
     ran = command("share", "headroom", *line)
     assert ran.code == 0, ran.err
     gains = {arm: by_language["all"] for arm, by_language in json.loads(ran.out)["gains"].items()}

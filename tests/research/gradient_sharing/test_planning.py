@@ -146,9 +146,9 @@ def test_the_side_is_told_or_read_off_the_names() -> None:
         for s in make_plan(Sketches(vectors=by_module), SharingPlanOptions(num_modules=2)).splits
     }
     assert sides == {"encoder.layers.1.ffn": "source", "decoder.layers.1.ffn": "target"}
-    told = Sketches(vectors={"x": rows}, info={"side": {"x": "target"}, "model_hash": "ff"})
-    assert make_plan(told).splits[0].side == "target"
-    assert make_plan(told).model_hash == "ff"
+    declared = Sketches(vectors={"x": rows}, info={"side": {"x": "target"}, "model_hash": "ff"})
+    assert make_plan(declared).splits[0].side == "target"
+    assert make_plan(declared).model_hash == "ff"
     pairs = dict(zip(("de>fr", "fr>de", "de>en"), rows.values(), strict=True))
     assert make_plan(Sketches(vectors={"x": pairs})).splits[0].side == "pair"
     wrong = Sketches(vectors={"x": rows}, info={"side": {"x": "middle"}})
@@ -200,6 +200,6 @@ def test_languages_may_have_different_numbers_of_vectors() -> None:
 
 
 def test_progress_is_reported() -> None:
-    told = []
-    make_plan(layers(), progress=lambda done, total: told.append((done, total)))
-    assert told == [(i, 4) for i in range(4)]
+    progress = []
+    make_plan(layers(), progress=lambda done, total: progress.append((done, total)))
+    assert progress == [(i, 4) for i in range(4)]

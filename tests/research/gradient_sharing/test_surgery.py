@@ -257,7 +257,7 @@ def command(*arguments: object):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def folder(tmp_path_factory) -> Path:
     """A model, a corpus in its languages, and a plan."""
     directory = tmp_path_factory.mktemp("place")
     save(made.make_model(), directory / "model")
@@ -281,19 +281,19 @@ def place(tmp_path_factory) -> Path:
     return directory
 
 
-def test_the_command_writes_a_model_that_loads(place: Path, tmp_path: Path) -> None:
-    arguments = (place / "model", place / "plan.json", "--data", place / "data", "--utterances", 4)
+def test_the_command_writes_a_model_that_loads(folder: Path, tmp_path: Path) -> None:
+    arguments = (folder / "model", folder / "plan.json", "--data", folder / "data", "--utterances", 4)
     done = command(*arguments, "--out", tmp_path / "a", "--json")
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    encoder, decoder = told["splits"]
+    values = json.loads(done.stdout)
+    encoder, decoder = values["splits"]
     assert encoder["shared_width"] == 24
     assert encoder["private_widths"] == [12, 12]
     assert encoder["without_group"] == []
     assert decoder["private_widths"] == [48, 48]
     model = load_any(tmp_path / "a")
-    assert sum(p.numel() for p in model.parameters()) == told["parameters"]
-    assert SharingPlan.read(tmp_path / "a") == SharingPlan.read(place / "plan.json")
+    assert sum(p.numel() for p in model.parameters()) == values["parameters"]
+    assert SharingPlan.read(tmp_path / "a") == SharingPlan.read(folder / "plan.json")
     again = command(*arguments, "--out", tmp_path / "b")
     assert "parameters" in again.stdout
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("a", "b"))
@@ -301,13 +301,13 @@ def test_the_command_writes_a_model_that_loads(place: Path, tmp_path: Path) -> N
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_command_measures_every_language_on_its_own_data(place: Path, tmp_path: Path) -> None:
-    options = ("--data", place / "data", "--utterances", 6, "--out", tmp_path / "m")
-    done = command(place / "model", place / "plan.json", *options)
+def test_the_command_measures_every_language_on_its_own_data(folder: Path, tmp_path: Path) -> None:
+    options = ("--data", folder / "data", "--utterances", 6, "--out", tmp_path / "m")
+    done = command(folder / "model", folder / "plan.json", *options)
     assert done.exit_code == 0, done.output
-    model, manifests = load(place / "model"), [Manifest(place / "data")]
+    model, manifests = load(folder / "model"), [Manifest(folder / "data")]
     importance = {}
-    for split in SharingPlan.read(place / "plan.json").splits:
+    for split in SharingPlan.read(folder / "plan.json").splits:
         tags = [tag for group in split.groups for tag in group]
         rows = choose_rows(model, manifests, by=split.side, count=6, seed=0, languages=tags).rows
         spoken = {tag: [[row.read(manifests)] for row in own] for tag, own in rows.items()}
@@ -317,14 +317,14 @@ def test_the_command_measures_every_language_on_its_own_data(place: Path, tmp_pa
         importance |= collect_importance(
             model, spoken, [split.module], loss=lambda batch: decoder_loss(model, batch)[0]
         )
-    apply_plan(model, SharingPlan.read(place / "plan.json"), importance=importance)
+    apply_plan(model, SharingPlan.read(folder / "plan.json"), importance=importance)
     written = load(tmp_path / "m").state_dict()
     assert all(torch.equal(written[name], value) for name, value in model.state_dict().items())
 
 
-def test_the_start_can_be_chosen_and_is_written_down(place: Path, tmp_path: Path) -> None:
+def test_the_start_can_be_chosen_and_is_written_down(folder: Path, tmp_path: Path) -> None:
     done = command(
-        place / "model", place / "plan.json", "--start", "svd", "--bits", 8, "--out", tmp_path / "m"
+        folder / "model", folder / "plan.json", "--start", "svd", "--bits", 8, "--out", tmp_path / "m"
     )
     assert done.exit_code == 0, done.output
     assert {split.start for split in SharingPlan.read(tmp_path / "m" / FILE).splits} == {"svd"}
@@ -342,23 +342,23 @@ def test_the_start_can_be_chosen_and_is_written_down(place: Path, tmp_path: Path
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_written(
-    place, tmp_path, change, arguments, message
+    folder, tmp_path, change, arguments, message
 ) -> None:
-    plan = {**json.loads((place / "plan.json").read_text()), **change}
+    plan = {**json.loads((folder / "plan.json").read_text()), **change}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    given = [str(place / "data") if a == "DATA" else a for a in arguments]
+    given = [str(folder / "data") if a == "DATA" else a for a in arguments]
     out = [] if "--out" in given else ["--out", str(tmp_path / "out")]
-    done = command(place / "model", tmp_path / "plan.json", *given, *out)
+    done = command(folder / "model", tmp_path / "plan.json", *given, *out)
     assert message in str(done.exception)
     assert isinstance(done.exception, SprachbundError)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_plan_of_another_model_can_be_insisted_on(place: Path, tmp_path: Path) -> None:
-    plan = {**json.loads((place / "plan.json").read_text()), "model_hash": "0" * 64}
+def test_a_plan_of_another_model_can_be_insisted_on(folder: Path, tmp_path: Path) -> None:
+    plan = {**json.loads((folder / "plan.json").read_text()), "model_hash": "0" * 64}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     options = ("--start", "random", "--any-model", "--out", tmp_path / "out")
-    assert command(place / "model", tmp_path / "plan.json", *options).exit_code == 0
+    assert command(folder / "model", tmp_path / "plan.json", *options).exit_code == 0
 
 
 def test_whisper_is_split_by_the_command_too(tmp_path: Path) -> None:
