@@ -68,11 +68,11 @@ def test_neighbours_change_nothing(several, random):
     random.shuffle(places)  # any order that keeps each recording's own
     together = translate_spans(FAMILY, [queues[number].pop(0) for number in places])
     for number, expected in enumerate(alone):
-        found = [answers for place, answers in zip(places, together, strict=True) if place == number]
-        assert [[(t, s.text, s.source_language, s.start_s) for t, s in answers] for answers in found] == [
+        own = [answers for place, answers in zip(places, together, strict=True) if place == number]
+        assert [[(t, s.text, s.source_language, s.start_s) for t, s in answers] for answers in own] == [
             [(t, s.text, s.source_language, s.start_s) for t, s in answers] for answers in expected
         ]
-        words = [[w.text for _, s in answers for w in s.words] for answers in found]
+        words = [[w.text for _, s in answers for w in s.words] for answers in own]
         assert words == [[w.text for _, s in answers for w in s.words] for answers in expected]
 
 
@@ -115,11 +115,11 @@ def test_a_recording_that_cannot_go_on_leaves_its_neighbours_alone():
     lost, fine = asked(["transcribe"], family=family), asked(["de"], "en", family=family)
     crowded = asked(["de"], "en", replace(PLAIN, prompt="a" * 40), family=family)
     everything = [*spans_of(lost, 1), *spans_of(fine, 2), *spans_of(crowded, 3)]
-    found = translate_spans(family, everything)
+    segments = translate_spans(family, everything)
     assert "name the source language" in str(lost.error)
     assert "shorten the prompt" in str(crowded.error)
-    assert (found[0], found[2], fine.error) == ([], [], None)
-    assert found[1][0][1].text == translate_spans(family, spans_of(asked(["de"], "en"), 2))[0][0][1].text
+    assert (segments[0], segments[2], fine.error) == ([], [], None)
+    assert segments[1][0][1].text == translate_spans(family, spans_of(asked(["de"], "en"), 2))[0][0][1].text
 
 
 @pytest.mark.parametrize("source", [None, "en"])
@@ -131,9 +131,9 @@ def test_what_a_recording_could_not_be_is_kept_by_it(source):
         options=PLAIN,
         tracker=LanguageTracker(family.source_languages, None, 3),
     )
-    found = translate_spans(family, spans_of(one, *range(6)))
-    assert [target for answers in found for target, _ in answers] == ["de", "en"] * 6
-    unknown = [s for answers in found for _, s in answers if (s.dropped or "").startswith("unknown pair")]
+    segments = translate_spans(family, spans_of(one, *range(6)))
+    assert [target for answers in segments for target, _ in answers] == ["de", "en"] * 6
+    unknown = [s for answers in segments for _, s in answers if (s.dropped or "").startswith("unknown pair")]
     assert bool(unknown) == ("de" in one.refused)
 
 

@@ -117,9 +117,9 @@ def test_texts_go_to_the_translator() -> None:
 def test_words_have_the_times_of_what_they_were_translated_from() -> None:
     cascade = Cascade(TinyFamily(), Backwards())
     options = replace(OPEN, word_timestamps=True)
-    found = read(cascade, speech([1.5, 2.0]), ["es", "de"], options)
+    translations = read(cascade, speech([1.5, 2.0]), ["es", "de"], options)
     different = 0
-    for heard, written in zip(found["de"].segments, found["es"].segments, strict=True):
+    for heard, written in zip(translations["de"].segments, translations["es"].segments, strict=True):
         assert " ".join(word.text for word in written.words) == " ".join(written.text.split())
         letters = [word for word in heard.words for _ in word.text]
         said = [n for n, letter in enumerate(heard.text) if letter != " "]
@@ -189,12 +189,12 @@ def test_ends_of_sentences() -> None:
 
 def test_what_the_guard_drops_of_the_transcript_stays_dropped() -> None:
     strict = DecodingOptions(max_tokens=12, guard=GuardOptions(max_characters_per_s=0.5))
-    found = read(Cascade(TinyFamily(), Reading()), speech([1.5]), ["es", "de"], strict)
-    assert not found["es"].segments
-    [dropped] = found["es"].dropped
-    assert dropped.dropped == found["de"].dropped[0].dropped
+    translations = read(Cascade(TinyFamily(), Reading()), speech([1.5]), ["es", "de"], strict)
+    assert not translations["es"].segments
+    [dropped] = translations["es"].dropped
+    assert dropped.dropped == translations["de"].dropped[0].dropped
     assert dropped.text == ""
-    assert dropped.source_text == found["de"].dropped[0].text
+    assert dropped.source_text == translations["de"].dropped[0].text
 
 
 def test_a_translation_much_longer_than_the_speech_is_dropped() -> None:

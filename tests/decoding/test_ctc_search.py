@@ -10,21 +10,21 @@ from tests.nn.test_ctc import collapsed, lattice
 
 def all_texts(log_probs: np.ndarray) -> dict[tuple[int, ...], float]:
     """Log-probability of every text, by going through every path."""
-    found: dict[tuple[int, ...], float] = {}
+    scores: dict[tuple[int, ...], float] = {}
     for path in itertools.product(range(log_probs.shape[1]), repeat=len(log_probs)):
         score = float(sum(log_probs[t, token] for t, token in enumerate(path)))
         text = collapsed(path)
-        found[text] = float(np.logaddexp(found.get(text, -math.inf), score))
-    return found
+        scores[text] = float(np.logaddexp(scores.get(text, -math.inf), score))
+    return scores
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_beam_that_nothing_falls_out_of_is_exact(seed: int) -> None:
     log_probs = lattice(1, 5, 3, seed)[0].numpy()
     wanted = all_texts(log_probs)
-    found = prefix_beam(log_probs, 1000)
-    assert dict(found) == pytest.approx(wanted)
-    assert [text for text, _ in found] == sorted(wanted, key=lambda text: -wanted[text])
+    texts = prefix_beam(log_probs, 1000)
+    assert dict(texts) == pytest.approx(wanted)
+    assert [text for text, _ in texts] == sorted(wanted, key=lambda text: -wanted[text])
 
 
 def test_a_narrow_beam_finds_the_likeliest_text_where_the_best_path_does_not() -> None:
@@ -49,9 +49,9 @@ def test_best_path_is_that_of_all_paths() -> None:
 def test_forbidden_tokens_are_never_written() -> None:
     log_probs = lattice(1, 5, 4)[0].numpy().copy()
     log_probs[:, 2] = -np.inf
-    found = prefix_beam(log_probs, 50)
-    assert all(2 not in text for text, _ in found)
-    assert found[0][1] == pytest.approx(
+    texts = prefix_beam(log_probs, 50)
+    assert all(2 not in text for text, _ in texts)
+    assert texts[0][1] == pytest.approx(
         max(all_texts(np.where(np.isinf(log_probs), -1e9, log_probs)).values())
     )
 

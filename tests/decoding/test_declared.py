@@ -91,13 +91,13 @@ def recording(model: SpeechLLM, tags: tuple[str, ...] | None) -> RecordingState:
 
 
 def test_spans_are_in_the_json_and_come_back(model: SpeechLLM, directory: Path) -> None:
-    found = Model(model, name="tiny").translate(
+    translation = Model(model, name="tiny").translate(
         directory / "talk.wav", to="en", languages=["es", "zh"], options=KEEP
     )
-    (segment,) = (*found.segments, *found.dropped)
+    (segment,) = (*translation.segments, *translation.dropped)
     assert {span.language for span in segment.spans} <= {"es", "zh"}
     assert segment.source_language in ("es", "zh")
-    values = json.loads(found.to_json())
+    values = json.loads(translation.to_json())
     (stored,) = (*values["segments"], *values["dropped"])
     assert stored["spans"][0]["start_s"] == pytest.approx(segment.start_s, abs=1e-3)
     assert Segment.from_dict(stored).to_dict() == stored
@@ -127,8 +127,8 @@ def test_the_command_line_declares_them(directory: Path, capsys: pytest.CaptureF
     ]
     command += ["--max-tokens", "6", "--json"]
     assert main([*command, "--languages", "zh,Spanish"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    spans = [span for segment in (*found["segments"], *found["dropped"]) for span in segment["spans"]]
+    values = json.loads(capsys.readouterr().out)
+    spans = [span for segment in (*values["segments"], *values["dropped"]) for span in segment["spans"]]
     assert {span["language"] for span in spans} <= {"zh", "es"}
     assert main([*command, "--languages", "es,fr"]) != 0
     said = capsys.readouterr().err

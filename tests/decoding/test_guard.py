@@ -53,8 +53,12 @@ def test_what_people_say_passes(text):
     ],
 )
 def test_failures_are_named(text, changed, reason):
-    found = drop_reason(text, **{**HEALTHY, **changed})
-    assert (found is None) if reason is None else found is not None and found.startswith(reason)
+    dropped_for = drop_reason(text, **{**HEALTHY, **changed})
+    assert (
+        (dropped_for is None)
+        if reason is None
+        else dropped_for is not None and dropped_for.startswith(reason)
+    )
 
 
 def test_one_weak_sign_alone_does_not_drop_speech():

@@ -48,7 +48,7 @@ def doubt(seconds: float) -> float:
 def segments(
     options: DecodingOptions, family: TinyFamily | None = None, to: tuple[str, ...] = ("de",)
 ) -> list[Segment]:
-    found = pipeline.translate(
+    translations = pipeline.translate(
         family or calibrated(),
         recording(*SPEECH),
         list(to),
@@ -58,7 +58,7 @@ def segments(
         activity=Loudness(),
     )
     return sorted(
-        (segment for one in found.values() for segment in (*one.segments, *one.dropped)),
+        (segment for one in translations.values() for segment in (*one.segments, *one.dropped)),
         key=lambda segment: (segment.target_language, segment.start_s),
     )
 

@@ -34,9 +34,9 @@ def counted(tokens: tuple[int, ...], word: tuple[int, ...], weight: float, *, en
     """Bonus of a text for one word that does not overlap itself: whole words, and one that has begun at the end."""
     place = whole = 0
     while place + len(word) <= len(tokens):
-        found = tokens[place : place + len(word)] == word
-        whole += len(word) * found
-        place += len(word) if found else 1
+        occurs = tokens[place : place + len(word)] == word
+        whole += len(word) * occurs
+        place += len(word) if occurs else 1
     begun = next((n for n in range(len(word) - 1, 0, -1) if tokens[-n:] == word[:n]), 0)
     return weight * (whole + (0 if ended else begun))
 
@@ -107,14 +107,14 @@ def test_greedy_search_is_the_search_by_hand() -> None:
         plain = search(family, memory, [[TARGET]], options)[0][0]
         for weight in (1.0, 6.0):
             hot = replace(options, hot_words=("name",), hot_words_weight=weight)
-            found = search(family, memory, [[TARGET]], hot)[0][0]
-            assert found.tokens == stepped(family, memory, word, weight)
-            changed += found.tokens != plain.tokens
-            if found.tokens == plain.tokens:
-                assert found.log_probability == pytest.approx(plain.log_probability, abs=1e-4)
+            hypothesis = search(family, memory, [[TARGET]], hot)[0][0]
+            assert hypothesis.tokens == stepped(family, memory, word, weight)
+            changed += hypothesis.tokens != plain.tokens
+            if hypothesis.tokens == plain.tokens:
+                assert hypothesis.log_probability == pytest.approx(plain.log_probability, abs=1e-4)
             else:
-                bonus = counted(found.tokens, word, weight, ended=found.finished)
-                assert found.log_probability == pytest.approx(found.score - bonus, abs=1e-4)
+                bonus = counted(hypothesis.tokens, word, weight, ended=hypothesis.finished)
+                assert hypothesis.log_probability == pytest.approx(hypothesis.score - bonus, abs=1e-4)
     assert changed
 
 
@@ -165,10 +165,10 @@ def test_a_beam_ranks_by_log_probability_and_bonus(word: tuple[int, ...]) -> Non
         hot_words_weight=weight,
         draft="none",
     )
-    found = search(family, memory, [[TARGET]], options)[0][0]
-    assert found.tokens == best
-    bonus = counted(best, word, weight, ended=found.finished)
-    assert found.log_probability == pytest.approx(scored[best] - bonus, abs=1e-4)
+    hypothesis = search(family, memory, [[TARGET]], options)[0][0]
+    assert hypothesis.tokens == best
+    bonus = counted(best, word, weight, ended=hypothesis.finished)
+    assert hypothesis.log_probability == pytest.approx(scored[best] - bonus, abs=1e-4)
 
 
 WITHOUT = DecodingOptions(max_tokens=12, min_tokens=8, draft="none")
@@ -206,9 +206,9 @@ def test_a_draft_does_not_change_the_text(beam_size: int) -> None:
         knowing([row[0] for row in without], family.end_token),
     ):
         speculation = Speculation(ScriptedDraft(script=script), num_draft_tokens=3)
-        found = search(family, memory, targets, options, None, speculation)
-        assert [row[0].tokens for row in found] == [row.tokens for row in rows]
-        assert [row[0].log_probability for row in found] == pytest.approx(
+        hypotheses = search(family, memory, targets, options, None, speculation)
+        assert [row[0].tokens for row in hypotheses] == [row.tokens for row in rows]
+        assert [row[0].log_probability for row in hypotheses] == pytest.approx(
             [row.log_probability for row in rows], abs=1e-4
         )
         assert sum(report.checked for report in speculation.report()) > 0
@@ -257,14 +257,14 @@ def test_greedy_search_of_a_transducer_is_the_search_by_hand(frames_at_once: int
         for word in ((1, 2), (3,), (2, 4, 1)):
             hot = HotWords([word], 3.0)
             lengths = torch.tensor([10, 6])
-            found, _ = transducer_greedy(
+            hypotheses, _ = transducer_greedy(
                 transducer, encoded, lengths, frames_at_once=frames_at_once, hot_words=hot
             )
             plain, _ = transducer_greedy(transducer, encoded, lengths)
             for row, length in enumerate(lengths.tolist()):
                 tokens, score = by_hand(transducer, encoded[row, :length], word, 3.0)
-                assert found[row].tokens == tokens
-                assert found[row].score == pytest.approx(score, abs=1e-4)
+                assert hypotheses[row].tokens == tokens
+                assert hypotheses[row].score == pytest.approx(score, abs=1e-4)
                 changed += tokens != plain[row].tokens
     assert changed
 

@@ -32,9 +32,9 @@ def test_prefix_scores_are_the_sum_over_all_texts(seed: int) -> None:
         for text in itertools.product((1, 2), repeat=length):
             prefixes = after(log_probs, text)
             assert float(prefixes.ended()) == pytest.approx(texts.get(text, -math.inf), abs=1e-9)
-            found = prefixes.continued(torch.tensor([[1, 2]]))[0].tolist()
+            scores = prefixes.continued(torch.tensor([[1, 2]]))[0].tolist()
             wanted = [of_prefix(texts, (*text, token)) for token in (1, 2)]
-            assert found == pytest.approx(wanted, abs=1e-9)
+            assert scores == pytest.approx(wanted, abs=1e-9)
             if length:
                 assert float(prefixes.scores) == pytest.approx(of_prefix(texts, text), abs=1e-9)
 

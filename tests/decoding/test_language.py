@@ -16,16 +16,16 @@ def test_the_posterior_is_the_geometric_mean_renormalised(seed, windows, allowed
     probabilities = np.random.default_rng(seed).dirichlet([0.7] * 4, windows) + 1e-6
     mean = np.prod(probabilities, axis=0) ** (1 / windows)
     mean[[tag not in allowed for tag in TAGS]] = 0.0
-    found = language_posterior(torch.from_numpy(probabilities).log(), TAGS, sorted(allowed))
-    assert found.tolist() == pytest.approx(mean / mean.sum(), abs=1e-9)
+    posterior = language_posterior(torch.from_numpy(probabilities).log(), TAGS, sorted(allowed))
+    assert posterior.tolist() == pytest.approx(mean / mean.sum(), abs=1e-9)
 
 
 def test_the_best_of_the_allowed_is_taken():
     log_probs = torch.tensor([[0.6, 0.3, 0.06, 0.04]]).log()
     assert identify(log_probs, TAGS, None).language == "de"
-    found = identify(log_probs, TAGS, ("en", "fr"))
-    assert found.language == "en"
-    assert found.probability == pytest.approx(0.3 / 0.34)
+    identified = identify(log_probs, TAGS, ("en", "fr"))
+    assert identified.language == "en"
+    assert identified.probability == pytest.approx(0.3 / 0.34)
     assert identify(log_probs, TAGS, ("es",)).probability == pytest.approx(1.0)
 
 

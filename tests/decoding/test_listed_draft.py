@@ -67,11 +67,11 @@ def test_tokens_are_those_of_the_whole_matrix(
         run = TextRun(ListedRows(family.decoder, rows))
         prompts = [family.prompt(target) for target in flat]
         draft_state = DraftState.begin(run, prompts, num_draft_tokens=num_draft_tokens)
-        found = speculative_search(family, started, draft_state)
-    assert [h.tokens for h in found] == [h.tokens for h in expected]
+        hypotheses = speculative_search(family, started, draft_state)
+    assert [h.tokens for h in hypotheses] == [h.tokens for h in expected]
     # In bf16 a pass over several tokens rounds otherwise than one over each.
     near = 0.05 if engine == "torch-int8" else 1e-3
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(hypotheses, expected, strict=True):
         assert a.log_probability == pytest.approx(b.log_probability, abs=near)
     assert bool((draft_state.accepted[:, 1:].sum(1) <= draft_state.checked).all())
 
@@ -96,8 +96,8 @@ def test_a_text_file_is_a_draft(bundled: Family, tmp_path: Path, monkeypatch: py
     with torch.inference_mode():
         memory = family.encode(family.features(samples))
         plain = search(family, memory, targets, DecodingOptions(draft="none", max_tokens=12))
-        found = search(family, memory, targets, options, speculation=speculation)
-    assert [h.tokens for h in plain[0]] == [h.tokens for h in found[0]]
+        hypotheses = search(family, memory, targets, options, speculation=speculation)
+    assert [h.tokens for h in plain[0]] == [h.tokens for h in hypotheses[0]]
     assert speculation.report()[0].draft == "text"
 
 

@@ -103,15 +103,15 @@ def test_a_parasite_proposes_what_it_does_on_torch(width: int, num_blocks: int, 
     assert isinstance(run, NativeParasiteRun)
     cache = native_decoder.start(states, memory.num_frames, rows_per_memory=2)
     native_decoder.step(tokens[:, :24], cache)
-    found = torch.zeros(24, k, dtype=torch.long)
-    run.native_draft([0] * 24).propose(native_decoder._native, tokens, lengths, cache.own, found)
+    proposed = torch.zeros(24, k, dtype=torch.long)
+    run.native_draft([0] * 24).propose(native_decoder._native, tokens, lengths, cache.own, proposed)
     rounded(decoder)
     rounded(parasite)
     wanted = torch_proposals(parasite, decoder, memory, tokens, lengths, k)
-    first = found[:, 0] == wanted[:, 0]
+    first = proposed[:, 0] == wanted[:, 0]
     # Inputs are rounded to 8 bits as well, so a few near ties are resolved otherwise, and what follows them.
     assert first.float().mean() >= 0.85
-    assert (found == wanted)[first].float().mean() >= 0.8
+    assert (proposed == wanted)[first].float().mean() >= 0.8
 
 
 class FamilyOf:
@@ -136,11 +136,11 @@ def torch_proposals(
     cache = decoder.start(memory.states, memory.num_frames, rows_per_memory=2)
     decoder.step(tokens[:, :24], cache)
     cache.rewind(lengths - 1)
-    found = [tokens.gather(1, lengths[:, None] - 1)[:, 0]]
+    proposals = [tokens.gather(1, lengths[:, None] - 1)[:, 0]]
     for ahead in range(k):
-        h = parasite.predict(decoder, found[-1], lengths - 1 + ahead, cache, cross)
-        found.append(parasite.logits(decoder, h)[:, 0].argmax(-1))
-    return torch.stack(found[1:], 1)
+        h = parasite.predict(decoder, proposals[-1], lengths - 1 + ahead, cache, cross)
+        proposals.append(parasite.logits(decoder, h)[:, 0].argmax(-1))
+    return torch.stack(proposals[1:], 1)
 
 
 def test_planted_tokens_are_accepted_up_to_the_first_wrong_one() -> None:
@@ -178,8 +178,8 @@ def test_trained_weights_keep_every_token() -> None:
     for draft in drafts:
         draft.check(native_family)
         speculation = Speculation(draft, num_draft_tokens=2)
-        found = flat(search(native_family, memory, targets, options, None, speculation))
-        assert [row.tokens for row in found] == [row.tokens for row in wanted]
+        hypotheses = flat(search(native_family, memory, targets, options, None, speculation))
+        assert [row.tokens for row in hypotheses] == [row.tokens for row in wanted]
     assert min(speculation.acceptance[:2]) > 0.85  # of the model itself
 
 

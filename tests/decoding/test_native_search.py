@@ -56,9 +56,11 @@ def rows_of(num_memories: int, seed: int = 1) -> tuple[Memory, list[list[Target]
     return random_memory(lengths, seed), [[Target(language="de"), Target(language="en")]] * num_memories
 
 
-def assert_alike(found: Sequence[Hypothesis], wanted: Sequence[Hypothesis]) -> None:
-    assert [(row.tokens, row.finished) for row in found] == [(row.tokens, row.finished) for row in wanted]
-    sums = [[row.log_probability for row in rows] for rows in (found, wanted)]
+def assert_alike(hypotheses: Sequence[Hypothesis], wanted: Sequence[Hypothesis]) -> None:
+    assert [(row.tokens, row.finished) for row in hypotheses] == [
+        (row.tokens, row.finished) for row in wanted
+    ]
+    sums = [[row.log_probability for row in rows] for rows in (hypotheses, wanted)]
     # One rounding for each logit and step, on sums of some hundred.
     assert np.allclose(*sums, rtol=1e-5, atol=1e-4)
 
@@ -111,9 +113,9 @@ def test_timestamps_are_those_of_a_search_from_python(
     texts = {"de": [[*row.tokens, family.end_token] for row in wanted], "en": [[7, 8, 9]]}
     draft = TokenMapDraft(TokenMap.fit(texts, family.vocabulary_size, orders=(2, 1)))
     speculation = Speculation(cast(Draft, draft), num_draft_tokens=3) if drafted else None
-    found = flat(search(family, memory, targets, PLAIN, durations_s, speculation))
-    assert_alike(found, wanted)
-    stamps = [token for row in found for token in row.tokens if token >= family.first_time]
+    hypotheses = flat(search(family, memory, targets, PLAIN, durations_s, speculation))
+    assert_alike(hypotheses, wanted)
+    stamps = [token for row in hypotheses for token in row.tokens if token >= family.first_time]
     assert len(stamps) > 60
     assert speculation is None or sum(each.accepted for each in speculation.report()) > 20
 
@@ -130,11 +132,11 @@ def test_two_hundred_rows_keep_their_tokens_with_a_token_map(
     for natively in (True, False):
         speculation = Speculation(cast(Draft, draft), num_draft_tokens=num_draft_tokens)
         if natively:
-            found = flat(search(family, memory, targets, PLAIN, None, speculation))
+            hypotheses = flat(search(family, memory, targets, PLAIN, None, speculation))
         else:
             with from_python(monkeypatch):
-                found = flat(search(family, memory, targets, PLAIN, None, speculation))
-        assert_alike(found, wanted)
+                hypotheses = flat(search(family, memory, targets, PLAIN, None, speculation))
+        assert_alike(hypotheses, wanted)
         assert sum(each.accepted for each in speculation.report()) > 100
 
 
@@ -154,8 +156,8 @@ def test_a_text_is_accepted_where_it_is_right_and_found_again_behind_mistakes() 
     family, (memory, targets) = native_family(), rows_of(3)
     wanted = flat(search(family, memory, targets, PLAIN))
     right = [[*row.tokens, family.end_token] for row in wanted]
-    found, rows = found_with_texts(family, memory, targets, right)
-    assert_alike(found, wanted)
+    hypotheses, rows = found_with_texts(family, memory, targets, right)
+    assert_alike(hypotheses, wanted)
     assert (rows.checked == rows.accepted[:, 1:].sum(1)).all()
     for row, accepted in zip(wanted, rows.accepted.tolist(), strict=True):
         # Four draft tokens and one more in each pass. In the last pass the end may be a draft token; a limit is not.
@@ -165,8 +167,8 @@ def test_a_text_is_accepted_where_it_is_right_and_found_again_behind_mistakes() 
     longest = max(map(len, right))
     assert rows.passes == -(-(longest - 1) // 5)  # the newest token and four more, each time
     broken = [[*text[:3], 0, *text[4:]] for text in right]
-    found, rows = found_with_texts(family, memory, targets, broken)
-    assert_alike(found, wanted)
+    hypotheses, rows = found_with_texts(family, memory, targets, broken)
+    assert_alike(hypotheses, wanted)
     assert (rows.checked > rows.accepted[:, 1:].sum(1)).all()
     assert rows.passes < longest - 1
 
@@ -182,8 +184,8 @@ def test_texts_of_any_kind_change_no_token(seed: int) -> None:
         wrong = random.random(len(text)) < 0.4
         text[wrong] = random.integers(0, family.vocabulary_size, int(wrong.sum()))
         texts.append(np.delete(text, random.integers(0, len(text), 2)).tolist()[: random.integers(0, 40)])
-    found, _ = found_with_texts(family, memory, targets, texts, most=int(random.integers(1, 9)))
-    assert_alike(found, wanted)
+    hypotheses, _ = found_with_texts(family, memory, targets, texts, most=int(random.integers(1, 9)))
+    assert_alike(hypotheses, wanted)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -202,11 +204,11 @@ def test_whole_texts_are_looked_up_alike_by_the_kernels_and_from_python(
     for natively in (True, False):
         speculation = Speculation(draft, num_draft_tokens=3)
         if natively:
-            found = flat(search(family, memory, targets, PLAIN, None, speculation))
+            hypotheses = flat(search(family, memory, targets, PLAIN, None, speculation))
         else:
             with from_python(monkeypatch):
-                found = flat(search(family, memory, targets, PLAIN, None, speculation))
-        assert_alike(found, wanted)
+                hypotheses = flat(search(family, memory, targets, PLAIN, None, speculation))
+        assert_alike(hypotheses, wanted)
         counts.append(sum(one.accepted for one in speculation.report()))
     # The kernels propose no token behind the limit of a row, so the last pass of each may differ.
     assert abs(counts[0] - counts[1]) <= len(wanted)

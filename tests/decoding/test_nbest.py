@@ -38,10 +38,10 @@ def test_they_are_the_next_rows_of_the_beam() -> None:
     ranked = beam_search(
         family, start_batch(family, memory, targets, OPTIONS, None), beam_size=4, length_penalty=1.0
     )
-    for [found], wanted in zip(search(family, memory, targets, OPTIONS), ranked, strict=True):
-        assert replace(found, others=()) == wanted[0]
-        assert [*found.others] == wanted[1:3]
-        scores = [h.score for h in (found, *found.others)]
+    for [hypothesis], wanted in zip(search(family, memory, targets, OPTIONS), ranked, strict=True):
+        assert replace(hypothesis, others=()) == wanted[0]
+        assert [*hypothesis.others] == wanted[1:3]
+        scores = [h.score for h in (hypothesis, *hypothesis.others)]
         assert scores == sorted(scores, reverse=True)
     [alone] = search(family, random_memory([12], 1), [[TARGET]], replace(OPTIONS, nbest=1))[0]
     assert alone.others == ()
@@ -54,15 +54,15 @@ def test_every_search_has_them(name: str, tmp_path: Path) -> None:
     source, target = min(pair for pair in family.pairs() if pair[0] == pair[1])
     memory = family.encode(family.features([sound(1.3, 1)]))
     asked = Target(language=target, source=source)
-    [found] = search(family, memory, [[asked]], replace(OPTIONS, max_tokens=None))[0]
-    assert len(found.others) == 2
-    assert len({found.tokens, *(other.tokens for other in found.others)}) == 3
+    [hypothesis] = search(family, memory, [[asked]], replace(OPTIONS, max_tokens=None))[0]
+    assert len(hypothesis.others) == 2
+    assert len({hypothesis.tokens, *(other.tokens for other in hypothesis.others)}) == 3
     if name == "Parakeet CTC":
         assert family.capabilities.ctc is not None
         assert memory.num_frames is not None
         rows = family.capabilities.ctc.ctc_log_probs(memory, [[asked]])[0][: int(memory.num_frames[0])]
         ranked = prefix_beam(rows.double().numpy(), 4, family.capabilities.ctc.blank)
-        assert [h.log_probability for h in (found, *found.others)] == pytest.approx(
+        assert [h.log_probability for h in (hypothesis, *hypothesis.others)] == pytest.approx(
             [s for _, s in ranked[:3]]
         )
 
@@ -98,11 +98,11 @@ def test_a_cascade_takes_the_best_of_all_pairs(seed: int, weight: float) -> None
         guard=GuardOptions(enabled=False),
     )
     samples = recording((1.0, 2.5), duration_s=4.0, seed=seed)
-    found = translate(
+    translations = translate(
         Cascade(recogniser, translator), samples, ["es", "de"], "de", options, sample_rate=SAMPLE_RATE,
         activity=Loudness(),
     )  # fmt: skip
-    [segment] = found["es"].segments
+    [segment] = translations["es"].segments
     begin, end = (round(s * SAMPLE_RATE) for s in (segment.start_s, segment.end_s))
     memory = recogniser.encode(recogniser.features([samples[begin:end]]))
     asked = Target(language="de", source="de")
@@ -127,7 +127,10 @@ def test_a_cascade_takes_the_best_of_all_pairs(seed: int, weight: float) -> None
     assert len(segment.alternatives) == len(rows) - 1
     listed = [one.log_probability for one in segment.alternatives if one.text]
     assert listed == pytest.approx([score for score, *_ in pairs[1:]], abs=1e-4)
-    [said] = [*found["de"].segments, *found["de"].dropped]  # the transcript itself is the best of its own
+    [said] = [
+        *translations["de"].segments,
+        *translations["de"].dropped,
+    ]  # the transcript itself is the best of its own
     best = max(rows, key=lambda row: log_probability(recogniser, memory, asked, ended(recogniser, row)))
     assert said.text == recogniser.decode_text(best).strip()
 

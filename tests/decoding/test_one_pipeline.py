@@ -86,9 +86,9 @@ def test_what_is_evaluated_is_what_is_served(family: Family, tmp_path: Path, gua
     lines = evaluated(family, manifest, targets, options)
     assert len(lines) == len(manifest) * len(targets)
     for number in range(len(manifest)):
-        found = served(family, manifest.samples(number), targets, source, options)
+        translations = served(family, manifest.samples(number), targets, source, options)
         for target in targets:
-            line, translation = lines[f"u{number}", target], found[target]
+            line, translation = lines[f"u{number}", target], translations[target]
             assert line.guarded == one_line(translation.text)
             kept, dropped = translation.segments, translation.dropped
             assert (line.evidence.dropped is None) == bool(kept)
@@ -117,11 +117,13 @@ def test_a_language_that_nobody_named_is_the_same(family: Family) -> None:
         sounds, [["" if t == TRANSCRIBE else t for t in asked]] * 3, [None] * 3
     )
     for samples, row in zip(sounds, rows, strict=True):
-        found = served(family, samples, asked, None, OPEN)
+        translations = served(family, samples, asked, None, OPEN)
         for target, (text, evidence) in zip(asked, row, strict=True):
-            segments = sorted((*found[target].segments, *found[target].dropped), key=lambda s: s.start_s)
+            segments = sorted(
+                (*translations[target].segments, *translations[target].dropped), key=lambda s: s.start_s
+            )
             assert text == one_line(joined_text(segments))
-            assert (evidence.language or UNDETERMINED) == found[target].source_language
+            assert (evidence.language or UNDETERMINED) == translations[target].source_language
 
 
 def test_a_whisper_model_is_evaluated_with_the_timestamps_it_is_served_with(tmp_path: Path) -> None:
@@ -138,8 +140,8 @@ def test_a_whisper_model_is_evaluated_with_the_timestamps_it_is_served_with(tmp_
     for number in range(len(manifest)):
         for on, lines in ((True, timed), (False, plain)):
             options = DecodingOptions(timestamps=on, max_tokens=12, guard=LENIENT)
-            found = served(family, manifest.samples(number), ["de", "en"], "de", options)
-            for target, translation in found.items():
+            translations = served(family, manifest.samples(number), ["de", "en"], "de", options)
+            for target, translation in translations.items():
                 assert lines[f"u{number}", target].guarded == one_line(translation.text)
 
 
@@ -152,11 +154,11 @@ def test_text_that_the_guard_drops_in_part_is_evaluated_in_part(tmp_path: Path) 
     lines = evaluated(family, manifest, ["en"], options)
     in_part = 0
     for number in range(len(manifest)):
-        found = served(family, manifest.samples(number), ["en"], "de", options)["en"]
+        translation = served(family, manifest.samples(number), ["en"], "de", options)["en"]
         line = lines[f"u{number}", "en"]
-        assert line.guarded == line.behind_guard().hypothesis == one_line(found.text)
+        assert line.guarded == line.behind_guard().hypothesis == one_line(translation.text)
         assert Line.from_json(line.to_json().encode()) == line
-        if found.segments and found.dropped:
+        if translation.segments and translation.dropped:
             in_part += 1
             assert line.evidence.dropped is None
             assert line.guarded != line.hypothesis

@@ -32,8 +32,8 @@ def test_the_rest_behind_a_prefix_is_the_rest_of_the_row(seed):
         [replace(t, prefix=h.tokens[:k]) for t, h, k in zip(*group, strict=True)]
         for group in zip(targets, wholes, cut, strict=True)
     ]
-    found = search(family, memory, behind, PLAIN)
-    for row, wanted, places in zip(found, wholes, cut, strict=True):
+    hypotheses = search(family, memory, behind, PLAIN)
+    for row, wanted, places in zip(hypotheses, wholes, cut, strict=True):
         for rest, whole, k in zip(row, wanted, places, strict=True):
             assert rest.tokens[: len(whole.tokens) - k] == whole.tokens[k:]
             assert rest.no_speech_log_probability == pytest.approx(whole.no_speech_log_probability, abs=1e-5)
@@ -47,8 +47,8 @@ def test_a_draft_changes_nothing_behind_a_prefix(beam_size):
     plain = search(family, memory, targets, options)
     script = knowing([h for row in plain for h in row], family.end_token)
     speculation = Speculation(ScriptedDraft(script=script), num_draft_tokens=3)
-    found = search(family, memory, targets, options, speculation=speculation)
-    assert [h.tokens for row in found for h in row] == [h.tokens for row in plain for h in row]
+    hypotheses = search(family, memory, targets, options, speculation=speculation)
+    assert [h.tokens for row in hypotheses for h in row] == [h.tokens for row in plain for h in row]
 
 
 def test_what_may_not_come_first_may_come_behind_a_prefix():

@@ -74,8 +74,8 @@ def run_together(
     """What each search finds where they arrive at random moments; and passes of the model."""
     running = RunningSearch(cast(NativeDecoder, family.decoder), num_places)
     waiting, under_way = list(range(len(asked)))[::-1], dict[int, tuple[StartedSearch, NativeSearch]]()
-    found: dict[int, list[list[Hypothesis]]] = {}
-    while len(found) < len(asked):
+    results: dict[int, list[list[Hypothesis]]] = {}
+    while len(results) < len(asked):
         while waiting and random.random() < 0.7:
             started = asked[waiting[-1]].start()
             assert started is not None
@@ -88,9 +88,9 @@ def run_together(
         for ended in running.run(int(random.integers(1, 6))):
             number = next(n for n, (_, rows) in under_way.items() if rows is ended)
             started, rows = under_way.pop(number)
-            found[number] = started.result(rows)
+            results[number] = started.result(rows)
     assert running.num_free == num_places
-    return [found[number] for number in range(len(asked))], running.passes
+    return [results[number] for number in range(len(asked))], running.passes
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -100,8 +100,8 @@ def test_rows_that_arrive_at_random_are_those_alone(seed: int, num_places: int, 
     family, random = native_family(1 + seed % 2, num_times=num_times), np.random.default_rng(seed)
     asked = requests_of(family, 40, random)
     alone = [request.run() for request in asked]
-    found, passes = run_together(family, asked, num_places, random)
-    assert found == alone  # to the bit, sums of log-probabilities included
+    results, passes = run_together(family, asked, num_places, random)
+    assert results == alone  # to the bit, sums of log-probabilities included
     # Several rows share a pass: together there are fewer than one after the other.
     assert passes < sum(max(len(h.tokens) for h in flat(cast(Any, each))) for each in alone)
 
@@ -126,8 +126,8 @@ def test_drafts_of_several_kinds_join_each_with_its_rows(seed: int) -> None:
         None,
     ]
     asked = [replace(request, speculation=speculations[number % 5]) for number, request in enumerate(plain)]
-    found, _ = run_together(family, asked, 9, random)
-    assert tokens_of(found) == tokens_of(wanted)
+    results, _ = run_together(family, asked, 9, random)
+    assert tokens_of(results) == tokens_of(wanted)
     for speculation in speculations[:4]:
         assert speculation is not None
         assert sum(each.checked for each in speculation.report()) > 0
@@ -137,8 +137,8 @@ def test_drafts_of_several_kinds_join_each_with_its_rows(seed: int) -> None:
     assert isinstance(started.draft_state.run, NativeMedusaRun)
 
 
-def tokens_of(found: Sequence[Sequence[Sequence[Hypothesis]]]) -> list[Any]:
-    return [[[(row.tokens, row.finished) for row in rows] for rows in each] for each in found]
+def tokens_of(hypotheses: Sequence[Sequence[Sequence[Hypothesis]]]) -> list[Any]:
+    return [[[(row.tokens, row.finished) for row in rows] for rows in each] for each in hypotheses]
 
 
 def test_a_search_that_leaves_makes_room_and_changes_no_other() -> None:
@@ -164,12 +164,12 @@ def test_a_search_that_leaves_makes_room_and_changes_no_other() -> None:
     assert not any(row.finished for row in left)
     for row, whole in zip(left, flat(cast(Any, alone[2])), strict=True):
         assert row.tokens == whole.tokens[: len(row.tokens)]
-    found = {}
+    results = {}
     while running.num_free < 24:
         for ended in running.run(1000):
             number = next(n for n, (_, rows) in enumerate(begun) if rows is ended)
-            found[number] = begun[number][0].result(ended)
-    assert found == {n: one for n, one in enumerate(alone) if n != 2}
+            results[number] = begun[number][0].result(ended)
+    assert results == {n: one for n, one in enumerate(alone) if n != 2}
     with pytest.raises(ValueError, match="rows for 1 slots"):
         RunningSearch(cast(NativeDecoder, family.decoder), 1).add(
             NativeSearch(_two_rows(family).batch, [[2], [3]])

@@ -35,11 +35,11 @@ def memories(family: TinyFamily, count: int):
 def test_probabilities_are_those_of_transformers_and_torch(temperature: float) -> None:
     logits = torch.randn(5, 40, generator=torch.Generator().manual_seed(1)) * 4
     logits[:, ::7] = -torch.inf
-    found = tempered(logits.log_softmax(-1), temperature)
+    tempered_probs = tempered(logits.log_softmax(-1), temperature)
     warped = TemperatureLogitsWarper(temperature)(torch.zeros(5, 1), logits).softmax(-1)
-    assert found.numpy() == pytest.approx(warped.numpy(), abs=1e-6)
+    assert tempered_probs.numpy() == pytest.approx(warped.numpy(), abs=1e-6)
     categorical = torch.distributions.Categorical(logits=logits.double() / temperature).probs
-    assert found.numpy() == pytest.approx(categorical.numpy(), abs=1e-6)
+    assert tempered_probs.numpy() == pytest.approx(categorical.numpy(), abs=1e-6)
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
@@ -126,15 +126,15 @@ def test_only_what_goes_wrong_is_decoded_at_the_next_temperature() -> None:
     limit = (means[2] + means[3]) / 2
     guard = GuardOptions(min_mean_log_probability=limit, max_compression_ratio=1e9)
     options = DecodingOptions(temperature=(0.0, 0.5, 1.0), guard=guard)
-    found = [row[0] for row in search(family, memory, asked, options)]
-    for before, after in zip(greedy, found, strict=True):
+    hypotheses = [row[0] for row in search(family, memory, asked, options)]
+    for before, after in zip(greedy, hypotheses, strict=True):
         if needs_fallback(family, before, guard):
             assert (
                 after.temperature == (1.0 if needs_fallback(family, after, guard) else after.temperature) > 0
             )
         else:
             assert after == before
-    assert sum(h.temperature > 0 for h in found) == 3
+    assert sum(h.temperature > 0 for h in hypotheses) == 3
 
 
 @pytest.mark.parametrize(

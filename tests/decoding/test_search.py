@@ -93,7 +93,7 @@ def test_several_targets_at_once_equal_one_at_a_time():
 @pytest.mark.parametrize("seed", range(4))
 def test_greedy_takes_the_likeliest_token_at_every_step(seed):
     family, memory = TinyFamily(seed=seed), random_memory([6], seed)
-    found = search(family, memory, [[GERMAN]])[0][0]
+    hypothesis = search(family, memory, [[GERMAN]])[0][0]
     tokens, total = [], 0.0
     while len(tokens) < family.max_tokens - 1:
         best, token = uncached_log_probs(family, memory, GERMAN, tokens).max(-1)
@@ -101,10 +101,12 @@ def test_greedy_takes_the_likeliest_token_at_every_step(seed):
         if int(token) == family.end_token:
             break
         tokens.append(int(token))
-    assert list(found.tokens) == tokens
-    assert found.log_probability == pytest.approx(total, abs=1e-3)
-    assert found.finished == (len(tokens) < family.max_tokens - 1)
-    assert found.mean_log_probability == pytest.approx(total / (len(tokens) + found.finished), abs=1e-3)
+    assert list(hypothesis.tokens) == tokens
+    assert hypothesis.log_probability == pytest.approx(total, abs=1e-3)
+    assert hypothesis.finished == (len(tokens) < family.max_tokens - 1)
+    assert hypothesis.mean_log_probability == pytest.approx(
+        total / (len(tokens) + hypothesis.finished), abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -117,9 +119,9 @@ def test_a_beam_wide_enough_finds_the_best_of_all(seed, penalty):
         key=lambda h: length_normalised(h[1], len(h[0]) + h[2], penalty),
     )
     options = DecodingOptions(beam_size=40, length_penalty=penalty, max_tokens=limit)
-    found = search(family, memory, [[GERMAN]], options)[0][0]
-    assert list(found.tokens) == best[0]
-    assert found.log_probability == pytest.approx(best[1], abs=1e-3)
+    hypothesis = search(family, memory, [[GERMAN]], options)[0][0]
+    assert list(hypothesis.tokens) == best[0]
+    assert hypothesis.log_probability == pytest.approx(best[1], abs=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -127,8 +129,8 @@ def test_a_beam_wide_enough_finds_the_best_of_all(seed, penalty):
 def test_a_narrow_beam_equals_the_plain_one(seed, size):
     family, memory = TinyFamily(seed=seed, num_letters=5, sharpness=0.7), random_memory([4, 9, 6], seed)
     options = DecodingOptions(beam_size=size, max_tokens=7)
-    found = search(family, memory, [[GERMAN]] * 3, options)
-    for i, row in enumerate(found):
+    hypotheses = search(family, memory, [[GERMAN]] * 3, options)
+    for i, row in enumerate(hypotheses):
         score, tokens = plain_beam(family, one_memory(memory, i), GERMAN, size, 7, 1.0)
         assert list(row[0].tokens) == tokens
         assert row[0].score == pytest.approx(score, abs=1e-3)
@@ -170,8 +172,8 @@ def test_suppressed_tokens_never_come(beam_size):
 @pytest.mark.parametrize("beam_size", [1, 3])
 def test_finished_memories_are_dropped_from_the_cache(beam_size):
     family, memory = TinyFamily(seed=3), random_memory(FRAMES, 3)
-    found = search(family, memory, [[GERMAN]] * 8, DecodingOptions(beam_size=beam_size))
-    lengths = sorted(len(row[0].tokens) for row in found)
+    hypotheses = search(family, memory, [[GERMAN]] * 8, DecodingOptions(beam_size=beam_size))
+    lengths = sorted(len(row[0].tokens) for row in hypotheses)
     assert lengths[1] < lengths[-1]
     rows = [num_rows for num_rows, _ in family.steps]
     assert rows[1] == 8 * beam_size
@@ -181,7 +183,7 @@ def test_finished_memories_are_dropped_from_the_cache(beam_size):
 def test_prompts_run_in_chunks_and_of_any_length():
     family, memory = TinyFamily(seed=3, max_tokens=80), random_memory([6, 6], 3)
     long = Target(language="de", context="abcdefghijkl" * 3)
-    found = search(family, memory, [[long, GERMAN]] * 2, DecodingOptions(max_tokens=8))
+    hypotheses = search(family, memory, [[long, GERMAN]] * 2, DecodingOptions(max_tokens=8))
     assert max(length for _, length in family.steps) <= PROMPT_CHUNK
     tokens: list[int] = []
     while len(tokens) < 8:
@@ -189,21 +191,21 @@ def test_prompts_run_in_chunks_and_of_any_length():
         if token == family.end_token:
             break
         tokens.append(token)
-    assert list(found[0][0].tokens) == tokens
-    assert found[0][0].no_speech_log_probability is not None
+    assert list(hypotheses[0][0].tokens) == tokens
+    assert hypotheses[0][0].no_speech_log_probability is not None
 
 
 def test_no_speech_is_read_behind_the_context():
     family, memory = TinyFamily(seed=3, max_tokens=80), random_memory([6], 3)
     target = Target(language="de", context="hello")
-    found = search(family, memory, [[target]], DecodingOptions(max_tokens=2))[0][0]
+    hypothesis = search(family, memory, [[target]], DecodingOptions(max_tokens=2))[0][0]
     row = torch.tensor([family.prompt(target)])
     with torch.no_grad():
         logits = (
             family.decoder.logits(family.decoder(row, memory.states, memory.num_frames)) * family.sharpness
         )
     expected = float(logits[0, 5].log_softmax(-1)[1])
-    assert found.no_speech_log_probability == pytest.approx(expected, abs=1e-4)
+    assert hypothesis.no_speech_log_probability == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_prompt_without_room_for_text_is_refused():

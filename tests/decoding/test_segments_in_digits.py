@@ -47,10 +47,10 @@ def test_a_model_without_numbers_writes_the_same_with_digits():
     def text(digits: bool) -> str:
         options = DecodingOptions(guard=LENIENT, max_tokens=8, min_tokens=1, digits=digits)
         samples = recording(*SPEECH)
-        found = translate(
+        translations = translate(
             TinyFamily(seed=3), samples, ["de"], "en", options, sample_rate=SAMPLE_RATE, activity=Loudness()
         )
-        return " ".join(found["de"].text.split())
+        return " ".join(translations["de"].text.split())
 
     assert text(True) == text(False) != ""
 

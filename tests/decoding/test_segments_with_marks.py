@@ -94,8 +94,10 @@ def test_languages_that_are_not_known_keep_their_text():
 
 def translated(family, options: DecodingOptions, target: str = "de") -> list[Segment]:
     samples = recording(*SPEECH)
-    found = translate(family, samples, [target], "en", options, sample_rate=SAMPLE_RATE, activity=Loudness())
-    return list(found[target].segments)
+    translations = translate(
+        family, samples, [target], "en", options, sample_rate=SAMPLE_RATE, activity=Loudness()
+    )
+    return list(translations[target].segments)
 
 
 OPTIONS = DecodingOptions(guard=LENIENT, max_tokens=8, min_tokens=1, word_timestamps=True)
@@ -142,7 +144,7 @@ def test_texts_of_a_model_without_marks_get_them():
 def test_a_translator_of_texts_reads_the_transcript_with_its_marks():
     recogniser, translator = wordless(), Reading()
     samples, options = speech([1.5, 2.0]), replace(OPEN, punctuate="rule")
-    found = translate(
+    translations = translate(
         Cascade(recogniser, translator),
         samples,
         ["es", "transcribe"],
@@ -151,7 +153,7 @@ def test_a_translator_of_texts_reads_the_transcript_with_its_marks():
         sample_rate=SAMPLE_RATE,
         activity=Loudness(),
     )
-    for said, written in zip(found["transcribe"].segments, found["es"].segments, strict=True):
+    for said, written in zip(translations["transcribe"].segments, translations["es"].segments, strict=True):
         assert said.text.endswith(".")
         assert written.source_text == said.text
         [[alone]] = translate_texts(translator, [said.text], ["es"], "de", DecodingOptions())

@@ -92,9 +92,9 @@ def test_planted_voices_are_found(num_speakers: int) -> None:
     who = [*range(num_speakers), *rng.integers(0, num_speakers, 60)]
     vectors = centres[who] + 0.05 * rng.standard_normal((len(who), 64))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    for found in (cluster(vectors), cluster(vectors, num_speakers)):
-        assert len(set(found)) == num_speakers
-        assert len(set(zip(who, found, strict=True))) == num_speakers
+    for labels in (cluster(vectors), cluster(vectors, num_speakers)):
+        assert len(set(labels)) == num_speakers
+        assert len(set(zip(who, labels, strict=True))) == num_speakers
     assert len(set(cluster(vectors, 1))) == 1
 
 
@@ -120,9 +120,9 @@ def test_labels_stand_in_every_format() -> None:
     assert render(whole, "txt") == "S2: hi there\nand you\n"
     for form in ("srt", "vtt"):
         assert "S2: hi there\n" in render(whole, form)
-    found = json.loads(render(whole, "json"))["segments"]
-    assert found[0]["speaker"] == "S2"
-    assert "speaker" not in found[1]
+    segments = json.loads(render(whole, "json"))["segments"]
+    assert segments[0]["speaker"] == "S2"
+    assert "speaker" not in segments[1]
     assert Segment.from_dict(segment.to_dict()) == segment
 
 

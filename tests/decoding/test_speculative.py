@@ -40,9 +40,11 @@ def flat(rows: list[list[Hypothesis]]) -> list[Hypothesis]:
     return [h for row in rows for h in row]
 
 
-def assert_same(found: list[list[Hypothesis]], wanted: list[list[Hypothesis]], *, step: float = 1e-5) -> None:
+def assert_same(
+    hypotheses: list[list[Hypothesis]], wanted: list[list[Hypothesis]], *, step: float = 1e-5
+) -> None:
     """The same tokens, and log-probabilities that differ by less than `step` for each token."""
-    for a, b in zip(flat(found), flat(wanted), strict=True):
+    for a, b in zip(flat(hypotheses), flat(wanted), strict=True):
         assert a.tokens == b.tokens
         assert a.finished == b.finished
         assert a.log_probability == pytest.approx(b.log_probability, abs=step * max(1, len(a.tokens)))
@@ -92,8 +94,8 @@ def test_any_draft_gives_the_tokens_of_the_plain_search(
             return right(row, at)
         return noise.choice([NO_DRAFT_TOKEN, family.end_token, noise.randrange(family.vocabulary_size)])
 
-    found, _ = speculate(family, memory, targets, options, script, num_draft_tokens)
-    assert_same(found, wanted)
+    hypotheses, _ = speculate(family, memory, targets, options, script, num_draft_tokens)
+    assert_same(hypotheses, wanted)
 
 
 @pytest.mark.parametrize("num_draft_tokens", range(1, 9))
@@ -104,10 +106,10 @@ def test_a_draft_that_is_always_right_saves_every_pass_it_can(num_draft_tokens: 
     length = len(wanted[0][0].tokens) + wanted[0][0].finished
     assert length > 4
     family.steps.clear()
-    found, speculation = speculate(
+    hypotheses, speculation = speculate(
         family, memory, targets, PLAIN, knowing(flat(wanted), family.end_token), num_draft_tokens
     )
-    assert_same(found, wanted)
+    assert_same(hypotheses, wanted)
     # The prompt's pass gives the first token, every other pass its draft tokens and one more.
     assert len(family.steps) - 1 == math.ceil((length - 1) / (num_draft_tokens + 1))
     assert speculation.report()[0].acceptance == 1.0
@@ -118,10 +120,10 @@ def test_a_draft_that_is_always_wrong_costs_no_token_and_gains_no_pass() -> None
     wanted = search(family, memory, targets, PLAIN)
     plain_passes = len(family.steps)
     family.steps.clear()
-    found, speculation = speculate(
+    hypotheses, speculation = speculate(
         family, memory, targets, PLAIN, wrong(flat(wanted), family.end_token, family.vocabulary_size)
     )
-    assert_same(found, wanted)
+    assert_same(hypotheses, wanted)
     assert len(family.steps) == plain_passes
     assert sum(report.accepted for report in speculation.report()) == 0
 
@@ -141,8 +143,8 @@ def test_no_row_waits_for_the_slowest() -> None:
         speculate(family, one_memory(memory, i), targets[:1], PLAIN, lambda _, p, i=i: only_some(i, p))
         alone.append(len(family.steps))
     family.steps.clear()
-    found, _ = speculate(family, memory, targets, PLAIN, only_some)
-    assert_same(found, wanted)
+    hypotheses, _ = speculate(family, memory, targets, PLAIN, only_some)
+    assert_same(hypotheses, wanted)
     assert len(family.steps) == max(alone)
 
 
@@ -172,8 +174,8 @@ def test_the_cache_holds_the_accepted_tokens_but_the_newest() -> None:
     draft = ScriptedDraft(
         script=lambda row, at: right(row, at) if at % 3 else NO_DRAFT_TOKEN + 3, check_rows=check
     )
-    found = search(family, memory, targets, PLAIN, None, Speculation(draft, num_draft_tokens=4))
-    assert_same(found, wanted)
+    hypotheses = search(family, memory, targets, PLAIN, None, Speculation(draft, num_draft_tokens=4))
+    assert_same(hypotheses, wanted)
     assert len(checked) > 20
 
 
@@ -186,10 +188,10 @@ def test_an_end_token_among_the_draft_tokens_ends_the_row_there(seed: int, num_d
     assert sum(h.finished for h in flat(wanted)) >= 7
     assert min(len(h.tokens) for h in flat(wanted)) == 0  # one ends at once
     # Behind the end token the draft goes on, and nobody writes that.
-    found, _ = speculate(
+    hypotheses, _ = speculate(
         family, memory, targets, PLAIN, knowing(flat(wanted), family.end_token), num_draft_tokens
     )
-    assert_same(found, wanted)
+    assert_same(hypotheses, wanted)
 
 
 def test_the_longest_row_that_fits_is_reached() -> None:
@@ -198,10 +200,10 @@ def test_the_longest_row_that_fits_is_reached() -> None:
     targets = [[Target(language="de")]] * 2
     wanted = search(family, memory, targets, options)
     for num_draft_tokens in (1, 8):
-        found, _ = speculate(
+        hypotheses, _ = speculate(
             family, memory, targets, options, knowing(flat(wanted), family.end_token), num_draft_tokens
         )
-        assert_same(found, wanted)
+        assert_same(hypotheses, wanted)
     assert max(len(h.tokens) for h in flat(wanted)) >= 20
 
 
@@ -209,24 +211,24 @@ def test_unchecked_draft_tokens_take_a_pass_for_two_tokens() -> None:
     family, memory = TinyFamily(seed=4), random_memory([9], 4)
     options = replace(PLAIN, min_tokens=15, max_tokens=15)
     letter = family.first_letter
-    found, _ = speculate(
+    hypotheses, _ = speculate(
         family, memory, [[Target(language="de")]], options, lambda r, p: letter + p % 3, 1, accept="unchecked"
     )
     family.steps.clear()
-    found, _ = speculate(
+    hypotheses, _ = speculate(
         family, memory, [[Target(language="de")]], options, lambda r, p: letter + p % 3, 1, accept="unchecked"
     )
-    assert len(found[0][0].tokens) == 15
+    assert len(hypotheses[0][0].tokens) == 15
     assert len(family.steps) - 1 == math.ceil((15 - 1) / 2)
-    assert found[0][0].tokens[1] == letter + 1  # a draft token that nobody looked at
+    assert hypotheses[0][0].tokens[1] == letter + 1  # a draft token that nobody looked at
 
 
 def test_unchecked_draft_tokens_still_keep_to_the_rules() -> None:
     family, memory = TinyFamily(seed=4), random_memory([9], 4)
     targets = [[Target(language="de")]]
     wanted = search(family, memory, targets, PLAIN)
-    found, _ = speculate(family, memory, targets, PLAIN, lambda r, p: 1, 2, accept="unchecked")
-    assert_same(found, wanted)  # 1 is "no speech", which is never written
+    hypotheses, _ = speculate(family, memory, targets, PLAIN, lambda r, p: 1, 2, accept="unchecked")
+    assert_same(hypotheses, wanted)  # 1 is "no speech", which is never written
 
 
 @given(seed=st.integers(0, 10_000))
@@ -242,8 +244,8 @@ def test_what_stands_among_the_best_k_stands_among_the_best_k_plus_one(seed: int
     for fewer, more in pairwise(orders):
         assert not bool((fewer & ~more).any())
     best = log_probs.argsort(-1, descending=True)
-    for rank, found in ((1, orders[0]), (2, orders[1]), (3, orders[2])):
-        assert torch.equal(found, (best[..., :rank] == num_draft_tokens[..., None]).any(-1))
+    for rank, hypothesis in ((1, orders[0]), (2, orders[1]), (3, orders[2])):
+        assert torch.equal(hypothesis, (best[..., :rank] == num_draft_tokens[..., None]).any(-1))
 
 
 def test_a_right_draft_saves_passes_of_a_beam() -> None:
@@ -252,10 +254,10 @@ def test_a_right_draft_saves_passes_of_a_beam() -> None:
     wanted = search(family, memory, targets, options)
     beam = replace(PLAIN, beam_size=3)
     plain = search(family, memory, targets, beam)
-    found, speculation = speculate(
+    hypotheses, speculation = speculate(
         family, memory, targets, beam, knowing(flat(wanted), family.end_token), num_draft_tokens=2
     )
-    assert_same(found, plain)
+    assert_same(hypotheses, plain)
     assert sum(report.checked for report in speculation.report()) > 0
 
 

@@ -120,7 +120,7 @@ def test_medusa_sees_the_state_behind_which_the_newest_token_was_chosen() -> Non
 def test_the_map_gives_what_counting_gives(texts: list[list[int]], context: list[int]) -> None:
     token_map = TokenMap.fit({"de": texts, "en": [[0, 1, 2, 3, 4]]}, 5)
     padded = [*[5] * 3, *context]
-    found = token_map.follow(0, padded[-3:])
+    followers = token_map.follow(0, padded[-3:])
     expected = NO_DRAFT_TOKEN
     for order in (3, 2, 1):
         counts: Counter[int] = Counter()
@@ -131,7 +131,7 @@ def test_the_map_gives_what_counting_gives(texts: list[list[int]], context: list
             most = max(counts.values())
             expected = min(token for token, count in counts.items() if count == most)
             break
-    assert found == expected
+    assert followers == expected
 
 
 def test_rare_followers_are_left_out_when_asked() -> None:
@@ -163,9 +163,9 @@ def test_auto_takes_the_draft_beside_the_model_and_none_takes_nothing(tmp_path: 
     assert speculation_for(family, DecodingOptions()) is None
     map_for(family, PLAIN).save(tmp_path / "draft.safetensors")
     family.drafts = find_drafts(tmp_path)  # type: ignore[attr-defined]
-    found = speculation_for(family, DecodingOptions())
-    assert found is not None
-    assert found.draft.name == "token-map"
+    speculation = speculation_for(family, DecodingOptions())
+    assert speculation is not None
+    assert speculation.draft.name == "token-map"
     assert speculation_for(family, DecodingOptions(draft="none")) is None
 
 

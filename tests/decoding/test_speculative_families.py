@@ -96,13 +96,15 @@ def test_the_native_engine_takes_drafts_of_every_kind() -> None:
         wanted = search(native, memory, targets, options)
         for draft in (ModelDraft(native), ModelDraft(model)):
             draft.check(native)
-            found = search(native, memory, targets, options, None, Speculation(draft, num_draft_tokens=3))
-            assert [h.tokens for h in flat(found)] == [h.tokens for h in flat(wanted)]
+            hypotheses = search(
+                native, memory, targets, options, None, Speculation(draft, num_draft_tokens=3)
+            )
+            assert [h.tokens for h in flat(hypotheses)] == [h.tokens for h in flat(wanted)]
             if beam_size == 1:
                 # The same logits however the work is cut; their own search rounds log-probabilities otherwise.
                 sums = [
                     (a.log_probability, b.log_probability)
-                    for a, b in zip(flat(found), flat(wanted), strict=True)
+                    for a, b in zip(flat(hypotheses), flat(wanted), strict=True)
                 ]
                 assert all(a == pytest.approx(b, abs=1e-4) for a, b in sums)
     parasite, medusa = drafts(model)[:2]
@@ -110,8 +112,8 @@ def test_the_native_engine_takes_drafts_of_every_kind() -> None:
     wanted = search(native, memory, targets, greedy)
     for network in (parasite, medusa):
         network.check(native)
-        found = search(native, memory, targets, greedy, None, Speculation(network, num_draft_tokens=2))
-        assert [h.tokens for h in flat(found)] == [h.tokens for h in flat(wanted)]
+        hypotheses = search(native, memory, targets, greedy, None, Speculation(network, num_draft_tokens=2))
+        assert [h.tokens for h in flat(hypotheses)] == [h.tokens for h in flat(wanted)]
 
 
 def test_a_translation_says_how_many_draft_tokens_were_accepted(tmp_path: Path) -> None:
@@ -126,9 +128,11 @@ def test_a_translation_says_how_many_draft_tokens_were_accepted(tmp_path: Path) 
     )
     family.drafts = find_drafts(tmp_path)  # type: ignore[attr-defined]
     drafted = DecodingOptions(guard=options.guard, draft="token-map", num_draft_tokens=2)
-    found = translate(family, audio, ["de"], "en", drafted, sample_rate=16_000, activity=Loudness())["de"]
-    assert found.text == plain.text
-    (report,) = json.loads(found.to_json())["speculation"]
+    translation = translate(family, audio, ["de"], "en", drafted, sample_rate=16_000, activity=Loudness())[
+        "de"
+    ]
+    assert translation.text == plain.text
+    (report,) = json.loads(translation.to_json())["speculation"]
     assert (report["source_language"], report["target_language"], report["draft"]) == (
         "en",
         "de",

@@ -49,11 +49,11 @@ def test_words_are_aligned_under_the_same_branches(model) -> None:
         memory = encode(model, model.features(SOUNDS), SOURCES)
     targets = [[Target(language="en", source=s)] for s in SOURCES]
     options = DecodingOptions(max_tokens=6, min_tokens=6)
-    found = search(model, memory, targets, options)
-    rows = [[list(h.tokens) for h in row] for row in found]
+    hypotheses = search(model, memory, targets, options)
+    rows = [[list(h.tokens) for h in row] for row in hypotheses]
     aligned = align(model, memory, targets, rows, [1.0] * len(SOUNDS))
     # The search's log-probabilities leave out suppressed tokens, so they are never lower.
-    for row, (hypothesis,) in zip(aligned, found, strict=True):
+    for row, (hypothesis,) in zip(aligned, hypotheses, strict=True):
         assert sum(row[0].log_probabilities) <= hypothesis.log_probability + 1e-3
 
 
@@ -90,11 +90,11 @@ def segments(model, source=None, allowed=None) -> list[tuple[str, str, str]]:
 
 
 def test_long_form_takes_the_branch_of_the_language_it_found(model) -> None:
-    found = segments(model)
-    sources = [found[2 * i][1] for i in range(len(SOUNDS))]
+    translated = segments(model)
+    sources = [translated[2 * i][1] for i in range(len(SOUNDS))]
     assert len(set(sources)) > 1
     for i, source in enumerate(sources):
-        assert segments(model, source)[2 * i : 2 * i + 2] == found[2 * i : 2 * i + 2]
+        assert segments(model, source)[2 * i : 2 * i + 2] == translated[2 * i : 2 * i + 2]
 
 
 def test_allowed_languages_overrule_what_the_encoder_took_it_for(model) -> None:

@@ -65,12 +65,12 @@ def test_greedy_is_the_definition_for_every_row_of_a_batch(frames_at_once: int, 
     for seed in range(4):
         transducer = make(seed=seed, blank_bias=1.0)
         encoded, lengths = frames_of(4, 12), torch.tensor([12, 7, 0, 1])
-        found, state = transducer_greedy(
+        hypotheses, state = transducer_greedy(
             transducer, encoded, lengths, max_symbols=max_symbols, frames_at_once=frames_at_once
         )
         for row, length in enumerate(lengths.tolist()):
-            same(found[row], one_by_one(transducer, encoded[row, :length], max_symbols))
-            found_any += len(found[row].tokens)
+            same(hypotheses[row], one_by_one(transducer, encoded[row, :length], max_symbols))
+            found_any += len(hypotheses[row].tokens)
         assert torch.equal(state.num_frames, lengths)
     assert found_any > 10
 
@@ -85,12 +85,12 @@ def test_greedy_in_chunks_is_greedy_over_the_whole(places: list[int], seed: int)
     transducer, encoded = make(seed=seed, blank_bias=1.0), frames_of(2, 14, seed)
     lengths = torch.tensor([14, 9])
     whole, end = transducer_greedy(transducer, encoded, lengths)
-    state, found = None, [TransducerHypothesis(), TransducerHypothesis()]
+    state, hypotheses = None, [TransducerHypothesis(), TransducerHypothesis()]
     for start, stop in itertools.pairwise([0, *places, 14]):
         left = (lengths - start).clamp(0, stop - start)
         part, state = transducer_greedy(transducer, encoded[:, start:stop], left, state)
-        found = [a.then(b) for a, b in zip(found, part, strict=True)]
-    for a, b in zip(found, whole, strict=True):
+        hypotheses = [a.then(b) for a, b in zip(hypotheses, part, strict=True)]
+    for a, b in zip(hypotheses, whole, strict=True):
         same(a, b)
     for name, tensor in end.tensors().items():
         torch.testing.assert_close(state.tensors()[name], tensor)
@@ -102,7 +102,7 @@ def exact(
 ) -> dict[tuple[int, ...], float]:
     """ln P of every text of up to `most` tokens over all paths with at most `max_symbols` tokens a frame."""
     frames = transducer.joint.encoder(encoded)
-    found = {}
+    scores = {}
     vocabulary = range(1, transducer.shape.vocabulary_size)
     for length in range(most + 1):
         for text in itertools.product(vocabulary, repeat=length):
@@ -122,8 +122,8 @@ def exact(
                 paths.append(total)
             if paths:
                 top = max(paths)
-                found[text] = top + math.log(sum(math.exp(x - top) for x in paths))
-    return found
+                scores[text] = top + math.log(sum(math.exp(x - top) for x in paths))
+    return scores
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -132,11 +132,11 @@ def test_a_wide_beam_gives_every_text_its_exact_probability(seed: int, max_symbo
     transducer, encoded = make(3, seed, sharpness=1.0), frames_of(1, 3, seed)
     beam = transducer_beam(transducer, encoded, torch.tensor([3]), beam_size=200, max_symbols=max_symbols)[0]
     expected = exact(transducer, encoded[0], 3 * max_symbols, max_symbols)
-    found = {h.tokens: h.score for h in beam.hypotheses}
-    assert found.keys() == expected.keys()
-    assert found == pytest.approx(expected, abs=1e-5)
+    scores = {h.tokens: h.score for h in beam.hypotheses}
+    assert scores.keys() == expected.keys()
+    assert scores == pytest.approx(expected, abs=1e-5)
     assert beam.best.tokens == max(expected, key=lambda text: expected[text])
-    assert [h.score for h in beam.hypotheses] == sorted(found.values(), reverse=True)
+    assert [h.score for h in beam.hypotheses] == sorted(scores.values(), reverse=True)
 
 
 def test_scores_of_a_wide_beam_are_those_of_the_loss() -> None:
@@ -213,10 +213,10 @@ def test_streams_of_different_ages_share_a_batch() -> None:
     _, old = transducer_greedy(transducer, encoded[:1, :5], torch.tensor([5]))
     later = torch.cat([encoded[:1, 5:], encoded[1:, :3]])
     mixed = TransducerState.stack([old, transducer.start(1)])
-    found, state = transducer_greedy(transducer, later, torch.tensor([3, 3]), mixed)
+    hypotheses, state = transducer_greedy(transducer, later, torch.tensor([3, 3]), mixed)
     alone, _ = transducer_greedy(transducer, encoded[:1, 5:], torch.tensor([3]), old)
-    same(found[0], alone[0])
-    assert all(frame >= 5 for frame in found[0].frames)
+    same(hypotheses[0], alone[0])
+    assert all(frame >= 5 for frame in hypotheses[0].frames)
     assert state.num_frames.tolist() == [8, 3]
 
 

@@ -62,9 +62,9 @@ def test_the_test_family_is_a_family():
 
 
 def test_segments_lie_where_speech_was_planted():
-    found = run(["de"], "en")["de"]
-    assert len(found.segments) == len(SPEECH)
-    for segment, (start_s, end_s) in zip(found.segments, SPEECH, strict=True):
+    translation = run(["de"], "en")["de"]
+    assert len(translation.segments) == len(SPEECH)
+    for segment, (start_s, end_s) in zip(translation.segments, SPEECH, strict=True):
         assert segment.start_s == pytest.approx(start_s, abs=0.3)
         assert segment.end_s == pytest.approx(end_s, abs=0.3)
         assert (segment.source_language, segment.target_language) == ("en", "de")
@@ -72,17 +72,17 @@ def test_segments_lie_where_speech_was_planted():
         assert segment.text
         assert segment.speech_probability > 0.9
         assert segment.no_speech_probability is not None
-    assert found.duration_s == pytest.approx(20.0)
-    assert found.text == " ".join(s.text for s in found.segments)
+    assert translation.duration_s == pytest.approx(20.0)
+    assert translation.text == " ".join(s.text for s in translation.segments)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
 def test_batching_changes_nothing(batch_size):
     options = DecodingOptions(guard=LENIENT, max_tokens=8, min_tokens=1, batch_size=batch_size)
-    found, expected = run(["de", "transcribe"], None, options), run(["de", "transcribe"])
+    translation, expected = run(["de", "transcribe"], None, options), run(["de", "transcribe"])
     for target in ("de", "transcribe"):
-        assert [s.text for s in found[target].segments] == [s.text for s in expected[target].segments]
-        assert [s.source_language for s in found[target].segments] == [
+        assert [s.text for s in translation[target].segments] == [s.text for s in expected[target].segments]
+        assert [s.source_language for s in translation[target].segments] == [
             s.source_language for s in expected[target].segments
         ]
 
@@ -123,9 +123,9 @@ def test_results_appear_while_the_file_is_still_being_read():
 
 def test_transcription_follows_the_language_of_every_span():
     family = TinyFamily(seed=3)
-    found = run(["transcribe"], family=family)["transcribe"]
-    assert len({s.source_language for s in found.segments}) > 1
-    for segment in found.segments:
+    translation = run(["transcribe"], family=family)["transcribe"]
+    assert len({s.source_language for s in translation.segments}) > 1
+    for segment in translation.segments:
         assert segment.target_language == segment.source_language
         assert segment.language_probability is not None
     allowed = DecodingOptions(guard=LENIENT, max_tokens=8, min_tokens=1, allowed_languages=("French",))
@@ -143,17 +143,17 @@ def test_a_model_that_cannot_tell_the_language_says_und_and_refuses_to_transcrib
 
 
 def test_long_speech_is_split_to_the_window_of_the_model():
-    found = run(["de"], "en", samples=recording((1.0, 18.0)))["de"]
-    assert len(found.segments) >= 4
-    assert all(s.end_s - s.start_s <= 5.0 + 1e-6 for s in found.segments)
+    translation = run(["de"], "en", samples=recording((1.0, 18.0)))["de"]
+    assert len(translation.segments) >= 4
+    assert all(s.end_s - s.start_s <= 5.0 + 1e-6 for s in translation.segments)
 
 
 def test_words_lie_inside_their_segments():
     options = DecodingOptions(guard=LENIENT, max_tokens=8, min_tokens=1, word_timestamps=True)
     for num_times in (0, 51):
-        found = run(["de"], "en", options, TinyFamily(seed=4, num_times=num_times))["de"]
-        assert found.segments
-        for segment in found.segments:
+        translation = run(["de"], "en", options, TinyFamily(seed=4, num_times=num_times))["de"]
+        assert translation.segments
+        for segment in translation.segments:
             seconds = [
                 segment.start_s,
                 *(t for w in segment.words for t in (w.start_s, w.end_s)),
@@ -164,26 +164,31 @@ def test_words_lie_inside_their_segments():
 
 
 def test_segments_of_timestamps_are_monotone_and_inside_the_audio():
-    found = run(["de"], "en", family=TinyFamily(seed=4, num_times=51))["de"]
-    bounds = [t for s in [*found.segments] for t in (s.start_s, s.end_s)]
+    translation = run(["de"], "en", family=TinyFamily(seed=4, num_times=51))["de"]
+    bounds = [t for s in [*translation.segments] for t in (s.start_s, s.end_s)]
     assert bounds == sorted(bounds)
     assert bounds[0] >= 0.0
-    assert bounds[-1] <= found.duration_s
+    assert bounds[-1] <= translation.duration_s
 
 
 def test_silence_gives_no_text_and_a_warning():
-    found = run(["de"], "en", samples=recording())["de"]
-    assert (found.text, found.segments, found.dropped, found.source_language) == ("", (), (), "en")
-    assert "no speech found in 20.0 s" in found.warnings[0]
+    translation = run(["de"], "en", samples=recording())["de"]
+    assert (translation.text, translation.segments, translation.dropped, translation.source_language) == (
+        "",
+        (),
+        (),
+        "en",
+    )
+    assert "no speech found in 20.0 s" in translation.warnings[0]
 
 
 def test_what_the_guard_drops_is_kept_with_its_reason():
     guard = GuardOptions(hopeless_mean_log_probability=0.0, min_mean_log_probability=0.0)
-    found = run(["de"], "en", DecodingOptions(guard=guard, max_tokens=8, min_tokens=1))["de"]
-    assert found.text == ""
-    assert len(found.dropped) == len(SPEECH)
-    assert all(s.text and s.dropped and s.dropped.startswith("guessing") for s in found.dropped)
-    assert "dropped by the guard" in found.warnings[0]
+    translation = run(["de"], "en", DecodingOptions(guard=guard, max_tokens=8, min_tokens=1))["de"]
+    assert translation.text == ""
+    assert len(translation.dropped) == len(SPEECH)
+    assert all(s.text and s.dropped and s.dropped.startswith("guessing") for s in translation.dropped)
+    assert "dropped by the guard" in translation.warnings[0]
 
 
 def test_a_pair_the_model_does_not_know_is_refused_with_those_it_does():
@@ -203,10 +208,10 @@ def test_speech_from_which_the_target_is_not_known_is_never_given_another_langua
     family = TinyFamily(seed=3)
     spoken = [s.source_language for s in run(["transcribe"], family=family)["transcribe"].segments]
     family.known_pairs -= {(spoken[0], "de")}
-    found = run(["de", "en"], family=family)
-    unknown = [s for s in found["de"].dropped if s.dropped == f"unknown pair: {spoken[0]} to de"]
+    translations = run(["de", "en"], family=family)
+    unknown = [s for s in translations["de"].dropped if s.dropped == f"unknown pair: {spoken[0]} to de"]
     assert len(unknown) == spoken.count(spoken[0])
-    assert len(found["en"].segments) == len(SPEECH)
+    assert len(translations["en"].segments) == len(SPEECH)
 
 
 def test_a_recording_in_no_language_the_target_is_known_from_is_an_error():
@@ -264,5 +269,7 @@ def test_the_real_detector_finds_no_speech_where_there_is_none(kind):
         "chord": sum(np.sin(2 * np.pi * f * time_s) for f in (220.0, 277.2, 329.6)) * 0.1,
         "clicks": (rng.random(len(time_s)) > 0.9995) * 0.8,
     }[kind]
-    found = translate(TinyFamily(), samples.astype(np.float32), ["de"], "en", sample_rate=SAMPLE_RATE)["de"]
-    assert found.text == ""
+    translation = translate(TinyFamily(), samples.astype(np.float32), ["de"], "en", sample_rate=SAMPLE_RATE)[
+        "de"
+    ]
+    assert translation.text == ""

@@ -69,8 +69,8 @@ def test_greedy_tokens_are_those_of_transformers(pair, seed, timestamps):
     rows = search(model, memory, [targets] * 3, DecodingOptions(max_tokens=24), [2.0] * 3)
     for i, row in enumerate(rows):
         values = features.values[i : i + 1].transpose(1, 2)
-        for target, found in zip(targets, row, strict=True):
-            assert list(found.tokens) == reference_greedy(model, reference, values, target, 24)
+        for target, hypothesis in zip(targets, row, strict=True):
+            assert list(hypothesis.tokens) == reference_greedy(model, reference, values, target, 24)
     assert len({h.tokens for row in rows for h in row}) > 1
 
 
@@ -79,10 +79,10 @@ def test_long_form_with_timestamps_and_words(pair):
     guard = GuardOptions(enabled=False)
     options = DecodingOptions(guard=guard, max_tokens=24, word_timestamps=True, beam_size=2)
     samples = recording((1.0, 2.5), (4.0, 9.0), duration_s=12.0)
-    found = translate(
+    translations = translate(
         model, samples, ["en", "transcribe"], None, options, sample_rate=SAMPLE_RATE, activity=Loudness()
     )
-    for translation in found.values():
+    for translation in translations.values():
         every = sorted([*translation.segments, *translation.dropped], key=lambda s: s.start_s)
         assert every
         bounds = [t for s in every for t in (s.start_s, s.end_s)]

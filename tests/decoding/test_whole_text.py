@@ -30,8 +30,10 @@ def test_no_text_changes(beam_size: int, prefix: tuple[int, ...]) -> None:
         draft = WholeTextDraft()
         draft.texts = texts
         speculation = Speculation(draft, num_draft_tokens=4)
-        found = flat(search(family, memory, targets, options, None, speculation))
-        assert [(row.tokens, row.finished) for row in found] == [(row.tokens, row.finished) for row in wanted]
+        hypotheses = flat(search(family, memory, targets, options, None, speculation))
+        assert [(row.tokens, row.finished) for row in hypotheses] == [
+            (row.tokens, row.finished) for row in wanted
+        ]
         accepted = sum(report.accepted for report in speculation.report())
         if name == "right" and beam_size == 1:
             # All but the first token, which is read off the prompt, and one more in every pass.

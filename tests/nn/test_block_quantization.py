@@ -21,8 +21,8 @@ def randn(seed: int, *shape: int) -> Tensor:
 
 def errors(weight: Tensor, packed: BlockWeights) -> Tensor:
     """Weighted squared error of every block, in double precision and block by block."""
-    found, out = packed.dequantize().double(), []
-    for row, near in zip(weight.double(), found, strict=True):
+    restored, out = packed.dequantize().double(), []
+    for row, near in zip(weight.double(), restored, strict=True):
         for w, q in zip(row.split(packed.block), near.split(packed.block), strict=True):
             a = w.square().mean().sqrt() + w.abs()
             out.append((a * (w - q).square()).sum())
@@ -44,11 +44,11 @@ def test_no_block_is_worse_by_k_quant_than_by_rounding(
     rows: int, inputs: int, bits: int, block: int, symmetric: bool, size: float, middle: float, seed: int
 ) -> None:
     weight = (randn(seed, rows, inputs) + middle) * size
-    found, rounded = (
+    error, rounded = (
         errors(weight, quantize_blocks(weight, bits, block=block, method=method, symmetric=symmetric))
         for method in ("k-quant", "round")
     )
-    assert (found <= rounded * (1 + 1e-5)).all()
+    assert (error <= rounded * (1 + 1e-5)).all()
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -90,14 +90,14 @@ def test_k_quant_is_the_least_of_its_candidates_by_brute_force() -> None:
         near = (np.clip(np.round(w / scale) + zero, 0, 15) - zero) * scale
         return float((a * (near - w) ** 2).sum()), near
 
-    found = [stored((w.max() - w.min()) / 15, float(w.min()))]
+    candidates = [stored((w.max() - w.min()) / 15, float(w.min()))]
     for s in range(20):
         codes = np.clip(np.round((w - w.min()) * (15 - 1 + 0.1 * s) / (w.max() - w.min())), 0, 15)
         design = np.stack([codes, np.ones(32)], 1) * np.sqrt(a)[:, None]
         scale, offset = np.linalg.lstsq(design, w * np.sqrt(a), rcond=None)[0]
-        found.append(stored(scale, offset))
-    least, near = min(found, key=lambda pair: pair[0])
-    assert least < found[0][0]
+        candidates.append(stored(scale, offset))
+    least, near = min(candidates, key=lambda pair: pair[0])
+    assert least < candidates[0][0]
     packed = quantize_blocks(torch.from_numpy(w)[None], 4)
     np.testing.assert_allclose(packed.dequantize()[0].numpy(), near, rtol=1e-6, atol=1e-7)
 
@@ -108,9 +108,9 @@ def test_k_quant_is_the_least_of_its_candidates_by_brute_force() -> None:
 @pytest.mark.parametrize("bits", BITS)
 def test_constant_blocks_stay_what_they_are(value: float, method: str, symmetric: bool, bits: int) -> None:
     weight = torch.full((3, 70), value)
-    found = quantize_blocks(weight, bits, method=method, symmetric=symmetric).dequantize()  # type: ignore[arg-type]
-    assert found.isfinite().all()
-    assert (found - weight).abs().max() <= abs(value) * 2.0**-8 + 1e-37
+    restored = quantize_blocks(weight, bits, method=method, symmetric=symmetric).dequantize()  # type: ignore[arg-type]
+    assert restored.isfinite().all()
+    assert (restored - weight).abs().max() <= abs(value) * 2.0**-8 + 1e-37
 
 
 @settings(max_examples=40, deadline=None)

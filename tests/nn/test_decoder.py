@@ -91,8 +91,8 @@ def test_what_is_left_when_the_longest_row_goes_knows_how_full_it_is() -> None:
     assert (cache.used, cache.even) == (7, False)
     cache.keep(torch.tensor([0]))
     assert (cache.used, cache.even) == (3, True)
-    found = steps(cache, TOKENS[:1, 3:6], [1, 2])
-    assert torch.allclose(found, whole(TOKENS[:1, :6], MEMORY[:1])[:, 3:], atol=1e-5)
+    logits = steps(cache, TOKENS[:1, 3:6], [1, 2])
+    assert torch.allclose(logits, whole(TOKENS[:1, :6], MEMORY[:1])[:, 3:], atol=1e-5)
     assert (cache.used, cache.even) == (6, True)
 
 

@@ -67,11 +67,11 @@ def test_it_sums_over_every_path(frames_at_once: int) -> None:
     encoded.requires_grad_()
     expected = brute_force(encoded, predicted, targets, frames, lengths)
     (wanted,) = torch.autograd.grad(expected.sum(), encoded)
-    found = duration_transducer_loss(
+    loss = duration_transducer_loss(
         joint, encoded, predicted, targets, frames, lengths, BLANK, DURATIONS, frames_at_once=frames_at_once
     )
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    (gradient,) = torch.autograd.grad(found.sum(), encoded)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+    (gradient,) = torch.autograd.grad(loss.sum(), encoded)
     torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-4)
 
 
@@ -90,30 +90,30 @@ def test_it_is_that_of_transformers() -> None:
         reduction="none",
     )
     (wanted,) = torch.autograd.grad(expected.sum(), encoded)
-    found = duration_transducer_loss(joint, encoded, predicted, targets, frames, lengths, BLANK, DURATIONS)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
-    (gradient,) = torch.autograd.grad(found.sum(), encoded)
+    loss = duration_transducer_loss(joint, encoded, predicted, targets, frames, lengths, BLANK, DURATIONS)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-3)
+    (gradient,) = torch.autograd.grad(loss.sum(), encoded)
     torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_a_text_without_a_path_costs_infinity_and_has_no_gradient() -> None:
     encoded, predicted, targets, frames, lengths = made((1, 4), (2, 1))
     encoded.requires_grad_()
-    found = duration_transducer_loss(joint, encoded, predicted, targets, frames, lengths, BLANK, (2, 4))
-    assert found[0].isinf()
-    assert found[1].isfinite()
-    (gradient,) = torch.autograd.grad(found[1:].sum(), encoded)
+    loss = duration_transducer_loss(joint, encoded, predicted, targets, frames, lengths, BLANK, (2, 4))
+    assert loss[0].isinf()
+    assert loss[1].isfinite()
+    (gradient,) = torch.autograd.grad(loss[1:].sum(), encoded)
     assert not gradient[0].any()
     assert gradient.isfinite().all()
 
 
 def test_padding_does_not_matter() -> None:
     encoded, predicted, targets, frames, lengths = made((6, 3), (2, 1))
-    found = duration_transducer_loss(joint, encoded, predicted, targets, frames, lengths, BLANK, DURATIONS)
+    loss = duration_transducer_loss(joint, encoded, predicted, targets, frames, lengths, BLANK, DURATIONS)
     alone = duration_transducer_loss(
         joint, encoded[1:, :3], predicted[1:, :2], targets[1:, :1], frames[1:], lengths[1:], BLANK, DURATIONS
     )
-    torch.testing.assert_close(found[1:], alone)
+    torch.testing.assert_close(loss[1:], alone)
 
 
 def test_a_transducer_with_durations_learns_a_text() -> None:

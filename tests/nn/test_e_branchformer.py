@@ -45,11 +45,11 @@ def depthwise(x: np.ndarray, w: Weights, name: str) -> np.ndarray:
 
 def attention(x: np.ndarray, w: Weights) -> np.ndarray:
     query, key, value = (linear(x, w, f"attention.{part}") for part in ("query", "key", "value"))
-    size, found = WIDTH // HEADS, []
+    size, heads = WIDTH // HEADS, []
     for head in range(HEADS):
         own = slice(head * size, (head + 1) * size)
-        found.append(softmax(query[:, own] @ key[:, own].T / np.sqrt(size), axis=-1) @ value[:, own])
-    return linear(np.concatenate(found, -1), w, "attention.out")
+        heads.append(softmax(query[:, own] @ key[:, own].T / np.sqrt(size), axis=-1) @ value[:, own])
+    return linear(np.concatenate(heads, -1), w, "attention.out")
 
 
 def by_hand(x: np.ndarray, w: Weights) -> np.ndarray:
@@ -70,8 +70,8 @@ def by_hand(x: np.ndarray, w: Weights) -> np.ndarray:
 def test_is_the_equations() -> None:
     layer, x = make(), torch.randn(7, WIDTH, dtype=torch.float64)
     weights = {name: value.numpy() for name, value in layer.state_dict().items()}
-    found = layer(x[None], torch.ones(1, 7, dtype=torch.bool))[0]
-    np.testing.assert_allclose(found.detach().numpy(), by_hand(x.numpy(), weights), atol=1e-10)
+    result = layer(x[None], torch.ones(1, 7, dtype=torch.bool))[0]
+    np.testing.assert_allclose(result.detach().numpy(), by_hand(x.numpy(), weights), atol=1e-10)
 
 
 def test_padding_changes_nothing() -> None:

@@ -196,9 +196,9 @@ def test_balance_is_what_the_formula_says_and_moves_no_mass_between_groups(
 ) -> None:
     scores = torch.randn(num_rows, 8, generator=torch.Generator().manual_seed(seed)).requires_grad_()
     routing = routed(scores, 2, num_chosen)
-    found = balance_loss(routing)
-    assert found.item() == pytest.approx(written_out(scores.detach(), routing, 2), rel=1e-5)
-    (gradient,) = torch.autograd.grad(found, scores)
+    loss = balance_loss(routing)
+    assert loss.item() == pytest.approx(written_out(scores.detach(), routing, 2), rel=1e-5)
+    (gradient,) = torch.autograd.grad(loss, scores)
     assert gradient.unflatten(1, (2, 4)).sum(-1).abs().max() < 1e-6
 
 

@@ -67,9 +67,9 @@ def test_rows_of_different_lengths_see_each_their_own() -> None:
     newest = TOKENS.gather(1, lengths[:, None] - 1)[:, 0]
     with torch.no_grad():
         h = parasite.predict(DECODER, newest, lengths - 1, cache, cross)
-        found = parasite.logits(DECODER, h)[:, 0]
+        logits = parasite.logits(DECODER, h)[:, 0]
     whole = at_once(parasite)
-    torch.testing.assert_close(found, whole[torch.arange(4), lengths - 1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(logits, whole[torch.arange(4), lengths - 1], atol=1e-5, rtol=1e-4)
 
 
 def test_keys_from_the_drafted_position_on_do_not_matter() -> None:

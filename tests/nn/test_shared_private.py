@@ -79,8 +79,8 @@ def test_each_row_is_differentiated_through_its_own_branch() -> None:
     route = Route(source=torch.tensor([3, 0, -1]))
     assert torch.autograd.gradcheck(lambda x: split(x, route), (x,))
     only = split(x, route)[0].sum()  # language 3, group 2
-    found = torch.autograd.grad(only, list(split.private[0].parameters()), allow_unused=True)
-    assert all(g is None or not g.any() for g in found)
+    gradients = torch.autograd.grad(only, list(split.private[0].parameters()), allow_unused=True)
+    assert all(g is None or not g.any() for g in gradients)
 
 
 def test_rows_without_a_language_leave_every_private_branch_alone() -> None:

@@ -48,14 +48,14 @@ def streamed(
     """States of every row, chunk by chunk, all rows in step."""
     size, state = tier.chunk * SUBSAMPLING, model.start(len(mel), tier)
     mel, num_mel = torch.nn.functional.pad(mel, (0, 0, LEAD, 0)), num_mel + LEAD
-    found: list[list[torch.Tensor]] = [[] for _ in mel]
+    chunks: list[list[torch.Tensor]] = [[] for _ in mel]
     for begin in range(0, mel.shape[1], size):
         piece = mel[:, begin : begin + size]
         piece = torch.nn.functional.pad(piece, (0, 0, 0, size - piece.shape[1]))
         states, num_frames, state = model.stream(piece, (num_mel - begin).clamp(0, size), state, tier)
         for row, (own, count) in enumerate(zip(states, num_frames.tolist(), strict=True)):
-            found[row].append(own[:count])
-    return [torch.cat(pieces) for pieces in found]
+            chunks[row].append(own[:count])
+    return [torch.cat(pieces) for pieces in chunks]
 
 
 @pytest.mark.parametrize("tier", TIERS, ids=str)
@@ -146,7 +146,7 @@ def test_relative_attention_is_its_formula():
     signals = distance_signals(past + chunk - 1, 1 - chunk, 12)
     allowed = torch.ones(1, 1, chunk, past + chunk, dtype=torch.bool)
     allowed[..., 0, -1] = False
-    found = attention(x[:, past:], keys, values, signals, allowed)
+    attended = attention(x[:, past:], keys, values, signals, allowed)
     query = attention.split_heads(attention.query(x))
     heads = []
     for h in range(3):
@@ -167,7 +167,7 @@ def test_relative_attention_is_its_formula():
                 scores.append(score / 2 if allowed[0, 0, i - past, j] else torch.tensor(-1e9))
             rows.append(torch.stack(scores).softmax(0) @ values[0, h])
         heads.append(torch.stack(rows))
-    assert torch.allclose(found[0], attention.out(torch.cat(heads, dim=1)), atol=1e-5)
+    assert torch.allclose(attended[0], attention.out(torch.cat(heads, dim=1)), atol=1e-5)
 
 
 @torch.no_grad()
@@ -218,8 +218,8 @@ def test_a_tier_is_drawn_for_every_batch_in_training():
     mel, num_mel = mels(30 * SUBSAMPLING)
     by_tier = [model(mel, num_mel, tier=tier)[0] for tier in TIERS]
     seen = {
-        min(range(4), key=lambda n: float((by_tier[n] - found).abs().sum()))
-        for found in (model(mel, num_mel)[0] for _ in range(40))
+        min(range(4), key=lambda n: float((by_tier[n] - result).abs().sum()))
+        for result in (model(mel, num_mel)[0] for _ in range(40))
     }
     assert seen == {0, 1, 2, 3}
     assert torch.equal(model.eval()(mel, num_mel)[0], by_tier[0])

@@ -49,14 +49,14 @@ def torch_layer(layer: nn.Module) -> nn.TransformerEncoderLayer:
 @torch.no_grad()
 def test_it_is_torchs_encoder_without_a_causal_mask() -> None:
     encoder = TextEncoder.like(DECODER, 3).eval()
-    found = encoder(DECODER.embedding, TOKENS, LENGTHS)
+    states = encoder(DECODER.embedding, TOKENS, LENGTHS)
     x = DECODER.embedding(TOKENS) + encoder.positions[:9]
     hidden = torch.arange(9) >= LENGTHS[:, None]
     for layer in encoder.layers:
         x = torch_layer(layer)(x, src_key_padding_mask=hidden)
     wanted = encoder.norm(x)
     for row, length in enumerate(LENGTHS.tolist()):
-        torch.testing.assert_close(found[row, :length], wanted[row, :length], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(states[row, :length], wanted[row, :length], atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -75,9 +75,9 @@ def test_it_starts_from_self_attention_and_feed_forward_of_the_first_layers() ->
     for own, theirs in zip(encoder.layers, DECODER.layers, strict=False):
         for part in ("self_norm", "self_attention", "feed_forward"):
             wanted = getattr(theirs, part).state_dict()
-            found = getattr(own, part).state_dict()
-            assert found.keys() == wanted.keys()
-            assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+            weights = getattr(own, part).state_dict()
+            assert weights.keys() == wanted.keys()
+            assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
     assert torch.equal(encoder.positions, DECODER.positions)
     assert encoder.positions.data_ptr() != DECODER.positions.data_ptr()
 

@@ -27,13 +27,13 @@ def test_a_row_gives_the_same_alone_and_among_others(block: Block, strides: int)
     encoder = make(block=block, strides=strides)
     tokens = torch.randint(0, 20, (3, 11))
     lengths = torch.tensor([11, 6, 1])
-    found = encoder(tokens, lengths)
+    encoded = encoder(tokens, lengths)
     for row, length in enumerate(lengths.tolist()):
         alone = encoder(tokens[row : row + 1, :length], torch.tensor([length]))
         num_frames = int(alone.num_frames)
-        assert num_frames == int(found.num_frames[row]) == -(-length // 2**strides)
-        torch.testing.assert_close(found.states[row, :num_frames], alone.states[0])
-        torch.testing.assert_close(found.inner[row, :num_frames], alone.inner[0])
+        assert num_frames == int(encoded.num_frames[row]) == -(-length // 2**strides)
+        torch.testing.assert_close(encoded.states[row, :num_frames], alone.states[0])
+        torch.testing.assert_close(encoded.inner[row, :num_frames], alone.inner[0])
 
 
 def test_the_source_is_read_off_below_the_upper_layers() -> None:

@@ -75,8 +75,8 @@ def test_a_few_steps_of_training_write_the_text() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    found, _ = transducer_greedy(transducer, encoded, frames)
-    assert [h.tokens for h in found] == [(1, 2, 3), (4, 6)]
+    hypotheses, _ = transducer_greedy(transducer, encoded, frames)
+    assert [h.tokens for h in hypotheses] == [(1, 2, 3), (4, 6)]
     assert not transducer.prediction.embedding.weight[0].any()
 
 

@@ -72,15 +72,15 @@ def test_it_is_the_sum_over_all_alignments(
 
 def test_probabilities_of_all_texts_of_one_frame_sum_to_less_than_one() -> None:
     logits = torch.zeros(1, 1, 4, 3, dtype=torch.float64)
-    found = 0.0
+    total = 0.0
     for length in range(4):
         for text in itertools.product((1, 2), repeat=length):
             targets = torch.tensor([text], dtype=torch.long).reshape(1, length)
             loss = transducer_loss(
                 logits[:, :, : length + 1], targets, torch.tensor([1]), torch.tensor([length])
             )
-            found += math.exp(-float(loss))
-    assert found == pytest.approx(1 - (2 / 3) ** 4)  # all but those of more than three tokens
+            total += math.exp(-float(loss))
+    assert total == pytest.approx(1 - (2 / 3) ** 4)  # all but those of more than three tokens
 
 
 @pytest.mark.parametrize("fast_emit", [0.0, 0.005])
@@ -89,13 +89,13 @@ def test_gradient_is_that_of_the_recursion(in_place: bool, fast_emit: float) -> 
     logits, *rest = made(1, (5, 3, 1), (3, 1, 2))
     weights = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
     (transducer_loss(logits * 1.0, *rest, fast_emit=fast_emit, in_place=in_place) * weights).sum().backward()
-    found = logits.grad
+    gradients = logits.grad
     logits.grad = None
     expected = recursion(logits, *rest)
     if fast_emit:
         expected = expected + fast_emit * emitting_part(logits, *rest)
     (expected * weights).sum().backward()
-    torch.testing.assert_close(found, logits.grad)
+    torch.testing.assert_close(gradients, logits.grad)
 
 
 def emitting_part(logits: Tensor, targets: Tensor, frames: Tensor, lengths: Tensor) -> Tensor:
@@ -134,9 +134,9 @@ shapes = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 4)), min_size=1, m
 def test_any_shape_equals_the_recursion(shape: list[tuple[int, int]], seed: int, vocabulary: int) -> None:
     frames, lengths = zip(*shape, strict=True)
     values = made(seed, frames, lengths, vocabulary)
-    found, expected = transducer_loss(*values), recursion(*values)
-    torch.testing.assert_close(found, expected)
-    ours = torch.autograd.grad(found.sum(), values[0])[0]
+    loss, expected = transducer_loss(*values), recursion(*values)
+    torch.testing.assert_close(loss, expected)
+    ours = torch.autograd.grad(loss.sum(), values[0])[0]
     torch.testing.assert_close(ours, torch.autograd.grad(expected.sum(), values[0])[0])
 
 

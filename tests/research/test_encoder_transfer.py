@@ -83,14 +83,14 @@ def test_starts_differ_in_their_encoder_alone(study: Path) -> None:
 def test_cells_say_what_they_were_made_of(study: Path) -> None:
     for start in ("ml", "en"):
         cell = Cell(start=start, language="de", hours=0.02, seed=0)
-        found = read_cell(cell.folder(study))
-        assert found is not None
-        assert (found.metric, found.utterances, len(found.scores)) == ("WER", 4, 12)
-        assert found.signature.endswith("|text:normalized")
-        assert 0 < found.training["hours"] <= 0.02
-        assert found.training["convergence"]["metric_for_best_model"] == "score"
-        assert found.training["convergence"]["best"]["step"] in (1, 2)
-        assert found.value("offline", 32) == found.value("1120 ms", 32)  # the same mask
+        cell_scores = read_cell(cell.folder(study))
+        assert cell_scores is not None
+        assert (cell_scores.metric, cell_scores.utterances, len(cell_scores.scores)) == ("WER", 4, 12)
+        assert cell_scores.signature.endswith("|text:normalized")
+        assert 0 < cell_scores.training["hours"] <= 0.02
+        assert cell_scores.training["convergence"]["metric_for_best_model"] == "score"
+        assert cell_scores.training["convergence"]["best"]["step"] in (1, 2)
+        assert cell_scores.value("offline", 32) == cell_scores.value("1120 ms", 32)  # the same mask
         assert not (cell.folder(study) / "run" / "resume.pt").exists()
     rows = (study / "results.csv").read_text().splitlines()
     assert rows[0] == "start,language,hours,tier,bits,seed,value,encoder,decoder,joint,tokenizer"
@@ -187,10 +187,10 @@ def test_other_heads_tasks_and_starts(data: Path, tmp_path: Path, changes: tuple
     wanted = recipe(data, *few, *changes, "pretraining.steps=1", "tuning.steps=1", "model.max_tokens=16")
     run_cells(wanted, tmp_path, report=quiet)
     for cell in wanted.grid.cells():
-        found = read_cell(cell.folder(tmp_path))
-        assert found is not None
-        assert found.metric == ("chrF" if wanted.task == "translations" else "WER")
-        assert ("joint" in found.parts) == (wanted.head == "transducer")
+        cell_scores = read_cell(cell.folder(tmp_path))
+        assert cell_scores is not None
+        assert cell_scores.metric == ("chrF" if wanted.task == "translations" else "WER")
+        assert ("joint" in cell_scores.parts) == (wanted.head == "transducer")
         made = load(cell.folder(tmp_path) / "run" / "model")
         assert made.writes_by_frames == (wanted.head == "transducer")
     assert read(tmp_path).grid == wanted.grid
@@ -252,10 +252,12 @@ def test_steps_follow_from_epochs_within_bounds(data: Path) -> None:
 
 def test_the_published_shape_and_the_published_schedule() -> None:
     paper = read_recipe(EncoderTransferRecipe, TINY.with_name("encoder_transfer.paper.toml"))
-    found = estimate_memory(paper)
-    assert found.parts["encoder layers"] == 24 * 25_207_808
-    assert 0.6e9 < found.parameters < 0.65e9
-    assert found.encoder_bytes[32] / found.encoder_bytes[4] == pytest.approx(32 / (4 + 20 / 32), rel=1e-3)
+    estimate = estimate_memory(paper)
+    assert estimate.parts["encoder layers"] == 24 * 25_207_808
+    assert 0.6e9 < estimate.parameters < 0.65e9
+    assert estimate.encoder_bytes[32] / estimate.encoder_bytes[4] == pytest.approx(
+        32 / (4 + 20 / 32), rel=1e-3
+    )
     options = tuning(paper, Cell(start="ml", language="de", hours=100, seed=0), 100)
     assert (options.rate(0), options.rate(2500), options.rate(2999)) == pytest.approx((1e-4, 1e-6, 1e-6))
     assert options.mask_strength(1500) == 0.5

@@ -23,20 +23,20 @@ GAPS = np.tile(planted(), (6, 1))
 def test_gaps_equal_across_tiers_have_no_sensitivity() -> None:
     values = arms(GAPS, tiers=4)
     values += np.array([3.0, 2.0, 1.0, 0.0])[:, None, None]  # a tier may well be worse than another
-    found = latency_sensitivity(grid_of(values), draws=200)
-    assert np.allclose(found.cells, 0)
-    assert (found.mean.value, *found.mean.interval) == pytest.approx((0.0, 0.0, 0.0))
-    assert found.by_noise == pytest.approx(0.0)
+    sensitivity = latency_sensitivity(grid_of(values), draws=200)
+    assert np.allclose(sensitivity.cells, 0)
+    assert (sensitivity.mean.value, *sensitivity.mean.interval) == pytest.approx((0.0, 0.0, 0.0))
+    assert sensitivity.by_noise == pytest.approx(0.0)
 
 
 def test_sensitivity_is_the_range_over_streaming_tiers() -> None:
     values = arms(GAPS, tiers=4)
     values[1, 2, 1] += np.array([0.5, -0.25, 0.0, 9.0])[:, None, None]  # the last is offline
-    found = latency_sensitivity(grid_of(values), draws=200)
+    sensitivity = latency_sensitivity(grid_of(values), draws=200)
     expected = np.zeros((6, 5))
     expected[2, 1] = 0.75
-    np.testing.assert_allclose(found.cells, expected, atol=1e-12)
-    assert found.tiers == ("160 ms", "560 ms", "1120 ms")
+    np.testing.assert_allclose(sensitivity.cells, expected, atol=1e-12)
+    assert sensitivity.tiers == ("160 ms", "560 ms", "1120 ms")
     assert latency_sensitivity(grid_of(arms(GAPS, tiers=1))) is None
 
 
@@ -45,9 +45,11 @@ def test_noise_alone_makes_the_sensitivity_that_it_is_said_to() -> None:
     values = arms(np.tile(planted(), (12, 1)), tiers=4, seeds=3)
     values += rng.normal(0, 0.3, (2, 12, 5, 1, 1, 3))  # of a seed at all tiers: no range sees it
     values += rng.normal(0, 0.1, values.shape)
-    found = latency_sensitivity(grid_of(values), draws=200)
-    assert found.by_noise == pytest.approx(found.mean.value, rel=0.15)
-    assert found.by_noise == pytest.approx(0.1 * np.sqrt(2 / 3) * 1.693, rel=0.15)  # of three normal numbers
+    sensitivity = latency_sensitivity(grid_of(values), draws=200)
+    assert sensitivity.by_noise == pytest.approx(sensitivity.mean.value, rel=0.15)
+    assert sensitivity.by_noise == pytest.approx(
+        0.1 * np.sqrt(2 / 3) * 1.693, rel=0.15
+    )  # of three normal numbers
 
 
 def test_bit_costs_are_recovered() -> None:
@@ -55,13 +57,13 @@ def test_bit_costs_are_recovered() -> None:
     cost = np.random.default_rng(1).normal(0.49, 0.05, values.shape[:4])
     values[..., 1, :] += cost[..., None]
     values[1, ..., 1, :] += 0.2
-    (found,) = bit_costs(grid_of(values), draws=500)
-    assert found.bits == 4
+    (bit_cost,) = bit_costs(grid_of(values), draws=500)
+    assert bit_cost.bits == 4
     both = np.stack([cost[0], cost[1] + 0.2])
-    assert found.mean.value == pytest.approx(both.mean())
-    assert found.median == pytest.approx(np.median(both))
-    assert found.difference.value == pytest.approx((both[1] - both[0]).mean())
-    low, high = found.difference.interval
+    assert bit_cost.mean.value == pytest.approx(both.mean())
+    assert bit_cost.median == pytest.approx(np.median(both))
+    assert bit_cost.difference.value == pytest.approx((both[1] - both[0]).mean())
+    low, high = bit_cost.difference.interval
     assert low < 0.2 < high
     assert low > 0
 
@@ -86,8 +88,8 @@ def test_seed_noise_is_the_pooled_deviation() -> None:
 def test_the_decision_holds_the_numbers() -> None:
     values = arms(GAPS, bits=2) + np.random.default_rng(3).normal(0, 0.05, (2, 6, 5, 1, 2, 2))
     values[..., 1, :] += 0.5
-    found = analyse(grid_of(values), AnalysisOptions(draws=500))
-    early, late = decide(found, 100), decide(found, 5000)
+    analysis = analyse(grid_of(values), AnalysisOptions(draws=500))
+    early, late = decide(analysis, 100), decide(analysis, 5000)
     assert "At 100 h, starting from ml rather than en is expected to gain 3.96 points" in early.sentence
     assert early.sentence.count("take ml") == 1
     assert "4 bits cost 0.49 (95%: 0.48 to 0.51), less" in early.sentence
@@ -100,19 +102,19 @@ def test_the_decision_holds_the_numbers() -> None:
 
 
 def test_an_untrusted_law_is_called_so_everywhere() -> None:
-    found = analyse(grid_of(arms(GAPS[:2])), AnalysisOptions(draws=200))
-    values = as_values(found)
+    analysis = analyse(grid_of(arms(GAPS[:2])), AnalysisOptions(draws=200))
+    values = as_values(analysis)
     assert values["fit"]["trusted"] is False
     assert "2 languages" in values["fit"]["why"][0]
     assert "not to be trusted" in values["decision"][0]["sentence"]
 
 
 def test_identical_arms_give_nought_and_no_law() -> None:
-    found = analyse(grid_of(arms(GAPS * 0, tiers=4, bits=2)), AnalysisOptions(draws=200))
-    values = as_values(found)
+    analysis = analyse(grid_of(arms(GAPS * 0, tiers=4, bits=2)), AnalysisOptions(draws=200))
+    values = as_values(analysis)
     for gap in values["gaps"]:
         assert (gap["mean"], gap["mean_interval"], gap["mean_percentile"]) == (0.0, [0.0, 0.0], [0.0, 0.0])
-    assert values["fit"] == {"A": None, "b": None, "trusted": False, "why": [found.fitted.doubts[0]]}
+    assert values["fit"] == {"A": None, "b": None, "trusted": False, "why": [analysis.fitted.doubts[0]]}
     assert "all mean gaps are 0" in values["fit"]["why"][0]
     assert values["latency_sensitivity"]["mean_interval"] == [0.0, 0.0]
     assert values["decision"] == []

@@ -57,10 +57,10 @@ def test_the_published_scales_in_their_order() -> None:
 
 @given(st.lists(st.floats(0.01, 1e4), min_size=1, max_size=9, unique=True))
 def test_worth_is_an_order_of_all_that_begins_with_the_ends(hours: list[float]) -> None:
-    found = by_worth(hours)
-    assert sorted(found) == sorted(hours)
-    assert found[0] == min(hours)
-    assert max(hours) in found[:2]
+    order = by_worth(hours)
+    assert sorted(order) == sorted(hours)
+    assert order[0] == min(hours)
+    assert max(hours) in order[:2]
 
 
 @pytest.mark.parametrize(

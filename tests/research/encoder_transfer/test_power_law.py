@@ -81,9 +81,9 @@ def test_least_squares_of_the_gaps_are_scipys() -> None:
     expected, _ = curve_fit(curve, x, gaps.mean(0), p0=(1.0, 1.0))
     assert (np.log(law.scale.value), law.exponent.value) == pytest.approx(tuple(expected), abs=1e-5)
     assert law.hours == HOURS
-    for draw, found in zip(np.random.default_rng(3).choice(5, size=(50, 5)), law.drawn, strict=True):
+    for draw, fitted in zip(np.random.default_rng(3).choice(5, size=(50, 5)), law.drawn, strict=True):
         expected, _ = curve_fit(curve, x, gaps[draw].mean(0), p0=(1.0, 1.0))
-        np.testing.assert_allclose(found, expected, atol=1e-4)
+        np.testing.assert_allclose(fitted, expected, atol=1e-4)
 
 
 def test_least_squares_of_the_gaps_bear_more_noise() -> None:
@@ -192,15 +192,15 @@ def test_paired_utterances_equal_a_plain_loop() -> None:
     rng = np.random.default_rng(5)
     words = rng.integers(1, 20, 40).astype(float)
     first, second = rng.binomial(words.astype(int), 0.1), rng.binomial(words.astype(int), 0.2)
-    found = paired_utterances(first, second, words, draws=200, seed=9)
-    assert found.value == pytest.approx(100 * (second.sum() - first.sum()) / words.sum())
+    differences = paired_utterances(first, second, words, draws=200, seed=9)
+    assert differences.value == pytest.approx(100 * (second.sum() - first.sum()) / words.sum())
     drawn = sorted(
         100 * (second[c] - first[c]).sum() / words[c].sum()
         for c in np.random.default_rng(9).choice(40, size=(200, 40))
     )
-    assert found.percentile == pytest.approx((drawn[5], drawn[194]))
+    assert differences.percentile == pytest.approx((drawn[5], drawn[194]))
     swapped = paired_utterances(second, first, words, draws=200, seed=9)
-    assert swapped.interval == pytest.approx((-found.interval[1], -found.interval[0]))
+    assert swapped.interval == pytest.approx((-differences.interval[1], -differences.interval[0]))
 
 
 def test_the_interval_of_a_mean_is_students() -> None:
@@ -240,12 +240,12 @@ def test_draws_are_over_the_languages_that_they_have() -> None:
     gaps, weights = random.normal(1, 1, (4, 3)), random.dirichlet(np.ones(4), 6)
     weights[0] = [1, 0, 0, 0]
     gaps[0, 1] = gaps[2, 1] = np.nan
-    found = weighted_means(weights, gaps)
+    means = weighted_means(weights, gaps)
     masked = np.ma.masked_invalid(gaps)
-    assert np.isnan(found[0, 1])
+    assert np.isnan(means[0, 1])
     for draw in range(1, 6):
         wanted = np.ma.average(masked, axis=0, weights=weights[draw])
-        np.testing.assert_allclose(found[draw], wanted)
+        np.testing.assert_allclose(means[draw], wanted)
 
 
 def test_a_scale_that_no_language_has_does_not_count() -> None:

@@ -51,8 +51,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def calls(out: Path) -> dict[str, list[int]]:
-    found = out.glob("cells/*/*/*/calls")
-    return {str(p.parent.relative_to(out)): [int(n) for n in p.read_text().split()] for p in found}
+    paths = out.glob("cells/*/*/*/calls")
+    return {str(p.parent.relative_to(out)): [int(n) for n in p.read_text().split()] for p in paths}
 
 
 def test_cells_are_made_once_in_their_order(whole: Path) -> None:
@@ -147,23 +147,23 @@ def test_ray_makes_the_same(whole: Path, tmp_path: Path) -> None:
 
 
 def test_the_report_finds_what_was_planted(whole: Path) -> None:
-    found = make_report(planted.grid(), whole)
-    law = found.analysis.fitted.law
+    report = make_report(planted.grid(), whole)
+    law = report.analysis.fitted.law
     assert law is not None
     assert (law.scale.value, law.exponent.value) == pytest.approx((planted.SCALE, planted.EXPONENT), rel=1e-3)
-    assert found.missing == ""
-    (cost,) = found.analysis.bit_costs
+    assert report.missing == ""
+    (cost,) = report.analysis.bit_costs
     assert cost.mean.value == pytest.approx(planted.BITS_COST, abs=1e-3)
-    assert found.analysis.latency is not None
-    assert found.analysis.latency.mean.value == 0
-    assert found.analysis.grid.metric == "WER"
-    assert {one.signature.rpartition("|")[2] for one in found.manifests} == {"text:raw"}
-    assert len(found.cells) == 4 * 5
-    for cell in found.cells:
+    assert report.analysis.latency is not None
+    assert report.analysis.latency.mean.value == 0
+    assert report.analysis.grid.metric == "WER"
+    assert {one.signature.rpartition("|")[2] for one in report.manifests} == {"text:raw"}
+    assert len(report.cells) == 4 * 5
+    for cell in report.cells:
         gap = planted.SCALE * (cell.hours / 100) ** -planted.EXPONENT
         assert cell.gap.value == pytest.approx(gap, abs=1e-3)
         assert cell.seeds == (0, 1)
-    for one in found.sooner:
+    for one in report.sooner:
         assert (one.runs, one.epochs, one.reached) == (8, (4.0, 10.0), 8)
         assert (one.at_epoch, one.sooner) == (3.0, 7.0)
 
@@ -185,24 +185,24 @@ def test_a_study_on_its_way_is_reported_as_far_as_it_is_whole(tmp_path: Path) ->
         folder = cell.folder(tmp_path)
         folder.mkdir(parents=True)
         write_cell(folder, cell, every, planted.Planted(every)(cell, folder), 1.0)
-    found = make_report(every, tmp_path)
-    assert found.analysis.grid.hours == (0.5, 2, 8)
-    assert found.left_out == (1, 4)
-    assert found.missing == "27 of 40 cells are finished; not whole yet and left out: 1 h, 4 h"
-    assert found.analysis.fitted.law is not None
+    report = make_report(every, tmp_path)
+    assert report.analysis.grid.hours == (0.5, 2, 8)
+    assert report.left_out == (1, 4)
+    assert report.missing == "27 of 40 cells are finished; not whole yet and left out: 1 h, 4 h"
+    assert report.analysis.fitted.law is not None
 
 
 @pytest.mark.slow
 def test_a_study_with_unequal_data_is_fitted_and_says_so(tmp_path: Path) -> None:
     wanted = planted.grid(seeds=(0,), most_hours={"it": 2})
     study(tmp_path, seeds=(0,), most_hours={"it": 2}).run(report=quiet)
-    found = make_report(wanted, tmp_path)
-    assert found.missing == ""
-    assert found.analysis.grid.hours == (0.5, 1, 2, 4, 8)
-    assert {hole.split()[1:3][0] for hole in found.analysis.grid.holes} == {"it"}
-    assert found.analysis.fitted.law.exponent.value == pytest.approx(planted.EXPONENT, abs=0.01)
-    assert [row[4] for row in gap_table(found.analysis)[1]] == ["4", "4", "4", "3", "3"]
-    assert "means are over the languages that have both starts" in hole_lines(found.analysis)[0]
+    report = make_report(wanted, tmp_path)
+    assert report.missing == ""
+    assert report.analysis.grid.hours == (0.5, 1, 2, 4, 8)
+    assert {hole.split()[1:3][0] for hole in report.analysis.grid.holes} == {"it"}
+    assert report.analysis.fitted.law.exponent.value == pytest.approx(planted.EXPONENT, abs=0.01)
+    assert [row[4] for row in gap_table(report.analysis)[1]] == ["4", "4", "4", "3", "3"]
+    assert "means are over the languages that have both starts" in hole_lines(report.analysis)[0]
 
 
 def test_further_starts_are_told_beside_the_gap(tmp_path: Path) -> None:
@@ -248,15 +248,15 @@ def test_a_cells_gap_is_the_difference_of_scores(name: str) -> None:
     texts = [f"one two three {n} five" for n in range(30)]
     worse = [text.replace("two", "too") if n % 2 else text for n, text in enumerate(texts)]
     first, second = (how.statistics(given, texts)[None] for given in (texts, worse))
-    found = paired_counts(how, first, second, draws=200)
+    gaps = paired_counts(how, first, second, draws=200)
     expected = abs(how.score(second[0].sum(0)) - how.score(first[0].sum(0)))
-    assert found.value == pytest.approx(expected)
-    assert found.interval[0] < expected < found.interval[1]
+    assert gaps.value == pytest.approx(expected)
+    assert gaps.interval[0] < expected < gaps.interval[1]
     same = paired_counts(how, first, first, draws=50)
     assert (same.value, same.interval) == (0.0, (0.0, 0.0))
     if name == "WER":
         plain = paired_utterances(first[0, :, 0], second[0, :, 0], first[0, :, 1], draws=200)
-        assert plain == found
+        assert plain == gaps
 
 
 class Recipe(BaseModel):
