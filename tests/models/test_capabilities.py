@@ -89,12 +89,12 @@ def classes() -> Iterator[type]:
     """Every class that a module of the core defines."""
     for package in CORE:
         folder = importlib.import_module(f"sprachbund.{package}")
-        for found in pkgutil.walk_packages(folder.__path__, f"{folder.__name__}."):
-            if found.name.endswith(
+        for info in pkgutil.walk_packages(folder.__path__, f"{folder.__name__}."):
+            if info.name.endswith(
                 ("_native", "simuleval_agent")
             ):  # not a module of Python, and needs SimulEval
                 continue
-            module = importlib.import_module(found.name)
+            module = importlib.import_module(info.name)
             yield from (
                 value
                 for value in vars(module).values()
