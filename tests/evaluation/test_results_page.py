@@ -42,7 +42,9 @@ def test_six_languages_are_shown_once_they_are_there(tmp_path: Path, monkeypatch
     assert (router.value, router.low, router.high) == (81.25, 78.1, 84.0)
 
 
-def test_a_range_of_repeats_is_not_called_an_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_range_of_repeats_is_not_called_an_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ranges = json.loads(summary("dual_scale", SYSTEMS["dual_scale"].lines()))["rows"]
     assert all("lowest to highest of repeats" in row and "95 %" not in row for row in ranges)
     speeds = [row["speed over the same model without a draft"] for row in ranges]

@@ -72,8 +72,8 @@ CHECKED_ONLY = (
     "report",
 )
 OTHER_PROGRAMS = {
-    "--drafts", "--index-url", "--instruction-set", "--max-restarts", "--mutants", "--nnodes", "--no-deps",
-    "--no-loadscope-reorder", "--nproc-per-node", "--openvino", "--peers", "--processor", "--quick",
+    "--corpus", "--drafts", "--index-url", "--instruction-set", "--max-restarts", "--mutants", "--nnodes",
+    "--no-deps", "--no-loadscope-reorder", "--nproc-per-node", "--openvino", "--peers", "--processor", "--quick",
     "--rdzv-backend", "--rdzv-endpoint", "--rounds", "--seconds", "--shapes", "--verbose",
 }  # fmt: skip
 

@@ -236,24 +236,25 @@ def test_refusals_and_notices_are_said_in_words_with_what_to_do(opened: Open, sc
         "audio_s": 1.0,
         "lost_s": 2.5,
     }
-    not_understood = {
-        "type": "notice",
-        "kind": "warning",
-        "message": "30 s of speech were left out",
-        "audio_s": 1.0,
-    }
     script.live = [
-        (0.1, not_understood),
         (0.2, overload),
         (0.6, {"type": "error", "status": 429, "message": "16 sessions are open; come later"}),
     ]
     page = opened()
     page.click("#start")
     until(lambda: "left out" in page.inner_text("#messages"), "the notice")
-    assert "30 s of speech were left out." in page.inner_text("#messages")
     assert "speech came too fast. 2.5 seconds of sound were left out." in page.inner_text("#messages")
     state(page, "idle")
     assert "16 sessions are open; come later." in page.inner_text("#messages")
+
+
+def test_a_model_that_does_not_understand_is_said_while_it_listens(opened: Open, script: Script) -> None:
+    message = "30 of 31 s of speech were left out; for open speech take a public model"
+    script.live = [(0.2, {"type": "notice", "kind": "warning", "message": message, "audio_s": 31.0})]
+    page = opened()
+    page.click("#start")
+    until(lambda: f"{message}." in page.inner_text("#messages"), "the warning")
+    stop(page)
 
 
 def test_without_a_microphone_it_says_so(opened: Open) -> None:

@@ -18,7 +18,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.hub import one_line, quiet_transformers
 from sprachbund.models.language_codes import Languages, to_bcp47
 from sprachbund.models.translation.checkpoints import library
-from sprachbund.text.languages import language_name
+from sprachbund.text.languages import MIXED, language_name
 from sprachbund.util.files import read_object
 
 Offsets = list[tuple[int, int]]
@@ -345,7 +345,8 @@ def _one_language(code: object) -> str | None:
 
     if not isinstance(code, str) or not langcodes.tag_is_valid(code.replace("_", "-")):
         return None
-    return None if language_name(code.replace("_", "-")).endswith("languages") else to_bcp47(code)
+    is_group = code == MIXED or language_name(code.replace("_", "-")).endswith("languages")
+    return None if is_group else to_bcp47(code)
 
 
 # MADLAD-400, a T5 whose SentencePiece model has a token such as <2fr> for each language, and others for its tasks.
