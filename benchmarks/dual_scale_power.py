@@ -47,7 +47,9 @@ def round_costs() -> dict[int, float]:
     return costs
 
 
-def played(random: np.random.Generator, acceptance: float, cost: float) -> list[tuple[SystemSpeed, SystemSpeed]]:
+def played(
+    random: np.random.Generator, acceptance: float, cost: float
+) -> list[tuple[SystemSpeed, SystemSpeed]]:
     """Times of all pairs and seeds, without a draft and with one."""
     compared = []
     lengths = {

@@ -74,9 +74,7 @@ SHAPES = {
     )
     for name, config in PRESETS.items()
 } | {
-    "recipe": Shape(
-        vocabulary_size=2006, width=512, num_heads=8, num_layers=12, memory_width=256, frames=32
-    )
+    "recipe": Shape(vocabulary_size=2006, width=512, num_heads=8, num_layers=12, memory_width=256, frames=32)
 }
 
 
