@@ -377,8 +377,8 @@ def test_the_published_size_is_counted_and_asks_for_its_model(
             ["tuning_rate_factors=[1]", "rate_factors={plain=2}"],
             "tuning_rate_factors finds what rate_factors gives",
         ),
-        (['beside={"plain mixture"=["x"]}'], "beside has 'plain mixture', which is an arm"),
-        (["beside={ours=[]}"], "beside names no model directory for 'ours'"),
+        (['other_models={"plain mixture"=["x"]}'], "other_models has 'plain mixture', which is an arm"),
+        (["other_models={ours=[]}"], "other_models names no model directory for 'ours'"),
         (["steps={align=1}"], "steps has no number for the stage 'monolingual'"),
         (["groups=[['es'],['fr']]"], "targets lacks 'fr', which the first stage transcribes"),
         ([], "has no part train; make it with `sprachbund data make mixed"),
@@ -495,20 +495,20 @@ def test_rates_are_found_on_dev_once_for_each_kind_of_projector(run: Path, tmp_p
 def test_another_system_stands_beside_the_arms(run: Path, tmp_path: Path) -> None:
     """The bundled model with a token for mixed speech, whose transcripts of it are compared with those of the arms."""
     save_conformer(add_languages(load_conformer(locate("bundled")), {MIXED: "mean"}), tmp_path / "model")
-    sets = [f'data="{run / "data"}"', f'beside={{"ours, tuned"=["{tmp_path / "model"}"]}}']
+    sets = [f'data="{run / "data"}"', f'other_models={{"ours, tuned"=["{tmp_path / "model"}"]}}']
     recipe = read_recipe(CodeSwitchRecipe, TINY, sets)
     rows = json.loads(train_all(recipe, run / "run").read_text())["rows"]
-    beside = {row["speech"]: row for row in rows if row["arm"] == "ours, tuned"}
-    assert beside.keys() == {"code-switched", "monolingual", "mixed", "spliced people"}
-    assert beside["mixed"]["chrF"] > rows[0]["chrF"]
-    for row in beside.values():
+    others = {row["speech"]: row for row in rows if row["arm"] == "ours, tuned"}
+    assert others.keys() == {"code-switched", "monolingual", "mixed", "spliced people"}
+    assert others["mixed"]["chrF"] > rows[0]["chrF"]
+    for row in others.values():
         assert row["chrF difference"]
         assert row["WER"] != ""
         assert row["router right %"] == ""
-    assert beside["code-switched"]["span recall % difference"]
-    scores = run / "run" / "beside" / "ours-tuned" / "0" / "synthetic" / HYPOTHESES_FILE
+    assert others["code-switched"]["span recall % difference"]
+    scores = run / "run" / "others" / "ours-tuned" / "0" / "synthetic" / HYPOTHESES_FILE
     assert {line.target for line in read_lines(scores)} == {"en", "es", "de", MIXED}
-    train_all(recipe.model_copy(update={"beside": {}}), run / "run")
+    train_all(recipe.model_copy(update={"other_models": {}}), run / "run")
 
 
 def test_recall_is_drawn_by_utterances_whatever_they_are_translated_into() -> None:

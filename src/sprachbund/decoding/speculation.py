@@ -215,7 +215,7 @@ def _fastest(works: Mapping[Any, Work]) -> dict[Any, tuple[int, float]]:
     began, times = time.perf_counter(), [{key: work() for key, work in works.items()}]
     while len(times) < _REPEATS or time.perf_counter() - began < _MEASURED_S:
         times.append({key: work() for key, work in works.items()})
-    return {key: min((one[key] for one in times), key=lambda found: found[1]) for key in works}
+    return {key: min((one[key] for one in times), key=lambda one: one[1]) for key in works}
 
 
 def _each_and_around(searches: Sequence[tuple[int, float]]) -> tuple[float, float]:

@@ -105,8 +105,8 @@ class CodeSwitchRecipe(Strict):
         cache_states: compute the encoder's states once for all stages and arms; `lora.encoder` has to be empty, so that
             no stage moves the encoder.
         test_utterances: of each test part, evenly over it; all if None.
-        beside: name in the table to model directories of other systems, which are scored on the same parts: one for
-            each seed, or a single one, whose rows say nothing of training it again.
+        other_models: name in the table to model directories of other systems, which are scored on the same parts: one
+            for each seed, or a single one, whose rows say nothing of training it again.
         workers: stages, and then evaluations, at a time, each with one thread.
     """
 
@@ -135,7 +135,7 @@ class CodeSwitchRecipe(Strict):
     transcribed: float = Field(default=0.0, ge=0, lt=1)
     cache_states: bool = False
     test_utterances: PositiveInt | None = None
-    beside: dict[Annotated[str, Field(pattern=r"^[\w ,.-]+$")], tuple[Path, ...]] = Field(
+    other_models: dict[Annotated[str, Field(pattern=r"^[\w ,.-]+$")], tuple[Path, ...]] = Field(
         default_factory=dict
     )
     workers: PositiveInt = 1
@@ -156,10 +156,10 @@ class CodeSwitchRecipe(Strict):
             raise ValueError("cache_states needs an encoder that does not move; set lora.encoder = []")
         if self.tuning_rate_factors and self.rate_factors:
             raise ValueError("tuning_rate_factors finds what rate_factors gives; leave one of them out")
-        if taken := [name for name in self.beside if name in ARMS]:
-            raise ValueError(f"beside has {taken[0]!r}, which is an arm; give it another name")
-        if empty := [name for name, models in self.beside.items() if not models]:
-            raise ValueError(f"beside names no model directory for {empty[0]!r}; name one or more")
+        if taken := [name for name in self.other_models if name in ARMS]:
+            raise ValueError(f"other_models has {taken[0]!r}, which is an arm; give it another name")
+        if empty := [name for name, models in self.other_models.items() if not models]:
+            raise ValueError(f"other_models names no model directory for {empty[0]!r}; name one or more")
         return self
 
     @property

@@ -50,8 +50,8 @@ from sprachbund.research.code_switch.options import (
 )
 from sprachbund.research.code_switch.report import (
     TESTS,
-    beside_scores_of,
     best_factor,
+    other_scores_of,
     scores_of,
     write_table,
 )
@@ -264,13 +264,13 @@ class Evaluation:
         model: directory of the model.
         parts: of the data.
         out: folder of the scores.
-        is_beside: whether the model is none of the comparison's own.
+        is_other: whether the model is none of the comparison's own.
     """
 
     model: Path
     parts: tuple[Path, ...]
     out: Path
-    is_beside: bool = False
+    is_other: bool = False
 
 
 def make_scores(recipe: CodeSwitchRecipe, tests: Sequence[Evaluation], number: int) -> None:
@@ -282,7 +282,7 @@ def make_scores(recipe: CodeSwitchRecipe, tests: Sequence[Evaluation], number: i
         number: index among them.
     """
     test = tests[number]
-    written = {target for _, target in load_model(test.model).pairs()} if test.is_beside else set()
+    written = {target for _, target in load_model(test.model).pairs()} if test.is_other else set()
     options = EvaluationOptions(
         targets=(*recipe.targets, *({MIXED} & written)),
         limit=recipe.test_utterances,
@@ -293,7 +293,7 @@ def make_scores(recipe: CodeSwitchRecipe, tests: Sequence[Evaluation], number: i
     evaluate(test.parts, test.model, options, out=test.out)
 
 
-MAY_CHANGE = ("seeds", "arms", "beside", "workers", "data")
+MAY_CHANGE = ("seeds", "arms", "other_models", "workers", "data")
 """Options that add trainings or evaluations, or change no number: `data` may have moved."""
 _MOST_TEXTS = 60_000
 
@@ -313,8 +313,10 @@ def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) ->
         SprachbundError: a folder without the parts that `data make mixed` writes, or with another comparison; models
             that do not fit each other.
     """
-    beside = {name: tuple(path.resolve() for path in models) for name, models in recipe.beside.items()}
-    recipe = recipe.model_copy(update={"data": recipe.data.resolve(), "beside": beside})
+    other_models = {
+        name: tuple(path.resolve() for path in models) for name, models in recipe.other_models.items()
+    }
+    recipe = recipe.model_copy(update={"data": recipe.data.resolve(), "other_models": other_models})
     _check_data(recipe.data)
     read_encoder(locate(recipe.encoder)).check_layers(recipe.projector.encoder_layers)
     with joined_processes():
@@ -463,9 +465,9 @@ def _tests(recipe: CodeSwitchRecipe, directory: Path) -> list[Evaluation]:
         )
         for seed, name in product(recipe.seeds, recipe.all_arms)
     ]
-    beside = [
-        (model, beside_scores_of(directory, name, number), True)
-        for name, models in recipe.beside.items()
+    others = [
+        (model, other_scores_of(directory, name, number), True)
+        for name, models in recipe.other_models.items()
         for number, model in enumerate(models)
     ]
     tests = []
@@ -473,8 +475,8 @@ def _tests(recipe: CodeSwitchRecipe, directory: Path) -> list[Evaluation]:
         parts = tuple(recipe.data / name for name in names if (recipe.data / name).is_dir())
         if parts:
             tests += [
-                Evaluation(model=model, parts=parts, out=out / test, is_beside=is_beside)
-                for model, out, is_beside in (*arms, *beside)
+                Evaluation(model=model, parts=parts, out=out / test, is_other=is_other)
+                for model, out, is_other in (*arms, *others)
             ]
     return tests
 

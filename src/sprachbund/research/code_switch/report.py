@@ -86,7 +86,7 @@ def scores_of(directory: Path, seed: int, name: str) -> Path:
     return directory / f"seed-{seed}" / "scores" / _as_folder(name)
 
 
-def beside_scores_of(directory: Path, name: str, number: int) -> Path:
+def other_scores_of(directory: Path, name: str, number: int) -> Path:
     """Folder of the scores of a system that stands beside the arms.
 
     Args:
@@ -94,7 +94,7 @@ def beside_scores_of(directory: Path, name: str, number: int) -> Path:
         name: of the system.
         number: of its model, from 0.
     """
-    return directory / "beside" / _as_folder(name) / str(number)
+    return directory / "others" / _as_folder(name) / str(number)
 
 
 def _as_folder(name: str) -> str:
@@ -149,11 +149,11 @@ def write_table(
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = [{key: row.get(key, "") for key in columns} for row in rows]
     path = directory / "table.json"
-    found = {
+    about = {
         "recipe": recipe.model_dump(mode="json"),
         **({"dev loss by rate factor": rates} if rates else {}),
     }
-    write_text(path, json.dumps({**found, "rows": table}, indent=1) + "\n")
+    write_text(path, json.dumps({**about, "rows": table}, indent=1) + "\n")
     return path
 
 
@@ -165,8 +165,8 @@ def _systems(
         name: [chosen(RunFile(scores_of(directory, seed, name) / folder)) for seed in recipe.seeds]
         for name in recipe.all_arms
     }
-    for name, models in recipe.beside.items():
-        files = [RunFile(beside_scores_of(directory, name, n) / folder) for n in range(len(models))]
+    for name, models in recipe.other_models.items():
+        files = [RunFile(other_scores_of(directory, name, n) / folder) for n in range(len(models))]
         in_mixed = any(line.target == MIXED for line in files[0])
         runs[name] = [chosen(file, in_mixed=in_mixed) for file in files]
     several = max(map(len, runs.values())) > 1

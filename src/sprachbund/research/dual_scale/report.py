@@ -124,7 +124,7 @@ def _speed_cells(
         cells[f"tokens/s{at}"] = 1000 / mean_ms(own)
         cells[f"over base{at}"] = _ratio(speeds, BASE, own)
         if batch == batches[0]:
-            interval = None if name == BASE else gain_interval(_beside(speeds, BASE, own))
+            interval = None if name == BASE else gain_interval(_paired(speeds, BASE, own))
             cells["over base, 95 %"] = "" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
             cells["over base at least"] = "" if interval is None else interval[0]
         cells[f"over teacher{at}"] = _ratio(speeds, TEACHER, own)
@@ -138,14 +138,14 @@ def _ratio(speeds: Sequence[SystemSpeed], other: str, own: Sequence[SystemSpeed]
 
     Of another system that has the same seeds, each run is compared with its own.
     """
-    pairs = _beside(speeds, other, own)
+    pairs = _paired(speeds, other, own)
     repeats = range(len(own[0].ms_per_token))
     return median(
         sum(a.ms_per_token[i] for a, _ in pairs) / sum(b.ms_per_token[i] for _, b in pairs) for i in repeats
     )
 
 
-def _beside(
+def _paired(
     speeds: Sequence[SystemSpeed], other: str, own: Sequence[SystemSpeed]
 ) -> list[tuple[SystemSpeed, SystemSpeed]]:
     """Each run and pair of a system behind the one of another system that it is compared with."""
