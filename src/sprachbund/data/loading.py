@@ -94,7 +94,7 @@ class Examples(Protocol):
         ...
 
 
-def heard_of(languages: Sequence[str]) -> list[str]:
+def source_languages_of(languages: Sequence[str]) -> list[str]:
     """Languages of a recipe that are heard: all but `MIXED`, which is a way to write."""
     return [tag for tag in languages if tag != MIXED]
 
@@ -131,7 +131,7 @@ class PieceExamples:
     ) -> None:
         self.tokenizer = tokenizer
         self.transcript_tokenizer = transcript_tokenizer
-        self.source_languages = heard_of(languages)
+        self.source_languages = source_languages_of(languages)
         self.target_languages = list(languages)
         self.num_mel_bins, self.front_end = num_mel_bins, front_end
         self.max_tokens, self.only_spoken = max_tokens, only_spoken

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, pairwise
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -183,9 +183,8 @@ def measure_rounds(
         return 1, seconds
 
     def inside(decoder: NativeDecoder, count: int, most_passes: int) -> tuple[int, float]:
-        network = (
-            run if count and isinstance(run, InsideSearch | NativeModelRun) else None
-        )  # all else is looked up
+        # All other drafts are looked up.
+        network = run if count and isinstance(run, InsideSearch | NativeModelRun) else None
         return seconds_of_passes(decoder, batch, prompts, count, most_passes, network)
 
     works: dict[tuple[int, int], Work]
@@ -208,6 +207,11 @@ def measure_rounds(
         start_s=around_s,
         draft_start_s=median(around for _, around in of_drafts) - around_s,
     )
+
+
+def _once(work: Callable[[], object], device: torch.device) -> tuple[int, float]:
+    """No passes, and the seconds of some work."""
+    return 0, timed(work, device)
 
 
 def _fastest(works: Mapping[Any, Work]) -> dict[Any, tuple[int, float]]:
@@ -300,7 +304,6 @@ class Speculation:
         self._accepted: Counter[tuple[str, str]] = Counter()
         self._at_least: Integers = np.zeros(MAX_DRAFT_TOKENS + 1, np.int64)
         self._lengths: list[int] = []
-        self._written = 0
         self._known: RoundCosts | None = None
         self._gain: float | None = None  # at which it was switched off
         self._stopped = False
@@ -367,7 +370,6 @@ class Speculation:
             self._accepted[pair] += right
         self._at_least[: draft_state.accepted.shape[1]] += draft_state.accepted.sum(0)
         self._lengths.extend(lengths)
-        self._written += sum(lengths)
 
     @property
     def acceptance(self) -> tuple[float, ...]:
@@ -394,7 +396,7 @@ class Speculation:
     @property
     def mean_length(self) -> float:
         """Mean tokens of the texts so far; before the first, `typical_length`."""
-        return self._written / len(self._lengths) if self._lengths else float(self.typical_length)
+        return fmean(self._lengths) if self._lengths else float(self.typical_length)
 
     def report(self) -> tuple[SpeculationReport, ...]:
         """Draft tokens checked and accepted so far, by pair; a source that was not given is "und"."""
@@ -455,7 +457,7 @@ class Speculation:
         batch: HypothesisBatch,
         prompts: Sequence[Sequence[int]],
     ) -> RoundCosts:
-        """Times of rounds for about so many rows; measured at the first call.
+        """Times of rounds for about so many rows, and of the starts of search and draft; measured at the first call.
 
         Args:
             family: the model.
@@ -466,45 +468,29 @@ class Speculation:
         """
         known = _measured.setdefault(family, WeakKeyDictionary()).setdefault(self.draft, {})
         key = _rows_key(len(targets))
-        if key not in known:
-            known[key] = self._measured_costs(family, memory, targets, batch, prompts)
-        return known[key]
-
-    def _measured_costs(
-        self,
-        family: Family,
-        memory: Memory,
-        targets: Sequence[Target],
-        batch: HypothesisBatch,
-        prompts: Sequence[Sequence[int]],
-    ) -> RoundCosts:
-        """Costs of rounds, and of what comes before them: the start of the search and that of the draft."""
+        if key in known:
+            return known[key]
         device, each = batch.cache.lengths.device, len(targets) // batch.num_memories
         asked = [targets[i : i + each] for i in range(0, len(targets), each)]
-        options = DecodingOptions(draft=NONE)
         run = self.draft.start(family, memory, targets, batch.cache.capacity)
         try:
             costs = measure_rounds(family, batch, run, prompts, self._accept, length=self.typical_length)
         finally:
             run.close()
 
+        def start_search() -> None:
+            start_batch(family, memory, asked, DecodingOptions(draft=NONE), None)
+
         def start_draft() -> None:
             self.draft.start(family, memory, targets, batch.cache.capacity).close()
 
-        starts = _fastest(
-            {
-                "search": lambda: (
-                    0,
-                    timed(lambda: start_batch(family, memory, asked, options, None), device),
-                ),
-                "draft": lambda: (0, timed(start_draft, device)),
-            }
-        )
-        return replace(
+        starts = _fastest({work: partial(_once, work, device) for work in (start_search, start_draft)})
+        known[key] = replace(
             costs,
-            start_s=costs.start_s + starts["search"][1],
-            draft_start_s=max(0.0, costs.draft_start_s + starts["draft"][1]),
+            start_s=costs.start_s + starts[start_search][1],
+            draft_start_s=max(0.0, costs.draft_start_s + starts[start_draft][1]),
         )
+        return known[key]
 
 
 def _rows_key(num_rows: int) -> int:

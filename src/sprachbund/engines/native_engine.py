@@ -67,6 +67,7 @@ from sprachbund.nn.encoder import ConvolutionalEncoder
 from sprachbund.nn.fast_conformer import FastConformerEncoder
 from sprachbund.nn.feed_forward import Route
 from sprachbund.nn.streaming_conformer import StreamingEncoder
+from sprachbund.util.devices import torch_threads
 
 
 class NativeCache(DecoderCache):
@@ -143,15 +144,11 @@ def limit_torch_threads(decoder: Any) -> Iterator[None]:
     Between two steps they wait actively, for microseconds; torch would wake threads of its own to choose a token, which
     then wait for a core: with two cores that cost more than the step. Nothing changes for other decoders.
     """
-    before = torch.get_num_threads()
-    if before == 1 or not isinstance(decoder, NativeDecoder | NativeCausalLM):
+    if torch.get_num_threads() == 1 or not isinstance(decoder, NativeDecoder | NativeCausalLM):
         yield
         return
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _ReadsMemory(NativeModule):

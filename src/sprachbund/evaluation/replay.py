@@ -20,6 +20,7 @@ from sprachbund.evaluation.run import Progress, evaluate
 from sprachbund.models.catalogue import BUNDLED
 from sprachbund.models.io import content_hash, family_of, locate
 from sprachbund.util import provenance
+from sprachbund.util.devices import torch_threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +91,8 @@ def replay(
             f"the model {location} has hash {sha256[:12]}, the manifest was measured with "
             f"{old.model.sha256[:12]} ({old.model.name}); give that one with --model"
         )
-    before = torch.get_num_threads()
-    torch.set_num_threads(int(old.configuration.get("num_threads", before)))
-    try:
+    with torch_threads(int(old.configuration.get("num_threads", torch.get_num_threads()))):
         new = evaluate(directories, location, options, offline=offline, progress=progress).manifest
-    finally:
-        torch.set_num_threads(before)
     return Replay(old=old, new=new, different=differences(old, new), changed=_changed(old, new))
 
 

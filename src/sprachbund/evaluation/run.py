@@ -57,6 +57,7 @@ from sprachbund.models.base import Family
 from sprachbund.models.card import Card
 from sprachbund.models.io import content_hash, family_of, load, locate
 from sprachbund.util.computing import Computing
+from sprachbund.util.devices import torch_threads
 from sprachbund.util.files import atomic_directory, read_object, write_json
 from sprachbund.util.jobs import LOCAL, run, run_apart
 from sprachbund.util.memory import give_back_freed_memory
@@ -258,9 +259,7 @@ def evaluate(
         )
     with ExitStack() as stack:
         folder = out / PARTS if out else Path(stack.enter_context(TemporaryDirectory()))
-        threads = torch.get_num_threads()
-        stack.callback(torch.set_num_threads, threads)
-        torch.set_num_threads(computing.threads)  # as the manifest says, and each process has
+        stack.enter_context(torch_threads(computing.threads))  # as the manifest says, and each process has
         result = _evaluate_in_parts(manifests, model, options, out, folder, computing, offline, progress)
     shutil.rmtree(folder, ignore_errors=True)
     return result

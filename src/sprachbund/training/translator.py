@@ -26,7 +26,7 @@ from sprachbund.data.loading import (
     PieceExamples,
     ShardedCorpus,
     UtteranceSource,
-    heard_of,
+    source_languages_of,
 )
 from sprachbund.data.manifest import Utterances
 from sprachbund.data.shards import Shards, open_corpus
@@ -370,7 +370,7 @@ def _new_conformer(recipe: TranslatorRecipe, directory: Path, manifests: Sequenc
         Tokenizer.load(directory / name, languages) for name, (_, languages) in wanted.items()
     )
     config = ConformerConfig(
-        source_languages=tuple(heard_of(recipe.languages)),
+        source_languages=tuple(source_languages_of(recipe.languages)),
         target_languages=recipe.languages,
         **recipe.model.model_dump(),
     )
@@ -904,7 +904,7 @@ def _card(recipe: TranslatorRecipe, corpus: Corpus) -> Card:
         training["start"] = str(recipe.start)
     return Card(
         **recipe.card.model_dump(),
-        source_languages=heard_of(recipe.languages),
+        source_languages=source_languages_of(recipe.languages),
         target_languages=list(corpus.targets),
         data=data,
         training=training,

@@ -1,6 +1,8 @@
-"""The device that computes: its name as torch has it, checked before anything is put there."""
+"""The device that computes: its name as torch has it, checked before anything is put there; and torch's threads."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sprachbund.errors import SprachbundError
@@ -75,3 +77,20 @@ def check_kind(device: str, kinds: tuple[str, ...], what: str) -> None:
         raise SprachbundError(
             f"{what} computes on {' or '.join(kinds)}, and not on {device}; leave the device out"
         )
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Torch computes with so many threads inside, and afterwards with as many as before.
+
+    Args:
+        count: of threads, for one operation.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -20,6 +20,7 @@ from sprachbund.decoding.logits_process import Suppressed
 from sprachbund.engines.native_engine import NativeDecoder
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
+from sprachbund.models.drafts import DraftCard
 from sprachbund.nn.decoder import DecoderCache, TextDecoder
 
 NO_DRAFT_TOKEN = -1
@@ -115,6 +116,27 @@ class NativeRun(Protocol):
     def native_draft(self, prompts: Sequence[int]) -> Any:
         """The engine's own draft on the rows of the search, which begin with prompts of so many tokens."""
         ...
+
+
+class MeasuredDraft:
+    """A draft that comes from a file, whose card says what was measured of it.
+
+    Args:
+        card: of the file.
+    """
+
+    def __init__(self, card: DraftCard) -> None:
+        self.card = card
+
+    @property
+    def acceptance(self) -> dict[str, float]:
+        """See `Draft`."""
+        return self.card.acceptance
+
+    @property
+    def typical_length(self) -> int | None:
+        """See `Draft`."""
+        return self.card.typical_length
 
 
 @runtime_checkable

@@ -23,6 +23,7 @@ from sprachbund.decoding.drafts.base import (
     DecodingState,
     DraftRun,
     Integers,
+    MeasuredDraft,
     StatelessRun,
     check_cache,
     check_vocabulary,
@@ -44,7 +45,7 @@ from sprachbund.nn.feed_forward import ACTIVATIONS
 from sprachbund.util.files import validate
 
 
-class NetworkDraft(ABC):
+class NetworkDraft(MeasuredDraft, ABC):
     """A network and the description of the model that it belongs to.
 
     Attributes:
@@ -57,19 +58,9 @@ class NetworkDraft(ABC):
     num_draft_tokens: int | None = None
 
     def __init__(self, network: nn.Module, card: DraftCard) -> None:
+        super().__init__(card)
         self.network = network.eval()
-        self.card = card
         self._by_precision: dict[Precision, Any] = {}
-
-    @property
-    def acceptance(self) -> dict[str, float]:
-        """See `sprachbund.decoding.drafts.base.Draft`."""
-        return self.card.acceptance
-
-    @property
-    def typical_length(self) -> int | None:
-        """See `sprachbund.decoding.drafts.base.Draft`."""
-        return self.card.typical_length
 
     def for_decoder(self, decoder: TextDecoder) -> Any:
         """The network in the precision of a decoder, with linear layers as fast as the decoder's."""

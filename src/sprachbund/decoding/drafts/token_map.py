@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from sprachbund.decoding.drafts.base import NO_DRAFT_TOKEN, DecodingState, StatelessRun, check_vocabulary
+from sprachbund.decoding.drafts.base import (
+    NO_DRAFT_TOKEN,
+    DecodingState,
+    MeasuredDraft,
+    StatelessRun,
+    check_vocabulary,
+)
 from sprachbund.engines.extension import native
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
@@ -114,26 +120,16 @@ class TokenMap:
         return NO_DRAFT_TOKEN
 
 
-class TokenMapDraft:
+class TokenMapDraft(MeasuredDraft):
     """A token map as a draft for one model."""
 
     name = KIND
     num_draft_tokens: int | None = None
 
     def __init__(self, token_map: TokenMap, card: DraftCard | None = None) -> None:
-        self.token_map = token_map
         shape = {"languages": list(token_map.languages), "orders": list(token_map.tables)}
-        self.card = card or DraftCard(kind=KIND, vocabulary_size=token_map.vocabulary_size, shape=shape)
-
-    @property
-    def acceptance(self) -> dict[str, float]:
-        """See `sprachbund.decoding.drafts.base.Draft`."""
-        return self.card.acceptance
-
-    @property
-    def typical_length(self) -> int | None:
-        """See `sprachbund.decoding.drafts.base.Draft`."""
-        return self.card.typical_length
+        super().__init__(card or DraftCard(kind=KIND, vocabulary_size=token_map.vocabulary_size, shape=shape))
+        self.token_map = token_map
 
     @classmethod
     def load(cls, path: Path) -> "TokenMapDraft":

@@ -427,7 +427,7 @@ def _try_rates(recipe: CodeSwitchRecipe, llm: Path, directory: Path, report: Rep
 
 
 def read_rates(recipe: CodeSwitchRecipe, directory: Path) -> Rates:
-    """What the short trainings found; nothing where no rates are tried."""
+    """Return the losses on dev of the short trainings; empty where no rates are tried."""
     if not recipe.tuning_rate_factors:
         return {}
     advice = "delete it, and the rates are tried again"
@@ -456,7 +456,7 @@ def _share(
 
 
 def _tests(recipe: CodeSwitchRecipe, directory: Path) -> list[Evaluation]:
-    """The evaluations: every arm's last model, and those beside, on every test set of which there is a part."""
+    """The evaluations: every arm's last model, and the other models, on every test set of which there is a part."""
     arms = [
         (
             run_folder(directory, seed, ARMS[name], recipe.stages_of(ARMS[name])) / "model",

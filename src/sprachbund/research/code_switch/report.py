@@ -87,7 +87,7 @@ def scores_of(directory: Path, seed: int, name: str) -> Path:
 
 
 def other_scores_of(directory: Path, name: str, number: int) -> Path:
-    """Folder of the scores of a system that stands beside the arms.
+    """Folder of the scores of a system that is compared with the arms.
 
     Args:
         directory: folder of all runs.

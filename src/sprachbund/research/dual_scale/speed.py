@@ -7,7 +7,6 @@ systems do a piece of work one after the other, so that a slow moment of the mac
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -36,6 +35,7 @@ from sprachbund.research.dual_scale.options import (
     Timing,
     run_folder,
 )
+from sprachbund.util.devices import torch_threads
 from sprachbund.util.files import read_model, write_text
 from sprachbund.util.options import renamed
 
@@ -250,7 +250,7 @@ def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Callable[[st
             families[system.model] = engine_for(model, timing.engine, threads=threads, compare=False).family
     manifest = Manifest(recipe.data / "test")
     speeds: list[SystemSpeed] = []
-    with torch.inference_mode(), _torch_threads(threads):
+    with torch.inference_mode(), torch_threads(threads):
         for batch in recipe.timing.batches:
             runners = [_Runner(system, families[system.model]) for system in systems]
             utterances = max(batch, recipe.timing.utterances)
@@ -262,16 +262,6 @@ def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Callable[[st
     about = {"engine": timing.engine, "threads": threads, "torch": torch.__version__, "speeds": values}
     write_text(path, json.dumps(about, indent=1) + "\n")
     return path
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def works(manifest: Manifest, languages: Sequence[str], utterances: int, batch: int) -> Iterator[Work]:
