@@ -1,10 +1,10 @@
-"""How often recipes/research/dual_scale_memory_bound.toml is going to reach its aim, by the parasite's acceptance.
+"""How often recipes/research/dual_scale_memory_bound.toml reaches its aim, by the acceptance of the parasite.
 
 The cost of rounds is that of the shape with planted acceptance (native_heads_memory_bound.json). Rounds are then played
 many times: utterances of so many tokens as the texts of the phrasebook have, whose acceptance differs from utterance to
 utterance and from run to run, and a search that reads a prompt before its rounds, which takes as long as a pass and a
 fifth. The interval is the recipe's own, `gain_interval`, and the aim is that its lower end is 1.37 or more. The spread
-of acceptance is assumed; nobody knows that of trained models of this shape.
+of acceptance is assumed; before the recipe is run, nobody knows that of trained models of this shape.
 
 Run: python -m benchmarks.dual_scale_power
 """
@@ -42,7 +42,7 @@ def round_costs() -> dict[int, float]:
     costs = {}
     for row in rows:
         blocks = re.match(r"parasite, (\d) block", row["draft"])
-        if blocks and row["draft tokens"] == 1:
+        if blocks and row["shape"] == "recipe" and row["draft tokens"] == 1:
             costs[int(blocks[1])] = row["tokens a pass"] / float(row["gain"].split()[0])
     return costs
 

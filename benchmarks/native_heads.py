@@ -1,6 +1,7 @@
 """What drafts gain inside the native engine: speed alone, with random weights and planted acceptance.
 
-Decoders have the shapes of Whisper small and medium, with a memory of 30 s and the whole vocabulary, or that of
+Decoders have the shapes of Whisper small and medium, or of medium with half of its layers, as published for the
+parasite (arXiv 2508.11189), with a memory of 30 s and the whole vocabulary; or that of
 recipes/research/dual_scale_memory_bound.toml, with its vocabulary and a memory of 2.5 s. Drafts are Medusa heads
 of one block; a parasite of one block and of a quarter of the layers; a draft model of two layers and the same width, as
 Distil-Whisper has. A draft takes all its steps, and its draft tokens are replaced: by the token that the model will
@@ -74,7 +75,10 @@ SHAPES = {
     )
     for name, config in PRESETS.items()
 } | {
-    "recipe": Shape(vocabulary_size=2006, width=512, num_heads=8, num_layers=12, memory_width=256, frames=32)
+    "medium, halved": Shape(
+        vocabulary_size=51_865, width=1024, num_heads=16, num_layers=12, memory_width=1024
+    ),
+    "recipe": Shape(vocabulary_size=2006, width=512, num_heads=8, num_layers=12, memory_width=256, frames=32),
 }
 
 

@@ -79,7 +79,7 @@ def line(panel: str, label: str, text: str) -> Line:
 
 
 def sharing() -> list[Line]:
-    """Arms of both comparisons: over all languages, for the starved one, and for those that the model did not know."""
+    """Arms of both comparisons: all languages, the starved one, those new to the model, and a planted conflict."""
     kept = ("sharing", "one branch a language", "lora", "sharing, all weights", "uft, all weights")
     small = [
         line(panel, row["arm"], row[column])
@@ -89,10 +89,16 @@ def sharing() -> list[Line]:
     ]
     new = [
         line("two new languages", row["arm"], row["difference new"])
-        for row in rows_of("sharing_low")
+        for manifest in ("sharing_low", "sharing_low_lora")
+        for row in rows_if_there(manifest)
         if row["difference new"]
     ]
-    return [*small, *new]
+    planted = [
+        line("planted control: other digits in es, nl", row["arm"], row["difference all"])
+        for row in rows_if_there("sharing_low_control")
+        if row["difference all"]
+    ]
+    return [*small, *new, *planted]
 
 
 def headroom() -> list[Line]:

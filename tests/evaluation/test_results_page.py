@@ -60,3 +60,29 @@ def test_a_range_of_repeats_is_not_called_an_interval(
     (row,) = json.loads(summary("dual_scale_memory_bound", lines))["rows"]
     assert (row["what"], row["speed over the pruned model without a draft"]) == ("parasite", "1.41")
     assert row["95 %"] == "1.38 to 1.44"
+
+
+def test_adapters_and_planted_control_are_shown_once_they_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "results").mkdir()
+    for name in ("sharing_small", "sharing_low"):
+        shutil.copy(DOCS / "results" / f"{name}.json", tmp_path / "results")
+    for name, arm in (("sharing_low_lora", "lora"), ("sharing_low_control", "sharing")):
+        rows = [
+            {"arm": "uft", "difference all": "", "difference new": ""},
+            {
+                "arm": arm,
+                "difference all": "+2.10 (+1.00 to +3.20)",
+                "difference new": "+0.40 (-1.00 to +1.90)",
+            },
+        ]
+        (tmp_path / "results" / f"{name}.json").write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(results_page, "DOCS", tmp_path)
+    lora, control = SYSTEMS["sharing"].lines()[-2:]
+    assert (lora.panel, lora.label, lora.value) == ("two new languages", "lora", 0.4)
+    assert (control.panel, control.label, control.value) == (
+        "planted control: other digits in es, nl",
+        "sharing",
+        2.1,
+    )

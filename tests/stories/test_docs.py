@@ -72,9 +72,11 @@ CHECKED_ONLY = (
     "report",
 )
 OTHER_PROGRAMS = {
-    "--corpus", "--drafts", "--index-url", "--instruction-set", "--max-restarts", "--mutants", "--nnodes",
-    "--no-deps", "--no-loadscope-reorder", "--nproc-per-node", "--openvino", "--peers", "--processor", "--quick",
-    "--rdzv-backend", "--rdzv-endpoint", "--rounds", "--seconds", "--shapes", "--verbose",
+    "--blocks", "--corpus", "--drafts", "--index-url", "--instruction-set", "--max-restarts", "--mutants",
+    "--nnodes", "--no-deps",
+    "--no-loadscope-reorder", "--nproc-per-node", "--openvino", "--peers", "--processor", "--quick",
+    "--rdzv-backend", "--rdzv-endpoint", "--rounds", "--seconds", "--shapes", "--tokens",
+    "--verbose",
 }  # fmt: skip
 
 
