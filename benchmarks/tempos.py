@@ -43,8 +43,8 @@ class Texts:
 
     written: list[str] = field(default_factory=list)
     references: list[str | None] = field(default_factory=list)
+    durations_s: list[float] = field(default_factory=list)
     seconds: float = 0.0
-    audio_s: float = 0.0
 
     def row(self) -> dict[str, Any]:
         """Its numbers."""
@@ -54,13 +54,16 @@ class Texts:
             bool(text) and (right is None or chrf.sentence_score(text, [right]).score < RIGHT)
             for text, right in zip(self.written, self.references, strict=True)
         ]
+        rates = [len(text) / s for text, s in zip(self.written, self.durations_s, strict=True) if text]
         texts, rights = [text for text, _ in spoken], [right for _, right in spoken]
         return {
             "utterances": len(self.written),
             "chrF": round(chrf.corpus_score(texts, [rights]).score, 1) if spoken else "-",
             "dropped %": round(100 * float(np.mean([not text for text in self.written])), 1),
             "wrong text %": round(100 * float(np.mean(wrong)), 1),
-            "ms of work per s": round(1000 * self.seconds / self.audio_s, 1),
+            "characters a second, median": round(float(np.median(rates)), 1) if rates else "-",
+            "of one in twenty more than": round(float(np.quantile(rates, 0.95)), 1) if rates else "-",
+            "ms of work per s": round(1000 * self.seconds / sum(self.durations_s), 1),
         }
 
 
@@ -131,7 +134,7 @@ def main() -> None:
                         )
                         texts.references.append(one[4])
                         texts.seconds += took_s * len(samples) / sum(map(len, heard))
-                        texts.audio_s += len(samples) / 16_000
+                        texts.durations_s.append(len(samples) / 16_000)
     rows = [
         {"sound": name, "heard again at": way, **texts.row()}
         for (name, way), texts in sorted(by_sound.items())
