@@ -241,6 +241,29 @@ struct Finish {
     }
 };
 
+// As a `tile` of one token and one block. A single token waits for memory alone, and memory is read fastest in the order of
+// addresses: the processor sees less of where several short streams lead. Four sums each, so that none waits for its
+// predecessor.
+INLINE void tile_in_order(const Tokens& tokens, int64_t token, const Matrix& m, int64_t block, const Sink& sink) {
+    constexpr int kChains = 4;
+    Part sums[kChains][kParts] = {};
+    const uint8_t* inputs = tokens.values + token * tokens.stride;
+    const int8_t* weights = m.values + block * m.steps * 64;
+    int64_t step = 0;
+    for (; step + kChains <= m.steps; step += kChains) {
+        UNROLL
+        for (int c = 0; c < kChains; c++)
+            add(sums[c], load<int32_t>(inputs + (step + c) * 4), weights + (step + c) * 64);
+    }
+    for (; step < m.steps; step++) add(sums[0], load<int32_t>(inputs + step * 4), weights + step * 64);
+    alignas(64) int32_t totals[kChains][16];
+    UNROLL
+    for (int c = 0; c < kChains; c++) total(sums[c], totals[c]);
+    I16 together{};
+    for (int c = 0; c < kChains; c++) together += load<I16>(totals[c]);
+    Finish(m, block)(tokens, token, together, sink);
+}
+
 // The sums of TOKENS x BLOCKS x 16. The loops are unrolled and the sums leave through a copy, so that they stay in
 // registers.
 template <int BLOCKS, int TOKENS>
@@ -287,6 +310,9 @@ INLINE void panel(const Tokens& tokens, int64_t token, const Matrix& m, int64_t 
     constexpr int BLOCKS = blocks_for(TOKENS);
     for (; token + TOKENS <= tokens.count; token += TOKENS) {
         int64_t block = begin;
+        if constexpr (!FOUR && TOKENS == 1) {
+            for (; block < end; block++) tile_in_order(tokens, token, m, block, sink);
+        }
         for (; block + BLOCKS <= end; block += BLOCKS) {
             if constexpr (FOUR) tile_four<BLOCKS, TOKENS>(tokens, token, m, block, sink);
             if constexpr (!FOUR) tile<BLOCKS, TOKENS>(tokens, token, m, block, sink);
@@ -314,6 +340,14 @@ INLINE void leave(const Sum (&sums)[kSumParts], float* to, float factor) {
     for (int i = 0; i < kSumParts; i++) store(to + i * 16 / kSumParts, sums[i] * factor);
 }
 
+// Attention goes through several blocks at once, which the processor takes for many short streams. So what comes next is
+// fetched by request, in the order of addresses; the last request of a head reaches into the next one.
+constexpr int64_t kFetched = 8192;  // bytes ahead: with 4096 and 16384 a token takes as long
+
+INLINE void fetch_line(const uint16_t* from, int64_t line) {
+    __builtin_prefetch(reinterpret_cast<const char*>(from) + kFetched + line * 64);
+}
+
 // Scores of QUERIES queries against BLOCKS blocks of keys from `block` on.
 template <int QUERIES, int BLOCKS>
 INLINE void scores(const Attention& a, int64_t query, int64_t block, float* out, int64_t out_stride) {
@@ -322,6 +356,7 @@ INLINE void scores(const Attention& a, int64_t query, int64_t block, float* out,
         UNROLL
         for (int b = 0; b < BLOCKS; b++) {
             const uint16_t* keys = a.keys + (block + b) * 16 * a.width + pair * 32;
+            fetch_line(a.keys + block * 16 * a.width, pair * BLOCKS + b);
             UNROLL
             for (int q = 0; q < QUERIES; q++) {
                 uint32_t two = load<uint32_t>(a.queries + (query + q) * a.query_stride + pair * 2);
@@ -366,9 +401,11 @@ INLINE void mix(const Attention& a, int64_t query, int64_t group, const uint16_t
                 const float* factor) {
     Sum sums[QUERIES][BLOCKS][kSumParts] = {};
     for (int64_t pair = 0; pair < padded / 2; pair++) {
-        const uint16_t* values = a.values + pair / 8 * 16 * a.width + group * 256 + pair % 8 * 32;
+        const uint16_t* block = a.values + pair / 8 * 16 * a.width + group * 256;
+        const uint16_t* values = block + pair % 8 * 32;
         UNROLL
         for (int b = 0; b < BLOCKS; b++) {
+            fetch_line(block, pair % 8 * BLOCKS + b);
             UNROLL
             for (int q = 0; q < QUERIES; q++) {
                 uint32_t two = load<uint32_t>(halves + q * padded + pair * 2);
@@ -399,8 +436,9 @@ INLINE void attend_some(const Attention& a, int64_t query) {
     int64_t padded = up(longest, 16), block = 0;
     float* probabilities = a.scratch;
     uint16_t* halves = reinterpret_cast<uint16_t*>(a.scratch + QUERIES * padded);
-    for (; block + BLOCKS <= padded / 16; block += BLOCKS)
-        scores<QUERIES, BLOCKS>(a, query, block, probabilities, padded);
+    constexpr int KEYS = QUERIES == 1 ? 1 : BLOCKS;  // for one query in the order of memory; it waits for nothing else
+    for (; block + KEYS <= padded / 16; block += KEYS)
+        scores<QUERIES, KEYS>(a, query, block, probabilities, padded);
     for (; block < padded / 16; block++) scores<QUERIES, 1>(a, query, block, probabilities, padded);
     float factor[QUERIES];
     for (int q = 0; q < QUERIES; q++) {
