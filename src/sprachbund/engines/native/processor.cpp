@@ -175,6 +175,7 @@ bool has_arm_dot() {
 }  // namespace
 #endif
 
+// The processor is asked once: hypervisors answer CPUID in its place, which takes tens of microseconds each time.
 const Kernels* kernels(const char* name) {
     auto is = [name](const char* other) { return std::strcmp(name, other) == 0; };
 #if defined(__x86_64__)
@@ -184,10 +185,11 @@ const Kernels* kernels(const char* name) {
         return best;
     }
 #endif
-    if (is("avx512")) return has_avx512() ? &avx512_kernels : nullptr;
-    if (is("avx512_vnni")) return has_avx512_vnni() ? &avx512_vnni_kernels : nullptr;
-    if (is("avx_vnni")) return has_avx_vnni() ? &avx_vnni_kernels : nullptr;
-    if (is("avx2")) return has_avx2() ? &avx2_kernels : nullptr;
+    static const bool avx512 = has_avx512(), avx512_vnni = has_avx512_vnni(), avx_vnni = has_avx_vnni(), avx2 = has_avx2();
+    if (is("avx512")) return avx512 ? &avx512_kernels : nullptr;
+    if (is("avx512_vnni")) return avx512_vnni ? &avx512_vnni_kernels : nullptr;
+    if (is("avx_vnni")) return avx_vnni ? &avx_vnni_kernels : nullptr;
+    if (is("avx2")) return avx2 ? &avx2_kernels : nullptr;
 #endif
 #if defined(__aarch64__)
     if (is("arm_dot")) return has_arm_dot() ? &arm_dot_kernels : nullptr;
