@@ -3,12 +3,21 @@
 import hashlib
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from sprachbund.engines.packed_cache import MAGIC, VERSION, Packed, PackedFileError, read_packed, write_packed
+from sprachbund.engines.packed_cache import (
+    MAGIC,
+    VERSION,
+    Packed,
+    PackedFileError,
+    in_large_pages,
+    read_packed,
+    write_packed,
+)
 
 UNUSABLE = (
     r"model\.sbpacked (cannot be read|is not a file of packed weights|is of version|is damaged|is cut short)"
@@ -43,6 +52,18 @@ def test_what_is_read_is_what_was_written(path: Path) -> None:
         assert array.numel() == 0 or found.arrays[name].data_ptr() % 64 == 0
     assert list(found.part("encoder")) == ["scale", "none"]
     assert list(path.parent.iterdir()) == [path]  # nothing half-written stays
+
+
+def test_a_copy_in_large_pages_is_the_same() -> None:
+    small = example()
+    wide = replace(small, arrays=small.arrays | {"decoder.wide": torch.arange(2**20, dtype=torch.int32)})
+    for wanted in (small, wide):
+        found = in_large_pages(wanted)
+        assert (found.source, found.shapes, list(found.arrays)) == ("a", wanted.shapes, list(wanted.arrays))
+        for name, array in wanted.arrays.items():
+            assert found.arrays[name].dtype == array.dtype
+            assert torch.equal(found.arrays[name], array)
+            assert found.arrays[name].data_ptr() % 64 == 0
 
 
 def test_every_cut_is_noticed_and_every_changed_byte_when_asked(path: Path) -> None:

@@ -8,12 +8,10 @@ Both bounds are measured without the engine's own code: by plain reading, in whi
 and by instructions on registers that wait for nothing.
 """
 
-import mmap
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +35,7 @@ from sprachbund.models.io import load, locate
 from sprachbund.models.prefix import PrefixFamily
 from sprachbund.models.whisper import PRESETS, Whisper
 from sprachbund.nn.decoder import DecoderCache
+from sprachbund.util.pages import zeros_in_pages
 
 # Bounds of the machine.
 
@@ -58,13 +57,8 @@ INT8_LOOPS = {
 
 def pages(num_bytes: int, *, large: bool) -> np.ndarray:
     """Bytes in pages of 2 MiB where Linux has them and `large` asks for them; all were written to once."""
-    mapped = mmap.mmap(-1, num_bytes)
-    if sys.platform == "linux":
-        with suppress(OSError):  # kernels without large pages know neither
-            mapped.madvise(mmap.MADV_HUGEPAGE if large else mmap.MADV_NOHUGEPAGE)
-    array = np.frombuffer(mapped, np.uint8)
-    array[:] = 1  # zeros would all be one page
-    return array
+    memory = zeros_in_pages(num_bytes, dtype=torch.uint8, large=large)
+    return memory.fill_(1).numpy()  # zeros would all be one page
 
 
 def read_gb_per_s(num_bytes: int = _READ_BYTES) -> float:

@@ -38,7 +38,7 @@ from sprachbund.engines.native_engine import (
     with_native_modules,
 )
 from sprachbund.engines.options import CHOICES, ENGINE_DEVICES, EngineChoice, NativeOptions
-from sprachbund.engines.packed_cache import Packed, fingerprint, packed_for
+from sprachbund.engines.packed_cache import Packed, fingerprint, in_large_pages, packed_for
 from sprachbund.engines.parts import parts_of
 from sprachbund.engines.torch_layers import (
     FusedEncoderLayer,
@@ -404,7 +404,7 @@ class _Builder:
     def _packed(self) -> Packed:
         weights = self.options.weights
         if self.directory is None:
-            return pack(self.family, weights)
+            return in_large_pages(pack(self.family, weights))
         packed, notes = packed_for(self.directory, lambda: pack(self.family, weights), self.cache, weights)
         self.notes += notes
         return packed
@@ -556,7 +556,7 @@ def on_same_engine(family: Family, other: Family, directory: Path | None = None)
         return other
     weights = decoder.options.weights
     if directory is None:
-        packed = pack(other, weights)
+        packed = in_large_pages(pack(other, weights))
     else:
         packed, _ = packed_for(directory, lambda: pack(other, weights), weights=weights)
     return with_native_modules(other, packed, decoder.team, decoder.instruction_set, decoder.options)

@@ -68,6 +68,7 @@ from sprachbund.nn.fast_conformer import FastConformerEncoder
 from sprachbund.nn.feed_forward import Route
 from sprachbund.nn.streaming_conformer import StreamingEncoder
 from sprachbund.util.devices import torch_threads
+from sprachbund.util.pages import zeros_in_pages
 
 
 class NativeCache(DecoderCache):
@@ -177,8 +178,9 @@ class _ReadsMemory(NativeModule):
         head = BLOCK * -(-shape.head_width // BLOCK) * BLOCK
         eight, blocks = self.options.memory == "int8", -(-length // BLOCK)
         sizes = (num_memories, shape.heads, blocks)
-        cross = torch.empty(shape.num_layers, 2, *sizes, head, dtype=torch.int8 if eight else torch.int16)
-        cross[..., -1:, :] = 0  # positions after the last frame are read, though they count for nothing
+        dtype = torch.int8 if eight else torch.int16
+        # Zeros, since positions after the last frame are read, though they count for nothing.
+        cross = zeros_in_pages(shape.num_layers, 2, *sizes, head, dtype=dtype)
         scales = torch.zeros(shape.num_layers, 3, *sizes[:-1], blocks * BLOCK) if eight else None
         self._native.remember(pad(memory.detach().float(), 2, BLOCK).contiguous(), cross, scales)
         frames = torch.full((num_memories,), length) if num_frames is None else num_frames.long()

@@ -37,6 +37,7 @@ from sprachbund.engines.options import WeightNumbers
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import atomic_path
 from sprachbund.util.known_files import remembered, user_cache
+from sprachbund.util.pages import prefer_large_pages, zeros_in_pages
 
 # The file.
 
@@ -84,11 +85,12 @@ class Packed:
 
 
 def write_packed(path: Path, packed: Packed) -> None:
-    """Write a file that appears whole or not at all. Raises OSError where that is not possible."""
-    descriptions, size = dict[str, Any](), 0
-    for name, array in packed.arrays.items():
-        descriptions[name] = [_NAMES[array.dtype], list(array.shape), size]
-        size = _aligned(size + array.numel() * array.element_size())
+    """Write a file that appears whole or not at all. Raises OSError where that is not possible.
+
+    The system then forgets its pages, so that they are read from the disk once, in pages as large as it has: what was
+    written piece by piece stays in small ones.
+    """
+    descriptions, size = _layout(packed)
     body = hashlib.sha256()
     for piece in _pieces(packed):
         body.update(piece)
@@ -107,6 +109,19 @@ def write_packed(path: Path, packed: Packed) -> None:
         file.write(fixed + hashlib.sha256(fixed + content).digest() + content)
         for piece in _pieces(packed):
             file.write(piece)
+    if sys.platform == "linux":
+        with suppress(OSError), path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def in_large_pages(packed: Packed) -> Packed:
+    """A copy in pages of 2 MiB where the system has them, of weights that no file holds."""
+    descriptions, size = _layout(packed)
+    data = zeros_in_pages(size, dtype=torch.uint8).numpy()
+    arrays = {name: _array(data, *description) for name, description in descriptions.items()}
+    for name, array in packed.arrays.items():
+        arrays[name].copy_(array)
+    return replace(packed, arrays=arrays)
 
 
 def read_packed(
@@ -127,6 +142,7 @@ def read_packed(
         with path.open("rb") as file:
             length = _head_length(file.read(_FIXED.size), path)
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        prefer_large_pages(mapped)
     except (OSError, ValueError) as error:
         raise PackedFileError(f"{path} cannot be read ({error})") from error
     content = mapped[_HEAD : _HEAD + length]
@@ -169,6 +185,15 @@ def _array(data: np.ndarray, type_name: str, shape: list[int], offset: int) -> T
     if min([offset, *shape]) < 0 or offset % _ALIGNMENT or offset + size > len(data):
         raise ValueError("an array lies outside or between")
     return torch.from_numpy(data[offset : offset + size]).view(dtype).view(shape)
+
+
+def _layout(packed: Packed) -> tuple[dict[str, tuple[str, list[int], int]], int]:
+    """Of each array its type, shape and offset, and the bytes of all."""
+    descriptions, size = dict[str, tuple[str, list[int], int]](), 0
+    for name, array in packed.arrays.items():
+        descriptions[name] = (_NAMES[array.dtype], list(array.shape), size)
+        size = _aligned(size + array.numel() * array.element_size())
+    return descriptions, size
 
 
 def _pieces(packed: Packed) -> Any:
@@ -317,7 +342,7 @@ def packed_for(
                 notes.append(f"{_NOT_KEPT} ({error}); {_AGAIN}")
         except OSError as error:
             notes.append(f"{_NOT_KEPT} ({error}); {_AGAIN}")
-        return packed, tuple(notes)
+        return in_large_pages(packed), tuple(notes)
 
 
 @dataclass(frozen=True, kw_only=True)
