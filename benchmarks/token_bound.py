@@ -1,18 +1,20 @@
 """How near a token of the native decoder comes to the time in which its bytes are read, and where the rest goes.
 
-The shape of a published Whisper with random weights, one row, the encoder output of 30 s. In every round the decoder
-makes some tokens with each kind of pages, and memory is read by code that is not the engine's (engines/native/peak.cpp,
-the fastest of twelve ways): the bound and what is compared with it are seconds apart, since the speed of memory changes
-with what else runs on the host.
+The shape of a published Whisper with random weights, one row, the encoder output of 30 s. Before and after some tokens,
+memory is read by code that is not the engine's (engines/native/peak.cpp, the fastest of twelve ways), since the speed
+of memory changes with what else runs on the host, within seconds. Where the two readings differ by more than a
+twentieth, the tokens are measured again. Rounds with fast and with slow memory have rows of their own: the less a core
+waits for memory, the more the rest counts.
 
 A token is one of a greedy search, which is one call. Its parts are measured step by step, where each step is a call
-from Python: what a step takes less with 16 frames in place of 1500, without logits, or without both.
+from Python: what a step takes less with 16 frames in place of 1500, without logits, or without both; of medians.
 
     python -m benchmarks.token_bound --processor "AMD EPYC (Zen 4)" --idle
 """
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,6 +34,10 @@ HERE = Path(__file__).parent
 READ_BYTES = 2**29
 FRAMES, FEW_FRAMES = 1500, 16
 CAPACITY = 64
+PARTS = ("search", "whole", "few frames", "no logits", "neither")
+STEADY, ATTEMPTS = 0.05, 5  # readings that agree; how often tokens are measured until they do
+FAST = 0.8  # of the fastest reading: below, memory is called slow
+FEWEST = 3  # rounds of a row
 Row = dict[str, Any]
 
 
@@ -57,9 +63,7 @@ class Measured:
         if not large:
             for cache in self.caches.values():
                 cache.cross = cache.cross.clone()
-        self.seconds: dict[str, list[float]] = {
-            part: [] for part in ("search", "whole", "few frames", "no logits", "neither")
-        }
+        self.rounds: dict[str, list[tuple[float, float]]] = {}
 
     @property
     def num_bytes(self) -> dict[str, int]:
@@ -72,15 +76,24 @@ class Measured:
             "logits": vocabulary,
         }
 
-    def round(self, tokens: int) -> None:
-        """Some tokens of a search, and of each part."""
-        for part, times in self.seconds.items():
-            if part == "search":
-                times.append(self._search(tokens))
-                continue
-            cache = self.caches[FEW_FRAMES if part in ("few frames", "neither") else FRAMES]
-            work = self.decoder.states if part in ("no logits", "neither") else self.decoder.step
-            times.append(_seconds(work, cache, tokens))
+    def round(self, read: Callable[[], float], tokens: int) -> None:
+        """Some tokens of a search and of each part: seconds of one, and bytes of memory a second meanwhile."""
+        for part in PARTS:
+            for _ in range(ATTEMPTS):
+                before = read()
+                seconds = self._tokens(part, tokens)
+                after = read()
+                if abs(before - after) < STEADY * max(before, after):
+                    self.rounds.setdefault(part, []).append((seconds, (before + after) / 2))
+                    break
+
+    def _tokens(self, part: str, tokens: int) -> float:
+        if part == "search":
+            return self._search(tokens)
+        cache = self.caches[FEW_FRAMES if part in ("few frames", "neither") else FRAMES]
+        return _seconds(
+            self.decoder.states if part in ("no logits", "neither") else self.decoder.step, cache, tokens
+        )
 
     def _search(self, tokens: int) -> float:
         """Of a greedy search that may not end, a token's; the first token is given."""
@@ -140,42 +153,78 @@ def measure(shape: str, threads: int, rounds: int, tokens: int) -> list[Row]:
         Measured(name, packed, NativeDecoder(sizes, packed.arrays, team, isa), memory, large=large)
         for name, packed, large in (("4 KiB", small, False), ("2 MiB", in_large_pages(small), True))
     ]
-    plain, gb_per_s = pages(READ_BYTES, large=True), []
+    plain = pages(READ_BYTES, large=True)
+
+    def read() -> float:
+        return max(read_by(team, plain, *way) for way in READING_WAYS) * 1e9
+
     for number in range(rounds + 1):
         for kind in kinds:
-            kind.round(tokens)
-        gb_per_s.append(max(read_by(team, plain, *way) for way in READING_WAYS))
-        if number == 0:  # warms up
-            gb_per_s.clear()
-            for kind in kinds:
-                kind.seconds = {part: [] for part in kind.seconds}
-    return [row for kind in kinds for row in rows(kind, gb_per_s)]
+            kind.round(read, tokens)
+            if number == 0:  # warms up
+                kind.rounds.clear()
+    fastest = max(speed for kind in kinds for rounds_of in kind.rounds.values() for _, speed in rounds_of)
+    return [
+        row
+        for kind in kinds
+        for memory_is in ("fast", "slow")
+        for row in rows(kind, memory_is, FAST * fastest)
+    ]
 
 
-def rows(kind: Measured, gb_per_s: list[float]) -> list[Row]:
-    """A token, and its parts as differences."""
-    search, whole, few, states, neither = kind.seconds.values()
+def rows(kind: Measured, memory_is: str, slower: float) -> list[Row]:
+    """A token and its parts, as differences of medians, of the rounds in which memory was fast or slow.
+
+    Args:
+        kind: of pages.
+        memory_is: fast or slow.
+        slower: bytes a second below which memory is slow.
+    """
+    chosen = {
+        part: [(seconds, speed) for seconds, speed in rounds if (speed < slower) == (memory_is == "slow")]
+        for part, rounds in kind.rounds.items()
+    }
+    if len(chosen) < len(PARTS) or min(map(len, chosen.values())) < FEWEST:
+        return []
     num_bytes = kind.num_bytes
+    speed = median(speed for rounds in chosen.values() for _, speed in rounds)
+    seconds = {part: median(seconds for seconds, _ in rounds) for part, rounds in chosen.items()}
     parts = {
-        "a token": (num_bytes["all"], search),
-        "a step from Python": (num_bytes["all"], whole),
         "attention over the encoder output": (
             num_bytes["attention"],
-            [a - b for a, b in zip(whole, few, strict=True)],
+            seconds["whole"] - seconds["few frames"],
         ),
-        "norm and logits": (num_bytes["logits"], [a - b for a, b in zip(whole, states, strict=True)]),
-        "layers without both": (num_bytes["all"] - num_bytes["attention"] - num_bytes["logits"], neither),
+        "norm and logits": (num_bytes["logits"], seconds["whole"] - seconds["no logits"]),
+        "layers without both": (
+            num_bytes["all"] - num_bytes["attention"] - num_bytes["logits"],
+            seconds["neither"],
+        ),
     }
+    count = num_bytes["all"]
     return [
         {
             "pages": kind.name,
-            "part": part,
+            "memory": memory_is,
+            "part": name,
+            "rounds": len(chosen[part]),
             "MB": round(count / 1e6, 1),
-            "ms": spread([1000 * s for s in seconds]),
-            "memory, GB/s": spread(gb_per_s, 1),
-            "times the bound": spread([s * g * 1e9 / count for s, g in zip(seconds, gb_per_s, strict=True)]),
+            "memory, GB/s": spread([speed / 1e9 for _, speed in chosen[part]], 1),
+            "ms": spread([1000 * seconds for seconds, _ in chosen[part]]),
+            "times the bound": spread([seconds * speed / count for seconds, speed in chosen[part]]),
         }
-        for part, (count, seconds) in parts.items()
+        for name, part in (("a token", "search"), ("a step from Python", "whole"))
+    ] + [
+        {
+            "pages": kind.name,
+            "memory": memory_is,
+            "part": name,
+            "rounds": "",
+            "MB": round(part_bytes / 1e6, 1),
+            "memory, GB/s": f"{speed / 1e9:.1f}",
+            "ms": f"{1000 * took:.2f}",
+            "times the bound": f"{took * speed / part_bytes:.2f}",
+        }
+        for name, (part_bytes, took) in parts.items()
     ]
 
 
@@ -187,7 +236,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--tokens", type=int, default=12)
-    parser.add_argument("--version", default="", help="a name for what is measured, to keep rows of several")
     parser.add_argument("--idle", action="store_true", help="nothing else ran on the machine")
     parser.add_argument("--out", type=Path, default=HERE / "token_bound.json")
     args = parser.parse_args()
@@ -198,11 +246,11 @@ def main() -> None:
         "idle": "yes" if args.idle else "no",
     }
     for shape in args.shapes:
-        found = [
-            {**about, "version": args.version, "shape": shape, "threads": args.threads, **row}
+        new = [
+            {**about, "shape": shape, "threads": args.threads, **row}
             for row in measure(shape, args.threads, args.rounds, args.tokens)
         ]
-        replace_rows(args.out, found, ("processor", "instruction set", "version", "shape", "threads"))
+        replace_rows(args.out, new, ("processor", "instruction set", "shape", "threads"))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ hundred tokens; where they did, the count would be an error. Windows below 30 s 
 logits.
 """
 
+import re
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -20,12 +21,14 @@ FRAMES, FRAMES_PER_S, BLOCK = 1500, 50, 64
 """Of a whole window; of a second; lengths are rounded up to so many, as is usual for it."""
 
 
+def _compiled_for() -> list[str]:
+    return re.findall(r"(\w+) = 1", _pywhispercpp.whisper_print_system_info().rpartition("CPU : ")[2])
+
+
 class System:
     """Its version has the instructions that it was compiled for."""
 
-    version = (
-        version("pywhispercpp") + ", " + _pywhispercpp.whisper_print_system_info().rpartition("CPU : ")[2]
-    )
+    version = f"{version('pywhispercpp')} ({' '.join(_compiled_for())})"
 
     def __init__(self, folder: Path, precision: str, threads: int, watch: Stopwatch) -> None:
         self.model = Model(str(folder / GGML), n_threads=threads, redirect_whispercpp_logs_to=None)

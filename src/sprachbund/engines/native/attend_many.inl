@@ -62,16 +62,22 @@ INLINE void widen_values(const Attention& a, int64_t first, int64_t blocks, cons
     }
 }
 
+// A query at a time: with the factors of all queries in registers at once, there are none left for some of the sums.
+template <int VECTORS>
+INLINE void add_products(Lanes (&sums)[VECTORS], const Lanes (&vectors)[VECTORS], float factor) {
+    UNROLL
+    for (int v = 0; v < VECTORS; v++) sums[v] += vectors[v] * factor;
+}
+
 template <int QUERIES, int VECTORS>
 INLINE void many_scores(const float* queries, const float* keys, int64_t width, float* out, int64_t out_stride) {
     Lanes sums[QUERIES][VECTORS] = {};
     for (int64_t d = 0; d < width; d++) {
+        Lanes key[VECTORS];
         UNROLL
-        for (int v = 0; v < VECTORS; v++) {
-            const Lanes key = load<Lanes>(keys + d * kTile + v * kLanes);
-            UNROLL
-            for (int q = 0; q < QUERIES; q++) sums[q][v] += key * queries[q * width + d];
-        }
+        for (int v = 0; v < VECTORS; v++) key[v] = load<Lanes>(keys + d * kTile + v * kLanes);
+        UNROLL
+        for (int q = 0; q < QUERIES; q++) add_products(sums[q], key, queries[q * width + d]);
     }
     UNROLL
     for (int q = 0; q < QUERIES; q++) {
@@ -134,12 +140,11 @@ INLINE void many_mix(const Many& m, int64_t query, int64_t at, int64_t positions
             sums[q][v] = load<Lanes>(mixed + q * width + v * kLanes) * m.keep[query + q];
     }
     for (int64_t i = 0; i < positions; i++) {
+        Lanes value[VECTORS];
         UNROLL
-        for (int v = 0; v < VECTORS; v++) {
-            const Lanes value = load<Lanes>(m.values + i * width + at + v * kLanes);
-            UNROLL
-            for (int q = 0; q < QUERIES; q++) sums[q][v] += value * p[q * kTile + i];
-        }
+        for (int v = 0; v < VECTORS; v++) value[v] = load<Lanes>(m.values + i * width + at + v * kLanes);
+        UNROLL
+        for (int q = 0; q < QUERIES; q++) add_products(sums[q], value, p[q * kTile + i]);
     }
     UNROLL
     for (int q = 0; q < QUERIES; q++) {
