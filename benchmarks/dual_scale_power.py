@@ -36,19 +36,20 @@ NOISE = 0.02
 """Of a measured time, relative."""
 
 
-def round_costs() -> dict[int, float]:
-    """Blocks of a parasite to the time of a round with one draft token, in passes."""
+def round_costs() -> dict[tuple[int, int], float]:
+    """Blocks of a parasite and draft tokens in a pass to the time of a round, in passes without a draft."""
     rows = json.loads((HERE / "native_heads_memory_bound.json").read_text(encoding="utf-8"))["rows"]
     costs = {}
     for row in rows:
         blocks = re.match(r"parasite, (\d) block", row["draft"])
-        if blocks and row["shape"] == "recipe" and row["draft tokens"] == 1:
-            costs[int(blocks[1])] = row["tokens a pass"] / float(row["gain"].split()[0])
+        if blocks and row["shape"] == "recipe":
+            key = int(blocks[1]), int(row["draft tokens"])
+            costs[key] = row["tokens a pass"] / float(row["gain"].split()[0])
     return costs
 
 
 def played(
-    random: np.random.Generator, acceptance: float, cost: float
+    random: np.random.Generator, acceptance: float, draft_tokens: int, cost: float
 ) -> list[tuple[SystemSpeed, SystemSpeed]]:
     """Times of all pairs and seeds, without a draft and with one."""
     compared = []
@@ -69,7 +70,8 @@ def played(
                 left = tokens.copy()
                 while (left > 0).any():
                     rounds += left > 0
-                    left -= 1 + (random.random(UTTERANCES) < probability)
+                    accepted = random.random((draft_tokens, UTTERANCES)) < probability
+                    left -= 1 + np.logical_and.accumulate(accepted).sum(0)
                 noise = random.normal(1, NOISE, (2, UTTERANCES))
                 times = (PROMPT + tokens, PROMPT + DRAFT_PROMPT + rounds * cost)
                 base, drafted = (
@@ -92,17 +94,20 @@ def played(
     return compared
 
 
-def row_of(blocks: int, cost: float, acceptance: float, experiments: int) -> dict[str, Any]:
+def row_of(
+    blocks: int, draft_tokens: int, cost: float, acceptance: float, experiments: int
+) -> dict[str, Any]:
     """Share of experiments that reach the aim."""
     intervals = []
     for number in range(experiments):
-        random = np.random.default_rng((blocks, round(100 * acceptance), number))
-        interval = gain_interval(played(random, acceptance, cost))
+        random = np.random.default_rng((blocks, draft_tokens, round(100 * acceptance), number))
+        interval = gain_interval(played(random, acceptance, draft_tokens, cost))
         assert interval is not None
         intervals.append(interval)
     low, high = np.array(intervals).T
     return {
         "blocks": blocks,
+        "draft tokens": draft_tokens,
         "cost of a round": round(cost, 2),
         "acceptance": f"{acceptance:.0%}",
         "gain": round(float(np.mean((low + high) / 2)), 2),
@@ -118,11 +123,11 @@ def main() -> None:
     parser.add_argument("--acceptance", type=float, nargs="+", default=[0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9])
     parser.add_argument("--out", type=Path, default=HERE / "dual_scale_power.json")
     args = parser.parse_args()
-    costs = {blocks: cost for blocks, cost in round_costs().items() if blocks <= 2}
+    costs = {key: cost for key, cost in round_costs().items() if max(key) <= 2}
     rows = [
-        row_of(blocks, cost, acceptance, args.experiments)
-        for blocks, cost in costs.items()
-        for acceptance in track(args.acceptance, description=f"{blocks} blocks")
+        row_of(*key, cost, acceptance, args.experiments)
+        for key, cost in costs.items()
+        for acceptance in track(args.acceptance, description=f"{key[0]} blocks, {key[1]} draft tokens")
     ]
     keep(args.out, {"aim": AIM, "experiments": args.experiments, "rows": rows})
 

@@ -5,7 +5,8 @@ started from Python, passes inside the kernels, and the same with draft tokens o
 transcript that the model's own CTC head writes (transcribed rows alone, since it writes what is spoken). With one
 thread, times are processor times of that thread, which other programs disturb least. Tokens are compared row by row.
 
-Run: python -m benchmarks.native_search --corpus corpora/phrasebook/test --texts corpora/phrasebook/train --rows 2000
+Run: python -m benchmarks.native_search --corpus corpora/phrasebook/test --texts corpora/phrasebook/train \
+    --text-count 8000 --num-draft-tokens 1 3 12
 """
 
 import argparse

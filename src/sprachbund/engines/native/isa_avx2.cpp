@@ -7,7 +7,7 @@ TARGET("avx2,fma,f16c")
 
 namespace {
 
-constexpr int kTokens = 2, kBlocks = 1, kSums = 4;
+constexpr int kTokens = 2, kBlocks = 1, kInOrder = 1, kSums = 4;
 
 // Inputs and weights are widened to 16 bits: the instruction that takes 8 would saturate. With weights in 4 bits these two
 // are used; see below for 8.

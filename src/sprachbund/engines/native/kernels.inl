@@ -5,6 +5,7 @@
 //   dot_pairs      adds two bf16 products to each of sixteen sums
 //   to_nearest     sixteen floats to integers, ties to even
 //   kTokens, kBlocks   how many tokens and row blocks of integer sums fit into the registers
+//   kInOrder       up to so many tokens read weights in the order of addresses
 //   kSums          how many vectors of sums fit there: 2, 4 or 16
 #include "kernels.hpp"
 
@@ -241,27 +242,44 @@ struct Finish {
     }
 };
 
-// As a `tile` of one token and one block. A single token waits for memory alone, and memory is read fastest in the order of
-// addresses: the processor sees less of where several short streams lead. Four sums each, so that none waits for its
-// predecessor.
+// Of inputs, which each block reads again: half of a cache next to a core.
+constexpr int64_t kInOrderBytes = 16384;
+
+// As a `tile` of one block, for few tokens. These wait for memory alone, and memory is read fastest in the order of
+// addresses: the processor sees less of where several short streams lead. Several sums of each token, so that none waits
+// for its predecessor.
+template <int TOKENS>
 INLINE void tile_in_order(const Tokens& tokens, int64_t token, const Matrix& m, int64_t block, const Sink& sink) {
-    constexpr int kChains = 4;
-    Part sums[kChains][kParts] = {};
+    constexpr int kChains = TOKENS * kParts > 4 ? 1 : TOKENS * kParts > 2 ? 2 : 4;
+    Part sums[TOKENS][kChains][kParts] = {};
     const uint8_t* inputs = tokens.values + token * tokens.stride;
     const int8_t* weights = m.values + block * m.steps * 64;
     int64_t step = 0;
     for (; step + kChains <= m.steps; step += kChains) {
         UNROLL
-        for (int c = 0; c < kChains; c++)
-            add(sums[c], load<int32_t>(inputs + (step + c) * 4), weights + (step + c) * 64);
+        for (int c = 0; c < kChains; c++) {
+            UNROLL
+            for (int t = 0; t < TOKENS; t++)
+                add(sums[t][c], load<int32_t>(inputs + t * tokens.stride + (step + c) * 4), weights + (step + c) * 64);
+        }
     }
-    for (; step < m.steps; step++) add(sums[0], load<int32_t>(inputs + step * 4), weights + step * 64);
-    alignas(64) int32_t totals[kChains][16];
+    for (; step < m.steps; step++) {
+        UNROLL
+        for (int t = 0; t < TOKENS; t++)
+            add(sums[t][0], load<int32_t>(inputs + t * tokens.stride + step * 4), weights + step * 64);
+    }
+    alignas(64) int32_t totals[TOKENS][kChains][16];
     UNROLL
-    for (int c = 0; c < kChains; c++) total(sums[c], totals[c]);
-    I16 together{};
-    for (int c = 0; c < kChains; c++) together += load<I16>(totals[c]);
-    Finish(m, block)(tokens, token, together, sink);
+    for (int t = 0; t < TOKENS; t++) {
+        UNROLL
+        for (int c = 0; c < kChains; c++) total(sums[t][c], totals[t][c]);
+    }
+    const Finish finish(m, block);
+    for (int t = 0; t < TOKENS; t++) {
+        I16 together{};
+        for (int c = 0; c < kChains; c++) together += load<I16>(totals[t][c]);
+        finish(tokens, token + t, together, sink);
+    }
 }
 
 // The sums of TOKENS x BLOCKS x 16. The loops are unrolled and the sums leave through a copy, so that they stay in
@@ -295,7 +313,7 @@ constexpr int blocks_for(int tokens) {
     return kTokens * kBlocks / tokens >= 4 ? 4 : kTokens * kBlocks / tokens >= 2 ? 2 : 1;
 }
 constexpr int fewer(int tokens) {
-    return tokens > 8 ? 8 : tokens > 4 ? 4 : tokens > 2 ? 2 : 1;
+    return tokens > 8 ? 8 : tokens <= kInOrder ? tokens - 1 : tokens > 4 ? 4 : tokens > 2 ? 2 : 1;
 }
 
 }  // namespace
@@ -310,8 +328,9 @@ INLINE void panel(const Tokens& tokens, int64_t token, const Matrix& m, int64_t 
     constexpr int BLOCKS = blocks_for(TOKENS);
     for (; token + TOKENS <= tokens.count; token += TOKENS) {
         int64_t block = begin;
-        if constexpr (!FOUR && TOKENS == 1) {
-            for (; block < end; block++) tile_in_order(tokens, token, m, block, sink);
+        if constexpr (!FOUR && TOKENS <= kInOrder) {
+            if (TOKENS * m.steps * 4 <= kInOrderBytes)
+                for (; block < end; block++) tile_in_order<TOKENS>(tokens, token, m, block, sink);
         }
         for (; block + BLOCKS <= end; block += BLOCKS) {
             if constexpr (FOUR) tile_four<BLOCKS, TOKENS>(tokens, token, m, block, sink);
