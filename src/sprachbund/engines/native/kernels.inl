@@ -489,7 +489,8 @@ INLINE void match_from(const Attention& a, int64_t query, int64_t blocks) {
     if constexpr (QUERIES > 1) match_from<fewer(QUERIES)>(a, query, blocks);
 }
 
-void match(const Attention& a, int64_t blocks) {
+// Sets without products of bf16 take `match_many`.
+[[maybe_unused]] void match(const Attention& a, int64_t blocks) {
     match_from<(kSums < 16 ? kSums / 2 : kQueriesAtOnce)>(a, 0, blocks);
 }
 
