@@ -27,11 +27,11 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_one_language_gives_a_translation(model: sprachbund.Model, talk: Path) -> None:
-    found = model.translate(talk, to="German", options=OPEN)
-    assert isinstance(found, sprachbund.Translation)
-    assert found.target_language == "de"
-    assert found.text == " ".join(segment.text for segment in found.segments) != ""
-    assert all(isinstance(segment, sprachbund.Segment) for segment in found.segments)
+    result = model.translate(talk, to="German", options=OPEN)
+    assert isinstance(result, sprachbund.Translation)
+    assert result.target_language == "de"
+    assert result.text == " ".join(segment.text for segment in result.segments) != ""
+    assert all(isinstance(segment, sprachbund.Segment) for segment in result.segments)
 
 
 def test_several_languages_give_a_dictionary_equal_to_one_at_a_time(
@@ -143,5 +143,5 @@ def test_listening_gives_what_translating_gives(tmp_path):
         for event in listener.hear(samples[start : start + 5000])
     ]
     events += listener.finish()
-    found = "".join(event.committed for event in events)
-    assert found == model.translate(samples, "de", sample_rate=16_000).text != ""
+    result = "".join(event.committed for event in events)
+    assert result == model.translate(samples, "de", sample_rate=16_000).text != ""

@@ -36,9 +36,9 @@ harness = _harness()
 @pytest.mark.parametrize("name", [kind.name for kind in harness.KINDS if kind.name not in _SLOW])
 def test_a_damaged_file_is_read_or_refused_by_one_line(name: str) -> None:
     kind = next(kind for kind in harness.KINDS if kind.name == name)
-    found = harness.run_kind(kind, _PER_KIND)
-    assert found.faults == []
-    assert found.counts["refused"] or kind.form == "text"  # almost any line is a text
+    result = harness.run_kind(kind, _PER_KIND)
+    assert result.faults == []
+    assert result.counts["refused"] or kind.form == "text"  # almost any line is a text
 
 
 def test_the_harness_tells_faults(tmp_path: Path) -> None:
@@ -49,6 +49,6 @@ def test_the_harness_tells_faults(tmp_path: Path) -> None:
     def read(path: Path) -> None:
         assert path.read_bytes(), "empty"
 
-    found = harness.run_kind(harness.Kind(name="a", make=make, read=read, form="json"))
-    assert [change for change, _ in found.faults] == ["empty"]
-    assert found.counts["read"] == found.counts.total() - 1
+    result = harness.run_kind(harness.Kind(name="a", make=make, read=read, form="json"))
+    assert [change for change, _ in result.faults] == ["empty"]
+    assert result.counts["read"] == result.counts.total() - 1

@@ -18,15 +18,15 @@ from sprachbund.audio.features import LogMelStream, log_mel
 )
 def test_blocks_of_any_size_give_the_frames_of_the_whole(num_samples, blocks, seed):
     samples = np.random.default_rng(seed).normal(size=num_samples).astype(np.float32) * 0.1
-    stream, found, begin, turn = LogMelStream(40), [], 0, 0
+    stream, result, begin, turn = LogMelStream(40), [], 0, 0
     while begin < num_samples:
         size = blocks[turn % len(blocks)]
-        found.append(stream.push(samples[begin : begin + size]))
+        result.append(stream.push(samples[begin : begin + size]))
         begin, turn = begin + size, turn + 1
-    found.append(stream.finish())
+    result.append(stream.finish())
     whole = log_mel(samples, 40, normalise="fixed").T
-    assert torch.cat(found).shape == whole.shape
-    assert torch.allclose(torch.cat(found), whole, atol=1e-5)
+    assert torch.cat(result).shape == whole.shape
+    assert torch.allclose(torch.cat(result), whole, atol=1e-5)
 
 
 def test_a_frame_comes_as_soon_as_its_samples_are_there():

@@ -244,5 +244,5 @@ def test_raw_sound_is_whole_whatever_the_pipe_gives():
             piece, self.rest = self.rest[:size], self.rest[size:]
             return piece
 
-    found = np.concatenate(list(raw_blocks(Slow())))
-    assert np.array_equal(found, samples.astype(np.float32) / 32768)
+    result = np.concatenate(list(raw_blocks(Slow())))
+    assert np.array_equal(result, samples.astype(np.float32) / 32768)

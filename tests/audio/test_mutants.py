@@ -13,8 +13,8 @@ def test_mutants_end_in_sound_or_in_one_line(tmp_path: Path, kind: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     content = seed(kind, tmp_path)
     assert outcome(content) == "read"
-    found = [outcome(mutant) for mutant in mutants(content, 100, number=KINDS.index(kind))]
-    assert set(found) <= {"read", "refused"}
+    result = [outcome(mutant) for mutant in mutants(content, 100, number=KINDS.index(kind))]
+    assert set(result) <= {"read", "refused"}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kilobytes
 
 

@@ -306,9 +306,9 @@ def test_time_that_the_reader_takes_does_not_count(tmp_path: Path) -> None:
 def test_the_walls_stand(tmp_path: Path, misbehaving: None) -> None:
     source = open_audio(write(tmp_path / "walls.wav"), untrusted=True)
     list(source.blocks())
-    found = isolated.sandbox()
-    if not found.seccomp:
-        pytest.skip(f"no seccomp here: {found}")
+    result = isolated.sandbox()
+    if not result.seccomp:
+        pytest.skip(f"no seccomp here: {result}")
     assert len(source.warnings) == 12
     assert {warning.partition(": ")[2] for warning in source.warnings} <= {"not permitted", "not allowed"}, (
         source.warnings
@@ -368,8 +368,8 @@ def test_several_threads_at_once_and_nothing_is_left(tmp_path: Path) -> None:
     isolated.sandbox()
     before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda path: samples(path, untrusted=True), paths * 4))
-    assert [len(one) for one in found] == [len(samples(path)) for path in paths] * 4
+        result = list(pool.map(lambda path: samples(path, untrusted=True), paths * 4))
+    assert [len(one) for one in result] == [len(samples(path)) for path in paths] * 4
     abandoned = open_audio(paths[0], untrusted=True).blocks(0.1)
     next(abandoned)
     abandoned.close()

@@ -78,10 +78,10 @@ class Blocker:
     def find_distributions(self, *context: Any) -> Iterable[Any]:
         """Metadata of installed packages."""
         if hasattr(self._finder, "find_distributions"):
-            for found in self._finder.find_distributions(*context):
-                name = re.sub(r"[-_.]+", "-", str(found.metadata["Name"])).lower()
+            for actual in self._finder.find_distributions(*context):
+                name = re.sub(r"[-_.]+", "-", str(actual.metadata["Name"])).lower()
                 if name not in self._packages:
-                    yield found
+                    yield actual
 
     def invalidate_caches(self) -> None:
         """Of the finder."""
@@ -116,7 +116,7 @@ def main(jobs: str, results: str) -> None:
 
     torch.set_num_threads(1)
     todo = list(enumerate(json.loads(Path(jobs).read_text(encoding="utf-8"))))
-    count, running, found = len(todo), set[int](), []
+    count, running, actual = len(todo), set[int](), []
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder)
         while todo or running:
@@ -132,10 +132,10 @@ def main(jobs: str, results: str) -> None:
             running.discard(child)
         for number in range(count):
             path = workdir / f"{number}.json"
-            found.append(
+            actual.append(
                 json.loads(path.read_text()) if path.exists() else {"code": 99, "err": "", "wanted": []}
             )
-    Path(results).write_text(json.dumps(found), encoding="utf-8")
+    Path(results).write_text(json.dumps(actual), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -29,13 +29,13 @@ def test_prints_a_table(files: tuple[Path, Path]) -> None:
 
 def test_json_has_every_number_and_the_text_by_segment(files: tuple[Path, Path]) -> None:
     ran = command("latency", files[0], "--references", files[1], "--json")
-    found = json.loads(ran.out)
-    assert found["talks"][0]["scores"]["ideal"]["AP"] == pytest.approx((2 + 2 + 4) / (10 * 3))
-    assert found["talks"][0]["segments"] == [
+    result = json.loads(ran.out)
+    assert result["talks"][0]["scores"]["ideal"]["AP"] == pytest.approx((2 + 2 + 4) / (10 * 3))
+    assert result["talks"][0]["segments"] == [
         {"reference": "Guten Tag, Leute.", "hypothesis": "guten Tag Leute"}
     ]
-    assert found["means"][0]["num_talks"] == 2
-    assert found["without_log"] == []
+    assert result["means"][0]["num_talks"] == 2
+    assert result["without_log"] == []
 
 
 def test_what_is_not_scored_is_said(files: tuple[Path, Path], tmp_path: Path) -> None:

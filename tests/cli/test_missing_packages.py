@@ -310,15 +310,15 @@ def as_advised(line: str, hidden: Sequence[str], done: dict[str, Any]) -> str:
     assert len(errors) == 1, case
     assert "unexpected" not in errors[0], case
     assert "Traceback" not in done["err"], case
-    found = ADVICE.search(errors[0])
-    assert found, case
+    result = ADVICE.search(errors[0])
+    assert result, case
     packages = [one for one, modules in MODULES.items() if set(modules.split()) & set(hidden)]
     names = [
         n for one in packages for n in (one, *MODULES[one].split(), *("COMET",) * (one == "unbabel-comet"))
     ]
     assert any(name.lower() in errors[0].lower() for name in names), case
-    assert set(packages) & set(asked_for()[found[1]]), case
-    return found[1]
+    assert set(packages) & set(asked_for()[result[1]]), case
+    return result[1]
 
 
 def asked_for() -> dict[str, set[str]]:

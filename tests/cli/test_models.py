@@ -312,14 +312,14 @@ def test_every_public_model_is_of_a_family_that_can_be_loaded() -> None:
 @pytest.mark.parametrize("source", [None, "fr", "ja", "yue", "ast"])
 @pytest.mark.parametrize("target", [None, "en", "de", "ast"])
 def test_what_is_recommended_does_it(source: str | None, target: str | None) -> None:
-    found = fitting(source, [target])
-    assert len(found) <= 3
-    for one in found:
+    result = fitting(source, [target])
+    assert len(result) <= 3
+    for one in result:
         assert source is None or source in one.sources
         assert target in (None, source) or target in one.targets
     if target == "de" and source != "de":
-        assert {one.task for one in found} == {"any-to-any"}
-    assert bool(found) == any(one.does(source, target) for one in CATALOGUE)
+        assert {one.task for one in result} == {"any-to-any"}
+    assert bool(result) == any(one.does(source, target) for one in CATALOGUE)
     assert "en" in all_languages()
 
 

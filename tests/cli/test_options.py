@@ -160,15 +160,15 @@ def _groups(verb: Callable[..., None]) -> Iterator[tuple[type[Any], Panel]]:
 
 def _offered() -> set[tuple[type[Any], str]]:
     """Dataclass and field of every option of the verbs."""
-    found = set()
+    result = set()
     for verb in VERBS:
         for kind, panel in _groups(verb):
             for one in offered_fields(kind, panel, ("",)):
                 owner = kind
                 for name in one.path[1:-1]:
                     [owner] = [below.type for below in declared(owner) if below.name == name]
-                found.add((owner, one.path[-1]))
-    return found
+                result.add((owner, one.path[-1]))
+    return result
 
 
 @pytest.mark.parametrize("kind", OPTIONS, ids=lambda kind: kind.__name__)
@@ -248,17 +248,17 @@ class Some:
 
 
 def _parsed(*args: str) -> Some:
-    found: list[Some] = []
+    result: list[Some] = []
 
     def verb(file: Path | None = None, *, some: Annotated[Some, Panel("Some things")]) -> None:
-        found.append(some)
+        result.append(some)
 
     app = typer.Typer(rich_markup_mode=None)
     app.command(cls=VerbCommand)(with_options(verb))
     made = typer.main.get_command(app)
     with made.make_context("verb", list(args)) as context:
         made.invoke(context)
-    [some] = found
+    [some] = result
     return some
 
 
@@ -375,17 +375,17 @@ class Kept(BaseModel):
 
 
 def _kept(*args: str) -> Kept:
-    found: list[Kept] = []
+    result: list[Kept] = []
 
     def verb(*, kept: Annotated[Kept, Panel("Kept")]) -> None:
-        found.append(kept)
+        result.append(kept)
 
     app = typer.Typer(rich_markup_mode=None)
     app.command(cls=VerbCommand)(with_options(verb))
     made = typer.main.get_command(app)
     with made.make_context("verb", list(args)) as context:
         made.invoke(context)
-    [kept] = found
+    [kept] = result
     return kept
 
 

@@ -43,11 +43,11 @@ def test_an_utterance_of_a_corpus(here: Path, capsys: pytest.CaptureFixture[str]
     out = here / "pictures" / "mixed.png"
     command = ["router", str(here / "corpus"), "--model", str(here / "model"), "--out", str(out)]
     assert main([*command, "--utterance", "mixed", "--languages", "es,zh", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["picture"] == str(out)
-    assert found["spans"][0]["start_s"] == 0
-    assert found["spans"][-1]["end_s"] == pytest.approx(1.5)
-    assert {span["language"] for span in found["spans"]} <= {"es", "zh"}
+    result = json.loads(capsys.readouterr().out)
+    assert result["picture"] == str(out)
+    assert result["spans"][0]["start_s"] == 0
+    assert result["spans"][-1]["end_s"] == pytest.approx(1.5)
+    assert {span["language"] for span in result["spans"]} <= {"es", "zh"}
     pixels = image(out)
     assert pixels.shape[1] == 1500
     assert pixels.std() > 0.05

@@ -38,14 +38,14 @@ def failed(ran: Ran, *parts: str, code: int = 1) -> None:
 def test_plan_of_anybodys_gradients_as_json(file: Path, tmp_path: Path) -> None:
     ran = command("share", "plan", file, "--json", "--out", tmp_path / "plan.json")
     assert ran.code == 0
-    found = json.loads(ran.out)
-    split = found["splits"][0]
+    result = json.loads(ran.out)
+    split = result["splits"][0]
     assert as_groups(split["groups"]) == planted_groups(PARTS, planted_rows(PARTS))
     assert split["delta"] == pytest.approx(split["self_similarity"] - split["cross_similarity"], abs=2e-6)
-    assert sorted(found["modules"]) == [f"net.{layer}.mlp" for layer in range(3)]
+    assert sorted(result["modules"]) == [f"net.{layer}.mlp" for layer in range(3)]
     written = json.loads((tmp_path / "plan.json").read_text())
     assert written["splits"][0]["groups"] == split["groups"]
-    assert written["modules"] == found["modules"]
+    assert written["modules"] == result["modules"]
 
 
 def test_plan_in_words(file: Path) -> None:
@@ -63,9 +63,9 @@ def test_every_option_reaches_the_plan(file: Path) -> None:
         *("--start", "random", "--veto", "0.5", "--seed", "7", "--cluster", "kmeans"),
     )
     assert ran.code == 0, ran.err
-    found = json.loads(ran.out)
-    assert [split["module"] for split in found["splits"]] == ["net.2.mlp", "net.1.mlp"]
-    for split in found["splits"]:
+    result = json.loads(ran.out)
+    assert [split["module"] for split in result["splits"]] == ["net.2.mlp", "net.1.mlp"]
+    for split in result["splits"]:
         assert len(split["groups"]) == 3
         assert split["shared_ratio"] == 0.1
         assert split["private_shares"] == split["energy_shares"]

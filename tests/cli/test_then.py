@@ -40,9 +40,9 @@ def test_a_recording(here: Path) -> None:
         "translate", "talk.wav", "--from", "en", "--to", "zh,en", *BOTH, "--no-guard", "--words", "--json"
     )
     assert ran.code == 0, ran.err
-    found = json.loads(ran.out)
-    assert found["engine"]["translator"]["name"] == "torch"
-    chinese, english = (found["translations"][tag] for tag in ("zh", "en"))
+    result = json.loads(ran.out)
+    assert result["engine"]["translator"]["name"] == "torch"
+    chinese, english = (result["translations"][tag] for tag in ("zh", "en"))
     texts = [segment["text"] for segment in [*english["segments"], *english["dropped"]]]
     assert all("source_text" not in segment for segment in english["segments"])
     translator = load(here / "m2m")

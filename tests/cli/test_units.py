@@ -56,12 +56,12 @@ def test_fit_says_what_it_takes_and_what_came_out(root: Path, tmp_path: Path) ->
     again = command(
         "units", "fit", root / "model", root / "corpus", "--out", tmp_path / "units", *FIT, "--json"
     )
-    found = json.loads(again.out)
+    result = json.loads(again.out)
     assert (
-        found["vocabulary_size"]
+        result["vocabulary_size"]
         == json.loads(command("units", "show", root / "units", "--json").out)["vocabulary_size"]
     )
-    assert found["files"] == json.loads((root / "units" / "units.json").read_text())["files"]
+    assert result["files"] == json.loads((root / "units" / "units.json").read_text())["files"]
 
 
 def test_encode_tells_and_writes_json(root: Path, tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_encode_tells_and_writes_json(root: Path, tmp_path: Path) -> None:
         "1.1",
         "--json",
     )
-    found = json.loads(ran.out)
-    assert (found["utterances"], found["speed"], found["skipped"]) == (12, 1.1, [])
+    result = json.loads(ran.out)
+    assert (result["utterances"], result["speed"], result["skipped"]) == (12, 1.1, [])
     ran = command("units", "encode", root / "units", root / "corpus", "--out", root / "encoded")
     assert "12 utterances" in ran.out
     assert "units without repeats, in 1 shards" in ran.out
@@ -111,8 +111,8 @@ def test_show_tells_and_draws(root: Path, tmp_path: Path) -> None:
         assert part in ran.out
     assert "made 3 times as long" in ran.out
     assert (tmp_path / "u.png").stat().st_size > 10_000
-    found = json.loads(command("units", "show", root / "units", root / "encoded", "--json").out)
-    assert set(found) >= {"agreement", "by_chance", "sizes", "lengths", "ctc", "perplexity"}
+    result = json.loads(command("units", "show", root / "units", root / "encoded", "--json").out)
+    assert set(result) >= {"agreement", "by_chance", "sizes", "lengths", "ctc", "perplexity"}
 
 
 def test_bad_input(root: Path, tmp_path: Path) -> None:

@@ -43,20 +43,20 @@ def test_short_names_are_those_of_the_catalogue() -> None:
 
 
 def test_openai_whisper_gives_its_dictionary(openai: whisper.Whisper, short: np.ndarray) -> None:
-    found = openai.transcribe(short, language="en", word_timestamps=True, fp16=False)
+    result = openai.transcribe(short, language="en", word_timestamps=True, fp16=False)
     expected = openai.model.transcribe(short, source="en", sample_rate=16_000)
-    assert found.keys() == {"text", "segments", "language"}
-    assert found["text"] == f" {expected.text}"
-    assert found["language"] == "en"
-    assert [segment["id"] for segment in found["segments"]] == list(range(len(expected.segments)))
-    for segment, own in zip(found["segments"], expected.segments, strict=True):
+    assert result.keys() == {"text", "segments", "language"}
+    assert result["text"] == f" {expected.text}"
+    assert result["language"] == "en"
+    assert [segment["id"] for segment in result["segments"]] == list(range(len(expected.segments)))
+    for segment, own in zip(result["segments"], expected.segments, strict=True):
         assert (segment["start"], segment["end"]) == (own.start_s, own.end_s)
         assert segment["avg_logprob"] == pytest.approx(own.mean_log_probability, abs=1e-5)
         assert "".join(word["word"] for word in segment["words"]) == segment["text"] == f" {own.text}"
         assert openai.model.family.decode_text(segment["tokens"]).strip() == own.text
         keys = "id seek start end text tokens temperature avg_logprob compression_ratio no_speech_prob words"
         assert segment.keys() == set(keys.split())
-    json.dumps(found)
+    json.dumps(result)
 
 
 def test_a_tensor_and_a_path_are_heard_as_an_array_is(
@@ -69,21 +69,21 @@ def test_a_tensor_and_a_path_are_heard_as_an_array_is(
 
 def test_translation_is_into_english(openai: whisper.Whisper) -> None:
     spanish = load_audio(RECORDING.with_name("es.flac"), 0.0, 12.0)
-    found = openai.transcribe(spanish, language="es", task="translate")
+    result = openai.transcribe(spanish, language="es", task="translate")
     assert (
-        found["text"].strip() == openai.model.translate(spanish, "en", source="es", sample_rate=16_000).text
+        result["text"].strip() == openai.model.translate(spanish, "en", source="es", sample_rate=16_000).text
     )
-    assert found["language"] == "es"
+    assert result["language"] == "es"
 
 
 def test_segments_are_printed_where_that_is_wanted(
     openai: whisper.Whisper, short: np.ndarray, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = openai.transcribe(short, verbose=True)
+    result = openai.transcribe(short, verbose=True)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(found["segments"])
+    assert len(lines) == len(result["segments"])
     assert lines[0].startswith("[00:0")
-    assert lines[0].endswith(found["segments"][0]["text"])
+    assert lines[0].endswith(result["segments"][0]["text"])
 
 
 def test_faster_whisper_gives_segments_one_by_one(
@@ -91,14 +91,14 @@ def test_faster_whisper_gives_segments_one_by_one(
 ) -> None:
     segments, info = faster.transcribe(short, beam_size=1, vad_filter=True, word_timestamps=True)
     assert iter(segments) is segments
-    found = list(segments)
+    result = list(segments)
     expected = faster.model.transcribe(short, sample_rate=16_000)
-    assert [segment.text.strip() for segment in found] == [segment.text for segment in expected.segments]
-    assert [segment.id for segment in found] == list(range(1, len(found) + 1))
+    assert [segment.text.strip() for segment in result] == [segment.text for segment in expected.segments]
+    assert [segment.id for segment in result] == list(range(1, len(result) + 1))
     assert info.language == expected.source_language == "en"
     assert 0.5 < info.language_probability <= 1
     assert info.duration == pytest.approx(12.0)
-    for segment in found:
+    for segment in result:
         assert segment.words is not None
         assert "".join(word.word for word in segment.words) == segment.text
     assert next(faster.transcribe(short, "en", beam_size=1)[0]).words is None

@@ -73,12 +73,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(models: tuple[Path, Path], data: Path) -> Measurement:
+def actual(models: tuple[Path, Path], data: Path) -> Measurement:
     return measure_both(*models, [data], OPTIONS)
 
 
-def test_numbers_are_those_of_evaluate(models: tuple[Path, Path], data: Path, found: Measurement) -> None:
-    for path, measured in zip(models, (found.before, found.after), strict=True):
+def test_numbers_are_those_of_evaluate(models: tuple[Path, Path], data: Path, actual: Measurement) -> None:
+    for path, measured in zip(models, (actual.before, actual.after), strict=True):
         result = evaluate([data], path, OPTIONS.evaluation(None)).manifest
         for pair, scores in measured.scores.items():
             for metric, value in scores.items():
@@ -92,14 +92,16 @@ def test_numbers_are_those_of_evaluate(models: tuple[Path, Path], data: Path, fo
         assert measured.model.sha256 == model_hash(path)
 
 
-def test_sizes_are_those_of_the_models(models: tuple[Path, Path], found: Measurement) -> None:
-    for path, measured in zip(models, (found.before, found.after), strict=True):
+def test_sizes_are_those_of_the_models(models: tuple[Path, Path], actual: Measurement) -> None:
+    for path, measured in zip(models, (actual.before, actual.after), strict=True):
         assert measured.parameters == sum(p.numel() for p in load(path).parameters())  # type: ignore[attr-defined]
         assert measured.bytes_on_disk == (path / "model.safetensors").stat().st_size
-    assert (found.before.bits, found.after.bits) == (16, 8)
-    assert found.speed[0]["time_ratio"] == 1
-    assert found.data[0].utterances == 12
-    assert sum(t.evaluated for t in found.before.languages.values()) == 12  # six utterances, two targets each
+    assert (actual.before.bits, actual.after.bits) == (16, 8)
+    assert actual.speed[0]["time_ratio"] == 1
+    assert actual.data[0].utterances == 12
+    assert (
+        sum(t.evaluated for t in actual.before.languages.values()) == 12
+    )  # six utterances, two targets each
 
 
 def test_a_model_beside_itself_has_lost_nothing(models: tuple[Path, Path], data: Path) -> None:
@@ -111,9 +113,9 @@ def test_a_model_beside_itself_has_lost_nothing(models: tuple[Path, Path], data:
 
 
 def test_without_data_only_sizes_are_reported(models: tuple[Path, Path]) -> None:
-    found = measure_both(*models, [], OPTIONS)
-    assert (found.before.scores, found.speed, found.conditions) == ({}, (), {})
-    assert compare_tasks(found).not_measured == ("every task: no data were given",)
+    actual = measure_both(*models, [], OPTIONS)
+    assert (actual.before.scores, actual.speed, actual.conditions) == ({}, (), {})
+    assert compare_tasks(actual).not_measured == ("every task: no data were given",)
 
 
 def test_what_is_said_of_a_model_does_not_change_its_hash(models: tuple[Path, Path]) -> None:
@@ -205,11 +207,11 @@ def test_times_are_measured_where_a_family_writes_them(data: Path, tmp_path: Pat
     model = load(tmp_path)
     manifest = Manifest(data)
     jobs = make_plan(model, manifest, None, 4).jobs
-    found = times_written(model, manifest, jobs)
-    assert found is not None
-    assert found.evaluated == len(jobs)
-    assert 0 <= found.ended <= found.evaluated
-    assert 0 <= found.end_error_s <= 2.0
+    actual = times_written(model, manifest, jobs)
+    assert actual is not None
+    assert actual.evaluated == len(jobs)
+    assert 0 <= actual.ended <= actual.evaluated
+    assert 0 <= actual.end_error_s <= 2.0
     assert times_written(split_support.make_model(), manifest, jobs) is None
 
 

@@ -95,8 +95,8 @@ def test_it_learns_and_stays_what_it_is(root: Path, tmp_path: Path) -> None:
         tmp_path,
         report=lines.append,
     )
-    found = losses(lines)
-    assert np.mean(found[-5:]) < 0.8 * np.mean(found[:3])
+    result = losses(lines)
+    assert np.mean(result[-5:]) < 0.8 * np.mean(result[:3])
     assert "so it is trained on transcripts" in lines[0]
     note = next(line for line in lines if "no piece" in line)
     german = [one.text for one in map(Manifest(root / "data").__getitem__, range(16)) if one.language == "de"]
@@ -196,9 +196,9 @@ def test_a_study_starts_from_checkpoints(
         assert spliced[name].equal((en if of_en else ml)[name]), name
     for start in ("ml", "half"):
         folder = tmp_path / "cells/de/0.0005h" / f"{start}-seed-0"
-        found = read_cell(folder)
-        assert found is not None
-        assert (found.metric, found.utterances, len(found.scores)) == ("WER", 2, 3)
+        result = read_cell(folder)
+        assert result is not None
+        assert (result.metric, result.utterances, len(result.scores)) == ("WER", 2, 3)
         trained = load(folder / "run" / "model")
         assert trained.front_end == "nemo"
         assert trained.source_languages == ("en", "de")
@@ -225,9 +225,9 @@ def test_what_a_cell_changes_in_a_checkpoint(root: Path, data: Path) -> None:
         ),
     ):
         asked = read_recipe(EncoderTransferRecipe, TINY, [f'data="{data}"', *changes])
-        found = from_start(asked, cell, root / "ml")
-        assert found["fine_tuning"] == wanted
-        assert found["model"].transducer.fast_emit == asked.shape.transducer.fast_emit  # type: ignore[union-attr]
+        result = from_start(asked, cell, root / "ml")
+        assert result["fine_tuning"] == wanted
+        assert result["model"].transducer.fast_emit == asked.shape.transducer.fast_emit  # type: ignore[union-attr]
     known = from_start(asked, Cell(start="ml", language="en", hours=1, seed=0), root / "ml")
     assert known["fine_tuning"].new_languages == {"fr": "mean"}
 

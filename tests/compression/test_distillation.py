@@ -70,8 +70,8 @@ def test_the_divergence_is_that_of_the_formula(temperature: float) -> None:
     teacher, student = rng.normal(size=(2, 7, 11)) * 3
     p, q = (log_softmax(x / temperature, axis=-1) for x in (teacher, student))
     wanted = temperature**2 * float((np.exp(p) * (p - q)).sum())
-    found = kl_divergence(torch.tensor(teacher), torch.tensor(student), temperature)
-    assert float(found) == pytest.approx(wanted, rel=1e-5)
+    result = kl_divergence(torch.tensor(teacher), torch.tensor(student), temperature)
+    assert float(result) == pytest.approx(wanted, rel=1e-5)
     assert float(kl_divergence(torch.tensor(teacher), torch.tensor(teacher), temperature)) == pytest.approx(
         0, abs=1e-6
     )

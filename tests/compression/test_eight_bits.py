@@ -144,8 +144,8 @@ def test_the_native_engine_maps_the_packed_file_and_packs_nothing(
     packed_anew = engine_for(model, "native")
     features = model.features([np.zeros(8000, np.float32)])
     with torch.inference_mode():
-        found, wanted = (e.family.encode(features).states for e in (engine, packed_anew))
-    assert torch.equal(found, wanted)
+        result, wanted = (e.family.encode(features).states for e in (engine, packed_anew))
+    assert torch.equal(result, wanted)
 
 
 @needs_native

@@ -103,10 +103,10 @@ def test_every_tier_over_many_chunks_in_batches_of_streams_of_different_ages(pai
             chunk = mels(3, size, 40, seed=100 + number)
             num_mel = full.repeat(3) if number < 29 else torch.tensor([1, size - 1, size])
             expected, count, a = ours.stream(chunk, num_mel, a, tier)
-            found, same, b = graphs.stream(chunk, num_mel, b, tier)
+            result, same, b = graphs.stream(chunk, num_mel, b, tier)
             assert torch.equal(count, same)
             for row, valid in enumerate(count.tolist()):
-                torch.testing.assert_close(found[row, :valid], expected[row, :valid], atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(result[row, :valid], expected[row, :valid], atol=1e-4, rtol=1e-4)
         for name, tensor in a.tensors().items():
             torch.testing.assert_close(b.tensors()[name], tensor, atol=1e-3, rtol=1e-3)
 
@@ -115,11 +115,11 @@ def test_every_tier_over_many_chunks_in_batches_of_streams_of_different_ages(pai
 def test_a_whole_recording_and_its_language(pair):
     model, other = pair[0], load(pair[1])
     samples = [np.random.default_rng(n).normal(0, 0.1, n).astype(np.float32) for n in (40_000, 23_456)]
-    expected, found = model.encode(model.features(samples)), other.encode(other.features(samples))
-    assert torch.equal(found.num_frames, expected.num_frames)
-    torch.testing.assert_close(found.states[1, :18], expected.states[1, :18], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found.states[0], expected.states[0], atol=1e-4, rtol=1e-4)
-    languages = other.language_log_probs(found)
+    expected, result = model.encode(model.features(samples)), other.encode(other.features(samples))
+    assert torch.equal(result.num_frames, expected.num_frames)
+    torch.testing.assert_close(result.states[1, :18], expected.states[1, :18], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(result.states[0], expected.states[0], atol=1e-4, rtol=1e-4)
+    languages = other.language_log_probs(result)
     torch.testing.assert_close(languages, model.language_log_probs(expected), atol=1e-4, rtol=1e-4)
     assert other.pairs() == model.pairs()
 
@@ -130,10 +130,10 @@ def test_the_same_tokens(pair):
     states, num_frames = mels(2, 60, 32, seed=7), torch.tensor([60, 41])
     targets = [Target(language=tag) for tag in (model.config.target_languages * 2)[:2]]
     expected, a = transducer_greedy(model.transducer, states, num_frames, start_by_frames(model, targets))
-    found, b = transducer_greedy(other.transducer, states, num_frames, start_by_frames(other, targets))
-    assert [each.tokens for each in found] == [each.tokens for each in expected]
-    assert [each.frames for each in found] == [each.frames for each in expected]
-    assert sum(len(each.tokens) for each in found) > 10
+    result, b = transducer_greedy(other.transducer, states, num_frames, start_by_frames(other, targets))
+    assert [each.tokens for each in result] == [each.tokens for each in expected]
+    assert [each.frames for each in result] == [each.frames for each in expected]
+    assert sum(len(each.tokens) for each in result) > 10
     torch.testing.assert_close(b.hidden, a.hidden, atol=1e-4, rtol=1e-4)
 
 
@@ -142,9 +142,9 @@ def test_a_beam_finds_the_same(plain):
     model, other = plain[0], load(plain[1])
     samples = [np.random.default_rng(7).normal(0, 0.1, 20_000).astype(np.float32)]
     target, options = [[Target(language="de", source="de")]], DecodingOptions(beam_size=3)
-    expected, found = (search(m, m.encode(m.features(samples)), target, options) for m in (model, other))
-    assert found[0][0].tokens == expected[0][0].tokens
-    assert found[0][0].tokens
+    expected, result = (search(m, m.encode(m.features(samples)), target, options) for m in (model, other))
+    assert result[0][0].tokens == expected[0][0].tokens
+    assert result[0][0].tokens
 
 
 def test_graphs_are_not_exported_again(plain):
@@ -158,10 +158,10 @@ def test_recordings_and_live_text(plain):
     model, other = plain[0], load(plain[1])
     samples = np.random.default_rng(3).normal(0, 0.1, 5 * SAMPLE_RATE).astype(np.float32)
     rows = [[Target(language="de")]]
-    expected, found = (
+    expected, result = (
         search(m, m.encode(m.features([samples])), rows, DecodingOptions()) for m in (model, other)
     )
-    assert found[0][0].tokens == expected[0][0].tokens != ()
+    assert result[0][0].tokens == expected[0][0].tokens != ()
     writer = writer_by_frames(other)
     assert isinstance(writer, TransducerWriter)
     assert isinstance(writer.encoder, OnnxEncoder)
@@ -191,12 +191,12 @@ def test_the_description_is_enough(plain):
             for each in description["graphs"][graph]["inputs"][skip:]
         }
 
-    def forward(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {name[5:]: value for name, value in found.items() if name.startswith("next.")}
+    def forward(result: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name[5:]: value for name, value in result.items() if name.startswith("next.")}
 
     def write(token: int, memory: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        found = call("prediction", tokens=np.array([token]), **memory)
-        return found["predicted"], forward(found)
+        result = call("prediction", tokens=np.array([token]), **memory)
+        return result["predicted"], forward(result)
 
     tier = next(each for each in description["tiers"] if each["right_context"] == 1)
     sound = mels(1, 5 * tier["num_mel"], 40, seed=11).numpy()
@@ -206,9 +206,9 @@ def test_the_description_is_enough(plain):
     state, tokens = empty("encoder", 2), []
     for begin in range(0, mel.shape[1], tier["num_mel"]):
         chunk = mel[:, begin : begin + tier["num_mel"]]
-        found = call("encoder", mel=chunk, num_mel=np.array([tier["num_mel"]]), **state)
-        state = forward(found)
-        frames = call("projection", states=found["states"])["frames"]
+        result = call("encoder", mel=chunk, num_mel=np.array([tier["num_mel"]]), **state)
+        state = forward(result)
+        frames = call("projection", states=result["states"])["frames"]
         for frame in np.split(frames, frames.shape[1], axis=1):
             for _ in range(10):
                 best = int(call("joint", frames=frame, predicted=predicted)["logits"].argmax())

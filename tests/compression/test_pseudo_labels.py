@@ -228,21 +228,21 @@ def test_recordings_are_cut_into_utterances_in_their_language(teacher: Conformer
     (folder / "notes.txt").write_text("no sound")
     done = label(teacher, Script(), tmp_path / "out", tmp_path / "sounds", language="en")
     assert done.left_out == {"unreadable": 1}
-    found = list(Manifest(tmp_path / "out"))
-    assert len(found) == 2
-    assert all(u.id.startswith("deep-talk.wav-0") and u.language == "en" for u in found)
-    assert found[1].custom["start_s"] > found[0].custom["start_s"] + found[0].duration_s
+    actual = list(Manifest(tmp_path / "out"))
+    assert len(actual) == 2
+    assert all(u.id.startswith("deep-talk.wav-0") and u.language == "en" for u in actual)
+    assert actual[1].custom["start_s"] > actual[0].custom["start_s"] + actual[0].duration_s
 
 
 def test_a_language_nobody_names_is_the_one_the_teacher_hears(teacher: Conformer, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "talk.wav", speak("one two three", Voice(language="en")), 16_000)
     loose, strict = (FilterOptions(min_language_probability=p) for p in (0.0, 1.0))
     label(teacher, Script(), tmp_path / "out", tmp_path / "talk.wav", filters=loose)
-    (found,) = list(Manifest(tmp_path / "out"))
+    (actual,) = list(Manifest(tmp_path / "out"))
     with torch.no_grad():
         samples = Manifest(tmp_path / "out").samples(0)
         heard = teacher.language_log_probs(teacher.encode(teacher.features([samples])))[0]
-    assert found.language == teacher.source_languages[int(heard.argmax())]
+    assert actual.language == teacher.source_languages[int(heard.argmax())]
     with pytest.raises(SprachbundError, match="1 language unsure"):
         label(teacher, Script(), tmp_path / "none", tmp_path / "talk.wav", filters=strict)
 
@@ -283,7 +283,7 @@ def test_several_processes_write_the_same_bytes(teacher: Conformer, tmp_path: Pa
     data = make_corpus(tmp_path / "data", texts=False)
     whole = label(teacher, Script(), tmp_path / "one", data, shard_s=1.1)
     seen: list[tuple[int, int]] = []
-    found = pseudo_label(
+    actual = pseudo_label(
         _scripted,
         partial(_opened, data),
         tmp_path / "two",
@@ -293,7 +293,7 @@ def test_several_processes_write_the_same_bytes(teacher: Conformer, tmp_path: Pa
         computing=Computing(workers=2, ray=ray),
         progress=lambda done, total: seen.append((done, total)),
     )
-    assert found == whole
+    assert actual == whole
     assert (seen[0], seen[-1]) == ((0, 3), (3, 3))
     files = {path.name for path in (tmp_path / "one").iterdir()}
     assert {"labels.00002.json", "cuts.00002.jsonl"} <= files
@@ -320,7 +320,7 @@ def test_labels_are_the_texts_that_the_teacher_serves(
     family = load(tmp_path / "teacher")
     served = DecodingOptions(draft=NONE, timestamps=True, guard=GuardOptions(enabled=False))
     for number, utterance in enumerate(Manifest(tmp_path / "out")):
-        found = translate(
+        actual = translate(
             family,
             Manifest(data).samples(number),
             ["de", "en"],
@@ -330,7 +330,7 @@ def test_labels_are_the_texts_that_the_teacher_serves(
             activity=Loudness(),
         )
         texts = {"de": utterance.text, **utterance.translations}
-        shown = {target: one.segments or one.dropped for target, one in found.items()}
+        shown = {target: one.segments or one.dropped for target, one in actual.items()}
         assert texts == {target: one_line(joined_text(segments)) for target, segments in shown.items()}
     settings = json.loads((tmp_path / "out" / "pseudo_labels.json").read_text())
     assert settings["decoding"] == json.loads(json.dumps(asdict(served)))

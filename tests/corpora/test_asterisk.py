@@ -127,8 +127,8 @@ def test_dropped_prompts_are_counted_under_their_rule(language: str, name: str, 
 def test_wrong_key_is_moved(tmp_path: Path) -> None:
     path = tmp_path / "core-sounds-es.txt"
     path.write_text("; comment: no\ndigits/0: cero\ndigits/0: diez\ndigits/1F: una\n", "utf-8")
-    found, counts = read_transcripts(path, "es")
-    assert {name: entry.text for name, entry in found.items()} == {
+    actual, counts = read_transcripts(path, "es")
+    assert {name: entry.text for name, entry in actual.items()} == {
         "digits/0": "cero",
         "digits/10": "diez",
         "digits/1f": "una",

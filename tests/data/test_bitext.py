@@ -35,10 +35,10 @@ def write(tmp_path: Path):  # type: ignore[no-untyped-def]
 
 def test_a_table(write) -> None:  # type: ignore[no-untyped-def]
     path = write("a.tsv", '\ufeffdomain\tde\ten\nx\t"Ja,  gern\t“Yes”\r\ny\tZwei\u2028Zeilen\ttwo lines\n')
-    found = read_bitext([path], "en", "de")
-    assert texts(found) == [("“Yes”", '"Ja, gern'), ("two lines", "Zwei Zeilen")]
-    assert found.pairs[1] == SentencePair(source="two lines", target="Zwei Zeilen", where=f"{path}:3")
-    assert (len(found), found.faults) == (2, ())
+    result = read_bitext([path], "en", "de")
+    assert texts(result) == [("“Yes”", '"Ja, gern'), ("two lines", "Zwei Zeilen")]
+    assert result.pairs[1] == SentencePair(source="two lines", target="Zwei Zeilen", where=f"{path}:3")
+    assert (len(result), result.faults) == (2, ())
 
 
 def test_faults_end_it_or_are_counted_and_named(write) -> None:  # type: ignore[no-untyped-def]
@@ -47,9 +47,9 @@ def test_faults_end_it_or_are_counted_and_named(write) -> None:  # type: ignore[
         SprachbundError, match=r"4 of 5 pairs .* the first: .*a.tsv:3: has 1 fields where the header"
     ):
         read_bitext([path], "en", "de")
-    found = read_bitext([path], "en", "de", skip_bad=True)
-    assert texts(found) == [("one", "eins")]
-    assert [str(fault).removeprefix(str(path)) for fault in found.faults] == [
+    result = read_bitext([path], "en", "de", skip_bad=True)
+    assert texts(result) == [("one", "eins")]
+    assert [str(fault).removeprefix(str(path)) for fault in result.faults] == [
         ":3: has 1 fields where the header has 2",
         ":4: the source side is empty",
         ":5: has 3 fields where the header has 2",
@@ -72,17 +72,17 @@ def test_unequal_sides_are_refused_with_both_counts(write) -> None:  # type: ign
 
 def test_an_empty_line_of_one_side_is_a_fault_and_moves_nothing(write) -> None:  # type: ignore[no-untyped-def]
     one, other = write("c.en", "a\n\nc\n"), write("c.de", "x\ny\nz\n")
-    found = read_bitext([one, other], "en", "de", skip_bad=True)
-    assert texts(found) == [("a", "x"), ("c", "z")]
-    assert str(found.faults[0]) == f"{one}:2: the source side is empty"
+    result = read_bitext([one, other], "en", "de", skip_bad=True)
+    assert texts(result) == [("a", "x"), ("c", "z")]
+    assert str(result.faults[0]) == f"{one}:2: the source side is empty"
 
 
 def test_a_translation_memory(write) -> None:  # type: ignore[no-untyped-def]
     path = write("m.tmx", TMX)
-    found = read_bitext([path], "en", "de", skip_bad=True)
-    assert texts(found) == [("Press one & wait.", "Drücken Sie die Eins."), ("colour", "Farbe")]
-    assert [fault.reason for fault in found.faults] == ["has no text in de", "the source side is empty"]
-    assert found.faults[0].where == f"{path}, unit 2"
+    result = read_bitext([path], "en", "de", skip_bad=True)
+    assert texts(result) == [("Press one & wait.", "Drücken Sie die Eins."), ("colour", "Farbe")]
+    assert [fault.reason for fault in result.faults] == ["has no text in de", "the source side is empty"]
+    assert result.faults[0].where == f"{path}, unit 2"
     assert texts(read_bitext([path], "en-US", "de", skip_bad=True)) == [("color", "Farbe")]
     assert texts(read_bitext([path], "fr", "en", skip_bad=True)) == [("Bonjour", "Hello")]
 

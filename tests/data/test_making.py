@@ -72,8 +72,8 @@ def test_a_synthesiser_that_always_crashes_says_something_else(tmp_path: Path) -
         if shard == 1 and attempt == 1:
             raise SynthesisError("espeak-ng says nothing")
 
-    found = made(tmp_path / "crash", crash)
-    assert found == made(tmp_path / "refuse", refuse)
+    result = made(tmp_path / "crash", crash)
+    assert result == made(tmp_path / "refuse", refuse)
     texts = [utterance.text for utterance in Manifest(tmp_path / "crash")]
     assert texts[::3] == ["shard 0 attempt 1", "shard 1 attempt 2", "shard 2 attempt 1"]
 

@@ -120,13 +120,13 @@ def test_shares_are_nested_and_near_what_was_asked_for(tmp_path):
                 speaker="s",
                 utterance_id=f"u{i}",
             )
-    found = {share: Manifest(tmp_path, {"de": share}) for share in (0.0, 0.05, 0.3, 1.0)}
-    ids = {share: {u.id for u in m if u.language == "de"} for share, m in found.items()}
+    result = {share: Manifest(tmp_path, {"de": share}) for share in (0.0, 0.05, 0.3, 1.0)}
+    ids = {share: {u.id for u in m if u.language == "de"} for share, m in result.items()}
     assert ids[0.0] == set()
     assert ids[0.05] < ids[0.3] < ids[1.0]
     assert len(ids[1.0]) == 500
     assert abs(len(ids[0.3]) - 150) < 4 * (500 * 0.3 * 0.7) ** 0.5
-    assert all((m.languages == "en").sum() == 500 for m in found.values())
+    assert all((m.languages == "en").sum() == 500 for m in result.values())
     with pytest.raises(SprachbundError, match="holds no speech in fr"):
         Manifest(tmp_path, {"fr": 0.5})
 

@@ -157,8 +157,8 @@ def test_faults_of_a_table_name_their_line(tmp_path: Path, line: str, message: s
 
 
 def test_language_may_stand_outside_of_the_table(tmp_path: Path) -> None:
-    found = read_table(table(tmp_path, "a.wav\thi", header="path\ttext"), "en")
-    assert [r.language for r in found.recordings] == ["en"]
+    result = read_table(table(tmp_path, "a.wav\thi", header="path\ttext"), "en")
+    assert [r.language for r in result.recordings] == ["en"]
     assert (
         read_table(table(tmp_path, "a.wav\thi\tx", header="path\ttext\tutterance_id"), "en")
         .recordings[0]

@@ -71,9 +71,9 @@ def test_a_step_over_all_places_is_the_step() -> None:
         for begin, end in ((0, 4), (4, 5), (5, 8), (8, 9), (9, 12)):
             expected = decoder.step(tokens[:, begin:end], plain)
             for _ in range(2):  # once more changes nothing, as warming up needs
-                found = decoder.step_over_all(other, tokens[:, begin:end], other.lengths)
+                result = decoder.step_over_all(other, tokens[:, begin:end], other.lengths)
             other.grow(end - begin)
-            assert relative_error(found, expected) < 1e-5
+            assert relative_error(result, expected) < 1e-5
             for cache in (plain, other):  # rows of different lengths from here on
                 cache.rewind(cache.lengths - torch.tensor([0, 1, 2]) * (end == 8))
         assert plain.lengths.tolist() == other.lengths.tolist() == [12, 11, 10]
@@ -115,16 +115,16 @@ def _counted(step: Logits, tokens: Tensor, lengths: Tensor) -> Logits:
 def test_searches_with_recorded_steps_write_the_same(
     repeated: Callable[[TorchDecoder], None], options: DecodingOptions
 ) -> None:
-    found = []
+    result = []
     for recorded in (False, True):
         whisper = transplanted(make_transformers_model(TINY), TINY)
         family = engine_for(whisper, "torch-fp32").family
         if recorded:
             repeated(family.decoder)  # type: ignore[attr-defined]
-        found.append(written(family, options))
+        result.append(written(family, options))
     assert Repeated.made > 0
-    assert [h.tokens for h in found[0]] == [h.tokens for h in found[1]]
-    for a, b in zip(*found, strict=True):
+    assert [h.tokens for h in result[0]] == [h.tokens for h in result[1]]
+    for a, b in zip(*result, strict=True):
         assert a.log_probability == pytest.approx(b.log_probability, abs=1e-4)
 
 
@@ -139,8 +139,8 @@ def test_a_cache_whose_rows_change_is_recorded_anew(repeated: Callable[[TorchDec
         for cache in (plain, other):
             cache.keep(torch.tensor([0, 2]))
         for _ in range(PLAIN_STEPS + 1):
-            expected, found = decoder.step(token[:2], plain), decoder.step(token[:2], other)
-            assert relative_error(found, expected) < 1e-5
+            expected, result = decoder.step(token[:2], plain), decoder.step(token[:2], other)
+            assert relative_error(result, expected) < 1e-5
     assert Repeated.made == 2
 
 
@@ -166,14 +166,14 @@ def test_nothing_is_recorded_without_a_gpu() -> None:
 @pytest.mark.parametrize("options", OPTIONS, ids=["greedy", "beam"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_graphs_write_what_plain_steps_write(precision: str, options: DecodingOptions) -> None:
-    found = []
+    result = []
     for cuda_graphs in (False, True):
         whisper = transplanted(make_transformers_model(TINY), TINY).to("cuda")
         engine = engine_for(whisper, f"torch-{precision}", cuda_graphs=cuda_graphs)  # type: ignore[arg-type]
-        found.append(written(engine.family, options))
+        result.append(written(engine.family, options))
     if precision == "fp32":
-        assert [h.tokens for h in found[0]] == [h.tokens for h in found[1]]
-    for a, b in zip(*found, strict=True):
+        assert [h.tokens for h in result[0]] == [h.tokens for h in result[1]]
+    for a, b in zip(*result, strict=True):
         assert a.mean_log_probability == pytest.approx(
             b.mean_log_probability, abs=1e-4 if precision == "fp32" else 0.1
         )

@@ -80,8 +80,8 @@ def test_the_bundled_model_writes_what_it_writes_on_torch(bundled: Family) -> No
     rows = []
     for family in (bundled, engine.family):
         memory = family.encode(family.features(clips))
-        found = search(family, memory, targets, DecodingOptions())
-        rows.append([hypothesis for group in found for hypothesis in group])
+        result = search(family, memory, targets, DecodingOptions())
+        rows.append([hypothesis for group in result for hypothesis in group])
     same = [a.tokens == b.tokens for a, b in zip(*rows, strict=True)]
     # The clips are cut off in the middle of words, where some rows hang by a hair.
     assert np.mean(same) >= 0.6

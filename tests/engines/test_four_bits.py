@@ -137,10 +137,10 @@ def test_activations_follow(isa: str) -> None:
     values, scale = random_tokens(0, 7, 64)
     weight, bias = randn(1, 45, 64), randn(2, 45)
     y = product(isa, values, scale * 0.05, weight, bias)
-    found = product(isa, values, scale * 0.05, weight, bias, "gelu")
-    torch.testing.assert_close(found.double(), gelu_reference(y), rtol=2e-6, atol=3e-6)
-    found = product(isa, values, scale * 0.05, weight, bias, "silu")
-    torch.testing.assert_close(found.double(), F.silu(y.double()), rtol=4e-6, atol=4e-6)
+    result = product(isa, values, scale * 0.05, weight, bias, "gelu")
+    torch.testing.assert_close(result.double(), gelu_reference(y), rtol=2e-6, atol=3e-6)
+    result = product(isa, values, scale * 0.05, weight, bias, "silu")
+    torch.testing.assert_close(result.double(), F.silu(y.double()), rtol=4e-6, atol=4e-6)
 
 
 @on_every_set
@@ -159,8 +159,8 @@ def test_step_is_torch_with_the_same_weights(isa: str, shape: dict[str, int]) ->
     tokens = torch.randint(0, shape.get("vocabulary_size", 50), (4, 6))
     ours = decoder_in_four(decoder, isa)
     caches = [d.start(memory, num_frames, rows_per_memory=2) for d in (decoder, ours)]
-    wanted, found = decoder.step(tokens, caches[0]), ours.step(tokens, caches[1])
-    assert relative_error(found, wanted) < (0.02 if shape["width"] % 64 == 0 else 0.12)
+    wanted, result = decoder.step(tokens, caches[0]), ours.step(tokens, caches[1])
+    assert relative_error(result, wanted) < (0.02 if shape["width"] % 64 == 0 else 0.12)
 
 
 @on_every_kind
@@ -174,8 +174,8 @@ def test_each_layer_is_torch_with_the_same_weights(kind: str) -> None:
         width_of(layers) // KINDS[kind].args[1]
     ) % 16 == 0  # else heads are padded, and blocks cut elsewhere
     for layer in layers:
-        wanted, found = run([layer], none, x, valid), layers_in_four([layer], none)(x, valid)
-        assert relative_error(found[valid], wanted[valid]) < (0.01 if whole else 0.06)
+        wanted, result = run([layer], none, x, valid), layers_in_four([layer], none)(x, valid)
+        assert relative_error(result[valid], wanted[valid]) < (0.01 if whole else 0.06)
         x = wanted
 
 

@@ -155,9 +155,9 @@ def test_logits_are_those_of_torch_with_the_same_roundings(
     """
     model = made(name)
     given = drawn(model, 12, 70)
-    found = in_parts(whole(model, isa, weights), *given, 3, 1, 1)
+    result = in_parts(whole(model, isa, weights), *given, 3, 1, 1)
     wanted = in_parts(rounded(model, isa, weights, monkeypatch), *given, 3, 1, 1)
-    errors = [relative_error(f, w) for f, w in zip(found, wanted, strict=True)]
+    errors = [relative_error(f, w) for f, w in zip(result, wanted, strict=True)]
     assert min(errors) < 1e-5
     assert max(errors) < 0.03
 
@@ -194,10 +194,10 @@ def test_a_prefix_is_read_in_parts_as_at_once(isa: str) -> None:
     behind = text[:, 60:]
     wanted = in_parts(llm, [llm.embed(text[0, :60])], behind, 30)
     for size in (8, 20, 59):
-        found = in_parts(llm, [llm.embed(text[0, :size])], text[:, size:], 60 - size, 30)[:, 60 - size :]
-        assert relative_error(found, wanted) < 0.03
+        result = in_parts(llm, [llm.embed(text[0, :size])], text[:, size:], 60 - size, 30)[:, 60 - size :]
+        assert relative_error(result, wanted) < 0.03
         if isa in BF16:  # other kernels round probabilities of tokens, and not those of prefixes
-            assert torch.equal(found, wanted)
+            assert torch.equal(result, wanted)
 
 
 def test_rows_are_exchanged_copied_and_left_out() -> None:
@@ -227,8 +227,8 @@ def test_rows_are_exchanged_copied_and_left_out() -> None:
         copies = llm.start(prefixes[:2], capacity=6, num_memories=2, copies=3)
         assert copies.prefix.tolist() == [20] * 3 + [37] * 3
         llm.step(tokens[:2, :4].repeat_interleave(3, 0), copies)
-        found = llm.step(tokens[:2, 4:].repeat_interleave(3, 0), copies)
-        assert torch.equal(found, torch.stack(alone[:2]).repeat_interleave(3, 0))
+        result = llm.step(tokens[:2, 4:].repeat_interleave(3, 0), copies)
+        assert torch.equal(result, torch.stack(alone[:2]).repeat_interleave(3, 0))
 
 
 def test_rows_that_hold_different_numbers_of_tokens() -> None:
@@ -286,10 +286,10 @@ def test_codes_of_4_bits_are_computed_as_they_are_stored(stored: str) -> None:
     for name, part in linears(model).items():
         if isinstance(part, BlockLinear):
             by_layers.get_submodule(name).weight.copy_(part.weight)
-    found, given = whole(model), drawn(model, 12, 30)
-    assert found.numbers == "int4"
+    result, given = whole(model), drawn(model, 12, 30)
+    assert result.numbers == "int4"
     # The other model rounds the same numbers to 8 bits where they were stored in 4.
-    assert relative_error(in_parts(found, *given, 5), in_parts(by_layers, *given, 5)) < 0.05
+    assert relative_error(in_parts(result, *given, 5), in_parts(by_layers, *given, 5)) < 0.05
 
 
 def test_the_embedding_is_the_models_own_and_weights_are_not_copied() -> None:
@@ -361,9 +361,9 @@ def test_a_speech_model_writes_what_it_writes_layer_by_layer(
             isa,
         )
     }
-    found = subject.written(chosen.family, beam_size=beam_size)
+    result = subject.written(chosen.family, beam_size=beam_size)
     # Texts of random weights turn on every rounding, so that the other way needs the same.
     monkeypatch.setattr(causal_lm, "attend", attention_in_bf16(isa))
     wanted = subject.written(by_layers, beam_size=beam_size)
-    assert [s.text for s in found.segments] == [s.text for s in wanted.segments]
-    assert found.segments
+    assert [s.text for s in result.segments] == [s.text for s in wanted.segments]
+    assert result.segments

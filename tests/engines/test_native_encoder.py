@@ -63,10 +63,10 @@ def width_of(layers: list[nn.Module]) -> int:
 def test_layers_are_near_fp32(kind: str, isa: str) -> None:
     layers, norm = layers_of(kind)
     x, valid = speech(width_of(layers), 50, 50, 1, 17)
-    found, wanted = nativized(layers, norm, isa)(x, valid), run(layers, norm, x, valid)
-    assert (found[~valid] == 0).all()
+    result, wanted = nativized(layers, norm, isa)(x, valid), run(layers, norm, x, valid)
+    assert (result[~valid] == 0).all()
     for b in range(len(x)):
-        assert relative_error(found[b, valid[b]], wanted[b, valid[b]]) < 0.05
+        assert relative_error(result[b, valid[b]], wanted[b, valid[b]]) < 0.05
 
 
 @on_every_kind
@@ -82,8 +82,8 @@ def test_each_layer_is_torch_with_the_same_quantization(kind: str, monkeypatch: 
     x, valid = speech(width_of(layers), 70, 70, 33)
     for layer in layers:
         wanted = run([layer], none, x, valid)
-        found = nativized([layer], none)(x, valid)
-        assert relative_error(found[valid], wanted[valid]) < 0.01
+        result = nativized([layer], none)(x, valid)
+        assert relative_error(result[valid], wanted[valid]) < 0.01
         x = wanted
 
 
@@ -121,11 +121,11 @@ def test_threads_and_neighbours_change_nothing(kind: str, threads: int) -> None:
 def test_any_shape_of_conformer(head: int, heads: int, hidden: int, half: int, length: int, isa: str) -> None:
     layer = randomised(ConformerLayer(head * heads, heads, hidden, 2 * half + 1, 0.0), 0)
     x, valid = speech(head * heads, length, length)
-    found, wanted = nativized([layer], None, isa)(x, valid), layer(x, valid)
-    assert found.shape == wanted.shape
+    result, wanted = nativized([layer], None, isa)(x, valid), layer(x, valid)
+    assert result.shape == wanted.shape
     # With one channel a norm is constant; with few, it enlarges the rounding before it.
     bound = 0.05 if head * heads >= 8 else 1.5
-    assert relative_error(found, wanted) < bound
+    assert relative_error(result, wanted) < bound
 
 
 def test_what_the_kernels_cannot_run_has_a_reason() -> None:
@@ -173,10 +173,10 @@ def test_the_convolutions_before_are_torch_with_the_same_quantization(
 ) -> None:
     stem = random_stem(channels, width)
     x, valid = speech(channels, 61, 61, 8, 1)
-    found, num_frames = native_stem(stem, isa)(x, valid.sum(1))
+    result, num_frames = native_stem(stem, isa)(x, valid.sum(1))
     near, wanted_frames = stem(x, valid.sum(1))
     assert num_frames.tolist() == wanted_frames.tolist() == [8, 1, 1]
-    assert found.shape == near.shape
+    assert result.shape == near.shape
     for b, count in enumerate(num_frames.tolist()):
         wanted = x[b, valid[b]]
         for convolution in stem.convolutions:
@@ -185,8 +185,8 @@ def test_the_convolutions_before_are_torch_with_the_same_quantization(
             windows = around.unfold(0, taps, 1)[::stride].transpose(1, 2).flatten(1)
             weight = convolution.weight.transpose(1, 2).flatten(1)
             wanted = F.gelu(quantized_linear(windows, weight, convolution.bias))
-        assert relative_error(found[b, :count], wanted) < 0.002
-        assert relative_error(found[b, :count], near[b, :count]) < 0.05
+        assert relative_error(result[b, :count], wanted) < 0.002
+        assert relative_error(result[b, :count], near[b, :count]) < 0.05
 
 
 @pytest.mark.parametrize("threads", [2, 5])

@@ -101,8 +101,8 @@ def by_chunks(encoder: ChunkEncoder, mel: Tensor, num_mel: Tensor, tier: Tier) -
     state, states, size = encoder.start(len(mel), tier), [], tier.chunk * SUBSAMPLING
     for begin in range(0, int(num_mel.max()), size):
         chunk, count = mel[:, begin : begin + size], (num_mel - begin).clamp(0, size)
-        found, _, state = encoder.stream(chunk, count, state, tier)
-        states.append(found)
+        result, _, state = encoder.stream(chunk, count, state, tier)
+        states.append(result)
     return torch.cat(states, dim=1), state
 
 
@@ -116,10 +116,10 @@ def frames(width: int, *lengths: int) -> list[Tensor]:
     return [torch.randn(length, width, generator=generator) for length in lengths]
 
 
-def layers_of(found: Any, given: list[Tensor]) -> list[Tensor]:
+def layers_of(result: Any, given: list[Tensor]) -> list[Tensor]:
     """What the layers make of utterances (S, D) that are encoded together."""
     x, lengths = torch.cat(given), [len(g) for g in given]
-    found._native.encode(x, torch.tensor(lengths))
+    result._native.encode(x, torch.tensor(lengths))
     return list(x.split(lengths))
 
 
@@ -184,10 +184,10 @@ def test_a_layer_is_torch_with_the_same_roundings(
     """One layer, so that what falls to the other side of a rounding does not spread: such frames are a little off."""
     encoder = made(num_layers=1, **more)
     given = frames(encoder.shape.width, 70, 1, 33)
-    found = layers_of(whole(encoder, isa, weights), given)
+    result = layers_of(whole(encoder, isa, weights), given)
     round_linears(encoder, isa, weights, monkeypatch)
     errors = []
-    for x, y in zip(given, found, strict=True):
+    for x, y in zip(given, result, strict=True):
         signals = distance_signals(len(x) - 1, 1 - len(x), encoder.shape.width)
         wanted = encoder.layers[0](x[None], torch.ones(1, len(x), dtype=torch.bool), signals)[0]
         errors += [relative_error(f, w) for f, w in zip(y, wanted, strict=True)]
@@ -203,8 +203,8 @@ def test_the_convolutions_before_are_torchs_with_the_same_roundings(
     """Utterances alone on torch, in a batch and on several threads here; all lengths that halve differently."""
     encoder = made(stem_channels=channels, num_mel_bins=24)
     mel, num_mel = log_mel(24, 41, 1, 0, 2, 7, 8, 9, 23)
-    found = [whole(encoder, isa, threads=threads).stem(mel, num_mel) for threads in (1, 3)]
-    assert torch.equal(found[0][0], found[1][0])
+    result = [whole(encoder, isa, threads=threads).stem(mel, num_mel) for threads in (1, 3)]
+    assert torch.equal(result[0][0], result[1][0])
 
     def pointwise(self: nn.Conv2d, x: Tensor) -> Tensor:
         if self.kernel_size != (1, 1):
@@ -221,8 +221,8 @@ def test_the_convolutions_before_are_torchs_with_the_same_roundings(
         for b, count in enumerate(num_mel.tolist())
         if count
     ]
-    assert found[0][1].tolist() == [6, 1, 0, 1, 1, 1, 2, 3]
-    errors = [relative_error(f, w) for f, w in zip(found[0][0], torch.cat(wanted), strict=True)]
+    assert result[0][1].tolist() == [6, 1, 0, 1, 1, 1, 2, 3]
+    errors = [relative_error(f, w) for f, w in zip(result[0][0], torch.cat(wanted), strict=True)]
     assert sorted(errors)[len(errors) // 2] < 1e-5
     assert max(errors) < 0.02
 
@@ -233,14 +233,14 @@ def test_states_are_near_fp32(isa: str, weights: str) -> None:
     encoder = made(scale_input=True, **WIDER)
     mel, num_mel = log_mel(16, 500, 9, 333)
     encode = whole(encoder, isa, weights)
-    found, num_frames = encode(mel, num_mel)
+    result, num_frames = encode(mel, num_mel)
     wanted, counts = encoder(mel, num_mel)
     assert torch.equal(num_frames, counts)
     for b, count in enumerate(counts.tolist()):
-        assert (found[b, count:] == 0).all()
+        assert (result[b, count:] == 0).all()
         alone, _ = encode(mel[b : b + 1, : num_mel[b]], num_mel[b : b + 1])
-        assert torch.equal(alone[0], found[b, :count])
-        assert relative_error(found[b, :count], wanted[b, :count]) < (0.04 if weights == "int8" else 0.3)
+        assert torch.equal(alone[0], result[b, :count])
+        assert relative_error(result[b, :count], wanted[b, :count]) < (0.04 if weights == "int8" else 0.3)
 
 
 @on_every_set
@@ -250,20 +250,20 @@ def test_an_utterance_is_the_same_alone_and_beside_others(isa: str, weights: str
     encoder, given = made(), frames(32, 150, 3, 0, 200, 49, 1)
     arrays: Any = pack_linears(encoder, weights)
 
-    def found(threads: int) -> NativeFastConformer:
+    def result(threads: int) -> NativeFastConformer:
         return NativeFastConformer(encoder, arrays, native().Team(threads), isa)
 
-    alone = [layers_of(found(1), [x])[0] if len(x) else x for x in given]
+    alone = [layers_of(result(1), [x])[0] if len(x) else x for x in given]
     for threads in (1, 2, 5):
-        together = layers_of(found(threads), given)
+        together = layers_of(result(threads), given)
         assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 def test_distances_become_known_as_utterances_grow() -> None:
     encoder = made()
-    found = whole(encoder)
+    result = whole(encoder)
     for x in frames(32, 20, 64, 65, 300, 20, 129):
-        assert torch.equal(layers_of(found, [x])[0], layers_of(whole(encoder), [x])[0])
+        assert torch.equal(layers_of(result, [x])[0], layers_of(whole(encoder), [x])[0])
 
 
 def test_instruction_sets_agree() -> None:
@@ -273,14 +273,14 @@ def test_instruction_sets_agree() -> None:
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written() -> None:
-    found, x = whole(made()), torch.zeros(10, 32)
+    result, x = whole(made()), torch.zeros(10, 32)
     for counts in ([11], [9], [4, 7], [-1, 11], [5, 4], [2**62, 2**62]):
         with pytest.raises(ValueError, match="other frames than come in"):
-            found._native.encode(x, torch.tensor(counts))
+            result._native.encode(x, torch.tensor(counts))
     with pytest.raises(ValueError, match="x is"):
-        found._native.encode(torch.zeros(10, 16), torch.tensor([10]))
+        result._native.encode(torch.zeros(10, 16), torch.tensor([10]))
     with pytest.raises(ValueError, match="counts is"):
-        found._native.encode(x, torch.tensor([[10]]))
+        result._native.encode(x, torch.tensor([[10]]))
 
 
 def test_weights_are_not_copied_and_stored_codes_stay_as_they_are() -> None:
@@ -290,12 +290,12 @@ def test_weights_are_not_copied_and_stored_codes_stay_as_they_are() -> None:
             quantize_blocks(layer.attention.query.weight), layer.attention.query.bias
         )
     arrays = pack_linears(encoder, "int8")
-    found = NativeFastConformer(encoder, arrays, native().Team(1), "portable")
-    assert found.numbers == "int4"
+    result = NativeFastConformer(encoder, arrays, native().Team(1), "portable")
+    assert result.numbers == "int4"
     [x] = frames(32, 40)
-    before = layers_of(found, [x])[0]
+    before = layers_of(result, [x])[0]
     arrays["layers.1.feed_forward_out.contract.matrix.values"].zero_()
-    assert not torch.equal(layers_of(found, [x])[0], before)
+    assert not torch.equal(layers_of(result, [x])[0], before)
 
 
 # Encoders that stream.
@@ -309,14 +309,14 @@ def test_a_streaming_layer_is_torch_with_the_same_roundings(
 ) -> None:
     encoder = streaming(num_layers=1, scale_input=True, **WIDER)
     mel, num_mel = log_mel(16, 900, 9, 333)
-    found, num_frames = whole_streaming(encoder, isa, weights)(mel, num_mel, tier=tier)
+    result, num_frames = whole_streaming(encoder, isa, weights)(mel, num_mel, tier=tier)
     round_linears(encoder, isa, weights, monkeypatch)
     wanted, counts = encoder(mel, num_mel, tier=tier)
     assert torch.equal(num_frames, counts)
     errors = []
     for b, count in enumerate(counts.tolist()):
-        assert (found[b, count:] == 0).all()
-        errors += [relative_error(f, w) for f, w in zip(found[b, :count], wanted[b, :count], strict=True)]
+        assert (result[b, count:] == 0).all()
+        errors += [relative_error(f, w) for f, w in zip(result[b, :count], wanted[b, :count], strict=True)]
     assert sorted(errors)[len(errors) * 3 // 4] < 1e-5
     assert max(errors) < 0.02
 
@@ -328,12 +328,12 @@ def test_chunk_after_chunk_gives_the_whole(isa: str, tier: Tier) -> None:
     encoder = whole_streaming(streaming(**WIDER), isa)
     mel, num_mel = log_mel(16, 900, 9, 333)
     wanted, counts = encoder(mel, num_mel, tier=tier)
-    found, state = by_chunks(encoder, mel, num_mel, tier)
+    result, state = by_chunks(encoder, mel, num_mel, tier)
     assert state.num_past.tolist() == [tier.past] * 3
     errors = [
         relative_error(f, w)
         for b, count in enumerate(counts.tolist())
-        for f, w in zip(found[b, :count], wanted[b, :count], strict=True)
+        for f, w in zip(result[b, :count], wanted[b, :count], strict=True)
     ]
     assert sorted(errors)[len(errors) * 3 // 4] < 1e-5
     assert max(errors) < 0.02
@@ -367,8 +367,8 @@ def test_a_stream_is_the_same_alone_and_beside_others(isa: str) -> None:
         torch.cat([old, new]), torch.tensor([size, size]), StreamState.stack(states), tier
     )
     for b, (mel_of, state) in enumerate(zip((old, new), states, strict=True)):
-        found, _, left = encoder.stream(mel_of, torch.tensor([size]), state, tier)
-        assert torch.equal(found[0], both[b])
+        result, _, left = encoder.stream(mel_of, torch.tensor([size]), state, tier)
+        assert torch.equal(result[0], both[b])
         for name, tensor in left.tensors().items():
             assert torch.equal(tensor[0], after.tensors()[name][b]), name
 
@@ -384,13 +384,13 @@ def test_a_stream_goes_on_with_torch_and_back() -> None:
         assert own.tensors()[name].shape == tensor.shape
         assert own.tensors()[name].dtype == tensor.dtype
         assert (own.tensors()[name] - tensor).float().norm() <= 0.05 * tensor.float().norm(), name
-    states, size, found = model.start(2, tier), tier.chunk * SUBSAMPLING, []
+    states, size, result = model.start(2, tier), tier.chunk * SUBSAMPLING, []
     heard = nn.functional.pad(mel, (0, 0, LEAD, 0))
     for number, begin in enumerate(range(0, heard.shape[1] - size + 1, size)):
         encoder: ChunkEncoder = here if number % 2 else model
         y, _, states = encoder.stream(heard[:, begin : begin + size], torch.tensor([size] * 2), states, tier)
-        found.append(y)
-    made = torch.cat(found, dim=1)
+        result.append(y)
+    made = torch.cat(result, dim=1)
     assert relative_error(made, wanted[:, : made.shape[1]]) < 0.05
 
 
@@ -525,6 +525,6 @@ def test_a_family_is_told_what_computes_its_parts(name: str, tmp_path: Path) -> 
     )
     samples = [np.random.default_rng(n).standard_normal(n).astype(np.float32) * 0.1 for n in (31000, 20000)]
     with torch.inference_mode():
-        found, wanted = (each.encode(each.features(samples)) for each in (chosen.family, family))
+        result, wanted = (each.encode(each.features(samples)) for each in (chosen.family, family))
     for b, count in enumerate(wanted.num_frames.tolist()):
-        assert relative_error(found.states[b, :count], wanted.states[b, :count]) < 0.05
+        assert relative_error(result.states[b, :count], wanted.states[b, :count]) < 0.05

@@ -115,10 +115,10 @@ def test_a_streaming_transducer_gives_its_states_chunk_by_chunk(stored: str, thr
         [np.random.default_rng(n).standard_normal(n).astype(np.float32) * 0.1 for n in (31000, 20000)]
     )
     with torch.inference_mode():
-        wanted, found = family.encode(features), packed.encode(features)
-        assert found.num_frames.tolist() == wanted.num_frames.tolist()
+        wanted, result = family.encode(features), packed.encode(features)
+        assert result.num_frames.tolist() == wanted.num_frames.tolist()
         for b, count in enumerate(wanted.num_frames.tolist()):
-            assert relative_error(found.states[b, :count], wanted.states[b, :count]) < 0.05
+            assert relative_error(result.states[b, :count], wanted.states[b, :count]) < 0.05
         encoder, tier = packed.encoder, packed.encoder.tier
         state, size, parts = encoder.start(1, tier), 8 * tier.chunk, []
         mel = torch.cat([torch.zeros(1, 7, features.values.shape[2]), features.values[:1]], 1)
@@ -129,7 +129,7 @@ def test_a_streaming_transducer_gives_its_states_chunk_by_chunk(stored: str, thr
             parts.append(states[:, : int(valid)])
         streamed = torch.cat(parts, 1)[0]
     # Attention adds up another number of hidden frames; what is rounded to 8 bits behind it may move by a step.
-    assert relative_error(streamed, found.states[0, : len(streamed)]) < 0.02
+    assert relative_error(streamed, result.states[0, : len(streamed)]) < 0.02
 
 
 @pytest.mark.slow
@@ -160,14 +160,14 @@ def test_an_encoder_is_that_with_its_products_in_8_bits(name: str, tmp_path: Pat
         wanted, plain = family.encode(features), theirs.encode(features)
         for place in known:
             watch(place)
-        found = theirs.encode(features)
-    assert torch.equal(found.states, plain.states)
+        result = theirs.encode(features)
+    assert torch.equal(result.states, plain.states)
     assert seen == known.keys()
     counts = [None, None] if wanted.num_frames is None else wanted.num_frames.tolist()
     for b, count in enumerate(
         counts
     ):  # the models are as narrow as 16 numbers, and each may be off by a 254th
-        assert relative_error(found.states[b, :count], wanted.states[b, :count]) < 0.2
+        assert relative_error(result.states[b, :count], wanted.states[b, :count]) < 0.2
 
 
 @pytest.mark.parametrize("name", ["Parakeet TDT", "Parakeet CTC", "streaming transducer"])
@@ -240,14 +240,14 @@ def test_a_language_model_has_its_logits(name: str, engine: Any, tmp_path: Path)
     family: Any = BUILDERS[name].build(tmp_path)
     chosen = engine_for(family, engine, compare=False)
     assert chosen.parts["llm"].startswith(f"native, {'int4' if engine == 'native-int4' else 'int8'}")
-    found = logits_of(chosen.family.capabilities.decoder)
+    result = logits_of(chosen.family.capabilities.decoder)
     if engine == "native-int4":
         with torch.no_grad():
             for layer, part in linears(family.capabilities.decoder).items():
                 if not layer.endswith("lm_head"):  # which stays in 8 bits
                     part.weight.copy_(quantize_blocks(part.weight).dequantize())
     wanted = logits_of(family.capabilities.decoder)
-    assert relative_error(found, wanted) < 0.05
+    assert relative_error(result, wanted) < 0.05
 
 
 # LSTMs.
@@ -280,19 +280,19 @@ def test_an_lstm_is_its_products_in_8_bits(
     isa: str, threads: int, inputs: int, width: int, layers: int
 ) -> None:
     lstm = randomised(nn.LSTM(inputs, width, layers, batch_first=True), 0)
-    found = NativeLSTM(lstm, native().Team(threads), isa)
+    result = NativeLSTM(lstm, native().Team(threads), isa)
     x, hidden, cell = torch.randn(3, 7, inputs), torch.randn(layers, 3, width), torch.randn(layers, 3, width)
-    outputs, (last, cells) = found(x, (hidden, cell))
+    outputs, (last, cells) = result(x, (hidden, cell))
     assert relative_error(outputs, by_hand(lstm, x, hidden, cell)) < 0.01
     wanted, (h, c) = lstm(x, (hidden, cell))
     assert max(relative_error(*pair) for pair in ((outputs, wanted), (last, h), (cells, c))) < 0.03
     nothing = torch.zeros_like(hidden)
-    assert torch.equal(found(x)[0], found(x, (nothing, nothing))[0])
+    assert torch.equal(result(x)[0], result(x, (nothing, nothing))[0])
     # Position by position, row by row: what a step gives is the same.
     for row in range(3):
         state = hidden[:, row : row + 1], cell[:, row : row + 1]
         for t in range(7):
-            output, state = found(x[row : row + 1, t : t + 1], state)
+            output, state = result(x[row : row + 1, t : t + 1], state)
             assert torch.equal(output[0, 0], outputs[row, t])
 
 

@@ -49,15 +49,15 @@ def test_whisper_is_encoded_near_torch_and_alone_as_in_a_batch(real_length: bool
     features = torch.randn(3, 2 * TINY.max_frames, TINY.num_mel_bins)
     num_frames = torch.tensor([200, 61, 2]) if real_length else None
     with torch.inference_mode():
-        wanted, found = model.encoder(features, num_frames), encoder(features, num_frames)
-        assert found.shape == wanted.shape
+        wanted, result = model.encoder(features, num_frames), encoder(features, num_frames)
+        assert result.shape == wanted.shape
         for b, count in enumerate([100, 31, 1] if real_length else [100] * 3):
-            assert relative_error(found[b, :count], wanted[b, :count]) < 0.05
+            assert relative_error(result[b, :count], wanted[b, :count]) < 0.05
             alone = encoder(
                 features[b : b + 1, : 2 * count], None if num_frames is None else num_frames[b : b + 1]
             )
             if num_frames is None or num_frames[b] == 2 * count:
-                assert torch.equal(alone[0], found[b, :count])
+                assert torch.equal(alone[0], result[b, :count])
 
 
 def test_too_little_memory_is_an_error_that_says_so() -> None:

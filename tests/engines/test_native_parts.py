@@ -67,8 +67,8 @@ def test_step_is_torch_with_the_same_quantization(isa: str, sizes: dict[str, Any
     ours = nativized(decoder, isa)
     caches = [d.start(memory, num_frames, rows_per_memory=2) for d in (decoder, ours)]
     weights: list[list[Tensor]] = [[], []]
-    wanted, found = decoder.step(tokens, caches[0], weights[0]), ours.step(tokens, caches[1], weights[1])
-    assert relative_error(found, wanted) < 0.02
+    wanted, result = decoder.step(tokens, caches[0], weights[0]), ours.step(tokens, caches[1], weights[1])
+    assert relative_error(result, wanted) < 0.02
     assert caches[1].lengths.tolist() == [6] * 4
     for seen, reference in zip(weights[1], weights[0], strict=True):
         assert seen.shape == reference.shape
@@ -81,8 +81,8 @@ def test_step_is_near_fp32(isa: str) -> None:
     memory, tokens = memory_of(decoder, 2, 40), torch.randint(0, 50, (2, 10))
     wanted = decoder.step(tokens, decoder.start(memory, None))
     ours = nativized(decoder, isa)
-    found = ours.step(tokens, ours.start(memory, None))
-    assert relative_error(found, wanted) < 0.05
+    result = ours.step(tokens, ours.start(memory, None))
+    assert relative_error(result, wanted) < 0.05
 
 
 @on_every_set
@@ -169,11 +169,11 @@ def test_rows_of_different_lengths_and_rewinding() -> None:
     cache = ours.start(memory, None, rows_per_memory=3)
     ours.step(prompt, cache)
     cache.rewind(torch.tensor([18, 3, 16]))
-    found = ours.step(more, cache)
+    result = ours.step(more, cache)
     for row, length in enumerate([18, 3, 16]):
         alone = ours.start(memory, None)
         ours.step(prompt[row : row + 1, :length], alone)
-        assert torch.equal(found[row : row + 1], ours.step(more[row : row + 1], alone))
+        assert torch.equal(result[row : row + 1], ours.step(more[row : row + 1], alone))
 
 
 @settings(max_examples=15, deadline=None)
@@ -186,8 +186,8 @@ def test_reorder_keep_and_rewind_do_what_they_do_in_torch(data: st.DataObject) -
     for _ in range(4):
         memories = len(caches[1].frames)
         tokens = torch.randint(0, 50, (memories * group, data.draw(st.integers(1, 6))))
-        wanted, found = decoder.step(tokens, caches[0]), ours.step(tokens, caches[1])
-        assert relative_error(found, wanted) < 0.1
+        wanted, result = decoder.step(tokens, caches[0]), ours.step(tokens, caches[1])
+        assert relative_error(result, wanted) < 0.1
         action = data.draw(st.sampled_from(["reorder", "widen", "keep", "rewind"]))
         if action == "reorder" or (action == "widen" and group > 3):
             inside = data.draw(
@@ -279,8 +279,8 @@ def test_a_forked_process_starts_threads_of_its_own(used: bool) -> None:
         with suppress(BaseException):
             if used:
                 with ThreadPoolExecutor(3) as pool:  # of several that are first, one starts the threads
-                    found = pool.map(lambda _: ours.step(tokens, ours.start(memory, None)), range(3))
-                    same = all(torch.equal(one, expected) for one in found)
+                    result = pool.map(lambda _: ours.step(tokens, ours.start(memory, None)), range(3))
+                    same = all(torch.equal(one, expected) for one in result)
             del ours, cache
         os._exit(17 if same else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17

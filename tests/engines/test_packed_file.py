@@ -42,15 +42,15 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_is_read_is_what_was_written(path: Path) -> None:
-    found = read_packed(path, "a")
+    result = read_packed(path, "a")
     wanted = example()
-    assert found.shapes == wanted.shapes
-    assert list(found.arrays) == list(wanted.arrays)
+    assert result.shapes == wanted.shapes
+    assert list(result.arrays) == list(wanted.arrays)
     for name, array in wanted.arrays.items():
-        assert found.arrays[name].dtype == array.dtype
-        assert torch.equal(found.arrays[name], array)
-        assert array.numel() == 0 or found.arrays[name].data_ptr() % 64 == 0
-    assert list(found.part("encoder")) == ["scale", "none"]
+        assert result.arrays[name].dtype == array.dtype
+        assert torch.equal(result.arrays[name], array)
+        assert array.numel() == 0 or result.arrays[name].data_ptr() % 64 == 0
+    assert list(result.part("encoder")) == ["scale", "none"]
     assert list(path.parent.iterdir()) == [path]  # nothing half-written stays
 
 
@@ -58,12 +58,16 @@ def test_a_copy_in_large_pages_is_the_same() -> None:
     small = example()
     wide = replace(small, arrays=small.arrays | {"decoder.wide": torch.arange(2**20, dtype=torch.int32)})
     for wanted in (small, wide):
-        found = in_large_pages(wanted)
-        assert (found.source, found.shapes, list(found.arrays)) == ("a", wanted.shapes, list(wanted.arrays))
+        result = in_large_pages(wanted)
+        assert (result.source, result.shapes, list(result.arrays)) == (
+            "a",
+            wanted.shapes,
+            list(wanted.arrays),
+        )
         for name, array in wanted.arrays.items():
-            assert found.arrays[name].dtype == array.dtype
-            assert torch.equal(found.arrays[name], array)
-            assert found.arrays[name].data_ptr() % 64 == 0
+            assert result.arrays[name].dtype == array.dtype
+            assert torch.equal(result.arrays[name], array)
+            assert result.arrays[name].data_ptr() % 64 == 0
 
 
 def test_every_cut_is_noticed_and_every_changed_byte_when_asked(path: Path) -> None:

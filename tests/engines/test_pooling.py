@@ -25,9 +25,9 @@ from tests.models.whisper_support import TINY, make_transformers_model, transpla
 def test_means_are_those_by_hand(length: int, size: int, seed: int, data: Any) -> None:
     lengths = data.draw(st.lists(st.integers(1, length), min_size=1, max_size=3))
     states = torch.randn(len(lengths), length, 3, generator=torch.Generator().manual_seed(seed))
-    found, counts = pool(states, torch.tensor(lengths), size)
+    result, counts = pool(states, torch.tensor(lengths), size)
     assert counts is not None
-    for row, own, count, valid in zip(found, states, counts.tolist(), lengths, strict=True):
+    for row, own, count, valid in zip(result, states, counts.tolist(), lengths, strict=True):
         expected = [own[i : min(i + size, valid)].mean(0) for i in range(0, valid, size)]
         assert count == len(expected)
         torch.testing.assert_close(row[:count], torch.stack(expected))
@@ -44,11 +44,11 @@ def test_a_pooled_model_decodes_and_aligns(real_length: bool) -> None:
     with torch.inference_mode():
         memory, whole = (f.encode(f.features(CLIPS)) for f in (family, model))
         assert memory.states.shape[1] == (whole.states.shape[1] + 1) // 2
-        found = search(family, memory, target, DecodingOptions(max_tokens=5))
+        result = search(family, memory, target, DecodingOptions(max_tokens=5))
         aligned = align(
             family, memory, target, [[list(b"abc")]] * len(CLIPS), [len(c) / 16_000 for c in CLIPS]
         )
-    assert all(len(row[0].tokens) <= 5 for row in found)
+    assert all(len(row[0].tokens) <= 5 for row in result)
     for row, clip in zip(aligned, CLIPS, strict=True):
         assert max(row[0].starts_s) <= len(clip) / 16_000
     assert model.capabilities.alignment.frame_s == family.capabilities.alignment.frame_s / 2

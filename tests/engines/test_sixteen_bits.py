@@ -46,15 +46,15 @@ def test_every_engine_computes_what_it_computes_from_32_bits(
     directory: Path, tmp_path: Path, engine: str, kept: bool
 ) -> None:
     """Packed anew, and from packed weights that were kept."""
-    found = []
+    result = []
     for as_stored in (True, False, True):
         family = load(directory, offline=True, as_stored=as_stored)
         where = {"directory": directory, "cache": tmp_path / "cache"} if kept else {}
         chosen = engine_for(family, engine, threads=1, compare=False, **where).family
         assert all(p.dtype != torch.float16 for p in chosen.parameters())
-        found.append(logits_of(chosen))
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[2], found[1])
+        result.append(logits_of(chosen))
+    assert torch.equal(result[0], result[1])
+    assert torch.equal(result[2], result[1])
 
 
 def test_text_is_that_of_32_bits(directory: Path) -> None:

@@ -99,12 +99,12 @@ def test_a_packed_product_is_the_plain_one(inputs: int, outputs: int, bias: bool
         torch.randn(inputs, 40).T,
         torch.randn(0, inputs),
     ):
-        found, expected = packed(x.to(dtype)), plain.double()(x.to(dtype).double())
+        result, expected = packed(x.to(dtype)), plain.double()(x.to(dtype).double())
         plain.to(dtype)
-        assert found.dtype == dtype
-        assert found.shape == expected.shape
+        assert result.dtype == dtype
+        assert result.shape == expected.shape
         torch.testing.assert_close(
-            found.double(), expected, rtol=1e-2, atol=3e-2 if dtype == torch.bfloat16 else 1e-5
+            result.double(), expected, rtol=1e-2, atol=3e-2 if dtype == torch.bfloat16 else 1e-5
         )
 
 
@@ -123,9 +123,9 @@ def test_attention_in_bf16_is_near_that_in_fp32(queries: int) -> None:
     allowed = torch.arange(70) < torch.tensor([70, 41])[:, None, None, None]
     halves = key.to(torch.bfloat16), value.to(torch.bfloat16)
     with torch.inference_mode():
-        found = attend_in_bf16(query, *halves, allowed)
-        assert found.dtype == torch.float32
-        assert relative_error(found, attend(query, key, value, allowed)) < 0.02
+        result = attend_in_bf16(query, *halves, allowed)
+        assert result.dtype == torch.float32
+        assert relative_error(result, attend(query, key, value, allowed)) < 0.02
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -164,7 +164,7 @@ def test_steps_are_those_of_the_plain_decoder(
 def test_rows_that_outlive_a_longer_one_are_read_to_their_own_end() -> None:
     decoder = random_decoder(width=48, num_heads=3)
     engine, tokens = TorchDecoder(decoder, "fp32"), torch.randint(0, 50, (2, 9))
-    found = []
+    result = []
     with torch.inference_mode():
         memory = memory_for(engine, 2, 7)
         for each in (decoder, engine):
@@ -172,9 +172,9 @@ def test_rows_that_outlive_a_longer_one_are_read_to_their_own_end() -> None:
             each.step(tokens[:, :7], cache)
             cache.rewind(torch.tensor([3, 7]))
             cache.keep(torch.tensor([0]))
-            found.append(torch.cat([each.step(tokens[:1, i : i + 1], cache) for i in (3, 4)], dim=1))
+            result.append(torch.cat([each.step(tokens[:1, i : i + 1], cache) for i in (3, 4)], dim=1))
         alone = decoder.step(tokens[:1, :5], decoder.start(memory[:1], None))[:, 3:]
-    for logits in found:
+    for logits in result:
         assert relative_error(logits, alone) < 1e-5
 
 
@@ -231,8 +231,8 @@ def test_the_bundled_model_writes_nearly_the_same(bundled: Family, precision: Pr
     with torch.inference_mode():
         for family in (bundled, engine.family):
             memory = family.encode(family.features(CLIPS))
-            found = search(family, memory, targets, DecodingOptions(max_tokens=10))
-            scores.append(torch.tensor([h.mean_log_probability for group in found for h in group]))
+            result = search(family, memory, targets, DecodingOptions(max_tokens=10))
+            scores.append(torch.tensor([h.mean_log_probability for group in result for h in group]))
     assert float((scores[0] - scores[1]).abs().median()) < (1e-5 if precision == "fp32" else 0.1)
 
 
@@ -291,9 +291,9 @@ def test_drafts_propose_on_the_engine(kind: str, precision: Precision) -> None:
     draft.check(family)
     speculation = Speculation(draft, num_draft_tokens=3)
     plain = search(family, memory, targets, DecodingOptions(draft="none"))
-    found = search(family, memory, targets, DecodingOptions(), speculation=speculation)
+    result = search(family, memory, targets, DecodingOptions(), speculation=speculation)
     # Attention in bf16 may round otherwise for several positions at once, where two tokens are as likely.
-    same = [a[0].tokens == b[0].tokens for a, b in zip(plain, found, strict=True)]
+    same = [a[0].tokens == b[0].tokens for a, b in zip(plain, result, strict=True)]
     assert sum(same) >= 2
 
 

@@ -78,16 +78,16 @@ def test_of_equal_ones_the_first_is_taken() -> None:
 def test_the_fastest_wins_and_slow_ones_are_run_less(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"torch": 0.10, "torch-fp32": 0.08, "native 1": 0.05, "torch-bf16": 0.60, "torch-int8": 0.12}
     clock = Clock(monkeypatch, seconds)
-    found, family = try_candidates(candidates(*seconds))
-    assert (found.chosen, family) == ("native 1", "native 1")
+    result, family = try_candidates(candidates(*seconds))
+    assert (result.chosen, family) == ("native 1", "native 1")
     assert "torch-bf16" not in clock.runs  # left out after half a second of sound
     assert clock.runs.count("torch-int8") == 1  # and this after a round
     assert clock.runs.count("native 1") == clock.runs.count("torch-fp32") == 7
-    assert found.seconds.keys() == {"torch", "torch-fp32", "native 1"}
-    assert found.ratio("torch", "native 1") == pytest.approx(2.0)
-    assert found.ratio("torch-bf16", "native 1") == pytest.approx(12.0)  # by the half second
-    assert found.fastest_of(["torch-bf16"]) == "torch-bf16"
-    assert found.engines == ("torch", "torch-fp32", "native", "torch-bf16", "torch-int8")
+    assert result.seconds.keys() == {"torch", "torch-fp32", "native 1"}
+    assert result.ratio("torch", "native 1") == pytest.approx(2.0)
+    assert result.ratio("torch-bf16", "native 1") == pytest.approx(12.0)  # by the half second
+    assert result.fastest_of(["torch-bf16"]) == "torch-bf16"
+    assert result.engines == ("torch", "torch-fp32", "native", "torch-bf16", "torch-int8")
 
 
 def test_rounds_end_when_their_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,19 +107,19 @@ def test_those_that_cannot_run_or_find_no_memory_are_named(monkeypatch: pytest.M
     tried = candidates("torch", "torch-bf16", "torch-int8", build=build)
     big = Candidate(engine="torch-fp32", build=lambda: pytest.fail("not built"), num_bytes=10 * GB)
     monkeypatch.setattr(trial, "available_memory", lambda: 12 * GB)
-    found, _ = try_candidates([*tried, big])
-    assert found.chosen == "torch"
-    assert found.failed["torch-int8"] == "RuntimeError: didn't find engine for operation"
-    assert found.failed["torch-fp32"] == "its weights take 10.0 GB, and 12.0 GB of memory are free"
+    result, _ = try_candidates([*tried, big])
+    assert result.chosen == "torch"
+    assert result.failed["torch-int8"] == "RuntimeError: didn't find engine for operation"
+    assert result.failed["torch-fp32"] == "its weights take 10.0 GB, and 12.0 GB of memory are free"
 
 
 def test_where_none_can_run_none_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "available_memory", lambda: 0)
-    found, family = try_candidates(
+    result, family = try_candidates(
         [Candidate(engine="torch", build=lambda: pytest.fail("not built"), num_bytes=1)]
     )
-    assert (found.chosen, family) == (None, None)
-    assert found.engines == ()
+    assert (result.chosen, family) == (None, None)
+    assert result.engines == ()
 
 
 FOUND = Trial(seconds={"torch": 0.2}, short_s={"torch": 0.02}, refused={"native 1": "no"}, chosen="torch")
@@ -238,11 +238,11 @@ def test_a_real_trial_of_a_small_model(
     monkeypatch.setattr(choice, "choose_threads", lambda wanted: wanted or 2)
     model, cache = load(directory), tmp_path / "cache"
     first = engine_for(model, directory=directory, cache=cache)
-    (found,) = json.loads((cache / "trials.json").read_text()).values()
-    assert found["short_s"].keys() == {*ALL, "native 2"}
-    assert found["chosen"].partition(" ")[0] == first.name
-    if found["seconds"]:
-        assert found["seconds"][found["chosen"]] <= 1.03 * min(found["seconds"].values())
+    (result,) = json.loads((cache / "trials.json").read_text()).values()
+    assert result["short_s"].keys() == {*ALL, "native 2"}
+    assert result["chosen"].partition(" ")[0] == first.name
+    if result["seconds"]:
+        assert result["seconds"][result["chosen"]] <= 1.03 * min(result["seconds"].values())
     assert not model.real_length  # type: ignore[attr-defined]
     again = engine_for(model, directory=directory, cache=cache)
     assert (again.name, again.why) == (first.name, first.why)

@@ -25,13 +25,13 @@ def score_lines(lines: Sequence[Line], *, text: str = "raw") -> list[Score]:
 
 def find_score(scores: Iterable[Score], name: str, member: str, **wanted: str) -> float | None:
     """The value of one score; `wanted` are further fields. None when it is not there."""
-    found = [
+    result = [
         score.value
         for score in scores
         if (score.metric, score.member) == (name, member)
         and all(getattr(score, key) == value for key, value in wanted.items())
     ]
-    return found[0] if found else None
+    return result[0] if result else None
 
 
 def switching_scores(lines: Sequence[Line]) -> list[Score]:

@@ -35,9 +35,9 @@ def test_score_prints_what_sacrebleu_prints(files, capsys):
     printed = json.loads(sacrebleu(files, "a", "-w", "12", "-f", "json"))
     assert run("score", files / "a", files / "ref", "--metrics", "BLEU,chrF,TER", "--json") == 0
     ours = json.loads(capsys.readouterr().out)
-    for found, theirs in zip(ours, printed, strict=True):
-        assert f"{found['raw']:.12f}" == f"{theirs['score']:.12f}"
-        assert found["signature"] == theirs["signature"]
+    for result, theirs in zip(ours, printed, strict=True):
+        assert f"{result['raw']:.12f}" == f"{theirs['score']:.12f}"
+        assert result["signature"] == theirs["signature"]
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("bootstrap", "bs"), ("randomization", "ar")])
@@ -52,12 +52,12 @@ def test_compare_prints_the_p_values_of_sacrebleu_at_the_same_seed(files, capsys
         "compare", f"a={files / 'a'}", f"b={files / 'b'}", "--reference", files / "ref",
         "--metrics", "BLEU,chrF,TER", "--test", ours, "--draws", DRAWS, "--json",
     ) == 0  # fmt: skip
-    found = {
+    result = {
         row["metric"]: row for row in json.loads(capsys.readouterr().out)["pairs"] if row["system"] == "b"
     }
     per_metric = len(numbers) // 3  # score, and with bootstrap mean and half width
     for place, (name, p) in enumerate(zip(names, p_values, strict=True)):
-        row, shown = found[NAMES[name]], numbers[place * per_metric : (place + 1) * per_metric]
+        row, shown = result[NAMES[name]], numbers[place * per_metric : (place + 1) * per_metric]
         assert f"{row['p_value']:.4f}" == p
         wanted = [row["score"]] + ([row["mean"], row["half_width"]] if ours == "bootstrap" else [])
         assert [f"{value:.8f}" for value in wanted] == shown

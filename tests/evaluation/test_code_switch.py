@@ -20,11 +20,11 @@ def german(hypothesis, **values):
 
 
 def test_a_right_translation_has_all():
-    found = switch_scores([german(GERMAN)])
-    assert found.recalled.percent == 100
-    assert found.near.failed == found.elsewhere.failed == 0
-    assert found.dropped.failed == found.untranslated.failed == 0
-    assert set(found.left_out.values()) == {0}
+    result = switch_scores([german(GERMAN)])
+    assert result.recalled.percent == 100
+    assert result.near.failed == result.elsewhere.failed == 0
+    assert result.dropped.failed == result.untranslated.failed == 0
+    assert set(result.left_out.values()) == {0}
 
 
 def test_untranslated_and_dropped_spans_are_told_apart():
@@ -36,23 +36,23 @@ def test_untranslated_and_dropped_spans_are_told_apart():
 
 def test_words_that_stay_the_same_in_the_target_are_translated():
     span = EmbeddedSpan(said="meeting room", language="en", start=4, end=6)
-    found = switch_scores([switched(REFERENCE, REFERENCE, span, target="en")])
-    assert found.untranslated.evaluated == 0
-    assert found.left_out["untranslated"] == 1
-    assert found.recalled.percent == 100
+    result = switch_scores([switched(REFERENCE, REFERENCE, span, target="en")])
+    assert result.untranslated.evaluated == 0
+    assert result.left_out["untranslated"] == 1
+    assert result.recalled.percent == 100
 
 
 def test_errors_near_a_switch_and_elsewhere():
-    found = switch_scores([german("du gehe morgen in dem Konferenzraum hinauf")])
+    result = switch_scores([german("du gehe morgen in dem Konferenzraum hinauf")])
     # switches before and behind word 5; near are the words 3 to 6 and no seventh
-    assert (found.near.failed, found.near.evaluated) == (1, 4)
-    assert (found.elsewhere.failed, found.elsewhere.evaluated) == (1, 3)
+    assert (result.near.failed, result.near.evaluated) == (1, 4)
+    assert (result.elsewhere.failed, result.elsewhere.evaluated) == (1, 3)
 
 
 def test_a_mark_that_stands_alone_is_no_word():
     span = EmbeddedSpan(said="meeting", language="en", start=1, end=2)
-    found = switch_scores([switched("une réunion", "une réunion ?", span, target="fr")])
-    assert (found.near.failed, found.near.evaluated, found.elsewhere.evaluated) == (0, 2, 0)
+    result = switch_scores([switched("une réunion", "une réunion ?", span, target="fr")])
+    assert (result.near.failed, result.near.evaluated, result.elsewhere.evaluated) == (0, 2, 0)
 
 
 def test_switch_points_are_inside_the_sentence():
@@ -64,37 +64,37 @@ def test_switch_points_are_inside_the_sentence():
 
 
 def test_rates_add_up_over_lines():
-    found = switch_scores([german(GERMAN), german("ich gehe morgen in den hinauf")])
-    assert (found.recalled.failed, found.recalled.evaluated) == (1, 2)
-    assert found.dropped.percent == 50
+    result = switch_scores([german(GERMAN), german("ich gehe morgen in den hinauf")])
+    assert (result.recalled.failed, result.recalled.evaluated) == (1, 2)
+    assert result.dropped.percent == 50
 
 
 def test_what_is_not_known_is_left_out_and_counted():
     without_place = german("ich gehe in den meeting room", start=None, end=None)
     without_words = german("ich gehe", said="")
-    found = switch_scores([without_place, without_words, german(GERMAN)])
-    assert (found.recalled.failed, found.recalled.evaluated) == (1, 2)
-    assert (found.untranslated.failed, found.untranslated.evaluated) == (1, 2)
-    assert (found.dropped.failed, found.dropped.evaluated) == (0, 1)
+    result = switch_scores([without_place, without_words, german(GERMAN)])
+    assert (result.recalled.failed, result.recalled.evaluated) == (1, 2)
+    assert (result.untranslated.failed, result.untranslated.evaluated) == (1, 2)
+    assert (result.dropped.failed, result.dropped.evaluated) == (0, 1)
     # the words of the two lines with their place
-    assert found.near.evaluated + found.elsewhere.evaluated == 14
-    assert found.left_out == {"recalled": 1, "near": 1, "elsewhere": 1, "untranslated": 1, "dropped": 2}
+    assert result.near.evaluated + result.elsewhere.evaluated == 14
+    assert result.left_out == {"recalled": 1, "near": 1, "elsewhere": 1, "untranslated": 1, "dropped": 2}
 
 
 def test_a_line_with_one_unknown_place_has_no_switch_points():
     known, unknown = (EmbeddedSpan(language="en", start=a, end=b) for a, b in ((5, 6), (None, None)))
-    found = switch_scores([switched(GERMAN, GERMAN, known, unknown)])
-    assert found.near.evaluated == found.elsewhere.evaluated == 0
-    assert found.left_out["near"] == 1
-    assert found.recalled.evaluated == 1
+    result = switch_scores([switched(GERMAN, GERMAN, known, unknown)])
+    assert result.near.evaluated == result.elsewhere.evaluated == 0
+    assert result.left_out["near"] == 1
+    assert result.recalled.evaluated == 1
 
 
 @pytest.mark.parametrize(("hypothesis", "untranslated"), [("我们去meeting吧", 1), ("我们去开会吧", 0)])
 def test_scripts_without_spaces(hypothesis, untranslated):
     span = EmbeddedSpan(said="meeting", language="en", start=3, end=5)
-    found = switch_scores([switched(hypothesis, "我们去开会吧", span, target="zh")])
-    assert found.untranslated.failed == untranslated
-    assert (found.recalled.failed, found.recalled.evaluated) == (2 - 2 * untranslated, 2)
+    result = switch_scores([switched(hypothesis, "我们去开会吧", span, target="zh")])
+    assert result.untranslated.failed == untranslated
+    assert (result.recalled.failed, result.recalled.evaluated) == (2 - 2 * untranslated, 2)
 
 
 def test_numbers_of_nothing_are_not_written():
@@ -110,7 +110,7 @@ def test_wrong_language_of_code_switched_and_monolingual_outputs():
     spanish = "pulse dos para hablar con la recepción"
     mixed = [switched(spanish, english, target="en"), switched(english, english, target="en")]
     mono = line(english, english, source="es", target="en")
-    found = {(s.metric, s.member): s.value for s in switching_scores([*mixed, mono])}
-    assert found["wrong language", "code-switched"] == 50
-    assert found["wrong language", "monolingual"] == 0
-    assert found["wrong language: evaluated", "code-switched"] == 2
+    result = {(s.metric, s.member): s.value for s in switching_scores([*mixed, mono])}
+    assert result["wrong language", "code-switched"] == 50
+    assert result["wrong language", "monolingual"] == 0
+    assert result["wrong language: evaluated", "code-switched"] == 2

@@ -148,13 +148,13 @@ def test_planted_errors_are_found(manifest):
 
 
 def test_quality_is_split(manifest, lines):
-    def chrf(found: list[Line]) -> float:
-        return sacrebleu.corpus_chrf([x.hypothesis for x in found], [[x.reference for x in found]]).score
+    def chrf(result: list[Line]) -> float:
+        return sacrebleu.corpus_chrf([x.hypothesis for x in result], [[x.reference for x in result]]).score
 
-    for member, found in (("code-switched", lines[:4]), ("monolingual", lines[4:]), ("all", lines)):
+    for member, result in (("code-switched", lines[:4]), ("monolingual", lines[4:]), ("all", lines)):
         number = manifest.number("chrF", member, group="switching")
-        assert number.value == pytest.approx(chrf(found))
-        assert number.num_lines == len(found)
+        assert number.value == pytest.approx(chrf(result))
+        assert number.num_lines == len(result)
 
 
 def test_comet_is_split(lines, monkeypatch):
@@ -164,10 +164,10 @@ def test_comet_is_split(lines, monkeypatch):
     tally = CometTally("some/model")
     for some in (lines[:2], lines[2:]):
         tally.add(some)
-    found = {(s.group, s.member): (s.value, s.num_lines) for s in tally.scores()}
-    assert found["switching", "code-switched"] == (25, 4)
-    assert found["switching", "monolingual"] == (80, 1)
-    assert found["switching", "all"] == found["mean", "all"] == (36, 5)
+    result = {(s.group, s.member): (s.value, s.num_lines) for s in tally.scores()}
+    assert result["switching", "code-switched"] == (25, 4)
+    assert result["switching", "monolingual"] == (80, 1)
+    assert result["switching", "all"] == result["mean", "all"] == (36, 5)
 
 
 def test_they_are_printed_and_in_the_table(manifest):
@@ -230,9 +230,9 @@ def test_evaluate_scores_a_corpus_with_spans(model_directory, tiny_options, tmp_
     assert len(Manifest(tmp_path / "corpus")) == 2
     out = tmp_path / "out"
     options = replace(tiny_options, no_speech_per_kind=0)
-    found = evaluate([tmp_path / "corpus"], model_directory, options, out=out).manifest
+    result = evaluate([tmp_path / "corpus"], model_directory, options, out=out).manifest
     for task in ("translation", "transcription"):
         wanted = {"group": "switching", "task": task, "guard": True}
-        assert found.number("span recall: evaluated", "code-switched", **wanted).value == 2
-        assert found.number("chrF", "monolingual", **wanted).num_lines == 1
-    assert rescore(out, read_manifest(out)).numbers == found.numbers
+        assert result.number("span recall: evaluated", "code-switched", **wanted).value == 2
+        assert result.number("chrF", "monolingual", **wanted).num_lines == 1
+    assert rescore(out, read_manifest(out)).numbers == result.numbers

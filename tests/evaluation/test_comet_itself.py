@@ -79,7 +79,7 @@ def test_scores_are_those_of_its_command_to_the_last_digit(comet_model, tmp_path
         for one in made_lines(60, 0.4, pairs=[("en", "de"), ("en", "ru")])
     ]
     model, data = ModelUsed(path="m", name="m", sha256=""), DataUsed(path="d", name="d", sha256="", **SIZES)
-    found = summarise(lines, model, [data], EvaluationOptions(comet=str(comet_model)))
+    result = summarise(lines, model, [data], EvaluationOptions(comet=str(comet_model)))
     write_texts(lines, tmp_path)
     means = []
     for pair in ("en-de", "en-ru"):
@@ -89,11 +89,11 @@ def test_scores_are_those_of_its_command_to_the_last_digit(comet_model, tmp_path
         ours = Comet(str(comet_model)).scores(*columns)
         assert len({*scores}) > 30
         assert [f"{score / 100:.4f}" for score in ours] == scores
-        number = found.number("COMET", pair, group="pair")
+        number = result.number("COMET", pair, group="pair")
         assert f"{number.value / 100:.4f}" == system
         assert number.signature.endswith("|precision:float16")
         means.append(number.value)
-    assert found.number("COMET", "all", group="mean").value == pytest.approx(sum(means) / 2)
+    assert result.number("COMET", "all", group="mean").value == pytest.approx(sum(means) / 2)
 
 
 def comet_score(model, texts):
@@ -110,9 +110,9 @@ def test_an_evaluation_scored_again_without_the_model_is_the_same(
     comet_model, corpus, model_directory, tiny_options, tmp_path
 ):
     options = replace(tiny_options, comet=str(comet_model), no_speech_per_kind=0)
-    found = evaluate([corpus], model_directory, options, out=tmp_path).manifest
-    assert found.number("COMET", "en-ru", group="pair").num_lines == 5
-    assert rescore(tmp_path, found).numbers == found.numbers
+    result = evaluate([corpus], model_directory, options, out=tmp_path).manifest
+    assert result.number("COMET", "en-ru", group="pair").num_lines == 5
+    assert rescore(tmp_path, result).numbers == result.numbers
 
 
 def test_a_model_without_its_encoder(comet_model, tmp_path):

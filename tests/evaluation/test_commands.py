@@ -88,9 +88,9 @@ def test_compare(results, capsys):
     printed = capsys.readouterr().out
     assert "no difference between b and a may be claimed" in printed
     assert run("compare", f"a={results}", f"b={results}", "--draws", 20, "--test", "ar", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["systems"] == ["a", "b"]
-    assert found["pairs"][1]["interval"] is None
+    result = json.loads(capsys.readouterr().out)
+    assert result["systems"] == ["a", "b"]
+    assert result["pairs"][1]["interval"] is None
     for given, message in (
         (("--test", "x"), "--test is 'x'; choose one of bootstrap, randomization, bs, ar"),
         (("--draws", 9), "--draws is 9; give 10 or more"),
@@ -116,10 +116,10 @@ def test_score(tmp_path, capsys):
     (tmp_path / "hyp").write_text("Guten Tag, Welt!\nja\n", encoding="utf-8")
     (tmp_path / "ref").write_text("guten tag welt\nja\n", encoding="utf-8")
     assert run("score", tmp_path / "hyp", tmp_path / "ref", "--metrics", "exact,chrF,WER", "--json") == 0
-    found = {row["metric"]: row for row in json.loads(capsys.readouterr().out)}
-    assert (found["exact"]["raw"], found["exact"]["normalized"]) == (50, 100)
-    assert found["WER"]["normalized"] == 0 < found["WER"]["raw"]
-    assert "nrefs:1" in found["chrF"]["signature"]
+    result = {row["metric"]: row for row in json.loads(capsys.readouterr().out)}
+    assert (result["exact"]["raw"], result["exact"]["normalized"]) == (50, 100)
+    assert result["WER"]["normalized"] == 0 < result["WER"]["raw"]
+    assert "nrefs:1" in result["chrF"]["signature"]
     assert run("score", tmp_path / "hyp", tmp_path / "ref") == 0
     assert "2 texts" in capsys.readouterr().out
     (tmp_path / "ref").write_text("guten tag welt\n...\n", encoding="utf-8")

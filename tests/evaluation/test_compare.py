@@ -25,8 +25,8 @@ def bad():
 
 
 def test_a_real_difference_is_claimed_in_the_right_direction(good, bad):
-    found = compare([system("bad", bad), system("good", good)], ["chrF", "TER"], draws=200)
-    said = claims(found)
+    result = compare([system("bad", bad), system("good", good)], ["chrF", "TER"], draws=200)
+    said = claims(result)
     assert said[0].startswith("chrF: good is better than bad (difference +")
     assert said[1].startswith("TER: good is better than bad (difference -")
     assert "better on 3 (en-de, en-fr, fr-de) and worse on none" in said[2]
@@ -43,19 +43,19 @@ def test_no_difference_is_not_claimed(good):
 
 
 def test_equal_outputs_claim_nothing(good):
-    found = compare([system("a", good), system("b", good)], ["chrF"], draws=100)
-    assert "no difference" in claims(found)[0]
-    assert "better on none and worse on none" in claims(found)[1]
-    assert [row[-1] for row in tables(found)[1].rows if row[2] == "b"] == ["equal"] * 3
+    result = compare([system("a", good), system("b", good)], ["chrF"], draws=100)
+    assert "no difference" in claims(result)[0]
+    assert "better on none and worse on none" in claims(result)[1]
+    assert [row[-1] for row in tables(result)[1].rows if row[2] == "b"] == ["equal"] * 3
 
 
 def test_over_seeds(good, bad):
     bads = [made_lines(60, 0.45, seed=n, pairs=PAIRS) for n in (3, 4)]
     goods = [made_lines(60, 0.15, seed=n, pairs=PAIRS) for n in (6, 7)]
-    found = compare([system("bad", bad, *bads), system("good", good, *goods)], ["chrF"])
-    assert found.means["chrF", "good"].num_seeds == (3, 3)
-    assert found.by_pair == {}
-    said = claims(found)
+    result = compare([system("bad", bad, *bads), system("good", good, *goods)], ["chrF"])
+    assert result.means["chrF", "good"].num_seeds == (3, 3)
+    assert result.by_pair == {}
+    said = claims(result)
     assert "good is better" in said[0]
     assert "training again as well. With 3 runs of a system the interval is too narrow" in said[-1]
     with pytest.raises(SprachbundError, match="2 and 1 runs"):

@@ -83,8 +83,8 @@ def test_only_groups_of_declared_languages_and_the_utterances_own_are_gone_to(
 def test_router_accuracy_is_what_the_routes_say_span_by_span(here: Path, tmp_path: Path) -> None:
     options = declared("es", "zh")
     manifest = evaluate([here / "corpus"], here / "model", options, out=tmp_path).manifest
-    found = lines(tmp_path)
-    spans = [(line, span) for line in (found["mixed", "en"],) for span in line.spoken]
+    result = lines(tmp_path)
+    spans = [(line, span) for line in (result["mixed", "en"],) for span in line.spoken]
     right_s = [routed_s(s.start_s or 0, s.end_s or 0, s.language, line.evidence.routes) for line, s in spans]
     lengths_s = [(s.end_s or 0) - (s.start_s or 0) for _, s in spans]
     number = manifest.number("router accuracy", "code-switched", task="translation")
@@ -97,7 +97,7 @@ def test_router_accuracy_is_what_the_routes_say_span_by_span(here: Path, tmp_pat
     assert by_time.value == pytest.approx(100 * sum(right_s) / sum(lengths_s))
     alone = manifest.number("router accuracy by time", "monolingual", task="translation")
     assert alone is not None
-    own_s = routed_s(0.0, 1.2, "es", found["plain", "en"].evidence.routes)
+    own_s = routed_s(0.0, 1.2, "es", result["plain", "en"].evidence.routes)
     assert alone.value == pytest.approx(100 * own_s / 1.2)
 
 

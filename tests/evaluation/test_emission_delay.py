@@ -25,8 +25,8 @@ def planted(model, monkeypatch, *words: tuple[str, int]) -> None:
     for text, frame in words:
         own = model.tokenizer.encode(text)
         tokens, frames = tokens + own, frames + [frame] * len(own)
-    found = TransducerHypothesis(tokens=tuple(tokens), frames=tuple(frames))
-    monkeypatch.setattr(module, "_written", lambda *_: found)
+    result = TransducerHypothesis(tokens=tuple(tokens), frames=tuple(frames))
+    monkeypatch.setattr(module, "_written", lambda *_: result)
 
 
 def test_delays_that_were_planted(monkeypatch):
@@ -37,16 +37,16 @@ def test_delays_that_were_planted(monkeypatch):
         SpokenWord(text=text, end_s=end) for text, end in (("sie,", 0.5), ("Mittag", 1.5), ("Zwei", 2.0))
     ]
     (tier,) = (each for each in model.encoder.tiers if each.right == 6)
-    found = emission_delay(model, [(SILENCE, words)], TARGET, tier)
-    assert (found.num_words, found.num_written, found.promised_s) == (3, 2, 0.56)
-    first, last = found.tokens[0], found.tokens[-1]
+    result = emission_delay(model, [(SILENCE, words)], TARGET, tier)
+    assert (result.num_words, result.num_written, result.promised_s) == (3, 2, 0.56)
+    first, last = result.tokens[0], result.tokens[-1]
     assert first.frame_s == pytest.approx(0.7325)
     assert first.delay_s == pytest.approx(1.0525 - 0.5)
     assert first.chunk_s == pytest.approx(0.32)
     assert last.delay_s == pytest.approx(34 * 8 * 0.01 + 0.0125 - 2.0)
-    scores = found.to_dict()
-    assert scores["mean_s"] == pytest.approx(np.mean([token.delay_s for token in found.tokens]))
-    assert scores["num_tokens"] == len(found.tokens)
+    scores = result.to_dict()
+    assert scores["mean_s"] == pytest.approx(np.mean([token.delay_s for token in result.tokens]))
+    assert scores["num_tokens"] == len(result.tokens)
 
 
 def test_nothing_written_has_no_delay(monkeypatch):
@@ -78,8 +78,8 @@ def test_moments_are_those_of_a_stream(right):
         waiting = torch.cat([waiting, stream.push(samples[begin : begin + block])])
         while len(waiting) >= size:
             states, n, state = encoder.stream(waiting[None, :size], torch.tensor([size]), state, tier)
-            (found,), writer = transducer_greedy(model.transducer, states, n, writer)
-            moments += [(begin + block) / SAMPLE_RATE] * len(found.tokens)
+            (result,), writer = transducer_greedy(model.transducer, states, n, writer)
+            moments += [(begin + block) / SAMPLE_RATE] * len(result.tokens)
             waiting = waiting[size:]
     hypothesis = module._written(model, model.streaming, samples, TARGET, tier)
     word = SpokenWord(text="x", end_s=0.0)

@@ -101,8 +101,8 @@ def test_broken_references_are_named(tmp_path: Path, line: dict, reason: str) ->
 
 def test_references_by_talk_and_target(tmp_path: Path) -> None:
     later, other = REFERENCE | {"start_s": 4.5, "end_s": 6}, REFERENCE | {"target": "fr"}
-    found = read_references(write_lines(tmp_path / "refs.jsonl", REFERENCE, other, later))
-    assert {key: len(segments) for key, segments in found.items()} == {("a", "de"): 2, ("a", "fr"): 1}
+    result = read_references(write_lines(tmp_path / "refs.jsonl", REFERENCE, other, later))
+    assert {key: len(segments) for key, segments in result.items()} == {("a", "de"): 2, ("a", "fr"): 1}
 
 
 def test_units_are_words_or_characters() -> None:

@@ -15,15 +15,15 @@ PAIRS = (("en", "de"), ("fr", "de"), ("de", "fr"))
 
 def test_worst_are_the_lowest_of_each_pair_in_turn():
     lines = [replace(x, id=f"{x.source}{n}") for n, x in enumerate(made_lines(CHUNK, 0.2, pairs=PAIRS))]
-    found = gather([*lines, line("hm", "", source="", kind="hum")], 6, guarded=True)
+    result = gather([*lines, line("hm", "", source="", kind="hum")], 6, guarded=True)
     scorer = chrf()
     counts = scorer.statistics([x.hypothesis for x in lines], [x.reference for x in lines])
-    assert (found.counts == counts).all()
+    assert (result.counts == counts).all()
     score = {x.id: scorer.score(row) for x, row in zip(lines, counts, strict=True)}
-    assert Counter(x.pair for x in found.worst) == dict.fromkeys(PAIRS, 2)
+    assert Counter(x.pair for x in result.worst) == dict.fromkeys(PAIRS, 2)
     for pair in PAIRS:
         lowest = sorted(score[x.id] for x in lines if x.pair == pair)[:2]
-        assert [score[x.id] for x in found.worst if x.pair == pair] == lowest
+        assert [score[x.id] for x in result.worst if x.pair == pair] == lowest
 
 
 def test_worst_are_of_different_utterances_and_what_the_guard_dropped_counts():

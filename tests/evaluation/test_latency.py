@@ -29,13 +29,13 @@ REFERENCES = [segment("Eins zwei", 2, 6), segment("Drei, vier", 10, 14)]
 
 
 def test_stream_scores_by_hand() -> None:
-    found = score_talk(log_of("eins zwei drei vier", [5, 7, 12, 16], 20.0), REFERENCES)
+    result = score_talk(log_of("eins zwei drei vier", [5, 7, 12, 16], 20.0), REFERENCES)
     # Delays from each segment's beginning: 3 5 and 2 6; a word each 2 s.
     # LAAL stops at the first word after the segment (4 s), which counts: (3 + 5-2)/2 = 3 and (2 + 6-2)/2 = 3.
-    assert found.scores["ideal"]["StreamLAAL"] == pytest.approx(3.0)
+    assert result.scores["ideal"]["StreamLAAL"] == pytest.approx(3.0)
     # The recording's references end at 14 s: of the second segment "vier" came after, so (3 + 3)/2 and 2.
-    assert found.scores["ideal"]["LongYAAL"] == pytest.approx((3.0 + 2.0) / 2)
-    assert [pair.hypothesis for pair in found.segments] == ["eins zwei", "drei vier"]
+    assert result.scores["ideal"]["LongYAAL"] == pytest.approx((3.0 + 2.0) / 2)
+    assert [pair.hypothesis for pair in result.segments] == ["eins zwei", "drei vier"]
 
 
 def test_computation_counts_on_its_own_clock() -> None:
@@ -64,26 +64,26 @@ def test_the_same_log_gives_the_same_numbers() -> None:
 
 def test_flicker_of_the_screen() -> None:
     log = log_of("eins", [1.0], 20.0, shown=shown("ein", "eins", "eins zwei"))
-    found = score_talk(log, REFERENCES)
-    assert (found.flicker, found.erased_per_minute) == (1 / 2, 3.0)  # one word in 20 s
-    found = score_talk(log_of("eins", [1.0], 20.0), REFERENCES)
-    assert (found.flicker, found.erased_per_minute) == (None, None)
+    result = score_talk(log, REFERENCES)
+    assert (result.flicker, result.erased_per_minute) == (1 / 2, 3.0)  # one word in 20 s
+    result = score_talk(log_of("eins", [1.0], 20.0), REFERENCES)
+    assert (result.flicker, result.erased_per_minute) == (None, None)
 
 
 def test_silence_is_counted_and_has_no_latency() -> None:
-    found = score_talk(EmissionLog(talk="t", target="de", duration_s=20.0, emissions=()), REFERENCES)
-    assert {found.scores[clock][name] for clock in CLOCKS for name in LATENCY_SCORES} == {None}
-    assert (found.num_units, found.num_empty_segments) == (0, 2)
-    assert found.quality["chrF"] == 0.0
+    result = score_talk(EmissionLog(talk="t", target="de", duration_s=20.0, emissions=()), REFERENCES)
+    assert {result.scores[clock][name] for clock in CLOCKS for name in LATENCY_SCORES} == {None}
+    assert (result.num_units, result.num_empty_segments) == (0, 2)
+    assert result.quality["chrF"] == 0.0
 
 
 def test_characters_count_where_a_language_has_no_spaces() -> None:
     emissions = (Emission(text="你好", audio_s=1.0, wall_s=1.0), Emission(text="吗", audio_s=2.0, wall_s=2.0))
     log = EmissionLog(talk="t", target="zh", duration_s=4.0, emissions=emissions)
-    found = score_talk(log, [segment("你好 吗", 0, 4, "zh")])
-    assert (found.unit, found.num_units, found.num_reference) == ("character", 3, 3)
-    assert found.segments[0].hypothesis == "你好吗"
-    assert found.scores["ideal"]["AL"] == pytest.approx(((1 - 0) + (1 - 4 / 3) + (2 - 8 / 3)) / 3)
+    result = score_talk(log, [segment("你好 吗", 0, 4, "zh")])
+    assert (result.unit, result.num_units, result.num_reference) == ("character", 3, 3)
+    assert result.segments[0].hypothesis == "你好吗"
+    assert result.scores["ideal"]["AL"] == pytest.approx(((1 - 0) + (1 - 4 / 3) + (2 - 8 / 3)) / 3)
 
 
 def test_means_count_talks_alike_and_segments_alike() -> None:

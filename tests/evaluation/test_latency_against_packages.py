@@ -58,19 +58,19 @@ RANDOM = [made_log(random.Random(seed), target) for seed in range(40) for target
 def test_simuleval_says_the_same(name: str) -> None:
     for number, log in enumerate([*HAND_PICKED, *RANDOM]):
         references = made_references(random.Random(number), log.target, duration_s=log.duration_s, num=1)
-        found = score_talk(log, references)
+        result = score_talk(log, references)
         for clock in CLOCKS:
             expected = by_simuleval(log, references[0].text, name, clock)
-            assert (found.scores[clock][name] or 0) * (1 if name == "AP" else 1000) == pytest.approx(
+            assert (result.scores[clock][name] or 0) * (1 if name == "AP" else 1000) == pytest.approx(
                 expected, abs=1e-6
             )
 
 
 def test_simuleval_says_the_same_token_delay_by_the_ideal_clock() -> None:
     for log in [*HAND_PICKED, *RANDOM]:
-        found = score_talk(log, [segment("x", 0, log.duration_s, log.target)])
+        result = score_talk(log, [segment("x", 0, log.duration_s, log.target)])
         expected = by_simuleval(log, "x", "ATD", "ideal")
-        assert (found.scores["ideal"]["ATD"] or 0) * 1000 == pytest.approx(expected, abs=1e-6)
+        assert (result.scores["ideal"]["ATD"] or 0) * 1000 == pytest.approx(expected, abs=1e-6)
 
 
 def by_omnisteval(
@@ -95,12 +95,12 @@ def test_omnisteval_says_the_same(
     log: EmissionLog, references: list[ReferenceSegment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts, scores = by_omnisteval(log, references, monkeypatch)
-    written, found = WrittenUnits(log, references), score_talk(log, references)
+    written, result = WrittenUnits(log, references), score_talk(log, references)
     owners = by_likeness(written.units, written.references)
     pairs = written.texts(owners)
     assert [pair.hypothesis for pair in pairs] == texts
     for clock, prefix in zip(CLOCKS, ("long", "ca_long"), strict=True):
-        assert _ms(found.scores[clock]["LongYAAL"]) == _near(scores[f"{prefix}_yaal"])
+        assert _ms(result.scores[clock]["LongYAAL"]) == _near(scores[f"{prefix}_yaal"])
         passages = [p for p in written.passages(clock, owners) if p.delays_s]
         for name in ("AL", "LAAL", "DAL"):
             assert _ms(fmean(latency(name, p) or 0 for p in passages)) == _near(
@@ -158,9 +158,9 @@ def test_stream_laal_is_omnistevals_laal_of_each_segment() -> None:
 
     for seed in range(5):
         log, references = made_log(random.Random(seed)), made_references(random.Random(seed + 1))
-        found = score_talk(log, references)
+        result = score_talk(log, references)
         for clock in CLOCKS:
-            assert found.scores[clock]["StreamLAAL"] == _near(stream_laal_s(log, references, clock))
+            assert result.scores[clock]["StreamLAAL"] == _near(stream_laal_s(log, references, clock))
 
 
 def test_omnisteval_says_the_same_of_the_ten_minute_talk() -> None:

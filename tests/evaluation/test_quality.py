@@ -34,8 +34,8 @@ def test_groups_are_means_over_their_own_pairs(lines):
     scores = score_lines(lines)
     chosen = [x for x in lines if x.speaker == "speaker-2"]
     wanted = mean(chrf_of([x for x in chosen if x.pair == p]) for p in PAIRS if p[0] != p[1])
-    found = find_score(scores, "chrF", "speaker-2", group="speaker", task="translation")
-    assert found == pytest.approx(wanted)
+    result = find_score(scores, "chrF", "speaker-2", group="speaker", task="translation")
+    assert result == pytest.approx(wanted)
     into_german = mean(chrf_of([x for x in lines if x.pair == p]) for p in (("en", "de"), ("fr", "de")))
     assert find_score(scores, "chrF", "de", group="target", task="translation") == pytest.approx(into_german)
     assert {s.group for s in scores} == {"pair", "mean", "target", "source", "corpus", "kind", "speaker"}

@@ -81,8 +81,8 @@ def test_sound_that_is_gone(evaluated, corpus, tmp_path):
 
 def test_hostile_texts_stay_texts(evaluated, tmp_path):
     lines = [line("<script>alert(1)</script>", "<b>x</b> & y", id="1", transcript="<i>")]
-    found = evaluated[1].manifest
-    manifest = summarise(lines, found.model, found.data, EvaluationOptions())
+    result = evaluated[1].manifest
+    manifest = summarise(lines, result.model, result.data, EvaluationOptions())
     write_report(lines, manifest, tmp_path / "r.html", data=[], num_examples=1)
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "<script>" not in page

@@ -40,9 +40,9 @@ def errors(output: list[str], references: list[list[str]], borders: tuple[int, .
 @given(words, segments)
 def test_no_other_borders_have_fewer_errors(output: list[str], references: list[list[str]]) -> None:
     owners = by_word_errors(output, references)
-    found = tuple(int(np.searchsorted(owners, n)) for n in range(1, len(references)))
+    result = tuple(int(np.searchsorted(owners, n)) for n in range(1, len(references)))
     every = combinations_with_replacement(range(len(output) + 1), len(references) - 1)
-    assert errors(output, references, found) == min(errors(output, references, b) for b in every)
+    assert errors(output, references, result) == min(errors(output, references, b) for b in every)
 
 
 @settings(deadline=None)

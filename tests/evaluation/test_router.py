@@ -56,33 +56,33 @@ def accuracies(*lines):
     counts = RouteCounts()
     for one in lines:
         counts.add(one)
-    return {name: (found.right, found.evaluated, found.left_out) for name, found in counts.scores()}
+    return {name: (result.right, result.evaluated, result.left_out) for name, result in counts.scores()}
 
 
 MIXED = spoken((0.0, 1.0, "es"), (1.0, 1.5, "en"), (1.5, 2.0, "es"))
 
 
 def test_a_router_that_is_right_throughout():
-    found = accuracies(output(MIXED, (0.0, 1.0, "es"), (1.0, 1.5, "en"), (1.5, 2.0, "es")))
-    assert found == {SPANS: (3, 3, 0), EMBEDDED: (1, 1, 0), TIME: (2.0, 2.0, 0)}
+    result = accuracies(output(MIXED, (0.0, 1.0, "es"), (1.0, 1.5, "en"), (1.5, 2.0, "es")))
+    assert result == {SPANS: (3, 3, 0), EMBEDDED: (1, 1, 0), TIME: (2.0, 2.0, 0)}
 
 
 def test_the_main_language_alone_misses_what_is_embedded():
-    found = accuracies(output(MIXED, (0.0, 2.0, "es")))
-    assert found == {SPANS: (2, 3, 0), EMBEDDED: (0, 1, 0), TIME: (1.5, 2.0, 0)}
+    result = accuracies(output(MIXED, (0.0, 2.0, "es")))
+    assert result == {SPANS: (2, 3, 0), EMBEDDED: (0, 1, 0), TIME: (1.5, 2.0, 0)}
 
 
 @pytest.mark.parametrize(("until_s", "right"), [(0.5, 0), (0.51, 1), (0.49, 0)])
 def test_right_is_more_than_half(until_s, right):
-    found = accuracies(output(spoken((0.0, 1.0, "es")), (0.0, until_s, "es"), (until_s, 2.0, "en")))
-    assert found[SPANS] == (right, 1, 0)
-    assert found[TIME][0] == pytest.approx(until_s)
+    result = accuracies(output(spoken((0.0, 1.0, "es")), (0.0, until_s, "es"), (until_s, 2.0, "en")))
+    assert result[SPANS] == (right, 1, 0)
+    assert result[TIME][0] == pytest.approx(until_s)
 
 
 def test_a_gap_is_nobodys():
-    found = accuracies(output(spoken((0.0, 1.0, "es")), (0.0, 0.2, "es"), (0.9, 1.5, "es")))
-    assert found[SPANS] == (0, 1, 0)
-    assert found[TIME] == (pytest.approx(0.3), 1.0, 0)
+    result = accuracies(output(spoken((0.0, 1.0, "es")), (0.0, 0.2, "es"), (0.9, 1.5, "es")))
+    assert result[SPANS] == (0, 1, 0)
+    assert result[TIME] == (pytest.approx(0.3), 1.0, 0)
 
 
 def test_routes_that_overlap_share_the_time():
@@ -93,17 +93,17 @@ def test_routes_that_overlap_share_the_time():
 
 
 def test_regions_are_one_language_and_unknown_ones_are_never_right():
-    found = accuracies(output(spoken((0.0, 1.0, "es")), (0.0, 1.0, "es-MX")))
-    assert found[SPANS] == (1, 1, 0)
-    found = accuracies(output(spoken((0.0, 1.0, "es")), (0.0, 1.0, "group 3"), (0.0, 1.0, "und")))
-    assert found[SPANS] == (0, 1, 0)
+    result = accuracies(output(spoken((0.0, 1.0, "es")), (0.0, 1.0, "es-MX")))
+    assert result[SPANS] == (1, 1, 0)
+    result = accuracies(output(spoken((0.0, 1.0, "es")), (0.0, 1.0, "group 3"), (0.0, 1.0, "und")))
+    assert result[SPANS] == (0, 1, 0)
 
 
 def test_what_cannot_be_scored_is_left_out_and_counted():
     unknown = (SpokenSpan(language="en", embedded=True), SpokenSpan(language="es"))
     nowhere = spoken((0.5, 0.5, "es"), (0.0, 1.0, "und"))
-    found = accuracies(output((*unknown, *nowhere, *spoken((0.0, 1.0, "es"))), (0.0, 1.0, "es")))
-    assert found == {SPANS: (1, 1, 4), EMBEDDED: (0, 0, 2), TIME: (1.0, 1.0, 4)}
+    result = accuracies(output((*unknown, *nowhere, *spoken((0.0, 1.0, "es"))), (0.0, 1.0, "es")))
+    assert result == {SPANS: (1, 1, 4), EMBEDDED: (0, 0, 2), TIME: (1.0, 1.0, 4)}
     words = (EmbeddedSpan(language="en", said="meeting"), EmbeddedSpan(language="en", said="room"))
     assert accuracies(output((), (0.0, 1.0, "es"), embedded=words))[EMBEDDED] == (0, 0, 2)
     assert accuracies(output((), (0.0, 1.0, "es")))[SPANS] == (0, 0, 1)
@@ -269,22 +269,22 @@ def test_from_a_model_with_a_router_to_the_page(
     monkeypatch.setattr(run, "load", lambda *args, **options: Routed(load(*args, **options)))
     out = tmp_path / "out"
     options = replace(tiny_options, targets=("en",), no_speech_per_kind=0)
-    found = evaluate([mixed_corpus], model_directory, options, out=out).manifest
+    result = evaluate([mixed_corpus], model_directory, options, out=out).manifest
     first = next(iter(read_lines(out / "hypotheses.jsonl")))
     assert first.evidence.routes[0] == RoutedSpan(start_s=0.0, end_s=0.5, language="de")
     assert len(first.evidence.routes) == 2
     wanted = {"group": "switching", "guard": True}
     # de 0.5 of 0.6, en 0.2 of 0.2, de 0 of 0.2; the second utterance is half right
-    assert found.number(SPANS, "code-switched", **wanted).value == pytest.approx(100 * 2 / 3)
-    assert found.number(TIME, "code-switched", **wanted).value == pytest.approx(70)
-    assert found.number(TIME, "monolingual", **wanted).value == pytest.approx(50)
-    assert rescore(out, read_manifest(out)).numbers == found.numbers
+    assert result.number(SPANS, "code-switched", **wanted).value == pytest.approx(100 * 2 / 3)
+    assert result.number(TIME, "code-switched", **wanted).value == pytest.approx(70)
+    assert result.number(TIME, "monolingual", **wanted).value == pytest.approx(50)
+    assert rescore(out, read_manifest(out)).numbers == result.numbers
     assert replay(out).same
     assert command("score", out) == 0
     printed = capsys.readouterr().out
     assert "router accuracy by time" in printed
     assert printed.endswith(f"the same as {out / 'scores.json'}\n")
-    write_report(read_lines(out / "hypotheses.jsonl"), found, tmp_path / "page.html")
+    write_report(read_lines(out / "hypotheses.jsonl"), result, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<td>router accuracy, embedded</td>" in page
 

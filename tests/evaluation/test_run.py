@@ -142,8 +142,8 @@ def test_the_engine_is_recorded_and_replayed(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # of the packed weights
     for engine, recorded in (("torch-fp32", {"torch-fp32"}), ("auto", {*CHOICES} - {"auto", "native-int4"})):
         out = tmp_path / engine
-        found = evaluate([corpus], model_directory, replace(tiny_options, engine=engine), out=out).manifest
-        assert found.configuration["engine"] in recorded
+        result = evaluate([corpus], model_directory, replace(tiny_options, engine=engine), out=out).manifest
+        assert result.configuration["engine"] in recorded
         assert replay(out).same
     written = [line.hypothesis for line in read_lines(tmp_path / "torch-fp32" / "hypotheses.jsonl")]
     assert written == [line.hypothesis for line in evaluated[1].lines()]
@@ -152,9 +152,9 @@ def test_the_engine_is_recorded_and_replayed(
 
 
 def test_replay_gives_the_same(evaluated):
-    found = replay(evaluated[0])
-    assert found.same
-    assert found.in_words().startswith("the same: all ")
+    result = replay(evaluated[0])
+    assert result.same
+    assert result.in_words().startswith("the same: all ")
 
 
 def test_replay_tells_what_differs(evaluated, tmp_path):
@@ -163,11 +163,11 @@ def test_replay_tells_what_differs(evaluated, tmp_path):
     number.value += 0.01
     manifest.versions["sacrebleu"] = "1.0"
     manifest.write(tmp_path / "scores.json")
-    found = replay(tmp_path / "scores.json")
-    assert not found.same
-    assert "not the same: 1 of" in found.in_words()
-    assert "chrF pair en-de" in found.in_words()
-    assert "version of sacrebleu was 1.0" in found.in_words()
+    result = replay(tmp_path / "scores.json")
+    assert not result.same
+    assert "not the same: 1 of" in result.in_words()
+    assert "chrF pair en-de" in result.in_words()
+    assert "version of sacrebleu was 1.0" in result.in_words()
 
 
 def test_replay_of_other_data_or_another_model_is_refused(evaluated, tmp_path):

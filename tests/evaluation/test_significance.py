@@ -39,8 +39,8 @@ def test_equal_to_sacrebleu_at_the_same_seed(systems, ours, theirs, draws):
     _, expected = PairedTest(named, metrics, [references], test_type=theirs, n_samples=draws)()
     for name, (scorer, _) in METRICS.items():
         counts = [scorer.statistics(some, references) for some in texts]
-        found = paired_test(scorer, counts[0], counts[1:], test=ours, draws=draws)
-        for one, other in zip(found, expected[name], strict=True):
+        result = paired_test(scorer, counts[0], counts[1:], test=ours, draws=draws)
+        for one, other in zip(result, expected[name], strict=True):
             assert one.score == other.score
             assert one.p_value == other.p_value
             if ours == "bootstrap":
@@ -90,20 +90,20 @@ def test_over_seeds_what_varies_with_the_seed_is_not_claimed():
 def test_over_seeds_what_holds_for_all_is_claimed():
     rng = np.random.default_rng(0)
     first, second = planted([0.5, 0.52, 0.51], rng), planted([0.66, 0.65, 0.68], rng)
-    found = compare_means([metric("exact")], first, second, draws=400)
-    assert found.p_value < 0.01
-    assert found.interval[0] < found.difference < found.interval[1]
-    assert found.num_seeds == (3, 3)
+    result = compare_means([metric("exact")], first, second, draws=400)
+    assert result.p_value < 0.01
+    assert result.interval[0] < result.difference < result.interval[1]
+    assert result.num_seeds == (3, 3)
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     rng = np.random.default_rng(1)
     covered = 0
     for _ in range(60):
-        found = compare_means(
+        result = compare_means(
             [metric("exact")], planted([0.5], rng, 200), planted([0.6], rng, 200), draws=200
         )
-        covered += found.interval[0] <= 10 <= found.interval[1]
+        covered += result.interval[0] <= 10 <= result.interval[1]
     assert covered >= 52
 
 
@@ -120,9 +120,9 @@ def test_the_interval_of_one_system_is_that_of_a_difference_to_nothing():
     rng = np.random.default_rng(3)
     runs = planted([0.5, 0.6, 0.4], rng)
     nothing = [[np.zeros((400, 2))] for _ in runs]
-    found = compare_means([Share()], runs, nothing, draws=200)
+    result = compare_means([Share()], runs, nothing, draws=200)
     low, high = mean_interval([Share()], runs, draws=200)
-    assert found.interval == (-high, -low)
+    assert result.interval == (-high, -low)
     alike = mean_interval([Share()], runs[:1] * 3, draws=200)
     assert alike[1] - alike[0] < (high - low) / 2, "trainings that differ count"
 
@@ -130,11 +130,11 @@ def test_the_interval_of_one_system_is_that_of_a_difference_to_nothing():
 def test_the_same_texts_twice(systems):
     references, texts = systems
     counts = chrf().statistics(texts[0], references)
-    found = paired_test(chrf(), counts, [counts], draws=100)[1]
+    result = paired_test(chrf(), counts, [counts], draws=100)[1]
     named = [("a", texts[0]), ("b", texts[0])]
     _, expected = PairedTest(named, {"chrF2": CHRF()}, [references], test_type="bs", n_samples=100)()
-    assert found.p_value == expected["chrF2"][1].p_value  # a small one, by its definition
-    assert found.interval == (0, 0)
+    assert result.p_value == expected["chrF2"][1].p_value  # a small one, by its definition
+    assert result.interval == (0, 0)
     assert compare_means([chrf()], [[counts]], [[counts]], draws=100).p_value == 1
 
 

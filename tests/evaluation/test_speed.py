@@ -21,11 +21,11 @@ def test_the_watch_counts_the_work_and_not_the_reader():
     watch = Stopwatch()
     for _ in watch.watch(work()):
         time.sleep(0.05)
-    found = watch.speed()
-    assert 0.08 <= found.wall_s < 0.2
-    assert found.audio_s == 4.0  # two utterances, each in two languages
-    assert (found.num_tokens, found.num_targets) == (20, 2)
-    assert found.real_time_factor == pytest.approx(found.wall_s / 4)
+    result = watch.speed()
+    assert 0.08 <= result.wall_s < 0.2
+    assert result.audio_s == 4.0  # two utterances, each in two languages
+    assert (result.num_tokens, result.num_targets) == (20, 2)
+    assert result.real_time_factor == pytest.approx(result.wall_s / 4)
 
 
 def test_a_race_takes_turns_and_gives_ratios():

@@ -16,12 +16,12 @@ OPTIONS = DecodingOptions(max_tokens=10, guard=GuardOptions(enabled=False))
 
 def test_it_decodes_under_the_language_of_the_corpus() -> None:
     model = made.level_languages(made.make_split_model())
-    found = BatchDecoder(model, OPTIONS).decode(SOUNDS, [["en", "ru"]] * 6, SOURCES)
+    result = BatchDecoder(model, OPTIONS).decode(SOUNDS, [["en", "ru"]] * 6, SOURCES)
     with torch.inference_mode():
         memory = encode(model, model.features(SOUNDS), SOURCES)
     targets = [[Target(language=t, source=s) for t in ("en", "ru")] for s in SOURCES]
     expected = search(model, memory, targets, OPTIONS)
-    for row, hypotheses in zip(found, expected, strict=True):
+    for row, hypotheses in zip(result, expected, strict=True):
         for (text, _), hypothesis in zip(row, hypotheses, strict=True):
             assert text == " ".join(model.decode_text(hypothesis.tokens).split())
     unnamed = BatchDecoder(model, OPTIONS).decode(SOUNDS, [["en", "ru"]] * 6, [None] * 6)

@@ -78,8 +78,8 @@ def test_the_regression_tells_apart_what_differs() -> None:
     states = rng.normal(size=(400, 6)).astype(np.float32)
     states[:, 4] += np.where(finished, 3, -3)
     ends = fit(states, finished)
-    found = np.array(ends.probabilities(torch.from_numpy(states))) > 0.5
-    assert (found == finished).mean() > 0.98
+    result = np.array(ends.probabilities(torch.from_numpy(states))) > 0.5
+    assert (result == finished).mean() > 0.98
     assert int(np.argmax(np.abs([*ends.whole, *ends.last]))) == 4
 
 
@@ -89,11 +89,11 @@ def test_a_corpus_is_learned_from_or_is_too_small(tmp_path: Path) -> None:
             one = sentence("eins zwei drei vier fünf", number, 1.5)
             text = "zu kurz" if number % 6 == 5 else " ".join(one.words)
             writer.add(one.samples, text=text, language="de", speaker="a", utterance_id=str(number))
-    found = list(read_sentences(tmp_path, 1000))
-    assert len(found) == 50
+    result = list(read_sentences(tmp_path, 1000))
+    assert len(result) == 50
     assert len(list(read_sentences(tmp_path, 6))) == 6
     family, options = spelling(), CalibrationOptions()
-    states, finished = collect(family, found, options)
+    states, finished = collect(family, result, options)
     assert finished.sum() == 50
     assert states.shape == (len(finished), 32)
     fit(states, finished).write(tmp_path)
@@ -103,7 +103,7 @@ def test_a_corpus_is_learned_from_or_is_too_small(tmp_path: Path) -> None:
     with pytest.raises(
         SprachbundError, match="there are 20 sentences of four words or more, and 50 are needed"
     ):
-        collect(family, found[:20], options)
+        collect(family, result[:20], options)
 
 
 def test_options_of_the_other_calibration_are_refused(tmp_path: Path, capsys) -> None:

@@ -34,8 +34,8 @@ def read_mutants(name: str, content: bytes, count: int, first: int, to: Connecti
         for number, mutant in enumerate(mutants(content, count, number=[*FORMATS].index(name))):
             if number >= first:
                 began = time.monotonic()
-                found = read(mutant)
-                to.send((found, time.monotonic() - began, _peak_mib() - before_mib))
+                result = read(mutant)
+                to.send((result, time.monotonic() - began, _peak_mib() - before_mib))
 
 
 def _peak_mib() -> float:
@@ -63,10 +63,10 @@ def measure(name: str, count: int) -> dict[str, Any]:
                     outcomes["hang"] += 1
                     done += 1
                     break
-                found, took_s, mib = ours.recv()
-                known = found in ("read", "refused")
-                outcomes["hang" if found == "no end" else found if known else "other error"] += 1
-                others += [] if known else [found]
+                result, took_s, mib = ours.recv()
+                known = result in ("read", "refused")
+                outcomes["hang" if result == "no end" else result if known else "other error"] += 1
+                others += [] if known else [result]
                 slowest_s, grown_mib = max(slowest_s, took_s), max(grown_mib, mib)
                 done += 1
         except EOFError:
@@ -98,12 +98,12 @@ def main() -> None:
     for name in given.formats.split(","):
         rows[name] = measure(name, given.mutants)
         print(rows[name], flush=True)
-        found = {
+        result = {
             "machine": machine(),
             "versions": versions(),
             "rows": [rows[n] for n in FORMATS if n in rows],
         }
-        write_json(given.out, found)  # as far as it has come
+        write_json(given.out, result)  # as far as it has come
 
 
 if __name__ == "__main__":

@@ -25,6 +25,6 @@ def test_mutants_are_read_or_refused_in_one_line(tmp_path: Path, name: str) -> N
     content = FORMATS[name].seed(tmp_path)
     with FORMATS[name].reader() as read:
         assert read(content) == "read"
-        found = {read(mutant) for mutant in mutants(content, _MUTANTS, number=[*FORMATS].index(name))}
-        assert found <= {"read", "refused"}
+        result = {read(mutant) for mutant in mutants(content, _MUTANTS, number=[*FORMATS].index(name))}
+        assert result <= {"read", "refused"}
         assert read(content) == "read"  # what came before has left nothing behind

@@ -502,16 +502,16 @@ def engines(subject: Subject) -> str:
         return "each half's"
     plain = engine_for(family, "torch").family
     assert subject.text(plain) == subject.text()
-    found = ["torch"]
+    actual = ["torch"]
 
     def fast() -> None:
         assert subject.text(engine_for(family, "torch-fp32", compare=False).family) == subject.text()
 
     if _attempt(fast):
-        found.append("torch-fp32, bf16, int8")
+        actual.append("torch-fp32, bf16, int8")
     if why_not_family(family) is None:
-        found.append("native")
-    return ", ".join(found)
+        actual.append("native")
+    return ", ".join(actual)
 
 
 def devices(subject: Subject) -> str:

@@ -83,16 +83,16 @@ def serve(hub: Hub) -> Iterator[Hub]:
                 names = [file["path"] for file in json.loads(content)["files"]]
                 regular = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
                 self._json({"files": [{"path": name, **regular} for name in names]})
-            elif found := re.fullmatch(r"/api/models/(.+)/commit/main", path):
+            elif result := re.fullmatch(r"/api/models/(.+)/commit/main", path):
                 for line in map(json.loads, content.splitlines()):
                     if line["key"] == "file":
                         value = line["value"]
-                        hub.received[f"{found[1]}/{value['path']}"] = base64.b64decode(value["content"])
+                        hub.received[f"{result[1]}/{value['path']}"] = base64.b64decode(value["content"])
                 self._json(
                     {
                         "success": True,
                         "commitOid": COMMIT,
-                        "commitUrl": f"{hub.address}/{found[1]}/commit/{COMMIT}",
+                        "commitUrl": f"{hub.address}/{result[1]}/commit/{COMMIT}",
                     }
                 )
             else:
@@ -107,8 +107,8 @@ def serve(hub: Hub) -> Iterator[Hub]:
                     return self._json({"id": name, "sha": COMMIT, "siblings": files})
                 if path.startswith(f"/api/models/{name}/tree/"):
                     return self._json([_entry(file, directory) for file in _files(directory)])
-                if found := re.fullmatch(rf"/{name}/resolve/[^/]+/(.+)", path):
-                    return self._file(directory / found[1], body=body)
+                if result := re.fullmatch(rf"/{name}/resolve/[^/]+/(.+)", path):
+                    return self._file(directory / result[1], body=body)
             self.send_response(404)
             self.send_header("X-Error-Code", "RepoNotFound")
             self.send_header("Content-Length", "0")
@@ -125,14 +125,14 @@ def serve(hub: Hub) -> Iterator[Hub]:
 
         def _file(self, path: Path, *, body: bool) -> None:
             content = path.read_bytes()
-            found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-            start = int(found[1]) if found else 0
-            self.send_response(206 if found else 200)
+            result = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            start = int(result[1]) if result else 0
+            self.send_response(206 if result else 200)
             self.send_header("Content-Length", str(len(content) - start))
             self.send_header("Accept-Ranges", "bytes")
             self.send_header("ETag", f'"{_etag(path)}"')
             self.send_header("X-Repo-Commit", COMMIT)
-            if found:
+            if result:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
             self.end_headers()
             if not body:

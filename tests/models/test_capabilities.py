@@ -72,14 +72,14 @@ def _methods_put_on_objects(function: ast.FunctionDef) -> Iterator[str]:
 
 
 def test_nothing_is_looked_for_by_name() -> None:
-    found = {
+    result = {
         f"{path.relative_to(PACKAGE)}: {code}"
         for path in PACKAGE.rglob("*.py")
         if path.relative_to(PACKAGE).parts[0] not in ELSEWHERE
         for code in probes(ast.parse(path.read_text(encoding="utf-8")))
         if code not in ALLOWED
     }
-    assert not found, "declare it in `sprachbund.models.base.Capabilities` instead"
+    assert not result, "declare it in `sprachbund.models.base.Capabilities` instead"
 
 
 CORE = ("models", "nn", "decoding", "engines", "streaming", "evaluation", "serving")

@@ -167,9 +167,9 @@ def test_the_chat_template_is_rendered_as_by_transformers(tmp_path: Path) -> Non
     tokenizer.save_pretrained(tmp_path)
     talk = [{"role": "system", "content": " be short "}, {"role": "user", "content": "<s> hello"}]
     expected = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
-    found = ChatTemplate.read(tmp_path)
-    assert found is not None
-    assert found.render(talk) == expected
+    result = ChatTemplate.read(tmp_path)
+    assert result is not None
+    assert result.render(talk) == expected
 
 
 def test_a_hostile_template_is_refused_in_one_line() -> None:

@@ -123,12 +123,12 @@ def test_losses_change_and_sizes_do_not():
         dropout=0.1,
         transducer=TransducerPart(joint_width=999, fast_emit=0.1, frames_at_once=4),
     )
-    found = with_losses(own, wanted)
-    assert found.transducer is not None
+    result = with_losses(own, wanted)
+    assert result.transducer is not None
     assert own.transducer is not None
-    assert (found.ctc_weight, found.dropout, found.transducer.fast_emit) == (0.0, 0.1, 0.1)
+    assert (result.ctc_weight, result.dropout, result.transducer.fast_emit) == (0.0, 0.1, 0.1)
     changed = {"ctc_weight": own.ctc_weight, "dropout": own.dropout, "language_weight": own.language_weight}
     part = own.transducer.model_copy(update={"fast_emit": 0.1, "frames_at_once": 4})
-    assert found.model_copy(update=changed) == own.model_copy(update={"transducer": part})
-    assert with_losses(own, only_losses(wanted)) == found
+    assert result.model_copy(update=changed) == own.model_copy(update={"transducer": part})
+    assert with_losses(own, only_losses(wanted)) == result
     assert only_losses(wanted).model_fields_set.isdisjoint({"width", "streaming"})

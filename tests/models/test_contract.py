@@ -19,11 +19,11 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def rows() -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {}
+    result: dict[str, dict[str, str]] = {}
     for name in TABLES:
         for row in json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())["rows"]:
-            found.setdefault(row["family"], {}).update(row)
-    return found
+            result.setdefault(row["family"], {}).update(row)
+    return result
 
 
 @pytest.mark.parametrize("demand", DEMANDS)

@@ -65,9 +65,9 @@ def tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def rewrite(path: Path, **changes: Tensor | None) -> None:
     """Change tensors of a file, and take its checksum away, as if an earlier version had written it so."""
-    found, head = tensors(path)
+    result, head = tensors(path)
     head.pop("sha256", None)
-    kept = {name: value for name, value in {**found, **changes}.items() if value is not None}
+    kept = {name: value for name, value in {**result, **changes}.items() if value is not None}
     save_file(kept, path, metadata=head)
 
 
@@ -89,8 +89,8 @@ def test_a_changed_byte_of_weights_is_told_by_the_checksum(directory: Path) -> N
 
 
 def test_a_directory_of_before_without_checksums_loads_as_it_did(directory: Path, model: Conformer) -> None:
-    found, _ = tensors(directory / WEIGHTS)
-    save_file(found, directory / WEIGHTS, metadata={"format": "pt", "bits": "32"})
+    result, _ = tensors(directory / WEIGHTS)
+    save_file(result, directory / WEIGHTS, metadata={"format": "pt", "bits": "32"})
     again = load(directory)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())  # type: ignore[attr-defined]
 
@@ -117,8 +117,8 @@ def test_weights_that_are_no_numbers_are_named(directory: Path, value: float) ->
 def test_scales_belong_to_matrices_of_8_bits(model: Conformer, tmp_path: Path) -> None:
     save(model, tmp_path, bits=8)
     good = (tmp_path / WEIGHTS).read_bytes()
-    found, _ = tensors(tmp_path / WEIGHTS)
-    scale, matrix = found["ctc_head.weight.scale"], found["ctc_head.weight"]
+    result, _ = tensors(tmp_path / WEIGHTS)
+    scale, matrix = result["ctc_head.weight.scale"], result["ctc_head.weight"]
     for changes, message in (
         ({"ctc_head.weight.scale": None}, "ctc_head.weight is in 8 bits and has no ctc_head.weight.scale"),
         ({"ctc_head.bias.scale": scale}, "ctc_head.bias.scale is not a finite scale above 0"),
@@ -127,8 +127,8 @@ def test_scales_belong_to_matrices_of_8_bits(model: Conformer, tmp_path: Path) -
         ({"ctc_head.weight.scale": scale / 0}, "ctc_head.weight.scale is not a finite scale above 0"),
         ({"ctc_head.weight.scale": scale[:-1]}, "ctc_head.weight.scale is not a finite scale above 0"),
         ({"ctc_head.weight": matrix[:-1]}, "ctc_head.weight.scale is not a finite scale above 0"),
-        ({"ctc_head.bias": found["ctc_head.bias"].to(torch.int8)}, "ctc_head.bias is in 8 bits"),
-        ({"ctc_head.bias": found["ctc_head.bias"].bool()}, "ctc_head.bias is of the type torch.bool"),
+        ({"ctc_head.bias": result["ctc_head.bias"].to(torch.int8)}, "ctc_head.bias is in 8 bits"),
+        ({"ctc_head.bias": result["ctc_head.bias"].bool()}, "ctc_head.bias is of the type torch.bool"),
     ):
         (tmp_path / WEIGHTS).write_bytes(good)
         rewrite(tmp_path / WEIGHTS, **changes)
@@ -400,11 +400,11 @@ def test_drafts_are_what_they_say(directory: Path, model: Conformer) -> None:
     rewrite(path, **{"norm.bias": torch.full((32,), torch.nan)})
     with pytest.raises(SprachbundError, match=r"norm\.bias holds values that are not finite"):
         load_draft(family, str(path))
-    found, head = tensors(path)
+    result, head = tensors(path)
     card = json.loads(head["draft"])
     for field, value in (("width", 10**9), ("num_heads", "2"), ("feed_forward_width", -1), ("depth", 3)):
         shape = {**card["shape"], field: value}
-        save_file(found, path, metadata={**head, "draft": json.dumps({**card, "shape": shape})})
+        save_file(result, path, metadata={**head, "draft": json.dumps({**card, "shape": shape})})
         with pytest.raises(SprachbundError, match=f"parasite it describes: shape: {field}"):
             load_draft(family, str(path))
 
@@ -413,12 +413,12 @@ def test_a_token_map_that_is_damaged(directory: Path, model: Conformer) -> None:
     path = directory / "draft.safetensors"
     texts = {tag: map(model.tokenizer.encode, TEXTS[:4]) for tag in ("de", "en")}
     TokenMapDraft(TokenMap.fit(texts, len(model.tokenizer))).save(path)
-    found, _ = tensors(path)
+    result, _ = tensors(path)
     family = load(directory)
     good = path.read_bytes()
     for changes, message in (
-        ({"followers.1": found["followers.1"] + 10**6}, "contexts of 1 tokens are damaged"),
-        ({"contexts.2": found["contexts.2"].flip(0)}, "contexts of 2 tokens are damaged"),
+        ({"followers.1": result["followers.1"] + 10**6}, "contexts of 1 tokens are damaged"),
+        ({"contexts.2": result["contexts.2"].flip(0)}, "contexts of 2 tokens are damaged"),
         ({"contexts.3": None}, r"lacks 1 weights .*contexts.3"),
     ):
         path.write_bytes(good)
@@ -442,7 +442,7 @@ def test_a_packed_file_with_a_deep_head(tmp_path: Path) -> None:
 def test_mutants_are_refused_in_one_line_or_load(tmp_path: Path) -> None:
     """A sample; benchmarks/reliability/model_mutants.py has all families and all mutants."""
     families = ("conformer_8_bits", "conformer_packed", "conformer_split", "whisper", "speech_llm", "medusa")
-    found = try_some(families, seed=1, count=12, work=tmp_path)
-    assert not found.faults
-    assert found.num_mutants == 12 * len(families)
-    assert found.outcomes["refused"] > 40
+    result = try_some(families, seed=1, count=12, work=tmp_path)
+    assert not result.faults
+    assert result.num_mutants == 12 * len(families)
+    assert result.outcomes["refused"] > 40

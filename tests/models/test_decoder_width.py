@@ -44,8 +44,8 @@ def spoken(family: Family) -> Memory:
 def stepped(model: Any) -> torch.Tensor:
     memory = spoken(model)
     tokens = torch.arange(24).reshape(4, 6) + 3
-    found: torch.Tensor = model.step(tokens, model.start(memory))
-    return found
+    result: torch.Tensor = model.step(tokens, model.start(memory))
+    return result
 
 
 def test_the_sizes_are_the_decoders_alone() -> None:
@@ -97,8 +97,8 @@ def test_it_is_pruned_grown_and_split(tmp_path: Path) -> None:
     again = load(tmp_path)
     assert again.config.num_decoder_layers == 4
     route = [[Target(language="de", source="en")]] * 4
-    found, wanted = (search(one, spoken(one), route, OPTIONS) for one in (again, grown.eval()))
-    assert [rows[0].tokens for rows in found] == [rows[0].tokens for rows in wanted]
+    result, wanted = (search(one, spoken(one), route, OPTIONS) for one in (again, grown.eval()))
+    assert [rows[0].tokens for rows in result] == [rows[0].tokens for rows in wanted]
 
 
 def alone_and_together(family: Family) -> None:
@@ -129,10 +129,10 @@ def test_the_native_engine_is_torch_with_the_same_quantization(monkeypatch: pyte
     native = engine_for(model, "native", threads=1, compare=False).family
     memory = spoken(model)
     tokens = torch.arange(24).reshape(4, 6) + 3
-    found = native.step(tokens, native.start(memory))
+    result = native.step(tokens, native.start(memory))
     compute_linears(monkeypatch, quantized_linear)
     # What is left are bf16 keys and values and, by them, a few inputs that round the other way.
-    assert relative_error(found, model.step(tokens, model.start(memory))) < 0.02
+    assert relative_error(result, model.step(tokens, model.start(memory))) < 0.02
 
 
 @needs_native
@@ -145,10 +145,10 @@ def test_a_parasite_of_its_width_changes_no_token(engine: Any) -> None:
     draft = ParasiteDraft.around(parasite, model.decoder)
     draft.check(family)
     speculation = Speculation(draft, num_draft_tokens=2)
-    found, wanted = (
+    result, wanted = (
         search(family, spoken(family), TARGETS, OPTIONS, None, given) for given in (speculation, None)
     )
-    assert [[row.tokens for row in rows] for rows in found] == [
+    assert [[row.tokens for row in rows] for rows in result] == [
         [row.tokens for row in rows] for rows in wanted
     ]
     assert sum(report.checked for report in speculation.report()) > 0

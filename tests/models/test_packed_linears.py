@@ -114,9 +114,9 @@ def test_a_quantized_stream_is_its_own_whole(plain):
             piece = led[:, begin : begin + size]
             count = torch.tensor([min(size, length - begin)])
             piece = nn.functional.pad(piece[:, : int(count)], (0, 0, 0, size - int(count)))
-            found, n, state = encoder.stream(piece, count, state, tier)
+            result, n, state = encoder.stream(piece, count, state, tier)
             first = begin // SUBSAMPLING
-            assert torch.allclose(found[0, : n[0]], whole[1, first : first + int(n[0])], atol=1e-4)
+            assert torch.allclose(result[0, : n[0]], whole[1, first : first + int(n[0])], atol=1e-4)
         assert first + int(n[0]) == num_frames[1]
 
 

@@ -72,9 +72,9 @@ def test_states_and_tokens_are_those_of_transformers(theirs: Any, ours: Conforme
     fuse, target = ours.capabilities.fuse_language, Target(language=language, source=language)
     assert fuse is not None
     states, num_frames = ours.encoder(mel, torch.tensor([mel.shape[1]]))
-    found = ours.transducer.joint.encoder(fuse(states, [target]))
+    result = ours.transducer.joint.encoder(fuse(states, [target]))
     bias = theirs.decoder.decoder_projector.bias  # ours is one bias, theirs two that are added
-    torch.testing.assert_close(found, expected + bias, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(result, expected + bias, atol=1e-4, rtol=1e-4)
 
     theirs.generation_config.decoder_start_token_id = NUM_PIECES
     mask = torch.ones(mel.shape[:2], dtype=torch.long)
@@ -135,9 +135,9 @@ def test_chunks_are_those_of_transformers(theirs: Any, ours: Conformer, right: i
 
 def test_nemo_and_transformers_give_the_same_model(theirs: Any, ours: Conformer, tmp_path: Path) -> None:
     path = write_nemo(tmp_path / "x.nemo", nemo_config(theirs), nemo_weights(theirs), sentencepiece_model())
-    found = assemble(read_nemo(path), LANGUAGES).state_dict()
-    assert found.keys() == ours.state_dict().keys()
-    assert all(torch.equal(value, found[name]) for name, value in ours.state_dict().items())
+    result = assemble(read_nemo(path), LANGUAGES).state_dict()
+    assert result.keys() == ours.state_dict().keys()
+    assert all(torch.equal(value, result[name]) for name, value in ours.state_dict().items())
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
@@ -169,8 +169,8 @@ def written(model: Any, samples: np.ndarray, language: str) -> str:
     from sprachbund.decoding.pipeline import translate
 
     options = DecodingOptions(guard=GuardOptions(enabled=False))
-    found = translate(model, samples, [language], language, options, sample_rate=16_000, activity=Loudness())
-    return found[language].text
+    result = translate(model, samples, [language], language, options, sample_rate=16_000, activity=Loudness())
+    return result[language].text
 
 
 def test_a_language_is_added(ours: Conformer) -> None:

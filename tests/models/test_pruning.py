@@ -134,8 +134,8 @@ def test_a_pruned_whisper_is_the_same_in_transformers(
         stack.layers = torch.nn.ModuleList(stack.layers[i] for i in layers)
     features, tokens = torch.randn(2, 80, 200), torch.randint(0, 256, (2, 5))
     wanted = whole(input_features=features, decoder_input_ids=tokens, use_cache=False).logits
-    found = hf_model(input_features=features, decoder_input_ids=tokens).logits
-    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    result = hf_model(input_features=features, decoder_input_ids=tokens).logits
+    torch.testing.assert_close(result, wanted, atol=1e-4, rtol=1e-4)
     ours: Any = load_any(tmp_path / "pruned")
     memory = ours.encoder(features.transpose(1, 2))
     torch.testing.assert_close(

@@ -40,14 +40,14 @@ def test_an_unknown_language_is_the_likeliest_under_its_own_branch(model) -> Non
     under_each = [encode(model, SOUNDS, [n] * 8) for n in range(4)]
     with torch.no_grad():
         own = torch.stack([model.language_log_probs(m)[:, n] for n, m in enumerate(under_each)], dim=1)
-    found = encode(model, SOUNDS)
-    assert found.source_language.tolist() == own.argmax(1).tolist()
-    assert len(set(found.source_language.tolist())) > 1  # or the test shows nothing
-    torch.testing.assert_close(model.language_log_probs(found), own.log_softmax(-1), atol=1e-4, rtol=1e-4)
-    for i, language in enumerate(found.source_language.tolist()):
-        frames = int(found.num_frames[i])
+    result = encode(model, SOUNDS)
+    assert result.source_language.tolist() == own.argmax(1).tolist()
+    assert len(set(result.source_language.tolist())) > 1  # or the test shows nothing
+    torch.testing.assert_close(model.language_log_probs(result), own.log_softmax(-1), atol=1e-4, rtol=1e-4)
+    for i, language in enumerate(result.source_language.tolist()):
+        frames = int(result.num_frames[i])
         expected = under_each[language].states[i, :frames]
-        torch.testing.assert_close(found.states[i, :frames], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(result.states[i, :frames], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_known_and_unknown_languages_share_a_batch(model) -> None:
@@ -113,8 +113,8 @@ def gradients(model, batch) -> dict[str, torch.Tensor | None]:
     return {name: p.grad for name, p in model.named_parameters()}
 
 
-def reached(found, prefix: str) -> bool:
-    return any(g is not None and bool(g.any()) for name, g in found.items() if name.startswith(prefix))
+def reached(result, prefix: str) -> bool:
+    return any(g is not None and bool(g.any()) for name, g in result.items() if name.startswith(prefix))
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ def reached(found, prefix: str) -> bool:
 )
 def test_training_moves_the_branches_of_the_languages_in_the_batch(sources, present) -> None:
     model = made.make_split_model()
-    found = gradients(model, made.make_batch(model, sources, ["de", "ru"]))
-    assert reached(found, f"{ENCODER}.shared")
-    assert [g for g in (0, 1) if reached(found, f"{ENCODER}.private.{g}.")] == present
+    result = gradients(model, made.make_batch(model, sources, ["de", "ru"]))
+    assert reached(result, f"{ENCODER}.shared")
+    assert [g for g in (0, 1) if reached(result, f"{ENCODER}.private.{g}.")] == present
 
 
 def test_speechless_utterances_go_through_the_shared_branch_alone() -> None:
@@ -187,9 +187,9 @@ def test_rows_that_do_not_count_reach_no_branch_of_the_decoder() -> None:
         num_targets=torch.tensor([6, 0]),
         target_language=torch.tensor([batch.target_language[0], 0]),
     )
-    found = gradients(model, batch)
-    assert reached(found, f"{DECODER}.private.0.")
-    assert not reached(found, f"{DECODER}.private.1.")
+    result = gradients(model, batch)
+    assert reached(result, f"{DECODER}.private.0.")
+    assert not reached(result, f"{DECODER}.private.1.")
 
 
 def test_what_a_split_decoder_is_not_told_is_an_error() -> None:

@@ -49,10 +49,10 @@ def test_it_is_a_family() -> None:
 def test_greedy_search_is_what_transformers_generates_row_by_row(kind: str) -> None:
     model = move_adapters(make_model(llm=kind))
     memory = heard(model, *DURATIONS_S)
-    found = search(model, memory, [TARGETS] * 3, DecodingOptions(max_tokens=9))
+    result = search(model, memory, [TARGETS] * 3, DecodingOptions(max_tokens=9))
     forbidden = model.suppressed(TARGETS[0]).nonzero().flatten().tolist()
     lengths = set()
-    for b, row in enumerate(found):
+    for b, row in enumerate(result):
         for target, hypothesis in zip(TARGETS, row, strict=True):
             embedded = prefix(model, memory, b, target)[None]
             wanted = model.llm.model.generate(
@@ -111,12 +111,12 @@ def test_rows_may_hold_different_numbers_of_tokens_change_places_and_leave() -> 
     assert cache.lengths.tolist() == [2, 1, 3, 3, 0, 5]
     cache.keep(torch.tensor([0, 2]))
     assert cache.lengths.tolist() == [2, 1, 0, 5]
-    found = model.step(torch.full((4, 1), 9), cache)[:, 0]
+    result = model.step(torch.full((4, 1), 9), cache)[:, 0]
     for place, row in enumerate((1, 0, 5, 4)):
         alone = model.start(memory.select(torch.tensor([row // 2])), targets=[TARGETS[row % 2]])
         held = torch.cat([tokens[row, : lengths[row]], torch.tensor([9])])
         wanted = model.step(held[None], alone)[0, -1]
-        torch.testing.assert_close(found[place], wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(result[place], wanted, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -214,5 +214,5 @@ def test_16_bits_give_nearly_the_same() -> None:
     assert model.projector.expand.weight.grad.isfinite().all()
     with torch.no_grad():
         memory = heard(model, 0.7, 1.3)
-        found = search(model, memory, [TARGETS] * 2, DecodingOptions(beam_size=2, max_tokens=4))
-    assert len(found) == 2
+        result = search(model, memory, [TARGETS] * 2, DecodingOptions(beam_size=2, max_tokens=4))
+    assert len(result) == 2

@@ -36,9 +36,9 @@ def test_a_model_with_its_parts_inside_comes_back(kind: str, tmp_path: Path) -> 
     directories.save(model, tmp_path, card=Card(name="tiny"))
     again = directories.load(tmp_path, offline=True)
     assert isinstance(again, SpeechLLM)
-    wanted, found = model.state_dict(), again.state_dict()
-    assert wanted.keys() == found.keys()
-    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    wanted, result = model.state_dict(), again.state_dict()
+    assert wanted.keys() == result.keys()
+    assert all(torch.equal(wanted[name], result[name]) for name in wanted)
     assert again.config == model.config
     assert loss_of(again) == pytest.approx(loss_of(model), rel=1e-6)
     assert Card.read(tmp_path).name == "tiny"

@@ -51,7 +51,7 @@ def test_every_frame_of_mixed_speech_is_taught_its_own_language(
     batch = batch_of(corpus, model, speed)
     with torch.no_grad():
         tokens = model.hear(Features(values=batch.features, num_frames=batch.num_frames))
-        found = model.loss(batch).parts[LANGUAGE]
+        result = model.loss(batch).parts[LANGUAGE]
     wanted, logs = [], torch.stack([routing.group_log_probs() for routing in tokens.routings]).mean(0)
     layers = [routing.group_log_probs().exp() for routing in tokens.routings]
     begin = 0
@@ -65,7 +65,7 @@ def test_every_frame_of_mixed_speech_is_taught_its_own_language(
         wanted.append(torch.stack(losses).mean() * batch.num_targets[utterance])
         begin += count
     assert begin == len(logs)
-    torch.testing.assert_close(found, torch.stack(wanted).sum(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(result, torch.stack(wanted).sum(), rtol=1e-4, atol=1e-5)
 
 
 # Layers of the encoder.
@@ -80,12 +80,12 @@ def test_layers_are_those_of_transformers_normed() -> None:
         plain = encoder.encoder(values[..., 0], output_hidden_states=True)
     last, upper, lower = states.split(encoder.width, dim=-1)
     torch.testing.assert_close(last, plain.last_hidden_state)
-    for found, wanted in ((lower, plain.hidden_states[1]), (upper, plain.hidden_states[2])):
+    for result, wanted in ((lower, plain.hidden_states[1]), (upper, plain.hidden_states[2])):
         centred = wanted - wanted.mean(-1, keepdim=True)
         deviation = (wanted.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
-        if found is lower:  # the last entry of transformers is normed once more
-            torch.testing.assert_close(found, centred / deviation, rtol=1e-4, atol=1e-5)
-        assert found.shape == wanted.shape
+        if result is lower:  # the last entry of transformers is normed once more
+            torch.testing.assert_close(result, centred / deviation, rtol=1e-4, atol=1e-5)
+        assert result.shape == wanted.shape
     assert num_states.tolist() == [states.shape[1]]
 
 

@@ -167,13 +167,13 @@ def test_a_language_without_a_group_is_named_with_those_that_have_one() -> None:
 
 def test_routes_follow_planted_mass_and_are_what_evaluation_takes() -> None:
     probs = torch.tensor([[0.9, 0.1]] * 4 + [[0.2, 0.8]] * 3 + [[0.6, 0.4]] * 2)
-    found = stretches(probs, ("es", "en"), 0.1, 0.85)
-    assert [(round(s, 3), round(e, 3), name) for s, e, name in found] == [
+    result = stretches(probs, ("es", "en"), 0.1, 0.85)
+    assert [(round(s, 3), round(e, 3), name) for s, e, name in result] == [
         (0.0, 0.4, "es"),
         (0.4, 0.7, "en"),
         (0.7, 0.85, "es"),
     ]
-    routes = joined(found)
+    routes = joined(result)
     assert routed_s(0.4, 0.7, "en", routes) == pytest.approx(0.3)
     assert routed_s(0.0, 0.85, "es", routes) == pytest.approx(0.55)
     flicker = probs.clone()
@@ -189,14 +189,14 @@ def test_stretches_cover_the_speech_once_and_neighbours_differ(
 ) -> None:
     probs = smoothed(torch.eye(3)[groups], neighbours)
     duration_s = 0.1 * (len(groups) - 1 + cut)
-    found = stretches(probs, ("es", "en", "zh"), 0.1, duration_s)
-    assert found[0][0] == 0
-    assert found[-1][1] == pytest.approx(duration_s)
-    assert all(a[1] == b[0] and a[2] != b[2] for a, b in pairwise(found))
+    result = stretches(probs, ("es", "en", "zh"), 0.1, duration_s)
+    assert result[0][0] == 0
+    assert result[-1][1] == pytest.approx(duration_s)
+    assert all(a[1] == b[0] and a[2] != b[2] for a, b in pairwise(result))
     for place, group in enumerate(probs.argmax(-1).tolist()):
         if (middle := 0.1 * (place + 0.5)) < duration_s:
-            assert [name for s, e, name in found if s <= middle < e] == [("es", "en", "zh")[group]]
-    assert len(joined(found)) == len(found)
+            assert [name for s, e, name in result if s <= middle < e] == [("es", "en", "zh")[group]]
+    assert len(joined(result)) == len(result)
 
 
 def test_routes_and_spans_of_a_memory_cover_the_speech() -> None:
@@ -262,10 +262,10 @@ def test_spans_become_segments_like_those_of_any_family() -> None:
             )
             for i, s in enumerate(speech(0.7, 0.9))
         ]
-        found = translate_spans(model, spans)
+        result = translate_spans(model, spans)
         assert recording.error is None
-        assert [[target for target, _ in row] for row in found] == [["en", "de"]] * 2
-        assert all(segment.source_language in model.source_languages for row in found for _, segment in row)
+        assert [[target for target, _ in row] for row in result] == [["en", "de"]] * 2
+        assert all(segment.source_language in model.source_languages for row in result for _, segment in row)
 
 
 def test_examples_are_what_the_loss_is_made_of() -> None:

@@ -25,8 +25,8 @@ def train_a_little(model: SpeechLLM, stage: Stage) -> None:
     optimizer = torch.optim.AdamW(moving, lr=1e-2)
     model.train()
     for _ in range(2):
-        found = model.loss(make_batch(model, [0, 1], ["hola", "dog"], [2, 0], [0.7, 0.5]))
-        loss = found.total / found.num_tokens
+        result = model.loss(make_batch(model, [0, 1], ["hola", "dog"], [2, 0], [0.7, 0.5]))
+        loss = result.total / result.num_tokens
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(moving, stage.clip_norm)

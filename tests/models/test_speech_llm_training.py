@@ -149,11 +149,11 @@ def test_shards_with_frozen_weights_in_16_bits_train_as_copies(tmp_path: Path, e
         for name, changes in (("copies", {}), ("shards", {"shard": True, "recompute": True})):
             for parameter_name, parameter in model.named_parameters():
                 parameter.data = start[parameter_name].clone()
-            found = train(
+            result = train(
                 model, data, options(4, **settings, **changes), tmp_path / name, report=lambda line: None
             )
             if is_first_rank():
-                torch.save(found.state_dict(), tmp_path / f"{name}.pt")
+                torch.save(result.state_dict(), tmp_path / f"{name}.pt")
 
     codes = fork_ranks([2], work, tmp_path)
     assert not any(codes.values()), [path.read_text()[-2000:] for path in tmp_path.glob("*/failure.*.txt")]

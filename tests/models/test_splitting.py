@@ -212,7 +212,7 @@ def test_a_split_whisper_finds_out_the_language_like_any_family(tmp_path: Path) 
             for number in numbers
         ]
         own = torch.stack([model.language_log_probs(m)[:, n] for n, m in zip(numbers, under, strict=True)], 1)
-        found = model.encode(features)
-    assert found.source_language.tolist() == own.argmax(1).tolist()
-    for row, number in enumerate(found.source_language.tolist()):
-        torch.testing.assert_close(found.states[row], under[number].states[row], atol=1e-5, rtol=1e-4)
+        result = model.encode(features)
+    assert result.source_language.tolist() == own.argmax(1).tolist()
+    for row, number in enumerate(result.source_language.tolist()):
+        torch.testing.assert_close(result.states[row], under[number].states[row], atol=1e-5, rtol=1e-4)

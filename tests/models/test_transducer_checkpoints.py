@@ -68,10 +68,10 @@ def test_the_encoder_computes_what_transformers_does(theirs, ours, right):
     (tier,) = (tier for tier in encoder.tiers if tier.right == right)
     features = mel(1201)
     expected = theirs.encoder(features, num_lookahead_tokens=right).last_hidden_state
-    found, num_frames = encoder(features, torch.tensor([1201]), tier=tier)
-    assert found.shape == expected.shape
+    result, num_frames = encoder(features, torch.tensor([1201]), tier=tier)
+    assert result.shape == expected.shape
     assert int(num_frames) == 151
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -82,11 +82,11 @@ def test_it_writes_what_transformers_writes(theirs, ours):
     expected = theirs.generate(input_features=features, attention_mask=mask, num_lookahead_tokens=13)
     expected = getattr(expected, "sequences", expected)[0].tolist()
     states, num_frames = ours.encoder(features, torch.tensor([801]))
-    (found,), _ = transducer_greedy(ours.transducer, states, num_frames)
+    (result,), _ = transducer_greedy(ours.transducer, states, num_frames)
     wanted = [token for token in expected if token < NUM_PIECES]
     pieces = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
     assert len(set(wanted)) > 5
-    assert [ours.tokenizer.piece(token) for token in found.tokens] == [pieces.id_to_piece(t) for t in wanted]
+    assert [ours.tokenizer.piece(token) for token in result.tokens] == [pieces.id_to_piece(t) for t in wanted]
 
 
 def test_features_are_those_of_transformers(ours):
@@ -94,9 +94,9 @@ def test_features_are_those_of_transformers(ours):
     extractor = NemotronAsrStreamingFeatureExtractor(feature_size=40)
     expected = extractor(samples, sampling_rate=16_000, return_tensors="pt")
     count = int(expected["attention_mask"].sum())
-    found = ours.features([samples])
-    assert int(found.num_frames) == count == len(samples) // 160
-    torch.testing.assert_close(found.values[0], expected["input_features"][0, :count], atol=1e-4, rtol=1e-4)
+    result = ours.features([samples])
+    assert int(result.num_frames) == count == len(samples) // 160
+    torch.testing.assert_close(result.values[0], expected["input_features"][0, :count], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("block", [1, 77, 160, 4000])
@@ -104,8 +104,8 @@ def test_features_of_a_stream_are_those_of_the_whole(block):
     samples = sound(2000 if block == 1 else 20_000)
     stream = LogMelStream(40, "nemo")
     pieces = [stream.push(samples[begin : begin + block]) for begin in range(0, len(samples), block)]
-    found = torch.cat([*pieces, stream.push(samples[:0]), stream.finish()])
-    torch.testing.assert_close(found, log_mel(samples, 40, normalise="nemo").T, atol=1e-5, rtol=1e-5)
+    result = torch.cat([*pieces, stream.push(samples[:0]), stream.finish()])
+    torch.testing.assert_close(result, log_mel(samples, 40, normalise="nemo").T, atol=1e-5, rtol=1e-5)
 
 
 def test_the_tokenizer_writes_and_reads_as_theirs(ours):

@@ -67,18 +67,18 @@ def write_openai(original: Path, path: Path) -> Path:
 def variables_of(original: Path, *, int8: bool = False) -> dict[str, np.ndarray]:
     """The same as variables of CTranslate2, which joins products of the same inputs."""
     hf = {name: weight.numpy() for name, weight in stored(original).items()}
-    found: dict[str, np.ndarray] = {}
+    result: dict[str, np.ndarray] = {}
 
     def put(name: str, weight: np.ndarray) -> None:
         if int8 and weight.ndim == 2 and name.endswith("/weight"):
             scale = (127 / np.abs(weight).max(1)).astype(np.float32)
-            found[name] = np.rint(weight * scale[:, None]).astype(np.int8)
-            found[f"{name}_scale"] = scale
+            result[name] = np.rint(weight * scale[:, None]).astype(np.int8)
+            result[f"{name}_scale"] = scale
         else:
-            found[name] = weight.astype(np.float32)
+            result[name] = weight.astype(np.float32)
 
     for side, layers, heads in (("encoder", 2, TINY.encoder_heads), ("decoder", 2, TINY.decoder_heads)):
-        found[f"{side}/num_heads"] = np.array(heads, np.int16)
+        result[f"{side}/num_heads"] = np.array(heads, np.int16)
         put(f"{side}/position_encodings/encodings", hf[f"{side}.embed_positions.weight"])
         norms = {f"{side}/layer_norm": f"{side}.layer_norm"}
         for n in range(layers):
@@ -107,9 +107,9 @@ def variables_of(original: Path, *, int8: bool = False) -> dict[str, np.ndarray]
             put(f"{to}/beta", hf[f"{of}.bias"])
     put("decoder/embeddings/weight", hf["decoder.embed_tokens.weight"])
     for conv in ("conv1", "conv2"):
-        found[f"encoder/{conv}/weight"] = hf[f"encoder.{conv}.weight"]
-        found[f"encoder/{conv}/bias"] = hf[f"encoder.{conv}.bias"]
-    return found
+        result[f"encoder/{conv}/weight"] = hf[f"encoder.{conv}.weight"]
+        result[f"encoder/{conv}/bias"] = hf[f"encoder.{conv}.bias"]
+    return result
 
 
 def write_ctranslate2(

@@ -147,12 +147,12 @@ def nemo_config(model: NemotronAsrStreamingForRNNT) -> dict[str, Any]:
 
 
 def nemo_weights(model: NemotronAsrStreamingForRNNT) -> dict[str, Tensor]:
-    found = {"preprocessor.featurizer.window": torch.hann_window(400, periodic=False)}
+    result = {"preprocessor.featurizer.window": torch.hann_window(400, periodic=False)}
     for name, value in model.state_dict().items():
         for pattern, replacement in _TO_NEMO:
             name = re.sub(pattern, replacement, name)
-        found[name] = value.clone()
-    return found
+        result[name] = value.clone()
+    return result
 
 
 def write_nemo(path: Path, config: Any, weights: Any, tokenizer: bytes | None) -> Path:

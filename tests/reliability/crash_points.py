@@ -180,7 +180,7 @@ def explore(
     argv = list(map(str, case.prepare(inputs, machine.must)))
     assert argv[-2] == "--out"
     watched = Path(argv[-1]).parent
-    found = Exploration(case.name)
+    result = Exploration(case.name)
     trees = []
     for _ in range(2):
         _empty(watched)
@@ -189,37 +189,37 @@ def explore(
             raise RuntimeError(f"{case.name}, undisturbed, ended with {code}: {machine.output()}")
         trees.append(tree(watched, case.clocks))
     if fault := difference(trees[0], trees[1]):
-        found.different.append(f"two undisturbed runs: {fault}")
-    found.unflushed = unflushed(log)
-    found.changes = sum(not line.startswith("0 ") for line in log)
+        result.different.append(f"two undisturbed runs: {fault}")
+    result.unflushed = unflushed(log)
+    result.changes = sum(not line.startswith("0 ") for line in log)
     all_points = [point for point in _points(log) if points(point)]
-    found.points = len(all_points)
+    result.points = len(all_points)
     for done, point in enumerate(spread(all_points, most), start=1):
         _empty(watched)
         code, _ = machine.run(argv, watched, point)
         if code != -signal.SIGKILL:
-            found.failed.append(f"{point}: was not killed but ended with {code}: {machine.output()}")
+            result.failed.append(f"{point}: was not killed but ended with {code}: {machine.output()}")
             continue
-        found.kills += 1
+        result.kills += 1
         code, _ = machine.run(argv, watched)
         if code != 0 and not (case.finished is not None and case.finished in machine.output()):
-            found.failed.append(f"{point}: run again, it ended with {code}: {machine.output()}")
+            result.failed.append(f"{point}: run again, it ended with {code}: {machine.output()}")
         elif fault := difference(trees[0], tree(watched, case.clocks)):
-            found.different.append(f"{point}: {fault}")
-        report(f"{case.name}: {done}, {len(found.faults)} faults")
+            result.different.append(f"{point}: {fault}")
+        report(f"{case.name}: {done}, {len(result.faults)} faults")
     _empty(watched)
-    return found
+    return result
 
 
 def tree(folder: Path, clocks: Mapping[str, Sequence[str]] = {}) -> dict[str, str]:
     """What a folder holds: paths to hashes, "folder" for folders, and where links lead."""
-    found = {}
+    result = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.is_symlink():
-            found[name] = f"link to {path.readlink()}"
+            result[name] = f"link to {path.readlink()}"
         elif path.is_dir():
-            found[name] = "folder"
+            result[name] = "folder"
         elif not any(fnmatch.fnmatch(path.name, pattern) for pattern in MAY_DIFFER):
             fields = {f for pattern, names in clocks.items() if fnmatch.fnmatch(name, pattern) for f in names}
             content = path.read_bytes()
@@ -231,8 +231,8 @@ def tree(folder: Path, clocks: Mapping[str, Sequence[str]] = {}) -> dict[str, st
                 content = json.dumps(_without(plain, fields)).encode()
             elif fields:
                 content = json.dumps(_without(json.loads(content), fields)).encode()
-            found[name] = hashlib.sha256(content).hexdigest()
-    return found
+            result[name] = hashlib.sha256(content).hexdigest()
+    return result
 
 
 def difference(wanted: Mapping[str, str], seen: Mapping[str, str]) -> str | None:
@@ -251,7 +251,7 @@ def difference(wanted: Mapping[str, str], seen: Mapping[str, str]) -> str | None
 
 def unflushed(log: Iterable[str]) -> list[str]:
     """Files that were renamed after a write that nobody had waited for."""
-    waiting, found = set(), []
+    waiting, result = set(), []
     for line in log:
         _, what, path = line.split(" ", 2)
         if what in ("create", "write", "truncate"):
@@ -259,8 +259,8 @@ def unflushed(log: Iterable[str]) -> list[str]:
         elif what == "fsync":
             waiting.discard(path)
         elif what == "rename" and path in waiting:
-            found.append(path)
-    return found
+            result.append(path)
+    return result
 
 
 def spread(points: Sequence[CrashPoint], most: int | None) -> list[CrashPoint]:

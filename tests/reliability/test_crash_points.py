@@ -46,9 +46,9 @@ def test_a_command_that_is_killed_and_run_again_leaves_the_same(
         seen.update(new)
         return bool(new)
 
-    found = explore(CASES[name], machine, points=chosen)
-    assert found.faults == []
-    assert found.kills == len(files)
+    result = explore(CASES[name], machine, points=chosen)
+    assert result.faults == []
+    assert result.kills == len(files)
 
 
 def test_differences_are_reported(tmp_path: Path) -> None:

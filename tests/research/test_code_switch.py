@@ -171,8 +171,8 @@ def test_the_language_model_is_one_of_transformers(run: Path) -> None:
     assert isinstance(loaded, SpeechLLM)
     for name, weight in model.state_dict().items():
         own = dict(loaded.llm.model.named_parameters())
-        if found := [w for n, w in own.items() if n.replace(".base_layer.", ".") == name]:
-            assert torch.equal(found[0], weight)
+        if result := [w for n, w in own.items() if n.replace(".base_layer.", ".") == name]:
+            assert torch.equal(result[0], weight)
 
 
 def test_a_second_run_makes_nothing_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -338,17 +338,17 @@ def test_a_step_is_estimated_within_a_tenth(encoder: str) -> None:
     recipe = read_recipe(CodeSwitchRecipe, TINY, [*changes, "projector.spliced_frames=1"])
     around = model.prompts.around(Target(language="en", source="es"))
     prompt = sum(map(len, around))
-    found = probe(model, lambda: step_loss(model, recipe, torch.zeros_like(features), prompt))
-    assert found.activations == pytest.approx(wanted.activations, rel=0.1)
-    assert found.flops == pytest.approx(wanted.flops, rel=0.1)
+    result = probe(model, lambda: step_loss(model, recipe, torch.zeros_like(features), prompt))
+    assert result.activations == pytest.approx(wanted.activations, rel=0.1)
+    assert result.flops == pytest.approx(wanted.flops, rel=0.1)
     with FakeTensorMode(allow_non_fake_inputs=True):
         without_values(model)
         if encoder == "conformer":
             return  # it counts its states, which is a matter of values
         model.encoder.forward = lambda values, frames: (model.encoder.encoder(values), frames)  # type: ignore[method-assign]
         fake = probe(model, lambda: step_loss(model, recipe, torch.zeros(features.shape), prompt))
-    assert fake.activations == pytest.approx(found.activations, rel=0.02)
-    assert fake.flops == found.flops
+    assert fake.activations == pytest.approx(result.activations, rel=0.02)
+    assert fake.flops == result.flops
 
 
 def test_the_published_size_is_counted_and_asks_for_its_model(
@@ -357,11 +357,11 @@ def test_the_published_size_is_counted_and_asks_for_its_model(
     # A step of the whole shape is counted in a minute; see above for small ones.
     monkeypatch.setattr(of_recipe, "training_shape", lambda recipe: ("an arm", SHAPE))
     assert main(["recipe", "code_switch", "--size", "paper", "--check", "--json", "--gpus", "8"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [row["settings"] for row in found["strategies"]][:2] == ["accumulate = 8", "shard = true"]
-    assert found["arm"] == "an arm"
-    assert (found["encoder"], found["llm"]) == (636_968_960, 7_615_616_512)
-    by_name = {arm["name"]: arm for arm in found["arms"]}
+    result = json.loads(capsys.readouterr().out)
+    assert [row["settings"] for row in result["strategies"]][:2] == ["accumulate = 8", "shard = true"]
+    assert result["arm"] == "an arm"
+    assert (result["encoder"], result["llm"]) == (636_968_960, 7_615_616_512)
+    by_name = {arm["name"]: arm for arm in result["arms"]}
     assert by_name[BASELINE]["projector"] == by_name["plain mixture"]["projector"] == 257_984_000
     assert by_name["dense, equal active size"]["projector"] == 81_698_304
     assert main(["recipe", "code_switch", "--size", "paper", "--data", "x", "--out", "y"]) != 0

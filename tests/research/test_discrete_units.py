@@ -45,9 +45,9 @@ def command(directory: Path) -> list[str]:
 
 
 def rows(run: Path, table: str) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = json.loads((run / "run" / f"{table}.json").read_text())["rows"]
-    assert all(row.keys() == found[0].keys() for row in found)
-    return found
+    result: list[dict[str, object]] = json.loads((run / "run" / f"{table}.json").read_text())["rows"]
+    assert all(row.keys() == result[0].keys() for row in result)
+    return result
 
 
 def test_every_arm_has_its_row(run: Path) -> None:
@@ -87,9 +87,9 @@ def test_texts_lie_beside_the_tables_that_are_made_of_them(run: Path) -> None:
 
 def test_arms_are_what_they_are_called(run: Path) -> None:
     def model(name: str) -> TokenConformer:
-        found = load(run_folder(run / "run", 0, name) / "run" / "model")
-        assert isinstance(found, TokenConformer)
-        return found
+        result = load(run_folder(run / "run", 0, name) / "run" / "model")
+        assert isinstance(result, TokenConformer)
+        return result
 
     assert model("ctc, ST only").config.head == "ctc"
     assert model("r = 2").config.ratio == 2.0
@@ -183,17 +183,17 @@ def test_all_sizes_are_whole_and_fit(size: str) -> None:
     assert set(recipe.ablations) <= set(ABLATIONS)
     vocabularies = {vocabulary_of(recipe, arm) for arm in recipe.all_arms.values()}
     assert len(vocabularies) >= (1 if size == "tiny" else 3)
-    found = estimate_memory(recipe)
-    assert {one.head for one in found.heads} == set(recipe.heads)
-    assert found.trainings >= len(recipe.heads) * len(recipe.texts) * len(recipe.seeds)
+    result = estimate_memory(recipe)
+    assert {one.head for one in result.heads} == set(recipe.heads)
+    assert result.trainings >= len(recipe.heads) * len(recipe.texts) * len(recipe.seeds)
 
 
 def test_the_published_shape_has_the_published_parts() -> None:
     recipe = read_recipe(DiscreteUnitsRecipe, SIZES / "discrete_units.paper.toml")
-    found = estimate_memory(recipe)
-    assert found.vocabulary == 8002
-    assert found.written == 4002
-    attention = next(one for one in found.heads if one.head == "attention")
+    result = estimate_memory(recipe)
+    assert result.vocabulary == 8002
+    assert result.written == 4002
+    attention = next(one for one in result.heads if one.head == "attention")
     assert attention.parts["source_ctc_head"] == 4002 * 257
     embedding, projection = 8002 * 512, 512 * 256 + 256
     assert attention.parts["encoder"] > embedding + projection + 18 * 10 * 256 * 256
@@ -213,15 +213,15 @@ def test_the_head_attention_starts_from_mbart_where_one_is_named() -> None:
     named = recipe.model_copy(update={"mbart": "facebook/mbart-large-50"})
     assert [arm.head for arm in arms if named.from_mbart(arm)] == ["attention"]
     assert not any(recipe.from_mbart(arm) for arm in arms)
-    alone, found = (
+    alone, result = (
         estimate_memory(one.model_copy(update={"heads": ("attention",)})) for one in (recipe, named)
     )
-    assert alone.trainings - found.trainings == len(recipe.seeds)
+    assert alone.trainings - result.trainings == len(recipe.seeds)
     training = mbart_training(recipe.training)
     assert (training.learning_rate, training.rates["unit_embedding.*"]) == (3e-5, 3e-4)
-    assert found.mbart is not None
+    assert result.mbart is not None
     # transformers' model has two rows of positions more on each side, and a bias on the keys of 36 attentions
-    assert found.mbart.whole == 610_879_488 - 4 * 1024 - 36 * 1024
+    assert result.mbart.whole == 610_879_488 - 4 * 1024 - 36 * 1024
 
 
 def test_drawn_text_is_parallel_distinct_and_not_held_out() -> None:

@@ -200,8 +200,8 @@ def test_a_trained_model_translates_and_its_draft_tokens_change_nothing(
     drafted = DecodingOptions(draft="parasite", num_draft_tokens=num_draft_tokens)
     speculation = speculation_for(model, drafted)
     assert isinstance(speculation, Speculation)
-    found = search(model, memory, targets, drafted, None, speculation)
-    assert [row[0].tokens for row in found] == [row[0].tokens for row in plain]
+    result = search(model, memory, targets, drafted, None, speculation)
+    assert [row[0].tokens for row in result] == [row[0].tokens for row in plain]
     assert np.mean([r.acceptance for r in speculation.report()]) > 0.5
     for row, target in zip(plain, targets, strict=True):  # one by one as in the batch
         index = plain.index(row)
@@ -273,11 +273,11 @@ def test_our_own_family_by_the_same_recipe(tmp_path: Path) -> None:
 
 
 def test_the_published_shape_is_reported() -> None:
-    found = estimate_memory(recipe("paper"))
-    assert found.model == "Whisper medium"
-    assert found.parts["decoder layer"] == 16_794_624
-    assert found.parts["draft network, matrices"] == 44_040_192
-    named = {training.name: training for training in found.trainings}
+    result = estimate_memory(recipe("paper"))
+    assert result.model == "Whisper medium"
+    assert result.parts["decoder layer"] == 16_794_624
+    assert result.parts["draft network, matrices"] == 44_040_192
+    named = {training.name: training for training in result.trainings}
     assert round(named["parasite"].translation / 1e6) == 561
     assert named["prune only"].translation == named["parasite"].translation - 4 * 16_794_624
     assert named["teacher"].translation == named["parasite"].translation + 12 * 16_794_624

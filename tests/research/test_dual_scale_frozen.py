@@ -154,8 +154,8 @@ def test_a_broken_run_goes_on_to_the_same_bits(place: Path, finished: tuple[Path
 
 
 def test_what_is_built_is_what_a_check_counts(place: Path) -> None:
-    found = estimate_memory(recipe(place))
-    named = {one.name: one for one in found.trainings}
+    result = estimate_memory(recipe(place))
+    named = {one.name: one for one in result.trainings}
     decoder: Any = with_new_decoder(make_model(), ConformerShape.model_validate(DECODER)).decoder
     assert named["teacher"].trained == sum(p.numel() for p in decoder.parameters())
     assert named["unpruned"].translation == named["teacher"].translation

@@ -24,7 +24,7 @@ def recipe(size: str, *overrides: str) -> GradientSharingRecipe:
 
 def test_numbers_are_those_of_a_real_model() -> None:
     chosen = recipe("tiny")
-    found = {training.name: training for training in estimate_memory(chosen).trainings}
+    result = {training.name: training for training in estimate_memory(chosen).trainings}
     texts = ["eins zwei drei vier one two three four"] * 20
     tokenizer = Tokenizer.train(texts, chosen.languages, 60)
     config = ConformerConfig(
@@ -33,15 +33,15 @@ def test_numbers_are_those_of_a_real_model() -> None:
     model = Conformer(config, tokenizer, tokenizer)
     pieces = chosen.vocabulary_size * 32 + chosen.transcript_vocabulary_size * 33 - len(tokenizer) * 65
     total = sum(parameter.numel() for parameter in model.parameters()) + pieces
-    assert found["first"].parameters == found["first"].trained == total
+    assert result["first"].parameters == result["first"].trained == total
     last = sum(p.numel() for layer in model.encoder.layers[1:] for p in layer.parameters())
-    assert found["uft"].trained == last
-    assert found["uft"].moments_bytes == 12 * last
+    assert result["uft"].trained == last
+    assert result["uft"].moments_bytes == 12 * last
     # Two branches more have two output biases more.
-    assert found["sharing"].parameters == total + 2 * 32
-    assert found["sharing"].split == {"encoder.layers.2.feed_forward_out": (24, 4, 4)}
-    assert found["lora"].trained == pytest.approx(last, rel=0.1)
-    assert found["uft"].kept_bytes < found["first"].kept_bytes
+    assert result["sharing"].parameters == total + 2 * 32
+    assert result["sharing"].split == {"encoder.layers.2.feed_forward_out": (24, 4, 4)}
+    assert result["lora"].trained == pytest.approx(last, rel=0.1)
+    assert result["uft"].kept_bytes < result["first"].kept_bytes
 
 
 def test_what_is_kept_is_what_a_real_pass_keeps() -> None:
@@ -58,14 +58,14 @@ def test_what_is_kept_is_what_a_real_pass_keeps() -> None:
 @pytest.mark.slow
 def test_the_published_shape() -> None:
     pytest.importorskip("transformers")
-    found = estimate_memory(recipe("paper", 'arms=["uft","sharing"]'))
-    assert not found.worst_case
-    first, uft, sharing = found.trainings
+    result = estimate_memory(recipe("paper", 'arms=["uft","sharing"]'))
+    assert not result.worst_case
+    first, uft, sharing = result.trainings
     assert first.parameters == uft.parameters == 821_351_744
     assert sharing.split == {"encoder.layers.11.feed_forward_out": (2048, 1024, 1024)}
     assert sharing.parameters - uft.parameters == 8_395_776 - 8_393_728
-    assert found.collecting.coordinates == 2 * (8_393_728 + 2 * 1024)
-    assert (found.collecting.vectors, found.collecting.passes) == (50, 4 * 50 * 4)
+    assert result.collecting.coordinates == 2 * (8_393_728 + 2 * 1024)
+    assert (result.collecting.vectors, result.collecting.passes) == (50, 4 * 50 * 4)
 
 
 @pytest.mark.parametrize(

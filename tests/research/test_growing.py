@@ -27,8 +27,8 @@ def logits(model: Any) -> torch.Tensor:
     memory = torch.randn(2, 5, model.decoder.layers[0].cross_attention.key.in_features)
     cache = model.decoder.start(memory, torch.tensor([5, 3]))
     with torch.no_grad():
-        found: torch.Tensor = model.decoder.step(torch.tensor([[1, 2, 3], [3, 2, 1]]), cache)
-    return found
+        result: torch.Tensor = model.decoder.step(torch.tensor([[1, 2, 3], [3, 2, 1]]), cache)
+    return result
 
 
 def test_every_layer_stands_in_a_row_of_copies_that_add_their_part() -> None:

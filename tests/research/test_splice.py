@@ -31,14 +31,14 @@ def models() -> dict[str, Conformer]:
 
 def origin(spliced: Conformer, models: dict[str, Conformer]) -> dict[str, str]:
     """Part of the model to the only source whose tensors it has."""
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for name, value in spliced.state_dict().items():
         part = ".".join(name.split(".")[: 3 if name.startswith("encoder.layers") else 2])
         same = [source for source, model in models.items() if model.state_dict()[name].equal(value)]
         if len(same) == 1:
-            assert found.setdefault(part, same[0]) == same[0], name
+            assert result.setdefault(part, same[0]) == same[0], name
         assert same, name
-    return found
+    return result
 
 
 def test_encoders_of_another_kind_are_refused(models: dict[str, Conformer]) -> None:
@@ -71,10 +71,10 @@ def test_exactly_the_layers_named(
     """And the subsampling of the multilingual model, unless the whole encoder is another's."""
     before = {name: value.clone() for name, value in models["ml"].state_dict().items()}
     made_ = splice(models["ml"], models, text)
-    found = origin(made_, models)
-    assert tuple(found[f"encoder.layers.{n}"] for n in range(LAYERS)) == layers
-    assert found["encoder.stem"] == stem
-    assert {source for part, source in found.items() if not part.startswith("encoder")} == {"ml"}
+    result = origin(made_, models)
+    assert tuple(result[f"encoder.layers.{n}"] for n in range(LAYERS)) == layers
+    assert result["encoder.stem"] == stem
+    assert {source for part, source in result.items() if not part.startswith("encoder")} == {"ml"}
     assert all(value.equal(before[name]) for name, value in models["ml"].state_dict().items())
     check_encoders_alone({"ml": models["ml"], "made": made_})
 

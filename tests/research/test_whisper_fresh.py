@@ -44,8 +44,8 @@ def test_it_is_saved_as_transformers_reads_it(model: whisper.Whisper, tmp_path: 
         wanted = theirs(input_features=features.transpose(1, 2), decoder_input_ids=row).logits
         from sprachbund.models.base import Features
 
-        found = again(Features(values=features, num_frames=torch.tensor([200])), row)
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+        result = again(Features(values=features, num_frames=torch.tensor([200])), row)
+    torch.testing.assert_close(result, wanted, atol=1e-5, rtol=1e-4)
     assert again.pairs() == model.pairs()
 
 

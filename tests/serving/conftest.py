@@ -22,8 +22,8 @@ def bundled() -> sprachbund.api.Model:
 @pytest.fixture(scope="session")
 def running(bundled) -> Iterator[Running]:
     """A service with the bundled model, for tests that leave no trace in it."""
-    with serving(Settings(port=0, engine="torch"), loader=lambda name: bundled) as found:
-        yield found
+    with serving(Settings(port=0, engine="torch"), loader=lambda name: bundled) as result:
+        yield result
 
 
 @pytest.fixture(scope="session")

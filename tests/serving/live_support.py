@@ -6,8 +6,8 @@ SPAN = {"targets": ["de"], "source": "es", "policy": "span"}
 
 
 def text_of(bundled, samples, target="de", source="es"):
-    found = bundled.translate(samples, to=target, source=source, sample_rate=16_000)
-    return " ".join(segment.text for segment in found.segments)
+    result = bundled.translate(samples, to=target, source=source, sample_rate=16_000)
+    return " ".join(segment.text for segment in result.segments)
 
 
 async def whole(running, samples, first=SPAN) -> Client:

@@ -22,8 +22,8 @@ def test_the_interval_of_a_slope_covers_the_planted_one(benchmark):
     rng, covered = np.random.default_rng(0), 0
     for _ in range(200):
         points = [(m, 5 + 0.02 * m + rng.normal() * 0.1) for m in np.linspace(0, 60, 50)]
-        found = benchmark.slope(points)
-        covered += found["low"] <= 60 * 0.02 <= found["high"]
+        result = benchmark.slope(points)
+        covered += result["low"] <= 60 * 0.02 <= result["high"]
     assert 180 <= covered <= 199
 
 
@@ -48,25 +48,25 @@ def test_what_counts_as_held(benchmark, change, held):
 def test_uploads_in_seconds(benchmark, tmp_path):
     out = tmp_path / "found.json"
     benchmark.main(["uploads", "--quick", "--engine", "torch", "--out", str(out)])
-    found = json.loads(out.read_text())
-    assert (found["lost"], found["refusals that were not honest"]) == (0, [])
-    assert found["different texts of a recording"] == 1
-    assert found["manifest"]["commit"]
+    result = json.loads(out.read_text())
+    assert (result["lost"], result["refusals that were not honest"]) == (0, [])
+    assert result["different texts of a recording"] == 1
+    assert result["manifest"]["commit"]
 
 
 @pytest.mark.slow
 def test_the_load_in_seconds(benchmark, tmp_path):
     out = tmp_path / "found.json"
     benchmark.main(["load", "--quick", "--engine", "torch", "--out", str(out)])
-    found = json.loads(out.read_text())
-    assert (found["lost"], found["lost_reasons"], found["ready at the end"]) == (0, {}, True)
-    assert found["sessions"] >= found["live sessions at once"] >= 1
-    assert found["requests"]["answered"] == found["requests"]["requests"] > 0
-    assert {name.split(":")[0] for name in found["slow and vanishing clients"]} == {
+    result = json.loads(out.read_text())
+    assert (result["lost"], result["lost_reasons"], result["ready at the end"]) == (0, {}, True)
+    assert result["sessions"] >= result["live sessions at once"] >= 1
+    assert result["requests"]["answered"] == result["requests"]["requests"] > 0
+    assert {name.split(":")[0] for name in result["slow and vanishing clients"]} == {
         *("slow body", "slow sender", "slow reader"),
         *("vanishing session", "returning session", "vanishing upload"),
     }
-    assert {"measure": "live sessions", "value": str(found["sessions"])} in found["rows"]
+    assert {"measure": "live sessions", "value": str(result["sessions"])} in result["rows"]
 
 
 def test_a_session_that_ends_early_counts_as_lost(benchmark):

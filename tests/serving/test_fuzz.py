@@ -38,7 +38,7 @@ CHECKS = [
 
 
 SCHEMA = schemathesis.openapi.from_dict(json.loads(described()))
-OPERATIONS = [found.ok() for found in SCHEMA.get_all_operations()]
+OPERATIONS = [result.ok() for result in SCHEMA.get_all_operations()]
 
 
 @pytest.mark.slow

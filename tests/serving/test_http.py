@@ -261,9 +261,9 @@ def test_measures_are_counted(small):
 
 
 def test_languages_of_a_model(small):
-    found = httpx.get(f"{small.url}/v1/languages", params={"model": "tiny"}).json()
-    assert {"tag": "de", "name": "German"} in found["sources"]
-    assert ["en", "fr"] in found["pairs"]
+    actual = httpx.get(f"{small.url}/v1/languages", params={"model": "tiny"}).json()
+    assert {"tag": "de", "name": "German"} in actual["sources"]
+    assert ["en", "fr"] in actual["pairs"]
     assert reason(httpx.get(f"{small.url}/v1/languages", params={"model": "none"}), 404)
 
 

@@ -173,9 +173,9 @@ def test_ids_say_nothing_about_folders(tmp_path):
 
 def test_what_is_said_of_a_model_needs_no_loading():
     store = store_of("bundled")
-    found = described_model(store, "bundled")
-    assert (found["licence"], found["loaded"], found["engine"]) == ("CC-BY-SA-3.0", False, None)
-    assert "de" in found["target_languages"]
+    actual = described_model(store, "bundled")
+    assert (actual["licence"], actual["loaded"], actual["engine"]) == ("CC-BY-SA-3.0", False, None)
+    assert "de" in actual["target_languages"]
     assert described_model(store_of("openai/whisper-nowhere"), "openai/whisper-nowhere")["licence"] == ""
 
 

@@ -21,9 +21,9 @@ def spanish(bundled, clip):
 
 
 def test_a_transcription_is_that_of_the_library(client, clip, spanish):
-    found = client.audio.transcriptions.create(file=clip, model="bundled")
-    assert found.text == spanish["transcribe"].text
-    assert found.usage.seconds == pytest.approx(11.5, abs=0.01)
+    result = client.audio.transcriptions.create(file=clip, model="bundled")
+    assert result.text == spanish["transcribe"].text
+    assert result.usage.seconds == pytest.approx(11.5, abs=0.01)
 
 
 def test_a_translation_is_into_english_unless_another_language_is_asked_for(client, clip, spanish):
@@ -36,17 +36,17 @@ def test_a_translation_is_into_english_unless_another_language_is_asked_for(clie
 
 @pytest.mark.parametrize("form", ["srt", "vtt"])
 def test_subtitles_are_those_of_the_library(client, clip, spanish, form):
-    found = client.audio.transcriptions.create(file=clip, model="bundled", response_format=form)
-    assert found == render(spanish["transcribe"], form)
+    result = client.audio.transcriptions.create(file=clip, model="bundled", response_format=form)
+    assert result == render(spanish["transcribe"], form)
 
 
 def test_plain_text(client, clip, spanish):
-    found = client.audio.transcriptions.create(file=clip, model="bundled", response_format="text")
-    assert found == spanish["transcribe"].text + "\n"
+    result = client.audio.transcriptions.create(file=clip, model="bundled", response_format="text")
+    assert result == spanish["transcribe"].text + "\n"
 
 
 def test_verbose_json_has_segments_and_words(client, bundled, clip):
-    found = client.audio.transcriptions.create(
+    result = client.audio.transcriptions.create(
         file=clip,
         model="bundled",
         language="es",
@@ -55,13 +55,13 @@ def test_verbose_json_has_segments_and_words(client, bundled, clip):
     )
     options = DecodingOptions(word_timestamps=True)
     expected = bundled.transcribe(clip, source="es", options=options)
-    assert found.language == "es"
-    assert found.duration == pytest.approx(expected.duration_s, abs=1e-3)
-    assert [(s.text, s.start) for s in found.segments] == [
+    assert result.language == "es"
+    assert result.duration == pytest.approx(expected.duration_s, abs=1e-3)
+    assert [(s.text, s.start) for s in result.segments] == [
         (s.text, pytest.approx(s.start_s, abs=1e-3)) for s in expected.segments
     ]
-    assert [w.word for w in found.words] == [w.text for s in expected.segments for w in s.words]
-    assert [w.start for w in found.words] == sorted(w.start for w in found.words)
+    assert [w.word for w in result.words] == [w.text for s in expected.segments for w in s.words]
+    assert [w.start for w in result.words] == sorted(w.start for w in result.words)
 
 
 def test_at_a_temperature_tokens_are_drawn(client, clip):
@@ -81,9 +81,9 @@ def test_at_a_temperature_tokens_are_drawn(client, clip):
 
 
 def test_verbose_json_of_a_translation(client, clip, spanish):
-    found = client.audio.translations.create(file=clip, model="bundled", response_format="verbose_json")
-    assert (found.language, found.text) == ("en", spanish["en"].text)
-    assert len(found.segments) == len(spanish["en"].segments)
+    result = client.audio.translations.create(file=clip, model="bundled", response_format="verbose_json")
+    assert (result.language, result.text) == ("en", spanish["en"].text)
+    assert len(result.segments) == len(spanish["en"].segments)
 
 
 def test_a_stream_of_deltas_is_the_text(client, clip, spanish):
@@ -97,16 +97,16 @@ def test_a_stream_of_deltas_is_the_text(client, clip, spanish):
 
 @pytest.mark.slow
 def test_log_probabilities_are_those_of_the_words(client, bundled, clip):
-    found = client.audio.transcriptions.create(
+    result = client.audio.transcriptions.create(
         file=clip, model="bundled", language="es", include=["logprobs"]
     )
     expected = bundled.transcribe(clip, source="es", options=DecodingOptions(word_timestamps=True))
     words = [word for segment in expected.segments for word in segment.words]
-    assert [entry.token.strip() for entry in found.logprobs] == [word.text for word in words]
-    assert [math.exp(entry.logprob) for entry in found.logprobs] == pytest.approx(
+    assert [entry.token.strip() for entry in result.logprobs] == [word.text for word in words]
+    assert [math.exp(entry.logprob) for entry in result.logprobs] == pytest.approx(
         [word.probability for word in words], abs=1e-3
     )
-    assert bytes(map(int, found.logprobs[1].bytes)).decode() == found.logprobs[1].token
+    assert bytes(map(int, result.logprobs[1].bytes)).decode() == result.logprobs[1].token
     *deltas, done = client.audio.transcriptions.create(
         file=clip, model="bundled", language="es", include=["logprobs"], stream=True
     )
@@ -131,13 +131,13 @@ def test_segments_of_a_stream_have_the_types_of_the_client(client, clip):
 
 
 def test_allowed_languages_are_an_argument(client, clip):
-    found = client.audio.transcriptions.create(
+    result = client.audio.transcriptions.create(
         file=clip,
         model="bundled",
         response_format="verbose_json",
         extra_body={"languages": ["it"]},
     )
-    assert {segment.source_language for segment in found.segments} == {"it"}
+    assert {segment.source_language for segment in result.segments} == {"it"}
 
 
 def test_models_are_listed(client):

@@ -506,5 +506,5 @@ def test_g711_is_that_of_libsndfile(encoding, subtype, tmp_path):
     expected, _ = soundfile.read(
         path, dtype="float32", samplerate=8000, channels=1, format="RAW", subtype=subtype
     )
-    found = SoundDecoder(encoding, 16_000).decode(every)
-    np.testing.assert_array_equal(found, expected)
+    result = SoundDecoder(encoding, 16_000).decode(every)
+    np.testing.assert_array_equal(result, expected)

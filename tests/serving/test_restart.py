@@ -6,5 +6,5 @@ from benchmarks.reliability.restarts import measure
 
 @pytest.mark.long
 def test_after_a_kill_the_service_answers_as_before():
-    found = measure(1)
-    assert (found["starts"], found["other texts"]) == (2, 0)
+    result = measure(1)
+    assert (result["starts"], result["other texts"]) == (2, 0)

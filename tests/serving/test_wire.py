@@ -111,8 +111,8 @@ def test_where_messages_are_cut_does_not_matter(cuts, encoding):
     data = samples.tobytes() if encoding == "pcm_f32le" else (samples * 32767).astype("<i2").tobytes()
     decoder, places = SoundDecoder(encoding, SAMPLE_RATE), sorted({min(c, len(data)) for c in cuts})
     pieces = [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]
-    found = np.concatenate([*(decoder.decode(piece) for piece in pieces), decoder.finish()])
-    np.testing.assert_allclose(found, samples, atol=1e-4)
+    result = np.concatenate([*(decoder.decode(piece) for piece in pieces), decoder.finish()])
+    np.testing.assert_allclose(result, samples, atol=1e-4)
     assert decoder.received_s == len(samples) / SAMPLE_RATE
 
 
@@ -121,10 +121,10 @@ def test_other_rates_are_resampled_as_a_whole_would_be(rate):
     samples = np.random.default_rng(0).normal(size=rate).astype(np.float32) * 0.1
     decoder = SoundDecoder("pcm_f32le", rate)
     pieces = [decoder.decode(samples[i : i + 1000].tobytes()) for i in range(0, len(samples), 1000)]
-    found = np.concatenate([*pieces, decoder.finish()])
+    result = np.concatenate([*pieces, decoder.finish()])
     whole = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
-    assert abs(len(found) - len(whole)) <= 1
-    np.testing.assert_allclose(found[: len(whole)], whole[: len(found)], atol=1e-4)
+    assert abs(len(result) - len(whole)) <= 1
+    np.testing.assert_allclose(result[: len(whole)], whole[: len(result)], atol=1e-4)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -1e30])

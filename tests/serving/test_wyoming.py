@@ -31,8 +31,8 @@ def running(bundled):
         limits=Limits(max_live=2, max_share=1.0, max_connections_per_address=3),
         timeouts=Timeouts(upload_grace_s=0.5, live_silent_s=20.0),
     )
-    with serving(settings, loader=lambda name: bundled) as found:
-        yield found
+    with serving(settings, loader=lambda name: bundled) as result:
+        yield result
 
 
 def port_of(running) -> int:

@@ -217,7 +217,7 @@ def watched(root: Path, commands: Sequence[str], *, linger_s: float = 0.0, timeo
 
 
 @contextmanager
-def watched_service(root: Path, found: list[Seen], *, linger_s: float = 0.0) -> Iterator[str]:
+def watched_service(root: Path, result: list[Seen], *, linger_s: float = 0.0) -> Iterator[str]:
     """A service under watch: yields its address; what was seen is added to `found` when it has stopped."""
     trace = root.with_name(f"{root.name}.service.trace")
     args = [
@@ -262,7 +262,7 @@ def watched_service(root: Path, found: list[Seen], *, linger_s: float = 0.0) -> 
         for child in _children(process.pid):
             os.kill(child, 15)
         process.communicate(timeout=60)
-    found.append(read_trace(trace, root))
+    result.append(read_trace(trace, root))
 
 
 def upload(address: str, file: Path) -> str:

@@ -170,16 +170,16 @@ def parse(arguments: list[str]) -> None:
 
 
 def all_options() -> set[str]:
-    found, waiting = {"--debug"}, [typer.main.get_command(build_app())]
+    actual, waiting = {"--debug"}, [typer.main.get_command(build_app())]
     while waiting:
         group = waiting.pop()
         if hasattr(group, "get_command"):
             # Verbs become commands when they are asked for, and so do public corpora.
             for name in ("no such command", *group.list_commands(None)):
                 group.get_command(None, name)
-        found |= {option for parameter in group.params for option in parameter.opts}
+        actual |= {option for parameter in group.params for option in parameter.opts}
         waiting += getattr(group, "commands", {}).values()
-    return found | {"--help"}
+    return actual | {"--help"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

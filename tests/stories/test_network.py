@@ -35,13 +35,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def seen(root: Path) -> tuple[Seen, Seen]:
     """What the verbs did, and what a service did that answered a request and then ran on while they worked."""
-    found: list[Seen] = []
-    with watched_service(root, found) as address:
+    result: list[Seen] = []
+    with watched_service(root, result) as address:
         answered = time.monotonic()
         assert isinstance(upload(address, root / "talk.wav"), str)
         verbs = watched(root, [command for commands in VERBS.values() for command in commands])
         time.sleep(max(0.0, answered + LATE_S - time.monotonic()))
-    return verbs, found[0]
+    return verbs, result[0]
 
 
 def test_verbs_open_no_socket(seen: tuple[Seen, Seen]) -> None:

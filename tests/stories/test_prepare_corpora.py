@@ -43,9 +43,9 @@ def test_prepares_a_split_and_says_how_it_compares(mustc: Path, monkeypatch: pyt
     assert lines[4] == "train: whole (2 of 2 utterances), by us"
     assert lines[5].startswith("train en>de: differs: found 2 of 9 utterances")
     again = command("data", "prepare", "mustc", mustc, "--out", "out", "--splits", "train", "--json")
-    found = json.loads(again.out)
-    assert found["parts"] == {"train": {"utterances": 2, "hours": 0.0, "left_out": {}}}
-    assert all(line in lines for line in found["checks"])
+    result = json.loads(again.out)
+    assert result["parts"] == {"train": {"utterances": 2, "hours": 0.0, "left_out": {}}}
+    assert all(line in lines for line in result["checks"])
     assert "utterances" in command("data", "show", "out/train").out
 
 

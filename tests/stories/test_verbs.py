@@ -72,15 +72,15 @@ def test_json_is_what_python_gives(tiny_model: Path, talk: Path) -> None:
         guard=sprachbund.DecodingOptions().guard.__class__(enabled=False), word_timestamps=True, beam_size=2
     )
     exact = ("--engine", "torch")
-    found = sprachbund.load(tiny_model, engine="torch").translate(talk, to="de", options=options)
+    result = sprachbund.load(tiny_model, engine="torch").translate(talk, to="de", options=options)
     out = translated(tiny_model, talk, "--to", "de", "--json", "--words", "--beam", "2", *exact)
     printed = json.loads(out)
     engine = printed.pop("engine")
     assert (engine["name"], engine["why"]) == ("torch", "it was asked for")
     assert set(engine["parts"].values()) == {"torch, fp32"}
     assert printed.pop("file") == str(talk)
-    assert printed.pop("translations") == {"de": found.to_dict()}
-    assert printed == json.loads(found.to_json())
+    assert printed.pop("translations") == {"de": result.to_dict()}
+    assert printed == json.loads(result.to_json())
     assert printed["segments"][0]["words"]
     several = json.loads(translated(tiny_model, talk, "--to", "de,fr", "--json"))
     assert several.keys() == {"file", "engine", "translations"}

@@ -43,10 +43,10 @@ def hear(
     engine: LiveEngine, sessions: Sequence[LiveSession], talks: Sequence[np.ndarray], block: int
 ) -> list[list[str]]:
     """The texts of the stretches of every session, their sound given in blocks."""
-    found: list[dict[int, str]] = [defaultdict(str) for _ in sessions]
+    result: list[dict[int, str]] = [defaultdict(str) for _ in sessions]
 
     def step() -> None:
-        for own, events in zip(found, engine.step(sessions), strict=True):
+        for own, events in zip(result, engine.step(sessions), strict=True):
             for event in events:
                 assert isinstance(event, LiveText), event
                 assert event.tentative == ""
@@ -60,12 +60,12 @@ def hear(
         session.finish()
     while not all(session.finished for session in sessions):
         step()
-    return [[own[number].strip() for number in sorted(own)] for own in found]
+    return [[own[number].strip() for number in sorted(own)] for own in result]
 
 
 def whole(model: Model, samples: np.ndarray) -> list[str]:
-    found = translate(model, samples, ["fr"], "fr", OPEN, sample_rate=SAMPLE_RATE, activity=Loudness())
-    return [segment.text for segment in found["fr"].segments]
+    result = translate(model, samples, ["fr"], "fr", OPEN, sample_rate=SAMPLE_RATE, activity=Loudness())
+    return [segment.text for segment in result["fr"].segments]
 
 
 @pytest.mark.slow
@@ -158,8 +158,8 @@ def test_options_that_have_no_place_are_refused(model: Model, field: dict[str, o
 def test_times_of_words_are_those_of_the_speech(model: Model) -> None:
     options = DecodingOptions(guard=GuardOptions(enabled=False), word_timestamps=True)
     samples = recording((1.0, 4.5), duration_s=6.0, seed=4)
-    found = translate(model, samples, ["fr"], "fr", options, sample_rate=SAMPLE_RATE, activity=Loudness())
-    (segment,) = found["fr"].segments
+    result = translate(model, samples, ["fr"], "fr", options, sample_rate=SAMPLE_RATE, activity=Loudness())
+    (segment,) = result["fr"].segments
     speech = samples[round(segment.start_s * SAMPLE_RATE) : round(segment.end_s * SAMPLE_RATE)]
     memory = model.encode(model.features([speech]))
     written, _ = model.write_frames(memory.states, model.start_frames(1))

@@ -62,20 +62,20 @@ def exported() -> Path:
 
 
 def hear(engine: LiveEngine, session, samples: np.ndarray, block: int) -> dict[str, list[str]]:
-    found: dict[tuple[str, int], str] = defaultdict(str)
+    result: dict[tuple[str, int], str] = defaultdict(str)
     for begin in range(0, len(samples), block):
         session.push(samples[begin : begin + block])
         while session.due:
             for event in engine.step([session])[0]:
                 assert isinstance(event, LiveText)
                 assert event.tentative == ""
-                found[event.target, event.segment] += event.committed
+                result[event.target, event.segment] += event.committed
     session.finish()
     while not session.finished:
         for event in engine.step([session])[0]:
             assert isinstance(event, LiveText)
-            found[event.target, event.segment] += event.committed
-    return {t: [text.strip() for (target, _), text in sorted(found.items()) if target == t] for t in TARGETS}
+            result[event.target, event.segment] += event.committed
+    return {t: [text.strip() for (target, _), text in sorted(result.items()) if target == t] for t in TARGETS}
 
 
 @cache
@@ -92,8 +92,8 @@ def whole(
     model: Conformer, samples: np.ndarray, right: int, options: DecodingOptions = OPEN
 ) -> dict[str, list[str]]:
     model.encoder.tier = next(tier for tier in model.encoder.tiers if tier.right == right)
-    found = translate(model, samples, TARGETS, "en", options, sample_rate=SAMPLE_RATE, activity=Loudness())
-    return {target: [s.text for s in found[target].segments] for target in TARGETS}
+    result = translate(model, samples, TARGETS, "en", options, sample_rate=SAMPLE_RATE, activity=Loudness())
+    return {target: [s.text for s in result[target].segments] for target in TARGETS}
 
 
 @pytest.mark.slow
@@ -103,9 +103,9 @@ def test_live_text_is_that_of_the_whole(right, block):
     model, samples = talk()
     engine = LiveEngine(model, OPEN, activity=Loudness())
     session = engine.open(TARGETS, "en", LiveOptions(right_context=right))
-    found = hear(engine, session, samples, block)
+    result = hear(engine, session, samples, block)
     expected = talk_as_a_whole(right)
-    assert found == expected
+    assert result == expected
     assert all(len(text) > 5 for texts in expected.values() for text in texts)
 
 
@@ -148,9 +148,9 @@ def test_blocks_of_no_samples_change_nothing():
     for _ in range(3):
         other.push(np.zeros(0, np.float32))
         engine.step([other])
-    found = hear(engine, other, samples, 1600)
-    assert found == hear(engine, plain, samples, 1600)
-    assert any(found.values())
+    result = hear(engine, other, samples, 1600)
+    assert result == hear(engine, plain, samples, 1600)
+    assert any(result.values())
 
 
 @pytest.mark.slow
@@ -160,20 +160,20 @@ def test_streams_together_write_what_each_writes_alone():
     rights = [6, 1, 6]
     engine = LiveEngine(model, OPEN, activity=Loudness())
     sessions = [engine.open(TARGETS, "en", LiveOptions(right_context=right)) for right in rights]
-    found: list[dict[tuple[str, int], str]] = [defaultdict(str) for _ in talks]
+    result: list[dict[tuple[str, int], str]] = [defaultdict(str) for _ in talks]
     for begin in range(0, len(talks[0]), 3200):
         for session, samples in zip(sessions, talks, strict=True):
             session.push(samples[begin : begin + 3200])
-        for own, events in zip(found, engine.step(sessions), strict=True):
+        for own, events in zip(result, engine.step(sessions), strict=True):
             for event in events:
                 own[event.target, event.segment] += event.committed
     for session in sessions:
         session.finish()
     while not all(session.finished for session in sessions):
-        for own, events in zip(found, engine.step(sessions), strict=True):
+        for own, events in zip(result, engine.step(sessions), strict=True):
             for event in events:
                 own[event.target, event.segment] += event.committed
-    for own, samples, right in zip(found, talks, rights, strict=True):
+    for own, samples, right in zip(result, talks, rights, strict=True):
         for target, texts in whole(model, samples, right).items():
             assert [text.strip() for (t, _), text in sorted(own.items()) if t == target] == texts
 
@@ -187,9 +187,9 @@ def test_tokens_at_one_frame_have_a_limit_in_recordings_and_live():
     for max_symbols in (1, 2, None):
         options = replace(OPEN, max_symbols=max_symbols)
         engine = LiveEngine(model, options, activity=Loudness())
-        found = hear(engine, engine.open(TARGETS, "en", LiveOptions(right_context=1)), samples, 1600)
-        assert found == whole(model, samples, 1, options)
-        lengths.append(sum(len(text) for texts in found.values() for text in texts))
+        result = hear(engine, engine.open(TARGETS, "en", LiveOptions(right_context=1)), samples, 1600)
+        assert result == whole(model, samples, 1, options)
+        lengths.append(sum(len(text) for texts in result.values() for text in texts))
     assert lengths[0] < lengths[1] < lengths[2]
 
 
@@ -224,8 +224,10 @@ def test_a_beam_finds_at_least_what_greedy_does():
     scores = []
     for beam_size in (1, 6):
         options = DecodingOptions(guard=GuardOptions(enabled=False), beam_size=beam_size)
-        found = translate(model, samples, ["de"], "en", options, sample_rate=SAMPLE_RATE, activity=Loudness())
-        scores.append(found["de"].segments[0].mean_log_probability)
+        result = translate(
+            model, samples, ["de"], "en", options, sample_rate=SAMPLE_RATE, activity=Loudness()
+        )
+        scores.append(result["de"].segments[0].mean_log_probability)
     assert len(scores) == 2
     assert all(np.isfinite(scores))
 

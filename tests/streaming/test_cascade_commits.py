@@ -157,8 +157,8 @@ def counts(events: list[LiveText]) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("border", [1, 3])
 def test_alignatt_leaves_out_the_words_that_look_at_the_last_of_the_transcript(border: int) -> None:
-    found = talk("alignatt", border_words=border)
-    for target, events in found.items():
+    result = talk("alignatt", border_words=border)
+    for target, events in result.items():
         own = [word.upper() if target == "es" else word for word in SCRIPT]
         for committed, shown in counts(events)[:-1]:
             assert committed == max(0, shown - border)
@@ -187,7 +187,7 @@ def test_all_policies_write_the_same_where_the_transcript_only_grows() -> None:
     whole = translate(
         cascade, samples, ["es", TRANSCRIBE], "de", FREE, sample_rate=SAMPLE_RATE, activity=Loudness()
     )
-    assert {t: found.text for t, found in whole.items()} == texts_of["alignatt"]
+    assert {t: result.text for t, result in whole.items()} == texts_of["alignatt"]
     assert len(whole["es"].text.split()) > 11
 
 
@@ -196,8 +196,8 @@ def test_what_is_committed_stays_when_the_transcript_changes(policy: Policy) -> 
     """The third word becomes another one after its sentence is over: the text goes on behind it all the same."""
     recogniser = Hearing()
     recogniser.late = 9
-    found = talk(policy, recogniser)
-    for target, events in found.items():
+    result = talk(policy, recogniser)
+    for target, events in result.items():
         text = "".join(event.committed for event in events)
         expected = " ".join(SCRIPT[: len(text.split())]).replace("goes.", "gone.")
         assert text == (expected.upper() if target == "es" else expected)
@@ -273,18 +273,18 @@ def test_sessions_together_commit_what_each_commits_alone() -> None:
 
 def test_the_attempt_before_is_the_draft_of_the_next() -> None:
     """Words that were written before are not written again one by one; no text changes."""
-    found = {}
+    result = {}
     for draft in ("auto", "none"):
         cascade = Cascade(Hearing(), Capitals())
         engine = LiveEngine(cascade, replace(FREE, draft=draft), activity=Loudness())
         session = engine.open(["es"], "de", LiveOptions(policy="retranslation", step_s=0.3))
-        found[draft] = run(engine, session, recording((1.0, 5.0), duration_s=7.0), 1600)
+        result[draft] = run(engine, session, recording((1.0, 5.0), duration_s=7.0), 1600)
         reports = engine.cascade_report()
         assert bool(reports) == (draft == "auto")
         assert all(
             report.accepted >= 0.9 * report.checked > 0 for report in reports
         )  # the transcript only grows
-    assert found["auto"] == found["none"]
+    assert result["auto"] == result["none"]
 
 
 def test_sessions_stepped_together_have_their_own_glossaries() -> None:

@@ -30,9 +30,9 @@ def test_the_text_at_the_end_is_that_of_a_recording(policy: Policy, source: str 
     whole = translate(
         own.model, samples, TARGETS, source, OPTIONS, sample_rate=SAMPLE_RATE, activity=Loudness()
     )
-    found = written(events)
+    result = written(events)
     for target, translation in whole.items():
-        assert " ".join(found.get(target, [])) == translation.text
+        assert " ".join(result.get(target, [])) == translation.text
     shown = [event for event in texts(events) if event.tentative]
     assert bool(shown) == (policy == "retranslation")
     assert not any(event.committed and not event.final for event in texts(events))

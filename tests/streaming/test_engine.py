@@ -45,12 +45,12 @@ def texts(events: list[LiveEvent]) -> list[LiveText]:
 
 def written(events: list[LiveEvent]) -> dict[str, list[str]]:
     """Committed text by target, stretch by stretch."""
-    found: dict[tuple[str, int], str] = defaultdict(str)
+    result: dict[tuple[str, int], str] = defaultdict(str)
     for event in texts(events):
-        found[event.target, event.segment] += event.committed
+        result[event.target, event.segment] += event.committed
     return {
-        target: [text.strip() for (t, _), text in sorted(found.items()) if t == target and text]
-        for target in {t for t, _ in found}
+        target: [text.strip() for (t, _), text in sorted(result.items()) if t == target and text]
+        for target in {t for t, _ in result}
     }
 
 
@@ -99,9 +99,9 @@ def test_a_policy_that_may_wait_writes_what_a_recording_gives(policy, source):
     samples = recording(*SPEECH)
     own = engine()
     session = own.open([*TARGETS, TRANSCRIBE], source, trying(policy, LATE))
-    found = written(run(own, session, samples))
+    result = written(run(own, session, samples))
     for target, translation in recorded(samples, [*TARGETS, TRANSCRIBE], source).items():
-        assert " ".join(found[target]) == translation.text
+        assert " ".join(result[target]) == translation.text
 
 
 @pytest.mark.parametrize("policy", ["local-agreement", "wait-k", "retranslation", "span"])
@@ -151,11 +151,11 @@ def test_words_are_those_of_the_recording() -> None:
     for target, translation in whole.items():
         expected = [word for segment in translation.segments for word in segment.words]
         assert expected
-        found = [word for event in texts(events) if event.target == target for word in event.words]
-        assert [replace(word, probability=0) for word in found] == [
+        result = [word for event in texts(events) if event.target == target for word in event.words]
+        assert [replace(word, probability=0) for word in result] == [
             replace(w, probability=0) for w in expected
         ]
-        assert [w.probability for w in found] == pytest.approx([w.probability for w in expected], rel=1e-4)
+        assert [w.probability for w in result] == pytest.approx([w.probability for w in expected], rel=1e-4)
 
 
 @pytest.mark.parametrize("policy", ["local-agreement", "wait-k", "alignatt"])
@@ -178,13 +178,13 @@ def test_a_prompt_goes_to_the_model_or_is_refused(monkeypatch: pytest.MonkeyPatc
     own = engine()
     samples, span = recording(*SPEECH), LiveOptions(policy="span")
     with_prompt, without = (own.open(["de"], "fr", span, prompt=text) for text in ("Ada", None))
-    found = [written(run(own, session, samples)) for session in (with_prompt, without)]
-    assert found[0] != found[1]
+    result = [written(run(own, session, samples)) for session in (with_prompt, without)]
+    assert result[0] != result[1]
     options = replace(OPTIONS, prompt="Ada")
     whole = translate(
         TinyFamily(seed=3), samples, ["de"], "fr", options, sample_rate=SAMPLE_RATE, activity=Loudness()
     )
-    assert " ".join(found[0]["de"]) == whole["de"].text
+    assert " ".join(result[0]["de"]) == whole["de"].text
     plain = own.model.prompt
     monkeypatch.setattr(own.model, "prompt", lambda target: plain(replace(target, context="")))
     with pytest.raises(SprachbundError, match="has no room for a prompt; leave it out"):
@@ -248,9 +248,9 @@ def test_hot_words_are_those_of_their_session_and_write_what_a_recording_with_th
         session.push(samples)
         session.finish()
     while not all(session.finished for session in sessions):
-        for found, new in zip(events, own.step(sessions), strict=True):
-            found += new
-    texts_of = [" ".join(written(found)["de"]) for found in events]
+        for result, new in zip(events, own.step(sessions), strict=True):
+            result += new
+    texts_of = [" ".join(written(result)["de"]) for result in events]
     for (word, weight), text in zip(asked, texts_of, strict=True):
         options = replace(OPTIONS, hot_words=(word,), hot_words_weight=weight)
         whole = translate(
@@ -499,10 +499,10 @@ def test_a_recording_played_on_a_simulated_clock_is_deterministic():
         session = own.open(TARGETS, options=LiveOptions(step_s=0.5))
         return [(moment.event, moment.second) for moment in play(own, session, in_blocks(samples))]
 
-    found = once()
-    assert found == once()
-    assert [second for _, second in found] == sorted(second for _, second in found)
-    assert all(second == pytest.approx(event.audio_s, abs=1e-6) for event, second in found)
+    result = once()
+    assert result == once()
+    assert [second for _, second in result] == sorted(second for _, second in result)
+    assert all(second == pytest.approx(event.audio_s, abs=1e-6) for event, second in result)
 
 
 def test_transcription_in_a_language_that_the_model_cannot_tell_ends_the_session_as_it_refuses_a_recording():
@@ -519,8 +519,8 @@ def test_transcription_in_a_language_that_the_model_cannot_tell_ends_the_session
         one.finish()
     events: list[list[LiveEvent]] = [[], []]
     for _ in range(100):
-        for found, new in zip(events, own.step([other, session]), strict=True):
-            found += new
+        for result, new in zip(events, own.step([other, session]), strict=True):
+            result += new
         if other.finished:
             break
     errors = [event for event in events[1] if isinstance(event, LiveNotice) and event.kind == "error"]

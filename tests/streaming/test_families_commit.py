@@ -112,9 +112,9 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SearchRequest, list[
     plain = SearchRequest.run
 
     def noted(request: SearchRequest) -> list[list[Hypothesis]]:
-        found = plain(request)
-        seen.append((request, found))
-        return found
+        result = plain(request)
+        seen.append((request, result))
+        return result
 
     monkeypatch.setattr(SearchRequest, "run", noted)
     return seen
@@ -166,10 +166,10 @@ def test_text_behind_what_is_committed_is_what_the_model_writes_behind_any_part_
     """Greedy search goes on behind a forced prefix as it would by itself, and no text is lost or written twice."""
     early: dict[str, dict[str, float]] = {"alignatt": {"border_s": 0.0}, "wait-k": {"wait_k": 1}}
     events = run(model, policy, **early.get(policy, {}))
-    begun = [(request, found) for request, found in searches if request.targets[0][0].prefix]
+    begun = [(request, result) for request, result in searches if request.targets[0][0].prefix]
     assert begun, "nothing was committed early"
-    for request, found in begun:
-        [[asked]], [[hypothesis]] = request.targets, found
+    for request, result in begun:
+        [[asked]], [[hypothesis]] = request.targets, result
         limit = request.options.max_tokens
         assert limit is not None
         for cut in range(1, len(hypothesis.tokens)):

@@ -56,10 +56,10 @@ def test_local_agreement_commits_the_common_beginning(before, now, agreement, co
     ],
 )
 def test_alignatt_stops_at_the_first_look_at_the_newest_audio(looks_at, ended, committed):
-    found = alignatt(
+    result = alignatt(
         attempt("a b c", looks_at=looks_at, ended=ended), CaptionLine(), LiveOptions(policy="alignatt")
     )
-    assert found == committed
+    assert result == committed
 
 
 def test_alignatt_looks_at_every_token_of_a_word():

@@ -31,8 +31,8 @@ def went_on(model: Conformer, states: States, seed: int) -> tuple[list[tuple[int
     tier = encoder.tiers[0]
     mel = torch.randn(2, tier.chunk * SUBSAMPLING, 40, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        found, num_frames, after = encoder.stream(mel, torch.full((2,), mel.shape[1]), states[0], tier)
-        hypotheses, writers = transducer_greedy(model.transducer, found, num_frames, states[1])
+        result, num_frames, after = encoder.stream(mel, torch.full((2,), mel.shape[1]), states[0], tier)
+        hypotheses, writers = transducer_greedy(model.transducer, result, num_frames, states[1])
     return [each.tokens for each in hypotheses], (after, writers)
 
 
@@ -47,9 +47,9 @@ def test_it_goes_on_as_if_nothing_had_happened():
     again = load_stream(tiny_transducer(), tier_of(model), save_stream(model, tier_of(model), *states))
     for part, other in zip(states, again, strict=True):
         assert all(torch.equal(tensor, other.tensors()[name]) for name, tensor in part.tensors().items())
-    expected, found = went_on(model, states, 1), went_on(model, again, 1)
-    assert found[0] == expected[0]
-    assert sum(map(len, found[0])) > 0
+    expected, result = went_on(model, states, 1), went_on(model, again, 1)
+    assert result[0] == expected[0]
+    assert sum(map(len, result[0])) > 0
 
 
 @pytest.mark.parametrize(

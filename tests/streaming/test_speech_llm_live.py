@@ -46,8 +46,8 @@ def talk() -> np.ndarray:
 
 
 def recorded(model: SpeechLLM, talk: np.ndarray) -> dict[str, list[Segment]]:
-    found = translate(model, talk, TARGETS, options=KEEP, sample_rate=16_000)
-    return {t: sorted((*one.segments, *one.dropped), key=lambda s: s.start_s) for t, one in found.items()}
+    actual = translate(model, talk, TARGETS, options=KEEP, sample_rate=16_000)
+    return {t: sorted((*one.segments, *one.dropped), key=lambda s: s.start_s) for t, one in actual.items()}
 
 
 def heard(model: SpeechLLM, talk: np.ndarray, policy: Policy = "auto", step_s: float = 0.5) -> list[LiveText]:
@@ -91,14 +91,14 @@ def test_sessions_together_get_the_spans_that_each_gets_alone(model: SpeechLLM, 
     def final(*chosen: tuple[str, ...]) -> list[list[list[tuple[float, float, str]]]]:
         engine = LiveEngine(model, replace(KEEP, allowed_languages=None))
         sessions = [engine.open(["en"], allowed_languages=tags) for tags in chosen]
-        found: list[list[list[tuple[float, float, str]]]] = [[] for _ in sessions]
+        actual: list[list[list[tuple[float, float, str]]]] = [[] for _ in sessions]
         for session in sessions:
             session.push(talk)
             session.finish()
         while not all(session.finished for session in sessions):
-            for row, events in zip(found, engine.step(sessions), strict=True):
+            for row, events in zip(actual, engine.step(sessions), strict=True):
                 row += [of(event) for event in events if isinstance(event, LiveText) and event.final]
-        return found
+        return actual
 
     assert final(*declared) == [final(one)[0] for one in declared]
 

@@ -69,11 +69,11 @@ def stretches(events) -> list[tuple[float, float]]:
         ((0.5, 0.5, 0.5, 0.5), [(0.8, 2.7), (3.3, 8.2), (10.8, 13.2)]),
     ],
 )
-def test_an_unfinished_sentence_goes_on_behind_its_pause(probabilities, found) -> None:
+def test_an_unfinished_sentence_goes_on_behind_its_pause(probabilities, actual) -> None:
     own = engine(*probabilities)
     events = run(own, own.open(["de"], "fr", SENTENCES), recording(*GAPS, duration_s=15))
-    assert stretches(events) == found
-    assert {event.segment for event in texts(events)} == set(range(len(found)))
+    assert stretches(events) == actual
+    assert {event.segment for event in texts(events)} == set(range(len(actual)))
 
 
 def test_a_finished_sentence_ends_as_soon_as_the_pause_is_one() -> None:
@@ -87,13 +87,13 @@ def test_a_finished_sentence_ends_as_soon_as_the_pause_is_one() -> None:
 @pytest.mark.parametrize("policy", ATTEMPTING)
 def test_neither_the_blocks_nor_slow_answers_change_the_text(policy: Policy) -> None:
     samples, options = recording(*GAPS, duration_s=15), after_turns(policy)
-    found = []
+    actual = []
     for block, go in ((1600, run), (7000, run), (40_000, flood), (240_000, flood)):
         own = engine(0.2, 0.7, 0.1, 0.9)
-        found.append(stretches(events := go(own, own.open(["de"], "fr", options), samples, block)))
-        found.append(written(events))
-    assert found[0] == found[2] == found[4] == found[6]
-    assert found[1] == found[3] == found[5] == found[7]
+        actual.append(stretches(events := go(own, own.open(["de"], "fr", options), samples, block)))
+        actual.append(written(events))
+    assert actual[0] == actual[2] == actual[4] == actual[6]
+    assert actual[1] == actual[3] == actual[5] == actual[7]
 
 
 @pytest.mark.parametrize("policy", ATTEMPTING)
@@ -142,16 +142,16 @@ def test_sessions_are_asked_about_together_and_answered_each_for_itself() -> Non
     samples = [recording(*GAPS, duration_s=15, seed=n) for n in range(3)]
     own = engine(*[1.0, 0.0, 1.0], *[1.0, 1.0, 1.0] * 4)
     sessions = [own.open(["de"], "fr", SENTENCES) for _ in range(3)]
-    found: list[list] = [[] for _ in sessions]
+    actual: list[list] = [[] for _ in sessions]
     for begin in range(0, len(samples[0]), 1600):
         for session, talk in zip(sessions, samples, strict=True):
             session.push(talk[begin : begin + 1600])
         while any(session.due for session in sessions):
-            for events, new in zip(found, own.step(sessions), strict=True):
+            for events, new in zip(actual, own.step(sessions), strict=True):
                 events += new
-    for session, events in zip(sessions, found, strict=True):
+    for session, events in zip(sessions, actual, strict=True):
         events += finish(own, session)
-    assert [len(stretches(events)) for events in found] == [4, 3, 4]
+    assert [len(stretches(events)) for events in actual] == [4, 3, 4]
     assert isinstance(own.model.calibration.turns, Answers)
     assert own.model.calibration.turns.asked[0] == 3
 
@@ -231,14 +231,14 @@ def test_states_are_means_over_all_frames_and_over_the_last() -> None:
     import torch
 
     states = torch.arange(2 * 10 * 1, dtype=torch.float32).view(2, 10, 1)
-    found = turn_states(states, torch.tensor([10, 4]), [0.0, 0.0], 0.16)  # four frames are 0.64 s
-    assert found.tolist() == [[4.5, 7.5], [11.5, 11.5]]
+    actual = turn_states(states, torch.tensor([10, 4]), [0.0, 0.0], 0.16)  # four frames are 0.64 s
+    assert actual.tolist() == [[4.5, 7.5], [11.5, 11.5]]
     by_duration = turn_states(states, None, [1.6, 0.64], 0.16)
-    assert by_duration.tolist() == found.tolist()
+    assert by_duration.tolist() == actual.tolist()
     ends = TurnEnds(bias=0.5, whole=[1.0], last=[-1.0])
-    assert ends.probabilities(found) == pytest.approx([1 / (1 + np.exp(2.5)), 1 / (1 + np.exp(-0.5))])
+    assert ends.probabilities(actual) == pytest.approx([1 / (1 + np.exp(2.5)), 1 / (1 + np.exp(-0.5))])
     with pytest.raises(SprachbundError, match="calibrate the model again"):
-        TurnEnds(bias=0, whole=[1.0] * 3, last=[1.0] * 3).probabilities(found)
+        TurnEnds(bias=0, whole=[1.0] * 3, last=[1.0] * 3).probabilities(actual)
 
 
 def test_windows_of_a_long_pause_are_as_long_as_the_answer_says() -> None:

@@ -84,11 +84,11 @@ def test_clock_times_of_the_phrasebook_are_read_back(language):
             for variant in (0, 1):
                 words = clock_time(hour, minute, language, "at", variant)
                 text = written(words, language)
-                found = re.search(rf"(\d+)(?::|{NBSP}h{NBSP})(\d\d)", text)
-                if found is None:  # noon and midnight have names
+                result = re.search(rf"(\d+)(?::|{NBSP}h{NBSP})(\d\d)", text)
+                if result is None:  # noon and midnight have names
                     assert {"fr": "midi", "it": "mezzo"}.get(language, "-") in text, (words, text)
                     continue
-                assert (int(found[1]) % 12, int(found[2])) == (hour % 12, minute), (words, text)
+                assert (int(result[1]) % 12, int(result[2])) == (hour % 12, minute), (words, text)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

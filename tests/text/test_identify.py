@@ -45,9 +45,9 @@ def test_plain_sentences_are_identified(identifier: LanguageIdentifier, language
     "text", ["", "42", "?!", "0176 55 12 33", "OK", "WLAN", "Berlin", "Müller", "Anna", "hallo"]
 )
 def test_what_may_be_of_any_language_is_unknown(identifier: LanguageIdentifier, text: str) -> None:
-    found = identifier.identify(text)
-    assert found.language == UNKNOWN
-    assert found.probability < LEAST_PROBABILITY
+    result = identifier.identify(text)
+    assert result.language == UNKNOWN
+    assert result.probability < LEAST_PROBABILITY
 
 
 def test_numbers_are_unknown_where_one_language_alone_is_allowed(identifier: LanguageIdentifier) -> None:
@@ -55,16 +55,16 @@ def test_numbers_are_unknown_where_one_language_alone_is_allowed(identifier: Lan
 
 
 def test_probabilities_sum_to_one_and_name_the_best(identifier: LanguageIdentifier) -> None:
-    found = identifier.identify("where is the station", ["en", "de"])
-    assert set(found.probabilities) == {"en", "de"}
-    assert sum(found.probabilities.values()) == pytest.approx(1)
-    assert found.language == "en"
-    assert found.probability == max(found.probabilities.values())
+    result = identifier.identify("where is the station", ["en", "de"])
+    assert set(result.probabilities) == {"en", "de"}
+    assert sum(result.probabilities.values()) == pytest.approx(1)
+    assert result.language == "en"
+    assert result.probability == max(result.probabilities.values())
 
 
 def test_only_allowed_languages_come_out(identifier: LanguageIdentifier) -> None:
-    found = identifier.identify(SENTENCES["uk"][0], ["de", "ru"])
-    assert found.language == "ru"
+    result = identifier.identify(SENTENCES["uk"][0], ["de", "ru"])
+    assert result.language == "ru"
 
 
 def test_tags_are_those_that_were_asked_for() -> None:

@@ -27,8 +27,8 @@ def test_texts_survive(tokenizer):
 
 def test_what_has_no_piece_is_named(tokenizer):
     assert tokenizer.unknown("drei neue") == []
-    found = tokenizer.unknown("drei ŋ neue ħ")
-    assert "".join(found).replace("\u2581", "") == "ŋħ"
+    result = tokenizer.unknown("drei ŋ neue ħ")
+    assert "".join(result).replace("\u2581", "") == "ŋħ"
 
 
 def test_special_tokens_vanish(tokenizer):

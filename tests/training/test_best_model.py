@@ -51,13 +51,13 @@ def options(**changes: object) -> TrainingOptions:
 def test_a_score_stops_the_run_and_the_convergence_point_is_kept(data: Path, tmp_path: Path) -> None:
     corpus, said = made.make_training_data(data), list[str]()
     train(made.make_model(), corpus, options(), tmp_path, score=Scores(), report=said.append)
-    found = Convergence.read(tmp_path)
-    assert (found.metric_for_best_model, found.steps, found.stopped_early) == ("score", 14, True)
-    assert found.best is not None
-    assert (found.best.step, found.best.value) == (8, 10.0)
+    result = Convergence.read(tmp_path)
+    assert (result.metric_for_best_model, result.steps, result.stopped_early) == ("score", 14, True)
+    assert result.best is not None
+    assert (result.best.step, result.best.value) == (8, 10.0)
     per_epoch = len(corpus.plan(BatchingOptions(batch_s=6.0), 0))
-    assert found.best.epoch == pytest.approx(8 / per_epoch)
-    assert [one.step for one in found.evaluations] == [2, 4, 6, 8, 10, 12, 14]
+    assert result.best.epoch == pytest.approx(8 / per_epoch)
+    assert [one.step for one in result.evaluations] == [2, 4, 6, 8, 10, 12, 14]
     assert any("than 10.0000 at step 8" in line for line in said)
     assert said[-1].startswith("stopped early after 14 steps; best dev score 10.0000 at step 8, epoch ")
 

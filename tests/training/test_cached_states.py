@@ -83,9 +83,9 @@ def test_states_are_those_of_the_encoder_for_any_utterance(data: Path, tmp_path:
         )
         lengths = torch.tensor([len(heard.features)])
         wanted, num_frames = model.encoder(heard.features[None], lengths)
-        found, _ = model.encoder.behind(1)(read.features[None], num_frames)
+        result, _ = model.encoder.behind(1)(read.features[None], num_frames)
         assert read.num_frames == len(read.features) == num_frames.item()
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(result, wanted, rtol=0, atol=1e-5)
 
 
 def test_states_are_made_once_and_again_for_other_weights(data: Path, tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ def test_the_text_encoder_starts_from_the_first_layers_before_pruning(model: Whi
     for n in range(3):
         own, theirs = whole.text_encoder.layers[n], model.decoder.layers[n]
         for part in ("self_attention", "feed_forward"):
-            found, wanted = getattr(own, part).state_dict(), getattr(theirs, part).state_dict()
-            assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+            result, wanted = getattr(own, part).state_dict(), getattr(theirs, part).state_dict()
+            assert all(torch.equal(result[name], wanted[name]) for name in wanted)
 
 
 def test_the_draft_network_fits_the_pruned_decoder(model: Whisper) -> None:
@@ -81,9 +81,9 @@ def test_merged_it_is_the_family_again(model: Whisper) -> None:
             if "lora_B" in name:
                 parameter.add_(0.1)
     merge_lora(whole)
-    found, before = whole.base.encoder.state_dict(), model.encoder.state_dict()
-    assert found.keys() == before.keys()
-    moved = {name for name in before if not torch.equal(found[name], before[name])}
+    result, before = whole.base.encoder.state_dict(), model.encoder.state_dict()
+    assert result.keys() == before.keys()
+    moved = {name for name in before if not torch.equal(result[name], before[name])}
     assert moved == {
         f"layers.{n}.{part}.weight"
         for n in (0, 1)

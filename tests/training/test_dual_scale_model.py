@@ -45,9 +45,9 @@ def batch(folder: Path) -> Batch:
     )
     corpus = Corpus([(Manifest(folder / "data"), 1.0)], WhisperExamples(model, ["en", "de"]), options)
     made = list(batches(corpus, PLAN, 0))
-    found = next(b for b in made if bool((b.spoken.num_tokens == 0).any()))  # type: ignore[union-attr]
-    assert bool((found.spoken.num_tokens > 0).any())  # type: ignore[union-attr]
-    return found
+    result = next(b for b in made if bool((b.spoken.num_tokens == 0).any()))  # type: ignore[union-attr]
+    assert bool((result.spoken.num_tokens > 0).any())  # type: ignore[union-attr]
+    return result
 
 
 def make(folder: Path, seed: int = 0, **options: Any) -> DualScale:
@@ -65,16 +65,16 @@ def said(whole: DualScale, states: torch.Tensor, row: torch.Tensor, ahead: bool)
     """Log-probabilities behind every token of a row, by stepping; of the draft network, those that it is asked for."""
     decoder = whole.base.decoder
     cache = decoder.start(states, None, capacity=len(row))
-    found = []
+    result = []
     for i, token in enumerate(row):
         if not ahead:
-            found.append(decoder.step(token[None, None], cache)[0, 0].log_softmax(-1))
+            result.append(decoder.step(token[None, None], cache)[0, 0].log_softmax(-1))
             continue
         cross = whole.draft_network.remember(states, None)  # type: ignore[union-attr]
         h = whole.draft_network.predict(decoder, token[None], torch.tensor([i]), cache, cross)  # type: ignore[union-attr]
-        found.append(whole.draft_network.logits(decoder, h)[0, 0].log_softmax(-1))  # type: ignore[union-attr]
+        result.append(whole.draft_network.logits(decoder, h)[0, 0].log_softmax(-1))  # type: ignore[union-attr]
         decoder.step(token[None, None], cache)
-    return found
+    return result
 
 
 @torch.no_grad()
@@ -192,10 +192,10 @@ def test_the_loss_of_the_draft_network_reaches_keys_and_values_unless_detached(
     decoder_batch = whole.base.decoder_batch(batch)
     seen = run_decoder(whole.base.decoder, decoder_batch)
     assert whole.draft_network is not None
-    (found,) = draft_logits(
+    (result,) = draft_logits(
         whole.draft_network, whole.base.decoder, decoder_batch, seen, detach_kv=whole.options.detach_kv
     )
-    found.logits.square().sum().backward()
+    result.logits.square().sum().backward()
     grad = whole.base.decoder.layers[0].self_attention.value.weight.grad
     assert (grad is None or not bool(grad.any())) == detach
 

@@ -23,8 +23,8 @@ def data(tmp_path_factory) -> Path:
 def rates_of(model, options, rate: float) -> dict[str, float]:
     optimizers = make_optimizers(model, options)
     set_rates(optimizers, rate)
-    found = {id(p): g["lr"] for o in optimizers for g in o.param_groups for p in g["params"]}
-    return {name: found[id(p)] for name, p in model.named_parameters() if id(p) in found}
+    result = {id(p): g["lr"] for o in optimizers for g in o.param_groups for p in g["params"]}
+    return {name: result[id(p)] for name, p in model.named_parameters() if id(p) in result}
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

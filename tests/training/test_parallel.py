@@ -67,19 +67,19 @@ def shares(root: Path, out: Path) -> None:
     if distributed.is_first_rank():
         shutil.copytree(out / "run", out / "half")
     distributed.wait_for_all_ranks()
-    found = run(root, out / "run", **SHARED)
+    result = run(root, out / "run", **SHARED)
     if distributed.is_first_rank():
-        torch.save(found, out / "found.pt")
+        torch.save(result, out / "found.pt")
 
 
 def adapters(root: Path, out: Path) -> None:
     """Shares of weights in 16 bits, with adapters in 32."""
     model = with_adapters()
-    found = run(root, out / "run", model=model, **{**SHARED, **HALF})
-    kinds = {value.dtype for value in found[0].values() if value.is_floating_point()}
+    result = run(root, out / "run", model=model, **{**SHARED, **HALF})
+    kinds = {value.dtype for value in result[0].values() if value.is_floating_point()}
     assert kinds == {torch.float32}
     if distributed.is_first_rank():
-        torch.save(found, out / "found.pt")
+        torch.save(result, out / "found.pt")
 
 
 def with_adapters() -> Any:
@@ -107,9 +107,9 @@ def full_disk(root: Path, out: Path) -> None:
 
 def of_one_process(root: Path, out: Path) -> None:
     """Goes on, with shares of the weights, from what one process without them has left."""
-    found = run(root, root / "file", **{**SHARED, "optimizer": "muon"})
+    result = run(root, root / "file", **{**SHARED, "optimizer": "muon"})
     if distributed.is_first_rank():
-        torch.save(found, out / "found.pt")
+        torch.save(result, out / "found.pt")
 
 
 class WithoutNumbers:
@@ -324,26 +324,26 @@ def test_shares_of_the_weights_train_as_one_process(root: Path, plain: Any) -> N
 
 def test_a_checkpoint_of_shares_is_read_by_one_process(root: Path, plain: Any, tmp_path: Path) -> None:
     shutil.copytree(root / "shares" / "2" / "half", tmp_path / "run")
-    found = run(root, tmp_path / "run", **OPTIONS)
-    assert f"resumed at step {STEPS // 2}" in found[1]
-    assert_alike(plain["adamw"], found)
+    result = run(root, tmp_path / "run", **OPTIONS)
+    assert f"resumed at step {STEPS // 2}" in result[1]
+    assert_alike(plain["adamw"], result)
     assert not (tmp_path / "run" / SHARDS).exists()
 
 
 def test_shares_go_on_from_the_file_of_one_process(root: Path, plain: Any) -> None:
     assert codes(root, "of one process") == [0, 0], failures(root, "of one process")
-    found = torch.load(root / "of one process" / "2" / "found.pt")
-    assert f"resumed at step {STEPS // 2}" in found[1]
-    assert_alike(plain["muon"], found, muon=True)
+    result = torch.load(root / "of one process" / "2" / "found.pt")
+    assert f"resumed at step {STEPS // 2}" in result[1]
+    assert_alike(plain["muon"], result, muon=True)
 
 
 def test_shares_of_weights_in_16_bits_and_adapters_train_as_one_process(root: Path, tmp_path: Path) -> None:
     assert codes(root, "adapters") == [0, 0], failures(root, "adapters")
     wanted = run(root, tmp_path / "run", model=with_adapters(), **{**OPTIONS, **HALF})[0]
-    found, start = torch.load(root / "adapters" / "2" / "found.pt")[0], with_adapters().state_dict()
+    result, start = torch.load(root / "adapters" / "2" / "found.pt")[0], with_adapters().state_dict()
     trained = [name for name in wanted if "lora" in name]
-    assert all(torch.equal(wanted[name], found[name]) for name in wanted if name not in trained)
-    apart = sum(float((wanted[name] - found[name]).square().sum()) for name in trained)
+    assert all(torch.equal(wanted[name], result[name]) for name in wanted if name not in trained)
+    apart = sum(float((wanted[name] - result[name]).square().sum()) for name in trained)
     moved = sum(float((wanted[name] - start[name]).square().sum()) for name in trained)
     assert apart < 0.05**2 * moved
 
@@ -375,11 +375,11 @@ def test_a_full_disk_during_a_checkpoint_leaves_the_one_before(
     ]
     assert all(steps), message
     # Checkpoints are written while training goes on: that of the fourth step may be under way when the disk fills up.
-    [failed] = {int(found[1]) for found in steps if found}
+    [failed] = {int(result[1]) for result in steps if result}
     assert failed in (4, 6)
     shutil.copytree(root / "full disk" / "2" / "run", tmp_path / "run")
-    found = run(root, tmp_path / "run", **{**OPTIONS, "keep_best": 0})
-    assert f"resumed at step {failed - 2}" in found[1]
+    result = run(root, tmp_path / "run", **{**OPTIONS, "keep_best": 0})
+    assert f"resumed at step {failed - 2}" in result[1]
 
 
 def test_layers_are_compiled_and_train_to_the_same_bits(root: Path, tmp_path: Path) -> None:
@@ -403,7 +403,7 @@ def test_compiled_layers_have_the_losses_and_gradients_of_others(
     made.make_corpus(tmp_path / "data", 8)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
     torch.compiler.reset()
-    found = {}
+    result = {}
     for is_compiled in (False, True):
         model, losses, gradients = made.make_model(), [], Gradients()
 
@@ -417,9 +417,9 @@ def test_compiled_layers_have_the_losses_and_gradients_of_others(
         data = made.make_training_data(tmp_path / "data")
         train(model, data, chosen, tmp_path / f"run-{is_compiled}", report=lambda line: None)
         gradients.end()
-        found[is_compiled] = losses, gradients.steps
+        result[is_compiled] = losses, gradients.steps
         assert bool([*(tmp_path / "kernels").rglob("*.cpp")]) == is_compiled
-    (wanted, plain), (losses, compiled) = found[False], found[True]
+    (wanted, plain), (losses, compiled) = result[False], result[True]
     assert len(losses) >= 3
     assert losses == pytest.approx(wanted, rel=TOLERANCE)
     assert len(plain) == len(compiled) == 3

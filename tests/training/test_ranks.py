@@ -86,7 +86,7 @@ class Gradients:
 
 def run(objective: Objective, directory: Path, **changes: Any) -> dict[int, Any]:
     """Gradients, progress and buffers of a few steps, so small that the weights hardly move."""
-    found: dict[int, Any] = {}
+    result: dict[int, Any] = {}
     for size, steps in STEPS.items():
         gradients, lines = Gradients(), []
         chosen = made.options(
@@ -105,8 +105,8 @@ def run(objective: Objective, directory: Path, **changes: Any) -> dict[int, Any]
         gradients.end()
         losses = [line.split(" | ")[0] for line in lines if line.startswith("step ")]
         buffers = {name: buffer.clone() for name, buffer in objective.model.named_buffers()}
-        found[size] = {"gradients": gradients.steps, "losses": losses, "buffers": buffers}
-    return found
+        result[size] = {"gradients": gradients.steps, "losses": losses, "buffers": buffers}
+    return result
 
 
 def train_objectives(root: Path, wanted: Mapping[int, Sequence[str]]) -> None:
@@ -128,12 +128,12 @@ def train_objectives(root: Path, wanted: Mapping[int, Sequence[str]]) -> None:
                 model = objectives[name].model
                 before = {key: value.clone() for key, value in model.state_dict().items()}
                 trained = [p.requires_grad for p in model.parameters()]
-                found = run(objectives[name], root / str(count) / f"{name}{variant}" / str(rank), **changes)
+                result = run(objectives[name], root / str(count) / f"{name}{variant}" / str(rank), **changes)
                 model.load_state_dict(before)
                 for parameter, is_trained in zip(model.parameters(), trained, strict=True):
                     parameter.requires_grad_(is_trained)
                 if rank == 0:
-                    torch.save(found, root / str(count) / f"{name}{variant}.pt")
+                    torch.save(result, root / str(count) / f"{name}{variant}.pt")
 
     codes = fork_ranks([*wanted], work, root)
     why = [path.read_text()[-2000:] for path in sorted(root.glob("*/failure.*.txt"))]
@@ -193,14 +193,14 @@ def compare(root: Path, name: str, count: int, variant: str = "") -> None:
 
 def _compare(one: dict[str, Any], many: dict[str, Any], tolerance: float, *, zeros: bool = False) -> None:
     """With `zeros`, parameters that the batch leaves unused may have gradients of zero."""
-    for wanted, found in zip(one["gradients"], many["gradients"], strict=True):
-        assert found.keys() == wanted.keys() or zeros, "another set of parameters was trained"
+    for wanted, result in zip(one["gradients"], many["gradients"], strict=True):
+        assert result.keys() == wanted.keys() or zeros, "another set of parameters was trained"
         assert norm(wanted) > 0
-        differences = {key: found[key] - wanted.get(key, 0) for key in found}
+        differences = {key: result[key] - wanted.get(key, 0) for key in result}
         assert norm(differences) <= tolerance * norm(wanted)
-    for wanted, found in zip(one["losses"], many["losses"], strict=True):
-        for a, b in zip(without_balance(wanted), without_balance(found), strict=True):
-            assert a == b or float(a) == pytest.approx(float(b), rel=1e-3, abs=2e-3), (wanted, found)
+    for wanted, result in zip(one["losses"], many["losses"], strict=True):
+        for a, b in zip(without_balance(wanted), without_balance(result), strict=True):
+            assert a == b or float(a) == pytest.approx(float(b), rel=1e-3, abs=2e-3), (wanted, result)
     for key, buffer in one["buffers"].items():
         torch.testing.assert_close(many["buffers"][key], buffer, rtol=1e-5, atol=1e-5)
 

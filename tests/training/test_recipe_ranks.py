@@ -129,7 +129,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ended(root: Path) -> Ended:
-    found = {}
+    result = {}
     for name, case in CASES.items():
 
         def work(rank: int, count: int, name: str = name, case: Callable[[Path, Path], None] = case) -> None:
@@ -140,14 +140,14 @@ def ended(root: Path) -> Ended:
         seconds = time.monotonic() - began
         paths = [root / name / "2" / f"failure.{rank}.txt" for rank in (0, 1)]
         errors = [path.read_text().strip().splitlines()[-1] if path.exists() else "" for path in paths]
-        found[name] = {"codes": [*codes.values()], "seconds": seconds, "errors": errors}
-    return found
+        result[name] = {"codes": [*codes.values()], "seconds": seconds, "errors": errors}
+    return result
 
 
 @pytest.mark.slow
 def test_a_streaming_recipe_without_ctc_goes_on_to_the_same_bits(root: Path, ended: Ended) -> None:
-    found = ended["whole and in parts"]
-    assert found["codes"] == [0, 0], found["errors"]
+    result = ended["whole and in parts"]
+    assert result["codes"] == [0, 0], result["errors"]
     out = root / "whole and in parts" / "out"
     whole, parts = (load_file(out / name / "model" / "model.safetensors") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
@@ -167,20 +167,20 @@ def test_files_are_written_by_the_first_process_alone(root: Path) -> None:
 
 @pytest.mark.slow
 def test_data_that_one_process_cannot_read_end_both_with_its_message(ended: Ended) -> None:
-    found = ended["broken data"]
-    assert found["codes"] == [1, 1]
-    assert found["errors"][1].endswith(BROKEN)
-    assert found["errors"][0].endswith(f"process 1 of 2 failed: {BROKEN}")
-    assert found["seconds"] < 60
+    result = ended["broken data"]
+    assert result["codes"] == [1, 1]
+    assert result["errors"][1].endswith(BROKEN)
+    assert result["errors"][0].endswith(f"process 1 of 2 failed: {BROKEN}")
+    assert result["seconds"] < 60
 
 
 @pytest.mark.slow
 def test_an_error_in_the_process_that_writes_ends_both(ended: Ended) -> None:
-    found = ended["full disk"]
-    assert found["codes"] == [1, 1]
-    assert "No space left on device" in found["errors"][0]
-    assert "process 0 of 2" in found["errors"][1]
-    assert found["seconds"] < 60
+    result = ended["full disk"]
+    assert result["codes"] == [1, 1]
+    assert "No space left on device" in result["errors"][0]
+    assert "process 0 of 2" in result["errors"][1]
+    assert result["seconds"] < 60
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def test_some_share_of_a_batch_lacks_a_language(tmp_path: Path) -> None:
     plan = corpus.plan(BatchingOptions(batch_s=BATCH_S, max_utterances=128, max_duration_s=20.0, seed=0), 0)
     shares = [batch[rank::2] for batch in plan[:6] for rank in (0, 1)]
     languages = [{corpus.utterance(int(i))[0].language for i in share} for share in shares]
-    assert any(len(found) < 2 for found in languages)
+    assert any(len(result) < 2 for result in languages)
 
 
 def recipe(directory: Path, **changes: object) -> TranslatorRecipe:

@@ -167,8 +167,8 @@ def test_one_model_learns_to_translate_speech_and_text(tmp_path: Path) -> None:
     rows = search(model, memory, [[Target(language="fr")]] * len(said))
     speech = [model.decode_text(row[0].tokens) for row in rows]
     wanted = [text.upper() for text in said]
-    for found in (texts, speech):
-        assert sum(a == b for a, b in zip(found, wanted, strict=True)) >= 5
+    for result in (texts, speech):
+        assert sum(a == b for a, b in zip(result, wanted, strict=True)) >= 5
 
 
 def test_bad_data_is_named(made: Spoken, tmp_path: Path) -> None:

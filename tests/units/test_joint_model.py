@@ -50,8 +50,8 @@ def test_a_wide_beam_finds_all_texts_with_their_scores(model: TokenConformer) ->
     options = DecodingOptions(beam_size=400, max_tokens=LONGEST + 1)
     rows = start_batch(model, memory, [[TARGET]], options, None)
     join_ctc(model.capabilities.joint_ctc, memory, [[TARGET]], options, rows)
-    found = beam_search(model, rows, beam_size=options.beam_size, length_penalty=0.0)[0]
-    ended = {one.tokens: one.score for one in found if one.finished}
+    result = beam_search(model, rows, beam_size=options.beam_size, length_penalty=0.0)[0]
+    ended = {one.tokens: one.score for one in result if one.finished}
     assert ended.keys() == set(texts)
     for text in texts:
         wanted = by_hand(model, memory, text, 0.3)
@@ -82,8 +82,8 @@ def test_a_text_is_gone_on_with_as_it_would_have_been(model: TokenConformer, bea
 
 def test_more_tokens_can_be_asked_for_than_ctc_can_align(model: TokenConformer) -> None:
     memory = model.encode(model.text_features(["a"]))
-    found = search(model, memory, [[TARGET]], DecodingOptions(beam_size=3, min_tokens=8, max_tokens=9))
-    assert 8 <= len(found[0][0].tokens) <= 9
+    result = search(model, memory, [[TARGET]], DecodingOptions(beam_size=3, min_tokens=8, max_tokens=9))
+    assert 8 <= len(result[0][0].tokens) <= 9
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,9 @@ def test_the_nearest_cluster_is_that_of_brute_force(seed: int, num_frames: int, 
     frames = rng.standard_normal((num_frames, 5)).astype(np.float32)
     centroids = rng.standard_normal((clusters, 5)).astype(np.float32)
     distances = np.square(frames[:, None].astype(np.float64) - centroids[None]).sum(-1)
-    found = nearest(frames, centroids)
-    assert found.tolist() == distances.argmin(1).tolist()
-    assert found.tolist() == pairwise_distances_argmin(frames, centroids).tolist()
+    result = nearest(frames, centroids)
+    assert result.tolist() == distances.argmin(1).tolist()
+    assert result.tolist() == pairwise_distances_argmin(frames, centroids).tolist()
 
 
 def test_equal_centroids_and_no_frames() -> None:

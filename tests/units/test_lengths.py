@@ -36,6 +36,6 @@ def test_ctc_needs_as_many_places_as_torch_says(target: list[int]) -> None:
 
 
 def test_targets_that_do_not_fit_are_counted_and_named() -> None:
-    found = too_long_for_ctc(["x", "y", "z"], [5, 6, 5], [[1, 1, 2], [1, 2, 3], [1, 1, 1]], stride=2)
-    assert [(e.name, e.needed, e.available) for e in found] == [("x", 4, 3), ("z", 5, 3)]
+    result = too_long_for_ctc(["x", "y", "z"], [5, 6, 5], [[1, 1, 2], [1, 2, 3], [1, 1, 1]], stride=2)
+    assert [(e.name, e.needed, e.available) for e in result] == [("x", 4, 3), ("z", 5, 3)]
     assert min_ctc_frames([]) == 0

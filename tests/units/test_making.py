@@ -92,15 +92,15 @@ def test_what_is_written_down(made: Made) -> None:
 
 def test_any_order_makes_the_same_features(made: Made, tmp_path: Path) -> None:
     job = made.fit.job
-    found = []
+    result = []
     for order in ((0, 1, 2), (2, 0, 1)):
         out = tmp_path / str(order[0])
         out.mkdir()
         for number in order:
             replace(job, out=out).prepare()(number, lambda inside: None)
-        found.append(files(out))
-    assert len(found[0]) == 3
-    assert found[0] == found[1]
+        result.append(files(out))
+    assert len(result[0]) == 3
+    assert result[0] == result[1]
 
 
 @pytest.mark.slow

@@ -52,13 +52,15 @@ def table(clusters: list[int], labels: list[int]) -> np.ndarray:
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), min_size=2, max_size=60))
 def test_purity_and_information_are_those_of_brute_force(frames: list[tuple[int, int]]) -> None:
     clusters, labels = [c for c, _ in frames], [label for _, label in frames]
-    found = agreement(table(clusters, labels))
+    result = agreement(table(clusters, labels))
     best = {c: max(set(x := [b for a, b in frames if a == c]), key=x.count) for c in clusters}
-    assert found.label_purity == pytest.approx(sum(best[c] == label for c, label in frames) / len(frames))
+    assert result.label_purity == pytest.approx(sum(best[c] == label for c, label in frames) / len(frames))
     likely = {b: max(set(x := [a for a, c in frames if c == b]), key=x.count) for b in labels}
-    assert found.cluster_purity == pytest.approx(sum(likely[label] == c for c, label in frames) / len(frames))
+    assert result.cluster_purity == pytest.approx(
+        sum(likely[label] == c for c, label in frames) / len(frames)
+    )
     if len(set(labels)) > 1:
-        assert found.pnmi == pytest.approx(homogeneity_score(labels, clusters), abs=1e-9)
+        assert result.pnmi == pytest.approx(homogeneity_score(labels, clusters), abs=1e-9)
 
 
 def test_agreement_at_its_ends() -> None:
@@ -72,9 +74,9 @@ def test_letters_and_how_they_are_spread() -> None:
     assert letters("Ça va, n° 5? Straße") == [*"çavan5strasse"]
     assert letters("नि") == ["नि"]
     aligner = Characters()
-    found = aligner.align(line([0] * 7, "B a b"))
+    result = aligner.align(line([0] * 7, "B a b"))
     names = list(aligner.labels.numbers)
-    assert [names[i] for i in found] == list("bbaaabb")
+    assert [names[i] for i in result] == list("bbaaabb")
     assert aligner.align(line([0] * 3, "?!")).tolist() == [NOTHING] * 3
 
 
@@ -83,8 +85,8 @@ def test_phones_are_those_at_the_middle_of_each_frame(tmp_path: Path) -> None:
     path.write_text("id\tstart_s\tend_s\tphone\nu1\t0.0\t0.05\tS\nu1\t0.05\t0.09\ta\nother\t0\t9\tx\n")
     phones = Phones(path, 0.02)
     names = list(phones.labels.numbers)
-    found = phones.align(line([0] * 6))
-    assert [names[i] if i != NOTHING else "-" for i in found] == ["S", "S", "a", "a", "-", "-"]
+    result = phones.align(line([0] * 6))
+    assert [names[i] if i != NOTHING else "-" for i in result] == ["S", "S", "a", "a", "-", "-"]
 
 
 @pytest.mark.parametrize(
@@ -104,8 +106,8 @@ def test_tables_of_phones_that_cannot_be_read(content: str | None, said: str, tm
 
 @given(st.lists(st.integers(-1, 3), max_size=30), st.integers(0, 9))
 def test_chance_keeps_what_there_is(labels: list[int], seed: int) -> None:
-    found = shuffled(np.array(labels, np.int64), np.random.default_rng(seed))
-    assert sorted(found.tolist()) == sorted(labels)
+    result = shuffled(np.array(labels, np.int64), np.random.default_rng(seed))
+    assert sorted(result.tolist()) == sorted(labels)
 
 
 @pytest.fixture(scope="module")
@@ -161,10 +163,10 @@ def test_phones_of_a_file(
     ]
     path = tmp_path / "phones.tsv"
     path.write_text("\n".join(["id\tstart_s\tend_s\tphone", *lines]))
-    found = measure(*encoded, Phones(path, 0.02))
-    assert found.against == "phones"
-    assert found.unlabelled == sum(sum(u.durations) for u in encoded[1] if u.id == "u003")
-    assert found.agreement.pnmi > found.by_chance.pnmi + 0.05
+    result = measure(*encoded, Phones(path, 0.02))
+    assert result.against == "phones"
+    assert result.unlabelled == sum(sum(u.durations) for u in encoded[1] if u.id == "u003")
+    assert result.agreement.pnmi > result.by_chance.pnmi + 0.05
 
 
 def test_sizes_are_those_counted_by_hand(

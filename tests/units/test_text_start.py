@@ -137,11 +137,11 @@ def test_greedy_search_writes_what_transformers_generates(
         suppress_tokens=[token for token in range(len(tokenizer)) if token not in written],
     )
     memory = model.encode(in_german(model, model.text_features(texts)))
-    found = search(model, memory, [[TARGET]] * len(texts), DecodingOptions(beam_size=1, max_tokens=longest))
-    for row, text in zip(found, generated.tolist(), strict=True):
+    result = search(model, memory, [[TARGET]] * len(texts), DecodingOptions(beam_size=1, max_tokens=longest))
+    for row, text in zip(result, generated.tolist(), strict=True):
         theirs = [token for token in text[2:] if token not in (1, 2)]
         assert rows[list(row[0].tokens)].tolist() == theirs
-    assert any(row[0].tokens for row in found)
+    assert any(row[0].tokens for row in result)
 
 
 def test_rows_of_units_are_drawn_around_those_of_text_and_never_written(started: Started) -> None:
@@ -168,22 +168,22 @@ def test_what_is_written_of_speech_and_text_does_not_depend_on_the_batch(started
         assert row[0].log_probability == pytest.approx(alone[0].log_probability, abs=1e-3)
     texts = words(4)
     many = [row[0].text for row in translate_texts(family, texts, ["fr"], source="de", options=options)]
-    for text, found in zip(texts, many, strict=True):
+    for text, result in zip(texts, many, strict=True):
         alone_text = next(translate_texts(family, [text], ["fr"], source="de", options=options))
-        assert alone_text[0].text == found
+        assert alone_text[0].text == result
 
 
 def test_a_given_source_language_counts_and_one_that_is_not_is_found(started: Started) -> None:
     model = started.model
     features = model.text_features(["fade"])
-    found = model.encode(features)
-    assert found.language_log_probs is not None
-    assert found.source_language is not None
-    likeliest = int(found.language_log_probs.argmax())
-    assert found.source_language.tolist() == [likeliest]
+    result = model.encode(features)
+    assert result.language_log_probs is not None
+    assert result.source_language is not None
+    likeliest = int(result.language_log_probs.argmax())
+    assert result.source_language.tolist() == [likeliest]
     for index in range(2):
         given = model.encode(replace(features, source_language=torch.tensor([index])))
-        assert torch.allclose(given.states, found.states) == (index == likeliest)
+        assert torch.allclose(given.states, result.states) == (index == likeliest)
 
 
 def test_all_weights_learn_and_the_kind_of_data_is_not_asked(started: Started) -> None:
@@ -191,12 +191,12 @@ def test_all_weights_learn_and_the_kind_of_data_is_not_asked(started: Started) -
     reader = model.reader
     assert isinstance(reader, UnitReader)
     supply = TokenDataset(started.parts, model.config, reader, Mixing(), sample=False)
-    found = {batch.kind: batch for batch in batches(supply, PLAN, 0)}
+    result = {batch.kind: batch for batch in batches(supply, PLAN, 0)}
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     totals = []
     for _ in range(25):
-        loss = model.loss(found["speech"])
+        loss = model.loss(result["speech"])
         optimizer.zero_grad()
         loss.total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -205,7 +205,7 @@ def test_all_weights_learn_and_the_kind_of_data_is_not_asked(started: Started) -
     assert totals[-1] < 0.8 * totals[0]
     assert all(not torch.equal(before[n], v) for n, v in model.state_dict().items() if n.endswith("weight"))
     assert torch.equal(
-        model.loss(found["text"]).total, model.loss(replace(found["text"], kind="bitext")).total
+        model.loss(result["text"]).total, model.loss(replace(result["text"], kind="bitext")).total
     )
 
 

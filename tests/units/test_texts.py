@@ -25,18 +25,18 @@ def model(made: Spoken) -> TokenConformer:
 
 def test_texts_come_back_in_order_whatever_the_batches(model: TokenConformer) -> None:
     texts = ["abc", "fade", "  ", "bad cab", "deaf"]
-    found = [
+    result = [
         list(translate_texts(model, texts, ["fr"], "de", DecodingOptions(beam_size=3, batch_size=size)))
         for size in (1, 2, 8)
     ]
-    for a, b in itertools.pairwise(found):
+    for a, b in itertools.pairwise(result):
         assert [row[0].text for row in a] == [row[0].text for row in b]
         assert [row[0].log_probability for row in a] == pytest.approx(
             [row[0].log_probability for row in b], abs=1e-4
         )
-    assert found[0][2][0].text == ""
-    assert any(row[0].text for row in found[0])
-    assert {(row[0].source, row[0].target) for row in found[0]} == {("de", "fr")}
+    assert result[0][2][0].text == ""
+    assert any(row[0].text for row in result[0])
+    assert {(row[0].source, row[0].target) for row in result[0]} == {("de", "fr")}
 
 
 def test_the_language_is_found_out_by_the_model(model: TokenConformer) -> None:

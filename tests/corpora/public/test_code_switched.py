@@ -264,8 +264,8 @@ def said(*words: tuple[str, str | None]) -> TranscriptLine:
 
 
 def test_spans_share_time_by_letters() -> None:
-    found = spans(said(("aaaa", "eng"), ("bb", None), ("cc", "spa")), 8.0, "es", "aaaa bb dd ee")
-    assert found == [
+    result = spans(said(("aaaa", "eng"), ("bb", None), ("cc", "spa")), 8.0, "es", "aaaa bb dd ee")
+    assert result == [
         {
             "start_s": 0.0,
             "end_s": 6.0,
@@ -300,12 +300,12 @@ def test_miami_gives_what_span_scores_need(miami: Path, tmp_path: Path) -> None:
         "my sister you know",
     ]
     lines = [make_line(mixed, "en", text, DecodingEvidence(), "miami") for text in outputs]
-    found = switch_scores(lines)
-    assert (found.recalled.failed, found.recalled.evaluated) == (2, 12)
-    assert (found.untranslated.failed, found.untranslated.evaluated) == (1, 3)
-    assert (found.dropped.failed, found.dropped.evaluated) == (1, 3)
-    assert found.near.evaluated == 3 * 8
-    assert set(found.left_out.values()) == {0}
+    result = switch_scores(lines)
+    assert (result.recalled.failed, result.recalled.evaluated) == (2, 12)
+    assert (result.untranslated.failed, result.untranslated.evaluated) == (1, 3)
+    assert (result.dropped.failed, result.dropped.evaluated) == (1, 3)
+    assert result.near.evaluated == 3 * 8
+    assert set(result.left_out.values()) == {0}
 
 
 def test_miami_names_what_is_missing_and_broken(miami: Path, tmp_path: Path) -> None:

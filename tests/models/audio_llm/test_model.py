@@ -162,8 +162,8 @@ def test_prompts_and_logits_are_those_of_transformers(made: Checkpoint) -> None:
 
 def rows(made: Checkpoint, sounds: list[np.ndarray], target: Target) -> list[tuple[int, ...]]:
     memory = made.model.encode(made.model.features(sounds))
-    found = search(made.model, memory, [[target]] * len(sounds), DecodingOptions(max_tokens=14))
-    return [row[0].tokens for row in found]
+    result = search(made.model, memory, [[target]] * len(sounds), DecodingOptions(max_tokens=14))
+    return [row[0].tokens for row in result]
 
 
 @pytest.mark.slow

@@ -186,7 +186,7 @@ def test_the_language_is_the_one_that_the_model_would_name(tmp_path: Path) -> No
     model = make(tmp_path, "qwen3_asr").model
     assert isinstance(model, QwenAsr)
     memory = model.encode(model.features(noises(1.2, 2.0)))
-    found = model.language_log_probs(memory)
+    actual = model.language_log_probs(memory)
     behind = model.around(Target(language="en"))[1]
     names = [model._language_tokens(tag) for tag in model.source_languages]
     expected = torch.zeros(2, len(names))
@@ -198,7 +198,7 @@ def test_the_language_is_the_one_that_the_model_would_name(tmp_path: Path) -> No
         for i, token in enumerate(name):
             if any(other != name and other[:i] == name[:i] for other in names):
                 expected[:, n] += logits[:, len(behind) + i - 1, token]
-    torch.testing.assert_close(found, expected.log_softmax(-1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(actual, expected.log_softmax(-1), rtol=1e-4, atol=1e-4)
 
 
 def test_the_language_that_the_model_names_is_not_text(tmp_path: Path) -> None:

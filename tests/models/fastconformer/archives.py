@@ -165,20 +165,20 @@ def nemo_config(made: Checkpoint, **changes: Any) -> dict[str, Any]:
 
 def nemo_weights(made: Checkpoint) -> dict[str, Tensor]:
     """The weights under NeMo's names; of a Canary, as a decoder has them whose sines and cosines alternate."""
-    found = {"preprocessor.featurizer.window": torch.hann_window(400, periodic=False)}
+    result = {"preprocessor.featurizer.window": torch.hann_window(400, periodic=False)}
     weights = made.hf_model.state_dict()
     if made.kind == "canary":
         decoder = made.hf_model.config.decoder_config
         weights = alternating(weights, decoder.hidden_size)
         positions = marian_positions(decoder.max_position_embeddings, decoder.hidden_size)
-        found["transf_decoder._embedding.position_embedding.pos_enc"] = (
+        result["transf_decoder._embedding.position_embedding.pos_enc"] = (
             positions[:, restored(decoder.hidden_size)] / decoder.hidden_size**0.5
         )
     for name, value in weights.items():
         for pattern, replacement in _TO_NEMO:
             name = re.sub(pattern, replacement, name)
-        found[name] = value.clone()
-    return found
+        result[name] = value.clone()
+    return result
 
 
 def restored(width: int) -> Tensor:

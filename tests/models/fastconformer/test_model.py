@@ -249,7 +249,7 @@ def test_the_loss_of_a_parakeet_is_that_of_transformers(made: Checkpoint) -> Non
         num_targets=lengths,
         target_language=torch.zeros(3, dtype=torch.long),
     )
-    found = made.model.train().loss(batch)
+    result = made.model.train().loss(batch)
     made.model.eval()
     expected = 0.0
     blank = made.model.blank  # type: ignore[union-attr]
@@ -271,9 +271,9 @@ def test_the_loss_of_a_parakeet_is_that_of_transformers(made: Checkpoint) -> Non
             loss = made.hf_model(**given, labels=labels).loss
             # Theirs is a mean over tokens where it is one of a transducer.
             expected += float(loss) * (1 if made.kind == "parakeet_ctc" else labels.shape[1])
-    assert found.num_tokens == int(lengths.sum())
-    assert float(found.total) == pytest.approx(expected, rel=1e-3)
-    found.total.backward()
+    assert result.num_tokens == int(lengths.sum())
+    assert float(result.total) == pytest.approx(expected, rel=1e-3)
+    result.total.backward()
     assert all(
         parameter.grad is not None and parameter.grad.isfinite().all()
         for parameter in made.model.parameters()  # type: ignore[union-attr]

@@ -79,9 +79,9 @@ def test_transformers_loads_what_was_converted(made: Checkpoint, tmp_path: Path)
     theirs = (
         getattr(transformers, made.hf_model.config.architectures[0]).from_pretrained(tmp_path / "out").eval()
     )
-    found, wanted = biases_joined(theirs.state_dict()), biases_joined(made.hf_model.state_dict())
-    assert found.keys() == wanted.keys()
-    assert all(torch.allclose(value, wanted[name], atol=1e-6) for name, value in found.items())
+    result, wanted = biases_joined(theirs.state_dict()), biases_joined(made.hf_model.state_dict())
+    assert result.keys() == wanted.keys()
+    assert all(torch.allclose(value, wanted[name], atol=1e-6) for name, value in result.items())
     processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out")
     inputs = processor.feature_extractor([SOUNDS[0]], sampling_rate=16_000, return_tensors="pt")
     assert torch.equal(inputs["input_features"], made.inputs([SOUNDS[0]])["input_features"])
@@ -127,8 +127,8 @@ def test_a_hybrid_has_two_heads(tdt: Checkpoint, tmp_path: Path) -> None:
     assert by_ctc.name == "parakeet_ctc"
     memory = by_ctc.encode(by_ctc.features(SOUNDS))
     expected = (memory.states @ head[..., 0].T + head[:, 0, 0]).log_softmax(-1)
-    found = by_ctc.ctc_log_probs(memory, [[Target(language="de")]] * 2)  # type: ignore[union-attr]
-    torch.testing.assert_close(found, expected)
+    result = by_ctc.ctc_log_probs(memory, [[Target(language="de")]] * 2)  # type: ignore[union-attr]
+    torch.testing.assert_close(result, expected)
 
 
 def test_a_canary_with_a_tokenizer_for_each_language(canary: Checkpoint, tmp_path: Path) -> None:
@@ -190,8 +190,8 @@ def test_a_projection_between_encoder_and_decoder(canary: Checkpoint, tmp_path: 
         ours = model.encode(model.features(SOUNDS[:1]))
         count = ours.states.shape[1]
         torch.testing.assert_close(ours.states, memory[:, :count], atol=2e-3, rtol=1e-3)
-        found = model.step(prompt, model.start(ours))
-    torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-3)
+        result = model.step(prompt, model.start(ours))
+    torch.testing.assert_close(result, expected, atol=2e-3, rtol=1e-3)
     save(model, tmp_path / "saved")
     assert tokens_of(load(tmp_path / "saved")) == tokens_of(model)
 

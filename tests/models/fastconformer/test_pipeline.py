@@ -111,21 +111,21 @@ def test_a_recogniser_that_is_told_no_language_finds_it_in_its_text(
         return [0.0 if tag == "de" else -9.0 for tag in languages]
 
     monkeypatch.setattr("sprachbund.decoding.pipeline.text_log_probs", german)
-    found = run(tdt.model, ["transcribe"], None)["transcribe"]
-    assert {segment.target_language for segment in found.segments} == {"de"}
-    assert found.text == run(tdt.model, ["transcribe"], "fr")["transcribe"].text
-    assert len(texts) == len(found.segments)
-    for text, segment in zip(texts, found.segments, strict=True):
+    actual = run(tdt.model, ["transcribe"], None)["transcribe"]
+    assert {segment.target_language for segment in actual.segments} == {"de"}
+    assert actual.text == run(tdt.model, ["transcribe"], "fr")["transcribe"].text
+    assert len(texts) == len(actual.segments)
+    for text, segment in zip(texts, actual.segments, strict=True):
         assert text.strip().startswith(segment.text)  # which `max_tokens` has cut
 
 
 def test_a_cascade_translates_what_it_writes(tdt: Checkpoint) -> None:
     model = Cascade(tdt.model, Reading(written="es", read=("de",)))
     assert ("de", "es") in model.pairs()
-    found = run(model, ["es", "transcribe"])
-    assert found["transcribe"].text == run(tdt.model, ["transcribe"])["transcribe"].text
-    assert found["es"].text
-    assert all(segment.target_language == "es" for segment in found["es"].segments)
+    actual = run(model, ["es", "transcribe"])
+    assert actual["transcribe"].text == run(tdt.model, ["transcribe"])["transcribe"].text
+    assert actual["es"].text
+    assert all(segment.target_language == "es" for segment in actual["es"].segments)
 
 
 @pytest.mark.parametrize(
@@ -201,5 +201,5 @@ def test_languages_are_those_published_where_config_json_names_none() -> None:
 def test_a_single_language_needs_no_name(tmp_path: Path) -> None:
     directory = make(tmp_path, "parakeet_ctc").directory
     name_languages(directory, ["en"])
-    found = run(load(directory), ["transcribe"], None)["transcribe"]
-    assert {segment.source_language for segment in found.segments} == {"en"}
+    actual = run(load(directory), ["transcribe"], None)["transcribe"]
+    assert {segment.source_language for segment in actual.segments} == {"en"}

@@ -183,8 +183,8 @@ def test_a_stream_saved_as_bytes_goes_on(made: Checkpoint) -> None:
     _, state = made.model.write_frames(heard, state)
     again = load_frames(made.model, save_frames(made.model, state))
     expected = made.model.write_frames(*made.model.encode_frames(frames[:, 11:], state))[0]
-    found = made.model.write_frames(*made.model.encode_frames(frames[:, 11:], again))[0]
-    assert torch.equal(found.tokens, expected.tokens)
+    result = made.model.write_frames(*made.model.encode_frames(frames[:, 11:], again))[0]
+    assert torch.equal(result.tokens, expected.tokens)
 
 
 def test_a_state_without_a_part_is_refused(made: Checkpoint) -> None:

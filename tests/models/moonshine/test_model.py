@@ -67,8 +67,8 @@ def test_states_and_logits_are_those_of_transformers(made: Checkpoint, number: i
 
     prompt = torch.tensor([[1, 7, 9, 30, 12]])
     memory = made.model.encode(made.model.features([SOUNDS[number]]))
-    found = made.model.step(prompt, made.model.start(memory))
-    close(found, made.hf_model(**theirs, decoder_input_ids=prompt).logits)
+    result = made.model.step(prompt, made.model.start(memory))
+    close(result, made.hf_model(**theirs, decoder_input_ids=prompt).logits)
 
 
 @torch.inference_mode()
@@ -91,9 +91,9 @@ def test_several_rows_of_a_memory(made: Checkpoint) -> None:
     memory = made.model.encode(made.model.features(SOUNDS[:2]))
     tokens = torch.tensor([[1, 5], [1, 6], [1, 7], [1, 8]])
     seen: list[Tensor] = []
-    found = made.model.step(tokens, made.model.start(memory, rows_per_memory=2), seen)
+    result = made.model.step(tokens, made.model.start(memory, rows_per_memory=2), seen)
     alone = made.model.encode(made.model.features(SOUNDS[1:2]))
-    close(found[3:], made.model.step(tokens[3:], made.model.start(alone)))
+    close(result[3:], made.model.step(tokens[3:], made.model.start(alone)))
     assert seen[0].shape[:3] == (4, 2, 2)
     torch.testing.assert_close(seen[0].sum(-1), torch.ones(4, 2, 2))
 

@@ -132,9 +132,9 @@ def test_search_finds_what_generate_finds(
     targets = [[Target(language="fr"), Target(language="zh-Hant")] for _ in LENGTHS]
     options = DecodingOptions(beam_size=beam_size, length_penalty=0 if beam_size > 1 else 1)
     with torch.inference_mode():
-        found = search(model, model.encode(features), targets, options)
+        result = search(model, model.encode(features), targets, options)
     num_equal = 0
-    for row, hypotheses in enumerate(found):
+    for row, hypotheses in enumerate(result):
         for code, hypothesis in zip(("fra", "cmn_Hant"), hypotheses, strict=True):
             theirs = hf_model.generate(
                 input_features=one(features, row).values,
@@ -152,8 +152,8 @@ def test_search_finds_what_generate_finds(
             assert theirs[2:] == ours
             num_equal += 1
     assert num_equal >= (2 if beam_size > 1 else 2 * len(LENGTHS))
-    assert any(h.finished for row in found for h in row)
-    assert len({h.tokens for row in found for h in row}) > 4
+    assert any(h.finished for row in result for h in row)
+    assert len({h.tokens for row in result for h in row}) > 4
 
 
 def test_it_is_a_family(pair: Pair) -> None:

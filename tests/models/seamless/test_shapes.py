@@ -32,7 +32,7 @@ def test_parameters_are_those_of_transformers(
 
 def test_the_second_feed_forwards_have_the_published_width() -> None:
     modules = dict(Seamless.shape("medium").named_modules())
-    found = [modules[f"encoder.layers.{i}.feed_forward_out"] for i in range(12)]
-    assert {(m.expand.in_features, m.expand.out_features) for m in found} == {(1024, 4096)}
-    linears = found[10].expand, found[10].contract
+    result = [modules[f"encoder.layers.{i}.feed_forward_out"] for i in range(12)]
+    assert {(m.expand.in_features, m.expand.out_features) for m in result} == {(1024, 4096)}
+    linears = result[10].expand, result[10].contract
     assert sum(p.numel() for linear in linears for p in linear.parameters()) == 8_393_728

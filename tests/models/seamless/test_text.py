@@ -44,8 +44,8 @@ def test_texts_have_the_tokens_of_transformers(directory: Path) -> None:
     written = set()
     for source, target in PAIRS:
         options = DecodingOptions(draft="none", batch_size=3)
-        found = [row[0].text for row in translate_texts(model, TEXTS, [target], source, options)]
-        for text, own in zip(TEXTS, found, strict=True):
+        result = [row[0].text for row in translate_texts(model, TEXTS, [target], source, options)]
+        for text, own in zip(TEXTS, result, strict=True):
             inputs = tokenizer(text, src_lang=CODES[source], return_tensors="pt")
             features = model.text_features([text])
             assert features.values[0, 1:].tolist() == inputs["input_ids"][0, 1:].tolist()

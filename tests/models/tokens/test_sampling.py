@@ -20,11 +20,11 @@ ALPHA = 0.4
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    found = io.BytesIO()
+    result = io.BytesIO()
     lines = [marked(" ".join(words(3, seed))) for seed in range(60)]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
-        model_writer=found,
+        model_writer=result,
         vocab_size=60,
         normalization_rule_name="identity",
         add_dummy_prefix=False,
@@ -36,7 +36,7 @@ def model() -> Any:
         hard_vocab_limit=False,
         minloglevel=2,
     )
-    return sentencepiece.SentencePieceProcessor(model_proto=found.getvalue())
+    return sentencepiece.SentencePieceProcessor(model_proto=result.getvalue())
 
 
 def ways(model: Any, string: str) -> Iterator[tuple[int, ...]]:

@@ -64,8 +64,8 @@ def test_a_layer_is_that_of_transformers(kind: str, directories: dict[str, Path]
     given = extractor(UTTERANCES[4], sampling_rate=16_000, return_tensors="pt", return_attention_mask=False)
     with torch.no_grad():
         wanted = model(**given, output_hidden_states=True).hidden_states[2][0]
-    found = source(directories[kind]).features([UTTERANCES[4]])[0]
-    np.testing.assert_allclose(found, wanted.numpy(), atol=2e-5)
+    result = source(directories[kind]).features([UTTERANCES[4]])[0]
+    np.testing.assert_allclose(result, wanted.numpy(), atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", STACKED)
@@ -82,8 +82,8 @@ def test_a_layer_of_stacked_frames_is_that_of_transformers(kind: str, directorie
     given = extractor(UTTERANCES[4], sampling_rate=16_000, return_tensors="pt")
     with torch.no_grad():
         encoder(**given)
-    found = source(directories[kind]).features([UTTERANCES[4]])[0]
-    np.testing.assert_allclose(found, wanted[0].flatten(0, -2)[: len(found)].numpy(), atol=2e-5)
+    result = source(directories[kind]).features([UTTERANCES[4]])[0]
+    np.testing.assert_allclose(result, wanted[0].flatten(0, -2)[: len(result)].numpy(), atol=2e-5)
 
 
 def test_a_layer_is_that_of_a_conformer(directories: dict[str, Path]) -> None:
@@ -93,16 +93,16 @@ def test_a_layer_is_that_of_a_conformer(directories: dict[str, Path]) -> None:
         x, num_frames = model.encoder.subsampling(features.values, features.num_frames)
         x = model.encoder.norm(x) + sinusoids(x.shape[1], x.shape[2])
         wanted = model.encoder.layers[0](x, valid_frames(num_frames, x.shape[1]))[0]
-    found = open_source(directories["conformer"], 1).features([UTTERANCES[2]])[0]
-    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-5)
+    result = open_source(directories["conformer"], 1).features([UTTERANCES[2]])[0]
+    np.testing.assert_allclose(result, wanted.numpy(), atol=1e-5)
 
 
 def test_a_layer_is_that_of_whisper_before_the_last_norm(directories: dict[str, Path]) -> None:
     model: Any = load(directories["whisper"])
-    found = torch.from_numpy(source(directories["whisper"]).features([UTTERANCES[0]])[0])
+    result = torch.from_numpy(source(directories["whisper"]).features([UTTERANCES[0]])[0])
     with torch.no_grad():
-        wanted = model.encode(model.features([UTTERANCES[0]])).states[0, : len(found)]
-        np.testing.assert_allclose(model.encoder.norm(found).numpy(), wanted.numpy(), atol=2e-5)
+        wanted = model.encode(model.features([UTTERANCES[0]])).states[0, : len(result)]
+        np.testing.assert_allclose(model.encoder.norm(result).numpy(), wanted.numpy(), atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", ["WavLM", "whisper"])
@@ -121,9 +121,9 @@ def test_no_frames(kind: str, directories: dict[str, Path]) -> None:
     model = source(directories[kind])
     short = np.zeros(150, np.float32)
     assert model.num_frames(150) == model.num_frames(0) == 0
-    found = model.features([short, UTTERANCES[0], short[:0]])
-    assert [len(frames) for frames in found] == [0, model.num_frames(len(UTTERANCES[0])), 0]
-    assert found[0].shape == (0, model.info.width)
+    result = model.features([short, UTTERANCES[0], short[:0]])
+    assert [len(frames) for frames in result] == [0, model.num_frames(len(UTTERANCES[0])), 0]
+    assert result[0].shape == (0, model.info.width)
 
 
 def test_models_that_cannot_be_used(directories: dict[str, Path], tmp_path: Path) -> None:

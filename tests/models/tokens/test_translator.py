@@ -45,8 +45,8 @@ def batches_of(made: Spoken, model: TokenConformer) -> dict[str, Any]:
 @pytest.mark.parametrize("head", HEADS)
 def test_the_loss_learns_and_does_not_ask_what_kind_of_data_it_is(made: Spoken, head: str) -> None:
     model = model_of(made.units, head=head).train()
-    found = batches_of(made, model)
-    for kind, batch in found.items():
+    result = batches_of(made, model)
+    for kind, batch in result.items():
         loss = model.loss(batch)
         other = model.loss(replace(batch, kind="other"))
         assert torch.equal(loss.total, other.total)
@@ -54,7 +54,7 @@ def test_the_loss_learns_and_does_not_ask_what_kind_of_data_it_is(made: Spoken, 
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     totals = []
     for _ in range(30):
-        loss = model.loss(found["speech"])
+        loss = model.loss(result["speech"])
         optimizer.zero_grad()
         loss.total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -199,10 +199,10 @@ def test_marks_stand_for_repetitions_of_text_alone(made: Spoken, tmp_path: Path)
     for a, b in zip(plain.reader.text(texts), marked.reader.text(texts), strict=True):
         assert len(a) == len(b)
         assert [token for token in b if token != REPEAT] == a[::3]
-    found = {kind: batch.features for kind, batch in batches_of(made, marked).items()}
+    result = {kind: batch.features for kind, batch in batches_of(made, marked).items()}
     same = {kind: batch.features for kind, batch in batches_of(made, plain).items()}
-    assert torch.equal(found["speech"], same["speech"])
-    assert not torch.equal(found["text"], same["text"])
+    assert torch.equal(result["speech"], same["speech"])
+    assert not torch.equal(result["text"], same["text"])
     together = marked.encode(marked.text_features(texts))  # padding has the mark's id
     alone = marked.encode(marked.text_features(texts[:1]))
     assert alone.num_frames is not None

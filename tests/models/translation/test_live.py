@@ -34,9 +34,9 @@ def test_what_follows_committed_text_is_what_generate_writes_there(
     searches: list[tuple[list[str], list[tuple[int, ...]], TextRows]] = []
 
     def spied(family: Any, own: Any, *rest: Any, prefixes: Any, **more: Any) -> TextRows:
-        found = search_texts(family, own, *rest, prefixes=prefixes, **more)
-        searches.append((list(own), list(prefixes), found))
-        return found
+        result = search_texts(family, own, *rest, prefixes=prefixes, **more)
+        searches.append((list(own), list(prefixes), result))
+        return result
 
     def half(attempt: Attempt, line: CaptionLine, options: LiveOptions) -> int:
         assert len(attempt.looks_at) == sum(count for _, count in attempt.words)
@@ -52,9 +52,9 @@ def test_what_follows_committed_text_is_what_generate_writes_there(
         events = texts(run(engine, session, recording((1.0, 4.0), duration_s=6.0)))
         suppressed = model.suppressed(checkpoint.target(source, language)).nonzero().flatten().tolist()
         prompt, expected = checkpoint.prompt(language), []
-        for own, prefixes, found in searches:
+        for own, prefixes, result in searches:
             expected = []
-            for text, prefix, row in zip(own, prefixes, found.hypotheses, strict=True):
+            for text, prefix, row in zip(own, prefixes, result.hypotheses, strict=True):
                 theirs: list[int] = checkpoint.hf_model.generate(
                     **checkpoint.source([text], source, language),
                     decoder_input_ids=torch.tensor([[*prompt, *prefix]]),
@@ -70,7 +70,7 @@ def test_what_follows_committed_text_is_what_generate_writes_there(
         assert events[-1].final
         assert "".join(event.committed for event in events).endswith(" ".join(filter(None, expected)))
     wrote = any(
-        model.decode_text(row[0].tokens).strip() for *_, found in searches for row in found.hypotheses
+        model.decode_text(row[0].tokens).strip() for *_, result in searches for row in result.hypotheses
     )
     assert committed == wrote  # one of them writes no word
 
@@ -86,7 +86,7 @@ def test_words_looked_at_are_those_of_transformers(checkpoint: Checkpoint) -> No
     assert len(written) > 5
     prefix, behind = written[:3], written[3:]
     again = search_texts(model, [text], (language,), source, OPTIONS, prefixes=[prefix])
-    [found] = attended_characters(model, again.memory, [again.targets[0][0]], [behind], [text])
+    [result] = attended_characters(model, again.memory, [again.targets[0][0]], [behind], [text])
     prompt = checkpoint.prompt(language)
     checkpoint.hf_model.set_attn_implementation("eager")
     layers = checkpoint.hf_model(
@@ -98,6 +98,6 @@ def test_words_looked_at_are_those_of_transformers(checkpoint: Checkpoint) -> No
     upper = torch.cat([layer[0] for layer in layers[len(layers) // 2 :]]).mean(0)
     [offsets] = model.source_offsets([text])
     places = [n for n, (begin, end) in enumerate(offsets) if end > begin]
-    for n, character in enumerate(found):
+    for n, character in enumerate(result):
         best = places[int(upper[len(prompt) + len(prefix) - 1 + n, places].argmax())]
         assert character == offsets[best][1] - 1

@@ -136,7 +136,7 @@ def test_search_finds_what_generate_finds(
     suppressed = model.suppressed(Target(language="en")) & (beam_size == 1)
     # With suppressed tokens our scores are over what is left, theirs over everything: beams may differ rightly.
     monkeypatch.setattr(model, "suppressed", lambda target: suppressed)
-    found, num_equal = [], 0
+    result, num_equal = [], 0
     for source, language in checkpoint.pairs:
         target = checkpoint.target(source, language)
         with torch.inference_mode():
@@ -151,14 +151,14 @@ def test_search_finds_what_generate_finds(
                 early_stopping="never" if beam_size > 1 else False,
                 suppress_tokens=suppressed.nonzero().flatten().tolist() or None,
             )  # fmt: skip
-            found.append(hypothesis)
+            result.append(hypothesis)
             if beam_size > 1 and not (hypothesis.finished and theirs[-1] == model.end_token):
                 continue  # ours prefers rows that end over rows cut at the limit, theirs does not
             assert theirs == [*hypothesis.tokens, *([model.end_token] if hypothesis.finished else [])]
             num_equal += 1
-    assert num_equal >= (2 if beam_size > 1 else len(found))
-    assert any(h.finished for h in found)
-    assert len({h.tokens for h in found}) > 3
+    assert num_equal >= (2 if beam_size > 1 else len(result))
+    assert any(h.finished for h in result)
+    assert len({h.tokens for h in result}) > 3
 
 
 def test_it_is_a_family_that_reads_text(checkpoint: Checkpoint) -> None:
@@ -339,17 +339,17 @@ def test_the_native_engine_decodes_as_torch_but_for_its_rounding(
         each.start(memory, capacity=tokens.shape[1], targets=[wanted] * len(TEXTS))
         for each in (model, engine.family)
     ]
-    found = engine.family.step(tokens, caches[1])
+    result = engine.family.step(tokens, caches[1])
     compute_linears(monkeypatch, quantized_linear)
     theirs = model.step(tokens, caches[0])
     if isinstance(model.decoder, MbartDecoder):
         theirs = theirs + model.decoder.logits_bias  # the patched product leaves it out
-    differ = (found - theirs).abs().amax(-1)
-    assert relative_error(found, theirs) < 0.03
+    differ = (result - theirs).abs().amax(-1)
+    assert relative_error(result, theirs) < 0.03
     best = theirs.topk(2).values
     clear = best[..., 0] - best[..., 1] > 2 * differ
     assert clear.float().mean() > 0.5
-    assert torch.equal(found.argmax(-1)[clear], theirs.argmax(-1)[clear])
+    assert torch.equal(result.argmax(-1)[clear], theirs.argmax(-1)[clear])
     options = DecodingOptions(draft="none")
     rows = search(engine.family, memory, [[wanted]] * len(TEXTS), options)
     assert all(row[0].tokens for row in rows)

@@ -74,8 +74,8 @@ def test_tokens_are_those_of_generate_behind_the_chat_template(pair: tuple[Any, 
     target = Target(source="de", language="en", context=glossary)
     memory = model.encode(model.text_features(TEXTS))
     options = DecodingOptions(max_tokens=24, draft="none")
-    found = [row[0].tokens for row in search(model, memory, [[target]] * len(TEXTS), options)]
-    for text, own in zip(TEXTS, found, strict=True):
+    result = [row[0].tokens for row in search(model, memory, [[target]] * len(TEXTS), options)]
+    for text, own in zip(TEXTS, result, strict=True):
         talk = [{"role": "user", "content": request(text, "de", "en", glossary)}]
         inputs = model.tokenizer.apply_chat_template(
             talk, add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -94,7 +94,7 @@ def test_tokens_are_those_of_generate_behind_the_chat_template(pair: tuple[Any, 
         search(model, model.encode(model.text_features([text])), [[target]], options)[0][0].tokens
         for text in TEXTS
     ]
-    assert alone == found
+    assert alone == result
     # Every row falls back to a temperature, at which the texts have to be told apart still.
     guard = GuardOptions(max_compression_ratio=0.0)
     drawn = [
@@ -102,7 +102,7 @@ def test_tokens_are_those_of_generate_behind_the_chat_template(pair: tuple[Any, 
         for rows, o in (((0, 1, 2), options), ((1,), options))
         for o in [replace(o, temperature=(0.0, 1e-6), guard=guard)]
     ]
-    assert drawn[0][1] == drawn[1][0] == found[1]
+    assert drawn[0][1] == drawn[1][0] == result[1]
     beam = search(model, memory, [[target]] * len(TEXTS), replace(options, beam_size=3))
     assert len(beam) == len(TEXTS)
 
@@ -220,7 +220,7 @@ def test_planted_replies_to_an_injection_are_dropped_and_a_translation_is_kept(
     monkeypatch.setattr(translator, "decode_text", lambda tokens: reply)
     monkeypatch.setattr(PromptedTranslator, "max_tokens", 8)
     guard = GuardOptions(hopeless_mean_log_probability=-99.0)  # of random weights
-    found = translate(
+    result = translate(
         Cascade(recogniser, translator),
         speech([3.0]),
         ["de"],
@@ -231,10 +231,10 @@ def test_planted_replies_to_an_injection_are_dropped_and_a_translation_is_kept(
     )["de"]
     reason = ANSWERS[reply]
     if reply and reason is None:
-        assert [segment.text for segment in found.segments] == [reply]
+        assert [segment.text for segment in result.segments] == [reply]
         return
-    assert not found.segments
-    [dropped] = found.dropped
+    assert not result.segments
+    [dropped] = result.dropped
     assert dropped.dropped is not None
     assert re.search(reason or "^no text$", dropped.dropped)
 

@@ -32,8 +32,8 @@ def test_a_published_file_names_its_embedding_after_the_decoder(tmp_path: Path) 
     weights = load_file(path)
     weights["decoder.embed_tokens.weight"] = weights.pop("shared.weight")
     save_file(weights, path, metadata={"format": "pt"})
-    found = load(tmp_path / "model").state_dict()
-    assert all(torch.equal(found[name], value) for name, value in made.model.state_dict().items())
+    result = load(tmp_path / "model").state_dict()
+    assert all(torch.equal(result[name], value) for name, value in made.model.state_dict().items())
 
 
 def test_rows_longer_than_the_largest_distance_equal_those_of_transformers(tmp_path: Path) -> None:

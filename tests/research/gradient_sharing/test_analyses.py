@@ -53,15 +53,15 @@ def test_mean_cosines_leave_out_a_vector_with_itself() -> None:
 
 
 def test_self_similarity_does_not_depend_on_how_many_vectors_there_are() -> None:
-    found = []
+    result = []
     for num_vectors in (5, 400):
         draws = [
             mean_cosines([*planted_rows((1,), seed=s, num_vectors=num_vectors).values()])[0, 0]
             for s in range(40)
         ]
-        found.append(np.mean(draws))
-    assert abs(found[0] - found[1]) < 0.01
-    assert found[0] > 0.15
+        result.append(np.mean(draws))
+    assert abs(result[0] - result[1]) < 0.01
+    assert result[0] > 0.15
 
 
 def test_gradients_that_cancel_out_are_named() -> None:
@@ -76,8 +76,8 @@ PLANTED = [(1, 3), (2, 2), (2, 2, 2), (3, 3), (4, 4, 4), (3, 3, 3, 3), (6, 6), (
 
 def found_groups(rows: dict[str, np.ndarray], clustering: groups.Clustering = "ward") -> set[frozenset[str]]:
     tags = list(rows)
-    found = groups.find_groups([rows[tag].astype(float) for tag in tags], clustering=clustering, veto=0.9)
-    return as_groups([[tags[index] for index in group] for group in found.partition])
+    result = groups.find_groups([rows[tag].astype(float) for tag in tags], clustering=clustering, veto=0.9)
+    return as_groups([[tags[index] for index in group] for group in result.partition])
 
 
 @pytest.mark.parametrize("noise", [2.0, 4.0])
@@ -121,7 +121,7 @@ def test_noise_alone_makes_no_groups_and_no_conflict() -> None:
 
 def test_the_corrected_cosine_does_not_depend_on_noise_and_delta_does() -> None:
     """Two languages whose gradients have a true cosine of .49."""
-    found = {}
+    result = {}
     for noise in (0.5, 2.0):
         random = np.random.default_rng(0)
         one, other = np.linalg.qr(random.standard_normal((128, 2)))[0].T
@@ -130,11 +130,11 @@ def test_the_corrected_cosine_does_not_depend_on_noise_and_delta_does() -> None:
             tag: unit(centre + noise * unit(random.standard_normal((400, 128))))
             for tag, centre in zip("ab", centres, strict=True)
         }
-        found[noise] = measure(sketches(rows), MODULE)
-    for evidence in found.values():
+        result[noise] = measure(sketches(rows), MODULE)
+    for evidence in result.values():
         assert evidence.conflict == pytest.approx(1 - 0.49, abs=evidence.conflict_margin + 0.005)
         assert evidence.corrected[0][1] == pytest.approx(1 - evidence.conflict, abs=2e-6)
-    assert found[0.5].delta > 3 * found[2.0].delta
+    assert result[0.5].delta > 3 * result[2.0].delta
 
 
 def test_two_languages_are_two_groups_without_a_silhouette() -> None:
@@ -217,9 +217,9 @@ def test_half_samples_spread_as_the_whole_errs() -> None:
         noise = [2 * unit(random.standard_normal((40, 32))) for _ in centres]
         return {tag: unit(c + n).astype(np.float32) for tag, c, n in zip("abc", centres, noise, strict=True)}
 
-    found = [measure(sketches(draw()), MODULE) for _ in range(20)]
-    scatter = 1.96 * np.std([evidence.delta for evidence in found])
-    assert 0.6 < np.mean([evidence.delta_margin for evidence in found]) / scatter < 1.6
+    result = [measure(sketches(draw()), MODULE) for _ in range(20)]
+    scatter = 1.96 * np.std([evidence.delta for evidence in result])
+    assert 0.6 < np.mean([evidence.delta_margin for evidence in result]) / scatter < 1.6
     few = measure(sketches(planted_rows((2, 2), num_vectors=3)), MODULE)
     assert few.delta_margin is None
     assert few.stability is None
@@ -338,12 +338,12 @@ def test_a_language_with_more_vectors_has_no_more_energy() -> None:
 
 def test_principal_angles_by_scipy() -> None:
     rows = rows_of(9, 14, 11, dimensions=40)
-    found = subspace.principal_angles_deg(rows, num_directions=4)
+    result = subspace.principal_angles_deg(rows, num_directions=4)
     bases = [np.linalg.svd(r, full_matrices=False)[2][:4].T for r in rows]
     for a, b in itertools.combinations(range(3), 2):
         wanted = np.degrees(scipy.linalg.subspace_angles(bases[a], bases[b])).mean()
-        assert found[a, b] == found[b, a] == pytest.approx(wanted, abs=1e-6)
-    assert np.diag(found).tolist() == [0, 0, 0]
+        assert result[a, b] == result[b, a] == pytest.approx(wanted, abs=1e-6)
+    assert np.diag(result).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("dimensions", [5, 30])
@@ -357,8 +357,8 @@ def test_ridge_canonical_correlations_by_their_definition(dimensions: int) -> No
         return np.linalg.inv(scipy.linalg.sqrtm(covariance + ridge * np.eye(dimensions)).real)
 
     wanted = np.linalg.svd(inverse_root(x) @ (x.T @ y / 20) @ inverse_root(y), compute_uv=False)
-    found = subspace.canonical_correlations([one, other])
-    assert found[0, 1] == pytest.approx(wanted[:10].mean(), abs=1e-9)
+    result = subspace.canonical_correlations([one, other])
+    assert result[0, 1] == pytest.approx(wanted[:10].mean(), abs=1e-9)
 
 
 def test_the_order_of_rows_is_their_own() -> None:

@@ -183,8 +183,8 @@ def test_evaluation_takes_the_branch_of_the_speaker(workdir: Path) -> None:
     model = load(workdir / "second" / "model")
     options = DecodingOptions(max_tokens=12, guard=GuardOptions(enabled=False))
     samples = [sound(tone) for tone in tones for _ in TAGS]
-    found = BatchDecoder(model, options).decode(samples, [["de"]] * 16, [*TAGS] * 4)
-    texts = [row[0][0] for row in found]
+    result = BatchDecoder(model, options).decode(samples, [["de"]] * 16, [*TAGS] * 4)
+    texts = [row[0][0] for row in result]
     expected = [text(tone, tag, "de") for tone in tones for tag in TAGS]
     assert np.mean([a == b for a, b in zip(texts, expected, strict=True)]) >= 0.75
 

@@ -115,8 +115,8 @@ def planted(tmp_path_factory):
 
 
 def _mean_cosine(sketches, one, other):
-    found = sketches.vectors["encoder.layers.1.feed_forward"]
-    return float((found[one] @ found[other].T).mean())
+    result = sketches.vectors["encoder.layers.1.feed_forward"]
+    return float((result[one] @ result[other].T).mean())
 
 
 def test_planted_agreement_and_conflict_are_seen(planted):
@@ -159,8 +159,8 @@ def test_sketch_cosines_against_exact_ones(corpus, tmp_path, kind):
 def _in_one_piece(collection, key, vector, module):
     """A sketch (d,) from whole gradients: one call of autograd, tensors normalised, projected, added up."""
     with probing(collection.model, collection.parameters.values()):
-        found = gradients(collection.model, collection._batches(key, vector), collection.parameters)
-    unit = normalised(found, collection.modules[module])
+        result = gradients(collection.model, collection._batches(key, vector), collection.parameters)
+    unit = normalised(result, collection.modules[module])
     total = sum(collection.projection.project(name, [tensor])[0] for name, tensor in unit.items())
     return total / np.linalg.norm(total)
 
@@ -222,11 +222,11 @@ def test_a_shared_weight_counts_for_each_of_its_names(corpus):
     model, names = Deep(2), ("layers.0.weight", "layers.1.weight")
     model.layers[1].weight = model.layers[0].weight
     parameters = dict.fromkeys(names, model.layers[0].weight)
-    found = {}
+    result = {}
     with probing(model, parameters.values()):
-        stream_gradients(model, [[]], parameters, found.__setitem__, lambda model, utterances: model.loss())
+        stream_gradients(model, [[]], parameters, result.__setitem__, lambda model, utterances: model.loss())
         [expected] = torch.autograd.grad(model.loss()[0], [model.layers[0].weight])
-    assert all(torch.equal(found[name], expected.flatten()) for name in names)
+    assert all(torch.equal(result[name], expected.flatten()) for name in names)
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(corpus, whole, tmp_path):
@@ -325,9 +325,9 @@ def test_pairs(corpus, tmp_path):
 def test_overlapping_modules_do_not_disturb_each_other(corpus, tmp_path, whole):
     modules = ("encoder.layers.*.feed_forward_out", "encoder.layers.1")
     options = CollectOptions(modules=modules, utterances=8, batch=2, accumulate=2, dimensions=64)
-    found = _vectors(_collected(corpus, tmp_path / "parts", options))
+    result = _vectors(_collected(corpus, tmp_path / "parts", options))
     for name, array in whole.items():
-        np.testing.assert_allclose(found[name], array, atol=1e-5)
+        np.testing.assert_allclose(result[name], array, atol=1e-5)
 
 
 def test_a_folder_of_other_settings_is_refused(corpus, tmp_path):

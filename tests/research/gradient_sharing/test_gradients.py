@@ -59,13 +59,13 @@ def _batch(model, utterances):
 
 def gradients(model, batches, parameters):
     """All at once, on the CPU."""
-    found = {}
-    stream_gradients(model, batches, parameters, found.__setitem__)
-    return {name: found[name].cpu() for name in parameters}
+    result = {}
+    stream_gradients(model, batches, parameters, result.__setitem__)
+    return {name: result[name].cpu() for name in parameters}
 
 
-def _lengths(found):
-    return {name: float(tensor.double().norm()) for name, tensor in found.items()}
+def _lengths(result):
+    return {name: float(tensor.double().norm()) for name, tensor in result.items()}
 
 
 def _with_smoothing(model, smoothing):
@@ -85,12 +85,12 @@ def test_the_loss_is_the_training_loss_without_smoothing(model, utterances):
 
 
 def test_heads_other_than_the_decoder_pull_nothing(model, utterances):
-    found = torch.autograd.grad(
+    result = torch.autograd.grad(
         decoder_loss(model.eval(), utterances)[0],
         [model.ctc_head.weight, model.language_head.weight],
         allow_unused=True,
     )
-    assert found == (None, None)
+    assert result == (None, None)
 
 
 def test_whisper_against_transformers():
@@ -119,9 +119,9 @@ def test_a_gradient_entry_against_finite_differences(model, utterances):
     batches = [utterances[:4], utterances[4:]]
     parameters = choose_modules(model)["encoder.layers.1.feed_forward_out"]
     with probing(model, parameters.values()):
-        found = gradients(model, batches, parameters)
+        result = gradients(model, batches, parameters)
         name = "encoder.layers.1.feed_forward_out.expand.weight"
-        place = int(found[name].abs().argmax())
+        place = int(result[name].abs().argmax())
         weights = parameters[name].data.view(-1)
 
         def loss(change):
@@ -133,7 +133,7 @@ def test_a_gradient_entry_against_finite_differences(model, utterances):
 
         step = 0.02
         slope = (loss(step) - loss(-step)) / (2 * step)
-    assert float(found[name][place]) == pytest.approx(slope, rel=0.02)
+    assert float(result[name][place]) == pytest.approx(slope, rel=0.02)
 
 
 def test_dropout_is_off_and_the_model_is_left_as_it_was(utterances):
@@ -208,9 +208,9 @@ def test_a_broken_weight_is_found(utterances):
     model.encoder.layers[0].attention.out.weight.data[0, 0] = float("nan")
     parameters = choose_modules(model)["encoder.layers.1.feed_forward_out"]
     with probing(model, parameters.values()):
-        found = gradients(model, [utterances[:2]], parameters)
+        result = gradients(model, [utterances[:2]], parameters)
     with pytest.raises(SprachbundError, match="not finite"):
-        counted_tensors(_lengths(found), "de, layer 1")
+        counted_tensors(_lengths(result), "de, layer 1")
 
 
 def test_exact_cosines_are_the_mean_over_tensors():
@@ -236,9 +236,9 @@ def test_in_a_split_model_each_language_pulls_its_own_branch(utterances):
     inside = choose_modules(model, [module])[module]
     with probing(model, inside.values()):
         for other, language in ((1, "de"), (0, "en")):
-            found = gradients(model, [[u for u in utterances if u.source == language]], inside)
-            counted = counted_tensors(_lengths(found), language)
-            assert all(found[n].norm() == 0 for n in inside if f".private.{other}." in n)
+            result = gradients(model, [[u for u in utterances if u.source == language]], inside)
+            counted = counted_tensors(_lengths(result), language)
+            assert all(result[n].norm() == 0 for n in inside if f".private.{other}." in n)
             assert set(counted) == {n for n in inside if f".private.{other}." not in n}
 
 
@@ -250,11 +250,11 @@ def test_devices_agree(utterances, kind):
     results, sketches = [], []
     for device in ("cpu", "cuda"):
         parameters = choose_modules(model.to(device))["encoder.layers.0.feed_forward_out"]
-        found = {}
+        result = {}
         with probing(model, parameters.values()):
-            stream_gradients(model, [utterances[:4]], parameters, found.__setitem__)
-        assert all(tensor.device.type == device for tensor in found.values())
-        sketches.append(np.sum([projection.project(name, [found[name]]) for name in parameters], axis=0))
-        results.append({name: tensor.cpu() for name, tensor in found.items()})
+            stream_gradients(model, [utterances[:4]], parameters, result.__setitem__)
+        assert all(tensor.device.type == device for tensor in result.values())
+        sketches.append(np.sum([projection.project(name, [result[name]]) for name in parameters], axis=0))
+        results.append({name: tensor.cpu() for name, tensor in result.items()})
     assert exact_cosines(*results) == pytest.approx(1.0, abs=1e-4)
     np.testing.assert_allclose(*sketches, atol=1e-3 * np.abs(sketches[0]).max())

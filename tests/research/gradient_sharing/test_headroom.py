@@ -36,7 +36,7 @@ def test_losses_before_training_are_those_of_whole_passes(corpus: Manifest, modu
     """The held out half that is reported is the second one of each language, read as `choose_rows` chooses."""
     model = made.make_model().eval()
     spoken = []
-    found = measure_headroom(
+    result = measure_headroom(
         model,
         [corpus],
         [corpus],
@@ -44,7 +44,7 @@ def test_losses_before_training_are_those_of_whole_passes(corpus: Manifest, modu
         rewrite=lambda example: spoken.append(example) or example,  # type: ignore[func-returns-value]
     )
     held_out = spoken[len(spoken) // 2 :]
-    for language, loss in found.before.items():
+    for language, loss in result.before.items():
         reported = [example for example in held_out if example.source == language][4:]
         with torch.no_grad():
             total, count = decoder_loss(model, reported)
@@ -54,12 +54,12 @@ def test_losses_before_training_are_those_of_whole_passes(corpus: Manifest, modu
 def test_the_model_is_as_before(corpus: Manifest) -> None:
     model = made.make_model().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = measure_headroom(model, [corpus], [corpus], SMALL)
+    result = measure_headroom(model, [corpus], [corpus], SMALL)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert model.training
     assert all(p.requires_grad for p in model.parameters())
-    assert found.together != found.before  # it did train
-    assert found == measure_headroom(model, [corpus], [corpus], SMALL)
+    assert result.together != result.before  # it did train
+    assert result == measure_headroom(model, [corpus], [corpus], SMALL)
 
 
 def test_a_group_of_all_gains_nothing_over_all(corpus: Manifest) -> None:
@@ -74,10 +74,10 @@ def test_a_group_of_all_gains_nothing_over_all(corpus: Manifest) -> None:
 
 
 def test_means_are_over_languages(corpus: Manifest) -> None:
-    found = measure_headroom(made.make_model().eval(), [corpus], [corpus], SMALL)
-    alone = found.gains["alone"]
-    assert alone[ALL].gain == pytest.approx(np.mean([alone[tag].gain for tag in found.together]))
-    for tag, together in found.together.items():
+    result = measure_headroom(made.make_model().eval(), [corpus], [corpus], SMALL)
+    alone = result.gains["alone"]
+    assert alone[ALL].gain == pytest.approx(np.mean([alone[tag].gain for tag in result.together]))
+    for tag, together in result.together.items():
         assert alone[tag].gain == pytest.approx(together - alone[tag].loss)
         assert alone[tag].interval[0] <= alone[tag].interval[1]
 
@@ -114,5 +114,5 @@ def test_no_rate_is_an_error() -> None:
 def test_what_is_found_is_json(corpus: Manifest) -> None:
     from dataclasses import asdict
 
-    found: Headroom = measure_headroom(made.make_model().eval(), [corpus], [corpus], SMALL)
-    assert json.loads(json.dumps(asdict(found)))["modules"] == ["encoder.layers.1"]
+    result: Headroom = measure_headroom(made.make_model().eval(), [corpus], [corpus], SMALL)
+    assert json.loads(json.dumps(asdict(result)))["modules"] == ["encoder.layers.1"]

@@ -87,11 +87,11 @@ def test_cosines_spread_about_the_exact_one_as_stated(kind, cosine):
     rng = np.random.default_rng(5)
     x, y = np.linalg.qr(rng.normal(size=(1000, 2)))[0].T
     pair = np.stack([x, cosine * x + np.sqrt(1 - cosine**2) * y]).astype(np.float32)
-    found = []
+    result = []
     for seed in range(600):
         a, b = _projected(make_projection(kind, 64, seed), "w", pair)
-        found.append(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
-    error = np.array(found) - cosine
+        result.append(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    error = np.array(result) - cosine
     # The spread of 600 draws is known to 3%; the formula itself is of first order in 1/sqrt(64).
     assert error.std() == pytest.approx(cosine_error(64, cosine), rel=0.12)
     assert abs(error.mean()) < 4 * error.std() / np.sqrt(600) + 1 / 64

@@ -33,13 +33,13 @@ def said(blocks: list[report.Block]) -> str:
 
 
 def test_pairs_that_fight_most_come_first(plan: SharingPlan) -> None:
-    found = report.pairs(plan.modules)
-    conflicts = [pair.conflict for pair in found]
+    result = report.pairs(plan.modules)
+    conflicts = [pair.conflict for pair in result]
     assert conflicts == sorted(conflicts, reverse=True)
-    assert len(found) == 3 * 6
+    assert len(result) == 3 * 6
     lonely = next(group[0] for group in plan.splits[0].groups if len(group) == 1)
-    assert all(lonely in pair.languages for pair in found[:3])
-    first = found[0]
+    assert all(lonely in pair.languages for pair in result[:3])
+    first = result[0]
     s = plan.modules[first.module].mean_cosines
     a, b = (plan.modules[first.module].languages.index(tag) for tag in first.languages)
     assert first.conflict == pytest.approx(1 - s[a][b] / (s[a][a] * s[b][b]) ** 0.5)
@@ -109,14 +109,14 @@ def test_edited_groups_are_not_called_sure(plan: SharingPlan) -> None:
 
 def test_the_change_between_checkpoints(plan: SharingPlan) -> None:
     before = layers(common=2.0)
-    found = report.changes(plan.modules, before.modules)
-    assert [change["module"] for change in found] == list(plan.modules)
-    for change in found:
+    result = report.changes(plan.modules, before.modules)
+    assert [change["module"] for change in result] == list(plan.modules)
+    for change in result:
         name = change["module"]
         assert change["change"] == pytest.approx(
             plan.modules[name].conflict - before.modules[name].conflict, abs=1e-4
         )
-    top = found[-1]
+    top = result[-1]
     assert top["clear"]
     assert top["change"] > 0
     assert top["conflict"] > top["conflict_before"]
@@ -150,8 +150,8 @@ def test_checkpoints_with_nothing_in_common(plan: SharingPlan) -> None:
 
 
 def test_the_json_has_plain_names(plan: SharingPlan) -> None:
-    found = report.numbers(plan)
-    split = found["splits"][0]
+    result = report.numbers(plan)
+    split = result["splits"][0]
     for name in (
         "module",
         "groups",
@@ -166,8 +166,8 @@ def test_the_json_has_plain_names(plan: SharingPlan) -> None:
         "silhouette",
     ):
         assert name in split
-    assert list(found["modules"]) == list(plan.modules)
-    assert found["version"] == 1
+    assert list(result["modules"]) == list(plan.modules)
+    assert result["version"] == 1
 
 
 class Page(HTMLParser):
@@ -180,14 +180,14 @@ class Page(HTMLParser):
         self.pictures: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
+        result = dict(attrs)
         self.loads += [
             value
-            for key, value in found.items()
+            for key, value in result.items()
             if value and key in {"src", "href", "xlink:href"} and value[0] != "#"
         ]
         if tag == "svg":
-            self.pictures.append(found.get("aria-label") or "")
+            self.pictures.append(result.get("aria-label") or "")
         if tag not in {"meta", "br"}:
             self.open.append(tag)
 

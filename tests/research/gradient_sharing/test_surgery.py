@@ -65,10 +65,10 @@ def test_by_neuron_with_one_group_the_function_stays_what_it_was(module: str, ra
 
 
 def test_by_neuron_the_units_are_those_that_matter_most() -> None:
-    found = random_importance()[ENCODER]
+    result = random_importance()[ENCODER]
     split = made.make_split(start="neuron", private_shares=(0.25, 0.75))
-    old, new, _ = applied(split, {ENCODER: found})
-    shares = {tag: (value / value.sum()).numpy() for tag, value in found.items()}
+    old, new, _ = applied(split, {ENCODER: result})
+    shares = {tag: (value / value.sum()).numpy() for tag, value in result.items()}
     overall = sum(shares.values())
     shared = sorted(range(48), key=lambda unit: -overall[unit])[:24]
     assert units(new.shared, old) == shared
@@ -83,7 +83,7 @@ def test_by_neuron_the_units_are_those_that_matter_most() -> None:
 
 def units(branch, old: FeedForward) -> list[int]:
     """Which units of the old feed-forward a branch is made of, found by their weights."""
-    found = []
+    result = []
     for row, bias, column in zip(
         branch.expand.weight, branch.expand.bias, branch.contract.weight.T, strict=True
     ):
@@ -91,8 +91,8 @@ def units(branch, old: FeedForward) -> list[int]:
         assert torch.equal(old.expand.weight[unit], row)
         assert old.expand.bias[unit] == bias
         assert torch.equal(old.contract.weight[:, unit], column)
-        found.append(unit)
-    return found
+        result.append(unit)
+    return result
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
@@ -193,7 +193,7 @@ def test_a_split_model_is_not_split_again() -> None:
 def test_importance_is_the_mean_product_of_activation_and_gradient() -> None:
     model = made.make_model()
     batches = {tag: [made.make_batch(model, [n, n], ["de"], seed=n)] for n, tag in enumerate(LANGUAGES[:2])}
-    found = collect_importance(model, batches, [ENCODER, DECODER])
+    result = collect_importance(model, batches, [ENCODER, DECODER])
     gates = {}
     for module in (ENCODER, DECODER):
         contract = model.get_submodule(module).contract
@@ -208,7 +208,7 @@ def test_importance_is_the_mean_product_of_activation_and_gradient() -> None:
         # The derivative by a factor on the activation is activation times gradient.
         for module, gate in gates.items():
             expected = gate.grad.abs().flatten(0, -2).sum(0)
-            torch.testing.assert_close(found[module][tag].float(), expected, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(result[module][tag].float(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_importance_leaves_the_model_as_it_was_and_names_what_is_dead() -> None:

@@ -42,7 +42,7 @@ def _choose(manifests, **changes):
 
 
 def _names(rows):
-    return {key: [(row.id, row.target) for row in found] for key, found in rows.items()}
+    return {key: [(row.id, row.target) for row in result] for key, result in rows.items()}
 
 
 @pytest.mark.parametrize("by", ["source", "target", "pair"])
@@ -57,18 +57,18 @@ def test_order_and_division_of_the_data_do_not_matter(tmp_path, by):
 def test_by_source_the_targets_take_turns(tmp_path):
     rows = _choose([_write(tmp_path, range(60))], count=9)
     assert list(rows) == ["de", "en", "fr"]
-    for source, found in rows.items():
-        assert {row.source for row in found} == {source}
-        assert Counter(row.target for row in found) == {"de": 3, "en": 3, "fr": 3}
-        assert len({row.id for row in found}) == 9
+    for source, result in rows.items():
+        assert {row.source for row in result} == {source}
+        assert Counter(row.target for row in result) == {"de": 3, "en": 3, "fr": 3}
+        assert len({row.id for row in result}) == 9
 
 
 def test_by_target_the_sources_take_turns(tmp_path):
     rows = _choose([_write(tmp_path, range(60))], by="target", count=9)
-    for target, found in rows.items():
-        assert {row.target for row in found} == {target}
-        assert Counter(row.source for row in found) == {"de": 3, "en": 3, "fr": 3}
-        assert len({row.id for row in found}) == 9
+    for target, result in rows.items():
+        assert {row.target for row in result} == {target}
+        assert Counter(row.source for row in result) == {"de": 3, "en": 3, "fr": 3}
+        assert len({row.id for row in result}) == 9
 
 
 def test_pairs_are_named_and_pure(tmp_path):
@@ -90,7 +90,7 @@ def test_only_what_is_asked_for(tmp_path):
     manifest = _write(tmp_path, range(60))
     assert list(_choose([manifest], languages=["fr", "de"])) == ["de", "fr"]
     rows = _choose([manifest], targets=["en"])
-    assert {row.target for found in rows.values() for row in found} == {"en"}
+    assert {row.target for result in rows.values() for row in result} == {"en"}
     assert list(_choose([manifest], by="pair", languages=["fr>de"])) == ["fr>de"]
 
 

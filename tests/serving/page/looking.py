@@ -11,10 +11,10 @@ RECORDINGS = Path(__file__).parents[3] / "examples" / "recordings"
 def until(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
     """Waits until `condition()` is true and returns it. (The page's policy forbids the browser's own way to wait.)"""
     begun = time.monotonic()
-    while not (found := condition()):
+    while not (result := condition()):
         assert time.monotonic() - begun < timeout_s, f"waited in vain for: {what}"
         time.sleep(0.05)
-    return found
+    return result
 
 
 def state(page: Any, name: str, timeout_s: float = 60.0) -> None:

@@ -108,10 +108,10 @@ def common(one: list[str], other: list[str]) -> int:
 
 
 def download(page: Any, name: str) -> str:
-    with page.expect_download() as found:
+    with page.expect_download() as result:
         choose(page, ".menu", name)
-    assert found.value.suggested_filename == f"captions.de.{name}"
-    return str(Path(found.value.path()).read_text(encoding="utf-8"))
+    assert result.value.suggested_filename == f"captions.de.{name}"
+    return str(Path(result.value.path()).read_text(encoding="utf-8"))
 
 
 def subtitles(text: str) -> list[tuple[float, float, str]]:
