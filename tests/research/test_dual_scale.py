@@ -285,6 +285,12 @@ def test_the_published_shape_is_reported() -> None:
     assert named["parasite"].utterances == 64
 
 
+def test_a_conformer_is_estimated_without_tokenizers() -> None:
+    result = estimate_memory(recipe("small"))
+    assert result.parts["decoder layer"] > 0
+    assert {training.name for training in result.trainings} >= {"parasite", "medusa"}
+
+
 def test_what_is_told_is_what_is_built(tiny: Path) -> None:
     lines = {line["name"]: line for line in estimate_memory(recipe("tiny", SHORT)).model_dump()["trainings"]}
     model = load(tiny / "run" / "seed-0" / "parasite" / "model")

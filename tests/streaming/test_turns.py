@@ -60,7 +60,7 @@ def stretches(events) -> list[tuple[float, float]]:
 
 
 @pytest.mark.parametrize(
-    ("probabilities", "found"),
+    ("probabilities", "actual"),
     [
         ((1.0, 1.0, 1.0, 1.0), [(0.8, 2.7), (3.3, 5.2), (5.4, 8.2), (10.8, 13.2)]),
         ((0.0, 0.0, 0.0, 0.0), [(0.8, 8.2), (10.8, 13.2)]),

@@ -240,7 +240,8 @@ INLINE void match_many_from(const Attention& a, const float* queries, const floa
     if constexpr (QUERIES > 1) match_many_from<(QUERIES + 1) / 2>(a, queries, keys, query, first, count);
 }
 
-void match_many(const Attention& a, int64_t blocks) {
+// Sets with products of bf16 take `match`.
+[[maybe_unused]] void match_many(const Attention& a, int64_t blocks) {
     float *keys = a.scratch, *queries = keys + a.width * kTile;
     for (int64_t q = 0; q < a.count; q++) widen_query(a, q, queries + q * a.width);
     for (int64_t block = 0; block < blocks; block += kTile / 16) {

@@ -5,6 +5,7 @@ Shapes: B utterances, R rows, U tokens of a row.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -132,8 +133,19 @@ def _shape(recipe: DualScaleRecipe) -> Any:
         target_languages=recipe.languages,
         **recipe.conformer.model_dump(),
     )
-    sizes = (recipe.model.vocabulary_size, 400)  # of the tokenizers, the numbers of pieces decide
-    return Conformer(config, *(cast(Any, range(size)) for size in sizes))
+    tokenizers = (_Pieces(recipe.model.vocabulary_size), _Pieces(400))
+    return Conformer(config, *(cast(Any, tokenizer) for tokenizer in tokenizers))
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """In place of a tokenizer, of which the number of pieces decides."""
+
+    count: int
+    words_only: bool = False
+
+    def __len__(self) -> int:
+        return self.count
 
 
 def _parts(whole: DualScale) -> dict[str, int]:
