@@ -25,10 +25,16 @@ def _compiled_for() -> list[str]:
     return re.findall(r"(\w+) = 1", _pywhispercpp.whisper_print_system_info().rpartition("CPU : ")[2])
 
 
+def _library_version() -> str:
+    """Of whisper.cpp itself: the longest suffix of its library's names."""
+    names = (path.name for path in Path(_pywhispercpp.__file__).parent.glob("libwhisper.so.*"))
+    return max(names, key=len).partition(".so.")[2]
+
+
 class System:
     """Its version has the instructions that it was compiled for."""
 
-    version = f"{version('pywhispercpp')} ({' '.join(_compiled_for())})"
+    version = f"{_library_version()} (pywhispercpp {version('pywhispercpp')}; {' '.join(_compiled_for())})"
 
     def __init__(self, folder: Path, precision: str, threads: int, watch: Stopwatch) -> None:
         self.model = Model(str(folder / GGML), n_threads=threads, redirect_whispercpp_logs_to=None)
