@@ -1,5 +1,7 @@
 """The reference of the documentation site comes from the code, and its pages load nothing from other hosts."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -29,6 +31,19 @@ def test_keys_of_recipes_have_type_default_and_meaning() -> None:
     rows = [line.split(" | ") for line in training.splitlines() if line.startswith("| `")]
     assert {"| `steps`", "| `learning_rate`"} <= {row[0] for row in rows}
     assert all(row[-1].strip(" |") for row in rows)  # every key has a meaning
+
+
+def test_every_class_that_a_file_is_read_into_is_listed() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "configuration.md").read_text("utf-8")
+    listed = set(re.findall(r"<!-- generated: options \S+\.(\w+) -->", page))
+    assert listed >= {
+        *("TranslatorRecipe", "UnitTranslatorRecipe", "DraftRecipe"),
+        *("GradientSharingRecipe", "DualScaleRecipe", "CodeSwitchRecipe"),
+        *("DiscreteUnitsRecipe", "EncoderTransferRecipe"),
+    }
+    keys = docs_hooks.on_page_markdown(page)
+    for key in ("unit_pieces", "prune_only_layers", "trained_arms", "cache_states", "text_llm", "pretrained"):
+        assert f"`{key}`" in keys or f"### {key}" in keys
 
 
 def test_unknown_markers_are_refused() -> None:
