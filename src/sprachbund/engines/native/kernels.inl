@@ -5,7 +5,7 @@
 //   dot_pairs      adds two bf16 products to each of sixteen sums
 //   to_nearest     sixteen floats to integers, ties to even
 //   kTokens, kBlocks   how many tokens and row blocks of integer sums fit into the registers
-//   kInOrder       up to so many tokens read weights in the order of addresses
+//   kInOrder       up to so many tokens read weights in the order of addresses; more than one was measured with AVX-512 alone
 //   kSums          how many vectors of sums fit there: 2, 4 or 16
 #include "kernels.hpp"
 
@@ -312,6 +312,8 @@ INLINE void tile(const Tokens& tokens, int64_t token, const Matrix& m, int64_t b
 constexpr int blocks_for(int tokens) {
     return kTokens * kBlocks / tokens >= 4 ? 4 : kTokens * kBlocks / tokens >= 2 ? 2 : 1;
 }
+// How many of the tokens that are left, fewer than before, are computed together; the same for queries. All of them where
+// so many go in order, since each group reads the weights again.
 constexpr int fewer(int tokens) {
     return tokens > 8 ? 8 : tokens <= kInOrder ? tokens - 1 : tokens > 4 ? 4 : tokens > 2 ? 2 : 1;
 }
