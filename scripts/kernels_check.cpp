@@ -55,7 +55,9 @@ struct Packed {
 };
 
 void product(const Kernels& k) {
-    const int64_t rows = between(1, 100), inputs = between(1, 200), count = between(1, 70), stride = up(inputs, 16);
+    // Some have more inputs than any set takes at a time.
+    const int64_t rows = between(1, 100), inputs = between(0, 4) ? between(1, 200) : between(1000, 2500);
+    const int64_t count = between(1, 70), stride = up(inputs, 16);
     Packed packed(rows, inputs);
     std::vector<uint8_t> tokens(static_cast<size_t>(count * stride));
     std::vector<float> scale(static_cast<size_t>(count)), out(static_cast<size_t>(count * rows));
@@ -68,6 +70,13 @@ void product(const Kernels& k) {
               {Then::add, more.data(), rows, nullptr, 0, 0.25f});
     k.product({tokens.data(), stride, scale.data(), count}, packed.matrix, 0, packed.matrix.blocks,
               {Then::times, twice.data(), rows, nullptr, 0});
+    // Without scales and a bias, the sums of integers come out.
+    const std::vector<float> ones(static_cast<size_t>(std::max(count, up(rows, 16))), 1.0f), zeros(ones.size());
+    std::vector<float> exact(out.size());
+    Matrix bare = packed.matrix;
+    bare.scale = ones.data(), bare.bias = zeros.data();
+    k.product({tokens.data(), stride, ones.data(), count}, bare, 0, bare.blocks,
+              {Then::keep, exact.data(), rows, nullptr, 0});
     for (size_t i = 0; i < out.size(); i++) {
         expect(near(more[i], 0.5f + 0.25f * out[i], 1e-6), k.name, "sum");
         expect(near(twice[i], 2.0f * out[i], 1e-6), k.name, "times");
@@ -78,6 +87,7 @@ void product(const Kernels& k) {
             for (int64_t i = 0; i < inputs; i++)
                 sum += (tokens[static_cast<size_t>(t * stride + i)] - 128) *
                        packed.plain[static_cast<size_t>(r * inputs + i)];
+            expect(exact[static_cast<size_t>(t * rows + r)] == static_cast<float>(sum), k.name, "sum of integers");
             const float y =
                 static_cast<float>(sum) * (packed.scale[static_cast<size_t>(r)] * scale[static_cast<size_t>(t)]);
             expect(near(out[static_cast<size_t>(t * rows + r)], y + packed.bias[static_cast<size_t>(r)], 1e-5), k.name,
