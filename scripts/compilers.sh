@@ -65,7 +65,9 @@ for compiler in "${CXX:-g++}" "$clang"; do
     COMPILER="$compiler -DSPRACHBUND_EMULATED_TILES" EMULATOR=env "$root/scripts/kernels_check.sh"
 done
 if command -v "${EMULATOR:-qemu-aarch64}" > /dev/null; then
-    COMPILER="$clang -target aarch64-linux-musl" EMULATOR=${EMULATOR:-qemu-aarch64} "$root/scripts/kernels_check.sh"
+    for processor in max cortex-a76; do # with products of 8-bit matrices and without
+        COMPILER="$clang -target aarch64-linux-musl" EMULATOR="${EMULATOR:-qemu-aarch64} -cpu $processor" "$root/scripts/kernels_check.sh"
+    done
 else
     echo "64-bit Arm: not run; there is no qemu-aarch64"
 fi

@@ -2,8 +2,8 @@
 #if defined(__aarch64__)
 #include "target.hpp"
 
-TARGET("arch=armv8.2-a+dotprod")  // without the architecture, GCC 12 refuses to inline what its header has
-#include "vector.hpp"
+TARGET("arch=armv8.2-a+dotprod")
+#include "arm.inl"
 
 namespace {
 
@@ -27,19 +27,6 @@ INLINE void add(Part (&sums)[kParts], int32_t four, const int8_t* weights) {
 
 INLINE void total(const Part (&sums)[kParts], int32_t* to) {
     for (int i = 0; i < 4; i++) vst1q_s32(to + i * 4, vaddq_s32(sums[i], vshlq_n_s32(sums[i + 4], 7)));
-}
-
-INLINE I16 to_nearest(F16 x) {
-    struct Floats {
-        float32x4_t of[4];
-    };
-    struct Integers {
-        int32x4_t of[4];
-    };
-    Floats f = bits<Floats>(x);
-    Integers out;
-    for (int i = 0; i < 4; i++) out.of[i] = vcvtnq_s32_f32(f.of[i]);
-    return bits<I16>(out);
 }
 
 }  // namespace

@@ -186,6 +186,6 @@ struct Kernels {
 const Kernels* kernels(const char* name);
 
 // Best first, the last one always "portable".
-extern const char* const instruction_sets[7];
+extern const char* const instruction_sets[8];
 
 }  // namespace sprachbund

@@ -16,6 +16,8 @@
 #endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace sprachbund {
@@ -27,10 +29,11 @@ extern const Kernels avx2_kernels, avx_vnni_kernels, avx512_vnni_kernels, avx512
 extern const Kernels amx_kernels, amx_int8_kernels;
 #endif
 #elif defined(__aarch64__)
-extern const Kernels arm_dot_kernels;
+extern const Kernels arm_i8mm_kernels, arm_dot_kernels;
 #endif
 
-const char* const instruction_sets[7] = {"amx", "avx512", "avx512_vnni", "avx_vnni", "avx2", "arm_dot", "portable"};
+const char* const instruction_sets[8] = {"amx",  "avx512",   "avx512_vnni", "avx_vnni",
+                                         "avx2", "arm_i8mm", "arm_dot",     "portable"};
 
 #if defined(__x86_64__)
 namespace {
@@ -172,6 +175,18 @@ bool has_arm_dot() {
 #endif
 }
 
+bool has_arm_i8mm() {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP2) >> 13 & 1u;  // HWCAP2_I8MM
+#elif defined(__APPLE__)
+    int has = 0;
+    size_t size = sizeof has;
+    return sysctlbyname("hw.optional.arm.FEAT_I8MM", &has, &size, nullptr, 0) == 0 && has;
+#else
+    return false;
+#endif
+}
+
 }  // namespace
 #endif
 
@@ -192,7 +207,9 @@ const Kernels* kernels(const char* name) {
     if (is("avx2")) return avx2 ? &avx2_kernels : nullptr;
 #endif
 #if defined(__aarch64__)
-    if (is("arm_dot")) return has_arm_dot() ? &arm_dot_kernels : nullptr;
+    static const bool arm_i8mm = has_arm_i8mm(), arm_dot = has_arm_dot();
+    if (is("arm_i8mm")) return arm_i8mm ? &arm_i8mm_kernels : nullptr;
+    if (is("arm_dot")) return arm_dot ? &arm_dot_kernels : nullptr;
 #endif
     return is("portable") ? &portable_kernels : nullptr;
 }
