@@ -151,7 +151,21 @@ class LivePart(Strict):
 
 
 class ExampleRecipe(Strict):
-    """See `sprachbund.data.loading.ExampleOptions`."""
+    """How an utterance becomes an example; see `sprachbund.data.loading.ExampleOptions`.
+
+    Attributes:
+        rows_per_utterance: target languages drawn for each utterance.
+        targets: target languages to draw from; all that the model writes if empty.
+        same_language: share of the utterances that are transcribed instead of translated; if left out, the language
+            spoken is drawn like any other.
+        speeds: factors of tempo and pitch; one is drawn for each batch.
+        time_masks: time masks for each utterance (SpecAugment, arXiv 1904.08779).
+        max_time_mask_s: longest time mask in seconds; never more than a sixth of the utterance.
+        max_time_mask_share: longest time mask as a share of the utterance, in place of `max_time_mask_s` and the sixth
+            (arXiv 1912.05533).
+        frequency_masks: frequency masks for each utterance.
+        max_frequency_mask: widest frequency mask in mel bins.
+    """
 
     rows_per_utterance: int = Field(default=3, ge=1)
     targets: tuple[str, ...] = ()
@@ -203,7 +217,14 @@ class FineTuning(Strict):
 
 
 class CardRecipe(Strict):
-    """Fields of the model's card that the data do not give."""
+    """Fields of the model's card that the data do not give.
+
+    Attributes:
+        name: name of the model.
+        description: one or two sentences about the model.
+        licence: licence of the weights.
+        limits: sentences that state what the model cannot do.
+    """
 
     name: str
     description: str = ""
@@ -233,6 +254,10 @@ class TranslatorRecipe(Strict):
         bits: of the weights in the model directory; 8 for a conformer and 32 for the other families if left out.
         cache_states: compute the frozen first layers of the encoder once and not in every epoch; see
             `training.cached_states`.
+        model: sizes of a new conformer and weights of its losses; of a conformer to start from, the losses alone.
+        examples: how an utterance becomes an example.
+        training: steps, learning rate, batches and evaluations.
+        card: fields of the model's card.
     """
 
     languages: tuple[str, ...]

@@ -84,6 +84,9 @@ class UnitTranslatorRecipe(Strict):
         bits: of the weights in the model directory.
         steps_of: what `training` counts its steps and evaluations by: "all" batches, or those of "speech", so that text
             comes on top of as much speech as a model without text would see.
+        model: sizes of a new model, its head, and weights of its losses.
+        training: steps, learning rate, batches and evaluations.
+        card: fields of the model's card.
     """
 
     units: Path

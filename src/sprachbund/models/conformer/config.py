@@ -58,7 +58,8 @@ class TransducerPart(BaseModel):
 
     Attributes:
         prediction_width: of the LSTM over the text so far.
-        joint_width: where frames and text meet.
+        prediction_layers: layers of this LSTM.
+        joint_width: width of the joint network, where frames and text meet.
         weight: of its loss beside that of the attention decoder, 1 for none of the latter.
         fast_emit: weight of FastEmit (arXiv 2010.11148).
         activation: of the joint network.
@@ -85,14 +86,18 @@ class ConformerShape(BaseModel):
     """Sizes of a model, and the weights of its losses.
 
     Attributes:
-        width: D of the encoder.
-        num_heads: of the encoder.
+        num_mel_bins: mel bins of the input features.
+        width: width D of the encoder's states.
+        num_heads: attention heads of the encoder.
+        num_encoder_layers: layers of the encoder.
+        num_decoder_layers: layers of the attention decoder.
         feed_forward_width: of each of an encoder layer's two feed-forwards.
-        decoder_width: of the decoder; the encoder's if None.
-        decoder_heads: of the decoder; `num_heads` if None.
+        decoder_width: width of the decoder's states; `width` if None.
+        decoder_heads: attention heads of the decoder; `num_heads` if None.
         decoder_feed_forward_width: of a decoder layer; four times the decoder's width if None.
         kernel_size: of the encoder's depthwise convolutions, in frames of 80 ms.
-        max_tokens: longest row, its language token included.
+        max_tokens: longest text in tokens, its language token included.
+        dropout: probability of dropout in encoder, decoder and transducer.
         ctc_weight: weight of the CTC loss on the transcript (arXiv 1609.06773, equation 8).
         language_weight: weight of the loss of the language head.
         label_smoothing: of the decoder's cross-entropy (arXiv 1512.00567, section 7).

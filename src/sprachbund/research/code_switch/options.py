@@ -61,7 +61,16 @@ ARMS: Mapping[str, CodeSwitchArm] = {
 
 
 class ProjectorSizes(Strict):
-    """See `sprachbund.models.speech_llm.ProjectorOptions`."""
+    """Sizes of the projector; see `sprachbund.models.speech_llm.ProjectorOptions`.
+
+    Attributes:
+        group_size: experts of each group.
+        num_chosen: experts that each speech token goes through, out of all groups.
+        hidden_width: hidden width of every expert.
+        num_layers: layers of experts, one after the other.
+        spliced_frames: encoder states that become one speech token.
+        encoder_layers: lower encoder layers, counted from 0, whose states are read beside those of the last layer.
+    """
 
     group_size: PositiveInt = 4
     num_chosen: PositiveInt = 2

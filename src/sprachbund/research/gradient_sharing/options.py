@@ -58,7 +58,16 @@ ARMS: Mapping[str, SharingArm] = {
 
 
 class Analysis(Strict):
-    """Options of collecting gradients; see `collect_options.CollectOptions`."""
+    """Options of collecting gradients; see `collect_options.CollectOptions`.
+
+    Attributes:
+        modules: patterns of the names of the modules that are analysed; the second feed-forward of every encoder layer
+            if empty.
+        utterances: utterances of each language; a multiple of `batch` times `accumulate`.
+        batch: utterances of a backward pass.
+        accumulate: backward passes whose gradients are added up to one vector.
+        dimensions: dimensions that a gradient is projected to.
+    """
 
     modules: tuple[str, ...] = ()
     utterances: int = Field(default=320, ge=1)
@@ -79,7 +88,9 @@ class GradientSharingRecipe(Strict):
         first_seed: of one training on all languages that every seed goes on from, as from a published checkpoint;
             without it each seed trains its own.
         arms: names from `ARMS`; the baseline is always there.
-        model: shape of a new model of our own family; of a conformer to start from, its losses alone.
+        vocabulary_size: pieces of a new model's tokenizer, all languages together.
+        transcript_vocabulary_size: pieces of the tokenizer of transcripts, for CTC.
+        model: shape of a new conformer; of a conformer to start from, its losses alone.
         start: model directory or name on the Hugging Face hub, of any family, that is trained on in its place.
         fine_tuning: what is changed in such a checkpoint first.
         seamless: the published SeamlessM4T shape that is checked; running it needs `start`.
@@ -96,6 +107,7 @@ class GradientSharingRecipe(Strict):
         changed_digits: languages whose speech is translated with other digits than are spoken, in all data: a positive
             control, in which groups of languages have something to gain; see `control`.
         workers: seeds at a time, each with one thread.
+        analysis: how gradients are collected.
         num_modules: split by the arms that go by gradients.
         num_groups: K of these splits, 2 as published; None finds it, and where there are no groups, the arm is the
             baseline.
