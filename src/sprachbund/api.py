@@ -35,11 +35,11 @@ class Model:
     """A loaded model and what can be done with it; may be used for any number of recordings.
 
     Attributes:
-        name: what it was loaded as: "bundled", a path or a Hugging Face id.
-        card: what is known of it; for a model without a card, its name and languages.
+        name: name it was loaded by: "bundled", a path or a Hugging Face id.
+        card: description of the model; for a model without a card, its name and languages.
         family: the model itself, for those who want to go deeper.
-        engine: what computes it (`engine.name`), and why (`engine.why`); None for a model that was not loaded by
-            `load`.
+        engine: engine that computes it (`engine.name`) and the reason for it (`engine.why`); None for a model not
+            loaded by `load`.
         licences: of its weights, those of both halves of a cascade; empty for a model that was not loaded by `load`.
     """
 
@@ -112,8 +112,8 @@ class Model:
             to: language wanted, as a tag or a name ("de", "German"); or several, which share the encoder's
                 work.
             source: language spoken; None identifies it.
-            languages: all that may be spoken, one or several; None allows all of the model's.
-            options: how to decode; `languages` stands for its `allowed_languages`.
+            languages: languages that may be spoken, one or several; None allows all of the model's.
+            options: decoding options; `languages` replaces its `allowed_languages`.
             sample_rate: of samples, in Hz; files state their own.
 
         Returns:
@@ -187,8 +187,8 @@ class Model:
         Args:
             to: language wanted, or several; "transcribe" is the language spoken.
             source: language spoken; None identifies it stretch by stretch.
-            live: when text is written.
-            options: how to decode.
+            live: options of live translation.
+            options: decoding options.
 
         Returns:
             Give its `hear` samples as they come, 16 kHz mono float32 in blocks of any size, and its `finish` nothing;

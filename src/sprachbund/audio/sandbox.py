@@ -70,7 +70,7 @@ class DecodingLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Sandbox:
-    """Which walls stand around the decoding of untrusted sound on this machine.
+    """Restrictions that confine the decoding of untrusted sound on this machine.
 
     Attributes:
         process: a process of its own with one recording, one way out and limits; without it, untrusted sound is

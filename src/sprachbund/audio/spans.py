@@ -110,7 +110,7 @@ class SpanFinder:
     """Spans from probabilities given one by one; remembers no more than one span.
 
     Args:
-        options: what counts as a span.
+        options: thresholds and lengths of spans.
         longest_pause_s: None ends a span at a pause of `min_silence_s`. Otherwise each such pause is a question,
             `paused`, which the caller answers by `end_after`: the pause that ends the span, at most this long.
     """
@@ -248,7 +248,7 @@ def speech_spans(
 
     Args:
         probabilities: one per window of 512 samples, shape (W,).
-        options: what counts as a span.
+        options: thresholds and lengths of spans.
         num_samples: length of the audio, which no span passes; W windows if not given.
 
     Returns:
@@ -267,7 +267,7 @@ def iter_speech_spans(
 
     Args:
         blocks: 16 kHz mono, each (N,) of any length.
-        options: what counts as a span.
+        options: thresholds and lengths of spans.
         activity: a detector to share; a new one if not given.
 
     Yields:
@@ -287,7 +287,7 @@ class SpanStream:
     the spans depend neither on the size of the blocks nor on when the answer comes.
 
     Args:
-        options: what counts as a span.
+        options: thresholds and lengths of spans.
         activity: a detector to share; a new one if not given.
         longest_pause_s: see `SpanFinder`.
     """

@@ -47,7 +47,7 @@ def completion_of(
 
     Args:
         option: its name, with dashes.
-        metavar: what stands for its value in the help.
+        metavar: placeholder of its value in the help.
         choices: values that its type allows.
     """
     if choices:

@@ -95,7 +95,7 @@ def measure(
         after: directory of the smaller one.
         data: corpora.
         what: the verb and its settings, as JSON values.
-        options: how much is measured.
+        options: amount of data that is measured.
         offline: never use the network.
         final: the directory that `after` is renamed to; None where it is not.
     """

@@ -303,7 +303,7 @@ def _moments(
     fast: bool,
     untrusted: bool,
 ) -> "Iterator[Moment]":
-    """Everything that the session says, of whatever it listens to."""
+    """All events of the session, from whatever sound it listens to."""
     from sprachbund.audio.load import open_audio
     from sprachbund.audio.microphone import Microphone, SystemSound, raw_blocks
     from sprachbund.streaming.live import BLOCK_S, SimulatedClock, WallClock, follow, play

@@ -121,7 +121,7 @@ class Wish:
         max_tokens: of a segment.
         temperature: in rising order; at the first above 0 there is no beam.
         without_timestamps: segments are the spans of speech as they are.
-        spans: how speech is cut out of the recording.
+        spans: options of cutting speech out of the recording.
     """
 
     language: str | None

@@ -221,7 +221,7 @@ class WhisperModel:
             word_timestamps: adds `words` to segments.
             without_timestamps: segments are spans of speech.
             vad_filter: without effect, speech is always found first.
-            vad_parameters: how it is found; see `span_options`.
+            vad_parameters: options of the voice activity detection; see `span_options`.
             max_new_tokens: most tokens of a segment.
             others: arguments that have to be at their defaults, or have no effect.
 

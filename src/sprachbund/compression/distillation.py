@@ -216,7 +216,7 @@ def vocabulary_of(model: Any) -> object:
 
 
 def _traits(student: Any, teacher: Any) -> Iterator[tuple[str, object, object]]:
-    """What has to be the same for one batch to serve both models of a family: its name, and both values."""
+    """Properties that both models need in common to share a batch: name, and both values."""
     if isinstance(student, Conformer | Whisper):
         yield "num_mel_bins", student.config.num_mel_bins, teacher.config.num_mel_bins
     if isinstance(student, Conformer):
@@ -242,9 +242,9 @@ class DistilRecipe(Strict):
         languages: heard and written.
         train: speech with texts, the teacher's own or others.
         dev: ranks the checkpoints; without it the last weights are taken.
-        objective: what is learned.
+        objective: losses that the student is trained with.
         examples: see `ExampleRecipe`.
-        training: how long, how fast.
+        training: steps, learning rate, batches and evaluations.
     """
 
     teacher: Path | str
@@ -338,7 +338,7 @@ def check_models(recipe: DistilRecipe, *, offline: bool = False) -> None:
 
 
 def _as_translator(recipe: DistilRecipe, start: Path) -> TranslatorRecipe:
-    """What `prepare_model` asks: the student as any model that is trained on, stored in the bits it has."""
+    """Recipe by which `prepare_model` makes the student trainable, stored in the bits it has."""
     bits: Bits = bits_of(start)
     return TranslatorRecipe(
         languages=recipe.languages,

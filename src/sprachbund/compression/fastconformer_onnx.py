@@ -147,7 +147,7 @@ class _CanaryStep(nn.Module):
 
 @dataclass(frozen=True)
 class _Part:
-    """What becomes a file."""
+    """A module that becomes a file of its own."""
 
     module: nn.Module
     graph: Graph
@@ -248,7 +248,7 @@ def export(model: Parakeet | Canary, directory: Path, card: Card | None = None, 
 
 
 def _limits(model: Parakeet | Canary) -> Mapping[str, int]:
-    """What ends a search."""
+    """Limits that end a search."""
     if isinstance(model, Canary):
         return {"max_sequence_length": model.max_tokens}
     return {} if model.transducer is None else {"max_tokens_per_step": model.transducer.shape.max_symbols}

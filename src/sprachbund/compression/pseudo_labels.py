@@ -84,14 +84,14 @@ def why_dropped(
     identifier: LanguageIdentifier,
     options: FilterOptions,
 ) -> str | None:
-    """Why a label is not to be trained on, as "kind: what was seen"; None when it is.
+    """Reason why a label is left out of training, as "kind: what was seen"; None when it is kept.
 
     Args:
         text: the label.
         evidence: of its decoding.
         source: the language spoken.
         target: the language asked for.
-        transcript: what is said; empty where that is not known.
+        transcript: transcript of the speech; empty where it is not known.
         duration_s: of the speech.
         identifier: knows languages by their texts.
         options: thresholds.
@@ -171,7 +171,7 @@ class SpokenUtterance:
         text: transcript, if there is one.
         speaker: if known.
         translations: language to text.
-        custom: whatever else is said of it.
+        custom: further facts about it.
     """
 
     id: str
@@ -193,7 +193,7 @@ class LabelSource(Protocol):
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """Directory or file of the speech."""
         ...
 
     @property
@@ -322,7 +322,7 @@ class FolderSource:
 
 
 def _duration_s(path: Path) -> float:
-    """What a header says; reading reports what is wrong with a file that has none."""
+    """Seconds by the header; a file without one gets a large number, and reading it reports its fault."""
     try:
         return open_audio(path).duration_s or _UNKNOWN_S
     except SprachbundError:
@@ -372,7 +372,7 @@ class Record:
             job_id: of the utterance.
             target: BCP-47 tag of the label's language.
             text: of the label.
-            reason: why it is left out.
+            reason: reason for leaving it out.
         """
         self.count(target, kind_of(reason))
         self.dropped.append({"id": job_id, "target": target, "text": text, "reason": reason})
@@ -556,7 +556,7 @@ def pseudo_label(
         out: the corpus, as `train` reads it.
         options: languages and filters.
         name: of the teacher, for the corpus's description.
-        settings: what else decides the labels; a corpus begun with other settings is refused.
+        settings: other settings that the labels depend on; a corpus begun with other settings is refused.
         computing: processes, one if None; their number changes no label.
         gpus: of each process.
         progress: called with seconds of speech done and in all.

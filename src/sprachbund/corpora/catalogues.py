@@ -293,7 +293,7 @@ def _words(text: str, language: str) -> list[list[str]] | None:
 
 
 class _Case:
-    """Which words of a language have a capital inside of a sentence, from the sentences themselves.
+    """Counts of words with a capital inside of a sentence, from the sentences of a language.
 
     Args:
         language: BCP-47 tag.

@@ -390,8 +390,8 @@ class LiveEdition:
     """The training part of an edition, drawn anew for every epoch; stands where a `Manifest` stands.
 
     Args:
-        edition: what is drawn and how it sounds; an epoch has `train_utterances`.
-        directory: where the epoch's utterances lie.
+        edition: edition that is rendered; an epoch has `train_utterances`.
+        directory: directory of the epoch's utterances.
         workers: processes that render; every core if None.
         report: called before an epoch is rendered.
     """

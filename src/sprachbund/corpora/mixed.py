@@ -187,7 +187,7 @@ def mixed(meaning: Meaning, main: str, embedded: str, rng: random.Random) -> Mix
 
 
 def range_of(slots: Sequence[str], pieces: Sequence[Piece], language: str) -> WordRange | None:
-    """Where the words that translate some slots stand in a rendering; None where others stand between them.
+    """Range of the words that translate some slots in a rendering; None where other words stand between them.
 
     Args:
         slots: names of slots.
@@ -356,7 +356,7 @@ def make_mixed(
 
     Args:
         directory: of the parts.
-        options: what is drawn.
+        options: languages and sizes of the parts.
         source: prompt packages or their tree, where recordings are spliced; fetched when None.
         workers: processes at a time.
         ray_address: as for `sprachbund.data.making.make_shards`.

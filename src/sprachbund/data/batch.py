@@ -61,11 +61,11 @@ class MixedLanguages:
 
 @dataclass(frozen=True)
 class Sides:
-    """Which data the utterances of a batch are from, where they are from several.
+    """Corpus of each utterance in a batch that several corpora share.
 
     Attributes:
         index: number (B,) of the data.
-        weights: what the loss of each of these counts.
+        weights: weight of each corpus in the loss.
     """
 
     index: Tensor

@@ -1,4 +1,4 @@
-"""Which utterances make up which batch: a pure function of lengths, seed and epoch.
+"""Division of utterances into batches: a pure function of lengths, seed and epoch.
 
 Nothing is remembered but (epoch, batch number), so taking up a run again costs the same after a minute as after
 a month.
@@ -39,7 +39,7 @@ def epoch_indices(counts: Sequence[int], repeats: Sequence[float], seed: int, ep
 
     Args:
         counts: utterances of each corpus.
-        repeats: how often each corpus occurs in an epoch; may be a fraction.
+        repeats: times that each corpus occurs in an epoch; may be a fraction.
         seed: seed of the run.
         epoch: number of the epoch, from 0.
     """
@@ -129,7 +129,7 @@ def tempered(repeats: Sequence[float], hours: Sequence[float], temperature: floa
     All together have as many hours as before (arXiv 1907.05019, section 4).
 
     Args:
-        repeats: how often each corpus occurs in an epoch.
+        repeats: times that each corpus occurs in an epoch.
         hours: of each corpus.
         temperature: 1 changes nothing; the higher, the more equal are the corpora.
     """

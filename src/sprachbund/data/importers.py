@@ -32,7 +32,7 @@ class _Collected:
             self.faults.append(Fault(where=where, reason=str(error)))
 
     def data(self, source: Path) -> OwnData:
-        """What was read. Raises SprachbundError where there was nothing at all."""
+        """The corpus that was read. Raises SprachbundError if it is empty."""
         if not self._recordings and not self.faults:
             raise SprachbundError(f"{source} holds no utterances; check the path")
         return OwnData(recordings=list(self._recordings.values()), faults=self.faults)
@@ -320,7 +320,7 @@ def read_hugging_face(
 
 
 class _Columns:
-    """What the columns of a table are."""
+    """Meanings of the columns of a table."""
 
     def __init__(self, path: Path, text: str | None, translations: Mapping[str, str]) -> None:
         self.path = path

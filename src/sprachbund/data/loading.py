@@ -310,7 +310,7 @@ class TrainingDataset(Protocol):
         does not count, in place of which the process may use its utterance i.
 
         Args:
-            options: how batches are made.
+            options: sizes of batches.
             epoch: its number.
         """
         ...
@@ -323,8 +323,8 @@ class Corpus(Dataset[Example]):
 
     Args:
         parts: (manifest or live edition, repeats) pairs.
-        examples: how the model's family makes features and tokens.
-        options: how an utterance becomes an example.
+        examples: maker of features and tokens of the model's family.
+        options: options of making an example of an utterance.
 
     Raises:
         SprachbundError: speech in a language that the model does not hear, or a target that it does not write.
@@ -439,7 +439,7 @@ class Corpus(Dataset[Example]):
         )
 
     def _mixture(self, utterance: Utterance, speed: float) -> dict[str, Any]:
-        """Which languages occur in an utterance at a speed, and where."""
+        """Languages of an utterance at a speed, and their times."""
         if not self.options.mixed:
             return {}
         languages, spans = languages_in(utterance), timed_spans(utterance)
@@ -521,8 +521,8 @@ class ShardedCorpus(Corpus):
 
     Args:
         parts: (shards, repeats) pairs; a fraction of a repeat takes whole shards.
-        examples: how the model's family makes features and tokens.
-        options: how an utterance becomes an example.
+        examples: maker of features and tokens of the model's family.
+        options: options of making an example of an utterance.
         window: shards of a window, for all processes together.
 
     Raises:
@@ -678,7 +678,7 @@ def batches(
 
     Args:
         corpus: dataset.
-        options: how batches are planned.
+        options: sizes of batches.
         epoch: number of the epoch, from 0.
         first: first batch that is made.
         num_workers: loading processes; 0 loads in this one.

@@ -40,7 +40,7 @@ def make_shards(
 
     Args:
         directory: of the corpus.
-        num_shards: how many shards there are to be.
+        num_shards: number of shards wanted.
         make: adds a shard's utterances to the writer it is given; picklable for Ray.
         workers: processes at a time.
         ray_address: of a Ray cluster that shares the folder; "local" for one here; None for plain processes.
@@ -91,7 +91,7 @@ class _Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class _Failure:
-    """Why a synthesiser did not speak a text, and whether its program was killed."""
+    """Reason why a synthesiser did not speak a text, and whether its program was killed."""
 
     reason: str
     killed: bool
@@ -112,7 +112,7 @@ def _next(attempt: _Attempt, directory: Path, make: MakeShard) -> _Attempt | Non
 
 
 def _after(attempt: _Attempt, failure: _Failure, directory: Path) -> _Attempt:
-    """What is tried after a failure. Raises SprachbundError when it was tried often enough."""
+    """The next attempt after a failure. Raises SprachbundError after too many."""
     if failure.killed:
         if attempt.kills + 1 < MAX_KILLS:
             return replace(attempt, kills=attempt.kills + 1)

@@ -63,9 +63,9 @@ class Utterance:
         duration_s: length in seconds.
         text: transcript.
         language: BCP-47 tag of the speech; empty for recordings without speech.
-        speaker: who speaks.
+        speaker: name of the speaker.
         translations: language to text.
-        custom: whatever else the corpus says of it (corpus, kind, spans ...).
+        custom: further facts from the corpus (corpus, kind, spans ...).
     """
 
     id: str
@@ -434,17 +434,17 @@ def shard_numbers(directory: Path) -> Sequence[int]:
 
 
 def cuts_path(directory: Path, number: int) -> Path:
-    """Where the lines of a shard are."""
+    """Path of the manifest lines of a shard."""
     return directory / f"cuts.{number:05d}.jsonl"
 
 
 def audio_path(directory: Path, number: int) -> Path:
-    """Where the sound of a shard is."""
+    """Path of the sound of a shard."""
     return directory / f"audio.{number:05d}.wav"
 
 
 def checksums_path(directory: Path, number: int) -> Path:
-    """Where the checksums of a shard are; corpora of earlier versions have none."""
+    """Path of the checksums of a shard; corpora of earlier versions have none."""
     return directory / f"shard.{number:05d}.sha256"
 
 
@@ -482,7 +482,7 @@ def check_sound(directory: Path, number: int) -> bool:
 
 
 class _Info(BaseModel):
-    """What is known to stand in `dataset.json`; the rest is kept as it is."""
+    """Known keys of `dataset.json`; the others are kept as they are."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 

@@ -41,10 +41,10 @@ class OwnRecording:
         path: of the sound, of any container.
         language: BCP-47 tag of the speech.
         text: transcript.
-        speaker: who speaks; empty when unknown.
+        speaker: name of the speaker; empty when unknown.
         translations: language to text.
-        start_s: where the utterance begins in the recording.
-        duration_s: how long it lasts; to the end if None.
+        start_s: start of the utterance in the recording, in seconds.
+        duration_s: seconds of the utterance; to the end of the recording if None.
         channel: of the recording, from 0; all are mixed if None.
         row: of a table of parquet or arrow that holds the sound itself, from 0; `path` is the table's.
     """
@@ -434,7 +434,7 @@ def _read_text(path: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Header:
-    """What each column of a table is: a name of `COLUMNS`, or the language of a translation."""
+    """Meaning of each column of a table: a name of `COLUMNS`, or the language of a translation."""
 
     names: tuple[str, ...]
     languages: Mapping[int, str]

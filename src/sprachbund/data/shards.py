@@ -310,7 +310,7 @@ class _Shard:
 
     @cached_property
     def _members(self) -> list[tuple[int, int]]:
-        """Where each utterance's sound begins in the tar, and its size."""
+        """Start of each utterance's sound in the tar, and its size."""
         name, wanted = recording_name(self._number), self._files.index.shards[self._number].utterances
         try:
             with tarfile.open(self._path, mode="r:") as tar:
@@ -487,7 +487,7 @@ class _Files:
         return self._retried(read, name, end - begin)
 
     def _retried(self, read: Callable[[Any, str], bytes], name: str, size: int | None) -> bytes:
-        """What a request gives, asked for again after longer and longer pauses while the store fails.
+        """Content that a request returns, retried after longer and longer pauses while the store fails.
 
         Args:
             read: makes the request, of a file system and the path of the corpus in it.
@@ -533,7 +533,7 @@ class _Files:
         return self._own_folder() / name if self._is_remote else Path(self.url, name)
 
     def _own_folder(self) -> Path:
-        """Where shards of a URL are kept: in TMPDIR, and until this process ends."""
+        """Folder for shards of a URL: in TMPDIR, removed when this process ends."""
         with self._lock:
             if self._folder is None:
                 self._folder = Path(tempfile.mkdtemp(prefix="sprachbund-shards-"))

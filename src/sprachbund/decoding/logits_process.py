@@ -174,7 +174,7 @@ class LogitsProcessor:
         limits: (R,) most tokens.
         latest: (R,) last timestamp allowed; -1 in rows without timestamps.
         times: the timestamp tokens; None when no row has any.
-        end_token: what ends a row.
+        end_token: token that ends a row.
         min_tokens: the end token is forbidden before.
     """
 

@@ -39,7 +39,7 @@ def searches_natively(
         family: the model.
         batch: rows that have read their prompts.
         run: the draft at work on them, if there is one.
-        accept: which draft tokens are accepted.
+        accept: rule that accepts draft tokens.
     """
     processor = batch.processor
     return (

@@ -131,7 +131,7 @@ class DecodingOptions:
         num_draft_tokens: tokens that the draft proposes at a time; as many as are to gain most if not given.
         translator_draft: of a cascade's translator, as `draft` is of its recogniser: none; auto; a name, a file, a text
             or a smaller model with the translator's encoder.
-        accept: which draft tokens are accepted: exact; top-2, top-3, unchecked: faster, change the text, and need a
+        accept: draft tokens that are accepted: exact; top-2, top-3, unchecked: faster, change the text, and need a
             draft that is named.
         temperature: 0 is greedy or beam search, above it tokens are drawn. Of several, as in Whisper, each is tried in
             turn while the text repeats itself or is unlikely by the thresholds of the guard, as in 0,0.2,0.4,0.6,0.8,1.
@@ -140,7 +140,7 @@ class DecodingOptions:
         tempos: at which a span is heard again whose text is in doubt; the text of the least doubt stands. 1.3 is 1.3
             times as fast. For models that were calibrated.
         guard: thresholds of the hallucination guard.
-        spans: how speech is cut out of a recording.
+        spans: options of cutting speech out of a recording.
     """
 
     beam_size: Annotated[int, Range(1), Option("--beam", metavar="N")] = 1
@@ -245,7 +245,7 @@ class DecodingOptions:
 
         Args:
             values: of every field, as JSON has them.
-            source: what they stand in, for warnings and errors.
+            source: name of the file or table that holds them, for warnings and errors.
 
         Raises:
             SprachbundError: a value that cannot be.

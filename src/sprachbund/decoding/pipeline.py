@@ -124,17 +124,17 @@ class RecordingState:
 
     Attributes:
         request: the languages.
-        options: how to decode.
+        options: decoding options.
         tracker: identifies the language, given the spans in their order.
         speculation: the draft; None without. Recordings that share it can share a search.
         translator_speculation: that of a cascade's translator.
         unidentified: language to transcribe into where the model cannot identify the language spoken; None makes that
             an error. Evaluation names one, because it measures such models too.
-        latest: how its last spans were scored.
+        latest: scores of its last spans.
         notes: sentences that the caller should see.
         translated: targets that some span was translated into.
         refused: targets that the model does not know for some span, with the language of that span.
-        error: why this recording was given up; other recordings of the batch go on.
+        error: reason why this recording was given up; other recordings of the batch go on.
         at_tempos: the same recording as it is heard at other tempos.
     """
 
@@ -173,7 +173,7 @@ def options_with_draft(
 
     Args:
         model: any family.
-        options: how to decode.
+        options: decoding options.
         notes: a sentence is added for each draft in the model's directory that cannot be used.
         speculation: a draft to share with other recordings.
 
@@ -191,7 +191,7 @@ def whole_span(samples: NDArray[np.float32], options: SpanOptions, activity: Voi
 
     Args:
         samples: (N,) at 16 kHz.
-        options: how long form would cut it.
+        options: options by which long form would cut it.
         activity: the voice activity detector.
 
     Returns:
@@ -403,7 +403,7 @@ def encode_again(
     Args:
         model: any family.
         features: of the B utterances.
-        memory: what `encode` returned for them.
+        memory: result of `encode` for them.
         languages: (B,) identified, in the model's tags.
 
     Returns:
@@ -507,7 +507,7 @@ def make_target(model: Family, options: DecodingOptions, language: str, source: 
 
     Args:
         model: any family.
-        options: how to decode; timestamps are asked for where they are wanted and the model has them.
+        options: decoding options; timestamps are asked for where they are wanted and the model has them.
         language: of the text wanted, in the model's tag.
         source: the language spoken; `UNDETERMINED` where it is not known.
     """
@@ -574,7 +574,7 @@ def decode_spans(
     Args:
         model: any family.
         spans: as they were encoded.
-        encoded: what `encode_spans` gave for them.
+        encoded: result of `encode_spans` for them.
     """
     return with_searches(decoding_steps(model, spans, encoded))
 
@@ -675,7 +675,7 @@ class UtteranceRows:
         targets: (n,) the same, as the decoder is asked for them; a prefix is text that stands already.
         source: the language spoken; `UNDETERMINED` where it is not known.
         duration_s: length of the utterance.
-        latest: how the utterances of the same recording before it were scored; this one is noted in it.
+        latest: scores of earlier utterances of the same recording; that of this one is added.
         ended: False for speech that goes on.
         number: tells the utterances of a recording apart; the draws of a temperature above 0 depend on it.
     """
@@ -696,7 +696,7 @@ class WrittenRow:
     Attributes:
         name: of the target.
         target: the same, as the decoder was asked for it.
-        hypothesis: what was written behind the prefix.
+        hypothesis: tokens behind the prefix.
         doubt: probability that the text is not what was said; None of models that were not calibrated.
         aligned: text tokens with their times, those of the prefix first; None where no words with times are wanted.
     """
@@ -902,7 +902,7 @@ def cut_row(
     Args:
         family: the model.
         context: the span and its language.
-        target: what was asked of the decoder.
+        target: target that the decoder was asked for.
         hypothesis: the finished row.
         aligned: its text tokens with their times; None where no words are wanted.
         times: the timestamp tokens to cut at; None makes one segment of the whole span.
@@ -998,8 +998,8 @@ def spans_within(context: SpanContext, start_s: float, end_s: float) -> tuple[La
 
     Args:
         context: the span and its languages.
-        start_s: where the part begins, in seconds from the start of the span.
-        end_s: where it ends, likewise.
+        start_s: start of the part, in seconds from the start of the span.
+        end_s: end of the part, in seconds from the start of the span.
 
     Returns:
         Language spans in seconds from the start of the recording.
@@ -1104,7 +1104,7 @@ def check_writing(model: Family, targets: Sequence[str], options: DecodingOption
     Args:
         model: any family.
         targets: languages of the texts, in the model's tags; a transcript's is not known before.
-        options: how to decode.
+        options: decoding options.
 
     Raises:
         SprachbundError: a language without rules, a punctuator that there is not or that does not know a language, or
@@ -1175,7 +1175,7 @@ def heard_again(
     Args:
         model: any family.
         spans: as they were decoded.
-        decoded: what `decode_spans` gave for them.
+        decoded: result of `decode_spans` for them.
     """
     return with_searches(hearing_steps(model, spans, decoded))
 
@@ -1605,7 +1605,7 @@ class LongForm(Iterator[Segment]):
         audio: path, binary file object, samples or an `AudioSource`.
         targets: languages wanted.
         source: the language spoken; None identifies it.
-        options: how to decode.
+        options: decoding options.
         sample_rate: of samples, in Hz.
         activity: a voice activity detector to share.
         compute: translates a batch of spans; `translate_spans` by default.
@@ -1670,7 +1670,7 @@ class LongForm(Iterator[Segment]):
 
     @property
     def advice(self) -> str | None:
-        """Which models to take where most of the speech so far was not understood, else None."""
+        """Advice on other models where most of the speech so far was not understood, else None."""
         return self._understanding.warning(self.model)
 
     @property
@@ -1740,7 +1740,7 @@ def translate_file(
         audio: path, binary file object, or samples (N,) with `sample_rate`; or an `AudioSource`.
         targets: languages wanted, as tags or names; "transcribe" is the language spoken.
         source: the language spoken; None identifies it span by span.
-        options: how to decode.
+        options: decoding options.
         sample_rate: of samples, in Hz; files state their own.
         activity: a voice activity detector to share between recordings.
 
@@ -1778,7 +1778,7 @@ def finish_translation(work: LongForm, target: str, segments: Sequence[Segment])
     Args:
         work: read to its end.
         target: an entry of `work.targets`.
-        segments: all that `work` gave for it.
+        segments: all segments that `work` returned for it.
     """
     return build_translation(
         segments,
@@ -1835,7 +1835,7 @@ def translate_texts(
         texts: sentences; each is one row of the search, none is cut.
         targets: languages wanted, as tags or names.
         source: language of the texts; None identifies it for each.
-        options: how to decode. The guard and the spans apply to speech alone, and have no effect here.
+        options: decoding options. The guard and the spans apply to speech alone, and have no effect here.
 
     Raises:
         SprachbundError: at once for a family that reads no text, for unknown languages and for options that are of
@@ -1928,7 +1928,7 @@ def search_texts(
         texts: (B,), each one row for every target.
         targets: in the model's tags.
         source: language of the texts, in the model's tag; None identifies it for each.
-        options: how to decode.
+        options: decoding options.
         allowed: languages to choose from.
         prefixes: (B,) tokens that each translation begins with; none if None.
         speculation: the draft; made from the options if None.

@@ -153,7 +153,7 @@ def measure_rounds(
         batch: rows that have read their prompts.
         run: the draft at work on them.
         prompts: of the R rows.
-        accept: which draft tokens are accepted.
+        accept: rule that accepts draft tokens.
         most: largest number of draft tokens.
         length: tokens of a usual text, of which half are put behind the prompts, if they leave room for the rounds.
     """
@@ -505,7 +505,7 @@ def speculation_for(
 
     Args:
         family: the model.
-        options: how to decode.
+        options: decoding options.
         notes: a sentence is added for each draft of the model that cannot be used.
 
     Raises:

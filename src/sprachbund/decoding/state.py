@@ -26,7 +26,7 @@ PROMPT_CHUNK = 16
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFrames:
-    """Where a search by frames wrote each token of a row (N).
+    """Frames at which a search by frames wrote the tokens of a row (N).
 
     Attributes:
         begins: the frame of the memory at which each was written.
@@ -57,7 +57,7 @@ class Hypothesis:
         finished: whether the row ended by itself; False when the limit on tokens cut it.
         no_speech_log_probability: of the memory, as seen at the first step; None in families without.
         score: that a beam ranks by.
-        frames: where its tokens were written; None of attention decoders, and of a beam of CTC.
+        frames: frames at which its tokens were written; None of attention decoders, and of a beam of CTC.
         others: the next best of a beam, best first, where they are wanted.
         temperature: at which its tokens were drawn; 0 of greedy and beam search.
     """

@@ -82,7 +82,7 @@ def transducer_greedy(
         transducer: the part behind the encoder.
         encoded: (B, T, D), the encoder's frames of this chunk.
         num_frames: (B,), 0 to T: how many of them are real.
-        state: what the chunk before returned; None at the start of streams.
+        state: state after the chunk before; None at the start of streams.
         max_symbols: most tokens at one frame, 1 or more; those of the model if None.
         frames_at_once: K; changes the speed, not the result.
         hot_words: their tokens have a bonus beside the blank; they begin anew with each chunk.
@@ -254,7 +254,7 @@ def check_chunk(encoded: Tensor, num_frames: Tensor, max_symbols: int) -> None:
         max_symbols: most tokens at one frame, 1 or more.
 
     Raises:
-        ValueError: what does not fit.
+        ValueError: shapes that do not belong together, or numbers out of range.
     """
     if encoded.ndim != 3 or num_frames.shape != encoded.shape[:1]:
         raise ValueError(
@@ -325,7 +325,7 @@ def transducer_beam(
         transducer: the part behind the encoder.
         encoded: (B, T, D), the encoder's frames of this chunk.
         num_frames: (B,), 0 to T: how many of them are real.
-        beams: what the chunk before returned, one for each row; None at the start of streams.
+        beams: beams after the chunk before, one for each row; None at the start of streams.
         beam_size: hypotheses kept for each row, 1 or more.
         max_symbols: most tokens at one frame, 1 or more; those of the model if None.
         hot_words: hypotheses are ranked by their score and the bonus of their hot words; scores stay without it.

@@ -146,7 +146,7 @@ _PROMPT_TOKENS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedJob:
-    """What is measured.
+    """Options of a speed measurement.
 
     Attributes:
         engine: one of ENGINES, or native-int4.
@@ -207,11 +207,11 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What came out.
+    """Result of a speed measurement.
 
     Attributes:
         engine: as asked for.
-        why: what computed.
+        why: engine and threads that computed.
         window: the long recording.
         clip: the short one.
         bytes_per_token: weights, and keys and values of the long recording's memory, read at each token.

@@ -166,7 +166,7 @@ def on_torch(family: Family, precision: Precision, *, cuda_graphs: bool = True) 
 
 
 def why_not_on_torch(family: Family) -> str | None:
-    """Why the decoder of a family cannot be rearranged, for any precision; None where it can.
+    """Reason why the decoder of a family cannot be rearranged, for any precision; None where it can.
 
     Of T5's decoder the linear layers alone are exchanged: its positions are part of the scores.
     """
@@ -228,7 +228,7 @@ class Engine:
         name: of the choice: "native", "torch", or "torch" with a precision. What an engine cannot compute stays on
             torch; `parts` has who computes what.
         family: to encode, start and step with.
-        why: what computes, with how many threads, and why this engine.
+        why: engine and threads that compute, and the reason for this engine.
         notes: sentences the user should see, such as about a damaged cache.
         warnings: sentences about an engine that was asked for and is slower here than plain torch.
         translator: of a cascade: the engine of its second half; the rest then says what computes the first.
@@ -247,7 +247,7 @@ class Engine:
 
     @property
     def parts(self) -> dict[str, str]:
-        """Who computes each part, and in which numbers; see `sprachbund.engines.parts.parts_of`."""
+        """Engine and precision of each part, see `sprachbund.engines.parts.parts_of`."""
         return parts_of(self.family)
 
     def as_dict(self) -> dict[str, Any]:
@@ -280,8 +280,8 @@ def engine_for(
         instruction_set: of the kernels, for tests; the best there is by default.
         directory: the model's; its packed weights are then kept and mapped, and the trial is remembered. Without it
             they are packed in memory, and every call with "auto" makes a trial. The halves of a cascade have their own.
-        cache: where they are kept; the user's cache directory by default.
-        options: what of its exactness the native engine may give up; nothing by default.
+        cache: folder of packed weights and trials; the user's cache directory by default.
+        options: precision of the native engine; exact int8 weights by default.
         cuda_graphs: on a GPU, torch-fp32 and torch-bf16 record the decoder's steps as graphs.
         compare: compare an engine that is named with plain torch, to warn of a slow one; False for measurements, which
             the memory of another engine would disturb.
@@ -377,7 +377,7 @@ class _Builder:
         directory: of the model, or none.
         cache: of packed weights and trials.
         cuda_graphs: see `on_torch`.
-        notes: what the user should know of the packed weights.
+        notes: warnings about the packed weights.
     """
 
     family: Family
@@ -410,7 +410,7 @@ class _Builder:
         return packed
 
     def detail(self, engine: EngineChoice, threads: int | None) -> str:
-        """What computes."""
+        """Description of the computation."""
         if engine in _TORCH:
             return f"torch, {_TORCH[engine][1]}"
         if engine == "torch":
@@ -503,7 +503,7 @@ def _automatic(builder: _Builder, threads: int | None, without_native: str | Non
 
 
 def _verdict(trial: Trial, chosen: str) -> str:
-    """Why a candidate was chosen, in a few words."""
+    """Reason for the choice, in a few words."""
     if trial.chosen is None:
         return f"no engine could be tried: {next(iter(trial.refused.values()))}"
     verdict = f"fastest of {len(trial.engines)} on this processor"
@@ -563,7 +563,7 @@ def on_same_engine(family: Family, other: Family, directory: Path | None = None)
 
 
 def _quota_notes() -> tuple[str, ...]:
-    """What to do where torch has more threads than this process may keep busy."""
+    """Advice where torch has more threads than this process may keep busy."""
     threads, cores = torch.get_num_threads(), usable_cores()
     if threads <= cores:
         return ()
@@ -581,7 +581,7 @@ def _check_exact(options: NativeOptions, computes: str) -> None:
 
 
 def why_not_native(family: Family) -> str | None:
-    """Why the native engine cannot run a family here; None when it can."""
+    """Reason why the native engine cannot run a family here; None when it can."""
     if reason := missing_because():
         return reason
     return why_not_family(family)

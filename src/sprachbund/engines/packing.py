@@ -209,7 +209,7 @@ def pack_decoder(decoder: TextDecoder, weights: WeightNumbers = "int8") -> tuple
 
 
 def why_not(layers: Sequence[nn.Module], *kinds: type[nn.Module]) -> str | None:
-    """Why the native kernels cannot run layers that should all be of one of `kinds`; None when they can."""
+    """Reason why the native kernels cannot run layers that should all be of one of `kinds`; None when they can."""
     if not layers:
         return "it has no layers"
     if strange := [
@@ -226,7 +226,7 @@ def why_not(layers: Sequence[nn.Module], *kinds: type[nn.Module]) -> str | None:
 
 
 def why_not_parts(parts: Sequence[nn.Module], kinds: tuple[type[nn.Module], ...]) -> str | None:
-    """Why the native kernels cannot run parts of layers that should be of `kinds`; None when they can."""
+    """Reason why the native kernels cannot run parts of layers that should be of `kinds`; None when they can."""
     if other := [part for part in parts if type(part) not in kinds]:
         return f"its layers have parts of the kind {type(other[0]).__name__}"
     if any(isinstance(part, nn.LayerNorm) and part.eps != _EPSILON for part in parts):
@@ -374,7 +374,7 @@ def pack_stem(convolutions: Sequence[nn.Conv1d]) -> Arrays:
 
 
 def why_not_encoder(encoder: nn.Module | None) -> str | None:
-    """Why the native kernels cannot run an encoder's layers; None when they can."""
+    """Reason why the native kernels cannot run an encoder's layers; None when they can."""
     if not isinstance(encoder, ConvolutionalEncoder):
         return f"it is of the kind {type(encoder).__name__}"
     layers = list(encoder.layers)

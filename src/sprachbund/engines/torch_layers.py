@@ -172,7 +172,7 @@ def recast(
     Args:
         module: any.
         precision: of every `nn.Linear`, which `linear` exchanges; bf16 casts all other floating-point numbers too.
-        swap: what takes the place of a part, copied from the original by itself; None where nothing special does.
+        swap: returns the replacement of a part, copied from the original; None where the part needs no special one.
     """
     if (other := swap(module)) is not None:
         return other
@@ -327,7 +327,7 @@ _QUERIES = 128
 
 
 def attend_in_bf16(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
-    """What `attend` gives, in bf16 on a CPU: plain products, which are faster there than torch's fused kernel.
+    """The same as `attend`, in bf16 on a CPU: plain products, which are faster there than torch's fused kernel.
 
     Args:
         query: (B, H, Q, D/H), of any precision; it is that of the result.
@@ -382,7 +382,7 @@ class StaticCache(DecoderCache):
 
 @dataclass(frozen=True, kw_only=True)
 class _Step:
-    """What all layers share in one step: positions (R, Q) of its tokens, and the mask (R, 1, Q, C), or None.
+    """Inputs that all layers share in one step: positions (R, Q) of its tokens, and the mask (R, 1, Q, C), or None.
 
     A step over `whole_cache` of the cache is the same whatever the cache holds.
     """
@@ -590,7 +590,7 @@ class FusedEncoderLayer(nn.Module):
 
 
 def _read(query: Tensor, cache: DecoderCache, layer: int, weights: list[Tensor] | None) -> Tensor:
-    """What queries (B, H, R/B Q, D/H) read from the memories."""
+    """Attention of queries (B, H, R/B Q, D/H) to the memories."""
     keys, values, allowed = cache.cross_keys[layer], cache.cross_values[layer], cache.memory_allowed
     if weights is not None:
         return attend(query, keys.to(query.dtype), values.to(query.dtype), allowed, weights)

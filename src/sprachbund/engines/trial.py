@@ -76,7 +76,7 @@ class Candidate:
 
 
 class Trial(BaseModel):
-    """What came of a trial, by the names of candidates, in their order.
+    """Result of a trial, by the names of candidates, in their order.
 
     Attributes:
         seconds: medians for the recording of the trial.
@@ -123,7 +123,7 @@ def try_candidates(candidates: Sequence[Candidate]) -> tuple[Trial, Family | Non
     """Time candidates against each other.
 
     Args:
-        candidates: those to be preferred among equals first.
+        candidates: engines with their threads; among equals the first is chosen.
 
     Returns:
         What was measured, and the family of the one that is fastest; None where none could run.
@@ -171,7 +171,7 @@ def thread_counts(most: int) -> list[int]:
 
 
 def _no_room(candidate: Candidate) -> str | None:
-    """Why a candidate's weights do not fit into memory; None where they do."""
+    """Reason why a candidate's weights do not fit into memory; None where they do."""
     free = available_memory()
     if free is None or _SPARE_MEMORY * candidate.num_bytes <= free:
         return None
@@ -216,7 +216,7 @@ def _rounds(
 def _recording(
     works: "Mapping[str, _Work]", short_s: Mapping[str, float]
 ) -> Literal["as used", "clip"] | None:
-    """What is to be computed, so that a round takes a bearable time; None where the half second has to do."""
+    """Recording that keeps a round of the trial short; None where half a second of sound has to do."""
     round_s = sum(short_s[name] for name in works) / _SHORT_S  # for a second of sound
     longest = max(work.family.max_window_s for work in works.values())
     if round_s * longest <= _LONGEST_ROUND_S:

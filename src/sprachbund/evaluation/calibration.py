@@ -68,7 +68,7 @@ class Observation:
         has_text: whether the corpus says what is right.
         written: whether the rest of the guard lets it pass.
         chrf: against what is right; 0 where nothing is.
-        speaker: who says it; empty where nobody is named.
+        speaker: name of the speaker; empty where nobody is named.
         signals: of the text and its span.
         state: mean encoder state (D,).
     """
@@ -114,7 +114,7 @@ def read_sounds(
 
     Args:
         directory: of the corpus.
-        options: how many, and the seed.
+        options: number of sounds and seed.
         activity: the voice activity detector.
         vary: every fourth with others of its language behind it, as a recording has several sentences in a row; and
             each once more in another voice, tempo and channel; for fitting.
@@ -184,7 +184,7 @@ def collect(
     Args:
         model: any family.
         directories: of the corpora.
-        options: how many utterances.
+        options: number of utterances.
         vary: see `read_sounds`.
         progress: called with the corpus, utterances done, and in all.
     """

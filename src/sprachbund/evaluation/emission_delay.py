@@ -39,9 +39,9 @@ class TokenDelay:
 
     Attributes:
         word: it belongs to.
-        spoken_s: when the word ends.
-        frame_s: when the frame at which the token came has been heard.
-        heard_s: when the whole chunk has been heard: what the text waits for.
+        spoken_s: end of the word.
+        frame_s: time at which the frame of the token has been heard.
+        heard_s: time at which the whole chunk has been heard, which the text waits for.
     """
 
     word: str

@@ -93,8 +93,8 @@ class ReferenceSegment(_Record):
     Attributes:
         talk: name of the talk.
         target: BCP-47 tag of the text.
-        start_s: where the stretch begins in the talk.
-        end_s: where it ends.
+        start_s: start of the stretch in the talk, in seconds.
+        end_s: end of the stretch.
         text: the reference translation.
     """
 

@@ -236,7 +236,7 @@ class BatchDecoder:
 
     Args:
         model: any family.
-        options: how to decode.
+        options: decoding options.
         unidentified: language in which speech is transcribed whose language the model cannot identify; None makes that
             an error.
 
@@ -332,7 +332,7 @@ def translate_no_speech(
     Args:
         model: decodes.
         options: of the evaluation.
-        some: which of the sounds; whole batches, so that the lines are those of the whole set.
+        some: slice of the sounds; whole batches, so that the lines are those of the whole set.
     """
     if not options.no_speech_per_kind:
         return
@@ -427,8 +427,7 @@ def _spread(count: int, limit: int | None) -> list[int]:
 
 
 def _routes(model: Family, memory: Memory, count: int) -> list[tuple[RoutedSpan, ...]]:
-    """Where the router of a family that has one sent each of `count` utterances, the language being that of the experts
-    chosen."""
+    """Languages and times that a router chose for each of `count` utterances; empty in families without one."""
     if (experts := model.capabilities.experts) is None:
         return [()] * count
     return [joined(stretches) for stretches in experts.routes(memory)]

@@ -37,8 +37,8 @@ class Passage:
     """The output for a stretch of speech; all times count from the stretch's beginning.
 
     Attributes:
-        delays_s: when each of the U units was written, in the order of writing; on the ideal clock as much audio
-            as had been taken in, else with the time of computation.
+        delays_s: times at which the U units were written, in the order of writing; on the ideal clock as much audio as
+            had been taken in, else with the time of computation.
         audio_s: audio that had been taken in when each unit was written, (U,); equal to `delays_s` on the ideal
             clock.
         source_s: length of the stretch.
@@ -462,7 +462,7 @@ class MeanLatency:
     Attributes:
         target: BCP-47 tag, or "all" for the plain mean over languages.
         num_talks: that it is over.
-        num_silent: those among them without output, which count for quality alone.
+        num_silent: passages among them without output, which count for quality alone.
         scores: means over talks; those of `STREAM_SCORES` over all segments of all talks.
         flicker: mean over talks.
         erased_per_minute: mean over talks.

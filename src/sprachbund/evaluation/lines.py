@@ -379,7 +379,7 @@ class DecodingEvidence:
     """Evidence of decoding for a hypothesis.
 
     Attributes:
-        dropped: why the guard dropped it; None when it is kept, be it in part.
+        dropped: reason why the guard dropped it, wholly or in part; None when all of it is kept.
         kept: the text that the guard left, where it dropped some of the hypothesis's segments; None where it dropped
             all or none.
         finished: whether the model ended the row itself; False when the limit on tokens cut it.
@@ -389,8 +389,8 @@ class DecodingEvidence:
         no_speech_probability: the model's own doubt; None when it has none.
         compression_ratio: bytes of the text over bytes after zlib.
         repetition: share of the text in loops.
-        language: what the model took the speech for; None when it identifies none.
-        routes: where a router sent the sound, in the order of time; empty from models without one.
+        language: language that the model identified; None when it identifies none.
+        routes: languages that a router chose and their times, in order; empty from models without one.
     """
 
     dropped: str | None = None
@@ -414,16 +414,16 @@ class Line:
         id: of the utterance, unique within its corpus.
         source: BCP-47 tag of the speech; empty for sound without speech.
         target: BCP-47 tag of the text; equal to `source` for transcription, `MIXED` for that of mixed speech.
-        hypothesis: what the model wrote, before the guard, on one line.
-        reference: what it should have written; empty for sound without speech.
+        hypothesis: text of the model, before the guard, on one line.
+        reference: correct text; empty for sound without speech.
         evidence: of the decoding.
         corpus: name of the corpus.
         kind: kind of utterance within the corpus.
-        speaker: who speaks.
+        speaker: name of the speaker.
         duration_s: of the sound.
-        transcript: what is said, in `source`.
+        transcript: text of the speech, in `source`.
         switched: whether several languages are spoken in it.
-        embedded: what is said in another language than its main one, in the order it is said.
+        embedded: words said in another language than its main one, in the order they are said.
         spoken: all spans of languages that the corpus has, with their times.
     """
 

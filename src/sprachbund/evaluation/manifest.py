@@ -117,13 +117,13 @@ class ResultManifest(ManifestPart):
         identifier: of languages of texts, by which outputs in the wrong language are counted: name and version.
         race: speed beside other models', one row each.
         data: corpora in the order given.
-        model: what was evaluated.
+        model: model that was evaluated.
         configuration: everything a rerun needs beside data and model; `options_of` reads it.
         seed: of all that is drawn.
         commit: of the source tree, None outside one.
-        machine: where it ran.
+        machine: machine that computed.
         versions: of the libraries.
-        created: when, UTC.
+        created: date and time, UTC.
     """
 
     format: Literal[1, 2] = 2

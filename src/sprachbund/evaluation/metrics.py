@@ -41,7 +41,7 @@ class Metric(Protocol):
 
     @property
     def signature(self) -> str:
-        """All that decides the number."""
+        """Everything that the number depends on, as one line."""
         ...
 
     def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
@@ -383,9 +383,9 @@ class Comet:
         same texts get other last digits.
 
         Args:
-            transcripts: what was said.
-            hypotheses: what was written.
-            references: what should have been written.
+            transcripts: transcripts of the speech.
+            hypotheses: texts of the model.
+            references: correct texts.
         """
         rows = [
             {"src": source, "mt": hypothesis, "ref": reference}

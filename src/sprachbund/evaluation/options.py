@@ -24,11 +24,11 @@ class EvaluationOptions:
         sources: languages spoken, without which utterances are left out; all if not given.
         limit: most utterances of each corpus, spread evenly over it; all if not given.
         batch_size: utterances in a batch; does not change the result.
-        decoding: how to decode, as `translate` does with the same options; its guard is applied to what is scored.
+        decoding: decoding options, as of `translate`; their guard is applied to the texts that are scored.
         no_speech_per_kind: sounds of each kind in the no-speech set; 0 leaves it out.
         first_segments: recordings on which the time to the first segment is measured; 0 leaves it out.
-        engine: what computes the model: auto, the fastest here; torch, exact; torch-fp32, torch-bf16, torch-int8;
-            native; native-int4. The result manifest has the one that computed.
+        engine: computes the model: auto, the fastest here; torch, exact; torch-fp32, torch-bf16, torch-int8; native;
+            native-int4. The result manifest names the engine that computed.
         device: computes the model: cpu, cuda, cuda:1 for the second GPU, or mps.
         comet: a COMET model to score with as well: its directory, or a name.
         seed: seed of the no-speech set.

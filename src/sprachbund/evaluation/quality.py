@@ -48,9 +48,9 @@ class Score:
     Attributes:
         metric: its name.
         value: in percent or points.
-        signature: all that decides it; empty for means.
+        signature: everything that the score depends on, as one line; empty for means.
         group: of which lines: "pair", "mean" or one of `GROUPINGS`.
-        member: which one: "en-de", "all", a corpus ...
+        member: member of the group: "en-de", "all", a corpus ...
         task: "translation" or "transcription".
         num_lines: hypotheses that went into it.
         text: "raw" or "normalized".

@@ -237,8 +237,8 @@ def evaluate(
     Args:
         directories: of the corpora, each as `sprachbund data` writes it.
         model: "bundled", a directory, or a Hugging Face id.
-        options: what and how.
-        out: where to write hypotheses, texts by pair and the result manifest; None writes nothing.
+        options: options of the evaluation.
+        out: folder for hypotheses, texts by pair and the result manifest; None writes nothing.
         computing: processes; if None, this one, with the threads that it has.
         offline: never use the network.
         progress: called with the stage, the amount done and the total (0: unknown).

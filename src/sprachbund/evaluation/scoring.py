@@ -26,8 +26,8 @@ from sprachbund.evaluation.speed import DecodingCost
 
 
 class Scoring:
-    """Everything that is scored, added up as lines come: behind the guard, raw and normalized; before it, raw;
-    failures before and behind. It holds sums and one chunk of lines, with COMET all translations.
+    """Sums of all scores, added up as lines come: behind the guard, raw and normalized; before it, raw; failures before
+    and behind. It holds one chunk of lines at a time, with COMET all translations.
 
     Args:
         targets: all target languages to come.

@@ -59,7 +59,7 @@ def paired_test(
     """Compare systems with a baseline on the same N sentences; the baseline comes first in the answer.
 
     Args:
-        metric: what scores summed counts.
+        metric: metric that turns summed counts into a score.
         baseline: (N, K).
         systems: each (N, K).
         test: "bootstrap" or "randomization".

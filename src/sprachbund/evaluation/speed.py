@@ -105,7 +105,7 @@ def first_segment_s(
         recordings: 16 kHz mono float32, each (num_samples,).
         targets: languages wanted.
         source: the language spoken, None to identify it.
-        options: how to decode.
+        options: decoding options.
     """
     taken, activity = [], VoiceActivity()
     for samples in recordings:

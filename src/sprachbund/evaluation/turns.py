@@ -46,7 +46,7 @@ class Sentence:
         words: as they are said, with the punctuation behind them where the corpus has it.
         spelled: the same words as the model writes them, one for each.
         language: spoken, in the model's tag.
-        speaker: who says it.
+        speaker: name of the speaker.
     """
 
     samples: npt.NDArray[np.float32]

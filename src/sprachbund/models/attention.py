@@ -14,7 +14,7 @@ from sprachbund.nn.decoder import DecoderCache
 
 
 class DecodesByAttention:
-    """Methods of `sprachbund.models.base.Family` for models whose `decoder` is a `sprachbund.nn.decoder.Decoder`.
+    """Methods of `sprachbund.models.base.Family` for models with a decoder like `sprachbund.nn.decoder.TextDecoder`.
 
     Attributes:
         decoder: whole or packed; its feed-forwards may be split by language.

@@ -192,7 +192,7 @@ class FrameState(Protocol):
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it holds, to be kept or moved; ready for `safetensors.torch.save`."""
+        """All tensors of the state, to be kept or moved; ready for `safetensors.torch.save`."""
         ...
 
     @classmethod
@@ -244,8 +244,8 @@ class FrameDecoder(Protocol):
         """Hear the next frames (R, T, ...) of every row.
 
         Args:
-            frames: what front ends gave. A row with fewer left than T may be filled up with anything, but nothing can
-                go on from its state.
+            frames: output of the front ends. A row with fewer left than T may be filled up with anything, but nothing
+                can go on from its state.
             state: of the R rows, made by this decoder; only what the encoder keeps is read and moved on.
 
         Returns:
@@ -257,7 +257,7 @@ class FrameDecoder(Protocol):
         """Write one token for each of the next encoded frames (R, T, D) of every row, the likeliest.
 
         Args:
-            states: what `encode_frames` gave, filled up as there.
+            states: output of `encode_frames`, filled up in the same way.
             state: of the R rows; only what the decoder keeps is read and moved on.
         """
         ...
@@ -360,7 +360,7 @@ class Capabilities:
         fuse_language: states (R, T, D) of rows and their targets to the states that the transducer reads, of a model
             that is given the language behind its encoder.
         timestamps: tokens for times, of a model that was trained to write them.
-        alignment: how words get times.
+        alignment: source of the times of words.
         language_from_text: whether it writes what is spoken without being given the language, and hears none: the
             language is then identified from its text.
         reads_context: whether `Target.context` is shown to the model before the speech; `prompt`, which holds what is
@@ -567,8 +567,8 @@ class Loss:
     """Sums over what was counted, so that parts of a batch add up to the whole.
 
     Attributes:
-        total: what to differentiate: the sum over target tokens plus the weighted sums of the other heads, each
-            brought to the same scale of a target token.
+        total: loss to differentiate: the sum over target tokens plus the weighted sums of the other heads, each brought
+            to the same scale of a target token.
         attention: cross-entropy of what writes the text, summed over target tokens: of the decoder, or minus the
             log-probability that a transducer gives the text; by it checkpoints are ranked.
         num_tokens: target tokens counted.
@@ -596,7 +596,7 @@ class Loss:
         """The loss of what writes the text, where there are no other heads or they are added later.
 
         Args:
-            total: what to differentiate.
+            total: loss to differentiate.
             num_tokens: target tokens counted.
             attention: cross-entropy of what writes the text; the total if None.
             parts: other sums, by name.

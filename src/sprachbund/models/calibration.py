@@ -41,7 +41,7 @@ the edit distance of its transcript and the decoder's, over the length of the lo
 
 
 class _Fitted(BaseModel):
-    """What was fitted, as the model's directory holds it."""
+    """Fitted parameters, as the model's directory stores them."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     file: ClassVar[str]

@@ -20,8 +20,8 @@ class Card(BaseModel):
         source_languages: BCP-47 tags it hears.
         target_languages: BCP-47 tags it writes.
         data: one entry for each corpus: name, licence, attribution, hours.
-        limits: what it does not know or do.
-        scores: what was measured, each with its conditions.
+        limits: limits of its knowledge and abilities.
+        scores: measured scores, each with its conditions.
         bits: of a stored weight.
         training: recipe, steps, data seen.
     """

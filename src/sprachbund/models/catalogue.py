@@ -31,7 +31,7 @@ class Checkpoint:
         alias: short name, which `--model` takes.
         id: name on the Hugging Face hub.
         family: that loads it here.
-        task: what it was trained to do.
+        task: task that it was trained for.
         languages: rule for its languages: "whisper" (99), "whisper-v3" (with Cantonese), "english", "european" (25),
             "seamless", that of a speech LLM, or of a translator of text.
         size_gb: of the download, in 10^9 bytes, about.
@@ -486,7 +486,7 @@ def fitting(source: str | None, targets: Sequence[str | None], most: int = 3) ->
     Args:
         source: BCP-47 tag of the language spoken; None for any.
         targets: BCP-47 tags of the languages wanted; None for the language spoken.
-        most: how many to name.
+        most: most checkpoints that are named.
     """
     able = [one for one in CATALOGUE if all(one.does(source, target) for target in targets)]
 

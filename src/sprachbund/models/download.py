@@ -106,12 +106,12 @@ class _Weights:
 
     @property
     def path(self) -> Path:
-        """Where the cache has it, whole. https://huggingface.co/docs/huggingface_hub/guides/manage-cache"""
+        """Path of the whole file in the cache. https://huggingface.co/docs/huggingface_hub/guides/manage-cache"""
         return _cached(self.name) / "blobs" / self.sha256
 
     @property
     def partial(self) -> Path:
-        """What has come of it so far."""
+        """Path of the part that was downloaded so far."""
         return self.path.with_name(f"{self.sha256}.incomplete")
 
 

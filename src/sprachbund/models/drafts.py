@@ -34,14 +34,14 @@ class DraftCard(BaseModel):
     """Description of a draft, in its file.
 
     Attributes:
-        kind: which sort of draft it is.
+        kind: name of the kind of draft.
         vocabulary_size: of the model it belongs to.
         num_layers: of that model's decoder; 0 where it does not matter.
         width: of that model's decoder; 0 where it does not matter.
         shape: sizes, by the kind.
         acceptance: share of accepted draft tokens by "source>target", where it was measured.
         typical_length: median tokens of the texts that it was measured on; None where it was not.
-        training: how it was made.
+        training: facts about its training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

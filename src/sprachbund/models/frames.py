@@ -105,7 +105,7 @@ def whole_memory(decoder: FrameDecoder, features: Features) -> Memory:
 
     Args:
         decoder: of the model.
-        features: what `whole_features` gave.
+        features: output of `whole_features`.
     """
     states, _ = decoder.encode_frames(features.values, decoder.start_frames(len(features.values)))
     return Memory(states=states, num_frames=features.num_frames)

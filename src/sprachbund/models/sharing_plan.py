@@ -111,14 +111,14 @@ class Split(BaseModel):
 
     Attributes:
         module: its name in `model.named_modules()`.
-        side: which language of a row chooses the branch: the one heard, the one written, or both as "de>fr".
+        side: language of a row that chooses the branch: the one heard, the one written, or both as "de>fr".
         groups: language tags (or pairs), each in one group.
         shared_ratio: share of the inner width that all languages keep in common, at least 0, below 1.
-        private_shares: how the groups divide the rest; sums to 1; equal parts if not given.
-        start: how the branches get their first weights.
+        private_shares: share of each group in the private rest; sums to 1; equal parts if not given.
+        start: method that gives the branches their first weights.
         seed: of what is drawn for them.
         dropout: of the branches' hidden units, while training.
-        evidence: why; None for a split made by hand.
+        evidence: evidence for the split; None for a split made by hand.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -203,9 +203,9 @@ class SharingPlan(BaseModel):
     Attributes:
         version: of the format.
         model_hash: of the model whose gradients were compared; None when not known.
-        splits: what to do, a different module each; may be empty, when nothing is worth splitting.
+        splits: modules to split, each once; may be empty, when nothing is worth splitting.
         modules: name to evidence, of the modules left whole too.
-        notes: what a person should know about how the splits were chosen.
+        notes: notes on the choice of splits, for people.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())

@@ -110,7 +110,7 @@ class Description(_Strict):
         language_tokens: token that the prediction network reads before it begins, by the language wanted; none where
             the model writes what is spoken.
         tokenizer: file of its SentencePiece model.
-        packed: how linear layers of the encoder are packed, where they are.
+        packed: packing of the encoder's linear layers, where they are packed.
         lead: mel frames of zeros before the sound of a stream, in its first chunk.
         sha256: of the files beside this one, by name; older directories have none.
     """
@@ -283,7 +283,7 @@ class OnnxSession:
 
     Args:
         directory: of the model.
-        graph: what its description says.
+        graph: description of the graph.
         threads: to compute with; those of torch by default.
 
     Raises:

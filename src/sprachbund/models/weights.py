@@ -186,7 +186,7 @@ def check_weights(
 
     Args:
         weights: as read.
-        wanted: those of the model that was built, on any device.
+        wanted: weights of the model that was built, on any device.
         source: that the weights come from, for the message.
         ignored: regular expressions of names that may be there all the same, since nothing is computed with them.
 

@@ -337,7 +337,7 @@ class CausalLayers(nn.Module):
         """States (R, Q, D) behind the last norm.
 
         Args:
-            embedded: what comes in (R, Q, D).
+            embedded: inputs (R, Q, D).
             positions: of it, (R, Q) or (1, Q).
             stores: of each layer.
             allowed: boolean (R, 1, Q, C), what each position attends to of what the stores give.

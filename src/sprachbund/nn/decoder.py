@@ -306,7 +306,7 @@ class TextDecoder(nn.Module):
         return x
 
     def query_positions(self, tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, Tensor | None]:
-        """Where `tokens` (R, Q) stand behind what a cache holds, (R, Q), and what they see, (R, 1, Q, C) or all (None).
+        """Positions (R, Q) of `tokens` (R, Q) behind those in a cache, and their mask (R, 1, Q, C); None allows all.
 
         Raises:
             ValueError: when a row would hold more tokens than the cache can.
@@ -375,7 +375,7 @@ def _as_given(
 
 
 def allowed_frames(memory: Tensor, num_frames: Tensor | None) -> Tensor | None:
-    """Which frames of a memory (B, T, D) are valid, (B, 1, 1, T); None where all are."""
+    """Mask (B, 1, 1, T) of the valid frames of a memory (B, T, D); None where all are valid."""
     if num_frames is None:
         return None
     frames = torch.arange(memory.shape[1], device=memory.device)

@@ -233,7 +233,7 @@ class Parasite(nn.Module):
 
         Args:
             decoder: whose cache, embedding and positions these are.
-            tokens: what stands at the queries' positions.
+            tokens: tokens (R, Q) at the queries' positions.
             positions: of the queries.
             cache: of the decoder.
             cross: see `remember`.

@@ -109,7 +109,7 @@ class SplitFeedForward(nn.Module):
         private_widths: hidden width of each group's branch.
         table: group of each language: (S,) or (U,) for the sides "source" and "target", (S, U) for "pair";
             `UNPLANNED` where there is none.
-        side: which language of a row decides.
+        side: language of a row that chooses its group.
         activation: inside the branches.
         dropout: of the branches' hidden units, while training.
     """

@@ -37,7 +37,7 @@ class MimiShape:
         residual_kernel: of those in residual blocks.
         num_residual: residual blocks in front of each stride.
         dilation_growth: the dilation of a block is that of the one before, so many times.
-        compress: how many times fewer channels a residual block has inside.
+        compress: factor by which a residual block has fewer channels inside.
         num_layers: of the transformer.
         num_heads: of its attention.
         num_key_heads: of keys and values.
@@ -120,7 +120,7 @@ class MimiState:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it holds, by name; ready for `safetensors.torch.save`."""
+        """All tensors of the state by name; ready for `safetensors.torch.save`."""
         convolutions = {f"convolutions.{n}": one for n, one in enumerate(self.convolutions)}
         return {**convolutions, **self.attention.tensors()}
 

@@ -200,7 +200,7 @@ def _least_squares(blocks: Tensor, a: Tensor, codes: Tensor, middle: int | None)
 
 
 def _stored(blocks: Tensor, scale: Tensor, offset: Tensor, bits: int, symmetric: bool) -> _Fit:
-    """What of a scale and an offset can be stored, and the codes that are nearest then."""
+    """Scale and offset as they can be stored, and the codes that are nearest then."""
     most = 2**bits - 1
     smallest = torch.finfo(SCALE).tiny
     scale = scale.nan_to_num(0.0, 0.0, 0.0).to(SCALE).float()

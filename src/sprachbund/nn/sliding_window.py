@@ -71,7 +71,7 @@ class SlidingCache:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it holds, by name; ready for `safetensors.torch.save`."""
+        """All tensors of the cache by name; ready for `safetensors.torch.save`."""
         return {
             "keys": torch.stack(self.keys),
             "values": torch.stack(self.values),
@@ -95,7 +95,7 @@ def through_window(
 
     Args:
         layers: to go through.
-        x: what comes in (R, Q, D), one position or more.
+        x: inputs (R, Q, D), one position or more.
         cache: of the R rows.
         window: positions that each attends to, its own among them.
     """

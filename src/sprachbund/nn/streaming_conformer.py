@@ -384,7 +384,7 @@ class ChunkEncoder(nn.Module):
 
     Args:
         shape: its sizes.
-        tiers: those it was trained for.
+        tiers: tiers that it was trained for.
 
     Attributes:
         tier: of whole utterances outside of training; the first of `tiers` unless set.

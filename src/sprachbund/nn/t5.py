@@ -306,7 +306,7 @@ class T5Decoder(TextDecoder):
         return logits
 
     def _added(self, positions: Tensor, used: int, allowed: Tensor | None) -> Tensor:
-        """What is added to scores, (R or 1, H, Q, C), of queries at `positions` (R or 1, Q) and `used` keys."""
+        """Position bias and mask, (R or 1, H, Q, C), of queries at `positions` (R or 1, Q) and `used` keys."""
         keys = torch.arange(used, device=positions.device)
         buckets = buckets_of(
             keys - positions[:, :, None], self.shape.buckets, self.shape.max_distance, both_sides=False

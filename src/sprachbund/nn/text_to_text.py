@@ -157,7 +157,7 @@ class CanaryDecoder(NormedEmbedding, FixedPositionDecoder):
 
     Args:
         vocabulary_size: V.
-        others: those of `FixedPositionDecoder`.
+        others: arguments of `FixedPositionDecoder`.
     """
 
     def __init__(self, *, vocabulary_size: int, **others: Any) -> None:

@@ -358,7 +358,7 @@ def _walled(arcs: Tensor) -> Tensor:
 
 
 def _from_right(cells: Tensor) -> Tensor:
-    """What stands one token further, nothing behind the last."""
+    """The table shifted by one token; minus infinity behind the last."""
     return F.pad(cells[..., 1:], (0, 1), value=-torch.inf)
 
 
@@ -461,7 +461,7 @@ class TransducerShape:
 
 @dataclass(frozen=True, kw_only=True)
 class TransducerState:
-    """Where rows are in their streams: after which tokens, and after how many frames. It is never changed in place.
+    """Progress of rows in their streams: the tokens so far and the frames consumed. It is never changed in place.
 
     Attributes:
         hidden: (B, L, P) of the prediction network.
@@ -590,8 +590,8 @@ class Transducer(nn.Module):
 
     Args:
         shape: see `TransducerShape`.
-        prediction: what computes in place of a `PredictionNetwork`; a new one by default.
-        joint: what computes in place of a `JointNetwork`; a new one by default.
+        prediction: module in place of a `PredictionNetwork`; a new one by default.
+        joint: module in place of a `JointNetwork`; a new one by default.
     """
 
     def __init__(self, shape: TransducerShape, *, prediction: Any = None, joint: Any = None) -> None:

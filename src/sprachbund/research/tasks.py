@@ -75,7 +75,7 @@ class Study:
     """A grid and what makes its cells.
 
     Attributes:
-        grid: which cells.
+        grid: combinations of starts, languages and scales.
         make: makes one.
         out: folder of the study.
     """
@@ -190,7 +190,7 @@ def run_tasks(
         give_up: as for `sprachbund.util.jobs.run`.
 
     Raises:
-        SprachbundError: what the first task to fail raised.
+        SprachbundError: the error of the first task that failed.
     """
     before = reported = work.done(tasks)
     report(f"{reported} of {len(tasks.paths)} {what} are finished")
@@ -234,7 +234,7 @@ def remember(out: Path, recipe: BaseModel, *, may_change: Sequence[str]) -> None
 
     Args:
         out: folder of the study.
-        recipe: all that decides its numbers.
+        recipe: options that its numbers depend on.
         may_change: keys that a study in this folder may have otherwise: what adds cells, or changes no number.
 
     Raises:

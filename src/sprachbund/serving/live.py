@@ -62,8 +62,8 @@ class Start(_Message):
         model: id of a model; None is the service's first.
         targets: languages wanted.
         source: language spoken; None identifies it.
-        languages: those that may be spoken, when it is identified.
-        policy: when text is written; None is the default of `LiveOptions`.
+        languages: languages that may be spoken, when the language is identified.
+        policy: policy of writing text; None is the default of `LiveOptions`.
         settings: other fields of `LiveOptions`.
         prompt: context or glossary, for models with room for it.
         glossary: terms and their translations, for cascades with a language model.
@@ -72,7 +72,7 @@ class Start(_Message):
         word_timestamps: whether texts have the words that they commit, with times.
         encoding: of the sound.
         sample_rate: of the sound, in Hz.
-        key: where one is needed and cannot be sent as a header, as from a browser.
+        key: key of the client, where one is needed and cannot be sent as a header, as from a browser.
     """
 
     type: Literal["start"]
@@ -607,9 +607,9 @@ class SessionManager:
         """A new session, which counts towards the limits until `give_up` or the end of its text.
 
         Args:
-            start: what is asked for.
+            start: options that the client asks for.
             owner: the client.
-            spans: what counts as a stretch of speech; the engine's options by default.
+            spans: thresholds and lengths of stretches of speech; the engine's options by default.
             marks: see `ResumableSession`.
 
         Raises:

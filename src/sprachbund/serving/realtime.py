@@ -165,7 +165,7 @@ class SemanticVad(_Strict):
 
 
 def _kind_of_turns(value: Any) -> Any:
-    """Which turn detection is meant: that by pauses, where a client names none."""
+    """Kind of turn detection; by pauses, where a client names none."""
     return value.get("type", "server_vad") if isinstance(value, dict) else value.type
 
 
@@ -389,7 +389,7 @@ class _Turn:
         items: ids of the items under way, by number of the stretch; by None without turn detection.
         texts: of these items so far.
         log_probs: of their words, where they are wanted.
-        began_s: where the speech of items begins.
+        began_s: start of the speech of items, in seconds.
     """
 
     def __init__(self, live: ResumableSession) -> None:
@@ -408,7 +408,7 @@ class RealtimeConnection:
         socket: accepted.
         sessions: of the service.
         settings: of the service.
-        default_model: where the client names none.
+        default_model: id of the model that is used if the client names none.
     """
 
     def __init__(

@@ -311,7 +311,7 @@ class RefusalError(SprachbundError):
         message: one line: the value seen, and what to do next.
         code: a word for programs.
         param: the field at fault.
-        retry_after_s: when to try again; None when it would not help.
+        retry_after_s: seconds after which the client may try again; None when it would not help.
     """
 
     def __init__(

@@ -123,9 +123,9 @@ def http_protocol(limits: Limits, timeouts: Timeouts, num_connections: int) -> t
     """The protocol of a connection, which refuses, gives up or closes connections as the limits want.
 
     Args:
-        limits: how many of one address.
+        limits: limits of connections from one address.
         timeouts: for heads and answers.
-        num_connections: how many in all.
+        num_connections: most connections in all.
     """
     lingering: deque[Any] = deque()  # refused, the first of them first
     refused, without_request, not_taken = _Tally(), _Tally(), _Tally()

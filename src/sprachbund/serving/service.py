@@ -229,7 +229,7 @@ class Service:
 
 
 def _changed_ns(path: Path | None) -> int | None:
-    """When a file was changed; None without one, or where it is gone for the moment."""
+    """Time of a file's last change; None without a file."""
     try:
         return None if path is None else path.stat().st_mtime_ns
     except OSError:

@@ -127,8 +127,8 @@ class Settings:
         offline: never use the network.
         preload: load the first model at the start.
         batch_size: speech spans that go through a model together.
-        limits: how much a client may ask for.
-        timeouts: how long the service waits.
+        limits: limits of what a client may ask for.
+        timeouts: times that the service waits.
     """
 
     host: Annotated[str, Option("--host", metavar="ADDRESS")] = LOOPBACK

@@ -86,7 +86,7 @@ class LiveAgent(SpeechToTextAgent):
         return WriteAction(text, finished=finished) if text or finished else ReadAction()
 
     def _written(self) -> list[str]:
-        """All that is committed by now, piece by piece."""
+        """All text that is committed by now, piece by piece."""
         pieces = []
         while self._session.due:
             with self._clock.working():

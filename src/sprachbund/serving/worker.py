@@ -74,7 +74,7 @@ class _Waiting:
     Attributes:
         abandoned: set when nobody waits for them any more.
         answers: by the number of the span.
-        jobs: those under way, in the order of their spans.
+        jobs: jobs under way, in the order of their spans.
     """
 
     spans: Sequence[RecordedSpan]
@@ -304,7 +304,7 @@ class ModelWorker:
 
     @property
     def _slots(self) -> RunningSearch | None:
-        """Where rows join: in the native engine. A cascade's second model has no slots."""
+        """The native engine's running search, which rows can join. A cascade's second model has none."""
         able = self.model.family.capabilities
         if self._running is None and isinstance(able.decoder, NativeDecoder):
             self._running = RunningSearch(able.decoder, self._batch_size)

@@ -59,7 +59,7 @@ def joined(words: Sequence[str], language: str) -> str:
 
 
 def position_after_change(before: Sequence[str], position: int, now: Sequence[str]) -> int:
-    """Where a position between the words of a text is after the text has changed.
+    """Position between words that corresponds to an earlier one, after the text has changed.
 
     Args:
         before: words of the text.

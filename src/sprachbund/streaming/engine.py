@@ -196,7 +196,7 @@ class LiveEngine:
     Attributes:
         model: shared by all sessions.
         decoding: options of the searches.
-        notes: what was wrong with the draft asked for.
+        notes: faults of the draft asked for.
     """
 
     def __init__(
@@ -262,9 +262,9 @@ class LiveEngine:
         Args:
             targets: languages wanted, as tags or names; "transcribe" is the language spoken.
             source: the language spoken; None identifies it stretch by stretch.
-            options: when text is written.
+            options: options of live translation.
             allowed_languages: that are identified; by default those of the decoding options.
-            spans: what counts as a stretch of speech; by default that of the decoding options.
+            spans: thresholds and lengths of stretches of speech; those of the decoding options by default.
             prompt: context or glossary; by default that of the decoding options.
             word_timestamps: whether events have the words that they commit; by default as the decoding options say.
             glossary: terms and their translations; by default that of the decoding options.

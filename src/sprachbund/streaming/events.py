@@ -17,16 +17,16 @@ class LiveText:
             stretch begins behind another one, they begin with a space, in languages that write them. Never taken back.
         tentative: replaces what stood behind the committed text; may still change.
         retracted: words of the tentative text before that were replaced.
-        start_s: where the stretch begins.
-        end_s: how far it has been heard; its end when `final`.
+        start_s: start of the stretch, in seconds of the session.
+        end_s: second up to which it has been heard; its end when `final`.
         source_language: the language spoken, as far as is known.
         target_language: of the text.
         audio_s: audio that had been taken in when this was decided.
         final: nothing more comes for this stretch.
-        dropped: why the guard kept text back.
-        spans: which language is spoken where, as far as the stretch has been heard; only of models whose experts belong
-            to languages.
-        words: those that `committed` adds, in seconds of the session; only where `word_timestamps` asks for them.
+        dropped: reason why the guard kept text back.
+        spans: languages spoken and their times, as far as the stretch has been heard; only of models whose experts
+            belong to languages.
+        words: words of `committed`, in seconds of the session; only where `word_timestamps` asks for them.
     """
 
     target: str

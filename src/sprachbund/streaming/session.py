@@ -63,7 +63,7 @@ class CaptionLine:
     Attributes:
         prefix: committed tokens whose audio is still held; what comes next is decoded behind them.
         written: all committed text.
-        tentative: what is shown behind it.
+        tentative: text that is shown behind it and may still change.
         attempts: words behind the prefix in earlier attempts, the newest last.
         transcript: words of the newest transcript, of a cascade that commits before the end of a stretch.
         begin: the word of it at which the sentence of the prefix begins.
@@ -112,8 +112,8 @@ class Stretch:
 
     Attributes:
         number: counts up over a session.
-        begin_s: where it began.
-        span: what is still held of it.
+        begin_s: start of the stretch, in seconds of the session.
+        span: audio that is still held of it.
         samples: of the span.
         closed: whether all of it has been heard.
         lines: by target.
@@ -154,12 +154,12 @@ class LiveSession:
         targets: languages asked for, in the model's tags.
         source: the language spoken; None if it is identified.
         options: of the session.
-        decoding: how its speech is decoded.
+        decoding: decoding options of its speech.
         request: the languages, as the model knows them.
         tracker: of the language, over the stretches.
-        latest: how the model understood its last stretches.
+        latest: scores of its last spans.
         written: targets with text.
-        error: why the session has ended early, if it has.
+        error: reason why the session has ended early, if it has.
         on_speech: called at the beginning and the end of each stretch, with its number, the second, and whether it
             begins.
     """

@@ -35,7 +35,7 @@ class Attempt:
         ended: whether the model ended its text by itself.
         looks_at: for every token the second of the audio that it attends to, or the word of the transcript; empty for
             policies without need of it.
-        newest: what a token looks at from here on may still change.
+        newest: position from which on a token's attention may still change, in the unit of `looks_at`.
         steps: whole steps of the stretch heard.
         num_written: words committed before, over the whole stretch.
     """
@@ -194,8 +194,8 @@ class PendingStretch:
         stretch: the speech.
         language: spoken, from the encoder on.
         language_probs: (L,) by which it was identified.
-        targets: those that the model knows for the language.
-        mixed: which language is spoken where, in seconds of the audio held; see `language_spans`.
+        targets: targets that the model knows for the language.
+        mixed: languages spoken and their times, in seconds of the audio held; see `language_spans`.
     """
 
     index: int
@@ -216,7 +216,7 @@ class PendingStretch:
 
     @property
     def spans(self) -> tuple[LanguageSpan, ...]:
-        """Which language is spoken where, in seconds of the session."""
+        """Languages spoken and their times, in seconds of the session."""
         return spans_within(self.context, 0.0, self.context.duration_s)
 
     @property
@@ -251,7 +251,7 @@ class StretchRow:
         batch_index: of the stretch in the batch.
         target: as it was asked for.
         asked: the same, as the model was asked.
-        hypothesis: what it wrote behind the prefix.
+        hypothesis: tokens behind the prefix.
         looks_at_s: for every token the second of the audio that it attends to, where the policy needs it.
         doubt: probability that the text is not what was said, where the model was calibrated.
         aligned: times of the tokens, those of the prefix included, where the session wants words.
@@ -435,7 +435,7 @@ def news(
         piece: characters committed.
         retracted: words of the tentative text that were replaced.
         final: whether the stretch has ended.
-        dropped: why the guard dropped text.
+        dropped: reason why the guard dropped text.
         words: of the characters committed.
     """
     line = job.stretch.lines[target]

@@ -1,4 +1,4 @@
-"""Where a text divides: sentences, and phrases, which a line of a subtitle ends with.
+"""Division of a text into sentences, and into phrases, which a line of a subtitle ends with.
 
 Articles, prepositions, conjunctions and possessives belong to the next word, in English, German, French, Spanish,
 Italian and Russian. Other languages have none here, and their lines end at any word.

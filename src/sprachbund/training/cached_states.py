@@ -87,7 +87,7 @@ def check_cacheable(model: Any, options: ExampleOptions, sources: Sequence[objec
 
     Args:
         model: that is trained.
-        options: how an utterance becomes an example.
+        options: options of making an example of an utterance.
         sources: corpora.
 
     Raises:
@@ -117,7 +117,7 @@ def first_moving_layer(model: nn.Module, encoder: ConformerEncoder, trainable: S
         trainable: patterns of the names of those that move; all if empty.
 
     Raises:
-        SprachbundError: what lies before the first layer, or that layer itself, moves.
+        SprachbundError: parameters before the first layer, or of that layer itself, move.
     """
     moving = {
         id(parameter)

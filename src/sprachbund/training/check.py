@@ -351,7 +351,7 @@ def shape_of(
         probed: two numbers of utterances.
         passes: over so many, without and with recomputing.
         utterances: in the largest batch.
-        probes: how many times the larger probe the run is.
+        probes: factor by which the run is larger than the larger probe.
         ema: whether there is a moving average of the weights.
     """
     layers = [sum(map(_size, layer.parameters())) for layer in layers_of(model)]
@@ -442,7 +442,7 @@ def time_note(gpu_tflops: float) -> str:
 
 
 def verdict(strategies: Sequence[Strategy], memory: int) -> str:
-    """Which strategy to take; where none fits, what else to change.
+    """Advice on the strategy to take; where none fits, on other changes.
 
     Args:
         strategies: the fastest first.

@@ -142,7 +142,7 @@ def save_resume(directory: Path, state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _naming_the_checkpoint(step: int, folder: Path) -> Iterator[None]:
-    """Where a checkpoint cannot be written, which, and what helps; torch and safetensors have errors of their own."""
+    """Name a checkpoint that cannot be written, with advice; torch and safetensors have errors of their own."""
     try:
         yield
     except (

@@ -69,7 +69,7 @@ class DraftTraining(nn.Module):
 
     Args:
         base: a family's module with a torch decoder.
-        network: what is trained.
+        network: network that is trained.
         options: weights of the losses.
     """
 
@@ -86,12 +86,12 @@ class DraftTraining(nn.Module):
 
     @property
     def encoder(self) -> Any:
-        """Where the training loop looks for layers: a draft has none here."""
+        """Object whose `layers` the training loop reads: a draft has none here."""
         return SimpleNamespace(layers=[])
 
     @property
     def decoder(self) -> Any:
-        """Where the training loop looks for layers: the blocks of the draft."""
+        """Object whose `layers` the training loop reads: the blocks of the draft."""
         network = self.network
         return SimpleNamespace(
             layers=list(network.blocks if isinstance(network, Parasite) else network.stacks)
@@ -166,8 +166,8 @@ def train_draft(
     Args:
         model: a family's module with a torch decoder.
         corpus: training data of the model.
-        options: what to train.
-        training: how long, how fast.
+        options: kind and sizes of the draft, and weights of its losses.
+        training: steps, learning rate, batches and evaluations.
         directory: of the run.
         dev: ranks the checkpoints, and gives the acceptance that the draft is saved with.
         report: takes each progress line.
@@ -175,7 +175,7 @@ def train_draft(
         on_step: called with the steps made, and with all of them.
 
     Raises:
-        SprachbundError: what is asked for does not fit the model.
+        SprachbundError: the options do not fit the model.
     """
     torch.manual_seed(training.seed)
     before = _digest(model)

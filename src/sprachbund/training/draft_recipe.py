@@ -47,7 +47,7 @@ class DraftRecipe(Strict):
         draft: its kind.
         model: directory, "bundled", or a name on the Hugging Face hub.
         languages: of the data, heard and written.
-        train: what it learns from; the data that the model was trained on serve well.
+        train: data that it learns from; those that the model was trained on serve well.
         dev: ranks the checkpoints and measures the acceptance.
         network: of a parasite or Medusa heads; its `kind` is `draft`.
         orders: of a token map, lengths of its contexts.
@@ -105,7 +105,7 @@ def run(
         check: is called with network, data and options in place of training, and nothing is returned.
 
     Raises:
-        SprachbundError: what is asked for does not fit the model, or a token map, which is not trained, is checked.
+        SprachbundError: the recipe does not fit the model, or a token map, which is not trained, is checked.
     """
     with joined_processes():
         return _run(recipe, directory, on_first_rank(report), stop_after, on_step, accept_changes, check)

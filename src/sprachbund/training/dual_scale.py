@@ -143,12 +143,12 @@ class DualScale(nn.Module):
 
     @property
     def encoder(self) -> Any:
-        """Where the training loop looks for layers."""
+        """Object whose `layers` the training loop reads."""
         return self.base.encoder
 
     @property
     def decoder(self) -> Any:
-        """Where the training loop looks for layers: all but the encoder's."""
+        """Object whose `layers` the training loop reads: all layers but the encoder's."""
         text = [] if self.text_encoder is None else list(self.text_encoder.layers)
         return SimpleNamespace(layers=[*self.base.decoder.layers, *text, *_blocks(self.draft_network)])
 

@@ -267,7 +267,7 @@ class Evaluations:
 
 @dataclass(frozen=True, kw_only=True)
 class Convergence:
-    """Where a finished run was best.
+    """Best evaluation of a finished run, and all others.
 
     Attributes:
         metric_for_best_model: "loss" or "score".

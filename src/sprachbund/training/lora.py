@@ -26,7 +26,7 @@ def add_lora(
         model: any module.
         modules: patterns of the layers' names, `*` for anything.
         rank: r, of every adapter.
-        scale: what the adapters' product is multiplied by (alpha / r).
+        scale: factor of the adapters' product (alpha / r).
         whole: patterns of the names of parameters that are trained themselves, beside the adapters.
 
     Returns:

@@ -88,7 +88,7 @@ class Forward:
     """A forward pass.
 
     Attributes:
-        kept_bytes: what it keeps for the backward pass, weights not among them.
+        kept_bytes: bytes that it keeps for the backward pass, without the weights.
         flops: floating-point operations.
     """
 

@@ -36,10 +36,10 @@ class TrainingOptions(Strict):
         warmup_steps: rate rises linearly from 0.
         decay_share: share of the steps in which the rate falls to `final_rate`; before, it is constant, so that a
             longer run can branch off before the fall.
-        decay: how it falls: "linear", or by half a "cosine" (arXiv 1608.03983, equation 5); or not at the end, but
+        decay: shape of its fall: "linear", or by half a "cosine" (arXiv 1608.03983, equation 5); or not at the end, but
             from the warm-up on, by the "inverse_sqrt" of the step (arXiv 1706.03762, equation 3), towards `final_rate`
             and whatever `decay_share`.
-        final_rate: what it falls to.
+        final_rate: rate at the end of its fall.
         final_share: last share of the steps, which are made at `final_rate`.
         mask_fade_share: last share of the steps in which SpecAugment's masks become linearly fewer and narrower, down
             to none; 0 keeps them, 1 fades from the first step.
@@ -259,7 +259,7 @@ def check_numbers(values: Any, where: str = "", key: str = "") -> None:
 
     Args:
         values: plain values, as TOML or JSON hold them.
-        where: what the message begins with.
+        where: beginning of the message.
         key: of the values in the recipe, with dots; empty for all of it.
 
     Raises:

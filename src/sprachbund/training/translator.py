@@ -151,7 +151,7 @@ class LivePart(Strict):
 
 
 class ExampleRecipe(Strict):
-    """How an utterance becomes an example; see `sprachbund.data.loading.ExampleOptions`.
+    """Options of making an example of an utterance; see `sprachbund.data.loading.ExampleOptions`.
 
     Attributes:
         rows_per_utterance: target languages drawn for each utterance.
@@ -184,7 +184,7 @@ class LoraRecipe(Strict):
     Attributes:
         modules: patterns of the names of linear layers.
         rank: of every adapter.
-        scale: what an adapter's product is multiplied by (alpha / rank).
+        scale: factor of an adapter's product (alpha / rank).
         whole: patterns of the names of parameters that are trained themselves, beside the adapters.
     """
 
@@ -241,21 +241,21 @@ class TranslatorRecipe(Strict):
         live: training data that are rendered while training.
         temperature: of the mixture of `train`: a corpus of h hours is drawn in proportion to h^(1 / temperature)
             (arXiv 1907.05019, section 4), times its `repeats`; an epoch is as long as with 1.
-        scale: how much of `train` is taken; all if None.
+        scale: amount of `train` that is taken; all if None.
         dev: data whose loss ranks the checkpoints.
         vocabulary_size: pieces of all languages together.
         transcript_vocabulary_size: pieces of the transcripts, for CTC.
         tokenizer_texts: distinct texts the tokenizer is fitted on, at most.
         start: a model directory or a name on the Hugging Face hub, of any family: weights and tokenizer to start
             from.
-        fine_tuning: what is changed in the model to start from.
+        fine_tuning: changes to the model to start from.
         lora: train adapters only.
         dual_scale: prune the decoder, and train it with a text branch and a draft network.
         bits: of the weights in the model directory; 8 for a conformer and 32 for the other families if left out.
         cache_states: compute the frozen first layers of the encoder once and not in every epoch; see
             `training.cached_states`.
         model: sizes of a new conformer and weights of its losses; of a conformer to start from, the losses alone.
-        examples: how an utterance becomes an example.
+        examples: options of making an example of an utterance.
         training: steps, learning rate, batches and evaluations.
         card: fields of the model's card.
     """
@@ -294,9 +294,9 @@ class PreparedModel:
 
     Attributes:
         model: of any family.
-        examples: how the family makes features and tokens.
+        examples: maker of features and tokens of the family.
         save: writes the model into a directory, with a `card`.
-        drawn: what the model changes of how texts are drawn (`ExampleOptions`).
+        drawn: changes that the model makes to the draw of texts (`ExampleOptions`).
         tokenizer: whose pieces may not be enough for a text; None where they always are.
         ctc_frame_s: seconds of a frame that CTC aligns transcripts to; None without CTC.
     """
@@ -315,7 +315,7 @@ def prepare_model(
     """The model that a recipe asks for: a new conformer, or what `recipe.start` names, of whatever family.
 
     Args:
-        recipe: what is wanted.
+        recipe: recipe of the run.
         directory: of the run; keeps the tokenizers of a new conformer.
         manifests: training data; their texts make those tokenizers.
 
@@ -708,7 +708,7 @@ def run(
     """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
 
     Args:
-        recipe: what is trained, on what.
+        recipe: model, data and options.
         directory: of the run.
         score: of the model on the way, less is better, where `training.metric_for_best_model` is "score".
         report: takes each line of progress.

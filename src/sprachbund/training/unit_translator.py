@@ -75,14 +75,14 @@ class UnitTranslatorRecipe(Strict):
         bitext: parallel text from outside.
         hours: of speech taken from each corpus; all if None.
         mixing: of speech and text.
-        ratio: how many times as long source text is made; the mean of the units' data if None.
+        ratio: factor by which source text is made longer; the mean of the units' data if None.
         mark_repeats: follow each piece of source text with marks in the place of its repetitions.
         keep_repeats: read a unit for every frame.
         start: a directory of a model with the same units, whose weights are the first ones where they fit in.
         mbart: an mBART-50 checkpoint of transformers, by path or Hugging Face id, whose shape, weights and pieces of
             text the model has; `model` and `start` are then left out.
         bits: of the weights in the model directory.
-        steps_of: what `training` counts its steps and evaluations by: "all" batches, or those of "speech", so that text
+        steps_of: batches that `training` counts its steps and evaluations by: "all", or those of "speech", so that text
             comes on top of as much speech as a model without text would see.
         model: sizes of a new model, its head, and weights of its losses.
         training: steps, learning rate, batches and evaluations.

@@ -45,7 +45,7 @@ class TokenPair:
         source_language: BCP-47 tag.
         target: text.
         target_language: BCP-47 tag.
-        transcript: what was said; empty where it is not known, and of text.
+        transcript: transcript of the speech; empty where it is not known, and of text.
     """
 
     name: str
@@ -248,7 +248,7 @@ class TokenDataset:
 
     Attributes:
         left_out: names of sentences that are longer than the model can read or write.
-        too_long: what CTC cannot align, by what it is; these terms are left out of the loss.
+        too_long: "targets" and "transcripts" that CTC cannot align; these terms are left out of the loss.
 
     Raises:
         SprachbundError: no sentence is left, or CTC alone is to learn and can align none.
@@ -470,7 +470,7 @@ def first_epoch_behind(dataset: TokenDataset, options: BatchingOptions, step: in
 
     Args:
         dataset: sentences.
-        options: how batches are planned.
+        options: sizes of batches.
         step: step, counted from 0.
     """
     epoch = done = 0

@@ -61,7 +61,7 @@ class EncodedInfo(BaseModel):
         identity: of the units.
         clusters: K.
         frame_s: seconds of a frame.
-        corpus: what was encoded.
+        corpus: corpus that was encoded.
         speed: at which the speech was heard.
         utterances: written.
         units: of them all, repeats removed.
@@ -97,7 +97,7 @@ class UnitUtterance:
         durations: frames of each (S,).
         duration_s: length in seconds, at the speed of the encoding.
         language: BCP-47 tag of the speech; empty without speech.
-        speaker: who speaks.
+        speaker: name of the speaker.
         text: transcript.
         translations: language to text.
     """
@@ -175,7 +175,7 @@ def read_lines(path: Path) -> Iterator[UnitUtterance]:
 
 
 class _Line(RootModel[UnitUtterance]):
-    """What a line holds."""
+    """The content of a line."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -202,7 +202,7 @@ def _parsed(line: bytes, where: str) -> UnitUtterance:
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenUtterances:
-    """Which utterances of which corpora; a value that any process can open.
+    """Choice of utterances from corpora; a value that any process can open.
 
     Attributes:
         data: directories of corpora.

@@ -142,7 +142,7 @@ def make_units(fit: Fit, report: Report = lambda label, done, total: None) -> Un
 
 
 def _feature_settings(fit: Fit) -> dict[str, object]:
-    """All that decides the features."""
+    """Settings that the features depend on."""
     return {
         "model": fit.extraction.hash,
         "layer": fit.extraction.layer,
@@ -157,7 +157,7 @@ def _feature_settings(fit: Fit) -> dict[str, object]:
 
 
 def _settings(fit: Fit) -> dict[str, object]:
-    """All that decides the files."""
+    """Settings that the files depend on."""
     return {
         **_feature_settings(fit),
         "texts": files_sha256(fit.texts),
@@ -332,7 +332,7 @@ def _lines(files: Sequence[Path]) -> Iterator[str]:
 
 
 def _ratio(chosen: ChosenUtterances, strings: Sequence[str], vocabulary: JointVocabulary) -> float | None:
-    """How many times as long as transcripts units are, both in pieces, over the share."""
+    """Ratio of units to transcripts, both in pieces, over the share."""
     lengths = [
         (len(vocabulary.encode_units(string)), len(vocabulary.encode_text(text)))
         for number, string in enumerate(strings)

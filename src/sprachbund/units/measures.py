@@ -215,7 +215,7 @@ class UnitMeasures:
         labels: names of the labels.
         frames: number of frames by cluster (K,).
         runs: number of units by how many frames they last, from 1 on.
-        against: what the labels are.
+        against: kind of the labels.
         unlabelled: frames without a label.
         agreement: of clusters and labels.
         by_chance: the same with each utterance's labels in another order.
@@ -305,7 +305,7 @@ class Measuring:
         self._compare_lengths(utterance)
 
     def result(self, file_bytes: int) -> UnitMeasures:
-        """All that was counted; `file_bytes` are those of the shards."""
+        """All counts as a result; `file_bytes` are the bytes of the shards."""
         counts = self._counts.values(len(self._aligner.labels.numbers))
         return UnitMeasures(
             counts=counts,

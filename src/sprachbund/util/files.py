@@ -254,7 +254,7 @@ def parse_json(text: str | bytes, source: str, *, advice: str = "copy or make it
 
     Args:
         text: the document.
-        source: where it is from, such as "FILE, line 3", for errors.
+        source: name of the source, such as "FILE, line 3", for errors.
         advice: end of error messages.
 
     Raises:
@@ -281,7 +281,7 @@ def validate(kind: type[_Model], value: Any, source: str, *, advice: str = "copy
     Args:
         kind: class of the model.
         value: parsed JSON or TOML.
-        source: where the value is from, for errors.
+        source: name of the source, for errors.
         advice: end of error messages.
     """
     try:

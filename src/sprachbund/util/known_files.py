@@ -44,7 +44,7 @@ def remembered(files: Sequence[Path], index: Path, find_out: Callable[[], str], 
         files: that it depends on, all of which exist.
         index: file that remembers it, one for each question; where it cannot be written, only time is lost.
         find_out: reads the files.
-        about: what of them is asked for, where an index has answers about several parts of a file.
+        about: name of the fact, where an index has several facts about the same files.
     """
     now, before = time.time_ns(), _states(files)
     known = _read(index)
@@ -61,7 +61,7 @@ def remembered(files: Sequence[Path], index: Path, find_out: Callable[[], str], 
 
 
 class _State(NamedTuple):
-    """What is another when a file is another."""
+    """Properties that change when a file changes."""
 
     path: str
     device: int

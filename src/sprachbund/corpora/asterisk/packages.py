@@ -1,5 +1,4 @@
-"""Where the recorded prompts come from: Debian's asterisk sound packages, and how to find, fetch and unpack
-them.
+"""The source of the recorded prompts, Debian's asterisk sound packages: finding, fetching and unpacking them.
 
 Five speakers (one per language) have transcripts. Three further speakers have none; they say the same prompts
 under the same names and are kept for testing only, so that a score on an unheard speaker can be given.

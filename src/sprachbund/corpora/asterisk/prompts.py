@@ -484,7 +484,7 @@ def cut_pieces(
 
     Args:
         prompts: recordings that may be used; pieces of others are left out.
-        pieces: where they are cut.
+        pieces: speaker, prompt, start, end and words of each piece.
     """
     by_name = {(prompt.speaker, prompt.name): prompt for prompt in prompts}
     of_prompt: dict[tuple[str, str], list[RecordedPiece]] = defaultdict(list)

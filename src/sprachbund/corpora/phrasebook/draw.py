@@ -49,7 +49,7 @@ def say_slot(spec: str, value: Slot, form: str, language: str, rng: random.Rando
 
     Args:
         spec: "type" or "type:argument".
-        value: what was drawn.
+        value: value that was drawn.
         form: form named in the template.
         language: BCP-47 tag.
         rng: chooses the wording; None takes the canonical one.

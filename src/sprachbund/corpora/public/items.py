@@ -66,9 +66,9 @@ class Cut:
 
     Attributes:
         path: of the recording, of any container.
-        start_s: where the stretch begins, in seconds.
+        start_s: start of the stretch in seconds.
         duration_s: its length in seconds; None to the end.
-        channel: which channel is heard; None mixes all.
+        channel: number of the channel that is read; None mixes all.
     """
 
     path: Path
@@ -87,9 +87,9 @@ class Item:
         sound: a stretch of a recording, or what reads the sound, to be called before the next entry is taken.
         language: BCP-47 tag of the speech.
         text: transcript; empty where the corpus has none.
-        speaker: who speaks; empty when unknown.
+        speaker: name of the speaker; empty when unknown.
         translations: language to text.
-        custom: what else the corpus says.
+        custom: further facts that the corpus states.
     """
 
     where: str
@@ -108,7 +108,7 @@ class LeftOut:
 
     Attributes:
         where: file and line.
-        reason: why, in words that can be counted.
+        reason: reason in words that can be counted.
         published: whether the makers count it among their utterances.
     """
 
@@ -168,7 +168,7 @@ class Counts:
 
         Args:
             where: file and line.
-            reason: why it is left out; reasons are counted.
+            reason: reason for leaving it out; reasons are counted.
             detail: further words for the list.
         """
         self.left_out[reason] += 1
@@ -225,9 +225,9 @@ class Published:
     Attributes:
         part: name of the split; "" for all of them together.
         key: "" for the whole part, "de" for a spoken language, "de>en" for a pair.
-        utterances: how many; None when not published.
-        hours: how long; None when not published.
-        source: where the number stands.
+        utterances: number of utterances; None when not published.
+        hours: hours of speech; None when not published.
+        source: publication that states the number.
     """
 
     part: str
@@ -364,7 +364,7 @@ class Join:
         Args:
             part: part of the corpus.
             where: file and line.
-            reason: why it is left out; reasons are counted.
+            reason: reason for leaving it out; reasons are counted.
         """
         self._db.execute("insert into left_out values (?, ?, ?)", (part, where, reason))
 

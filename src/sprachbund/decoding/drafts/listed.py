@@ -170,7 +170,7 @@ class ListedRows:
         self._tokens, self.output = tokens, output_rows(decoder, tokens)
 
     def forbidden(self, state: DecodingState) -> Tensor:
-        """Which of the listed tokens a row never holds, (R, N) boolean; the same for all draft tokens of a round."""
+        """Boolean (R, N): listed tokens that a row never holds; the same for all draft tokens of a round."""
         return state.suppressed.each()[:, self._tokens]
 
     def likeliest(self, states: Tensor, forbidden: Tensor) -> Tensor:

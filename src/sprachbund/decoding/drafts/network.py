@@ -197,7 +197,7 @@ class InsideSearch(StatelessRun):
     """A run that the native engine makes itself, and nobody from outside its search.
 
     Attributes:
-        name: what drafts, with its verb.
+        name: the draft as the subject of a sentence, with its verb.
     """
 
     name: ClassVar[str]

@@ -144,7 +144,7 @@ def ends_of(directory: Path, values: Mapping[str, Any]) -> list[int]:
         values: of its config.json.
 
     Raises:
-        SprachbundError: what is said there is no token of the model.
+        SprachbundError: an end token that the model does not have.
     """
     path = directory / GENERATION
     text = values.get("text_config")

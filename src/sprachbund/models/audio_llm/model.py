@@ -103,7 +103,7 @@ class AudioLLM(SpeechPrefixFamily):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.llm.embed_tokens.weight.device
 
     @property

@@ -172,7 +172,7 @@ class Conformer(DecodesByAttention, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes; engines pack some layers, which then have no `weight`."""
+        """Device that the model computes on; engines pack some layers, which then have no `weight`."""
         return next(self.parameters()).device
 
     def encode(self, features: Features) -> Memory:

@@ -111,7 +111,7 @@ class _Own(ConfigPart):
 
 
 class _Config(ConfigPart):
-    """What both kinds have.
+    """Keys that both kinds have.
 
     Attributes:
         encoder_config: of the encoder.

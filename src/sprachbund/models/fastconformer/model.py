@@ -66,7 +66,7 @@ def log_mel_of(samples: np.ndarray, num_mel_bins: int, dither: float = 0.0) -> T
 
 
 class _FastConformerModel(nn.Module):
-    """What both families have.
+    """Parts and methods that both families share.
 
     Args:
         config: shape and languages.
@@ -99,7 +99,7 @@ class _FastConformerModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes; the native engine's modules have no parameters."""
+        """Device that the model computes on; the native engine's modules have no parameters."""
         weight = next(self.parameters(), None)
         return torch.device("cpu") if weight is None else weight.device
 
@@ -130,7 +130,7 @@ class _FastConformerModel(nn.Module):
 
 
 class _Examples:
-    """What `sprachbund.data.loading.Examples` of both families have in common.
+    """Common part of `sprachbund.data.loading.Examples` for both families.
 
     Args:
         model: whose tokens and features are used.

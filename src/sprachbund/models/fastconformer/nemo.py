@@ -374,7 +374,7 @@ def _in_library_order(weights: Mapping[str, Tensor], config: CanaryConfig, sourc
 
 
 def _other_files(model: Parakeet | Canary, kind: str) -> dict[str, bytes]:
-    """What else transformers reads of a directory: tokens of the tokenizer, features, and how text begins."""
+    """Further files that transformers reads: tokens of the tokenizer, features, and how text begins."""
     extractor = {
         "feature_extractor_type": "ParakeetFeatureExtractor",
         "feature_size": model.num_mel_bins,

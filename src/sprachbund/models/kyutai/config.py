@@ -29,7 +29,7 @@ class PlainRotaryConfig(RotaryConfig):
 
 
 class _Attending(ConfigPart):
-    """What codec and decoder have alike."""
+    """Keys that codec and decoder share."""
 
     hidden_size: Width
     num_hidden_layers: SomeLayers
@@ -43,7 +43,7 @@ class _Attending(ConfigPart):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, given: Any) -> Any:
-        """What fields mean that are left out, and the names that earlier releases of transformers wrote."""
+        """Fill in values that are left out, and accept the names that earlier releases of transformers wrote."""
         if not isinstance(given, dict):
             return given
         values = {key: value for key, value in given.items() if value is not None}
@@ -263,7 +263,7 @@ class ExtractorConfig(ConfigPart):
     """preprocessor_config.json: how much silence is around the speech.
 
     Attributes:
-        audio_delay_seconds: how far the text is behind the speech.
+        audio_delay_seconds: seconds that the text is behind the speech.
         audio_silence_prefix_seconds: silence in front of the speech.
     """
 

@@ -129,7 +129,7 @@ class KyutaiState:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it holds, by name; ready for `safetensors.torch.save`."""
+        """All tensors of the state by name; ready for `safetensors.torch.save`."""
         return {
             **{_ENCODER + name: value for name, value in self.encoder.tensors().items()},
             **{_DECODER + name: value for name, value in self.decoder.tensors().items()},
@@ -231,7 +231,7 @@ class Kyutai(TranscribesByFrames, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device that the model computes on."""
         return self.decoder.lm_head.weight.device
 
     @property

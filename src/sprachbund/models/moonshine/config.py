@@ -37,7 +37,7 @@ class _Own(ConfigPart):
 
 
 class _Config(ConfigPart):
-    """What both kinds have.
+    """Keys that both kinds have.
 
     Attributes:
         vocab_size: V.

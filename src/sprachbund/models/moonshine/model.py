@@ -116,7 +116,7 @@ class Moonshine(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device that the model computes on."""
         return next(self.parameters()).device
 
     @property

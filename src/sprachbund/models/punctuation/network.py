@@ -97,7 +97,7 @@ class PunctuationNetwork(nn.Module):
 
         Args:
             parts: rows of the table, of all words of all texts one behind the other.
-            offsets: where each of the sum(num_words) words begins in `parts`.
+            offsets: index in `parts` at which each of the sum(num_words) words begins.
             language: index (B,) among the languages.
             num_words: (B,).
         """

@@ -232,7 +232,7 @@ class Seamless(DecodesByAttention, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.encoder.parameters()).device
 
     @property

@@ -241,7 +241,7 @@ def write_part(part: Any, directory: Path) -> None:
 
 
 def read_part(kind: Any, directory: Path, **options: Any) -> Any:
-    """Whatever a class of transformers reads of a directory. Raises SprachbundError when it cannot."""
+    """The part of a model that transformers reads from a directory. Raises SprachbundError when it cannot."""
     with one_line(directory), _quiet():
         return kind.from_pretrained(directory, local_files_only=True, **options)
 

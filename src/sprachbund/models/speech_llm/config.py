@@ -109,8 +109,8 @@ class PromptOptions(Options):
     """Instructions of the language model.
 
     Attributes:
-        transcribe: where the text is to be in the language spoken.
-        translate: where it is not; `{language}` becomes the language's English name.
+        transcribe: request for a text in the language spoken.
+        translate: request for a translation; `{language}` becomes the language's English name.
         order: of instruction and speech; the paper's is the text first.
         chat: speak through the tokenizer's chat template; None where it has one.
     """

@@ -26,7 +26,7 @@ class SpeechEncoder(nn.Module):
     """From samples to states; what every kind of encoder offers.
 
     Attributes:
-        kind: what is written into config.json.
+        kind: name of the kind in config.json.
         width: D.
         frame_s: seconds of a state.
         max_window_s: longest speech.

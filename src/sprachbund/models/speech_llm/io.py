@@ -42,7 +42,7 @@ _ORDER = "prompts.order"
 
 
 class EncoderEntry(Options):
-    """Which encoder: `source` names it; without, it is built from `settings`, or read from `encoder/`."""
+    """The encoder of a model: `source` names it; without, it is built from `settings`, or read from `encoder/`."""
 
     kind: str
     settings: dict[str, Any]
@@ -192,7 +192,7 @@ def _entry(model: SpeechLLM, inside: bool) -> Entry:
 
 
 def _own_weights(model: SpeechLLM, inside: bool) -> dict[str, Tensor]:
-    """What model.safetensors holds, under the names that the parts have without adapters around them."""
+    """Weights in model.safetensors, under the names that the parts have without adapters around them."""
     state = model.state_dict()
     own = {name: w for name, w in state.items() if name.startswith("projector.") or is_adapter(name)}
     if inside and model.encoder.kind != TransformersSpeech.kind:

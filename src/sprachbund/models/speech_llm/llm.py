@@ -51,7 +51,7 @@ class _Pass:
         return self.used - self.positions.shape[1]
 
     def mask(self, dtype: torch.dtype) -> Tensor:
-        """What is added to the scores (R, 1, Q, used): nothing behind a position is seen from it."""
+        """Additive mask of the scores (R, 1, Q, used), which hides the positions behind each query."""
         slots = torch.arange(self.used, device=self.positions.device)
         hidden = slots > self.positions[:, None, :, None]
         return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(
@@ -213,7 +213,7 @@ class Prompts:
 
     Args:
         tokenizer: of transformers.
-        options: what is said.
+        options: wording of the prompt.
         vocabulary_size: V of the language model, which may be more than the tokenizer knows.
 
     Attributes:

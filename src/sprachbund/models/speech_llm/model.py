@@ -99,7 +99,7 @@ class SpeechLLM(SpeechPrefixFamily):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.projector.expand.weight.device
 
     @property
@@ -221,7 +221,7 @@ class SpeechLLM(SpeechPrefixFamily):
         return memory.language_log_probs
 
     def routes(self, memory: Memory, durations_s: Sequence[float] | None = None) -> list[list[Stretch]]:
-        """Where the router sent each utterance, token by token: (start_s, end_s, language), joined where it stayed.
+        """Languages that the router chose in each utterance, as (start_s, end_s, language), equal neighbours joined.
 
         A group of several languages goes by all their tags, "es+pt": which of them is spoken, the router cannot say.
         """

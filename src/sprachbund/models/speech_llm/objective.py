@@ -213,7 +213,7 @@ def _rows(model: RoutedModel, batch: Batch, tokens: SpeechTokens) -> tuple[Tenso
 
 
 def _targets(model: RoutedModel, batch: Batch) -> list[Target]:
-    """What is asked for in each row; where nobody speaks, a translation."""
+    """Target of each row; where nobody speaks, a translation."""
     sources = batch.source_language.repeat_interleave(batch.rows_per_utterance).tolist()
     written, heard = model.config.target_languages, model.source_languages
     return [

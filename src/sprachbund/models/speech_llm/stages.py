@@ -36,7 +36,7 @@ class Stage(Options):
 
     Attributes:
         name: in reports and on the command line.
-        data: what it learns from; in a transition, what it arrives at.
+        data: data that it learns from; in a transition, the data that it moves to.
         coming_from: in a transition, the data of the stage before; else none.
         trained: parts that move; everything else is frozen.
         losses: weights beside cross-entropy.

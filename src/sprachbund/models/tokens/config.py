@@ -27,7 +27,7 @@ class TokenShape(BaseModel):
     """Sizes of a model, its head, and the weights of its losses; the published ones as defaults (arXiv 2309.15826).
 
     Attributes:
-        head: what writes the text.
+        head: head that writes the text: "attention", "ctc", "transducer" or "ctc_attention".
         block: kind of the encoder's layers.
         embedding_width: E of the tokens read.
         width: D of encoder and decoder.
@@ -42,7 +42,7 @@ class TokenShape(BaseModel):
         tied: whether an attention decoder's embedding is its output matrix too, or that is one of its own.
         max_tokens: longest row, its language token included.
         prediction_width: of a transducer's LSTM.
-        joint_width: where a transducer's frames and text meet.
+        joint_width: width of a transducer's joint network, where frames and text meet.
         dropout: of every layer.
         time_masks: stretches of the embedded tokens that are hidden in training.
         max_mask_share: longest of them, as a share of the row.
@@ -110,7 +110,7 @@ class ReadTokens(BaseModel):
 
     Attributes:
         pairs: (source, target) languages that it was trained on, of speech or of text.
-        ratio: how many times each piece of a source text is repeated.
+        ratio: times that each piece of a source text is repeated.
         mark_repeats: whether each piece of a source text is followed by marks in the place of its repetitions.
         keep_repeats: whether it reads a unit for every frame of speech.
         max_window_s: longest speech it takes at once.

@@ -44,7 +44,7 @@ from sprachbund.nn.transducer import Transducer, TransducerShape
 
 @dataclass(frozen=True, kw_only=True)
 class _Written:
-    """What a head costs.
+    """Losses of a head.
 
     Attributes:
         total: (B,) its weighted losses.

@@ -28,10 +28,10 @@ class UnitReader:
 
     Args:
         units: that were made.
-        ratio: how many times each piece of a text is repeated.
+        ratio: times that each piece of a text is repeated.
         mark_repeats: marks in the place of these repetitions.
         keep_repeats: read a unit for every frame.
-        device: where the speech encoder computes.
+        device: device of the speech encoder.
 
     Raises:
         SprachbundError: a ratio outside 1 to 6.

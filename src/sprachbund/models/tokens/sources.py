@@ -1,4 +1,4 @@
-"""Where features come from: a layer of one of our own encoders, or of a speech encoder of transformers.
+"""Sources of features: a layer of one of our own encoders, or of a speech encoder of transformers.
 
 An utterance gives the same features alone and among others, so that nothing depends on how work is shared out.
 Shapes: T frames, D width.
@@ -90,7 +90,7 @@ class FeatureSource:
 
     Args:
         encoder: see `Encoder`.
-        info: what is written down of it.
+        info: description of the source, as it is stored with the units.
         batch_s: seconds of speech, padding counted, that are computed at once.
     """
 
@@ -179,7 +179,7 @@ def open_source(
         directory: of a model of ours, or a checkpoint of transformers.
         layer: 1 for the first.
         name: to be written down; the directory if empty.
-        device: where to compute, as torch names it.
+        device: device to compute on, as torch names it.
         batch_s: seconds of speech computed at once.
         model_hash: of the directory where it is known already.
 

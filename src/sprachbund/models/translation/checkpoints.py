@@ -61,7 +61,7 @@ def shape_of(config: Any, source: str) -> TextToTextShape | T5Shape:
 
     Args:
         config: of a kind of `KINDS`.
-        source: where it is from, for errors.
+        source: name of the file, for errors.
 
     Raises:
         SprachbundError: a shape that is not built here.
@@ -74,7 +74,7 @@ def t5_shape(config: Any, source: str) -> T5Shape:
 
     Args:
         config: of transformers.
-        source: where it is from, for errors.
+        source: name of the file, for errors.
 
     Raises:
         SprachbundError: the first T5, which has no gates and ties its output matrix.
@@ -109,7 +109,7 @@ def text_to_text_shape(config: Any, source: str) -> TextToTextShape:
 
     Args:
         config: of transformers, in the names of BART.
-        source: where it is from, for errors.
+        source: name of the file, for errors.
 
     Raises:
         SprachbundError: a shape that is not built here.

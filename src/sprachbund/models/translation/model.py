@@ -109,7 +109,7 @@ class TextTranslator(DecodesByAttention, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.embedding.weight.device
 
     @property
@@ -335,7 +335,7 @@ def _languages(
 def _listed(
     config: Any, key: str, known: tuple[str, ...] | None, otherwise: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """What our key of config.json lists, all of it known; `otherwise` where it does not."""
+    """The list under our key of config.json, every item of which has to be known; `otherwise` without it."""
     import langcodes
 
     ours = optional_setting(config, CONFIG_KEY) or {}

@@ -33,7 +33,7 @@ class Pieces(Protocol):
         ...
 
     def offsets(self, text: str) -> Offsets:
-        """Where the tokens of a text stand in it, white space before them left out."""
+        """Character ranges of the tokens of a text in it, without leading white space."""
         ...
 
     def text(self, tokens: Sequence[int]) -> str:
@@ -193,7 +193,7 @@ class TranslationTokens:
         return [*self._lead, *([self.end] if self.marked else []), *tokens, self.end]
 
     def source_offsets(self, text: str) -> Offsets:
-        """Where the tokens of a source stand in the text; (0, 0) for those that stand for none of it."""
+        """Character ranges of the tokens of a source in the text; (0, 0) for tokens that stand for none of it."""
         before = [(0, 0)] * (self.language_index + bool(self.marked))
         return [*before, *self.pieces.offsets(text), (0, 0)]
 

@@ -128,7 +128,7 @@ class RealtimeState:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it holds, by name."""
+        """All tensors of the state by name."""
         caches = {"heard": self.heard, "written": self.written}
         return {
             "mel": self.mel,
@@ -284,7 +284,7 @@ class VoxtralRealtime(TranscribesByFrames, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.llm.embed_tokens.weight.device
 
     @property

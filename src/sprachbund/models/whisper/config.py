@@ -123,7 +123,7 @@ class WhisperConfig:
 
 
 def _why_not(name: str, value: object) -> str | None:
-    """What a value should be; None when it is."""
+    """Description of the values allowed; None when the value is one of them."""
     if name == "dropout":
         is_share = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
         return None if is_share else "a number from 0 to less than 1"

@@ -140,7 +140,7 @@ def _with_ours(checkpoint_files: CheckpointFiles, changes: Mapping[str, Any]) ->
 def _with_pairs(
     checkpoint_files: CheckpointFiles, new: list[str], known: list[str], by_target: bool
 ) -> CheckpointFiles:
-    """Where the pairs are listed, those of new languages are too."""
+    """Checkpoint files whose list of pairs, if there is one, has those of new languages too."""
     listed = checkpoint_files.config.get(CONFIG_KEY, {}).get("pairs")
     if listed is None:
         return checkpoint_files

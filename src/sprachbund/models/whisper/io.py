@@ -285,7 +285,7 @@ def save(
 
 
 def _checkpoint_files(directory: Path) -> tuple[CheckpointFiles, bool]:
-    """What lies beside the weights, and whether these are in our own layout."""
+    """The files beside the weights, and whether these are in our own layout."""
     checkpoint_files = CheckpointFiles.read(directory)
     if checkpoint_files.config.get("model_type") != _OWN_TYPE:
         return checkpoint_files, False
@@ -339,7 +339,7 @@ def _transformers_config(model: Whisper, *, own_layout: bool) -> dict[str, Any]:
 
 
 def _feature_extractor_config(model: Whisper) -> dict[str, Any]:
-    """What the feature extractor of transformers needs to know about a model that came without its file."""
+    """Configuration of transformers' feature extractor for a model that came without its file."""
     return {
         "feature_extractor_type": "WhisperFeatureExtractor",
         "feature_size": model.config.num_mel_bins,

@@ -325,7 +325,7 @@ class Whisper(DecodesByAttention, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.decoder.positions.device
 
     @property

@@ -92,7 +92,7 @@ class CodeSwitchRecipe(Strict):
         encoder: "bundled", a model directory or a name on the Hugging Face hub.
         llm: a causal language model of transformers, by path or name; one is trained on the data's texts if left out.
         text_llm: sizes of that one.
-        text_training: how it is trained.
+        text_training: training options of that one.
         projector: sizes.
         lora: adapters.
         max_new_tokens: longest text.
@@ -245,7 +245,7 @@ class CodeSwitchRecipe(Strict):
         return tuple(by_folder.values())
 
     def options_of(self, stage: Stage, seed: int, projector: Projection = "groups") -> TrainingOptions:
-        """How a stage is trained: warm-up, then half a cosine down to a tenth.
+        """Training options of a stage: warm-up, then half a cosine down to a tenth.
 
         Args:
             stage: of the model.

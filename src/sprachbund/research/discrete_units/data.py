@@ -24,7 +24,7 @@ _PLAIN = UnitsArm(head="attention", text="none")
 
 
 def make_data(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> None:
-    """All that models are trained on, made where it is not there yet: parallel text, units, the corpus as units.
+    """Make the data that models are trained on, where they are missing: parallel text, units, the corpus as units.
 
     Args:
         recipe: options of the comparison.
@@ -45,7 +45,7 @@ def make_data(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> N
 
 
 def units_directory(recipe: DiscreteUnitsRecipe, arm: UnitsArm, directory: Path) -> Path:
-    """Where units with the vocabulary of an arm are.
+    """Directory of the units with the vocabulary of an arm.
 
     Args:
         recipe: options of the comparison.
@@ -57,7 +57,7 @@ def units_directory(recipe: DiscreteUnitsRecipe, arm: UnitsArm, directory: Path)
 
 
 def encoded_directory(part: str, directory: Path) -> Path:
-    """Where a part of the corpus is as units; vocabularies do not change them."""
+    """Directory of a part of the corpus as units; vocabularies do not change them."""
     return directory / "encoded" / part
 
 

@@ -61,7 +61,7 @@ class UnitsTraining(Sized):
 
     Attributes:
         head: its name.
-        kept_bytes: what a sentence keeps for the backward pass, in 32 bits, logits not among it.
+        kept_bytes: bytes that a sentence keeps for the backward pass, in 32 bits, without its logits.
         logits_bytes: of its largest logits.
         sentences: of that length in a batch.
         flops: floating-point operations of all steps, over such batches.

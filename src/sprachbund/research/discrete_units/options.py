@@ -33,9 +33,9 @@ class UnitsArm(Strict):
     """One model of the comparison.
 
     Attributes:
-        head: what writes the text.
-        text: what is learned from beside the speech.
-        ratio: how many times as long source text is made; the corpus's mean if None.
+        head: head that writes the text.
+        text: text that is learned from beside the speech.
+        ratio: factor by which source text is made longer; the corpus's mean if None.
         mark_repeats: by marks behind its pieces, and not by repeating these.
         text_weight: of the loss of text; the recipe's if None.
         speech_only_share: last share of the steps, which see speech alone; the recipe's if None.
@@ -140,13 +140,13 @@ class DiscreteUnitsRecipe(Strict):
         mbart: for those with the head "attention", in place of it: an mBART-50 checkpoint, by path or Hugging Face id.
         sources: languages spoken.
         target: language written.
-        units: how they are made.
+        units: options of making the units.
         seeds: of every arm but the ablations.
         ablation_seeds: of the ablations and what they are compared with; all of `seeds` if empty.
         workers: models trained at a time, each with one thread; changes no number.
         heads: each with every one of `texts`.
         texts: see `Text`; the first is what the others are compared with.
-        base: what `ablations` change one thing of; all heads and texts have its other values.
+        base: arm that each of `ablations` changes in one point; all heads and texts have its other values.
         ablations: names in `ABLATIONS`.
         hours: of speech, at each of which, and with all that there is, `base` is trained with each of `curve_texts`.
         curve_texts: see `Text`; the first is what the others are compared with.
@@ -155,8 +155,8 @@ class DiscreteUnitsRecipe(Strict):
             where there are none.
         external_pairs: of each source, to be drawn.
         mixing: of speech and text.
-        steps_of: what `training` counts its steps by, as in `UnitTranslatorRecipe`. By "all", arms cost the same and
-            those with text see less speech; by "speech", all see as much speech.
+        steps_of: batches that `training` counts its steps by, as in `UnitTranslatorRecipe`. By "all", arms cost the
+            same and those with text see less speech; by "speech", all see as much speech.
         model: shape of every model, but for what its arm changes.
         training: of every model.
         text_training: of a model that learns text first.

@@ -85,7 +85,7 @@ def counted(folder: Path, stored_bytes: int) -> Iterator[None]:
 
 
 class _Cost(BaseModel):
-    """What the file holds."""
+    """The content of the file."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -154,7 +154,7 @@ def _ablations(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
 
 
 def _curve(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
-    """What text adds for each amount of speech."""
+    """Scores with and without text for each amount of speech."""
     rows = []
     arms = recipe.curve_arms()
     for hours in dict.fromkeys(arm.hours for arm in arms.values()):

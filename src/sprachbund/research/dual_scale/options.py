@@ -81,7 +81,7 @@ class WhisperShape(Strict):
 
 
 class Timing(Strict):
-    """What the speed is measured on; see `recipes.dual_scale_speed`.
+    """Options of the speed measurement; see `research.dual_scale.speed`.
 
     Attributes:
         utterances: of each pair, and as many as a batch holds at least.
@@ -137,18 +137,18 @@ class DualScaleRecipe(Strict):
             `conformer` then has the sizes of the decoder alone.
         cache_states: the encoder and its heads rest, and the encoder's states are computed once for all trainings. The
             sound has to be the same in every epoch, and `dual_scale` may not train the encoder.
-        fine_tuning: what is changed in the model that is started from.
+        fine_tuning: changes to the model that is started from.
         shallow: training of a model with `shallow_layers` decoder layers, which a new teacher begins from, each layer
             as often as it takes; the teacher begins from nothing if None.
         shallow_layers: a divisor of the teacher's decoder layers.
-        shallow_examples: how an utterance becomes an example there; rows cost a shallow decoder little.
+        shallow_examples: options of making an example of an utterance there; rows cost a shallow decoder little.
         teacher: training of the unpruned model.
         training: of every arm.
         drafting: of the draft model.
         dual_scale: the main arm.
         prune_only_layers: decoder layers of the prune-only arm.
         draft_layers: decoder layers of the draft model.
-        examples: how an utterance becomes an example.
+        examples: options of making an example of an utterance.
         test_utterances: scored, evenly over the test set; all if None.
         timing: of the speed.
         checked_tokens: tokens of a row for which a check prints the memory.
@@ -238,7 +238,7 @@ class DualScaleRecipe(Strict):
         return ("base.decoder.*", *text, *(() if dual_scale.draft == "none" else ("draft_network.*",)))
 
     def options_of(self, arm: str) -> DualScaleOptions:
-        """What an arm is trained by."""
+        """Training options of an arm."""
         changes = dict(ARMS[arm])
         if arm == PRUNE_ONLY:
             changes["decoder_layers"] = self.prune_only_layers

@@ -203,7 +203,7 @@ def _checkpoint(recipe: DualScaleRecipe) -> dict[str, Any]:
 
 
 def _new_model(recipe: DualScaleRecipe, folder: Path) -> dict[str, Any]:
-    """What the teacher begins from without a checkpoint: a Whisper of random weights, or a conformer's shape.
+    """Start of the teacher without a checkpoint: a Whisper of random weights, or a conformer's shape.
 
     A conformer with the encoder of another one is a model of which the decoder has random weights.
     """

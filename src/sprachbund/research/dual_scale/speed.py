@@ -79,7 +79,7 @@ def models_of(recipe: DualScaleRecipe, directory: Path) -> list[Path]:
 
 
 def systems_of(recipe: DualScaleRecipe, directory: Path) -> list[TimedSystem]:
-    """Everything that is measured, the teacher first."""
+    """All systems that are measured, the teacher first."""
     first, count = recipe.seeds[0], recipe.timing.num_draft_tokens
     systems = [TimedSystem(name=TEACHER, seed=first, model=run_folder(directory, TEACHER, first) / "model")]
     for seed in recipe.seeds:
@@ -350,13 +350,13 @@ def _speed(runner: _Runner, pair: str, batch: int, predicted: float | None, plai
 
 
 class _Speeds(BaseModel):
-    """What the file holds."""
+    """The content of the file."""
 
     speeds: list[SystemSpeed]
 
 
 def read_speeds(directory: Path) -> list[SystemSpeed]:
-    """What `measure_speed` wrote."""
+    """Speeds that `measure_speed` wrote."""
     return read_model(directory / SPEED_FILE, _Speeds, advice="delete it, and it is measured again").speeds
 
 

@@ -47,7 +47,7 @@ class LatencySensitivity:
     """Ranges of the gap over streaming tiers.
 
     Attributes:
-        tiers: those compared.
+        tiers: streaming tiers that are compared.
         cells: (L, H).
         mean: over languages and scales, with intervals over languages.
         by_noise: the mean that seed noise alone would make; None with one seed.
@@ -159,7 +159,7 @@ class Fitted:
         gaps: (L, H); nan where a language lacks a scale.
         means: over the languages that have the scale, one for each.
         law: None where there is none.
-        doubts: why there is none, or why it is not to be trusted.
+        doubts: reasons why there is no law, or why it is not to be trusted.
     """
 
     tiers: tuple[str, ...]
@@ -179,7 +179,7 @@ class StudyAnalysis:
     """The results of a study.
 
     Attributes:
-        grid: what of.
+        grid: scores that were analysed.
         fitted: over all tiers, at the most bits.
         by_tier: each tier by itself; empty with one tier.
         latency: None with fewer than two streaming tiers.
@@ -365,7 +365,7 @@ class Sooner:
         epochs: at which each start scored best.
         steps: the same in steps.
         reached: pairs in which the first start was as good as the second's best.
-        at_epoch: when it was, mean over those; None without any.
+        at_epoch: epoch at which it was, mean over those pairs; None without any.
         sooner: epochs before the second start was at its best, mean over those.
     """
 

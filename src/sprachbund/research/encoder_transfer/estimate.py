@@ -196,7 +196,7 @@ def check_checkpoints(recipe: EncoderTransferRecipe) -> None:
 
 
 def _encoder_kind(shape: ConformerShape) -> dict[str, object]:
-    """All that an encoder is made by, but what it is trained with."""
+    """Sizes of an encoder's weights, without what it is trained with."""
     streaming = {} if shape.streaming is None else shape.streaming.model_dump()
     own = {f"streaming.{key}": value for key, value in streaming.items() if key not in _CONTEXTS}
     return {key: getattr(shape, key) for key in _OF_ENCODER} | own

@@ -29,7 +29,7 @@ class Cell(Strict):
         return f"{self.start} {self.language} {self.hours:g} h seed {self.seed}"
 
     def folder(self, out: Path) -> Path:
-        """Where it keeps its files."""
+        """Folder of the cell's files."""
         return out / "cells" / self.language / f"{self.hours:g}h" / f"{self.start}-seed-{self.seed}"
 
 
@@ -37,7 +37,7 @@ class StudyGrid(Strict):
     """Every combination of these is wanted.
 
     Attributes:
-        starts: what runs start from; the gap is how much better the first is than the second, further ones are
+        starts: names of the starts of runs; the gap is how much better the first is than the second, further ones are
             reported beside them.
         languages: that are learned.
         hours: of data, scales that contain each other.

@@ -30,7 +30,7 @@ class Pretrained(Strict):
         languages: that it is trained on, here or before it became a checkpoint.
         checkpoint: a model directory that is there already; nothing is trained then.
         start: name of another one, whose weights the training goes on from.
-        training: what is different from `pretraining`, as `{ steps = 3000 }`.
+        training: training options that differ from `pretraining`, as `{ steps = 3000 }`.
     """
 
     languages: tuple[str, ...] = ()
@@ -57,12 +57,12 @@ class EncoderTransferRecipe(Strict):
     Attributes:
         data: corpus directory with `train`, `dev` and `test`.
         pretrained: name to what it is.
-        shared: which of them gives decoder, joint network and tokenizer to all starts.
-        starts: name to where its encoder comes from: "en", "en:0-2 ml:3-5" or "random"; see `models.splice`.
+        shared: name of the one among them that gives decoder, joint network and tokenizer to all starts.
+        starts: name to where its encoder comes from: "en", "en:0-2 ml:3-5" or "random"; see `splice`.
         grid: of the study.
         task: whether speech is to be written down, or translated.
         into: language of translations.
-        head: what writes the text.
+        head: head that writes the text.
         metric: of the study; WER for transcripts and chrF for translations if None.
         model: shape of models that are trained here.
         attention_layers: of the decoder, where the head is attention.
@@ -171,7 +171,7 @@ class EncoderTransferRecipe(Strict):
         return TrainingOptions.model_validate(self.pretraining.model_dump() | self.pretrained[name].training)
 
     def _check_start(self, encoder: str) -> None:
-        """How many layers a checkpoint has is not known before it is read."""
+        """Check a start; the number of a checkpoint's layers is not known before it is read."""
         try:
             layers = read_layers(encoder, self.model.num_encoder_layers)
         except SprachbundError as error:
@@ -213,7 +213,7 @@ class EncoderTransferRecipe(Strict):
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """All that models trained here know, so that none has to learn a token's name later."""
+        """All languages that models trained here know, so that none has to learn a token's name later."""
         own = [tag for one in self.pretrained.values() for tag in one.languages]
         into = [self.into] if self.task == "translations" else []
         return tuple(sorted({*own, *self.grid.languages, *into}))

@@ -222,9 +222,9 @@ class PowerLaw:
         drawn: (S, 2), ln A and b of every draw.
         r_squared: share of the variance that the law explains, of ln(mean gap) or of the mean gap.
         hours: scales that it is fitted to.
-        by: what is least.
+        by: error that the fit minimises.
         num_languages: L.
-        doubts: why it is not to be trusted; empty when it is.
+        doubts: reasons why it is not to be trusted; empty when it is.
     """
 
     scale: Estimate
@@ -262,7 +262,7 @@ def fit_power_law(
     Args:
         hours: (H,).
         gaps: (L, H), means over seeds; nan where a language lacks a scale. Means are over the languages that have it.
-        by: what is least.
+        by: error that the fit minimises.
         draws: S.
         seed: of the draws.
 

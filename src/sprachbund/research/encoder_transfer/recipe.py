@@ -70,7 +70,7 @@ def make_cell(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path
     Args:
         recipe: of the study.
         out: folder of the study, where the starts are.
-        cell: which.
+        cell: cell that is trained.
         folder: of the cell.
 
     Raises:
@@ -197,7 +197,7 @@ def tuning(recipe: EncoderTransferRecipe, cell: Cell, num_batches: int) -> Train
 
     Args:
         recipe: of the study.
-        cell: which.
+        cell: cell that is trained.
         num_batches: of an epoch.
     """
     steps = max(recipe.least_steps, min(recipe.tuning.steps, round(recipe.epochs * num_batches)))
@@ -265,7 +265,7 @@ def _trained(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path)
 
 
 def _data(recipe: EncoderTransferRecipe, cell: Cell) -> Utterances:
-    """What a cell is trained on."""
+    """Training data of a cell."""
     whole = Manifest(recipe.data / "train")
     own = whole.only(np.flatnonzero(whole.languages == cell.language))
     return nested([own], cell.hours, recipe.data_seed)[0]

@@ -144,7 +144,7 @@ def as_values(analysis: StudyAnalysis, hours: Sequence[float] = ()) -> dict[str,
     """The report as a JSON value; what is not known is null.
 
     Args:
-        analysis: what to report.
+        analysis: analysis that is reported.
         hours: at which to decide.
     """
     grid, latency = analysis.grid, analysis.latency
@@ -478,7 +478,7 @@ REPORT_FILE, FIGURE_FILE, TABLES = "report.json", "study.png", "tables"
 
 @dataclass(frozen=True, kw_only=True)
 class StudyReport:
-    """All that a study says.
+    """Results of a study.
 
     Attributes:
         grid: as it was asked for.
@@ -486,7 +486,7 @@ class StudyReport:
         analysis: of the scales that are whole.
         left_out: scales that are not.
         cells: the gap of every language and scale with its interval over utterances.
-        sooner: how soon the two starts converged.
+        sooner: comparison of the epochs at which the two starts converged.
     """
 
     grid: StudyGrid

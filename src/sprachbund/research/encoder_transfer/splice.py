@@ -31,7 +31,7 @@ class Layers:
 
 
 def read_layers(text: str, num_layers: int) -> tuple[Layers, ...]:
-    """Where every layer of an encoder comes from.
+    """The source of every layer of an encoder.
 
     Args:
         text: "en" for all layers of one model, or ranges of several, "en:0-2 ml:3-5".

@@ -96,7 +96,7 @@ def translator(
     Args:
         recipe: of the study.
         spoken: languages of the speech.
-        training: how.
+        training: training options.
         known: languages that may be spoken and written.
         changes: of the `TranslatorRecipe`.
     """

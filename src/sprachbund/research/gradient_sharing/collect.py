@@ -131,7 +131,7 @@ class Collection:
         manifests: the data.
         options: see `CollectOptions`.
         parts: folder that keeps finished blocks.
-        identity: whatever else decides the result, such as the model's hash.
+        identity: further facts that the result depends on, such as the model's hash.
         objective: the loss that is differentiated.
         fits: whether the model takes an utterance.
 
@@ -254,7 +254,7 @@ class Collection:
         return Sketches(vectors=vectors, info={**self._info(seconds), **(info or {})})
 
     def _settings(self) -> dict[str, Any]:
-        """All that decides the vectors."""
+        """Settings that the vectors depend on."""
         digest = hashlib.sha256()
         for key, rows in self.rows.items():
             for row in rows:
@@ -365,8 +365,8 @@ class CollectJob:
         data: corpora.
         options: see `CollectOptions`.
         parts: folder that keeps finished blocks.
-        identity: whatever else decides the result.
-        device: where to compute, as torch names it.
+        identity: further facts that the result depends on.
+        device: device to compute on, as torch names it.
         threads: to compute with in each process.
     """
 
@@ -439,14 +439,14 @@ def run_job(
     """Make all blocks of a job with several processes, of this machine or of a Ray cluster.
 
     Args:
-        job: what every process prepares.
+        job: job that every process prepares for itself.
         collection: the same, prepared here, to watch.
         computing: processes; their threads are the job's.
         progress: called with passes made and passes in all.
         share: rank and number of the processes that were started from outside.
 
     Raises:
-        SprachbundError: what the first process to fail raised, or that one died.
+        SprachbundError: the error of the first process that failed, or that one died.
     """
     numbers = tuple(range(len(collection.blocks)))[share[0] :: share[1]]
     passes = [(collection.blocks[n].path, len(collection.blocks[n].vectors)) for n in numbers]

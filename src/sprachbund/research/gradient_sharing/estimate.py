@@ -99,7 +99,7 @@ class GradientSharingEstimate(MemoryEstimate):
     Attributes:
         model: in words.
         worst_case: whether arms split by gradients have the plan with the most parameters.
-        seeds: how often everything is done.
+        seeds: number of seeds, each of which repeats everything.
         trainings: the first one, then every arm.
         collecting: the analysis, which a recipe with a plan leaves out.
     """
@@ -226,7 +226,7 @@ def _set_trained(model: nn.Module, patterns: Sequence[str]) -> list[nn.Parameter
 
 
 def _forward_of_batch(model: Any, options: TrainingOptions) -> tuple[int, Forward]:
-    """How many of the longest utterances a batch holds, and their pass with the longest rows, on the meta device."""
+    """Utterances of a batch of the longest ones, and their forward pass with the longest rows, on the meta device."""
     seconds = min(options.max_duration_s, model.max_window_s, options.batch_s)
     count = min(options.max_utterances, int(options.batch_s // seconds))
     model.train()

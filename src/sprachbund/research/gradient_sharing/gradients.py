@@ -440,7 +440,7 @@ class ChosenRows:
 
     Attributes:
         rows: of every language or pair, in the order in which they are used.
-        passed_over: how many utterances were met that could not be used.
+        passed_over: number of utterances that were met and could not be used.
     """
 
     rows: Mapping[str, Sequence[GradientRow]]
@@ -481,7 +481,7 @@ def choose_rows(
     Args:
         model: knows its `pairs()`.
         manifests: the data.
-        by: what is compared.
+        by: languages that are compared: of the source, of the target, or pairs.
         count: utterances of each.
         seed: of the choice.
         languages: compared; all in the data if none are given.

@@ -177,7 +177,7 @@ class _Heard:
 
     @torch.no_grad()
     def _before(self, batch: Sequence[GradientExample]) -> list[Tensor]:
-        """What is not trained, (T, ·) of each."""
+        """States (T, ·) of each utterance in front of the trained part."""
         features: Features = features_of(self.model, batch)
         if not self.first:
             return [v[:n] for v, n in zip(features.values, features.num_frames.tolist(), strict=True)]

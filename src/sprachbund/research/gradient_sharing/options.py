@@ -24,7 +24,7 @@ class SharingArm(Strict):
     Attributes:
         split: nothing; what the gradients say; the same modules and sizes of groups with languages drawn at random, as
             a control; a branch for every language; or adapters (LoRA) of the same size.
-        choose_by: which module is split, see `sharing.capacity.ranked`.
+        choose_by: measure by which the modules to split are ranked, see `analyses.ranked`.
         shared_ratio: in place of the one that the gradients give.
         start: first weights of the branches.
         whole: train every weight, not only the last two encoder layers and what is new.
@@ -92,9 +92,9 @@ class GradientSharingRecipe(Strict):
         transcript_vocabulary_size: pieces of the tokenizer of transcripts, for CTC.
         model: shape of a new conformer; of a conformer to start from, its losses alone.
         start: model directory or name on the Hugging Face hub, of any family, that is trained on in its place.
-        fine_tuning: what is changed in such a checkpoint first.
+        fine_tuning: changes to such a checkpoint before it is trained on.
         seamless: the published SeamlessM4T shape that is checked; running it needs `start`.
-        plan: what the arms that go by gradients split, with no analysis made.
+        plan: splits of the arms that go by gradients, made without an analysis.
         first: training on all languages.
         second: training of every arm, from where the first ended.
         learning_rates: of the second training, tried for every arm with the first seed; the one of the lowest loss on
@@ -107,11 +107,11 @@ class GradientSharingRecipe(Strict):
         changed_digits: languages whose speech is translated with other digits than are spoken, in all data: a positive
             control, in which groups of languages have something to gain; see `control`.
         workers: seeds at a time, each with one thread.
-        analysis: how gradients are collected.
+        analysis: options of collecting gradients.
         num_modules: split by the arms that go by gradients.
         num_groups: K of these splits, 2 as published; None finds it, and where there are no groups, the arm is the
             baseline.
-        conflict: what sets the shared ratio, see `SharingPlanOptions`.
+        conflict: measure of conflict that sets the shared ratio, see `SharingPlanOptions`.
         test_utterances: scored, evenly over the test set; all if None.
     """
 

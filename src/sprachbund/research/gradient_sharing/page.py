@@ -218,7 +218,7 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def _common(parts: Sequence[Sequence[str]]) -> int:
-    """How many parts all names begin with; each keeps at least its last."""
+    """Number of leading parts that all names share; each name keeps at least its last part."""
     columns = list(zip(*(part[:-1] for part in parts), strict=False))
     return next((index for index, column in enumerate(columns) if len(set(column)) > 1), len(columns))
 

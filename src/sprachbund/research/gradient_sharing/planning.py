@@ -203,7 +203,7 @@ def _notes(
     chosen: Sequence[str],
     options: SharingPlanOptions,
 ) -> tuple[str, ...]:
-    """What was not as a person would expect of the options."""
+    """Notes on splits that differ from what the options suggest."""
     notes = []
     last = ranked.index(chosen[-1]) if len(chosen) == options.num_modules else len(ranked)
     whole: dict[str, list[str]] = {}

@@ -35,7 +35,7 @@ def apply_plan(model: Any, plan: SharingPlan, *, importance: Importance | None =
 
     Args:
         model: any family whose feed-forwards the plan names.
-        plan: what to split.
+        plan: modules to split, with groups and widths.
         importance: of the hidden units of every module that starts by "neuron"; see
             `sprachbund.research.gradient_sharing.surgery`.
 
@@ -223,7 +223,7 @@ def _zeros(width: int) -> Tensor:
 
 @contextmanager
 def _hidden(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """What goes into each of `layers` (B, T, F) in the passes made inside, with gradients but no others' cost."""
+    """Record the inputs (B, T, F) of each of `layers` in the passes made inside, with gradients of these alone."""
     seen: dict[str, Tensor] = {}
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
@@ -277,7 +277,7 @@ def measure_importance(
 
     Args:
         model: that the plan is for, not split yet.
-        plan: what will be split.
+        plan: modules that will be split.
         manifests: speech to measure on.
         utterances: of each language, or pair.
         targets: languages written; all that the model knows if none are given.

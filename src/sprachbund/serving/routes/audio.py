@@ -57,7 +57,7 @@ class BoundedAudio(AudioSource):
 
     Raises:
         RefusalError: 413, at once where the header says so.
-        SprachbundError: what was sent is not audio.
+        SprachbundError: the upload is not audio.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class FileJob:
         upload: the recording, open as long as the job is.
         target: language wanted, or "transcribe".
         source: language spoken; None identifies it.
-        options: how to decode.
+        options: decoding options.
         max_duration_s: longest recording that is allowed.
         allow_damaged: whether what can be read of a damaged recording is enough.
         activity: the voice activity detector, shared.
