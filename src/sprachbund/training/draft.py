@@ -45,11 +45,11 @@ class DraftOptions(BaseModel):
 
     Attributes:
         kind: parasite or Medusa heads.
-        blocks: of the parasite. Medusa heads get as many weights as a parasite of so many blocks.
+        blocks: blocks of the parasite. Medusa heads get as many weights as a parasite of so many blocks.
         heads: Medusa heads, draft tokens of a pass.
-        pre_ln_q: see `sprachbund.nn.drafts.ParasiteShape`.
-        label_weight: of the cross-entropy of the texts (2 in arXiv 2508.11189, equation 5).
-        kl_weight: of KL(model || draft) (0.5 there): it makes a draft predict as the model does, right or wrong.
+        pre_ln_q: whether queries are normed before they are projected; see `sprachbund.nn.drafts.ParasiteShape`.
+        label_weight: weight of the cross-entropy of the texts (2 in arXiv 2508.11189, equation 5).
+        kl_weight: weight of KL(model || draft) (0.5 there): it makes a draft predict as the model does, right or wrong.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

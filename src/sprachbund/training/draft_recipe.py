@@ -44,16 +44,16 @@ class DraftRecipe(Strict):
     """Everything a draft depends on.
 
     Attributes:
-        draft: its kind.
+        draft: kind of the draft.
         model: directory, "bundled", or a name on the Hugging Face hub.
-        languages: of the data, heard and written.
+        languages: languages of the data, heard and written.
         train: data that it learns from; those that the model was trained on serve well.
-        dev: ranks the checkpoints and measures the acceptance.
-        network: of a parasite or Medusa heads; its `kind` is `draft`.
-        orders: of a token map, lengths of its contexts.
-        min_count: of a token map, how often what follows a context must have been seen.
-        examples: see `ExampleRecipe`.
-        training: of a parasite or Medusa heads.
+        dev: data that rank the checkpoints and measure the acceptance.
+        network: sizes and losses of a parasite or Medusa heads; its `kind` is `draft`.
+        orders: lengths of the contexts of a token map.
+        min_count: times that a token has to follow a context to enter a token map.
+        examples: options of making an example of an utterance.
+        training: training options of a parasite or Medusa heads.
     """
 
     draft: Literal["parasite", "medusa", "token-map"]

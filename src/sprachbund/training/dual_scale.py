@@ -34,23 +34,24 @@ class DualScaleOptions(BaseModel):
     """Options of the modules that are built around a model, and of their losses.
 
     Attributes:
-        decoder_layers: that are kept, by the rule of `sprachbund.models.pruning`; all if None.
-        text_layers: of the text encoder; 0 leaves the text branch out.
-        draft: the draft network.
-        blocks: of the parasite; Medusa heads get as many weights as a parasite of so many blocks.
-        heads: of Medusa, draft tokens of a pass.
-        pre_ln_q: see `sprachbund.nn.drafts.ParasiteShape`.
-        detach_kv: keep the parasite's gradients from the decoder's keys and values.
-        whole_layers: of the encoder, the upper ones, that are trained wholly; those below by adapters.
-        lora_rank: of the adapters; 0 leaves them out, so that all but the upper layers of the encoder rests.
-        lora_alpha: their product is multiplied by alpha / rank.
-        speech_weight: of the cross-entropy on speech (equation 5).
-        text_weight: of the cross-entropy on transcripts.
-        kl_weight: of KL(text || speech).
-        draft_weight: of the draft network's loss, which has the same three parts.
-        gate: add no divergence before the running loss on transcripts is below that on speech; then for good.
-        gate_decay: of the two running means.
-        same_language: share of the utterances that are to be transcribed in place of translated.
+        decoder_layers: decoder layers that are kept, by the rule of `sprachbund.models.pruning`; all if None.
+        text_layers: layers of the text encoder; 0 leaves the text branch out.
+        draft: kind of draft network that is trained along.
+        blocks: blocks of the parasite; Medusa heads get as many weights as a parasite of so many blocks.
+        heads: Medusa heads, each of which drafts one token of a pass.
+        pre_ln_q: whether queries are normed before they are projected; see `sprachbund.nn.drafts.ParasiteShape`.
+        detach_kv: whether the parasite's gradients are kept from the decoder's keys and values.
+        whole_layers: upper layers of the encoder that are trained wholly; those below are trained by adapters.
+        lora_rank: rank of the adapters; 0 leaves them out, so that only the upper layers of the encoder are trained.
+        lora_alpha: alpha of the adapters, whose product is multiplied by alpha / rank.
+        speech_weight: weight of the cross-entropy on speech (equation 5).
+        text_weight: weight of the cross-entropy on transcripts.
+        kl_weight: weight of KL(text || speech).
+        draft_weight: weight of the draft network's loss, which has the same three parts.
+        gate: whether the divergence is added only once the running loss on transcripts is below that on speech, and
+            from then on.
+        gate_decay: decay of the two running means.
+        same_language: share of the utterances that are transcribed instead of translated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

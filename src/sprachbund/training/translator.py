@@ -92,8 +92,8 @@ class DataPart(Strict):
     """A corpus and how often an epoch goes through it.
 
     Attributes:
-        path: of the directory, or a URL of tar shards.
-        repeats: passes of an epoch.
+        path: directory of the corpus, or a URL of tar shards.
+        repeats: passes through the corpus in an epoch.
         shares: language to the share of its utterances that is taken; see `sprachbund.data.manifest.Manifest`.
     """
 
@@ -106,8 +106,8 @@ class Scale(Strict):
     """The amount of training data that is taken; see `sprachbund.data.batching`.
 
     Attributes:
-        hours: of all [[train]] together.
-        seed: of the order that they are taken in.
+        hours: hours of all [[train]] together.
+        seed: seed of the order in which utterances are taken.
     """
 
     hours: float = Field(gt=0)
@@ -118,12 +118,12 @@ class LivePart(Strict):
     """An edition of the phrasebook that every epoch hears anew; see `sprachbund.corpora.editions`.
 
     Attributes:
-        edition: its name.
-        utterances: of an epoch.
-        languages: spoken and written; those of the edition if empty.
-        synthesizers: that speak; those of the edition if empty.
-        seed: of everything drawn; that of the edition if None.
-        exact: whether a run that is taken up hears the same again to the last bit, at half the speed.
+        edition: name of the edition.
+        utterances: utterances of an epoch.
+        languages: languages spoken and written; those of the edition if empty.
+        synthesizers: speech synthesizers; those of the edition if empty.
+        seed: seed of everything drawn; that of the edition if None.
+        exact: whether a resumed run hears the same utterances again to the last bit, at half the speed.
         sentences: folder of tables of sentences besides the phrasebook's own (`sprachbund data make sentences`).
         sentence_share: share of the utterances that say a sentence of these tables.
     """
@@ -183,7 +183,7 @@ class LoraRecipe(Strict):
 
     Attributes:
         modules: patterns of the names of linear layers.
-        rank: of every adapter.
+        rank: rank of every adapter.
         scale: factor of an adapter's product (alpha / rank).
         whole: patterns of the names of parameters that are trained themselves, beside the adapters.
     """
@@ -205,9 +205,9 @@ class FineTuning(Strict):
         new_languages: BCP-47 tag of a language that the checkpoint lacks to that of the language whose token the new
             token starts from, or "mean" for the mean of all. Seamless hears a new language without a token. Pieces of
             the tokenizer stay as they are. "mul" is the transcript of speech that mixes languages; a conformer's alone.
-        real_length: train Whisper, and use it ever after, on utterances at their own length instead of windows of
-            30 s; as the checkpoint has it if left out.
-        label_smoothing: of the cross-entropy (arXiv 1512.00567, section 7).
+        real_length: whether Whisper is trained, and used ever after, on utterances at their own length instead of
+            windows of 30 s; as the checkpoint has it if left out.
+        label_smoothing: label smoothing of the cross-entropy (arXiv 1512.00567, section 7).
     """
 
     prompt: Literal["spoken", "wanted", "wanted-only"] | None = None
@@ -236,23 +236,23 @@ class TranslatorRecipe(Strict):
     """Everything a run depends on.
 
     Attributes:
-        languages: heard and written; "mul" is written alone: what is said in speech that mixes languages.
+        languages: languages heard and written; "mul" is written alone: the transcript of speech that mixes languages.
         train: training data.
         live: training data that are rendered while training.
-        temperature: of the mixture of `train`: a corpus of h hours is drawn in proportion to h^(1 / temperature)
-            (arXiv 1907.05019, section 4), times its `repeats`; an epoch is as long as with 1.
+        temperature: temperature of the mixture of `train`: a corpus of h hours is drawn in proportion to h^(1 /
+            temperature) (arXiv 1907.05019, section 4), times its `repeats`; an epoch is as long as with 1.
         scale: amount of `train` that is taken; all if None.
         dev: data whose loss ranks the checkpoints.
-        vocabulary_size: pieces of all languages together.
-        transcript_vocabulary_size: pieces of the transcripts, for CTC.
-        tokenizer_texts: distinct texts the tokenizer is fitted on, at most.
-        start: a model directory or a name on the Hugging Face hub, of any family: weights and tokenizer to start
-            from.
+        vocabulary_size: pieces of a new model's tokenizer, all languages together.
+        transcript_vocabulary_size: pieces of the tokenizer of transcripts, for CTC.
+        tokenizer_texts: most distinct texts that the tokenizer is fitted on.
+        start: model directory or name on the Hugging Face hub, of any family, that gives weights and tokenizer to start
+            from; a new conformer if None.
         fine_tuning: changes to the model to start from.
-        lora: train adapters only.
-        dual_scale: prune the decoder, and train it with a text branch and a draft network.
-        bits: of the weights in the model directory; 8 for a conformer and 32 for the other families if left out.
-        cache_states: compute the frozen first layers of the encoder once and not in every epoch; see
+        lora: options of training low-rank adapters only; the weights themselves if None.
+        dual_scale: options of pruning the decoder and of training it with a text branch and a draft network.
+        bits: bits of the weights in the model directory; 8 for a conformer and 32 for the other families if left out.
+        cache_states: whether the frozen first layers of the encoder are computed once and not in every epoch; see
             `training.cached_states`.
         model: sizes of a new conformer and weights of its losses; of a conformer to start from, the losses alone.
         examples: options of making an example of an utterance.

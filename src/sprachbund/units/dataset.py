@@ -197,9 +197,9 @@ class Mixing(BaseModel):
     """Options of mixing speech and text (arXiv 2309.15826; the numbers are ours).
 
     Attributes:
-        text: whether the triples' own texts are translated too.
-        text_weight: of the loss of text beside that of speech.
-        external_ratio: most sentences from outside in an epoch, for each sentence of speech.
+        text: whether transcripts and translations of the speech are also learned as text.
+        text_weight: weight of the loss of text beside that of speech.
+        external_ratio: most sentences of text without speech in an epoch, for each sentence of speech.
         speech_only_share: last share of the steps, which see speech alone.
         sampling: alpha of sub-word sampling (arXiv 1804.10959) of what is read; 0 takes the likeliest pieces.
     """

@@ -92,11 +92,11 @@ class LoraOptions(Options):
     """Adapters (arXiv 2106.09685) on the frozen parts.
 
     Attributes:
-        rank: r.
-        alpha: the adapters' product is multiplied by alpha / r.
+        rank: rank r of the adapters.
+        alpha: alpha of the adapters, whose product is multiplied by alpha / r.
         encoder: last parts of the names of linear layers of the encoder; None for those that its kind calls for, and
             no name for none.
-        llm: of the language model.
+        llm: last parts of the names of linear layers of the language model.
     """
 
     rank: Width = 8

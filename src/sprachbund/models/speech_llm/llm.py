@@ -310,10 +310,10 @@ class TextLLMOptions(Options):
     """Sizes of a Llama of one's own.
 
     Attributes:
-        width: D.
-        num_layers: L.
-        num_heads: H.
-        inner_width: of the feed-forwards.
+        width: width of the states.
+        num_layers: layers of the model.
+        num_heads: attention heads.
+        inner_width: hidden width of the feed-forwards.
         vocabulary_size: most tokens, of which 256 are bytes.
         context: longest row, in tokens.
     """

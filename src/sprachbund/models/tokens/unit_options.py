@@ -20,9 +20,9 @@ class KMeansOptions(BaseModel):
     Attributes:
         clusters: clusters of k-means, K.
         batch_size: frames of a step of k-means.
-        n_init: first centres tried; the best are taken.
+        n_init: starts that are tried, of which the best is taken.
         max_no_improvement: steps without improvement after which it ends.
-        max_iter: passes over the frames at most.
+        max_iter: most passes over the frames.
         seed: seed of every draw.
     """
 

@@ -81,11 +81,11 @@ class GradientSharingRecipe(Strict):
 
     Attributes:
         data: folder with `train`, `dev` and `test`; a check needs none.
-        languages: spoken, and written where no targets are named.
+        languages: languages spoken, and written where no targets are named.
         targets: languages written, in training, analysis and test; all of `languages` if empty.
-        shares: language to the share of its training speech that is there; the starved ones.
-        seeds: of weights, data order, utterances and branches; one run each.
-        first_seed: of one training on all languages that every seed goes on from, as from a published checkpoint;
+        shares: language to the share of its training speech that is used, for languages with less data than the others.
+        seeds: seeds of weights, data order, utterances and branches; one run each.
+        first_seed: seed of one training on all languages that every seed goes on from, as from a published checkpoint;
             without it each seed trains its own.
         arms: names from `ARMS`; the baseline is always there.
         vocabulary_size: pieces of a new model's tokenizer, all languages together.
@@ -95,24 +95,24 @@ class GradientSharingRecipe(Strict):
         fine_tuning: changes to such a checkpoint before it is trained on.
         seamless: the published SeamlessM4T shape that is checked; running it needs `start`.
         plan: splits of the arms that go by gradients, made without an analysis.
-        first: training on all languages.
-        second: training of every arm, from where the first ended.
-        learning_rates: of the second training, tried for every arm with the first seed; the one of the lowest loss on
-            dev counts for the arm. That of `second` if empty.
-        second_repeats: language to how often its speech is heard in an epoch of that.
-        private_rate: the private branches' rate beside that of the rest.
-        branch_dropout: of the hidden units of all branches.
-        cache_states: compute the frozen first layers once for all arms, on sound that is the same in every epoch; see
-            `sprachbund.training.cached_states`.
+        first: training options of the model that is trained on all languages.
+        second: training options of every arm, from where the first ended.
+        learning_rates: learning rates of the second training, tried for every arm with the first seed; the one of the
+            lowest loss on dev counts for the arm. That of `second` if empty.
+        second_repeats: language to the times that its speech is heard in an epoch of the second training.
+        private_rate: ratio of the private branches' learning rate to that of the rest.
+        branch_dropout: dropout of the hidden units of all branches.
+        cache_states: whether the frozen first layers are computed once for all arms, on sound that is the same in every
+            epoch; see `sprachbund.training.cached_states`.
         changed_digits: languages whose speech is translated with other digits than are spoken, in all data: a positive
-            control, in which groups of languages have something to gain; see `control`.
+            control, in which groups of languages have something to gain.
         workers: seeds at a time, each with one thread.
         analysis: options of collecting gradients.
-        num_modules: split by the arms that go by gradients.
-        num_groups: K of these splits, 2 as published; None finds it, and where there are no groups, the arm is the
-            baseline.
+        num_modules: modules that are split by the arms that go by gradients.
+        num_groups: groups of each of these splits, 2 as published; None finds the number, and where there are no
+            groups, the arm is the baseline.
         conflict: measure of conflict that sets the shared ratio, see `SharingPlanOptions`.
-        test_utterances: scored, evenly over the test set; all if None.
+        test_utterances: test utterances that are scored, evenly over the test set; all if None.
     """
 
     data: Path = Path()
