@@ -40,7 +40,8 @@ class Model:
         family: the model itself, for those who want to go deeper.
         engine: engine that computes it (`engine.name`) and the reason for it (`engine.why`); None for a model not
             loaded by `load`.
-        licences: of its weights, those of both halves of a cascade; empty for a model that was not loaded by `load`.
+        licences: licences of its weights, those of both halves of a cascade; empty for a model that was not loaded by
+            `load`.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class Model:
             source: language spoken; None identifies it.
             languages: languages that may be spoken, one or several; None allows all of the model's.
             options: decoding options; `languages` replaces its `allowed_languages`.
-            sample_rate: of samples, in Hz; files state their own.
+            sample_rate: sample rate of samples, in Hz; files state their own.
 
         Returns:
             A `Translation`; for several languages a dictionary of them by the model's tags.
@@ -230,7 +231,7 @@ def load(
             and "torch-int8" are torch in that precision, rearranged for speed; "native" computes in compiled kernels
             for CPUs with 8-bit weights, and "native-int4" with 4-bit ones. Texts differ a little between engines; see
             docs/runtime.md. `Model.engine` has the name of the one that computes, and why.
-        threads: of the native engine; by default as many as the trial finds fastest.
+        threads: threads of the native engine; by default as many as the trial finds fastest.
         device: computes the model: "cpu", "cuda", "cuda:1" for the second GPU, or "mps". Elsewhere than on a CPU,
             "auto" is "torch".
 

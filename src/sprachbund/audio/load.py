@@ -118,7 +118,7 @@ def open_audio(
         name: name of a file object in errors and warnings; its own name if not given.
         untrusted: whether a file comes from somebody who may mean harm: it is then decoded in a process that can do
             nothing else (see `isolated`), with the same samples as result. Nothing is decoded of an array.
-        limits: of the decoding of an untrusted file; those of `DecodingLimits` if not given.
+        limits: limits of the decoding of an untrusted file; those of `DecodingLimits` if not given.
 
     Raises:
         SprachbundError: missing, a directory, not permitted, empty, not audio, without an audio stream, of too many

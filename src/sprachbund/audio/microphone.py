@@ -74,7 +74,7 @@ def input_devices() -> list[InputDevice]:
 
 
 def check_microphone(name: str | None = None) -> None:
-    """See whether a device can be opened, without recording from it.
+    """Check that a device can be opened, without recording from it.
 
     Args:
         name: as of `Microphone`.

@@ -307,7 +307,7 @@ class SpanStream:
 
     @property
     def duration_s(self) -> float:
-        """Of all audio so far."""
+        """Seconds of all audio so far."""
         return self._held.end / SAMPLE_RATE
 
     def push(self, block: Samples) -> list[tuple[Span, Samples]]:

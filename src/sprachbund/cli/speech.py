@@ -50,7 +50,7 @@ class TextOutput(Protocol):
     """One way out; used in a `with` statement, and finished only when all went well."""
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Begin the output."""
         ...
 
     def __exit__(
@@ -102,7 +102,7 @@ class PrintOutput:
         pass
 
     def segment(self, target: str, segment: "Segment") -> None:
-        """Print it."""
+        """Print a segment."""
         if segment.dropped is None:
             language = f" {segment.target_language}" if self._several else ""
             times = f"[{duration(segment.start_s)} → {duration(segment.end_s)}]"

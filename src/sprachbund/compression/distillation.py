@@ -76,17 +76,17 @@ class Distillation(nn.Module):
 
     @property
     def encoder(self) -> Any:
-        """The student's."""
+        """The student's encoder."""
         return self.student.encoder
 
     @property
     def decoder(self) -> Any:
-        """The student's."""
+        """The student's decoder."""
         return self.student.decoder
 
     @property
     def teacher(self) -> Any:
-        """Frozen."""
+        """The frozen teacher."""
         return self._teacher[0]
 
     def loss(self, batch: Batch) -> Loss:

@@ -69,7 +69,7 @@ def write_graph(
 def write_quantized_graph(
     module: nn.Module, graph: Graph, examples: Sequence[Tensor], directory: Path
 ) -> None:
-    """As `write_graph`, with matrices in 8 bits by ONNX Runtime's dynamic quantization.
+    """The same as `write_graph`, with matrices in 8 bits by ONNX Runtime's dynamic quantization.
 
     Rows of activations are rounded where they are multiplied; convolutions, embeddings and LSTMs stay in 32 bits.
 

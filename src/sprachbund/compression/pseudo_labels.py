@@ -254,7 +254,7 @@ class CorpusSource:
 
     @property
     def languages(self) -> frozenset[str]:
-        """Languages spoken."""
+        """Languages spoken in the corpus."""
         return frozenset(self._manifest.languages.tolist()) - {""}
 
     @property
@@ -302,7 +302,7 @@ class FolderSource:
 
     @property
     def info(self) -> dict[str, Any]:
-        """Its name."""
+        """Name of the folder."""
         return {"name": self.path.name}
 
     def read(self, piece: int) -> Iterator[SpokenUtterance]:

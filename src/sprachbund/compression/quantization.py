@@ -94,7 +94,7 @@ def quantize_encoder(model: nn.Module, options: KQuantOptions | None = None) -> 
 
 
 def bits_per_weight(layers: Sequence[QuantizedLayer]) -> float:
-    """Of quantized layers together, scales and zero points included."""
+    """Mean bits of a weight in all quantized layers, scales and zero points included."""
     return 8 * sum(layer.num_bytes for layer in layers) / sum(layer.num_weights for layer in layers)
 
 

@@ -251,7 +251,7 @@ class SpokenSentence:
     voice: AnyVoice
 
     def fields(self, edition: Edition) -> dict[str, Any]:
-        """As a manifest holds it."""
+        """Fields of the sentence as a manifest holds them."""
         custom = {"kind": self.meaning.kind, "meaning": self.meaning.key}
         return {
             "text": self.texts[self.language],

@@ -86,13 +86,14 @@ class MixedSentence:
 
     @property
     def text(self) -> str:
-        """As it is said."""
+        """Text of the sentence as it is said."""
         return " ".join(run.text for run in self.runs)
 
     def fields(
         self, times_s: Sequence[tuple[float, float]], languages: Iterable[str], corpus: str
     ) -> dict[str, Any]:
-        """As a manifest holds it; what is said is also the text in `MIXED`, for models that are asked for it so.
+        """Fields as a manifest holds them; the transcript is also the text in `MIXED`, for models that are asked for it
+        so.
 
         Args:
             times_s: begin and end of each run.

@@ -33,7 +33,7 @@ class SpokenText:
         return SpokenText(self.tokens.to(device), self.num_tokens.to(device))
 
     def select(self, utterances: Tensor) -> "SpokenText":
-        """Of the utterances (b,) alone."""
+        """Texts of the utterances (b,) alone."""
         return SpokenText(self.tokens[utterances], self.num_tokens[utterances])
 
 
@@ -55,7 +55,7 @@ class MixedLanguages:
         return MixedLanguages(self.languages.to(device), self.spans)
 
     def select(self, utterances: Tensor) -> "MixedLanguages":
-        """Of the utterances (b,) alone."""
+        """Languages of the utterances (b,) alone."""
         return MixedLanguages(self.languages[utterances], tuple(self.spans[b] for b in utterances.tolist()))
 
 
@@ -76,7 +76,7 @@ class Sides:
         return Sides(self.index.to(device), self.weights)
 
     def select(self, utterances: Tensor) -> "Sides":
-        """Of the utterances (b,) alone."""
+        """Corpora of the utterances (b,) alone."""
         return Sides(self.index[utterances], self.weights)
 
 
@@ -116,12 +116,12 @@ class Batch:
 
     @property
     def num_utterances(self) -> int:
-        """B."""
+        """Number B of utterances."""
         return self.features.shape[0]
 
     @property
     def rows_per_utterance(self) -> int:
-        """G."""
+        """Number G of rows of each utterance."""
         return self.targets.shape[0] // self.features.shape[0]
 
     @property

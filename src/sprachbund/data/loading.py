@@ -291,7 +291,7 @@ class TrainingDataset(Protocol):
 
     @property
     def digest(self) -> str:
-        """Of the data; processes of one run have to have the same."""
+        """Hash of the data; all processes of one run must have the same."""
         ...
 
     def enter(self, epoch: int, share: tuple[int, int] = (0, 1)) -> None:

@@ -253,7 +253,7 @@ class Shards(Utterances):
         return self.digest
 
     def texts_hash(self) -> str:
-        """The same."""
+        """Hash of the texts of all utterances."""
         return self.digest
 
     def info(self) -> dict[str, Any]:

@@ -135,7 +135,7 @@ class Suppressed:
 
     @classmethod
     def of(cls, masks: Sequence[Tensor], device: torch.device) -> "Suppressed":
-        """From one mask (V,) for each row; equal ones are the same tensor."""
+        """Tokens suppressed by one mask (V,) for each row; equal masks are the same tensor."""
         distinct = list({id(mask): mask for mask in masks}.values())
         index_of = {id(mask): i for i, mask in enumerate(distinct)}
         stacked = torch.stack(distinct).to(device)

@@ -93,7 +93,7 @@ class NativeSearch:
 
     @property
     def num_rows(self) -> int:
-        """R."""
+        """Number R of rows."""
         return len(self.lengths)
 
     @property

@@ -244,7 +244,7 @@ class DecodingOptions:
         """Options as `dataclasses.asdict` wrote them, also of earlier versions.
 
         Args:
-            values: of every field, as JSON has them.
+            values: values of every field, as JSON has them.
             source: name of the file or table that holds them, for warnings and errors.
 
         Raises:

@@ -284,7 +284,7 @@ class SpanContext:
 
     @property
     def language_probability(self) -> float | None:
-        """Of the language identified; None when it was given."""
+        """Probability of the language identified; None when the language was given."""
         return None if self.given else self.language.probability
 
 
@@ -1279,7 +1279,7 @@ class TranscriptPassage:
 
     @property
     def text(self) -> str:
-        """Of all segments."""
+        """Text of all segments."""
         return joined_text(self.segments)
 
 

@@ -45,7 +45,7 @@ class Alternative:
     """Another text that a beam has found.
 
     Attributes:
-        text: of the whole span.
+        text: text of the whole span.
         log_probability: sum over its tokens, natural logarithm.
     """
 
@@ -76,7 +76,7 @@ class Segment:
             given.
         dropped: reason why the guard dropped the segment; None when it is kept.
         spans: languages spoken and their times, in order; only of models whose experts belong to languages.
-        tempo: at which it was heard, as many times as fast as it was said.
+        tempo: tempo at which it was heard, as a multiple of its own.
         speaker: label of the speaker, "S1" for the first one heard; None where labels were not asked for, or the
             speaker is unknown.
     """

@@ -320,7 +320,7 @@ class DraftedBatch(HypothesisBatch):
 
     @classmethod
     def from_batch(cls, batch: HypothesisBatch, draft_state: DraftState) -> "DraftedBatch":
-        """From a batch that has read its prompts."""
+        """Make a drafted batch of one that has read its prompts."""
         return cls(
             **vars(batch),
             draft_state=draft_state,

@@ -287,7 +287,7 @@ class Beam:
 
     @property
     def best(self) -> TransducerHypothesis:
-        """The likeliest."""
+        """The likeliest hypothesis."""
         return self.hypotheses[0]
 
 

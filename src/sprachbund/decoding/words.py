@@ -166,7 +166,7 @@ def attended_words(
     tokens: Sequence[Sequence[int]],
     texts: Sequence[str],
 ) -> list[list[AttendedWord]]:
-    """For each word of translated texts, the part of the source text with the most attention as it was written.
+    """Words of the source text that got the most attention as each word of the translated texts was written.
 
     Args:
         family: a model with `Capabilities.token_offsets`; heads are averaged, those of the upper half of the layers.
@@ -197,7 +197,7 @@ def attended_characters(
     tokens: Sequence[Sequence[int]],
     texts: Sequence[str],
 ) -> list[list[int]]:
-    """For each token of translated texts, where the part of the text with the most attention as it was written ends.
+    """Ends of the parts of the text that got the most attention as each token of the translated texts was written.
 
     That is the index of the last character of the part. Arguments are those of `attended_words`; tokens are those
     behind the prefix of their target.

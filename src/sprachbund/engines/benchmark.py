@@ -243,7 +243,7 @@ class Speed:
         return None if self.int8_gops_per_s is None else 1000 * self.encoder_gops / self.int8_gops_per_s
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values, the bound among them."""
+        """Result as plain values, the bound among them."""
         return {
             **asdict(self),
             "bound_ms": self.bound_ms,

@@ -249,7 +249,7 @@ class NativeStreamingEncoder(ChunkEncoder):
         self.layers = NativeStreamingLayers(encoder, arrays, team, instruction_set)
 
     def like(self) -> Tensor:
-        """A weight."""
+        """A weight, whose device and precision new tensors take."""
         return next(self.stem.parameters())
 
     def forward(
@@ -271,7 +271,7 @@ class NativeStreamingEncoder(ChunkEncoder):
     def step(
         self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
     ) -> tuple[Tensor, Tensor, StreamState]:
-        """As `stream`, unchecked: how long the chunk and the past are, the tensors' shapes say.
+        """The same as `stream`, unchecked: the tensors' shapes say how long the chunk and the past are.
 
         Args:
             mel: log-mel (B, T, M) of a chunk.

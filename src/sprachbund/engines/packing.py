@@ -66,7 +66,7 @@ class LayersShape:
     activation: str
 
     def sizes(self) -> dict[str, Any]:
-        """As keyword arguments of the compiled classes."""
+        """Sizes as keyword arguments of the compiled classes."""
         return asdict(self)
 
 
@@ -350,7 +350,7 @@ class StemShape:
     strides: list[int]
 
     def sizes(self) -> dict[str, Any]:
-        """As keyword arguments of the compiled class."""
+        """Sizes as keyword arguments of the compiled class."""
         return asdict(self)
 
 

@@ -196,11 +196,11 @@ def with_submodules(module: Module, **parts: nn.Module) -> Module:
 
 
 def keep(module: nn.Module) -> None:
-    """For `recast`: nothing special takes the place of any part."""
+    """Replacement for `recast` that replaces no part."""
 
 
 def num_bytes(module: nn.Module) -> int:
-    """Of all weights."""
+    """Bytes of all weights."""
     numbers = (*module.parameters(), *module.buffers())
     packed = (m.num_bytes for m in module.modules() if isinstance(m, Int8Linear | PackedLinear))
     return sum(x.nbytes for x in numbers) + sum(packed)

@@ -71,7 +71,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Of engine and threads."""
+        """Name of engine and threads."""
         return self.engine if self.threads is None else f"{self.engine} {self.threads}"
 
 
@@ -328,7 +328,7 @@ class TrialFile:
 
     @property
     def path(self) -> Path:
-        """Of the file."""
+        """Path of the file."""
         return self.folder / FILE
 
     def read(self) -> Trial | None:

@@ -42,7 +42,7 @@ from sprachbund.util import provenance
 
 @dataclass(frozen=True, kw_only=True)
 class PairCounts:
-    """Of N lines of one pair.
+    """Counts of N lines of one pair.
 
     Attributes:
         keys: (corpus, id) to row.
@@ -461,7 +461,7 @@ class FileManifest(ManifestPart):
 
 
 def read_file_manifest(values: Any, path: Path) -> FileManifest:
-    """From the JSON of a file. Raises SprachbundError for what is none."""
+    """Read the manifest of a file from JSON. Raises SprachbundError for other content."""
     return validated(FileManifest, values, path)
 
 

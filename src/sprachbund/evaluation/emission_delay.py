@@ -51,12 +51,12 @@ class TokenDelay:
 
     @property
     def delay_s(self) -> float:
-        """From the end of the word to the token; negative where the model knew before."""
+        """Seconds from the end of the word to the token; negative where the model knew before."""
         return self.heard_s - self.spoken_s
 
     @property
     def chunk_s(self) -> float:
-        """Of the delay, what the chunk is to blame for."""
+        """Part of the delay that is due to the chunk."""
         return self.heard_s - self.frame_s
 
 

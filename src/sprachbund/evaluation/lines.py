@@ -446,7 +446,7 @@ class Line:
 
     @property
     def pair(self) -> tuple[str, str]:
-        """(source, target)."""
+        """Pair of languages (source, target)."""
         return self.source, self.target
 
     @property

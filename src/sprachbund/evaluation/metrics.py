@@ -31,7 +31,7 @@ class Metric(Protocol):
 
     @property
     def name(self) -> str:
-        """As it is printed."""
+        """Name of the metric as it is printed."""
         ...
 
     @property
@@ -68,7 +68,7 @@ class SacrebleuMetric:
 
     @cached_property
     def inner(self) -> Any:
-        """sacrebleu's object."""
+        """The metric object of sacrebleu."""
         return self.make()
 
     @property

@@ -65,7 +65,7 @@ class EvaluationParts:
 
     @property
     def gpus(self) -> int:
-        """Of each process."""
+        """GPUs of each process."""
         return gpus_of(self.options.device)
 
     @cached_property

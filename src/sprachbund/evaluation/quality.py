@@ -43,7 +43,7 @@ _ONLY_IF_SEVERAL = {"corpus", "kind", "speaker"}
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One number.
+    """A score, or another measured number.
 
     Attributes:
         metric: its name.

@@ -45,7 +45,7 @@ class Replay:
         return not self.different
 
     def in_words(self) -> str:
-        """The verdict."""
+        """Result of the replay in words."""
         count = _count(self.old)
         around = f" ({'; '.join(self.changed)})" if self.changed else ""
         if self.same:

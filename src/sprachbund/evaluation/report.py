@@ -35,7 +35,7 @@ _SEED = 5
 
 @dataclass(kw_only=True)
 class Gathered:
-    """Of N lines of speech.
+    """Sums over N lines of speech.
 
     Attributes:
         counts: chrF's (N, K).

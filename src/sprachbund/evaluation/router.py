@@ -18,7 +18,7 @@ _UNDETERMINED = ("", "und")
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """A share.
+    """Share of correct answers.
 
     Attributes:
         right: spans, or seconds, that went to their language.

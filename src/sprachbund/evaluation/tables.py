@@ -192,7 +192,7 @@ def signatures(manifest: ResultManifest) -> list[str]:
 
 
 def left_out(manifest: ResultManifest) -> list[str]:
-    """In words, what of the data was not scored."""
+    """Data that were not scored, in words."""
     lines = []
     for data in manifest.data:
         parts = [

@@ -142,7 +142,7 @@ class JointCtc:
 
     Attributes:
         head: scores texts by CTC.
-        weight: of the CTC prefix score, 0 to 1; the decoder's is the rest.
+        weight: weight of the CTC prefix score, 0 to 1; the decoder's is the rest.
     """
 
     head: CtcScorer
@@ -154,7 +154,7 @@ class StreamingTransducer:
     """A transducer whose encoder hears chunk by chunk: it writes while somebody speaks, and what is written stands.
 
     Attributes:
-        encoder: its state goes from chunk to chunk.
+        encoder: encoder whose state goes from chunk to chunk.
         transducer: writes.
         front_end: normalisation of the log-mel features.
     """
@@ -233,7 +233,7 @@ class FrameDecoder(Protocol):
     delay: int
 
     def front_end(self) -> FrameFrontEnd:
-        """Of a new stream."""
+        """Front end of a new stream."""
         ...
 
     def start_frames(self, num_rows: int) -> FrameState:
@@ -246,7 +246,7 @@ class FrameDecoder(Protocol):
         Args:
             frames: output of the front ends. A row with fewer left than T may be filled up with anything, but nothing
                 can go on from its state.
-            state: of the R rows, made by this decoder; only what the encoder keeps is read and moved on.
+            state: state of the R rows, made by this decoder; only what the encoder keeps is read and moved on.
 
         Returns:
             States (R, T, D), and the state behind them.
@@ -258,7 +258,7 @@ class FrameDecoder(Protocol):
 
         Args:
             states: output of `encode_frames`, filled up in the same way.
-            state: of the R rows; only what the decoder keeps is read and moved on.
+            state: state of the R rows; only what the decoder keeps is read and moved on.
         """
         ...
 
@@ -311,7 +311,7 @@ class TokenOffsets(Protocol):
     """A family that reads text, and knows which part of it each token stands for."""
 
     def source_offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
-        """For each frame of `TextInput.text_features`, where its part of the text begins and ends, in characters.
+        """Character range of the text that each frame of `TextInput.text_features` stands for.
 
         Frames that stand for no part of it, such as that of the language, have (0, 0).
         """
@@ -369,15 +369,15 @@ class Capabilities:
         encode_text: tokens of a text as the model would write it, for drafts made of texts.
         words_only: whether its vocabulary has no full stop, so that it writes no punctuation;
             `sprachbund.models.punctuation` restores it.
-        sharing_plan: of a model that is split by language.
-        experts: of a model whose experts belong to languages.
-        text_input: of a model that reads text too.
+        sharing_plan: sharing plan of a model that is split by language.
+        experts: router of a model whose experts belong to languages.
+        text_input: input of texts, of a model that reads them too.
         text_encoder: the module that reads texts, where it is another one than `encoder`.
         follows_requests: whether it is a language model that is asked to translate: it takes a glossary, as
             `Target.context`, and may answer instead of translating.
-        token_offsets: of a model whose frames of a text stand for known parts of it.
-        fixed_window: of a model that fills up speech to a window.
-        translator: of a cascade.
+        token_offsets: positions in the text, of a model whose frames of a text stand for known parts of it.
+        fixed_window: window that a model fills speech up to.
+        translator: translator of a cascade.
         as_stored: whether its weights are those of 16 bits that its file has, until an engine computes with them in 32.
         devices: kinds of devices that it computes on, as in `sprachbund.util.devices.ANY_DEVICE`.
     """
@@ -430,7 +430,7 @@ class Family(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the family."""
+        """Name of the family."""
         ...
 
     @property
@@ -499,10 +499,10 @@ class Family(Protocol):
         `targets` are those of the R rows; only models whose decoder is split by language need them.
 
         Args:
-            memory: of B utterances.
+            memory: memory of B utterances.
             rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
             capacity: most tokens of a row; `max_tokens` if None.
-            targets: of the R rows; only a decoder that is split by language needs them.
+            targets: targets of the R rows; only a decoder that is split by language needs them.
         """
         ...
 
@@ -511,7 +511,7 @@ class Family(Protocol):
 
         Args:
             tokens: (R, Q), which follow what the cache holds.
-            cache: of the R rows; the tokens are added to it.
+            cache: cache of the R rows; the tokens are added to it.
             weights: each layer's cross-attention weights (R, H, Q, T) are appended to it, if given.
         """
         ...
@@ -555,7 +555,7 @@ class HeadLoss:
 
     Attributes:
         total: the sum over what is counted, without a gradient.
-        count: of what the log's mean is over: transcript tokens of CTC, utterances of the language head.
+        count: number of things that the log's mean is over: transcript tokens of CTC, utterances of the language head.
     """
 
     total: Tensor
@@ -574,7 +574,7 @@ class Loss:
         num_tokens: target tokens counted.
         heads: losses of the heads that the family has, by name.
         parts: other sums over target tokens, by the name that they have in the log.
-        counts: of things that happened, by the name that they have in the log.
+        counts: counts of events, by the name that they have in the log.
     """
 
     total: Tensor
@@ -650,7 +650,7 @@ def not_written(language: str, written: Iterable[str]) -> SprachbundError:
 
 
 def check_window(samples: Sequence[np.ndarray], window_s: float) -> None:
-    """See that utterances fit into a model's window.
+    """Check that utterances fit into a model's window.
 
     Args:
         samples: (N,) at 16 kHz of each.

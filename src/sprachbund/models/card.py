@@ -14,15 +14,15 @@ class Card(BaseModel):
     """Facts to know before a model is used.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         description: one or two sentences.
-        licence: of the weights.
+        licence: licence of the weights.
         source_languages: BCP-47 tags it hears.
         target_languages: BCP-47 tags it writes.
         data: one entry for each corpus: name, licence, attribution, hours.
         limits: limits of its knowledge and abilities.
         scores: measured scores, each with its conditions.
-        bits: of a stored weight.
+        bits: bits of a stored weight.
         training: recipe, steps, data seen.
     """
 

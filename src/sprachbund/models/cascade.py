@@ -98,7 +98,7 @@ class Cascade(WrappedFamily):
 
     @property
     def name(self) -> str:
-        """Of the family; of the halves, see their own."""
+        """Name of the family; the halves have names of their own."""
         return "cascade"
 
     @property

@@ -412,7 +412,7 @@ def _check_size(name: str, value: object, path: Path) -> None:
 
 
 def check_memory(num_bytes: int, *models: Path | str) -> None:
-    """See that weights of so many bytes fit into memory: a process that takes too much is ended without a word.
+    """Check that weights of so many bytes fit into memory: the system kills a process that takes too much.
 
     Args:
         num_bytes: of all of them.

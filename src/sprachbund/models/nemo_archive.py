@@ -73,7 +73,7 @@ class NemoArchive:
         supported: Mapping[tuple[str, ...], Sequence[Any]],
         defaults: Mapping[tuple[str, ...], Any] | None = None,
     ) -> None:
-        """See that fields have values that are supported.
+        """Check that fields have values that are supported.
 
         Args:
             supported: fields, and the values that each may have.

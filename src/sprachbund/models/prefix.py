@@ -47,12 +47,12 @@ class PrefixFamily(nn.Module):
 
     @property
     def name(self) -> str:
-        """Of the family."""
+        """Name of the family."""
         raise NotImplementedError
 
     @property
     def max_tokens(self) -> int:
-        """Longest row."""
+        """Longest row in tokens."""
         raise NotImplementedError
 
     def prefix(self, memory: Memory, number: int, target: Target) -> Tensor:

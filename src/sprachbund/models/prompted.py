@@ -145,12 +145,12 @@ class PromptedTranslator(PrefixFamily):
 
     @property
     def max_tokens(self) -> int:
-        """Longest row."""
+        """Longest row in tokens."""
         return MAX_NEW_TOKENS
 
     @property
     def name(self) -> str:
-        """Of the kind of checkpoint, as its config.json has it."""
+        """Name of the kind of checkpoint, as its config.json has it."""
         return str(self.llm.model.config.model_type)
 
     @property

@@ -100,7 +100,7 @@ class TierDescribed(_Strict):
 
 
 class Description(_Strict):
-    """Of an exported model.
+    """Description of an exported model.
 
     Attributes:
         config: sizes and languages of the model it was made from.
@@ -333,7 +333,9 @@ class OnnxSession:
             ) from error
 
     def leave_behind(self) -> None:
-        """In a forked process: never take the session down, which would wait for threads that are not there."""
+        """Keep a session of the parent process from being closed in a forked one, which would wait for threads that are
+        not there.
+        """
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
 
     def digest(self) -> Tensor:
@@ -385,7 +387,7 @@ class OnnxEncoder(ChunkEncoder):
         return whole[:, :length], num_frames
 
     def like(self) -> Tensor:
-        """In fp32 on the CPU."""
+        """A tensor in fp32 on the CPU."""
         return torch.zeros(())
 
     def step(

@@ -182,7 +182,7 @@ def check_weights(
     *,
     ignored: Iterable[str] = (),
 ) -> None:
-    """See that weights are those that a configuration asks for: none missing or surplus, all of its shapes and types.
+    """Check that weights are those that a configuration asks for: none missing or surplus, all of its shapes and types.
 
     Args:
         weights: as read.
@@ -207,7 +207,7 @@ def check_weights(
 def check_names(
     names: Iterable[str], wanted: Iterable[str], source: str | Path, *, ignored: Iterable[str] = ()
 ) -> None:
-    """See that names of weights are those wanted; arguments and errors as of `check_weights`."""
+    """Check that names of weights are those wanted; arguments and errors as of `check_weights`."""
     names, wanted = set(names), set(wanted)
     if missing := sorted(wanted - names):
         raise SprachbundError(
@@ -241,7 +241,7 @@ def check_once(files: Sequence[Path], check: Callable[[], None], about: str = ""
 
 
 def check_finite(weights: Mapping[str, Tensor], source: str | Path, files: Sequence[Path] = ()) -> None:
-    """See that all values are finite numbers.
+    """Check that all values are finite numbers.
 
     Args:
         weights: by name.

@@ -19,7 +19,7 @@ from sprachbund.nn.conformer import valid_frames
 
 @dataclass(frozen=True, kw_only=True)
 class BlockConformerShape:
-    """Sizes.
+    """Sizes of the encoder.
 
     Attributes:
         input_width: of a frame of features.
@@ -84,7 +84,7 @@ class BlockAttention(nn.Module):
             nn.init.normal_(self.rel_pos_emb.weight)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """From states (B, T, D) of which the frames `valid`, boolean (B, T), are speech, to (B, T, D)."""
+        """Attention (B, T, D) over states (B, T, D), of which the frames `valid`, boolean (B, T), are speech."""
         length, block = x.shape[1], self.shape.block
         normed = F.pad(self.pre_norm(x), (0, 0, 0, -length % block))
         query, key, value = (
@@ -162,7 +162,7 @@ class BlockConformerLayer(nn.Module):
 
 
 class BlockConformer(nn.Module):
-    """The encoder.
+    """A conformer whose attention stays in blocks.
 
     Args:
         shape: sizes.
@@ -177,7 +177,7 @@ class BlockConformer(nn.Module):
         self.out_mid = nn.Linear(shape.num_pieces, shape.width)
 
     def forward(self, features: Tensor, num_frames: Tensor) -> Tensor:
-        """From features (B, T, M), of which `num_frames` (B,) frames are valid, to states (B, T, D); 0 on padding.
+        """States (B, T, D), 0 on padding, of features (B, T, M), of which `num_frames` (B,) frames are valid.
 
         With `shown_layers`, their states stand before the last ones: (B, T, (1 + layers shown) D).
         """
@@ -198,7 +198,7 @@ class BlockConformer(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class QFormerShape:
-    """Sizes.
+    """Sizes of the Q-Former.
 
     Attributes:
         width: of the queries.
@@ -348,7 +348,7 @@ class WindowProjector(nn.Module):
         return (num_frames + self.window - 1) // self.window * self.num_queries
 
     def forward(self, states: Tensor) -> Tensor:
-        """From states (B, T, D), 0 on padding, to (B, P, width of the language model)."""
+        """Inputs (B, P, width) of the language model from states (B, T, D), which are 0 on padding."""
         padded = F.pad(states, (0, 0, 0, -states.shape[1] % self.window))
         windows = padded.unflatten(1, (-1, self.window)).flatten(0, 1)
         tokens = self.qformer(self.query, windows).unflatten(0, (len(states), -1)).flatten(1, 2)

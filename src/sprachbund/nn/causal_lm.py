@@ -365,12 +365,12 @@ class EmbedsTokens:
 
     @property
     def width(self) -> int:
-        """D."""
+        """Width D of the embeddings."""
         return self.shape.width
 
     @property
     def vocabulary_size(self) -> int:
-        """V."""
+        """Size V of the vocabulary."""
         return self.shape.vocabulary_size
 
     @property
@@ -380,7 +380,7 @@ class EmbedsTokens:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """Precision of the weights."""
         return self.embed_tokens.weight.dtype
 
     def embed(self, tokens: Tensor) -> Tensor:

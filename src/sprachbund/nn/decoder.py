@@ -45,7 +45,7 @@ class DecoderCache:
 
     @property
     def num_rows(self) -> int:
-        """R."""
+        """Number R of rows."""
         return self.lengths.shape[0]
 
     @property

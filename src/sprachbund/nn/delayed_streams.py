@@ -68,7 +68,7 @@ class _Layer(nn.Module):
 
 
 class DelayedStreamsDecoder(CausalLayers):
-    """From codes of frames to tokens of text, one for each.
+    """A decoder from codes of frames to tokens of text, one for each frame.
 
     Args:
         shape: of the layers; its context is the sliding window, its vocabulary that of the text.

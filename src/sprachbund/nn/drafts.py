@@ -326,7 +326,8 @@ class MedusaShape:
 
     @classmethod
     def like_parasite(cls, *, width: int, num_heads: int, parasite_blocks: int) -> "MedusaShape":
-        """As many weights in matrices as a parasite of so many blocks has, or as near below as blocks come.
+        """Shape of Medusa heads with as many weights in matrices as a parasite of so many blocks, or with slightly
+        fewer.
 
         Args:
             width: D.

@@ -98,7 +98,7 @@ class Convolution(nn.Module):
         return self.out(F.silu(x).transpose(1, 2))
 
     def train(self, mode: bool = True) -> Self:
-        """As of every module, but the batch norm keeps its statistics: padding and small batches would move them."""
+        """Set training mode; the batch norm keeps its statistics, which padding and small batches would move."""
         super().train(mode)
         self.inner_norm.eval()
         return self

@@ -26,7 +26,7 @@ HALVING = 2
 
 @dataclass(frozen=True, kw_only=True)
 class MimiShape:
-    """Sizes.
+    """Sizes of the codec.
 
     Attributes:
         width: D of the transformer and of what is quantised.
@@ -78,7 +78,7 @@ class MimiShape:
 
     @property
     def transformer(self) -> CausalShape:
-        """Of the transformer; there is no vocabulary."""
+        """Shape of the transformer; there is no vocabulary."""
         return CausalShape(
             vocabulary_size=0,
             width=self.width,
@@ -316,7 +316,7 @@ class _SplitQuantizer(nn.Module):
 
 
 class MimiEncoder(nn.Module):
-    """From samples to codes, in pieces.
+    """An encoder from samples to codes, piece by piece.
 
     Args:
         shape: sizes.

@@ -41,7 +41,7 @@ class Routing:
         return self.log_probs.unflatten(1, (self.num_groups, -1)).logsumexp(-1)
 
     def select(self, rows: Tensor) -> Routing:
-        """Of the rows where `rows` (N,) is True, alone."""
+        """Routing of the rows where `rows` (N,) is True, alone."""
         return Routing(
             log_probs=self.log_probs[rows],
             experts=self.experts[rows],

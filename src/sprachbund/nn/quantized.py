@@ -46,7 +46,7 @@ class BlockWeights:
 
     @property
     def num_bytes(self) -> int:
-        """Of codes, scales and zero points."""
+        """Bytes of codes, scales and zero points."""
         return sum(x.nbytes for x in (self.codes, self.scales, self.zeros) if x is not None)
 
     @property

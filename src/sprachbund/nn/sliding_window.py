@@ -31,7 +31,7 @@ class SlidingCache:
 
     @classmethod
     def empty(cls, layers: CausalLayers, num_rows: int) -> Self:
-        """Of rows in front of their first position, in the precision and on the device of the layers."""
+        """Cache of rows in front of their first position, in the precision and on the device of the layers."""
         weight, shape = next(layers.parameters()), layers.shape
         nothing = (weight.new_zeros(num_rows, shape.num_key_heads, 0, shape.head_width),) * shape.num_layers
         return cls(
@@ -42,7 +42,7 @@ class SlidingCache:
 
     @property
     def num_kept(self) -> int:
-        """S."""
+        """Number S of kept positions."""
         return self.keys[0].shape[2]
 
     def take(self, rows: Tensor) -> Self:

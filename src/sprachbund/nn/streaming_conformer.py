@@ -410,7 +410,7 @@ class ChunkEncoder(nn.Module):
     def step(
         self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
     ) -> tuple[Tensor, Tensor, StreamState]:
-        """As `stream`, unchecked: how long the chunk and the past are, the tensors' shapes say.
+        """The same as `stream`, unchecked: the tensors' shapes say how long the chunk and the past are.
 
         Args:
             mel: log-mel (B, T, M) of a chunk.
@@ -493,7 +493,7 @@ class StreamingEncoder(ChunkEncoder):
         self.layers = nn.ModuleList(StreamingLayer(shape) for _ in range(shape.num_layers))
 
     def like(self) -> Tensor:
-        """A weight."""
+        """A weight, whose device and precision new tensors take."""
         return self.stem.first.weight
 
     def forward(
@@ -525,7 +525,7 @@ class StreamingEncoder(ChunkEncoder):
     def step(
         self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
     ) -> tuple[Tensor, Tensor, StreamState]:
-        """As `stream`, unchecked: how long the chunk and the past are, the tensors' shapes say.
+        """The same as `stream`, unchecked: the tensors' shapes say how long the chunk and the past are.
 
         Args:
             mel: log-mel (B, T, M) of a chunk.

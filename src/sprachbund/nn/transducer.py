@@ -670,7 +670,7 @@ class Transducer(nn.Module):
         )
 
     def check_state(self, state: TransducerState, num_rows: int) -> None:
-        """See that a state is one of this model, for so many rows.
+        """Check that a state is one of this model, for so many rows.
 
         Raises:
             ValueError: naming the sizes seen and wanted.

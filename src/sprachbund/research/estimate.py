@@ -60,7 +60,7 @@ class MemoryEstimate(BaseModel):
 
     @property
     def of_trainings(self) -> tuple[TrainingEstimate, ...]:
-        """Of each training that has a process of its own."""
+        """Memory of each training that has a process of its own."""
         return ()
 
 

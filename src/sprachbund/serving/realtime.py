@@ -96,7 +96,7 @@ class Format(_Strict):
 
     @property
     def encoding(self) -> Encoding:
-        """In the names of /v1/live."""
+        """Name of the encoding in /v1/live."""
         names: dict[str, Encoding] = {"audio/pcmu": "pcm_mulaw", "audio/pcma": "pcm_alaw"}
         return names.get(self.type, "pcm_s16le")
 
@@ -131,7 +131,7 @@ class ServerVad(_Strict):
 
     @property
     def spans(self) -> SpanOptions:
-        """As options of the detector."""
+        """Options of the detector of speech."""
         return SpanOptions(
             threshold=self.threshold,
             release=min(SpanOptions().release, self.threshold),
@@ -154,13 +154,13 @@ class SemanticVad(_Strict):
 
     @property
     def settings(self) -> dict[str, float | int | str]:
-        """As settings of a live session."""
+        """Settings of a live session."""
         most_s = {"low": 8.0, "medium": 4.0, "high": 2.0, "auto": 4.0}[self.eagerness]
         return {"turn_end": "sentence", "max_pause_s": most_s}
 
     @property
     def spans(self) -> SpanOptions:
-        """As options of the detector."""
+        """Options of the detector of speech."""
         return SpanOptions()
 
 
@@ -191,7 +191,7 @@ class Output(_Strict):
 
 
 class Audio(_Strict):
-    """Both directions."""
+    """Audio of both directions."""
 
     input: Input = Input()
     output: Output = Output()
@@ -213,7 +213,7 @@ class Session(_Strict):
     ] = None
 
     def start(self, default_model: str) -> Start:
-        """As the first message of a live session."""
+        """First message of the live session."""
         source = self.audio.input
         spoken = source.transcription or Transcription()
         turns = source.turn_detection

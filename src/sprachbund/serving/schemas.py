@@ -124,7 +124,7 @@ class TextForm(BaseModel):
 
     @property
     def texts(self) -> list[str]:
-        """As a list."""
+        """Texts as a list."""
         return [self.input] if isinstance(self.input, str) else self.input
 
 
@@ -250,7 +250,7 @@ class Events:
         self._count, self._begun = 0, False
 
     def of_segment(self, segment: Segment, duration_s: float | None) -> Iterable[str]:
-        """Its text, and in verbose_json its values; of one that the guard dropped only those, without the text."""
+        """Events of a segment: its text, and in verbose_json its values; of a dropped one only the values."""
         text = "" if segment.dropped else segment.text.strip()
         if text:
             space = " " if self._begun and writes_spaces(segment.target_language) else ""
@@ -328,7 +328,7 @@ class RefusalError(SprachbundError):
 
     @property
     def message(self) -> str:
-        """In one line."""
+        """Message in one line."""
         return " ".join(str(self).split())
 
     def body(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Keys:
 
     @classmethod
     def read(cls, path: Path | None) -> "Keys":
-        """From a file with one key a line; empty lines and those beginning with # do not count.
+        """Read keys from a file with one key a line; empty lines and those beginning with # do not count.
 
         Raises:
             SprachbundError: the file cannot be read, has no key, or one that is easily guessed.

@@ -105,7 +105,7 @@ class Timeouts:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A service.
+    """Settings of the service.
 
     Attributes:
         host: address to listen at; by default only this machine reaches it, 0.0.0.0 is every network.

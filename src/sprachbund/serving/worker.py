@@ -151,7 +151,7 @@ class ModelWorker:
 
     @property
     def model(self) -> Model:
-        """Once `ready`."""
+        """The model, which is there once `ready` is set."""
         return self.ready.result()
 
     def call(self, work: Callable[[], T]) -> Future[T]:
@@ -163,7 +163,7 @@ class ModelWorker:
     def compute(
         self, spans: Sequence[RecordedSpan], abandoned: threading.Event | None = None
     ) -> list[list[Answer]]:
-        """As `translate_spans`, together with the spans of others; the calling thread waits.
+        """Run `translate_spans` together with the spans of others; the calling thread waits.
 
         Args:
             spans: of one recording, in order of time.
@@ -192,7 +192,7 @@ class ModelWorker:
         return self._speculation
 
     def join_live(self, live: Live) -> None:
-        """From now on `live` is stepped with the others."""
+        """Step `live` with the other sessions from now on."""
         self._add(lambda: self._live.append(live))
 
     def notify(self) -> None:

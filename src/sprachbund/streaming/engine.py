@@ -263,7 +263,7 @@ class LiveEngine:
             targets: languages wanted, as tags or names; "transcribe" is the language spoken.
             source: the language spoken; None identifies it stretch by stretch.
             options: options of live translation.
-            allowed_languages: that are identified; by default those of the decoding options.
+            allowed_languages: languages that are identified; by default those of the decoding options.
             spans: thresholds and lengths of stretches of speech; those of the decoding options by default.
             prompt: context or glossary; by default that of the decoding options.
             word_timestamps: whether events have the words that they commit; by default as the decoding options say.

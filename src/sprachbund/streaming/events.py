@@ -20,7 +20,7 @@ class LiveText:
         start_s: start of the stretch, in seconds of the session.
         end_s: second up to which it has been heard; its end when `final`.
         source_language: the language spoken, as far as is known.
-        target_language: of the text.
+        target_language: language of the text.
         audio_s: audio that had been taken in when this was decided.
         final: nothing more comes for this stretch.
         dropped: reason why the guard kept text back.
@@ -51,7 +51,7 @@ class LiveNotice:
 
     Attributes:
         kind: "overload", "warning", or "error" when the session has ended by it.
-        message: in one line, with what is done about it.
+        message: message in one line, with what is done about it.
         audio_s: audio that had been taken in by then.
         lost_s: seconds of speech that will never be written.
     """

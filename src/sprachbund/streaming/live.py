@@ -26,7 +26,7 @@ class Clock(Protocol):
     """Seconds since the talk began."""
 
     def now_s(self) -> float:
-        """The time."""
+        """Current time in seconds."""
         ...
 
     def wait_until(self, second: float) -> None:
@@ -34,12 +34,12 @@ class Clock(Protocol):
         ...
 
     def working(self) -> AbstractContextManager[None]:
-        """Around computation."""
+        """Context manager around computation, whose time the clock counts."""
         ...
 
 
 class WallClock:
-    """Real time."""
+    """A clock of real time."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -49,7 +49,7 @@ class WallClock:
         return time.monotonic() - self._began
 
     def wait_until(self, second: float) -> None:
-        """Sleep."""
+        """Sleep until a time."""
         time.sleep(max(0.0, second - self.now_s()))
 
     @contextmanager
@@ -70,11 +70,11 @@ class SimulatedClock:
         self._now_s = 0.0
 
     def now_s(self) -> float:
-        """The time."""
+        """Current time in seconds."""
         return self._now_s
 
     def wait_until(self, second: float) -> None:
-        """Jump there."""
+        """Advance the clock to a time."""
         self._now_s = max(self._now_s, second)
 
     @contextmanager
@@ -113,7 +113,7 @@ def play(
     """Play a recording to a session as it would be spoken.
 
     Args:
-        engine: that opened the session.
+        engine: engine that opened the session.
         session: new.
         blocks: 16 kHz mono, each (N,), in order.
         clock: a `SimulatedClock` that does not count computation if None: as fast as can be, and deterministic.
@@ -145,7 +145,7 @@ def follow(
     While a step is computed no blocks are read; their source has to buffer them.
 
     Args:
-        engine: that opened the session.
+        engine: engine that opened the session.
         session: new.
         blocks: 16 kHz mono, each (N,), in order.
         clock: the time of events.
@@ -166,7 +166,7 @@ class Listener:
     """A session with an engine of its own: samples in, events out.
 
     Args:
-        engine: of the model.
+        engine: engine of the model.
         session: opened by the engine.
     """
 
@@ -198,8 +198,8 @@ def stepped(engine: LiveEngine, session: LiveSession, clock: Clock) -> list[Mome
     """One step of the engine.
 
     Args:
-        engine: that opened the session.
-        session: with work due.
+        engine: engine that opened the session.
+        session: session with work due.
         clock: counts the step, if it counts computation.
 
     Returns:
@@ -220,10 +220,10 @@ def emission_logs(
     """The text with the times of writing, one log per target.
 
     Args:
-        moments: of a whole talk, in order.
-        targets: of the session.
-        talk: its name.
-        duration_s: of the talk.
+        moments: moments of a whole talk, in order.
+        targets: targets of the session.
+        talk: name of the talk.
+        duration_s: seconds of the talk.
     """
     recorders: dict[str, EmissionRecorder] = {}
     for moment in moments:

@@ -134,7 +134,7 @@ class Stretch:
 
     @property
     def duration_s(self) -> float:
-        """Of the audio held."""
+        """Seconds of the audio held."""
         return len(self.samples) / SAMPLE_RATE
 
     @property

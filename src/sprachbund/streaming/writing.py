@@ -54,7 +54,7 @@ class Attempt:
 
 
 class PolicyFunction(Protocol):
-    """A policy."""
+    """A function that decides how many words are committed."""
 
     def __call__(self, attempt: Attempt, line: CaptionLine, options: LiveOptions) -> int:
         """The number of words to commit.
@@ -221,7 +221,7 @@ class PendingStretch:
 
     @property
     def options(self) -> LiveOptions:
-        """Of the session."""
+        """Options of the session."""
         return self.session.options
 
     @property

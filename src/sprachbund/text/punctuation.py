@@ -49,7 +49,7 @@ class Punctuator(Protocol):
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Name of the punctuator for messages."""
         ...
 
     @property
@@ -155,7 +155,7 @@ class Marked:
 
     @property
     def case(self) -> Case:
-        """Of the word: one capital letter alone counts as "capital"."""
+        """Case of the word: one capital letter alone counts as "capital"."""
         letters = [letter for letter in self.text if letter.isalpha()]
         if all(letter == letter.lower() for letter in letters):
             return "lower"

@@ -83,7 +83,7 @@ class CachedCorpus(Corpus):
 
 
 def check_cacheable(model: Any, options: ExampleOptions, sources: Sequence[object]) -> None:
-    """See that the states would be the same in every epoch.
+    """Check that the states would be the same in every epoch.
 
     Args:
         model: that is trained.

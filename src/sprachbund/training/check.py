@@ -151,7 +151,7 @@ class Strategy:
 
     @property
     def settings(self) -> str:
-        """As they are set in a recipe."""
+        """Settings as they are written in a recipe."""
         set_ = [
             f"{name} = true"
             for name, wanted in (("shard", self.shard), ("recompute", self.recompute))
@@ -232,7 +232,8 @@ class Shape:
         )
 
     def strategies(self, gpus: int, memory: int) -> list[Strategy]:
-        """Of each way, the one with the fewest parts of a batch that fits, or with the most; the fastest way first.
+        """Strategies: of each way, the one with the fewest parts of a batch that fits, or with the most; the fastest
+        way first.
 
         Args:
             gpus: of the cluster.

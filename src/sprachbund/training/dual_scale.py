@@ -96,7 +96,7 @@ class Gate(nn.Module):
 
     @property
     def is_open(self) -> bool:
-        """By what was seen so far."""
+        """Whether the gate is open, by the losses seen so far."""
         return bool(self.opened)
 
     @torch.no_grad()

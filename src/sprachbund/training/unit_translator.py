@@ -109,7 +109,7 @@ class UnitTranslatorRecipe(Strict):
 
     @property
     def all_pairs(self) -> tuple[tuple[str, str], ...]:
-        """Of speech and text."""
+        """Pairs of languages of speech and text."""
         return tuple(sorted({*self.pairs, *((part.source, part.target) for part in self.bitext)}))
 
 

@@ -89,7 +89,7 @@ class EncodedInfo(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class UnitUtterance:
-    """One line.
+    """One line of a corpus as units.
 
     Attributes:
         id: of the utterance in its corpus.
@@ -232,7 +232,7 @@ class ChosenUtterances:
 
     @property
     def hours(self) -> float:
-        """Of all utterances."""
+        """Hours of all utterances."""
         return float(sum(manifest.durations_s.sum(dtype=np.float64) for manifest in self.manifests)) / 3600
 
     def utterance(self, number: int) -> Utterance:

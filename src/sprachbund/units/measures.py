@@ -37,7 +37,7 @@ class Labels:
     numbers: dict[str, int] = field(default_factory=dict)
 
     def number(self, name: str) -> int:
-        """Of a name, a new one if need be."""
+        """Number of a label's name, a new one if need be."""
         return self.numbers.setdefault(name, len(self.numbers))
 
 
@@ -147,7 +147,7 @@ class Agreement:
 
 
 def agreement(counts: np.ndarray) -> Agreement:
-    """Of frames counted by cluster and label (K, Y)."""
+    """Agreement of frames counted by cluster and label (K, Y)."""
     joint = counts / max(1, counts.sum())
     of_cluster, of_label = joint.sum(1), joint.sum(0)
     information = _entropy(of_cluster) + _entropy(of_label) - _entropy(joint)

@@ -63,7 +63,7 @@ def available_devices() -> list[str]:
 
 
 def check_kind(device: str, kinds: tuple[str, ...], what: str) -> None:
-    """See that a device is of one of the kinds that something computes on.
+    """Check that a device is of one of the kinds that something computes on.
 
     Args:
         device: its name.

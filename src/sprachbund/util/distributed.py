@@ -52,7 +52,7 @@ def launched_processes(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def refuse_several_processes(what: str) -> None:
-    """See that no launcher started this process among others.
+    """Check that no launcher started this process among others.
 
     Raises:
         SprachbundError: it did; all of them would write the same files.
@@ -164,7 +164,7 @@ def wait_for_all_ranks() -> None:
 
 
 def refuse_different(what: Mapping[str, str]) -> None:
-    """See that all ranks have the same values under the same names; all of them have to come here.
+    """Check that all ranks have the same values under the same names; all of them have to call it.
 
     Args:
         what: anything that has to be equal, by the name that an error gives it.

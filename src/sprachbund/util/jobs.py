@@ -170,7 +170,7 @@ class Job(Protocol):
 
     @property
     def threads(self) -> int:
-        """To compute with, in each process; 0 leaves torch as it is."""
+        """Threads to compute with in each process; 0 leaves torch as it is."""
         ...
 
     @property
@@ -189,7 +189,7 @@ class Job(Protocol):
 
 
 def nothing(done: int, total: int) -> None:
-    """Report nothing."""
+    """Accept any report and do nothing."""
 
 
 def done(job: Job) -> int:

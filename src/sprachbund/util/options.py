@@ -213,7 +213,7 @@ def documented(kind: type[Any]) -> dict[str, str]:
 
 
 def check(options: Any) -> None:
-    """See that every value lies in its declared range and among its choices; None always does.
+    """Check that every value lies in its declared range and among its choices; None always does.
 
     Raises:
         OptionValueError: names the field, its value, and what to give.

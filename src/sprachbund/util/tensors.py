@@ -106,7 +106,7 @@ def load_tensors(path: Path, *, advice: str = "copy it again") -> dict[str, Tens
 
 
 def check_tensors(path: Path, *, advice: str = "copy it again") -> None:
-    """See that a file that something else reads is the one that was written. Arguments and errors as `load_tensors`."""
+    """Check that a file for another reader is the one that was written. Arguments and errors as `load_tensors`."""
     try:
         with safe_open(path, "pt") as file:
             wanted = (file.metadata() or {}).get(CHECKSUM)

@@ -137,7 +137,7 @@ _HOURS_ROUNDED = 0.02
 
 @dataclass(kw_only=True)
 class Counts:
-    """Of a shard or a part.
+    """Counts of a shard or a part.
 
     Attributes:
         written: utterances written.
@@ -183,12 +183,14 @@ class Counts:
         return self
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Counts as a value for JSON."""
         return dict(vars(self))
 
     @classmethod
     def read(cls, path: Path) -> "Counts":
-        """From a JSON file of what `as_dict` gave. Raises SprachbundError, naming the field, for what is none."""
+        """Read counts from a JSON file of what `as_dict` returned. Raises SprachbundError, naming the field, for other
+        content.
+        """
         advice = "delete it, and its shard is written again"
         stored = read_model(path, _Written, advice=advice)
         return cls(

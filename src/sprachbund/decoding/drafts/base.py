@@ -150,7 +150,7 @@ class Draft(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the kind."""
+        """Name of the kind of draft."""
         ...
 
     @property

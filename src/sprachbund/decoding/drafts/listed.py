@@ -207,7 +207,7 @@ class TextDraft:
 
     @classmethod
     def read(cls, family: Family, path: Path) -> "TextDraft":
-        """From a file in UTF-8. Raises SprachbundError for anything else."""
+        """Read a draft from a text file in UTF-8. Raises SprachbundError for anything else."""
         return cls(family, read_text(path, advice="give a text in UTF-8"))
 
     @cached_property

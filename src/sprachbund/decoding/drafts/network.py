@@ -161,7 +161,7 @@ class ParasiteDraft(NetworkDraft):
 
     @staticmethod
     def sizes(network: Parasite) -> dict[str, Any]:
-        """Its shape and activation."""
+        """Shape and activation of the parasite."""
         return {**asdict(network.shape), "activation": network.activation}
 
     def check(self, family: Family) -> None:
@@ -287,7 +287,7 @@ class MedusaDraft(NetworkDraft):
 
     @staticmethod
     def sizes(network: MedusaHeads) -> dict[str, Any]:
-        """Their shape."""
+        """Shape of the Medusa heads."""
         return asdict(network.shape)
 
     def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> DraftRun:

@@ -71,7 +71,7 @@ class AudioLLMConfig(ConfigPart):
 
     @property
     def pairs(self) -> list[Pair]:
-        """Under our own key, or published."""
+        """(source, target) pairs, under our own key or as published."""
         return list(dict.fromkeys(self.sprachbund.pairs or self.published()))
 
 
@@ -142,7 +142,7 @@ _VOXTRAL = ("en", "es", "fr", "pt", "hi", "de", "nl", "it")
 
 
 class VoxtralConfig(AudioLLMConfig):
-    """Of a Voxtral (arXiv 2507.13264).
+    """Configuration of a Voxtral (arXiv 2507.13264).
 
     Attributes:
         model_type: the kind.
@@ -267,7 +267,7 @@ class GraniteProjectorConfig(ConfigPart):
 
 
 class GraniteSpeechConfig(AudioLLMConfig):
-    """Of a Granite Speech (arXiv 2505.08699); "plus" shows its projector lower layers of the encoder too.
+    """Configuration of a Granite Speech (arXiv 2505.08699); "plus" shows its projector lower layers of the encoder too.
 
     Attributes:
         model_type: the kind.
@@ -416,7 +416,7 @@ def convolved(length: int) -> int:
 
 
 class QwenAsrConfig(AudioLLMConfig):
-    """Of a Qwen3-ASR (arXiv 2601.21337).
+    """Configuration of a Qwen3-ASR (arXiv 2601.21337).
 
     Attributes:
         model_type: the kind.

@@ -188,7 +188,7 @@ def _granite_features(config: GraniteSpeechConfig) -> dict[str, Any]:
 
 
 def check_extractor(directory: Path, wanted: Mapping[str, Any]) -> None:
-    """See that the features of a directory are those that are computed here.
+    """Check that a directory's features are those that are computed here.
 
     Args:
         directory: with a configuration of the extractor, or without one.

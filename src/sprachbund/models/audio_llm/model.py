@@ -34,7 +34,7 @@ _CONTEXT_TOKENS = 200
 
 
 class FrontEnd(Protocol):
-    """Computes features."""
+    """A front end that computes features."""
 
     def __call__(self, samples: np.ndarray) -> tuple[Tensor, int]:
         """Features (T, M) of an utterance, 16 kHz samples, and T."""
@@ -98,7 +98,7 @@ class AudioLLM(SpeechPrefixFamily):
 
     @property
     def name(self) -> str:
-        """Of the family."""
+        """Name of the family."""
         return str(self.values["model_type"])
 
     @property

@@ -54,7 +54,8 @@ class LLMTokens:
 
     @classmethod
     def read(cls, directory: Path, size: int) -> "LLMTokens":
-        """Of a model directory. Raises SprachbundError for files that are missing, broken or of another model.
+        """Read the tokens of a model directory. Raises SprachbundError for files that are missing, broken or of another
+        model.
 
         Args:
             directory: with `tokenizer.json`, or with `tekken.json`.

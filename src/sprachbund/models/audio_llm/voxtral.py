@@ -61,7 +61,7 @@ class GroupProjector(nn.Module):
         self.linear_2 = nn.Linear(width, width, bias=False)
 
     def forward(self, states: Tensor) -> Tensor:
-        """From (B, S, D) to (B, S / group, width)."""
+        """Projections (B, S / group, width) of states (B, S, D)."""
         joined = states.unflatten(1, (-1, self.group)).flatten(2)
         projected: Tensor = self.linear_2(F.gelu(self.linear_1(joined)))
         return projected

@@ -163,7 +163,7 @@ class CheckpointPieces:
 
 
 def read_sentencepiece(data: bytes, source: str) -> CheckpointPieces:
-    """Of a SentencePiece model file. Raises SprachbundError for what is none."""
+    """Read a SentencePiece model file. Raises SprachbundError for other content."""
     model = empty_pieces()
     try:
         model.ParseFromString(data)
@@ -177,7 +177,7 @@ def read_sentencepiece(data: bytes, source: str) -> CheckpointPieces:
 def from_merges(
     vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]], count: int
 ) -> CheckpointPieces:
-    """Of a byte-pair tokenizer in the form of the package tokenizers: the first `count` tokens.
+    """Make a tokenizer of a byte-pair tokenizer in the form of the package tokenizers: the first `count` tokens.
 
     SentencePiece joins the pair whose piece has the best score, so a piece's score is minus the rank of its merge.
 

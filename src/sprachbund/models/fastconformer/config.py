@@ -148,7 +148,7 @@ class _Config(ConfigPart):
 
 
 class ParakeetConfig(_Config):
-    """Of a Parakeet with a CTC head or a transducer.
+    """Configuration of a Parakeet with a CTC head or a transducer.
 
     Attributes:
         model_type: the kind.
@@ -227,7 +227,7 @@ class CanaryDecoderConfig(ConfigPart):
 
 
 class CanaryConfig(_Config):
-    """Of a Canary.
+    """Configuration of a Canary.
 
     Attributes:
         model_type: the kind.
@@ -256,7 +256,8 @@ class CanaryConfig(_Config):
 
 
 class CohereConfig(_Config):
-    """Of a Cohere ASR: a Canary with a projection between encoder and decoder, and positions that are stored.
+    """Configuration of a Cohere ASR: a Canary with a projection between encoder and decoder, and positions that are
+    stored.
 
     Attributes:
         model_type: the kind.
@@ -287,7 +288,7 @@ class CohereConfig(_Config):
 
     @property
     def decoder_config(self) -> CanaryDecoderConfig:
-        """Of the decoder, whose fields stand beside the others here."""
+        """Configuration of the decoder, whose fields stand beside the others here."""
         return CanaryDecoderConfig(**{name: vars(self)[name] for name in CanaryDecoderConfig.model_fields})
 
 

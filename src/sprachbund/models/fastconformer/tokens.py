@@ -68,7 +68,8 @@ class FastConformerTokens:
 
     @classmethod
     def read(cls, directory: Path, size: int, languages: Sequence[str] = ()) -> "FastConformerTokens":
-        """Of a model directory. Raises SprachbundError for files that are missing, broken or of another model.
+        """Read the tokens of a model directory. Raises SprachbundError for files that are missing, broken or of another
+        model.
 
         Args:
             directory: with `tokenizer.json`.

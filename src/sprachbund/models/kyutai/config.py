@@ -83,7 +83,7 @@ class _Attending(ConfigPart):
 
 
 class MimiConfig(_Attending):
-    """Of the codec; of the half that makes sound, the sizes of its weights alone."""
+    """Configuration of the codec; of the half that makes sound, the sizes of its weights alone."""
 
     model_type: Literal["mimi"] = "mimi"
     sampling_rate: Literal[24_000] = 24_000
@@ -174,7 +174,7 @@ class _Own(ConfigPart):
 
 
 class KyutaiConfig(_Attending):
-    """Of the model.
+    """Configuration of the model.
 
     Attributes:
         vocab_size: V of the text.
@@ -251,7 +251,7 @@ class KyutaiConfig(_Attending):
 
     @property
     def codes(self) -> CodeShape:
-        """Its embeddings of codes in our names."""
+        """Shape of the embeddings of codes in our names."""
         return CodeShape(
             num_codebooks=self.num_codebooks,
             num_entries=self.codebook_vocab_size,

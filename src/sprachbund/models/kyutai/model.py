@@ -255,7 +255,7 @@ class Kyutai(TranscribesByFrames, nn.Module):
     # Frames.
 
     def front_end(self) -> KyutaiFrontEnd:
-        """Of a new stream."""
+        """Front end of a new stream."""
         return KyutaiFrontEnd(self.extractor)
 
     def start_frames(self, num_rows: int) -> KyutaiState:

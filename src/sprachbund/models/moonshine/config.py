@@ -59,7 +59,7 @@ class _Config(ConfigPart):
 
 
 class MoonshineConfig(_Config):
-    """Of a Moonshine; encoder and decoder have one width.
+    """Configuration of a Moonshine; encoder and decoder have one width.
 
     Attributes:
         model_type: the kind.
@@ -108,7 +108,7 @@ class MoonshineConfig(_Config):
 
 
 class StreamingEncoderConfig(ConfigPart):
-    """Of the streaming encoder.
+    """Configuration of the streaming encoder.
 
     Attributes:
         sliding_windows: of each layer: frames that one sees, itself and the past, and one more than those ahead.
@@ -146,12 +146,12 @@ class StreamingEncoderConfig(ConfigPart):
 
     @property
     def head_width(self) -> int:
-        """E."""
+        """Width E of a head."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
 
 class StreamingMoonshineConfig(_Config):
-    """Of a streaming Moonshine.
+    """Configuration of a streaming Moonshine.
 
     Attributes:
         model_type: the kind.
@@ -181,7 +181,7 @@ class StreamingMoonshineConfig(_Config):
 
     @property
     def rotary(self) -> PartialRotaryConfig:
-        """Positions."""
+        """Rotary positions of the decoder."""
         return self.rope_parameters or PartialRotaryConfig(partial_rotary_factor=0.8)
 
     @property

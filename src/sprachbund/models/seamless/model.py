@@ -237,7 +237,7 @@ class Seamless(DecodesByAttention, nn.Module):
 
     @property
     def end_token(self) -> int:
-        """</s>."""
+        """Token that ends a row, </s>."""
         return self.tokens.end
 
     @property
@@ -299,7 +299,9 @@ class Seamless(DecodesByAttention, nn.Module):
         return Features(values=values.to(self.device), num_frames=num_tokens.to(self.device))
 
     def source_offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
-        """For each token of `text_features`, the characters of its text that it stands for; (0, 0) for none."""
+        """Character ranges of the text that the tokens of `text_features` stand for; (0, 0) for tokens that stand for
+        none.
+        """
         return [[(0, 0), *self.tokens.offsets(text), (0, 0)] for text in texts]
 
     def encode(self, features: Features) -> Memory:

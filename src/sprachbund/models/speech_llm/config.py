@@ -33,7 +33,7 @@ class Options(BaseModel):
 
 
 class ProjectorOptions(Options):
-    """From encoder states to what a language model reads; sizes are ours, the paper's are not public.
+    """Options of the projector from encoder states to speech tokens; the sizes are ours, the paper's are not public.
 
     Attributes:
         groups: BCP-47 tags of the languages of each group of experts; languages that share a group stand in one.
@@ -61,7 +61,7 @@ class ProjectorOptions(Options):
 
     @property
     def num_experts(self) -> int:
-        """K."""
+        """Number K of experts."""
         return len(self.groups) * self.group_size
 
     @model_validator(mode="after")

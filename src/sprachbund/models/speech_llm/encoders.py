@@ -23,7 +23,7 @@ _STRIDE = 2  # of Whisper's second convolution
 
 
 class SpeechEncoder(nn.Module):
-    """From samples to states; what every kind of encoder offers.
+    """An encoder of speech, from samples to states; the interface that all kinds share.
 
     Attributes:
         kind: name of the kind in config.json.
@@ -53,7 +53,7 @@ class SpeechEncoder(nn.Module):
 
     @property
     def layers(self) -> Sequence[nn.Module]:
-        """Its layers, for what measures and recomputes by layers."""
+        """Layers of the encoder, for code that measures or recomputes by layers."""
         layers: Sequence[nn.Module] = self.encoder.layers
         return layers
 
@@ -66,7 +66,7 @@ class SpeechEncoder(nn.Module):
         raise NotImplementedError
 
     def check_layers(self, layers: Sequence[int]) -> None:
-        """See that states behind these layers can be read. Raises SprachbundError."""
+        """Check that states behind these layers can be read. Raises SprachbundError."""
         if layers and not self.shows_layers:
             raise SprachbundError(
                 f"the layers of this {self.kind} encoder cannot be read: it shortens speech behind them, or hears "
@@ -78,7 +78,8 @@ class SpeechEncoder(nn.Module):
             )
 
     def read(self, values: Tensor, num_frames: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """As `forward`, with the states behind each of the layers, normed, beside the last: (B, S, D (1 + layers)).
+        """The same as `forward`, with the normed states behind each of the layers beside the last: (B, S, D (1 +
+        layers)).
 
         Args:
             values: features (B, T, M).

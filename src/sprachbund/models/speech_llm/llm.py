@@ -124,7 +124,9 @@ class LanguageModel(nn.Module):
 
     @property
     def layers(self) -> Sequence[nn.Module]:
-        """Its layers, for what measures and recomputes by layers. Raises SprachbundError for a type not in `LAYERS`."""
+        """Layers of the model, for code that measures or recomputes by layers. Raises SprachbundError for a type not in
+        `LAYERS`.
+        """
         base, name = (
             self.model.base_model,
             layout_of(LAYERS, self.model.config.model_type, "a language model"),
@@ -134,7 +136,7 @@ class LanguageModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """Precision of the weights."""
         dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
         return dtype
 

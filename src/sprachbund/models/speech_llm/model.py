@@ -87,7 +87,7 @@ class SpeechLLM(SpeechPrefixFamily):
 
     @property
     def name(self) -> str:
-        """Of the family."""
+        """Name of the family."""
         return NAME
 
     @property

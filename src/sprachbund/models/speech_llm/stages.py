@@ -32,7 +32,7 @@ _ALL: tuple[Trained, ...] = ("projector", "encoder adapters", "llm adapters")
 
 
 class Stage(Options):
-    """One stage.
+    """A stage of the training.
 
     Attributes:
         name: in reports and on the command line.

@@ -135,7 +135,7 @@ class ReadTokens(BaseModel):
 
     @property
     def target_languages(self) -> tuple[str, ...]:
-        """Written."""
+        """Languages written."""
         return tuple(sorted({target for _, target in self.pairs}))
 
 

@@ -85,7 +85,7 @@ def token_loss(model: "TokenConformer", batch: Batch) -> Loss:
 
 
 def language_loss(log_probs: Tensor, batch: Batch) -> Tensor:
-    """Of log-probabilities (B, L) of the source languages, summed over the rows whose language is known."""
+    """Loss of log-probabilities (B, L) of the source languages, summed over the rows whose language is known."""
     losses = F.nll_loss(log_probs, batch.source_language.clamp(min=0), reduction="none")
     return torch.where(batch.source_language >= 0, losses, 0.0).sum()
 
@@ -229,7 +229,7 @@ class TokenConformer(ReadsTokens):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Its head says by what it writes: a transducer, CTC, an attention decoder, or the last two together."""
+        """Capabilities by the head: a transducer, CTC, an attention decoder, or the last two together."""
         head, weight = self.config.head, self.config.decoding_ctc_weight
         return replace(
             super().capabilities,

@@ -41,7 +41,7 @@ class Identity(BaseModel):
     sample_rate: int
 
     def check(self, other: "Identity", where: str, *, strings_only: bool = False) -> None:
-        """See that something made with `other` can be used with this.
+        """Check that something made with `other` can be used with this.
 
         Args:
             other: of that.
@@ -159,12 +159,12 @@ class Units:
 
     @property
     def num_clusters(self) -> int:
-        """K."""
+        """Number K of clusters."""
         return self.config.options.kmeans.clusters
 
     @property
     def identity(self) -> Identity:
-        """Its k-means, vocabulary and sampling rate."""
+        """Identity of the units: k-means, vocabulary and sampling rate."""
         return identity_of(self.config)
 
 

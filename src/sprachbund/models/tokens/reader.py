@@ -52,12 +52,12 @@ class UnitReader:
 
     @property
     def vocabulary(self) -> JointVocabulary:
-        """Of the tokens."""
+        """Vocabulary of the tokens."""
         return self.units.vocabulary
 
     @property
     def directory(self) -> Path:
-        """Of the units."""
+        """Directory of the units."""
         return self.units.directory
 
     def speech(self, samples: Sequence[np.ndarray]) -> list[list[int]]:

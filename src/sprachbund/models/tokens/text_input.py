@@ -47,12 +47,12 @@ class Reader(Protocol):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Of the tokens."""
+        """Vocabulary of the tokens."""
         ...
 
     @property
     def directory(self) -> Path:
-        """Of the units."""
+        """Directory of the units."""
         ...
 
     def speech(self, samples: Sequence[np.ndarray]) -> list[list[int]]:

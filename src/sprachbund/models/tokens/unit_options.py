@@ -15,7 +15,7 @@ Form = Literal["union", "single"]
 
 
 class KMeansOptions(BaseModel):
-    """Of scikit-learn's MiniBatchKMeans; k-means++ chooses the first centres.
+    """Options of scikit-learn's MiniBatchKMeans; k-means++ chooses the first centres.
 
     Attributes:
         clusters: clusters of k-means, K.
@@ -38,7 +38,7 @@ class KMeansOptions(BaseModel):
 
 
 class VocabularyOptions(BaseModel):
-    """Of the SentencePiece models.
+    """Options of the SentencePiece models.
 
     Attributes:
         form: one model for text and one for units in one space of ids (union), or one over both (single).

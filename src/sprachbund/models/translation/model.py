@@ -97,7 +97,7 @@ class TextTranslator(DecodesByAttention, nn.Module):
 
     @property
     def name(self) -> str:
-        """Of the kind of checkpoint, as its config.json has it."""
+        """Name of the kind of checkpoint, as its config.json has it."""
         return str(self.config.model_type)
 
     @property
@@ -114,7 +114,7 @@ class TextTranslator(DecodesByAttention, nn.Module):
 
     @property
     def end_token(self) -> int:
-        """</s>."""
+        """Token that ends a row, </s>."""
         return self.tokens.end
 
     @property
@@ -160,7 +160,9 @@ class TextTranslator(DecodesByAttention, nn.Module):
         return Features(values=values.to(self.device), num_frames=num_tokens.to(self.device))
 
     def source_offsets(self, texts: Sequence[str]) -> list[Offsets]:
-        """For each token of `text_features`, the characters of its text that it stands for; (0, 0) for none."""
+        """Character ranges of the text that the tokens of `text_features` stand for; (0, 0) for tokens that stand for
+        none.
+        """
         return [self.tokens.source_offsets(text) for text in texts]
 
     def encode(self, features: Features) -> Memory:

@@ -111,7 +111,7 @@ _TEXT: dict[str, Any] = {
 
 
 class VoxtralRealtimeConfig(ConfigPart):
-    """Of a Voxtral Realtime.
+    """Configuration of a Voxtral Realtime.
 
     Attributes:
         model_type: the kind.
@@ -165,7 +165,7 @@ class VoxtralRealtimeConfig(ConfigPart):
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Under our own key, or published."""
+        """Languages, under our own key or as published."""
         return tuple(dict.fromkeys(self.sprachbund.languages or LANGUAGES))
 
     @property

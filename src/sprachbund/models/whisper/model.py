@@ -94,17 +94,17 @@ class WhisperEncoder(ConvolutionalEncoder):
 
     @property
     def convolutions(self) -> list[nn.Conv1d]:
-        """Both."""
+        """Both convolutions."""
         return [self.conv1, self.conv2]
 
     @property
     def position_table(self) -> Tensor:
-        """As the checkpoint has it."""
+        """Table of positions as the checkpoint has it."""
         return self.positions
 
     @property
     def final_norm(self) -> nn.LayerNorm:
-        """Behind the layers."""
+        """Norm behind the layers."""
         return self.norm
 
     def forward(
@@ -336,7 +336,7 @@ class Whisper(DecodesByAttention, nn.Module):
 
     @property
     def end_token(self) -> int:
-        """<|endoftext|>."""
+        """Token that ends a row, <|endoftext|>."""
         return self.tokens.end
 
     @property

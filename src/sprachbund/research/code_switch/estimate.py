@@ -79,7 +79,7 @@ class ParameterCounts:
 
     @property
     def total(self) -> int:
-        """All."""
+        """Number of all parameters."""
         return self.encoder + self.llm + self.trained
 
     def inference_gib(self, bytes_per_weight: int = 2) -> float:
@@ -151,7 +151,7 @@ PUBLISHED = "openai/whisper-large-v3"
 
 
 class CodeSwitchTraining(BaseModel):
-    """One arm.
+    """Estimate of the training of one arm.
 
     Attributes:
         name: of the arm.

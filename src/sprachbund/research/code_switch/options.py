@@ -199,7 +199,7 @@ class CodeSwitchRecipe(Strict):
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Spoken."""
+        """Languages spoken."""
         return tuple(tag for group in self.groups for tag in group)
 
     def projector_of(self, arm: CodeSwitchArm) -> ProjectorOptions:

@@ -258,7 +258,7 @@ def corpus_of(
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """An evaluation.
+    """One evaluation.
 
     Attributes:
         model: directory of the model.

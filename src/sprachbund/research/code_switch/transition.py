@@ -1,4 +1,4 @@
-"""From one kind of data to another within a run: data of the third stage of a speech LLM (arXiv 2511.10670).
+"""Transition from one kind of data to another within a run: data of the third stage of a speech LLM (arXiv 2511.10670).
 
 At step u, counted from 0 to U, a batch is one of the previous data and one of the next, whose losses count (1 - u/U)
 and u/U ("mixed"), or one of the two, drawn with these probabilities ("sampled"). Both are functions of seed and step,

@@ -46,7 +46,7 @@ class Sized(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def parameters(self) -> int:
-        """In all."""
+        """Number of all parameters."""
         return sum(self.parts.values())
 
     @computed_field  # type: ignore[prop-decorator]
@@ -57,7 +57,7 @@ class Sized(BaseModel):
 
 
 class UnitsTraining(Sized):
-    """One head.
+    """Estimate of the training of one head.
 
     Attributes:
         head: its name.
@@ -113,7 +113,7 @@ class DiscreteUnitsEstimate(MemoryEstimate):
 
     @property
     def of_trainings(self) -> tuple[TrainingEstimate, ...]:
-        """Of a training with each head."""
+        """Memory of a training with each head."""
         return tuple(
             TrainingEstimate(
                 name=one.head,

@@ -244,7 +244,7 @@ class DiscreteUnitsRecipe(Strict):
 
     @property
     def seeds_of_ablations(self) -> tuple[int, ...]:
-        """See `ablation_seeds`."""
+        """Seeds of the ablations; see `ablation_seeds`."""
         return self.ablation_seeds or self.seeds
 
     def models(self) -> tuple[ComparedModel, ...]:

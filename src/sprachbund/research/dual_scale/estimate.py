@@ -82,7 +82,7 @@ class DualScaleEstimate(MemoryEstimate):
 
     @property
     def of_trainings(self) -> tuple[TrainingEstimate, ...]:
-        """Of each training."""
+        """Memory of each training."""
         return tuple(estimate_of(one.name, one, one.utterances) for one in self.trainings)
 
 

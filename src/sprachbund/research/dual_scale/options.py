@@ -65,7 +65,7 @@ class WhisperShape(Strict):
     vocabulary_size: int = Field(default=1200, ge=1)
 
     def config(self, vocabulary_size: int) -> WhisperConfig:
-        """As a Whisper's configuration, with so many tokens of all kinds."""
+        """Configuration of such a Whisper, with so many tokens of all kinds."""
         return WhisperConfig(
             vocabulary_size=vocabulary_size,
             width=self.width,

@@ -179,7 +179,7 @@ class Work:
 
     @property
     def pair(self) -> str:
-        """As in the table."""
+        """Pair of languages as in the table."""
         return f"{self.source}>{self.target}"
 
     @property

@@ -229,7 +229,7 @@ def _fitted(grid: Grid, tiers: Sequence[int], by: By, draws: int, seed: int) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class CellGap:
-    """By how much the first start is better in one cell.
+    """Difference by which the first start is better in one cell.
 
     Attributes:
         language: of the cell.
@@ -325,7 +325,7 @@ def _gap(grid: StudyGrid, pairs: Sequence[_Pair], out: Path, bits: int, draws: i
 def paired_counts(
     how: Metric, first: Counts, second: Counts, *, draws: int = UTTERANCE_DRAWS, seed: int = SEED
 ) -> Estimate:
-    """By how many points the first is better: the mean over runs of the difference of their scores.
+    """Points by which the first is better: the mean over runs of the difference of their scores.
 
     Args:
         how: the metric.

@@ -72,7 +72,7 @@ class EncoderTransferEstimate(TrainingMemory, MemoryEstimate):
 
     @property
     def of_trainings(self) -> tuple[TrainingEstimate, ...]:
-        """Of the training of a cell."""
+        """Memory of the training of a cell."""
         return (estimate_of("a cell", self, self.utterances),)
 
 
@@ -171,7 +171,7 @@ _CONTEXTS = ("left_context", "right_contexts")
 
 
 def check_checkpoints(recipe: EncoderTransferRecipe) -> None:
-    """See that the checkpoints are what the study asks for, before anything is trained.
+    """Check that the checkpoints are what the study asks for, before anything is trained.
 
     Raises:
         SprachbundError: one of another family or head, that does not stream, or not at a tier of the grid; encoders of

@@ -221,7 +221,7 @@ class EncoderTransferRecipe(Strict):
 
     @property
     def shape(self) -> ConformerShape:
-        """Of models that are trained here, with the head that is wanted."""
+        """Shape of models that are trained here, with the head that is wanted."""
         changes: dict[str, Any] = {"transducer": self.model.transducer or TransducerPart()}
         if self.head == "attention":
             changes = {"transducer": None, "num_decoder_layers": self.attention_layers}

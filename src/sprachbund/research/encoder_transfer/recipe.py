@@ -354,7 +354,7 @@ def run_cells(
 
 
 def check_data(recipe: EncoderTransferRecipe) -> None:
-    """See that the data hold what the study wants of them, before anything is trained.
+    """Check that the data hold what the study needs, before anything is trained.
 
     Raises:
         SprachbundError: naming the part, the language, and the hours that there are.

@@ -350,7 +350,7 @@ _SECOND = "#c46a2b"
 
 
 def check_name(path: Path) -> None:
-    """See that a figure can be written there. Raises SprachbundError where not."""
+    """Check that a figure can be written there. Raises SprachbundError where not."""
     if path.suffix.lower() not in KINDS:
         raise SprachbundError(f"{path}: figures are written as {', '.join(KINDS)}; change the name's end")
 

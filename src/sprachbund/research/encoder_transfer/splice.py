@@ -95,7 +95,7 @@ def splice(base: Conformer, sources: Mapping[str, Conformer], encoder: str, *, s
 
 
 def check_encoders_alone(models: Mapping[str, Conformer]) -> None:
-    """See that models differ in tensors of their encoders and in nothing else.
+    """Check that models differ in tensors of their encoders and in nothing else.
 
     Raises:
         SprachbundError: naming two models and the first thing that differs.

@@ -232,7 +232,7 @@ class Collection:
 
     @property
     def passes_made(self) -> int:
-        """By all processes, in finished blocks."""
+        """Passes made by all processes, in finished blocks."""
         return sum(len(block.vectors) for block in self.blocks if block.made) * self.options.accumulate
 
     def sketches(self, info: Mapping[str, Any] | None = None) -> Sketches:

@@ -53,7 +53,7 @@ class CollectOptions:
 
     @property
     def vectors(self) -> int:
-        """N."""
+        """Number N of vectors."""
         return self.utterances // (self.batch * self.accumulate)
 
 

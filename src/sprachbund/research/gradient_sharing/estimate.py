@@ -112,7 +112,7 @@ class GradientSharingEstimate(MemoryEstimate):
 
     @property
     def of_trainings(self) -> tuple[TrainingEstimate, ...]:
-        """Of each training."""
+        """Memory of each training."""
         return tuple(estimate_of(one.name, one, one.utterances) for one in self.trainings)
 
 

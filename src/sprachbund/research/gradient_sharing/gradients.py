@@ -397,7 +397,7 @@ class Gaussian:
         return sketches
 
     def block(self, num_coordinates: int) -> int:
-        """As many as fit into `memory_bytes`, one at least."""
+        """Number of vectors that fit into `memory_bytes`, one at least."""
         return max(1, self.memory_bytes // (4 * max(1, num_coordinates)))
 
 

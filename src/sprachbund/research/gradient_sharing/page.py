@@ -280,7 +280,7 @@ dl { margin: 20px 0; } dt { color: #66727f; font-size: 13px; } dd { margin: 0 0 
 
 
 def check_ending(path: Path) -> None:
-    """See that a report can be written there, before any work. Raises SprachbundError when not."""
+    """Check that a report can be written there, before any work. Raises SprachbundError when not."""
     if path.suffix.lower() not in ENDINGS:
         raise SprachbundError(f"{path} does not end in {' or '.join(ENDINGS)}; name the report so")
 

@@ -78,7 +78,7 @@ class BoundedAudio(AudioSource):
             raise self._too_long(self.duration_s, "lasts")
 
     def blocks(self, block_s: float = WINDOW_S, *, start_s: float = 0.0) -> Iterator[Samples]:
-        """As of any audio, up to the limit."""
+        """Blocks of audio, up to the limit."""
         read_s = 0.0
         for block in self._whole.blocks(block_s, start_s=start_s):
             if self._abandoned.is_set():
