@@ -91,7 +91,7 @@ class IsolatedDecoder:
             one that cannot seek, nothing may have been read before.
         name: name of the source in errors and warnings.
         seekable: whether it can be read again from its start.
-        limits: of the decoding.
+        limits: limits of the decoding.
 
     Raises:
         DecoderUnavailableError: no child could be started, or the system cannot confine one (Windows).

@@ -51,8 +51,8 @@ class DecodingLimits:
         stall_s: so many seconds the decoding may keep its reader waiting, and the length of what it has given
             beside. Time in which the reader does something else does not count. Not used where the recording is a
             pipe, whose other end may take its time.
-        channels: of the sound.
-        duration_s: of the sound, whatever its header says.
+        channels: channels of the sound.
+        duration_s: seconds of the sound, whatever its header says.
     """
 
     memory_bytes: int = 1 << 30

@@ -80,7 +80,7 @@ class OfferedField:
         declared: type and range of the field.
         option: declaration of the option.
         default: as the class has it; `MISSING` for a field that has to be given.
-        help: of the option.
+        help: help text of the option.
         panel: title of its section.
     """
 

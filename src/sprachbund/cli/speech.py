@@ -322,7 +322,7 @@ class TableOutput:
     """Hands one recording to the table, also when Ctrl-C breaks it off.
 
     Args:
-        table: of all recordings.
+        table: table of all recordings.
         file: as it was named.
         so_far: the translations of the segments that are finished.
     """
@@ -460,7 +460,7 @@ class _Ready:
 
     Attributes:
         job: as it was asked for.
-        model: of the job.
+        model: model of the job.
         targets: in the model's tags.
         table: collects the results, if one is wanted.
         speakers: labels the results, if that is wanted.
@@ -629,7 +629,7 @@ def with_hints(
 
     Args:
         pairs: that the model knows; where it knows those wanted, something else was refused.
-        verb: of the command.
+        verb: verb of the command.
         file: its first recording; None for the microphone.
         targets: languages wanted, as they were given; none, or "transcribe", for the language spoken.
         source: the language spoken, as it was given; None when it is to be identified.

@@ -118,7 +118,7 @@ class Wish:
         compression_ratio_threshold: None for no limit.
         log_probability_threshold: None for no limit.
         no_speech_threshold: None for no limit.
-        max_tokens: of a segment.
+        max_tokens: most tokens of a segment.
         temperature: in rising order; at the first above 0 there is no beam.
         without_timestamps: segments are the spans of speech as they are.
         spans: options of cutting speech out of the recording.

@@ -108,9 +108,9 @@ class TranscriptionInfo:
     """Facts of a recording.
 
     Attributes:
-        language: of the first segment; None where nobody speaks and none was given.
-        language_probability: of that language; 1 where it was given.
-        duration: of the recording in seconds; 0 where its length is not in its header.
+        language: language of the first segment; None where nobody speaks and none was given.
+        language_probability: probability of that language; 1 where it was given.
+        duration: duration of the recording in seconds; 0 where its length is not in its header.
         duration_after_vad: not known before all is decoded; the duration.
         all_language_probs: not kept.
         transcription_options: as they are here.
@@ -134,7 +134,7 @@ class WhisperModel:
         device: "cpu", "cuda" or "auto", the first GPU or the CPU.
         device_index: number of the GPU.
         compute_type: "default", "float32", "bfloat16" or "int8", which choose the engine.
-        cpu_threads: of the native engine; 0 chooses.
+        cpu_threads: threads of the native engine; 0 chooses.
         num_workers: without effect.
         download_root: not served; HF_HOME says where downloads are kept.
         local_files_only: never use the network.

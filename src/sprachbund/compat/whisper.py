@@ -87,7 +87,7 @@ class Whisper:
     """A loaded model.
 
     Args:
-        model: of this package.
+        model: model of this package.
 
     Attributes:
         model: with all that this package offers.

@@ -128,8 +128,8 @@ class MeasuredModel(_Values):
     Attributes:
         model: path and hash of the model.
         parameters: number of weights.
-        bytes_on_disk: of its weights.
-        bits: of a stored matrix.
+        bytes_on_disk: bytes on disk of its weights.
+        bits: bits of a stored matrix.
         pairs: "en-de" for each pair it can be asked for.
         scores: pair to metric to score: chrF, and an error rate of transcripts. Behind the guard.
         failures: behind the guard, over all pairs.

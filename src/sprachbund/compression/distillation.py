@@ -56,8 +56,8 @@ class Distillation(nn.Module):
     The teacher is kept where `nn.Module` does not look: it is no part of what is trained, saved or averaged.
 
     Args:
-        student: of any family.
-        teacher: of the same family, over the same vocabulary; see `check_pair`.
+        student: student of any family.
+        teacher: teacher of the same family, over the same vocabulary; see `check_pair`.
         options: weights.
     """
 
@@ -270,7 +270,7 @@ def run(
 
     Args:
         recipe: the models, the data and the options.
-        directory: of the run; its `model` folder is the result.
+        directory: directory of the run; its `model` folder is the result.
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
         on_step: called with the steps made, and with all of them.

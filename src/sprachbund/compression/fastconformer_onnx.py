@@ -222,7 +222,7 @@ def export(model: Parakeet | Canary, directory: Path, card: Card | None = None, 
         model: see `check_exportable`.
         directory: to be made.
         card: to lie beside the graphs.
-        bits: of a matrix; with 8, see `write_quantized_graph`, and ".int8" is added to the graphs' names.
+        bits: bits of a matrix; with 8, see `write_quantized_graph`, and ".int8" is added to the graphs' names.
 
     Raises:
         SprachbundError: see `check_exportable`.

@@ -75,7 +75,7 @@ def write_quantized_graph(
 
     Args:
         module: as in `write_graph`, and so are the others.
-        graph: of the file that is written.
+        graph: graph of the file that is written.
         examples: inputs.
         directory: that is there.
     """

@@ -190,7 +190,8 @@ class DistillationOptions(BaseModel):
         kl_weight: weight of T^2 KL(teacher || student) per target token: what else the teacher might write.
         label_weight: weight of the cross-entropy of the texts, the teacher's own or others.
         language_weight: weight of KL(teacher || student) of the language spoken, which no target token asks for.
-        label_smoothing: of the cross-entropy (arXiv 1512.00567, section 7); the teacher smooths by itself.
+        label_smoothing: label smoothing of the cross-entropy (arXiv 1512.00567, section 7); the teacher smooths by
+            itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -88,11 +88,11 @@ def why_dropped(
 
     Args:
         text: the label.
-        evidence: of its decoding.
+        evidence: evidence of its decoding.
         source: the language spoken.
         target: the language asked for.
         transcript: transcript of the speech; empty where it is not known.
-        duration_s: of the speech.
+        duration_s: seconds of the speech.
         identifier: knows languages by their texts.
         options: thresholds.
     """
@@ -220,7 +220,7 @@ def open_source(path: Path, language: str | None, max_s: float) -> LabelSource:
     """A corpus directory, a folder of recordings, or one recording.
 
     Args:
-        path: of it.
+        path: path of it.
         language: spoken in recordings; None where it is to be detected. A corpus has its own.
         max_s: longest piece that a recording is cut into.
 
@@ -369,9 +369,9 @@ class Record:
         """A label that is left out.
 
         Args:
-            job_id: of the utterance.
+            job_id: id of the utterance.
             target: BCP-47 tag of the label's language.
-            text: of the label.
+            text: text of the label.
             reason: reason for leaving it out.
         """
         self.count(target, kind_of(reason))
@@ -437,9 +437,9 @@ def close(
 
     Args:
         out: the corpus.
-        sources: of its speech.
+        sources: sources of its speech.
         records: as they were written, one for each shard.
-        name: of the teacher.
+        name: name of the teacher.
         targets: languages wanted.
 
     Raises:
@@ -555,10 +555,10 @@ def pseudo_label(
         open_sources: opens the speech; likewise.
         out: the corpus, as `train` reads it.
         options: languages and filters.
-        name: of the teacher, for the corpus's description.
+        name: name of the teacher, for the corpus's description.
         settings: other settings that the labels depend on; a corpus begun with other settings is refused.
         computing: processes, one if None; their number changes no label.
-        gpus: of each process.
+        gpus: GPUs of each process.
         progress: called with seconds of speech done and in all.
 
     Raises:

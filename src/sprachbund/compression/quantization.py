@@ -38,9 +38,9 @@ class QuantizedLayer:
 
     Attributes:
         name: in the model.
-        num_weights: of its matrix.
+        num_weights: weights in its matrix.
         num_bytes: that they take now.
-        weighted_error: of all blocks together, over that of zeros in their place: 0 is exact.
+        weighted_error: weighted error of all blocks together, over that of zeros in their place: 0 is exact.
     """
 
     name: str
@@ -56,7 +56,7 @@ def quantize_linears(
 
     Args:
         model: is changed in place.
-        names: of its linear layers.
+        names: names of its linear layers.
         options: bits, block and method; the defaults if None.
 
     Raises:
@@ -155,8 +155,8 @@ class StoredSize:
     """The size of a model directory on disk.
 
     Attributes:
-        bytes_on_disk: of its weights, of its drafts and packed file too.
-        bits: of a stored matrix; None where there are several.
+        bytes_on_disk: bytes on disk of its weights, of its drafts and packed file too.
+        bits: bits of a stored matrix; None where there are several.
     """
 
     bytes_on_disk: int

@@ -50,7 +50,7 @@ class SentenceTable:
     """Sentences in several languages, by key.
 
     Attributes:
-        path: of the table.
+        path: path of the table.
         rows: key to texts, in the order of the file.
     """
 
@@ -89,7 +89,7 @@ def make_sentences(
         languages: columns of the table; English has to be among them.
         out: folder of the tables.
         composed: drawings of `sprachbund.corpora.wording`; what was drawn before does not count.
-        seed: of these.
+        seed: seed of these draws.
         without: English texts that no sentence may equal, contain or be contained in (four words and more).
 
     Raises:

@@ -75,7 +75,7 @@ class MixedSentence:
     """A sentence that mixes languages, and its meaning, which all languages express.
 
     Attributes:
-        meaning: of it.
+        meaning: meaning of the sentence.
         main: BCP-47 tag of the language of the sentence.
         runs: two at least; neighbours differ in language.
     """
@@ -97,7 +97,7 @@ class MixedSentence:
 
         Args:
             times_s: begin and end of each run.
-            languages: of the texts.
+            languages: languages of the texts.
             corpus: its name.
         """
         others = [tag for tag in languages if tag != self.main]
@@ -294,12 +294,12 @@ class MixedSpeechOptions:
 
     Attributes:
         pairs: main and embedded language, equally often.
-        languages: of the texts; those of the pairs among them.
-        seed: of everything drawn.
+        languages: languages of the texts; those of the pairs among them.
+        seed: seed of everything drawn.
         train_utterances: size of `train` and of `monolingual-train`.
         heldout_utterances: sizes of the dev and test parts, of each pair or language.
         spliced_utterances: size of `spliced-train`; 0 for no recordings of people.
-        augmentation: of the training parts; it may not change times.
+        augmentation: augmentation of the training parts; it may not change times.
     """
 
     pairs: tuple[tuple[str, str], ...] = (("es", "en"), ("en", "es"))
@@ -356,7 +356,7 @@ def make_mixed(
     """Make all parts; what is there already stays.
 
     Args:
-        directory: of the parts.
+        directory: directory of the parts.
         options: languages and sizes of the parts.
         source: prompt packages or their tree, where recordings are spliced; fetched when None.
         workers: processes at a time.

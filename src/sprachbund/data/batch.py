@@ -93,8 +93,8 @@ class Batch:
         targets: tokens (R, U) of the rows wanted, each ended, padded with 0.
         num_targets: valid target tokens (R,); 0 for a row that does not count.
         target_language: language token (R,) each row starts with.
-        kind: of data that it is of, for the log; no model looks at it.
-        weight: of its loss beside those of other batches; 0 for a placeholder.
+        kind: kind of the data, for the log; no model looks at it.
+        weight: weight of its loss beside those of other batches; 0 for a placeholder.
         spoken: None where nobody asked.
         mixture: None where nobody asked; then `source_language` alone occurs.
         sides: None where all utterances are from the same data.

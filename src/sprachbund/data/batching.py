@@ -22,7 +22,7 @@ class BatchingOptions:
         max_utterances: most utterances in a batch.
         pool_batches: batches are sorted by length within pools of about this many.
         max_duration_s: longer utterances are left out, and counted.
-        seed: of the order.
+        seed: seed of the order.
     """
 
     batch_s: float = 160.0
@@ -130,7 +130,7 @@ def tempered(repeats: Sequence[float], hours: Sequence[float], temperature: floa
 
     Args:
         repeats: times that each corpus occurs in an epoch.
-        hours: of each corpus.
+        hours: hours of each corpus.
         temperature: 1 changes nothing; the higher, the more equal are the corpora.
     """
     if temperature == 1 or not (whole := sum(r * h for r, h in zip(repeats, hours, strict=True))):
@@ -157,7 +157,7 @@ def nested(manifests: Sequence[Utterances], hours: float, seed: int = 0) -> list
     Args:
         manifests: the corpora.
         hours: wanted, above 0 and at most what there is.
-        seed: of the order; the same for all scales that are to be nested.
+        seed: seed of the order; the same for all scales that are to be nested.
 
     Raises:
         SprachbundError: for hours that there are not, or so few that nothing is left of a corpus.

@@ -147,7 +147,7 @@ def ranges_between(runs: Sequence[tuple[str, str]], reference: str, language: st
     Args:
         runs: language and words of each, in the order said; neighbours differ in language.
         reference: the translation.
-        language: of the reference.
+        language: language of the reference.
     """
     words = split_words(reference, language)
     held = [unique_range(split_words(said, code), words) if code == language else None for code, said in runs]

@@ -103,8 +103,8 @@ class PieceExamples:
     """`Examples` of the conformer: its own log-mel, pieces, any language to any other.
 
     Args:
-        tokenizer: of what the model writes.
-        transcript_tokenizer: of the transcripts.
+        tokenizer: tokenizer of the texts that the model writes.
+        transcript_tokenizer: tokenizer of the transcripts.
         languages: spoken and drawn as targets; `MIXED` is a target alone.
         known: the model's source languages; `languages` if None.
         num_mel_bins: M.
@@ -182,7 +182,7 @@ class ExampleOptions:
             language as it does any other. The transcript of mixed speech is asked for as `MIXED`, if that is a target.
         spoken: whether an example holds what was said in the tokens that the model writes.
         mixed: whether an example says which languages occur in it, and where.
-        seed: of every draw.
+        seed: seed of every draw.
     """
 
     rows_per_utterance: int = 3

@@ -39,11 +39,11 @@ def make_shards(
     """Run `make(shard, attempt, writer)` for every shard that is not there yet.
 
     Args:
-        directory: of the corpus.
+        directory: directory of the corpus.
         num_shards: number of shards wanted.
         make: adds a shard's utterances to the writer it is given; picklable for Ray.
         workers: processes at a time.
-        ray_address: of a Ray cluster that shares the folder; "local" for one here; None for plain processes.
+        ray_address: address of a Ray cluster that shares the folder; "local" for one here; None for plain processes.
         progress: called with (shards there, shards in all) whenever one appears.
 
     Raises:

@@ -183,7 +183,7 @@ class Utterances(ABC):
     """The utterances of a corpus, read at random: those of a directory (`Manifest`), or of tar shards (`Shards`).
 
     Args:
-        directory: of the corpus; of shards it may be a URL.
+        directory: directory of the corpus; of shards it may be a URL.
         tags: BCP-47 tags of the languages.
         codes: (N,) number of each utterance's language in `tags`.
         durations_s: (N,) length of every utterance.
@@ -302,7 +302,7 @@ class Manifest(Utterances):
     """A corpus directory, read at random; the sound is read only when asked for.
 
     Args:
-        directory: of the corpus.
+        directory: directory of the corpus.
         shares: language to the share of its utterances that is taken, 0 to 1; a language that is not named is taken
             whole. Utterances are chosen by their id, so a smaller share is part of a larger one.
 
@@ -516,9 +516,9 @@ def _read_shard(
     """Every cut of a shard with the offset of its line, its first sample, and how many samples it has.
 
     Args:
-        directory: of the corpus.
-        number: of the shard.
-        ids: of utterances read before; those read here are added.
+        directory: directory of the corpus.
+        number: number of the shard.
+        ids: ids of utterances read before; those read here are added.
 
     Raises:
         SprachbundError: the lines are not those of the checksum; one is no cut, its id is taken, or its sound

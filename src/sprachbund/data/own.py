@@ -38,15 +38,15 @@ class OwnRecording:
     Attributes:
         where: file and line, or file, for messages.
         utterance_id: unique in the corpus.
-        path: of the sound, of any container.
+        path: path of the sound, of any container.
         language: BCP-47 tag of the speech.
         text: transcript.
         speaker: name of the speaker; empty when unknown.
         translations: language to text.
         start_s: start of the utterance in the recording, in seconds.
         duration_s: seconds of the utterance; to the end of the recording if None.
-        channel: of the recording, from 0; all are mixed if None.
-        row: of a table of parquet or arrow that holds the sound itself, from 0; `path` is the table's.
+        channel: channel of the recording, from 0; all are mixed if None.
+        row: row of a table of parquet or arrow that holds the sound itself, from 0; `path` is the table's.
     """
 
     where: str
@@ -449,7 +449,7 @@ def read_table(path: Path, language: str | None = None, *, commas: bool = False)
     quotation marks enclose fields. An empty translation is one that is missing.
 
     Args:
-        path: of the table.
+        path: path of the table.
         language: BCP-47 tag of the speech, where no column says it.
         commas: fields stand between commas.
 

@@ -84,11 +84,11 @@ class ShardInfo(_Strict):
 
     Attributes:
         utterances: number of them.
-        seconds: of speech.
+        seconds: seconds of speech.
         cuts_bytes: size of the cuts, packed.
-        cuts_sha256: of the cuts, packed.
+        cuts_sha256: SHA-256 of the cuts, packed.
         recording_bytes: size of the tar.
-        recording_sha256: of the tar.
+        recording_sha256: SHA-256 of the tar.
     """
 
     utterances: int = Field(ge=1)
@@ -103,10 +103,10 @@ class ShardIndex(_Strict):
     """`index.json`.
 
     Attributes:
-        version: of the layout.
-        codec: of the sound.
+        version: version of the layout.
+        codec: codec of the sound.
         languages: BCP-47 tags, which `utterances.npy` names by their number here.
-        utterances_sha256: of `utterances.npy`.
+        utterances_sha256: SHA-256 of `utterances.npy`.
         info: name, licence, attribution … of the corpus, as in `dataset.json`.
         shards: in order.
     """
@@ -123,7 +123,7 @@ def open_corpus(path: str | Path, shares: dict[str, float] | None = None) -> Utt
     """A corpus of either form: a directory that is read at random, or tar shards in a directory or under a URL.
 
     Args:
-        path: of the directory, or a URL that fsspec knows, such as `s3://bucket/corpus`.
+        path: path of the directory, or a URL that fsspec knows, such as `s3://bucket/corpus`.
         shares: see `Manifest`; shards are taken whole.
 
     Raises:
@@ -231,7 +231,7 @@ class Shards(Utterances):
 
         Args:
             now: numbers of shards; the call returns when they are there.
-            soon: of shards that are fetched meanwhile, for a later call.
+            soon: numbers of shards that are fetched meanwhile, for a later call.
         """
         self._files.hold(list(now), list(soon))
 
@@ -491,8 +491,8 @@ class _Files:
 
         Args:
             read: makes the request, of a file system and the path of the corpus in it.
-            name: of the file.
-            size: of what it has to give, if that is known.
+            name: name of the file.
+            size: bytes that it has to give, if that is known.
         """
         held = -1
         for number in range(_TRIES):
@@ -563,9 +563,9 @@ class Packing:
         count: utterances of the corpus.
         codec: "flac" keeps every sample; "opus" takes an eighth of its space.
         shard_utterances: utterances of a shard.
-        seed: of the order of the utterances.
-        threads: of each process.
-        gpus: of each process.
+        seed: seed of the order of the utterances.
+        threads: threads of each process.
+        gpus: GPUs of each process.
     """
 
     source: Path
@@ -616,9 +616,9 @@ def pack(
         out: folder, new or of the same packing.
         codec: "flac" keeps every sample; "opus" takes an eighth of its space.
         shard_utterances: utterances of a shard.
-        seed: of the order of the utterances.
+        seed: seed of the order of the utterances.
         workers: processes.
-        ray_address: of a Ray cluster that shares the folder; "local" for one here; None for plain processes.
+        ray_address: address of a Ray cluster that shares the folder; "local" for one here; None for plain processes.
         progress: called with utterances done and utterances in all.
 
     Raises:
@@ -707,10 +707,10 @@ def write_index(
 
     Args:
         out: folder of the corpus.
-        codec: of the sound.
+        codec: codec of the sound.
         languages: BCP-47 tags.
         utterances: (N,) with the fields duration_s and language, a number of `languages`.
-        info: of the corpus.
+        info: description of the corpus.
         shards: fields of `ShardInfo`.
     """
     stream = io.BytesIO()

@@ -91,7 +91,7 @@ def out_of_domain(
 
     Args:
         family: the model.
-        memory: of B utterances.
+        memory: memory of B utterances.
         sources: (B,) languages spoken.
         hypotheses: B rows (n,) of what was written for them.
         durations_s: (B,) lengths of the utterances.
@@ -128,7 +128,7 @@ def span_signals(
 
     Args:
         family: the model.
-        memory: of B utterances.
+        memory: memory of B utterances.
         sources: (B,) languages spoken.
         durations_s: (B,) lengths of the utterances.
     """

@@ -106,7 +106,7 @@ class HotWords:
         """Bonus of a whole text.
 
         Args:
-            tokens: of the text.
+            tokens: tokens of the text.
             ended: whether nothing follows; a word that has only begun then has none.
         """
         state = self.state(tuple(tokens))

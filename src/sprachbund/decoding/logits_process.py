@@ -91,7 +91,7 @@ def cut_by_timestamps(
     piece ended.
 
     Args:
-        tokens: of the row, timestamps among them.
+        tokens: tokens of the row, timestamps among them.
         times: the timestamp tokens.
         duration_s: length of the audio.
 

@@ -222,7 +222,7 @@ class LanguageQuery:
     Attributes:
         known: the language, given by the caller or fixed by committed text; None where it is to be identified.
         allowed: languages that may be spoken, in the model's tags; None where any may.
-        tracker: of the recording or session; it is given the utterances in their order.
+        tracker: tracker of the recording or session; it is given the utterances in their order.
         ended: False for speech that goes on, which does not count for later utterances.
     """
 
@@ -237,7 +237,7 @@ class EncodedBatch:
     """A batch of B utterances after the encoder.
 
     Attributes:
-        memory: of the utterances, encoded under their languages.
+        memory: memory of the utterances, encoded under their languages.
         languages: (B,) known or identified.
         log_probs: (B,) rows (L,) of log-probabilities by which they were identified; None for those that were known.
         identified: (B,) by the model, also where the language was known; None where it was not asked to.
@@ -266,7 +266,7 @@ class SpanContext:
     """A span of speech and its language.
 
     Attributes:
-        span: of the recording.
+        span: span of the recording.
         language: given or identified.
         given: whether the caller gave it.
         mixed: the languages of mixed speech, in seconds of the span.
@@ -323,7 +323,7 @@ def encode_and_identify(
 
     Args:
         model: any family.
-        features: of B utterances, or of B texts.
+        features: features of B utterances, or of B texts.
         queries: (B,) in order of time where they share a tracker.
         durations_s: (B,) of the utterances; 0 for texts.
         identify_all: also identify the language where it is known, for `EncodedBatch.identified`; changes nothing else.
@@ -376,7 +376,7 @@ def encode(
 
     Args:
         model: any family.
-        features: of the utterances.
+        features: features of the utterances.
         languages: (B,) in the model's tags; None where it is to be identified, which costs a model that is split by
             language one pass of its split layers for every group.
         declared: (B,) in the model's tags, all languages that may occur in each utterance; None where any may. Experts
@@ -402,7 +402,7 @@ def encode_again(
 
     Args:
         model: any family.
-        features: of the B utterances.
+        features: features of the B utterances.
         memory: result of `encode` for them.
         languages: (B,) identified, in the model's tags.
 
@@ -432,7 +432,7 @@ def language_spans(
 
     Args:
         model: any family.
-        memory: of B utterances.
+        memory: memory of B utterances.
         durations_s: (B,) their lengths in seconds.
     """
     if (experts := model.capabilities.experts) is None:
@@ -508,7 +508,7 @@ def make_target(model: Family, options: DecodingOptions, language: str, source: 
     Args:
         model: any family.
         options: decoding options; timestamps are asked for where they are wanted and the model has them.
-        language: of the text wanted, in the model's tag.
+        language: language of the text wanted, in the model's tag.
         source: the language spoken; `UNDETERMINED` where it is not known.
     """
     return Target(
@@ -655,8 +655,8 @@ def search_key(num_targets: int, options: DecodingOptions, speculation: Speculat
     A prompt can be refused, so utterances with a prompt are searched only with those of the same caller.
 
     Args:
-        num_targets: of the utterance.
-        options: of its recording or session.
+        num_targets: number of targets of the utterance.
+        options: options of its recording or session.
         speculation: the draft, likewise.
     """
     if options.prompt:
@@ -694,7 +694,7 @@ class WrittenRow:
     """A row of `write_rows`.
 
     Attributes:
-        name: of the target.
+        name: name of the target.
         target: the same, as the decoder was asked for it.
         hypothesis: tokens behind the prefix.
         doubt: probability that the text is not what was said; None of models that were not calibrated.
@@ -722,9 +722,9 @@ def write_rows(
 
     Args:
         model: any family; of a cascade the recogniser is searched.
-        memory: of the B utterances.
+        memory: memory of the B utterances.
         utterances: (B,) with n targets each and one `search_key`, in order of time where they share a recording.
-        options: of the group.
+        options: options of the group.
         speculation: the draft; made from the options if None.
 
     Returns:
@@ -1041,7 +1041,7 @@ def text_in_digits(text: str, language: str) -> str:
     """A text with its numbers in digits.
 
     Args:
-        text: of any length.
+        text: text of any length.
         language: BCP-47 tag; a language without rules keeps its text.
     """
     if _base(language) not in LANGUAGES_OF_DIGITS:
@@ -1078,7 +1078,7 @@ def text_with_marks(text: str, language: str, punctuator: Punctuator) -> str:
     """A text with punctuation and capitals.
 
     Args:
-        text: of any length.
+        text: text of any length.
         language: BCP-47 tag; in one that the punctuator does not know the text stays.
         punctuator: finds the marks.
     """
@@ -1271,7 +1271,7 @@ class TranscriptPassage:
 
     Attributes:
         segments: neighbours, none dropped.
-        sentences: of their texts.
+        sentences: sentences of their texts.
     """
 
     segments: tuple[Segment, ...]
@@ -1575,7 +1575,7 @@ def translate_spans(model: Family, spans: Sequence[RecordedSpan]) -> list[list[t
 
     Args:
         model: any family.
-        spans: of any recordings; those of one recording in order of time.
+        spans: spans of any recordings; those of one recording in order of time.
 
     Returns:
         One list for each span. Where a recording cannot go on, its `error` is set and its lists are empty.
@@ -1606,7 +1606,7 @@ class LongForm(Iterator[Segment]):
         targets: languages wanted.
         source: the language spoken; None identifies it.
         options: decoding options.
-        sample_rate: of samples, in Hz.
+        sample_rate: sample rate of samples, in Hz.
         activity: a voice activity detector to share.
         compute: translates a batch of spans; `translate_spans` by default.
         speculation: a draft to share with other recordings.
@@ -1741,7 +1741,7 @@ def translate_file(
         targets: languages wanted, as tags or names; "transcribe" is the language spoken.
         source: the language spoken; None identifies it span by span.
         options: decoding options.
-        sample_rate: of samples, in Hz; files state their own.
+        sample_rate: sample rate of samples, in Hz; files state their own.
         activity: a voice activity detector to share between recordings.
 
     Raises:
@@ -1897,7 +1897,7 @@ class TextRows:
     """A batch of texts after the search.
 
     Attributes:
-        memory: of the texts.
+        memory: memory of the texts.
         languages: (B,) of the texts, given or identified.
         targets: (B,) rows (n,), what was asked of the decoder.
         hypotheses: (B,) rows (n,), one for each target.

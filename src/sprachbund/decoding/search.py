@@ -137,7 +137,7 @@ class StartedSearch:
     Attributes:
         request: request of the search.
         batch: its rows.
-        targets: of the rows.
+        targets: targets of the rows.
         speculation: the draft, if any.
         draft_state: the draft at work on the rows.
     """

@@ -201,7 +201,7 @@ def label_speakers(
     """The speaker of each span, "S1" for the one who speaks first; None of one that is too short to tell.
 
     Args:
-        encoder: of voices.
+        encoder: encoder of voices.
         audio: the recording, which is read once more.
         spans: seconds from and to.
         num_speakers: number of speakers; found by `SAME_SPEAKER` if None.

@@ -43,12 +43,12 @@ class DraftState:
 
     Attributes:
         run: proposes draft tokens.
-        prompts: of the rows.
+        prompts: prompts of the rows.
         num_draft_tokens: most draft tokens a pass.
         accept: rule that accepts them.
         checked: (R,) draft tokens that the model has checked, by the rows at the start.
         accepted: (R, K + 1) passes of a row in which at least 0, 1, .. draft tokens were accepted.
-        passes: of the model, behind the prompts.
+        passes: passes of the model, behind the prompts.
     """
 
     run: DraftRun
@@ -71,8 +71,8 @@ class DraftState:
         """Start with nothing counted.
 
         Args:
-            run: of the draft, on the rows of the search.
-            prompts: of the rows.
+            run: run of the draft, on the rows of the search.
+            prompts: prompts of the rows.
             num_draft_tokens: most draft tokens a pass.
             accept: rule that accepts them.
         """
@@ -281,7 +281,7 @@ def propose(draft_state: DraftState, state: DecodingState, held: int) -> Tensor:
 
     Args:
         draft_state: the draft.
-        state: of the rows.
+        state: state of the rows.
         held: tokens in the cache of the fullest row.
     """
     count = min(draft_state.num_draft_tokens, state.cache.capacity - held - 1)

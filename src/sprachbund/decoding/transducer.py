@@ -42,7 +42,7 @@ class TransducerHypothesis:
         tokens: without blanks.
         frames: at which each token came, counted from the start of the stream.
         ends: the frame behind each token's last: behind its duration, or the next one.
-        log_probabilities: of each token.
+        log_probabilities: log-probability of each token.
         score: log-probability, blanks included: of the one path of greedy search, of all paths kept in a beam.
     """
 
@@ -374,7 +374,7 @@ class _Frames:
 
         Args:
             t: the frame.
-            paths: of all rows, in front of it.
+            paths: paths of all rows, in front of it.
             live: (B,) rows that have this frame; paths of others are kept as they are.
         """
         done = [path for path in paths if not live[path.row]]

@@ -108,7 +108,7 @@ def aligned_by_frames(family: Family, hypothesis: Hypothesis, duration_s: float)
 
     Args:
         family: that wrote it.
-        hypothesis: of a transducer, of greedy CTC, or of a frame decoder.
+        hypothesis: hypothesis of a transducer, of greedy CTC, or of a frame decoder.
         duration_s: seconds of audio in the memory.
 
     Raises:
@@ -323,8 +323,8 @@ def split_words(family: Family, tokens: Sequence[int], language: str) -> list[tu
 
     Args:
         family: decodes the tokens.
-        tokens: of the text, no timestamps among them.
-        language: of the text, as a BCP-47 tag.
+        tokens: tokens of the text, no timestamps among them.
+        language: language of the text, as a BCP-47 tag.
     """
     spaced = writes_spaces(language)
     words: list[list[str | int]] = []
@@ -360,7 +360,7 @@ def timed_words(
     Args:
         family: decodes the tokens.
         aligned: all text tokens of the row.
-        language: of the text, as a BCP-47 tag.
+        language: language of the text, as a BCP-47 tag.
         first: index of the first token.
         count: number of tokens.
         start_s: no word begins before.

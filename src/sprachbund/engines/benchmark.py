@@ -79,7 +79,7 @@ def read_by(team: Any, memory: np.ndarray, streams: int, ahead: int) -> float:
     Args:
         team: threads of the extension.
         memory: more bytes than the caches hold.
-        streams: of each thread.
+        streams: streams of each thread.
         ahead: bytes that are fetched in advance.
     """
     read = native().seconds_of_reading
@@ -93,7 +93,7 @@ def register_gops(loop: str, threads: int = 1, rounds: int = _ROUNDS) -> float:
         loop: one of those of the extension, see engines/native/peak.cpp. Of the first, a chain of additions that take a
             cycle each, the speed is the processor's clock in GHz.
         threads: that run it, each timed by its own clock, which other programs disturb least.
-        rounds: of a trial.
+        rounds: rounds of a trial.
     """
     module = native()
     operations = rounds * module.register_loops()[loop]
@@ -190,10 +190,10 @@ class Call:
 
     Attributes:
         features_ms: log-mel.
-        encoder_ms: of the encoder.
+        encoder_ms: milliseconds of the encoder.
         prompt_ms: keys and values of the memory, and the prompt.
-        token_ms: of one token.
-        whole_ms: of all.
+        token_ms: milliseconds of one token.
+        whole_ms: milliseconds of all.
         spread_ms: slowest less fastest whole call.
     """
 

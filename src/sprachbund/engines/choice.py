@@ -225,13 +225,13 @@ class Engine:
     """A family ready to compute.
 
     Attributes:
-        name: of the choice: "native", "torch", or "torch" with a precision. What an engine cannot compute stays on
+        name: name of the choice: "native", "torch", or "torch" with a precision. What an engine cannot compute stays on
             torch; `parts` has who computes what.
         family: to encode, start and step with.
         why: engine and threads that compute, and the reason for this engine.
         notes: sentences the user should see, such as about a damaged cache.
         warnings: sentences about an engine that was asked for and is slower here than plain torch.
-        translator: of a cascade: the engine of its second half; the rest then says what computes the first.
+        translator: translator of a cascade: the engine of its second half; the rest then says what computes the first.
     """
 
     name: EngineChoice
@@ -275,9 +275,9 @@ def engine_for(
         engine: "native" (int8 weights, CPU), "native-int4" (the same with `weights="int4"` among its options), "torch"
             (the model as it is), "torch-fp32", "torch-bf16" or "torch-int8" (torch in that precision, faster), or
             "auto": the fastest of them, `native-int4` excepted, by a short trial (`sprachbund.engines.trial`).
-        threads: of the native engine. By default the number that the trial finds fastest, up to the cores that this
-            process may use and the threads of torch. For "native" without a directory, as many as that.
-        instruction_set: of the kernels, for tests; the best there is by default.
+        threads: threads of the native engine. By default the number that the trial finds fastest, up to the cores that
+            this process may use and the threads of torch. For "native" without a directory, as many as that.
+        instruction_set: instruction set of the kernels, for tests; the best there is by default.
         directory: the model's; its packed weights are then kept and mapped, and the trial is remembered. Without it
             they are packed in memory, and every call with "auto" makes a trial. The halves of a cascade have their own.
         cache: folder of packed weights and trials; the user's cache directory by default.
@@ -372,10 +372,10 @@ class _Builder:
 
     Attributes:
         family: with its weights.
-        options: of the native engine.
+        options: options of the native engine.
         kernels: name of the native kernels; None where they cannot run the family.
-        directory: of the model, or none.
-        cache: of packed weights and trials.
+        directory: directory of the model, or none.
+        cache: cache of packed weights and trials.
         cuda_graphs: see `on_torch`.
         notes: warnings about the packed weights.
     """

@@ -158,7 +158,7 @@ class NativeCausalLM(EmbedsTokens, NativeModule):
             embedded: (N, D), row by row.
             counts: new positions (R,).
             held: positions (R,) that the rows hold.
-            cache: of the R rows.
+            cache: cache of the R rows.
             logits: (N, V).
         """
         self._native.step(embedded.detach().float().contiguous(), counts, held, cache.own, logits)

@@ -192,7 +192,7 @@ class NativeParasite(_ReadsMemory):
 
     Args:
         parasite: with its weights.
-        decoder: of the model; its embeddings, positions and output matrix are the parasite's too.
+        decoder: decoder of the model; its embeddings, positions and output matrix are the parasite's too.
     """
 
     def __init__(self, parasite: Parasite, decoder: "NativeDecoder") -> None:
@@ -228,7 +228,7 @@ class NativeDecoder(_ReadsMemory):
     Attributes:
         team, instruction_set: as given, for another model that shares the threads.
         vocabulary: the packed output matrix.
-        step_bytes: of weights that each step reads.
+        step_bytes: bytes of weights that each step reads.
     """
 
     def __init__(
@@ -371,7 +371,7 @@ class NativeDecoder(_ReadsMemory):
 
         Args:
             smaller: on the same threads.
-            cache: of the smaller decoder, empty.
+            cache: cache of the smaller decoder, empty.
             planted: as of `heads_draft`.
             prompts: tokens of the rows' prompts.
         """

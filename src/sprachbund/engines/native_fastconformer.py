@@ -193,7 +193,7 @@ class NativeStreamingLayers(NativeModule):
         Args:
             x: subsampled frames.
             num_frames: valid ones (B,).
-            state: of the streams.
+            state: state of the streams.
         """
         past, chunk = state.keys.shape[3], x.shape[1]
         before = {
@@ -276,7 +276,7 @@ class NativeStreamingEncoder(ChunkEncoder):
         Args:
             mel: log-mel (B, T, M) of a chunk.
             num_mel: frames (B,), the lead included.
-            state: of the B streams.
+            state: state of the B streams.
             route: not used.
         """
         x, stem = self._subsampled(mel, state)

@@ -30,7 +30,7 @@ class NativeModule(nn.Module):
         arrays: packed weights.
 
     Attributes:
-        numbers: of its linear layers.
+        numbers: numbers of its linear layers.
         num_weights: numbers in its matrices, padding included.
     """
 
@@ -110,7 +110,7 @@ def linear_shapes(module: nn.Module, weights: WeightNumbers) -> dict[str, Any]:
     """Outputs, inputs and numbers of every linear layer of a module.
 
     Args:
-        module: of a model.
+        module: module of a model.
         weights: numbers asked for.
     """
     return {
@@ -123,7 +123,7 @@ def pack_linears(module: nn.Module, weights: WeightNumbers) -> Arrays:
     """All linear layers of a module, as NAME.matrix; codes of 4 bits as they are.
 
     Args:
-        module: of a model.
+        module: module of a model.
         weights: numbers asked for.
     """
     arrays: Arrays = {}
@@ -142,7 +142,7 @@ def with_native_linears(
     """A copy of a module with native linear layers, that shares all else with it.
 
     Args:
-        module: of a model.
+        module: module of a model.
         part: gives the packed arrays under a name.
         team: threads.
         instruction_set: name of the kernels.
@@ -177,7 +177,7 @@ def matrix_of(arrays: Arrays, layer: str) -> Arrays:
     """The arrays of one linear layer, as "matrix", of those that `pack_linears` packed.
 
     Args:
-        arrays: of a module.
+        arrays: arrays of a module.
         layer: its name there.
     """
     prefix = f"{layer}."

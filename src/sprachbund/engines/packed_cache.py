@@ -68,7 +68,7 @@ class Packed:
     Attributes:
         source: identity of the model they are of, such as a hash of its weights.
         shapes: sizes of each part ("decoder", "encoder").
-        arrays: of all parts, named PART.NAME.
+        arrays: arrays of all parts, named PART.NAME.
         weights: numbers of the linear layers.
     """
 
@@ -130,7 +130,7 @@ def read_packed(
     """Check a file and map its arrays, which must not be written to.
 
     Args:
-        path: of the file.
+        path: path of the file.
         source: identity that the file must name; None takes any.
         weights: numbers that it must hold; None takes any.
         whole: check the arrays too, which reads them all; by default the head and the size of the file.
@@ -308,7 +308,7 @@ def packed_for(
     """Packed weights of a model directory, mapped from there or the cache, or packed and written into the cache.
 
     Args:
-        directory: of the model.
+        directory: directory of the model.
         pack: gives the weights in the numbers asked for.
         cache: folder of packed weights; the user's cache directory by default.
         weights: numbers asked for; files of others are left alone.
@@ -350,7 +350,7 @@ class CheckedFile:
     """A file of packed weights that was read whole.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         weights: numbers of its linear layers.
         error: fault of the file; None if it is as it was written.
     """
@@ -384,7 +384,7 @@ def check_packed(directory: Path, cache: Path | None = None) -> list[CheckedFile
     """Read the packed weights of a model directory whole, those beside the model and those in the cache.
 
     Args:
-        directory: of the model.
+        directory: directory of the model.
         cache: folder of packed weights; the user's cache directory by default.
     """
     cache, checked = cache or default_cache(), list[CheckedFile]()
@@ -424,7 +424,7 @@ def tidy(cache: Path, in_use: Path, limit_bytes: int = LIMIT_BYTES) -> None:
     Args:
         cache: the folder.
         in_use: a file that is kept.
-        limit_bytes: of all files together.
+        limit_bytes: bytes of all files together.
     """
     with suppress(OSError):
         for draft in cache.glob("*.partial"):

@@ -54,9 +54,9 @@ class LayersShape:
     Attributes:
         width: D.
         heads: H.
-        head_width: of a head, without padding.
+        head_width: head width of a head, without padding.
         num_layers: L.
-        activation: of the feed-forwards.
+        activation: activation of the feed-forwards.
     """
 
     width: int
@@ -340,8 +340,8 @@ class StemShape:
     Attributes:
         channels: M.
         width: D.
-        taps: of each.
-        strides: of each.
+        taps: kernel sizes of the convolutions.
+        strides: strides of the convolutions.
     """
 
     channels: int
@@ -408,7 +408,7 @@ def pack_encoder(
     """Sizes and arrays of a stack of layers.
 
     Args:
-        layers: of an encoder.
+        layers: layers of an encoder.
         norm: behind a transformer's layers; None for conformers.
         weights: numbers of the linear layers.
     """

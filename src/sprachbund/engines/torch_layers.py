@@ -54,7 +54,7 @@ class Int8Linear(nn.Module):
         bias: (O,), or none.
 
     Attributes:
-        num_bytes: of the packed weight and its scales.
+        num_bytes: bytes of the packed weight and its scales.
 
     Raises:
         SprachbundError: torch has no 8-bit kernels for this processor, or the weight is not on one.
@@ -98,7 +98,7 @@ class PackedLinear(nn.Module):
         bias: (O,), or none.
 
     Attributes:
-        num_bytes: of the packed weight.
+        num_bytes: bytes of the packed weight.
     """
 
     bias: Tensor | None
@@ -171,7 +171,8 @@ def recast(
 
     Args:
         module: any.
-        precision: of every `nn.Linear`, which `linear` exchanges; bf16 casts all other floating-point numbers too.
+        precision: precision of every `nn.Linear`, which `linear` exchanges; bf16 casts all other floating-point numbers
+            too.
         swap: returns the replacement of a part, copied from the original; None where the part needs no special one.
     """
     if (other := swap(module)) is not None:
@@ -349,7 +350,7 @@ class StaticCache(DecoderCache):
     """A `DecoderCache` whose rows are moved within the same tensors.
 
     Attributes:
-        recorder: of its steps as CUDA graphs, which hold while its tensors stay where they are; None without.
+        recorder: recorder of its steps as CUDA graphs, which hold while its tensors stay where they are; None without.
     """
 
     recorder: Recorder | None = None
@@ -408,7 +409,7 @@ class FusedDecoderLayer(nn.Module):
         precision: see `Precision`.
 
     Attributes:
-        memory_width: of the memory that keys and values are made from.
+        memory_width: width of the memory that keys and values are made from.
     """
 
     def __init__(self, layer: DecoderLayer, precision: Precision) -> None:
@@ -460,7 +461,7 @@ class TorchDecoder(TextDecoder):
 
     Attributes:
         precision: as given.
-        step_bytes: of weights that each step reads.
+        step_bytes: bytes of weights that each step reads.
     """
 
     def __init__(self, decoder: TextDecoder, precision: Precision, *, cuda_graphs: bool = True) -> None:

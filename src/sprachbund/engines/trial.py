@@ -61,7 +61,7 @@ class Candidate:
         engine: its name.
         build: gives the family that it computes.
         num_bytes: memory of its weights, about.
-        threads: of the native engine; None for torch, whose number of threads belongs to the process.
+        threads: threads of the native engine; None for torch, whose number of threads belongs to the process.
     """
 
     engine: EngineChoice
@@ -315,7 +315,7 @@ class TrialFile:
     """Trials in the user's cache directory; several processors and versions may share it.
 
     Attributes:
-        folder: of the file.
+        folder: folder of the file.
         kernels: name of the native kernels; None where there are none for the model.
         model: hash of the model's weights and configuration.
         asked: the engine, threads and options that were asked for.

@@ -65,11 +65,11 @@ class EmissionDelay:
     """Delays of many tokens under one tier.
 
     Attributes:
-        right_context: of the tier.
+        right_context: right context of the tier.
         promised_s: the tier's latency.
         num_words: spoken.
-        num_written: of these, written as they were said; the others have no delay.
-        tokens: of the words written.
+        num_written: words of these, written as they were said; the others have no delay.
+        tokens: tokens of the words written.
     """
 
     right_context: int

@@ -58,7 +58,7 @@ class EmissionLog(_Record):
     Attributes:
         talk: its name, the same as in the references.
         target: BCP-47 tag of the text.
-        duration_s: of the talk.
+        duration_s: seconds of the talk.
         emissions: committed text in order.
         shown: the screen after every change; empty when that was not recorded.
     """

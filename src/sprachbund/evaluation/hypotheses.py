@@ -164,7 +164,7 @@ def translate_plan(
         model: decodes.
         manifest: the corpus.
         plan: utterances and targets, as `make_plan` chooses them.
-        options: of decoding.
+        options: options of decoding.
         batch_size: utterances in a batch.
     """
     options = options or DecodingOptions()
@@ -331,7 +331,7 @@ def translate_no_speech(
 
     Args:
         model: decodes.
-        options: of the evaluation.
+        options: options of the evaluation.
         some: slice of the sounds; whole batches, so that the lines are those of the whole set.
     """
     if not options.no_speech_per_kind:
@@ -369,10 +369,10 @@ def make_line(utterance: Utterance, target: str, text: str, evidence: DecodingEv
     """The line of one utterance in one target language.
 
     Args:
-        utterance: of the corpus, with its references.
+        utterance: utterance of the corpus, with its references.
         target: BCP-47 tag of the output.
         text: the hypothesis.
-        evidence: of the decoding.
+        evidence: evidence of the decoding.
         corpus: name of the corpus.
     """
     return Line(

@@ -185,7 +185,7 @@ def erased_per_minute(shown: Iterable[list[str]], duration_s: float) -> float:
 
     Args:
         shown: the units of all text on the screen after every change.
-        duration_s: of the talk.
+        duration_s: seconds of the talk.
     """
     texts = list(shown)
     return 60 * sum(erasure(before, after) for before, after in pairwise(texts)) / duration_s
@@ -404,8 +404,8 @@ class TalkLatency:
         talk: its name.
         target: BCP-47 tag of the text.
         unit: "word" or "character".
-        duration_s: of the talk.
-        num_units: of the output.
+        duration_s: seconds of the talk.
+        num_units: number of units of the output.
         num_reference: units of all references.
         scores: `LATENCY_SCORES` by clock.
         flicker: normalized erasure; None when the screen was not recorded or nothing was written.
@@ -466,7 +466,7 @@ class MeanLatency:
         scores: means over talks; those of `STREAM_SCORES` over all segments of all talks.
         flicker: mean over talks.
         erased_per_minute: mean over talks.
-        quality: of all segments of a language as one corpus.
+        quality: quality of all segments of a language as one corpus.
     """
 
     target: str
@@ -495,7 +495,7 @@ def score_talk(log: EmissionLog, references: Sequence[ReferenceSegment]) -> Talk
 
     Args:
         log: emitted text with its times.
-        references: of the same talk and target, in order, at least one.
+        references: references of the same talk and target, in order, at least one.
 
     Raises:
         SprachbundError: without references, or when they leave the audio.

@@ -354,7 +354,7 @@ def routed_s(start_s: float, end_s: float, language: str, routes: Sequence[Route
         start_s: start of the span in seconds.
         end_s: end of the span in seconds.
         language: BCP-47 tag of the span.
-        routes: of the utterance, in any order.
+        routes: routes of the utterance, in any order.
     """
     there = [route for route in routes if route.start_s < end_s and route.end_s > start_s]
     if not there:
@@ -411,16 +411,16 @@ class Line:
     """One utterance in one target language.
 
     Attributes:
-        id: of the utterance, unique within its corpus.
+        id: id of the utterance, unique within its corpus.
         source: BCP-47 tag of the speech; empty for sound without speech.
         target: BCP-47 tag of the text; equal to `source` for transcription, `MIXED` for that of mixed speech.
         hypothesis: text of the model, before the guard, on one line.
         reference: correct text; empty for sound without speech.
-        evidence: of the decoding.
+        evidence: evidence of the decoding.
         corpus: name of the corpus.
         kind: kind of utterance within the corpus.
         speaker: name of the speaker.
-        duration_s: of the sound.
+        duration_s: seconds of the sound.
         transcript: text of the speech, in `source`.
         switched: whether several languages are spoken in it.
         embedded: words said in another language than its main one, in the order they are said.

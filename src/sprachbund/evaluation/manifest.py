@@ -110,19 +110,20 @@ class ResultManifest(ManifestPart):
 
     Attributes:
         format: 2, or that of older manifests, see `WITHOUT_TIMESTAMPS`.
-        kind: of measurement.
+        kind: kind of measurement.
         numbers: scores, which a rerun must give again.
         failures: rates of failures, which a rerun must give again.
         measured: times and memory, which another run gives differently.
-        identifier: of languages of texts, by which outputs in the wrong language are counted: name and version.
+        identifier: identifier of languages of texts, by which outputs in the wrong language are counted: name and
+            version.
         race: speed beside other models', one row each.
         data: corpora in the order given.
         model: model that was evaluated.
         configuration: everything a rerun needs beside data and model; `options_of` reads it.
-        seed: of all that is drawn.
-        commit: of the source tree, None outside one.
+        seed: seed of all that is drawn.
+        commit: commit of the source tree, None outside one.
         machine: machine that computed.
-        versions: of the libraries.
+        versions: versions of the libraries.
         created: date and time, UTC.
     """
 

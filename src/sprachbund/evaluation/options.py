@@ -59,7 +59,7 @@ class CalibrationOptions:
         limit: most utterances of each corpus, and of each kind of sound without a text, spread evenly over it.
         max_dropped: share of the texts that are right which may be dropped; not of `--turns`.
         batch_size: utterances in a batch.
-        seed: of channels, pauses and languages, and of the first weights.
+        seed: seed of channels, pauses and languages, and of the first weights.
     """
 
     limit: Annotated[int, Range(1), Option("--limit", metavar="N")] = 1000
@@ -88,10 +88,10 @@ class CompareOptions:
 
     Attributes:
         reference: references of text files.
-        metrics: of chrF, chrF++, BLEU, TER, WER, CER, exact; chrF and BLEU if not given.
+        metrics: metrics of chrF, chrF++, BLEU, TER, WER, CER, exact; chrF and BLEU if not given.
         test: bootstrap or randomization, in short bs or ar.
         draws: samples drawn; those of the test if not given.
-        seed: of the draws.
+        seed: seed of the draws.
     """
 
     reference: Annotated[str | None, Option("--reference", metavar="FILE")] = None
@@ -112,8 +112,8 @@ class ScoreOptions:
     """Options of the scores of a file of texts.
 
     Attributes:
-        language: of the texts; decides BLEU's words and case.
-        metrics: of chrF, chrF++, BLEU, TER, WER, CER, exact; all if not given.
+        language: language of the texts; decides BLEU's words and case.
+        metrics: metrics of chrF, chrF++, BLEU, TER, WER, CER, exact; all if not given.
         ids: a file with the ids of the lines, of which none may occur twice.
     """
 

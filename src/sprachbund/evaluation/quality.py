@@ -49,7 +49,7 @@ class Score:
         metric: its name.
         value: in percent or points.
         signature: everything that the score depends on, as one line; empty for means.
-        group: of which lines: "pair", "mean" or one of `GROUPINGS`.
+        group: lines that it is a score of: "pair", "mean" or one of `GROUPINGS`.
         member: member of the group: "en-de", "all", a corpus ...
         task: "translation" or "transcription".
         num_lines: hypotheses that went into it.
@@ -134,7 +134,7 @@ class _PairSums:
         """Add lines of this pair.
 
         Args:
-            lines: of this pair.
+            lines: lines of this pair.
             text: "raw" or "normalized".
             groupings: name to the function that gives a line's member.
         """

@@ -235,7 +235,7 @@ def evaluate(
     Hypotheses and scores are those of one process, and speed is not measured.
 
     Args:
-        directories: of the corpora, each as `sprachbund data` writes it.
+        directories: directories of the corpora, each as `sprachbund data` writes it.
         model: "bundled", a directory, or a Hugging Face id.
         options: options of the evaluation.
         out: folder for hypotheses, texts by pair and the result manifest; None writes nothing.
@@ -427,7 +427,7 @@ def race_models(
     Args:
         directory: a corpus.
         models: names or directories; the first is the reference.
-        options: of the evaluation.
+        options: options of the evaluation.
         rounds: timed rounds, in which the models take turns.
         offline: never use the network.
         progress: called with the stage, the amount done and the total.
@@ -487,9 +487,9 @@ def peak_memory_of(
         model: name or directory.
         directory: the corpus.
         plan: utterances and targets.
-        options: of the evaluation.
+        options: options of the evaluation.
         offline: never use the network.
-        num_threads: of torch.
+        num_threads: number of threads of torch.
     """
     torch.set_num_threads(num_threads)
     family, _ = _ready(model, options, offline)

@@ -31,7 +31,7 @@ class Scoring:
 
     Args:
         targets: all target languages to come.
-        options: of the evaluation.
+        options: options of the evaluation.
         offline: never use the network, even for a COMET model that is not on disk.
 
     Attributes:
@@ -63,7 +63,7 @@ class Scoring:
         Args:
             model: as `model_used` returns it.
             data: corpora, as `data_used` returns them.
-            speed: of decoding; None if not measured.
+            speed: speed of decoding; None if not measured.
         """
         self._score_waiting()
         guarded = self._guarded

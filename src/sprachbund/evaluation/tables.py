@@ -112,7 +112,7 @@ def groups_table(manifest: ResultManifest, group: str, task: str = TRANSLATION) 
     """Means over pairs within each target, corpus, kind or speaker.
 
     Args:
-        manifest: of an evaluation.
+        manifest: manifest of an evaluation.
         group: "target", "source", "corpus", "kind" or "speaker".
         task: "translation" or "transcription".
     """
@@ -457,7 +457,7 @@ def fill(text: str, directory: Path) -> str:
     """A document with all its blocks filled.
 
     Args:
-        text: of the document.
+        text: text of the document.
         directory: that paths in it are relative to.
 
     Raises:

@@ -64,7 +64,7 @@ class TurnSound:
         samples: (N,) at 16 kHz, with the silence around it.
         finished: whether its sentence has ended.
         pause_s: length of the pause that the speaker makes in the sentence where it is cut; 0 without one.
-        sentence: of the corpus.
+        sentence: sentence of the corpus.
     """
 
     samples: npt.NDArray[np.float32]
@@ -97,7 +97,7 @@ def cut_off(family: Family, sentence: Sentence) -> list[TurnSound]:
 
     Args:
         family: with an attention decoder, which aligns.
-        sentence: of a language that the family transcribes.
+        sentence: sentence of a language that the family transcribes.
 
     Raises:
         SprachbundError: a family that does not align texts with speech, or has no tokens for them.
@@ -171,7 +171,7 @@ def collect(
 
     Args:
         family: any with an attention decoder.
-        sentences: of a corpus.
+        sentences: sentences of a corpus.
         options: sounds in a batch.
         progress: called with the number of sentences done.
 

@@ -34,10 +34,10 @@ class Checkpoint:
         task: task that it was trained for.
         languages: rule for its languages: "whisper" (99), "whisper-v3" (with Cantonese), "english", "european" (25),
             "seamless", that of a speech LLM, or of a translator of text.
-        size_gb: of the download, in 10^9 bytes, about.
-        licence: of the weights.
+        size_gb: gigabytes of the download, about.
+        licence: licence of the weights.
         commercial: whether the licence allows commercial use.
-        extra: of this package that it needs; empty for none.
+        extra: extra of this package that it needs; empty for none.
     """
 
     alias: str

@@ -183,7 +183,7 @@ def read_shards(directory: Path, pattern: str = "model*.safetensors") -> dict[st
 
     Args:
         directory: with one file, or with all of its shards.
-        pattern: of the files' names.
+        pattern: pattern of the files' names.
 
     Raises:
         SprachbundError: no file, a shard is missing or damaged, a tensor is no weight, or less memory is free than the
@@ -235,7 +235,7 @@ def fill(
     Args:
         model: without weights.
         weights: under the model's own names; a copy of a tied matrix may be among them.
-        source: of the weights, for errors.
+        source: source of the weights, for errors.
         files: that they are mapped from; see `sprachbund.models.weights.check_once`.
 
     Raises:
@@ -314,7 +314,7 @@ class ChatTemplate:
         """Text of a conversation, up to where the assistant begins.
 
         Args:
-            messages: of "role" and "content".
+            messages: messages of "role" and "content".
             values: more variables of the template.
 
         Raises:

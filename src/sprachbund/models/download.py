@@ -30,7 +30,7 @@ def download(name: str, patterns: list[str], *, offline: bool, progress: Progres
 
     Args:
         name: on the hub.
-        patterns: of the files wanted.
+        patterns: patterns of the files wanted.
         offline: look into the cache alone.
         progress: called with how far a download has come; without it, the hub's own library shows that.
 

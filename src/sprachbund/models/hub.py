@@ -270,8 +270,8 @@ def check_config(path: Path, limits: Mapping[str, Limit] | None = None) -> dict[
     """The values of a config.json of transformers.
 
     Args:
-        path: of the file.
-        limits: of numbers at its top that a family computes with, by name.
+        path: path of the file.
+        limits: limits of numbers at its top that a family computes with, by name.
 
     Raises:
         SprachbundError: no JSON object, or a number that is out of all bounds.
@@ -335,9 +335,9 @@ def read_model(
         config: its configuration, in transformers' class; its file passed `check_config`.
         build: makes the model without weights, to see its size.
         surplus: regular expressions of weights that a checkpoint may have and this model has no use for.
-        lacking: of weights that it may lack, since they are used in training alone.
+        lacking: names of weights that it may lack, since they are used in training alone.
         parts: beginnings of names to what to say where weights so named are missing.
-        options: of `from_pretrained`.
+        options: options of `from_pretrained`.
 
     Raises:
         SprachbundError: weights are missing, too many, damaged, not finite, or far fewer than asked for, or need more
@@ -415,7 +415,7 @@ def check_memory(num_bytes: int, *models: Path | str) -> None:
     """Check that weights of so many bytes fit into memory: the system kills a process that takes too much.
 
     Args:
-        num_bytes: of all of them.
+        num_bytes: bytes of all of them.
         models: directories that they lie in, or names.
 
     Raises:

@@ -22,7 +22,7 @@ class Licence:
 
     Attributes:
         model: whose weights, as the user named it.
-        name: of the licence, as the model's card or page has it; empty where none is stated.
+        name: name of the licence, as the model's card or page has it; empty where none is stated.
         commercial: False where the licence is known to forbid commercial use.
     """
 

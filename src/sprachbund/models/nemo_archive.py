@@ -28,8 +28,8 @@ class NemoArchive:
     """An archive whose small files were read.
 
     Attributes:
-        path: of the archive.
-        config: of its `model_config.yaml`.
+        path: path of the archive.
+        config: content of its `model_config.yaml`.
         members: other files by name without folders, the weights left out.
     """
 

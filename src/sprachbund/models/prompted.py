@@ -105,7 +105,7 @@ class PromptedTranslator(PrefixFamily):
 
     Args:
         model: a causal language model of transformers.
-        tokenizer: of transformers, with a chat template.
+        tokenizer: tokenizer of transformers, with a chat template.
         languages: BCP-47 tags that it reads and writes.
 
     Raises:
@@ -250,7 +250,7 @@ class PromptedTranslator(PrefixFamily):
         """Embeddings (P, D) of the request for a text, but for its last token.
 
         Args:
-            memory: of B texts.
+            memory: memory of B texts.
             number: the text's among them.
             target: languages, and a glossary as its context.
 
@@ -306,7 +306,7 @@ def load(directory: Path, *, dtype: torch.dtype = torch.float32) -> PromptedTran
 
     Args:
         directory: in the Hugging Face layout.
-        dtype: of the weights.
+        dtype: dtype of the weights.
 
     Raises:
         SprachbundError: files that are missing or broken, no chat template, or languages listed in another form.
@@ -335,7 +335,7 @@ def save(model: PromptedTranslator, directory: Path, *, bits: Bits = 32, card: C
     Args:
         model: to be written.
         directory: for it.
-        bits: of a weight; 32 keeps the precision that the model has, and others are refused.
+        bits: bits of a weight; 32 keeps the precision that the model has, and others are refused.
         card: to lie beside the weights.
 
     Raises:

@@ -72,7 +72,7 @@ class Value(_Strict):
 
     Attributes:
         name: in the graph.
-        type: of its numbers.
+        type: type of its numbers.
         shape: numbers, and names of sizes that may differ: "batch", "chunk" (frames), "8*chunk" (mel frames).
     """
 
@@ -112,7 +112,7 @@ class Description(_Strict):
         tokenizer: file of its SentencePiece model.
         packed: packing of the encoder's linear layers, where they are packed.
         lead: mel frames of zeros before the sound of a stream, in its first chunk.
-        sha256: of the files beside this one, by name; older directories have none.
+        sha256: SHA-256 of the files beside this one, by name; older directories have none.
     """
 
     config: ConformerConfig
@@ -282,7 +282,7 @@ class OnnxSession:
     """A graph that was loaded; tensors in and out.
 
     Args:
-        directory: of the model.
+        directory: directory of the model.
         graph: description of the graph.
         threads: to compute with; those of torch by default.
 
@@ -398,7 +398,7 @@ class OnnxEncoder(ChunkEncoder):
         Args:
             mel: log-mel (B, T, M) of a chunk.
             num_mel: valid frames (B,).
-            state: of the B streams.
+            state: state of the B streams.
             route: languages of the rows, where layers are split by them.
         """
         before = state.tensors()
@@ -469,7 +469,7 @@ class OnnxStreamingTransducer(Conformer):
 
     Args:
         description: from config.json.
-        tokenizer: of what it writes.
+        tokenizer: tokenizer of what it writes.
         directory: holds the graphs.
         threads: to compute with; those of torch by default.
 

@@ -50,7 +50,7 @@ def write_transformers_directory(
         weights: name of a safetensors file to its tensors.
         config: values of config.json.
         files: name to content of the others, such as the tokenizer's.
-        bits: of a weight, for the card.
+        bits: bits of a weight, for the card.
         card: to lie beside the weights.
 
     Raises:
@@ -116,9 +116,9 @@ def write_weights(
     """Write weights, with `metadata` in the file's head; the file appears whole or not at all.
 
     Args:
-        path: of the safetensors file.
+        path: path of the safetensors file.
         weights: by name.
-        bits: of a matrix; packed ones are stored as they are held.
+        bits: bits of a matrix; packed ones are stored as they are held.
         metadata: for the file's head.
     """
     stored: dict[str, Tensor] = {}
@@ -245,7 +245,7 @@ def check_finite(weights: Mapping[str, Tensor], source: str | Path, files: Seque
 
     Args:
         weights: by name.
-        source: of the weights, for the message.
+        source: source of the weights, for the message.
         files: as of `check_once`.
 
     Raises:
@@ -346,7 +346,7 @@ class PackedLinears(BaseModel):
     """The format of all packed linear layers of a model; the names of the weights say which layers are packed.
 
     Attributes:
-        bits: of a code.
+        bits: bits of a code.
         block: inputs that share a scale.
         symmetric: whether no zero points are stored.
     """

@@ -22,14 +22,14 @@ class BlockConformerShape:
     """Sizes of the encoder.
 
     Attributes:
-        input_width: of a frame of features.
+        input_width: width of a frame of features.
         width: D.
         num_layers: layers.
         num_heads: H.
         head_width: E.
         feed_forward_times: the feed-forwards are so many times as wide as D.
         convolution_times: the convolutions likewise.
-        kernel_size: of the convolutions.
+        kernel_size: kernel size of the convolutions.
         block: C.
         max_distance: largest distance that has a position of its own; at least C.
         num_pieces: outputs of the CTC head.
@@ -66,7 +66,7 @@ class BlockAttention(nn.Module):
     """Attention of frames to those of their block.
 
     Args:
-        shape: of the encoder.
+        shape: shape of the encoder.
     """
 
     def __init__(self, shape: BlockConformerShape) -> None:
@@ -141,7 +141,7 @@ class BlockConformerLayer(nn.Module):
     """Half a feed-forward, attention, convolution, half a feed-forward, norm (arXiv 2005.08100, equation 1).
 
     Args:
-        shape: of the encoder.
+        shape: shape of the encoder.
     """
 
     def __init__(self, shape: BlockConformerShape) -> None:
@@ -201,13 +201,13 @@ class QFormerShape:
     """Sizes of the Q-Former.
 
     Attributes:
-        width: of the queries.
-        inner_width: of the feed-forwards.
+        width: width of the queries.
+        inner_width: inner width of the feed-forwards.
         num_layers: layers.
         num_heads: heads of every attention.
-        memory_width: of the frames.
+        memory_width: width of the frames.
         cross_every: every so many layers, beginning with the first, read the frames.
-        norm_epsilon: of all norms.
+        norm_epsilon: norm epsilon of all norms.
     """
 
     width: int
@@ -274,7 +274,7 @@ class QFormerLayer(nn.Module):
     """Self-attention of the queries, cross-attention to the frames in some layers, feed-forward; norms come last.
 
     Args:
-        shape: of the Q-Former.
+        shape: shape of the Q-Former.
         reads: whether it has cross-attention.
     """
 
@@ -328,10 +328,10 @@ class WindowProjector(nn.Module):
     """Every window of frames becomes as many queries, in the width of a language model.
 
     Args:
-        shape: of the Q-Former.
+        shape: shape of the Q-Former.
         window: frames.
         num_queries: that read each window.
-        width: of the language model.
+        width: width of the language model.
     """
 
     def __init__(self, shape: QFormerShape, window: int, num_queries: int, width: int) -> None:

@@ -119,7 +119,7 @@ class DecoderLayer(nn.Module):
         feed_forward_width: width of the feed-forward.
         memory_width: width of the memory.
         dropout: after the feed-forward, in training.
-        activation: of the feed-forward.
+        activation: activation of the feed-forward.
         key_bias: see `MultiHeadAttention`.
     """
 
@@ -187,7 +187,7 @@ class TextDecoder(nn.Module):
         memory_width: width of the memory, D by default.
         dropout: after each feed-forward, in training.
         tied: whether the embedding is the output matrix too (arXiv 1608.05859), or that is one of its own.
-        activation: of the feed-forwards.
+        activation: activation of the feed-forwards.
         key_bias: see `MultiHeadAttention`.
         layer_kind: class of the layers.
     """
@@ -294,7 +294,7 @@ class TextDecoder(nn.Module):
 
         Args:
             tokens: (R, Q), which follow what the cache holds.
-            cache: of the R rows; the tokens are added to it.
+            cache: cache of the R rows; the tokens are added to it.
             weights: each layer's cross-attention weights (R, H, Q, T) are appended to it, if given.
         """
         positions, allowed = self.query_positions(tokens, cache)

@@ -71,8 +71,8 @@ class DelayedStreamsDecoder(CausalLayers):
     """A decoder from codes of frames to tokens of text, one for each frame.
 
     Args:
-        shape: of the layers; its context is the sliding window, its vocabulary that of the text.
-        codes: of the embeddings.
+        shape: shape of the layers; its context is the sliding window, its vocabulary that of the text.
+        codes: shape of the embeddings of codes.
     """
 
     def __init__(self, shape: CausalShape, codes: CodeShape) -> None:
@@ -100,7 +100,7 @@ class DelayedStreamsDecoder(CausalLayers):
         Args:
             states: codes of the frame, embedded (R, 1, D).
             tokens: written before (R,).
-            cache: of the R rows.
+            cache: cache of the R rows.
         """
         embedded = self.embed_tokens(tokens)[:, None].float() + states
         x = embedded.to(self.embed_tokens.weight.dtype)

@@ -111,7 +111,7 @@ class SplitFeedForward(nn.Module):
             `UNPLANNED` where there is none.
         side: language of a row that chooses its group.
         activation: inside the branches.
-        dropout: of the branches' hidden units, while training.
+        dropout: dropout of the branches' hidden units, while training.
     """
 
     table: Tensor

@@ -29,7 +29,7 @@ class BlockWeights:
     """A weight (O, I) as scale * (code - zero point).
 
     Attributes:
-        bits: of a code.
+        bits: bits of a code.
         block: K, inputs that share a scale; the last block of an output is filled up with zeros.
         num_inputs: I.
         codes: (O, G * K * bits / 8) unsigned codes, packed, lowest bits first.
@@ -134,7 +134,7 @@ def from_bits(packed: Tensor, bits: int, count: int) -> Tensor:
 
     Args:
         packed: bytes (O, ...).
-        bits: of a code.
+        bits: bits of a code.
         count: codes of a row.
     """
     if 8 % bits == 0:  # whole codes in every byte
@@ -319,8 +319,8 @@ def make_room(model: nn.Module, names: Iterable[str], *, bits: int, block: int, 
 
     Args:
         model: on the meta device; is changed in place.
-        names: of its linear layers.
-        bits: of a weight.
+        names: names of its linear layers.
+        bits: bits of a weight.
         block: weights that share a scale.
         symmetric: whether blocks have no zero point.
     """

@@ -20,8 +20,8 @@ class SlidingCache:
     """Keys and values of the newest positions of rows; it is never written to.
 
     Attributes:
-        keys: of each layer (R, K, S, E), the newest last; a row that has come less far than S begins with nothing.
-        values: of each layer, likewise.
+        keys: keys of each layer (R, K, S, E), the newest last; a row that has come less far than S begins with nothing.
+        values: values of each layer, likewise.
         lengths: positions (R,) that each row has come.
     """
 
@@ -96,7 +96,7 @@ def through_window(
     Args:
         layers: to go through.
         x: inputs (R, Q, D), one position or more.
-        cache: of the R rows.
+        cache: cache of the R rows.
         window: positions that each attends to, its own among them.
     """
     states = []

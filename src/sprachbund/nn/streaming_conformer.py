@@ -177,8 +177,8 @@ class RelativeAttention(nn.Module):
 
         Args:
             x: normed.
-            keys: of the past and of x.
-            values: of the past and of x.
+            keys: keys of the past and of x.
+            values: values of the past and of x.
             signals: (P + 2 C - 1, D), of the distances from P + C - 1 down to 1 - C.
             allowed: boolean, broadcastable to (B, 1, C, P + C).
         """
@@ -236,9 +236,9 @@ class StreamingShape:
 
     Attributes:
         width: D.
-        feed_forward_width: of each half-step feed-forward.
+        feed_forward_width: hidden width of each half-step feed-forward.
         kernel_size: K of the depthwise convolutions.
-        stem_channels: of the subsampling.
+        stem_channels: channels of the subsampling.
         scale_input: multiply what enters the first layer by the root of D, as NeMo's checkpoints want it.
     """
 
@@ -363,7 +363,7 @@ def empty_state(shape: StreamingShape, num_rows: int, past: int, like: Tensor) -
     """The state of streams of which nothing was heard, with room for so much past; in dtype and device of `like`.
 
     Args:
-        shape: of the encoder.
+        shape: shape of the encoder.
         num_rows: number of streams.
         past: frames of the past that fit.
         like: tensor of the same dtype and device.
@@ -387,7 +387,7 @@ class ChunkEncoder(nn.Module):
         tiers: tiers that it was trained for.
 
     Attributes:
-        tier: of whole utterances outside of training; the first of `tiers` unless set.
+        tier: tier of whole utterances outside of training; the first of `tiers` unless set.
     """
 
     def __init__(self, shape: StreamingShape, tiers: Sequence[Tier]) -> None:
@@ -415,7 +415,7 @@ class ChunkEncoder(nn.Module):
         Args:
             mel: log-mel (B, T, M) of a chunk.
             num_mel: valid frames (B,).
-            state: of the B streams.
+            state: state of the B streams.
             route: languages of the rows, where layers are split by them.
         """
         raise NotImplementedError
@@ -484,7 +484,7 @@ class StreamingEncoder(ChunkEncoder):
         tiers: one of them is drawn for every batch in training (arXiv 2312.17279, section 3.3).
 
     Attributes:
-        tier: of whole utterances outside of training; the first of `tiers` unless set.
+        tier: tier of whole utterances outside of training; the first of `tiers` unless set.
     """
 
     def __init__(self, shape: StreamingShape, tiers: Sequence[Tier] = (Tier(),)) -> None:
@@ -530,7 +530,7 @@ class StreamingEncoder(ChunkEncoder):
         Args:
             mel: log-mel (B, T, M) of a chunk.
             num_mel: frames (B,), the lead included.
-            state: of the B streams.
+            state: state of the B streams.
             route: languages of the rows, where layers are split by them.
         """
         past, chunk = state.keys.shape[3], mel.shape[1] // SUBSAMPLING

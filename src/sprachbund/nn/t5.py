@@ -30,12 +30,12 @@ class T5Shape(BaseModel):
         width: D.
         num_heads: H.
         head_width: K; H K need not be D.
-        feed_forward_width: of every layer.
-        num_encoder_layers: of the encoder.
-        num_decoder_layers: of the decoder.
+        feed_forward_width: hidden width of every layer.
+        num_encoder_layers: number of layers of the encoder.
+        num_decoder_layers: number of layers of the decoder.
         buckets: distances that are told apart.
         max_distance: tokens from which on all distances are one.
-        epsilon: of the norms.
+        epsilon: epsilon of the norms.
         dropout: after each feed-forward, in training.
         positions: longest row of tokens on either side. The layout has no limit; this is ours.
     """
@@ -63,7 +63,7 @@ def buckets_of(distances: Tensor, num_buckets: int, max_distance: int, *, both_s
 
     Args:
         distances: position of the key minus that of the query, of any shape.
-        num_buckets: of both sides together.
+        num_buckets: number of buckets of both sides together.
         max_distance: from which on all distances share the last bucket.
         both_sides: whether keys may come after the query, as in an encoder; they then have half of the buckets.
 

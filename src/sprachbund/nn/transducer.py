@@ -435,7 +435,7 @@ class TransducerShape:
         joint_width: J.
         dropout: between layers of the prediction network, behind it, and in the joint network; in training.
         blank: the id that takes a step in time.
-        activation: of the joint network; NeMo's checkpoints have "relu".
+        activation: activation of the joint network; NeMo's checkpoints have "relu".
         durations: frames that a token or blank may take, of a token-and-duration transducer (arXiv 2304.06795), whose
             joint network has a logit for each behind those of the vocabulary; empty for others.
         max_symbols: most tokens at one frame: a model that never chooses the blank must not hold up a stream.
@@ -570,7 +570,7 @@ class LanguageFusion(nn.Module):
 
     Args:
         width: D of the states.
-        inner_width: of f.
+        inner_width: inner width of f.
         num_languages: rows of b.
     """
 

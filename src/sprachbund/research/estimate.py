@@ -24,7 +24,7 @@ class TrainingEstimate:
     """The memory and operations that a training needs of the GPU of its process.
 
     Attributes:
-        name: of the training.
+        name: name of the training.
         fixed_bytes: weights, gradients and moments.
         batch_bytes: activations of the largest batch, kept for the backward pass in 32 bits.
         utterances: in it.
@@ -51,7 +51,7 @@ class MemoryEstimate(BaseModel):
     """Parameters and memory of one size of a recipe; each system adds its own fields.
 
     Attributes:
-        languages: of the recipe.
+        languages: languages of the recipe.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -68,7 +68,7 @@ class TrainingMemory(BaseModel):
     """Memory of one training in 32 bits with AdamW.
 
     Attributes:
-        weights_bytes: of all weights.
+        weights_bytes: bytes of all weights.
         moments_bytes: gradients and the optimizer's moments of the trained weights.
         kept_bytes: activations that are kept for the backward pass; see the subclass for the number of utterances.
         flops: floating-point operations of all steps, over batches of the longest utterances.
@@ -97,8 +97,8 @@ def estimate_of(name: str, memory: TrainingMemory, utterances: int) -> TrainingE
     """Return the estimate of a training.
 
     Args:
-        name: of the training.
-        memory: of it.
+        name: name of the training.
+        memory: memory of the training.
         utterances: in the largest batch.
     """
     return TrainingEstimate(

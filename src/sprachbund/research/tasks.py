@@ -43,10 +43,10 @@ class Tasks:
     """Files to be made, each by a function of its number; a `sprachbund.util.jobs.Job`.
 
     Attributes:
-        paths: of the files, in the order of the work.
+        paths: paths of the files, in the order of the work.
         make: makes one; has to be picklable.
-        threads: of each process.
-        gpus: of each process.
+        threads: threads of each process.
+        gpus: GPUs of each process.
     """
 
     paths: tuple[Path, ...]
@@ -97,8 +97,9 @@ class Study:
 
         Args:
             workers: cells at a time, each with one thread.
-            ray_address: of a Ray cluster that shares the folder, "local" for one here; None for plain processes.
-            gpus: of each cell, which sees no others.
+            ray_address: address of a Ray cluster that shares the folder, "local" for one here; None for plain
+                processes.
+            gpus: GPUs of each cell, which sees no others.
             report: called whenever a cell is finished.
             progress: called with cells finished and in all.
 

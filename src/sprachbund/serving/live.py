@@ -70,8 +70,8 @@ class Start(_Message):
         hot_words: words that the search prefers.
         hot_words_weight: bonus of each of their tokens; None is the default of `DecodingOptions`.
         word_timestamps: whether texts have the words that they commit, with times.
-        encoding: of the sound.
-        sample_rate: of the sound, in Hz.
+        encoding: encoding of the sound.
+        sample_rate: sample rate of the sound, in Hz.
         key: key of the client, where one is needed and cannot be sent as a header, as from a browser.
     """
 
@@ -163,8 +163,8 @@ class SoundDecoder:
     """Binary messages of a session to 16 kHz samples (N,); a sample may be cut between two messages.
 
     Args:
-        encoding: of the messages, mono.
-        sample_rate: of the messages, in Hz.
+        encoding: encoding of the messages, mono.
+        sample_rate: sample rate of the messages, in Hz.
 
     Attributes:
         received_s: seconds of sound received, in whole samples.
@@ -488,9 +488,9 @@ class SessionManager:
     """Opens, resumes, serves and ends all live sessions of a service.
 
     Args:
-        settings: of the service.
-        store: of its models.
-        meters: of the service.
+        settings: settings of the service.
+        store: store of its models.
+        meters: meters of the service.
     """
 
     def __init__(self, settings: Settings, store: ModelStore, meters: Meters) -> None:
@@ -553,10 +553,10 @@ class SessionManager:
         """Write a line for a connection.
 
         Args:
-            socket: of the connection.
-            path: of the route.
+            socket: socket of the connection.
+            path: path of the route.
             live: its session, the last one where it had several.
-            status: of a refusal, or the code that the socket was closed with.
+            status: status of a refusal, or the code that the socket was closed with.
             took_s: seconds that it was open.
         """
         self._meters.requests.labels(path, str(status)).inc()

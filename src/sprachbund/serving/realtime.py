@@ -387,8 +387,8 @@ class _Turn:
         live: the session.
         forwarding: sends its text to the client.
         items: ids of the items under way, by number of the stretch; by None without turn detection.
-        texts: of these items so far.
-        log_probs: of their words, where they are wanted.
+        texts: texts of these items so far.
+        log_probs: log probs of their words, where they are wanted.
         began_s: start of the speech of items, in seconds.
     """
 
@@ -406,8 +406,8 @@ class RealtimeConnection:
 
     Args:
         socket: accepted.
-        sessions: of the service.
-        settings: of the service.
+        sessions: sessions of the service.
+        settings: settings of the service.
         default_model: id of the model that is used if the client names none.
     """
 

@@ -181,7 +181,7 @@ def log_probs_of(
 
     Args:
         words: texts with probabilities.
-        language: of the text.
+        language: language of the text.
         begins: whether nothing stands before the first word.
     """
     space = " " if writes_spaces(language) else ""
@@ -307,7 +307,7 @@ class RefusalError(SprachbundError):
     """A request that is refused.
 
     Args:
-        status: of HTTP.
+        status: status of HTTP.
         message: one line: the value seen, and what to do next.
         code: a word for programs.
         param: the field at fault.
@@ -348,7 +348,7 @@ def unknown_type(error: ValidationError, known: Sequence[str]) -> str:
     """Reason why a message has no known type; empty where its type is known.
 
     Args:
-        error: of a union of messages that their field `type` tells apart.
+        error: error of a union of messages that their field `type` tells apart.
         known: types to choose from.
     """
     first = error.errors(include_url=False, include_input=False)[0]

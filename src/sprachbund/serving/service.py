@@ -104,7 +104,7 @@ class Service:
     """One service; made with the app, opened and closed by its lifespan.
 
     Args:
-        settings: of the service.
+        settings: settings of the service.
         loader: gives a model by its name; by default `sprachbund.load` as the settings say.
         engine_for: makes the engine of a model's live sessions.
 
@@ -141,7 +141,7 @@ class Service:
         """Authenticate a client and count its request.
 
         Args:
-            connection: of the request.
+            connection: connection of the request.
             key: one that did not come in a header.
 
         Returns:

@@ -34,7 +34,7 @@ class LiveAgent(SpeechToTextAgent):
     """A live session behind SimulEval's interface: READ until something is committed, then WRITE it.
 
     Args:
-        args: of the command.
+        args: arguments of the command.
 
     Raises:
         SprachbundError: for options, languages and models as `LiveEngine.open` and `sprachbund.load`.

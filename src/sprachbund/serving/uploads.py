@@ -27,7 +27,7 @@ class Upload:
 
     Attributes:
         file: a seekable binary file, which carries no name that the client chose.
-        name: of messages; of no other use, since the client chose it.
+        name: name of messages; of no other use, since the client chose it.
     """
 
     file: BinaryIO

@@ -93,7 +93,7 @@ class _Job:
         owners: their recordings and numbers there, one for each span; a job of several is searched by itself.
         steps: the work, which asks for searches.
         started, rows: the search whose rows are under way.
-        hypotheses: of its search, until the spans before it are done.
+        hypotheses: hypotheses of its search, until the spans before it are done.
     """
 
     owners: Sequence[tuple[_Waiting, int]]
@@ -112,11 +112,11 @@ class ModelWorker:
     """A model and its thread.
 
     Args:
-        name: of the model, for measures.
+        name: name of the model, for measures.
         load: gives the model; runs in the thread.
         engine_for: makes the engine of a model's live sessions.
         batch_size: spans that are searched together at most.
-        meters: of the service.
+        meters: meters of the service.
         cores: that the thread, and those that the engine starts from it, are to stay on; any if None.
 
     Attributes:
@@ -166,7 +166,7 @@ class ModelWorker:
         """Run `translate_spans` together with the spans of others; the calling thread waits.
 
         Args:
-            spans: of one recording, in order of time.
+            spans: spans of one recording, in order of time.
             abandoned: set, with a call of `notify`, when nobody waits any more; spans leave the search then.
 
         Raises:

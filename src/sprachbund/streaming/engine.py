@@ -76,9 +76,9 @@ def trim(
 
     Args:
         family: the model.
-        memory: of the stretch alone.
+        memory: memory of the stretch alone.
         job: the stretch, attempted and written.
-        rows: of its targets, as they were before `unfinished_text` moved the prefixes.
+        rows: rows of its targets, as they were before `unfinished_text` moved the prefixes.
 
     Returns:
         The rows, each with the text committed for the cut.
@@ -145,7 +145,7 @@ def finished_probabilities(
 
     Args:
         family: calibrated for it, see `sprachbund.models.calibration`.
-        samples: of the speech up to the pause, each (N,) at 16 kHz.
+        samples: samples of the speech up to the pause, each (N,) at 16 kHz.
         languages: (B,) spoken, in the model's tags; None where not known.
         allowed: (B,) languages that may be spoken; None where any may.
 

@@ -73,7 +73,7 @@ def save_frames(decoder: FrameDecoder, state: FrameState) -> bytes:
 
     Args:
         decoder: the model.
-        state: of any number of rows.
+        state: state of any number of rows.
     """
     return _to_bytes(state.tensors(), _identity_of_frames(decoder))
 

@@ -42,7 +42,7 @@ class FrameStream:
     """Progress of a stretch through a model that writes frame by frame.
 
     Attributes:
-        front_end: of its sound.
+        front_end: front end of its sound.
         fed: samples given to `front_end`, counted from the beginning of the session.
         waiting: (T, ...) frames of it that were not encoded yet.
         tokens: written, by target.
@@ -114,7 +114,7 @@ class Stretch:
         number: counts up over a session.
         begin_s: start of the stretch, in seconds of the session.
         span: audio that is still held of it.
-        samples: of the span.
+        samples: samples of the span.
         closed: whether all of it has been heard.
         lines: by target.
         language: the language spoken, once text was committed in it.
@@ -153,10 +153,10 @@ class LiveSession:
     Attributes:
         targets: languages asked for, in the model's tags.
         source: the language spoken; None if it is identified.
-        options: of the session.
+        options: options of the session.
         decoding: decoding options of its speech.
         request: the languages, as the model knows them.
-        tracker: of the language, over the stretches.
+        tracker: tracker of the language, over the stretches.
         latest: scores of its last spans.
         written: targets with text.
         error: reason why the session has ended early, if it has.

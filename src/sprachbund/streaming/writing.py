@@ -62,7 +62,7 @@ class PolicyFunction(Protocol):
         Args:
             attempt: the newest.
             line: the text so far, with the attempts before.
-            options: of the session.
+            options: options of the session.
         """
         ...
 
@@ -152,7 +152,7 @@ def num_shown(attempts: Sequence[Sequence[str]], options: LiveOptions) -> int:
 
     Args:
         attempts: words behind the committed text, at least one attempt, the newest last.
-        options: of the session.
+        options: options of the session.
     """
     shown = max(0, len(attempts[-1]) - options.mask_words)
     if options.steady is not None and len(attempts) >= options.steady:
@@ -174,7 +174,7 @@ def words_behind(
         family: decodes the tokens.
         prefix: committed tokens.
         tokens: behind them.
-        language: of the text, as a BCP-47 tag.
+        language: language of the text, as a BCP-47 tag.
     """
     words, token = [], 0
     for text, count in split_words(family, [*prefix, *tokens], language):
@@ -189,7 +189,7 @@ class PendingStretch:
     """A stretch to be worked on.
 
     Attributes:
-        index: of its session among those that are worked on together.
+        index: index of its session among those that are worked on together.
         session: whose it is.
         stretch: the speech.
         language: spoken, from the encoder on.
@@ -248,7 +248,7 @@ class StretchRow:
     """An attempt in one language.
 
     Attributes:
-        batch_index: of the stretch in the batch.
+        batch_index: index of the stretch in the batch.
         target: as it was asked for.
         asked: the same, as the model was asked.
         hypothesis: tokens behind the prefix.
@@ -309,7 +309,7 @@ def write(
         job: the stretch.
         row: the attempt.
         tokens: behind the prefix.
-        words: of these, each with its number of tokens.
+        words: words of these, each with its number of tokens.
         num_words: to commit.
     """
     line, language = job.stretch.lines[row.target], row.asked.language
@@ -370,7 +370,7 @@ def recorded_text(job: PendingStretch, target: str, segments: Sequence[Segment])
     Args:
         job: the stretch.
         target: as it was asked for.
-        segments: of the stretch in this target, at least one.
+        segments: segments of the stretch in this target, at least one.
     """
     line, language = job.stretch.lines[target], segments[0].target_language
     kept = [segment for segment in segments if segment.dropped is None]
@@ -431,12 +431,12 @@ def news(
     Args:
         job: the stretch.
         target: as it was asked for.
-        language: of the text, in the model's tag.
+        language: language of the text, in the model's tag.
         piece: characters committed.
         retracted: words of the tentative text that were replaced.
         final: whether the stretch has ended.
         dropped: reason why the guard dropped text.
-        words: of the characters committed.
+        words: words of the characters committed.
     """
     line = job.stretch.lines[target]
     # The first text of a stretch, committed or not, stands behind that of the stretches before.

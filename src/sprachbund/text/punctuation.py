@@ -32,7 +32,7 @@ class Label:
 
     Attributes:
         mark: behind the word.
-        case: of the word; None leaves it as it is, but for the first of a sentence.
+        case: case of the word; None leaves it as it is, but for the first of a sentence.
     """
 
     mark: Mark
@@ -87,7 +87,7 @@ def restore(words: Sequence[str], labels: Sequence[Label], language: str) -> lis
     text are capitals: a model that writes some knows more than a punctuator.
 
     Args:
-        words: of the text.
+        words: words of the text.
         labels: one for each.
         language: BCP-47 tag.
     """

@@ -18,7 +18,7 @@ def split_sentences(text: str, language: str) -> list[str]:
     """The sentences of a text, without white space around them; the whole where nothing divides it.
 
     Args:
-        text: of any length.
+        text: text of any length.
         language: as a BCP-47 tag; it decides what is an abbreviation.
     """
     from sentencex import segment

@@ -32,7 +32,7 @@ class States:
     """The states of a corpus, in a file that is read as they are asked for.
 
     Args:
-        path: of the states (N, D), utterance behind utterance; its index is beside it.
+        path: path of the states (N, D), utterance behind utterance; its index is beside it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,7 +64,7 @@ class CachedCorpus(Corpus):
         parts: as of `Corpus`, of manifests alone.
         examples: as of `Corpus`.
         options: as of `Corpus`, with neither masks nor speeds.
-        states: of every manifest.
+        states: states of every manifest.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ def first_moving_layer(model: nn.Module, encoder: ConformerEncoder, trainable: S
 
     Args:
         model: that is trained; parameters that need no gradient do not move.
-        encoder: of the model.
+        encoder: encoder of the model.
         trainable: patterns of the names of those that move; all if empty.
 
     Raises:

@@ -129,8 +129,8 @@ class Strategy:
         accumulate: parts of a batch (`training.accumulate`).
         utterances: in the largest part.
         weights: and buffers.
-        gradients: of what is trained.
-        moments: of the optimizers, and the moving average.
+        gradients: bytes of the gradients of what is trained.
+        moments: moments of the optimizers, and the moving average.
         activations: at most at a time, with all that a pass makes and drops.
         fetched: whole weights of the layers that are computed, and of what is in no layer.
         total: most at a time.
@@ -167,15 +167,15 @@ class Shape:
     """The quantities that a run's memory depends on, in bytes.
 
     Attributes:
-        num_parameters: of the model.
-        num_trained: of them are trained.
+        num_parameters: parameters of the model.
+        num_trained: parameters that are trained.
         weights: and buffers.
-        gradients: of what is trained.
-        moments: of the optimizers, and the moving average.
+        gradients: gradients of what is trained.
+        moments: moments of the optimizers, and the moving average.
         largest_layer: weights of the largest layer.
         outside: weights of what is in no layer.
         probed: two numbers of utterances.
-        activations: of so many, without and with recomputing, as far as that was probed.
+        activations: activations of so many, without and with recomputing, as far as that was probed.
         utterances: in the largest batch.
         flops: floating-point operations of all steps, likewise.
     """
@@ -236,7 +236,7 @@ class Shape:
         way first.
 
         Args:
-            gpus: of the cluster.
+            gpus: GPUs of the cluster.
             memory: bytes of each.
         """
         sharing = (False, True) if gpus > 1 else (False,)
@@ -256,7 +256,7 @@ def check_shape(model: Any, corpus: TrainingDataset, options: TrainingOptions) -
     Args:
         model: a family's module.
         corpus: training data.
-        options: of the run.
+        options: options of the run.
 
     Raises:
         SprachbundError: there is no batch.
@@ -288,8 +288,8 @@ def measure_shape(
     Args:
         loss_of: loss of the model, which has its weights whole.
         corpus: training data.
-        options: of the run.
-        optimizers: of the model.
+        options: options of the run.
+        optimizers: optimizers of the model.
         recompute: whether layers are run again, in each of the probes.
         num_parts: parts that every batch is made in; no probe is larger than a part.
     """
@@ -348,7 +348,7 @@ def shape_of(
 
     Args:
         model: a family's module, with its weights whole.
-        optimizers: of the model.
+        optimizers: optimizers of the model.
         probed: two numbers of utterances.
         passes: over so many, without and with recomputing.
         utterances: in the largest batch.
@@ -462,7 +462,7 @@ def lines_of(shape: Shape, chosen: Strategy, available: int) -> list[str]:
     """Return the lines that a run prints before it begins: sizes, and memory.
 
     Args:
-        shape: of the run.
+        shape: shape of the run.
         chosen: strategy of the run.
         available: bytes of the device.
     """

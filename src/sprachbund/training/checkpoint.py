@@ -54,8 +54,8 @@ def claim_folder(directory: Path, recipe: BaseModel, *, accept_changes: bool = F
     """Write the recipe into the folder of its run; every rank has to come here.
 
     Args:
-        directory: of the run; made if it is not there.
-        recipe: of the run.
+        directory: directory of the run; made if it is not there.
+        recipe: recipe of the run.
         accept_changes: go on with a run whose recipe was another one.
 
     Raises:
@@ -207,9 +207,9 @@ class ResumeFiles:
     The old state stays until the new one is whole on disk. Either form is read by any number of processes.
 
     Args:
-        directory: of the run, which all processes have to see.
+        directory: directory of the run, which all processes have to see.
         model: as this process holds it.
-        optimizers: of the model.
+        optimizers: optimizers of the model.
         moved: names in its `state_dict` of all that a step may change.
         is_sharded: whether processes hold shards of the weights; the folder is then written while training goes on.
     """
@@ -233,7 +233,7 @@ class ResumeFiles:
 
         Args:
             state: plain values.
-            average: of the weights, if there is one.
+            average: average of the weights, if there is one.
         """
         if not self._is_sharded:
             if is_first_rank():
@@ -269,7 +269,7 @@ class ResumeFiles:
         """Bring the state back into model, optimizers and average; its plain values, None when there is no state.
 
         Args:
-            average: of the weights, if there is one.
+            average: average of the weights, if there is one.
 
         Raises:
             SprachbundError: when it cannot be read, or is of another model.

@@ -168,7 +168,7 @@ def train_draft(
         corpus: training data of the model.
         options: kind and sizes of the draft, and weights of its losses.
         training: steps, learning rate, batches and evaluations.
-        directory: of the run.
+        directory: directory of the run.
         dev: ranks the checkpoints, and gives the acceptance that the draft is saved with.
         report: takes each progress line.
         stop_after: stop, resumable, after this many steps in all.

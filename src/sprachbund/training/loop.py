@@ -161,7 +161,7 @@ class Meter:
 
         Args:
             step: steps made.
-            steps: of the run.
+            steps: steps of the run.
             epoch: passes through the training data so far.
         """
         took = time.monotonic() - self.began
@@ -338,8 +338,8 @@ def train(
         options: see `TrainingOptions`.
         directory: keeps the resume file, the best checkpoints and the TensorBoard log.
         dev: data whose loss ranks the checkpoints; without it, and without a score, the last weights are returned.
-        score: of the model as it stands, less is better; ranks the checkpoints where `options.metric_for_best_model`
-            is "score".
+        score: score of the model as it stands, less is better; ranks the checkpoints where
+            `options.metric_for_best_model` is "score".
         report: takes each progress line.
         stop_after: stop, resumable, after this many steps in all.
         on_step: called with the steps made, and with all of them.

@@ -76,7 +76,7 @@ def rank_for(model: nn.Module, modules: tuple[str, ...], num_parameters: int) ->
     Args:
         model: without adapters.
         modules: patterns of the names of linear layers.
-        num_parameters: of all adapters together.
+        num_parameters: parameters of all adapters together.
     """
     per_rank = sum(
         module.in_features + module.out_features

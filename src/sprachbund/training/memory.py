@@ -57,8 +57,8 @@ def flops_of(func: Any, args: Any, kwargs: Any, made: Any) -> int:
 
     Args:
         func: operator, as a dispatch mode gets it.
-        args: of it.
-        kwargs: of it.
+        args: arguments of the call.
+        kwargs: keyword arguments of the call.
         made: its result.
     """
     # torch has no formula for attention on the CPU.

@@ -262,7 +262,7 @@ def check_numbers(values: Any, where: str = "", key: str = "") -> None:
     Args:
         values: plain values, as TOML or JSON hold them.
         where: beginning of the message.
-        key: of the values in the recipe, with dots; empty for all of it.
+        key: key of the values in the recipe, with dots; empty for all of it.
 
     Raises:
         SprachbundError: a number that is not finite, is negative, or is larger than `_most` of its key.

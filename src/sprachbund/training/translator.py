@@ -293,7 +293,7 @@ class PreparedModel:
     """The model of a recipe, ready for its first step.
 
     Attributes:
-        model: of any family.
+        model: model of any family.
         examples: maker of features and tokens of the family.
         save: writes the model into a directory, with a `card`.
         drawn: changes that the model makes to the draw of texts (`ExampleOptions`).
@@ -316,7 +316,7 @@ def prepare_model(
 
     Args:
         recipe: recipe of the run.
-        directory: of the run; keeps the tokenizers of a new conformer.
+        directory: directory of the run; keeps the tokenizers of a new conformer.
         manifests: training data; their texts make those tokenizers.
 
     Raises:
@@ -591,7 +591,7 @@ def save_draft(
         whole: as trained.
         training: its steps are noted in the draft's file.
         dev: data that acceptance is measured on.
-        directory: of the saved model.
+        directory: directory of the saved model.
         report: takes each line of progress.
     """
     if whole.draft_network is None:
@@ -666,7 +666,7 @@ def text_warnings(texts: Iterable[str], tokenizer: Tokenizer, max_tokens: int) -
 
     Args:
         texts: to be learned.
-        tokenizer: of the model.
+        tokenizer: tokenizer of the model.
         max_tokens: most tokens of a text.
     """
     count, partly, too_long, lacking = 0, 0, 0, Counter[str]()
@@ -709,8 +709,8 @@ def run(
 
     Args:
         recipe: model, data and options.
-        directory: of the run.
-        score: of the model on the way, less is better, where `training.metric_for_best_model` is "score".
+        directory: directory of the run.
+        score: score of the model on the way, less is better, where `training.metric_for_best_model` is "score".
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
         on_step: called with the steps made, and with all of them.

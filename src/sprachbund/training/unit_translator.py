@@ -127,7 +127,7 @@ def run(
 
     Args:
         recipe: the model, the units and the data.
-        directory: of the run.
+        directory: directory of the run.
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
         on_step: called with the steps made, and with all of them.

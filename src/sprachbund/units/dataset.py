@@ -65,7 +65,7 @@ class SpokenSentences:
         pairs: (source, target) languages wanted.
         as_text: their transcripts in the place of their units.
         keep_repeats: a unit for every frame.
-        hours: of speech taken, spread at random, smaller amounts a part of larger ones; all if None.
+        hours: hours of speech taken, spread at random, smaller amounts a part of larger ones; all if None.
 
     Attributes:
         missing: utterances in a source language that lack a translation, or as text a transcript.
@@ -218,7 +218,7 @@ class TokenExample:
     """One sentence made ready.
 
     Attributes:
-        kind: of data that it is of.
+        kind: kind of data that it is of.
         source: tokens read (S,), ended.
         source_language: its index among the model's.
         target: tokens to be written (U,), ended.
@@ -239,10 +239,10 @@ class TokenDataset:
 
     Args:
         parts: the sentences.
-        config: of the model that learns.
+        config: configuration of the model that learns.
         reader: turns their sources into tokens.
         mixing: see `Mixing`.
-        seed: of every draw.
+        seed: seed of every draw.
         sample: whether pieces are drawn, as in training.
         speech_only_from: first epoch of speech alone; None for never.
 

@@ -57,16 +57,16 @@ class EncodedInfo(BaseModel):
     """The description of an encoded corpus in its manifest.
 
     Attributes:
-        format: of the lines.
-        identity: of the units.
+        format: format of the lines.
+        identity: identity of the units.
         clusters: K.
         frame_s: seconds of a frame.
         corpus: corpus that was encoded.
         speed: at which the speech was heard.
         utterances: written.
-        units: of them all, repeats removed.
-        frames: of them all.
-        hours: of them all, at that speed.
+        units: units of all utterances, repeats removed.
+        frames: frames of all utterances.
+        hours: hours of all utterances, at that speed.
         skipped: utterances left out.
         shards: the files.
     """
@@ -92,7 +92,7 @@ class UnitUtterance:
     """One line of a corpus as units.
 
     Attributes:
-        id: of the utterance in its corpus.
+        id: id of the utterance in its corpus.
         units: as characters, repeats removed, S of them.
         durations: frames of each (S,).
         duration_s: length in seconds, at the speed of the encoding.
@@ -206,8 +206,8 @@ class ChosenUtterances:
 
     Attributes:
         data: directories of corpora.
-        share: of each corpus's utterances; a smaller share is part of a larger one.
-        languages: of the speech; all if empty.
+        share: share of each corpus's utterances; a smaller share is part of a larger one.
+        languages: languages of the speech; all if empty.
     """
 
     data: tuple[Path, ...]
@@ -278,9 +278,9 @@ class Extraction(LayerOptions):
     """Features that are wanted of a model.
 
     Attributes:
-        directory: of the model.
-        name: of the model, to be written down.
-        hash: of the model, see `encoder_hash`.
+        directory: directory of the model.
+        name: name of the model, to be written down.
+        hash: hash of the model, see `encoder_hash`.
     """
 
     directory: Path

@@ -54,9 +54,9 @@ class FitEstimate:
 
     Attributes:
         utterances: whose features k-means sees.
-        hours: of them.
+        hours: hours of them.
         frames: features of them, about.
-        disk_bytes: of the features while units are made.
+        disk_bytes: bytes of the features while units are made.
     """
 
     utterances: int
@@ -361,7 +361,7 @@ def train_models(
     """The models of a vocabulary by name: `text` and `units`, or `joint` where it is one.
 
     Args:
-        texts: of all languages that are read or written.
+        texts: texts of all languages that are read or written.
         strings: units as characters.
         clusters: K; every unit gets a piece, whether it was seen or not.
         options: see `VocabularyOptions`.

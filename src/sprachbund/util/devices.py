@@ -67,7 +67,7 @@ def check_kind(device: str, kinds: tuple[str, ...], what: str) -> None:
 
     Args:
         device: its name.
-        kinds: of `ANY_DEVICE`.
+        kinds: kinds of `ANY_DEVICE`.
         what: computes, in words.
 
     Raises:
@@ -84,7 +84,7 @@ def torch_threads(count: int) -> Iterator[None]:
     """Torch computes with so many threads inside, and afterwards with as many as before.
 
     Args:
-        count: of threads, for one operation.
+        count: count of threads, for one operation.
     """
     import torch
 

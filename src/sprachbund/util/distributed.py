@@ -83,8 +83,8 @@ def local_device(environment: Mapping[str, str], num_gpus: int) -> torch.device:
     """The device of a process: the GPU with the number of its local rank, or the CPU where there is no GPU.
 
     Args:
-        environment: of the process, as torchrun sets it; without LOCAL_RANK, the first GPU is taken.
-        num_gpus: of this machine.
+        environment: environment of the process, as torchrun sets it; without LOCAL_RANK, the first GPU is taken.
+        num_gpus: GPUs of this machine.
 
     Raises:
         SprachbundError: more processes on this machine than GPUs.

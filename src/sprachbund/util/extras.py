@@ -42,7 +42,8 @@ def missing_package(error: ImportError) -> str | None:
     """One line that says which package is missing and what installs it; None if that is not what happened.
 
     Args:
-        error: of an import that failed. Where several extras ask for the package, the code that imported it decides.
+        error: error of an import that failed. Where several extras ask for the package, the code that imported it
+            decides.
     """
     # transformers says which of its own classes it could not import; what that was caused by names the package.
     while isinstance(error.__cause__, ImportError):

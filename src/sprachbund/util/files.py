@@ -218,7 +218,7 @@ def read_text(path: Path, *, advice: str = "copy or make it again") -> str:
     """Read a UTF-8 file.
 
     Args:
-        path: of the file.
+        path: path of the file.
         advice: the next step, which ends the message of an error.
 
     Raises:

@@ -56,7 +56,7 @@ def run_apart(function: Callable[..., _Result], *args: Any, start: StartMethod =
 
     Args:
         function: has to be picklable, unless the process is a copy; so have its result and its errors.
-        args: of it.
+        args: arguments of it.
         start: start method of the process.
 
     Raises:
@@ -220,7 +220,7 @@ def run(
     Args:
         job: see `Job`.
         workers: number of processes, at most as many as there are files missing.
-        ray_address: of a Ray cluster, "local" for one on this machine; None for plain processes.
+        ray_address: address of a Ray cluster, "local" for one on this machine; None for plain processes.
         start: start method of plain processes; they are copies of this one only if it has not computed with several
             threads.
         progress: called with utterances done and utterances in all.
@@ -316,7 +316,7 @@ class _Event:
     """Message of a worker about one file.
 
     Attributes:
-        number: of the file.
+        number: number of the file.
         inside: utterances done of it, while it is made.
         death: cause of the worker's end, where it ended.
     """

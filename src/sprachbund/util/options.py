@@ -92,7 +92,7 @@ class Option:
     Attributes:
         name: with its dashes. One that begins with "--no-" switches off a field that is True by default.
         metavar: stands for the value in the help.
-        help: of the command line, where the field's documentation says it from another side; None takes that one.
+        help: help of the command line, where the field's documentation says it from another side; None takes that one.
         unit: factor of the value given, such as 1e6 for megabytes of a field that counts bytes.
         old: former name, still accepted.
         commas: whether a list is also given with commas between its values, not only by repeating the option.
@@ -111,7 +111,7 @@ class Declared:
     """The declaration of a field of an options class.
 
     Attributes:
-        name: of the field.
+        name: name of the field.
         type: without None and without what is declared.
         choices: values that a `Literal` allows; empty for other types.
         range: None for no limits.

@@ -73,7 +73,7 @@ def counted(value: int, language: str, gender: str) -> Pieces | None:
     Args:
         value: the number.
         language: BCP-47 tag.
-        gender: of the noun.
+        gender: gender of the noun.
     """
     if not 0 <= value <= MAX_NUMBER:
         return None

@@ -352,7 +352,7 @@ def render_pieces(
 
     Args:
         meaning: to be said.
-        language: of the sentence.
+        language: language of the sentence.
         rng: see `render`.
         embedded: slot to the language that it is said in, in the form that its own sentence would have.
 

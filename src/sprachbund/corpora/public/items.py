@@ -65,7 +65,7 @@ class Cut:
     """A stretch of a recording on disk.
 
     Attributes:
-        path: of the recording, of any container.
+        path: path of the recording, of any container.
         start_s: start of the stretch in seconds.
         duration_s: its length in seconds; None to the end.
         channel: number of the channel that is read; None mixes all.
@@ -142,7 +142,7 @@ class Counts:
     Attributes:
         written: utterances written.
         available: utterances the corpus has, by key, written or not.
-        seconds: of what was written, by key.
+        seconds: seconds of what was written, by key.
         left_out: reason to how many.
         listed: file and line, reason and detail of everything left out.
     """

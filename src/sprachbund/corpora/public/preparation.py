@@ -311,7 +311,7 @@ class Summary:
     """The result of a preparation.
 
     Attributes:
-        name: of the corpus.
+        name: name of the corpus.
         parts: by name of the split, which is also the folder.
         checks: lines that compare with the published sizes: "whole ...", "differs: found X of Y ...", or
             "unchecked ..." where none is known.
@@ -334,7 +334,7 @@ class Preparation:
     Attributes:
         name: name of the corpus on the command line.
         summary: one line that describes the corpus.
-        licence: of recordings and texts.
+        licence: licence of recordings and texts.
         homepage: web address that offers the corpus.
         read: the parts of a copy on disk; raises SprachbundError on what is missing.
         published: sizes its makers state, only those that were read in the source named with each.

@@ -46,7 +46,7 @@ def read_table(
     """Rows of a table, each with its file and line; quotation marks are text.
 
     Args:
-        path: of the table.
+        path: path of the table.
         columns: that must be there; without a header they are the columns, in order.
         header: whether the first line names the columns.
         escape: character that makes a tab behind it text.

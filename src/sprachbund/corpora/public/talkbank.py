@@ -60,7 +60,7 @@ class TranscriptLine:
         speaker: three letters.
         words: words said, in order, without punctuation.
         times_s: start and end in seconds; None where the line has none.
-        language: of the utterance, three letters.
+        language: language of the utterance, three letters.
         translation: the line below in the language asked for; empty without one.
         transcribed: whether its words are written down.
     """

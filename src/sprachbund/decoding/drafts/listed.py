@@ -114,10 +114,10 @@ def bytes_of_a_token(
     """Bytes that a token reads without a list, W + V, and with one, (k (W + N) + V) / a.
 
     Args:
-        decoder: of the model.
+        decoder: decoder of the model.
         num_listed: rows in the list.
         missing: probability that a token is not in the list.
-        num_frames: of the memory.
+        num_frames: number of frames of the memory.
     """
     layers, output, vocabulary, memory = _bytes(decoder, num_frames)
     kept = 1 - missing

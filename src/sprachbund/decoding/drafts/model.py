@@ -146,7 +146,7 @@ class NativeModelRun(ModelRun):
 
     Args:
         family: the draft model.
-        cache: of its rows, empty.
+        cache: cache of the draft's rows, empty.
         own: its decoder.
         decoder: that it drafts for.
         planted: a text for every row whose tokens are proposed in place of its own, for measurements; or none.

@@ -49,8 +49,8 @@ class NetworkDraft(MeasuredDraft, ABC):
     """A network and the description of the model that it belongs to.
 
     Attributes:
-        name: of the kind.
-        title: of the kind, in sentences.
+        name: name of the kind.
+        title: title of the kind, in sentences.
     """
 
     name: ClassVar[str]
@@ -220,7 +220,7 @@ class NativeParasiteRun(InsideSearch):
     Args:
         packed: the parasite.
         decoder: whose keys and values it reads.
-        memory: of the utterances.
+        memory: memory of the utterances.
         planted: a text for every row whose tokens are proposed in place of its own, for measurements; or none.
     """
 

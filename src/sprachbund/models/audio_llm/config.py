@@ -58,7 +58,7 @@ class AudioLLMConfig(ConfigPart):
     """The fields that all kinds have.
 
     Attributes:
-        text_config: of the language model.
+        text_config: configuration of the language model.
         sprachbund: our own key.
     """
 
@@ -146,7 +146,7 @@ class VoxtralConfig(AudioLLMConfig):
 
     Attributes:
         model_type: the kind.
-        audio_config: of the encoder.
+        audio_config: configuration of the encoder.
         projector_hidden_act: between the matrices of the projector.
         audio_token_id: that processors of transformers put in the place of speech; nothing is computed with it.
     """
@@ -271,8 +271,8 @@ class GraniteSpeechConfig(AudioLLMConfig):
 
     Attributes:
         model_type: the kind.
-        encoder_config: of the encoder.
-        projector_config: of the Q-Former.
+        encoder_config: configuration of the encoder.
+        projector_config: configuration of the Q-Former.
         audio_token_index: stands for speech in prompts.
         downsample_rate: frames that a query stands for.
         window_size: frames that are read together.
@@ -420,7 +420,7 @@ class QwenAsrConfig(AudioLLMConfig):
 
     Attributes:
         model_type: the kind.
-        audio_config: of the encoder.
+        audio_config: configuration of the encoder.
         audio_token_id: stands for speech in prompts.
     """
 

@@ -140,8 +140,8 @@ def ends_of(directory: Path, values: Mapping[str, Any]) -> list[int]:
     """Tokens that end a text: of generation_config.json, or of config.json.
 
     Args:
-        directory: of the model.
-        values: of its config.json.
+        directory: directory of the model.
+        values: values of its config.json.
 
     Raises:
         SprachbundError: an end token that the model does not have.
@@ -372,7 +372,7 @@ def save(
     Args:
         model: with its tokens.
         directory: to be written.
-        bits: of a weight: 16, or 32, which keeps the precision that the weights have.
+        bits: bits of a weight: 16, or 32, which keeps the precision that the weights have.
         card: to lie beside the weights.
 
     Raises:

@@ -52,10 +52,10 @@ class AudioLLM(SpeechPrefixFamily):
 
     Attributes:
         files: other files of the directory, by name, to be carried along.
-        label_smoothing: of the loss (arXiv 1512.00567, section 7).
+        label_smoothing: label smoothing of the loss (arXiv 1512.00567, section 7).
         reads_context: whether text that came before, or a glossary, has a place in the prompt.
         language_from_text: see `Capabilities`.
-        frames_per_s: of the features.
+        frames_per_s: frames of the features in a second.
         front_end: from samples to features; holds no weights, so that worker processes can carry it about.
     """
 
@@ -174,7 +174,7 @@ class AudioLLM(SpeechPrefixFamily):
 
         Args:
             tokens: (R, Q), which follow what the cache holds.
-            cache: of the R rows; the tokens are added to it.
+            cache: cache of the R rows; the tokens are added to it.
             weights: has to be None: attention is not shown.
         """
         logits = super().step(tokens, cache, weights)
@@ -335,7 +335,7 @@ class AudioLLMExamples:
         """Number of the target language and the text's tokens; None for a pair that the model does not know.
 
         Args:
-            text: of the row, in the language `target`.
+            text: text of the row, in the language `target`.
             source: BCP-47 tag of the language spoken; None where nobody speaks, and the row ends at once.
             target: BCP-47 tag of the language written.
         """

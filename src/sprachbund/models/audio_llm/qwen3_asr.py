@@ -108,8 +108,8 @@ class MlpProjector(nn.Module):
     """Two matrices with GELU between them.
 
     Args:
-        states_width: of a state.
-        width: of the language model.
+        states_width: width of a state.
+        width: width of the language model.
     """
 
     def __init__(self, states_width: int, width: int) -> None:

@@ -30,7 +30,7 @@ class LLMTokens:
     Args:
         tokenizer: from now on it takes special tokens in a text for text.
         size: V of the model; the tokenizer may have fewer.
-        source: of the tokenizer, for errors.
+        source: source of the tokenizer, for errors.
 
     Attributes:
         markup: tokens that are no text: those that were added to the vocabulary.

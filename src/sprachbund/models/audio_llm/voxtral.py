@@ -50,8 +50,8 @@ class GroupProjector(nn.Module):
 
     Args:
         group: states that are joined.
-        states_width: of a state.
-        width: of the language model.
+        states_width: width of a state.
+        width: width of the language model.
     """
 
     def __init__(self, group: int, states_width: int, width: int) -> None:

@@ -292,7 +292,7 @@ class TransducerCheckpoint:
             `transducer.joint.out` and perhaps `ctc_head` in its own order of tokens, the blank last. Biases it has not
             got are left out; `transducer.joint.prediction.bias` (J,) is one that ours have not got.
         pieces: its tokens, without the blank.
-        prompts: of a model that is given the language behind its encoder, names of languages and their numbers;
+        prompts: prompts of a model that is given the language behind its encoder, names of languages and their numbers;
             `language_fusion.states.weight` (I, D + numbers) reads states and the number, one-hot.
     """
 

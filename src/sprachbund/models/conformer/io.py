@@ -66,7 +66,7 @@ def save(model: Conformer, directory: Path, *, bits: Bits = 32, card: Card | Non
     Args:
         model: to be written.
         directory: is made if need be.
-        bits: of a stored weight.
+        bits: bits of a stored weight.
         card: to lie beside the weights; none is written if None.
     """
     packed = packed_linears(model)

@@ -114,7 +114,7 @@ class _Config(ConfigPart):
     """Keys that both kinds have.
 
     Attributes:
-        encoder_config: of the encoder.
+        encoder_config: configuration of the encoder.
         vocab_size: V, the blank included.
         sprachbund: our own key.
     """
@@ -155,8 +155,8 @@ class ParakeetConfig(_Config):
         pad_token_id: the blank, with CTC.
         blank_token_id: the blank of a transducer.
         decoder_hidden_size: width of prediction and joint network.
-        num_decoder_layers: of the prediction network.
-        hidden_act: of the joint network.
+        num_decoder_layers: layers of the prediction network.
+        hidden_act: activation of the joint network.
         max_symbols_per_step: most tokens at one frame.
         durations: frames that a token may take, with "parakeet_tdt".
     """
@@ -231,7 +231,7 @@ class CanaryConfig(_Config):
 
     Attributes:
         model_type: the kind.
-        decoder_config: of the decoder.
+        decoder_config: configuration of the decoder.
         eos_token_id: ends a row.
         decoder_start_token_id: begins a prompt.
         tie_word_embeddings: whether the output matrix is the embedding.
@@ -296,7 +296,7 @@ def library_values(values: dict[str, Any], languages: tuple[str, ...]) -> dict[s
     """config.json as it is written: what was read, with the languages under our own key.
 
     Args:
-        values: of the file that was read.
+        values: values of the file that was read.
         languages: BCP-47 tags.
     """
     return {**values, CONFIG_KEY: {**values.get(CONFIG_KEY, {}), "source_languages": [*languages]}}

@@ -173,7 +173,7 @@ def fill(
     Args:
         model: without weights.
         weights: in any precision, without "model." in front of their names.
-        source: of the weights, for errors.
+        source: source of the weights, for errors.
         files: that they are mapped from; see `sprachbund.models.weights.check_once`.
 
     Raises:
@@ -294,7 +294,7 @@ def save(
     Args:
         model: with its tokens.
         directory: to be written.
-        bits: of a weight, 16 or 32.
+        bits: bits of a weight, 16 or 32.
         card: to lie beside the weights.
 
     Raises:

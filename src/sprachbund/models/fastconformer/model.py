@@ -179,7 +179,7 @@ class ParakeetExamples(_Examples):
         """Number of the language and the text's tokens, with a blank behind them; None for a translation.
 
         Args:
-            text: of the row, in the language `target`.
+            text: text of the row, in the language `target`.
             source: BCP-47 tag of the language spoken; None where nobody speaks, and nothing is written.
             target: BCP-47 tag of the language written.
         """
@@ -299,7 +299,7 @@ class CanaryExamples(_Examples):
         """Token of the target language and the text's tokens; None for a pair that the model does not know.
 
         Args:
-            text: of the row, in the language `target`.
+            text: text of the row, in the language `target`.
             source: BCP-47 tag of the language spoken; None where nobody speaks, and the row ends at once.
             target: BCP-47 tag of the language written.
         """
@@ -318,7 +318,7 @@ class Canary(DecodesByAttention, _FastConformerModel):
 
     Attributes:
         language_tokens: BCP-47 tag to token.
-        label_smoothing: of the loss (arXiv 1512.00567, section 7).
+        label_smoothing: label smoothing of the loss (arXiv 1512.00567, section 7).
 
     Raises:
         SprachbundError: the vocabulary lacks a token of the prompt or of a language.

@@ -122,7 +122,7 @@ def read(
     Args:
         archive: as opened.
         languages: BCP-47 tags that it hears; where none are given, those of the published model of that size.
-        head: of a hybrid; its transducer if None. Others have one head.
+        head: head of a hybrid; its transducer if None. Others have one head.
 
     Raises:
         SprachbundError: something is missing or damaged, or it is a model of another kind.

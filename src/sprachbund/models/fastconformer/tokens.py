@@ -28,7 +28,7 @@ class FastConformerTokens:
     Args:
         tokenizer: from now on it takes special tokens in a text for text.
         size: V of the model; the tokenizer may have fewer, such as no blank.
-        source: of the tokenizer, for errors.
+        source: source of the tokenizer, for errors.
         of_languages: a tokenizer for each language, in the order of their tokens, which follow those of `tokenizer`;
             empty where there is one for all.
 
@@ -95,8 +95,8 @@ class FastConformerTokens:
         """Tokens of a text.
 
         Args:
-            text: of any language.
-            language: of the text; needed where each has a tokenizer.
+            text: text of any language.
+            language: language of the text; needed where each has a tokenizer.
 
         Raises:
             SprachbundError: there is no tokenizer for the language.
@@ -172,7 +172,7 @@ def from_sentencepiece(model: Any, source: str) -> Tokenizer:
 
     Args:
         model: SentencePiece's description (ModelProto), of byte pairs or unigrams.
-        source: of the model, for errors.
+        source: source of the model, for errors.
 
     Raises:
         SprachbundError: a model of another kind.

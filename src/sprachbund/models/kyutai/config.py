@@ -178,12 +178,12 @@ class KyutaiConfig(_Attending):
 
     Attributes:
         vocab_size: V of the text.
-        ffn_dim: of the feed-forwards, gate and inner values together.
+        ffn_dim: width of the feed-forwards, gate and inner values together.
         codebook_vocab_size: entries of a codebook's embedding.
         audio_bos_token_id: code in front of the first frame.
         bos_token_id: token in front of the first; any row of the embedding.
         pad_token_id: token of a frame without text.
-        codec_config: of the codec.
+        codec_config: configuration of the codec.
         sprachbund: our own key.
     """
 

@@ -212,7 +212,8 @@ def save(
     Args:
         model: with its tokens.
         directory: to be written.
-        bits: of a weight of the decoder: 16, or 32, which keeps the precision that it has; the codec keeps its own.
+        bits: bits of a weight of the decoder: 16, or 32, which keeps the precision that it has; the codec keeps its
+            own.
         card: to lie beside the weights.
 
     Raises:

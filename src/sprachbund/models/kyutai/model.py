@@ -104,7 +104,7 @@ class KyutaiState:
     """The state of rows between two frames; satisfies `sprachbund.models.base.FrameState`.
 
     Attributes:
-        encoder: of the codec.
+        encoder: encoder of the codec.
         decoder: positions that the decoder has read.
         token: written last (R,).
     """
@@ -271,7 +271,7 @@ class Kyutai(TranscribesByFrames, nn.Module):
 
         Args:
             frames: at 24 kHz.
-            state: of the R rows.
+            state: state of the R rows.
         """
         assert isinstance(state, KyutaiState)
         states, encoder = [], state.encoder
@@ -286,8 +286,8 @@ class Kyutai(TranscribesByFrames, nn.Module):
         """The likeliest token for each of the next encoded frames (R, T, D), and the state behind them.
 
         Args:
-            states: of the frames.
-            state: of the R rows.
+            states: states of the frames.
+            state: state of the R rows.
         """
         assert isinstance(state, KyutaiState)
         cache, token = state.decoder, state.token

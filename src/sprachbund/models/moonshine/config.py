@@ -42,7 +42,7 @@ class _Config(ConfigPart):
     Attributes:
         vocab_size: V.
         hidden_size: D of the decoder.
-        intermediate_size: of its feed-forwards.
+        intermediate_size: inner width of its feed-forwards.
         max_position_embeddings: longest row.
         decoder_start_token_id: begins a row.
         eos_token_id: ends it.
@@ -111,7 +111,7 @@ class StreamingEncoderConfig(ConfigPart):
     """Configuration of the streaming encoder.
 
     Attributes:
-        sliding_windows: of each layer: frames that one sees, itself and the past, and one more than those ahead.
+        sliding_windows: window of each layer: frames that one sees, itself and the past, and one more than those ahead.
     """
 
     hidden_size: Width = 320
@@ -155,7 +155,7 @@ class StreamingMoonshineConfig(_Config):
 
     Attributes:
         model_type: the kind.
-        encoder_config: of the encoder.
+        encoder_config: configuration of the encoder.
     """
 
     model_type: Literal["moonshine_streaming"]

@@ -122,7 +122,7 @@ def save(
     Args:
         model: with its tokens.
         directory: to be written.
-        bits: of a weight, 16 or 32.
+        bits: bits of a weight, 16 or 32.
         card: to lie beside the weights.
 
     Raises:

@@ -139,7 +139,7 @@ class PunctuationNetwork(nn.Module):
         """`parts` and `offsets` of one text.
 
         Args:
-            words: of the text.
+            words: words of the text.
             language: BCP-47 tag.
         """
         features = [word_features(word, language, self.shape.buckets) for word in words]
@@ -166,7 +166,7 @@ def load(directory: Path, name: str) -> PunctuationNetwork:
     """Read what `save` wrote.
 
     Args:
-        directory: of config.json and the weights.
+        directory: directory of config.json and the weights.
         name: for messages.
 
     Raises:

@@ -53,8 +53,8 @@ class TokenClassifier:
     """A punctuator, see `sprachbund.text.punctuation.Punctuator`.
 
     Args:
-        model: of transformers, for token classification.
-        tokenizer: of transformers, a fast one.
+        model: model of transformers, for token classification.
+        tokenizer: tokenizer of transformers, a fast one.
         name: for messages.
 
     Raises:

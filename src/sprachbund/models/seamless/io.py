@@ -180,7 +180,7 @@ def load(
     Args:
         path_or_id: a directory, or the name of a model on the Hugging Face hub.
         offline: never use the network.
-        dtype: of the weights.
+        dtype: dtype of the weights.
 
     Raises:
         SprachbundError: transformers is not installed, files are missing or broken, or it is another model.
@@ -265,7 +265,7 @@ def save(
     Args:
         model: with its tokens.
         directory: to be written.
-        bits: of a weight, 16 or 32; 32 keeps the precision that the model has.
+        bits: bits of a weight, 16 or 32; 32 keeps the precision that the model has.
         card: to lie beside the weights.
 
     Raises:

@@ -114,7 +114,7 @@ class SeamlessExamples:
         """Language token and the text's tokens; where nobody speaks the row ends at once.
 
         Args:
-            text: of the row, in the language `target`.
+            text: text of the row, in the language `target`.
             source: BCP-47 tag of the language spoken; None where nobody speaks.
             target: BCP-47 tag of the language written.
         """
@@ -130,7 +130,7 @@ class SeamlessTextEncoder(TextToTextEncoder):
     """Pre-norm layers over the tokens of a text, with the decoder's embedding.
 
     Args:
-        config: of transformers, either version.
+        config: configuration of transformers, either version.
         embedding: the decoder's.
         positions: (S, D), a table that is never stored.
     """
@@ -168,7 +168,7 @@ class Seamless(DecodesByAttention, nn.Module):
         reads_text: whether it has the encoder of texts too.
 
     Attributes:
-        label_smoothing: of the loss (arXiv 1512.00567, section 7).
+        label_smoothing: label smoothing of the loss (arXiv 1512.00567, section 7).
     """
 
     name = "seamless"
@@ -339,9 +339,9 @@ class Seamless(DecodesByAttention, nn.Module):
         `targets` are those of the rows; only a decoder that is split by language needs them.
 
         Args:
-            features: of B utterances.
+            features: features of B utterances.
             tokens: whole rows (B, U).
-            targets: of the rows; only a decoder that is split by language needs them.
+            targets: targets of the rows; only a decoder that is split by language needs them.
         """
         memory = self.encode(features)
         route = start_route(self, targets, memory.states.device)

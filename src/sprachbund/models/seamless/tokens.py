@@ -28,7 +28,7 @@ class SeamlessTokens:
     """Text to tokens and back, and the special tokens.
 
     Args:
-        tokenizer: of transformers, as its `SeamlessM4TTokenizer` reads it.
+        tokenizer: tokenizer of transformers, as its `SeamlessM4TTokenizer` reads it.
         codes: Seamless's code to language token; None takes every token that is named like one.
         vocabulary_size: V.
 

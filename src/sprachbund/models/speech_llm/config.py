@@ -111,7 +111,7 @@ class PromptOptions(Options):
     Attributes:
         transcribe: request for a text in the language spoken.
         translate: request for a translation; `{language}` becomes the language's English name.
-        order: of instruction and speech; the paper's is the text first.
+        order: order of instruction and speech; the paper's is the text first.
         chat: speak through the tokenizer's chat template; None where it has one.
     """
 
@@ -142,8 +142,8 @@ class LossWeights(Options):
     """Weights of the losses beside the language model's cross-entropy.
 
     Attributes:
-        language: of L_lang.
-        balance: of L_bal.
+        language: weight of L_lang.
+        balance: weight of L_bal.
         by_frame: take the language of each frame from the spans, where a batch has them, not the utterance's set.
     """
 

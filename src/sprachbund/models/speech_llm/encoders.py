@@ -30,7 +30,7 @@ class SpeechEncoder(nn.Module):
         width: D.
         frame_s: seconds of a state.
         max_window_s: longest speech.
-        frames_per_s: of the features.
+        frames_per_s: frames of the features in a second.
         whole_windows: whether every utterance costs as much as the longest.
         is_log_mel: whether the features are plain log-mel, which training may mask.
         adapted: last parts of the names of the linear layers that adapters go on.
@@ -112,7 +112,7 @@ class ReadStates(nn.Module):
     """The part of an encoder that a speech LLM reads, as a module of its own.
 
     Args:
-        encoder: of the model.
+        encoder: encoder of the model.
         layers: whose states are read beside the last ones.
     """
 

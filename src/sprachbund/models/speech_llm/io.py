@@ -74,7 +74,7 @@ def assemble(
         llm: path or hub name of a causal language model.
         config: everything else.
         offline: never use the network.
-        dtype: of the language model and of an encoder of transformers.
+        dtype: dtype of the language model and of an encoder of transformers.
 
     Raises:
         SprachbundError: a part that cannot be had, is of a kind that is not taken, or does not fit; see `SpeechLLM`.
@@ -99,7 +99,7 @@ def save(
     Args:
         model: with its tokenizer.
         directory: to be written.
-        bits: of a weight of model.safetensors; parts of transformers inside keep the precision that they have.
+        bits: bits of a weight of model.safetensors; parts of transformers inside keep the precision that they have.
         card: to lie beside the weights.
         inside: write encoder and language model too; else they are named, as `assemble` or `load` got them.
 
@@ -138,9 +138,9 @@ def load(directory: str | Path, *, offline: bool = True, dtype: torch.dtype = to
     """Load a model for inference, on the CPU.
 
     Args:
-        directory: of a model.
+        directory: directory of a model.
         offline: do not download parts that config.json names and that are not on disk.
-        dtype: of the language model and of an encoder of transformers.
+        dtype: dtype of the language model and of an encoder of transformers.
 
     Raises:
         SprachbundError: naming what is missing, broken, or does not fit.

@@ -214,7 +214,7 @@ class Prompts:
     """Tokens before and behind the speech.
 
     Args:
-        tokenizer: of transformers.
+        tokenizer: tokenizer of transformers.
         options: wording of the prompt.
         vocabulary_size: V of the language model, which may be more than the tokenizer knows.
 
@@ -386,7 +386,7 @@ class TextLLM(nn.Module):
         llm: the model.
         prompts: instructions, with its tokenizer.
         heard: BCP-47 tags of what is said, in the order of their numbers.
-        written: of what is wanted.
+        written: BCP-47 tags of the languages wanted, in the same way.
     """
 
     name = "text LLM"
@@ -442,7 +442,7 @@ class TextExamples:
     Args:
         prompts: with the tokenizer.
         heard: BCP-47 tags of what is said.
-        written: of what is wanted.
+        written: BCP-47 tags of the languages wanted, in the same way.
         max_tokens: most of a text.
     """
 
@@ -472,7 +472,7 @@ class TextExamples:
         """Number of the language wanted and the text's tokens, ended.
 
         Args:
-            text: of the row, in the language `target`.
+            text: text of the row, in the language `target`.
             source: BCP-47 tag of the language spoken; None where nobody speaks.
             target: BCP-47 tag of the language written.
         """

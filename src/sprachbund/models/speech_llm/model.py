@@ -48,7 +48,7 @@ class SpeechLLM(SpeechPrefixFamily):
         encoder: see `encoders`; becomes part of this, frozen but for new adapters.
         llm: a causal language model of transformers; likewise.
         config: everything else.
-        tokenizer: of the language model; without it the model has shapes and weights, but no prompts.
+        tokenizer: tokenizer of the language model; without it the model has shapes and weights, but no prompts.
 
     Attributes:
         losses: weights of the losses beside cross-entropy; the stages of training set them.
@@ -196,7 +196,7 @@ class SpeechLLM(SpeechPrefixFamily):
         """Run encoder and projector; the states are what the language model reads.
 
         Args:
-            features: of the utterances.
+            features: features of the utterances.
             languages: BCP-47 tags of all that may occur in them; the experts of other groups then get nothing. None
                 takes what is declared of each utterance, if anything is.
 
@@ -368,7 +368,7 @@ class SpeechLLMExamples:
         """Number of the target language and the text's tokens; where nobody speaks the row ends at once.
 
         Args:
-            text: of the row, in the language `target`.
+            text: text of the row, in the language `target`.
             source: BCP-47 tag of the language spoken; None where nobody speaks.
             target: BCP-47 tag of the language written.
         """

@@ -67,7 +67,7 @@ def stretches(group_probs: Tensor, names: Sequence[str], token_s: float, duratio
         group_probs: (P, G) of one utterance's valid tokens.
         names: (G,) what each group is called.
         token_s: seconds of a speech token.
-        duration_s: of the speech, where the last token is cut.
+        duration_s: seconds of the speech, where the last token is cut.
     """
     likeliest = group_probs.argmax(-1).tolist()
     spans: list[Stretch] = []

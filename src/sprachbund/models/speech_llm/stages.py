@@ -42,7 +42,7 @@ class Stage(Options):
         losses: weights beside cross-entropy.
         learning_rate: highest.
         warmup_steps: in which the rate rises from 0.
-        clip_norm: of the gradients.
+        clip_norm: largest norm of the gradients.
     """
 
     name: str
@@ -137,7 +137,7 @@ def transition_side(step: int, steps: int, *, seed: int) -> Side:
     Args:
         step: u, from 0.
         steps: U of the transition.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     _, after = transition_weights(step, steps)
     return "next" if np.random.default_rng((seed, step)).random() < after else "previous"

@@ -154,8 +154,8 @@ class MbartShape(TextToTextShape):
     """Sizes; the defaults are those of mBART-50 (arXiv 2008.00401).
 
     Attributes:
-        label_smoothing: of the cross-entropy (arXiv 1512.00567, section 7).
-        language_weight: of the loss of the head that names the source language, as of one token.
+        label_smoothing: label smoothing of the cross-entropy (arXiv 1512.00567, section 7).
+        language_weight: weight of the loss of the head that names the source language, as of one token.
     """
 
     label_smoothing: Share = 0.1

@@ -119,8 +119,8 @@ def decoder_loss(model: Any, batch: Batch, memory: Memory, prompts: Sequence[Seq
 
     Args:
         model: has a `decoder`.
-        batch: of R rows.
-        memory: of the B utterances.
+        batch: batch of R rows.
+        memory: memory of the B utterances.
         prompts: tokens of the prompt of each row.
     """
     decoder_batch = make_decoder_batch(memory, batch, prompts)

@@ -31,7 +31,7 @@ class Identity(BaseModel):
     Attributes:
         kmeans: hash of the centroids.
         vocabulary: hash of the SentencePiece models.
-        sample_rate: of the speech.
+        sample_rate: sample rate of the speech.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,9 +44,9 @@ class Identity(BaseModel):
         """Check that something made with `other` can be used with this.
 
         Args:
-            other: of that.
+            other: identity of that.
             where: name of that, for the message.
-            strings_only: of that only strings of units are used, which no vocabulary has touched.
+            strings_only: whether only strings of units are used of that, which no vocabulary has touched.
 
         Raises:
             SprachbundError: units of another k-means, vocabulary or sampling rate.
@@ -81,7 +81,7 @@ class UnitsConfig(BaseModel):
     """The description of a directory of units, written beside its files.
 
     Attributes:
-        format: of this directory.
+        format: format of this directory.
         source: whose features the centroids are made of.
         options: as they were given.
         languages: that have a token.

@@ -38,7 +38,7 @@ def save(model: ReadsTokens, directory: Path, *, bits: Bits = 32, card: Card | N
     Args:
         model: to be written.
         directory: is made if need be.
-        bits: of a stored weight.
+        bits: bits of a stored weight.
         card: to lie beside the weights; none is written if None.
     """
     directory.mkdir(parents=True, exist_ok=True)

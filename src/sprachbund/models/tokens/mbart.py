@@ -168,7 +168,7 @@ def read_mbart(directory: Path, num_pieces: int) -> Any:
 
     Args:
         directory: as transformers writes it.
-        num_pieces: of its SentencePiece model.
+        num_pieces: pieces of its SentencePiece model.
 
     Raises:
         SprachbundError: no checkpoint of mBART, one that is broken, or another number of tokens than mBART-50's.

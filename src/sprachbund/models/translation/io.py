@@ -60,7 +60,7 @@ def load(
     Args:
         path_or_id: a directory, or the name of a model on the Hugging Face hub.
         offline: never use the network.
-        dtype: of the weights.
+        dtype: dtype of the weights.
 
     Raises:
         SprachbundError: transformers is not installed, files are missing or broken, it is another model, or a T5 in
@@ -91,7 +91,7 @@ def from_transformers(hf_model: Any, *, tokens: TranslationTokens | None = None)
     """Our model with the weights of a text-to-text model of transformers; they are shared, not copied.
 
     Args:
-        hf_model: of one of `KINDS`.
+        hf_model: model of transformers, one of `KINDS`.
         tokens: its vocabulary; without it the model has shapes and weights, but no languages.
     """
     theirs: dict[str, Tensor] = hf_model.state_dict()
@@ -121,7 +121,7 @@ def save(
     Args:
         model: with its tokens.
         directory: to be written.
-        bits: of a weight, 16 or 32; 32 keeps the precision that the model has.
+        bits: bits of a weight, 16 or 32; 32 keeps the precision that the model has.
         card: to lie beside the weights.
 
     Raises:

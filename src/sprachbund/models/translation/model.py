@@ -62,7 +62,7 @@ class TextTranslator(DecodesByAttention, nn.Module):
     """A translator of text; satisfies `sprachbund.models.base.Family` once it has its tokens.
 
     Args:
-        config: of the checkpoint, in transformers' class.
+        config: configuration of the checkpoint, in transformers' class.
         generation: its settings of generation.
         tokens: the vocabulary; without it the model has shapes and weights, but no languages.
 
@@ -217,10 +217,10 @@ class TextTranslator(DecodesByAttention, nn.Module):
         """An empty cache; row r reads memory r // rows_per_memory.
 
         Args:
-            memory: of B texts.
+            memory: memory of B texts.
             rows_per_memory: rows for each text; row r reads memory r // rows_per_memory.
             capacity: most tokens of a row; `max_tokens` if None.
-            targets: of the R rows; a model whose source begins with the language wanted needs them.
+            targets: targets of the R rows; a model whose source begins with the language wanted needs them.
 
         Raises:
             SprachbundError: several languages are wanted of one text, and its source has room for one.

@@ -69,7 +69,7 @@ class SentencePieces:
 
     Args:
         processor: `sentencepiece.SentencePieceProcessor`.
-        numbers: of the pieces.
+        numbers: numbers of the pieces.
         unknown: token of pieces without a number.
     """
 
@@ -122,8 +122,8 @@ class TranslationTokens:
     """The vocabulary of one checkpoint.
 
     Args:
-        tokenizer: of transformers, which a saved model is written with.
-        pieces: of sources.
+        tokenizer: tokenizer of transformers, which a saved model is written with.
+        pieces: pieces of sources.
         codes: the checkpoint's language code to its token.
         languages: the same codes, with their BCP-47 tags.
         special: tokens that are no text; those of languages are added.
@@ -135,7 +135,7 @@ class TranslationTokens:
         targets: BCP-47 tags written; likewise.
 
     Attributes:
-        language_index: of the language among the tokens of a source.
+        language_index: index of the language among the tokens of a source.
         end: ends a source and a row.
         padding: fills up shorter sources; nothing reads it.
         not_text: every token that is not text.
@@ -213,7 +213,7 @@ def read_tokens(directory: Path, kind: str, vocabulary_size: int) -> Translation
 
     Args:
         directory: in the Hugging Face layout.
-        kind: of the checkpoint.
+        kind: kind of the checkpoint.
         vocabulary_size: V.
 
     Raises:
@@ -361,7 +361,7 @@ class SentencePieceTokenizer:
     transformers 5.23 rebuilds T5's tokenizer with token 2 for unknown characters, which is the end of MADLAD-400.
 
     Args:
-        path: of the model.
+        path: path of the model.
         padding: its token for padding.
     """
 

@@ -115,8 +115,8 @@ class VoxtralRealtimeConfig(ConfigPart):
 
     Attributes:
         model_type: the kind.
-        audio_config: of the encoder.
-        text_config: of the decoder, a Mistral that is given the delay.
+        audio_config: configuration of the encoder.
+        text_config: configuration of the decoder, a Mistral that is given the delay.
         projector_hidden_act: between the matrices of the projector.
         audio_length_per_tok: log-mel frames of a token.
         downsample_factor: states of the encoder that are joined to one frame.

@@ -103,7 +103,7 @@ def save(
     Args:
         model: with its tokens.
         directory: to be written.
-        bits: of a weight: 16, or 32, which keeps the precision that the weights have.
+        bits: bits of a weight: 16, or 32, which keeps the precision that the weights have.
         card: to lie beside the weights.
 
     Raises:

@@ -98,7 +98,7 @@ def from_transformers(
     Args:
         weights: by their Hugging Face names.
         model: gives names and shapes; may be on the meta device.
-        source: of the weights, for messages.
+        source: source of the weights, for messages.
         files: that the weights are mapped from; see `check_once`.
 
     Raises:
@@ -223,7 +223,8 @@ def load(
     Args:
         path_or_id: a directory, or the name of a model on the Hugging Face hub, which is then downloaded.
         offline: never use the network.
-        dtype: of the weights; None keeps those of 16 bits as they are in the file, which is then mapped and not read.
+        dtype: dtype of the weights; None keeps those of 16 bits as they are in the file, which is then mapped and not
+            read.
         real_length: see `Whisper`; as the model was trained if None.
 
     Raises:
@@ -267,7 +268,7 @@ def save(
     Args:
         model: with its tokens and checkpoint_files.
         directory: to be written.
-        bits: of a weight; 32 keeps the precision that the model has.
+        bits: bits of a weight; 32 keeps the precision that the model has.
         card: in place of the one that came with the model.
 
     Raises:

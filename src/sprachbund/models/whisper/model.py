@@ -150,7 +150,7 @@ def target_tokens(model: Whisper, text: str, language: str) -> list[int]:
 
     Args:
         model: with its tokens.
-        text: of the row.
+        text: text of the row.
         language: BCP-47 tag of the text's language.
     """
     return _text_tokens(model.tokens, text, language)
@@ -224,7 +224,7 @@ class WhisperExamples:
         """The text's tokens, None for a pair that the model does not know.
 
         Args:
-            text: of the row, in the language `target`.
+            text: text of the row, in the language `target`.
             source: BCP-47 tag of the language spoken; None where nobody speaks.
             target: BCP-47 tag of the language written.
         """
@@ -260,7 +260,7 @@ class Whisper(DecodesByAttention, nn.Module):
             audio; not what published checkpoints were trained on, so measure before relying on it.
 
     Attributes:
-        label_smoothing: of the loss (arXiv 1512.00567, section 7).
+        label_smoothing: label smoothing of the loss (arXiv 1512.00567, section 7).
     """
 
     name = "whisper"
@@ -438,9 +438,9 @@ class Whisper(DecodesByAttention, nn.Module):
         `targets` are those of the rows; only a decoder that is split by language needs them.
 
         Args:
-            features: of B utterances.
+            features: features of B utterances.
             tokens: whole rows (B, U).
-            targets: of the rows; only a decoder that is split by language needs them.
+            targets: targets of the rows; only a decoder that is split by language needs them.
         """
         memory = self.encode(features)
         route = start_route(self, targets, memory.states.device)

@@ -57,12 +57,12 @@ class ParameterCounts:
     """Numbers of parameters.
 
     Attributes:
-        encoder: of the speech encoder, without adapters.
-        llm: of the language model, without adapters.
+        encoder: parameters of the speech encoder, without adapters.
+        llm: parameters of the language model, without adapters.
         projector: all its experts.
-        active: of the projector, what one speech token goes through.
-        encoder_adapters: of the speech encoder.
-        llm_adapters: of the language model.
+        active: parameters of the projector that one speech token goes through.
+        encoder_adapters: parameters of the speech encoder's adapters.
+        llm_adapters: parameters of the language model's adapters.
     """
 
     encoder: int
@@ -154,12 +154,12 @@ class CodeSwitchTraining(BaseModel):
     """Estimate of the training of one arm.
 
     Attributes:
-        name: of the arm.
+        name: name of the arm.
         projector: parameters of all experts, router and splicing.
-        active: of them, what a speech token goes through.
-        adapters: of both.
+        active: parameters of these that a speech token goes through.
+        adapters: parameters of the adapters of both.
         total: with encoder and language model.
-        weights_gib: of all in 16 bits.
+        weights_gib: GiB of all weights in 16 bits.
         training_gib: frozen weights in 16 bits; weight, gradient and two moments in 32 of what is trained. Activations
             come on top.
     """
@@ -181,10 +181,10 @@ class CodeSwitchEstimate(MemoryEstimate):
     Attributes:
         model: in words.
         encoder: its parameters.
-        llm: of the language model.
-        arms: of all.
+        llm: parameters of the language model.
+        arms: estimates of all arms.
         stages: trainings in all, those that arms share counted once, and short ones that try learning rates among them.
-        steps: of all trainings together.
+        steps: steps of all trainings together.
     """
 
     model: str

@@ -249,8 +249,8 @@ class CodeSwitchRecipe(Strict):
         """Training options of a stage: warm-up, then half a cosine down to a tenth.
 
         Args:
-            stage: of the model.
-            seed: of the run.
+            stage: stage of the model.
+            seed: seed of the run.
             projector: kind of the model's.
         """
         steps = self.steps[stage.name]

@@ -91,8 +91,8 @@ def other_scores_of(directory: Path, name: str, number: int) -> Path:
 
     Args:
         directory: folder of all runs.
-        name: of the system.
-        number: of its model, from 0.
+        name: name of the system.
+        number: number of its model, from 0.
     """
     return directory / "others" / _as_folder(name) / str(number)
 

@@ -41,9 +41,9 @@ class Transition:
     Args:
         previous: data that the run comes from.
         following: data that it arrives at; made with the same options.
-        steps: of the run; U is the last one's number.
+        steps: steps of the run; U is the last one's number.
         form: see above; "mixed" has two half batches in each.
-        seed: of the sampled form.
+        seed: seed of the sampled form.
 
     Raises:
         SprachbundError: data that are made in different ways.

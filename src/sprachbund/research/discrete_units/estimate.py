@@ -62,8 +62,8 @@ class UnitsTraining(Sized):
     Attributes:
         head: its name.
         kept_bytes: bytes that a sentence keeps for the backward pass, in 32 bits, without its logits.
-        logits_bytes: of its largest logits.
-        sentences: of that length in a batch.
+        logits_bytes: bytes of its largest logits.
+        sentences: sentences of that length in a batch.
         flops: floating-point operations of all steps, over such batches.
     """
 
@@ -78,7 +78,7 @@ class FromMbart(Sized):
     """A model that starts from mBART-50.
 
     Attributes:
-        tokens: of mBART-50.
+        tokens: tokens of mBART-50.
         whole: parameters of encoder and decoder with all of them.
         kept: tokens that are kept, taken to be as many as may be written.
         units: rows that are new.
@@ -99,8 +99,8 @@ class DiscreteUnitsEstimate(MemoryEstimate):
         heads: every head.
         mbart: the start from mBART-50; None in sizes without a text start.
         trainings: models that are trained over all seeds, equal arms once.
-        source_tokens: of the sentence that memory is estimated for.
-        target_tokens: of it.
+        source_tokens: tokens of the source of the sentence that memory is estimated for.
+        target_tokens: tokens of its target.
     """
 
     vocabulary: int

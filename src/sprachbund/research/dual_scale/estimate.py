@@ -44,7 +44,7 @@ class DualScaleTraining(TrainingMemory):
     """One training of the comparison.
 
     Attributes:
-        name: of the arm.
+        name: name of the arm.
         translation: parameters of the translator that comes out, without fixed positions.
         draft_network: parameters of it.
         trained: parameters that are trained.
@@ -68,10 +68,10 @@ class DualScaleEstimate(MemoryEstimate):
 
     Attributes:
         model: in words.
-        seeds: of the main arm.
+        seeds: seeds of the main arm.
         parts: parameters of single parts.
         trainings: the teacher's, the draft model's and every arm's.
-        tokens: of a row, for which memory is estimated.
+        tokens: tokens of a row, for which memory is estimated.
     """
 
     model: str

@@ -52,8 +52,8 @@ class TimedSystem:
     """A model with or without a draft.
 
     Attributes:
-        name: of its row.
-        seed: of its run.
+        name: name of its row.
+        seed: seed of its run.
         model: directory.
         draft: as `--draft` of `translate`.
         num_draft_tokens: in a pass; None chooses by predicted gain.
@@ -128,8 +128,8 @@ class SystemSpeed(BaseModel):
     """One system on one pair at one size of batch.
 
     Attributes:
-        name: of the system.
-        seed: of its run.
+        name: name of the system.
+        seed: seed of its run.
         batch: rows at a time.
         pair: "source>target".
         ms_per_token: decoder time of each repeat, by the tokens written with their ends.

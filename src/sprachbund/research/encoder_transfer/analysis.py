@@ -232,9 +232,9 @@ class CellGap:
     """Difference by which the first start is better in one cell.
 
     Attributes:
-        language: of the cell.
-        hours: of the cell.
-        bits: of the weights.
+        language: language of the cell.
+        hours: hours of the cell.
+        bits: bits of the weights.
         values: scores of both starts, means over seeds and tiers.
         gap: with its interval over utterances.
         seeds: that both starts have.
@@ -256,8 +256,8 @@ def cell_gaps(
     """Every language and scale at which both starts are finished with the same seed.
 
     Args:
-        grid: of the study.
-        manifests: of finished cells.
+        grid: grid of the study.
+        manifests: manifests of finished cells.
         out: folder of the study.
         bits: at which.
         draws: S.
@@ -332,7 +332,7 @@ def paired_counts(
         first: (R, N, K) counts of the first start's runs.
         second: (R, N, K), of the second's, on the same utterances.
         draws: S, of utterances.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     if isinstance(how, ErrorRate):
         errors, others = first[..., 0].sum(0), second[..., 0].sum(0)

@@ -45,12 +45,12 @@ class EncoderTransferEstimate(TrainingMemory, MemoryEstimate):
 
     Attributes:
         starts: that they are learned from.
-        trainings: of cells.
+        trainings: trainings of cells.
         pretrainings: that come before them.
         scored: tiers and bit widths at which every cell is scored.
         parts: parameters of the model's parts.
-        parameters: of the model.
-        logits_bytes: of the longest utterance, with their gradient; 0 for the attention head.
+        parameters: parameters of the model.
+        logits_bytes: bytes of the longest utterance's logits, with their gradient; 0 for the attention head.
         utterances: in a batch, at most.
         encoder_bytes: bit width to bytes of the encoder's linear layers, scales and zero points included.
     """

@@ -108,7 +108,7 @@ def weighted_means(weights: Values, gaps: Values) -> Values:
     """The mean at each scale over the languages that have it, (S, H); nan where a draw has no such language.
 
     Args:
-        weights: of the languages in each draw (S, L).
+        weights: weights of the languages in each draw (S, L).
         gaps: (L, H); nan where a language lacks a scale.
     """
     known = ~np.isnan(gaps)
@@ -128,7 +128,7 @@ def paired_utterances(
         other_errors: (N,) of the second arm, on the same utterances.
         words: (N,) in the references.
         draws: S.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         SprachbundError: for different numbers of utterances, none, or no words.
@@ -264,7 +264,7 @@ def fit_power_law(
         gaps: (L, H), means over seeds; nan where a language lacks a scale. Means are over the languages that have it.
         by: error that the fit minimises.
         draws: S.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         SprachbundError: for fewer than three scales, or too few whose mean gap is positive.

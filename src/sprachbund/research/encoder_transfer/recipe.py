@@ -68,10 +68,10 @@ def make_cell(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path
     """Train a cell, or take it up, and score it.
 
     Args:
-        recipe: of the study.
+        recipe: recipe of the study.
         out: folder of the study, where the starts are.
         cell: cell that is trained.
-        folder: of the cell.
+        folder: folder of the cell.
 
     Raises:
         SprachbundError: hours that the language does not have.
@@ -196,9 +196,9 @@ def tuning(recipe: EncoderTransferRecipe, cell: Cell, num_batches: int) -> Train
     """Training of a cell: so many epochs of its data, as far as the recipe's steps allow.
 
     Args:
-        recipe: of the study.
+        recipe: recipe of the study.
         cell: cell that is trained.
-        num_batches: of an epoch.
+        num_batches: batches of an epoch.
     """
     steps = max(recipe.least_steps, min(recipe.tuning.steps, round(recipe.epochs * num_batches)))
     every = max(1, steps // recipe.num_evaluations)
@@ -326,8 +326,8 @@ def run_cells(
     """Make starts and all cells that are missing; the table of results.
 
     Args:
-        recipe: of the study.
-        directory: of the study.
+        recipe: recipe of the study.
+        directory: directory of the study.
         options: processes; those of the recipe if None.
         report: called with a line of progress.
         progress: called with cells finished and in all.

@@ -37,7 +37,7 @@ class Decision:
     """The start to choose at an amount of data.
 
     Attributes:
-        hours: of data.
+        hours: hours of data.
         gain: expected of the first arm over the second.
         measured: whether the hours lie within those measured.
         sentence: for people.
@@ -482,8 +482,8 @@ class StudyReport:
 
     Attributes:
         grid: as it was asked for.
-        manifests: of the cells that are finished.
-        analysis: of the scales that are whole.
+        manifests: manifests of the cells that are finished.
+        analysis: analysis of the scales that are whole.
         left_out: scales that are not.
         cells: the gap of every language and scale with its interval over utterances.
         sooner: comparison of the epochs at which the two starts converged.
@@ -511,9 +511,9 @@ def make_report(grid: StudyGrid, out: Path, options: AnalysisOptions | None = No
     """The report of what is finished.
 
     Args:
-        grid: of the study.
+        grid: grid of the study.
         out: its folder.
-        options: of the analysis; the defaults if None.
+        options: options of the analysis; the defaults if None.
 
     Raises:
         SprachbundError: when no scale is whole, or the table is not one that can be compared.

@@ -368,9 +368,9 @@ class CellManifest(Strict):
         training: see `CellScores`.
         utterances: scored.
         took_s: seconds.
-        commit: of the source tree.
+        commit: commit of the source tree.
         machine: machine that computed.
-        versions: of the libraries.
+        versions: versions of the libraries.
         created: date and time, UTC.
     """
 

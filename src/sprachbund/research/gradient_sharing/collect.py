@@ -60,7 +60,7 @@ class Block:
     Attributes:
         key: language or pair.
         vectors: their numbers.
-        path: of the file, there when they are made.
+        path: path of the file, there when they are made.
     """
 
     key: str
@@ -219,7 +219,7 @@ class Collection:
         """Make a block.
 
         Args:
-            number: of the block.
+            number: number of the block.
             progress: called with the passes made for it.
         """
         with probing(self.model, self.parameters.values()):
@@ -401,8 +401,8 @@ class RankedProcess:
     """This process among those that were started from outside.
 
     Attributes:
-        rank: of this process, from 0.
-        count: of processes.
+        rank: rank of this process, from 0.
+        count: count of processes.
         wait: returns when all of them have called it.
     """
 

@@ -66,8 +66,8 @@ class Cost:
         passes_left: passes not made yet.
         parameters: coordinates of a gradient.
         seconds: that the passes left and their projections take one process, from one timed batch.
-        file_bytes: of the sketches.
-        memory_bytes: of the gradients held at a time on the model's device, besides what a backward pass holds.
+        file_bytes: bytes of the sketches.
+        memory_bytes: bytes of the gradients held at a time on the model's device, besides what a backward pass holds.
     """
 
     passes: int

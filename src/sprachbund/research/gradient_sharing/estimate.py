@@ -57,10 +57,10 @@ class SharingTraining(TrainingMemory):
     `kept_bytes` are those of the longest batch before the split, which keeps less.
 
     Attributes:
-        name: of the arm, or "first".
+        name: name of the arm, or "first".
         split: module to inner widths, shared and private; empty where nothing is split.
         parameters: in all.
-        trained: of them.
+        trained: parameters that are trained.
         utterances: in the largest batch.
     """
 
@@ -76,11 +76,11 @@ class Collecting(BaseModel):
 
     Attributes:
         modules: looked at.
-        vectors: of each language.
+        vectors: vectors of each language.
         passes: in all.
-        coordinates: of a gradient.
+        coordinates: coordinates of a gradient.
         gradients_bytes: held at a time.
-        dense_bytes: of the projection matrix that is never made.
+        dense_bytes: bytes of the projection matrix that is never made.
     """
 
     model_config = ConfigDict(frozen=True)

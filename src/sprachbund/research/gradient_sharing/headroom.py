@@ -43,10 +43,10 @@ class Gain:
     """The gain of an arm over training together, in one language.
 
     Attributes:
-        loss: of the arm, nats for each token, mean over seeds.
+        loss: loss of the arm, nats for each token, mean over seeds.
         gain: loss of training together, less that.
         interval: 95 % of the gain, by bootstrap over utterances of the mean over seeds.
-        spread: of the gain, standard deviation over seeds.
+        spread: spread of the gain, standard deviation over seeds.
     """
 
     loss: float
@@ -89,7 +89,7 @@ def measure_headroom(
     """Train the modules together, alone, and in groups, and compare on utterances held out.
 
     Args:
-        model: of a family with a text decoder; it is as before afterwards.
+        model: model of a family with a text decoder; it is as before afterwards.
         train: corpora that are trained on.
         dev: corpora of which utterances are held out.
         options: see `HeadroomOptions`.

@@ -30,13 +30,13 @@ class SharingPlanOptions:
         choose_by: "purity" as published, or "separation"; see `analyses.ranked`.
         conflict: measure of conflict that sets the shared ratio: "corrected" for 1 - mean of c_lk, or "raw" for delta
             as published, which grows and shrinks with the noise of the gradients.
-        thresholds: of the conflict, rising; those of its kind if None.
+        thresholds: thresholds of the conflict, rising; those of its kind if None.
         ratios: shared ratio below the first threshold, between them, from the last on; one more than thresholds.
         shared_ratio: for every split in place of the table.
         private_widths: "equal", or "energy" for widths in proportion to the groups' energy.
         start: method that gives branches their first weights.
         veto: groups with a mean corrected cosine above are merged; None, or a number of groups by hand, merges none.
-        seed: of k-means, of half samples, and of the weights that branches draw.
+        seed: seed of k-means, of half samples, and of the weights that branches draw.
 
     Raises:
         SprachbundError: for a value that cannot be.

@@ -32,7 +32,7 @@ def make_plan(
     """Decide what to split, from gradients. Neither the order of languages nor that of vectors matters.
 
     Args:
-        sketches: of one model; its `info`, when there, names the model and the side of each module.
+        sketches: sketches of one model; its `info`, when there, names the model and the side of each module.
         options: the published ones if not given.
         progress: called with (modules done, modules in all).
 

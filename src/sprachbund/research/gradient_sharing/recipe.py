@@ -441,8 +441,8 @@ def other_groups(groups: Grouping, seed: int) -> Grouping:
     """Groups of the same sizes with languages drawn at random, and not the same groups.
 
     Args:
-        groups: of at least two languages, not each alone and not all together.
-        seed: of the draw.
+        groups: groups of at least two languages, not each alone and not all together.
+        seed: seed of the draw.
 
     Raises:
         SprachbundError: there are no other groups of these sizes.

@@ -36,7 +36,7 @@ def apply_plan(model: Any, plan: SharingPlan, *, importance: Importance | None =
     Args:
         model: any family whose feed-forwards the plan names.
         plan: modules to split, with groups and widths.
-        importance: of the hidden units of every module that starts by "neuron"; see
+        importance: importance of the hidden units of every module that starts by "neuron"; see
             `sprachbund.research.gradient_sharing.surgery`.
 
     Raises:
@@ -186,9 +186,9 @@ def collect_importance(
 
     Args:
         model: with feed-forwards of these names.
-        batches: of every language (or pair), each holding rows of that one only.
+        batches: batches of every language (or pair), each holding rows of that one only.
         modules: names of the feed-forwards.
-        loss: of a batch; `model(batch).total` if not given.
+        loss: loss of a batch; `model(batch).total` if not given.
         progress: called with the number of batches done.
 
     Raises:
@@ -279,7 +279,7 @@ def measure_importance(
         model: that the plan is for, not split yet.
         plan: modules that will be split.
         manifests: speech to measure on.
-        utterances: of each language, or pair.
+        utterances: utterances of each language, or pair.
         targets: languages written; all that the model knows if none are given.
         progress: called with the number of batches done, and of all.
 

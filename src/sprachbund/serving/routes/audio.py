@@ -102,7 +102,7 @@ class FileJob:
     """A recording being translated into one language: iterate for its segments, then ask for the `translation`.
 
     Args:
-        worker: of the model.
+        worker: worker of the model.
         upload: the recording, open as long as the job is.
         target: language wanted, or "transcribe".
         source: language spoken; None identifies it.
@@ -113,7 +113,7 @@ class FileJob:
         count: called with the seconds of audio read.
 
     Attributes:
-        duration_s: of the recording, as far as it is known.
+        duration_s: seconds of the recording, as far as it is known.
     """
 
     def __init__(
