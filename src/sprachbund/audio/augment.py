@@ -187,7 +187,8 @@ def set_pitch(samples: FloatArray, pitch_hz: npt.NDArray[np.float64], tempo: flo
 
     Args:
         samples: float32 mono at 16 kHz, shape (N,).
-        pitch_hz: at every sample of the result, shape (N / tempo,); the last one goes on where it is shorter.
+        pitch_hz: pitch in Hz at every sample of the result, shape (N / tempo,); the last one goes on where it is
+            shorter.
         tempo: ratio of new to old speed.
     """
     world = _world()

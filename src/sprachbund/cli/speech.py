@@ -461,7 +461,7 @@ class _Ready:
     Attributes:
         job: as it was asked for.
         model: model of the job.
-        targets: in the model's tags.
+        targets: targets in the model's tags.
         table: collects the results, if one is wanted.
         speakers: labels the results, if that is wanted.
     """
@@ -628,7 +628,7 @@ def with_hints(
     """Context manager that adds to a refused language the public checkpoints that know it, with the command.
 
     Args:
-        pairs: that the model knows; where it knows those wanted, something else was refused.
+        pairs: pairs that the model knows; where it knows those wanted, something else was refused.
         verb: verb of the command.
         file: its first recording; None for the microphone.
         targets: languages wanted, as they were given; none, or "transcribe", for the language spoken.

@@ -140,7 +140,7 @@ class WhisperModel:
         local_files_only: never use the network.
 
     Attributes:
-        model: with all that this package offers.
+        model: model with all that this package offers.
 
     Raises:
         SprachbundError: there is no such model or device, or an argument is not served.
@@ -208,7 +208,7 @@ class WhisperModel:
 
         Args:
             audio: a path, a binary file, or samples (N,) at 16 kHz.
-            language: spoken; identified if None.
+            language: language spoken; identified if None.
             task: "transcribe" or "translate".
             beam_size: hypotheses.
             temperature: 0 is greedy or beam search; the others are for text that the thresholds below refuse.

@@ -132,7 +132,7 @@ class MeasuredModel(_Values):
         bits: bits of a stored matrix.
         pairs: "en-de" for each pair it can be asked for.
         scores: pair to metric to score: chrF, and an error rate of transcripts. Behind the guard.
-        failures: behind the guard, over all pairs.
+        failures: failures behind the guard, over all pairs.
         languages: language to how often it was detected; empty for a model that does not detect languages.
         times: accuracy of timestamps; None for a model without.
     """

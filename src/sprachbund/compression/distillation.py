@@ -239,7 +239,7 @@ class DistilRecipe(Strict):
     Attributes:
         teacher: directory, "bundled", or a name on the Hugging Face hub.
         student: the same; what training starts from.
-        languages: heard and written.
+        languages: languages heard and written.
         train: speech with texts, the teacher's own or others.
         dev: ranks the checkpoints; without it the last weights are taken.
         objective: losses that the student is trained with.

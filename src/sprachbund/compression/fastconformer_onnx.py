@@ -190,7 +190,7 @@ def vocabulary(model: Parakeet | Canary) -> list[str]:
     """Names of all tokens by number, as `vocab.txt` has them.
 
     Args:
-        model: whose tokens they are.
+        model: model whose tokens they are.
 
     Raises:
         SprachbundError: a token that a line of the file cannot hold, or one missing that onnx-asr begins a Canary's
@@ -220,8 +220,8 @@ def export(model: Parakeet | Canary, directory: Path, card: Card | None = None, 
 
     Args:
         model: see `check_exportable`.
-        directory: to be made.
-        card: to lie beside the graphs.
+        directory: directory to be made.
+        card: card to lie beside the graphs.
         bits: bits of a matrix; with 8, see `write_quantized_graph`, and ".int8" is added to the graphs' names.
 
     Raises:

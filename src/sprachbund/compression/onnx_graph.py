@@ -44,7 +44,7 @@ def write_graph(
         module: takes and returns tensors, in the order of the graph's inputs and outputs.
         graph: names and shapes; axes with a name may have any size.
         examples: inputs; their values do not matter. No such axis may be 1, which would be taken for a constant.
-        directory: that is there.
+        directory: directory of the graph, which has to exist.
         num_named: arguments of `forward` with names of their own; one of the form *args takes the rest. All if None.
     """
     sizes: dict[str, Any] = {}
@@ -77,7 +77,7 @@ def write_quantized_graph(
         module: as in `write_graph`, and so are the others.
         graph: graph of the file that is written.
         examples: inputs.
-        directory: that is there.
+        directory: directory of the graph, which has to exist.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

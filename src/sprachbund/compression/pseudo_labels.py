@@ -221,7 +221,7 @@ def open_source(path: Path, language: str | None, max_s: float) -> LabelSource:
 
     Args:
         path: path of it.
-        language: spoken in recordings; None where it is to be detected. A corpus has its own.
+        language: language spoken in recordings; None where it is to be detected. A corpus has its own.
         max_s: longest piece that a recording is cut into.
 
     Raises:
@@ -341,7 +341,7 @@ class LabelResult:
     """The result of labelling a corpus.
 
     Attributes:
-        utterances: in the corpus.
+        utterances: utterances in the corpus.
         left_out: utterances that it does not hold, by reason.
         counts: target language to what became of its labels: `KEPT`, `THERE`, `UNKNOWN_PAIR`, or a kind of reason for
             which they were dropped.

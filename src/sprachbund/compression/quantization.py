@@ -37,9 +37,9 @@ class QuantizedLayer:
     """The size and error of a quantized linear layer.
 
     Attributes:
-        name: in the model.
+        name: name in the model.
         num_weights: weights in its matrix.
-        num_bytes: that they take now.
+        num_bytes: bytes that they take now.
         weighted_error: weighted error of all blocks together, over that of zeros in their place: 0 is exact.
     """
 

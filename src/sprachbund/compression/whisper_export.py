@@ -91,7 +91,7 @@ def export_ctranslate2(model: Whisper, directory: Path, bits: Bits) -> None:
 
     Args:
         model: see `check_exportable`.
-        directory: to be made.
+        directory: directory to be made.
         bits: bits of a weight; with 8, rows have a scale each.
 
     Raises:

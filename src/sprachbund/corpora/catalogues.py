@@ -134,7 +134,7 @@ class Forbidden:
     """English texts that must not be learned, as they are or within a longer sentence.
 
     Args:
-        texts: in any case; of those shorter than four words only the whole text counts.
+        texts: forbidden texts, in any case; of those shorter than four words only the whole text counts.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:

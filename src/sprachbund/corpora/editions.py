@@ -48,14 +48,14 @@ class Edition:
     Attributes:
         name: as it is asked for.
         seed: seed of everything drawn.
-        languages: spoken and written.
+        languages: languages spoken and written.
         train_utterances: size of the training part.
         heldout_sentences: sentences of dev and of test for each spoken language.
         augmentation: augmentation of the training part; dev and test stay clean.
         no_speech_share: share of the training part without speech, and with empty texts.
         exact: render the same samples on every machine, at half the speed; otherwise only nearly the same.
         kinds: kinds of the meanings, equally often (see `phrasebook.draw.KINDS`); all by their weights if empty.
-        synthesizers: that speak, equally often where they can (see `sprachbund.data.synthesisers`).
+        synthesizers: synthesizers that speak, equally often where they can (see `sprachbund.data.synthesisers`).
         spoken: languages spoken; all of `languages` if empty.
         sentences: folder of tables of sentences besides the phrasebook's own (see `sprachbund.corpora.catalogues`).
         sentence_share: share of the utterances of train and dev that say a sentence of these tables.
@@ -239,10 +239,10 @@ class SpokenSentence:
     """A sentence of an edition: its meaning, words and voice.
 
     Attributes:
-        language: spoken.
+        language: language spoken.
         meaning: meaning of the texts.
         texts: language to text, in all languages of the edition.
-        voice: that speaks.
+        voice: voice that speaks.
     """
 
     language: str

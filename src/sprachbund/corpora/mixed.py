@@ -98,7 +98,7 @@ class MixedSentence:
         Args:
             times_s: begin and end of each run.
             languages: languages of the texts.
-            corpus: its name.
+            corpus: name of the corpus.
         """
         others = [tag for tag in languages if tag != self.main]
         rendered = {tag: render_pieces(self.meaning, tag) for tag in others}
@@ -242,7 +242,7 @@ def draw_spliced(
     Args:
         main: language of the announcement.
         embedded: language of the value in it.
-        part: that the meaning belongs to.
+        part: part that the meaning belongs to.
         clips: a speaker of each of the two.
         rng: draws.
 

@@ -156,7 +156,7 @@ def nested(manifests: Sequence[Utterances], hours: float, seed: int = 0) -> list
 
     Args:
         manifests: the corpora.
-        hours: wanted, above 0 and at most what there is.
+        hours: hours wanted, above 0 and at most what there is.
         seed: seed of the order; the same for all scales that are to be nested.
 
     Raises:

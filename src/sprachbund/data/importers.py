@@ -84,7 +84,8 @@ def read_common_voice(table: Path, language: str | None = None) -> OwnData:
     """The clips of a table of Common Voice, such as `de/validated.tsv`; speakers are the client ids.
 
     Args:
-        table: with the columns path and sentence, and at will client_id and locale; the clips lie in `clips` beside it.
+        table: table with the columns path and sentence, and at will client_id and locale; the clips lie in `clips`
+            beside it.
         language: BCP-47 tag of the speech, where the table has no locale.
 
     Raises:
@@ -127,7 +128,8 @@ def read_kaldi(directory: Path, language: str | None = None) -> OwnData:
     """The utterances of a Kaldi data folder.
 
     Args:
-        directory: with `wav.scp` and `text`; at will `segments`, `utt2spk`, `utt2lang`, and translations in `text.de` …
+        directory: directory with `wav.scp` and `text`; at will `segments`, `utt2spk`, `utt2lang`, and translations in
+            `text.de` …
         language: BCP-47 tag of the speech, where there is no `utt2lang`.
 
     Raises:

@@ -105,7 +105,7 @@ class PieceExamples:
     Args:
         tokenizer: tokenizer of the texts that the model writes.
         transcript_tokenizer: tokenizer of the transcripts.
-        languages: spoken and drawn as targets; `MIXED` is a target alone.
+        languages: languages spoken and drawn as targets; `MIXED` is a target alone.
         known: the model's source languages; `languages` if None.
         num_mel_bins: M.
         front_end: normalisation of the log-mel that the model takes.
@@ -298,7 +298,7 @@ class TrainingDataset(Protocol):
         """Take up what is new in an epoch.
 
         Args:
-            epoch: its number.
+            epoch: number of the epoch.
             share: number of this process and of all; what the others train on need not be at hand.
         """
         ...
@@ -311,7 +311,7 @@ class TrainingDataset(Protocol):
 
         Args:
             options: sizes of batches.
-            epoch: its number.
+            epoch: number of the epoch.
         """
         ...
 
@@ -369,7 +369,7 @@ class Corpus(Dataset[Example]):
         """Take up what is new in an epoch, and make it first where it is not there yet.
 
         Args:
-            epoch: its number.
+            epoch: number of the epoch.
             share: not needed here, all of the data is at hand.
         """
         self._take([source.at(epoch) for source in self._sources])
@@ -683,7 +683,7 @@ def batches(
         first: first batch that is made.
         num_workers: loading processes; 0 loads in this one.
         share: number of this process, and number of processes.
-        parts: that a process's share of a batch is made in.
+        parts: parts that a process's share of a batch is made in.
         strength: strength of the masks by number of the batch.
     """
     rank, count = share

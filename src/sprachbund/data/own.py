@@ -349,7 +349,7 @@ def read_folder(directory: Path, language: str) -> OwnData:
     translation. A subfolder counts as a speaker.
 
     Args:
-        directory: looked through with all its subfolders.
+        directory: directory that is searched with all its subfolders.
         language: BCP-47 tag of the speech.
 
     Raises:

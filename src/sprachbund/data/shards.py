@@ -108,7 +108,7 @@ class ShardIndex(_Strict):
         languages: BCP-47 tags, which `utterances.npy` names by their number here.
         utterances_sha256: SHA-256 of `utterances.npy`.
         info: name, licence, attribution … of the corpus, as in `dataset.json`.
-        shards: in order.
+        shards: shards in order.
     """
 
     version: Literal[1] = 1

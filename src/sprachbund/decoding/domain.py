@@ -58,7 +58,7 @@ class LatestSpans:
         Args:
             target: as it was asked for.
             beyond: its own log-odds less those of the model's threshold.
-            duration_s: its length; short spans say less.
+            duration_s: length in seconds; short spans say less.
             ended: False for an attempt at speech that goes on; the span that ends it takes the place of all of them.
         """
         noted = self._spans if ended else self._attempts

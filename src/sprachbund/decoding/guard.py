@@ -199,7 +199,7 @@ class Understanding:
         """Count a segment of one of the targets.
 
         Args:
-            duration_s: its length.
+            duration_s: length in seconds.
             dropped: reason why the guard dropped it; None when it is kept.
         """
         duration_s /= len(self.targets)

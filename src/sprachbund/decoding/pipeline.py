@@ -528,7 +528,7 @@ class DecodedSpan:
 
     Attributes:
         target: an entry of `Request.targets`.
-        segments: at least one, in order of time, dropped ones included.
+        segments: segments of the span, at least one, in order of time, dropped ones included.
         hypothesis: the row that was cut into them; None for a pair that the model does not know.
     """
 
@@ -1053,7 +1053,7 @@ def punctuated_segments(segments: Sequence[Segment], punctuator: Punctuator) -> 
     """The segments of a span with punctuation and capitals, read as one text; dropped ones stay as they are.
 
     Args:
-        segments: in order of time, of one language.
+        segments: segments in order of time, of one language.
         punctuator: finds the marks; in a language that it does not know, or that has no spaces, texts stay.
     """
     kept = [n for n, segment in enumerate(segments) if segment.dropped is None and segment.text]
@@ -1416,7 +1416,7 @@ class _Translated:
 
     Attributes:
         hypothesis: its row.
-        words: with the positions in the sentence that they were translated from; empty unless times are wanted.
+        words: words with the positions in the sentence that they were translated from; empty unless times are wanted.
     """
 
     hypothesis: Hypothesis
@@ -1926,7 +1926,7 @@ def search_texts(
     Args:
         family: a model that reads text.
         texts: (B,), each one row for every target.
-        targets: in the model's tags.
+        targets: target languages in the model's tags.
         source: language of the texts, in the model's tag; None identifies it for each.
         options: decoding options.
         allowed: languages to choose from.

@@ -52,15 +52,15 @@ class Hypothesis:
     """A finished row.
 
     Attributes:
-        tokens: without prompt, the target's prefix and end token.
+        tokens: tokens of the text, without prompt, the target's prefix and end token.
         log_probability: sum over the tokens and the end token, over the tokens that the logits processor allowed.
         finished: whether the row ended by itself; False when the limit on tokens cut it.
         no_speech_log_probability: log-probability of no speech, by the memory as seen at the first step; None in
             families without.
-        score: that a beam ranks by.
+        score: score that a beam ranks by.
         frames: frames at which its tokens were written; None of attention decoders, and of a beam of CTC.
         others: the next best of a beam, best first, where they are wanted.
-        temperature: at which its tokens were drawn; 0 of greedy and beam search.
+        temperature: temperature at which its tokens were drawn; 0 of greedy and beam search.
     """
 
     tokens: tuple[int, ...]

@@ -39,8 +39,8 @@ class TransducerHypothesis:
     """The tokens of a chunk, or of all chunks so far.
 
     Attributes:
-        tokens: without blanks.
-        frames: at which each token came, counted from the start of the stream.
+        tokens: tokens without blanks.
+        frames: frames at which each token came, counted from the start of the stream.
         ends: the frame behind each token's last: behind its duration, or the next one.
         log_probabilities: log-probability of each token.
         score: log-probability, blanks included: of the one path of greedy search, of all paths kept in a beam.
@@ -276,7 +276,7 @@ class Beam:
     """Hypotheses of one stream, best first.
 
     Attributes:
-        hypotheses: over all chunks so far.
+        hypotheses: hypotheses over all chunks so far.
         path_scores: log-probability of the likeliest path of each, the one that its frames are of.
         state: one row for each of them.
     """

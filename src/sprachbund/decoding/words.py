@@ -107,7 +107,7 @@ def aligned_by_frames(family: Family, hypothesis: Hypothesis, duration_s: float)
     """Times of the tokens of a row that a search by frames has written: those of the frames.
 
     Args:
-        family: that wrote it.
+        family: family that wrote it.
         hypothesis: hypothesis of a transducer, of greedy CTC, or of a frame decoder.
         duration_s: seconds of audio in the memory.
 

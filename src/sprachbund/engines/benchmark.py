@@ -92,7 +92,7 @@ def register_gops(loop: str, threads: int = 1, rounds: int = _ROUNDS) -> float:
     Args:
         loop: one of those of the extension, see engines/native/peak.cpp. Of the first, a chain of additions that take a
             cycle each, the speed is the processor's clock in GHz.
-        threads: that run it, each timed by its own clock, which other programs disturb least.
+        threads: threads that run it, each timed by its own clock, which other programs disturb least.
         rounds: rounds of a trial.
     """
     module = native()
@@ -152,8 +152,8 @@ class SpeedJob:
         engine: one of ENGINES, or native-int4.
         model: a model directory, name or id; not with `shape`.
         shape: a published Whisper shape, to be filled with random weights.
-        threads: to compute with.
-        repeats: that count; one more warms up.
+        threads: threads to compute with.
+        repeats: repeats that count; one more warms up.
         window_s: seconds of the long recording, or the model's window if that is shorter.
         window_tokens: decoded from it.
         clip_s: seconds of the short recording, encoded at its real length.

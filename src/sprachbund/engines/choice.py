@@ -131,7 +131,7 @@ def on_torch(family: Family, precision: Precision, *, cuda_graphs: bool = True) 
     """The family with its modules replaced; the original is left as it is.
 
     Args:
-        family: with its weights.
+        family: family with its weights.
         precision: see `Precision`.
         cuda_graphs: see `TorchDecoder`.
 
@@ -227,7 +227,7 @@ class Engine:
     Attributes:
         name: name of the choice: "native", "torch", or "torch" with a precision. What an engine cannot compute stays on
             torch; `parts` has who computes what.
-        family: to encode, start and step with.
+        family: family that encodes, starts and steps with the engine.
         why: engine and threads that compute, and the reason for this engine.
         notes: sentences the user should see, such as about a damaged cache.
         warnings: sentences about an engine that was asked for and is slower here than plain torch.
@@ -271,7 +271,7 @@ def engine_for(
     """An engine for a loaded family.
 
     Args:
-        family: with its weights.
+        family: family with its weights.
         engine: "native" (int8 weights, CPU), "native-int4" (the same with `weights="int4"` among its options), "torch"
             (the model as it is), "torch-fp32", "torch-bf16" or "torch-int8" (torch in that precision, faster), or
             "auto": the fastest of them, `native-int4` excepted, by a short trial (`sprachbund.engines.trial`).
@@ -371,7 +371,7 @@ class _Builder:
     """Builds the engines of a family.
 
     Attributes:
-        family: with its weights.
+        family: family with its weights.
         options: options of the native engine.
         kernels: name of the native kernels; None where they cannot run the family.
         directory: directory of the model, or none.
@@ -440,9 +440,9 @@ class _Builder:
         """The trial that is remembered, or one made now; the fastest family if it was built now.
 
         Args:
-            engine: that was asked for.
-            threads: that were asked for.
-            candidates: to be tried.
+            engine: engine that was asked for.
+            threads: threads that were asked for.
+            candidates: candidates that are tried.
         """
         if self.directory is None:
             return try_candidates(candidates)
@@ -540,8 +540,8 @@ def on_same_engine(family: Family, other: Family, directory: Path | None = None)
     """Another model on the engine of a family, with the same threads; for draft models.
 
     Args:
-        family: whose engine is meant.
-        other: with its weights; given back as it is where the kernels cannot run it.
+        family: family whose engine is meant.
+        other: other family with its weights; given back as it is where the kernels cannot run it.
         directory: the other's; its packed weights are then kept and mapped.
 
     Raises:
@@ -593,7 +593,7 @@ def check_choice(engine: EngineChoice, threads: int | None, device: str = CPU) -
     Args:
         engine: asked for.
         threads: asked for, or none.
-        device: that the model is to be on.
+        device: device that the model is to be on.
     """
     if engine not in CHOICES:
         raise SprachbundError(f"there is no engine {engine!r}; choose one of {', '.join(CHOICES)}")

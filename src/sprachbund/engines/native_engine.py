@@ -191,7 +191,7 @@ class NativeParasite(_ReadsMemory):
     """A parasite (`sprachbund.nn.drafts.Parasite`) beside a native decoder, whose keys and values it reads.
 
     Args:
-        parasite: with its weights.
+        parasite: parasite with its weights.
         decoder: decoder of the model; its embeddings, positions and output matrix are the parasite's too.
     """
 
@@ -357,7 +357,7 @@ class NativeDecoder(_ReadsMemory):
         """A parasite as a draft of one search.
 
         Args:
-            parasite: made for this decoder.
+            parasite: parasite made for this decoder.
             memory: see `NativeParasite.remember`.
             planted: as of `heads_draft`.
             prompts: tokens of the rows' prompts.
@@ -613,7 +613,7 @@ def with_native_modules(
     """The family with native modules in place of those that are packed; the others are shared with it.
 
     Args:
-        family: with its weights.
+        family: family with its weights.
         packed: its packed weights.
         team: threads.
         kernels: name of the instruction set.

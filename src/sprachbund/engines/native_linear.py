@@ -71,7 +71,7 @@ class KeptProduct(nn.Module):
     """Gives again what a module made of the same input, as of the distances between the frames of a chunk.
 
     Args:
-        module: without a state.
+        module: module without a state.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -178,7 +178,7 @@ def matrix_of(arrays: Arrays, layer: str) -> Arrays:
 
     Args:
         arrays: arrays of a module.
-        layer: its name there.
+        layer: name of the layer in the arrays.
     """
     prefix = f"{layer}."
     return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(f"{prefix}matrix.")}

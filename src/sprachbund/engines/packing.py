@@ -86,7 +86,7 @@ def pad(x: Tensor, dim: int, multiple: int) -> Tensor:
     Args:
         x: any shape.
         dim: the dimension.
-        multiple: that its size becomes a multiple of.
+        multiple: number that its size becomes a multiple of.
     """
     missing = -x.shape[dim] % multiple
     return x if missing == 0 else F.pad(x, (0, 0) * (x.ndim - 1 - dim % x.ndim) + (0, missing))
@@ -273,8 +273,8 @@ def pack_self_attention(norm: nn.LayerNorm, attention: MultiHeadAttention, weigh
     """A norm and the attention behind it as self_norm, self_heads (queries, keys, values) and self_out.
 
     Args:
-        norm: over D.
-        attention: with H heads.
+        norm: norm over D.
+        attention: attention with H heads.
         weights: numbers of the linear layers.
     """
     heads = attention.num_heads
@@ -409,7 +409,7 @@ def pack_encoder(
 
     Args:
         layers: layers of an encoder.
-        norm: behind a transformer's layers; None for conformers.
+        norm: norm behind a transformer's layers; None for conformers.
         weights: numbers of the linear layers.
     """
     arrays = {} if norm is None else pack_norm("norm", norm)

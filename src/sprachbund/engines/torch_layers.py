@@ -260,7 +260,7 @@ class RecordedStep:
     """A step as a CUDA graph, with buffers of its own for what goes in.
 
     Args:
-        step: to be recorded; may be repeated without harm.
+        step: step to be recorded; may be repeated without harm.
         tokens: (R, Q) on the device, as later calls give them.
         lengths: (R,) as later calls give them.
     """

@@ -58,7 +58,7 @@ class Candidate:
     """An engine that may be tried.
 
     Attributes:
-        engine: its name.
+        engine: name of the engine.
         build: gives the family that it computes.
         num_bytes: memory of its weights, about.
         threads: threads of the native engine; None for torch, whose number of threads belongs to the process.

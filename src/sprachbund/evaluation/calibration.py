@@ -93,7 +93,7 @@ class CalibrationSound:
     """A piece of sound that a model is given.
 
     Attributes:
-        group: in which it is counted.
+        group: group in which it is counted.
         utterance: utterance of the corpus.
         samples: (N,) at 16 kHz.
         plain: whether it is as the corpus has it.
@@ -371,7 +371,7 @@ def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, li
     """Measure the effect of the threshold on each group, and the trade-off.
 
     Args:
-        observations: that nothing was fitted on.
+        observations: observations that nothing was fitted on.
         domain: domain of the model.
 
     Returns:

@@ -67,7 +67,7 @@ class EmissionDelay:
     Attributes:
         right_context: right context of the tier.
         promised_s: the tier's latency.
-        num_words: spoken.
+        num_words: words that were spoken.
         num_written: words of these, written as they were said; the others have no delay.
         tokens: tokens of the words written.
     """

@@ -56,7 +56,7 @@ class EmissionLog(_Record):
     """The text that was written of one talk in one language, with its times.
 
     Attributes:
-        talk: its name, the same as in the references.
+        talk: name of the talk, the same as in the references.
         target: BCP-47 tag of the text.
         duration_s: seconds of the talk.
         emissions: committed text in order.
@@ -127,7 +127,7 @@ class EmissionRecorder:
     """Collects what a live session writes in one target language into a log.
 
     Args:
-        talk: its name.
+        talk: name of the talk.
         target: BCP-47 tag of the text.
     """
 

@@ -274,7 +274,7 @@ class RouterPicture:
         duration_s: seconds of the speech.
         heard: spans that the model makes of it.
         texts: spans of the transcript, or of the model's output where there is none.
-        title: over it.
+        title: title above the picture.
     """
 
     mass: np.ndarray

@@ -66,7 +66,7 @@ class Plan:
     """The utterances and targets to decode, and counts of those that are left out, by reason.
 
     Attributes:
-        jobs: in the order of the corpus.
+        jobs: jobs in the order of the corpus.
         without_reference: (source, target) to utterances that have no text in that language.
         unknown_pairs: (source, target) to utterances of pairs that the model does not know.
         without_speech: utterances without a language, which quality cannot be measured on.

@@ -401,7 +401,7 @@ class TalkLatency:
     """One talk in one language.
 
     Attributes:
-        talk: its name.
+        talk: name of the talk.
         target: BCP-47 tag of the text.
         unit: "word" or "character".
         duration_s: seconds of the talk.
@@ -461,7 +461,7 @@ class MeanLatency:
 
     Attributes:
         target: BCP-47 tag, or "all" for the plain mean over languages.
-        num_talks: that it is over.
+        num_talks: talks that it is the mean of.
         num_silent: passages among them without output, which count for quality alone.
         scores: means over talks; those of `STREAM_SCORES` over all segments of all talks.
         flicker: mean over talks.

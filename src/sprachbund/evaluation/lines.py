@@ -172,7 +172,7 @@ class EmbeddedSpan:
         language: BCP-47 tag of it.
         said: the words, in the embedded language; empty when the corpus does not have them.
         start: first word of their translation in the reference; None where that is unknown.
-        end: behind the last word of their translation in the reference; None with `start`.
+        end: end behind the last word of their translation in the reference; None with `start`.
     """
 
     language: str

@@ -48,7 +48,7 @@ class EvaluationParts:
     """The parts of an evaluation; a `sprachbund.util.jobs.Job`.
 
     Attributes:
-        corpora: in the order of the evaluation.
+        corpora: corpora in the order of the evaluation.
         open_model: loads the model; every process calls it once.
         options: options of the evaluation; the engine is named.
         folder: folder of the parts.

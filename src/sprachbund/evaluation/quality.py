@@ -46,8 +46,8 @@ class Score:
     """A score, or another measured number.
 
     Attributes:
-        metric: its name.
-        value: in percent or points.
+        metric: name of the metric.
+        value: value in percent or points.
         signature: everything that the score depends on, as one line; empty for means.
         group: lines that it is a score of: "pair", "mean" or one of `GROUPINGS`.
         member: member of the group: "en-de", "all", a corpus ...

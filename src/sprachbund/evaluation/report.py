@@ -42,7 +42,7 @@ class Gathered:
         durations_s: seconds of the sound, N.
         lengths: words in the reference (characters in scripts without spaces), N.
         worst: lowest sentence chrF, one target of an utterance, pairs in turn so that one bad pair is not all.
-        random: drawn with the same chance each.
+        random: lines drawn at random with the same chance each.
     """
 
     counts: Counts = field(default_factory=lambda: np.zeros((0, 0)))
@@ -155,7 +155,7 @@ def examples(lines: Sequence[Line], sounds: Sounds, *, guarded: bool) -> str:
     """One card for each line, with what the guard made of it; empty without lines.
 
     Args:
-        lines: to show.
+        lines: lines that are shown.
         sounds: finds the audio of a line.
         guarded: whether the guard was used.
     """

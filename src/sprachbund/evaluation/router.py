@@ -40,7 +40,7 @@ class RouteCounts:
     """Adds up lines as they come.
 
     Attributes:
-        num_lines: in all.
+        num_lines: number of lines.
         any_routes: whether any line carried routes; without them there is no router to speak of.
     """
 

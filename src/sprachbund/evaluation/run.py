@@ -534,7 +534,7 @@ def rescore(
 
     Args:
         out: folder with `hypotheses.jsonl`.
-        manifest: written with the hypotheses; its options are used.
+        manifest: manifest written with the hypotheses; its options are used.
         progress: called with the number of lines scored.
 
     Raises:

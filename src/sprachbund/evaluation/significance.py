@@ -32,7 +32,7 @@ class ComparedSystem:
 
     Attributes:
         score: score of the whole corpus.
-        mean: over draws; None without bootstrap.
+        mean: mean over draws; None without bootstrap.
         half_width: half width of the 95% interval around the mean, as sacrebleu gives it.
         difference: score less the baseline's.
         interval: 95% of the differences over draws; (nan, nan) without bootstrap.

@@ -458,7 +458,7 @@ def fill(text: str, directory: Path) -> str:
 
     Args:
         text: text of the document.
-        directory: that paths in it are relative to.
+        directory: directory that paths in it are relative to.
 
     Raises:
         SprachbundError: for blocks that do not end or cannot be read, missing manifests, unknown tables.

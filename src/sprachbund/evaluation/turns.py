@@ -45,7 +45,7 @@ class Sentence:
         samples: (N,) at 16 kHz.
         words: as they are said, with the punctuation behind them where the corpus has it.
         spelled: the same words as the model writes them, one for each.
-        language: spoken, in the model's tag.
+        language: language spoken, in the model's tag.
         speaker: name of the speaker.
     """
 
@@ -96,7 +96,7 @@ def cut_off(family: Family, sentence: Sentence) -> list[TurnSound]:
     """A sentence, whole and cut off in front of some words; never where one of several sentences has ended.
 
     Args:
-        family: with an attention decoder, which aligns.
+        family: family with an attention decoder, which aligns.
         sentence: sentence of a language that the family transcribes.
 
     Raises:

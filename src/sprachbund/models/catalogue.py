@@ -30,7 +30,7 @@ class Checkpoint:
     Attributes:
         alias: short name, which `--model` takes.
         id: name on the Hugging Face hub.
-        family: that loads it here.
+        family: family that loads it here.
         task: task that it was trained for.
         languages: rule for its languages: "whisper" (99), "whisper-v3" (with Cantonese), "english", "european" (25),
             "seamless", that of a speech LLM, or of a translator of text.

@@ -182,7 +182,7 @@ def read_shards(directory: Path, pattern: str = "model*.safetensors") -> dict[st
     """All weights of a directory, by the names in its files; 16-bit floats come in single precision, bfloat16 as it is.
 
     Args:
-        directory: with one file, or with all of its shards.
+        directory: directory with one file, or with all of its shards.
         pattern: pattern of the files' names.
 
     Raises:
@@ -233,10 +233,10 @@ def fill(
     """Give a model on the meta device its weights, in the precision that they have; it is changed in place.
 
     Args:
-        model: without weights.
-        weights: under the model's own names; a copy of a tied matrix may be among them.
+        model: model without weights.
+        weights: weights under the model's own names; a copy of a tied matrix may be among them.
         source: source of the weights, for errors.
-        files: that they are mapped from; see `sprachbund.models.weights.check_once`.
+        files: files that they are mapped from; see `sprachbund.models.weights.check_once`.
 
     Raises:
         SprachbundError: weights are missing, too many, of another shape, of several precisions, or not finite.

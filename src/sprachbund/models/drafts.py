@@ -157,7 +157,7 @@ def draft_logits(
     """Logits of a draft network, one entry for every distance that it looks ahead.
 
     Args:
-        draft_network: made for the decoder.
+        draft_network: draft network made for the decoder.
         decoder: decoder of the model.
         decoder_batch: decoder batch of R rows.
         seen: output of the decoder for them.
@@ -179,7 +179,7 @@ def parasite_states(
     """A parasite's hidden states (R, U, D) at every position of a decoder batch.
 
     Args:
-        parasite: made for the decoder.
+        parasite: parasite made for the decoder.
         decoder: decoder of the model.
         decoder_batch: decoder batch of R rows of U tokens.
         seen: output of the decoder for them.

@@ -331,7 +331,7 @@ def read_model(
 
     Args:
         kind: class whose `from_pretrained` reads it.
-        directory: in the Hugging Face layout.
+        directory: directory in the Hugging Face layout.
         config: its configuration, in transformers' class; its file passed `check_config`.
         build: makes the model without weights, to see its size.
         surplus: regular expressions of weights that a checkpoint may have and this model has no use for.

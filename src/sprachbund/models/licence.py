@@ -21,7 +21,7 @@ class Licence:
     """The licence of a model's weights.
 
     Attributes:
-        model: whose weights, as the user named it.
+        model: model that has the weights, as the user named it.
         name: name of the licence, as the model's card or page has it; empty where none is stated.
         commercial: False where the licence is known to forbid commercial use.
     """

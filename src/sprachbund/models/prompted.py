@@ -55,7 +55,7 @@ def request(text: str, source: str, target: str, glossary: str = "") -> str:
     """Return the request that a language model gets.
 
     Args:
-        text: to be translated.
+        text: text to be translated.
         source: BCP-47 tag of its language.
         target: BCP-47 tag of the language wanted.
         glossary: see `read_glossary`; entries whose term does not occur are left out.
@@ -221,7 +221,7 @@ class PromptedTranslator(PrefixFamily):
         """Tokens (P,) of a request as the chat template has them, up to where the reply begins.
 
         Args:
-            text: to be translated.
+            text: text to be translated.
             target: languages, and a glossary as its context.
 
         Raises:
@@ -305,7 +305,7 @@ def load(directory: Path, *, dtype: torch.dtype = torch.float32) -> PromptedTran
     """Load a language model as a translator, on the CPU.
 
     Args:
-        directory: in the Hugging Face layout.
+        directory: directory in the Hugging Face layout.
         dtype: dtype of the weights.
 
     Raises:
@@ -333,10 +333,10 @@ def save(model: PromptedTranslator, directory: Path, *, bits: Bits = 32, card: C
     """Write a model in the Hugging Face layout; transformers loads it too.
 
     Args:
-        model: to be written.
+        model: model to be written.
         directory: for it.
         bits: bits of a weight; 32 keeps the precision that the model has, and others are refused.
-        card: to lie beside the weights.
+        card: card to lie beside the weights.
 
     Raises:
         SprachbundError: the directory is taken by something else, or other bits.

@@ -71,7 +71,7 @@ class Value(_Strict):
     """An input or output.
 
     Attributes:
-        name: in the graph.
+        name: name in the graph.
         type: type of its numbers.
         shape: numbers, and names of sizes that may differ: "batch", "chunk" (frames), "8*chunk" (mel frames).
     """
@@ -284,7 +284,7 @@ class OnnxSession:
     Args:
         directory: directory of the model.
         graph: description of the graph.
-        threads: to compute with; those of torch by default.
+        threads: threads to compute with; those of torch by default.
 
     Raises:
         SprachbundError: a file that is missing, damaged, or not the graph described.
@@ -471,7 +471,7 @@ class OnnxStreamingTransducer(Conformer):
         description: from config.json.
         tokenizer: tokenizer of what it writes.
         directory: holds the graphs.
-        threads: to compute with; those of torch by default.
+        threads: threads to compute with; those of torch by default.
 
     Raises:
         SprachbundError: graphs that are missing, damaged or of another model.

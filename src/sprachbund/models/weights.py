@@ -46,12 +46,12 @@ def write_transformers_directory(
     """Write a model in transformers' layout; config.json comes last, so a broken-off writing is not taken for a model.
 
     Args:
-        directory: to be written; safetensors files that lie there are replaced.
+        directory: directory to be written; safetensors files that lie there are replaced.
         weights: name of a safetensors file to its tensors.
         config: values of config.json.
         files: name to content of the others, such as the tokenizer's.
         bits: bits of a weight, for the card.
-        card: to lie beside the weights.
+        card: card to lie beside the weights.
 
     Raises:
         SprachbundError: the directory is something else than a model's, or cannot be written.
@@ -80,7 +80,7 @@ def directory_of_a_model(directory: Path) -> Iterator[None]:
     """Make room for a model, whose files are written within; config.json is to be the last of them.
 
     Args:
-        directory: made if it is not there; safetensors files that lie there are removed.
+        directory: directory made if it is not there; safetensors files that lie there are removed.
 
     Raises:
         SprachbundError: the directory is something else than a model's, or cannot be written.
@@ -187,7 +187,7 @@ def check_weights(
     Args:
         weights: as read.
         wanted: weights of the model that was built, on any device.
-        source: that the weights come from, for the message.
+        source: source that the weights come from, for the message.
         ignored: regular expressions of names that may be there all the same, since nothing is computed with them.
 
     Raises:
@@ -224,8 +224,8 @@ def check_once(files: Sequence[Path], check: Callable[[], None], about: str = ""
     """Check the values of weights, not at every start: that would read files whole of which an engine needs little.
 
     Args:
-        files: that the weights are mapped from; while they stay as they are, a check that found no fault is not made
-            again. Without any, it is always made.
+        files: files that the weights are mapped from; while they stay as they are, a check that found no fault is not
+            made again. Without any, it is always made.
         check: raises an error where there is a fault.
         about: the tensors that are checked, where there may be others in the files.
     """

@@ -330,7 +330,7 @@ class WindowProjector(nn.Module):
     Args:
         shape: shape of the Q-Former.
         window: frames.
-        num_queries: that read each window.
+        num_queries: queries that read each window.
         width: width of the language model.
     """
 

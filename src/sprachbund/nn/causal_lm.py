@@ -67,7 +67,7 @@ class PrefixCache(DecoderCache):
         """As `store`, and lays a layer out when its first keys and values come.
 
         Args:
-            layer: its number.
+            layer: number of the layer.
             positions: (R, Q).
             used: positions to give back, from the first.
             keys: (R, K, Q, E).
@@ -152,7 +152,7 @@ class CausalShape:
         embedding_scale: factor of everything that comes in (Granite's embedding_multiplier).
         residual_scale: factor of what each half of a layer adds (Granite's residual_multiplier).
         attention_scale: factor of the scores; None for 1 / sqrt(E).
-        logits_scale: that logits are divided by.
+        logits_scale: number that logits are divided by.
     """
 
     vocabulary_size: int
@@ -312,7 +312,7 @@ class CausalLayers(nn.Module):
     Args:
         shape: sizes.
         layer: makes each layer, which is called as a `CausalLayer` is; that is made if None.
-        norm: behind them; `RMSNorm` if None.
+        norm: norm behind them; `RMSNorm` if None.
     """
 
     def __init__(

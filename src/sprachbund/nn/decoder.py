@@ -57,7 +57,7 @@ class DecoderCache:
         """As `store`, at the `positions` (R, Q) behind what every row holds.
 
         Args:
-            layer: its number.
+            layer: number of the layer.
             positions: (R, Q), behind what every row holds.
             keys: (R, H, Q, D/H).
             values: (R, H, Q, D/H).

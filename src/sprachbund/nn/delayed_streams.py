@@ -24,7 +24,7 @@ class CodeShape:
     Attributes:
         num_codebooks: Q.
         num_entries: K, the code in front of the first frame among them.
-        first: that code.
+        first: the code in front of the first frame.
     """
 
     num_codebooks: int
@@ -99,7 +99,7 @@ class DelayedStreamsDecoder(CausalLayers):
 
         Args:
             states: codes of the frame, embedded (R, 1, D).
-            tokens: written before (R,).
+            tokens: tokens written before (R,).
             cache: cache of the R rows.
         """
         embedded = self.embed_tokens(tokens)[:, None].float() + states

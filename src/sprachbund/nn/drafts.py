@@ -204,7 +204,7 @@ class Parasite(nn.Module):
         What is visible is what the cache holds: tokens before the newest one. Turn them into logits with `logits`.
 
         Args:
-            decoder: whose cache, embedding and positions these are.
+            decoder: decoder whose cache, embedding and positions these are.
             tokens: the newest ones (R,).
             positions: theirs (R,).
             cache: cache of the decoder, with the tokens before the newest ones.
@@ -232,7 +232,7 @@ class Parasite(nn.Module):
         """Hidden states (R, Q, D) for the tokens after `tokens` (R, Q) at `positions` (R, Q).
 
         Args:
-            decoder: whose cache, embedding and positions these are.
+            decoder: decoder whose cache, embedding and positions these are.
             tokens: tokens (R, Q) at the queries' positions.
             positions: positions of the queries.
             cache: cache of the decoder.
@@ -265,7 +265,7 @@ class Parasite(nn.Module):
         `valid` (R, U). Equal to predicting position by position.
 
         Args:
-            decoder: whose embedding and positions these are.
+            decoder: decoder whose embedding and positions these are.
             tokens: whole rows (R, U).
             cache: the decoder's keys and values of the same rows.
             cross: see `remember`.

@@ -69,7 +69,7 @@ class FeedForward(nn.Module):
     Args:
         width: D.
         hidden_width: F.
-        activation: between the two matrices.
+        activation: activation between the two matrices.
     """
 
     def __init__(self, width: int, hidden_width: int, activation: Activation = "silu") -> None:

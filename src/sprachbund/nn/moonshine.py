@@ -129,7 +129,7 @@ class Mlp(nn.Module):
 
     Args:
         width: D.
-        inner_width: between the matrices.
+        inner_width: width between the matrices.
         activation: activation of the gate, or of all.
         gated: whether the expansion has a gate beside it.
     """

@@ -94,7 +94,7 @@ def through_window(
     The computation is cut into pieces of a window, so that memory has a bound for any Q.
 
     Args:
-        layers: to go through.
+        layers: layers to go through.
         x: inputs (R, Q, D), one position or more.
         cache: cache of the R rows.
         window: positions that each attends to, its own among them.

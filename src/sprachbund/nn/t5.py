@@ -185,7 +185,7 @@ class T5DecoderLayer(nn.Module):
         Args:
             x: (R, Q, D).
             store: from the keys and values of x, (R, H, Q, K), to all those to attend to, (R, H, C, K).
-            added: to the scores of each query, (R or 1, H, Q, C).
+            added: numbers that are added to the scores of each query, (R or 1, H, Q, C).
             cross: the memory's keys, values and its padding mask.
             weights: the cross-attention weights (R, H, Q, T) are appended to it, if given.
         """

@@ -123,7 +123,7 @@ class TokenEncoder(nn.Module):
         kernel_size: kernel size of the depthwise convolutions.
         strides: convolutions of stride 2; none leaves as many frames as tokens.
         block: kind of the layers.
-        dropout: in every layer, in training.
+        dropout: dropout in every layer, in training.
         time_masks: stretches of the embedded tokens that are hidden, in training.
         max_mask_share: longest such stretch, as a share of the row.
     """

@@ -146,7 +146,7 @@ def duration_transducer_loss(
         num_frames: (B,), 1 to T.
         num_targets: (B,), 0 to U.
         blank: id of the blank.
-        durations: in frames, in the order of their logits.
+        durations: durations in frames, in the order of their logits.
         frames_at_once: t.
 
     Raises:
@@ -192,7 +192,7 @@ def _duration_paths(
         takes: log-probabilities of durations (B, T, W, E).
         num_frames: valid frames (B,).
         num_targets: valid targets (B,).
-        durations: in frames.
+        durations: durations in frames.
     """
     _, frames, width = blanks.shape
     t, u = (torch.arange(n, device=blanks.device) for n in (frames, width))
@@ -433,7 +433,7 @@ class TransducerShape:
         prediction_width: P.
         prediction_layers: L.
         joint_width: J.
-        dropout: between layers of the prediction network, behind it, and in the joint network; in training.
+        dropout: dropout between layers of the prediction network, behind it, and in the joint network; in training.
         blank: the id that takes a step in time.
         activation: activation of the joint network; NeMo's checkpoints have "relu".
         durations: frames that a token or blank may take, of a token-and-duration transducer (arXiv 2304.06795), whose

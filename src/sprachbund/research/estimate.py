@@ -27,7 +27,7 @@ class TrainingEstimate:
         name: name of the training.
         fixed_bytes: weights, gradients and moments.
         batch_bytes: activations of the largest batch, kept for the backward pass in 32 bits.
-        utterances: in it.
+        utterances: utterances in it.
         flops: floating-point operations of all steps.
     """
 
@@ -99,7 +99,7 @@ def estimate_of(name: str, memory: TrainingMemory, utterances: int) -> TrainingE
     Args:
         name: name of the training.
         memory: memory of the training.
-        utterances: in the largest batch.
+        utterances: utterances in the largest batch.
     """
     return TrainingEstimate(
         name=name,

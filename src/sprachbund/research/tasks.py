@@ -181,7 +181,7 @@ def run_tasks(
     """Make the files of tasks that are missing; the number of finished ones and the time left are reported.
 
     Args:
-        tasks: to be done.
+        tasks: tasks that are done.
         what: they are called.
         finished: is called whenever one is.
         workers: tasks at a time.

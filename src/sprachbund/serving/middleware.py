@@ -111,7 +111,7 @@ class RequestMiddleware:
     Args:
         app: the application that gets the requests that are not refused.
         service: service of the app.
-        names: that requests may be sent to; None is any.
+        names: names that requests may be sent to; None is any.
     """
 
     def __init__(self, app: ASGIApp, service: Service, names: Collection[str] | None = None) -> None:

@@ -388,7 +388,7 @@ class _Turn:
         forwarding: sends its text to the client.
         items: ids of the items under way, by number of the stretch; by None without turn detection.
         texts: texts of these items so far.
-        log_probs: log probs of their words, where they are wanted.
+        log_probs: log-probabilities of their words, where they are wanted.
         began_s: start of the speech of items, in seconds.
     """
 

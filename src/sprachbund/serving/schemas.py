@@ -164,7 +164,7 @@ def log_probs(segments: Iterable[Segment], *, begins: bool = True) -> list[dict[
     """OpenAI's entries of segments that follow one another, one for each word; joined they are the text.
 
     Args:
-        segments: in order.
+        segments: segments in order.
         begins: whether nothing stands before the first of them.
     """
     entries: list[dict[str, Any]] = []

@@ -117,7 +117,7 @@ class ModelWorker:
         engine_for: makes the engine of a model's live sessions.
         batch_size: spans that are searched together at most.
         meters: meters of the service.
-        cores: that the thread, and those that the engine starts from it, are to stay on; any if None.
+        cores: cores that the thread, and those that the engine starts from it, are to stay on; any if None.
 
     Attributes:
         ready: done when the model is loaded, with the error if it could not be.

@@ -109,8 +109,8 @@ class _Unit:
         sentence: sentence of the transcript.
         language: language of the text.
         prefix: committed tokens.
-        tokens: behind the prefix.
-        words: behind the prefix, each with its number of tokens; with 1 where there are none.
+        tokens: tokens behind the prefix.
+        words: words behind the prefix, each with its number of tokens; with 1 where there are none.
         looks_at: for every token the word of the transcript that it looks at, where the policy needs it.
         hypothesis: hypothesis of the search; None where there was none.
     """
@@ -191,7 +191,7 @@ class CascadeWriter:
         """The texts of stretches that go on, and of such that have ended behind committed text.
 
         Args:
-            jobs: with their targets.
+            jobs: jobs with their targets.
             transcripts: transcripts of the stretches, as far as they were heard.
 
         Raises:

@@ -45,7 +45,7 @@ class FrameStream:
         front_end: front end of its sound.
         fed: samples given to `front_end`, counted from the beginning of the session.
         waiting: (T, ...) frames of it that were not encoded yet.
-        tokens: written, by target.
+        tokens: tokens written, by target.
         ended: whether all of its sound was given.
     """
 
@@ -292,7 +292,7 @@ class LiveSession:
 
         Args:
             family: the model.
-            event: with which a stretch has ended.
+            event: event with which a stretch has ended.
         """
         self._understanding.add(event.end_s - event.start_s, event.dropped)
         if self._warned or not (self.finished or self._understanding.left_out_s >= _LEAST_LEFT_OUT_S):

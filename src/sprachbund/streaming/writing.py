@@ -173,7 +173,7 @@ def words_behind(
     Args:
         family: decodes the tokens.
         prefix: committed tokens.
-        tokens: behind them.
+        tokens: tokens behind them.
         language: language of the text, as a BCP-47 tag.
     """
     words, token = [], 0
@@ -190,9 +190,9 @@ class PendingStretch:
 
     Attributes:
         index: index of its session among those that are worked on together.
-        session: whose it is.
+        session: session that the stretch is of.
         stretch: the speech.
-        language: spoken, from the encoder on.
+        language: language spoken, from the encoder on.
         language_probs: (L,) by which it was identified.
         targets: targets that the model knows for the language.
         mixed: languages spoken and their times, in seconds of the audio held; see `language_spans`.
@@ -308,9 +308,9 @@ def write(
         family: the model.
         job: the stretch.
         row: the attempt.
-        tokens: behind the prefix.
+        tokens: tokens behind the prefix.
         words: words of these, each with its number of tokens.
-        num_words: to commit.
+        num_words: number of words to commit.
     """
     line, language = job.stretch.lines[row.target], row.asked.language
     shown = max(num_words, num_shown(line.attempts, job.options)) if words else 0

@@ -454,7 +454,7 @@ def _clock(hour: str, minute: int, *, before: bool = False, between: str = ":", 
         minute: past the hour, or to it.
         before: whether it is to it.
         between: hour and minute.
-        unit: behind it.
+        unit: unit behind the number.
     """
     h = int(hour)
     if before:

@@ -49,7 +49,7 @@ def normalize(text: str, language: str = "") -> str:
     between digits; a hyphen becomes a space, since whether it is written is the least agreed on of all.
 
     Args:
-        text: in any script.
+        text: text in any script.
         language: BCP-47 tag, for its rules of case.
     """
     text = unicodedata.normalize("NFC", text)

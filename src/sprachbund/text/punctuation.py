@@ -31,7 +31,7 @@ class Label:
     """The mark and case that a punctuator gives a word.
 
     Attributes:
-        mark: behind the word.
+        mark: mark behind the word.
         case: case of the word; None leaves it as it is, but for the first of a sentence.
     """
 
@@ -146,8 +146,8 @@ class Marked:
     """A word as it stands in a text.
 
     Attributes:
-        text: in its case, without the mark.
-        mark: behind it.
+        text: text in its case, without the mark.
+        mark: mark behind it.
     """
 
     text: str

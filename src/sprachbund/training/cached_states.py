@@ -86,7 +86,7 @@ def check_cacheable(model: Any, options: ExampleOptions, sources: Sequence[objec
     """Check that the states would be the same in every epoch.
 
     Args:
-        model: that is trained.
+        model: model that is trained.
         options: options of making an example of an utterance.
         sources: corpora.
 
@@ -112,7 +112,7 @@ def first_moving_layer(model: nn.Module, encoder: ConformerEncoder, trainable: S
     """The first encoder layer that is trained; as many as there are if none is.
 
     Args:
-        model: that is trained; parameters that need no gradient do not move.
+        model: model that is trained; parameters that need no gradient do not move.
         encoder: encoder of the model.
         trainable: patterns of the names of those that move; all if empty.
 

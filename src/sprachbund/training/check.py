@@ -40,7 +40,7 @@ class LiveTensors(TorchDispatchMode):
     """Counts the bytes of tensors that are made and are still alive, without the gradients of weights; and operations.
 
     Args:
-        model: whose weights are not counted.
+        model: model whose weights are not counted.
 
     Attributes:
         now: bytes that are alive.
@@ -99,7 +99,7 @@ def probe(model: nn.Module, loss: Callable[[], Tensor]) -> Pass:
     """Count a forward and backward pass.
 
     Args:
-        model: in the mode that it is trained in; its buffers and gradients come out as they were.
+        model: model in the mode that it is trained in; its buffers and gradients come out as they were.
         loss: makes the loss.
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -127,11 +127,11 @@ class Strategy:
         shard: divide the weights among the processes (`training.shard`).
         recompute: run layers again (`training.recompute`).
         accumulate: parts of a batch (`training.accumulate`).
-        utterances: in the largest part.
+        utterances: utterances in the largest part.
         weights: and buffers.
         gradients: bytes of the gradients of what is trained.
         moments: moments of the optimizers, and the moving average.
-        activations: at most at a time, with all that a pass makes and drops.
+        activations: activations at most at a time, with all that a pass makes and drops.
         fetched: whole weights of the layers that are computed, and of what is in no layer.
         total: most at a time.
         flops: floating-point operations of the run, of all GPUs together.
@@ -176,7 +176,7 @@ class Shape:
         outside: weights of what is in no layer.
         probed: two numbers of utterances.
         activations: activations of so many, without and with recomputing, as far as that was probed.
-        utterances: in the largest batch.
+        utterances: utterances in the largest batch.
         flops: floating-point operations of all steps, likewise.
     """
 
@@ -196,7 +196,7 @@ class Shape:
         """Return the memory of each of some GPUs.
 
         Args:
-            gpus: that share every batch.
+            gpus: GPUs that share every batch.
             shard: divide the weights among the processes.
             recompute: run layers again.
             accumulate: parts of each GPU's share of a batch.
@@ -351,7 +351,7 @@ def shape_of(
         optimizers: optimizers of the model.
         probed: two numbers of utterances.
         passes: over so many, without and with recomputing.
-        utterances: in the largest batch.
+        utterances: utterances in the largest batch.
         probes: factor by which the run is larger than the larger probe.
         ema: whether there is a moving average of the weights.
     """
@@ -414,7 +414,7 @@ def rows_of(strategies: Sequence[Strategy], memory: int, flops_per_s: float) -> 
     """Rows of a table under `HEAD`, one for each strategy.
 
     Args:
-        strategies: to be shown.
+        strategies: strategies that are shown.
         memory: bytes of each GPU.
         flops_per_s: floating-point operations that all GPUs sustain together, in a second.
     """
@@ -434,7 +434,7 @@ def time_note(gpu_tflops: float) -> str:
     """Return a line that says which work the hours of a table include.
 
     Args:
-        gpu_tflops: that each GPU sustains, in 10^12 operations a second.
+        gpu_tflops: operations that each GPU sustains, in 10^12 a second.
     """
     return (
         f"hours: of the matrix products, convolutions and attention of all steps, at {gpu_tflops:g} TFLOP/s that each "

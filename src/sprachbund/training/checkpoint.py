@@ -113,8 +113,8 @@ def digest_of(model: nn.Module, names: set[str]) -> str:
     """SHA-256 of some weights; empty where there are none.
 
     Args:
-        model: that has them.
-        names: in its `state_dict`.
+        model: model that has them.
+        names: names in its `state_dict`.
     """
     if not names:
         return ""

@@ -234,7 +234,7 @@ def measure_draft(
     Args:
         family: the model.
         draft: proposes tokens.
-        corpus: whose utterances, `limit` of them spread evenly, are translated into every target it draws.
+        corpus: corpus whose utterances, `limit` of them spread evenly, are translated into every target it draws.
         report: called with the mean acceptance.
     """
     count = sum(corpus.counts)

@@ -117,7 +117,7 @@ class DualScale(nn.Module):
     Args:
         base: a family's module, its decoder pruned.
         text_encoder: None leaves the text branch out, and with it the divergence.
-        draft_network: made for the base's decoder, or None.
+        draft_network: draft network made for the base's decoder, or None.
         options: weights of the losses, and the gate.
     """
 

@@ -271,7 +271,7 @@ class Convergence:
 
     Attributes:
         metric_for_best_model: "loss" or "score".
-        steps: made in all.
+        steps: steps made in all.
         stopped_early: whether patience ended it.
         best: the evaluation that was best, None where there was none.
         evaluations: all of them.

@@ -74,7 +74,7 @@ def rank_for(model: nn.Module, modules: tuple[str, ...], num_parameters: int) ->
     """The rank at which adapters on these linear layers have nearest to so many parameters, at least 1.
 
     Args:
-        model: without adapters.
+        model: model without adapters.
         modules: patterns of the names of linear layers.
         num_parameters: parameters of all adapters together.
     """

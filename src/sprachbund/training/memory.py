@@ -100,7 +100,7 @@ def forward_on_meta(model: nn.Module, forward: Callable[[], Any]) -> Forward:
     """Count a forward pass where nothing has an address: on the meta device.
 
     Args:
-        model: whose weights are not counted.
+        model: model whose weights are not counted.
         forward: makes the pass.
     """
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}

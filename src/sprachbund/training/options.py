@@ -193,7 +193,7 @@ class CheckOptions:
         check: print the memory that each GPU needs, the time, and which strategy fits; train nothing.
         gpus: GPUs of all machines together.
         gpu_memory_gib: memory of each GPU.
-        gpu_tflops: that each GPU sustains, in 10^12 operations a second; 350 is a third of an H100's peak in 16 bits.
+        gpu_tflops: operations that each GPU sustains, in 10^12 a second; 350 is a third of an H100's peak in 16 bits.
     """
 
     check: Annotated[bool, Option("--check")] = False

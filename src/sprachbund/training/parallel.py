@@ -128,7 +128,7 @@ class Parallel:
         """Whole tensors of the state of the model by name, one after the other; every process has to come here.
 
         Args:
-            names: in `state_dict`.
+            names: names in `state_dict`.
         """
         state = self.model.state_dict()
         for name in names:
@@ -260,7 +260,7 @@ class MovingAverage:
     """Exponential moving average of the trained weights, which is evaluated and kept in their place.
 
     Args:
-        parameters: that are trained, as this process holds them.
+        parameters: parameters that are trained, as this process holds them.
         decay: decay of the average, for each step.
     """
 

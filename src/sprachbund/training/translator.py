@@ -297,7 +297,7 @@ class PreparedModel:
         examples: maker of features and tokens of the family.
         save: writes the model into a directory, with a `card`.
         drawn: changes that the model makes to the draw of texts (`ExampleOptions`).
-        tokenizer: whose pieces may not be enough for a text; None where they always are.
+        tokenizer: tokenizer whose pieces may not be enough for a text; None where they always are.
         ctc_frame_s: seconds of a frame that CTC aligns transcripts to; None without CTC.
     """
 
@@ -563,7 +563,7 @@ def prepare_dual_scale(
 
     Args:
         prepared: the model as it is, with its examples.
-        recipe: with `dual_scale`.
+        recipe: recipe with `dual_scale`.
         report: takes each line of progress.
 
     Raises:
@@ -665,7 +665,7 @@ def text_warnings(texts: Iterable[str], tokenizer: Tokenizer, max_tokens: int) -
     """Warnings about texts that cannot be learned as they are.
 
     Args:
-        texts: to be learned.
+        texts: texts that are learned.
         tokenizer: tokenizer of the model.
         max_tokens: most tokens of a text.
     """

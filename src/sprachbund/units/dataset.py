@@ -347,7 +347,7 @@ class TokenDataset:
         """Every epoch has the same sentences.
 
         Args:
-            epoch: its number.
+            epoch: number of the epoch.
             share: all sentences are at hand for every process.
         """
 

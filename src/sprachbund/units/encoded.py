@@ -62,8 +62,8 @@ class EncodedInfo(BaseModel):
         clusters: K.
         frame_s: seconds of a frame.
         corpus: corpus that was encoded.
-        speed: at which the speech was heard.
-        utterances: written.
+        speed: speed at which the speech was heard.
+        utterances: utterances written.
         units: units of all utterances, repeats removed.
         frames: frames of all utterances.
         hours: hours of all utterances, at that speed.
@@ -126,7 +126,7 @@ class EncodedCorpus:
 
     Args:
         directory: as `encode` writes it.
-        units: that it is to be used with; not checked if None.
+        units: units that it is to be used with; not checked if None.
 
     Raises:
         SprachbundError: no such directory, a shard that is not the one its hash names, or units of another

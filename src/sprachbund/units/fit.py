@@ -53,7 +53,7 @@ class FitEstimate:
     """Size of the work of making units.
 
     Attributes:
-        utterances: whose features k-means sees.
+        utterances: utterances whose features k-means sees.
         hours: hours of them.
         frames: features of them, about.
         disk_bytes: bytes of the features while units are made.
@@ -70,7 +70,7 @@ class Fit:
     """Units to be made.
 
     Attributes:
-        extraction: whose features.
+        extraction: extraction of the features.
         data: corpora of the training speech.
         out: directory of the units.
         options: see `FitOptions`.

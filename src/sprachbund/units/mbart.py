@@ -46,7 +46,7 @@ def units_with_mbart(
     """Units with mBART's pieces of text in the place of their own; those that are there already are taken.
 
     Args:
-        units: with a vocabulary of two models.
+        units: units with a vocabulary of two models.
         checkpoint: an mBART-50 of transformers, by path or Hugging Face id.
         parts: sentences whose texts are looked through.
         languages: BCP-47 tags that get a token.

@@ -263,7 +263,7 @@ class Measuring:
     """Counts over utterances, one at a time.
 
     Args:
-        units: that they are made of.
+        units: units that they are made of.
         aligner: says what is said in each frame.
         stride: stride of the encoder that CTC stands on.
         ratio: by which text is made longer; the units' own mean ratio if None.

@@ -66,7 +66,7 @@ def check_kind(device: str, kinds: tuple[str, ...], what: str) -> None:
     """Check that a device is of one of the kinds that something computes on.
 
     Args:
-        device: its name.
+        device: name of the device.
         kinds: kinds of `ANY_DEVICE`.
         what: computes, in words.
 

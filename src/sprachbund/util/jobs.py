@@ -279,8 +279,8 @@ class _Worker:
     """Maker of files in a process: it loads what the job needs with the first one, and keeps it.
 
     Args:
-        job: whose files.
-        folder: that relative paths are of, where the process may have begun in another one.
+        job: job that the files belong to.
+        folder: folder that relative paths are relative to, where the process may have begun in another one.
     """
 
     def __init__(self, job: Job, folder: str | None = None) -> None:

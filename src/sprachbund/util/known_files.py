@@ -41,7 +41,7 @@ def remembered(files: Sequence[Path], index: Path, find_out: Callable[[], str], 
     """Return a fact about some files, from the index or by reading them now.
 
     Args:
-        files: that it depends on, all of which exist.
+        files: files that it depends on, all of which exist.
         index: file that remembers it, one for each question; where it cannot be written, only time is lost.
         find_out: reads the files.
         about: name of the fact, where an index has several facts about the same files.

@@ -90,7 +90,8 @@ class Option:
     """The command-line option of a field.
 
     Attributes:
-        name: with its dashes. One that begins with "--no-" switches off a field that is True by default.
+        name: name of the option, with its dashes. One that begins with "--no-" switches off a field that is True by
+            default.
         metavar: stands for the value in the help.
         help: help of the command line, where the field's documentation says it from another side; None takes that one.
         unit: factor of the value given, such as 1e6 for megabytes of a field that counts bytes.
@@ -112,7 +113,7 @@ class Declared:
 
     Attributes:
         name: name of the field.
-        type: without None and without what is declared.
+        type: type of the field, without None and without what is declared.
         choices: values that a `Literal` allows; empty for other types.
         range: None for no limits.
         option: None for a field that the command line does not offer.

@@ -322,8 +322,8 @@ class Piece:
     """A part of a rendered meaning.
 
     Attributes:
-        text: with the spaces around it.
-        language: that it is in.
+        text: text with the spaces around it.
+        language: language of the text.
         slot: name of the slot that it says; empty for the words of the template.
     """
 
@@ -351,7 +351,7 @@ def render_pieces(
     """The same piece by piece, some slots said in another language.
 
     Args:
-        meaning: to be said.
+        meaning: meaning that is said.
         language: language of the sentence.
         rng: see `render`.
         embedded: slot to the language that it is said in, in the form that its own sentence would have.

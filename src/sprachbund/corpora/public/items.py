@@ -67,7 +67,7 @@ class Cut:
     Attributes:
         path: path of the recording, of any container.
         start_s: start of the stretch in seconds.
-        duration_s: its length in seconds; None to the end.
+        duration_s: length in seconds; None to the end.
         channel: number of the channel that is read; None mixes all.
     """
 

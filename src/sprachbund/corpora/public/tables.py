@@ -47,7 +47,7 @@ def read_table(
 
     Args:
         path: path of the table.
-        columns: that must be there; without a header they are the columns, in order.
+        columns: columns that must be there; without a header they are the columns, in order.
         header: whether the first line names the columns.
         escape: character that makes a tab behind it text.
         delimiter: separator of fields.

@@ -253,7 +253,7 @@ def check_cache(cache: DecoderCache, *, num_layers: int, heads: int, head_width:
 
     Args:
         cache: cache of the model.
-        num_layers: that the draft reads.
+        num_layers: layers that the draft reads.
         heads: heads of each layer.
         head_width: head width of a head.
         draft: its kind, for the message.

@@ -49,7 +49,7 @@ class NativeRows:
     """The native decoder; logits of single tokens and of several at once are the same to the bit.
 
     Args:
-        decoder: with its packed weights.
+        decoder: decoder with its packed weights.
         rows: (N,) tokens, each once.
     """
 
@@ -73,7 +73,7 @@ class TorchRows:
     """The torch decoder; where two logits differ by less than rounding, several tokens at once may decide otherwise.
 
     Args:
-        decoder: with its weights.
+        decoder: decoder with its weights.
         rows: (N,) tokens, each once.
     """
 
@@ -162,7 +162,7 @@ class ListedRows:
     """Tokens, and what chooses among them alone.
 
     Args:
-        decoder: whose output matrix is meant.
+        decoder: decoder whose output matrix is meant.
         tokens: (N,) listed, each once.
     """
 

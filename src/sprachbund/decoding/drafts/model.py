@@ -148,7 +148,7 @@ class NativeModelRun(ModelRun):
         family: the draft model.
         cache: cache of the draft's rows, empty.
         own: its decoder.
-        decoder: that it drafts for.
+        decoder: decoder that it drafts for.
         planted: a text for every row whose tokens are proposed in place of its own, for measurements; or none.
     """
 

@@ -219,7 +219,7 @@ class NativeParasiteRun(InsideSearch):
 
     Args:
         packed: the parasite.
-        decoder: whose keys and values it reads.
+        decoder: decoder whose keys and values it reads.
         memory: memory of the utterances.
         planted: a text for every row whose tokens are proposed in place of its own, for measurements; or none.
     """
@@ -315,7 +315,7 @@ class NativeMedusaRun(InsideSearch):
 
     Args:
         packed: the heads.
-        decoder: whose states they read.
+        decoder: decoder whose states they read.
         planted: a text for every row whose tokens are proposed in place of the heads' own, for measurements; or none.
     """
 

@@ -147,8 +147,8 @@ class VoxtralConfig(AudioLLMConfig):
     Attributes:
         model_type: the kind.
         audio_config: configuration of the encoder.
-        projector_hidden_act: between the matrices of the projector.
-        audio_token_id: that processors of transformers put in the place of speech; nothing is computed with it.
+        projector_hidden_act: activation between the matrices of the projector.
+        audio_token_id: token that processors of transformers put in the place of speech; nothing is computed with it.
     """
 
     model_type: Literal["voxtral"]

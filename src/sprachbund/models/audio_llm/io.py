@@ -191,7 +191,7 @@ def check_extractor(directory: Path, wanted: Mapping[str, Any]) -> None:
     """Check that a directory's features are those that are computed here.
 
     Args:
-        directory: with a configuration of the extractor, or without one.
+        directory: directory with a configuration of the extractor, or without one.
         wanted: its fields by name, beside the sampling rate and the hop.
 
     Raises:
@@ -370,10 +370,10 @@ def save(
     config.json comes last, so a broken-off writing is not taken for a model.
 
     Args:
-        model: with its tokens.
-        directory: to be written.
+        model: model with its tokens.
+        directory: directory to be written.
         bits: bits of a weight: 16, or 32, which keeps the precision that the weights have.
-        card: to lie beside the weights.
+        card: card to lie beside the weights.
 
     Raises:
         SprachbundError: the directory is taken by something else, or cannot be written.

@@ -293,8 +293,8 @@ class AudioLLMExamples:
     """`sprachbund.data.loading.Examples` of any of them.
 
     Args:
-        model: whose tokens and features are used.
-        languages: spoken in the data, and drawn as targets as far as the model writes them.
+        model: model whose tokens and features are used.
+        languages: languages spoken in the data, and drawn as targets as far as the model writes them.
 
     Raises:
         SprachbundError: a language that the model does not hear, or none that it writes.

@@ -58,7 +58,7 @@ class LLMTokens:
         model.
 
         Args:
-            directory: with `tokenizer.json`, or with `tekken.json`.
+            directory: directory with `tokenizer.json`, or with `tekken.json`.
             size: V of the model.
         """
         path = directory / TOKENIZER

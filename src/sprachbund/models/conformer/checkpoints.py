@@ -288,9 +288,9 @@ class TransducerCheckpoint:
     Attributes:
         source: for messages.
         shape: its sizes.
-        weights: under our names, where they differ by name alone; `transducer.prediction.embedding.weight` (V, P),
-            `transducer.joint.out` and perhaps `ctc_head` in its own order of tokens, the blank last. Biases it has not
-            got are left out; `transducer.joint.prediction.bias` (J,) is one that ours have not got.
+        weights: weights under our names, where they differ by name alone; `transducer.prediction.embedding.weight` (V,
+            P), `transducer.joint.out` and perhaps `ctc_head` in its own order of tokens, the blank last. Biases it has
+            not got are left out; `transducer.joint.prediction.bias` (J,) is one that ours have not got.
         pieces: its tokens, without the blank.
         prompts: prompts of a model that is given the language behind its encoder, names of languages and their numbers;
             `language_fusion.states.weight` (I, D + numbers) reads states and the number, one-hot.

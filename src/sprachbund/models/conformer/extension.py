@@ -45,9 +45,9 @@ def rebuilt(
 
     Args:
         model: the old one.
-        config: in place of its own.
-        tokenizer: in place of its own.
-        weights: in place of its own.
+        config: configuration in place of its own.
+        tokenizer: tokenizer in place of its own.
+        weights: weights in place of its own.
     """
     new = Conformer(config or model.config, tokenizer or model.tokenizer, model.transcript_tokenizer)
     if model.sharing_plan is not None:

@@ -133,8 +133,8 @@ class _Examples:
     """Common part of `sprachbund.data.loading.Examples` for both families.
 
     Args:
-        model: whose tokens and features are used.
-        languages: spoken in the data, and drawn as targets.
+        model: model whose tokens and features are used.
+        languages: languages spoken in the data, and drawn as targets.
 
     Raises:
         SprachbundError: a language that the model does not know.

@@ -34,7 +34,7 @@ class FastConformerTokens:
 
     Attributes:
         special: tokens that are no text.
-        num_tokens: that the tokenizer has, those of all languages together.
+        num_tokens: tokens that the tokenizer has, those of all languages together.
 
     Raises:
         SprachbundError: the tokenizer has a token that the model has not.
@@ -72,9 +72,9 @@ class FastConformerTokens:
         model.
 
         Args:
-            directory: with `tokenizer.json`.
+            directory: directory with `tokenizer.json`.
             size: V of the model.
-            languages: that have a tokenizer each.
+            languages: languages that have a tokenizer each.
         """
         first, *others = (_read(directory, name) for name in file_names(languages))
         of_languages = dict(zip(languages, others, strict=True))

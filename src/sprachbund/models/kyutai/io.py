@@ -210,11 +210,11 @@ def save(
     config.json comes last, so a broken-off writing is not taken for a model.
 
     Args:
-        model: with its tokens.
-        directory: to be written.
+        model: model with its tokens.
+        directory: directory to be written.
         bits: bits of a weight of the decoder: 16, or 32, which keeps the precision that it has; the codec keeps its
             own.
-        card: to lie beside the weights.
+        card: card to lie beside the weights.
 
     Raises:
         SprachbundError: the directory is taken by something else, or cannot be written.

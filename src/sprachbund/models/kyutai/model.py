@@ -106,7 +106,7 @@ class KyutaiState:
     Attributes:
         encoder: encoder of the codec.
         decoder: positions that the decoder has read.
-        token: written last (R,).
+        token: token written last (R,).
     """
 
     encoder: MimiState
@@ -270,7 +270,7 @@ class Kyutai(TranscribesByFrames, nn.Module):
         """Embedded codes (R, T, D) of the next frames (R, T, 1920), and the state behind them.
 
         Args:
-            frames: at 24 kHz.
+            frames: frames at 24 kHz.
             state: state of the R rows.
         """
         assert isinstance(state, KyutaiState)

@@ -53,7 +53,7 @@ def word_features(word: str, language: str, buckets: int) -> tuple[int, ...]:
     """Rows of the table for the parts of a word: (F,), at most 11.
 
     Args:
-        word: in any case; digits count as the same digit.
+        word: word in any case; digits count as the same digit.
         language: the whole word has a row for each language, its parts are shared.
         buckets: rows of the table.
     """
@@ -154,8 +154,8 @@ def save(network: PunctuationNetwork, directory: Path) -> None:
     """Write config.json and the weights in 8 bits.
 
     Args:
-        network: to be written.
-        directory: made if it is not there.
+        network: network to be written.
+        directory: directory made if it is not there.
     """
     directory.mkdir(parents=True, exist_ok=True)
     write_weights(directory / WEIGHTS, network.state_dict(), 8)

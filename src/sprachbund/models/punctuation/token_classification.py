@@ -79,7 +79,7 @@ class TokenClassifier:
         """Read a directory of transformers.
 
         Args:
-            directory: with the model and its tokenizer.
+            directory: directory with the model and its tokenizer.
             name: for messages.
 
         Raises:

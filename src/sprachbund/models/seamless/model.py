@@ -66,8 +66,8 @@ class SeamlessExamples:
     """`sprachbund.data.loading.Examples` of a Seamless model.
 
     Args:
-        model: whose tokens and features are used.
-        languages: spoken in the data and, where the model writes them, drawn as targets.
+        model: model whose tokens and features are used.
+        languages: languages spoken in the data and, where the model writes them, drawn as targets.
 
     Raises:
         SprachbundError: a language that the model does not hear, or none that it writes.

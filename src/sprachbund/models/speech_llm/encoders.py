@@ -113,7 +113,7 @@ class ReadStates(nn.Module):
 
     Args:
         encoder: encoder of the model.
-        layers: whose states are read beside the last ones.
+        layers: layers whose states are read beside the last ones.
     """
 
     def __init__(self, encoder: SpeechEncoder, layers: Sequence[int]) -> None:
@@ -132,7 +132,7 @@ class CachedSpeech(SpeechEncoder):
     """Stands in an encoder's place while a model is trained on its states.
 
     Args:
-        encoder: whose states the features are.
+        encoder: encoder whose states the features are.
     """
 
     def __init__(self, encoder: SpeechEncoder) -> None:
@@ -152,7 +152,7 @@ class CachedSpeech(SpeechEncoder):
         Args:
             values: states (B, S, D).
             num_frames: valid states (B,).
-            layers: that were read.
+            layers: layers that were read.
         """
         return values, num_frames
 
@@ -162,7 +162,7 @@ class WhisperSpeech(SpeechEncoder):
 
     Args:
         config: sizes; those of the decoder are not used.
-        encoder: with its weights; new if None.
+        encoder: encoder with its weights; new if None.
     """
 
     kind = "whisper"
@@ -205,7 +205,7 @@ class ConformerSpeech(SpeechEncoder):
 
     Args:
         config: sizes; those of the decoder are not used.
-        encoder: with its weights; new if None.
+        encoder: encoder with its weights; new if None.
     """
 
     kind = "conformer"

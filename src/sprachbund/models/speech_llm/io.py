@@ -97,10 +97,10 @@ def save(
     """Write a model directory; the weights come last, so a broken-off writing is not taken for a model.
 
     Args:
-        model: with its tokenizer.
-        directory: to be written.
+        model: model with its tokenizer.
+        directory: directory to be written.
         bits: bits of a weight of model.safetensors; parts of transformers inside keep the precision that they have.
-        card: to lie beside the weights.
+        card: card to lie beside the weights.
         inside: write encoder and language model too; else they are named, as `assemble` or `load` got them.
 
     Raises:

@@ -332,7 +332,7 @@ def fit_tokenizer(texts: Iterable[str], languages: Iterable[str], prompts: Promp
     """A byte-level BPE tokenizer (arXiv 1508.07909) of transformers, fitted on texts and instructions.
 
     Args:
-        texts: to be written.
+        texts: texts to be written.
         languages: BCP-47 tags, which the instructions name.
         prompts: give the instructions.
         size: number of tokens.
@@ -440,7 +440,7 @@ class TextExamples:
     """`sprachbund.data.loading.Examples` of texts alone: the sound is not looked at.
 
     Args:
-        prompts: with the tokenizer.
+        prompts: prompts with the tokenizer.
         heard: BCP-47 tags of what is said.
         written: BCP-47 tags of the languages wanted, in the same way.
         max_tokens: most of a text.

@@ -318,9 +318,9 @@ class SpeechLLMExamples:
     """`sprachbund.data.loading.Examples` of a speech LLM.
 
     Args:
-        model: whose encoder's features and tokenizer are used.
-        languages: spoken in the data.
-        targets: drawn; those of `languages` if None. Of both only what the model writes is.
+        model: model whose encoder's features and tokenizer are used.
+        languages: languages spoken in the data.
+        targets: targets drawn; those of `languages` if None. Of both only what the model writes is.
 
     Raises:
         SprachbundError: a language without a group of experts, or none that the model writes.

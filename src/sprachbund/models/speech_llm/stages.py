@@ -41,7 +41,7 @@ class Stage(Options):
         trained: parts that move; everything else is frozen.
         losses: weights beside cross-entropy.
         learning_rate: highest.
-        warmup_steps: in which the rate rises from 0.
+        warmup_steps: steps in which the rate rises from 0.
         clip_norm: largest norm of the gradients.
     """
 

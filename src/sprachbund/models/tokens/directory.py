@@ -82,11 +82,11 @@ class UnitsConfig(BaseModel):
 
     Attributes:
         format: format of this directory.
-        source: whose features the centroids are made of.
+        source: source whose features the centroids are made of.
         options: as they were given.
-        languages: that have a token.
+        languages: languages that have a token.
         data: corpora, of each the share that was used.
-        num_frames: that k-means saw.
+        num_frames: frames that k-means saw.
         num_steps: batches that k-means took.
         explained: share of the features' variance that the clusters explain.
         no_frames: utterances that were too short for a frame.

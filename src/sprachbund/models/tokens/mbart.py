@@ -196,7 +196,7 @@ def fill(model: TokenMbart, hf_model: nn.Module, rows: Tensor) -> None:
     """Give a model, built on the meta device, the weights of a checkpoint; what is new in it is drawn.
 
     Args:
-        model: to be filled.
+        model: model to be filled.
         hf_model: `MBartForConditionalGeneration`.
         rows: (W,) its tokens, of each that the model may write.
     """

@@ -27,7 +27,7 @@ class UnitReader:
     """Reads with units.
 
     Args:
-        units: that were made.
+        units: units that were made.
         ratio: times that each piece of a text is repeated.
         mark_repeats: marks in the place of these repetitions.
         keep_repeats: read a unit for every frame.

@@ -39,8 +39,8 @@ class SourceInfo(BaseModel):
     Attributes:
         name: the model as it was named.
         family: family of the model.
-        layer: whose output they are, 1 for the first; before any norm that follows the last one.
-        num_layers: that the encoder has.
+        layer: layer whose output they are, 1 for the first; before any norm that follows the last one.
+        num_layers: layers that the encoder has.
         width: D.
         frame_s: seconds of a frame.
         sample_rate: sample rate of the speech that it takes.
@@ -178,7 +178,7 @@ def open_source(
     Args:
         directory: directory of a model of ours, or a checkpoint of transformers.
         layer: 1 for the first.
-        name: to be written down; the directory if empty.
+        name: name that is written down; the directory if empty.
         device: device to compute on, as torch names it.
         batch_s: seconds of speech computed at once.
         model_hash: hash of the model, where it is known already.

@@ -130,7 +130,7 @@ class TranslationTokens:
         vocabulary_size: V.
         lead: tokens of a source before that of the language.
         written: pieces of what is written; those of sources if None.
-        marked: whose language's token a source begins with; None for no token.
+        marked: side whose language's token a source begins with; None for no token.
         sources: BCP-47 tags read; those of `languages` if None, and () where the checkpoint does not say.
         targets: BCP-47 tags written; likewise.
 
@@ -212,7 +212,7 @@ def read_tokens(directory: Path, kind: str, vocabulary_size: int) -> Translation
     """The vocabulary of a directory.
 
     Args:
-        directory: in the Hugging Face layout.
+        directory: directory in the Hugging Face layout.
         kind: kind of the checkpoint.
         vocabulary_size: V.
 

@@ -117,7 +117,7 @@ class VoxtralRealtimeConfig(ConfigPart):
         model_type: the kind.
         audio_config: configuration of the encoder.
         text_config: configuration of the decoder, a Mistral that is given the delay.
-        projector_hidden_act: between the matrices of the projector.
+        projector_hidden_act: activation between the matrices of the projector.
         audio_length_per_tok: log-mel frames of a token.
         downsample_factor: states of the encoder that are joined to one frame.
         default_num_delay_tokens: frames that the text is behind the speech.

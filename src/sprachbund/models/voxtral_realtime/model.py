@@ -93,7 +93,7 @@ class RealtimeState:
         hidden: the newest frame (R, E, 1) behind it, for the second.
         heard: state of the encoder's layers.
         written: state of the decoder's layers.
-        token: that was written last (R,).
+        token: token that was written last (R,).
         ended: boolean (R,), whether the end was written; nothing is behind it.
     """
 

@@ -56,7 +56,7 @@ class WhisperConfig:
         decoder_feed_forward_width: width of the decoder's feed-forward.
         max_frames: memory frames of the longest window (half as many as log-mel frames).
         max_tokens: longest row of tokens, prompt included.
-        dropout: in training.
+        dropout: dropout in training.
     """
 
     vocabulary_size: int

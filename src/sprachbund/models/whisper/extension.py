@@ -28,7 +28,7 @@ def add_languages(model: Whisper, related: Mapping[str, str]) -> Whisper:
     """A model with a token more for each new language; all else is as it was.
 
     Args:
-        model: with its tokens.
+        model: model with its tokens.
         related: BCP-47 tag of a new language to that of the language whose token's embedding it starts from, or
             `MEAN` for the mean of all language tokens.
 
@@ -71,7 +71,7 @@ def set_prompt(model: Whisper, prompt: Prompt, languages: Sequence[str]) -> Whis
     """A model whose prompt names the language spoken or the one wanted.
 
     Args:
-        model: with its tokens.
+        model: model with its tokens.
         prompt: "wanted" and "wanted-only" make it many-to-many: any of `languages` to any other.
         languages: BCP-47 tags that it is about to be trained on.
     """

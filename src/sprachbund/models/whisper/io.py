@@ -99,7 +99,7 @@ def from_transformers(
         weights: by their Hugging Face names.
         model: gives names and shapes; may be on the meta device.
         source: source of the weights, for messages.
-        files: that the weights are mapped from; see `check_once`.
+        files: files that the weights are mapped from; see `check_once`.
 
     Raises:
         SprachbundError: tensors are missing, too many, or of another shape, or the output matrix is not tied.
@@ -266,10 +266,10 @@ def save(
     The directory appears whole or not at all; one that is there already is replaced, if it holds a model.
 
     Args:
-        model: with its tokens and checkpoint_files.
-        directory: to be written.
+        model: model with its tokens and checkpoint_files.
+        directory: directory to be written.
         bits: bits of a weight; 32 keeps the precision that the model has.
-        card: in place of the one that came with the model.
+        card: card in place of the one that came with the model.
 
     Raises:
         SprachbundError: the directory is taken by something else, or cannot be written.

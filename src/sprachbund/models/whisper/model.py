@@ -149,7 +149,7 @@ def target_tokens(model: Whisper, text: str, language: str) -> list[int]:
     """Tokens that are to follow the prompt for `language`, the end included.
 
     Args:
-        model: with its tokens.
+        model: model with its tokens.
         text: text of the row.
         language: BCP-47 tag of the text's language.
     """
@@ -177,8 +177,8 @@ class WhisperExamples:
     """`sprachbund.data.loading.Examples` of a Whisper model.
 
     Args:
-        model: whose tokens, prompts and window are used.
-        languages: spoken in the data and drawn as targets.
+        model: model whose tokens, prompts and window are used.
+        languages: languages spoken in the data and drawn as targets.
 
     Raises:
         SprachbundError: a language that the model does not know.

@@ -158,7 +158,7 @@ class CodeSwitchTraining(BaseModel):
         projector: parameters of all experts, router and splicing.
         active: parameters of these that a speech token goes through.
         adapters: parameters of the adapters of both.
-        total: with encoder and language model.
+        total: total with encoder and language model.
         weights_gib: GiB of all weights in 16 bits.
         training_gib: frozen weights in 16 bits; weight, gradient and two moments in 32 of what is trained. Activations
             come on top.
@@ -179,7 +179,7 @@ class CodeSwitchEstimate(MemoryEstimate):
     """Sizes of all arms.
 
     Attributes:
-        model: in words.
+        model: description of the model.
         encoder: its parameters.
         llm: parameters of the language model.
         arms: estimates of all arms.

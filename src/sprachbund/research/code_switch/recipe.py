@@ -104,7 +104,7 @@ def make_stage(
         recipe: everything else.
         llm: directory of the language model.
         directory: directory of the comparison.
-        chains: to be trained.
+        chains: chains to be trained.
         number: number of the chain.
         states: folder of the encoder's states; that of the comparison if None.
 
@@ -387,7 +387,7 @@ def make_trial(
         recipe: recipe of the comparison.
         llm: directory of the language model.
         directory: directory of the comparison.
-        trials: to be trained.
+        trials: trials to be trained.
         number: number of the trial.
     """
     factor, chain = trials[number]

@@ -81,7 +81,7 @@ class Transition:
         """Take up what is new in an epoch.
 
         Args:
-            epoch: its number.
+            epoch: number of the epoch.
             share: number of this process, and number of processes.
         """
         for side in self.sides:

@@ -60,7 +60,7 @@ class UnitsTraining(Sized):
     """Estimate of the training of one head.
 
     Attributes:
-        head: its name.
+        head: name of the head.
         kept_bytes: bytes that a sentence keeps for the backward pass, in 32 bits, without its logits.
         logits_bytes: bytes of its largest logits.
         sentences: sentences of that length in a batch.

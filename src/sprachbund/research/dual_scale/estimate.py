@@ -48,7 +48,7 @@ class DualScaleTraining(TrainingMemory):
         translation: parameters of the translator that comes out, without fixed positions.
         draft_network: parameters of it.
         trained: parameters that are trained.
-        utterances: in a batch, over all processes; `kept_bytes` are those of one.
+        utterances: utterances in a batch, over all processes; `kept_bytes` are those of one.
     """
 
     name: str
@@ -67,7 +67,7 @@ class DualScaleEstimate(MemoryEstimate):
     """Sizes of all trainings.
 
     Attributes:
-        model: in words.
+        model: description of the model.
         seeds: seeds of the main arm.
         parts: parameters of single parts.
         trainings: the teacher's, the draft model's and every arm's.

@@ -305,7 +305,7 @@ def fit_tokenizer(texts: Iterable[str], languages: Sequence[str], num_text_token
     Args:
         texts: as Whisper writes them, with a space at the beginning of a word.
         languages: BCP-47 tags; each gets a token.
-        num_text_tokens: at most; 256 stand for single bytes.
+        num_text_tokens: most tokens of text; 256 stand for single bytes.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -56,7 +56,7 @@ class TimedSystem:
         seed: seed of its run.
         model: directory.
         draft: as `--draft` of `translate`.
-        num_draft_tokens: in a pass; None chooses by predicted gain.
+        num_draft_tokens: draft tokens in a pass; None chooses by predicted gain.
         accept: rule of acceptance of draft tokens.
     """
 
@@ -139,7 +139,7 @@ class SystemSpeed(BaseModel):
         draft_tokens: draft tokens checked and accepted; a pair of zeros without a draft.
         predicted_gain: over the same model without a draft, by costs of rounds and what was accepted; None without one.
         changed: rows whose tokens differ from those without a draft.
-        rows: in all.
+        rows: rows in all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -49,7 +49,7 @@ class LatencySensitivity:
     Attributes:
         tiers: streaming tiers that are compared.
         cells: (L, H).
-        mean: over languages and scales, with intervals over languages.
+        mean: mean over languages and scales, with intervals over languages.
         by_noise: the mean that seed noise alone would make; None with one seed.
     """
 
@@ -113,7 +113,7 @@ class BitCost:
         bits: the width.
         cells: (2, L, H, C) for both arms.
         mean: pooled over all cells and both arms, intervals over languages.
-        median: over all cells and both arms.
+        median: median over all cells and both arms.
         difference: mean of the second arm's cost less the first's, paired cell by cell.
     """
 
@@ -155,9 +155,9 @@ class Fitted:
     """A law over some tiers, or why there is none.
 
     Attributes:
-        tiers: that the gaps are means over.
+        tiers: tiers that the gaps are means over.
         gaps: (L, H); nan where a language lacks a scale.
-        means: over the languages that have the scale, one for each.
+        means: means over the languages that have the scale, one for each.
         law: None where there is none.
         doubts: reasons why there is no law, or why it is not to be trusted.
     """
@@ -180,7 +180,7 @@ class StudyAnalysis:
 
     Attributes:
         grid: scores that were analysed.
-        fitted: over all tiers, at the most bits.
+        fitted: law over all tiers, at the most bits.
         by_tier: each tier by itself; empty with one tier.
         latency: None with fewer than two streaming tiers.
         bit_costs: empty with one bit width.
@@ -236,8 +236,8 @@ class CellGap:
         hours: hours of the cell.
         bits: bits of the weights.
         values: scores of both starts, means over seeds and tiers.
-        gap: with its interval over utterances.
-        seeds: that both starts have.
+        gap: gap with its interval over utterances.
+        seeds: seeds that both starts have.
         utterances: N.
     """
 
@@ -259,7 +259,7 @@ def cell_gaps(
         grid: grid of the study.
         manifests: manifests of finished cells.
         out: folder of the study.
-        bits: at which.
+        bits: bits at which the gap is taken.
         draws: S.
 
     Raises:
@@ -362,7 +362,7 @@ class Sooner:
     Attributes:
         hours: the scale.
         runs: pairs of runs that say so.
-        epochs: at which each start scored best.
+        epochs: epochs at which each start scored best.
         steps: the same in steps.
         reached: pairs in which the first start was as good as the second's best.
         at_epoch: epoch at which it was, mean over those pairs; None without any.

@@ -44,14 +44,14 @@ class EncoderTransferEstimate(TrainingMemory, MemoryEstimate):
     `kept_bytes` are those of the encoder for the longest utterance.
 
     Attributes:
-        starts: that they are learned from.
+        starts: starts that cells are learned from.
         trainings: trainings of cells.
-        pretrainings: that come before them.
+        pretrainings: trainings that come before them.
         scored: tiers and bit widths at which every cell is scored.
         parts: parameters of the model's parts.
         parameters: parameters of the model.
         logits_bytes: bytes of the longest utterance's logits, with their gradient; 0 for the attention head.
-        utterances: in a batch, at most.
+        utterances: utterances in a batch, at most.
         encoder_bytes: bit width to bytes of the encoder's linear layers, scales and zero points included.
     """
 

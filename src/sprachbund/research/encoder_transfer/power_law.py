@@ -35,7 +35,7 @@ class Estimate:
 
     Attributes:
         value: the number.
-        interval: that covers as often as it says; infinite where nothing can be said.
+        interval: bounds that hold the value as often as stated; infinite where nothing can be said.
         percentile: the middle of the draws, as published.
     """
 

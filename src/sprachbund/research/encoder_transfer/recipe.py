@@ -100,9 +100,9 @@ class Speech:
     """Utterances of one language, with what is to be written.
 
     Attributes:
-        language: spoken.
-        target: written.
-        metric: that scores them.
+        language: language spoken.
+        target: language written.
+        metric: metric that scores them.
         ids: N.
         sounds: N, each (num_samples,) at 16 kHz.
         references: N.

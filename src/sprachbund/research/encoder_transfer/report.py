@@ -145,7 +145,7 @@ def as_values(analysis: StudyAnalysis, hours: Sequence[float] = ()) -> dict[str,
 
     Args:
         analysis: analysis that is reported.
-        hours: at which to decide.
+        hours: hours at which to decide.
     """
     grid, latency = analysis.grid, analysis.latency
     values = {

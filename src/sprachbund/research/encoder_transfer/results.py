@@ -360,13 +360,13 @@ class CellManifest(Strict):
 
     Attributes:
         cell: start, language, hours and seed.
-        metric: its name.
+        metric: name of the metric.
         better: direction of better scores, "lower" or "higher".
         signature: everything that the metric depends on, and the form of the texts.
-        scores: at every tier and bit width.
+        scores: scores at every tier and bit width.
         parts: see `CellScores`.
         training: see `CellScores`.
-        utterances: scored.
+        utterances: utterances that were scored.
         took_s: seconds.
         commit: commit of the source tree.
         machine: machine that computed.

@@ -367,7 +367,7 @@ class CollectJob:
         parts: folder that keeps finished blocks.
         identity: further facts that the result depends on.
         device: device to compute on, as torch names it.
-        threads: to compute with in each process.
+        threads: threads to compute with in each process.
     """
 
     model: str

@@ -65,7 +65,7 @@ class Cost:
         passes: forward and backward, in all.
         passes_left: passes not made yet.
         parameters: coordinates of a gradient.
-        seconds: that the passes left and their projections take one process, from one timed batch.
+        seconds: seconds that the passes left and their projections take one process, from one timed batch.
         file_bytes: bytes of the sketches.
         memory_bytes: bytes of the gradients held at a time on the model's device, besides what a backward pass holds.
     """

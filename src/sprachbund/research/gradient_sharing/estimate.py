@@ -59,9 +59,9 @@ class SharingTraining(TrainingMemory):
     Attributes:
         name: name of the arm, or "first".
         split: module to inner widths, shared and private; empty where nothing is split.
-        parameters: in all.
+        parameters: parameters in all.
         trained: parameters that are trained.
-        utterances: in the largest batch.
+        utterances: utterances in the largest batch.
     """
 
     name: str
@@ -75,9 +75,9 @@ class Collecting(BaseModel):
     """The analysis: passes forward and backward, and the memory of the gradients beside a training step's.
 
     Attributes:
-        modules: looked at.
+        modules: modules that are analysed.
         vectors: vectors of each language.
-        passes: in all.
+        passes: passes in all.
         coordinates: coordinates of a gradient.
         gradients_bytes: held at a time.
         dense_bytes: bytes of the projection matrix that is never made.
@@ -97,7 +97,7 @@ class GradientSharingEstimate(MemoryEstimate):
     """Sizes of all trainings and of the analysis.
 
     Attributes:
-        model: in words.
+        model: description of the model.
         worst_case: whether arms split by gradients have the plan with the most parameters.
         seeds: number of seeds, each of which repeats everything.
         trainings: the first one, then every arm.

@@ -50,7 +50,7 @@ class GradientExample:
 
     Attributes:
         samples: (num_samples,) float32 at 16 kHz, mono.
-        text: in the language `target`.
+        text: text in the language `target`.
         source: BCP-47 tag of the speech.
         target: BCP-47 tag of the text.
     """
@@ -83,7 +83,7 @@ def utterance_losses(
     Args:
         model: model with a text decoder.
         memory: memory of the utterances.
-        utterances: with the texts wanted.
+        utterances: utterances with the texts wanted.
     """
     targets = [Target(language=u.target, source=u.source) for u in utterances]
     prompts = [model.prompt(target) for target in targets]
@@ -485,7 +485,7 @@ def choose_rows(
         count: utterances of each.
         seed: seed of the choice.
         languages: compared; all in the data if none are given.
-        targets: written; all that the model knows if none are given.
+        targets: languages written; all that the model knows if none are given.
         fits: whether the model takes an utterance.
 
     Raises:

@@ -60,7 +60,7 @@ class Headroom:
     """The result of a measurement of headroom.
 
     Attributes:
-        modules: that were trained.
+        modules: modules that were trained.
         before: language to the loss before any training.
         together: language to the loss of training together.
         gains: arm to language, and `ALL` for the mean over languages, to what it gains.

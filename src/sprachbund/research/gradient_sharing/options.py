@@ -25,7 +25,7 @@ class SharingArm(Strict):
         split: nothing; what the gradients say; the same modules and sizes of groups with languages drawn at random, as
             a control; a branch for every language; or adapters (LoRA) of the same size.
         choose_by: measure by which the modules to split are ranked, see `analyses.ranked`.
-        shared_ratio: in place of the one that the gradients give.
+        shared_ratio: shared ratio in place of the one that the gradients give.
         start: first weights of the branches.
         whole: train every weight, not only the last two encoder layers and what is new.
         goes_on: whether it is trained further at all.

@@ -289,7 +289,7 @@ def write_report(plan: SharingPlan, path: Path, against: SharingPlan | None = No
     """Write the page or the picture, by the path's ending; it appears whole or not at all.
 
     Args:
-        plan: with its evidence.
+        plan: plan with its evidence.
         path: ends in .html, for a page with every split module, or .png, for the first of them.
         against: a plan from another checkpoint's gradients, for what changed since.
 

@@ -497,7 +497,7 @@ def other_digits(text: str, language: str) -> str:
     """The text with every word for a digit replaced by that for another one.
 
     Args:
-        text: in words.
+        text: text in words.
         language: BCP-47 tag of the text.
     """
     changed = {cardinal(digit, language): cardinal((digit + _STEP) % 10, language) for digit in range(10)}
@@ -516,7 +516,7 @@ def make_control(
     Args:
         data: folder with `train`, `dev` and `test`.
         out: folder of the copy.
-        languages: whose speech is copied.
+        languages: languages whose speech is copied.
         changed: languages whose translations have other digits.
         report: is called with a line for each part.
 

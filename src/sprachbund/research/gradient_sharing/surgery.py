@@ -185,7 +185,7 @@ def collect_importance(
     language mean something. The model runs without dropout and its weights get no gradients.
 
     Args:
-        model: with feed-forwards of these names.
+        model: model with feed-forwards of these names.
         batches: batches of every language (or pair), each holding rows of that one only.
         modules: names of the feed-forwards.
         loss: loss of a batch; `model(batch).total` if not given.
@@ -276,7 +276,7 @@ def measure_importance(
     """Importance (F,) of the hidden units, by module and language, of every module that starts by "neuron".
 
     Args:
-        model: that the plan is for, not split yet.
+        model: model that the plan is for, not split yet.
         plan: modules that will be split.
         manifests: speech to measure on.
         utterances: utterances of each language, or pair.

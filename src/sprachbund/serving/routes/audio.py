@@ -246,7 +246,7 @@ def options_of(
         temperature: 0 is greedy.
         batch_size: spans in a batch at most.
         glossary: terms and their translations.
-        hot_words: that the search prefers.
+        hot_words: words that the search prefers.
     """
     return DecodingOptions(
         allowed_languages=tuple(languages) or None,
