@@ -523,7 +523,7 @@ TRAIN = Augmentation(
     codec_probability=0.1,
     level_dbfs=(-38.0, -12.0),
 )
-"""For training: every channel the software may meet, and a good third left clean."""
+"""Augmentation for training: every channel the software may meet, and a good third left clean."""
 
 WIDE = replace(
     TRAIN,
@@ -535,7 +535,7 @@ WIDE = replace(
     telephone_probability=0.35,
     codec_probability=0.15,
 )
-"""For a model that has to understand people it never heard: voices, tempos and microphones wider apart."""
+"""Augmentation for a model that has to understand people it never heard: voices, tempos and microphones wider apart."""
 
 
 def augment(

@@ -38,7 +38,7 @@ _ALLOWED = {
     "getpid": (39, 172), "gettid": (186, 178), "sysinfo": (99, 179), "exit": (60, 93), "exit_group": (231, 94),
 }  # fmt: skip
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-"""By `platform.machine()`: the number that the kernel gives the architecture, and its column in `_ALLOWED`."""
+"""For each `platform.machine()`, the number that the kernel gives the architecture, and its column in `_ALLOWED`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ def close_all_but(kept: Collection[int]) -> None:
 
 
 def confine(limits: DecodingLimits) -> None:
-    """Take from this process, for good, what decoding does not need; see the head of the file.
+    """Give up, irrevocably, the rights of this process that decoding does not need; see the head of the file.
 
     Raises:
         OSError: a wall that this system has could not be put up.

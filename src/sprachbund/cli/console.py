@@ -18,9 +18,9 @@ import typer
 from sprachbund.errors import SprachbundError
 
 DELAY_S = 2.0
-"""For how long a command may show nothing on a terminal."""
+"""Seconds for which a command may show nothing on a terminal."""
 LOG_DELAY_S = 30.0
-"""For how long it may write nothing about its progress into a file or a pipe."""
+"""Seconds for which it may write nothing about its progress into a file or a pipe."""
 MOMENT_S = 0.3
 """Work shorter than this shows no progress bar; nobody could read it."""
 _NEXT_STEPS = {

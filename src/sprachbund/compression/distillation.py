@@ -266,7 +266,7 @@ def run(
     on_step: Callable[[int, int], None] = nothing,
     accept_changes: bool = False,
 ) -> Path:
-    """Train a student, or take up the run in `directory`, and return the directory of the model.
+    """Train a student, or resume the run in `directory`, and return the directory of the model.
 
     Args:
         recipe: the models, the data and the options.

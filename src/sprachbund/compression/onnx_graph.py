@@ -17,7 +17,7 @@ from sprachbund.util.files import atomic_files
 
 OPSET = 20
 _LONGEST = 2**20
-"""Of an axis that may have any size; graphs themselves have no limit."""
+"""Largest size of an axis that may have any size; graphs themselves have no limit."""
 
 
 def check_packages() -> None:

@@ -134,7 +134,7 @@ class FilterOptions:
 
 
 SHARD_S = 1800.0
-"""Of speech in a shard of pseudo-labels."""
+"""Seconds of speech in a shard of pseudo-labels."""
 
 
 @dataclass(frozen=True, kw_only=True)

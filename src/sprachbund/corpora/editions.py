@@ -380,8 +380,8 @@ def texts_of(manifests: Sequence[Utterances], limit: int) -> list[str]:
 # utterances.
 #
 # An epoch's utterances are rendered when it begins and deleted when the next one is there, so a run of any
-# length needs the space of one epoch. They are drawn from (edition, seed, epoch) alone: a run that is
-# taken up finds them, or makes the same again where the edition is exact.
+# length needs the space of one epoch. They are drawn from (edition, seed, epoch) alone: a resumed run
+# finds them, or makes the same again where the edition is exact.
 
 _LOCK = "lock"
 

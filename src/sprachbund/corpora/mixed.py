@@ -231,7 +231,7 @@ def join_runs(
 # speak, so a change of voice goes with each switch.
 
 _MAX_DRAWS = 20_000
-"""Of meanings, one in fifty of which is held out, and not all of which can be said with the recordings there are."""
+"""Most draws of meanings: one in fifty is held out, and the recordings cannot say all of the others."""
 
 
 def draw_spliced(

@@ -1,6 +1,6 @@
 """Division of utterances into batches: a pure function of lengths, seed and epoch.
 
-Nothing is remembered but (epoch, batch number), so taking up a run again costs the same after a minute as after
+Nothing is remembered but (epoch, batch number), so resuming a run costs the same after a minute as after
 a month.
 """
 

@@ -84,7 +84,7 @@ def read_common_voice(table: Path, language: str | None = None) -> OwnData:
     """The clips of a table of Common Voice, such as `de/validated.tsv`; speakers are the client ids.
 
     Args:
-        table: table with the columns path and sentence, and at will client_id and locale; the clips lie in `clips`
+        table: table with the columns path and sentence, and optionally client_id and locale; the clips lie in `clips`
             beside it.
         language: BCP-47 tag of the speech, where the table has no locale.
 
@@ -121,15 +121,15 @@ def _clip(table: Path, where: str, names: list[str], line: str, language: str | 
     )
 
 
-# Kaldi: a folder with wav.scp and text, and at will segments, utt2spk, utt2lang and text.TAG.
+# Kaldi: a folder with wav.scp and text, and optionally segments, utt2spk, utt2lang and text.TAG.
 
 
 def read_kaldi(directory: Path, language: str | None = None) -> OwnData:
     """The utterances of a Kaldi data folder.
 
     Args:
-        directory: directory with `wav.scp` and `text`; at will `segments`, `utt2spk`, `utt2lang`, and translations in
-            `text.de` …
+        directory: directory with `wav.scp` and `text`; optionally `segments`, `utt2spk`, `utt2lang`, and translations
+            in `text.de` …
         language: BCP-47 tag of the speech, where there is no `utt2lang`.
 
     Raises:

@@ -15,7 +15,7 @@ from sprachbund.text.normalize import has_no_spaces, normalize, spaced_character
 Stretch = tuple[float, float, str]
 """Start and end in seconds from the start of the utterance, and the BCP-47 tag."""
 SLACK_S = 0.05
-"""By so much spans may overlap or leave the audio: corpora round their times."""
+"""Seconds by which spans may overlap or leave the audio: corpora round their times."""
 
 
 def languages_in(utterance: Utterance) -> tuple[str, ...]:

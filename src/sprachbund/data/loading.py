@@ -295,7 +295,7 @@ class TrainingDataset(Protocol):
         ...
 
     def enter(self, epoch: int, share: tuple[int, int] = (0, 1)) -> None:
-        """Take up what is new in an epoch.
+        """Enter an epoch: load the data that are new in it.
 
         Args:
             epoch: number of the epoch.
@@ -366,7 +366,7 @@ class Corpus(Dataset[Example]):
         return [source.at() for source in self._sources]
 
     def enter(self, epoch: int, share: tuple[int, int] = (0, 1)) -> None:
-        """Take up what is new in an epoch, and make it first where it is not there yet.
+        """Enter an epoch: load the data that are new in it, and make them first where they are missing.
 
         Args:
             epoch: number of the epoch.

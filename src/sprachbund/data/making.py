@@ -1,6 +1,6 @@
 """Makes corpora shard by shard, each attempt at a shard by a short-lived process of its own.
 
-A shard is a pure function of its number, so making can be broken off and taken up, and two machines make the
+A shard is a pure function of its number, so making can be stopped and resumed, and two machines make the
 same corpus. Short-lived, because a speech synthesiser that dies takes one shard with it and not the run: espeak-ng
 crashes on rare combinations of voice and words, always the same ones, and the next attempt draws others.
 

@@ -4,7 +4,7 @@ A shard is `cuts.00000.jsonl` (one lhotse MonoCut per line) beside `audio.00000.
 shard's utterances back to back), so that a corpus of any size is a few files, every utterance is one seek away,
 and copying it is copying a directory. `shard.00000.sha256` has the checksums of both, as `sha256sum` writes them.
 `dataset.json` says what it is, whose, and how much. A shard appears under its final name only when it is whole, so
-writing can be broken off and taken up again.
+writing can be stopped and resumed.
 
 Damage is an error and never silence: what is cheap to see is seen when a corpus is opened (every line, the checksum of
 the lines, the length of the sound), the checksum of a shard's sound when it is first read.

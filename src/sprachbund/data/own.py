@@ -444,7 +444,7 @@ def read_table(path: Path, language: str | None = None, *, commas: bool = False)
     """The recordings of a table, separated by tabs or commas.
 
     The first line names the columns: `path` (relative to the table; `file_name` in a table with commas means it too),
-    `text`, `language` (or the argument), at will `speaker` and `utterance_id`, and a column for each translation,
+    `text`, `language` (or the argument), optionally `speaker` and `utterance_id`, and a column for each translation,
     `translation_de` or `de`. Between tabs, fields are taken as they stand, quotation marks too; between commas,
     quotation marks enclose fields. An empty translation is one that is missing.
 

@@ -377,7 +377,7 @@ class _Slots:
 
 
 TIMED_PASSES = (1, 5)
-"""Of a short and of a longer search: what they differ by are passes alone."""
+"""Passes of a short and of a longer search: what they differ by are passes alone."""
 
 
 def seconds_of_passes(

@@ -16,10 +16,10 @@ if TYPE_CHECKING:  # commands make their options of these without loading torch
 AUTO: Literal["auto"] = "auto"
 NONE = "none"
 TRANSCRIBE = "transcribe"
-"""In place of a target language: text in the language spoken."""
+"""Value in place of a target language: text in the language spoken."""
 MAX_DRAFT_TOKENS = 8
 Accept = Literal["exact", "top-2", "top-3", "unchecked"]
-"""Which draft tokens are accepted: the model's own choice; its best two or three; or all that it may emit.
+"""Draft tokens that are accepted: the model's own choice; its best two or three; or all that it may emit.
 
 All but the first change the text.
 """

@@ -303,7 +303,7 @@ class _Path:
 
 
 _Merged = dict[int, dict[tuple[int, ...], _Path]]
-"""For each row, the one path of each token sequence."""
+"""The one path of each token sequence, for each row."""
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ from sprachbund.nn.text_to_text import (
 BLOCK = 16
 """Rows of a matrix, positions of a cache and dimensions of a head come in multiples of this."""
 OFFSET = 128
-"""What is added to signed 8-bit inputs to make them unsigned, as the processor's dot product wants them."""
+"""Number added to signed 8-bit inputs to make them unsigned, as the processor's dot product wants them."""
 _PARTS = (nn.Linear, nn.LayerNorm, nn.Conv1d, FeedForward, MultiHeadAttention, ConvolutionModule)
 DECODERS = (TextDecoder, FixedPositionDecoder, CanaryDecoder, MbartDecoder)
 """Classes of decoders that can be packed, if their layers can; not their subclasses."""
@@ -151,7 +151,7 @@ def pack_blocks(name: str, quantized: BlockWeights, bias: Tensor | None, factor:
 
 
 _PACK = {"int8": pack_matrix, "int4": pack_four}
-"""How a linear layer is packed, by the numbers asked for."""
+"""Functions that pack a linear layer, by the numbers asked for."""
 
 
 def pack_linear(

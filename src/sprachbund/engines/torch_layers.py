@@ -252,7 +252,7 @@ Logits = Callable[[Tensor, Tensor], Tensor]
 """Logits (R, Q, V) after tokens (R, Q) in rows that hold `lengths` (R,) already; nothing is read from the host."""
 
 PLAIN_STEPS = 4
-"""Of so many tokens at once with a cache before they are recorded: recording takes about as long as some steps."""
+"""Steps for one number of tokens that run before one is recorded: recording takes about as long as some steps."""
 _WARM_UPS = 3
 
 
@@ -324,7 +324,7 @@ class Recorder:
 # Layers.
 
 _QUERIES = 128
-"""At a time, so that their scores stay in the processor's cache."""
+"""Queries at a time, so that their scores stay in the processor's cache."""
 
 
 def attend_in_bf16(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:

@@ -41,7 +41,7 @@ from sprachbund.util.provenance import versions
 
 _SHORT_S, _CLIP_S = 0.5, 5.0
 _TOKENS_PER_S = 4
-"""Of speech; about two and a half words."""
+"""Tokens in a second of speech; about two and a half words."""
 _SHORT_RUNS = 4
 _HOPELESS = 10.0
 """A first run that takes so many times as long as the fastest is not repeated; a first run also reads weights."""

@@ -376,7 +376,7 @@ TABLES: Mapping[str, Callable[[Sequence[ResultManifest]], Table]] = {
 
 BENCHMARK, PEERS = "benchmark", "peers"
 _SHAPES = ("tiny", "base", "small", "medium", "turbo", "large-v3")
-"""Of Whisper, by size."""
+"""Shapes of Whisper, by size."""
 
 
 def benchmark_table(path: Path) -> str:

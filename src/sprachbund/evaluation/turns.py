@@ -24,13 +24,13 @@ from sprachbund.models.calibration import TurnEnds, turn_states
 _SILENCE = np.zeros(SAMPLE_RATE // 5, np.float32)
 """Around every sound, as voice activity leaves it around a span."""
 _CUTS = (0.25, 0.4, 0.55, 0.7, 0.85)
-"""Where a sentence is cut off, in shares of its words."""
+"""Points at which a sentence is cut off, in shares of its words."""
 _LEAST_S, _LONGEST_S = 0.5, 10.0
 _FADE = SAMPLE_RATE // 100
 _NEAR_S = 0.08
 """A cut is at the quietest point so near to the beginning of the word."""
 _LOUD = 0.1
-"""Of the loudness of speech, below which it is a pause."""
+"""Share of the loudness of speech below which it is a pause."""
 _STEP = SAMPLE_RATE // 100
 _SENTENCE_ENDS = (".", "!", "?", ";", ":", "…", "。", "！", "？")
 _FEWEST = 50

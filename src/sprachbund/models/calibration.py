@@ -45,7 +45,7 @@ class _Fitted(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     file: ClassVar[str]
-    """Its name in the directory."""
+    """Name of the file in the directory."""
 
     @classmethod
     def read(cls, directory: Path) -> Self | None:

@@ -394,7 +394,7 @@ CATALOGUE = (
         extra="translation",
     ),
 )
-"""By family, from small to large."""
+"""Checkpoints by family, from small to large."""
 _PREFERRED = (
     "whisper-large-v3",
     "whisper-large-v3-turbo",
@@ -403,7 +403,7 @@ _PREFERRED = (
     "whisper-small",
     "distil-large-v3",
 )
-"""Which to name first where several would do."""
+"""Checkpoints to name first where several would do."""
 _RECOGNISER = "whisper-large-v3-turbo"
 """The first half of a cascade that is recommended."""
 _WHISPER = (

@@ -390,7 +390,7 @@ def read_generation(directory: Path) -> Any:
 
 
 def _check_types(path: Path, surplus: Sequence[str]) -> None:
-    """See that weights are stored as floating-point numbers: transformers takes others for such without a word."""
+    """See that weights are stored as floating-point numbers: transformers reads others as such without a warning."""
     with safe_open(path, "pt") as file:
         for name in _others(list(file.keys()), (*surplus, rf"{COUNTER}$", r"position_ids$")):
             if (kind := file.get_slice(name).get_dtype()) not in _FLOATING:

@@ -20,7 +20,7 @@ from sprachbund.errors import SprachbundError
 
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
 _MOST_BYTES = 2**28
-"""Of a member other than the weights; the largest tokenizers have a few megabytes."""
+"""Most bytes of a member other than the weights; the largest tokenizers have a few megabytes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,7 +58,7 @@ STATE = ("stem.0", "stem.1", "stem.2", "keys", "values", "convolution", "num_pas
 
 
 _Name = Annotated[str, Field(pattern=r"^[\w-]+(\.[\w-]+)*$", max_length=255)]
-"""Of a file in the model's directory."""
+"""Name of a file in the model's directory."""
 _Token = Annotated[int, Field(strict=True, ge=0, lt=VOCABULARY.most)]
 _Size = Annotated[int, Field(strict=True, ge=0, le=2**31)]
 

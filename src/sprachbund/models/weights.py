@@ -312,7 +312,7 @@ def _read(name: str, value: Tensor, stored: Mapping[str, Tensor]) -> Tensor:
 # config.json of the families that are stored in a form of this package: family, config and, maybe, packed.
 
 KEY = "packed"
-"""Of config.json: how linear layers are packed."""
+"""Key of config.json that states how linear layers are packed."""
 
 _Config = TypeVar("_Config", bound=BaseModel)
 

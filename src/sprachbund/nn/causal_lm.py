@@ -181,7 +181,7 @@ class CausalShape:
 Angles = tuple[Tensor, Tensor]
 """Cosines and sines (R, 1, Q, E) of positions."""
 Store = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From new keys and values (R, K, Q, E) to all those to attend to (R, K, C, E)."""
+"""Function from new keys and values (R, K, Q, E) to all those to attend to (R, K, C, E)."""
 
 
 def rotated(x: Tensor, angles: Angles) -> Tensor:

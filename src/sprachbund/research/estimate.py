@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, computed_field
 from torch import nn
 
 FLOAT_BYTES = 4
-"""Of a weight in 32 bits."""
+"""Bytes of a weight in 32 bits."""
 ADAMW_MOMENTS = 2
 """Tensors that AdamW keeps of every weight. Muon keeps one of matrices, so estimates are upper bounds."""
 

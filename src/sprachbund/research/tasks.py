@@ -1,7 +1,7 @@
 """Running a study: its cells in their most informative order, by processes of this machine or of a Ray cluster.
 
 Only files are kept: a cell is finished when its manifest exists, so a study that was killed goes on with
-what is missing, and a cell that was half made takes up its own training. The table of results is made anew from
+what is missing, and a cell that was half made resumes its own training. The table of results is made anew from
 manifests whenever a cell is finished.
 """
 
@@ -32,7 +32,7 @@ from sprachbund.util.files import read_object, write_json, write_text
 STUDY_FILE = "study.json"
 RESULTS_FILE = "results.csv"
 FAILED_FILE = "failed.txt"
-"""In a cell's folder: why it failed, in one line."""
+"""File in a cell's folder that states in one line why the cell failed."""
 _NAMED = 3
 CellFunction = Callable[[Cell, Path], CellScores]
 """Makes a cell in its folder, where it finds what it left there before; has to be picklable."""

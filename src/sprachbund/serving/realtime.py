@@ -61,7 +61,7 @@ from sprachbund.serving.settings import Settings
 log = logging.getLogger("sprachbund.serving")
 PATH = "/v1/realtime"
 TRANSLATIONS_PATH = f"{PATH}/translations"
-"""Where OpenAI has sessions whose output is sound; here they are refused, with the way to translated text."""
+"""Path at which OpenAI has sessions whose output is sound; here they are refused, with the way to translated text."""
 SUBPROTOCOL = "realtime"
 _KEY_PROTOCOL = "openai-insecure-api-key."
 _BETA_PROTOCOL = "openai-beta.realtime-v1"

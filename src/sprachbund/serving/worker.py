@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 _SPANS_WITH_LIVE = 2
 """Most spans of recordings under way while live sessions are open, which share the processor with them."""
 _PASSES, _PASSES_WITH_LIVE = 32, 4
-"""Of the model, after which the thread looks who came, if no row ended before."""
+"""Passes of the model after which the thread looks for new requests, if no row ended before."""
 
 
 class AbandonedError(Exception):

@@ -125,5 +125,5 @@ class LiveOptions:
 
     @property
     def commits(self) -> bool:
-        """Whether text is written for good before its stretch of speech has ended."""
+        """Whether text is committed before its stretch of speech has ended."""
         return self.policy in _COMMITTING

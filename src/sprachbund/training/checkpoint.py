@@ -435,7 +435,7 @@ class BestCheckpoints:
         if not self.accepts(loss):
             return False
         name = f"best.{step:08d}.safetensors"
-        # A run that is killed between two of these lines, and taken up, has no file too few in its index.
+        # A run that is killed between two of these lines, and resumed, has no file too few in its index.
         if is_first_rank():
             with _naming_the_checkpoint(step, self.directory):
                 save_tensors(self.directory / name, weights)
@@ -490,7 +490,7 @@ def run_log(folder: Path) -> Iterator[Callable[[str], None]]:
 def forget_run(folder: Path) -> None:
     """Delete what only a run that goes on needs; its model, log and convergence stay.
 
-    A process that is killed amid this leaves some of it, and the finished run is not taken up again. So a comparison
+    A process that is killed amid this leaves some of it, and the finished run is not resumed. So a comparison
     does it once more for all its runs when they are finished.
     """
     for name in _OF_A_RUN:

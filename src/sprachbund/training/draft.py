@@ -161,7 +161,7 @@ def train_draft(
     stop_after: int | None = None,
     on_step: Callable[[int, int], None] = nothing,
 ) -> NetworkDraft:
-    """Train a draft for a model, or take up the run in `directory`; the model comes out with the bits it went in with.
+    """Train a draft for a model, or resume the run in `directory`; the model comes out with the bits it went in with.
 
     Args:
         model: a family's module with a torch decoder.

@@ -93,7 +93,7 @@ def run(
     accept_changes: bool = False,
     check: Check | None = None,
 ) -> Any:
-    """Make, or take up, the draft in `directory`; its `model` folder is the model with it, which is returned loaded.
+    """Make, or resume, the draft in `directory`; its `model` folder is the model with it, which is returned loaded.
 
     Args:
         recipe: the model, the draft and the data.

@@ -316,9 +316,9 @@ def make_dual_scale(model: Any, options: DualScaleOptions) -> DualScale:
 
 
 def add_adapters(whole: DualScale) -> None:
-    """Adapters on the linear layers of the lower encoder layers; what else the encoder has below the upper ones rests.
+    """Adapters on the linear layers of the lower encoder layers, whose own weights are frozen.
 
-    With rank 0 there are none, and those layers rest.
+    With rank 0 there are none, and those layers are frozen.
     A model whose encoder has no more layers than are trained wholly gets none, and all of it is trained.
     """
     options = whole.options

@@ -200,7 +200,7 @@ class Meter:
 
 _DIGEST = "SHA-256 of lengths and texts, or of the shards' indices"
 SKIPPED = "skipped"
-"""In the log: steps whose gradient was not finite."""
+"""Name in the log of the steps whose gradient was not finite."""
 CONVERGENCE_FILE = "convergence.json"
 _FORMER_NAMES = {"judge": "metric_for_best_model", "judgements": "evaluations"}
 
@@ -327,7 +327,7 @@ def train(
     stop_after: int | None = None,
     on_step: Callable[[int, int], None] = nothing,
 ) -> nn.Module:
-    """Train a model, or take up the run that `directory` holds, and return it with its best weights averaged.
+    """Train a model, or resume the run that `directory` holds, and return it with its best weights averaged.
 
     A run that is over leaves its `Convergence` in the directory. After SIGTERM it saves its state and ends the process
     with exit code 143.
@@ -504,7 +504,7 @@ class _Run:
             self._say(line)
 
     def resume(self) -> None:
-        """Take up the state in the directory, if there is one."""
+        """Resume from the state in the directory, if there is one."""
         [digest] = {one for one in of_all_ranks(self.digest) if one} or {""}
         if state := self.files.load(self.average):
             if state.get("frozen", digest) != digest:

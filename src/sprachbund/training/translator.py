@@ -205,7 +205,7 @@ class FineTuning(Strict):
         new_languages: BCP-47 tag of a language that the checkpoint lacks to that of the language whose token the new
             token starts from, or "mean" for the mean of all. Seamless hears a new language without a token. Pieces of
             the tokenizer stay as they are. "mul" is the transcript of speech that mixes languages; a conformer's alone.
-        real_length: whether Whisper is trained, and used ever after, on utterances at their own length instead of
+        real_length: whether Whisper is trained, and used from then on, on utterances at their own length instead of
             windows of 30 s; as the checkpoint has it if left out.
         label_smoothing: label smoothing of the cross-entropy (arXiv 1512.00567, section 7).
     """
@@ -705,7 +705,7 @@ def run(
     check: Check | None = None,
     states: Path | None = None,
 ) -> Any:
-    """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
+    """Train, or resume, the run in `directory`; its `model` folder is the result, which is returned loaded.
 
     Args:
         recipe: model, data and options.

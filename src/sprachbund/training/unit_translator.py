@@ -123,7 +123,7 @@ def run(
     accept_changes: bool = False,
     check: Check | None = None,
 ) -> Any:
-    """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
+    """Train, or resume, the run in `directory`; its `model` folder is the result, which is returned loaded.
 
     Args:
         recipe: the model, the units and the data.

@@ -190,7 +190,7 @@ Sentences = SpokenSentences | WrittenSentences
 
 
 TOKENS_PER_S = 10
-"""Where there is no speech to measure."""
+"""Tokens in a second, where there is no speech to measure."""
 
 
 class Mixing(BaseModel):

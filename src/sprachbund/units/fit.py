@@ -40,7 +40,7 @@ PARTS = "parts"
 _FRAMES, _LENGTHS = "frames.npy", "lengths.npy"
 _CHUNK = 1 << 14
 _LONGEST_BYTES = 1 << 24
-"""Of a text; what is longer SentencePiece would leave out without a word."""
+"""Most bytes of a text; SentencePiece would leave longer ones out without a warning."""
 _AT_ONCE = 100
 """Units of a line: SentencePiece adds up in single precision, and finds hardly a piece in lines of thousands."""
 

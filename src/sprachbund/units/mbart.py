@@ -37,7 +37,7 @@ from sprachbund.units.dataset import Sentences
 from sprachbund.units.lengths import mean_length_ratio
 
 _UNKNOWN_TYPE, _CONTROL_TYPE = 2, 3
-"""Of a piece in a SentencePiece model's file."""
+"""Types of a piece in a SentencePiece model's file."""
 
 
 def units_with_mbart(

@@ -26,7 +26,7 @@ from sprachbund.util.files import atomic_path
 # Labels of frames.
 
 NOTHING = -1
-"""Of frames in which nothing is known to be said."""
+"""Label of frames in which nothing is known to be said."""
 COLUMNS = ("id", "start_s", "end_s", "phone")
 
 

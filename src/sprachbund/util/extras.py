@@ -33,7 +33,7 @@ _HOMES = {
 _GENERAL = "train"
 """The extra of all other code, where it asks for the package."""
 BASE = ""
-"""In place of an extra: what is always installed."""
+"""Name in place of an extra for what is always installed."""
 DEVELOPERS = ("dev", "docs")
 """Extras that no command needs."""
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from sprachbund.util.files import write_text
 
 RESOLUTION_NS = 2 * 10**9
-"""Of files' times: FAT's is two seconds, and most are finer."""
+"""Resolution of files' times: FAT's is two seconds, and most are finer."""
 _REMEMBERED = 200  # entries of an index; models in temporary folders come and go
 
 

@@ -258,7 +258,7 @@ NEVER = -1e4
 """Bias of tokens that a checkpoint has not got: never written, and small enough for half precision."""
 
 _MAX_TOKENS = 512
-"""Of a row in training: more than anyone says in 20 s, in pieces of any tokenizer."""
+"""Longest row in training: more than anyone says in 20 s, in pieces of any tokenizer."""
 
 
 @dataclass(frozen=True, kw_only=True)

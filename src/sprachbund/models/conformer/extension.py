@@ -16,7 +16,7 @@ from sprachbund.text.tokenizer import Tokenizer, language_token
 from sprachbund.util.files import validate
 
 MEAN: Literal["mean"] = "mean"
-"""In place of a related language: the mean of all."""
+"""Value in place of a related language: the mean of all."""
 LOSSES = frozenset({"ctc_weight", "language_weight", "label_smoothing", "dropout"})
 OF_DECODER = frozenset(
     {"num_decoder_layers", "decoder_width", "decoder_heads", "decoder_feed_forward_width", "max_tokens"}

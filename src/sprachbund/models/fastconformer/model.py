@@ -47,7 +47,7 @@ _MIN_SAMPLES = 2 * HOP  # a variance needs two frames
 _FRAMES_AT_ONCE = 8
 """Logits of so many frames are held in training: a vocabulary of 8,193 is large, times tokens and frames."""
 _MAX_TOKENS = 512
-"""Of a row of Canary. Its positions allow 1,024; half a minute of speech has 375 frames, and fewer tokens."""
+"""Longest row of Canary. Its positions allow 1,024; half a minute of speech has 375 frames, and fewer tokens."""
 
 
 def log_mel_of(samples: np.ndarray, num_mel_bins: int, dither: float = 0.0) -> Tensor:

@@ -32,7 +32,7 @@ from sprachbund.nn.text_to_text import marian_positions
 from sprachbund.util.files import validate
 
 Head = Literal["transducer", "ctc"]
-"""Of a hybrid, which has both."""
+"""Head of a hybrid, which has both."""
 
 _SUPPORTED: dict[tuple[str, ...], tuple[Any, ...]] = {
     ("preprocessor", "sample_rate"): (16_000,),

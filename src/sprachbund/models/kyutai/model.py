@@ -53,7 +53,7 @@ _IN, _OUT = 2, 3
 _PAST = round(2 * DELAY_S * SAMPLE_RATE)
 """Samples before that three new ones depend on; the filter is symmetric."""
 _BETA = 9.0
-"""Of the window; aliases are 90 dB down."""
+"""Beta of the Kaiser window; aliases are 90 dB down."""
 
 
 def _kernel() -> Tensor:

@@ -40,7 +40,7 @@ from sprachbund.nn.moonshine import (
 from sprachbund.util.devices import ANY_DEVICE
 
 _MAX_TOKENS = 448
-"""Of a row; half a minute of fast speech has fewer."""
+"""Longest row; half a minute of fast speech has fewer."""
 
 
 class Moonshine(nn.Module):

@@ -38,7 +38,7 @@ from sprachbund.util.files import atomic_files, parse_json, read_model, read_obj
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 LLM, ENCODER = "llm", "encoder"
 _ORDER = "prompts.order"
-"""In the head of model.safetensors: config.json may be edited, but not so that it contradicts the training."""
+"""Key in the head of model.safetensors: config.json may be edited, but not so that it contradicts the training."""
 
 
 class EncoderEntry(Options):

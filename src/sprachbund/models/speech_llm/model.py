@@ -38,7 +38,7 @@ _SPAN_S = 0.3
 _LEAST_S = 1.0
 
 NAME = "speech_llm"
-"""Of the family, in model directories too."""
+"""Name of the family, in model directories too."""
 
 
 class SpeechLLM(SpeechPrefixFamily):

@@ -130,7 +130,7 @@ class TokenMbart(ReadsTokens):
 PIECES = "sentencepiece.bpe.model"
 PAD, END, UNKNOWN = 1, 2, 3
 FIRST_PIECE = 3
-"""Of the SentencePiece model; before it are its own unknown, begin and end."""
+"""First piece of the SentencePiece model; before it are its own unknown, begin and end."""
 _PIECES_LATER = 1
 
 

@@ -49,7 +49,7 @@ _SIZES = {
     "decoder_start_token_id": Limit(0, VOCABULARY.most),
     "vocab_size": VOCABULARY,
 }
-"""Of numbers in config.json that this package computes with, beside those of `sprachbund.models.hub`."""
+"""Limits of numbers in config.json that this package computes with, beside those of `sprachbund.models.hub`."""
 
 
 def load(

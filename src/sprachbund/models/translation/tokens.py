@@ -22,7 +22,7 @@ from sprachbund.text.languages import MIXED, language_name
 from sprachbund.util.files import read_object
 
 Offsets = list[tuple[int, int]]
-"""Of tokens: the characters of the text from which to before which each stands for."""
+"""Range (begin, end) of characters that each token stands for."""
 
 
 class Pieces(Protocol):
@@ -438,7 +438,7 @@ _READERS: dict[str, Callable[[Path, int], TranslationTokens]] = {
     "marian": _read_marian,
     "t5": _read_t5,
 }
-"""By kind of checkpoint."""
+"""Readers by kind of checkpoint."""
 _ANY = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Names under which transformers writes any tokenizer of the library tokenizers."""
 _CLASSES = {

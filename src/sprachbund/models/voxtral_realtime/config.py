@@ -16,7 +16,7 @@ from sprachbund.nn.limits import Flag, Heads, InnerWidth, MelBins, SomeLayers, W
 MEL_PER_STATE = 2
 """Log-mel frames of a state of the encoder."""
 LANGUAGES = ("en", "zh", "hi", "es", "ar", "fr", "pt", "ru", "de", "ja", "ko", "it", "nl")
-"""Of the published model, whose config.json does not name them."""
+"""Languages of the published model, whose config.json does not name them."""
 Delay = Annotated[int, Field(strict=True, ge=1, le=125)]
 
 

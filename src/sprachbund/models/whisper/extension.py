@@ -17,9 +17,9 @@ from sprachbund.models.whisper.model import Whisper
 from sprachbund.models.whisper.tokens import ENGLISH, WhisperTokens, language_name, with_languages
 
 MEAN = "mean"
-"""In place of a related language: the mean of all."""
+"""Value in place of a related language: the mean of all."""
 Prompt = Literal["spoken", "wanted", "wanted-only"]
-"""Which language the prompt names: the one spoken, as published, or the one wanted; and that alone, without a task or
+"""Language that the prompt names: the one spoken, as published, or the one wanted; and that alone, without a task or
 timestamps (arXiv 2508.11189)."""
 _EMBEDDING = "decoder.embedding.weight"
 

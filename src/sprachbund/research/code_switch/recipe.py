@@ -80,7 +80,7 @@ __all__ = ["CodeSwitchRecipe", "estimate_memory", "run", "training_shape"]
 Report = Callable[[str], None]
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0}
 _DEV_SHARE = 0.25
-"""Of the dev parts, for the loss at the end of each of many short stages."""
+"""Share of the dev parts, for the loss at the end of each of many short stages."""
 STATES = "states"
 """Folder of the encoder's states, for all stages and arms."""
 STAGE_FILE = "stage.json"

@@ -2,7 +2,7 @@
 
 At step u, counted from 0 to U, a batch is one of the previous data and one of the next, whose losses count (1 - u/U)
 and u/U ("mixed"), or one of the two, drawn with these probabilities ("sampled"). Both are functions of seed and step,
-so that a run that is taken up sees the same. The formula is a reconstruction; of the paper only the abstract's words
+so that a resumed run sees the same. The formula is a reconstruction; of the paper only the abstract's words
 are public.
 """
 
@@ -78,7 +78,7 @@ class Transition:
         return hashlib.sha256("".join(side.digest for side in self.sides).encode()).hexdigest()
 
     def enter(self, epoch: int, share: tuple[int, int] = (0, 1)) -> None:
-        """Take up what is new in an epoch.
+        """Enter an epoch: load the data that are new in it.
 
         Args:
             epoch: number of the epoch.

@@ -20,7 +20,7 @@ from sprachbund.util.files import write_text
 
 Report = Callable[[str], None]
 _PLAIN = UnitsArm(head="attention", text="none")
-"""Has the recipe's own vocabulary."""
+"""An arm with the recipe's own vocabulary."""
 
 
 def make_data(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> None:

@@ -29,7 +29,7 @@ from sprachbund.research.estimate import (
 from sprachbund.training.memory import forward_on_meta
 
 SOURCE_S, SOURCE_TOKENS, TARGET_TOKENS = 6.3, 100, 25
-"""Of the published sentences, of 18 words."""
+"""Lengths of the published sentences, of 18 words."""
 
 
 class Sized(BaseModel):

@@ -26,7 +26,7 @@ NAMES: Mapping[Text, str] = {
 
 
 TEXT_LAYERS = 6
-"""Of the encoder of text, where it has one of its own."""
+"""Layers of the encoder of text, where it has one of its own."""
 
 
 class UnitsArm(Strict):

@@ -37,7 +37,7 @@ from sprachbund.training.memory import forward_on_meta
 from sprachbund.training.options import TrainingOptions
 
 _SPECIAL_TOKENS = 7
-"""Of a new Whisper's vocabulary, without the languages."""
+"""Special tokens of a new Whisper's vocabulary, without the languages."""
 
 
 class DualScaleTraining(TrainingMemory):

@@ -167,7 +167,7 @@ _OF_ENCODER = (
     "kernel_size",
 )
 _CONTEXTS = ("left_context", "right_contexts")
-"""Which may differ: no tensor knows them, and the study's tiers are looked at by themselves."""
+"""Fields that may differ: no tensor depends on them, and the study's tiers are checked by themselves."""
 
 
 def check_checkpoints(recipe: EncoderTransferRecipe) -> None:

@@ -41,7 +41,7 @@ class Pretrained(Strict):
     @field_validator("checkpoint")
     @classmethod
     def _from_anywhere(cls, checkpoint: Path | None) -> Path | None:
-        """A study may be taken up from another folder."""
+        """Make the path absolute, since a study may be resumed from another folder."""
         return None if checkpoint is None else checkpoint.resolve()
 
     @model_validator(mode="after")

@@ -209,7 +209,7 @@ MAX_SHORT_DRAWS = 0.05
 CURVATURE_LEVEL = 0.99
 """High, since a straight law must not be called bent in one study of twenty."""
 BOTH_LEVEL = 1 - (1 - LEVEL) / 2
-"""Of A and of b each, so that both are inside together as often as `LEVEL` says (Bonferroni)."""
+"""Level of A and of b each, so that both are inside together as often as `LEVEL` says (Bonferroni)."""
 
 
 @dataclass(frozen=True, kw_only=True)

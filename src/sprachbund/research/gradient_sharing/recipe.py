@@ -128,7 +128,7 @@ def write_table(recipe: GradientSharingRecipe, directory: Path) -> Path:
 
 Report = Callable[[str], None]
 ARMS_FILE = "arms.json"
-"""In the folder of a seed whose arms are finished."""
+"""File in the folder of a seed whose arms are finished."""
 STATES = "states"
 """Folder of states that all runs of the comparison read."""
 RATES, RATES_FILE = "rates", "rates.json"

@@ -168,7 +168,7 @@ def _branches(split: SplitFeedForward) -> list[Branch]:
 # Importance of hidden units: mean |activation x gradient| (arXiv 1611.06440, equation 8).
 
 Loss = Callable[[Any], Tensor]
-"""From a batch of one language to what is differentiated; a sum over target tokens, so that batches add up."""
+"""Loss of a batch of one language, to be differentiated; a sum over target tokens, so that batches add up."""
 
 
 def collect_importance(
