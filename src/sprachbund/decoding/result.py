@@ -46,7 +46,7 @@ class Alternative:
 
     Attributes:
         text: text of the whole span.
-        log_probability: sum over its tokens, natural logarithm.
+        log_probability: log-probability of the text, summed over its tokens, natural logarithm.
     """
 
     text: str

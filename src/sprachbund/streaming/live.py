@@ -30,7 +30,7 @@ class Clock(Protocol):
         ...
 
     def wait_until(self, second: float) -> None:
-        """Let the time pass, if it has not."""
+        """Wait until a time; return at once if it has passed."""
         ...
 
     def working(self) -> AbstractContextManager[None]:
@@ -45,7 +45,7 @@ class WallClock:
         self._began = time.monotonic()
 
     def now_s(self) -> float:
-        """Seconds since it was made."""
+        """Seconds since the clock was made."""
         return time.monotonic() - self._began
 
     def wait_until(self, second: float) -> None:
@@ -54,12 +54,12 @@ class WallClock:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Time passes by itself."""
+        """Do nothing, since real time passes by itself."""
         yield
 
 
 class SimulatedClock:
-    """Time that passes only where it has to.
+    """A clock whose time passes only where it has to.
 
     Attributes:
         computing: whether the seconds that computation takes are counted; without them a run is deterministic.
@@ -89,7 +89,7 @@ class SimulatedClock:
 # The loop.
 
 BLOCK_S = 0.1
-"""Audio that is heard at once when a recording is played."""
+"""Seconds of audio that are pushed at once when a recording is played."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +114,10 @@ def play(
 
     Args:
         engine: engine that opened the session.
-        session: new.
+        session: a new session.
         blocks: 16 kHz mono, each (N,), in order.
-        clock: a `SimulatedClock` that does not count computation if None: as fast as can be, and deterministic.
+        clock: clock of the events; if None, a `SimulatedClock` that does not count computation, which is as fast as can
+            be, and deterministic.
 
     Raises:
         OverloadError: more audio waits than the session may hold.
@@ -146,9 +147,9 @@ def follow(
 
     Args:
         engine: engine that opened the session.
-        session: new.
+        session: a new session.
         blocks: 16 kHz mono, each (N,), in order.
-        clock: the time of events.
+        clock: clock of the events.
 
     Raises:
         OverloadError: more audio waits than the session may hold.
@@ -167,7 +168,7 @@ class Listener:
 
     Args:
         engine: engine of the model.
-        session: opened by the engine.
+        session: session that the engine has opened.
     """
 
     def __init__(self, engine: LiveEngine, session: LiveSession) -> None:
@@ -183,7 +184,7 @@ class Listener:
         return self._all_due()
 
     def finish(self) -> list[LiveEvent]:
-        """No more samples come: the rest of the text."""
+        """End the audio, and return the events of the rest of the text."""
         self.session.finish()
         return self._all_due()
 
@@ -200,7 +201,7 @@ def stepped(engine: LiveEngine, session: LiveSession, clock: Clock) -> list[Mome
     Args:
         engine: engine that opened the session.
         session: session with work due.
-        clock: counts the step, if it counts computation.
+        clock: clock of the events; one that counts computation counts the step.
 
     Returns:
         The events, with the time after the step.
