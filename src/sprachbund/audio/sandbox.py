@@ -98,7 +98,7 @@ class Sandbox:
 
     @property
     def whole(self) -> bool:
-        """Whether all walls stand."""
+        """Whether all restrictions are in force."""
         return self.process and self.seccomp and self.network_namespace
 
 

@@ -180,7 +180,7 @@ class WhisperModel:
 
     @property
     def is_multilingual(self) -> bool:
-        """Whether it hears more languages than one."""
+        """Whether the model knows more than one language."""
         return len(self.supported_languages) > 1
 
     def transcribe(

@@ -98,7 +98,7 @@ class Whisper:
 
     @property
     def is_multilingual(self) -> bool:
-        """Whether it hears more languages than one."""
+        """Whether the model knows more than one language."""
         return len(self.model.family.source_languages) > 1
 
     def transcribe(

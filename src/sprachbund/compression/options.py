@@ -204,7 +204,7 @@ class DistillationOptions(BaseModel):
 
     @property
     def asks_the_teacher(self) -> bool:
-        """Whether the teacher is run at all, beside its texts."""
+        """Whether the teacher has to be run, besides giving its texts."""
         return self.kl_weight > 0 or self.language_weight > 0
 
 

@@ -199,7 +199,7 @@ class Shards(Utterances):
 
     @property
     def is_part(self) -> bool:
-        """Whether utterances were chosen of it."""
+        """Whether the corpus is a choice of its utterances."""
         return self._chosen is not None
 
     def __getitem__(self, index: int) -> Utterance:

@@ -458,7 +458,7 @@ class Line:
 
     @property
     def is_transcript(self) -> bool:
-        """Whether what was said is asked for."""
+        """Whether a transcript is asked for."""
         return is_transcription(self.source, self.target)
 
     def behind_guard(self) -> "Line":
@@ -508,7 +508,7 @@ def first_fault(error: ValidationError) -> str:
 
 @cache
 def is_tag(tag: str) -> bool:
-    """Whether a language tag is one."""
+    """Whether a text is a language tag."""
     import langcodes
 
     return bool(langcodes.tag_is_valid(tag))

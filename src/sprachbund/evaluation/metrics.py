@@ -36,7 +36,7 @@ class Metric(Protocol):
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether more is better."""
+        """Whether a higher score is better."""
         ...
 
     @property

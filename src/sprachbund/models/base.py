@@ -411,7 +411,7 @@ class Capabilities:
 
     @property
     def writes_by_frames(self) -> bool:
-        """Whether the frames of the encoder say what is written where, without an attention decoder."""
+        """Whether the frames of the encoder determine the text and its times, without an attention decoder."""
         return self.transducer is not None or self.ctc is not None or self.frame_decoder is not None
 
 

@@ -76,7 +76,7 @@ class HiddenUnit(BaseModel):
 
 
 class Domain(_Fitted):
-    """Whether a text is not what was said.
+    """Calibration of the probability that a text is not what was said.
 
     The log-odds are `bias`, what `signals` and `encoder` give, and what each hidden unit adds. A file of before has no
     hidden units; a newer one has nothing beside them.
@@ -155,7 +155,7 @@ def _weighed(weights: Mapping[Signal, float], signals: Mapping[Signal, float]) -
 
 
 class TurnEnds(_Fitted):
-    """Whether a speaker who pauses has finished.
+    """Calibration of the probability that a speaker who pauses has finished.
 
     Attributes:
         bias: bias of the log-odds.

@@ -139,7 +139,7 @@ class Stretch:
 
     @property
     def untouched(self) -> bool:
-        """Whether nothing of it was committed, be it a token that has no text of its own."""
+        """Whether nothing of the stretch was committed, not even a token without text of its own."""
         return not any(line.written or line.prefix for line in self.lines.values())
 
 
@@ -209,7 +209,7 @@ class LiveSession:
 
     @property
     def due(self) -> bool:
-        """Whether there is anything to do or to say."""
+        """Whether there is anything to decode or to report."""
         waiting = self._notices or self._lost or self._waiting
         return bool(waiting) or self._attempt_is_due or self.paused is not None
 
@@ -220,7 +220,7 @@ class LiveSession:
 
     @property
     def finished(self) -> bool:
-        """Whether all text is out."""
+        """Whether all text has been returned."""
         return self.error is not None or (self._ended and not self.due)
 
     def push(self, samples: Samples) -> None:

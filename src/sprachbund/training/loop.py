@@ -239,7 +239,7 @@ class Evaluations:
 
     @property
     def at_an_end(self) -> bool:
-        """Whether patience is."""
+        """Whether the patience is at an end."""
         return 0 < self.patience <= self.num_worse
 
     @property

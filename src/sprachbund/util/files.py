@@ -206,7 +206,7 @@ def remove_stale(path: Path) -> None:
 
 
 def is_empty(directory: Path) -> bool:
-    """Whether a folder holds nothing but temporary files, which the next writers remove."""
+    """Whether a folder is empty, but for temporary files that the next writers remove."""
     names = (path.name for path in directory.iterdir())
     return all(
         name.endswith(PARTIAL) and _WRITER.fullmatch(name[: -len(PARTIAL)].rpartition(".")[2])

@@ -170,7 +170,7 @@ class Fitted:
 
     @property
     def trusted(self) -> bool:
-        """Whether there is a law that nothing speaks against."""
+        """Whether there is a law and no reason against it."""
         return self.law is not None and not self.doubts
 
 

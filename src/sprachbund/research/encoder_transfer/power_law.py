@@ -238,7 +238,7 @@ class PowerLaw:
 
     @property
     def trusted(self) -> bool:
-        """Whether nothing speaks against it."""
+        """Whether there is no reason against the law."""
         return not self.doubts
 
     def gap(self, hours: float) -> Estimate:

@@ -69,7 +69,7 @@ class Block:
 
     @property
     def made(self) -> bool:
-        """Whether it is finished."""
+        """Whether the block is finished."""
         return self.path.exists()
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
