@@ -99,7 +99,7 @@ Samples = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A stretch of speech: where it lies, padding included, and the mean probability of its windows."""
+    """A stretch of speech: its start and end, padding included, and the mean probability of its windows."""
 
     start_s: float
     end_s: float

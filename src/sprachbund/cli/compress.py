@@ -549,7 +549,7 @@ def _open_sources(data: tuple[Path, ...], language: str | None, max_s: float) ->
 
 
 def corpus_as_text(done: "LabelResult") -> str:
-    """A row for each language: how many labels were kept, and how many dropped for what."""
+    """A row for each language: number of labels kept, and number dropped by reason."""
     from sprachbund.compression.pseudo_labels import KEPT
 
     kinds = sorted({kind for counts in done.counts.values() for kind in counts} - {KEPT})

@@ -60,7 +60,7 @@ Status = Literal["ok", "note", "problem"]
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing looked at: how it is, and what mends it."""
+    """Result of one check: its status, and advice."""
 
     name: str
     status: Status

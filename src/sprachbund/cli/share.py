@@ -1,4 +1,4 @@
-"""`sprachbund share`: which parameters languages should share, decided by their gradients."""
+"""`sprachbund share`: choice of the parameters that languages share, by their gradients."""
 
 import shutil
 from dataclasses import replace

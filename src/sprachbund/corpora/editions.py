@@ -1,4 +1,4 @@
-"""Editions of the phrasebook in sound: which languages, how many sentences, which voices, which channels.
+"""Editions of the phrasebook in sound: languages, numbers of sentences, voices and channels.
 
 `phrasebook/standard` is the fixed edition that every small experiment uses, so that their tables compare. Each
 shard is drawn from (edition, part, shard, attempt) alone.

@@ -56,7 +56,7 @@ _KINDS: Mapping[_Kind, tuple[_Kind, _Kind, tuple[_Kind, ...]]] = {
 
 
 def why_not_fastconformer(module: nn.Module) -> str | None:
-    """Why the kernels cannot compute an encoder as a whole; None when they can."""
+    """Reason why the kernels cannot compute an encoder as a whole; None when they can."""
     if not isinstance(module, FastConformerEncoder | StreamingEncoder) or type(module) not in _KINDS:
         return f"it is of the kind {type(module).__name__}"
     stem, layer, own = _KINDS[type(module)]

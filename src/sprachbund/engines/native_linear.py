@@ -80,7 +80,7 @@ class KeptProduct(nn.Module):
         self._known: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the module makes of x."""
+        """Output of the module for x."""
         if self._known is None or not torch.equal(self._known[0], x):
             self._known = x, self.module(x)
         return self._known[1]
@@ -185,7 +185,7 @@ def matrix_of(arrays: Arrays, layer: str) -> Arrays:
 
 
 def _numbers(name: str, part: nn.Linear | BlockLinear, weights: WeightNumbers) -> WeightNumbers:
-    """Those asked for, but those of stored codes, and 8 bits for output matrices, as in all native decoders."""
+    """The numbers asked for; those of stored codes stay, and output matrices have 8 bits, as in all native decoders."""
     if isinstance(part, BlockLinear) and (part.bits, part.block) == (4, 32):
         return "int4"
     return "int8" if name.rpartition(".")[2] == _OUTPUT else weights

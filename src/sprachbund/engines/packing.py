@@ -72,7 +72,7 @@ class LayersShape:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderShape(LayersShape):
-    """Sizes of a decoder: those of its layers, V, the longest row, the width of the memory, the scale of embeddings."""
+    """Sizes of a decoder: its layers, V, the longest row, the width of the memory, the scale of embeddings."""
 
     vocabulary_size: int
     max_tokens: int

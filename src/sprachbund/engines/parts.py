@@ -55,7 +55,7 @@ def computed_by(module: nn.Module) -> str:
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[str, int]]:
-    """For every layer: who computes it, and how many weights it has in matrices."""
+    """Engine of every layer, and its number of weights in matrices."""
     if isinstance(module, NativeModule):
         yield f"native, {module.numbers}", module.num_weights
         for child in module.children():  # such as an embedding

@@ -1,4 +1,4 @@
-"""A short trial: which engine, with how many threads, computes a model fastest on this machine.
+"""A short trial that finds the engine and number of threads that compute a model fastest on this machine.
 
 Every candidate is built once. At first all compute half a second of sound with two tokens: one that takes three times
 as long as the fastest is left out, before it costs more. The others compute the recording of the trial, in turn; one

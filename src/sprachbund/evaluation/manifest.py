@@ -73,7 +73,7 @@ class FailureRate(ManifestPart):
 
 
 class DataUsed(ManifestPart):
-    """A corpus: where it lay, what it is called, its hash and size, and what of it was not scored and why."""
+    """A corpus that was used: path, name, hash and size, and the utterances that were not scored, with the reason."""
 
     path: str
     name: str
@@ -89,7 +89,7 @@ class DataUsed(ManifestPart):
 
 
 class ModelUsed(ManifestPart):
-    """A model: how it was asked for, the name on its card, its hash."""
+    """A model that was used: the name it was asked for by, the name on its card, its hash."""
 
     path: str
     name: str

@@ -1,4 +1,4 @@
-"""The card of a model: what it knows, on what it was trained, under which licences, how good it is."""
+"""The card of a model: its languages, training data, licences and scores."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Licences of weights: what is printed before a model is put to use."""
+"""Licences of weights, which are printed before a model is put to use."""
 
 import re
 from dataclasses import dataclass

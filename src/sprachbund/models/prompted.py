@@ -74,7 +74,7 @@ def request(text: str, source: str, target: str, glossary: str = "") -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class TextFeatures(Features):
-    """Tokens of texts, with the texts themselves: what is read depends on the language wanted.
+    """Tokens of texts, with the texts themselves, since the prompt depends on the language wanted.
 
     Attributes:
         texts: (B,).

@@ -30,7 +30,7 @@ _LICENCES = (
 
 
 def page_of(directory: Path, name: str) -> str:
-    """The page of a repository: what the hub reads about a model, and its card as a text.
+    """The page of a repository: the metadata that the hub reads, and the model's card as text.
 
     Args:
         directory: directory of the model.

@@ -1,4 +1,4 @@
-"""The sharing plan: which feed-forwards split, for which languages, how wide, and the evidence for it.
+"""The sharing plan: feed-forwards that are split, their groups of languages and widths, and the evidence.
 
 It stands with the models, not with the analysis that writes it, because a model directory may hold one and
 loading has to understand it. The file is JSON that a person can read and edit.

@@ -1,4 +1,4 @@
-"""Punctuation and capitals of a text that has neither: what a punctuator says of every word, and how it is written.
+"""Restoration of punctuation and capitals: the labels that a punctuator gives each word, and the text written by them.
 
 A punctuator reads the words of a text and says, for each, which mark stands behind it and how it is cased. `restore`
 writes that down by the rules of the language: Spanish sentences get their opening marks, French ones a space in front

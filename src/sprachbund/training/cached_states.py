@@ -143,7 +143,7 @@ def cached_states(
     report: Callable[[str], None] = print,
     progress: Progress = nothing,
 ) -> States:
-    """The states of a corpus: those of the folder, or computed now.
+    """The states of a corpus, from the folder or computed now.
 
     Args:
         encoder: from features (B, F, M) and their numbers of frames (B,) to states (B, T, D) and theirs, such as

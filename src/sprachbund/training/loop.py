@@ -59,7 +59,7 @@ from sprachbund.util.provenance import versions
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """One line of the log: what the last `log_every` steps did.
+    """One line of the log, over the last `log_every` steps.
 
     Losses are per target token (attention, parts), per transcript token (ctc) and per utterance (language), 0 where a
     family has no such head; `kinds` holds the first of them for each kind of data.

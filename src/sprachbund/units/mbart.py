@@ -147,7 +147,7 @@ def prune_pieces(model: bytes, texts: Iterable[str], languages: Sequence[str]) -
 
 
 def texts_of(parts: Iterable[Sentences]) -> set[str]:
-    """All texts of sentences: what was written or said, and its translations."""
+    """All texts of sentences: transcripts or source texts, and translations."""
     sentences = (part[number] for part in parts for number in range(len(part)))
     return {text for s in sentences for text in (s.target, s.transcript, "" if s.spoken else s.source)}
 

@@ -1,4 +1,4 @@
-"""Several processes of one run, as torchrun starts them: which one writes, what they agree on, how all end together.
+"""Several processes of one run, as torchrun starts them: the one that writes, shared values, and a common end.
 
 Every function here does nothing, or gives back what it was given, in a process that is alone. The names are those of
 torch.distributed: rank, world size; the first rank is the one that writes files and reports progress.

@@ -1,4 +1,4 @@
-"""The extras of this package: which packages each asks for, and which one brings a module that is missing."""
+"""The extras of this package: the packages that each asks for, and the extra that brings a missing module."""
 
 import re
 import tomllib

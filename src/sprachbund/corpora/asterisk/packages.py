@@ -22,7 +22,7 @@ DOCS = Path("usr/share/doc")
 
 @dataclass(frozen=True, kw_only=True)
 class Speaker:
-    """One recorded speaker: which packages hold the voice, where its files lie, and under which licence.
+    """A recorded speaker: packages that hold the voice, folder of its files, and licence.
 
     ``held_out`` speakers are never trained on; their wording is taken from the core speaker of the language.
     """

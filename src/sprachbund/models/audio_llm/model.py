@@ -130,7 +130,7 @@ class AudioLLM(SpeechPrefixFamily):
 
     @property
     def max_tokens(self) -> int:
-        """Longest row: what is behind the speech, and the text."""
+        """Longest row: the prompt behind the speech, and the text."""
         return self.config.sprachbund.max_new_tokens + self._longest[1]
 
     @property

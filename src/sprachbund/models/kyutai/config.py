@@ -260,7 +260,7 @@ class KyutaiConfig(_Attending):
 
 
 class ExtractorConfig(ConfigPart):
-    """preprocessor_config.json: how much silence is around the speech.
+    """Content of preprocessor_config.json: the silence around the speech.
 
     Attributes:
         audio_delay_seconds: seconds that the text is behind the speech.

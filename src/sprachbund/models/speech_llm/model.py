@@ -119,12 +119,12 @@ class SpeechLLM(SpeechPrefixFamily):
 
     @property
     def max_tokens(self) -> int:
-        """Longest row: what is behind the speech, and the text."""
+        """Longest row: the prompt behind the speech, and the text."""
         return self.config.max_new_tokens + self._longest(behind=True)
 
     @property
     def max_window_s(self) -> float:
-        """Longest speech: what the encoder takes, and what fits beside prompt and text into the language model."""
+        """Longest speech that the encoder takes, and that fits beside prompt and text into the language model."""
         return min(float(self.encoder.max_window_s), self._room_s())
 
     def pairs(self) -> frozenset[tuple[str, str]]:
@@ -228,7 +228,7 @@ class SpeechLLM(SpeechPrefixFamily):
         return self._stretches(memory, durations_s, 1)
 
     def spans(self, memory: Memory, durations_s: Sequence[float] | None = None) -> list[list[Stretch]]:
-        """The same without flicker: what is likely to be spoken where."""
+        """Languages that are likely to be spoken and their times: routes without short changes."""
         return self._stretches(memory, durations_s, 2 * round(_SPAN_S / self.frame_s / 2) + 1)
 
     def suppressed(self, target: Target) -> Tensor:

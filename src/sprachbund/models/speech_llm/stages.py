@@ -1,4 +1,4 @@
-"""The four stages of training as values: what learns, from which data, with which losses (arXiv 2511.10670).
+"""The four stages of training as values: parts that are trained, data and losses (arXiv 2511.10670).
 
 That there are four, and their names' order, is published; contents and numbers are ours. Everything here is a pure
 function or a value, so that a recipe reads as a loop over stages, and any of them can be left out.

@@ -1,4 +1,4 @@
-"""Options of the transfer study: which models are trained first, what starts are made of them, which cells follow."""
+"""Options of the transfer study: models that are trained first, starts that are made of them, and cells."""
 
 import itertools
 import re

@@ -1,4 +1,4 @@
-"""The transfer study (arXiv 2606.24169): which encoder to start from, how much data, how little delay, how few bits.
+"""The transfer study (arXiv 2606.24169): encoders to start from, amounts of data, delays and numbers of bits.
 
 1. Models are trained first, or brought as checkpoints: one on several languages, one on English alone.
 2. Starts are spliced of them: decoder, joint network and tokenizer of one, encoder layers of either.
