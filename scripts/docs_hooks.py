@@ -97,8 +97,8 @@ def _fields(options: griffe.Class, *, key: str) -> Iterator[str]:
             yield " ".join(options.docstring.value.split("\n\n")[0].split()) + "\n"
     yield "| name | type | default | meaning |\n|---|---|---|---|"
     for name, field in options.all_members.items():
-        if not isinstance(field, griffe.Attribute) or field.annotation is None:
-            continue  # methods and the configuration of pydantic
+        if not isinstance(field, griffe.Attribute) or field.annotation is None or "property" in field.labels:
+            continue  # methods, computed properties and the configuration of pydantic
         meaning = meanings.get(name, "")
         if (inner := _option_class(field)) is not None:
             path = f"{key}.{name}" if key else name
@@ -152,6 +152,8 @@ def _default(field: griffe.Attribute) -> str:
     text = str(field.value)
     if written := re.match(r"[Ff]ield\((?:default=)?([^,=()]+|\([^()]*\))(?:,|\))", text):
         return f"`{written[1]}`"
+    if text == "Field(default_factory=dict)":
+        return "`{}`"
     if text.startswith("Field("):
         return "required"
     # The defaults of nested options stand in a table of their own.

@@ -35,12 +35,13 @@ class Model:
     """A loaded model and what can be done with it; may be used for any number of recordings.
 
     Attributes:
-        name: what it was loaded as: "bundled", a path or a Hugging Face id.
-        card: what is known of it; for a model without a card, its name and languages.
-        family: the model itself, for those who want to go deeper.
-        engine: what computes it (`engine.name`), and why (`engine.why`); None for a model that was not loaded by
+        name: name it was loaded by: "bundled", a path or a Hugging Face id.
+        card: description of the model; for a model without a card, its name and languages.
+        family: the underlying model, with the interface of `sprachbund.models.base.Family`.
+        engine: engine that computes it (`engine.name`) and the reason for it (`engine.why`); None for a model not
+            loaded by `load`.
+        licences: licences of its weights, those of both halves of a cascade; empty for a model that was not loaded by
             `load`.
-        licences: of its weights, those of both halves of a cascade; empty for a model that was not loaded by `load`.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Model:
 
     @cached_property
     def pairs(self) -> tuple[tuple[str, str], ...]:
-        """Every (source, target) it knows, sorted; (x, x) is transcription of x."""
+        """All (source, target) pairs that the model knows, sorted; (x, x) is transcription of x."""
         return tuple(sorted(self.family.pairs()))
 
     @cached_property
@@ -107,14 +108,14 @@ class Model:
         """Translate a whole recording.
 
         Args:
-            audio: path, binary file object, or samples (N,) or (N, channels) with `sample_rate`; or what
-                `sprachbund.audio.load.open_audio` gives, which also opens untrusted recordings (`untrusted`).
+            audio: path, binary file object, or samples (N,) or (N, channels) with `sample_rate`; or the
+                result of `sprachbund.audio.load.open_audio`, which also opens untrusted recordings (`untrusted`).
             to: language wanted, as a tag or a name ("de", "German"); or several, which share the encoder's
                 work.
             source: language spoken; None identifies it.
-            languages: all that may be spoken, one or several; None allows all of the model's.
-            options: how to decode; `languages` stands for its `allowed_languages`.
-            sample_rate: of samples, in Hz; files state their own.
+            languages: languages that may be spoken, one or several; None allows all of the model's.
+            options: decoding options; `languages` replaces its `allowed_languages`.
+            sample_rate: sample rate of samples, in Hz; files state their own.
 
         Returns:
             A `Translation`; for several languages a dictionary of them by the model's tags.
@@ -159,7 +160,7 @@ class Model:
         options: DecodingOptions | None = None,
         sample_rate: int | None = None,
     ) -> LongForm:
-        """Translate segment by segment: iterate for each as soon as it is done, dropped ones among them.
+        """Translate segment by segment: iterating yields each segment as soon as it is done, dropped ones included.
 
         Arguments and errors as for `translate`.
         """
@@ -187,12 +188,12 @@ class Model:
         Args:
             to: language wanted, or several; "transcribe" is the language spoken.
             source: language spoken; None identifies it stretch by stretch.
-            live: when text is written.
-            options: how to decode.
+            live: options of live translation.
+            options: decoding options.
 
         Returns:
-            Give its `hear` samples as they come, 16 kHz mono float32 in blocks of any size, and its `finish` nothing;
-            both give a list of `LiveText` and `LiveNotice`.
+            A listener. Call its `hear` with samples as they come, 16 kHz mono float32 in blocks of any size, and its
+            `finish` at the end; both return a list of `LiveText` and `LiveNotice`.
 
         Raises:
             SprachbundError: a language or pair the model does not know.
@@ -215,22 +216,22 @@ def load(
     """Load a model.
 
     Args:
-        path_or_id: "bundled" is the one in the package; else a model directory or the name of a Whisper model
-            on the Hugging Face hub.
+        path_or_id: "bundled" for the model in the package, a model directory, or the name of a model on the Hugging
+            Face hub.
         then: a model of texts, named in the same way, that translates what the first one transcribes: a cascade, which
             writes languages that the first one does not.
         offline: never use the network, even for a name that is not on disk.
         real_length: encode speech at its own length where the family would fill up windows of 30 s (Whisper):
             faster, with results that may differ. An error for other families, which always do.
-        pool_frames: so many neighbouring frames of the encoder are averaged before the decoder reads them: faster after
+        pool_frames: neighbouring frames of the encoder that are averaged before the decoder reads them: faster after
             long speech, and other text; 1 keeps all. An error for models without an attention decoder, and for speech
             LLMs.
         engine: "auto" is the fastest of the following but native-int4 on this machine, found by a short trial that is
             remembered; "torch" computes as the weights are, exactly the same everywhere; "torch-fp32", "torch-bf16"
             and "torch-int8" are torch in that precision, rearranged for speed; "native" computes in compiled kernels
             for CPUs with 8-bit weights, and "native-int4" with 4-bit ones. Texts differ a little between engines; see
-            docs/runtime.md. `Model.engine` has the name of the one that computes, and why.
-        threads: of the native engine; by default as many as the trial finds fastest.
+            docs/runtime.md. `Model.engine` has the name of the chosen one, and the reason.
+        threads: threads of the native engine; by default as many as the trial finds fastest.
         device: computes the model: "cpu", "cuda", "cuda:1" for the second GPU, or "mps". Elsewhere than on a CPU,
             "auto" is "torch".
 

@@ -42,8 +42,23 @@ def test_every_class_that_a_file_is_read_into_is_listed() -> None:
         *("DiscreteUnitsRecipe", "EncoderTransferRecipe"),
     }
     keys = docs_hooks.on_page_markdown(page)
-    for key in ("unit_pieces", "prune_only_layers", "trained_arms", "cache_states", "text_llm", "pretrained"):
+    for key in ("unit_pieces", "prune_only_layers", "cache_states", "text_llm", "pretrained"):
         assert f"`{key}`" in keys or f"### {key}" in keys
+
+
+def test_every_key_of_the_configuration_has_a_meaning_and_can_be_set() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "configuration.md").read_text("utf-8")
+    rows = [
+        [cell.strip(" |") for cell in line.split(" | ")]
+        for line in docs_hooks.on_page_markdown(page).splitlines()
+        if line.startswith("| `")
+    ]
+    assert len(rows) > 500
+    assert [row[0] for row in rows if not row[-1]] == []
+    # Computed properties are no keys.
+    computed = {"trained_arms", "new_decoder_layers", "has_decoder", "writes_by_frames", "wyoming_address"}
+    assert not computed & {row[0].strip("`") for row in rows}
+    assert ["`shares`", "`{}`"] in [[row[0], row[2]] for row in rows]
 
 
 def test_unknown_markers_are_refused() -> None:

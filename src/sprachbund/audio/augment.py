@@ -54,7 +54,7 @@ def transcode(samples: FloatArray, codec: str, sample_rate: int = 16_000) -> Flo
     Args:
         samples: float32 mono, shape (N,).
         codec: a key of `CODECS`.
-        sample_rate: of `samples`, in Hz.
+        sample_rate: sample rate of `samples`, in Hz.
 
     Raises `SprachbundError` for an unknown codec.
     """
@@ -71,7 +71,7 @@ def telephone(samples: FloatArray, codec: str | None = None, sample_rate: int = 
     Args:
         samples: float32 mono, shape (N,).
         codec: one of `TELEPHONE_CODECS`; None filters only.
-        sample_rate: of `samples`, in Hz.
+        sample_rate: sample rate of `samples`, in Hz.
 
     Raises `SprachbundError` for another codec.
     """
@@ -137,8 +137,8 @@ def change_voice(samples: FloatArray, ratio: float, tempo: float = 1.0) -> Float
 
     Args:
         samples: float32 mono at 16 kHz, shape (N,).
-        ratio: of new to old pitch and formants.
-        tempo: of new to old speed.
+        ratio: ratio of new to old pitch and formants.
+        tempo: ratio of new to old speed.
     """
     if ratio == 1.0:
         return change_tempo(samples, tempo)
@@ -157,9 +157,9 @@ def revoice(
 
     Args:
         samples: float32 mono at 16 kHz, shape (N,).
-        f0_ratio: of new to old pitch.
-        formant_ratio: of new to old formants.
-        tempo: of new to old speed.
+        f0_ratio: ratio of new to old pitch.
+        formant_ratio: ratio of new to old formants.
+        tempo: ratio of new to old speed.
     """
     world = _world()
     wide = samples.astype(np.float64)
@@ -187,8 +187,9 @@ def set_pitch(samples: FloatArray, pitch_hz: npt.NDArray[np.float64], tempo: flo
 
     Args:
         samples: float32 mono at 16 kHz, shape (N,).
-        pitch_hz: at every sample of the result, shape (N / tempo,); the last one goes on where it is shorter.
-        tempo: of new to old speed.
+        pitch_hz: pitch in Hz at every sample of the result, shape (N / tempo,); the last one goes on where it is
+            shorter.
+        tempo: ratio of new to old speed.
     """
     world = _world()
     wide = samples.astype(np.float64)
@@ -425,7 +426,7 @@ def room_response(
         rt60_s: reverberation time in seconds.
         rng: source of randomness.
         direct_to_reverberant_db: energy of the direct sound against the rest; high for a near speaker.
-        sample_rate: of the response, in Hz.
+        sample_rate: sample rate of the response, in Hz.
     """
     num_samples = max(2, int(rt60_s * sample_rate))
     times_s = np.arange(num_samples, dtype=np.float32) / sample_rate
@@ -522,7 +523,7 @@ TRAIN = Augmentation(
     codec_probability=0.1,
     level_dbfs=(-38.0, -12.0),
 )
-"""For training: every channel the software may meet, and a good third left clean."""
+"""Augmentation for training: every channel the software may meet, and a good third left clean."""
 
 WIDE = replace(
     TRAIN,
@@ -534,7 +535,7 @@ WIDE = replace(
     telephone_probability=0.35,
     codec_probability=0.15,
 )
-"""For a model that has to understand people it never heard: voices, tempos and microphones wider apart."""
+"""Augmentation for a model that has to understand people it never heard: voices, tempos and microphones wider apart."""
 
 
 def augment(

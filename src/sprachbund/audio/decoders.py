@@ -69,7 +69,7 @@ def open_decoder(
 
     Args:
         file: the recording; its own name, if it has one, is not looked at.
-        name: what errors and warnings call it.
+        name: name of the source in errors and warnings.
         seekable: whether it can be read again from its start.
         max_channels: most channels of the sound.
 
@@ -94,7 +94,7 @@ def open_decoder(
 
 
 def _riff_data(head: bytes) -> tuple[int, int, int] | None:
-    """Where the sound of a WAV file begins, its bytes as the header states them, bytes per second; None if unknown."""
+    """Start of the sound in a WAV file, its bytes as the header states them, and bytes per second; None if unknown."""
     if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
         return None
     position, bytes_per_s = 12, 0
@@ -224,7 +224,7 @@ class _Unnamed:
         return content
 
     def damage(self, decoded_s: float) -> str | None:
-        """What a pipe that has been read to its end lacks, where FFmpeg does not see it."""
+        """Fault of a pipe that ended too early, where FFmpeg does not see it."""
         if self._tail and not _is_ended(self._tail):
             return _OGG_CUT
         return shortfall(decoded_s, decoded_s + _missing_in_riff(self._num_bytes, self._head))

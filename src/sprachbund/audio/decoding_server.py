@@ -151,7 +151,7 @@ class _Children:
 
 
 def _run_child(recording: int, descriptor: int) -> None:
-    """Everything that a child does; it does not return."""
+    """The whole work of a child process; it does not return."""
     code = 1
     try:
         signal.set_wakeup_fd(-1)

@@ -279,8 +279,8 @@ class LogMelStream:
 
         Args:
             tensors: the state by name, as the stream returned it.
-            num_mel_bins: of the stream.
-            normalise: of the stream.
+            num_mel_bins: mel bins of the stream.
+            normalise: normalisation of the stream.
 
         Raises:
             ValueError: naming what is missing or too much.

@@ -89,9 +89,9 @@ class IsolatedDecoder:
     Args:
         file: open binary file, from where it stands. One without a descriptor is copied to a temporary file first. Of
             one that cannot seek, nothing may have been read before.
-        name: what errors and warnings call it.
+        name: name of the source in errors and warnings.
         seekable: whether it can be read again from its start.
-        limits: of the decoding.
+        limits: limits of the decoding.
 
     Raises:
         DecoderUnavailableError: no child could be started, or the system cannot confine one (Windows).
@@ -222,13 +222,13 @@ class IsolatedDecoder:
         return content
 
     def _patience(self, waiting_s: float) -> float | None:
-        """How long to wait on; a decoder has to be as fast as the sound on the whole."""
+        """Seconds still to wait; a decoder has to be as fast as the sound on the whole."""
         if self._waits_s is None:
             return None
         return max(0.001, self._waits_s + self._given_s - self._waited_s - waiting_s)
 
     def _ended(self) -> SprachbundError:
-        """Why the child ended without a word."""
+        """Error that explains why the child ended without an answer."""
         self._lifeline.settimeout(_END_S)
         try:
             status = self._lifeline.recv(STATUS.size)

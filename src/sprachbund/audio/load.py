@@ -34,7 +34,7 @@ class AudioSource(ABC):
     """Audio that can be read as 16 kHz mono float32.
 
     Args:
-        name: what errors and warnings call it.
+        name: name of the source in errors and warnings.
         duration_s: length in seconds as the file states it; None where only decoding gives it.
         warnings: list that reading adds what it had to leave out to (a file cut off, damaged packets), and that is
             complete once `blocks` is read to the end; a new one if None.
@@ -115,10 +115,10 @@ def open_audio(
     Args:
         source: path, binary file object, or array (N,) or (N, channels); integers are scaled to [-1, 1].
         sample_rate: rate of an array in Hz; not used for files, which state their own.
-        name: what errors and warnings call a file object; its own name if not given.
+        name: name of a file object in errors and warnings; its own name if not given.
         untrusted: whether a file comes from somebody who may mean harm: it is then decoded in a process that can do
             nothing else (see `isolated`), with the same samples as result. Nothing is decoded of an array.
-        limits: of the decoding of an untrusted file; those of `DecodingLimits` if not given.
+        limits: limits of the decoding of an untrusted file; those of `DecodingLimits` if not given.
 
     Raises:
         SprachbundError: missing, a directory, not permitted, empty, not audio, without an audio stream, of too many
@@ -149,8 +149,8 @@ def load(
 
     Args:
         source: as for ``open_audio``.
-        start_s: where to start; wav, flac and ogg seek there, other containers decode up to it.
-        duration_s: how much to read at most; None is to the end, and audio that ends earlier gives less.
+        start_s: first second that is read; wav, flac and ogg seek there, other containers decode up to it.
+        duration_s: most seconds that are read; None reads to the end, and audio that ends earlier gives less.
         sample_rate: rate of an array in Hz.
 
     Raises:

@@ -35,8 +35,8 @@ class InputDevice:
 
     Attributes:
         number: PortAudio's; may change when devices are plugged in.
-        name: of the device.
-        system: of the sound system that offers it, such as ALSA, Core Audio or Windows WASAPI.
+        name: name of the device.
+        system: sound system that offers it, such as ALSA, Core Audio or Windows WASAPI.
         channels: most that it records.
         sample_rate: its own, in Hz.
         is_default: whether it is taken where none is named.
@@ -74,7 +74,7 @@ def input_devices() -> list[InputDevice]:
 
 
 def check_microphone(name: str | None = None) -> None:
-    """See whether a device can be opened, without recording from it.
+    """Check that a device can be opened, without recording from it.
 
     Args:
         name: as of `Microphone`.

@@ -38,7 +38,7 @@ _ALLOWED = {
     "getpid": (39, 172), "gettid": (186, 178), "sysinfo": (99, 179), "exit": (60, 93), "exit_group": (231, 94),
 }  # fmt: skip
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-"""By `platform.machine()`: the number that the kernel gives the architecture, and its column in `_ALLOWED`."""
+"""For each `platform.machine()`, the number that the kernel gives the architecture, and its column in `_ALLOWED`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,8 @@ class DecodingLimits:
         stall_s: so many seconds the decoding may keep its reader waiting, and the length of what it has given
             beside. Time in which the reader does something else does not count. Not used where the recording is a
             pipe, whose other end may take its time.
-        channels: of the sound.
-        duration_s: of the sound, whatever its header says.
+        channels: channels of the sound.
+        duration_s: seconds of the sound, whatever its header says.
     """
 
     memory_bytes: int = 1 << 30
@@ -70,7 +70,7 @@ class DecodingLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Sandbox:
-    """Which walls stand around the decoding of untrusted sound on this machine.
+    """Restrictions that confine the decoding of untrusted sound on this machine.
 
     Attributes:
         process: a process of its own with one recording, one way out and limits; without it, untrusted sound is
@@ -98,7 +98,7 @@ class Sandbox:
 
     @property
     def whole(self) -> bool:
-        """Whether all walls stand."""
+        """Whether all restrictions are in force."""
         return self.process and self.seccomp and self.network_namespace
 
 
@@ -133,7 +133,7 @@ def close_all_but(kept: Collection[int]) -> None:
 
 
 def confine(limits: DecodingLimits) -> None:
-    """Take from this process, for good, what decoding does not need; see the head of the file.
+    """Give up, irrevocably, the rights of this process that decoding does not need; see the head of the file.
 
     Raises:
         OSError: a wall that this system has could not be put up.

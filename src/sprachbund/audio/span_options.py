@@ -14,13 +14,13 @@ class SpanOptions:
     """Options of finding spans of speech.
 
     Attributes:
-        threshold: a span begins at the first window at least this probable.
-        release: it ends once probabilities stay below this for ``min_silence_s``.
-        min_speech_s: shorter spans, padding not counted, are noise and left out.
-        min_silence_s: shorter pauses do not end a span.
-        padding_s: audio kept before and after; at most half of ``min_silence_s``, so that spans cannot
+        threshold: probability of the first window of a span, at least.
+        release: probability below which windows have to stay for ``min_silence_s`` to end a span.
+        min_speech_s: shortest span without its padding; shorter ones are noise and left out.
+        min_silence_s: shortest pause that ends a span.
+        padding_s: seconds of audio kept before and after; at most half of ``min_silence_s``, so that spans cannot
             overlap.
-        max_span_s: longer speech is split at its least probable window in the second half of this time.
+        max_span_s: longest span; longer speech is split at its least probable window in the second half of this time.
 
     Raises:
         SprachbundError: values that contradict each other.

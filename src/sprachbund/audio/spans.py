@@ -99,7 +99,7 @@ Samples = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A stretch of speech: where it lies, padding included, and the mean probability of its windows."""
+    """A stretch of speech: its start and end, padding included, and the mean probability of its windows."""
 
     start_s: float
     end_s: float
@@ -110,7 +110,7 @@ class SpanFinder:
     """Spans from probabilities given one by one; remembers no more than one span.
 
     Args:
-        options: what counts as a span.
+        options: thresholds and lengths of spans.
         longest_pause_s: None ends a span at a pause of `min_silence_s`. Otherwise each such pause is a question,
             `paused`, which the caller answers by `end_after`: the pause that ends the span, at most this long.
     """
@@ -170,7 +170,7 @@ class SpanFinder:
 
     @property
     def paused(self) -> bool:
-        """Whether the open span has come to a pause that `end_after` has to answer before the next window."""
+        """Whether the open span has a pause that `end_after` has to judge before the next window."""
         return (
             self._asks
             and not self._asked
@@ -248,7 +248,7 @@ def speech_spans(
 
     Args:
         probabilities: one per window of 512 samples, shape (W,).
-        options: what counts as a span.
+        options: thresholds and lengths of spans.
         num_samples: length of the audio, which no span passes; W windows if not given.
 
     Returns:
@@ -267,7 +267,7 @@ def iter_speech_spans(
 
     Args:
         blocks: 16 kHz mono, each (N,) of any length.
-        options: what counts as a span.
+        options: thresholds and lengths of spans.
         activity: a detector to share; a new one if not given.
 
     Yields:
@@ -287,7 +287,7 @@ class SpanStream:
     the spans depend neither on the size of the blocks nor on when the answer comes.
 
     Args:
-        options: what counts as a span.
+        options: thresholds and lengths of spans.
         activity: a detector to share; a new one if not given.
         longest_pause_s: see `SpanFinder`.
     """
@@ -307,7 +307,7 @@ class SpanStream:
 
     @property
     def duration_s(self) -> float:
-        """Of all audio so far."""
+        """Seconds of all audio so far."""
         return self._held.end / SAMPLE_RATE
 
     def push(self, block: Samples) -> list[tuple[Span, Samples]]:

@@ -36,7 +36,7 @@ def change_tempo(samples: FloatArray, tempo: float) -> FloatArray:
 
 
 def _best_starts(source: FloatArray, tempo: float, num_frames: int) -> npt.NDArray[np.int64]:
-    """Where each output frame is taken from: near its time, shifted to continue the frame before it."""
+    """Start of each output frame in the source: near its time, shifted to continue the frame before it."""
     starts = np.empty(num_frames, np.int64)
     coarse = [np.ascontiguousarray(source[phase::_COARSE]) for phase in range(_COARSE)]
     length, num_shifts = _HOP // _COARSE, 2 * _SEARCH // _COARSE

@@ -27,7 +27,7 @@ class Verb:
 
     Attributes:
         file: module of this package that adds it.
-        panel: what people want to do with it; the help has a section for each.
+        panel: section of the help that lists it.
         help: one line.
     """
 
@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
     Args:
-        argv: what stands after the command's name; None takes it from the process.
+        argv: arguments behind the command's name; None takes them from the process.
     """
     begin()
     open_closed_streams()
@@ -198,7 +198,7 @@ def _show_warning(
     file: Any = None,
     line: Any = None,
 ) -> None:
-    """What a user has to change is said in a line; other warnings are shown with --debug, where they come from."""
+    """Print a warning that a user can act on as one line; others are shown with --debug, with their source."""
     if issubclass(category, RenamedWarning):
         return say(f"warning: {message}")
     typer.echo(warnings.formatwarning(message, category, filename, lineno, line), err=True, nl=False)

@@ -46,8 +46,8 @@ def completion_of(
     """Return the function that completes an option that a dataclass declares; None for no completion.
 
     Args:
-        option: its name, with dashes.
-        metavar: what stands for its value in the help.
+        option: name of the option, with dashes.
+        metavar: placeholder of its value in the help.
         choices: values that its type allows.
     """
     if choices:

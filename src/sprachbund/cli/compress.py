@@ -95,7 +95,7 @@ def measure(
         after: directory of the smaller one.
         data: corpora.
         what: the verb and its settings, as JSON values.
-        options: how much is measured.
+        options: amount of data that is measured.
         offline: never use the network.
         final: the directory that `after` is renamed to; None where it is not.
     """
@@ -549,7 +549,7 @@ def _open_sources(data: tuple[Path, ...], language: str | None, max_s: float) ->
 
 
 def corpus_as_text(done: "LabelResult") -> str:
-    """A row for each language: how many labels were kept, and how many dropped for what."""
+    """A row for each language: number of labels kept, and number dropped by reason."""
     from sprachbund.compression.pseudo_labels import KEPT
 
     kinds = sorted({kind for counts in done.counts.values() for kind in counts} - {KEPT})

@@ -18,9 +18,9 @@ import typer
 from sprachbund.errors import SprachbundError
 
 DELAY_S = 2.0
-"""For how long a command may show nothing on a terminal."""
+"""Seconds for which a command may show nothing on a terminal."""
 LOG_DELAY_S = 30.0
-"""For how long it may write nothing about its progress into a file or a pipe."""
+"""Seconds for which it may write nothing about its progress into a file or a pipe."""
 MOMENT_S = 0.3
 """Work shorter than this shows no progress bar; nobody could read it."""
 _NEXT_STEPS = {
@@ -55,10 +55,10 @@ def set_debug(wanted: bool) -> None:
 
 
 class _Progress:
-    """What is known of the progress shown; the one thing that everything that writes to a terminal has to know.
+    """State of the progress shown, shared by everything that writes to a terminal.
 
     Attributes:
-        silent_since: when the command began, or when the last line about its progress was written.
+        silent_since: time at which the command began, or wrote the last line about its progress.
         bar: the innermost one under way, drawn or not.
     """
 
@@ -243,9 +243,9 @@ class Bar:
     long it has taken.
 
     Args:
-        label: what is being done.
-        total: where it ends, None when unknown; `update` may set it later.
-        unit: what the amounts count: "things", "seconds" of audio, or "bytes".
+        label: name of the work.
+        total: amount at which the work ends, None when unknown; `update` may set it later.
+        unit: unit of the amounts: "things", "seconds" of audio, or "bytes".
         enabled: False shows nothing.
         delay_s: for how long the command may show nothing.
     """

@@ -369,7 +369,7 @@ _CHANNELS_BEFORE = {"tone_probability": 0.0, "tone_db": 10.0}
 """The same of their `augmentation`."""
 
 MEAN_UTTERANCE_S = 2.4
-"""Of the phrasebook's training part, no more exact than `--hours` promises."""
+"""Mean of the phrasebook's training part, no more exact than `--hours` promises."""
 
 
 def register(app: typer.Typer) -> None:
@@ -764,7 +764,7 @@ def mixed(
 
 
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
-    """See that a folder that is taken up again was made with the same settings, so that corpora never mix."""
+    """Check that a folder that is resumed was made with the same settings, so that corpora never mix."""
     from sprachbund.util.files import read_object, write_text
 
     path = out / MADE

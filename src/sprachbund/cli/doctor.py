@@ -60,7 +60,7 @@ Status = Literal["ok", "note", "problem"]
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing looked at: how it is, and what mends it."""
+    """Result of one check: its status, and advice."""
 
     name: str
     status: Status
@@ -144,7 +144,7 @@ def _library(name: str) -> Check:
 
 
 def _extras() -> Iterator[Check]:
-    """Which extras are installed, and what the others are for; none has to be."""
+    """Extras that are installed, and the purpose of the others; none is required."""
     from sprachbund.util.extras import DEVELOPERS, extras, missing_of
 
     names = [name for name in extras() if name and name not in DEVELOPERS]
@@ -240,7 +240,7 @@ def _formats() -> str:
 
 
 def _engine(model: str) -> Check:
-    """Which engine computes the model on this machine and why, and whether its packed weights are as written."""
+    """Engine that computes the model on this machine, the reason, and the state of its packed weights."""
     from sprachbund.engines.choice import engine_for, why_not_native
     from sprachbund.engines.packed_cache import check_packed
     from sprachbund.models.io import load, locate
@@ -295,7 +295,7 @@ def _try_audio() -> str:
 
 
 def _untrusted_sound() -> Check:
-    """How far the decoding of uploads, and of what `--untrusted` names, is confined here."""
+    """Confinement of the decoding of uploads, and of recordings that `--untrusted` names."""
     from sprachbund.audio.isolated import sandbox
 
     name = "untrusted sound"

@@ -39,13 +39,13 @@ class Captions(Protocol):
     """A way to show what a live session says."""
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Begin the captions."""
         ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End."""
+        """End the captions."""
         ...
 
     def add(self, moment: "Moment") -> None:
@@ -149,7 +149,7 @@ class JsonLines:
         pass
 
     def level(self, samples: "Samples") -> None:
-        """Not shown."""
+        """Show nothing; levels are not part of the output."""
 
     def add(self, moment: "Moment") -> None:
         """Print an event, with its kind and its moment."""
@@ -303,7 +303,7 @@ def _moments(
     fast: bool,
     untrusted: bool,
 ) -> "Iterator[Moment]":
-    """Everything that the session says, of whatever it listens to."""
+    """All events of the session, from whatever sound it listens to."""
     from sprachbund.audio.load import open_audio
     from sprachbund.audio.microphone import Microphone, SystemSound, raw_blocks
     from sprachbund.streaming.live import BLOCK_S, SimulatedClock, WallClock, follow, play

@@ -235,7 +235,7 @@ def _checked(name: str, directory: Path) -> dict[str, Any]:
 
 
 def _lines_of(checked: dict[str, Any]) -> Iterator[str]:
-    """What was found of a model, and of each of its packed files."""
+    """Lines about a model and each of its packed files."""
     name = checked["model"]
     if "error" in checked:
         yield f"{name}: broken; {checked['error']}"

@@ -35,7 +35,7 @@ OWN_PANEL = "Options"
 
 @dataclass(frozen=True)
 class Panel:
-    """Where the options of a class stand in the help.
+    """Options of a class as a section of the help.
 
     Attributes:
         title: above them.
@@ -78,9 +78,9 @@ class OfferedField:
     Attributes:
         path: the verb's parameter, then the names of fields down to this one.
         declared: type and range of the field.
-        option: how it is given.
+        option: declaration of the option.
         default: as the class has it; `MISSING` for a field that has to be given.
-        help: of the option.
+        help: help text of the option.
         panel: title of its section.
     """
 
@@ -230,9 +230,9 @@ def offered_fields(
 
     Args:
         kind: the class.
-        panel: what is offered.
+        panel: fields that are offered.
         path: the verb's parameter, then the fields above.
-        instance: where nested defaults come from; None takes the defaults of `kind`.
+        instance: instance whose nested values are the defaults; None takes the defaults of `kind`.
     """
     texts = documented(kind)
     for one in declared(kind):
@@ -291,7 +291,7 @@ def _named_by_option(offered: Sequence[OfferedField]) -> Iterator[None]:
 
 
 def _help(one: Declared, option: Option, text: str) -> str:
-    """What the option says of itself, or the field's documentation as a sentence; with the limits of its values."""
+    """Help of the option, or the field's documentation as a sentence; with the limits of its values."""
     said = (option.help or f"{text[:1].upper()}{text[1:]}").removesuffix(".")
     shown = one.range is not None and option.unit is None
     limits = f" ({str(one.range).removeprefix('a number ')})" if shown else ""

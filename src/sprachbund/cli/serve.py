@@ -58,7 +58,7 @@ def _needs_extra(*, wyoming: bool) -> None:
 
 
 def _check_reach(settings: Settings, *, no_key: bool) -> None:
-    """Who opens a service to a network says who may use it."""
+    """Require keys, or `--no-key`, of a service that other machines can reach."""
     here = ("127.0.0.1", "::1", "localhost")
     if (address := settings.wyoming_address) and address[0] not in here and not no_key:
         raise UsageError(
@@ -90,7 +90,7 @@ def _run(settings: Settings) -> None:
 
 
 def _greeting(server: "Server", address: Any) -> list[str]:
-    """Where it is, and what the weights may be used for."""
+    """Address of the service, and licences of the models."""
     host, port = address[0], address[1]
     named = f"[{host}]" if ":" in host else host
     store = server.service.store

@@ -1,4 +1,4 @@
-"""`sprachbund share`: which parameters languages should share, decided by their gradients."""
+"""`sprachbund share`: choice of the parameters that languages share, by their gradients."""
 
 import shutil
 from dataclasses import replace
@@ -105,7 +105,7 @@ def _job(
 
 
 def _collect(job: "CollectJob", model: str, out: Path, computing: Computing) -> dict[str, Any] | None:
-    """What was done; None in a process that leaves the printing to the first one."""
+    """Name, size and settings of the file of sketches; None in a process that leaves the printing to the first one."""
     from sprachbund.research.gradient_sharing.collect import run_job, shared
     from sprachbund.research.gradient_sharing.sketches import write_sketches
 
@@ -522,7 +522,7 @@ def diff(
 
 
 def _plan(file: Path, options: SharingPlanOptions | None = None) -> "SharingPlan":
-    """What a file says: a plan as it stands, or one made of gradients."""
+    """Plan in a file: one as it stands, or one made of gradients."""
     from sprachbund.models.sharing_plan import SharingPlan
 
     if options is None and file.suffix != GRADIENTS:

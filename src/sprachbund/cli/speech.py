@@ -50,7 +50,7 @@ class TextOutput(Protocol):
     """One way out; used in a `with` statement, and finished only when all went well."""
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Begin the output."""
         ...
 
     def __exit__(
@@ -102,7 +102,7 @@ class PrintOutput:
         pass
 
     def segment(self, target: str, segment: "Segment") -> None:
-        """Print it."""
+        """Print a segment."""
         if segment.dropped is None:
             language = f" {segment.target_language}" if self._several else ""
             times = f"[{duration(segment.start_s)} → {duration(segment.end_s)}]"
@@ -238,7 +238,7 @@ class ResultTable:
     """Collects recordings and prints them when all are done; its clock starts when it is made.
 
     Args:
-        files: all that are to come.
+        files: all files whose results are to come.
     """
 
     def __init__(self, files: Sequence[str]) -> None:
@@ -322,7 +322,7 @@ class TableOutput:
     """Hands one recording to the table, also when Ctrl-C breaks it off.
 
     Args:
-        table: of all recordings.
+        table: table of all recordings.
         file: as it was named.
         so_far: the translations of the segments that are finished.
     """
@@ -375,8 +375,8 @@ class ModelOptions:
     Attributes:
         name: the model: bundled, a model directory, a Hugging Face id, or an alias of `sprachbund models list`.
         then: a model of texts that translates what the first one transcribes, named likewise: a cascade.
-        engine: what computes: auto, the fastest here; torch, exact; torch-fp32, torch-bf16, torch-int8; native, with
-            8-bit weights; native-int4.
+        engine: computes the model: auto, the fastest here; torch, exact; torch-fp32, torch-bf16, torch-int8; native,
+            with 8-bit weights; native-int4.
         threads: threads to compute with.
         device: computes the model: cpu, cuda, cuda:1 for the second GPU, or mps.
         real_length: Whisper: encode speech at its own length, not as 30 s.
@@ -406,7 +406,7 @@ class OutputOptions:
         formats: write files: txt, srt, vtt, json, jsonl, tsv; without, the segments are printed.
         both: subtitles show what was said above its translation (srt, vtt; of a cascade, see --then).
         speakers: label who speaks, S1, S2, …, by this model of voices: an ONNX file or a Hugging Face id.
-        num_speakers: how many speak; found out if not given.
+        num_speakers: number of speakers; estimated if not given.
         out: folder for the files of --format.
         overwrite: replace files that are there already.
         as_json: print one JSON object per file, and nothing else.
@@ -434,9 +434,9 @@ class SpeechJob:
         files: paths, or "-" for stdin.
         targets: languages wanted, or "transcribe".
         source: language spoken; None identifies it.
-        model: which one, and what computes it.
+        model: model and engine.
         output: form and destination of the text.
-        decoding: how to decode.
+        decoding: decoding options.
         untrusted: whether the recordings are decoded in a process that can do nothing else.
     """
 
@@ -460,8 +460,8 @@ class _Ready:
 
     Attributes:
         job: as it was asked for.
-        model: of the job.
-        targets: in the model's tags.
+        model: model of the job.
+        targets: targets in the model's tags.
         table: collects the results, if one is wanted.
         speakers: labels the results, if that is wanted.
     """
@@ -511,7 +511,7 @@ def _make_ready(job: SpeechJob) -> _Ready:
 
 
 def _speakers(job: SpeechJob) -> "SpeakerEncoder | None":
-    """What tells voices apart, before the large model is loaded."""
+    """The model that tells voices apart, loaded before the large model."""
     if job.output.speakers is None:
         return None
     from sprachbund.decoding.speakers import load_speakers
@@ -625,11 +625,11 @@ def with_hints(
     targets: Sequence[str],
     source: str | None,
 ) -> Iterator[None]:
-    """Where languages are refused in here, name public checkpoints that know them, with the command.
+    """Context manager that adds to a refused language the public checkpoints that know it, with the command.
 
     Args:
-        pairs: that the model knows; where it knows those wanted, something else was refused.
-        verb: of the command.
+        pairs: pairs that the model knows; where it knows those wanted, something else was refused.
+        verb: verb of the command.
         file: its first recording; None for the microphone.
         targets: languages wanted, as they were given; none, or "transcribe", for the language spoken.
         source: the language spoken, as it was given; None when it is to be identified.

@@ -57,7 +57,7 @@ def stay_within_quota() -> None:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """For heavy imports: nothing is collected meanwhile, and what they leave is never looked at again.
+    """Context manager for heavy imports: the garbage collector is off meanwhile, and never looks at what they leave.
 
     The modules of torch live as long as the process. Looking through them for garbage takes as long as a tenth of
     importing them, several times while they are imported and whenever all is looked through later. Garbage from before

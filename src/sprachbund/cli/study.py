@@ -1,4 +1,4 @@
-"""`sprachbund study`: what a start, an amount of data, a latency and a number of bits are worth."""
+"""`sprachbund study`: measurement of the effect of starts, amounts of data, latencies and numbers of bits."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -34,7 +34,7 @@ def fitted(units: "Units") -> dict[str, Any]:
 
 
 def _print_units(units: "Units") -> None:
-    """What units are made of."""
+    """Print the features, data and vocabulary of units."""
     config, vocabulary = units.config, units.vocabulary
     source, kmeans = config.source, config.options.kmeans
     typer.echo(
@@ -59,7 +59,7 @@ def _print_units(units: "Units") -> None:
 
 
 def _print_encoded(encoded: "EncodedCorpus", out: Path) -> None:
-    """What was written."""
+    """Print the amount of units written."""
     info = encoded.info
     typer.echo(
         f"{info.utterances} utterances, {info.hours:.2f} h: {info.frames} frames, {info.units} units without repeats, "
@@ -73,7 +73,7 @@ def _print_encoded(encoded: "EncodedCorpus", out: Path) -> None:
 
 
 def _print_measured(measured: "UnitMeasures") -> None:
-    """What units stand for, and how small they are."""
+    """Print the agreement of units with labels, and their sizes."""
     numbers = measured.as_json()
     agreement, chance, sizes = measured.agreement, measured.by_chance, measured.sizes
     typer.echo(f"measured against {measured.against}; {measured.unlabelled} frames without a label")

@@ -48,7 +48,7 @@ def refuse(package: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) 
     """Refuse arguments that change the text in the other package and that nothing here serves.
 
     Args:
-        package: whose arguments they are.
+        package: package whose arguments they are.
         given: name to value.
         defaults: name to the package's default, at which an argument is no wish.
 
@@ -69,7 +69,7 @@ def refuse_others(
     """Refuse what `transcribe` is given beside its own arguments, unless it has no effect.
 
     Args:
-        package: whose arguments they are.
+        package: package whose arguments they are.
         others: name to value.
         unserved: name to the package's default of arguments that are not served.
         without_effect: names of arguments that change nothing here.
@@ -87,7 +87,7 @@ def temperatures(model: Model, temperature: float | Sequence[float]) -> tuple[fl
     """The temperatures of a fallback; 0 alone, with a warning for others, of a model that draws no tokens.
 
     Args:
-        model: that is to decode.
+        model: model that is to decode.
         temperature: one, or several in rising order.
 
     Raises:
@@ -110,7 +110,7 @@ class Wish:
     """Arguments of `transcribe` that are served.
 
     Attributes:
-        language: spoken; None identifies it.
+        language: language spoken; None identifies it.
         task: "transcribe", or "translate" into English.
         beam_size: None is greedy.
         initial_prompt: context or glossary.
@@ -118,10 +118,10 @@ class Wish:
         compression_ratio_threshold: None for no limit.
         log_probability_threshold: None for no limit.
         no_speech_threshold: None for no limit.
-        max_tokens: of a segment.
-        temperature: in rising order; at the first above 0 there is no beam.
+        max_tokens: most tokens of a segment.
+        temperature: temperature in rising order; at the first above 0 there is no beam.
         without_timestamps: segments are the spans of speech as they are.
-        spans: how speech is cut out of the recording.
+        spans: options of cutting speech out of the recording.
     """
 
     language: str | None

@@ -108,9 +108,9 @@ class TranscriptionInfo:
     """Facts of a recording.
 
     Attributes:
-        language: of the first segment; None where nobody speaks and none was given.
-        language_probability: of that language; 1 where it was given.
-        duration: of the recording in seconds; 0 where its length is not in its header.
+        language: language of the first segment; None where nobody speaks and none was given.
+        language_probability: probability of that language; 1 where it was given.
+        duration: duration of the recording in seconds; 0 where its length is not in its header.
         duration_after_vad: not known before all is decoded; the duration.
         all_language_probs: not kept.
         transcription_options: as they are here.
@@ -134,13 +134,13 @@ class WhisperModel:
         device: "cpu", "cuda" or "auto", the first GPU or the CPU.
         device_index: number of the GPU.
         compute_type: "default", "float32", "bfloat16" or "int8", which choose the engine.
-        cpu_threads: of the native engine; 0 chooses.
+        cpu_threads: threads of the native engine; 0 chooses.
         num_workers: without effect.
         download_root: not served; HF_HOME says where downloads are kept.
         local_files_only: never use the network.
 
     Attributes:
-        model: with all that this package offers.
+        model: model with all that this package offers.
 
     Raises:
         SprachbundError: there is no such model or device, or an argument is not served.
@@ -180,7 +180,7 @@ class WhisperModel:
 
     @property
     def is_multilingual(self) -> bool:
-        """Whether it hears more languages than one."""
+        """Whether the model knows more than one language."""
         return len(self.supported_languages) > 1
 
     def transcribe(
@@ -208,7 +208,7 @@ class WhisperModel:
 
         Args:
             audio: a path, a binary file, or samples (N,) at 16 kHz.
-            language: spoken; identified if None.
+            language: language spoken; identified if None.
             task: "transcribe" or "translate".
             beam_size: hypotheses.
             temperature: 0 is greedy or beam search; the others are for text that the thresholds below refuse.
@@ -221,7 +221,7 @@ class WhisperModel:
             word_timestamps: adds `words` to segments.
             without_timestamps: segments are spans of speech.
             vad_filter: without effect, speech is always found first.
-            vad_parameters: how it is found; see `span_options`.
+            vad_parameters: options of the voice activity detection; see `span_options`.
             max_new_tokens: most tokens of a segment.
             others: arguments that have to be at their defaults, or have no effect.
 

@@ -87,10 +87,10 @@ class Whisper:
     """A loaded model.
 
     Args:
-        model: of this package.
+        model: model of this package.
 
     Attributes:
-        model: with all that this package offers.
+        model: model with all that this package offers.
     """
 
     def __init__(self, model: Model) -> None:
@@ -98,7 +98,7 @@ class Whisper:
 
     @property
     def is_multilingual(self) -> bool:
-        """Whether it hears more languages than one."""
+        """Whether the model knows more than one language."""
         return len(self.model.family.source_languages) > 1
 
     def transcribe(
@@ -133,7 +133,7 @@ class Whisper:
             initial_prompt: shown to the model before each span.
             word_timestamps: adds `words` to segments.
             task: "transcribe" or "translate".
-            language: spoken; identified if None.
+            language: language spoken; identified if None.
             beam_size: hypotheses; 1 if None.
             sample_len: most tokens of a segment.
             without_timestamps: segments are spans of speech.

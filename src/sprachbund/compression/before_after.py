@@ -126,15 +126,15 @@ class MeasuredModel(_Values):
     """A model and what was measured of it.
 
     Attributes:
-        model: where it is, and its hash.
+        model: path and hash of the model.
         parameters: number of weights.
-        bytes_on_disk: of its weights.
-        bits: of a stored matrix.
+        bytes_on_disk: bytes on disk of its weights.
+        bits: bits of a stored matrix.
         pairs: "en-de" for each pair it can be asked for.
         scores: pair to metric to score: chrF, and an error rate of transcripts. Behind the guard.
-        failures: behind the guard, over all pairs.
+        failures: failures behind the guard, over all pairs.
         languages: language to how often it was detected; empty for a model that does not detect languages.
-        times: how well timestamps end; None for a model without.
+        times: accuracy of timestamps; None for a model without.
     """
 
     model: ModelUsed
@@ -173,7 +173,7 @@ def measure_both(
         before: name or directory of the model before.
         after: directory of the model after.
         data: directories of corpora.
-        options: how much is measured.
+        options: amount of data that is measured.
         offline: never use the network.
         progress: takes what is done, how much of it is done, and the total.
 
@@ -229,7 +229,7 @@ def _measured(
     options: MeasureOptions,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    """What of `MeasuredModel` takes decoding."""
+    """Fields of `MeasuredModel` that need decoding."""
     if not manifests:
         return {}
     targets = {target for plan in plans for job in plan.jobs for target in job.targets}
@@ -339,9 +339,9 @@ class Verdict(BaseModel):
     """Tasks in words, each with what was seen.
 
     Attributes:
-        lost: what could be asked for before, and cannot be now.
-        worse: what is worse by more than `TOLERANCE`, or `TIME_TOLERANCE_S`.
-        not_measured: what both can be asked for but the data say nothing about.
+        lost: tasks that the model could do before, and cannot do now.
+        worse: tasks that are worse by more than `TOLERANCE`, or `TIME_TOLERANCE_S`.
+        not_measured: tasks that both can do but the data do not test.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -56,8 +56,8 @@ class Distillation(nn.Module):
     The teacher is kept where `nn.Module` does not look: it is no part of what is trained, saved or averaged.
 
     Args:
-        student: of any family.
-        teacher: of the same family, over the same vocabulary; see `check_pair`.
+        student: student of any family.
+        teacher: teacher of the same family, over the same vocabulary; see `check_pair`.
         options: weights.
     """
 
@@ -76,17 +76,17 @@ class Distillation(nn.Module):
 
     @property
     def encoder(self) -> Any:
-        """The student's."""
+        """The student's encoder."""
         return self.student.encoder
 
     @property
     def decoder(self) -> Any:
-        """The student's."""
+        """The student's decoder."""
         return self.student.decoder
 
     @property
     def teacher(self) -> Any:
-        """Frozen."""
+        """The frozen teacher."""
         return self._teacher[0]
 
     def loss(self, batch: Batch) -> Loss:
@@ -216,7 +216,7 @@ def vocabulary_of(model: Any) -> object:
 
 
 def _traits(student: Any, teacher: Any) -> Iterator[tuple[str, object, object]]:
-    """What has to be the same for one batch to serve both models of a family: its name, and both values."""
+    """Properties that both models need in common to share a batch: name, and both values."""
     if isinstance(student, Conformer | Whisper):
         yield "num_mel_bins", student.config.num_mel_bins, teacher.config.num_mel_bins
     if isinstance(student, Conformer):
@@ -239,12 +239,12 @@ class DistilRecipe(Strict):
     Attributes:
         teacher: directory, "bundled", or a name on the Hugging Face hub.
         student: the same; what training starts from.
-        languages: heard and written.
+        languages: languages heard and written.
         train: speech with texts, the teacher's own or others.
         dev: ranks the checkpoints; without it the last weights are taken.
-        objective: what is learned.
+        objective: losses that the student is trained with.
         examples: see `ExampleRecipe`.
-        training: how long, how fast.
+        training: steps, learning rate, batches and evaluations.
     """
 
     teacher: Path | str
@@ -266,11 +266,11 @@ def run(
     on_step: Callable[[int, int], None] = nothing,
     accept_changes: bool = False,
 ) -> Path:
-    """Train a student, or take up the run in `directory`, and return the directory of the model.
+    """Train a student, or resume the run in `directory`, and return the directory of the model.
 
     Args:
         recipe: the models, the data and the options.
-        directory: of the run; its `model` folder is the result.
+        directory: directory of the run; its `model` folder is the result.
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
         on_step: called with the steps made, and with all of them.
@@ -338,7 +338,7 @@ def check_models(recipe: DistilRecipe, *, offline: bool = False) -> None:
 
 
 def _as_translator(recipe: DistilRecipe, start: Path) -> TranslatorRecipe:
-    """What `prepare_model` asks: the student as any model that is trained on, stored in the bits it has."""
+    """Recipe by which `prepare_model` makes the student trainable, stored in the bits it has."""
     bits: Bits = bits_of(start)
     return TranslatorRecipe(
         languages=recipe.languages,

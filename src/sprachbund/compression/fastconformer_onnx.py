@@ -147,7 +147,7 @@ class _CanaryStep(nn.Module):
 
 @dataclass(frozen=True)
 class _Part:
-    """What becomes a file."""
+    """A module that becomes a file of its own."""
 
     module: nn.Module
     graph: Graph
@@ -190,7 +190,7 @@ def vocabulary(model: Parakeet | Canary) -> list[str]:
     """Names of all tokens by number, as `vocab.txt` has them.
 
     Args:
-        model: whose tokens they are.
+        model: model whose tokens they are.
 
     Raises:
         SprachbundError: a token that a line of the file cannot hold, or one missing that onnx-asr begins a Canary's
@@ -220,9 +220,9 @@ def export(model: Parakeet | Canary, directory: Path, card: Card | None = None, 
 
     Args:
         model: see `check_exportable`.
-        directory: to be made.
-        card: to lie beside the graphs.
-        bits: of a matrix; with 8, see `write_quantized_graph`, and ".int8" is added to the graphs' names.
+        directory: directory to be made.
+        card: card to lie beside the graphs.
+        bits: bits of a matrix; with 8, see `write_quantized_graph`, and ".int8" is added to the graphs' names.
 
     Raises:
         SprachbundError: see `check_exportable`.
@@ -248,7 +248,7 @@ def export(model: Parakeet | Canary, directory: Path, card: Card | None = None, 
 
 
 def _limits(model: Parakeet | Canary) -> Mapping[str, int]:
-    """What ends a search."""
+    """Limits that end a search."""
     if isinstance(model, Canary):
         return {"max_sequence_length": model.max_tokens}
     return {} if model.transducer is None else {"max_tokens_per_step": model.transducer.shape.max_symbols}

@@ -38,7 +38,7 @@ from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder, Str
 from sprachbund.nn.transducer import Transducer
 
 BITS = (4, 8)
-"""Of packed layers that ONNX Runtime has kernels for."""
+"""Bits of packed layers that ONNX Runtime has kernels for."""
 
 
 class MatMulNBits(nn.Module):

@@ -17,7 +17,7 @@ from sprachbund.util.files import atomic_files
 
 OPSET = 20
 _LONGEST = 2**20
-"""Of an axis that may have any size; graphs themselves have no limit."""
+"""Largest size of an axis that may have any size; graphs themselves have no limit."""
 
 
 def check_packages() -> None:
@@ -44,7 +44,7 @@ def write_graph(
         module: takes and returns tensors, in the order of the graph's inputs and outputs.
         graph: names and shapes; axes with a name may have any size.
         examples: inputs; their values do not matter. No such axis may be 1, which would be taken for a constant.
-        directory: that is there.
+        directory: directory of the graph, which has to exist.
         num_named: arguments of `forward` with names of their own; one of the form *args takes the rest. All if None.
     """
     sizes: dict[str, Any] = {}
@@ -69,15 +69,15 @@ def write_graph(
 def write_quantized_graph(
     module: nn.Module, graph: Graph, examples: Sequence[Tensor], directory: Path
 ) -> None:
-    """As `write_graph`, with matrices in 8 bits by ONNX Runtime's dynamic quantization.
+    """The same as `write_graph`, with matrices in 8 bits by ONNX Runtime's dynamic quantization.
 
     Rows of activations are rounded where they are multiplied; convolutions, embeddings and LSTMs stay in 32 bits.
 
     Args:
         module: as in `write_graph`, and so are the others.
-        graph: of the file that is written.
+        graph: graph of the file that is written.
         examples: inputs.
-        directory: that is there.
+        directory: directory of the graph, which has to exist.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

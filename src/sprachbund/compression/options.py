@@ -26,7 +26,7 @@ class MeasureOptions:
         no_speech_per_kind: sounds of each kind without speech.
         rounds: rounds in which both are timed in turn; 0 for none.
         batch_size: utterances at a time.
-        engine: what computes the models.
+        engine: computes the models.
     """
 
     targets: Annotated[tuple[str, ...] | None, Option("--to", metavar="LANG,…")] = None
@@ -81,12 +81,12 @@ class KQuantOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeOptions:
-    """Which weights of a model are quantized.
+    """Options of quantizing the weights of a model.
 
     Attributes:
         packed: write what the native engine maps beside it: it starts at once.
         encoder_bits: pack a streaming encoder in 8, 6, 5, 4 or 3 bits, and nothing else.
-        blocks: how the encoder is packed; of its bits, `encoder_bits` decides.
+        blocks: blocks of the packed encoder and their method; `encoder_bits` sets its bits.
     """
 
     packed: Annotated[bool, Option("--packed")] = False
@@ -112,7 +112,7 @@ class QuantizeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FilterOptions:
-    """Which labels are kept.
+    """Thresholds that a label has to pass to be kept.
 
     Attributes:
         guard: thresholds of decoding; a label has to be surer than a caption.
@@ -134,7 +134,7 @@ class FilterOptions:
 
 
 SHARD_S = 1800.0
-"""Of speech in a shard of pseudo-labels."""
+"""Seconds of speech in a shard of pseudo-labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ class LabelOptions:
         replace: write every text anew; what the data have is not taken over, also where the label is dropped.
         batch_size: utterances at a time; changes no label.
         shard_s: minutes of speech in a shard, which are lost at most when a process ends.
-        filters: which labels are kept.
+        filters: thresholds that a label has to pass.
     """
 
     targets: Annotated[tuple[str, ...], Option("--to", metavar="LANG,…")]
@@ -166,8 +166,8 @@ class TeacherOptions:
     Attributes:
         spoken: language of the recordings; the teacher identifies it if not given.
         beam_size: hypotheses kept; 1 is greedy.
-        engine: what computes the teacher.
-        device: where the teacher computes: cpu, cuda or cuda:1
+        engine: computes the teacher.
+        device: computes the teacher: cpu, cuda or cuda:1
     """
 
     spoken: Annotated[str | None, Option("--from", metavar="LANG")] = None
@@ -190,7 +190,8 @@ class DistillationOptions(BaseModel):
         kl_weight: weight of T^2 KL(teacher || student) per target token: what else the teacher might write.
         label_weight: weight of the cross-entropy of the texts, the teacher's own or others.
         language_weight: weight of KL(teacher || student) of the language spoken, which no target token asks for.
-        label_smoothing: of the cross-entropy (arXiv 1512.00567, section 7); the teacher smooths by itself.
+        label_smoothing: label smoothing of the cross-entropy (arXiv 1512.00567, section 7); the teacher smooths by
+            itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -203,7 +204,7 @@ class DistillationOptions(BaseModel):
 
     @property
     def asks_the_teacher(self) -> bool:
-        """Whether the teacher is run at all, beside its texts."""
+        """Whether the teacher has to be run, besides giving its texts."""
         return self.kl_weight > 0 or self.language_weight > 0
 
 

@@ -84,15 +84,15 @@ def why_dropped(
     identifier: LanguageIdentifier,
     options: FilterOptions,
 ) -> str | None:
-    """Why a label is not to be trained on, as "kind: what was seen"; None when it is.
+    """Reason why a label is left out of training, as "kind: what was seen"; None when it is kept.
 
     Args:
         text: the label.
-        evidence: of its decoding.
+        evidence: evidence of its decoding.
         source: the language spoken.
         target: the language asked for.
-        transcript: what is said; empty where that is not known.
-        duration_s: of the speech.
+        transcript: transcript of the speech; empty where it is not known.
+        duration_s: seconds of the speech.
         identifier: knows languages by their texts.
         options: thresholds.
     """
@@ -171,7 +171,7 @@ class SpokenUtterance:
         text: transcript, if there is one.
         speaker: if known.
         translations: language to text.
-        custom: whatever else is said of it.
+        custom: further facts about it.
     """
 
     id: str
@@ -193,7 +193,7 @@ class LabelSource(Protocol):
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """Directory or file of the speech."""
         ...
 
     @property
@@ -220,8 +220,8 @@ def open_source(path: Path, language: str | None, max_s: float) -> LabelSource:
     """A corpus directory, a folder of recordings, or one recording.
 
     Args:
-        path: of it.
-        language: spoken in recordings; None where it is to be detected. A corpus has its own.
+        path: path of it.
+        language: language spoken in recordings; None where it is to be detected. A corpus has its own.
         max_s: longest piece that a recording is cut into.
 
     Raises:
@@ -254,7 +254,7 @@ class CorpusSource:
 
     @property
     def languages(self) -> frozenset[str]:
-        """Languages spoken."""
+        """Languages spoken in the corpus."""
         return frozenset(self._manifest.languages.tolist()) - {""}
 
     @property
@@ -302,7 +302,7 @@ class FolderSource:
 
     @property
     def info(self) -> dict[str, Any]:
-        """Its name."""
+        """Name of the folder."""
         return {"name": self.path.name}
 
     def read(self, piece: int) -> Iterator[SpokenUtterance]:
@@ -322,7 +322,7 @@ class FolderSource:
 
 
 def _duration_s(path: Path) -> float:
-    """What a header says; reading reports what is wrong with a file that has none."""
+    """Seconds by the header; a file without one gets a large number, and reading it reports its fault."""
     try:
         return open_audio(path).duration_s or _UNKNOWN_S
     except SprachbundError:
@@ -341,7 +341,7 @@ class LabelResult:
     """The result of labelling a corpus.
 
     Attributes:
-        utterances: in the corpus.
+        utterances: utterances in the corpus.
         left_out: utterances that it does not hold, by reason.
         counts: target language to what became of its labels: `KEPT`, `THERE`, `UNKNOWN_PAIR`, or a kind of reason for
             which they were dropped.
@@ -369,10 +369,10 @@ class Record:
         """A label that is left out.
 
         Args:
-            job_id: of the utterance.
+            job_id: id of the utterance.
             target: BCP-47 tag of the label's language.
-            text: of the label.
-            reason: why it is left out.
+            text: text of the label.
+            reason: reason for leaving it out.
         """
         self.count(target, kind_of(reason))
         self.dropped.append({"id": job_id, "target": target, "text": text, "reason": reason})
@@ -437,9 +437,9 @@ def close(
 
     Args:
         out: the corpus.
-        sources: of its speech.
+        sources: sources of its speech.
         records: as they were written, one for each shard.
-        name: of the teacher.
+        name: name of the teacher.
         targets: languages wanted.
 
     Raises:
@@ -555,10 +555,10 @@ def pseudo_label(
         open_sources: opens the speech; likewise.
         out: the corpus, as `train` reads it.
         options: languages and filters.
-        name: of the teacher, for the corpus's description.
-        settings: what else decides the labels; a corpus begun with other settings is refused.
+        name: name of the teacher, for the corpus's description.
+        settings: other settings that the labels depend on; a corpus begun with other settings is refused.
         computing: processes, one if None; their number changes no label.
-        gpus: of each process.
+        gpus: GPUs of each process.
         progress: called with seconds of speech done and in all.
 
     Raises:

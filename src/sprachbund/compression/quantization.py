@@ -37,10 +37,10 @@ class QuantizedLayer:
     """The size and error of a quantized linear layer.
 
     Attributes:
-        name: in the model.
-        num_weights: of its matrix.
-        num_bytes: that they take now.
-        weighted_error: of all blocks together, over that of zeros in their place: 0 is exact.
+        name: name in the model.
+        num_weights: weights in its matrix.
+        num_bytes: bytes that they take now.
+        weighted_error: weighted error of all blocks together, over that of zeros in their place: 0 is exact.
     """
 
     name: str
@@ -56,7 +56,7 @@ def quantize_linears(
 
     Args:
         model: is changed in place.
-        names: of its linear layers.
+        names: names of its linear layers.
         options: bits, block and method; the defaults if None.
 
     Raises:
@@ -94,7 +94,7 @@ def quantize_encoder(model: nn.Module, options: KQuantOptions | None = None) -> 
 
 
 def bits_per_weight(layers: Sequence[QuantizedLayer]) -> float:
-    """Of quantized layers together, scales and zero points included."""
+    """Mean bits of a weight in all quantized layers, scales and zero points included."""
     return 8 * sum(layer.num_bytes for layer in layers) / sum(layer.num_weights for layer in layers)
 
 
@@ -155,8 +155,8 @@ class StoredSize:
     """The size of a model directory on disk.
 
     Attributes:
-        bytes_on_disk: of its weights, of its drafts and packed file too.
-        bits: of a stored matrix; None where there are several.
+        bytes_on_disk: bytes on disk of its weights, of its drafts and packed file too.
+        bits: bits of a stored matrix; None where there are several.
     """
 
     bytes_on_disk: int

@@ -42,7 +42,7 @@ def card_of(family: Any, source: Path, name: str, how: dict[str, Any]) -> Card:
     Args:
         family: the new model.
         source: directory of the other one.
-        name: of the new model.
+        name: name of the new model.
         how: the command and its options, for the card.
     """
     old = Card.read(source) or Card(
@@ -63,7 +63,7 @@ def save_smaller(
         family: the smaller model.
         source: directory of the larger one.
         directory: is to hold it.
-        bits: of a weight.
+        bits: bits of a weight.
         how: for the card.
         name: for the card.
 
@@ -117,9 +117,9 @@ def convert(
         checkpoint: a `.nemo` file, or a directory or Hugging Face id in transformers' form of a streaming transducer.
         out: is to hold the model.
         languages: BCP-47 tags that the checkpoint hears and writes; streaming models do not say.
-        licence: of the weights, for the card.
+        licence: licence of the weights, for the card.
         offline: never use the network.
-        head: of a hybrid of NeMo that does not stream; its transducer if None.
+        head: head of a hybrid of NeMo that does not stream; its transducer if None.
 
     Raises:
         SprachbundError: the directory is taken, or the checkpoint cannot be read.

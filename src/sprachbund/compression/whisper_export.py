@@ -43,8 +43,8 @@ def check_exportable(model: Family, form: RuntimeFormat, bits: Bits) -> Whisper:
 
     Args:
         model: any.
-        form: of the runtime.
-        bits: of a weight.
+        form: form of the runtime.
+        bits: bits of a weight.
 
     Raises:
         SprachbundError: it is no Whisper model, is split by language, has a prompt or a vocabulary that the runtime
@@ -91,8 +91,8 @@ def export_ctranslate2(model: Whisper, directory: Path, bits: Bits) -> None:
 
     Args:
         model: see `check_exportable`.
-        directory: to be made.
-        bits: of a weight; with 8, rows have a scale each.
+        directory: directory to be made.
+        bits: bits of a weight; with 8, rows have a scale each.
 
     Raises:
         SprachbundError: the library cannot convert the model.
@@ -124,7 +124,7 @@ def export_ggml(model: Whisper, path: Path) -> None:
 
     Args:
         model: see `check_exportable`.
-        path: of the file.
+        path: path of the file.
     """
     with path.open("wb") as file:
         file.write(struct.pack("<I", _MAGIC))

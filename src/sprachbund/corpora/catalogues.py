@@ -50,7 +50,7 @@ class SentenceTable:
     """Sentences in several languages, by key.
 
     Attributes:
-        path: of the table.
+        path: path of the table.
         rows: key to texts, in the order of the file.
     """
 
@@ -89,7 +89,7 @@ def make_sentences(
         languages: columns of the table; English has to be among them.
         out: folder of the tables.
         composed: drawings of `sprachbund.corpora.wording`; what was drawn before does not count.
-        seed: of these.
+        seed: seed of these draws.
         without: English texts that no sentence may equal, contain or be contained in (four words and more).
 
     Raises:
@@ -134,7 +134,7 @@ class Forbidden:
     """English texts that must not be learned, as they are or within a longer sentence.
 
     Args:
-        texts: in any case; of those shorter than four words only the whole text counts.
+        texts: forbidden texts, in any case; of those shorter than four words only the whole text counts.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
@@ -293,7 +293,7 @@ def _words(text: str, language: str) -> list[list[str]] | None:
 
 
 class _Case:
-    """Which words of a language have a capital inside of a sentence, from the sentences themselves.
+    """Counts of words with a capital inside of a sentence, from the sentences of a language.
 
     Args:
         language: BCP-47 tag.

@@ -1,4 +1,4 @@
-"""Editions of the phrasebook in sound: which languages, how many sentences, which voices, which channels.
+"""Editions of the phrasebook in sound: languages, numbers of sentences, voices and channels.
 
 `phrasebook/standard` is the fixed edition that every small experiment uses, so that their tables compare. Each
 shard is drawn from (edition, part, shard, attempt) alone.
@@ -47,15 +47,15 @@ class Edition:
 
     Attributes:
         name: as it is asked for.
-        seed: of everything drawn.
-        languages: spoken and written.
+        seed: seed of everything drawn.
+        languages: languages spoken and written.
         train_utterances: size of the training part.
         heldout_sentences: sentences of dev and of test for each spoken language.
-        augmentation: of the training part; dev and test stay clean.
+        augmentation: augmentation of the training part; dev and test stay clean.
         no_speech_share: share of the training part without speech, and with empty texts.
         exact: render the same samples on every machine, at half the speed; otherwise only nearly the same.
-        kinds: of the meanings, equally often (see `phrasebook.draw.KINDS`); all by their weights if empty.
-        synthesizers: that speak, equally often where they can (see `sprachbund.data.synthesisers`).
+        kinds: kinds of the meanings, equally often (see `phrasebook.draw.KINDS`); all by their weights if empty.
+        synthesizers: synthesizers that speak, equally often where they can (see `sprachbund.data.synthesisers`).
         spoken: languages spoken; all of `languages` if empty.
         sentences: folder of tables of sentences besides the phrasebook's own (see `sprachbund.corpora.catalogues`).
         sentence_share: share of the utterances of train and dev that say a sentence of these tables.
@@ -239,10 +239,10 @@ class SpokenSentence:
     """A sentence of an edition: its meaning, words and voice.
 
     Attributes:
-        language: spoken.
-        meaning: of the texts.
+        language: language spoken.
+        meaning: meaning of the texts.
         texts: language to text, in all languages of the edition.
-        voice: that speaks.
+        voice: voice that speaks.
     """
 
     language: str
@@ -251,7 +251,7 @@ class SpokenSentence:
     voice: AnyVoice
 
     def fields(self, edition: Edition) -> dict[str, Any]:
-        """As a manifest holds it."""
+        """Fields of the sentence as a manifest holds them."""
         custom = {"kind": self.meaning.kind, "meaning": self.meaning.key}
         return {
             "text": self.texts[self.language],
@@ -380,8 +380,8 @@ def texts_of(manifests: Sequence[Utterances], limit: int) -> list[str]:
 # utterances.
 #
 # An epoch's utterances are rendered when it begins and deleted when the next one is there, so a run of any
-# length needs the space of one epoch. They are drawn from (edition, seed, epoch) alone: a run that is
-# taken up finds them, or makes the same again where the edition is exact.
+# length needs the space of one epoch. They are drawn from (edition, seed, epoch) alone: a resumed run
+# finds them, or makes the same again where the edition is exact.
 
 _LOCK = "lock"
 
@@ -390,8 +390,8 @@ class LiveEdition:
     """The training part of an edition, drawn anew for every epoch; stands where a `Manifest` stands.
 
     Args:
-        edition: what is drawn and how it sounds; an epoch has `train_utterances`.
-        directory: where the epoch's utterances lie.
+        edition: edition that is rendered; an epoch has `train_utterances`.
+        directory: directory of the epoch's utterances.
         workers: processes that render; every core if None.
         report: called before an epoch is rendered.
     """

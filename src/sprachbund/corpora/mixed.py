@@ -75,7 +75,7 @@ class MixedSentence:
     """A sentence that mixes languages, and its meaning, which all languages express.
 
     Attributes:
-        meaning: of it.
+        meaning: meaning of the sentence.
         main: BCP-47 tag of the language of the sentence.
         runs: two at least; neighbours differ in language.
     """
@@ -86,18 +86,19 @@ class MixedSentence:
 
     @property
     def text(self) -> str:
-        """As it is said."""
+        """Text of the sentence as it is said."""
         return " ".join(run.text for run in self.runs)
 
     def fields(
         self, times_s: Sequence[tuple[float, float]], languages: Iterable[str], corpus: str
     ) -> dict[str, Any]:
-        """As a manifest holds it; what is said is also the text in `MIXED`, for models that are asked for it so.
+        """Fields as a manifest holds them; the transcript is also the text in `MIXED`, for models that are asked for it
+        so.
 
         Args:
             times_s: begin and end of each run.
-            languages: of the texts.
-            corpus: its name.
+            languages: languages of the texts.
+            corpus: name of the corpus.
         """
         others = [tag for tag in languages if tag != self.main]
         rendered = {tag: render_pieces(self.meaning, tag) for tag in others}
@@ -187,7 +188,7 @@ def mixed(meaning: Meaning, main: str, embedded: str, rng: random.Random) -> Mix
 
 
 def range_of(slots: Sequence[str], pieces: Sequence[Piece], language: str) -> WordRange | None:
-    """Where the words that translate some slots stand in a rendering; None where others stand between them.
+    """Range of the words that translate some slots in a rendering; None where other words stand between them.
 
     Args:
         slots: names of slots.
@@ -230,7 +231,7 @@ def join_runs(
 # speak, so a change of voice goes with each switch.
 
 _MAX_DRAWS = 20_000
-"""Of meanings, one in fifty of which is held out, and not all of which can be said with the recordings there are."""
+"""Most draws of meanings: one in fifty is held out, and the recordings cannot say all of the others."""
 
 
 def draw_spliced(
@@ -241,7 +242,7 @@ def draw_spliced(
     Args:
         main: language of the announcement.
         embedded: language of the value in it.
-        part: that the meaning belongs to.
+        part: part that the meaning belongs to.
         clips: a speaker of each of the two.
         rng: draws.
 
@@ -293,12 +294,12 @@ class MixedSpeechOptions:
 
     Attributes:
         pairs: main and embedded language, equally often.
-        languages: of the texts; those of the pairs among them.
-        seed: of everything drawn.
+        languages: languages of the texts; those of the pairs among them.
+        seed: seed of everything drawn.
         train_utterances: size of `train` and of `monolingual-train`.
         heldout_utterances: sizes of the dev and test parts, of each pair or language.
         spliced_utterances: size of `spliced-train`; 0 for no recordings of people.
-        augmentation: of the training parts; it may not change times.
+        augmentation: augmentation of the training parts; it may not change times.
     """
 
     pairs: tuple[tuple[str, str], ...] = (("es", "en"), ("en", "es"))
@@ -355,8 +356,8 @@ def make_mixed(
     """Make all parts; what is there already stays.
 
     Args:
-        directory: of the parts.
-        options: what is drawn.
+        directory: directory of the parts.
+        options: languages and sizes of the parts.
         source: prompt packages or their tree, where recordings are spliced; fetched when None.
         workers: processes at a time.
         ray_address: as for `sprachbund.data.making.make_shards`.

@@ -52,7 +52,7 @@ class Outside:
 
     Attributes:
         per_kind: utterances of each kind in each part.
-        seed: of everything drawn.
+        seed: seed of everything drawn.
     """
 
     per_kind: int = 200

@@ -70,15 +70,16 @@ class Telephone:
     """Options of drawing the parts.
 
     Attributes:
-        seed: of everything drawn.
-        languages: of the texts; recordings exist for those of the prompt packages.
+        seed: seed of everything drawn.
+        languages: languages of the texts; recordings exist for those of the prompt packages.
         train_utterances: size of `train`.
         heldout_utterances: sizes of `composed` and `unheard`; `dev` is half of that.
-        shares: of recorded prompts, composed utterances, synthesised prompts and joined pieces of prompts in `train`.
-        augmentation: of `train`.
+        shares: shares of recorded prompts, composed utterances, synthesised prompts and joined pieces of prompts in
+            `train`.
+        augmentation: augmentation of `train`.
         leave_out: speakers kept out of `train` besides those that always are.
-        kinds: of the composed utterances of `train`; any, and joined prompts, if empty.
-        synthesizers: of the prompts' wording in `train`, equally often where they can speak.
+        kinds: kinds of the composed utterances of `train`; any, and joined prompts, if empty.
+        synthesizers: synthesizers of the prompts' wording in `train`, equally often where they can speak.
         pieces: table of where prompts may be cut (see `sprachbund.corpora.asterisk.prompts`).
     """
 

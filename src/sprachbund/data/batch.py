@@ -33,7 +33,7 @@ class SpokenText:
         return SpokenText(self.tokens.to(device), self.num_tokens.to(device))
 
     def select(self, utterances: Tensor) -> "SpokenText":
-        """Of the utterances (b,) alone."""
+        """Texts of the utterances (b,) alone."""
         return SpokenText(self.tokens[utterances], self.num_tokens[utterances])
 
 
@@ -55,17 +55,17 @@ class MixedLanguages:
         return MixedLanguages(self.languages.to(device), self.spans)
 
     def select(self, utterances: Tensor) -> "MixedLanguages":
-        """Of the utterances (b,) alone."""
+        """Languages of the utterances (b,) alone."""
         return MixedLanguages(self.languages[utterances], tuple(self.spans[b] for b in utterances.tolist()))
 
 
 @dataclass(frozen=True)
 class Sides:
-    """Which data the utterances of a batch are from, where they are from several.
+    """Corpus of each utterance in a batch that several corpora share.
 
     Attributes:
         index: number (B,) of the data.
-        weights: what the loss of each of these counts.
+        weights: weight of each corpus in the loss.
     """
 
     index: Tensor
@@ -76,7 +76,7 @@ class Sides:
         return Sides(self.index.to(device), self.weights)
 
     def select(self, utterances: Tensor) -> "Sides":
-        """Of the utterances (b,) alone."""
+        """Corpora of the utterances (b,) alone."""
         return Sides(self.index[utterances], self.weights)
 
 
@@ -93,8 +93,8 @@ class Batch:
         targets: tokens (R, U) of the rows wanted, each ended, padded with 0.
         num_targets: valid target tokens (R,); 0 for a row that does not count.
         target_language: language token (R,) each row starts with.
-        kind: of data that it is of, for the log; no model looks at it.
-        weight: of its loss beside those of other batches; 0 for a placeholder.
+        kind: kind of the data, for the log; no model looks at it.
+        weight: weight of its loss beside those of other batches; 0 for a placeholder.
         spoken: None where nobody asked.
         mixture: None where nobody asked; then `source_language` alone occurs.
         sides: None where all utterances are from the same data.
@@ -116,12 +116,12 @@ class Batch:
 
     @property
     def num_utterances(self) -> int:
-        """B."""
+        """Number B of utterances."""
         return self.features.shape[0]
 
     @property
     def rows_per_utterance(self) -> int:
-        """G."""
+        """Number G of rows of each utterance."""
         return self.targets.shape[0] // self.features.shape[0]
 
     @property

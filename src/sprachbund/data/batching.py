@@ -1,6 +1,6 @@
-"""Which utterances make up which batch: a pure function of lengths, seed and epoch.
+"""Division of utterances into batches: a pure function of lengths, seed and epoch.
 
-Nothing is remembered but (epoch, batch number), so taking up a run again costs the same after a minute as after
+Nothing is remembered but (epoch, batch number), so resuming a run costs the same after a minute as after
 a month.
 """
 
@@ -22,7 +22,7 @@ class BatchingOptions:
         max_utterances: most utterances in a batch.
         pool_batches: batches are sorted by length within pools of about this many.
         max_duration_s: longer utterances are left out, and counted.
-        seed: of the order.
+        seed: seed of the order.
     """
 
     batch_s: float = 160.0
@@ -39,7 +39,7 @@ def epoch_indices(counts: Sequence[int], repeats: Sequence[float], seed: int, ep
 
     Args:
         counts: utterances of each corpus.
-        repeats: how often each corpus occurs in an epoch; may be a fraction.
+        repeats: times that each corpus occurs in an epoch; may be a fraction.
         seed: seed of the run.
         epoch: number of the epoch, from 0.
     """
@@ -129,8 +129,8 @@ def tempered(repeats: Sequence[float], hours: Sequence[float], temperature: floa
     All together have as many hours as before (arXiv 1907.05019, section 4).
 
     Args:
-        repeats: how often each corpus occurs in an epoch.
-        hours: of each corpus.
+        repeats: times that each corpus occurs in an epoch.
+        hours: hours of each corpus.
         temperature: 1 changes nothing; the higher, the more equal are the corpora.
     """
     if temperature == 1 or not (whole := sum(r * h for r, h in zip(repeats, hours, strict=True))):
@@ -156,8 +156,8 @@ def nested(manifests: Sequence[Utterances], hours: float, seed: int = 0) -> list
 
     Args:
         manifests: the corpora.
-        hours: wanted, above 0 and at most what there is.
-        seed: of the order; the same for all scales that are to be nested.
+        hours: hours wanted, above 0 and at most what there is.
+        seed: seed of the order; the same for all scales that are to be nested.
 
     Raises:
         SprachbundError: for hours that there are not, or so few that nothing is left of a corpus.

@@ -35,8 +35,8 @@ class Bitext:
     Attributes:
         source_language: BCP-47 tag.
         target_language: BCP-47 tag.
-        pairs: that can be used.
-        faults: that cannot.
+        pairs: pairs of sentences that can be used.
+        faults: faults of the pairs that cannot.
     """
 
     source_language: str

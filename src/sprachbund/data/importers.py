@@ -32,7 +32,7 @@ class _Collected:
             self.faults.append(Fault(where=where, reason=str(error)))
 
     def data(self, source: Path) -> OwnData:
-        """What was read. Raises SprachbundError where there was nothing at all."""
+        """The corpus that was read. Raises SprachbundError if it is empty."""
         if not self._recordings and not self.faults:
             raise SprachbundError(f"{source} holds no utterances; check the path")
         return OwnData(recordings=list(self._recordings.values()), faults=self.faults)
@@ -84,7 +84,8 @@ def read_common_voice(table: Path, language: str | None = None) -> OwnData:
     """The clips of a table of Common Voice, such as `de/validated.tsv`; speakers are the client ids.
 
     Args:
-        table: with the columns path and sentence, and at will client_id and locale; the clips lie in `clips` beside it.
+        table: table with the columns path and sentence, and optionally client_id and locale; the clips lie in `clips`
+            beside it.
         language: BCP-47 tag of the speech, where the table has no locale.
 
     Raises:
@@ -120,14 +121,15 @@ def _clip(table: Path, where: str, names: list[str], line: str, language: str | 
     )
 
 
-# Kaldi: a folder with wav.scp and text, and at will segments, utt2spk, utt2lang and text.TAG.
+# Kaldi: a folder with wav.scp and text, and optionally segments, utt2spk, utt2lang and text.TAG.
 
 
 def read_kaldi(directory: Path, language: str | None = None) -> OwnData:
     """The utterances of a Kaldi data folder.
 
     Args:
-        directory: with `wav.scp` and `text`; at will `segments`, `utt2spk`, `utt2lang`, and translations in `text.de` …
+        directory: directory with `wav.scp` and `text`; optionally `segments`, `utt2spk`, `utt2lang`, and translations
+            in `text.de` …
         language: BCP-47 tag of the speech, where there is no `utt2lang`.
 
     Raises:
@@ -320,7 +322,7 @@ def read_hugging_face(
 
 
 class _Columns:
-    """What the columns of a table are."""
+    """Meanings of the columns of a table."""
 
     def __init__(self, path: Path, text: str | None, translations: Mapping[str, str]) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""Which languages occur in an utterance, and where: what a manifest's `custom` says of mixed speech.
+"""Languages of an utterance and their times, as a manifest's `custom` states them for mixed speech.
 
 An utterance's languages are those named in `languages`, or else those of its `spans`, or else its own. Spans whose
 times are estimated (`spans_estimated`), or that have none, say which languages occur and not where.
@@ -15,7 +15,7 @@ from sprachbund.text.normalize import has_no_spaces, normalize, spaced_character
 Stretch = tuple[float, float, str]
 """Start and end in seconds from the start of the utterance, and the BCP-47 tag."""
 SLACK_S = 0.05
-"""By so much spans may overlap or leave the audio: corpora round their times."""
+"""Seconds by which spans may overlap or leave the audio: corpora round their times."""
 
 
 def languages_in(utterance: Utterance) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ def languages_in(utterance: Utterance) -> tuple[str, ...]:
 
 
 def timed_spans(utterance: Utterance) -> tuple[Stretch, ...]:
-    """When which language is spoken, in order; empty where that is not known.
+    """Stretches of an utterance with their language, in order; empty where the times are not known.
 
     Raises:
         SprachbundError: as `check_spans`, with the utterance's id, and for a span without its language.
@@ -97,14 +97,14 @@ def split_words(text: str, language: str) -> list[str]:
 
 
 def unique_range(said: Sequence[str], words: Sequence[str]) -> WordRange | None:
-    """Where a run of words stands, if it does so exactly once."""
+    """Range of a run of words, if the run occurs exactly once; else None."""
     size = len(said)
     starts = [i for i in range(len(words) - size + 1) if size and list(words[i : i + size]) == list(said)]
     return (starts[0], starts[0] + size) if len(starts) == 1 else None
 
 
 def ranges_of_pieces(pieces: Sequence[str], whole: str, language: str) -> list[WordRange | None]:
-    """Where each piece of a text stands in it; None for a piece without words.
+    """Range of each piece of a text in it, in words; None for a piece without words.
 
     Empty when the pieces are not cut between words, so that their ranges cannot be counted.
 
@@ -125,8 +125,8 @@ def ranges_of_pieces(pieces: Sequence[str], whole: str, language: str) -> list[W
 
 
 def marked_ranges(pieces: Sequence[tuple[str, bool]], whole: str, language: str) -> dict[str, object]:
-    """Where the marked ones of a transcript's pieces stand in it, for a corpus's `custom`, as
-    `embedded_ranges`: one for each of its `embedded_words`. Nothing where they cannot be counted.
+    """Ranges of the marked pieces of a transcript, for a corpus's `custom`, as `embedded_ranges`: one for each of its
+    `embedded_words`. Empty where words cannot be counted.
 
     Args:
         pieces: parts of the transcript, and whether each is marked.
@@ -139,7 +139,7 @@ def marked_ranges(pieces: Sequence[tuple[str, bool]], whole: str, language: str)
 
 
 def ranges_between(runs: Sequence[tuple[str, str]], reference: str, language: str) -> list[WordRange | None]:
-    """Where runs of speech are translated, as far as the runs in the reference's own language show it.
+    """Ranges of the words that translate each run of speech, as far as runs in the reference's own language show them.
 
     A run in that language holds where its words stand exactly once in the reference; a run in another one
     where both neighbours (or the text's ends) hold, in the order said, and words are left between.
@@ -147,7 +147,7 @@ def ranges_between(runs: Sequence[tuple[str, str]], reference: str, language: st
     Args:
         runs: language and words of each, in the order said; neighbours differ in language.
         reference: the translation.
-        language: of the reference.
+        language: language of the reference.
     """
     words = split_words(reference, language)
     held = [unique_range(split_words(said, code), words) if code == language else None for code, said in runs]

@@ -103,9 +103,9 @@ class PieceExamples:
     """`Examples` of the conformer: its own log-mel, pieces, any language to any other.
 
     Args:
-        tokenizer: of what the model writes.
-        transcript_tokenizer: of the transcripts.
-        languages: spoken and drawn as targets; `MIXED` is a target alone.
+        tokenizer: tokenizer of the texts that the model writes.
+        transcript_tokenizer: tokenizer of the transcripts.
+        languages: languages spoken and drawn as targets; `MIXED` is a target alone.
         known: the model's source languages; `languages` if None.
         num_mel_bins: M.
         front_end: normalisation of the log-mel that the model takes.
@@ -182,7 +182,7 @@ class ExampleOptions:
             language as it does any other. The transcript of mixed speech is asked for as `MIXED`, if that is a target.
         spoken: whether an example holds what was said in the tokens that the model writes.
         mixed: whether an example says which languages occur in it, and where.
-        seed: of every draw.
+        seed: seed of every draw.
     """
 
     rows_per_utterance: int = 3
@@ -291,14 +291,14 @@ class TrainingDataset(Protocol):
 
     @property
     def digest(self) -> str:
-        """Of the data; processes of one run have to have the same."""
+        """Hash of the data; all processes of one run must have the same."""
         ...
 
     def enter(self, epoch: int, share: tuple[int, int] = (0, 1)) -> None:
-        """Take up what is new in an epoch.
+        """Enter an epoch: load the data that are new in it.
 
         Args:
-            epoch: its number.
+            epoch: number of the epoch.
             share: number of this process and of all; what the others train on need not be at hand.
         """
         ...
@@ -310,8 +310,8 @@ class TrainingDataset(Protocol):
         does not count, in place of which the process may use its utterance i.
 
         Args:
-            options: how batches are made.
-            epoch: its number.
+            options: sizes of batches.
+            epoch: number of the epoch.
         """
         ...
 
@@ -323,8 +323,8 @@ class Corpus(Dataset[Example]):
 
     Args:
         parts: (manifest or live edition, repeats) pairs.
-        examples: how the model's family makes features and tokens.
-        options: how an utterance becomes an example.
+        examples: maker of features and tokens of the model's family.
+        options: options of making an example of an utterance.
 
     Raises:
         SprachbundError: speech in a language that the model does not hear, or a target that it does not write.
@@ -366,10 +366,10 @@ class Corpus(Dataset[Example]):
         return [source.at() for source in self._sources]
 
     def enter(self, epoch: int, share: tuple[int, int] = (0, 1)) -> None:
-        """Take up what is new in an epoch, and make it first where it is not there yet.
+        """Enter an epoch: load the data that are new in it, and make them first where they are missing.
 
         Args:
-            epoch: its number.
+            epoch: number of the epoch.
             share: not needed here, all of the data is at hand.
         """
         self._take([source.at(epoch) for source in self._sources])
@@ -439,7 +439,7 @@ class Corpus(Dataset[Example]):
         )
 
     def _mixture(self, utterance: Utterance, speed: float) -> dict[str, Any]:
-        """Which languages occur in an utterance at a speed, and where."""
+        """Languages of an utterance at a speed, and their times."""
         if not self.options.mixed:
             return {}
         languages, spans = languages_in(utterance), timed_spans(utterance)
@@ -521,8 +521,8 @@ class ShardedCorpus(Corpus):
 
     Args:
         parts: (shards, repeats) pairs; a fraction of a repeat takes whole shards.
-        examples: how the model's family makes features and tokens.
-        options: how an utterance becomes an example.
+        examples: maker of features and tokens of the model's family.
+        options: options of making an example of an utterance.
         window: shards of a window, for all processes together.
 
     Raises:
@@ -678,12 +678,12 @@ def batches(
 
     Args:
         corpus: dataset.
-        options: how batches are planned.
+        options: sizes of batches.
         epoch: number of the epoch, from 0.
         first: first batch that is made.
         num_workers: loading processes; 0 loads in this one.
         share: number of this process, and number of processes.
-        parts: that a process's share of a batch is made in.
+        parts: parts that a process's share of a batch is made in.
         strength: strength of the masks by number of the batch.
     """
     rank, count = share

@@ -1,6 +1,6 @@
 """Makes corpora shard by shard, each attempt at a shard by a short-lived process of its own.
 
-A shard is a pure function of its number, so making can be broken off and taken up, and two machines make the
+A shard is a pure function of its number, so making can be stopped and resumed, and two machines make the
 same corpus. Short-lived, because a speech synthesiser that dies takes one shard with it and not the run: espeak-ng
 crashes on rare combinations of voice and words, always the same ones, and the next attempt draws others.
 
@@ -39,11 +39,11 @@ def make_shards(
     """Run `make(shard, attempt, writer)` for every shard that is not there yet.
 
     Args:
-        directory: of the corpus.
-        num_shards: how many shards there are to be.
+        directory: directory of the corpus.
+        num_shards: number of shards wanted.
         make: adds a shard's utterances to the writer it is given; picklable for Ray.
         workers: processes at a time.
-        ray_address: of a Ray cluster that shares the folder; "local" for one here; None for plain processes.
+        ray_address: address of a Ray cluster that shares the folder; "local" for one here; None for plain processes.
         progress: called with (shards there, shards in all) whenever one appears.
 
     Raises:
@@ -91,7 +91,7 @@ class _Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class _Failure:
-    """Why a synthesiser did not speak a text, and whether its program was killed."""
+    """Reason why a synthesiser did not speak a text, and whether its program was killed."""
 
     reason: str
     killed: bool
@@ -112,7 +112,7 @@ def _next(attempt: _Attempt, directory: Path, make: MakeShard) -> _Attempt | Non
 
 
 def _after(attempt: _Attempt, failure: _Failure, directory: Path) -> _Attempt:
-    """What is tried after a failure. Raises SprachbundError when it was tried often enough."""
+    """The next attempt after a failure. Raises SprachbundError after too many."""
     if failure.killed:
         if attempt.kills + 1 < MAX_KILLS:
             return replace(attempt, kills=attempt.kills + 1)

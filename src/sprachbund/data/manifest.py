@@ -4,7 +4,7 @@ A shard is `cuts.00000.jsonl` (one lhotse MonoCut per line) beside `audio.00000.
 shard's utterances back to back), so that a corpus of any size is a few files, every utterance is one seek away,
 and copying it is copying a directory. `shard.00000.sha256` has the checksums of both, as `sha256sum` writes them.
 `dataset.json` says what it is, whose, and how much. A shard appears under its final name only when it is whole, so
-writing can be broken off and taken up again.
+writing can be stopped and resumed.
 
 Damage is an error and never silence: what is cheap to see is seen when a corpus is opened (every line, the checksum of
 the lines, the length of the sound), the checksum of a shard's sound when it is first read.
@@ -63,9 +63,9 @@ class Utterance:
         duration_s: length in seconds.
         text: transcript.
         language: BCP-47 tag of the speech; empty for recordings without speech.
-        speaker: who speaks.
+        speaker: name of the speaker.
         translations: language to text.
-        custom: whatever else the corpus says of it (corpus, kind, spans ...).
+        custom: further facts from the corpus (corpus, kind, spans ...).
     """
 
     id: str
@@ -183,7 +183,7 @@ class Utterances(ABC):
     """The utterances of a corpus, read at random: those of a directory (`Manifest`), or of tar shards (`Shards`).
 
     Args:
-        directory: of the corpus; of shards it may be a URL.
+        directory: directory of the corpus; of shards it may be a URL.
         tags: BCP-47 tags of the languages.
         codes: (N,) number of each utterance's language in `tags`.
         durations_s: (N,) length of every utterance.
@@ -302,7 +302,7 @@ class Manifest(Utterances):
     """A corpus directory, read at random; the sound is read only when asked for.
 
     Args:
-        directory: of the corpus.
+        directory: directory of the corpus.
         shares: language to the share of its utterances that is taken, 0 to 1; a language that is not named is taken
             whole. Utterances are chosen by their id, so a smaller share is part of a larger one.
 
@@ -434,17 +434,17 @@ def shard_numbers(directory: Path) -> Sequence[int]:
 
 
 def cuts_path(directory: Path, number: int) -> Path:
-    """Where the lines of a shard are."""
+    """Path of the manifest lines of a shard."""
     return directory / f"cuts.{number:05d}.jsonl"
 
 
 def audio_path(directory: Path, number: int) -> Path:
-    """Where the sound of a shard is."""
+    """Path of the sound of a shard."""
     return directory / f"audio.{number:05d}.wav"
 
 
 def checksums_path(directory: Path, number: int) -> Path:
-    """Where the checksums of a shard are; corpora of earlier versions have none."""
+    """Path of the checksums of a shard; corpora of earlier versions have none."""
     return directory / f"shard.{number:05d}.sha256"
 
 
@@ -482,7 +482,7 @@ def check_sound(directory: Path, number: int) -> bool:
 
 
 class _Info(BaseModel):
-    """What is known to stand in `dataset.json`; the rest is kept as it is."""
+    """Known keys of `dataset.json`; the others are kept as they are."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
@@ -516,9 +516,9 @@ def _read_shard(
     """Every cut of a shard with the offset of its line, its first sample, and how many samples it has.
 
     Args:
-        directory: of the corpus.
-        number: of the shard.
-        ids: of utterances read before; those read here are added.
+        directory: directory of the corpus.
+        number: number of the shard.
+        ids: ids of utterances read before; those read here are added.
 
     Raises:
         SprachbundError: the lines are not those of the checksum; one is no cut, its id is taken, or its sound

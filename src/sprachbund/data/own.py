@@ -38,15 +38,15 @@ class OwnRecording:
     Attributes:
         where: file and line, or file, for messages.
         utterance_id: unique in the corpus.
-        path: of the sound, of any container.
+        path: path of the sound, of any container.
         language: BCP-47 tag of the speech.
         text: transcript.
-        speaker: who speaks; empty when unknown.
+        speaker: name of the speaker; empty when unknown.
         translations: language to text.
-        start_s: where the utterance begins in the recording.
-        duration_s: how long it lasts; to the end if None.
-        channel: of the recording, from 0; all are mixed if None.
-        row: of a table of parquet or arrow that holds the sound itself, from 0; `path` is the table's.
+        start_s: start of the utterance in the recording, in seconds.
+        duration_s: seconds of the utterance; to the end of the recording if None.
+        channel: channel of the recording, from 0; all are mixed if None.
+        row: row of a table of parquet or arrow that holds the sound itself, from 0; `path` is the table's.
     """
 
     where: str
@@ -349,7 +349,7 @@ def read_folder(directory: Path, language: str) -> OwnData:
     translation. A subfolder counts as a speaker.
 
     Args:
-        directory: looked through with all its subfolders.
+        directory: directory that is searched with all its subfolders.
         language: BCP-47 tag of the speech.
 
     Raises:
@@ -434,7 +434,7 @@ def _read_text(path: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Header:
-    """What each column of a table is: a name of `COLUMNS`, or the language of a translation."""
+    """Meaning of each column of a table: a name of `COLUMNS`, or the language of a translation."""
 
     names: tuple[str, ...]
     languages: Mapping[int, str]
@@ -444,12 +444,12 @@ def read_table(path: Path, language: str | None = None, *, commas: bool = False)
     """The recordings of a table, separated by tabs or commas.
 
     The first line names the columns: `path` (relative to the table; `file_name` in a table with commas means it too),
-    `text`, `language` (or the argument), at will `speaker` and `utterance_id`, and a column for each translation,
+    `text`, `language` (or the argument), optionally `speaker` and `utterance_id`, and a column for each translation,
     `translation_de` or `de`. Between tabs, fields are taken as they stand, quotation marks too; between commas,
     quotation marks enclose fields. An empty translation is one that is missing.
 
     Args:
-        path: of the table.
+        path: path of the table.
         language: BCP-47 tag of the speech, where no column says it.
         commas: fields stand between commas.
 

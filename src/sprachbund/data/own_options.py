@@ -12,8 +12,8 @@ class OwnOptions:
     """Options of writing a corpus.
 
     Attributes:
-        name: of the corpus; that of its folder or table if not given.
-        licence: of recordings and texts, for the model's card.
+        name: name of the corpus; that of its folder or table if not given.
+        licence: licence of recordings and texts, for the model's card.
         attribution: whom to name, for the model's card.
         dev_share: share of the sentences, by transcript, for a dev part; 0 makes one part.
         skip_bad: leave faulty utterances out, and list them, instead of ending at the first.

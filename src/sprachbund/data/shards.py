@@ -84,11 +84,11 @@ class ShardInfo(_Strict):
 
     Attributes:
         utterances: number of them.
-        seconds: of speech.
+        seconds: seconds of speech.
         cuts_bytes: size of the cuts, packed.
-        cuts_sha256: of the cuts, packed.
+        cuts_sha256: SHA-256 of the cuts, packed.
         recording_bytes: size of the tar.
-        recording_sha256: of the tar.
+        recording_sha256: SHA-256 of the tar.
     """
 
     utterances: int = Field(ge=1)
@@ -103,12 +103,12 @@ class ShardIndex(_Strict):
     """`index.json`.
 
     Attributes:
-        version: of the layout.
-        codec: of the sound.
+        version: version of the layout.
+        codec: codec of the sound.
         languages: BCP-47 tags, which `utterances.npy` names by their number here.
-        utterances_sha256: of `utterances.npy`.
+        utterances_sha256: SHA-256 of `utterances.npy`.
         info: name, licence, attribution … of the corpus, as in `dataset.json`.
-        shards: in order.
+        shards: shards in order.
     """
 
     version: Literal[1] = 1
@@ -123,7 +123,7 @@ def open_corpus(path: str | Path, shares: dict[str, float] | None = None) -> Utt
     """A corpus of either form: a directory that is read at random, or tar shards in a directory or under a URL.
 
     Args:
-        path: of the directory, or a URL that fsspec knows, such as `s3://bucket/corpus`.
+        path: path of the directory, or a URL that fsspec knows, such as `s3://bucket/corpus`.
         shares: see `Manifest`; shards are taken whole.
 
     Raises:
@@ -199,7 +199,7 @@ class Shards(Utterances):
 
     @property
     def is_part(self) -> bool:
-        """Whether utterances were chosen of it."""
+        """Whether the corpus is a choice of its utterances."""
         return self._chosen is not None
 
     def __getitem__(self, index: int) -> Utterance:
@@ -231,7 +231,7 @@ class Shards(Utterances):
 
         Args:
             now: numbers of shards; the call returns when they are there.
-            soon: of shards that are fetched meanwhile, for a later call.
+            soon: numbers of shards that are fetched meanwhile, for a later call.
         """
         self._files.hold(list(now), list(soon))
 
@@ -253,7 +253,7 @@ class Shards(Utterances):
         return self.digest
 
     def texts_hash(self) -> str:
-        """The same."""
+        """Hash of the texts of all utterances."""
         return self.digest
 
     def info(self) -> dict[str, Any]:
@@ -310,7 +310,7 @@ class _Shard:
 
     @cached_property
     def _members(self) -> list[tuple[int, int]]:
-        """Where each utterance's sound begins in the tar, and its size."""
+        """Start of each utterance's sound in the tar, and its size."""
         name, wanted = recording_name(self._number), self._files.index.shards[self._number].utterances
         try:
             with tarfile.open(self._path, mode="r:") as tar:
@@ -487,12 +487,12 @@ class _Files:
         return self._retried(read, name, end - begin)
 
     def _retried(self, read: Callable[[Any, str], bytes], name: str, size: int | None) -> bytes:
-        """What a request gives, asked for again after longer and longer pauses while the store fails.
+        """Content that a request returns, retried after longer and longer pauses while the store fails.
 
         Args:
             read: makes the request, of a file system and the path of the corpus in it.
-            name: of the file.
-            size: of what it has to give, if that is known.
+            name: name of the file.
+            size: bytes that it has to give, if that is known.
         """
         held = -1
         for number in range(_TRIES):
@@ -533,7 +533,7 @@ class _Files:
         return self._own_folder() / name if self._is_remote else Path(self.url, name)
 
     def _own_folder(self) -> Path:
-        """Where shards of a URL are kept: in TMPDIR, and until this process ends."""
+        """Folder for shards of a URL: in TMPDIR, removed when this process ends."""
         with self._lock:
             if self._folder is None:
                 self._folder = Path(tempfile.mkdtemp(prefix="sprachbund-shards-"))
@@ -563,9 +563,9 @@ class Packing:
         count: utterances of the corpus.
         codec: "flac" keeps every sample; "opus" takes an eighth of its space.
         shard_utterances: utterances of a shard.
-        seed: of the order of the utterances.
-        threads: of each process.
-        gpus: of each process.
+        seed: seed of the order of the utterances.
+        threads: threads of each process.
+        gpus: GPUs of each process.
     """
 
     source: Path
@@ -616,9 +616,9 @@ def pack(
         out: folder, new or of the same packing.
         codec: "flac" keeps every sample; "opus" takes an eighth of its space.
         shard_utterances: utterances of a shard.
-        seed: of the order of the utterances.
+        seed: seed of the order of the utterances.
         workers: processes.
-        ray_address: of a Ray cluster that shares the folder; "local" for one here; None for plain processes.
+        ray_address: address of a Ray cluster that shares the folder; "local" for one here; None for plain processes.
         progress: called with utterances done and utterances in all.
 
     Raises:
@@ -707,10 +707,10 @@ def write_index(
 
     Args:
         out: folder of the corpus.
-        codec: of the sound.
+        codec: codec of the sound.
         languages: BCP-47 tags.
         utterances: (N,) with the fields duration_s and language, a number of `languages`.
-        info: of the corpus.
+        info: description of the corpus.
         shards: fields of `ShardInfo`.
     """
     stream = io.BytesIO()

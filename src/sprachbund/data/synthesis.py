@@ -172,7 +172,7 @@ def speak(text: str, voice: Voice, sample_rate: int = 16_000, *, exact: bool = T
 def speak_with_words(
     text: str, voice: Voice, sample_rate: int = 16_000, *, exact: bool = True
 ) -> tuple[FloatArray, list[tuple[int, float]]]:
-    """As `speak`, and ``(character, start_s)`` of every word: its start in ``text`` and in the samples.
+    """The same as `speak`, and ``(character, start_s)`` of every word: its start in ``text`` and in the samples.
 
     Args:
         text: text to speak.

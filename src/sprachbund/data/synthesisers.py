@@ -157,7 +157,7 @@ _LIST_VOICES = r"""(mapcar
 
 
 def _festival_voices() -> list[InstalledVoice]:
-    """Those whose description names a language; most, not all, also name their coding."""
+    """Voices whose description names a language; most, not all, also name their coding."""
     from babel import Locale
 
     tags = {name.lower(): tag for tag, name in Locale("en").languages.items()}
@@ -243,7 +243,7 @@ def _pico() -> ModuleType:
 
 
 def _pico_voices() -> list[InstalledVoice]:
-    """Those that the package brings along."""
+    """Voices that are part of the package."""
     _pico()
     return [
         InstalledVoice(program="pico", name=name, language=language, coding="utf-8")

@@ -107,7 +107,7 @@ def prefix_beam(
     With a beam that nothing falls out of, they are exact.
 
     Args:
-        log_probs: of every frame; minus infinity for what is not to be written.
+        log_probs: log-probabilities of every frame; minus infinity for what is not to be written.
         beam_size: texts kept at every frame; as many tokens are tried after each.
         blank: id of the blank.
         hot_words: texts are ranked by log-probability and the bonus of their hot words, whose tokens are tried too.

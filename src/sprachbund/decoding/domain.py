@@ -58,7 +58,7 @@ class LatestSpans:
         Args:
             target: as it was asked for.
             beyond: its own log-odds less those of the model's threshold.
-            duration_s: its length; short spans say less.
+            duration_s: length in seconds; short spans say less.
             ended: False for an attempt at speech that goes on; the span that ends it takes the place of all of them.
         """
         noted = self._spans if ended else self._attempts
@@ -91,7 +91,7 @@ def out_of_domain(
 
     Args:
         family: the model.
-        memory: of B utterances.
+        memory: memory of B utterances.
         sources: (B,) languages spoken.
         hypotheses: B rows (n,) of what was written for them.
         durations_s: (B,) lengths of the utterances.
@@ -128,7 +128,7 @@ def span_signals(
 
     Args:
         family: the model.
-        memory: of B utterances.
+        memory: memory of B utterances.
         sources: (B,) languages spoken.
         durations_s: (B,) lengths of the utterances.
     """

@@ -381,7 +381,7 @@ def render(translation: Translation, format_name: str, *, both: bool = False) ->
     """A finished translation as text of a format.
 
     Args:
-        translation: to be written.
+        translation: translation to be written.
         format_name: one of `FORMATS`.
         both: subtitles show what was said above the translation, where segments know it.
     """

@@ -78,13 +78,13 @@ def drop_reason(
     """The reason to drop a segment; None when it is kept.
 
     Args:
-        text: what the model wrote.
+        text: text of the model.
         duration_s: length of the segment.
         speech_probability: mean voice activity of its span.
         no_speech_probability: the model's own doubt; None when it has none.
         mean_log_probability: per token.
         options: the thresholds.
-        source_text: what was translated, where that is known.
+        source_text: text that was translated, where that is known.
         out_of_domain: probability that the text is not what was said; None of models that were not calibrated.
         max_out_of_domain: the most of it, see `max_out_of_domain`.
     """
@@ -139,14 +139,14 @@ _SURELY = 0.95
 
 
 def why_no_translation(text: str, source_text: str, source: str, target: str) -> str | None:
-    """Why the reply of a language model is no translation, for what other guards do not see; None where it may be one.
+    """Reason why a language model's reply is no translation, for faults that other guards miss; None if it may be one.
 
     A model may answer what was said or obey it. Such a reply is often much shorter than a translation, stays in the
     language of the speech, or repeats the request.
 
     Args:
         text: the reply.
-        source_text: what was to be translated.
+        source_text: text that was to be translated.
         source: BCP-47 tag of its language.
         target: BCP-47 tag of the language wanted.
     """
@@ -199,8 +199,8 @@ class Understanding:
         """Count a segment of one of the targets.
 
         Args:
-            duration_s: its length.
-            dropped: why the guard dropped it; None when it is kept.
+            duration_s: length in seconds.
+            dropped: reason why the guard dropped it; None when it is kept.
         """
         duration_s /= len(self.targets)
         if dropped is None:

@@ -42,7 +42,7 @@ class _Node:
 
 @dataclass(frozen=True, kw_only=True)
 class _State:
-    """Where a text stands in the trie.
+    """Position of a text in the trie.
 
     Attributes:
         node: the longest beginning of a word that the text ends with.
@@ -106,7 +106,7 @@ class HotWords:
         """Bonus of a whole text.
 
         Args:
-            tokens: of the text.
+            tokens: tokens of the text.
             ended: whether nothing follows; a word that has only begun then has none.
         """
         state = self.state(tuple(tokens))
@@ -139,7 +139,7 @@ class HotWords:
         return torch.stack(rows)
 
     def state(self, text: tuple[int, ...]) -> _State:
-        """Where a text stands."""
+        """State of a text in the trie."""
         if (known := self._known.get(text)) is None:
             known = self._after(self.state(text[:-1]), text[-1])
             self._known[text] = known

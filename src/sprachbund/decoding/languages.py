@@ -44,7 +44,7 @@ def language_posterior(log_probs: Tensor, languages: Sequence[str], allowed: Seq
     Args:
         log_probs: (W, L), one column per entry of `languages`.
         languages: BCP-47 tags of the columns.
-        allowed: those to choose from; None allows all.
+        allowed: languages to choose from; None allows all.
     """
     wanted = torch.tensor([allowed is None or language in allowed for language in languages])
     mean = log_probs.double().cpu().mean(0).masked_fill(~wanted, -torch.inf)
@@ -76,7 +76,7 @@ def text_log_probs(text: str, languages: Sequence[str]) -> list[float]:
         languages: BCP-47 tags, two or more.
 
     Raises:
-        SprachbundError: what identifies texts is not installed, or does not know a language.
+        SprachbundError: the package that identifies texts is not installed, or does not know a language.
     """
     try:
         from sprachbund.text.identify import LanguageIdentifier

@@ -91,7 +91,7 @@ def cut_by_timestamps(
     piece ended.
 
     Args:
-        tokens: of the row, timestamps among them.
+        tokens: tokens of the row, timestamps among them.
         times: the timestamp tokens.
         duration_s: length of the audio.
 
@@ -135,7 +135,7 @@ class Suppressed:
 
     @classmethod
     def of(cls, masks: Sequence[Tensor], device: torch.device) -> "Suppressed":
-        """From one mask (V,) for each row; equal ones are the same tensor."""
+        """Tokens suppressed by one mask (V,) for each row; equal masks are the same tensor."""
         distinct = list({id(mask): mask for mask in masks}.values())
         index_of = {id(mask): i for i, mask in enumerate(distinct)}
         stacked = torch.stack(distinct).to(device)
@@ -174,7 +174,7 @@ class LogitsProcessor:
         limits: (R,) most tokens.
         latest: (R,) last timestamp allowed; -1 in rows without timestamps.
         times: the timestamp tokens; None when no row has any.
-        end_token: what ends a row.
+        end_token: token that ends a row.
         min_tokens: the end token is forbidden before.
     """
 

@@ -39,7 +39,7 @@ def searches_natively(
         family: the model.
         batch: rows that have read their prompts.
         run: the draft at work on them, if there is one.
-        accept: which draft tokens are accepted.
+        accept: rule that accepts draft tokens.
     """
     processor = batch.processor
     return (
@@ -57,7 +57,7 @@ class NativeSearch:
 
     Args:
         batch: R rows, prompts read; `searches_natively` says yes to them.
-        prompts: of the rows.
+        prompts: prompts of the rows.
 
     Attributes:
         batch: as given.
@@ -69,7 +69,7 @@ class NativeSearch:
         suppressed, begins: tokens never to be written, in lists that begin at these indices.
         checked: (R,) draft tokens that the model has checked.
         accepted: (R, K + 1) passes of a row in which at least 0, 1, .. draft tokens were accepted.
-        passes: of the model, behind the prompts.
+        passes: passes of the model, behind the prompts.
     """
 
     def __init__(self, batch: HypothesisBatch, prompts: Sequence[Sequence[int]]) -> None:
@@ -93,7 +93,7 @@ class NativeSearch:
 
     @property
     def num_rows(self) -> int:
-        """R."""
+        """Number R of rows."""
         return len(self.lengths)
 
     @property
@@ -122,7 +122,7 @@ class NativeSearch:
         """Go on until every row has ended or reached its limit; one hypothesis per row, in their order.
 
         Args:
-            decoder: of the model.
+            decoder: decoder of the model.
             run: the draft at work on the rows.
             num_draft_tokens: K, most draft tokens a pass.
             most_passes: after which rows are left as they are, unfinished.
@@ -178,11 +178,11 @@ class RunningSearch:
     needed, as long as the longest row and memory so far, and given back when the last search has left.
 
     Args:
-        decoder: of the model.
+        decoder: decoder of the model.
         num_slots: S, most rows under way.
 
     Attributes:
-        passes: of the model, so far.
+        passes: passes of the model, so far.
     """
 
     def __init__(self, decoder: NativeDecoder, num_slots: int) -> None:
@@ -377,7 +377,7 @@ class _Slots:
 
 
 TIMED_PASSES = (1, 5)
-"""Of a short and of a longer search: what they differ by are passes alone."""
+"""Passes of a short and of a longer search: what they differ by are passes alone."""
 
 
 def seconds_of_passes(
@@ -394,10 +394,10 @@ def seconds_of_passes(
     as they were.
 
     Args:
-        decoder: of the model.
+        decoder: decoder of the model.
         batch: rows that have read their prompts; `searches_natively` says yes to them.
-        prompts: of the rows.
-        num_draft_tokens: of a pass.
+        prompts: prompts of the rows.
+        num_draft_tokens: draft tokens of a pass.
         most_passes: after which the search is broken off.
         run: makes the draft tokens; they are looked up if None.
     """

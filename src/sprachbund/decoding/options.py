@@ -16,10 +16,10 @@ if TYPE_CHECKING:  # commands make their options of these without loading torch
 AUTO: Literal["auto"] = "auto"
 NONE = "none"
 TRANSCRIBE = "transcribe"
-"""In place of a target language: text in the language spoken."""
+"""Value in place of a target language: text in the language spoken."""
 MAX_DRAFT_TOKENS = 8
 Accept = Literal["exact", "top-2", "top-3", "unchecked"]
-"""Which draft tokens are accepted: the model's own choice; its best two or three; or all that it may emit.
+"""Draft tokens that are accepted: the model's own choice; its best two or three; or all that it may emit.
 
 All but the first change the text.
 """
@@ -44,18 +44,18 @@ class GuardOptions:
 
     Attributes:
         enabled: False keeps every segment; the evidence is recorded all the same.
-        min_speech_probability: a span whose voice activity is below this holds no speech.
-        max_no_speech_probability: above this the model itself doubts that it heard speech; a segment is
-            dropped for it only when its mean log-probability is below `min_mean_log_probability` too.
-        min_mean_log_probability: below this (natural logarithm, per token) the model is unsure.
-        hopeless_mean_log_probability: below this a segment is dropped without any second sign.
+        min_speech_probability: voice activity below which a span holds no speech.
+        max_no_speech_probability: probability of no speech above which the model itself doubts that it heard speech; a
+            segment is dropped for it only when its mean log-probability is below `min_mean_log_probability` too.
+        min_mean_log_probability: mean log-probability (natural logarithm, per token) below which the model is unsure.
+        hopeless_mean_log_probability: mean log-probability below which a segment is dropped without any second sign.
         max_compression_ratio: bytes of text over bytes after zlib; above this the text is a loop.
         max_repetition: share of the text that repeats what stands directly before it; above this it is a loop.
-        max_characters_per_s: more text than anyone can say in the time.
+        max_characters_per_s: most characters of text in a second of speech; nobody speaks faster.
         max_out_of_domain: probability that a text is not what was said, above which it is dropped, for models that were
             calibrated; the model's own threshold if not given, 1 to drop nothing for it.
-        max_length_ratio: of a cascade: a translation so many times as long as what was said is none, but a loop or an
-            answer.
+        max_length_ratio: longest translation of a cascade, as a multiple of the transcript's length; a longer one is a
+            loop or an answer.
     """
 
     enabled: Annotated[
@@ -112,7 +112,7 @@ class DecodingOptions:
             models; entries that do not occur in a text are not shown to them.
         nbest: texts of a span that results have, the best first; more than one needs a beam of as many. A cascade
             translates so many transcripts of a span, and takes the best pair of transcript and translation.
-        translation_weight: of the translation's log-probability beside the transcript's, in that choice.
+        translation_weight: weight of the translation's log-probability beside the transcript's, in that choice.
         hot_words: words that the speech is expected to hold, names for example; the search prefers them. Models that
             write by CTC need a beam for them.
         hot_words_weight: bonus of each token of a hot word, as a natural logarithm.
@@ -129,18 +129,18 @@ class DecodingOptions:
             where it is to gain speed; the name of such a draft; a draft's file; a text (.txt) in the languages wanted;
             a smaller model; a smaller model+text. It does not change the text.
         num_draft_tokens: tokens that the draft proposes at a time; as many as are to gain most if not given.
-        translator_draft: of a cascade's translator, as `draft` is of its recogniser: none; auto; a name, a file, a text
-            or a smaller model with the translator's encoder.
-        accept: which draft tokens are accepted: exact; top-2, top-3, unchecked: faster, change the text, and need a
+        translator_draft: draft of a cascade's translator, as `draft` is of its recogniser: none; auto; a name, a file,
+            a text or a smaller model with the translator's encoder.
+        accept: draft tokens that are accepted: exact; top-2, top-3, unchecked: faster, change the text, and need a
             draft that is named.
         temperature: 0 is greedy or beam search, above it tokens are drawn. Of several, as in Whisper, each is tried in
             turn while the text repeats itself or is unlikely by the thresholds of the guard, as in 0,0.2,0.4,0.6,0.8,1.
             Beams and drafts work at 0 alone.
-        sampling_seed: of what is drawn; the same seed gives the same text.
-        tempos: at which a span is heard again whose text is in doubt; the text of the least doubt stands. 1.3 is 1.3
-            times as fast. For models that were calibrated.
+        sampling_seed: seed of the tokens drawn; the same seed gives the same text.
+        tempos: tempos at which a span is heard again if its text is in doubt; the text of the least doubt is kept. 1.3
+            is 1.3 times as fast. For models that were calibrated.
         guard: thresholds of the hallucination guard.
-        spans: how speech is cut out of a recording.
+        spans: options of cutting speech out of a recording.
     """
 
     beam_size: Annotated[int, Range(1), Option("--beam", metavar="N")] = 1
@@ -244,8 +244,8 @@ class DecodingOptions:
         """Options as `dataclasses.asdict` wrote them, also of earlier versions.
 
         Args:
-            values: of every field, as JSON has them.
-            source: what they stand in, for warnings and errors.
+            values: values of every field, as JSON has them.
+            source: name of the file or table that holds them, for warnings and errors.
 
         Raises:
             SprachbundError: a value that cannot be.

@@ -124,17 +124,17 @@ class RecordingState:
 
     Attributes:
         request: the languages.
-        options: how to decode.
+        options: decoding options.
         tracker: identifies the language, given the spans in their order.
         speculation: the draft; None without. Recordings that share it can share a search.
         translator_speculation: that of a cascade's translator.
         unidentified: language to transcribe into where the model cannot identify the language spoken; None makes that
             an error. Evaluation names one, because it measures such models too.
-        latest: how its last spans were scored.
+        latest: scores of its last spans.
         notes: sentences that the caller should see.
         translated: targets that some span was translated into.
         refused: targets that the model does not know for some span, with the language of that span.
-        error: why this recording was given up; other recordings of the batch go on.
+        error: reason why this recording was given up; other recordings of the batch go on.
         at_tempos: the same recording as it is heard at other tempos.
     """
 
@@ -173,7 +173,7 @@ def options_with_draft(
 
     Args:
         model: any family.
-        options: how to decode.
+        options: decoding options.
         notes: a sentence is added for each draft in the model's directory that cannot be used.
         speculation: a draft to share with other recordings.
 
@@ -191,7 +191,7 @@ def whole_span(samples: NDArray[np.float32], options: SpanOptions, activity: Voi
 
     Args:
         samples: (N,) at 16 kHz.
-        options: how long form would cut it.
+        options: options by which long form would cut it.
         activity: the voice activity detector.
 
     Returns:
@@ -222,7 +222,7 @@ class LanguageQuery:
     Attributes:
         known: the language, given by the caller or fixed by committed text; None where it is to be identified.
         allowed: languages that may be spoken, in the model's tags; None where any may.
-        tracker: of the recording or session; it is given the utterances in their order.
+        tracker: tracker of the recording or session; it is given the utterances in their order.
         ended: False for speech that goes on, which does not count for later utterances.
     """
 
@@ -237,7 +237,7 @@ class EncodedBatch:
     """A batch of B utterances after the encoder.
 
     Attributes:
-        memory: of the utterances, encoded under their languages.
+        memory: memory of the utterances, encoded under their languages.
         languages: (B,) known or identified.
         log_probs: (B,) rows (L,) of log-probabilities by which they were identified; None for those that were known.
         identified: (B,) by the model, also where the language was known; None where it was not asked to.
@@ -266,7 +266,7 @@ class SpanContext:
     """A span of speech and its language.
 
     Attributes:
-        span: of the recording.
+        span: span of the recording.
         language: given or identified.
         given: whether the caller gave it.
         mixed: the languages of mixed speech, in seconds of the span.
@@ -284,7 +284,7 @@ class SpanContext:
 
     @property
     def language_probability(self) -> float | None:
-        """Of the language identified; None when it was given."""
+        """Probability of the language identified; None when the language was given."""
         return None if self.given else self.language.probability
 
 
@@ -323,7 +323,7 @@ def encode_and_identify(
 
     Args:
         model: any family.
-        features: of B utterances, or of B texts.
+        features: features of B utterances, or of B texts.
         queries: (B,) in order of time where they share a tracker.
         durations_s: (B,) of the utterances; 0 for texts.
         identify_all: also identify the language where it is known, for `EncodedBatch.identified`; changes nothing else.
@@ -376,7 +376,7 @@ def encode(
 
     Args:
         model: any family.
-        features: of the utterances.
+        features: features of the utterances.
         languages: (B,) in the model's tags; None where it is to be identified, which costs a model that is split by
             language one pass of its split layers for every group.
         declared: (B,) in the model's tags, all languages that may occur in each utterance; None where any may. Experts
@@ -402,8 +402,8 @@ def encode_again(
 
     Args:
         model: any family.
-        features: of the B utterances.
-        memory: what `encode` returned for them.
+        features: features of the B utterances.
+        memory: result of `encode` for them.
         languages: (B,) identified, in the model's tags.
 
     Returns:
@@ -432,7 +432,7 @@ def language_spans(
 
     Args:
         model: any family.
-        memory: of B utterances.
+        memory: memory of B utterances.
         durations_s: (B,) their lengths in seconds.
     """
     if (experts := model.capabilities.experts) is None:
@@ -507,8 +507,8 @@ def make_target(model: Family, options: DecodingOptions, language: str, source: 
 
     Args:
         model: any family.
-        options: how to decode; timestamps are asked for where they are wanted and the model has them.
-        language: of the text wanted, in the model's tag.
+        options: decoding options; timestamps are asked for where they are wanted and the model has them.
+        language: language of the text wanted, in the model's tag.
         source: the language spoken; `UNDETERMINED` where it is not known.
     """
     return Target(
@@ -528,7 +528,7 @@ class DecodedSpan:
 
     Attributes:
         target: an entry of `Request.targets`.
-        segments: at least one, in order of time, dropped ones included.
+        segments: segments of the span, at least one, in order of time, dropped ones included.
         hypothesis: the row that was cut into them; None for a pair that the model does not know.
     """
 
@@ -574,7 +574,7 @@ def decode_spans(
     Args:
         model: any family.
         spans: as they were encoded.
-        encoded: what `encode_spans` gave for them.
+        encoded: result of `encode_spans` for them.
     """
     return with_searches(decoding_steps(model, spans, encoded))
 
@@ -655,8 +655,8 @@ def search_key(num_targets: int, options: DecodingOptions, speculation: Speculat
     A prompt can be refused, so utterances with a prompt are searched only with those of the same caller.
 
     Args:
-        num_targets: of the utterance.
-        options: of its recording or session.
+        num_targets: number of targets of the utterance.
+        options: options of its recording or session.
         speculation: the draft, likewise.
     """
     if options.prompt:
@@ -675,7 +675,7 @@ class UtteranceRows:
         targets: (n,) the same, as the decoder is asked for them; a prefix is text that stands already.
         source: the language spoken; `UNDETERMINED` where it is not known.
         duration_s: length of the utterance.
-        latest: how the utterances of the same recording before it were scored; this one is noted in it.
+        latest: scores of earlier utterances of the same recording; that of this one is added.
         ended: False for speech that goes on.
         number: tells the utterances of a recording apart; the draws of a temperature above 0 depend on it.
     """
@@ -694,9 +694,9 @@ class WrittenRow:
     """A row of `write_rows`.
 
     Attributes:
-        name: of the target.
+        name: name of the target.
         target: the same, as the decoder was asked for it.
-        hypothesis: what was written behind the prefix.
+        hypothesis: tokens behind the prefix.
         doubt: probability that the text is not what was said; None of models that were not calibrated.
         aligned: text tokens with their times, those of the prefix first; None where no words with times are wanted.
     """
@@ -722,9 +722,9 @@ def write_rows(
 
     Args:
         model: any family; of a cascade the recogniser is searched.
-        memory: of the B utterances.
+        memory: memory of the B utterances.
         utterances: (B,) with n targets each and one `search_key`, in order of time where they share a recording.
-        options: of the group.
+        options: options of the group.
         speculation: the draft; made from the options if None.
 
     Returns:
@@ -902,7 +902,7 @@ def cut_row(
     Args:
         family: the model.
         context: the span and its language.
-        target: what was asked of the decoder.
+        target: target that the decoder was asked for.
         hypothesis: the finished row.
         aligned: its text tokens with their times; None where no words are wanted.
         times: the timestamp tokens to cut at; None makes one segment of the whole span.
@@ -998,8 +998,8 @@ def spans_within(context: SpanContext, start_s: float, end_s: float) -> tuple[La
 
     Args:
         context: the span and its languages.
-        start_s: where the part begins, in seconds from the start of the span.
-        end_s: where it ends, likewise.
+        start_s: start of the part, in seconds from the start of the span.
+        end_s: end of the part, in seconds from the start of the span.
 
     Returns:
         Language spans in seconds from the start of the recording.
@@ -1041,7 +1041,7 @@ def text_in_digits(text: str, language: str) -> str:
     """A text with its numbers in digits.
 
     Args:
-        text: of any length.
+        text: text of any length.
         language: BCP-47 tag; a language without rules keeps its text.
     """
     if _base(language) not in LANGUAGES_OF_DIGITS:
@@ -1053,7 +1053,7 @@ def punctuated_segments(segments: Sequence[Segment], punctuator: Punctuator) -> 
     """The segments of a span with punctuation and capitals, read as one text; dropped ones stay as they are.
 
     Args:
-        segments: in order of time, of one language.
+        segments: segments in order of time, of one language.
         punctuator: finds the marks; in a language that it does not know, or that has no spaces, texts stay.
     """
     kept = [n for n, segment in enumerate(segments) if segment.dropped is None and segment.text]
@@ -1078,7 +1078,7 @@ def text_with_marks(text: str, language: str, punctuator: Punctuator) -> str:
     """A text with punctuation and capitals.
 
     Args:
-        text: of any length.
+        text: text of any length.
         language: BCP-47 tag; in one that the punctuator does not know the text stays.
         punctuator: finds the marks.
     """
@@ -1104,7 +1104,7 @@ def check_writing(model: Family, targets: Sequence[str], options: DecodingOption
     Args:
         model: any family.
         targets: languages of the texts, in the model's tags; a transcript's is not known before.
-        options: how to decode.
+        options: decoding options.
 
     Raises:
         SprachbundError: a language without rules, a punctuator that there is not or that does not know a language, or
@@ -1175,7 +1175,7 @@ def heard_again(
     Args:
         model: any family.
         spans: as they were decoded.
-        decoded: what `decode_spans` gave for them.
+        decoded: result of `decode_spans` for them.
     """
     return with_searches(hearing_steps(model, spans, decoded))
 
@@ -1271,7 +1271,7 @@ class TranscriptPassage:
 
     Attributes:
         segments: neighbours, none dropped.
-        sentences: of their texts.
+        sentences: sentences of their texts.
     """
 
     segments: tuple[Segment, ...]
@@ -1279,7 +1279,7 @@ class TranscriptPassage:
 
     @property
     def text(self) -> str:
-        """Of all segments."""
+        """Text of all segments."""
         return joined_text(self.segments)
 
 
@@ -1416,7 +1416,7 @@ class _Translated:
 
     Attributes:
         hypothesis: its row.
-        words: with the positions in the sentence that they were translated from; empty unless times are wanted.
+        words: words with the positions in the sentence that they were translated from; empty unless times are wanted.
     """
 
     hypothesis: Hypothesis
@@ -1575,7 +1575,7 @@ def translate_spans(model: Family, spans: Sequence[RecordedSpan]) -> list[list[t
 
     Args:
         model: any family.
-        spans: of any recordings; those of one recording in order of time.
+        spans: spans of any recordings; those of one recording in order of time.
 
     Returns:
         One list for each span. Where a recording cannot go on, its `error` is set and its lists are empty.
@@ -1605,8 +1605,8 @@ class LongForm(Iterator[Segment]):
         audio: path, binary file object, samples or an `AudioSource`.
         targets: languages wanted.
         source: the language spoken; None identifies it.
-        options: how to decode.
-        sample_rate: of samples, in Hz.
+        options: decoding options.
+        sample_rate: sample rate of samples, in Hz.
         activity: a voice activity detector to share.
         compute: translates a batch of spans; `translate_spans` by default.
         speculation: a draft to share with other recordings.
@@ -1670,7 +1670,7 @@ class LongForm(Iterator[Segment]):
 
     @property
     def advice(self) -> str | None:
-        """Which models to take where most of the speech so far was not understood, else None."""
+        """Advice on other models where most of the speech so far was not understood, else None."""
         return self._understanding.warning(self.model)
 
     @property
@@ -1740,8 +1740,8 @@ def translate_file(
         audio: path, binary file object, or samples (N,) with `sample_rate`; or an `AudioSource`.
         targets: languages wanted, as tags or names; "transcribe" is the language spoken.
         source: the language spoken; None identifies it span by span.
-        options: how to decode.
-        sample_rate: of samples, in Hz; files state their own.
+        options: decoding options.
+        sample_rate: sample rate of samples, in Hz; files state their own.
         activity: a voice activity detector to share between recordings.
 
     Raises:
@@ -1778,7 +1778,7 @@ def finish_translation(work: LongForm, target: str, segments: Sequence[Segment])
     Args:
         work: read to its end.
         target: an entry of `work.targets`.
-        segments: all that `work` gave for it.
+        segments: all segments that `work` returned for it.
     """
     return build_translation(
         segments,
@@ -1835,7 +1835,7 @@ def translate_texts(
         texts: sentences; each is one row of the search, none is cut.
         targets: languages wanted, as tags or names.
         source: language of the texts; None identifies it for each.
-        options: how to decode. The guard and the spans apply to speech alone, and have no effect here.
+        options: decoding options. The guard and the spans apply to speech alone, and have no effect here.
 
     Raises:
         SprachbundError: at once for a family that reads no text, for unknown languages and for options that are of
@@ -1897,7 +1897,7 @@ class TextRows:
     """A batch of texts after the search.
 
     Attributes:
-        memory: of the texts.
+        memory: memory of the texts.
         languages: (B,) of the texts, given or identified.
         targets: (B,) rows (n,), what was asked of the decoder.
         hypotheses: (B,) rows (n,), one for each target.
@@ -1926,9 +1926,9 @@ def search_texts(
     Args:
         family: a model that reads text.
         texts: (B,), each one row for every target.
-        targets: in the model's tags.
+        targets: target languages in the model's tags.
         source: language of the texts, in the model's tag; None identifies it for each.
-        options: how to decode.
+        options: decoding options.
         allowed: languages to choose from.
         prefixes: (B,) tokens that each translation begins with; none if None.
         speculation: the draft; made from the options if None.

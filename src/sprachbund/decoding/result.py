@@ -45,8 +45,8 @@ class Alternative:
     """Another text that a beam has found.
 
     Attributes:
-        text: of the whole span.
-        log_probability: sum over its tokens, natural logarithm.
+        text: text of the whole span.
+        log_probability: log-probability of the text, summed over its tokens, natural logarithm.
     """
 
     text: str
@@ -64,7 +64,7 @@ class Segment:
         target_language: BCP-47 tag of the text.
         text: the text, also when the guard dropped the segment.
         alternatives: the next best texts of the whole span that begins with this segment, where they were asked for.
-        source_text: what was said, where a cascade has translated it; else None.
+        source_text: transcript of the speech, where a cascade has translated it; else None.
         words: the words with their times; empty unless word timestamps were asked for.
         mean_log_probability: natural logarithm per token, the end token included.
         speech_probability: mean voice activity over the span, 0 to 1.
@@ -74,11 +74,11 @@ class Segment:
         repetition: share of the text that repeats what stands directly before it, 0 to 1.
         language_probability: probability of `source_language` among the allowed languages; None when it was
             given.
-        dropped: why the guard dropped the segment; None when it is kept.
-        spans: which language is spoken where in it, one behind the other; only of models whose experts belong to
-            languages.
-        tempo: at which it was heard, as many times as fast as it was said.
-        speaker: who speaks, "S1" for the one who is heard first; None where that was not asked for, or is not known.
+        dropped: reason why the guard dropped the segment; None when it is kept.
+        spans: languages spoken and their times, in order; only of models whose experts belong to languages.
+        tempo: tempo at which it was heard, as a multiple of its own.
+        speaker: label of the speaker, "S1" for the first one heard; None where labels were not asked for, or the
+            speaker is unknown.
     """
 
     start_s: float
@@ -176,10 +176,10 @@ class Translation:
             speech.
         target_language: BCP-47 tag of the text, or "transcribe" when each segment kept its own language.
         duration_s: length of the recording.
-        segments: those the guard kept, in order of time.
-        dropped: those it did not, with their reason.
-        warnings: what the caller should know, one line each.
-        speculation: how many draft tokens were accepted, by pair; empty without a draft.
+        segments: segments that the guard kept, in order of time.
+        dropped: segments that the guard dropped, with the reason.
+        warnings: facts that the caller should know, one line each.
+        speculation: accepted draft tokens by language pair; empty without a draft.
     """
 
     source_language: str | None
@@ -241,7 +241,7 @@ def build_translation(
         source: the source language given, None when it was identified.
         duration_s: length of the recording.
         warnings: known so far, of the audio for instance.
-        advice: what to do where most was not understood; it stands in place of the number of dropped segments.
+        advice: advice for a recording that was mostly not understood; it replaces the number of dropped segments.
         speculation: draft tokens, by pair.
     """
     everything = tuple(segments)

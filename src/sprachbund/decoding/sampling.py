@@ -30,7 +30,7 @@ class TokenSampler:
 
     Args:
         temperature: above 0.
-        seed: of all draws.
+        seed: seed of all draws.
         utterances: (R,) a number that tells the utterances apart.
         targets: (R,) what each row is asked for.
     """

@@ -135,9 +135,9 @@ class StartedSearch:
     """A search with an attention decoder that has read its prompts.
 
     Attributes:
-        request: what was asked.
+        request: request of the search.
         batch: its rows.
-        targets: of the rows.
+        targets: targets of the rows.
         speculation: the draft, if any.
         draft_state: the draft at work on the rows.
     """

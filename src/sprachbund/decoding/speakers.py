@@ -201,10 +201,10 @@ def label_speakers(
     """The speaker of each span, "S1" for the one who speaks first; None of one that is too short to tell.
 
     Args:
-        encoder: of voices.
+        encoder: encoder of voices.
         audio: the recording, which is read once more.
         spans: seconds from and to.
-        num_speakers: how many there are; found by `SAME_SPEAKER` if None.
+        num_speakers: number of speakers; found by `SAME_SPEAKER` if None.
 
     Raises:
         SprachbundError: scipy is missing, or the recording cannot be read again.
@@ -263,7 +263,8 @@ def cluster(vectors: Vectors, num_speakers: int | None = None) -> list[int]:
 
     Args:
         vectors: voices.
-        num_speakers: how many clusters to leave; those with a mean cosine below `SAME_SPEAKER` if None.
+        num_speakers: number of clusters to leave; if None, clusters are joined while their mean cosine is
+            `SAME_SPEAKER` or more.
 
     Raises:
         SprachbundError: scipy is missing.

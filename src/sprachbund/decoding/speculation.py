@@ -71,7 +71,7 @@ class RoundCosts:
         lie behind the end.
 
         Args:
-            acceptance: of the first, second, .. draft token of a round, if those before it were accepted.
+            acceptance: acceptance of the first, second, .. draft token of a round, if those before it were accepted.
             num_draft_tokens: k.
             length: mean tokens of a text; without end if None, where only rounds count.
         """
@@ -152,8 +152,8 @@ def measure_rounds(
         family: the model.
         batch: rows that have read their prompts.
         run: the draft at work on them.
-        prompts: of the R rows.
-        accept: which draft tokens are accepted.
+        prompts: prompts of the R rows.
+        accept: rule that accepts draft tokens.
         most: largest number of draft tokens.
         length: tokens of a usual text, of which half are put behind the prompts, if they leave room for the rounds.
     """
@@ -284,7 +284,7 @@ class Speculation:
 
     Attributes:
         notes: sentences that the user should see.
-        num_draft_tokens: of the latest search; 0 where it went without.
+        num_draft_tokens: draft tokens of the latest search; 0 where it went without.
     """
 
     def __init__(
@@ -320,10 +320,10 @@ class Speculation:
 
         Args:
             family: the model.
-            memory: of B utterances.
-            targets: of the R rows.
+            memory: memory of B utterances.
+            targets: targets of the R rows.
             batch: the rows, prompts read.
-            beam_size: of the search.
+            beam_size: beam size of the search.
 
         Returns:
             The draft at work; None where no gain is predicted, or where a draft that nobody named works in the
@@ -357,7 +357,7 @@ class Speculation:
         """Count what came of a search.
 
         Args:
-            targets: of the R rows.
+            targets: targets of the R rows.
             draft_state: its draft.
             lengths: (R,) tokens of the texts.
         """
@@ -461,8 +461,8 @@ class Speculation:
 
         Args:
             family: the model.
-            memory: of B utterances.
-            targets: of the R rows.
+            memory: memory of B utterances.
+            targets: targets of the R rows.
             batch: the rows, prompts read.
             prompts: their tokens.
         """
@@ -505,7 +505,7 @@ def speculation_for(
 
     Args:
         family: the model.
-        options: how to decode.
+        options: decoding options.
         notes: a sentence is added for each draft of the model that cannot be used.
 
     Raises:

@@ -43,12 +43,12 @@ class DraftState:
 
     Attributes:
         run: proposes draft tokens.
-        prompts: of the rows.
+        prompts: prompts of the rows.
         num_draft_tokens: most draft tokens a pass.
-        accept: which of them are accepted.
+        accept: rule that accepts them.
         checked: (R,) draft tokens that the model has checked, by the rows at the start.
         accepted: (R, K + 1) passes of a row in which at least 0, 1, .. draft tokens were accepted.
-        passes: of the model, behind the prompts.
+        passes: passes of the model, behind the prompts.
     """
 
     run: DraftRun
@@ -71,10 +71,10 @@ class DraftState:
         """Start with nothing counted.
 
         Args:
-            run: of the draft, on the rows of the search.
-            prompts: of the rows.
+            run: run of the draft, on the rows of the search.
+            prompts: prompts of the rows.
             num_draft_tokens: most draft tokens a pass.
-            accept: which of them are accepted.
+            accept: rule that accepts them.
         """
         return cls(
             run=run,
@@ -104,13 +104,13 @@ def speculative_search(family: Family, batch: HypothesisBatch, draft_state: Draf
 
 
 def stands(log_probs: Tensor, own: Tensor, draft_tokens: Tensor, accept: Accept) -> Tensor:
-    """Which draft tokens (..., K) are accepted, boolean.
+    """Boolean (..., K): draft tokens that are accepted.
 
     Args:
         log_probs: (..., K, V), the model's at their positions.
         own: (..., K) likeliest tokens there.
         draft_tokens: (..., K).
-        accept: how likely they have to be.
+        accept: rule of acceptance.
     """
     if accept == "exact":
         return own == draft_tokens
@@ -141,7 +141,7 @@ class _Verdict:
         Args:
             log_probs: (R, Q, V) of the pass.
             draft_tokens: (R, K).
-            accept: which are accepted.
+            accept: rule that accepts them.
         """
         own, num_positions = likeliest(log_probs), log_probs.shape[1]
         stand = stands(log_probs[:, :-1], own[:, :-1], draft_tokens, accept)
@@ -281,7 +281,7 @@ def propose(draft_state: DraftState, state: DecodingState, held: int) -> Tensor:
 
     Args:
         draft_state: the draft.
-        state: of the rows.
+        state: state of the rows.
         held: tokens in the cache of the fullest row.
     """
     count = min(draft_state.num_draft_tokens, state.cache.capacity - held - 1)
@@ -320,7 +320,7 @@ class DraftedBatch(HypothesisBatch):
 
     @classmethod
     def from_batch(cls, batch: HypothesisBatch, draft_state: DraftState) -> "DraftedBatch":
-        """From a batch that has read its prompts."""
+        """Make a drafted batch of one that has read its prompts."""
         return cls(
             **vars(batch),
             draft_state=draft_state,

@@ -26,12 +26,12 @@ PROMPT_CHUNK = 16
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFrames:
-    """Where a search by frames wrote each token of a row (N).
+    """Frames at which a search by frames wrote the tokens of a row (N).
 
     Attributes:
         begins: the frame of the memory at which each was written.
         ends: the frame behind its last; its own where it has no duration.
-        log_probabilities: of each.
+        log_probabilities: log-probability of each token.
     """
 
     begins: tuple[int, ...]
@@ -52,14 +52,15 @@ class Hypothesis:
     """A finished row.
 
     Attributes:
-        tokens: without prompt, the target's prefix and end token.
+        tokens: tokens of the text, without prompt, the target's prefix and end token.
         log_probability: sum over the tokens and the end token, over the tokens that the logits processor allowed.
         finished: whether the row ended by itself; False when the limit on tokens cut it.
-        no_speech_log_probability: of the memory, as seen at the first step; None in families without.
-        score: that a beam ranks by.
-        frames: where its tokens were written; None of attention decoders, and of a beam of CTC.
+        no_speech_log_probability: log-probability of no speech, by the memory as seen at the first step; None in
+            families without.
+        score: score that a beam ranks by.
+        frames: frames at which its tokens were written; None of attention decoders, and of a beam of CTC.
         others: the next best of a beam, best first, where they are wanted.
-        temperature: at which its tokens were drawn; 0 of greedy and beam search.
+        temperature: temperature at which its tokens were drawn; 0 of greedy and beam search.
     """
 
     tokens: tuple[int, ...]
@@ -160,7 +161,7 @@ def unfinished_rows(
     Args:
         finished: (R,).
         num_memories: B.
-        device: of the result.
+        device: device of the result.
 
     Returns:
         Memories (b,) with an unfinished row, and their rows (r,); None where dropping the others does not pay.
@@ -185,7 +186,7 @@ def start_batch(
 
     Args:
         family: the model.
-        memory: of B utterances.
+        memory: memory of B utterances.
         targets: B lists of equal length.
         options: limits and suppressed tokens.
         durations_s: (B,) seconds of audio, which bound the timestamps; the model's window if None.

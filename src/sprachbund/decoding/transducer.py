@@ -39,10 +39,10 @@ class TransducerHypothesis:
     """The tokens of a chunk, or of all chunks so far.
 
     Attributes:
-        tokens: without blanks.
-        frames: at which each token came, counted from the start of the stream.
+        tokens: tokens without blanks.
+        frames: frames at which each token came, counted from the start of the stream.
         ends: the frame behind each token's last: behind its duration, or the next one.
-        log_probabilities: of each token.
+        log_probabilities: log-probability of each token.
         score: log-probability, blanks included: of the one path of greedy search, of all paths kept in a beam.
     """
 
@@ -82,7 +82,7 @@ def transducer_greedy(
         transducer: the part behind the encoder.
         encoded: (B, T, D), the encoder's frames of this chunk.
         num_frames: (B,), 0 to T: how many of them are real.
-        state: what the chunk before returned; None at the start of streams.
+        state: state after the chunk before; None at the start of streams.
         max_symbols: most tokens at one frame, 1 or more; those of the model if None.
         frames_at_once: K; changes the speed, not the result.
         hot_words: their tokens have a bonus beside the blank; they begin anew with each chunk.
@@ -254,7 +254,7 @@ def check_chunk(encoded: Tensor, num_frames: Tensor, max_symbols: int) -> None:
         max_symbols: most tokens at one frame, 1 or more.
 
     Raises:
-        ValueError: what does not fit.
+        ValueError: shapes that do not belong together, or numbers out of range.
     """
     if encoded.ndim != 3 or num_frames.shape != encoded.shape[:1]:
         raise ValueError(
@@ -276,7 +276,7 @@ class Beam:
     """Hypotheses of one stream, best first.
 
     Attributes:
-        hypotheses: over all chunks so far.
+        hypotheses: hypotheses over all chunks so far.
         path_scores: log-probability of the likeliest path of each, the one that its frames are of.
         state: one row for each of them.
     """
@@ -287,7 +287,7 @@ class Beam:
 
     @property
     def best(self) -> TransducerHypothesis:
-        """The likeliest."""
+        """The likeliest hypothesis."""
         return self.hypotheses[0]
 
 
@@ -303,7 +303,7 @@ class _Path:
 
 
 _Merged = dict[int, dict[tuple[int, ...], _Path]]
-"""For each row, the one path of each token sequence."""
+"""The one path of each token sequence, for each row."""
 
 
 @torch.no_grad()
@@ -325,7 +325,7 @@ def transducer_beam(
         transducer: the part behind the encoder.
         encoded: (B, T, D), the encoder's frames of this chunk.
         num_frames: (B,), 0 to T: how many of them are real.
-        beams: what the chunk before returned, one for each row; None at the start of streams.
+        beams: beams after the chunk before, one for each row; None at the start of streams.
         beam_size: hypotheses kept for each row, 1 or more.
         max_symbols: most tokens at one frame, 1 or more; those of the model if None.
         hot_words: hypotheses are ranked by their score and the bonus of their hot words; scores stay without it.
@@ -374,7 +374,7 @@ class _Frames:
 
         Args:
             t: the frame.
-            paths: of all rows, in front of it.
+            paths: paths of all rows, in front of it.
             live: (B,) rows that have this frame; paths of others are kept as they are.
         """
         done = [path for path in paths if not live[path.row]]

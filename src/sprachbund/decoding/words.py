@@ -107,8 +107,8 @@ def aligned_by_frames(family: Family, hypothesis: Hypothesis, duration_s: float)
     """Times of the tokens of a row that a search by frames has written: those of the frames.
 
     Args:
-        family: that wrote it.
-        hypothesis: of a transducer, of greedy CTC, or of a frame decoder.
+        family: family that wrote it.
+        hypothesis: hypothesis of a transducer, of greedy CTC, or of a frame decoder.
         duration_s: seconds of audio in the memory.
 
     Raises:
@@ -166,7 +166,7 @@ def attended_words(
     tokens: Sequence[Sequence[int]],
     texts: Sequence[str],
 ) -> list[list[AttendedWord]]:
-    """For each word of translated texts, the part of the source text with the most attention as it was written.
+    """Words of the source text that got the most attention as each word of the translated texts was written.
 
     Args:
         family: a model with `Capabilities.token_offsets`; heads are averaged, those of the upper half of the layers.
@@ -197,7 +197,7 @@ def attended_characters(
     tokens: Sequence[Sequence[int]],
     texts: Sequence[str],
 ) -> list[list[int]]:
-    """For each token of translated texts, where the part of the text with the most attention as it was written ends.
+    """Ends of the parts of the text that got the most attention as each token of the translated texts was written.
 
     That is the index of the last character of the part. Arguments are those of `attended_words`; tokens are those
     behind the prefix of their target.
@@ -323,8 +323,8 @@ def split_words(family: Family, tokens: Sequence[int], language: str) -> list[tu
 
     Args:
         family: decodes the tokens.
-        tokens: of the text, no timestamps among them.
-        language: of the text, as a BCP-47 tag.
+        tokens: tokens of the text, no timestamps among them.
+        language: language of the text, as a BCP-47 tag.
     """
     spaced = writes_spaces(language)
     words: list[list[str | int]] = []
@@ -360,7 +360,7 @@ def timed_words(
     Args:
         family: decodes the tokens.
         aligned: all text tokens of the row.
-        language: of the text, as a BCP-47 tag.
+        language: language of the text, as a BCP-47 tag.
         first: index of the first token.
         count: number of tokens.
         start_s: no word begins before.

@@ -79,7 +79,7 @@ def read_by(team: Any, memory: np.ndarray, streams: int, ahead: int) -> float:
     Args:
         team: threads of the extension.
         memory: more bytes than the caches hold.
-        streams: of each thread.
+        streams: streams of each thread.
         ahead: bytes that are fetched in advance.
     """
     read = native().seconds_of_reading
@@ -92,8 +92,8 @@ def register_gops(loop: str, threads: int = 1, rounds: int = _ROUNDS) -> float:
     Args:
         loop: one of those of the extension, see engines/native/peak.cpp. Of the first, a chain of additions that take a
             cycle each, the speed is the processor's clock in GHz.
-        threads: that run it, each timed by its own clock, which other programs disturb least.
-        rounds: of a trial.
+        threads: threads that run it, each timed by its own clock, which other programs disturb least.
+        rounds: rounds of a trial.
     """
     module = native()
     operations = rounds * module.register_loops()[loop]
@@ -146,14 +146,14 @@ _PROMPT_TOKENS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedJob:
-    """What is measured.
+    """Options of a speed measurement.
 
     Attributes:
         engine: one of ENGINES, or native-int4.
         model: a model directory, name or id; not with `shape`.
         shape: a published Whisper shape, to be filled with random weights.
-        threads: to compute with.
-        repeats: that count; one more warms up.
+        threads: threads to compute with.
+        repeats: repeats that count; one more warms up.
         window_s: seconds of the long recording, or the model's window if that is shorter.
         window_tokens: decoded from it.
         clip_s: seconds of the short recording, encoded at its real length.
@@ -190,10 +190,10 @@ class Call:
 
     Attributes:
         features_ms: log-mel.
-        encoder_ms: of the encoder.
+        encoder_ms: milliseconds of the encoder.
         prompt_ms: keys and values of the memory, and the prompt.
-        token_ms: of one token.
-        whole_ms: of all.
+        token_ms: milliseconds of one token.
+        whole_ms: milliseconds of all.
         spread_ms: slowest less fastest whole call.
     """
 
@@ -207,11 +207,11 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What came out.
+    """Result of a speed measurement.
 
     Attributes:
         engine: as asked for.
-        why: what computed.
+        why: engine and threads that computed.
         window: the long recording.
         clip: the short one.
         bytes_per_token: weights, and keys and values of the long recording's memory, read at each token.
@@ -243,7 +243,7 @@ class Speed:
         return None if self.int8_gops_per_s is None else 1000 * self.encoder_gops / self.int8_gops_per_s
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values, the bound among them."""
+        """Result as plain values, the bound among them."""
         return {
             **asdict(self),
             "bound_ms": self.bound_ms,

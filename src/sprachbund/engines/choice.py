@@ -131,7 +131,7 @@ def on_torch(family: Family, precision: Precision, *, cuda_graphs: bool = True) 
     """The family with its modules replaced; the original is left as it is.
 
     Args:
-        family: with its weights.
+        family: family with its weights.
         precision: see `Precision`.
         cuda_graphs: see `TorchDecoder`.
 
@@ -166,7 +166,7 @@ def on_torch(family: Family, precision: Precision, *, cuda_graphs: bool = True) 
 
 
 def why_not_on_torch(family: Family) -> str | None:
-    """Why the decoder of a family cannot be rearranged, for any precision; None where it can.
+    """Reason why the decoder of a family cannot be rearranged, for any precision; None where it can.
 
     Of T5's decoder the linear layers alone are exchanged: its positions are part of the scores.
     """
@@ -225,13 +225,13 @@ class Engine:
     """A family ready to compute.
 
     Attributes:
-        name: of the choice: "native", "torch", or "torch" with a precision. What an engine cannot compute stays on
+        name: name of the choice: "native", "torch", or "torch" with a precision. What an engine cannot compute stays on
             torch; `parts` has who computes what.
-        family: to encode, start and step with.
-        why: what computes, with how many threads, and why this engine.
+        family: family that encodes, starts and steps with the engine.
+        why: engine and threads that compute, and the reason for this engine.
         notes: sentences the user should see, such as about a damaged cache.
         warnings: sentences about an engine that was asked for and is slower here than plain torch.
-        translator: of a cascade: the engine of its second half; the rest then says what computes the first.
+        translator: translator of a cascade: the engine of its second half; the rest then says what computes the first.
     """
 
     name: EngineChoice
@@ -247,7 +247,7 @@ class Engine:
 
     @property
     def parts(self) -> dict[str, str]:
-        """Who computes each part, and in which numbers; see `sprachbund.engines.parts.parts_of`."""
+        """Engine and precision of each part, see `sprachbund.engines.parts.parts_of`."""
         return parts_of(self.family)
 
     def as_dict(self) -> dict[str, Any]:
@@ -271,17 +271,17 @@ def engine_for(
     """An engine for a loaded family.
 
     Args:
-        family: with its weights.
+        family: family with its weights.
         engine: "native" (int8 weights, CPU), "native-int4" (the same with `weights="int4"` among its options), "torch"
             (the model as it is), "torch-fp32", "torch-bf16" or "torch-int8" (torch in that precision, faster), or
             "auto": the fastest of them, `native-int4` excepted, by a short trial (`sprachbund.engines.trial`).
-        threads: of the native engine. By default the number that the trial finds fastest, up to the cores that this
-            process may use and the threads of torch. For "native" without a directory, as many as that.
-        instruction_set: of the kernels, for tests; the best there is by default.
+        threads: threads of the native engine. By default the number that the trial finds fastest, up to the cores that
+            this process may use and the threads of torch. For "native" without a directory, as many as that.
+        instruction_set: instruction set of the kernels, for tests; the best there is by default.
         directory: the model's; its packed weights are then kept and mapped, and the trial is remembered. Without it
             they are packed in memory, and every call with "auto" makes a trial. The halves of a cascade have their own.
-        cache: where they are kept; the user's cache directory by default.
-        options: what of its exactness the native engine may give up; nothing by default.
+        cache: folder of packed weights and trials; the user's cache directory by default.
+        options: precision of the native engine; exact int8 weights by default.
         cuda_graphs: on a GPU, torch-fp32 and torch-bf16 record the decoder's steps as graphs.
         compare: compare an engine that is named with plain torch, to warn of a slow one; False for measurements, which
             the memory of another engine would disturb.
@@ -371,13 +371,13 @@ class _Builder:
     """Builds the engines of a family.
 
     Attributes:
-        family: with its weights.
-        options: of the native engine.
+        family: family with its weights.
+        options: options of the native engine.
         kernels: name of the native kernels; None where they cannot run the family.
-        directory: of the model, or none.
-        cache: of packed weights and trials.
+        directory: directory of the model, or none.
+        cache: cache of packed weights and trials.
         cuda_graphs: see `on_torch`.
-        notes: what the user should know of the packed weights.
+        notes: warnings about the packed weights.
     """
 
     family: Family
@@ -410,7 +410,7 @@ class _Builder:
         return packed
 
     def detail(self, engine: EngineChoice, threads: int | None) -> str:
-        """What computes."""
+        """Description of the computation."""
         if engine in _TORCH:
             return f"torch, {_TORCH[engine][1]}"
         if engine == "torch":
@@ -440,9 +440,9 @@ class _Builder:
         """The trial that is remembered, or one made now; the fastest family if it was built now.
 
         Args:
-            engine: that was asked for.
-            threads: that were asked for.
-            candidates: to be tried.
+            engine: engine that was asked for.
+            threads: threads that were asked for.
+            candidates: candidates that are tried.
         """
         if self.directory is None:
             return try_candidates(candidates)
@@ -503,7 +503,7 @@ def _automatic(builder: _Builder, threads: int | None, without_native: str | Non
 
 
 def _verdict(trial: Trial, chosen: str) -> str:
-    """Why a candidate was chosen, in a few words."""
+    """Reason for the choice, in a few words."""
     if trial.chosen is None:
         return f"no engine could be tried: {next(iter(trial.refused.values()))}"
     verdict = f"fastest of {len(trial.engines)} on this processor"
@@ -540,8 +540,8 @@ def on_same_engine(family: Family, other: Family, directory: Path | None = None)
     """Another model on the engine of a family, with the same threads; for draft models.
 
     Args:
-        family: whose engine is meant.
-        other: with its weights; given back as it is where the kernels cannot run it.
+        family: family whose engine is meant.
+        other: other family with its weights; given back as it is where the kernels cannot run it.
         directory: the other's; its packed weights are then kept and mapped.
 
     Raises:
@@ -563,7 +563,7 @@ def on_same_engine(family: Family, other: Family, directory: Path | None = None)
 
 
 def _quota_notes() -> tuple[str, ...]:
-    """What to do where torch has more threads than this process may keep busy."""
+    """Advice where torch has more threads than this process may keep busy."""
     threads, cores = torch.get_num_threads(), usable_cores()
     if threads <= cores:
         return ()
@@ -581,7 +581,7 @@ def _check_exact(options: NativeOptions, computes: str) -> None:
 
 
 def why_not_native(family: Family) -> str | None:
-    """Why the native engine cannot run a family here; None when it can."""
+    """Reason why the native engine cannot run a family here; None when it can."""
     if reason := missing_because():
         return reason
     return why_not_family(family)
@@ -593,7 +593,7 @@ def check_choice(engine: EngineChoice, threads: int | None, device: str = CPU) -
     Args:
         engine: asked for.
         threads: asked for, or none.
-        device: that the model is to be on.
+        device: device that the model is to be on.
     """
     if engine not in CHOICES:
         raise SprachbundError(f"there is no engine {engine!r}; choose one of {', '.join(CHOICES)}")

@@ -24,7 +24,7 @@ def lacks_memory(error: BaseException) -> bool:
 
 @contextmanager
 def enough_memory() -> Iterator[None]:
-    """What runs out of memory inside is an error for users."""
+    """Context manager that turns a lack of memory inside it into an error for users."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -52,7 +52,7 @@ def _loaded() -> ModuleType | str:
 
 
 def missing_because() -> str | None:
-    """Why there is no compiled part; None when there is one."""
+    """Reason why there is no compiled part; None when there is one."""
     loaded = _loaded()
     return loaded if isinstance(loaded, str) else None
 

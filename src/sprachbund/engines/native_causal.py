@@ -34,7 +34,7 @@ _PARTS = (GroupedAttention, SwiGLU, RMSNorm, nn.Linear, BlockLinear)
 
 
 def why_not_causal(module: nn.Module) -> str | None:
-    """Why the kernels cannot compute a language model as a whole; None when they can."""
+    """Reason why the kernels cannot compute a language model as a whole; None when they can."""
     if not isinstance(module, CausalLM) or type(module) is not CausalLM:
         return f"it is of the kind {type(module).__name__}"
     if strange := [layer for layer in module.layers if type(layer) is not CausalLayer]:
@@ -48,7 +48,7 @@ def why_not_causal(module: nn.Module) -> str | None:
 
 
 class NativePrefixCache(PrefixCache):
-    """What `PrefixCache` is, with keys and values in bf16 as the kernels lay them out.
+    """The same cache as `PrefixCache`, with keys and values in bf16 as the kernels lay them out.
 
     Args:
         own: (L, 2, R, K, C, 16 W) keys and values of the rows, bf16 in 16-bit integers; zeros.
@@ -158,7 +158,7 @@ class NativeCausalLM(EmbedsTokens, NativeModule):
             embedded: (N, D), row by row.
             counts: new positions (R,).
             held: positions (R,) that the rows hold.
-            cache: of the R rows.
+            cache: cache of the R rows.
             logits: (N, V).
         """
         self._native.step(embedded.detach().float().contiguous(), counts, held, cache.own, logits)

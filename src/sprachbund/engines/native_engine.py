@@ -72,7 +72,7 @@ from sprachbund.util.pages import zeros_in_pages
 
 
 class NativeCache(DecoderCache):
-    """What `DecoderCache` is, with keys and values in bf16 as the kernels lay them out.
+    """The same cache as `DecoderCache`, with keys and values in bf16 as the kernels lay them out.
 
     Attributes:
         own: (L, 2, R, H, C, 16 W) keys and values of the rows, bf16 in 16-bit integers.
@@ -158,7 +158,7 @@ class _ReadsMemory(NativeModule):
     Args:
         shape: sizes.
         arrays: packed weights.
-        options: what may be less exact.
+        options: parts that may be less exact.
         made: the compiled object.
     """
 
@@ -191,8 +191,8 @@ class NativeParasite(_ReadsMemory):
     """A parasite (`sprachbund.nn.drafts.Parasite`) beside a native decoder, whose keys and values it reads.
 
     Args:
-        parasite: with its weights.
-        decoder: of the model; its embeddings, positions and output matrix are the parasite's too.
+        parasite: parasite with its weights.
+        decoder: decoder of the model; its embeddings, positions and output matrix are the parasite's too.
     """
 
     def __init__(self, parasite: Parasite, decoder: "NativeDecoder") -> None:
@@ -223,12 +223,12 @@ class NativeDecoder(_ReadsMemory):
         arrays: packed weights; they may be mapped from a file.
         team: threads.
         instruction_set: name of the kernels.
-        options: what may be less exact.
+        options: parts that may be less exact.
 
     Attributes:
         team, instruction_set: as given, for another model that shares the threads.
         vocabulary: the packed output matrix.
-        step_bytes: of weights that each step reads.
+        step_bytes: bytes of weights that each step reads.
     """
 
     def __init__(
@@ -357,7 +357,7 @@ class NativeDecoder(_ReadsMemory):
         """A parasite as a draft of one search.
 
         Args:
-            parasite: made for this decoder.
+            parasite: parasite made for this decoder.
             memory: see `NativeParasite.remember`.
             planted: as of `heads_draft`.
             prompts: tokens of the rows' prompts.
@@ -371,7 +371,7 @@ class NativeDecoder(_ReadsMemory):
 
         Args:
             smaller: on the same threads.
-            cache: of the smaller decoder, empty.
+            cache: cache of the smaller decoder, empty.
             planted: as of `heads_draft`.
             prompts: tokens of the rows' prompts.
         """
@@ -495,7 +495,7 @@ class NativeWhisperEncoder(nn.Module):
 
 
 def why_not_family(family: Family) -> str | None:
-    """Why the kernels can run nothing of a family; None when they run its decoder, or layers of other parts."""
+    """Reason why the kernels can run nothing of a family; None when they run its decoder, or layers of other parts."""
     able = family.capabilities
     if able.streaming is not None and not isinstance(able.streaming.encoder, StreamingEncoder):
         return f"its encoder is of the kind {type(able.streaming.encoder).__name__}"
@@ -507,7 +507,7 @@ def why_not_family(family: Family) -> str | None:
 
 
 def _why_not_decoder(family: Family) -> str | None:
-    """Why the kernels cannot run a family's whole decoder; None when they can."""
+    """Reason why the kernels cannot run a family's whole decoder; None when they can."""
     able = family.capabilities
     decoder = able.decoder
     if able.writes_by_frames:
@@ -526,7 +526,7 @@ def _why_not_decoder(family: Family) -> str | None:
 
 
 def native_parts_of(family: Family) -> str:
-    """What of a family the kernels run, in words for users."""
+    """Parts of a family that the kernels run, in words for users."""
     decoder = _decoder(family)
     if layered := _by_layers(family):
         whole = ["decoder"] * (decoder is not None)
@@ -568,7 +568,7 @@ def _packed(parts: dict[str, Arrays], shapes: dict[str, dict[str, Any]], weights
 
 
 def _why_not_whole(part: nn.Module) -> str | None:
-    """Why the kernels compute only the linear layers of a part; None when they compute all of its layers."""
+    """Reason why the kernels compute only the linear layers of a part; None when they compute all of its layers."""
     by_distance = isinstance(part, FastConformerEncoder | StreamingEncoder)
     return why_not_fastconformer(part) if by_distance else why_not_causal(part)
 
@@ -613,11 +613,11 @@ def with_native_modules(
     """The family with native modules in place of those that are packed; the others are shared with it.
 
     Args:
-        family: with its weights.
+        family: family with its weights.
         packed: its packed weights.
         team: threads.
         kernels: name of the instruction set.
-        options: what may be less exact; they have to name the numbers of the packed weights.
+        options: parts that may be less exact; they have to name the numbers of the packed weights.
 
     Raises:
         SprachbundError: packed weights of another shape than the model, or in other numbers than asked for.

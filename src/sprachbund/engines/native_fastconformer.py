@@ -56,7 +56,7 @@ _KINDS: Mapping[_Kind, tuple[_Kind, _Kind, tuple[_Kind, ...]]] = {
 
 
 def why_not_fastconformer(module: nn.Module) -> str | None:
-    """Why the kernels cannot compute an encoder as a whole; None when they can."""
+    """Reason why the kernels cannot compute an encoder as a whole; None when they can."""
     if not isinstance(module, FastConformerEncoder | StreamingEncoder) or type(module) not in _KINDS:
         return f"it is of the kind {type(module).__name__}"
     stem, layer, own = _KINDS[type(module)]
@@ -193,7 +193,7 @@ class NativeStreamingLayers(NativeModule):
         Args:
             x: subsampled frames.
             num_frames: valid ones (B,).
-            state: of the streams.
+            state: state of the streams.
         """
         past, chunk = state.keys.shape[3], x.shape[1]
         before = {
@@ -249,7 +249,7 @@ class NativeStreamingEncoder(ChunkEncoder):
         self.layers = NativeStreamingLayers(encoder, arrays, team, instruction_set)
 
     def like(self) -> Tensor:
-        """A weight."""
+        """A weight, whose device and precision new tensors take."""
         return next(self.stem.parameters())
 
     def forward(
@@ -271,12 +271,12 @@ class NativeStreamingEncoder(ChunkEncoder):
     def step(
         self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
     ) -> tuple[Tensor, Tensor, StreamState]:
-        """As `stream`, unchecked: how long the chunk and the past are, the tensors' shapes say.
+        """The same as `stream`, unchecked: the tensors' shapes say how long the chunk and the past are.
 
         Args:
             mel: log-mel (B, T, M) of a chunk.
             num_mel: frames (B,), the lead included.
-            state: of the B streams.
+            state: state of the B streams.
             route: not used.
         """
         x, stem = self._subsampled(mel, state)

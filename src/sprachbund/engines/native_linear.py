@@ -30,7 +30,7 @@ class NativeModule(nn.Module):
         arrays: packed weights.
 
     Attributes:
-        numbers: of its linear layers.
+        numbers: numbers of its linear layers.
         num_weights: numbers in its matrices, padding included.
     """
 
@@ -71,7 +71,7 @@ class KeptProduct(nn.Module):
     """Gives again what a module made of the same input, as of the distances between the frames of a chunk.
 
     Args:
-        module: without a state.
+        module: module without a state.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -80,7 +80,7 @@ class KeptProduct(nn.Module):
         self._known: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the module makes of x."""
+        """Output of the module for x."""
         if self._known is None or not torch.equal(self._known[0], x):
             self._known = x, self.module(x)
         return self._known[1]
@@ -110,7 +110,7 @@ def linear_shapes(module: nn.Module, weights: WeightNumbers) -> dict[str, Any]:
     """Outputs, inputs and numbers of every linear layer of a module.
 
     Args:
-        module: of a model.
+        module: module of a model.
         weights: numbers asked for.
     """
     return {
@@ -123,7 +123,7 @@ def pack_linears(module: nn.Module, weights: WeightNumbers) -> Arrays:
     """All linear layers of a module, as NAME.matrix; codes of 4 bits as they are.
 
     Args:
-        module: of a model.
+        module: module of a model.
         weights: numbers asked for.
     """
     arrays: Arrays = {}
@@ -142,7 +142,7 @@ def with_native_linears(
     """A copy of a module with native linear layers, that shares all else with it.
 
     Args:
-        module: of a model.
+        module: module of a model.
         part: gives the packed arrays under a name.
         team: threads.
         instruction_set: name of the kernels.
@@ -177,15 +177,15 @@ def matrix_of(arrays: Arrays, layer: str) -> Arrays:
     """The arrays of one linear layer, as "matrix", of those that `pack_linears` packed.
 
     Args:
-        arrays: of a module.
-        layer: its name there.
+        arrays: arrays of a module.
+        layer: name of the layer in the arrays.
     """
     prefix = f"{layer}."
     return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(f"{prefix}matrix.")}
 
 
 def _numbers(name: str, part: nn.Linear | BlockLinear, weights: WeightNumbers) -> WeightNumbers:
-    """Those asked for, but those of stored codes, and 8 bits for output matrices, as in all native decoders."""
+    """The numbers asked for; those of stored codes stay, and output matrices have 8 bits, as in all native decoders."""
     if isinstance(part, BlockLinear) and (part.bits, part.block) == (4, 32):
         return "int4"
     return "int8" if name.rpartition(".")[2] == _OUTPUT else weights

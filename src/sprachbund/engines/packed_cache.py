@@ -66,9 +66,9 @@ class Packed:
     """Packed weights of a model.
 
     Attributes:
-        source: what says which model they are of, such as a hash of its weights.
+        source: identity of the model they are of, such as a hash of its weights.
         shapes: sizes of each part ("decoder", "encoder").
-        arrays: of all parts, named PART.NAME.
+        arrays: arrays of all parts, named PART.NAME.
         weights: numbers of the linear layers.
     """
 
@@ -130,8 +130,8 @@ def read_packed(
     """Check a file and map its arrays, which must not be written to.
 
     Args:
-        path: of the file.
-        source: what the file must say it came from; None takes any.
+        path: path of the file.
+        source: identity that the file must name; None takes any.
         weights: numbers that it must hold; None takes any.
         whole: check the arrays too, which reads them all; by default the head and the size of the file.
 
@@ -308,9 +308,9 @@ def packed_for(
     """Packed weights of a model directory, mapped from there or the cache, or packed and written into the cache.
 
     Args:
-        directory: of the model.
+        directory: directory of the model.
         pack: gives the weights in the numbers asked for.
-        cache: where they are kept; the user's cache directory by default.
+        cache: folder of packed weights; the user's cache directory by default.
         weights: numbers asked for; files of others are left alone.
 
     Returns:
@@ -350,9 +350,9 @@ class CheckedFile:
     """A file of packed weights that was read whole.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         weights: numbers of its linear layers.
-        error: what is wrong with it; None for a file that is as it was written.
+        error: fault of the file; None if it is as it was written.
     """
 
     path: Path
@@ -384,8 +384,8 @@ def check_packed(directory: Path, cache: Path | None = None) -> list[CheckedFile
     """Read the packed weights of a model directory whole, those beside the model and those in the cache.
 
     Args:
-        directory: of the model.
-        cache: where they are kept; the user's cache directory by default.
+        directory: directory of the model.
+        cache: folder of packed weights; the user's cache directory by default.
     """
     cache, checked = cache or default_cache(), list[CheckedFile]()
     source = fingerprint(directory, cache)
@@ -401,7 +401,7 @@ def check_packed(directory: Path, cache: Path | None = None) -> list[CheckedFile
 
 
 def _packed_paths(directory: Path, cache: Path, source: str, weights: WeightNumbers) -> tuple[Path, Path]:
-    """Where packed weights of a model may be: in its directory, and in the cache."""
+    """Paths at which packed weights of a model may be: in its directory, and in the cache."""
     kept = cache / f"{source[:_NAME]}-{VERSION}{_KIND[weights]}{_SUFFIX}"
     return directory / _packed_file_name(weights), kept
 
@@ -424,7 +424,7 @@ def tidy(cache: Path, in_use: Path, limit_bytes: int = LIMIT_BYTES) -> None:
     Args:
         cache: the folder.
         in_use: a file that is kept.
-        limit_bytes: of all files together.
+        limit_bytes: bytes of all files together.
     """
     with suppress(OSError):
         for draft in cache.glob("*.partial"):

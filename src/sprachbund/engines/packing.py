@@ -36,7 +36,7 @@ from sprachbund.nn.text_to_text import (
 BLOCK = 16
 """Rows of a matrix, positions of a cache and dimensions of a head come in multiples of this."""
 OFFSET = 128
-"""What is added to signed 8-bit inputs to make them unsigned, as the processor's dot product wants them."""
+"""Number added to signed 8-bit inputs to make them unsigned, as the processor's dot product wants them."""
 _PARTS = (nn.Linear, nn.LayerNorm, nn.Conv1d, FeedForward, MultiHeadAttention, ConvolutionModule)
 DECODERS = (TextDecoder, FixedPositionDecoder, CanaryDecoder, MbartDecoder)
 """Classes of decoders that can be packed, if their layers can; not their subclasses."""
@@ -54,9 +54,9 @@ class LayersShape:
     Attributes:
         width: D.
         heads: H.
-        head_width: of a head, without padding.
+        head_width: head width of a head, without padding.
         num_layers: L.
-        activation: of the feed-forwards.
+        activation: activation of the feed-forwards.
     """
 
     width: int
@@ -66,13 +66,13 @@ class LayersShape:
     activation: str
 
     def sizes(self) -> dict[str, Any]:
-        """As keyword arguments of the compiled classes."""
+        """Sizes as keyword arguments of the compiled classes."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderShape(LayersShape):
-    """Sizes of a decoder: those of its layers, V, the longest row, the width of the memory, the scale of embeddings."""
+    """Sizes of a decoder: its layers, V, the longest row, the width of the memory, the scale of embeddings."""
 
     vocabulary_size: int
     max_tokens: int
@@ -86,7 +86,7 @@ def pad(x: Tensor, dim: int, multiple: int) -> Tensor:
     Args:
         x: any shape.
         dim: the dimension.
-        multiple: that its size becomes a multiple of.
+        multiple: number that its size becomes a multiple of.
     """
     missing = -x.shape[dim] % multiple
     return x if missing == 0 else F.pad(x, (0, 0) * (x.ndim - 1 - dim % x.ndim) + (0, missing))
@@ -151,7 +151,7 @@ def pack_blocks(name: str, quantized: BlockWeights, bias: Tensor | None, factor:
 
 
 _PACK = {"int8": pack_matrix, "int4": pack_four}
-"""How a linear layer is packed, by the numbers asked for."""
+"""Functions that pack a linear layer, by the numbers asked for."""
 
 
 def pack_linear(
@@ -209,7 +209,7 @@ def pack_decoder(decoder: TextDecoder, weights: WeightNumbers = "int8") -> tuple
 
 
 def why_not(layers: Sequence[nn.Module], *kinds: type[nn.Module]) -> str | None:
-    """Why the native kernels cannot run layers that should all be of one of `kinds`; None when they can."""
+    """Reason why the native kernels cannot run layers that should all be of one of `kinds`; None when they can."""
     if not layers:
         return "it has no layers"
     if strange := [
@@ -226,7 +226,7 @@ def why_not(layers: Sequence[nn.Module], *kinds: type[nn.Module]) -> str | None:
 
 
 def why_not_parts(parts: Sequence[nn.Module], kinds: tuple[type[nn.Module], ...]) -> str | None:
-    """Why the native kernels cannot run parts of layers that should be of `kinds`; None when they can."""
+    """Reason why the native kernels cannot run parts of layers that should be of `kinds`; None when they can."""
     if other := [part for part in parts if type(part) not in kinds]:
         return f"its layers have parts of the kind {type(other[0]).__name__}"
     if any(isinstance(part, nn.LayerNorm) and part.eps != _EPSILON for part in parts):
@@ -273,8 +273,8 @@ def pack_self_attention(norm: nn.LayerNorm, attention: MultiHeadAttention, weigh
     """A norm and the attention behind it as self_norm, self_heads (queries, keys, values) and self_out.
 
     Args:
-        norm: over D.
-        attention: with H heads.
+        norm: norm over D.
+        attention: attention with H heads.
         weights: numbers of the linear layers.
     """
     heads = attention.num_heads
@@ -340,8 +340,8 @@ class StemShape:
     Attributes:
         channels: M.
         width: D.
-        taps: of each.
-        strides: of each.
+        taps: kernel sizes of the convolutions.
+        strides: strides of the convolutions.
     """
 
     channels: int
@@ -350,7 +350,7 @@ class StemShape:
     strides: list[int]
 
     def sizes(self) -> dict[str, Any]:
-        """As keyword arguments of the compiled class."""
+        """Sizes as keyword arguments of the compiled class."""
         return asdict(self)
 
 
@@ -374,7 +374,7 @@ def pack_stem(convolutions: Sequence[nn.Conv1d]) -> Arrays:
 
 
 def why_not_encoder(encoder: nn.Module | None) -> str | None:
-    """Why the native kernels cannot run an encoder's layers; None when they can."""
+    """Reason why the native kernels cannot run an encoder's layers; None when they can."""
     if not isinstance(encoder, ConvolutionalEncoder):
         return f"it is of the kind {type(encoder).__name__}"
     layers = list(encoder.layers)
@@ -408,8 +408,8 @@ def pack_encoder(
     """Sizes and arrays of a stack of layers.
 
     Args:
-        layers: of an encoder.
-        norm: behind a transformer's layers; None for conformers.
+        layers: layers of an encoder.
+        norm: norm behind a transformer's layers; None for conformers.
         weights: numbers of the linear layers.
     """
     arrays = {} if norm is None else pack_norm("norm", norm)

@@ -1,4 +1,4 @@
-"""What computes each part of a model, found out from the modules that it has now and not from the name of its engine.
+"""Engine and precision of each part of a model, read from the modules that it has now, not from its engine's name.
 
 An engine replaces some modules of a family, and what it cannot compute stays on torch. `parts_of` names, for every part
 that works on a text, who computes it and in which numbers.
@@ -24,7 +24,7 @@ _DRAFT_OF_TABLES = "token-map"
 
 
 def parts_of(family: Family) -> dict[str, str]:
-    """Who computes each part of a family, such as `{"encoder": "native, int8", "language_head": "torch, fp32"}`.
+    """Engine and precision of each part of a family, such as "native, int8" for "encoder".
 
     Parts have the names of the family's modules. A part with several kinds of layers names all of them, the one with
     most weights first. A decoder is left out where the text is written frame by frame, since nothing runs it. A draft
@@ -47,7 +47,7 @@ def parts_of(family: Family) -> dict[str, str]:
 
 
 def computed_by(module: nn.Module) -> str:
-    """Who computes a module, and in which numbers; empty for one without weights."""
+    """Engine and precision of a module; empty for one without weights."""
     sizes: dict[str, int] = {}
     for computes, size in _weights(module):
         sizes[computes] = sizes.get(computes, 0) + size
@@ -55,7 +55,7 @@ def computed_by(module: nn.Module) -> str:
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[str, int]]:
-    """For every layer: who computes it, and how many weights it has in matrices."""
+    """Engine of every layer, and its number of weights in matrices."""
     if isinstance(module, NativeModule):
         yield f"native, {module.numbers}", module.num_weights
         for child in module.children():  # such as an embedding
@@ -81,7 +81,7 @@ def _weights(module: nn.Module) -> Iterator[tuple[str, int]]:
 
 
 def _draft(family: Family, name: str) -> str:
-    """Who computes a draft beside the model."""
+    """Engine and precision of a draft beside the model."""
     try:
         kind = read_card(family.drafts[name]).kind
     except SprachbundError:

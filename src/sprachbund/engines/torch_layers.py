@@ -54,7 +54,7 @@ class Int8Linear(nn.Module):
         bias: (O,), or none.
 
     Attributes:
-        num_bytes: of the packed weight and its scales.
+        num_bytes: bytes of the packed weight and its scales.
 
     Raises:
         SprachbundError: torch has no 8-bit kernels for this processor, or the weight is not on one.
@@ -98,7 +98,7 @@ class PackedLinear(nn.Module):
         bias: (O,), or none.
 
     Attributes:
-        num_bytes: of the packed weight.
+        num_bytes: bytes of the packed weight.
     """
 
     bias: Tensor | None
@@ -171,8 +171,9 @@ def recast(
 
     Args:
         module: any.
-        precision: of every `nn.Linear`, which `linear` exchanges; bf16 casts all other floating-point numbers too.
-        swap: what takes the place of a part, copied from the original by itself; None where nothing special does.
+        precision: precision of every `nn.Linear`, which `linear` exchanges; bf16 casts all other floating-point numbers
+            too.
+        swap: returns the replacement of a part, copied from the original; None where the part needs no special one.
     """
     if (other := swap(module)) is not None:
         return other
@@ -196,11 +197,11 @@ def with_submodules(module: Module, **parts: nn.Module) -> Module:
 
 
 def keep(module: nn.Module) -> None:
-    """For `recast`: nothing special takes the place of any part."""
+    """Replacement for `recast` that replaces no part."""
 
 
 def num_bytes(module: nn.Module) -> int:
-    """Of all weights."""
+    """Bytes of all weights."""
     numbers = (*module.parameters(), *module.buffers())
     packed = (m.num_bytes for m in module.modules() if isinstance(m, Int8Linear | PackedLinear))
     return sum(x.nbytes for x in numbers) + sum(packed)
@@ -251,7 +252,7 @@ Logits = Callable[[Tensor, Tensor], Tensor]
 """Logits (R, Q, V) after tokens (R, Q) in rows that hold `lengths` (R,) already; nothing is read from the host."""
 
 PLAIN_STEPS = 4
-"""Of so many tokens at once with a cache before they are recorded: recording takes about as long as some steps."""
+"""Steps for one number of tokens that run before one is recorded: recording takes about as long as some steps."""
 _WARM_UPS = 3
 
 
@@ -259,7 +260,7 @@ class RecordedStep:
     """A step as a CUDA graph, with buffers of its own for what goes in.
 
     Args:
-        step: to be recorded; may be repeated without harm.
+        step: step to be recorded; may be repeated without harm.
         tokens: (R, Q) on the device, as later calls give them.
         lengths: (R,) as later calls give them.
     """
@@ -323,11 +324,11 @@ class Recorder:
 # Layers.
 
 _QUERIES = 128
-"""At a time, so that their scores stay in the processor's cache."""
+"""Queries at a time, so that their scores stay in the processor's cache."""
 
 
 def attend_in_bf16(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
-    """What `attend` gives, in bf16 on a CPU: plain products, which are faster there than torch's fused kernel.
+    """The same as `attend`, in bf16 on a CPU: plain products, which are faster there than torch's fused kernel.
 
     Args:
         query: (B, H, Q, D/H), of any precision; it is that of the result.
@@ -349,7 +350,7 @@ class StaticCache(DecoderCache):
     """A `DecoderCache` whose rows are moved within the same tensors.
 
     Attributes:
-        recorder: of its steps as CUDA graphs, which hold while its tensors stay where they are; None without.
+        recorder: recorder of its steps as CUDA graphs, which hold while its tensors stay where they are; None without.
     """
 
     recorder: Recorder | None = None
@@ -382,7 +383,7 @@ class StaticCache(DecoderCache):
 
 @dataclass(frozen=True, kw_only=True)
 class _Step:
-    """What all layers share in one step: positions (R, Q) of its tokens, and the mask (R, 1, Q, C), or None.
+    """Inputs that all layers share in one step: positions (R, Q) of its tokens, and the mask (R, 1, Q, C), or None.
 
     A step over `whole_cache` of the cache is the same whatever the cache holds.
     """
@@ -408,7 +409,7 @@ class FusedDecoderLayer(nn.Module):
         precision: see `Precision`.
 
     Attributes:
-        memory_width: of the memory that keys and values are made from.
+        memory_width: width of the memory that keys and values are made from.
     """
 
     def __init__(self, layer: DecoderLayer, precision: Precision) -> None:
@@ -460,7 +461,7 @@ class TorchDecoder(TextDecoder):
 
     Attributes:
         precision: as given.
-        step_bytes: of weights that each step reads.
+        step_bytes: bytes of weights that each step reads.
     """
 
     def __init__(self, decoder: TextDecoder, precision: Precision, *, cuda_graphs: bool = True) -> None:
@@ -590,7 +591,7 @@ class FusedEncoderLayer(nn.Module):
 
 
 def _read(query: Tensor, cache: DecoderCache, layer: int, weights: list[Tensor] | None) -> Tensor:
-    """What queries (B, H, R/B Q, D/H) read from the memories."""
+    """Attention of queries (B, H, R/B Q, D/H) to the memories."""
     keys, values, allowed = cache.cross_keys[layer], cache.cross_values[layer], cache.memory_allowed
     if weights is not None:
         return attend(query, keys.to(query.dtype), values.to(query.dtype), allowed, weights)

@@ -1,4 +1,4 @@
-"""A short trial: which engine, with how many threads, computes a model fastest on this machine.
+"""A short trial that finds the engine and number of threads that compute a model fastest on this machine.
 
 Every candidate is built once. At first all compute half a second of sound with two tokens: one that takes three times
 as long as the fastest is left out, before it costs more. The others compute the recording of the trial, in turn; one
@@ -41,7 +41,7 @@ from sprachbund.util.provenance import versions
 
 _SHORT_S, _CLIP_S = 0.5, 5.0
 _TOKENS_PER_S = 4
-"""Of speech; about two and a half words."""
+"""Tokens in a second of speech; about two and a half words."""
 _SHORT_RUNS = 4
 _HOPELESS = 10.0
 """A first run that takes so many times as long as the fastest is not repeated; a first run also reads weights."""
@@ -58,10 +58,10 @@ class Candidate:
     """An engine that may be tried.
 
     Attributes:
-        engine: its name.
+        engine: name of the engine.
         build: gives the family that it computes.
         num_bytes: memory of its weights, about.
-        threads: of the native engine; None for torch, whose number of threads belongs to the process.
+        threads: threads of the native engine; None for torch, whose number of threads belongs to the process.
     """
 
     engine: EngineChoice
@@ -71,12 +71,12 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Of engine and threads."""
+        """Name of engine and threads."""
         return self.engine if self.threads is None else f"{self.engine} {self.threads}"
 
 
 class Trial(BaseModel):
-    """What came of a trial, by the names of candidates, in their order.
+    """Result of a trial, by the names of candidates, in their order.
 
     Attributes:
         seconds: medians for the recording of the trial.
@@ -123,7 +123,7 @@ def try_candidates(candidates: Sequence[Candidate]) -> tuple[Trial, Family | Non
     """Time candidates against each other.
 
     Args:
-        candidates: those to be preferred among equals first.
+        candidates: engines with their threads; among equals the first is chosen.
 
     Returns:
         What was measured, and the family of the one that is fastest; None where none could run.
@@ -171,7 +171,7 @@ def thread_counts(most: int) -> list[int]:
 
 
 def _no_room(candidate: Candidate) -> str | None:
-    """Why a candidate's weights do not fit into memory; None where they do."""
+    """Reason why a candidate's weights do not fit into memory; None where they do."""
     free = available_memory()
     if free is None or _SPARE_MEMORY * candidate.num_bytes <= free:
         return None
@@ -216,7 +216,7 @@ def _rounds(
 def _recording(
     works: "Mapping[str, _Work]", short_s: Mapping[str, float]
 ) -> Literal["as used", "clip"] | None:
-    """What is to be computed, so that a round takes a bearable time; None where the half second has to do."""
+    """Recording that keeps a round of the trial short; None where half a second of sound has to do."""
     round_s = sum(short_s[name] for name in works) / _SHORT_S  # for a second of sound
     longest = max(work.family.max_window_s for work in works.values())
     if round_s * longest <= _LONGEST_ROUND_S:
@@ -315,7 +315,7 @@ class TrialFile:
     """Trials in the user's cache directory; several processors and versions may share it.
 
     Attributes:
-        folder: of the file.
+        folder: folder of the file.
         kernels: name of the native kernels; None where there are none for the model.
         model: hash of the model's weights and configuration.
         asked: the engine, threads and options that were asked for.
@@ -328,7 +328,7 @@ class TrialFile:
 
     @property
     def path(self) -> Path:
-        """Of the file."""
+        """Path of the file."""
         return self.folder / FILE
 
     def read(self) -> Trial | None:

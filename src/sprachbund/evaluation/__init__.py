@@ -1,1 +1,1 @@
-"""Scores."""
+"""Evaluation: scores of speech translation, their significance, and reports."""

@@ -68,8 +68,8 @@ class Observation:
         has_text: whether the corpus says what is right.
         written: whether the rest of the guard lets it pass.
         chrf: against what is right; 0 where nothing is.
-        speaker: who says it; empty where nobody is named.
-        signals: of the text and its span.
+        speaker: name of the speaker; empty where nobody is named.
+        signals: signals of the text and its span.
         state: mean encoder state (D,).
     """
 
@@ -93,8 +93,8 @@ class CalibrationSound:
     """A piece of sound that a model is given.
 
     Attributes:
-        group: in which it is counted.
-        utterance: of the corpus.
+        group: group in which it is counted.
+        utterance: utterance of the corpus.
         samples: (N,) at 16 kHz.
         plain: whether it is as the corpus has it.
     """
@@ -113,8 +113,8 @@ def read_sounds(
     Sound without a text is cut where a recording would be: a song has many short spans.
 
     Args:
-        directory: of the corpus.
-        options: how many, and the seed.
+        directory: directory of the corpus.
+        options: number of sounds and seed.
         activity: the voice activity detector.
         vary: every fourth with others of its language behind it, as a recording has several sentences in a row; and
             each once more in another voice, tempo and channel; for fitting.
@@ -183,8 +183,8 @@ def collect(
 
     Args:
         model: any family.
-        directories: of the corpora.
-        options: how many utterances.
+        directories: directories of the corpora.
+        options: number of utterances.
         vary: see `read_sounds`.
         progress: called with the corpus, utterances done, and in all.
     """
@@ -262,7 +262,7 @@ def fit(observations: Sequence[Observation], options: CalibrationOptions) -> Dom
     speaker in question.
 
     Args:
-        observations: of speech that the model understands, and of sound that it does not.
+        observations: observations of speech that the model understands, and of sound that it does not.
         options: the share.
 
     Raises:
@@ -349,8 +349,8 @@ def in_recordings(
     """Draw recordings whose spans are these observations, and score each span after those before it.
 
     Args:
-        observations: of one kind of sound; spans count as equally long.
-        domain: of the model.
+        observations: observations of one kind of sound; spans count as equally long.
+        domain: domain of the model.
 
     Returns:
         Which observation each of `_RECORDINGS` times `_SPANS_OF_EACH` spans is, and whether its text is dropped.
@@ -371,8 +371,8 @@ def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, li
     """Measure the effect of the threshold on each group, and the trade-off.
 
     Args:
-        observations: that nothing was fitted on.
-        domain: of the model.
+        observations: observations that nothing was fitted on.
+        domain: domain of the model.
 
     Returns:
         rows: for each group, in per cent of its segments: the wrong texts written before and now, and in per cent of
@@ -443,7 +443,7 @@ def provenance(
         model: directory, with its new calibration.
         data: corpora of the calibration.
         test: corpora of the measurement.
-        options: of both.
+        options: options of both.
     """
     return {
         "model": content_hash(model),
@@ -459,8 +459,8 @@ def write_tables(out: Path, measured: Mapping[str, list[dict[str, Any]]], origin
 
     Args:
         out: folder; it is made if need be.
-        measured: of `measure`.
-        origin: of `provenance`.
+        measured: result of `measure`.
+        origin: result of `provenance`.
     """
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in measured.items():

@@ -91,7 +91,7 @@ class SwitchCounts:
             self._count(name, rate, left_out=unknown)
 
     def scores(self) -> SwitchScores:
-        """Of the lines so far."""
+        """Scores of the lines so far."""
         rates = {name: Rate(failed=self._failed[name], evaluated=self._evaluated[name]) for name in MEASURES}
         return SwitchScores(**rates, left_out={name: self._left_out[name] for name in MEASURES})
 
@@ -132,7 +132,7 @@ class SwitchTally:
                 self._counts.setdefault((task, member), SwitchCounts()).add(line)
 
     def scores(self) -> list[Score]:
-        """Of each task and then of each pair; empty when no line was code-switched or routed."""
+        """Scores of each task and then of each pair; empty when no line was code-switched or routed."""
         scores: list[Score] = []
         pairs = sorted({member for _, member in self._counts} - {CODE_SWITCHED})
         for member in [CODE_SWITCHED, *(pairs if len(pairs) > 1 else [])]:

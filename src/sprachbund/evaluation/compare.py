@@ -42,7 +42,7 @@ from sprachbund.util import provenance
 
 @dataclass(frozen=True, kw_only=True)
 class PairCounts:
-    """Of N lines of one pair.
+    """Counts of N lines of one pair.
 
     Attributes:
         keys: (corpus, id) to row.
@@ -65,7 +65,7 @@ def read_counts(
     """Go through a run once. Raises SprachbundError when there is no line of speech in it.
 
     Args:
-        lines: of one run.
+        lines: lines of one run.
         metrics: names of metrics.
         progress: called with the number of lines read.
     """
@@ -89,7 +89,7 @@ def aligned(first: RunCounts, other: RunCounts, name: str) -> RunCounts:
     Args:
         first: counts of the baseline.
         other: counts to be reordered.
-        name: of the other run, for errors.
+        name: name of the other run, for errors.
 
     Raises:
         SprachbundError: when they are not of the same texts, naming one that differs.
@@ -164,13 +164,13 @@ class Comparison:
     """The result of a comparison of systems.
 
     Attributes:
-        names: of the systems, the baseline first.
+        names: names of the systems, the baseline first.
         metrics: name to metric, as scored on the first pair.
         by_pair: (metric, pair) to one entry per system; empty when systems have several runs.
         means: (metric, system) to the comparison of means over pairs.
         test: by which pairs were compared.
-        draws: of every test.
-        seed: of the draws.
+        draws: draws of every test.
+        seed: seed of the draws.
         num_lines: compared lines.
     """
 
@@ -247,7 +247,7 @@ def compare(
         metrics: names of metrics.
         test: the significance test.
         draws: samples drawn; None takes the test's default.
-        seed: of the draws.
+        seed: seed of the draws.
         progress: called with the stage and the number of lines read.
 
     Raises:
@@ -461,7 +461,7 @@ class FileManifest(ManifestPart):
 
 
 def read_file_manifest(values: Any, path: Path) -> FileManifest:
-    """From the JSON of a file. Raises SprachbundError for what is none."""
+    """Read the manifest of a file from JSON. Raises SprachbundError for other content."""
     return validated(FileManifest, values, path)
 
 

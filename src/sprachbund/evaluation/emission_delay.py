@@ -39,9 +39,9 @@ class TokenDelay:
 
     Attributes:
         word: it belongs to.
-        spoken_s: when the word ends.
-        frame_s: when the frame at which the token came has been heard.
-        heard_s: when the whole chunk has been heard: what the text waits for.
+        spoken_s: end of the word.
+        frame_s: time at which the frame of the token has been heard.
+        heard_s: time at which the whole chunk has been heard, which the text waits for.
     """
 
     word: str
@@ -51,12 +51,12 @@ class TokenDelay:
 
     @property
     def delay_s(self) -> float:
-        """From the end of the word to the token; negative where the model knew before."""
+        """Seconds from the end of the word to the token; negative where the model knew before."""
         return self.heard_s - self.spoken_s
 
     @property
     def chunk_s(self) -> float:
-        """Of the delay, what the chunk is to blame for."""
+        """Part of the delay that is due to the chunk."""
         return self.heard_s - self.frame_s
 
 
@@ -65,11 +65,11 @@ class EmissionDelay:
     """Delays of many tokens under one tier.
 
     Attributes:
-        right_context: of the tier.
+        right_context: right context of the tier.
         promised_s: the tier's latency.
-        num_words: spoken.
-        num_written: of these, written as they were said; the others have no delay.
-        tokens: of the words written.
+        num_words: words that were spoken.
+        num_written: words of these, written as they were said; the others have no delay.
+        tokens: tokens of the words written.
     """
 
     right_context: int

@@ -56,9 +56,9 @@ class EmissionLog(_Record):
     """The text that was written of one talk in one language, with its times.
 
     Attributes:
-        talk: its name, the same as in the references.
+        talk: name of the talk, the same as in the references.
         target: BCP-47 tag of the text.
-        duration_s: of the talk.
+        duration_s: seconds of the talk.
         emissions: committed text in order.
         shown: the screen after every change; empty when that was not recorded.
     """
@@ -93,8 +93,8 @@ class ReferenceSegment(_Record):
     Attributes:
         talk: name of the talk.
         target: BCP-47 tag of the text.
-        start_s: where the stretch begins in the talk.
-        end_s: where it ends.
+        start_s: start of the stretch in the talk, in seconds.
+        end_s: end of the stretch.
         text: the reference translation.
     """
 
@@ -127,7 +127,7 @@ class EmissionRecorder:
     """Collects what a live session writes in one target language into a log.
 
     Args:
-        talk: its name.
+        talk: name of the talk.
         target: BCP-47 tag of the text.
     """
 

@@ -200,7 +200,7 @@ class FailureClassifier:
         targets: BCP-47 tags of the target languages.
 
     Attributes:
-        identifier: of languages of texts, by its name and version.
+        identifier: identifier of languages of texts, by its name and version.
     """
 
     def __init__(self, targets: Iterable[str]) -> None:

@@ -171,7 +171,7 @@ def bin_bars(bins: Sequence[Bin], title: str, unit: str) -> str:
 
     Args:
         bins: scores with intervals.
-        title: of the figure.
+        title: title of the figure.
         unit: label of the axis of bins.
     """
     figure, axes = _figure(4.6, 2.8)
@@ -271,10 +271,10 @@ class RouterPicture:
         mass: (P, G) of each group at each speech token.
         groups: their names.
         frame_s: seconds of a token.
-        duration_s: of the speech.
+        duration_s: seconds of the speech.
         heard: spans that the model makes of it.
         texts: spans of the transcript, or of the model's output where there is none.
-        title: over it.
+        title: title above the picture.
     """
 
     mass: np.ndarray

@@ -66,7 +66,7 @@ class Plan:
     """The utterances and targets to decode, and counts of those that are left out, by reason.
 
     Attributes:
-        jobs: in the order of the corpus.
+        jobs: jobs in the order of the corpus.
         without_reference: (source, target) to utterances that have no text in that language.
         unknown_pairs: (source, target) to utterances of pairs that the model does not know.
         without_speech: utterances without a language, which quality cannot be measured on.
@@ -164,7 +164,7 @@ def translate_plan(
         model: decodes.
         manifest: the corpus.
         plan: utterances and targets, as `make_plan` chooses them.
-        options: of decoding.
+        options: options of decoding.
         batch_size: utterances in a batch.
     """
     options = options or DecodingOptions()
@@ -236,7 +236,7 @@ class BatchDecoder:
 
     Args:
         model: any family.
-        options: how to decode.
+        options: decoding options.
         unidentified: language in which speech is transcribed whose language the model cannot identify; None makes that
             an error.
 
@@ -331,8 +331,8 @@ def translate_no_speech(
 
     Args:
         model: decodes.
-        options: of the evaluation.
-        some: which of the sounds; whole batches, so that the lines are those of the whole set.
+        options: options of the evaluation.
+        some: slice of the sounds; whole batches, so that the lines are those of the whole set.
     """
     if not options.no_speech_per_kind:
         return
@@ -369,10 +369,10 @@ def make_line(utterance: Utterance, target: str, text: str, evidence: DecodingEv
     """The line of one utterance in one target language.
 
     Args:
-        utterance: of the corpus, with its references.
+        utterance: utterance of the corpus, with its references.
         target: BCP-47 tag of the output.
         text: the hypothesis.
-        evidence: of the decoding.
+        evidence: evidence of the decoding.
         corpus: name of the corpus.
     """
     return Line(
@@ -427,8 +427,7 @@ def _spread(count: int, limit: int | None) -> list[int]:
 
 
 def _routes(model: Family, memory: Memory, count: int) -> list[tuple[RoutedSpan, ...]]:
-    """Where the router of a family that has one sent each of `count` utterances, the language being that of the experts
-    chosen."""
+    """Languages and times that a router chose for each of `count` utterances; empty in families without one."""
     if (experts := model.capabilities.experts) is None:
         return [()] * count
     return [joined(stretches) for stretches in experts.routes(memory)]

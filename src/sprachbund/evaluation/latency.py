@@ -37,8 +37,8 @@ class Passage:
     """The output for a stretch of speech; all times count from the stretch's beginning.
 
     Attributes:
-        delays_s: when each of the U units was written, in the order of writing; on the ideal clock as much audio
-            as had been taken in, else with the time of computation.
+        delays_s: times at which the U units were written, in the order of writing; on the ideal clock as much audio as
+            had been taken in, else with the time of computation.
         audio_s: audio that had been taken in when each unit was written, (U,); equal to `delays_s` on the ideal
             clock.
         source_s: length of the stretch.
@@ -185,7 +185,7 @@ def erased_per_minute(shown: Iterable[list[str]], duration_s: float) -> float:
 
     Args:
         shown: the units of all text on the screen after every change.
-        duration_s: of the talk.
+        duration_s: seconds of the talk.
     """
     texts = list(shown)
     return 60 * sum(erasure(before, after) for before, after in pairwise(texts)) / duration_s
@@ -401,11 +401,11 @@ class TalkLatency:
     """One talk in one language.
 
     Attributes:
-        talk: its name.
+        talk: name of the talk.
         target: BCP-47 tag of the text.
         unit: "word" or "character".
-        duration_s: of the talk.
-        num_units: of the output.
+        duration_s: seconds of the talk.
+        num_units: number of units of the output.
         num_reference: units of all references.
         scores: `LATENCY_SCORES` by clock.
         flicker: normalized erasure; None when the screen was not recorded or nothing was written.
@@ -461,12 +461,12 @@ class MeanLatency:
 
     Attributes:
         target: BCP-47 tag, or "all" for the plain mean over languages.
-        num_talks: that it is over.
-        num_silent: those among them without output, which count for quality alone.
+        num_talks: talks that it is the mean of.
+        num_silent: passages among them without output, which count for quality alone.
         scores: means over talks; those of `STREAM_SCORES` over all segments of all talks.
         flicker: mean over talks.
         erased_per_minute: mean over talks.
-        quality: of all segments of a language as one corpus.
+        quality: quality of all segments of a language as one corpus.
     """
 
     target: str
@@ -495,7 +495,7 @@ def score_talk(log: EmissionLog, references: Sequence[ReferenceSegment]) -> Talk
 
     Args:
         log: emitted text with its times.
-        references: of the same talk and target, in order, at least one.
+        references: references of the same talk and target, in order, at least one.
 
     Raises:
         SprachbundError: without references, or when they leave the audio.

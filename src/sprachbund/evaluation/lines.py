@@ -172,7 +172,7 @@ class EmbeddedSpan:
         language: BCP-47 tag of it.
         said: the words, in the embedded language; empty when the corpus does not have them.
         start: first word of their translation in the reference; None where that is unknown.
-        end: behind the last word of their translation in the reference; None with `start`.
+        end: end behind the last word of their translation in the reference; None with `start`.
     """
 
     language: str
@@ -354,7 +354,7 @@ def routed_s(start_s: float, end_s: float, language: str, routes: Sequence[Route
         start_s: start of the span in seconds.
         end_s: end of the span in seconds.
         language: BCP-47 tag of the span.
-        routes: of the utterance, in any order.
+        routes: routes of the utterance, in any order.
     """
     there = [route for route in routes if route.start_s < end_s and route.end_s > start_s]
     if not there:
@@ -379,7 +379,7 @@ class DecodingEvidence:
     """Evidence of decoding for a hypothesis.
 
     Attributes:
-        dropped: why the guard dropped it; None when it is kept, be it in part.
+        dropped: reason why the guard dropped it, wholly or in part; None when all of it is kept.
         kept: the text that the guard left, where it dropped some of the hypothesis's segments; None where it dropped
             all or none.
         finished: whether the model ended the row itself; False when the limit on tokens cut it.
@@ -389,8 +389,8 @@ class DecodingEvidence:
         no_speech_probability: the model's own doubt; None when it has none.
         compression_ratio: bytes of the text over bytes after zlib.
         repetition: share of the text in loops.
-        language: what the model took the speech for; None when it identifies none.
-        routes: where a router sent the sound, in the order of time; empty from models without one.
+        language: language that the model identified; None when it identifies none.
+        routes: languages that a router chose and their times, in order; empty from models without one.
     """
 
     dropped: str | None = None
@@ -411,19 +411,19 @@ class Line:
     """One utterance in one target language.
 
     Attributes:
-        id: of the utterance, unique within its corpus.
+        id: id of the utterance, unique within its corpus.
         source: BCP-47 tag of the speech; empty for sound without speech.
         target: BCP-47 tag of the text; equal to `source` for transcription, `MIXED` for that of mixed speech.
-        hypothesis: what the model wrote, before the guard, on one line.
-        reference: what it should have written; empty for sound without speech.
-        evidence: of the decoding.
+        hypothesis: text of the model, before the guard, on one line.
+        reference: correct text; empty for sound without speech.
+        evidence: evidence of the decoding.
         corpus: name of the corpus.
         kind: kind of utterance within the corpus.
-        speaker: who speaks.
-        duration_s: of the sound.
-        transcript: what is said, in `source`.
+        speaker: name of the speaker.
+        duration_s: seconds of the sound.
+        transcript: text of the speech, in `source`.
         switched: whether several languages are spoken in it.
-        embedded: what is said in another language than its main one, in the order it is said.
+        embedded: words said in another language than its main one, in the order they are said.
         spoken: all spans of languages that the corpus has, with their times.
     """
 
@@ -446,7 +446,7 @@ class Line:
 
     @property
     def pair(self) -> tuple[str, str]:
-        """(source, target)."""
+        """Pair of languages (source, target)."""
         return self.source, self.target
 
     @property
@@ -458,7 +458,7 @@ class Line:
 
     @property
     def is_transcript(self) -> bool:
-        """Whether what was said is asked for."""
+        """Whether a transcript is asked for."""
         return is_transcription(self.source, self.target)
 
     def behind_guard(self) -> "Line":
@@ -508,7 +508,7 @@ def first_fault(error: ValidationError) -> str:
 
 @cache
 def is_tag(tag: str) -> bool:
-    """Whether a language tag is one."""
+    """Whether a text is a language tag."""
     import langcodes
 
     return bool(langcodes.tag_is_valid(tag))

@@ -73,7 +73,7 @@ class FailureRate(ManifestPart):
 
 
 class DataUsed(ManifestPart):
-    """A corpus: where it lay, what it is called, its hash and size, and what of it was not scored and why."""
+    """A corpus that was used: path, name, hash and size, and the utterances that were not scored, with the reason."""
 
     path: str
     name: str
@@ -89,7 +89,7 @@ class DataUsed(ManifestPart):
 
 
 class ModelUsed(ManifestPart):
-    """A model: how it was asked for, the name on its card, its hash."""
+    """A model that was used: the name it was asked for by, the name on its card, its hash."""
 
     path: str
     name: str
@@ -110,20 +110,21 @@ class ResultManifest(ManifestPart):
 
     Attributes:
         format: 2, or that of older manifests, see `WITHOUT_TIMESTAMPS`.
-        kind: of measurement.
+        kind: kind of measurement.
         numbers: scores, which a rerun must give again.
         failures: rates of failures, which a rerun must give again.
         measured: times and memory, which another run gives differently.
-        identifier: of languages of texts, by which outputs in the wrong language are counted: name and version.
+        identifier: identifier of languages of texts, by which outputs in the wrong language are counted: name and
+            version.
         race: speed beside other models', one row each.
         data: corpora in the order given.
-        model: what was evaluated.
+        model: model that was evaluated.
         configuration: everything a rerun needs beside data and model; `options_of` reads it.
-        seed: of all that is drawn.
-        commit: of the source tree, None outside one.
-        machine: where it ran.
-        versions: of the libraries.
-        created: when, UTC.
+        seed: seed of all that is drawn.
+        commit: commit of the source tree, None outside one.
+        machine: machine that computed.
+        versions: versions of the libraries.
+        created: date and time, UTC.
     """
 
     format: Literal[1, 2] = 2

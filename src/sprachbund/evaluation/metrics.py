@@ -31,17 +31,17 @@ class Metric(Protocol):
 
     @property
     def name(self) -> str:
-        """As it is printed."""
+        """Name of the metric as it is printed."""
         ...
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether more is better."""
+        """Whether a higher score is better."""
         ...
 
     @property
     def signature(self) -> str:
-        """All that decides the number."""
+        """Everything that the number depends on, as one line."""
         ...
 
     def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
@@ -68,7 +68,7 @@ class SacrebleuMetric:
 
     @cached_property
     def inner(self) -> Any:
-        """sacrebleu's object."""
+        """The metric object of sacrebleu."""
         return self.make()
 
     @property
@@ -383,9 +383,9 @@ class Comet:
         same texts get other last digits.
 
         Args:
-            transcripts: what was said.
-            hypotheses: what was written.
-            references: what should have been written.
+            transcripts: transcripts of the speech.
+            hypotheses: texts of the model.
+            references: correct texts.
         """
         rows = [
             {"src": source, "mt": hypothesis, "ref": reference}

@@ -31,7 +31,7 @@ class Sound:
 
     @property
     def duration_s(self) -> float:
-        """Its length."""
+        """Length of the sound in seconds."""
         return len(self.samples) / SAMPLE_RATE
 
 

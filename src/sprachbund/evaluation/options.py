@@ -24,11 +24,11 @@ class EvaluationOptions:
         sources: languages spoken, without which utterances are left out; all if not given.
         limit: most utterances of each corpus, spread evenly over it; all if not given.
         batch_size: utterances in a batch; does not change the result.
-        decoding: how to decode, as `translate` does with the same options; its guard is applied to what is scored.
+        decoding: decoding options, as of `translate`; their guard is applied to the texts that are scored.
         no_speech_per_kind: sounds of each kind in the no-speech set; 0 leaves it out.
         first_segments: recordings on which the time to the first segment is measured; 0 leaves it out.
-        engine: what computes the model: auto, the fastest here; torch, exact; torch-fp32, torch-bf16, torch-int8;
-            native; native-int4. The result manifest has the one that computed.
+        engine: computes the model: auto, the fastest here; torch, exact; torch-fp32, torch-bf16, torch-int8; native;
+            native-int4. The result manifest names the engine that computed.
         device: computes the model: cpu, cuda, cuda:1 for the second GPU, or mps.
         comet: a COMET model to score with as well: its directory, or a name.
         seed: seed of the no-speech set.
@@ -59,7 +59,7 @@ class CalibrationOptions:
         limit: most utterances of each corpus, and of each kind of sound without a text, spread evenly over it.
         max_dropped: share of the texts that are right which may be dropped; not of `--turns`.
         batch_size: utterances in a batch.
-        seed: of channels, pauses and languages, and of the first weights.
+        seed: seed of channels, pauses and languages, and of the first weights.
     """
 
     limit: Annotated[int, Range(1), Option("--limit", metavar="N")] = 1000
@@ -88,10 +88,10 @@ class CompareOptions:
 
     Attributes:
         reference: references of text files.
-        metrics: of chrF, chrF++, BLEU, TER, WER, CER, exact; chrF and BLEU if not given.
+        metrics: metrics of chrF, chrF++, BLEU, TER, WER, CER, exact; chrF and BLEU if not given.
         test: bootstrap or randomization, in short bs or ar.
         draws: samples drawn; those of the test if not given.
-        seed: of the draws.
+        seed: seed of the draws.
     """
 
     reference: Annotated[str | None, Option("--reference", metavar="FILE")] = None
@@ -112,8 +112,8 @@ class ScoreOptions:
     """Options of the scores of a file of texts.
 
     Attributes:
-        language: of the texts; decides BLEU's words and case.
-        metrics: of chrF, chrF++, BLEU, TER, WER, CER, exact; all if not given.
+        language: language of the texts; decides BLEU's words and case.
+        metrics: metrics of chrF, chrF++, BLEU, TER, WER, CER, exact; all if not given.
         ids: a file with the ids of the lines, of which none may occur twice.
     """
 

@@ -33,8 +33,8 @@ class CorpusPlan:
     """The part of a corpus that is decoded.
 
     Attributes:
-        directory: of the corpus.
-        name: of the corpus, as its lines have it.
+        directory: directory of the corpus.
+        name: name of the corpus, as its lines have it.
         plan: utterances and targets.
     """
 
@@ -48,12 +48,12 @@ class EvaluationParts:
     """The parts of an evaluation; a `sprachbund.util.jobs.Job`.
 
     Attributes:
-        corpora: in the order of the evaluation.
+        corpora: corpora in the order of the evaluation.
         open_model: loads the model; every process calls it once.
-        options: of the evaluation; the engine is named.
-        folder: of the parts.
+        options: options of the evaluation; the engine is named.
+        folder: folder of the parts.
         block: utterances of a part, rounded up to whole batches.
-        threads: of each process.
+        threads: threads of each process.
     """
 
     corpora: tuple[CorpusPlan, ...]
@@ -65,7 +65,7 @@ class EvaluationParts:
 
     @property
     def gpus(self) -> int:
-        """Of each process."""
+        """GPUs of each process."""
         return gpus_of(self.options.device)
 
     @cached_property

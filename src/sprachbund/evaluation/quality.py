@@ -43,14 +43,14 @@ _ONLY_IF_SEVERAL = {"corpus", "kind", "speaker"}
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One number.
+    """A score, or another measured number.
 
     Attributes:
-        metric: its name.
-        value: in percent or points.
-        signature: all that decides it; empty for means.
-        group: of which lines: "pair", "mean" or one of `GROUPINGS`.
-        member: which one: "en-de", "all", a corpus ...
+        metric: name of the metric.
+        value: value in percent or points.
+        signature: everything that the score depends on, as one line; empty for means.
+        group: lines that it is a score of: "pair", "mean" or one of `GROUPINGS`.
+        member: member of the group: "en-de", "all", a corpus ...
         task: "translation" or "transcription".
         num_lines: hypotheses that went into it.
         text: "raw" or "normalized".
@@ -134,7 +134,7 @@ class _PairSums:
         """Add lines of this pair.
 
         Args:
-            lines: of this pair.
+            lines: lines of this pair.
             text: "raw" or "normalized".
             groupings: name to the function that gives a line's member.
         """

@@ -29,7 +29,7 @@ class Replay:
 
     Attributes:
         old: the manifest replayed.
-        new: what was measured now.
+        new: manifest of the new measurement.
         different: numbers that came out differently, in words.
         changed: versions, machine and commit that are not what they were, in words.
     """
@@ -45,7 +45,7 @@ class Replay:
         return not self.different
 
     def in_words(self) -> str:
-        """The verdict."""
+        """Result of the replay in words."""
         count = _count(self.old)
         around = f" ({'; '.join(self.changed)})" if self.changed else ""
         if self.same:
@@ -67,9 +67,9 @@ def replay(
 
     Args:
         path: the manifest, or the directory of results it is in.
-        data: where its corpora are now, in any order (they are recognised by their hashes); the paths in the
-            manifest if none are given.
-        model: where the model is now; the path in the manifest if not given.
+        data: folders of its corpora now, in any order (they are recognised by their hashes); the paths in the manifest
+            if none are given.
+        model: path of the model now; the path in the manifest if not given.
         offline: never use the network.
         progress: called with the stage, the amount done and the total.
 

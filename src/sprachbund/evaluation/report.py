@@ -35,14 +35,14 @@ _SEED = 5
 
 @dataclass(kw_only=True)
 class Gathered:
-    """Of N lines of speech.
+    """Sums over N lines of speech.
 
     Attributes:
         counts: chrF's (N, K).
-        durations_s: of the sound, N.
+        durations_s: seconds of the sound, N.
         lengths: words in the reference (characters in scripts without spaces), N.
         worst: lowest sentence chrF, one target of an utterance, pairs in turn so that one bad pair is not all.
-        random: drawn with the same chance each.
+        random: lines drawn at random with the same chance each.
     """
 
     counts: Counts = field(default_factory=lambda: np.zeros((0, 0)))
@@ -115,7 +115,7 @@ class Sounds:
     """Sound of lines, looked up in their corpora.
 
     Args:
-        directories: of the corpora.
+        directories: directories of the corpora.
         needed: whether one that is not there is an error, or its lines just stay without sound.
     """
 
@@ -155,7 +155,7 @@ def examples(lines: Sequence[Line], sounds: Sounds, *, guarded: bool) -> str:
     """One card for each line, with what the guard made of it; empty without lines.
 
     Args:
-        lines: to show.
+        lines: lines that are shown.
         sounds: finds the audio of a line.
         guarded: whether the guard was used.
     """
@@ -223,9 +223,9 @@ def write_report(
     """Write the page; it appears whole or not at all.
 
     Args:
-        lines: of the evaluation, before the guard.
-        manifest: of the same evaluation.
-        path: of the page.
+        lines: lines of the evaluation, before the guard.
+        manifest: manifest of the same evaluation.
+        path: path of the page.
         data: corpora to take sound from, which have to be there; where the manifest found them if not given,
             and without sound where they are gone.
         num_examples: worst and random ones each.
@@ -240,7 +240,7 @@ def build_report(lines: Iterable[Line], manifest: ResultManifest, sounds: Sounds
 
     Args:
         lines: all hypotheses, read once.
-        manifest: of the same evaluation.
+        manifest: manifest of the same evaluation.
         sounds: finds the audio of a line.
         num_examples: worst and random examples each.
     """

@@ -18,7 +18,7 @@ _UNDETERMINED = ("", "und")
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """A share.
+    """Share of correct answers.
 
     Attributes:
         right: spans, or seconds, that went to their language.
@@ -40,7 +40,7 @@ class RouteCounts:
     """Adds up lines as they come.
 
     Attributes:
-        num_lines: in all.
+        num_lines: number of lines.
         any_routes: whether any line carried routes; without them there is no router to speak of.
     """
 

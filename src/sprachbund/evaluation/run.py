@@ -235,10 +235,10 @@ def evaluate(
     Hypotheses and scores are those of one process, and speed is not measured.
 
     Args:
-        directories: of the corpora, each as `sprachbund data` writes it.
+        directories: directories of the corpora, each as `sprachbund data` writes it.
         model: "bundled", a directory, or a Hugging Face id.
-        options: what and how.
-        out: where to write hypotheses, texts by pair and the result manifest; None writes nothing.
+        options: options of the evaluation.
+        out: folder for hypotheses, texts by pair and the result manifest; None writes nothing.
         computing: processes; if None, this one, with the threads that it has.
         offline: never use the network.
         progress: called with the stage, the amount done and the total (0: unknown).
@@ -427,7 +427,7 @@ def race_models(
     Args:
         directory: a corpus.
         models: names or directories; the first is the reference.
-        options: of the evaluation.
+        options: options of the evaluation.
         rounds: timed rounds, in which the models take turns.
         offline: never use the network.
         progress: called with the stage, the amount done and the total.
@@ -487,9 +487,9 @@ def peak_memory_of(
         model: name or directory.
         directory: the corpus.
         plan: utterances and targets.
-        options: of the evaluation.
+        options: options of the evaluation.
         offline: never use the network.
-        num_threads: of torch.
+        num_threads: number of threads of torch.
     """
     torch.set_num_threads(num_threads)
     family, _ = _ready(model, options, offline)
@@ -534,7 +534,7 @@ def rescore(
 
     Args:
         out: folder with `hypotheses.jsonl`.
-        manifest: written with the hypotheses; its options are used.
+        manifest: manifest written with the hypotheses; its options are used.
         progress: called with the number of lines scored.
 
     Raises:

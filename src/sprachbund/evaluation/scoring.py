@@ -26,12 +26,12 @@ from sprachbund.evaluation.speed import DecodingCost
 
 
 class Scoring:
-    """Everything that is scored, added up as lines come: behind the guard, raw and normalized; before it, raw;
-    failures before and behind. It holds sums and one chunk of lines, with COMET all translations.
+    """Sums of all scores, added up as lines come: behind the guard, raw and normalized; before it, raw; failures before
+    and behind. It holds one chunk of lines at a time, with COMET all translations.
 
     Args:
         targets: all target languages to come.
-        options: of the evaluation.
+        options: options of the evaluation.
         offline: never use the network, even for a COMET model that is not on disk.
 
     Attributes:
@@ -63,7 +63,7 @@ class Scoring:
         Args:
             model: as `model_used` returns it.
             data: corpora, as `data_used` returns them.
-            speed: of decoding; None if not measured.
+            speed: speed of decoding; None if not measured.
         """
         self._score_waiting()
         guarded = self._guarded

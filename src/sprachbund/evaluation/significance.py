@@ -31,9 +31,9 @@ class ComparedSystem:
     """One system beside the baseline on one metric.
 
     Attributes:
-        score: of the whole corpus.
-        mean: over draws; None without bootstrap.
-        half_width: of the 95% interval around the mean, as sacrebleu gives it.
+        score: score of the whole corpus.
+        mean: mean over draws; None without bootstrap.
+        half_width: half width of the 95% interval around the mean, as sacrebleu gives it.
         difference: score less the baseline's.
         interval: 95% of the differences over draws; (nan, nan) without bootstrap.
         p_value: None for the baseline.
@@ -59,12 +59,12 @@ def paired_test(
     """Compare systems with a baseline on the same N sentences; the baseline comes first in the answer.
 
     Args:
-        metric: what scores summed counts.
+        metric: metric that turns summed counts into a score.
         baseline: (N, K).
         systems: each (N, K).
         test: "bootstrap" or "randomization".
         draws: S; sacrebleu's 1,000 or 10,000 if not given.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         SprachbundError: when the systems have different numbers of sentences.
@@ -141,7 +141,7 @@ def bootstrap_weights(num_sentences: int, draws: int, seed: int) -> Iterator[tup
     Args:
         num_sentences: N.
         draws: number of samples.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     rng = np.random.default_rng(seed)
     size = max(1, _CHUNK_CELLS // num_sentences)
@@ -240,7 +240,7 @@ def compare_means(
         baseline: for each run, P counts (N_p, K).
         system: for each run, P counts (N_p, K).
         draws: S.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         SprachbundError: when one side has several seeds and the other one, or sentences differ.
@@ -278,9 +278,9 @@ def mean_interval(
 
     Args:
         metrics: one for each of P parts.
-        runs: of one system; for each, P counts (N_p, K).
+        runs: runs of one system; for each, P counts (N_p, K).
         draws: S.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     scores = draw_means(metrics, runs, draws, seed)
     return percentiles(_over_seeds(scores, np.random.default_rng((seed, 0x5EED))))
@@ -299,7 +299,7 @@ def draw_means(metrics: Sequence[Scorer], runs: Sequence[Sequence[Counts]], draw
         metrics: one per part, P in all.
         runs: for each run P matrices of counts, each (N of the part, K of the metric).
         draws: S.
-        seed: of the draws; every part adds its number.
+        seed: seed of the draws; every part adds its number.
     """
     scores = np.zeros((draws, len(runs)))
     for part, metric in enumerate(metrics):

@@ -105,7 +105,7 @@ def first_segment_s(
         recordings: 16 kHz mono float32, each (num_samples,).
         targets: languages wanted.
         source: the language spoken, None to identify it.
-        options: how to decode.
+        options: decoding options.
     """
     taken, activity = [], VoiceActivity()
     for samples in recordings:
@@ -128,7 +128,7 @@ def race(
     Args:
         models: by name.
         work: decodes with a model, line by line; done once more beforehand to warm up.
-        rounds: of each.
+        rounds: rounds of each.
     """
     taken: dict[str, list[DecodingCost]] = {name: [] for name in models}
     for current in range(rounds + 1):
@@ -146,7 +146,7 @@ def add_cost(rows: list[dict[str, str | float]], name: str, values: Sequence[flo
 
     Args:
         rows: one per model, changed in place.
-        name: of the cost, with its unit.
+        name: name of the cost, with its unit.
         values: one per model.
     """
     for row, value in zip(rows, values, strict=True):

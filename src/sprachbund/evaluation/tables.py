@@ -112,7 +112,7 @@ def groups_table(manifest: ResultManifest, group: str, task: str = TRANSLATION) 
     """Means over pairs within each target, corpus, kind or speaker.
 
     Args:
-        manifest: of an evaluation.
+        manifest: manifest of an evaluation.
         group: "target", "source", "corpus", "kind" or "speaker".
         task: "translation" or "transcription".
     """
@@ -192,7 +192,7 @@ def signatures(manifest: ResultManifest) -> list[str]:
 
 
 def left_out(manifest: ResultManifest) -> list[str]:
-    """In words, what of the data was not scored."""
+    """Data that were not scored, in words."""
     lines = []
     for data in manifest.data:
         parts = [
@@ -376,7 +376,7 @@ TABLES: Mapping[str, Callable[[Sequence[ResultManifest]], Table]] = {
 
 BENCHMARK, PEERS = "benchmark", "peers"
 _SHAPES = ("tiny", "base", "small", "medium", "turbo", "large-v3")
-"""Of Whisper, by size."""
+"""Shapes of Whisper, by size."""
 
 
 def benchmark_table(path: Path) -> str:
@@ -457,8 +457,8 @@ def fill(text: str, directory: Path) -> str:
     """A document with all its blocks filled.
 
     Args:
-        text: of the document.
-        directory: that paths in it are relative to.
+        text: text of the document.
+        directory: directory that paths in it are relative to.
 
     Raises:
         SprachbundError: for blocks that do not end or cannot be read, missing manifests, unknown tables.

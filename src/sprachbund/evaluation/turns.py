@@ -24,13 +24,13 @@ from sprachbund.models.calibration import TurnEnds, turn_states
 _SILENCE = np.zeros(SAMPLE_RATE // 5, np.float32)
 """Around every sound, as voice activity leaves it around a span."""
 _CUTS = (0.25, 0.4, 0.55, 0.7, 0.85)
-"""Where a sentence is cut off, in shares of its words."""
+"""Points at which a sentence is cut off, in shares of its words."""
 _LEAST_S, _LONGEST_S = 0.5, 10.0
 _FADE = SAMPLE_RATE // 100
 _NEAR_S = 0.08
 """A cut is at the quietest point so near to the beginning of the word."""
 _LOUD = 0.1
-"""Of the loudness of speech, below which it is a pause."""
+"""Share of the loudness of speech below which it is a pause."""
 _STEP = SAMPLE_RATE // 100
 _SENTENCE_ENDS = (".", "!", "?", ";", ":", "…", "。", "！", "？")
 _FEWEST = 50
@@ -45,8 +45,8 @@ class Sentence:
         samples: (N,) at 16 kHz.
         words: as they are said, with the punctuation behind them where the corpus has it.
         spelled: the same words as the model writes them, one for each.
-        language: spoken, in the model's tag.
-        speaker: who says it.
+        language: language spoken, in the model's tag.
+        speaker: name of the speaker.
     """
 
     samples: npt.NDArray[np.float32]
@@ -64,7 +64,7 @@ class TurnSound:
         samples: (N,) at 16 kHz, with the silence around it.
         finished: whether its sentence has ended.
         pause_s: length of the pause that the speaker makes in the sentence where it is cut; 0 without one.
-        sentence: of the corpus.
+        sentence: sentence of the corpus.
     """
 
     samples: npt.NDArray[np.float32]
@@ -96,8 +96,8 @@ def cut_off(family: Family, sentence: Sentence) -> list[TurnSound]:
     """A sentence, whole and cut off in front of some words; never where one of several sentences has ended.
 
     Args:
-        family: with an attention decoder, which aligns.
-        sentence: of a language that the family transcribes.
+        family: family with an attention decoder, which aligns.
+        sentence: sentence of a language that the family transcribes.
 
     Raises:
         SprachbundError: a family that does not align texts with speech, or has no tokens for them.
@@ -171,7 +171,7 @@ def collect(
 
     Args:
         family: any with an attention decoder.
-        sentences: of a corpus.
+        sentences: sentences of a corpus.
         options: sounds in a batch.
         progress: called with the number of sentences done.
 

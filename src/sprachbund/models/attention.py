@@ -14,7 +14,7 @@ from sprachbund.nn.decoder import DecoderCache
 
 
 class DecodesByAttention:
-    """Methods of `sprachbund.models.base.Family` for models whose `decoder` is a `sprachbund.nn.decoder.Decoder`.
+    """Methods of `sprachbund.models.base.Family` for models with a decoder like `sprachbund.nn.decoder.TextDecoder`.
 
     Attributes:
         decoder: whole or packed; its feed-forwards may be split by language.
@@ -35,10 +35,10 @@ class DecodesByAttention:
         """An empty cache; row r reads memory r // rows_per_memory and is to become `targets[r]`.
 
         Args:
-            memory: of B utterances.
+            memory: memory of B utterances.
             rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
             capacity: most tokens of a row; `max_tokens` if None.
-            targets: of the R rows; only a decoder that is split by language needs them.
+            targets: targets of the R rows; only a decoder that is split by language needs them.
         """
         return self.decoder.start(
             memory.states,
@@ -53,7 +53,7 @@ class DecodesByAttention:
 
         Args:
             tokens: (R, Q), which follow what the cache holds.
-            cache: of the R rows; the tokens are added to it.
+            cache: cache of the R rows; the tokens are added to it.
             weights: each layer's cross-attention weights (R, H, Q, T) are appended to it, if given.
         """
         return self.decoder.step(tokens, cache, weights)

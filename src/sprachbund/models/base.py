@@ -1,7 +1,7 @@
-"""The interface of model families, common and optional parts: all that searches, commands and the service know.
+"""The interface of model families, with common and optional parts; searches, commands and the service use no other.
 
-`Family` is the protocol of all. Differences between models are in `capabilities`, one typed field each, so
-that nothing has to be looked up by the name of an attribute.
+All models satisfy the protocol `Family`. They differ in `capabilities`, one typed field for each, so that nothing has
+to be looked up by the name of an attribute.
 
 Shapes: B utterances, T frames, M mel bins, D width, L source languages, G groups of experts, R rows, Q tokens of a
 step, V vocabulary.
@@ -142,7 +142,7 @@ class JointCtc:
 
     Attributes:
         head: scores texts by CTC.
-        weight: of the CTC prefix score, 0 to 1; the decoder's is the rest.
+        weight: weight of the CTC prefix score, 0 to 1; the decoder's is the rest.
     """
 
     head: CtcScorer
@@ -151,11 +151,11 @@ class JointCtc:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamingTransducer:
-    """A transducer whose encoder hears chunk by chunk: it writes while somebody speaks, and what is written stands.
+    """A transducer whose encoder reads chunk by chunk: it writes while somebody speaks, and its text is final.
 
     Attributes:
-        encoder: its state goes from chunk to chunk.
-        transducer: writes.
+        encoder: encoder whose state goes from chunk to chunk.
+        transducer: transducer that writes the text.
         front_end: normalisation of the log-mel features.
     """
 
@@ -165,21 +165,21 @@ class StreamingTransducer:
 
 
 class FrameFrontEnd(Protocol):
-    """The sound of one stream, on its way to the frames that a `FrameDecoder` encodes."""
+    """A front end for the sound of one stream, which computes the frames that a `FrameDecoder` encodes."""
 
     def push(self, samples: np.ndarray) -> Tensor:
-        """Take the next samples (N,) at 16 kHz, and give what the frames (T, ...) are that they complete."""
+        """Take the next samples (N,) at 16 kHz, and return the frames (T, ...) that they complete."""
         ...
 
     def finish(self) -> Tensor:
-        """End the sound: the frames (T, ...) left, with silence for as long as the text is behind."""
+        """End the sound, and return the frames (T, ...) left, with silence for as long as the text is behind."""
         ...
 
 
 class FrameState(Protocol):
     """State of rows (R,) of a `FrameDecoder`; its size has a bound, however long they go on.
 
-    It is never written to: who goes on from it gets another one.
+    A state is never changed in place; decoding from it returns another one.
     """
 
     def take(self, rows: Tensor) -> Self:
@@ -188,11 +188,11 @@ class FrameState(Protocol):
 
     @classmethod
     def stack(cls, states: Sequence[Self]) -> Self:
-        """Rows of several states, one state behind the other; each may have come as far as it likes."""
+        """Rows of several states, one state behind the other; they may differ in the frames that they have read."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it holds, to be kept or moved; ready for `safetensors.torch.save`."""
+        """All tensors of the state, to be kept or moved; ready for `safetensors.torch.save`."""
         ...
 
     @classmethod
@@ -207,7 +207,7 @@ class FrameTokens:
 
     Attributes:
         tokens: (R, T).
-        log_probs: (R, T) of each; 0 of those that were not chosen, such as a prompt that the frames are read with.
+        log_probs: (R, T) log-probability of each; 0 for tokens that were not chosen, such as those of a prompt.
     """
 
     tokens: Tensor
@@ -215,7 +215,7 @@ class FrameTokens:
 
 
 class FrameDecoder(Protocol):
-    """Writes one token for every frame of speech while it is heard: a piece of text, or that there is none.
+    """A decoder that writes one token for every frame of speech as it is heard: a piece of text, or a token for none.
 
     Such models learn text and speech as two streams side by side, the text some frames behind (delayed streams
     modeling, arXiv 2509.08753). A frame goes through a front end, which every stream has for itself, the encoder and
@@ -233,7 +233,7 @@ class FrameDecoder(Protocol):
     delay: int
 
     def front_end(self) -> FrameFrontEnd:
-        """Of a new stream."""
+        """Front end of a new stream."""
         ...
 
     def start_frames(self, num_rows: int) -> FrameState:
@@ -241,12 +241,12 @@ class FrameDecoder(Protocol):
         ...
 
     def encode_frames(self, frames: Tensor, state: FrameState) -> tuple[Tensor, FrameState]:
-        """Hear the next frames (R, T, ...) of every row.
+        """Encode the next frames (R, T, ...) of every row.
 
         Args:
-            frames: what front ends gave. A row with fewer left than T may be filled up with anything, but nothing can
-                go on from its state.
-            state: of the R rows, made by this decoder; only what the encoder keeps is read and moved on.
+            frames: output of the front ends. A row with fewer left than T may be filled up with anything, but nothing
+                can go on from its state.
+            state: state of the R rows, made by this decoder; only what the encoder keeps is read and moved on.
 
         Returns:
             States (R, T, D), and the state behind them.
@@ -257,13 +257,13 @@ class FrameDecoder(Protocol):
         """Write one token for each of the next encoded frames (R, T, D) of every row, the likeliest.
 
         Args:
-            states: what `encode_frames` gave, filled up as there.
-            state: of the R rows; only what the decoder keeps is read and moved on.
+            states: output of `encode_frames`, filled up in the same way.
+            state: state of the R rows; only what the decoder keeps is read and moved on.
         """
         ...
 
     def is_text(self, tokens: Tensor) -> Tensor:
-        """Boolean, for tokens (...) of any shape: which are text, and neither padding nor marks."""
+        """Boolean (...): whether each of the tokens (...) is text, and neither padding nor a mark."""
         ...
 
 
@@ -291,11 +291,11 @@ class LanguageExperts(Protocol):
         ...
 
     def routes(self, memory: Memory, durations_s: Sequence[float] | None = None) -> list[list[Stretch]]:
-        """Routes of each utterance, in the order of time."""
+        """Routes of each utterance, in the order of time: stretches and the language that the router chose for each."""
         ...
 
     def spans(self, memory: Memory, durations_s: Sequence[float] | None = None) -> list[list[Stretch]]:
-        """The same without flicker: which language is likely to be spoken where."""
+        """Languages that are likely to be spoken and their times: routes without short changes."""
         ...
 
 
@@ -311,7 +311,7 @@ class TokenOffsets(Protocol):
     """A family that reads text, and knows which part of it each token stands for."""
 
     def source_offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
-        """For each frame of `TextInput.text_features`, where its part of the text begins and ends, in characters.
+        """Character range of the text that each frame of `TextInput.text_features` stands for.
 
         Frames that stand for no part of it, such as that of the language, have (0, 0).
         """
@@ -330,11 +330,11 @@ class FixedWindow(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Translator:
-    """The second half of a cascade: reads what the first half, which is all else of the model, has transcribed.
+    """The second half of a cascade, which translates the transcripts of the first.
 
     Attributes:
-        family: reads texts.
-        languages: each language spoken that it can read, to its own tag of it.
+        family: model that reads texts.
+        languages: languages spoken that it can read, each with its own tag for it.
     """
 
     family: "Family"
@@ -351,33 +351,33 @@ class Capabilities:
     Attributes:
         encoder: the module that `encode` runs; engines put a faster one in its place.
         decoder: the module that `step` runs; engines put a faster one in its place, some drafts read inside.
-        transducer: writes the text, frame by frame.
-        ctc: writes the text, by CTC alone.
-        joint_ctc: scores the texts of the attention decoder too.
+        transducer: transducer, where one writes the text frame by frame.
+        ctc: CTC head, where one writes the text by itself.
+        joint_ctc: CTC head that scores the texts of the attention decoder too, with its weight.
         transcript_head: a CTC head that transcribes, in a model whose decoder transcribes all of its languages too.
         streaming: encoder and transducer of a model that writes while somebody speaks.
-        frame_decoder: writes the text, one token for every frame, while somebody speaks.
-        fuse_language: states (R, T, D) of rows and their targets to the states that the transducer reads, of a model
-            that is given the language behind its encoder.
+        frame_decoder: decoder that writes one token for every frame, while somebody speaks.
+        fuse_language: function from states (R, T, D) of rows and their targets to the states that the transducer reads,
+            in a model that is given the language behind its encoder.
         timestamps: tokens for times, of a model that was trained to write them.
-        alignment: how words get times.
-        language_from_text: whether it writes what is spoken without being given the language, and hears none: the
+        alignment: source of the times of words.
+        language_from_text: whether it transcribes without being given the language and without identifying it; the
             language is then identified from its text.
-        reads_context: whether `Target.context` is shown to the model before the speech; `prompt`, which holds what is
-            behind it, is then the same without.
+        reads_context: whether `Target.context` is shown to the model before the speech; `prompt` returns the tokens
+            behind the speech, which do not depend on it.
         begin_suppressed: tokens that are never written first.
-        encode_text: tokens of a text as the model would write it, for drafts made of texts.
+        encode_text: function from a text to its tokens as the model would write it, for drafts made of texts.
         words_only: whether its vocabulary has no full stop, so that it writes no punctuation;
             `sprachbund.models.punctuation` restores it.
-        sharing_plan: of a model that is split by language.
-        experts: of a model whose experts belong to languages.
-        text_input: of a model that reads text too.
+        sharing_plan: sharing plan of a model that is split by language.
+        experts: router of a model whose experts belong to languages.
+        text_input: input of texts, of a model that reads them too.
         text_encoder: the module that reads texts, where it is another one than `encoder`.
         follows_requests: whether it is a language model that is asked to translate: it takes a glossary, as
             `Target.context`, and may answer instead of translating.
-        token_offsets: of a model whose frames of a text stand for known parts of it.
-        fixed_window: of a model that fills up speech to a window.
-        translator: of a cascade.
+        token_offsets: positions in the text, of a model whose frames of a text stand for known parts of it.
+        fixed_window: window that a model fills speech up to.
+        translator: translator of a cascade.
         as_stored: whether its weights are those of 16 bits that its file has, until an engine computes with them in 32.
         devices: kinds of devices that it computes on, as in `sprachbund.util.devices.ANY_DEVICE`.
     """
@@ -411,7 +411,7 @@ class Capabilities:
 
     @property
     def writes_by_frames(self) -> bool:
-        """Whether the frames of the encoder say what is written where, without an attention decoder."""
+        """Whether the frames of the encoder determine the text and its times, without an attention decoder."""
         return self.transducer is not None or self.ctc is not None or self.frame_decoder is not None
 
 
@@ -430,7 +430,7 @@ class Family(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the family."""
+        """Name of the family."""
         ...
 
     @property
@@ -443,22 +443,22 @@ class Family(Protocol):
 
     @property
     def source_languages(self) -> tuple[str, ...]:
-        """BCP-47 tags it hears, in the order of `language_log_probs`."""
+        """BCP-47 tags of the languages that it hears, in the order of `language_log_probs`."""
         ...
 
     @property
     def end_token(self) -> int:
-        """Ends a row."""
+        """Token that ends a row."""
         ...
 
     @property
     def max_tokens(self) -> int:
-        """Longest row, the prompt included."""
+        """Longest row in tokens, the prompt included."""
         ...
 
     @property
     def max_window_s(self) -> float:
-        """Longest speech it takes at once."""
+        """Seconds of the longest speech that it takes at once."""
         ...
 
     @property
@@ -475,7 +475,7 @@ class Family(Protocol):
         ...
 
     def encode(self, features: Features) -> Memory:
-        """Run the encoder; one that is split by language finds out the languages that are not given."""
+        """Run the encoder; one that is split by language identifies the languages that are not given."""
         ...
 
     def language_log_probs(self, memory: Memory) -> Tensor:
@@ -499,10 +499,10 @@ class Family(Protocol):
         `targets` are those of the R rows; only models whose decoder is split by language need them.
 
         Args:
-            memory: of B utterances.
+            memory: memory of B utterances.
             rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
             capacity: most tokens of a row; `max_tokens` if None.
-            targets: of the R rows; only a decoder that is split by language needs them.
+            targets: targets of the R rows; only a decoder that is split by language needs them.
         """
         ...
 
@@ -511,7 +511,7 @@ class Family(Protocol):
 
         Args:
             tokens: (R, Q), which follow what the cache holds.
-            cache: of the R rows; the tokens are added to it.
+            cache: cache of the R rows; the tokens are added to it.
             weights: each layer's cross-attention weights (R, H, Q, T) are appended to it, if given.
         """
         ...
@@ -533,7 +533,7 @@ def use_real_length(family: Family) -> None:
     """Let a family encode speech at its own length from now on.
 
     Raises:
-        SprachbundError: it never does anything else.
+        SprachbundError: the family has no window to leave, and always does so.
     """
     if (window := family.capabilities.fixed_window) is None:
         raise SprachbundError(
@@ -543,7 +543,7 @@ def use_real_length(family: Family) -> None:
     window.real_length = True
 
 
-# What a family's loss gives back.
+# The result of a family's loss.
 
 CTC, LANGUAGE = "ctc", "language"
 """Names of the heads that several families have."""
@@ -551,11 +551,11 @@ CTC, LANGUAGE = "ctc", "language"
 
 @dataclass(frozen=True)
 class HeadLoss:
-    """Loss of a head beside what writes the text.
+    """Loss of a head beside the one that writes the text.
 
     Attributes:
         total: the sum over what is counted, without a gradient.
-        count: of what the log's mean is over: transcript tokens of CTC, utterances of the language head.
+        count: number of things that the log's mean is over: transcript tokens of CTC, utterances of the language head.
     """
 
     total: Tensor
@@ -567,14 +567,14 @@ class Loss:
     """Sums over what was counted, so that parts of a batch add up to the whole.
 
     Attributes:
-        total: what to differentiate: the sum over target tokens plus the weighted sums of the other heads, each
-            brought to the same scale of a target token.
-        attention: cross-entropy of what writes the text, summed over target tokens: of the decoder, or minus the
-            log-probability that a transducer gives the text; by it checkpoints are ranked.
+        total: loss to differentiate: the sum over target tokens plus the weighted sums of the other heads, each brought
+            to the same scale of a target token.
+        attention: cross-entropy of the head that writes the text, summed over target tokens: of the decoder, or minus
+            the log-probability that a transducer gives the text; it ranks checkpoints.
         num_tokens: target tokens counted.
         heads: losses of the heads that the family has, by name.
         parts: other sums over target tokens, by the name that they have in the log.
-        counts: of things that happened, by the name that they have in the log.
+        counts: counts of events, by the name that they have in the log.
     """
 
     total: Tensor
@@ -593,12 +593,12 @@ class Loss:
         attention: Tensor | None = None,
         parts: Mapping[str, Tensor] | None = None,
     ) -> "Loss":
-        """The loss of what writes the text, where there are no other heads or they are added later.
+        """The loss of the head that writes the text, where there are no other heads or they are added later.
 
         Args:
-            total: what to differentiate.
+            total: loss to differentiate.
             num_tokens: target tokens counted.
-            attention: cross-entropy of what writes the text; the total if None.
+            attention: cross-entropy of the head that writes the text; the total if None.
             parts: other sums, by name.
         """
         return cls(
@@ -613,8 +613,8 @@ class Loss:
 class PartlyTrained(Protocol):
     """A model whose loss leaves some parameters without a gradient.
 
-    Several processes exchange gradients of all parameters that require one, so what has none is to be known before.
-    Of a model that does not say so, every batch gives every parameter a gradient.
+    Several processes exchange gradients of all parameters that require one, so those without one have
+    to be known before. In all other models every batch gives every parameter a gradient.
     """
 
     @property
@@ -650,7 +650,7 @@ def not_written(language: str, written: Iterable[str]) -> SprachbundError:
 
 
 def check_window(samples: Sequence[np.ndarray], window_s: float) -> None:
-    """See that utterances fit into a model's window.
+    """Check that utterances fit into a model's window.
 
     Args:
         samples: (N,) at 16 kHz of each.

@@ -41,11 +41,11 @@ the edit distance of its transcript and the decoder's, over the length of the lo
 
 
 class _Fitted(BaseModel):
-    """What was fitted, as the model's directory holds it."""
+    """Fitted parameters, as the model's directory stores them."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     file: ClassVar[str]
-    """Its name in the directory."""
+    """Name of the file in the directory."""
 
     @classmethod
     def read(cls, directory: Path) -> Self | None:
@@ -62,8 +62,8 @@ class HiddenUnit(BaseModel):
     """A unit of a hidden layer, which adds `weight` times max(0, `bias` + what `signals` and `encoder` give).
 
     Attributes:
-        weight: of its output in the log-odds.
-        bias: of its input.
+        weight: weight of its output in the log-odds.
+        bias: bias of its input.
         signals: weight of each signal.
         encoder: weights (D,) of the mean encoder state.
     """
@@ -76,14 +76,14 @@ class HiddenUnit(BaseModel):
 
 
 class Domain(_Fitted):
-    """Whether a text is not what was said.
+    """Calibration of the probability that a text is not what was said.
 
     The log-odds are `bias`, what `signals` and `encoder` give, and what each hidden unit adds. A file of before has no
     hidden units; a newer one has nothing beside them.
 
     Attributes:
-        threshold: of the probability; a text above it is dropped.
-        bias: of the log-odds.
+        threshold: threshold of the probability; a text above it is dropped.
+        bias: bias of the log-odds.
         signals: weight of each signal.
         encoder: weights (D,) of the mean encoder state; zeros if empty.
         hidden: the hidden units.
@@ -111,7 +111,7 @@ class Domain(_Fitted):
 
         Args:
             of_state: (1 + H,) of the span, see `weigh_states`.
-            signals: of the text and its span.
+            signals: signals of the text and its span.
 
         Raises SprachbundError: it belongs to a model with other signals.
         """
@@ -155,10 +155,10 @@ def _weighed(weights: Mapping[Signal, float], signals: Mapping[Signal, float]) -
 
 
 class TurnEnds(_Fitted):
-    """Whether a speaker who pauses has finished.
+    """Calibration of the probability that a speaker who pauses has finished.
 
     Attributes:
-        bias: of the log-odds.
+        bias: bias of the log-odds.
         whole: weights (D,) of the mean encoder state.
         last: weights (D,) of the mean over the last `LAST_S` seconds.
     """
@@ -191,8 +191,8 @@ class Calibration:
     """The calibrations that were fitted on a model.
 
     Attributes:
-        domain: of what it does not understand; None where it was not fitted.
-        turns: of whether a speaker who pauses has finished; None likewise.
+        domain: calibration of the speech that it does not understand; None where it was not fitted.
+        turns: calibration of whether a speaker who pauses has finished; None likewise.
     """
 
     domain: Domain | None = None

@@ -1,4 +1,4 @@
-"""The card of a model: what it knows, on what it was trained, under which licences, how good it is."""
+"""The card of a model: its languages, training data, licences and scores."""
 
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,15 @@ class Card(BaseModel):
     """Facts to know before a model is used.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         description: one or two sentences.
-        licence: of the weights.
+        licence: licence of the weights.
         source_languages: BCP-47 tags it hears.
         target_languages: BCP-47 tags it writes.
         data: one entry for each corpus: name, licence, attribution, hours.
-        limits: what it does not know or do.
-        scores: what was measured, each with its conditions.
-        bits: of a stored weight.
+        limits: limits of its knowledge and abilities.
+        scores: measured scores, each with its conditions.
+        bits: bits of a stored weight.
         training: recipe, steps, data seen.
     """
 

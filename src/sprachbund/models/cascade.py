@@ -24,7 +24,7 @@ class CascadeConfig(BaseModel):
     """config.json of a cascade's directory.
 
     Attributes:
-        model_type: of every cascade.
+        model_type: model type of every cascade.
         recogniser: the first half: a folder, relative to this one or not, a name on the hub, an alias, or "bundled".
         translator: the second half, likewise.
     """
@@ -39,7 +39,7 @@ class CascadeConfig(BaseModel):
         """Recogniser and translator, as they can be located; folders are looked for beside config.json first.
 
         Args:
-            directory: of config.json.
+            directory: directory of config.json.
         """
         first, second = (
             inner if (inner := directory / name).is_dir() else name
@@ -54,7 +54,8 @@ class Cascade(WrappedFamily):
     Args:
         recogniser: transcribes.
         translator: reads texts.
-        directories: of the two, in which their drafts and packed weights belong; None where they lie in none.
+        directories: directories of the two, in which their drafts and packed weights belong; None where they lie in
+            none.
 
     Raises:
         SprachbundError: the first transcribes nothing, the second reads no text, or they have no language in common.
@@ -98,7 +99,7 @@ class Cascade(WrappedFamily):
 
     @property
     def name(self) -> str:
-        """Of the family; of the halves, see their own."""
+        """Name of the family; the halves have names of their own."""
         return "cascade"
 
     @property

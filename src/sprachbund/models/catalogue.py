@@ -30,14 +30,14 @@ class Checkpoint:
     Attributes:
         alias: short name, which `--model` takes.
         id: name on the Hugging Face hub.
-        family: that loads it here.
-        task: what it was trained to do.
+        family: family that loads it here.
+        task: task that it was trained for.
         languages: rule for its languages: "whisper" (99), "whisper-v3" (with Cantonese), "english", "european" (25),
             "seamless", that of a speech LLM, or of a translator of text.
-        size_gb: of the download, in 10^9 bytes, about.
-        licence: of the weights.
+        size_gb: gigabytes of the download, about.
+        licence: licence of the weights.
         commercial: whether the licence allows commercial use.
-        extra: of this package that it needs; empty for none.
+        extra: extra of this package that it needs; empty for none.
     """
 
     alias: str
@@ -394,7 +394,7 @@ CATALOGUE = (
         extra="translation",
     ),
 )
-"""By family, from small to large."""
+"""Checkpoints by family, from small to large."""
 _PREFERRED = (
     "whisper-large-v3",
     "whisper-large-v3-turbo",
@@ -403,7 +403,7 @@ _PREFERRED = (
     "whisper-small",
     "distil-large-v3",
 )
-"""Which to name first where several would do."""
+"""Checkpoints to name first where several would do."""
 _RECOGNISER = "whisper-large-v3-turbo"
 """The first half of a cascade that is recommended."""
 _WHISPER = (
@@ -486,7 +486,7 @@ def fitting(source: str | None, targets: Sequence[str | None], most: int = 3) ->
     Args:
         source: BCP-47 tag of the language spoken; None for any.
         targets: BCP-47 tags of the languages wanted; None for the language spoken.
-        most: how many to name.
+        most: most checkpoints that are named.
     """
     able = [one for one in CATALOGUE if all(one.does(source, target) for target in targets)]
 

@@ -182,8 +182,8 @@ def read_shards(directory: Path, pattern: str = "model*.safetensors") -> dict[st
     """All weights of a directory, by the names in its files; 16-bit floats come in single precision, bfloat16 as it is.
 
     Args:
-        directory: with one file, or with all of its shards.
-        pattern: of the files' names.
+        directory: directory with one file, or with all of its shards.
+        pattern: pattern of the files' names.
 
     Raises:
         SprachbundError: no file, a shard is missing or damaged, a tensor is no weight, or less memory is free than the
@@ -233,10 +233,10 @@ def fill(
     """Give a model on the meta device its weights, in the precision that they have; it is changed in place.
 
     Args:
-        model: without weights.
-        weights: under the model's own names; a copy of a tied matrix may be among them.
-        source: of the weights, for errors.
-        files: that they are mapped from; see `sprachbund.models.weights.check_once`.
+        model: model without weights.
+        weights: weights under the model's own names; a copy of a tied matrix may be among them.
+        source: source of the weights, for errors.
+        files: files that they are mapped from; see `sprachbund.models.weights.check_once`.
 
     Raises:
         SprachbundError: weights are missing, too many, of another shape, of several precisions, or not finite.
@@ -314,7 +314,7 @@ class ChatTemplate:
         """Text of a conversation, up to where the assistant begins.
 
         Args:
-            messages: of "role" and "content".
+            messages: messages of "role" and "content".
             values: more variables of the template.
 
         Raises:

@@ -30,7 +30,7 @@ def download(name: str, patterns: list[str], *, offline: bool, progress: Progres
 
     Args:
         name: on the hub.
-        patterns: of the files wanted.
+        patterns: patterns of the files wanted.
         offline: look into the cache alone.
         progress: called with how far a download has come; without it, the hub's own library shows that.
 
@@ -106,12 +106,12 @@ class _Weights:
 
     @property
     def path(self) -> Path:
-        """Where the cache has it, whole. https://huggingface.co/docs/huggingface_hub/guides/manage-cache"""
+        """Path of the whole file in the cache. https://huggingface.co/docs/huggingface_hub/guides/manage-cache"""
         return _cached(self.name) / "blobs" / self.sha256
 
     @property
     def partial(self) -> Path:
-        """What has come of it so far."""
+        """Path of the part that was downloaded so far."""
         return self.path.with_name(f"{self.sha256}.incomplete")
 
 

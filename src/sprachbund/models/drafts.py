@@ -34,14 +34,14 @@ class DraftCard(BaseModel):
     """Description of a draft, in its file.
 
     Attributes:
-        kind: which sort of draft it is.
-        vocabulary_size: of the model it belongs to.
-        num_layers: of that model's decoder; 0 where it does not matter.
-        width: of that model's decoder; 0 where it does not matter.
+        kind: name of the kind of draft.
+        vocabulary_size: vocabulary size of the model it belongs to.
+        num_layers: layers of that model's decoder; 0 where it does not matter.
+        width: width of that model's decoder; 0 where it does not matter.
         shape: sizes, by the kind.
         acceptance: share of accepted draft tokens by "source>target", where it was measured.
         typical_length: median tokens of the texts that it was measured on; None where it was not.
-        training: how it was made.
+        training: facts about its training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,7 +60,7 @@ def write_draft(path: Path, card: DraftCard, arrays: Mapping[str, Tensor]) -> No
     """Write a draft's file; it appears whole or not at all.
 
     Args:
-        path: of the file.
+        path: path of the file.
         card: its description.
         arrays: weights of the draft by name.
     """
@@ -130,7 +130,7 @@ class DraftLogits:
     Attributes:
         logits: (N, V).
         positions: boolean (R, U), where the decoder itself predicts these tokens; N of them.
-        weight: of these tokens in a loss.
+        weight: weight of these tokens in a loss.
     """
 
     logits: Tensor
@@ -157,9 +157,9 @@ def draft_logits(
     """Logits of a draft network, one entry for every distance that it looks ahead.
 
     Args:
-        draft_network: made for the decoder.
-        decoder: of the model.
-        decoder_batch: of R rows.
+        draft_network: draft network made for the decoder.
+        decoder: decoder of the model.
+        decoder_batch: decoder batch of R rows.
         seen: output of the decoder for them.
         detach_kv: keep a parasite's gradients from the decoder's keys and values.
     """
@@ -179,9 +179,9 @@ def parasite_states(
     """A parasite's hidden states (R, U, D) at every position of a decoder batch.
 
     Args:
-        parasite: made for the decoder.
-        decoder: of the model.
-        decoder_batch: of R rows of U tokens.
+        parasite: parasite made for the decoder.
+        decoder: decoder of the model.
+        decoder_batch: decoder batch of R rows of U tokens.
         seen: output of the decoder for them.
         detach_kv: keep gradients from the decoder's keys and values.
     """

@@ -50,10 +50,10 @@ class TranscribesByFrames:
         """Not there: it has no attention decoder. Arguments are those of `Family.start`.
 
         Args:
-            memory: of B utterances.
+            memory: memory of B utterances.
             rows_per_memory: rows for each utterance.
             capacity: most tokens of a row.
-            targets: of the R rows.
+            targets: targets of the R rows.
 
         Raises:
             SprachbundError: always.
@@ -65,8 +65,8 @@ class TranscribesByFrames:
 
         Args:
             tokens: (R, Q).
-            cache: of the R rows.
-            weights: of the cross-attention.
+            cache: cache of the R rows.
+            weights: weights of the cross-attention.
 
         Raises:
             SprachbundError: always.
@@ -87,9 +87,9 @@ def whole_features(
     """`Family.features` of such a model: the frames of whole utterances, silence before and behind them among them.
 
     Args:
-        decoder: of the model.
+        decoder: decoder of the model.
         samples: B utterances, each (N,) at 16 kHz.
-        device: of the model.
+        device: device of the model.
     """
     rows = []
     for one in samples:
@@ -104,8 +104,8 @@ def whole_memory(decoder: FrameDecoder, features: Features) -> Memory:
     """`Family.encode` of such a model: the frames (B, T, D) of whole utterances, encoded.
 
     Args:
-        decoder: of the model.
-        features: what `whole_features` gave.
+        decoder: decoder of the model.
+        features: output of `whole_features`.
     """
     states, _ = decoder.encode_frames(features.values, decoder.start_frames(len(features.values)))
     return Memory(states=states, num_frames=features.num_frames)

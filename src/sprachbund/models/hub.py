@@ -270,8 +270,8 @@ def check_config(path: Path, limits: Mapping[str, Limit] | None = None) -> dict[
     """The values of a config.json of transformers.
 
     Args:
-        path: of the file.
-        limits: of numbers at its top that a family computes with, by name.
+        path: path of the file.
+        limits: limits of numbers at its top that a family computes with, by name.
 
     Raises:
         SprachbundError: no JSON object, or a number that is out of all bounds.
@@ -331,13 +331,13 @@ def read_model(
 
     Args:
         kind: class whose `from_pretrained` reads it.
-        directory: in the Hugging Face layout.
+        directory: directory in the Hugging Face layout.
         config: its configuration, in transformers' class; its file passed `check_config`.
         build: makes the model without weights, to see its size.
         surplus: regular expressions of weights that a checkpoint may have and this model has no use for.
-        lacking: of weights that it may lack, since they are used in training alone.
+        lacking: names of weights that it may lack, since they are used in training alone.
         parts: beginnings of names to what to say where weights so named are missing.
-        options: of `from_pretrained`.
+        options: options of `from_pretrained`.
 
     Raises:
         SprachbundError: weights are missing, too many, damaged, not finite, or far fewer than asked for, or need more
@@ -390,7 +390,7 @@ def read_generation(directory: Path) -> Any:
 
 
 def _check_types(path: Path, surplus: Sequence[str]) -> None:
-    """See that weights are stored as floating-point numbers: transformers takes others for such without a word."""
+    """See that weights are stored as floating-point numbers: transformers reads others as such without a warning."""
     with safe_open(path, "pt") as file:
         for name in _others(list(file.keys()), (*surplus, rf"{COUNTER}$", r"position_ids$")):
             if (kind := file.get_slice(name).get_dtype()) not in _FLOATING:
@@ -412,10 +412,10 @@ def _check_size(name: str, value: object, path: Path) -> None:
 
 
 def check_memory(num_bytes: int, *models: Path | str) -> None:
-    """See that weights of so many bytes fit into memory: a process that takes too much is ended without a word.
+    """Check that weights of so many bytes fit into memory: the system kills a process that takes too much.
 
     Args:
-        num_bytes: of all of them.
+        num_bytes: bytes of all of them.
         models: directories that they lie in, or names.
 
     Raises:

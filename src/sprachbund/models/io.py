@@ -271,8 +271,8 @@ def move(family: Family, device: str) -> Family:
     """Put a model on a device; it is changed in place, and given back.
 
     Args:
-        family: any; both halves of a cascade are moved.
-        device: as torch names it.
+        family: any model; both halves of a cascade are moved.
+        device: device, as torch names it.
 
     Raises:
         SprachbundError: its family does not compute on devices of that kind.
@@ -300,8 +300,8 @@ def save(family: Family, directory: Path, **options: Any) -> None:
 
     Args:
         family: the model.
-        directory: to be written.
-        options: of the `save` of its family, such as `bits` and `card`.
+        directory: directory to be written.
+        options: options of the `save` of its family, such as `bits` and `card`.
 
     Raises:
         SprachbundError: a model that runs from exported graphs, or one that cannot be written there.

@@ -12,7 +12,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import described
 
 _MACRO = {"pbt": "ps", "zlm": "ms", "ns": "nso"}
-"""What CLDR leaves apart, Southern Pashto and Malay as it is spoken, and M2M-100's code of Northern Sotho."""
+"""Codes that CLDR does not resolve: Southern Pashto, spoken Malay, and M2M-100's code of Northern Sotho."""
 
 
 def to_bcp47(code: str) -> str:

@@ -1,4 +1,4 @@
-"""Licences of weights: what is printed before a model is put to use."""
+"""Licences of weights, which are printed before a model is put to use."""
 
 import re
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class Licence:
     """The licence of a model's weights.
 
     Attributes:
-        model: whose weights, as the user named it.
-        name: of the licence, as the model's card or page has it; empty where none is stated.
+        model: model that has the weights, as the user named it.
+        name: name of the licence, as the model's card or page has it; empty where none is stated.
         commercial: False where the licence is known to forbid commercial use.
     """
 

@@ -20,7 +20,7 @@ from sprachbund.errors import SprachbundError
 
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
 _MOST_BYTES = 2**28
-"""Of a member other than the weights; the largest tokenizers have a few megabytes."""
+"""Most bytes of a member other than the weights; the largest tokenizers have a few megabytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class NemoArchive:
     """An archive whose small files were read.
 
     Attributes:
-        path: of the archive.
-        config: of its `model_config.yaml`.
+        path: path of the archive.
+        config: content of its `model_config.yaml`.
         members: other files by name without folders, the weights left out.
     """
 
@@ -73,7 +73,7 @@ class NemoArchive:
         supported: Mapping[tuple[str, ...], Sequence[Any]],
         defaults: Mapping[tuple[str, ...], Any] | None = None,
     ) -> None:
-        """See that fields have values that are supported.
+        """Check that fields have values that are supported.
 
         Args:
             supported: fields, and the values that each may have.

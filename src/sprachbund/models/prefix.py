@@ -47,21 +47,21 @@ class PrefixFamily(nn.Module):
 
     @property
     def name(self) -> str:
-        """Of the family."""
+        """Name of the family."""
         raise NotImplementedError
 
     @property
     def max_tokens(self) -> int:
-        """Longest row."""
+        """Longest row in tokens."""
         raise NotImplementedError
 
     def prefix(self, memory: Memory, number: int, target: Target) -> Tensor:
         """Embeddings (P, D) of what stands before the tokens of a row.
 
         Args:
-            memory: of B utterances or texts.
+            memory: memory of B utterances or texts.
             number: the row's among them.
-            target: of the row.
+            target: target of the row.
 
         Raises:
             SprachbundError: a pair that the model does not know.
@@ -79,10 +79,10 @@ class PrefixFamily(nn.Module):
         """A cache that holds the prefix of each row, and no token.
 
         Args:
-            memory: of B utterances or texts.
+            memory: memory of B utterances or texts.
             rows_per_memory: rows for each; row r reads memory r // rows_per_memory.
             capacity: most tokens of a row; `max_tokens` if None.
-            targets: of the R rows, which are needed.
+            targets: targets of the R rows, which are needed.
 
         Raises:
             SprachbundError: no targets, or a pair that the model does not know.
@@ -101,7 +101,7 @@ class PrefixFamily(nn.Module):
 
         Args:
             tokens: (R, Q), which follow what the cache holds.
-            cache: of the R rows; the tokens are added to it.
+            cache: cache of the R rows; the tokens are added to it.
             weights: has to be None: attention is not shown.
 
         Raises:
@@ -138,9 +138,9 @@ class SpeechPrefixFamily(PrefixFamily):
         """Embeddings (P, D) of the first part of the prompt, and the speech.
 
         Args:
-            memory: of B utterances.
+            memory: memory of B utterances.
             number: the utterance's among them.
-            target: of the row.
+            target: target of the row.
 
         Raises:
             SprachbundError: a pair that the model does not know.

@@ -55,7 +55,7 @@ def request(text: str, source: str, target: str, glossary: str = "") -> str:
     """Return the request that a language model gets.
 
     Args:
-        text: to be translated.
+        text: text to be translated.
         source: BCP-47 tag of its language.
         target: BCP-47 tag of the language wanted.
         glossary: see `read_glossary`; entries whose term does not occur are left out.
@@ -74,7 +74,7 @@ def request(text: str, source: str, target: str, glossary: str = "") -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class TextFeatures(Features):
-    """Tokens of texts, with the texts themselves: what is read depends on the language wanted.
+    """Tokens of texts, with the texts themselves, since the prompt depends on the language wanted.
 
     Attributes:
         texts: (B,).
@@ -105,7 +105,7 @@ class PromptedTranslator(PrefixFamily):
 
     Args:
         model: a causal language model of transformers.
-        tokenizer: of transformers, with a chat template.
+        tokenizer: tokenizer of transformers, with a chat template.
         languages: BCP-47 tags that it reads and writes.
 
     Raises:
@@ -145,12 +145,12 @@ class PromptedTranslator(PrefixFamily):
 
     @property
     def max_tokens(self) -> int:
-        """Longest row."""
+        """Longest row in tokens."""
         return MAX_NEW_TOKENS
 
     @property
     def name(self) -> str:
-        """Of the kind of checkpoint, as its config.json has it."""
+        """Name of the kind of checkpoint, as its config.json has it."""
         return str(self.llm.model.config.model_type)
 
     @property
@@ -221,7 +221,7 @@ class PromptedTranslator(PrefixFamily):
         """Tokens (P,) of a request as the chat template has them, up to where the reply begins.
 
         Args:
-            text: to be translated.
+            text: text to be translated.
             target: languages, and a glossary as its context.
 
         Raises:
@@ -250,7 +250,7 @@ class PromptedTranslator(PrefixFamily):
         """Embeddings (P, D) of the request for a text, but for its last token.
 
         Args:
-            memory: of B texts.
+            memory: memory of B texts.
             number: the text's among them.
             target: languages, and a glossary as its context.
 
@@ -305,8 +305,8 @@ def load(directory: Path, *, dtype: torch.dtype = torch.float32) -> PromptedTran
     """Load a language model as a translator, on the CPU.
 
     Args:
-        directory: in the Hugging Face layout.
-        dtype: of the weights.
+        directory: directory in the Hugging Face layout.
+        dtype: dtype of the weights.
 
     Raises:
         SprachbundError: files that are missing or broken, no chat template, or languages listed in another form.
@@ -333,10 +333,10 @@ def save(model: PromptedTranslator, directory: Path, *, bits: Bits = 32, card: C
     """Write a model in the Hugging Face layout; transformers loads it too.
 
     Args:
-        model: to be written.
+        model: model to be written.
         directory: for it.
-        bits: of a weight; 32 keeps the precision that the model has, and others are refused.
-        card: to lie beside the weights.
+        bits: bits of a weight; 32 keeps the precision that the model has, and others are refused.
+        card: card to lie beside the weights.
 
     Raises:
         SprachbundError: the directory is taken by something else, or other bits.

@@ -25,10 +25,10 @@ class Layered(Protocol):
     """A family whose encoder and decoder are stacks of layers.
 
     Attributes:
-        name: of the family.
+        name: name of the family.
         drafts: see `sprachbund.models.base.Family`.
         calibration: likewise.
-        sharing_plan: of a model that is split by language.
+        sharing_plan: sharing plan of a model that is split by language.
     """
 
     name: str
@@ -72,7 +72,7 @@ def with_layers(model: Model, *, encoder: Layers = None, decoder: Layers = None)
     Whatever pairs of languages it was asked for, it still can be. Drafts are left behind: they fit one depth only.
 
     Args:
-        model: of any family.
+        model: model of any family.
         encoder: numbers of the encoder's layers that stay.
         decoder: numbers of the decoder's layers that stay.
 

@@ -30,11 +30,11 @@ _LICENCES = (
 
 
 def page_of(directory: Path, name: str) -> str:
-    """The page of a repository: what the hub reads about a model, and its card as a text.
+    """The page of a repository: the metadata that the hub reads, and the model's card as text.
 
     Args:
-        directory: of the model.
-        name: of the repository.
+        directory: directory of the model.
+        name: name of the repository.
 
     Raises:
         SprachbundError: it holds no model, or its card has no licence.
@@ -74,10 +74,10 @@ def push(directory: Path, name: str, *, private: bool, message: str) -> str:
     The repository is made if it is missing. A page that lies in the directory is sent as it is.
 
     Args:
-        directory: of the model.
+        directory: directory of the model.
         name: owner/name.
         private: whether a new repository is for its owner alone.
-        message: of the commit.
+        message: message of the commit.
 
     Raises:
         SprachbundError: no model, no licence, no right to write there, or no network.

@@ -1,4 +1,4 @@
-"""The sharing plan: which feed-forwards split, for which languages, how wide, and the evidence for it.
+"""The sharing plan: feed-forwards that are split, their groups of languages and widths, and the evidence.
 
 It stands with the models, not with the analysis that writes it, because a model directory may hold one and
 loading has to understand it. The file is JSON that a person can read and edit.
@@ -29,7 +29,7 @@ class ModuleEvidence(BaseModel):
 
     Attributes:
         languages: the order of rows and columns of every matrix here.
-        num_vectors: of each language.
+        num_vectors: gradient vectors of each language.
         similarity: (L, L) cosines between the mean gradients of two languages, S.
         mean_cosines: (L, L) mean cosines between single vectors, s; a vector is not compared with itself.
         self_similarity: mean of the diagonal of s.
@@ -41,10 +41,10 @@ class ModuleEvidence(BaseModel):
         conflict_margin: half width of its 95% interval by half samples.
         purity: mean over languages of the self similarity's share.
         purity_by_language: s_ll / (s_ll + mean_k s_lk).
-        groups: found here, after the veto.
+        groups: groups that were found, after the veto.
         merged: groups that the veto joined, as they were before.
-        silhouette: of the groups before the veto, on 1 - c; None where it is not defined, for groups of one.
-        silhouettes: of every number of groups; in plans of versions before.
+        silhouette: silhouette of the groups before the veto, on 1 - c; None where it is not defined, for groups of one.
+        silhouettes: silhouette for every number of groups; in plans of versions before.
         agreements: number of groups to the mean agreement of disjoint halves of the data, which chooses the number.
         spread: mean distance (1 - c) between languages of different groups, before the veto.
         separation: silhouette (1 where undefined) times spread.
@@ -110,15 +110,15 @@ class Split(BaseModel):
     """One feed-forward that becomes a shared branch and a private one for each group.
 
     Attributes:
-        module: its name in `model.named_modules()`.
-        side: which language of a row chooses the branch: the one heard, the one written, or both as "de>fr".
+        module: name of the module in `model.named_modules()`.
+        side: language of a row that chooses the branch: the one heard, the one written, or both as "de>fr".
         groups: language tags (or pairs), each in one group.
         shared_ratio: share of the inner width that all languages keep in common, at least 0, below 1.
-        private_shares: how the groups divide the rest; sums to 1; equal parts if not given.
-        start: how the branches get their first weights.
-        seed: of what is drawn for them.
-        dropout: of the branches' hidden units, while training.
-        evidence: why; None for a split made by hand.
+        private_shares: share of each group in the private rest; sums to 1; equal parts if not given.
+        start: method that gives the branches their first weights.
+        seed: seed of the weights that are drawn.
+        dropout: dropout of the branches' hidden units, while training.
+        evidence: evidence for the split; None for a split made by hand.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -201,11 +201,11 @@ class SharingPlan(BaseModel):
     """A file that says what to split, and what was measured in every module that was looked at.
 
     Attributes:
-        version: of the format.
-        model_hash: of the model whose gradients were compared; None when not known.
-        splits: what to do, a different module each; may be empty, when nothing is worth splitting.
-        modules: name to evidence, of the modules left whole too.
-        notes: what a person should know about how the splits were chosen.
+        version: version of the format.
+        model_hash: hash of the model whose gradients were compared; None when not known.
+        splits: modules to split, each once; may be empty, when nothing is worth splitting.
+        modules: evidence by name of the module, also of modules that are not split.
+        notes: notes on the choice of splits, for people.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())

@@ -199,8 +199,8 @@ def start_route(model: Any, targets: Sequence[Target] | None, device: torch.devi
 
     Args:
         model: a family.
-        targets: of the R rows.
-        device: of the route.
+        targets: targets of the R rows.
+        device: device of the route.
 
     Raises:
         SprachbundError: a language without a group, or a source that is not known where branches go by it.
@@ -229,7 +229,7 @@ def encode_routed(model: Any, features: Features, run: Callable[[Route | None], 
 
     Args:
         model: a family with `encoder`, `source_languages` and `language_log_probs`.
-        features: of B utterances.
+        features: features of B utterances.
         run: the encoder's pass over them; under a route of n B rows, it gives n B rows.
 
     Raises:

@@ -58,7 +58,7 @@ STATE = ("stem.0", "stem.1", "stem.2", "keys", "values", "convolution", "num_pas
 
 
 _Name = Annotated[str, Field(pattern=r"^[\w-]+(\.[\w-]+)*$", max_length=255)]
-"""Of a file in the model's directory."""
+"""Name of a file in the model's directory."""
 _Token = Annotated[int, Field(strict=True, ge=0, lt=VOCABULARY.most)]
 _Size = Annotated[int, Field(strict=True, ge=0, le=2**31)]
 
@@ -71,8 +71,8 @@ class Value(_Strict):
     """An input or output.
 
     Attributes:
-        name: in the graph.
-        type: of its numbers.
+        name: name in the graph.
+        type: type of its numbers.
         shape: numbers, and names of sizes that may differ: "batch", "chunk" (frames), "8*chunk" (mel frames).
     """
 
@@ -100,7 +100,7 @@ class TierDescribed(_Strict):
 
 
 class Description(_Strict):
-    """Of an exported model.
+    """Description of an exported model.
 
     Attributes:
         config: sizes and languages of the model it was made from.
@@ -110,9 +110,9 @@ class Description(_Strict):
         language_tokens: token that the prediction network reads before it begins, by the language wanted; none where
             the model writes what is spoken.
         tokenizer: file of its SentencePiece model.
-        packed: how linear layers of the encoder are packed, where they are.
+        packed: packing of the encoder's linear layers, where they are packed.
         lead: mel frames of zeros before the sound of a stream, in its first chunk.
-        sha256: of the files beside this one, by name; older directories have none.
+        sha256: SHA-256 of the files beside this one, by name; older directories have none.
     """
 
     config: ConformerConfig
@@ -282,9 +282,9 @@ class OnnxSession:
     """A graph that was loaded; tensors in and out.
 
     Args:
-        directory: of the model.
-        graph: what its description says.
-        threads: to compute with; those of torch by default.
+        directory: directory of the model.
+        graph: description of the graph.
+        threads: threads to compute with; those of torch by default.
 
     Raises:
         SprachbundError: a file that is missing, damaged, or not the graph described.
@@ -333,7 +333,9 @@ class OnnxSession:
             ) from error
 
     def leave_behind(self) -> None:
-        """In a forked process: never take the session down, which would wait for threads that are not there."""
+        """Keep a session of the parent process from being closed in a forked one, which would wait for threads that are
+        not there.
+        """
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
 
     def digest(self) -> Tensor:
@@ -385,7 +387,7 @@ class OnnxEncoder(ChunkEncoder):
         return whole[:, :length], num_frames
 
     def like(self) -> Tensor:
-        """In fp32 on the CPU."""
+        """A tensor in fp32 on the CPU."""
         return torch.zeros(())
 
     def step(
@@ -396,7 +398,7 @@ class OnnxEncoder(ChunkEncoder):
         Args:
             mel: log-mel (B, T, M) of a chunk.
             num_mel: valid frames (B,).
-            state: of the B streams.
+            state: state of the B streams.
             route: languages of the rows, where layers are split by them.
         """
         before = state.tensors()
@@ -467,9 +469,9 @@ class OnnxStreamingTransducer(Conformer):
 
     Args:
         description: from config.json.
-        tokenizer: of what it writes.
+        tokenizer: tokenizer of what it writes.
         directory: holds the graphs.
-        threads: to compute with; those of torch by default.
+        threads: threads to compute with; those of torch by default.
 
     Raises:
         SprachbundError: graphs that are missing, damaged or of another model.

@@ -26,7 +26,7 @@ class DecoderBatch:
         labels: (R, U) the token after each input.
         loss_mask: boolean (R, U), where the label counts in the loss.
         prompts: (R,) number of tokens of each row's prompt.
-        memory: of the B utterances.
+        memory: memory of the B utterances.
         route: languages of the rows, where the decoder is split by them.
     """
 
@@ -44,7 +44,7 @@ def make_decoder_batch(
     """The teacher-forcing batch of a batch of utterances.
 
     Args:
-        memory: of the B utterances.
+        memory: memory of the B utterances.
         batch: its `targets` (R, U) follow the prompts.
         prompts: tokens of the prompt of each of the R rows, at least one.
         route: languages of the rows, where the decoder is split by them.
@@ -65,7 +65,7 @@ def prompted_loss(model: Any, decoder_batch: DecoderBatch, label_smoothing: floa
 
     Args:
         model: a family with a `decoder`.
-        decoder_batch: of R rows.
+        decoder_batch: decoder batch of R rows.
         label_smoothing: share of the target distribution that is spread over the vocabulary (arXiv 1512.00567,
             section 7).
     """

@@ -46,12 +46,12 @@ def write_transformers_directory(
     """Write a model in transformers' layout; config.json comes last, so a broken-off writing is not taken for a model.
 
     Args:
-        directory: to be written; safetensors files that lie there are replaced.
+        directory: directory to be written; safetensors files that lie there are replaced.
         weights: name of a safetensors file to its tensors.
         config: values of config.json.
         files: name to content of the others, such as the tokenizer's.
-        bits: of a weight, for the card.
-        card: to lie beside the weights.
+        bits: bits of a weight, for the card.
+        card: card to lie beside the weights.
 
     Raises:
         SprachbundError: the directory is something else than a model's, or cannot be written.
@@ -80,7 +80,7 @@ def directory_of_a_model(directory: Path) -> Iterator[None]:
     """Make room for a model, whose files are written within; config.json is to be the last of them.
 
     Args:
-        directory: made if it is not there; safetensors files that lie there are removed.
+        directory: directory made if it is not there; safetensors files that lie there are removed.
 
     Raises:
         SprachbundError: the directory is something else than a model's, or cannot be written.
@@ -116,9 +116,9 @@ def write_weights(
     """Write weights, with `metadata` in the file's head; the file appears whole or not at all.
 
     Args:
-        path: of the safetensors file.
+        path: path of the safetensors file.
         weights: by name.
-        bits: of a matrix; packed ones are stored as they are held.
+        bits: bits of a matrix; packed ones are stored as they are held.
         metadata: for the file's head.
     """
     stored: dict[str, Tensor] = {}
@@ -182,12 +182,12 @@ def check_weights(
     *,
     ignored: Iterable[str] = (),
 ) -> None:
-    """See that weights are those that a configuration asks for: none missing or surplus, all of its shapes and types.
+    """Check that weights are those that a configuration asks for: none missing or surplus, all of its shapes and types.
 
     Args:
         weights: as read.
-        wanted: those of the model that was built, on any device.
-        source: that the weights come from, for the message.
+        wanted: weights of the model that was built, on any device.
+        source: source that the weights come from, for the message.
         ignored: regular expressions of names that may be there all the same, since nothing is computed with them.
 
     Raises:
@@ -207,7 +207,7 @@ def check_weights(
 def check_names(
     names: Iterable[str], wanted: Iterable[str], source: str | Path, *, ignored: Iterable[str] = ()
 ) -> None:
-    """See that names of weights are those wanted; arguments and errors as of `check_weights`."""
+    """Check that names of weights are those wanted; arguments and errors as of `check_weights`."""
     names, wanted = set(names), set(wanted)
     if missing := sorted(wanted - names):
         raise SprachbundError(
@@ -224,8 +224,8 @@ def check_once(files: Sequence[Path], check: Callable[[], None], about: str = ""
     """Check the values of weights, not at every start: that would read files whole of which an engine needs little.
 
     Args:
-        files: that the weights are mapped from; while they stay as they are, a check that found no fault is not made
-            again. Without any, it is always made.
+        files: files that the weights are mapped from; while they stay as they are, a check that found no fault is not
+            made again. Without any, it is always made.
         check: raises an error where there is a fault.
         about: the tensors that are checked, where there may be others in the files.
     """
@@ -241,11 +241,11 @@ def check_once(files: Sequence[Path], check: Callable[[], None], about: str = ""
 
 
 def check_finite(weights: Mapping[str, Tensor], source: str | Path, files: Sequence[Path] = ()) -> None:
-    """See that all values are finite numbers.
+    """Check that all values are finite numbers.
 
     Args:
         weights: by name.
-        source: of the weights, for the message.
+        source: source of the weights, for the message.
         files: as of `check_once`.
 
     Raises:
@@ -312,7 +312,7 @@ def _read(name: str, value: Tensor, stored: Mapping[str, Tensor]) -> Tensor:
 # config.json of the families that are stored in a form of this package: family, config and, maybe, packed.
 
 KEY = "packed"
-"""Of config.json: how linear layers are packed."""
+"""Key of config.json that states how linear layers are packed."""
 
 _Config = TypeVar("_Config", bound=BaseModel)
 
@@ -346,7 +346,7 @@ class PackedLinears(BaseModel):
     """The format of all packed linear layers of a model; the names of the weights say which layers are packed.
 
     Attributes:
-        bits: of a code.
+        bits: bits of a code.
         block: inputs that share a scale.
         symmetric: whether no zero points are stored.
     """

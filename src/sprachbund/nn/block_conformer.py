@@ -19,17 +19,17 @@ from sprachbund.nn.conformer import valid_frames
 
 @dataclass(frozen=True, kw_only=True)
 class BlockConformerShape:
-    """Sizes.
+    """Sizes of the encoder.
 
     Attributes:
-        input_width: of a frame of features.
+        input_width: width of a frame of features.
         width: D.
         num_layers: layers.
         num_heads: H.
         head_width: E.
         feed_forward_times: the feed-forwards are so many times as wide as D.
         convolution_times: the convolutions likewise.
-        kernel_size: of the convolutions.
+        kernel_size: kernel size of the convolutions.
         block: C.
         max_distance: largest distance that has a position of its own; at least C.
         num_pieces: outputs of the CTC head.
@@ -66,7 +66,7 @@ class BlockAttention(nn.Module):
     """Attention of frames to those of their block.
 
     Args:
-        shape: of the encoder.
+        shape: shape of the encoder.
     """
 
     def __init__(self, shape: BlockConformerShape) -> None:
@@ -84,7 +84,7 @@ class BlockAttention(nn.Module):
             nn.init.normal_(self.rel_pos_emb.weight)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """From states (B, T, D) of which the frames `valid`, boolean (B, T), are speech, to (B, T, D)."""
+        """Attention (B, T, D) over states (B, T, D), of which the frames `valid`, boolean (B, T), are speech."""
         length, block = x.shape[1], self.shape.block
         normed = F.pad(self.pre_norm(x), (0, 0, 0, -length % block))
         query, key, value = (
@@ -141,7 +141,7 @@ class BlockConformerLayer(nn.Module):
     """Half a feed-forward, attention, convolution, half a feed-forward, norm (arXiv 2005.08100, equation 1).
 
     Args:
-        shape: of the encoder.
+        shape: shape of the encoder.
     """
 
     def __init__(self, shape: BlockConformerShape) -> None:
@@ -162,7 +162,7 @@ class BlockConformerLayer(nn.Module):
 
 
 class BlockConformer(nn.Module):
-    """The encoder.
+    """A conformer whose attention stays in blocks.
 
     Args:
         shape: sizes.
@@ -177,7 +177,7 @@ class BlockConformer(nn.Module):
         self.out_mid = nn.Linear(shape.num_pieces, shape.width)
 
     def forward(self, features: Tensor, num_frames: Tensor) -> Tensor:
-        """From features (B, T, M), of which `num_frames` (B,) frames are valid, to states (B, T, D); 0 on padding.
+        """States (B, T, D), 0 on padding, of features (B, T, M), of which `num_frames` (B,) frames are valid.
 
         With `shown_layers`, their states stand before the last ones: (B, T, (1 + layers shown) D).
         """
@@ -198,16 +198,16 @@ class BlockConformer(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class QFormerShape:
-    """Sizes.
+    """Sizes of the Q-Former.
 
     Attributes:
-        width: of the queries.
-        inner_width: of the feed-forwards.
+        width: width of the queries.
+        inner_width: inner width of the feed-forwards.
         num_layers: layers.
         num_heads: heads of every attention.
-        memory_width: of the frames.
+        memory_width: width of the frames.
         cross_every: every so many layers, beginning with the first, read the frames.
-        norm_epsilon: of all norms.
+        norm_epsilon: norm epsilon of all norms.
     """
 
     width: int
@@ -274,7 +274,7 @@ class QFormerLayer(nn.Module):
     """Self-attention of the queries, cross-attention to the frames in some layers, feed-forward; norms come last.
 
     Args:
-        shape: of the Q-Former.
+        shape: shape of the Q-Former.
         reads: whether it has cross-attention.
     """
 
@@ -328,10 +328,10 @@ class WindowProjector(nn.Module):
     """Every window of frames becomes as many queries, in the width of a language model.
 
     Args:
-        shape: of the Q-Former.
+        shape: shape of the Q-Former.
         window: frames.
-        num_queries: that read each window.
-        width: of the language model.
+        num_queries: queries that read each window.
+        width: width of the language model.
     """
 
     def __init__(self, shape: QFormerShape, window: int, num_queries: int, width: int) -> None:
@@ -348,7 +348,7 @@ class WindowProjector(nn.Module):
         return (num_frames + self.window - 1) // self.window * self.num_queries
 
     def forward(self, states: Tensor) -> Tensor:
-        """From states (B, T, D), 0 on padding, to (B, P, width of the language model)."""
+        """Inputs (B, P, width) of the language model from states (B, T, D), which are 0 on padding."""
         padded = F.pad(states, (0, 0, 0, -states.shape[1] % self.window))
         windows = padded.unflatten(1, (-1, self.window)).flatten(0, 1)
         tokens = self.qformer(self.query, windows).unflatten(0, (len(states), -1)).flatten(1, 2)

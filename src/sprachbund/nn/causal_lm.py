@@ -67,7 +67,7 @@ class PrefixCache(DecoderCache):
         """As `store`, and lays a layer out when its first keys and values come.
 
         Args:
-            layer: its number.
+            layer: number of the layer.
             positions: (R, Q).
             used: positions to give back, from the first.
             keys: (R, K, Q, E).
@@ -100,10 +100,10 @@ class Rotary:
         kind: "linear" divides all frequencies by `factor`; "llama3" those of waves that are longer than
             `original_context` / `low_frequency` positions, none of those shorter than
             `original_context` / `high_frequency`, and the others partly (arXiv 2407.21783).
-        factor: of the stretching.
-        low_frequency: of "llama3".
-        high_frequency: of "llama3".
-        original_context: of "llama3", positions of pretraining.
+        factor: factor of the stretching.
+        low_frequency: low frequency factor of "llama3".
+        high_frequency: high frequency factor of "llama3".
+        original_context: positions of the pretraining, for "llama3".
     """
 
     base: float = 10_000.0
@@ -134,25 +134,25 @@ class CausalShape:
     Attributes:
         vocabulary_size: V.
         width: D.
-        inner_width: of the feed-forwards.
+        inner_width: inner width of the feed-forwards.
         num_layers: layers.
         num_heads: H.
         num_key_heads: K, which divides H.
         head_width: E.
         context: most positions of a row that the model attends to.
-        norm_epsilon: of all norms.
+        norm_epsilon: norm epsilon of all norms.
         rotary: positions.
         tied: whether the embedding is the output matrix too.
         head_norms: norms of each query and key head (Qwen3).
-        qkv_bias: of the projections to queries, keys and values.
+        qkv_bias: whether the projections to queries, keys and values have a bias.
         key_bias: whether keys have a bias where `qkv_bias` is set.
-        out_bias: of the projection behind the attention.
-        inner_bias: of the feed-forwards.
-        down_bias: of the last projection of the feed-forwards alone.
-        embedding_scale: of everything that comes in (Granite's embedding_multiplier).
-        residual_scale: of what each half of a layer adds (Granite's residual_multiplier).
-        attention_scale: of the scores; None for 1 / sqrt(E).
-        logits_scale: that logits are divided by.
+        out_bias: whether the projection behind the attention has a bias.
+        inner_bias: whether the feed-forwards have a bias.
+        down_bias: whether the last projection of the feed-forwards alone has a bias.
+        embedding_scale: factor of everything that comes in (Granite's embedding_multiplier).
+        residual_scale: factor of what each half of a layer adds (Granite's residual_multiplier).
+        attention_scale: factor of the scores; None for 1 / sqrt(E).
+        logits_scale: number that logits are divided by.
     """
 
     vocabulary_size: int
@@ -181,7 +181,7 @@ class CausalShape:
 Angles = tuple[Tensor, Tensor]
 """Cosines and sines (R, 1, Q, E) of positions."""
 Store = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From new keys and values (R, K, Q, E) to all those to attend to (R, K, C, E)."""
+"""Function from new keys and values (R, K, Q, E) to all those to attend to (R, K, C, E)."""
 
 
 def rotated(x: Tensor, angles: Angles) -> Tensor:
@@ -195,7 +195,7 @@ class RMSNorm(nn.Module):
     """Division by the root mean square, in single precision, and a weight (arXiv 1910.07467, equation 4).
 
     Args:
-        width: of the last dimension.
+        width: width of the last dimension.
         epsilon: added to the mean square.
     """
 
@@ -215,7 +215,7 @@ class GroupedAttention(nn.Module):
     """Causal attention in which several heads of queries share one of keys and values (arXiv 2305.13245).
 
     Args:
-        shape: of the model.
+        shape: shape of the model.
     """
 
     def __init__(self, shape: CausalShape) -> None:
@@ -235,7 +235,7 @@ class GroupedAttention(nn.Module):
 
         Args:
             x: (R, Q, D), normed.
-            angles: of its positions.
+            angles: angles of its positions.
             store: takes its keys and values, gives all.
             allowed: boolean (R, 1, Q, C), what each query attends to.
         """
@@ -262,7 +262,7 @@ class SwiGLU(nn.Module):
     """A feed-forward with a gate (arXiv 2002.05202, equation 6).
 
     Args:
-        shape: of the model.
+        shape: shape of the model.
     """
 
     def __init__(self, shape: CausalShape) -> None:
@@ -281,7 +281,7 @@ class CausalLayer(nn.Module):
     """Attention and feed-forward, each behind a norm and beside a residual.
 
     Args:
-        shape: of the model.
+        shape: shape of the model.
     """
 
     def __init__(self, shape: CausalShape) -> None:
@@ -297,7 +297,7 @@ class CausalLayer(nn.Module):
 
         Args:
             x: (R, Q, D).
-            angles: of its positions.
+            angles: angles of its positions.
             store: takes its keys and values, gives all.
             allowed: boolean (R, 1, Q, C).
         """
@@ -312,7 +312,7 @@ class CausalLayers(nn.Module):
     Args:
         shape: sizes.
         layer: makes each layer, which is called as a `CausalLayer` is; that is made if None.
-        norm: behind them; `RMSNorm` if None.
+        norm: norm behind them; `RMSNorm` if None.
     """
 
     def __init__(
@@ -337,9 +337,9 @@ class CausalLayers(nn.Module):
         """States (R, Q, D) behind the last norm.
 
         Args:
-            embedded: what comes in (R, Q, D).
-            positions: of it, (R, Q) or (1, Q).
-            stores: of each layer.
+            embedded: inputs (R, Q, D).
+            positions: positions of the inputs, (R, Q) or (1, Q).
+            stores: stores of each layer.
             allowed: boolean (R, 1, Q, C), what each position attends to of what the stores give.
         """
         angles = positions[:, None, :, None].float() * self._frequencies.to(positions.device)
@@ -365,12 +365,12 @@ class EmbedsTokens:
 
     @property
     def width(self) -> int:
-        """D."""
+        """Width D of the embeddings."""
         return self.shape.width
 
     @property
     def vocabulary_size(self) -> int:
-        """V."""
+        """Size V of the vocabulary."""
         return self.shape.vocabulary_size
 
     @property
@@ -380,7 +380,7 @@ class EmbedsTokens:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """Precision of the weights."""
         return self.embed_tokens.weight.dtype
 
     def embed(self, tokens: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ def sinusoids(length: int, width: int, max_wavelength: float = 10_000.0) -> Tens
 
     Args:
         length: number of positions.
-        width: of a signal, even.
-        max_wavelength: of the slowest pair, in positions over 2 pi.
+        width: width of a signal, even.
+        max_wavelength: wavelength of the slowest pair, in positions over 2 pi.
     """
     rates = torch.exp(-math.log(max_wavelength) * torch.arange(width // 2) / (width // 2 - 1))
     angles = torch.arange(length)[:, None] * rates

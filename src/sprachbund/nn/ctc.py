@@ -48,7 +48,7 @@ class CtcHead(nn.Module):
     Args:
         width: D.
         vocabulary_size: V, the blank included.
-        num_languages: that may be wanted.
+        num_languages: languages that may be wanted.
     """
 
     def __init__(self, width: int, vocabulary_size: int, num_languages: int = 1) -> None:

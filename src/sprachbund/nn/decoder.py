@@ -45,7 +45,7 @@ class DecoderCache:
 
     @property
     def num_rows(self) -> int:
-        """R."""
+        """Number R of rows."""
         return self.lengths.shape[0]
 
     @property
@@ -57,7 +57,7 @@ class DecoderCache:
         """As `store`, at the `positions` (R, Q) behind what every row holds.
 
         Args:
-            layer: its number.
+            layer: number of the layer.
             positions: (R, Q), behind what every row holds.
             keys: (R, H, Q, D/H).
             values: (R, H, Q, D/H).
@@ -119,7 +119,7 @@ class DecoderLayer(nn.Module):
         feed_forward_width: width of the feed-forward.
         memory_width: width of the memory.
         dropout: after the feed-forward, in training.
-        activation: of the feed-forward.
+        activation: activation of the feed-forward.
         key_bias: see `MultiHeadAttention`.
     """
 
@@ -187,7 +187,7 @@ class TextDecoder(nn.Module):
         memory_width: width of the memory, D by default.
         dropout: after each feed-forward, in training.
         tied: whether the embedding is the output matrix too (arXiv 1608.05859), or that is one of its own.
-        activation: of the feed-forwards.
+        activation: activation of the feed-forwards.
         key_bias: see `MultiHeadAttention`.
         layer_kind: class of the layers.
     """
@@ -294,7 +294,7 @@ class TextDecoder(nn.Module):
 
         Args:
             tokens: (R, Q), which follow what the cache holds.
-            cache: of the R rows; the tokens are added to it.
+            cache: cache of the R rows; the tokens are added to it.
             weights: each layer's cross-attention weights (R, H, Q, T) are appended to it, if given.
         """
         positions, allowed = self.query_positions(tokens, cache)
@@ -306,7 +306,7 @@ class TextDecoder(nn.Module):
         return x
 
     def query_positions(self, tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, Tensor | None]:
-        """Where `tokens` (R, Q) stand behind what a cache holds, (R, Q), and what they see, (R, 1, Q, C) or all (None).
+        """Positions (R, Q) of `tokens` (R, Q) behind those in a cache, and their mask (R, 1, Q, C); None allows all.
 
         Raises:
             ValueError: when a row would hold more tokens than the cache can.
@@ -375,7 +375,7 @@ def _as_given(
 
 
 def allowed_frames(memory: Tensor, num_frames: Tensor | None) -> Tensor | None:
-    """Which frames of a memory (B, T, D) are valid, (B, 1, 1, T); None where all are."""
+    """Mask (B, 1, 1, T) of the valid frames of a memory (B, T, D); None where all are valid."""
     if num_frames is None:
         return None
     frames = torch.arange(memory.shape[1], device=memory.device)

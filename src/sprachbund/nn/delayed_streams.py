@@ -24,7 +24,7 @@ class CodeShape:
     Attributes:
         num_codebooks: Q.
         num_entries: K, the code in front of the first frame among them.
-        first: that code.
+        first: the code in front of the first frame.
     """
 
     num_codebooks: int
@@ -68,11 +68,11 @@ class _Layer(nn.Module):
 
 
 class DelayedStreamsDecoder(CausalLayers):
-    """From codes of frames to tokens of text, one for each.
+    """A decoder from codes of frames to tokens of text, one for each frame.
 
     Args:
-        shape: of the layers; its context is the sliding window, its vocabulary that of the text.
-        codes: of the embeddings.
+        shape: shape of the layers; its context is the sliding window, its vocabulary that of the text.
+        codes: shape of the embeddings of codes.
     """
 
     def __init__(self, shape: CausalShape, codes: CodeShape) -> None:
@@ -99,8 +99,8 @@ class DelayedStreamsDecoder(CausalLayers):
 
         Args:
             states: codes of the frame, embedded (R, 1, D).
-            tokens: written before (R,).
-            cache: of the R rows.
+            tokens: tokens written before (R,).
+            cache: cache of the R rows.
         """
         embedded = self.embed_tokens(tokens)[:, None].float() + states
         x = embedded.to(self.embed_tokens.weight.dtype)

@@ -31,7 +31,7 @@ class ParasiteShape:
         num_heads: H.
         num_layers: L, layers of the decoder; they fall into N contiguous groups, block l reading group l.
         num_blocks: N.
-        feed_forward_width: of every block.
+        feed_forward_width: inner width of every block.
         memory_width: width of the memory.
         pre_ln_q: normalise what queries are made from. As printed, the equation does not.
     """
@@ -63,7 +63,7 @@ class ParasiteShape:
         """The shape that fits a decoder.
 
         Args:
-            decoder: of the model.
+            decoder: decoder of the model.
             num_blocks: N.
             pre_ln_q: whether queries are normed before they are projected.
         """
@@ -167,7 +167,7 @@ class Parasite(nn.Module):
 
     Args:
         shape: see `ParasiteShape`; 14 N D^2 weights in matrices where the feed-forward has width 4 D.
-        activation: of the feed-forwards, the decoder's.
+        activation: activation of the feed-forwards, the decoder's.
     """
 
     def __init__(self, shape: ParasiteShape, activation: Activation = "gelu") -> None:
@@ -204,10 +204,10 @@ class Parasite(nn.Module):
         What is visible is what the cache holds: tokens before the newest one. Turn them into logits with `logits`.
 
         Args:
-            decoder: whose cache, embedding and positions these are.
+            decoder: decoder whose cache, embedding and positions these are.
             tokens: the newest ones (R,).
             positions: theirs (R,).
-            cache: of the decoder, with the tokens before the newest ones.
+            cache: cache of the decoder, with the tokens before the newest ones.
             cross: see `remember`.
         """
         visible = None
@@ -232,10 +232,10 @@ class Parasite(nn.Module):
         """Hidden states (R, Q, D) for the tokens after `tokens` (R, Q) at `positions` (R, Q).
 
         Args:
-            decoder: whose cache, embedding and positions these are.
-            tokens: what stands at the queries' positions.
-            positions: of the queries.
-            cache: of the decoder.
+            decoder: decoder whose cache, embedding and positions these are.
+            tokens: tokens (R, Q) at the queries' positions.
+            positions: positions of the queries.
+            cache: cache of the decoder.
             cross: see `remember`.
             used: C, cached positions that are read.
             visible: boolean (R, Q, C); None where every query sees all that is read.
@@ -265,7 +265,7 @@ class Parasite(nn.Module):
         `valid` (R, U). Equal to predicting position by position.
 
         Args:
-            decoder: whose embedding and positions these are.
+            decoder: decoder whose embedding and positions these are.
             tokens: whole rows (R, U).
             cache: the decoder's keys and values of the same rows.
             cross: see `remember`.
@@ -326,11 +326,12 @@ class MedusaShape:
 
     @classmethod
     def like_parasite(cls, *, width: int, num_heads: int, parasite_blocks: int) -> "MedusaShape":
-        """As many weights in matrices as a parasite of so many blocks has, or as near below as blocks come.
+        """Shape of Medusa heads with as many weights in matrices as a parasite of so many blocks, or with slightly
+        fewer.
 
         Args:
             width: D.
-            num_heads: of Medusa, draft tokens of a pass.
+            num_heads: Medusa heads, draft tokens of a pass.
             parasite_blocks: blocks of the parasite whose size is matched.
         """
         num_blocks = max(1, PARASITE_BLOCK_SQUARES * parasite_blocks // num_heads)
@@ -373,7 +374,7 @@ class MedusaHeads(nn.Module):
         """Logits (K, ..., V) through the decoder's output matrix.
 
         Args:
-            decoder: of the model.
+            decoder: decoder of the model.
             hidden: its last hidden states (..., D).
             count: K, heads that are asked; all if None.
         """

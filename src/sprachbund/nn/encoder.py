@@ -49,7 +49,7 @@ class EncoderLayer(nn.Module):
         num_heads: H.
         feed_forward_width: width of the feed-forward.
         dropout: after the feed-forward, in training.
-        activation: of the feed-forward.
+        activation: activation of the feed-forward.
         key_bias: see `MultiHeadAttention`.
     """
 
@@ -93,10 +93,10 @@ class TextEncoder(nn.Module):
         max_tokens: longest transcript, S.
         width: D.
         num_heads: H.
-        num_layers: of the encoder.
-        feed_forward_width: of every layer.
-        activation: of the feed-forwards.
-        memory_width: of the states, M; D if None. A linear layer behind the norm brings them there.
+        num_layers: number of layers of the encoder.
+        feed_forward_width: hidden width of every layer.
+        activation: activation of the feed-forwards.
+        memory_width: width M of the states; D if None. A linear layer behind the norm brings them there.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class TextEncoder(nn.Module):
         """States (B, S, M) of transcripts `tokens` (B, S) of which the first `num_tokens` (B,) are valid.
 
         Args:
-            embedding: of the decoder.
+            embedding: embedding of the decoder.
             tokens: (B, S).
             num_tokens: valid tokens (B,).
         """

@@ -28,11 +28,11 @@ class FastConformerShape(BaseModel):
     Attributes:
         num_mel_bins: M.
         width: D.
-        num_heads: of the attention.
-        num_layers: of the encoder.
-        feed_forward_width: of each half-step feed-forward.
+        num_heads: number of heads of the attention.
+        num_layers: number of layers of the encoder.
+        feed_forward_width: hidden width of each half-step feed-forward.
         kernel_size: K of the depthwise convolutions, odd.
-        stem_channels: of the subsampling.
+        stem_channels: channels of the subsampling.
         scale_input: whether what enters the first layer is multiplied by the root of D.
     """
 
@@ -98,7 +98,7 @@ class Convolution(nn.Module):
         return self.out(F.silu(x).transpose(1, 2))
 
     def train(self, mode: bool = True) -> Self:
-        """As of every module, but the batch norm keeps its statistics: padding and small batches would move them."""
+        """Set training mode; the batch norm keeps its statistics, which padding and small batches would move."""
         super().train(mode)
         self.inner_norm.eval()
         return self

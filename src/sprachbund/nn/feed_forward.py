@@ -69,7 +69,7 @@ class FeedForward(nn.Module):
     Args:
         width: D.
         hidden_width: F.
-        activation: between the two matrices.
+        activation: activation between the two matrices.
     """
 
     def __init__(self, width: int, hidden_width: int, activation: Activation = "silu") -> None:
@@ -109,9 +109,9 @@ class SplitFeedForward(nn.Module):
         private_widths: hidden width of each group's branch.
         table: group of each language: (S,) or (U,) for the sides "source" and "target", (S, U) for "pair";
             `UNPLANNED` where there is none.
-        side: which language of a row decides.
+        side: language of a row that chooses its group.
         activation: inside the branches.
-        dropout: of the branches' hidden units, while training.
+        dropout: dropout of the branches' hidden units, while training.
     """
 
     table: Tensor

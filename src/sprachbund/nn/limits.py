@@ -28,19 +28,19 @@ class Limit:
 
 
 WIDTH = Limit(1, 65_536)
-"""Of states, embeddings, channels, and what an LSTM or a joint network works with."""
+"""Width of states, embeddings and channels, of an LSTM or of a joint network."""
 INNER_WIDTH = Limit(1, 2**20)
-"""Of a feed-forward or an expert."""
+"""Hidden width of a feed-forward or an expert."""
 LAYERS = Limit(0, 512)
 HEADS = Limit(1, 1024)
 KERNEL = Limit(1, 4096)
 """Frames of a convolution."""
 MEL_BINS = Limit(1, 1024)
 POSITIONS = Limit(1, 65_536)
-"""Of a table of positions, and tokens of a row."""
+"""Rows of a table of positions, and tokens of a row."""
 VOCABULARY = Limit(1, 2**21)
 FRAMES = Limit(0, 65_536)
-"""Of context."""
+"""Frames of context."""
 EXPERTS = Limit(1, 4096)
 
 
@@ -63,4 +63,4 @@ Flag = Annotated[bool, Field(strict=True)]
 Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
 """Such as dropout."""
 Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-"""Of a loss."""
+"""Weight of a loss."""

@@ -26,30 +26,30 @@ HALVING = 2
 
 @dataclass(frozen=True, kw_only=True)
 class MimiShape:
-    """Sizes.
+    """Sizes of the codec.
 
     Attributes:
         width: D of the transformer and of what is quantised.
         num_filters: channels of the first convolution; each that strides doubles them.
-        strides: of the convolutions that stride, in order.
-        kernel: of the first convolution.
-        last_kernel: of the one in front of the transformer.
-        residual_kernel: of those in residual blocks.
+        strides: strides of the convolutions that stride, in order.
+        kernel: kernel of the first convolution.
+        last_kernel: kernel of the convolution in front of the transformer.
+        residual_kernel: kernel of the convolutions in residual blocks.
         num_residual: residual blocks in front of each stride.
         dilation_growth: the dilation of a block is that of the one before, so many times.
-        compress: how many times fewer channels a residual block has inside.
-        num_layers: of the transformer.
-        num_heads: of its attention.
-        num_key_heads: of keys and values.
-        head_width: of one.
-        inner_width: of its feed-forwards.
+        compress: factor by which a residual block has fewer channels inside.
+        num_layers: number of layers of the transformer.
+        num_heads: number of heads of its attention.
+        num_key_heads: heads of keys and values.
+        head_width: width of one head.
+        inner_width: inner width of its feed-forwards.
         window: steps that one attends to, itself among them.
-        norm_epsilon: of its norms.
+        norm_epsilon: norm epsilon of its norms.
         rotary: its positions.
         num_semantic: codebooks that quantise by themselves (arXiv 2410.00037, section 3.3.3).
         num_acoustic: codebooks that quantise beside them.
         num_codes: K.
-        code_width: of a code's vector.
+        code_width: width of a code's vector.
         projected: whether a matrix leads from D to the width of codes.
     """
 
@@ -78,7 +78,7 @@ class MimiShape:
 
     @property
     def transformer(self) -> CausalShape:
-        """Of the transformer; there is no vocabulary."""
+        """Shape of the transformer; there is no vocabulary."""
         return CausalShape(
             vocabulary_size=0,
             width=self.width,
@@ -99,7 +99,7 @@ class MimiState:
 
     Attributes:
         convolutions: inputs that each convolution needs again, each (B, C, n), in order.
-        attention: of the transformer.
+        attention: attention of the transformer.
     """
 
     convolutions: tuple[Tensor, ...]
@@ -120,7 +120,7 @@ class MimiState:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it holds, by name; ready for `safetensors.torch.save`."""
+        """All tensors of the state by name; ready for `safetensors.torch.save`."""
         convolutions = {f"convolutions.{n}": one for n, one in enumerate(self.convolutions)}
         return {**convolutions, **self.attention.tensors()}
 
@@ -275,8 +275,8 @@ class ResidualQuantizer(nn.Module):
     """Codes of vectors: the nearest of a codebook, then the nearest to what is left, and so on.
 
     Args:
-        shape: of the codec.
-        num_codebooks: of them.
+        shape: shape of the codec.
+        num_codebooks: number of codebooks.
     """
 
     codebooks: Tensor
@@ -316,7 +316,7 @@ class _SplitQuantizer(nn.Module):
 
 
 class MimiEncoder(nn.Module):
-    """From samples to codes, in pieces.
+    """An encoder from samples to codes, piece by piece.
 
     Args:
         shape: sizes.
@@ -348,8 +348,8 @@ class MimiEncoder(nn.Module):
         """Return the vectors (B, D, T) of the next samples (B, N), which are quantised, and the state behind them.
 
         Args:
-            samples: of whole frames.
-            state: of the B rows.
+            samples: samples of whole frames.
+            state: state of the B rows.
         """
         *first, last = state.convolutions
         contexts = _Contexts(first)
@@ -366,8 +366,8 @@ class MimiEncoder(nn.Module):
         """Codes (B, T, Q) of the next samples (B, N) of whole frames, and the state behind them.
 
         Args:
-            samples: of whole frames.
-            state: of the B rows.
+            samples: samples of whole frames.
+            state: state of the B rows.
         """
         latents, state = self.latents(samples, state)
         return self.quantizer(latents), state

@@ -41,7 +41,7 @@ class Routing:
         return self.log_probs.unflatten(1, (self.num_groups, -1)).logsumexp(-1)
 
     def select(self, rows: Tensor) -> Routing:
-        """Of the rows where `rows` (N,) is True, alone."""
+        """Routing of the rows where `rows` (N,) is True, alone."""
         return Routing(
             log_probs=self.log_probs[rows],
             experts=self.experts[rows],
@@ -131,7 +131,7 @@ class MixtureOfExperts(nn.Module):
         num_groups: G.
         group_size: n.
         num_chosen: C.
-        activation: of the experts.
+        activation: activation of the experts.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ def language_losses(routing: Routing, groups: Tensor) -> Tensor:
     """-log of the mass on the groups that a row may go to, (N,): L_lang before its mean over frames.
 
     Args:
-        routing: of N rows.
+        routing: routing of N rows.
         groups: boolean (N, G), one True at least: the groups of the languages that the utterance, or the frame, is in.
     """
     members = groups.repeat_interleave(routing.log_probs.shape[1] // routing.num_groups, dim=1)

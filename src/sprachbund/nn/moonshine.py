@@ -32,8 +32,8 @@ class InterleavedRotary(nn.Module):
 
     Args:
         head_width: E.
-        share: of E that is turned, the first dimensions.
-        base: of the rates.
+        share: share of E that is turned, the first dimensions.
+        base: base of the rates.
     """
 
     rates: Tensor
@@ -129,8 +129,8 @@ class Mlp(nn.Module):
 
     Args:
         width: D.
-        inner_width: between the matrices.
-        activation: of the gate, or of all.
+        inner_width: width between the matrices.
+        activation: activation of the gate, or of all.
         gated: whether the expansion has a gate beside it.
     """
 
@@ -157,8 +157,8 @@ class MoonshineEncoderLayer(nn.Module):
         width: D.
         num_heads: H.
         head_width: E.
-        inner_width: of the feed-forward.
-        activation: of the feed-forward.
+        inner_width: inner width of the feed-forward.
+        activation: activation of the feed-forward.
         offset_norm: whether norms store their scale less one.
     """
 
@@ -203,9 +203,9 @@ class MoonshineEncoder(nn.Module):
     Args:
         width: D.
         num_heads: H.
-        num_layers: of the encoder.
-        inner_width: of the feed-forwards.
-        activation: of the feed-forwards.
+        num_layers: number of layers of the encoder.
+        inner_width: inner width of the feed-forwards.
+        activation: activation of the feed-forwards.
         rotary: positions.
     """
 
@@ -312,9 +312,9 @@ class StreamingMoonshineEncoder(nn.Module):
         width: D.
         num_heads: H.
         head_width: E.
-        inner_width: of the feed-forwards.
-        activation: of the feed-forwards.
-        windows: of each layer: frames that one sees, itself and the past, and one more than those ahead.
+        inner_width: inner width of the feed-forwards.
+        activation: activation of the feed-forwards.
+        windows: windows of each layer: frames that one sees, itself and the past, and one more than those ahead.
     """
 
     def __init__(
@@ -381,9 +381,9 @@ class MoonshineDecoder(nn.Module):
         width: D.
         num_heads: H.
         head_width: E.
-        num_layers: of the decoder.
-        inner_width: of the feed-forwards.
-        activation: of their gates.
+        num_layers: number of layers of the decoder.
+        inner_width: inner width of the feed-forwards.
+        activation: activation of their gates.
         rotary: positions.
     """
 
@@ -447,7 +447,7 @@ class MoonshineDecoder(nn.Module):
 
         Args:
             tokens: (R, Q).
-            cache: of the R rows; the tokens are added to it.
+            cache: cache of the R rows; the tokens are added to it.
             weights: each layer's cross-attention weights (R, H, Q, T) are appended to it, if given.
 
         Raises:

@@ -29,7 +29,7 @@ class BlockWeights:
     """A weight (O, I) as scale * (code - zero point).
 
     Attributes:
-        bits: of a code.
+        bits: bits of a code.
         block: K, inputs that share a scale; the last block of an output is filled up with zeros.
         num_inputs: I.
         codes: (O, G * K * bits / 8) unsigned codes, packed, lowest bits first.
@@ -46,7 +46,7 @@ class BlockWeights:
 
     @property
     def num_bytes(self) -> int:
-        """Of codes, scales and zero points."""
+        """Bytes of codes, scales and zero points."""
         return sum(x.nbytes for x in (self.codes, self.scales, self.zeros) if x is not None)
 
     @property
@@ -134,7 +134,7 @@ def from_bits(packed: Tensor, bits: int, count: int) -> Tensor:
 
     Args:
         packed: bytes (O, ...).
-        bits: of a code.
+        bits: bits of a code.
         count: codes of a row.
     """
     if 8 % bits == 0:  # whole codes in every byte
@@ -200,7 +200,7 @@ def _least_squares(blocks: Tensor, a: Tensor, codes: Tensor, middle: int | None)
 
 
 def _stored(blocks: Tensor, scale: Tensor, offset: Tensor, bits: int, symmetric: bool) -> _Fit:
-    """What of a scale and an offset can be stored, and the codes that are nearest then."""
+    """Scale and offset as they can be stored, and the codes that are nearest then."""
     most = 2**bits - 1
     smallest = torch.finfo(SCALE).tiny
     scale = scale.nan_to_num(0.0, 0.0, 0.0).to(SCALE).float()
@@ -319,8 +319,8 @@ def make_room(model: nn.Module, names: Iterable[str], *, bits: int, block: int, 
 
     Args:
         model: on the meta device; is changed in place.
-        names: of its linear layers.
-        bits: of a weight.
+        names: names of its linear layers.
+        bits: bits of a weight.
         block: weights that share a scale.
         symmetric: whether blocks have no zero point.
     """

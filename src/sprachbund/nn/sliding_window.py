@@ -20,8 +20,8 @@ class SlidingCache:
     """Keys and values of the newest positions of rows; it is never written to.
 
     Attributes:
-        keys: of each layer (R, K, S, E), the newest last; a row that has come less far than S begins with nothing.
-        values: of each layer, likewise.
+        keys: keys of each layer (R, K, S, E), the newest last; a row that has come less far than S begins with nothing.
+        values: values of each layer, likewise.
         lengths: positions (R,) that each row has come.
     """
 
@@ -31,7 +31,7 @@ class SlidingCache:
 
     @classmethod
     def empty(cls, layers: CausalLayers, num_rows: int) -> Self:
-        """Of rows in front of their first position, in the precision and on the device of the layers."""
+        """Cache of rows in front of their first position, in the precision and on the device of the layers."""
         weight, shape = next(layers.parameters()), layers.shape
         nothing = (weight.new_zeros(num_rows, shape.num_key_heads, 0, shape.head_width),) * shape.num_layers
         return cls(
@@ -42,7 +42,7 @@ class SlidingCache:
 
     @property
     def num_kept(self) -> int:
-        """S."""
+        """Number S of kept positions."""
         return self.keys[0].shape[2]
 
     def take(self, rows: Tensor) -> Self:
@@ -71,7 +71,7 @@ class SlidingCache:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it holds, by name; ready for `safetensors.torch.save`."""
+        """All tensors of the cache by name; ready for `safetensors.torch.save`."""
         return {
             "keys": torch.stack(self.keys),
             "values": torch.stack(self.values),
@@ -94,9 +94,9 @@ def through_window(
     The computation is cut into pieces of a window, so that memory has a bound for any Q.
 
     Args:
-        layers: to go through.
-        x: what comes in (R, Q, D), one position or more.
-        cache: of the R rows.
+        layers: layers to go through.
+        x: inputs (R, Q, D), one position or more.
+        cache: cache of the R rows.
         window: positions that each attends to, its own among them.
     """
     states = []

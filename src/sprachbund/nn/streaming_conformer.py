@@ -177,8 +177,8 @@ class RelativeAttention(nn.Module):
 
         Args:
             x: normed.
-            keys: of the past and of x.
-            values: of the past and of x.
+            keys: keys of the past and of x.
+            values: values of the past and of x.
             signals: (P + 2 C - 1, D), of the distances from P + C - 1 down to 1 - C.
             allowed: boolean, broadcastable to (B, 1, C, P + C).
         """
@@ -236,9 +236,9 @@ class StreamingShape:
 
     Attributes:
         width: D.
-        feed_forward_width: of each half-step feed-forward.
+        feed_forward_width: hidden width of each half-step feed-forward.
         kernel_size: K of the depthwise convolutions.
-        stem_channels: of the subsampling.
+        stem_channels: channels of the subsampling.
         scale_input: multiply what enters the first layer by the root of D, as NeMo's checkpoints want it.
     """
 
@@ -363,7 +363,7 @@ def empty_state(shape: StreamingShape, num_rows: int, past: int, like: Tensor) -
     """The state of streams of which nothing was heard, with room for so much past; in dtype and device of `like`.
 
     Args:
-        shape: of the encoder.
+        shape: shape of the encoder.
         num_rows: number of streams.
         past: frames of the past that fit.
         like: tensor of the same dtype and device.
@@ -384,10 +384,10 @@ class ChunkEncoder(nn.Module):
 
     Args:
         shape: its sizes.
-        tiers: those it was trained for.
+        tiers: tiers that it was trained for.
 
     Attributes:
-        tier: of whole utterances outside of training; the first of `tiers` unless set.
+        tier: tier of whole utterances outside of training; the first of `tiers` unless set.
     """
 
     def __init__(self, shape: StreamingShape, tiers: Sequence[Tier]) -> None:
@@ -410,12 +410,12 @@ class ChunkEncoder(nn.Module):
     def step(
         self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
     ) -> tuple[Tensor, Tensor, StreamState]:
-        """As `stream`, unchecked: how long the chunk and the past are, the tensors' shapes say.
+        """The same as `stream`, unchecked: the tensors' shapes say how long the chunk and the past are.
 
         Args:
             mel: log-mel (B, T, M) of a chunk.
             num_mel: valid frames (B,).
-            state: of the B streams.
+            state: state of the B streams.
             route: languages of the rows, where layers are split by them.
         """
         raise NotImplementedError
@@ -484,7 +484,7 @@ class StreamingEncoder(ChunkEncoder):
         tiers: one of them is drawn for every batch in training (arXiv 2312.17279, section 3.3).
 
     Attributes:
-        tier: of whole utterances outside of training; the first of `tiers` unless set.
+        tier: tier of whole utterances outside of training; the first of `tiers` unless set.
     """
 
     def __init__(self, shape: StreamingShape, tiers: Sequence[Tier] = (Tier(),)) -> None:
@@ -493,7 +493,7 @@ class StreamingEncoder(ChunkEncoder):
         self.layers = nn.ModuleList(StreamingLayer(shape) for _ in range(shape.num_layers))
 
     def like(self) -> Tensor:
-        """A weight."""
+        """A weight, whose device and precision new tensors take."""
         return self.stem.first.weight
 
     def forward(
@@ -525,12 +525,12 @@ class StreamingEncoder(ChunkEncoder):
     def step(
         self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
     ) -> tuple[Tensor, Tensor, StreamState]:
-        """As `stream`, unchecked: how long the chunk and the past are, the tensors' shapes say.
+        """The same as `stream`, unchecked: the tensors' shapes say how long the chunk and the past are.
 
         Args:
             mel: log-mel (B, T, M) of a chunk.
             num_mel: frames (B,), the lead included.
-            state: of the B streams.
+            state: state of the B streams.
             route: languages of the rows, where layers are split by them.
         """
         past, chunk = state.keys.shape[3], mel.shape[1] // SUBSAMPLING

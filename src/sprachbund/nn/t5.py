@@ -30,12 +30,12 @@ class T5Shape(BaseModel):
         width: D.
         num_heads: H.
         head_width: K; H K need not be D.
-        feed_forward_width: of every layer.
-        num_encoder_layers: of the encoder.
-        num_decoder_layers: of the decoder.
+        feed_forward_width: hidden width of every layer.
+        num_encoder_layers: number of layers of the encoder.
+        num_decoder_layers: number of layers of the decoder.
         buckets: distances that are told apart.
         max_distance: tokens from which on all distances are one.
-        epsilon: of the norms.
+        epsilon: epsilon of the norms.
         dropout: after each feed-forward, in training.
         positions: longest row of tokens on either side. The layout has no limit; this is ours.
     """
@@ -63,7 +63,7 @@ def buckets_of(distances: Tensor, num_buckets: int, max_distance: int, *, both_s
 
     Args:
         distances: position of the key minus that of the query, of any shape.
-        num_buckets: of both sides together.
+        num_buckets: number of buckets of both sides together.
         max_distance: from which on all distances share the last bucket.
         both_sides: whether keys may come after the query, as in an encoder; they then have half of the buckets.
 
@@ -185,7 +185,7 @@ class T5DecoderLayer(nn.Module):
         Args:
             x: (R, Q, D).
             store: from the keys and values of x, (R, H, Q, K), to all those to attend to, (R, H, C, K).
-            added: to the scores of each query, (R or 1, H, Q, C).
+            added: numbers that are added to the scores of each query, (R or 1, H, Q, C).
             cross: the memory's keys, values and its padding mask.
             weights: the cross-attention weights (R, H, Q, T) are appended to it, if given.
         """
@@ -306,7 +306,7 @@ class T5Decoder(TextDecoder):
         return logits
 
     def _added(self, positions: Tensor, used: int, allowed: Tensor | None) -> Tensor:
-        """What is added to scores, (R or 1, H, Q, C), of queries at `positions` (R or 1, Q) and `used` keys."""
+        """Position bias and mask, (R or 1, H, Q, C), of queries at `positions` (R or 1, Q) and `used` keys."""
         keys = torch.arange(used, device=positions.device)
         buckets = buckets_of(
             keys - positions[:, :, None], self.shape.buckets, self.shape.max_distance, both_sides=False

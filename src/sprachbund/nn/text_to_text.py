@@ -33,11 +33,11 @@ class TextToTextShape(BaseModel):
         width: D of encoder and decoder.
         num_encoder_heads: H of the encoder.
         num_decoder_heads: H of the decoder.
-        num_encoder_layers: of the encoder.
-        num_decoder_layers: of the decoder.
-        encoder_feed_forward_width: of each encoder layer.
-        decoder_feed_forward_width: of each decoder layer.
-        activation: of the feed-forwards.
+        num_encoder_layers: number of layers of the encoder.
+        num_decoder_layers: number of layers of the decoder.
+        encoder_feed_forward_width: hidden width of each encoder layer.
+        decoder_feed_forward_width: hidden width of each decoder layer.
+        activation: activation of the feed-forwards.
         scaled: whether embeddings are multiplied by the root of D.
         positions: longest row of tokens, on either side.
         dropout: after each feed-forward, in training.
@@ -93,10 +93,10 @@ class FixedPositionDecoder(TextDecoder):
         positions: (U, D), real numbers even where the weights are on the meta device.
         num_heads: H.
         num_layers: L.
-        feed_forward_width: of every layer.
+        feed_forward_width: hidden width of every layer.
         scaled: whether embeddings are multiplied by the root of D.
         dropout: after each feed-forward, in training.
-        activation: of the feed-forwards.
+        activation: activation of the feed-forwards.
         layer_kind: class of the layers.
     """
 
@@ -157,7 +157,7 @@ class CanaryDecoder(NormedEmbedding, FixedPositionDecoder):
 
     Args:
         vocabulary_size: V.
-        others: those of `FixedPositionDecoder`.
+        others: arguments of `FixedPositionDecoder`.
     """
 
     def __init__(self, *, vocabulary_size: int, **others: Any) -> None:

@@ -51,8 +51,8 @@ class EBranchformerLayer(nn.Module):
     Args:
         width: D.
         num_heads: H.
-        feed_forward_width: of each feed-forward, and F of the gated branch.
-        kernel_size: of both depthwise convolutions, odd.
+        feed_forward_width: hidden width of each feed-forward, and F of the gated branch.
+        kernel_size: kernel size of both depthwise convolutions, odd.
         dropout: after the second feed-forward, in training, as in a conformer layer.
     """
 
@@ -119,11 +119,11 @@ class TokenEncoder(nn.Module):
         num_heads: H.
         num_lower: layers below the layer where the source is read off.
         num_upper: layers above it.
-        feed_forward_width: of every layer.
-        kernel_size: of the depthwise convolutions.
+        feed_forward_width: hidden width of every layer.
+        kernel_size: kernel size of the depthwise convolutions.
         strides: convolutions of stride 2; none leaves as many frames as tokens.
         block: kind of the layers.
-        dropout: in every layer, in training.
+        dropout: dropout in every layer, in training.
         time_masks: stretches of the embedded tokens that are hidden, in training.
         max_mask_share: longest such stretch, as a share of the row.
     """
@@ -183,7 +183,7 @@ def time_mask(lengths: Tensor, size: int, count: int, max_share: float) -> Tenso
 
     Args:
         lengths: (B,).
-        size: of the mask.
+        size: columns of the mask.
         count: stretches of a row.
         max_share: longest stretch, as a share of the row's length.
     """

@@ -146,7 +146,7 @@ def duration_transducer_loss(
         num_frames: (B,), 1 to T.
         num_targets: (B,), 0 to U.
         blank: id of the blank.
-        durations: in frames, in the order of their logits.
+        durations: durations in frames, in the order of their logits.
         frames_at_once: t.
 
     Raises:
@@ -192,7 +192,7 @@ def _duration_paths(
         takes: log-probabilities of durations (B, T, W, E).
         num_frames: valid frames (B,).
         num_targets: valid targets (B,).
-        durations: in frames.
+        durations: durations in frames.
     """
     _, frames, width = blanks.shape
     t, u = (torch.arange(n, device=blanks.device) for n in (frames, width))
@@ -358,7 +358,7 @@ def _walled(arcs: Tensor) -> Tensor:
 
 
 def _from_right(cells: Tensor) -> Tensor:
-    """What stands one token further, nothing behind the last."""
+    """The table shifted by one token; minus infinity behind the last."""
     return F.pad(cells[..., 1:], (0, 1), value=-torch.inf)
 
 
@@ -433,9 +433,9 @@ class TransducerShape:
         prediction_width: P.
         prediction_layers: L.
         joint_width: J.
-        dropout: between layers of the prediction network, behind it, and in the joint network; in training.
+        dropout: dropout between layers of the prediction network, behind it, and in the joint network; in training.
         blank: the id that takes a step in time.
-        activation: of the joint network; NeMo's checkpoints have "relu".
+        activation: activation of the joint network; NeMo's checkpoints have "relu".
         durations: frames that a token or blank may take, of a token-and-duration transducer (arXiv 2304.06795), whose
             joint network has a logit for each behind those of the vocabulary; empty for others.
         max_symbols: most tokens at one frame: a model that never chooses the blank must not hold up a stream.
@@ -461,7 +461,7 @@ class TransducerShape:
 
 @dataclass(frozen=True, kw_only=True)
 class TransducerState:
-    """Where rows are in their streams: after which tokens, and after how many frames. It is never changed in place.
+    """Progress of rows in their streams: the tokens so far and the frames consumed. It is never changed in place.
 
     Attributes:
         hidden: (B, L, P) of the prediction network.
@@ -570,7 +570,7 @@ class LanguageFusion(nn.Module):
 
     Args:
         width: D of the states.
-        inner_width: of f.
+        inner_width: inner width of f.
         num_languages: rows of b.
     """
 
@@ -590,8 +590,8 @@ class Transducer(nn.Module):
 
     Args:
         shape: see `TransducerShape`.
-        prediction: what computes in place of a `PredictionNetwork`; a new one by default.
-        joint: what computes in place of a `JointNetwork`; a new one by default.
+        prediction: module in place of a `PredictionNetwork`; a new one by default.
+        joint: module in place of a `JointNetwork`; a new one by default.
     """
 
     def __init__(self, shape: TransducerShape, *, prediction: Any = None, joint: Any = None) -> None:
@@ -670,7 +670,7 @@ class Transducer(nn.Module):
         )
 
     def check_state(self, state: TransducerState, num_rows: int) -> None:
-        """See that a state is one of this model, for so many rows.
+        """Check that a state is one of this model, for so many rows.
 
         Raises:
             ValueError: naming the sizes seen and wanted.

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, computed_field
 from torch import nn
 
 FLOAT_BYTES = 4
-"""Of a weight in 32 bits."""
+"""Bytes of a weight in 32 bits."""
 ADAMW_MOMENTS = 2
 """Tensors that AdamW keeps of every weight. Muon keeps one of matrices, so estimates are upper bounds."""
 
@@ -24,10 +24,10 @@ class TrainingEstimate:
     """The memory and operations that a training needs of the GPU of its process.
 
     Attributes:
-        name: of the training.
+        name: name of the training.
         fixed_bytes: weights, gradients and moments.
         batch_bytes: activations of the largest batch, kept for the backward pass in 32 bits.
-        utterances: in it.
+        utterances: utterances in it.
         flops: floating-point operations of all steps.
     """
 
@@ -51,7 +51,7 @@ class MemoryEstimate(BaseModel):
     """Parameters and memory of one size of a recipe; each system adds its own fields.
 
     Attributes:
-        languages: of the recipe.
+        languages: languages of the recipe.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -60,7 +60,7 @@ class MemoryEstimate(BaseModel):
 
     @property
     def of_trainings(self) -> tuple[TrainingEstimate, ...]:
-        """Of each training that has a process of its own."""
+        """Memory of each training that has a process of its own."""
         return ()
 
 
@@ -68,7 +68,7 @@ class TrainingMemory(BaseModel):
     """Memory of one training in 32 bits with AdamW.
 
     Attributes:
-        weights_bytes: of all weights.
+        weights_bytes: bytes of all weights.
         moments_bytes: gradients and the optimizer's moments of the trained weights.
         kept_bytes: activations that are kept for the backward pass; see the subclass for the number of utterances.
         flops: floating-point operations of all steps, over batches of the longest utterances.
@@ -97,9 +97,9 @@ def estimate_of(name: str, memory: TrainingMemory, utterances: int) -> TrainingE
     """Return the estimate of a training.
 
     Args:
-        name: of the training.
-        memory: of it.
-        utterances: in the largest batch.
+        name: name of the training.
+        memory: memory of the training.
+        utterances: utterances in the largest batch.
     """
     return TrainingEstimate(
         name=name,

@@ -1,7 +1,7 @@
 """Running a study: its cells in their most informative order, by processes of this machine or of a Ray cluster.
 
 Only files are kept: a cell is finished when its manifest exists, so a study that was killed goes on with
-what is missing, and a cell that was half made takes up its own training. The table of results is made anew from
+what is missing, and a cell that was half made resumes its own training. The table of results is made anew from
 manifests whenever a cell is finished.
 """
 
@@ -32,7 +32,7 @@ from sprachbund.util.files import read_object, write_json, write_text
 STUDY_FILE = "study.json"
 RESULTS_FILE = "results.csv"
 FAILED_FILE = "failed.txt"
-"""In a cell's folder: why it failed, in one line."""
+"""File in a cell's folder that states in one line why the cell failed."""
 _NAMED = 3
 CellFunction = Callable[[Cell, Path], CellScores]
 """Makes a cell in its folder, where it finds what it left there before; has to be picklable."""
@@ -43,10 +43,10 @@ class Tasks:
     """Files to be made, each by a function of its number; a `sprachbund.util.jobs.Job`.
 
     Attributes:
-        paths: of the files, in the order of the work.
+        paths: paths of the files, in the order of the work.
         make: makes one; has to be picklable.
-        threads: of each process.
-        gpus: of each process.
+        threads: threads of each process.
+        gpus: GPUs of each process.
     """
 
     paths: tuple[Path, ...]
@@ -75,7 +75,7 @@ class Study:
     """A grid and what makes its cells.
 
     Attributes:
-        grid: which cells.
+        grid: combinations of starts, languages and scales.
         make: makes one.
         out: folder of the study.
     """
@@ -97,8 +97,9 @@ class Study:
 
         Args:
             workers: cells at a time, each with one thread.
-            ray_address: of a Ray cluster that shares the folder, "local" for one here; None for plain processes.
-            gpus: of each cell, which sees no others.
+            ray_address: address of a Ray cluster that shares the folder, "local" for one here; None for plain
+                processes.
+            gpus: GPUs of each cell, which sees no others.
             report: called whenever a cell is finished.
             progress: called with cells finished and in all.
 
@@ -180,7 +181,7 @@ def run_tasks(
     """Make the files of tasks that are missing; the number of finished ones and the time left are reported.
 
     Args:
-        tasks: to be done.
+        tasks: tasks that are done.
         what: they are called.
         finished: is called whenever one is.
         workers: tasks at a time.
@@ -190,7 +191,7 @@ def run_tasks(
         give_up: as for `sprachbund.util.jobs.run`.
 
     Raises:
-        SprachbundError: what the first task to fail raised.
+        SprachbundError: the error of the first task that failed.
     """
     before = reported = work.done(tasks)
     report(f"{reported} of {len(tasks.paths)} {what} are finished")
@@ -234,7 +235,7 @@ def remember(out: Path, recipe: BaseModel, *, may_change: Sequence[str]) -> None
 
     Args:
         out: folder of the study.
-        recipe: all that decides its numbers.
+        recipe: options that its numbers depend on.
         may_change: keys that a study in this folder may have otherwise: what adds cells, or changes no number.
 
     Raises:

@@ -19,7 +19,7 @@ def write_texts(path: Path, runs: Iterable[tuple[str, int, RunFile]]) -> None:
     Utterances with texts in several languages have one entry for each, "ID LANGUAGE".
 
     Args:
-        path: of the file, one JSON object a line.
+        path: path of the file, one JSON object a line.
         runs: name of the arm, seed, and its lines; those of the first one say which texts are written.
     """
     with (

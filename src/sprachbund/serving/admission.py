@@ -57,7 +57,7 @@ class Rates:
 
 
 class Intake:
-    """Bodies on their way: how many, and how many bytes of them are kept for requests that still need them."""
+    """Request bodies on their way: their number, and the bytes that are kept for requests that still need them."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits

@@ -31,7 +31,7 @@ def create_app(
     """An app that serves speech translation.
 
     Args:
-        settings: of the service; its address is for whoever runs the app.
+        settings: settings of the service; the caller, who runs the app, decides the address.
         loader: gives a model by its name; by default `sprachbund.load` as the settings say.
         engine_for: makes the engine of a model's live sessions; by default a `LiveEngine`.
         names: hosts that requests may be sent to; None is any.

@@ -62,17 +62,17 @@ class Start(_Message):
         model: id of a model; None is the service's first.
         targets: languages wanted.
         source: language spoken; None identifies it.
-        languages: those that may be spoken, when it is identified.
-        policy: when text is written; None is the default of `LiveOptions`.
+        languages: languages that may be spoken, when the language is identified.
+        policy: policy of writing text; None is the default of `LiveOptions`.
         settings: other fields of `LiveOptions`.
         prompt: context or glossary, for models with room for it.
         glossary: terms and their translations, for cascades with a language model.
         hot_words: words that the search prefers.
         hot_words_weight: bonus of each of their tokens; None is the default of `DecodingOptions`.
         word_timestamps: whether texts have the words that they commit, with times.
-        encoding: of the sound.
-        sample_rate: of the sound, in Hz.
-        key: where one is needed and cannot be sent as a header, as from a browser.
+        encoding: encoding of the sound.
+        sample_rate: sample rate of the sound, in Hz.
+        key: key of the client, where one is needed and cannot be sent as a header, as from a browser.
     """
 
     type: Literal["start"]
@@ -163,8 +163,8 @@ class SoundDecoder:
     """Binary messages of a session to 16 kHz samples (N,); a sample may be cut between two messages.
 
     Args:
-        encoding: of the messages, mono.
-        sample_rate: of the messages, in Hz.
+        encoding: encoding of the messages, mono.
+        sample_rate: sample rate of the messages, in Hz.
 
     Attributes:
         received_s: seconds of sound received, in whole samples.
@@ -488,9 +488,9 @@ class SessionManager:
     """Opens, resumes, serves and ends all live sessions of a service.
 
     Args:
-        settings: of the service.
-        store: of its models.
-        meters: of the service.
+        settings: settings of the service.
+        store: store of its models.
+        meters: meters of the service.
     """
 
     def __init__(self, settings: Settings, store: ModelStore, meters: Meters) -> None:
@@ -553,10 +553,10 @@ class SessionManager:
         """Write a line for a connection.
 
         Args:
-            socket: of the connection.
-            path: of the route.
+            socket: socket of the connection.
+            path: path of the route.
             live: its session, the last one where it had several.
-            status: of a refusal, or the code that the socket was closed with.
+            status: status of a refusal, or the code that the socket was closed with.
             took_s: seconds that it was open.
         """
         self._meters.requests.labels(path, str(status)).inc()
@@ -607,9 +607,9 @@ class SessionManager:
         """A new session, which counts towards the limits until `give_up` or the end of its text.
 
         Args:
-            start: what is asked for.
+            start: options that the client asks for.
             owner: the client.
-            spans: what counts as a stretch of speech; the engine's options by default.
+            spans: thresholds and lengths of stretches of speech; the engine's options by default.
             marks: see `ResumableSession`.
 
         Raises:

@@ -38,9 +38,9 @@ def check_origin(
     to pass it on.
 
     Args:
-        headers: of a request or of a WebSocket.
-        names: of the service; None is any. A page can point a name of its own at this machine.
-        origins: of other sites whose pages may ask; `ANY_ORIGIN` lets all.
+        headers: headers of a request or of a WebSocket.
+        names: names of the service; None is any. A page can point a name of its own at this machine.
+        origins: origins of other sites whose pages may ask; `ANY_ORIGIN` lets all.
 
     Raises:
         RefusalError: 400 for a `Host` that is none; 421 for one that is not among the names; 403 for an `Origin` other
@@ -79,7 +79,7 @@ def check_query(query: str) -> None:
     """Refuse a key in an address, which proxies, histories and logs keep.
 
     Args:
-        query: of the address, without the question mark.
+        query: query of the address, without the question mark.
 
     Raises:
         RefusalError: 400.
@@ -110,8 +110,8 @@ class RequestMiddleware:
 
     Args:
         app: the application that gets the requests that are not refused.
-        service: of the app.
-        names: that requests may be sent to; None is any.
+        service: service of the app.
+        names: names that requests may be sent to; None is any.
     """
 
     def __init__(self, app: ASGIApp, service: Service, names: Collection[str] | None = None) -> None:

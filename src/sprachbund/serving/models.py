@@ -44,8 +44,8 @@ class ModelStore:
     """All models of a service, by the id that requests name.
 
     Args:
-        settings: of the service.
-        meters: of the service.
+        settings: settings of the service.
+        meters: meters of the service.
         loader: gives a model by its name.
         engine_for: makes the engine of a model's live sessions.
 

@@ -2,7 +2,7 @@
 
     serve run sprachbund.serving.ray_serve:build models='["bundled"]'
 
-A live session lives in one replica, and is taken up again only there: balance `/v1/live` by the client's address.
+A live session lives in one replica, and can be resumed only there: balance `/v1/live` by the client's address.
 """
 
 import json

@@ -61,7 +61,7 @@ from sprachbund.serving.settings import Settings
 log = logging.getLogger("sprachbund.serving")
 PATH = "/v1/realtime"
 TRANSLATIONS_PATH = f"{PATH}/translations"
-"""Where OpenAI has sessions whose output is sound; here they are refused, with the way to translated text."""
+"""Path at which OpenAI has sessions whose output is sound; here they are refused, with the way to translated text."""
 SUBPROTOCOL = "realtime"
 _KEY_PROTOCOL = "openai-insecure-api-key."
 _BETA_PROTOCOL = "openai-beta.realtime-v1"
@@ -96,7 +96,7 @@ class Format(_Strict):
 
     @property
     def encoding(self) -> Encoding:
-        """In the names of /v1/live."""
+        """Name of the encoding in /v1/live."""
         names: dict[str, Encoding] = {"audio/pcmu": "pcm_mulaw", "audio/pcma": "pcm_alaw"}
         return names.get(self.type, "pcm_s16le")
 
@@ -131,7 +131,7 @@ class ServerVad(_Strict):
 
     @property
     def spans(self) -> SpanOptions:
-        """As options of the detector."""
+        """Options of the detector of speech."""
         return SpanOptions(
             threshold=self.threshold,
             release=min(SpanOptions().release, self.threshold),
@@ -154,18 +154,18 @@ class SemanticVad(_Strict):
 
     @property
     def settings(self) -> dict[str, float | int | str]:
-        """As settings of a live session."""
+        """Settings of a live session."""
         most_s = {"low": 8.0, "medium": 4.0, "high": 2.0, "auto": 4.0}[self.eagerness]
         return {"turn_end": "sentence", "max_pause_s": most_s}
 
     @property
     def spans(self) -> SpanOptions:
-        """As options of the detector."""
+        """Options of the detector of speech."""
         return SpanOptions()
 
 
 def _kind_of_turns(value: Any) -> Any:
-    """Which turn detection is meant: that by pauses, where a client names none."""
+    """Kind of turn detection; by pauses, where a client names none."""
     return value.get("type", "server_vad") if isinstance(value, dict) else value.type
 
 
@@ -191,7 +191,7 @@ class Output(_Strict):
 
 
 class Audio(_Strict):
-    """Both directions."""
+    """Audio of both directions."""
 
     input: Input = Input()
     output: Output = Output()
@@ -213,7 +213,7 @@ class Session(_Strict):
     ] = None
 
     def start(self, default_model: str) -> Start:
-        """As the first message of a live session."""
+        """First message of the live session."""
         source = self.audio.input
         spoken = source.transcription or Transcription()
         turns = source.turn_detection
@@ -387,9 +387,9 @@ class _Turn:
         live: the session.
         forwarding: sends its text to the client.
         items: ids of the items under way, by number of the stretch; by None without turn detection.
-        texts: of these items so far.
-        log_probs: of their words, where they are wanted.
-        began_s: where the speech of items begins.
+        texts: texts of these items so far.
+        log_probs: log-probabilities of their words, where they are wanted.
+        began_s: start of the speech of items, in seconds.
     """
 
     def __init__(self, live: ResumableSession) -> None:
@@ -406,9 +406,9 @@ class RealtimeConnection:
 
     Args:
         socket: accepted.
-        sessions: of the service.
-        settings: of the service.
-        default_model: where the client names none.
+        sessions: sessions of the service.
+        settings: settings of the service.
+        default_model: id of the model that is used if the client names none.
     """
 
     def __init__(

@@ -124,7 +124,7 @@ class TextForm(BaseModel):
 
     @property
     def texts(self) -> list[str]:
-        """As a list."""
+        """Texts as a list."""
         return [self.input] if isinstance(self.input, str) else self.input
 
 
@@ -164,7 +164,7 @@ def log_probs(segments: Iterable[Segment], *, begins: bool = True) -> list[dict[
     """OpenAI's entries of segments that follow one another, one for each word; joined they are the text.
 
     Args:
-        segments: in order.
+        segments: segments in order.
         begins: whether nothing stands before the first of them.
     """
     entries: list[dict[str, Any]] = []
@@ -181,7 +181,7 @@ def log_probs_of(
 
     Args:
         words: texts with probabilities.
-        language: of the text.
+        language: language of the text.
         begins: whether nothing stands before the first word.
     """
     space = " " if writes_spaces(language) else ""
@@ -250,7 +250,7 @@ class Events:
         self._count, self._begun = 0, False
 
     def of_segment(self, segment: Segment, duration_s: float | None) -> Iterable[str]:
-        """Its text, and in verbose_json its values; of one that the guard dropped only those, without the text."""
+        """Events of a segment: its text, and in verbose_json its values; of a dropped one only the values."""
         text = "" if segment.dropped else segment.text.strip()
         if text:
             space = " " if self._begun and writes_spaces(segment.target_language) else ""
@@ -307,11 +307,11 @@ class RefusalError(SprachbundError):
     """A request that is refused.
 
     Args:
-        status: of HTTP.
+        status: status of HTTP.
         message: one line: the value seen, and what to do next.
         code: a word for programs.
         param: the field at fault.
-        retry_after_s: when to try again; None when it would not help.
+        retry_after_s: seconds after which the client may try again; None when it would not help.
     """
 
     def __init__(
@@ -328,7 +328,7 @@ class RefusalError(SprachbundError):
 
     @property
     def message(self) -> str:
-        """In one line."""
+        """Message in one line."""
         return " ".join(str(self).split())
 
     def body(self) -> dict[str, Any]:
@@ -348,7 +348,7 @@ def unknown_type(error: ValidationError, known: Sequence[str]) -> str:
     """Reason why a message has no known type; empty where its type is known.
 
     Args:
-        error: of a union of messages that their field `type` tells apart.
+        error: error of a union of messages that their field `type` tells apart.
         known: types to choose from.
     """
     first = error.errors(include_url=False, include_input=False)[0]

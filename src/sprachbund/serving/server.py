@@ -41,7 +41,7 @@ _SEND_BUFFER_BYTES = 128 * 1024
 
 
 def most_connections(limits: Limits) -> int:
-    """As many as `limits` say, or fewer where the system lets this process open too few files."""
+    """Connections that `limits` allow, or fewer where the system lets this process open too few files."""
     descriptors = _raise_descriptors()
     room = (descriptors - _OTHER_DESCRIPTORS) * 3 // 4
     most = min(limits.max_connections, max(room, _FEWEST_CONNECTIONS))
@@ -97,7 +97,7 @@ class ListeningSocket(socket.socket):
     _pause = False
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """As of any socket. Raises BlockingIOError in every other call."""
+        """Accept a connection. Raises BlockingIOError in every other call."""
         if self._pause:
             self._pause = False
             raise BlockingIOError
@@ -123,9 +123,9 @@ def http_protocol(limits: Limits, timeouts: Timeouts, num_connections: int) -> t
     """The protocol of a connection, which refuses, gives up or closes connections as the limits want.
 
     Args:
-        limits: how many of one address.
+        limits: limits of connections from one address.
         timeouts: for heads and answers.
-        num_connections: how many in all.
+        num_connections: most connections in all.
     """
     lingering: deque[Any] = deque()  # refused, the first of them first
     refused, without_request, not_taken = _Tally(), _Tally(), _Tally()

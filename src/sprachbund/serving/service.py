@@ -37,7 +37,7 @@ class Keys:
 
     @classmethod
     def read(cls, path: Path | None) -> "Keys":
-        """From a file with one key a line; empty lines and those beginning with # do not count.
+        """Read keys from a file with one key a line; empty lines and those beginning with # do not count.
 
         Raises:
             SprachbundError: the file cannot be read, has no key, or one that is easily guessed.
@@ -104,7 +104,7 @@ class Service:
     """One service; made with the app, opened and closed by its lifespan.
 
     Args:
-        settings: of the service.
+        settings: settings of the service.
         loader: gives a model by its name; by default `sprachbund.load` as the settings say.
         engine_for: makes the engine of a model's live sessions.
 
@@ -141,7 +141,7 @@ class Service:
         """Authenticate a client and count its request.
 
         Args:
-            connection: of the request.
+            connection: connection of the request.
             key: one that did not come in a header.
 
         Returns:
@@ -229,7 +229,7 @@ class Service:
 
 
 def _changed_ns(path: Path | None) -> int | None:
-    """When a file was changed; None without one, or where it is gone for the moment."""
+    """Time of a file's last change; None without a file."""
     try:
         return None if path is None else path.stat().st_mtime_ns
     except OSError:

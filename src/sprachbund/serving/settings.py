@@ -35,9 +35,9 @@ class Limits:
         max_live: live sessions open at the same time.
         max_share: the share of the limits of receiving, stored bytes, working, waiting and live sessions that one
             client may hold (a key, or an address where there are no keys), rounded up; 1 lets one client take all.
-        max_live_waiting_s: audio of a live session that may wait; beyond it the client is asked to pause, and beyond
-            four times as much the server stops reading.
-        max_message_bytes: of one WebSocket message.
+        max_live_waiting_s: seconds of audio of a live session that may wait; beyond it the client is asked to pause,
+            and beyond four times as much the server stops reading.
+        max_message_bytes: size of one WebSocket message.
         max_targets: languages of one live session.
         max_texts: texts of one request for text translation.
         max_text_chars: characters of one of those texts.
@@ -81,12 +81,12 @@ class Timeouts:
 
     Attributes:
         header_s: time for the head of each request, and for the first message of a live session.
-        upload_grace_s: an upload may be as slow as it likes for so long ...
-        upload_bytes_per_s: ... and has to have kept up this rate after that.
-        answer_s: in so long, a client has to take something of an answer that waits to be sent.
-        live_silent_s: in so long, a live session has to send a second of audio.
-        resume_s: a live session whose connection broke is kept for so long.
-        unload_s: a model that nobody uses is unloaded after so long.
+        upload_grace_s: seconds for which an upload may be as slow as it likes.
+        upload_bytes_per_s: rate that an upload has to have kept up after these seconds.
+        answer_s: seconds in which a client has to take something of an answer that waits to be sent.
+        live_silent_s: seconds in which a live session has to send a second of audio.
+        resume_s: seconds for which a live session is kept after its connection broke.
+        unload_s: seconds without use after which a model is unloaded.
         stop_s: time to finish the work that was begun when the service is stopped.
     """
 
@@ -105,7 +105,7 @@ class Timeouts:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A service.
+    """Settings of the service.
 
     Attributes:
         host: address to listen at; by default only this machine reaches it, 0.0.0.0 is every network.
@@ -113,9 +113,9 @@ class Settings:
         models: models that may be asked for: bundled, directories, Hugging Face ids. The first is loaded at the start,
             and is taken where a live session names none.
         aliases: further names of these models for requests, such as whisper-1=bundled.
-        cors: pages of other sites that may use the service, by origin, such as https://example.org; * is every page,
+        cors: origins of pages on other sites that may use the service, such as https://example.org; * is every page,
             and needs keys.
-        key_file: keys that clients need, one a line; without, everybody is let in.
+        key_file: file of the keys that clients need, one a line; without it, every client is let in.
         wyoming: address of a second port for the Wyoming protocol of Home Assistant, HOST:PORT, or the port alone for
             this machine; the protocol has no keys.
         engine: computes the model: auto, native, torch and the others of `translate`.
@@ -123,12 +123,12 @@ class Settings:
         workers: copies of each model that compute beside each other, each on cores of its own (Linux). Requests go to
             the one with the fewest: more of them at a time, but each takes longer.
         device: computes the models: cpu, cuda, cuda:1 for the second GPU, or mps.
-        real_length: Whisper: encode speech at its own length, not as 30 s; all models have to be able to.
+        real_length: whether Whisper encodes speech at its own length, not as 30 s; all models have to be able to.
         offline: never use the network.
         preload: load the first model at the start.
         batch_size: speech spans that go through a model together.
-        limits: how much a client may ask for.
-        timeouts: how long the service waits.
+        limits: limits of what a client may ask for.
+        timeouts: times that the service waits.
     """
 
     host: Annotated[str, Option("--host", metavar="ADDRESS")] = LOOPBACK

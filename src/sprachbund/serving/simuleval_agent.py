@@ -34,7 +34,7 @@ class LiveAgent(SpeechToTextAgent):
     """A live session behind SimulEval's interface: READ until something is committed, then WRITE it.
 
     Args:
-        args: of the command.
+        args: arguments of the command.
 
     Raises:
         SprachbundError: for options, languages and models as `LiveEngine.open` and `sprachbund.load`.
@@ -86,7 +86,7 @@ class LiveAgent(SpeechToTextAgent):
         return WriteAction(text, finished=finished) if text or finished else ReadAction()
 
     def _written(self) -> list[str]:
-        """All that is committed by now, piece by piece."""
+        """All text that is committed by now, piece by piece."""
         pieces = []
         while self._session.due:
             with self._clock.working():

@@ -27,7 +27,7 @@ class Upload:
 
     Attributes:
         file: a seekable binary file, which carries no name that the client chose.
-        name: of messages; of no other use, since the client chose it.
+        name: name of messages; of no other use, since the client chose it.
     """
 
     file: BinaryIO
@@ -84,7 +84,7 @@ def checked(form: type[Form], values: Any) -> Form:
 
 
 def refusal_of_fields(error: ValidationError, form: type[BaseModel]) -> RefusalError:
-    """Which field is at fault, and why; for an unknown one, those there are."""
+    """Error that names the field at fault and the reason; for an unknown field, the known ones."""
     first = error.errors(include_url=False, include_context=False)[0]
     param = ".".join(str(part) for part in first["loc"]) or None
     message = f"{param or 'the request'}: {first['msg']}"

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 _SPANS_WITH_LIVE = 2
 """Most spans of recordings under way while live sessions are open, which share the processor with them."""
 _PASSES, _PASSES_WITH_LIVE = 32, 4
-"""Of the model, after which the thread looks who came, if no row ended before."""
+"""Passes of the model after which the thread looks for new requests, if no row ended before."""
 
 
 class AbandonedError(Exception):
@@ -74,7 +74,7 @@ class _Waiting:
     Attributes:
         abandoned: set when nobody waits for them any more.
         answers: by the number of the span.
-        jobs: those under way, in the order of their spans.
+        jobs: jobs under way, in the order of their spans.
     """
 
     spans: Sequence[RecordedSpan]
@@ -93,7 +93,7 @@ class _Job:
         owners: their recordings and numbers there, one for each span; a job of several is searched by itself.
         steps: the work, which asks for searches.
         started, rows: the search whose rows are under way.
-        hypotheses: of its search, until the spans before it are done.
+        hypotheses: hypotheses of its search, until the spans before it are done.
     """
 
     owners: Sequence[tuple[_Waiting, int]]
@@ -112,12 +112,12 @@ class ModelWorker:
     """A model and its thread.
 
     Args:
-        name: of the model, for measures.
+        name: name of the model, for measures.
         load: gives the model; runs in the thread.
         engine_for: makes the engine of a model's live sessions.
         batch_size: spans that are searched together at most.
-        meters: of the service.
-        cores: that the thread, and those that the engine starts from it, are to stay on; any if None.
+        meters: meters of the service.
+        cores: cores that the thread, and those that the engine starts from it, are to stay on; any if None.
 
     Attributes:
         ready: done when the model is loaded, with the error if it could not be.
@@ -151,7 +151,7 @@ class ModelWorker:
 
     @property
     def model(self) -> Model:
-        """Once `ready`."""
+        """The model, which is there once `ready` is set."""
         return self.ready.result()
 
     def call(self, work: Callable[[], T]) -> Future[T]:
@@ -163,10 +163,10 @@ class ModelWorker:
     def compute(
         self, spans: Sequence[RecordedSpan], abandoned: threading.Event | None = None
     ) -> list[list[Answer]]:
-        """As `translate_spans`, together with the spans of others; the calling thread waits.
+        """Run `translate_spans` together with the spans of others; the calling thread waits.
 
         Args:
-            spans: of one recording, in order of time.
+            spans: spans of one recording, in order of time.
             abandoned: set, with a call of `notify`, when nobody waits any more; spans leave the search then.
 
         Raises:
@@ -192,7 +192,7 @@ class ModelWorker:
         return self._speculation
 
     def join_live(self, live: Live) -> None:
-        """From now on `live` is stepped with the others."""
+        """Step `live` with the other sessions from now on."""
         self._add(lambda: self._live.append(live))
 
     def notify(self) -> None:
@@ -304,7 +304,7 @@ class ModelWorker:
 
     @property
     def _slots(self) -> RunningSearch | None:
-        """Where rows join: in the native engine. A cascade's second model has no slots."""
+        """The native engine's running search, which rows can join. A cascade's second model has none."""
         able = self.model.family.capabilities
         if self._running is None and isinstance(able.decoder, NativeDecoder):
             self._running = RunningSearch(able.decoder, self._batch_size)

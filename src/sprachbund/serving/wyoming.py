@@ -79,7 +79,7 @@ async def read_event(
     """The next event; None at the end of the connection.
 
     Args:
-        reader: made with a limit of `_MAX_LINE`.
+        reader: reader made with a limit of `_MAX_LINE`.
         max_payload: bytes of sound in one event.
         patience_s: for the rest of an event behind its line.
 
@@ -161,7 +161,7 @@ class WyomingServer:
     """Answers all connections of the Wyoming protocol.
 
     Args:
-        service: whose models, limits and live sessions it uses.
+        service: service whose models, limits and live sessions it uses.
     """
 
     def __init__(self, service: Service) -> None:

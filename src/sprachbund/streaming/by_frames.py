@@ -51,7 +51,7 @@ class FrameWriter(Generic[StreamT]):
         raise NotImplementedError
 
     def stream(self, job: PendingStretch) -> StreamT:
-        """Of the job's stretch, begun if it is new."""
+        """Stream of the job's stretch, begun if it is new."""
         raise NotImplementedError
 
     def encode_and_write(self, jobs: Sequence[PendingStretch]) -> None:
@@ -175,7 +175,7 @@ class TransducerWriter(FrameWriter[TransducerStream]):
         return self.tier(options).chunk * SUBSAMPLING * HOP / SAMPLE_RATE
 
     def stream(self, job: PendingStretch) -> TransducerStream:
-        """Of the job's stretch, begun if it is new."""
+        """Stream of the job's stretch, begun if it is new."""
         stretch = job.stretch
         if stretch.stream is None:
             asked = [Target(language=target) for target in job.session.targets]
@@ -202,7 +202,7 @@ class TransducerWriter(FrameWriter[TransducerStream]):
         return len(self.stream(job).waiting) * HOP / SAMPLE_RATE - _LAG_S
 
     def language(self, job: PendingStretch) -> IdentifiedLanguage:
-        """By all that was heard of the stretch."""
+        """Language by all that was heard of the stretch."""
         stream = self.stream(job)
         mean = stream.heard[None, None] / max(1, stream.num_heard)
         memory = Memory(states=mean, num_frames=torch.ones(1, dtype=torch.long))
@@ -280,7 +280,7 @@ class TokenWriter(FrameWriter[TokenStream]):
         return self.decoder.frame_s
 
     def stream(self, job: PendingStretch) -> TokenStream:
-        """Of the job's stretch, begun if it is new."""
+        """Stream of the job's stretch, begun if it is new."""
         stretch = job.stretch
         if stretch.stream is None:
             front_end = self.decoder.front_end()

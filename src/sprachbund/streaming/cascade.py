@@ -59,7 +59,7 @@ def joined(words: Sequence[str], language: str) -> str:
 
 
 def position_after_change(before: Sequence[str], position: int, now: Sequence[str]) -> int:
-    """Where a position between the words of a text is after the text has changed.
+    """Position between words that corresponds to an earlier one, after the text has changed.
 
     Args:
         before: words of the text.
@@ -106,13 +106,13 @@ class _Unit:
 
     Attributes:
         family: decodes its tokens; None where the text is the transcript itself.
-        sentence: of the transcript.
-        language: of the text.
+        sentence: sentence of the transcript.
+        language: language of the text.
         prefix: committed tokens.
-        tokens: behind the prefix.
-        words: behind the prefix, each with its number of tokens; with 1 where there are none.
+        tokens: tokens behind the prefix.
+        words: words behind the prefix, each with its number of tokens; with 1 where there are none.
         looks_at: for every token the word of the transcript that it looks at, where the policy needs it.
-        hypothesis: of the search; None where there was none.
+        hypothesis: hypothesis of the search; None where there was none.
     """
 
     family: Family | None
@@ -143,8 +143,8 @@ class _Line:
     Attributes:
         job: the stretch.
         target: as it was asked for.
-        language: of the text.
-        sentences: of the transcript, behind those that are over.
+        language: language of the text.
+        sentences: sentences of the transcript, behind those that are over.
         units: the same as they were translated.
     """
 
@@ -191,8 +191,8 @@ class CascadeWriter:
         """The texts of stretches that go on, and of such that have ended behind committed text.
 
         Args:
-            jobs: with their targets.
-            transcripts: of the stretches, as far as they were heard.
+            jobs: jobs with their targets.
+            transcripts: transcripts of the stretches, as far as they were heard.
 
         Raises:
             SprachbundError: a text that the translator cannot read.

@@ -76,9 +76,9 @@ def trim(
 
     Args:
         family: the model.
-        memory: of the stretch alone.
+        memory: memory of the stretch alone.
         job: the stretch, attempted and written.
-        rows: of its targets, as they were before `unfinished_text` moved the prefixes.
+        rows: rows of its targets, as they were before `unfinished_text` moved the prefixes.
 
     Returns:
         The rows, each with the text committed for the cut.
@@ -145,7 +145,7 @@ def finished_probabilities(
 
     Args:
         family: calibrated for it, see `sprachbund.models.calibration`.
-        samples: of the speech up to the pause, each (N,) at 16 kHz.
+        samples: samples of the speech up to the pause, each (N,) at 16 kHz.
         languages: (B,) spoken, in the model's tags; None where not known.
         allowed: (B,) languages that may be spoken; None where any may.
 
@@ -196,7 +196,7 @@ class LiveEngine:
     Attributes:
         model: shared by all sessions.
         decoding: options of the searches.
-        notes: what was wrong with the draft asked for.
+        notes: faults of the draft asked for.
     """
 
     def __init__(
@@ -262,9 +262,9 @@ class LiveEngine:
         Args:
             targets: languages wanted, as tags or names; "transcribe" is the language spoken.
             source: the language spoken; None identifies it stretch by stretch.
-            options: when text is written.
-            allowed_languages: that are identified; by default those of the decoding options.
-            spans: what counts as a stretch of speech; by default that of the decoding options.
+            options: options of live translation.
+            allowed_languages: languages that are identified; by default those of the decoding options.
+            spans: thresholds and lengths of stretches of speech; those of the decoding options by default.
             prompt: context or glossary; by default that of the decoding options.
             word_timestamps: whether events have the words that they commit; by default as the decoding options say.
             glossary: terms and their translations; by default that of the decoding options.

@@ -8,25 +8,25 @@ from sprachbund.decoding.result import LanguageSpan, Word
 
 @dataclass(frozen=True, kw_only=True)
 class LiveText:
-    """News of one stretch of speech in one language.
+    """New text of one stretch of speech in one language.
 
     Attributes:
-        target: the language, or "transcribe", as it was asked for.
+        target: language wanted, or "transcribe", as the client named it.
         segment: number of the stretch, from 0.
         committed: characters to append to what was committed before in this target, over all stretches; where a
             stretch begins behind another one, they begin with a space, in languages that write them. Never taken back.
-        tentative: replaces what stood behind the committed text; may still change.
-        retracted: words of the tentative text before that were replaced.
-        start_s: where the stretch begins.
-        end_s: how far it has been heard; its end when `final`.
-        source_language: the language spoken, as far as is known.
-        target_language: of the text.
-        audio_s: audio that had been taken in when this was decided.
-        final: nothing more comes for this stretch.
-        dropped: why the guard kept text back.
-        spans: which language is spoken where, as far as the stretch has been heard; only of models whose experts belong
-            to languages.
-        words: those that `committed` adds, in seconds of the session; only where `word_timestamps` asks for them.
+        tentative: text behind the committed text, in place of the one before; may still change.
+        retracted: number of words of the earlier tentative text that were replaced.
+        start_s: start of the stretch, in seconds of the session.
+        end_s: second up to which it has been heard; its end when `final`.
+        source_language: language spoken, as far as it is known.
+        target_language: language of the text.
+        audio_s: seconds of audio that had been taken in when this was decided.
+        final: whether this is the last text of the stretch.
+        dropped: reason why the guard kept text back.
+        spans: languages spoken and their times, as far as the stretch has been heard; only of models whose experts
+            belong to languages.
+        words: words of `committed`, in seconds of the session; only where `word_timestamps` asks for them.
     """
 
     target: str
@@ -51,8 +51,8 @@ class LiveNotice:
 
     Attributes:
         kind: "overload", "warning", or "error" when the session has ended by it.
-        message: in one line, with what is done about it.
-        audio_s: audio that had been taken in by then.
+        message: message in one line, with what is done about it.
+        audio_s: seconds of audio that had been taken in by then.
         lost_s: seconds of speech that will never be written.
     """
 

@@ -26,40 +26,40 @@ class Clock(Protocol):
     """Seconds since the talk began."""
 
     def now_s(self) -> float:
-        """The time."""
+        """Current time in seconds."""
         ...
 
     def wait_until(self, second: float) -> None:
-        """Let the time pass, if it has not."""
+        """Wait until a time; return at once if it has passed."""
         ...
 
     def working(self) -> AbstractContextManager[None]:
-        """Around computation."""
+        """Context manager around computation, whose time the clock counts."""
         ...
 
 
 class WallClock:
-    """Real time."""
+    """A clock of real time."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
 
     def now_s(self) -> float:
-        """Seconds since it was made."""
+        """Seconds since the clock was made."""
         return time.monotonic() - self._began
 
     def wait_until(self, second: float) -> None:
-        """Sleep."""
+        """Sleep until a time."""
         time.sleep(max(0.0, second - self.now_s()))
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Time passes by itself."""
+        """Do nothing, since real time passes by itself."""
         yield
 
 
 class SimulatedClock:
-    """Time that passes only where it has to.
+    """A clock whose time passes only where it has to.
 
     Attributes:
         computing: whether the seconds that computation takes are counted; without them a run is deterministic.
@@ -70,11 +70,11 @@ class SimulatedClock:
         self._now_s = 0.0
 
     def now_s(self) -> float:
-        """The time."""
+        """Current time in seconds."""
         return self._now_s
 
     def wait_until(self, second: float) -> None:
-        """Jump there."""
+        """Advance the clock to a time."""
         self._now_s = max(self._now_s, second)
 
     @contextmanager
@@ -89,7 +89,7 @@ class SimulatedClock:
 # The loop.
 
 BLOCK_S = 0.1
-"""Audio that is heard at once when a recording is played."""
+"""Seconds of audio that are pushed at once when a recording is played."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +113,11 @@ def play(
     """Play a recording to a session as it would be spoken.
 
     Args:
-        engine: that opened the session.
-        session: new.
+        engine: engine that opened the session.
+        session: a new session.
         blocks: 16 kHz mono, each (N,), in order.
-        clock: a `SimulatedClock` that does not count computation if None: as fast as can be, and deterministic.
+        clock: clock of the events; if None, a `SimulatedClock` that does not count computation, which is as fast as can
+            be, and deterministic.
 
     Raises:
         OverloadError: more audio waits than the session may hold.
@@ -145,10 +146,10 @@ def follow(
     While a step is computed no blocks are read; their source has to buffer them.
 
     Args:
-        engine: that opened the session.
-        session: new.
+        engine: engine that opened the session.
+        session: a new session.
         blocks: 16 kHz mono, each (N,), in order.
-        clock: the time of events.
+        clock: clock of the events.
 
     Raises:
         OverloadError: more audio waits than the session may hold.
@@ -166,8 +167,8 @@ class Listener:
     """A session with an engine of its own: samples in, events out.
 
     Args:
-        engine: of the model.
-        session: opened by the engine.
+        engine: engine of the model.
+        session: session that the engine has opened.
     """
 
     def __init__(self, engine: LiveEngine, session: LiveSession) -> None:
@@ -183,7 +184,7 @@ class Listener:
         return self._all_due()
 
     def finish(self) -> list[LiveEvent]:
-        """No more samples come: the rest of the text."""
+        """End the audio, and return the events of the rest of the text."""
         self.session.finish()
         return self._all_due()
 
@@ -198,9 +199,9 @@ def stepped(engine: LiveEngine, session: LiveSession, clock: Clock) -> list[Mome
     """One step of the engine.
 
     Args:
-        engine: that opened the session.
-        session: with work due.
-        clock: counts the step, if it counts computation.
+        engine: engine that opened the session.
+        session: session with work due.
+        clock: clock of the events; one that counts computation counts the step.
 
     Returns:
         The events, with the time after the step.
@@ -220,10 +221,10 @@ def emission_logs(
     """The text with the times of writing, one log per target.
 
     Args:
-        moments: of a whole talk, in order.
-        targets: of the session.
-        talk: its name.
-        duration_s: of the talk.
+        moments: moments of a whole talk, in order.
+        targets: targets of the session.
+        talk: name of the talk.
+        duration_s: seconds of the talk.
     """
     recorders: dict[str, EmissionRecorder] = {}
     for moment in moments:

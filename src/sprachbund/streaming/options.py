@@ -34,35 +34,37 @@ _OF_CASCADES: Mapping[str, bool] = {"border_s": False, "border_words": True, "ma
 
 @dataclass(frozen=True, kw_only=True)
 class LiveOptions:
-    """When text is written, and what happens when the audio comes faster than it can be worked on.
+    """Options of live translation: when text is written, and what happens when audio comes faster than it is decoded.
 
     Attributes:
-        policy: when text is written. local-agreement (arXiv 2005.11185): what several attempts agree on; alignatt
-            (2305.11408): what does not look at the newest audio, or in a cascade at the newest words; wait-k
-            (1810.08398): a word for every step, some steps behind; retranslation (1912.03393): all at once, taken back
-            where it was wrong; span: at the end of each stretch of speech, what a recording would give; frames: for
-            models that write frame by frame, whose text stands at once; auto: the first that the model can work by.
+        policy: policy of writing text. local-agreement (arXiv 2005.11185): words that several attempts agree on;
+            alignatt (2305.11408): words that do not look at the newest audio, or in a cascade at the newest words;
+            wait-k (1810.08398): a word for every step, some steps behind; retranslation (1912.03393): the whole text at
+            once, replaced where it was wrong; span: the text of each stretch of speech at its end, as for a recording;
+            frames: for models that write frame by frame, whose text is final at once; auto: the first of these that the
+            model can use.
         right_context: frames of 80 ms that a chunk waits for (frames); those of the model's first tier if not given.
         step_s: seconds of new audio between two attempts at the same speech.
         agreement: attempts that have to agree (local-agreement).
-        border_s: a word that looks this close to the end of the audio, in seconds, has to wait (alignatt).
-        border_words: a word that looks at one of so many last words of the transcript has to wait (alignatt, of
+        border_s: seconds at the end of the audio; a word that attends to them has to wait (alignatt).
+        border_words: last words of the transcript; a word that attends to one of them has to wait (alignatt, of
             cascades).
         wait_k: steps heard before the first word (wait-k).
         mask_words: last words of an attempt that are not shown, because they change most; committed words are.
-        steady: masked words are shown all the same once so many attempts in a row had them, with all words before.
-        max_open_s: speech without a pause is cut behind written text when it gets longer than this; not by cascades,
-            where a stretch is as long as in a recording at most.
+        steady: attempts in a row that have to agree on a masked word, and on all words before, for it to be shown all
+            the same.
+        max_open_s: longest speech without a pause in seconds; longer speech is cut behind written text. Not for
+            cascades, where a stretch is as long as in a recording at most.
         pause_s: shortest pause that ends a stretch of speech; the `min_silence_s` of the voice activity if not given. A
             model that writes frame by frame (frames) hears on through shorter pauses, with all that it remembers.
-        turn_end: what ends a stretch of speech. pause: a pause of `pause_s`; sentence: such a pause where the model,
-            calibrated for it, hears that the speaker has finished, and a longer one where not; auto: sentence where
-            the model is calibrated for it, else pause.
+        turn_end: end of a stretch of speech. pause: a pause of `pause_s`; sentence: such a pause where the model,
+            calibrated for it, hears that the speaker has finished, and a longer one where not; auto: sentence where the
+            model is calibrated for it, else pause.
         max_pause_s: pause that ends a stretch although its sentence is surely not finished (sentence).
         max_behind_s: seconds of audio that may wait; more is an overload.
-        overload: when computing cannot keep up. coarsen: leave out attempts at unfinished speech until it has caught
-            up; drop: leave out the oldest speech that waits, and say how much; refuse: take no more audio in.
-        max_waiting_s: more audio than this is not taken in: whoever sends it has to wait.
+        overload: response when computing cannot keep up. coarsen: leave out attempts at unfinished speech until it has
+            caught up; drop: leave out the oldest speech that waits, and say how much; refuse: take no more audio in.
+        max_waiting_s: most seconds of audio that are taken in; more has to wait at its sender.
     """
 
     policy: Annotated[Policy, Option("--policy", metavar="NAME")] = "auto"
@@ -99,7 +101,7 @@ class LiveOptions:
         """Refuse options that change nothing; those at their defaults need not.
 
         Args:
-            policy: what the session goes by, which "auto" leaves to the model.
+            policy: policy of the session, which "auto" leaves to the model.
             cascade: whether the model is one.
 
         Raises:
@@ -123,5 +125,5 @@ class LiveOptions:
 
     @property
     def commits(self) -> bool:
-        """Whether text is written for good before its stretch of speech has ended."""
+        """Whether text is committed before its stretch of speech has ended."""
         return self.policy in _COMMITTING

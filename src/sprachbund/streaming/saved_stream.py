@@ -39,7 +39,7 @@ def save_stream(model: Any, tier: Tier, encoder: StreamState, transducer: Transd
 
     Args:
         model: a conformer with a streaming encoder and a transducer.
-        tier: under which the streams run.
+        tier: tier under which the streams run.
         encoder: B rows.
         transducer: rows of the same streams, one for each text.
     """
@@ -55,7 +55,7 @@ def load_stream(model: Any, tier: Tier, data: bytes) -> tuple[StreamState, Trans
 
     Args:
         model: as for `save_stream`.
-        tier: under which the streams go on.
+        tier: tier under which the streams go on.
         data: the bytes.
 
     Raises:
@@ -73,7 +73,7 @@ def save_frames(decoder: FrameDecoder, state: FrameState) -> bytes:
 
     Args:
         decoder: the model.
-        state: of any number of rows.
+        state: state of any number of rows.
     """
     return _to_bytes(state.tensors(), _identity_of_frames(decoder))
 

@@ -42,10 +42,10 @@ class FrameStream:
     """Progress of a stretch through a model that writes frame by frame.
 
     Attributes:
-        front_end: of its sound.
+        front_end: front end of its sound.
         fed: samples given to `front_end`, counted from the beginning of the session.
         waiting: (T, ...) frames of it that were not encoded yet.
-        tokens: written, by target.
+        tokens: tokens written, by target.
         ended: whether all of its sound was given.
     """
 
@@ -63,7 +63,7 @@ class CaptionLine:
     Attributes:
         prefix: committed tokens whose audio is still held; what comes next is decoded behind them.
         written: all committed text.
-        tentative: what is shown behind it.
+        tentative: text that is shown behind it and may still change.
         attempts: words behind the prefix in earlier attempts, the newest last.
         transcript: words of the newest transcript, of a cascade that commits before the end of a stretch.
         begin: the word of it at which the sentence of the prefix begins.
@@ -112,9 +112,9 @@ class Stretch:
 
     Attributes:
         number: counts up over a session.
-        begin_s: where it began.
-        span: what is still held of it.
-        samples: of the span.
+        begin_s: start of the stretch, in seconds of the session.
+        span: audio that is still held of it.
+        samples: samples of the span.
         closed: whether all of it has been heard.
         lines: by target.
         language: the language spoken, once text was committed in it.
@@ -134,12 +134,12 @@ class Stretch:
 
     @property
     def duration_s(self) -> float:
-        """Of the audio held."""
+        """Seconds of the audio held."""
         return len(self.samples) / SAMPLE_RATE
 
     @property
     def untouched(self) -> bool:
-        """Whether nothing of it was committed, be it a token that has no text of its own."""
+        """Whether nothing of the stretch was committed, not even a token without text of its own."""
         return not any(line.written or line.prefix for line in self.lines.values())
 
 
@@ -153,13 +153,13 @@ class LiveSession:
     Attributes:
         targets: languages asked for, in the model's tags.
         source: the language spoken; None if it is identified.
-        options: of the session.
-        decoding: how its speech is decoded.
+        options: options of the session.
+        decoding: decoding options of its speech.
         request: the languages, as the model knows them.
-        tracker: of the language, over the stretches.
-        latest: how the model understood its last stretches.
+        tracker: tracker of the language, over the stretches.
+        latest: scores of its last spans.
         written: targets with text.
-        error: why the session has ended early, if it has.
+        error: reason why the session has ended early, if it has.
         on_speech: called at the beginning and the end of each stretch, with its number, the second, and whether it
             begins.
     """
@@ -209,7 +209,7 @@ class LiveSession:
 
     @property
     def due(self) -> bool:
-        """Whether there is anything to do or to say."""
+        """Whether there is anything to decode or to report."""
         waiting = self._notices or self._lost or self._waiting
         return bool(waiting) or self._attempt_is_due or self.paused is not None
 
@@ -220,7 +220,7 @@ class LiveSession:
 
     @property
     def finished(self) -> bool:
-        """Whether all text is out."""
+        """Whether all text has been returned."""
         return self.error is not None or (self._ended and not self.due)
 
     def push(self, samples: Samples) -> None:
@@ -292,7 +292,7 @@ class LiveSession:
 
         Args:
             family: the model.
-            event: with which a stretch has ended.
+            event: event with which a stretch has ended.
         """
         self._understanding.add(event.end_s - event.start_s, event.dropped)
         if self._warned or not (self.finished or self._understanding.left_out_s >= _LEAST_LEFT_OUT_S):

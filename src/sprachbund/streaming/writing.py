@@ -35,7 +35,7 @@ class Attempt:
         ended: whether the model ended its text by itself.
         looks_at: for every token the second of the audio that it attends to, or the word of the transcript; empty for
             policies without need of it.
-        newest: what a token looks at from here on may still change.
+        newest: position from which on a token's attention may still change, in the unit of `looks_at`.
         steps: whole steps of the stretch heard.
         num_written: words committed before, over the whole stretch.
     """
@@ -54,7 +54,7 @@ class Attempt:
 
 
 class PolicyFunction(Protocol):
-    """A policy."""
+    """A function that decides how many words are committed."""
 
     def __call__(self, attempt: Attempt, line: CaptionLine, options: LiveOptions) -> int:
         """The number of words to commit.
@@ -62,7 +62,7 @@ class PolicyFunction(Protocol):
         Args:
             attempt: the newest.
             line: the text so far, with the attempts before.
-            options: of the session.
+            options: options of the session.
         """
         ...
 
@@ -152,7 +152,7 @@ def num_shown(attempts: Sequence[Sequence[str]], options: LiveOptions) -> int:
 
     Args:
         attempts: words behind the committed text, at least one attempt, the newest last.
-        options: of the session.
+        options: options of the session.
     """
     shown = max(0, len(attempts[-1]) - options.mask_words)
     if options.steady is not None and len(attempts) >= options.steady:
@@ -173,8 +173,8 @@ def words_behind(
     Args:
         family: decodes the tokens.
         prefix: committed tokens.
-        tokens: behind them.
-        language: of the text, as a BCP-47 tag.
+        tokens: tokens behind them.
+        language: language of the text, as a BCP-47 tag.
     """
     words, token = [], 0
     for text, count in split_words(family, [*prefix, *tokens], language):
@@ -189,13 +189,13 @@ class PendingStretch:
     """A stretch to be worked on.
 
     Attributes:
-        index: of its session among those that are worked on together.
-        session: whose it is.
+        index: index of its session among those that are worked on together.
+        session: session that the stretch is of.
         stretch: the speech.
-        language: spoken, from the encoder on.
+        language: language spoken, from the encoder on.
         language_probs: (L,) by which it was identified.
-        targets: those that the model knows for the language.
-        mixed: which language is spoken where, in seconds of the audio held; see `language_spans`.
+        targets: targets that the model knows for the language.
+        mixed: languages spoken and their times, in seconds of the audio held; see `language_spans`.
     """
 
     index: int
@@ -216,12 +216,12 @@ class PendingStretch:
 
     @property
     def spans(self) -> tuple[LanguageSpan, ...]:
-        """Which language is spoken where, in seconds of the session."""
+        """Languages spoken and their times, in seconds of the session."""
         return spans_within(self.context, 0.0, self.context.duration_s)
 
     @property
     def options(self) -> LiveOptions:
-        """Of the session."""
+        """Options of the session."""
         return self.session.options
 
     @property
@@ -248,10 +248,10 @@ class StretchRow:
     """An attempt in one language.
 
     Attributes:
-        batch_index: of the stretch in the batch.
+        batch_index: index of the stretch in the batch.
         target: as it was asked for.
         asked: the same, as the model was asked.
-        hypothesis: what it wrote behind the prefix.
+        hypothesis: tokens behind the prefix.
         looks_at_s: for every token the second of the audio that it attends to, where the policy needs it.
         doubt: probability that the text is not what was said, where the model was calibrated.
         aligned: times of the tokens, those of the prefix included, where the session wants words.
@@ -308,9 +308,9 @@ def write(
         family: the model.
         job: the stretch.
         row: the attempt.
-        tokens: behind the prefix.
-        words: of these, each with its number of tokens.
-        num_words: to commit.
+        tokens: tokens behind the prefix.
+        words: words of these, each with its number of tokens.
+        num_words: number of words to commit.
     """
     line, language = job.stretch.lines[row.target], row.asked.language
     shown = max(num_words, num_shown(line.attempts, job.options)) if words else 0
@@ -370,7 +370,7 @@ def recorded_text(job: PendingStretch, target: str, segments: Sequence[Segment])
     Args:
         job: the stretch.
         target: as it was asked for.
-        segments: of the stretch in this target, at least one.
+        segments: segments of the stretch in this target, at least one.
     """
     line, language = job.stretch.lines[target], segments[0].target_language
     kept = [segment for segment in segments if segment.dropped is None]
@@ -431,12 +431,12 @@ def news(
     Args:
         job: the stretch.
         target: as it was asked for.
-        language: of the text, in the model's tag.
+        language: language of the text, in the model's tag.
         piece: characters committed.
         retracted: words of the tentative text that were replaced.
         final: whether the stretch has ended.
-        dropped: why the guard dropped text.
-        words: of the characters committed.
+        dropped: reason why the guard dropped text.
+        words: words of the characters committed.
     """
     line = job.stretch.lines[target]
     # The first text of a stretch, committed or not, stands behind that of the stretches before.

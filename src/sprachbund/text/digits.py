@@ -41,7 +41,7 @@ def in_digits(words: Sequence[str], language: str) -> list[WrittenWord]:
     """The words of a text, with its numbers in digits.
 
     Args:
-        words: of the text, punctuation attached.
+        words: words of the text, punctuation attached.
         language: BCP-47 tag; a language without rules keeps its words.
     """
     if language not in LANGUAGES:
@@ -414,8 +414,8 @@ class _Rule:
     """Joins parts to one.
 
     Attributes:
-        pattern: of the codes of neighbours, with spaces between them; what it captures in the group `keep`, if it has
-            one, stays before the new part.
+        pattern: pattern of the codes of neighbours, with spaces between them; what it captures in the group `keep`, if
+            it has one, stays before the new part.
         make: the new text, from the groups; None leaves the parts as they are.
     """
 
@@ -454,7 +454,7 @@ def _clock(hour: str, minute: int, *, before: bool = False, between: str = ":", 
         minute: past the hour, or to it.
         before: whether it is to it.
         between: hour and minute.
-        unit: behind it.
+        unit: unit behind the number.
     """
     h = int(hour)
     if before:

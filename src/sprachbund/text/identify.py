@@ -29,8 +29,9 @@ class IdentifiedText:
 
     Attributes:
         language: the likeliest; `UNKNOWN` where none is likely enough.
-        probability: of the likeliest.
-        probabilities: of every language allowed. Tags of one language, such as pt and pt-BR, have that of the language.
+        probability: probability of the likeliest.
+        probabilities: probabilities of every language allowed. Tags of one language, such as pt and pt-BR, have that of
+            the language.
     """
 
     language: str

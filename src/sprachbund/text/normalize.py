@@ -1,4 +1,4 @@
-"""Makes texts comparable without breaking any script: what is compared is words, not punctuation or case.
+"""Normalisation that makes texts comparable in any script: words are compared, not punctuation or case.
 
 Marks (Unicode Mn, Mc) are letters' other halves in Arabic, Hebrew and every Indic script, so none is removed;
 case is folded only where a script has case, by the language's own rules (the Turkish dotted and dotless i);
@@ -49,7 +49,7 @@ def normalize(text: str, language: str = "") -> str:
     between digits; a hyphen becomes a space, since whether it is written is the least agreed on of all.
 
     Args:
-        text: in any script.
+        text: text in any script.
         language: BCP-47 tag, for its rules of case.
     """
     text = unicodedata.normalize("NFC", text)

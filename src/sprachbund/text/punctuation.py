@@ -1,4 +1,4 @@
-"""Punctuation and capitals of a text that has neither: what a punctuator says of every word, and how it is written.
+"""Restoration of punctuation and capitals: the labels that a punctuator gives each word, and the text written by them.
 
 A punctuator reads the words of a text and says, for each, which mark stands behind it and how it is cased. `restore`
 writes that down by the rules of the language: Spanish sentences get their opening marks, French ones a space in front
@@ -31,8 +31,8 @@ class Label:
     """The mark and case that a punctuator gives a word.
 
     Attributes:
-        mark: behind the word.
-        case: of the word; None leaves it as it is, but for the first of a sentence.
+        mark: mark behind the word.
+        case: case of the word; None leaves it as it is, but for the first of a sentence.
     """
 
     mark: Mark
@@ -49,7 +49,7 @@ class Punctuator(Protocol):
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Name of the punctuator for messages."""
         ...
 
     @property
@@ -87,7 +87,7 @@ def restore(words: Sequence[str], labels: Sequence[Label], language: str) -> lis
     text are capitals: a model that writes some knows more than a punctuator.
 
     Args:
-        words: of the text.
+        words: words of the text.
         labels: one for each.
         language: BCP-47 tag.
     """
@@ -146,8 +146,8 @@ class Marked:
     """A word as it stands in a text.
 
     Attributes:
-        text: in its case, without the mark.
-        mark: behind it.
+        text: text in its case, without the mark.
+        mark: mark behind it.
     """
 
     text: str
@@ -155,7 +155,7 @@ class Marked:
 
     @property
     def case(self) -> Case:
-        """Of the word: one capital letter alone counts as "capital"."""
+        """Case of the word: one capital letter alone counts as "capital"."""
         letters = [letter for letter in self.text if letter.isalpha()]
         if all(letter == letter.lower() for letter in letters):
             return "lower"

@@ -1,4 +1,4 @@
-"""Where a text divides: sentences, and phrases, which a line of a subtitle ends with.
+"""Division of a text into sentences, and into phrases, which a line of a subtitle ends with.
 
 Articles, prepositions, conjunctions and possessives belong to the next word, in English, German, French, Spanish,
 Italian and Russian. Other languages have none here, and their lines end at any word.
@@ -18,7 +18,7 @@ def split_sentences(text: str, language: str) -> list[str]:
     """The sentences of a text, without white space around them; the whole where nothing divides it.
 
     Args:
-        text: of any length.
+        text: text of any length.
         language: as a BCP-47 tag; it decides what is an abbreviation.
     """
     from sentencex import segment

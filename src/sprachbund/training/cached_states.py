@@ -32,7 +32,7 @@ class States:
     """The states of a corpus, in a file that is read as they are asked for.
 
     Args:
-        path: of the states (N, D), utterance behind utterance; its index is beside it.
+        path: path of the states (N, D), utterance behind utterance; its index is beside it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,7 +64,7 @@ class CachedCorpus(Corpus):
         parts: as of `Corpus`, of manifests alone.
         examples: as of `Corpus`.
         options: as of `Corpus`, with neither masks nor speeds.
-        states: of every manifest.
+        states: states of every manifest.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class CachedCorpus(Corpus):
 
 
 def check_cacheable(model: Any, options: ExampleOptions, sources: Sequence[object]) -> None:
-    """See that the states would be the same in every epoch.
+    """Check that the states would be the same in every epoch.
 
     Args:
-        model: that is trained.
-        options: how an utterance becomes an example.
+        model: model that is trained.
+        options: options of making an example of an utterance.
         sources: corpora.
 
     Raises:
@@ -112,12 +112,12 @@ def first_moving_layer(model: nn.Module, encoder: ConformerEncoder, trainable: S
     """The first encoder layer that is trained; as many as there are if none is.
 
     Args:
-        model: that is trained; parameters that need no gradient do not move.
-        encoder: of the model.
+        model: model that is trained; parameters that need no gradient do not move.
+        encoder: encoder of the model.
         trainable: patterns of the names of those that move; all if empty.
 
     Raises:
-        SprachbundError: what lies before the first layer, or that layer itself, moves.
+        SprachbundError: parameters before the first layer, or of that layer itself, move.
     """
     moving = {
         id(parameter)
@@ -143,7 +143,7 @@ def cached_states(
     report: Callable[[str], None] = print,
     progress: Progress = nothing,
 ) -> States:
-    """The states of a corpus: those of the folder, or computed now.
+    """The states of a corpus, from the folder or computed now.
 
     Args:
         encoder: from features (B, F, M) and their numbers of frames (B,) to states (B, T, D) and theirs, such as

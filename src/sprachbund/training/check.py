@@ -40,7 +40,7 @@ class LiveTensors(TorchDispatchMode):
     """Counts the bytes of tensors that are made and are still alive, without the gradients of weights; and operations.
 
     Args:
-        model: whose weights are not counted.
+        model: model whose weights are not counted.
 
     Attributes:
         now: bytes that are alive.
@@ -99,7 +99,7 @@ def probe(model: nn.Module, loss: Callable[[], Tensor]) -> Pass:
     """Count a forward and backward pass.
 
     Args:
-        model: in the mode that it is trained in; its buffers and gradients come out as they were.
+        model: model in the mode that it is trained in; its buffers and gradients come out as they were.
         loss: makes the loss.
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -127,11 +127,11 @@ class Strategy:
         shard: divide the weights among the processes (`training.shard`).
         recompute: run layers again (`training.recompute`).
         accumulate: parts of a batch (`training.accumulate`).
-        utterances: in the largest part.
+        utterances: utterances in the largest part.
         weights: and buffers.
-        gradients: of what is trained.
-        moments: of the optimizers, and the moving average.
-        activations: at most at a time, with all that a pass makes and drops.
+        gradients: bytes of the gradients of what is trained.
+        moments: moments of the optimizers, and the moving average.
+        activations: activations at most at a time, with all that a pass makes and drops.
         fetched: whole weights of the layers that are computed, and of what is in no layer.
         total: most at a time.
         flops: floating-point operations of the run, of all GPUs together.
@@ -151,7 +151,7 @@ class Strategy:
 
     @property
     def settings(self) -> str:
-        """As they are set in a recipe."""
+        """Settings as they are written in a recipe."""
         set_ = [
             f"{name} = true"
             for name, wanted in (("shard", self.shard), ("recompute", self.recompute))
@@ -167,16 +167,16 @@ class Shape:
     """The quantities that a run's memory depends on, in bytes.
 
     Attributes:
-        num_parameters: of the model.
-        num_trained: of them are trained.
+        num_parameters: parameters of the model.
+        num_trained: parameters that are trained.
         weights: and buffers.
-        gradients: of what is trained.
-        moments: of the optimizers, and the moving average.
+        gradients: gradients of what is trained.
+        moments: moments of the optimizers, and the moving average.
         largest_layer: weights of the largest layer.
         outside: weights of what is in no layer.
         probed: two numbers of utterances.
-        activations: of so many, without and with recomputing, as far as that was probed.
-        utterances: in the largest batch.
+        activations: activations of so many, without and with recomputing, as far as that was probed.
+        utterances: utterances in the largest batch.
         flops: floating-point operations of all steps, likewise.
     """
 
@@ -196,7 +196,7 @@ class Shape:
         """Return the memory of each of some GPUs.
 
         Args:
-            gpus: that share every batch.
+            gpus: GPUs that share every batch.
             shard: divide the weights among the processes.
             recompute: run layers again.
             accumulate: parts of each GPU's share of a batch.
@@ -232,10 +232,11 @@ class Shape:
         )
 
     def strategies(self, gpus: int, memory: int) -> list[Strategy]:
-        """Of each way, the one with the fewest parts of a batch that fits, or with the most; the fastest way first.
+        """Strategies: of each way, the one with the fewest parts of a batch that fits, or with the most; the fastest
+        way first.
 
         Args:
-            gpus: of the cluster.
+            gpus: GPUs of the cluster.
             memory: bytes of each.
         """
         sharing = (False, True) if gpus > 1 else (False,)
@@ -255,7 +256,7 @@ def check_shape(model: Any, corpus: TrainingDataset, options: TrainingOptions) -
     Args:
         model: a family's module.
         corpus: training data.
-        options: of the run.
+        options: options of the run.
 
     Raises:
         SprachbundError: there is no batch.
@@ -287,8 +288,8 @@ def measure_shape(
     Args:
         loss_of: loss of the model, which has its weights whole.
         corpus: training data.
-        options: of the run.
-        optimizers: of the model.
+        options: options of the run.
+        optimizers: optimizers of the model.
         recompute: whether layers are run again, in each of the probes.
         num_parts: parts that every batch is made in; no probe is larger than a part.
     """
@@ -347,11 +348,11 @@ def shape_of(
 
     Args:
         model: a family's module, with its weights whole.
-        optimizers: of the model.
+        optimizers: optimizers of the model.
         probed: two numbers of utterances.
         passes: over so many, without and with recomputing.
-        utterances: in the largest batch.
-        probes: how many times the larger probe the run is.
+        utterances: utterances in the largest batch.
+        probes: factor by which the run is larger than the larger probe.
         ema: whether there is a moving average of the weights.
     """
     layers = [sum(map(_size, layer.parameters())) for layer in layers_of(model)]
@@ -413,7 +414,7 @@ def rows_of(strategies: Sequence[Strategy], memory: int, flops_per_s: float) -> 
     """Rows of a table under `HEAD`, one for each strategy.
 
     Args:
-        strategies: to be shown.
+        strategies: strategies that are shown.
         memory: bytes of each GPU.
         flops_per_s: floating-point operations that all GPUs sustain together, in a second.
     """
@@ -433,7 +434,7 @@ def time_note(gpu_tflops: float) -> str:
     """Return a line that says which work the hours of a table include.
 
     Args:
-        gpu_tflops: that each GPU sustains, in 10^12 operations a second.
+        gpu_tflops: operations that each GPU sustains, in 10^12 a second.
     """
     return (
         f"hours: of the matrix products, convolutions and attention of all steps, at {gpu_tflops:g} TFLOP/s that each "
@@ -442,7 +443,7 @@ def time_note(gpu_tflops: float) -> str:
 
 
 def verdict(strategies: Sequence[Strategy], memory: int) -> str:
-    """Which strategy to take; where none fits, what else to change.
+    """Advice on the strategy to take; where none fits, on other changes.
 
     Args:
         strategies: the fastest first.
@@ -461,7 +462,7 @@ def lines_of(shape: Shape, chosen: Strategy, available: int) -> list[str]:
     """Return the lines that a run prints before it begins: sizes, and memory.
 
     Args:
-        shape: of the run.
+        shape: shape of the run.
         chosen: strategy of the run.
         available: bytes of the device.
     """

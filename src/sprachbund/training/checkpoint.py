@@ -54,8 +54,8 @@ def claim_folder(directory: Path, recipe: BaseModel, *, accept_changes: bool = F
     """Write the recipe into the folder of its run; every rank has to come here.
 
     Args:
-        directory: of the run; made if it is not there.
-        recipe: of the run.
+        directory: directory of the run; made if it is not there.
+        recipe: recipe of the run.
         accept_changes: go on with a run whose recipe was another one.
 
     Raises:
@@ -113,8 +113,8 @@ def digest_of(model: nn.Module, names: set[str]) -> str:
     """SHA-256 of some weights; empty where there are none.
 
     Args:
-        model: that has them.
-        names: in its `state_dict`.
+        model: model that has them.
+        names: names in its `state_dict`.
     """
     if not names:
         return ""
@@ -142,7 +142,7 @@ def save_resume(directory: Path, state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _naming_the_checkpoint(step: int, folder: Path) -> Iterator[None]:
-    """Where a checkpoint cannot be written, which, and what helps; torch and safetensors have errors of their own."""
+    """Name a checkpoint that cannot be written, with advice; torch and safetensors have errors of their own."""
     try:
         yield
     except (
@@ -207,9 +207,9 @@ class ResumeFiles:
     The old state stays until the new one is whole on disk. Either form is read by any number of processes.
 
     Args:
-        directory: of the run, which all processes have to see.
+        directory: directory of the run, which all processes have to see.
         model: as this process holds it.
-        optimizers: of the model.
+        optimizers: optimizers of the model.
         moved: names in its `state_dict` of all that a step may change.
         is_sharded: whether processes hold shards of the weights; the folder is then written while training goes on.
     """
@@ -233,7 +233,7 @@ class ResumeFiles:
 
         Args:
             state: plain values.
-            average: of the weights, if there is one.
+            average: average of the weights, if there is one.
         """
         if not self._is_sharded:
             if is_first_rank():
@@ -269,7 +269,7 @@ class ResumeFiles:
         """Bring the state back into model, optimizers and average; its plain values, None when there is no state.
 
         Args:
-            average: of the weights, if there is one.
+            average: average of the weights, if there is one.
 
         Raises:
             SprachbundError: when it cannot be read, or is of another model.
@@ -435,7 +435,7 @@ class BestCheckpoints:
         if not self.accepts(loss):
             return False
         name = f"best.{step:08d}.safetensors"
-        # A run that is killed between two of these lines, and taken up, has no file too few in its index.
+        # A run that is killed between two of these lines, and resumed, has no file too few in its index.
         if is_first_rank():
             with _naming_the_checkpoint(step, self.directory):
                 save_tensors(self.directory / name, weights)
@@ -490,7 +490,7 @@ def run_log(folder: Path) -> Iterator[Callable[[str], None]]:
 def forget_run(folder: Path) -> None:
     """Delete what only a run that goes on needs; its model, log and convergence stay.
 
-    A process that is killed amid this leaves some of it, and the finished run is not taken up again. So a comparison
+    A process that is killed amid this leaves some of it, and the finished run is not resumed. So a comparison
     does it once more for all its runs when they are finished.
     """
     for name in _OF_A_RUN:

@@ -45,11 +45,11 @@ class DraftOptions(BaseModel):
 
     Attributes:
         kind: parasite or Medusa heads.
-        blocks: of the parasite. Medusa heads get as many weights as a parasite of so many blocks.
+        blocks: blocks of the parasite. Medusa heads get as many weights as a parasite of so many blocks.
         heads: Medusa heads, draft tokens of a pass.
-        pre_ln_q: see `sprachbund.nn.drafts.ParasiteShape`.
-        label_weight: of the cross-entropy of the texts (2 in arXiv 2508.11189, equation 5).
-        kl_weight: of KL(model || draft) (0.5 there): it makes a draft predict as the model does, right or wrong.
+        pre_ln_q: whether queries are normed before they are projected; see `sprachbund.nn.drafts.ParasiteShape`.
+        label_weight: weight of the cross-entropy of the texts (2 in arXiv 2508.11189, equation 5).
+        kl_weight: weight of KL(model || draft) (0.5 there): it makes a draft predict as the model does, right or wrong.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,7 +69,7 @@ class DraftTraining(nn.Module):
 
     Args:
         base: a family's module with a torch decoder.
-        network: what is trained.
+        network: network that is trained.
         options: weights of the losses.
     """
 
@@ -86,12 +86,12 @@ class DraftTraining(nn.Module):
 
     @property
     def encoder(self) -> Any:
-        """Where the training loop looks for layers: a draft has none here."""
+        """Object whose `layers` the training loop reads: a draft has none here."""
         return SimpleNamespace(layers=[])
 
     @property
     def decoder(self) -> Any:
-        """Where the training loop looks for layers: the blocks of the draft."""
+        """Object whose `layers` the training loop reads: the blocks of the draft."""
         network = self.network
         return SimpleNamespace(
             layers=list(network.blocks if isinstance(network, Parasite) else network.stacks)
@@ -161,21 +161,21 @@ def train_draft(
     stop_after: int | None = None,
     on_step: Callable[[int, int], None] = nothing,
 ) -> NetworkDraft:
-    """Train a draft for a model, or take up the run in `directory`; the model comes out with the bits it went in with.
+    """Train a draft for a model, or resume the run in `directory`; the model comes out with the bits it went in with.
 
     Args:
         model: a family's module with a torch decoder.
         corpus: training data of the model.
-        options: what to train.
-        training: how long, how fast.
-        directory: of the run.
+        options: kind and sizes of the draft, and weights of its losses.
+        training: steps, learning rate, batches and evaluations.
+        directory: directory of the run.
         dev: ranks the checkpoints, and gives the acceptance that the draft is saved with.
         report: takes each progress line.
         stop_after: stop, resumable, after this many steps in all.
         on_step: called with the steps made, and with all of them.
 
     Raises:
-        SprachbundError: what is asked for does not fit the model.
+        SprachbundError: the options do not fit the model.
     """
     torch.manual_seed(training.seed)
     before = _digest(model)
@@ -234,7 +234,7 @@ def measure_draft(
     Args:
         family: the model.
         draft: proposes tokens.
-        corpus: whose utterances, `limit` of them spread evenly, are translated into every target it draws.
+        corpus: corpus whose utterances, `limit` of them spread evenly, are translated into every target it draws.
         report: called with the mean acceptance.
     """
     count = sum(corpus.counts)

@@ -44,16 +44,16 @@ class DraftRecipe(Strict):
     """Everything a draft depends on.
 
     Attributes:
-        draft: its kind.
+        draft: kind of the draft.
         model: directory, "bundled", or a name on the Hugging Face hub.
-        languages: of the data, heard and written.
-        train: what it learns from; the data that the model was trained on serve well.
-        dev: ranks the checkpoints and measures the acceptance.
-        network: of a parasite or Medusa heads; its `kind` is `draft`.
-        orders: of a token map, lengths of its contexts.
-        min_count: of a token map, how often what follows a context must have been seen.
-        examples: see `ExampleRecipe`.
-        training: of a parasite or Medusa heads.
+        languages: languages of the data, heard and written.
+        train: data that it learns from; those that the model was trained on serve well.
+        dev: data that rank the checkpoints and measure the acceptance.
+        network: sizes and losses of a parasite or Medusa heads; its `kind` is `draft`.
+        orders: lengths of the contexts of a token map.
+        min_count: times that a token has to follow a context to enter a token map.
+        examples: options of making an example of an utterance.
+        training: training options of a parasite or Medusa heads.
     """
 
     draft: Literal["parasite", "medusa", "token-map"]
@@ -93,11 +93,11 @@ def run(
     accept_changes: bool = False,
     check: Check | None = None,
 ) -> Any:
-    """Make, or take up, the draft in `directory`; its `model` folder is the model with it, which is returned loaded.
+    """Make, or resume, the draft in `directory`; its `model` folder is the model with it, which is returned loaded.
 
     Args:
         recipe: the model, the draft and the data.
-        directory: of the run.
+        directory: directory of the run.
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
         on_step: called with the steps made, and with all of them.
@@ -105,7 +105,7 @@ def run(
         check: is called with network, data and options in place of training, and nothing is returned.
 
     Raises:
-        SprachbundError: what is asked for does not fit the model, or a token map, which is not trained, is checked.
+        SprachbundError: the recipe does not fit the model, or a token map, which is not trained, is checked.
     """
     with joined_processes():
         return _run(recipe, directory, on_first_rank(report), stop_after, on_step, accept_changes, check)

@@ -34,23 +34,24 @@ class DualScaleOptions(BaseModel):
     """Options of the modules that are built around a model, and of their losses.
 
     Attributes:
-        decoder_layers: that are kept, by the rule of `sprachbund.models.pruning`; all if None.
-        text_layers: of the text encoder; 0 leaves the text branch out.
-        draft: the draft network.
-        blocks: of the parasite; Medusa heads get as many weights as a parasite of so many blocks.
-        heads: of Medusa, draft tokens of a pass.
-        pre_ln_q: see `sprachbund.nn.drafts.ParasiteShape`.
-        detach_kv: keep the parasite's gradients from the decoder's keys and values.
-        whole_layers: of the encoder, the upper ones, that are trained wholly; those below by adapters.
-        lora_rank: of the adapters; 0 leaves them out, so that all but the upper layers of the encoder rests.
-        lora_alpha: their product is multiplied by alpha / rank.
-        speech_weight: of the cross-entropy on speech (equation 5).
-        text_weight: of the cross-entropy on transcripts.
-        kl_weight: of KL(text || speech).
-        draft_weight: of the draft network's loss, which has the same three parts.
-        gate: add no divergence before the running loss on transcripts is below that on speech; then for good.
-        gate_decay: of the two running means.
-        same_language: share of the utterances that are to be transcribed in place of translated.
+        decoder_layers: decoder layers that are kept, by the rule of `sprachbund.models.pruning`; all if None.
+        text_layers: layers of the text encoder; 0 leaves the text branch out.
+        draft: kind of draft network that is trained along.
+        blocks: blocks of the parasite; Medusa heads get as many weights as a parasite of so many blocks.
+        heads: Medusa heads, each of which drafts one token of a pass.
+        pre_ln_q: whether queries are normed before they are projected; see `sprachbund.nn.drafts.ParasiteShape`.
+        detach_kv: whether the parasite's gradients are kept from the decoder's keys and values.
+        whole_layers: upper layers of the encoder that are trained wholly; those below are trained by adapters.
+        lora_rank: rank of the adapters; 0 leaves them out, so that only the upper layers of the encoder are trained.
+        lora_alpha: alpha of the adapters, whose product is multiplied by alpha / rank.
+        speech_weight: weight of the cross-entropy on speech (equation 5).
+        text_weight: weight of the cross-entropy on transcripts.
+        kl_weight: weight of KL(text || speech).
+        draft_weight: weight of the draft network's loss, which has the same three parts.
+        gate: whether the divergence is added only once the running loss on transcripts is below that on speech, and
+            from then on.
+        gate_decay: decay of the two running means.
+        same_language: share of the utterances that are transcribed instead of translated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,7 +96,7 @@ class Gate(nn.Module):
 
     @property
     def is_open(self) -> bool:
-        """By what was seen so far."""
+        """Whether the gate is open, by the losses seen so far."""
         return bool(self.opened)
 
     @torch.no_grad()
@@ -116,7 +117,7 @@ class DualScale(nn.Module):
     Args:
         base: a family's module, its decoder pruned.
         text_encoder: None leaves the text branch out, and with it the divergence.
-        draft_network: made for the base's decoder, or None.
+        draft_network: draft network made for the base's decoder, or None.
         options: weights of the losses, and the gate.
     """
 
@@ -143,12 +144,12 @@ class DualScale(nn.Module):
 
     @property
     def encoder(self) -> Any:
-        """Where the training loop looks for layers."""
+        """Object whose `layers` the training loop reads."""
         return self.base.encoder
 
     @property
     def decoder(self) -> Any:
-        """Where the training loop looks for layers: all but the encoder's."""
+        """Object whose `layers` the training loop reads: all layers but the encoder's."""
         text = [] if self.text_encoder is None else list(self.text_encoder.layers)
         return SimpleNamespace(layers=[*self.base.decoder.layers, *text, *_blocks(self.draft_network)])
 
@@ -315,9 +316,9 @@ def make_dual_scale(model: Any, options: DualScaleOptions) -> DualScale:
 
 
 def add_adapters(whole: DualScale) -> None:
-    """Adapters on the linear layers of the lower encoder layers; what else the encoder has below the upper ones rests.
+    """Adapters on the linear layers of the lower encoder layers, whose own weights are frozen.
 
-    With rank 0 there are none, and those layers rest.
+    With rank 0 there are none, and those layers are frozen.
     A model whose encoder has no more layers than are trained wholly gets none, and all of it is trained.
     """
     options = whole.options

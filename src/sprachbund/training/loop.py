@@ -59,7 +59,7 @@ from sprachbund.util.provenance import versions
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """One line of the log: what the last `log_every` steps did.
+    """One line of the log, over the last `log_every` steps.
 
     Losses are per target token (attention, parts), per transcript token (ctc) and per utterance (language), 0 where a
     family has no such head; `kinds` holds the first of them for each kind of data.
@@ -161,7 +161,7 @@ class Meter:
 
         Args:
             step: steps made.
-            steps: of the run.
+            steps: steps of the run.
             epoch: passes through the training data so far.
         """
         took = time.monotonic() - self.began
@@ -200,7 +200,7 @@ class Meter:
 
 _DIGEST = "SHA-256 of lengths and texts, or of the shards' indices"
 SKIPPED = "skipped"
-"""In the log: steps whose gradient was not finite."""
+"""Name in the log of the steps whose gradient was not finite."""
 CONVERGENCE_FILE = "convergence.json"
 _FORMER_NAMES = {"judge": "metric_for_best_model", "judgements": "evaluations"}
 
@@ -239,7 +239,7 @@ class Evaluations:
 
     @property
     def at_an_end(self) -> bool:
-        """Whether patience is."""
+        """Whether the patience is at an end."""
         return 0 < self.patience <= self.num_worse
 
     @property
@@ -267,11 +267,11 @@ class Evaluations:
 
 @dataclass(frozen=True, kw_only=True)
 class Convergence:
-    """Where a finished run was best.
+    """Best evaluation of a finished run, and all others.
 
     Attributes:
         metric_for_best_model: "loss" or "score".
-        steps: made in all.
+        steps: steps made in all.
         stopped_early: whether patience ended it.
         best: the evaluation that was best, None where there was none.
         evaluations: all of them.
@@ -327,7 +327,7 @@ def train(
     stop_after: int | None = None,
     on_step: Callable[[int, int], None] = nothing,
 ) -> nn.Module:
-    """Train a model, or take up the run that `directory` holds, and return it with its best weights averaged.
+    """Train a model, or resume the run that `directory` holds, and return it with its best weights averaged.
 
     A run that is over leaves its `Convergence` in the directory. After SIGTERM it saves its state and ends the process
     with exit code 143.
@@ -338,8 +338,8 @@ def train(
         options: see `TrainingOptions`.
         directory: keeps the resume file, the best checkpoints and the TensorBoard log.
         dev: data whose loss ranks the checkpoints; without it, and without a score, the last weights are returned.
-        score: of the model as it stands, less is better; ranks the checkpoints where `options.metric_for_best_model`
-            is "score".
+        score: score of the model as it stands, less is better; ranks the checkpoints where
+            `options.metric_for_best_model` is "score".
         report: takes each progress line.
         stop_after: stop, resumable, after this many steps in all.
         on_step: called with the steps made, and with all of them.
@@ -504,7 +504,7 @@ class _Run:
             self._say(line)
 
     def resume(self) -> None:
-        """Take up the state in the directory, if there is one."""
+        """Resume from the state in the directory, if there is one."""
         [digest] = {one for one in of_all_ranks(self.digest) if one} or {""}
         if state := self.files.load(self.average):
             if state.get("frozen", digest) != digest:

@@ -26,7 +26,7 @@ def add_lora(
         model: any module.
         modules: patterns of the layers' names, `*` for anything.
         rank: r, of every adapter.
-        scale: what the adapters' product is multiplied by (alpha / r).
+        scale: factor of the adapters' product (alpha / r).
         whole: patterns of the names of parameters that are trained themselves, beside the adapters.
 
     Returns:
@@ -74,9 +74,9 @@ def rank_for(model: nn.Module, modules: tuple[str, ...], num_parameters: int) ->
     """The rank at which adapters on these linear layers have nearest to so many parameters, at least 1.
 
     Args:
-        model: without adapters.
+        model: model without adapters.
         modules: patterns of the names of linear layers.
-        num_parameters: of all adapters together.
+        num_parameters: parameters of all adapters together.
     """
     per_rank = sum(
         module.in_features + module.out_features

@@ -57,8 +57,8 @@ def flops_of(func: Any, args: Any, kwargs: Any, made: Any) -> int:
 
     Args:
         func: operator, as a dispatch mode gets it.
-        args: of it.
-        kwargs: of it.
+        args: arguments of the call.
+        kwargs: keyword arguments of the call.
         made: its result.
     """
     # torch has no formula for attention on the CPU.
@@ -88,7 +88,7 @@ class Forward:
     """A forward pass.
 
     Attributes:
-        kept_bytes: what it keeps for the backward pass, weights not among them.
+        kept_bytes: bytes that it keeps for the backward pass, without the weights.
         flops: floating-point operations.
     """
 
@@ -100,7 +100,7 @@ def forward_on_meta(model: nn.Module, forward: Callable[[], Any]) -> Forward:
     """Count a forward pass where nothing has an address: on the meta device.
 
     Args:
-        model: whose weights are not counted.
+        model: model whose weights are not counted.
         forward: makes the pass.
     """
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}

@@ -30,24 +30,25 @@ class TrainingOptions(Strict):
 
     Attributes:
         steps: optimizer steps in all.
-        optimizer: "muon" for the linear layers, or "adamw" for everything; see `make_optimizers`.
-        learning_rate: highest rate.
-        muon_ratio: Muon's rate is so many times the others'.
-        warmup_steps: rate rises linearly from 0.
+        optimizer: "muon" for the linear layers, and AdamW for the rest, or "adamw" for everything; see
+            `make_optimizers`.
+        learning_rate: highest learning rate.
+        muon_ratio: ratio of Muon's learning rate to that of AdamW.
+        warmup_steps: steps in which the learning rate rises linearly from 0.
         decay_share: share of the steps in which the rate falls to `final_rate`; before, it is constant, so that a
             longer run can branch off before the fall.
-        decay: how it falls: "linear", or by half a "cosine" (arXiv 1608.03983, equation 5); or not at the end, but
+        decay: shape of its fall: "linear", or by half a "cosine" (arXiv 1608.03983, equation 5); or not at the end, but
             from the warm-up on, by the "inverse_sqrt" of the step (arXiv 1706.03762, equation 3), towards `final_rate`
             and whatever `decay_share`.
-        final_rate: what it falls to.
+        final_rate: rate at the end of its fall.
         final_share: last share of the steps, which are made at `final_rate`.
         mask_fade_share: last share of the steps in which SpecAugment's masks become linearly fewer and narrower, down
             to none; 0 keeps them, 1 fades from the first step.
-        weight_decay: of AdamW (arXiv 1711.05101), on matrices only.
-        clip_norm: gradients are scaled down to this norm.
+        weight_decay: weight decay of AdamW (arXiv 1711.05101), on matrices only.
+        clip_norm: largest norm of the gradient; a larger one is scaled down to it.
         ema: decay of an exponential moving average of the trained weights, which is evaluated and kept in their place;
             0 for none.
-        precision: bf16 is mixed precision on fp32 weights.
+        precision: precision of the computation: "no" for fp32, "bf16" for mixed precision on fp32 weights.
         frozen_bf16: keep the linear and convolutional weights and embeddings that are not trained in 16 bits; what is
             trained stays in 32. It needs precision bf16, and the model is saved with these weights rounded.
         recompute: keep only the inputs of layers and run them again for their gradients (arXiv 1604.06174): much less
@@ -59,23 +60,24 @@ class TrainingOptions(Strict):
         accumulate: parts that a process makes of its share of a batch, one after the other, so that activations of one
             part are held at a time; the step is the same.
         max_utterances: most utterances in a batch.
-        window_shards: of tar shards, as many are shuffled together, for all processes; each process reads its own.
-        max_duration_s: longer utterances are left out.
+        window_shards: tar shards that are shuffled together, for all processes; each process reads its own.
+        max_duration_s: longest utterance in seconds; longer ones are left out.
         num_workers: processes that make batches.
         log_every: steps between progress lines.
-        wandb: write the curves for Weights & Biases, too: into the folder of the run, unless WANDB_MODE=online.
+        wandb: whether the curves are also written for Weights & Biases: into the folder of the run, unless
+            WANDB_MODE=online.
         evaluate_every: steps between evaluations on the dev data.
         save_every: steps between checkpoints to resume from.
-        metric_for_best_model: ranks checkpoints and ends the patience: the "loss" on the dev data, or a "score" of
-            which less is better, such as its word error rate, that the recipe measures.
-        keep_best: the best checkpoints, which are kept and averaged at the end.
-        max_skipped: steps in a row whose gradient is not finite; each is skipped and counted, and one more ends the
-            run.
+        metric_for_best_model: number that ranks checkpoints and ends the patience: the "loss" on the dev data, or a
+            "score" of which less is better, such as its word error rate, that the recipe measures.
+        keep_best: number of best checkpoints that are kept, and averaged at the end.
+        max_skipped: most steps in a row whose gradient is not finite; each is skipped and counted, and one more ends
+            the run.
         trainable: patterns of the names of the parameters that are trained, `*` for anything; all if none.
         rates: pattern to the highest rate of the parameters it matches, in place of `learning_rate`; of several that
             match, the first counts. Warm-up and decay are those of the run.
-        patience: stop after so many evaluations without a better one; 0 never stops.
-        seed: of weights, order, augmentation and dropout.
+        patience: evaluations without a better one after which the run stops; 0 never stops.
+        seed: seed of weights, order, augmentation and dropout.
     """
 
     steps: int = Field(ge=1)
@@ -191,7 +193,7 @@ class CheckOptions:
         check: print the memory that each GPU needs, the time, and which strategy fits; train nothing.
         gpus: GPUs of all machines together.
         gpu_memory_gib: memory of each GPU.
-        gpu_tflops: that each GPU sustains, in 10^12 operations a second; 350 is a third of an H100's peak in 16 bits.
+        gpu_tflops: operations that each GPU sustains, in 10^12 a second; 350 is a third of an H100's peak in 16 bits.
     """
 
     check: Annotated[bool, Option("--check")] = False
@@ -259,8 +261,8 @@ def check_numbers(values: Any, where: str = "", key: str = "") -> None:
 
     Args:
         values: plain values, as TOML or JSON hold them.
-        where: what the message begins with.
-        key: of the values in the recipe, with dots; empty for all of it.
+        where: beginning of the message.
+        key: key of the values in the recipe, with dots; empty for all of it.
 
     Raises:
         SprachbundError: a number that is not finite, is negative, or is larger than `_most` of its key.

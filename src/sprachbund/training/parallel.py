@@ -37,7 +37,7 @@ class LossOf(nn.Module):
 
     Args:
         model: a family's module.
-        options: of the training.
+        options: options of the training.
     """
 
     def __init__(self, model: Any, options: TrainingOptions) -> None:
@@ -58,12 +58,12 @@ class Parallel:
 
     Args:
         loss_of: the loss of the model; stays a plain module, whatever is done with its weights.
-        options: of the training.
+        options: options of the training.
 
     Attributes:
-        device: of this process.
-        rank: of this process.
-        count: of processes.
+        device: device of this process.
+        rank: rank of this process.
+        count: count of processes.
         is_sharded: whether this process holds a shard of the weights only.
         loss_of: the loss, without exchange of gradients.
     """
@@ -128,7 +128,7 @@ class Parallel:
         """Whole tensors of the state of the model by name, one after the other; every process has to come here.
 
         Args:
-            names: in `state_dict`.
+            names: names in `state_dict`.
         """
         state = self.model.state_dict()
         for name in names:
@@ -260,8 +260,8 @@ class MovingAverage:
     """Exponential moving average of the trained weights, which is evaluated and kept in their place.
 
     Args:
-        parameters: that are trained, as this process holds them.
-        decay: of the average, for each step.
+        parameters: parameters that are trained, as this process holds them.
+        decay: decay of the average, for each step.
     """
 
     def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:

@@ -92,8 +92,8 @@ class DataPart(Strict):
     """A corpus and how often an epoch goes through it.
 
     Attributes:
-        path: of the directory, or a URL of tar shards.
-        repeats: passes of an epoch.
+        path: directory of the corpus, or a URL of tar shards.
+        repeats: passes through the corpus in an epoch.
         shares: language to the share of its utterances that is taken; see `sprachbund.data.manifest.Manifest`.
     """
 
@@ -106,8 +106,8 @@ class Scale(Strict):
     """The amount of training data that is taken; see `sprachbund.data.batching`.
 
     Attributes:
-        hours: of all [[train]] together.
-        seed: of the order that they are taken in.
+        hours: hours of all [[train]] together.
+        seed: seed of the order in which utterances are taken.
     """
 
     hours: float = Field(gt=0)
@@ -118,12 +118,12 @@ class LivePart(Strict):
     """An edition of the phrasebook that every epoch hears anew; see `sprachbund.corpora.editions`.
 
     Attributes:
-        edition: its name.
-        utterances: of an epoch.
-        languages: spoken and written; those of the edition if empty.
-        synthesizers: that speak; those of the edition if empty.
-        seed: of everything drawn; that of the edition if None.
-        exact: whether a run that is taken up hears the same again to the last bit, at half the speed.
+        edition: name of the edition.
+        utterances: utterances of an epoch.
+        languages: languages spoken and written; those of the edition if empty.
+        synthesizers: speech synthesizers; those of the edition if empty.
+        seed: seed of everything drawn; that of the edition if None.
+        exact: whether a resumed run hears the same utterances again to the last bit, at half the speed.
         sentences: folder of tables of sentences besides the phrasebook's own (`sprachbund data make sentences`).
         sentence_share: share of the utterances that say a sentence of these tables.
     """
@@ -151,7 +151,21 @@ class LivePart(Strict):
 
 
 class ExampleRecipe(Strict):
-    """See `sprachbund.data.loading.ExampleOptions`."""
+    """Options of making an example of an utterance; see `sprachbund.data.loading.ExampleOptions`.
+
+    Attributes:
+        rows_per_utterance: target languages drawn for each utterance.
+        targets: target languages to draw from; all that the model writes if empty.
+        same_language: share of the utterances that are transcribed instead of translated; if left out, the language
+            spoken is drawn like any other.
+        speeds: factors of tempo and pitch; one is drawn for each batch.
+        time_masks: time masks for each utterance (SpecAugment, arXiv 1904.08779).
+        max_time_mask_s: longest time mask in seconds; never more than a sixth of the utterance.
+        max_time_mask_share: longest time mask as a share of the utterance, in place of `max_time_mask_s` and the sixth
+            (arXiv 1912.05533).
+        frequency_masks: frequency masks for each utterance.
+        max_frequency_mask: widest frequency mask in mel bins.
+    """
 
     rows_per_utterance: int = Field(default=3, ge=1)
     targets: tuple[str, ...] = ()
@@ -169,8 +183,8 @@ class LoraRecipe(Strict):
 
     Attributes:
         modules: patterns of the names of linear layers.
-        rank: of every adapter.
-        scale: what an adapter's product is multiplied by (alpha / rank).
+        rank: rank of every adapter.
+        scale: factor of an adapter's product (alpha / rank).
         whole: patterns of the names of parameters that are trained themselves, beside the adapters.
     """
 
@@ -191,9 +205,9 @@ class FineTuning(Strict):
         new_languages: BCP-47 tag of a language that the checkpoint lacks to that of the language whose token the new
             token starts from, or "mean" for the mean of all. Seamless hears a new language without a token. Pieces of
             the tokenizer stay as they are. "mul" is the transcript of speech that mixes languages; a conformer's alone.
-        real_length: train Whisper, and use it ever after, on utterances at their own length instead of windows of
-            30 s; as the checkpoint has it if left out.
-        label_smoothing: of the cross-entropy (arXiv 1512.00567, section 7).
+        real_length: whether Whisper is trained, and used from then on, on utterances at their own length instead of
+            windows of 30 s; as the checkpoint has it if left out.
+        label_smoothing: label smoothing of the cross-entropy (arXiv 1512.00567, section 7).
     """
 
     prompt: Literal["spoken", "wanted", "wanted-only"] | None = None
@@ -203,7 +217,14 @@ class FineTuning(Strict):
 
 
 class CardRecipe(Strict):
-    """Fields of the model's card that the data do not give."""
+    """Fields of the model's card that the data do not give.
+
+    Attributes:
+        name: name of the model.
+        description: one or two sentences about the model.
+        licence: licence of the weights.
+        limits: sentences that state what the model cannot do.
+    """
 
     name: str
     description: str = ""
@@ -215,24 +236,28 @@ class TranslatorRecipe(Strict):
     """Everything a run depends on.
 
     Attributes:
-        languages: heard and written; "mul" is written alone: what is said in speech that mixes languages.
+        languages: languages heard and written; "mul" is written alone: the transcript of speech that mixes languages.
         train: training data.
         live: training data that are rendered while training.
-        temperature: of the mixture of `train`: a corpus of h hours is drawn in proportion to h^(1 / temperature)
-            (arXiv 1907.05019, section 4), times its `repeats`; an epoch is as long as with 1.
-        scale: how much of `train` is taken; all if None.
+        temperature: temperature of the mixture of `train`: a corpus of h hours is drawn in proportion to h^(1 /
+            temperature) (arXiv 1907.05019, section 4), times its `repeats`; an epoch is as long as with 1.
+        scale: amount of `train` that is taken; all if None.
         dev: data whose loss ranks the checkpoints.
-        vocabulary_size: pieces of all languages together.
-        transcript_vocabulary_size: pieces of the transcripts, for CTC.
-        tokenizer_texts: distinct texts the tokenizer is fitted on, at most.
-        start: a model directory or a name on the Hugging Face hub, of any family: weights and tokenizer to start
-            from.
-        fine_tuning: what is changed in the model to start from.
-        lora: train adapters only.
-        dual_scale: prune the decoder, and train it with a text branch and a draft network.
-        bits: of the weights in the model directory; 8 for a conformer and 32 for the other families if left out.
-        cache_states: compute the frozen first layers of the encoder once and not in every epoch; see
+        vocabulary_size: pieces of a new model's tokenizer, all languages together.
+        transcript_vocabulary_size: pieces of the tokenizer of transcripts, for CTC.
+        tokenizer_texts: most distinct texts that the tokenizer is fitted on.
+        start: model directory or name on the Hugging Face hub, of any family, that gives weights and tokenizer to start
+            from; a new conformer if None.
+        fine_tuning: changes to the model to start from.
+        lora: options of training low-rank adapters only; the weights themselves if None.
+        dual_scale: options of pruning the decoder and of training it with a text branch and a draft network.
+        bits: bits of the weights in the model directory; 8 for a conformer and 32 for the other families if left out.
+        cache_states: whether the frozen first layers of the encoder are computed once and not in every epoch; see
             `training.cached_states`.
+        model: sizes of a new conformer and weights of its losses; of a conformer to start from, the losses alone.
+        examples: options of making an example of an utterance.
+        training: steps, learning rate, batches and evaluations.
+        card: fields of the model's card.
     """
 
     languages: tuple[str, ...]
@@ -268,11 +293,11 @@ class PreparedModel:
     """The model of a recipe, ready for its first step.
 
     Attributes:
-        model: of any family.
-        examples: how the family makes features and tokens.
+        model: model of any family.
+        examples: maker of features and tokens of the family.
         save: writes the model into a directory, with a `card`.
-        drawn: what the model changes of how texts are drawn (`ExampleOptions`).
-        tokenizer: whose pieces may not be enough for a text; None where they always are.
+        drawn: changes that the model makes to the draw of texts (`ExampleOptions`).
+        tokenizer: tokenizer whose pieces may not be enough for a text; None where they always are.
         ctc_frame_s: seconds of a frame that CTC aligns transcripts to; None without CTC.
     """
 
@@ -290,8 +315,8 @@ def prepare_model(
     """The model that a recipe asks for: a new conformer, or what `recipe.start` names, of whatever family.
 
     Args:
-        recipe: what is wanted.
-        directory: of the run; keeps the tokenizers of a new conformer.
+        recipe: recipe of the run.
+        directory: directory of the run; keeps the tokenizers of a new conformer.
         manifests: training data; their texts make those tokenizers.
 
     Raises:
@@ -538,7 +563,7 @@ def prepare_dual_scale(
 
     Args:
         prepared: the model as it is, with its examples.
-        recipe: with `dual_scale`.
+        recipe: recipe with `dual_scale`.
         report: takes each line of progress.
 
     Raises:
@@ -566,7 +591,7 @@ def save_draft(
         whole: as trained.
         training: its steps are noted in the draft's file.
         dev: data that acceptance is measured on.
-        directory: of the saved model.
+        directory: directory of the saved model.
         report: takes each line of progress.
     """
     if whole.draft_network is None:
@@ -640,8 +665,8 @@ def text_warnings(texts: Iterable[str], tokenizer: Tokenizer, max_tokens: int) -
     """Warnings about texts that cannot be learned as they are.
 
     Args:
-        texts: to be learned.
-        tokenizer: of the model.
+        texts: texts that are learned.
+        tokenizer: tokenizer of the model.
         max_tokens: most tokens of a text.
     """
     count, partly, too_long, lacking = 0, 0, 0, Counter[str]()
@@ -680,12 +705,12 @@ def run(
     check: Check | None = None,
     states: Path | None = None,
 ) -> Any:
-    """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
+    """Train, or resume, the run in `directory`; its `model` folder is the result, which is returned loaded.
 
     Args:
-        recipe: what is trained, on what.
-        directory: of the run.
-        score: of the model on the way, less is better, where `training.metric_for_best_model` is "score".
+        recipe: model, data and options.
+        directory: directory of the run.
+        score: score of the model on the way, less is better, where `training.metric_for_best_model` is "score".
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
         on_step: called with the steps made, and with all of them.

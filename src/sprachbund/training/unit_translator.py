@@ -55,7 +55,7 @@ class BitextPart(Strict):
         paths: a `.tsv` or `.tmx` file, or two Moses files, source first.
         source: BCP-47 tag.
         target: BCP-47 tag.
-        skip_bad: leave out, and count, pairs that cannot be used.
+        skip_bad: whether pairs that cannot be used are left out and counted, instead of ending the run.
     """
 
     paths: tuple[Path, ...] = Field(min_length=1, max_length=2)
@@ -69,21 +69,24 @@ class UnitTranslatorRecipe(Strict):
 
     Attributes:
         units: directory of the units.
-        train: corpora as units; none trains on text alone.
+        train: corpora as units; if empty, the model is trained on text alone.
         dev: corpora as units, whose loss ranks the checkpoints.
         pairs: (source, target) languages of the speech and its own texts.
-        bitext: parallel text from outside.
-        hours: of speech taken from each corpus; all if None.
-        mixing: of speech and text.
-        ratio: how many times as long source text is made; the mean of the units' data if None.
-        mark_repeats: follow each piece of source text with marks in the place of its repetitions.
-        keep_repeats: read a unit for every frame.
-        start: a directory of a model with the same units, whose weights are the first ones where they fit in.
+        bitext: parallel text without speech.
+        hours: hours of speech taken from each corpus; all if None.
+        mixing: options of mixing speech and text.
+        ratio: factor by which source text is made longer; the mean of the units' data if None.
+        mark_repeats: whether each piece of source text is followed by marks in place of its repetitions.
+        keep_repeats: whether a unit is read for every frame, repeats included.
+        start: directory of a model with the same units, which gives the first weights where they fit in.
         mbart: an mBART-50 checkpoint of transformers, by path or Hugging Face id, whose shape, weights and pieces of
             text the model has; `model` and `start` are then left out.
-        bits: of the weights in the model directory.
-        steps_of: what `training` counts its steps and evaluations by: "all" batches, or those of "speech", so that text
+        bits: bits of the weights in the model directory.
+        steps_of: batches that `training` counts its steps and evaluations by: "all", or those of "speech", so that text
             comes on top of as much speech as a model without text would see.
+        model: sizes of a new model, its head, and weights of its losses.
+        training: steps, learning rate, batches and evaluations.
+        card: fields of the model's card.
     """
 
     units: Path
@@ -106,7 +109,7 @@ class UnitTranslatorRecipe(Strict):
 
     @property
     def all_pairs(self) -> tuple[tuple[str, str], ...]:
-        """Of speech and text."""
+        """Pairs of languages of speech and text."""
         return tuple(sorted({*self.pairs, *((part.source, part.target) for part in self.bitext)}))
 
 
@@ -120,11 +123,11 @@ def run(
     accept_changes: bool = False,
     check: Check | None = None,
 ) -> Any:
-    """Train, or take up, the run in `directory`; its `model` folder is the result, which is returned loaded.
+    """Train, or resume, the run in `directory`; its `model` folder is the result, which is returned loaded.
 
     Args:
         recipe: the model, the units and the data.
-        directory: of the run.
+        directory: directory of the run.
         report: takes each line of progress.
         stop_after: stop, resumable, after so many steps.
         on_step: called with the steps made, and with all of them.

@@ -45,7 +45,7 @@ class TokenPair:
         source_language: BCP-47 tag.
         target: text.
         target_language: BCP-47 tag.
-        transcript: what was said; empty where it is not known, and of text.
+        transcript: transcript of the speech; empty where it is not known, and of text.
     """
 
     name: str
@@ -65,7 +65,7 @@ class SpokenSentences:
         pairs: (source, target) languages wanted.
         as_text: their transcripts in the place of their units.
         keep_repeats: a unit for every frame.
-        hours: of speech taken, spread at random, smaller amounts a part of larger ones; all if None.
+        hours: hours of speech taken, spread at random, smaller amounts a part of larger ones; all if None.
 
     Attributes:
         missing: utterances in a source language that lack a translation, or as text a transcript.
@@ -190,16 +190,16 @@ Sentences = SpokenSentences | WrittenSentences
 
 
 TOKENS_PER_S = 10
-"""Where there is no speech to measure."""
+"""Tokens in a second, where there is no speech to measure."""
 
 
 class Mixing(BaseModel):
     """Options of mixing speech and text (arXiv 2309.15826; the numbers are ours).
 
     Attributes:
-        text: whether the triples' own texts are translated too.
-        text_weight: of the loss of text beside that of speech.
-        external_ratio: most sentences from outside in an epoch, for each sentence of speech.
+        text: whether transcripts and translations of the speech are also learned as text.
+        text_weight: weight of the loss of text beside that of speech.
+        external_ratio: most sentences of text without speech in an epoch, for each sentence of speech.
         speech_only_share: last share of the steps, which see speech alone.
         sampling: alpha of sub-word sampling (arXiv 1804.10959) of what is read; 0 takes the likeliest pieces.
     """
@@ -218,7 +218,7 @@ class TokenExample:
     """One sentence made ready.
 
     Attributes:
-        kind: of data that it is of.
+        kind: kind of data that it is of.
         source: tokens read (S,), ended.
         source_language: its index among the model's.
         target: tokens to be written (U,), ended.
@@ -239,16 +239,16 @@ class TokenDataset:
 
     Args:
         parts: the sentences.
-        config: of the model that learns.
+        config: configuration of the model that learns.
         reader: turns their sources into tokens.
         mixing: see `Mixing`.
-        seed: of every draw.
+        seed: seed of every draw.
         sample: whether pieces are drawn, as in training.
         speech_only_from: first epoch of speech alone; None for never.
 
     Attributes:
         left_out: names of sentences that are longer than the model can read or write.
-        too_long: what CTC cannot align, by what it is; these terms are left out of the loss.
+        too_long: "targets" and "transcripts" that CTC cannot align; these terms are left out of the loss.
 
     Raises:
         SprachbundError: no sentence is left, or CTC alone is to learn and can align none.
@@ -347,7 +347,7 @@ class TokenDataset:
         """Every epoch has the same sentences.
 
         Args:
-            epoch: its number.
+            epoch: number of the epoch.
             share: all sentences are at hand for every process.
         """
 
@@ -470,7 +470,7 @@ def first_epoch_behind(dataset: TokenDataset, options: BatchingOptions, step: in
 
     Args:
         dataset: sentences.
-        options: how batches are planned.
+        options: sizes of batches.
         step: step, counted from 0.
     """
     epoch = done = 0

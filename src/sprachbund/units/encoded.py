@@ -57,16 +57,16 @@ class EncodedInfo(BaseModel):
     """The description of an encoded corpus in its manifest.
 
     Attributes:
-        format: of the lines.
-        identity: of the units.
+        format: format of the lines.
+        identity: identity of the units.
         clusters: K.
         frame_s: seconds of a frame.
-        corpus: what was encoded.
-        speed: at which the speech was heard.
-        utterances: written.
-        units: of them all, repeats removed.
-        frames: of them all.
-        hours: of them all, at that speed.
+        corpus: corpus that was encoded.
+        speed: speed at which the speech was heard.
+        utterances: utterances written.
+        units: units of all utterances, repeats removed.
+        frames: frames of all utterances.
+        hours: hours of all utterances, at that speed.
         skipped: utterances left out.
         shards: the files.
     """
@@ -89,15 +89,15 @@ class EncodedInfo(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class UnitUtterance:
-    """One line.
+    """One line of a corpus as units.
 
     Attributes:
-        id: of the utterance in its corpus.
+        id: id of the utterance in its corpus.
         units: as characters, repeats removed, S of them.
         durations: frames of each (S,).
         duration_s: length in seconds, at the speed of the encoding.
         language: BCP-47 tag of the speech; empty without speech.
-        speaker: who speaks.
+        speaker: name of the speaker.
         text: transcript.
         translations: language to text.
     """
@@ -126,7 +126,7 @@ class EncodedCorpus:
 
     Args:
         directory: as `encode` writes it.
-        units: that it is to be used with; not checked if None.
+        units: units that it is to be used with; not checked if None.
 
     Raises:
         SprachbundError: no such directory, a shard that is not the one its hash names, or units of another
@@ -175,7 +175,7 @@ def read_lines(path: Path) -> Iterator[UnitUtterance]:
 
 
 class _Line(RootModel[UnitUtterance]):
-    """What a line holds."""
+    """The content of a line."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -202,12 +202,12 @@ def _parsed(line: bytes, where: str) -> UnitUtterance:
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenUtterances:
-    """Which utterances of which corpora; a value that any process can open.
+    """Choice of utterances from corpora; a value that any process can open.
 
     Attributes:
         data: directories of corpora.
-        share: of each corpus's utterances; a smaller share is part of a larger one.
-        languages: of the speech; all if empty.
+        share: share of each corpus's utterances; a smaller share is part of a larger one.
+        languages: languages of the speech; all if empty.
     """
 
     data: tuple[Path, ...]
@@ -232,7 +232,7 @@ class ChosenUtterances:
 
     @property
     def hours(self) -> float:
-        """Of all utterances."""
+        """Hours of all utterances."""
         return float(sum(manifest.durations_s.sum(dtype=np.float64) for manifest in self.manifests)) / 3600
 
     def utterance(self, number: int) -> Utterance:
@@ -278,9 +278,9 @@ class Extraction(LayerOptions):
     """Features that are wanted of a model.
 
     Attributes:
-        directory: of the model.
-        name: of the model, to be written down.
-        hash: of the model, see `encoder_hash`.
+        directory: directory of the model.
+        name: name of the model, to be written down.
+        hash: hash of the model, see `encoder_hash`.
     """
 
     directory: Path

@@ -40,7 +40,7 @@ PARTS = "parts"
 _FRAMES, _LENGTHS = "frames.npy", "lengths.npy"
 _CHUNK = 1 << 14
 _LONGEST_BYTES = 1 << 24
-"""Of a text; what is longer SentencePiece would leave out without a word."""
+"""Most bytes of a text; SentencePiece would leave longer ones out without a warning."""
 _AT_ONCE = 100
 """Units of a line: SentencePiece adds up in single precision, and finds hardly a piece in lines of thousands."""
 
@@ -53,10 +53,10 @@ class FitEstimate:
     """Size of the work of making units.
 
     Attributes:
-        utterances: whose features k-means sees.
-        hours: of them.
+        utterances: utterances whose features k-means sees.
+        hours: hours of them.
         frames: features of them, about.
-        disk_bytes: of the features while units are made.
+        disk_bytes: bytes of the features while units are made.
     """
 
     utterances: int
@@ -70,7 +70,7 @@ class Fit:
     """Units to be made.
 
     Attributes:
-        extraction: whose features.
+        extraction: extraction of the features.
         data: corpora of the training speech.
         out: directory of the units.
         options: see `FitOptions`.
@@ -142,7 +142,7 @@ def make_units(fit: Fit, report: Report = lambda label, done, total: None) -> Un
 
 
 def _feature_settings(fit: Fit) -> dict[str, object]:
-    """All that decides the features."""
+    """Settings that the features depend on."""
     return {
         "model": fit.extraction.hash,
         "layer": fit.extraction.layer,
@@ -157,7 +157,7 @@ def _feature_settings(fit: Fit) -> dict[str, object]:
 
 
 def _settings(fit: Fit) -> dict[str, object]:
-    """All that decides the files."""
+    """Settings that the files depend on."""
     return {
         **_feature_settings(fit),
         "texts": files_sha256(fit.texts),
@@ -332,7 +332,7 @@ def _lines(files: Sequence[Path]) -> Iterator[str]:
 
 
 def _ratio(chosen: ChosenUtterances, strings: Sequence[str], vocabulary: JointVocabulary) -> float | None:
-    """How many times as long as transcripts units are, both in pieces, over the share."""
+    """Ratio of units to transcripts, both in pieces, over the share."""
     lengths = [
         (len(vocabulary.encode_units(string)), len(vocabulary.encode_text(text)))
         for number, string in enumerate(strings)
@@ -361,7 +361,7 @@ def train_models(
     """The models of a vocabulary by name: `text` and `units`, or `joint` where it is one.
 
     Args:
-        texts: of all languages that are read or written.
+        texts: texts of all languages that are read or written.
         strings: units as characters.
         clusters: K; every unit gets a piece, whether it was seen or not.
         options: see `VocabularyOptions`.

@@ -46,7 +46,7 @@ class TooLong:
     """A target that CTC cannot align.
 
     Attributes:
-        name: of the example.
+        name: name of the example.
         available: frames that its source has.
         needed: frames that its target needs.
     """

@@ -37,7 +37,7 @@ from sprachbund.units.dataset import Sentences
 from sprachbund.units.lengths import mean_length_ratio
 
 _UNKNOWN_TYPE, _CONTROL_TYPE = 2, 3
-"""Of a piece in a SentencePiece model's file."""
+"""Types of a piece in a SentencePiece model's file."""
 
 
 def units_with_mbart(
@@ -46,7 +46,7 @@ def units_with_mbart(
     """Units with mBART's pieces of text in the place of their own; those that are there already are taken.
 
     Args:
-        units: with a vocabulary of two models.
+        units: units with a vocabulary of two models.
         checkpoint: an mBART-50 of transformers, by path or Hugging Face id.
         parts: sentences whose texts are looked through.
         languages: BCP-47 tags that get a token.
@@ -147,7 +147,7 @@ def prune_pieces(model: bytes, texts: Iterable[str], languages: Sequence[str]) -
 
 
 def texts_of(parts: Iterable[Sentences]) -> set[str]:
-    """All texts of sentences: what was written or said, and its translations."""
+    """All texts of sentences: transcripts or source texts, and translations."""
     sentences = (part[number] for part in parts for number in range(len(part)))
     return {text for s in sentences for text in (s.target, s.transcript, "" if s.spoken else s.source)}
 

@@ -26,7 +26,7 @@ from sprachbund.util.files import atomic_path
 # Labels of frames.
 
 NOTHING = -1
-"""Of frames in which nothing is known to be said."""
+"""Label of frames in which nothing is known to be said."""
 COLUMNS = ("id", "start_s", "end_s", "phone")
 
 
@@ -37,7 +37,7 @@ class Labels:
     numbers: dict[str, int] = field(default_factory=dict)
 
     def number(self, name: str) -> int:
-        """Of a name, a new one if need be."""
+        """Number of a label's name, a new one if need be."""
         return self.numbers.setdefault(name, len(self.numbers))
 
 
@@ -77,7 +77,7 @@ class Phones:
     """Phones from a table with the columns id, start_s, end_s and phone, separated by tabs.
 
     Args:
-        path: of the table.
+        path: path of the table.
         frame_s: seconds of a frame.
 
     Raises:
@@ -147,7 +147,7 @@ class Agreement:
 
 
 def agreement(counts: np.ndarray) -> Agreement:
-    """Of frames counted by cluster and label (K, Y)."""
+    """Agreement of frames counted by cluster and label (K, Y)."""
     joint = counts / max(1, counts.sum())
     of_cluster, of_label = joint.sum(1), joint.sum(0)
     information = _entropy(of_cluster) + _entropy(of_label) - _entropy(joint)
@@ -164,14 +164,14 @@ class UnitSizes:
 
     Attributes:
         units_per_s: repeats removed.
-        pieces_per_s: of the vocabulary.
-        bits_per_s: of units, by how often each occurs; where they begin is not counted.
-        flat_bits_per_s: of units, log2 K each.
-        piece_bits_per_s: of pieces, by how often each occurs.
-        stored_bytes: of the units as characters in UTF-8.
-        file_bytes: of the shards, with durations and texts.
-        log_mel_bytes: of log-mel features of the same speech, 80 bins a hundred times a second in float32.
-        audio_bytes: of the same speech with 16 bits a sample.
+        pieces_per_s: pieces of the vocabulary in a second.
+        bits_per_s: bits of units in a second, by how often each occurs; where they begin is not counted.
+        flat_bits_per_s: bits of units in a second, log2 K each.
+        piece_bits_per_s: bits of pieces in a second, by how often each occurs.
+        stored_bytes: bytes of the units as characters in UTF-8.
+        file_bytes: bytes of the shards, with durations and texts.
+        log_mel_bytes: bytes of log-mel features of the same speech, 80 bins a hundred times a second in float32.
+        audio_bytes: bytes of the same speech with 16 bits a sample.
         log_mel_ratio: log-mel against units as characters.
         log_mel_file_ratio: log-mel against the shards.
     """
@@ -215,15 +215,15 @@ class UnitMeasures:
         labels: names of the labels.
         frames: number of frames by cluster (K,).
         runs: number of units by how many frames they last, from 1 on.
-        against: what the labels are.
+        against: kind of the labels.
         unlabelled: frames without a label.
-        agreement: of clusters and labels.
+        agreement: agreement of clusters and labels.
         by_chance: the same with each utterance's labels in another order.
         sizes: see `UnitSizes`.
         lengths: None without transcripts.
         too_long: targets that CTC cannot align with the units, by language.
         targets: rows by language.
-        stride: of the encoder that CTC stands on.
+        stride: stride of the encoder that CTC stands on.
         too_long_examples: a few of them.
     """
 
@@ -263,11 +263,11 @@ class Measuring:
     """Counts over utterances, one at a time.
 
     Args:
-        units: that they are made of.
+        units: units that they are made of.
         aligner: says what is said in each frame.
-        stride: of the encoder that CTC stands on.
+        stride: stride of the encoder that CTC stands on.
         ratio: by which text is made longer; the units' own mean ratio if None.
-        seed: of the order in which labels are put for comparison.
+        seed: seed of the order in which labels are put for comparison.
     """
 
     def __init__(
@@ -305,7 +305,7 @@ class Measuring:
         self._compare_lengths(utterance)
 
     def result(self, file_bytes: int) -> UnitMeasures:
-        """All that was counted; `file_bytes` are those of the shards."""
+        """All counts as a result; `file_bytes` are the bytes of the shards."""
         counts = self._counts.values(len(self._aligner.labels.numbers))
         return UnitMeasures(
             counts=counts,

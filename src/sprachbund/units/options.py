@@ -14,7 +14,7 @@ class FeatureOptions:
     """Options of computing features.
 
     Attributes:
-        device: where to compute: cpu, cuda or cuda:1
+        device: device to compute on: cpu, cuda or cuda:1
         batch_s: seconds of speech computed at once.
     """
 
@@ -27,7 +27,7 @@ class FeatureOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerOptions(FeatureOptions):
-    """Which features of a speech encoder are wanted.
+    """Options of the features of a speech encoder.
 
     Attributes:
         layer: layer of the encoder, 1 the first; WavLM-large: 21.

@@ -63,11 +63,11 @@ def available_devices() -> list[str]:
 
 
 def check_kind(device: str, kinds: tuple[str, ...], what: str) -> None:
-    """See that a device is of one of the kinds that something computes on.
+    """Check that a device is of one of the kinds that something computes on.
 
     Args:
-        device: its name.
-        kinds: of `ANY_DEVICE`.
+        device: name of the device.
+        kinds: kinds of `ANY_DEVICE`.
         what: computes, in words.
 
     Raises:
@@ -84,7 +84,7 @@ def torch_threads(count: int) -> Iterator[None]:
     """Torch computes with so many threads inside, and afterwards with as many as before.
 
     Args:
-        count: of threads, for one operation.
+        count: count of threads, for one operation.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Several processes of one run, as torchrun starts them: which one writes, what they agree on, how all end together.
+"""Several processes of one run, as torchrun starts them: the one that writes, shared values, and a common end.
 
 Every function here does nothing, or gives back what it was given, in a process that is alone. The names are those of
 torch.distributed: rank, world size; the first rank is the one that writes files and reports progress.
@@ -52,7 +52,7 @@ def launched_processes(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def refuse_several_processes(what: str) -> None:
-    """See that no launcher started this process among others.
+    """Check that no launcher started this process among others.
 
     Raises:
         SprachbundError: it did; all of them would write the same files.
@@ -83,8 +83,8 @@ def local_device(environment: Mapping[str, str], num_gpus: int) -> torch.device:
     """The device of a process: the GPU with the number of its local rank, or the CPU where there is no GPU.
 
     Args:
-        environment: of the process, as torchrun sets it; without LOCAL_RANK, the first GPU is taken.
-        num_gpus: of this machine.
+        environment: environment of the process, as torchrun sets it; without LOCAL_RANK, the first GPU is taken.
+        num_gpus: GPUs of this machine.
 
     Raises:
         SprachbundError: more processes on this machine than GPUs.
@@ -164,7 +164,7 @@ def wait_for_all_ranks() -> None:
 
 
 def refuse_different(what: Mapping[str, str]) -> None:
-    """See that all ranks have the same values under the same names; all of them have to come here.
+    """Check that all ranks have the same values under the same names; all of them have to call it.
 
     Args:
         what: anything that has to be equal, by the name that an error gives it.

@@ -1,4 +1,4 @@
-"""The extras of this package: which packages each asks for, and which one brings a module that is missing."""
+"""The extras of this package: the packages that each asks for, and the extra that brings a missing module."""
 
 import re
 import tomllib
@@ -33,7 +33,7 @@ _HOMES = {
 _GENERAL = "train"
 """The extra of all other code, where it asks for the package."""
 BASE = ""
-"""In place of an extra: what is always installed."""
+"""Name in place of an extra for what is always installed."""
 DEVELOPERS = ("dev", "docs")
 """Extras that no command needs."""
 
@@ -42,7 +42,8 @@ def missing_package(error: ImportError) -> str | None:
     """One line that says which package is missing and what installs it; None if that is not what happened.
 
     Args:
-        error: of an import that failed. Where several extras ask for the package, the code that imported it decides.
+        error: error of an import that failed. Where several extras ask for the package, the code that imported it
+            decides.
     """
     # transformers says which of its own classes it could not import; what that was caused by names the package.
     while isinstance(error.__cause__, ImportError):

@@ -206,7 +206,7 @@ def remove_stale(path: Path) -> None:
 
 
 def is_empty(directory: Path) -> bool:
-    """Whether a folder holds nothing but temporary files, which the next writers remove."""
+    """Whether a folder is empty, but for temporary files that the next writers remove."""
     names = (path.name for path in directory.iterdir())
     return all(
         name.endswith(PARTIAL) and _WRITER.fullmatch(name[: -len(PARTIAL)].rpartition(".")[2])
@@ -218,7 +218,7 @@ def read_text(path: Path, *, advice: str = "copy or make it again") -> str:
     """Read a UTF-8 file.
 
     Args:
-        path: of the file.
+        path: path of the file.
         advice: the next step, which ends the message of an error.
 
     Raises:
@@ -254,7 +254,7 @@ def parse_json(text: str | bytes, source: str, *, advice: str = "copy or make it
 
     Args:
         text: the document.
-        source: where it is from, such as "FILE, line 3", for errors.
+        source: name of the source, such as "FILE, line 3", for errors.
         advice: end of error messages.
 
     Raises:
@@ -281,7 +281,7 @@ def validate(kind: type[_Model], value: Any, source: str, *, advice: str = "copy
     Args:
         kind: class of the model.
         value: parsed JSON or TOML.
-        source: where the value is from, for errors.
+        source: name of the source, for errors.
         advice: end of error messages.
     """
     try:

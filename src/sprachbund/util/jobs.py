@@ -56,8 +56,8 @@ def run_apart(function: Callable[..., _Result], *args: Any, start: StartMethod =
 
     Args:
         function: has to be picklable, unless the process is a copy; so have its result and its errors.
-        args: of it.
-        start: how the process begins.
+        args: arguments of it.
+        start: start method of the process.
 
     Raises:
         ProcessDiedError: the process died.
@@ -170,7 +170,7 @@ class Job(Protocol):
 
     @property
     def threads(self) -> int:
-        """To compute with, in each process; 0 leaves torch as it is."""
+        """Threads to compute with in each process; 0 leaves torch as it is."""
         ...
 
     @property
@@ -189,7 +189,7 @@ class Job(Protocol):
 
 
 def nothing(done: int, total: int) -> None:
-    """Report nothing."""
+    """Accept any report and do nothing."""
 
 
 def done(job: Job) -> int:
@@ -220,15 +220,16 @@ def run(
     Args:
         job: see `Job`.
         workers: number of processes, at most as many as there are files missing.
-        ray_address: of a Ray cluster, "local" for one on this machine; None for plain processes.
-        start: how plain processes begin; as copies of this one only if it has not computed with several threads.
+        ray_address: address of a Ray cluster, "local" for one on this machine; None for plain processes.
+        start: start method of plain processes; they are copies of this one only if it has not computed with several
+            threads.
         progress: called with utterances done and utterances in all.
         give_up: called with the number of a file that processes died over, and why, so that the others are made; None
             ends all processes.
 
     Raises:
-        SprachbundError: what the first process to fail raised, processes died over one file, there are fewer GPUs than
-            processes, or Ray is not there.
+        SprachbundError: the error of the first process that failed; processes died over one file; there are fewer GPUs
+            than processes; or Ray is not there.
     """
     files = job.files
     missing = [number for number, (path, _) in enumerate(files) if not path.exists()]
@@ -275,11 +276,11 @@ class _Tally:
 
 
 class _Worker:
-    """What makes files in a process: it loads what the job needs with the first one, and keeps it.
+    """Maker of files in a process: it loads what the job needs with the first one, and keeps it.
 
     Args:
-        job: whose files.
-        folder: that relative paths are of, where the process may have begun in another one.
+        job: job that the files belong to.
+        folder: folder that relative paths are relative to, where the process may have begun in another one.
     """
 
     def __init__(self, job: Job, folder: str | None = None) -> None:
@@ -312,12 +313,12 @@ def _enter(folder: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Event:
-    """What came of a number that was handed to a worker.
+    """Message of a worker about one file.
 
     Attributes:
-        number: of the file.
+        number: number of the file.
         inside: utterances done of it, while it is made.
-        death: how the worker ended, where it did.
+        death: cause of the worker's end, where it ended.
     """
 
     number: int
@@ -338,7 +339,7 @@ class _Pool(Protocol):
         ...
 
     def wait(self) -> list[_Event]:
-        """What came, after a short while at most. Raises SprachbundError where the job did."""
+        """Events after a short wait at most. Raises SprachbundError where the job did."""
         ...
 
     def end(self) -> None:

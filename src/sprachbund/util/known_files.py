@@ -17,7 +17,7 @@ from typing import NamedTuple
 from sprachbund.util.files import write_text
 
 RESOLUTION_NS = 2 * 10**9
-"""Of files' times: FAT's is two seconds, and most are finer."""
+"""Resolution of files' times: FAT's is two seconds, and most are finer."""
 _REMEMBERED = 200  # entries of an index; models in temporary folders come and go
 
 
@@ -41,10 +41,10 @@ def remembered(files: Sequence[Path], index: Path, find_out: Callable[[], str], 
     """Return a fact about some files, from the index or by reading them now.
 
     Args:
-        files: that it depends on, all of which exist.
+        files: files that it depends on, all of which exist.
         index: file that remembers it, one for each question; where it cannot be written, only time is lost.
         find_out: reads the files.
-        about: what of them is asked for, where an index has answers about several parts of a file.
+        about: name of the fact, where an index has several facts about the same files.
     """
     now, before = time.time_ns(), _states(files)
     known = _read(index)
@@ -61,7 +61,7 @@ def remembered(files: Sequence[Path], index: Path, find_out: Callable[[], str], 
 
 
 class _State(NamedTuple):
-    """What is another when a file is another."""
+    """Properties that change when a file changes."""
 
     path: str
     device: int

@@ -27,7 +27,7 @@ def installed_memory() -> int:
 
 
 def allowed_memory() -> int:
-    """Bytes of memory that this process may use: those of the machine, or the limit of its container."""
+    """Bytes of memory that this process may use: all of the machine, or the limit of its container."""
     return min([installed_memory(), *memory_limits()])
 
 

@@ -47,7 +47,7 @@ class OptionValueError(SprachbundError):
     Args:
         field: name of the field.
         value: seen.
-        advice: what to give, after a semicolon.
+        advice: advice on allowed values, after a semicolon.
     """
 
     def __init__(self, field: str, value: Any, advice: str) -> None:
@@ -77,7 +77,7 @@ class Range:
         )
 
     def __str__(self) -> str:
-        """What to give, in words: "1 to 8", "1 or more", "a number above 0"."""
+        """Allowed values in words: "1 to 8", "1 or more", "a number above 0"."""
         if self.above:
             return f"a number above {self.low:g}" + (f", up to {self.high:g}" if self.high < math.inf else "")
         if math.isinf(self.low):
@@ -90,10 +90,11 @@ class Option:
     """The command-line option of a field.
 
     Attributes:
-        name: with its dashes. One that begins with "--no-" switches off a field that is True by default.
+        name: name of the option, with its dashes. One that begins with "--no-" switches off a field that is True by
+            default.
         metavar: stands for the value in the help.
-        help: of the command line, where the field's documentation says it from another side; None takes that one.
-        unit: what is given is multiplied by it, such as 1e6 for megabytes of a field that counts bytes.
+        help: help of the command line, where the field's documentation says it from another side; None takes that one.
+        unit: factor of the value given, such as 1e6 for megabytes of a field that counts bytes.
         old: former name, still accepted.
         commas: whether a list is also given with commas between its values, not only by repeating the option.
     """
@@ -111,8 +112,8 @@ class Declared:
     """The declaration of a field of an options class.
 
     Attributes:
-        name: of the field.
-        type: without None and without what is declared.
+        name: name of the field.
+        type: type of the field, without None and without what is declared.
         choices: values that a `Literal` allows; empty for other types.
         range: None for no limits.
         option: None for a field that the command line does not offer.
@@ -213,7 +214,7 @@ def documented(kind: type[Any]) -> dict[str, str]:
 
 
 def check(options: Any) -> None:
-    """See that every value lies in its declared range and among its choices; None always does.
+    """Check that every value lies in its declared range and among its choices; None always does.
 
     Raises:
         OptionValueError: names the field, its value, and what to give.
@@ -245,7 +246,7 @@ def renamed(
     Args:
         values: as they were read.
         names: former name to the name of today.
-        source: what the values stand in, for the warning.
+        source: name of the file or table that holds the values, for the warning.
         once: warn once of each name and source in this process; for a source of many values, such as a corpus.
 
     Raises:

@@ -32,7 +32,7 @@ def zeros_in_pages(*sizes: int, dtype: torch.dtype, large: bool = True) -> Tenso
     """Zeros in large pages; in memory of torch where they are less than a page, and on other systems than Linux.
 
     Args:
-        sizes: of the dimensions.
+        sizes: sizes of the dimensions.
         dtype: of the numbers.
         large: False asks for small pages, to compare.
 

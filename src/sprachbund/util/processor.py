@@ -34,7 +34,7 @@ def usable_cores(root: Path = _ROOT) -> int:
     A quota of half a core is one core, one of 2.5 cores is three; at least one.
 
     Args:
-        root: of the file system, for tests.
+        root: root of the file system, for tests.
     """
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     quota = core_quota(root)

@@ -50,7 +50,7 @@ def save_tensors(
     """Write a safetensors file atomically, with a checksum in its metadata.
 
     Args:
-        path: of the file.
+        path: path of the file.
         tensors: by name, of any device and layout; those that share memory are written apart.
         metadata: texts for the file's head.
 
@@ -87,7 +87,7 @@ def load_tensors(path: Path, *, advice: str = "copy it again") -> dict[str, Tens
     """Read a safetensors file, and check it against its checksum if it has one.
 
     Args:
-        path: of the file.
+        path: path of the file.
         advice: the next step, which ends the message of an error.
 
     Raises:
@@ -106,7 +106,7 @@ def load_tensors(path: Path, *, advice: str = "copy it again") -> dict[str, Tens
 
 
 def check_tensors(path: Path, *, advice: str = "copy it again") -> None:
-    """See that a file that something else reads is the one that was written. Arguments and errors as `load_tensors`."""
+    """Check that a file for another reader is the one that was written. Arguments and errors as `load_tensors`."""
     try:
         with safe_open(path, "pt") as file:
             wanted = (file.metadata() or {}).get(CHECKSUM)
@@ -177,7 +177,7 @@ def load_array(path: Path, *, mapped: bool = False, advice: str = "copy or make 
     """Read a .npy file.
 
     Args:
-        path: of the file.
+        path: path of the file.
         mapped: map it into memory instead of reading it.
         advice: the next step, which ends the message of an error.
 

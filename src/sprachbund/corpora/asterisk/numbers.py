@@ -41,7 +41,7 @@ def digit(name: str, text: str, glue: str = " ") -> PromptPiece:
     Args:
         name: name of the recording.
         text: words heard.
-        glue: what joins the words to those before.
+        glue: text between these words and those before.
     """
     return PromptPiece((f"digits/{name}",), text, glue)
 
@@ -73,7 +73,7 @@ def counted(value: int, language: str, gender: str) -> Pieces | None:
     Args:
         value: the number.
         language: BCP-47 tag.
-        gender: of the noun.
+        gender: gender of the noun.
     """
     if not 0 <= value <= MAX_NUMBER:
         return None
@@ -100,7 +100,7 @@ def single(value: int, language: str, glue: str = " ") -> PromptPiece:
     Args:
         value: the number.
         language: BCP-47 tag.
-        glue: what joins the words to those before.
+        glue: text between these words and those before.
     """
     return digit(str(value), cardinal(value, language), glue)
 
@@ -257,9 +257,7 @@ def _russian_thousands(count: int) -> Pieces:
 
 
 def russian_form(value: int) -> int:
-    """Which form a Russian noun takes after a number: 0 after one, 1 after two to four, 2 after five and
-    more.
-    """
+    """Form of a Russian noun after a number: 0 after one, 1 after two to four, 2 after five and more."""
     last, tail = value % 10, value % 100
     if last == 1 and tail != 11:
         return 0

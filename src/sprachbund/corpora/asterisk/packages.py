@@ -1,5 +1,4 @@
-"""Where the recorded prompts come from: Debian's asterisk sound packages, and how to find, fetch and unpack
-them.
+"""The source of the recorded prompts, Debian's asterisk sound packages: finding, fetching and unpacking them.
 
 Five speakers (one per language) have transcripts. Three further speakers have none; they say the same prompts
 under the same names and are kept for testing only, so that a score on an unheard speaker can be given.
@@ -23,7 +22,7 @@ DOCS = Path("usr/share/doc")
 
 @dataclass(frozen=True, kw_only=True)
 class Speaker:
-    """One recorded speaker: which packages hold the voice, where its files lie, and under which licence.
+    """A recorded speaker: packages that hold the voice, folder of its files, and licence.
 
     ``held_out`` speakers are never trained on; their wording is taken from the core speaker of the language.
     """

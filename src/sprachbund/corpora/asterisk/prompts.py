@@ -139,7 +139,7 @@ def load_clips(
     """Decode, trim and level the recordings of every speaker; the result is keyed by speaker.
 
     Args:
-        prompts: of any speakers.
+        prompts: prompts of any speakers.
         max_duration_s: longer recordings are left out: nobody joins them to others.
         progress: called with recordings done and in all.
     """
@@ -450,8 +450,8 @@ def write_pieces(pieces: Iterable[RecordedPiece], path: Path = PIECES) -> None:
     """Write a table of pieces.
 
     Args:
-        pieces: of any speakers.
-        path: of the table.
+        pieces: pieces of any speakers.
+        path: path of the table.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, delimiter="\t", lineterminator="\n")
@@ -484,7 +484,7 @@ def cut_pieces(
 
     Args:
         prompts: recordings that may be used; pieces of others are left out.
-        pieces: where they are cut.
+        pieces: speaker, prompt, start, end and words of each piece.
     """
     by_name = {(prompt.speaker, prompt.name): prompt for prompt in prompts}
     of_prompt: dict[tuple[str, str], list[RecordedPiece]] = defaultdict(list)

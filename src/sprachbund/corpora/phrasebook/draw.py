@@ -49,7 +49,7 @@ def say_slot(spec: str, value: Slot, form: str, language: str, rng: random.Rando
 
     Args:
         spec: "type" or "type:argument".
-        value: what was drawn.
+        value: value that was drawn.
         form: form named in the template.
         language: BCP-47 tag.
         rng: chooses the wording; None takes the canonical one.
@@ -322,8 +322,8 @@ class Piece:
     """A part of a rendered meaning.
 
     Attributes:
-        text: with the spaces around it.
-        language: that it is in.
+        text: text with the spaces around it.
+        language: language of the text.
         slot: name of the slot that it says; empty for the words of the template.
     """
 
@@ -351,8 +351,8 @@ def render_pieces(
     """The same piece by piece, some slots said in another language.
 
     Args:
-        meaning: to be said.
-        language: of the sentence.
+        meaning: meaning that is said.
+        language: language of the sentence.
         rng: see `render`.
         embedded: slot to the language that it is said in, in the form that its own sentence would have.
 

@@ -1,6 +1,6 @@
 """Public speech translation corpora, from a copy as people download it: one file for each, or each family.
 
-`PREPARATIONS` names them; each says what it is, its licence, where it is had, and prepares it.
+`PREPARATIONS` names them; each has a description, a licence and a homepage, and prepares its corpus.
 """
 
 from sprachbund.corpora.public import common_voice, fisher, fleurs, iwslt, ntuml, talkbank, talks
@@ -23,6 +23,6 @@ PREPARATIONS: dict[str, Preparation] = {
         talkbank.PREPARATION,
     )
 }
-"""By the name that `data prepare` takes."""
+"""Preparations by the name that `data prepare` takes."""
 
 __all__ = ["PREPARATIONS", "CorpusOptions", "PartSummary", "Preparation", "Summary"]

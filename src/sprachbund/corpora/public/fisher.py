@@ -56,7 +56,7 @@ class _Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class _Copy:
-    """Where things lie in a person's copy."""
+    """Paths and index of a copy of the corpus."""
 
     sound: Mapping[str, Path]
     transcripts: Path

@@ -65,10 +65,10 @@ class Cut:
     """A stretch of a recording on disk.
 
     Attributes:
-        path: of the recording, of any container.
-        start_s: where the stretch begins, in seconds.
-        duration_s: its length in seconds; None to the end.
-        channel: which channel is heard; None mixes all.
+        path: path of the recording, of any container.
+        start_s: start of the stretch in seconds.
+        duration_s: length in seconds; None to the end.
+        channel: number of the channel that is read; None mixes all.
     """
 
     path: Path
@@ -87,9 +87,9 @@ class Item:
         sound: a stretch of a recording, or what reads the sound, to be called before the next entry is taken.
         language: BCP-47 tag of the speech.
         text: transcript; empty where the corpus has none.
-        speaker: who speaks; empty when unknown.
+        speaker: name of the speaker; empty when unknown.
         translations: language to text.
-        custom: what else the corpus says.
+        custom: further facts that the corpus states.
     """
 
     where: str
@@ -108,7 +108,7 @@ class LeftOut:
 
     Attributes:
         where: file and line.
-        reason: why, in words that can be counted.
+        reason: reason in words that can be counted.
         published: whether the makers count it among their utterances.
     """
 
@@ -137,12 +137,12 @@ _HOURS_ROUNDED = 0.02
 
 @dataclass(kw_only=True)
 class Counts:
-    """Of a shard or a part.
+    """Counts of a shard or a part.
 
     Attributes:
         written: utterances written.
         available: utterances the corpus has, by key, written or not.
-        seconds: of what was written, by key.
+        seconds: seconds of what was written, by key.
         left_out: reason to how many.
         listed: file and line, reason and detail of everything left out.
     """
@@ -168,7 +168,7 @@ class Counts:
 
         Args:
             where: file and line.
-            reason: why it is left out; reasons are counted.
+            reason: reason for leaving it out; reasons are counted.
             detail: further words for the list.
         """
         self.left_out[reason] += 1
@@ -183,12 +183,14 @@ class Counts:
         return self
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Counts as a value for JSON."""
         return dict(vars(self))
 
     @classmethod
     def read(cls, path: Path) -> "Counts":
-        """From a JSON file of what `as_dict` gave. Raises SprachbundError, naming the field, for what is none."""
+        """Read counts from a JSON file of what `as_dict` returned. Raises SprachbundError, naming the field, for other
+        content.
+        """
         advice = "delete it, and its shard is written again"
         stored = read_model(path, _Written, advice=advice)
         return cls(
@@ -225,9 +227,9 @@ class Published:
     Attributes:
         part: name of the split; "" for all of them together.
         key: "" for the whole part, "de" for a spoken language, "de>en" for a pair.
-        utterances: how many; None when not published.
-        hours: how long; None when not published.
-        source: where the number stands.
+        utterances: number of utterances; None when not published.
+        hours: hours of speech; None when not published.
+        source: publication that states the number.
     """
 
     part: str
@@ -364,7 +366,7 @@ class Join:
         Args:
             part: part of the corpus.
             where: file and line.
-            reason: why it is left out; reasons are counted.
+            reason: reason for leaving it out; reasons are counted.
         """
         self._db.execute("insert into left_out values (?, ?, ?)", (part, where, reason))
 

@@ -86,7 +86,7 @@ def _entry(where: str, utterance_id: str, row: dict[str, Any]) -> Entry:
 
 
 def english_terms(text: str) -> dict[str, Any]:
-    """For `custom`: whether a transcript is code-switched, its terms in Latin letters, and their word ranges."""
+    """Facts for `custom`: whether a transcript is code-switched, its terms in Latin letters, and their word ranges."""
     pieces = [(piece, number % 2 == 1) for number, piece in enumerate(_PIECES.split(text))]
     terms = [piece for piece, english in pieces if english]
     custom: dict[str, Any] = {"code_switched": bool(terms and _CHINESE.search(text))}

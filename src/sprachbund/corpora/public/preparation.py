@@ -177,7 +177,7 @@ def write_part(part: Part, directory: Path, options: CorpusOptions, shard_size: 
     Args:
         part: reader of the entries.
         directory: folder of the part.
-        options: how the corpus is written.
+        options: options of writing the corpus.
         shard_size: entries in a shard.
 
     Raises:
@@ -311,7 +311,7 @@ class Summary:
     """The result of a preparation.
 
     Attributes:
-        name: of the corpus.
+        name: name of the corpus.
         parts: by name of the split, which is also the folder.
         checks: lines that compare with the published sizes: "whole ...", "differs: found X of Y ...", or
             "unchecked ..." where none is known.
@@ -332,10 +332,10 @@ class Preparation:
     """A public corpus.
 
     Attributes:
-        name: what the command calls it.
-        summary: what it is, in a line.
-        licence: of recordings and texts.
-        homepage: where it is had.
+        name: name of the corpus on the command line.
+        summary: one line that describes the corpus.
+        licence: licence of recordings and texts.
+        homepage: web address that offers the corpus.
         read: the parts of a copy on disk; raises SprachbundError on what is missing.
         published: sizes its makers state, only those that were read in the source named with each.
     """
@@ -353,7 +353,7 @@ class Preparation:
         Args:
             source: the copy, as people download and unpack it.
             out: folder of the corpus; whole shards in it stay, if they were begun with the same options.
-            options: what is taken.
+            options: languages and parts that are taken.
 
         Raises:
             SprachbundError: something is missing, broken, or `out` holds something else.

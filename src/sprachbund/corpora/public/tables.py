@@ -46,11 +46,11 @@ def read_table(
     """Rows of a table, each with its file and line; quotation marks are text.
 
     Args:
-        path: of the table.
-        columns: that must be there; without a header they are the columns, in order.
+        path: path of the table.
+        columns: columns that must be there; without a header they are the columns, in order.
         header: whether the first line names the columns.
-        escape: what stands before a tab that is text.
-        delimiter: what stands between fields.
+        escape: character that makes a tab behind it text.
+        delimiter: separator of fields.
 
     Raises:
         SprachbundError: a column that is missing, a line with too few or too many fields.
@@ -120,8 +120,8 @@ def require(path: Path, what: str, homepage: str) -> Path:
 
     Args:
         path: file or folder.
-        what: what it is, for the error.
-        homepage: where to get it, for the error.
+        what: name of the thing, for the error.
+        homepage: web address that offers it, for the error.
     """
     if not path.exists():
         raise SprachbundError(f"{path} is missing ({what}); get it from {homepage}")

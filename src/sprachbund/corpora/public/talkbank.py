@@ -56,11 +56,11 @@ class TranscriptLine:
 
     Attributes:
         where: file and line.
-        number: which main line of the file it is, from 0.
+        number: number of the main line in the file, from 0.
         speaker: three letters.
-        words: what is said, in order, punctuation apart.
+        words: words said, in order, without punctuation.
         times_s: start and end in seconds; None where the line has none.
-        language: of the utterance, three letters.
+        language: language of the utterance, three letters.
         translation: the line below in the language asked for; empty without one.
         transcribed: whether its words are written down.
     """

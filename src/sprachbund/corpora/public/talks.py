@@ -41,8 +41,8 @@ def read(source: Path, options: CorpusOptions, homepage: str) -> Sequence[Part]:
 
     Args:
         source: folder of the corpus.
-        options: how the corpus is written.
-        homepage: where to get the corpus, for errors.
+        options: options of writing the corpus.
+        homepage: web address that offers the corpus, for errors.
     """
     join = Join()
     pairs = [(f, match) for f in find_folders(source, "data") if (match := _PAIR.fullmatch(f.name))]

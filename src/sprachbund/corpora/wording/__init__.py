@@ -87,7 +87,7 @@ def _speaking_of(rng: random.Random) -> dict[str, str]:
 
 @cache
 def _names() -> tuple[Mapping[str, str], ...]:
-    """What CLDR names in all of `LANGUAGES` with nothing but a few words."""
+    """Names that CLDR has in all of `LANGUAGES` and that are no longer than a few words."""
     by_language = {tag: _names_in(Locale(tag)) for tag in LANGUAGES}
     keys = [key for key in by_language["en"] if all(key in names for names in by_language.values())]
     names = [{tag: by_language[tag][key] for tag in LANGUAGES} for key in sorted(keys)]

@@ -40,8 +40,8 @@ def load_draft(family: Family, name: str) -> Draft:
 
     Args:
         family: the model that it drafts for.
-        name: of a draft in the model's directory, path of a draft's file or of a text (.txt) in the languages wanted,
-            or directory of a smaller model, to which "+" and a text's path may be added.
+        name: name of a draft in the model's directory, path of a draft's file or of a text (.txt) in the languages
+            wanted, or directory of a smaller model, to which "+" and a text's path may be added.
 
     Raises:
         SprachbundError: there is no such draft, or it belongs to another model.

@@ -34,7 +34,7 @@ class DecodingState:
     """The tokens of all rows so far, with what a draft needs to continue them.
 
     Attributes:
-        cache: of the model; it holds every token of a row but the newest.
+        cache: cache of the model; it holds every token of a row but the newest.
         tokens: (R, U) prompts and the tokens written after them, padded on the right.
         lengths: (R,) tokens in each row.
         suppressed: tokens that a row never holds.
@@ -122,7 +122,7 @@ class MeasuredDraft:
     """A draft that comes from a file, whose card says what was measured of it.
 
     Args:
-        card: of the file.
+        card: card of the file.
     """
 
     def __init__(self, card: DraftCard) -> None:
@@ -150,7 +150,7 @@ class Draft(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the kind."""
+        """Name of the kind of draft."""
         ...
 
     @property
@@ -177,8 +177,8 @@ class Draft(Protocol):
 
         Args:
             family: the model that is drafted for.
-            memory: of B utterances.
-            targets: of the R rows.
+            memory: memory of B utterances.
+            targets: targets of the R rows.
             capacity: most tokens of a row, its prompt included.
         """
         ...
@@ -252,10 +252,10 @@ def check_cache(cache: DecoderCache, *, num_layers: int, heads: int, head_width:
     """Raise a SprachbundError when a cache is not of the shape that a draft was made to read.
 
     Args:
-        cache: of the model.
-        num_layers: that the draft reads.
-        heads: of each layer.
-        head_width: of a head.
+        cache: cache of the model.
+        num_layers: layers that the draft reads.
+        heads: heads of each layer.
+        head_width: head width of a head.
         draft: its kind, for the message.
     """
     seen = (len(cache.self_keys), cache.self_keys[0].shape[1], cache.self_keys[0].shape[3])

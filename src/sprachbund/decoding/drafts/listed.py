@@ -49,7 +49,7 @@ class NativeRows:
     """The native decoder; logits of single tokens and of several at once are the same to the bit.
 
     Args:
-        decoder: with its packed weights.
+        decoder: decoder with its packed weights.
         rows: (N,) tokens, each once.
     """
 
@@ -73,7 +73,7 @@ class TorchRows:
     """The torch decoder; where two logits differ by less than rounding, several tokens at once may decide otherwise.
 
     Args:
-        decoder: with its weights.
+        decoder: decoder with its weights.
         rows: (N,) tokens, each once.
     """
 
@@ -114,10 +114,10 @@ def bytes_of_a_token(
     """Bytes that a token reads without a list, W + V, and with one, (k (W + N) + V) / a.
 
     Args:
-        decoder: of the model.
+        decoder: decoder of the model.
         num_listed: rows in the list.
         missing: probability that a token is not in the list.
-        num_frames: of the memory.
+        num_frames: number of frames of the memory.
     """
     layers, output, vocabulary, memory = _bytes(decoder, num_frames)
     kept = 1 - missing
@@ -155,14 +155,14 @@ KIND = "text"
 SUFFIX = ".txt"
 _HELD_OUT = 10  # every tenth line says how often a token is missing from a list made of the others
 _LEAST_SAVED_MB = 8.0
-"""Of each token: drafting costs some tenths of a millisecond, in which this much is read."""
+"""Megabytes saved for each token: drafting costs some tenths of a millisecond, in which this much is read."""
 
 
 class ListedRows:
     """Tokens, and what chooses among them alone.
 
     Args:
-        decoder: whose output matrix is meant.
+        decoder: decoder whose output matrix is meant.
         tokens: (N,) listed, each once.
     """
 
@@ -170,7 +170,7 @@ class ListedRows:
         self._tokens, self.output = tokens, output_rows(decoder, tokens)
 
     def forbidden(self, state: DecodingState) -> Tensor:
-        """Which of the listed tokens a row never holds, (R, N) boolean; the same for all draft tokens of a round."""
+        """Boolean (R, N): listed tokens that a row never holds; the same for all draft tokens of a round."""
         return state.suppressed.each()[:, self._tokens]
 
     def likeliest(self, states: Tensor, forbidden: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ class TextDraft:
 
     @classmethod
     def read(cls, family: Family, path: Path) -> "TextDraft":
-        """From a file in UTF-8. Raises SprachbundError for anything else."""
+        """Read a draft from a text file in UTF-8. Raises SprachbundError for anything else."""
         return cls(family, read_text(path, advice="give a text in UTF-8"))
 
     @cached_property

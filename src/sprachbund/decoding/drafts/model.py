@@ -94,7 +94,7 @@ class ModelRun(StatelessRun):
         self._has_begun = self._is_full = False
 
     def propose(self, state: DecodingState, count: int) -> Tensor:
-        """Its likeliest tokens, one after the other; none any more once a row has outgrown its cache.
+        """The draft model's likeliest tokens, one after the other; none any more once a row has outgrown its cache.
 
         It always reads the last two tokens at first: after draft tokens that were all accepted it has not seen the last
         of them, and rows differ in that. Reading one again gives the same keys and values.
@@ -146,9 +146,9 @@ class NativeModelRun(ModelRun):
 
     Args:
         family: the draft model.
-        cache: of its rows, empty.
+        cache: cache of the draft's rows, empty.
         own: its decoder.
-        decoder: that it drafts for.
+        decoder: decoder that it drafts for.
         planted: a text for every row whose tokens are proposed in place of its own, for measurements; or none.
     """
 

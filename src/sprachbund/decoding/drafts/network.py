@@ -49,8 +49,8 @@ class NetworkDraft(MeasuredDraft, ABC):
     """A network and the description of the model that it belongs to.
 
     Attributes:
-        name: of the kind.
-        title: of the kind, in sentences.
+        name: name of the kind.
+        title: title of the kind, in sentences.
     """
 
     name: ClassVar[str]
@@ -161,7 +161,7 @@ class ParasiteDraft(NetworkDraft):
 
     @staticmethod
     def sizes(network: Parasite) -> dict[str, Any]:
-        """Its shape and activation."""
+        """Shape and activation of the parasite."""
         return {**asdict(network.shape), "activation": network.activation}
 
     def check(self, family: Family) -> None:
@@ -197,7 +197,7 @@ class InsideSearch(StatelessRun):
     """A run that the native engine makes itself, and nobody from outside its search.
 
     Attributes:
-        name: what drafts, with its verb.
+        name: the draft as the subject of a sentence, with its verb.
     """
 
     name: ClassVar[str]
@@ -219,8 +219,8 @@ class NativeParasiteRun(InsideSearch):
 
     Args:
         packed: the parasite.
-        decoder: whose keys and values it reads.
-        memory: of the utterances.
+        decoder: decoder whose keys and values it reads.
+        memory: memory of the utterances.
         planted: a text for every row whose tokens are proposed in place of its own, for measurements; or none.
     """
 
@@ -287,7 +287,7 @@ class MedusaDraft(NetworkDraft):
 
     @staticmethod
     def sizes(network: MedusaHeads) -> dict[str, Any]:
-        """Their shape."""
+        """Shape of the Medusa heads."""
         return asdict(network.shape)
 
     def start(self, family: Family, memory: Memory, targets: Sequence[Target], capacity: int) -> DraftRun:
@@ -315,7 +315,7 @@ class NativeMedusaRun(InsideSearch):
 
     Args:
         packed: the heads.
-        decoder: whose states they read.
+        decoder: decoder whose states they read.
         planted: a text for every row whose tokens are proposed in place of the heads' own, for measurements; or none.
     """
 

@@ -1,4 +1,4 @@
-"""A draft without a model: what most often followed the last three tokens, or two, or one, in texts of the language.
+"""A draft without a model: the token that most often followed the last three, two or one in texts of the language.
 
 It costs next to nothing and pays on repetitive text: commands, forms, phrasebooks, weather. Contexts are numbers in one
 sorted array per order, so that a map is read from its file without being built.

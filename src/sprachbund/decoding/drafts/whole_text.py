@@ -1,4 +1,4 @@
-"""Whole texts as drafts, one for each row: what was written before is likely to be written again.
+"""Whole texts as drafts, one for each row: text that was written before is likely to be written again.
 
 Drafting is looking up. Where the model writes something else, the draft goes on behind the position at which both agree
 again. The native engine has the same rules in its kernels.
@@ -62,7 +62,7 @@ class WholeTextRun:
         return native().TextDraft(self._texts, list(prompts))
 
     def propose(self, state: DecodingState, count: int) -> Tensor:
-        """Draft tokens (R, k): what stands behind the position of each row in its text."""
+        """Draft tokens (R, k) behind the position of each row in its text."""
         rows = [
             self._behind(r, state.tokens[r, : state.lengths[r]].tolist(), count)
             for r in range(len(self._texts))
@@ -72,7 +72,7 @@ class WholeTextRun:
         return state.on_device(np.array(padded, np.int64).reshape(len(rows), longest))
 
     def observe(self, last_query: Any) -> None:
-        """Nothing to remember: what was written is read."""
+        """Do nothing: the draft reads the text written so far."""
 
     def reorder(self, rows: Tensor) -> None:
         """Follow the rows."""

@@ -58,7 +58,7 @@ class AudioLLMConfig(ConfigPart):
     """The fields that all kinds have.
 
     Attributes:
-        text_config: of the language model.
+        text_config: configuration of the language model.
         sprachbund: our own key.
     """
 
@@ -71,7 +71,7 @@ class AudioLLMConfig(ConfigPart):
 
     @property
     def pairs(self) -> list[Pair]:
-        """Under our own key, or published."""
+        """(source, target) pairs, under our own key or as published."""
         return list(dict.fromkeys(self.sprachbund.pairs or self.published()))
 
 
@@ -142,13 +142,13 @@ _VOXTRAL = ("en", "es", "fr", "pt", "hi", "de", "nl", "it")
 
 
 class VoxtralConfig(AudioLLMConfig):
-    """Of a Voxtral (arXiv 2507.13264).
+    """Configuration of a Voxtral (arXiv 2507.13264).
 
     Attributes:
         model_type: the kind.
-        audio_config: of the encoder.
-        projector_hidden_act: between the matrices of the projector.
-        audio_token_id: that processors of transformers put in the place of speech; nothing is computed with it.
+        audio_config: configuration of the encoder.
+        projector_hidden_act: activation between the matrices of the projector.
+        audio_token_id: token that processors of transformers put in the place of speech; nothing is computed with it.
     """
 
     model_type: Literal["voxtral"]
@@ -267,12 +267,12 @@ class GraniteProjectorConfig(ConfigPart):
 
 
 class GraniteSpeechConfig(AudioLLMConfig):
-    """Of a Granite Speech (arXiv 2505.08699); "plus" shows its projector lower layers of the encoder too.
+    """Configuration of a Granite Speech (arXiv 2505.08699); "plus" shows its projector lower layers of the encoder too.
 
     Attributes:
         model_type: the kind.
-        encoder_config: of the encoder.
-        projector_config: of the Q-Former.
+        encoder_config: configuration of the encoder.
+        projector_config: configuration of the Q-Former.
         audio_token_index: stands for speech in prompts.
         downsample_rate: frames that a query stands for.
         window_size: frames that are read together.
@@ -416,11 +416,11 @@ def convolved(length: int) -> int:
 
 
 class QwenAsrConfig(AudioLLMConfig):
-    """Of a Qwen3-ASR (arXiv 2601.21337).
+    """Configuration of a Qwen3-ASR (arXiv 2601.21337).
 
     Attributes:
         model_type: the kind.
-        audio_config: of the encoder.
+        audio_config: configuration of the encoder.
         audio_token_id: stands for speech in prompts.
     """
 

@@ -53,8 +53,8 @@ class AdaptedLinear(nn.Module):
 
     Args:
         base: as it is without speech.
-        rank: of the adapter.
-        scale: of what the adapter adds.
+        rank: rank of the adapter.
+        scale: factor of what the adapter adds.
     """
 
     def __init__(self, base: nn.Linear, rank: int, scale: float) -> None:
@@ -103,7 +103,7 @@ class GraniteSpeech(AudioLLM):
         template: writes the conversation.
 
     Attributes:
-        adapter_names: of the weights of adapters: our names to those in the file that they came from.
+        adapter_names: names of the weights of adapters: our names to those in the file that they came from.
 
     Raises:
         SprachbundError: the vocabulary lacks the token of speech, or the template has no place for it.

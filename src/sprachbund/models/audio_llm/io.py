@@ -140,11 +140,11 @@ def ends_of(directory: Path, values: Mapping[str, Any]) -> list[int]:
     """Tokens that end a text: of generation_config.json, or of config.json.
 
     Args:
-        directory: of the model.
-        values: of its config.json.
+        directory: directory of the model.
+        values: values of its config.json.
 
     Raises:
-        SprachbundError: what is said there is no token of the model.
+        SprachbundError: an end token that the model does not have.
     """
     path = directory / GENERATION
     text = values.get("text_config")
@@ -188,10 +188,10 @@ def _granite_features(config: GraniteSpeechConfig) -> dict[str, Any]:
 
 
 def check_extractor(directory: Path, wanted: Mapping[str, Any]) -> None:
-    """See that the features of a directory are those that are computed here.
+    """Check that a directory's features are those that are computed here.
 
     Args:
-        directory: with a configuration of the extractor, or without one.
+        directory: directory with a configuration of the extractor, or without one.
         wanted: its fields by name, beside the sampling rate and the hop.
 
     Raises:
@@ -370,10 +370,10 @@ def save(
     config.json comes last, so a broken-off writing is not taken for a model.
 
     Args:
-        model: with its tokens.
-        directory: to be written.
-        bits: of a weight: 16, or 32, which keeps the precision that the weights have.
-        card: to lie beside the weights.
+        model: model with its tokens.
+        directory: directory to be written.
+        bits: bits of a weight: 16, or 32, which keeps the precision that the weights have.
+        card: card to lie beside the weights.
 
     Raises:
         SprachbundError: the directory is taken by something else, or cannot be written.

@@ -34,7 +34,7 @@ _CONTEXT_TOKENS = 200
 
 
 class FrontEnd(Protocol):
-    """Computes features."""
+    """A front end that computes features."""
 
     def __call__(self, samples: np.ndarray) -> tuple[Tensor, int]:
         """Features (T, M) of an utterance, 16 kHz samples, and T."""
@@ -52,10 +52,10 @@ class AudioLLM(SpeechPrefixFamily):
 
     Attributes:
         files: other files of the directory, by name, to be carried along.
-        label_smoothing: of the loss (arXiv 1512.00567, section 7).
+        label_smoothing: label smoothing of the loss (arXiv 1512.00567, section 7).
         reads_context: whether text that came before, or a glossary, has a place in the prompt.
         language_from_text: see `Capabilities`.
-        frames_per_s: of the features.
+        frames_per_s: frames of the features in a second.
         front_end: from samples to features; holds no weights, so that worker processes can carry it about.
     """
 
@@ -98,12 +98,12 @@ class AudioLLM(SpeechPrefixFamily):
 
     @property
     def name(self) -> str:
-        """Of the family."""
+        """Name of the family."""
         return str(self.values["model_type"])
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.llm.embed_tokens.weight.device
 
     @property
@@ -130,7 +130,7 @@ class AudioLLM(SpeechPrefixFamily):
 
     @property
     def max_tokens(self) -> int:
-        """Longest row: what is behind the speech, and the text."""
+        """Longest row: the prompt behind the speech, and the text."""
         return self.config.sprachbund.max_new_tokens + self._longest[1]
 
     @property
@@ -174,7 +174,7 @@ class AudioLLM(SpeechPrefixFamily):
 
         Args:
             tokens: (R, Q), which follow what the cache holds.
-            cache: of the R rows; the tokens are added to it.
+            cache: cache of the R rows; the tokens are added to it.
             weights: has to be None: attention is not shown.
         """
         logits = super().step(tokens, cache, weights)
@@ -293,8 +293,8 @@ class AudioLLMExamples:
     """`sprachbund.data.loading.Examples` of any of them.
 
     Args:
-        model: whose tokens and features are used.
-        languages: spoken in the data, and drawn as targets as far as the model writes them.
+        model: model whose tokens and features are used.
+        languages: languages spoken in the data, and drawn as targets as far as the model writes them.
 
     Raises:
         SprachbundError: a language that the model does not hear, or none that it writes.
@@ -335,7 +335,7 @@ class AudioLLMExamples:
         """Number of the target language and the text's tokens; None for a pair that the model does not know.
 
         Args:
-            text: of the row, in the language `target`.
+            text: text of the row, in the language `target`.
             source: BCP-47 tag of the language spoken; None where nobody speaks, and the row ends at once.
             target: BCP-47 tag of the language written.
         """

@@ -83,7 +83,7 @@ class PieceEncoder(nn.Module):
         return num_frames // self.piece * self.states_per_piece + rest
 
     def forward(self, features: Tensor, num_frames: Tensor) -> Tensor:
-        """From features (B, T, M), of which `num_frames` (B,) frames are valid, to states (B, S, D)."""
+        """States (B, S, D) of features (B, T, M), of which `num_frames` (B,) frames are valid."""
         valid = valid_frames(num_frames, features.shape[1])
         # Behind its end a row is nought, whatever its neighbours have there.
         x = F.pad(features.masked_fill(~valid[..., None], 0.0), (0, 0, 0, -features.shape[1] % self.piece))
@@ -108,8 +108,8 @@ class MlpProjector(nn.Module):
     """Two matrices with GELU between them.
 
     Args:
-        states_width: of a state.
-        width: of the language model.
+        states_width: width of a state.
+        width: width of the language model.
     """
 
     def __init__(self, states_width: int, width: int) -> None:
@@ -118,7 +118,7 @@ class MlpProjector(nn.Module):
         self.linear_2 = nn.Linear(states_width, width)
 
     def forward(self, states: Tensor) -> Tensor:
-        """From (B, S, D) to (B, S, width)."""
+        """Projections (B, S, width) of states (B, S, D)."""
         projected: Tensor = self.linear_2(F.gelu(self.linear_1(states)))
         return projected
 

@@ -30,7 +30,7 @@ class LLMTokens:
     Args:
         tokenizer: from now on it takes special tokens in a text for text.
         size: V of the model; the tokenizer may have fewer.
-        source: of the tokenizer, for errors.
+        source: source of the tokenizer, for errors.
 
     Attributes:
         markup: tokens that are no text: those that were added to the vocabulary.
@@ -54,10 +54,11 @@ class LLMTokens:
 
     @classmethod
     def read(cls, directory: Path, size: int) -> "LLMTokens":
-        """Of a model directory. Raises SprachbundError for files that are missing, broken or of another model.
+        """Read the tokens of a model directory. Raises SprachbundError for files that are missing, broken or of another
+        model.
 
         Args:
-            directory: with `tokenizer.json`, or with `tekken.json`.
+            directory: directory with `tokenizer.json`, or with `tekken.json`.
             size: V of the model.
         """
         path = directory / TOKENIZER

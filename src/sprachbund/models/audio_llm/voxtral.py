@@ -50,8 +50,8 @@ class GroupProjector(nn.Module):
 
     Args:
         group: states that are joined.
-        states_width: of a state.
-        width: of the language model.
+        states_width: width of a state.
+        width: width of the language model.
     """
 
     def __init__(self, group: int, states_width: int, width: int) -> None:
@@ -61,7 +61,7 @@ class GroupProjector(nn.Module):
         self.linear_2 = nn.Linear(width, width, bias=False)
 
     def forward(self, states: Tensor) -> Tensor:
-        """From (B, S, D) to (B, S / group, width)."""
+        """Projections (B, S / group, width) of states (B, S, D)."""
         joined = states.unflatten(1, (-1, self.group)).flatten(2)
         projected: Tensor = self.linear_2(F.gelu(self.linear_1(joined)))
         return projected

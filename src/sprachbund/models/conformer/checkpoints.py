@@ -163,7 +163,7 @@ class CheckpointPieces:
 
 
 def read_sentencepiece(data: bytes, source: str) -> CheckpointPieces:
-    """Of a SentencePiece model file. Raises SprachbundError for what is none."""
+    """Read a SentencePiece model file. Raises SprachbundError for other content."""
     model = empty_pieces()
     try:
         model.ParseFromString(data)
@@ -177,7 +177,7 @@ def read_sentencepiece(data: bytes, source: str) -> CheckpointPieces:
 def from_merges(
     vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]], count: int
 ) -> CheckpointPieces:
-    """Of a byte-pair tokenizer in the form of the package tokenizers: the first `count` tokens.
+    """Make a tokenizer of a byte-pair tokenizer in the form of the package tokenizers: the first `count` tokens.
 
     SentencePiece joins the pair whose piece has the best score, so a piece's score is minus the rank of its merge.
 
@@ -258,7 +258,7 @@ NEVER = -1e4
 """Bias of tokens that a checkpoint has not got: never written, and small enough for half precision."""
 
 _MAX_TOKENS = 512
-"""Of a row in training: more than anyone says in 20 s, in pieces of any tokenizer."""
+"""Longest row in training: more than anyone says in 20 s, in pieces of any tokenizer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,11 +288,11 @@ class TransducerCheckpoint:
     Attributes:
         source: for messages.
         shape: its sizes.
-        weights: under our names, where they differ by name alone; `transducer.prediction.embedding.weight` (V, P),
-            `transducer.joint.out` and perhaps `ctc_head` in its own order of tokens, the blank last. Biases it has not
-            got are left out; `transducer.joint.prediction.bias` (J,) is one that ours have not got.
+        weights: weights under our names, where they differ by name alone; `transducer.prediction.embedding.weight` (V,
+            P), `transducer.joint.out` and perhaps `ctc_head` in its own order of tokens, the blank last. Biases it has
+            not got are left out; `transducer.joint.prediction.bias` (J,) is one that ours have not got.
         pieces: its tokens, without the blank.
-        prompts: of a model that is given the language behind its encoder, names of languages and their numbers;
+        prompts: prompts of a model that is given the language behind its encoder, names of languages and their numbers;
             `language_fusion.states.weight` (I, D + numbers) reads states and the number, one-hot.
     """
 

@@ -30,8 +30,9 @@ class StreamingPart(BaseModel):
         left_context: frames of 80 ms behind a chunk.
         right_contexts: frames ahead that it is trained for, one drawn for every batch; the first is the one of whole
             recordings.
-        stem_channels: of the subsampling.
-        scale_input: as NeMo's checkpoints have it.
+        stem_channels: channels of the subsampling.
+        scale_input: whether the first layer's input is multiplied by the square root of the width, as in NeMo's
+            checkpoints.
         front_end: normalisation of the log-mel features, see `sprachbund.audio.features.log_mel`.
     """
 
@@ -57,15 +58,16 @@ class TransducerPart(BaseModel):
     """A transducer head, which writes frame by frame (arXiv 1211.3711).
 
     Attributes:
-        prediction_width: of the LSTM over the text so far.
-        joint_width: where frames and text meet.
-        weight: of its loss beside that of the attention decoder, 1 for none of the latter.
-        fast_emit: weight of FastEmit (arXiv 2010.11148).
-        activation: of the joint network.
+        prediction_width: width of the LSTM over the text so far.
+        prediction_layers: layers of this LSTM.
+        joint_width: width of the joint network, where frames and text meet.
+        weight: weight of its loss beside that of the attention decoder; 1 leaves the decoder's loss out.
+        fast_emit: weight of FastEmit, which makes tokens come earlier (arXiv 2010.11148).
+        activation: activation of the joint network.
         prompted: whether it reads the language wanted before it begins; one that does not writes what is spoken.
-        fusion_width: of a layer between encoder and transducer that is given the language wanted too, see
+        fusion_width: width of a layer between encoder and transducer that is given the language wanted too, see
             `sprachbund.nn.transducer.LanguageFusion`; none if None.
-        frames_at_once: logits of so many frames are held at a time in training; all if None.
+        frames_at_once: frames whose logits are held at a time in training; all if None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,19 +87,24 @@ class ConformerShape(BaseModel):
     """Sizes of a model, and the weights of its losses.
 
     Attributes:
-        width: D of the encoder.
-        num_heads: of the encoder.
-        feed_forward_width: of each of an encoder layer's two feed-forwards.
-        decoder_width: of the decoder; the encoder's if None.
-        decoder_heads: of the decoder; `num_heads` if None.
-        decoder_feed_forward_width: of a decoder layer; four times the decoder's width if None.
-        kernel_size: of the encoder's depthwise convolutions, in frames of 80 ms.
-        max_tokens: longest row, its language token included.
+        num_mel_bins: mel bins of the input features.
+        width: width D of the encoder's states.
+        num_heads: attention heads of the encoder.
+        num_encoder_layers: layers of the encoder.
+        num_decoder_layers: layers of the attention decoder.
+        feed_forward_width: hidden width of each of an encoder layer's two feed-forwards.
+        decoder_width: width of the decoder's states; `width` if None.
+        decoder_heads: attention heads of the decoder; `num_heads` if None.
+        decoder_feed_forward_width: hidden width of a decoder layer's feed-forward; four times the decoder's width if
+            None.
+        kernel_size: kernel of the encoder's depthwise convolutions, in frames of 80 ms.
+        max_tokens: longest text in tokens, its language token included.
+        dropout: probability of dropout in encoder, decoder and transducer.
         ctc_weight: weight of the CTC loss on the transcript (arXiv 1609.06773, equation 8).
         language_weight: weight of the loss of the language head.
-        label_smoothing: of the decoder's cross-entropy (arXiv 1512.00567, section 7).
-        streaming: an encoder that streams, in place of one that hears all at once.
-        transducer: a head that writes frame by frame; where its loss has all the weight, it writes the text.
+        label_smoothing: label smoothing of the decoder's cross-entropy (arXiv 1512.00567, section 7).
+        streaming: options of an encoder that streams; None for one that hears all at once.
+        transducer: options of a head that writes frame by frame; where its loss has all the weight, it writes the text.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -16,7 +16,7 @@ from sprachbund.text.tokenizer import Tokenizer, language_token
 from sprachbund.util.files import validate
 
 MEAN: Literal["mean"] = "mean"
-"""In place of a related language: the mean of all."""
+"""Value in place of a related language: the mean of all."""
 LOSSES = frozenset({"ctc_weight", "language_weight", "label_smoothing", "dropout"})
 OF_DECODER = frozenset(
     {"num_decoder_layers", "decoder_width", "decoder_heads", "decoder_feed_forward_width", "max_tokens"}
@@ -45,9 +45,9 @@ def rebuilt(
 
     Args:
         model: the old one.
-        config: in place of its own.
-        tokenizer: in place of its own.
-        weights: in place of its own.
+        config: configuration in place of its own.
+        tokenizer: tokenizer in place of its own.
+        weights: weights in place of its own.
     """
     new = Conformer(config or model.config, tokenizer or model.tokenizer, model.transcript_tokenizer)
     if model.sharing_plan is not None:

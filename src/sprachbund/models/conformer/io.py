@@ -64,10 +64,10 @@ def save(model: Conformer, directory: Path, *, bits: Bits = 32, card: Card | Non
     """Write a model directory; the weights come last, so a broken-off writing is not taken for a model.
 
     Args:
-        model: to be written.
+        model: model to be written.
         directory: is made if need be.
-        bits: of a stored weight.
-        card: to lie beside the weights; none is written if None.
+        bits: bits of a stored weight.
+        card: card to lie beside the weights; none is written if None.
     """
     packed = packed_linears(model)
     directory.mkdir(parents=True, exist_ok=True)

@@ -54,9 +54,9 @@ class Conformer(DecodesByAttention, nn.Module):
 
     Args:
         config: shape and languages.
-        tokenizer: of what it writes.
-        transcript_tokenizer: of the transcripts of its CTC head, with few pieces: CTC learns the sounds of a few
-            hundred pieces much sooner than those of some thousand words.
+        tokenizer: tokenizer of the texts that it writes.
+        transcript_tokenizer: transcript tokenizer of the transcripts of its CTC head, with few pieces: CTC learns the
+            sounds of a few hundred pieces much sooner than those of some thousand words.
     """
 
     name = "conformer"
@@ -172,7 +172,7 @@ class Conformer(DecodesByAttention, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes; engines pack some layers, which then have no `weight`."""
+        """Device that the model computes on; engines pack some layers, which then have no `weight`."""
         return next(self.parameters()).device
 
     def encode(self, features: Features) -> Memory:

@@ -111,10 +111,10 @@ class _Own(ConfigPart):
 
 
 class _Config(ConfigPart):
-    """What both kinds have.
+    """Keys that both kinds have.
 
     Attributes:
-        encoder_config: of the encoder.
+        encoder_config: configuration of the encoder.
         vocab_size: V, the blank included.
         sprachbund: our own key.
     """
@@ -148,15 +148,15 @@ class _Config(ConfigPart):
 
 
 class ParakeetConfig(_Config):
-    """Of a Parakeet with a CTC head or a transducer.
+    """Configuration of a Parakeet with a CTC head or a transducer.
 
     Attributes:
         model_type: the kind.
         pad_token_id: the blank, with CTC.
         blank_token_id: the blank of a transducer.
         decoder_hidden_size: width of prediction and joint network.
-        num_decoder_layers: of the prediction network.
-        hidden_act: of the joint network.
+        num_decoder_layers: layers of the prediction network.
+        hidden_act: activation of the joint network.
         max_symbols_per_step: most tokens at one frame.
         durations: frames that a token may take, with "parakeet_tdt".
     """
@@ -227,11 +227,11 @@ class CanaryDecoderConfig(ConfigPart):
 
 
 class CanaryConfig(_Config):
-    """Of a Canary.
+    """Configuration of a Canary.
 
     Attributes:
         model_type: the kind.
-        decoder_config: of the decoder.
+        decoder_config: configuration of the decoder.
         eos_token_id: ends a row.
         decoder_start_token_id: begins a prompt.
         tie_word_embeddings: whether the output matrix is the embedding.
@@ -256,7 +256,8 @@ class CanaryConfig(_Config):
 
 
 class CohereConfig(_Config):
-    """Of a Cohere ASR: a Canary with a projection between encoder and decoder, and positions that are stored.
+    """Configuration of a Cohere ASR: a Canary with a projection between encoder and decoder, and positions that are
+    stored.
 
     Attributes:
         model_type: the kind.
@@ -287,7 +288,7 @@ class CohereConfig(_Config):
 
     @property
     def decoder_config(self) -> CanaryDecoderConfig:
-        """Of the decoder, whose fields stand beside the others here."""
+        """Configuration of the decoder, whose fields stand beside the others here."""
         return CanaryDecoderConfig(**{name: vars(self)[name] for name in CanaryDecoderConfig.model_fields})
 
 
@@ -295,7 +296,7 @@ def library_values(values: dict[str, Any], languages: tuple[str, ...]) -> dict[s
     """config.json as it is written: what was read, with the languages under our own key.
 
     Args:
-        values: of the file that was read.
+        values: values of the file that was read.
         languages: BCP-47 tags.
     """
     return {**values, CONFIG_KEY: {**values.get(CONFIG_KEY, {}), "source_languages": [*languages]}}

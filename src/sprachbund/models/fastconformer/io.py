@@ -171,10 +171,10 @@ def fill(
     """Give a model on the meta device weights under transformers' names; it is changed in place.
 
     Args:
-        model: without weights.
-        weights: in any precision, without "model." in front of their names.
-        source: of the weights, for errors.
-        files: that they are mapped from; see `sprachbund.models.weights.check_once`.
+        model: model without weights.
+        weights: weights in any precision, without "model." in front of their names.
+        source: source of the weights, for errors.
+        files: files that they are mapped from; see `sprachbund.models.weights.check_once`.
 
     Raises:
         SprachbundError: weights are missing, too many, of another shape, or not finite.
@@ -292,10 +292,10 @@ def save(
     config.json comes last, so a broken-off writing is not taken for a model.
 
     Args:
-        model: with its tokens.
-        directory: to be written.
-        bits: of a weight, 16 or 32.
-        card: to lie beside the weights.
+        model: model with its tokens.
+        directory: directory to be written.
+        bits: bits of a weight, 16 or 32.
+        card: card to lie beside the weights.
 
     Raises:
         SprachbundError: the directory is taken by something else, or cannot be written.

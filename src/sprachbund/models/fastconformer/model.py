@@ -47,7 +47,7 @@ _MIN_SAMPLES = 2 * HOP  # a variance needs two frames
 _FRAMES_AT_ONCE = 8
 """Logits of so many frames are held in training: a vocabulary of 8,193 is large, times tokens and frames."""
 _MAX_TOKENS = 512
-"""Of a row of Canary. Its positions allow 1,024; half a minute of speech has 375 frames, and fewer tokens."""
+"""Longest row of Canary. Its positions allow 1,024; half a minute of speech has 375 frames, and fewer tokens."""
 
 
 def log_mel_of(samples: np.ndarray, num_mel_bins: int, dither: float = 0.0) -> Tensor:
@@ -66,7 +66,7 @@ def log_mel_of(samples: np.ndarray, num_mel_bins: int, dither: float = 0.0) -> T
 
 
 class _FastConformerModel(nn.Module):
-    """What both families have.
+    """Parts and methods that both families share.
 
     Args:
         config: shape and languages.
@@ -99,7 +99,7 @@ class _FastConformerModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes; the native engine's modules have no parameters."""
+        """Device that the model computes on; the native engine's modules have no parameters."""
         weight = next(self.parameters(), None)
         return torch.device("cpu") if weight is None else weight.device
 
@@ -130,11 +130,11 @@ class _FastConformerModel(nn.Module):
 
 
 class _Examples:
-    """What `sprachbund.data.loading.Examples` of both families have in common.
+    """Common part of `sprachbund.data.loading.Examples` for both families.
 
     Args:
-        model: whose tokens and features are used.
-        languages: spoken in the data, and drawn as targets.
+        model: model whose tokens and features are used.
+        languages: languages spoken in the data, and drawn as targets.
 
     Raises:
         SprachbundError: a language that the model does not know.
@@ -179,7 +179,7 @@ class ParakeetExamples(_Examples):
         """Number of the language and the text's tokens, with a blank behind them; None for a translation.
 
         Args:
-            text: of the row, in the language `target`.
+            text: text of the row, in the language `target`.
             source: BCP-47 tag of the language spoken; None where nobody speaks, and nothing is written.
             target: BCP-47 tag of the language written.
         """
@@ -299,7 +299,7 @@ class CanaryExamples(_Examples):
         """Token of the target language and the text's tokens; None for a pair that the model does not know.
 
         Args:
-            text: of the row, in the language `target`.
+            text: text of the row, in the language `target`.
             source: BCP-47 tag of the language spoken; None where nobody speaks, and the row ends at once.
             target: BCP-47 tag of the language written.
         """
@@ -318,7 +318,7 @@ class Canary(DecodesByAttention, _FastConformerModel):
 
     Attributes:
         language_tokens: BCP-47 tag to token.
-        label_smoothing: of the loss (arXiv 1512.00567, section 7).
+        label_smoothing: label smoothing of the loss (arXiv 1512.00567, section 7).
 
     Raises:
         SprachbundError: the vocabulary lacks a token of the prompt or of a language.

@@ -32,7 +32,7 @@ from sprachbund.nn.text_to_text import marian_positions
 from sprachbund.util.files import validate
 
 Head = Literal["transducer", "ctc"]
-"""Of a hybrid, which has both."""
+"""Head of a hybrid, which has both."""
 
 _SUPPORTED: dict[tuple[str, ...], tuple[Any, ...]] = {
     ("preprocessor", "sample_rate"): (16_000,),
@@ -122,7 +122,7 @@ def read(
     Args:
         archive: as opened.
         languages: BCP-47 tags that it hears; where none are given, those of the published model of that size.
-        head: of a hybrid; its transducer if None. Others have one head.
+        head: head of a hybrid; its transducer if None. Others have one head.
 
     Raises:
         SprachbundError: something is missing or damaged, or it is a model of another kind.
@@ -374,7 +374,7 @@ def _in_library_order(weights: Mapping[str, Tensor], config: CanaryConfig, sourc
 
 
 def _other_files(model: Parakeet | Canary, kind: str) -> dict[str, bytes]:
-    """What else transformers reads of a directory: tokens of the tokenizer, features, and how text begins."""
+    """Further files that transformers reads: tokens of the tokenizer, features, and how text begins."""
     extractor = {
         "feature_extractor_type": "ParakeetFeatureExtractor",
         "feature_size": model.num_mel_bins,

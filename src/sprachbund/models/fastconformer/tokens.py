@@ -28,13 +28,13 @@ class FastConformerTokens:
     Args:
         tokenizer: from now on it takes special tokens in a text for text.
         size: V of the model; the tokenizer may have fewer, such as no blank.
-        source: of the tokenizer, for errors.
+        source: source of the tokenizer, for errors.
         of_languages: a tokenizer for each language, in the order of their tokens, which follow those of `tokenizer`;
             empty where there is one for all.
 
     Attributes:
         special: tokens that are no text.
-        num_tokens: that the tokenizer has, those of all languages together.
+        num_tokens: tokens that the tokenizer has, those of all languages together.
 
     Raises:
         SprachbundError: the tokenizer has a token that the model has not.
@@ -68,12 +68,13 @@ class FastConformerTokens:
 
     @classmethod
     def read(cls, directory: Path, size: int, languages: Sequence[str] = ()) -> "FastConformerTokens":
-        """Of a model directory. Raises SprachbundError for files that are missing, broken or of another model.
+        """Read the tokens of a model directory. Raises SprachbundError for files that are missing, broken or of another
+        model.
 
         Args:
-            directory: with `tokenizer.json`.
+            directory: directory with `tokenizer.json`.
             size: V of the model.
-            languages: that have a tokenizer each.
+            languages: languages that have a tokenizer each.
         """
         first, *others = (_read(directory, name) for name in file_names(languages))
         of_languages = dict(zip(languages, others, strict=True))
@@ -94,8 +95,8 @@ class FastConformerTokens:
         """Tokens of a text.
 
         Args:
-            text: of any language.
-            language: of the text; needed where each has a tokenizer.
+            text: text of any language.
+            language: language of the text; needed where each has a tokenizer.
 
         Raises:
             SprachbundError: there is no tokenizer for the language.
@@ -171,7 +172,7 @@ def from_sentencepiece(model: Any, source: str) -> Tokenizer:
 
     Args:
         model: SentencePiece's description (ModelProto), of byte pairs or unigrams.
-        source: of the model, for errors.
+        source: source of the model, for errors.
 
     Raises:
         SprachbundError: a model of another kind.

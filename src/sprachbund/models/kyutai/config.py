@@ -29,7 +29,7 @@ class PlainRotaryConfig(RotaryConfig):
 
 
 class _Attending(ConfigPart):
-    """What codec and decoder have alike."""
+    """Keys that codec and decoder share."""
 
     hidden_size: Width
     num_hidden_layers: SomeLayers
@@ -43,7 +43,7 @@ class _Attending(ConfigPart):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, given: Any) -> Any:
-        """What fields mean that are left out, and the names that earlier releases of transformers wrote."""
+        """Fill in values that are left out, and accept the names that earlier releases of transformers wrote."""
         if not isinstance(given, dict):
             return given
         values = {key: value for key, value in given.items() if value is not None}
@@ -83,7 +83,7 @@ class _Attending(ConfigPart):
 
 
 class MimiConfig(_Attending):
-    """Of the codec; of the half that makes sound, the sizes of its weights alone."""
+    """Configuration of the codec; of the half that makes sound, the sizes of its weights alone."""
 
     model_type: Literal["mimi"] = "mimi"
     sampling_rate: Literal[24_000] = 24_000
@@ -174,16 +174,16 @@ class _Own(ConfigPart):
 
 
 class KyutaiConfig(_Attending):
-    """Of the model.
+    """Configuration of the model.
 
     Attributes:
         vocab_size: V of the text.
-        ffn_dim: of the feed-forwards, gate and inner values together.
+        ffn_dim: width of the feed-forwards, gate and inner values together.
         codebook_vocab_size: entries of a codebook's embedding.
         audio_bos_token_id: code in front of the first frame.
         bos_token_id: token in front of the first; any row of the embedding.
         pad_token_id: token of a frame without text.
-        codec_config: of the codec.
+        codec_config: configuration of the codec.
         sprachbund: our own key.
     """
 
@@ -251,7 +251,7 @@ class KyutaiConfig(_Attending):
 
     @property
     def codes(self) -> CodeShape:
-        """Its embeddings of codes in our names."""
+        """Shape of the embeddings of codes in our names."""
         return CodeShape(
             num_codebooks=self.num_codebooks,
             num_entries=self.codebook_vocab_size,
@@ -260,10 +260,10 @@ class KyutaiConfig(_Attending):
 
 
 class ExtractorConfig(ConfigPart):
-    """preprocessor_config.json: how much silence is around the speech.
+    """Content of preprocessor_config.json: the silence around the speech.
 
     Attributes:
-        audio_delay_seconds: how far the text is behind the speech.
+        audio_delay_seconds: seconds that the text is behind the speech.
         audio_silence_prefix_seconds: silence in front of the speech.
     """
 

@@ -77,7 +77,7 @@ def load(path_or_id: str | os.PathLike[str], *, offline: bool = False) -> Kyutai
 
 
 def _extractor(directory: Path) -> ExtractorConfig:
-    """How much silence is around the speech of a directory's model."""
+    """Silence around the speech, as a model's directory states it."""
     for name, part in _EXTRACTORS:
         path = directory / name
         if not path.is_file():
@@ -112,7 +112,7 @@ def _their_name(name: str) -> str:
 
 
 def _codebooks(quantizer: str, count: int) -> list[str]:
-    """What the names of a quantizer's codebooks begin with."""
+    """Beginnings of the names of a quantizer's codebooks."""
     return [f"{_CODEC}{quantizer}.layers.{n}.codebook." for n in range(count)]
 
 
@@ -210,10 +210,11 @@ def save(
     config.json comes last, so a broken-off writing is not taken for a model.
 
     Args:
-        model: with its tokens.
-        directory: to be written.
-        bits: of a weight of the decoder: 16, or 32, which keeps the precision that it has; the codec keeps its own.
-        card: to lie beside the weights.
+        model: model with its tokens.
+        directory: directory to be written.
+        bits: bits of a weight of the decoder: 16, or 32, which keeps the precision that it has; the codec keeps its
+            own.
+        card: card to lie beside the weights.
 
     Raises:
         SprachbundError: the directory is taken by something else, or cannot be written.

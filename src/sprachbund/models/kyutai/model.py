@@ -53,7 +53,7 @@ _IN, _OUT = 2, 3
 _PAST = round(2 * DELAY_S * SAMPLE_RATE)
 """Samples before that three new ones depend on; the filter is symmetric."""
 _BETA = 9.0
-"""Of the window; aliases are 90 dB down."""
+"""Beta of the Kaiser window; aliases are 90 dB down."""
 
 
 def _kernel() -> Tensor:
@@ -104,9 +104,9 @@ class KyutaiState:
     """The state of rows between two frames; satisfies `sprachbund.models.base.FrameState`.
 
     Attributes:
-        encoder: of the codec.
+        encoder: encoder of the codec.
         decoder: positions that the decoder has read.
-        token: written last (R,).
+        token: token written last (R,).
     """
 
     encoder: MimiState
@@ -129,7 +129,7 @@ class KyutaiState:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it holds, by name; ready for `safetensors.torch.save`."""
+        """All tensors of the state by name; ready for `safetensors.torch.save`."""
         return {
             **{_ENCODER + name: value for name, value in self.encoder.tensors().items()},
             **{_DECODER + name: value for name, value in self.decoder.tensors().items()},
@@ -231,7 +231,7 @@ class Kyutai(TranscribesByFrames, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device that the model computes on."""
         return self.decoder.lm_head.weight.device
 
     @property
@@ -255,7 +255,7 @@ class Kyutai(TranscribesByFrames, nn.Module):
     # Frames.
 
     def front_end(self) -> KyutaiFrontEnd:
-        """Of a new stream."""
+        """Front end of a new stream."""
         return KyutaiFrontEnd(self.extractor)
 
     def start_frames(self, num_rows: int) -> KyutaiState:
@@ -270,8 +270,8 @@ class Kyutai(TranscribesByFrames, nn.Module):
         """Embedded codes (R, T, D) of the next frames (R, T, 1920), and the state behind them.
 
         Args:
-            frames: at 24 kHz.
-            state: of the R rows.
+            frames: frames at 24 kHz.
+            state: state of the R rows.
         """
         assert isinstance(state, KyutaiState)
         states, encoder = [], state.encoder
@@ -286,8 +286,8 @@ class Kyutai(TranscribesByFrames, nn.Module):
         """The likeliest token for each of the next encoded frames (R, T, D), and the state behind them.
 
         Args:
-            states: of the frames.
-            state: of the R rows.
+            states: states of the frames.
+            state: state of the R rows.
         """
         assert isinstance(state, KyutaiState)
         cache, token = state.decoder, state.token

@@ -37,12 +37,12 @@ class _Own(ConfigPart):
 
 
 class _Config(ConfigPart):
-    """What both kinds have.
+    """Keys that both kinds have.
 
     Attributes:
         vocab_size: V.
         hidden_size: D of the decoder.
-        intermediate_size: of its feed-forwards.
+        intermediate_size: inner width of its feed-forwards.
         max_position_embeddings: longest row.
         decoder_start_token_id: begins a row.
         eos_token_id: ends it.
@@ -59,7 +59,7 @@ class _Config(ConfigPart):
 
 
 class MoonshineConfig(_Config):
-    """Of a Moonshine; encoder and decoder have one width.
+    """Configuration of a Moonshine; encoder and decoder have one width.
 
     Attributes:
         model_type: the kind.
@@ -108,10 +108,10 @@ class MoonshineConfig(_Config):
 
 
 class StreamingEncoderConfig(ConfigPart):
-    """Of the streaming encoder.
+    """Configuration of the streaming encoder.
 
     Attributes:
-        sliding_windows: of each layer: frames that one sees, itself and the past, and one more than those ahead.
+        sliding_windows: window of each layer: frames that one sees, itself and the past, and one more than those ahead.
     """
 
     hidden_size: Width = 320
@@ -146,16 +146,16 @@ class StreamingEncoderConfig(ConfigPart):
 
     @property
     def head_width(self) -> int:
-        """E."""
+        """Width E of a head."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
 
 class StreamingMoonshineConfig(_Config):
-    """Of a streaming Moonshine.
+    """Configuration of a streaming Moonshine.
 
     Attributes:
         model_type: the kind.
-        encoder_config: of the encoder.
+        encoder_config: configuration of the encoder.
     """
 
     model_type: Literal["moonshine_streaming"]
@@ -181,7 +181,7 @@ class StreamingMoonshineConfig(_Config):
 
     @property
     def rotary(self) -> PartialRotaryConfig:
-        """Positions."""
+        """Rotary positions of the decoder."""
         return self.rope_parameters or PartialRotaryConfig(partial_rotary_factor=0.8)
 
     @property

@@ -120,10 +120,10 @@ def save(
     config.json comes last, so a broken-off writing is not taken for a model.
 
     Args:
-        model: with its tokens.
-        directory: to be written.
-        bits: of a weight, 16 or 32.
-        card: to lie beside the weights.
+        model: model with its tokens.
+        directory: directory to be written.
+        bits: bits of a weight, 16 or 32.
+        card: card to lie beside the weights.
 
     Raises:
         SprachbundError: the directory is taken by something else, or cannot be written.

@@ -40,14 +40,14 @@ from sprachbund.nn.moonshine import (
 from sprachbund.util.devices import ANY_DEVICE
 
 _MAX_TOKENS = 448
-"""Of a row; half a minute of fast speech has fewer."""
+"""Longest row; half a minute of fast speech has fewer."""
 
 
 class Moonshine(nn.Module):
     """A recogniser of one language; satisfies `sprachbund.models.base.Family`.
 
     Args:
-        config: of one of both kinds.
+        config: configuration of one of both kinds.
         values: config.json as it was read, to be written again.
         tokens: the vocabulary.
         language: BCP-47 tag of what it hears.
@@ -116,7 +116,7 @@ class Moonshine(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device that the model computes on."""
         return next(self.parameters()).device
 
     @property
@@ -184,10 +184,10 @@ class Moonshine(nn.Module):
         """An empty cache; row r reads memory r // rows_per_memory.
 
         Args:
-            memory: of B utterances.
+            memory: memory of B utterances.
             rows_per_memory: rows for each utterance.
             capacity: most tokens of a row; `max_tokens` if None.
-            targets: of the R rows; not needed.
+            targets: targets of the R rows; not needed.
         """
         return self.decoder.start(
             memory.states, memory.num_frames, rows_per_memory=rows_per_memory, capacity=capacity
@@ -198,7 +198,7 @@ class Moonshine(nn.Module):
 
         Args:
             tokens: (R, Q), which follow what the cache holds.
-            cache: of the R rows; the tokens are added to it.
+            cache: cache of the R rows; the tokens are added to it.
             weights: each layer's cross-attention weights (R, H, Q, S) are appended to it, if given.
         """
         states = self.decoder.step(tokens, cache, weights)

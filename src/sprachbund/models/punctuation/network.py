@@ -53,7 +53,7 @@ def word_features(word: str, language: str, buckets: int) -> tuple[int, ...]:
     """Rows of the table for the parts of a word: (F,), at most 11.
 
     Args:
-        word: in any case; digits count as the same digit.
+        word: word in any case; digits count as the same digit.
         language: the whole word has a row for each language, its parts are shared.
         buckets: rows of the table.
     """
@@ -97,7 +97,7 @@ class PunctuationNetwork(nn.Module):
 
         Args:
             parts: rows of the table, of all words of all texts one behind the other.
-            offsets: where each of the sum(num_words) words begins in `parts`.
+            offsets: index in `parts` at which each of the sum(num_words) words begins.
             language: index (B,) among the languages.
             num_words: (B,).
         """
@@ -139,7 +139,7 @@ class PunctuationNetwork(nn.Module):
         """`parts` and `offsets` of one text.
 
         Args:
-            words: of the text.
+            words: words of the text.
             language: BCP-47 tag.
         """
         features = [word_features(word, language, self.shape.buckets) for word in words]
@@ -154,8 +154,8 @@ def save(network: PunctuationNetwork, directory: Path) -> None:
     """Write config.json and the weights in 8 bits.
 
     Args:
-        network: to be written.
-        directory: made if it is not there.
+        network: network to be written.
+        directory: directory made if it is not there.
     """
     directory.mkdir(parents=True, exist_ok=True)
     write_weights(directory / WEIGHTS, network.state_dict(), 8)
@@ -166,7 +166,7 @@ def load(directory: Path, name: str) -> PunctuationNetwork:
     """Read what `save` wrote.
 
     Args:
-        directory: of config.json and the weights.
+        directory: directory of config.json and the weights.
         name: for messages.
 
     Raises:

@@ -53,8 +53,8 @@ class TokenClassifier:
     """A punctuator, see `sprachbund.text.punctuation.Punctuator`.
 
     Args:
-        model: of transformers, for token classification.
-        tokenizer: of transformers, a fast one.
+        model: model of transformers, for token classification.
+        tokenizer: tokenizer of transformers, a fast one.
         name: for messages.
 
     Raises:
@@ -79,7 +79,7 @@ class TokenClassifier:
         """Read a directory of transformers.
 
         Args:
-            directory: with the model and its tokenizer.
+            directory: directory with the model and its tokenizer.
             name: for messages.
 
         Raises:

@@ -65,7 +65,7 @@ _TOKENIZERS = ("tokenizer.json", "sentencepiece.bpe.model")
 _EXTRACTOR = "preprocessor_config.json"
 _CODES = "text_decoder_lang_to_code_id"  # in the settings of generation
 _OTHER_PARTS = (r"^t2u_model\.", r"^vocoder\.", r"^text_encoder\.", r"^lm_head\.")
-"""Of a whole SeamlessM4T model, which makes speech and reads text too; the last is tied."""
+"""Other parts of a whole SeamlessM4T model, which makes speech and reads text too; the last is tied."""
 _NEEDED = {
     "speech_encoder.": "the speech encoder; a text-to-text checkpoint cannot hear, take the whole SeamlessM4T model "
     "or its speech-to-text part"
@@ -78,7 +78,7 @@ _SIZES = {
     "num_adapter_layers": Limit(1, 16),
     "conv_depthwise_kernel_size": Limit(1, 4096),
 }
-"""Of numbers in config.json that this package computes with, beside those of `sprachbund.models.hub`."""
+"""Limits of numbers in config.json that this package computes with, beside those of `sprachbund.models.hub`."""
 
 
 def check_files(directory: Path) -> None:
@@ -180,7 +180,7 @@ def load(
     Args:
         path_or_id: a directory, or the name of a model on the Hugging Face hub.
         offline: never use the network.
-        dtype: of the weights.
+        dtype: dtype of the weights.
 
     Raises:
         SprachbundError: transformers is not installed, files are missing or broken, or it is another model.
@@ -205,7 +205,7 @@ def load(
 
 _TEXT_ENCODER = "text_encoder."
 _COMPUTED = ("embed_tokens.weight", "embed_positions.weights")
-"""Of the encoder of texts: tied, and not stored by every version of transformers."""
+"""Tied or computed weights of the encoder of texts, which not every version of transformers stores."""
 
 
 def _text_encoder(directory: Path, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -263,10 +263,10 @@ def save(
     so a broken-off writing is not taken for a model.
 
     Args:
-        model: with its tokens.
-        directory: to be written.
-        bits: of a weight, 16 or 32; 32 keeps the precision that the model has.
-        card: to lie beside the weights.
+        model: model with its tokens.
+        directory: directory to be written.
+        bits: bits of a weight, 16 or 32; 32 keeps the precision that the model has.
+        card: card to lie beside the weights.
 
     Raises:
         SprachbundError: the directory is taken by something else, or cannot be written.

@@ -25,7 +25,7 @@ class SeamlessLayer(nn.Module):
     Args:
         layer: a conformer layer of transformers, of either version of Seamless.
         embed_positions: positions of the attention of version 1, which all layers share.
-        config: of the checkpoint.
+        config: configuration of the checkpoint.
     """
 
     def __init__(self, layer: Any, embed_positions: nn.Module | None, config: Any) -> None:

@@ -66,8 +66,8 @@ class SeamlessExamples:
     """`sprachbund.data.loading.Examples` of a Seamless model.
 
     Args:
-        model: whose tokens and features are used.
-        languages: spoken in the data and, where the model writes them, drawn as targets.
+        model: model whose tokens and features are used.
+        languages: languages spoken in the data and, where the model writes them, drawn as targets.
 
     Raises:
         SprachbundError: a language that the model does not hear, or none that it writes.
@@ -114,7 +114,7 @@ class SeamlessExamples:
         """Language token and the text's tokens; where nobody speaks the row ends at once.
 
         Args:
-            text: of the row, in the language `target`.
+            text: text of the row, in the language `target`.
             source: BCP-47 tag of the language spoken; None where nobody speaks.
             target: BCP-47 tag of the language written.
         """
@@ -130,7 +130,7 @@ class SeamlessTextEncoder(TextToTextEncoder):
     """Pre-norm layers over the tokens of a text, with the decoder's embedding.
 
     Args:
-        config: of transformers, either version.
+        config: configuration of transformers, either version.
         embedding: the decoder's.
         positions: (S, D), a table that is never stored.
     """
@@ -168,7 +168,7 @@ class Seamless(DecodesByAttention, nn.Module):
         reads_text: whether it has the encoder of texts too.
 
     Attributes:
-        label_smoothing: of the loss (arXiv 1512.00567, section 7).
+        label_smoothing: label smoothing of the loss (arXiv 1512.00567, section 7).
     """
 
     name = "seamless"
@@ -232,12 +232,12 @@ class Seamless(DecodesByAttention, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.encoder.parameters()).device
 
     @property
     def end_token(self) -> int:
-        """</s>."""
+        """Token that ends a row, </s>."""
         return self.tokens.end
 
     @property
@@ -299,7 +299,9 @@ class Seamless(DecodesByAttention, nn.Module):
         return Features(values=values.to(self.device), num_frames=num_tokens.to(self.device))
 
     def source_offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
-        """For each token of `text_features`, the characters of its text that it stands for; (0, 0) for none."""
+        """Character ranges of the text that the tokens of `text_features` stand for; (0, 0) for tokens that stand for
+        none.
+        """
         return [[(0, 0), *self.tokens.offsets(text), (0, 0)] for text in texts]
 
     def encode(self, features: Features) -> Memory:
@@ -337,9 +339,9 @@ class Seamless(DecodesByAttention, nn.Module):
         `targets` are those of the rows; only a decoder that is split by language needs them.
 
         Args:
-            features: of B utterances.
+            features: features of B utterances.
             tokens: whole rows (B, U).
-            targets: of the rows; only a decoder that is split by language needs them.
+            targets: targets of the rows; only a decoder that is split by language needs them.
         """
         memory = self.encode(features)
         route = start_route(self, targets, memory.states.device)

@@ -28,7 +28,7 @@ class SeamlessTokens:
     """Text to tokens and back, and the special tokens.
 
     Args:
-        tokenizer: of transformers, as its `SeamlessM4TTokenizer` reads it.
+        tokenizer: tokenizer of transformers, as its `SeamlessM4TTokenizer` reads it.
         codes: Seamless's code to language token; None takes every token that is named like one.
         vocabulary_size: V.
 
@@ -74,7 +74,7 @@ class SeamlessTokens:
         return tokens
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
-        """Where the tokens of a text stand in it, white space before them left out."""
+        """Character ranges of the tokens of a text in it, without leading white space."""
         return trimmed(self._backend.encode(text, add_special_tokens=False).offsets, text)
 
     def tokens_to_text(self, tokens: Sequence[int]) -> str:

@@ -35,11 +35,11 @@ ADAPTED: dict[str, tuple[str, ...]] = {
 """Model types of transformers whose encoders are taken, and the linear layers that adapters go on."""
 _SHORTEST_S = 0.04
 _LLM_SURPLUS = (r"rotary_emb\.inv_freq$", r"attn\.(masked_)?bias$", r"^lm_head\.weight$")
-"""Of checkpoints of language models: tables that were stored once, and an output matrix that is tied."""
+"""Surplus weights of language models: tables that were stored once, and an output matrix that is tied."""
 _SPEECH_SURPLUS = (
     r"^(lm_head|quantizer|project_q|project_hid|final_proj|label_embs_concat|classifier|projector|layer_weights)\b",
 )
-"""Of checkpoints of speech encoders: heads that they were trained with."""
+"""Surplus weights of speech encoders: heads that they were trained with."""
 _FULL_ATTENTION = {"full_attention", "sliding_attention"}
 
 
@@ -241,7 +241,7 @@ def write_part(part: Any, directory: Path) -> None:
 
 
 def read_part(kind: Any, directory: Path, **options: Any) -> Any:
-    """Whatever a class of transformers reads of a directory. Raises SprachbundError when it cannot."""
+    """The part of a model that transformers reads from a directory. Raises SprachbundError when it cannot."""
     with one_line(directory), _quiet():
         return kind.from_pretrained(directory, local_files_only=True, **options)
 

@@ -33,7 +33,7 @@ class Options(BaseModel):
 
 
 class ProjectorOptions(Options):
-    """From encoder states to what a language model reads; sizes are ours, the paper's are not public.
+    """Options of the projector from encoder states to speech tokens; the sizes are ours, the paper's are not public.
 
     Attributes:
         groups: BCP-47 tags of the languages of each group of experts; languages that share a group stand in one.
@@ -61,7 +61,7 @@ class ProjectorOptions(Options):
 
     @property
     def num_experts(self) -> int:
-        """K."""
+        """Number K of experts."""
         return len(self.groups) * self.group_size
 
     @model_validator(mode="after")
@@ -92,11 +92,11 @@ class LoraOptions(Options):
     """Adapters (arXiv 2106.09685) on the frozen parts.
 
     Attributes:
-        rank: r.
-        alpha: the adapters' product is multiplied by alpha / r.
+        rank: rank r of the adapters.
+        alpha: alpha of the adapters, whose product is multiplied by alpha / r.
         encoder: last parts of the names of linear layers of the encoder; None for those that its kind calls for, and
             no name for none.
-        llm: of the language model.
+        llm: last parts of the names of linear layers of the language model.
     """
 
     rank: Width = 8
@@ -109,9 +109,9 @@ class PromptOptions(Options):
     """Instructions of the language model.
 
     Attributes:
-        transcribe: where the text is to be in the language spoken.
-        translate: where it is not; `{language}` becomes the language's English name.
-        order: of instruction and speech; the paper's is the text first.
+        transcribe: request for a text in the language spoken.
+        translate: request for a translation; `{language}` becomes the language's English name.
+        order: order of instruction and speech; the paper's is the text first.
         chat: speak through the tokenizer's chat template; None where it has one.
     """
 
@@ -142,8 +142,8 @@ class LossWeights(Options):
     """Weights of the losses beside the language model's cross-entropy.
 
     Attributes:
-        language: of L_lang.
-        balance: of L_bal.
+        language: weight of L_lang.
+        balance: weight of L_bal.
         by_frame: take the language of each frame from the spans, where a batch has them, not the utterance's set.
     """
 

@@ -23,14 +23,14 @@ _STRIDE = 2  # of Whisper's second convolution
 
 
 class SpeechEncoder(nn.Module):
-    """From samples to states; what every kind of encoder offers.
+    """An encoder of speech, from samples to states; the interface that all kinds share.
 
     Attributes:
-        kind: what is written into config.json.
+        kind: name of the kind in config.json.
         width: D.
         frame_s: seconds of a state.
         max_window_s: longest speech.
-        frames_per_s: of the features.
+        frames_per_s: frames of the features in a second.
         whole_windows: whether every utterance costs as much as the longest.
         is_log_mel: whether the features are plain log-mel, which training may mask.
         adapted: last parts of the names of the linear layers that adapters go on.
@@ -53,7 +53,7 @@ class SpeechEncoder(nn.Module):
 
     @property
     def layers(self) -> Sequence[nn.Module]:
-        """Its layers, for what measures and recomputes by layers."""
+        """Layers of the encoder, for code that measures or recomputes by layers."""
         layers: Sequence[nn.Module] = self.encoder.layers
         return layers
 
@@ -66,7 +66,7 @@ class SpeechEncoder(nn.Module):
         raise NotImplementedError
 
     def check_layers(self, layers: Sequence[int]) -> None:
-        """See that states behind these layers can be read. Raises SprachbundError."""
+        """Check that states behind these layers can be read. Raises SprachbundError."""
         if layers and not self.shows_layers:
             raise SprachbundError(
                 f"the layers of this {self.kind} encoder cannot be read: it shortens speech behind them, or hears "
@@ -78,7 +78,8 @@ class SpeechEncoder(nn.Module):
             )
 
     def read(self, values: Tensor, num_frames: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """As `forward`, with the states behind each of the layers, normed, beside the last: (B, S, D (1 + layers)).
+        """The same as `forward`, with the normed states behind each of the layers beside the last: (B, S, D (1 +
+        layers)).
 
         Args:
             values: features (B, T, M).
@@ -111,8 +112,8 @@ class ReadStates(nn.Module):
     """The part of an encoder that a speech LLM reads, as a module of its own.
 
     Args:
-        encoder: of the model.
-        layers: whose states are read beside the last ones.
+        encoder: encoder of the model.
+        layers: layers whose states are read beside the last ones.
     """
 
     def __init__(self, encoder: SpeechEncoder, layers: Sequence[int]) -> None:
@@ -131,7 +132,7 @@ class CachedSpeech(SpeechEncoder):
     """Stands in an encoder's place while a model is trained on its states.
 
     Args:
-        encoder: whose states the features are.
+        encoder: encoder whose states the features are.
     """
 
     def __init__(self, encoder: SpeechEncoder) -> None:
@@ -151,7 +152,7 @@ class CachedSpeech(SpeechEncoder):
         Args:
             values: states (B, S, D).
             num_frames: valid states (B,).
-            layers: that were read.
+            layers: layers that were read.
         """
         return values, num_frames
 
@@ -161,7 +162,7 @@ class WhisperSpeech(SpeechEncoder):
 
     Args:
         config: sizes; those of the decoder are not used.
-        encoder: with its weights; new if None.
+        encoder: encoder with its weights; new if None.
     """
 
     kind = "whisper"
@@ -204,7 +205,7 @@ class ConformerSpeech(SpeechEncoder):
 
     Args:
         config: sizes; those of the decoder are not used.
-        encoder: with its weights; new if None.
+        encoder: encoder with its weights; new if None.
     """
 
     kind = "conformer"

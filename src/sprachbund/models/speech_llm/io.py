@@ -38,11 +38,11 @@ from sprachbund.util.files import atomic_files, parse_json, read_model, read_obj
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 LLM, ENCODER = "llm", "encoder"
 _ORDER = "prompts.order"
-"""In the head of model.safetensors: config.json may be edited, but not so that it contradicts the training."""
+"""Key in the head of model.safetensors: config.json may be edited, but not so that it contradicts the training."""
 
 
 class EncoderEntry(Options):
-    """Which encoder: `source` names it; without, it is built from `settings`, or read from `encoder/`."""
+    """The encoder of a model: `source` names it; without, it is built from `settings`, or read from `encoder/`."""
 
     kind: str
     settings: dict[str, Any]
@@ -74,7 +74,7 @@ def assemble(
         llm: path or hub name of a causal language model.
         config: everything else.
         offline: never use the network.
-        dtype: of the language model and of an encoder of transformers.
+        dtype: dtype of the language model and of an encoder of transformers.
 
     Raises:
         SprachbundError: a part that cannot be had, is of a kind that is not taken, or does not fit; see `SpeechLLM`.
@@ -97,10 +97,10 @@ def save(
     """Write a model directory; the weights come last, so a broken-off writing is not taken for a model.
 
     Args:
-        model: with its tokenizer.
-        directory: to be written.
-        bits: of a weight of model.safetensors; parts of transformers inside keep the precision that they have.
-        card: to lie beside the weights.
+        model: model with its tokenizer.
+        directory: directory to be written.
+        bits: bits of a weight of model.safetensors; parts of transformers inside keep the precision that they have.
+        card: card to lie beside the weights.
         inside: write encoder and language model too; else they are named, as `assemble` or `load` got them.
 
     Raises:
@@ -138,9 +138,9 @@ def load(directory: str | Path, *, offline: bool = True, dtype: torch.dtype = to
     """Load a model for inference, on the CPU.
 
     Args:
-        directory: of a model.
+        directory: directory of a model.
         offline: do not download parts that config.json names and that are not on disk.
-        dtype: of the language model and of an encoder of transformers.
+        dtype: dtype of the language model and of an encoder of transformers.
 
     Raises:
         SprachbundError: naming what is missing, broken, or does not fit.
@@ -192,7 +192,7 @@ def _entry(model: SpeechLLM, inside: bool) -> Entry:
 
 
 def _own_weights(model: SpeechLLM, inside: bool) -> dict[str, Tensor]:
-    """What model.safetensors holds, under the names that the parts have without adapters around them."""
+    """Weights in model.safetensors, under the names that the parts have without adapters around them."""
     state = model.state_dict()
     own = {name: w for name, w in state.items() if name.startswith("projector.") or is_adapter(name)}
     if inside and model.encoder.kind != TransformersSpeech.kind:

@@ -51,7 +51,7 @@ class _Pass:
         return self.used - self.positions.shape[1]
 
     def mask(self, dtype: torch.dtype) -> Tensor:
-        """What is added to the scores (R, 1, Q, used): nothing behind a position is seen from it."""
+        """Additive mask of the scores (R, 1, Q, used), which hides the positions behind each query."""
         slots = torch.arange(self.used, device=self.positions.device)
         hidden = slots > self.positions[:, None, :, None]
         return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(
@@ -124,7 +124,9 @@ class LanguageModel(nn.Module):
 
     @property
     def layers(self) -> Sequence[nn.Module]:
-        """Its layers, for what measures and recomputes by layers. Raises SprachbundError for a type not in `LAYERS`."""
+        """Layers of the model, for code that measures or recomputes by layers. Raises SprachbundError for a type not in
+        `LAYERS`.
+        """
         base, name = (
             self.model.base_model,
             layout_of(LAYERS, self.model.config.model_type, "a language model"),
@@ -134,7 +136,7 @@ class LanguageModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """Precision of the weights."""
         dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
         return dtype
 
@@ -212,8 +214,8 @@ class Prompts:
     """Tokens before and behind the speech.
 
     Args:
-        tokenizer: of transformers.
-        options: what is said.
+        tokenizer: tokenizer of transformers.
+        options: wording of the prompt.
         vocabulary_size: V of the language model, which may be more than the tokenizer knows.
 
     Attributes:
@@ -310,10 +312,10 @@ class TextLLMOptions(Options):
     """Sizes of a Llama of one's own.
 
     Attributes:
-        width: D.
-        num_layers: L.
-        num_heads: H.
-        inner_width: of the feed-forwards.
+        width: width of the states.
+        num_layers: layers of the model.
+        num_heads: attention heads.
+        inner_width: hidden width of the feed-forwards.
         vocabulary_size: most tokens, of which 256 are bytes.
         context: longest row, in tokens.
     """
@@ -330,7 +332,7 @@ def fit_tokenizer(texts: Iterable[str], languages: Iterable[str], prompts: Promp
     """A byte-level BPE tokenizer (arXiv 1508.07909) of transformers, fitted on texts and instructions.
 
     Args:
-        texts: to be written.
+        texts: texts to be written.
         languages: BCP-47 tags, which the instructions name.
         prompts: give the instructions.
         size: number of tokens.
@@ -384,7 +386,7 @@ class TextLLM(nn.Module):
         llm: the model.
         prompts: instructions, with its tokenizer.
         heard: BCP-47 tags of what is said, in the order of their numbers.
-        written: of what is wanted.
+        written: BCP-47 tags of the languages wanted, in the same way.
     """
 
     name = "text LLM"
@@ -438,9 +440,9 @@ class TextExamples:
     """`sprachbund.data.loading.Examples` of texts alone: the sound is not looked at.
 
     Args:
-        prompts: with the tokenizer.
+        prompts: prompts with the tokenizer.
         heard: BCP-47 tags of what is said.
-        written: of what is wanted.
+        written: BCP-47 tags of the languages wanted, in the same way.
         max_tokens: most of a text.
     """
 
@@ -470,7 +472,7 @@ class TextExamples:
         """Number of the language wanted and the text's tokens, ended.
 
         Args:
-            text: of the row, in the language `target`.
+            text: text of the row, in the language `target`.
             source: BCP-47 tag of the language spoken; None where nobody speaks.
             target: BCP-47 tag of the language written.
         """

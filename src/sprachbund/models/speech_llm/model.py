@@ -38,7 +38,7 @@ _SPAN_S = 0.3
 _LEAST_S = 1.0
 
 NAME = "speech_llm"
-"""Of the family, in model directories too."""
+"""Name of the family, in model directories too."""
 
 
 class SpeechLLM(SpeechPrefixFamily):
@@ -48,7 +48,7 @@ class SpeechLLM(SpeechPrefixFamily):
         encoder: see `encoders`; becomes part of this, frozen but for new adapters.
         llm: a causal language model of transformers; likewise.
         config: everything else.
-        tokenizer: of the language model; without it the model has shapes and weights, but no prompts.
+        tokenizer: tokenizer of the language model; without it the model has shapes and weights, but no prompts.
 
     Attributes:
         losses: weights of the losses beside cross-entropy; the stages of training set them.
@@ -87,7 +87,7 @@ class SpeechLLM(SpeechPrefixFamily):
 
     @property
     def name(self) -> str:
-        """Of the family."""
+        """Name of the family."""
         return NAME
 
     @property
@@ -99,7 +99,7 @@ class SpeechLLM(SpeechPrefixFamily):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.projector.expand.weight.device
 
     @property
@@ -119,12 +119,12 @@ class SpeechLLM(SpeechPrefixFamily):
 
     @property
     def max_tokens(self) -> int:
-        """Longest row: what is behind the speech, and the text."""
+        """Longest row: the prompt behind the speech, and the text."""
         return self.config.max_new_tokens + self._longest(behind=True)
 
     @property
     def max_window_s(self) -> float:
-        """Longest speech: what the encoder takes, and what fits beside prompt and text into the language model."""
+        """Longest speech that the encoder takes, and that fits beside prompt and text into the language model."""
         return min(float(self.encoder.max_window_s), self._room_s())
 
     def pairs(self) -> frozenset[tuple[str, str]]:
@@ -196,7 +196,7 @@ class SpeechLLM(SpeechPrefixFamily):
         """Run encoder and projector; the states are what the language model reads.
 
         Args:
-            features: of the utterances.
+            features: features of the utterances.
             languages: BCP-47 tags of all that may occur in them; the experts of other groups then get nothing. None
                 takes what is declared of each utterance, if anything is.
 
@@ -221,14 +221,14 @@ class SpeechLLM(SpeechPrefixFamily):
         return memory.language_log_probs
 
     def routes(self, memory: Memory, durations_s: Sequence[float] | None = None) -> list[list[Stretch]]:
-        """Where the router sent each utterance, token by token: (start_s, end_s, language), joined where it stayed.
+        """Languages that the router chose in each utterance, as (start_s, end_s, language), equal neighbours joined.
 
         A group of several languages goes by all their tags, "es+pt": which of them is spoken, the router cannot say.
         """
         return self._stretches(memory, durations_s, 1)
 
     def spans(self, memory: Memory, durations_s: Sequence[float] | None = None) -> list[list[Stretch]]:
-        """The same without flicker: what is likely to be spoken where."""
+        """Languages that are likely to be spoken and their times: routes without short changes."""
         return self._stretches(memory, durations_s, 2 * round(_SPAN_S / self.frame_s / 2) + 1)
 
     def suppressed(self, target: Target) -> Tensor:
@@ -318,9 +318,9 @@ class SpeechLLMExamples:
     """`sprachbund.data.loading.Examples` of a speech LLM.
 
     Args:
-        model: whose encoder's features and tokenizer are used.
-        languages: spoken in the data.
-        targets: drawn; those of `languages` if None. Of both only what the model writes is.
+        model: model whose encoder's features and tokenizer are used.
+        languages: languages spoken in the data.
+        targets: targets drawn; those of `languages` if None. Of both only what the model writes is.
 
     Raises:
         SprachbundError: a language without a group of experts, or none that the model writes.
@@ -368,7 +368,7 @@ class SpeechLLMExamples:
         """Number of the target language and the text's tokens; where nobody speaks the row ends at once.
 
         Args:
-            text: of the row, in the language `target`.
+            text: text of the row, in the language `target`.
             source: BCP-47 tag of the language spoken; None where nobody speaks.
             target: BCP-47 tag of the language written.
         """

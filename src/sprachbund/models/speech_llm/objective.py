@@ -67,7 +67,7 @@ def stretches(group_probs: Tensor, names: Sequence[str], token_s: float, duratio
         group_probs: (P, G) of one utterance's valid tokens.
         names: (G,) what each group is called.
         token_s: seconds of a speech token.
-        duration_s: of the speech, where the last token is cut.
+        duration_s: seconds of the speech, where the last token is cut.
     """
     likeliest = group_probs.argmax(-1).tolist()
     spans: list[Stretch] = []
@@ -213,7 +213,7 @@ def _rows(model: RoutedModel, batch: Batch, tokens: SpeechTokens) -> tuple[Tenso
 
 
 def _targets(model: RoutedModel, batch: Batch) -> list[Target]:
-    """What is asked for in each row; where nobody speaks, a translation."""
+    """Target of each row; where nobody speaks, a translation."""
     sources = batch.source_language.repeat_interleave(batch.rows_per_utterance).tolist()
     written, heard = model.config.target_languages, model.source_languages
     return [

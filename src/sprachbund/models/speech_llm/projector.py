@@ -22,7 +22,7 @@ class SpeechTokens:
         states: (B, P, D), zeros behind the end.
         num_tokens: valid ones (B,).
         utterance: (N,) the utterance of each row of the routings.
-        routings: of the L layers.
+        routings: routings of the L layers.
     """
 
     states: Tensor
@@ -69,7 +69,7 @@ class Projector(nn.Module):
         `allowed` is boolean (B, G): the groups that an utterance's tokens may go to.
 
         Args:
-            states: of the encoder (B, S, D).
+            states: states of the encoder (B, S, D).
             num_states: valid states (B,).
             allowed: boolean (B, G), the groups that an utterance's tokens may go to; all if None.
         """

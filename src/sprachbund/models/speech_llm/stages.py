@@ -1,4 +1,4 @@
-"""The four stages of training as values: what learns, from which data, with which losses (arXiv 2511.10670).
+"""The four stages of training as values: parts that are trained, data and losses (arXiv 2511.10670).
 
 That there are four, and their names' order, is published; contents and numbers are ours. Everything here is a pure
 function or a value, so that a recipe reads as a loop over stages, and any of them can be left out.
@@ -32,17 +32,17 @@ _ALL: tuple[Trained, ...] = ("projector", "encoder adapters", "llm adapters")
 
 
 class Stage(Options):
-    """One stage.
+    """A stage of the training.
 
     Attributes:
         name: in reports and on the command line.
-        data: what it learns from; in a transition, what it arrives at.
+        data: data that it learns from; in a transition, the data that it moves to.
         coming_from: in a transition, the data of the stage before; else none.
         trained: parts that move; everything else is frozen.
         losses: weights beside cross-entropy.
         learning_rate: highest.
-        warmup_steps: in which the rate rises from 0.
-        clip_norm: of the gradients.
+        warmup_steps: steps in which the rate rises from 0.
+        clip_norm: largest norm of the gradients.
     """
 
     name: str
@@ -137,7 +137,7 @@ def transition_side(step: int, steps: int, *, seed: int) -> Side:
     Args:
         step: u, from 0.
         steps: U of the transition.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     _, after = transition_weights(step, steps)
     return "next" if np.random.default_rng((seed, step)).random() < after else "previous"

@@ -27,34 +27,34 @@ class TokenShape(BaseModel):
     """Sizes of a model, its head, and the weights of its losses; the published ones as defaults (arXiv 2309.15826).
 
     Attributes:
-        head: what writes the text.
+        head: head that writes the text: "attention", "ctc", "transducer" or "ctc_attention".
         block: kind of the encoder's layers.
-        embedding_width: E of the tokens read.
-        width: D of encoder and decoder.
-        num_heads: H.
-        num_lower: encoder layers below the source CTC.
+        embedding_width: width of the embeddings of the tokens read.
+        width: width D of encoder and decoder.
+        num_heads: attention heads of encoder and decoder.
+        num_lower: encoder layers below the CTC on the transcript.
         num_upper: encoder layers above it.
-        num_decoder_layers: of the heads that have an attention decoder.
-        feed_forward_width: of each encoder layer's feed-forwards and gated branch.
-        decoder_feed_forward_width: of each decoder layer.
-        kernel_size: of the depthwise convolutions.
+        num_decoder_layers: layers of the attention decoder, in heads that have one.
+        feed_forward_width: hidden width of each encoder layer's feed-forwards and gated branch.
+        decoder_feed_forward_width: hidden width of each decoder layer's feed-forward.
+        kernel_size: kernel of the depthwise convolutions, in frames.
         strides: convolutions of stride 2 in front; 0 leaves a frame for every token.
-        tied: whether an attention decoder's embedding is its output matrix too, or that is one of its own.
-        max_tokens: longest row, its language token included.
-        prediction_width: of a transducer's LSTM.
-        joint_width: where a transducer's frames and text meet.
-        dropout: of every layer.
+        tied: whether an attention decoder uses its embedding as output matrix too.
+        max_tokens: longest text in tokens, its language token included.
+        prediction_width: width of a transducer's LSTM.
+        joint_width: width of a transducer's joint network, where frames and text meet.
+        dropout: probability of dropout in every layer.
         time_masks: stretches of the embedded tokens that are hidden in training.
         max_mask_share: longest of them, as a share of the row.
-        label_smoothing: of the decoder's cross-entropy (arXiv 1512.00567, section 7).
-        ctc_weight: of the CTC on the target, beside the transducer's loss or the decoder's.
-        source_ctc_weight: of the CTC on the transcript, where there is one; 0 leaves it out.
-        language_weight: of the loss of the head that names the source language, as of one token.
-        decoding_ctc_weight: of the CTC prefix score beside the decoder's in joint search.
-        soft_sharing: text goes through an encoder of its own, and only what writes is shared: what the published
-            model is compared with.
-        text_layers: of that encoder of text; as many as speech has if None.
-        frames_at_once: logits of so many frames of a transducer are held at a time in training; all if None.
+        label_smoothing: label smoothing of the decoder's cross-entropy (arXiv 1512.00567, section 7).
+        ctc_weight: weight of the CTC loss on the target, beside the transducer's loss or the decoder's.
+        source_ctc_weight: weight of the CTC loss on the transcript, where there is one; 0 leaves it out.
+        language_weight: weight of the loss of the head that names the source language, counted as one token.
+        decoding_ctc_weight: weight of the CTC prefix score beside the decoder's in joint search.
+        soft_sharing: whether text goes through an encoder of its own, and only the head is shared: the model that the
+            published one is compared with.
+        text_layers: layers of that encoder of text; as many as speech has if None.
+        frames_at_once: frames of a transducer whose logits are held at a time in training; all if None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -110,7 +110,7 @@ class ReadTokens(BaseModel):
 
     Attributes:
         pairs: (source, target) languages that it was trained on, of speech or of text.
-        ratio: how many times each piece of a source text is repeated.
+        ratio: times that each piece of a source text is repeated.
         mark_repeats: whether each piece of a source text is followed by marks in the place of its repetitions.
         keep_repeats: whether it reads a unit for every frame of speech.
         max_window_s: longest speech it takes at once.
@@ -135,7 +135,7 @@ class ReadTokens(BaseModel):
 
     @property
     def target_languages(self) -> tuple[str, ...]:
-        """Written."""
+        """Languages written."""
         return tuple(sorted({target for _, target in self.pairs}))
 
 
@@ -154,8 +154,8 @@ class MbartShape(TextToTextShape):
     """Sizes; the defaults are those of mBART-50 (arXiv 2008.00401).
 
     Attributes:
-        label_smoothing: of the cross-entropy (arXiv 1512.00567, section 7).
-        language_weight: of the loss of the head that names the source language, as of one token.
+        label_smoothing: label smoothing of the cross-entropy (arXiv 1512.00567, section 7).
+        language_weight: weight of the loss of the head that names the source language, as of one token.
     """
 
     label_smoothing: Share = 0.1

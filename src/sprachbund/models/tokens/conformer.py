@@ -44,7 +44,7 @@ from sprachbund.nn.transducer import Transducer, TransducerShape
 
 @dataclass(frozen=True, kw_only=True)
 class _Written:
-    """What a head costs.
+    """Losses of a head.
 
     Attributes:
         total: (B,) its weighted losses.
@@ -85,7 +85,7 @@ def token_loss(model: "TokenConformer", batch: Batch) -> Loss:
 
 
 def language_loss(log_probs: Tensor, batch: Batch) -> Tensor:
-    """Of log-probabilities (B, L) of the source languages, summed over the rows whose language is known."""
+    """Loss of log-probabilities (B, L) of the source languages, summed over the rows whose language is known."""
     losses = F.nll_loss(log_probs, batch.source_language.clamp(min=0), reduction="none")
     return torch.where(batch.source_language >= 0, losses, 0.0).sum()
 
@@ -119,8 +119,8 @@ def decoder_loss(model: Any, batch: Batch, memory: Memory, prompts: Sequence[Seq
 
     Args:
         model: has a `decoder`.
-        batch: of R rows.
-        memory: of the B utterances.
+        batch: batch of R rows.
+        memory: memory of the B utterances.
         prompts: tokens of the prompt of each row.
     """
     decoder_batch = make_decoder_batch(memory, batch, prompts)
@@ -229,7 +229,7 @@ class TokenConformer(ReadsTokens):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Its head says by what it writes: a transducer, CTC, an attention decoder, or the last two together."""
+        """Capabilities by the head: a transducer, CTC, an attention decoder, or the last two together."""
         head, weight = self.config.head, self.config.decoding_ctc_weight
         return replace(
             super().capabilities,

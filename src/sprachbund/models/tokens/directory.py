@@ -31,7 +31,7 @@ class Identity(BaseModel):
     Attributes:
         kmeans: hash of the centroids.
         vocabulary: hash of the SentencePiece models.
-        sample_rate: of the speech.
+        sample_rate: sample rate of the speech.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,12 +41,12 @@ class Identity(BaseModel):
     sample_rate: int
 
     def check(self, other: "Identity", where: str, *, strings_only: bool = False) -> None:
-        """See that something made with `other` can be used with this.
+        """Check that something made with `other` can be used with this.
 
         Args:
-            other: of that.
+            other: identity of that.
             where: name of that, for the message.
-            strings_only: of that only strings of units are used, which no vocabulary has touched.
+            strings_only: whether only strings of units are used of that, which no vocabulary has touched.
 
         Raises:
             SprachbundError: units of another k-means, vocabulary or sampling rate.
@@ -81,12 +81,12 @@ class UnitsConfig(BaseModel):
     """The description of a directory of units, written beside its files.
 
     Attributes:
-        format: of this directory.
-        source: whose features the centroids are made of.
+        format: format of this directory.
+        source: source whose features the centroids are made of.
         options: as they were given.
-        languages: that have a token.
+        languages: languages that have a token.
         data: corpora, of each the share that was used.
-        num_frames: that k-means saw.
+        num_frames: frames that k-means saw.
         num_steps: batches that k-means took.
         explained: share of the features' variance that the clusters explain.
         no_frames: utterances that were too short for a frame.
@@ -159,12 +159,12 @@ class Units:
 
     @property
     def num_clusters(self) -> int:
-        """K."""
+        """Number K of clusters."""
         return self.config.options.kmeans.clusters
 
     @property
     def identity(self) -> Identity:
-        """Its k-means, vocabulary and sampling rate."""
+        """Identity of the units: k-means, vocabulary and sampling rate."""
         return identity_of(self.config)
 
 

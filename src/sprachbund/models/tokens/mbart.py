@@ -130,7 +130,7 @@ class TokenMbart(ReadsTokens):
 PIECES = "sentencepiece.bpe.model"
 PAD, END, UNKNOWN = 1, 2, 3
 FIRST_PIECE = 3
-"""Of the SentencePiece model; before it are its own unknown, begin and end."""
+"""First piece of the SentencePiece model; before it are its own unknown, begin and end."""
 _PIECES_LATER = 1
 
 
@@ -168,7 +168,7 @@ def read_mbart(directory: Path, num_pieces: int) -> Any:
 
     Args:
         directory: as transformers writes it.
-        num_pieces: of its SentencePiece model.
+        num_pieces: pieces of its SentencePiece model.
 
     Raises:
         SprachbundError: no checkpoint of mBART, one that is broken, or another number of tokens than mBART-50's.
@@ -196,7 +196,7 @@ def fill(model: TokenMbart, hf_model: nn.Module, rows: Tensor) -> None:
     """Give a model, built on the meta device, the weights of a checkpoint; what is new in it is drawn.
 
     Args:
-        model: to be filled.
+        model: model to be filled.
         hf_model: `MBartForConditionalGeneration`.
         rows: (W,) its tokens, of each that the model may write.
     """

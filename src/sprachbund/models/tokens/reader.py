@@ -27,11 +27,11 @@ class UnitReader:
     """Reads with units.
 
     Args:
-        units: that were made.
-        ratio: how many times each piece of a text is repeated.
+        units: units that were made.
+        ratio: times that each piece of a text is repeated.
         mark_repeats: marks in the place of these repetitions.
         keep_repeats: read a unit for every frame.
-        device: where the speech encoder computes.
+        device: device of the speech encoder.
 
     Raises:
         SprachbundError: a ratio outside 1 to 6.
@@ -52,12 +52,12 @@ class UnitReader:
 
     @property
     def vocabulary(self) -> JointVocabulary:
-        """Of the tokens."""
+        """Vocabulary of the tokens."""
         return self.units.vocabulary
 
     @property
     def directory(self) -> Path:
-        """Of the units."""
+        """Directory of the units."""
         return self.units.directory
 
     def speech(self, samples: Sequence[np.ndarray]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Where features come from: a layer of one of our own encoders, or of a speech encoder of transformers.
+"""Sources of features: a layer of one of our own encoders, or of a speech encoder of transformers.
 
 An utterance gives the same features alone and among others, so that nothing depends on how work is shared out.
 Shapes: T frames, D width.
@@ -38,14 +38,14 @@ class SourceInfo(BaseModel):
 
     Attributes:
         name: the model as it was named.
-        family: of the model.
-        layer: whose output they are, 1 for the first; before any norm that follows the last one.
-        num_layers: that the encoder has.
+        family: family of the model.
+        layer: layer whose output they are, 1 for the first; before any norm that follows the last one.
+        num_layers: layers that the encoder has.
         width: D.
         frame_s: seconds of a frame.
-        sample_rate: of the speech that it takes.
+        sample_rate: sample rate of the speech that it takes.
         window_s: speech that is longer is cut into windows.
-        hash: of the model's weights and configuration.
+        hash: hash of the model's weights and configuration.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -90,7 +90,7 @@ class FeatureSource:
 
     Args:
         encoder: see `Encoder`.
-        info: what is written down of it.
+        info: description of the source, as it is stored with the units.
         batch_s: seconds of speech, padding counted, that are computed at once.
     """
 
@@ -176,12 +176,12 @@ def open_source(
     """The features of a layer of a model.
 
     Args:
-        directory: of a model of ours, or a checkpoint of transformers.
+        directory: directory of a model of ours, or a checkpoint of transformers.
         layer: 1 for the first.
-        name: to be written down; the directory if empty.
-        device: where to compute, as torch names it.
+        name: name that is written down; the directory if empty.
+        device: device to compute on, as torch names it.
         batch_s: seconds of speech computed at once.
-        model_hash: of the directory where it is known already.
+        model_hash: hash of the model, where it is known already.
 
     Raises:
         SprachbundError: not a speech encoder, no such layer, speech of another sampling rate, or no such device.

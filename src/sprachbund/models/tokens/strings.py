@@ -22,7 +22,7 @@ def collapse(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def expand(units: np.ndarray, durations: np.ndarray) -> np.ndarray:
-    """Undo `collapse`."""
+    """Undo `collapse`: repeat each unit for as many frames as it lasts."""
     return np.repeat(units, durations)
 
 

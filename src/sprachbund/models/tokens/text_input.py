@@ -47,12 +47,12 @@ class Reader(Protocol):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Of the tokens."""
+        """Vocabulary of the tokens."""
         ...
 
     @property
     def directory(self) -> Path:
-        """Of the units."""
+        """Directory of the units."""
         ...
 
     def speech(self, samples: Sequence[np.ndarray]) -> list[list[int]]:
@@ -203,10 +203,10 @@ class ReadsTokens(nn.Module):
         """An empty cache; row r reads memory r // rows_per_memory.
 
         Args:
-            memory: of B utterances.
+            memory: memory of B utterances.
             rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
             capacity: most tokens of a row; `max_tokens` if None.
-            targets: of the R rows.
+            targets: targets of the R rows.
         """
         return self._attention_decoder().start(
             memory.states, memory.num_frames, rows_per_memory=rows_per_memory, capacity=capacity
@@ -217,7 +217,7 @@ class ReadsTokens(nn.Module):
 
         Args:
             tokens: (R, Q), which follow what the cache holds.
-            cache: of the R rows; the tokens are added to it.
+            cache: cache of the R rows; the tokens are added to it.
             weights: has to be None: attention is not shown.
 
         Raises:

@@ -15,14 +15,14 @@ Form = Literal["union", "single"]
 
 
 class KMeansOptions(BaseModel):
-    """Of scikit-learn's MiniBatchKMeans; k-means++ chooses the first centres.
+    """Options of scikit-learn's MiniBatchKMeans; k-means++ chooses the first centres.
 
     Attributes:
         clusters: clusters of k-means, K.
         batch_size: frames of a step of k-means.
-        n_init: first centres tried; the best are taken.
+        n_init: starts that are tried, of which the best is taken.
         max_no_improvement: steps without improvement after which it ends.
-        max_iter: passes over the frames at most.
+        max_iter: most passes over the frames.
         seed: seed of every draw.
     """
 
@@ -38,7 +38,7 @@ class KMeansOptions(BaseModel):
 
 
 class VocabularyOptions(BaseModel):
-    """Of the SentencePiece models.
+    """Options of the SentencePiece models.
 
     Attributes:
         form: one model for text and one for units in one space of ids (union), or one over both (single).

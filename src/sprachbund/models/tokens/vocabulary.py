@@ -90,7 +90,7 @@ BLANK, UNKNOWN = 0, 1
 REPEAT = BLANK
 """Says in a text that was made longer that the piece before it goes on: nothing else that is read has this id."""
 _SENTENCEPIECE_UNKNOWN = 0
-"""Of each SentencePiece model; its other pieces follow each other in the joint space."""
+"""Unknown piece of each SentencePiece model; its other pieces follow each other in the joint space."""
 SAMPLING_ALPHA = 0.4
 
 

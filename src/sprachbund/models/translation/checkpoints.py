@@ -60,8 +60,8 @@ def shape_of(config: Any, source: str) -> TextToTextShape | T5Shape:
     """The shape of a configuration of transformers.
 
     Args:
-        config: of a kind of `KINDS`.
-        source: where it is from, for errors.
+        config: configuration of a kind of `KINDS`.
+        source: name of the file, for errors.
 
     Raises:
         SprachbundError: a shape that is not built here.
@@ -73,8 +73,8 @@ def t5_shape(config: Any, source: str) -> T5Shape:
     """The shape of T5 v1.1.
 
     Args:
-        config: of transformers.
-        source: where it is from, for errors.
+        config: configuration of transformers.
+        source: name of the file, for errors.
 
     Raises:
         SprachbundError: the first T5, which has no gates and ties its output matrix.
@@ -108,8 +108,8 @@ def text_to_text_shape(config: Any, source: str) -> TextToTextShape:
     """The shape of M2M-100, mBART and Marian.
 
     Args:
-        config: of transformers, in the names of BART.
-        source: where it is from, for errors.
+        config: configuration of transformers, in the names of BART.
+        source: name of the file, for errors.
 
     Raises:
         SprachbundError: a shape that is not built here.
@@ -201,7 +201,7 @@ def as_ours(name: str, weight: Tensor, kind: str) -> Tensor:
     Args:
         name: ours.
         weight: transformers'.
-        kind: of the model.
+        kind: kind of the model.
     """
     if name == _BIAS:
         return weight[0]

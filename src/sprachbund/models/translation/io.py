@@ -49,7 +49,7 @@ _SIZES = {
     "decoder_start_token_id": Limit(0, VOCABULARY.most),
     "vocab_size": VOCABULARY,
 }
-"""Of numbers in config.json that this package computes with, beside those of `sprachbund.models.hub`."""
+"""Limits of numbers in config.json that this package computes with, beside those of `sprachbund.models.hub`."""
 
 
 def load(
@@ -60,7 +60,7 @@ def load(
     Args:
         path_or_id: a directory, or the name of a model on the Hugging Face hub.
         offline: never use the network.
-        dtype: of the weights.
+        dtype: dtype of the weights.
 
     Raises:
         SprachbundError: transformers is not installed, files are missing or broken, it is another model, or a T5 in
@@ -91,7 +91,7 @@ def from_transformers(hf_model: Any, *, tokens: TranslationTokens | None = None)
     """Our model with the weights of a text-to-text model of transformers; they are shared, not copied.
 
     Args:
-        hf_model: of one of `KINDS`.
+        hf_model: model of transformers, one of `KINDS`.
         tokens: its vocabulary; without it the model has shapes and weights, but no languages.
     """
     theirs: dict[str, Tensor] = hf_model.state_dict()
@@ -119,10 +119,10 @@ def save(
     The weights come last, so a broken-off writing is not taken for a model.
 
     Args:
-        model: with its tokens.
-        directory: to be written.
-        bits: of a weight, 16 or 32; 32 keeps the precision that the model has.
-        card: to lie beside the weights.
+        model: model with its tokens.
+        directory: directory to be written.
+        bits: bits of a weight, 16 or 32; 32 keeps the precision that the model has.
+        card: card to lie beside the weights.
 
     Raises:
         SprachbundError: the directory is taken by something else, or cannot be written.

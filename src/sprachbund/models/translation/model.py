@@ -62,7 +62,7 @@ class TextTranslator(DecodesByAttention, nn.Module):
     """A translator of text; satisfies `sprachbund.models.base.Family` once it has its tokens.
 
     Args:
-        config: of the checkpoint, in transformers' class.
+        config: configuration of the checkpoint, in transformers' class.
         generation: its settings of generation.
         tokens: the vocabulary; without it the model has shapes and weights, but no languages.
 
@@ -97,7 +97,7 @@ class TextTranslator(DecodesByAttention, nn.Module):
 
     @property
     def name(self) -> str:
-        """Of the kind of checkpoint, as its config.json has it."""
+        """Name of the kind of checkpoint, as its config.json has it."""
         return str(self.config.model_type)
 
     @property
@@ -109,12 +109,12 @@ class TextTranslator(DecodesByAttention, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.embedding.weight.device
 
     @property
     def end_token(self) -> int:
-        """</s>."""
+        """Token that ends a row, </s>."""
         return self.tokens.end
 
     @property
@@ -160,7 +160,9 @@ class TextTranslator(DecodesByAttention, nn.Module):
         return Features(values=values.to(self.device), num_frames=num_tokens.to(self.device))
 
     def source_offsets(self, texts: Sequence[str]) -> list[Offsets]:
-        """For each token of `text_features`, the characters of its text that it stands for; (0, 0) for none."""
+        """Character ranges of the text that the tokens of `text_features` stand for; (0, 0) for tokens that stand for
+        none.
+        """
         return [self.tokens.source_offsets(text) for text in texts]
 
     def encode(self, features: Features) -> Memory:
@@ -215,10 +217,10 @@ class TextTranslator(DecodesByAttention, nn.Module):
         """An empty cache; row r reads memory r // rows_per_memory.
 
         Args:
-            memory: of B texts.
+            memory: memory of B texts.
             rows_per_memory: rows for each text; row r reads memory r // rows_per_memory.
             capacity: most tokens of a row; `max_tokens` if None.
-            targets: of the R rows; a model whose source begins with the language wanted needs them.
+            targets: targets of the R rows; a model whose source begins with the language wanted needs them.
 
         Raises:
             SprachbundError: several languages are wanted of one text, and its source has room for one.
@@ -335,7 +337,7 @@ def _languages(
 def _listed(
     config: Any, key: str, known: tuple[str, ...] | None, otherwise: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """What our key of config.json lists, all of it known; `otherwise` where it does not."""
+    """The list under our key of config.json, every item of which has to be known; `otherwise` without it."""
     import langcodes
 
     ours = optional_setting(config, CONFIG_KEY) or {}

@@ -22,7 +22,7 @@ from sprachbund.text.languages import MIXED, language_name
 from sprachbund.util.files import read_object
 
 Offsets = list[tuple[int, int]]
-"""Of tokens: the characters of the text from which to before which each stands for."""
+"""Range (begin, end) of characters that each token stands for."""
 
 
 class Pieces(Protocol):
@@ -33,7 +33,7 @@ class Pieces(Protocol):
         ...
 
     def offsets(self, text: str) -> Offsets:
-        """Where the tokens of a text stand in it, white space before them left out."""
+        """Character ranges of the tokens of a text in it, without leading white space."""
         ...
 
     def text(self, tokens: Sequence[int]) -> str:
@@ -69,7 +69,7 @@ class SentencePieces:
 
     Args:
         processor: `sentencepiece.SentencePieceProcessor`.
-        numbers: of the pieces.
+        numbers: numbers of the pieces.
         unknown: token of pieces without a number.
     """
 
@@ -122,20 +122,20 @@ class TranslationTokens:
     """The vocabulary of one checkpoint.
 
     Args:
-        tokenizer: of transformers, which a saved model is written with.
-        pieces: of sources.
+        tokenizer: tokenizer of transformers, which a saved model is written with.
+        pieces: pieces of sources.
         codes: the checkpoint's language code to its token.
         languages: the same codes, with their BCP-47 tags.
         special: tokens that are no text; those of languages are added.
         vocabulary_size: V.
         lead: tokens of a source before that of the language.
         written: pieces of what is written; those of sources if None.
-        marked: whose language's token a source begins with; None for no token.
+        marked: side whose language's token a source begins with; None for no token.
         sources: BCP-47 tags read; those of `languages` if None, and () where the checkpoint does not say.
         targets: BCP-47 tags written; likewise.
 
     Attributes:
-        language_index: of the language among the tokens of a source.
+        language_index: index of the language among the tokens of a source.
         end: ends a source and a row.
         padding: fills up shorter sources; nothing reads it.
         not_text: every token that is not text.
@@ -193,7 +193,7 @@ class TranslationTokens:
         return [*self._lead, *([self.end] if self.marked else []), *tokens, self.end]
 
     def source_offsets(self, text: str) -> Offsets:
-        """Where the tokens of a source stand in the text; (0, 0) for those that stand for none of it."""
+        """Character ranges of the tokens of a source in the text; (0, 0) for tokens that stand for none of it."""
         before = [(0, 0)] * (self.language_index + bool(self.marked))
         return [*before, *self.pieces.offsets(text), (0, 0)]
 
@@ -212,8 +212,8 @@ def read_tokens(directory: Path, kind: str, vocabulary_size: int) -> Translation
     """The vocabulary of a directory.
 
     Args:
-        directory: in the Hugging Face layout.
-        kind: of the checkpoint.
+        directory: directory in the Hugging Face layout.
+        kind: kind of the checkpoint.
         vocabulary_size: V.
 
     Raises:
@@ -361,7 +361,7 @@ class SentencePieceTokenizer:
     transformers 5.23 rebuilds T5's tokenizer with token 2 for unknown characters, which is the end of MADLAD-400.
 
     Args:
-        path: of the model.
+        path: path of the model.
         padding: its token for padding.
     """
 
@@ -438,7 +438,7 @@ _READERS: dict[str, Callable[[Path, int], TranslationTokens]] = {
     "marian": _read_marian,
     "t5": _read_t5,
 }
-"""By kind of checkpoint."""
+"""Readers by kind of checkpoint."""
 _ANY = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Names under which transformers writes any tokenizer of the library tokenizers."""
 _CLASSES = {

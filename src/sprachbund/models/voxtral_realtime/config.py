@@ -16,7 +16,7 @@ from sprachbund.nn.limits import Flag, Heads, InnerWidth, MelBins, SomeLayers, W
 MEL_PER_STATE = 2
 """Log-mel frames of a state of the encoder."""
 LANGUAGES = ("en", "zh", "hi", "es", "ar", "fr", "pt", "ru", "de", "ja", "ko", "it", "nl")
-"""Of the published model, whose config.json does not name them."""
+"""Languages of the published model, whose config.json does not name them."""
 Delay = Annotated[int, Field(strict=True, ge=1, le=125)]
 
 
@@ -111,13 +111,13 @@ _TEXT: dict[str, Any] = {
 
 
 class VoxtralRealtimeConfig(ConfigPart):
-    """Of a Voxtral Realtime.
+    """Configuration of a Voxtral Realtime.
 
     Attributes:
         model_type: the kind.
-        audio_config: of the encoder.
-        text_config: of the decoder, a Mistral that is given the delay.
-        projector_hidden_act: between the matrices of the projector.
+        audio_config: configuration of the encoder.
+        text_config: configuration of the decoder, a Mistral that is given the delay.
+        projector_hidden_act: activation between the matrices of the projector.
         audio_length_per_tok: log-mel frames of a token.
         downsample_factor: states of the encoder that are joined to one frame.
         default_num_delay_tokens: frames that the text is behind the speech.
@@ -165,7 +165,7 @@ class VoxtralRealtimeConfig(ConfigPart):
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Under our own key, or published."""
+        """Languages, under our own key or as published."""
         return tuple(dict.fromkeys(self.sprachbund.languages or LANGUAGES))
 
     @property

@@ -91,9 +91,9 @@ class RealtimeState:
     Attributes:
         mel: the newest two log-mel frames (R, M, 2), which the first convolution sees again.
         hidden: the newest frame (R, E, 1) behind it, for the second.
-        heard: of the encoder's layers.
-        written: of the decoder's.
-        token: that was written last (R,).
+        heard: state of the encoder's layers.
+        written: state of the decoder's layers.
+        token: token that was written last (R,).
         ended: boolean (R,), whether the end was written; nothing is behind it.
     """
 
@@ -128,7 +128,7 @@ class RealtimeState:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it holds, by name."""
+        """All tensors of the state by name."""
         caches = {"heard": self.heard, "written": self.written}
         return {
             "mel": self.mel,
@@ -191,7 +191,7 @@ class RealtimeEncoder(CausalLayers):
             mel: (R, N, M), N even.
             before: the two frames (R, M, 2) in front of it; of a new stream noughts, and so are the others.
             hidden: the frame (R, E, 1) in front of it behind the first convolution.
-            cache: of the layers.
+            cache: cache of the layers.
         """
         seen = torch.cat([before, mel.transpose(1, 2)], dim=2)
         inner = torch.cat([hidden, F.gelu(self.conv1(seen))], dim=2)
@@ -203,7 +203,7 @@ class DelayedFeedForward(SwiGLU):
     """A feed-forward whose input is scaled by what a small network makes of the delay.
 
     Args:
-        shape: of the decoder.
+        shape: shape of the decoder.
         delay: frames that the text is behind the speech.
     """
 
@@ -284,7 +284,7 @@ class VoxtralRealtime(TranscribesByFrames, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.llm.embed_tokens.weight.device
 
     @property
@@ -359,7 +359,7 @@ class VoxtralRealtime(TranscribesByFrames, nn.Module):
 
         Args:
             frames: (R, T, 8 M).
-            state: of the R rows.
+            state: state of the R rows.
 
         Returns:
             What is added to the embeddings of tokens (R, T, D), and the state behind them.
@@ -377,7 +377,7 @@ class VoxtralRealtime(TranscribesByFrames, nn.Module):
 
         Args:
             states: (R, T, D).
-            state: of the R rows.
+            state: state of the R rows.
         """
         assert isinstance(state, RealtimeState)
         written, token, ended = state.written, state.token, state.ended

@@ -56,7 +56,7 @@ class WhisperConfig:
         decoder_feed_forward_width: width of the decoder's feed-forward.
         max_frames: memory frames of the longest window (half as many as log-mel frames).
         max_tokens: longest row of tokens, prompt included.
-        dropout: in training.
+        dropout: dropout in training.
     """
 
     vocabulary_size: int
@@ -123,7 +123,7 @@ class WhisperConfig:
 
 
 def _why_not(name: str, value: object) -> str | None:
-    """What a value should be; None when it is."""
+    """Description of the values allowed; None when the value is one of them."""
     if name == "dropout":
         is_share = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
         return None if is_share else "a number from 0 to less than 1"

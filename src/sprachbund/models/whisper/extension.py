@@ -17,9 +17,9 @@ from sprachbund.models.whisper.model import Whisper
 from sprachbund.models.whisper.tokens import ENGLISH, WhisperTokens, language_name, with_languages
 
 MEAN = "mean"
-"""In place of a related language: the mean of all."""
+"""Value in place of a related language: the mean of all."""
 Prompt = Literal["spoken", "wanted", "wanted-only"]
-"""Which language the prompt names: the one spoken, as published, or the one wanted; and that alone, without a task or
+"""Language that the prompt names: the one spoken, as published, or the one wanted; and that alone, without a task or
 timestamps (arXiv 2508.11189)."""
 _EMBEDDING = "decoder.embedding.weight"
 
@@ -28,7 +28,7 @@ def add_languages(model: Whisper, related: Mapping[str, str]) -> Whisper:
     """A model with a token more for each new language; all else is as it was.
 
     Args:
-        model: with its tokens.
+        model: model with its tokens.
         related: BCP-47 tag of a new language to that of the language whose token's embedding it starts from, or
             `MEAN` for the mean of all language tokens.
 
@@ -71,7 +71,7 @@ def set_prompt(model: Whisper, prompt: Prompt, languages: Sequence[str]) -> Whis
     """A model whose prompt names the language spoken or the one wanted.
 
     Args:
-        model: with its tokens.
+        model: model with its tokens.
         prompt: "wanted" and "wanted-only" make it many-to-many: any of `languages` to any other.
         languages: BCP-47 tags that it is about to be trained on.
     """
@@ -140,7 +140,7 @@ def _with_ours(checkpoint_files: CheckpointFiles, changes: Mapping[str, Any]) ->
 def _with_pairs(
     checkpoint_files: CheckpointFiles, new: list[str], known: list[str], by_target: bool
 ) -> CheckpointFiles:
-    """Where the pairs are listed, those of new languages are too."""
+    """Checkpoint files whose list of pairs, if there is one, has those of new languages too."""
     listed = checkpoint_files.config.get(CONFIG_KEY, {}).get("pairs")
     if listed is None:
         return checkpoint_files

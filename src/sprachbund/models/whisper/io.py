@@ -98,8 +98,8 @@ def from_transformers(
     Args:
         weights: by their Hugging Face names.
         model: gives names and shapes; may be on the meta device.
-        source: of the weights, for messages.
-        files: that the weights are mapped from; see `check_once`.
+        source: source of the weights, for messages.
+        files: files that the weights are mapped from; see `check_once`.
 
     Raises:
         SprachbundError: tensors are missing, too many, or of another shape, or the output matrix is not tied.
@@ -223,7 +223,8 @@ def load(
     Args:
         path_or_id: a directory, or the name of a model on the Hugging Face hub, which is then downloaded.
         offline: never use the network.
-        dtype: of the weights; None keeps those of 16 bits as they are in the file, which is then mapped and not read.
+        dtype: dtype of the weights; None keeps those of 16 bits as they are in the file, which is then mapped and not
+            read.
         real_length: see `Whisper`; as the model was trained if None.
 
     Raises:
@@ -265,10 +266,10 @@ def save(
     The directory appears whole or not at all; one that is there already is replaced, if it holds a model.
 
     Args:
-        model: with its tokens and checkpoint_files.
-        directory: to be written.
-        bits: of a weight; 32 keeps the precision that the model has.
-        card: in place of the one that came with the model.
+        model: model with its tokens and checkpoint_files.
+        directory: directory to be written.
+        bits: bits of a weight; 32 keeps the precision that the model has.
+        card: card in place of the one that came with the model.
 
     Raises:
         SprachbundError: the directory is taken by something else, or cannot be written.
@@ -285,7 +286,7 @@ def save(
 
 
 def _checkpoint_files(directory: Path) -> tuple[CheckpointFiles, bool]:
-    """What lies beside the weights, and whether these are in our own layout."""
+    """The files beside the weights, and whether these are in our own layout."""
     checkpoint_files = CheckpointFiles.read(directory)
     if checkpoint_files.config.get("model_type") != _OWN_TYPE:
         return checkpoint_files, False
@@ -339,7 +340,7 @@ def _transformers_config(model: Whisper, *, own_layout: bool) -> dict[str, Any]:
 
 
 def _feature_extractor_config(model: Whisper) -> dict[str, Any]:
-    """What the feature extractor of transformers needs to know about a model that came without its file."""
+    """Configuration of transformers' feature extractor for a model that came without its file."""
     return {
         "feature_extractor_type": "WhisperFeatureExtractor",
         "feature_size": model.config.num_mel_bins,

@@ -94,17 +94,17 @@ class WhisperEncoder(ConvolutionalEncoder):
 
     @property
     def convolutions(self) -> list[nn.Conv1d]:
-        """Both."""
+        """Both convolutions."""
         return [self.conv1, self.conv2]
 
     @property
     def position_table(self) -> Tensor:
-        """As the checkpoint has it."""
+        """Table of positions as the checkpoint has it."""
         return self.positions
 
     @property
     def final_norm(self) -> nn.LayerNorm:
-        """Behind the layers."""
+        """Norm behind the layers."""
         return self.norm
 
     def forward(
@@ -149,8 +149,8 @@ def target_tokens(model: Whisper, text: str, language: str) -> list[int]:
     """Tokens that are to follow the prompt for `language`, the end included.
 
     Args:
-        model: with its tokens.
-        text: of the row.
+        model: model with its tokens.
+        text: text of the row.
         language: BCP-47 tag of the text's language.
     """
     return _text_tokens(model.tokens, text, language)
@@ -177,8 +177,8 @@ class WhisperExamples:
     """`sprachbund.data.loading.Examples` of a Whisper model.
 
     Args:
-        model: whose tokens, prompts and window are used.
-        languages: spoken in the data and drawn as targets.
+        model: model whose tokens, prompts and window are used.
+        languages: languages spoken in the data and drawn as targets.
 
     Raises:
         SprachbundError: a language that the model does not know.
@@ -224,7 +224,7 @@ class WhisperExamples:
         """The text's tokens, None for a pair that the model does not know.
 
         Args:
-            text: of the row, in the language `target`.
+            text: text of the row, in the language `target`.
             source: BCP-47 tag of the language spoken; None where nobody speaks.
             target: BCP-47 tag of the language written.
         """
@@ -260,7 +260,7 @@ class Whisper(DecodesByAttention, nn.Module):
             audio; not what published checkpoints were trained on, so measure before relying on it.
 
     Attributes:
-        label_smoothing: of the loss (arXiv 1512.00567, section 7).
+        label_smoothing: label smoothing of the loss (arXiv 1512.00567, section 7).
     """
 
     name = "whisper"
@@ -325,7 +325,7 @@ class Whisper(DecodesByAttention, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.decoder.positions.device
 
     @property
@@ -336,7 +336,7 @@ class Whisper(DecodesByAttention, nn.Module):
 
     @property
     def end_token(self) -> int:
-        """<|endoftext|>."""
+        """Token that ends a row, <|endoftext|>."""
         return self.tokens.end
 
     @property
@@ -438,9 +438,9 @@ class Whisper(DecodesByAttention, nn.Module):
         `targets` are those of the rows; only a decoder that is split by language needs them.
 
         Args:
-            features: of B utterances.
+            features: features of B utterances.
             tokens: whole rows (B, U).
-            targets: of the rows; only a decoder that is split by language needs them.
+            targets: targets of the rows; only a decoder that is split by language needs them.
         """
         memory = self.encode(features)
         route = start_route(self, targets, memory.states.device)

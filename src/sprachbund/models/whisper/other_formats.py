@@ -170,7 +170,7 @@ _TYPES: tuple[tuple[np.dtype[Any], torch.dtype], ...] = (
     (np.dtype("<f2"), torch.float16),
     (np.dtype("<i2"), torch.bfloat16),
 )
-"""By number: how a variable is stored, and what its bytes mean."""
+"""Storage types of a variable by number, with the meaning of their bytes."""
 _MOST_DIMENSIONS = 4
 
 

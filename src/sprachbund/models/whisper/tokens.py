@@ -173,7 +173,7 @@ class WhisperTasks:
     """Pairs (source, target) as BCP-47 tags, and how they are asked for.
 
     Attributes:
-        pairs: what the checkpoint knows; (x, x) is transcription.
+        pairs: (source, target) pairs that the checkpoint knows; (x, x) is transcription.
         target_language_prompt: the prompt holds the tag of the language wanted, not of the one spoken.
         language_tokens: whether the prompt names a language and a task (not in English-only checkpoints).
         bare_prompt: the prompt is the start and the language wanted, and no row has timestamps.

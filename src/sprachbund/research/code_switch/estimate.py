@@ -57,12 +57,12 @@ class ParameterCounts:
     """Numbers of parameters.
 
     Attributes:
-        encoder: of the speech encoder, without adapters.
-        llm: of the language model, without adapters.
+        encoder: parameters of the speech encoder, without adapters.
+        llm: parameters of the language model, without adapters.
         projector: all its experts.
-        active: of the projector, what one speech token goes through.
-        encoder_adapters: of the speech encoder.
-        llm_adapters: of the language model.
+        active: parameters of the projector that one speech token goes through.
+        encoder_adapters: parameters of the speech encoder's adapters.
+        llm_adapters: parameters of the language model's adapters.
     """
 
     encoder: int
@@ -79,7 +79,7 @@ class ParameterCounts:
 
     @property
     def total(self) -> int:
-        """All."""
+        """Number of all parameters."""
         return self.encoder + self.llm + self.trained
 
     def inference_gib(self, bytes_per_weight: int = 2) -> float:
@@ -151,15 +151,15 @@ PUBLISHED = "openai/whisper-large-v3"
 
 
 class CodeSwitchTraining(BaseModel):
-    """One arm.
+    """Estimate of the training of one arm.
 
     Attributes:
-        name: of the arm.
+        name: name of the arm.
         projector: parameters of all experts, router and splicing.
-        active: of them, what a speech token goes through.
-        adapters: of both.
-        total: with encoder and language model.
-        weights_gib: of all in 16 bits.
+        active: parameters of these that a speech token goes through.
+        adapters: parameters of the adapters of both.
+        total: total with encoder and language model.
+        weights_gib: GiB of all weights in 16 bits.
         training_gib: frozen weights in 16 bits; weight, gradient and two moments in 32 of what is trained. Activations
             come on top.
     """
@@ -179,12 +179,12 @@ class CodeSwitchEstimate(MemoryEstimate):
     """Sizes of all arms.
 
     Attributes:
-        model: in words.
+        model: description of the model.
         encoder: its parameters.
-        llm: of the language model.
-        arms: of all.
+        llm: parameters of the language model.
+        arms: estimates of all arms.
         stages: trainings in all, those that arms share counted once, and short ones that try learning rates among them.
-        steps: of all trainings together.
+        steps: steps of all trainings together.
     """
 
     model: str

@@ -61,7 +61,16 @@ ARMS: Mapping[str, CodeSwitchArm] = {
 
 
 class ProjectorSizes(Strict):
-    """See `sprachbund.models.speech_llm.ProjectorOptions`."""
+    """Sizes of the projector; see `sprachbund.models.speech_llm.ProjectorOptions`.
+
+    Attributes:
+        group_size: experts of each group.
+        num_chosen: experts that each speech token goes through, out of all groups.
+        hidden_width: hidden width of every expert.
+        num_layers: layers of experts, one after the other.
+        spliced_frames: encoder states that become one speech token.
+        encoder_layers: lower encoder layers, counted from 0, whose states are read beside those of the last layer.
+    """
 
     group_size: PositiveInt = 4
     num_chosen: PositiveInt = 2
@@ -78,35 +87,36 @@ class CodeSwitchRecipe(Strict):
         data: folder that `data make mixed` wrote, or one laid out like it; a check needs none.
         groups: languages of each group of experts.
         targets: languages written.
-        seeds: of projector, adapters, data order and transition; one run of every arm each.
+        seeds: seeds of projector, adapters, data order and transition; one run of every arm each.
         arms: names from `ARMS`; the first is always there.
-        encoder: "bundled", a model directory or a name on the Hugging Face hub.
+        encoder: model whose encoder is used: "bundled", a model directory or a name on the Hugging Face hub.
         llm: a causal language model of transformers, by path or name; one is trained on the data's texts if left out.
-        text_llm: sizes of that one.
-        text_training: how it is trained.
-        projector: sizes.
-        lora: adapters.
-        max_new_tokens: longest text.
-        training: options that all stages share; each sets steps, rates, warm-up, clipping and what moves.
-        steps: of each stage, by name.
-        shares: language to the share of its training speech that is there, by the main language of mixed speech; the
-            scarce ones, which have rows of their own in the table.
-        rate_factor: the stages' rates are so many times the ones of `STAGES`, which are those of large models.
+        text_llm: sizes of a language model that is trained here.
+        text_training: training options of that language model.
+        projector: sizes of the projector.
+        lora: options of the adapters.
+        max_new_tokens: longest text in tokens.
+        training: training options that all stages share; each sets steps, rates, warm-up, clipping and the parts that
+            are trained.
+        steps: steps of each stage, by name.
+        shares: language to the share of its training speech that is used, by the main language of mixed speech; these
+            languages have rows of their own in the table.
+        rate_factor: factor of the stages' learning rates; those of `STAGES` are for large models.
         rate_factors: kind of projector to a factor of its own.
-        tuning_rate_factors: tried for each kind of projector before the comparison, in short trainings of all stages
-            with the first seed; the one whose last stage has the lowest loss on dev counts. Arms that differ in losses
-            or stages alone have the factor of their kind, as they share stages.
+        tuning_rate_factors: factors that are tried for each kind of projector before the comparison, in short trainings
+            of all stages with the first seed; the one whose last stage has the lowest loss on dev counts. Arms that
+            differ in losses or stages alone have the factor of their kind, as they share stages.
         tuning_steps: share of the steps of each stage in those trainings.
-        warmup_steps: of each stage.
+        warmup_steps: warm-up steps of each stage.
         transition: the form of the loss in the third stage.
-        rows_per_utterance: languages wanted of an utterance, in translation.
-        transcribed: share of the utterances that the stages of translation are to transcribe: what is not asked for any
-            more is forgotten, and a model that has to transcribe mixed speech then translates it.
-        cache_states: compute the encoder's states once for all stages and arms; `lora.encoder` has to be empty, so that
-            no stage moves the encoder.
-        test_utterances: of each test part, evenly over it; all if None.
+        rows_per_utterance: target languages drawn for each utterance, in translation.
+        transcribed: share of the utterances that the stages of translation transcribe: a model that is no longer asked
+            for transcripts forgets to transcribe, and then translates mixed speech where a transcript is wanted.
+        cache_states: whether the encoder's states are computed once for all stages and arms; `lora.encoder` has to be
+            empty, so that no stage changes the encoder.
+        test_utterances: test utterances of each part that are scored, evenly over it; all if None.
         other_models: name in the table to model directories of other systems, which are scored on the same parts: one
-            for each seed, or a single one, whose rows say nothing of training it again.
+            for each seed, or a single one, whose scores have no spread over seeds.
         workers: stages, and then evaluations, at a time, each with one thread.
     """
 
@@ -189,7 +199,7 @@ class CodeSwitchRecipe(Strict):
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Spoken."""
+        """Languages spoken."""
         return tuple(tag for group in self.groups for tag in group)
 
     def projector_of(self, arm: CodeSwitchArm) -> ProjectorOptions:
@@ -236,11 +246,11 @@ class CodeSwitchRecipe(Strict):
         return tuple(by_folder.values())
 
     def options_of(self, stage: Stage, seed: int, projector: Projection = "groups") -> TrainingOptions:
-        """How a stage is trained: warm-up, then half a cosine down to a tenth.
+        """Training options of a stage: warm-up, then half a cosine down to a tenth.
 
         Args:
-            stage: of the model.
-            seed: of the run.
+            stage: stage of the model.
+            seed: seed of the run.
             projector: kind of the model's.
         """
         steps = self.steps[stage.name]

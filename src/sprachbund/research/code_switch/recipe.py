@@ -80,7 +80,7 @@ __all__ = ["CodeSwitchRecipe", "estimate_memory", "run", "training_shape"]
 Report = Callable[[str], None]
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0}
 _DEV_SHARE = 0.25
-"""Of the dev parts, for the loss at the end of each of many short stages."""
+"""Share of the dev parts, for the loss at the end of each of many short stages."""
 STATES = "states"
 """Folder of the encoder's states, for all stages and arms."""
 STAGE_FILE = "stage.json"
@@ -103,9 +103,9 @@ def make_stage(
     Args:
         recipe: everything else.
         llm: directory of the language model.
-        directory: of the comparison.
-        chains: to be trained.
-        number: of the chain.
+        directory: directory of the comparison.
+        chains: chains to be trained.
+        number: number of the chain.
         states: folder of the encoder's states; that of the comparison if None.
 
     Raises:
@@ -152,8 +152,8 @@ def run_stage(
         recipe: everything else.
         model: as the stage before left it.
         stage: trained parts and their data.
-        seed: of order and transition.
-        directory: of the stage.
+        seed: seed of order and transition.
+        directory: directory of the stage.
         report: takes each progress line.
         stop_after: stop, resumable, after this many steps.
         states: folder of the encoder's states, where the recipe has `cache_states`; one of the stage's own if None.
@@ -258,11 +258,11 @@ def corpus_of(
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """An evaluation.
+    """One evaluation.
 
     Attributes:
         model: directory of the model.
-        parts: of the data.
+        parts: parts of the data.
         out: folder of the scores.
         is_other: whether the model is none of the comparison's own.
     """
@@ -384,11 +384,11 @@ def make_trial(
     """Train the last stage of a chain in short with a rate factor; see `make_stage`.
 
     Args:
-        recipe: of the comparison.
+        recipe: recipe of the comparison.
         llm: directory of the language model.
-        directory: of the comparison.
-        trials: to be trained.
-        number: of the trial.
+        directory: directory of the comparison.
+        trials: trials to be trained.
+        number: number of the trial.
     """
     factor, chain = trials[number]
     folder, states = _trial_folder(directory, factor), directory / STATES

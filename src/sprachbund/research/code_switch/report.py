@@ -91,8 +91,8 @@ def other_scores_of(directory: Path, name: str, number: int) -> Path:
 
     Args:
         directory: folder of all runs.
-        name: of the system.
-        number: of its model, from 0.
+        name: name of the system.
+        number: number of its model, from 0.
     """
     return directory / "others" / _as_folder(name) / str(number)
 
@@ -192,7 +192,7 @@ def _quality(systems: Sequence[System], metrics: Sequence[str]) -> dict[str, dic
 
 
 def _switches(system: System) -> dict[str, float]:
-    """What becomes of embedded spans, and how often the output is in another language than asked for, over all runs."""
+    """Treatment of embedded spans, and share of outputs in another language than asked for, over all runs."""
     lines = [line for run in system.runs for line in run if line.switched]
     scores = switch_scores(lines)
     return {

@@ -1,8 +1,8 @@
-"""From one kind of data to another within a run: data of the third stage of a speech LLM (arXiv 2511.10670).
+"""Transition from one kind of data to another within a run: data of the third stage of a speech LLM (arXiv 2511.10670).
 
 At step u, counted from 0 to U, a batch is one of the previous data and one of the next, whose losses count (1 - u/U)
 and u/U ("mixed"), or one of the two, drawn with these probabilities ("sampled"). Both are functions of seed and step,
-so that a run that is taken up sees the same. The formula is a reconstruction; of the paper only the abstract's words
+so that a resumed run sees the same. The formula is a reconstruction; of the paper only the abstract's words
 are public.
 """
 
@@ -41,9 +41,9 @@ class Transition:
     Args:
         previous: data that the run comes from.
         following: data that it arrives at; made with the same options.
-        steps: of the run; U is the last one's number.
+        steps: steps of the run; U is the last one's number.
         form: see above; "mixed" has two half batches in each.
-        seed: of the sampled form.
+        seed: seed of the sampled form.
 
     Raises:
         SprachbundError: data that are made in different ways.
@@ -78,10 +78,10 @@ class Transition:
         return hashlib.sha256("".join(side.digest for side in self.sides).encode()).hexdigest()
 
     def enter(self, epoch: int, share: tuple[int, int] = (0, 1)) -> None:
-        """Take up what is new in an epoch.
+        """Enter an epoch: load the data that are new in it.
 
         Args:
-            epoch: its number.
+            epoch: number of the epoch.
             share: number of this process, and number of processes.
         """
         for side in self.sides:

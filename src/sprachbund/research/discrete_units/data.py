@@ -20,11 +20,11 @@ from sprachbund.util.files import write_text
 
 Report = Callable[[str], None]
 _PLAIN = UnitsArm(head="attention", text="none")
-"""Has the recipe's own vocabulary."""
+"""An arm with the recipe's own vocabulary."""
 
 
 def make_data(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> None:
-    """All that models are trained on, made where it is not there yet: parallel text, units, the corpus as units.
+    """Make the data that models are trained on, where they are missing: parallel text, units, the corpus as units.
 
     Args:
         recipe: options of the comparison.
@@ -45,7 +45,7 @@ def make_data(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> N
 
 
 def units_directory(recipe: DiscreteUnitsRecipe, arm: UnitsArm, directory: Path) -> Path:
-    """Where units with the vocabulary of an arm are.
+    """Directory of the units with the vocabulary of an arm.
 
     Args:
         recipe: options of the comparison.
@@ -57,7 +57,7 @@ def units_directory(recipe: DiscreteUnitsRecipe, arm: UnitsArm, directory: Path)
 
 
 def encoded_directory(part: str, directory: Path) -> Path:
-    """Where a part of the corpus is as units; vocabularies do not change them."""
+    """Directory of a part of the corpus as units; vocabularies do not change them."""
     return directory / "encoded" / part
 
 

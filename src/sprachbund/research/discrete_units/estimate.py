@@ -29,7 +29,7 @@ from sprachbund.research.estimate import (
 from sprachbund.training.memory import forward_on_meta
 
 SOURCE_S, SOURCE_TOKENS, TARGET_TOKENS = 6.3, 100, 25
-"""Of the published sentences, of 18 words."""
+"""Lengths of the published sentences, of 18 words."""
 
 
 class Sized(BaseModel):
@@ -46,7 +46,7 @@ class Sized(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def parameters(self) -> int:
-        """In all."""
+        """Number of all parameters."""
         return sum(self.parts.values())
 
     @computed_field  # type: ignore[prop-decorator]
@@ -57,13 +57,13 @@ class Sized(BaseModel):
 
 
 class UnitsTraining(Sized):
-    """One head.
+    """Estimate of the training of one head.
 
     Attributes:
-        head: its name.
-        kept_bytes: what a sentence keeps for the backward pass, in 32 bits, logits not among it.
-        logits_bytes: of its largest logits.
-        sentences: of that length in a batch.
+        head: name of the head.
+        kept_bytes: bytes that a sentence keeps for the backward pass, in 32 bits, without its logits.
+        logits_bytes: bytes of its largest logits.
+        sentences: sentences of that length in a batch.
         flops: floating-point operations of all steps, over such batches.
     """
 
@@ -78,7 +78,7 @@ class FromMbart(Sized):
     """A model that starts from mBART-50.
 
     Attributes:
-        tokens: of mBART-50.
+        tokens: tokens of mBART-50.
         whole: parameters of encoder and decoder with all of them.
         kept: tokens that are kept, taken to be as many as may be written.
         units: rows that are new.
@@ -99,8 +99,8 @@ class DiscreteUnitsEstimate(MemoryEstimate):
         heads: every head.
         mbart: the start from mBART-50; None in sizes without a text start.
         trainings: models that are trained over all seeds, equal arms once.
-        source_tokens: of the sentence that memory is estimated for.
-        target_tokens: of it.
+        source_tokens: tokens of the source of the sentence that memory is estimated for.
+        target_tokens: tokens of its target.
     """
 
     vocabulary: int
@@ -113,7 +113,7 @@ class DiscreteUnitsEstimate(MemoryEstimate):
 
     @property
     def of_trainings(self) -> tuple[TrainingEstimate, ...]:
-        """Of a training with each head."""
+        """Memory of a training with each head."""
         return tuple(
             TrainingEstimate(
                 name=one.head,

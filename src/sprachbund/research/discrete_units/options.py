@@ -26,27 +26,27 @@ NAMES: Mapping[Text, str] = {
 
 
 TEXT_LAYERS = 6
-"""Of the encoder of text, where it has one of its own."""
+"""Layers of the encoder of text, where it has one of its own."""
 
 
 class UnitsArm(Strict):
     """One model of the comparison.
 
     Attributes:
-        head: what writes the text.
-        text: what is learned from beside the speech.
-        ratio: how many times as long source text is made; the corpus's mean if None.
-        mark_repeats: by marks behind its pieces, and not by repeating these.
-        text_weight: of the loss of text; the recipe's if None.
+        head: head that writes the text.
+        text: text that is learned from beside the speech.
+        ratio: factor by which source text is made longer; the corpus's mean if None.
+        mark_repeats: whether source text is made longer by marks behind its pieces, and not by repeating these.
+        text_weight: weight of the loss of text; the recipe's if None.
         speech_only_share: last share of the steps, which see speech alone; the recipe's if None.
-        keep_repeats: read a unit for every frame.
+        keep_repeats: whether a unit is read for every frame, repeats included.
         unit_pieces: size of the units' vocabulary; the recipe's if None.
-        form: of the vocabulary; the recipe's if None.
-        source_ctc: whether the transcript is read off below.
-        soft_sharing: text goes through an encoder of its own, of six layers.
+        form: form of the vocabulary; the recipe's if None.
+        source_ctc: whether the encoder learns the transcript by CTC.
+        soft_sharing: whether text goes through an encoder of its own, of six layers.
         tied: whether the decoder's embedding is its output matrix too.
-        decay: of the learning rate; the recipe's if None.
-        hours: of speech; the recipe's if None.
+        decay: decay of the learning rate; the recipe's if None.
+        hours: hours of speech; the recipe's if None.
     """
 
     head: Head
@@ -99,12 +99,12 @@ class UnitsPart(Strict):
 
     Attributes:
         encoder: a model of ours or a checkpoint of transformers, by path or name.
-        layer: of it.
-        share: of the speech that k-means sees.
-        kmeans: see `KMeansOptions`.
+        layer: layer of the encoder whose output is clustered.
+        share: share of the speech that k-means sees.
+        kmeans: options of k-means.
         unit_pieces: size of the units' vocabulary; 0 makes every unit a piece.
-        text_pieces: size of the text's.
-        form: of both.
+        text_pieces: size of the text's vocabulary.
+        form: form of both vocabularies.
     """
 
     encoder: str = "bundled"
@@ -120,9 +120,9 @@ class LogMelPart(Strict):
     """The same kind of model on log-mel features, to compare with.
 
     Attributes:
-        model: its shape.
+        model: shape of the model.
         vocabulary_size: pieces of all languages together.
-        training: of it.
+        training: training options of the model.
     """
 
     model: ConformerShape
@@ -134,34 +134,37 @@ class DiscreteUnitsRecipe(Strict):
     """Everything the comparison depends on.
 
     Attributes:
-        data: a corpus with train, dev and test.
-        text_start: for arms "+ text start": a model with token input and the same units; None trains one on the text
-            from outside first.
-        mbart: for those with the head "attention", in place of it: an mBART-50 checkpoint, by path or Hugging Face id.
+        data: corpus with train, dev and test.
+        text_start: model with token input and the same units that the arms "+ text start" start from; None trains one
+            on the text from outside first.
+        mbart: mBART-50 checkpoint, by path or Hugging Face id, that those with the head "attention" start from in place
+            of it.
         sources: languages spoken.
         target: language written.
-        units: how they are made.
-        seeds: of every arm but the ablations.
-        ablation_seeds: of the ablations and what they are compared with; all of `seeds` if empty.
+        units: options of making the units.
+        seeds: seeds of every arm but the ablations.
+        ablation_seeds: seeds of the ablations and of the arm that they are compared with; all of `seeds` if empty.
         workers: models trained at a time, each with one thread; changes no number.
-        heads: each with every one of `texts`.
-        texts: see `Text`; the first is what the others are compared with.
-        base: what `ablations` change one thing of; all heads and texts have its other values.
+        heads: heads that are compared, each with every one of `texts`.
+        texts: text learned beside the speech: "none", "own", "external" or "start"; the first is what the others are
+            compared with.
+        base: arm that each of `ablations` changes in one point; all heads and texts have its other values.
         ablations: names in `ABLATIONS`.
-        hours: of speech, at each of which, and with all that there is, `base` is trained with each of `curve_texts`.
-        curve_texts: see `Text`; the first is what the others are compared with.
+        hours: hours of speech at which `base` is trained with each of `curve_texts`; it is trained with all speech,
+            too.
+        curve_texts: text learned beside the speech in these trainings; the first is what the others are compared with.
         log_mel: a model on log-mel to compare with; None leaves it out.
         bitext: tables of parallel text, one for each source, with a column for each language; drawn from the phrasebook
             where there are none.
-        external_pairs: of each source, to be drawn.
-        mixing: of speech and text.
-        steps_of: what `training` counts its steps by, as in `UnitTranslatorRecipe`. By "all", arms cost the same and
-            those with text see less speech; by "speech", all see as much speech.
+        external_pairs: pairs of parallel text that are drawn for each source.
+        mixing: options of mixing speech and text.
+        steps_of: batches that `training` counts its steps by, as in `UnitTranslatorRecipe`. By "all", arms cost the
+            same and those with text see less speech; by "speech", all see as much speech.
         model: shape of every model, but for what its arm changes.
-        training: of every model.
-        text_training: of a model that learns text first.
-        beam_size: of every search.
-        test_utterances: of each source language, about; all if None.
+        training: training options of every model.
+        text_training: training options of a model that learns text first.
+        beam_size: hypotheses kept in every search.
+        test_utterances: test utterances of each source language, about; all if None.
     """
 
     data: Path = Path()
@@ -241,7 +244,7 @@ class DiscreteUnitsRecipe(Strict):
 
     @property
     def seeds_of_ablations(self) -> tuple[int, ...]:
-        """See `ablation_seeds`."""
+        """Seeds of the ablations; see `ablation_seeds`."""
         return self.ablation_seeds or self.seeds
 
     def models(self) -> tuple[ComparedModel, ...]:

@@ -207,7 +207,7 @@ def _absent(recipe: DiscreteUnitsRecipe, name: str) -> dict[str, float]:
 
 
 def _link_encoder(recipe: DiscreteUnitsRecipe, model: Path) -> None:
-    """Where the model finds the encoder of its units, wherever its folder goes on this machine."""
+    """Link the encoder of its units into a model's folder."""
     link = model / ENCODER
     if Path(recipe.units.encoder).is_dir() and not link.exists():
         link.symlink_to(locate(recipe.units.encoder).resolve(), target_is_directory=True)

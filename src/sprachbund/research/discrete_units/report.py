@@ -30,8 +30,9 @@ def draw_curve(tables: Sequence[Path], path: Path) -> Path:
     """Draw `curve.json` of runs that have the same speech: chrF with and without text, for each amount of it.
 
     Args:
-        tables: of runs that differ in what their steps are counted by; the line without text is that of the first.
-        path: of the picture.
+        tables: tables of runs that differ in what their steps are counted by; the line without text is that of the
+            first.
+        path: path of the picture.
     """
     figure = new_figure(6.4, 4.0)
     axes = figure.subplots()
@@ -72,8 +73,8 @@ def counted(folder: Path, stored_bytes: int) -> Iterator[None]:
     """Add this process's time inside to what was written down in a folder before.
 
     Args:
-        folder: of what is made.
-        stored_bytes: of the data that it is made of.
+        folder: folder of what is made.
+        stored_bytes: bytes of the data that it is made of.
     """
     before = read_cost(folder)["cpu_s"] if (folder / COST_FILE).exists() else 0.0
     began = time.process_time()
@@ -85,7 +86,7 @@ def counted(folder: Path, stored_bytes: int) -> Iterator[None]:
 
 
 class _Cost(BaseModel):
-    """What the file holds."""
+    """The content of the file."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -154,7 +155,7 @@ def _ablations(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
 
 
 def _curve(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
-    """What text adds for each amount of speech."""
+    """Scores with and without text for each amount of speech."""
     rows = []
     arms = recipe.curve_arms()
     for hours in dict.fromkeys(arm.hours for arm in arms.values()):

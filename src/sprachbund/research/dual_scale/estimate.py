@@ -37,18 +37,18 @@ from sprachbund.training.memory import forward_on_meta
 from sprachbund.training.options import TrainingOptions
 
 _SPECIAL_TOKENS = 7
-"""Of a new Whisper's vocabulary, without the languages."""
+"""Special tokens of a new Whisper's vocabulary, without the languages."""
 
 
 class DualScaleTraining(TrainingMemory):
     """One training of the comparison.
 
     Attributes:
-        name: of the arm.
+        name: name of the arm.
         translation: parameters of the translator that comes out, without fixed positions.
         draft_network: parameters of it.
         trained: parameters that are trained.
-        utterances: in a batch, over all processes; `kept_bytes` are those of one.
+        utterances: utterances in a batch, over all processes; `kept_bytes` are those of one.
     """
 
     name: str
@@ -67,11 +67,11 @@ class DualScaleEstimate(MemoryEstimate):
     """Sizes of all trainings.
 
     Attributes:
-        model: in words.
-        seeds: of the main arm.
+        model: description of the model.
+        seeds: seeds of the main arm.
         parts: parameters of single parts.
         trainings: the teacher's, the draft model's and every arm's.
-        tokens: of a row, for which memory is estimated.
+        tokens: tokens of a row, for which memory is estimated.
     """
 
     model: str
@@ -82,7 +82,7 @@ class DualScaleEstimate(MemoryEstimate):
 
     @property
     def of_trainings(self) -> tuple[TrainingEstimate, ...]:
-        """Of each training."""
+        """Memory of each training."""
         return tuple(estimate_of(one.name, one, one.utterances) for one in self.trainings)
 
 

@@ -47,13 +47,13 @@ class WhisperShape(Strict):
     """Sizes of a new Whisper; heads are 64 wide or less, feed-forwards four times the width.
 
     Attributes:
-        width: D.
-        num_heads: H.
-        encoder_layers: of the encoder.
-        decoder_layers: of the decoder, before it is pruned.
-        max_window_s: longest utterance.
-        max_tokens: longest row, prompt included.
-        vocabulary_size: tokens of text, at most.
+        width: width D of encoder and decoder.
+        num_heads: attention heads of encoder and decoder.
+        encoder_layers: layers of the encoder.
+        decoder_layers: layers of the decoder, before it is pruned.
+        max_window_s: longest utterance in seconds.
+        max_tokens: longest row of tokens, prompt included.
+        vocabulary_size: most tokens of text.
     """
 
     width: int = Field(default=192, ge=1)
@@ -65,7 +65,7 @@ class WhisperShape(Strict):
     vocabulary_size: int = Field(default=1200, ge=1)
 
     def config(self, vocabulary_size: int) -> WhisperConfig:
-        """As a Whisper's configuration, with so many tokens of all kinds."""
+        """Configuration of such a Whisper, with so many tokens of all kinds."""
         return WhisperConfig(
             vocabulary_size=vocabulary_size,
             width=self.width,
@@ -81,16 +81,16 @@ class WhisperShape(Strict):
 
 
 class Timing(Strict):
-    """What the speed is measured on; see `recipes.dual_scale_speed`.
+    """Options of the speed measurement; see `research.dual_scale.speed`.
 
     Attributes:
-        utterances: of each pair, and as many as a batch holds at least.
+        utterances: utterances of each pair, and as many as a batch holds at least.
         batches: sizes of batches.
-        repeats: of every system, interleaved; one more warms up.
+        repeats: timings of every system, interleaved; one more warms up.
         num_draft_tokens: tokens that every draft proposes at a time.
-        engine: that all systems are scored and timed with. With a native one, lossy ways of acceptance are left out,
-            which its drafts do not have.
-        threads: of the engine while it is timed; those of the command if None.
+        engine: engine that all systems are scored and timed with. With a native one, lossy ways of acceptance are left
+            out, which its drafts do not have.
+        threads: threads of the engine while it is timed; those of the command if None.
     """
 
     utterances: PositiveInt = 8
@@ -125,32 +125,32 @@ class DualScaleRecipe(Strict):
 
     Attributes:
         data: folder with `train`, `dev` and `test`; a check needs none.
-        languages: spoken and written.
-        seeds: of weights and order; the main arm has one run each, the others have the first.
+        languages: languages spoken and written.
+        seeds: seeds of weights and order; the main arm has one run each, the others have the first.
         arms: names from `ARMS` and `OTHER_DRAFTS`; the main one is always there.
         start: model directory or name on the Hugging Face hub, of any family, that every arm starts from. Without one
             a new model is trained first, and all arms start from that.
         whisper: the published Whisper shape that is checked; running it needs `start`.
         model: shape of a new Whisper.
-        conformer: shape of a new model of our own family in its place.
+        conformer: shape of a new conformer in its place.
         encoder: "bundled", a directory or a name of a conformer whose encoder, heads and tokenizers the new model has;
             `conformer` then has the sizes of the decoder alone.
-        cache_states: the encoder and its heads rest, and the encoder's states are computed once for all trainings. The
-            sound has to be the same in every epoch, and `dual_scale` may not train the encoder.
-        fine_tuning: what is changed in the model that is started from.
-        shallow: training of a model with `shallow_layers` decoder layers, which a new teacher begins from, each layer
-            as often as it takes; the teacher begins from nothing if None.
-        shallow_layers: a divisor of the teacher's decoder layers.
-        shallow_examples: how an utterance becomes an example there; rows cost a shallow decoder little.
-        teacher: training of the unpruned model.
-        training: of every arm.
-        drafting: of the draft model.
-        dual_scale: the main arm.
+        cache_states: whether the encoder and its heads are frozen, and the encoder's states are computed once for all
+            trainings. The sound has to be the same in every epoch, and `dual_scale` may not train the encoder.
+        fine_tuning: changes to the model that is started from.
+        shallow: training options of a model with `shallow_layers` decoder layers, which a new teacher begins from, each
+            layer as often as it takes; the teacher begins from nothing if None.
+        shallow_layers: decoder layers of that model; a divisor of the teacher's decoder layers.
+        shallow_examples: options of making an example of an utterance there; rows cost a shallow decoder little.
+        teacher: training options of the unpruned model.
+        training: training options of every arm.
+        drafting: training options of the draft model.
+        dual_scale: options of the main arm.
         prune_only_layers: decoder layers of the prune-only arm.
         draft_layers: decoder layers of the draft model.
-        examples: how an utterance becomes an example.
-        test_utterances: scored, evenly over the test set; all if None.
-        timing: of the speed.
+        examples: options of making an example of an utterance.
+        test_utterances: test utterances that are scored, evenly over the test set; all if None.
+        timing: options of the speed measurement.
         checked_tokens: tokens of a row for which a check prints the memory.
     """
 
@@ -238,7 +238,7 @@ class DualScaleRecipe(Strict):
         return ("base.decoder.*", *text, *(() if dual_scale.draft == "none" else ("draft_network.*",)))
 
     def options_of(self, arm: str) -> DualScaleOptions:
-        """What an arm is trained by."""
+        """Training options of an arm."""
         changes = dict(ARMS[arm])
         if arm == PRUNE_ONLY:
             changes["decoder_layers"] = self.prune_only_layers

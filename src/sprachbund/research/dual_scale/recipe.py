@@ -203,7 +203,7 @@ def _checkpoint(recipe: DualScaleRecipe) -> dict[str, Any]:
 
 
 def _new_model(recipe: DualScaleRecipe, folder: Path) -> dict[str, Any]:
-    """What the teacher begins from without a checkpoint: a Whisper of random weights, or a conformer's shape.
+    """Start of the teacher without a checkpoint: a Whisper of random weights, or a conformer's shape.
 
     A conformer with the encoder of another one is a model of which the decoder has random weights.
     """
@@ -305,7 +305,7 @@ def fit_tokenizer(texts: Iterable[str], languages: Sequence[str], num_text_token
     Args:
         texts: as Whisper writes them, with a space at the beginning of a word.
         languages: BCP-47 tags; each gets a token.
-        num_text_tokens: at most; 256 stand for single bytes.
+        num_text_tokens: most tokens of text; 256 stand for single bytes.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -169,7 +169,7 @@ def gain_interval(
     Args:
         compared: for every seed and pair, the other system and the own one.
         draws: S.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     if min((len(one.piece_tokens) for both in compared for one in both), default=0) < 2:
         return None

@@ -52,11 +52,11 @@ class TimedSystem:
     """A model with or without a draft.
 
     Attributes:
-        name: of its row.
-        seed: of its run.
+        name: name of its row.
+        seed: seed of its run.
         model: directory.
         draft: as `--draft` of `translate`.
-        num_draft_tokens: in a pass; None chooses by predicted gain.
+        num_draft_tokens: draft tokens in a pass; None chooses by predicted gain.
         accept: rule of acceptance of draft tokens.
     """
 
@@ -79,7 +79,7 @@ def models_of(recipe: DualScaleRecipe, directory: Path) -> list[Path]:
 
 
 def systems_of(recipe: DualScaleRecipe, directory: Path) -> list[TimedSystem]:
-    """Everything that is measured, the teacher first."""
+    """All systems that are measured, the teacher first."""
     first, count = recipe.seeds[0], recipe.timing.num_draft_tokens
     systems = [TimedSystem(name=TEACHER, seed=first, model=run_folder(directory, TEACHER, first) / "model")]
     for seed in recipe.seeds:
@@ -128,8 +128,8 @@ class SystemSpeed(BaseModel):
     """One system on one pair at one size of batch.
 
     Attributes:
-        name: of the system.
-        seed: of its run.
+        name: name of the system.
+        seed: seed of its run.
         batch: rows at a time.
         pair: "source>target".
         ms_per_token: decoder time of each repeat, by the tokens written with their ends.
@@ -139,7 +139,7 @@ class SystemSpeed(BaseModel):
         draft_tokens: draft tokens checked and accepted; a pair of zeros without a draft.
         predicted_gain: over the same model without a draft, by costs of rounds and what was accepted; None without one.
         changed: rows whose tokens differ from those without a draft.
-        rows: in all.
+        rows: rows in all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -179,7 +179,7 @@ class Work:
 
     @property
     def pair(self) -> str:
-        """As in the table."""
+        """Pair of languages as in the table."""
         return f"{self.source}>{self.target}"
 
     @property
@@ -350,13 +350,13 @@ def _speed(runner: _Runner, pair: str, batch: int, predicted: float | None, plai
 
 
 class _Speeds(BaseModel):
-    """What the file holds."""
+    """The content of the file."""
 
     speeds: list[SystemSpeed]
 
 
 def read_speeds(directory: Path) -> list[SystemSpeed]:
-    """What `measure_speed` wrote."""
+    """Speeds that `measure_speed` wrote."""
     return read_model(directory / SPEED_FILE, _Speeds, advice="delete it, and it is measured again").speeds
 
 

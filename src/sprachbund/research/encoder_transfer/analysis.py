@@ -47,9 +47,9 @@ class LatencySensitivity:
     """Ranges of the gap over streaming tiers.
 
     Attributes:
-        tiers: those compared.
+        tiers: streaming tiers that are compared.
         cells: (L, H).
-        mean: over languages and scales, with intervals over languages.
+        mean: mean over languages and scales, with intervals over languages.
         by_noise: the mean that seed noise alone would make; None with one seed.
     """
 
@@ -113,7 +113,7 @@ class BitCost:
         bits: the width.
         cells: (2, L, H, C) for both arms.
         mean: pooled over all cells and both arms, intervals over languages.
-        median: over all cells and both arms.
+        median: median over all cells and both arms.
         difference: mean of the second arm's cost less the first's, paired cell by cell.
     """
 
@@ -155,11 +155,11 @@ class Fitted:
     """A law over some tiers, or why there is none.
 
     Attributes:
-        tiers: that the gaps are means over.
+        tiers: tiers that the gaps are means over.
         gaps: (L, H); nan where a language lacks a scale.
-        means: over the languages that have the scale, one for each.
+        means: means over the languages that have the scale, one for each.
         law: None where there is none.
-        doubts: why there is none, or why it is not to be trusted.
+        doubts: reasons why there is no law, or why it is not to be trusted.
     """
 
     tiers: tuple[str, ...]
@@ -170,7 +170,7 @@ class Fitted:
 
     @property
     def trusted(self) -> bool:
-        """Whether there is a law that nothing speaks against."""
+        """Whether there is a law and no reason against it."""
         return self.law is not None and not self.doubts
 
 
@@ -179,8 +179,8 @@ class StudyAnalysis:
     """The results of a study.
 
     Attributes:
-        grid: what of.
-        fitted: over all tiers, at the most bits.
+        grid: scores that were analysed.
+        fitted: law over all tiers, at the most bits.
         by_tier: each tier by itself; empty with one tier.
         latency: None with fewer than two streaming tiers.
         bit_costs: empty with one bit width.
@@ -229,15 +229,15 @@ def _fitted(grid: Grid, tiers: Sequence[int], by: By, draws: int, seed: int) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class CellGap:
-    """By how much the first start is better in one cell.
+    """Difference by which the first start is better in one cell.
 
     Attributes:
-        language: of the cell.
-        hours: of the cell.
-        bits: of the weights.
+        language: language of the cell.
+        hours: hours of the cell.
+        bits: bits of the weights.
         values: scores of both starts, means over seeds and tiers.
-        gap: with its interval over utterances.
-        seeds: that both starts have.
+        gap: gap with its interval over utterances.
+        seeds: seeds that both starts have.
         utterances: N.
     """
 
@@ -256,10 +256,10 @@ def cell_gaps(
     """Every language and scale at which both starts are finished with the same seed.
 
     Args:
-        grid: of the study.
-        manifests: of finished cells.
+        grid: grid of the study.
+        manifests: manifests of finished cells.
         out: folder of the study.
-        bits: at which.
+        bits: bits at which the gap is taken.
         draws: S.
 
     Raises:
@@ -325,14 +325,14 @@ def _gap(grid: StudyGrid, pairs: Sequence[_Pair], out: Path, bits: int, draws: i
 def paired_counts(
     how: Metric, first: Counts, second: Counts, *, draws: int = UTTERANCE_DRAWS, seed: int = SEED
 ) -> Estimate:
-    """By how many points the first is better: the mean over runs of the difference of their scores.
+    """Points by which the first is better: the mean over runs of the difference of their scores.
 
     Args:
         how: the metric.
         first: (R, N, K) counts of the first start's runs.
         second: (R, N, K), of the second's, on the same utterances.
         draws: S, of utterances.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     if isinstance(how, ErrorRate):
         errors, others = first[..., 0].sum(0), second[..., 0].sum(0)
@@ -362,10 +362,10 @@ class Sooner:
     Attributes:
         hours: the scale.
         runs: pairs of runs that say so.
-        epochs: at which each start scored best.
+        epochs: epochs at which each start scored best.
         steps: the same in steps.
         reached: pairs in which the first start was as good as the second's best.
-        at_epoch: when it was, mean over those; None without any.
+        at_epoch: epoch at which it was, mean over those pairs; None without any.
         sooner: epochs before the second start was at its best, mean over those.
     """
 

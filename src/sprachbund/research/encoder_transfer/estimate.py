@@ -44,14 +44,14 @@ class EncoderTransferEstimate(TrainingMemory, MemoryEstimate):
     `kept_bytes` are those of the encoder for the longest utterance.
 
     Attributes:
-        starts: that they are learned from.
-        trainings: of cells.
-        pretrainings: that come before them.
+        starts: starts that cells are learned from.
+        trainings: trainings of cells.
+        pretrainings: trainings that come before them.
         scored: tiers and bit widths at which every cell is scored.
         parts: parameters of the model's parts.
-        parameters: of the model.
-        logits_bytes: of the longest utterance, with their gradient; 0 for the attention head.
-        utterances: in a batch, at most.
+        parameters: parameters of the model.
+        logits_bytes: bytes of the longest utterance's logits, with their gradient; 0 for the attention head.
+        utterances: utterances in a batch, at most.
         encoder_bytes: bit width to bytes of the encoder's linear layers, scales and zero points included.
     """
 
@@ -72,7 +72,7 @@ class EncoderTransferEstimate(TrainingMemory, MemoryEstimate):
 
     @property
     def of_trainings(self) -> tuple[TrainingEstimate, ...]:
-        """Of the training of a cell."""
+        """Memory of the training of a cell."""
         return (estimate_of("a cell", self, self.utterances),)
 
 
@@ -167,11 +167,11 @@ _OF_ENCODER = (
     "kernel_size",
 )
 _CONTEXTS = ("left_context", "right_contexts")
-"""Which may differ: no tensor knows them, and the study's tiers are looked at by themselves."""
+"""Fields that may differ: no tensor depends on them, and the study's tiers are checked by themselves."""
 
 
 def check_checkpoints(recipe: EncoderTransferRecipe) -> None:
-    """See that the checkpoints are what the study asks for, before anything is trained.
+    """Check that the checkpoints are what the study asks for, before anything is trained.
 
     Raises:
         SprachbundError: one of another family or head, that does not stream, or not at a tier of the grid; encoders of
@@ -196,7 +196,7 @@ def check_checkpoints(recipe: EncoderTransferRecipe) -> None:
 
 
 def _encoder_kind(shape: ConformerShape) -> dict[str, object]:
-    """All that an encoder is made by, but what it is trained with."""
+    """Sizes of an encoder's weights, without what it is trained with."""
     streaming = {} if shape.streaming is None else shape.streaming.model_dump()
     own = {f"streaming.{key}": value for key, value in streaming.items() if key not in _CONTEXTS}
     return {key: getattr(shape, key) for key in _OF_ENCODER} | own

@@ -29,7 +29,7 @@ class Cell(Strict):
         return f"{self.start} {self.language} {self.hours:g} h seed {self.seed}"
 
     def folder(self, out: Path) -> Path:
-        """Where it keeps its files."""
+        """Folder of the cell's files."""
         return out / "cells" / self.language / f"{self.hours:g}h" / f"{self.start}-seed-{self.seed}"
 
 
@@ -37,15 +37,15 @@ class StudyGrid(Strict):
     """Every combination of these is wanted.
 
     Attributes:
-        starts: what runs start from; the gap is how much better the first is than the second, further ones are
+        starts: names of the starts of runs; the gap is how much better the first is than the second, further ones are
             reported beside them.
-        languages: that are learned.
-        hours: of data, scales that contain each other.
+        languages: languages that are learned.
+        hours: hours of data, in scales that contain each other.
         most_hours: the most that a language has, where that is less than the largest scale: its larger scales are left
             out.
         tiers: latencies at which a cell is scored.
-        bits: of the encoder's linear layers, at which a cell is scored; 32 for weights as they were trained.
-        seeds: of training.
+        bits: bits of the encoder's linear layers at which a cell is scored; 32 for weights as they were trained.
+        seeds: seeds of training.
     """
 
     starts: tuple[str, ...] = Field(min_length=2)

@@ -1,4 +1,4 @@
-"""Options of the transfer study: which models are trained first, what starts are made of them, which cells follow."""
+"""Options of the transfer study: models that are trained first, starts that are made of them, and cells."""
 
 import itertools
 import re
@@ -27,10 +27,10 @@ class Pretrained(Strict):
     """A model that encoder layers are taken from.
 
     Attributes:
-        languages: that it is trained on, here or before it became a checkpoint.
+        languages: languages that it is trained on, here or before it became a checkpoint.
         checkpoint: a model directory that is there already; nothing is trained then.
         start: name of another one, whose weights the training goes on from.
-        training: what is different from `pretraining`, as `{ steps = 3000 }`.
+        training: training options that differ from `pretraining`, as `{ steps = 3000 }`.
     """
 
     languages: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Pretrained(Strict):
     @field_validator("checkpoint")
     @classmethod
     def _from_anywhere(cls, checkpoint: Path | None) -> Path | None:
-        """A study may be taken up from another folder."""
+        """Make the path absolute, since a study may be resumed from another folder."""
         return None if checkpoint is None else checkpoint.resolve()
 
     @model_validator(mode="after")
@@ -56,29 +56,30 @@ class EncoderTransferRecipe(Strict):
 
     Attributes:
         data: corpus directory with `train`, `dev` and `test`.
-        pretrained: name to what it is.
-        shared: which of them gives decoder, joint network and tokenizer to all starts.
-        starts: name to where its encoder comes from: "en", "en:0-2 ml:3-5" or "random"; see `models.splice`.
-        grid: of the study.
+        pretrained: models that encoder layers are taken from, by name.
+        shared: name of the one among them that gives decoder, joint network and tokenizer to all starts.
+        starts: name of a start to the source of its encoder: "en", "en:0-2 ml:3-5" or "random"; see `splice`.
+        grid: combinations of starts, languages, scales and seeds.
         task: whether speech is to be written down, or translated.
         into: language of translations.
-        head: what writes the text.
-        metric: of the study; WER for transcripts and chrF for translations if None.
+        head: head that writes the text.
+        metric: metric of the study; WER for transcripts and chrF for translations if None.
         model: shape of models that are trained here.
-        attention_layers: of the decoder, where the head is attention.
-        vocabulary_size: of their tokenizer.
-        transcript_vocabulary_size: of their CTC head's.
-        tokenizer_texts: that tokenizers are fitted on, at most.
-        examples: masks and speeds.
-        pretraining: of models that are trained here.
-        tuning: of every cell; `steps` is the most, and how often it is evaluated follows from `num_evaluations`.
+        attention_layers: layers of the decoder, where the head is attention.
+        vocabulary_size: pieces of the tokenizer of models that are trained here.
+        transcript_vocabulary_size: pieces of the tokenizer of their CTC head.
+        tokenizer_texts: most texts that tokenizers are fitted on.
+        examples: options of making an example of an utterance, such as masks and speeds.
+        pretraining: training options of the models that encoder layers are taken from.
+        tuning: training options of every cell; `steps` is the most, and the interval of evaluations follows from
+            `num_evaluations`.
         epochs: passes through a cell's data, as far as `tuning.steps` allow.
-        least_steps: of a cell.
-        num_evaluations: of a cell on dev, evenly over its steps.
-        dev_utterances: that a cell is evaluated on.
-        test_utterances: of each language that are scored, evenly over its test data; all if None.
+        least_steps: fewest steps of a cell.
+        num_evaluations: evaluations of a cell on dev, evenly over its steps.
+        dev_utterances: dev utterances that a cell is evaluated on.
+        test_utterances: test utterances of each language that are scored, evenly over its test data; all if None.
         symmetric: whether quantized weights have their zero point in the middle.
-        data_seed: of the order that scales are taken in.
+        data_seed: seed of the order in which utterances enter the scales.
         workers: trainings at a time, each with one thread; changes no number.
     """
 
@@ -171,7 +172,7 @@ class EncoderTransferRecipe(Strict):
         return TrainingOptions.model_validate(self.pretraining.model_dump() | self.pretrained[name].training)
 
     def _check_start(self, encoder: str) -> None:
-        """How many layers a checkpoint has is not known before it is read."""
+        """Check a start; the number of a checkpoint's layers is not known before it is read."""
         try:
             layers = read_layers(encoder, self.model.num_encoder_layers)
         except SprachbundError as error:
@@ -213,14 +214,14 @@ class EncoderTransferRecipe(Strict):
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """All that models trained here know, so that none has to learn a token's name later."""
+        """All languages that models trained here know, so that none has to learn a token's name later."""
         own = [tag for one in self.pretrained.values() for tag in one.languages]
         into = [self.into] if self.task == "translations" else []
         return tuple(sorted({*own, *self.grid.languages, *into}))
 
     @property
     def shape(self) -> ConformerShape:
-        """Of models that are trained here, with the head that is wanted."""
+        """Shape of models that are trained here, with the head that is wanted."""
         changes: dict[str, Any] = {"transducer": self.model.transducer or TransducerPart()}
         if self.head == "attention":
             changes = {"transducer": None, "num_decoder_layers": self.attention_layers}

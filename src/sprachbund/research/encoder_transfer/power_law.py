@@ -35,7 +35,7 @@ class Estimate:
 
     Attributes:
         value: the number.
-        interval: that covers as often as it says; infinite where nothing can be said.
+        interval: bounds that hold the value as often as stated; infinite where nothing can be said.
         percentile: the middle of the draws, as published.
     """
 
@@ -108,7 +108,7 @@ def weighted_means(weights: Values, gaps: Values) -> Values:
     """The mean at each scale over the languages that have it, (S, H); nan where a draw has no such language.
 
     Args:
-        weights: of the languages in each draw (S, L).
+        weights: weights of the languages in each draw (S, L).
         gaps: (L, H); nan where a language lacks a scale.
     """
     known = ~np.isnan(gaps)
@@ -128,7 +128,7 @@ def paired_utterances(
         other_errors: (N,) of the second arm, on the same utterances.
         words: (N,) in the references.
         draws: S.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         SprachbundError: for different numbers of utterances, none, or no words.
@@ -209,7 +209,7 @@ MAX_SHORT_DRAWS = 0.05
 CURVATURE_LEVEL = 0.99
 """High, since a straight law must not be called bent in one study of twenty."""
 BOTH_LEVEL = 1 - (1 - LEVEL) / 2
-"""Of A and of b each, so that both are inside together as often as `LEVEL` says (Bonferroni)."""
+"""Level of A and of b each, so that both are inside together as often as `LEVEL` says (Bonferroni)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,9 +222,9 @@ class PowerLaw:
         drawn: (S, 2), ln A and b of every draw.
         r_squared: share of the variance that the law explains, of ln(mean gap) or of the mean gap.
         hours: scales that it is fitted to.
-        by: what is least.
+        by: error that the fit minimises.
         num_languages: L.
-        doubts: why it is not to be trusted; empty when it is.
+        doubts: reasons why it is not to be trusted; empty when it is.
     """
 
     scale: Estimate
@@ -238,7 +238,7 @@ class PowerLaw:
 
     @property
     def trusted(self) -> bool:
-        """Whether nothing speaks against it."""
+        """Whether there is no reason against the law."""
         return not self.doubts
 
     def gap(self, hours: float) -> Estimate:
@@ -262,9 +262,9 @@ def fit_power_law(
     Args:
         hours: (H,).
         gaps: (L, H), means over seeds; nan where a language lacks a scale. Means are over the languages that have it.
-        by: what is least.
+        by: error that the fit minimises.
         draws: S.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         SprachbundError: for fewer than three scales, or too few whose mean gap is positive.

@@ -1,4 +1,4 @@
-"""The transfer study (arXiv 2606.24169): which encoder to start from, how much data, how little delay, how few bits.
+"""The transfer study (arXiv 2606.24169): encoders to start from, amounts of data, delays and numbers of bits.
 
 1. Models are trained first, or brought as checkpoints: one on several languages, one on English alone.
 2. Starts are spliced of them: decoder, joint network and tokenizer of one, encoder layers of either.
@@ -68,10 +68,10 @@ def make_cell(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path
     """Train a cell, or take it up, and score it.
 
     Args:
-        recipe: of the study.
+        recipe: recipe of the study.
         out: folder of the study, where the starts are.
-        cell: which.
-        folder: of the cell.
+        cell: cell that is trained.
+        folder: folder of the cell.
 
     Raises:
         SprachbundError: hours that the language does not have.
@@ -100,9 +100,9 @@ class Speech:
     """Utterances of one language, with what is to be written.
 
     Attributes:
-        language: spoken.
-        target: written.
-        metric: that scores them.
+        language: language spoken.
+        target: language written.
+        metric: metric that scores them.
         ids: N.
         sounds: N, each (num_samples,) at 16 kHz.
         references: N.
@@ -196,9 +196,9 @@ def tuning(recipe: EncoderTransferRecipe, cell: Cell, num_batches: int) -> Train
     """Training of a cell: so many epochs of its data, as far as the recipe's steps allow.
 
     Args:
-        recipe: of the study.
-        cell: which.
-        num_batches: of an epoch.
+        recipe: recipe of the study.
+        cell: cell that is trained.
+        num_batches: batches of an epoch.
     """
     steps = max(recipe.least_steps, min(recipe.tuning.steps, round(recipe.epochs * num_batches)))
     every = max(1, steps // recipe.num_evaluations)
@@ -265,7 +265,7 @@ def _trained(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path)
 
 
 def _data(recipe: EncoderTransferRecipe, cell: Cell) -> Utterances:
-    """What a cell is trained on."""
+    """Training data of a cell."""
     whole = Manifest(recipe.data / "train")
     own = whole.only(np.flatnonzero(whole.languages == cell.language))
     return nested([own], cell.hours, recipe.data_seed)[0]
@@ -326,8 +326,8 @@ def run_cells(
     """Make starts and all cells that are missing; the table of results.
 
     Args:
-        recipe: of the study.
-        directory: of the study.
+        recipe: recipe of the study.
+        directory: directory of the study.
         options: processes; those of the recipe if None.
         report: called with a line of progress.
         progress: called with cells finished and in all.
@@ -354,7 +354,7 @@ def run_cells(
 
 
 def check_data(recipe: EncoderTransferRecipe) -> None:
-    """See that the data hold what the study wants of them, before anything is trained.
+    """Check that the data hold what the study needs, before anything is trained.
 
     Raises:
         SprachbundError: naming the part, the language, and the hours that there are.

@@ -37,7 +37,7 @@ class Decision:
     """The start to choose at an amount of data.
 
     Attributes:
-        hours: of data.
+        hours: hours of data.
         gain: expected of the first arm over the second.
         measured: whether the hours lie within those measured.
         sentence: for people.
@@ -144,8 +144,8 @@ def as_values(analysis: StudyAnalysis, hours: Sequence[float] = ()) -> dict[str,
     """The report as a JSON value; what is not known is null.
 
     Args:
-        analysis: what to report.
-        hours: at which to decide.
+        analysis: analysis that is reported.
+        hours: hours at which to decide.
     """
     grid, latency = analysis.grid, analysis.latency
     values = {
@@ -350,7 +350,7 @@ _SECOND = "#c46a2b"
 
 
 def check_name(path: Path) -> None:
-    """See that a figure can be written there. Raises SprachbundError where not."""
+    """Check that a figure can be written there. Raises SprachbundError where not."""
     if path.suffix.lower() not in KINDS:
         raise SprachbundError(f"{path}: figures are written as {', '.join(KINDS)}; change the name's end")
 
@@ -478,15 +478,15 @@ REPORT_FILE, FIGURE_FILE, TABLES = "report.json", "study.png", "tables"
 
 @dataclass(frozen=True, kw_only=True)
 class StudyReport:
-    """All that a study says.
+    """Results of a study.
 
     Attributes:
         grid: as it was asked for.
-        manifests: of the cells that are finished.
-        analysis: of the scales that are whole.
+        manifests: manifests of the cells that are finished.
+        analysis: analysis of the scales that are whole.
         left_out: scales that are not.
         cells: the gap of every language and scale with its interval over utterances.
-        sooner: how soon the two starts converged.
+        sooner: comparison of the epochs at which the two starts converged.
     """
 
     grid: StudyGrid
@@ -511,9 +511,9 @@ def make_report(grid: StudyGrid, out: Path, options: AnalysisOptions | None = No
     """The report of what is finished.
 
     Args:
-        grid: of the study.
+        grid: grid of the study.
         out: its folder.
-        options: of the analysis; the defaults if None.
+        options: options of the analysis; the defaults if None.
 
     Raises:
         SprachbundError: when no scale is whole, or the table is not one that can be compared.

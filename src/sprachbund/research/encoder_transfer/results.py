@@ -47,8 +47,8 @@ class Grid:
 
     Attributes:
         arms: two starts; a gap is how much better the first is.
-        better: which scores are.
-        metric: what the scores are.
+        better: direction of better scores, "lower" or "higher".
+        metric: name of the metric.
         languages: L, sorted.
         hours: H, ascending; (nan,) where the table has none.
         tiers: C, in the table's order.
@@ -334,9 +334,9 @@ class CellScores:
         counts: (C, Q, N, K) statistics of the metric for every utterance, tiers and bits in the order of the grid.
         ids: N, of the utterances.
         metric: as `sprachbund.evaluation.metrics` names it.
-        text: what it was given, "raw" or "normalized" texts.
+        text: form of the texts that it scored, "raw" or "normalized".
         parts: "encoder", "decoder", "joint", "tokenizer" to what identifies it, of what the cell started from.
-        training: how its training went: where it converged, on how much data.
+        training: course of its training: the best step, and the amount of data.
     """
 
     counts: Counts
@@ -359,19 +359,19 @@ class CellManifest(Strict):
     """A finished cell.
 
     Attributes:
-        cell: which.
-        metric: its name.
-        better: which scores are, "lower" or "higher".
-        signature: all that decides the metric, and what texts it was given.
-        scores: at every tier and bit width.
+        cell: start, language, hours and seed.
+        metric: name of the metric.
+        better: direction of better scores, "lower" or "higher".
+        signature: everything that the metric depends on, and the form of the texts.
+        scores: scores at every tier and bit width.
         parts: see `CellScores`.
         training: see `CellScores`.
-        utterances: scored.
+        utterances: utterances that were scored.
         took_s: seconds.
-        commit: of the source tree.
-        machine: where it ran.
-        versions: of the libraries.
-        created: when, UTC.
+        commit: commit of the source tree.
+        machine: machine that computed.
+        versions: versions of the libraries.
+        created: date and time, UTC.
     """
 
     cell: Cell

@@ -31,11 +31,11 @@ class Layers:
 
 
 def read_layers(text: str, num_layers: int) -> tuple[Layers, ...]:
-    """Where every layer of an encoder comes from.
+    """The source of every layer of an encoder.
 
     Args:
         text: "en" for all layers of one model, or ranges of several, "en:0-2 ml:3-5".
-        num_layers: of the encoder, L.
+        num_layers: number of layers of the encoder, L.
 
     Raises:
         SprachbundError: for text that is none of it, layers that there are not, that are named twice or not at all.
@@ -69,7 +69,7 @@ def splice(base: Conformer, sources: Mapping[str, Conformer], encoder: str, *, s
         base: gives all but the encoder, and the subsampling of an encoder of several models.
         sources: models by name; "random" is an encoder that is drawn anew.
         encoder: see `read_layers`.
-        seed: of an encoder that is drawn.
+        seed: seed of an encoder that is drawn.
 
     Raises:
         SprachbundError: for a model or layers that there are not, or encoders of other shapes or features.
@@ -95,7 +95,7 @@ def splice(base: Conformer, sources: Mapping[str, Conformer], encoder: str, *, s
 
 
 def check_encoders_alone(models: Mapping[str, Conformer]) -> None:
-    """See that models differ in tensors of their encoders and in nothing else.
+    """Check that models differ in tensors of their encoders and in nothing else.
 
     Raises:
         SprachbundError: naming two models and the first thing that differs.

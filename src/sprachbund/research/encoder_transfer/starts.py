@@ -59,7 +59,7 @@ def make_starts(
         recipe: options of the study.
         out: folder of the study.
         ray_address: address of a Ray cluster; None for this machine.
-        gpus: of each training.
+        gpus: GPUs of each training.
         report: called with a line for every step.
 
     Raises:
@@ -94,11 +94,11 @@ def translator(
     """A training on the speech of some languages.
 
     Args:
-        recipe: of the study.
+        recipe: recipe of the study.
         spoken: languages of the speech.
-        training: how.
+        training: training options.
         known: languages that may be spoken and written.
-        changes: of the `TranslatorRecipe`.
+        changes: changes of the `TranslatorRecipe`.
     """
     wanted = set(spoken)
 

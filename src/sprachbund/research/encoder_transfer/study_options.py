@@ -18,7 +18,7 @@ class ReadOptions:
 
     Attributes:
         metric: column of the scores.
-        better: which scores are better.
+        better: direction of better scores.
         arms: two starts, the one that is expected to be better first: the gap is how much better it is. If not given,
             the only two that there are, the better one by mean first.
         where: read only rows with this value in this column; may be repeated, and of several values of one column any

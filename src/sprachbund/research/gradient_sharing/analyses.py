@@ -160,7 +160,7 @@ class Groups:
         partition: the groups; a single one when the languages do not differ or the veto joined all.
         before_veto: the groups as clustered.
         agreements: number of groups to the mean agreement of disjoint halves of the data (adjusted Rand index).
-        silhouette: of the groups before the veto, None where it is not defined.
+        silhouette: silhouette of the groups before the veto, None where it is not defined.
         spread: mean distance between languages of different groups, before the veto.
     """
 
@@ -197,7 +197,7 @@ def find_groups(
         num_groups: K; None finds it.
         clustering: Ward linkage on the distances 1 - C, or k-means on the means.
         veto: groups whose mean corrected cosine is above are merged, the most similar ones first; None merges none.
-        seed: of halves and of k-means.
+        seed: seed of halves and of k-means.
 
     Languages that do not differ at all (every distance below 1e-6) are one group, whatever K. So are languages whose
     gradients are `noisy`, and those with too few vectors for halves, unless K is given.
@@ -248,7 +248,7 @@ def agreement_of_halves(rows: UnitGradients, clustering: Clustering, seed: int) 
     Args:
         rows: unit rows of every language (N_l, d).
         clustering: "ward" or "kmeans".
-        seed: of the halves.
+        seed: seed of the halves.
 
     Returns:
         number of groups to the mean adjusted Rand index.
@@ -270,7 +270,7 @@ def all_differ(rows: UnitGradients, alike: float, seed: int) -> bool:
     Args:
         rows: unit rows of every language (N_l, d).
         alike: cosine from which two languages are as good as one.
-        seed: of the halves.
+        seed: seed of the halves.
     """
     cosines = corrected(mean_cosines(rows))
     drawn = [corrected(mean_cosines(half)) for half in half_samples(rows, NUM_HALVES, seed)]
@@ -287,7 +287,7 @@ def noisy(rows: UnitGradients, seed: int) -> bool:
 
     Args:
         rows: unit rows of every language (N_l, d).
-        seed: of the halves.
+        seed: seed of the halves.
     """
     own = np.diag(mean_cosines(rows))
     drawn = [np.diag(mean_cosines(half)).mean() for half in half_samples(rows, NUM_HALVES, seed)]

@@ -60,7 +60,7 @@ class Block:
     Attributes:
         key: language or pair.
         vectors: their numbers.
-        path: of the file, there when they are made.
+        path: path of the file, there when they are made.
     """
 
     key: str
@@ -69,7 +69,7 @@ class Block:
 
     @property
     def made(self) -> bool:
-        """Whether it is finished."""
+        """Whether the block is finished."""
         return self.path.exists()
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -131,7 +131,7 @@ class Collection:
         manifests: the data.
         options: see `CollectOptions`.
         parts: folder that keeps finished blocks.
-        identity: whatever else decides the result, such as the model's hash.
+        identity: further facts that the result depends on, such as the model's hash.
         objective: the loss that is differentiated.
         fits: whether the model takes an utterance.
 
@@ -219,7 +219,7 @@ class Collection:
         """Make a block.
 
         Args:
-            number: of the block.
+            number: number of the block.
             progress: called with the passes made for it.
         """
         with probing(self.model, self.parameters.values()):
@@ -232,7 +232,7 @@ class Collection:
 
     @property
     def passes_made(self) -> int:
-        """By all processes, in finished blocks."""
+        """Passes made by all processes, in finished blocks."""
         return sum(len(block.vectors) for block in self.blocks if block.made) * self.options.accumulate
 
     def sketches(self, info: Mapping[str, Any] | None = None) -> Sketches:
@@ -254,7 +254,7 @@ class Collection:
         return Sketches(vectors=vectors, info={**self._info(seconds), **(info or {})})
 
     def _settings(self) -> dict[str, Any]:
-        """All that decides the vectors."""
+        """Settings that the vectors depend on."""
         digest = hashlib.sha256()
         for key, rows in self.rows.items():
             for row in rows:
@@ -365,9 +365,9 @@ class CollectJob:
         data: corpora.
         options: see `CollectOptions`.
         parts: folder that keeps finished blocks.
-        identity: whatever else decides the result.
-        device: where to compute, as torch names it.
-        threads: to compute with in each process.
+        identity: further facts that the result depends on.
+        device: device to compute on, as torch names it.
+        threads: threads to compute with in each process.
     """
 
     model: str
@@ -401,8 +401,8 @@ class RankedProcess:
     """This process among those that were started from outside.
 
     Attributes:
-        rank: of this process, from 0.
-        count: of processes.
+        rank: rank of this process, from 0.
+        count: count of processes.
         wait: returns when all of them have called it.
     """
 
@@ -439,14 +439,14 @@ def run_job(
     """Make all blocks of a job with several processes, of this machine or of a Ray cluster.
 
     Args:
-        job: what every process prepares.
+        job: job that every process prepares for itself.
         collection: the same, prepared here, to watch.
         computing: processes; their threads are the job's.
         progress: called with passes made and passes in all.
         share: rank and number of the processes that were started from outside.
 
     Raises:
-        SprachbundError: what the first process to fail raised, or that one died.
+        SprachbundError: the error of the first process that failed, or that one died.
     """
     numbers = tuple(range(len(collection.blocks)))[share[0] :: share[1]]
     passes = [(collection.blocks[n].path, len(collection.blocks[n].vectors)) for n in numbers]

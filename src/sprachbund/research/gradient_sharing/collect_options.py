@@ -18,14 +18,14 @@ class CollectOptions:
         modules: names of modules, * for anything between dots; may be repeated. If not given: the second feed-forward
             of every encoder layer.
         whole_layers: whole layers in place of feed-forwards.
-        by: what is compared: source, languages spoken; target, languages written (in the decoder); or pair.
+        by: languages that are compared: source, languages spoken; target, languages written (in the decoder); or pair.
         languages: languages compared (pairs as de>fr); all in the data if not given.
         targets: languages written; all that the model knows if not given.
         utterances: utterances of each language.
         batch: utterances of a backward pass.
         accumulate: passes whose gradients are added up to one vector.
         dimensions: dimensions of a sketch.
-        projection: how gradients are made short: count, which is much faster, or gaussian.
+        projection: projection of the gradients to fewer dimensions: count, which is much faster, or gaussian.
         seed: seed of the choice of utterances and of the projection.
     """
 
@@ -53,7 +53,7 @@ class CollectOptions:
 
     @property
     def vectors(self) -> int:
-        """N."""
+        """Number N of vectors."""
         return self.utterances // (self.batch * self.accumulate)
 
 
@@ -63,11 +63,11 @@ class Cost:
 
     Attributes:
         passes: forward and backward, in all.
-        passes_left: those not made yet.
+        passes_left: passes not made yet.
         parameters: coordinates of a gradient.
-        seconds: that the passes left and their projections take one process, from one timed batch.
-        file_bytes: of the sketches.
-        memory_bytes: of the gradients held at a time on the model's device, besides what a backward pass holds.
+        seconds: seconds that the passes left and their projections take one process, from one timed batch.
+        file_bytes: bytes of the sketches.
+        memory_bytes: bytes of the gradients held at a time on the model's device, besides what a backward pass holds.
     """
 
     passes: int

@@ -57,11 +57,11 @@ class SharingTraining(TrainingMemory):
     `kept_bytes` are those of the longest batch before the split, which keeps less.
 
     Attributes:
-        name: of the arm, or "first".
+        name: name of the arm, or "first".
         split: module to inner widths, shared and private; empty where nothing is split.
-        parameters: in all.
-        trained: of them.
-        utterances: in the largest batch.
+        parameters: parameters in all.
+        trained: parameters that are trained.
+        utterances: utterances in the largest batch.
     """
 
     name: str
@@ -75,12 +75,12 @@ class Collecting(BaseModel):
     """The analysis: passes forward and backward, and the memory of the gradients beside a training step's.
 
     Attributes:
-        modules: looked at.
-        vectors: of each language.
-        passes: in all.
-        coordinates: of a gradient.
+        modules: modules that are analysed.
+        vectors: vectors of each language.
+        passes: passes in all.
+        coordinates: coordinates of a gradient.
         gradients_bytes: held at a time.
-        dense_bytes: of the projection matrix that is never made.
+        dense_bytes: bytes of the projection matrix that is never made.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -97,9 +97,9 @@ class GradientSharingEstimate(MemoryEstimate):
     """Sizes of all trainings and of the analysis.
 
     Attributes:
-        model: in words.
+        model: description of the model.
         worst_case: whether arms split by gradients have the plan with the most parameters.
-        seeds: how often everything is done.
+        seeds: number of seeds, each of which repeats everything.
         trainings: the first one, then every arm.
         collecting: the analysis, which a recipe with a plan leaves out.
     """
@@ -112,7 +112,7 @@ class GradientSharingEstimate(MemoryEstimate):
 
     @property
     def of_trainings(self) -> tuple[TrainingEstimate, ...]:
-        """Of each training."""
+        """Memory of each training."""
         return tuple(estimate_of(one.name, one, one.utterances) for one in self.trainings)
 
 
@@ -226,7 +226,7 @@ def _set_trained(model: nn.Module, patterns: Sequence[str]) -> list[nn.Parameter
 
 
 def _forward_of_batch(model: Any, options: TrainingOptions) -> tuple[int, Forward]:
-    """How many of the longest utterances a batch holds, and their pass with the longest rows, on the meta device."""
+    """Utterances of a batch of the longest ones, and their forward pass with the longest rows, on the meta device."""
     seconds = min(options.max_duration_s, model.max_window_s, options.batch_s)
     count = min(options.max_utterances, int(options.batch_s // seconds))
     model.train()

@@ -50,7 +50,7 @@ class GradientExample:
 
     Attributes:
         samples: (num_samples,) float32 at 16 kHz, mono.
-        text: in the language `target`.
+        text: text in the language `target`.
         source: BCP-47 tag of the speech.
         target: BCP-47 tag of the text.
     """
@@ -82,8 +82,8 @@ def utterance_losses(
 
     Args:
         model: model with a text decoder.
-        memory: of the utterances.
-        utterances: with the texts wanted.
+        memory: memory of the utterances.
+        utterances: utterances with the texts wanted.
     """
     targets = [Target(language=u.target, source=u.source) for u in utterances]
     prompts = [model.prompt(target) for target in targets]
@@ -145,7 +145,7 @@ def choose_modules(
 
     Args:
         model: any module.
-        patterns: of names as `named_modules` gives them; `*` stands for anything between two dots. None given:
+        patterns: patterns of names as `named_modules` gives them; `*` stands for anything between two dots. None given:
             the second feed-forward, or the only one, of every layer.
         whole_layers: every layer as a whole, where no patterns are given.
         side: "encoder" or "decoder", whose layers are meant where no patterns are given.
@@ -339,7 +339,7 @@ class CountSketch:
 
     Attributes:
         dimensions: d, at most 4096 so that 16 bits fall evenly enough on 2 d coordinates.
-        seed: of all parameters' maps.
+        seed: seed of all parameters' maps.
     """
 
     dimensions: int
@@ -375,7 +375,7 @@ class Gaussian:
 
     Attributes:
         dimensions: d.
-        seed: of all parameters' matrices.
+        seed: seed of all parameters' matrices.
         memory_bytes: for the vectors that wait to be projected together, on the model's device.
     """
 
@@ -397,7 +397,7 @@ class Gaussian:
         return sketches
 
     def block(self, num_coordinates: int) -> int:
-        """As many as fit into `memory_bytes`, one at least."""
+        """Number of vectors that fit into `memory_bytes`, one at least."""
         return max(1, self.memory_bytes // (4 * max(1, num_coordinates)))
 
 
@@ -439,8 +439,8 @@ class ChosenRows:
     """The utterances and targets that gradients are taken on.
 
     Attributes:
-        rows: of every language or pair, in the order in which they are used.
-        passed_over: how many utterances were met that could not be used.
+        rows: rows of every language or pair, in the order in which they are used.
+        passed_over: number of utterances that were met and could not be used.
     """
 
     rows: Mapping[str, Sequence[GradientRow]]
@@ -481,11 +481,11 @@ def choose_rows(
     Args:
         model: knows its `pairs()`.
         manifests: the data.
-        by: what is compared.
+        by: languages that are compared: of the source, of the target, or pairs.
         count: utterances of each.
-        seed: of the choice.
+        seed: seed of the choice.
         languages: compared; all in the data if none are given.
-        targets: written; all that the model knows if none are given.
+        targets: languages written; all that the model knows if none are given.
         fits: whether the model takes an utterance.
 
     Raises:

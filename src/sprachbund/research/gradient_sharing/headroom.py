@@ -43,10 +43,10 @@ class Gain:
     """The gain of an arm over training together, in one language.
 
     Attributes:
-        loss: of the arm, nats for each token, mean over seeds.
+        loss: loss of the arm, nats for each token, mean over seeds.
         gain: loss of training together, less that.
         interval: 95 % of the gain, by bootstrap over utterances of the mean over seeds.
-        spread: of the gain, standard deviation over seeds.
+        spread: spread of the gain, standard deviation over seeds.
     """
 
     loss: float
@@ -60,7 +60,7 @@ class Headroom:
     """The result of a measurement of headroom.
 
     Attributes:
-        modules: that were trained.
+        modules: modules that were trained.
         before: language to the loss before any training.
         together: language to the loss of training together.
         gains: arm to language, and `ALL` for the mean over languages, to what it gains.
@@ -89,7 +89,7 @@ def measure_headroom(
     """Train the modules together, alone, and in groups, and compare on utterances held out.
 
     Args:
-        model: of a family with a text decoder; it is as before afterwards.
+        model: model of a family with a text decoder; it is as before afterwards.
         train: corpora that are trained on.
         dev: corpora of which utterances are held out.
         options: see `HeadroomOptions`.
@@ -177,7 +177,7 @@ class _Heard:
 
     @torch.no_grad()
     def _before(self, batch: Sequence[GradientExample]) -> list[Tensor]:
-        """What is not trained, (T, ·) of each."""
+        """States (T, ·) of each utterance in front of the trained part."""
         features: Features = features_of(self.model, batch)
         if not self.first:
             return [v[:n] for v, n in zip(features.values, features.num_frames.tolist(), strict=True)]

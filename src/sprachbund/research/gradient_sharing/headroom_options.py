@@ -28,7 +28,7 @@ class HeadroomOptions:
         batch: utterances of a step, of one language.
         learning_rates: tried in every arm; its best one counts.
         seeds: orders of the batches; every arm is trained once with each.
-        seed: of the choice of utterances and the first order.
+        seed: seed of the choice of utterances and the first order.
     """
 
     modules: Annotated[tuple[str, ...], Option("--modules", metavar="PATTERN")] = ()

@@ -24,8 +24,8 @@ class SharingArm(Strict):
     Attributes:
         split: nothing; what the gradients say; the same modules and sizes of groups with languages drawn at random, as
             a control; a branch for every language; or adapters (LoRA) of the same size.
-        choose_by: which module is split, see `sharing.capacity.ranked`.
-        shared_ratio: in place of the one that the gradients give.
+        choose_by: measure by which the modules to split are ranked, see `analyses.ranked`.
+        shared_ratio: shared ratio in place of the one that the gradients give.
         start: first weights of the branches.
         whole: train every weight, not only the last two encoder layers and what is new.
         goes_on: whether it is trained further at all.
@@ -58,7 +58,16 @@ ARMS: Mapping[str, SharingArm] = {
 
 
 class Analysis(Strict):
-    """Options of collecting gradients; see `collect_options.CollectOptions`."""
+    """Options of collecting gradients; see `collect_options.CollectOptions`.
+
+    Attributes:
+        modules: patterns of the names of the modules that are analysed; the second feed-forward of every encoder layer
+            if empty.
+        utterances: utterances of each language; a multiple of `batch` times `accumulate`.
+        batch: utterances of a backward pass.
+        accumulate: backward passes whose gradients are added up to one vector.
+        dimensions: dimensions that a gradient is projected to.
+    """
 
     modules: tuple[str, ...] = ()
     utterances: int = Field(default=320, ge=1)
@@ -72,35 +81,38 @@ class GradientSharingRecipe(Strict):
 
     Attributes:
         data: folder with `train`, `dev` and `test`; a check needs none.
-        languages: spoken, and written where no targets are named.
+        languages: languages spoken, and written where no targets are named.
         targets: languages written, in training, analysis and test; all of `languages` if empty.
-        shares: language to the share of its training speech that is there; the starved ones.
-        seeds: of weights, data order, utterances and branches; one run each.
-        first_seed: of one training on all languages that every seed goes on from, as from a published checkpoint;
+        shares: language to the share of its training speech that is used, for languages with less data than the others.
+        seeds: seeds of weights, data order, utterances and branches; one run each.
+        first_seed: seed of one training on all languages that every seed goes on from, as from a published checkpoint;
             without it each seed trains its own.
         arms: names from `ARMS`; the baseline is always there.
-        model: shape of a new model of our own family; of a conformer to start from, its losses alone.
+        vocabulary_size: pieces of a new model's tokenizer, all languages together.
+        transcript_vocabulary_size: pieces of the tokenizer of transcripts, for CTC.
+        model: shape of a new conformer; of a conformer to start from, its losses alone.
         start: model directory or name on the Hugging Face hub, of any family, that is trained on in its place.
-        fine_tuning: what is changed in such a checkpoint first.
+        fine_tuning: changes to such a checkpoint before it is trained on.
         seamless: the published SeamlessM4T shape that is checked; running it needs `start`.
-        plan: what the arms that go by gradients split, with no analysis made.
-        first: training on all languages.
-        second: training of every arm, from where the first ended.
-        learning_rates: of the second training, tried for every arm with the first seed; the one of the lowest loss on
-            dev counts for the arm. That of `second` if empty.
-        second_repeats: language to how often its speech is heard in an epoch of that.
-        private_rate: the private branches' rate beside that of the rest.
-        branch_dropout: of the hidden units of all branches.
-        cache_states: compute the frozen first layers once for all arms, on sound that is the same in every epoch; see
-            `sprachbund.training.cached_states`.
+        plan: splits of the arms that go by gradients, made without an analysis.
+        first: training options of the model that is trained on all languages.
+        second: training options of every arm, from where the first ended.
+        learning_rates: learning rates of the second training, tried for every arm with the first seed; the one of the
+            lowest loss on dev counts for the arm. That of `second` if empty.
+        second_repeats: language to the times that its speech is heard in an epoch of the second training.
+        private_rate: ratio of the private branches' learning rate to that of the rest.
+        branch_dropout: dropout of the hidden units of all branches.
+        cache_states: whether the frozen first layers are computed once for all arms, on sound that is the same in every
+            epoch; see `sprachbund.training.cached_states`.
         changed_digits: languages whose speech is translated with other digits than are spoken, in all data: a positive
-            control, in which groups of languages have something to gain; see `control`.
+            control, in which groups of languages have something to gain.
         workers: seeds at a time, each with one thread.
-        num_modules: split by the arms that go by gradients.
-        num_groups: K of these splits, 2 as published; None finds it, and where there are no groups, the arm is the
-            baseline.
-        conflict: what sets the shared ratio, see `SharingPlanOptions`.
-        test_utterances: scored, evenly over the test set; all if None.
+        analysis: options of collecting gradients.
+        num_modules: modules that are split by the arms that go by gradients.
+        num_groups: groups of each of these splits, 2 as published; None finds the number, and where there are no
+            groups, the arm is the baseline.
+        conflict: measure of conflict that sets the shared ratio, see `SharingPlanOptions`.
+        test_utterances: test utterances that are scored, evenly over the test set; all if None.
     """
 
     data: Path = Path()

@@ -218,7 +218,7 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def _common(parts: Sequence[Sequence[str]]) -> int:
-    """How many parts all names begin with; each keeps at least its last."""
+    """Number of leading parts that all names share; each name keeps at least its last part."""
     columns = list(zip(*(part[:-1] for part in parts), strict=False))
     return next((index for index, column in enumerate(columns) if len(set(column)) > 1), len(columns))
 
@@ -280,7 +280,7 @@ dl { margin: 20px 0; } dt { color: #66727f; font-size: 13px; } dd { margin: 0 0 
 
 
 def check_ending(path: Path) -> None:
-    """See that a report can be written there, before any work. Raises SprachbundError when not."""
+    """Check that a report can be written there, before any work. Raises SprachbundError when not."""
     if path.suffix.lower() not in ENDINGS:
         raise SprachbundError(f"{path} does not end in {' or '.join(ENDINGS)}; name the report so")
 
@@ -289,7 +289,7 @@ def write_report(plan: SharingPlan, path: Path, against: SharingPlan | None = No
     """Write the page or the picture, by the path's ending; it appears whole or not at all.
 
     Args:
-        plan: with its evidence.
+        plan: plan with its evidence.
         path: ends in .html, for a page with every split module, or .png, for the first of them.
         against: a plan from another checkpoint's gradients, for what changed since.
 

@@ -28,15 +28,15 @@ class SharingPlanOptions:
         num_groups: K, in every module; None finds it, see `find_groups`. The paper takes 2.
         clustering: "ward", the same every time, or "kmeans".
         choose_by: "purity" as published, or "separation"; see `analyses.ranked`.
-        conflict: what sets the shared ratio: "corrected" for 1 - mean of c_lk, or "raw" for delta as published, which
-            grows and shrinks with the noise of the gradients.
-        thresholds: of the conflict, rising; those of its kind if None.
+        conflict: measure of conflict that sets the shared ratio: "corrected" for 1 - mean of c_lk, or "raw" for delta
+            as published, which grows and shrinks with the noise of the gradients.
+        thresholds: thresholds of the conflict, rising; those of its kind if None.
         ratios: shared ratio below the first threshold, between them, from the last on; one more than thresholds.
         shared_ratio: for every split in place of the table.
         private_widths: "equal", or "energy" for widths in proportion to the groups' energy.
-        start: how branches get their first weights.
+        start: method that gives branches their first weights.
         veto: groups with a mean corrected cosine above are merged; None, or a number of groups by hand, merges none.
-        seed: of k-means, of half samples, and of the weights that branches draw.
+        seed: seed of k-means, of half samples, and of the weights that branches draw.
 
     Raises:
         SprachbundError: for a value that cannot be.

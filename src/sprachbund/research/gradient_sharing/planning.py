@@ -32,7 +32,7 @@ def make_plan(
     """Decide what to split, from gradients. Neither the order of languages nor that of vectors matters.
 
     Args:
-        sketches: of one model; its `info`, when there, names the model and the side of each module.
+        sketches: sketches of one model; its `info`, when there, names the model and the side of each module.
         options: the published ones if not given.
         progress: called with (modules done, modules in all).
 
@@ -203,7 +203,7 @@ def _notes(
     chosen: Sequence[str],
     options: SharingPlanOptions,
 ) -> tuple[str, ...]:
-    """What was not as a person would expect of the options."""
+    """Notes on splits that differ from what the options suggest."""
     notes = []
     last = ranked.index(chosen[-1]) if len(chosen) == options.num_modules else len(ranked)
     whole: dict[str, list[str]] = {}

@@ -128,7 +128,7 @@ def write_table(recipe: GradientSharingRecipe, directory: Path) -> Path:
 
 Report = Callable[[str], None]
 ARMS_FILE = "arms.json"
-"""In the folder of a seed whose arms are finished."""
+"""File in the folder of a seed whose arms are finished."""
 STATES = "states"
 """Folder of states that all runs of the comparison read."""
 RATES, RATES_FILE = "rates", "rates.json"
@@ -264,7 +264,7 @@ def _examples(recipe: GradientSharingRecipe) -> ExampleRecipe:
 
 
 def _beginning(recipe: GradientSharingRecipe) -> dict[str, Any]:
-    """What the first training starts from: a checkpoint, or a new model."""
+    """Keys of the first training's start: a checkpoint, or a new model."""
     if recipe.start is None:
         return {
             "model": recipe.model,
@@ -276,7 +276,7 @@ def _beginning(recipe: GradientSharingRecipe) -> dict[str, Any]:
 
 
 def _going_on(recipe: GradientSharingRecipe, start: Path) -> dict[str, Any]:
-    """What an arm starts from; a checkpoint has been changed by then, and its losses are set again."""
+    """Keys of an arm's start; a checkpoint has been changed by then, and its losses are set again."""
     if recipe.start is None:
         return {"start": start}
     if family_of(start) == "conformer":
@@ -285,7 +285,7 @@ def _going_on(recipe: GradientSharingRecipe, start: Path) -> dict[str, Any]:
 
 
 def _losses(recipe: GradientSharingRecipe) -> dict[str, Any]:
-    """What `model` says of the losses of a conformer to start from, whose sizes are its own."""
+    """Weights of the losses in `model`, for a conformer to start from, whose sizes are its own."""
     given = recipe.model.model_dump(include=set(LOSSES & recipe.model.model_fields_set))
     return {"model": ConformerShape(**given)} if given else {}
 
@@ -353,7 +353,7 @@ def _arm(
 
 
 def _change(recipe: GradientSharingRecipe, seed: int, arm: SharingArm, sketches: Sketches | None) -> object:
-    """What an arm does to the model; arms that do the same are one."""
+    """Identity of an arm's change to the model; arms of the same change are one."""
     if arm.split == "lora" or not arm.goes_on:
         return arm.split, arm.whole, arm.goes_on
     splits = () if arm.split == "none" else _plan(recipe, arm, seed, sketches).splits
@@ -369,7 +369,7 @@ def _second(
     directory: Path,
     learning_rate: float,
 ) -> TranslatorRecipe:
-    """How the arm is trained, from what, with everything but the data and the steps its own."""
+    """Recipe of the training of an arm; all arms share its data and steps."""
     plan = _plan(recipe, arm, seed, sketches)
     model: Any = load(first)
     modules = [split.module for split in plan.splits]
@@ -408,7 +408,7 @@ def _again(recipe: GradientSharingRecipe, translator: TranslatorRecipe) -> Trans
 def _plan(
     recipe: GradientSharingRecipe, arm: SharingArm, seed: int, sketches: Sketches | None
 ) -> SharingPlan:
-    """What the arm splits. Groups are not merged, however much alike: an arm is to differ from the baseline."""
+    """Plan of an arm. Groups are not merged, however much alike: an arm is to differ from the baseline."""
     options = SharingPlanOptions(
         num_modules=recipe.num_modules,
         num_groups=recipe.num_groups,
@@ -441,8 +441,8 @@ def other_groups(groups: Grouping, seed: int) -> Grouping:
     """Groups of the same sizes with languages drawn at random, and not the same groups.
 
     Args:
-        groups: of at least two languages, not each alone and not all together.
-        seed: of the draw.
+        groups: groups of at least two languages, not each alone and not all together.
+        seed: seed of the draw.
 
     Raises:
         SprachbundError: there are no other groups of these sizes.
@@ -497,7 +497,7 @@ def other_digits(text: str, language: str) -> str:
     """The text with every word for a digit replaced by that for another one.
 
     Args:
-        text: in words.
+        text: text in words.
         language: BCP-47 tag of the text.
     """
     changed = {cardinal(digit, language): cardinal((digit + _STEP) % 10, language) for digit in range(10)}
@@ -516,8 +516,8 @@ def make_control(
     Args:
         data: folder with `train`, `dev` and `test`.
         out: folder of the copy.
-        languages: whose speech is copied.
-        changed: those whose translations have other digits.
+        languages: languages whose speech is copied.
+        changed: languages whose translations have other digits.
         report: is called with a line for each part.
 
     Raises:

@@ -38,11 +38,11 @@ class LanguagePair:
     """Two languages in a module.
 
     Attributes:
-        module: where.
+        module: name of the module.
         languages: the two.
         together: mean cosine of the one's vectors with the other's.
         own: mean cosine within each.
-        error: what a cosine may be off by (95%); 0 where it is not known.
+        error: half width of a cosine's 95% interval; 0 where it is not known.
     """
 
     module: str
@@ -182,7 +182,7 @@ def plan_blocks(plan: SharingPlan) -> list[Block]:
 
 
 def show_blocks(plan: SharingPlan, against: SharingPlan | None = None) -> list[Block]:
-    """Which languages fight, where, and how sure that is; what changed since another checkpoint; the plan."""
+    """Report on conflicts between languages with their uncertainty, changes since another checkpoint, and the plan."""
     changed = [] if against is None else ["", *change_blocks(plan, against)]
     return [*fight_lines(plan), *changed, "", *plan_blocks(plan)]
 
@@ -254,7 +254,7 @@ _BY = {
 
 
 def _sure(evidence: ModuleEvidence) -> str:
-    """How far the groups can be trusted, in words."""
+    """Reliability of the groups, in words."""
     if _none_seen(evidence):
         return (
             "no: the conflict is not larger than its error; more utterances would tell whether there is any"
@@ -420,8 +420,8 @@ def diff_lines(difference: dict[str, Any], one: str, other: str) -> list[str]:
 
     Args:
         difference: as `compare` returns it.
-        one: what to call the first plan.
-        other: what to call the second.
+        one: name of the first plan.
+        other: name of the second plan.
     """
     lines = []
     if difference["model_hash"]:

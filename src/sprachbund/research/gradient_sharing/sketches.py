@@ -28,7 +28,7 @@ class Sketches:
 
     Attributes:
         vectors: module to language to float32 (N, d): N vectors; d may differ between modules, N everywhere.
-        info: how they were made; may be empty.
+        info: settings that they were made with; may be empty.
 
     Raises:
         SprachbundError: when they cannot be compared; the message names the array as module|language.

@@ -35,8 +35,8 @@ def apply_plan(model: Any, plan: SharingPlan, *, importance: Importance | None =
 
     Args:
         model: any family whose feed-forwards the plan names.
-        plan: what to split.
-        importance: of the hidden units of every module that starts by "neuron"; see
+        plan: modules to split, with groups and widths.
+        importance: importance of the hidden units of every module that starts by "neuron"; see
             `sprachbund.research.gradient_sharing.surgery`.
 
     Raises:
@@ -168,7 +168,7 @@ def _branches(split: SplitFeedForward) -> list[Branch]:
 # Importance of hidden units: mean |activation x gradient| (arXiv 1611.06440, equation 8).
 
 Loss = Callable[[Any], Tensor]
-"""From a batch of one language to what is differentiated; a sum over target tokens, so that batches add up."""
+"""Loss of a batch of one language, to be differentiated; a sum over target tokens, so that batches add up."""
 
 
 def collect_importance(
@@ -185,10 +185,10 @@ def collect_importance(
     language mean something. The model runs without dropout and its weights get no gradients.
 
     Args:
-        model: with feed-forwards of these names.
-        batches: of every language (or pair), each holding rows of that one only.
+        model: model with feed-forwards of these names.
+        batches: batches of every language (or pair), each holding rows of that one only.
         modules: names of the feed-forwards.
-        loss: of a batch; `model(batch).total` if not given.
+        loss: loss of a batch; `model(batch).total` if not given.
         progress: called with the number of batches done.
 
     Raises:
@@ -223,7 +223,7 @@ def _zeros(width: int) -> Tensor:
 
 @contextmanager
 def _hidden(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """What goes into each of `layers` (B, T, F) in the passes made inside, with gradients but no others' cost."""
+    """Record the inputs (B, T, F) of each of `layers` in the passes made inside, with gradients of these alone."""
     seen: dict[str, Tensor] = {}
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
@@ -276,10 +276,10 @@ def measure_importance(
     """Importance (F,) of the hidden units, by module and language, of every module that starts by "neuron".
 
     Args:
-        model: that the plan is for, not split yet.
-        plan: what will be split.
+        model: model that the plan is for, not split yet.
+        plan: modules that will be split.
         manifests: speech to measure on.
-        utterances: of each language, or pair.
+        utterances: utterances of each language, or pair.
         targets: languages written; all that the model knows if none are given.
         progress: called with the number of batches done, and of all.
 

@@ -57,7 +57,7 @@ class BoundedAudio(AudioSource):
 
     Raises:
         RefusalError: 413, at once where the header says so.
-        SprachbundError: what was sent is not audio.
+        SprachbundError: the upload is not audio.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class BoundedAudio(AudioSource):
             raise self._too_long(self.duration_s, "lasts")
 
     def blocks(self, block_s: float = WINDOW_S, *, start_s: float = 0.0) -> Iterator[Samples]:
-        """As of any audio, up to the limit."""
+        """Blocks of audio, up to the limit."""
         read_s = 0.0
         for block in self._whole.blocks(block_s, start_s=start_s):
             if self._abandoned.is_set():
@@ -102,18 +102,18 @@ class FileJob:
     """A recording being translated into one language: iterate for its segments, then ask for the `translation`.
 
     Args:
-        worker: of the model.
+        worker: worker of the model.
         upload: the recording, open as long as the job is.
         target: language wanted, or "transcribe".
         source: language spoken; None identifies it.
-        options: how to decode.
+        options: decoding options.
         max_duration_s: longest recording that is allowed.
         allow_damaged: whether what can be read of a damaged recording is enough.
         activity: the voice activity detector, shared.
         count: called with the seconds of audio read.
 
     Attributes:
-        duration_s: of the recording, as far as it is known.
+        duration_s: seconds of the recording, as far as it is known.
     """
 
     def __init__(
@@ -246,7 +246,7 @@ def options_of(
         temperature: 0 is greedy.
         batch_size: spans in a batch at most.
         glossary: terms and their translations.
-        hot_words: that the search prefers.
+        hot_words: words that the search prefers.
     """
     return DecodingOptions(
         allowed_languages=tuple(languages) or None,
