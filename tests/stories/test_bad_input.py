@@ -187,6 +187,8 @@ def test_two_files_of_one_name(tiny_model: Path, talk: Path, here: Path) -> None
         (("--beam", "0"), ("--beam is 0",)),
         (("--min-tokens", "9", "--max-tokens", "3"), ("--max-tokens is 3",)),
         (("--threads", "0"), ("--threads is 0",)),
+        (("--threads", "x"), ("--threads is 'x'", "valid integer", "`sprachbund translate --help`")),
+        (("--tempos", "x"), ("--tempos is 'x'; write numbers with commas between",)),
         (("--threads", "100000"), ("100000 threads asked for; this machine has",)),
         (("--tp", "de"), ("--tp",)),
     ],
