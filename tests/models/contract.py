@@ -378,14 +378,13 @@ def guard(subject: Subject) -> str:
 
 
 def prompt(subject: Subject) -> str:
-    """A prompt is used, or the user is told that it is not, or it is refused."""
-    able = subject.family.capabilities
+    """A prompt is used, or refused."""
     if not subject.hears:
         return NOT_ASKED
-    if able.writes_by_frames:
+    if not subject.family.capabilities.reads_context:
         return refusal(lambda: subject.text(prompt="names"))
-    result = subject.written(prompt="names")
-    return "no room, said" if any("no room for a prompt" in one for one in result.warnings) else "used"
+    subject.text(prompt="names")
+    return "used"
 
 
 def draft(subject: Subject) -> str:

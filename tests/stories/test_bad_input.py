@@ -201,6 +201,17 @@ def test_options_that_cannot_be(
     assert ran.code == 2
 
 
+def test_what_the_model_cannot_serve_is_said_once_before_the_first_file(
+    tiny_model: Path, talk: Path, here: Path
+) -> None:
+    ran = translate(tiny_model, talk, talk, more=("--prompt", "names: Ada"))
+    one_line(
+        ran,
+        "error: the model conformer has no room for a prompt; leave it out, or take a whisper or qwen3_asr",
+    )
+    assert ran.code == 2
+
+
 @pytest.fixture(scope="module")
 def long_talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten sentences with pauses."""

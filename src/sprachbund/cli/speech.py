@@ -27,7 +27,7 @@ from sprachbund.cli.console import (
 )
 from sprachbund.cli.models import fetch
 from sprachbund.cli.startup import undisturbed
-from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
+from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import BUNDLED
 from sprachbund.util.devices import CPU, check_device_name
@@ -499,6 +499,7 @@ def _make_ready(job: SpeechJob) -> _Ready:
     with as_usage():
         with with_hints(model.pairs, job.verb, job.files[0], job.targets, job.source):
             targets = _check_languages(model, job)
+        check_options(model.family, job.decoding)
         _check_draft(model, job.decoding)
         if job.output.both and model.family.capabilities.translator is None:
             raise SprachbundError(

@@ -363,8 +363,7 @@ class Capabilities:
         alignment: how words get times.
         language_from_text: whether it writes what is spoken without being given the language, and hears none: the
             language is then identified from its text.
-        reads_context: whether `Target.context` is shown to the model before the speech; `prompt`, which holds what is
-            behind it, is then the same without.
+        reads_context: whether `Target.context`, a prompt of the caller's, is shown to the model.
         begin_suppressed: tokens that are never written first.
         encode_text: tokens of a text as the model would write it, for drafts made of texts.
         words_only: whether its vocabulary has no full stop, so that it writes no punctuation;
