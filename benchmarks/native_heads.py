@@ -193,7 +193,7 @@ def measure(name: str, size: int, args: argparse.Namespace) -> list[dict[str, An
             "draft tokens": key[1],
             "accepted": accepted[key] if key[1] else "",
             "tokens a pass": round((args.tokens - 1) / passes[key], 2),
-            "ms a token": round(median(own) / (args.tokens - 1) * 1e3, 2),
+            "ms a token of every row": round(median(own) / (args.tokens - 1) * 1e3, 2),
             "gain": f"{median(ratios[key]):.2f} ({min(ratios[key]):.2f} to {max(ratios[key]):.2f})",
             "rows changed": changed[key],
         }

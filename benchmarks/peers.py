@@ -28,6 +28,7 @@ from typing import Any, Literal
 from rich.progress import Progress
 
 from sprachbund.engines.extension import choose_instruction_set
+from sprachbund.util.files import write_json
 
 HERE = Path(__file__).parent / "peers"
 RESULTS = Path(__file__).parent / "peers_by_processor"
@@ -266,7 +267,7 @@ def measure(shape: str, result: dict[str, Any], args: argparse.Namespace, progre
     for system in systems:
         if str(system) not in entry["start"]:
             entry["start"][str(system)] = start(system, folder, args)
-            save(result, args.out)
+            write_json(args.out, result)
     progress.advance(task)
     progress.update(task, completed=1 + entry["rounds"])
     if entry["rounds"] >= args.rounds:
@@ -278,7 +279,7 @@ def measure(shape: str, result: dict[str, Any], args: argparse.Namespace, progre
     while entry["rounds"] < args.rounds:
         one_round(entry, workers, args)
         entry["rounds"] += 1
-        save(result, args.out)
+        write_json(args.out, result)
         progress.advance(task)
     for worker in workers:
         worker.close()
@@ -367,12 +368,6 @@ def results(args: argparse.Namespace) -> Path:
     """The file of a processor and, where one is asked for, an instruction set."""
     named = f"{args.processor} {args.instruction_set or ''}".lower()
     return RESULTS / (re.sub(r"[^a-z0-9]+", "_", named).strip("_") + ".json")
-
-
-def save(result: dict[str, Any], path: Path) -> None:
-    draft = path.with_suffix(".partial")
-    draft.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(draft, path)
 
 
 def parse() -> argparse.Namespace:

@@ -22,7 +22,7 @@ from benchmarks.rows import keep
 from pydantic import BaseModel
 
 from sprachbund.audio.load import load
-from sprachbund.research import sizes
+from sprachbund.research import size_file
 from sprachbund.research.code_switch.estimate import paper_shape, sizes_of
 from sprachbund.research.discrete_units.estimate import SOURCE_TOKENS, TARGET_TOKENS
 from sprachbund.research.discrete_units.estimate import estimate_memory as of_units
@@ -166,7 +166,7 @@ class System:
 
 def recipe(kind: type[_R], name: str) -> _R:
     """The published size of a system."""
-    return read_recipe(kind, Path(sizes.__file__).parent / f"{name}.paper.toml")
+    return read_recipe(kind, size_file(name, "paper"))
 
 
 def systems() -> list[System]:

@@ -6,6 +6,8 @@ import soundfile
 
 import sprachbund
 from sprachbund.decoding.options import GuardOptions
+from tests.decoding.test_speculative_drafts import parasite_for
+from tests.decoding.tiny_family import TinyFamily
 from tests.stories.support import LANGUAGES, speech, write_tiny_model, write_wav
 
 OPEN = sprachbund.DecodingOptions(guard=GuardOptions(enabled=False))
@@ -70,18 +72,24 @@ def test_stream_gives_the_segments_one_by_one(model: sprachbund.Model, talk: Pat
     assert work.finished_s == work.duration_s == pytest.approx(soundfile.info(talk).duration)
 
 
-def test_warnings_of_the_audio_stand_apart_from_notes(
-    model: sprachbund.Model, talk: Path, tmp_path: Path
-) -> None:
+def test_warnings_of_the_audio_stand_apart_from_notes(directory: Path, talk: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.wav"
     cut.write_bytes(talk.read_bytes()[:60_000])
-    work = model.stream(cut, "de", options=sprachbund.DecodingOptions(prompt="a glossary"))
+    for path in directory.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    parasite_for(TinyFamily()).save(tmp_path / "draft.safetensors")  # of another model
+    work = sprachbund.load(tmp_path).stream(cut, "de")
     list(work)
     assert len(work.audio_warnings) == 1
     assert "cut off" in work.audio_warnings[0]
-    assert set(work.warnings) - set(work.audio_warnings) == {
-        "the model conformer has no room for a prompt; it was not used"
-    }
+    [note] = set(work.warnings) - set(work.audio_warnings)
+    assert "draft" in note
+
+
+def test_a_prompt_that_the_model_does_not_read_is_refused(model: sprachbund.Model, talk: Path) -> None:
+    said = "the model conformer has no room for a prompt; leave it out, or take a whisper or qwen3_asr model"
+    with pytest.raises(sprachbund.SprachbundError, match=said):
+        model.translate(talk, to="de", options=sprachbund.DecodingOptions(prompt="a glossary"))
 
 
 def test_pairs_and_card(model: sprachbund.Model, directory: Path) -> None:

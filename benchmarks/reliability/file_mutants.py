@@ -320,12 +320,12 @@ def _read_convergence(path: Path) -> None:
 
 def _recipe(name: str) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
-        import sprachbund.research
+        from sprachbund.research import size_file
 
         if name == "bundled":
             source = Path(__file__).parents[2] / "recipes" / "bundled.toml"
         else:
-            source = Path(sprachbund.research.__path__[0]) / "sizes" / f"{name}.tiny.toml"
+            source = size_file(name, "tiny")
         return Path(shutil.copy(source, folder / "recipe.toml"))
 
     return make

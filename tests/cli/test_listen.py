@@ -44,6 +44,12 @@ def test_events_are_json_lines_that_add_up(short, capsys):
     assert german[-1]["final"]
 
 
+def test_raw_sound_is_not_untrusted(capsys):
+    assert main(["listen", "-", "--untrusted"]) == 2
+    said = "--untrusted is for recordings; raw sound is not decoded, so leave it out"
+    assert capsys.readouterr().err == f"sprachbund: error: {said}\n"
+
+
 def test_without_a_language_it_writes_the_one_spoken(short, capsys):
     assert main(["listen", str(short), "--fast", "--policy", "span"]) == 0
     assert "marque uno para llamar a este número" in capsys.readouterr().out

@@ -256,7 +256,7 @@ def _write_data(root: Path) -> None:
     from pyarrow import parquet
 
     from sprachbund.corpora.asterisk.packages import SPEAKERS
-    from sprachbund.research import sizes
+    from sprachbund.research import size_file
     from tests.corpora.asterisk_tree import write_tree
     from tests.evaluation.made_talks import write_lines
     from tests.evaluation.test_emissions import LOG, REFERENCE
@@ -266,7 +266,7 @@ def _write_data(root: Path) -> None:
 
     write_corpus(root / "tones")
     (root / "recipe.toml").write_text(_RECIPE)
-    study = Path(sizes.__file__).parent / "encoder_transfer.tiny.toml"
+    study = size_file("encoder_transfer", "tiny")
     (root / "study.toml").write_text(study.read_text())
     write_lines(root / "log.jsonl", LOG)
     write_lines(root / "references.jsonl", REFERENCE)

@@ -90,7 +90,15 @@ def test_a_parakeet_of_nemo_is_converted(tmp_path):
     assert (said["kind"], said["languages"]) == ("parakeet_tdt", ["de", "en"])
     write_wav(tmp_path / "a.wav", speech("one two three"))
     ran = command(
-        "transcribe", tmp_path / "a.wav", "--model", tmp_path / "out", "--from", "en", "--no-guard", "--words"
+        "transcribe",
+        tmp_path / "a.wav",
+        "--model",
+        tmp_path / "out",
+        "--from",
+        "en",
+        "--no-guard",
+        "--words",
+        "--json",
     )
     assert ran.code == 0, ran.err
     ran = command("convert", archive, "--out", tmp_path / "ctc", "--language", "en", "--head", "ctc")

@@ -62,6 +62,9 @@ def test_a_beam_is_for_text_too(model: Path) -> None:
         ((), "nothing to translate; name recordings, or give a text with --text"),
         (("--text", "abc", "talk.wav"), "text is translated without recordings"),
         (("--text", "abc", "--words"), "text is translated without --words"),
+        (("--text", "abc", "--overwrite"), "text is translated without --overwrite"),
+        (("--text", "abc", "--num-speakers", "2"), "text is translated without --num-speakers"),
+        (("--text", "abc", "--untrusted"), "text is translated without --untrusted"),
         (("--texts", "gone.txt"), "there is no file gone.txt"),
         (("--texts", "-", "--texts", "-"), "stdin is named twice"),
         (("--text", "abc", "--to", "it"), "it"),
@@ -93,7 +96,7 @@ def test_the_same_model_translates_speech(model: Path, tmp_path: Path) -> None:
     talk = write_wav(tmp_path / "talk.wav", speech())
     out = translated(model, talk, "--no-guard")
     assert out.startswith("[0.")
-    ran = command("translate", "--model", model, "--from", "de", "--to", "fr", talk, "--words")
+    ran = command("translate", "--model", model, "--from", "de", "--to", "fr", talk, "--words", "--json")
     assert "words get no times" in ran.error_lines[0]
     assert translated(model, talk, "--no-guard", "--engine", "torch-fp32") == out
     assert translated(model, talk, "--no-guard", "--engine", "torch-bf16").startswith("[0.")

@@ -16,7 +16,7 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.conformer.io import load, save
-from sprachbund.research import sizes
+from sprachbund.research import size_file
 from sprachbund.research.encoder_transfer.estimate import check_checkpoints
 from sprachbund.research.encoder_transfer.grid import Cell
 from sprachbund.research.encoder_transfer.recipe import EncoderTransferRecipe, from_start
@@ -32,7 +32,7 @@ from tests.models.transducer_checkpoints import (
 )
 from tests.training import made
 
-TINY = Path(sizes.__file__).parent / "encoder_transfer.tiny.toml"
+TINY = size_file("encoder_transfer", "tiny")
 NEW = {"de": "mean"}
 
 

@@ -116,6 +116,48 @@ FAMILIES: Mapping[str, Callable[[Path], Family]] = {
     "Qwen3-ASR": _audio_llm("qwen3_asr"),
 }
 """Builders by name; each writes into an empty folder of its own."""
+REGISTERED: Mapping[str, str] = {
+    "conformer": "conformer",
+    "split conformer": "conformer",
+    "whisper": "whisper",
+    "seamless": "seamless_m4t_v2",
+    "speech LLM": "speech_llm",
+    "tokens by attention": "token_conformer",
+    "tokens by CTC": "token_conformer",
+    "tokens by CTC and attention": "token_conformer",
+    "tokens by transducer": "token_conformer",
+    "mBART": "token_mbart",
+    "cascade": "cascade",
+    "streaming transducer": "conformer",
+    "streaming transducer with prompts": "conformer",
+    "streaming ONNX": "streaming_onnx",
+    "Parakeet CTC": "parakeet_ctc",
+    "Parakeet RNNT": "parakeet_rnnt",
+    "Parakeet TDT": "parakeet_tdt",
+    "Canary": "canary",
+    "Cohere ASR": "cohere_asr",
+    "Moonshine": "moonshine",
+    "streaming Moonshine": "moonshine_streaming",
+    "Kyutai STT": "kyutai_speech_to_text",
+    "Voxtral": "voxtral",
+    "Voxtral Realtime": "voxtral_realtime",
+    "Granite Speech": "granite_speech",
+    "Qwen3-ASR": "qwen3_asr",
+}
+"""The name of each in config.json, which the contract compares with what is saved."""
+NOT_BUILT: Mapping[str, str] = {
+    "seamless_m4t": "another encoder and the same decoder; tests/models/seamless compares both versions",
+    "granite_speech_plus": "its projector reads more layers of the encoder; tests/models/audio_llm compares all kinds",
+    **dict.fromkeys(
+        ("m2m_100", "mbart", "marian", "t5"), "translates texts; tests/models/contract.py builds it"
+    ),
+    **dict.fromkeys(
+        ("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3"),
+        "a language model that is asked to translate texts; tests/models/contract.py builds one, and "
+        "tests/models/test_causal_lm.py compares all kinds",
+    ),
+}
+"""Registered families that are not built here, and why."""
 
 SLOW = frozenset({"streaming ONNX"})
 """An export is traced for some ten seconds."""

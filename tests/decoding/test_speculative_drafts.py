@@ -187,12 +187,33 @@ def test_auto_says_why_a_draft_beside_the_model_is_not_used(tmp_path: Path) -> N
 
 def test_a_draft_that_is_named_and_not_there_is_an_error_that_lists_what_is(tmp_path: Path) -> None:
     family = TinyFamily(seed=5)
-    with pytest.raises(SprachbundError, match="no draft 'parasit': this model has none"):
+    rest = r"a draft's file, a text .* \(TEXT\.txt\), or the directory of a smaller model, alone or as DIR\+TEXT\.txt"
+    said = rf"no draft 'parasit', and the model \S+ has none of its own; give auto, none, {rest}$"
+    with pytest.raises(SprachbundError, match=said):
         speculation_for(family, DecodingOptions(draft="parasit"))
     parasite_for(family).save(tmp_path / "draft.safetensors")
     family.drafts = find_drafts(tmp_path)  # type: ignore[attr-defined]
-    with pytest.raises(SprachbundError, match=r"this model has parasite.*did you mean parasite"):
+    with pytest.raises(SprachbundError, match=rf"give auto, none, parasite, {rest}; did you mean parasite\?"):
         load_draft(family, "parasit")
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("./no/model", "./no/model"),
+        ("none.txt", "none.txt"),
+        ("draft.safetensors", "draft.safetensors"),
+        ("none+text.txt", "none"),
+    ],
+)
+def test_a_path_where_nothing_is(
+    name: str, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        SprachbundError, match=f"nothing is at '{missing}'; check the path of the draft, or give"
+    ):
+        load_draft(TinyFamily(), name)
 
 
 def test_another_depth_or_vocabulary_is_named() -> None:

@@ -1,5 +1,7 @@
 """Long form over planted speech, with a loudness detector in place of the network."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import soundfile
@@ -252,12 +254,13 @@ def test_rows_cut_by_the_limit_still_get_words():
         assert all(s.words for s in run(["de"], "en", options, family)["de"].segments)
 
 
-def test_a_prompt_that_the_model_cannot_read_is_reported():
+def test_a_prompt_that_the_model_cannot_read_is_refused():
     options = DecodingOptions(guard=LENIENT, max_tokens=8, prompt="abc")
-    assert not any("prompt" in w for w in run(["de"], "en", options)["de"].warnings)
+    assert run(["de"], "en", options) != run(["de"], "en", replace(options, prompt=None))
     family = TinyFamily(seed=3)
-    family.prompt = lambda target: [2]
-    assert any("no room for a prompt" in w for w in run(["de"], "en", options, family)["de"].warnings)
+    family.capabilities = replace(family.capabilities, reads_context=False)
+    with pytest.raises(SprachbundError, match="the model tiny has no room for a prompt; leave it out"):
+        run(["de"], "en", options, family)
 
 
 @pytest.mark.parametrize("kind", ["silence", "hiss", "chord", "clicks"])

@@ -60,6 +60,7 @@ class TinyFamily(nn.Module):
             timestamps=times,
             alignment=Alignment(frame_s=self.frame_s),
             begin_suppressed=tuple(begin_suppressed),
+            reads_context=True,
         )
         self.drafts: Mapping[str, Path] = {}
         self.calibration = Calibration()

@@ -179,7 +179,7 @@ def test_every_family_says_what_it_can_do() -> None:
         "encode_text",
         "words_only",
     }
-    assert has(with_tokens().capabilities) == attention | {"timestamps", "fixed_window"}
+    assert has(with_tokens().capabilities) == attention | {"timestamps", "fixed_window", "reads_context"}
     assert has(make_speech_llm().capabilities) == {"encoder", "decoder", "experts"}
 
 

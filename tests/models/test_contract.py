@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.decoding.families import SLOW
+from sprachbund.models import hub
+from tests.decoding.families import FAMILIES, NOT_BUILT, REGISTERED, SLOW
 from tests.models.contract import BUILDERS, DECODING, MODELS, ROOT, TABLES, Subject, make_subject
 
 DEMANDS = {**DECODING, **MODELS}
@@ -33,6 +34,12 @@ def test_a_family_meets_a_demand(subject: Subject, demand: str) -> None:
         "python -m tests.models.contract docs/results, then -m sprachbund.evaluation.tables docs/families.md"
     )
     assert rows()[subject.name][demand] == answer, f"run: {again}"
+
+
+def test_every_registered_family_is_built_or_excused() -> None:
+    assert list(REGISTERED) == list(FAMILIES)
+    assert {*REGISTERED.values(), *NOT_BUILT} == set(hub.FAMILIES)
+    assert not {*REGISTERED.values()} & {*NOT_BUILT}
 
 
 def test_the_tables_have_every_family_and_demand() -> None:

@@ -27,7 +27,7 @@ from sprachbund.models.io import load, locate
 from sprachbund.models.speech_llm import STAGES, SpeechLLM, assemble
 from sprachbund.models.speech_llm import load as load_speech_llm
 from sprachbund.models.speech_llm.stages import Data, enter, frozen_digest
-from sprachbund.research import sizes
+from sprachbund.research import size_file
 from sprachbund.research.code_switch import recipe as of_recipe
 from sprachbund.research.code_switch.estimate import estimate_memory, step_loss, without_values
 from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, run_folder
@@ -57,7 +57,7 @@ SHAPE = Shape(
     flops={False: 3e15, True: 4e15},
 )
 """Weights for more than a GPU."""
-TINY = Path(sizes.__file__).parent / "code_switch.tiny.toml"
+TINY = size_file("code_switch", "tiny")
 NAMES = [
     {"phrasebook/mixed/train"},
     {"phrasebook/mixed/train"},

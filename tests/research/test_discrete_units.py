@@ -17,7 +17,7 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.io import load
 from sprachbund.models.tokens.conformer import TokenConformer
-from sprachbund.research import sizes
+from sprachbund.research import size_file
 from sprachbund.research.discrete_units.data import phrases, scored_limit, vocabulary_of
 from sprachbund.research.discrete_units.estimate import estimate_memory
 from sprachbund.research.discrete_units.options import ABLATIONS, DiscreteUnitsRecipe, run_folder
@@ -27,7 +27,6 @@ from sprachbund.units.encoded import EncodedCorpus
 
 pytestmark = pytest.mark.slow
 
-SIZES = Path(sizes.__file__).parent
 WEIGHTS = Path("run") / "model" / "model.safetensors"
 
 
@@ -138,7 +137,7 @@ def test_a_folder_with_another_comparison_is_refused(run: Path, capsys: pytest.C
 
 
 def test_arms_change_what_they_name() -> None:
-    recipe = read_recipe(DiscreteUnitsRecipe, SIZES / "discrete_units.paper.toml")
+    recipe = read_recipe(DiscreteUnitsRecipe, size_file("discrete_units", "paper"))
     arms, base = recipe.ablation_arms(), recipe.base
     assert arms["weight of text 0.25"].mixing(recipe.mixing).text_weight == 0.25
     assert arms["speech alone at the end"].mixing(recipe.mixing).speech_only_share == 0.2
@@ -153,7 +152,7 @@ def test_arms_change_what_they_name() -> None:
 
 
 def test_ablations_have_seeds_of_their_own_and_equal_arms_are_trained_once() -> None:
-    recipe = read_recipe(DiscreteUnitsRecipe, SIZES / "discrete_units.small.toml", ["ablation_seeds=[0, 2]"])
+    recipe = read_recipe(DiscreteUnitsRecipe, size_file("discrete_units", "small"), ["ablation_seeds=[0, 2]"])
     models = recipe.models()
     assert len({(seed, arm) for _, seed, arm in models}) == len(models)
     for name in recipe.ablations:
@@ -167,7 +166,7 @@ def test_ablations_have_seeds_of_their_own_and_equal_arms_are_trained_once() -> 
 
 
 def test_as_many_test_utterances_of_each_source_are_scored_as_are_wanted(run: Path) -> None:
-    recipe = read_recipe(DiscreteUnitsRecipe, SIZES / "discrete_units.tiny.toml", [f'data="{run / "data"}"'])
+    recipe = read_recipe(DiscreteUnitsRecipe, size_file("discrete_units", "tiny"), [f'data="{run / "data"}"'])
     languages = Manifest(run / "data" / "test").languages.tolist()
     assert 1 < languages.count("de") < len(languages)
     fewer = recipe.model_copy(update={"test_utterances": languages.count("de") // 2})
@@ -179,7 +178,7 @@ def test_as_many_test_utterances_of_each_source_are_scored_as_are_wanted(run: Pa
 
 @pytest.mark.parametrize("size", ["tiny", "small", "paper"])
 def test_all_sizes_are_whole_and_fit(size: str) -> None:
-    recipe = read_recipe(DiscreteUnitsRecipe, SIZES / f"discrete_units.{size}.toml")
+    recipe = read_recipe(DiscreteUnitsRecipe, size_file("discrete_units", size))
     assert set(recipe.ablations) <= set(ABLATIONS)
     vocabularies = {vocabulary_of(recipe, arm) for arm in recipe.all_arms.values()}
     assert len(vocabularies) >= (1 if size == "tiny" else 3)
@@ -189,7 +188,7 @@ def test_all_sizes_are_whole_and_fit(size: str) -> None:
 
 
 def test_the_published_shape_has_the_published_parts() -> None:
-    recipe = read_recipe(DiscreteUnitsRecipe, SIZES / "discrete_units.paper.toml")
+    recipe = read_recipe(DiscreteUnitsRecipe, size_file("discrete_units", "paper"))
     result = estimate_memory(recipe)
     assert result.vocabulary == 8002
     assert result.written == 4002
@@ -208,7 +207,7 @@ def test_the_command_tells_what_the_published_size_needs(capsys: pytest.CaptureF
 
 
 def test_the_head_attention_starts_from_mbart_where_one_is_named() -> None:
-    recipe = read_recipe(DiscreteUnitsRecipe, SIZES / "discrete_units.paper.toml")
+    recipe = read_recipe(DiscreteUnitsRecipe, size_file("discrete_units", "paper"))
     arms = [arm for arm in recipe.all_arms.values() if arm.text == "start"]
     named = recipe.model_copy(update={"mbart": "facebook/mbart-large-50"})
     assert [arm.head for arm in arms if named.from_mbart(arm)] == ["attention"]

@@ -19,7 +19,7 @@ from sprachbund.models.base import Target
 from sprachbund.models.card import Card
 from sprachbund.models.drafts import read_draft
 from sprachbund.models.io import load
-from sprachbund.research import sizes
+from sprachbund.research import size_file
 from sprachbund.research.dual_scale.estimate import estimate_memory
 from sprachbund.research.dual_scale.options import DualScaleRecipe
 from sprachbund.training.options import read_recipe
@@ -32,7 +32,6 @@ from tests.training.owned import fine_tuning_recipe, make_tones, make_whisper
 
 pytestmark = pytest.mark.slow
 
-FOLDER = Path(sizes.__file__).parent
 SHORT = "model.max_tokens=16"
 """What a model writes that has learned nothing ends nowhere else."""
 NAMES = [
@@ -59,7 +58,7 @@ def quiet(line: str) -> None:
 
 
 def recipe(size: str, *overrides: str) -> DualScaleRecipe:
-    return read_recipe(DualScaleRecipe, FOLDER / f"dual_scale.{size}.toml", overrides)
+    return read_recipe(DualScaleRecipe, size_file("dual_scale", size), overrides)
 
 
 def test_a_recipe_of_the_earlier_version_is_read() -> None:

@@ -14,7 +14,7 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer.io import load
 from sprachbund.nn.streaming_conformer import Tier
-from sprachbund.research import sizes
+from sprachbund.research import size_file
 from sprachbund.research.encoder_transfer import recipe as encoder_transfer_cell
 from sprachbund.research.encoder_transfer.estimate import estimate_memory
 from sprachbund.research.encoder_transfer.grid import Cell
@@ -31,7 +31,7 @@ from sprachbund.research.encoder_transfer.results import read_cell
 from sprachbund.research.encoder_transfer.starts import make_starts
 from sprachbund.training.options import read_recipe
 
-TINY = Path(sizes.__file__).parent / "encoder_transfer.tiny.toml"
+TINY = size_file("encoder_transfer", "tiny")
 SMALLER = ('grid.languages=["de"]', "grid.hours=[0.005, 0.02]")
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sprachbund.models.conformer import Conformer, ConformerConfig
-from sprachbund.research import sizes
+from sprachbund.research import size_file
 from sprachbund.research.estimate import TrainingEstimate
 from sprachbund.research.gradient_sharing.estimate import estimate_memory
 from sprachbund.research.gradient_sharing.options import GradientSharingRecipe
@@ -15,11 +15,9 @@ from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.training.options import read_recipe
 from tests.stories.support import command
 
-FOLDER = Path(sizes.__file__).parent
-
 
 def recipe(size: str, *overrides: str) -> GradientSharingRecipe:
-    return read_recipe(GradientSharingRecipe, FOLDER / f"gradient_sharing.{size}.toml", overrides)
+    return read_recipe(GradientSharingRecipe, size_file("gradient_sharing", size), overrides)
 
 
 def test_numbers_are_those_of_a_real_model() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from sprachbund.cli import main
 from sprachbund.cli.train import RECIPES
-from sprachbund.research import sizes
+from sprachbund.research import size_file
 from sprachbund.training.options import read_recipe
 from sprachbund.training.translator import TranslatorRecipe
 
@@ -34,7 +34,7 @@ def test_a_readme_names_paper_command_and_sizes(name: str) -> None:
     assert f"sprachbund recipe {name} --size small --data DIR --out DIR" in text
     for size in SIZES:
         assert f"`{size}`" in text
-        assert (Path(sizes.__file__).parent / f"{name}.{size}.toml").is_file()
+        assert size_file(name, size).is_file()
 
 
 @pytest.mark.parametrize("name", PAPERS)

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.serving.app import create_app
 from sprachbund.serving.settings import Settings
+from tests.decoding.tiny_family import TinyFamily
 from tests.serving.support import Running, noise, serving, tiny_model, wav
 
 PAGE, OTHER = "https://captions.example", "https://evil.example"
@@ -62,6 +65,25 @@ def test_a_temperature_is_said_to_do_nothing_where_no_tokens_are_drawn(
     assert streamed.headers["x-note"] == note
     [done] = [line for line in streamed.text.splitlines() if "transcript.text.done" in line]
     assert json.loads(done.removeprefix("data: "))["warnings"][-1] == note
+
+
+def test_a_prompt_that_the_model_does_not_read_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, open_service: Running
+) -> None:
+    asked = partial(sent, open_service, response_format="verbose_json")
+    plain, empty = asked(), asked(prompt="")
+    assert plain.json() == empty.json()
+    assert "prompt" not in asked(prompt="Ada").headers.get("x-note", "")
+    deaf = property(lambda family: replace(family._capabilities, decoder=family.decoder, reads_context=False))
+    monkeypatch.setattr(TinyFamily, "capabilities", deaf)
+    prompted = asked(prompt="Ada")
+    note = "the model tiny has no room for a prompt; it was not used"
+    assert prompted.status_code == 200
+    assert note in prompted.headers["x-note"]
+    without, told = plain.json(), prompted.json()
+    assert told.pop("warnings") == [*without.pop("warnings"), note]
+    assert told == without
+    assert asked(prompt="").json() == plain.json()
 
 
 def test_every_format_has_the_warnings_in_its_header_and_json_in_its_body(open_service: Running) -> None:

@@ -154,7 +154,7 @@ def prepare(root: Path) -> None:
     from sprachbund.corpora.editions import edition, make_edition
     from sprachbund.models.io import save
     from sprachbund.models.speech_llm import save as save_speech_llm
-    from sprachbund.research import sizes
+    from sprachbund.research import size_file
     from tests.evaluation.made_talks import write_lines
     from tests.evaluation.test_emissions import LOG, REFERENCE
     from tests.models.speech_llm_support import make_model
@@ -187,7 +187,7 @@ def prepare(root: Path) -> None:
     conformer(root / "units_model")
     write_corpus(root / "tones")
     make_edition(root / "study_data", edition("tiny", heldout_sentences=4), workers=1)
-    (root / "study.toml").write_text((Path(sizes.__file__).parent / "encoder_transfer.tiny.toml").read_text())
+    (root / "study.toml").write_text((size_file("encoder_transfer", "tiny")).read_text())
 
 
 def watched(root: Path, commands: Sequence[str], *, linger_s: float = 0.0, timeout_s: float = 1500.0) -> Seen:

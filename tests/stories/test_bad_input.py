@@ -187,6 +187,8 @@ def test_two_files_of_one_name(tiny_model: Path, talk: Path, here: Path) -> None
         (("--beam", "0"), ("--beam is 0",)),
         (("--min-tokens", "9", "--max-tokens", "3"), ("--max-tokens is 3",)),
         (("--threads", "0"), ("--threads is 0",)),
+        (("--threads", "x"), ("--threads is 'x'", "valid integer", "`sprachbund translate --help`")),
+        (("--tempos", "x"), ("--tempos is 'x'; write numbers with commas between",)),
         (("--threads", "100000"), ("100000 threads asked for; this machine has",)),
         (("--tp", "de"), ("--tp",)),
     ],
@@ -196,6 +198,17 @@ def test_options_that_cannot_be(
 ) -> None:
     ran = translate(tiny_model, talk, more=arguments)
     one_line(ran, *parts)
+    assert ran.code == 2
+
+
+def test_what_the_model_cannot_serve_is_said_once_before_the_first_file(
+    tiny_model: Path, talk: Path, here: Path
+) -> None:
+    ran = translate(tiny_model, talk, talk, more=("--prompt", "names: Ada"))
+    one_line(
+        ran,
+        "error: the model conformer has no room for a prompt; leave it out, or take a whisper or qwen3_asr",
+    )
     assert ran.code == 2
 
 

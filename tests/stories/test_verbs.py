@@ -60,6 +60,30 @@ def test_a_folder_without_formats_is_refused(tiny_model: Path, talk: Path) -> No
     assert not Path("deep").exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            ("--overwrite",),
+            "--overwrite is for the files of --format, and none are written; give --format too",
+        ),
+        (("--overwrite", "--json"), "--overwrite is for the files of --format, and none are written"),
+        (
+            ("--words",),
+            "--words are shown in --json, and in the files of --format srt, vtt, json, jsonl; add one",
+        ),
+        (("--words", "--format", "txt,tsv"), "--words are shown in --json, and in the files of"),
+    ],
+)
+def test_options_of_files_that_are_not_written(
+    tiny_model: Path, talk: Path, here: Path, more: tuple[str, ...], said: str
+) -> None:
+    ran = command("translate", talk, "--to", "de", "--model", tiny_model, *more)
+    assert (ran.code, ran.out, len(ran.error_lines)) == (2, "", 1)
+    assert said in ran.err
+    assert not list(here.glob("talk.de.*"))
+
+
 def test_segments_are_printed_with_times_and_languages(tiny_model: Path, talk: Path) -> None:
     assert re.fullmatch(r"\[0\.3 → 2\.3\] \S.*\n", translated(tiny_model, talk, "--to", "de"))
     lines = translated(tiny_model, talk, "--to", "German", "--to", "fr,de").splitlines()

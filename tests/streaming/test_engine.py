@@ -174,7 +174,7 @@ def test_words_of_unfinished_speech_are_the_committed_text(policy: Policy) -> No
     assert not any(event.words for event in texts(plain))
 
 
-def test_a_prompt_goes_to_the_model_or_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_goes_to_the_model_or_is_refused() -> None:
     own = engine()
     samples, span = recording(*SPEECH), LiveOptions(policy="span")
     with_prompt, without = (own.open(["de"], "fr", span, prompt=text) for text in ("Ada", None))
@@ -185,8 +185,8 @@ def test_a_prompt_goes_to_the_model_or_is_refused(monkeypatch: pytest.MonkeyPatc
         TinyFamily(seed=3), samples, ["de"], "fr", options, sample_rate=SAMPLE_RATE, activity=Loudness()
     )
     assert " ".join(result[0]["de"]) == whole["de"].text
-    plain = own.model.prompt
-    monkeypatch.setattr(own.model, "prompt", lambda target: plain(replace(target, context="")))
+    assert isinstance(own.model, TinyFamily)
+    own.model.capabilities = replace(own.model.capabilities, reads_context=False)
     with pytest.raises(SprachbundError, match="has no room for a prompt; leave it out"):
         own.open(TARGETS, prompt="Ada")
 

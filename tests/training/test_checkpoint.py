@@ -27,7 +27,7 @@ from sprachbund.training.checkpoint import (
     save_resume,
 )
 from sprachbund.training.loop import train
-from sprachbund.training.lora import add_lora, merge_lora
+from sprachbund.training.lora import add_lora, freeze_others, make_optimizers, merge_lora
 from sprachbund.training.options import Strict, TrainingOptions
 from sprachbund.util.files import write_text
 from sprachbund.util.options import RenamedWarning
@@ -153,6 +153,16 @@ def test_checkpoints_of_the_version_before_are_averaged_with_those_of_today(tmp_
     [(name, mean)] = best.average()
     assert name == "draft_network.w"
     assert mean.tolist() == [0.5, 0.5]
+
+
+def test_patterns_of_the_version_before_are_refused_with_names_of_today() -> None:
+    model = Drafted("draft_network")
+    said = r"'guesser\.\*' matches no parameter that is trained; nearest: .*draft_network\."
+    with pytest.raises(SprachbundError, match=f"trainable: {said}"):
+        freeze_others(model, ("guesser.*",))
+    options = TrainingOptions(steps=1, rates={"guesser.*": 1e-3})
+    with pytest.raises(SprachbundError, match=f"rates: {said}"):
+        make_optimizers(model, options)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of files there")

@@ -249,7 +249,7 @@ def _report(error: Exception) -> int:
         ):
             typer.echo(context.get_help(), err=True)
             return USAGE
-        say(f"error: {error.format_message()} See `{path} --help`.")
+        say(f"error: {_refused_value(error) or error.format_message()} See `{path} --help`.")
         return USAGE
     say(f"error: {error_line(error)}")
     if not isinstance(error, UsageError):
@@ -257,3 +257,14 @@ def _report(error: Exception) -> int:
     for hint in error.hints:
         say(f"hint: {hint}")
     return USAGE
+
+
+def _refused_value(error: Any) -> str | None:
+    """What the argument parser says of a value, where typer lets pydantic check it, whose message lacks the value."""
+    from pydantic import ValidationError  # here, since help does without it
+
+    if not isinstance(error.__cause__, ValidationError):
+        return None
+    wrong = error.__cause__.errors()[0]
+    advice = wrong["msg"].replace("Input", "it", 1).partition(", unable to parse")[0]
+    return f"{error.param.opts[0]} is {wrong['input']!r}; {advice}."

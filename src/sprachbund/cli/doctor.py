@@ -386,7 +386,9 @@ def bench(
     engines: Annotated[
         list[str] | None,
         typer.Option(
-            "--engine", metavar="NAME,…", help="native, torch-int8, torch-bf16, torch; all by default."
+            "--engine",
+            metavar="NAME,…",
+            help="native, torch-int8, torch-bf16, torch, native-int4; all but the last by default.",
         ),
     ] = None,
     threads: Annotated[
@@ -399,16 +401,26 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Time whole calls and their parts; every engine runs in a process of its own, one after another."""
+    from sprachbund.engines.benchmark import measure_speed
+    from sprachbund.util.jobs import run_apart
+
     with as_usage():
+        instruction_sets()  # bounds of the machine depend on the variable, whichever engine is measured
         jobs = _jobs(model, shape, listed(engines), threads, repeats, offline)
     if model := jobs[0].model:
         fetch(model, offline=offline)  # an error in the name is one for all engines
-    speeds = []
+    speeds, notes = [], []
     with Bar("measuring", len(jobs)) as bar:
         for i, job in enumerate(jobs):
             bar.update(i, len(jobs), f"measuring {job.engine}")
-            if (speed := _measured(job, optional=not engines)) is not None:
-                speeds.append(speed)
+            try:
+                speeds.append(run_apart(measure_speed, job))
+            except SprachbundError as error:
+                if job.engine != "native" or engines or isinstance(error, UsageError):
+                    raise
+                notes.append(f"note: {error}")
+    for note in notes:  # after the others: what refuses every engine is said once, as the error
+        say(note)
     if as_json:
         what = {"model": jobs[0].model, "shape": shape, "threads": jobs[0].threads}
         print_json({**what, "engines": [speed.as_dict() for speed in speeds]})
@@ -428,20 +440,6 @@ def _jobs(
         model = BUNDLED
     more: dict[str, Any] = {"threads": choose_threads(threads), "repeats": repeats, "offline": offline}
     return [SpeedJob(engine=engine, model=model, shape=shape, **more) for engine in engines or ENGINES]  # type: ignore[arg-type]
-
-
-def _measured(job: "SpeedJob", *, optional: bool) -> "Speed | None":
-    """A job's result; None, and a line, where an engine that nobody named cannot run the model."""
-    from sprachbund.engines.benchmark import measure_speed
-    from sprachbund.util.jobs import run_apart
-
-    try:
-        return run_apart(measure_speed, job)
-    except SprachbundError as error:
-        if job.engine != "native" or not optional or isinstance(error, UsageError):
-            raise
-        say(f"note: {error}")
-        return None
 
 
 def _text(job: "SpeedJob", speeds: "list[Speed]") -> str:

@@ -248,7 +248,7 @@ def listen(
     """Write down what is being said, in one or more languages, while it is said."""
     if microphones:
         return _print_microphones(as_json=as_json)
-    _check(source_file, microphone, system_sound, fast, log)
+    _check(source_file, microphone, system_sound, fast, log, untrusted)
     if decoding.word_timestamps and not as_json:
         raise UsageError("--words are shown with --json only; add it")
     from sprachbund.streaming.engine import LiveEngine
@@ -272,7 +272,12 @@ def listen(
 
 
 def _check(
-    source_file: str | None, microphone: str | None, system_sound: bool, fast: bool, log: Path | None
+    source_file: str | None,
+    microphone: str | None,
+    system_sound: bool,
+    fast: bool,
+    log: Path | None,
+    untrusted: bool,
 ) -> None:
     """Refuse what contradicts itself, and sound that is not there, before a model is loaded."""
     if system_sound and (source_file or microphone):
@@ -283,6 +288,8 @@ def _check(
         raise UsageError("--microphone names a microphone; leave it out for a file")
     if fast and source_file in (None, STDIN):
         raise UsageError("--fast is for recordings; sound that is being made cannot be hurried")
+    if untrusted and source_file in (None, STDIN):
+        raise UsageError("--untrusted is for recordings; raw sound is not decoded, so leave it out")
     if log is not None and not log.absolute().parent.is_dir():
         raise UsageError(f"--log {log}: there is no folder {log.parent}; make it first")
     if source_file not in (None, STDIN) and not Path(str(source_file)).exists():

@@ -27,7 +27,7 @@ from sprachbund.cli.console import (
 )
 from sprachbund.cli.models import fetch
 from sprachbund.cli.startup import undisturbed
-from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
+from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import BUNDLED
 from sprachbund.util.devices import CPU, check_device_name
@@ -499,6 +499,7 @@ def _make_ready(job: SpeechJob) -> _Ready:
     with as_usage():
         with with_hints(model.pairs, job.verb, job.files[0], job.targets, job.source):
             targets = _check_languages(model, job)
+        check_options(model.family, job.decoding)
         _check_draft(model, job.decoding)
         if job.output.both and model.family.capabilities.translator is None:
             raise SprachbundError(
@@ -578,7 +579,7 @@ def engine_values(model: "Model") -> dict[str, Any]:
 
 
 def _check_paths(job: SpeechJob) -> None:
-    from sprachbund.decoding.formats import check_format
+    from sprachbund.decoding.formats import WITH_WORDS, check_format
 
     output = job.output
     for name in output.formats:
@@ -598,6 +599,15 @@ def _check_paths(job: SpeechJob) -> None:
     if output.out != Path() and not output.formats:
         raise SprachbundError(
             f"--out {output.out} is the folder of the files of --format; give --format too, such as --format srt"
+        )
+    if output.overwrite and not output.formats:
+        raise SprachbundError(
+            "--overwrite is for the files of --format, and none are written; give --format too, such as --format srt, "
+            "or leave it out"
+        )
+    if job.decoding.word_timestamps and not output.as_json and not set(output.formats) & set(WITH_WORDS):
+        raise SprachbundError(
+            f"--words are shown in --json, and in the files of --format {', '.join(WITH_WORDS)}; add one of them"
         )
     if output.formats and output.out.exists() and not output.out.is_dir():
         raise SprachbundError(f"--out {output.out} is a file; name a folder")

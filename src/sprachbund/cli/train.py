@@ -402,13 +402,13 @@ def recipe(
 
 def _settings(name: str, size: str) -> Path:
     """The file with the settings of a recipe."""
-    from sprachbund.research import sizes
+    from sprachbund.research import size_file
 
     if Path(size).suffix == ".toml":
         return Path(size)
     if size not in SIZES:
         raise UsageError(f"no size {size!r}; there are {', '.join(SIZES)}, or name a file that ends in .toml")
-    return Path(sizes.__file__).parent / f"{name}.{size}.toml"
+    return size_file(name, size)
 
 
 def _print(path: Path, as_json: bool) -> None:

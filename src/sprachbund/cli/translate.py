@@ -107,7 +107,9 @@ def _check(job: SpeechJob, files: Sequence[Path]) -> None:
         "--format": bool(job.output.formats),
         "--both": job.output.both,
         "--speakers": job.output.speakers is not None,
+        "--num-speakers": job.output.num_speakers is not None,
         "--out": job.output.out != Path(),
+        "--overwrite": job.output.overwrite,
         "--table": job.output.as_table,
         "--words": job.decoding.word_timestamps,
         "--prompt": job.decoding.prompt is not None,
@@ -115,6 +117,7 @@ def _check(job: SpeechJob, files: Sequence[Path]) -> None:
         "--no-guard": not job.decoding.guard.enabled,
         "--real-length": job.model.real_length,
         "--pool-frames": job.model.pool_frames != 1,
+        "--untrusted": job.untrusted,
     }
     if wrong := [name for name, there in given.items() if there]:
         raise UsageError(

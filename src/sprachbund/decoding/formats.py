@@ -352,6 +352,8 @@ _BILINGUAL: dict[str, Callable[[], _Layout]] = {
 
 FORMATS = tuple(_LAYOUTS)
 """Names of the formats; also the endings of their files."""
+WITH_WORDS = ("srt", "vtt", "json", "jsonl")
+"""Formats that times of words are seen in; cues begin and end by them."""
 
 
 def check_format(name: str, *, both: bool = False) -> str:

@@ -270,12 +270,14 @@ _ATTENTION_FAMILIES = "whisper, conformer or seamless"
 def check_options(family: "Family", options: DecodingOptions) -> None:
     """Refuse what a model cannot serve; an option at its default is served as far as the model goes.
 
-    A prompt that a model with an attention decoder has no room for is no error: `Translation.warnings` says so.
-
     Raises:
         SprachbundError: the option, the model, and which models can serve it.
     """
     able = family.capabilities
+    if options.prompt and not able.reads_context:
+        raise SprachbundError(
+            f"{no_room_for_prompt(family)}; leave it out, or take a whisper or qwen3_asr model"
+        )
     if able.writes_by_frames:
         how = "by CTC" if able.ctc is not None else "frame by frame"
         for what in _of_attention_decoders(options, able.alignment is not None):
@@ -425,6 +427,11 @@ def check_without_marks(family: "Family") -> None:
         )
 
 
+def no_room_for_prompt(family: "Family") -> str:
+    """The sentence about a prompt that is given to a family which does not read one."""
+    return f"the model {family.name} has no room for a prompt"
+
+
 def draws_tokens(family: "Family") -> bool:
     """Whether a temperature above 0 has a meaning: an attention decoder alone gives tokens their probabilities."""
     able = family.capabilities
@@ -445,5 +452,3 @@ def _of_attention_decoders(options: DecodingOptions, times: bool) -> Iterator[st
         yield f"length_penalty ({options.length_penalty})"
     if options.temperature[-1] > 0:
         yield f"a temperature ({options.temperature[-1]:g})"
-    if options.prompt:
-        yield "a prompt"

@@ -131,7 +131,6 @@ class RecordingState:
         unidentified: language to transcribe into where the model cannot identify the language spoken; None makes that
             an error. Evaluation names one, because it measures such models too.
         latest: scores of its last spans.
-        notes: sentences that the caller should see.
         translated: targets that some span was translated into.
         refused: targets that the model does not know for some span, with the language of that span.
         error: reason why this recording was given up; other recordings of the batch go on.
@@ -145,7 +144,6 @@ class RecordingState:
     translator_speculation: Speculation | None = None
     unidentified: str | None = None
     latest: LatestSpans = field(default_factory=LatestSpans)
-    notes: list[str] = field(default_factory=list)
     translated: set[str] = field(default_factory=set)
     refused: dict[str, str] = field(default_factory=dict)
     error: SprachbundError | None = None
@@ -831,8 +829,6 @@ def _write_spans(
         )
         for one, own in zip(group, names, strict=True)
     ]
-    for one, rows_wanted in zip(group, wanted, strict=True):
-        _note_unread_prompt(model, one.recording, rows_wanted.targets[0])
     rows = yield from write_rows(model, memory, wanted, first.options, first.speculation)
     times = model.capabilities.timestamps if first.options.timestamps else None
     return [
@@ -863,14 +859,6 @@ def _target(model: Family, span: _IdentifiedSpan, target: str) -> Target:
     source, recording = span.context.language.language, span.recording
     language = _target_language(recording.request, target, source, recording.unidentified)
     return make_target(model, recording.options, language, source)
-
-
-def _note_unread_prompt(model: Family, recording: RecordingState, target: Target) -> None:
-    """Note once that a family cannot be given the caller's prompt: its own prompt is the same without it."""
-    if not target.context or recording.notes or model.capabilities.reads_context:
-        return
-    if model.prompt(target) == model.prompt(replace(target, context="")):
-        recording.notes.append(f"the model {model.name} has no room for a prompt; it was not used")
 
 
 def _in_order(
@@ -1664,9 +1652,9 @@ class LongForm(Iterator[Segment]):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings so far: damaged audio, a prompt that the model cannot be given, a draft switched off."""
+        """Warnings so far: damaged audio, a draft switched off."""
         notes = (note for speculation in self._speculations for note in speculation.notes)
-        return (*self.audio_warnings, *self._recording.notes, *self._draft_notes, *notes)
+        return (*self.audio_warnings, *self._draft_notes, *notes)
 
     @property
     def advice(self) -> str | None:

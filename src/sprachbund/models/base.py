@@ -363,8 +363,8 @@ class Capabilities:
         alignment: source of the times of words.
         language_from_text: whether it transcribes without being given the language and without identifying it; the
             language is then identified from its text.
-        reads_context: whether `Target.context` is shown to the model before the speech; `prompt` returns the tokens
-            behind the speech, which do not depend on it.
+        reads_context: whether `Target.context`, a prompt of the caller's, is shown to the model before the speech;
+            `prompt` returns the tokens behind the speech, which do not depend on it.
         begin_suppressed: tokens that are never written first.
         encode_text: function from a text to its tokens as the model would write it, for drafts made of texts.
         words_only: whether its vocabulary has no full stop, so that it writes no punctuation;

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from sprachbund.audio.isolated import DecoderUnavailableError
 from sprachbund.decoding.formats import render
-from sprachbund.decoding.options import draws_tokens
+from sprachbund.decoding.options import draws_tokens, no_room_for_prompt
 from sprachbund.decoding.result import Segment, Translation
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
@@ -92,6 +92,13 @@ class TranscriptionForm(BaseModel):
     def notes(self) -> tuple[str, ...]:
         """A sentence for each field of the request that has no effect."""
         return tuple(self._notes)
+
+    def prompt_for(self, family: Family) -> str | None:
+        """The prompt for a model that reads one; for others none, and a note says so, since OpenAI's models all do."""
+        if not self.prompt or family.capabilities.reads_context:
+            return self.prompt or None
+        self._notes.append(f"{no_room_for_prompt(family)}; it was not used")
+        return None
 
     def temperature_for(self, family: Family) -> float:
         """The temperature at which a model decodes; where it draws no tokens it is 0, and a note says so."""

@@ -304,8 +304,6 @@ class LiveEngine:
             hot_words_weight=hot_words_weight,
         )
         check_options(self.model, decoding)
-        if decoding.prompt:
-            self._check_prompt(decoding)
         if decoding.hot_words and options.policy == "frames":
             raise SprachbundError(
                 f"the model {self.model.name} writes while somebody speaks, and takes no hot words then; leave them "
@@ -327,15 +325,6 @@ class LiveEngine:
                 'word_timestamps out, or take the policy "retranslation"'
             )
         return LiveSession(request, options, cut, tracker, self._activity, decoding, lead_s=lead_s)
-
-    def _check_prompt(self, decoding: DecodingOptions) -> None:
-        """Refuse a prompt that the model has no room for: a recording has warnings, a talk nobody to read them."""
-        if self.model.capabilities.reads_context:
-            return
-        source, target = min(self.model.pairs())
-        asked = make_target(self.model, decoding, target, source)
-        if self.model.prompt(asked) == self.model.prompt(replace(asked, context="")):
-            raise SprachbundError(f"the model {self.model.name} has no room for a prompt; leave it out")
 
     def _settled(self, options: LiveOptions, request: Request) -> LiveOptions:
         """The options with the policy that "auto" means for the model; refuses policies it cannot work by."""

@@ -1,6 +1,7 @@
 """Drafts of every kind, and `load_draft`, which loads one by its name."""
 
 import difflib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def load_draft(family: Family, name: str) -> Draft:
         SprachbundError: there is no such draft, or it belongs to another model.
     """
     path = family.drafts.get(name, Path(name))
+    directory, _, text = name.rpartition("+")
     draft: Draft
     if path.is_file() and path.suffix == SUFFIX:
         draft = TextDraft.read(family, path)
@@ -54,8 +56,8 @@ def load_draft(family: Family, name: str) -> Draft:
         draft = _read(path)
     elif path.is_dir():
         draft = _smaller_model(family, path, None)
-    elif (parts := name.rpartition("+"))[2].endswith(SUFFIX) and Path(parts[0]).is_dir():
-        draft = _smaller_model(family, Path(parts[0]), Path(parts[2]))
+    elif directory and text.endswith(SUFFIX) and Path(directory).is_dir():
+        draft = _smaller_model(family, Path(directory), Path(text))
     else:
         raise SprachbundError(_no_such(family, name))
     draft.check(family)
@@ -78,12 +80,18 @@ def _read(path: Path) -> Draft:
 
 
 def _no_such(family: Family, name: str) -> str:
+    directory, _, text = name.rpartition("+")
+    path = directory if directory and text.endswith(SUFFIX) else name
     names = list(family.drafts)
-    there = f"this model has {', '.join(names)}" if names else "this model has none"
-    known = [AUTO, NONE, *names]
-    near = difflib.get_close_matches(name, known, n=1)
+    if path != name or {"/", os.sep} & set(name) or Path(name).suffix in (SUFFIX, ".safetensors"):
+        what = f"nothing is at {path!r}; check the path of the draft, or give "
+    elif names:
+        what = f"there is no draft {name!r}; give "
+    else:
+        what = f"there is no draft {name!r}, and the model {family.name} has none of its own; give "
+    near = difflib.get_close_matches(name, [AUTO, NONE, *names], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return (
-        f"there is no draft {name!r}: {there}; give {AUTO}, {NONE}, a draft's file or the directory of a "
-        f"smaller model{hint}"
+        f"{what}{', '.join([AUTO, NONE, *names])}, a draft's file, a text in the languages wanted (TEXT{SUFFIX}), or "
+        f"the directory of a smaller model, alone or as DIR+TEXT{SUFFIX}{hint}"
     )

@@ -354,6 +354,7 @@ class Whisper(DecodesByAttention, nn.Module):
             timestamps=self._timestamps(),
             alignment=Alignment(frame_s=self.frame_s, heads=tuple(self.alignment_heads)),
             begin_suppressed=tuple(t for t in first if 0 <= t < self.config.vocabulary_size),
+            reads_context=self.has_tokens and self.tokens.previous is not None,
             encode_text=self.tokens.text_to_tokens if self.has_tokens else None,
             sharing_plan=self.sharing_plan,
             fixed_window=self,

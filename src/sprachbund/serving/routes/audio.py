@@ -250,7 +250,7 @@ def options_of(
     """
     return DecodingOptions(
         allowed_languages=tuple(languages) or None,
-        prompt=prompt or None,
+        prompt=prompt,
         glossary=glossary or None,
         hot_words=tuple(hot_words) or None,
         word_timestamps=words,
@@ -320,7 +320,7 @@ async def _start_job(
         form.language,
         options_of(
             languages=form.languages,
-            prompt=form.prompt,
+            prompt=form.prompt_for(worker.model.family),
             glossary=form.glossary,
             hot_words=form.hot_words,
             words=form.words or form.log_probs,

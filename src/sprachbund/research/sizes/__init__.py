@@ -1,1 +1,0 @@
-"""Settings of the recipes: one TOML file for each recipe and size."""
