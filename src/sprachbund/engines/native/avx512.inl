@@ -3,7 +3,7 @@
 
 namespace {
 
-constexpr int kTokens = 12, kBlocks = 2, kInOrder = 8, kSums = 16;
+constexpr int kTokens = 6, kBlocks = 4, kTokensFour = 12, kFew = 8, kSums = 16;
 
 INLINE I16 to_nearest(F16 x) {
     return bits<I16>(_mm512_cvtps_epi32(bits<__m512>(x)));

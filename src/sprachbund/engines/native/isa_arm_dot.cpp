@@ -7,7 +7,7 @@ TARGET("arch=armv8.2-a+dotprod")
 
 namespace {
 
-constexpr int kTokens = 2, kBlocks = 1, kInOrder = 1, kSums = 4;
+constexpr int kTokens = 2, kBlocks = 1, kTokensFour = 2, kFew = 1, kSums = 4;
 
 // The instruction takes signed inputs alone, so 128 is taken from them. What that takes from a sum is 128 times the sum
 // of the weights, which the second half of the vectors counts.

@@ -7,7 +7,7 @@ TARGET("arch=armv8.2-a+i8mm")
 
 namespace {
 
-constexpr int kTokens = 4, kBlocks = 1, kInOrder = 1, kSums = 4;
+constexpr int kTokens = 4, kBlocks = 1, kTokensFour = 4, kFew = 1, kSums = 4;
 
 // The extension has a dot product of unsigned and signed numbers too. It serves up to three tokens, weights in 4 bits and
 // attention in 8 bits; see below for the rest.
@@ -121,7 +121,7 @@ INLINE void paired_panel(const Tokens& tokens, int64_t token, const Matrix& m, i
 }
 
 void paired_product(const Tokens& tokens, const Matrix& m, int64_t first_block, int64_t last_block, const Sink& sink) {
-    if (m.four.codes) return product(tokens, m, first_block, last_block, sink);
+    if (tokens.count < 4 || m.four.codes) return product(tokens, m, first_block, last_block, sink);
     for (int64_t begin = first_block; begin < last_block; begin += kPanel)
         paired_panel<kPairedTokens>(tokens, 0, m, begin, begin + kPanel < last_block ? begin + kPanel : last_block,
                                     sink);

@@ -7,7 +7,7 @@ TARGET("avx2,fma,f16c")
 
 namespace {
 
-constexpr int kTokens = 2, kBlocks = 1, kInOrder = 1, kSums = 4;
+constexpr int kTokens = 2, kBlocks = 1, kTokensFour = 2, kFew = 1, kSums = 4;
 
 // Inputs and weights are widened to 16 bits: the instruction that takes 8 would saturate. With weights in 4 bits these two
 // are used; see below for 8.
@@ -119,7 +119,7 @@ INLINE void wide_panel(const Tokens& tokens, int64_t token, const Matrix& m, int
 }
 
 void wide_product(const Tokens& tokens, const Matrix& m, int64_t first_block, int64_t last_block, const Sink& sink) {
-    if (m.four.codes) return product(tokens, m, first_block, last_block, sink);
+    if (tokens.count < 4 || m.four.codes) return product(tokens, m, first_block, last_block, sink);
     for (int64_t begin = first_block; begin < last_block; begin += kPanel)
         wide_panel<kWideTokens>(tokens, 0, m, begin, begin + kPanel < last_block ? begin + kPanel : last_block, sink);
 }

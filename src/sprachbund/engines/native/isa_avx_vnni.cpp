@@ -7,7 +7,7 @@ TARGET("avx2,fma,f16c,avxvnni")
 
 namespace {
 
-constexpr int kTokens = 4, kBlocks = 1, kInOrder = 1, kSums = 4;
+constexpr int kTokens = 4, kBlocks = 1, kTokensFour = 4, kFew = 1, kSums = 4;
 
 typedef __m256i Part;
 constexpr int kParts = 2;

@@ -3,7 +3,7 @@
 
 namespace {
 
-constexpr int kTokens = 2, kBlocks = 1, kInOrder = 1, kSums = 2;
+constexpr int kTokens = 2, kBlocks = 1, kTokensFour = 2, kFew = 1, kSums = 2;
 
 typedef I16 Part;
 constexpr int kParts = 1;

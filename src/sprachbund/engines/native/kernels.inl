@@ -5,7 +5,8 @@
 //   dot_pairs      adds two bf16 products to each of sixteen sums
 //   to_nearest     sixteen floats to integers, ties to even
 //   kTokens, kBlocks   how many tokens and row blocks of integer sums fit into the registers
-//   kInOrder       up to so many tokens read weights in the order of addresses; more than one was measured with AVX-512 alone
+//   kTokensFour    the same number of tokens for weights in 4 bits, which are unpacked again for every so many
+//   kFew           up to so many tokens wait for weights alone; more than one was measured with AVX-512 only
 //   kSums          how many vectors of sums fit there: 2, 4 or 16
 #include "kernels.hpp"
 
@@ -242,12 +243,7 @@ struct Finish {
     }
 };
 
-// Of inputs, which each block reads again: half of a cache next to a core.
-constexpr int64_t kInOrderBytes = 16384;
-
-// As a `tile` of one block, for few tokens. These wait for memory alone, and memory is read fastest in the order of
-// addresses: the processor sees less of where several short streams lead. Several sums of each token, so that none waits
-// for its predecessor.
+// As a `tile` of one block, for few tokens. Several sums of each token, so that none waits for its predecessor.
 template <int TOKENS>
 INLINE void tile_in_order(const Tokens& tokens, int64_t token, const Matrix& m, int64_t block, const Sink& sink) {
     constexpr int kChains = TOKENS * kParts > 4 ? 1 : TOKENS * kParts > 2 ? 2 : 4;
@@ -282,10 +278,11 @@ INLINE void tile_in_order(const Tokens& tokens, int64_t token, const Matrix& m, 
     }
 }
 
-// The sums of TOKENS x BLOCKS x 16. The loops are unrolled and the sums leave through a copy, so that they stay in
-// registers.
+// The sums of TOKENS x BLOCKS x 16, of every `apart`th block from `block` on. The loops are unrolled and the sums leave
+// through a copy, so that they stay in registers.
 template <int BLOCKS, int TOKENS>
-INLINE void tile(const Tokens& tokens, int64_t token, const Matrix& m, int64_t block, const Sink& sink) {
+INLINE void tile(const Tokens& tokens, int64_t token, const Matrix& m, int64_t block, const Sink& sink,
+                 int64_t apart = 1) {
     Part sums[TOKENS][BLOCKS][kParts] = {};
     const uint8_t* inputs = tokens.values + token * tokens.stride;
     const int8_t* weights = m.values + block * m.steps * 64;
@@ -294,7 +291,7 @@ INLINE void tile(const Tokens& tokens, int64_t token, const Matrix& m, int64_t b
         for (int t = 0; t < TOKENS; t++) {
             int32_t four = load<int32_t>(inputs + t * tokens.stride + step * 4);
             UNROLL
-            for (int b = 0; b < BLOCKS; b++) add(sums[t][b], four, weights + (b * m.steps + step) * 64);
+            for (int b = 0; b < BLOCKS; b++) add(sums[t][b], four, weights + (b * apart * m.steps + step) * 64);
         }
     }
     alignas(64) int32_t totals[TOKENS][BLOCKS][16];
@@ -304,7 +301,7 @@ INLINE void tile(const Tokens& tokens, int64_t token, const Matrix& m, int64_t b
         for (int b = 0; b < BLOCKS; b++) total(sums[t][b], totals[t][b]);
     }
     for (int b = 0; b < BLOCKS; b++) {
-        const Finish finish(m, block + b);
+        const Finish finish(m, block + b * apart);
         for (int t = 0; t < TOKENS; t++) finish(tokens, token + t, load<I16>(totals[t][b]), sink);
     }
 }
@@ -312,10 +309,9 @@ INLINE void tile(const Tokens& tokens, int64_t token, const Matrix& m, int64_t b
 constexpr int blocks_for(int tokens) {
     return kTokens * kBlocks / tokens >= 4 ? 4 : kTokens * kBlocks / tokens >= 2 ? 2 : 1;
 }
-// How many of the tokens that are left, fewer than before, are computed together; the same for queries. All of them where
-// so many go in order, since each group reads the weights again.
+// How many of the tokens that are left, fewer than before, are computed together; the same for queries.
 constexpr int fewer(int tokens) {
-    return tokens > 8 ? 8 : tokens <= kInOrder ? tokens - 1 : tokens > 4 ? 4 : tokens > 2 ? 2 : 1;
+    return tokens > 8 ? 8 : tokens > 4 ? 4 : tokens > 2 ? 2 : 1;
 }
 
 }  // namespace
@@ -330,10 +326,6 @@ INLINE void panel(const Tokens& tokens, int64_t token, const Matrix& m, int64_t 
     constexpr int BLOCKS = blocks_for(TOKENS);
     for (; token + TOKENS <= tokens.count; token += TOKENS) {
         int64_t block = begin;
-        if constexpr (!FOUR && TOKENS <= kInOrder) {
-            if (TOKENS * m.steps * 4 <= kInOrderBytes)
-                for (; block < end; block++) tile_in_order<TOKENS>(tokens, token, m, block, sink);
-        }
         for (; block + BLOCKS <= end; block += BLOCKS) {
             if constexpr (FOUR) tile_four<BLOCKS, TOKENS>(tokens, token, m, block, sink);
             if constexpr (!FOUR) tile<BLOCKS, TOKENS>(tokens, token, m, block, sink);
@@ -346,11 +338,34 @@ INLINE void panel(const Tokens& tokens, int64_t token, const Matrix& m, int64_t 
     if constexpr (TOKENS > 1) panel<fewer(TOKENS), FOUR>(tokens, token, m, begin, end, sink);
 }
 
+// Of inputs; see below.
+constexpr int64_t kInOrderBytes = 5120;
+
+// TOKENS tokens or fewer, all of them together, for they wait for memory. It is read fastest in the order of addresses: the
+// processor sees less of where several short streams lead. But then every block reads all inputs again; where these are
+// many, several blocks share what is read of them, and lie so far apart that each begins one of a few long streams.
+template <int TOKENS>
+INLINE void few(const Tokens& tokens, const Matrix& m, int64_t begin, int64_t end, const Sink& sink) {
+    if (tokens.count < TOKENS) {
+        if constexpr (TOKENS > 1) few<TOKENS - 1>(tokens, m, begin, end, sink);
+        return;
+    }
+    if (TOKENS * m.steps * 4 <= kInOrderBytes) {
+        for (int64_t block = begin; block < end; block++) tile_in_order<TOKENS>(tokens, 0, m, block, sink);
+        return;
+    }
+    constexpr int BLOCKS = kTokens * kBlocks / TOKENS < 4 ? kTokens * kBlocks / TOKENS : 4;
+    const int64_t apart = (end - begin) / BLOCKS;
+    for (int64_t i = 0; i < apart; i++) tile<BLOCKS, TOKENS>(tokens, 0, m, begin + i, sink, apart);
+    for (int64_t block = begin + BLOCKS * apart; block < end; block++) tile<1, TOKENS>(tokens, 0, m, block, sink);
+}
+
 void product(const Tokens& tokens, const Matrix& m, int64_t first_block, int64_t last_block, const Sink& sink) {
+    if (tokens.count <= kFew && !m.four.codes) return few<kFew>(tokens, m, first_block, last_block, sink);
     for (int64_t begin = first_block; begin < last_block; begin += 4) {
         const int64_t end = begin + 4 < last_block ? begin + 4 : last_block;
         if (m.four.codes)
-            panel<kTokens, true>(tokens, 0, m, begin, end, sink);
+            panel<kTokensFour, true>(tokens, 0, m, begin, end, sink);
         else
             panel<kTokens, false>(tokens, 0, m, begin, end, sink);
     }
