@@ -39,20 +39,23 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture
-def docs(only_page: Any, service: Running) -> Iterator[Callable[..., Any]]:
-    """Opens the page; the test fails if it had an error or asked another host."""
-    watch = Watch(only_page, f"{service.url}/")
+def docs(browser: Any, service: Running) -> Iterator[Callable[..., Any]]:
+    """Opens the page, for a visitor who has nothing cached; the test fails if it had an error or asked another host."""
+    context = browser.new_context()
+    page = context.new_page()
+    watch = Watch(page, f"{service.url}/")
 
     def open_docs(size: tuple[int, int] = (1280, 900), **media: str) -> Any:
-        only_page.set_viewport_size({"width": size[0], "height": size[1]})
-        only_page.emulate_media(**({"color_scheme": "light"} | media))
-        only_page.goto("about:blank")  # the same address with another fragment would not load again
-        only_page.goto(f"{service.url}/docs")
-        only_page.wait_for_selector(".opblock")
-        return only_page
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        page.emulate_media(**({"color_scheme": "light"} | media))
+        page.goto("about:blank")  # the same address with another fragment would not load again
+        page.goto(f"{service.url}/docs")
+        page.wait_for_selector(".opblock")
+        return page
 
     yield open_docs
     watch.end()
+    context.close()
     assert [trouble for trouble in watch.troubles if not trouble.startswith("asked data:")] == []
 
 
@@ -79,6 +82,8 @@ def opened(page: Any, operation: str) -> str:
 def executed(page: Any, block: str) -> tuple[int, str]:
     """Sends a form and returns the status and the body on the screen."""
     row, pressed = f"{block} .live-responses-table tr.response", -PRESS_AGAIN_S
+    answers: list[str] = []
+    page.on("response", lambda answer: answers.append(f"{answer.status} {answer.url}"))
 
     def answered() -> Any:
         # A form that is built anew while its description arrives loses a key pressed then, with or without the focus.
@@ -90,7 +95,11 @@ def executed(page: Any, block: str) -> tuple[int, str]:
             pressed = time.monotonic()
         return page.query_selector(row)
 
-    until(answered, f"the answer in {block}")
+    until(
+        answered,
+        f"the answer in {block}",
+        also=lambda: f"answers since: {answers}; {page.inner_text(block)!r}",
+    )
     status = page.inner_text(f"{row} .response-col_status").split()[0]
     return int(status), page.inner_text(f"{row} .microlight")
 
