@@ -251,7 +251,7 @@ def test_steps_follow_from_epochs_within_bounds(data: Path) -> None:
 
 
 def test_the_published_shape_and_the_published_schedule() -> None:
-    paper = read_recipe(EncoderTransferRecipe, TINY.with_name("encoder_transfer.paper.toml"))
+    paper = read_recipe(EncoderTransferRecipe, size_file("encoder_transfer", "paper"))
     estimate = estimate_memory(paper)
     assert estimate.parts["encoder layers"] == 24 * 25_207_808
     assert 0.6e9 < estimate.parameters < 0.65e9
@@ -262,7 +262,7 @@ def test_the_published_shape_and_the_published_schedule() -> None:
     assert (options.rate(0), options.rate(2500), options.rate(2999)) == pytest.approx((1e-4, 1e-6, 1e-6))
     assert options.mask_strength(1500) == 0.5
     assert paper.examples.time_masks * paper.examples.max_time_mask_share == 0.5  # type: ignore[operator]
-    small = read_recipe(EncoderTransferRecipe, TINY.with_name("encoder_transfer.small.toml"))
+    small = read_recipe(EncoderTransferRecipe, size_file("encoder_transfer", "small"))
     assert (len(small.grid.hours), len(small.grid.seeds), len(small.grid.tiers)) == (5, 2, 4)
     heard = set(small.pretrained["ml"].languages)
     assert set(small.grid.languages) & heard

@@ -262,10 +262,17 @@ def test_an_attention_model_has_no_frames():
         LiveEngine(TinyFamily(), activity=Loudness()).open(["de"], options=LiveOptions(policy="frames"))
 
 
-@pytest.mark.parametrize("field", [{"min_tokens": 2}, {"word_timestamps": True}, {"prompt": "Zug"}])
-def test_options_of_attention_decoders_are_refused(field):
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"min_tokens": 2}, "frame by frame"),
+        ({"word_timestamps": True}, "frame by frame"),
+        ({"prompt": "Zug"}, "no room for a prompt"),
+    ],
+)
+def test_options_of_attention_decoders_are_refused(field, message):
     options = DecodingOptions(guard=GuardOptions(enabled=False), **field)
-    with pytest.raises(SprachbundError, match="frame by frame"):
+    with pytest.raises(SprachbundError, match=message):
         translate(
             tiny_transducer(),
             recording(*SPEECH),

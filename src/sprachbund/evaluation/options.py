@@ -88,7 +88,7 @@ class CompareOptions:
 
     Attributes:
         reference: references of text files.
-        metrics: metrics of chrF, chrF++, BLEU, TER, WER, CER, exact; chrF and BLEU if not given.
+        metrics: some of chrF, chrF++, BLEU, TER, WER, CER, exact; chrF and BLEU if not given.
         test: bootstrap or randomization, in short bs or ar.
         draws: samples drawn; those of the test if not given.
         seed: seed of the draws.
@@ -113,7 +113,7 @@ class ScoreOptions:
 
     Attributes:
         language: language of the texts; decides BLEU's words and case.
-        metrics: metrics of chrF, chrF++, BLEU, TER, WER, CER, exact; all if not given.
+        metrics: some of chrF, chrF++, BLEU, TER, WER, CER, exact; all if not given.
         ids: a file with the ids of the lines, of which none may occur twice.
     """
 
