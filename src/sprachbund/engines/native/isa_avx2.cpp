@@ -107,19 +107,15 @@ INLINE void wide_panel(const Tokens& tokens, int64_t token, const Matrix& m, int
             }
         }
         for (int64_t block = begin; block < end; block++) {
-            const F16 scale = load<F16>(m.scale + block * 16), bias = load<F16>(m.bias + block * 16);
-            const I16 offset = load<I16>(m.offset + block * 16);
-            for (int t = 0; t < TOKENS; t++) {
-                const F16 exact = __builtin_convertvector(load<I16>(totals[t][block - begin]) - offset, F16);
-                emit(sink, token + t, block, m.rows, exact * (scale * tokens.scale[token + t]) + bias);
-            }
+            const Finish finish(m, block);
+            for (int t = 0; t < TOKENS; t++) finish(tokens, token + t, load<I16>(totals[t][block - begin]), sink);
         }
     }
     if constexpr (TOKENS > 1) wide_panel<fewer(TOKENS)>(tokens, token, m, begin, end, sink);
 }
 
 void wide_product(const Tokens& tokens, const Matrix& m, int64_t first_block, int64_t last_block, const Sink& sink) {
-    if (tokens.count < 4 || m.four.codes) return product(tokens, m, first_block, last_block, sink);
+    if (m.four.codes) return product(tokens, m, first_block, last_block, sink);
     for (int64_t begin = first_block; begin < last_block; begin += kPanel)
         wide_panel<kWideTokens>(tokens, 0, m, begin, begin + kPanel < last_block ? begin + kPanel : last_block, sink);
 }

@@ -309,9 +309,10 @@ INLINE void tile(const Tokens& tokens, int64_t token, const Matrix& m, int64_t b
 constexpr int blocks_for(int tokens) {
     return kTokens * kBlocks / tokens >= 4 ? 4 : kTokens * kBlocks / tokens >= 2 ? 2 : 1;
 }
-// How many of the tokens that are left, fewer than before, are computed together; the same for queries.
+// How many of the tokens that are left, fewer than before, are computed together; the same for queries. All of them where
+// they are few, since each group reads the weights, or keys and values, again.
 constexpr int fewer(int tokens) {
-    return tokens > 8 ? 8 : tokens > 4 ? 4 : tokens > 2 ? 2 : 1;
+    return tokens > 8 ? 8 : tokens <= kFew ? tokens - 1 : tokens > 4 ? 4 : tokens > 2 ? 2 : 1;
 }
 
 }  // namespace
