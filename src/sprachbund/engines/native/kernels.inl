@@ -5,7 +5,7 @@
 //   dot_pairs      adds two bf16 products to each of sixteen sums
 //   to_nearest     sixteen floats to integers, ties to even
 //   kTokens, kBlocks   how many tokens and row blocks of integer sums fit into the registers
-//   kTokensFour    the same number of tokens for weights in 4 bits, which are unpacked again for every so many
+//   kTokensFour    kTokens for weights in 4 bits, which are unpacked again for every group of tokens
 //   kFew           up to so many tokens wait for weights alone; more than one was measured with AVX-512 only
 //   kSums          how many vectors of sums fit there: 2, 4 or 16
 #include "kernels.hpp"
@@ -339,7 +339,7 @@ INLINE void panel(const Tokens& tokens, int64_t token, const Matrix& m, int64_t 
     if constexpr (TOKENS > 1) panel<fewer(TOKENS), FOUR>(tokens, token, m, begin, end, sink);
 }
 
-// Of inputs; see below.
+// Up to so many bytes of inputs, few tokens read weights in the order of addresses (measured on Zen 4).
 constexpr int64_t kInOrderBytes = 5120;
 
 // TOKENS tokens or fewer, all of them together, for they wait for memory. It is read fastest in the order of addresses: the
