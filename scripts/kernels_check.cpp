@@ -181,12 +181,48 @@ void quantize_normed(const Kernels& k) {
     }
 }
 
+// What attend_sixteen.inl may lose to rounding, of scores without their factor and of mixed values. Every number is off by
+// half a unit of integers that go up to what is largest beside it: queries, keys and values along their dimensions,
+// probabilities times the largest dimension of each value along 64 positions.
+struct RoundedTo16 {
+    double scores = 0, mixed = 0;
+
+    RoundedTo16() = default;
+    RoundedTo16(const float* query, const float* keys, const float* values, const std::vector<double>& weights,
+                double total, int64_t width) {
+        const auto largest = static_cast<int64_t>(std::sqrt(2147483647.0 / double(width)));
+        auto most = [&](const float* x) {
+            double peak = 0;
+            for (int64_t d = 0; d < width; d++) peak = std::max(peak, double(std::fabs(x[d])));
+            return peak;
+        };
+        auto sum = [&](const float* x) {
+            double all = 0;
+            for (int64_t d = 0; d < width; d++) all += std::fabs(x[d]);
+            return all;
+        };
+        const double by_query = most(query) / (2.0 * double(largest));
+        double share = 0;
+        for (size_t p = 0; p < weights.size(); p++) {
+            const float *key = keys + p * static_cast<size_t>(width), *value = values + p * static_cast<size_t>(width);
+            const double by_key = most(key) / (2.0 * double(largest));
+            scores = std::max(scores, sum(query) * by_key + by_query * (sum(key) + double(width) * by_key));
+            const double weight = weights[p] / total * most(value);
+            mixed += weight / (2 * 4095);
+            share = p % 64 ? std::max(share, weight) : weight;
+            if (p % 64 == 63 || p + 1 == weights.size())
+                mixed += double(p % 64 + 1) * share * (1 + 1.0 / 8190) / (2 * 8191);
+        }
+    }
+};
+
 // Attention in 8 bits against double precision, with what rounding may cost; that in bf16 against the same.
 void attend(const Kernels& k) {
     const int64_t width = 16 * between(1, 9), positions = between(1, 150), padded = up(positions, 16);
     const int64_t count = between(1, kManyAtOnce);
     // Of a number that is rounded to bf16, as the weights of attention of many queries are with these instructions.
     const double half_step = std::strcmp(k.name, "amx") && std::strcmp(k.name, "avx512") ? 0 : 1.0 / 256;
+    const bool in_sixteen_bits = !std::strcmp(k.name, "avx512_vnni") || !std::strcmp(k.name, "avx_vnni");
     const double eps = 1.0 / (1 << 24);
     const auto size = static_cast<size_t>(padded * width);
     std::vector<uint16_t> queries(static_cast<size_t>(count * width)), keys(size), values(size);
@@ -222,15 +258,16 @@ void attend(const Kernels& k) {
     const float factor = 1 / std::sqrt(static_cast<float>(width));
     std::vector<int64_t> lengths(static_cast<size_t>(count));
     for (auto& length : lengths) length = between(0, positions);
-    std::vector<float> out(q.size()), out8(q.size()), all(q.size());
+    std::vector<float> out(q.size()), out8(q.size()), many(q.size()), all(q.size());
     std::vector<float> scratch(static_cast<size_t>(std::max(attention_scratch(padded), many_scratch(width))) + 64);
     const Eight eight{key8.data(), value8.data(), scales.data(), scales.data() + padded, scales.data() + 2 * padded};
     for (const Eight* with : {static_cast<const Eight*>(nullptr), &eight}) {
         k.attend({queries.data(), width, keys.data(), values.data(), lengths.data(), count, width, factor,
                   with ? out8.data() : out.data(), width, nullptr, 0, scratch.data(), with});
     }
-    k.attend_many({queries.data(), width, keys.data(), values.data(), lengths.data(), count, width, factor, all.data(),
-                   width, nullptr, 0, scratch.data(), nullptr});
+    for (auto [kernel, to] : {std::pair{k.attend_many, many.data()}, std::pair{k.attend_all, all.data()}})
+        kernel({queries.data(), width, keys.data(), values.data(), lengths.data(), count, width, factor, to, width,
+                nullptr, 0, scratch.data(), nullptr});
     // Scores by themselves, and as biases that begin one position before those of the query above.
     const int64_t stride = padded + count + 16;
     std::vector<float> biases(static_cast<size_t>(count * (stride + 1) + 16)), by_match(static_cast<size_t>(count * padded));
@@ -267,6 +304,9 @@ void attend(const Kernels& k) {
         // products of these, and 1e-6 for denormals and what is below e^-87.
         const double scores = double(width + 3) * eps * largest;
         const double relative = 1.1 * (2 * scores + double(2 * seen + 8 + seen / 16) * eps + half_step);
+        RoundedTo16 rounded;
+        if (in_sixteen_bits)
+            rounded = {&q[static_cast<size_t>(n * width)], key.data(), value.data(), weights, total, width};
         for (int64_t d = 0; d < width; d++) {
             double y = 0, z = 0, size = 0;
             for (int64_t p = 0; p < seen; p++) {
@@ -278,8 +318,10 @@ void attend(const Kernels& k) {
             expect(std::fabs(biased_many[static_cast<size_t>(n * width + d)] - z) < 0.02, k.name,
                    "attention of many with biases");
             expect(std::fabs(out[static_cast<size_t>(n * width + d)] - y) < 0.02, k.name, "attention");
-            expect(std::fabs(all[static_cast<size_t>(n * width + d)] - y) <= relative * size + 1e-6, k.name,
+            expect(std::fabs(many[static_cast<size_t>(n * width + d)] - y) <= relative * size + 1e-6, k.name,
                    "attention of many");
+            const double bound = (relative + 2.2 * rounded.scores * factor) * size + rounded.mixed + 1e-6;
+            expect(std::fabs(all[static_cast<size_t>(n * width + d)] - y) <= bound, k.name, "attention of all");
             expect(std::fabs(out8[static_cast<size_t>(n * width + d)] - y) < 0.06, k.name, "attention in 8 bits");
         }
     }

@@ -86,12 +86,18 @@ def attend(
 
 
 def attend_many(
-    isa: str, query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, factor: float
+    isa: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Tensor,
+    factor: float,
+    kernel: str = "attend_many",
 ) -> Tensor:
-    """As `attend`, mixed values alone."""
+    """As `attend`, mixed values alone; `kernel` may be `attend_all` too."""
     packed = _as_kernels_read(query, key, value)
     out = torch.full(packed[0].shape, torch.nan)
-    native().attend_many(isa, *packed, lengths, factor, out)
+    getattr(native(), kernel)(isa, *packed, lengths, factor, out)
     return out[:, : query.shape[1]]
 
 

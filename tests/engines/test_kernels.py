@@ -228,6 +228,27 @@ def test_queries_do_not_depend_on_their_neighbours(
     assert torch.equal(whole, torch.cat(parts))
 
 
+def sixteen_bit_errors(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Largest errors (N, 1) of scores and of mixed values whose products are of 16-bit integers.
+
+    Every number is off by half of its largest neighbour's share of the largest integer: queries, keys and values along
+    their dimensions, probabilities times what is largest in each value along 64 positions.
+    """
+    query, key, value = (x.to(torch.bfloat16).double() for x in (query, key, value))
+    width = query.shape[1]
+    largest = int((2147483647 / (-(-width // 16) * 16)) ** 0.5)
+    half_query, half_key = (x.abs().amax(1) / (2 * largest) for x in (query, key))
+    scores = query.abs().sum(1, keepdim=True) * half_key + half_query[:, None] * (
+        key.abs().sum(1) + width * half_key
+    )
+    shares = weights * value.abs().amax(1)
+    tiles = [tile.shape[1] * tile.amax(1, keepdim=True) for tile in shares.split(64, 1)]
+    mixed = shares.sum(1, keepdim=True) / (2 * 4095) + sum(tiles) * (1 + 1 / 8190) / (2 * 8191)
+    return scores.amax(1, keepdim=True) * width**-0.5, mixed
+
+
 @on_every_set
 @few
 @given(
@@ -238,8 +259,9 @@ def test_queries_do_not_depend_on_their_neighbours(
     seed=seeds,
     data=st.data(),
 )
+@pytest.mark.parametrize("kernel", ["attend_many", "attend_all"])
 def test_attention_of_many(
-    isa: str, count: int, keys: int, width: int, alike: bool, seed: int, data: st.DataObject
+    isa: str, kernel: str, count: int, keys: int, width: int, alike: bool, seed: int, data: st.DataObject
 ) -> None:
     """Queries see as many positions, or the later ones more."""
     seen = data.draw(st.integers(0, keys))
@@ -249,7 +271,7 @@ def test_attention_of_many(
         randn(seed + 1, keys, width),
         randn(seed + 2, keys, width),
     )
-    out = attend_many(isa, query, key, value, lengths, width**-0.5)
+    out = attend_many(isa, query, key, value, lengths, width**-0.5, kernel)
     wanted, weights = attend_reference(query, key, value, lengths, width**-0.5)
     mixed = weights @ value.to(torch.bfloat16).double().abs()
     eps = 2.0**-24
@@ -257,11 +279,17 @@ def test_attention_of_many(
     # the sum that divides them are sums of `seen` terms that are brought to another maximum once in 64.
     sizes = (query.to(torch.bfloat16).double().abs() @ key.to(torch.bfloat16).double().abs().T) * width**-0.5
     scores = (width + 3) * eps * sizes[:, :seen].amax(1, keepdim=True) if seen else torch.zeros(count, 1)
-    bound = (2 * scores + (2 * seen + 8 + seen // 16) * eps) * mixed + 1e-7
+    rounded: torch.Tensor | float = 0.0
+    if kernel == "attend_all" and isa in ("avx512_vnni", "avx_vnni") and seen:
+        by_score, rounded = sixteen_bit_errors(query, key[:seen], value[:seen], weights[:, :seen])
+        scores = scores + by_score
+    bound = (2 * scores + (2 * seen + 8 + seen // 16) * eps) * mixed + rounded + 1e-7
     if isa in ("amx", "avx512"):  # their products take probabilities in bf16
         bound = bound + BF16_STEP * mixed + 1e-5
     assert ((out.double() - wanted).abs() <= bound).all()
-    first = attend_many(isa, query[: count // 2], key, value, lengths[: count // 2].contiguous(), width**-0.5)
+    first = attend_many(
+        isa, query[: count // 2], key, value, lengths[: count // 2].contiguous(), width**-0.5, kernel
+    )
     assert torch.equal(first, out[: count // 2])  # whatever the neighbours
 
 

@@ -6,7 +6,8 @@
 //
 // Widened, below, is for processors without products of bf16: there, widening keys and values costs as much as
 // multiplying them, so a tile of both is widened once, stays in the cache next to the core, and is used by all queries.
-// ByTiles, in isa_amx.cpp, multiplies keys and values as they lie in the cache.
+// Sixteen, in attend_sixteen.inl, does the same with integers of 16 bits. ByTiles, in isa_amx.cpp, multiplies keys and
+// values as they lie in the cache.
 namespace {
 
 constexpr int kTile = 64;  // positions
@@ -88,28 +89,38 @@ INLINE void many_scores(const float* queries, const float* keys, int64_t width, 
 
 constexpr int32_t kIndices[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
-// Scores of the first `count` positions to exponentials, and zeros up to `padded`, a multiple of 16.
+INLINE float largest_lane(Lanes x) {
+    F16 all = F16{} + kNothing;
+    std::memcpy(&all, &x, sizeof(x));
+    return largest(all);
+}
+
+// Scores of the first `count` positions to exponentials, and zeros up to `padded`, a multiple of 16. WHOLE is for a tile
+// that the query sees all of; a bias may hide positions.
+template <bool WHOLE>
 INLINE void soften_tile(const Many& m, int64_t query, int64_t count, int64_t padded) {
     float* scores = m.scores + query * kTile;
-    const int64_t whole = count / kLanes * kLanes;
-    for (int64_t i = whole; i < padded; i += kLanes) {
-        const Lanes x = load<Lanes>(scores + i);
-        store(scores + i, load<Indices>(kIndices) < static_cast<int32_t>(count - i) ? x : Lanes{} + kNothing);
+    if constexpr (WHOLE) {
+        padded = kTile;
+    } else {
+        for (int64_t i = count / kLanes * kLanes; i < padded; i += kLanes) {
+            const Lanes x = load<Lanes>(scores + i);
+            store(scores + i, load<Indices>(kIndices) < static_cast<int32_t>(count - i) ? x : Lanes{} + kNothing);
+        }
     }
     Lanes greatest = Lanes{} + kNothing;
     for (int64_t i = 0; i < padded; i += kLanes) {
         const Lanes x = load<Lanes>(scores + i);
         greatest = x > greatest ? x : greatest;
     }
-    const float before = m.most[query];
-    float now = before;
-    for (int lane = 0; lane < kLanes; lane++) now = greatest[lane] > now ? greatest[lane] : now;
+    const float before = m.most[query], peak = largest_lane(greatest), now = peak > before ? peak : before;
     m.keep[query] = now > before ? exponential(Lanes{} + (before - now))[0] : 1.0f;
     m.most[query] = now;
     Lanes total = load<Lanes>(m.total + query * 16) * m.keep[query];
     for (int64_t i = 0; i < padded; i += kLanes) {
         const Lanes x = load<Lanes>(scores + i), p = exponential(x - now);
-        const Lanes kept = x > kNothing ? p : Lanes{};
+        Lanes kept = p;
+        if constexpr (!WHOLE) kept = x > kNothing ? p : Lanes{};
         total += kept;
         store(scores + i, kept);
     }
@@ -123,7 +134,11 @@ INLINE void soften_some(const Attention& a, const Many& m, int64_t query, int64_
     for (int64_t q = query; q < query + queries; q++) {
         if (a.bias) add_bias(m.scores + q * kTile, a.bias + q * a.bias_stride + first, padded);
         const int64_t rest = a.lengths[q] - first, seen = rest < count ? rest : count;
-        soften_tile(m, q, seen > 0 ? seen : 0, padded);
+        if (seen == kTile && !a.bias) {
+            soften_tile<true>(m, q, seen, padded);
+        } else {
+            soften_tile<false>(m, q, seen > 0 ? seen : 0, padded);
+        }
     }
 }
 

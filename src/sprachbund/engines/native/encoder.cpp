@@ -110,9 +110,9 @@ void Encoder::attend(int thread, const Heads& heads, int64_t frames) {
     for (int64_t unit = part.begin; unit < part.end; unit++) {
         const int64_t head = unit / groups, first = unit % groups * size;
         const int64_t count = std::min(size, frames - first), at = first * all + head * wide;
-        kernels_->attend_many({heads.queries + at, all, heads.keys + head * per_head, heads.values + head * per_head,
-                          lengths_.data() + first, count, wide, shape.factor(), mixed_.data() + at, all, nullptr, 0,
-                          attention_[static_cast<size_t>(thread)].data(), nullptr});
+        kernels_->attend_all({heads.queries + at, all, heads.keys + head * per_head, heads.values + head * per_head,
+                              lengths_.data() + first, count, wide, shape.factor(), mixed_.data() + at, all, nullptr, 0,
+                              attention_[static_cast<size_t>(thread)].data(), nullptr});
     }
 }
 

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kPass = 192;          // frames
 constexpr int64_t kReach = 64;          // distances become known so many at a time
-constexpr int64_t kUnit = kManyAtOnce;  // queries
+constexpr int64_t kUnit = 48;           // queries
 constexpr float kUnseen = -3.0e38f;     // added to the score of a key that a query does not see
 
 // Rounded to nearest even.

@@ -27,9 +27,22 @@ INLINE void total(const Part (&sums)[kParts], int32_t* to) {
 
 #include "kernels.inl"
 
+namespace {
+
+template <int VECTORS>
+INLINE void add_pairs(Part (&sums)[VECTORS], const Part (&vectors)[VECTORS], int32_t two) {
+    UNROLL
+    for (int v = 0; v < VECTORS; v++) sums[v] = _mm256_dpwssd_avx_epi32(sums[v], vectors[v], _mm256_set1_epi32(two));
+}
+
+}  // namespace
+
+#include "attend_sixteen.inl"
+
 namespace sprachbund {
 extern const Kernels avx_vnni_kernels;
-const Kernels avx_vnni_kernels = table("avx_vnni");
+const Kernels avx_vnni_kernels = 
+    table("avx_vnni", attend_many<Widened>, match_many, product, attend_many<Sixteen>);
 }  // namespace sprachbund
 
 END_TARGET

@@ -135,7 +135,7 @@ struct Square {
 };
 
 constexpr int64_t kQueriesAtOnce = 8;
-constexpr int64_t kManyAtOnce = 48;
+constexpr int64_t kManyAtOnce = 96;
 constexpr int64_t kWidestEight = 256;
 constexpr int64_t kNormEpsilonInverse = 100000;  // torch's default epsilon, 1e-5
 
@@ -161,6 +161,9 @@ struct Kernels {
     // kManyAtOnce queries or fewer, best such as see about as many positions, in bf16, without weights; scratch of the
     // larger of many_scratch(width) and attention_scratch(longest).
     void (*attend_many)(const Attention& attention);
+    // As attend_many, where all queries see the same positions from the first on. It may round to 16 bits what lies in
+    // the same 64 positions, so results would depend on where a part of them begins.
+    void (*attend_all)(const Attention& attention);
     // One softmax over the first positions of several segments, as many of each; one query at a time, without weights.
     void (*attend_segments)(const Attention& attention);
     // Scores alone, times the factor, of all positions in so many blocks of keys; out_stride is 16 times as many or more.

@@ -567,8 +567,9 @@ namespace {
 
 // Vectors with products of bf16 take `attend` and `match` for many queries too: eight at once are faster than widening.
 constexpr Kernels table(const char* name, decltype(Kernels::attend_many) many = attend_many<Widened>,
-                        decltype(Kernels::match) matches = match_many, decltype(Kernels::product) multiplies = product) {
-    return {name, quantize, multiplies, attend, many, attend_segments, matches,
+                        decltype(Kernels::match) matches = match_many, decltype(Kernels::product) multiplies = product,
+                        decltype(Kernels::attend_all) all = nullptr) {
+    return {name, quantize, multiplies, attend, many, all ? all : many, attend_segments, matches,
             keep_key, keep_value, normalise, likeliest, gate, depthwise, spread, shrink};
 }
 

@@ -765,7 +765,8 @@ void py_attend_segments(const std::string& isa, const Array<const int16_t>& quer
                                   blocks * 16 * width});
 }
 
-// As `attend`, without weights.
+// As `attend`, without weights, by one of the kernels for many queries.
+template <auto KERNEL>
 void py_attend_many(const std::string& isa, const Array<const int16_t>& queries, const Array<const int16_t>& keys,
                     const Array<const int16_t>& values, const Array<const int64_t>& lengths, float factor,
                     const Array<float>& out) {
@@ -786,9 +787,9 @@ void py_attend_many(const std::string& isa, const Array<const int16_t>& queries,
     const Kernels* kernels = chosen(isa);
     nb::gil_scoped_release free;
     for (int64_t at = 0; at < count; at += kManyAtOnce)
-        kernels->attend_many({raw(queries) + at * width, width, raw(keys), raw(values), lengths.data() + at,
-                              std::min(kManyAtOnce, count - at), width, factor, out.data() + at * width, width, nullptr,
-                              0, scratch.data(), nullptr});
+        (kernels->*KERNEL)({raw(queries) + at * width, width, raw(keys), raw(values), lengths.data() + at,
+                            std::min(kManyAtOnce, count - at), width, factor, out.data() + at * width, width, nullptr, 0,
+                            scratch.data(), nullptr});
 }
 
 // As `attend`, from keys and values in floats (positions x width), which it brings to 8 bits.
@@ -891,8 +892,12 @@ NB_MODULE(_native, m) {
     m.def("attend", &py_attend, nb::arg("isa"), nb::arg("queries").noconvert(), nb::arg("keys").noconvert(),
           nb::arg("values").noconvert(), nb::arg("lengths"), nb::arg("factor"), nb::arg("out").noconvert(),
           nb::arg("weights").noconvert());
-    m.def("attend_many", &py_attend_many, nb::arg("isa"), nb::arg("queries").noconvert(), nb::arg("keys").noconvert(),
-          nb::arg("values").noconvert(), nb::arg("lengths"), nb::arg("factor"), nb::arg("out").noconvert());
+    const auto attend_many = [&m](const char* name, auto* kernel) {
+        m.def(name, kernel, nb::arg("isa"), nb::arg("queries").noconvert(), nb::arg("keys").noconvert(),
+              nb::arg("values").noconvert(), nb::arg("lengths"), nb::arg("factor"), nb::arg("out").noconvert());
+    };
+    attend_many("attend_many", &py_attend_many<&Kernels::attend_many>);
+    attend_many("attend_all", &py_attend_many<&Kernels::attend_all>);
     m.def("attend_segments", &py_attend_segments, nb::arg("isa"), nb::arg("queries").noconvert(),
           nb::arg("keys").noconvert(), nb::arg("values").noconvert(), nb::arg("seen"), nb::arg("factor"),
           nb::arg("out").noconvert());
