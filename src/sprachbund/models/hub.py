@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
 from torch import nn
 
-from sprachbund.errors import SprachbundError
+from sprachbund.errors import SprachbundError, first_line
 from sprachbund.models.catalogue import BUNDLED, find_checkpoint
 from sprachbund.models.download import Progress, download
 from sprachbund.models.weights import COUNTER, check_finite, some
@@ -235,8 +235,7 @@ def one_line(path: Path) -> Iterator[None]:
         # Panics of libraries in Rust, such as tokenizers, are no `Exception`, and their class cannot be imported.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-        raise SprachbundError(f"{path} cannot be read ({reason}); copy it again") from error
+        raise SprachbundError(f"{path} cannot be read ({first_line(error)[:200]}); copy it again") from error
 
 
 def optional_setting(settings: Any, name: str) -> Any:
