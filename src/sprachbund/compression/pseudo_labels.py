@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.load import open_audio
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
@@ -182,7 +183,7 @@ class SpokenUtterance:
     @property
     def duration_s(self) -> float:
         """Length in seconds."""
-        return len(self.samples) / 16_000
+        return len(self.samples) / SAMPLE_RATE
 
 
 class LabelSource(Protocol):

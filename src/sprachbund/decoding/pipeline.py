@@ -1000,12 +1000,7 @@ def spans_within(context: SpanContext, start_s: float, end_s: float) -> tuple[La
 
 
 def _shifted(word: Word, offset_s: float) -> Word:
-    return Word(
-        start_s=word.start_s + offset_s,
-        end_s=word.end_s + offset_s,
-        text=word.text,
-        probability=word.probability,
-    )
+    return replace(word, start_s=word.start_s + offset_s, end_s=word.end_s + offset_s)
 
 
 def segment_in_digits(segment: Segment) -> Segment:
@@ -1146,7 +1141,7 @@ def check_digits(targets: Sequence[str]) -> None:
 
 _DOUBT = 0.1
 """Most of the probability that a text is not what was said for which it is not heard again."""
-_EVEN = 0.5
+_DOUBT_AT_TEMPO = 0.5
 """Most of it for what is heard at another tempo: each hearing is one more chance to err."""
 
 
@@ -1200,7 +1195,7 @@ def _at_tempo(model: Family, span: RecordedSpan, tempo: float) -> RecordedSpan:
         options, allowed = recording.options, recording.request.allowed
         guard = options.guard
         if guard.enabled:
-            guard = replace(guard, max_out_of_domain=min(_EVEN, max_out_of_domain(model, guard)))
+            guard = replace(guard, max_out_of_domain=min(_DOUBT_AT_TEMPO, max_out_of_domain(model, guard)))
         recording.at_tempos[tempo] = replace(
             recording,
             options=replace(options, guard=guard, tempos=()),
@@ -1581,7 +1576,6 @@ class LongForm(Iterator[Segment]):
     """A recording being translated: iterate for its segments, each as soon as its batch of spans is done.
 
     Segments that the guard dropped come too, see `Segment.dropped`. Segments of one target are in order of time.
-    Arguments are those of `translate_file`, and:
 
     Args:
         model: any family.
