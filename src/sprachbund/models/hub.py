@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from sprachbund.errors import SprachbundError, first_line
+from sprachbund.models import FAMILIES
 from sprachbund.models.catalogue import BUNDLED, find_checkpoint
 from sprachbund.models.download import Progress, download
 from sprachbund.models.weights import COUNTER, check_finite, some
@@ -33,43 +34,6 @@ OWN_FILES = [*_DESCRIPTIONS, "*.safetensors", "*.onnx", "*.npy"]
 _SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors"]
 _PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 _WEIGHTS = ("*.safetensors", "*.bin")
-
-
-FAMILIES = (
-    "cascade",
-    "conformer",
-    "whisper",
-    "seamless_m4t",
-    "seamless_m4t_v2",
-    "speech_llm",
-    "streaming_onnx",
-    "token_conformer",
-    "token_mbart",
-    "m2m_100",
-    "mbart",
-    "marian",
-    "t5",
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "phi3",
-    "parakeet_ctc",
-    "parakeet_rnnt",
-    "parakeet_tdt",
-    "canary",
-    "cohere_asr",
-    "moonshine",
-    "moonshine_streaming",
-    "kyutai_speech_to_text",
-    "voxtral",
-    "voxtral_realtime",
-    "granite_speech",
-    "granite_speech_plus",
-    "qwen3_asr",
-)
-"""Names in config.json of the families that can be loaded; `sprachbund.models.io` has a loader for each."""
 
 
 def family_of(directory: Path) -> str:

@@ -533,3 +533,19 @@ def load(directory: Path, threads: int | None = None) -> OnnxStreamingTransducer
                 f"{size} numbers; export the model again"
             )
     return OnnxStreamingTransducer(description, tokenizer, directory, threads).eval()
+
+
+def save(model: OnnxStreamingTransducer, directory: Path, **options: Any) -> None:
+    """Not there: graphs are exported, from a model of the family conformer.
+
+    Args:
+        model: model that runs from graphs.
+        directory: directory to be written.
+        options: options of writing.
+
+    Raises:
+        SprachbundError: always.
+    """
+    raise SprachbundError(
+        f"a model of the kind {model.name} cannot be written; save the model that it was made from"
+    )

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from sprachbund.audio import features as logmel
 from sprachbund.audio.constants import HOP, SAMPLE_RATE, WINDOW
 from sprachbund.errors import SprachbundError, first_line
+from sprachbund.models import FAMILIES
 from sprachbund.models.base import Features
-from sprachbund.models.hub import FAMILIES, family_of, quiet_transformers
+from sprachbund.models.hub import family_of, quiet_transformers
 from sprachbund.models.seamless.model import stacked_log_mel
 from sprachbund.nn.conformer import valid_frames
 from sprachbund.nn.feed_forward import is_split
