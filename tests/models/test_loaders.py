@@ -2,15 +2,20 @@
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from sprachbund.engines.choice import PooledFamily
 from sprachbund.errors import SprachbundError
-from sprachbund.models import io
-from sprachbund.models.hub import FAMILIES, bytes_of_weights, one_line
-from sprachbund.models.io import LOADERS, load
+from sprachbund.models import FAMILIES, REGISTERED, Files, io
+from sprachbund.models.hub import bytes_of_weights, one_line
+from sprachbund.models.io import load, save
 from sprachbund.util.extras import missing_package
+
+NAMED = {"name": "whisper", "drafts": (), "calibration": None}
 
 
 def directory_of(path: Path, family: str, gigabytes: float, name: str = "model.safetensors") -> Path:
@@ -24,14 +29,26 @@ def directory_of(path: Path, family: str, gigabytes: float, name: str = "model.s
 
 @pytest.fixture
 def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    def loaded(directory: Path) -> None:
-        pytest.fail(f"{directory} was loaded")
+    def loaded() -> Files:
+        pytest.fail("a model was loaded")
 
-    monkeypatch.setattr(io, "LOADERS", dict.fromkeys(LOADERS, loaded))
+    monkeypatch.setattr(io, "REGISTERED", [replace(one, files=loaded) for one in REGISTERED])
 
 
-def test_every_family_has_a_loader() -> None:
-    assert tuple(LOADERS) == FAMILIES
+def test_every_family_is_registered_once_with_a_module_that_reads_and_writes_it() -> None:
+    assert len(FAMILIES) == len(set(FAMILIES))
+    for one in REGISTERED:
+        files = one.files()
+        assert files.__name__.startswith("sprachbund.models.")
+        assert {files.load.__module__, files.save.__module__} == {files.__name__}
+
+
+def test_a_model_that_runs_from_graphs_or_around_another_is_not_written(tmp_path: Path) -> None:
+    for model in (SimpleNamespace(name="nobody's"), PooledFamily(SimpleNamespace(**NAMED), 2)):
+        with pytest.raises(SprachbundError, match=r"cannot be written; save the model that it was made from"):
+            save(model, tmp_path)
+    with pytest.raises(SprachbundError, match=r"kind streaming_onnx cannot be written; save the model"):
+        save(SimpleNamespace(name="streaming_onnx"), tmp_path)
 
 
 @pytest.mark.usefixtures("nothing_is_loaded")

@@ -47,13 +47,12 @@ def test_text_comes_before_speech_and_chat_templates_are_used() -> None:
 
 
 def test_prompts_in_another_order_than_trained_are_refused() -> None:
-    model = make_model()
-    model.use_prompts(PromptOptions(translate="Say it in {language}."))
-    assert "Say it in German" in model.decode_text(model.prompts.around(Target(language="de"))[0])
+    other = Prompts(tokenizer(), PromptOptions(translate="Say it in {language}."), VOCABULARY)
+    assert "Say it in German" in other.tokens_to_text(other.around(Target(language="de"))[0])
     with pytest.raises(SprachbundError, match=r"put speech before text.*trained with text before speech"):
-        model.use_prompts(PromptOptions(order=("speech", "text")))
+        PromptOptions(order=("speech", "text")).check_order(PromptOptions().order)
     with pytest.raises(SprachbundError, match="no chat template"):
-        model.use_prompts(PromptOptions(chat=True))
+        Prompts(tokenizer(), PromptOptions(chat=True), VOCABULARY)
     with pytest.raises(ValidationError, match="once each"):
         PromptOptions(order=("text", "text"))
     with pytest.raises(ValidationError, match=r"name the \{language\}"):

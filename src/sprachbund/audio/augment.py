@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.tempo import change_tempo
 from sprachbund.errors import SprachbundError
 
@@ -42,13 +43,13 @@ CODECS = {
     "ima-adpcm": Codec(container="WAV", subtype="IMA_ADPCM"),
     "g721": Codec(container="AU", subtype="G721_32"),
     "g723-24": Codec(container="AU", subtype="G723_24"),
-    "mp3": Codec(container="MP3", subtype="MPEG_LAYER_III", sample_rate=16_000, compression_level=0.9),
-    "opus": Codec(container="OGG", subtype="OPUS", sample_rate=16_000, compression_level=0.95),
+    "mp3": Codec(container="MP3", subtype="MPEG_LAYER_III", sample_rate=SAMPLE_RATE, compression_level=0.9),
+    "opus": Codec(container="OGG", subtype="OPUS", sample_rate=SAMPLE_RATE, compression_level=0.95),
 }
 TELEPHONE_CODECS = tuple(name for name, codec in CODECS.items() if codec.sample_rate == TELEPHONE_RATE)
 
 
-def transcode(samples: FloatArray, codec: str, sample_rate: int = 16_000) -> FloatArray:
+def transcode(samples: FloatArray, codec: str, sample_rate: int = SAMPLE_RATE) -> FloatArray:
     """``samples`` after the encoder and decoder ``codec`` (a key of `CODECS`): as many samples, same rate.
 
     Args:
@@ -65,7 +66,7 @@ def transcode(samples: FloatArray, codec: str, sample_rate: int = 16_000) -> Flo
     return _fit(_resample(_round_trip(narrow, chosen), chosen.sample_rate, sample_rate), len(samples))
 
 
-def telephone(samples: FloatArray, codec: str | None = None, sample_rate: int = 16_000) -> FloatArray:
+def telephone(samples: FloatArray, codec: str | None = None, sample_rate: int = SAMPLE_RATE) -> FloatArray:
     """``samples`` over a telephone line: 300 to 3,400 Hz at 8 kHz, then optionally one of `TELEPHONE_CODECS`.
 
     Args:
@@ -128,7 +129,6 @@ def _fit(samples: FloatArray, num_samples: int) -> FloatArray:
 
 # Tempo and voice.
 
-SAMPLE_RATE = 16_000
 _PERIOD_MS = 5.0  # analysis step of WORLD
 
 
@@ -414,7 +414,7 @@ def room_response(
     rng: np.random.Generator,
     *,
     direct_to_reverberant_db: float = 3.0,
-    sample_rate: int = 16_000,
+    sample_rate: int = SAMPLE_RATE,
 ) -> FloatArray:
     """Impulse response of a room whose sound falls by 60 dB in ``rt60_s``.
 

@@ -18,9 +18,6 @@ FRAMES_PER_S = SAMPLE_RATE // HOP
 WINDOW_S = 30.0
 """Length of the window, in seconds, that Whisper checkpoints were trained on."""
 
-WINDOW_SAMPLES = int(WINDOW_S * SAMPLE_RATE)
-"""Samples in a Whisper window."""
-
 VAD_WINDOW = 512
 """Samples per voice activity probability (32 ms at 16 kHz), fixed by the Silero network."""
 

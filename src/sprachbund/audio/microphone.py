@@ -17,7 +17,7 @@ import soxr
 from numpy.typing import NDArray
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.errors import SprachbundError
+from sprachbund.errors import SprachbundError, first_line
 
 Samples = NDArray[np.float32]
 
@@ -92,7 +92,7 @@ def check_microphone(name: str | None = None) -> None:
 def _unavailable(name: str | None, error: Exception) -> SprachbundError:
     known = ", ".join(f"{one.number} {one.name}" for one in input_devices()) or "none"
     return SprachbundError(
-        f"the microphone {name or 'of the system'} cannot be opened ({_first_line(error)}); there are: "
+        f"the microphone {name or 'of the system'} cannot be opened ({first_line(error)}); there are: "
         f"{known}; name one with --microphone, {_OTHER_WAY}"
     )
 
@@ -215,7 +215,7 @@ class SystemSound:
                 continue
             if isinstance(block, Exception):
                 raise SprachbundError(
-                    f"the sound of this machine is gone ({_first_line(block)}); start again when it is back"
+                    f"the sound of this machine is gone ({first_line(block)}); start again when it is back"
                 ) from block
             yield block
 
@@ -265,10 +265,6 @@ def _sounddevice() -> Any:
 
 def _number_or_name(name: str | None) -> int | str | None:
     return int(name) if name is not None and name.isdecimal() else name
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def raw_blocks(file: IO[bytes], block_s: float = _BLOCK_S) -> Iterator[Samples]:

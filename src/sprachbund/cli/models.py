@@ -258,7 +258,8 @@ def _named(names: list[str] | None) -> dict[str, Path]:
 
 def _local_models() -> dict[str, Path]:
     """Name, as `--model` takes it, to directory: the bundled model, those in the working directory, downloaded ones."""
-    from sprachbund.models.io import FAMILIES, bundled_directory, family_of
+    from sprachbund.models import FAMILIES
+    from sprachbund.models.io import bundled_directory, family_of
 
     directories = {BUNDLED: bundled_directory(), **_downloaded()}
     for folder in folders_with_config():

@@ -28,10 +28,16 @@ from sprachbund.decoding.search import search
 from sprachbund.engines.choice import engine_for
 from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.hypotheses import DecodingJob, Plan, make_plan, translate_no_speech, translate_plan
+from sprachbund.evaluation.hypotheses import (
+    DecodingJob,
+    Plan,
+    make_plan,
+    translate_no_speech,
+    translate_plan,
+    translate_plans,
+)
 from sprachbund.evaluation.lines import Line
 from sprachbund.evaluation.manifest import DataUsed, FailureRate, ModelUsed, ResultManifest
-from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import data_used, model_used, open_corpus
 from sprachbund.evaluation.scoring import Scoring
 from sprachbund.evaluation.speed import race, race_rows
@@ -236,7 +242,7 @@ def _measured(
     asked = options.evaluation(tuple(sorted(targets)))
     scoring, counts = Scoring(targets, asked), Counter[tuple[str, bool]]()
     total, detects = sum(plan.num_lines for plan in plans), _detects_languages(family)
-    for done, line in enumerate(_lines(family, manifests, plans, asked), start=1):
+    for done, line in enumerate(translate_plans(family, manifests, plans, asked), start=1):
         scoring.add(line)
         if detects:
             counts[line.source, line.evidence.language == line.source] += 1
@@ -255,20 +261,13 @@ def _measured(
     }
 
 
-def _lines(
-    family: Family, manifests: Sequence[Utterances], plans: Sequence[Plan], options: EvaluationOptions
-) -> Iterator[Line]:
-    for manifest, plan in zip(manifests, plans, strict=True):
-        yield from translate_plan(family, manifest, plan, options.decoding, options.batch_size)
-
-
 def _detects_languages(family: Family) -> bool:
     """Whether the model has learned to detect languages; to one that has not, all are equal."""
     import numpy as np
     import torch
 
     with torch.inference_mode():
-        memory = family.encode(family.features([np.zeros(16_000, np.float32)]))
+        memory = family.encode(family.features([np.zeros(SAMPLE_RATE, np.float32)]))
         log_probs = family.language_log_probs(memory)
     alone = identify(log_probs, family.source_languages, None)
     return len(family.source_languages) > 1 and alone.language != UNDETERMINED

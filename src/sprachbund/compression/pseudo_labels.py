@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.load import open_audio
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
@@ -30,6 +31,7 @@ from sprachbund.decoding.pipeline import LanguageQuery, encode_and_identify
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.text.identify import LanguageIdentifier
+from sprachbund.text.languages import primary
 from sprachbund.util.computing import Computing
 from sprachbund.util.files import is_empty, read_model, read_object, write_json
 from sprachbund.util.jobs import Progress, done, nothing, run
@@ -141,16 +143,12 @@ def _in_other_language(
     others: Mapping[str, float] = {
         tag: probability
         for tag, probability in identifier.identify(text).probabilities.items()
-        if _primary(tag) != _primary(target)  # pt and pt-BR cannot be told apart by letters
+        if primary(tag) != primary(target)  # pt and pt-BR cannot be told apart by letters
     }
     likeliest = max(others, key=lambda tag: others[tag], default=target)
     if others.get(likeliest, 0.0) < threshold:
         return None
     return f"wrong language: reads as {likeliest} ({others[likeliest]:.2f})"
-
-
-def _primary(tag: str) -> str:
-    return tag.partition("-")[0]
 
 
 # Speech to be labelled: a corpus, a folder of recordings, or a recording; with texts or without.
@@ -185,7 +183,7 @@ class SpokenUtterance:
     @property
     def duration_s(self) -> float:
         """Length in seconds."""
-        return len(self.samples) / 16_000
+        return len(self.samples) / SAMPLE_RATE
 
 
 class LabelSource(Protocol):

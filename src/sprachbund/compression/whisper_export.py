@@ -16,7 +16,7 @@ from tokenizers import pre_tokenizers
 from torch import Tensor
 
 from sprachbund.audio.features import mel_filters
-from sprachbund.errors import SprachbundError
+from sprachbund.errors import SprachbundError, first_line
 from sprachbund.models.base import Family
 from sprachbund.models.weights import Bits
 from sprachbund.models.whisper import Whisper, save
@@ -108,8 +108,7 @@ def export_ctranslate2(model: Whisper, directory: Path, bits: Bits) -> None:
             converter = TransformersConverter(str(source), copy_files=there)
             converter.convert(str(directory), quantization=_QUANTIZATIONS[bits], force=True)
         except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise SprachbundError(f"CTranslate2 cannot convert the model ({reason})") from error
+            raise SprachbundError(f"CTranslate2 cannot convert the model ({first_line(error)})") from error
 
 
 def _name_languages(model: Whisper, path: Path) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from filelock import FileLock
 
 from sprachbund.audio.augment import CLEAN, NO_SPEECH_KINDS, TRAIN, WIDE, Augmentation, augment, no_speech
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.corpora.catalogues import SOURCES_FILE, SentenceTable
 from sprachbund.corpora.phrasebook import Meaning, draw, draw_kind, render, split_of
 from sprachbund.data.making import make_shards
@@ -321,7 +322,7 @@ def _add_sentence(
             if number == _MAX_DRAWINGS - 1:
                 raise
             continue
-        if len(samples) <= MAX_DURATION_S * 16_000:
+        if len(samples) <= MAX_DURATION_S * SAMPLE_RATE:
             break
     samples = vary(samples, rng, edition.augmentation if part == "train" else CLEAN, recent)
     writer.add(samples, utterance_id=utterance_id, **sentence.fields(edition))

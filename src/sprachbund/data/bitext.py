@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sprachbund.data.own import Fault, check_tag, clean_text
 from sprachbund.errors import SprachbundError
+from sprachbund.text.languages import primary
 
 TSV, TMX = ".tsv", ".tmx"
 _LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -218,4 +219,4 @@ def _in_language(texts: dict[str, str], language: str) -> str | None:
     wanted = language.lower()
     if wanted in texts:
         return texts[wanted]
-    return next((text for tag, text in texts.items() if tag.split("-")[0] == wanted), None)
+    return next((text for tag, text in texts.items() if primary(tag) == wanted), None)

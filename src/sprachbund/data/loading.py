@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.features import StreamedNormalisation, log_mel
 from sprachbund.data.batch import NO_LANGUAGE, Batch, MixedLanguages, SpokenText
 from sprachbund.data.batching import BatchingOptions, epoch_indices, plan_lanes
@@ -749,5 +750,5 @@ def _change_speed(samples: np.ndarray, factor: float) -> np.ndarray:
         return samples
     import soxr
 
-    resampled: np.ndarray = soxr.resample(samples, 16_000 * factor, 16_000, quality="LQ")
+    resampled: np.ndarray = soxr.resample(samples, SAMPLE_RATE * factor, SAMPLE_RATE, quality="LQ")
     return resampled

@@ -41,7 +41,7 @@ from sprachbund.data.manifest import (
     read_info,
     utterance_of,
 )
-from sprachbund.errors import SprachbundError
+from sprachbund.errors import SprachbundError, first_line
 from sprachbund.util.files import (
     atomic_path,
     file_sha256,
@@ -507,7 +507,7 @@ class _Files:
             except SprachbundError:
                 raise
             except Exception as error:  # every store has errors of its own, and few of them are OSErrors
-                reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+                reason = first_line(error)
             time.sleep(_FIRST_PAUSE_S * 2**number if number < _TRIES - 1 else 0)
         if held >= 0:
             self.refuse(name, f"is cut off: {reason} came")
@@ -522,9 +522,9 @@ class _Files:
 
             opened: tuple[Any, str] = url_to_fs(self.url)
         except (ImportError, ValueError) as error:
-            reason = next(iter(str(error).splitlines()), "")
             raise SprachbundError(
-                f"{self.url} cannot be opened ({reason}); pip install 'sprachbund[cloud]', or copy the corpus here"
+                f"{self.url} cannot be opened ({first_line(error)}); pip install 'sprachbund[cloud]', or copy the "
+                "corpus here"
             ) from error
         return opened[0], opened[1].rstrip("/")
 

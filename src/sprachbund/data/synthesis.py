@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.errors import SprachbundError
 
 CRASHES = {
@@ -158,7 +159,7 @@ def draw_tempo(rng: random.Random) -> float:
     return 2.0 ** min(1.0, max(-1.0, rng.gauss(0.0, 0.42)))
 
 
-def speak(text: str, voice: Voice, sample_rate: int = 16_000, *, exact: bool = True) -> FloatArray:
+def speak(text: str, voice: Voice, sample_rate: int = SAMPLE_RATE, *, exact: bool = True) -> FloatArray:
     """``text`` spoken by ``voice``: float32 mono samples in [-1, 1], trimmed of silence at both ends.
 
     With ``exact`` the samples depend on nothing but the arguments; without, utterances come more than twice
@@ -170,7 +171,7 @@ def speak(text: str, voice: Voice, sample_rate: int = 16_000, *, exact: bool = T
 
 
 def speak_with_words(
-    text: str, voice: Voice, sample_rate: int = 16_000, *, exact: bool = True
+    text: str, voice: Voice, sample_rate: int = SAMPLE_RATE, *, exact: bool = True
 ) -> tuple[FloatArray, list[tuple[int, float]]]:
     """The same as `speak`, and ``(character, start_s)`` of every word: its start in ``text`` and in the samples.
 

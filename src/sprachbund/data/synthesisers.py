@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sprachbund.audio.augment import SAMPLE_RATE, change_voice
+from sprachbund.audio.augment import change_voice
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import Manifest
 from sprachbund.data.synthesis import (
     CRASHES,
@@ -255,7 +256,7 @@ def _say_with_pico(text: bytes, voice: InstalledVoice, path: Path) -> None:
     import soundfile
 
     said = _pico().NanoTTS().speak(text.decode("utf-8"), voice=voice.name)
-    soundfile.write(path, np.frombuffer(said, "<i2"), 16_000, subtype="PCM_16")
+    soundfile.write(path, np.frombuffer(said, "<i2"), SAMPLE_RATE, subtype="PCM_16")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,7 +107,7 @@ from sprachbund.models.base import (
 from sprachbund.models.punctuation import load_punctuator
 from sprachbund.text.digits import LANGUAGES as LANGUAGES_OF_DIGITS
 from sprachbund.text.digits import in_digits
-from sprachbund.text.languages import described, writes_spaces
+from sprachbund.text.languages import described, primary, writes_spaces
 from sprachbund.text.punctuation import Punctuator, restore
 from sprachbund.text.segmentation import ends_sentence, split_sentences
 
@@ -1000,17 +1000,12 @@ def spans_within(context: SpanContext, start_s: float, end_s: float) -> tuple[La
 
 
 def _shifted(word: Word, offset_s: float) -> Word:
-    return Word(
-        start_s=word.start_s + offset_s,
-        end_s=word.end_s + offset_s,
-        text=word.text,
-        probability=word.probability,
-    )
+    return replace(word, start_s=word.start_s + offset_s, end_s=word.end_s + offset_s)
 
 
 def segment_in_digits(segment: Segment) -> Segment:
     """A segment with the numbers of its text in digits; a word that several became has their time."""
-    language = _base(segment.target_language)
+    language = primary(segment.target_language)
     words = tuple(
         replace(
             segment.words[one.first],
@@ -1032,9 +1027,9 @@ def text_in_digits(text: str, language: str) -> str:
         text: text of any length.
         language: BCP-47 tag; a language without rules keeps its text.
     """
-    if _base(language) not in LANGUAGES_OF_DIGITS:
+    if primary(language) not in LANGUAGES_OF_DIGITS:
         return text
-    return " ".join(one.text for one in in_digits(text.split(), _base(language)))
+    return " ".join(one.text for one in in_digits(text.split(), primary(language)))
 
 
 def punctuated_segments(segments: Sequence[Segment], punctuator: Punctuator) -> tuple[Segment, ...]:
@@ -1050,7 +1045,7 @@ def punctuated_segments(segments: Sequence[Segment], punctuator: Punctuator) -> 
     language = segments[kept[0]].target_language
     words = [_written_words(segments[n].text) for n in kept]
     flat = [word for own in words for word in own]
-    labels = punctuator.label([flat], _base(language))[0]
+    labels = punctuator.label([flat], primary(language))[0]
     written = iter(restore(flat, labels, language))
     result = list(segments)
     for n, own in zip(kept, words, strict=True):
@@ -1073,7 +1068,7 @@ def text_with_marks(text: str, language: str, punctuator: Punctuator) -> str:
     words = _written_words(text)
     if not words or not _knows(punctuator, language):
         return text
-    return " ".join(restore(words, punctuator.label([words], _base(language))[0], language))
+    return " ".join(restore(words, punctuator.label([words], primary(language))[0], language))
 
 
 def _written_words(text: str) -> list[str]:
@@ -1083,7 +1078,7 @@ def _written_words(text: str) -> list[str]:
 
 def _knows(punctuator: Punctuator, language: str) -> bool:
     known = punctuator.languages
-    return writes_spaces(language) and (known is None or _base(language) in known)
+    return writes_spaces(language) and (known is None or primary(language) in known)
 
 
 def check_writing(model: Family, targets: Sequence[str], options: DecodingOptions) -> None:
@@ -1131,17 +1126,12 @@ def check_digits(targets: Sequence[str]) -> None:
     Args:
         targets: languages of the texts; a transcript's is not known before.
     """
-    without = [t for t in targets if t != TRANSCRIBE and _base(t) not in LANGUAGES_OF_DIGITS]
+    without = [t for t in targets if t != TRANSCRIBE and primary(t) not in LANGUAGES_OF_DIGITS]
     if without:
         raise SprachbundError(
             f"numbers are not written in digits in {described(without[:1])}; leave digits out, or take one of "
             f"{described(LANGUAGES_OF_DIGITS)}"
         )
-
-
-def _base(tag: str) -> str:
-    """A tag without script and region."""
-    return tag.partition("-")[0]
 
 
 # Hearing again.
@@ -1151,7 +1141,7 @@ def _base(tag: str) -> str:
 
 _DOUBT = 0.1
 """Most of the probability that a text is not what was said for which it is not heard again."""
-_EVEN = 0.5
+_DOUBT_AT_TEMPO = 0.5
 """Most of it for what is heard at another tempo: each hearing is one more chance to err."""
 
 
@@ -1205,7 +1195,7 @@ def _at_tempo(model: Family, span: RecordedSpan, tempo: float) -> RecordedSpan:
         options, allowed = recording.options, recording.request.allowed
         guard = options.guard
         if guard.enabled:
-            guard = replace(guard, max_out_of_domain=min(_EVEN, max_out_of_domain(model, guard)))
+            guard = replace(guard, max_out_of_domain=min(_DOUBT_AT_TEMPO, max_out_of_domain(model, guard)))
         recording.at_tempos[tempo] = replace(
             recording,
             options=replace(options, guard=guard, tempos=()),
@@ -1586,7 +1576,6 @@ class LongForm(Iterator[Segment]):
     """A recording being translated: iterate for its segments, each as soon as its batch of spans is done.
 
     Segments that the guard dropped come too, see `Segment.dropped`. Segments of one target are in order of time.
-    Arguments are those of `translate_file`, and:
 
     Args:
         model: any family.

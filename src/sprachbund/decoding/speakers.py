@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.load import AudioSource
-from sprachbund.errors import SprachbundError
+from sprachbund.errors import SprachbundError, first_line
 from sprachbund.models.download import download
 
 WINDOW_S, HOP_S = 1.5, 0.75
@@ -144,8 +144,9 @@ class SpeakerEncoder:
         try:
             (output,) = self._session.run(None, {self._input: features[None]})
         except Exception as error:
-            reason = next(iter(str(error).splitlines()), "")
-            raise SprachbundError(f"{self._path} cannot be run on features ({reason[:80]})") from error
+            raise SprachbundError(
+                f"{self._path} cannot be run on features ({first_line(error)[:80]})"
+            ) from error
         vector: Vectors = np.asarray(output, np.float32).reshape(-1)
         length = float(np.linalg.norm(vector))
         if not np.isfinite(vector).all() or length == 0:

@@ -181,6 +181,21 @@ def translate_plan(
             yield from done[job.index]
 
 
+def translate_plans(
+    model: Family, manifests: Sequence[Utterances], plans: Sequence[Plan], options: EvaluationOptions
+) -> Iterator[Line]:
+    """Decode what plans name, one corpus after the other, as `translate_plan` does each.
+
+    Args:
+        model: decodes.
+        manifests: the corpora.
+        plans: one for each corpus.
+        options: options of the evaluation.
+    """
+    for manifest, plan in zip(manifests, plans, strict=True):
+        yield from translate_plan(model, manifest, plan, options.decoding, options.batch_size)
+
+
 def batches(plan: Plan, batch_size: int) -> Iterator[list[DecodingJob]]:
     """The batches of a plan, in the order in which `translate_plan` decodes them."""
     for jobs in _stretches(plan, batch_size):

@@ -20,7 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from sprachbund.data.language_spans import WordRange, spans_in, split_words, unique_range
 from sprachbund.data.manifest import Utterance
 from sprachbund.errors import SprachbundError
-from sprachbund.text.languages import MIXED
+from sprachbund.text.languages import MIXED, primary
 from sprachbund.util.files import PARTIAL, take_name
 
 # Plain text files. Files that would silently be scored on a subset of lines are refused.
@@ -247,7 +247,7 @@ def is_transcription(source: str, target: str) -> bool:
 
 def same_language(one: str, other: str) -> bool:
     """Whether two tags are of one language, whatever its region or script."""
-    return one.split("-")[0] == other.split("-")[0]
+    return primary(one) == primary(other)
 
 
 def _main_language(utterance: Utterance) -> str:

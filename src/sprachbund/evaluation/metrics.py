@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sprachbund.errors import SprachbundError
+from sprachbund.text.languages import primary
 from sprachbund.text.normalize import has_no_spaces
 
 Counts = NDArray[np.float64]
@@ -260,7 +261,7 @@ class ExactMatch:
 
 def bleu(target: str = "") -> SacrebleuMetric:
     """BLEU; Chinese is tokenized as sacrebleu does, other scripts without spaces by characters."""
-    language = target.split("-")[0]
+    language = primary(target)
     default = _CHARACTER_TOKENIZER if has_no_spaces(language) else "13a"
     tokenizer = _BLEU_TOKENIZERS.get(language, default)
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sprachbund.audio.augment import NO_SPEECH_KINDS, SAMPLE_RATE, no_speech
+from sprachbund.audio.augment import NO_SPEECH_KINDS, no_speech
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.evaluation.options import PER_KIND, SEED
 
 FloatArray = npt.NDArray[np.float32]

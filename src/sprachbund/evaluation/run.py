@@ -31,6 +31,7 @@ from sprachbund.evaluation.hypotheses import (
     make_plan,
     translate_no_speech,
     translate_plan,
+    translate_plans,
 )
 from sprachbund.evaluation.lines import (
     HYPOTHESES_FILE,
@@ -279,7 +280,7 @@ def _evaluate_here(
     scoring = Scoring(_targets(plans), options, offline=offline)
     total, watch = sum(plan.num_lines for plan in plans), Stopwatch()
     with LineWriter(out / HYPOTHESES_FILE) if out else _Nowhere() as writer:
-        for done, line in enumerate(watch.watch(_translate(family, manifests, plans, options)), start=1):
+        for done, line in enumerate(watch.watch(translate_plans(family, manifests, plans, options)), start=1):
             writer.write(line)
             scoring.add(line)
             progress(", ".join(filter(None, ["decoding", scoring.so_far])), done, total)
@@ -403,13 +404,6 @@ def _ready(model: str | Path, options: EvaluationOptions, offline: bool) -> tupl
     if options.engine == "auto":
         options = replace(options, engine=chosen.name)
     return chosen.family, options
-
-
-def _translate(
-    family: Family, manifests: Sequence[Utterances], plans: Sequence[Plan], options: EvaluationOptions
-) -> Iterator[Line]:
-    for manifest, plan in zip(manifests, plans, strict=True):
-        yield from translate_plan(family, manifest, plan, options.decoding, options.batch_size)
 
 
 def race_models(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.spans import VoiceActivity
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.pipeline import translate_file
@@ -14,8 +15,6 @@ from sprachbund.engines.benchmark import peak_mib
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.lines import Line
 from sprachbund.models.base import Family
-
-SAMPLE_RATE = 16_000
 
 
 @dataclass(frozen=True, kw_only=True)

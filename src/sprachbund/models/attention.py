@@ -32,7 +32,7 @@ class DecodesByAttention:
         capacity: int | None = None,
         targets: Sequence[Target] | None = None,
     ) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory and is to become `targets[r]`.
+        """An empty cache for R rows.
 
         Args:
             memory: memory of B utterances.

@@ -494,9 +494,7 @@ class Family(Protocol):
         capacity: int | None = None,
         targets: Sequence[Target] | None = None,
     ) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory.
-
-        `targets` are those of the R rows; only models whose decoder is split by language need them.
+        """An empty cache for R rows.
 
         Args:
             memory: memory of B utterances.

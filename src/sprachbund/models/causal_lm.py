@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sprachbund.errors import SprachbundError
+from sprachbund.errors import SprachbundError, first_line
 from sprachbund.models.hub import ConfigPart, check_memory
 from sprachbund.models.weights import COUNTER, check_finite, check_names
 from sprachbund.nn.causal_lm import CausalShape, Rotary
@@ -334,9 +334,8 @@ class ChatTemplate:
                 messages=list(messages), add_generation_prompt=True, **self.tokens, **values
             )
         except Exception as error:  # a template may raise whatever Python can
-            reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
             raise SprachbundError(
-                f"{self.source}: the chat template cannot be used ({reason}); copy it again"
+                f"{self.source}: the chat template cannot be used ({first_line(error)[:200]}); copy it again"
             ) from error
         return text
 

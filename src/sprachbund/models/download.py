@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from sprachbund.errors import SprachbundError
+from sprachbund.errors import SprachbundError, first_line
 from sprachbund.util.files import file_sha256, take_name
 
 Progress = Callable[[float, float | None], None]
@@ -55,15 +55,13 @@ def download(name: str, patterns: list[str], *, offline: bool, progress: Progres
             f"{name} is not a directory here ({why}); {advice}, or give a directory on this disk"
         ) from error
     except (HfHubHTTPError, HFValidationError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SprachbundError(
-            f"{name} is neither a directory nor to be had from the hub ({reason})"
+            f"{name} is neither a directory nor to be had from the hub ({first_line(error)})"
         ) from error
     except Exception as error:
         # A broken connection raises an error of the HTTP library below, and which one that is depends on the version.
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SprachbundError(
-            f"the download of {name} was broken off ({reason}); the same command fetches what is missing"
+            f"the download of {name} was broken off ({first_line(error)}); the same command fetches what is missing"
         ) from error
 
 

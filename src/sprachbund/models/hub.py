@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
 from torch import nn
 
-from sprachbund.errors import SprachbundError
+from sprachbund.errors import SprachbundError, first_line
+from sprachbund.models import FAMILIES
 from sprachbund.models.catalogue import BUNDLED, find_checkpoint
 from sprachbund.models.download import Progress, download
 from sprachbund.models.weights import COUNTER, check_finite, some
@@ -33,43 +34,6 @@ OWN_FILES = [*_DESCRIPTIONS, "*.safetensors", "*.onnx", "*.npy"]
 _SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors"]
 _PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 _WEIGHTS = ("*.safetensors", "*.bin")
-
-
-FAMILIES = (
-    "cascade",
-    "conformer",
-    "whisper",
-    "seamless_m4t",
-    "seamless_m4t_v2",
-    "speech_llm",
-    "streaming_onnx",
-    "token_conformer",
-    "token_mbart",
-    "m2m_100",
-    "mbart",
-    "marian",
-    "t5",
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "phi3",
-    "parakeet_ctc",
-    "parakeet_rnnt",
-    "parakeet_tdt",
-    "canary",
-    "cohere_asr",
-    "moonshine",
-    "moonshine_streaming",
-    "kyutai_speech_to_text",
-    "voxtral",
-    "voxtral_realtime",
-    "granite_speech",
-    "granite_speech_plus",
-    "qwen3_asr",
-)
-"""Names in config.json of the families that can be loaded; `sprachbund.models.io` has a loader for each."""
 
 
 def family_of(directory: Path) -> str:
@@ -235,8 +199,7 @@ def one_line(path: Path) -> Iterator[None]:
         # Panics of libraries in Rust, such as tokenizers, are no `Exception`, and their class cannot be imported.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-        raise SprachbundError(f"{path} cannot be read ({reason}); copy it again") from error
+        raise SprachbundError(f"{path} cannot be read ({first_line(error)[:200]}); copy it again") from error
 
 
 def optional_setting(settings: Any, name: str) -> Any:

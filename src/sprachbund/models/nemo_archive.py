@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sprachbund.errors import SprachbundError
+from sprachbund.errors import SprachbundError, first_line
 
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
 _MOST_BYTES = 2**28
@@ -116,9 +116,8 @@ class NemoArchive:
             except _BROKEN as error:
                 raise _not_whole(self.path) from error
             except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError) as error:
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
                 raise SprachbundError(
-                    f"{self.source}: {WEIGHTS} is not plain weights ({reason[:80]}); copy it again"
+                    f"{self.source}: {WEIGHTS} is not plain weights ({first_line(error)[:80]}); copy it again"
                 ) from error
         if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
             raise SprachbundError(

@@ -42,8 +42,8 @@ class PrefixFamily(nn.Module):
     A prefix differs from target to target, so `start` needs the targets of all rows.
     """
 
-    llm: Any
-    """A `PrefixReader`, and a module."""
+    llm: PrefixReader
+    """It is a module, too."""
 
     @property
     def name(self) -> str:
@@ -91,10 +91,9 @@ class PrefixFamily(nn.Module):
             raise SprachbundError(
                 f"{self.name} reads the languages before it writes; give the targets of all rows"
             )
-        llm: PrefixReader = self.llm
         prefixes = [self.prefix(memory, row // rows_per_memory, target) for row, target in enumerate(targets)]
         room = self.max_tokens if capacity is None else min(capacity, self.max_tokens)
-        return llm.start(prefixes, capacity=room, num_memories=len(memory.states))
+        return self.llm.start(prefixes, capacity=room, num_memories=len(memory.states))
 
     def step(self, tokens: Tensor, cache: Any, weights: list[Tensor] | None = None) -> Tensor:
         """Logits (R, Q, V) after each of `tokens` (R, Q).
@@ -111,8 +110,7 @@ class PrefixFamily(nn.Module):
             raise SprachbundError(
                 f"{self.name} does not show its attention, so words get no times; leave word timestamps out"
             )
-        llm: PrefixReader = self.llm
-        return llm.step(tokens, cache)
+        return self.llm.step(tokens, cache)
 
     def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
         """None: there is no such token."""
@@ -150,6 +148,5 @@ class SpeechPrefixFamily(PrefixFamily):
 
     def _joined(self, before: Sequence[int], speech: Tensor) -> Tensor:
         """Embeddings of tokens, and the speech behind them."""
-        llm: PrefixReader = self.llm
-        embedded = llm.embed(torch.tensor(before, dtype=torch.long, device=speech.device))
+        embedded = self.llm.embed(torch.tensor(before, dtype=torch.long, device=speech.device))
         return torch.cat([embedded, speech.to(embedded.dtype)])

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from sprachbund.errors import SprachbundError
+from sprachbund.errors import SprachbundError, first_line
 from sprachbund.models.card import Card
 from sprachbund.models.hub import OWN_FILES, PAGE, family_of, is_own
 
@@ -96,10 +96,9 @@ def push(directory: Path, name: str, *, private: bool, message: str) -> str:
         api.create_repo(name, private=private, exist_ok=True)
         done = api.create_commit(name, operations, commit_message=message)
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SprachbundError(
-            f"{name} was not sent ({reason}); `hf auth login` gives the right to write, and the same command tries "
-            "again"
+            f"{name} was not sent ({first_line(error)}); `hf auth login` gives the right to write, and the same "
+            "command tries again"
         ) from error
     return str(done.repo_url)
 

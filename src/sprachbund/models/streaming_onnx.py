@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE
-from sprachbund.errors import SprachbundError
+from sprachbund.errors import SprachbundError, first_line
 from sprachbund.models.base import Capabilities
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.conformer.config import ConformerConfig
@@ -327,9 +327,8 @@ class OnnxSession:
         try:
             return onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own kinds have no common base
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise SprachbundError(
-                f"{self.path} cannot be run ({reason[:120]}); export the model again"
+                f"{self.path} cannot be run ({first_line(error)[:120]}); export the model again"
             ) from error
 
     def leave_behind(self) -> None:
@@ -534,3 +533,19 @@ def load(directory: Path, threads: int | None = None) -> OnnxStreamingTransducer
                 f"{size} numbers; export the model again"
             )
     return OnnxStreamingTransducer(description, tokenizer, directory, threads).eval()
+
+
+def save(model: OnnxStreamingTransducer, directory: Path, **options: Any) -> None:
+    """Not there: graphs are exported, from a model of the family conformer.
+
+    Args:
+        model: model that runs from graphs.
+        directory: directory to be written.
+        options: options of writing.
+
+    Raises:
+        SprachbundError: always.
+    """
+    raise SprachbundError(
+        f"a model of the kind {model.name} cannot be written; save the model that it was made from"
+    )

@@ -5,13 +5,13 @@ Shapes: B utterances, R rows, U target tokens, P tokens of a row with its prompt
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.data.batch import NO_LANGUAGE, Batch
+from sprachbund.models.attention import DecodesByAttention
 from sprachbund.models.base import Loss, Memory
 from sprachbund.models.splitting import decoder_route, target_languages
 from sprachbund.nn.feed_forward import Route, is_split
@@ -60,11 +60,13 @@ def make_decoder_batch(
     )
 
 
-def prompted_loss(model: Any, decoder_batch: DecoderBatch, label_smoothing: float = 0.0) -> Loss:
+def prompted_loss(
+    model: DecodesByAttention, decoder_batch: DecoderBatch, label_smoothing: float = 0.0
+) -> Loss:
     """Cross-entropy by teacher forcing.
 
     Args:
-        model: a family with a `decoder`.
+        model: a family with an attention decoder.
         decoder_batch: decoder batch of R rows.
         label_smoothing: share of the target distribution that is spread over the vocabulary (arXiv 1512.00567,
             section 7).
@@ -78,11 +80,11 @@ def prompted_loss(model: Any, decoder_batch: DecoderBatch, label_smoothing: floa
     return Loss.of_text(attention, int(decoder_batch.loss_mask.sum()))
 
 
-def row_route(model: Any, batch: Batch, token_of: Callable[[str], int]) -> Route | None:
+def row_route(model: DecodesByAttention, batch: Batch, token_of: Callable[[str], int]) -> Route | None:
     """Languages of the decoder's rows, None when it is not split; a row that does not count has none.
 
     Args:
-        model: a family.
+        model: a family with an attention decoder.
         batch: holds a language token for every row.
         token_of: the language token of a target language.
     """

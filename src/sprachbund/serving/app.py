@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,13 +18,14 @@ from sprachbund.serving.routes.service import live_router, models_router, mount,
 from sprachbund.serving.schemas import RefusalError, refusal_of
 from sprachbund.serving.service import Service
 from sprachbund.serving.settings import Settings
+from sprachbund.streaming.engine import LiveEngine
 
 
 def create_app(
     settings: Settings | None = None,
     *,
     loader: Callable[[str], Model] | None = None,
-    engine_for: Callable[[Model], Any] | None = None,
+    engine_for: Callable[[Model], LiveEngine] | None = None,
     names: Collection[str] | None = None,
 ) -> FastAPI:
     """An app that serves speech translation.

@@ -27,6 +27,9 @@ from sprachbund.serving.metrics import Meters
 from sprachbund.serving.models import ModelStore
 from sprachbund.serving.schemas import HotWordList, RefusalError, refusal_of, unknown_type
 from sprachbund.serving.settings import Settings
+from sprachbund.streaming.events import LiveEvent, LiveText
+from sprachbund.streaming.options import LiveOptions
+from sprachbund.streaming.session import LiveSession
 
 # Messages of a client over /v1/live, and sound to samples.
 
@@ -128,14 +131,12 @@ def parse_message(text: str) -> Start | Resume | Stop:
         raise RefusalError(400, message[:500], code="bad_message") from error
 
 
-def live_options(start: Start) -> Any:
+def live_options(start: Start) -> LiveOptions:
     """The `LiveOptions` that a first message asks for.
 
     Raises:
         RefusalError: 400, for settings that are unknown, wrong, or would let one session work for all.
     """
-    from sprachbund.streaming.options import LiveOptions
-
     values = dict(start.settings) | ({} if start.policy is None else {"policy": start.policy})
     known = LiveOptions.__dataclass_fields__
     if unknown := sorted(values.keys() - known.keys()):
@@ -246,7 +247,6 @@ Samples = NDArray[np.float32]
 _PIECE = SAMPLE_RATE // 2
 """Samples pushed at once, so that a session's limits hold for messages of any size."""
 _ROUNDING_S = 1e-6
-_KINDS = {"LiveText": "text", "LiveNotice": "notice"}
 
 
 class ResumableSession:
@@ -271,7 +271,7 @@ class ResumableSession:
         name: str,
         owner: str,
         model: str,
-        session: Any,
+        session: LiveSession,
         sound: SoundDecoder,
         notify: Callable[[], None],
         *,
@@ -407,16 +407,16 @@ class ResumableSession:
         if self.session.finished:
             self._finish()
             return False
-        return bool(self.session.due)
+        return self.session.due
 
     def _has_room(self, more_s: float) -> bool:
         """Whether the session can take `more_s` seconds; an idle session takes any amount."""
         return not self.session.due or self.session.behind_s + more_s <= self._most_behind_s
 
-    def emit(self, events: Sequence[Any]) -> None:
+    def emit(self, events: Sequence[LiveEvent]) -> None:
         """Queue the events of a step as messages."""
         for event in events:
-            self._say(_KINDS[type(event).__name__], asdict(event))
+            self._say("text" if isinstance(event, LiveText) else "notice", asdict(event))
         self._behind_s = self.session.behind_s
         if self.session.finished:
             self._finish()

@@ -22,6 +22,7 @@ from sprachbund.serving.metrics import Meters
 from sprachbund.serving.schemas import RefusalError
 from sprachbund.serving.settings import Settings
 from sprachbund.serving.worker import ModelWorker
+from sprachbund.streaming.engine import LiveEngine
 from sprachbund.text.languages import language_name
 from sprachbund.util.processor import core_groups
 
@@ -63,7 +64,7 @@ class ModelStore:
         meters: Meters,
         *,
         loader: Callable[[str], Model] | None = None,
-        engine_for: Callable[[Model], Any] | None = None,
+        engine_for: Callable[[Model], LiveEngine] | None = None,
     ) -> None:
         self._settings, self._meters = settings, meters
         self._load = loader or self._load_named
@@ -261,10 +262,8 @@ def identifier(name: str) -> str:
     return Path(name).resolve().name if Path(name).is_dir() else name
 
 
-def live_engine(model: Model, batch_size: int) -> Any:
+def live_engine(model: Model, batch_size: int) -> LiveEngine:
     """The engine of a model's live sessions."""
-    from sprachbund.streaming.engine import LiveEngine
-
     return LiveEngine(model.family, DecodingOptions(batch_size=batch_size))
 
 

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from starlette.requests import HTTPConnection
 
@@ -23,6 +22,7 @@ from sprachbund.serving.metrics import Meters
 from sprachbund.serving.models import ModelStore
 from sprachbund.serving.schemas import RefusalError
 from sprachbund.serving.settings import Settings
+from sprachbund.streaming.engine import LiveEngine
 
 # Keys from a file, compared in constant time.
 
@@ -118,7 +118,7 @@ class Service:
         settings: Settings,
         *,
         loader: Callable[[str], Model] | None = None,
-        engine_for: Callable[[Model], Any] | None = None,
+        engine_for: Callable[[Model], LiveEngine] | None = None,
     ) -> None:
         self.settings, self.meters = settings, Meters()
         self.keys = Keys.read(settings.key_file)

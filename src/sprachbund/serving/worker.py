@@ -28,6 +28,9 @@ from sprachbund.decoding.state import Hypothesis
 from sprachbund.engines.native_engine import NativeDecoder, limit_torch_threads
 from sprachbund.errors import SprachbundError
 from sprachbund.serving.metrics import Meters
+from sprachbund.streaming.engine import LiveEngine
+from sprachbund.streaming.events import LiveEvent
+from sprachbund.streaming.session import LiveSession
 from sprachbund.util.processor import pin_thread
 
 T = TypeVar("T")
@@ -47,13 +50,13 @@ class AbandonedError(Exception):
 class Live(Protocol):
     """A live session as the worker sees it; all but `session` is called in the worker's thread."""
 
-    session: Any
+    session: LiveSession
 
     def advance(self) -> bool:
         """Give waiting audio to the session; whether there is anything to compute."""
         ...
 
-    def emit(self, events: Sequence[Any]) -> None:
+    def emit(self, events: Sequence[LiveEvent]) -> None:
         """Take the events of a step."""
         ...
 
@@ -127,7 +130,7 @@ class ModelWorker:
         self,
         name: str,
         load: Callable[[], Model],
-        engine_for: Callable[[Model], Any],
+        engine_for: Callable[[Model], LiveEngine],
         *,
         batch_size: int,
         meters: Meters,
@@ -140,7 +143,7 @@ class ModelWorker:
         self._recordings: deque[_Waiting] = deque()
         self._live: list[Live] = []
         self._notified, self._closed = False, False
-        self._engine: Any = None
+        self._engine: LiveEngine | None = None
         self._left = 0
         self._running: RunningSearch | None = None
         self._jobs: list[_Job] = []  # whose rows are under way
@@ -176,7 +179,7 @@ class ModelWorker:
         self._add(lambda: self._recordings.append(waiting))
         return waiting.result.result()
 
-    def engine(self) -> Any:
+    def engine(self) -> LiveEngine:
         """The engine that opens and steps live sessions; only in the thread."""
         if self._engine is None:
             self._engine = self._engine_for(self.model)

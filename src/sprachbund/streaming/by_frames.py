@@ -3,6 +3,7 @@
 Nothing is attempted twice. Streams with frames ready go through the model together.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -29,7 +30,7 @@ _KEPT = 2 * SAMPLE_RATE
 StreamT = TypeVar("StreamT", bound=FrameStream)
 
 
-class FrameWriter(Generic[StreamT]):
+class FrameWriter(ABC, Generic[StreamT]):
     """Writes for the sessions of one model; a kind of model says how its frames are encoded and written.
 
     Args:
@@ -46,25 +47,25 @@ class FrameWriter(Generic[StreamT]):
 
     # What a kind has to say.
 
+    @abstractmethod
     def step_s(self, options: LiveOptions) -> float:
         """Seconds of sound with which a session goes on. Raises SprachbundError for options that cannot be."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stream(self, job: PendingStretch) -> StreamT:
         """Stream of the job's stretch, begun if it is new."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode_and_write(self, jobs: Sequence[PendingStretch]) -> None:
         """Take all frames that are ready through the model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def waiting_s(self, job: PendingStretch) -> float:
         """Seconds of sound that were given and are in no text yet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def language(self, job: PendingStretch) -> IdentifiedLanguage:
         """The language of a stretch, where nobody named it."""
-        raise NotImplementedError
 
     # What they have in common.
 
@@ -141,7 +142,7 @@ class TransducerStream(FrameStream):
 
 
 class TransducerWriter(FrameWriter[TransducerStream]):
-    """Writes for the sessions of one model.
+    """Writes for the sessions of one model, chunk by chunk.
 
     Args:
         family: the model.
@@ -259,7 +260,7 @@ class TokenStream(FrameStream):
 
 
 class TokenWriter(FrameWriter[TokenStream]):
-    """Writes for the sessions of one model.
+    """Writes for the sessions of one model, a token for every frame.
 
     Args:
         family: the model.

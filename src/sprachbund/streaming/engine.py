@@ -410,7 +410,10 @@ class LiveEngine:
         if attempted:
             encoded = self._encode(attempted)
             cascade = self._cascade is not None
-            out += self._by_cascade(attempted, encoded) if cascade else self._work(attempted, encoded.memory)
+            if cascade:
+                out += self._by_cascade(attempted, encoded)
+            else:
+                out += self._by_attempts(attempted, encoded.memory)
         return out
 
     def _take(self, sessions: Sequence[LiveSession]) -> list[PendingStretch]:
@@ -499,7 +502,9 @@ class LiveEngine:
         )
         return RecordedSpan(recording=recording, span=job.stretch.span, samples=job.stretch.samples)
 
-    def _work(self, jobs: list[PendingStretch], memory: Memory) -> list[tuple[PendingStretch, LiveText]]:
+    def _by_attempts(
+        self, jobs: list[PendingStretch], memory: Memory
+    ) -> list[tuple[PendingStretch, LiveText]]:
         """The texts of every stretch, in order of the stretches."""
         encoded = _EncodedJobs(jobs=jobs, memory=memory)
         written: dict[tuple[int, str], list[LiveText]] = defaultdict(list)

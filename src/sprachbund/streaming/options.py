@@ -12,7 +12,6 @@ Policy = Literal["auto", "local-agreement", "alignatt", "wait-k", "retranslation
 Overload = Literal["coarsen", "drop", "refuse"]
 TurnEnd = Literal["pause", "sentence", "auto"]
 POLICIES: tuple[str, ...] = get_args(Policy)
-OVERLOADS: tuple[str, ...] = get_args(Overload)
 _LEAST_S = 0.05
 _LEAST_PAUSE_S = 2 * SpanOptions.padding_s  # what is kept of it on either side must not overlap
 _COMMITTING: tuple[Policy, ...] = ("local-agreement", "alignatt", "wait-k")

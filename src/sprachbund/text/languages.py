@@ -12,9 +12,14 @@ _MIXED_NAME, _MIXED_TYPED = "mixed, as spoken", "mixed"
 _NO_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
 
 
+def primary(tag: str) -> str:
+    """A BCP-47 tag without script and region: "pt" of "pt-BR"."""
+    return tag.partition("-")[0]
+
+
 def writes_spaces(tag: str) -> bool:
     """Whether the language of a BCP-47 tag separates words by spaces."""
-    return tag.split("-")[0] not in _NO_SPACES
+    return primary(tag) not in _NO_SPACES
 
 
 def language_name(tag: str) -> str:
@@ -44,7 +49,7 @@ def parse_language(tag: str, known: Iterable[str]) -> str:
     twins = [c for c in choices if "-" not in c and _same_in_practice(wanted, c)]
     if len(twins) == 1:
         return twins[0]
-    same = [c for c in choices if c.split("-")[0] in {r.split("-")[0] for r in _readings(wanted)}]
+    same = [c for c in choices if primary(c) in {primary(r) for r in _readings(wanted)}]
     if len(same) == 1 and "-" not in wanted:
         return same[0]
     raise SprachbundError(

@@ -9,6 +9,8 @@ meant to be shown, since a normalizer is a choice.
 import unicodedata
 from collections.abc import Callable
 
+from sprachbund.text.languages import primary
+
 WITHOUT_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo", "dz"})
 """Languages whose words are not set apart by spaces: their error rate is counted in characters."""
 
@@ -29,7 +31,7 @@ Normalizer = Callable[[str, str], str]
 
 def has_no_spaces(language: str) -> bool:
     """Whether a language (BCP-47) is written without spaces between words."""
-    return language.split("-")[0] in WITHOUT_SPACES
+    return primary(language) in WITHOUT_SPACES
 
 
 def lower(text: str, language: str = "") -> str:
@@ -37,7 +39,7 @@ def lower(text: str, language: str = "") -> str:
 
     Turkish and its kin: I becomes dotless ı, İ becomes i, where other languages have I to i. German ß stays.
     """
-    if language in _DOTTED_I or language.split("-")[0] in _DOTTED_I:
+    if language in _DOTTED_I or primary(language) in _DOTTED_I:
         text = unicodedata.normalize("NFC", text).replace("\u0130", "i").replace("I", "\u0131")
     return text.lower()
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from sprachbund.text.languages import primary
+
 Mark = Literal["", ".", ",", "?", "!", ":"]
 Case = Literal["lower", "capital", "upper"]
 LANGUAGES = ("en", "es", "fr", "it", "de", "ru")
@@ -91,7 +93,7 @@ def restore(words: Sequence[str], labels: Sequence[Label], language: str) -> lis
         labels: one for each.
         language: BCP-47 tag.
     """
-    language = language.partition("-")[0]
+    language = primary(language)
     all_capitals = is_all_capitals(words)
     written: list[str] = []
     start = 0  # index of the first word of the sentence

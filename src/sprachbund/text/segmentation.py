@@ -6,6 +6,8 @@ Italian and Russian. Other languages have none here, and their lines end at any 
 
 import re
 
+from sprachbund.text.languages import primary
+
 _END = re.compile(r"[.!?…。!?।؟][\"'”“’‘»«)\]]*$")
 
 
@@ -23,7 +25,7 @@ def split_sentences(text: str, language: str) -> list[str]:
     """
     from sentencex import segment
 
-    sentences = [sentence.strip() for sentence in segment(language.partition("-")[0], text)]
+    sentences = [sentence.strip() for sentence in segment(primary(language), text)]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -58,4 +60,4 @@ def belongs_to_next(word: str, language: str) -> bool:
         word: as it is written; one with a mark behind it ends a phrase.
         language: BCP-47 tag.
     """
-    return word.lower() in PHRASE_WORDS.get(language.partition("-")[0], ())
+    return word.lower() in PHRASE_WORDS.get(primary(language), ())

@@ -10,7 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from sprachbund.errors import SprachbundError
+from sprachbund.errors import SprachbundError, first_line
 from sprachbund.text.punctuation import FULL_STOP
 from sprachbund.util.files import write_bytes
 
@@ -153,5 +153,6 @@ def read_pieces(model: bytes) -> Any:
             )
         return sentencepiece.SentencePieceProcessor(model_proto=model)
     except Exception as error:  # protobuf's and SentencePiece's own kinds differ by version
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:120]
-        raise SprachbundError(f"it is not a whole SentencePiece model ({reason}); copy it again") from error
+        raise SprachbundError(
+            f"it is not a whole SentencePiece model ({first_line(error)[:120]}); copy it again"
+        ) from error

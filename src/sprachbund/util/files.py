@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from sprachbund.errors import SprachbundError
+from sprachbund.errors import SprachbundError, first_line
 
 PARTIAL = ".partial"
 """Ends the name of every temporary file: NAME.MACHINE-PROCESS-NUMBER.partial."""
@@ -267,7 +267,7 @@ def parse_json(text: str | bytes, source: str, *, advice: str = "copy or make it
         raise SprachbundError(f"{source} is not JSON ({where}: {error.msg}); {advice}") from None
     except (UnicodeDecodeError, RecursionError, ValueError) as error:
         # ValueError: an integer of more digits than Python converts
-        raise SprachbundError(f"{source} is not JSON ({_first_line(error)}); {advice}") from None
+        raise SprachbundError(f"{source} is not JSON ({first_line(error)[:200]}); {advice}") from None
 
 
 def read_model(path: Path, kind: type[_Model], *, advice: str = "copy or make it again") -> _Model:
@@ -298,7 +298,7 @@ def read_toml(path: Path, *, advice: str = "mend the file") -> dict[str, Any]:
     try:
         return tomllib.loads(read_text(path, advice=advice))
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise SprachbundError(f"{path} is not TOML ({_first_line(error)}); {advice}") from None
+        raise SprachbundError(f"{path} is not TOML ({first_line(error)[:200]}); {advice}") from None
 
 
 def _temporary_name(path: Path) -> Path:
@@ -389,7 +389,3 @@ def _kind(value: Any) -> str:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:200]

@@ -21,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from sprachbund.errors import SprachbundError
+from sprachbund.errors import SprachbundError, first_line
 from sprachbund.util.memory import give_back_freed_memory
 
 # Processes of this machine: started, watched and ended together; the failure of one ends all.
@@ -541,7 +541,7 @@ class _RayActors:
             except self._ray.exceptions.RayError as error:
                 # An actor that died, or whose machine did.
                 self._unstarted += 1
-                events.append(_Event(number=number, death=f"was lost ({str(error).splitlines()[0]})"))
+                events.append(_Event(number=number, death=f"was lost ({first_line(error)})"))
             else:
                 self._idle.append(actor)
                 events.append(_Event(number=number))
@@ -568,9 +568,8 @@ def _ray(address: str, num_cpus: int) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except Exception as error:  # of any kind: Ray raises bare ones where a machine is slow to start
-        reason = str(error).splitlines()[0]
         raise SprachbundError(
-            f"no Ray cluster at {address} ({reason}); start one, or say --ray local"
+            f"no Ray cluster at {address} ({first_line(error)}); start one, or say --ray local"
         ) from error
     try:
         yield

@@ -21,7 +21,7 @@ from numpy.lib import format as npy
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sprachbund.errors import SprachbundError
+from sprachbund.errors import SprachbundError, first_line
 from sprachbund.util.files import atomic_path
 
 CHECKSUM = "sha256"
@@ -194,7 +194,9 @@ def load_array(path: Path, *, mapped: bool = False, advice: str = "copy or make 
     except FileNotFoundError:
         raise SprachbundError(f"{path} does not exist; {advice}") from None
     except Exception as error:  # a damaged head raises almost anything, from ValueError to TokenError
-        raise SprachbundError(f"{path} is not a whole .npy file ({_first_line(error)}); {advice}") from error
+        raise SprachbundError(
+            f"{path} is not a whole .npy file ({first_line(error)[:200]}); {advice}"
+        ) from error
 
 
 def load_arrays(path: Path, *, advice: str = "copy or make it again") -> dict[str, np.ndarray]:
@@ -215,7 +217,7 @@ def load_arrays(path: Path, *, advice: str = "copy or make it again") -> dict[st
         raise SprachbundError(f"{path} does not exist; {advice}") from None
     except Exception as error:  # as above, and what zipfile raises
         where = f"{path}: array {name!r} cannot be read" if name else f"{path} is not a whole .npz file"
-        raise SprachbundError(f"{where} ({_first_line(error)}); {advice}") from error
+        raise SprachbundError(f"{where} ({first_line(error)[:200]}); {advice}") from error
 
 
 def _check_size(file: BinaryIO, size: int) -> None:
@@ -239,7 +241,3 @@ def _check_size(file: BinaryIO, size: int) -> None:
         raise ValueError(
             f"its shape {shape} of {dtype} asks for {count * dtype.itemsize} bytes, there are {held}"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:200]

@@ -9,6 +9,7 @@ from typing import Any
 
 from sprachbund.data.own import check_tag
 from sprachbund.errors import SprachbundError
+from sprachbund.text.languages import primary
 
 csv.field_size_limit(1 << 24)
 
@@ -147,7 +148,7 @@ def first_that_is(candidates: Sequence[Path]) -> Path:
 
 def tag(code: str, where: str) -> str:
     """BCP-47 tag of a corpus's language code, without region: "zh" for cmn, zh-CN and cmn_hans_cn."""
-    language = check_tag(code.replace("_", "-").split("-")[0], where)
+    language = check_tag(primary(code.replace("_", "-")), where)
     return _SAME.get(language, language)
 
 

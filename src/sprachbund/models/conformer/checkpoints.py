@@ -24,6 +24,7 @@ from sprachbund.models.conformer.config import ConformerConfig, StreamingPart, T
 from sprachbund.models.conformer.model import Conformer
 from sprachbund.models.nemo_archive import CONFIG, NemoArchive, open_archive
 from sprachbund.nn.transducer import JointActivation
+from sprachbund.text.languages import primary
 from sprachbund.text.tokenizer import BLANK, END, UNKNOWN, Tokenizer, language_token
 
 # Names of the weights in NeMo and transformers, and ours.
@@ -400,10 +401,10 @@ def _prompt(language: str, prompts: Mapping[str, int], source: str) -> int:
     """Number of a language: of its own tag, or of the first tag of the language in some country."""
     named = {name: number for name, number in prompts.items() if name != "auto"}
     tag = language.lower()
-    for same in (lambda name: name == tag, lambda name: name.split("-")[0] == tag):
+    for same in (lambda name: name == tag, lambda name: primary(name) == tag):
         if numbers := [number for name, number in named.items() if same(name.lower())]:
             return numbers[0]
-    known = sorted({name.split("-")[0] for name in named if "-" in name})
+    known = sorted({primary(name) for name in named if "-" in name})
     raise SprachbundError(f"{source} has no prompt for {language!r}; it has those of {', '.join(known)}")
 
 

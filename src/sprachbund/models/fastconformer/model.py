@@ -429,9 +429,7 @@ class Canary(DecodesByAttention, _FastConformerModel):
 
     def suppressed(self, target: Target) -> Tensor:
         """Boolean (V,): every token that is no text, but the end."""
-        mask = torch.zeros(self.tokens.size, dtype=torch.bool)
-        mask[sorted(self.tokens.special - {self.end_token})] = True
-        return mask.to(self.device)
+        return self.tokens.suppressed(self.end_token).to(self.device)
 
 
 class CohereAsr(Canary):

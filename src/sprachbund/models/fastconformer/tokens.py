@@ -9,8 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE, Unigram
+from torch import Tensor
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.hub import one_line
@@ -90,6 +92,12 @@ class FastConformerTokens:
     def has(self, name: str) -> bool:
         """Whether there is a token of that name."""
         return self.tokenizer.token_to_id(name) is not None
+
+    def suppressed(self, end: int) -> Tensor:
+        """Boolean (V,): every token that is no text, but `end`."""
+        mask = torch.zeros(self.size, dtype=torch.bool)
+        mask[sorted(self.special - {end})] = True
+        return mask
 
     def encode(self, text: str, language: str | None = None) -> list[int]:
         """Tokens of a text.

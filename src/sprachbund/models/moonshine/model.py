@@ -181,11 +181,11 @@ class Moonshine(nn.Module):
         capacity: int | None = None,
         targets: Sequence[Target] | None = None,
     ) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory.
+        """An empty cache for R rows.
 
         Args:
             memory: memory of B utterances.
-            rows_per_memory: rows for each utterance.
+            rows_per_memory: rows for each utterance; row r reads memory r // rows_per_memory.
             capacity: most tokens of a row; `max_tokens` if None.
             targets: targets of the R rows; not needed.
         """
@@ -208,9 +208,7 @@ class Moonshine(nn.Module):
 
     def suppressed(self, target: Target) -> Tensor:
         """Boolean (V,): every token that is no text, but the end."""
-        mask = torch.zeros(self.tokens.size, dtype=torch.bool)
-        mask[sorted(self.tokens.special - {self.end_token})] = True
-        return mask.to(self.device)
+        return self.tokens.suppressed(self.end_token).to(self.device)
 
     def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:
         """None: there is no token for it."""

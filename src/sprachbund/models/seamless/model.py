@@ -336,8 +336,6 @@ class Seamless(DecodesByAttention, nn.Module):
     def forward(self, features: Features, tokens: Tensor, targets: Sequence[Target] | None = None) -> Tensor:
         """Logits (B, U, V) after each token of whole rows (B, U), prompt included.
 
-        `targets` are those of the rows; only a decoder that is split by language needs them.
-
         Args:
             features: features of B utterances.
             tokens: whole rows (B, U).

@@ -138,15 +138,6 @@ class SpeechLLM(SpeechPrefixFamily):
         self.llm.eval()
         return self
 
-    def use_prompts(self, options: PromptOptions) -> None:
-        """Say other things to the language model than in training.
-
-        Raises:
-            SprachbundError: instruction and speech would come in another order than in training.
-        """
-        options.check_order(self.config.prompts.order)
-        self._prompts = Prompts(self.prompts.tokenizer, options, self.llm.vocabulary_size)
-
     def allowed_groups(self, languages: Sequence[str]) -> Tensor:
         """Boolean (G,): the groups whose experts may work where only these languages are spoken.
 

@@ -25,6 +25,7 @@ from sprachbund.models.translation import checkpoints
 from sprachbund.models.translation.checkpoints import as_ours, transformers_name
 from sprachbund.nn.conformer import valid_frames
 from sprachbund.nn.text_to_text import MbartDecoder, MbartEncoder, embedding
+from sprachbund.text.languages import primary
 
 
 class TokenMbart(ReadsTokens):
@@ -148,7 +149,7 @@ def language_code(tag: str) -> str:
     """mBART-50's code of a language, by its first part. Raises SprachbundError for a language without."""
     codes = {code.split("_")[0]: code for code in _codes()}
     try:
-        return codes[tag.split("-")[0]]
+        return codes[primary(tag)]
     except KeyError:
         raise SprachbundError(f"mBART-50 does not know {tag}; it knows {', '.join(sorted(codes))}") from None
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from sprachbund.audio import features as logmel
 from sprachbund.audio.constants import HOP, SAMPLE_RATE, WINDOW
-from sprachbund.errors import SprachbundError
+from sprachbund.errors import SprachbundError, first_line
+from sprachbund.models import FAMILIES
 from sprachbund.models.base import Features
-from sprachbund.models.hub import FAMILIES, family_of, quiet_transformers
+from sprachbund.models.hub import family_of, quiet_transformers
 from sprachbund.models.seamless.model import stacked_log_mel
 from sprachbund.nn.conformer import valid_frames
 from sprachbund.nn.feed_forward import is_split
@@ -213,8 +214,7 @@ def placed(module: nn.Module, device: str) -> nn.Module:
     try:
         return module.to(device).eval()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise SprachbundError(f"device {device!r} cannot be used ({reason}); try cpu") from error
+        raise SprachbundError(f"device {device!r} cannot be used ({first_line(error)}); try cpu") from error
 
 
 # Models of this project: conformer and whisper.
@@ -377,8 +377,9 @@ def _load(directory: Path) -> tuple[Any, Any]:
             extractor = AutoFeatureExtractor.from_pretrained(directory, local_files_only=True)
             model = AutoModel.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise SprachbundError(f"{directory} cannot be read as a speech encoder ({reason})") from error
+        raise SprachbundError(
+            f"{directory} cannot be read as a speech encoder ({first_line(error)})"
+        ) from error
     return extractor, model
 
 

@@ -200,7 +200,7 @@ class ReadsTokens(nn.Module):
         capacity: int | None = None,
         targets: Sequence[Target] | None = None,
     ) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory.
+        """An empty cache for R rows.
 
         Args:
             memory: memory of B utterances.

@@ -214,7 +214,7 @@ class TextTranslator(DecodesByAttention, nn.Module):
         capacity: int | None = None,
         targets: Sequence[Target] | None = None,
     ) -> DecoderCache:
-        """An empty cache; row r reads memory r // rows_per_memory.
+        """An empty cache for R rows.
 
         Args:
             memory: memory of B texts.

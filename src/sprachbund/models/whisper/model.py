@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,10 +45,6 @@ from sprachbund.nn.encoder import ConvolutionalEncoder, EncoderLayer
 from sprachbund.nn.feed_forward import Route, run_layers
 from sprachbund.text.languages import writes_spaces
 from sprachbund.util.devices import ANY_DEVICE
-
-if TYPE_CHECKING:
-    from sprachbund.models.whisper.tokens import WhisperTokens
-
 
 # The audio encoder. Masks keep short utterances of a batch from seeing padding.
 
@@ -435,8 +431,6 @@ class Whisper(DecodesByAttention, nn.Module):
 
     def forward(self, features: Features, tokens: Tensor, targets: Sequence[Target] | None = None) -> Tensor:
         """Logits (B, U, V) after each token of whole rows (B, U), as training needs them.
-
-        `targets` are those of the rows; only a decoder that is split by language needs them.
 
         Args:
             features: features of B utterances.

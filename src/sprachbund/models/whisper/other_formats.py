@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprachbund.errors import SprachbundError
+from sprachbund.errors import SprachbundError, first_line
 from sprachbund.models.whisper.config import FIRST_MULTILINGUAL_VOCABULARY, WhisperConfig
 from sprachbund.models.whisper.files import TOKENIZER, CheckpointFiles, read_tokenizer
 from sprachbund.models.whisper.io import from_transformers, transformers_name
@@ -127,8 +127,7 @@ def read_openai(path: Path) -> OtherWhisper:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        raise SprachbundError(f"{path} cannot be read ({reason}); {_AGAIN}") from error
+        raise SprachbundError(f"{path} cannot be read ({first_line(error)[:200]}); {_AGAIN}") from error
     if not isinstance(loaded, dict) or not isinstance(dims := loaded.get("dims"), dict):
         raise SprachbundError(f"{path} has no dims, so it is no model of openai-whisper")
     stored = loaded.get("model_state_dict")

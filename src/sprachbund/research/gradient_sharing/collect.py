@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sprachbund.data.manifest import Manifest
-from sprachbund.errors import SprachbundError
+from sprachbund.errors import SprachbundError, first_line
 from sprachbund.models.io import load
 from sprachbund.nn.feed_forward import Branch, FeedForward
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions, Cost, Granularity
@@ -390,8 +390,9 @@ class CollectJob:
         try:
             model = model.to(device)
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise SprachbundError(f"device {self.device!r} cannot be used ({reason}); try cpu") from error
+            raise SprachbundError(
+                f"device {self.device!r} cannot be used ({first_line(error)}); try cpu"
+            ) from error
         manifests = [Manifest(path) for path in self.data]
         return Collection(model, manifests, self.options, self.parts, identity=self.identity)
 
