@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sprachbund.decoding.options import DecodingOptions, GuardOptions, check_options
-from sprachbund.decoding.pipeline import LongForm, options_with_draft, translate_texts
+from sprachbund.decoding.pipeline import LongForm, options_with_drafts, translate_texts
 from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.hypotheses import BatchDecoder
@@ -111,11 +111,11 @@ def test_options_that_qualify_what_was_asked_for() -> None:
 
 def test_a_draft_that_cannot_be_loaded_takes_its_number_of_tokens_along(tmp_path: Path) -> None:
     """The number was asked of a draft that there is; that it cannot be used is a note, and no error."""
-    family, notes = TinyFamily(), list[str]()
+    family = TinyFamily()
     family.drafts = {"parasite": tmp_path / "none.safetensors"}
-    options, speculation = options_with_draft(family, DecodingOptions(num_draft_tokens=2), notes)
-    assert speculation is None
-    assert len(notes) == 1
+    options, drafts = options_with_drafts(family, DecodingOptions(num_draft_tokens=2))
+    assert drafts.own is None
+    assert len(drafts.faults) == 1
     check_options(family, options)
 
 

@@ -496,11 +496,14 @@ def _make_ready(job: SpeechJob) -> _Ready:
         raise missing_file(job.files[0])  # before a model is loaded for it
     speakers = _speakers(job)
     model = load_model(job.model)
+    from sprachbund.decoding.pipeline import load_drafts
+
     with as_usage():
         with with_hints(model.pairs, job.verb, job.files[0], job.targets, job.source):
             targets = _check_languages(model, job)
         check_options(model.family, job.decoding)
-        _check_draft(model, job.decoding)
+        # Drafts that are not there, or not this model's, are found out before the first file.
+        load_drafts(model.family, job.decoding)
         if job.output.both and model.family.capabilities.translator is None:
             raise SprachbundError(
                 f"--both shows what was said, which a cascade knows, and {model.name} is none; leave it out, or name a "
@@ -689,13 +692,6 @@ def _hints(
 def _knows(pairs: Sequence[tuple[str, str]], source: str | None, target: str | None) -> bool:
     """Whether a model with these pairs writes a target, None for the language spoken, from a source, None for any."""
     return any(source in (None, s) and t == (target or s) for s, t in pairs)
-
-
-def _check_draft(model: "Model", options: DecodingOptions) -> None:
-    """A draft that is not there, or not this model's, is found out before the first file."""
-    from sprachbund.decoding.speculation import speculation_for
-
-    speculation_for(model.family, options)
 
 
 def _check_collisions(job: SpeechJob, targets: Sequence[str]) -> None:
