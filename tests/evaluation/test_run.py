@@ -69,6 +69,12 @@ def test_scores_are_those_of_sacrebleu_on_the_text_files(evaluated):
         assert ours.signature == theirs["signature"]
 
 
+def test_languages_that_may_be_spoken_leave_the_first_segment_timed(corpus, model_directory, tiny_options):
+    decoding = replace(tiny_options.decoding, allowed_languages=("en", "de"))
+    options = replace(tiny_options, decoding=decoding, limit=2, no_speech_per_kind=0, engine="torch")
+    assert "first_segment_s" in evaluate([corpus], model_directory, options).manifest.measured
+
+
 def test_failures_on_no_speech_before_and_behind_the_guard(evaluated):
     rates = {rate.key: rate for rate in evaluated[1].manifest.failures}
     before, behind = (rates["hallucination", "all", str(guard)] for guard in (False, True))

@@ -1,6 +1,6 @@
 """Options of decoding, checked before any work starts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -425,6 +425,11 @@ def check_without_marks(family: "Family") -> None:
             f"the model {family.name} writes punctuation and capitals itself (its vocabulary has a full stop), so "
             "there is nothing to restore; leave punctuate out"
         )
+
+
+def only_transcribes(targets: Sequence[str]) -> bool:
+    """Whether no text is wanted but that in the language spoken."""
+    return all(target == TRANSCRIBE for target in targets)
 
 
 def no_room_for_prompt(family: "Family") -> str:

@@ -72,6 +72,7 @@ from sprachbund.decoding.options import (
     GuardOptions,
     check_options,
     check_without_marks,
+    only_transcribes,
 )
 from sprachbund.decoding.result import (
     Alternative,
@@ -1162,6 +1163,33 @@ def check_writing(model: Family, targets: Sequence[str], options: DecodingOption
         check_punctuation(own, load_punctuator(options.punctuate))
 
 
+def check_targets(model: Family, targets: Sequence[str], options: DecodingOptions) -> None:
+    """Refuse options of a cascade's translator where nothing is translated, since they change nothing then.
+
+    Args:
+        model: any family.
+        targets: languages of the texts, or `TRANSCRIBE`.
+        options: decoding options.
+
+    Raises:
+        SprachbundError: names the option and its value.
+    """
+    if model.capabilities.translator is None or not only_transcribes(targets):
+        return
+    if options.translator_draft not in (AUTO, NONE):
+        given = f"translator_draft is {options.translator_draft!r}"
+    elif options.translation_weight != DecodingOptions.translation_weight:
+        given = f"translation_weight is {options.translation_weight:g}"
+    elif options.glossary:
+        given = f"glossary is {options.glossary!r}"
+    else:
+        return
+    raise SprachbundError(
+        f"{given}, which is for the translator of the cascade, and speech is only transcribed; leave it out, or name a "
+        "language to translate into"
+    )
+
+
 def check_punctuation(targets: Sequence[str], punctuator: Punctuator) -> None:
     """Raises SprachbundError where punctuation is wanted in a language that the punctuator does not know.
 
@@ -1682,6 +1710,7 @@ class LongForm(Iterator[Segment]):
         allowed = options.allowed_languages
         request = read_request(model, source=source, targets=targets, allowed=allowed)
         check_writing(model, request.targets, options)
+        check_targets(model, request.targets, options)
         self._audio = audio if isinstance(audio, AudioSource) else open_audio(audio, sample_rate)
         self._activity = activity
         self._compute = compute or partial(translate_spans, model)

@@ -26,6 +26,7 @@ from sprachbund.decoding.pipeline import (
     RecordedSpan,
     UtteranceRows,
     WrittenRow,
+    check_targets,
     decode_spans,
     encode,
     encode_and_identify,
@@ -304,6 +305,8 @@ class LiveEngine:
             hot_words_weight=hot_words_weight,
         )
         check_options(self.model, decoding)
+        # The engine's other options may be for sessions that translate.
+        check_targets(self.model, request.targets, DecodingOptions(glossary=decoding.glossary))
         if decoding.hot_words and options.policy == "frames":
             raise SprachbundError(
                 f"the model {self.model.name} writes while somebody speaks, and takes no hot words then; leave them "
