@@ -311,7 +311,7 @@ def test_a_draft_of_the_translator_changes_no_text(tmp_path: Path) -> None:
         assert report.accepted == report.checked > 0
 
 
-@pytest.mark.parametrize("by", ["evaluation", "live"])
+@pytest.mark.parametrize("by", ["evaluation", "live", "texts"])
 def test_a_draft_of_the_translator_is_kept_from_search_to_search(
     by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,6 +334,8 @@ def test_a_draft_of_the_translator_is_kept_from_search_to_search(
         decoder = BatchDecoder(cascade, options)
         for number in range(2):
             decoder.decode([sound(1.0, number)], [[target]], ["de"])
+    elif by == "texts":
+        assert list(translate_texts(cascade, ["a b", "c d"], [target], "de", replace(options, batch_size=1)))
     else:
         engine = LiveEngine(cascade, options, activity=Loudness())
         run(engine, engine.open([target], "de", LiveOptions(policy="span")), speech([1.0, 1.0]))

@@ -1919,18 +1919,33 @@ def translate_texts(
     check_writing(family, request.targets, options)
     if TRANSCRIBE in request.targets:
         raise SprachbundError("text is not transcribed; name a language to translate into")
+    options, drafts = options_with_drafts(family, options)
     starts = range(0, len(texts), options.batch_size)
     return (
         row
         for start in starts
-        for row in _translate_text_batch(family, texts[start : start + options.batch_size], request, options)
+        for row in _translate_text_batch(
+            family, texts[start : start + options.batch_size], request, options, drafts.own
+        )
     )
 
 
 def _translate_text_batch(
-    family: Family, texts: Sequence[str], request: Request, options: DecodingOptions
+    family: Family,
+    texts: Sequence[str],
+    request: Request,
+    options: DecodingOptions,
+    speculation: Speculation | None,
 ) -> list[list[TranslatedText]]:
-    rows = search_texts(family, texts, request.targets, request.source, options, request.allowed)
+    rows = search_texts(
+        family,
+        texts,
+        request.targets,
+        request.source,
+        options,
+        request.allowed,
+        speculation=speculation,
+    )
 
     def written(hypothesis: Hypothesis, target: str) -> str:
         text = family.decode_text(hypothesis.tokens)
