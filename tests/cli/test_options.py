@@ -1,5 +1,6 @@
 """Options of verbs come from options classes: every field reachable or excused, every option explained."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -176,6 +177,18 @@ def test_every_field_has_an_option_or_a_reason_to_have_none(kind: type[Any]) -> 
     offered, excused = _offered(), NOT_OFFERED.get(kind, {})
     plain = [one.name for one in declared(kind) if not one.is_nested]
     assert [name for name in plain if (kind, name) not in offered] == list(excused)
+
+
+def test_the_help_names_options_and_no_fields() -> None:
+    fields = {one.name for kind in OPTIONS for one in declared(kind)}
+    for verb in VERBS:
+        for kind, panel in _groups(verb):
+            for one in offered_fields(kind, panel, ("",)):
+                assert not fields & set(re.findall(r"`(\w+)`", one.help)), (verb.__name__, one.option.name)
+    [draft] = [
+        one for one in offered_fields(DecodingOptions, Panel(""), ("",)) if one.path[-1] == "translator_draft"
+    ]
+    assert "as --draft is of its recogniser" in draft.help
 
 
 def test_captions_have_no_options_for_the_thresholds_of_the_guard() -> None:

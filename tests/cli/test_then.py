@@ -91,6 +91,39 @@ def test_halves_that_do_not_fit(here: Path, args: tuple[str, ...], says: str) ->
     assert len(ran.err.strip().splitlines()) <= 2
 
 
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("transcribe", "talk.wav", *BOTH), "--then m2m names a translator, and speech is only transcribed"),
+        (("listen", "talk.wav", "--fast", *BOTH), "--then m2m names a translator, and speech is only"),
+        (("transcribe", "talk.wav", "--model", "both", "--translator-draft", "x"), "translator_draft is 'x'"),
+        (
+            ("transcribe", "talk.wav", "--model", "both", "--both", "--format", "srt"),
+            "--both shows what was said above its translation, and speech is only transcribed",
+        ),
+    ],
+)
+def test_what_is_of_a_translator_is_refused_where_nothing_is_translated(
+    here: Path, args: tuple[str, ...], says: str
+) -> None:
+    ran = command(*args)
+    assert ran.code == 2
+    assert says in ran.err
+    assert len(ran.err.strip().splitlines()) == 1
+
+
+def test_next_best_texts_need_a_place(here: Path, tmp_path: Path) -> None:
+    """In a translation of a cascade they change the text itself."""
+    asked = ("talk.wav", "--from", "en", "--no-guard", "--nbest", "2", "--beam", "2", "--max-tokens", "4")
+    says = "--nbest 2 gives texts that are shown in --json, and in the files of --format json, jsonl"
+    for more in ((), ("--format", "txt,srt", "--out", str(tmp_path)), ("--table",)):
+        ran = command("transcribe", *asked, *BOTH[:2], *BOTH[4:], *more)
+        assert (ran.code, ran.out) == (2, "")
+        assert says in ran.err
+    assert command("transcribe", *asked, *BOTH[:2], *BOTH[4:], "--json").code == 0
+    assert command("translate", *asked, "--to", "ko", *BOTH).code == 0
+
+
 def test_subtitles_in_both_languages(here: Path, tmp_path: Path) -> None:
     asked = ("translate", "talk.wav", "--from", "en", "--to", "ko", "--no-guard", "--out", tmp_path, "--both")
     ran = command(*asked, *BOTH, "--format", "srt,vtt")

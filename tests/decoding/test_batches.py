@@ -10,7 +10,13 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.spans import Span
 from sprachbund.decoding.languages import LanguageTracker, read_request
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import NOT_OF_THE_SEARCH, RecordedSpan, RecordingState, translate_spans
+from sprachbund.decoding.pipeline import (
+    NOT_OF_THE_SEARCH,
+    Drafts,
+    RecordedSpan,
+    RecordingState,
+    translate_spans,
+)
 from sprachbund.decoding.search import SearchRequest
 from tests.decoding.test_translate import LENIENT, recording
 from tests.decoding.tiny_family import TinyFamily
@@ -51,7 +57,7 @@ requests = st.tuples(
         ]
     ),
     st.lists(st.integers(0, 30), min_size=1, max_size=3),
-)
+).filter(lambda asked: asked[1] is None or asked[2].allowed_languages is None)
 
 
 @settings(max_examples=15, deadline=None)
@@ -92,11 +98,12 @@ def test_recordings_with_the_same_wishes_share_a_search():
     assert max(rows for rows, _ in family.steps) == 2
 
 
-def test_recordings_share_a_search_only_with_the_draft_they_share(monkeypatch):
+@pytest.mark.parametrize("half", ["own", "translator"])
+def test_recordings_share_a_search_only_with_the_drafts_they_share(monkeypatch, half):
     groups = []
 
     def recorded(request):
-        groups.append((len(request.targets), request.speculation))
+        groups.append(len(request.targets))
         return run(replace(request, speculation=None))
 
     run = SearchRequest.run
@@ -104,9 +111,9 @@ def test_recordings_share_a_search_only_with_the_draft_they_share(monkeypatch):
     shared, own = object(), object()
     recordings = [asked(["de"], "en"), asked(["fr"], "en"), asked(["de"], "en")]
     for one, speculation in zip(recordings, (shared, shared, own), strict=True):
-        one.speculation = speculation
+        one.drafts = Drafts(**{half: speculation})
     translate_spans(FAMILY, [span for one in recordings for span in spans_of(one, 1)])
-    assert groups == [(2, shared), (1, own)]
+    assert groups == [2, 1]
 
 
 def test_a_recording_that_cannot_go_on_leaves_its_neighbours_alone():
@@ -149,7 +156,7 @@ def test_recordings_that_ask_for_another_search_are_not_searched_together(monkey
     }
     # The last ones separate recordings too; this family serves no glossary, has no transducer and spells no words,
     # words cost another pass, several texts need a beam, and what is of a translator needs a cascade.
-    more = {"word_timestamps", "glossary", "hot_words", "nbest", "translation_weight", "translator_draft"}
+    more = {"word_timestamps", "glossary", "hot_words", "nbest", "translation_weight"}
     more |= {"max_symbols", "hot_words_weight"}
     assert names == NOT_OF_THE_SEARCH | others.keys() | more
     calls = []

@@ -15,17 +15,23 @@ from sprachbund.decoding.guard import length_ratio
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.decoding.pipeline import passages_of, translate, translate_texts
 from sprachbund.decoding.result import Segment, Translation
+from sprachbund.decoding.search import SearchRequest
+from sprachbund.decoding.state import Hypothesis
 from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.hypotheses import BatchDecoder
 from sprachbund.models.base import Family, Features
 from sprachbund.models.cascade import Cascade
 from sprachbund.models.io import content_hash, load, save
 from sprachbund.nn.decoder import DecoderCache
+from sprachbund.streaming.engine import LiveEngine
+from sprachbund.streaming.options import LiveOptions
 from sprachbund.text.segmentation import ends_sentence, split_sentences
 from tests.decoding.families import FAMILIES
 from tests.decoding.test_one_pipeline import OPEN, sound
 from tests.decoding.test_translate import Loudness
 from tests.decoding.tiny_family import HOP, TinyFamily
 from tests.models.translation.support import make_checkpoint
+from tests.streaming.test_engine import run
 
 
 class Reading(TinyFamily):
@@ -303,6 +309,38 @@ def test_a_draft_of_the_translator_changes_no_text(tmp_path: Path) -> None:
         [report] = drafted[target].speculation
         assert (report.target_language, report.draft) == (target, "model")
         assert report.accepted == report.checked > 0
+
+
+@pytest.mark.parametrize("by", ["evaluation", "live", "texts"])
+def test_a_draft_of_the_translator_is_kept_from_search_to_search(
+    by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It learns its acceptance, and is switched off where it gains nothing."""
+    translator = make_checkpoint(tmp_path / "m2m", "m2m_100").model
+    cascade = Cascade(TinyFamily(seed=0), translator)
+    target = min({target for source, target in cascade.pairs() if source == "de"} - {"de"})
+    save(translator, tmp_path / "draft")
+    options = replace(OPEN, max_tokens=8, translator_draft=str(tmp_path / "draft"))
+    drafts = []
+
+    def noted(request: SearchRequest) -> list[list[Hypothesis]]:
+        if request.family is translator:
+            drafts.append(request.speculation)
+        return run_search(request)
+
+    run_search = SearchRequest.run
+    monkeypatch.setattr(SearchRequest, "run", noted)
+    if by == "evaluation":
+        decoder = BatchDecoder(cascade, options)
+        for number in range(2):
+            decoder.decode([sound(1.0, number)], [[target]], ["de"])
+    elif by == "texts":
+        assert list(translate_texts(cascade, ["a b", "c d"], [target], "de", replace(options, batch_size=1)))
+    else:
+        engine = LiveEngine(cascade, options, activity=Loudness())
+        run(engine, engine.open([target], "de", LiveOptions(policy="span")), speech([1.0, 1.0]))
+    assert len(drafts) == 2
+    assert drafts[0] is drafts[1] is not None
 
 
 def test_a_draft_of_a_translator_needs_a_cascade(tmp_path: Path) -> None:

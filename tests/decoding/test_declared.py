@@ -106,6 +106,14 @@ def test_spans_are_in_the_json_and_come_back(model: SpeechLLM, directory: Path) 
     assert Segment.from_dict(stored).spans == ()
 
 
+def test_a_source_is_one_of_the_languages_that_may_be_spoken(model: SpeechLLM) -> None:
+    """Beside a source, they say which experts are left; other models have no use for them."""
+    both = read_request(model, source="es", targets=["en"], allowed=["zh", "es"])
+    assert (both.source, both.allowed) == ("es", ("zh", "es"))
+    with pytest.raises(SprachbundError, match=r"the source is es, .* may be spoken are zh; add es to them"):
+        read_request(model, source="es", targets=["en"], allowed=["zh"])
+
+
 def test_languages_in_two_places_have_to_be_the_same(model: SpeechLLM, directory: Path) -> None:
     both = DecodingOptions(allowed_languages=("es",))
     Model(model, name="tiny").transcribe(directory / "talk.wav", languages="es", options=both)

@@ -224,6 +224,18 @@ def test_a_recording_in_no_language_the_target_is_known_from_is_an_error():
         run(["de"], None, options, family)
 
 
+def test_languages_that_may_be_spoken_are_refused_beside_a_source():
+    for allowed, message in [
+        (("en", "de"), "the source is fr, and the languages that may be spoken are en, de; add fr"),
+        (
+            ("en", "French"),
+            "the languages that may be spoken are en, fr, from which the model tiny has nothing to",
+        ),
+    ]:
+        with pytest.raises(SprachbundError, match=message):
+            run(["de"], "French", replace(OPTIONS, allowed_languages=allowed))
+
+
 def test_bad_requests_fail_before_any_work():
     family = TinyFamily()
     samples = recording()

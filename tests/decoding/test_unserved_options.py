@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 
 from sprachbund.decoding.options import DecodingOptions, GuardOptions, check_options
-from sprachbund.decoding.pipeline import LongForm, options_with_draft, translate_texts
+from sprachbund.decoding.pipeline import LongForm, check_targets, options_with_drafts, translate_texts
 from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.hypotheses import BatchDecoder
 from sprachbund.models.base import JointCtc, Target, Translator
 from sprachbund.models.calibration import Calibration, Domain
+from sprachbund.models.cascade import Cascade
 from sprachbund.nn.transducer import Transducer, TransducerShape
 from sprachbund.streaming.engine import LiveEngine
+from tests.decoding.test_cascade import Reading
 from tests.decoding.test_translate import recording
 from tests.decoding.tiny_family import TinyFamily, random_memory
 
@@ -111,12 +113,44 @@ def test_options_that_qualify_what_was_asked_for() -> None:
 
 def test_a_draft_that_cannot_be_loaded_takes_its_number_of_tokens_along(tmp_path: Path) -> None:
     """The number was asked of a draft that there is; that it cannot be used is a note, and no error."""
-    family, notes = TinyFamily(), list[str]()
+    family = TinyFamily()
     family.drafts = {"parasite": tmp_path / "none.safetensors"}
-    options, speculation = options_with_draft(family, DecodingOptions(num_draft_tokens=2), notes)
-    assert speculation is None
-    assert len(notes) == 1
+    options, drafts = options_with_drafts(family, DecodingOptions(num_draft_tokens=2))
+    assert drafts.own is None
+    assert len(drafts.faults) == 1
     check_options(family, options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"translator_draft": "small"}, "translator_draft is 'small', which is for the translator"),
+        ({"translation_weight": 0.5, "nbest": 2, "beam_size": 2}, "translation_weight is 0.5, which is for"),
+        ({"glossary": "Hund = hound"}, "glossary is 'Hund = hound', which is for the translator"),
+    ],
+)
+def test_options_of_a_translator_are_refused_where_nothing_is_translated(
+    changes: dict[str, Any], message: str
+) -> None:
+    translator = Reading()
+    translator.capabilities = replace(translator.capabilities, follows_requests=True)
+    family, asked = Cascade(TinyFamily(), translator), DecodingOptions(**changes)
+    with pytest.raises(SprachbundError, match=message):
+        check_targets(family, ["transcribe"], asked)
+    check_targets(family, ["transcribe"], DecodingOptions(nbest=2, beam_size=2))
+    check_targets(family, ["transcribe", "es"], asked)
+
+
+def test_recordings_and_live_text_refuse_a_glossary_where_nothing_is_translated() -> None:
+    translator = Reading()
+    translator.capabilities = replace(translator.capabilities, follows_requests=True)
+    family, asked = Cascade(TinyFamily(), translator), DecodingOptions(glossary="Hund = hound")
+    with pytest.raises(SprachbundError, match="speech is only transcribed; leave it out, or name a language"):
+        LongForm(family, recording(), ["transcribe"], "de", asked, sample_rate=16_000)
+    engine = LiveEngine(family)
+    with pytest.raises(SprachbundError, match="speech is only transcribed; leave it out, or name a language"):
+        engine.open(["transcribe"], "de", glossary="Hund = hound")
+    engine.open(["es"], "de", glossary="Hund = hound")
 
 
 def test_a_weight_of_translations_is_of_several_transcripts() -> None:

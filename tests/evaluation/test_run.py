@@ -69,6 +69,12 @@ def test_scores_are_those_of_sacrebleu_on_the_text_files(evaluated):
         assert ours.signature == theirs["signature"]
 
 
+def test_languages_that_may_be_spoken_leave_the_first_segment_timed(corpus, model_directory, tiny_options):
+    decoding = replace(tiny_options.decoding, allowed_languages=("en", "de"))
+    options = replace(tiny_options, decoding=decoding, limit=2, no_speech_per_kind=0, engine="torch")
+    assert "first_segment_s" in evaluate([corpus], model_directory, options).manifest.measured
+
+
 def test_failures_on_no_speech_before_and_behind_the_guard(evaluated):
     rates = {rate.key: rate for rate in evaluated[1].manifest.failures}
     before, behind = (rates["hallucination", "all", str(guard)] for guard in (False, True))
@@ -87,8 +93,17 @@ def test_scores_come_again_from_the_hypotheses_alone(evaluated):
 def test_options_come_back_from_their_plain_form(tiny_options):
     plain = json.loads(json.dumps(configuration(tiny_options)))
     assert options_from(plain) == tiny_options
-    with pytest.raises(SprachbundError, match="does not fit this version"):
-        options_from({**plain, "tempo": 3})
+    for values, name in [
+        ({**plain, "tempo": 3}, "tempo"),
+        ({**plain, "decoding": {**plain["decoding"], "beams": 3}}, "decoding.beams"),
+        ({**plain, "decoding": {**plain["decoding"], "guard": {"level": 3}}}, "decoding.guard.level"),
+    ]:
+        with pytest.raises(SprachbundError) as raised:
+            options_from(values, Path("scores.json"))
+        said = f"scores.json: the configuration does not fit this version (this version has no option {name})"
+        assert str(raised.value).startswith(said)
+    with pytest.raises(SprachbundError, match="'decoding' is missing"):
+        options_from({})
 
 
 def test_manifests_of_the_earlier_version_are_read(tiny_options):
@@ -112,7 +127,7 @@ def test_rates_of_the_earlier_version_are_read(evaluated, tmp_path):
     manifest = manifest.model_copy(update={"numbers": [*manifest.numbers, counts]})
     former = manifest.model_dump_json().replace('"evaluated":', '"judged":')
     (tmp_path / "scores.json").write_text(former.replace("span recall: evaluated", "span recall: judged"))
-    with pytest.warns(RenamedWarning, match="judged is called evaluated now"):
+    with pytest.warns(RenamedWarning, match=r"/scores\.json: judged is called evaluated now"):
         assert read_manifest(tmp_path) == manifest
 
 
@@ -178,6 +193,37 @@ def test_replay_of_other_data_or_another_model_is_refused(evaluated, tmp_path):
         replay(evaluated[0], data=[tmp_path / "none"])
     with pytest.raises(SprachbundError, match=r"the model .* has hash"):
         replay(evaluated[0], model=str(save_tiny_model(tmp_path / "model", seed=1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("phrasebook/standard/test", "data make phrasebook --edition standard --out gone`"),
+        ("telephone/known", "data make telephone --out gone`"),
+        ("my-talks", "data make` or `data prepare`"),
+    ],
+)
+def test_replay_says_how_a_corpus_that_is_not_there_is_made(evaluated, tmp_path, name, command):
+    manifest = read_manifest(evaluated[0])
+    [used] = manifest.data
+    moved = used.model_copy(update={"path": "gone/test", "name": name})
+    manifest.model_copy(update={"data": [moved]}).write(tmp_path / "scores.json")
+    with pytest.raises(SprachbundError) as raised:
+        replay(tmp_path)
+    assert str(raised.value).endswith(f"say where it is with --data, or make it with `sprachbund {command}")
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"command": "sprachbund bench", "rows": []}, "to make it anew, run: sprachbund bench"),
+        ({"rows": [{"a": 1}]}, "to make it anew, docs/results.md, or the page"),
+    ],
+)
+def test_replay_of_a_table_says_how_it_is_made(tmp_path, values, says):
+    (tmp_path / "table.json").write_text(json.dumps(values))
+    with pytest.raises(SprachbundError, match=f"table.json is a table of rows, .*{says}"):
+        replay(tmp_path / "table.json")
 
 
 def test_data_are_told_by_their_content(evaluated, corpus, tmp_path):

@@ -197,8 +197,8 @@ def test_what_gets_no_new_decoder_is_refused(tmp_path: Path) -> None:
     [
         ({"conformer": None}, r"give \[conformer\] with the sizes of its decoder"),
         ({"start": "bundled"}, "and neither start nor whisper"),
-        ({"dual_scale": {"lora_rank": 4, "whole_layers": 0}}, "cache_states needs an encoder that rests"),
-        ({"dual_scale": {"lora_rank": 0, "whole_layers": 1}}, "cache_states needs an encoder that rests"),
+        ({"dual_scale": {"lora_rank": 4, "whole_layers": 0}}, "cache_states needs a frozen encoder"),
+        ({"dual_scale": {"lora_rank": 0, "whole_layers": 1}}, "cache_states needs a frozen encoder"),
         ({"timing": {"engine": "auto"}}, 'engine is "auto"'),
     ],
 )

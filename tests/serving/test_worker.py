@@ -25,8 +25,10 @@ from sprachbund.engines.extension import choose_instruction_set, native
 from sprachbund.engines.native_engine import NativeDecoder
 from sprachbund.engines.packing import pack_decoder
 from sprachbund.errors import SprachbundError
+from sprachbund.models.cascade import Cascade
 from sprachbund.serving.metrics import Meters
 from sprachbund.serving.worker import AbandonedError, ModelWorker
+from tests.decoding.test_cascade import Reading
 from tests.decoding.test_translate import LENIENT, SPEECH, Loudness, recording
 from tests.decoding.tiny_family import TinyFamily
 from tests.engines.support import needs_native
@@ -193,6 +195,25 @@ def test_a_fault_in_one_recording_takes_its_rows_out_of_the_search(native_worker
             broken.result(20)
         assert [[s.text for _, s in row] for row in whole.result(20)] == alone
     assert native_worker._running.num_free == 4
+
+
+def test_recordings_share_the_drafts_of_both_halves_of_a_cascade(meters, monkeypatch):
+    halves = TinyFamily(), Reading()
+    monkeypatch.setattr(
+        "sprachbund.decoding.pipeline.speculation_for", lambda family, options, notes: [halves[1] is family]
+    )
+    worker = ModelWorker(
+        "tiny",
+        lambda: Model(Cascade(*halves), name="cascade"),
+        lambda model: None,
+        batch_size=8,
+        meters=meters,
+    )
+    first, second = (worker.call(worker.drafts).result(20) for _ in range(2))
+    assert first is second
+    assert (first.own, first.translator) == ([False], [True])
+    worker.close()
+    assert worker.join(5)
 
 
 def spans_of(family, count, options):

@@ -3,7 +3,16 @@
 from pathlib import Path
 
 import pytest
-from scripts.house import old_words, strings, texts_of
+from scripts.house import ROOT, measure, old_words, strings, texts_of
+
+
+@pytest.mark.slow
+def test_the_package_keeps_its_figures() -> None:
+    figures = measure(ROOT)
+    assert figures["old_words"]["package"] == []
+    assert {word: count for word, count in figures["glossary"].items() if count} == {}
+    for name in ("core_probes", "circles", "undocumented_functions"):
+        assert figures[name] == [], name
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ class SpanFinder:
 
     @property
     def paused(self) -> bool:
-        """Whether the open span has a pause that `end_after` has to judge before the next window."""
+        """Whether the open span has a pause that `end_after` has to decide on before the next window."""
         return (
             self._asks
             and not self._asked

@@ -260,7 +260,7 @@ def _report(error: Exception) -> int:
 
 
 def _refused_value(error: Any) -> str | None:
-    """What the argument parser says of a value, where typer lets pydantic check it, whose message lacks the value."""
+    """The argument parser's message about a value where typer lets pydantic check it, whose own lacks the value."""
     from pydantic import ValidationError  # here, since help does without it
 
     if not isinstance(error.__cause__, ValidationError):

@@ -17,7 +17,7 @@ import typer
 from sprachbund.cli import completion
 from sprachbund.cli.console import UsageError, as_usage, duration, listed, print_json, say, table
 from sprachbund.cli.options import Panel, VerbCommand, with_options
-from sprachbund.cli.speech import STDIN, ModelOptions, load_model, missing_file, with_hints
+from sprachbund.cli.speech import STDIN, ModelOptions, check_then, load_model, missing_file, with_hints
 from sprachbund.cli.translate import Source, Untrusted
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
@@ -249,6 +249,8 @@ def listen(
     if microphones:
         return _print_microphones(as_json=as_json)
     _check(source_file, microphone, system_sound, fast, log, untrusted)
+    with as_usage():
+        check_then(model, listed(to))
     if decoding.word_timestamps and not as_json:
         raise UsageError("--words are shown with --json only; add it")
     from sprachbund.streaming.engine import LiveEngine

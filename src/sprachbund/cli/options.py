@@ -9,6 +9,7 @@ the verb gets a `LiveOptions`, made and checked. Its errors are those of the com
 """
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, replace
@@ -235,6 +236,11 @@ def offered_fields(
         instance: instance whose nested values are the defaults; None takes the defaults of `kind`.
     """
     texts = documented(kind)
+    names = {
+        one.name: one.option.name
+        for one in declared(kind)
+        if one.option and panel.offers((*path[1:], one.name))
+    }
     for one in declared(kind):
         here = (*path, one.name)
         default = one.default if instance is None else vars(instance)[one.name]
@@ -247,7 +253,7 @@ def offered_fields(
                 declared=one,
                 option=one.option,
                 default=default,
-                help=_help(one, one.option, texts.get(one.name, "")),
+                help=_help(one, one.option, _with_options_named(texts.get(one.name, ""), names)),
                 panel=panel.title,
             )
 
@@ -296,6 +302,11 @@ def _help(one: Declared, option: Option, text: str) -> str:
     shown = one.range is not None and option.unit is None
     limits = f" ({str(one.range).removeprefix('a number ')})" if shown else ""
     return f"{said}{limits}." if said else ""
+
+
+def _with_options_named(text: str, names: Mapping[str, str]) -> str:
+    """A field's documentation with options, by field, in place of other fields that it names."""
+    return re.sub(r"`(\w+)`", lambda named: names.get(named[1], named[0]), text)
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:

@@ -27,7 +27,7 @@ from sprachbund.cli.console import (
 )
 from sprachbund.cli.models import fetch
 from sprachbund.cli.startup import undisturbed
-from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
+from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options, only_transcribes
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import BUNDLED
 from sprachbund.util.devices import CPU, check_device_name
@@ -496,16 +496,16 @@ def _make_ready(job: SpeechJob) -> _Ready:
         raise missing_file(job.files[0])  # before a model is loaded for it
     speakers = _speakers(job)
     model = load_model(job.model)
+    from sprachbund.decoding.pipeline import check_targets, load_drafts
+
     with as_usage():
         with with_hints(model.pairs, job.verb, job.files[0], job.targets, job.source):
             targets = _check_languages(model, job)
         check_options(model.family, job.decoding)
-        _check_draft(model, job.decoding)
-        if job.output.both and model.family.capabilities.translator is None:
-            raise SprachbundError(
-                f"--both shows what was said, which a cascade knows, and {model.name} is none; leave it out, or name a "
-                "translator with --then"
-            )
+        check_targets(model.family, targets, job.decoding)
+        # Drafts that are not there, or not this model's, are found out before the first file.
+        load_drafts(model.family, job.decoding)
+        _check_texts(model, job)
         _check_collisions(job, targets)
     table = ResultTable(job.files) if job.output.as_table else None
     return _Ready(job=job, model=model, targets=targets, table=table, speakers=speakers)
@@ -584,6 +584,7 @@ def _check_paths(job: SpeechJob) -> None:
     output = job.output
     for name in output.formats:
         check_format(name, both=output.both)
+    check_then(job.model, job.targets)
     if output.both and not output.formats:
         raise SprachbundError("--both is for the files of --format; give --format too, such as --format srt")
     if output.num_speakers is not None and output.speakers is None:
@@ -618,6 +619,20 @@ def missing_file(name: object) -> SprachbundError:
     return SprachbundError(f"{name} does not exist; check the name and the folder")
 
 
+def check_then(model: ModelOptions, targets: Sequence[str]) -> None:
+    """Refuse a translator where nothing is translated.
+
+    Args:
+        model: model and translator.
+        targets: languages wanted, as they were given.
+    """
+    if model.then is not None and only_transcribes(targets):
+        raise SprachbundError(
+            f"--then {model.then} names a translator, and speech is only transcribed; leave it out, or translate into "
+            "a language with --to"
+        )
+
+
 def _check_languages(model: "Model", job: SpeechJob) -> tuple[str, ...]:
     from sprachbund.decoding.languages import read_request
 
@@ -625,6 +640,30 @@ def _check_languages(model: "Model", job: SpeechJob) -> tuple[str, ...]:
         model.family, source=job.source, targets=job.targets, allowed=job.decoding.allowed_languages
     )
     return request.targets
+
+
+def _check_texts(model: "Model", job: SpeechJob) -> None:
+    """Refuse further texts, of what was said or next best, that the model does not have or no output shows."""
+    from sprachbund.decoding.formats import WITH_ALTERNATIVES
+
+    cascade, output = model.family.capabilities.translator is not None, job.output
+    if output.both and not cascade:
+        raise SprachbundError(
+            f"--both shows what was said, which a cascade knows, and {model.name} is none; leave it out, or name a "
+            "translator with --then"
+        )
+    if output.both and only_transcribes(job.targets):
+        raise SprachbundError(
+            "--both shows what was said above its translation, and speech is only transcribed; leave it out, or "
+            "translate into a language with --to"
+        )
+    chosen = cascade and not only_transcribes(job.targets)  # the text itself is then the best of several
+    shown = output.as_json or set(output.formats) & set(WITH_ALTERNATIVES)
+    if job.decoding.nbest > 1 and not chosen and not shown:
+        raise SprachbundError(
+            f"--nbest {job.decoding.nbest} gives texts that are shown in --json, and in the files of --format "
+            f"{', '.join(WITH_ALTERNATIVES)}; add one of them"
+        )
 
 
 @contextmanager
@@ -689,13 +728,6 @@ def _hints(
 def _knows(pairs: Sequence[tuple[str, str]], source: str | None, target: str | None) -> bool:
     """Whether a model with these pairs writes a target, None for the language spoken, from a source, None for any."""
     return any(source in (None, s) and t == (target or s) for s, t in pairs)
-
-
-def _check_draft(model: "Model", options: DecodingOptions) -> None:
-    """A draft that is not there, or not this model's, is found out before the first file."""
-    from sprachbund.decoding.speculation import speculation_for
-
-    speculation_for(model.family, options)
 
 
 def _check_collisions(job: SpeechJob, targets: Sequence[str]) -> None:

@@ -354,6 +354,8 @@ FORMATS = tuple(_LAYOUTS)
 """Names of the formats; also the endings of their files."""
 WITH_WORDS = ("srt", "vtt", "json", "jsonl")
 """Formats that times of words are seen in; cues begin and end by them."""
+WITH_ALTERNATIVES = ("json", "jsonl")
+"""Formats that have the next best texts."""
 
 
 def check_format(name: str, *, both: bool = False) -> str:

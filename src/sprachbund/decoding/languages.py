@@ -153,11 +153,13 @@ def read_request(
         model: any family.
         source: the language spoken; None when it is to be identified.
         targets: languages wanted; "transcribe" is the language spoken.
-        allowed: languages that may be spoken; None allows all.
+        allowed: languages that may be spoken; None allows all. Beside a source, they are for models with experts by
+            language alone.
 
     Raises:
         SprachbundError: a language the model does not know (names the nearest and the list), a pair it
-            does not know (lists those it does), or a language that its sharing plan has no group for.
+            does not know (lists those it does), a language that its sharing plan has no group for, or a source beside
+            languages that may be spoken which it is not among or which change nothing.
     """
     if isinstance(targets, str):
         targets = [targets]
@@ -167,6 +169,7 @@ def read_request(
     tags = tuple(dict.fromkeys(t if t == TRANSCRIBE else parse_language(t, written) for t in targets))
     spoken = None if source is None else parse_language(source, model.source_languages)
     choices = declared_languages(model, allowed)
+    _check_choices(model, spoken, choices)
     _check_branches(model, sources=[*([spoken] if spoken else []), *(choices or ())], targets=tags)
     request = Request(source=spoken, targets=tags, allowed=choices)
     for target in tags:
@@ -194,6 +197,19 @@ def _declared(model: Family, tag: str) -> str:
         if (experts := model.capabilities.experts) is not None:
             experts.allowed_groups([tag])  # says which languages have experts
         raise
+
+
+def _check_choices(model: Family, spoken: str | None, choices: Sequence[str] | None) -> None:
+    """Refuse a source beside choices that leave it out, or that change nothing, since nothing is identified."""
+    if spoken is None or choices is None:
+        return
+    given = f"the source is {spoken}, and the languages that may be spoken are {', '.join(choices)}"
+    if spoken not in choices:
+        raise SprachbundError(f"{given}; add {spoken} to them, or leave one of the two out")
+    if model.capabilities.experts is None:
+        raise SprachbundError(
+            f"{given}, from which the model {model.name} has nothing to choose then; leave one of the two out"
+        )
 
 
 def _check_branches(model: Family, *, sources: Sequence[str], targets: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Options of decoding, checked before any work starts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.text.glossary import read_glossary
-from sprachbund.util.options import Option, OptionValueError, Range, check, renamed
+from sprachbund.util.options import Option, OptionValueError, Range, check, check_known, renamed
 
 if TYPE_CHECKING:  # commands make their options of these without loading torch
     from sprachbund.models.base import Family
@@ -119,7 +119,7 @@ class DecodingOptions:
         batch_size: most speech spans that go through the encoder together; does not change the result.
         timestamps: whether segments are cut by timestamp tokens: "auto" in models that write them; True is an error for
             those that do not.
-        word_timestamps: times for every word (json, jsonl, --json); costs a second pass of the decoder.
+        word_timestamps: times for every word, which JSON output shows; costs a second pass of the decoder.
         digits: numbers, dates, clock times and amounts in digits, in English, Spanish, French, Italian, German and
             Russian; the guard and its evidence see the words.
         punctuate: restores punctuation and capitals, for models that write words only: bundled, the package's own
@@ -248,11 +248,13 @@ class DecodingOptions:
             source: name of the file or table that holds them, for warnings and errors.
 
         Raises:
-            SprachbundError: a value that cannot be.
-            TypeError: a field that this version does not know.
+            SprachbundError: a value that cannot be, or a field that this version does not know.
             KeyError: `guard`, `spans` or `allowed_languages` is missing.
         """
         rest = renamed(values, {"guesses": "num_draft_tokens"}, source)
+        check_known(DecodingOptions, rest, "decoding.")
+        check_known(GuardOptions, rest["guard"], "decoding.guard.")
+        check_known(SpanOptions, rest["spans"], "decoding.spans.")
         guard, spans = GuardOptions(**rest.pop("guard")), SpanOptions(**rest.pop("spans"))
         allowed = rest.pop("allowed_languages")
         languages = None if allowed is None else tuple(allowed)
@@ -425,6 +427,11 @@ def check_without_marks(family: "Family") -> None:
             f"the model {family.name} writes punctuation and capitals itself (its vocabulary has a full stop), so "
             "there is nothing to restore; leave punctuate out"
         )
+
+
+def only_transcribes(targets: Sequence[str]) -> bool:
+    """Whether no text is wanted but that in the language spoken."""
+    return all(target == TRANSCRIBE for target in targets)
 
 
 def no_room_for_prompt(family: "Family") -> str:

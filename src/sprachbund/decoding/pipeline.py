@@ -2,8 +2,8 @@
 
 Stages, in their order, each a section of this module:
 
-- options of a recording: `RecordingState` and `RecordedSpan` hold what is asked of a span; `options_with_draft` loads
-  its draft; `whole_span` makes one span of an utterance that is cut already.
+- options of a recording: `RecordingState` and `RecordedSpan` hold what is asked of a span; `options_with_drafts` loads
+  its drafts, and `recording_state` puts all together; `whole_span` makes one span of an utterance that is cut already.
 - encode and identify: `encode_spans` runs the encoder once and identifies the languages that are not given
   (`encode_and_identify`); models with layers split by language encode again where the answer changed.
 - targets: `known_targets` leaves out the pairs that the model does not know; `make_target` says what is asked of the
@@ -72,6 +72,7 @@ from sprachbund.decoding.options import (
     GuardOptions,
     check_options,
     check_without_marks,
+    only_transcribes,
 )
 from sprachbund.decoding.result import (
     Alternative,
@@ -118,6 +119,26 @@ Samples = NDArray[np.float32]
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Drafts:
+    """The drafts of a model. They are kept from search to search, so that they learn their own acceptance.
+
+    Attributes:
+        own: the draft of the model, of a cascade that of the recogniser; None without.
+        translator: the draft of a cascade's translator; None without.
+        faults: a sentence for each draft in the directories of the models that cannot be used.
+    """
+
+    own: Speculation | None = None
+    translator: Speculation | None = None
+    faults: tuple[str, ...] = ()
+
+    @property
+    def each(self) -> tuple[Speculation, ...]:
+        """The drafts that are there."""
+        return tuple(one for one in (self.own, self.translator) if one is not None)
+
+
 @dataclass(kw_only=True, eq=False)
 class RecordingState:
     """Requests for the spans of one recording, and their results so far.
@@ -126,8 +147,7 @@ class RecordingState:
         request: the languages.
         options: decoding options.
         tracker: identifies the language, given the spans in their order.
-        speculation: the draft; None without. Recordings that share it can share a search.
-        translator_speculation: that of a cascade's translator.
+        drafts: its drafts. Recordings that share them can share a search.
         unidentified: language to transcribe into where the model cannot identify the language spoken; None makes that
             an error. Evaluation names one, because it measures such models too.
         latest: scores of its last spans.
@@ -140,8 +160,7 @@ class RecordingState:
     request: Request
     options: DecodingOptions
     tracker: LanguageTracker
-    speculation: Speculation | None = None
-    translator_speculation: Speculation | None = None
+    drafts: Drafts = field(default_factory=Drafts)
     unidentified: str | None = None
     latest: LatestSpans = field(default_factory=LatestSpans)
     translated: set[str] = field(default_factory=set)
@@ -159,29 +178,64 @@ class RecordedSpan:
     samples: NDArray[np.float32]
 
 
-def options_with_draft(
-    model: Family,
-    options: DecodingOptions,
-    notes: list[str] | None = None,
-    speculation: Speculation | None = None,
-) -> tuple[DecodingOptions, Speculation | None]:
-    """Load the draft that the options ask for; where there is none, the options come back without it.
-
-    The draft is kept from search to search, so that it learns its own acceptance.
-
-    Args:
-        model: any family.
-        options: decoding options.
-        notes: a sentence is added for each draft in the model's directory that cannot be used.
-        speculation: a draft to share with other recordings.
+def load_drafts(model: Family, options: DecodingOptions) -> Drafts:
+    """Load the drafts that the options ask for.
 
     Raises:
         SprachbundError: a draft that was named is not there, or belongs to another model.
     """
-    speculation = speculation or speculation_for(model, options, notes)
-    if speculation is None:
+    faults: list[str] = []
+    own, second = speculation_for(model, options, faults), None
+    if (translator := model.capabilities.translator) is not None:
+        second = speculation_for(translator.family, options_of_translator(options), faults)
+    return Drafts(own=own, translator=second, faults=tuple(faults))
+
+
+def options_with_drafts(
+    model: Family, options: DecodingOptions, drafts: Drafts | None = None
+) -> tuple[DecodingOptions, Drafts]:
+    """Load the drafts that the options ask for; the options come back without those that are not there.
+
+    Args:
+        model: any family.
+        options: decoding options.
+        drafts: drafts to share with other recordings, in place of those that the options ask for.
+
+    Raises:
+        SprachbundError: as `load_drafts` does.
+    """
+    drafts = load_drafts(model, options) if drafts is None else drafts
+    if drafts.own is None:
         options = replace(options, draft=NONE, num_draft_tokens=None)
-    return options, speculation
+    if drafts.translator is None:
+        options = replace(options, translator_draft=NONE)
+    return options, drafts
+
+
+def recording_state(
+    model: Family,
+    request: Request,
+    options: DecodingOptions,
+    drafts: Drafts,
+    *,
+    tracker: LanguageTracker | None = None,
+    unidentified: str | None = None,
+) -> RecordingState:
+    """The state of a recording of which nothing was heard yet.
+
+    Args:
+        model: any family.
+        request: the languages.
+        options: decoding options, as `options_with_drafts` gives them.
+        drafts: the drafts, likewise.
+        tracker: identifies the language; a new one if None.
+        unidentified: see `RecordingState.unidentified`.
+    """
+    if tracker is None:
+        tracker = LanguageTracker(model.source_languages, request.allowed, options.language_windows)
+    return RecordingState(
+        request=request, options=options, tracker=tracker, drafts=drafts, unidentified=unidentified
+    )
 
 
 def whole_span(samples: NDArray[np.float32], options: SpanOptions, activity: VoiceActivity) -> Span:
@@ -623,7 +677,7 @@ def _groups(spans: Sequence[_IdentifiedSpan]) -> list[list[int]]:
     for b, one in enumerate(spans):
         recording = one.recording
         if one.targets and recording.error is None:
-            key = search_key(len(one.targets), recording.options, recording.speculation)
+            key = search_key(len(one.targets), recording.options, recording.drafts)
             groups.setdefault(key, []).append(b)
     return list(groups.values())
 
@@ -639,15 +693,16 @@ NOT_OF_THE_SEARCH = frozenset(
         "digits",  # likewise
         "punctuate",  # likewise
         "prompt",  # see `search_key`
-        "draft",  # the recording's `speculation` is made of these three
+        "draft",  # the recording's `drafts` are made of these four
         "num_draft_tokens",
         "accept",
+        "translator_draft",
     }
 )
 """Fields of `DecodingOptions` in which recordings of one search may differ."""
 
 
-def search_key(num_targets: int, options: DecodingOptions, speculation: Speculation | None) -> Hashable:
+def search_key(num_targets: int, options: DecodingOptions, drafts: Drafts) -> Hashable:
     """Equal for utterances that one search, and one call of `write_rows`, can decode together.
 
     A prompt can be refused, so utterances with a prompt are searched only with those of the same caller.
@@ -655,13 +710,14 @@ def search_key(num_targets: int, options: DecodingOptions, speculation: Speculat
     Args:
         num_targets: number of targets of the utterance.
         options: options of its recording or session.
-        speculation: the draft, likewise.
+        drafts: the drafts, likewise.
     """
+    drafted = id(drafts.own), id(drafts.translator)
     if options.prompt:
-        return num_targets, id(options), id(speculation)
+        return num_targets, id(options), drafted
     searched = (getattr(options, one.name) for one in fields(options) if one.name not in NOT_OF_THE_SEARCH)
     falls_back = options.guard if len(options.temperature) > 1 else None
-    return (num_targets, *searched, falls_back, id(speculation))
+    return (num_targets, *searched, falls_back, drafted)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -829,7 +885,7 @@ def _write_spans(
         )
         for one, own in zip(group, names, strict=True)
     ]
-    rows = yield from write_rows(model, memory, wanted, first.options, first.speculation)
+    rows = yield from write_rows(model, memory, wanted, first.options, first.drafts.own)
     times = model.capabilities.timestamps if first.options.timestamps else None
     return [
         [
@@ -1102,6 +1158,33 @@ def check_writing(model: Family, targets: Sequence[str], options: DecodingOption
         check_punctuation(own, load_punctuator(options.punctuate))
 
 
+def check_targets(model: Family, targets: Sequence[str], options: DecodingOptions) -> None:
+    """Refuse options of a cascade's translator where nothing is translated, since they change nothing then.
+
+    Args:
+        model: any family.
+        targets: languages of the texts, or `TRANSCRIBE`.
+        options: decoding options.
+
+    Raises:
+        SprachbundError: names the option and its value.
+    """
+    if model.capabilities.translator is None or not only_transcribes(targets):
+        return
+    if options.translator_draft not in (AUTO, NONE):
+        given = f"translator_draft is {options.translator_draft!r}"
+    elif options.translation_weight != DecodingOptions.translation_weight:
+        given = f"translation_weight is {options.translation_weight:g}"
+    elif options.glossary:
+        given = f"glossary is {options.glossary!r}"
+    else:
+        return
+    raise SprachbundError(
+        f"{given}, which is for the translator of the cascade, and speech is only transcribed; leave it out, or name a "
+        "language to translate into"
+    )
+
+
 def check_punctuation(targets: Sequence[str], punctuator: Punctuator) -> None:
     """Raises SprachbundError where punctuation is wanted in a language that the punctuator does not know.
 
@@ -1290,8 +1373,8 @@ def _decode_cascade(
     written: dict[tuple[int, str], DecodedSpan] = {}
     for (source, target), spans in jobs.items():
         texts = [text for b in spans for own in passages[b] for one in own for text in one.sentences]
-        speculation = first.translator_speculation
-        sentences = iter(_translate_sentences(translator, texts, source, target, first.options, speculation))
+        draft = first.drafts.translator
+        sentences = iter(_translate_sentences(translator, texts, source, target, first.options, draft))
         for b in spans:
             guard = group[b].recording.options.guard
             candidate_pairs = []
@@ -1586,7 +1669,7 @@ class LongForm(Iterator[Segment]):
         sample_rate: sample rate of samples, in Hz.
         activity: a voice activity detector to share.
         compute: translates a batch of spans; `translate_spans` by default.
-        speculation: a draft to share with other recordings.
+        drafts: drafts to share with other recordings.
 
     Attributes:
         model: as it was given.
@@ -1607,31 +1690,20 @@ class LongForm(Iterator[Segment]):
         sample_rate: int | None = None,
         activity: VoiceActivity | None = None,
         compute: Compute | None = None,
-        speculation: Speculation | None = None,
+        drafts: Drafts | None = None,
     ) -> None:
         self.model = model
         options = options or DecodingOptions()
         check_options(model, options)
-        self._draft_notes: list[str] = []
-        options, speculation = options_with_draft(model, options, self._draft_notes, speculation)
-        second, translator = None, model.capabilities.translator
-        if translator is not None:
-            asked = options_of_translator(options)
-            second = speculation_for(translator.family, asked, self._draft_notes)
+        options, drafts = options_with_drafts(model, options, drafts)
         allowed = options.allowed_languages
         request = read_request(model, source=source, targets=targets, allowed=allowed)
         check_writing(model, request.targets, options)
+        check_targets(model, request.targets, options)
         self._audio = audio if isinstance(audio, AudioSource) else open_audio(audio, sample_rate)
         self._activity = activity
         self._compute = compute or partial(translate_spans, model)
-        self._recording = RecordingState(
-            request=request,
-            options=options,
-            tracker=LanguageTracker(model.source_languages, request.allowed, options.language_windows),
-            speculation=speculation,
-            translator_speculation=second,
-        )
-        self._speculations = [one for one in (speculation, second) if one is not None]
+        self._recording = recording_state(model, request, options, drafts)
         self.targets = request.targets
         self.source = request.source
         self.duration_s = self._audio.duration_s
@@ -1642,8 +1714,9 @@ class LongForm(Iterator[Segment]):
     @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings so far: damaged audio, a draft switched off."""
-        notes = (note for speculation in self._speculations for note in speculation.notes)
-        return (*self.audio_warnings, *self._draft_notes, *notes)
+        drafts = self._recording.drafts
+        notes = (note for speculation in drafts.each for note in speculation.notes)
+        return (*self.audio_warnings, *drafts.faults, *notes)
 
     @property
     def advice(self) -> str | None:
@@ -1653,7 +1726,8 @@ class LongForm(Iterator[Segment]):
     @property
     def speculation(self) -> tuple[SpeculationReport, ...]:
         """Draft tokens that were accepted so far, by language pair."""
-        return tuple(report for speculation in self._speculations for report in speculation.report())
+        drafts = self._recording.drafts
+        return tuple(report for speculation in drafts.each for report in speculation.report())
 
     @property
     def audio_warnings(self) -> tuple[str, ...]:
@@ -1834,18 +1908,33 @@ def translate_texts(
     check_writing(family, request.targets, options)
     if TRANSCRIBE in request.targets:
         raise SprachbundError("text is not transcribed; name a language to translate into")
+    options, drafts = options_with_drafts(family, options)
     starts = range(0, len(texts), options.batch_size)
     return (
         row
         for start in starts
-        for row in _translate_text_batch(family, texts[start : start + options.batch_size], request, options)
+        for row in _translate_text_batch(
+            family, texts[start : start + options.batch_size], request, options, drafts.own
+        )
     )
 
 
 def _translate_text_batch(
-    family: Family, texts: Sequence[str], request: Request, options: DecodingOptions
+    family: Family,
+    texts: Sequence[str],
+    request: Request,
+    options: DecodingOptions,
+    speculation: Speculation | None,
 ) -> list[list[TranslatedText]]:
-    rows = search_texts(family, texts, request.targets, request.source, options, request.allowed)
+    rows = search_texts(
+        family,
+        texts,
+        request.targets,
+        request.source,
+        options,
+        request.allowed,
+        speculation=speculation,
+    )
 
     def written(hypothesis: Hypothesis, target: str) -> str:
         text = family.decode_text(hypothesis.tokens)

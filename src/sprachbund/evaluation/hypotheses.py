@@ -17,17 +17,17 @@ from sprachbund.audio.spans import Span, VoiceActivity
 from sprachbund.data.manifest import Utterance, Utterances
 from sprachbund.data.shards import corpus_info
 from sprachbund.decoding.guard import compression_ratio, repetition
-from sprachbund.decoding.languages import UNDETERMINED, IdentifiedLanguage, LanguageTracker, Request
+from sprachbund.decoding.languages import UNDETERMINED, IdentifiedLanguage, Request
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
 from sprachbund.decoding.pipeline import (
     DecodedSpan,
     RecordedSpan,
-    RecordingState,
     check_writing,
     decode_spans,
     encode_spans,
     heard_again,
-    options_with_draft,
+    options_with_drafts,
+    recording_state,
     whole_span,
 )
 from sprachbund.decoding.result import joined_text
@@ -262,7 +262,7 @@ class BatchDecoder:
     def __init__(self, model: Family, options: DecodingOptions, *, unidentified: str | None = None) -> None:
         check_options(model, options)
         self._model, self._unidentified = model, unidentified
-        self._options, self._speculation = options_with_draft(model, options)
+        self._options, self._drafts = options_with_drafts(model, options)
         self._activity = VoiceActivity()
 
     def decode(
@@ -294,13 +294,9 @@ class BatchDecoder:
     def _span(self, samples: np.ndarray, targets: Sequence[str], source: str | None) -> RecordedSpan:
         """An utterance as a recording of one span, which covers it whole."""
         allowed = self._options.allowed_languages
-        windows = self._options.language_windows
-        recording = RecordingState(
-            request=Request(source=source, targets=tuple(t or TRANSCRIBE for t in targets), allowed=allowed),
-            options=self._options,
-            tracker=LanguageTracker(self._model.source_languages, allowed, windows),
-            speculation=self._speculation,
-            unidentified=self._unidentified,
+        request = Request(source=source, targets=tuple(t or TRANSCRIBE for t in targets), allowed=allowed)
+        recording = recording_state(
+            self._model, request, self._options, self._drafts, unidentified=self._unidentified
         )
         span = whole_span(samples, self._options.spans, self._activity)
         return RecordedSpan(recording=recording, span=span, samples=samples)

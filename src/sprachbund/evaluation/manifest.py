@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.failures import WRONG_LANGUAGE
@@ -96,8 +96,8 @@ class ModelUsed(ManifestPart):
     sha256: str
 
 
-def _current_rate(rate: dict[str, Any]) -> dict[str, Any]:
-    return renamed(rate, {"judged": "evaluated"}, "failures")
+def _current_rate(rate: dict[str, Any], source: str) -> dict[str, Any]:
+    return renamed(rate, {"judged": "evaluated"}, source)
 
 
 def _current_metric(name: str) -> str:
@@ -145,10 +145,11 @@ class ResultManifest(ManifestPart):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_former_names(cls, values: Any) -> Any:
+    def _read_former_names(cls, values: Any, info: ValidationInfo) -> Any:
         """Read `evaluated` where a file of an earlier version has `judged`, in rates and in names of metrics."""
+        source = str((info.context or {}).get("path", "a manifest"))
         try:
-            rates = [_current_rate(rate) for rate in values["failures"]]
+            rates = [_current_rate(rate, source) for rate in values["failures"]]
             numbers = [{**one, "metric": _current_metric(one["metric"])} for one in values["numbers"]]
         except (TypeError, KeyError, AttributeError):  # no manifest; validation says so
             return values
@@ -241,7 +242,7 @@ def validated(model: type[_Manifest], values: Any, path: Path) -> _Manifest:
         path: file that the values are from, for errors.
     """
     try:
-        return model.model_validate(values)
+        return model.model_validate(values, context={"path": path})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the whole"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +10,7 @@ from sprachbund.decoding.options import DecodingOptions
 from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
 from sprachbund.util.devices import CPU, check_device_name
-from sprachbund.util.options import Option, Range, check
+from sprachbund.util.options import Option, Range, check, check_known
 
 BATCH_SIZE, PER_KIND, SEED = 16, 12, 2024
 
@@ -143,11 +143,13 @@ def options_from(values: dict[str, Any], path: Path | None = None) -> Evaluation
         languages: dict[str, Any] = {
             key: _tuple(rest.pop(key)) for key in ("targets", "sources") if key in rest
         }
+        check_known(EvaluationOptions, rest)
         return EvaluationOptions(**rest, **languages, decoding=decoding)
     except (SprachbundError, TypeError, KeyError, ValueError) as error:
-        known = ", ".join(f.name for f in fields(EvaluationOptions))
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise SprachbundError(
-            f"{f'{path}: ' if path else ''}the configuration does not fit this version ({error}); it knows {known}"
+            f"{f'{path}: ' if path else ''}the configuration does not fit this version ({reason}); replay it with the "
+            "version that wrote it, or evaluate anew"
         ) from error
 
 

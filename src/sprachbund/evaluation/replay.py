@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from sprachbund.corpora.editions import EDITIONS
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.compare import FileManifest, read_file_manifest, row_differences, run_again
 from sprachbund.evaluation.manifest import (
+    DataUsed,
     ResultManifest,
     differences,
     manifest_path,
@@ -79,6 +82,8 @@ def replay(
     values = read_values(manifest_path(path))
     if isinstance(values, dict) and values.get("kind") in ("score", "compare"):
         return _replay_files(read_file_manifest(values, path), path, [*data, *([model] if model else [])])
+    if isinstance(values, dict) and "rows" in values:
+        raise SprachbundError(_of_a_table(values, path))
     old = validated(ResultManifest, values, manifest_path(path))
     options = options_of(old, manifest_path(path))
     directories = _find_data(old, data, path)
@@ -107,6 +112,17 @@ def _replay_files(old: FileManifest, path: Path, elsewhere: Sequence[object]) ->
     return Replay(old=old, new=new, different=different, changed=_changed(old, new))
 
 
+def _of_a_table(values: Mapping[str, Any], path: Path) -> str:
+    """The message about a table of rows, with the way to make it anew."""
+    command = values.get("command")
+    how = (
+        f"run: {command}"
+        if isinstance(command, str)
+        else "docs/results.md, or the page that names it, says by which command it was made"
+    )
+    return f"{path} is a table of rows, and replay measures manifests of `evaluate --out` again; to make it anew, {how}"
+
+
 def _count(manifest: ResultManifest | FileManifest) -> int:
     if isinstance(manifest, ResultManifest):
         return len(manifest.numbers) + len(manifest.failures)
@@ -115,11 +131,13 @@ def _count(manifest: ResultManifest | FileManifest) -> int:
 
 def _find_data(old: ResultManifest, given: Sequence[Path], path: Path) -> list[Path]:
     """The directory of each corpus, in the manifest's order."""
-    candidates = list(given) or [_near(Path(used.path), path) for used in old.data]
+    commands = {_near(Path(used.path), path): _making(used) for used in old.data}
+    candidates = list(given) or list(commands)
     by_hash: dict[str, Path] = {}
     for directory in candidates:
         if not directory.is_dir():
-            raise SprachbundError(f"the corpus {directory} is not there; say where it is with --data")
+            made = f", or make it with {commands[directory]}" if directory in commands else ""
+            raise SprachbundError(f"the corpus {directory} is not there; say where it is with --data{made}")
         by_hash[provenance.data_hash(directory)] = directory
     for used in old.data:
         if used.sha256 not in by_hash:
@@ -129,6 +147,17 @@ def _find_data(old: ResultManifest, given: Sequence[Path], path: Path) -> list[P
                 "changed, or are elsewhere: say where with --data"
             )
     return [by_hash[used.sha256] for used in old.data]
+
+
+def _making(used: DataUsed) -> str:
+    """The command that makes a corpus, by its name."""
+    kind, _, rest = used.name.partition("/")
+    edition = rest.partition("/")[0]
+    if kind == "phrasebook" and edition in EDITIONS:
+        kind = f"phrasebook --edition {edition}"
+    elif kind not in ("telephone", "mixed", "outside"):
+        return "`sprachbund data make` or `data prepare`"
+    return f"`sprachbund data make {kind} --out {Path(used.path).parent}`"
 
 
 def _model_path(old: ResultManifest, path: Path) -> str:

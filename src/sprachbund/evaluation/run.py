@@ -498,8 +498,9 @@ def _first_segment_s(
     """Time to the first segment of recordings spread over the first corpus, each into its first target."""
     count = min(options.first_segments, len(plan.jobs))
     jobs = [plan.jobs[i * len(plan.jobs) // count] for i in range(count)]
+    decoding = replace(options.decoding, allowed_languages=None)  # the language is given
     first = [
-        first_segment_s(model, [manifest.samples(job.index)], job.targets[:1], job.source, options.decoding)
+        first_segment_s(model, [manifest.samples(job.index)], job.targets[:1], job.source, decoding)
         for job in jobs
     ]
     return median(there) if (there := [s for s in first if s is not None]) else None

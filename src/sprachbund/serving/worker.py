@@ -20,10 +20,9 @@ import torch
 from sprachbund.api import Model
 from sprachbund.decoding.native_search import NativeSearch, RunningSearch
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import RecordedSpan, Steps, translation_steps
+from sprachbund.decoding.pipeline import Drafts, RecordedSpan, Steps, load_drafts, translation_steps
 from sprachbund.decoding.result import Segment
 from sprachbund.decoding.search import SearchRequest, StartedSearch
-from sprachbund.decoding.speculation import Speculation, speculation_for
 from sprachbund.decoding.state import Hypothesis
 from sprachbund.engines.native_engine import NativeDecoder, limit_torch_threads
 from sprachbund.errors import SprachbundError
@@ -147,8 +146,7 @@ class ModelWorker:
         self._left = 0
         self._running: RunningSearch | None = None
         self._jobs: list[_Job] = []  # whose rows are under way
-        self._speculation: Speculation | None = None
-        self._sought_draft = False
+        self._drafts: Drafts | None = None
         self._thread = threading.Thread(target=self._run, name=f"model {name}", daemon=True)
         self._thread.start()
 
@@ -185,14 +183,11 @@ class ModelWorker:
             self._engine = self._engine_for(self.model)
         return self._engine
 
-    def speculation(self) -> Speculation | None:
-        """Speculative decoding for all recordings, if the model directory has a draft; only in the thread."""
-        if not self._sought_draft:
-            self._speculation, self._sought_draft = (
-                speculation_for(self.model.family, DecodingOptions()),
-                True,
-            )
-        return self._speculation
+    def drafts(self) -> Drafts:
+        """The drafts in the model's directory, shared by all recordings; only in the thread."""
+        if self._drafts is None:
+            self._drafts = load_drafts(self.model.family, DecodingOptions())
+        return self._drafts
 
     def join_live(self, live: Live) -> None:
         """Step `live` with the other sessions from now on."""

@@ -24,15 +24,16 @@ from sprachbund.decoding.pipeline import (
     EncodedBatch,
     LanguageQuery,
     RecordedSpan,
-    RecordingState,
     UtteranceRows,
     WrittenRow,
+    check_targets,
     decode_spans,
     encode,
     encode_and_identify,
     known_targets,
     make_target,
-    options_with_draft,
+    options_with_drafts,
+    recording_state,
     search_key,
     with_searches,
     write_rows,
@@ -207,7 +208,6 @@ class LiveEngine:
         activity: VoiceActivity | None = None,
     ) -> None:
         self.model = model
-        self.notes: list[str] = []
         options = decoding or DecodingOptions()
         check_options(model, options)
         if options.digits:
@@ -236,7 +236,8 @@ class LiveEngine:
                 f"nbest is {options.nbest}, and live text has one reading; leave nbest out, or translate the recording "
                 "afterwards"
             )
-        self.decoding, self._speculation = options_with_draft(model, options, self.notes)
+        self.decoding, self._drafts = options_with_drafts(model, options)
+        self.notes = [*self._drafts.faults]
         self._activity = activity or VoiceActivity()
         self._turn = 0
         self._writer = writer_by_frames(model, options.max_symbols)
@@ -304,6 +305,8 @@ class LiveEngine:
             hot_words_weight=hot_words_weight,
         )
         check_options(self.model, decoding)
+        # The engine's other options may be for sessions that translate.
+        check_targets(self.model, request.targets, DecodingOptions(glossary=decoding.glossary))
         if decoding.hot_words and options.policy == "frames":
             raise SprachbundError(
                 f"the model {self.model.name} writes while somebody speaks, and takes no hot words then; leave them "
@@ -493,12 +496,10 @@ class LiveEngine:
 
     def _span(self, job: PendingStretch, *, transcribed: bool) -> RecordedSpan:
         """A stretch as a span of a recording; `transcribed` asks for what is said alone."""
-        request = job.session.request
-        recording = RecordingState(
-            request=replace(request, targets=(TRANSCRIBE,)) if transcribed else request,
-            options=job.session.decoding,
-            tracker=job.session.tracker,
-            speculation=self._speculation,
+        session = job.session
+        request = replace(session.request, targets=(TRANSCRIBE,)) if transcribed else session.request
+        recording = recording_state(
+            self.model, request, session.decoding, self._drafts, tracker=session.tracker
         )
         return RecordedSpan(recording=recording, span=job.stretch.span, samples=job.stretch.samples)
 
@@ -516,7 +517,7 @@ class LiveEngine:
                 if target not in job.targets and job.stretch.closed:
                     written[b, target].append(unknown_pair(job, target))
             if job.targets:
-                key = search_key(len(job.targets), job.session.decoding, self._speculation)
+                key = search_key(len(job.targets), job.session.decoding, self._drafts)
                 groups.setdefault(key, []).append(b)
         for indices in groups.values():
             try:
@@ -570,7 +571,7 @@ class LiveEngine:
             for job in encoded.jobs
         ]
         decoding = encoded.jobs[0].session.decoding
-        rows = with_searches(write_rows(self.model, encoded.memory, wanted, decoding, self._speculation))
+        rows = with_searches(write_rows(self.model, encoded.memory, wanted, decoding, self._drafts.own))
         looks = self._looks(encoded, rows)
         return [
             [

@@ -54,11 +54,11 @@ class LiveOptions:
             the same.
         max_open_s: longest speech without a pause in seconds; longer speech is cut behind written text. Not for
             cascades, where a stretch is as long as in a recording at most.
-        pause_s: shortest pause that ends a stretch of speech; the `min_silence_s` of the voice activity if not given. A
-            model that writes frame by frame (frames) hears on through shorter pauses, with all that it remembers.
-        turn_end: end of a stretch of speech. pause: a pause of `pause_s`; sentence: such a pause where the model,
-            calibrated for it, hears that the speaker has finished, and a longer one where not; auto: sentence where the
-            model is calibrated for it, else pause.
+        pause_s: shortest pause that ends a stretch of speech; that of recordings, usually 0.4 s, if not given. A model
+            that writes frame by frame (frames) hears on through shorter pauses, with all that it remembers.
+        turn_end: end of a stretch of speech. pause: a pause as long as `pause_s`; sentence: such a pause where the
+            model, calibrated for it, hears that the speaker has finished, and a longer one where not; auto: sentence
+            where the model is calibrated for it, else pause.
         max_pause_s: pause that ends a stretch although its sentence is surely not finished (sentence).
         max_behind_s: seconds of audio that may wait; more is an overload.
         overload: response when computing cannot keep up. coarsen: leave out attempts at unfinished speech until it has

@@ -238,6 +238,22 @@ def check_values(kind: type[Any], values: Mapping[str, Any]) -> None:
                 raise OptionValueError(one.name, each, f"choose one of {', '.join(map(str, one.choices))}")
 
 
+def check_known(kind: type[Any], values: Mapping[str, Any], inside: str = "") -> None:
+    """Refuse stored values that an options class has no field for.
+
+    Args:
+        kind: the class.
+        values: values by field.
+        inside: what stands before the name of a field, such as "decoding.".
+
+    Raises:
+        SprachbundError: names the field.
+    """
+    known = {one.name for one in fields(kind)}
+    if unknown := sorted(set(values) - known):
+        raise SprachbundError(f"this version has no option {inside}{unknown[0]}")
+
+
 def renamed(
     values: Mapping[str, Any], names: Mapping[str, str], source: str, *, once: bool = False
 ) -> dict[str, Any]:

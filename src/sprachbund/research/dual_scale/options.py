@@ -203,7 +203,7 @@ class DualScaleRecipe(Strict):
             )
         if self.cache_states and (self.dual_scale.whole_layers or self.dual_scale.lora_rank):
             raise ValueError(
-                "cache_states needs an encoder that rests; set dual_scale.whole_layers = 0 and dual_scale.lora_rank = 0"
+                "cache_states needs a frozen encoder; set dual_scale.whole_layers = 0 and dual_scale.lora_rank = 0"
             )
         return self
 

@@ -205,7 +205,7 @@ class FileJob:
                 self._options,
                 activity=self._activity,
                 compute=partial(self._worker.compute, abandoned=self._abandoned),
-                speculation=self._worker.speculation(),
+                drafts=self._worker.drafts(),
             )
         ).result()
 
