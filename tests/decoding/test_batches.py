@@ -158,7 +158,9 @@ def test_recordings_that_ask_for_another_search_are_not_searched_together(monkey
     # words cost another pass, several texts need a beam, and what is of a translator needs a cascade.
     more = {"word_timestamps", "glossary", "hot_words", "nbest", "translation_weight"}
     more |= {"max_symbols", "hot_words_weight"}
-    assert names == NOT_OF_THE_SEARCH | others.keys() | more
+    assert names == NOT_OF_THE_SEARCH | others.keys() | more, (
+        "a new field belongs into NOT_OF_THE_SEARCH of decoding/pipeline.py, or into `others` with a value"
+    )
     calls = []
 
     def counting(request):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from sprachbund.decoding.drafts.base import Draft
 from sprachbund.decoding.drafts.network import MedusaDraft
 from sprachbund.decoding.drafts.token_map import TokenMap, TokenMapDraft
 from sprachbund.decoding.drafts.whole_text import WholeTextDraft, WholeTextRun
+from sprachbund.decoding.logits_process import LogitsProcessor
 from sprachbund.decoding.native_search import TIMED_PASSES, NativeSearch, seconds_of_passes
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
@@ -54,6 +55,17 @@ def rows_of(num_memories: int, seed: int = 1) -> tuple[Memory, list[list[Target]
     """Memories of several lengths, each for two languages."""
     lengths = [3 + position * 5 % 14 for position in range(num_memories)]
     return random_memory(lengths, seed), [[Target(language="de"), Target(language="en")]] * num_memories
+
+
+def test_the_kernels_know_every_rule_on_tokens() -> None:
+    """A rule that they do not know would hold for the first token alone."""
+    known = {"suppressed", "limits", "latest", "times", "end_token", "min_tokens"}
+    first_token_alone = {"begin_suppressed", "begun"}  # which is chosen in Python
+    left_to_python = {"hot_words"}
+    names = {field.name for field in fields(LogitsProcessor)}
+    assert names == known | first_token_alone | left_to_python, (
+        "teach the kernels the new rule, or let `searches_natively` refuse it"
+    )
 
 
 def assert_alike(hypotheses: Sequence[Hypothesis], wanted: Sequence[Hypothesis]) -> None:

@@ -63,12 +63,15 @@ OWN = (
     "streaming_onnx",
 )
 """Directories whose weights this project wrote, with a checksum."""
+_FASTCONFORMER = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "canary", "cohere_asr")
+_AUDIO_LLM = ("voxtral", "granite_speech", "qwen3_asr")
+_MOONSHINE = ("moonshine", "moonshine_streaming")
 EXTERNAL = (
     *("whisper", "seamless_m4t", "seamless_m4t_v2", "speech_llm_wav2vec2"),
-    *("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt", "canary", "cohere_asr"),
-    *("voxtral", "granite_speech", "qwen3_asr"),
+    *_FASTCONFORMER,
+    *_AUDIO_LLM,
     "t5",
-    *("moonshine", "moonshine_streaming"),
+    *_MOONSHINE,
     "qwen3",
     "voxtral_realtime",
     "kyutai_speech_to_text",
@@ -670,9 +673,9 @@ _MAKERS: dict[str, Callable[[Path], Any]] = {
     "medusa": _draft("medusa"),
     "token_map": _draft("token-map"),
     "streaming_onnx": _onnx,
-    **{kind: _fastconformer(kind) for kind in EXTERNAL[4:9]},
-    **{kind: _moonshine(kind) for kind in EXTERNAL[13:15]},
-    **{kind: _audio_llm(kind) for kind in EXTERNAL[9:12]},
+    **{kind: _fastconformer(kind) for kind in _FASTCONFORMER},
+    **{kind: _moonshine(kind) for kind in _MOONSHINE},
+    **{kind: _audio_llm(kind) for kind in _AUDIO_LLM},
     "t5": _t5,
     "qwen3": _qwen3,
     "voxtral_realtime": _voxtral_realtime,

@@ -38,6 +38,7 @@ from sprachbund.evaluation.hypotheses import (
 )
 from sprachbund.evaluation.lines import Line
 from sprachbund.evaluation.manifest import DataUsed, FailureRate, ModelUsed, ResultManifest
+from sprachbund.evaluation.quality import ERROR_RATES
 from sprachbund.evaluation.run import data_used, model_used, open_corpus
 from sprachbund.evaluation.scoring import Scoring
 from sprachbund.evaluation.speed import race, race_rows
@@ -106,7 +107,7 @@ def _end_of_speech_s(samples: np.ndarray) -> float:
     return min(whole_s, spans[-1].end_s - options.padding_s) if spans else whole_s
 
 
-CHRF, ERROR_RATES = "chrF", ("WER", "CER")
+CHRF = "chrF"
 BEFORE, AFTER = "before", "after"
 _TIMED = 48  # utterances that are timed; more would only take longer
 Progress = Callable[[str, int, int], None]

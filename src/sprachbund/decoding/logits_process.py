@@ -165,7 +165,8 @@ class LogitsProcessor:
     """Masks the tokens that each row may not emit next.
 
     Searches with a draft read several positions of a row in one pass, searches without one read one; the rules are the
-    same code, so that both write the same text.
+    same code, so that both write the same text. The kernels of the native engine have rules of their own: a new rule
+    goes there too, or `sprachbund.decoding.native_search.searches_natively` leaves its rows to the search from Python.
 
     Attributes:
         suppressed: tokens never to be emitted.

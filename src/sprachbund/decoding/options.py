@@ -99,7 +99,8 @@ class DecodingOptions:
         beam_size: hypotheses kept per row; 1 is greedy.
         length_penalty: p in score = log-probability / ((5 + n) / 6) ** p for n tokens, the end token included
             (arXiv 1609.08144, equation 14); 0 ranks by log-probability alone. Only beam search ranks.
-        min_tokens: fewest tokens of a segment; the end token is forbidden before.
+        min_tokens: fewest tokens of a segment, with its timestamps and without its prompt (`min_new_tokens` of
+            transformers); the end token is forbidden before.
         max_tokens: most tokens of a segment; the limit of the model if not given.
         max_symbols: most tokens of a transducer at one frame, so that it cannot write without end; those of the
             model if not given.

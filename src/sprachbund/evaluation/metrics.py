@@ -307,8 +307,8 @@ METRICS: Mapping[str, Callable[[str], Metric]] = {
 """Name to a function from target language to metric.
 
 `evaluate` measures the metrics that `QUALITY` and `ERROR_RATES` in `sprachbund.evaluation.quality` name, in the order
-of its tables. A new metric belongs here, there, and in the help of `--metrics` in `sprachbund.cli.evaluate`, where
-importing this module would take too long. A test compares all three.
+of its tables. A new metric belongs here, there, and in the help of `--metrics` of `score` and `compare`, in
+`sprachbund.evaluation.options`, where importing this module would take too long. A test compares all three.
 """
 
 
