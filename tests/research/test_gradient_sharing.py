@@ -208,6 +208,15 @@ def test_arms_have_their_own_rates_behind_cached_states_with_a_planted_conflict(
                 assert utterance.translations["en"] == other_digits(before.translations["en"], "en")
                 changed += utterance.translations["en"] != before.translations["en"]
     assert changed > 0
+    trained = (tmp_path / "seed-1" / "sharing" / "run" / "model" / "model.safetensors").stat().st_mtime_ns
+    words[words.index(f"arms={sets['arms']}")] = (
+        f"arms={[*json.loads(sets['arms']), 'one branch a language']}"
+    )
+    assert main([*command(run)[:6], "--out", str(tmp_path), "--threads", "1", *words]) == 0
+    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert [row["arm"] for row in rows] == ["uft", "uft, not continued", "sharing", "one branch a language"]
+    again = (tmp_path / "seed-1" / "sharing" / "run" / "model" / "model.safetensors").stat().st_mtime_ns
+    assert again == trained  # an arm that is added later is trained alone
 
 
 def test_digits_are_moved_by_three() -> None:

@@ -64,7 +64,7 @@ from sprachbund.training.translator import (
 )
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import refuse_several_processes
-from sprachbund.util.files import read_object, write_json, write_text
+from sprachbund.util.files import read_json, read_object, write_json, write_text
 
 __all__ = ["GradientSharingRecipe", "estimate_memory", "run"]
 
@@ -174,6 +174,9 @@ def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = prin
     else:
         report(f"progress is in {directory / 'seed-N' / LOG_FILE}")
         paths = tuple(directory / f"seed-{seed}" / ARMS_FILE for seed in recipe.seeds)
+        for path in paths:
+            if path.exists() and read_json(path) != list(recipe.all_arms):
+                path.unlink()  # an arm was added since; those that are finished are not trained again
         tasks = Tasks(paths=paths, make=partial(_make_seed, used, directory))
         run_tasks(tasks, "seeds", workers=min(recipe.workers, len(paths)), report=report)
     return write_table(recipe, directory)
