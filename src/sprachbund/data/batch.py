@@ -5,11 +5,17 @@ b are b G .. b G + G - 1), U target tokens, W tokens of the transcript as the mo
 would write it, L languages.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+Row = tuple[int, list[int]]
+"""Language token and the tokens to be learned, the end included; what a row starts with is not among them."""
+Augment = Callable[[Tensor], Tensor]
+"""Changes log-mel (T, M) of an utterance without its padding."""
 
 NO_LANGUAGE = -1
 _BY_ROW = {"targets", "num_targets", "target_language"}

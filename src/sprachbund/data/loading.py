@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.features import StreamedNormalisation, log_mel
-from sprachbund.data.batch import NO_LANGUAGE, Batch, MixedLanguages, SpokenText
+from sprachbund.data.batch import NO_LANGUAGE, Augment, Batch, MixedLanguages, Row, SpokenText
 from sprachbund.data.batching import BatchingOptions, epoch_indices, plan_lanes
 from sprachbund.data.language_spans import languages_in, timed_spans
 from sprachbund.data.manifest import Utterance, Utterances
@@ -32,11 +32,6 @@ from sprachbund.text.tokenizer import END, Tokenizer
 #
 # Everything else (which utterances, in which order, which target languages, the masks) is the same for all
 # of them, see `loading`. Shapes: T frames of 10 ms, M mel bins.
-
-Row = tuple[int, list[int]]
-"""Language token and the tokens to be learned, the end included; what a row starts with is not among them."""
-Augment = Callable[[Tensor], Tensor]
-"""Changes log-mel (T, M) of an utterance without its padding."""
 
 
 class Examples(Protocol):

@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.cascade import CascadeConfig
@@ -74,6 +72,7 @@ def _licence(model: str, directory: Path | None) -> Licence:
 
 def _on_page(path: Path) -> str:
     """The licence in the head of a repository's page; empty where there is none, or the head cannot be read."""
+    import yaml
     from huggingface_hub import metadata_load
 
     try:

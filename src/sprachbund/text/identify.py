@@ -11,8 +11,6 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-import langcodes
-
 from sprachbund.errors import SprachbundError
 
 UNKNOWN = "und"
@@ -99,6 +97,8 @@ class LanguageIdentifier:
 
 def _label(tag: str) -> str:
     """py3langid's name of a language."""
+    import langcodes  # its tables take as long as a short sentence
+
     language = langcodes.Language.get(tag).prefer_macrolanguage().language or tag
     return language if language in _labels() else _FURTHER.get(language, language)
 

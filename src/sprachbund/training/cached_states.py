@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sprachbund.data.loading import Augment, Corpus, ExampleOptions, Examples
+from sprachbund.data.batch import Augment
+from sprachbund.data.loading import Corpus, ExampleOptions, Examples
 from sprachbund.data.manifest import Manifest, Utterances
 from sprachbund.errors import SprachbundError
 from sprachbund.nn.conformer import ConformerEncoder

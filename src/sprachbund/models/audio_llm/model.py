@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.data.batch import NO_LANGUAGE, Batch
-from sprachbund.data.loading import Augment, Row
+from sprachbund.data.batch import NO_LANGUAGE, Augment, Batch, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.audio_llm.config import AudioLLMConfig
 from sprachbund.models.audio_llm.tokens import LLMTokens

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE
 from sprachbund.audio.features import log_mel, normalised_per_bin
-from sprachbund.data.batch import NO_LANGUAGE, Batch
-from sprachbund.data.loading import Augment, Row
+from sprachbund.data.batch import NO_LANGUAGE, Augment, Batch, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.attention import DecodesByAttention
 from sprachbund.models.base import (

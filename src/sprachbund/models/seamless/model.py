@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.data.batch import NO_LANGUAGE, Batch
-from sprachbund.data.loading import Augment, Row
+from sprachbund.data.batch import NO_LANGUAGE, Augment, Batch, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.attention import DecodesByAttention
 from sprachbund.models.base import (

@@ -14,8 +14,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sprachbund.data.batch import NO_LANGUAGE, Batch
-from sprachbund.data.loading import Augment, Row
+from sprachbund.data.batch import NO_LANGUAGE, Augment, Batch, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Loss, Target
 from sprachbund.models.hub import layout_of, optional_setting

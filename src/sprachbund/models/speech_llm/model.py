@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.data.batch import Batch
+from sprachbund.data.batch import Augment, Batch, Row
 from sprachbund.data.language_spans import Stretch
-from sprachbund.data.loading import Augment, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Capabilities, Features, Loss, Memory, Target, not_written
 from sprachbund.models.calibration import Calibration

@@ -19,8 +19,7 @@ from torch.nn import functional as F
 
 from sprachbund.audio.constants import FRAMES_PER_S, HOP, SAMPLE_RATE, WINDOW
 from sprachbund.audio.features import WHISPER_DYNAMIC_RANGE, WHISPER_FLOOR, log_mel, num_frames
-from sprachbund.data.batch import NO_LANGUAGE, Batch
-from sprachbund.data.loading import Augment, Row
+from sprachbund.data.batch import NO_LANGUAGE, Augment, Batch, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.attention import DecodesByAttention
 from sprachbund.models.base import (
