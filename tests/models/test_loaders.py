@@ -2,7 +2,6 @@
 
 import importlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,9 +9,9 @@ import pytest
 
 from sprachbund.engines.choice import PooledFamily
 from sprachbund.errors import SprachbundError
-from sprachbund.models import FAMILIES, REGISTERED, Files, io
+from sprachbund.models import FAMILIES, REGISTERED, io
 from sprachbund.models.hub import bytes_of_weights, one_line
-from sprachbund.models.io import load, save
+from sprachbund.models.io import FILES, Files, load, save
 from sprachbund.util.extras import missing_package
 
 NAMED = {"name": "whisper", "drafts": (), "calibration": None}
@@ -32,13 +31,14 @@ def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def loaded() -> Files:
         pytest.fail("a model was loaded")
 
-    monkeypatch.setattr(io, "REGISTERED", [replace(one, files=loaded) for one in REGISTERED])
+    monkeypatch.setattr(io, "FILES", dict.fromkeys(FILES, loaded))
 
 
 def test_every_family_is_registered_once_with_a_module_that_reads_and_writes_it() -> None:
     assert len(FAMILIES) == len(set(FAMILIES))
+    assert [one.module for one in REGISTERED] == [*FILES]
     for one in REGISTERED:
-        files = one.files()
+        files = FILES[one.module]()
         assert files.__name__.startswith("sprachbund.models.")
         assert {files.load.__module__, files.save.__module__} == {files.__name__}
 

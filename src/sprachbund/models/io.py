@@ -1,8 +1,9 @@
 """Loading a model by path or Hugging Face id, and saving it, whatever its family."""
 
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -20,6 +21,116 @@ from sprachbund.util.files import read_model, write_json
 from sprachbund.util.provenance import model_hash
 
 __all__ = ["BUNDLED", "bundled_directory", "family_of", "load", "locate", "save"]
+
+
+class Files(Protocol):
+    """A module that reads and writes the model directories of its families."""
+
+    @property
+    def load(self) -> Callable[..., Family]:
+        """Reads a directory."""
+        ...
+
+    @property
+    def save(self) -> Callable[..., None]:
+        """Writes a model into a directory; takes options."""
+        ...
+
+
+def _conformer_files() -> Files:
+    from sprachbund.models.conformer import io
+
+    return io
+
+
+def _whisper_files() -> Files:
+    from sprachbund.models.whisper import io
+
+    return io
+
+
+def _seamless_files() -> Files:
+    from sprachbund.models.seamless import io
+
+    return io
+
+
+def _speech_llm_files() -> Files:
+    from sprachbund.models.speech_llm import io
+
+    return io
+
+
+def _streaming_onnx_files() -> Files:
+    from sprachbund.models import streaming_onnx
+
+    return streaming_onnx
+
+
+def _tokens_files() -> Files:
+    from sprachbund.models.tokens import io
+
+    return io
+
+
+def _translation_files() -> Files:
+    from sprachbund.models.translation import io
+
+    return io
+
+
+def _prompted_files() -> Files:
+    from sprachbund.models import prompted
+
+    return prompted
+
+
+def _fastconformer_files() -> Files:
+    from sprachbund.models.fastconformer import io
+
+    return io
+
+
+def _moonshine_files() -> Files:
+    from sprachbund.models.moonshine import io
+
+    return io
+
+
+def _kyutai_files() -> Files:
+    from sprachbund.models.kyutai import io
+
+    return io
+
+
+def _voxtral_realtime_files() -> Files:
+    from sprachbund.models.voxtral_realtime import io
+
+    return io
+
+
+def _audio_llm_files() -> Files:
+    from sprachbund.models.audio_llm import io
+
+    return io
+
+
+FILES: dict[str, Callable[[], Files]] = {
+    "conformer": _conformer_files,
+    "whisper": _whisper_files,
+    "seamless": _seamless_files,
+    "speech_llm": _speech_llm_files,
+    "streaming_onnx": _streaming_onnx_files,
+    "tokens": _tokens_files,
+    "translation": _translation_files,
+    "prompted": _prompted_files,
+    "fastconformer": _fastconformer_files,
+    "moonshine": _moonshine_files,
+    "kyutai": _kyutai_files,
+    "voxtral_realtime": _voxtral_realtime_files,
+    "audio_llm": _audio_llm_files,
+}
+"""For each `module` of `REGISTERED` a function that imports it, so that no command pays for the others."""
 
 
 def _cascade(
@@ -50,7 +161,7 @@ def _read(directory: Path, as_stored: bool) -> Family:
         halves = read_model(directory / "config.json", CascadeConfig).halves(directory)
         return _cascade(*halves, offline=True, as_stored=as_stored)
     registered = _registered(family)
-    load_files = registered.files().load
+    load_files = FILES[registered.module]().load
     return load_files(directory, dtype=None) if as_stored and registered.maps else load_files(directory)
 
 
@@ -136,7 +247,7 @@ def save(family: Family, directory: Path, **options: Any) -> None:
         raise SprachbundError(
             f"a model of the kind {type(family).__name__} cannot be written; save the model that it was made from"
         )
-    own[0].files().save(family, directory, **options)
+    FILES[own[0].module]().save(family, directory, **options)
 
 
 def _save_cascade(cascade: Cascade, directory: Path, **options: Any) -> None:
