@@ -242,12 +242,12 @@ def save(family: Family, directory: Path, **options: Any) -> None:
     if isinstance(family, Cascade):
         _save_cascade(family, directory, **options)
         return
-    own = [one for one in REGISTERED if family.name in (*one.names, one.of_models)]
-    if not own or isinstance(family, WrappedFamily):
+    own = next((one for one in REGISTERED if family.name in (*one.names, one.of_models)), None)
+    if own is None or isinstance(family, WrappedFamily):
         raise SprachbundError(
             f"a model of the kind {type(family).__name__} cannot be written; save the model that it was made from"
         )
-    FILES[own[0].module]().save(family, directory, **options)
+    FILES[own.module]().save(family, directory, **options)
 
 
 def _save_cascade(cascade: Cascade, directory: Path, **options: Any) -> None:

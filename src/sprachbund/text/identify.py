@@ -97,7 +97,7 @@ class LanguageIdentifier:
 
 def _label(tag: str) -> str:
     """py3langid's name of a language."""
-    import langcodes  # its tables take as long as a short sentence
+    import langcodes  # here, since its tables are large and most models need none
 
     language = langcodes.Language.get(tag).prefer_macrolanguage().language or tag
     return language if language in _labels() else _FURTHER.get(language, language)

@@ -13,8 +13,10 @@ namespace {
 
 constexpr int64_t kPass = 192;          // frames
 constexpr int64_t kReach = 64;          // distances become known so many at a time
-constexpr int64_t kUnit = 48;           // queries
-constexpr float kUnseen = -3.0e38f;     // added to the score of a key that a query does not see
+// Queries of a unit. Where the context is limited, a larger unit reads more keys that most of its queries do not see.
+constexpr int64_t kUnit = 48;
+static_assert(kUnit <= kManyAtOnce);
+constexpr float kUnseen = -3.0e38f;  // added to the score of a key that a query does not see
 
 // Rounded to nearest even.
 uint16_t to_half(float x) {

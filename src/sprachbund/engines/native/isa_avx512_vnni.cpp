@@ -23,7 +23,7 @@ INLINE void add_pairs(Part (&sums)[VECTORS], const Part (&vectors)[VECTORS], int
 
 namespace sprachbund {
 extern const Kernels avx512_vnni_kernels;
-const Kernels avx512_vnni_kernels = 
+const Kernels avx512_vnni_kernels =
     table("avx512_vnni", attend_many<Widened>, match_many, product, attend_many<Sixteen>);
 }  // namespace sprachbund
 

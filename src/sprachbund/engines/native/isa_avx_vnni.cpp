@@ -41,7 +41,7 @@ INLINE void add_pairs(Part (&sums)[VECTORS], const Part (&vectors)[VECTORS], int
 
 namespace sprachbund {
 extern const Kernels avx_vnni_kernels;
-const Kernels avx_vnni_kernels = 
+const Kernels avx_vnni_kernels =
     table("avx_vnni", attend_many<Widened>, match_many, product, attend_many<Sixteen>);
 }  // namespace sprachbund
 
