@@ -48,7 +48,7 @@ def load_draft(family: Family, name: str) -> Draft:
         SprachbundError: there is no such draft, or it belongs to another model.
     """
     path = family.drafts.get(name, Path(name))
-    directory, _, text = name.rpartition("+")
+    directory, text = _directory_and_text(name)
     draft: Draft
     if path.is_file() and path.suffix == SUFFIX:
         draft = TextDraft.read(family, path)
@@ -56,12 +56,18 @@ def load_draft(family: Family, name: str) -> Draft:
         draft = _read(path)
     elif path.is_dir():
         draft = _smaller_model(family, path, None)
-    elif directory and text.endswith(SUFFIX) and Path(directory).is_dir():
+    elif text is not None and Path(directory).is_dir():
         draft = _smaller_model(family, Path(directory), Path(text))
     else:
         raise SprachbundError(_no_such(family, name))
     draft.check(family)
     return draft
+
+
+def _directory_and_text(name: str) -> tuple[str, str | None]:
+    """Directory of a smaller model, and the text that "+" adds to it, if any."""
+    directory, _, text = name.rpartition("+")
+    return (directory, text) if directory and text.endswith(SUFFIX) else (name, None)
 
 
 def _smaller_model(family: Family, directory: Path, text: Path | None) -> ModelDraft:
@@ -80,10 +86,9 @@ def _read(path: Path) -> Draft:
 
 
 def _no_such(family: Family, name: str) -> str:
-    directory, _, text = name.rpartition("+")
-    path = directory if directory and text.endswith(SUFFIX) else name
+    path, text = _directory_and_text(name)
     names = list(family.drafts)
-    if path != name or {"/", os.sep} & set(name) or Path(name).suffix in (SUFFIX, ".safetensors"):
+    if text is not None or {"/", os.sep} & set(name) or Path(name).suffix in (SUFFIX, ".safetensors"):
         what = f"nothing is at {path!r}; check the path of the draft, or give "
     elif names:
         what = f"there is no draft {name!r}; give "
