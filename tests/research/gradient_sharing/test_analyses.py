@@ -1,6 +1,7 @@
 """The three analyses, against brute force, reference libraries, planted truths and the published figures."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,6 +118,17 @@ def test_noise_alone_makes_no_groups_and_no_conflict() -> None:
     assert any("no better than by chance" in note for note in plan.notes)
     with pytest.raises(SprachbundError, match=r"collect more utterances, or give the shared ratio \(--rho\)"):
         make_plan(sketches(rows), SharingPlanOptions(num_groups=2))
+
+
+def test_a_module_whose_conflict_is_not_known_leaves_the_split_to_others() -> None:
+    noise = planted_rows((3, 3), common=0.0, apart=0.0, own=0.0, noise=1.0)
+    clear = planted_rows((3, 3))
+    both = replace(sketches(noise), vectors={"noise": noise, "clear": clear})
+    options = SharingPlanOptions(num_groups=2, num_modules=1, choose_by="purity")
+    plan = make_plan(both, options)
+    assert [split.module for split in plan.splits] == ["clear"]
+    given = make_plan(both, replace(options, num_modules=2, shared_ratio=0.5))
+    assert {split.module for split in given.splits} == {"clear", "noise"}
 
 
 def test_the_corrected_cosine_does_not_depend_on_noise_and_delta_does() -> None:

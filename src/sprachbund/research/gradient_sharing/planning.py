@@ -51,8 +51,10 @@ def make_plan(
             progress(done, len(sketches.modules))
         modules[module] = measure(sketches, module, options)
     ranked = analyses.ranked(modules, options.choose_by)
-    whole = [name for name in ranked if len(modules[name].groups) < 2]
+    whole = [name for name in ranked if _stays_whole(modules[name], options)]
     chosen = [name for name in ranked if name not in whole][: options.num_modules]
+    if options.num_groups is not None and not chosen:
+        raise SprachbundError(f"nothing can be split: {_why_whole(modules[ranked[0]])}")
     model_hash = sketches.info.get("model_hash")
     return SharingPlan(
         model_hash=None if model_hash is None else str(model_hash),
@@ -155,6 +157,10 @@ def _delta(mean_cosines: np.ndarray) -> float:
 def _split(module: str, evidence: ModuleEvidence, side: Side, options: SharingPlanOptions) -> Split:
     by_energy = options.private_widths == "energy"
     ratio = options.shared_ratio
+    if ratio is None:
+        conflict = _conflict(evidence, options)
+        assert conflict is not None  # else it stays whole
+        ratio = analyses.shared_ratio(conflict, options.bounds, options.ratios)
     if by_energy and min(evidence.energy_shares) <= 0:
         raise SprachbundError(
             f"a group of {module} has no energy in the common subspace, so no width follows from it; "
@@ -164,7 +170,7 @@ def _split(module: str, evidence: ModuleEvidence, side: Side, options: SharingPl
         module=module,
         side=side,
         groups=evidence.groups,
-        shared_ratio=_ratio(module, evidence, options) if ratio is None else ratio,
+        shared_ratio=ratio,
         private_shares=evidence.energy_shares if by_energy else (),
         start=options.start,
         seed=options.seed,
@@ -172,15 +178,14 @@ def _split(module: str, evidence: ModuleEvidence, side: Side, options: SharingPl
     )
 
 
-def _ratio(module: str, evidence: ModuleEvidence, options: SharingPlanOptions) -> float:
-    """The shared ratio that the conflict gives."""
-    conflict = evidence.delta if options.conflict == "raw" else evidence.conflict
-    if conflict is None:
-        raise SprachbundError(
-            f"in {module} the gradients of a language agree with themselves no better than by chance, so the "
-            "conflict is not known; collect more utterances, or give the shared ratio (--rho)"
-        )
-    return analyses.shared_ratio(conflict, options.bounds, options.ratios)
+def _stays_whole(evidence: ModuleEvidence, options: SharingPlanOptions) -> bool:
+    """Whether there are no groups to split by, or no conflict that gives the shared ratio."""
+    return len(evidence.groups) < 2 or (options.shared_ratio is None and _conflict(evidence, options) is None)
+
+
+def _conflict(evidence: ModuleEvidence, options: SharingPlanOptions) -> float | None:
+    """The conflict that gives the shared ratio; None where it is not known."""
+    return evidence.delta if options.conflict == "raw" else evidence.conflict
 
 
 def _side(sketches: Sketches, module: str) -> Side:
@@ -230,7 +235,10 @@ def _why_whole(evidence: ModuleEvidence) -> str:
     if evidence.merged:
         return "groups too alike"
     if evidence.conflict is None:
-        return "gradients of a language that agree with themselves no better than by chance; collect more utterances"
+        return (
+            "gradients of a language that agree with themselves no better than by chance; collect more utterances, "
+            "or give the shared ratio (--rho)"
+        )
     return "no groups that come out again in halves of the data"
 
 
