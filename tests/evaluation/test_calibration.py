@@ -198,3 +198,31 @@ def test_for_fitting_every_sound_is_heard_once_more_in_another_voice_and_channel
         assert not np.array_equal(varied.samples, plain.samples)
     assert len(sounds[0].samples) == 16_000
     assert any(len(sound.samples) > 20_000 for sound in sounds[::2]), "some have another sentence in front"
+
+
+def test_two_speakers_at_once_are_sound_that_has_no_text(tmp_path):
+    tones = {who: 0.3 * np.sin(np.arange(8_000 * (1 + n)) * 0.1 * (n + 1)) for n, who in enumerate("ab")}
+    with ManifestWriter(tmp_path / "corpus") as writer:
+        for number in range(60):
+            who = "ab"[number % 2]
+            writer.add(
+                tones[who].astype(np.float32),
+                text="eins",
+                language="de",
+                speaker=who,
+                utterance_id=f"u{number}",
+                custom={"kind": "spoken", "corpus": "corpus"},
+            )
+    sounds = list(read_sounds(tmp_path / "corpus", CalibrationOptions(), Loudness(), vary=False))
+    mixed = [sound for sound in sounds if not sound.utterance.text]
+    assert len(sounds) - len(mixed) == 60
+    assert 5 <= len(mixed) <= 20
+    assert {sound.group for sound in mixed} == {"corpus: two at once"}
+    for sound in mixed:
+        assert sound.utterance.speaker == "", "it is nobody's"
+        spectrum = np.abs(np.fft.rfft(sound.samples))
+        peaks = [
+            spectrum[round(hz / 16_000 * len(sound.samples))] for hz in (254.6, 509.3)
+        ]  # 0.1 and 0.2 a sample
+        assert 0.5 < peaks[1] / peaks[0] < 2
+        assert np.abs(sound.samples).max() == pytest.approx(0.5, abs=1e-3)

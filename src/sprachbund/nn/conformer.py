@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.nn.attention import MultiHeadAttention
-from sprachbund.nn.encoder import ConvolutionalEncoder
-from sprachbund.nn.feed_forward import FeedForward, Route, run_layers
+from sprachbund.nn.encoder import ConvolutionalEncoder, EncoderLayers
+from sprachbund.nn.feed_forward import FeedForward, Route
 
 
 def valid_frames(num_frames: Tensor, length: int) -> Tensor:
@@ -143,7 +143,7 @@ class ConformerEncoder(ConvolutionalEncoder):
         super().__init__()
         self.subsampling = Subsampling(num_mel_bins, width)
         self.norm = nn.LayerNorm(width)
-        self.layers = nn.ModuleList(
+        self.layers = EncoderLayers(
             ConformerLayer(width, num_heads, feed_forward_width, kernel_size, dropout)
             for _ in range(num_layers)
         )
@@ -171,17 +171,35 @@ class ConformerEncoder(ConvolutionalEncoder):
     ) -> tuple[Tensor, Tensor]:
         """(B, T, M) with `num_frames` (B,) valid ones to states (B, T/8, D) and their valid lengths.
 
-        A route of n B rows gives the states under n routes, (n B, T/8, D); see `run_layers`.
+        A route of n B rows gives the states under n routes, (n B, T/8, D); see `EncoderLayers`.
 
         Args:
             features: (B, T, M).
             num_frames: valid frames (B,).
             route: languages of the rows, where feed-forwards are split by them.
         """
-        x = features
-        if not self.first_layer:
-            x, num_frames = self.subsampling(features, num_frames)
-            x = self.norm(x) + sinusoids(x.shape[1], x.shape[2]).to(x)
-        valid = valid_frames(num_frames, x.shape[1])
-        x = run_layers(self.layers[self.first_layer :], x, valid, route)
+        x, num_frames = self._before_layers(features, num_frames)
+        x = self._layers_run()(x, valid_frames(num_frames, x.shape[1]), route)
         return x, num_frames.repeat(x.shape[0] // num_frames.shape[0])
+
+    def with_means(
+        self, features: Tensor, num_frames: Tensor, route: Route | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the same, and the means (n B, N + 1, D) of the states before and behind each layer.
+
+        See `EncoderLayers.with_means`. The arguments are those of `forward`.
+        """
+        x, num_frames = self._before_layers(features, num_frames)
+        x, means = self._layers_run().with_means(x, valid_frames(num_frames, x.shape[1]), route)
+        return x, num_frames.repeat(x.shape[0] // num_frames.shape[0]), means
+
+    def _layers_run(self) -> EncoderLayers:
+        """The layers that are run; a native engine's cannot be divided, and are run whole."""
+        return EncoderLayers(self.layers[self.first_layer :]) if self.first_layer else self.layers
+
+    def _before_layers(self, features: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """States (B, T/8, D) that the layers read, and their valid lengths."""
+        if self.first_layer:
+            return features, num_frames
+        x, num_frames = self.subsampling(features, num_frames)
+        return self.norm(x) + sinusoids(x.shape[1], x.shape[2]).to(x), num_frames
