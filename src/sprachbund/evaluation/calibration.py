@@ -50,7 +50,8 @@ _LONGEST_S = 15.0
 _PAUSE_S = (0.2, 0.7)
 _FOLDS = 5
 _HIDDEN_UNITS, _WEIGHT_DECAY = 16, 1.0  # alpha of scikit-learn
-_AT_ONCE, _LEVELS, _SPEAKERS = 0.2, (0.7, 1.4), 20
+_NETWORKS = 3  # that begin with other weights; the mean of their log-odds counts
+_AT_ONCE, _LEVELS, _SPEAKERS = 0.5, (0.7, 1.4), 20
 """Share of utterances that are heard once more while somebody else speaks, how loud one is over the other, and the
 number of speakers who may be the other."""
 _FAST, _SLOW = (1.6, 2.2), (0.4, 0.55)
@@ -125,7 +126,7 @@ def read_sounds(
             each once more in another voice, tempo and channel; for fitting.
 
     Yields:
-        The utterances; and behind every fifth that has a text, the same while somebody else speaks, without a text.
+        The utterances; and behind every second one with a text, the same while somebody else speaks, without a text.
     """
     manifest, rng = Manifest(directory), random.Random(f"{options.seed}/{directory.name}")
     name = corpus_name(directory)
@@ -297,7 +298,7 @@ def clear_cases(observations: Sequence[Observation]) -> list[Observation]:
 
 
 def fit(observations: Sequence[Observation], options: CalibrationOptions) -> Domain:
-    """A network with one hidden layer, and the threshold that drops a given share of the texts that are right.
+    """Networks with one hidden layer, and the threshold that drops a given share of the texts that are right.
 
     The threshold is found on right texts of sound as the corpora have it, by networks that were fitted without the
     speaker in question.
@@ -320,12 +321,13 @@ def fit(observations: Sequence[Observation], options: CalibrationOptions) -> Dom
     names, p = held_out(clear, options.seed)
     plain = np.array([one.plain for one in clear])
     threshold = float(np.quantile(p[~wrong & plain], 1 - options.max_dropped))
-    network = _network(_inputs(clear, names), wrong, options.seed)
-    return _domain(network, names, clear[0].layers, round(threshold, 4))
+    networks = _networks(_inputs(clear, names), wrong, options.seed)
+    return _domain(networks, names, clear[0].layers, round(threshold, 4))
 
 
 def held_out(clear: Sequence[Observation], seed: int) -> tuple[list[Signal], npt.NDArray[np.float64]]:
     """Signals that all observations have, and probabilities (N,) by networks fitted on other speakers and sounds."""
+    from scipy.special import expit, logit
     from sklearn.model_selection import StratifiedGroupKFold
 
     names = [name for name in get_args(Signal) if all(name in one.signals for one in clear)]
@@ -333,8 +335,15 @@ def held_out(clear: Sequence[Observation], seed: int) -> tuple[list[Signal], npt
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
     p = np.zeros(len(clear))
     for others, own in folds.split(inputs, wrong, _groups(clear)):
-        p[own] = _network(inputs[others], wrong[others], seed).predict_proba(inputs[own])[:, 1]
+        networks = _networks(inputs[others], wrong[others], seed)
+        given = np.array([one.predict_proba(inputs[own])[:, 1] for one in networks])
+        p[own] = expit(logit(given.clip(1e-12, 1 - 1e-12)).mean(0))
     return names, p
+
+
+def _networks(inputs: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_], seed: int) -> list[Any]:
+    """Some that begin with other weights."""
+    return [_network(inputs, wrong, seed + number) for number in range(_NETWORKS)]
 
 
 def _network(inputs: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_], seed: int) -> Any:
@@ -354,25 +363,25 @@ def _network(inputs: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_], seed
         )
 
 
-def _domain(network: Any, names: Sequence[Signal], layers: Sequence[int], threshold: float) -> Domain:
-    """A network as the model's directory holds it, for inputs as they are."""
-    scaler, perceptron = network[0], network[1]
-    weights = perceptron.coefs_[0].T / scaler.scale_
-    biases = perceptron.intercepts_[0] - weights @ scaler.mean_
-    return Domain(
-        threshold=threshold,
-        bias=round(float(perceptron.intercepts_[1][0]), 5),
-        layers=list(layers),
-        hidden=[
+def _domain(
+    networks: Sequence[Any], names: Sequence[Signal], layers: Sequence[int], threshold: float
+) -> Domain:
+    """The mean of networks as the model's directory holds it, for inputs as they are."""
+    units, count = list[HiddenUnit](), len(networks)
+    for scaler, perceptron in networks:
+        weights = perceptron.coefs_[0].T / scaler.scale_
+        biases = perceptron.intercepts_[0] - weights @ scaler.mean_
+        units += [
             HiddenUnit(
-                weight=round(float(weight), 5),
+                weight=round(float(weight) / count, 5),
                 bias=round(float(bias), 5),
                 signals={name: round(float(one), 5) for name, one in zip(names, row, strict=False)},
                 encoder=[round(float(one), 5) for one in row[len(names) :]],
             )
             for weight, bias, row in zip(perceptron.coefs_[1][:, 0], biases, weights, strict=True)
-        ],
-    )
+        ]
+    bias = float(np.mean([perceptron.intercepts_[1][0] for _, perceptron in networks]))
+    return Domain(threshold=threshold, bias=round(bias, 5), layers=list(layers), hidden=units)
 
 
 def log_odds(observations: Sequence[Observation], domain: Domain) -> npt.NDArray[np.float64]:
