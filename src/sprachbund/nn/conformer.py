@@ -167,7 +167,11 @@ class ConformerEncoder(ConvolutionalEncoder):
         return part
 
     def forward(
-        self, features: Tensor, num_frames: Tensor, route: Route | None = None
+        self,
+        features: Tensor,
+        num_frames: Tensor,
+        route: Route | None = None,
+        means: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(B, T, M) with `num_frames` (B,) valid ones to states (B, T/8, D) and their valid lengths.
 
@@ -177,29 +181,19 @@ class ConformerEncoder(ConvolutionalEncoder):
             features: (B, T, M).
             num_frames: valid frames (B,).
             route: languages of the rows, where feed-forwards are split by them.
+            means: takes the means (n B, N + 1, D) of the states before and behind each layer; see
+                `EncoderLayers.with_means`.
         """
-        x, num_frames = self._before_layers(features, num_frames)
-        x = self._layers_run()(x, valid_frames(num_frames, x.shape[1]), route)
+        x = features
+        if not self.first_layer:
+            x, num_frames = self.subsampling(features, num_frames)
+            x = self.norm(x) + sinusoids(x.shape[1], x.shape[2]).to(x)
+        valid = valid_frames(num_frames, x.shape[1])
+        # A native engine's layers cannot be divided.
+        layers = EncoderLayers(self.layers[self.first_layer :]) if self.first_layer else self.layers
+        if means is None:
+            x = layers(x, valid, route)
+        else:
+            x, of_layers = layers.with_means(x, valid, route)
+            means.append(of_layers)
         return x, num_frames.repeat(x.shape[0] // num_frames.shape[0])
-
-    def with_means(
-        self, features: Tensor, num_frames: Tensor, route: Route | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the same, and the means (n B, N + 1, D) of the states before and behind each layer.
-
-        See `EncoderLayers.with_means`. The arguments are those of `forward`.
-        """
-        x, num_frames = self._before_layers(features, num_frames)
-        x, means = self._layers_run().with_means(x, valid_frames(num_frames, x.shape[1]), route)
-        return x, num_frames.repeat(x.shape[0] // num_frames.shape[0]), means
-
-    def _layers_run(self) -> EncoderLayers:
-        """The layers that are run; a native engine's cannot be divided, and are run whole."""
-        return EncoderLayers(self.layers[self.first_layer :]) if self.first_layer else self.layers
-
-    def _before_layers(self, features: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
-        """States (B, T/8, D) that the layers read, and their valid lengths."""
-        if self.first_layer:
-            return features, num_frames
-        x, num_frames = self.subsampling(features, num_frames)
-        return self.norm(x) + sinusoids(x.shape[1], x.shape[2]).to(x), num_frames

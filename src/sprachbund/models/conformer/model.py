@@ -295,9 +295,9 @@ class Conformer(DecodesByAttention, nn.Module):
         return Memory(states=states, num_frames=num_frames)
 
     def _encode_with_means(self, features: Features, route: Route | None) -> Memory:
-        assert isinstance(self.encoder, ConformerEncoder)
-        states, num_frames, means = self.encoder.with_means(features.values, features.num_frames, route)
-        return Memory(states=states, num_frames=num_frames, layer_means=means)
+        means: list[Tensor] = []
+        states, num_frames = self.encoder(features.values, features.num_frames, route, means)
+        return Memory(states=states, num_frames=num_frames, layer_means=means[0])
 
     def _row_route(self, batch: Batch) -> Route | None:
         """Languages of the decoder's rows; a row that does not count has none."""
