@@ -97,7 +97,7 @@ def test_two_people_at_once_are_left_out_with_a_warning(model: sprachbund.Model)
         result = model.translate(sound, to="de", sample_rate=16_000)
         assert "not of the kind that this model knows" in result.warnings[0]
         written += len(result.segments)
-    assert written <= 2
+    assert written <= 5  # of 25 spans
 
 
 def test_little_of_what_it_knows_is_left_out(model: sprachbund.Model) -> None:
