@@ -90,7 +90,7 @@ def make_data(out: Path, workers: int, leave_out: str | None) -> None:
     telephone = ("--workers", str(workers), "--out", str(corpora / "telephone"))
     sprachbund("data", "make", "telephone", *speakers, *left_out, *telephone)
     # Two more that nothing is trained on: what the model shall not understand, and new voices that it shall.
-    sprachbund("data", "make", "outside", "--out", str(corpora / "outside"))
+    sprachbund("data", "make", "outside", "--per-kind", "400", "--out", str(corpora / "outside"))
     voices = ("--utterances", "3000", "--heldout", "1", "--seed", "9", "--out", str(corpora / "new_voices"))
     sprachbund(*book, *speakers, *voices)
 
@@ -140,7 +140,7 @@ def calibrate(out: Path) -> None:
     if not (model / "domain.json").exists():
         parts = ("phrasebook/dev", "telephone/dev", "telephone/train", "new_voices/train", "outside/dev")
         heard = [str(corpora / part) for part in parts]
-        sprachbund("calibrate", *heard, "--max-dropped", "0.02", "--model", str(model))
+        sprachbund("calibrate", *heard, "--max-dropped", "0.015", "--model", str(model))
     if not (model / "turns.json").exists():
         sprachbund("calibrate", str(corpora / "telephone" / "train"), "--turns", "--model", str(model))
     print(f"{model} is finished; copy it to src/sprachbund/models/assets/bundled to ship it")

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.decoding.domain import LatestSpans, span_signals
+from sprachbund.decoding.domain import LatestSpans, layers_read, span_signals, span_states
 from sprachbund.decoding.guard import OUT_OF_DOMAIN, Understanding
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
 from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Target
+from sprachbund.models.base import Memory, Target
 from sprachbund.models.calibration import Calibration, Domain, HiddenUnit, mean_states
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveEvent, LiveNotice, LiveText
@@ -123,6 +123,23 @@ def test_means_leave_out_padding_and_the_silence_of_a_filled_window():
     expected = torch.stack([states[0, :4].mean(0), states[1].mean(0)])
     torch.testing.assert_close(by_frames, expected)
     torch.testing.assert_close(by_seconds, expected)
+
+
+def test_layers_in_the_middle_of_the_encoder_can_be_read():
+    states, means = torch.randn(2, 6, 3), torch.randn(2, 9, 3)
+    memory = Memory(states=states, num_frames=torch.tensor([4, 6]), layer_means=means)
+    assert layers_read(memory) == [3, 6, 8]
+    read = span_states(memory, [9.0, 9.0], 0.5, [3, 8])
+    assert torch.equal(read, torch.cat([means[:, 3], means[:, 8]], dim=1))
+    last = mean_states(states, memory.num_frames, [9.0, 9.0], 0.5)
+    assert torch.equal(span_states(memory, [9.0, 9.0], 0.5, []), last)
+    assert torch.equal(memory.select(torch.tensor([1])).layer_means, means[1:])
+    with pytest.raises(SprachbundError, match=r"layer 9 of the encoder.*layers 0 to 8; calibrate"):
+        span_states(memory, [9.0, 9.0], 0.5, [9])
+    none = replace(memory, layer_means=None)
+    assert layers_read(none) == []
+    with pytest.raises(SprachbundError, match=r"layer 8 of the encoder.*no layers; calibrate"):
+        span_states(none, [9.0, 9.0], 0.5, [3, 8])
 
 
 def test_what_is_not_understood_is_dropped_and_a_public_model_is_named():

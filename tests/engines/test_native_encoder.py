@@ -13,7 +13,7 @@ from sprachbund.engines.extension import instruction_sets, native
 from sprachbund.engines.native_engine import NativeLayers, NativeStem
 from sprachbund.engines.packing import pack_encoder, pack_stem, stem_shape, why_not_encoder
 from sprachbund.nn.conformer import ConformerEncoder, ConformerLayer, Subsampling
-from sprachbund.nn.encoder import EncoderLayer
+from sprachbund.nn.encoder import EncoderLayer, EncoderLayers
 from sprachbund.nn.feed_forward import SplitFeedForward
 from tests.engines.support import needs_native, on_every_set, quantized_linear, randomised, relative_error
 
@@ -107,6 +107,30 @@ def test_threads_and_neighbours_change_nothing(kind: str, threads: int) -> None:
     for b, count in enumerate(valid.sum(1).tolist()):
         if count:
             assert torch.equal(one(x[b : b + 1, :count])[0], together[b, :count])
+
+
+@on_every_set
+@on_every_kind
+def test_means_of_each_layer_are_those_of_its_states(kind: str, isa: str) -> None:
+    """Behind fewer layers, the last states are known; the layers of a conformer end with their own norm."""
+    layers, norm = layers_of(kind)
+    x, valid = speech(width_of(layers), 60, 60, 1, 17)
+    whole = nativized(layers, norm, isa, threads=2)
+    states, means = whole.with_means(x, valid)
+    assert torch.equal(states, whole(x, valid))
+    assert torch.equal(means, nativized(layers, norm, isa).with_means(x, valid)[1]), (
+        "of the number of threads"
+    )
+    wanted, theirs = EncoderLayers(layers).with_means(x, valid if norm is None else valid[:, None, None])
+    assert means.shape == theirs.shape == (3, 4, width_of(layers))
+    assert relative_error(means, theirs) < 0.05
+    torch.testing.assert_close(means[:, 0], theirs[:, 0])
+    for b in range(3):
+        torch.testing.assert_close(theirs[b, -1], wanted[b, valid[b]].mean(0))
+        if norm is None:
+            for count in (1, 2, 3):
+                upto = nativized(layers[:count], None, isa)(x, valid)
+                torch.testing.assert_close(means[b, count], upto[b, valid[b]].mean(0))
 
 
 @settings(max_examples=30, deadline=None)

@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 
 from sprachbund.data.manifest import ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.calibration import (
     Observation,
-    _network,
+    _networks,
     fit,
     in_recordings,
     log_odds,
@@ -70,8 +71,9 @@ def test_the_written_weights_are_those_of_the_network():
         assert probability(log_odds) == pytest.approx(p, abs=1e-6)
     inputs = np.array([[one.signals["mean_log_probability"], *one.state] for one in seen])
     wrong = np.array([not one.understood for one in seen])
-    network = _network(inputs, wrong, CalibrationOptions().seed)
-    fitted = network.predict_proba(inputs)[:, 1]
+    networks = _networks(inputs, wrong, CalibrationOptions().seed)
+    assert len(domain.hidden) == 16 * len(networks)
+    fitted = expit(np.mean([logit(one.predict_proba(inputs)[:, 1]) for one in networks], axis=0))
     np.testing.assert_allclose(
         probabilities(seen, domain), fitted, atol=1e-3
     )  # weights are rounded to five digits
@@ -198,3 +200,30 @@ def test_for_fitting_every_sound_is_heard_once_more_in_another_voice_and_channel
         assert not np.array_equal(varied.samples, plain.samples)
     assert len(sounds[0].samples) == 16_000
     assert any(len(sound.samples) > 20_000 for sound in sounds[::2]), "some have another sentence in front"
+
+
+def test_two_speakers_at_once_are_sound_that_has_no_text(tmp_path):
+    tones = {who: 0.3 * np.sin(np.arange(8_000 * (1 + n)) * 0.1 * (n + 1)) for n, who in enumerate("ab")}
+    with ManifestWriter(tmp_path / "corpus") as writer:
+        for number in range(60):
+            who = "ab"[number % 2]
+            writer.add(
+                tones[who].astype(np.float32),
+                text="eins",
+                language="de",
+                speaker=who,
+                utterance_id=f"u{number}",
+                custom={"kind": "spoken", "corpus": "corpus"},
+            )
+    sounds = list(read_sounds(tmp_path / "corpus", CalibrationOptions(), Loudness(), vary=False))
+    mixed = [sound for sound in sounds if not sound.utterance.text]
+    assert len(sounds) - len(mixed) == 60
+    assert 18 <= len(mixed) <= 42
+    assert {sound.group for sound in mixed} == {"corpus: two at once"}
+    for sound in mixed:
+        assert sound.utterance.speaker == "", "it is nobody's"
+        power = np.abs(np.fft.rfft(sound.samples)) ** 2
+        hz = np.fft.rfftfreq(len(sound.samples), 1 / 16_000)
+        low, high = (power[np.abs(hz - 16_000 * step / (2 * np.pi)) < 20].sum() for step in (0.1, 0.2))
+        assert 0.4 < high / low < 2.5, "about equally loud"
+        assert np.abs(sound.samples).max() == pytest.approx(0.5, abs=1e-3)

@@ -8,14 +8,13 @@ from torch import Tensor, nn
 
 from sprachbund.nn.conformer import ConformerEncoder
 from sprachbund.nn.decoder import TextDecoder
-from sprachbund.nn.encoder import EncoderLayer
+from sprachbund.nn.encoder import EncoderLayer, EncoderLayers
 from sprachbund.nn.feed_forward import (
     UNPLANNED,
     FeedForward,
     Route,
     SplitFeedForward,
     is_split,
-    run_layers,
     splits_in,
 )
 
@@ -133,16 +132,24 @@ def test_the_table_is_no_weight_but_follows_the_module() -> None:
 
 def test_what_comes_before_the_first_split_runs_once_for_all_routes() -> None:
     torch.manual_seed(0)
-    layers = nn.ModuleList(EncoderLayer(D, 2, 12) for _ in range(3)).eval()
+    layers = EncoderLayers(EncoderLayer(D, 2, 12) for _ in range(3)).eval()
     layers[1].feed_forward = make_split(activation="gelu")
     x, visible = torch.randn(2, 5, D), (torch.arange(5) < torch.tensor([5, 3])[:, None])[:, None, None]
     routes = [Route(source=torch.full((2,), n)) for n in (0, 1, 3)]
     seen: list[int] = []
     for layer in layers:
         layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[0]))
-    merged = run_layers(layers, x, visible, Route(source=torch.tensor([0, 0, 1, 1, 3, 3])))
+    merged = layers(x, visible, Route(source=torch.tensor([0, 0, 1, 1, 3, 3])))
     assert seen == [2, 6, 6]
-    torch.testing.assert_close(merged, torch.cat([run_layers(layers, x, visible, r) for r in routes]))
+    torch.testing.assert_close(merged, torch.cat([layers(x, visible, r) for r in routes]))
+    states, means = layers.with_means(x, visible, Route(source=torch.tensor([0, 0, 1, 1, 3, 3])))
+    assert torch.equal(states, merged)
+    valid = visible.flatten(1).repeat(3, 1)
+    for row in range(6):
+        torch.testing.assert_close(means[row, 0], x[row % 2, valid[row]].mean(0))
+        torch.testing.assert_close(means[row, 3], states[row, valid[row]].mean(0))
+    assert torch.equal(means[:2, 1], means[2:4, 1])
+    assert not torch.equal(means[:2, 2], means[2:4, 2])
     assert [is_split(layer) for layer in layers] == [False, True, False]
     assert splits_in(layers) == [layers[1].feed_forward]
 

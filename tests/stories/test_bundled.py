@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,20 @@ def stretches(model: sprachbund.Model, sound: np.ndarray, policy: Policy) -> lis
         if isinstance(event, LiveText):
             texts[event.segment] += event.committed
     return [text for text in texts.values() if text.strip()]
+
+
+def test_two_people_at_once_are_left_out_with_a_warning(model: sprachbund.Model) -> None:
+    """Recordings of five people, two of them at a time and equally loud."""
+    speech = [load(path) for path in sorted(RECORDINGS.iterdir())]
+    written = 0
+    for one, other in combinations(speech, 2):
+        length = min(len(one), len(other))
+        together = sum(x[:length] / np.sqrt(np.mean(np.square(x[:length]))) for x in (one, other))
+        sound = (0.5 * together / np.abs(together).max()).astype(np.float32)
+        result = model.translate(sound, to="de", sample_rate=16_000)
+        assert "not of the kind that this model knows" in result.warnings[0]
+        written += len(result.segments)
+    assert written <= 5  # of 25 spans
 
 
 def test_little_of_what_it_knows_is_left_out(model: sprachbund.Model) -> None:

@@ -10,6 +10,7 @@ and a text read aloud has some that sound like a prompt.
 Shapes: B utterances, T frames, V vocabulary.
 """
 
+import math
 from collections import deque
 from collections.abc import Collection, Sequence
 
@@ -21,8 +22,9 @@ from sprachbund.decoding.ctc import best_path
 from sprachbund.decoding.options import NONE, DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.decoding.state import Hypothesis
+from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
-from sprachbund.models.calibration import Signal, mean_states, probability
+from sprachbund.models.calibration import DOMAIN_FILE, Signal, mean_states, probability
 
 Signals = dict[Signal, float]
 _SPANS = 4  # that count beside the present one
@@ -102,7 +104,7 @@ def out_of_domain(
     domain = family.calibration.domain
     if domain is None:
         return [[None] * len(row) for row in hypotheses]
-    means = mean_states(memory.states, memory.num_frames, durations_s, family.frame_s)
+    means = span_states(memory, durations_s, family.frame_s, domain.layers)
     own_signals = span_signals(family, memory, sources, durations_s)
     threshold = domain.threshold_log_odds
     doubts: list[list[float | None]] = []
@@ -113,6 +115,42 @@ def out_of_domain(
             doubts[-1].append(probability(own + latest[b].log_odds(target, ended=ended[b])))
             latest[b].add(target, own - threshold, durations_s[b], ended=ended[b])
     return doubts
+
+
+def layers_read(memory: Memory) -> list[int]:
+    """Layers that a new calibration reads: those a third and two thirds up the encoder, and the last; or none.
+
+    Two people at once are told from one in the middle of the encoder, and hardly behind its last layer.
+    """
+    if memory.layer_means is None:
+        return []
+    count = memory.layer_means.shape[1] - 1
+    return sorted({math.ceil(count / 3), math.ceil(2 * count / 3), count})
+
+
+def span_states(
+    memory: Memory, durations_s: Sequence[float], frame_s: float, layers: Sequence[int]
+) -> Tensor:
+    """Mean encoder states that a calibration reads, (B, D) for each of the layers side by side.
+
+    Args:
+        memory: memory of B utterances.
+        durations_s: (B,) lengths of the utterances.
+        frame_s: seconds of a frame.
+        layers: their numbers; the states behind the encoder if empty.
+
+    Raises:
+        SprachbundError: the encoder gives no means of such layers.
+    """
+    if not layers:
+        return mean_states(memory.states, memory.num_frames, durations_s, frame_s)
+    given = 0 if memory.layer_means is None else memory.layer_means.shape[1]
+    if memory.layer_means is None or max(layers) >= given:
+        raise SprachbundError(
+            f"{DOMAIN_FILE} reads layer {max(layers)} of the encoder, and this model gives "
+            f"{f'layers 0 to {given - 1}' if given else 'no layers'}; calibrate the model again"
+        )
+    return memory.layer_means[:, list(layers)].flatten(1)
 
 
 def text_signals(hypothesis: Hypothesis) -> Signals:

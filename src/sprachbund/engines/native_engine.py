@@ -11,7 +11,7 @@ Shapes: B memories, R rows (row r reads memory r // (R/B)), Q tokens per step, L
 positions, W width of a head padded to 16, T frames, D width, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -63,7 +63,7 @@ from sprachbund.models.speech_llm.llm import LanguageModel
 from sprachbund.nn.causal_lm import CausalLM
 from sprachbund.nn.decoder import DecoderCache, DecoderLayer, TextDecoder
 from sprachbund.nn.drafts import Parasite
-from sprachbund.nn.encoder import ConvolutionalEncoder
+from sprachbund.nn.encoder import ConvolutionalEncoder, mean_frame
 from sprachbund.nn.fast_conformer import FastConformerEncoder
 from sprachbund.nn.feed_forward import Route
 from sprachbund.nn.streaming_conformer import StreamingEncoder
@@ -462,10 +462,30 @@ class NativeLayers(NativeModule):
             route: not used.
         """
         num_frames = [x.shape[1]] * len(x) if allowed is None else allowed.flatten(1).sum(1).tolist()
+        return self._run(x, num_frames, [None] * len(x))
+
+    @enough_memory()
+    def with_means(self, x: Tensor, visible: Tensor, route: Route | None = None) -> tuple[Tensor, Tensor]:
+        """Run all layers, and give the means (B, N + 1, D) as `EncoderLayers.with_means` does.
+
+        Args:
+            x: (B, T, D).
+            visible: as `allowed` of `forward`.
+            route: not used.
+        """
+        visible = visible.flatten(1)
+        padded = -(-x.shape[2] // BLOCK) * BLOCK
+        behind = torch.zeros(len(x), self.shape.num_layers, padded)
+        out = self._run(x, visible.sum(1).tolist(), list(behind))
+        before = mean_frame(x, visible[..., None])
+        return out, torch.cat([before[:, None], behind[..., : x.shape[2]]], dim=1)
+
+    def _run(self, x: Tensor, num_frames: Sequence[int], means: Sequence[Tensor | None]) -> Tensor:
+        """All layers on the valid frames; what is left becomes zero."""
         out = pad(x.detach().float(), 2, BLOCK).clone(memory_format=torch.contiguous_format)
-        for b, count in enumerate(num_frames):
-            self._native.encode(out[b, :count])
-            out[b, count:] = 0
+        for states, count, of_layers in zip(out, num_frames, means, strict=True):
+            self._native.encode(states[:count], of_layers)
+            states[count:] = 0
         return out[..., : x.shape[2]].to(x.dtype)
 
 
@@ -674,7 +694,7 @@ def _native_encoder(encoder: ConvolutionalEncoder, stem: NativeStem, layers: Nat
     if (positions := encoder.position_table) is not None:
         # A view of them would keep the file of the weights mapped, of which nothing else is read.
         return NativeWhisperEncoder(stem, positions.detach().to(torch.float32, copy=True), layers)
-    return with_submodules(encoder, subsampling=stem, layers=nn.ModuleList([layers]))
+    return with_submodules(encoder, subsampling=stem, layers=layers)
 
 
 def _encoder(family: Family) -> ConvolutionalEncoder | None:

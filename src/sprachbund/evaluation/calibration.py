@@ -23,7 +23,7 @@ from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
 from sprachbund.audio.tempo import change_tempo
 from sprachbund.data.manifest import Manifest, Utterance
-from sprachbund.decoding.domain import LatestSpans, span_signals, text_signals
+from sprachbund.decoding.domain import LatestSpans, layers_read, span_signals, span_states, text_signals
 from sprachbund.decoding.languages import LanguageTracker, Request
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.decoding.pipeline import (
@@ -39,7 +39,7 @@ from sprachbund.evaluation.hypotheses import corpus_name
 from sprachbund.evaluation.metrics import chrf, corpus_score
 from sprachbund.evaluation.options import CalibrationOptions
 from sprachbund.models.base import Family
-from sprachbund.models.calibration import Domain, HiddenUnit, Signal, mean_states, probability
+from sprachbund.models.calibration import Domain, HiddenUnit, Signal, probability
 from sprachbund.models.io import content_hash
 from sprachbund.util.files import write_json
 from sprachbund.util.provenance import commit, data_hash
@@ -50,6 +50,10 @@ _LONGEST_S = 15.0
 _PAUSE_S = (0.2, 0.7)
 _FOLDS = 5
 _HIDDEN_UNITS, _WEIGHT_DECAY = 16, 1.0  # alpha of scikit-learn
+_NETWORKS = 3  # that begin with other weights; the mean of their log-odds counts
+_AT_ONCE, _LEVELS, _SPEAKERS = 0.5, (0.7, 1.4), 20
+"""Share of utterances that are heard once more while somebody else speaks, how loud one is over the other, and the
+number of speakers who may be the other."""
 _FAST, _SLOW = (1.6, 2.2), (0.4, 0.55)
 """Tempos beyond those of training data, of one in ten and of one in twenty of what is varied."""
 _RECORDINGS, _SPANS_OF_EACH = 500, 8
@@ -71,6 +75,7 @@ class Observation:
         speaker: name of the speaker; empty where nobody is named.
         signals: signals of the text and its span.
         state: mean encoder state (D,).
+        layers: encoder layers that it is of; the last alone if empty.
     """
 
     group: str
@@ -81,6 +86,7 @@ class Observation:
     speaker: str
     signals: Mapping[Signal, float]
     state: npt.NDArray[np.float32]
+    layers: tuple[int, ...] = ()
 
     @property
     def understood(self) -> bool:
@@ -118,10 +124,14 @@ def read_sounds(
         activity: the voice activity detector.
         vary: every fourth with others of its language behind it, as a recording has several sentences in a row; and
             each once more in another voice, tempo and channel; for fitting.
+
+    Yields:
+        The utterances; and behind every second one with a text, the same while somebody else speaks, without a text.
     """
     manifest, rng = Manifest(directory), random.Random(f"{options.seed}/{directory.name}")
     name = corpus_name(directory)
     last: dict[str, CalibrationSound] = {}
+    last_of_speaker: dict[str, CalibrationSound] = {}
     groups: dict[str, list[int]] = {}
     for index, utterance in enumerate(manifest):
         group = name if utterance.text else f"{name}: {utterance.custom.get('kind', '')}"
@@ -141,6 +151,13 @@ def read_sounds(
                 sound = _joined(before, sound, rng)
         for one in (sound, _varied(sound, rng)) if vary else (sound,):
             yield from _spans(one, activity)
+        if (speaker := sound.utterance.speaker) and sound.utterance.text:
+            others = [one for who, one in last_of_speaker.items() if who != speaker]
+            if others and rng.random() < _AT_ONCE:
+                yield _at_once(sound, rng.choice(others), name, rng)
+            last_of_speaker[speaker] = sound
+            if len(last_of_speaker) > _SPEAKERS:
+                last_of_speaker.pop(next(iter(last_of_speaker)))
 
 
 def _spans(sound: CalibrationSound, activity: VoiceActivity) -> Iterator[CalibrationSound]:
@@ -157,6 +174,18 @@ def _varied(sound: CalibrationSound, rng: random.Random) -> CalibrationSound:
     if (drawn := rng.random()) < 0.15:
         samples = change_tempo(samples, rng.uniform(*(_FAST if drawn < 0.1 else _SLOW)))
     return replace(sound, samples=samples, plain=False)
+
+
+def _at_once(
+    first: CalibrationSound, second: CalibrationSound, corpus: str, rng: random.Random
+) -> CalibrationSound:
+    """Two speakers at the same time, about equally loud; the shorter one begins again until the longer one ends."""
+    shorter, longer = sorted((first.samples, second.samples), key=len)
+    level = [max(1e-6, float(np.sqrt(np.mean(np.square(one))))) for one in (shorter, longer)]
+    mixed = longer / level[1] + rng.uniform(*_LEVELS) * np.resize(shorter, len(longer)) / level[0]
+    samples = (0.5 * mixed / np.abs(mixed).max()).astype(np.float32)[: round(_LONGEST_S * SAMPLE_RATE)]
+    utterance = replace(first.utterance, text="", translations={}, language="", speaker="")
+    return replace(first, group=f"{corpus}: two at once", utterance=utterance, samples=samples)
 
 
 def _joined(first: CalibrationSound, second: CalibrationSound, rng: random.Random) -> CalibrationSound:
@@ -177,6 +206,7 @@ def collect(
     options: CalibrationOptions,
     *,
     vary: bool,
+    layers: Sequence[int] | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> list[Observation]:
     """Let a model translate corpora, each utterance into one language.
@@ -186,6 +216,7 @@ def collect(
         directories: directories of the corpora.
         options: number of utterances.
         vary: see `read_sounds`.
+        layers: encoder layers whose mean states are kept; those of `layers_read` if None.
         progress: called with the corpus, utterances done, and in all.
     """
     activity, rng, observations = VoiceActivity(), random.Random(options.seed), list[Observation]()
@@ -196,12 +227,16 @@ def collect(
         for start in range(0, len(sounds), options.batch_size):
             progress(str(directory), start, len(sounds))
             batch = sounds[start : start + options.batch_size]
-            observations += _observe(model, batch, activity, rng)
+            observations += _observe(model, batch, activity, layers, rng)
     return observations
 
 
 def _observe(
-    model: Family, batch: Sequence[CalibrationSound], activity: VoiceActivity, rng: random.Random
+    model: Family,
+    batch: Sequence[CalibrationSound],
+    activity: VoiceActivity,
+    layers: Sequence[int] | None,
+    rng: random.Random,
 ) -> Iterator[Observation]:
     # The threshold of before, if any, must not decide what the next one is fitted on.
     limit = None if model.calibration.domain is None else 1.0
@@ -224,7 +259,8 @@ def _observe(
     encoded = encode_spans(model, spans)
     durations_s = [len(span.samples) / SAMPLE_RATE for span in spans]
     memory = encoded.memory
-    means = mean_states(memory.states, memory.num_frames, durations_s, model.frame_s).cpu().numpy()
+    layers = layers_read(memory) if layers is None else layers
+    means = span_states(memory, durations_s, model.frame_s, layers).cpu().numpy()
     sources = [identified.language for identified in encoded.languages]
     signals = span_signals(model, memory, sources, durations_s)
     for sound, target, state, own, (decoded,) in zip(
@@ -242,6 +278,7 @@ def _observe(
             speaker=sound.utterance.speaker,
             signals=own | (text_signals(decoded.hypothesis) if decoded.hypothesis else {}),
             state=state,
+            layers=tuple(layers),
         )
 
 
@@ -255,8 +292,13 @@ def _groups(observations: Sequence[Observation]) -> list[str]:
     return [one.speaker or f"{one.group} {number % _PARTS}" for number, one in enumerate(observations)]
 
 
+def clear_cases(observations: Sequence[Observation]) -> list[Observation]:
+    """Return the texts written that are right or wrong, without those between."""
+    return [one for one in observations if one.written and (one.chrf >= UNDERSTOOD or not one.understood)]
+
+
 def fit(observations: Sequence[Observation], options: CalibrationOptions) -> Domain:
-    """A network with one hidden layer, and the threshold that drops a given share of the texts that are right.
+    """Networks with one hidden layer, and the threshold that drops a given share of the texts that are right.
 
     The threshold is found on right texts of sound as the corpora have it, by networks that were fitted without the
     speaker in question.
@@ -268,10 +310,7 @@ def fit(observations: Sequence[Observation], options: CalibrationOptions) -> Dom
     Raises:
         SprachbundError: there are too few texts of one of the two.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    seen = [one for one in observations if one.written]
-    clear = [one for one in seen if one.chrf >= UNDERSTOOD or not one.understood]
+    clear = clear_cases(observations)
     wrong = np.array([not one.understood for one in clear])
     for count, what in ((sum(wrong), "wrong"), (sum(~wrong), "right")):
         if count < 10 * _FOLDS:
@@ -279,15 +318,32 @@ def fit(observations: Sequence[Observation], options: CalibrationOptions) -> Dom
                 f"the model wrote {count} texts that are {what}, and {10 * _FOLDS} are needed; give corpora with more "
                 "speech that it understands, and more sound that it does not (`sprachbund data make outside`)"
             )
-    names = [name for name in get_args(Signal) if all(name in one.signals for one in clear)]
-    inputs, groups = _inputs(clear, names), _groups(clear)
-    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=options.seed)
-    apart = np.zeros(len(clear))
-    for others, own in folds.split(inputs, wrong, groups):
-        apart[own] = _network(inputs[others], wrong[others], options.seed).predict_proba(inputs[own])[:, 1]
+    names, p = held_out(clear, options.seed)
     plain = np.array([one.plain for one in clear])
-    threshold = float(np.quantile(apart[~wrong & plain], 1 - options.max_dropped))
-    return _domain(_network(inputs, wrong, options.seed), names, round(threshold, 4))
+    threshold = float(np.quantile(p[~wrong & plain], 1 - options.max_dropped))
+    networks = _networks(_inputs(clear, names), wrong, options.seed)
+    return _domain(networks, names, clear[0].layers, round(threshold, 4))
+
+
+def held_out(clear: Sequence[Observation], seed: int) -> tuple[list[Signal], npt.NDArray[np.float64]]:
+    """Signals that all observations have, and probabilities (N,) by networks fitted on other speakers and sounds."""
+    from scipy.special import expit, logit
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    names = [name for name in get_args(Signal) if all(name in one.signals for one in clear)]
+    inputs, wrong = _inputs(clear, names), np.array([not one.understood for one in clear])
+    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
+    p = np.zeros(len(clear))
+    for others, own in folds.split(inputs, wrong, _groups(clear)):
+        networks = _networks(inputs[others], wrong[others], seed)
+        given = np.array([one.predict_proba(inputs[own])[:, 1] for one in networks])
+        p[own] = expit(logit(given.clip(1e-12, 1 - 1e-12)).mean(0))
+    return names, p
+
+
+def _networks(inputs: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_], seed: int) -> list[Any]:
+    """Some that begin with other weights."""
+    return [_network(inputs, wrong, seed + number) for number in range(_NETWORKS)]
 
 
 def _network(inputs: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_], seed: int) -> Any:
@@ -307,24 +363,25 @@ def _network(inputs: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_], seed
         )
 
 
-def _domain(network: Any, names: Sequence[Signal], threshold: float) -> Domain:
-    """A network as the model's directory holds it, for inputs as they are."""
-    scaler, layers = network[0], network[1]
-    weights = layers.coefs_[0].T / scaler.scale_
-    biases = layers.intercepts_[0] - weights @ scaler.mean_
-    return Domain(
-        threshold=threshold,
-        bias=round(float(layers.intercepts_[1][0]), 5),
-        hidden=[
+def _domain(
+    networks: Sequence[Any], names: Sequence[Signal], layers: Sequence[int], threshold: float
+) -> Domain:
+    """The mean of networks as the model's directory holds it, for inputs as they are."""
+    units, count = list[HiddenUnit](), len(networks)
+    for scaler, perceptron in networks:
+        weights = perceptron.coefs_[0].T / scaler.scale_
+        biases = perceptron.intercepts_[0] - weights @ scaler.mean_
+        units += [
             HiddenUnit(
-                weight=round(float(weight), 5),
+                weight=round(float(weight) / count, 5),
                 bias=round(float(bias), 5),
                 signals={name: round(float(one), 5) for name, one in zip(names, row, strict=False)},
                 encoder=[round(float(one), 5) for one in row[len(names) :]],
             )
-            for weight, bias, row in zip(layers.coefs_[1][:, 0], biases, weights, strict=True)
-        ],
-    )
+            for weight, bias, row in zip(perceptron.coefs_[1][:, 0], biases, weights, strict=True)
+        ]
+    bias = float(np.mean([perceptron.intercepts_[1][0] for _, perceptron in networks]))
+    return Domain(threshold=threshold, bias=round(bias, 5), layers=list(layers), hidden=units)
 
 
 def log_odds(observations: Sequence[Observation], domain: Domain) -> npt.NDArray[np.float64]:

@@ -57,12 +57,15 @@ class Memory:
         source_language: the language (B,) whose branches the rows went through, given or detected, by its index
             among the model's; None from an encoder that is not split by language.
         language_log_probs: (B, L) as detected on the way; None when the languages were given.
+        layer_means: means (B, N + 1, D) over the valid frames, of the states that the N layers of the encoder read and
+            of those behind each layer; None of families that give none. Calibrations read them.
     """
 
     states: Tensor
     num_frames: Tensor | None
     source_language: Tensor | None = None
     language_log_probs: Tensor | None = None
+    layer_means: Tensor | None = None
 
     def select(self, rows: Tensor) -> "Memory":
         """The utterances at the indices `rows` (b,)."""
@@ -71,6 +74,7 @@ class Memory:
             num_frames=None if self.num_frames is None else self.num_frames[rows],
             source_language=None if self.source_language is None else self.source_language[rows],
             language_log_probs=None if self.language_log_probs is None else self.language_log_probs[rows],
+            layer_means=None if self.layer_means is None else self.layer_means[rows],
         )
 
 

@@ -2,9 +2,10 @@
 
 *Domain*: a model of a narrow domain writes sentences of that domain for whatever it hears, and is sure of them: the
 log-probability of its text says little. Its encoder's states differ, though, and a CTC head beside the decoder writes
-something else. A network with one hidden layer reads the mean state over the frames of a span, and some signals
-(`sprachbund.decoding.domain`), and gives one probability for each text. `sprachbund calibrate` fits it on speech that
-the model understands and sound that it does not.
+something else. Networks with one hidden layer read the mean state over the frames of a span, and some signals
+(`sprachbund.decoding.domain`), and give one probability for each text. `sprachbund calibrate` fits it on speech that
+the model understands and sound that it does not. Layers in the middle of the encoder still tell how something sounds,
+such as that two people speak at once; the last one tells what was said.
 
 *Ends of turns*: whether a speaker who pauses has finished a sentence, one probability for each pause. A logistic
 regression reads two mean encoder states of the speech so far: over all frames, and over the last ones, where a voice
@@ -22,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -86,7 +87,9 @@ class Domain(_Fitted):
         bias: bias of the log-odds.
         signals: weight of each signal.
         encoder: weights (D,) of the mean encoder state; zeros if empty.
-        hidden: the hidden units.
+        hidden: the hidden units, of all networks.
+        layers: encoder layers whose mean states, side by side, are the mean encoder state here, so that D counts all of
+            them; 0 is what the first layer reads. The states behind the whole encoder if empty.
     """
 
     file: ClassVar[str] = DOMAIN_FILE
@@ -95,6 +98,7 @@ class Domain(_Fitted):
     signals: dict[Signal, float] = {}
     encoder: list[float] = []
     hidden: list[HiddenUnit] = []
+    layers: list[Annotated[int, Field(ge=0)]] = []
 
     @property
     def threshold_log_odds(self) -> float:

@@ -90,7 +90,8 @@ def with_layers(model: Model, *, encoder: Layers = None, decoder: Layers = None)
     }
     new: Any = copy.deepcopy(model, dropped)
     for side, layers in kept.items():
-        new.set_submodule(f"{side}.layers", nn.ModuleList(_stack(new, side)[i] for i in layers))
+        stack = _stack(new, side)
+        new.set_submodule(f"{side}.layers", type(stack)(stack[i] for i in layers))
     new.sharing_plan = _renumbered(new.sharing_plan, kept)
     new.drafts, new.calibration = {}, Calibration()
     follow_depths(new, kept)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.nn.attention import MultiHeadAttention
-from sprachbund.nn.encoder import ConvolutionalEncoder
-from sprachbund.nn.feed_forward import FeedForward, Route, run_layers
+from sprachbund.nn.encoder import ConvolutionalEncoder, EncoderLayers
+from sprachbund.nn.feed_forward import FeedForward, Route
 
 
 def valid_frames(num_frames: Tensor, length: int) -> Tensor:
@@ -143,7 +143,7 @@ class ConformerEncoder(ConvolutionalEncoder):
         super().__init__()
         self.subsampling = Subsampling(num_mel_bins, width)
         self.norm = nn.LayerNorm(width)
-        self.layers = nn.ModuleList(
+        self.layers = EncoderLayers(
             ConformerLayer(width, num_heads, feed_forward_width, kernel_size, dropout)
             for _ in range(num_layers)
         )
@@ -167,21 +167,33 @@ class ConformerEncoder(ConvolutionalEncoder):
         return part
 
     def forward(
-        self, features: Tensor, num_frames: Tensor, route: Route | None = None
+        self,
+        features: Tensor,
+        num_frames: Tensor,
+        route: Route | None = None,
+        means: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(B, T, M) with `num_frames` (B,) valid ones to states (B, T/8, D) and their valid lengths.
 
-        A route of n B rows gives the states under n routes, (n B, T/8, D); see `run_layers`.
+        A route of n B rows gives the states under n routes, (n B, T/8, D); see `EncoderLayers`.
 
         Args:
             features: (B, T, M).
             num_frames: valid frames (B,).
             route: languages of the rows, where feed-forwards are split by them.
+            means: takes the means (n B, N + 1, D) of the states before and behind each layer; see
+                `EncoderLayers.with_means`.
         """
         x = features
         if not self.first_layer:
             x, num_frames = self.subsampling(features, num_frames)
             x = self.norm(x) + sinusoids(x.shape[1], x.shape[2]).to(x)
         valid = valid_frames(num_frames, x.shape[1])
-        x = run_layers(self.layers[self.first_layer :], x, valid, route)
+        # A native engine's layers cannot be divided.
+        layers = EncoderLayers(self.layers[self.first_layer :]) if self.first_layer else self.layers
+        if means is None:
+            x = layers(x, valid, route)
+        else:
+            x, of_layers = layers.with_means(x, valid, route)
+            means.append(of_layers)
         return x, num_frames.repeat(x.shape[0] // num_frames.shape[0])

@@ -3,6 +3,7 @@
 Shapes: T frames behind the convolutions, D width.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,7 +12,59 @@ from torch.nn import functional as F
 
 from sprachbund.nn.attention import MultiHeadAttention
 from sprachbund.nn.decoder import TextDecoder, allowed_frames
-from sprachbund.nn.feed_forward import Activation, FeedForward, Route
+from sprachbund.nn.feed_forward import Activation, FeedForward, Route, is_split
+
+
+class EncoderLayers(nn.ModuleList):
+    """The layers of an encoder, one after the other, under one or several routes.
+
+    A route of n B rows asks for every row under n routes, row b's being b, b + B, ...: what lies before the first
+    split is then computed once, and n B rows come out.
+    """
+
+    def forward(self, x: Tensor, visible: Tensor | None = None, route: Route | None = None) -> Tensor:
+        """Return the states (n B, T, D) behind the last layer.
+
+        Args:
+            x: (B, T, D).
+            visible: mask (B, ...) of the layers.
+            route: languages of the rows, where feed-forwards are split by them.
+        """
+        for states in self._behind_each(x, visible, route):
+            x = states
+        return x
+
+    def with_means(self, x: Tensor, visible: Tensor, route: Route | None = None) -> tuple[Tensor, Tensor]:
+        """Return the states behind the last layer, and the means (n B, N + 1, D) of `x` and of those behind each layer.
+
+        The means are over the frames that are visible, and have no gradient.
+
+        Args:
+            x: (B, T, D).
+            visible: boolean (B, T), or (B, 1, 1, T): True on valid frames.
+            route: languages of the rows.
+        """
+        valid = visible.flatten(1)[..., None]
+        means = [mean_frame(x, valid)]
+        for states in self._behind_each(x, visible, route):
+            x = states
+            means.append(mean_frame(x, valid.repeat(len(x) // len(valid), 1, 1)))
+        return x, torch.stack([mean.repeat(len(x) // len(mean), 1) for mean in means], dim=1)
+
+    def _behind_each(self, x: Tensor, visible: Tensor | None, route: Route | None) -> Iterator[Tensor]:
+        num_routes = 1 if route is None or route.source is None else route.source.shape[0] // x.shape[0]
+        for layer in self:
+            if num_routes > 1 and is_split(layer):
+                x = x.repeat(num_routes, 1, 1)
+                visible = None if visible is None else visible.repeat(num_routes, *[1] * (visible.ndim - 1))
+                num_routes = 1
+            x = layer(x, visible, route)
+            yield x
+
+
+def mean_frame(x: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean (B, D) of x (B, T, D) over the frames that are valid, boolean (B, T, 1); in fp32."""
+    return (x.detach().float() * valid).sum(1) / valid.sum(1).clamp(min=1)
 
 
 class ConvolutionalEncoder(nn.Module):
@@ -23,7 +76,7 @@ class ConvolutionalEncoder(nn.Module):
         layers: all of one class.
     """
 
-    layers: nn.ModuleList
+    layers: EncoderLayers
 
     @property
     def convolutions(self) -> list[nn.Conv1d]:

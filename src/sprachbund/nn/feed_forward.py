@@ -3,7 +3,7 @@
 Shapes: B rows, T positions, D width, F hidden width.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,6 @@ __all__ = [
     "Side",
     "SplitFeedForward",
     "is_split",
-    "run_layers",
     "splits_in",
 ]
 
@@ -175,19 +174,3 @@ def splits_in(module: nn.Module) -> list[SplitFeedForward]:
 def is_split(module: nn.Module) -> bool:
     """Whether a module holds a split feed-forward."""
     return any(isinstance(part, SplitFeedForward) for part in module.modules())
-
-
-def run_layers(layers: Iterable[nn.Module], x: Tensor, visible: Tensor | None, route: Route | None) -> Tensor:
-    """Encoder layers on x (B, T, D), under one or several routes.
-
-    A route of n B rows asks for every row under n routes, row b's being b, b + B, ...: what lies before the first
-    split is then computed once, and (n B, T, D) comes out. `visible` (B, ...) is the layers' mask.
-    """
-    num_routes = 1 if route is None or route.source is None else route.source.shape[0] // x.shape[0]
-    for layer in layers:
-        if num_routes > 1 and is_split(layer):
-            x = x.repeat(num_routes, 1, 1)
-            visible = None if visible is None else visible.repeat(num_routes, *[1] * (visible.ndim - 1))
-            num_routes = 1
-        x = layer(x, visible, route)
-    return x

@@ -30,9 +30,10 @@ Encoder::Encoder(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape
       margin_(margin(layers_)),
       quantized_(static_cast<size_t>(team_->size())),
       attention_(static_cast<size_t>(team_->size())),
-      hidden_(static_cast<size_t>(team_->size())) {}
+      hidden_(static_cast<size_t>(team_->size())),
+      sums_(static_cast<size_t>(team_->size())) {}
 
-void Encoder::encode(float* x, int64_t frames) {
+void Encoder::encode(float* x, int64_t frames, float* means) {
     std::lock_guard<std::mutex> one_call(calls_);
     const int64_t positions = up(frames, 16), all = shape.all_heads(), padded = up(shape.width, 16);
     const int64_t hidden = std::max(up(shape.hidden, 16), 2 * padded);
@@ -54,14 +55,24 @@ void Encoder::encode(float* x, int64_t frames) {
         const int64_t size = (frames + 2 * margin_) * padded;
         std::fill_n(gated_.at_least(size), size, 0.0f);
     }
-    team_->run([&](int thread) { work(thread, x, frames); });
+    team_->run([&](int thread) { work(thread, x, frames, means != nullptr); });
+    if (means) average(frames, means);
     // The decoder comes next and has no use for them: what grows with the frames would lie beside its caches.
     mixed_.give_back();
     gated_.give_back();
     for (Scratch<uint16_t>* heads : {&queries_, &keys_, &values_}) heads->give_back();
 }
 
-void Encoder::work(int thread, float* x, int64_t frames) {
+void Encoder::average(int64_t frames, float* means) const {
+    const size_t count = sums_.front().size();
+    for (size_t i = 0; i < count; i++) {
+        double sum = 0;
+        for (const auto& of_thread : sums_) sum += of_thread[i];
+        means[i] = static_cast<float>(sum / static_cast<double>(frames));
+    }
+}
+
+void Encoder::work(int thread, float* x, int64_t frames, bool with_sums) {
     const int64_t fair = up((frames + team_->size() - 1) / team_->size(), 12), size = fair < kChunk ? fair : kChunk;
     const int64_t padded = up(shape.width, 16);
     const Range part = team_->share(thread, frames, size);
@@ -71,6 +82,10 @@ void Encoder::work(int thread, float* x, int64_t frames) {
         for (int64_t at = part.begin; at < part.end; at += size)
             each(x + at * padded, Range{at, std::min(at + size, part.end)});
     };
+    // In double precision, so that the means do not depend on the number of threads.
+    std::vector<double>& sums = sums_[static_cast<size_t>(thread)];
+    if (with_sums) sums.assign(layers_.size() * static_cast<size_t>(padded), 0.0);
+    double* sum = sums.data();
     for (const EncoderLayer& layer : layers_) {
         in_chunks([&](float* at, Range chunk) { heads(thread, layer, at, chunk, into); });
         team_->barrier();
@@ -89,7 +104,10 @@ void Encoder::work(int thread, float* x, int64_t frames) {
                             : mixed(thread, layer, at, chunk);
             feed_forward(thread, layer.feed_forward, at, count);
             if (layer.conformer) kernels_->normalise(at, count, shape.width, padded, layer.conformer->last);
+            for (const float* frame = at; with_sums && frame < at + count * padded; frame += padded)
+                for (int64_t i = 0; i < padded; i++) sum[i] += static_cast<double>(frame[i]);
         });
+        if (with_sums) sum += padded;
     }
     if (norm_) kernels_->normalise(x + part.begin * padded, part.end - part.begin, shape.width, padded, *norm_);
 }

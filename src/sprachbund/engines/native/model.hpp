@@ -243,13 +243,17 @@ class Encoder {
     Encoder(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape, std::vector<EncoderLayer> layers,
             std::optional<Norm> norm);
 
-    // All layers and the last norm on one utterance, x (T, D with rows padded to 16), in place.
-    void encode(float* x, int64_t frames);
+    // All layers and the last norm on one utterance, x (T, D with rows padded to 16), in place. `means`, where they are
+    // wanted, take the mean frame behind each layer (N, D padded), before the last norm.
+    void encode(float* x, int64_t frames, float* means);
+
+    int64_t num_layers() const { return static_cast<int64_t>(layers_.size()); }
 
     const Shape shape;
 
   private:
-    void work(int thread, float* x, int64_t frames);
+    void work(int thread, float* x, int64_t frames, bool with_sums);
+    void average(int64_t frames, float* means) const;
     // On the frames of a chunk, which begin at x.
     void heads(int thread, const EncoderLayer& layer, float* x, Range chunk, const Heads& heads);
     void attend(int thread, const Heads& heads, int64_t frames);
@@ -268,6 +272,7 @@ class Encoder {
     int64_t margin_;  // frames of silence before and after `gated_`, for the convolution; -1 where there is none
     std::vector<Quantized> quantized_;
     std::vector<Scratch<float>> attention_, hidden_;
+    std::vector<std::vector<double>> sums_;  // of each thread: (N, D padded) over its frames
     Scratch<float> mixed_, gated_;
     Scratch<uint16_t> queries_, keys_, values_;
     std::vector<int64_t> row_, position_, lengths_;

@@ -424,12 +424,13 @@ struct PyEncoder {
         encoder = std::make_unique<Encoder>(chosen(isa), std::move(team), shape, std::move(layers), norm);
     }
 
-    void encode(const Array<float>& x) {
-        const int64_t frames = length(x, 0, "x");
-        expect(x, {frames, up(encoder->shape.width, 16)}, "x");
-        float* at = x.data();
+    void encode(const Array<float>& x, const std::optional<Array<float>>& means) {
+        const int64_t frames = length(x, 0, "x"), padded = up(encoder->shape.width, 16);
+        expect(x, {frames, padded}, "x");
+        if (means) expect(*means, {encoder->num_layers(), padded}, "means");
+        float *at = x.data(), *to = means ? means->data() : nullptr;
         nb::gil_scoped_release free;
-        if (frames > 0) encoder->encode(at, frames);
+        if (frames > 0) encoder->encode(at, frames, to);
     }
 };
 
@@ -966,7 +967,7 @@ NB_MODULE(_native, m) {
                       const std::string&, int64_t>(),
              nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("width"), nb::arg("heads"),
              nb::arg("head_width"), nb::arg("num_layers"), nb::arg("activation"), nb::arg("kernel_size"))
-        .def("encode", &PyEncoder::encode, nb::arg("x").noconvert());
+        .def("encode", &PyEncoder::encode, nb::arg("x").noconvert(), nb::arg("means").noconvert().none());
     nb::class_<PyLinear>(m, "Linear")
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t>(),
              nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("rows"), nb::arg("inputs"))

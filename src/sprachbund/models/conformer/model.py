@@ -177,7 +177,8 @@ class Conformer(DecodesByAttention, nn.Module):
 
     def encode(self, features: Features) -> Memory:
         """Run the encoder; the states are (B, ceil(T / 8), D). See `encode_routed` for a split one."""
-        return encode_routed(self, features, partial(self._encode, features))
+        run = self._encode_with_means if isinstance(self.encoder, ConformerEncoder) else self._encode
+        return encode_routed(self, features, partial(run, features))
 
     def language_log_probs(self, memory: Memory) -> Tensor:
         """Log-probabilities (B, number of source languages) of the language spoken."""
@@ -292,6 +293,11 @@ class Conformer(DecodesByAttention, nn.Module):
     def _encode(self, features: Features, route: Route | None) -> Memory:
         states, num_frames = self.encoder(features.values, features.num_frames, route)
         return Memory(states=states, num_frames=num_frames)
+
+    def _encode_with_means(self, features: Features, route: Route | None) -> Memory:
+        means: list[Tensor] = []
+        states, num_frames = self.encoder(features.values, features.num_frames, route, means)
+        return Memory(states=states, num_frames=num_frames, layer_means=means[0])
 
     def _row_route(self, batch: Batch) -> Route | None:
         """Languages of the decoder's rows; a row that does not count has none."""

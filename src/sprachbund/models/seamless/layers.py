@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from sprachbund.errors import SprachbundError
 from sprachbund.models.hub import layout_of, optional_setting
 from sprachbund.nn.conformer import valid_frames
-from sprachbund.nn.feed_forward import FeedForward, Route, run_layers
+from sprachbund.nn.encoder import EncoderLayers
+from sprachbund.nn.feed_forward import FeedForward, Route
 
 
 class SeamlessLayer(nn.Module):
@@ -93,7 +94,7 @@ class SeamlessEncoder(nn.Module):
         self.num_left_chunks: int = -1 if num_left_chunks is None else num_left_chunks
         self.feature_projection = encoder.feature_projection
         embed_positions = shared_positions(encoder)
-        self.layers = nn.ModuleList(
+        self.layers = EncoderLayers(
             SeamlessLayer(layer, embed_positions, config) for layer in encoder.encoder.layers
         )
         self.norm = encoder.encoder.layer_norm
@@ -106,7 +107,7 @@ class SeamlessEncoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """States (B, S, D) and valid states (B,) of features (B, T, M) with `num_frames` (B,) valid frames.
 
-        A route of n B rows gives the states under n routes, (n B, S, D); see `run_layers`.
+        A route of n B rows gives the states under n routes, (n B, S, D); see `EncoderLayers`.
 
         Args:
             values: features (B, T, M).
@@ -115,7 +116,7 @@ class SeamlessEncoder(nn.Module):
         """
         valid = valid_frames(num_frames, values.shape[1])
         x = self.feature_projection(values).masked_fill(~valid[..., None], 0.0)
-        x = self.norm(run_layers(self.layers, x, self._allowed(valid), route))
+        x = self.norm(self.layers(x, self._allowed(valid), route))
         x = x + 0.5 * self.intermediate_ffn(x)
         num_frames = num_frames.repeat(x.shape[0] // num_frames.shape[0])
         for layer in self.adapter.layers:

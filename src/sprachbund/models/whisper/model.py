@@ -40,8 +40,8 @@ from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.models.whisper.files import CheckpointFiles
 from sprachbund.models.whisper.tokens import WhisperTasks, WhisperTokens
 from sprachbund.nn.decoder import TextDecoder
-from sprachbund.nn.encoder import ConvolutionalEncoder, EncoderLayer
-from sprachbund.nn.feed_forward import Route, run_layers
+from sprachbund.nn.encoder import ConvolutionalEncoder, EncoderLayer, EncoderLayers
+from sprachbund.nn.feed_forward import Route
 from sprachbund.text.languages import writes_spaces
 from sprachbund.util.devices import ANY_DEVICE
 
@@ -76,7 +76,7 @@ class WhisperEncoder(ConvolutionalEncoder):
         if not positions.is_meta:
             positions = sinusoids(config.max_frames, config.width)
         self.positions = nn.Parameter(positions, requires_grad=False)
-        self.layers = nn.ModuleList(
+        self.layers = EncoderLayers(
             EncoderLayer(
                 config.width,
                 config.encoder_heads,
@@ -109,7 +109,7 @@ class WhisperEncoder(ConvolutionalEncoder):
 
         With `num_frames` (B,), frames after it are kept out of the convolutions and of the attention, so a
         row gives what it would give alone. Rows of a whole window, as Whisper was trained, need none.
-        A route of n B rows gives the states under n routes, (n B, S, D); see `run_layers`.
+        A route of n B rows gives the states under n routes, (n B, S, D); see `EncoderLayers`.
         """
         x = _silence_padding(features.transpose(1, 2), num_frames)
         x = _silence_padding(F.gelu(self.conv1(x)), num_frames)
@@ -118,7 +118,7 @@ class WhisperEncoder(ConvolutionalEncoder):
         allowed = None
         if num_frames is not None:
             allowed = _valid(memory_frames(num_frames), x.shape[1])[:, None, None, :]
-        return self.norm(run_layers(self.layers, x, allowed, route))
+        return self.norm(self.layers(x, allowed, route))
 
 
 def _valid(lengths: Tensor, length: int) -> Tensor:
