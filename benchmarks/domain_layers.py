@@ -5,7 +5,7 @@ of the right texts of unchanged sound, by networks that were fitted without the 
 folds, too, so that layers are chosen without the test corpora.
 
 Run: python -m benchmarks.domain_layers corpora/phrasebook/dev corpora/telephone/dev corpora/telephone/train \
-    corpora/voices/train corpora/outside/dev
+    corpora/voices/train corpora/outside_400/dev
 """
 
 import argparse

@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
+from sprachbund.nn.encoder import mean_frame
 from sprachbund.util.files import read_model, write_json
 
 DOMAIN_FILE = "domain.json"
@@ -238,7 +239,7 @@ def mean_states(
     """
     counts = num_spoken(states, num_frames, durations_s, frame_s)[:, None]
     valid = torch.arange(states.shape[1], device=states.device) < counts
-    return (states.float() * valid[..., None]).sum(1) / counts
+    return mean_frame(states, valid[..., None])
 
 
 def turn_states(

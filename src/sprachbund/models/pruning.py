@@ -90,7 +90,7 @@ def with_layers(model: Model, *, encoder: Layers = None, decoder: Layers = None)
     }
     new: Any = copy.deepcopy(model, dropped)
     for side, layers in kept.items():
-        stack = _stack(new, side)
+        stack = _stack(new, side)  # of its own class, since encoders call it
         new.set_submodule(f"{side}.layers", type(stack)(stack[i] for i in layers))
     new.sharing_plan = _renumbered(new.sharing_plan, kept)
     new.drafts, new.calibration = {}, Calibration()

@@ -18,6 +18,11 @@ int64_t margin(const std::vector<EncoderLayer>& layers) {
     return most;
 }
 
+void add_frames(const float* frames, int64_t count, int64_t width, double* sum) {
+    for (int64_t frame = 0; frame < count; frame++)
+        for (int64_t i = 0; i < width; i++) sum[i] += static_cast<double>(frames[frame * width + i]);
+}
+
 }  // namespace
 
 Encoder::Encoder(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape_, std::vector<EncoderLayer> layers,
@@ -104,8 +109,7 @@ void Encoder::work(int thread, float* x, int64_t frames, bool with_sums) {
                             : mixed(thread, layer, at, chunk);
             feed_forward(thread, layer.feed_forward, at, count);
             if (layer.conformer) kernels_->normalise(at, count, shape.width, padded, layer.conformer->last);
-            for (const float* frame = at; with_sums && frame < at + count * padded; frame += padded)
-                for (int64_t i = 0; i < padded; i++) sum[i] += static_cast<double>(frame[i]);
+            if (with_sums) add_frames(at, count, padded, sum);
         });
         if (with_sums) sum += padded;
     }

@@ -295,7 +295,7 @@ class Conformer(DecodesByAttention, nn.Module):
         return Memory(states=states, num_frames=num_frames)
 
     def _encode_with_means(self, features: Features, route: Route | None) -> Memory:
-        means: list[Tensor] = []
+        means: list[Tensor] = []  # taken in the call itself: engines cast the features by a hook of it
         states, num_frames = self.encoder(features.values, features.num_frames, route, means)
         return Memory(states=states, num_frames=num_frames, layer_means=means[0])
 

@@ -41,7 +41,8 @@ def make_plan(
         languages do not differ enough; its notes say so.
 
     Raises:
-        SprachbundError: when there are fewer modules or languages than asked for, or too few vectors.
+        SprachbundError: when there are fewer modules or languages than asked for, too few vectors, or a number of
+            groups was asked for and no module has a conflict that is known.
     """
     options = options or SharingPlanOptions()
     _check_counts(sketches, options)
