@@ -140,7 +140,7 @@ NOT_OFFERED = {
         ("max_live_waiting_s", "max_message_bytes", "max_targets", "max_texts", "max_text_chars"), _PROTOCOL
     ),
     Timeouts: dict.fromkeys(
-        ("upload_grace_s", "upload_bytes_per_s", "answer_s", "live_silent_s", "resume_s"), _TESTED
+        ("idle_s", "upload_grace_s", "upload_bytes_per_s", "answer_s", "live_silent_s", "resume_s"), _TESTED
     ),
     EvaluationOptions: {"first_segments": "how many recordings are timed for one number in the manifest"},
     MeasureOptions: {"batch_size": "changes no text; the default fills the machines that there are"},

@@ -96,6 +96,14 @@ def test_halves_that_do_not_fit(here: Path, args: tuple[str, ...], says: str) ->
     [
         (("transcribe", "talk.wav", *BOTH), "--then m2m names a translator, and speech is only transcribed"),
         (("listen", "talk.wav", "--fast", *BOTH), "--then m2m names a translator, and speech is only"),
+        (
+            ("translate", "talk.wav", "--from", "en", "--to", "en", *BOTH),
+            "--then m2m names a translator, and",
+        ),
+        (
+            ("listen", "talk.wav", "--from", "en", "--to", "en", "--fast", *BOTH),
+            "--then m2m names a translator",
+        ),
         (("transcribe", "talk.wav", "--model", "both", "--translator-draft", "x"), "translator_draft is 'x'"),
         (
             ("transcribe", "talk.wav", "--model", "both", "--both", "--format", "srt"),

@@ -135,10 +135,12 @@ def test_options_of_a_translator_are_refused_where_nothing_is_translated(
     translator = Reading()
     translator.capabilities = replace(translator.capabilities, follows_requests=True)
     family, asked = Cascade(TinyFamily(), translator), DecodingOptions(**changes)
-    with pytest.raises(SprachbundError, match=message):
-        check_targets(family, ["transcribe"], asked)
-    check_targets(family, ["transcribe"], DecodingOptions(nbest=2, beam_size=2))
-    check_targets(family, ["transcribe", "es"], asked)
+    for targets, source in ((["transcribe"], None), (["transcribe"], "de"), (["de"], "de")):
+        with pytest.raises(SprachbundError, match=message):
+            check_targets(family, targets, source, asked)
+        check_targets(family, targets, source, DecodingOptions(nbest=2, beam_size=2))
+    check_targets(family, ["transcribe", "es"], None, asked)
+    check_targets(family, ["es"], "de", asked)
 
 
 def test_recordings_and_live_text_refuse_a_glossary_where_nothing_is_translated() -> None:

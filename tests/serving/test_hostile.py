@@ -4,6 +4,7 @@ import asyncio
 import asyncio.selector_events
 import contextlib
 import errno
+import http.client
 import json
 import logging
 import os
@@ -278,6 +279,25 @@ def test_an_answer_that_nobody_takes_is_given_up(served):
                 sock.sendall(request * 2000)
         wait_for(lambda: not running.server.server_state.connections, 10)
         assert httpx.get(f"{running.url}/health").status_code == 200
+
+
+def test_a_connection_is_kept_for_a_while_after_an_answer(served):
+    with served(timeouts=Timeouts(idle_s=1.0)) as running:
+        client = http.client.HTTPConnection("127.0.0.1", running.port, timeout=30)
+        client.connect()
+        sock = client.sock
+        for _ in range(2):  # the second comes while the connection is idle
+            client.request("GET", "/health")
+            answer = client.getresponse()
+            assert (answer.status, answer.read()) == (200, b'{"status":"ok"}')
+            assert client.sock is sock  # http.client drops the socket where the service says that it closes
+        assert sock.recv(1) == b""  # closed a second after the last
+        client.close()
+
+
+def test_connections_are_kept_for_longer_than_proxies_keep_them(served):
+    with served() as running:
+        assert running.server.config.timeout_keep_alive > 60  # as nginx's keepalive_timeout of an upstream
 
 
 @pytest.mark.slow

@@ -250,7 +250,7 @@ def listen(
         return _print_microphones(as_json=as_json)
     _check(source_file, microphone, system_sound, fast, log, untrusted)
     with as_usage():
-        check_then(model, listed(to))
+        check_then(model, listed(to), source)
     if decoding.word_timestamps and not as_json:
         raise UsageError("--words are shown with --json only; add it")
     from sprachbund.streaming.engine import LiveEngine

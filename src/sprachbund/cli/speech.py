@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sprachbund.api import Model
+    from sprachbund.decoding.languages import Request
     from sprachbund.decoding.pipeline import LongForm
     from sprachbund.decoding.result import Segment, Translation
     from sprachbund.decoding.speakers import SpeakerEncoder
@@ -500,15 +501,15 @@ def _make_ready(job: SpeechJob) -> _Ready:
 
     with as_usage():
         with with_hints(model.pairs, job.verb, job.files[0], job.targets, job.source):
-            targets = _check_languages(model, job)
+            request = _read_request(model, job)
         check_options(model.family, job.decoding)
-        check_targets(model.family, targets, job.decoding)
+        check_targets(model.family, request.targets, request.source, job.decoding)
         # Drafts that are not there, or not this model's, are found out before the first file.
         load_drafts(model.family, job.decoding)
         _check_texts(model, job)
-        _check_collisions(job, targets)
+        _check_collisions(job, request.targets)
     table = ResultTable(job.files) if job.output.as_table else None
-    return _Ready(job=job, model=model, targets=targets, table=table, speakers=speakers)
+    return _Ready(job=job, model=model, targets=request.targets, table=table, speakers=speakers)
 
 
 def _speakers(job: SpeechJob) -> "SpeakerEncoder | None":
@@ -584,7 +585,7 @@ def _check_paths(job: SpeechJob) -> None:
     output = job.output
     for name in output.formats:
         check_format(name, both=output.both)
-    check_then(job.model, job.targets)
+    check_then(job.model, job.targets, job.source)
     if output.both and not output.formats:
         raise SprachbundError("--both is for the files of --format; give --format too, such as --format srt")
     if output.num_speakers is not None and output.speakers is None:
@@ -619,27 +620,27 @@ def missing_file(name: object) -> SprachbundError:
     return SprachbundError(f"{name} does not exist; check the name and the folder")
 
 
-def check_then(model: ModelOptions, targets: Sequence[str]) -> None:
+def check_then(model: ModelOptions, targets: Sequence[str], source: str | None) -> None:
     """Refuse a translator where nothing is translated.
 
     Args:
         model: model and translator.
         targets: languages wanted, as they were given.
+        source: the language spoken, as it was given; None when it is to be identified.
     """
-    if model.then is not None and only_transcribes(targets):
+    if model.then is not None and only_transcribes(targets, source):
         raise SprachbundError(
             f"--then {model.then} names a translator, and speech is only transcribed; leave it out, or translate into "
             "a language with --to"
         )
 
 
-def _check_languages(model: "Model", job: SpeechJob) -> tuple[str, ...]:
+def _read_request(model: "Model", job: SpeechJob) -> "Request":
     from sprachbund.decoding.languages import read_request
 
-    request = read_request(
+    return read_request(
         model.family, source=job.source, targets=job.targets, allowed=job.decoding.allowed_languages
     )
-    return request.targets
 
 
 def _check_texts(model: "Model", job: SpeechJob) -> None:
@@ -652,12 +653,14 @@ def _check_texts(model: "Model", job: SpeechJob) -> None:
             f"--both shows what was said, which a cascade knows, and {model.name} is none; leave it out, or name a "
             "translator with --then"
         )
-    if output.both and only_transcribes(job.targets):
+    if output.both and only_transcribes(job.targets, job.source):
         raise SprachbundError(
             "--both shows what was said above its translation, and speech is only transcribed; leave it out, or "
             "translate into a language with --to"
         )
-    chosen = cascade and not only_transcribes(job.targets)  # the text itself is then the best of several
+    chosen = cascade and not only_transcribes(
+        job.targets, job.source
+    )  # the text itself is then the best of several
     shown = output.as_json or set(output.formats) & set(WITH_ALTERNATIVES)
     if job.decoding.nbest > 1 and not chosen and not shown:
         raise SprachbundError(

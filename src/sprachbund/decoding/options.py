@@ -430,9 +430,9 @@ def check_without_marks(family: "Family") -> None:
         )
 
 
-def only_transcribes(targets: Sequence[str]) -> bool:
-    """Whether no text is wanted but that in the language spoken."""
-    return all(target == TRANSCRIBE for target in targets)
+def only_transcribes(targets: Sequence[str], source: str | None) -> bool:
+    """Whether no text is wanted but that in the language spoken, where `source` may name it."""
+    return all(target in (TRANSCRIBE, source) for target in targets)
 
 
 def no_room_for_prompt(family: "Family") -> str:

@@ -1158,18 +1158,21 @@ def check_writing(model: Family, targets: Sequence[str], options: DecodingOption
         check_punctuation(own, load_punctuator(options.punctuate))
 
 
-def check_targets(model: Family, targets: Sequence[str], options: DecodingOptions) -> None:
+def check_targets(
+    model: Family, targets: Sequence[str], source: str | None, options: DecodingOptions
+) -> None:
     """Refuse options of a cascade's translator where nothing is translated, since they change nothing then.
 
     Args:
         model: any family.
         targets: languages of the texts, or `TRANSCRIBE`.
+        source: the language spoken; None when it is to be identified.
         options: decoding options.
 
     Raises:
         SprachbundError: names the option and its value.
     """
-    if model.capabilities.translator is None or not only_transcribes(targets):
+    if model.capabilities.translator is None or not only_transcribes(targets, source):
         return
     if options.translator_draft not in (AUTO, NONE):
         given = f"translator_draft is {options.translator_draft!r}"
@@ -1699,7 +1702,7 @@ class LongForm(Iterator[Segment]):
         allowed = options.allowed_languages
         request = read_request(model, source=source, targets=targets, allowed=allowed)
         check_writing(model, request.targets, options)
-        check_targets(model, request.targets, options)
+        check_targets(model, request.targets, request.source, options)
         self._audio = audio if isinstance(audio, AudioSource) else open_audio(audio, sample_rate)
         self._activity = activity
         self._compute = compute or partial(translate_spans, model)

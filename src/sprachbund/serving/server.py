@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import logging
+import math
 import socket
 import sys
 import time
@@ -347,6 +348,7 @@ def make_server(settings: Settings, **parts: Any) -> "Server":
         ws_ping_interval=_PING_S,
         ws_ping_timeout=_PONG_S,
         ws_per_message_deflate=False,  # sound does not deflate, and a small message could inflate
+        timeout_keep_alive=math.ceil(settings.timeouts.idle_s),
         timeout_graceful_shutdown=round(settings.timeouts.stop_s),
         log_config=None,
         access_log=False,

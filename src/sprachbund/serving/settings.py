@@ -81,6 +81,8 @@ class Timeouts:
 
     Attributes:
         header_s: time for the head of each request, and for the first message of a live session.
+        idle_s: seconds after an answer for which a connection is kept for the next request. Proxies keep connections
+            to a service for about 60 seconds, and report 502 for a request sent into one that the service just closed.
         upload_grace_s: seconds for which an upload may be as slow as it likes.
         upload_bytes_per_s: rate that an upload has to have kept up after these seconds.
         answer_s: seconds in which a client has to take something of an answer that waits to be sent.
@@ -91,6 +93,7 @@ class Timeouts:
     """
 
     header_s: Annotated[float, _POSITIVE, Option("--header-s", metavar="S")] = 10.0
+    idle_s: Annotated[float, _POSITIVE] = 75.0
     upload_grace_s: Annotated[float, _POSITIVE] = 20.0
     upload_bytes_per_s: Annotated[float, _POSITIVE] = 16_000.0
     answer_s: Annotated[float, _POSITIVE] = 30.0

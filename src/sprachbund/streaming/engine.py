@@ -306,7 +306,9 @@ class LiveEngine:
         )
         check_options(self.model, decoding)
         # The engine's other options may be for sessions that translate.
-        check_targets(self.model, request.targets, DecodingOptions(glossary=decoding.glossary))
+        check_targets(
+            self.model, request.targets, request.source, DecodingOptions(glossary=decoding.glossary)
+        )
         if decoding.hot_words and options.policy == "frames":
             raise SprachbundError(
                 f"the model {self.model.name} writes while somebody speaks, and takes no hot words then; leave them "

@@ -65,7 +65,7 @@ class AudioLLM(SpeechPrefixFamily):
     llm: CausalLM
     encoder: nn.Module
     projector: nn.Module
-    front_end: "FrontEnd"
+    front_end: FrontEnd
     frame_s: float
 
     def __init__(
