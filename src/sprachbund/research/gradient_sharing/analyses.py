@@ -264,6 +264,18 @@ def agreement_of_halves(rows: UnitGradients, clustering: Clustering, seed: int) 
     return totals
 
 
+def corrected_with_errors(rows: UnitGradients, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """C of the rows, and the standard error of each of its cosines by half samples: (L, L) both.
+
+    Args:
+        rows: unit rows of every language (N_l, d).
+        seed: seed of the halves.
+    """
+    cosines = corrected(mean_cosines(rows))
+    drawn = [corrected(mean_cosines(half)) for half in half_samples(rows, NUM_HALVES, seed)]
+    return cosines, np.sqrt(np.square(np.array(drawn) - cosines).mean(0))
+
+
 def all_differ(rows: UnitGradients, alike: float, seed: int) -> bool:
     """Whether the corrected cosine of every two languages is below `alike`, at the upper end of its 95% interval.
 
@@ -272,11 +284,9 @@ def all_differ(rows: UnitGradients, alike: float, seed: int) -> bool:
         alike: cosine from which two languages are as good as one.
         seed: seed of the halves.
     """
-    cosines = corrected(mean_cosines(rows))
-    drawn = [corrected(mean_cosines(half)) for half in half_samples(rows, NUM_HALVES, seed)]
-    error = np.sqrt(np.square(np.array(drawn) - cosines).mean(0))
+    cosines, errors = corrected_with_errors(rows, seed)
     apart = ~np.eye(len(rows), dtype=bool)
-    return bool(((cosines + _Z95 * error)[apart] < alike).all())
+    return bool(((cosines + _Z95 * errors)[apart] < alike).all())
 
 
 def noisy(rows: UnitGradients, seed: int) -> bool:

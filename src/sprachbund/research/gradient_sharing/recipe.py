@@ -21,7 +21,7 @@ import numpy as np
 
 from sprachbund.data.manifest import INFO_FILE, Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.compare import RunFile, System, compare
+from sprachbund.evaluation.compare import RunFile, System
 from sprachbund.evaluation.lines import Line
 from sprachbund.evaluation.manifest import MANIFEST_FILE
 from sprachbund.evaluation.options import EvaluationOptions
@@ -30,12 +30,13 @@ from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.conformer.extension import LOSSES
 from sprachbund.models.io import family_of, load, locate, save
 from sprachbund.models.sharing_plan import Grouping, SharingPlan, Split
+from sprachbund.research.beside import beside_first
+from sprachbund.research.gradient_sharing.analyses import corrected_with_errors, ordered_rows
 from sprachbund.research.gradient_sharing.collect import Collection
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.estimate import estimate_memory
 from sprachbund.research.gradient_sharing.options import (
     ARMS,
-    BASELINE,
     ENCODER,
     GradientSharingRecipe,
     SharingArm,
@@ -43,7 +44,7 @@ from sprachbund.research.gradient_sharing.options import (
     run_folder,
 )
 from sprachbund.research.gradient_sharing.plan_options import SharingPlanOptions
-from sprachbund.research.gradient_sharing.planning import make_plan
+from sprachbund.research.gradient_sharing.planning import make_plan, measure
 from sprachbund.research.gradient_sharing.sketches import Sketches, read_sketches, write_sketches
 from sprachbund.research.gradient_sharing.surgery import apply_plan, measure_importance
 from sprachbund.research.tasks import Tasks, run_tasks
@@ -95,7 +96,9 @@ def write_table(recipe: GradientSharingRecipe, directory: Path) -> Path:
         "starved": frozenset(tag for tag, share in shares.items() if share < max(shares.values())),
         "new": frozenset(recipe.fine_tuning.new_languages),
     }
-    rows: dict[str, dict[str, object]] = {name: {"arm": name} for name in names}
+    rows: dict[str, dict[str, object]] = {
+        name: {"arm": name, "seeds": len(recipe.seeds), **_trained(recipe, directory, name)} for name in names
+    }
     for group, languages in groups.items():
         if not languages:
             continue
@@ -109,21 +112,63 @@ def write_table(recipe: GradientSharingRecipe, directory: Path) -> Path:
             )
             for name in names
         ]
-        for (_, name), mean in compare(systems, ["chrF"]).means.items():
-            low, high = mean.interval
-            rows[BASELINE][f"chrF {group}"] = mean.baseline
+        compared = beside_first(systems, ["chrF"])
+        for (_, name), cells in compared.cells.items():
             rows[name] |= {
-                f"chrF {group}": mean.system,
-                f"difference {group}": f"{mean.difference:+.2f} ({low:+.2f} to {high:+.2f})",
-                f"p {group}": mean.p_value,
+                f"chrF {group}": cells.score,
+                f"difference {group}": cells.difference,
+                f"p {group}": cells.p,
+                f"Holm's p {group}": cells.holm,
             }
     runs = [(n, s, RunFile(run_folder(directory, s, n) / "scores")) for s in recipe.seeds for n in names]
-    write_texts(directory / TEXTS_FILE, runs)
+    test = write_texts(directory / TEXTS_FILE, runs)
     path = directory / "table.json"
-    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
-    table = [{key: row.get(key, "") for key in columns} for row in rows.values()]
-    write_text(path, json.dumps({"recipe": recipe.model_dump(mode="json"), "rows": table}, indent=1) + "\n")
+    values = {
+        "recipe": recipe.model_dump(mode="json"),
+        "test": test,
+        "gradients": [_measured(recipe, directory, seed) for seed in recipe.seeds if recipe.plan is None],
+        "rows": list(rows.values()),
+    }
+    write_text(path, json.dumps(values, indent=1) + "\n")
     return path
+
+
+def _trained(recipe: GradientSharingRecipe, directory: Path, name: str) -> dict[str, object]:
+    """The steps of an arm's second training, and those after which it was best on dev, of all seeds."""
+    folders = [run_folder(directory, seed, name) / "run" for seed in recipe.seeds]
+    if not ARMS[name].goes_on:
+        return {"steps": 0, "best step": 0}
+    states = [Convergence.read(folder) for folder in folders]
+    return {
+        "steps": _listed([state.steps for state in states]),
+        "best step": _listed([state.best.step for state in states if state.best is not None]),
+    }
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _measured(recipe: GradientSharingRecipe, directory: Path, seed: int) -> dict[str, object]:
+    """What the gradients of a seed say of the module that the published arm splits, and how sure that is."""
+    sketches = read_sketches(gradients_of(directory, seed))
+    module = _plan(recipe, ARMS["sharing"], seed, sketches).splits[0].module
+    cosines, errors = corrected_with_errors(
+        [ordered_rows(sketches.vectors[module][tag]) for tag in sketches.languages], seed
+    )
+    evidence = measure(
+        sketches, module, SharingPlanOptions(num_groups=recipe.num_groups, veto=None, seed=seed)
+    )
+    return {
+        "seed": seed,
+        "module": module,
+        "languages": sketches.languages,
+        "vectors of each language": min(evidence.num_vectors.values()),
+        "groups": evidence.groups,
+        "found again in halves": evidence.stability,
+        "corrected cosines": np.round(cosines, 3).tolist(),
+        "standard errors": np.round(errors, 3).tolist(),
+    }
 
 
 Report = Callable[[str], None]
@@ -218,8 +263,18 @@ def _started(
 ) -> tuple[Path, Sketches | None]:
     """The first model of a seed, and its gradients; None where a plan is given."""
     first = _first(recipe, seed, directory, report)
-    path = directory / f"seed-{seed}" / "gradients.npz"
+    path = gradients_of(directory, seed)
     return first, None if recipe.plan else _analyse(recipe, seed, first, path, report)
+
+
+def gradients_of(directory: Path, seed: int) -> Path:
+    """File of a seed's gradients.
+
+    Args:
+        directory: folder of all runs.
+        seed: seed of the run.
+    """
+    return directory / f"seed-{seed}" / "gradients.npz"
 
 
 def _make_seed(recipe: GradientSharingRecipe, directory: Path, number: int) -> None:
