@@ -324,6 +324,10 @@ def mean_interval(
     return over_seeds(float(np.mean(scores)), drawn, [scores])[0]
 
 
+SMALLEST_P = 1e-4
+"""What is printed of a smaller p-value over seeds: nobody knows the tails so far out."""
+
+
 def over_seeds(
     value: float, drawn: Scores, sides: Sequence[Sequence[float]]
 ) -> tuple[tuple[float, float], float]:
@@ -344,12 +348,13 @@ def over_seeds(
     of_sides = [float(np.var(scores, ddof=1)) / len(scores) for scores in sides]
     variance = float(drawn.var()) + sum(of_sides)
     if variance == 0:  # nothing varies, as with the same outputs everywhere
-        return (value, value), float(value == 0)
+        return (value, value), 1.0 if value == 0 else SMALLEST_P
     small = sum(part**2 / (len(scores) - 1) for part, scores in zip(of_sides, sides, strict=True))
     freedom = variance**2 / small if small else np.inf
     spread = variance**0.5
     half = float(t.ppf(0.975, freedom)) * spread
-    return (value - half, value + half), float(2 * t.sf(abs(value) / spread, freedom))
+    p = float(2 * t.sf(abs(value) / spread, freedom))
+    return (value - half, value + half), max(p, SMALLEST_P)
 
 
 def draw_means(

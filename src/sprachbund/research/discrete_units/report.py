@@ -205,10 +205,20 @@ def _compared(
     }
     # A model on log-mel hears the language that it writes too, so it was asked for more.
     ids = frozenset(line.id for line in runs[names[-1]][0])
-    systems = [System(name=name, runs=[_Among(run, ids) for run in group]) for name, group in runs.items()]
+    return rows_of(
+        [System(name=name, runs=[_Among(run, ids) for run in group]) for name, group in runs.items()]
+    )
+
+
+def rows_of(systems: Sequence[System]) -> list[Row]:
+    """The cells of arms beside the first one's.
+
+    Args:
+        systems: the arms with their runs.
+    """
     compared = beside_first(systems, METRICS)
     rows: list[Row] = []
-    for name in names:
+    for name in compared.seeds:
         row: Row = {"seeds": compared.seeds[name]}
         for metric in METRICS:
             cells = compared.cells[metric, name]

@@ -11,7 +11,7 @@ is trained and stands for both.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,7 +78,7 @@ __all__ = ["GradientSharingRecipe", "estimate_memory", "run"]
 class _Spoken:
     """The lines of a run whose speech is in some languages."""
 
-    run: RunFile
+    run: Iterable[Line]
     languages: frozenset[str]
 
     def __iter__(self) -> Iterator[Line]:
@@ -96,41 +96,49 @@ def write_table(recipe: GradientSharingRecipe, directory: Path) -> Path:
         "starved": frozenset(tag for tag, share in shares.items() if share < max(shares.values())),
         "new": frozenset(recipe.fine_tuning.new_languages),
     }
-    rows: dict[str, dict[str, object]] = {
-        name: {"arm": name, "seeds": len(recipe.seeds), **_trained(recipe, directory, name)} for name in names
+    runs_of = {
+        name: [RunFile(run_folder(directory, seed, name) / "scores") for seed in recipe.seeds]
+        for name in names
     }
-    for group, languages in groups.items():
-        if not languages:
-            continue
-        systems = [
-            System(
-                name=name,
-                runs=[
-                    _Spoken(RunFile(run_folder(directory, seed, name) / "scores"), languages)
-                    for seed in recipe.seeds
-                ],
-            )
-            for name in names
-        ]
-        compared = beside_first(systems, ["chrF"])
-        for (_, name), cells in compared.cells.items():
-            rows[name] |= {
-                f"chrF {group}": cells.score,
-                f"difference {group}": cells.difference,
-                f"p {group}": cells.p,
-                f"Holm's p {group}": cells.holm,
-            }
-    runs = [(n, s, RunFile(run_folder(directory, s, n) / "scores")) for s in recipe.seeds for n in names]
+    compared = rows_of(runs_of, groups)
+    rows = [{"arm": name, **compared[name], **_trained(recipe, directory, name)} for name in names]
+    runs = [(n, s, runs_of[n][i]) for i, s in enumerate(recipe.seeds) for n in names]
     test = write_texts(directory / TEXTS_FILE, runs)
     path = directory / "table.json"
     values = {
         "recipe": recipe.model_dump(mode="json"),
         "test": test,
         "gradients": [_measured(recipe, directory, seed) for seed in recipe.seeds if recipe.plan is None],
-        "rows": list(rows.values()),
+        "rows": rows,
     }
     write_text(path, json.dumps(values, indent=1) + "\n")
     return path
+
+
+def rows_of(
+    runs: Mapping[str, Sequence[Iterable[Line]]], groups: Mapping[str, frozenset[str]]
+) -> dict[str, dict[str, object]]:
+    """Arm to its cells beside the first arm, for each group of languages.
+
+    Args:
+        runs: arm to the lines of each of its runs.
+        groups: name of a group to the languages spoken; without languages it is left out.
+    """
+    rows: dict[str, dict[str, object]] = {name: {"seeds": len(own)} for name, own in runs.items()}
+    for group, languages in groups.items():
+        if not languages:
+            continue
+        systems = [
+            System(name=name, runs=[_Spoken(run, languages) for run in own]) for name, own in runs.items()
+        ]
+        for (_, name), cells in beside_first(systems, ["chrF"]).cells.items():
+            rows[name] |= {
+                f"chrF {group}": cells.score,
+                f"difference {group}": cells.difference,
+                f"p {group}": cells.p,
+                f"Holm's p {group}": cells.holm,
+            }
+    return rows
 
 
 def _trained(recipe: GradientSharingRecipe, directory: Path, name: str) -> dict[str, object]:
