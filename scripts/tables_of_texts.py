@@ -99,7 +99,7 @@ def units_rows(runs: Runs, old: Sequence[Row], groups: Sequence[Sequence[str]]) 
 
 def filled(old: Row, new: Row) -> Row:
     """A row with what was made of texts, after its names and before what else it has."""
-    names = {key: old[key] for key in ("arm", "hours", "data") if key in old}
+    names: Row = {key: old[key] for key in ("arm", "hours", "data") if key in old}
     return {**names, **new, **{key: value for key, value in old.items() if key not in {*names, *new}}}
 
 
