@@ -44,7 +44,7 @@ from sprachbund.research.gradient_sharing.options import (
     run_folder,
 )
 from sprachbund.research.gradient_sharing.plan_options import SharingPlanOptions
-from sprachbund.research.gradient_sharing.planning import make_plan, measure
+from sprachbund.research.gradient_sharing.planning import make_plan
 from sprachbund.research.gradient_sharing.sketches import Sketches, read_sketches, write_sketches
 from sprachbund.research.gradient_sharing.surgery import apply_plan, measure_importance
 from sprachbund.research.tasks import Tasks, run_tasks
@@ -108,7 +108,12 @@ def write_table(recipe: GradientSharingRecipe, directory: Path) -> Path:
     values = {
         "recipe": recipe.model_dump(mode="json"),
         "test": test,
-        "gradients": [_measured(recipe, directory, seed) for seed in recipe.seeds if recipe.plan is None],
+        "gradients": [
+            one
+            for seed in recipe.seeds
+            if recipe.plan is None  # else no gradients were taken
+            for one in _measured(recipe, directory, seed)
+        ],
         "rows": rows,
     }
     write_text(path, json.dumps(values, indent=1) + "\n")
@@ -157,26 +162,28 @@ def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _measured(recipe: GradientSharingRecipe, directory: Path, seed: int) -> dict[str, object]:
-    """What the gradients of a seed say of the module that the published arm splits, and how sure that is."""
+def _measured(recipe: GradientSharingRecipe, directory: Path, seed: int) -> list[dict[str, object]]:
+    """What the gradients of a seed say of each module that the published arm splits, and how sure that is."""
     sketches = read_sketches(gradients_of(directory, seed))
-    module = _plan(recipe, ARMS["sharing"], seed, sketches).splits[0].module
-    cosines, errors = corrected_with_errors(
-        [ordered_rows(sketches.vectors[module][tag]) for tag in sketches.languages], seed
-    )
-    evidence = measure(
-        sketches, module, SharingPlanOptions(num_groups=recipe.num_groups, veto=None, seed=seed)
-    )
-    return {
-        "seed": seed,
-        "module": module,
-        "languages": sketches.languages,
-        "vectors of each language": min(evidence.num_vectors.values()),
-        "groups": evidence.groups,
-        "found again in halves": evidence.stability,
-        "corrected cosines": np.round(cosines, 3).tolist(),
-        "standard errors": np.round(errors, 3).tolist(),
-    }
+    measured: list[dict[str, object]] = []
+    for split in _plan(recipe, ARMS["sharing"], seed, sketches).splits:
+        evidence = split.evidence
+        assert evidence is not None  # the plan is made of gradients
+        rows = [ordered_rows(sketches.vectors[split.module][tag]) for tag in sketches.languages]
+        cosines, errors = corrected_with_errors(rows, seed)
+        measured.append(
+            {
+                "seed": seed,
+                "module": split.module,
+                "languages": sketches.languages,
+                "vectors of each language": min(evidence.num_vectors.values()),
+                "groups": split.groups,
+                "found again in halves": evidence.stability,
+                "corrected cosines": np.round(cosines, 3).tolist(),
+                "standard errors": np.round(errors, 3).tolist(),
+            }
+        )
+    return measured
 
 
 Report = Callable[[str], None]
