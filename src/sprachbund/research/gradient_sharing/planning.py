@@ -240,7 +240,7 @@ def _why_whole(evidence: ModuleEvidence) -> str:
             "gradients of a language that agree with themselves no better than by chance; collect more utterances, "
             "or give the shared ratio (--rho)"
         )
-    return "no groups that come out again in halves of the data"
+    return "no groups that come out again in halves of the data and are far enough apart"
 
 
 def _check_counts(sketches: Sketches, options: SharingPlanOptions) -> None:
