@@ -63,12 +63,14 @@ def beside_first(systems: Sequence[System], metrics: Sequence[str]) -> Compared:
         SprachbundError: as `compare`.
     """
     runs = with_seeds(systems)
-    # A comparison is of two at least, and the second of these equals the first.
-    comparison = compare([*runs, System(name="", runs=runs[0].runs)], metrics)
+    others = runs[1:] or [System(name="", runs=runs[0].runs)]  # a comparison is of two at least
+    comparison = compare([runs[0], *others], metrics)
     cells: dict[tuple[str, str], Beside] = {}
     for metric in comparison.metrics:
-        means = {name: mean for (m, name), mean in comparison.means.items() if m == metric and name}
-        cells[metric, systems[0].name] = Beside(score=comparison.means[metric, ""].baseline)
+        means = {name: mean for (m, name), mean in comparison.means.items() if m == metric}
+        cells[metric, runs[0].name] = Beside(score=means[others[0].name].baseline)
+        if len(runs) == 1:
+            continue
         corrected = holm([mean.p_value for mean in means.values()])
         for (name, mean), adjusted in zip(means.items(), corrected, strict=True):
             low, high = mean.interval
