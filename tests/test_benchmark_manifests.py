@@ -27,8 +27,8 @@ OLDER = """
     training_memory.json training_speed.json transducer_loss.json transducers.json turn_ends.json
     turn_ends_live.json units.json waiting.json whisper_step.json wording.json
 """
-"""Results from before `benchmarks.rows.write` named the machine in full. They are not measured again for that alone. One
-that is comes off this list; none is added to it."""
+"""Results from before `benchmarks.rows.write` named the machine in full. They are not measured again for that alone.
+One that is comes off this list; none is added to it."""
 TABLES = "amd_epyc_*_machine.json", "amd_epyc_*_ratios.json", "peers_by_processor.json"
 """Tables that `benchmarks/peers/report.py` makes of results that name their machine."""
 

@@ -106,6 +106,22 @@ def test_a_split_model_is_refused(corpus: Manifest) -> None:
         measure_headroom(model, [corpus], [corpus], SMALL)
 
 
+def test_a_rate_at_the_edge_is_warned_of(corpus: Manifest) -> None:
+    """A rate of next to nothing trains nothing, so with two more the middle one is best; alone, any is an edge."""
+    model = made.make_model().eval()
+    inside, edge, alone = (
+        measure_headroom(
+            model, [corpus], [corpus], HeadroomOptions(**{**vars(SMALL), "learning_rates": rates})
+        )
+        for rates in ((1e-9, 1e-3, 1.0), (1e-9, 1e-3), (1e-3,))
+    )
+    assert set(inside.learning_rates.values()) == {1e-3}
+    assert (inside.at_edge, inside.warning) == ((), "")
+    assert edge.at_edge == alone.at_edge == ("together", "alone")
+    assert "(0.001 of together, 0.001 of alone)" in edge.warning
+    assert "widen --learning-rates" in alone.warning
+
+
 def test_no_rate_is_an_error() -> None:
     with pytest.raises(SprachbundError, match="name one, as --learning-rates"):
         HeadroomOptions(learning_rates=())
