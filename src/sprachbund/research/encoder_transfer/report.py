@@ -454,7 +454,7 @@ def _draw_bits(axes: Any, analysis: StudyAnalysis) -> None:
                 x + rng.uniform(-0.09, 0.09, len(cells)), cells, "o", color=colour, alpha=0.3, ms=2.5, mew=0
             )
             label = name if index == 0 else None
-            axes.plot([x - 0.13, x + 0.13], [cells.mean()] * 2, color=colour, lw=2.2, label=label)
+            axes.plot([x - 0.13, x + 0.13], [np.nanmean(cells)] * 2, color=colour, lw=2.2, label=label)
     axes.axhline(0, color=GRID, lw=1)
     axes.set_xticks(positions, [f"{cost.bits:g} bits" for cost in analysis.bit_costs])
     axes.set_xlim(-0.5, len(positions) - 0.5)
