@@ -11,8 +11,8 @@ from benchmarks.rows import machine, write
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NAMED = {"processor", "instruction_set", "cores", "torch", "sprachbund"}
 OLDER = """
-    bounds_compute.json bounds_engine.json bounds_read.json bundled.json causal_lm.json code_switch_power.json
-    collection_memory.json drafts_lossless.json dual_scale_power.json emission_delay.json engines.json
+    bounds_compute.json bounds_engine.json bounds_read.json bundled.json causal_lm.json
+    collection_memory.json drafts_lossless.json emission_delay.json engines.json
     families.json few_rows.json four_bits.json four_bits_quality.json identify.json int8_products.json jobs.json
     kquant.json live_cascade.json live_flicker.json live_not_understood.json live_policies.json memory.json
     moe_dispatch.json native_heads.json native_heads_memory_bound.json native_search.json nbest_cascade.json
@@ -21,7 +21,7 @@ OLDER = """
     scale_plan_interval.json scale_plan_memory.json scale_plan_simulated.json scale_plan_storage.json
     scale_plan_throughput.json scoring.json serving_curve.json serving_curve_workers.json serving_load.json
     serving_sessions.json serving_soak.json serving_uploads.json shards.json shards_speed.json
-    sharing_conflict.json sharing_cost.json sharing_epoch.json sharing_groups.json speakers.json
+    sharing_cost.json sharing_epoch.json speakers.json
     speakers_left_out.json speculation_shapes.json startup.json streaming_bits.json streaming_hour.json
     streaming_speed.json streaming_speed_published.json study_coverage.json token_bound.json torch_int8.json
     training_memory.json training_speed.json transducer_loss.json transducers.json turn_ends.json
