@@ -171,11 +171,19 @@ class RecordingState:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RecordedSpan:
-    """A span of a recording, with its samples (N,)."""
+    """A span of a recording.
+
+    Attributes:
+        recording: its recording.
+        span: its times.
+        samples: (N,) at 16 kHz.
+        ended: False for speech that goes on, which does not count for later spans.
+    """
 
     recording: RecordingState
     span: Span
     samples: NDArray[np.float32]
+    ended: bool = True
 
 
 def load_drafts(model: Family, options: DecodingOptions) -> Drafts:
@@ -219,9 +227,10 @@ def recording_state(
     drafts: Drafts,
     *,
     tracker: LanguageTracker | None = None,
+    latest: LatestSpans | None = None,
     unidentified: str | None = None,
 ) -> RecordingState:
-    """The state of a recording of which nothing was heard yet.
+    """The state of a recording before its next spans.
 
     Args:
         model: any family.
@@ -229,12 +238,18 @@ def recording_state(
         options: decoding options, as `options_with_drafts` gives them.
         drafts: the drafts, likewise.
         tracker: identifies the language; a new one if None.
+        latest: scores of its last spans; those of a recording of which nothing was heard yet if None.
         unidentified: see `RecordingState.unidentified`.
     """
     if tracker is None:
         tracker = LanguageTracker(model.source_languages, request.allowed, options.language_windows)
     return RecordingState(
-        request=request, options=options, tracker=tracker, drafts=drafts, unidentified=unidentified
+        request=request,
+        options=options,
+        tracker=tracker,
+        drafts=drafts,
+        unidentified=unidentified,
+        latest=LatestSpans() if latest is None else latest,
     )
 
 
@@ -354,6 +369,7 @@ def encode_spans(model: Family, spans: Sequence[RecordedSpan], *, identify_all: 
             known=given_language(span.recording.request.source),
             allowed=span.recording.request.allowed,
             tracker=span.recording.tracker,
+            ended=span.ended,
         )
         for span in spans
     ]
@@ -596,6 +612,7 @@ class _IdentifiedSpan:
     recording: RecordingState
     context: SpanContext
     targets: tuple[str, ...]
+    ended: bool
 
 
 Steps = Generator[SearchRequest, list[list[Hypothesis]], T]
@@ -668,7 +685,7 @@ def _identified_span(
     context = SpanContext(
         span=span.span, language=language, given=recording.request.source is not None, mixed=mixed
     )
-    return _IdentifiedSpan(recording=recording, context=context, targets=known)
+    return _IdentifiedSpan(recording=recording, context=context, targets=known, ended=span.ended)
 
 
 def _groups(spans: Sequence[_IdentifiedSpan]) -> list[list[int]]:
@@ -881,6 +898,7 @@ def _write_spans(
             source=one.context.language.language,
             duration_s=one.context.duration_s,
             latest=one.recording.latest,
+            ended=one.ended,
             number=round(one.context.span.start_s * SAMPLE_RATE),
         )
         for one, own in zip(group, names, strict=True)
