@@ -413,7 +413,8 @@ def encode_and_identify(
         languages.append(language)
         identified.append(own)
     # A model split by language has encoded these under the language that it identified from one utterance alone.
-    memory = encode_again(model, features, memory, [language.language for language in languages])
+    allowed = [query.allowed for query in queries]
+    memory = encode_again(model, features, memory, [language.language for language in languages], allowed)
     return EncodedBatch(
         memory=memory,
         languages=languages,
@@ -462,7 +463,11 @@ def encode(
 
 
 def encode_again(
-    model: Family, features: Features, memory: Memory, languages: Sequence[str | None]
+    model: Family,
+    features: Features,
+    memory: Memory,
+    languages: Sequence[str | None],
+    declared: Sequence[Sequence[str] | None] | None = None,
 ) -> Memory:
     """Encode again the utterances that were encoded under another language than the one identified.
 
@@ -473,6 +478,7 @@ def encode_again(
         features: features of the B utterances.
         memory: result of `encode` for them.
         languages: (B,) identified, in the model's tags.
+        declared: (B,) all languages that may occur, as in `encode`.
 
     Returns:
         The memory with the rows of those utterances replaced; `memory` itself where none changed.
@@ -483,14 +489,10 @@ def encode_again(
     wrong = ((wanted != memory.source_language) & (wanted != NO_LANGUAGE)).nonzero().flatten()
     if not len(wrong):
         return memory
-    part = Features(
-        values=features.values[wrong], num_frames=features.num_frames[wrong], source_language=wanted[wrong]
-    )
-    states = memory.states.clone()
-    states[wrong] = model.encode(part).states
-    language = memory.source_language.clone()
-    language[wrong] = wanted[wrong]
-    return replace(memory, states=states, source_language=language)
+    part = Features(values=features.values[wrong], num_frames=features.num_frames[wrong])
+    rows = wrong.tolist()
+    own = None if declared is None else [declared[b] for b in rows]
+    return memory.with_rows(wrong, encode(model, part, [languages[b] for b in rows], own))
 
 
 def language_spans(

@@ -77,6 +77,25 @@ class Memory:
             layer_means=None if self.layer_means is None else self.layer_means[rows],
         )
 
+    def with_rows(self, rows: Tensor, other: "Memory") -> "Memory":
+        """The same with some utterances encoded anew; of a model that is split by language.
+
+        Args:
+            rows: indices (b,).
+            other: memory of these b utterances. What it lacks stays: languages that were given are not detected again.
+        """
+
+        def changed(own: Tensor | None, new: Tensor | None) -> Tensor | None:
+            return own if own is None or new is None else own.index_copy(0, rows, new)
+
+        return Memory(
+            states=self.states.index_copy(0, rows, other.states),
+            num_frames=changed(self.num_frames, other.num_frames),
+            source_language=changed(self.source_language, other.source_language),
+            language_log_probs=changed(self.language_log_probs, other.language_log_probs),
+            layer_means=changed(self.layer_means, other.layer_means),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
