@@ -85,6 +85,11 @@ class PooledFamily(WrappedFamily):
         return replace(memory, states=states, num_frames=num_frames)
 
     @property
+    def frame_s(self) -> float:
+        """Seconds of a memory frame: of so many of the family's."""
+        return self._size * self._family.frame_s
+
+    @property
     def capabilities(self) -> Capabilities:
         """The family's; words are aligned to the frames that the decoder reads."""
         able = self._family.capabilities
@@ -97,17 +102,23 @@ def pooled(family: Family, size: int) -> Family:
     """A family whose memories have one frame for every `size`; with 1 the family itself.
 
     Raises:
-        SprachbundError: a size out of range, or a model whose frames are read by more than an attention decoder.
+        SprachbundError: a size out of range, or a model whose frames are not read by the cross-attention of a decoder
+            alone.
     """
     if not 1 <= size <= MOST_POOLED:
         raise SprachbundError(f"{size} frames are to be averaged; give 1, which keeps all, to {MOST_POOLED}")
     if size == 1:
         return family
     able = family.capabilities
-    if able.writes_by_frames or able.joint_ctc or able.experts:
+    why = None
+    if able.writes_by_frames or able.joint_ctc is not None:
+        why = f"the text of {family.name} is made frame by frame, not by an attention decoder alone"
+    elif able.reads_prefix:
+        why = f"the language model of {family.name} reads each frame as a token of its own"
+    if why is not None:
         raise SprachbundError(
-            f"pool_frames is {size}, and the text of {family.name} is made frame by frame, not by an attention decoder "
-            "alone; give 1, or take a whisper, conformer or seamless model with such a decoder"
+            f"pool_frames is {size}, and {why}; give 1, or take a whisper, conformer or seamless model with an "
+            "attention decoder alone"
         )
     return PooledFamily(family, size)
 

@@ -388,6 +388,8 @@ class Capabilities:
             language is then identified from its text.
         reads_context: whether `Target.context`, a prompt of the caller's, is shown to the model before the speech;
             `prompt` returns the tokens behind the speech, which do not depend on it.
+        reads_prefix: whether its decoder is a language model that reads speech, or a text to translate, in front of
+            what it writes, and not by cross-attention.
         begin_suppressed: tokens that are never written first.
         encode_text: function from a text to its tokens as the model would write it, for drafts made of texts.
         words_only: whether its vocabulary has no full stop, so that it writes no punctuation;
@@ -418,6 +420,7 @@ class Capabilities:
     alignment: Alignment | None = None
     language_from_text: bool = False
     reads_context: bool = False
+    reads_prefix: bool = False
     begin_suppressed: tuple[int, ...] = ()
     encode_text: Callable[[str], list[int]] | None = None
     words_only: bool = False
