@@ -43,7 +43,9 @@ def test_the_text_at_the_end_is_that_of_a_recording(policy: Policy, source: str 
     assert not any(event.committed and not event.final for event in texts(events))
 
 
-def test_a_session_remembers_what_its_stretches_said_about_understanding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_remembers_what_its_stretches_said_about_understanding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A stretch is judged with those before it, as in a recording, and an attempt counts as one only until its end."""
     family = Cascade(calibrated(1.3, threshold=0.6), Reading(read=["de", "en", "fr"]))
     judged: list[tuple[bool, float]] = []
@@ -63,7 +65,9 @@ def test_a_session_remembers_what_its_stretches_said_about_understanding(monkeyp
     run(own, own.open(["es"], "fr", trying("retranslation", 0.4)), samples)
     assert len(recorded) > 1
     assert all(end for end, _ in recorded)
-    assert [doubt for end, doubt in judged if end] == pytest.approx([doubt for _, doubt in recorded], abs=1e-3)
+    assert [doubt for end, doubt in judged if end] == pytest.approx(
+        [doubt for _, doubt in recorded], abs=1e-3
+    )
     assert not all(end for end, _ in judged), "attempts at speech that goes on"
 
 
