@@ -337,16 +337,15 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
         )
     if options.punctuate is not None:
         check_without_marks(family)
-    if options.hot_words and able.encode_text is None:
-        raise SprachbundError(
-            f"the model {family.name} cannot spell words, so it takes no hot words; leave them out, or take another "
-            f"model, such as {_ATTENTION_FAMILIES}"
-        )
     if options.hot_words and able.ctc is not None and options.beam_size == 1:
         raise SprachbundError(
             f"the model {family.name} writes by CTC, whose likeliest path takes no hot words; set beam_size to 8, for "
             "example"
         )
+    for word in options.hot_words or ():
+        from sprachbund.decoding.hot_words import spellings  # here, since it loads torch
+
+        spellings(family, word)
     reader = family if able.translator is None else able.translator.family
     if options.glossary and not reader.capabilities.follows_requests:
         raise SprachbundError(

@@ -1918,6 +1918,11 @@ def translate_texts(
     check_reads_text(family)
     options = options or DecodingOptions()
     if (translator := family.capabilities.translator) is not None:
+        if options.draft not in (AUTO, NONE):
+            raise SprachbundError(
+                f"draft is {options.draft!r}, which is for the recogniser of a cascade, and a text is read by its "
+                "translator; give it as translator_draft, or leave it out"
+            )
         family = translator.family
         options = replace(options, draft=options.translator_draft, translator_draft=AUTO)
     if options.word_timestamps:
