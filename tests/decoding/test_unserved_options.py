@@ -71,6 +71,37 @@ CASES = [
         {"draft": "token-map"},
         f"the model tiny is searched with CTC, .* a draft .* {NAMES}",
     ),
+    (
+        {"joint_ctc": JointCtc(head=TinyFamily(), weight=0.3)},  # type: ignore[arg-type]
+        {"temperature": (0.5,)},
+        f"the model tiny is searched with CTC, .* temperature is 0.5; .* {NAMES}",
+    ),
+    (
+        {"transducer": Transducer(TransducerShape(vocabulary_size=4, encoder_width=4, durations=(0, 1)))},
+        {"beam_size": 2},
+        f"the model tiny writes tokens with durations, .* beam_size is 2; set it to 1, .* {NAMES}",
+    ),
+    (
+        {"frame_decoder": TinyFamily()},
+        {"beam_size": 2},
+        f"the model tiny writes one token for every frame, .* beam_size is 2; set it to 1, .* {NAMES}",
+    ),
+    (
+        {"ctc": TinyFamily()},
+        {"beam_size": 2, "word_timestamps": True},
+        f"texts of tiny .* no times, and beam_size is 2; set it to 1, .* {NAMES}",
+    ),
+    (
+        {},
+        {"max_symbols": 2},
+        "max_symbols is 2, and the model tiny has no transducer, .* leave it out, .* such as parakeet_tdt",
+    ),
+    ({}, {"hot_words": ("Ada",)}, f"the model tiny cannot spell words, .* leave them out, .* {NAMES}"),
+    (
+        {},
+        {"glossary": "Hund = hound"},
+        "the model tiny takes no glossary; leave it out, .* such as --then Qwen",
+    ),
 ]
 
 

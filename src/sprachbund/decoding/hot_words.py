@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.options import ATTENTION_FAMILIES, DecodingOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Target
 
@@ -77,7 +77,7 @@ def spellings(family: Family, word: str) -> set[tuple[int, ...]]:
     if (encode := family.capabilities.encode_text) is None:
         raise SprachbundError(
             f"the model {family.name} cannot spell words, so it takes no hot words; leave them out, or take another "
-            "model, such as whisper, conformer or seamless"
+            f"model, such as {ATTENTION_FAMILIES}"
         )
     # A transcription, where it transcribes: of a cascade it is the recogniser that writes hot words.
     source, target = min(family.pairs(), key=lambda pair: (pair[0] != pair[1], pair))
