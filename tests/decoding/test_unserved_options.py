@@ -110,7 +110,7 @@ ASKED_ALONE = [
     ({"num_draft_tokens": 2}, "num_draft_tokens is 2, and the model tiny has no draft of its own; name a"),
     ({"length_penalty": 0.6}, "length_penalty is 0.6, .*; set beam_size to 8, for example, or leave"),
     ({"translation_weight": 0.5}, "translation_weight is 0.5, and the model tiny is no cascade, .*--then"),
-    ({"hot_words_weight": 3.0}, "hot_words_weight is 3, and there are no hot_words; name some, or leave"),
+    ({"hot_words_weight": 3.0}, "hot_words_weight is 3.0, and there are no hot_words; name some, or leave"),
     ({"sampling_seed": 4}, "sampling_seed is 4, .*; set temperature to 0.5, for example, or leave"),
     (
         {"guard": GuardOptions(enabled=False, max_out_of_domain=0.3)},

@@ -293,7 +293,7 @@ def test_hot_words_are_those_of_their_session_and_write_what_a_recording_with_th
         ({"right_context": 1}, "right_context is 1, which is for the policy frames"),
         (
             {"max_pause_s": 2.0},
-            "max_pause_s is 2, .* turn_end is pause; leave it out, or set turn_end to sentence",
+            "max_pause_s is 2.0, .* turn_end is pause; leave it out, or set turn_end to sentence",
         ),
     ],
 )
@@ -316,7 +316,7 @@ def test_a_session_without_the_hot_words_has_not_their_weight() -> None:
     own = LiveEngine(family, replace(OPTIONS, hot_words=("a",), hot_words_weight=3.0), activity=Loudness())
     assert own.open(["de"]).decoding.hot_words_weight == 3.0
     assert own.open(["de"], hot_words=[]).decoding.hot_words_weight == DecodingOptions.hot_words_weight
-    with pytest.raises(SprachbundError, match="hot_words_weight is 2, and there are no hot_words"):
+    with pytest.raises(SprachbundError, match=r"hot_words_weight is 2\.0, and there are no hot_words"):
         own.open(["de"], hot_words=[], hot_words_weight=2.0)
 
 

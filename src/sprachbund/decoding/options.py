@@ -315,9 +315,11 @@ def _check_by_frames(family: "Family", options: DecodingOptions) -> None:
             f"attention decoder, such as {ATTENTION_FAMILIES}"
         )
     if able.transducer is None and options.max_symbols is not None:
-        raise SprachbundError(
-            f"max_symbols is {options.max_symbols}, and the model {family.name} has no transducer, which alone may "
-            "write several tokens at one frame; leave it out, or take a model with one, such as parakeet_tdt"
+        raise OptionValueError(
+            "max_symbols",
+            options.max_symbols,
+            "leave it out, or take a model with one, such as parakeet_tdt",
+            reason=f"and the model {family.name} has no transducer, which alone may write several tokens at one frame",
         )
 
 
@@ -426,33 +428,47 @@ def _check_asked_with(family: "Family", options: DecodingOptions) -> None:
         drafted = bool(family.drafts) and able.joint_ctc is None
     if options.num_draft_tokens is not None and not drafted:
         why = "draft is none" if options.draft == NONE else f"the model {family.name} has no draft of its own"
-        raise SprachbundError(
-            f"num_draft_tokens is {options.num_draft_tokens}, and {why}; name a draft, or leave num_draft_tokens out"
+        raise OptionValueError(
+            "num_draft_tokens",
+            options.num_draft_tokens,
+            "name a draft, or leave num_draft_tokens out",
+            reason=f"and {why}",
         )
     if options.length_penalty != default.length_penalty and options.beam_size == 1:
-        raise SprachbundError(
-            f"length_penalty is {options.length_penalty:g}, and a search with beam_size 1 ranks nothing; set beam_size "
-            "to 8, for example, or leave length_penalty out"
+        raise OptionValueError(
+            "length_penalty",
+            options.length_penalty,
+            "set beam_size to 8, for example, or leave length_penalty out",
+            reason="and a search with beam_size 1 ranks nothing",
         )
     if options.translation_weight != default.translation_weight and able.translator is None:
-        raise SprachbundError(
-            f"translation_weight is {options.translation_weight:g}, and the model {family.name} is no cascade, which "
-            "alone chooses among transcripts by their translations; leave it out, or add a translator with --then"
+        raise OptionValueError(
+            "translation_weight",
+            options.translation_weight,
+            "leave it out, or add a translator with --then",
+            reason=f"and the model {family.name} is no cascade, which alone chooses among transcripts by their "
+            "translations",
         )
     if options.translation_weight != default.translation_weight and options.nbest == 1:
-        raise SprachbundError(
-            f"translation_weight is {options.translation_weight:g}, and nbest is 1, so that there is one transcript to "
-            "choose; set nbest and beam_size to 4, for example, or leave translation_weight out"
+        raise OptionValueError(
+            "translation_weight",
+            options.translation_weight,
+            "set nbest and beam_size to 4, for example, or leave translation_weight out",
+            reason="and nbest is 1, so that there is one transcript to choose",
         )
     if options.hot_words_weight != default.hot_words_weight and not options.hot_words:
-        raise SprachbundError(
-            f"hot_words_weight is {options.hot_words_weight:g}, and there are no hot_words; name some, or leave "
-            "hot_words_weight out"
+        raise OptionValueError(
+            "hot_words_weight",
+            options.hot_words_weight,
+            "name some, or leave hot_words_weight out",
+            reason="and there are no hot_words",
         )
     if options.sampling_seed != default.sampling_seed and not options.temperature[-1]:
-        raise SprachbundError(
-            f"sampling_seed is {options.sampling_seed}, and no token is drawn at temperature 0; set temperature to "
-            "0.5, for example, or leave sampling_seed out"
+        raise OptionValueError(
+            "sampling_seed",
+            options.sampling_seed,
+            "set temperature to 0.5, for example, or leave sampling_seed out",
+            reason="and no token is drawn at temperature 0",
         )
     limit = options.guard.max_out_of_domain
     if limit is not None and limit < 1 and not options.guard.enabled:
