@@ -334,6 +334,12 @@ def test_a_former_name_is_taken_with_a_warning(capsys: pytest.CaptureFixture[str
         ),
         (
             "translate",
+            ["--real-length"],
+            "--real-length is True, which is for models that fill speech up to a",
+        ),
+        ("translate", ["--pool-frames", "9"], "--pool-frames is 9; give 1, which keeps all, to 4"),
+        (
+            "translate",
             ["--hot-words-weight", "2"],
             "--hot-words-weight is 2.0, and there are no --hot-words; name",
         ),

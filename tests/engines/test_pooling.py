@@ -86,5 +86,5 @@ def test_sizes_out_of_range_are_refused() -> None:
     model = Whisper.shape(TINY)
     assert pooled(model, 1) is model
     for size in (0, 5):
-        with pytest.raises(SprachbundError, match=f"{size} frames"):
+        with pytest.raises(SprachbundError, match=f"pool_frames is {size}; give 1, which keeps all, to 4"):
             pooled(model, size)

@@ -26,6 +26,7 @@ from sprachbund.nn.streaming_conformer import ChunkEncoder
 from sprachbund.nn.transducer import Transducer
 from sprachbund.text.languages import described
 from sprachbund.util.devices import CPU
+from sprachbund.util.options import OptionValueError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -557,12 +558,15 @@ def use_real_length(family: Family) -> None:
     """Let a family encode speech at its own length from now on.
 
     Raises:
-        SprachbundError: the family has no window to leave, and always does so.
+        OptionValueError: the family has no window to leave, and always does so.
     """
     if (window := family.capabilities.fixed_window) is None:
-        raise SprachbundError(
-            f"real_length is for models that fill speech up to a window, which whisper models do; {family.name} always "
-            "encodes speech at its real length: leave it out"
+        raise OptionValueError(
+            "real_length",
+            True,
+            "leave it out",
+            reason=f"which is for models that fill speech up to a window, as whisper models do, and {family.name} "
+            "always encodes speech at its real length",
         )
     window.real_length = True
 
