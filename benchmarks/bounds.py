@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.rows import keep
+from benchmarks.rows import machine, show
 
 from sprachbund.engines.benchmark import (
     INT8_LOOPS,
@@ -37,6 +37,7 @@ from sprachbund.engines.benchmark import (
 )
 from sprachbund.engines.extension import INSTRUCTION_SET, choose_instruction_set, native
 from sprachbund.engines.packing import pack_matrix
+from sprachbund.util.files import write_json
 from sprachbund.util.jobs import run_apart
 from sprachbund.util.processor import processor_name, usable_cores
 
@@ -140,10 +141,17 @@ def engine(about: Row, shape: str, threads: int, repeats: int) -> Row:
 
 
 def replace_rows(path: Path, rows: list[Row], keys: tuple[str, ...]) -> None:
-    """Write rows, in place of those of the file with the same values of `keys`, and show them."""
-    before = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    """Write rows, in place of those of the file with the same values of `keys`, and show them.
+
+    The file names every machine, by the processor and the instruction set of its rows.
+    """
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
     new = {tuple(row[key] for key in keys) for row in rows}
-    keep(path, {"rows": [row for row in before if tuple(row[key] for key in keys) not in new] + rows})
+    rows = [row for row in before["rows"] if tuple(row[key] for key in keys) not in new] + rows
+    name = {key.replace(" ", "_"): rows[-1][key] for key in ("processor", "instruction set")}
+    others = [one for one in before.get("machines", []) if not name.items() <= one.items()]
+    write_json(path, {"machines": [*others, machine() | name], "rows": rows})
+    show(rows)
 
 
 def main() -> None:

@@ -5,9 +5,7 @@ turns. Recordings of two lengths are made from the example recordings. Run: pyth
 """
 
 import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -17,6 +15,7 @@ from statistics import median
 
 import numpy as np
 import soundfile
+from benchmarks.rows import write
 from rich.console import Console
 from rich.table import Table
 
@@ -93,12 +92,7 @@ def main() -> None:
     for row in rows:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
     Console().print(table)
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "threads": options.threads,
-        "repeats": options.repeats,
-    }
-    options.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    write(options.out, {"threads": options.threads, "repeats": options.repeats, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from sprachbund.engines.extension import choose_instruction_set, native
 from sprachbund.engines.native_causal import NativeCausalLM
 from sprachbund.engines.native_linear import matrix_of, pack_linears, with_native_linears
 from sprachbund.nn.causal_lm import CausalLM, CausalShape
-from sprachbund.util.processor import processor_name
 
 SHAPES = {
     "Qwen3-ASR 0.6B": CausalShape(
@@ -109,7 +108,7 @@ def main() -> None:
         columns = dict(zip((f"prefix of {args.prefix}", "a token"), zip(*taken, strict=True), strict=True))
         shown = {name: f"{median(ms):.1f} ({min(ms):.1f} to {max(ms):.1f})" for name, ms in columns.items()}
         rows.append({"computed": way, **shown})
-    about = {"processor": processor_name(), "kernels": isa, "threads": args.threads, "shape": args.shape}
+    about = {"kernels": isa, "threads": args.threads, "shape": args.shape}
     print(about)
     keep(args.out, {**about, "weights": args.weights, "rows": rows}, f"milliseconds, {args.rows} rows")
 

@@ -6,9 +6,9 @@ The spread is that of the comparison of size `small` (docs/results/code_switch_s
 - over seeds: from the intervals of differences between means of three seeds, less the part of the utterances. Recall
   has none there, so it is the spread between arms that differ in projector or losses alone, which has all in it.
 
-The comparison is then made many times on normal numbers of that spread, with its own bootstrap over seeds and
-utterances, and the share of the intervals beyond nought is counted. Nobody knows the spread of longer trainings, or
-that of three languages.
+The comparison is then made many times on normal numbers of that spread, with its own interval over seeds and
+utterances (`over_seeds`), and the share of the intervals beyond nought is counted. Nobody knows the spread of longer
+trainings, or that of three languages.
 Run: python -m benchmarks.code_switch_power
 """
 
@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 from benchmarks.rows import keep
+
+from sprachbund.evaluation import significance
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 NORMAL_95 = 2 * 1.959964
@@ -90,10 +92,10 @@ def power(effect: float, seeds: int, over_seeds: float, over_utterances: float, 
     scores = true + rng.normal(0, of_run, true.shape)
     beyond = 0
     for of_sides in scores:
-        drawn = of_sides + rng.normal(0, of_run, (DRAWS, 2, seeds))
-        chosen = rng.integers(0, seeds, drawn.shape)
-        means = np.take_along_axis(drawn, chosen, axis=2).mean(2)
-        low, high = np.quantile(means[:, 1] - means[:, 0], [0.025, 0.975])
+        means = of_sides.mean(1)
+        value = float(means[1] - means[0])
+        drawn = value + rng.normal(0, of_run * (2 / seeds) ** 0.5, DRAWS)
+        (low, high), _ = significance.over_seeds(value, drawn, of_sides.tolist())
         beyond += bool(low > 0 or high < 0)
     return 100 * beyond / repeats
 

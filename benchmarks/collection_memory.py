@@ -17,7 +17,6 @@ from benchmarks.sharing_cost import corpus, model
 
 from sprachbund.research.gradient_sharing.collect import Collection
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
-from sprachbund.util.provenance import machine
 
 SHAPE = {"width": 1024, "num_encoder_layers": 8, "num_decoder_layers": 1}
 
@@ -61,7 +60,7 @@ def main() -> None:
     for accumulate in (1, 4):
         with tempfile.TemporaryDirectory() as folder, context.Pool(1) as pool:
             rows.append({"version": given.version, **pool.apply(measure, (Path(folder), accumulate))})
-    keep(given.out, {"machine": machine(), "rows": rows})
+    keep(given.out, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.rows import write
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
@@ -24,8 +25,6 @@ from sprachbund.evaluation.calibration import Observation, clear_cases, collect,
 from sprachbund.evaluation.hypotheses import corpus_name
 from sprachbund.evaluation.options import CalibrationOptions
 from sprachbund.models.io import bundled_directory, content_hash
-from sprachbund.util.files import write_json
-from sprachbund.util.processor import processor_name
 from sprachbund.util.provenance import commit, data_hash
 
 DROPPED = 0.02
@@ -79,14 +78,13 @@ def main() -> None:
     options, every = CalibrationOptions(), sorted({n for layers in CHOICES for n in layers})
     seen = clear_cases(collect(sprachbund.load().family, given.corpora, options, vary=True, layers=every))
     rows = [row(seen, layers, options.seed) for layers in track(CHOICES)]
-    write_json(
+    write(
         given.out,
         {
             "command": f"python -m benchmarks.domain_layers {' '.join(map(str, given.corpora))}",
             "model": content_hash(bundled_directory()),
             "data": {corpus_name(one): data_hash(one) for one in given.corpora},
             "texts": len(seen),
-            "machine": processor_name(),
             "commit": commit(),
             "rows": rows,
         },

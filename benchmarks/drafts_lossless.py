@@ -14,7 +14,6 @@ Run: python -m benchmarks.drafts_lossless --rows 2000
 
 import argparse
 import json
-import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -49,7 +48,6 @@ from sprachbund.engines.native_engine import NativeDecoder
 from sprachbund.models.base import Memory, Target
 from sprachbund.models.io import load
 from sprachbund.models.pruning import prune_decoder
-from sprachbund.util.processor import processor_name
 
 RATE = 16_000
 MAX_DRAFT_TOKENS = 4
@@ -244,10 +242,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     about = {
-        "processor": processor_name(),
         "kernels": choose_instruction_set(),
         "threads": args.threads,
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }
     kinds: dict[str, type[Model]] = {"bundled": Bundled, "small": RandomSmall}
     with torch.inference_mode():

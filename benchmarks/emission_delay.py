@@ -22,7 +22,6 @@ from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.emission_delay import SpokenWord, emission_delay
 from sprachbund.models.base import Target
 from sprachbund.models.io import load
-from sprachbund.util.provenance import machine
 
 HERE = Path(__file__).parent
 Speech = list[tuple[np.ndarray, list[SpokenWord]]]
@@ -68,7 +67,7 @@ def main() -> None:
         for tier in model.encoder.tiers:
             delay = emission_delay(model, speech, Target(language=language), tier).to_dict()
             rows.append({"language": language, **{key: rounded(value) for key, value in delay.items()}})
-    what = {"machine": machine(), "model": args.model.name, "corpus": args.data.name}
+    what = {"model": args.model.name, "corpus": args.data.name}
     keep(args.out, {**what, "rows": rows})
 
 

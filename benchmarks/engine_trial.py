@@ -110,7 +110,7 @@ def main() -> None:
     if args.one is not None:
         print(json.dumps(measure(args.model, args.one or None, args.rounds)))
         return
-    from sprachbund.util.provenance import commit, machine, versions
+    from sprachbund.util.provenance import commit, versions
 
     rows: list[dict[str, Any]] = []
     for shape in ("", *args.shapes):
@@ -136,7 +136,7 @@ def main() -> None:
                 {"model": name, "processor": processor, **row}
                 for row in json.loads(done.stdout.splitlines()[-1])
             ]
-            about = {"machine": machine(), "versions": versions(), "commit": commit()}
+            about = {"versions": versions(), "commit": commit()}
             keep(args.out, {"options": {"rounds": args.rounds}, **about, "rows": rows})
 
 

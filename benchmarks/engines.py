@@ -20,7 +20,7 @@ from sprachbund.evaluation.lines import HYPOTHESES_FILE, read_lines
 from sprachbund.evaluation.manifest import ResultManifest
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import evaluate
-from sprachbund.util.provenance import machine, versions
+from sprachbund.util.provenance import versions
 
 METRICS = ("chrF", "BLEU")
 
@@ -81,7 +81,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         rows = measure(args, Path(folder))
     options = {"model": args.model, "limit": args.limit, "corpora": [path.name for path in args.corpora]}
-    keep(args.out, {"options": options, "machine": machine(), "versions": versions(), "rows": rows})
+    keep(args.out, {"options": options, "versions": versions(), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -59,7 +59,6 @@ from sprachbund.models.prompted import PromptedTranslator
 from sprachbund.models.seamless import Seamless
 from sprachbund.models.translation import TextTranslator
 from sprachbund.models.voxtral_realtime import VoxtralRealtime, VoxtralRealtimeConfig
-from sprachbund.util.processor import processor_name
 from sprachbund.util.provenance import commit
 
 SECONDS, TOKENS, REPEATS, SOURCE_TOKENS = 10.0, 40, 3, 30
@@ -443,7 +442,7 @@ def main() -> None:
         known[name, arguments.engine] = row
         engines = sorted({used for _, used in known}, key=lambda used: (used != "torch", used))
         rows = [known[key] for shape in SHAPES for used in engines if (key := (shape, used)) in known]
-        keep(arguments.out, {"processor": processor_name(), "commit": commit(), "rows": rows})
+        keep(arguments.out, {"commit": commit(), "rows": rows})
 
 
 if __name__ == "__main__":

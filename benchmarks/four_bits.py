@@ -7,8 +7,6 @@ Run: python -m benchmarks.four_bits --shape small --threads 2
 """
 
 import argparse
-import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +14,7 @@ from statistics import median
 from typing import Any, get_args
 
 import torch
+from benchmarks.rows import write
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -73,7 +72,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                     ms[kind][name].append(value)
     rows = [row(kind, made[kind], caches[kind], ms, packing_s[kind]) for kind in KINDS]
     options = {k: v for k, v in vars(args).items() if k != "out"}
-    return {"options": options, "machine": platform.processor() or platform.machine(), "rows": rows, "ms": ms}
+    return {"options": options, "rows": rows, "ms": ms}
 
 
 def one_round(
@@ -137,7 +136,7 @@ def main() -> None:
     with torch.inference_mode():
         result = measure(args)
     show(result["rows"])
-    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(args.out, result)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from sprachbund.research.gradient_sharing.gradients import GradientExample
 from sprachbund.research.gradient_sharing.headroom import ALL, Headroom, measure_headroom
 from sprachbund.research.gradient_sharing.headroom_options import HeadroomOptions
 from sprachbund.research.gradient_sharing.recipe import other_digits
-from sprachbund.util.provenance import machine, model_hash
+from sprachbund.util.provenance import model_hash
 
 PERMUTED = ("de", "en", "ru")
 OTHERS = ("es", "fr", "it")
@@ -81,7 +81,6 @@ def main() -> None:
     keep(
         given.out,
         {
-            "machine": machine(),
             "model_hash": model_hash(bundled_directory()),
             "options": asdict(options),
             "measured": measured,

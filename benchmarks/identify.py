@@ -21,7 +21,6 @@ from benchmarks.rows import keep
 from sprachbund.corpora.phrasebook.draw import draw, render
 from sprachbund.corpora.phrasebook.sentences import LANGUAGES
 from sprachbund.text.identify import LEAST_PROBABILITY, LanguageIdentifier
-from sprachbund.util.provenance import machine
 
 SHORT_WORDS = 3
 Texts = list[tuple[str, str]]
@@ -113,7 +112,7 @@ def main() -> None:
     for name in PACKAGES:
         command = [sys.executable, "-m", "benchmarks.identify", "--only", name, "--count", str(given.count)]
         rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    keep(given.out, {"machine": machine(), "rows": rows})
+    keep(given.out, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.data.shards import FOLDER, Packing
 from sprachbund.util.files import files_sha256
 from sprachbund.util.jobs import run
-from sprachbund.util.provenance import machine
 
 HERE = Path(__file__).parent
 FORMS: dict[str, tuple[int, str | None]] = {
@@ -169,7 +168,7 @@ def main() -> None:
         )
     keep(
         args.out,
-        {"machine": machine(), "utterances": args.utterances, "rounds": args.rounds, "rows": rows},
+        {"utterances": args.utterances, "rounds": args.rounds, "rows": rows},
         "jobs",
     )
 

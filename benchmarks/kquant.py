@@ -7,7 +7,6 @@ Run: python -m benchmarks.kquant --corpus corpora/phrasebook/dev --utterances 10
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, get_args
 
 import sacrebleu
 import torch
+from benchmarks.rows import write
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -141,7 +141,7 @@ def main() -> None:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
     Console(width=140).print(table)
     options = {"corpus": args.corpus.name, "utterances": args.utterances}
-    args.out.write_text(json.dumps({"options": options, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    write(args.out, {"options": options, "rows": rows})
 
 
 if __name__ == "__main__":

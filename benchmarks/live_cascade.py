@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from benchmarks.live_flicker import settled
 from benchmarks.live_policies import TALK, compose, references_of
+from benchmarks.rows import write
 
 import sprachbund
 from sprachbund.audio.constants import SAMPLE_RATE
@@ -29,7 +30,6 @@ from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.live import SimulatedClock, emission_logs, in_blocks, play
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.streaming.writing import policies_of
-from sprachbund.util.processor import processor_name
 from sprachbund.util.provenance import commit
 
 DIRECT, CASCADE = "direct", "cascade"
@@ -118,7 +118,6 @@ def main() -> None:
     if options.out:
         manifest = {
             "talk": TALK,
-            "processor": processor_name(),
             "commit": commit(),
             "model": options.model,
             "then": options.what or Path(options.then).name,
@@ -133,7 +132,7 @@ def main() -> None:
             "seed": options.seed,
             "rows": rows,
         }
-        options.out.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        write(options.out, manifest)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks.live_policies import ROOT, TALK, compose, references_of, run
+from benchmarks.rows import write
 
 import sprachbund
 from sprachbund.audio.constants import SAMPLE_RATE
@@ -105,7 +106,7 @@ def main() -> None:
             "seed": options.seed,
             "rows": rows,
         }
-        options.out.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        write(options.out, manifest)
 
 
 if __name__ == "__main__":

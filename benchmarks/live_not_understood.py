@@ -18,7 +18,6 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.load import load
 from sprachbund.streaming.events import LiveText
 from sprachbund.streaming.options import LiveOptions
-from sprachbund.util.provenance import machine
 
 RECORDINGS = Path(__file__).parents[1] / "examples" / "recordings"
 POLICIES = ("local-agreement", "alignatt", "wait-k")
@@ -94,7 +93,7 @@ def main() -> None:
             print(rows[-1], flush=True)
     keep(
         options.out,
-        {"model": "bundled", "engine": "native", "seed": options.seed, "machine": machine(), "rows": rows},
+        {"model": "bundled", "engine": "native", "seed": options.seed, "rows": rows},
     )
 
 

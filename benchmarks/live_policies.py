@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from benchmarks.rows import write
 from benchmarks.simulstreaming import SimulStreaming, write_talk
 from benchmarks.with_omnisteval import beside_ours
 from rich.console import Console
@@ -32,7 +33,7 @@ from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.live import SimulatedClock, emission_logs, in_blocks, play
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.util.plotting import ACCENT, INK, MUTED, new_figure, plain_axes
-from sprachbund.util.provenance import commit, machine, versions
+from sprachbund.util.provenance import commit, versions
 
 ROOT = Path(__file__).parents[1]
 TALK = "talk"
@@ -200,7 +201,7 @@ def main() -> None:
     Console().print(table)
     if options.out:
         manifest = {
-            "machine": machine() | {"threads": 1},
+            "threads": 1,
             "versions": versions() | {"omnisteval": version("omnisteval")},
             "commit": commit(),
             "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -215,7 +216,7 @@ def main() -> None:
             "seed": options.seed,
             "rows": rows,
         }
-        options.out.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        write(options.out, manifest)
     if options.figure:
         draw(rows, options.figure)
 

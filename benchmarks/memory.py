@@ -157,10 +157,8 @@ def main() -> None:
         return
     from benchmarks.rows import keep  # not above: what it imports is no part of what is measured
 
-    from sprachbund.util.processor import processor_name
-
     rows = rows_of({shape: measure(shape, args) for shape in args.shapes})
-    keep(args.out, {"processor": processor_name(), "threads": args.threads, "rows": rows})
+    keep(args.out, {"threads": args.threads, "rows": rows})
 
 
 if __name__ == "__main__":

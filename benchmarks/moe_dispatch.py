@@ -22,7 +22,6 @@ from torch import Tensor
 
 from sprachbund.nn.feed_forward import Branch
 from sprachbund.nn.moe import Experts, Router
-from sprachbund.util.provenance import machine
 
 EXPERTS = (2, 4, 8, 16, 32, 64)
 CHOSEN = 2
@@ -152,7 +151,6 @@ def main() -> None:
     forms = [row for num_experts in EXPERTS for row in measured(shape, num_experts, given.rounds)]
     rows = side_by_side(forms)
     result = {
-        "machine": machine(),
         "rows,width,hidden": shape,
         "chosen": CHOSEN,
         "rounds": given.rounds,

@@ -14,7 +14,6 @@ Run: python -m benchmarks.native_heads --shape small medium --batch 1 8
 
 import argparse
 import json
-import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.rows import keep
+from benchmarks.rows import keep, machine
 from rich.progress import track
 
 from sprachbund.decoding.drafts.base import NativeRun
@@ -39,7 +38,6 @@ from sprachbund.models.base import Memory
 from sprachbund.models.whisper import PRESETS
 from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.drafts import Parasite, ParasiteShape
-from sprachbund.util.processor import processor_name
 
 PROMPT, DRAFT_LAYERS = 4, 2
 
@@ -220,18 +218,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     about = {
-        "processor": processor_name(),
         "kernels": choose_instruction_set(),
         "threads": args.threads,
         "clock": "of the thread" if args.threads == 1 else "of the wall",
         "idle": args.idle,
         "weights": "random; draft tokens planted",
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }
     before = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {"rows": []}
     rows = [row for row in before.pop("rows") if row["shape"] not in args.shape]
-    if rows and before != about:
-        raise SystemExit(f"{args.out} is of {before}, this is {about}; give another --out")
+    now = {"machine": machine(), **about}
+    if rows and before != now:
+        raise SystemExit(f"{args.out} is of {before}, this is {now}; give another --out")
     with torch.inference_mode():
         for name in args.shape:
             rows += [line for size in args.batch for line in measure(name, size, args)]

@@ -10,7 +10,6 @@ Run: python -m benchmarks.native_search --corpus corpora/phrasebook/test --texts
 """
 
 import argparse
-import platform
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -34,7 +33,6 @@ from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.state import Hypothesis, start_batch, whole_prompt
 from sprachbund.models.base import Memory, Target
 from sprachbund.models.conformer import Conformer
-from sprachbund.util.processor import processor_name
 
 OPTIONS = DecodingOptions(draft="none")
 PYTHON, NATIVE = "from Python", "in the kernels"
@@ -194,11 +192,9 @@ def main() -> None:
     with torch.inference_mode():
         lines = measure(args)
     result = {
-        "processor": processor_name(),
         "threads": args.threads,
         "clock": "of the thread" if args.threads == 1 else "of the wall",
         "idle": args.idle,
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "rows": lines,
     }
     keep(args.out, result)

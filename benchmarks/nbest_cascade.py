@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.rows import write
 from sacrebleu import sentence_chrf
 
 import sprachbund
@@ -20,7 +21,6 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding import pipeline
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.util.processor import processor_name
 from sprachbund.util.provenance import commit
 
 WEIGHTS = (0.0, 0.1, 0.3, 0.5, 1.0)
@@ -123,7 +123,6 @@ def main() -> None:
         print(json.dumps(row))
     if options.out:
         manifest = {
-            "processor": processor_name(),
             "commit": commit(),
             "model": options.model,
             "then": options.what or Path(options.then).name,
@@ -135,7 +134,7 @@ def main() -> None:
             "resamples": RESAMPLES,
             "rows": rows,
         }
-        options.out.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        write(options.out, manifest)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.rows import machine
 from rich.progress import Progress
 
 from sprachbund.engines.extension import choose_instruction_set
@@ -337,14 +338,13 @@ def load(args: argparse.Namespace) -> dict[str, Any]:
         sys.exit(
             f"{args.out} was measured with {result.get('options')}, not {options}; give --fresh or another --out"
         )
-    machine = {
+    named = {
         "processor": args.processor,
-        "cores": os.cpu_count(),
         "instruction_set": args.instruction_set or choose_instruction_set(),
         "flags": flags(),
     }
     measured = {name: asdict(case) for name, case in (QUICK if args.quick else CASES).items()}
-    return {"options": options, "machine": machine, "cases": measured, "versions": {}, "shapes": {}}
+    return {"options": options, "machine": machine() | named, "cases": measured, "versions": {}, "shapes": {}}
 
 
 def processor() -> str:

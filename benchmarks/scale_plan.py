@@ -35,7 +35,6 @@ from sprachbund.research.estimate import count_parameters
 from sprachbund.research.gradient_sharing.estimate import estimate_memory as of_sharing
 from sprachbund.research.gradient_sharing.options import GradientSharingRecipe
 from sprachbund.training.options import read_recipe
-from sprachbund.util.provenance import machine
 
 HERE = Path(__file__).parent
 RATE = 16_000
@@ -517,7 +516,7 @@ def main() -> None:
         {"what": what, "bytes_a_second": round(rate), "GB_in_all": round(args.hours * 3600 * rate / 1e9, 1)}
         for what, rate in bytes_of.items()
     ]
-    head = {"machine": machine(), "cluster": asdict(cluster), "hours": args.hours, "passes": args.passes}
+    head = {"cluster": asdict(cluster), "hours": args.hours, "passes": args.passes}
     for name, rows in {
         "throughput": throughput,
         "memory": memory,

@@ -22,7 +22,6 @@ from sprachbund.evaluation.lines import HYPOTHESES_FILE, DecodingEvidence, Line,
 from sprachbund.evaluation.manifest import ModelUsed
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.scoring import Scoring
-from sprachbund.util.provenance import machine
 
 LANGUAGES = ("en", "de", "es", "fr", "it")
 WORDS = [f"{a}{b}{c}" for a in ("ba", "de", "fi", "go", "lu") for b in ("", "n", "ra") for c in ("", "ste")]
@@ -105,7 +104,7 @@ def main() -> None:
             if count in wanted["compare"]:
                 command = [sys.executable, "-m", "sprachbund", "compare", *map(str, runs.values())]
                 rows.append(row("compare", count, *measure(*command)))
-    keep(given.out, {"machine": machine(), "rows": rows})
+    keep(given.out, {"rows": rows})
 
 
 def row(what: str, count: int, seconds: float, peak: float) -> dict[str, object]:

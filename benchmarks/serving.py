@@ -34,6 +34,7 @@ import httpx
 import numpy as np
 import psutil
 import soundfile
+from benchmarks.rows import machine
 from benchmarks.serving_rows import rows_of
 from rich.console import Console
 from rich.progress import Progress
@@ -42,7 +43,7 @@ from websockets.exceptions import WebSocketException
 
 from sprachbund import __version__
 from sprachbund.audio.load import load
-from sprachbund.util.provenance import commit, machine
+from sprachbund.util.provenance import commit
 
 ROOT = Path(__file__).parents[1]
 RATE, BLOCK_S = 16_000, 0.1

@@ -32,7 +32,6 @@ from sprachbund.data.loading import ExampleOptions, PieceExamples, ShardedCorpus
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.data.shards import Shards, cuts_name, open_corpus, pack, recording_name, write_index
 from sprachbund.text.tokenizer import Tokenizer
-from sprachbund.util.provenance import machine
 
 HERE = Path(__file__).parent
 RATE, LATENCY_S = 16_000, 0.05
@@ -279,7 +278,7 @@ def main() -> None:
         {"what": "lines, parsed whole", "utterances": int(lines["utterances"]), "opened_s": lines["opened_s"],
          "first_batch_s": "", "memory_MiB": lines["memory_mib"]}
     )  # fmt: skip
-    keep(args.out, {"machine": machine(), "ranks": RANKS, "rows": rows}, "start")
+    keep(args.out, {"ranks": RANKS, "rows": rows}, "start")
     disk = rates["local disk"]
     speeds = [
         {
@@ -291,7 +290,7 @@ def main() -> None:
         }
         for name, values in rates.items()
     ]
-    keep(args.out.with_name("shards_speed.json"), {"machine": machine(), "rows": speeds}, "speed")
+    keep(args.out.with_name("shards_speed.json"), {"rows": speeds}, "speed")
     if args.folder is None:
         shutil.rmtree(folder)
 

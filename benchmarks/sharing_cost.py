@@ -26,7 +26,6 @@ from sprachbund.models.conformer import Conformer, ConformerConfig
 from sprachbund.research.gradient_sharing.collect import Collection
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.text.tokenizer import Tokenizer
-from sprachbund.util.provenance import machine
 
 TAGS = ("aa", "bb", "cc", "dd", "ee", "ff", "gg", "hh")
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
@@ -183,10 +182,10 @@ def main() -> None:
                 measure(data, Path(folder) / f"{number}", case)
                 for number, case in enumerate(track(cases, "analysing", console=Console(stderr=True)))
             ]
-            keep(given.out / "sharing_cost.json", {"machine": machine(), "rows": rows})
+            keep(given.out / "sharing_cost.json", {"rows": rows})
         if given.only != "grows":
             rows = beside_training(data, Path(folder))
-            keep(given.out / "sharing_epoch.json", {"machine": machine(), "rows": rows})
+            keep(given.out / "sharing_epoch.json", {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks.rows import write
+
 from sprachbund import __version__
 from sprachbund.audio.augment import CLEAN, TRAIN, WIDE, Augmentation
 from sprachbund.corpora.editions import edition, make_edition
@@ -33,7 +35,7 @@ from sprachbund.data.synthesisers import DEFAULT_SYNTHESIZERS, SYNTHESIZERS
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.translator import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe, run
-from sprachbund.util.provenance import commit, machine
+from sprachbund.util.provenance import commit
 
 ROOT = Path(__file__).resolve().parent
 LANGUAGES = ("en", "es", "fr", "it", "de", "ru")
@@ -263,12 +265,12 @@ def write_table(options: argparse.Namespace) -> None:
         if by_arm[name]
         for tag in sorted(by_arm[name][0]["left_out"])
     ]
-    made = {"version": __version__, "commit": commit(), "machine": machine(), "steps": options.steps}
+    made = {"version": __version__, "commit": commit(), "steps": options.steps}
     for name, tables in {
         "speakers.json": {"rows": changes, "runs": done},
         "speakers_left_out.json": {"rows": left_out},
     }.items():
-        (ROOT / name).write_text(json.dumps({**made, **tables}, indent=1) + "\n", encoding="utf-8")
+        write(ROOT / name, {**made, **tables})
 
 
 def main() -> None:

@@ -9,8 +9,6 @@ Run: python -m benchmarks.speculation --corpus corpora/telephone/dev --draft par
 """
 
 import argparse
-import json
-import platform
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.rows import write
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -279,12 +278,10 @@ def main() -> None:
             lines += [{**about, **line} for line in measure(family, engine, args)]
     result = {
         "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
-        "machine": platform.machine(),
-        "versions": {"torch": torch.__version__},
         "rows": [shown(line) for line in lines if line["pair"] == ALL],
         "pairs": lines,
     }
-    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(args.out, result)
     Console().print(report(result))
     if args.figure:
         figure(result, args.figure)

@@ -10,7 +10,6 @@ Run: python -m benchmarks.speculation_shapes --threads 1 2
 """
 
 import argparse
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,9 +165,7 @@ def main() -> None:
     todo = [(case, n) for case in CASES for n in args.threads]
     rows = [measure(*one, args) for one in track(todo)]
     about = {
-        "machine": platform.machine(),
         "engine": ENGINE,
-        "torch": torch.__version__,
         "tokens": args.tokens,
     }
     keep(

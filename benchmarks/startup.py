@@ -7,7 +7,6 @@ The last one translates a recording of `examples` with the bundled model and cou
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -16,7 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from sprachbund.util.provenance import machine, versions
+from benchmarks.rows import write
+
+from sprachbund.util.provenance import versions
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "sprachbund"]
@@ -82,12 +83,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
     result = {
-        "machine": machine(),
         "versions": versions(),
         "rounds": args.rounds,
         "rows": measure(args.rounds),
     }
-    args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(args.out, result)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,6 @@ from sprachbund.models.io import load
 from sprachbund.nn.quantized import packed_layers
 from sprachbund.nn.streaming_conformer import SUBSAMPLING, Tier
 from sprachbund.text.tokenizer import Tokenizer
-from sprachbund.util.provenance import machine
 
 HERE = Path(__file__).parent
 SHAPES: dict[str, dict[str, Any]] = {
@@ -283,7 +282,6 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model: Any = load(args.model) if args.model else random_model(args.shape)
     what = {
-        "machine": machine(),
         "threads": args.threads,
         "model": args.model.name if args.model else f"random weights, {args.shape}",
     }

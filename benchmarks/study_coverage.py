@@ -15,7 +15,6 @@ from benchmarks.rows import keep
 from sprachbund.errors import SprachbundError
 from sprachbund.research.encoder_transfer.power_law import Interval, PowerLaw, fit_power_law
 from sprachbund.research.encoder_transfer.study_options import By
-from sprachbund.util.provenance import machine
 
 HOURS = np.array([100.0, 250.0, 500.0, 1000.0, 2500.0])
 SCALE, EXPONENT, SPREAD = 4.0, 0.92, 0.3
@@ -80,7 +79,7 @@ def main() -> None:
         for noise in NOISES
         for by in WAYS
     ]
-    kept = {"machine": machine(), "repeats": given.repeats, "draws": given.draws, "rows": rows}
+    kept = {"repeats": given.repeats, "draws": given.draws, "rows": rows}
     keep(given.out, kept)
 
 

@@ -12,7 +12,6 @@ Run: python -m benchmarks.tempos corpora/telephone/dev corpora/outside/dev corpo
 """
 
 import argparse
-import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.rows import write
 from rich.progress import track
 from sacrebleu.metrics import CHRF
 
@@ -30,7 +30,6 @@ from sprachbund.audio.tempo import change_tempo
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.evaluation.hypotheses import BatchDecoder
-from sprachbund.util.processor import processor_name
 from sprachbund.util.provenance import commit
 
 BATCH = 16
@@ -142,14 +141,13 @@ def main() -> None:
     for row in rows:
         print(*row.values(), sep="\t")
     about = {
-        "processor": processor_name(),
         "threads": options.threads,
         "limit": options.limit,
         "data": {"/".join(path.parts[-2:]): Manifest(path).content_hash() for path in options.corpora},
         "commit": commit(),
         "rows": rows,
     }
-    options.out.write_text(json.dumps(about, indent=1) + "\n")
+    write(options.out, about)
 
 
 if __name__ == "__main__":

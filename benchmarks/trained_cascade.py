@@ -18,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rows import write
+
 from sprachbund.research.discrete_units.data import phrases
 from sprachbund.util.files import write_json, write_text
 from sprachbund.util.provenance import commit
@@ -178,7 +180,7 @@ def main() -> None:
     shutil.copy(of_cascade / "scores.json", RESULTS / "ground_cascade.json")
     shutil.copy(direct / "scores.json", RESULTS / "ground_direct.json")
     rows = failures(of_cascade, transcripts, direct)
-    write_json(RESULTS / "ground_failures.json", {"commit": commit(), "rows": rows})
+    write(RESULTS / "ground_failures.json", {"commit": commit(), "rows": rows})
     live = (sys.executable, "-m", "benchmarks.live_cascade", "--then", model, "--what", "trained on texts")
     talk = ("--data", given.data / "test", "--source", "de", "--target", TARGET, "--minutes", "5")
     subprocess.run([*map(str, (*live, *talk)), "--out", RESULTS / "ground_live.json"], check=True)

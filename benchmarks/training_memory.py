@@ -34,7 +34,6 @@ from sprachbund.training.lora import add_lora, make_optimizers
 from sprachbund.training.memory import recompute_layers
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.parallel import LossOf, in_16_bits
-from sprachbund.util.provenance import machine
 
 HERE = Path(__file__).parent
 PLAIN: dict[str, Any] = {"rows_per_utterance": 2, "max_tokens": 24, "time_masks": 0, "frequency_masks": 0}
@@ -194,7 +193,7 @@ def main() -> None:
                 }
             )
             print(rows[-1], flush=True)
-    keep(args.out, {"machine": machine(), "rows": rows}, "memory of a training step")
+    keep(args.out, {"rows": rows}, "memory of a training step")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sprachbund.nn.transducer import joint_transducer_loss, transducer_loss
-from sprachbund.util.provenance import machine
 
 SHORT = ((4, 60, 15, 500), (8, 100, 25, 1000))
 FULL = (*SHORT, (8, 250, 50, 1000), (4, 250, 50, 4000))
@@ -197,7 +196,7 @@ def main() -> None:
         name, shape = given.peak
         return peak(name, tuple(int(size) for size in shape.split(",")))
     rows = [row for shape in (FULL if given.full else SHORT) for row in measured(shape, given.rounds)]
-    keep(given.out, {"machine": machine(), "rows": rows})
+    keep(given.out, {"rows": rows})
 
 
 if __name__ == "__main__":

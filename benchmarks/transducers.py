@@ -208,7 +208,6 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--processor", help="its name, where the system hides it")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "sprachbund-transducers")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--worker", choices=[OURS, THEIRS], help=argparse.SUPPRESS)
@@ -219,8 +218,6 @@ def main() -> None:
     if args.worker:
         return work(args.worker, args.folder, args.threads)
     from benchmarks.rows import keep
-
-    from sprachbund.util.processor import processor_name
 
     rows = []
     for kind in args.shapes:
@@ -238,8 +235,7 @@ def main() -> None:
             ]
             subprocess.run(command, check=True)
         rows += measure(kind, folder, args.rounds, args.threads)
-    named = {"processor": args.processor or processor_name(), "threads": args.threads, "rounds": args.rounds}
-    keep(args.out, {**named, "rows": rows})
+    keep(args.out, {"threads": args.threads, "rounds": args.rounds, "rows": rows})
     return None
 
 

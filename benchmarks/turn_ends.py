@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.rows import write
 
 import sprachbund
 from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW
@@ -37,7 +38,7 @@ from sprachbund.models.base import Family, Target
 from sprachbund.streaming.engine import LiveEngine, finished_probabilities
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.streaming.session import LiveSession
-from sprachbund.util.provenance import commit, machine, versions
+from sprachbund.util.provenance import commit, versions
 
 ROOT = Path(__file__).parents[1]
 BUNDLED = ROOT / "src" / "sprachbund" / "models" / "assets" / "bundled"
@@ -357,13 +358,13 @@ def main() -> None:
     print(json.dumps(result, indent=1))
     if options.out:
         head = {
-            "machine": machine() | {"threads": 1},
+            "threads": 1,
             "versions": versions(),
             "commit": commit(),
             "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "model": "bundled",
         }
-        options.out.write_text(json.dumps(head | result, indent=1) + "\n", encoding="utf-8")
+        write(options.out, head | result)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ from pathlib import Path
 import httpx
 from benchmarks.rows import keep
 
-from sprachbund.util.provenance import machine
-
 RECORDINGS = Path(__file__).parents[1] / "examples" / "recordings"
 TIMED = """
 import sys, time, sprachbund
@@ -127,7 +125,7 @@ def main() -> None:
         before, now = (f"{statistics.median(s):.3g} ({min(s):.3g} to {max(s):.3g})" for s in sides)
         ratio = statistics.median(sides[1]) / statistics.median(sides[0])
         rows.append({"what": what, "before s": before, "now s": now, "ratio": round(ratio, 2)})
-    about = {"machine": machine(), "engine": "native", "rounds": given.rounds}
+    about = {"engine": "native", "rounds": given.rounds}
     commits = dict(zip(("before", "now"), map(_commit, checkouts), strict=True))
     keep(given.out, {**about, **commits, "rows": rows})
 

@@ -30,7 +30,6 @@ from sprachbund.models.tokens.unit_options import FitOptions, KMeansOptions, Voc
 from sprachbund.units.encoded import Encoding, Extraction, encode
 from sprachbund.units.fit import Fit, make_units
 from sprachbund.util.computing import Computing
-from sprachbund.util.provenance import machine
 
 LAYER = 5
 MEAN_S = 6.3
@@ -177,7 +176,7 @@ def main() -> None:
     count, rounds = (200, 5) if options.full else (32, 2)
     rows = compare(count, rounds)
     memory = [peak_mb(count), peak_mb(TIMES * count)]
-    result = {"machine": machine(), "layer": LAYER, "rounds": rounds, "rows": rows, "memory": memory}
+    result = {"layer": LAYER, "rounds": rounds, "rows": rows, "memory": memory}
     keep(Path(__file__).with_suffix(".json"), result)
     for line in memory:
         print(f"{line['speech_h']} h of speech: {line['peak_mb']} MB at most")

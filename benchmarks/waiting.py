@@ -10,7 +10,6 @@ and steps of training a small transformer. Run on two idle cores, as root: pytho
 import argparse
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -152,7 +151,7 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = {}
     for (what, way), seconds in measured.items():
         rows.setdefault(what, {"work": what})[way] = shown(seconds)
-    about = {"machine": platform.machine(), "repeats": args.repeats, "unit": "s"}
+    about = {"repeats": args.repeats, "unit": "s"}
     keep(args.out, {**about, "rows": list(rows.values())}, "seconds")
 
 

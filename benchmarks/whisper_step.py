@@ -5,8 +5,6 @@ both; the table gives medians and spreads. Run: python -m benchmarks.whisper_ste
 """
 
 import argparse
-import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +14,7 @@ from typing import TypeVar
 
 import torch
 import transformers
+from benchmarks.rows import write
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -109,8 +108,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
                 times[system].append(run.times_ms)
     return {
         "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
-        "machine": platform.machine(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": {"transformers": transformers.__version__},
         "model": asdict(config),
         "largest_logit_difference": difference,
         "ms": {
@@ -167,7 +165,7 @@ def main() -> None:
     with torch.inference_mode():
         result = measure(args)
     result["rows"] = table_rows(result)
-    args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write(args.out, result)
     console = Console()
     console.print(report(result))
     console.print(

@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks.rows import write
 from benchmarks.speakers import LANGUAGES, is_chrf, score, share_of, training_options, with_spread
 
 from sprachbund import __version__
@@ -34,7 +35,7 @@ from sprachbund.data.synthesisers import SYNTHESIZERS
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.training.dual_scale import DualScaleOptions
 from sprachbund.training.translator import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe, run
-from sprachbund.util.provenance import commit, machine
+from sprachbund.util.provenance import commit
 
 ROOT = Path(__file__).resolve().parent
 OTHER_SPEAKERS = ("asterisk-es-allison", "asterisk-fr-june", "asterisk-it-carlo", "asterisk-ru-ivrvoice")
@@ -206,9 +207,8 @@ def write_table(options: argparse.Namespace) -> None:
                     "sentences": with_spread(sentences),
                 }
             )
-    made = {"version": __version__, "commit": commit(), "machine": machine(), "steps": options.steps}
-    text = json.dumps({**made, "rows": rows, "runs": done}, indent=1)
-    (ROOT / "wording.json").write_text(text + "\n", encoding="utf-8")
+    made = {"version": __version__, "commit": commit(), "steps": options.steps}
+    write(ROOT / "wording.json", {**made, "rows": rows, "runs": done})
 
 
 def main() -> None:

@@ -80,12 +80,11 @@ def line(panel: str, label: str, text: str) -> Line:
 
 def sharing() -> list[Line]:
     """Arms of both comparisons: all languages, the starved one, those new to the model, and a planted conflict."""
-    kept = ("sharing", "one branch a language", "lora", "sharing, all weights", "uft, all weights")
     small = [
         line(panel, row["arm"], row[column])
         for panel, column in (("all languages", "difference all"), ("the starved one", "difference starved"))
         for row in rows_of("sharing_small")
-        if row["arm"] in kept
+        if row[column]
     ]
     new = [
         line("two new languages", row["arm"], row["difference new"])
@@ -189,7 +188,6 @@ def encoder_transfer() -> list[Line]:
     return [
         line(str(row["language"]), f"{row['hours']} h", f"{row['gap']} {row['95%']}")
         for row in rows_of("encoder_transfer_small_cells")
-        if row["hours"] in (0.1, 0.5, 2.5)
     ]
 
 

@@ -18,9 +18,8 @@ from typing import Any
 
 import av
 import soundfile
+from benchmarks.rows import write
 from tests.audio.mutants import KINDS, mutants, outcome, seed
-
-from sprachbund.util.files import write_json
 
 OUT = Path("docs/results/reliability/audio_mutants.json")
 HANGS_S = 60.0
@@ -112,7 +111,7 @@ def main() -> None:
         "peak_mib": max(row["peak_mib"] for row in rows),
         "slowest_s": max(row["slowest_s"] for row in rows),
     }
-    write_json(given.out, {"libraries": libraries, "totals": totals | largest, "kinds": rows})
+    write(given.out, {"libraries": libraries, "totals": totals | largest, "kinds": rows})
 
 
 if __name__ == "__main__":

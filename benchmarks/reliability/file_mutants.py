@@ -12,7 +12,6 @@ import argparse
 import copy
 import json
 import multiprocessing
-import platform
 import random
 import resource
 import shutil
@@ -29,6 +28,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+from benchmarks.rows import write
 
 from sprachbund.errors import SprachbundError
 
@@ -1154,17 +1154,8 @@ def main() -> int:
     total["memory_mib"] = max(row["memory_mib"] for row in rows)  # type: ignore[type-var]
     print(json.dumps(total))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"processor": _processor(), "system": platform.platform(), "python": platform.python_version()}
-    text = json.dumps({"rows": rows, "total": total, "machine": machine}, indent=1)
-    options.out.write_text(text + "\n", encoding="utf-8")
+    write(options.out, {"rows": rows, "total": total})
     return 1 if total["raw_errors"] or total["hangs"] else 0
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

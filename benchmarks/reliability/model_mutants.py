@@ -6,15 +6,13 @@
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rows import write
 from tests.models.mutants import FAMILIES, MEMORY_BYTES, OWN, TIME_S, MutantResults, try_all
-
-from sprachbund.util.files import write_json
 
 _OUT = Path(__file__).parents[2] / "docs/results/reliability/model_mutants.json"
 
@@ -45,12 +43,11 @@ def _write(path: Path, seed: int, rows: dict[str, Any]) -> None:
     report = {
         "seed": seed,
         "limits": {"address_space_gib": MEMORY_BYTES / 2**30, "seconds": TIME_S},
-        "processor": _processor(),
         "with_checksums": [family for family in rows if family in OWN],
         "total": total,
         "families": rows,
     }
-    write_json(path, report)
+    write(path, report)
 
 
 def _row(results: MutantResults) -> dict[str, int]:
@@ -66,13 +63,6 @@ def _row(results: MutantResults) -> dict[str, int]:
         "hangs": seen["hang"],
         "largest_memory_mib": round(results.memory_bytes / 2**20),
     }
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

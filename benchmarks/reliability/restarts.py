@@ -19,9 +19,9 @@ from statistics import median
 from typing import Any
 
 import httpx
+from benchmarks.rows import write
 
-from sprachbund.util.files import write_json
-from sprachbund.util.provenance import machine, versions
+from sprachbund.util.provenance import versions
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "docs" / "results" / "reliability" / "restarts.json"
@@ -140,7 +140,7 @@ def main() -> None:
     given = options.parse_args()
     row = measure(given.kills) | {"processor": "AMD EPYC, AVX-512 VNNI and bf16"}
     print(row)
-    write_json(given.out, {"machine": machine(), "versions": versions(), "rows": [row]})
+    write(given.out, {"versions": versions(), "rows": [row]})
 
 
 if __name__ == "__main__":

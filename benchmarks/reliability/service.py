@@ -30,10 +30,10 @@ import httpx
 import numpy as np
 import psutil
 import soundfile
+from benchmarks.rows import write
 
 from sprachbund.audio.load import load
-from sprachbund.util.files import write_json
-from sprachbund.util.provenance import commit, machine, versions
+from sprachbund.util.provenance import commit, versions
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "docs" / "results" / "reliability" / "service.json"
@@ -324,7 +324,6 @@ def main() -> None:
     values = {
         "measures": "good clients beside hostile ones",
         "seconds": options.seconds,
-        "machine": machine(),
         "load average before": round(began_load, 2),
         "note": options.note,
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -332,7 +331,7 @@ def main() -> None:
         "versions": versions() | {name: version(name) for name in SERVICE_LIBRARIES},
         **measured,
     }
-    write_json(options.out, values)
+    write(options.out, values)
     print(json.dumps(values, indent=1))
 
 

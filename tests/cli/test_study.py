@@ -54,6 +54,22 @@ def test_an_untrusted_fit_says_so_in_text(results: Path) -> None:
     assert "not known" in ran.out
 
 
+def test_a_language_with_one_start_makes_no_law_certain(tmp_path: Path) -> None:
+    """As if its rows were not there."""
+    table = list(rows(3, noise=0.3))
+    two = [row for row in table if row["language"] != "fr"]
+    one_armed = [row for row in table if row["language"] != "fr" or row["start"] == "ml"]
+    without, beside = (
+        json.loads(command("study", "fit", write(tmp_path / name, part), "--json", "--arms", "ml,en").out)[
+            "fit"
+        ]
+        for name, part in (("two.csv", two), ("one_armed.csv", one_armed))
+    )
+    assert beside == without
+    assert beside["trusted"] is False
+    assert beside["why"][0].startswith("2 languages: an interval takes 3 or more")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -12,7 +12,7 @@ import torch
 import sprachbund
 from sprachbund.audio.load import load as load_audio
 from sprachbund.compat import faster_whisper, whisper
-from sprachbund.compat.arguments import FALLBACK, NAMES, Wish, span_options, temperatures
+from sprachbund.compat.arguments import FALLBACK, NAMES, TranscribeArguments, span_options, temperatures
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import CATALOGUE
 
@@ -126,14 +126,14 @@ def test_thresholds_are_those_of_the_guard() -> None:
         "language": None, "task": "transcribe", "beam_size": 3, "initial_prompt": None, "word_timestamps": False,
         "max_tokens": 20, "without_timestamps": True,
     }  # fmt: skip
-    given = Wish(
+    given = TranscribeArguments(
         **common, compression_ratio_threshold=1.5, log_probability_threshold=-0.5, no_speech_threshold=0.25
     ).options()
     assert (given.beam_size, given.max_tokens, given.timestamps) == (3, 20, False)
     assert given.guard.max_compression_ratio == 1.5
     assert given.guard.min_mean_log_probability == -0.5
     assert given.guard.max_no_speech_probability == 0.25
-    none = Wish(
+    none = TranscribeArguments(
         **common, compression_ratio_threshold=None, log_probability_threshold=None, no_speech_threshold=None
     ).options()
     assert none.guard.max_compression_ratio > 1e6

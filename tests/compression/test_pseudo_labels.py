@@ -337,8 +337,16 @@ def test_labels_are_the_texts_that_the_teacher_serves(
 
 
 def test_labels_begun_before_the_options_were_named_go_on_where_they_are_the_same(tmp_path: Path) -> None:
-    named = {"teacher": "x", "decoding": {"beam_size": 1, "timestamps": False}}
+    named = {"teacher": "x", "decoding": asdict(DecodingOptions(timestamps=False))}
     claim(tmp_path / "out", {"teacher": "x"})
     claim(tmp_path / "out", named)
     with pytest.raises(SprachbundError, match="was begun with another decoding"):
-        claim(tmp_path / "out", {**named, "decoding": {"beam_size": 1, "timestamps": True}})
+        claim(tmp_path / "out", {**named, "decoding": asdict(DecodingOptions(timestamps=True))})
+
+
+def test_labels_begun_before_there_was_an_option_go_on_where_it_is_not_given(tmp_path: Path) -> None:
+    before = {name: value for name, value in asdict(DecodingOptions()).items() if name != "tempos"}
+    claim(tmp_path / "out", {"decoding": before})
+    claim(tmp_path / "out", {"decoding": asdict(DecodingOptions())})
+    with pytest.raises(SprachbundError, match="was begun with another decoding"):
+        claim(tmp_path / "out", {"decoding": asdict(DecodingOptions(tempos=(1.3, 1.6)))})

@@ -240,6 +240,39 @@ def test_drafts_for_other_rows_or_tokens_are_refused() -> None:
         native().TokenMap({1: (np.zeros(1, np.int64), np.full(1, 9, np.int32))}, 5)
 
 
+def test_joined_drafts_keep_their_parts_alive() -> None:
+    family, memory = native_family(), rows_of(1)[0]
+    batch = start_batch(family, memory, [[Target(language="de")]], PLAIN, None)
+    decoder, tokens = cast(NativeDecoder, family.decoder), np.array([[0, 7, 5, 0, 0]])
+    parts: list[tuple[Any, list[int], int]] = [(native().TextDraft([[5, 3, 8]], [2]), [0], 2)]
+    joined = native().JoinedDraft(parts)
+    parts.clear()
+    # In the memory that the part would have left.
+    others = [native().TextDraft([[9] * 3], [2]) for _ in range(8)]
+    out = np.zeros((1, 3), np.int64)
+    joined.propose(decoder._native, tokens, np.array([3]), batch.cache.own, out)
+    assert (out.tolist(), len(others)) == ([[3, 8, -1]], 8)
+    with pytest.raises(TypeError, match="no draft"):
+        native().JoinedDraft([(None, [0], 1)])
+
+
+def test_lengths_beyond_all_numbers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    family, (memory, targets) = native_family(), rows_of(1)
+    batch = start_batch(family, memory, [[targets[0][0]]], PLAIN, None)
+    decoder, cache, most = cast(NativeDecoder, family.decoder), batch.cache, 2**63 - 1
+    token, logits = torch.zeros(1, 1, dtype=torch.long), torch.empty(1, 1, family.vocabulary_size)
+    for length in (most, -1):
+        with pytest.raises(ValueError, match="more tokens than the cache can hold"):
+            decoder._native.step(
+                token, torch.tensor([length]), cache.own, cache.cross, None, cache.frames, logits, None
+            )
+    rows = NativeSearch(batch, [whole_prompt(family, targets[0][0])])
+    for room in (most, 1000):
+        monkeypatch.setattr(NativeSearch, "room", np.array([room]))
+        with pytest.raises(ValueError, match="more tokens than a row has room for"):
+            rows.finish(decoder)
+
+
 def test_timing_a_pass_leaves_the_rows_as_they_were() -> None:
     family, (memory, targets) = native_family(), rows_of(2)
     prompts = [whole_prompt(family, target) for target in flat(cast(Any, targets))]

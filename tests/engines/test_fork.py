@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +13,11 @@ import onnx
 import pytest
 import torch
 
+from sprachbund.engines.extension import choose_instruction_set, native
+from sprachbund.engines.native_linear import NativeLinear
+from sprachbund.engines.packing import pack_matrix
 from sprachbund.models.streaming_onnx import Graph, OnnxSession, Value
+from tests.engines.support import needs_native
 from tests.nobody import can_be_nobody
 from tests.stories.support import speech, write_tiny_model, write_wav
 
@@ -41,6 +46,34 @@ def test_a_forked_process_computes_with_torch_and_with_the_native_engine(tmp_pat
     arguments = [sys.executable, "-c", PROGRAM, str(model), str(talk)]
     ran = subprocess.run(arguments, capture_output=True, text=True, timeout=200)
     assert ran.returncode == 0, ran.stderr[-2000:]
+
+
+@needs_native
+def test_a_process_computes_that_was_forked_while_another_thread_did() -> None:
+    """The threads of the parent, the one in the call included, are not there to open what they had locked."""
+    team, instruction_set = native().Team(2), choose_instruction_set()
+    arrays = pack_matrix("matrix", torch.randn(256, 256, generator=torch.Generator().manual_seed(0)))
+    layer = NativeLinear(arrays, (256, 256), team, instruction_set)
+    row, rows = torch.ones(1, 256), torch.ones(2048, 256)
+    layer(rows)  # makes room
+    expected, going_on = layer(row), threading.Event()
+    going_on.set()
+
+    def compute() -> None:
+        while going_on.is_set():
+            layer(rows)
+
+    busy = threading.Thread(target=compute)
+    busy.start()
+    try:
+        for _ in range(8):
+            if (child := os.fork()) == 0:
+                signal.alarm(60)
+                os._exit(0 if torch.equal(layer(row), expected) else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        going_on.clear()
+        busy.join()
 
 
 def test_a_forked_process_computes_with_onnx_runtime(tmp_path: Path) -> None:

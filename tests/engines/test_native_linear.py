@@ -1,5 +1,6 @@
 """Linear layers and LSTMs in the kernels, and the streaming transducers that consist of them."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,22 @@ def test_a_product_is_kept_for_the_same_input_alone() -> None:
     for x in (torch.ones(3, 2), torch.ones(3, 2), torch.zeros(3, 2), torch.zeros(4, 2)):
         assert torch.equal(kept(x), 2 * x)
     assert calls == [3, 3, 4]
+
+
+def test_a_product_is_kept_for_each_of_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, own, other = KeptProduct(nn.Identity()), torch.ones(3, 2), torch.zeros(4, 2)
+    kept(own)
+
+    def equal_then_overtaken(known: Tensor, x: Tensor) -> bool:
+        """In the moment between the comparison and the return, another thread asks for its own."""
+        monkeypatch.undo()
+        thread = threading.Thread(target=kept, args=(other,))
+        thread.start()
+        thread.join()
+        return torch.equal(known, x)
+
+    monkeypatch.setattr("sprachbund.engines.native_linear.torch.equal", equal_then_overtaken)
+    assert kept(own) is own
 
 
 def logits_of(llm: Any) -> torch.Tensor:

@@ -15,10 +15,12 @@ from torch.nn.modules.module import register_module_forward_hook
 from sprachbund.engines.choice import engine_for, why_not_native
 from sprachbund.engines.native_causal import NativeCausalLM
 from sprachbund.engines.native_engine import NativeDecoder, NativeModule
+from sprachbund.engines.parts import parts_of
 from sprachbund.engines.torch_layers import Int8Linear, PackedLinear
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.models.cascade import Cascade
+from sprachbund.models.drafts import DraftCard, write_draft
 from sprachbund.models.streaming_onnx import OnnxEncoder, OnnxTransducer
 from sprachbund.nn.quantized import BlockLinear
 from tests.decoding.families import SLOW
@@ -118,6 +120,20 @@ def test_a_decoder_that_nothing_runs_is_not_named(tmp_path: Path) -> None:
     chosen = engine_for(family, "torch")
     assert chosen.parts["encoder"] == chosen.parts["transducer"] == "torch, fp32"
     assert "decoder" not in chosen.parts
+
+
+@needs_native
+def test_drafts_beside_a_native_language_model_are_those_of_python(tmp_path: Path) -> None:
+    family: Any = BUILDERS["Qwen3-ASR"].build(tmp_path)
+    chosen = engine_for(family, "native")
+    chosen.family.drafts = {"token-map": tmp_path / "draft.safetensors"}
+    write_draft(
+        chosen.family.drafts["token-map"],
+        DraftCard(kind="token-map", vocabulary_size=1),
+        {"x": torch.ones(1)},
+    )
+    assert isinstance(chosen.family.capabilities.decoder, NativeCausalLM)
+    assert parts_of(chosen.family)["draft token-map"] == "Python, a table"
 
 
 @needs_native

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.special import expit, logit
+from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from sprachbund.data.manifest import ManifestWriter
@@ -14,11 +15,13 @@ from sprachbund.evaluation.calibration import (
     Observation,
     _networks,
     fit,
+    folds,
     in_recordings,
     log_odds,
     measure,
     probabilities,
     read_sounds,
+    speaker_circles,
 )
 from sprachbund.evaluation.options import CalibrationOptions
 from sprachbund.models.calibration import probability
@@ -41,7 +44,7 @@ def observations(seed: int, count: int = 400, apart: float = 3.0) -> list[Observ
                 has_text=not wrong,
                 written=True,
                 chrf=0.0 if wrong else 90.0,
-                speaker=f"speaker {number // 2 % 8}" if not wrong else "",
+                sources=(f"sound {number}" if wrong else f"speaker {number // 2 % 8}",),
                 signals={"mean_log_probability": rng.normal(-0.4 - 0.1 * wrong, 0.1)},
                 state=state.astype(np.float32),
             )
@@ -106,6 +109,12 @@ def test_measured_rates_are_those_counted_by_hand():
     assert rows["music"]["wrong_text_before_%"] == 100.0
     assert rows["music"]["wrong_text_now_%"] == pytest.approx(100 * kept_music / 200, abs=0.06)
     assert rows["phrases"]["wrong_text_before_%"] == 0.0
+    low, high = binomtest(kept_music, 200).proportion_ci(method="wilson")
+    assert rows["music"]["wrong_text_now_95%"] == f"{100 * low:.1f} to {100 * high:.1f}"
+    assert rows["music"]["dropped_though_understood_95%"] == "-"
+    dropped = sum(1 for one, q in zip(held_out, p, strict=True) if one.has_text and q > domain.threshold)
+    low, high = binomtest(dropped, 200).proportion_ci(method="wilson")
+    assert rows["phrases"]["dropped_though_understood_95%"] == f"{100 * low:.1f} to {100 * high:.1f}"
     signals = {row["signal"]: row["area_under_curve"] for row in measure(held_out, domain)["signals"]}
     assert signals["all"] >= signals["mean log probability"]
 
@@ -139,10 +148,10 @@ def test_the_threshold_holds_for_speakers_who_were_not_fitted_on():
     """Every speaker has a direction of his own: fitted on, it would seem to tell his right texts from wrong ones."""
     seen = observations(0, 2000, apart=1.5)
     rng = np.random.default_rng(3)
-    own = {one.speaker: 3.0 * rng.normal(size=40) for one in seen}
+    own = {one.sources: 3.0 * rng.normal(size=40) for one in seen}
     wide = [
         replace(
-            one, state=np.concatenate([one.state, own[one.speaker] + rng.normal(size=40)]).astype(np.float32)
+            one, state=np.concatenate([one.state, own[one.sources] + rng.normal(size=40)]).astype(np.float32)
         )
         for one in seen
     ]
@@ -227,3 +236,83 @@ def test_two_speakers_at_once_are_sound_that_has_no_text(tmp_path):
         low, high = (power[np.abs(hz - 16_000 * step / (2 * np.pi)) < 20].sum() for step in (0.1, 0.2))
         assert 0.4 < high / low < 2.5, "about equally loud"
         assert np.abs(sound.samples).max() == pytest.approx(0.5, abs=1e-3)
+
+
+SPEAKERS = [f"voice {number}" for number in range(12)]
+
+
+def hz(speaker: str) -> float:
+    """The tone of a speaker."""
+    return 400.0 + 150.0 * SPEAKERS.index(speaker)
+
+
+def heard(samples: np.ndarray) -> set[str]:
+    """The speakers whose tones a sound has."""
+    power = np.abs(np.fft.rfft(samples)) ** 2
+    at = np.fft.rfftfreq(len(samples), 1 / 16_000)
+    return {who for who in SPEAKERS if power[np.abs(at - hz(who)) < 10].sum() > 0.05 * power.sum()}
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    """Two corpora with the same speakers, and one of songs with several spans, whose singers nobody names."""
+    root = tmp_path_factory.mktemp("corpora")
+    times_s, rng = np.arange(8_000) / 16_000, np.random.default_rng(0)
+    for name in "ab":
+        with ManifestWriter(root / name) as writer:
+            for number in range(96):
+                who = SPEAKERS[rng.integers(12)]
+                tone = 0.3 * np.sin(2 * np.pi * hz(who) * times_s).astype(np.float32)
+                custom = {"kind": "spoken", "corpus": name}
+                writer.add(
+                    tone, text="eins", language="de", speaker=who, utterance_id=f"u{number}", custom=custom
+                )
+    tone, pause = np.full(16_000, 0.3, np.float32), np.zeros(16_000, np.float32)
+    with ManifestWriter(root / "songs") as writer:
+        for number in range(10):
+            song, custom = np.concatenate([tone, pause, tone]), {"kind": "song", "corpus": "songs"}
+            writer.add(song, text="", language="", speaker="", utterance_id=f"s{number}", custom=custom)
+    return [root / name for name in ("a", "b", "songs")]
+
+
+def sounds_of(directories):
+    """All sounds for fitting, as `collect` reads them."""
+    options = CalibrationOptions()
+    circles = speaker_circles(directories, options.seed)
+    return [
+        sound
+        for directory in directories
+        for sound in read_sounds(directory, options, Loudness(), vary=True, circles=circles)
+    ]
+
+
+def test_a_sound_names_everybody_who_is_heard(spoken):
+    sounds = [sound for sound in sounds_of(spoken) if sound.plain and sound.group != "songs: song"]
+    for sound in sounds:
+        assert {source.removeprefix("speaker ") for source in sound.sources} == heard(sound.samples)
+    together = [sound for sound in sounds if len(sound.sources) == 2]
+    assert {bool(sound.utterance.text) for sound in together} == {True, False}, "joined, and at once"
+
+
+def test_no_speaker_and_no_song_is_in_a_fold_and_in_what_it_is_held_out_from(spoken):
+    sounds = sounds_of(spoken)
+    seen = [
+        replace(one, chrf=90.0 * bool(sound.utterance.text), sources=sound.sources)
+        for one, sound in zip(observations(0, len(sounds)), sounds, strict=True)
+    ]
+    parts = list(folds(seen, seed=1))
+    assert len(parts) == 5
+    assert sorted(n for _, own in parts for n in own) == list(range(len(seen)))
+    for others, own in parts:
+        of_others, of_own = ({source for n in part for source in seen[n].sources} for part in (others, own))
+        assert not of_others & of_own
+        assert any(source.startswith("speaker") for source in of_own)
+    songs = [sound for sound in sounds if sound.group == "songs: song"]
+    assert len({sound.sources for sound in songs}) == 10, "spans of a song are of one source"
+    assert len(songs) >= 30
+
+
+def test_right_texts_of_one_speaker_cannot_be_held_out():
+    seen = [replace(one, sources=("speaker a",)) if one.has_text else one for one in observations(0)]
+    with pytest.raises(SprachbundError, match="texts that are right are of one speaker"):
+        fit(seen, CalibrationOptions())

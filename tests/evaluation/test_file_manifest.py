@@ -6,6 +6,7 @@ import pytest
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.compare import row_differences
+from sprachbund.evaluation.manifest import read_manifest
 from sprachbund.evaluation.replay import replay as run_again
 from tests.evaluation.made import made_texts
 from tests.evaluation.test_commands import run
@@ -104,6 +105,24 @@ def test_a_comparison_of_results_names_the_models(evaluated, tmp_path):
     values = json.loads(out.read_text(encoding="utf-8"))
     assert {file["model_sha256"] for file in values["files"]} == {evaluated[1].manifest.model.sha256}
     assert run_again(out).same
+
+
+def test_a_manifest_of_a_later_format_names_the_release(evaluated, tmp_path):
+    values = json.loads((evaluated[0] / "scores.json").read_text())
+    values |= {"format": 3, "versions": {"sprachbund": "9.1"}}
+    (tmp_path / "scores.json").write_text(json.dumps(values))
+    with pytest.raises(
+        SprachbundError, match=r"format 3, known here are formats up to 2; .*'sprachbund': '9.1'"
+    ):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_without_failures_has_the_current_names(evaluated, tmp_path):
+    values = json.loads((evaluated[0] / "scores.json").read_text())
+    values["numbers"] = [{**values["numbers"][0], "metric": "span recall: judged"}]
+    del values["failures"]
+    (tmp_path / "scores.json").write_text(json.dumps(values))
+    assert [one.metric for one in read_manifest(tmp_path).numbers] == ["span recall: evaluated"]
 
 
 def test_manifests_that_are_none(tmp_path):

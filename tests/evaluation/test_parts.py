@@ -1,5 +1,6 @@
 """An evaluation by several processes, one of them killed, has every byte of one by one process."""
 
+import json
 import multiprocessing
 import shutil
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.manifest import differences, read_manifest
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.replay import replay
-from sprachbund.evaluation.run import PARTS, EvaluationResult, evaluate
+from sprachbund.evaluation.run import BEGUN, PARTS, EvaluationResult, evaluate
 from sprachbund.evaluation.tables import speed_line
 from sprachbund.util.computing import Computing
 from tests.evaluation.tiny_model import save_tiny_model
@@ -99,6 +100,9 @@ def test_parts_that_are_there_are_kept_and_never_mixed(
     def look(what: str, done: int, total: int) -> None:
         assert [path.stat().st_mtime_ns for path in parts] == before
 
+    begun = json.loads((tmp_path / PARTS / BEGUN).read_text())
+    del begun["asked"]["decoding"]["tempos"]  # as an earlier version, which had no such option, left it
+    (tmp_path / PARTS / BEGUN).write_text(json.dumps(begun))
     other = save_tiny_model(tmp_path / "other", seed=1)
     for change, model, named in (
         ({"seed": 7}, model_directory, "seed"),

@@ -512,14 +512,14 @@ def test_another_system_stands_beside_the_arms(run: Path, tmp_path: Path) -> Non
 
 
 def test_recall_is_drawn_by_utterances_whatever_they_are_translated_into() -> None:
-    def lines(targets: str) -> list[Line]:
+    def lines(targets: str, different: int = 30) -> list[Line]:
         embedded = (EmbeddedSpan(language="en", said="past", start=0, end=2),)
         return [
             Line(
                 id=str(number),
                 source="es",
                 target=target,
-                reference="halb sechs",
+                reference=f"halb sechs {'sehr ' * (number % different)}".strip(),
                 hypothesis="halb sechs" if number % 3 else "sieben",
                 evidence=DecodingEvidence(),
                 switched=True,
@@ -537,3 +537,7 @@ def test_recall_is_drawn_by_utterances_whatever_they_are_translated_into() -> No
     assert few["span recall %"] == pytest.approx(200 / 3)
     # Of 30 utterances, two thirds of which have both words.
     assert high - low == pytest.approx(2 * 1.96 * 100 * (2 / 9 / 30) ** 0.5, rel=0.15)
+    # Said twice, every sentence is one of 15, and what it is worth is known no better.
+    (twice,) = _shares([System(name="a", runs=[lines("de", 15)])], _recalled).values()
+    low_of_twice, high_of_twice = map(float, twice["span recall % interval"].split(" to "))
+    assert high_of_twice - low_of_twice == pytest.approx((high - low) * 2**0.5, rel=0.15)

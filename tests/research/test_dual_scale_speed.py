@@ -6,6 +6,7 @@ from statistics import median
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from sprachbund.evaluation.options import TEST_SEED
 from sprachbund.evaluation.significance import bootstrap_weights
@@ -54,36 +55,61 @@ def measured(
     return compared
 
 
-def test_the_interval_is_that_of_a_bootstrap_draw_by_draw() -> None:
-    compared, draws = measured((1.3, 1.5), spread=0.1), 40
+def ratio_of(compared: Compared, weights: dict[str, np.ndarray]) -> float:
+    """Median over repeats of the gain, with every piece of a source as often as the weights say."""
+    times = np.zeros((2, 3))
+    for both in compared:
+        for side, one in enumerate(both):
+            own = weights[one.pair[:2]]
+            tokens = sum(w * n for w, n in zip(own, one.piece_tokens, strict=True))
+            for repeat in range(3):
+                seconds = sum(w * s[repeat] for w, s in zip(own, one.piece_s, strict=True))
+                times[side, repeat] += seconds / tokens
+    return median(times[0] / times[1])
+
+
+@pytest.mark.parametrize("gains", [(1.4,), (1.3, 1.5)])
+def test_the_interval_is_that_of_draws_one_by_one_and_of_seeds(gains: tuple[float, ...]) -> None:
+    compared, draws = measured(gains, spread=0.1), 40
     weights = {
         source: np.concatenate([w for _, w in bootstrap_weights(6, draws, TEST_SEED + number)])
         for number, source in enumerate(("de", "en"))
     }
-    chosen = np.random.default_rng((TEST_SEED, 0x5EED)).integers(2, size=(draws, 2))
-    ratios = []
-    for draw in range(draws):
-        times = np.zeros((2, 3))
-        for seed in chosen[draw]:
-            for both in (both for both in compared if both[1].seed == seed):
-                for side, one in enumerate(both):
-                    own = weights[one.pair[:2]][draw]
-                    tokens = sum(w * n for w, n in zip(own, one.piece_tokens, strict=True))
-                    for repeat in range(3):
-                        seconds = sum(w * s[repeat] for w, s in zip(own, one.piece_s, strict=True))
-                        times[side, repeat] += seconds / tokens
-        ratios.append(median(times[0] / times[1]))
-    low, high = gain_interval(compared, draws=draws) or (0.0, 0.0)
-    assert (low, high) == pytest.approx((sorted(ratios)[1], sorted(ratios)[-2]))
-    assert low < 1.4 < high
+    once = dict.fromkeys(weights, np.ones(6))
+    drawn = [ratio_of(compared, {tag: rows[n] for tag, rows in weights.items()}) for n in range(draws)]
+    of_seeds = [
+        ratio_of([both for both in compared if both[1].seed == seed], once) for seed in range(len(gains))
+    ]
+    if len(gains) == 1:
+        expected = (sorted(drawn)[1], sorted(drawn)[-2])
+    else:
+        of_mean = np.var(of_seeds, ddof=1) / 2
+        variance = np.var(drawn) + of_mean
+        half = t.ppf(0.975, variance**2 / of_mean**2) * variance**0.5
+        middle = ratio_of(compared, once)
+        expected = (middle - half, middle + half)
+    assert gain_interval(compared, draws=draws) == pytest.approx(expected)
 
 
 def test_a_planted_gain_lies_in_most_intervals_and_none_is_found_without() -> None:
     for gain in (1.0, 1.5):
-        intervals = [gain_interval(measured((gain,) * 3, spread=0.1, pieces=12, draw=n)) for n in range(40)]
+        intervals = [
+            gain_interval(measured((gain,) * 3, spread=0.1, pieces=12, draw=n), draws=200) for n in range(40)
+        ]
         inside = [bool(one) and one[0] <= gain <= one[1] for one in intervals]
         assert sum(inside) >= 34  # 95 %, but for the few utterances and seeds that there are
-        assert all(one is not None and one[1] - one[0] < 0.15 for one in intervals)
+        widths = [one[1] - one[0] for one in intervals if one is not None]
+        assert median(widths) < 0.15
+
+
+def test_seeds_that_differ_by_chance_are_in_most_intervals() -> None:
+    """Three seeds drawn with replacement would miss about one in five."""
+    missed = 0
+    for draw in range(100):
+        gains = tuple(1.4 + 0.1 * np.random.default_rng(draw).standard_normal(3))
+        low, high = gain_interval(measured(gains, spread=0.02, draw=draw), draws=50) or (0.0, 0.0)
+        missed += not low <= 1.4 <= high
+    assert missed <= 10
 
 
 def test_runs_that_differ_widen_the_interval() -> None:

@@ -4,6 +4,7 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sacrebleu
 
@@ -14,7 +15,9 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.io import load
 from sprachbund.models.sharing_plan import SharingPlan
+from sprachbund.research.gradient_sharing.options import run_folder
 from sprachbund.research.gradient_sharing.recipe import other_digits, other_groups
+from sprachbund.training.loop import Convergence
 from tests.models.seamless.support import make_checkpoint
 from tests.training.owned import make_tones
 
@@ -45,9 +48,20 @@ def command(directory: Path) -> list[str]:
 
 
 def test_every_arm_has_its_row(run: Path) -> None:
-    rows = json.loads((run / "run" / "table.json").read_text())["rows"]
+    table = json.loads((run / "run" / "table.json").read_text())
+    rows = table["rows"]
     assert [row["arm"] for row in rows] == ["uft", "sharing", "one branch a language", "lora"]
-    assert all({"chrF all", "chrF starved", "p all"} <= row.keys() for row in rows)
+    assert all({"chrF all", "chrF starved", "p all", "Holm's p all"} <= row.keys() for row in rows)
+    for row in rows:
+        seeds = table["recipe"]["seeds"]
+        ended = [Convergence.read(run_folder(run / "run", seed, row["arm"]) / "run") for seed in seeds]
+        assert row["seeds"] == len(seeds)
+        assert row["steps"] == ", ".join(str(one.steps) for one in ended)
+    assert table["test"]["different references"] <= table["test"]["references"]
+    for measured in table["gradients"]:
+        cosines, errors = np.array(measured["corrected cosines"]), np.array(measured["standard errors"])
+        assert cosines.shape == errors.shape == (len(measured["languages"]),) * 2
+        assert (np.diag(cosines) == 1).all()
 
 
 def test_texts_lie_beside_the_table_that_is_made_of_them(run: Path) -> None:

@@ -115,6 +115,14 @@ def evaluate(
             from sprachbund.evaluation import run
             from sprachbund.evaluation.manifest import MANIFEST_FILE
         check_choice(options.engine, threads, options.device)
+    if computing.is_alone and computing.block != Computing.block:
+        raise UsageError(
+            f"--block {computing.block} is for several processes, and there is one; leave it out, or give --workers"
+        )
+    if options.seed != EvaluationOptions.seed and not options.no_speech_per_kind:
+        raise UsageError(
+            f"--seed {options.seed} is of the sounds without speech, and --no-speech 0 makes none; leave it out"
+        )
     set_threads(threads)
     computing = replace(computing, threads=threads or threads_of_each(computing.workers))
     directory = fetch(model, offline=offline)

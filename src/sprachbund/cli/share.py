@@ -223,6 +223,8 @@ def headroom(
     if out is not None:
         write_json(out, done)
     print_json(done) if as_json else _print_headroom(measured)
+    if measured.warning:
+        say(measured.warning)
 
 
 def _print_headroom(measured: "Headroom") -> None:

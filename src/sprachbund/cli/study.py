@@ -46,7 +46,7 @@ def _findings(analysis: "StudyAnalysis") -> list[str]:
     from sprachbund.research.encoder_transfer import report
 
     parts = [f"{report.heading(analysis)}\n{_columns(report.gap_table(analysis))}"]
-    parts += report.hole_lines(analysis)
+    parts += report.hole_lines(analysis) + report.tier_lines(analysis)
     parts.append("\n".join(report.law_lines(analysis.fitted)))
     if analysis.by_tier and analysis.fitted.law:
         parts.append(_columns(report.tier_table(analysis)))

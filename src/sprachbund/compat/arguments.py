@@ -50,7 +50,7 @@ def refuse(package: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) 
     Args:
         package: package whose arguments they are.
         given: name to value.
-        defaults: name to the package's default, at which an argument is no wish.
+        defaults: name to the package's default, at which an argument counts as not given.
 
     Raises:
         SprachbundError: an argument is not at its default.
@@ -106,7 +106,7 @@ def temperatures(model: Model, temperature: float | Sequence[float]) -> tuple[fl
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class TranscribeArguments:
     """Arguments of `transcribe` that are served.
 
     Attributes:

@@ -27,7 +27,7 @@ from sprachbund.audio.span_options import SpanOptions
 from sprachbund.compat.arguments import (
     FALLBACK,
     NAMES,
-    Wish,
+    TranscribeArguments,
     device_by_default,
     refuse,
     refuse_others,
@@ -233,7 +233,7 @@ class WhisperModel:
                 recording that cannot be read.
         """
         refuse_others(_PACKAGE, others, _UNSERVED, _WITHOUT_EFFECT)
-        wish = Wish(
+        arguments = TranscribeArguments(
             language=language,
             task=task,
             beam_size=beam_size,
@@ -247,10 +247,10 @@ class WhisperModel:
             temperature=temperatures(self.model, temperature),
             spans=span_options(vad_parameters),
         )
-        options = wish.options()
+        options = arguments.options()
         stream = self.model.stream(
             audio,
-            wish.target,
+            arguments.target,
             source=language,
             options=options,
             sample_rate=SAMPLE_RATE if isinstance(audio, np.ndarray) else None,

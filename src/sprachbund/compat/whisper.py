@@ -23,7 +23,7 @@ from sprachbund.audio.load import load as _load
 from sprachbund.compat.arguments import (
     FALLBACK,
     NAMES,
-    Wish,
+    TranscribeArguments,
     device_by_default,
     refuse,
     refuse_others,
@@ -147,7 +147,7 @@ class Whisper:
                 recording that cannot be read.
         """
         refuse_others(_PACKAGE, others, _UNSERVED, _WITHOUT_EFFECT)
-        wish = Wish(
+        arguments = TranscribeArguments(
             language=language,
             task=task,
             beam_size=beam_size,
@@ -163,9 +163,9 @@ class Whisper:
         is_file = isinstance(audio, str | Path)
         translation = self.model.translate(
             audio if is_file else np.asarray(audio, np.float32),
-            wish.target,
+            arguments.target,
             source=language,
-            options=wish.options(),
+            options=arguments.options(),
             sample_rate=None if is_file else SAMPLE_RATE,
         )
         segments = []

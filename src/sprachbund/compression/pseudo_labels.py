@@ -27,6 +27,7 @@ from sprachbund.data.manifest import Manifest, ManifestWriter, read_info, shard_
 from sprachbund.data.own import AUDIO_SUFFIXES
 from sprachbund.decoding.guard import drop_reason
 from sprachbund.decoding.languages import UNDETERMINED, LanguageTracker
+from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.pipeline import LanguageQuery, encode_and_identify
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
@@ -411,6 +412,10 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
         if "decoding" in wanted and "decoding" not in known:
             # Records of before named the width of the beam alone, and labels were decoded without timestamps.
             known["decoding"] = {**wanted["decoding"], "timestamps": False}
+        elif isinstance(known.get("decoding"), dict):
+            # An earlier version may have had fewer options, so those that are not there are as this one has them.
+            stored = DecodingOptions.from_stored(known["decoding"], str(path))
+            known["decoding"] = json.loads(json.dumps(asdict(stored)))
         if isinstance(known.get("options"), dict):
             known["options"].setdefault("shard_s", SHARD_S)  # before it was an option
         changed = sorted(key for key in {*wanted, *known} if wanted.get(key) != known.get(key))

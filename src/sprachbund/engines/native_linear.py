@@ -81,9 +81,10 @@ class KeptProduct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Output of the module for x."""
-        if self._known is None or not torch.equal(self._known[0], x):
-            self._known = x, self.module(x)
-        return self._known[1]
+        known = self._known  # read once: another thread may bring another input in between
+        if known is None or not torch.equal(known[0], x):
+            known = self._known = x, self.module(x)
+        return known[1]
 
 
 def linears(module: nn.Module) -> dict[str, nn.Linear | BlockLinear]:

@@ -54,7 +54,7 @@ class LayersShape:
     Attributes:
         width: D.
         heads: H.
-        head_width: head width of a head, without padding.
+        head_width: width of a head, without padding.
         num_layers: L.
         activation: activation of the feed-forwards.
     """

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from sprachbund.engines.native_engine import NativeDecoder
 from sprachbund.engines.native_linear import NativeModule
 from sprachbund.engines.torch_layers import Int8Linear, PackedLinear, TorchDecoder
 from sprachbund.errors import SprachbundError
@@ -87,7 +88,9 @@ def _draft(family: Family, name: str) -> str:
     except SprachbundError:
         return "none, its file cannot be read"
     decoder = family.capabilities.decoder
-    if isinstance(decoder, NativeModule):
+    if isinstance(
+        decoder, NativeDecoder
+    ):  # native language models are searched from Python, their drafts too
         return "native, a table" if kind == _DRAFT_OF_TABLES else "native, int8"
     if kind == _DRAFT_OF_TABLES:
         return "Python, a table"

@@ -8,6 +8,7 @@ and `measure` says what it drops in other corpora, which it was not fitted on.
 
 import random
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from sprachbund.decoding.pipeline import (
 )
 from sprachbund.decoding.result import joined_text
 from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.failures import Rate
 from sprachbund.evaluation.hypotheses import corpus_name
 from sprachbund.evaluation.metrics import chrf, corpus_score
 from sprachbund.evaluation.options import CalibrationOptions
@@ -45,7 +47,11 @@ from sprachbund.util.files import write_json
 from sprachbund.util.provenance import commit, data_hash
 
 UNDERSTOOD, NOT_UNDERSTOOD = 50.0, 20.0
-"""chrF from which a text is right, and below which it is wrong; what lies between is not learned from."""
+"""chrF from which a text is right, and below which it is wrong; what lies between is not learned from.
+
+What is measured counts every text as understood that is not wrong: a text in doubt must not be dropped, and no network
+should learn from it.
+"""
 _LONGEST_S = 15.0
 _PAUSE_S = (0.2, 0.7)
 _FOLDS = 5
@@ -59,7 +65,8 @@ _FAST, _SLOW = (1.6, 2.2), (0.4, 0.55)
 _RECORDINGS, _SPANS_OF_EACH = 500, 8
 _DOUBTFUL: Mapping[Signal, int] = {"mean_log_probability": -1, "ctc_disagreement": 1}
 """The sign of a signal that grows with the doubt."""
-_PARTS = 20  # of a sound without a speaker; each counts as one
+_CIRCLES = 20
+"""The number of circles that the speakers of a corpus are divided into, at most."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,7 +79,7 @@ class Observation:
         has_text: whether the corpus says what is right.
         written: whether the rest of the guard lets it pass.
         chrf: against what is right; 0 where nothing is.
-        speaker: name of the speaker; empty where nobody is named.
+        sources: see `CalibrationSound`.
         signals: signals of the text and its span.
         state: mean encoder state (D,).
         layers: encoder layers that it is of; the last alone if empty.
@@ -83,7 +90,7 @@ class Observation:
     has_text: bool
     written: bool
     chrf: float
-    speaker: str
+    sources: tuple[str, ...]
     signals: Mapping[Signal, float]
     state: npt.NDArray[np.float32]
     layers: tuple[int, ...] = ()
@@ -102,17 +109,51 @@ class CalibrationSound:
         group: group in which it is counted.
         utterance: utterance of the corpus.
         samples: (N,) at 16 kHz.
+        sources: every speaker who is heard, or where nobody is named, the recording.
         plain: whether it is as the corpus has it.
     """
 
     group: str
     utterance: Utterance
     samples: npt.NDArray[np.float32]
+    sources: tuple[str, ...]
     plain: bool = True
 
 
+def speaker_circles(directories: Sequence[Path], seed: int) -> dict[str, str]:
+    """The circle of every named speaker: two or more who may be heard together, by the name of one of them.
+
+    Speakers who are heard together belong into one fold. If anybody could be heard with anybody, all would belong
+    into one. A circle is drawn among speakers who occur in the same corpora; where these are fewer than four,
+    everybody stays alone.
+
+    Args:
+        directories: directories of the corpora.
+        seed: seed of the draw.
+    """
+    places = defaultdict[str, set[int]](set)
+    for number, directory in enumerate(directories):
+        for utterance in Manifest(directory):
+            if utterance.speaker:
+                places[utterance.speaker].add(number)
+    together = defaultdict[tuple[int, ...], list[str]](list)
+    for speaker in sorted(places):
+        together[tuple(sorted(places[speaker]))].append(speaker)
+    circles = dict[str, str]()
+    for speakers in together.values():
+        random.Random(seed).shuffle(speakers)
+        count = len(speakers) if len(speakers) < 4 else min(_CIRCLES, len(speakers) // 2)
+        circles |= {speaker: speakers[number % count] for number, speaker in enumerate(speakers)}
+    return circles
+
+
 def read_sounds(
-    directory: Path, options: CalibrationOptions, activity: VoiceActivity, *, vary: bool
+    directory: Path,
+    options: CalibrationOptions,
+    activity: VoiceActivity,
+    *,
+    vary: bool,
+    circles: Mapping[str, str] | None = None,
 ) -> Iterator[CalibrationSound]:
     """Utterances of a corpus.
 
@@ -124,14 +165,15 @@ def read_sounds(
         activity: the voice activity detector.
         vary: every fourth with others of its language behind it, as a recording has several sentences in a row; and
             each once more in another voice, tempo and channel; for fitting.
+        circles: circles of speakers; only those of one are heard in one sound. All are of one if None.
 
     Yields:
         The utterances; and behind every second one with a text, the same while somebody else speaks, without a text.
     """
     manifest, rng = Manifest(directory), random.Random(f"{options.seed}/{directory.name}")
     name = corpus_name(directory)
-    last: dict[str, CalibrationSound] = {}
-    last_of_speaker: dict[str, CalibrationSound] = {}
+    last: dict[tuple[str, str], CalibrationSound] = {}  # by language and circle
+    latest = defaultdict[str, dict[str, CalibrationSound]](dict)  # by circle and speaker
     groups: dict[str, list[int]] = {}
     for index, utterance in enumerate(manifest):
         group = name if utterance.text else f"{name}: {utterance.custom.get('kind', '')}"
@@ -143,21 +185,26 @@ def read_sounds(
         for number in range(count)
     ]
     for index, group in sorted(chosen):
-        sound = CalibrationSound(group=group, utterance=manifest[index], samples=manifest.samples(index))
-        language = sound.utterance.language
-        if vary and language:
-            before, last[language] = last.get(language), sound
+        utterance, samples = manifest[index], manifest.samples(index)
+        speaker = utterance.speaker
+        source = f"speaker {speaker}" if speaker else f"{directory}/{utterance.id}"
+        sound = CalibrationSound(group=group, utterance=utterance, samples=samples, sources=(source,))
+        circle = (circles or {}).get(speaker, "")
+        if vary and utterance.language:
+            place = utterance.language, circle
+            before, last[place] = last.get(place), sound
             if before is not None and rng.random() < 0.25:
                 sound = _joined(before, sound, rng)
         for one in (sound, _varied(sound, rng)) if vary else (sound,):
             yield from _spans(one, activity)
-        if (speaker := sound.utterance.speaker) and sound.utterance.text:
-            others = [one for who, one in last_of_speaker.items() if who != speaker]
+        if speaker and sound.utterance.text:
+            by_speaker = latest[circle]
+            others = [one for who, one in by_speaker.items() if who != speaker]
             if others and rng.random() < _AT_ONCE:
                 yield _at_once(sound, rng.choice(others), name, rng)
-            last_of_speaker[speaker] = sound
-            if len(last_of_speaker) > _SPEAKERS:
-                last_of_speaker.pop(next(iter(last_of_speaker)))
+            by_speaker[speaker] = sound
+            if len(by_speaker) > _SPEAKERS:
+                by_speaker.pop(next(iter(by_speaker)))
 
 
 def _spans(sound: CalibrationSound, activity: VoiceActivity) -> Iterator[CalibrationSound]:
@@ -185,7 +232,8 @@ def _at_once(
     mixed = longer / level[1] + rng.uniform(*_LEVELS) * np.resize(shorter, len(longer)) / level[0]
     samples = (0.5 * mixed / np.abs(mixed).max()).astype(np.float32)[: round(_LONGEST_S * SAMPLE_RATE)]
     utterance = replace(first.utterance, text="", translations={}, language="", speaker="")
-    return replace(first, group=f"{corpus}: two at once", utterance=utterance, samples=samples)
+    group, sources = f"{corpus}: two at once", _sources(first, second)
+    return replace(first, group=group, utterance=utterance, samples=samples, sources=sources)
 
 
 def _joined(first: CalibrationSound, second: CalibrationSound, rng: random.Random) -> CalibrationSound:
@@ -197,7 +245,12 @@ def _joined(first: CalibrationSound, second: CalibrationSound, rng: random.Rando
     translations = {tag: f"{one[tag]} {other[tag]}" for tag in one.keys() & other.keys()}
     text = f"{first.utterance.text} {second.utterance.text}"
     utterance = replace(second.utterance, text=text, translations=translations)
-    return replace(second, utterance=utterance, samples=samples)
+    return replace(second, utterance=utterance, samples=samples, sources=_sources(first, second))
+
+
+def _sources(first: CalibrationSound, second: CalibrationSound) -> tuple[str, ...]:
+    """Those of both, each once."""
+    return tuple(dict.fromkeys(first.sources + second.sources))
 
 
 def collect(
@@ -220,9 +273,12 @@ def collect(
         progress: called with the corpus, utterances done, and in all.
     """
     activity, rng, observations = VoiceActivity(), random.Random(options.seed), list[Observation]()
+    circles = (
+        speaker_circles(directories, options.seed) if vary else None
+    )  # nothing is fitted on what is measured
     for directory in directories:
         progress(f"reading {directory}", 0, 0)
-        sounds = list(read_sounds(directory, options, activity, vary=vary))
+        sounds = list(read_sounds(directory, options, activity, vary=vary, circles=circles))
         sounds.sort(key=lambda sound: len(sound.samples))  # even lengths in a batch
         for start in range(0, len(sounds), options.batch_size):
             progress(str(directory), start, len(sounds))
@@ -275,7 +331,7 @@ def _observe(
             has_text=bool(sound.utterance.text),
             written=bool(kept),
             chrf=corpus_score(chrf(), [text.lower()], [right.lower()]) if right else 0.0,
-            speaker=sound.utterance.speaker,
+            sources=sound.sources,
             signals=own | (text_signals(decoded.hypothesis) if decoded.hypothesis else {}),
             state=state,
             layers=tuple(layers),
@@ -287,9 +343,18 @@ def _inputs(observations: Sequence[Observation], names: Sequence[Signal]) -> npt
     return np.array([[*(one.signals.get(name, 0.0) for name in names), *one.state] for one in observations])
 
 
-def _groups(observations: Sequence[Observation]) -> list[str]:
-    """Speaker of each text, or part of the sounds of a kind: they are fitted on together, or not at all."""
-    return [one.speaker or f"{one.group} {number % _PARTS}" for number, one in enumerate(observations)]
+def _groups(observations: Sequence[Observation]) -> npt.NDArray[np.int32]:
+    """The group (N,) of each: those that share a source, or are linked by others that do, are of one."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    names = dict.fromkeys(source for one in observations for source in one.sources)
+    numbers = {name: len(observations) + number for number, name in enumerate(names)}
+    links = [(row, numbers[source]) for row, one in enumerate(observations) for source in one.sources]
+    size = len(observations) + len(numbers)
+    graph = coo_array((np.ones(len(links)), np.array(links).T), shape=(size, size))
+    groups: npt.NDArray[np.int32] = connected_components(graph, directed=False)[1]
+    return groups[: len(observations)]
 
 
 def clear_cases(observations: Sequence[Observation]) -> list[Observation]:
@@ -300,15 +365,15 @@ def clear_cases(observations: Sequence[Observation]) -> list[Observation]:
 def fit(observations: Sequence[Observation], options: CalibrationOptions) -> Domain:
     """Networks with one hidden layer, and the threshold that drops a given share of the texts that are right.
 
-    The threshold is found on right texts of sound as the corpora have it, by networks that were fitted without the
-    speaker in question.
+    The threshold is found on right texts of sound as the corpora have it, by networks that were fitted without any
+    sound of the speaker in question.
 
     Args:
         observations: observations of speech that the model understands, and of sound that it does not.
         options: the share.
 
     Raises:
-        SprachbundError: there are too few texts of one of the two.
+        SprachbundError: there are too few texts of one of the two, or all right ones are of one speaker.
     """
     clear = clear_cases(observations)
     wrong = np.array([not one.understood for one in clear])
@@ -326,19 +391,50 @@ def fit(observations: Sequence[Observation], options: CalibrationOptions) -> Dom
 
 
 def held_out(clear: Sequence[Observation], seed: int) -> tuple[list[Signal], npt.NDArray[np.float64]]:
-    """Signals that all observations have, and probabilities (N,) by networks fitted on other speakers and sounds."""
+    """Signals that all observations have, and probabilities (N,) by networks fitted on other speakers and recordings.
+
+    Args:
+        clear: observations whose text is right or wrong.
+        seed: seed of folds and networks.
+
+    Raises:
+        SprachbundError: all right or all wrong texts are of one speaker.
+    """
     from scipy.special import expit, logit
-    from sklearn.model_selection import StratifiedGroupKFold
 
     names = [name for name in get_args(Signal) if all(name in one.signals for one in clear)]
     inputs, wrong = _inputs(clear, names), np.array([not one.understood for one in clear])
-    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
     p = np.zeros(len(clear))
-    for others, own in folds.split(inputs, wrong, _groups(clear)):
+    for others, own in folds(clear, seed):
         networks = _networks(inputs[others], wrong[others], seed)
         given = np.array([one.predict_proba(inputs[own])[:, 1] for one in networks])
         p[own] = expit(logit(given.clip(1e-12, 1 - 1e-12)).mean(0))
     return names, p
+
+
+def folds(
+    clear: Sequence[Observation], seed: int
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Numbers of the observations that are fitted on, and of those held out; no source is in both.
+
+    Args:
+        clear: observations whose text is right or wrong.
+        seed: seed of the folds.
+
+    Raises:
+        SprachbundError: all right or all wrong texts are of one speaker.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    groups, wrong = _groups(clear), np.array([not one.understood for one in clear])
+    for which, what in ((wrong, "wrong"), (~wrong, "right")):
+        if len(np.unique(groups[which])) < 2:
+            raise SprachbundError(
+                f"all texts that are {what} are of one speaker, or of speakers who are heard together; give corpora "
+                "with more speakers"
+            )
+    split = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed).split(groups, wrong, groups)
+    return ((others, own) for others, own in split if len(own))
 
 
 def _networks(inputs: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_], seed: int) -> list[Any]:
@@ -433,7 +529,8 @@ def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, li
 
     Returns:
         rows: for each group, in per cent of its segments: the wrong texts written before and now, and in per cent of
-            the texts that are not wrong, those that are dropped; for single spans, and in recordings of such spans.
+            the texts that are not wrong, those that are dropped; for single spans, with Wilson's intervals, and in
+            recordings of such spans, which are drawn from the same and have none.
         signals: the area under the curve of each signal alone, of the state (with the signals at their means), and of
             all.
         curve: the same two rates over all groups, for several thresholds.
@@ -457,8 +554,10 @@ def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, li
                 "segments": int(own.sum()),
                 "wrong_text_before_%": _share(wrong & own, own),
                 "wrong_text_now_%": _share(wrong & own & passes, own),
+                "wrong_text_now_95%": _interval(wrong & own & passes, own),
                 "wrong_text_in_recordings_%": _share(wrong_spans & ~dropped, np.ones_like(dropped)),
                 "dropped_though_understood_%": _share(understood & own & ~passes, understood & own),
+                "dropped_though_understood_95%": _interval(understood & own & ~passes, understood & own),
                 "dropped_though_understood_in_recordings_%": _share(
                     understood_spans & dropped, understood_spans
                 ),
@@ -528,3 +627,9 @@ def write_tables(out: Path, measured: Mapping[str, list[dict[str, Any]]], origin
 def _share(some: npt.NDArray[np.bool_], of: npt.NDArray[np.bool_]) -> float | str:
     """In per cent; a dash of nothing."""
     return round(100 * float(some.sum() / of.sum()), 1) if of.any() else "-"
+
+
+def _interval(some: npt.NDArray[np.bool_], of: npt.NDArray[np.bool_]) -> str:
+    """Of the same share, 95 % in per cent; a dash of nothing."""
+    low, high = Rate(failed=int(some.sum()), evaluated=int(of.sum())).interval()
+    return f"{low:.1f} to {high:.1f}" if of.any() else "-"

@@ -29,9 +29,11 @@ from sprachbund.evaluation.significance import (
     DRAWS,
     ComparedSystem,
     MeanComparison,
+    Units,
     compare_means,
     holm,
     paired_test,
+    units_of,
 )
 from sprachbund.evaluation.tables import Table
 from sprachbund.text.normalize import normalize
@@ -124,6 +126,23 @@ def _in_order(wanted: PairCounts, there: PairCounts | None, pair: tuple[str, str
     )
 
 
+def drawn_units(run: RunCounts) -> list[Units]:
+    """What is drawn as one, for each pair the unit of every row (N,).
+
+    An utterance is drawn with all languages that it is translated into, and with all utterances of equal reference:
+    a test set that holds one sentence many times does not know more of other sentences for that.
+
+    Args:
+        run: counts of a run.
+    """
+    rows = [
+        (key, (target, reference))
+        for (_, target), pair in run.items()
+        for key, reference in zip(pair.keys, pair.references, strict=True)
+    ]
+    return np.split(units_of(rows), np.cumsum([len(pair.keys) for pair in run.values()])[:-1])
+
+
 class _Growing:
     """Counts of a pair while its lines come."""
 
@@ -147,7 +166,7 @@ class _Growing:
 
 
 LEVEL = 0.05
-_ENOUGH_SEEDS = 5
+_FEW_SEEDS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +191,7 @@ class Comparison:
         draws: draws of every test.
         seed: seed of the draws.
         num_lines: compared lines.
+        num_units: what was drawn from for the means, `drawn_units`.
     """
 
     names: Sequence[str]
@@ -182,6 +202,7 @@ class Comparison:
     draws: int
     seed: int
     num_lines: int
+    num_units: int
 
 
 def parse_system(spec: str, reference: Path | None = None) -> tuple[str, list[Path]]:
@@ -259,7 +280,7 @@ def compare(
     metrics = list(dict.fromkeys(metric(name).name for name in metrics))
     runs = _read_runs(systems, metrics, progress)
     several = len(runs) > len(systems)
-    pairs = list(runs[0])
+    pairs, units = list(runs[0]), drawn_units(runs[0])
     compared: dict[tuple[str, str], Sequence[ComparedSystem]] = {}
     means: dict[tuple[str, str], MeanComparison] = {}
     for name in metrics:
@@ -274,7 +295,7 @@ def compare(
                 )
         for system, (start, end) in zip(systems[1:], _run_ranges(systems)[1:], strict=True):
             means[name, system.name] = compare_means(
-                by_target, counts[: len(systems[0].runs)], counts[start:end], seed=seed
+                by_target, counts[: len(systems[0].runs)], counts[start:end], units=units, seed=seed
             )
     return Comparison(
         names=names,
@@ -285,6 +306,7 @@ def compare(
         draws=draws or DRAWS[test],
         seed=seed,
         num_lines=sum(len(of_pair.keys) for of_pair in runs[0].values()),
+        num_units=len(np.unique(np.concatenate(units))),
     )
 
 
@@ -346,6 +368,11 @@ def claims(comparison: Comparison) -> list[str]:
     ]
     for index, name in enumerate(comparison.names[1:], start=1):
         sentences += _pair_claims(comparison, index, name)
+    if comparison.num_units < comparison.num_lines:
+        sentences.append(
+            f"Means were compared on draws from {comparison.num_units} units, not {comparison.num_lines} texts: "
+            "translations of one utterance and texts of equal reference are drawn together."
+        )
     seeds = {mean.num_seeds for mean in comparison.means.values()}
     if seeds == {(1, 1)}:
         sentences.append(
@@ -354,10 +381,10 @@ def claims(comparison: Comparison) -> list[str]:
         )
     else:
         few = min(count for pair in seeds for count in pair)
-        caution = f" With {few} runs of a system the interval is too narrow: five or more are better."
+        caution = f" {few} runs of a system say little of how trainings differ: five or more are better."
         sentences.append(
-            "Texts and training seeds were both drawn, so that this holds for training again as well."
-            + (caution if few < _ENOUGH_SEEDS else "")
+            "The intervals are over texts and training seeds, so that this holds for training again as well."
+            + (caution if few <= _FEW_SEEDS else "")
         )
     return sentences
 
@@ -520,6 +547,7 @@ def comparison_values(comparison: Comparison) -> dict[str, Any]:
     return {
         "systems": list(comparison.names),
         "num_lines": comparison.num_lines,
+        "num_units": comparison.num_units,
         "test": comparison.test,
         "draws": comparison.draws,
         "seed": comparison.seed,

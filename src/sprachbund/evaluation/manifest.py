@@ -105,6 +105,9 @@ def _current_metric(name: str) -> str:
     return f"{name.removesuffix(former)}: evaluated" if name.endswith(former) else name
 
 
+_FORMAT: Literal[2] = 2
+
+
 class ResultManifest(ManifestPart):
     """Results of an evaluation, with its data, model, options and software.
 
@@ -127,7 +130,7 @@ class ResultManifest(ManifestPart):
         created: date and time, UTC.
     """
 
-    format: Literal[1, 2] = 2
+    format: Literal[1, 2] = _FORMAT
     kind: Literal["evaluate"] = "evaluate"
     numbers: list[Number]
     failures: list[FailureRate] = []
@@ -149,7 +152,7 @@ class ResultManifest(ManifestPart):
         """Read `evaluated` where a file of an earlier version has `judged`, in rates and in names of metrics."""
         source = str((info.context or {}).get("path", "a manifest"))
         try:
-            rates = [_current_rate(rate, source) for rate in values["failures"]]
+            rates = [_current_rate(rate, source) for rate in values.get("failures", [])]
             numbers = [{**one, "metric": _current_metric(one["metric"])} for one in values["numbers"]]
         except (TypeError, KeyError, AttributeError):  # no manifest; validation says so
             return values
@@ -205,7 +208,13 @@ def read_manifest(path: Path) -> ResultManifest:
         SprachbundError: naming file, line or field, for what is not one.
     """
     path = manifest_path(path)
-    return validated(ResultManifest, read_values(path), path)
+    values = read_values(path)
+    if isinstance(values, dict) and isinstance(written := values.get("format"), int) and written > _FORMAT:
+        raise SprachbundError(
+            f"{path} is a manifest of format {written}, known here are formats up to {_FORMAT}; use the release that "
+            f"wrote it ({values.get('versions')})"
+        )
+    return validated(ResultManifest, values, path)
 
 
 def manifest_path(path: Path) -> Path:

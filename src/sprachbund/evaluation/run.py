@@ -49,7 +49,7 @@ from sprachbund.evaluation.lines import (
 )
 from sprachbund.evaluation.manifest import MANIFEST_FILE, DataUsed, ModelUsed, ResultManifest, options_of
 from sprachbund.evaluation.metrics import comet_signature
-from sprachbund.evaluation.options import EvaluationOptions
+from sprachbund.evaluation.options import EvaluationOptions, options_from
 from sprachbund.evaluation.parts import CorpusPlan, EvaluationParts
 from sprachbund.evaluation.quality import pair_name
 from sprachbund.evaluation.scoring import Scoring
@@ -354,6 +354,9 @@ def _as_begun(folder: Path, asked: dict[str, Any], options: EvaluationOptions) -
     advice = f"delete {folder}, and the evaluation begins anew"
     begun = read_object(path, advice=advice)
     before = begun.get("asked", {})
+    others = {key: before.pop(key, None) for key in ("block", "model", "data")}
+    # An earlier version may have had fewer options, so those that are not there are as this one has them.
+    before = json.loads(json.dumps(asdict(options_from(before, path)))) | others
     if changed := sorted(key for key in {*before, *asked} if before.get(key) != asked.get(key)):
         raise SprachbundError(
             f"{folder} holds parts of an evaluation with another {', '.join(changed)}; delete it, or name another --out"

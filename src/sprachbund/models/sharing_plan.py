@@ -50,8 +50,8 @@ class ModuleEvidence(BaseModel):
         separation: silhouette (1 where undefined) times spread.
         clustering: the method that the groups are from.
         agreement: adjusted Rand index of the groups by k-means and by Ward linkage; 1 is the same.
-        stability: share of half samples in which exactly these groups came out; None for one group, and as for
-            `delta_margin`.
+        stability: share of half samples in which exactly these groups came out; None for one group or a group for
+            each language, which come out of any sample, and as for `delta_margin`.
         energy_by_language: energy in the common subspace, as shares that sum to 1.
         energy_shares: the same for each group, p_g.
         principal_angles_deg: (L, L) mean angle between the languages' main subspaces, degrees.

@@ -13,8 +13,10 @@ from sprachbund.util.files import atomic_path
 TEXTS_FILE = "texts.jsonl.gz"
 
 
-def write_texts(path: Path, runs: Iterable[tuple[str, int, RunFile]]) -> None:
+def write_texts(path: Path, runs: Iterable[tuple[str, int, RunFile]]) -> dict[str, int]:
     """Write the references by utterance, then what every model wrote for these; the same texts give the same bytes.
+
+    Returns the number of references and of different ones, for the manifest: equal ones are drawn together.
 
     Utterances with texts in several languages have one entry for each, "ID LANGUAGE".
 
@@ -38,6 +40,7 @@ def write_texts(path: Path, runs: Iterable[tuple[str, int, RunFile]]) -> None:
             texts = {_key(line, several): line.hypothesis for line in lines}
             written = {key: text for key, text in texts.items() if key in references}
             packed.write(_json_line({"arm": arm, "seed": seed, "hypotheses": written}))
+    return {"references": len(references), "different references": len(set(references.values()))}
 
 
 def _key(line: Line, several: bool) -> str:

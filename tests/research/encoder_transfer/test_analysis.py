@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sprachbund.research.encoder_transfer.analysis import analyse, bit_costs, latency_sensitivity
-from sprachbund.research.encoder_transfer.report import as_values, decide
+from sprachbund.research.encoder_transfer.report import as_values, decide, tier_lines
 from sprachbund.research.encoder_transfer.study_options import AnalysisOptions
 from tests.research.encoder_transfer.made import HOURS, grid_of, planted
 
@@ -139,6 +139,27 @@ def test_the_figure_is_drawn_with_what_there_is(tmp_path: Path, shape: tuple[int
     picture = imread(tmp_path / "deep" / "figure.png")
     assert picture.shape[1] > 600 * (1 if shape == (1, 1) else 3)
     assert picture[..., :3].std() > 0.05
+
+
+def test_a_tier_that_repeats_another_counts_once_in_means() -> None:
+    rng = np.random.default_rng(5)
+    values = arms(GAPS, tiers=4, bits=2) + rng.normal(0, 0.2, (2, 6, 5, 4, 2, 2))
+    values[:, :, :, 3] = values[:, :, :, 2]
+    whole, three = grid_of(values), grid_of(values[:, :, :, :3])
+    assert whole.distinct_tiers == [0, 1, 2]
+    assert whole.seed_noise == three.seed_noise
+    found, wanted = (analyse(grid, AnalysisOptions(draws=200)) for grid in (whole, three))
+    np.testing.assert_array_equal(found.fitted.gaps, wanted.fitted.gaps)
+    assert found.fitted.means == wanted.fitted.means
+    assert found.bit_costs[0].median == wanted.bit_costs[0].median
+    assert found.bit_costs[0].mean == wanted.bit_costs[0].mean
+    assert [one.tiers[0] for one in found.by_tier] == ["160 ms", "560 ms", "1120 ms", "offline"]
+    assert tier_lines(found) == [
+        "offline repeats the scores of another tier; means are over 160 ms, 560 ms, 1120 ms"
+    ]
+    assert tier_lines(wanted) == []
+    values[0, 0, 0, 3, 0, 0] += 0.01  # one score of its own makes it another tier
+    assert grid_of(values).distinct_tiers == [0, 1, 2, 3]
 
 
 def test_hours_are_those_of_the_grid() -> None:

@@ -252,3 +252,30 @@ def test_a_scale_that_no_language_has_does_not_count() -> None:
     gaps = np.tile(4.0 * (np.array(HOURS) / 100) ** -0.92, (4, 1))
     gaps[:, 1] = np.nan
     assert fit_power_law(HOURS, gaps, draws=200).hours == tuple(h for h in HOURS if h != HOURS[1])
+
+
+def test_languages_without_a_gap_change_nothing() -> None:
+    """What a table says of a language that has one start only is nothing about the law."""
+    gaps = planted() + np.random.default_rng(8).normal(0, 0.2, (2, 5))
+    two = fit_power_law(HOURS, gaps, draws=500)
+    more = fit_power_law(HOURS, np.vstack([gaps[:1], np.full((3, 5), np.nan), gaps[1:]]), draws=500)
+    assert (more.scale, more.exponent, more.doubts) == (two.scale, two.exponent, two.doubts)
+    assert not more.trusted
+
+
+def test_the_quantile_is_of_languages_with_two_scales() -> None:
+    from scipy.stats import t
+
+    gaps = planted() + np.random.default_rng(9).normal(0, 0.2, (4, 5))
+    gaps[3, 1:] = np.nan
+    law = fit_power_law(HOURS, gaps, draws=2_000)
+    half = t.ppf(0.9875, 2) * law.drawn[:, 1].std() * np.sqrt(3 / 2)  # three languages, not four
+    assert law.num_languages == 3
+    assert law.exponent.interval == pytest.approx((law.exponent.value - half, law.exponent.value + half))
+    gaps[2, :4] = np.nan
+    assert fit_power_law(HOURS, gaps, draws=200).doubts[0].startswith("2 languages: an interval takes 3")
+
+
+def test_gaps_of_no_language_are_no_law() -> None:
+    with pytest.raises(SprachbundError, match="0 scale"):
+        fit_power_law(HOURS, np.full((2, 5), np.nan))

@@ -25,6 +25,7 @@ from sprachbund.research.encoder_transfer.report import (
 )
 from sprachbund.research.encoder_transfer.results import (
     CELL_FILE,
+    CellScores,
     finished_cells,
     read_counts,
     read_results,
@@ -203,6 +204,10 @@ def test_a_study_with_unequal_data_is_fitted_and_says_so(tmp_path: Path) -> None
     assert report.analysis.fitted.law.exponent.value == pytest.approx(planted.EXPONENT, abs=0.01)
     assert [row[4] for row in gap_table(report.analysis)[1]] == ["4", "4", "4", "3", "3"]
     assert "means are over the languages that have both starts" in hole_lines(report.analysis)[0]
+    for row in start_rows(report):  # the starts of a scale that one language lacks are told, too
+        assert row["en"] == pytest.approx(
+            planted.BASE + planted.SCALE * (row["hours"] / 100) ** -planted.EXPONENT, abs=0.01
+        )
 
 
 def test_further_starts_are_told_beside_the_gap(tmp_path: Path) -> None:
@@ -211,6 +216,20 @@ def test_further_starts_are_told_beside_the_gap(tmp_path: Path) -> None:
     rows = start_rows(make_report(planted.grid(**wanted), tmp_path))
     assert [row["random"] for row in rows] == [planted.BASE + 40.0] * 3
     assert [row["ml"] for row in rows] == [planted.BASE] * 3
+
+
+def test_languages_weigh_the_same_whatever_seeds_are_finished(tmp_path: Path) -> None:
+    """One language has both seeds, of scores 10 apart; the other one seed."""
+    values = {("de", 0): 20.0, ("de", 1): 30.0, ("fr", 0): 40.0}
+    every = planted.grid(languages=("de", "fr"), hours=(1,))
+    for cell in every.cells():
+        if (wer := values.get((cell.language, cell.seed))) is not None:
+            counts = np.full((3, 2, 1, 2), (wer, 100.0))
+            folder = cell.folder(tmp_path)
+            folder.mkdir(parents=True)
+            write_cell(folder, cell, every, CellScores(counts=counts, ids=["one"], metric="WER"), 1.0)
+    (row,) = start_rows(make_report(every, tmp_path))
+    assert row == {"hours": 1, "ml": (25 + 40) / 2, "en": (25 + 40) / 2}
 
 
 def test_no_scale_is_whole(tmp_path: Path) -> None:
@@ -225,7 +244,7 @@ def test_broken_files_of_a_cell_are_named(whole: Path, tmp_path: Path) -> None:
     (folder / "counts.npz").write_bytes(b"nothing")
     grid = planted.grid(**few)
     with pytest.raises(SprachbundError, match=r"counts\.npz is not a whole \.npz file .*delete .*cell\.json"):
-        cell_gaps(grid, finished_cells(grid, tmp_path), tmp_path, bits=32)
+        cell_gaps(grid, finished_cells(grid, tmp_path), tmp_path, bits=32, tiers=grid.tiers)
     (folder / CELL_FILE).write_text("{}")
     with pytest.raises(SprachbundError, match=r"cell\.json: cell: Field required .*; delete it"):
         study(tmp_path, **few).run(report=quiet)
@@ -239,7 +258,7 @@ def test_starts_scored_on_different_utterances_are_not_compared(tmp_path: Path) 
     np.savez(folder / "counts.npz", counts=counts, ids=np.array(ids[::-1]))
     grid = planted.grid(**few)
     with pytest.raises(SprachbundError, match="scored on different utterances"):
-        cell_gaps(grid, finished_cells(grid, tmp_path), tmp_path, bits=32)
+        cell_gaps(grid, finished_cells(grid, tmp_path), tmp_path, bits=32, tiers=grid.tiers)
 
 
 @pytest.mark.parametrize("name", ["WER", "chrF"])

@@ -88,6 +88,23 @@ def test_planted_groups_and_their_number_are_found(parts: tuple[int, ...], noise
     assert found_groups(rows) == planted_groups(parts, rows)
 
 
+@pytest.mark.parametrize("parts", [(3, 3, 3, 3), (2, 2, 2, 2, 2, 2), (1, 11), (12,)])
+def test_good_data_do_not_cut_groups_further(parts: tuple[int, ...]) -> None:
+    """Languages of a group differ, and with little noise every cut among them comes out again in halves."""
+    for seed in range(3):
+        rows = planted_rows(parts, own=0.6, noise=0.5, seed=seed)
+        assert found_groups(rows) == planted_groups(parts, rows)
+
+
+def test_groups_are_far_apart_beside_their_own_distances() -> None:
+    distances = 1 - np.eye(4)
+    distances[0, 1] = distances[1, 0] = 0.6
+    distances[2, 3] = distances[3, 2] = 0.7  # 0.65 in the mean, and 1 between the groups
+    assert groups.far_apart(distances, ((0, 1), (2, 3)))
+    distances[2, 3] = distances[3, 2] = 0.8
+    assert not groups.far_apart(distances, ((0, 1), (2, 3)))
+
+
 @pytest.mark.parametrize("parts", [(2, 2, 2), (1, 5)])
 def test_k_means_finds_them_too(parts: tuple[int, ...]) -> None:
     rows = planted_rows(parts, seed=1)
@@ -172,6 +189,7 @@ def test_up_to_four_languages_may_be_a_group_each() -> None:
     by_hand = measure(sketches(planted_rows((2, 2, 2))), MODULE, SharingPlanOptions(num_groups=6))
     assert len(by_hand.groups) == 6
     assert by_hand.silhouette is None
+    assert four.stability is None, "every half would be cut so"
 
 
 def test_the_silhouette_is_the_textbook_one() -> None:

@@ -11,7 +11,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.sharing_plan import SharingPlan, Split
 from sprachbund.models.splitting import split_feed_forwards
 from sprachbund.research.gradient_sharing.gradients import decoder_loss
-from sprachbund.research.gradient_sharing.headroom import ALL, Headroom, measure_headroom
+from sprachbund.research.gradient_sharing.headroom import ALL, Headroom, _compared, measure_headroom
 from sprachbund.research.gradient_sharing.headroom_options import HeadroomOptions
 from tests.training import made
 
@@ -104,6 +104,36 @@ def test_a_split_model_is_refused(corpus: Manifest) -> None:
     split_feed_forwards(model, SharingPlan(splits=(split,)))
     with pytest.raises(SprachbundError, match="split already"):
         measure_headroom(model, [corpus], [corpus], SMALL)
+
+
+@pytest.mark.parametrize(
+    ("together", "alone", "at_edge"),
+    [(1e-3, 1e-3, ()), (1e-4, 1e-3, ("together",)), (1e-2, 1e-4, ("together", "alone"))],
+)
+def test_a_best_rate_at_the_edge_is_warned_of(
+    together: float, alone: float, at_edge: tuple[str, ...]
+) -> None:
+    """Losses are made: one nat for each token at the best rate, two at the others."""
+    options = HeadroomOptions(held_out=4, learning_rates=(1e-4, 1e-2, 1e-3), seeds=1)
+    losses = {
+        arm: {
+            rate: {"de": np.array([[[1.0 if rate == best else 2.0, 1.0]] * 4])}
+            for rate in options.learning_rates
+        }
+        for arm, best in (("together", together), ("alone", alone))
+    }
+    result = _compared(("encoder.layers.1",), {"de": np.full((4, 2), 1.0)}, losses, options)
+    assert result.learning_rates == {"together": together, "alone": alone}
+    assert result.at_edge == at_edge
+    assert bool(result.warning) == bool(at_edge)
+    for arm in at_edge:
+        assert f"{result.learning_rates[arm]:g} of {arm}" in result.warning
+
+
+def test_the_only_rate_is_an_edge(corpus: Manifest) -> None:
+    result = measure_headroom(made.make_model().eval(), [corpus], [corpus], SMALL)
+    assert result.at_edge == ("together", "alone")
+    assert "widen --learning-rates" in result.warning
 
 
 def test_no_rate_is_an_error() -> None:

@@ -53,7 +53,7 @@ CausalLM::CausalLM(const Kernels* kernels, std::shared_ptr<Team> team, CausalSha
       attended_(static_cast<size_t>(team_->size())) {}
 
 void CausalLM::step(const CausalStep& step) {
-    std::lock_guard<std::mutex> one_call(calls_);
+    OneCall one_call(calls_);
     row_.clear();
     position_.clear();
     for (int64_t row = 0; row < step.rows; row++) {

@@ -91,7 +91,7 @@ class CausalLM {
     int64_t count_ = 0;
     std::vector<int64_t> of_row_, at_, lengths_;  // positions' rows, their indices there; positions that each query sees
     std::vector<Unit> units_;
-    std::mutex calls_;
+    CallLock calls_;
 };
 
 }  // namespace sprachbund

@@ -1,4 +1,5 @@
-// The decoder: a step is one parallel region with eight barriers a layer, every product split by rows of the matrix.
+// The decoder: a step is one parallel region with eight barriers a layer, every product split by rows of the matrix. More
+// than kFew tokens are rounded to 8 bits by all threads together, which makes six barriers more.
 #include "model.hpp"
 
 #include <algorithm>
@@ -53,7 +54,7 @@ Decoder::Decoder(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape
       attention_(static_cast<size_t>(team_->size())) {}
 
 void Decoder::remember(const float* states, int64_t memories, int64_t frames, const Cross& into) {
-    std::lock_guard<std::recursive_mutex> one_call(calls_);
+    OneCall one_call(calls_);
     const int64_t count = memories * frames, padded = up(memory_width_, 16);
     row_.resize(static_cast<size_t>(count));
     position_.resize(static_cast<size_t>(count));
@@ -119,7 +120,7 @@ void Decoder::keep_eight(const float* heads, int64_t count, int64_t first, int64
 }
 
 void Decoder::step(const Step& step) {
-    std::lock_guard<std::recursive_mutex> one_call(calls_);
+    OneCall one_call(calls_);
     pass(step);
 }
 
@@ -219,12 +220,13 @@ void Decoder::choose(const Step& step, Range tokens) {
             logits[choice.end_token] = -std::numeric_limits<float>::infinity();
         if (choice.times)
             forbid_times(*choice.times, row, static_cast<int64_t>(token), choice.end_token, vocabulary_size, logits);
-        choice.tokens[i] = kernels_->likeliest(logits, vocabulary_size, choice.log_probs + i);
+        float* log_prob = choice.log_probs ? choice.log_probs + i : nullptr;
+        choice.tokens[i] = kernels_->likeliest(logits, vocabulary_size, log_prob);
     }
 }
 
 void Decoder::logits(const float* states, int64_t count, const Matrix* matrix, float* out) {
-    std::lock_guard<std::recursive_mutex> one_call(calls_);
+    OneCall one_call(calls_);
     const Matrix& chosen = matrix ? *matrix : vocabulary_;
     shared_.values.at_least(count * up(shape.width, 16));
     shared_.scale.at_least(count);

@@ -12,8 +12,7 @@ bool DecoderDraft::fits(int64_t rows, const int64_t* lengths, const Decoder& dec
 void DecoderDraft::choose(const DecodingState& rows, uint16_t* cache, int64_t blocks, int64_t ahead) {
     const int64_t asked = std::count_if(counts_.begin(), counts_.end(), [](int64_t count) { return count > 0; });
     chosen_.resize(static_cast<size_t>(asked));
-    log_probs_.resize(static_cast<size_t>(asked));
-    const Choice choice{*rows.suppressed, 0, none_.data(), chosen_.data(), log_probs_.data(), nullptr};
+    const Choice choice{*rows.suppressed, 0, none_.data(), chosen_.data(), nullptr, nullptr};
     Step step{};
     step.tokens = read_.data(), step.counts = counts_.data(), step.lengths = held_.data(), step.rows = rows.count;
     step.own = cache, step.own_blocks = blocks, step.cross = memory_.cross;

@@ -39,7 +39,6 @@ class DecoderDraft : public Draft {
 
   private:
     std::vector<int64_t> none_;
-    std::vector<float> log_probs_;
     Scratch<float> logits_;
 };
 
@@ -49,6 +48,7 @@ class ParasiteDraft : public DecoderDraft {
     using DecoderDraft::DecoderDraft;
     void propose(const DecodingState& rows, const int64_t* wanted, int64_t most, int64_t* tokens,
                  int64_t* counts) override;
+    bool reads_cache() const override { return true; }
 };
 
 // A smaller model with a cache of its own: L x 2 x R x H x blocks x (16 W), which holds `capacity` tokens of a row.

@@ -9,7 +9,8 @@ namespace sprachbund {
 
 namespace {
 
-constexpr int64_t kChunk = 48;  // frames: a multiple of the twelve that the widest kernel takes at once
+constexpr int64_t kFramesAtOnce = 12;  // a multiple of all that the kernels of any instruction set take at once
+constexpr int64_t kChunk = 4 * kFramesAtOnce;  // frames of all widths stay in the cache next to the core
 
 int64_t margin(const std::vector<EncoderLayer>& layers) {
     int64_t most = -1;
@@ -39,7 +40,7 @@ Encoder::Encoder(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape
       sums_(static_cast<size_t>(team_->size())) {}
 
 void Encoder::encode(float* x, int64_t frames, float* means) {
-    std::lock_guard<std::mutex> one_call(calls_);
+    OneCall one_call(calls_);
     const int64_t positions = up(frames, 16), all = shape.all_heads(), padded = up(shape.width, 16);
     const int64_t hidden = std::max(up(shape.hidden, 16), 2 * padded);
     row_.assign(static_cast<size_t>(frames), 0);
@@ -60,6 +61,8 @@ void Encoder::encode(float* x, int64_t frames, float* means) {
         const int64_t size = (frames + 2 * margin_) * padded;
         std::fill_n(gated_.at_least(size), size, 0.0f);
     }
+    if (means)
+        for (auto& sums : sums_) sums.assign(layers_.size() * static_cast<size_t>(padded), 0.0);
     team_->run([&](int thread) { work(thread, x, frames, means != nullptr); });
     if (means) average(frames, means);
     // The decoder comes next and has no use for them: what grows with the frames would lie beside its caches.
@@ -78,7 +81,7 @@ void Encoder::average(int64_t frames, float* means) const {
 }
 
 void Encoder::work(int thread, float* x, int64_t frames, bool with_sums) {
-    const int64_t fair = up((frames + team_->size() - 1) / team_->size(), 12), size = fair < kChunk ? fair : kChunk;
+    const int64_t fair = up((frames + team_->size() - 1) / team_->size(), kFramesAtOnce), size = fair < kChunk ? fair : kChunk;
     const int64_t padded = up(shape.width, 16);
     const Range part = team_->share(thread, frames, size);
     const Heads into{"qkv",          shape.heads,         shape.padded_head(), queries_.data(), keys_.data(),
@@ -88,9 +91,7 @@ void Encoder::work(int thread, float* x, int64_t frames, bool with_sums) {
             each(x + at * padded, Range{at, std::min(at + size, part.end)});
     };
     // In double precision, so that the means do not depend on the number of threads.
-    std::vector<double>& sums = sums_[static_cast<size_t>(thread)];
-    if (with_sums) sums.assign(layers_.size() * static_cast<size_t>(padded), 0.0);
-    double* sum = sums.data();
+    double* sum = sums_[static_cast<size_t>(thread)].data();
     for (const EncoderLayer& layer : layers_) {
         in_chunks([&](float* at, Range chunk) { heads(thread, layer, at, chunk, into); });
         team_->barrier();

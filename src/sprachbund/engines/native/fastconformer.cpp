@@ -56,7 +56,7 @@ FastConformer::FastConformer(const Kernels* kernels, std::shared_ptr<Team> team,
       distances_(layers_.size()) {}
 
 void FastConformer::encode(float* x, const int64_t* counts, int64_t utterances, Sight sight, const Streams* streams) {
-    std::lock_guard<std::mutex> one_call(calls_);
+    OneCall one_call(calls_);
     prepare(counts, utterances, sight, streams);
     team_->run([&](int thread) { work(thread, x); });
     streams_ = nullptr;

@@ -92,7 +92,7 @@ class FastConformer {
     std::vector<int64_t> starts_;           // of the same queries: they do not see the keys before
     std::vector<Unit> units_;
     int64_t blocks_ = 0;  // of 16 keys of every utterance
-    std::mutex calls_;
+    CallLock calls_;
 };
 
 }  // namespace sprachbund

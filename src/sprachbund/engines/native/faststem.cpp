@@ -22,7 +22,7 @@ int64_t FastStem::frames_after(int64_t frames) const {
 }
 
 void FastStem::run(const float* x, int64_t frames, float* out) {
-    std::lock_guard<std::mutex> one_call(calls_);
+    OneCall one_call(calls_);
     const int64_t most = bins_ / 2 * padded();  // of a row
     for (Worker& w : workers_) {
         w.stages.resize(static_cast<size_t>(stages()));

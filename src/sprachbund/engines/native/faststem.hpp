@@ -48,7 +48,7 @@ class FastStem {
     Square first_;
     std::vector<Separable> separable_;
     std::vector<Worker> workers_;  // one per thread
-    std::mutex calls_;
+    CallLock calls_;
 };
 
 }  // namespace sprachbund

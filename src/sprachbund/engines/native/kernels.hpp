@@ -123,7 +123,7 @@ struct Attention {
 struct Depthwise {
     const float* taps;  // count x channels, padded to 16
     const float* bias;
-    int64_t count;  // odd
+    int64_t count;  // odd, but where the convolution is causal
     Norm norm;
 };
 
@@ -152,7 +152,8 @@ inline int64_t many_scratch(int64_t width) {
 
 struct Kernels {
     const char* name;
-    // tokens x (stride of) `width` floats to 8 bits; `norm` may be null. Padding up to `padded` becomes zero weight.
+    // tokens x (stride of) `width` floats to 8 bits; `norm` may be null. Padding becomes zero. What is not
+    // a number becomes zero too: no value of a model's files is one, nor of samples, which are checked when they are read.
     void (*quantize)(const float* x, int64_t stride, int64_t count, int64_t width, const Norm* norm, uint8_t* values,
                      int64_t value_stride, float* scale);
     void (*product)(const Tokens& tokens, const Matrix& matrix, int64_t first_block, int64_t last_block,
@@ -173,7 +174,7 @@ struct Kernels {
     float (*keep_key)(const float* x, int64_t width, int8_t* block, int64_t inside, float* offset);
     float (*keep_value)(const float* x, int64_t width, int8_t* block, int64_t inside);
     void (*normalise)(float* x, int64_t count, int64_t width, int64_t stride, const Norm& norm);
-    // The first of the greatest of `count` logits, and its log-probability among them.
+    // The first of the greatest of `count` logits, and its log-probability among them, unless that is null.
     int64_t (*likeliest)(const float* logits, int64_t count, float* log_prob);
     // The first half of every token times the sigmoid of the second; halves of `padded` numbers.
     void (*gate)(const float* halves, int64_t count, int64_t padded, float* out);

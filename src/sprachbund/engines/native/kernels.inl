@@ -115,6 +115,7 @@ int64_t likeliest(const float* logits, int64_t count, float* log_prob) {
     for (int64_t i = whole; i < count; i++) {
         if (logits[i] > peak) peak = logits[i], best = static_cast<int32_t>(i);
     }
+    if (!log_prob) return best;
     F16 total{};
     for (int64_t i = 0; i < whole; i += 16) total += exponential(load<F16>(logits + i) - peak);
     F16 rest = nothing;

@@ -3,7 +3,7 @@
 namespace sprachbund {
 
 void Linear::run(const float* x, int64_t count, float* out) {
-    std::lock_guard<std::mutex> one_call(calls_);
+    OneCall one_call(calls_);
     const int64_t stride = up(inputs, 16);
     const bool few = count <= kFew;
     if (few) {

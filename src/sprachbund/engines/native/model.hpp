@@ -157,7 +157,7 @@ struct Choice {
     int64_t end_token;
     const int64_t* earliest_end;  // R: where a row has fewer tokens than this it may not end yet
     int64_t* tokens;              // N
-    float* log_probs;             // N
+    float* log_probs;             // N, or null
     const Times* times;           // null where no row has timestamps
 };
 
@@ -235,7 +235,7 @@ class Decoder {
     std::vector<int64_t> row_, position_, lengths_;
     std::vector<int64_t> first_;  // R + 1: tokens of the step before each row's
     std::vector<int64_t> outputs_;  // tokens of the step that have logits
-    std::recursive_mutex calls_;    // a decoder may be its own draft, inside its search
+    CallLock calls_;                // a decoder may be its own draft, inside its search
 };
 
 class Encoder {
@@ -276,7 +276,7 @@ class Encoder {
     Scratch<float> mixed_, gated_;
     Scratch<uint16_t> queries_, keys_, values_;
     std::vector<int64_t> row_, position_, lengths_;
-    std::mutex calls_;
+    CallLock calls_;
 };
 
 // One linear layer by itself.
@@ -301,7 +301,7 @@ class Linear {
     Matrix matrix_;
     std::vector<Quantized> quantized_;
     Quantized shared_;
-    std::mutex calls_;
+    CallLock calls_;
 };
 
 struct StemLayer {
@@ -335,7 +335,7 @@ class Stem {
     std::vector<StemLayer> layers_;
     std::vector<Quantized> quantized_;
     std::vector<Scratch<float>> inner_;  // what goes into each layer
-    std::mutex calls_;
+    CallLock calls_;
 };
 
 }  // namespace sprachbund

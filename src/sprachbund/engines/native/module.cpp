@@ -115,7 +115,7 @@ struct PyDecoder {
         s.tokens = tokens.data(), s.lengths = lengths.data(), s.frames = frames.data();
         s.own = reinterpret_cast<uint16_t*>(own.data());
         check_tokens(s.tokens, s.rows * queries);
-        for (int64_t r = 0; r < s.rows; r++) check_length(s.lengths[r] + queries, s.lengths[r], s.own_blocks);
+        for (int64_t r = 0; r < s.rows; r++) check_length(s.lengths[r], queries, s.own_blocks);
         check_frames(s.frames, s.memories, s.cross);
         if (attention) {
             s.weight_frames = length(*attention, 4, "attention");
@@ -160,12 +160,12 @@ struct PyDecoder {
         if (most < 0) throw nb::value_error("a negative number of draft tokens");
         expect(accepted, {s.rows, most + 1}, "accepted");
         for (int64_t r = 0; r < s.rows; r++) {
-            const int64_t all = lengths.data()[r] + room.data()[r];
-            if (lengths.data()[r] < 1 || room.data()[r] < 0 || all > s.stride || all - 1 > capacity)
+            const int64_t held = lengths.data()[r], more = room.data()[r];
+            if (held < 1 || held > s.stride || more < 0 || more > s.stride - held || more - 1 > capacity - held)
                 throw nb::value_error("more tokens than a row has room for");
             if (prompts.data()[r] < 0 || prompts.data()[r] > lengths.data()[r])
                 throw nb::value_error("a prompt is longer than its row");
-            check_length(capacity, 0, s.own_blocks);
+            check_length(0, capacity, s.own_blocks);
             check_tokens(tokens.data() + r * s.stride, lengths.data()[r]);
         }
         check_tokens(suppressed.data(), length(suppressed, 0, "suppressed"));
@@ -242,8 +242,9 @@ struct PyDecoder {
         }
     }
 
-    void check_length(int64_t length, int64_t held, int64_t own_blocks) const {
-        if (held < 0 || length > std::min(own_blocks * 16, max_tokens))
+    // Whether there is room for `more` tokens behind those that a row holds. No sum, which could be beyond all numbers.
+    void check_length(int64_t held, int64_t more, int64_t own_blocks) const {
+        if (held < 0 || more > std::min(own_blocks * 16, max_tokens) - held)
             throw nb::value_error("more tokens than the cache can hold");
     }
 
@@ -352,14 +353,26 @@ void make_token_map_draft(TokenMapDraft* at, const PyTokenMap& map, Lengths lang
     new (at) TokenMapDraft(map.map.get(), std::move(languages), std::move(prompts));
 }
 
+struct PyJoinedDraft : JoinedDraft {
+    std::vector<nb::object> drafts;  // of the parts, which stay alive as long as this
+
+    PyJoinedDraft(std::vector<Part> parts, std::vector<nb::object> drafts)
+        : JoinedDraft(std::move(parts)), drafts(std::move(drafts)) {}
+};
+
 // Parts are (draft, its rows, draft tokens at most).
-void make_joined_draft(JoinedDraft* at, const nb::list& parts) {
+void make_joined_draft(PyJoinedDraft* at, const nb::list& parts) {
     std::vector<JoinedDraft::Part> all;
+    std::vector<nb::object> drafts;
     for (nb::handle part : parts) {
         const nb::tuple three = nb::cast<nb::tuple>(part);
+        if (!nb::isinstance<Draft>(three[0])) throw nb::type_error("a part to be joined is no draft");
         all.push_back({nb::cast<Draft*>(three[0]), nb::cast<Lengths>(three[1]), nb::cast<int64_t>(three[2])});
+        if (all.back().draft->reads_cache())
+            throw nb::value_error("a draft that reads the model's cache cannot be joined with others");
+        drafts.push_back(nb::borrow(three[0]));
     }
-    new (at) JoinedDraft(std::move(all));
+    new (at) PyJoinedDraft(std::move(all), std::move(drafts));
 }
 
 // A single proposal, for tests: `most` tokens of every row, into `out` (R x K), -1 where there is none.
@@ -920,8 +933,7 @@ NB_MODULE(_native, m) {
     nb::class_<TextDraft, Draft>(m, "TextDraft")
         .def(nb::init<std::vector<std::vector<int64_t>>, std::vector<int64_t>>(), nb::arg("texts"),
              nb::arg("prompts"));
-    nb::class_<JoinedDraft, Draft>(m, "JoinedDraft")
-        .def("__init__", &make_joined_draft, nb::keep_alive<1, 2>(), nb::arg("parts"));
+    nb::class_<PyJoinedDraft, Draft>(m, "JoinedDraft").def("__init__", &make_joined_draft, nb::arg("parts"));
     nb::class_<PyHeads>(m, "Heads")
         .def(nb::init<const nb::dict&, int64_t, int64_t, int64_t>(), nb::arg("weights"), nb::kw_only(),
              nb::arg("heads"), nb::arg("blocks"), nb::arg("width"));

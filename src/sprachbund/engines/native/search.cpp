@@ -204,10 +204,9 @@ void Decoder::draft(const DraftTokens& draft) {
                  {Then::keep, logits, vocabulary_size, nullptr, 0});
         const Range mine = team_->share(thread, count);
         for (int64_t i = mine.begin; i < mine.end; i++) {
-            float ignored;
             float* own = logits + i * vocabulary_size;
             draft.suppressed->mask(draft.of_rows[i % draft.rows], own);
-            draft.tokens[i] = kernels_->likeliest(own, vocabulary_size, &ignored);
+            draft.tokens[i] = kernels_->likeliest(own, vocabulary_size, nullptr);
         }
     });
 }
@@ -240,7 +239,7 @@ void see_times(const Search& search, int64_t row, const int64_t* draft, int64_t 
 }  // namespace
 
 void Decoder::search(const Search& search, Draft* draft) {
-    std::lock_guard<std::recursive_mutex> one_call(calls_);
+    OneCall one_call(calls_);
     const int64_t rows = search.rows, most = search.most;
     const auto of = [](int64_t count) { return static_cast<size_t>(count); };
     std::vector<int64_t> room(search.room, search.room + rows), held(of(rows)), wanted(of(rows));

@@ -36,6 +36,8 @@ class Draft {
     virtual void propose(const DecodingState& rows, const int64_t* wanted, int64_t most, int64_t* tokens,
                          int64_t* counts) = 0;
     virtual bool reads_states() const { return false; }
+    // Whether it reads the model's cache, in which its rows have to be neighbours.
+    virtual bool reads_cache() const { return false; }
 };
 
 // What most often followed the last tokens in texts of a language: contexts as sorted numbers with the digits language,
@@ -136,8 +138,7 @@ class HeadsDraft : public Draft {
     std::vector<int64_t> asked_, drafted_;
 };
 
-// The drafts of several searches whose rows share one, each with rows of its own. A draft that reads the model's cache
-// is none of them, since its rows would have to be neighbours.
+// The drafts of several searches whose rows share one, each with rows of its own; none that reads the model's cache.
 class JoinedDraft : public Draft {
   public:
     struct Part {

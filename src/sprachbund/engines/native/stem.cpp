@@ -18,7 +18,7 @@ int64_t Stem::frames_after(int64_t frames) const {
 }
 
 void Stem::run(const float* x, int64_t frames, float* out) {
-    std::lock_guard<std::mutex> one_call(calls_);
+    OneCall one_call(calls_);
     inner_.resize(layers_.size());
     int64_t widest = 0, count = frames;
     for (size_t i = 0; i < layers_.size(); i++) {

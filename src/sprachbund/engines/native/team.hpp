@@ -38,6 +38,32 @@ inline int process() {
 #endif
 }
 
+// Lets one thread in at a time, and that thread again inside its own call. In a forked process it is open: the thread
+// that held it is not there.
+class CallLock {
+  public:
+    void lock() {
+        const int here = process(), renewing = -here;
+        for (int before = owner_.load(); before != here; before = owner_.load()) {
+            if (before != renewing && owner_.compare_exchange_strong(before, renewing)) {
+                new (&mutex_) std::recursive_mutex;
+                owner_.store(here);
+                break;
+            }
+            std::this_thread::yield();  // another thread of this process renews it
+        }
+        mutex_.lock();
+    }
+
+    void unlock() { mutex_.unlock(); }
+
+  private:
+    std::recursive_mutex mutex_;
+    std::atomic<int> owner_{process()};  // the process whose threads may hold it; its negative while it is renewed
+};
+
+using OneCall = std::lock_guard<CallLock>;
+
 struct Range {
     int64_t begin, end;
 };
@@ -62,10 +88,11 @@ class Team {
 
     int size() const { return size_; }
 
-    // Calls work(i) for i of 0 .. size - 1, each in its thread; returns when all are done. One call at a time.
+    // Calls work(i) for i of 0 .. size - 1, each in its thread; returns when all are done. One call at a time. `work` does
+    // not throw, so it makes no room in memory: nobody would catch it, and the others would wait at their barrier.
     void run(const std::function<void(int)>& work) {
+        OneCall one_call(calls_);
         if (process() != owner_) start_again();
-        std::lock_guard<std::mutex> one_call(calls_);
         {
             std::lock_guard<std::mutex> lock(mutex_);
             work_ = &work;
@@ -109,19 +136,10 @@ class Team {
         }
     }
 
-    // In a forked process, by the first thread that works. The others wait for it, and each tries by itself where the
-    // system gave it no threads: so all of them end with threads, or with the error.
+    // In a forked process, by the first call; by the next one again where the system gave this one no threads.
     void start_again() {
-        const int here = process(), starting = -here;
-        while (true) {
-            int before = owner_.load();
-            if (before == here) return;
-            if (before != starting && owner_.compare_exchange_strong(before, starting)) break;
-            std::this_thread::yield();
-        }
         leave_behind();
-        new (&calls_) std::mutex;  // whoever held these is not in this process
-        new (&mutex_) std::mutex;
+        new (&mutex_) std::mutex;  // whoever held it is not in this process
         wake_ = std::make_unique<std::condition_variable>();
         round_ = phase_ = 0;
         arrived_ = 0;
@@ -130,10 +148,9 @@ class Team {
         } catch (...) {
             threads_.clear();
             stopping_ = false;
-            owner_ = 0;  // no process: the next thread that works tries again
             throw;
         }
-        owner_ = here;
+        owner_ = process();
     }
 
     // Lets go of the threads of the process that this one was forked from. They are not detached: other threads may
@@ -173,9 +190,10 @@ class Team {
     }
 
     const int size_;
-    std::atomic<int> owner_;  // the process that has the threads; its negative while they are started; 0 for none
+    int owner_;  // the process that has the threads
     std::vector<std::thread> threads_;
-    std::mutex calls_, mutex_;
+    CallLock calls_;
+    std::mutex mutex_;
     std::unique_ptr<std::condition_variable> wake_ = std::make_unique<std::condition_variable>();
     std::atomic<uint64_t> round_{0}, phase_{0};
     std::atomic<int> arrived_{0};

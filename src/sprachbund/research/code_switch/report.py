@@ -1,7 +1,7 @@
-"""The table of the comparison: every arm beside the first, over seeds, by paired bootstrap, and what switches do.
+"""The table of the comparison: every arm beside the first, over texts and seeds, and what switches do.
 
-Recall of embedded spans and accuracy of the router have intervals by the same bootstrap: it draws utterances, each with
-the counts of all its targets, and seeds.
+Recall of embedded spans and accuracy of the router have intervals of the same kind: utterances are drawn, each with the
+counts of all its targets and with those of equal references.
 """
 
 import json
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from sprachbund.evaluation.code_switch import switch_scores
-from sprachbund.evaluation.compare import RunFile, System, compare
+from sprachbund.evaluation.compare import RunFile, System
 from sprachbund.evaluation.failures import Rate, identifier_for, in_wrong_language
 from sprachbund.evaluation.lines import Line
 from sprachbund.evaluation.metrics import Counts
 from sprachbund.evaluation.router import EMBEDDED, SPANS, TIME, RouteCounts
-from sprachbund.evaluation.significance import Share, compare_means, mean_interval
+from sprachbund.evaluation.significance import Share, compare_means, holm, mean_interval, units_of
+from sprachbund.research.beside import beside_first, with_seeds
 from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, Projection
 from sprachbund.text.languages import MIXED
 from sprachbund.util.files import write_text
@@ -138,6 +139,7 @@ def write_table(
                 {
                     "speech": title,
                     "arm": system.name,
+                    "seeds": len(system.runs),
                     **({"rate factor": factors[kind]} if kind in factors else {}),
                     **quality[system.name],
                     **heard[system.name],
@@ -169,25 +171,20 @@ def _systems(
         files = [RunFile(other_scores_of(directory, name, n) / folder) for n in range(len(models))]
         in_mixed = any(line.target == MIXED for line in files[0])
         runs[name] = [chosen(file, in_mixed=in_mixed) for file in files]
-    several = max(map(len, runs.values())) > 1
-    # Beside several seeds a single training stands for itself: nothing of it varies but the utterances.
-    return [
-        System(name=name, runs=own * 2 if several and len(own) == 1 else own) for name, own in runs.items()
-    ]
+    return [System(name=name, runs=own) for name, own in runs.items()]
 
 
 def _quality(systems: Sequence[System], metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Scores of each system, and its difference to the first."""
-    several = [*systems, System(name="itself", runs=systems[0].runs)]  # a comparison is of two at least
-    rows: dict[str, dict[str, Any]] = {system.name: {} for system in several}
-    for (metric, name), mean in compare(several, metrics).means.items():
-        low, high = mean.interval
-        rows[BASELINE][metric] = mean.baseline
-        rows[name] |= {
-            metric: mean.system,
-            f"{metric} difference": f"{mean.difference:+.2f} ({low:+.2f} to {high:+.2f})",
-            f"{metric} p": mean.p_value,
-        }
+    rows: dict[str, dict[str, Any]] = {system.name: {} for system in systems}
+    for (metric, name), cells in beside_first(systems, metrics).cells.items():
+        rows[name][metric] = cells.score
+        if name != BASELINE:
+            rows[name] |= {
+                f"{metric} difference": cells.difference,
+                f"{metric} p": cells.p,
+                f"{metric} Holm's p": cells.holm,
+            }
     return rows
 
 
@@ -236,26 +233,42 @@ def _shares(systems: Sequence[System], counted: Callable[[Line], _Counted]) -> d
         systems: with the same utterances.
         counted: of a line.
     """
-    sums = {system.name: [_sums(run, counted) for run in system.runs] for system in systems}
+    sums = {system.name: [_sums(run, counted) for run in system.runs] for system in with_seeds(systems)}
     rows: dict[str, dict[str, Any]] = {system.name: {} for system in systems}
     names = list(dict.fromkeys(name for runs in sums.values() for run in runs for name in run))
-    share, first = Share(), systems[0].name
+    share, first, said = Share(), systems[0].name, _said_of(systems[0].runs[0])
     for name in names:
         counts = {of: [[_matrix(run.get(name, {}))] for run in runs] for of, runs in sums.items()}
+        units = [units_of([key, *said[key]] for key in sorted(sums[first][0].get(name, {})))]
+        p_values: dict[str, float] = {}
         for of, runs in counts.items():
             if not any(total[:, 1].sum() for [total] in runs):
                 continue
-            low, high = mean_interval([share], runs)
+            low, high = mean_interval([share], runs, units=units)
             values = [share.score(total.sum(0)) for [total] in runs]
-            rows[of] |= {name: sum(values) / len(values), f"{name} interval": f"{low:.1f} to {high:.1f}"}
+            rows[of] |= {
+                name: sum(values) / len(values),
+                f"{name} interval": f"{max(low, 0):.1f} to {min(high, 100):.1f}",
+            }
             if of != first:
-                compared = compare_means([share], counts[first], runs)
+                compared = compare_means([share], counts[first], runs, units=units)
                 low, high = compared.interval
                 rows[of] |= {
                     f"{name} difference": f"{compared.difference:+.2f} ({low:+.2f} to {high:+.2f})",
                     f"{name} p": compared.p_value,
                 }
+                p_values[of] = compared.p_value
+        for of, p in zip(p_values, holm(list(p_values.values())), strict=True):
+            rows[of][f"{name} Holm's p"] = p
     return rows
+
+
+def _said_of(run: Iterable[Line]) -> dict[_Key, set[tuple[str, str]]]:
+    """Utterance to its references with their languages."""
+    said: dict[_Key, set[tuple[str, str]]] = {}
+    for line in run:
+        said.setdefault((line.corpus, line.id), set()).add((line.target, line.reference))
+    return said
 
 
 def _sums(run: Iterable[Line], counted: Callable[[Line], _Counted]) -> dict[str, dict[_Key, Counts]]:

@@ -11,8 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sprachbund.evaluation.compare import RunFile, System, compare
+from sprachbund.evaluation.compare import RunFile, System
 from sprachbund.evaluation.lines import Line
+from sprachbund.research.beside import beside_first
 from sprachbund.research.discrete_units.data import encoded_directory
 from sprachbund.research.discrete_units.options import BASE, LOG_MEL, NAMES, DiscreteUnitsRecipe, run_folder
 from sprachbund.research.texts import TEXTS_FILE, write_texts
@@ -204,22 +205,31 @@ def _compared(
     }
     # A model on log-mel hears the language that it writes too, so it was asked for more.
     ids = frozenset(line.id for line in runs[names[-1]][0])
-    systems = [System(name=name, runs=[_Among(run, ids) for run in group]) for name, group in runs.items()]
-    if len(systems) == 1:
-        systems = [systems[0], System(name="", runs=systems[0].runs)]
-    rows: dict[str, Row] = {name: {} for name in names}
-    means = compare(systems, METRICS).means
-    for metric in METRICS:
-        for (_, name), group in ((key, value) for key, value in means.items() if key[0] == metric):
-            rows[names[0]] |= {metric: group.baseline, f"{metric} difference": "", f"{metric} p": ""}
-            if name:
-                low, high = group.interval
-                rows[name] |= {
-                    metric: group.system,
-                    f"{metric} difference": f"{group.difference:+.2f} ({low:+.2f} to {high:+.2f})",
-                    f"{metric} p": group.p_value,
-                }
-    return list(rows.values())
+    return rows_of(
+        [System(name=name, runs=[_Among(run, ids) for run in group]) for name, group in runs.items()]
+    )
+
+
+def rows_of(systems: Sequence[System]) -> list[Row]:
+    """The cells of arms beside the first one's.
+
+    Args:
+        systems: the arms with their runs.
+    """
+    compared = beside_first(systems, METRICS)
+    rows: list[Row] = []
+    for name in compared.seeds:
+        row: Row = {"seeds": compared.seeds[name]}
+        for metric in METRICS:
+            cells = compared.cells[metric, name]
+            row |= {
+                metric: cells.score,
+                f"{metric} difference": cells.difference,
+                f"{metric} p": cells.p,
+                f"{metric} Holm's p": cells.holm,
+            }
+        rows.append(row)
+    return rows
 
 
 def _said(recipe: DiscreteUnitsRecipe) -> str:

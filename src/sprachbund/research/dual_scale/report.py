@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from sprachbund.decoding.options import NONE
-from sprachbund.evaluation.compare import RunFile, compare
+from sprachbund.evaluation.compare import RunFile
 from sprachbund.evaluation.compare import System as Scored
 from sprachbund.evaluation.lines import Line
 from sprachbund.evaluation.options import TEST_SEED
-from sprachbund.evaluation.significance import DRAWS, MeanComparison, bootstrap_weights, percentiles
+from sprachbund.evaluation.significance import DRAWS, bootstrap_weights, over_seeds, percentiles
 from sprachbund.models.io import load
+from sprachbund.research.beside import beside_first
 from sprachbund.research.dual_scale.options import MAIN, TEACHER, DualScaleRecipe
 from sprachbund.research.dual_scale.speed import (
     BASE,
@@ -68,29 +69,15 @@ def write_table(recipe: DualScaleRecipe, directory: Path) -> Path:
 
 
 def _quality(systems: Sequence[TimedSystem]) -> dict[str, dict[str, Any]]:
-    """Mean over pairs and seeds, and difference from the teacher.
-
-    Every run is compared with the teacher's by paired bootstrap over texts; of several runs the outermost ends of their
-    intervals are printed.
-    """
-    numbered = {f"{system.name} {system.seed}": system for system in systems}
-    runs = [
-        Scored(name=name, runs=[_Translated(RunFile(system.model.parent / system.scores))])
-        for name, system in numbered.items()
-    ]
-    comparisons: dict[str, list[MeanComparison]] = {}
-    for (_, name), mean in compare(runs, [METRIC]).means.items():
-        comparisons.setdefault(numbered[name].name, []).append(mean)
-    cells: dict[str, dict[str, Any]] = {
-        name: {
-            METRIC: float(np.mean([one.system for one in means])),
-            "difference": f"{np.mean([one.difference for one in means]):+.2f} "
-            f"({min(one.interval[0] for one in means):+.2f} to {max(one.interval[1] for one in means):+.2f})",
-        }
-        for name, means in comparisons.items()
+    """Mean over pairs and seeds, and difference from the teacher; of several seeds the interval is over these too."""
+    runs: dict[str, list[_Translated]] = {}
+    for system in systems:
+        runs.setdefault(system.name, []).append(_Translated(RunFile(system.model.parent / system.scores)))
+    compared = beside_first([Scored(name=name, runs=of_arm) for name, of_arm in runs.items()], [METRIC])
+    return {
+        name: {METRIC: cells.score, "difference": cells.difference, "p": cells.p, "Holm's p": cells.holm}
+        for (_, name), cells in compared.cells.items()
     }
-    teacher = next(iter(comparisons.values()))[0].baseline
-    return {TEACHER: {METRIC: teacher, "difference": ""}, **cells}
 
 
 def _millions(model: Path) -> float:
@@ -160,11 +147,12 @@ def gain_interval(
     draws: int = DRAWS["bootstrap"],
     seed: int = TEST_SEED,
 ) -> tuple[float, float] | None:
-    """The middle 95 % of `_ratio` over draws of utterances and seeds, with replacement; None where there are too few.
+    """95 % interval of `_ratio` over utterances, drawn with replacement, and seeds; None where there are too few.
 
-    Utterances of each source language are drawn together for both systems, all target languages and all seeds, and
-    seeds for both systems: what makes an utterance or a run slow in both is no difference. Repeats are not drawn, as
-    the same work done again has nothing new but the noise of the machine, of which the median is taken as ever.
+    Utterances of each source language are drawn together for both systems, all target languages and all seeds: what
+    makes an utterance slow in both is no difference. Of several seeds, `over_seeds` adds the spread of their own
+    ratios, which are paired too. Repeats are not drawn, as the same work done again has nothing new but the noise of
+    the machine, of which the median is taken as ever.
 
     Args:
         compared: for every seed and pair, the other system and the own one.
@@ -174,20 +162,23 @@ def gain_interval(
     if min((len(one.piece_tokens) for both in compared for one in both), default=0) < 2:
         return None
     seeds = sorted({own.seed for _, own in compared})
-    # Time per token, the sum over pairs, of each side, seed, draw and repeat.
-    sums = np.zeros((2, len(seeds), draws, len(compared[0][1].ms_per_token)))
+    # Time per token, the sum over pairs, of each side, seed, draw and repeat; the last draw has every utterance once.
+    sums = np.zeros((2, len(seeds), draws + 1, len(compared[0][1].ms_per_token)))
     for number, source in enumerate(sorted({_source(own) for _, own in compared})):
         of_source = [both for both in compared if _source(both[1]) == source]
         count = len(of_source[0][1].piece_tokens)
-        weights = np.concatenate([chunk for _, chunk in bootstrap_weights(count, draws, seed + number)])
+        chunks = [chunk for _, chunk in bootstrap_weights(count, draws, seed + number)]
+        weights = np.concatenate([*chunks, np.ones((1, count))])
         for both in of_source:
             for side, one in enumerate(both):
                 tokens = weights @ np.array(one.piece_tokens)
                 sums[side, seeds.index(both[1].seed)] += weights @ np.array(one.piece_s) / tokens[:, None]
-    rng = np.random.default_rng((seed, 0x5EED))
-    chosen = rng.integers(len(seeds), size=(draws, len(seeds)))
-    totals = sums[:, chosen, np.arange(draws)[:, None]].sum(2)
-    return percentiles(np.median(totals[0] / totals[1], axis=1))
+    totals = sums.sum(1)
+    ratios = np.median(totals[0] / totals[1], axis=1)
+    if len(seeds) == 1:
+        return percentiles(ratios[:-1])
+    of_seeds = np.median(sums[0, :, -1] / sums[1, :, -1], axis=1)
+    return over_seeds(float(ratios[-1]), ratios[:-1], [of_seeds.tolist()])[0]
 
 
 def _source(speed: SystemSpeed) -> str:

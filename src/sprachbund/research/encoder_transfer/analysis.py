@@ -3,6 +3,7 @@
 - Latency: LST(l, h) = max - min of the gap over streaming tiers. A range is never negative, so the range that seed
   noise alone makes is estimated, too.
 - Bits: the cost of fewer bits, and whether it differs between the starts.
+- Means over tiers are over distinct ones: a tier with the scores of another counts once.
 - Cells: the interval of a single gap. Utterances are drawn anew, the same ones for both starts; the results of an
   utterance at all tiers and seeds are drawn together.
 - Convergence: the epoch of the best score, and how much sooner one start reaches the best score of the other.
@@ -111,7 +112,7 @@ class BitCost:
 
     Attributes:
         bits: the width.
-        cells: (2, L, H, C) for both arms.
+        cells: (2, L, H, C) for both arms, at distinct tiers.
         mean: pooled over all cells and both arms, intervals over languages.
         median: median over all cells and both arms.
         difference: mean of the second arm's cost less the first's, paired cell by cell.
@@ -132,7 +133,7 @@ def bit_costs(grid: Grid, *, draws: int = DRAWS, seed: int = SEED) -> tuple[BitC
         draws: number of bootstrap draws, S.
         seed: seed of the draws.
     """
-    means = grid.sign * grid.means
+    means = grid.sign * grid.means[:, :, :, grid.distinct_tiers]
     costs = []
     for index, bits in enumerate(grid.bits[1:], start=1):
         cells = means[..., index] - means[..., 0]
@@ -180,7 +181,7 @@ class StudyAnalysis:
 
     Attributes:
         grid: scores that were analysed.
-        fitted: law over all tiers, at the most bits.
+        fitted: law over all distinct tiers, at the most bits.
         by_tier: each tier by itself; empty with one tier.
         latency: None with fewer than two streaming tiers.
         bit_costs: empty with one bit width.
@@ -200,7 +201,7 @@ def analyse(grid: Grid, options: AnalysisOptions | None = None) -> StudyAnalysis
     tiers = range(len(grid.tiers))
     return StudyAnalysis(
         grid=grid,
-        fitted=_fitted(grid, tiers, by, draws, seed),
+        fitted=_fitted(grid, grid.distinct_tiers, by, draws, seed),
         by_tier=tuple(_fitted(grid, [tier], by, draws, seed) for tier in tiers if len(tiers) > 1),
         latency=latency_sensitivity(grid, draws=draws, seed=seed),
         bit_costs=bit_costs(grid, draws=draws, seed=seed),
@@ -235,7 +236,7 @@ class CellGap:
         language: language of the cell.
         hours: hours of the cell.
         bits: bits of the weights.
-        values: scores of both starts, means over seeds and tiers.
+        values: scores of both starts, means over seeds and the tiers asked for.
         gap: gap with its interval over utterances.
         seeds: seeds that both starts have.
         utterances: N.
@@ -251,7 +252,13 @@ class CellGap:
 
 
 def cell_gaps(
-    grid: StudyGrid, manifests: Sequence[CellManifest], out: Path, *, bits: int, draws: int = UTTERANCE_DRAWS
+    grid: StudyGrid,
+    manifests: Sequence[CellManifest],
+    out: Path,
+    *,
+    bits: int,
+    tiers: Sequence[str],
+    draws: int = UTTERANCE_DRAWS,
 ) -> list[CellGap]:
     """Every language and scale at which both starts are finished with the same seed.
 
@@ -260,13 +267,14 @@ def cell_gaps(
         manifests: manifests of finished cells.
         out: folder of the study.
         bits: bits at which the gap is taken.
+        tiers: tiers over which it is a mean.
         draws: S.
 
     Raises:
         SprachbundError: for counts that cannot be read, or that are of different utterances.
     """
     return [
-        _gap(grid, pairs, out, bits, draws)
+        _gap(grid, pairs, out, bits, tiers, draws)
         for language in grid.languages
         for hours in grid.hours
         if (pairs := finished_pairs(grid, manifests, language, hours))
@@ -295,8 +303,11 @@ def finished_pairs(
     return [(one, other) for one, other in pairs if one is not None and other is not None]
 
 
-def _gap(grid: StudyGrid, pairs: Sequence[_Pair], out: Path, bits: int, draws: int) -> CellGap:
-    cell, at = pairs[0][0].cell, grid.bits.index(bits)
+def _gap(
+    grid: StudyGrid, pairs: Sequence[_Pair], out: Path, bits: int, tiers: Sequence[str], draws: int
+) -> CellGap:
+    cell = pairs[0][0].cell
+    at = [grid.tiers.index(tier) for tier in tiers], grid.bits.index(bits)
     how = metric(pairs[0][0].metric, cell.language)
     ids: set[tuple[str, ...]] = set()
     sides: list[list[Counts]] = [[], []]
@@ -304,7 +315,7 @@ def _gap(grid: StudyGrid, pairs: Sequence[_Pair], out: Path, bits: int, draws: i
         for side, manifest in zip(sides, pair, strict=True):
             counts, names = read_counts(manifest.cell.folder(out))
             ids.add(tuple(names))
-            side.append(counts[:, at])
+            side.append(counts[at])
     if len(ids) > 1:
         raise SprachbundError(
             f"{cell}: its starts and seeds were scored on different utterances; score the same"

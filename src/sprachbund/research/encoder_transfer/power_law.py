@@ -223,7 +223,7 @@ class PowerLaw:
         r_squared: share of the variance that the law explains, of ln(mean gap) or of the mean gap.
         hours: scales that it is fitted to.
         by: error that the fit minimises.
-        num_languages: L.
+        num_languages: languages with two of the scales or more; the others say nothing of the exponent.
         doubts: reasons why it is not to be trusted; empty when it is.
     """
 
@@ -261,7 +261,8 @@ def fit_power_law(
 
     Args:
         hours: (H,).
-        gaps: (L, H), means over seeds; nan where a language lacks a scale. Means are over the languages that have it.
+        gaps: (L, H), means over seeds; nan where a language lacks a scale. Means are over the languages that have it. A
+            language without any counts for nothing.
         by: error that the fit minimises.
         draws: S.
         seed: seed of the draws.
@@ -269,29 +270,32 @@ def fit_power_law(
     Raises:
         SprachbundError: for fewer than three scales, or too few whose mean gap is positive.
     """
-    present = ~np.isnan(gaps).all(0)
-    hours, gaps = tuple(np.array(hours)[present].tolist()), gaps[:, present]
+    known = ~np.isnan(gaps)
+    present = known.any(0)
+    # A row without a gap would be drawn like a language, and make the draws of the others spread less.
+    hours, gaps = tuple(np.array(hours)[present].tolist()), gaps[known.any(1)][:, present]
     means = _means(gaps)
     _check_scales(hours, means, MIN_POSITIVE[by])
     x = np.log(np.array(hours) / REFERENCE_HOURS)
     used = means > 0 if by == "log" else np.full(len(x), True)
+    num_languages = _with_two_scales(gaps[:, used])
     weights = language_draws(len(gaps), draws, seed)
     drawn_means = weighted_means(weights, gaps)[:, used]
     solution, drawn = _solutions(by, x[used], means[used], drawn_means)
     kept = drawn[~np.isnan(drawn).any(-1)]
     incomplete = ~(drawn_means > 0).all(-1) if by == "log" else np.isnan(drawn).any(-1)
     intercept, slope = solution.tolist()
-    exponent = estimate(slope, kept[:, 1], len(gaps), BOTH_LEVEL)
+    exponent = estimate(slope, kept[:, 1], num_languages, BOTH_LEVEL)
     return PowerLaw(
-        scale=_exp(estimate(intercept, kept[:, 0], len(gaps), BOTH_LEVEL)),
+        scale=_exp(estimate(intercept, kept[:, 0], num_languages, BOTH_LEVEL)),
         exponent=exponent,
         drawn=kept,
         r_squared=_r_squared(by, means[used], intercept - slope * x[used]),
         hours=tuple(np.array(hours)[used].tolist()),
         by=by,
-        num_languages=len(gaps),
+        num_languages=num_languages,
         doubts=(
-            *_doubts(gaps, exponent),
+            *_doubts(num_languages, exponent),
             *(_left_out(hours, means) if by == "log" else ()),
             *_short_draws(by, float(incomplete.mean())),
             *_bent(hours, gaps, weights),
@@ -299,9 +303,14 @@ def fit_power_law(
     )
 
 
+def _with_two_scales(gaps: Values) -> int:
+    """The number of languages (L, H) that say something of the exponent."""
+    return int(((~np.isnan(gaps)).sum(1) > 1).sum())
+
+
 def _means(gaps: Values) -> Values:
     """(H,) over the languages that have a scale."""
-    return weighted_means(np.full((1, len(gaps)), 1 / len(gaps)), gaps)[0]
+    return weighted_means(np.ones((1, len(gaps))), gaps)[0]
 
 
 def _solutions(by: By, x: Values, means: Values, drawn_means: Values) -> tuple[Values, Values]:
@@ -339,12 +348,14 @@ def _not_positive(hours: Sequence[float], means: Values) -> str:
     return "not " + ", ".join(f"at {h:g} h ({m:.3g})" for h, m in zip(hours, means, strict=True) if not m > 0)
 
 
-def _doubts(gaps: Values, exponent: Estimate) -> list[str]:
+def _doubts(num_languages: int, exponent: Estimate) -> list[str]:
     """Reasons not to trust any fit, each in words with its numbers."""
     doubts = []
-    if len(gaps) < MIN_LANGUAGES:
-        plural = "s" * (len(gaps) > 1)
-        doubts.append(f"{len(gaps)} language{plural}: an interval takes {MIN_LANGUAGES} or more")
+    if num_languages < MIN_LANGUAGES:
+        plural = "s" * (num_languages != 1)
+        doubts.append(
+            f"{num_languages} language{plural}: an interval takes {MIN_LANGUAGES} or more, each with two scales"
+        )
     low, high = exponent.interval
     if low <= 0 <= high and np.isfinite(low):
         doubts.append(f"the exponent may be 0 ({low:.2f} to {high:.2f}): the gap need not shrink with data")
@@ -384,11 +395,12 @@ def _curvature(hours: Sequence[float], gaps: Values, weights: Values) -> float |
     x = np.log(np.array(hours)[used] / REFERENCE_HOURS)
     drawn = weighted_means(weights, gaps)[:, used]
     drawn = drawn[(drawn > 0).all(-1)]
-    if len(gaps) < MIN_LANGUAGES or len(drawn) < len(weights) * (1 - MAX_SHORT_DRAWS):
+    num_languages = _with_two_scales(gaps[:, used])
+    if num_languages < MIN_LANGUAGES or len(drawn) < len(weights) * (1 - MAX_SHORT_DRAWS):
         return None
     quadratic = np.linalg.pinv(np.vander(x, 3))[0]
     value = float(np.log(_means(gaps)[used]) @ quadratic)
-    low, high = t_interval(value, np.log(drawn) @ quadratic, len(gaps), CURVATURE_LEVEL)
+    low, high = t_interval(value, np.log(drawn) @ quadratic, num_languages, CURVATURE_LEVEL)
     # Where languages do not differ at all, rounding is no bend.
     return value if not low <= 0 <= high and abs(value) > 1e-9 else None
 

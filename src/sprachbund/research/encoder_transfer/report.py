@@ -4,6 +4,7 @@ A report can be made before all cells are finished. It then uses the complete sc
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,6 +156,7 @@ def as_values(analysis: StudyAnalysis, hours: Sequence[float] = ()) -> dict[str,
         "languages": list(grid.languages),
         "hours": list(grid.hours),
         "tiers": list(grid.tiers),
+        "distinct_tiers": list(analysis.fitted.tiers),
         "bits": list(grid.bits),
         "seeds": list(grid.seeds),
         "seed_noise": grid.seed_noise,
@@ -270,6 +272,16 @@ def hole_lines(analysis: StudyAnalysis) -> list[str]:
         f"{len(holes)} cell{plural} missing: {'; '.join(holes[:_NAMED])}{more}; means are over the languages that "
         "have both starts"
     ]
+
+
+def tier_lines(analysis: StudyAnalysis) -> list[str]:
+    """Return a line about tiers that repeat others, and count once in means; empty where none does."""
+    counted = analysis.fitted.tiers
+    again = [tier for tier in analysis.grid.tiers if tier not in counted]
+    if not again:
+        return []
+    verb = "repeat" if len(again) > 1 else "repeats"
+    return [f"{', '.join(again)} {verb} the scores of another tier; means are over {', '.join(counted)}"]
 
 
 def law_lines(fitted: Fitted) -> list[str]:
@@ -442,7 +454,7 @@ def _draw_bits(axes: Any, analysis: StudyAnalysis) -> None:
                 x + rng.uniform(-0.09, 0.09, len(cells)), cells, "o", color=colour, alpha=0.3, ms=2.5, mew=0
             )
             label = name if index == 0 else None
-            axes.plot([x - 0.13, x + 0.13], [cells.mean()] * 2, color=colour, lw=2.2, label=label)
+            axes.plot([x - 0.13, x + 0.13], [np.nanmean(cells)] * 2, color=colour, lw=2.2, label=label)
     axes.axhline(0, color=GRID, lw=1)
     axes.set_xticks(positions, [f"{cost.bits:g} bits" for cost in analysis.bit_costs])
     axes.set_xlim(-0.5, len(positions) - 0.5)
@@ -537,12 +549,13 @@ def make_report(grid: StudyGrid, out: Path, options: AnalysisOptions | None = No
         arms=arms, better=better, where=tuple(f"hours={h!r}" for h in whole), uneven_seeds=True
     )
     table = replace(read_results(results, reading), metric=manifests[0].metric)
+    analysis = analyse(table, options)
     return StudyReport(
         grid=grid,
         manifests=tuple(manifests),
-        analysis=analyse(table, options),
+        analysis=analysis,
         left_out=tuple(h for h in grid.hours if h not in whole),
-        cells=tuple(cell_gaps(grid, manifests, out, bits=max(grid.bits))),
+        cells=tuple(cell_gaps(grid, manifests, out, bits=max(grid.bits), tiers=analysis.fitted.tiers)),
         sooner=tuple(convergence(grid, manifests)),
     )
 
@@ -593,15 +606,22 @@ def gap_rows(report: StudyReport) -> list[dict[str, Any]]:
 
 
 def start_rows(report: StudyReport) -> list[dict[str, Any]]:
-    """Mean score of every start by hours, over languages, seeds and tiers, at the most bits."""
+    """Mean score of every start by hours, over languages, of means over seeds and distinct tiers, at the most bits.
+
+    A dash stands for a start that is not finished in all languages that have the scale.
+    """
     grid, rows = report.grid, []
     for hours in grid.hours:
         row: dict[str, Any] = {"hours": hours}
+        wanted = {language for language in grid.languages if grid.has(language, hours)}
         for start in grid.starts:
-            own = [one for one in report.manifests if (one.cell.start, one.cell.hours) == (start, hours)]
-            values = [_over_tiers(grid, one) for one in own]
-            whole = {one.cell.language for one in own} == set(grid.languages)
-            row[start] = round(float(np.mean(values)), 2) if whole else "-"
+            own = defaultdict[str, list[float]](list)
+            for one in report.manifests:
+                if (one.cell.start, one.cell.hours) == (start, hours):
+                    own[one.cell.language].append(_over_tiers(report, one))
+            # First over seeds: a language of which more are finished must not weigh more.
+            by_language = [np.mean(values) for values in own.values()]
+            row[start] = round(float(np.mean(by_language)), 2) if own and own.keys() == wanted else "-"
         rows.append(row)
     return rows
 
@@ -667,8 +687,8 @@ def _shown(name: str, value: object) -> str:
     return f"{value:g}" if name == "hours" else f"{value:z.2f}"
 
 
-def _over_tiers(grid: StudyGrid, one: CellManifest) -> float:
-    values = [one.value(tier, max(grid.bits)) for tier in grid.tiers]
+def _over_tiers(report: StudyReport, one: CellManifest) -> float:
+    values = [one.value(tier, max(report.grid.bits)) for tier in report.analysis.fitted.tiers]
     return float(np.mean([value for value in values if value is not None]))
 
 

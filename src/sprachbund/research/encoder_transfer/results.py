@@ -92,13 +92,27 @@ class Grid:
         return self.sign * (second - first)
 
     @property
+    def distinct_tiers(self) -> list[int]:
+        """Indices of the tiers whose scores differ from those of every earlier tier; means are over these.
+
+        `offline` often has the limits of the largest latency, and would count twice.
+        """
+        kept: list[int] = []
+        for tier in range(len(self.tiers)):
+            own, earlier = self.values[:, :, :, tier], (self.values[:, :, :, other] for other in kept)
+            if not any(np.array_equal(own, values, equal_nan=True) for values in earlier):
+                kept.append(tier)
+        return kept
+
+    @property
     def seed_noise(self) -> float | None:
-        """Standard deviation over seeds of one run, pooled over cells; None with one seed."""
-        count = (~np.isnan(self.values)).sum(-1)
+        """Standard deviation over seeds of one run, pooled over cells of distinct tiers; None with one seed."""
+        values = self.values[:, :, :, self.distinct_tiers]
+        count = (~np.isnan(values)).sum(-1)
         freedom = np.maximum(count - 1, 0).sum()
         if freedom < 1:
             return None
-        squares = np.nansum((self.values - self.means[..., None]) ** 2)
+        squares = np.nansum((values - mean_of_known(values, axis=-1)[..., None]) ** 2)
         return float(np.sqrt(squares / freedom))
 
 

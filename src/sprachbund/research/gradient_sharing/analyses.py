@@ -138,6 +138,9 @@ FEW = 4
 STABLE = 0.95
 """Mean agreement of disjoint halves of the data (adjusted Rand index) from which a number of groups is believed."""
 
+APART = 1.5
+"""How many times as far from each other the two nearest groups must be as languages of one group."""
+
 ALIKE = 0.9
 """Corrected cosine above which two languages are as good as one."""
 
@@ -188,9 +191,10 @@ def find_groups(
 
     The number of groups is the largest one whose groups come out again: every language's vectors are cut at random
     into two halves, both are clustered, and the two clusterings agree on average (adjusted Rand index at least 0.95).
-    A silhouette prefers groups of equal size, and misses single languages beside one large group. Where no number
-    from 2 to L - 1 is stable, the languages are one group, but up to four languages that all differ clearly are a
-    group each.
+    That alone would cut further the better the data are, as any two languages differ a little; so the two nearest
+    groups must also be `APART` times as far from each other as languages of one group are. A silhouette prefers groups
+    of equal size, and misses single languages beside one large group. Where no number from 2 to L - 1 will do, the
+    languages are one group, but up to four languages that all differ clearly are a group each.
 
     Args:
         rows: unit rows of every language (N_l, d), at least two of each.
@@ -214,8 +218,10 @@ def find_groups(
         if measurable:
             agreements = agreement_of_halves(rows, clustering, seed)
         stable = [k for k, agrees in agreements.items() if agrees >= STABLE]
-        if stable:
-            num_groups = max(stable)
+        cuts = clusterings(rows, stable, clustering, seed) if stable else {}
+        believed = [k for k, cut in cuts.items() if far_apart(distances, cut)]
+        if believed:
+            num_groups = max(believed)
         else:
             alike = ALIKE if veto is None else veto
             each = measurable and count <= FEW and all_differ(rows, alike, seed)
@@ -228,6 +234,19 @@ def find_groups(
         silhouette=silhouette(distances, partition),
         spread=spread(distances, partition),
     )
+
+
+def far_apart(distances: np.ndarray, partition: Partition) -> bool:
+    """Whether the two nearest groups are `APART` times as far from each other as languages of one group, in the mean.
+
+    Args:
+        distances: distances of languages (L, L).
+        partition: fewer groups than languages.
+    """
+    group_of = labels(partition)
+    together = (group_of[:, None] == group_of) & ~np.eye(len(group_of), dtype=bool)
+    nearest = min(distances[np.ix_(a, b)].mean() for a, b in itertools.combinations(partition, 2))
+    return bool(nearest > APART * distances[together].mean())
 
 
 def cosines_of(rows: UnitGradients) -> np.ndarray:
@@ -264,6 +283,18 @@ def agreement_of_halves(rows: UnitGradients, clustering: Clustering, seed: int) 
     return totals
 
 
+def corrected_with_errors(rows: UnitGradients, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """C of the rows, and the standard error of each of its cosines by half samples: (L, L) both.
+
+    Args:
+        rows: unit rows of every language (N_l, d).
+        seed: seed of the halves.
+    """
+    cosines = corrected(mean_cosines(rows))
+    drawn = [corrected(mean_cosines(half)) for half in half_samples(rows, NUM_HALVES, seed)]
+    return cosines, np.sqrt(np.square(np.array(drawn) - cosines).mean(0))
+
+
 def all_differ(rows: UnitGradients, alike: float, seed: int) -> bool:
     """Whether the corrected cosine of every two languages is below `alike`, at the upper end of its 95% interval.
 
@@ -272,11 +303,9 @@ def all_differ(rows: UnitGradients, alike: float, seed: int) -> bool:
         alike: cosine from which two languages are as good as one.
         seed: seed of the halves.
     """
-    cosines = corrected(mean_cosines(rows))
-    drawn = [corrected(mean_cosines(half)) for half in half_samples(rows, NUM_HALVES, seed)]
-    error = np.sqrt(np.square(np.array(drawn) - cosines).mean(0))
+    cosines, errors = corrected_with_errors(rows, seed)
     apart = ~np.eye(len(rows), dtype=bool)
-    return bool(((cosines + _Z95 * error)[apart] < alike).all())
+    return bool(((cosines + _Z95 * errors)[apart] < alike).all())
 
 
 def noisy(rows: UnitGradients, seed: int) -> bool:

@@ -65,6 +65,7 @@ class Headroom:
         together: language to the loss of training together.
         gains: arm to language, and `ALL` for the mean over languages, to what it gains.
         learning_rates: arm to the one that was best on the first half of what is held out.
+        at_edge: arms whose best one was the least or the largest of those tried; one beyond might be better still.
     """
 
     modules: tuple[str, ...]
@@ -72,6 +73,18 @@ class Headroom:
     together: Mapping[str, float]
     gains: Mapping[str, Mapping[str, Gain]]
     learning_rates: Mapping[str, float]
+    at_edge: tuple[str, ...]
+
+    @property
+    def warning(self) -> str:
+        """What to do about rates at the edge, in a sentence; empty where there are none."""
+        if not self.at_edge:
+            return ""
+        found = ", ".join(f"{self.learning_rates[arm]:g} of {arm}" for arm in self.at_edge)
+        return (
+            f"the best learning rate is at the edge of those tried ({found}), so a better one may lie beyond it and "
+            "change the gains; widen --learning-rates"
+        )
 
 
 ALL = "all"
@@ -282,6 +295,7 @@ def _compared(
     draws = np.random.default_rng(options.seed).integers(
         0, options.held_out - half, (DRAWS, options.held_out - half)
     )
+    edges = {min(options.learning_rates), max(options.learning_rates)}
     gains = {arm: _gains(best[TOGETHER], own, draws) for arm, own in best.items() if arm != TOGETHER}
     return Headroom(
         modules=modules,
@@ -289,6 +303,7 @@ def _compared(
         together={language: _loss(x) for language, x in best[TOGETHER].items()},
         gains=gains,
         learning_rates=rates,
+        at_edge=tuple(arm for arm, rate in rates.items() if rate in edges),
     )
 
 

@@ -121,7 +121,7 @@ def measure(sketches: Sketches, module: str, options: SharingPlanOptions | None 
 class _Errors:
     """Half widths of the 95% intervals of delta and conflict, and the share of half samples with the same groups.
 
-    One group comes out of any sample, so nothing is said of it.
+    One group comes out of any sample, and so does a group for each language, so nothing is said of these.
     """
 
     delta: float
@@ -146,7 +146,7 @@ def _errors(
     return _Errors(
         delta=_rounded(widths[0]),
         conflict=_rounded(widths[1]),
-        same=_rounded(same / NUM_HALVES) if len(whole) > 1 else None,
+        same=_rounded(same / NUM_HALVES) if 1 < len(whole) < len(rows) else None,
     )
 
 
@@ -240,7 +240,7 @@ def _why_whole(evidence: ModuleEvidence) -> str:
             "gradients of a language that agree with themselves no better than by chance; collect more utterances, "
             "or give the shared ratio (--rho)"
         )
-    return "no groups that come out again in halves of the data"
+    return "no groups that come out again in halves of the data and are far enough apart"
 
 
 def _check_counts(sketches: Sketches, options: SharingPlanOptions) -> None:

@@ -11,7 +11,7 @@ is trained and stands for both.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 
 from sprachbund.data.manifest import INFO_FILE, Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.compare import RunFile, System, compare
+from sprachbund.evaluation.compare import RunFile, System
 from sprachbund.evaluation.lines import Line
 from sprachbund.evaluation.manifest import MANIFEST_FILE
 from sprachbund.evaluation.options import EvaluationOptions
@@ -30,12 +30,13 @@ from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.conformer.extension import LOSSES
 from sprachbund.models.io import family_of, load, locate, save
 from sprachbund.models.sharing_plan import Grouping, SharingPlan, Split
+from sprachbund.research.beside import beside_first
+from sprachbund.research.gradient_sharing.analyses import corrected_with_errors, ordered_rows
 from sprachbund.research.gradient_sharing.collect import Collection
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.estimate import estimate_memory
 from sprachbund.research.gradient_sharing.options import (
     ARMS,
-    BASELINE,
     ENCODER,
     GradientSharingRecipe,
     SharingArm,
@@ -77,7 +78,7 @@ __all__ = ["GradientSharingRecipe", "estimate_memory", "run"]
 class _Spoken:
     """The lines of a run whose speech is in some languages."""
 
-    run: RunFile
+    run: Iterable[Line]
     languages: frozenset[str]
 
     def __iter__(self) -> Iterator[Line]:
@@ -95,35 +96,94 @@ def write_table(recipe: GradientSharingRecipe, directory: Path) -> Path:
         "starved": frozenset(tag for tag, share in shares.items() if share < max(shares.values())),
         "new": frozenset(recipe.fine_tuning.new_languages),
     }
-    rows: dict[str, dict[str, object]] = {name: {"arm": name} for name in names}
+    runs_of = {
+        name: [RunFile(run_folder(directory, seed, name) / "scores") for seed in recipe.seeds]
+        for name in names
+    }
+    compared = rows_of(runs_of, groups)
+    rows = [{"arm": name, **compared[name], **_trained(recipe, directory, name)} for name in names]
+    runs = [(n, s, runs_of[n][i]) for i, s in enumerate(recipe.seeds) for n in names]
+    test = write_texts(directory / TEXTS_FILE, runs)
+    path = directory / "table.json"
+    values = {
+        "recipe": recipe.model_dump(mode="json"),
+        "test": test,
+        "gradients": [
+            one
+            for seed in recipe.seeds
+            if recipe.plan is None  # else no gradients were taken
+            for one in _measured(recipe, directory, seed)
+        ],
+        "rows": rows,
+    }
+    write_text(path, json.dumps(values, indent=1) + "\n")
+    return path
+
+
+def rows_of(
+    runs: Mapping[str, Sequence[Iterable[Line]]], groups: Mapping[str, frozenset[str]]
+) -> dict[str, dict[str, object]]:
+    """Arm to its cells beside the first arm, for each group of languages.
+
+    Args:
+        runs: arm to the lines of each of its runs.
+        groups: name of a group to the languages spoken; without languages it is left out.
+    """
+    rows: dict[str, dict[str, object]] = {name: {"seeds": len(own)} for name, own in runs.items()}
     for group, languages in groups.items():
         if not languages:
             continue
         systems = [
-            System(
-                name=name,
-                runs=[
-                    _Spoken(RunFile(run_folder(directory, seed, name) / "scores"), languages)
-                    for seed in recipe.seeds
-                ],
-            )
-            for name in names
+            System(name=name, runs=[_Spoken(run, languages) for run in own]) for name, own in runs.items()
         ]
-        for (_, name), mean in compare(systems, ["chrF"]).means.items():
-            low, high = mean.interval
-            rows[BASELINE][f"chrF {group}"] = mean.baseline
+        for (_, name), cells in beside_first(systems, ["chrF"]).cells.items():
             rows[name] |= {
-                f"chrF {group}": mean.system,
-                f"difference {group}": f"{mean.difference:+.2f} ({low:+.2f} to {high:+.2f})",
-                f"p {group}": mean.p_value,
+                f"chrF {group}": cells.score,
+                f"difference {group}": cells.difference,
+                f"p {group}": cells.p,
+                f"Holm's p {group}": cells.holm,
             }
-    runs = [(n, s, RunFile(run_folder(directory, s, n) / "scores")) for s in recipe.seeds for n in names]
-    write_texts(directory / TEXTS_FILE, runs)
-    path = directory / "table.json"
-    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
-    table = [{key: row.get(key, "") for key in columns} for row in rows.values()]
-    write_text(path, json.dumps({"recipe": recipe.model_dump(mode="json"), "rows": table}, indent=1) + "\n")
-    return path
+    return rows
+
+
+def _trained(recipe: GradientSharingRecipe, directory: Path, name: str) -> dict[str, object]:
+    """The steps of an arm's second training, and those after which it was best on dev, of all seeds."""
+    folders = [run_folder(directory, seed, name) / "run" for seed in recipe.seeds]
+    if not ARMS[name].goes_on:
+        return {"steps": 0, "best step": 0}
+    states = [Convergence.read(folder) for folder in folders]
+    return {
+        "steps": _listed([state.steps for state in states]),
+        "best step": _listed([state.best.step for state in states if state.best is not None]),
+    }
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _measured(recipe: GradientSharingRecipe, directory: Path, seed: int) -> list[dict[str, object]]:
+    """What the gradients of a seed say of each module that the published arm splits, and how sure that is."""
+    sketches = read_sketches(gradients_of(directory, seed))
+    measured: list[dict[str, object]] = []
+    for split in _plan(recipe, ARMS["sharing"], seed, sketches).splits:
+        evidence = split.evidence
+        assert evidence is not None  # the plan is made of gradients
+        rows = [ordered_rows(sketches.vectors[split.module][tag]) for tag in sketches.languages]
+        cosines, errors = corrected_with_errors(rows, seed)
+        measured.append(
+            {
+                "seed": seed,
+                "module": split.module,
+                "languages": sketches.languages,
+                "vectors of each language": min(evidence.num_vectors.values()),
+                "groups": split.groups,
+                "found again in halves": evidence.stability,
+                "corrected cosines": np.round(cosines, 3).tolist(),
+                "standard errors": np.round(errors, 3).tolist(),
+            }
+        )
+    return measured
 
 
 Report = Callable[[str], None]
@@ -218,8 +278,18 @@ def _started(
 ) -> tuple[Path, Sketches | None]:
     """The first model of a seed, and its gradients; None where a plan is given."""
     first = _first(recipe, seed, directory, report)
-    path = directory / f"seed-{seed}" / "gradients.npz"
+    path = gradients_of(directory, seed)
     return first, None if recipe.plan else _analyse(recipe, seed, first, path, report)
+
+
+def gradients_of(directory: Path, seed: int) -> Path:
+    """File of a seed's gradients.
+
+    Args:
+        directory: folder of all runs.
+        seed: seed of the run.
+    """
+    return directory / f"seed-{seed}" / "gradients.npz"
 
 
 def _make_seed(recipe: GradientSharingRecipe, directory: Path, number: int) -> None:
