@@ -11,7 +11,6 @@ Shapes: R rows, Q positions, U tokens so far, V vocabulary.
 
 from __future__ import annotations
 
-import unicodedata
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,9 +18,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sprachbund.decoding.options import ATTENTION_FAMILIES, DecodingOptions
-from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Family, Target
+from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.spelling import spellings
+from sprachbund.models.base import Family
 
 
 @dataclass(kw_only=True, eq=False)
@@ -61,48 +60,6 @@ class _State:
         return self.node.depth - self.kept
 
 
-def spellings(family: Family, word: str) -> set[tuple[int, ...]]:
-    """The tokens by which a model writes a word: one spelling, or two.
-
-    A vocabulary without some of its letters has unknown pieces in their places. The search would gain the bonus of the
-    other letters, and never write the word.
-
-    Args:
-        family: writes it.
-        word: as it is to be written.
-
-    Raises:
-        SprachbundError: the family does not spell texts, or has no tokens for the word that a search may write.
-    """
-    if (encode := family.capabilities.encode_text) is None:
-        raise SprachbundError(
-            f"the model {family.name} cannot spell words, so it takes no hot words; leave them out, or take another "
-            f"model, such as {ATTENTION_FAMILIES}"
-        )
-    # A transcription, where it transcribes: of a cascade it is the recogniser that writes hot words.
-    source, target = min(family.pairs(), key=lambda pair: (pair[0] != pair[1], pair))
-    never = family.suppressed(Target(language=target, source=source))
-    # Vocabularies that mark the beginning of words spell a word behind a space in another way than the first one.
-    spelled = {tuple(encode(form)) for form in (word, f" {word}")}
-    written = {
-        tokens
-        for tokens in spelled
-        if _letters(family.decode_text(tokens)) == _letters(word) and not never[list(tokens)].any()
-    }
-    if not written:
-        seen = " or ".join(sorted({repr(family.decode_text(tokens).strip()) for tokens in spelled}))
-        raise SprachbundError(
-            f"the model {family.name} cannot spell the hot word {word!r}: with the pieces that it may write, {seen} is "
-            "left of it; leave the word out, or take a model of its language"
-        )
-    return written
-
-
-def _letters(text: str) -> str:
-    """A text without white space and what vocabularies make equal: forms of a character, and often capitals."""
-    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
 class HotWords:
     """The trie of some words, and the bonus of texts.
 
@@ -131,7 +88,7 @@ class HotWords:
             options: words and weight.
 
         Raises:
-            SprachbundError: the family does not spell texts, or not one of the words.
+            SprachbundError: the family does not spell one of the words.
         """
         if not options.hot_words:
             return None

@@ -267,7 +267,7 @@ class DecodingOptions:
         return DecodingOptions(**rest, allowed_languages=languages, guard=guard, spans=spans)
 
 
-ATTENTION_FAMILIES = "whisper, conformer or seamless"
+_ATTENTION_FAMILIES = "whisper, conformer or seamless"
 
 
 def check_options(family: "Family", options: DecodingOptions) -> None:
@@ -296,23 +296,23 @@ def _check_by_frames(family: "Family", options: DecodingOptions) -> None:
         for what in _of_attention_decoders(options, able.alignment is not None):
             raise SprachbundError(
                 f"the model {family.name} writes {how}, which has no place for {what}; leave it out, or take a model "
-                f"with an attention decoder, such as {ATTENTION_FAMILIES}"
+                f"with an attention decoder, such as {_ATTENTION_FAMILIES}"
             )
     beam = f"and beam_size is {options.beam_size}; set it to 1, or take a model"
     if able.transducer is not None and able.transducer.shape.durations and options.beam_size > 1:
         raise SprachbundError(
             f"the model {family.name} writes tokens with durations, which are searched greedily, {beam} that a beam "
-            f"searches, such as {ATTENTION_FAMILIES}"
+            f"searches, such as {_ATTENTION_FAMILIES}"
         )
     if able.frame_decoder is not None and options.beam_size > 1:
         raise SprachbundError(
             f"the model {family.name} writes one token for every frame, the likeliest, {beam} that a beam searches, "
-            f"such as {ATTENTION_FAMILIES}"
+            f"such as {_ATTENTION_FAMILIES}"
         )
     if able.ctc is not None and options.word_timestamps and options.beam_size > 1:
         raise SprachbundError(
             f"a beam over the texts of {family.name} adds up many paths, so words get no times, {beam} with an "
-            f"attention decoder, such as {ATTENTION_FAMILIES}"
+            f"attention decoder, such as {_ATTENTION_FAMILIES}"
         )
     if able.transducer is None and options.max_symbols is not None:
         raise OptionValueError(
@@ -327,7 +327,7 @@ def _check_joint_ctc(family: "Family", options: DecodingOptions) -> None:
     """Refuse what the scores of CTC beside those of the decoder leave no place for."""
     if family.capabilities.joint_ctc is None:
         return
-    instead = f"leave it out, or take a model that writes by its attention decoder alone, such as {ATTENTION_FAMILIES}"
+    instead = f"leave it out, or take a model that writes by its attention decoder alone, such as {_ATTENTION_FAMILIES}"
     if options.draft not in (AUTO, NONE):
         raise SprachbundError(
             f"the model {family.name} is searched with CTC, which has no place for a draft ({options.draft}); {instead}"
@@ -349,7 +349,7 @@ def _check_abilities(family: "Family", options: DecodingOptions) -> None:
     if options.word_timestamps and able.alignment is None:
         raise SprachbundError(
             f"the model {family.name} does not show which speech it reads, so words get no times; leave "
-            f"word_timestamps out, or take a model that shows it, such as {ATTENTION_FAMILIES}"
+            f"word_timestamps out, or take a model that shows it, such as {_ATTENTION_FAMILIES}"
         )
     if options.timestamps is True and able.timestamps is None:
         raise SprachbundError(
@@ -364,12 +364,17 @@ def _check_hot_words(family: "Family", options: DecodingOptions) -> None:
     """Refuse hot words that the search cannot prefer, or the model cannot spell."""
     if not options.hot_words:
         return
+    if family.capabilities.encode_text is None:
+        raise SprachbundError(
+            f"the model {family.name} cannot spell words, so it takes no hot words; leave them out, or take another "
+            f"model, such as {_ATTENTION_FAMILIES}"
+        )
     if family.capabilities.ctc is not None and options.beam_size == 1:
         raise SprachbundError(
             f"the model {family.name} writes by CTC, whose likeliest path takes no hot words; set beam_size to 8, for "
             "example"
         )
-    from sprachbund.decoding.hot_words import spellings  # here, since it loads torch
+    from sprachbund.decoding.spelling import spellings  # here, since it loads torch
 
     for word in options.hot_words:
         spellings(family, word)

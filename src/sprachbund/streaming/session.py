@@ -99,7 +99,16 @@ class CaptionLine:
         self.attempts = [*self.attempts, words][-max(options.agreement, options.steady or 1) :]
 
     def show(self, tentative: str, committed: str, language: str) -> int:
-        """Replace the tentative text; how many words, or characters, of the one before are no longer there."""
+        """Replace the tentative text.
+
+        Args:
+            tentative: text that takes its place.
+            committed: text in front of that, which was committed with it.
+            language: BCP-47 tag of the text.
+
+        Returns:
+            How many words of the text before are no longer there; characters, in languages without spaces.
+        """
         before, now = (text_units(text, language) for text in (self.tentative, f"{committed}{tentative}"))
         self.tentative = tentative
         kept = sum(old == new for old, new in zip(before, now, strict=False))
