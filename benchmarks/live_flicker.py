@@ -19,8 +19,9 @@ from benchmarks.rows import write
 
 import sprachbund
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.evaluation.emissions import Emission, EmissionLog, join_units, text_units
+from sprachbund.evaluation.emissions import Emission, EmissionLog
 from sprachbund.evaluation.latency import score_talk
+from sprachbund.text.languages import join_units, text_units
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("local-agreement", {}),

@@ -9,8 +9,9 @@ from statistics import fmean
 from omnisteval import alignment, resegment, scoring
 from omnisteval.data import Instance
 
-from sprachbund.evaluation.emissions import EmissionLog, ReferenceSegment, text_units
+from sprachbund.evaluation.emissions import EmissionLog, ReferenceSegment
 from sprachbund.evaluation.latency import WrittenUnits, by_word_errors
+from sprachbund.text.languages import text_units
 
 
 def long_form(log: EmissionLog, references: list[ReferenceSegment]) -> tuple[list[str], dict[str, float]]:

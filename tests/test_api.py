@@ -127,7 +127,7 @@ def test_real_length_is_an_option_of_whisper(tmp_path: Path) -> None:
 
 def test_options_of_loading_that_a_model_cannot_serve_are_errors(tmp_path: Path) -> None:
     with pytest.raises(
-        sprachbund.SprachbundError, match=r"real_length .* whisper models do; conformer always"
+        sprachbund.SprachbundError, match=r"real_length is True, .* whisper models do, and conformer always"
     ):
         sprachbund.load(real_length=True)
     from sprachbund.models.io import save

@@ -55,6 +55,7 @@ from sprachbund.util.computing import Computing
 from sprachbund.util.options import Option, Range, check, declared
 from tests.stories.support import command
 
+RECORDING = Path(__file__).parents[2] / "examples" / "recordings" / "es.flac"
 VERBS: tuple[Callable[..., None], ...] = (
     translate,
     transcribe,
@@ -300,6 +301,55 @@ def test_a_former_name_is_taken_with_a_warning(capsys: pytest.CaptureFixture[str
     assert "warning: --number is called --count now" in capsys.readouterr().err
     with pytest.raises(UsageError, match="--number is the former name of --count; give one of them"):
         _parsed("--number", "3", "--count", "4")
+
+
+@pytest.mark.parametrize(
+    ("verb", "options", "message"),
+    [
+        (
+            "listen",
+            ["--tier", "3"],
+            "--tier is 3, which is for the policy frames, and the policy here is local-ag",
+        ),
+        (
+            "listen",
+            ["--border", "0.5"],
+            "--border is 0.5, which is for the policy alignatt, and the policy here is",
+        ),
+        ("listen", ["--max-pause", "3"], "--max-pause is 3.0, which is for turns that end with a sentence, "),
+        (
+            "listen",
+            ["--steady", "2"],
+            "--steady is 2, and --mask-words is 0; give --mask-words, the words that wait",
+        ),
+        (
+            "translate",
+            ["--num-draft-tokens", "2"],
+            "--num-draft-tokens is 2, and the model conformer has no draft",
+        ),
+        (
+            "translate",
+            ["--max-symbols", "2"],
+            "--max-symbols is 2, and the model conformer has no transducer",
+        ),
+        (
+            "translate",
+            ["--real-length"],
+            "--real-length is True, which is for models that fill speech up to a",
+        ),
+        ("translate", ["--pool-frames", "9"], "--pool-frames is 9; give 1, which keeps all, to 4"),
+        (
+            "translate",
+            ["--hot-words-weight", "2"],
+            "--hot-words-weight is 2.0, and there are no --hot-words; name",
+        ),
+    ],
+)
+def test_errors_name_the_options_that_were_typed(verb: str, options: list[str], message: str) -> None:
+    ran = command(verb, RECORDING, "--to", "de", "--engine", "torch", *options)
+    assert ran.code == 2
+    *_, error = ran.err.splitlines()
+    assert error.startswith(f"sprachbund: error: {message}")
 
 
 def test_guesses_is_the_former_name_of_num_draft_tokens() -> None:

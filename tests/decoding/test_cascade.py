@@ -343,6 +343,16 @@ def test_a_draft_of_the_translator_is_kept_from_search_to_search(
     assert drafts[0] is drafts[1] is not None
 
 
+def test_the_draft_of_a_recogniser_is_not_for_texts() -> None:
+    cascade = Cascade(TinyFamily(), Reading(read=["de"]))
+    with pytest.raises(
+        SprachbundError, match=r"draft is 'small', .* recogniser.*give it as translator_draft"
+    ):
+        translate_texts(cascade, ["ab"], ["es"], "de", DecodingOptions(draft="small"))
+    for draft in ("auto", "none"):
+        [[_]] = translate_texts(cascade, ["ab"], ["es"], "de", DecodingOptions(draft=draft))
+
+
 def test_a_draft_of_a_translator_needs_a_cascade(tmp_path: Path) -> None:
     with pytest.raises(SprachbundError, match="is no cascade, and translator_draft is 'small'"):
         read(TinyFamily(), speech([1.0]), ["de"], replace(OPEN, translator_draft="small"))

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from sprachbund.decoding.ctc import prefix_beam
 from sprachbund.decoding.hot_words import HotWords
-from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.options import DecodingOptions, check_options
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
 from sprachbund.decoding.transducer import transducer_beam, transducer_greedy
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
+from sprachbund.models.io import load
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.options import LiveOptions
 from tests.decoding.families import FAMILIES
@@ -106,7 +107,7 @@ def test_greedy_search_is_the_search_by_hand() -> None:
         options = DecodingOptions(max_tokens=12, draft="none")
         plain = search(family, memory, [[TARGET]], options)[0][0]
         for weight in (1.0, 6.0):
-            hot = replace(options, hot_words=("name",), hot_words_weight=weight)
+            hot = replace(options, hot_words=(family.decode_text(word),), hot_words_weight=weight)
             hypothesis = search(family, memory, [[TARGET]], hot)[0][0]
             assert hypothesis.tokens == stepped(family, memory, word, weight)
             changed += hypothesis.tokens != plain.tokens
@@ -131,7 +132,7 @@ def test_a_word_that_was_just_missed_is_written() -> None:
         gap = float(best.values.max() - best.values[best.indices == tokens[1]][0])
         family = spelling(seed, (tokens[1],))
         for weight, written in ((gap + 0.1, True), (max(0.0, gap - 0.1), False)):
-            hot = replace(options, hot_words=("name",), hot_words_weight=weight)
+            hot = replace(options, hot_words=(family.decode_text((tokens[1],)),), hot_words_weight=weight)
             for size in (1, 4):
                 beam = replace(hot, beam_size=size)
                 row = search(family, memory, [[TARGET]], beam)[0][0]
@@ -161,7 +162,7 @@ def test_a_beam_ranks_by_log_probability_and_bonus(word: tuple[int, ...]) -> Non
         max_tokens=3,
         beam_size=2000,
         length_penalty=0,
-        hot_words=("name",),
+        hot_words=(family.decode_text(word),),
         hot_words_weight=weight,
         draft="none",
     )
@@ -178,7 +179,7 @@ WITHOUT = DecodingOptions(max_tokens=12, min_tokens=8, draft="none")
 @torch.inference_mode()
 def test_batches_do_not_change_the_text() -> None:
     family, memory = spelling(0, (8, 12)), random_memory([12, 9, 5], 2)
-    options = replace(WITHOUT, hot_words=("name",), hot_words_weight=2.0)
+    options = replace(WITHOUT, hot_words=(family.decode_text((8, 12)),), hot_words_weight=2.0)
     together = search(family, memory, [[TARGET]] * 3, options)
     for row in range(3):
         assert memory.num_frames is not None
@@ -195,7 +196,7 @@ def test_a_draft_does_not_change_the_text(beam_size: int) -> None:
     """One that is always right, one that is never, and one that is right without the hot words."""
     family, memory = spelling(0, (8, 12)), random_memory([12, 9, 5], 2)
     plain = replace(WITHOUT, beam_size=beam_size)
-    options = replace(plain, hot_words=("name",), hot_words_weight=2.0)
+    options = replace(plain, hot_words=(family.decode_text((8, 12)),), hot_words_weight=2.0)
     targets = [[TARGET]] * 3
     wanted, without = (search(family, memory, targets, one) for one in (options, plain))
     assert [row[0].tokens for row in wanted] != [row[0].tokens for row in without]
@@ -313,3 +314,26 @@ def test_what_takes_no_hot_words_says_so(tmp_path: Any) -> None:
     live = LiveEngine(FAMILIES["streaming transducer"](tmp_path / "live"), DecodingOptions(hot_words=("a",)))
     with pytest.raises(SprachbundError, match="writes while somebody speaks, and takes no hot words then"):
         live.open(["en"], "en", LiveOptions(policy="frames"))
+
+
+@torch.inference_mode()
+def test_a_word_that_the_vocabulary_cannot_spell_is_named() -> None:
+    family = load()
+    for words, unknown, left in (
+        (("Berlin", "Łódź"), "Łódź", "⁇ ód ⁇"),
+        (("東京",), "東京", "⁇"),
+        (("naïve", "Berlin"), "naïve", "na ⁇ ve"),
+    ):
+        with pytest.raises(
+            SprachbundError, match=rf"cannot spell the hot word '{unknown}'.*'{left}' is left"
+        ):
+            check_options(family, DecodingOptions(hot_words=words))
+    check_options(family, DecodingOptions(hot_words=("Berlin", "Zürich", "x")))
+
+
+def test_a_word_whose_tokens_are_never_written_is_named() -> None:
+    word = (7, 8)
+    family = spelling(spelled=word)
+    family.suppressed = lambda target: family._mask([8])
+    with pytest.raises(SprachbundError, match="cannot spell the hot word"):
+        check_options(family, DecodingOptions(hot_words=(family.decode_text(word),)))

@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,12 +11,15 @@ import torch
 from sprachbund.decoding.autoregressive import beam_search, length_normalised
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
-from sprachbund.decoding.state import PROMPT_CHUNK, start_batch
+from sprachbund.decoding.state import PROMPT_CHUNK, Hypothesis, start_batch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Memory, Target
+from tests.decoding.families import FAMILIES
 from tests.decoding.tiny_family import TinyFamily, one_memory, random_memory
+from tests.models.fastconformer.support import sound
 
 GERMAN = Target(language="de")
+ENGLISH_SPOKEN = Target(language="en", source="en")
 FRAMES = [5, 9, 3, 12, 7, 7, 2, 8]
 
 
@@ -224,3 +228,32 @@ def test_the_length_penalty_is_that_of_its_paper():
     assert length_normalised(-6.0, 7, 1.0) == pytest.approx(-3.0)
     assert length_normalised(-6.0, 19, 0.5) == pytest.approx(-3.0)
     assert length_normalised(-6.0, 7, 0.0) == -6.0
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("name", "beam_size"),
+    [("Parakeet CTC", 1), ("Parakeet CTC", 4), ("Parakeet RNNT", 1), ("Parakeet RNNT", 4), ("Kyutai STT", 1)],
+)
+def test_a_text_by_frames_that_is_cut_has_the_evidence_for_what_is_left(
+    name: str, beam_size: int, tmp_path: Path
+) -> None:
+    family = FAMILIES[name](tmp_path)
+    memory = family.encode(family.features([sound(1.3, 1)]))
+    options = DecodingOptions(beam_size=beam_size, draft="none")
+
+    def written(max_tokens: int | None) -> Hypothesis:
+        [[hypothesis]] = search(family, memory, [[ENGLISH_SPOKEN]], replace(options, max_tokens=max_tokens))
+        return hypothesis
+
+    whole, cut = written(None), written(2)
+    assert len(whole.tokens) > 2
+    assert cut.tokens == whole.tokens[:2]
+    assert (whole.finished, cut.finished) == (True, False)
+    if whole.frames is None:  # the paths of a beam of CTC, added up
+        assert cut.mean_log_probability == pytest.approx(whole.mean_log_probability)
+    else:
+        assert cut.frames is not None
+        assert cut.frames.begins == whole.frames.begins[:2]
+        assert cut.log_probability == pytest.approx(sum(whole.frames.log_probabilities[:2]))
+    assert written(len(whole.tokens)) == whole

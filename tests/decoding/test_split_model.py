@@ -1,14 +1,17 @@
 """Searches and long form over a model split by language: the branch is that of the language named or found."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from sprachbund.audio.spans import Span
+from sprachbund.decoding import pipeline
+from sprachbund.decoding.languages import LanguageTracker
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import LongForm, encode, encode_again
+from sprachbund.decoding.pipeline import LanguageQuery, LongForm, encode, encode_again, encode_and_identify
 from sprachbund.decoding.search import search
 from sprachbund.decoding.words import align
 from sprachbund.errors import SprachbundError
@@ -64,12 +67,36 @@ def test_a_language_that_turned_out_otherwise_is_encoded_again(model) -> None:
         again = encode_again(model, features, heard, SOURCES)
         wanted = encode(model, features, SOURCES)
         torch.testing.assert_close(again.states, wanted.states)
+        assert heard.layer_means is not None
+        assert not torch.allclose(heard.layer_means, wanted.layer_means)
+        torch.testing.assert_close(again.layer_means, wanted.layer_means)
+        assert again.num_frames.tolist() == wanted.num_frames.tolist()
         assert again.source_language.tolist() == wanted.source_language.tolist()
         same = encode_again(model, features, heard, [LANGUAGES[n] for n in heard.source_language])
     assert same is heard
     whole = made.make_model()
     memory = encode(whole, features, SOURCES)
     assert encode_again(whole, features, memory, SOURCES) is memory
+
+
+def test_what_is_encoded_again_is_declared_again(model, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[Any]] = []
+
+    def spy(family: Any, features: Any, languages: Any, declared: Any = None) -> Any:
+        asked.append([*zip(languages, declared, strict=True)])
+        return encode(family, features, languages, declared)
+
+    monkeypatch.setattr(pipeline, "encode", spy)
+    features = model.features(SOUNDS[:2])
+    with torch.no_grad():
+        heard = encode(model, features, [None] * 2)
+        other = "ru" if LANGUAGES[int(heard.source_language[1])] != "ru" else "de"
+        queries = [
+            LanguageQuery(known=None, allowed=None, tracker=LanguageTracker(LANGUAGES, None, 1)),
+            LanguageQuery(known=None, allowed=(other,), tracker=LanguageTracker(LANGUAGES, (other,), 1)),
+        ]
+        encode_and_identify(model, features, queries, [1.0, 1.0])
+    assert asked == [[(None, None), (None, (other,))], [(other, (other,))]]
 
 
 class Spans(LongForm):

@@ -71,6 +71,37 @@ CASES = [
         {"draft": "token-map"},
         f"the model tiny is searched with CTC, .* a draft .* {NAMES}",
     ),
+    (
+        {"joint_ctc": JointCtc(head=TinyFamily(), weight=0.3)},  # type: ignore[arg-type]
+        {"temperature": (0.5,)},
+        f"the model tiny is searched with CTC, .* temperature is 0.5; .* {NAMES}",
+    ),
+    (
+        {"transducer": Transducer(TransducerShape(vocabulary_size=4, encoder_width=4, durations=(0, 1)))},
+        {"beam_size": 2},
+        f"the model tiny writes tokens with durations, .* beam_size is 2; set it to 1, .* {NAMES}",
+    ),
+    (
+        {"frame_decoder": TinyFamily()},
+        {"beam_size": 2},
+        f"the model tiny writes one token for every frame, .* beam_size is 2; set it to 1, .* {NAMES}",
+    ),
+    (
+        {"ctc": TinyFamily()},
+        {"beam_size": 2, "word_timestamps": True},
+        f"texts of tiny .* no times, and beam_size is 2; set it to 1, .* {NAMES}",
+    ),
+    (
+        {},
+        {"max_symbols": 2},
+        "max_symbols is 2, and the model tiny has no transducer, .* leave it out, .* such as parakeet_tdt",
+    ),
+    ({}, {"hot_words": ("Ada",)}, f"the model tiny cannot spell words, .* leave them out, .* {NAMES}"),
+    (
+        {},
+        {"glossary": "Hund = hound"},
+        "the model tiny takes no glossary; leave it out, .* such as --then Qwen",
+    ),
 ]
 
 
@@ -79,7 +110,7 @@ ASKED_ALONE = [
     ({"num_draft_tokens": 2}, "num_draft_tokens is 2, and the model tiny has no draft of its own; name a"),
     ({"length_penalty": 0.6}, "length_penalty is 0.6, .*; set beam_size to 8, for example, or leave"),
     ({"translation_weight": 0.5}, "translation_weight is 0.5, and the model tiny is no cascade, .*--then"),
-    ({"hot_words_weight": 3.0}, "hot_words_weight is 3, and there are no hot_words; name some, or leave"),
+    ({"hot_words_weight": 3.0}, "hot_words_weight is 3.0, and there are no hot_words; name some, or leave"),
     ({"sampling_seed": 4}, "sampling_seed is 4, .*; set temperature to 0.5, for example, or leave"),
     (
         {"guard": GuardOptions(enabled=False, max_out_of_domain=0.3)},

@@ -1,19 +1,23 @@
 """Averaged frames are the averages of what is valid, and whoever did not ask for them has all frames."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
 from sprachbund.decoding.words import align
 from sprachbund.engines.choice import pool, pooled
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
+from sprachbund.models.calibration import mean_states
 from sprachbund.models.whisper import Whisper
 from tests.decoding.tiny_family import TinyFamily
 from tests.engines.test_engine import CLIPS
@@ -54,13 +58,26 @@ def test_a_pooled_model_decodes_and_aligns(real_length: bool) -> None:
     assert model.capabilities.alignment.frame_s == family.capabilities.alignment.frame_s / 2
 
 
-@pytest.mark.parametrize("part", ["transducer", "ctc", "joint_ctc", "experts"])
+def test_a_calibration_reads_the_averages_of_the_speech_alone() -> None:
+    """Whisper fills speech up to a window, of which `frame_s` says how much is speech."""
+    model = transplanted(make_transformers_model(TINY), TINY, real_length=False)
+    family, clips = pooled(model, 2), [np.ones(SAMPLE_RATE // 10, np.float32), *CLIPS]
+    with torch.inference_mode():
+        memory = family.encode(family.features(clips))
+    assert memory.num_frames is None
+    [mean, *_] = mean_states(memory.states, None, [len(clip) / SAMPLE_RATE for clip in clips], family.frame_s)
+    spoken = math.ceil(0.1 / model.frame_s / 2)
+    assert 2 * spoken <= memory.states.shape[1], "so that twice as many would be others"
+    torch.testing.assert_close(mean, memory.states[0, :spoken].mean(0))
+
+
+@pytest.mark.parametrize("part", ["transducer", "ctc", "joint_ctc", "reads_prefix"])
 def test_frames_that_more_than_a_decoder_reads_are_not_averaged(part: str) -> None:
     family = TinyFamily()
     family.capabilities = replace(family.capabilities, **{part: family})
     assert pooled(family, 1) is family
     with pytest.raises(
-        SprachbundError, match=r"pool_frames is 2, and the text of tiny .* whisper, conformer or seamless"
+        SprachbundError, match=r"pool_frames is 2, and the .* of tiny .* whisper, conformer or seamless"
     ):
         pooled(family, 2)
 
@@ -69,5 +86,5 @@ def test_sizes_out_of_range_are_refused() -> None:
     model = Whisper.shape(TINY)
     assert pooled(model, 1) is model
     for size in (0, 5):
-        with pytest.raises(SprachbundError, match=f"{size} frames"):
+        with pytest.raises(SprachbundError, match=f"pool_frames is {size}; give 1, which keeps all, to 4"):
             pooled(model, size)

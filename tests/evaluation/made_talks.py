@@ -4,7 +4,8 @@ import json
 import random
 from pathlib import Path
 
-from sprachbund.evaluation.emissions import Emission, EmissionLog, ReferenceSegment, Shown, join_units
+from sprachbund.evaluation.emissions import Emission, EmissionLog, ReferenceSegment, Shown
+from sprachbund.text.languages import join_units
 
 WORDS = [
     "wir",

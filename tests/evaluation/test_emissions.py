@@ -7,10 +7,8 @@ import pytest
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.emissions import (
     EmissionRecorder,
-    join_units,
     read_logs,
     read_references,
-    text_units,
     write_logs,
 )
 from tests.evaluation.made_talks import write_lines
@@ -103,13 +101,6 @@ def test_references_by_talk_and_target(tmp_path: Path) -> None:
     later, other = REFERENCE | {"start_s": 4.5, "end_s": 6}, REFERENCE | {"target": "fr"}
     result = read_references(write_lines(tmp_path / "refs.jsonl", REFERENCE, other, later))
     assert {key: len(segments) for key, segments in result.items()} == {("a", "de"): 2, ("a", "fr"): 1}
-
-
-def test_units_are_words_or_characters() -> None:
-    assert text_units(" guten  Tag ", "de-CH") == ["guten", "Tag"]
-    assert text_units("你好 吗", "zh-Hant") == ["你", "好", "吗"]
-    assert join_units(["guten", "Tag"], "de") == "guten Tag"
-    assert join_units(["你", "好"], "zh") == "你好"
 
 
 def test_recorder_keeps_what_was_committed_and_what_stood_on_the_screen() -> None:

@@ -9,7 +9,7 @@ from statistics import fmean
 
 import pytest
 
-from sprachbund.evaluation.emissions import EmissionLog, ReferenceSegment, text_units
+from sprachbund.evaluation.emissions import EmissionLog, ReferenceSegment
 from sprachbund.evaluation.latency import (
     CLOCKS,
     WrittenUnits,
@@ -19,6 +19,7 @@ from sprachbund.evaluation.latency import (
     score_talk,
     text_quality,
 )
+from sprachbund.text.languages import text_units
 from tests.evaluation.made_talks import log_of, made_log, made_references
 
 POLICIES = Path(__file__).parents[2] / "benchmarks" / "live_policies.json"

@@ -27,7 +27,7 @@ from sprachbund.decoding.options import NONE, TRANSCRIBE, DecodingOptions, Guard
 from sprachbund.decoding.pipeline import translate, translate_texts
 from sprachbund.decoding.result import Translation
 from sprachbund.decoding.search import search
-from sprachbund.engines.choice import engine_for
+from sprachbund.engines.choice import engine_for, pooled
 from sprachbund.engines.native_engine import why_not_family
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Target
@@ -514,6 +514,15 @@ def engines(subject: Subject) -> str:
     return ", ".join(actual)
 
 
+def pool_frames(subject: Subject) -> str:
+    """Averaged frames, where the cross-attention of a decoder alone reads them; else a refusal."""
+    able = subject.family.capabilities
+    if able.writes_by_frames or able.joint_ctc is not None or able.reads_prefix:
+        return refusal(lambda: pooled(subject.family, 2))
+    subject.text(pooled(subject.family, 2))
+    return YES
+
+
 def devices(subject: Subject) -> str:
     """Kinds of devices that it computes on."""
     kinds = subject.family.capabilities.devices
@@ -568,6 +577,7 @@ MODELS: Mapping[str, Callable[[Subject], str]] = {
     "language spoken": language_spoken,
     "text input": text_input,
     "engines": engines,
+    "pool frames": pool_frames,
     "devices": devices,
     "fine-tuning": fine_tuning,
 }

@@ -176,7 +176,7 @@ def test_every_family_says_what_it_can_do() -> None:
         "words_only",
     }
     assert has(with_tokens().capabilities) == attention | {"timestamps", "fixed_window", "reads_context"}
-    assert has(make_speech_llm().capabilities) == {"encoder", "decoder", "experts"}
+    assert has(make_speech_llm().capabilities) == {"encoder", "decoder", "experts", "reads_prefix"}
 
 
 def test_a_whisper_model_without_a_vocabulary_has_no_times() -> None:

@@ -236,10 +236,11 @@ def test_hot_words_are_those_of_their_session_and_write_what_a_recording_with_th
     """Three sessions in the same batches: two have other words, or another weight, than the third."""
     family = TinyFamily(seed=3)
     family.capabilities = replace(
-        family.capabilities, encode_text=lambda text: [family.first_letter + int(text)]
+        family.capabilities,
+        encode_text=lambda text: [family.first_letter + ord(text.strip()) - ord("a")],
     )
     own, samples = LiveEngine(family, OPTIONS, activity=Loudness()), recording(*SPEECH)
-    asked = [("3", 9.0), ("5", 9.0), ("5", 0.0)]
+    asked = [("d", 9.0), ("f", 9.0), ("f", 0.0)]
     span, sessions = LiveOptions(policy="span", max_behind_s=100, max_waiting_s=100), list[LiveSession]()
     for word, weight in asked:
         sessions.append(own.open(["de"], "fr", span, hot_words=[word], hot_words_weight=weight))
@@ -292,7 +293,7 @@ def test_hot_words_are_those_of_their_session_and_write_what_a_recording_with_th
         ({"right_context": 1}, "right_context is 1, which is for the policy frames"),
         (
             {"max_pause_s": 2.0},
-            "max_pause_s is 2, .* turn_end is pause; leave it out, or set turn_end to sentence",
+            "max_pause_s is 2.0, .* turn_end is pause; leave it out, or set turn_end to sentence",
         ),
     ],
 )
@@ -312,10 +313,10 @@ def test_a_live_text_has_one_reading() -> None:
 def test_a_session_without_the_hot_words_has_not_their_weight() -> None:
     family = TinyFamily(seed=3)
     family.capabilities = replace(family.capabilities, encode_text=lambda text: [family.first_letter])
-    own = LiveEngine(family, replace(OPTIONS, hot_words=("Ada",), hot_words_weight=3.0), activity=Loudness())
+    own = LiveEngine(family, replace(OPTIONS, hot_words=("a",), hot_words_weight=3.0), activity=Loudness())
     assert own.open(["de"]).decoding.hot_words_weight == 3.0
     assert own.open(["de"], hot_words=[]).decoding.hot_words_weight == DecodingOptions.hot_words_weight
-    with pytest.raises(SprachbundError, match="hot_words_weight is 2, and there are no hot_words"):
+    with pytest.raises(SprachbundError, match=r"hot_words_weight is 2\.0, and there are no hot_words"):
         own.open(["de"], hot_words=[], hot_words_weight=2.0)
 
 

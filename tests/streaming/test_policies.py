@@ -1,5 +1,7 @@
 """What each policy commits, on attempts written down by hand."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sprachbund.errors import SprachbundError
+from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.options import POLICIES, LiveOptions
 from sprachbund.streaming.session import CaptionLine
 from sprachbund.streaming.writing import (
@@ -19,7 +22,9 @@ from sprachbund.streaming.writing import (
     wait_k,
     words_behind,
 )
+from tests.decoding.test_translate import SPEECH, Loudness, recording
 from tests.decoding.tiny_family import TinyFamily
+from tests.streaming.test_engine import OPTIONS, run, texts
 
 
 def attempt(words: str, **changes: object) -> Attempt:
@@ -86,6 +91,36 @@ def test_wait_k_is_one_word_a_step_behind():
         written += new
         counts.append(written)
     assert counts == [0, 0, 0, 1, 2, 3, 4]
+
+
+class Characters(TinyFamily):
+    """Writes characters, one for each token, and no spaces."""
+
+    def decode_text(self, tokens: Sequence[int]) -> str:
+        return "".join(
+            chr(0x4E00 + token) for token in tokens if self.first_letter <= token < self.first_time
+        )
+
+
+def test_wait_k_is_one_character_a_step_where_a_language_has_no_spaces(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sprachbund.text.languages._NO_SPACES", frozenset({"de"}))
+    step_s, own = 0.4, LiveEngine(Characters(seed=3), OPTIONS, activity=Loudness())
+    session = own.open(["de"], "en", LiveOptions(policy="wait-k", wait_k=1, step_s=step_s))
+    committed, counts = defaultdict[int, str](str), []
+    for event in texts(run(own, session, recording(*SPEECH))):
+        committed[event.segment] += event.committed
+        if not event.final:
+            steps = int((event.end_s - event.start_s) / step_s + 1e-6)
+            counts.append(len(committed[event.segment]))
+            assert counts[-1] <= steps
+    assert max(counts) > 2
+
+
+def test_characters_that_are_replaced_are_counted_where_a_language_has_no_spaces():
+    line = CaptionLine(tentative="今日は雨")
+    assert line.show("は晴れ", "今日", "ja") == 1, "雨 became 晴"
+    line = CaptionLine(tentative="it rains today")
+    assert line.show(" snows today", "it", "en") == 1
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
 from sprachbund.errors import SprachbundError
-from sprachbund.text.languages import described, language_name, parse_language
+from sprachbund.text.languages import described, join_units, language_name, parse_language, text_units
 
 KNOWN = ("de", "en", "es", "fr", "it", "ru", "pt", "nl", "zh", "no")
 
@@ -69,3 +69,10 @@ def test_names():
     assert language_name("mul") == "mixed, as spoken"
     assert described(["fr", "de"]) == "de (German), fr (French)"
     assert described([]) == "none"
+
+
+def test_units_are_words_or_characters():
+    assert text_units(" guten  Tag ", "de-CH") == ["guten", "Tag"]
+    assert text_units("你好 吗", "zh-Hant") == ["你", "好", "吗"]
+    assert join_units(["guten", "Tag"], "de") == "guten Tag"
+    assert join_units(["你", "好"], "zh") == "你好"

@@ -213,9 +213,10 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
         made = {}
         for name, (kind, offered) in groups.items():
             values = {one.path[1:]: one.value(given) for one in offered}
-            with _named_by_option(offered):
+            with _named_by_option(offered), as_usage():
                 made[name] = _made(kind, values)
-        verb(**given, **made)
+        with _named_by_option([one for _, offered in groups.values() for one in offered]):
+            verb(**given, **made)
 
     command.__name__, command.__doc__ = verb.__name__, verb.__doc__
     # typer reads both
@@ -282,18 +283,25 @@ def _made(kind: type[Any], values: dict[tuple[str, ...], Any], instance: Any = N
 
 @contextmanager
 def _named_by_option(offered: Sequence[OfferedField]) -> Iterator[None]:
-    """Let errors about a value name the option that the user typed, and count in its unit."""
+    """Let usage errors about a value name the options that the user typed, and count in their units."""
     try:
-        with as_usage():
-            yield
+        yield
     except UsageError as error:
         wrong = error.__cause__
         if isinstance(wrong, OptionValueError):
             for one in offered:
                 if one.path[-1] == wrong.field:
                     value = wrong.value / one.option.unit if one.option.unit is not None else wrong.value
-                    raise UsageError(f"{one.option.name} is {value!r}; {wrong.advice}") from wrong
+                    named = UsageError(_typed(wrong.named(one.option.name, value), offered))
+                    named.hints = error.hints
+                    raise named from wrong
         raise
+
+
+def _typed(text: str, offered: Sequence[OfferedField]) -> str:
+    """A message with options in place of the fields that it names; those of one word may be words of the text."""
+    names = {one.path[-1]: one.option.name for one in offered}
+    return re.sub(r"\b[a-z]+_\w+\b", lambda named: names.get(named[0], named[0]), text)
 
 
 def _help(one: Declared, option: Option, text: str) -> str:

@@ -31,7 +31,7 @@ from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_optio
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import BUNDLED
 from sprachbund.util.devices import CPU, check_device_name
-from sprachbund.util.options import Option, Range, check
+from sprachbund.util.options import Option, OptionValueError, Range, check
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -551,16 +551,19 @@ def load_model(options: ModelOptions) -> "Model":
         if options.threads is not None:
             with as_usage():
                 torch.set_num_threads(choose_threads(options.threads))
-        model = load(
-            options.name,
-            then=options.then,
-            offline=True,  # all is here now
-            real_length=options.real_length,
-            pool_frames=options.pool_frames,
-            engine=cast("EngineChoice", options.engine),
-            threads=options.threads,
-            device=options.device,
-        )
+        try:
+            model = load(
+                options.name,
+                then=options.then,
+                offline=True,  # all is here now
+                real_length=options.real_length,
+                pool_frames=options.pool_frames,
+                engine=cast("EngineChoice", options.engine),
+                threads=options.threads,
+                device=options.device,
+            )
+        except OptionValueError as error:  # the command line's fault, as a broken model is not
+            raise UsageError(str(error)) from error
     for licence in model.licences:
         if not licence.commercial:
             say(f"note: weights of {licence.model}: licence {licence}")

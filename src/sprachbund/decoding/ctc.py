@@ -22,7 +22,7 @@ from torch import Tensor
 from sprachbund.decoding.hot_words import HotWords
 from sprachbund.decoding.logits_process import LogitsProcessor
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.state import Hypothesis, HypothesisBatch, TokenFrames
+from sprachbund.decoding.state import Hypothesis, HypothesisBatch, TokenFrames, first_tokens
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import CtcScorer, Family, JointCtc, Memory, Target
 
@@ -64,7 +64,9 @@ def search_by_ctc(
     rows = [row[:n].double().cpu().numpy() for row, n in zip(log_probs, num_frames, strict=True)]
     if options.beam_size == 1:
         best = [
-            _hypothesis(*best_path(row, head.blank), options.max_tokens, path_frames(row, head.blank))
+            first_tokens(
+                _hypothesis(*best_path(row, head.blank), path_frames(row, head.blank)), options.max_tokens
+            )
             for row in rows
         ]
     else:
@@ -72,7 +74,7 @@ def search_by_ctc(
         best = []
         for row in rows:
             scored = prefix_beam(row, options.beam_size, head.blank, hot_words)[: options.nbest]
-            first, *others = (_hypothesis(tokens, score, options.max_tokens) for tokens, score in scored)
+            first, *others = (first_tokens(_hypothesis(*one), options.max_tokens) for one in scored)
             best.append(replace(first, others=tuple(others)))
     return [best[i : i + each] for i in range(0, len(best), each)]
 
@@ -154,17 +156,14 @@ def _add(
     grown[text] = float(np.logaddexp(old[0], blank)), float(np.logaddexp(old[1], token))
 
 
-def _hypothesis(
-    tokens: tuple[int, ...], score: float, max_tokens: int | None, frames: TokenFrames | None = None
-) -> Hypothesis:
-    kept = tokens[:max_tokens]
+def _hypothesis(tokens: tuple[int, ...], score: float, frames: TokenFrames | None = None) -> Hypothesis:
     return Hypothesis(
-        tokens=kept,
+        tokens=tokens,
         log_probability=score,
-        finished=len(kept) == len(tokens),
+        finished=True,
         no_speech_log_probability=None,
         score=score,
-        frames=None if frames is None else frames.first(max_tokens),
+        frames=frames,
     )
 
 

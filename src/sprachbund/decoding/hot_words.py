@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.errors import SprachbundError
+from sprachbund.decoding.spelling import spellings
 from sprachbund.models.base import Family
 
 
@@ -88,19 +88,12 @@ class HotWords:
             options: words and weight.
 
         Raises:
-            SprachbundError: the family does not spell texts, or a word has no tokens.
+            SprachbundError: the family does not spell one of the words.
         """
         if not options.hot_words:
             return None
-        if (encode := family.capabilities.encode_text) is None:
-            raise SprachbundError(
-                f"the model {family.name} cannot spell words, so it takes no hot words; leave them out"
-            )
-        # Vocabularies that mark the beginning of words spell a word behind a space in another way than the first one.
-        spelled = {tuple(encode(form)) for word in options.hot_words for form in (word, f" {word}")}
-        if () in spelled and not spelled - {()}:
-            raise SprachbundError(f"the model {family.name} has no tokens for {options.hot_words[0]!r}")
-        return cls(sorted(spelled - {()}), options.hot_words_weight)
+        spelled = {tokens for word in options.hot_words for tokens in spellings(family, word)}
+        return cls(sorted(spelled), options.hot_words_weight)
 
     def bonus(self, tokens: Sequence[int], *, ended: bool) -> float:
         """Bonus of a whole text.

@@ -276,11 +276,21 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
     Raises:
         SprachbundError: the option, the model, and which models can serve it.
     """
+    for check_subject in (
+        _check_by_frames,
+        _check_joint_ctc,
+        _check_abilities,
+        _check_hot_words,
+        _check_cascade,
+        _check_calibrated,
+        _check_asked_with,
+    ):
+        check_subject(family, options)
+
+
+def _check_by_frames(family: "Family", options: DecodingOptions) -> None:
+    """Refuse what a model that writes by frames has no place for, and what is for transducers elsewhere."""
     able = family.capabilities
-    if options.prompt and not able.reads_context:
-        raise SprachbundError(
-            f"{no_room_for_prompt(family)}; leave it out, or take a whisper or qwen3_asr model"
-        )
     if able.writes_by_frames:
         how = "by CTC" if able.ctc is not None else "frame by frame"
         for what in _of_attention_decoders(options, able.alignment is not None):
@@ -288,94 +298,131 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
                 f"the model {family.name} writes {how}, which has no place for {what}; leave it out, or take a model "
                 f"with an attention decoder, such as {_ATTENTION_FAMILIES}"
             )
+    beam = f"and beam_size is {options.beam_size}; set it to 1, or take a model"
     if able.transducer is not None and able.transducer.shape.durations and options.beam_size > 1:
         raise SprachbundError(
-            f"the model {family.name} writes tokens with durations, which are searched greedily, and beam_size is "
-            f"{options.beam_size}; set it to 1"
-        )
-    if able.transducer is None and options.max_symbols is not None:
-        raise SprachbundError(
-            f"max_symbols is {options.max_symbols}, and the model {family.name} has no transducer, which alone may "
-            "write several tokens at one frame; leave it out"
+            f"the model {family.name} writes tokens with durations, which are searched greedily, {beam} that a beam "
+            f"searches, such as {_ATTENTION_FAMILIES}"
         )
     if able.frame_decoder is not None and options.beam_size > 1:
         raise SprachbundError(
-            f"the model {family.name} writes one token for every frame, the likeliest, and beam_size is "
-            f"{options.beam_size}; set it to 1"
+            f"the model {family.name} writes one token for every frame, the likeliest, {beam} that a beam searches, "
+            f"such as {_ATTENTION_FAMILIES}"
         )
     if able.ctc is not None and options.word_timestamps and options.beam_size > 1:
         raise SprachbundError(
-            f"a beam over the texts of {family.name} adds up many paths, so words get no times, and beam_size is "
-            f"{options.beam_size}; set it to 1"
+            f"a beam over the texts of {family.name} adds up many paths, so words get no times, {beam} with an "
+            f"attention decoder, such as {_ATTENTION_FAMILIES}"
         )
-    if able.joint_ctc is not None and options.draft not in (AUTO, NONE):
+    if able.transducer is None and options.max_symbols is not None:
+        raise OptionValueError(
+            "max_symbols",
+            options.max_symbols,
+            "leave it out, or take a model with one, such as parakeet_tdt",
+            reason=f"and the model {family.name} has no transducer, which alone may write several tokens at one frame",
+        )
+
+
+def _check_joint_ctc(family: "Family", options: DecodingOptions) -> None:
+    """Refuse what the scores of CTC beside those of the decoder leave no place for."""
+    if family.capabilities.joint_ctc is None:
+        return
+    instead = f"leave it out, or take a model that writes by its attention decoder alone, such as {_ATTENTION_FAMILIES}"
+    if options.draft not in (AUTO, NONE):
         raise SprachbundError(
-            f"the model {family.name} is searched with CTC, which has no place for a draft ({options.draft}); leave it "
-            f"out, or take a model that writes by its attention decoder alone, such as {_ATTENTION_FAMILIES}"
+            f"the model {family.name} is searched with CTC, which has no place for a draft ({options.draft}); {instead}"
         )
-    if able.joint_ctc is not None and options.temperature[-1] > 0:
+    if options.temperature[-1] > 0:
         raise SprachbundError(
             f"the model {family.name} is searched with CTC, whose scores are no probabilities to draw tokens by, and "
-            f"temperature is {options.temperature[-1]:g}; leave it out"
+            f"temperature is {options.temperature[-1]:g}; {instead}"
+        )
+
+
+def _check_abilities(family: "Family", options: DecodingOptions) -> None:
+    """Refuse what a model does not read, show or write."""
+    able = family.capabilities
+    if options.prompt and not able.reads_context:
+        raise SprachbundError(
+            f"{no_room_for_prompt(family)}; leave it out, or take a whisper or qwen3_asr model"
         )
     if options.word_timestamps and able.alignment is None:
         raise SprachbundError(
             f"the model {family.name} does not show which speech it reads, so words get no times; leave "
             f"word_timestamps out, or take a model that shows it, such as {_ATTENTION_FAMILIES}"
         )
-    if options.word_timestamps and able.translator is not None:
-        translator = able.translator.family
-        if translator.capabilities.token_offsets is None:
-            raise SprachbundError(
-                f"the translator {translator.name} does not show which words of a text it reads, so words of a "
-                "translation get no times; leave word_timestamps out, or take a translator such as M2M-100"
-            )
-    if options.word_timestamps and able.translator is not None and options.nbest > 1:
-        raise SprachbundError(
-            f"nbest is {options.nbest}, and a cascade gives words no times in the next best transcripts; leave "
-            "word_timestamps out, or set nbest to 1"
-        )
-    if options.punctuate is not None:
-        check_without_marks(family)
-    if options.hot_words and able.encode_text is None:
-        raise SprachbundError(
-            f"the model {family.name} cannot spell words, so it takes no hot words; leave them out, or take another "
-            f"model, such as {_ATTENTION_FAMILIES}"
-        )
-    if options.hot_words and able.ctc is not None and options.beam_size == 1:
-        raise SprachbundError(
-            f"the model {family.name} writes by CTC, whose likeliest path takes no hot words; set beam_size to 8, for "
-            "example"
-        )
-    reader = family if able.translator is None else able.translator.family
-    if options.glossary and not reader.capabilities.follows_requests:
-        raise SprachbundError(
-            f"the model {reader.name} takes no glossary; leave it out, or take a cascade with a language model as its "
-            "translator, such as --then Qwen/Qwen3-4B-Instruct-2507"
-        )
-    if options.translator_draft not in (AUTO, NONE) and able.translator is None:
-        raise SprachbundError(
-            f"the model {family.name} is no cascade, and translator_draft is {options.translator_draft!r}; give it as "
-            "draft, or leave it out"
-        )
-    limit = options.guard.max_out_of_domain
-    if limit is not None and limit < 1 and family.calibration.domain is None:
-        raise SprachbundError(
-            f"max_out_of_domain is {limit:g}, and the model {family.name} was not calibrated to know what it does not "
-            "understand; leave it out, or calibrate the model with `sprachbund calibrate`"
-        )
-    if options.tempos and family.calibration.domain is None:
-        raise SprachbundError(
-            f"tempos is {','.join(f'{one:g}' for one in options.tempos)}, and the model {family.name} was not "
-            "calibrated to know when to hear speech again; leave it out, or calibrate the model with "
-            "`sprachbund calibrate`"
-        )
     if options.timestamps is True and able.timestamps is None:
         raise SprachbundError(
             f'the model {family.name} writes no timestamps; set timestamps to "{AUTO}" or False, or take a whisper '
             "model that was trained with them"
         )
-    _check_asked_with(family, options)
+    if options.punctuate is not None:
+        check_without_marks(family)
+
+
+def _check_hot_words(family: "Family", options: DecodingOptions) -> None:
+    """Refuse hot words that the search cannot prefer, or the model cannot spell."""
+    if not options.hot_words:
+        return
+    if family.capabilities.encode_text is None:
+        raise SprachbundError(
+            f"the model {family.name} cannot spell words, so it takes no hot words; leave them out, or take another "
+            f"model, such as {_ATTENTION_FAMILIES}"
+        )
+    if family.capabilities.ctc is not None and options.beam_size == 1:
+        raise SprachbundError(
+            f"the model {family.name} writes by CTC, whose likeliest path takes no hot words; set beam_size to 8, for "
+            "example"
+        )
+    from sprachbund.decoding.spelling import spellings  # here, since it loads torch
+
+    for word in options.hot_words:
+        spellings(family, word)
+
+
+def _check_cascade(family: "Family", options: DecodingOptions) -> None:
+    """Refuse what the translator of a cascade does not give, and what is for translators elsewhere."""
+    translator = family.capabilities.translator
+    if translator is not None and options.word_timestamps:
+        if translator.family.capabilities.token_offsets is None:
+            raise SprachbundError(
+                f"the translator {translator.family.name} does not show which words of a text it reads, so words of a "
+                "translation get no times; leave word_timestamps out, or take a translator such as M2M-100"
+            )
+        if options.nbest > 1:
+            raise SprachbundError(
+                f"nbest is {options.nbest}, and a cascade gives words no times in the next best transcripts; leave "
+                "word_timestamps out, or set nbest to 1"
+            )
+    reader = family if translator is None else translator.family
+    if options.glossary and not reader.capabilities.follows_requests:
+        raise SprachbundError(
+            f"the model {reader.name} takes no glossary; leave it out, or take a cascade with a language model as its "
+            "translator, such as --then Qwen/Qwen3-4B-Instruct-2507"
+        )
+    if options.translator_draft not in (AUTO, NONE) and translator is None:
+        raise SprachbundError(
+            f"the model {family.name} is no cascade, and translator_draft is {options.translator_draft!r}; give it as "
+            "draft, or leave it out"
+        )
+
+
+def _check_calibrated(family: "Family", options: DecodingOptions) -> None:
+    """Refuse what needs a calibration of a model without one."""
+    if family.calibration.domain is not None:
+        return
+    limit = options.guard.max_out_of_domain
+    if limit is not None and limit < 1:
+        raise SprachbundError(
+            f"max_out_of_domain is {limit:g}, and the model {family.name} was not calibrated to know what it does not "
+            "understand; leave it out, or calibrate the model with `sprachbund calibrate`"
+        )
+    if options.tempos:
+        raise SprachbundError(
+            f"tempos is {','.join(f'{one:g}' for one in options.tempos)}, and the model {family.name} was not "
+            "calibrated to know when to hear speech again; leave it out, or calibrate the model with "
+            "`sprachbund calibrate`"
+        )
 
 
 def _check_asked_with(family: "Family", options: DecodingOptions) -> None:
@@ -386,33 +433,47 @@ def _check_asked_with(family: "Family", options: DecodingOptions) -> None:
         drafted = bool(family.drafts) and able.joint_ctc is None
     if options.num_draft_tokens is not None and not drafted:
         why = "draft is none" if options.draft == NONE else f"the model {family.name} has no draft of its own"
-        raise SprachbundError(
-            f"num_draft_tokens is {options.num_draft_tokens}, and {why}; name a draft, or leave num_draft_tokens out"
+        raise OptionValueError(
+            "num_draft_tokens",
+            options.num_draft_tokens,
+            "name a draft, or leave num_draft_tokens out",
+            reason=f"and {why}",
         )
     if options.length_penalty != default.length_penalty and options.beam_size == 1:
-        raise SprachbundError(
-            f"length_penalty is {options.length_penalty:g}, and a search with beam_size 1 ranks nothing; set beam_size "
-            "to 8, for example, or leave length_penalty out"
+        raise OptionValueError(
+            "length_penalty",
+            options.length_penalty,
+            "set beam_size to 8, for example, or leave length_penalty out",
+            reason="and a search with beam_size 1 ranks nothing",
         )
     if options.translation_weight != default.translation_weight and able.translator is None:
-        raise SprachbundError(
-            f"translation_weight is {options.translation_weight:g}, and the model {family.name} is no cascade, which "
-            "alone chooses among transcripts by their translations; leave it out, or add a translator with --then"
+        raise OptionValueError(
+            "translation_weight",
+            options.translation_weight,
+            "leave it out, or add a translator with --then",
+            reason=f"and the model {family.name} is no cascade, which alone chooses among transcripts by their "
+            "translations",
         )
     if options.translation_weight != default.translation_weight and options.nbest == 1:
-        raise SprachbundError(
-            f"translation_weight is {options.translation_weight:g}, and nbest is 1, so that there is one transcript to "
-            "choose; set nbest and beam_size to 4, for example, or leave translation_weight out"
+        raise OptionValueError(
+            "translation_weight",
+            options.translation_weight,
+            "set nbest and beam_size to 4, for example, or leave translation_weight out",
+            reason="and nbest is 1, so that there is one transcript to choose",
         )
     if options.hot_words_weight != default.hot_words_weight and not options.hot_words:
-        raise SprachbundError(
-            f"hot_words_weight is {options.hot_words_weight:g}, and there are no hot_words; name some, or leave "
-            "hot_words_weight out"
+        raise OptionValueError(
+            "hot_words_weight",
+            options.hot_words_weight,
+            "name some, or leave hot_words_weight out",
+            reason="and there are no hot_words",
         )
     if options.sampling_seed != default.sampling_seed and not options.temperature[-1]:
-        raise SprachbundError(
-            f"sampling_seed is {options.sampling_seed}, and no token is drawn at temperature 0; set temperature to "
-            "0.5, for example, or leave sampling_seed out"
+        raise OptionValueError(
+            "sampling_seed",
+            options.sampling_seed,
+            "set temperature to 0.5, for example, or leave sampling_seed out",
+            reason="and no token is drawn at temperature 0",
         )
     limit = options.guard.max_out_of_domain
     if limit is not None and limit < 1 and not options.guard.enabled:

@@ -171,11 +171,19 @@ class RecordingState:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RecordedSpan:
-    """A span of a recording, with its samples (N,)."""
+    """A span of a recording.
+
+    Attributes:
+        recording: its recording.
+        span: its times.
+        samples: (N,) at 16 kHz.
+        ended: False for speech that goes on, which does not count for later spans.
+    """
 
     recording: RecordingState
     span: Span
     samples: NDArray[np.float32]
+    ended: bool = True
 
 
 def load_drafts(model: Family, options: DecodingOptions) -> Drafts:
@@ -219,9 +227,10 @@ def recording_state(
     drafts: Drafts,
     *,
     tracker: LanguageTracker | None = None,
+    latest: LatestSpans | None = None,
     unidentified: str | None = None,
 ) -> RecordingState:
-    """The state of a recording of which nothing was heard yet.
+    """The state of a recording before its next spans.
 
     Args:
         model: any family.
@@ -229,12 +238,18 @@ def recording_state(
         options: decoding options, as `options_with_drafts` gives them.
         drafts: the drafts, likewise.
         tracker: identifies the language; a new one if None.
+        latest: scores of its last spans; those of a recording of which nothing was heard yet if None.
         unidentified: see `RecordingState.unidentified`.
     """
     if tracker is None:
         tracker = LanguageTracker(model.source_languages, request.allowed, options.language_windows)
     return RecordingState(
-        request=request, options=options, tracker=tracker, drafts=drafts, unidentified=unidentified
+        request=request,
+        options=options,
+        tracker=tracker,
+        drafts=drafts,
+        unidentified=unidentified,
+        latest=LatestSpans() if latest is None else latest,
     )
 
 
@@ -354,6 +369,7 @@ def encode_spans(model: Family, spans: Sequence[RecordedSpan], *, identify_all: 
             known=given_language(span.recording.request.source),
             allowed=span.recording.request.allowed,
             tracker=span.recording.tracker,
+            ended=span.ended,
         )
         for span in spans
     ]
@@ -397,7 +413,8 @@ def encode_and_identify(
         languages.append(language)
         identified.append(own)
     # A model split by language has encoded these under the language that it identified from one utterance alone.
-    memory = encode_again(model, features, memory, [language.language for language in languages])
+    allowed = [query.allowed for query in queries]
+    memory = encode_again(model, features, memory, [language.language for language in languages], allowed)
     return EncodedBatch(
         memory=memory,
         languages=languages,
@@ -446,7 +463,11 @@ def encode(
 
 
 def encode_again(
-    model: Family, features: Features, memory: Memory, languages: Sequence[str | None]
+    model: Family,
+    features: Features,
+    memory: Memory,
+    languages: Sequence[str | None],
+    declared: Sequence[Sequence[str] | None] | None = None,
 ) -> Memory:
     """Encode again the utterances that were encoded under another language than the one identified.
 
@@ -457,6 +478,7 @@ def encode_again(
         features: features of the B utterances.
         memory: result of `encode` for them.
         languages: (B,) identified, in the model's tags.
+        declared: (B,) all languages that may occur, as in `encode`.
 
     Returns:
         The memory with the rows of those utterances replaced; `memory` itself where none changed.
@@ -467,14 +489,10 @@ def encode_again(
     wrong = ((wanted != memory.source_language) & (wanted != NO_LANGUAGE)).nonzero().flatten()
     if not len(wrong):
         return memory
-    part = Features(
-        values=features.values[wrong], num_frames=features.num_frames[wrong], source_language=wanted[wrong]
-    )
-    states = memory.states.clone()
-    states[wrong] = model.encode(part).states
-    language = memory.source_language.clone()
-    language[wrong] = wanted[wrong]
-    return replace(memory, states=states, source_language=language)
+    part = Features(values=features.values[wrong], num_frames=features.num_frames[wrong])
+    rows = wrong.tolist()
+    own = None if declared is None else [declared[b] for b in rows]
+    return memory.with_rows(wrong, encode(model, part, [languages[b] for b in rows], own))
 
 
 def language_spans(
@@ -596,6 +614,7 @@ class _IdentifiedSpan:
     recording: RecordingState
     context: SpanContext
     targets: tuple[str, ...]
+    ended: bool
 
 
 Steps = Generator[SearchRequest, list[list[Hypothesis]], T]
@@ -668,7 +687,7 @@ def _identified_span(
     context = SpanContext(
         span=span.span, language=language, given=recording.request.source is not None, mixed=mixed
     )
-    return _IdentifiedSpan(recording=recording, context=context, targets=known)
+    return _IdentifiedSpan(recording=recording, context=context, targets=known, ended=span.ended)
 
 
 def _groups(spans: Sequence[_IdentifiedSpan]) -> list[list[int]]:
@@ -881,6 +900,7 @@ def _write_spans(
             source=one.context.language.language,
             duration_s=one.context.duration_s,
             latest=one.recording.latest,
+            ended=one.ended,
             number=round(one.context.span.start_s * SAMPLE_RATE),
         )
         for one, own in zip(group, names, strict=True)
@@ -1898,6 +1918,11 @@ def translate_texts(
     check_reads_text(family)
     options = options or DecodingOptions()
     if (translator := family.capabilities.translator) is not None:
+        if options.draft not in (AUTO, NONE):
+            raise SprachbundError(
+                f"draft is {options.draft!r}, which is for the recogniser of a cascade, and a text is read by its "
+                "translator; give it as translator_draft, or leave it out"
+            )
         family = translator.family
         options = replace(options, draft=options.translator_draft, translator_draft=AUTO)
     if options.word_timestamps:

@@ -46,7 +46,9 @@ class Alternative:
 
     Attributes:
         text: text of the whole span.
-        log_probability: log-probability of the text, summed over its tokens, natural logarithm.
+        log_probability: log-probability of the text, summed over its tokens, natural logarithm. Of a translation of a
+            cascade it is the score of its pair: that of the transcript plus `translation_weight` times that of the
+            translation, see `DecodingOptions`.
     """
 
     text: str
@@ -76,6 +78,7 @@ class Segment:
             given.
         dropped: reason why the guard dropped the segment; None when it is kept.
         spans: languages spoken and their times, in order; only of models whose experts belong to languages.
+        temperature: temperature at which its tokens were drawn; 0 of greedy and beam search.
         tempo: tempo at which it was heard, as a multiple of its own.
         speaker: label of the speaker, "S1" for the first one heard; None where labels were not asked for, or the
             speaker is unknown.

@@ -28,6 +28,7 @@ from sprachbund.decoding.state import (
     Hypothesis,
     HypothesisBatch,
     TokenFrames,
+    first_tokens,
     start_batch,
     whole_prompt,
     without_bonus,
@@ -332,12 +333,13 @@ def _of_frames(
         ends=tuple(frame + 1 for frame in spoken),
         log_probabilities=tuple(log_probs[at].tolist()),
     )
-    return Hypothesis(
-        tokens=tuple(tokens[at][:max_tokens].tolist()),
+    whole = Hypothesis(
+        tokens=tuple(tokens[at].tolist()),
         # Of the text alone: a pause, however long, does not make it more doubtful.
-        log_probability=float(log_probs[at][:max_tokens].sum()),
-        finished=max_tokens is None or len(at) <= max_tokens,
+        log_probability=float(log_probs[at].sum()),
+        finished=True,
         no_speech_log_probability=None,
         score=float(log_probs[:num_frames].sum()),
-        frames=frames.first(max_tokens),
+        frames=frames,
     )
+    return first_tokens(whole, max_tokens)

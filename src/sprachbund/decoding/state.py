@@ -38,8 +38,8 @@ class TokenFrames:
     ends: tuple[int, ...]
     log_probabilities: tuple[float, ...]
 
-    def first(self, count: int | None) -> "TokenFrames":
-        """Return the frames of the first `count` tokens, of all for None."""
+    def first(self, count: int) -> "TokenFrames":
+        """Return the frames of the first `count` tokens."""
         return TokenFrames(
             begins=self.begins[:count],
             ends=self.ends[:count],
@@ -76,6 +76,29 @@ class Hypothesis:
     def mean_log_probability(self) -> float:
         """Per token, the end token included when there is one."""
         return self.log_probability / max(1, len(self.tokens) + self.finished)
+
+
+def first_tokens(whole: Hypothesis, max_tokens: int | None) -> Hypothesis:
+    """The first tokens of a text that was searched by frames, which know no limit, with the evidence for these alone.
+
+    Args:
+        whole: the whole text.
+        max_tokens: most tokens; None for all. A text that has no more comes back as it is.
+    """
+    if max_tokens is None or len(whole.tokens) <= max_tokens:
+        return whole
+    if whole.frames is None:  # a beam adds up paths, in which no token has a log-probability of its own
+        frames, log_probability = None, whole.mean_log_probability * max_tokens
+    else:
+        frames = whole.frames.first(max_tokens)
+        log_probability = sum(frames.log_probabilities)
+    return replace(
+        whole,
+        tokens=whole.tokens[:max_tokens],
+        log_probability=log_probability,
+        finished=False,
+        frames=frames,
+    )
 
 
 def without_bonus(hypothesis: Hypothesis, hot_words: HotWords) -> Hypothesis:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sprachbund.decoding.hot_words import HotWords
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.state import Hypothesis, TokenFrames
+from sprachbund.decoding.state import Hypothesis, TokenFrames, first_tokens
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target
 from sprachbund.nn.transducer import Transducer, TransducerState
@@ -558,7 +558,7 @@ def search_by_frames(
         hypotheses, _ = transducer_greedy(
             transducer, states, num_frames, start, max_symbols=options.max_symbols, hot_words=hot_words
         )
-        best = [_hypothesis(one, options.max_tokens) for one in hypotheses]
+        best = [first_tokens(_hypothesis(one), options.max_tokens) for one in hypotheses]
     else:
         rows = range(len(flat))
         empty = TransducerHypothesis()
@@ -575,20 +575,20 @@ def search_by_frames(
             hot_words=hot_words,
         )
         ranked = [
-            [_hypothesis(h, options.max_tokens) for h in beam.hypotheses[: options.nbest]] for beam in ended
+            [first_tokens(_hypothesis(one), options.max_tokens) for one in beam.hypotheses[: options.nbest]]
+            for beam in ended
         ]
         best = [replace(row[0], others=tuple(row[1:])) for row in ranked]
     return [best[i : i + each] for i in range(0, len(best), each)]
 
 
-def _hypothesis(best: TransducerHypothesis, max_tokens: int | None) -> Hypothesis:
-    tokens = best.tokens[:max_tokens]
+def _hypothesis(best: TransducerHypothesis) -> Hypothesis:
     frames = TokenFrames(begins=best.frames, ends=best.ends, log_probabilities=best.log_probabilities)
     return Hypothesis(
-        tokens=tokens,
+        tokens=best.tokens,
         log_probability=best.score,
-        finished=len(tokens) == len(best.tokens),
+        finished=True,
         no_speech_log_probability=None,
         score=best.score,
-        frames=frames.first(max_tokens),
+        frames=frames,
     )

@@ -59,6 +59,7 @@ from sprachbund.nn.encoder import EncoderLayer
 from sprachbund.nn.quantized import packed_layers
 from sprachbund.nn.t5 import T5Decoder
 from sprachbund.util.devices import CPU, check_kind, find_device
+from sprachbund.util.options import OptionValueError
 from sprachbund.util.processor import usable_cores
 
 # Pooled frames.
@@ -85,6 +86,11 @@ class PooledFamily(WrappedFamily):
         return replace(memory, states=states, num_frames=num_frames)
 
     @property
+    def frame_s(self) -> float:
+        """Seconds of a memory frame: of so many of the family's."""
+        return self._size * self._family.frame_s
+
+    @property
     def capabilities(self) -> Capabilities:
         """The family's; words are aligned to the frames that the decoder reads."""
         able = self._family.capabilities
@@ -97,17 +103,25 @@ def pooled(family: Family, size: int) -> Family:
     """A family whose memories have one frame for every `size`; with 1 the family itself.
 
     Raises:
-        SprachbundError: a size out of range, or a model whose frames are read by more than an attention decoder.
+        OptionValueError: a size out of range, or a model whose frames are not read by the cross-attention of a decoder
+            alone.
     """
     if not 1 <= size <= MOST_POOLED:
-        raise SprachbundError(f"{size} frames are to be averaged; give 1, which keeps all, to {MOST_POOLED}")
+        raise OptionValueError("pool_frames", size, f"give 1, which keeps all, to {MOST_POOLED}")
     if size == 1:
         return family
     able = family.capabilities
-    if able.writes_by_frames or able.joint_ctc or able.experts:
-        raise SprachbundError(
-            f"pool_frames is {size}, and the text of {family.name} is made frame by frame, not by an attention decoder "
-            "alone; give 1, or take a whisper, conformer or seamless model with such a decoder"
+    why = None
+    if able.writes_by_frames or able.joint_ctc is not None:
+        why = f"the text of {family.name} is made frame by frame, not by an attention decoder alone"
+    elif able.reads_prefix:
+        why = f"the language model of {family.name} reads each frame as a token of its own"
+    if why is not None:
+        raise OptionValueError(
+            "pool_frames",
+            size,
+            "give 1, or take a whisper, conformer or seamless model with an attention decoder alone",
+            reason=f"and {why}",
         )
     return PooledFamily(family, size)
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.lines import first_fault, json_object
-from sprachbund.text.languages import writes_spaces
+from sprachbund.text.languages import join_units, writes_spaces
 from sprachbund.util.files import write_text
 
 _ROUNDING_S = 1e-6  # what writing and reading a number may change
@@ -111,16 +111,6 @@ class ReferenceSegment(_Record):
         if not self.text.strip():
             raise ValueError("text: is empty; give the reference or leave the segment out")
         return self
-
-
-def text_units(text: str, target: str) -> list[str]:
-    """The units of text that latency counts: words, or characters without spaces where a language has none."""
-    return text.split() if writes_spaces(target) else list("".join(text.split()))
-
-
-def join_units(units: Iterable[str], target: str) -> str:
-    """The inverse of `text_units`."""
-    return (" " if writes_spaces(target) else "").join(units)
 
 
 class EmissionRecorder:

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.emissions import EmissionLog, ReferenceSegment, join_units, text_units
+from sprachbund.evaluation.emissions import EmissionLog, ReferenceSegment
 from sprachbund.evaluation.metrics import corpus_score, metric
 from sprachbund.evaluation.tables import Table
-from sprachbund.text.languages import writes_spaces
+from sprachbund.text.languages import join_units, text_units, writes_spaces
 from sprachbund.text.normalize import normalize
 
 # Latency metrics of one passage, from the delay of every unit of the output.

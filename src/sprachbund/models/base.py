@@ -26,6 +26,7 @@ from sprachbund.nn.streaming_conformer import ChunkEncoder
 from sprachbund.nn.transducer import Transducer
 from sprachbund.text.languages import described
 from sprachbund.util.devices import CPU
+from sprachbund.util.options import OptionValueError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,25 @@ class Memory:
             source_language=None if self.source_language is None else self.source_language[rows],
             language_log_probs=None if self.language_log_probs is None else self.language_log_probs[rows],
             layer_means=None if self.layer_means is None else self.layer_means[rows],
+        )
+
+    def with_rows(self, rows: Tensor, other: "Memory") -> "Memory":
+        """The same with some utterances encoded anew; of a model that is split by language.
+
+        Args:
+            rows: indices (b,).
+            other: memory of these b utterances. What it lacks stays: languages that were given are not detected again.
+        """
+
+        def changed(own: Tensor | None, new: Tensor | None) -> Tensor | None:
+            return own if own is None or new is None else own.index_copy(0, rows, new)
+
+        return Memory(
+            states=self.states.index_copy(0, rows, other.states),
+            num_frames=changed(self.num_frames, other.num_frames),
+            source_language=changed(self.source_language, other.source_language),
+            language_log_probs=changed(self.language_log_probs, other.language_log_probs),
+            layer_means=changed(self.layer_means, other.layer_means),
         )
 
 
@@ -369,6 +389,8 @@ class Capabilities:
             language is then identified from its text.
         reads_context: whether `Target.context`, a prompt of the caller's, is shown to the model before the speech;
             `prompt` returns the tokens behind the speech, which do not depend on it.
+        reads_prefix: whether its decoder is a language model that reads speech, or a text to translate, in front of
+            what it writes, and not by cross-attention.
         begin_suppressed: tokens that are never written first.
         encode_text: function from a text to its tokens as the model would write it, for drafts made of texts.
         words_only: whether its vocabulary has no full stop, so that it writes no punctuation;
@@ -399,6 +421,7 @@ class Capabilities:
     alignment: Alignment | None = None
     language_from_text: bool = False
     reads_context: bool = False
+    reads_prefix: bool = False
     begin_suppressed: tuple[int, ...] = ()
     encode_text: Callable[[str], list[int]] | None = None
     words_only: bool = False
@@ -535,12 +558,15 @@ def use_real_length(family: Family) -> None:
     """Let a family encode speech at its own length from now on.
 
     Raises:
-        SprachbundError: the family has no window to leave, and always does so.
+        OptionValueError: the family has no window to leave, and always does so.
     """
     if (window := family.capabilities.fixed_window) is None:
-        raise SprachbundError(
-            f"real_length is for models that fill speech up to a window, which whisper models do; {family.name} always "
-            "encodes speech at its real length: leave it out"
+        raise OptionValueError(
+            "real_length",
+            True,
+            "leave it out",
+            reason=f"which is for models that fill speech up to a window, as whisper models do, and {family.name} "
+            "always encodes speech at its real length",
         )
     window.real_length = True
 

@@ -165,6 +165,7 @@ class PromptedTranslator(PrefixFamily):
             decoder=self.llm,
             encode_text=self._tokens,
             text_input=self,
+            reads_prefix=True,
             follows_requests=True,
             devices=ANY_DEVICE,
         )

@@ -49,7 +49,10 @@ from sprachbund.text.languages import writes_spaces
 
 
 def words_of(text: str, language: str) -> list[str]:
-    """Words of a transcript; characters, in languages written without spaces."""
+    """Words of a transcript; characters, in languages written without spaces, with the white space between names.
+
+    `joined` gives the transcript back, which the translator reads.
+    """
     return text.split() if writes_spaces(language) else list(text)
 
 
@@ -322,11 +325,17 @@ class CascadeWriter:
             kept = any(segment.dropped is None for segment in heard.segments)
             dropped = dropped or (None if kept or caption.written else heard.segments[0].dropped)
             return news(
-                job, line.target, line.language, piece, caption.show("", piece), final=True, dropped=dropped
+                job,
+                line.target,
+                line.language,
+                piece,
+                caption.show("", piece, line.language),
+                final=True,
+                dropped=dropped,
             )
         if not piece and tentative == caption.tentative:
             return None
-        retracted = caption.show(tentative, piece)
+        retracted = caption.show(tentative, piece, line.language)
         return news(job, line.target, line.language, piece, retracted, final=False)
 
     def _drop_reason(self, line: _Line) -> str | None:

@@ -501,9 +501,19 @@ class LiveEngine:
         session = job.session
         request = replace(session.request, targets=(TRANSCRIBE,)) if transcribed else session.request
         recording = recording_state(
-            self.model, request, session.decoding, self._drafts, tracker=session.tracker
+            self.model,
+            request,
+            session.decoding,
+            self._drafts,
+            tracker=session.tracker,
+            latest=session.latest,
         )
-        return RecordedSpan(recording=recording, span=job.stretch.span, samples=job.stretch.samples)
+        return RecordedSpan(
+            recording=recording,
+            span=job.stretch.span,
+            samples=job.stretch.samples,
+            ended=job.stretch.closed,
+        )
 
     def _by_attempts(
         self, jobs: list[PendingStretch], memory: Memory

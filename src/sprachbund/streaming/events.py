@@ -16,7 +16,8 @@ class LiveText:
         committed: characters to append to what was committed before in this target, over all stretches; where a
             stretch begins behind another one, they begin with a space, in languages that write them. Never taken back.
         tentative: text behind the committed text, in place of the one before; may still change.
-        retracted: number of words of the earlier tentative text that were replaced.
+        retracted: number of words of the earlier tentative text that were replaced; of characters, in languages
+            without spaces.
         start_s: start of the stretch, in seconds of the session.
         end_s: second up to which it has been heard; its end when `final`.
         source_language: language spoken, as far as it is known.

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.errors import SprachbundError
-from sprachbund.util.options import Option, Range, check
+from sprachbund.util.options import Option, OptionValueError, Range, check
 
 Policy = Literal["auto", "local-agreement", "alignatt", "wait-k", "retranslation", "span", "frames"]
 Overload = Literal["coarsen", "drop", "refuse"]
@@ -92,8 +92,11 @@ class LiveOptions:
             )
 
         if self.steady is not None and not self.mask_words:
-            raise SprachbundError(
-                f"steady is {self.steady} and mask_words 0; give mask_words, the words that wait until they are steady"
+            raise OptionValueError(
+                "steady",
+                self.steady,
+                "give mask_words, the words that wait until they are steady",
+                reason="and mask_words is 0",
             )
 
     def check_used(self, policy: Policy, *, cascade: bool) -> None:
@@ -104,22 +107,28 @@ class LiveOptions:
             cascade: whether the model is one.
 
         Raises:
-            SprachbundError: an option of other policies, of other models, or of another end of turns.
+            OptionValueError: an option of other policies, of other models, or of another end of turns.
         """
         default = LiveOptions()
         for name in (name for name in _READ_BY if getattr(self, name) != getattr(default, name)):
             if policy not in (policies := _READ_BY[name]):
-                raise SprachbundError(
-                    f"{name} is {getattr(self, name)}, which is for the policy {' or '.join(policies)}, and the policy "
-                    f"here is {policy}; leave it out, or take another policy"
+                raise OptionValueError(
+                    name,
+                    getattr(self, name),
+                    "leave it out, or take another policy",
+                    reason=f"which is for the policy {' or '.join(policies)}, and the policy here is {policy}",
                 )
             if _OF_CASCADES.get(name, cascade) != cascade:
                 which = "cascades alone" if _OF_CASCADES[name] else "models that are no cascade"
-                raise SprachbundError(f"{name} is {getattr(self, name)}, which is for {which}; leave it out")
+                raise OptionValueError(
+                    name, getattr(self, name), "leave it out", reason=f"which is for {which}"
+                )
         if self.max_pause_s != default.max_pause_s and self.turn_end == "pause":
-            raise SprachbundError(
-                f"max_pause_s is {self.max_pause_s:g}, which is for turns that end with a sentence, and turn_end is "
-                "pause; leave it out, or set turn_end to sentence"
+            raise OptionValueError(
+                "max_pause_s",
+                self.max_pause_s,
+                "leave it out, or set turn_end to sentence",
+                reason="which is for turns that end with a sentence, and turn_end is pause",
             )
 
     @property

@@ -23,7 +23,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, FrameFrontEnd
 from sprachbund.streaming.events import LiveNotice, LiveText
 from sprachbund.streaming.options import LiveOptions
-from sprachbund.text.languages import writes_spaces
+from sprachbund.text.languages import text_units, writes_spaces
 
 if TYPE_CHECKING:  # a session itself computes no model, so commands hold it without loading torch
     from torch import Tensor
@@ -98,9 +98,18 @@ class CaptionLine:
         """Keep the words of the newest attempt, and of as many before it as the options compare."""
         self.attempts = [*self.attempts, words][-max(options.agreement, options.steady or 1) :]
 
-    def show(self, tentative: str, committed: str) -> int:
-        """Replace the tentative text; how many words of the one before are no longer there."""
-        before, now = self.tentative.split(), f"{committed}{tentative}".split()
+    def show(self, tentative: str, committed: str, language: str) -> int:
+        """Replace the tentative text.
+
+        Args:
+            tentative: text that takes its place.
+            committed: text in front of that, which was committed with it.
+            language: BCP-47 tag of the text.
+
+        Returns:
+            How many words of the text before are no longer there; characters, in languages without spaces.
+        """
+        before, now = (text_units(text, language) for text in (self.tentative, f"{committed}{tentative}"))
         self.tentative = tentative
         kept = sum(old == new for old, new in zip(before, now, strict=False))
         return len(before) - kept

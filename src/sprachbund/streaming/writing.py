@@ -21,7 +21,7 @@ from sprachbund.models.base import Family, Target
 from sprachbund.streaming.events import LiveText
 from sprachbund.streaming.options import LiveOptions, Policy
 from sprachbund.streaming.session import CaptionLine, LiveSession, Stretch
-from sprachbund.text.languages import writes_spaces
+from sprachbund.text.languages import text_units, writes_spaces
 
 # Policies.
 
@@ -37,7 +37,7 @@ class Attempt:
             policies without need of it.
         newest: position from which on a token's attention may still change, in the unit of `looks_at`.
         steps: whole steps of the stretch heard.
-        num_written: words committed before, over the whole stretch.
+        num_written: words committed before, over the whole stretch; characters, where a language has no spaces.
     """
 
     words: Sequence[tuple[str, int]]
@@ -93,6 +93,8 @@ def alignatt(attempt: Attempt, line: CaptionLine, options: LiveOptions) -> int:
 
 def wait_k(attempt: Attempt, line: CaptionLine, options: LiveOptions) -> int:
     """One word for every step heard, `wait_k` - 1 steps behind (arXiv 1810.08398, equation 6).
+
+    In a language without spaces it is one character; the rest of a longer piece of text is waited for afterwards.
 
     Arguments are those of `PolicyFunction`.
     """
@@ -287,7 +289,7 @@ def unfinished_text(family: Family, job: PendingStretch, row: StretchRow) -> Liv
             looks_at=row.looks_at_s,
             newest=job.stretch.duration_s - job.options.border_s,
             steps=int((job.stretch.span.end_s - job.stretch.begin_s) / job.options.step_s + 1e-6),
-            num_written=len(line.written.split()),
+            num_written=len(text_units(line.written, row.asked.language)),
         )
         num_words = POLICY_FUNCTIONS[job.options.policy](attempt, line, job.options)
     line.note_attempt([word for word, _ in words], job.options)
@@ -322,7 +324,7 @@ def write(
     line.attempts = [attempt[num_words:] for attempt in line.attempts]
     tentative = line.behind(until[1][len(until[0]) :], language)
     changed = bool(piece) or tentative != line.tentative
-    retracted = line.show(tentative, piece)
+    retracted = line.show(tentative, piece, language)
     return news(job, row.target, language, piece, retracted, final=False, words=timed) if changed else None
 
 
@@ -358,7 +360,7 @@ def end_text(family: Family, job: PendingStretch, row: StretchRow) -> LiveText:
         whole = family.decode_text([*line.prefix, *row.hypothesis.tokens])
         piece = "" if dropped else line.commit(whole[len(before) :], row.asked.language)
         dropped = dropped if row.hypothesis.tokens else None
-    retracted = line.show("", piece)
+    retracted = line.show("", piece, row.asked.language)
     return news(
         job, row.target, row.asked.language, piece, retracted, final=True, dropped=dropped, words=words
     )
@@ -377,7 +379,8 @@ def recorded_text(job: PendingStretch, target: str, segments: Sequence[Segment])
     piece = line.commit(joined_text(kept), language)
     dropped = None if kept else segments[0].dropped
     words = tuple(word for segment in kept for word in segment.words)
-    return news(job, target, language, piece, line.show("", piece), final=True, dropped=dropped, words=words)
+    retracted = line.show("", piece, language)
+    return news(job, target, language, piece, retracted, final=True, dropped=dropped, words=words)
 
 
 def _as_recorded(
@@ -433,7 +436,7 @@ def news(
         target: as it was asked for.
         language: language of the text, in the model's tag.
         piece: characters committed.
-        retracted: words of the tentative text that were replaced.
+        retracted: words of the tentative text that were replaced, or characters.
         final: whether the stretch has ended.
         dropped: reason why the guard dropped text.
         words: words of the characters committed.
@@ -483,17 +486,17 @@ def lost_text(session: LiveSession) -> list[LiveText]:
 
 
 def _kept_back(session: LiveSession, stretch: Stretch, target: str, source: str, reason: str) -> LiveText:
-    line: CaptionLine = stretch.lines[target]
+    line, language = stretch.lines[target], session.request.target_language(target, source)
     return LiveText(
         target=target,
         segment=stretch.number,
         committed="",
         tentative="",
-        retracted=line.show("", ""),
+        retracted=line.show("", "", language),
         start_s=stretch.begin_s,
         end_s=stretch.span.end_s,
         source_language=source,
-        target_language=session.request.target_language(target, source),
+        target_language=language,
         audio_s=session.audio_s,
         final=True,
         dropped=reason,

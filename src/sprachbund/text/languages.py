@@ -22,6 +22,21 @@ def writes_spaces(tag: str) -> bool:
     return primary(tag) not in _NO_SPACES
 
 
+def text_units(text: str, tag: str) -> list[str]:
+    """The units in which text is counted: words, or characters without white space where a language has no spaces.
+
+    Args:
+        text: of any length.
+        tag: BCP-47 tag of its language.
+    """
+    return text.split() if writes_spaces(tag) else list("".join(text.split()))
+
+
+def join_units(units: Iterable[str], tag: str) -> str:
+    """The inverse of `text_units`."""
+    return (" " if writes_spaces(tag) else "").join(units)
+
+
 def language_name(tag: str) -> str:
     """English name of a BCP-47 tag, for messages; the tag itself when it has none."""
     import langcodes

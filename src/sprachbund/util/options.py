@@ -42,17 +42,22 @@ class RenamedWarning(FutureWarning):
 
 
 class OptionValueError(SprachbundError):
-    """A value that an option does not allow.
+    """A value that an option does not allow, by itself or beside others.
 
     Args:
         field: name of the field.
         value: seen.
-        advice: advice on allowed values, after a semicolon.
+        advice: the next step, such as allowed values, after a semicolon.
+        reason: what is wrong with the value here, after a comma; empty where the advice says it.
     """
 
-    def __init__(self, field: str, value: Any, advice: str) -> None:
-        super().__init__(f"{field} is {value!r}; {advice}")
-        self.field, self.value, self.advice = field, value, advice
+    def __init__(self, field: str, value: Any, advice: str, *, reason: str = "") -> None:
+        self.field, self.value, self.advice, self.reason = field, value, advice, reason
+        super().__init__(self.named(field, value))
+
+    def named(self, name: str, value: Any) -> str:
+        """The message with another name of the field and its value there, as users of it typed them."""
+        return f"{name} is {value!r}{self.reason and f', {self.reason}'}; {self.advice}"
 
 
 @dataclass(frozen=True)

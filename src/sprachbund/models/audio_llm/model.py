@@ -119,6 +119,7 @@ class AudioLLM(SpeechPrefixFamily):
             encode_text=self.tokens.text_to_tokens,
             language_from_text=self.language_from_text and len(self.source_languages) > 1,
             reads_context=self.reads_context,
+            reads_prefix=True,
             devices=ANY_DEVICE,
         )
 

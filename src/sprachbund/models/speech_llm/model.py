@@ -109,7 +109,9 @@ class SpeechLLM(SpeechPrefixFamily):
     @property
     def capabilities(self) -> Capabilities:
         """Experts of languages in the projector; its attention is not shown, so words get no times."""
-        return Capabilities(encoder=self.encoder, decoder=self.llm, experts=self, devices=ANY_DEVICE)
+        return Capabilities(
+            encoder=self.encoder, decoder=self.llm, reads_prefix=True, experts=self, devices=ANY_DEVICE
+        )
 
     @property
     def end_token(self) -> int:
