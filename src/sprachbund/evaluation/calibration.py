@@ -131,14 +131,14 @@ def speaker_circles(directories: Sequence[Path], seed: int) -> dict[str, str]:
         directories: directories of the corpora.
         seed: seed of the draw.
     """
-    places = defaultdict[str, set[int]](set)
+    corpora_of = defaultdict[str, set[int]](set)
     for number, directory in enumerate(directories):
         for utterance in Manifest(directory):
             if utterance.speaker:
-                places[utterance.speaker].add(number)
+                corpora_of[utterance.speaker].add(number)
     together = defaultdict[tuple[int, ...], list[str]](list)
-    for speaker in sorted(places):
-        together[tuple(sorted(places[speaker]))].append(speaker)
+    for speaker in sorted(corpora_of):
+        together[tuple(sorted(corpora_of[speaker]))].append(speaker)
     circles = dict[str, str]()
     for speakers in together.values():
         random.Random(seed).shuffle(speakers)
@@ -191,8 +191,8 @@ def read_sounds(
         sound = CalibrationSound(group=group, utterance=utterance, samples=samples, sources=(source,))
         circle = (circles or {}).get(speaker, "")
         if vary and utterance.language:
-            place = utterance.language, circle
-            before, last[place] = last.get(place), sound
+            key = utterance.language, circle
+            before, last[key] = last.get(key), sound
             if before is not None and rng.random() < 0.25:
                 sound = _joined(before, sound, rng)
         for one in (sound, _varied(sound, rng)) if vary else (sound,):

@@ -20,7 +20,7 @@ from sprachbund.evaluation.lines import Line
 from sprachbund.evaluation.metrics import Counts
 from sprachbund.evaluation.router import EMBEDDED, SPANS, TIME, RouteCounts
 from sprachbund.evaluation.significance import Share, compare_means, holm, mean_interval, units_of
-from sprachbund.research.beside import beside_first, with_seeds
+from sprachbund.research.arms import compare_arms, with_seeds
 from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, Projection
 from sprachbund.text.languages import MIXED
 from sprachbund.util.files import write_text
@@ -177,7 +177,7 @@ def _systems(
 def _quality(systems: Sequence[System], metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Scores of each system, and its difference to the first."""
     rows: dict[str, dict[str, Any]] = {system.name: {} for system in systems}
-    for (metric, name), cells in beside_first(systems, metrics).cells.items():
+    for (metric, name), cells in compare_arms(systems, metrics).cells.items():
         rows[name][metric] = cells.score
         if name != BASELINE:
             rows[name] |= {

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sprachbund.evaluation.compare import RunFile, System
 from sprachbund.evaluation.lines import Line
-from sprachbund.research.beside import beside_first
+from sprachbund.research.arms import compare_arms
 from sprachbund.research.discrete_units.data import encoded_directory
 from sprachbund.research.discrete_units.options import BASE, LOG_MEL, NAMES, DiscreteUnitsRecipe, run_folder
 from sprachbund.research.texts import TEXTS_FILE, write_texts
@@ -216,7 +216,7 @@ def rows_of(systems: Sequence[System]) -> list[Row]:
     Args:
         systems: the arms with their runs.
     """
-    compared = beside_first(systems, METRICS)
+    compared = compare_arms(systems, METRICS)
     rows: list[Row] = []
     for name in compared.seeds:
         row: Row = {"seeds": compared.seeds[name]}

@@ -16,7 +16,7 @@ from sprachbund.evaluation.lines import Line
 from sprachbund.evaluation.options import TEST_SEED
 from sprachbund.evaluation.significance import DRAWS, bootstrap_weights, over_seeds, percentiles
 from sprachbund.models.io import load
-from sprachbund.research.beside import beside_first
+from sprachbund.research.arms import compare_arms
 from sprachbund.research.dual_scale.options import MAIN, TEACHER, DualScaleRecipe
 from sprachbund.research.dual_scale.speed import (
     BASE,
@@ -73,7 +73,7 @@ def _quality(systems: Sequence[TimedSystem]) -> dict[str, dict[str, Any]]:
     runs: dict[str, list[_Translated]] = {}
     for system in systems:
         runs.setdefault(system.name, []).append(_Translated(RunFile(system.model.parent / system.scores)))
-    compared = beside_first([Scored(name=name, runs=of_arm) for name, of_arm in runs.items()], [METRIC])
+    compared = compare_arms([Scored(name=name, runs=of_arm) for name, of_arm in runs.items()], [METRIC])
     return {
         name: {METRIC: cells.score, "difference": cells.difference, "p": cells.p, "Holm's p": cells.holm}
         for (_, name), cells in compared.cells.items()

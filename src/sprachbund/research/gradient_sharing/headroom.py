@@ -80,9 +80,9 @@ class Headroom:
         """What to do about rates at the edge, in a sentence; empty where there are none."""
         if not self.at_edge:
             return ""
-        found = ", ".join(f"{self.learning_rates[arm]:g} of {arm}" for arm in self.at_edge)
+        edges = ", ".join(f"{self.learning_rates[arm]:g} of {arm}" for arm in self.at_edge)
         return (
-            f"the best learning rate is at the edge of those tried ({found}), so a better one may lie beyond it and "
+            f"the best learning rate is at the edge of those tried ({edges}), so a better one may lie beyond it and "
             "change the gains; widen --learning-rates"
         )
 

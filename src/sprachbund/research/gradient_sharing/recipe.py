@@ -30,7 +30,7 @@ from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.conformer.extension import LOSSES
 from sprachbund.models.io import family_of, load, locate, save
 from sprachbund.models.sharing_plan import Grouping, SharingPlan, Split
-from sprachbund.research.beside import beside_first
+from sprachbund.research.arms import compare_arms
 from sprachbund.research.gradient_sharing.analyses import corrected_with_errors, ordered_rows
 from sprachbund.research.gradient_sharing.collect import Collection
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
@@ -136,7 +136,7 @@ def rows_of(
         systems = [
             System(name=name, runs=[_Spoken(run, languages) for run in own]) for name, own in runs.items()
         ]
-        for (_, name), cells in beside_first(systems, ["chrF"]).cells.items():
+        for (_, name), cells in compare_arms(systems, ["chrF"]).cells.items():
             rows[name] |= {
                 f"chrF {group}": cells.score,
                 f"difference {group}": cells.difference,

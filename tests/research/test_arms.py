@@ -7,7 +7,7 @@ import pytest
 from sprachbund.evaluation.compare import System, compare
 from sprachbund.evaluation.metrics import corpus_score, metric
 from sprachbund.evaluation.significance import holm
-from sprachbund.research.beside import beside_first
+from sprachbund.research.arms import compare_arms
 from tests.evaluation.made import made_lines
 
 
@@ -17,7 +17,7 @@ def arm(name: str, wrong: float, *seeds: int) -> System:
 
 def test_cells_are_those_of_the_comparison_with_a_correction_for_the_arms() -> None:
     arms = [arm("first", 0.3, 1, 2), arm("better", 0.1, 3, 4), arm("alike", 0.3, 5, 6)]
-    result = beside_first(arms, ["chrF", "TER"])
+    result = compare_arms(arms, ["chrF", "TER"])
     means = compare(arms, ["chrF", "TER"]).means
     for name in ("better", "alike"):
         cells = result.cells["chrF", name]
@@ -33,14 +33,14 @@ def test_cells_are_those_of_the_comparison_with_a_correction_for_the_arms() -> N
 
 
 def test_one_training_stands_for_itself_beside_several_seeds() -> None:
-    result = beside_first([arm("teacher", 0.3, 1), arm("student", 0.1, 2, 3, 4)], ["chrF"])
+    result = compare_arms([arm("teacher", 0.3, 1), arm("student", 0.1, 2, 3, 4)], ["chrF"])
     assert result.seeds == {"teacher": 1, "student": 3}
     assert result.cells["chrF", "student"].difference.startswith("+")
 
 
 def test_an_arm_alone_has_a_score() -> None:
     alone = arm("alone", 0.2, 1)
-    ((key, cells),) = beside_first([alone], ["chrF"]).cells.items()
+    ((key, cells),) = compare_arms([alone], ["chrF"]).cells.items()
     texts = [line.hypothesis for line in alone.runs[0]], [line.reference for line in alone.runs[0]]
     assert key == ("chrF", "alone")
     assert cells.score == pytest.approx(corpus_score(metric("chrF", "de"), *texts))

@@ -8,7 +8,7 @@ from sprachbund.evaluation.significance import holm
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside:
+class ArmScore:
     """An arm on one metric.
 
     Attributes:
@@ -33,7 +33,7 @@ class Compared:
         seeds: arm to the number of its runs.
     """
 
-    cells: Mapping[tuple[str, str], Beside]
+    cells: Mapping[tuple[str, str], ArmScore]
     seeds: Mapping[str, int]
 
 
@@ -52,7 +52,7 @@ def with_seeds(systems: Sequence[System]) -> list[System]:
     ]
 
 
-def beside_first(systems: Sequence[System], metrics: Sequence[str]) -> Compared:
+def compare_arms(systems: Sequence[System], metrics: Sequence[str]) -> Compared:
     """Compare arms with the first one, over their runs; see `with_seeds` for one that has a single run.
 
     Args:
@@ -65,16 +65,16 @@ def beside_first(systems: Sequence[System], metrics: Sequence[str]) -> Compared:
     runs = with_seeds(systems)
     others = runs[1:] or [System(name="", runs=runs[0].runs)]  # a comparison is of two at least
     comparison = compare([runs[0], *others], metrics)
-    cells: dict[tuple[str, str], Beside] = {}
+    cells: dict[tuple[str, str], ArmScore] = {}
     for metric in comparison.metrics:
         means = {name: mean for (m, name), mean in comparison.means.items() if m == metric}
-        cells[metric, runs[0].name] = Beside(score=means[others[0].name].baseline)
+        cells[metric, runs[0].name] = ArmScore(score=means[others[0].name].baseline)
         if len(runs) == 1:
             continue
         corrected = holm([mean.p_value for mean in means.values()])
         for (name, mean), adjusted in zip(means.items(), corrected, strict=True):
             low, high = mean.interval
-            cells[metric, name] = Beside(
+            cells[metric, name] = ArmScore(
                 score=mean.system,
                 difference=f"{mean.difference:+.2f} ({low:+.2f} to {high:+.2f})",
                 p=mean.p_value,
