@@ -113,6 +113,7 @@ def main() -> None:
     tables: dict[str, tuple[str, Callable[[Runs, Sequence[Row]], list[Row]]]] = {
         "sharing_low": ("sharing_low", sharing_rows),
         "sharing_low_control": ("sharing_low_control", sharing_rows),
+        "sharing_low_lora": ("sharing_low_lora", sharing_rows),
         "units_equal_steps_curve": ("units_equal_steps", partial(units_rows, groups=curve)),
         "units_equal_steps_ablations": (
             "units_equal_steps",
