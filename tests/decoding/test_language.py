@@ -42,3 +42,19 @@ def test_doubtful_spans_lean_on_those_before_and_decisive_ones_do_not():
     assert [tracker.push(x).language for x in (german, doubtful, french, german)] == ["de", "de", "fr", "de"]
     alone = LanguageTracker(TAGS, None, 1)
     assert [alone.push(x).language for x in (german, doubtful)] == ["de", "en"]
+
+
+def test_speech_that_is_surely_in_a_language_that_may_not_be_spoken_is_told():
+    german = torch.tensor([0.97, 0.01, 0.01, 0.01]).log()
+    doubtful = torch.tensor([0.15, 0.45, 0.30, 0.10]).log()
+    restricted, free = LanguageTracker(TAGS, ("es", "fr"), 1), LanguageTracker(TAGS, None, 1)
+    for span in (german, doubtful, german):
+        assert restricted.push(span).language in ("es", UNDETERMINED)
+        free.push(span)
+    assert (restricted.warning or "").startswith(
+        "2 of 3 spans of speech sound like de (German), and may only be es (Spanish), fr (French)"
+    )
+    assert free.warning is None
+    declared = LanguageTracker(TAGS, ("de", "fr"), 1)
+    declared.push(german)
+    assert declared.warning is None

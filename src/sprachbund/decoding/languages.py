@@ -7,7 +7,7 @@ Shapes: W windows, L languages.
 """
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -106,12 +106,32 @@ class LanguageTracker:
     def __init__(self, languages: Sequence[str], allowed: Sequence[str] | None, num_windows: int) -> None:
         self._languages, self._allowed = languages, allowed
         self._recent: deque[Tensor] = deque(maxlen=num_windows)
+        self._num_spans, self._undeclared = 0, Counter[str]()
 
     def push(self, log_probs: Tensor) -> IdentifiedLanguage:
         """Language of the next span from its log-probabilities (L,)."""
         language = self.peek(log_probs)
         self._recent.append(log_probs)
+        self._num_spans += 1
+        if self._allowed is not None:
+            heard = identify(log_probs[None], self._languages, None)
+            if heard.probability >= DECISIVE and heard.language not in self._allowed:
+                self._undeclared[heard.language] += 1
         return language
+
+    @property
+    def warning(self) -> str | None:
+        """The languages outside the allowed ones that spans surely are in; None if there was no such span.
+
+        The probability of an answer is one among the allowed languages, and may be high nevertheless.
+        """
+        if not self._undeclared or self._allowed is None:
+            return None
+        heard = described([language for language, _ in self._undeclared.most_common()])
+        return (
+            f"{self._undeclared.total()} of {self._num_spans} spans of speech sound like {heard}, and may only be "
+            f"{described(self._allowed)}; if they are, their text is one that nobody said"
+        )
 
     def peek(self, log_probs: Tensor) -> IdentifiedLanguage:
         """The same for a span that has not ended: it does not count for later ones."""

@@ -1736,10 +1736,10 @@ class LongForm(Iterator[Segment]):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings so far: damaged audio, a draft switched off."""
-        drafts = self._recording.drafts
+        """Warnings so far: damaged audio, speech in languages that were not declared, a draft switched off."""
+        drafts, undeclared = self._recording.drafts, self._recording.tracker.warning
         notes = (note for speculation in drafts.each for note in speculation.notes)
-        return (*self.audio_warnings, *drafts.faults, *notes)
+        return (*self.audio_warnings, *([undeclared] if undeclared else []), *drafts.faults, *notes)
 
     @property
     def advice(self) -> str | None:
