@@ -133,6 +133,13 @@ def test_amounts_strings_of_digits_and_punctuation(language, text, expected):
         ("de", "eine Frau hat erste Hilfe geleistet und auf acht gegeben"),
         ("de", "Mittwoch ist der einzige Tag"),
         ("ru", "один человек и тысяча извинений"),
+        ("en", "two million three hundred thousand dollars"),
+        ("en", "one million and fifty people"),
+        ("es", "dos millones quinientos mil euros"),
+        ("fr", "deux millions trois cents euros"),
+        ("it", "mille e duecento euro"),
+        ("de", "eine Million zweihunderttausend Euro"),
+        ("ru", "два миллиона триста тысяч рублей"),
     ],
 )
 def test_what_may_be_no_number_stays(language, text):

@@ -11,7 +11,7 @@ Every new word knows from which words it was made, so that the times of words su
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 
@@ -46,7 +46,7 @@ def in_digits(words: Sequence[str], language: str) -> list[WrittenWord]:
     """
     if language not in LANGUAGES:
         return [WrittenWord(text=word, first=n, last=n) for n, word in enumerate(words)]
-    parts = list(_read_numbers(words, language))
+    parts = _without_ends(list(_read_numbers(words, language)), language)
     for rule in _rules(language):
         parts = rule.apply(parts)
     return [one for part in parts for one in part.written(words, language)]
@@ -404,6 +404,33 @@ def _may_belong(word: str, known: frozenset[str], language: str) -> bool:
         )
         for one in word.split(" ")
     )
+
+
+_MILLIONS = {
+    "en": r"(?:m|b|tr)illions?",
+    "es": r"(?:m|b)ill(?:ón|ones)",
+    "fr": r"(?:million|milliard|billion)s?",
+    "it": r"mili(?:one|oni|ardo|ardi)",
+    "de": r"(?:million|milliarde|billion)(?:en|n)?",
+    "ru": r"(?:миллион|миллиард)(?:а|у|ом|е|ы|ов|ам|ами|ах)?",
+}
+_AND = {"en": "and", "es": "y", "fr": "et", "it": "e", "de": "und", "ru": "и"}
+
+
+def _without_ends(parts: Sequence[_Part], language: str) -> list[_Part]:
+    """The parts, in which the end of a number from a million on is none: "one million three hundred" is one number.
+
+    In languages that write a number as one word, so is "mille e duecento".
+    """
+    millions, kept = re.compile(_MILLIONS[language]), list[_Part]()
+    for n, part in enumerate(parts):
+        before = n - 2 if n > 1 and parts[n - 1].code == _AND[language] and not parts[n - 1].tail else n - 1
+        if part.code.startswith("#") and before >= 0 and not parts[before].tail:
+            thousand = language in _ONE_WORD and before == n - 2 and parts[before].code == "#1000"
+            if millions.fullmatch(parts[before].code) or thousand:
+                part = replace(part, code=part.code[1:])  # a number that is a word
+        kept.append(part)
+    return kept
 
 
 # Rules.
