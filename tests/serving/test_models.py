@@ -52,7 +52,7 @@ def test_speech_is_encoded_at_its_own_length_where_all_models_can(tmp_path):
             await store.close(5)
 
     assert asyncio.run(real_length(windowed))
-    with pytest.raises(RefusalError, match="always encodes speech at its real length: leave it out"):
+    with pytest.raises(RefusalError, match="always encodes speech at its real length; leave it out"):
         asyncio.run(real_length("bundled"))
 
 
