@@ -46,6 +46,7 @@ from sprachbund.models.drafts import DRAFT_FILE
 from sprachbund.models.io import family_of, locate
 from sprachbund.models.io import load as load_model
 from sprachbund.models.io import save as save_model
+from sprachbund.models.licence import licences
 from sprachbund.models.weights import Bits, packed_linears
 from sprachbund.text.languages import MIXED
 from sprachbund.text.tokenizer import Tokenizer
@@ -745,6 +746,8 @@ def _run(
 ) -> Any:
     torch.manual_seed(recipe.training.seed)
     claim_folder(directory, recipe, accept_changes=accept_changes)
+    for line in licence_warnings(recipe):
+        report(line)
     with first_rank_first():  # which renders live data and fits tokenizers
         parts, dev_parts = _training_data(recipe, directory, report), _read(recipe.dev)
         prepared = prepare_model(recipe, directory, [source.at() for source, _ in parts])
@@ -913,7 +916,11 @@ def check_corpus(corpus: Corpus, max_duration_s: float, report: Callable[[str], 
         )
 
 
+# The card.
+
+
 def _card(recipe: TranslatorRecipe, corpus: Corpus) -> Card:
+    """The card of the model; what it started from gives its data, attribution and limits too."""
     data: list[dict[str, Any]] = []
     for manifest in corpus.corpora:
         info: dict[str, Any] = manifest.info() or {"name": str(manifest.directory)}
@@ -924,13 +931,39 @@ def _card(recipe: TranslatorRecipe, corpus: Corpus) -> Card:
                 if key in info
             }
         )
+    own, limits = recipe.card.model_dump(), [*recipe.card.limits]
     training: dict[str, Any] = {"steps": recipe.training.steps, "batch_s": recipe.training.batch_s}
     if recipe.start is not None:
         training["start"] = str(recipe.start)
+        training["start_licence"] = " and ".join(one.name for one in licences(str(recipe.start)) if one.name)
+        if (before := Card.read(locate(str(recipe.start), offline=True))) is not None:
+            data = [*before.data, *(entry for entry in data if entry not in before.data)]
+            limits += [limit for limit in before.limits if limit not in limits]
     return Card(
-        **recipe.card.model_dump(),
+        **{**own, "limits": limits},
         source_languages=source_languages_of(recipe.languages),
         target_languages=list(corpus.targets),
         data=data,
         training=training,
     )
+
+
+def licence_warnings(recipe: TranslatorRecipe) -> list[str]:
+    """Warnings about a licence on the card that the model to start from does not let one choose.
+
+    Args:
+        recipe: recipe of the run.
+    """
+    if recipe.start is None:
+        return []
+    stated, lines = recipe.card.licence, []
+    for one in licences(str(recipe.start)):
+        if not one.binding or one.name.casefold() == stated.casefold():
+            continue
+        card = f"gives the new model the licence {stated}" if stated else "gives the new model no licence"
+        why = "models made from it keep that licence" if one.commercial else "it forbids commercial use"
+        lines.append(
+            f"warning: the card {card}, but {recipe.start}, which it starts from, is under {one.name}: {why}; set "
+            f'card.licence = "{one.name}", unless its terms allow another'
+        )
+    return lines
