@@ -58,7 +58,7 @@ from sprachbund.training.cached_states import (
     first_moving_layer,
 )
 from sprachbund.training.check import Check
-from sprachbund.training.checkpoint import claim_folder
+from sprachbund.training.checkpoint import claim_folder, free_if_refused
 from sprachbund.training.draft import finished_draft
 from sprachbund.training.dual_scale import DualScale, DualScaleOptions, make_dual_scale
 from sprachbund.training.loop import train
@@ -748,32 +748,11 @@ def _run(
     claim_folder(directory, recipe, accept_changes=accept_changes)
     for line in licence_warnings(recipe):
         report(line)
-    with first_rank_first():  # which renders live data and fits tokenizers
-        parts, dev_parts = _training_data(recipe, directory, report), _read(recipe.dev)
-        prepared = prepare_model(recipe, directory, [source.at() for source, _ in parts])
-    if recipe.dual_scale is not None:
-        prepared = prepare_dual_scale(prepared, recipe, report)
-    model = prepared.model
-    if recipe.lora is not None:
-        adapters = recipe.lora
-        add_lora(model, adapters.modules, adapters.rank, scale=adapters.scale, whole=adapters.whole)
-    if prepared.drawn and recipe.examples.same_language != 1:
-        report(
-            'the model writes what is spoken, so it is trained on transcripts; fine_tuning.prompt = "wanted" trains it '
-            "to translate"
-        )
-    drawn = recipe.examples.model_dump() | dict(prepared.drawn) | drawn_for(recipe.dual_scale)
-    masks = {**drawn, **NO_MASKS}
-    options, dev_options = ExampleOptions(**drawn, seed=recipe.training.seed), ExampleOptions(**masks, seed=0)
-    corpus = _training_corpus(parts, prepared.examples, options, recipe.training.window_shards)
-    dev = Corpus(dev_parts, prepared.examples, dev_options)
-    check_corpus(corpus, recipe.training.max_duration_s, report)
-    _report_texts(prepared, corpus, report)
-    if recipe.cache_states:
-        if score is not None:
+    with free_if_refused(directory):
+        prepared, corpus, dev = _prepared(recipe, directory, report)
+        if recipe.cache_states and score is not None:
             raise SprachbundError("cache_states ranks checkpoints by their loss; leave the score out")
-        for sources, wanted in ((parts, options), (dev_parts, dev_options)):
-            check_cacheable(_base(model), wanted, [source for source, _ in sources])
+    model = prepared.model
     if check is not None:
         return check(model, corpus, recipe.training)
     if recipe.cache_states:
@@ -798,6 +777,37 @@ def _run(
             save_draft(model, recipe.training, dev, directory / "model", report)
     wait_for_all_ranks()
     return load_model(directory / "model")
+
+
+def _prepared(
+    recipe: TranslatorRecipe, directory: Path, report: Callable[[str], None]
+) -> tuple[PreparedModel, Corpus, Corpus]:
+    """The model, and the data that it is trained and evaluated on, once they were found to fit together."""
+    with first_rank_first():  # which renders live data and fits tokenizers
+        parts, dev_parts = _training_data(recipe, directory, report), _read(recipe.dev)
+        prepared = prepare_model(recipe, directory, [source.at() for source, _ in parts])
+    if recipe.dual_scale is not None:
+        prepared = prepare_dual_scale(prepared, recipe, report)
+    model = prepared.model
+    if recipe.lora is not None:
+        adapters = recipe.lora
+        add_lora(model, adapters.modules, adapters.rank, scale=adapters.scale, whole=adapters.whole)
+    if prepared.drawn and recipe.examples.same_language != 1:
+        report(
+            'the model writes what is spoken, so it is trained on transcripts; fine_tuning.prompt = "wanted" trains it '
+            "to translate"
+        )
+    drawn = recipe.examples.model_dump() | dict(prepared.drawn) | drawn_for(recipe.dual_scale)
+    masks = {**drawn, **NO_MASKS}
+    options, dev_options = ExampleOptions(**drawn, seed=recipe.training.seed), ExampleOptions(**masks, seed=0)
+    corpus = _training_corpus(parts, prepared.examples, options, recipe.training.window_shards)
+    dev = Corpus(dev_parts, prepared.examples, dev_options)
+    check_corpus(corpus, recipe.training.max_duration_s, report)
+    _report_texts(prepared, corpus, report)
+    if recipe.cache_states:
+        for sources, wanted in ((parts, options), (dev_parts, dev_options)):
+            check_cacheable(_base(model), wanted, [source for source, _ in sources])
+    return prepared, corpus, dev
 
 
 def _base(model: Any) -> Any:
