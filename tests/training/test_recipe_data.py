@@ -51,3 +51,8 @@ def test_a_recipe_that_was_refused_is_mended_in_the_same_folder(data: Path, tmp_
     ):
         run(recipe(data, languages=("en",)), tmp_path, report=lambda line: None)
     assert (tmp_path / "tokenizer.model").exists()
+
+
+def test_a_recipe_without_dev_data_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SprachbundError, match=r"rank its checkpoints; add a \[\[dev\]\] with a path"):
+        run(recipe(data, dev=()), tmp_path, report=lambda line: None)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
 from sprachbund.corpora.editions import Edition, LiveEdition, edition, texts_of
 from sprachbund.data.batching import nested, tempered
@@ -281,6 +281,25 @@ class TranslatorRecipe(Strict):
     training: TrainingOptions
     card: CardRecipe
 
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        """Refuse sizes of a new model that do not fit together, before any data are read."""
+        if self.start is None:
+            try:
+                self.new_config()
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                raise ValueError(f"[model]: {first['msg'].removeprefix('Value error, ')}") from None
+        return self
+
+    def new_config(self) -> ConformerConfig:
+        """The configuration of a new conformer. Raises pydantic's error where the sizes do not fit together."""
+        return ConformerConfig(
+            source_languages=tuple(source_languages_of(self.languages)),
+            target_languages=self.languages,
+            **self.model.model_dump(),
+        )
+
 
 # The model that is trained, by family: as it is before the first step, its examples, and how it is saved.
 
@@ -395,12 +414,7 @@ def _new_conformer(recipe: TranslatorRecipe, directory: Path, manifests: Sequenc
     written, transcripts = (
         Tokenizer.load(directory / name, languages) for name, (_, languages) in wanted.items()
     )
-    config = ConformerConfig(
-        source_languages=tuple(source_languages_of(recipe.languages)),
-        target_languages=recipe.languages,
-        **recipe.model.model_dump(),
-    )
-    return Conformer(config, written, transcripts)
+    return Conformer(recipe.new_config(), written, transcripts)
 
 
 def _started_conformer(recipe: TranslatorRecipe, start: Conformer) -> Conformer:
@@ -883,6 +897,8 @@ def _training_data(
         raise SprachbundError(
             "the recipe has no training data; give it a [[train]] with a path, or a [[live]]"
         )
+    if not recipe.dev:
+        raise SprachbundError("the recipe has no data that rank its checkpoints; add a [[dev]] with a path")
     live = [
         LiveEdition(part.drawn(), directory / f"live-{n}", report=report)
         for n, part in enumerate(recipe.live)
