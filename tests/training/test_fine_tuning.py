@@ -13,6 +13,7 @@ from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.models import seamless, whisper
 from sprachbund.models.base import Target
+from sprachbund.models.calibration import Domain
 from sprachbund.models.card import Card
 from sprachbund.models.conformer.io import save as save_conformer
 from sprachbund.models.io import load
@@ -218,6 +219,24 @@ def test_the_card_keeps_what_the_start_owes_and_another_licence_is_warned_of(tmp
     assert after.training["start_licence"] == "CC-BY-SA-3.0"
     shown = describe("tuned", tmp_path / "run" / "model")
     assert (shown["start"], shown["start_licence"]) == (str(tmp_path / "start"), "CC-BY-SA-3.0")
+
+
+def test_a_calibration_that_is_not_carried_over_is_named(tmp_path: Path) -> None:
+    save_conformer(made.make_model(), tmp_path / "start")
+    zeros = [0.0] * made.make_model().config.width
+    Domain(threshold=0.5, bias=0.0, signals={}, encoder=zeros).write(tmp_path / "start")
+    make_tones(tmp_path / "data", ("de",))
+    lines: list[str] = []
+    recipe = fine_tuning_recipe(tmp_path / "data", tmp_path / "start", 1, languages=("de",))
+    run(recipe, tmp_path / "run", report=lines.append)
+    model = tmp_path / "run" / "model"
+    [line] = [line for line in lines if "calibration" in line]
+    assert line.startswith(f"the calibration of {tmp_path / 'start'} (domain.json) is not carried over")
+    assert line.endswith(f"run `sprachbund calibrate CORPUS… --model {model}`")
+    lines.clear()
+    again = fine_tuning_recipe(tmp_path / "data", model, 1, languages=("de",))
+    run(again, tmp_path / "again", report=lines.append)
+    assert not [line for line in lines if "calibration" in line]
 
 
 @pytest.mark.parametrize(
