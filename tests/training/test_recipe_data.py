@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.card import Card
 from sprachbund.models.conformer import Conformer
 from sprachbund.training.translator import TranslatorRecipe, run
 from tests.training import made
@@ -56,3 +57,17 @@ def test_a_recipe_that_was_refused_is_mended_in_the_same_folder(data: Path, tmp_
 def test_a_recipe_without_dev_data_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(SprachbundError, match=r"rank its checkpoints; add a \[\[dev\]\] with a path"):
         run(recipe(data, dev=()), tmp_path, report=lambda line: None)
+
+
+def test_languages_without_data_are_named_and_are_not_on_the_card(data: Path, tmp_path: Path) -> None:
+    make_tones(tmp_path / "german", ("de",))  # with texts in English
+    lines: list[str] = []
+    run(recipe(tmp_path / "german", languages=("de", "fr")), tmp_path / "run", report=lines.append)
+    assert "warning: the training data have no speech in fr and no text in fr; it is not learned" in lines
+    assert "texts in en are not used; the recipe does not list them as written" in lines
+    card = Card.read(tmp_path / "run" / "model")
+    assert card is not None
+    assert (card.source_languages, card.target_languages) == (["de"], ["de"])
+    lines.clear()
+    run(recipe(data), tmp_path / "whole", report=lines.append)
+    assert not [line for line in lines if "not learned" in line or "not used" in line]

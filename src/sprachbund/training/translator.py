@@ -650,6 +650,68 @@ def training_texts(corpus: Corpus) -> Iterator[str]:
                     yield text
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaughtLanguages:
+    """The languages of a recipe that its data hold.
+
+    Attributes:
+        spoken: languages that are heard.
+        written: target languages with a text.
+        unused: other languages that the data have texts in.
+        num_seen: utterances whose texts were looked at.
+        count: utterances in all.
+    """
+
+    spoken: Sequence[str]
+    written: Sequence[str]
+    unused: Sequence[str]
+    num_seen: int
+    count: int
+
+    def warnings(self, heard: Sequence[str], targets: Sequence[str]) -> list[str]:
+        """A line about languages without data, and one about texts that nothing is made of.
+
+        Args:
+            heard: languages that the recipe lists as spoken.
+            targets: languages that it lists as written.
+        """
+        among = "" if self.num_seen == self.count else f" among {self.num_seen} of {self.count} utterances"
+        silent = [tag for tag in heard if tag not in self.spoken]
+        wordless = [tag for tag in targets if tag not in self.written]
+        parts = [f"no speech in {', '.join(silent)}"] if silent else []
+        parts += [f"no text in {', '.join(wordless)}{among}"] if wordless else []
+        lines = [f"warning: the training data have {' and '.join(parts)}; it is not learned"] if parts else []
+        if self.unused:
+            lines.append(
+                f"texts in {', '.join(self.unused)} are not used; the recipe does not list them as written"
+            )
+        return lines
+
+
+def taught_languages(corpus: Corpus) -> TaughtLanguages:
+    """The languages that a corpus trains; texts are those of all utterances, or of 20,000 evenly over it.
+
+    Args:
+        corpus: training data.
+    """
+    texts, num_seen = set[str](), 0
+    for manifest in corpus.manifests:
+        for index in manifest.every(-(-len(manifest) * len(corpus.manifests) // _MOST) or 1):
+            utterance, num_seen = manifest[index], num_seen + 1
+            if utterance.language:
+                texts |= {
+                    tag for tag in (utterance.language, *utterance.translations) if utterance.text_in(tag)
+                }
+    spoken = {tag for manifest in corpus.manifests for tag in manifest.spoken}
+    return TaughtLanguages(
+        spoken=[tag for tag in corpus.examples.source_languages if tag in spoken],
+        written=[tag for tag in corpus.targets if tag in texts],
+        unused=sorted(texts - {*corpus.targets}),
+        num_seen=num_seen,
+        count=sum(len(manifest) for manifest in corpus.manifests),
+    )
+
+
 def length_warnings(corpus: Corpus, frame_s: float) -> list[str]:
     """Warnings about transcripts that CTC cannot align.
 
@@ -767,6 +829,9 @@ def _run(
         prepared, corpus, dev = _prepared(recipe, directory, report)
         if recipe.cache_states and score is not None:
             raise SprachbundError("cache_states ranks checkpoints by their loss; leave the score out")
+    taught = taught_languages(corpus)
+    for line in taught.warnings(corpus.examples.source_languages, corpus.targets):
+        report(line)
     model = prepared.model
     if check is not None:
         return check(model, corpus, recipe.training)
@@ -787,7 +852,7 @@ def _run(
         _base(model).encoder = _base(model).encoder.behind(0)
     merge_lora(model)
     if is_first_rank():
-        prepared.save(directory / "model", card=_card(recipe, corpus))
+        prepared.save(directory / "model", card=_card(recipe, corpus, taught))
         if recipe.dual_scale is not None:
             save_draft(model, recipe.training, dev, directory / "model", report)
         for line in _calibrations_lost(recipe, directory / "model"):
@@ -961,8 +1026,15 @@ def check_corpus(corpus: Corpus, max_duration_s: float, report: Callable[[str], 
 # The card.
 
 
-def _card(recipe: TranslatorRecipe, corpus: Corpus) -> Card:
-    """The card of the model; what it started from gives its data, attribution and limits too."""
+def _card(recipe: TranslatorRecipe, corpus: Corpus, taught: TaughtLanguages) -> Card:
+    """The card of the model; what it started from gives its data, attribution and limits too.
+
+    A new model knows only what its data taught. One that began from another may know more, as may one of live data.
+    """
+    heard, written = source_languages_of(recipe.languages), list(corpus.targets)
+    if recipe.start is None and not recipe.live:
+        heard = list(taught.spoken)
+        written = list(taught.written) if taught.num_seen == taught.count else written
     data: list[dict[str, Any]] = []
     for manifest in corpus.corpora:
         info: dict[str, Any] = manifest.info() or {"name": str(manifest.directory)}
@@ -983,8 +1055,8 @@ def _card(recipe: TranslatorRecipe, corpus: Corpus) -> Card:
             limits += [limit for limit in before.limits if limit not in limits]
     return Card(
         **{**own, "limits": limits},
-        source_languages=source_languages_of(recipe.languages),
-        target_languages=list(corpus.targets),
+        source_languages=heard,
+        target_languages=written,
         data=data,
         training=training,
     )
