@@ -80,6 +80,11 @@ def test_sizes_that_do_not_fit_together_are_refused_with_the_recipe() -> None:
         read_recipe(TranslatorRecipe, RECIPE, overrides)
 
 
+def test_a_name_of_a_language_is_refused_with_its_tag() -> None:
+    with pytest.raises(SprachbundError, match=r"languages: 'english' is a name; write its tag, 'en' \("):
+        read_recipe(TranslatorRecipe, RECIPE, ['languages=["english", "de"]'])
+
+
 def test_a_seed_may_be_large() -> None:
     assert read_recipe(TranslatorRecipe, RECIPE, ["training.seed=123456789012"]).training.seed == 123456789012
 

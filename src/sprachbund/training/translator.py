@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, ValidationError, field_validator, model_validator
 
 from sprachbund.corpora.editions import Edition, LiveEdition, edition, texts_of
 from sprachbund.data.batching import nested, tempered
@@ -49,7 +49,7 @@ from sprachbund.models.io import load as load_model
 from sprachbund.models.io import save as save_model
 from sprachbund.models.licence import licences
 from sprachbund.models.weights import Bits, packed_linears
-from sprachbund.text.languages import MIXED
+from sprachbund.text.languages import MIXED, tag_of
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.training.cached_states import (
     FOLDER,
@@ -281,6 +281,21 @@ class TranslatorRecipe(Strict):
     examples: ExampleRecipe = ExampleRecipe()
     training: TrainingOptions
     card: CardRecipe
+
+    @field_validator("languages")
+    @classmethod
+    def _check_languages(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse names of languages, which no data has."""
+        import langcodes
+
+        for language in languages:
+            if not langcodes.tag_is_valid(language):
+                try:
+                    tag = tag_of(language, "")
+                except SprachbundError:
+                    continue  # no name either; data and models decide what they know
+                raise ValueError(f"{language!r} is a name; write its tag, {tag!r}")
+        return languages
 
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
