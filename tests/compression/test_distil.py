@@ -83,11 +83,11 @@ def test_broken_off_and_taken_up_it_ends_with_the_same_bits(material: Path, tmp_
 
 def test_a_folder_holds_one_run(material: Path, tmp_path: Path) -> None:
     run(recipe(material, 2), tmp_path / "run", report=lambda line: None, stop_after=1)
-    wanted = r"holds a run with another training\.steps \(training\.steps: 2 there, 3 now\); choose another --out, or"
+    wanted = r"holds a run that differs in training\.steps \(training\.steps: 2 there, 3 now\); choose another --out"
     with pytest.raises(SprachbundError, match=wanted):
         run(recipe(material, 3), tmp_path / "run")
     run(recipe(material, 3), tmp_path / "run", report=lambda line: None, accept_changes=True)
-    with pytest.raises(SprachbundError, match=r"another objective\.temperature \("):
+    with pytest.raises(SprachbundError, match=r"differs in objective\.temperature \("):
         run(recipe(material, 3, objective={"temperature": 1.0}), tmp_path / "run")
 
 

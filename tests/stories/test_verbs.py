@@ -277,7 +277,7 @@ def test_prepare_folder_and_table_and_train_on_them(talk: Path, here: Path) -> N
         Path(f"own/{number}.txt").write_text(text)
         Path(f"own/{number}.de.txt").write_text(f"Deutsch {number}")
     Path("own/stray.txt").write_text("belongs to nothing")
-    prepare = ("data", "prepare", "folder", "own", "--language", "en", "--licence", "CC0-1.0")
+    prepare = ("data", "prepare", "folder", "own", "--language", "English", "--licence", "CC0-1.0")
     ran = command(*prepare, "--out", "corpus")
     assert (ran.code, len(ran.error_lines)) == (1, 1)
     assert "own/stray.txt: belongs to no audio file" in ran.err

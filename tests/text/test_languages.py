@@ -1,7 +1,7 @@
 import pytest
 
 from sprachbund.errors import SprachbundError
-from sprachbund.text.languages import described, join_units, language_name, parse_language, text_units
+from sprachbund.text.languages import described, join_units, language_name, parse_language, tag_of, text_units
 
 KNOWN = ("de", "en", "es", "fr", "it", "ru", "pt", "nl", "zh", "no")
 
@@ -76,3 +76,23 @@ def test_units_are_words_or_characters():
     assert text_units("你好 吗", "zh-Hant") == ["你", "好", "吗"]
     assert join_units(["guten", "Tag"], "de") == "guten Tag"
     assert join_units(["你", "好"], "zh") == "你好"
+
+
+@pytest.mark.parametrize(
+    ("typed", "tag"),
+    [("Quechua", "qu"), ("deutsch", "de"), ("Swiss German", "gsw"), ("PT-br", "pt-BR"), ("mixed", "mul")],
+)
+def test_any_language_is_named_by_its_tag_or_its_name(typed, tag):
+    assert tag_of(typed, "--language") == tag
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("klingonish", "^--language 'klingonish' is not a language; write tlh if you mean Klingon$"),
+        ("", "^--language '' is not a language; write it like en, de or pt-BR$"),
+    ],
+)
+def test_what_is_only_like_a_name_is_not_taken_for_it(typed, message):
+    with pytest.raises(SprachbundError, match=message):
+        tag_of(typed, "--language")

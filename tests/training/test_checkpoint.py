@@ -228,9 +228,7 @@ def test_a_folder_that_holds_a_run_refuses_another_recipe_and_names_its_keys(tmp
     save_resume(tmp_path, {"step": 1})
     claim_folder(tmp_path, Recipe(training=made.options(4, log_every=7, recompute=True)))  # the same run
     other = Recipe(words=("two",), training=made.options(5))
-    wanted = (
-        r"another training\.steps, words \(training\.steps: 4 there, 5 now\); choose .* with --accept-changes"
-    )
+    wanted = r"differs in training\.steps, words \(training\.steps: 4 there, 5 now\); choose .* with --accept-changes"
     with pytest.raises(SprachbundError, match=wanted):
         claim_folder(tmp_path, other)
     claim_folder(tmp_path, other, accept_changes=True)

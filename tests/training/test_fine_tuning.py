@@ -8,16 +8,18 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
+from sprachbund.cli.models import describe
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.models import seamless, whisper
 from sprachbund.models.base import Target
+from sprachbund.models.calibration import Domain
 from sprachbund.models.card import Card
 from sprachbund.models.conformer.io import save as save_conformer
 from sprachbund.models.io import load
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.research.gradient_sharing.surgery import apply_plan
-from sprachbund.training.translator import run
+from sprachbund.training.translator import licence_warnings, run
 from tests.models.seamless.support import make_checkpoint
 from tests.training import made
 from tests.training.owned import WORDS, fine_tuning_recipe, make_tones, make_whisper
@@ -193,6 +195,68 @@ def test_a_conformer_is_trained_on_without_its_shape_being_given(tmp_path: Path)
     model = run(recipe, tmp_path / "run", report=quiet)
     assert model.config == made.make_model().config  # both languages are still there
     assert json.loads((tmp_path / "run" / "model" / "card.json").read_text())["bits"] == 8
+
+
+def test_the_card_keeps_what_the_start_owes_and_another_licence_is_warned_of(tmp_path: Path) -> None:
+    owed = {"name": "prompts", "licence": "CC-BY-SA-3.0", "attribution": "Allison Smith"}
+    before = Card(name="start", licence="CC-BY-SA-3.0", data=[owed], limits=["It knows prompts only."])
+    save_conformer(made.make_model(), tmp_path / "start", card=before)
+    make_tones(tmp_path / "data", ("de",))
+    lines: list[str] = []
+    card = {"name": "tuned", "licence": "CC0-1.0", "limits": ["It is small."]}
+    recipe = fine_tuning_recipe(
+        tmp_path / "data", tmp_path / "start", 1, languages=("de",), card=card, bits=32
+    )
+    run(recipe, tmp_path / "run", report=lines.append)
+    [warning] = [line for line in lines if line.startswith("warning")]
+    assert "licence CC0-1.0, but" in warning
+    assert 'is under CC-BY-SA-3.0: models made from it keep that licence; set card.licence = "' in warning
+    after = Card.read(tmp_path / "run" / "model")
+    assert after is not None
+    assert after.data[0] == owed
+    assert len(after.data) == 2
+    assert after.limits == ["It is small.", "It knows prompts only."]
+    assert after.training["start_licence"] == "CC-BY-SA-3.0"
+    shown = describe("tuned", tmp_path / "run" / "model")
+    assert (shown["start"], shown["start_licence"]) == (str(tmp_path / "start"), "CC-BY-SA-3.0")
+
+
+def test_a_calibration_that_is_not_carried_over_is_named(tmp_path: Path) -> None:
+    save_conformer(made.make_model(), tmp_path / "start")
+    zeros = [0.0] * made.make_model().config.width
+    Domain(threshold=0.5, bias=0.0, signals={}, encoder=zeros).write(tmp_path / "start")
+    make_tones(tmp_path / "data", ("de",))
+    lines: list[str] = []
+    recipe = fine_tuning_recipe(tmp_path / "data", tmp_path / "start", 1, languages=("de",))
+    run(recipe, tmp_path / "run", report=lines.append)
+    model = tmp_path / "run" / "model"
+    [line] = [line for line in lines if "calibration" in line]
+    assert line.startswith(f"the calibration of {tmp_path / 'start'} (domain.json) is not carried over")
+    assert line.endswith(f"run `sprachbund calibrate CORPUS… --model {model}`")
+    lines.clear()
+    again = fine_tuning_recipe(tmp_path / "data", model, 1, languages=("de",))
+    run(again, tmp_path / "again", report=lines.append)
+    assert not [line for line in lines if "calibration" in line]
+
+
+@pytest.mark.parametrize(
+    ("start", "licence", "warned"),
+    [
+        ("CC-BY-SA-3.0", "CC-BY-SA-3.0", ""),
+        ("CC-BY-SA-3.0", "", "gives the new model no licence"),
+        ("MIT", "CC0-1.0", ""),
+        ("GPL-3.0", "MIT", "is under GPL-3.0: models made from it keep"),
+        ("CC-BY-NC-4.0", "MIT", "is under CC-BY-NC-4.0: it forbids commercial use"),
+    ],
+)
+def test_only_a_licence_that_binds_is_warned_of(
+    tmp_path: Path, start: str, licence: str, warned: str
+) -> None:
+    save_conformer(made.make_model(), tmp_path / "start", card=Card(name="start", licence=start))
+    card = {"name": "tuned", "licence": licence}
+    lines = licence_warnings(fine_tuning_recipe(tmp_path / "data", tmp_path / "start", 1, card=card))
+    assert bool(lines) is bool(warned)
+    assert warned in "".join(lines)
 
 
 REFUSED = {

@@ -7,8 +7,9 @@ import pytest
 from scripts import bundled
 
 from sprachbund.errors import SprachbundError
-from sprachbund.training.options import read_recipe
+from sprachbund.training.options import make_recipe, read_recipe
 from sprachbund.training.translator import TranslatorRecipe
+from sprachbund.util.files import read_toml
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "bundled.toml"
 
@@ -53,6 +54,35 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, content: bytes, wante
     (tmp_path / "a.toml").write_bytes(content)
     with pytest.raises(SprachbundError, match=wanted):
         read_recipe(TranslatorRecipe, tmp_path / "a.toml")
+
+
+@pytest.mark.parametrize(
+    ("left_out", "wanted"),
+    [
+        ("card", r"there is no \[card\]; add \[card\] with name and licence$"),
+        ("training", r"there is no \[training\]; add \[training\] with steps$"),
+        ("dev", r"there is no \[\[dev\]\]; add \[\[dev\]\] with path$"),
+        ("languages", "languages is missing; add it$"),
+    ],
+)
+def test_what_a_recipe_lacks_is_named_with_what_to_add(left_out: str, wanted: str) -> None:
+    values = read_toml(RECIPE)
+    del values[left_out]
+    with pytest.raises(SprachbundError, match=wanted):
+        make_recipe(TranslatorRecipe, values)
+
+
+def test_sizes_that_do_not_fit_together_are_refused_with_the_recipe() -> None:
+    overrides = ["model.width=32", "model.num_heads=3"]
+    with pytest.raises(
+        SprachbundError, match=r"toml: \[model\]: num_heads 3 does not divide width 32; change"
+    ):
+        read_recipe(TranslatorRecipe, RECIPE, overrides)
+
+
+def test_a_name_of_a_language_is_refused_with_its_tag() -> None:
+    with pytest.raises(SprachbundError, match=r"languages: 'english' is a name; write its tag, 'en' \("):
+        read_recipe(TranslatorRecipe, RECIPE, ['languages=["english", "de"]'])
 
 
 def test_a_seed_may_be_large() -> None:

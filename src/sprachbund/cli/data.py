@@ -444,7 +444,7 @@ def folder(
     """Write audio files and the texts beside them as a corpus."""
     from sprachbund.data.own import read_folder
 
-    _prepare_own(lambda: read_folder(directory, language), directory, out, options, as_json)
+    _prepare_own(lambda: read_folder(directory, _tag_of(language)), directory, out, options, as_json)
 
 
 def tsv(
@@ -463,7 +463,7 @@ def tsv(
     """Write the recordings of a table as a corpus."""
     from sprachbund.data.own import read_table
 
-    _prepare_own(lambda: read_table(file, language), file, out, options, as_json)
+    _prepare_own(lambda: read_table(file, _tag_of(language)), file, out, options, as_json)
 
 
 Source = Annotated[
@@ -486,7 +486,7 @@ def csv(
     """Write the recordings of a table with commas as a corpus: columns path or file_name, language, text …"""
     from sprachbund.data.own import read_table
 
-    _prepare_own(lambda: read_table(source, language, commas=True), source, out, options, as_json)
+    _prepare_own(lambda: read_table(source, _tag_of(language), commas=True), source, out, options, as_json)
 
 
 def commonvoice(
@@ -500,7 +500,7 @@ def commonvoice(
     """Write the clips of a table of Common Voice, such as de/validated.tsv, as a corpus."""
     from sprachbund.data.importers import read_common_voice
 
-    _prepare_own(lambda: read_common_voice(source, language), source, out, options, as_json)
+    _prepare_own(lambda: read_common_voice(source, _tag_of(language)), source, out, options, as_json)
 
 
 def kaldi(
@@ -514,7 +514,7 @@ def kaldi(
     """Write a data folder of Kaldi as a corpus; text.de and the like are translations."""
     from sprachbund.data.importers import read_kaldi
 
-    _prepare_own(lambda: read_kaldi(source, language), source, out, options, as_json)
+    _prepare_own(lambda: read_kaldi(source, _tag_of(language)), source, out, options, as_json)
 
 
 def lhotse(
@@ -528,7 +528,7 @@ def lhotse(
     """Write the supervisions of a CutSet, cuts.jsonl or cuts.jsonl.gz, as a corpus."""
     from sprachbund.data.importers import read_lhotse
 
-    _prepare_own(lambda: read_lhotse(source, language), source, out, options, as_json)
+    _prepare_own(lambda: read_lhotse(source, _tag_of(language)), source, out, options, as_json)
 
 
 def huggingface(
@@ -559,7 +559,7 @@ def huggingface(
             raise UsageError(f"--translation {one}: give LANG=COLUMN, such as de=german")
         columns[tag] = column
     _prepare_own(
-        lambda: read_hugging_face(source, language, text=text, translations=columns),
+        lambda: read_hugging_face(source, _tag_of(language), text=text, translations=columns),
         source,
         out,
         options,
@@ -782,6 +782,13 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
 
 def _labelled(bar: Bar) -> Callable[[str, int, int], None]:
     return lambda what, done, total: bar.update(done, total, what)
+
+
+def _tag_of(language: str | None) -> Any:
+    """The tag of what was typed as `--language`; None where nothing was."""
+    from sprachbund.text.languages import tag_of
+
+    return None if language is None else tag_of(language, "--language")
 
 
 def _prepare_own(

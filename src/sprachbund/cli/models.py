@@ -317,6 +317,8 @@ def describe(name: str, directory: Path) -> dict[str, Any]:
         "source_languages": sorted({source for source, _ in model.pairs}),
         "target_languages": sorted({target for _, target in model.pairs}),
         "pairs": [list(pair) for pair in model.pairs],
+        "start": card.training.get("start"),
+        "start_licence": card.training.get("start_licence"),
         "data": card.data,
         "limits": card.limits,
         "max_out_of_domain": None if domain is None else domain.threshold,
@@ -370,6 +372,7 @@ def _text(model: dict[str, Any], *, pairs: bool) -> str:
             (model["licence"] or "not stated; see where it came from")
             + ("" if model["commercial"] else ", no commercial use"),
         ],
+        ["start", _start(model)],
         ["data", "; ".join(dict.fromkeys(_data(entry) for entry in model["data"]))],
         *[["limit", limit] for limit in model["limits"]],
         ["drops", _dropped(model["max_out_of_domain"])],
@@ -377,6 +380,12 @@ def _text(model: dict[str, Any], *, pairs: bool) -> str:
     ]
     lines = [f"  {key:9}  {value}" for key, value in rows if value]
     return "\n".join([model["model"], *lines])
+
+
+def _start(model: dict[str, Any]) -> str:
+    """The model that it was trained on from, with its licence."""
+    licence = model["start_licence"]
+    return f"{model['start']}{f' ({licence})' if licence else ''}" if model["start"] else ""
 
 
 def _some(tags: list[str], most: int = 20) -> str:

@@ -11,6 +11,7 @@ from sprachbund.models.catalogue import find_checkpoint
 from sprachbund.models.hub import PAGE, family_of, locate
 from sprachbund.util.files import read_model
 
+_SHARE_ALIKE = re.compile(r"\bsa\b|share-?\s?alike|\b[al]?gpl")
 _NO_COMMERCE = re.compile(r"\bnc\b|non-?commercial|\bresearch\b")
 
 
@@ -27,6 +28,11 @@ class Licence:
     model: str
     name: str
     commercial: bool
+
+    @property
+    def binding(self) -> bool:
+        """Whether it is known to bind the licence of models that are made from this one."""
+        return not self.commercial or _SHARE_ALIKE.search(self.name.lower()) is not None
 
     def __str__(self) -> str:
         if not self.name:

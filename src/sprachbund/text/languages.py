@@ -73,6 +73,36 @@ def parse_language(tag: str, known: Iterable[str]) -> str:
     )
 
 
+def tag_of(typed: str, where: str) -> str:
+    """The BCP-47 tag that a person means by a tag or a name, whatever models know: "qu" for "Quechua".
+
+    Args:
+        typed: a tag, or the English or own name of a language.
+        where: begins the message.
+
+    Raises:
+        SprachbundError: it is neither; the message has the nearest name.
+    """
+    import langcodes
+
+    wanted = typed.strip()
+    if langcodes.tag_is_valid(wanted):
+        return str(langcodes.standardize_tag(wanted))
+    named = _named(wanted)
+    if named is None:
+        raise SprachbundError(f"{where} {typed!r} is not a language; write it like en, de or pt-BR")
+    names = {
+        language_name(named),
+        langcodes.Language.get(named).autonym(),
+        _MIXED_TYPED if named == MIXED else "",
+    }
+    if wanted.casefold() not in {name.casefold() for name in names}:
+        raise SprachbundError(
+            f"{where} {typed!r} is not a language; write {named} if you mean {language_name(named)}"
+        )
+    return named
+
+
 def described(tags: Iterable[str]) -> str:
     """Tags with their English names, for messages: "de (German), en (English)"."""
     return ", ".join(f"{tag} ({language_name(tag)})" for tag in sorted(tags)) or "none"

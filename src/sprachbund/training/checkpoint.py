@@ -31,7 +31,8 @@ from sprachbund.util.options import RenamedWarning
 from sprachbund.util.tensors import check_tensors, save_tensors
 
 RECIPE_FILE = "recipe.json"
-_OF_A_RUN_BEGUN = ("resume.*", "best", "model", "*tokenizer*")
+_TOKENIZERS = "*tokenizer*"
+_OF_A_RUN_BEGUN = ("resume.*", "best", "model", _TOKENIZERS)
 _FREE = {
     f"training.{name}"
     for name in (
@@ -62,8 +63,7 @@ def claim_folder(directory: Path, recipe: BaseModel, *, accept_changes: bool = F
         SprachbundError: the folder holds a run of another recipe; names the keys.
     """
     path = directory / RECIPE_FILE
-    begun = any(any(directory.glob(pattern)) for pattern in _OF_A_RUN_BEGUN)
-    if begun and path.exists() and not accept_changes:
+    if _begun(directory) and path.exists() and not accept_changes:
         advice = "delete it if the run there is of this recipe, or choose another --out"
         known = _flat(read_model(path, type(recipe), advice=advice))
         wanted = _flat(recipe)
@@ -72,13 +72,35 @@ def claim_folder(directory: Path, recipe: BaseModel, *, accept_changes: bool = F
             first = changed[0]
             names = ", ".join(changed[:5]) + " …" * (len(changed) > 5)
             raise SprachbundError(
-                f"{directory} holds a run with another {names} ({first}: {known.get(first)} there, "
+                f"{directory} holds a run that differs in {names} ({first}: {known.get(first)} there, "
                 f"{wanted.get(first)} now); choose another --out, or go on with --accept-changes"
             )
     wait_for_all_ranks()  # before the first rank writes what the others compare with
     if is_first_rank():
         directory.mkdir(parents=True, exist_ok=True)
         write_text(path, recipe.model_dump_json(indent=1) + "\n")
+
+
+@contextmanager
+def free_if_refused(directory: Path) -> Iterator[None]:
+    """Leave no trace of a run that is refused before its first step, so that a mended recipe may have its folder.
+
+    Args:
+        directory: directory of the run; one that held parts of a run before stays as it is.
+    """
+    begun = _begun(directory)
+    try:
+        yield
+    except SprachbundError:
+        if not begun and is_first_rank():
+            for path in directory.glob(_TOKENIZERS):
+                path.unlink()
+        raise
+
+
+def _begun(directory: Path) -> bool:
+    """Whether a folder holds anything that belongs to one recipe alone."""
+    return any(any(directory.glob(pattern)) for pattern in _OF_A_RUN_BEGUN)
 
 
 def _flat(recipe: BaseModel) -> dict[str, Any]:

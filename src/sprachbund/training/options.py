@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
@@ -323,10 +323,38 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(first["loc"][-1]), _keys(model), n=1)
         return f"unknown key {where}" + (f"; did you mean {near[0]}?" if near else "")
+    if first["type"] == "missing":
+        return _missing(first["loc"], model)
     value = first.get("input")
     # What is wrong with a part as a whole names the values itself.
     shown = "" if isinstance(value, Mapping | BaseModel) else f" (value {_shown(value)})"
     return ": ".join(filter(None, (where, first["msg"].removeprefix("Value error, ") + shown)))
+
+
+def _missing(loc: Sequence[int | str], model: type[BaseModel]) -> str:
+    """What to add for a key that a recipe lacks."""
+    where, kind = ".".join(map(str, loc)), _kind_of(loc, model)
+    inner = next((one for one in (kind, *get_args(kind)) if _is_table(one)), None)
+    if inner is None:
+        return f"{where} is missing; add it"
+    table = f"[{where}]" if inner is kind else f"[[{where}]]"
+    # `models push` asks for a licence
+    keys = [name for name, one in inner.model_fields.items() if one.is_required() or name == "licence"]
+    return f"there is no {table}; add {table}{' with ' if keys else ''}{' and '.join(keys)}"
+
+
+def _kind_of(loc: Sequence[int | str], model: type[BaseModel]) -> Any:
+    """The type of a key of a recipe; None where it cannot be followed, as in a union."""
+    kind: Any = model
+    for part in loc:
+        if not _is_table(kind) or part not in kind.model_fields:
+            return None
+        kind = kind.model_fields[part].annotation
+    return kind
+
+
+def _is_table(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _shown(value: object) -> str:

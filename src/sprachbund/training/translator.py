@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, ValidationError, field_validator, model_validator
 
 from sprachbund.corpora.editions import Edition, LiveEdition, edition, texts_of
 from sprachbund.data.batching import nested, tempered
@@ -31,6 +31,7 @@ from sprachbund.data.loading import (
 from sprachbund.data.manifest import Utterances
 from sprachbund.data.shards import Shards, open_corpus
 from sprachbund.errors import SprachbundError
+from sprachbund.models.calibration import DOMAIN_FILE, TURNS_FILE
 from sprachbund.models.card import Card
 from sprachbund.models.conformer import Conformer, ConformerConfig, ConformerShape
 from sprachbund.models.conformer.extension import (
@@ -46,8 +47,9 @@ from sprachbund.models.drafts import DRAFT_FILE
 from sprachbund.models.io import family_of, locate
 from sprachbund.models.io import load as load_model
 from sprachbund.models.io import save as save_model
+from sprachbund.models.licence import licences
 from sprachbund.models.weights import Bits, packed_linears
-from sprachbund.text.languages import MIXED
+from sprachbund.text.languages import MIXED, tag_of
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.training.cached_states import (
     FOLDER,
@@ -57,7 +59,7 @@ from sprachbund.training.cached_states import (
     first_moving_layer,
 )
 from sprachbund.training.check import Check
-from sprachbund.training.checkpoint import claim_folder
+from sprachbund.training.checkpoint import claim_folder, free_if_refused
 from sprachbund.training.draft import finished_draft
 from sprachbund.training.dual_scale import DualScale, DualScaleOptions, make_dual_scale
 from sprachbund.training.loop import train
@@ -280,6 +282,40 @@ class TranslatorRecipe(Strict):
     training: TrainingOptions
     card: CardRecipe
 
+    @field_validator("languages")
+    @classmethod
+    def _check_languages(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse names of languages, which no data has."""
+        import langcodes
+
+        for language in languages:
+            if not langcodes.tag_is_valid(language):
+                try:
+                    tag = tag_of(language, "")
+                except SprachbundError:
+                    continue  # no name either; data and models decide what they know
+                raise ValueError(f"{language!r} is a name; write its tag, {tag!r}")
+        return languages
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        """Refuse sizes of a new model that do not fit together, before any data are read."""
+        if self.start is None:
+            try:
+                self.new_config()
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                raise ValueError(f"[model]: {first['msg'].removeprefix('Value error, ')}") from None
+        return self
+
+    def new_config(self) -> ConformerConfig:
+        """The configuration of a new conformer. Raises pydantic's error where the sizes do not fit together."""
+        return ConformerConfig(
+            source_languages=tuple(source_languages_of(self.languages)),
+            target_languages=self.languages,
+            **self.model.model_dump(),
+        )
+
 
 # The model that is trained, by family: as it is before the first step, its examples, and how it is saved.
 
@@ -394,12 +430,7 @@ def _new_conformer(recipe: TranslatorRecipe, directory: Path, manifests: Sequenc
     written, transcripts = (
         Tokenizer.load(directory / name, languages) for name, (_, languages) in wanted.items()
     )
-    config = ConformerConfig(
-        source_languages=tuple(source_languages_of(recipe.languages)),
-        target_languages=recipe.languages,
-        **recipe.model.model_dump(),
-    )
-    return Conformer(config, written, transcripts)
+    return Conformer(recipe.new_config(), written, transcripts)
 
 
 def _started_conformer(recipe: TranslatorRecipe, start: Conformer) -> Conformer:
@@ -634,6 +665,68 @@ def training_texts(corpus: Corpus) -> Iterator[str]:
                     yield text
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaughtLanguages:
+    """The languages of a recipe that its data hold.
+
+    Attributes:
+        spoken: languages that are heard.
+        written: target languages with a text.
+        unused: other languages that the data have texts in.
+        num_seen: utterances whose texts were looked at.
+        count: utterances in all.
+    """
+
+    spoken: Sequence[str]
+    written: Sequence[str]
+    unused: Sequence[str]
+    num_seen: int
+    count: int
+
+    def warnings(self, heard: Sequence[str], targets: Sequence[str]) -> list[str]:
+        """A line about languages without data, and one about texts that nothing is made of.
+
+        Args:
+            heard: languages that the recipe lists as spoken.
+            targets: languages that it lists as written.
+        """
+        among = "" if self.num_seen == self.count else f" among {self.num_seen} of {self.count} utterances"
+        silent = [tag for tag in heard if tag not in self.spoken]
+        wordless = [tag for tag in targets if tag not in self.written]
+        parts = [f"no speech in {', '.join(silent)}"] if silent else []
+        parts += [f"no text in {', '.join(wordless)}{among}"] if wordless else []
+        lines = [f"warning: the training data have {' and '.join(parts)}; it is not learned"] if parts else []
+        if self.unused:
+            lines.append(
+                f"texts in {', '.join(self.unused)} are not used; the recipe does not list them as written"
+            )
+        return lines
+
+
+def taught_languages(corpus: Corpus) -> TaughtLanguages:
+    """The languages that a corpus trains; texts are those of all utterances, or of 20,000 evenly over it.
+
+    Args:
+        corpus: training data.
+    """
+    texts, num_seen = set[str](), 0
+    for manifest in corpus.manifests:
+        for index in manifest.every(-(-len(manifest) * len(corpus.manifests) // _MOST) or 1):
+            utterance, num_seen = manifest[index], num_seen + 1
+            if utterance.language:
+                texts |= {
+                    tag for tag in (utterance.language, *utterance.translations) if utterance.text_in(tag)
+                }
+    spoken = {tag for manifest in corpus.manifests for tag in manifest.spoken}
+    return TaughtLanguages(
+        spoken=[tag for tag in corpus.examples.source_languages if tag in spoken],
+        written=[tag for tag in corpus.targets if tag in texts],
+        unused=sorted(texts - {*corpus.targets}),
+        num_seen=num_seen,
+        count=sum(len(manifest) for manifest in corpus.manifests),
+    )
+
+
 def length_warnings(corpus: Corpus, frame_s: float) -> list[str]:
     """Warnings about transcripts that CTC cannot align.
 
@@ -745,6 +838,61 @@ def _run(
 ) -> Any:
     torch.manual_seed(recipe.training.seed)
     claim_folder(directory, recipe, accept_changes=accept_changes)
+    for line in licence_warnings(recipe):
+        report(line)
+    with free_if_refused(directory):
+        prepared, corpus, dev = _prepared(recipe, directory, report)
+        if recipe.cache_states and score is not None:
+            raise SprachbundError("cache_states ranks checkpoints by their loss; leave the score out")
+    taught = taught_languages(corpus)
+    for line in taught.warnings(corpus.examples.source_languages, corpus.targets):
+        report(line)
+    model = prepared.model
+    if check is not None:
+        return check(model, corpus, recipe.training)
+    if recipe.cache_states:
+        corpus, dev = _cached(model, corpus, dev, recipe.training, states, report)
+    train(
+        model,
+        corpus,
+        recipe.training,
+        directory,
+        dev=dev,
+        score=score,
+        report=report,
+        stop_after=stop_after,
+        on_step=on_step,
+    )
+    if recipe.cache_states:
+        _base(model).encoder = _base(model).encoder.behind(0)
+    merge_lora(model)
+    if is_first_rank():
+        prepared.save(directory / "model", card=_card(recipe, corpus, taught))
+        if recipe.dual_scale is not None:
+            save_draft(model, recipe.training, dev, directory / "model", report)
+        for line in _calibrations_lost(recipe, directory / "model"):
+            report(line)
+    wait_for_all_ranks()
+    return load_model(directory / "model")
+
+
+def _calibrations_lost(recipe: TranslatorRecipe, directory: Path) -> list[str]:
+    """What is said of the start's calibrations, which were fitted on other weights and are not in the new model."""
+    if recipe.start is None:
+        return []
+    start = locate(str(recipe.start), offline=True)
+    return [
+        f"the calibration of {recipe.start} ({name}) is not carried over, since it was fitted on other weights; run "
+        f"`sprachbund calibrate CORPUS… --model {directory}{option}`"
+        for name, option in ((DOMAIN_FILE, ""), (TURNS_FILE, " --turns"))
+        if (start / name).exists() and not (directory / name).exists()
+    ]
+
+
+def _prepared(
+    recipe: TranslatorRecipe, directory: Path, report: Callable[[str], None]
+) -> tuple[PreparedModel, Corpus, Corpus]:
+    """The model, and the data that it is trained and evaluated on, once they were found to fit together."""
     with first_rank_first():  # which renders live data and fits tokenizers
         parts, dev_parts = _training_data(recipe, directory, report), _read(recipe.dev)
         prepared = prepare_model(recipe, directory, [source.at() for source, _ in parts])
@@ -767,34 +915,9 @@ def _run(
     check_corpus(corpus, recipe.training.max_duration_s, report)
     _report_texts(prepared, corpus, report)
     if recipe.cache_states:
-        if score is not None:
-            raise SprachbundError("cache_states ranks checkpoints by their loss; leave the score out")
         for sources, wanted in ((parts, options), (dev_parts, dev_options)):
             check_cacheable(_base(model), wanted, [source for source, _ in sources])
-    if check is not None:
-        return check(model, corpus, recipe.training)
-    if recipe.cache_states:
-        corpus, dev = _cached(model, corpus, dev, recipe.training, states, report)
-    train(
-        model,
-        corpus,
-        recipe.training,
-        directory,
-        dev=dev,
-        score=score,
-        report=report,
-        stop_after=stop_after,
-        on_step=on_step,
-    )
-    if recipe.cache_states:
-        _base(model).encoder = _base(model).encoder.behind(0)
-    merge_lora(model)
-    if is_first_rank():
-        prepared.save(directory / "model", card=_card(recipe, corpus))
-        if recipe.dual_scale is not None:
-            save_draft(model, recipe.training, dev, directory / "model", report)
-    wait_for_all_ranks()
-    return load_model(directory / "model")
+    return prepared, corpus, dev
 
 
 def _base(model: Any) -> Any:
@@ -870,6 +993,8 @@ def _training_data(
         raise SprachbundError(
             "the recipe has no training data; give it a [[train]] with a path, or a [[live]]"
         )
+    if not recipe.dev:
+        raise SprachbundError("the recipe has no data that rank its checkpoints; add a [[dev]] with a path")
     live = [
         LiveEdition(part.drawn(), directory / f"live-{n}", report=report)
         for n, part in enumerate(recipe.live)
@@ -913,7 +1038,18 @@ def check_corpus(corpus: Corpus, max_duration_s: float, report: Callable[[str], 
         )
 
 
-def _card(recipe: TranslatorRecipe, corpus: Corpus) -> Card:
+# The card.
+
+
+def _card(recipe: TranslatorRecipe, corpus: Corpus, taught: TaughtLanguages) -> Card:
+    """The card of the model; what it started from gives its data, attribution and limits too.
+
+    A new model knows only what its data taught. One that began from another may know more, as may one of live data.
+    """
+    heard, written = source_languages_of(recipe.languages), list(corpus.targets)
+    if recipe.start is None and not recipe.live:
+        heard = list(taught.spoken)
+        written = list(taught.written) if taught.num_seen == taught.count else written
     data: list[dict[str, Any]] = []
     for manifest in corpus.corpora:
         info: dict[str, Any] = manifest.info() or {"name": str(manifest.directory)}
@@ -924,13 +1060,39 @@ def _card(recipe: TranslatorRecipe, corpus: Corpus) -> Card:
                 if key in info
             }
         )
+    own, limits = recipe.card.model_dump(), [*recipe.card.limits]
     training: dict[str, Any] = {"steps": recipe.training.steps, "batch_s": recipe.training.batch_s}
     if recipe.start is not None:
         training["start"] = str(recipe.start)
+        training["start_licence"] = " and ".join(one.name for one in licences(str(recipe.start)) if one.name)
+        if (before := Card.read(locate(str(recipe.start), offline=True))) is not None:
+            data = [*before.data, *(entry for entry in data if entry not in before.data)]
+            limits += [limit for limit in before.limits if limit not in limits]
     return Card(
-        **recipe.card.model_dump(),
-        source_languages=source_languages_of(recipe.languages),
-        target_languages=list(corpus.targets),
+        **{**own, "limits": limits},
+        source_languages=heard,
+        target_languages=written,
         data=data,
         training=training,
     )
+
+
+def licence_warnings(recipe: TranslatorRecipe) -> list[str]:
+    """Warnings about a licence on the card that the model to start from does not let one choose.
+
+    Args:
+        recipe: recipe of the run.
+    """
+    if recipe.start is None:
+        return []
+    stated, lines = recipe.card.licence, []
+    for one in licences(str(recipe.start)):
+        if not one.binding or one.name.casefold() == stated.casefold():
+            continue
+        card = f"gives the new model the licence {stated}" if stated else "gives the new model no licence"
+        why = "models made from it keep that licence" if one.commercial else "it forbids commercial use"
+        lines.append(
+            f"warning: the card {card}, but {recipe.start}, which it starts from, is under {one.name}: {why}; set "
+            f'card.licence = "{one.name}", unless its terms allow another'
+        )
+    return lines

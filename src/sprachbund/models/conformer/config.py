@@ -148,7 +148,7 @@ class ConformerConfig(ConformerShape):
     def _check_sizes(self) -> Self:
         width, num_heads = self.decoder_width or self.width, self.decoder_heads or self.num_heads
         if self.width % self.num_heads:
-            raise ValueError(f"num_heads {self.num_heads} does not divide width {self.width}")
+            raise ValueError(f"num_heads {self.num_heads} does not divide width {self.width}; change one")
         if width % num_heads:
             raise ValueError(
                 f"{num_heads} heads of the decoder do not divide its width {width}; set decoder_heads"

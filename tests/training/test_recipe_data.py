@@ -1,0 +1,73 @@
+"""What `train` says of a recipe and its data before the first step, for a new conformer."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sprachbund.errors import SprachbundError
+from sprachbund.models.card import Card
+from sprachbund.models.conformer import Conformer
+from sprachbund.training.translator import TranslatorRecipe, run
+from tests.training import made
+from tests.training.owned import make_tones
+
+MODEL = {
+    "width": 32,
+    "num_heads": 2,
+    "num_encoder_layers": 1,
+    "num_decoder_layers": 1,
+    "feed_forward_width": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tones(tmp_path_factory.mktemp("tones") / "data")
+
+
+def recipe(data: Path, **changes: Any) -> TranslatorRecipe:
+    """One step of a new conformer."""
+    return TranslatorRecipe.model_validate(
+        {
+            "languages": ("en", "de"),
+            "train": [{"path": data}],
+            "dev": [{"path": data}],
+            "vocabulary_size": 40,
+            "transcript_vocabulary_size": 30,
+            "model": MODEL,
+            "training": made.options(1, batch_s=8.0).model_dump(),
+            "card": {"name": "new"},
+            **changes,
+        }
+    )
+
+
+def test_a_recipe_that_was_refused_is_mended_in_the_same_folder(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SprachbundError, match=r"data hold speech in de, the model hears only en"):
+        run(recipe(data, languages=("en",)), tmp_path, report=lambda line: None)
+    assert isinstance(run(recipe(data), tmp_path, report=lambda line: None), Conformer)
+    with pytest.raises(
+        SprachbundError, match=r"holds a run that differs in languages \(languages: \['en', 'd"
+    ):
+        run(recipe(data, languages=("en",)), tmp_path, report=lambda line: None)
+    assert (tmp_path / "tokenizer.model").exists()
+
+
+def test_a_recipe_without_dev_data_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SprachbundError, match=r"rank its checkpoints; add a \[\[dev\]\] with a path"):
+        run(recipe(data, dev=()), tmp_path, report=lambda line: None)
+
+
+def test_languages_without_data_are_named_and_are_not_on_the_card(data: Path, tmp_path: Path) -> None:
+    make_tones(tmp_path / "german", ("de",))  # with texts in English
+    lines: list[str] = []
+    run(recipe(tmp_path / "german", languages=("de", "fr")), tmp_path / "run", report=lines.append)
+    assert "warning: the training data have no speech in fr and no text in fr; it is not learned" in lines
+    assert "texts in en are not used; the recipe does not list them as written" in lines
+    card = Card.read(tmp_path / "run" / "model")
+    assert card is not None
+    assert (card.source_languages, card.target_languages) == (["de"], ["de"])
+    lines.clear()
+    run(recipe(data), tmp_path / "whole", report=lines.append)
+    assert not [line for line in lines if "not learned" in line or "not used" in line]
