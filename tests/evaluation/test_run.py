@@ -259,7 +259,10 @@ def test_what_cannot_be_evaluated_is_said_at_once(corpus, model_directory, tmp_p
     [
         (lambda text: text[:400], r"scores\.json:\d+: not JSON"),
         (lambda text: text.replace('"seed": 2024', '"seed": "x"'), "seed: Input should be a valid integer"),
-        (lambda text: text.replace('"format": 2', '"format": 9'), "format 9, known here are formats up to 2; use the release that wrote it"),
+        (
+            lambda text: text.replace('"format": 2', '"format": 9'),
+            "format 9, known here are formats up to 2; use the release that wrote it",
+        ),
         (lambda text: "[]", "the whole: .* no result manifest"),
         (lambda text: "\ufeff" + text, r"scores\.json:1: begins with a byte order mark"),
         (lambda text: text.replace('"sha256"', '"sha"'), "Extra inputs|Field required"),
