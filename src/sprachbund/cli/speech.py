@@ -790,7 +790,7 @@ def _one_file(ready: _Ready, file: str) -> None:
         for output in outputs:
             output.finish(translations)
     damage = work.audio_warnings
-    _warn(file, translations, damage)
+    _warn(file, translations, damage, as_json=job.output.as_json)
     if damage:
         raise DamagedAudioError(
             f"{'; '.join(damage)}; the result is of what could be read; copy it again for the rest"
@@ -872,10 +872,15 @@ def _finished(work: "LongForm", segments: "dict[str, list[Segment]]") -> "dict[s
     return {target: finish_translation(work, target, done) for target, done in segments.items()}
 
 
-def _warn(file: str, translations: "dict[str, Translation]", reported_later: Sequence[str]) -> None:
+def _warn(
+    file: str, translations: "dict[str, Translation]", reported_later: Sequence[str], *, as_json: bool
+) -> None:
+    from sprachbund.decoding.result import DROPPED
+
     for warning in dict.fromkeys(w for t in translations.values() for w in t.warnings):
         if warning not in reported_later:
-            say(f"warning: {_named(file, warning)}")
+            advice = "; --json shows the text" if DROPPED in warning and not as_json else ""
+            say(f"warning: {_named(file, warning)}{advice}")
 
 
 def _report_failure(job: SpeechJob, file: str, error: Exception) -> None:
