@@ -88,7 +88,8 @@ def test_start_after_the_end(tmp_path: Path) -> None:
         (np.zeros(0), 16_000, "no audio samples"),
         (np.zeros(9, complex), 16_000, "complex"),
         (np.array([0.0, np.nan]), 16_000, "nan"),
-        (np.zeros(9), 1, "1 Hz"),
+        (np.zeros(9), 1, "rate of 1 Hz; rates of 1000 to 1000000 Hz are read"),
+        (np.zeros(9), 2_000_000_000, "rate of 2000000000 Hz; rates of 1000 to 1000000 Hz are read"),
     ],
 )
 def test_wrong_arrays(samples: NDArray[np.float64], rate: int | None, message: str) -> None:

@@ -243,7 +243,10 @@ def _checked(
     passed_s = start_s
     for rate, chunk in chunks:
         if not _MIN_RATE <= rate <= _MAX_RATE:
-            raise SprachbundError(f"{name} states a sample rate of {rate} Hz; convert it to 8000 Hz or more")
+            raise SprachbundError(
+                f"{name} states a sample rate of {rate} Hz; rates of {_MIN_RATE} to {_MAX_RATE} Hz are read, "
+                "so convert it to 16000 Hz"
+            )
         finite = np.isfinite(chunk)
         if not finite.all():
             first = int(np.argmin(finite))
