@@ -3,10 +3,12 @@
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from numpy.typing import NDArray
 
 from sprachbund.audio.constants import SAMPLE_RATE
@@ -95,6 +97,24 @@ def test_start_after_the_end(tmp_path: Path) -> None:
 def test_wrong_arrays(samples: NDArray[np.float64], rate: int | None, message: str) -> None:
     with pytest.raises(SprachbundError, match=message):
         load(samples, sample_rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (b"RIFF", r"audio is of type bytes; wrap them as io\.BytesIO"),
+        (bytearray(4), r"audio is of type bytearray; wrap them as io\.BytesIO"),
+        ([0.1, 0.2], r"audio is of type list; give one path, or samples as numpy\.array"),
+        (
+            torch.zeros(9),
+            r"audio is of type Tensor; give its samples as an array, \.numpy\(\), with sample_rate",
+        ),
+        (None, "audio is of type NoneType; give a path, an open binary file, or an array of samples"),
+    ],
+)
+def test_what_is_no_audio_is_named_by_its_type(source: Any, message: str) -> None:
+    with pytest.raises(SprachbundError, match=message):
+        load(source, sample_rate=SAMPLE_RATE)
 
 
 def test_a_cut_wav_gives_what_is_there_and_says_so(tmp_path: Path) -> None:

@@ -121,8 +121,9 @@ def open_audio(
         limits: limits of the decoding of an untrusted file; those of `DecodingLimits` if not given.
 
     Raises:
-        SprachbundError: missing, a directory, not permitted, empty, not audio, without an audio stream, of too many
-            channels; beyond `limits`, or untrusted where no process can be confined (Windows).
+        SprachbundError: nothing of these kinds; missing, a directory, not permitted, empty, not audio, without an
+            audio stream, of too many channels; beyond `limits`, or untrusted where no process can be confined
+            (Windows).
     """
     if isinstance(source, np.ndarray):
         return _array_source(source, sample_rate)
@@ -131,11 +132,27 @@ def open_audio(
         decode = partial(IsolatedDecoder, limits=limits or DecodingLimits())
     if isinstance(source, str | os.PathLike):
         return _probed(os.fspath(source), lambda: _open_path(Path(source), decode))
+    _check_file(source)
     name = name or str(getattr(source, "name", "audio stream"))
     if not source.seekable():
         return _DecodedAudio(name, None, _once(lambda: decode(source, name, seekable=False), name))
     start = source.tell()
     return _probed(name, lambda: _open_stream(source, name, start, decode))
+
+
+def _check_file(source: object) -> None:
+    """Refuse what is no file object, with the way to what was meant."""
+    if hasattr(source, "read") and hasattr(source, "seekable"):
+        return
+    if isinstance(source, bytes | bytearray | memoryview):
+        advice = "wrap them as io.BytesIO(...) if they are a file"
+    elif isinstance(source, list | tuple):
+        advice = "give one path, or samples as numpy.array(..., dtype='float32') with sample_rate"
+    elif hasattr(source, "numpy"):
+        advice = "give its samples as an array, .numpy(), with sample_rate"
+    else:
+        advice = "give a path, an open binary file, or an array of samples with sample_rate"
+    raise SprachbundError(f"audio is of type {type(source).__name__}; {advice}")
 
 
 def load(

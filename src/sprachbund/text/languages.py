@@ -55,6 +55,10 @@ def parse_language(tag: str, known: Iterable[str]) -> str:
     Raises:
         SprachbundError: none is meant; the message names one that is spelled alike, if there is one, and lists all.
     """
+    if not isinstance(tag, str):
+        raise SprachbundError(
+            f"a language is {tag!r}; give its tag or name as text, such as 'de' or 'German'"
+        )
     choices = sorted(set(known))
     wanted = tag.strip()
     for candidate in _readings(wanted):
