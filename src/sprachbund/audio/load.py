@@ -1,6 +1,7 @@
 """Any audio to 16 kHz mono float32, a block at a time: a ten-hour recording needs no ten-hour buffer."""
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -131,6 +132,8 @@ def open_audio(
     if untrusted:
         decode = partial(IsolatedDecoder, limits=limits or DecodingLimits())
     if isinstance(source, str | os.PathLike):
+        if _ADDRESS.match(os.fspath(source)) and not os.path.exists(source):
+            raise no_recording(os.fspath(source))
         return _probed(os.fspath(source), lambda: _open_path(Path(source), decode))
     _check_file(source)
     name = name or str(getattr(source, "name", "audio stream"))
@@ -215,11 +218,23 @@ class _OwnedFile:
         self._file.close()
 
 
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def no_recording(name: str) -> SprachbundError:
+    """The error for a file that is not there, or whose name is an address."""
+    if _ADDRESS.match(name):
+        return SprachbundError(
+            f"{name} is an address, and addresses are not opened; download it first, and name the file"
+        )
+    return SprachbundError(f"{name} does not exist; check the name and the folder")
+
+
 def _open_path(path: Path, decode: Decode) -> AudioDecoder:
     try:
         file = path.open("rb")
     except FileNotFoundError:
-        raise SprachbundError(f"{path} does not exist; check the name and the folder") from None
+        raise no_recording(str(path)) from None
     except IsADirectoryError:
         raise SprachbundError(f"{path} is a directory; give the audio files in it one by one") from None
     except PermissionError:

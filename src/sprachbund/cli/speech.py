@@ -546,8 +546,10 @@ def load_model(options: ModelOptions) -> "Model":
             import torch
 
             from sprachbund.api import load
-            from sprachbund.engines.choice import choose_threads
+            from sprachbund.engines.choice import check_choice, choose_threads
 
+        with as_usage():
+            check_choice(cast("EngineChoice", options.engine), options.threads, options.device)
         if options.threads is not None:
             with as_usage():
                 torch.set_num_threads(choose_threads(options.threads))
@@ -620,7 +622,9 @@ def _check_paths(job: SpeechJob) -> None:
 
 def missing_file(name: object) -> SprachbundError:
     """The error for a recording that is not there."""
-    return SprachbundError(f"{name} does not exist; check the name and the folder")
+    from sprachbund.audio.load import no_recording
+
+    return no_recording(str(name))
 
 
 def check_then(model: ModelOptions, targets: Sequence[str], source: str | None) -> None:
