@@ -309,7 +309,7 @@ class ResultTable:
         """Return lines with the seconds of sound and of work, and the number of files written."""
         sound_s = sum(recording.duration_s for recording in self._done)
         count = f"{len(self._done)} recording{'s' if len(self._done) > 1 else ''}"
-        factor = f"{self._work_s / sound_s:.2f}" if sound_s else "unknown"
+        factor = _two_digits(self._work_s / sound_s) if sound_s else "unknown"
         speed = (
             f"{count}: {sound_s:.1f} s of sound in {self._work_s:.1f} s of work, real-time factor {factor}"
         )
@@ -317,6 +317,11 @@ class ResultTable:
             return [speed]
         kinds = ", ".join(sorted({path.suffix[1:] for path in self._written}))
         return [speed, f"{len(self._written)} files written ({kinds}) in {self._written[0].parent}/"]
+
+
+def _two_digits(ratio: float) -> str:
+    """A ratio with two digits behind the point, of a small one with two that are not 0."""
+    return f"{ratio:.2f}" if ratio >= 0.1 or not ratio else f"{ratio:.2g}"
 
 
 class TableOutput:
