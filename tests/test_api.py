@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,6 +116,20 @@ def test_errors_name_what_is_wrong(model: sprachbund.Model, talk: Path) -> None:
         sprachbund.load("/no/such/place")
     with pytest.raises(AttributeError, match="'lode'"):
         sprachbund.lode  # noqa: B018
+
+
+@pytest.mark.parametrize("to", [None, 5])
+def test_a_target_that_is_no_language_is_named(model: sprachbund.Model, talk: Path, to: Any) -> None:
+    said = rf"to is {to}; give a language such as 'de', or several such as \['de', 'fr'\]"
+    for ask in (
+        lambda: model.translate(talk, to=to),
+        lambda: model.stream(talk, to=to),
+        lambda: model.listen(to),
+    ):
+        with pytest.raises(sprachbund.SprachbundError, match=said):
+            ask()
+    with pytest.raises(sprachbund.SprachbundError, match="a language is None; give its tag or name as text"):
+        model.translate(talk, to=["de", None])
 
 
 def test_real_length_is_an_option_of_whisper(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ print(model.translate("talk.wav", to="de").text)
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -124,7 +124,7 @@ class Model:
             SprachbundError: a language or pair the model does not know, languages that are declared twice, or audio
                 that cannot be read.
         """
-        targets = [to] if isinstance(to, str) else list(to)
+        targets = _targets(to)
         translations = translate(
             self.family,
             audio,
@@ -164,7 +164,7 @@ class Model:
 
         Arguments and errors as for `translate`.
         """
-        targets = [to] if isinstance(to, str) else list(to)
+        targets = _targets(to)
         return translate_file(
             self.family,
             audio,
@@ -199,7 +199,7 @@ class Model:
             SprachbundError: a language or pair the model does not know.
         """
         engine = LiveEngine(self.family, options, activity=self._activity)
-        return Listener(engine, engine.open([to] if isinstance(to, str) else to, source, live))
+        return Listener(engine, engine.open(_targets(to), source, live))
 
 
 def load(
@@ -251,6 +251,15 @@ def load(
     if then is not None:
         return Model(computed, name=f"{path_or_id} then {then}", engine=chosen, licences=terms)
     return Model(computed, name=str(path_or_id), card=Card.read(directory), engine=chosen, licences=terms)
+
+
+def _targets(to: str | Sequence[str]) -> list[str]:
+    """The languages wanted. Raises SprachbundError for what is neither a text nor several."""
+    if isinstance(to, str):
+        return [to]
+    if not isinstance(to, Iterable):
+        raise SprachbundError(f"to is {to!r}; give a language such as 'de', or several such as ['de', 'fr']")
+    return list(to)
 
 
 def _declared(options: DecodingOptions | None, languages: Sequence[str] | None) -> DecodingOptions | None:

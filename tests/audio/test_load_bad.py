@@ -3,10 +3,12 @@
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from numpy.typing import NDArray
 
 from sprachbund.audio.constants import SAMPLE_RATE
@@ -88,12 +90,31 @@ def test_start_after_the_end(tmp_path: Path) -> None:
         (np.zeros(0), 16_000, "no audio samples"),
         (np.zeros(9, complex), 16_000, "complex"),
         (np.array([0.0, np.nan]), 16_000, "nan"),
-        (np.zeros(9), 1, "1 Hz"),
+        (np.zeros(9), 1, "rate of 1 Hz; rates of 1000 to 1000000 Hz are read"),
+        (np.zeros(9), 2_000_000_000, "rate of 2000000000 Hz; rates of 1000 to 1000000 Hz are read"),
     ],
 )
 def test_wrong_arrays(samples: NDArray[np.float64], rate: int | None, message: str) -> None:
     with pytest.raises(SprachbundError, match=message):
         load(samples, sample_rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (b"RIFF", r"audio is of type bytes; wrap them as io\.BytesIO"),
+        (bytearray(4), r"audio is of type bytearray; wrap them as io\.BytesIO"),
+        ([0.1, 0.2], r"audio is of type list; give one path, or samples as numpy\.array"),
+        (
+            torch.zeros(9),
+            r"audio is of type Tensor; give its samples as an array, \.numpy\(\), with sample_rate",
+        ),
+        (None, "audio is of type NoneType; give a path, an open binary file, or an array of samples"),
+    ],
+)
+def test_what_is_no_audio_is_named_by_its_type(source: Any, message: str) -> None:
+    with pytest.raises(SprachbundError, match=message):
+        load(source, sample_rate=SAMPLE_RATE)
 
 
 def test_a_cut_wav_gives_what_is_there_and_says_so(tmp_path: Path) -> None:

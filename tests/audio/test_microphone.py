@@ -21,6 +21,8 @@ from sprachbund.audio.microphone import Microphone, input_devices, monitor, raw_
 from sprachbund.errors import SprachbundError
 from tests.audio.standin_sounddevice import installed
 
+RECORDINGS = Path(__file__).parents[2] / "examples" / "recordings"
+
 
 def hz_of(samples: np.ndarray) -> float:
     """The loudest frequency of the middle second."""
@@ -245,4 +247,41 @@ def test_raw_sound_is_whole_whatever_the_pipe_gives():
             return piece
 
     result = np.concatenate(list(raw_blocks(Slow())))
+    assert np.array_equal(result, samples.astype(np.float32) / 32768)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("fr.mp3", "an mp3"), ("es.flac", "a flac"), ("tagged", "an mp3"), ("made.wav", "a wav")],
+)
+def test_a_file_is_not_taken_for_raw_sound(name, kind, tmp_path):
+    if name == "made.wav":
+        soundfile.write(tmp_path / name, np.zeros(100), 16_000)
+        content = (tmp_path / name).read_bytes()
+    elif name == "tagged":
+        content = b"ID3\x04" + bytes(60)
+    else:
+        content = (RECORDINGS / name).read_bytes()
+    said = f"standard input is {kind} file; give the file name, or raw 16-bit mono sound at 16 kHz"
+    with pytest.raises(SprachbundError, match=said):
+        next(raw_blocks(io.BytesIO(content)))
+
+
+@pytest.mark.parametrize(
+    "brand", [b"\x00\x00\x00\x20ftypM4A ", b"\x1aE\xdf\xa3", b"OggS\x00", b"RF64", b"FORM"]
+)
+def test_containers_are_not_taken_for_raw_sound(brand):
+    with pytest.raises(SprachbundError, match="give the file name"):
+        next(raw_blocks(io.BytesIO(brand + bytes(3000))))
+
+
+def test_a_mp3_file_without_a_tag_is_not_taken_for_raw_sound():
+    frame = b"\xff\xfb\x90\x00" + bytes(413)  # 128 kbit/s at 44.1 kHz
+    with pytest.raises(SprachbundError, match="an mp3 file"):
+        next(raw_blocks(io.BytesIO(4 * frame)))
+
+
+def test_raw_sound_may_begin_as_a_frame_of_mp3_does():
+    samples = np.r_[np.frombuffer(b"\xff\xfb\x90\x00", "<i2"), np.full(4000, 7)].astype("<i2")
+    result = np.concatenate(list(raw_blocks(io.BytesIO(samples.tobytes()))))
     assert np.array_equal(result, samples.astype(np.float32) / 32768)

@@ -50,6 +50,26 @@ def test_the_help_names_every_verb_once_in_groups_and_imports_nothing_heavy() ->
     assert not {f"sprachbund.cli.{verb.file}" for verb in VERBS.values()} & set(files.split())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("train", "small.toml"), "--out"),
+        (("train", "--out", "model"), "RECIPE"),
+        (("data", "prepare", "folder", "own"), "--out"),
+        (("data", "prepare", "folder", "--out", "x"), "DIR"),
+    ],
+)
+def test_what_is_missing_is_named_in_one_line(arguments: tuple[str, ...], name: str) -> None:
+    ran = command(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    usage, error = ran.err.splitlines()
+    verb = " ".join(
+        ("sprachbund", *[word for word in arguments if word in ("train", "data", "prepare", "folder")])
+    )
+    assert usage.startswith(f"Usage: {verb} ")
+    assert error == f"sprachbund: error: {name} is missing. See `{verb} --help`."
+
+
 def test_a_verb_that_there_is_not_names_the_nearest() -> None:
     ran = command("trnslate", "talk.wav")
     assert (ran.code, ran.out) == (2, "")

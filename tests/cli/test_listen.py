@@ -75,6 +75,14 @@ def test_raw_sound_comes_through_a_pipe(short, monkeypatch, capsys):
     assert "diese Nummer anzurufen" in capsys.readouterr().out
 
 
+def test_a_file_through_the_pipe_is_refused(monkeypatch, capsys):
+    file = io.BytesIO((RECORDING.parent / "fr.mp3").read_bytes())
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=file, isatty=lambda: False))
+    assert main(["listen", "-", "--to", "de"]) == 1
+    said = "standard input is an mp3 file; give the file name, or raw 16-bit mono sound at 16 kHz"
+    assert f"sprachbund: error: {said}\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -145,4 +153,6 @@ def test_the_level_is_a_bar_of_its_decibels():
 def test_silence_gives_no_text(tmp_path, capsys):
     soundfile.write(tmp_path / "quiet.wav", np.zeros(16_000 * 3, np.float32), 16_000)
     assert main(["listen", str(tmp_path / "quiet.wav"), "--to", "de", "--fast"]) == 0
-    assert capsys.readouterr().out == ""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "sprachbund: warning: no speech found in 3.0 s of audio\n" in captured.err

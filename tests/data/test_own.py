@@ -126,12 +126,34 @@ def test_table_becomes_a_corpus(tmp_path: Path) -> None:
         ("path\tlanguage\ttext\tid", r"table.tsv:1: column 'id' can be an identifier or Indonesian"),
         ("path\tlanguage\ttext\tde\ttranslation_de", r"table.tsv:1: column 'de' is there twice"),
         ("path\tlanguage\ttext\ttranslation_nowhere", r"unknown column 'translation_nowhere'"),
-        ("", r"table.tsv:1: unknown column ''"),
+        ("", r"table.tsv:1: the first line is empty; name the columns in it"),
+        (
+            "path,language,text",
+            r"table.tsv:1: the columns stand between commas, not tabs; .* data prepare csv",
+        ),
     ],
 )
 def test_header_that_cannot_be_understood(tmp_path: Path, header: str, message: str) -> None:
     with pytest.raises(SprachbundError, match=message):
         read_table(table(tmp_path, GOOD_A, header=header))
+
+
+@pytest.mark.parametrize("commas", [False, True])
+def test_an_empty_table_is_named(tmp_path: Path, commas: bool) -> None:
+    path = tmp_path / "empty"
+    for content in ("", "\n"):
+        path.write_text(content)
+        with pytest.raises(SprachbundError, match="empty is empty; write a header with its columns"):
+            read_table(path, commas=commas)
+
+
+def test_a_table_with_tabs_is_not_prepared_as_commas(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("path\tlanguage\ttext\n")
+    with pytest.raises(
+        SprachbundError, match=r"the columns stand between tabs, not commas; .* data prepare tsv"
+    ):
+        read_table(path, commas=True)
 
 
 @pytest.mark.parametrize(

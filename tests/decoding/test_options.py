@@ -15,6 +15,10 @@ from sprachbund.errors import SprachbundError
         ({"language_windows": 0}, "language_windows is 0"),
         ({"allowed_languages": ()}, "allowed_languages is empty"),
         ({"allowed_languages": "de"}, "give a tuple"),
+        ({"beam_size": "3"}, "beam_size is '3'; give 1 or more"),
+        ({"temperature": 3}, r"temperature is 3; give a tuple of numbers, such as \(0\.0,\)"),
+        ({"temperature": (0.0, "a")}, "give a tuple of numbers"),
+        ({"tempos": 1.3}, "tempos is 1.3; give a tuple of numbers"),
     ],
 )
 def test_impossible_values_are_named(values, message):

@@ -10,6 +10,7 @@ from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.decoding.pipeline import translate, translate_file
+from sprachbund.decoding.result import Segment, build_translation
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from tests.decoding.tiny_family import TinyFamily
@@ -190,7 +191,21 @@ def test_what_the_guard_drops_is_kept_with_its_reason():
     assert translation.text == ""
     assert len(translation.dropped) == len(SPEECH)
     assert all(s.text and s.dropped and s.dropped.startswith("guessing") for s in translation.dropped)
-    assert "dropped by the guard" in translation.warnings[0]
+    first = translation.dropped[0]
+    times = f"{first.start_s:.1f} to {first.end_s:.1f} s"
+    assert f"dropped by the guard (guessing): {times}" in translation.warnings[0]
+    assert "--" not in translation.warnings[0]
+
+
+def test_the_warning_of_dropped_segments_has_the_first_three_times():
+    segment = {"text": "x", "source_language": "en", "target_language": "de", "mean_log_probability": -1.0}
+    segments = [
+        Segment(**segment, start_s=10.0 * i, end_s=10.0 * i + 2.25, dropped="loop: so it is")
+        for i in range(5)
+    ]
+    (warning,) = build_translation(segments, target="de", source="en", duration_s=60.0).warnings
+    times = "0.0 to 2.2 s, 10.0 to 12.2 s, 20.0 to 22.2 s and 2 more"
+    assert warning == f"5 of 5 segments dropped by the guard (loop): {times}"
 
 
 def test_a_pair_the_model_does_not_know_is_refused_with_those_it_does():

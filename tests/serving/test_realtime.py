@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -294,6 +295,31 @@ def test_the_older_form_of_the_protocol(running, spoken):
             return completed["transcript"]
 
     assert run(scenario())
+
+
+@pytest.mark.parametrize("turns", [True, False])
+def test_speech_that_is_dropped_is_said_in_warnings(running, spoken, turns):
+    """Backwards, nobody understands it; items that have their text have no warnings. Times are those of the session."""
+
+    async def scenario():
+        async with talking(running) as talk:
+            if not turns:
+                await talk.send("session.update", session=NO_TURNS)
+            for samples in (spoken["es"], spoken["es"][::-1]):
+                await talk.append(samples)
+                await talk.send("input_audio_buffer.commit")
+                await talk.until(COMPLETED)
+                while len(talk.of(COMPLETED)) < len(talk.of("input_audio_buffer.committed")):
+                    await talk.hear()
+            return talk.of(COMPLETED)
+
+    first, *others = run(scenario())
+    assert first["transcript"]
+    assert "warnings" not in first
+    warnings = [line for event in others for line in event.get("warnings", [])]
+    said = re.match(r"sound from (\d+\.\d) to (\d+\.\d) s has no text \(out of domain", warnings[0])
+    assert said
+    assert 5.9 < float(said[1]) < float(said[2]) < 12.2
 
 
 def test_cleared_sound_is_in_no_item(running, spoken):

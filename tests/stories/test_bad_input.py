@@ -41,6 +41,20 @@ def test_missing_file(tiny_model: Path, here: Path) -> None:
     one_line(translate(tiny_model, "nowhere.wav"), "nowhere.wav", "does not exist")
 
 
+def test_an_address(tiny_model: Path, here: Path) -> None:
+    said = "https://a.org/b.mp3 is an address, and addresses are not opened; download it first"
+    one_line(translate(tiny_model, "https://a.org/b.mp3"), said)
+    ran = translate(tiny_model, "https://a.org/b.mp3", "c.wav")
+    assert said in ran.err.splitlines()[0]
+
+
+@pytest.mark.parametrize("more", [("--engine", "cuda"), ("--device", "cuda:99"), ("--device", "abacus")])
+def test_an_engine_or_a_device_that_there_is_not(tiny_model: Path, talk: Path, more: tuple[str, ...]) -> None:
+    ran = translate(tiny_model, talk, more=more)
+    assert ran.code == 2
+    assert more[1] in ran.err
+
+
 def test_empty_file(tiny_model: Path, here: Path) -> None:
     Path("nothing.wav").touch()
     one_line(translate(tiny_model, "nothing.wav"), "nothing.wav", "empty")

@@ -50,7 +50,7 @@ def test_the_table_and_the_files_of_two_recordings(tiny_model: Path, talk: Path,
     assert lines[3].startswith("other.wav (")
     length_s = 2 * soundfile.info(talk).duration
     speed = re.fullmatch(
-        r"2 recordings: (\d+\.\d) s of sound in (\d+\.\d) s of work, real-time factor (\d+\.\d\d)", lines[-2]
+        r"2 recordings: (\d+\.\d) s of sound in (\d+\.\d) s of work, real-time factor (\d+\.\d+)", lines[-2]
     )
     assert speed
     assert float(speed[1]) == pytest.approx(length_s, abs=0.06)
@@ -139,3 +139,11 @@ def test_ctrl_c_prints_what_is_finished(tiny_model: Path, talk: Path, here: Path
     assert "\nhour.wav (" in printed
     assert "2 recordings: " in printed
     assert "hour.wav was done up to" in Path("said").read_text()
+
+
+def test_the_factor_of_quick_work_has_two_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = ResultTable(["talk.wav"])
+    table.add("talk.wav", {"de": translation("guten Tag", "de", duration_s=1000.0)})
+    for work_s, factor in ((4.24, "0.0042"), (99.0, "0.099"), (500.0, "0.50"), (0.0, "0.00")):
+        monkeypatch.setattr(table, "_work_s", work_s)
+        assert table.closing_lines()[0].endswith(f"of work, real-time factor {factor}")

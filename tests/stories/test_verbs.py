@@ -160,7 +160,11 @@ def test_guard_keeps_a_loop_silent(tiny_model: Path, talk: Path, here: Path) -> 
     conformer.save(model, here / "loop")
     ran = command("translate", talk, "--to", "de", "--model", "loop")
     assert (ran.code, ran.out) == (0, "")
-    assert "1 of 1 segments dropped by the guard (loop)" in ran.err
+    said = "1 of 1 segments dropped by the guard (loop): 0.3 to 2.3 s"
+    assert f"{said}; --json shows the text\n" in ran.err
+    as_json = command("translate", talk, "--to", "de", "--model", "loop", "--json")
+    assert f"{said}\n" in as_json.err
+    assert json.loads(as_json.out)["translations"]["de"]["dropped"][0]["text"]
     kept = command("translate", talk, "--to", "de", "--model", "loop", "--no-guard")
     assert (kept.code, kept.err) == (0, "")
     assert kept.out.startswith("[0.3 → 2.3] ")

@@ -39,7 +39,13 @@ def test_a_tag_with_a_region_is_found_from_the_bare_language():
 
 @pytest.mark.parametrize(
     ("typed", "nearest"),
-    [("germn", "de"), ("englsh", "en"), ("Spanisch Deutsch", "es"), ("frr", "fr"), ("ita1", "it"), ("", "")],
+    [
+        ("germn", "de"),
+        ("deutch", "de"),
+        ("englsh", "en"),
+        ("Frenhc", "fr"),
+        ("ita1", "it"),
+    ],
 )
 def test_an_unknown_language_is_refused_with_the_nearest_and_the_list(typed, nearest):
     with pytest.raises(SprachbundError) as caught:
@@ -49,6 +55,15 @@ def test_an_unknown_language_is_refused_with_the_nearest_and_the_list(typed, nea
     assert repr(typed) in message
     assert "de (German), en (English)" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "typed", ["Spanisch Deutsch", "xx", "jp", "klingon", "", "sv", "Swedish", "frr", "dee"]
+)
+def test_an_unknown_language_has_no_nearest_where_none_is_alike_or_it_is_another_one(typed):
+    with pytest.raises(SprachbundError) as caught:
+        parse_language(typed, KNOWN)
+    assert str(caught.value).startswith(f"language {typed!r} is not among those of this model; it knows ")
 
 
 def test_mixed_speech_has_a_tag_and_a_name():

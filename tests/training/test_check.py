@@ -17,7 +17,7 @@ from sprachbund.models.conformer import Conformer
 from sprachbund.models.speech_llm import STAGES
 from sprachbund.models.speech_llm.model import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import enter
-from sprachbund.training.check import Shape, check_shape, probe, rows_of, verdict
+from sprachbund.training.check import Shape, check_shape, hours_of, probe, rows_of, verdict
 from sprachbund.training.lora import make_optimizers
 from sprachbund.training.memory import recompute_layers
 from sprachbund.training.parallel import LossOf, in_16_bits
@@ -207,3 +207,8 @@ def test_train_checks_a_recipe_and_trains_nothing(
     assert "at 350 TFLOP/s that each GPU sustains" in said
     assert not (tmp_path / "run" / "model").exists()
     assert main([*command, "--gpu-memory", "0.0001"]) == USAGE
+
+
+def test_hours_have_two_digits_and_less_than_a_minute_none() -> None:
+    shown = [hours_of(hours) for hours in (1.1e-10, 0.0, 0.016, 0.017, 0.55, 12.34, 1234.0)]
+    assert shown == [*3 * ["under a minute"], "0.017", "0.55", "12", "1234"]

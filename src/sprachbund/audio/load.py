@@ -1,6 +1,7 @@
 """Any audio to 16 kHz mono float32, a block at a time: a ten-hour recording needs no ten-hour buffer."""
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -121,8 +122,9 @@ def open_audio(
         limits: limits of the decoding of an untrusted file; those of `DecodingLimits` if not given.
 
     Raises:
-        SprachbundError: missing, a directory, not permitted, empty, not audio, without an audio stream, of too many
-            channels; beyond `limits`, or untrusted where no process can be confined (Windows).
+        SprachbundError: nothing of these kinds; missing, a directory, not permitted, empty, not audio, without an
+            audio stream, of too many channels; beyond `limits`, or untrusted where no process can be confined
+            (Windows).
     """
     if isinstance(source, np.ndarray):
         return _array_source(source, sample_rate)
@@ -130,12 +132,30 @@ def open_audio(
     if untrusted:
         decode = partial(IsolatedDecoder, limits=limits or DecodingLimits())
     if isinstance(source, str | os.PathLike):
+        if _ADDRESS.match(os.fspath(source)) and not os.path.exists(source):
+            raise no_recording(os.fspath(source))
         return _probed(os.fspath(source), lambda: _open_path(Path(source), decode))
+    _check_file(source)
     name = name or str(getattr(source, "name", "audio stream"))
     if not source.seekable():
         return _DecodedAudio(name, None, _once(lambda: decode(source, name, seekable=False), name))
     start = source.tell()
     return _probed(name, lambda: _open_stream(source, name, start, decode))
+
+
+def _check_file(source: object) -> None:
+    """Refuse what is no file object, with the way to what was meant."""
+    if hasattr(source, "read") and hasattr(source, "seekable"):
+        return
+    if isinstance(source, bytes | bytearray | memoryview):
+        advice = "wrap them as io.BytesIO(...) if they are a file"
+    elif isinstance(source, list | tuple):
+        advice = "give one path, or samples as numpy.array(..., dtype='float32') with sample_rate"
+    elif hasattr(source, "numpy"):
+        advice = "give its samples as an array, .numpy(), with sample_rate"
+    else:
+        advice = "give a path, an open binary file, or an array of samples with sample_rate"
+    raise SprachbundError(f"audio is of type {type(source).__name__}; {advice}")
 
 
 def load(
@@ -198,11 +218,23 @@ class _OwnedFile:
         self._file.close()
 
 
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def no_recording(name: str) -> SprachbundError:
+    """The error for a file that is not there, or whose name is an address."""
+    if _ADDRESS.match(name):
+        return SprachbundError(
+            f"{name} is an address, and addresses are not opened; download it first, and name the file"
+        )
+    return SprachbundError(f"{name} does not exist; check the name and the folder")
+
+
 def _open_path(path: Path, decode: Decode) -> AudioDecoder:
     try:
         file = path.open("rb")
     except FileNotFoundError:
-        raise SprachbundError(f"{path} does not exist; check the name and the folder") from None
+        raise no_recording(str(path)) from None
     except IsADirectoryError:
         raise SprachbundError(f"{path} is a directory; give the audio files in it one by one") from None
     except PermissionError:
@@ -243,7 +275,10 @@ def _checked(
     passed_s = start_s
     for rate, chunk in chunks:
         if not _MIN_RATE <= rate <= _MAX_RATE:
-            raise SprachbundError(f"{name} states a sample rate of {rate} Hz; convert it to 8000 Hz or more")
+            raise SprachbundError(
+                f"{name} states a sample rate of {rate} Hz; rates of {_MIN_RATE} to {_MAX_RATE} Hz are read, "
+                "so convert it to 16000 Hz"
+            )
         finite = np.isfinite(chunk)
         if not finite.all():
             first = int(np.argmin(finite))

@@ -268,11 +268,67 @@ def _number_or_name(name: str | None) -> int | str | None:
 
 
 def raw_blocks(file: IO[bytes], block_s: float = _BLOCK_S) -> Iterator[Samples]:
-    """Raw sound, 16-bit little-endian mono at 16 kHz, as it comes through a pipe."""
+    """Raw sound, 16-bit little-endian mono at 16 kHz, as it comes through a pipe.
+
+    Raises:
+        SprachbundError: it begins as a file of some format does.
+    """
     size, rest = 2 * round(block_s * SAMPLE_RATE), b""
     read = getattr(file, "read1", file.read)
-    while data := read(size):
+    while len(rest) < _HEAD_BYTES and (data := read(size)):
+        rest += data
+    if (kind := _file_kind(rest)) is not None:
+        raise SprachbundError(
+            f"standard input is {kind} file; give the file name, or raw 16-bit mono sound at 16 kHz"
+        )
+    data = b""
+    while True:
         data = rest + data
         whole = len(data) // 2 * 2
         rest = data[whole:]
-        yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / np.float32(32768)
+        if whole:
+            yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / np.float32(32768)
+        if not (data := read(size)):
+            return
+
+
+_HEAD_BYTES = 1445
+"""The longest frame of an mp3 file with the header of the next one; 45 ms of raw sound."""
+
+_FILE_KINDS = {
+    b"RIFF": "a wav",
+    b"RF64": "a wav",
+    b"FORM": "an aiff",
+    b"OggS": "an ogg",
+    b"fLaC": "a flac",
+    b"\x1aE\xdf\xa3": "a webm or mkv",
+}
+_MP3_KBPS = {
+    True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+"""Layer III in MPEG 1 and in MPEG 2 (ISO 11172-3, 2.4.2.3, and ISO 13818-3)."""
+
+
+def _file_kind(head: bytes) -> str | None:
+    """Kind of the file that begins with `head`; None for raw sound."""
+    if head[4:8] == b"ftyp":
+        return "an m4a or mp4"
+    if head[:3] == b"ID3" and head[3:4] in (b"\x02", b"\x03", b"\x04"):
+        return "an mp3"
+    length = _mp3_frame_bytes(head)
+    if length is not None and _mp3_frame_bytes(head[length:]) is not None:  # one alone may be a quiet sample
+        return "an mp3"
+    return _FILE_KINDS.get(head[:4])
+
+
+def _mp3_frame_bytes(head: bytes) -> int | None:
+    """Length of the frame of layer III whose header `head` begins with; None if it begins with none."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
+        return None
+    version, index, rate_index = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3
+    if version == 1 or index in (0, 15) or rate_index == 3:
+        return None
+    first = version == 3
+    rate = (44_100, 48_000, 32_000)[rate_index] // (1 if first else 2 if version == 2 else 4)
+    return (144 if first else 72) * 1000 * _MP3_KBPS[first][index] // rate + (head[2] >> 1 & 1)

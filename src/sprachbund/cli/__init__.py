@@ -244,10 +244,12 @@ def _report(error: Exception) -> int:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "sprachbund"
         without_arguments = type(error).__name__ == "NoArgsIsHelpError"  # its message is the whole help
-        if context is not None and (
-            without_arguments or getattr(error, "message", "") in ("", "Missing command.")
-        ):
+        if context is not None and (without_arguments or getattr(error, "message", "") == "Missing command."):
             typer.echo(context.get_help(), err=True)
+            return USAGE
+        if type(error).__name__ == "MissingParameter" and context is not None:
+            typer.echo(context.get_usage(), err=True)
+            say(f"error: {_missing(error)} See `{path} --help`.")
             return USAGE
         say(f"error: {_refused_value(error) or error.format_message()} See `{path} --help`.")
         return USAGE
@@ -257,6 +259,16 @@ def _report(error: Exception) -> int:
     for hint in error.hints:
         say(f"hint: {hint}")
     return USAGE
+
+
+def _missing(error: Any) -> str:
+    """What of the command line is missing: an option by its longest name, an argument by that of its value."""
+    parameter = error.param
+    if parameter is None:
+        return str(error.format_message())
+    option = parameter.param_type_name == "option"
+    name = max(parameter.opts, key=len) if option else parameter.metavar or parameter.name.upper()
+    return f"{name} is missing."
 
 
 def _refused_value(error: Any) -> str | None:

@@ -271,6 +271,8 @@ def listen(
         _write_log(log, moments, session, source_file or "microphone")
     if session.error:
         raise SprachbundError(session.error)
+    if not moments:
+        say(f"warning: no speech found in {session.audio_s:.1f} s of audio")
 
 
 def _check(

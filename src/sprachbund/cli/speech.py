@@ -309,7 +309,7 @@ class ResultTable:
         """Return lines with the seconds of sound and of work, and the number of files written."""
         sound_s = sum(recording.duration_s for recording in self._done)
         count = f"{len(self._done)} recording{'s' if len(self._done) > 1 else ''}"
-        factor = f"{self._work_s / sound_s:.2f}" if sound_s else "unknown"
+        factor = _two_digits(self._work_s / sound_s) if sound_s else "unknown"
         speed = (
             f"{count}: {sound_s:.1f} s of sound in {self._work_s:.1f} s of work, real-time factor {factor}"
         )
@@ -317,6 +317,11 @@ class ResultTable:
             return [speed]
         kinds = ", ".join(sorted({path.suffix[1:] for path in self._written}))
         return [speed, f"{len(self._written)} files written ({kinds}) in {self._written[0].parent}/"]
+
+
+def _two_digits(ratio: float) -> str:
+    """A ratio with two digits behind the point, of a small one with two that are not 0."""
+    return f"{ratio:.2f}" if ratio >= 0.1 or not ratio else f"{ratio:.2g}"
 
 
 class TableOutput:
@@ -546,8 +551,10 @@ def load_model(options: ModelOptions) -> "Model":
             import torch
 
             from sprachbund.api import load
-            from sprachbund.engines.choice import choose_threads
+            from sprachbund.engines.choice import check_choice, choose_threads
 
+        with as_usage():
+            check_choice(cast("EngineChoice", options.engine), options.threads, options.device)
         if options.threads is not None:
             with as_usage():
                 torch.set_num_threads(choose_threads(options.threads))
@@ -620,7 +627,9 @@ def _check_paths(job: SpeechJob) -> None:
 
 def missing_file(name: object) -> SprachbundError:
     """The error for a recording that is not there."""
-    return SprachbundError(f"{name} does not exist; check the name and the folder")
+    from sprachbund.audio.load import no_recording
+
+    return no_recording(str(name))
 
 
 def check_then(model: ModelOptions, targets: Sequence[str], source: str | None) -> None:
@@ -790,7 +799,7 @@ def _one_file(ready: _Ready, file: str) -> None:
         for output in outputs:
             output.finish(translations)
     damage = work.audio_warnings
-    _warn(file, translations, damage)
+    _warn(file, translations, damage, as_json=job.output.as_json)
     if damage:
         raise DamagedAudioError(
             f"{'; '.join(damage)}; the result is of what could be read; copy it again for the rest"
@@ -872,10 +881,15 @@ def _finished(work: "LongForm", segments: "dict[str, list[Segment]]") -> "dict[s
     return {target: finish_translation(work, target, done) for target, done in segments.items()}
 
 
-def _warn(file: str, translations: "dict[str, Translation]", reported_later: Sequence[str]) -> None:
+def _warn(
+    file: str, translations: "dict[str, Translation]", reported_later: Sequence[str], *, as_json: bool
+) -> None:
+    from sprachbund.decoding.result import DROPPED
+
     for warning in dict.fromkeys(w for t in translations.values() for w in t.warnings):
         if warning not in reported_later:
-            say(f"warning: {_named(file, warning)}")
+            advice = "; --json shows the text" if DROPPED in warning and not as_json else ""
+            say(f"warning: {_named(file, warning)}{advice}")
 
 
 def _report_failure(job: SpeechJob, file: str, error: Exception) -> None:

@@ -122,12 +122,12 @@ def _fits_json(needed: Any, cluster: CheckOptions) -> dict[str, Any]:
 
 def _fits_text(needed: Any, cluster: CheckOptions) -> str:
     """The same for people."""
-    from sprachbund.training.check import gib, time_note
+    from sprachbund.training.check import gib, hours_of, time_note
 
     rows = []
     for one in _fits_json(needed, cluster)["fits"]:
         fits = {None: "nothing", 1: "no setting"}.get(one["accumulate"], f"accumulate = {one['accumulate']}")
-        rows.append([one["training"], fits, f"{one['hours']:.2g}"])
+        rows.append([one["training"], fits, hours_of(one["hours"])])
     head = ["training", f"fits into {gib(cluster.memory)} with", "hours"]
     return (
         f"\n{table(rows, head)}\n\none GPU for each training: this recipe starts processes of its own\n"

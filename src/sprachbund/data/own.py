@@ -462,8 +462,21 @@ def read_table(path: Path, language: str | None = None, *, commas: bool = False)
         raise SprachbundError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except OSError as error:
         raise SprachbundError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    if not content.strip():
+        raise SprachbundError(
+            f"{path} is empty; write a header with its columns, and a line for each utterance"
+        )
     lines = _lines_with_commas(path, content) if commas else _lines_with_tabs(content)
     _, names = next(lines)
+    if not any(name.strip() for name in names):
+        raise SprachbundError(f"{path}:1: the first line is empty; name the columns in it")
+    here, other, way = (",", "\t", "tsv") if commas else ("\t", ",", "csv")
+    if len(names) == 1 and other in names[0]:
+        kinds = {",": "commas", "\t": "tabs"}
+        raise SprachbundError(
+            f"{path}:1: the columns stand between {kinds[other]}, not {kinds[here]}; prepare it as {way}: "
+            f"sprachbund data prepare {way}"
+        )
     header = _read_header(path, [_FILE_NAME.get(name, name) for name in names] if commas else names, language)
     recordings: dict[str, OwnRecording] = {}
     faults: list[Fault] = []

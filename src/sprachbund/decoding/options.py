@@ -185,7 +185,9 @@ class DecodingOptions:
                 f"give {self.min_tokens} or more, the fewest tokens of a segment",
             )
         self._check_accept()
+        self._check_numbers("temperature", "(0.0,) or (0.0, 0.5, 1.0)")
         self._check_temperature()
+        self._check_numbers("tempos", "(1.3, 1.6)")
         if not all(0.5 <= one <= 2 and one != 1 for one in self.tempos):
             shown = ",".join(f"{one:g}" for one in self.tempos)
             raise OptionValueError(
@@ -223,6 +225,11 @@ class DecodingOptions:
             raise SprachbundError(
                 f"accept {self.accept!r} is for greedy search; beam_size is {self.beam_size}, give 1"
             )
+
+    def _check_numbers(self, name: str, example: str) -> None:
+        values = getattr(self, name)
+        if not isinstance(values, tuple | list) or not all(isinstance(one, int | float) for one in values):
+            raise OptionValueError(name, values, f"give a tuple of numbers, such as {example}")
 
     def _check_temperature(self) -> None:
         if not self.temperature or not all(0 <= one <= 1 for one in self.temperature):

@@ -5,7 +5,7 @@ version. Times are seconds from the start of the recording.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -268,9 +268,21 @@ def _warnings(kept: tuple[Segment, ...], dropped: tuple[Segment, ...], duration_
     if dropped:
         reasons = "; ".join(sorted({str(s.dropped).split(":")[0] for s in dropped}))
         warnings.append(
-            f"{len(dropped)} of {len(kept) + len(dropped)} segments dropped by the guard ({reasons})"
+            f"{len(dropped)} of {len(kept) + len(dropped)} segments {DROPPED} ({reasons}): {_times(dropped)}"
         )
     return tuple(warnings)
+
+
+DROPPED = "dropped by the guard"
+"""Part of the warning about dropped segments."""
+_MOST_TIMES = 3
+
+
+def _times(segments: Sequence[Segment]) -> str:
+    """Begin and end of the first few."""
+    times = [f"{s.start_s:.1f} to {s.end_s:.1f} s" for s in segments[:_MOST_TIMES]]
+    more = len(segments) - len(times)
+    return ", ".join(times) + (f" and {more} more" if more else "")
 
 
 def _most_spoken(segments: tuple[Segment, ...]) -> str | None:

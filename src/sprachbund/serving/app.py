@@ -92,6 +92,10 @@ async def _refuse_fields(request: Request, error: Exception) -> JSONResponse:
 
 async def _refuse_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    detail = {404: f"there is nothing at {request.url.path[:200]}", 405: f"{request.method} is not for this"}
+    allowed = (error.headers or {}).get("Allow", "another method")
+    detail = {
+        404: f"there is nothing at {request.url.path[:200]}",
+        405: f"{request.url.path[:200]} does not take {request.method}; send {allowed}",
+    }
     refusal = RefusalError(error.status_code, detail.get(error.status_code, str(error.detail)))
     return JSONResponse(refusal.body(), refusal.status, {**(error.headers or {}), **refusal.headers()})

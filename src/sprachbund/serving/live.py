@@ -114,6 +114,12 @@ _MESSAGES: TypeAdapter[Start | Resume | Stop] = TypeAdapter(
     Annotated[Start | Resume | Stop, Field(discriminator="type")]
 )
 
+_EXAMPLES = {
+    "start": '{"type": "start", "targets": ["de"]}',
+    "resume": '{"type": "resume", "session": "...", "after": 0}',
+    "stop": '{"type": "stop"}',
+}
+
 
 def parse_message(text: str) -> Start | Resume | Stop:
     """A text message. Raises RefusalError: 400, which names what is wrong with it."""
@@ -121,9 +127,12 @@ def parse_message(text: str) -> Start | Resume | Stop:
         return _MESSAGES.validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        if field:
-            reason = f"{field}: {first['msg']}"
+        kind, *path = map(str, first["loc"] or [""])
+        field = ".".join(path) or kind
+        if field and first["type"] == "missing":
+            reason = f"the field {field!r} is missing; send it, as in {_EXAMPLES[kind]}"
+        elif field:
+            reason = f"{field}: {first['msg']}; a message is, for example, {_EXAMPLES[kind]}"
         else:
             reason = unknown_type(error, ("start", "resume", "stop"))
             reason = reason or f"{first['msg']}; text messages are JSON, sound is binary"

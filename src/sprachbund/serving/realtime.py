@@ -390,6 +390,8 @@ class _Turn:
         texts: texts of these items so far.
         log_probs: log-probabilities of their words, where they are wanted.
         began_s: start of the speech of items, in seconds.
+        dropped: lines about speech of items that has no text.
+        notices: lines about the session that no item has told yet.
     """
 
     def __init__(self, live: ResumableSession) -> None:
@@ -399,6 +401,13 @@ class _Turn:
         self.texts: dict[str, str] = {}
         self.log_probs: dict[str, list[dict[str, Any]]] = {}
         self.began_s: dict[str, float] = {}
+        self.dropped: dict[str, list[str]] = {}
+        self.notices: list[str] = []
+
+    def take_warnings(self, item: str) -> list[str]:
+        """Lines for the end of an item, each told once."""
+        notices, self.notices = self.notices, []
+        return [*self.dropped.pop(item, ()), *notices]
 
 
 class RealtimeConnection:
@@ -678,12 +687,15 @@ class RealtimeConnection:
                     await self._send_committed(item)
             elif message["type"] == "text":
                 await self._forward_text(turn, self._item_of(turn, segment), message, by_pauses=by_pauses)
+            elif message["type"] == "notice" and message["kind"] != "error":
+                turn.notices.append(message["message"])
         if not by_pauses and (item_id := turn.items.pop(None, None)) is not None:
             await self._send_completed(
                 item_id,
                 turn.texts.get(item_id, ""),
                 turn.live.sound.received_s,
                 log_probs=turn.log_probs.get(item_id),
+                warnings=turn.take_warnings(item_id),
             )
 
     async def _forward_text(
@@ -705,10 +717,15 @@ class RealtimeConnection:
                 delta=delta,
                 **extra,
             )
+        if message["dropped"]:
+            begin_s, end_s = (self._heard_s + message[name] for name in ("start_s", "end_s"))
+            line = f"sound from {begin_s:.1f} to {end_s:.1f} s has no text ({message['dropped']})"
+            turn.dropped.setdefault(item, []).append(line)
         if not (message["final"] and by_pauses):
             return
         del turn.items[message["segment"]]
         if not turn.texts[item] and (reason := message["dropped"]) and reason.startswith(_LOST):
+            turn.dropped.pop(item, None)  # the failure says it
             await self._send_failed(item, RefusalError(400, reason, code="not_transcribed"))
             return
         duration_s = message["end_s"] - turn.began_s.get(item, message["start_s"])
@@ -718,6 +735,7 @@ class RealtimeConnection:
             duration_s,
             languages=[message["source_language"]],
             log_probs=turn.log_probs.pop(item, None),
+            warnings=turn.take_warnings(item),
         )
 
     def _item_of(self, turn: _Turn, segment: int | None) -> str:
@@ -774,7 +792,9 @@ class RealtimeConnection:
         *,
         languages: Sequence[str] = (),
         log_probs: list[dict[str, Any]] | None = None,
+        warnings: Sequence[str] = (),
     ) -> None:
+        """Send the end of an item; `warnings` is an extension, there only where there are some."""
         await self._send(
             "conversation.item.input_audio_transcription.completed",
             item_id=item,
@@ -783,6 +803,7 @@ class RealtimeConnection:
             usage=usage(duration_s),
             languages=[{"code": language} for language in languages],
             **({} if log_probs is None else {"logprobs": log_probs}),
+            **({"warnings": list(warnings)} if warnings else {}),
         )
 
     async def _send_failed(self, item: str, refusal: RefusalError) -> None:

@@ -53,8 +53,12 @@ def parse_language(tag: str, known: Iterable[str]) -> str:
     """The one of `known` that is meant by `tag`: "de" for "German", "Deutsch", "deu", "DE" and "de-DE".
 
     Raises:
-        SprachbundError: none is meant; the message names the nearest and lists all.
+        SprachbundError: none is meant; the message names one that is spelled alike, if there is one, and lists all.
     """
+    if not isinstance(tag, str):
+        raise SprachbundError(
+            f"a language is {tag!r}; give its tag or name as text, such as 'de' or 'German'"
+        )
     choices = sorted(set(known))
     wanted = tag.strip()
     for candidate in _readings(wanted):
@@ -67,9 +71,10 @@ def parse_language(tag: str, known: Iterable[str]) -> str:
     same = [c for c in choices if primary(c) in {primary(r) for r in _readings(wanted)}]
     if len(same) == 1 and "-" not in wanted:
         return same[0]
+    nearest = _nearest(wanted, choices)
+    advice = "" if nearest is None else f"nearest: {nearest}; "
     raise SprachbundError(
-        f"language {tag!r} is not among those of this model; nearest: {_nearest(wanted, choices)}; "
-        f"it knows {described(choices)}"
+        f"language {tag!r} is not among those of this model; {advice}it knows {described(choices)}"
     )
 
 
@@ -155,16 +160,40 @@ def _same_in_practice(wanted: str, choice: str) -> bool:
     return langcodes.tag_is_valid(tag) and langcodes.tag_distance(tag, choice) <= 1
 
 
-def _nearest(wanted: str, choices: list[str]) -> str:
-    """The choice most alike in spelling, of its tag or its English name."""
-    if not choices:
-        return "none"
-    spellings = {c.casefold(): c for c in choices} | {language_name(c).casefold(): c for c in choices}
-    typed = {wanted.casefold(), *(language_name(reading).casefold() for reading in _readings(wanted)[1:])}
-    scored = [
-        (difflib.SequenceMatcher(None, spelling, word).ratio(), spellings[spelling])
-        for spelling in spellings
-        for word in typed
-    ]
-    best = max(scored)[1]
-    return f"{best} ({language_name(best)})"
+_LEAST_ALIKE = 0.65
+"""Least ratio of `difflib` for a spelling that may have been meant: "ita1" and "it" are at 0.67."""
+
+
+def _nearest(wanted: str, choices: list[str]) -> str | None:
+    """The choice most alike in spelling, of its tag, its English or its own name; None where none is alike.
+
+    A tag or name of a language has only choices of the same language beside it: Japanese is no Spanish.
+    """
+    import langcodes
+
+    readings = _readings(wanted)
+    if langcodes.tag_is_valid(readings[-1]):
+        same = {primary(reading) for reading in readings}
+        best = next((choice for choice in choices if primary(choice) in same), None)
+    else:
+        spellings = {
+            spelling.casefold(): choice for choice in choices for spelling in (choice, *_names(choice))
+        }
+        typed = wanted.casefold()
+        scored = [
+            (difflib.SequenceMatcher(None, spelling, typed).ratio(), spelling) for spelling in spellings
+        ]
+        ratio, spelling = max(scored, default=(0.0, ""))
+        best = spellings[spelling] if ratio >= _LEAST_ALIKE else None
+    return None if best is None else f"{best} ({language_name(best)})"
+
+
+def _names(tag: str) -> tuple[str, str]:
+    """The English name of a tag, and the one in the language itself."""
+    import langcodes
+
+    name = language_name(tag)
+    try:
+        return name, name if tag == MIXED else langcodes.Language.get(tag).autonym()
+    except ValueError:
+        return name, name

@@ -424,10 +424,17 @@ def rows_of(strategies: Sequence[Strategy], memory: int, flops_per_s: float) -> 
             str(one.utterances),
             *map(gib, (one.weights, one.gradients, one.moments, one.activations, one.fetched, one.total)),
             "yes" if one.total <= memory else "no",
-            f"{one.flops / flops_per_s / 3600:.2g}",
+            hours_of(one.flops / flops_per_s / 3600),
         ]
         for one in strategies
     ]
+
+
+def hours_of(hours: float) -> str:
+    """Hours with two digits, as they stand in a table; what is shorter than a minute has none."""
+    if hours < 1 / 60:
+        return "under a minute"
+    return f"{hours:.2g}" if hours < 100 else f"{hours:.0f}"
 
 
 def time_note(gpu_tflops: float) -> str:

@@ -237,10 +237,17 @@ def check_values(kind: type[Any], values: Mapping[str, Any]) -> None:
         for each in value if isinstance(value, tuple) else (value,):
             if each is None:
                 continue
-            if one.range is not None and each not in one.range:
+            if one.range is not None and not _lies_in(each, one.range):
                 raise OptionValueError(one.name, each, f"give {one.range}")
             if one.choices and each not in one.choices:
                 raise OptionValueError(one.name, each, f"choose one of {', '.join(map(str, one.choices))}")
+
+
+def _lies_in(value: Any, allowed: Range) -> bool:
+    try:
+        return value in allowed
+    except TypeError:  # a text, for instance
+        return False
 
 
 def check_known(kind: type[Any], values: Mapping[str, Any], inside: str = "") -> None:
