@@ -210,7 +210,10 @@ def test_the_card_keeps_what_the_start_owes_and_another_licence_is_warned_of(tmp
     run(recipe, tmp_path / "run", report=lines.append)
     [warning] = [line for line in lines if line.startswith("warning")]
     assert "licence CC0-1.0, but" in warning
-    assert 'is under CC-BY-SA-3.0: models made from it keep that licence; set card.licence = "' in warning
+    assert (
+        'has weights under CC-BY-SA-3.0: models made from it keep that licence; set card.licence = "'
+        in warning
+    )
     after = Card.read(tmp_path / "run" / "model")
     assert after is not None
     assert after.data[0] == owed
@@ -219,6 +222,9 @@ def test_the_card_keeps_what_the_start_owes_and_another_licence_is_warned_of(tmp
     assert after.training["start_licence"] == "CC-BY-SA-3.0"
     shown = describe("tuned", tmp_path / "run" / "model")
     assert (shown["start"], shown["start_licence"]) == (str(tmp_path / "start"), "CC-BY-SA-3.0")
+    again = fine_tuning_recipe(tmp_path / "data", tmp_path / "run" / "model", 1, card=card)
+    [warning] = licence_warnings(again)  # what was labelled wrong stays bound
+    assert "has weights under CC-BY-SA-3.0" in warning
 
 
 def test_a_calibration_that_is_not_carried_over_is_named(tmp_path: Path) -> None:
@@ -245,8 +251,8 @@ def test_a_calibration_that_is_not_carried_over_is_named(tmp_path: Path) -> None
         ("CC-BY-SA-3.0", "CC-BY-SA-3.0", ""),
         ("CC-BY-SA-3.0", "", "gives the new model no licence"),
         ("MIT", "CC0-1.0", ""),
-        ("GPL-3.0", "MIT", "is under GPL-3.0: models made from it keep"),
-        ("CC-BY-NC-4.0", "MIT", "is under CC-BY-NC-4.0: it forbids commercial use"),
+        ("GPL-3.0", "MIT", "has weights under GPL-3.0: models made from it keep"),
+        ("CC-BY-NC-4.0", "MIT", "has weights under CC-BY-NC-4.0: it forbids commercial use"),
     ],
 )
 def test_only_a_licence_that_binds_is_warned_of(

@@ -63,6 +63,26 @@ def licences(path_or_id: str | Path, then: str | Path | None = None) -> tuple[Li
     return (_licence(str(path_or_id), directory),)
 
 
+def licences_owed(path_or_id: str | Path) -> tuple[Licence, ...]:
+    """Licences of the weights of a model, and of those that it was trained on from, as its card has them.
+
+    Args:
+        path_or_id: as of `licences`. Errors likewise.
+    """
+    own = [one for one in licences(path_or_id) if one.name]
+    try:
+        card = Card.read(locate(path_or_id, offline=True))
+    except SprachbundError:  # not here
+        card = None
+    names = str(card.training.get("start_licence", "")).split(" and ") if card is not None else []
+    earlier = [
+        Licence(model=str(path_or_id), name=name, commercial=_NO_COMMERCE.search(name.lower()) is None)
+        for name in names
+        if name and name not in {one.name for one in own}
+    ]
+    return (*own, *earlier)
+
+
 def _licence(model: str, directory: Path | None) -> Licence:
     """From its own card, the catalogue, or the page of its repository, in this order."""
     known, card = find_checkpoint(model), None if directory is None else Card.read(directory)

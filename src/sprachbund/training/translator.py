@@ -47,7 +47,7 @@ from sprachbund.models.drafts import DRAFT_FILE
 from sprachbund.models.io import family_of, locate
 from sprachbund.models.io import load as load_model
 from sprachbund.models.io import save as save_model
-from sprachbund.models.licence import licences
+from sprachbund.models.licence import licences_owed
 from sprachbund.models.weights import Bits, packed_linears
 from sprachbund.text.languages import MIXED, tag_of
 from sprachbund.text.tokenizer import Tokenizer
@@ -1064,7 +1064,7 @@ def _card(recipe: TranslatorRecipe, corpus: Corpus, taught: TaughtLanguages) -> 
     training: dict[str, Any] = {"steps": recipe.training.steps, "batch_s": recipe.training.batch_s}
     if recipe.start is not None:
         training["start"] = str(recipe.start)
-        training["start_licence"] = " and ".join(one.name for one in licences(str(recipe.start)) if one.name)
+        training["start_licence"] = " and ".join(one.name for one in licences_owed(str(recipe.start)))
         if (before := Card.read(locate(str(recipe.start), offline=True))) is not None:
             data = [*before.data, *(entry for entry in data if entry not in before.data)]
             limits += [limit for limit in before.limits if limit not in limits]
@@ -1086,13 +1086,13 @@ def licence_warnings(recipe: TranslatorRecipe) -> list[str]:
     if recipe.start is None:
         return []
     stated, lines = recipe.card.licence, []
-    for one in licences(str(recipe.start)):
+    for one in licences_owed(str(recipe.start)):
         if not one.binding or one.name.casefold() == stated.casefold():
             continue
         card = f"gives the new model the licence {stated}" if stated else "gives the new model no licence"
         why = "models made from it keep that licence" if one.commercial else "it forbids commercial use"
         lines.append(
-            f"warning: the card {card}, but {recipe.start}, which it starts from, is under {one.name}: {why}; set "
-            f'card.licence = "{one.name}", unless its terms allow another'
+            f"warning: the card {card}, but {recipe.start}, which it starts from, has weights under {one.name}: {why}; "
+            f'set card.licence = "{one.name}", unless its terms allow another'
         )
     return lines
