@@ -391,7 +391,7 @@ class _Turn:
         log_probs: log-probabilities of their words, where they are wanted.
         began_s: start of the speech of items, in seconds.
         dropped: lines about speech of items that has no text.
-        notices: lines about the session that no item has told yet.
+        notices: lines about the session that no item has sent yet.
     """
 
     def __init__(self, live: ResumableSession) -> None:
@@ -405,7 +405,7 @@ class _Turn:
         self.notices: list[str] = []
 
     def take_warnings(self, item: str) -> list[str]:
-        """Lines for the end of an item, each told once."""
+        """Lines for the end of an item, each sent once."""
         notices, self.notices = self.notices, []
         return [*self.dropped.pop(item, ()), *notices]
 
