@@ -923,18 +923,20 @@ def _info_of_training(path: Path) -> None:
 
     from sprachbund.compression.pseudo_labels import CorpusSource
     from sprachbund.data.manifest import Manifest
-    from sprachbund.training.translator import CardRecipe, _card
+    from sprachbund.training.translator import CardRecipe, TaughtLanguages, _card
 
     source = CorpusSource(path.parent)
     str(source.info["name"])
     recipe: Any = SimpleNamespace(
         training=SimpleNamespace(steps=1, batch_s=1.0),
         start=None,
+        live=(),
         card=CardRecipe(name="m"),
         languages=("en",),
     )
     corpus: Any = SimpleNamespace(corpora=[Manifest(path.parent)], targets=("en",))
-    _card(recipe, corpus).model_dump_json()
+    taught = TaughtLanguages(spoken=("en",), written=("en",), unused=(), num_seen=1, count=1)
+    _card(recipe, corpus, taught).model_dump_json()
 
 
 KINDS = (

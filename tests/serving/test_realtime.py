@@ -309,8 +309,8 @@ def test_speech_that_is_dropped_is_said_in_warnings(running, spoken, turns):
                 await talk.append(samples)
                 await talk.send("input_audio_buffer.commit")
                 await talk.until(COMPLETED)
-                while len(talk.of(COMPLETED)) < len(talk.of("input_audio_buffer.committed")):
-                    await talk.hear()
+            while not any("warnings" in event for event in talk.of(COMPLETED)):
+                await talk.hear()
             return talk.of(COMPLETED)
 
     first, *others = run(scenario())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,15 +143,34 @@ def open_audio(
     return _probed(name, lambda: _open_stream(source, name, start, decode))
 
 
+@runtime_checkable
+class _File(Protocol):
+    """A file object, as far as it is used."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """The next bytes."""
+
+    def seekable(self) -> bool:
+        """Whether it can go back."""
+
+
+@runtime_checkable
+class _Tensor(Protocol):
+    """A tensor, such as torch's, which is not imported for that."""
+
+    def numpy(self) -> object:
+        """Its values."""
+
+
 def _check_file(source: object) -> None:
     """Refuse what is no file object, with the way to what was meant."""
-    if hasattr(source, "read") and hasattr(source, "seekable"):
+    if isinstance(source, _File):
         return
     if isinstance(source, bytes | bytearray | memoryview):
         advice = "wrap them as io.BytesIO(...) if they are a file"
     elif isinstance(source, list | tuple):
         advice = "give one path, or samples as numpy.array(..., dtype='float32') with sample_rate"
-    elif hasattr(source, "numpy"):
+    elif isinstance(source, _Tensor):
         advice = "give its samples as an array, .numpy(), with sample_rate"
     else:
         advice = "give a path, an open binary file, or an array of samples with sample_rate"
