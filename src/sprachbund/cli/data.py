@@ -433,10 +433,19 @@ def asterisk(out: Out, source: Packages = None, languages: Languages = None, as_
     _print_parts(out)
 
 
+def _tag_of(language: str | None) -> str | None:
+    """The tag of what was typed as `--language`; None where nothing was."""
+    from sprachbund.text.languages import tag_of
+
+    return None if language is None else tag_of(language, "--language")
+
+
 def folder(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Looked through with its subfolders.")],
     out: Out,
-    language: Annotated[str, typer.Option("--language", metavar="LANG", help="Language spoken.")],
+    language: Annotated[
+        str, typer.Option("--language", metavar="LANG", callback=_tag_of, help="Language spoken.")
+    ],
     as_json: AsJson = False,
     *,
     options: Annotated[OwnOptions, Panel(OWN_PANEL)],
@@ -444,7 +453,7 @@ def folder(
     """Write audio files and the texts beside them as a corpus."""
     from sprachbund.data.own import read_folder
 
-    _prepare_own(lambda: read_folder(directory, _tag_of(language)), directory, out, options, as_json)
+    _prepare_own(lambda: read_folder(directory, language), directory, out, options, as_json)
 
 
 def tsv(
@@ -454,7 +463,9 @@ def tsv(
     out: Out,
     language: Annotated[
         str | None,
-        typer.Option("--language", metavar="LANG", help="Language spoken, where no column says it."),
+        typer.Option(
+            "--language", metavar="LANG", callback=_tag_of, help="Language spoken, where no column says it."
+        ),
     ] = None,
     as_json: AsJson = False,
     *,
@@ -463,7 +474,7 @@ def tsv(
     """Write the recordings of a table as a corpus."""
     from sprachbund.data.own import read_table
 
-    _prepare_own(lambda: read_table(file, _tag_of(language)), file, out, options, as_json)
+    _prepare_own(lambda: read_table(file, language), file, out, options, as_json)
 
 
 Source = Annotated[
@@ -471,7 +482,9 @@ Source = Annotated[
 ]
 Spoken = Annotated[
     str | None,
-    typer.Option("--language", metavar="LANG", help="Language spoken, where the data do not say it."),
+    typer.Option(
+        "--language", metavar="LANG", callback=_tag_of, help="Language spoken, where the data do not say it."
+    ),
 ]
 
 
@@ -486,7 +499,7 @@ def csv(
     """Write the recordings of a table with commas as a corpus: columns path or file_name, language, text …"""
     from sprachbund.data.own import read_table
 
-    _prepare_own(lambda: read_table(source, _tag_of(language), commas=True), source, out, options, as_json)
+    _prepare_own(lambda: read_table(source, language, commas=True), source, out, options, as_json)
 
 
 def commonvoice(
@@ -500,7 +513,7 @@ def commonvoice(
     """Write the clips of a table of Common Voice, such as de/validated.tsv, as a corpus."""
     from sprachbund.data.importers import read_common_voice
 
-    _prepare_own(lambda: read_common_voice(source, _tag_of(language)), source, out, options, as_json)
+    _prepare_own(lambda: read_common_voice(source, language), source, out, options, as_json)
 
 
 def kaldi(
@@ -514,7 +527,7 @@ def kaldi(
     """Write a data folder of Kaldi as a corpus; text.de and the like are translations."""
     from sprachbund.data.importers import read_kaldi
 
-    _prepare_own(lambda: read_kaldi(source, _tag_of(language)), source, out, options, as_json)
+    _prepare_own(lambda: read_kaldi(source, language), source, out, options, as_json)
 
 
 def lhotse(
@@ -528,7 +541,7 @@ def lhotse(
     """Write the supervisions of a CutSet, cuts.jsonl or cuts.jsonl.gz, as a corpus."""
     from sprachbund.data.importers import read_lhotse
 
-    _prepare_own(lambda: read_lhotse(source, _tag_of(language)), source, out, options, as_json)
+    _prepare_own(lambda: read_lhotse(source, language), source, out, options, as_json)
 
 
 def huggingface(
@@ -559,7 +572,7 @@ def huggingface(
             raise UsageError(f"--translation {one}: give LANG=COLUMN, such as de=german")
         columns[tag] = column
     _prepare_own(
-        lambda: read_hugging_face(source, _tag_of(language), text=text, translations=columns),
+        lambda: read_hugging_face(source, language, text=text, translations=columns),
         source,
         out,
         options,
@@ -782,13 +795,6 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
 
 def _labelled(bar: Bar) -> Callable[[str, int, int], None]:
     return lambda what, done, total: bar.update(done, total, what)
-
-
-def _tag_of(language: str | None) -> Any:
-    """The tag of what was typed as `--language`; None where nothing was."""
-    from sprachbund.text.languages import tag_of
-
-    return None if language is None else tag_of(language, "--language")
 
 
 def _prepare_own(

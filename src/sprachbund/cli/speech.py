@@ -670,9 +670,8 @@ def _check_texts(model: "Model", job: SpeechJob) -> None:
             "--both shows what was said above its translation, and speech is only transcribed; leave it out, or "
             "translate into a language with --to"
         )
-    chosen = cascade and not only_transcribes(
-        job.targets, job.source
-    )  # the text itself is then the best of several
+    # In a translation by a cascade, the text itself is the best of several.
+    chosen = cascade and not only_transcribes(job.targets, job.source)
     shown = output.as_json or set(output.formats) & set(WITH_ALTERNATIVES)
     if job.decoding.nbest > 1 and not chosen and not shown:
         raise SprachbundError(

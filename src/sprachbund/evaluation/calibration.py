@@ -40,6 +40,7 @@ from sprachbund.evaluation.failures import Rate
 from sprachbund.evaluation.hypotheses import corpus_name
 from sprachbund.evaluation.metrics import chrf, corpus_score
 from sprachbund.evaluation.options import CalibrationOptions
+from sprachbund.evaluation.significance import units_of
 from sprachbund.models.base import Family
 from sprachbund.models.calibration import Domain, HiddenUnit, Signal, probability
 from sprachbund.models.io import content_hash
@@ -273,9 +274,8 @@ def collect(
         progress: called with the corpus, utterances done, and in all.
     """
     activity, rng, observations = VoiceActivity(), random.Random(options.seed), list[Observation]()
-    circles = (
-        speaker_circles(directories, options.seed) if vary else None
-    )  # nothing is fitted on what is measured
+    # Nothing is fitted on what is measured, so there anybody may be heard with anybody.
+    circles = speaker_circles(directories, options.seed) if vary else None
     for directory in directories:
         progress(f"reading {directory}", 0, 0)
         sounds = list(read_sounds(directory, options, activity, vary=vary, circles=circles))
@@ -341,20 +341,6 @@ def _observe(
 def _inputs(observations: Sequence[Observation], names: Sequence[Signal]) -> npt.NDArray[np.float64]:
     """(N, S + D): S signals and the mean state."""
     return np.array([[*(one.signals.get(name, 0.0) for name in names), *one.state] for one in observations])
-
-
-def _groups(observations: Sequence[Observation]) -> npt.NDArray[np.int32]:
-    """The group (N,) of each: those that share a source, or are linked by others that do, are of one."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    names = dict.fromkeys(source for one in observations for source in one.sources)
-    numbers = {name: len(observations) + number for number, name in enumerate(names)}
-    links = [(row, numbers[source]) for row, one in enumerate(observations) for source in one.sources]
-    size = len(observations) + len(numbers)
-    graph = coo_array((np.ones(len(links)), np.array(links).T), shape=(size, size))
-    groups: npt.NDArray[np.int32] = connected_components(graph, directed=False)[1]
-    return groups[: len(observations)]
 
 
 def clear_cases(observations: Sequence[Observation]) -> list[Observation]:
@@ -426,7 +412,7 @@ def folds(
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    groups, wrong = _groups(clear), np.array([not one.understood for one in clear])
+    groups, wrong = units_of(one.sources for one in clear), np.array([not one.understood for one in clear])
     for which, what in ((wrong, "wrong"), (~wrong, "right")):
         if len(np.unique(groups[which])) < 2:
             raise SprachbundError(

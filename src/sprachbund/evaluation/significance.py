@@ -232,21 +232,16 @@ def units_of(names: Iterable[Iterable[Hashable]]) -> Units:
     Args:
         names: for every row what it must be drawn with, such as its utterance and its reference.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     first_with: dict[Hashable, int] = {}
-    parents: list[int] = []
-
-    def root(row: int) -> int:
-        while parents[row] != row:
-            parents[row] = row = parents[parents[row]]  # halve the path, so that the next walk is shorter
-        return row
-
-    for row, of_row in enumerate(names):
-        parents.append(row)
-        for name in of_row:
-            one, other = root(first_with.setdefault(name, row)), root(row)
-            parents[max(one, other)] = min(one, other)
-    numbers: dict[int, int] = {}
-    return np.array([numbers.setdefault(root(row), len(numbers)) for row in range(len(parents))], dtype=int)
+    links = [[(first_with.setdefault(name, row), row) for name in of_row] for row, of_row in enumerate(names)]
+    ends = np.array([link for of_row in links for link in of_row], dtype=int).reshape(-1, 2).T
+    graph = coo_array((np.ones(ends.shape[1]), ends), shape=(len(links), len(links)))
+    components = connected_components(graph, directed=False)[1]
+    firsts, numbers = np.unique(components, return_index=True, return_inverse=True)[1:]
+    return np.argsort(np.argsort(firsts))[numbers]
 
 
 def compare_means(

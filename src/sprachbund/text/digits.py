@@ -418,9 +418,9 @@ _AND = {"en": "and", "es": "y", "fr": "et", "it": "e", "de": "und", "ru": "и"}
 
 
 def _without_ends(parts: Sequence[_Part], language: str) -> list[_Part]:
-    """The parts, in which the end of a number from a million on is none: "one million three hundred" is one number.
+    """Make words of numbers behind a word such as "million", for they are the end of a larger number.
 
-    In languages that write a number as one word, so is "mille e duecento".
+    "One million 300" would be none. In languages that write a number as one word, so is "mille e duecento".
     """
     millions, kept = re.compile(_MILLIONS[language]), list[_Part]()
     for n, part in enumerate(parts):
