@@ -2,8 +2,8 @@
 
 Rows of a corpus are encoded once. Every batch is then searched by all systems in turn, in an order that rotates: passes
 started from Python, passes inside the kernels, and the same with draft tokens of a token map of other texts, and of the
-transcript that the model's own CTC head writes (transcribed rows alone, since it writes what is spoken). With one
-thread, times are processor times of that thread, which other programs disturb least. Tokens are compared row by row.
+transcript that the model's own CTC head writes (transcribed rows alone, since it writes what is spoken), and of the
+text that the search will write, made beforehand: what a draft by whole texts can gain at most. With one thread, times are processor times of that thread, which other programs disturb least. Tokens are compared row by row.
 
 Run: python -m benchmarks.native_search --corpus corpora/phrasebook/test --texts corpora/phrasebook/train \
     --text-count 8000 --num-draft-tokens 1 3 12
@@ -80,9 +80,11 @@ class Measurement:
         """Search one batch by all systems."""
         systems = [(PYTHON, None, 0), (NATIVE, None, 0)]
         systems += [("token map", self._map, count) for count in self.counts]
+        systems += [("the right text", self._right, count) for count in self.counts]
         if transcripts:
             systems += [("own CTC head", self._ctc, count) for count in self.counts]
         by_way: dict[str, list[tuple[int, ...]]] = {}
+        self._right_texts = self._written(memory, targets, durations_s)
         turn = self.rows % len(systems)
         for kind, make, count in systems[turn:] + systems[:turn]:
             name = f"{kind}, k={count}" if count else kind
@@ -112,6 +114,16 @@ class Measurement:
 
     def _map(self, memory: Memory, targets: Sequence[Target], batch: Any) -> NativeRun:
         return self.draft.start(self.model, memory, targets, batch.cache.capacity)
+
+    def _written(
+        self, memory: Memory, targets: Sequence[Target], durations_s: list[float]
+    ) -> list[list[int]]:
+        batch = start_batch(self.model, memory, [[target] for target in targets], OPTIONS, durations_s)
+        search = NativeSearch(batch, [whole_prompt(self.model, target) for target in targets])
+        return [[*row.tokens, self.model.end_token] for row in search.finish(self.model.decoder, None, 0)]
+
+    def _right(self, memory: Memory, targets: Sequence[Target], batch: Any) -> NativeRun:
+        return WholeTextRun(self._right_texts)
 
     def _ctc(self, memory: Memory, targets: Sequence[Target], batch: Any) -> NativeRun:
         return WholeTextRun(ctc_texts(self.model, memory))

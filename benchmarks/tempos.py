@@ -2,7 +2,7 @@
 
 Each utterance of some corpora is translated into one language it has a text in, with and without `--tempos`; sound
 without a text, such as that of `data make outside`, is translated too. A text is right where its chrF is 20 or more, as
-in the model card. Corpora of dev data (`dev`, `dev_prompts`) are heard at other tempos, too
+in the model card. A text that is likely wrong comes with a warning (`Understanding` in sprachbund.decoding.guard). Corpora of dev data (`dev`, `dev_prompts`) are heard at other tempos, too
 (--played), so that speech is there whose only fault is known: tempos to hear it again at are chosen by these, not by
 speakers of the test sets.
 
@@ -28,6 +28,7 @@ from sacrebleu.metrics import CHRF
 import sprachbund
 from sprachbund.audio.tempo import change_tempo
 from sprachbund.data.manifest import Manifest
+from sprachbund.decoding.guard import LIKELY_WRONG
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.evaluation.hypotheses import BatchDecoder
 from sprachbund.util.provenance import commit
@@ -43,6 +44,7 @@ class Texts:
     written: list[str] = field(default_factory=list)
     references: list[str | None] = field(default_factory=list)
     durations_s: list[float] = field(default_factory=list)
+    doubtful: list[bool] = field(default_factory=list)
     seconds: float = 0.0
 
     def row(self) -> dict[str, Any]:
@@ -53,6 +55,8 @@ class Texts:
             bool(text) and (right is None or chrf.sentence_score(text, [right]).score < RIGHT)
             for text, right in zip(self.written, self.references, strict=True)
         ]
+        doubtful, is_wrong = np.array(self.doubtful), np.array(wrong)
+        is_right = np.array([bool(text) for text in self.written]) & ~is_wrong
         rates = [len(text) / s for text, s in zip(self.written, self.durations_s, strict=True) if text]
         texts, rights = [text for text, _ in spoken], [right for _, right in spoken]
         return {
@@ -60,6 +64,10 @@ class Texts:
             "chrF": round(chrf.corpus_score(texts, [rights]).score, 1) if spoken else "-",
             "dropped %": round(100 * float(np.mean([not text for text in self.written])), 1),
             "wrong text %": round(100 * float(np.mean(wrong)), 1),
+            "wrong without a warning %": round(100 * float(np.mean(is_wrong & ~doubtful)), 1),
+            "right with a warning %": round(100 * float(np.mean(doubtful[is_right])), 1)
+            if is_right.any()
+            else "-",
             "characters a second, median": round(float(np.median(rates)), 1) if rates else "-",
             "of one in twenty more than": round(float(np.quantile(rates, 0.95)), 1) if rates else "-",
             "ms of work per s": round(1000 * self.seconds / sum(self.durations_s), 1),
@@ -132,6 +140,7 @@ def main() -> None:
                             ("" if evidence.kept is None else evidence.kept) if evidence.dropped else text
                         )
                         texts.references.append(one[4])
+                        texts.doubtful.append((evidence.out_of_domain or 0.0) > LIKELY_WRONG)
                         texts.seconds += took_s * len(samples) / sum(map(len, heard))
                         texts.durations_s.append(len(samples) / 16_000)
     rows = [

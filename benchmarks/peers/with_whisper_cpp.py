@@ -26,9 +26,9 @@ def _compiled_for() -> list[str]:
 
 
 def _library_version() -> str:
-    """Of whisper.cpp itself: the longest suffix of its library's names."""
-    names = (path.name for path in Path(_pywhispercpp.__file__).parent.glob("libwhisper.so.*"))
-    return max(names, key=len).partition(".so.")[2]
+    """Of whisper.cpp itself: the end of its library's name, wherever it was loaded from."""
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+    return re.findall(r"/libwhisper\.so\.([\d.]+)$", maps, re.MULTILINE)[0]
 
 
 class System:

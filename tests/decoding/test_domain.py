@@ -193,23 +193,34 @@ def test_live_text_of_what_is_understood_is_as_without_calibration():
 
 def test_most_speech_has_to_be_left_out_for_a_warning_and_silence_does_not_count():
     family, heard = calibrated(ALL), Understanding(["de"])
-    heard.add(5.0, None)
-    heard.add(4.0, f"{OUT_OF_DOMAIN}: probability 0.99")
-    heard.add(60.0, "no speech: voice activity 0.10")
+    heard.add(5.0, None, 0.2)
+    heard.add(4.0, f"{OUT_OF_DOMAIN}: probability 0.99", 0.99)
+    heard.add(60.0, "no speech: voice activity 0.10", 0.99)
     assert heard.warning(family) is None
-    heard.add(2.0, "guessing: mean log-probability -3.00")
+    heard.add(2.0, "guessing: mean log-probability -3.00", 0.1)
     assert heard.warning(TinyFamily()) is None
-    assert heard.warning(family).startswith("6 of 11 s of speech were left out")
+    assert heard.warning(family).startswith("of 11 s of speech, 6 were left out: they are not")
+
+
+def test_text_that_is_likely_wrong_is_not_understood_either():
+    family, heard = calibrated(ALL), Understanding(["de"])
+    heard.add(5.0, None, 0.5)
+    heard.add(4.0, None, 0.51)
+    assert heard.warning(family) is None
+    heard.add(2.0, f"{OUT_OF_DOMAIN}: probability 0.99", 0.99)
+    assert heard.warning(family).startswith(
+        "of 11 s of speech, 2 were left out and 4 have a text that is likely wrong: they are not"
+    )
 
 
 def test_a_warning_is_of_all_targets_together():
     family = calibrated(ALL)
     written, both = Understanding([TRANSCRIBE]), Understanding(["de", "fr"])
-    written.add(4.0, f"{OUT_OF_DOMAIN}: probability 0.99")
+    written.add(4.0, f"{OUT_OF_DOMAIN}: probability 0.99", 0.99)
     for _ in both.targets:
-        both.add(4.0, f"{OUT_OF_DOMAIN}: probability 0.99")
+        both.add(4.0, f"{OUT_OF_DOMAIN}: probability 0.99", 0.99)
     assert "transcribe FILE --model whisper" in written.warning(family)
-    assert both.warning(family).startswith("4 of 4 s of speech were left out")
+    assert both.warning(family).startswith("of 4 s of speech, 4 were left out")
     assert "translate FILE --to de,fr --model whisper" in both.warning(family)
 
 

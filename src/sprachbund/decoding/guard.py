@@ -17,6 +17,9 @@ from sprachbund.text.identify import LanguageIdentifier
 OUT_OF_DOMAIN = "out of domain"
 """Reason to drop what a model does not understand."""
 _NOT_UNDERSTOOD = (OUT_OF_DOMAIN, "guessing", "loop", "too much text")
+LIKELY_WRONG = 0.5
+"""Probability of being out of domain above which a kept text is in doubt: a calibration weighs right and wrong texts
+alike, so it holds the text for wrong rather than right."""
 
 _LOOP_TIMES = 5  # a unit this often in a row is a loop; digits and names are rarely said so often
 _LONG_LOOP = (3, 3)  # and so is a unit of at least three words that stands there three times
@@ -187,38 +190,54 @@ class Understanding:
 
     Attributes:
         targets: languages wanted, or "transcribe"; a second of speech counts once for all of them.
-        kept_s: seconds of the segments that are kept.
+        kept_s: seconds of the segments that are kept, those in doubt included.
+        doubtful_s: seconds of the segments that are kept and likely wrong, see `LIKELY_WRONG`.
         left_out_s: seconds of those that were dropped though somebody speaks: the model does not understand them.
     """
 
     def __init__(self, targets: Sequence[str]) -> None:
         self.targets = targets
-        self.kept_s = self.left_out_s = 0.0
+        self.kept_s = self.doubtful_s = self.left_out_s = 0.0
 
-    def add(self, duration_s: float, dropped: str | None) -> None:
+    @property
+    def not_understood_s(self) -> float:
+        """Seconds of speech that were left out, or whose text is in doubt."""
+        return self.left_out_s + self.doubtful_s
+
+    def add(self, duration_s: float, dropped: str | None, out_of_domain: float | None) -> None:
         """Count a segment of one of the targets.
 
         Args:
             duration_s: length in seconds.
             dropped: reason why the guard dropped it; None when it is kept.
+            out_of_domain: probability that the text is not what was said; None where nobody knows.
         """
         duration_s /= len(self.targets)
         if dropped is None:
             self.kept_s += duration_s
+            if out_of_domain is not None and out_of_domain > LIKELY_WRONG:
+                self.doubtful_s += duration_s
         elif dropped.startswith(_NOT_UNDERSTOOD):
             self.left_out_s += duration_s
 
     def warning(self, family: Family) -> str | None:
         """A sentence that names models for open speech; None where most was understood, or nobody can know."""
-        if family.calibration.domain is None or self.left_out_s <= self.kept_s:
+        heard_s = self.kept_s + self.left_out_s
+        if family.calibration.domain is None or self.not_understood_s <= heard_s / 2:
             return None
+        faults = [
+            fault
+            for seconds, fault in (
+                (self.left_out_s, f"{self.left_out_s:.0f} were left out"),
+                (self.doubtful_s, f"{self.doubtful_s:.0f} have a text that is likely wrong"),
+            )
+            if seconds
+        ]
         wanted = [None if target == TRANSCRIBE else target for target in self.targets]
         models = fitting_cascade(None, wanted) or tuple(fitting(None, wanted, most=1))
         names = " --then ".join(one.alias for one in models)
         verb = f"translate FILE --to {','.join(self.targets)}" if any(wanted) else "transcribe FILE"
         advice = f"; for open speech take a public one: sprachbund {verb} --model {names}" if names else ""
-        heard_s = self.kept_s + self.left_out_s
         return (
-            f"{self.left_out_s:.0f} of {heard_s:.0f} s of speech were left out: they are not of the kind that this "
-            f"model knows{advice}"
+            f"of {heard_s:.0f} s of speech, {' and '.join(faults)}: they are not of the kind that this model knows{advice}"
         )

@@ -1793,7 +1793,7 @@ class LongForm(Iterator[Segment]):
             raise self._recording.error
         answers = [answer for per_span in segments for answer in per_span]
         for _, segment in answers:
-            self._understanding.add(segment.end_s - segment.start_s, segment.dropped)
+            self._understanding.add(segment.end_s - segment.start_s, segment.dropped, segment.out_of_domain)
         return answers
 
 

@@ -310,6 +310,7 @@ def _with_evidence(
     text = one_line(joined_text(decoded.segments))
     in_part = 0 < len(kept) < len(decoded.segments)
     hypothesis, no_speech = decoded.hypothesis, decoded.segments[0].no_speech_probability
+    doubt = decoded.segments[0].out_of_domain
     language = None if heard is None or heard.language == UNDETERMINED else heard.language
     return text, DecodingEvidence(
         dropped=None if kept else decoded.segments[0].dropped,
@@ -319,6 +320,7 @@ def _with_evidence(
         mean_log_probability=0.0 if hypothesis is None else round(hypothesis.mean_log_probability, 4),
         speech_probability=round(span.speech_probability, 4),
         no_speech_probability=None if no_speech is None else round(no_speech, 4),
+        out_of_domain=None if doubt is None else round(doubt, 4),
         compression_ratio=round(compression_ratio(text), 4),
         repetition=round(repetition(text), 4),
         language=language,

@@ -387,6 +387,7 @@ class DecodingEvidence:
         mean_log_probability: natural logarithm per token.
         speech_probability: mean voice activity over the spans of speech; 0 when there are none.
         no_speech_probability: the model's own doubt; None when it has none.
+        out_of_domain: probability that the text is not what was said; None of models that were not calibrated.
         compression_ratio: bytes of the text over bytes after zlib.
         repetition: share of the text in loops.
         language: language that the model identified; None when it identifies none.
@@ -400,6 +401,7 @@ class DecodingEvidence:
     mean_log_probability: float = 0.0
     speech_probability: float = 1.0
     no_speech_probability: float | None = None
+    out_of_domain: float | None = None
     compression_ratio: float = 0.0
     repetition: float = 0.0
     language: str | None = None

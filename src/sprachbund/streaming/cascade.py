@@ -332,6 +332,7 @@ class CascadeWriter:
                 caption.show("", piece, line.language),
                 final=True,
                 dropped=dropped,
+                out_of_domain=heard.segments[0].out_of_domain if heard.segments else None,
             )
         if not piece and tentative == caption.tentative:
             return None

@@ -25,6 +25,8 @@ class LiveText:
         audio_s: seconds of audio that had been taken in when this was decided.
         final: whether this is the last text of the stretch.
         dropped: reason why the guard kept text back.
+        out_of_domain: probability that the text of the stretch so far is not what was said; None of models that were
+            not calibrated, and of models that write by frames.
         spans: languages spoken and their times, as far as the stretch has been heard; only of models whose experts
             belong to languages.
         words: words of `committed`, in seconds of the session; only where `word_timestamps` asks for them.
@@ -42,6 +44,7 @@ class LiveText:
     audio_s: float
     final: bool
     dropped: str | None = None
+    out_of_domain: float | None = None
     spans: tuple[LanguageSpan, ...] = ()
     words: tuple[Word, ...] = ()
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # a session itself computes no model, so commands hold it wit
     from torch import Tensor
 
 
-_LEAST_LEFT_OUT_S = 30.0
+_LEAST_NOT_UNDERSTOOD_S = 30.0
 """Seconds of speech that was not understood, after which a session that goes on is warned."""
 
 # Stretches of speech and their text.
@@ -303,8 +303,8 @@ class LiveSession:
             family: the model.
             event: event with which a stretch has ended.
         """
-        self._understanding.add(event.end_s - event.start_s, event.dropped)
-        if self._warned or not (self.finished or self._understanding.left_out_s >= _LEAST_LEFT_OUT_S):
+        self._understanding.add(event.end_s - event.start_s, event.dropped, event.out_of_domain)
+        if self._warned or not (self.finished or self._understanding.not_understood_s >= _LEAST_NOT_UNDERSTOOD_S):
             return
         if (warning := self._understanding.warning(family)) is not None:
             self._warned = True

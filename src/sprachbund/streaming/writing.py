@@ -325,7 +325,11 @@ def write(
     tentative = line.behind(until[1][len(until[0]) :], language)
     changed = bool(piece) or tentative != line.tentative
     retracted = line.show(tentative, piece, language)
-    return news(job, row.target, language, piece, retracted, final=False, words=timed) if changed else None
+    if not changed:
+        return None
+    return news(
+        job, row.target, language, piece, retracted, final=False, out_of_domain=row.doubt, words=timed
+    )
 
 
 def _timed(family: Family, job: PendingStretch, row: StretchRow, count: int) -> tuple[Word, ...]:
@@ -362,7 +366,15 @@ def end_text(family: Family, job: PendingStretch, row: StretchRow) -> LiveText:
         dropped = dropped if row.hypothesis.tokens else None
     retracted = line.show("", piece, row.asked.language)
     return news(
-        job, row.target, row.asked.language, piece, retracted, final=True, dropped=dropped, words=words
+        job,
+        row.target,
+        row.asked.language,
+        piece,
+        retracted,
+        final=True,
+        dropped=dropped,
+        out_of_domain=row.doubt,
+        words=words,
     )
 
 
@@ -380,7 +392,17 @@ def recorded_text(job: PendingStretch, target: str, segments: Sequence[Segment])
     dropped = None if kept else segments[0].dropped
     words = tuple(word for segment in kept for word in segment.words)
     retracted = line.show("", piece, language)
-    return news(job, target, language, piece, retracted, final=True, dropped=dropped, words=words)
+    return news(
+        job,
+        target,
+        language,
+        piece,
+        retracted,
+        final=True,
+        dropped=dropped,
+        out_of_domain=segments[0].out_of_domain,
+        words=words,
+    )
 
 
 def _as_recorded(
@@ -427,6 +449,7 @@ def news(
     *,
     final: bool,
     dropped: str | None = None,
+    out_of_domain: float | None = None,
     words: tuple[Word, ...] = (),
 ) -> LiveText:
     """An event of a stretch in one language, with the tentative text of its line.
@@ -439,6 +462,7 @@ def news(
         retracted: words of the tentative text that were replaced, or characters.
         final: whether the stretch has ended.
         dropped: reason why the guard dropped text.
+        out_of_domain: probability that the text of the stretch is not what was said; None where nobody knows.
         words: words of the characters committed.
     """
     line = job.stretch.lines[target]
@@ -464,6 +488,7 @@ def news(
         audio_s=job.session.audio_s,
         final=final,
         dropped=dropped,
+        out_of_domain=out_of_domain,
         spans=job.spans,
         words=words,
     )

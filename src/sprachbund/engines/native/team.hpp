@@ -1,4 +1,4 @@
-// Threads that work on one call together: woken once per call, in step with each other by barriers, asleep between
+// Threads that work on one call together: woken once per call, in step with each other by barriers, soon asleep between
 // calls. The caller is one of them. A forked process has the object but not the threads: it starts its own.
 #pragma once
 #include <atomic>
@@ -125,7 +125,9 @@ class Team {
     }
 
   private:
-    static constexpr int kSpins = 2000;
+    // How often a thread looks for work before it sleeps: first without giving up its core, then giving it to any other
+    // that waits for one, for half a millisecond and more. Searches from Python call again by then, and waking takes long.
+    static constexpr int kSpins = 2000, kYields = 1000;
 
     void start() {
         try {
@@ -174,8 +176,9 @@ class Team {
     void wait_for_work(int i) {
         uint64_t seen = 0;
         while (true) {
-            for (int spins = 0; round_.load(std::memory_order_acquire) == seen && spins < kSpins; spins++)
-                pause_briefly();
+            for (int spins = 0; round_.load(std::memory_order_acquire) == seen && spins < kSpins + kYields; spins++) {
+                spins < kSpins ? pause_briefly() : std::this_thread::yield();
+            }
             const std::function<void(int)>* work;
             {
                 std::unique_lock<std::mutex> lock(mutex_);
