@@ -2,7 +2,8 @@
 
 Each utterance of some corpora is translated into one language it has a text in, with and without `--tempos`; sound
 without a text, such as that of `data make outside`, is translated too. A text is right where its chrF is 20 or more, as
-in the model card. A text that is likely wrong comes with a warning (`Understanding` in sprachbund.decoding.guard). Corpora of dev data (`dev`, `dev_prompts`) are heard at other tempos, too
+in the model card. One that is likely wrong comes with a warning, as a recording of its own would
+(`sprachbund.decoding.guard.Understanding`). Corpora of dev data (`dev`, `dev_prompts`) are heard at other tempos, too
 (--played), so that speech is there whose only fault is known: tempos to hear it again at are chosen by these, not by
 speakers of the test sets.
 
@@ -28,8 +29,8 @@ from sacrebleu.metrics import CHRF
 import sprachbund
 from sprachbund.audio.tempo import change_tempo
 from sprachbund.data.manifest import Manifest
-from sprachbund.decoding.guard import LIKELY_WRONG
 from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.result import likely_wrong
 from sprachbund.evaluation.hypotheses import BatchDecoder
 from sprachbund.util.provenance import commit
 
@@ -140,7 +141,7 @@ def main() -> None:
                             ("" if evidence.kept is None else evidence.kept) if evidence.dropped else text
                         )
                         texts.references.append(one[4])
-                        texts.doubtful.append((evidence.out_of_domain or 0.0) > LIKELY_WRONG)
+                        texts.doubtful.append(likely_wrong(evidence.out_of_domain))
                         texts.seconds += took_s * len(samples) / sum(map(len, heard))
                         texts.durations_s.append(len(samples) / 16_000)
     rows = [

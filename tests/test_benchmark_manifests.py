@@ -11,21 +11,18 @@ from benchmarks.rows import machine, write
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NAMED = {"processor", "instruction_set", "cores", "torch", "sprachbund"}
 OLDER = """
-    bounds_compute.json bounds_engine.json bounds_read.json bundled.json causal_lm.json
-    collection_memory.json drafts_lossless.json emission_delay.json engines.json
-    families.json few_rows.json four_bits.json four_bits_quality.json identify.json int8_products.json jobs.json
-    kquant.json live_cascade.json live_flicker.json live_not_understood.json live_policies.json memory.json
-    moe_dispatch.json native_heads.json native_heads_memory_bound.json native_search.json nbest_cascade.json
-    peers_by_processor/amd_epyc_zen_4.json peers_by_processor/amd_epyc_zen_4_avx2.json
-    peers_by_processor/amd_epyc_zen_4_avx512_vnni.json peers_by_processor/amd_epyc_zen_5.json
-    scale_plan_interval.json scale_plan_memory.json scale_plan_simulated.json scale_plan_storage.json
-    scale_plan_throughput.json scoring.json serving_curve.json serving_curve_workers.json serving_load.json
-    serving_sessions.json serving_soak.json serving_uploads.json shards.json shards_speed.json
-    sharing_cost.json sharing_epoch.json speakers.json
-    speakers_left_out.json speculation_shapes.json startup.json streaming_bits.json streaming_hour.json
-    streaming_speed.json streaming_speed_published.json study_coverage.json token_bound.json torch_int8.json
-    training_memory.json training_speed.json transducer_loss.json transducers.json turn_ends.json
-    turn_ends_live.json units.json waiting.json whisper_step.json wording.json
+    bundled.json collection_memory.json drafts_lossless.json emission_delay.json engines.json families.json
+    few_rows.json four_bits_quality.json identify.json int8_products.json jobs.json kquant.json
+    live_cascade.json live_flicker.json live_not_understood.json live_policies.json memory.json
+    moe_dispatch.json native_heads.json native_heads_memory_bound.json nbest_cascade.json
+    peers_by_processor/amd_epyc_zen_5.json scale_plan_interval.json scale_plan_memory.json
+    scale_plan_simulated.json scale_plan_storage.json scale_plan_throughput.json scoring.json
+    serving_curve_workers.json serving_load.json serving_sessions.json serving_soak.json serving_uploads.json
+    shards.json shards_speed.json sharing_cost.json sharing_epoch.json speakers.json speakers_left_out.json
+    speculation_shapes.json startup.json streaming_bits.json streaming_hour.json streaming_speed.json
+    streaming_speed_published.json study_coverage.json torch_int8.json training_memory.json training_speed.json
+    transducer_loss.json turn_ends.json turn_ends_live.json units.json waiting.json whisper_step.json
+    wording.json
 """
 """Results from before `benchmarks.rows.write` named the machine in full. They are not measured again for that alone.
 One that is comes off this list; none is added to it."""

@@ -208,6 +208,18 @@ def test_the_warning_of_dropped_segments_has_the_first_three_times():
     assert warning == f"5 of 5 segments dropped by the guard (loop): {times}"
 
 
+def test_segments_that_are_likely_wrong_are_named_unless_advice_takes_their_place():
+    segment = {"text": "x", "source_language": "en", "target_language": "de"}
+    segments = [
+        Segment(**segment, start_s=10.0 * i, end_s=10.0 * i + 2.25, out_of_domain=doubt)
+        for i, doubt in enumerate((None, 0.5, 0.51, 0.9))
+    ]
+    (warning,) = build_translation(segments, target="de", source="en", duration_s=60.0).warnings
+    assert warning == "2 of 4 segments have a text that is likely wrong: 20.0 to 22.2 s, 30.0 to 32.2 s"
+    advised = build_translation(segments, target="de", source="en", duration_s=60.0, advice="take another")
+    assert advised.warnings == ("take another",)
+
+
 def test_a_pair_the_model_does_not_know_is_refused_with_those_it_does():
     family = TinyFamily(seed=3)
     family.known_pairs = frozenset({("de", "de"), ("de", "en"), ("en", "en"), ("fr", "fr"), ("fr", "en")})

@@ -1,7 +1,10 @@
 """Calibration finds out what separates right texts from wrong ones, and says what its threshold drops."""
 
+import json
 import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,10 @@ from scipy.special import expit, logit
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
+import sprachbund
+from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio.load import load as load_audio
+from sprachbund.cli import main
 from sprachbund.data.manifest import ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.calibration import (
@@ -24,7 +31,8 @@ from sprachbund.evaluation.calibration import (
     speaker_circles,
 )
 from sprachbund.evaluation.options import CalibrationOptions
-from sprachbund.models.calibration import probability
+from sprachbund.models.calibration import DOMAIN_FILE, probability
+from sprachbund.models.hub import bundled_directory
 from tests.decoding.test_translate import Loudness
 
 WIDTH = 6
@@ -115,6 +123,18 @@ def test_measured_rates_are_those_counted_by_hand():
     dropped = sum(1 for one, q in zip(held_out, p, strict=True) if one.has_text and q > domain.threshold)
     low, high = binomtest(dropped, 200).proportion_ci(method="wilson")
     assert rows["phrases"]["dropped_though_understood_95%"] == f"{100 * low:.1f} to {100 * high:.1f}"
+    doubtful = {
+        has_text: sum(
+            1
+            for one, q in zip(held_out, p, strict=True)
+            if one.has_text == has_text and 0.5 < q <= domain.threshold
+        )
+        for has_text in (False, True)
+    }
+    assert rows["music"]["wrong_without_warning_%"] == pytest.approx(
+        100 * (kept_music - doubtful[False]) / 200, abs=0.06
+    )
+    assert rows["phrases"]["understood_with_warning_%"] == pytest.approx(100 * doubtful[True] / 200, abs=0.06)
     signals = {row["signal"]: row["area_under_curve"] for row in measure(held_out, domain)["signals"]}
     assert signals["all"] >= signals["mean log probability"]
 
@@ -123,7 +143,7 @@ def test_in_recordings_every_span_is_scored_after_those_before_it():
     held_out = observations(1, apart=1.5)
     domain = fit(observations(0, apart=1.5), CalibrationOptions())
     music = [one for one in held_out if not one.has_text]
-    drawn, dropped = in_recordings(music, domain)
+    drawn, dropped, warned = in_recordings(music, domain)
     doubts = log_odds(music, domain) - math.log(domain.threshold / (1 - domain.threshold))
     assert len(drawn) == len(dropped) == 4000
     for recording in range(0, 4000, 8):
@@ -131,9 +151,15 @@ def test_in_recordings_every_span_is_scored_after_those_before_it():
         before = [own[max(0, n - 4) : n] for n in range(8)]
         added = [np.clip(last.mean(), 0, 3) * len(last) / 4 if len(last) else 0.0 for last in before]
         np.testing.assert_array_equal(dropped[recording : recording + 8], own + added > 0)
+        likely_wrong = own + added + logit(domain.threshold) > 0
+        expected = np.ones(8) if likely_wrong.sum() > 4 else likely_wrong
+        np.testing.assert_array_equal(warned[recording : recording + 8], expected)
     rows = {row["sound"]: row for row in measure(held_out, domain)["rows"]}
     assert rows["music"]["wrong_text_in_recordings_%"] == pytest.approx(100 * (~dropped).mean(), abs=0.06)
     assert rows["music"]["wrong_text_in_recordings_%"] < rows["music"]["wrong_text_now_%"]
+    assert rows["music"]["wrong_without_warning_in_recordings_%"] == pytest.approx(
+        100 * (~dropped & ~warned).mean(), abs=0.06
+    )
 
 
 def test_only_signals_that_the_model_always_gives_get_a_weight():
@@ -316,3 +342,43 @@ def test_right_texts_of_one_speaker_cannot_be_held_out():
     seen = [replace(one, sources=("speaker a",)) if one.has_text else one for one in observations(0)]
     with pytest.raises(SprachbundError, match="texts that are right are of one speaker"):
         fit(seen, CalibrationOptions())
+
+
+def test_the_command_measures_the_calibration_that_a_model_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(bundled_directory(), model)
+    before = (model / DOMAIN_FILE).read_bytes()
+    recordings = Path(__file__).parents[2] / "examples" / "recordings"
+    family = sprachbund.load()
+    with ManifestWriter(tmp_path / "corpus") as writer:
+        for tag in ("en", "es", "it", "fr"):
+            samples = load_audio(next(recordings.glob(f"{tag}.*")))
+            right = {
+                to: family.translate(samples, to=to, sample_rate=SAMPLE_RATE).text
+                for to in ("de", "en", "es", "fr", "it", "ru")
+            }
+            text = right.pop(tag) if tag != "fr" else ""
+            writer.add(
+                samples,
+                text=text,
+                translations=right if text else {},
+                language=tag,
+                speaker=tag,
+                utterance_id=tag,
+                custom={} if text else {"kind": "talk"},
+            )
+    command = ["calibrate", "--model", str(model), "--test", str(tmp_path / "corpus"), "--json"]
+    assert main(command) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["threshold"] == json.loads(before)["threshold"]
+    rows = {row["sound"]: row for row in result["rows"]}
+    assert rows["corpus"]["wrong_text_before_%"] == 0.0
+    assert rows["corpus: talk"]["wrong_text_before_%"] == 100.0
+    assert (model / DOMAIN_FILE).read_bytes() == before
+    (model / DOMAIN_FILE).unlink()
+    assert main(command) == 2
+    assert "was not calibrated; name corpora" in capsys.readouterr().err
+    assert main(command[:3]) == 2
+    assert "DATA is missing" in capsys.readouterr().err

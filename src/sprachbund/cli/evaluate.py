@@ -179,13 +179,15 @@ def _print_result(manifest: "ResultManifest", out: Path | None, *, as_json: bool
 
 
 def calibrate(
+    *,
     data: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
-            metavar="DATA",
-            help="Corpora of speech that the model understands, and of sound that it does not.",
+            metavar="[DATA…]",
+            help="Corpora of speech that the model understands, and of sound that it does not; without any, --test "
+            "measures the calibration that the model has.",
         ),
-    ],
+    ] = None,
     model: Annotated[Path, typer.Option("--model", metavar="DIR", help="Directory of the model.")],
     test: Annotated[
         list[Path] | None,
@@ -205,15 +207,16 @@ def calibrate(
         int | None, typer.Option("--threads", metavar="N", min=1, help="Threads to compute with.")
     ] = None,
     as_json: Json = False,
-    *,
     options: Annotated[CalibrationOptions, Panel("Calibration")],
 ) -> None:
     """Write into a model's directory how it finds out what it does not understand."""
+    if not data and (turns or not test):
+        raise UsageError("DATA is missing: name corpora to calibrate with")
     if turns:
         if test or out is not None:
             raise UsageError("--test and --out are for what is not understood; leave them out with --turns")
         set_threads(threads)
-        return _calibrate_turns(data, model, options, as_json=as_json)
+        return _calibrate_turns(data or [], model, options, as_json=as_json)
     with as_usage(), Bar("starting"):
         from sprachbund.engines.choice import engine_for
         from sprachbund.evaluation import calibration
@@ -227,17 +230,28 @@ def calibrate(
             bar.update(done, total, what)
 
         family = engine_for(load(model, offline=True), "auto", directory=model).family
-        seen = calibration.collect(family, data, options, vary=True, progress=progress)
-        domain = calibration.fit(seen, options)
-        tested = calibration.collect(family, test or [], options, vary=False, progress=progress)
+        domain = family.calibration.domain
+        if data:
+            domain = calibration.fit(
+                calibration.collect(family, data, options, vary=True, progress=progress), options
+            )
+        if domain is None:
+            raise UsageError(f"{model} was not calibrated; name corpora to calibrate it with")
+        tested = calibration.collect(
+            family, test or [], options, vary=False, layers=domain.layers, progress=progress
+        )
         measured = calibration.measure(tested, domain) if test else {}
-        domain.write(model)
+        if data:
+            domain.write(model)
     if out is not None:
-        calibration.write_tables(out, measured, calibration.provenance(model, data, test or [], options))
+        origin = calibration.provenance(model, data or [], test or [], options)
+        calibration.write_tables(out, measured, origin)
     if as_json:
         print_json({"threshold": domain.threshold, **measured})
         return
-    typer.echo(f"texts with a probability above {domain.threshold:g} are dropped from now on")
+    typer.echo(
+        f"texts with a probability above {domain.threshold:g} are dropped{' from now on' if data else ''}"
+    )
     for rows in measured.values():
         heads = list(rows[0])
         cells = [[f"{row[head]}" for head in heads] for row in rows]

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 
 from sprachbund.decoding.options import TRANSCRIBE, GuardOptions
+from sprachbund.decoding.result import likely_wrong
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.models.catalogue import fitting, fitting_cascade
@@ -17,9 +18,6 @@ from sprachbund.text.identify import LanguageIdentifier
 OUT_OF_DOMAIN = "out of domain"
 """Reason to drop what a model does not understand."""
 _NOT_UNDERSTOOD = (OUT_OF_DOMAIN, "guessing", "loop", "too much text")
-LIKELY_WRONG = 0.5
-"""Probability of being out of domain above which a kept text is in doubt: a calibration weighs right and wrong texts
-alike, so it holds the text for wrong rather than right."""
 
 _LOOP_TIMES = 5  # a unit this often in a row is a loop; digits and names are rarely said so often
 _LONG_LOOP = (3, 3)  # and so is a unit of at least three words that stands there three times
@@ -191,7 +189,7 @@ class Understanding:
     Attributes:
         targets: languages wanted, or "transcribe"; a second of speech counts once for all of them.
         kept_s: seconds of the segments that are kept, those in doubt included.
-        doubtful_s: seconds of the segments that are kept and likely wrong, see `LIKELY_WRONG`.
+        doubtful_s: seconds of the segments that are kept and likely wrong.
         left_out_s: seconds of those that were dropped though somebody speaks: the model does not understand them.
     """
 
@@ -215,7 +213,7 @@ class Understanding:
         duration_s /= len(self.targets)
         if dropped is None:
             self.kept_s += duration_s
-            if out_of_domain is not None and out_of_domain > LIKELY_WRONG:
+            if likely_wrong(out_of_domain):
                 self.doubtful_s += duration_s
         elif dropped.startswith(_NOT_UNDERSTOOD):
             self.left_out_s += duration_s
@@ -239,5 +237,6 @@ class Understanding:
         verb = f"translate FILE --to {','.join(self.targets)}" if any(wanted) else "transcribe FILE"
         advice = f"; for open speech take a public one: sprachbund {verb} --model {names}" if names else ""
         return (
-            f"of {heard_s:.0f} s of speech, {' and '.join(faults)}: they are not of the kind that this model knows{advice}"
+            f"of {heard_s:.0f} s of speech, {' and '.join(faults)}: they are not of the kind that this model "
+            f"knows{advice}"
         )

@@ -244,7 +244,8 @@ def build_translation(
         source: the source language given, None when it was identified.
         duration_s: length of the recording.
         warnings: known so far, of the audio for instance.
-        advice: advice for a recording that was mostly not understood; it replaces the number of dropped segments.
+        advice: advice for a recording that was mostly not understood; it replaces the numbers of segments that were
+            dropped, or are likely wrong.
         speculation: draft tokens, by pair.
     """
     everything = tuple(segments)
@@ -265,12 +266,28 @@ def _warnings(kept: tuple[Segment, ...], dropped: tuple[Segment, ...], duration_
     warnings = []
     if not kept and not dropped:
         warnings.append(f"no speech found in {duration_s:.1f} s of audio")
+    doubtful = [segment for segment in kept if likely_wrong(segment.out_of_domain)]
+    if doubtful:
+        warnings.append(
+            f"{len(doubtful)} of {len(kept) + len(dropped)} segments have a text that is likely wrong: "
+            f"{_times(doubtful)}"
+        )
     if dropped:
         reasons = "; ".join(sorted({str(s.dropped).split(":")[0] for s in dropped}))
         warnings.append(
             f"{len(dropped)} of {len(kept) + len(dropped)} segments {DROPPED} ({reasons}): {_times(dropped)}"
         )
     return tuple(warnings)
+
+
+LIKELY_WRONG = 0.5
+"""Probability of being out of domain above which a kept text is likely wrong: calibrations weigh right and wrong
+texts alike."""
+
+
+def likely_wrong(out_of_domain: float | None) -> bool:
+    """Whether a text is held for wrong rather than right; False of models that were not calibrated."""
+    return out_of_domain is not None and out_of_domain > LIKELY_WRONG
 
 
 DROPPED = "dropped by the guard"

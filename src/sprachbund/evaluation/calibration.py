@@ -34,7 +34,7 @@ from sprachbund.decoding.pipeline import (
     encode_spans,
     whole_span,
 )
-from sprachbund.decoding.result import joined_text
+from sprachbund.decoding.result import LIKELY_WRONG, joined_text, likely_wrong
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.failures import Rate
 from sprachbund.evaluation.hypotheses import corpus_name
@@ -484,7 +484,7 @@ def probabilities(observations: Sequence[Observation], domain: Domain) -> npt.ND
 
 def in_recordings(
     observations: Sequence[Observation], domain: Domain
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Draw recordings whose spans are these observations, and score each span after those before it.
 
     Args:
@@ -492,18 +492,24 @@ def in_recordings(
         domain: domain of the model.
 
     Returns:
-        Which observation each of `_RECORDINGS` times `_SPANS_OF_EACH` spans is, and whether its text is dropped.
+        Which observation each of `_RECORDINGS` times `_SPANS_OF_EACH` spans is, whether its text is dropped, and
+        whether a warning names it: it is likely wrong, or most of what was written in its recording is that or dropped.
     """
     rng, doubts, threshold = random.Random(0), log_odds(observations, domain), domain.threshold_log_odds
-    drawn, dropped = list[int](), list[bool]()
+    drawn, dropped, warned = list[int](), list[bool](), list[bool]()
     for _ in range(_RECORDINGS):
-        latest = LatestSpans()
+        latest, doubtful, written = LatestSpans(), list[bool](), 0
         for index in rng.choices(range(len(observations)), k=_SPANS_OF_EACH):
+            doubt = doubts[index] + latest.log_odds("")
             drawn.append(index)
-            dropped.append(doubts[index] + latest.log_odds("") > threshold)
+            dropped.append(doubt > threshold)
+            doubtful.append(likely_wrong(probability(doubt)))
             if observations[index].written:
                 latest.add("", doubts[index] - threshold, 1.0)
-    return np.array(drawn), np.array(dropped)
+                written += 1
+        mostly = 2 * sum(doubtful) > written
+        warned += [one or mostly for one in doubtful]
+    return np.array(drawn), np.array(dropped), np.array(warned)
 
 
 def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, list[dict[str, Any]]]:
@@ -514,9 +520,10 @@ def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, li
         domain: domain of the model.
 
     Returns:
-        rows: for each group, in per cent of its segments: the wrong texts written before and now, and in per cent of
-            the texts that are not wrong, those that are dropped; for single spans, with Wilson's intervals, and in
-            recordings of such spans, which are drawn from the same and have none.
+        rows: for each group, in per cent of its segments: the wrong texts written before and now, and those of now that
+            come without a warning; and in per cent of the texts that are not wrong, those that are dropped, and those
+            with a warning; for single spans, with Wilson's intervals, and in recordings of such spans, which are drawn
+            from the same and have none.
         signals: the area under the curve of each signal alone, of the state (with the signals at their means), and of
             all.
         curve: the same two rates over all groups, for several thresholds.
@@ -528,11 +535,11 @@ def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, li
     written = np.array([one.written for one in observations])
     understood = np.array([one.understood for one in observations]) & written
     wrong = written & ~understood
-    passes = p <= domain.threshold
+    passes, sure = p <= domain.threshold, p <= LIKELY_WRONG
     rows: list[dict[str, Any]] = []
     for group in dict.fromkeys(groups.tolist()):
         own = groups == group
-        drawn, dropped = in_recordings([one for one in observations if one.group == group], domain)
+        drawn, dropped, warned = in_recordings([one for one in observations if one.group == group], domain)
         wrong_spans, understood_spans = wrong[own][drawn], understood[own][drawn]
         rows.append(
             {
@@ -542,10 +549,19 @@ def measure(observations: Sequence[Observation], domain: Domain) -> dict[str, li
                 "wrong_text_now_%": _share(wrong & own & passes, own),
                 "wrong_text_now_95%": _interval(wrong & own & passes, own),
                 "wrong_text_in_recordings_%": _share(wrong_spans & ~dropped, np.ones_like(dropped)),
+                "wrong_without_warning_%": _share(wrong & own & passes & sure, own),
+                "wrong_without_warning_95%": _interval(wrong & own & passes & sure, own),
+                "wrong_without_warning_in_recordings_%": _share(
+                    wrong_spans & ~dropped & ~warned, np.ones_like(dropped)
+                ),
                 "dropped_though_understood_%": _share(understood & own & ~passes, understood & own),
                 "dropped_though_understood_95%": _interval(understood & own & ~passes, understood & own),
                 "dropped_though_understood_in_recordings_%": _share(
                     understood_spans & dropped, understood_spans
+                ),
+                "understood_with_warning_%": _share(understood & own & passes & ~sure, understood & own),
+                "understood_with_warning_in_recordings_%": _share(
+                    understood_spans & ~dropped & warned, understood_spans
                 ),
             }
         )
