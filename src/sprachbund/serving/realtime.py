@@ -608,9 +608,7 @@ class RealtimeConnection:
             before = self._previous_item
             await self._finish_turn()
             if self._previous_item == before:  # no speech was in it, and the client waits for an item
-                item = _new_item()
-                await self._send_committed(item)
-                await self._send_completed(item, "", 0.0)
+                await self._send_empty_item()
             return
         await self._send_committed(self._item_of(turn, None))
         await self._finish_turn()
@@ -697,6 +695,8 @@ class RealtimeConnection:
                 log_probs=turn.log_probs.get(item_id),
                 warnings=turn.take_warnings(item_id),
             )
+        if turn.notices:  # that came after the end of the last item
+            await self._send_empty_item(turn.notices)
 
     async def _forward_text(
         self, turn: _Turn, item: str, message: dict[str, Any], *, by_pauses: bool
@@ -783,6 +783,12 @@ class RealtimeConnection:
         kinds = ("created",) if self._beta else ("added", "done")
         for kind in kinds:
             await self._send(f"conversation.item.{kind}", previous_item_id=before, item=message)
+
+    async def _send_empty_item(self, warnings: Sequence[str] = ()) -> None:
+        """Send an item of no sound, whose end has the warnings."""
+        item = _new_item()
+        await self._send_committed(item)
+        await self._send_completed(item, "", 0.0, warnings=warnings)
 
     async def _send_completed(
         self,
