@@ -348,6 +348,25 @@ def test_a_warning_behind_the_last_item_is_sent_in_an_empty_one(running, spoken,
     assert last["item_id"] == talk.of("input_audio_buffer.committed")[-1]["item_id"]
 
 
+def test_the_end_of_a_stretch_has_the_probability_that_its_text_is_wrong(running, spoken):
+    async def scenario():
+        async with talking(running) as talk:
+            for samples in (spoken["es"], spoken["es"][::-1]):
+                await talk.append(samples)
+                await talk.send("input_audio_buffer.commit")
+                await talk.until(COMPLETED)
+            await talk.send("session.update", session=NO_TURNS)
+            await talk.until("session.updated")
+            await talk.append(spoken["es"])
+            await talk.send("input_audio_buffer.commit")
+            return talk, await talk.until(COMPLETED)
+
+    talk, committed = run(scenario())
+    right, *others = (event["out_of_domain"] for event in talk.of(COMPLETED) if event["languages"])
+    assert 0 <= right < 0.5 < max(others) <= 1
+    assert "out_of_domain" not in committed  # it may hold several stretches
+
+
 def test_cleared_sound_is_in_no_item(running, spoken):
     async def scenario():
         async with talking(running) as talk:

@@ -735,6 +735,7 @@ class RealtimeConnection:
             duration_s,
             languages=[message["source_language"]],
             log_probs=turn.log_probs.pop(item, None),
+            out_of_domain=message["out_of_domain"],
             warnings=turn.take_warnings(item),
         )
 
@@ -798,9 +799,10 @@ class RealtimeConnection:
         *,
         languages: Sequence[str] = (),
         log_probs: list[dict[str, Any]] | None = None,
+        out_of_domain: float | None = None,
         warnings: Sequence[str] = (),
     ) -> None:
-        """Send the end of an item; `warnings` is an extension, there only where there are some."""
+        """Send the end of an item; the last two are extensions, there only where they are known."""
         await self._send(
             "conversation.item.input_audio_transcription.completed",
             item_id=item,
@@ -809,6 +811,7 @@ class RealtimeConnection:
             usage=usage(duration_s),
             languages=[{"code": language} for language in languages],
             **({} if log_probs is None else {"logprobs": log_probs}),
+            **({} if out_of_domain is None else {"out_of_domain": round(out_of_domain, 4)}),
             **({"warnings": list(warnings)} if warnings else {}),
         )
 
