@@ -935,7 +935,7 @@ def _info_of_training(path: Path) -> None:
         languages=("en",),
     )
     corpus: Any = SimpleNamespace(corpora=[Manifest(path.parent)], targets=("en",))
-    taught = TaughtLanguages(spoken=("en",), written=("en",), unused=(), num_seen=1, count=1)
+    taught = TaughtLanguages(spoken=("en",), written=("en",), pairs=(), unused=(), num_seen=1, count=1)
     _card(recipe, corpus, taught).model_dump_json()
 
 

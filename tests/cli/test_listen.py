@@ -13,8 +13,11 @@ import soundfile
 from sprachbund.audio.load import load
 from sprachbund.audio.microphone import Microphone
 from sprachbund.cli import main
-from sprachbund.cli.listen import level_bar
+from sprachbund.cli.listen import JsonLines, level_bar
+from sprachbund.streaming.events import LiveNotice
+from sprachbund.streaming.live import Moment
 from tests.audio.standin_sounddevice import installed
+from tests.documented import documented_fields
 
 RECORDING = Path(__file__).parents[2] / "examples" / "recordings" / "es.flac"
 
@@ -42,6 +45,17 @@ def test_events_are_json_lines_that_add_up(short, capsys):
     assert "".join(event["committed"] for event in german) == "drücken Sie die Eins um diese Nummer anzurufen"
     assert any(event["tentative"] for event in german)
     assert german[-1]["final"]
+
+
+def test_every_field_of_an_event_is_documented(short, capsys):
+    known = documented_fields("listen.md", "event")
+    assert main(["listen", str(short), "--to", "de", "--fast", "--json"]) == 0
+    JsonLines().add(Moment(event=LiveNotice(kind="warning", message="m", audio_s=1.0), second=1.0))
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {event["type"] for event in events} == known.keys()
+    known["engine"].remove("translator")  # of a cascade
+    for event in events:
+        assert event.keys() - {"type"} == known[event["type"]]
 
 
 def test_raw_sound_is_not_untrusted(capsys):

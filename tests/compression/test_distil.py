@@ -11,7 +11,7 @@ from transformers import WhisperForConditionalGeneration
 
 from sprachbund.compression.distillation import DistilRecipe, check_models, run
 from sprachbund.errors import SprachbundError
-from sprachbund.models.card import Card
+from sprachbund.models.card import PAIRS, Card
 from sprachbund.models.io import load
 from sprachbund.models.pruning import prune_decoder
 from sprachbund.models.whisper import save
@@ -33,6 +33,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "teacher" / "generation_config.json").write_text('{"is_multilingual": true}')
     teacher: Any = load(root / "teacher")
     save(prune_decoder(teacher, 2), root / "student")
+    Card(name="student", training={PAIRS: [["fr", "en"]]}).write(root / "student")
     owned.make_tones(root / "data")
     return root
 
@@ -70,6 +71,7 @@ def test_a_whisper_student_learns_and_keeps_its_pairs(material: Path, tmp_path: 
     card = Card.read(path)
     assert card is not None
     assert card.training["made_from"]["teacher"] == str(material / "teacher")
+    assert card.taught_pairs == {("fr", "en"), ("en", "en"), ("de", "de"), ("de", "en")}
 
 
 @pytest.mark.slow

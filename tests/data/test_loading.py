@@ -6,7 +6,7 @@ import torch
 
 from sprachbund.data.batch import NO_LANGUAGE
 from sprachbund.data.batching import BatchingOptions
-from sprachbund.data.loading import ExampleOptions, batches, collate, spec_augment
+from sprachbund.data.loading import Corpus, ExampleOptions, batches, collate, spec_augment
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.text.tokenizer import END
@@ -31,6 +31,29 @@ def test_rows_hold_the_text_of_their_language(corpus):
         for language, tokens in example.rows:
             assert tokens[-1] == END
             assert tokenizer.decode(tokens) == utterance.text_in(names[language])
+
+
+@pytest.mark.parametrize("rows_per_utterance", [1, 2])
+@pytest.mark.parametrize("share", [None, 0.0, 0.5, 1.0])
+def test_targets_of_an_utterance_are_those_that_its_rows_get(tmp_path, share, rows_per_utterance):
+    with ManifestWriter(tmp_path) as writer:
+        for number, said in enumerate(
+            (
+                {"text": "one", "language": "en", "translations": {"de": "eins"}},
+                {"text": "zwei", "language": "de"},
+                {"text": "", "language": ""},
+            )
+        ):
+            writer.add(np.zeros(8000, np.float32), speaker="", utterance_id=f"{number}", **said)
+    examples = made.make_training_data(tmp_path).examples
+    options = ExampleOptions(rows_per_utterance=rows_per_utterance, same_language=share)
+    corpus = Corpus([(Manifest(tmp_path), 1.0)], examples, options)
+    names = {examples.tokenizer.language_id(tag): tag for tag in made.LANGUAGES}
+    both, alone, silent = (corpus.utterance(index)[0] for index in range(3))
+    for utterance in (both, alone):
+        draws = (corpus.rows(utterance, np.random.default_rng(seed)) for seed in range(40))
+        assert corpus.targets_of(utterance) == {names[token] for rows in draws for token, _ in rows}
+    assert corpus.targets_of(silent) == set()
 
 
 def test_batch_pads_and_counts(corpus):

@@ -182,6 +182,31 @@ def test_live_text_of_what_is_not_understood_is_dropped_with_one_warning():
     (notice,) = [e for e in events if isinstance(e, LiveNotice) and e.kind != "overload"]
     assert notice.kind == "warning"
     assert "--model whisper-large-v3-turbo" in notice.message
+    heard_s = sum(event.end_s - event.start_s for event in ends)
+    assert notice.message.startswith(f"of {heard_s:.0f} s of speech, {heard_s:.0f} were left out")
+    assert events.index(notice) < events.index(ends[-1])
+
+
+def test_a_warning_comes_at_the_end_though_the_last_stretch_ended_before():
+    engine = LiveEngine(calibrated(ALL), OPTIONS, activity=Loudness())
+    session = engine.open(["de"], "en", LiveOptions(policy="span"))
+    session.push(recording(*SPEECH))
+    events = [event for _ in SPEECH if session.due for event in engine.step([session])[0]]
+    assert not session.due
+    assert {event.segment for event in events if isinstance(event, LiveText) and event.final} == {
+        0,
+        1,
+        2,
+        3,
+        4,
+    }
+    assert not any(event.kind == "warning" for event in events if isinstance(event, LiveNotice))
+    session.finish()
+    assert session.due
+    (notice,) = engine.step([session])[0]
+    assert isinstance(notice, LiveNotice)
+    assert "were left out: they are not of the kind that this model knows" in notice.message
+    assert session.finished
 
 
 def test_live_text_of_what_is_understood_is_as_without_calibration():

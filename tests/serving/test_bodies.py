@@ -20,3 +20,18 @@ def test_the_probability_of_no_speech_is_the_models_own_where_it_has_one(
         no_speech_probability=of_model,
     )
     assert segment_values(segment, 0)["no_speech_prob"] == shown
+
+
+@pytest.mark.parametrize(("of_model", "shown"), [(0.123456, 0.1235), (0.0, 0.0), (None, None)])
+def test_the_probability_of_a_wrong_text_is_null_where_nobody_knows(
+    of_model: float | None, shown: float | None
+) -> None:
+    segment = Segment(
+        start_s=1.0,
+        end_s=2.0,
+        source_language="de",
+        target_language="en",
+        text="hello",
+        out_of_domain=of_model,
+    )
+    assert segment_values(segment, 0)["out_of_domain"] == shown

@@ -16,6 +16,7 @@ import pytest
 
 from sprachbund.decoding.pipeline import translate_texts
 from sprachbund.serving.settings import Limits, Settings, Timeouts
+from tests.documented import documented_fields
 from tests.serving.support import noise, read_text, serving, tiny_model, wait_for, wav
 
 KEY = "correct-horse-battery"
@@ -264,7 +265,15 @@ def test_languages_of_a_model(small):
     actual = httpx.get(f"{small.url}/v1/languages", params={"model": "tiny"}).json()
     assert {"tag": "de", "name": "German"} in actual["sources"]
     assert ["en", "fr"] in actual["pairs"]
+    assert httpx.get(f"{small.url}/v1/languages").json() == actual
     assert reason(httpx.get(f"{small.url}/v1/languages", params={"model": "none"}), 404)
+
+
+def test_every_field_of_models_and_languages_is_documented(small):
+    models = httpx.get(f"{small.url}/v1/models").json()["data"]
+    languages = httpx.get(f"{small.url}/v1/languages").json()
+    known = documented_fields("serve.md", "route")
+    assert known == {"/v1/models": models[0].keys(), "/v1/languages": languages.keys()}
 
 
 def test_texts_are_translated_by_models_that_can(small):

@@ -16,10 +16,11 @@ from websockets.exceptions import ConnectionClosed
 
 from sprachbund.audio.load import load
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.serving.live import ResumableSession, SoundDecoder
+from sprachbund.serving.live import ResumableSession, Resume, SoundDecoder, Start, Stop
 from sprachbund.serving.metrics import Meters
 from sprachbund.serving.schemas import RefusalError
 from sprachbund.streaming.engine import LiveEngine
+from tests.documented import documented_fields
 from tests.not_understood import sounds
 from tests.serving.conftest import SPOKEN_S
 from tests.serving.live_support import SPAN, said, text_of, whole
@@ -45,6 +46,26 @@ def test_words_have_the_times_of_the_recording(running, bundled, spoken):
     assert len(words) == len(every) > 0
     for word, known in zip(words, every, strict=True):
         assert word == known | {"probability": pytest.approx(known["probability"], rel=1e-4)}
+
+
+def test_every_field_of_a_message_is_documented(running, spoken):
+    """Of the server: of speech that is understood, of speech that is not, and of a first message that is none."""
+
+    async def scenario():
+        clients = [await whole(running, samples) for samples in (spoken["es"], spoken["es"][::-1])]
+        async with talking(running, {"targets": []}) as refused:
+            await refused.hear()
+        return [message for client in (*clients, refused) for message in client.seen]
+
+    known = documented_fields("serve.md", "message of the server")
+    messages = asyncio.run(scenario())
+    assert {message["type"] for message in messages} == known.keys() - {"pause", "continue"}
+    for message in messages:
+        assert message.keys() - {"type"} == known[message["type"]]
+    of_client = {"start": Start, "resume": Resume, "stop": Stop}
+    assert documented_fields("serve.md", "message of the client") == {
+        name: set(kind.model_fields) - {"type"} for name, kind in of_client.items()
+    }
 
 
 @pytest.mark.slow

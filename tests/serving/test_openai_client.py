@@ -60,6 +60,9 @@ def test_verbose_json_has_segments_and_words(client, bundled, clip):
     assert [(s.text, s.start) for s in result.segments] == [
         (s.text, pytest.approx(s.start_s, abs=1e-3)) for s in expected.segments
     ]
+    assert [s.model_extra["out_of_domain"] for s in result.segments] == [
+        pytest.approx(s.out_of_domain, abs=1e-3) for s in expected.segments
+    ]
     assert [w.word for w in result.words] == [w.text for s in expected.segments for w in s.words]
     assert [w.start for w in result.words] == sorted(w.start for w in result.words)
 
@@ -128,6 +131,7 @@ def test_segments_of_a_stream_have_the_types_of_the_client(client, clip):
     assert [event.id for event in segments] == [str(number) for number in range(len(segments))]
     for event in segments:
         assert type(event).model_validate(event.model_dump(), strict=True)
+        assert 0 <= event.model_extra["out_of_domain"] <= 1
 
 
 def test_allowed_languages_are_an_argument(client, clip):

@@ -18,6 +18,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from sprachbund.audio.span_options import SpanOptions
+from sprachbund.audio.spans import SpanStream
 from sprachbund.models.calibration import TurnEnds
 from sprachbund.serving.live import SoundDecoder, live_options
 from sprachbund.serving.realtime import ServerVad, Session, updated
@@ -320,6 +321,50 @@ def test_speech_that_is_dropped_is_said_in_warnings(running, spoken, turns):
     said = re.match(r"sound from (\d+\.\d) to (\d+\.\d) s has no text \(out of domain", warnings[0])
     assert said
     assert 5.9 < float(said[1]) < float(said[2]) < 12.2
+
+
+@pytest.mark.parametrize("end", ["input_audio_buffer.commit", "session.update"])
+def test_a_warning_behind_the_last_item_is_sent_in_an_empty_one(running, spoken, end):
+    """The speech has ended before the session does."""
+    samples = np.concatenate([spoken["es"][::-1], np.zeros(32_000, np.float32)])
+    stretches = len(SpanStream(SpanOptions()).push(samples))
+
+    async def scenario():
+        async with talking(running) as talk:
+            await talk.append(samples)
+            while len(talk.of(COMPLETED)) < stretches:
+                await talk.hear()
+            await talk.send(end, **({"session": NO_TURNS} if end == "session.update" else {}))
+            await talk.until(COMPLETED)
+            return talk
+
+    talk = run(scenario())
+    *items, last = talk.of(COMPLETED)
+    assert len(items) == stretches > 0
+    assert all(line.startswith("sound from") for item in items for line in item.get("warnings", ()))
+    assert last["transcript"] == ""
+    (warning,) = last["warnings"]
+    assert "they are not of the kind that this model knows" in warning
+    assert last["item_id"] == talk.of("input_audio_buffer.committed")[-1]["item_id"]
+
+
+def test_the_end_of_a_stretch_has_the_probability_that_its_text_is_wrong(running, spoken):
+    async def scenario():
+        async with talking(running) as talk:
+            for samples in (spoken["es"], spoken["es"][::-1]):
+                await talk.append(samples)
+                await talk.send("input_audio_buffer.commit")
+                await talk.until(COMPLETED)
+            await talk.send("session.update", session=NO_TURNS)
+            await talk.until("session.updated")
+            await talk.append(spoken["es"])
+            await talk.send("input_audio_buffer.commit")
+            return talk, await talk.until(COMPLETED)
+
+    talk, committed = run(scenario())
+    right, *others = (event["out_of_domain"] for event in talk.of(COMPLETED) if event["languages"])
+    assert 0 <= right < 0.5 < max(others) <= 1
+    assert "out_of_domain" not in committed  # it may hold several stretches
 
 
 def test_cleared_sound_is_in_no_item(running, spoken):

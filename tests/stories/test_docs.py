@@ -23,6 +23,7 @@ from sprachbund.corpora.phrasebook.sentences import phrases, templates
 from sprachbund.corpora.public import PREPARATIONS
 from sprachbund.data.synthesis import DEV_VARIANTS, TEST_VARIANTS, VARIANTS
 from sprachbund.decoding.formats import FORMATS
+from sprachbund.decoding.guard import Understanding
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.decoding.result import Segment, Translation
 from sprachbund.engines.extension import missing_because
@@ -230,6 +231,18 @@ def test_translate_page_names_every_field_format_and_threshold() -> None:
         "`not a translation`": (guard.max_length_ratio,),
     }.items():
         assert [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", reasons[reason])] == list(values)
+
+
+@pytest.mark.parametrize("page", ["translate", "listen", "serve"])
+def test_the_pages_say_from_which_probability_on_text_is_likely_wrong(page: str) -> None:
+    text = " ".join((ROOT / f"docs/{page}.md").read_text(encoding="utf-8").split())
+    said = re.search(r"text that is likely wrong \(`out_of_domain` above (\d\.\d+)\)", text)
+    assert said
+    heard = Understanding(["de"])
+    heard.add(1.0, None, float(said[1]))
+    assert heard.doubtful_s == 0
+    heard.add(1.0, None, float(said[1]) + 1e-6)
+    assert heard.doubtful_s == 1
 
 
 def test_data_page_lists_the_public_corpora_and_the_speakers() -> None:

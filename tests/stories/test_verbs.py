@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import torch
 
 import sprachbund
 from sprachbund.corpora.asterisk.packages import SPEAKERS
+from sprachbund.models.card import PAIRS, Card
 from sprachbund.models.conformer import io as conformer
 from tests.corpora.asterisk_tree import write_tree
 from tests.models.whisper_support import make_directory
@@ -181,13 +183,31 @@ def test_models_lists_what_is_here(tiny_model: Path, here: Path) -> None:
         "CC0-1.0",
     )
     assert [tuple(pair) for pair in model["pairs"]] == [(s, t) for s in LANGUAGES for t in LANGUAGES]
+    assert not model["pairs_recorded"]
     Path("mine").symlink_to(tiny_model)
     ran = command("models", "show", "--pairs")
     assert "mine\n  is         tiny: conformer, 8 bits" in ran.out
     assert "de-de, de-en, de-fr, en-de" in ran.out
+    assert ran.out.count("taught     no record of the pairs in its training data") == 1
     ran = command("models", "show", here)
     assert ran.code == 1
     assert "broken" in ran.out
+
+
+def test_models_shows_the_pairs_that_a_model_was_taught(tiny_model: Path, here: Path) -> None:
+    bundled = json.loads(command("models", "show", "bundled", "--json").out)
+    languages = ["de", "en", "es", "fr", "it", "ru"]
+    assert bundled["pairs"] == [[source, target] for source in languages for target in languages]
+    assert bundled["pairs_recorded"]
+    shutil.copytree(tiny_model, "mine")
+    card = Card.read(Path("mine"))
+    assert card is not None
+    card.training[PAIRS] = [["en", "de"], ["fr", "fr"], ["it", "de"]]  # the last one it does not take
+    card.write(Path("mine"))
+    ran = command("models", "show", "mine", "--pairs").out
+    assert "  hears      en, fr\n  writes     de, fr\n  pairs      en-de, fr-fr\n" in ran
+    assert "taught" not in ran
+    assert "1 of translation (into de), 1 of transcription" in command("models", "show", "mine").out
 
 
 def test_models_finds_whisper_models_downloaded_before(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models import seamless, whisper
 from sprachbund.models.base import Target
 from sprachbund.models.calibration import Domain
-from sprachbund.models.card import Card
+from sprachbund.models.card import PAIRS, Card
 from sprachbund.models.conformer.io import save as save_conformer
 from sprachbund.models.io import load
 from sprachbund.models.sharing_plan import SharingPlan
@@ -79,6 +79,7 @@ def test_the_card_and_the_configuration_say_what_it_does(learned: Path, folder: 
     assert card is not None
     assert (card.name, card.bits, sorted(card.target_languages)) == ("tuned", 32, ["de", "en"])
     assert card.training["start"] == str(folder / "whisper")
+    assert card.taught_pairs is None  # what the start was taught is not known
     assert load(learned).pairs() == {(s, t) for s in WORDS for t in WORDS}
 
 
@@ -199,7 +200,13 @@ def test_a_conformer_is_trained_on_without_its_shape_being_given(tmp_path: Path)
 
 def test_the_card_keeps_what_the_start_owes_and_another_licence_is_warned_of(tmp_path: Path) -> None:
     owed = {"name": "prompts", "licence": "CC-BY-SA-3.0", "attribution": "Allison Smith"}
-    before = Card(name="start", licence="CC-BY-SA-3.0", data=[owed], limits=["It knows prompts only."])
+    before = Card(
+        name="start",
+        licence="CC-BY-SA-3.0",
+        data=[owed],
+        limits=["It knows prompts only."],
+        training={PAIRS: [["en", "en"]]},
+    )
     save_conformer(made.make_model(), tmp_path / "start", card=before)
     make_tones(tmp_path / "data", ("de",))
     lines: list[str] = []
@@ -220,6 +227,7 @@ def test_the_card_keeps_what_the_start_owes_and_another_licence_is_warned_of(tmp
     assert len(after.data) == 2
     assert after.limits == ["It is small.", "It knows prompts only."]
     assert after.training["start_licence"] == "CC-BY-SA-3.0"
+    assert after.taught_pairs == {("en", "en"), ("de", "de")}
     shown = describe("tuned", tmp_path / "run" / "model")
     assert (shown["start"], shown["start_licence"]) == (str(tmp_path / "start"), "CC-BY-SA-3.0")
     again = fine_tuning_recipe(tmp_path / "data", tmp_path / "run" / "model", 1, card=card)

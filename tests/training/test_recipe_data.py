@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sprachbund.cli.models import describe
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.conformer import Conformer
@@ -68,6 +69,13 @@ def test_languages_without_data_are_named_and_are_not_on_the_card(data: Path, tm
     card = Card.read(tmp_path / "run" / "model")
     assert card is not None
     assert (card.source_languages, card.target_languages) == (["de"], ["de"])
+    assert card.taught_pairs == {("de", "de")}
+    shown = describe("run", tmp_path / "run" / "model")
+    assert (shown["pairs"], shown["pairs_recorded"]) == ([["de", "de"]], True)
+    assert (shown["source_languages"], shown["target_languages"]) == (["de"], ["de"])
     lines.clear()
     run(recipe(data), tmp_path / "whole", report=lines.append)
     assert not [line for line in lines if "not learned" in line or "not used" in line]
+    whole = Card.read(tmp_path / "whole" / "model")
+    assert whole is not None
+    assert whole.taught_pairs == {(source, target) for source in ("en", "de") for target in ("en", "de")}

@@ -195,6 +195,7 @@ def test_text_comes_on_top_of_as_much_speech(made: Spoken, tmp_path: Path) -> No
     ]
     spoken = [line for line in steps if " speech " in line]
     assert card["training"]["steps"] == len(steps) > len(spoken)
+    assert card["training"]["pairs"] == [list(pair) for pair in given.all_pairs]
     assert len(spoken) == 4
     assert sum("dev loss" in line for line in lines if line.startswith("step ")) == 2
 

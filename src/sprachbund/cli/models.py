@@ -304,6 +304,8 @@ def describe(name: str, directory: Path) -> dict[str, Any]:
         raise SprachbundError(f"{directory} is not there; check the path, or reinstall the package")
     model = load(directory, offline=True, engine="torch")
     card, domain = model.card, model.family.calibration.domain
+    taught = card.taught_pairs
+    pairs = [pair for pair in model.pairs if taught is None or pair in taught]
     return {
         "model": name,
         "directory": str(directory),
@@ -314,9 +316,10 @@ def describe(name: str, directory: Path) -> dict[str, Any]:
         "commercial": all(one.commercial for one in model.licences),
         "bits": _bits(directory),
         "size_bytes": _size(directory),
-        "source_languages": sorted({source for source, _ in model.pairs}),
-        "target_languages": sorted({target for _, target in model.pairs}),
-        "pairs": [list(pair) for pair in model.pairs],
+        "source_languages": sorted({source for source, _ in pairs}),
+        "target_languages": sorted({target for _, target in pairs}),
+        "pairs": [list(pair) for pair in pairs],
+        "pairs_recorded": taught is not None,
         "start": card.training.get("start"),
         "start_licence": card.training.get("start_licence"),
         "data": card.data,
@@ -367,6 +370,7 @@ def _text(model: dict[str, Any], *, pairs: bool) -> str:
         ["hears", _some(model["source_languages"])],
         ["writes", _some(model["target_languages"])],
         ["pairs", _pairs(model, whole=pairs)],
+        ["taught", "" if model["pairs_recorded"] else _NO_RECORD],
         [
             "licence",
             (model["licence"] or "not stated; see where it came from")
@@ -380,6 +384,9 @@ def _text(model: dict[str, Any], *, pairs: bool) -> str:
     ]
     lines = [f"  {key:9}  {value}" for key, value in rows if value]
     return "\n".join([model["model"], *lines])
+
+
+_NO_RECORD = "no record of the pairs in its training data; the languages and pairs are those that it takes"
 
 
 def _start(model: dict[str, Any]) -> str:

@@ -38,6 +38,7 @@ from sprachbund.training.translator import (
     TranslatorRecipe,
     check_corpus,
     prepare_model,
+    taught_languages,
 )
 from sprachbund.util.distributed import (
     is_first_rank,
@@ -320,7 +321,9 @@ def _run(
         **recipe.objective.model_dump(),
     }
     if is_first_rank():
-        student.save(directory / MODEL, card=card_of(student.model, start, directory.name, how))
+        card = card_of(student.model, start, directory.name, how)
+        card.training |= card.pairs_with(taught_languages(corpus).pairs)
+        student.save(directory / MODEL, card=card)
     wait_for_all_ranks()
     return directory / MODEL
 

@@ -463,6 +463,21 @@ class Corpus(Dataset[Example]):
                 break
         return rows
 
+    def targets_of(self, utterance: Utterance) -> set[str]:
+        """Languages of the rows that an utterance may get, were no text too long; none where nobody speaks."""
+        if not utterance.language:
+            return set()
+        targets, own = self._askable(utterance)
+        able = {
+            target
+            for target in targets
+            if utterance.text_in(target) and self.examples.row("", utterance.language, target) is not None
+        }
+        if self.options.same_language == 0:
+            return able - {own}
+        only_own = self.options.same_language == 1 and self.options.rows_per_utterance == 1
+        return able & {own} if only_own and own in able else able
+
     def spoken(self, utterance: Utterance) -> list[int] | None:
         """Return the transcript in the tokens that the model writes; None where it is too long for the model."""
         language = utterance.language
@@ -474,15 +489,21 @@ class Corpus(Dataset[Example]):
 
     def _drawn(self, utterance: Utterance, rng: np.random.Generator) -> list[str]:
         """Target languages in the order in which they are tried."""
-        drawn: list[str] = rng.permutation(list(self.targets)).tolist()
-        share, own = self.options.same_language, utterance.language
-        if MIXED in drawn and utterance.text_in(MIXED) is not None:
-            # Of mixed speech, the transcript belongs to this target; its main language would be another name for it.
-            drawn, own = [language for language in drawn if language != own], MIXED
+        targets, own = self._askable(utterance)
+        share, order = self.options.same_language, rng.permutation(list(self.targets)).tolist()
+        drawn = [language for language in order if language in targets]
         if share is None or own not in drawn:
             return drawn
         others = [language for language in drawn if language != own]
         return [own, *others] if rng.random() < share else others
+
+    def _askable(self, utterance: Utterance) -> tuple[set[str], str]:
+        """Target languages that an utterance may be asked for, and that of its transcript."""
+        targets, own = {*self.targets}, utterance.language
+        if MIXED in targets and utterance.text_in(MIXED) is not None:
+            # Of mixed speech, the transcript belongs to this target; its main language would be another name for it.
+            return targets - {own}, MIXED
+        return targets, own
 
     def plan(self, options: BatchingOptions, epoch: int) -> list[np.ndarray]:
         """An epoch's batches as global indices into what was entered last."""

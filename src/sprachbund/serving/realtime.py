@@ -608,9 +608,7 @@ class RealtimeConnection:
             before = self._previous_item
             await self._finish_turn()
             if self._previous_item == before:  # no speech was in it, and the client waits for an item
-                item = _new_item()
-                await self._send_committed(item)
-                await self._send_completed(item, "", 0.0)
+                await self._send_empty_item()
             return
         await self._send_committed(self._item_of(turn, None))
         await self._finish_turn()
@@ -697,6 +695,8 @@ class RealtimeConnection:
                 log_probs=turn.log_probs.get(item_id),
                 warnings=turn.take_warnings(item_id),
             )
+        if turn.notices:  # that came after the end of the last item
+            await self._send_empty_item(turn.notices)
 
     async def _forward_text(
         self, turn: _Turn, item: str, message: dict[str, Any], *, by_pauses: bool
@@ -735,6 +735,7 @@ class RealtimeConnection:
             duration_s,
             languages=[message["source_language"]],
             log_probs=turn.log_probs.pop(item, None),
+            out_of_domain=message["out_of_domain"],
             warnings=turn.take_warnings(item),
         )
 
@@ -784,6 +785,12 @@ class RealtimeConnection:
         for kind in kinds:
             await self._send(f"conversation.item.{kind}", previous_item_id=before, item=message)
 
+    async def _send_empty_item(self, warnings: Sequence[str] = ()) -> None:
+        """Send an item of no sound, whose end has the warnings."""
+        item = _new_item()
+        await self._send_committed(item)
+        await self._send_completed(item, "", 0.0, warnings=warnings)
+
     async def _send_completed(
         self,
         item: str,
@@ -792,9 +799,10 @@ class RealtimeConnection:
         *,
         languages: Sequence[str] = (),
         log_probs: list[dict[str, Any]] | None = None,
+        out_of_domain: float | None = None,
         warnings: Sequence[str] = (),
     ) -> None:
-        """Send the end of an item; `warnings` is an extension, there only where there are some."""
+        """Send the end of an item; the last two are extensions, there only where they are known."""
         await self._send(
             "conversation.item.input_audio_transcription.completed",
             item_id=item,
@@ -803,6 +811,7 @@ class RealtimeConnection:
             usage=usage(duration_s),
             languages=[{"code": language} for language in languages],
             **({} if log_probs is None else {"logprobs": log_probs}),
+            **({} if out_of_domain is None else {"out_of_domain": round(out_of_domain, 4)}),
             **({"warnings": list(warnings)} if warnings else {}),
         )
 

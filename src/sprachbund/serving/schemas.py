@@ -207,7 +207,7 @@ def segment_values(segment: Segment, number: int) -> dict[str, Any]:
     `no_speech_prob` is the model's own probability that nobody speaks; from models without one, the complement of
     voice activity.
     """
-    no_speech = segment.no_speech_probability
+    no_speech, doubt = segment.no_speech_probability, segment.out_of_domain
     return {
         "id": number,
         "seek": round(segment.start_s * 100),
@@ -220,6 +220,7 @@ def segment_values(segment: Segment, number: int) -> dict[str, Any]:
         "compression_ratio": round(segment.compression_ratio, 4),
         "no_speech_prob": round(1 - segment.speech_probability if no_speech is None else no_speech, 4),
         "source_language": segment.source_language,
+        "out_of_domain": None if doubt is None else round(doubt, 4),
         "dropped": segment.dropped,
         "spans": [
             {"start": round(span.start_s, 3), "end": round(span.end_s, 3), "language": span.language}

@@ -380,12 +380,16 @@ class LiveEngine:
         ]
         jobs = self._take(sessions)
         jobs = [job for job in jobs if job.session.error is None]
-        for job, text in self._written(jobs):
-            events[job.index].append(text)
+        written, ends = self._written(jobs), defaultdict[int, list[LiveText]](list)
+        for job, text in written:
             if text.final:
-                job.session.note_understanding(self.model, text)
+                ends[job.index].append(text)
+        for index, texts in ends.items():
+            sessions[index].note_understanding(self.model, texts)
         for session, own in zip(sessions, events, strict=True):
-            own += session.take_notices()
+            own += session.take_notices()  # a warning comes before the text that ends the speech it counts
+        for job, text in written:
+            events[job.index].append(text)
         return events
 
     def _answer_pauses(self, sessions: Sequence[LiveSession]) -> None:

@@ -200,7 +200,9 @@ class LiveSession:
         self._waiting: deque[Stretch] = deque()
         self._open: Stretch | None = None
         self._notices: list[LiveNotice] = []
-        self._understanding, self._warned = Understanding(self.targets), False
+        self._understanding = Understanding(self.targets)
+        self._warning: str | None = None  # what there is to say of the speech so far
+        self._warned = False
         self._count = 0
         self._lost: list[Stretch] = []
         self._ended = self._overloaded = False
@@ -256,6 +258,7 @@ class LiveSession:
             return
         self._ended = True
         self._take_in(self._stream.finish())
+        self._warn()
 
     def answer_pause(self, probability: float) -> None:
         """Say how likely it is that the speaker has finished.
@@ -296,21 +299,24 @@ class LiveSession:
         notices, self._notices = self._notices, []
         return notices
 
-    def note_understanding(self, family: Family, event: LiveText) -> None:
-        """Count the end of a stretch, and warn once when most of the speech so far is not understood.
+    def note_understanding(self, family: Family, ends: Sequence[LiveText]) -> None:
+        """Count the ends of stretches, and warn once when most of the speech so far is not understood.
 
         Args:
             family: the model.
-            event: event with which a stretch has ended.
+            ends: events with which stretches have ended.
         """
-        self._understanding.add(event.end_s - event.start_s, event.dropped, event.out_of_domain)
-        if self._warned or not (
-            self.finished or self._understanding.not_understood_s >= _LEAST_NOT_UNDERSTOOD_S
-        ):
-            return
-        if (warning := self._understanding.warning(family)) is not None:
+        for event in ends:
+            self._understanding.add(event.end_s - event.start_s, event.dropped, event.out_of_domain)
+        self._warning = self._understanding.warning(family)
+        self._warn()
+
+    def _warn(self) -> None:
+        """Give the warning once: at the end, or after so much speech that was not understood."""
+        enough = self.finished or self._understanding.not_understood_s >= _LEAST_NOT_UNDERSTOOD_S
+        if enough and self._warning is not None and not self._warned:
             self._warned = True
-            self._notices.append(LiveNotice(kind="warning", message=warning, audio_s=self.audio_s))
+            self._notices.append(LiveNotice(kind="warning", message=self._warning, audio_s=self.audio_s))
 
     def fail(self, message: str) -> None:
         """End the session for a reason."""

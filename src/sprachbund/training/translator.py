@@ -32,7 +32,7 @@ from sprachbund.data.manifest import Utterances
 from sprachbund.data.shards import Shards, open_corpus
 from sprachbund.errors import SprachbundError
 from sprachbund.models.calibration import DOMAIN_FILE, TURNS_FILE
-from sprachbund.models.card import Card
+from sprachbund.models.card import PAIRS, Card
 from sprachbund.models.conformer import Conformer, ConformerConfig, ConformerShape
 from sprachbund.models.conformer.extension import (
     LOSSES,
@@ -672,6 +672,7 @@ class TaughtLanguages:
     Attributes:
         spoken: languages that are heard.
         written: target languages with a text.
+        pairs: (source, target) languages of the rows that utterances may get; (x, x) is transcription of x.
         unused: other languages that the data have texts in.
         num_seen: utterances whose texts were looked at.
         count: utterances in all.
@@ -679,6 +680,7 @@ class TaughtLanguages:
 
     spoken: Sequence[str]
     written: Sequence[str]
+    pairs: Sequence[tuple[str, str]]
     unused: Sequence[str]
     num_seen: int
     count: int
@@ -709,7 +711,7 @@ def taught_languages(corpus: Corpus) -> TaughtLanguages:
     Args:
         corpus: training data.
     """
-    texts, num_seen = set[str](), 0
+    texts, pairs, num_seen = set[str](), set[tuple[str, str]](), 0
     for manifest in corpus.manifests:
         for index in manifest.every(-(-len(manifest) * len(corpus.manifests) // _MOST) or 1):
             utterance, num_seen = manifest[index], num_seen + 1
@@ -717,10 +719,12 @@ def taught_languages(corpus: Corpus) -> TaughtLanguages:
                 texts |= {
                     tag for tag in (utterance.language, *utterance.translations) if utterance.text_in(tag)
                 }
+                pairs |= {(utterance.language, target) for target in corpus.targets_of(utterance)}
     spoken = {tag for manifest in corpus.manifests for tag in manifest.spoken}
     return TaughtLanguages(
         spoken=[tag for tag in corpus.examples.source_languages if tag in spoken],
         written=[tag for tag in corpus.targets if tag in texts],
+        pairs=sorted(pairs),
         unused=sorted(texts - {*corpus.targets}),
         num_seen=num_seen,
         count=sum(len(manifest) for manifest in corpus.manifests),
@@ -1062,12 +1066,14 @@ def _card(recipe: TranslatorRecipe, corpus: Corpus, taught: TaughtLanguages) -> 
         )
     own, limits = recipe.card.model_dump(), [*recipe.card.limits]
     training: dict[str, Any] = {"steps": recipe.training.steps, "batch_s": recipe.training.batch_s}
+    before = Card(name="", training={PAIRS: []})  # a new model was taught nothing
     if recipe.start is not None:
         training["start"] = str(recipe.start)
         training["start_licence"] = " and ".join(one.name for one in licences_owed(str(recipe.start)))
-        if (before := Card.read(locate(str(recipe.start), offline=True))) is not None:
-            data = [*before.data, *(entry for entry in data if entry not in before.data)]
-            limits += [limit for limit in before.limits if limit not in limits]
+        before = Card.read(locate(str(recipe.start), offline=True)) or Card(name="")
+        data = [*before.data, *(entry for entry in data if entry not in before.data)]
+        limits += [limit for limit in before.limits if limit not in limits]
+    training |= before.pairs_with(taught.pairs)
     return Card(
         **{**own, "limits": limits},
         source_languages=heard,

@@ -10,7 +10,7 @@ from pydantic import Field
 from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.bitext import read_bitext
 from sprachbund.errors import SprachbundError
-from sprachbund.models.card import Card
+from sprachbund.models.card import PAIRS, Card
 from sprachbund.models.io import load, save
 from sprachbund.models.tokens.config import MbartConfig, TokenConfig, TokenShape
 from sprachbund.models.tokens.conformer import TokenConformer
@@ -297,5 +297,10 @@ def _card(recipe: UnitTranslatorRecipe, corpus: TokenDataset, training: Training
         source_languages=list(sources),
         target_languages=sorted({target for _, target in recipe.all_pairs}),
         data=[{"name": kind, "utterances": count} for kind, count in corpus.counts().items()],
-        training={"steps": training.steps, "batch_s": training.batch_s, **start},
+        training={
+            "steps": training.steps,
+            "batch_s": training.batch_s,
+            PAIRS: sorted(map(list, recipe.all_pairs)),
+            **start,
+        },
     )
