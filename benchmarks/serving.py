@@ -881,7 +881,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--every-s", type=float, default=10.0, help="between two looks at the memory")
     parser.add_argument("--shape", default="small", help="of the curve's model")
-    parser.add_argument("--curve-clients", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--curve-clients", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--rounds", type=int, default=3, help="of the curve")
     parser.add_argument("--workers", type=int, default=1, help="of the service, beside one")
     parser.add_argument("--threads", type=int, help="of all workers together; all cores by default")
