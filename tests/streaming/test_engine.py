@@ -306,7 +306,7 @@ def test_options_that_change_nothing_are_refused(options: dict[str, Any], messag
 
 
 def test_a_live_text_has_one_reading() -> None:
-    with pytest.raises(SprachbundError, match="nbest is 2, and live text has one reading; leave nbest out"):
+    with pytest.raises(SprachbundError, match="nbest is 2, and live text has one reading; leave it out"):
         engine(options=replace(OPTIONS, nbest=2, beam_size=2))
 
 
