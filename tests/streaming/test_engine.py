@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,14 +19,14 @@ from sprachbund.errors import SprachbundError
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveEvent, LiveNotice, LiveText
 from sprachbund.streaming.live import in_blocks, play
-from sprachbund.streaming.options import POLICIES, LiveOptions, Policy
+from sprachbund.streaming.options import LiveOptions, Policy
 from sprachbund.streaming.session import LiveSession, OverloadError
 from tests.decoding.test_translate import LENIENT, SPEECH, Loudness, recording
 from tests.decoding.tiny_family import TinyFamily
 
 OPTIONS = DecodingOptions(guard=LENIENT, max_tokens=8, min_tokens=1)
 TARGETS = ["de", "en"]
-ATTEMPTING = [policy for policy in POLICIES if policy not in ("auto", "frames")]
+ATTEMPTING = [policy for policy in get_args(Policy) if policy not in ("auto", "frames")]
 LATE = 1e6  # a step so long that every policy waits for the end
 
 

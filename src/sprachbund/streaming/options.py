@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.util.options import Option, OptionValueError, Range, check
@@ -10,7 +10,6 @@ from sprachbund.util.options import Option, OptionValueError, Range, check
 Policy = Literal["auto", "local-agreement", "alignatt", "wait-k", "retranslation", "span", "frames"]
 Overload = Literal["coarsen", "drop", "refuse"]
 TurnEnd = Literal["pause", "sentence", "auto"]
-POLICIES: tuple[str, ...] = get_args(Policy)
 _LEAST_S = 0.05
 _LEAST_PAUSE_S = 2 * SpanOptions.padding_s  # what is kept of it on either side must not overlap
 _COMMITTING: tuple[Policy, ...] = ("local-agreement", "alignatt", "wait-k")
