@@ -3,7 +3,8 @@
 Rows of a corpus are encoded once. Every batch is then searched by all systems in turn, in an order that rotates: passes
 started from Python, passes inside the kernels, and the same with draft tokens of a token map of other texts, and of the
 transcript that the model's own CTC head writes (transcribed rows alone, since it writes what is spoken), and of the
-text that the search will write, made beforehand: what a draft by whole texts can gain at most. With one thread, times are processor times of that thread, which other programs disturb least. Tokens are compared row by row.
+text that the search will write, made beforehand: what a draft by whole texts can gain at most. With one thread, times
+are processor times of that thread, which other programs disturb least. Tokens are compared row by row.
 
 Run: python -m benchmarks.native_search --corpus corpora/phrasebook/test --texts corpora/phrasebook/train \
     --text-count 8000 --num-draft-tokens 1 3 12

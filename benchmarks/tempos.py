@@ -2,9 +2,9 @@
 
 Each utterance of some corpora is translated into one language it has a text in, with and without `--tempos`; sound
 without a text, such as that of `data make outside`, is translated too. A text is right where its chrF is 20 or more, as
-in the model card. A text that is likely wrong comes with a warning (`Understanding` in sprachbund.decoding.guard). Corpora of dev data (`dev`, `dev_prompts`) are heard at other tempos, too
-(--played), so that speech is there whose only fault is known: tempos to hear it again at are chosen by these, not by
-speakers of the test sets.
+in the model card. A text that is likely wrong comes with a warning (`Understanding` in sprachbund.decoding.guard).
+Corpora of dev data (`dev`, `dev_prompts`) are heard at other tempos, too (--played), so that speech is there whose only
+fault is known: tempos to hear it again at are chosen by these, not by speakers of the test sets.
 
 Times are of the whole decoding, one way after the other for each batch, with the given threads.
 

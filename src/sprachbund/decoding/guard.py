@@ -239,5 +239,6 @@ class Understanding:
         verb = f"translate FILE --to {','.join(self.targets)}" if any(wanted) else "transcribe FILE"
         advice = f"; for open speech take a public one: sprachbund {verb} --model {names}" if names else ""
         return (
-            f"of {heard_s:.0f} s of speech, {' and '.join(faults)}: they are not of the kind that this model knows{advice}"
+            f"of {heard_s:.0f} s of speech, {' and '.join(faults)}: they are not of the kind that this model knows"
+            f"{advice}"
         )

@@ -304,7 +304,9 @@ class LiveSession:
             event: event with which a stretch has ended.
         """
         self._understanding.add(event.end_s - event.start_s, event.dropped, event.out_of_domain)
-        if self._warned or not (self.finished or self._understanding.not_understood_s >= _LEAST_NOT_UNDERSTOOD_S):
+        if self._warned or not (
+            self.finished or self._understanding.not_understood_s >= _LEAST_NOT_UNDERSTOOD_S
+        ):
             return
         if (warning := self._understanding.warning(family)) is not None:
             self._warned = True
