@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from sprachbund.data.batch import Batch
+from sprachbund.data.batch import Batch, Transcripts
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.models.conformer import Conformer, ConformerConfig
 from sprachbund.research.gradient_sharing.collect import Collection
@@ -128,8 +128,7 @@ def training_batch(network: Conformer, data: Manifest, numbers: range) -> Batch:
         features=features.values,
         num_frames=features.num_frames,
         source_language=torch.tensor([number % len(TAGS) for number in numbers]),
-        transcripts=text.repeat(len(numbers), 1),
-        num_transcript=torch.full((len(numbers),), len(text)),
+        transcripts=Transcripts(text.repeat(len(numbers), 1), torch.full((len(numbers),), len(text))),
         targets=torch.cat([text, torch.tensor([network.end_token])]).repeat(len(tags), 1),
         num_targets=torch.full((len(tags),), len(text) + 1),
         target_language=torch.tensor([network.tokenizer.language_id(tag) for tag in tags]),

@@ -52,7 +52,7 @@ from sprachbund.training.translator import TranslatorRecipe
 from sprachbund.training.unit_translator import UnitTranslatorRecipe
 from sprachbund.units.options import EncodingOptions, FeatureOptions, LayerOptions
 from sprachbund.util.computing import Computing
-from sprachbund.util.options import Option, Range, check, declared
+from sprachbund.util.options import Option, OptionValueError, Range, check, declared
 from tests.stories.support import command
 
 RECORDING = Path(__file__).parents[2] / "examples" / "recordings" / "es.flac"
@@ -267,13 +267,17 @@ def _parsed(*args: str) -> Some:
     def verb(file: Path | None = None, *, some: Annotated[Some, Panel("Some things")]) -> None:
         result.append(some)
 
+    _run(verb, *args)
+    [some] = result
+    return some
+
+
+def _run(verb: Callable[..., None], *args: str) -> None:
     app = typer.Typer(rich_markup_mode=None)
     app.command(cls=VerbCommand)(with_options(verb))
     made = typer.main.get_command(app)
     with made.make_context("verb", list(args)) as context:
         made.invoke(context)
-    [some] = result
-    return some
 
 
 def test_without_options_a_dataclass_has_its_defaults() -> None:
@@ -294,6 +298,30 @@ def test_errors_name_the_option_and_count_in_its_unit() -> None:
         _parsed("--mb", "-2")
     with pytest.raises(UsageError, match=r"^--how is 'other'; choose one of this, that$"):
         _parsed("--how", "other")
+
+
+@pytest.mark.parametrize(
+    ("raised", "says"),
+    [
+        (OptionValueError("num_bytes", 3e6, "give less"), "--mb is 3.0; give less"),
+        (OptionValueError("names", ("a", "b"), "see `how`"), "--names is 'a,b'; see --how"),
+        (OptionValueError("enabled", False, "leave it out"), "--no-thing is given; leave it out"),
+        (OptionValueError("file", "x.wav", "name another"), "file is 'x.wav'; name another"),
+        (OptionValueError("threads", 99, "give `count`"), "--threads is 99; give --count"),
+    ],
+)
+def test_an_option_that_a_verb_refuses_has_the_name_that_was_typed(raised: Exception, says: str) -> None:
+    def verb(
+        file: Path | None = None,
+        threads: Annotated[int, typer.Option("--threads")] = 1,
+        *,
+        some: Annotated[Some, Panel("Some things")],
+    ) -> None:
+        raise raised
+
+    with pytest.raises(UsageError) as refused:
+        _run(verb)
+    assert str(refused.value) == says
 
 
 def test_a_former_name_is_taken_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
@@ -335,9 +363,31 @@ def test_a_former_name_is_taken_with_a_warning(capsys: pytest.CaptureFixture[str
         (
             "translate",
             ["--real-length"],
-            "--real-length is True, which is for models that fill speech up to a",
+            "--real-length is given, which is for models that fill speech up to a",
         ),
         ("translate", ["--pool-frames", "9"], "--pool-frames is 9; give 1, which keeps all, to 4"),
+        ("translate", ["--nbest", "2"], "--nbest is 2, and a beam of 1 has no more texts; set --beam to 2"),
+        (
+            "translate",
+            ["--accept", "top-2"],
+            "--accept is 'top-2', which changes the text for a draft that is named, and --draft is auto; name",
+        ),
+        (
+            "translate",
+            ["--translation-weight", "0.5", "--nbest", "2", "--beam", "2"],
+            "--translation-weight is 0.5, and the model conformer is no cascade",
+        ),
+        (
+            "translate",
+            ["--tempos", "1.3,3"],
+            "--tempos is '1.3,3.0'; give numbers from 0.5 to 2 other than 1",
+        ),
+        (
+            "listen",
+            ["--turn-end", "sentence", "--max-pause", "0.3"],
+            "--max-pause is 0.3, and a pause begins to count at 0.4 s; give at least as much",
+        ),
+        ("translate", ["--device", "cuda:99"], "--device is 'cuda:99', which is not here"),
         (
             "translate",
             ["--hot-words-weight", "2"],

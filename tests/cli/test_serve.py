@@ -62,7 +62,6 @@ def test_it_says_where_it_is_and_what_the_weights_may_be_used_for_and_stops_when
         (["--max-live", "0"], "--max-live is 0"),
         (["--max-duration-s", "-3"], "--max-duration-s is -3"),
         (["--host", "203.0.113.9", "--no-key"], "cannot listen at 203.0.113.9"),
-        (["--engine", "abacus"], "abacus"),
         (["--model", "./nowhere", "--offline"], "nowhere"),
     ],
 )
@@ -71,6 +70,20 @@ def test_what_cannot_be_is_said_before_anything_listens(arguments, says):
     assert ran.code in (1, 2)
     assert says in ran.err
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--engine", "abacus", "is 'abacus'; choose one of auto, native"),
+        ("--threads", "100000", "is 100000, and this machine has"),
+        ("--device", "cuda:99", "is 'cuda:99', which is not here"),
+    ],
+)
+def test_what_the_machine_or_the_package_does_not_have_is_a_usage_error(option, value, says):
+    ran = command("serve", option, value)
+    assert ran.code == 2
+    assert f"error: {option} {says}" in ran.err
 
 
 def test_a_port_that_is_taken_is_named():

@@ -104,7 +104,10 @@ def test_halves_that_do_not_fit(here: Path, args: tuple[str, ...], says: str) ->
             ("listen", "talk.wav", "--from", "en", "--to", "en", "--fast", *BOTH),
             "--then m2m names a translator",
         ),
-        (("transcribe", "talk.wav", "--model", "both", "--translator-draft", "x"), "translator_draft is 'x'"),
+        (
+            ("transcribe", "talk.wav", "--model", "both", "--translator-draft", "x"),
+            "--translator-draft is 'x'",
+        ),
         (
             ("transcribe", "talk.wav", "--model", "both", "--both", "--format", "srt"),
             "--both shows what was said above its translation, and speech is only transcribed",

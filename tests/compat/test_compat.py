@@ -117,7 +117,7 @@ def test_compute_types_choose_the_engine(faster: faster_whisper.WhisperModel) ->
     assert faster.model.engine.name == "torch-fp32"
     with pytest.raises(SprachbundError, match=r"compute_type='float16' is not served; there are default"):
         faster_whisper.WhisperModel("bundled", compute_type="float16")
-    with pytest.raises(SprachbundError, match="no device cuda:7 here"):
+    with pytest.raises(SprachbundError, match="device is 'cuda:7', which is not here"):
         faster_whisper.WhisperModel("bundled", device="cuda", device_index=7)
 
 

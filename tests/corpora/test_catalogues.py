@@ -139,7 +139,7 @@ def test_editions_say_sentences_of_their_part(tmp_path: Path) -> None:
     own = [sentence for sentence in drawn if sentence.meaning.kind == "sentence"]
     assert 70 < len(own) < 130
     assert all(sentence.texts == rows[str(sentence.meaning.slots["key"])] for sentence in own)
-    with pytest.raises(SprachbundError, match="sentences and sentence_share go together"):
+    with pytest.raises(SprachbundError, match="a folder of sentences and their share go together"):
         edition("bundled", sentence_share=0.5)
     always = edition("bundled", sentences=tmp_path, sentence_share=1.0)
     assert draw_sentence(always, "test", "fr", rng).meaning.kind != "sentence"

@@ -4,10 +4,10 @@ from dataclasses import fields
 
 import torch
 
-from sprachbund.data.batch import Batch, MixedLanguages, Sides, SpokenText
+from sprachbund.data.batch import Batch, MixedLanguages, Sides, Transcripts
 
 
-def batch_of(count: int, **parts: SpokenText | MixedLanguages | Sides) -> Batch:
+def batch_of(count: int, **parts: Transcripts | MixedLanguages | Sides) -> Batch:
     """Utterances with two rows each, told apart by their numbers."""
     numbers = torch.arange(count)
     rows = torch.arange(2 * count)
@@ -15,8 +15,6 @@ def batch_of(count: int, **parts: SpokenText | MixedLanguages | Sides) -> Batch:
         features=numbers[:, None, None].expand(count, 4, 2).float(),
         num_frames=numbers + 1,
         source_language=numbers,
-        transcripts=numbers[:, None],
-        num_transcript=numbers,
         targets=rows[:, None],
         num_targets=rows,
         target_language=rows,
@@ -27,12 +25,16 @@ def batch_of(count: int, **parts: SpokenText | MixedLanguages | Sides) -> Batch:
 def test_parts_are_selected_with_their_utterances() -> None:
     whole = batch_of(
         3,
-        spoken=SpokenText(torch.tensor([[1], [2], [3]]), torch.tensor([1, 0, 1])),
+        transcripts=Transcripts(torch.tensor([[4], [5], [6]]), torch.tensor([1, 1, 0])),
+        spoken=Transcripts(torch.tensor([[1], [2], [3]]), torch.tensor([1, 0, 1])),
         mixture=MixedLanguages(torch.eye(3, dtype=torch.bool), (((0.0, 1.0, 0),), (), ((0.0, 2.0, 2),))),
         sides=Sides(torch.tensor([0, 1, 0]), (0.25, 0.75)),
     )
     chosen = whole.select(torch.tensor([2, 0])).to("cpu")
     assert chosen.targets.flatten().tolist() == [4, 5, 0, 1]
+    assert chosen.transcripts is not None
+    assert chosen.transcripts.tokens.tolist() == [[6], [4]]
+    assert chosen.transcripts.num_tokens.tolist() == [0, 1]
     assert chosen.spoken is not None
     assert chosen.spoken.tokens.tolist() == [[3], [1]]
     assert chosen.spoken.num_tokens.tolist() == [1, 1]
@@ -45,7 +47,7 @@ def test_parts_are_selected_with_their_utterances() -> None:
 
 def test_a_part_that_nobody_asked_for_stays_away() -> None:
     chosen = batch_of(2).select(torch.tensor([1])).to("cpu").placeholder()
-    assert (chosen.spoken, chosen.mixture, chosen.sides) == (None, None, None)
+    assert (chosen.transcripts, chosen.spoken, chosen.mixture, chosen.sides) == (None, None, None, None)
     assert chosen.is_placeholder
     plain = [one.name for one in fields(Batch) if one.default is None]
-    assert plain == ["spoken", "mixture", "sides"]
+    assert plain == ["transcripts", "spoken", "mixture", "sides"]

@@ -103,7 +103,7 @@ def test_memories_in_utf_16_and_with_a_namespace(write) -> None:  # type: ignore
         ("a.tsv", "", "en de", "name one column 'en'"),
         ("a.tsv", "en\tde\n", "en de", "holds no pair of en and de"),
         ("a.tsv", "en\tde\n", "en en", "both sides of the bitext are en"),
-        ("a.tsv", "en\tde\n", "en deutsch!", "'deutsch!' is not a language tag"),
+        ("a.tsv", "en\tde\n", "en deutsch!", "the bitext: 'deutsch!' is not a language; "),
         ("a.tsv", b"en\tde\n\xff\tx\n", "en de", "is not UTF-8"),
         ("m.tmx", TMX[:400], "en de", r"m.tmx is not whole XML"),
         ("m.txt", "a", "en de", r"m.txt is no bitext; give one .tsv or .tmx file, or two Moses files"),

@@ -63,7 +63,7 @@ def test_folder_becomes_a_corpus(tmp_path: Path) -> None:
         (lambda f: (f / "one.txt").write_text(" \n"), "one.txt is empty"),
         (lambda f: (f / "one.txt").write_bytes(b"\xff\xfe\x00caf\xe9"), "one.txt is not UTF-8"),
         (lambda f: (f / "three.txt").write_text("x"), "three.txt: belongs to no audio file"),
-        (lambda f: (f / "one.draft.txt").write_text("x"), "'draft' is not a language tag"),
+        (lambda f: (f / "one.draft.txt").write_text("x"), "'draft' is not a language; "),
         (lambda f: tone(f / "one.flac"), "one.wav: has the same name as .*one.flac"),
         (lambda f: (f / "one.wav").write_bytes(b""), r"one.wav is empty \(0 bytes\)"),
         (lambda f: (f / "one.wav").write_text("no sound " * 99), "one.wav is not audio"),
@@ -86,7 +86,11 @@ def test_folder_faults_are_named_or_skipped_and_listed(tmp_path: Path, spoil, me
 
 @pytest.mark.parametrize(
     ("folder", "language", "message"),
-    [("in", "english", "'english'"), ("none", "en", "none is not a folder"), (".", "en", "no audio files")],
+    [
+        ("in", "englisch!", "'englisch!'"),
+        ("none", "en", "none is not a folder"),
+        (".", "en", "no audio files"),
+    ],
 )
 def test_folder_that_cannot_be(tmp_path: Path, folder: str, language: str, message: str) -> None:
     if folder == "in":
@@ -116,6 +120,16 @@ def test_table_becomes_a_corpus(tmp_path: Path) -> None:
     assert a.translations == {"de": "Sag Bescheid.", "fr": "Dis-moi."}
     assert (b.id, b.language, b.text, b.translations) == ("sub-b", "es", "Buenos días", {})
     assert loudest_hz(manifest.samples(1)) == pytest.approx(880, abs=4)
+
+
+def test_languages_of_a_table_may_be_names_as_in_options(tmp_path: Path) -> None:
+    line = "a.wav\tEnglish\tSay when.\tSag Bescheid.\tDis-moi.\tannounce"
+    header = "path\tlanguage\ttext\tgerman\ttranslation_français\tspeaker"
+    (recording,) = read_table(table(tmp_path, line, header=header)).recordings
+    assert recording.language == "en"
+    assert recording.translations == {"de": "Sag Bescheid.", "fr": "Dis-moi."}
+    with pytest.raises(SprachbundError, match=r"table.tsv:1: column 'de' is there twice"):
+        read_table(table(tmp_path, line, header="path\tlanguage\ttext\tgerman\tde\tspeaker"))
 
 
 @pytest.mark.parametrize(
@@ -162,8 +176,8 @@ def test_a_table_with_tabs_is_not_prepared_as_commas(tmp_path: Path) -> None:
         ("a.wav\ten\thi", "table.tsv:3: has 3 fields where the header has 6"),
         ("gone.wav\ten\thi\t\t\t", "table.tsv:3: there is no audio file .*gone.wav"),
         ("a.wav\ten\t\t\t\t", "table.tsv:3: the field 'text' is empty"),
-        ("a.wav\tklingonish\thi\t\t\t", "table.tsv:3: .*'klingonish' is not a language tag"),
-        ("a.wav\t\thi\t\t\t", "table.tsv:3: .*'' is not a language tag"),
+        ("a.wav\tklingonish\thi\t\t\t", "table.tsv:3: .*'klingonish' is not a language; "),
+        ("a.wav\t\thi\t\t\t", "table.tsv:3: .*'' is not a language; "),
         ("a.wav\tde\thallo\thallo\t\t", "table.tsv:3: has a translation into de, the language spoken"),
         ("sub/b.ogg\tes\tx\t\t\t", "table.tsv:3: 'sub-b' is in .*table.tsv:2 already"),
     ],
@@ -252,5 +266,5 @@ def test_two_corpora_never_mix(tmp_path: Path) -> None:
 
 
 def test_share_that_cannot_be() -> None:
-    with pytest.raises(SprachbundError, match=r"dev is 1\.5"):
+    with pytest.raises(SprachbundError, match=r"dev_share is 1\.5; give 0 up to"):
         OwnOptions(name="mine", dev_share=1.5)

@@ -354,5 +354,7 @@ def test_the_draft_of_a_recogniser_is_not_for_texts() -> None:
 
 
 def test_a_draft_of_a_translator_needs_a_cascade(tmp_path: Path) -> None:
-    with pytest.raises(SprachbundError, match="is no cascade, and translator_draft is 'small'"):
+    with pytest.raises(
+        SprachbundError, match="translator_draft is 'small', and the model tiny is no cascade"
+    ):
         read(TinyFamily(), speech([1.0]), ["de"], replace(OPEN, translator_draft="small"))

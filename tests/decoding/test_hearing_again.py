@@ -172,7 +172,9 @@ def test_tempos_that_cannot_be_are_refused(tempos: tuple[float, ...]) -> None:
 
 
 def test_models_without_calibration_and_live_text_are_refused() -> None:
-    with pytest.raises(SprachbundError, match=r"tempos is 1\.3,1\.6.*not calibrated.*sprachbund calibrate"):
+    with pytest.raises(
+        SprachbundError, match=r"tempos is \(1\.3, 1\.6\), .*not calibrated.*sprachbund calibrate"
+    ):
         segments(AGAIN, TinyFamily(seed=3))
     with pytest.raises(SprachbundError, match=r"live text is heard at its own tempo.*afterwards"):
         LiveEngine(calibrated(), AGAIN, activity=Loudness())

@@ -13,7 +13,7 @@ from sprachbund.errors import SprachbundError
         ({"length_penalty": float("nan")}, "length_penalty is nan"),
         ({"min_tokens": 9, "max_tokens": 5}, "max_tokens is 5; give 9 or more"),
         ({"language_windows": 0}, "language_windows is 0"),
-        ({"allowed_languages": ()}, "allowed_languages is empty"),
+        ({"allowed_languages": ()}, r"allowed_languages is \(\); name at least one"),
         ({"allowed_languages": "de"}, "give a tuple"),
         ({"beam_size": "3"}, "beam_size is '3'; give 1 or more"),
         ({"temperature": 3}, r"temperature is 3; give a tuple of numbers, such as \(0\.0,\)"),

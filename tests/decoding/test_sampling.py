@@ -140,7 +140,7 @@ def test_only_what_goes_wrong_is_decoded_at_the_next_temperature() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"temperature": (1.5,)}, "temperature is '1.5'; give numbers from 0 to 1"),
+        ({"temperature": (1.5,)}, r"temperature is \(1\.5,\); give numbers from 0 to 1"),
         ({"temperature": ()}, "give numbers from 0 to 1"),
         ({"temperature": (0.4, 0.2)}, "each has to be higher than the one before"),
         ({"temperature": (0.4,), "beam_size": 3}, "a beam works at 0 alone"),

@@ -259,10 +259,16 @@ def test_a_decoder_without_an_inside_is_named() -> None:
     [
         ({"num_draft_tokens": 0}, "num_draft_tokens is 0; give 1 to 8"),
         ({"num_draft_tokens": 9}, "num_draft_tokens is 9; give 1 to 8"),
-        ({"accept": "unchecked"}, "changes the text, so the draft has to be named too; draft is 'auto'"),
-        ({"accept": "top-2", "draft": "none"}, "draft is 'none'"),
+        (
+            {"accept": "unchecked"},
+            "changes the text for a draft that is named, and draft is auto; name a draft",
+        ),
+        ({"accept": "top-2", "draft": "none"}, "draft is none"),
         ({"accept": "top-9", "draft": "parasite"}, "choose one of exact, top-2, top-3, unchecked"),
-        ({"accept": "top-2", "draft": "parasite", "beam_size": 2}, "is for greedy search; beam_size is 2"),
+        (
+            {"accept": "top-2", "draft": "parasite", "beam_size": 2},
+            "which is for greedy search, and beam_size is 2",
+        ),
     ],
 )
 def test_options_that_cannot_be_are_refused_before_any_work(options: dict[str, object], said: str) -> None:

@@ -149,8 +149,6 @@ def make_batch(
         features=features.values,
         num_frames=features.num_frames,
         source_language=torch.tensor(sources),
-        transcripts=torch.zeros(len(sources), 1, dtype=torch.long),
-        num_transcript=torch.zeros(len(sources), dtype=torch.long),
         targets=targets,
         num_targets=lengths,
         target_language=torch.tensor(languages),

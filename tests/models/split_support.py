@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from sprachbund.data.batch import Batch
+from sprachbund.data.batch import Batch, Transcripts
 from sprachbund.models.conformer import Conformer, ConformerConfig
 from sprachbund.models.sharing_plan import SharingPlan, Split
 from sprachbund.models.splitting import split_feed_forwards
@@ -93,8 +93,9 @@ def make_batch(model: Conformer, sources: list[int], targets: list[str], seed: i
         features=features.values,
         num_frames=features.num_frames,
         source_language=torch.tensor(sources),
-        transcripts=torch.randint(5, 30, (len(sources), 4), generator=generator),
-        num_transcript=torch.full((len(sources),), 4),
+        transcripts=Transcripts(
+            torch.randint(5, 30, (len(sources), 4), generator=generator), torch.full((len(sources),), 4)
+        ),
         targets=tokens,
         num_targets=torch.full((num_rows,), 6),
         target_language=torch.tensor([model.tokenizer.language_id(t) for t in targets] * len(sources)),

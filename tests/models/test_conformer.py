@@ -80,6 +80,24 @@ def test_loss_of_a_batch_is_the_sum_of_its_parts(model, tmp_path):
     assert whole.num_tokens == sum(part.num_tokens for part in parts)
 
 
+def test_without_ctc_batches_and_losses_have_nothing_of_it(tmp_path):
+    made.make_corpus(tmp_path, 4)
+    corpus = made.make_training_data(tmp_path)
+    asked = collate([corpus[(0, i, 1.0)] for i in range(4)], 2)
+    assert asked.transcripts is not None
+    corpus.examples.transcript_tokenizer = None
+    plain = collate([corpus[(0, i, 1.0)] for i in range(4)], 2)
+    assert plain.transcripts is None
+    own = made.make_model().eval()
+    own.config = own.config.model_copy(update={"ctc_weight": 0.0})
+    with torch.no_grad():
+        loss = own.loss(plain)
+        assert loss.heads.keys() == {"language"}
+        language = own.config.language_weight * loss.heads["language"].total
+        torch.testing.assert_close(loss.total, own.loss(asked).total)
+        assert loss.total > 2 * language > 0
+
+
 def test_loss_of_the_decoder_is_the_smoothed_cross_entropy(model, tmp_path):
     made.make_corpus(tmp_path, 2)
     corpus = made.make_training_data(tmp_path)

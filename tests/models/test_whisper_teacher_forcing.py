@@ -41,7 +41,6 @@ def make_batch(model: Whisper, asked: list[list[tuple[str, str]]]) -> Batch:
             Example(
                 features=features,
                 source_language=examples.number("de") if rows else -1,
-                transcript=[],
                 rows=[row for row in (*spoken, *silent) if row is not None],
                 num_frames=num_frames,
             )

@@ -1,9 +1,12 @@
-"""A segment in the names of OpenAI's API."""
+"""Requests and segments in the names of OpenAI's API."""
+
+from typing import Any
 
 import pytest
 
 from sprachbund.decoding.result import Segment
-from sprachbund.serving.schemas import segment_values
+from sprachbund.serving.schemas import RefusalError, TranscriptionForm, named_as_sent, segment_values
+from sprachbund.util.options import OptionValueError
 
 
 @pytest.mark.parametrize(("of_model", "shown"), [(0.7, 0.7), (0.0, 0.0), (None, 0.1)])
@@ -35,3 +38,23 @@ def test_the_probability_of_a_wrong_text_is_null_where_nobody_knows(
         out_of_domain=of_model,
     )
     assert segment_values(segment, 0)["out_of_domain"] == shown
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "says"),
+    [
+        ({"timestamp_granularities[]": ["word"]}, "word_timestamps", "timestamp_granularities[] is ['word']"),
+        ({"include[]": ["logprobs"]}, "word_timestamps", "include[] is ['logprobs']"),
+        ({"hot_words[]": ["Ada"]}, "hot_words", "hot_words[] is ['Ada']"),
+        ({"digits": True}, "digits", "digits is 'seen'"),
+    ],
+)
+def test_refused_options_are_named_as_the_client_sent_them(
+    fields: dict[str, Any], field: str, says: str
+) -> None:
+    form = TranscriptionForm(model="bundled", **fields)
+    with pytest.raises(RefusalError) as refused, named_as_sent(form.sent):
+        raise OptionValueError(field, "seen", "leave `hot_words` out")
+    assert refused.value.status == 400
+    assert refused.value.message == f"{says}; leave hot_words[] out"
+    assert refused.value.param == says.partition(" is ")[0]

@@ -226,7 +226,7 @@ def test_a_connection_that_rests_between_two_requests_is_not_given_up(open_to_al
 @pytest.mark.parametrize("sent", [b"", b"GET /health HT", HEALTH, HEALTH + b"GET /he"])
 def test_more_than_a_thousand_connections_of_one_address_keep_nobody_out(served, sent, monkeypatch):
     monkeypatch.setattr(
-        "sprachbund.serving.server._LINGER_S", 0.5
+        "sprachbund.serving.connections._LINGER_S", 0.5
     )  # so long, a client may read why it is refused
     with served() as running, connections(running, 1100, sent):
         wait_for(lambda: len(running.server.server_state.connections) <= Limits().max_connections_per_address)

@@ -143,11 +143,9 @@ def test_a_field_too_many_too_long_or_twice(small):
 def test_a_field_that_cannot_be_is_told_with_its_value(small):
     assert reason(post(small, fields={"language": "en"}), 400) == "the field 'model' is missing; send it"
     said = reason(post(small, fields={**FIELDS, "response_format": "docx"}), 400)
-    assert said == (
-        "response_format: Input should be 'json', 'verbose_json', 'text', 'srt' or 'vtt' (it is 'docx')"
-    )
-    assert "temperature: " in reason(post(small, fields={**FIELDS, "temperature": "warm"}), 400)
-    assert "(it is 'warm')" in reason(post(small, fields={**FIELDS, "temperature": "warm"}), 400)
+    assert said == ("response_format is 'docx'; it should be 'json', 'verbose_json', 'text', 'srt' or 'vtt'")
+    said = reason(post(small, fields={**FIELDS, "temperature": "warm"}), 400)
+    assert said == "temperature is 'warm'; it should be a valid number"
     assert len(reason(post(small, fields={**FIELDS, "temperature": "9" * 5000}), 400)) < 200
 
 

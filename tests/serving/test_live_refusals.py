@@ -49,7 +49,11 @@ def test_sound_that_is_none(running):
         ({"targets": ["de"], "languages": ["xx"]}, 400, "'xx'"),
         ({"targets": []}, 400, "targets"),
         ({}, 400, """the field 'targets' is missing; send it, as in {"type": "start", "targets": ["de"]}"""),
-        ({"targets": "de"}, 400, """a message is, for example, {"type": "start", "targets": ["de"]}"""),
+        (
+            {"targets": "de"},
+            400,
+            """is 'de'; it should be a valid array, as in {"type": "start", "targets": ["de"]}""",
+        ),
         ({"targets": ["de"] * 17}, 400, "16 are the most"),
         ({"targets": ["de"], "model": "whisper-1"}, 404, "choose from bundled"),
         ({"targets": ["de"], "policy": "fastest"}, 400, "policy"),

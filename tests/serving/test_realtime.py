@@ -265,7 +265,9 @@ def test_turns_end_with_sentences(small_live, bundled, spoken, monkeypatch):
         assert run(scenario(running)) is None
         assert lengths_ms[0] > lengths_ms[1] + 1000
         monkeypatch.setattr(family, "calibration", replace(own, turns=None))
-        assert "was not calibrated for the ends of sentences; set turn_end to pause" in run(scenario(running))
+        assert run(scenario(running)).startswith(
+            "audio.input.turn_detection.type is 'semantic_vad', and the model "
+        )
 
 
 def text_of_german(bundled, spoken) -> str:
@@ -400,11 +402,12 @@ def _turns(**values) -> dict:
         ('{"type": "input_audio_buffer.commit", "colour": 1}', "invalid_value", "colour", "colour"),
         ({"type": "realtime"}, "invalid_value", "session.type", "'transcription'"),
         ({"colour": "red"}, "invalid_value", "session.colour", "colour"),
-        ({"audio": {"input": {"noise_reduction": {"type": "near_field"}}}}, "invalid_value", None, "noise_reduction"),
-        (_turns(type="semantic_vad", eagerness="very"), "invalid_value", None, "'low'"),
+        ({"audio": {"input": {"noise_reduction": {"type": "near_field"}}}}, "invalid_value", None, "is not offered"),
+        (_turns(type="semantic_vad", eagerness="very"), "invalid_value", None, "is 'very'; it should be 'low'"),
         (_turns(type="semantic_vad", threshold=0.5), "invalid_value", None, "threshold"),
         ({"audio": {"input": {"turn_detection": {"type": "none"}}}}, "invalid_value", None, "'server_vad'"),
-        ({"audio": {"input": {"turn_detection": {"threshold": 0}}}}, "invalid_value", None, "greater than 0"),
+        ({"audio": {"input": {"turn_detection": {"threshold": 0}}}}, "invalid_value", None, "is 0; it should be gr"),
+        ({"audio": {"input": {"turn_detection": "server_vad"}}}, "invalid_value", None, "should be an object"),
         ({"audio": {"input": {"format": {"type": "audio/pcm", "rate": 8000}}}}, "invalid_value", None, "24000 Hz"),
         ({"audio": {"input": {"transcription": {"model": "whisper-1"}}}}, "model_not_found", "model", "bundled"),
         ({"audio": {"input": {"transcription": {"model": "/etc"}}}}, "model_not_found", "model", "bundled"),

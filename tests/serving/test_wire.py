@@ -92,7 +92,7 @@ def test_messages_mean_what_the_page_of_the_service_says():
     ("settings_", "says"),
     [
         ({"steps": 1}, "'steps' is not known; there are policy, "),
-        ({"step_s": "soon"}, "step_s"),
+        ({"step_s": "soon"}, "^settings.step_s is 'soon'; it should be a valid number$"),
         ({"agreement": 2.5}, "agreement"),
         ({"policy": "fastest"}, "policy"),
         ({"step_s": 0.0}, "step_s is 0"),

@@ -95,7 +95,7 @@ START = line("audio-start", **FORMAT)
         (b"\xff\xfe\n", "no event"),
         (b"[" * 60_000 + b"\n", "no event"),
         (b"x" * 70_000, "65536 bytes at most"),
-        (b'{"data": {}}\n', "type: Field required"),
+        (b'{"data": {}}\n', "the field 'type' is missing"),
         (b'{"type": "describe", "data_length": -1}\n', "data_length"),
         (b'{"type": "describe", "data_length": 999999999999}\n', "999999999999 bytes"),
         (b'{"type": "audio-chunk", "payload_length": 99999999999}\n', "99999999999 bytes"),
@@ -105,7 +105,10 @@ START = line("audio-start", **FORMAT)
         (line("make-coffee"), "'make-coffee' is not known here"),
         (line("audio-stop"), "without audio-start"),
         (line("audio-chunk", b"\0\0", **FORMAT), "without audio-start"),
-        (line("audio-start", rate="fast", width=2, channels=1), "'fast'"),
+        (
+            line("audio-start", rate="fast", width=2, channels=1),
+            "rate is 'fast'; it should be a valid integer",
+        ),
         (line("audio-start", rate=16_000, width=4, channels=1), "width"),
         (line("audio-start", rate=16_000, width=2, channels=2), "channels"),
         (START + START, "within a recording"),
@@ -114,7 +117,7 @@ START = line("audio-start", **FORMAT)
         (line("transcribe", name="/etc") + START, "choose from bundled"),
         (line("transcribe", name="bundled:xx") + START, "'xx'"),
         (line("transcribe", language="tlh") + START, "'tlh'"),
-        (line("transcribe", language=3), "language"),
+        (line("transcribe", language=3), "language is 3; it should be a valid string"),
     ],
 )
 def test_what_is_no_event_is_refused_in_one_line(running, sent, says):

@@ -203,7 +203,7 @@ def test_two_files_of_one_name(tiny_model: Path, talk: Path, here: Path) -> None
         (("--threads", "0"), ("--threads is 0",)),
         (("--threads", "x"), ("--threads is 'x'", "valid integer", "`sprachbund translate --help`")),
         (("--tempos", "x"), ("--tempos is 'x'; write numbers with commas between",)),
-        (("--threads", "100000"), ("100000 threads asked for; this machine has",)),
+        (("--threads", "100000"), ("--threads is 100000, and this machine has",)),
         (("--tp", "de"), ("--tp",)),
     ],
 )

@@ -249,7 +249,7 @@ def test_what_cannot_be_is_said_when_a_session_opens(options, targets, message):
 def test_live_text_by_frames_is_greedy():
     engine = LiveEngine(tiny_transducer(), DecodingOptions(beam_size=3), activity=Loudness())
     with pytest.raises(
-        SprachbundError, match="conformer frame by frame is greedy, and beam_size is 3; give 1"
+        SprachbundError, match="beam_size is 3, and live text of conformer frame by frame is greedy; give 1"
     ):
         engine.open(["de"], "de")
     engine.open(["de"], "de", LiveOptions(policy="span"))

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,14 +19,14 @@ from sprachbund.errors import SprachbundError
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveEvent, LiveNotice, LiveText
 from sprachbund.streaming.live import in_blocks, play
-from sprachbund.streaming.options import POLICIES, LiveOptions, Policy
+from sprachbund.streaming.options import LiveOptions, Policy
 from sprachbund.streaming.session import LiveSession, OverloadError
 from tests.decoding.test_translate import LENIENT, SPEECH, Loudness, recording
 from tests.decoding.tiny_family import TinyFamily
 
 OPTIONS = DecodingOptions(guard=LENIENT, max_tokens=8, min_tokens=1)
 TARGETS = ["de", "en"]
-ATTEMPTING = [policy for policy in POLICIES if policy not in ("auto", "frames")]
+ATTEMPTING = [policy for policy in get_args(Policy) if policy not in ("auto", "frames")]
 LATE = 1e6  # a step so long that every policy waits for the end
 
 
@@ -306,7 +306,7 @@ def test_options_that_change_nothing_are_refused(options: dict[str, Any], messag
 
 
 def test_a_live_text_has_one_reading() -> None:
-    with pytest.raises(SprachbundError, match="nbest is 2, and live text has one reading; leave nbest out"):
+    with pytest.raises(SprachbundError, match="nbest is 2, and live text has one reading; leave it out"):
         engine(options=replace(OPTIONS, nbest=2, beam_size=2))
 
 

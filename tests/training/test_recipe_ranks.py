@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from sprachbund.cli import USAGE, main
+from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import StreamingPart, TransducerPart
 from sprachbund.research.discrete_units import recipe as discrete_units
@@ -19,7 +20,7 @@ from sprachbund.research.dual_scale import recipe as dual_scale
 from sprachbund.research.encoder_transfer import recipe as encoder_transfer
 from sprachbund.research.gradient_sharing import recipe as gradient_sharing
 from sprachbund.training.loop import train
-from sprachbund.training.translator import TranslatorRecipe, run
+from sprachbund.training.translator import TranslatorRecipe, prepare_model, run
 from sprachbund.util.distributed import rank
 from tests.training import made
 from tests.training.ranks import fork_ranks
@@ -28,14 +29,14 @@ STEPS = 4
 BROKEN = "utterance 3 cannot be read"
 
 
-def streaming_recipe(root: Path) -> TranslatorRecipe:
-    """A streaming transducer whose CTC head has no weight, on batches of one and two utterances."""
+def streaming_recipe(root: Path, ctc_weight: float = 0.0) -> TranslatorRecipe:
+    """A streaming transducer, by default with a CTC head of no weight, on batches of one and two utterances."""
     shape = made.make_model().config.model_dump(exclude={"source_languages", "target_languages"})
     data = [{"path": root / "data"}]
     parts = {
         "streaming": StreamingPart(left_context=16, right_contexts=(6, 1), stem_channels=8),
         "transducer": TransducerPart(prediction_width=24, prediction_layers=1, joint_width=32),
-        "ctc_weight": 0.0,
+        "ctc_weight": ctc_weight,
     }
     training = made.options(STEPS, max_utterances=2, evaluate_every=2, keep_best=2, log_every=1)
     return TranslatorRecipe.model_validate(
@@ -52,6 +53,15 @@ def streaming_recipe(root: Path) -> TranslatorRecipe:
             "card": {"name": "streaming"},
         }
     )
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_transcripts_are_read_for_a_ctc_head_alone(tmp_path: Path, weight: float) -> None:
+    made.make_corpus(tmp_path / "data")
+    recipe = streaming_recipe(tmp_path, weight)
+    prepared = prepare_model(recipe, tmp_path, [Manifest(tmp_path / "data")])
+    assert (prepared.examples.transcript("eins") is None) == (weight == 0)
+    assert (prepared.ctc_frame_s is None) == (weight == 0)
 
 
 def watch_writes(root: Path) -> list[str]:

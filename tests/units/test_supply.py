@@ -75,7 +75,8 @@ def test_an_epoch_goes_through_everything_once_in_batches_of_one_kind(made: Made
     for batch in batches(supply, PLAN, 0):
         assert batch.kind in ("speech", "text", "bitext")
         assert batch.weight == (1.0 if batch.kind == "speech" else 0.5)
-        assert bool((batch.num_transcript > 0).any()) == (batch.kind == "speech")
+        assert batch.transcripts is not None
+        assert bool((batch.transcripts.num_tokens > 0).any()) == (batch.kind == "speech")
         assert batch.features.dtype == torch.long
         assert batch.to("cpu").kind == batch.kind
 

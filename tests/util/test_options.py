@@ -1,6 +1,7 @@
 """What options dataclasses declare: ranges, choices, documentation, former names."""
 
 import math
+import pickle
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -64,6 +65,23 @@ def test_values_outside_are_named_with_what_to_give() -> None:
         Some(count=9)
     with pytest.raises(OptionValueError, match=r"^how is 'other'; choose one of this, that$"):
         Some(how="other")  # type: ignore[arg-type]
+
+
+def test_users_who_know_fields_by_other_names_are_told_those() -> None:
+    advice = "set `nbest` and `beam_size` to 2, or see `sprachbund --help`"
+    wrong = OptionValueError("nbest", 2, advice, reason="and `beam_size` is 1")
+    assert str(wrong) == (
+        "nbest is 2, and beam_size is 1; set nbest and beam_size to 2, or see `sprachbund --help`"
+    )
+    assert wrong.named({"beam_size": "--beam", "nbest": "--nbest"}, "two") == (
+        "--nbest is two, and --beam is 1; set --nbest and --beam to 2, or see `sprachbund --help`"
+    )
+
+
+def test_an_error_goes_from_one_process_to_another() -> None:
+    wrong = OptionValueError("threads", 99, "give 1 to 2", reason="and this machine has 2 cores")
+    read = pickle.loads(pickle.dumps(wrong))
+    assert (type(read), vars(read), str(read)) == (OptionValueError, vars(wrong), str(wrong))
 
 
 @pytest.mark.parametrize(

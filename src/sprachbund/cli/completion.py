@@ -1,10 +1,9 @@
-"""Completion in shells: models, languages, engines and formats; each call is a start of the command, so it is quick.
+"""Completion in shells: models, languages, formats and choices; each call is a start of the command, so it is quick.
 
 A value after the last comma is completed alone, as in `--to de,f`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import get_args
 
 from sprachbund.models.catalogue import BUNDLED, CATALOGUE, all_languages, folders_with_config
 
@@ -20,13 +19,6 @@ def languages(incomplete: str) -> list[str]:
     return _matching(sorted(all_languages()), incomplete)
 
 
-def engines(incomplete: str) -> list[str]:
-    """Names of engines."""
-    from sprachbund.engines.options import EngineChoice
-
-    return _matching(get_args(EngineChoice), incomplete)
-
-
 def formats(incomplete: str) -> list[str]:
     """Names of file formats."""
     from sprachbund.decoding.formats import FORMATS
@@ -40,20 +32,16 @@ def _matching(values: Iterable[str], incomplete: str) -> list[str]:
     return [f"{before}{comma}{value}" for value in values if value.startswith(last) and value not in given]
 
 
-def completion_of(
-    option: str, metavar: str | None, choices: Sequence[object] = ()
-) -> Callable[[str], list[str]] | None:
+def completion_of(metavar: str | None, choices: Sequence[object] = ()) -> Callable[[str], list[str]] | None:
     """Return the function that completes an option that a dataclass declares; None for no completion.
 
     Args:
-        option: name of the option, with dashes.
         metavar: placeholder of its value in the help.
         choices: values that its type allows.
     """
     if choices:
         return lambda incomplete: _matching(map(str, choices), incomplete)
-    return _BY_OPTION.get(option) or _BY_METAVAR.get(metavar or "")
+    return _BY_METAVAR.get(metavar or "")
 
 
 _BY_METAVAR = {"MODEL": models, "LANG": languages, "LANG,…": languages, "FMT,…": formats}
-_BY_OPTION = {"--engine": engines}

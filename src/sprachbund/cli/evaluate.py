@@ -349,14 +349,14 @@ def score(
         given_too = [name for name, value in for_files.items() if value]
         _score_folder(hypotheses, given_too, out, as_json=as_json)
         return
-    from sprachbund.data.own import check_tag
     from sprachbund.evaluation import compare as comparing
     from sprachbund.evaluation.metrics import METRICS
+    from sprachbund.text.languages import tag_of
 
     with as_usage():
         named = replace(
             options,
-            language=check_tag(options.language, "--language") if options.language else "",
+            language=tag_of(options.language, "--language") if options.language else "",
             metrics=options.metrics or tuple(METRICS),
         )
         scored = comparing.ScoredFiles(hypotheses=str(hypotheses), references=str(references), **vars(named))

@@ -5,7 +5,8 @@
     app.command(cls=VerbCommand)(with_options(listen))
 
 The command then has an option for every field of `LiveOptions` that declares one, under that title in the help, and
-the verb gets a `LiveOptions`, made and checked. Its errors are those of the command line.
+the verb gets a `LiveOptions`, made and checked. Its errors are those of the command line, and so is every
+`OptionValueError` that the verb lets out: both name the options that the user typed.
 """
 
 import inspect
@@ -17,6 +18,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperOption
+from typer.models import OptionInfo
 
 from sprachbund.cli.completion import completion_of
 from sprachbund.cli.console import UsageError, as_usage, listed, say
@@ -110,7 +112,7 @@ class OfferedField:
             metavar=self.option.metavar or choices,
             help=self.help,
             rich_help_panel=self.panel,
-            autocompletion=completion_of(self.option.name, self.option.metavar, self.declared.choices),
+            autocompletion=completion_of(self.option.metavar, self.declared.choices),
         )
         shown = self._shown_default()
         kind = self._command_type()
@@ -145,6 +147,14 @@ class OfferedField:
             number = value * self.option.unit
             return round(number) if self.declared.type is int else number
         return value
+
+    def typed(self, value: Any) -> str:
+        """A value of the field as the user typed it."""
+        if self.declared.type is bool:
+            return "given"
+        if self._is_list() and isinstance(value, tuple):
+            return repr(",".join(map(str, value)))
+        return repr(value if self.option.unit is None else value / self.option.unit)
 
     def _is_list(self) -> bool:
         return get_origin(self.declared.type) is tuple
@@ -198,12 +208,15 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
     """
     signature, hints = inspect.signature(verb), get_type_hints(verb, include_extras=True)
     parameters: list[inspect.Parameter] = []
+    own: dict[str, str] = {}
     groups: dict[str, tuple[type[Any], list[OfferedField]]] = {}
     for name, parameter in signature.parameters.items():
         kind, *extras = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
         panel = next((extra for extra in extras if isinstance(extra, Panel)), None)
         if panel is None:
             parameters.append(_parameter(name, hints[name], parameter.default))
+            # typer keeps the name in an annotation as the default.
+            own.update((name, str(extra.default)) for extra in extras if isinstance(extra, OptionInfo))
             continue
         offered = list(offered_fields(kind, panel, (name,)))
         groups[name] = (kind, offered)
@@ -213,9 +226,9 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
         made = {}
         for name, (kind, offered) in groups.items():
             values = {one.path[1:]: one.value(given) for one in offered}
-            with _named_by_option(offered), as_usage():
+            with _named_by_option(own, offered), as_usage():
                 made[name] = _made(kind, values)
-        with _named_by_option([one for _, offered in groups.values() for one in offered]):
+        with _named_by_option(own, [one for _, offered in groups.values() for one in offered]):
             verb(**given, **made)
 
     command.__name__, command.__doc__ = verb.__name__, verb.__doc__
@@ -282,26 +295,27 @@ def _made(kind: type[Any], values: dict[tuple[str, ...], Any], instance: Any = N
 
 
 @contextmanager
-def _named_by_option(offered: Sequence[OfferedField]) -> Iterator[None]:
-    """Let usage errors about a value name the options that the user typed, and count in their units."""
+def _named_by_option(own: Mapping[str, str], offered: Sequence[OfferedField]) -> Iterator[None]:
+    """Let errors about values of options be usage errors, with the names that the user typed, and in their units.
+
+    Args:
+        own: options that the verb lists itself, by parameter.
+        offered: those of its classes.
+    """
     try:
         yield
-    except UsageError as error:
-        wrong = error.__cause__
-        if isinstance(wrong, OptionValueError):
-            for one in offered:
-                if one.path[-1] == wrong.field:
-                    value = wrong.value / one.option.unit if one.option.unit is not None else wrong.value
-                    named = UsageError(_typed(wrong.named(one.option.name, value), offered))
-                    named.hints = error.hints
-                    raise named from wrong
-        raise
-
-
-def _typed(text: str, offered: Sequence[OfferedField]) -> str:
-    """A message with options in place of the fields that it names; those of one word may be words of the text."""
-    names = {one.path[-1]: one.option.name for one in offered}
-    return re.sub(r"\b[a-z]+_\w+\b", lambda named: names.get(named[0], named[0]), text)
+    except (UsageError, OptionValueError) as error:
+        wrong = error if isinstance(error, OptionValueError) else error.__cause__
+        if not isinstance(wrong, OptionValueError):
+            raise
+        names = {**own, **{one.path[-1]: one.option.name for one in offered}}
+        typed = next(
+            (one.typed(wrong.value) for one in offered if one.path[-1] == wrong.field), repr(wrong.value)
+        )
+        named = UsageError(wrong.named(names, typed))
+        if isinstance(error, UsageError):
+            named.hints = error.hints
+        raise named from wrong
 
 
 def _help(one: Declared, option: Option, text: str) -> str:

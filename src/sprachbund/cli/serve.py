@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,6 @@ from sprachbund.errors import SprachbundError
 from sprachbund.serving.settings import Settings
 
 if TYPE_CHECKING:
-    from sprachbund.engines.options import EngineChoice
     from sprachbund.serving.server import Server
 
 
@@ -77,7 +76,7 @@ def _run(settings: Settings) -> None:
         from sprachbund.engines.choice import check_choice
         from sprachbund.serving.server import make_server
 
-        check_choice(cast("EngineChoice", settings.engine), settings.threads, settings.device)
+        check_choice(settings.engine, settings.threads, settings.device)
         for name in settings.models:
             fetch(name, offline=settings.offline)
         server = make_server(settings)

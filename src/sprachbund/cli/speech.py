@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
 
 import typer
 
@@ -28,10 +28,11 @@ from sprachbund.cli.console import (
 from sprachbund.cli.models import fetch
 from sprachbund.cli.startup import undisturbed
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options, only_transcribes
+from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import BUNDLED
 from sprachbund.util.devices import CPU, check_device_name
-from sprachbund.util.options import Option, OptionValueError, Range, check
+from sprachbund.util.options import Option, Range, check
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from sprachbund.decoding.pipeline import LongForm
     from sprachbund.decoding.result import Segment, Translation
     from sprachbund.decoding.speakers import SpeakerEncoder
-    from sprachbund.engines.options import EngineChoice
 
 
 # Outputs of segments while a file is being translated: lines on the screen, files, or one JSON object.
@@ -392,7 +392,7 @@ class ModelOptions:
 
     name: Annotated[str, Option("--model", metavar="MODEL")] = BUNDLED
     then: Annotated[str | None, Option("--then", metavar="MODEL")] = None
-    engine: Annotated[str, Option("--engine", metavar="NAME")] = "auto"
+    engine: Annotated[EngineChoice, Option("--engine", metavar="NAME")] = "auto"
     threads: Annotated[int | None, Range(1), Option("--threads", metavar="N")] = None
     device: Annotated[str, Option("--device", metavar="NAME")] = CPU
     real_length: Annotated[bool, Option("--real-length")] = False
@@ -551,26 +551,20 @@ def load_model(options: ModelOptions) -> "Model":
             import torch
 
             from sprachbund.api import load
-            from sprachbund.engines.choice import check_choice, choose_threads
+            from sprachbund.engines.choice import choose_threads
 
-        with as_usage():
-            check_choice(cast("EngineChoice", options.engine), options.threads, options.device)
         if options.threads is not None:
-            with as_usage():
-                torch.set_num_threads(choose_threads(options.threads))
-        try:
-            model = load(
-                options.name,
-                then=options.then,
-                offline=True,  # all is here now
-                real_length=options.real_length,
-                pool_frames=options.pool_frames,
-                engine=cast("EngineChoice", options.engine),
-                threads=options.threads,
-                device=options.device,
-            )
-        except OptionValueError as error:  # the command line's fault, as a broken model is not
-            raise UsageError(str(error)) from error
+            torch.set_num_threads(choose_threads(options.threads))
+        model = load(
+            options.name,
+            then=options.then,
+            offline=True,  # all is here now
+            real_length=options.real_length,
+            pool_frames=options.pool_frames,
+            engine=options.engine,
+            threads=options.threads,
+            device=options.device,
+        )
     for licence in model.licences:
         if not licence.commercial:
             say(f"note: weights of {licence.model}: licence {licence}")

@@ -78,9 +78,9 @@ class Edition:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.sentence_share <= 1.0:
-            raise SprachbundError(f"sentence_share is {self.sentence_share:g}: choose 0 to 1")
+            raise SprachbundError(f"the share of sentences is {self.sentence_share:g}; give 0 to 1")
         if (self.sentences is None) != (self.sentence_share == 0.0):
-            raise SprachbundError("sentences and sentence_share go together: give both or neither")
+            raise SprachbundError("a folder of sentences and their share go together; give both, or neither")
 
 
 EDITIONS = {

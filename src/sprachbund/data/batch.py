@@ -1,12 +1,11 @@
 """The batch: tensors with lengths, and the languages of every row, so nothing infers them from a position.
 
 Shapes: B utterances, T frames, M mel bins, S transcript tokens, R target rows (R = G B, the G rows of utterance
-b are b G .. b G + G - 1), U target tokens, W tokens of the transcript as the model
-would write it, L languages.
+b are b G .. b G + G - 1), U target tokens, L languages.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,24 +22,24 @@ _BY_ROW = {"targets", "num_targets", "target_language"}
 
 
 @dataclass(frozen=True)
-class SpokenText:
-    """Transcripts in the tokens that the model writes, for models that read texts too.
+class Transcripts:
+    """Transcripts of the utterances.
 
     Attributes:
-        tokens: (B, W), padded with 0.
-        num_tokens: valid tokens (B,).
+        tokens: (B, S), padded with 0.
+        num_tokens: valid tokens (B,); 0 where the transcript is not known.
     """
 
     tokens: Tensor
     num_tokens: Tensor
 
-    def to(self, device: torch.device | str) -> "SpokenText":
+    def to(self, device: torch.device | str) -> "Transcripts":
         """The same on another device."""
-        return SpokenText(self.tokens.to(device), self.num_tokens.to(device))
+        return Transcripts(self.tokens.to(device), self.num_tokens.to(device))
 
-    def select(self, utterances: Tensor) -> "SpokenText":
-        """Texts of the utterances (b,) alone."""
-        return SpokenText(self.tokens[utterances], self.num_tokens[utterances])
+    def select(self, utterances: Tensor) -> "Transcripts":
+        """Transcripts of the utterances (b,) alone."""
+        return Transcripts(self.tokens[utterances], self.num_tokens[utterances])
 
 
 @dataclass(frozen=True)
@@ -94,14 +93,13 @@ class Batch:
         features: log-mel (B, T, M); of a model that reads tokens, their ids (B, T).
         num_frames: valid frames (B,).
         source_language: index of the language spoken (B,) among the model's; -1 where nobody speaks.
-        transcripts: tokens (B, S) of what was said, padded with 0.
-        num_transcript: valid transcript tokens (B,).
         targets: tokens (R, U) of the rows wanted, each ended, padded with 0.
         num_targets: valid target tokens (R,); 0 for a row that does not count.
         target_language: language token (R,) each row starts with.
         kind: kind of the data, for the log; no model looks at it.
         weight: weight of its loss beside those of other batches; 0 for a placeholder.
-        spoken: None where nobody asked.
+        transcripts: what was said, in the tokens of a CTC head; None for a family without one.
+        spoken: the same in the tokens that the model writes, for models that read texts too; None where nobody asked.
         mixture: None where nobody asked; then `source_language` alone occurs.
         sides: None where all utterances are from the same data.
     """
@@ -109,14 +107,13 @@ class Batch:
     features: Tensor
     num_frames: Tensor
     source_language: Tensor
-    transcripts: Tensor
-    num_transcript: Tensor
     targets: Tensor
     num_targets: Tensor
     target_language: Tensor
     kind: str = ""
     weight: float = 1.0
-    spoken: SpokenText | None = None
+    transcripts: Transcripts | None = None
+    spoken: Transcripts | None = None
     mixture: MixedLanguages | None = None
     sides: Sides | None = None
 
@@ -150,32 +147,23 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
-        moved: dict[str, Any] = {name: value.to(device) for name, value in self._tensors.items()}
-        return replace(
-            self,
-            **moved,
-            spoken=self.spoken and self.spoken.to(device),
-            mixture=self.mixture and self.mixture.to(device),
-            sides=self.sides and self.sides.to(device),
-        )
+        moved: dict[str, Any] = {name: value.to(device) for name, value in self._held.items()}
+        return replace(self, **moved)
 
     def select(self, utterances: Tensor) -> "Batch":
         """The utterances (b,), with their rows."""
         each = self.rows_per_utterance
         rows = (utterances[:, None] * each + torch.arange(each, device=utterances.device)).flatten()
-        chosen: dict[str, Any] = {
-            name: value[rows if name in _BY_ROW else utterances] for name, value in self._tensors.items()
-        }
-        return replace(
-            self,
-            **chosen,
-            spoken=self.spoken and self.spoken.select(utterances),
-            mixture=self.mixture and self.mixture.select(utterances),
-            sides=self.sides and self.sides.select(utterances),
-        )
+        chosen: dict[str, Any] = {}
+        for name, value in self._held.items():
+            if isinstance(value, Tensor):
+                chosen[name] = value[rows if name in _BY_ROW else utterances]
+            else:
+                chosen[name] = value.select(utterances)
+        return replace(self, **chosen)
 
     @property
-    def _tensors(self) -> dict[str, Tensor]:
-        """The tensors that every batch has."""
-        values = vars(self)
-        return {one.name: values[one.name] for one in fields(self) if isinstance(values[one.name], Tensor)}
+    def _held(self) -> dict[str, Tensor | Transcripts | MixedLanguages | Sides]:
+        """The tensors, and the parts that there are."""
+        kinds = (Tensor, Transcripts, MixedLanguages, Sides)
+        return {name: value for name, value in vars(self).items() if isinstance(value, kinds)}

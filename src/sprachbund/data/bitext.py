@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from sprachbund.data.own import Fault, check_tag, clean_text
+from sprachbund.data.own import Fault, clean_text
 from sprachbund.errors import SprachbundError
-from sprachbund.text.languages import primary
+from sprachbund.text.languages import primary, tag_of
 
 TSV, TMX = ".tsv", ".tmx"
 _LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -65,7 +65,7 @@ def read_bitext(
             nothing left.
     """
     files = [Path(path) for path in paths]
-    source, target = (check_tag(tag, "the bitext") for tag in (source_language, target_language))
+    source, target = (tag_of(tag, "the bitext:") for tag in (source_language, target_language))
     if source == target:
         raise SprachbundError(f"both sides of the bitext are {source}; give two languages")
     items = list(_items(files, source, target))

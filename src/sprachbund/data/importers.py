@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sprachbund.data.audio_tables import audio_column, batches_of, schema_of
-from sprachbund.data.own import Fault, OwnData, OwnRecording, check_tag, clean_text
+from sprachbund.data.own import Fault, OwnData, OwnRecording, clean_text
 from sprachbund.errors import SprachbundError
+from sprachbund.text.languages import tag_of
 
 
 class _Collected:
@@ -60,7 +61,7 @@ def _spoken(tag: Any, language: str | None) -> str:
     """The language of a line: its own, or the one that was given for all."""
     if not tag and not language:
         raise SprachbundError("no language is stated; give one for all with --language")
-    return check_tag(str(tag or language), "the language")
+    return tag_of(str(tag or language), "the language:")
 
 
 def _text(text: Any) -> str:
@@ -144,7 +145,7 @@ def read_kaldi(directory: Path, language: str | None = None) -> OwnData:
         sections = {key: (number, value) for number, key, value in _table(directory / "segments")}
     optional = {name: _optional(directory / name) for name in ("utt2spk", "utt2lang")}
     translations = {
-        check_tag(path.name.removeprefix("text."), str(path)): _optional(path)
+        tag_of(path.name.removeprefix("text."), f"{path}:"): _optional(path)
         for path in sorted(directory.glob("text.*"))
     }
     collected = _Collected()
@@ -267,7 +268,7 @@ def _supervision(
             language=_spoken(said.get("language"), language),
             text=_text(said.get("text")),
             speaker=str(said.get("speaker") or ""),
-            translations={check_tag(tag, "a translation"): _text(text) for tag, text in translations.items()},
+            translations={tag_of(tag, "a translation:"): _text(text) for tag, text in translations.items()},
             start_s=start_s,
             duration_s=duration_s,
             channel=int(cut["channel"]) if len(source.get("channels", [0])) > 1 else None,
@@ -328,7 +329,7 @@ class _Columns:
         self.path = path
         schema = schema_of(path)
         names = list(schema.names)
-        self._translations = {check_tag(tag, "a translation"): column for tag, column in translations.items()}
+        self._translations = {tag_of(tag, "a translation:"): column for tag, column in translations.items()}
         wanted = [*([text] if text else []), *self._translations.values()]
         if missing := [column for column in wanted if column not in names]:
             raise SprachbundError(f"{path} has no column {missing[0]!r}; it has {', '.join(names)}")

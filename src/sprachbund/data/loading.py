@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.features import StreamedNormalisation, log_mel
-from sprachbund.data.batch import NO_LANGUAGE, Augment, Batch, MixedLanguages, Row, SpokenText
+from sprachbund.data.batch import NO_LANGUAGE, Augment, Batch, MixedLanguages, Row, Transcripts
 from sprachbund.data.batching import BatchingOptions, epoch_indices, plan_lanes
 from sprachbund.data.language_spans import languages_in, timed_spans
 from sprachbund.data.manifest import Utterance, Utterances
@@ -75,8 +75,8 @@ class Examples(Protocol):
         """Features (T, M) of 16 kHz samples (num_samples,), and how many frames are the utterance's own."""
         ...
 
-    def transcript(self, text: str) -> list[int]:
-        """Tokens for a CTC head; none where there is no such head."""
+    def transcript(self, text: str) -> list[int] | None:
+        """Tokens for a CTC head; None where there is no such head."""
         ...
 
     def row(self, text: str, source: str | None, target: str) -> Row | None:
@@ -100,7 +100,7 @@ class PieceExamples:
 
     Args:
         tokenizer: tokenizer of the texts that the model writes.
-        transcript_tokenizer: tokenizer of the transcripts.
+        transcript_tokenizer: tokenizer of the transcripts; None for a model without a CTC head that is trained.
         languages: languages spoken and drawn as targets; `MIXED` is a target alone.
         known: the model's source languages; `languages` if None.
         num_mel_bins: M.
@@ -116,7 +116,7 @@ class PieceExamples:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        transcript_tokenizer: Tokenizer,
+        transcript_tokenizer: Tokenizer | None,
         languages: Sequence[str],
         *,
         known: Sequence[str] | None = None,
@@ -142,9 +142,9 @@ class PieceExamples:
         features = augment(log_mel(samples, self.num_mel_bins, normalise=self.front_end).T)
         return features, features.shape[0]
 
-    def transcript(self, text: str) -> list[int]:
-        """Pieces for the CTC head."""
-        return self.transcript_tokenizer.encode(text)
+    def transcript(self, text: str) -> list[int] | None:
+        """Pieces for the CTC head, if one is trained."""
+        return None if self.transcript_tokenizer is None else self.transcript_tokenizer.encode(text)
 
     def row(self, text: str, source: str | None, target: str) -> Row | None:
         """Language token and pieces; where nobody speaks the row ends at once.
@@ -210,18 +210,18 @@ SampleKey = tuple[int, int, float] | tuple[int, int, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One utterance made ready: features (T, M), tokens of the transcript and of each row.
+    """One utterance made ready: features (T, M), and tokens of each row.
 
-    `num_frames` of the features are the utterance's own; all of them if None. `spoken` is the transcript as the model
-    would write it, without its end; None where nobody asked. `languages` are the numbers of those that occur, and
-    `spans` (start_s, end_s, number) say where; None where nobody asked.
+    `num_frames` of the features are the utterance's own; all of them if None. `transcript` is that of a CTC head, and
+    `spoken` the same as the model would write it, without its end; None where nobody asked. `languages` are the numbers
+    of those that occur, and `spans` (start_s, end_s, number) say where; None where nobody asked.
     """
 
     features: Tensor
     source_language: int
-    transcript: list[int]
     rows: list[Row]
     num_frames: int | None = None
+    transcript: list[int] | None = None
     spoken: list[int] | None = None
     languages: tuple[int, ...] | None = None
     spans: tuple[tuple[float, float, int], ...] = ()
@@ -641,27 +641,25 @@ def collate(examples: Sequence[Example], rows_per_utterance: int, round_frames: 
     for i, example in enumerate(examples):
         features[i, : example.features.shape[0]] = example.features
     rows = [row for e in examples for row in (e.rows + [(0, [])] * rows_per_utterance)[:rows_per_utterance]]
-    transcripts = [e.transcript for e in examples]
     return Batch(
         features=features,
         num_frames=torch.tensor(own),
         source_language=torch.tensor([e.source_language for e in examples]),
-        transcripts=pad(transcripts),
-        num_transcript=torch.tensor([len(t) for t in transcripts]),
         targets=pad([tokens for _, tokens in rows]),
         num_targets=torch.tensor([len(tokens) for _, tokens in rows]),
         target_language=torch.tensor([language for language, _ in rows]),
-        spoken=_spoken(examples),
+        transcripts=transcripts_of([e.transcript for e in examples]),
+        spoken=transcripts_of([e.spoken for e in examples]),
         mixture=_mixture(examples),
     )
 
 
-def _spoken(examples: Sequence[Example]) -> SpokenText | None:
-    """Transcripts as the model would write them, where the examples have them."""
-    tokens = [e.spoken for e in examples if e.spoken is not None]
-    if len(tokens) < len(examples):
+def transcripts_of(rows: Sequence[Sequence[int] | None]) -> Transcripts | None:
+    """Transcripts of utterances, which all have one or, where nobody asked, none."""
+    tokens = [row for row in rows if row is not None]
+    if len(tokens) < len(rows):
         return None
-    return SpokenText(pad(tokens), torch.tensor([len(row) for row in tokens]))
+    return Transcripts(pad(tokens), torch.tensor([len(row) for row in tokens]))
 
 
 def _mixture(examples: Sequence[Example]) -> MixedLanguages | None:

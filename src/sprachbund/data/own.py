@@ -24,6 +24,7 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import ManifestWriter, read_info, shard_numbers
 from sprachbund.data.own_options import OwnOptions
 from sprachbund.errors import SprachbundError
+from sprachbund.text.languages import tag_of
 from sprachbund.util.files import read_model, read_text, write_text
 
 SHARD_SIZE = 500
@@ -139,15 +140,6 @@ def prepare_own(
 def clean_text(text: str) -> str:
     """Unicode composed (NFC), white space made single."""
     return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def check_tag(tag: str, where: str) -> str:
-    """A BCP-47 tag in its usual spelling. Raises SprachbundError for what is none."""
-    import langcodes
-
-    if not langcodes.tag_is_valid(tag):
-        raise SprachbundError(f"{where}: {tag!r} is not a language tag; write it like en, de or pt-BR")
-    return str(langcodes.standardize_tag(tag))
 
 
 def _checked(faults: Iterable[Fault], options: OwnOptions) -> Sequence[Fault]:
@@ -350,14 +342,14 @@ def read_folder(directory: Path, language: str) -> OwnData:
 
     Args:
         directory: directory that is searched with all its subfolders.
-        language: BCP-47 tag of the speech.
+        language: language of the speech, its tag or name; so are those in names of files.
 
     Raises:
-        SprachbundError: no such folder, no audio in it, or a tag that is none.
+        SprachbundError: no such folder, no audio in it, or a language that is none.
     """
     if not directory.is_dir():
         raise SprachbundError(f"{directory} is not a folder; check the path")
-    language = check_tag(language, "the language of the speech")
+    language = tag_of(language, "the language of the speech:")
     files = sorted(p for p in directory.rglob("*") if p.is_file() and not p.name.startswith("."))
     audio = [p for p in files if p.suffix.lower() in AUDIO_SUFFIXES]
     if not audio:
@@ -410,7 +402,7 @@ class _FolderReader:
             language=self.language,
             text=_read_text(transcript),
             speaker="" if parent == "." else parent,
-            translations={check_tag(tag, str(path)): _read_text(path) for tag, path in tagged},
+            translations={tag_of(tag, f"{path}:"): _read_text(path) for tag, path in tagged},
         )
 
     def name_leftovers(self) -> None:
@@ -445,12 +437,13 @@ def read_table(path: Path, language: str | None = None, *, commas: bool = False)
 
     The first line names the columns: `path` (relative to the table; `file_name` in a table with commas means it too),
     `text`, `language` (or the argument), optionally `speaker` and `utterance_id`, and a column for each translation,
-    `translation_de` or `de`. Between tabs, fields are taken as they stand, quotation marks too; between commas,
-    quotation marks enclose fields. An empty translation is one that is missing.
+    `translation_de` or `de`. A language is a tag or a name, `german` as well as `de`. Between tabs, fields are taken as
+    they stand, quotation marks too; between commas, quotation marks enclose fields. An empty translation is one that is
+    missing.
 
     Args:
         path: path of the table.
-        language: BCP-47 tag of the speech, where no column says it.
+        language: language of the speech, where no column says it.
         commas: fields stand between commas.
 
     Raises:
@@ -532,7 +525,7 @@ def _read_header(path: Path, fields: Sequence[str], language: str | None) -> _He
             )
         match = _TRANSLATION.fullmatch(name)
         try:
-            languages[i] = check_tag(match[1] if match else name, "")
+            languages[i] = tag_of(match[1] if match else name, "")
         except SprachbundError:
             raise SprachbundError(f"{path}:1: unknown column {name!r}; {known}") from None
     wanted = [PATH, TEXT] if language else [PATH, LANGUAGE, TEXT]
@@ -559,7 +552,7 @@ def _read_line(
     audio = path.parent / named[PATH]
     if not audio.is_file():
         raise SprachbundError(f"there is no audio file {audio}; check the field 'path'")
-    spoken = check_tag(named.get(LANGUAGE) or language or "", "the field 'language'")
+    spoken = tag_of(named.get(LANGUAGE) or language or "", "the field 'language':")
     translations = {tag: fields[i] for i, tag in header.languages.items() if fields[i]}
     if spoken in translations:
         raise SprachbundError(f"has a translation into {spoken}, the language spoken; empty that field")

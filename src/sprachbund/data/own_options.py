@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from sprachbund.errors import SprachbundError
-from sprachbund.util.options import Option, check
+from sprachbund.util.options import Option, OptionValueError, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,4 +27,4 @@ class OwnOptions:
     def __post_init__(self) -> None:
         check(self)
         if not 0.0 <= self.dev_share < 1.0:
-            raise SprachbundError(f"the share for dev is {self.dev_share}; give 0 up to, but not, 1")
+            raise OptionValueError("dev_share", self.dev_share, "give 0 up to, but not, 1")

@@ -189,41 +189,45 @@ class DecodingOptions:
         self._check_temperature()
         self._check_numbers("tempos", "(1.3, 1.6)")
         if not all(0.5 <= one <= 2 and one != 1 for one in self.tempos):
-            shown = ",".join(f"{one:g}" for one in self.tempos)
             raise OptionValueError(
-                "tempos", shown, "give numbers from 0.5 to 2 other than 1, such as 1.3,1.6"
+                "tempos", self.tempos, "give numbers from 0.5 to 2 other than 1, such as 1.3,1.6"
             )
         if self.nbest > self.beam_size:
             raise OptionValueError(
                 "nbest",
                 self.nbest,
-                f"a beam of {self.beam_size} has no more texts; set beam_size to {self.nbest}",
+                f"set `beam_size` to {self.nbest}",
+                reason=f"and a beam of {self.beam_size} has no more texts",
             )
         if self.glossary:
             read_glossary(self.glossary)
         if isinstance(self.hot_words, str) or not all(word.strip() for word in self.hot_words or ()):
-            raise SprachbundError(
-                f"hot_words is {self.hot_words!r}; give a tuple of words, none of them empty"
-            )
+            raise OptionValueError("hot_words", self.hot_words, "give a tuple of words, none of them empty")
         if isinstance(self.allowed_languages, str):
-            raise SprachbundError(
-                f"allowed_languages is the text {self.allowed_languages!r}; give a tuple of language tags"
+            raise OptionValueError(
+                "allowed_languages", self.allowed_languages, "give a tuple of language tags"
             )
         if self.allowed_languages is not None and not self.allowed_languages:
-            raise SprachbundError(
-                "allowed_languages is empty; name at least one language, or pass None for all"
+            raise OptionValueError(
+                "allowed_languages", (), "name at least one language, or pass None for all"
             )
 
     def _check_accept(self) -> None:
         if self.accept == "exact":
             return
         if self.draft in (AUTO, NONE):
-            raise SprachbundError(
-                f"accept {self.accept!r} changes the text, so the draft has to be named too; draft is {self.draft!r}"
+            raise OptionValueError(
+                "accept",
+                self.accept,
+                "name a draft",
+                reason=f"which changes the text for a draft that is named, and `draft` is {self.draft}",
             )
         if self.beam_size > 1:
-            raise SprachbundError(
-                f"accept {self.accept!r} is for greedy search; beam_size is {self.beam_size}, give 1"
+            raise OptionValueError(
+                "accept",
+                self.accept,
+                "set `beam_size` to 1, or leave `accept` out",
+                reason=f"which is for greedy search, and `beam_size` is {self.beam_size}",
             )
 
     def _check_numbers(self, name: str, example: str) -> None:
@@ -233,18 +237,22 @@ class DecodingOptions:
 
     def _check_temperature(self) -> None:
         if not self.temperature or not all(0 <= one <= 1 for one in self.temperature):
-            shown = ",".join(f"{one:g}" for one in self.temperature)
-            raise OptionValueError("temperature", shown, "give numbers from 0 to 1, such as 0 or 0,0.5,1")
+            raise OptionValueError(
+                "temperature", self.temperature, "give numbers from 0 to 1, such as 0 or 0,0.5,1"
+            )
         if any(after <= before for before, after in pairwise(self.temperature)):
-            shown = ",".join(f"{one:g}" for one in self.temperature)
-            raise OptionValueError("temperature", shown, "each has to be higher than the one before")
+            raise OptionValueError(
+                "temperature", self.temperature, "each has to be higher than the one before"
+            )
         if not self.temperature[0]:
             return
         for name, wanted in (("a beam", self.beam_size > 1), ("a draft", self.draft not in (AUTO, NONE))):
             if wanted:
-                raise SprachbundError(
-                    f"temperature is {self.temperature[0]:g}, at which tokens are drawn, and {name} works at 0 alone; "
-                    "leave one of them out, or begin with 0, as in 0,0.5,1"
+                raise OptionValueError(
+                    "temperature",
+                    self.temperature,
+                    "leave one of them out, or begin with 0, as in 0,0.5,1",
+                    reason=f"at which tokens are drawn, and {name} works at 0 alone",
                 )
 
     @staticmethod
@@ -300,26 +308,26 @@ def _check_by_frames(family: "Family", options: DecodingOptions) -> None:
     able = family.capabilities
     if able.writes_by_frames:
         how = "by CTC" if able.ctc is not None else "frame by frame"
-        for what in _of_attention_decoders(options, able.alignment is not None):
-            raise SprachbundError(
-                f"the model {family.name} writes {how}, which has no place for {what}; leave it out, or take a model "
-                f"with an attention decoder, such as {_ATTENTION_FAMILIES}"
+        for name, value in _of_attention_decoders(options, able.alignment is not None):
+            raise OptionValueError(
+                name,
+                value,
+                f"leave it out, or take a model with an attention decoder, such as {_ATTENTION_FAMILIES}",
+                reason=f"and the model {family.name} writes {how}, which has no place for it",
             )
-    beam = f"and beam_size is {options.beam_size}; set it to 1, or take a model"
-    if able.transducer is not None and able.transducer.shape.durations and options.beam_size > 1:
-        raise SprachbundError(
-            f"the model {family.name} writes tokens with durations, which are searched greedily, {beam} that a beam "
-            f"searches, such as {_ATTENTION_FAMILIES}"
-        )
-    if able.frame_decoder is not None and options.beam_size > 1:
-        raise SprachbundError(
-            f"the model {family.name} writes one token for every frame, the likeliest, {beam} that a beam searches, "
-            f"such as {_ATTENTION_FAMILIES}"
-        )
-    if able.ctc is not None and options.word_timestamps and options.beam_size > 1:
-        raise SprachbundError(
-            f"a beam over the texts of {family.name} adds up many paths, so words get no times, {beam} with an "
-            f"attention decoder, such as {_ATTENTION_FAMILIES}"
+    why = None
+    if able.transducer is not None and able.transducer.shape.durations:
+        why = f"the model {family.name} writes tokens with durations, which are searched greedily"
+    elif able.frame_decoder is not None:
+        why = f"the model {family.name} writes one token for every frame, the likeliest"
+    elif able.ctc is not None and options.word_timestamps:
+        why = f"a beam over the texts of {family.name} adds up many paths, so words get no times"
+    if options.beam_size > 1 and why is not None:
+        raise OptionValueError(
+            "beam_size",
+            options.beam_size,
+            f"set it to 1, or take a model with an attention decoder, such as {_ATTENTION_FAMILIES}",
+            reason=f"and {why}",
         )
     if able.transducer is None and options.max_symbols is not None:
         raise OptionValueError(
@@ -336,13 +344,19 @@ def _check_joint_ctc(family: "Family", options: DecodingOptions) -> None:
         return
     instead = f"leave it out, or take a model that writes by its attention decoder alone, such as {_ATTENTION_FAMILIES}"
     if options.draft not in (AUTO, NONE):
-        raise SprachbundError(
-            f"the model {family.name} is searched with CTC, which has no place for a draft ({options.draft}); {instead}"
+        raise OptionValueError(
+            "draft",
+            options.draft,
+            instead,
+            reason=f"and the model {family.name} is searched with CTC, which has no place for a draft",
         )
     if options.temperature[-1] > 0:
-        raise SprachbundError(
-            f"the model {family.name} is searched with CTC, whose scores are no probabilities to draw tokens by, and "
-            f"temperature is {options.temperature[-1]:g}; {instead}"
+        raise OptionValueError(
+            "temperature",
+            options.temperature,
+            instead,
+            reason=f"and the model {family.name} is searched with CTC, whose scores are no probabilities to draw "
+            "tokens by",
         )
 
 
@@ -354,17 +368,27 @@ def _check_abilities(family: "Family", options: DecodingOptions) -> None:
             f"{no_room_for_prompt(family)}; leave it out, or take a whisper or qwen3_asr model"
         )
     if options.word_timestamps and able.alignment is None:
-        raise SprachbundError(
-            f"the model {family.name} does not show which speech it reads, so words get no times; leave "
-            f"word_timestamps out, or take a model that shows it, such as {_ATTENTION_FAMILIES}"
+        raise OptionValueError(
+            "word_timestamps",
+            True,
+            f"leave it out, or take a model that shows it, such as {_ATTENTION_FAMILIES}",
+            reason=f"and the model {family.name} does not show which speech it reads, so words get no times",
         )
     if options.timestamps is True and able.timestamps is None:
-        raise SprachbundError(
-            f'the model {family.name} writes no timestamps; set timestamps to "{AUTO}" or False, or take a whisper '
-            "model that was trained with them"
+        raise OptionValueError(
+            "timestamps",
+            True,
+            f'give "{AUTO}" or False, or take a whisper model that was trained with them',
+            reason=f"and the model {family.name} writes none",
         )
-    if options.punctuate is not None:
-        check_without_marks(family)
+    if options.punctuate is not None and not able.words_only:
+        raise OptionValueError(
+            "punctuate",
+            options.punctuate,
+            "leave it out",
+            reason=f"and the model {family.name} writes punctuation and capitals itself (its vocabulary has a full "
+            "stop), so there is nothing to restore",
+        )
 
 
 def _check_hot_words(family: "Family", options: DecodingOptions) -> None:
@@ -377,9 +401,11 @@ def _check_hot_words(family: "Family", options: DecodingOptions) -> None:
             f"model, such as {_ATTENTION_FAMILIES}"
         )
     if family.capabilities.ctc is not None and options.beam_size == 1:
-        raise SprachbundError(
-            f"the model {family.name} writes by CTC, whose likeliest path takes no hot words; set beam_size to 8, for "
-            "example"
+        raise OptionValueError(
+            "hot_words",
+            options.hot_words,
+            "set `beam_size` to 8, for example, or leave them out",
+            reason=f"and the model {family.name} writes by CTC, whose likeliest path takes no hot words",
         )
     from sprachbund.decoding.spelling import spellings  # here, since it loads torch
 
@@ -392,14 +418,19 @@ def _check_cascade(family: "Family", options: DecodingOptions) -> None:
     translator = family.capabilities.translator
     if translator is not None and options.word_timestamps:
         if translator.family.capabilities.token_offsets is None:
-            raise SprachbundError(
-                f"the translator {translator.family.name} does not show which words of a text it reads, so words of a "
-                "translation get no times; leave word_timestamps out, or take a translator such as M2M-100"
+            raise OptionValueError(
+                "word_timestamps",
+                True,
+                "leave it out, or take a translator such as M2M-100",
+                reason=f"and the translator {translator.family.name} does not show which words of a text it reads, so "
+                "words of a translation get no times",
             )
         if options.nbest > 1:
-            raise SprachbundError(
-                f"nbest is {options.nbest}, and a cascade gives words no times in the next best transcripts; leave "
-                "word_timestamps out, or set nbest to 1"
+            raise OptionValueError(
+                "nbest",
+                options.nbest,
+                "leave `word_timestamps` out, or set `nbest` to 1",
+                reason="and a cascade gives words no times in the next best transcripts",
             )
     reader = family if translator is None else translator.family
     if options.glossary and not reader.capabilities.follows_requests:
@@ -408,9 +439,11 @@ def _check_cascade(family: "Family", options: DecodingOptions) -> None:
             "translator, such as --then Qwen/Qwen3-4B-Instruct-2507"
         )
     if options.translator_draft not in (AUTO, NONE) and translator is None:
-        raise SprachbundError(
-            f"the model {family.name} is no cascade, and translator_draft is {options.translator_draft!r}; give it as "
-            "draft, or leave it out"
+        raise OptionValueError(
+            "translator_draft",
+            options.translator_draft,
+            "give it as `draft`, or leave it out",
+            reason=f"and the model {family.name} is no cascade",
         )
 
 
@@ -420,15 +453,18 @@ def _check_calibrated(family: "Family", options: DecodingOptions) -> None:
         return
     limit = options.guard.max_out_of_domain
     if limit is not None and limit < 1:
-        raise SprachbundError(
-            f"max_out_of_domain is {limit:g}, and the model {family.name} was not calibrated to know what it does not "
-            "understand; leave it out, or calibrate the model with `sprachbund calibrate`"
+        raise OptionValueError(
+            "max_out_of_domain",
+            limit,
+            "leave it out, or calibrate the model with `sprachbund calibrate`",
+            reason=f"and the model {family.name} was not calibrated to know what it does not understand",
         )
     if options.tempos:
-        raise SprachbundError(
-            f"tempos is {','.join(f'{one:g}' for one in options.tempos)}, and the model {family.name} was not "
-            "calibrated to know when to hear speech again; leave it out, or calibrate the model with "
-            "`sprachbund calibrate`"
+        raise OptionValueError(
+            "tempos",
+            options.tempos,
+            "leave it out, or calibrate the model with `sprachbund calibrate`",
+            reason=f"and the model {family.name} was not calibrated to know when to hear speech again",
         )
 
 
@@ -439,19 +475,21 @@ def _check_asked_with(family: "Family", options: DecodingOptions) -> None:
     if options.draft == AUTO:
         drafted = bool(family.drafts) and able.joint_ctc is None
     if options.num_draft_tokens is not None and not drafted:
-        why = "draft is none" if options.draft == NONE else f"the model {family.name} has no draft of its own"
+        why = (
+            "`draft` is none" if options.draft == NONE else f"the model {family.name} has no draft of its own"
+        )
         raise OptionValueError(
             "num_draft_tokens",
             options.num_draft_tokens,
-            "name a draft, or leave num_draft_tokens out",
+            "name a draft, or leave `num_draft_tokens` out",
             reason=f"and {why}",
         )
     if options.length_penalty != default.length_penalty and options.beam_size == 1:
         raise OptionValueError(
             "length_penalty",
             options.length_penalty,
-            "set beam_size to 8, for example, or leave length_penalty out",
-            reason="and a search with beam_size 1 ranks nothing",
+            "set `beam_size` to 8, for example, or leave `length_penalty` out",
+            reason="and greedy search ranks nothing",
         )
     if options.translation_weight != default.translation_weight and able.translator is None:
         raise OptionValueError(
@@ -465,36 +503,30 @@ def _check_asked_with(family: "Family", options: DecodingOptions) -> None:
         raise OptionValueError(
             "translation_weight",
             options.translation_weight,
-            "set nbest and beam_size to 4, for example, or leave translation_weight out",
-            reason="and nbest is 1, so that there is one transcript to choose",
+            "set `nbest` and `beam_size` to 4, for example, or leave `translation_weight` out",
+            reason="and `nbest` is 1, so that there is one transcript to choose",
         )
     if options.hot_words_weight != default.hot_words_weight and not options.hot_words:
         raise OptionValueError(
             "hot_words_weight",
             options.hot_words_weight,
-            "name some, or leave hot_words_weight out",
-            reason="and there are no hot_words",
+            "name some, or leave `hot_words_weight` out",
+            reason="and there are no `hot_words`",
         )
     if options.sampling_seed != default.sampling_seed and not options.temperature[-1]:
         raise OptionValueError(
             "sampling_seed",
             options.sampling_seed,
-            "set temperature to 0.5, for example, or leave sampling_seed out",
+            "set `temperature` to 0.5, for example, or leave `sampling_seed` out",
             reason="and no token is drawn at temperature 0",
         )
     limit = options.guard.max_out_of_domain
     if limit is not None and limit < 1 and not options.guard.enabled:
-        raise SprachbundError(
-            f"max_out_of_domain is {limit:g}, and the guard, which drops text for it, is off; leave one of them out"
-        )
-
-
-def check_without_marks(family: "Family") -> None:
-    """Raises SprachbundError for a model that writes punctuation itself, so that there is nothing to restore."""
-    if not family.capabilities.words_only:
-        raise SprachbundError(
-            f"the model {family.name} writes punctuation and capitals itself (its vocabulary has a full stop), so "
-            "there is nothing to restore; leave punctuate out"
+        raise OptionValueError(
+            "max_out_of_domain",
+            limit,
+            "leave one of them out",
+            reason="and the guard, which drops text for it, is off",
         )
 
 
@@ -514,17 +546,17 @@ def draws_tokens(family: "Family") -> bool:
     return not able.writes_by_frames and able.joint_ctc is None
 
 
-def _of_attention_decoders(options: DecodingOptions, times: bool) -> Iterator[str]:
-    """Requests that only an attention decoder can serve; `times`: words get theirs from frames."""
+def _of_attention_decoders(options: DecodingOptions, times: bool) -> Iterator[tuple[str, Any]]:
+    """Field and value of requests that only an attention decoder can serve; `times`: words get theirs from frames."""
     if options.word_timestamps and not times:
-        yield "words with times"
+        yield "word_timestamps", True
     if options.draft not in (AUTO, NONE):
-        yield f"a draft ({options.draft})"
+        yield "draft", options.draft
     if options.num_draft_tokens is not None:
-        yield f"num_draft_tokens ({options.num_draft_tokens})"
+        yield "num_draft_tokens", options.num_draft_tokens
     if options.min_tokens:
-        yield f"min_tokens ({options.min_tokens})"
+        yield "min_tokens", options.min_tokens
     if options.length_penalty != DecodingOptions.length_penalty:
-        yield f"length_penalty ({options.length_penalty})"
+        yield "length_penalty", options.length_penalty
     if options.temperature[-1] > 0:
-        yield f"a temperature ({options.temperature[-1]:g})"
+        yield "temperature", options.temperature

@@ -71,7 +71,6 @@ from sprachbund.decoding.options import (
     DecodingOptions,
     GuardOptions,
     check_options,
-    check_without_marks,
     only_transcribes,
 )
 from sprachbund.decoding.result import (
@@ -111,6 +110,7 @@ from sprachbund.text.digits import in_digits
 from sprachbund.text.languages import described, primary, writes_spaces
 from sprachbund.text.punctuation import Punctuator, restore
 from sprachbund.text.segmentation import ends_sentence, split_sentences
+from sprachbund.util.options import OptionValueError
 
 # Options of a recording.
 
@@ -1163,16 +1163,14 @@ def check_writing(model: Family, targets: Sequence[str], options: DecodingOption
     Args:
         model: any family.
         targets: languages of the texts, in the model's tags; a transcript's is not known before.
-        options: decoding options.
+        options: decoding options, which `check_options` let pass.
 
     Raises:
-        SprachbundError: a language without rules, a punctuator that there is not or that does not know a language, or
-            a model that writes punctuation itself.
+        SprachbundError: a language without rules, or a punctuator that there is not or that does not know a language.
     """
     if options.digits:
         check_digits(targets)
     if options.punctuate is not None:
-        check_without_marks(model)
         # In a cascade it is the transcript that has no marks.
         own = (TRANSCRIBE,) if model.capabilities.translator is not None else targets
         check_punctuation(own, load_punctuator(options.punctuate))
@@ -1190,26 +1188,26 @@ def check_targets(
         options: decoding options.
 
     Raises:
-        SprachbundError: names the option and its value.
+        OptionValueError: names the option and its value.
     """
     if model.capabilities.translator is None or not only_transcribes(targets, source):
         return
-    if options.translator_draft not in (AUTO, NONE):
-        given = f"translator_draft is {options.translator_draft!r}"
-    elif options.translation_weight != DecodingOptions.translation_weight:
-        given = f"translation_weight is {options.translation_weight:g}"
-    elif options.glossary:
-        given = f"glossary is {options.glossary!r}"
-    else:
-        return
-    raise SprachbundError(
-        f"{given}, which is for the translator of the cascade, and speech is only transcribed; leave it out, or name a "
-        "language to translate into"
-    )
+    given = {
+        "translator_draft": options.translator_draft not in (AUTO, NONE),
+        "translation_weight": options.translation_weight != DecodingOptions.translation_weight,
+        "glossary": bool(options.glossary),
+    }
+    for name in (name for name, there in given.items() if there):
+        raise OptionValueError(
+            name,
+            vars(options)[name],
+            "leave it out, or name a language to translate into",
+            reason="which is for the translator of the cascade, and speech is only transcribed",
+        )
 
 
 def check_punctuation(targets: Sequence[str], punctuator: Punctuator) -> None:
-    """Raises SprachbundError where punctuation is wanted in a language that the punctuator does not know.
+    """Raises OptionValueError where punctuation is wanted in a language that the punctuator does not know.
 
     Args:
         targets: languages of the texts; a transcript's is not known before.
@@ -1220,23 +1218,27 @@ def check_punctuation(targets: Sequence[str], punctuator: Punctuator) -> None:
         known = (
             f"one of {described(punctuator.languages)}" if punctuator.languages else "a language with spaces"
         )
-        raise SprachbundError(
-            f"the punctuator {punctuator.name} does not know {described(without[:1])}; leave punctuate out, or take "
-            f"{known}"
+        raise OptionValueError(
+            "punctuate",
+            punctuator.name,
+            f"leave it out, or take {known}",
+            reason=f"a punctuator that does not know {described(without[:1])}",
         )
 
 
 def check_digits(targets: Sequence[str]) -> None:
-    """Raises SprachbundError where digits are wanted in a language that has no rules.
+    """Raises OptionValueError where digits are wanted in a language that has no rules.
 
     Args:
         targets: languages of the texts; a transcript's is not known before.
     """
     without = [t for t in targets if t != TRANSCRIBE and primary(t) not in LANGUAGES_OF_DIGITS]
     if without:
-        raise SprachbundError(
-            f"numbers are not written in digits in {described(without[:1])}; leave digits out, or take one of "
-            f"{described(LANGUAGES_OF_DIGITS)}"
+        raise OptionValueError(
+            "digits",
+            True,
+            f"leave it out, or take one of {described(LANGUAGES_OF_DIGITS)}",
+            reason=f"and numbers are not written in digits in {described(without[:1])}",
         )
 
 
@@ -1919,18 +1921,22 @@ def translate_texts(
     options = options or DecodingOptions()
     if (translator := family.capabilities.translator) is not None:
         if options.draft not in (AUTO, NONE):
-            raise SprachbundError(
-                f"draft is {options.draft!r}, which is for the recogniser of a cascade, and a text is read by its "
-                "translator; give it as translator_draft, or leave it out"
+            raise OptionValueError(
+                "draft",
+                options.draft,
+                "give it as `translator_draft`, or leave it out",
+                reason="which is for the recogniser of a cascade, and a text is read by its translator",
             )
         family = translator.family
         options = replace(options, draft=options.translator_draft, translator_draft=AUTO)
     if options.word_timestamps:
-        raise SprachbundError("words of a text have no times; leave word_timestamps out")
+        raise OptionValueError(
+            "word_timestamps", True, "leave it out", reason="and words of a text have no times"
+        )
     if options.prompt:
         raise SprachbundError("a text is translated without a prompt; leave it out")
     if options.nbest > 1:
-        raise SprachbundError(f"nbest is {options.nbest}, and a text is translated once; leave nbest out")
+        raise OptionValueError("nbest", options.nbest, "leave it out", reason="and a text is translated once")
     check_options(family, options)
     request = read_request(family, source=source, targets=targets, allowed=options.allowed_languages)
     check_writing(family, request.targets, options)

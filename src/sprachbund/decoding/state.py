@@ -312,7 +312,7 @@ def _token_limit(family: Family, prompt: Sequence[int], options: DecodingOptions
     if room < max(1, options.min_tokens):
         raise SprachbundError(
             f"the prompt takes {len(prompt)} of the model's {family.max_tokens} tokens and leaves {room}; "
-            "shorten the prompt or lower min_tokens"
+            "shorten the prompt, or ask for fewer tokens at least"
         )
     return room if options.max_tokens is None else min(room, options.max_tokens)
 

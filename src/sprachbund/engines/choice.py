@@ -602,19 +602,22 @@ def why_not_native(family: Family) -> str | None:
 
 
 def check_choice(engine: EngineChoice, threads: int | None, device: str = CPU) -> None:
-    """Raise the SprachbundError that `engine_for` would, as far as possible without a model.
+    """Refuse what `engine_for` would, as far as possible without a model.
 
     Args:
         engine: asked for.
         threads: asked for, or none.
         device: device that the model is to be on.
+
+    Raises:
+        OptionValueError: the engine, the threads or the device, and what there is here.
     """
     if engine not in CHOICES:
-        raise SprachbundError(f"there is no engine {engine!r}; choose one of {', '.join(CHOICES)}")
+        raise OptionValueError("engine", engine, f"choose one of {', '.join(CHOICES)}")
     find_device(device)
     check_kind(device, ENGINE_DEVICES[engine], f"the engine {engine}")
-    if engine in ("native", "native-int4"):
-        native()
+    if engine in ("native", "native-int4") and (reason := missing_because()) is not None:
+        raise OptionValueError("engine", engine, f"{reason}, or use the torch engine")
     if engine in ("native", "native-int4", "auto"):
         instruction_sets()
         choose_threads(threads)
@@ -624,11 +627,13 @@ def choose_threads(wanted: int | None) -> int:
     """The number of threads to use: that wanted, or those of torch, as far as this process may use so many cores.
 
     Raises:
-        SprachbundError: fewer than one, or more than there are cores.
+        OptionValueError: fewer than one, or more than there are cores.
     """
     if wanted is None:
         return min(torch.get_num_threads(), usable_cores())
     cores = os.cpu_count() or 1
     if not 1 <= wanted <= cores:
-        raise SprachbundError(f"{wanted} threads asked for; this machine has {cores}, give 1 to {cores}")
+        raise OptionValueError(
+            "threads", wanted, f"give 1 to {cores}", reason=f"and this machine has {cores} cores"
+        )
     return wanted

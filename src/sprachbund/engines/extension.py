@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.options import OptionValueError
 
 INSTRUCTION_SET = "SPRACHBUND_INSTRUCTION_SET"
 """The environment variable that names the best set of kernels to use, for a look at what slower processors do."""
@@ -71,7 +72,7 @@ def instruction_sets() -> tuple[str, ...]:
     With SPRACHBUND_INSTRUCTION_SET in the environment, those from the one that it names on.
 
     Raises:
-        SprachbundError: the variable names none of them.
+        OptionValueError: the variable names none of them.
     """
     if missing_because():
         return ()
@@ -80,8 +81,11 @@ def instruction_sets() -> tuple[str, ...]:
     if best is None:
         return known
     if best not in known:
-        raise SprachbundError(
-            f"{INSTRUCTION_SET} is {best!r}, and no such kernels run on this processor; choose from {', '.join(known)}"
+        raise OptionValueError(
+            INSTRUCTION_SET,
+            best,
+            f"choose from {', '.join(known)}",
+            reason="and no such kernels run on this processor",
         )
     return known[known.index(best) :]
 

@@ -36,7 +36,6 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "granite": _COMMON,
 }
 """Defaults of fields that config.json leaves out; they differ from kind to kind."""
-_FULL = {"full_attention", "sliding_attention"}
 _NO_SLIDING = ("qwen2", "qwen3")
 """Kinds whose sliding window counts only where `use_sliding_window` says so."""
 Scale = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]

@@ -15,7 +15,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.serving.middleware import ID_HEADER, RequestMiddleware
 from sprachbund.serving.routes import audio, text
 from sprachbund.serving.routes.service import live_router, models_router, mount, router
-from sprachbund.serving.schemas import RefusalError, refusal_of
+from sprachbund.serving.schemas import RefusalError, field_fault, refusal_of
 from sprachbund.serving.service import Service
 from sprachbund.serving.settings import Settings
 from sprachbund.streaming.engine import LiveEngine
@@ -83,11 +83,8 @@ async def _refuse(request: Request, error: Exception) -> JSONResponse:
 
 async def _refuse_fields(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    param = ".".join(str(part) for part in first["loc"][1:])
-    return await _refuse(
-        request, RefusalError(400, f"{param}: {first['msg']}", code=first["type"], param=param)
-    )
+    fault = field_fault(error.errors(), tagged=True)  # by the part of the request
+    return await _refuse(request, RefusalError(400, fault.reason, code=fault.kind, param=fault.field))
 
 
 async def _refuse_http(request: Request, error: Exception) -> JSONResponse:

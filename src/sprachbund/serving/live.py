@@ -25,7 +25,7 @@ from sprachbund.audio.constants import SAMPLE_RATE, WINDOW_S
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.serving.metrics import Meters
 from sprachbund.serving.models import ModelStore
-from sprachbund.serving.schemas import HotWordList, RefusalError, refusal_of, unknown_type
+from sprachbund.serving.schemas import HotWordList, RefusalError, field_fault, refusal_of, unknown_type
 from sprachbund.serving.settings import Settings
 from sprachbund.streaming.events import LiveEvent, LiveText
 from sprachbund.streaming.options import LiveOptions
@@ -126,16 +126,12 @@ def parse_message(text: str) -> Start | Resume | Stop:
     try:
         return _MESSAGES.validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        kind, *path = map(str, first["loc"] or [""])
-        field = ".".join(path) or kind
-        if field and first["type"] == "missing":
-            reason = f"the field {field!r} is missing; send it, as in {_EXAMPLES[kind]}"
-        elif field:
-            reason = f"{field}: {first['msg']}; a message is, for example, {_EXAMPLES[kind]}"
+        fault = field_fault(error.errors(), tagged=True)
+        if fault.field:
+            reason = f"{fault.reason}, as in {_EXAMPLES[str(error.errors()[0]['loc'][0])]}"
         else:
             reason = unknown_type(error, ("start", "resume", "stop"))
-            reason = reason or f"{first['msg']}; text messages are JSON, sound is binary"
+            reason = reason or f"{fault.reason}; text messages are JSON, sound is binary"
         message = f"the message cannot be read: {reason}"
         raise RefusalError(400, message[:500], code="bad_message") from error
 
@@ -157,9 +153,8 @@ def live_options(start: Start) -> LiveOptions:
     try:
         options = TypeAdapter(LiveOptions).validate_python(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise RefusalError(400, f"settings: {field}: {first['msg']}"[:500], code="bad_settings") from error
+        fault = field_fault(error.errors(), inside="settings")
+        raise RefusalError(400, fault.reason[:500], code="bad_settings") from error
     for name, most in _MOST.items():
         value = getattr(options, name)
         if value is not None and value > most:

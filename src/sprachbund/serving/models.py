@@ -242,11 +242,10 @@ class ModelStore:
 
     def _load_named(self, name: str) -> Model:
         settings = self._settings
-        wanted: Any = settings.engine
         model = load(
             name,
             offline=settings.offline,
-            engine=wanted,
+            engine=settings.engine,
             threads=settings.threads,
             device=settings.device,
             real_length=settings.real_length,

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from sprachbund.errors import SprachbundError
+from sprachbund.serving.schemas import field_fault
 from sprachbund.serving.settings import Limits, Settings, Timeouts
 
 OURS = {
@@ -77,8 +78,7 @@ def settings_from(values: Mapping[str, Any]) -> Settings:
     try:
         return TypeAdapter(Settings).validate_python(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise SprachbundError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise SprachbundError(field_fault(error.errors()).reason) from error
 
 
 def _check_names(values: Mapping[str, Any], part: Any, prefix: str) -> None:

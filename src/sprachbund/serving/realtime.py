@@ -15,7 +15,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Literal, get_args
 
@@ -51,7 +51,9 @@ from sprachbund.serving.schemas import (
     HotWordList,
     RefusalError,
     as_json,
+    field_fault,
     log_probs_of,
+    named_as_sent,
     refusal_of,
     unknown_type,
     usage,
@@ -166,7 +168,9 @@ class SemanticVad(_Strict):
 
 def _kind_of_turns(value: Any) -> Any:
     """Kind of turn detection; by pauses, where a client names none."""
-    return value.get("type", "server_vad") if isinstance(value, dict) else value.type
+    if isinstance(value, dict):
+        return value.get("type", "server_vad")
+    return "semantic_vad" if isinstance(value, SemanticVad) else "server_vad"
 
 
 TurnDetection = Annotated[
@@ -211,6 +215,18 @@ class Session(_Strict):
     include: Annotated[
         list[Literal["item.input_audio_transcription.logprobs"]] | None, Field(max_length=1)
     ] = None
+
+    @property
+    def sent(self) -> Mapping[str, tuple[str, Any]]:
+        """Name and value of the fields that set options of a live session, by the names of these."""
+        source = self.audio.input
+        spoken = source.transcription or Transcription()
+        turns = None if source.turn_detection is None else source.turn_detection.type
+        return {
+            "hot_words": ("audio.input.transcription.keywords", spoken.keywords),
+            "turn_end": ("audio.input.turn_detection.type", turns),
+            "word_timestamps": ("include", self.include),
+        }
 
     def start(self, default_model: str) -> Start:
         """First message of the live session."""
@@ -266,7 +282,8 @@ def updated(session: Session, changes: dict[str, Any]) -> Session:
     try:
         return Session.model_validate(_merged(session.model_dump(), changes))
     except ValidationError as error:
-        raise _invalid(error, "session") from error
+        fault = field_fault(error.errors(), inside="session")
+        raise RefusalError(400, fault.reason[:500], code="invalid_value", param=fault.field[:200]) from error
 
 
 def _merged(before: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -283,18 +300,6 @@ def _merged(before: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         else:
             both[name] = value
     return both
-
-
-def _invalid(error: ValidationError, *names: str) -> RefusalError:
-    """A refusal that names the field at fault and the value seen."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    param = ".".join([*names, *(str(part) for part in first["loc"])])
-    seen = (
-        f", and it is {str(first['input'])[:60]!a}" if isinstance(first["input"], str | int | float) else ""
-    )
-    return RefusalError(
-        400, f"{param}: {first['msg']}{seen}"[:500], code="invalid_value", param=param[:200] or None
-    )
 
 
 # Events of a client.
@@ -347,8 +352,8 @@ def parse_event(text: str) -> ClientEvent:
     try:
         return _EVENTS.validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        if first["type"] in ("json_invalid", "model_attributes_type", "dict_type"):
+        fault = field_fault(error.errors(), tagged=True)
+        if fault.kind in ("json_invalid", "model_attributes_type", "dict_type"):
             raise RefusalError(
                 400, "the event is no JSON object; sound comes in base64, in input_audio_buffer.append",
                 code="invalid_json",
@@ -360,11 +365,7 @@ def parse_event(text: str) -> ClientEvent:
                 code="invalid_event_type",
                 param="type",
             ) from error
-        inner = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in inner["loc"][1:])
-        raise RefusalError(
-            400, f"{field}: {inner['msg']}"[:500], code="invalid_value", param=field[:200]
-        ) from error
+        raise RefusalError(400, fault.reason[:500], code="invalid_value", param=fault.field[:200]) from error
 
 
 def _event_id_of(text: str) -> str | None:
@@ -626,12 +627,13 @@ class RealtimeConnection:
 
     async def _open(self, session: Session) -> _Turn:
         vad = session.audio.input.turn_detection
-        live = await self._sessions.open(
-            session.start(self._default),
-            self._owner,
-            spans=None if vad is None else vad.spans,
-            marks=vad is not None,
-        )
+        with named_as_sent(session.sent):
+            live = await self._sessions.open(
+                session.start(self._default),
+                self._owner,
+                spans=None if vad is None else vad.spans,
+                marks=vad is not None,
+            )
         self._last, turn = live, _Turn(live)
         turn.forwarding = asyncio.ensure_future(self._forward(turn, by_pauses=vad is not None))
         self._sessions.connect(live, turn.forwarding)

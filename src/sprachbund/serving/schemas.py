@@ -1,7 +1,9 @@
 """Requests and responses in the schemas of OpenAI's audio API, server-sent events, and refusals."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from math import log
 from typing import Annotated, Any, Literal
 
@@ -14,6 +16,7 @@ from sprachbund.decoding.result import Segment, Translation
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.text.languages import writes_spaces
+from sprachbund.util.options import OptionValueError
 
 JSON, VERBOSE, TEXT = "json", "verbose_json", "text"
 ResponseFormat = Literal["json", "verbose_json", "text", "srt", "vtt"]
@@ -75,6 +78,16 @@ class TranscriptionForm(BaseModel):
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:
         return None if value == "" else value
+
+    @property
+    def sent(self) -> Mapping[str, tuple[str, Any]]:
+        """Name and value of the fields that set a field of `DecodingOptions` of another name, by the latter."""
+        words: tuple[str, Any] = ("timestamp_granularities[]", self.granularities)
+        return {
+            "allowed_languages": ("languages[]", self.languages),
+            "hot_words": ("hot_words[]", self.hot_words),
+            "word_timestamps": words if self.words else ("include[]", self.include),
+        }
 
     @property
     def words(self) -> bool:
@@ -352,6 +365,84 @@ class RefusalError(SprachbundError):
         return headers | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
 
 
+@contextmanager
+def named_as_sent(sent: Mapping[str, tuple[str, Any]]) -> Iterator[None]:
+    """Context manager that lets errors about options name the fields that the client sent.
+
+    Args:
+        sent: field of the options to name and value of the client's field; others have the same in both.
+
+    Raises:
+        RefusalError: 400, in place of such an error.
+    """
+    try:
+        yield
+    except OptionValueError as error:
+        name, value = sent.get(error.field, (error.field, error.value))
+        names = {field: one for field, (one, _) in sent.items()}
+        raise RefusalError(400, error.named(names, repr(value)[:200]), param=name) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldFault:
+    """The first thing that is wrong with what a client sent.
+
+    Attributes:
+        field: its names, with dots between; empty for the whole.
+        kind: pydantic's name of the fault.
+        reason: the value seen, and the next step.
+    """
+
+    field: str
+    kind: str
+    reason: str
+
+
+def field_fault(
+    errors: Sequence[Mapping[str, Any]], *, inside: str = "", tagged: bool = False, known: Iterable[str] = ()
+) -> FieldFault:
+    """What pydantic found first, in the words of this project.
+
+    Args:
+        errors: of an error of pydantic, or of FastAPI.
+        inside: names of the field that was read; empty for the whole.
+        tagged: whether a union was read, whose errors begin with the type of the message.
+        known: names of the fields that there are.
+    """
+    first = errors[0]
+    kind, (_, should, wanted) = first["type"], first["msg"].partition(" should ")
+    field = ".".join([*filter(None, [inside]), *map(str, first["loc"][tagged:])])
+    name = field or "it"
+    if kind == "missing":
+        reason = f"the field {field!r} is missing; send it"
+    elif kind == "extra_forbidden":
+        names = ", ".join(known)
+        reason = f"the field {field!r} is not known here; {f'there are {names}' if names else 'leave it out'}"
+    elif kind == "none_required":
+        reason = f"{name} is {_shown(first['input'])}, which is not offered; leave it out"
+    elif kind == "union_tag_invalid":
+        reason = (
+            f"{name} has the type {_shown(first['ctx']['tag'])}; choose from {first['ctx']['expected_tags']}"
+        )
+    elif kind == "value_error" or not should:  # a sentence of this project's own, or about the whole
+        reason = f"{field and f'{field}: '}{first['msg'].removeprefix('Value error, ')}"
+    else:
+        wanted = "be an object" if kind in _NO_OBJECT else wanted.partition(", unable to parse")[0]
+        reason = f"{name} is {_shown(first['input'])}; it should {wanted}"
+    return FieldFault(field=field, kind=kind, reason=reason)
+
+
+_NO_OBJECT = ("dict_type", "model_type", "model_attributes_type")
+
+
+def _shown(value: Any) -> str:
+    """A value that a client sent, cut where it is long, and its kind where it holds others."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def unknown_type(error: ValidationError, known: Sequence[str]) -> str:
     """Reason why a message has no known type; empty where its type is known.
 
@@ -372,6 +463,8 @@ def refusal_of(error: BaseException) -> RefusalError:
         return error
     if isinstance(error, DecoderUnavailableError):
         return RefusalError(503, str(error), code="no_decoder", retry_after_s=_RETRY_S)
+    if isinstance(error, OptionValueError):
+        return RefusalError(400, str(error), param=error.field)
     if isinstance(error, SprachbundError):
         return RefusalError(400, str(error))
     return RefusalError(

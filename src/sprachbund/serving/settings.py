@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import BUNDLED
 from sprachbund.util.devices import CPU, check_device_name
@@ -141,8 +142,8 @@ class Settings:
     cors: Annotated[tuple[str, ...], Option("--cors", metavar="ORIGIN,…")] = ()
     key_file: Annotated[Path | None, Option("--key-file", metavar="FILE")] = None
     wyoming: Annotated[str | None, Option("--wyoming", metavar="HOST:PORT")] = None
-    engine: Annotated[str, Option("--engine", metavar="NAME")] = "auto"
-    threads: Annotated[int | None, Option("--threads", metavar="N")] = None
+    engine: Annotated[EngineChoice, Option("--engine", metavar="NAME")] = "auto"
+    threads: Annotated[int | None, Range(1), Option("--threads", metavar="N")] = None
     workers: Annotated[int, Range(1), Option("--workers", metavar="N")] = 1
     device: Annotated[str, Option("--device", metavar="NAME")] = CPU
     real_length: Annotated[bool, Option("--real-length")] = False

@@ -12,7 +12,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
-from sprachbund.serving.schemas import RefusalError
+from sprachbund.serving.schemas import RefusalError, field_fault
 
 Form = TypeVar("Form", bound=BaseModel)
 
@@ -85,18 +85,9 @@ def checked(form: type[Form], values: Any) -> Form:
 
 def refusal_of_fields(error: ValidationError, form: type[BaseModel]) -> RefusalError:
     """Error that names the field at fault and the reason; for an unknown field, the known ones."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    param = ".".join(str(part) for part in first["loc"]) or None
-    message = f"{param or 'the request'}: {first['msg']}"
-    if first["type"] == "missing":
-        message = f"the field {param!r} is missing; send it"
-    elif first["type"] == "extra_forbidden":
-        names = ", ".join(field.alias or name for name, field in form.model_fields.items())
-        message = f"the field {param!r} is not known here; there are {names}"
-    elif isinstance(value := first["input"], str | int | float) and repr(value) not in message:
-        shown = repr(value)
-        message += f" (it is {shown if len(shown) <= 60 else f'{shown[:57]}...'})"
-    return RefusalError(400, message[:500], code=first["type"], param=param)
+    known = [field.alias or name for name, field in form.model_fields.items()]
+    fault = field_fault(error.errors(), known=known)
+    return RefusalError(400, fault.reason[:500], code=fault.kind, param=fault.field or None)
 
 
 def _check_content_type(request: Request, wanted: str) -> None:

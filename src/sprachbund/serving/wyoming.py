@@ -27,7 +27,7 @@ from sprachbund import __version__
 from sprachbund.decoding.options import TRANSCRIBE
 from sprachbund.serving.admission import network_of
 from sprachbund.serving.live import SILENCE_S, ResumableSession, Start
-from sprachbund.serving.schemas import RefusalError, refusal_of
+from sprachbund.serving.schemas import RefusalError, field_fault, refusal_of
 from sprachbund.serving.service import Service
 
 log = logging.getLogger("sprachbund.serving")
@@ -99,9 +99,8 @@ async def read_event(
     try:
         head = _Head.model_validate_json(line)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        reason = f"{field}: {first['msg']}" if field else "a line that is no JSON object"
+        fault = field_fault(error.errors())
+        reason = fault.reason if fault.field else "a line that is no JSON object"
         raise RefusalError(
             400, f"no event of the Wyoming protocol: {reason}"[:300], code="bad_event"
         ) from error
@@ -146,12 +145,8 @@ def _parsed(kind: type[_Data], event: ClientEvent) -> _Data:
     try:
         return kind.model_validate(event.data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        seen = str(first["input"])[:60]
-        raise RefusalError(
-            400, f"{event.type}: {field}: {first['msg']}, and it is {seen!a}"[:500], code="bad_event"
-        ) from error
+        reason = field_fault(error.errors()).reason
+        raise RefusalError(400, f"{event.type}: {reason}"[:500], code="bad_event") from error
 
 
 # The server.

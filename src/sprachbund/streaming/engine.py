@@ -60,6 +60,7 @@ from sprachbund.streaming.writing import (
     words_behind,
     write,
 )
+from sprachbund.util.options import OptionValueError
 
 # Cutting long speech.
 
@@ -191,6 +192,43 @@ def writer_by_frames(family: Family, max_symbols: int | None = None) -> Transduc
     return None if able.frame_decoder is None else TokenWriter(family, able.frame_decoder)
 
 
+def _check_writes_live(options: DecodingOptions, *, cascade: bool) -> None:
+    """Refuse options of recordings that live text has no place for.
+
+    Args:
+        options: options of the searches.
+        cascade: whether the model is one.
+
+    Raises:
+        OptionValueError: the option, and why.
+    """
+    refused = {
+        "digits": (
+            options.digits,
+            "live text is not written in digits: what stands already cannot become part of a number",
+        ),
+        "punctuate": (
+            options.punctuate is not None,
+            "live text gets no punctuation: what stands already cannot get a capital or lose its full stop when more "
+            "is said",
+        ),
+        "temperature": (
+            options.temperature != (0.0,),
+            "live text is searched at temperature 0, so that attempts can agree",
+        ),
+        "tempos": (bool(options.tempos), "live text is heard at its own tempo"),
+        "nbest": (options.nbest > 1 and not cascade, "live text has one reading"),
+    }
+    for name, (there, why) in refused.items():
+        if there:
+            raise OptionValueError(
+                name,
+                vars(options)[name],
+                "leave it out, or translate the recording afterwards",
+                reason=f"and {why}",
+            )
+
+
 class LiveEngine:
     """Decodes for any number of sessions; not for several threads at once.
 
@@ -210,32 +248,7 @@ class LiveEngine:
         self.model = model
         options = decoding or DecodingOptions()
         check_options(model, options)
-        if options.digits:
-            raise SprachbundError(
-                "live text is not written in digits: what stands already cannot become part of a number; leave digits "
-                "out, or translate the recording afterwards"
-            )
-        if options.punctuate is not None:
-            raise SprachbundError(
-                "live text gets no punctuation: what stands already cannot get a capital or lose its full stop when "
-                "more is said; leave punctuate out, or translate the recording afterwards"
-            )
-        if options.temperature != (0.0,):
-            raise SprachbundError(
-                f"live text is searched at temperature 0, so that attempts can agree, and temperature is "
-                f"{','.join(f'{one:g}' for one in options.temperature)}; leave it out, or translate the recording "
-                "afterwards"
-            )
-        if options.tempos:
-            raise SprachbundError(
-                f"live text is heard at its own tempo, and tempos is {','.join(f'{one:g}' for one in options.tempos)}; "
-                "leave it out, or translate the recording afterwards"
-            )
-        if options.nbest > 1 and model.capabilities.translator is None:
-            raise SprachbundError(
-                f"nbest is {options.nbest}, and live text has one reading; leave nbest out, or translate the recording "
-                "afterwards"
-            )
+        _check_writes_live(options, cascade=model.capabilities.translator is not None)
         self.decoding, self._drafts = options_with_drafts(model, options)
         self.notes = [*self._drafts.faults]
         self._activity = activity or VoiceActivity()
@@ -287,9 +300,11 @@ class LiveEngine:
         if options.pause_s is not None:
             cut = replace(cut, min_silence_s=options.pause_s)
         if options.turn_end == "sentence" and options.max_pause_s < cut.min_silence_s:
-            raise SprachbundError(
-                f"max_pause_s is {options.max_pause_s:g}, and a pause begins to count at {cut.min_silence_s:g} s; give "
-                "at least as much"
+            raise OptionValueError(
+                "max_pause_s",
+                options.max_pause_s,
+                "give at least as much",
+                reason=f"and a pause begins to count at {cut.min_silence_s:g} s",
             )
         lead_s = self._writer.lead_s if self._writer is not None and options.policy == "frames" else 0.0
         own = self.decoding
@@ -315,19 +330,26 @@ class LiveEngine:
                 'out, or take the policy "span"'
             )
         if decoding.max_tokens is not None and options.policy == "frames":
-            raise SprachbundError(
-                f"max_tokens is {decoding.max_tokens}, and the model {self.model.name} writes as long as somebody "
-                'speaks; leave it out, or take the policy "span"'
+            raise OptionValueError(
+                "max_tokens",
+                decoding.max_tokens,
+                'leave it out, or take the policy "span"',
+                reason=f"and the model {self.model.name} writes as long as somebody speaks",
             )
         if decoding.word_timestamps and options.policy == "frames":
-            raise SprachbundError(
-                f"the model {self.model.name} writes frame by frame, before words have ended, and gives them no times "
-                'then; leave word_timestamps out, or take the policy "span"'
+            raise OptionValueError(
+                "word_timestamps",
+                True,
+                'leave it out, or take the policy "span"',
+                reason=f"and the model {self.model.name} writes frame by frame, before words have ended, and gives "
+                "them no times then",
             )
         if decoding.word_timestamps and options.commits and self._cascade is not None:
-            raise SprachbundError(
-                f"the policy {options.policy} commits text of a cascade before its words have times; leave "
-                'word_timestamps out, or take the policy "retranslation"'
+            raise OptionValueError(
+                "word_timestamps",
+                True,
+                'leave it out, or take the policy "retranslation"',
+                reason=f"and the policy {options.policy} commits text of a cascade before its words have times",
             )
         return LiveSession(request, options, cut, tracker, self._activity, decoding, lead_s=lead_s)
 
@@ -345,16 +367,20 @@ class LiveEngine:
         if options.turn_end == "auto":
             options = replace(options, turn_end="pause" if turns is None else "sentence")
         if options.turn_end == "sentence" and turns is None:
-            raise SprachbundError(
-                f"the model {self.model.name} was not calibrated for the ends of sentences; set turn_end to pause, "
-                "or calibrate the model with `sprachbund calibrate --turns`"
+            raise OptionValueError(
+                "turn_end",
+                options.turn_end,
+                "let pauses end turns, or calibrate the model with `sprachbund calibrate --turns`",
+                reason=f"and the model {self.model.name} was not calibrated for the ends of sentences",
             )
         if self._writer is None or policy != "frames":
             return options
         if self.decoding.beam_size > 1:
-            raise SprachbundError(
-                f"live text of {self.model.name} frame by frame is greedy, and beam_size is {self.decoding.beam_size}; "
-                "give 1, or the policy span"
+            raise OptionValueError(
+                "beam_size",
+                self.decoding.beam_size,
+                'give 1, or the policy "span"',
+                reason=f"and live text of {self.model.name} frame by frame is greedy",
             )
         if TRANSCRIBE in request.targets:
             raise SprachbundError(

@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from sprachbund.audio.span_options import SpanOptions
-from sprachbund.errors import SprachbundError
 from sprachbund.util.options import Option, OptionValueError, Range, check
 
 Policy = Literal["auto", "local-agreement", "alignatt", "wait-k", "retranslation", "span", "frames"]
 Overload = Literal["coarsen", "drop", "refuse"]
 TurnEnd = Literal["pause", "sentence", "auto"]
-POLICIES: tuple[str, ...] = get_args(Policy)
 _LEAST_S = 0.05
 _LEAST_PAUSE_S = 2 * SpanOptions.padding_s  # what is kept of it on either side must not overlap
 _COMMITTING: tuple[Policy, ...] = ("local-agreement", "alignatt", "wait-k")
@@ -86,17 +84,18 @@ class LiveOptions:
     def __post_init__(self) -> None:
         check(self)
         if self.max_waiting_s < self.max_behind_s:
-            raise SprachbundError(
-                f"max_waiting_s is {self.max_waiting_s} and max_behind_s {self.max_behind_s}; "
-                "an overload has to come before audio is refused"
+            raise OptionValueError(
+                "max_waiting_s",
+                self.max_waiting_s,
+                "give at least as much, so that an overload comes before audio is refused",
+                reason=f"and `max_behind_s` is {self.max_behind_s}",
             )
-
         if self.steady is not None and not self.mask_words:
             raise OptionValueError(
                 "steady",
                 self.steady,
-                "give mask_words, the words that wait until they are steady",
-                reason="and mask_words is 0",
+                "give `mask_words`, the words that wait until they are steady",
+                reason="and `mask_words` is 0",
             )
 
     def check_used(self, policy: Policy, *, cascade: bool) -> None:
@@ -127,8 +126,8 @@ class LiveOptions:
             raise OptionValueError(
                 "max_pause_s",
                 self.max_pause_s,
-                "leave it out, or set turn_end to sentence",
-                reason="which is for turns that end with a sentence, and turn_end is pause",
+                "leave it out, or set `turn_end` to sentence",
+                reason="which is for turns that end with a sentence, and `turn_end` is pause",
             )
 
     @property

@@ -78,6 +78,7 @@ def parse_language(tag: str, known: Iterable[str]) -> str:
     )
 
 
+@lru_cache(maxsize=256)
 def tag_of(typed: str, where: str) -> str:
     """The BCP-47 tag that a person means by a tag or a name, whatever models know: "qu" for "Quechua".
 

@@ -396,10 +396,10 @@ def prepare_model(
 
 
 def _conformer(recipe: TranslatorRecipe, model: Conformer) -> PreparedModel:
-    only_spoken = model.writes_what_is_spoken
+    only_spoken, with_ctc = model.writes_what_is_spoken, model.config.ctc_weight > 0
     examples = PieceExamples(
         model.tokenizer,
-        model.transcript_tokenizer,
+        model.transcript_tokenizer if with_ctc else None,
         recipe.languages,
         known=model.source_languages,
         num_mel_bins=model.config.num_mel_bins,
@@ -413,7 +413,7 @@ def _conformer(recipe: TranslatorRecipe, model: Conformer) -> PreparedModel:
         save=partial(save, model, bits=recipe.bits or 8),
         drawn=_ONLY_SPOKEN if only_spoken else {},
         tokenizer=model.tokenizer,
-        ctc_frame_s=model.frame_s if model.config.ctc_weight else None,
+        ctc_frame_s=model.frame_s if with_ctc else None,
     )
 
 
@@ -744,7 +744,7 @@ def length_warnings(corpus: Corpus, frame_s: float) -> list[str]:
     for manifest in corpus.manifests:
         for index in manifest.every(-(-len(manifest) * len(corpus.manifests) // _MOST) or 1):
             utterance = manifest[index]
-            needed = min_ctc_frames(corpus.examples.transcript(utterance.text))
+            needed = min_ctc_frames(corpus.examples.transcript(utterance.text) or [])
             there = math.ceil(float(manifest.durations_s[index]) / frame_s)
             count += needed > 0
             if needed > there:

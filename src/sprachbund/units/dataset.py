@@ -21,7 +21,7 @@ from torch import Tensor
 from sprachbund.data.batch import Batch
 from sprachbund.data.batching import BatchingOptions, plan_epoch
 from sprachbund.data.bitext import Bitext
-from sprachbund.data.loading import ExampleOptions, SampleKey, pad
+from sprachbund.data.loading import ExampleOptions, SampleKey, pad, transcripts_of
 from sprachbund.errors import SprachbundError
 from sprachbund.models.tokens.config import MbartConfig, TokenConfig
 from sprachbund.models.tokens.reader import UnitReader
@@ -455,11 +455,10 @@ class Collate:
             features=pad([e.source for e in examples]),
             num_frames=_lengths([e.source for e in examples]),
             source_language=torch.tensor([e.source_language for e in examples]),
-            transcripts=pad([e.transcript for e in examples]),
-            num_transcript=_lengths([e.transcript for e in examples]),
             targets=pad([e.target for e in examples]),
             num_targets=_lengths([e.target for e in examples]),
             target_language=torch.tensor([e.target_language for e in examples]),
+            transcripts=transcripts_of([e.transcript for e in examples]),
             kind=kind,
             weight=1.0 if kind == "speech" else self.text_weight,
         )

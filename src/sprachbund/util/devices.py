@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sprachbund.errors import SprachbundError
+from sprachbund.util.options import OptionValueError
 
 if TYPE_CHECKING:
     import torch
@@ -23,10 +23,10 @@ def check_device_name(name: str) -> None:
         name: cpu, cuda, cuda:1 …, or mps.
 
     Raises:
-        SprachbundError: it is something else.
+        OptionValueError: it is something else.
     """
     if not _NAME.fullmatch(name):
-        raise SprachbundError(f"device {name!r} is unknown; give cpu, cuda, cuda:1 (the second GPU) or mps")
+        raise OptionValueError("device", name, "give cpu, cuda, cuda:1 (the second GPU) or mps")
 
 
 def find_device(name: str) -> "torch.device":
@@ -36,7 +36,7 @@ def find_device(name: str) -> "torch.device":
         name: cpu, cuda, cuda:1 …, or mps.
 
     Raises:
-        SprachbundError: there is none of that name; the message has those that there are.
+        OptionValueError: there is none of that name; the message has those that there are.
     """
     import torch
 
@@ -48,7 +48,9 @@ def find_device(name: str) -> "torch.device":
             if torch.version.cuda or not name.startswith("cuda")
             else ", and this torch is built without CUDA"
         )
-        raise SprachbundError(f"there is no device {name} here{built}; there is {', '.join(there)}")
+        raise OptionValueError(
+            "device", name, f"there is {', '.join(there)}", reason=f"which is not here{built}"
+        )
     return torch.device(name)
 
 
@@ -71,11 +73,11 @@ def check_kind(device: str, kinds: tuple[str, ...], what: str) -> None:
         what: computes, in words.
 
     Raises:
-        SprachbundError: it is of another kind.
+        OptionValueError: it is of another kind.
     """
     if device.partition(":")[0] not in kinds:
-        raise SprachbundError(
-            f"{what} computes on {' or '.join(kinds)}, and not on {device}; leave the device out"
+        raise OptionValueError(
+            "device", device, "leave it out", reason=f"and {what} computes on {' or '.join(kinds)}"
         )
 
 

@@ -28,13 +28,14 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sprachbund.errors import SprachbundError
 
 _ENTRY = re.compile(r"    (\w+): (.+(?:\n {5,}.+)*)")
+_NAMED_FIELD = re.compile(r"`(\w+)`")
 
 
 class RenamedWarning(FutureWarning):
@@ -43,6 +44,9 @@ class RenamedWarning(FutureWarning):
 
 class OptionValueError(SprachbundError):
     """A value that an option does not allow, by itself or beside others.
+
+    Advice and reason have the names of fields in backticks, as in "set `beam_size` to 1", so that a command line or a
+    form can put its own there.
 
     Args:
         field: name of the field.
@@ -53,11 +57,22 @@ class OptionValueError(SprachbundError):
 
     def __init__(self, field: str, value: Any, advice: str, *, reason: str = "") -> None:
         self.field, self.value, self.advice, self.reason = field, value, advice, reason
-        super().__init__(self.named(field, value))
+        super().__init__(self.named({}, repr(value)))
 
-    def named(self, name: str, value: Any) -> str:
-        """The message with another name of the field and its value there, as users of it typed them."""
-        return f"{name} is {value!r}{self.reason and f', {self.reason}'}; {self.advice}"
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How one process sends it to another."""
+        return partial(OptionValueError, reason=self.reason), (self.field, self.value, self.advice)
+
+    def named(self, names: Mapping[str, str], shown: str) -> str:
+        """The message for users who know the fields by other names.
+
+        Args:
+            names: field to its name there; others keep theirs.
+            shown: the value as they gave it.
+        """
+        rest = f"{self.reason and f', {self.reason}'}; {self.advice}"
+        rest = _NAMED_FIELD.sub(lambda named: names.get(named[1], named[1]), rest)
+        return f"{names.get(self.field, self.field)} is {shown}{rest}"
 
 
 @dataclass(frozen=True)

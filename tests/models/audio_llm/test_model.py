@@ -202,8 +202,6 @@ def test_the_loss_is_that_of_transformers(made: Checkpoint) -> None:
         target_language=torch.tensor([language for language, _ in rows]),
         targets=torch.tensor([[*tokens, *[0] * (longest - len(tokens))] for _, tokens in rows]),
         num_targets=torch.tensor([len(tokens) for _, tokens in rows]),
-        transcripts=torch.zeros(2, 0, dtype=torch.long),
-        num_transcript=torch.zeros(2, dtype=torch.long),
     )
     loss = model.loss(batch)
     expected = 0.0

@@ -167,8 +167,6 @@ def test_the_loss_is_that_of_transformers(made: Checkpoint) -> None:
         target_language=torch.tensor([language for language, _ in rows]),
         targets=torch.tensor([[*tokens, *[0] * (longest - len(tokens))] for _, tokens in rows]),
         num_targets=torch.tensor([len(tokens) for _, tokens in rows]),
-        transcripts=torch.zeros(2, 0, dtype=torch.long),
-        num_transcript=torch.zeros(2, dtype=torch.long),
     )
     loss = model.loss(batch)
     expected = 0.0
@@ -243,8 +241,6 @@ def test_the_loss_of_a_parakeet_is_that_of_transformers(made: Checkpoint) -> Non
         features=ours.values,
         num_frames=ours.num_frames,
         source_language=torch.zeros(3, dtype=torch.long),
-        transcripts=torch.zeros(3, 0, dtype=torch.long),
-        num_transcript=torch.zeros(3, dtype=torch.long),
         targets=torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True),
         num_targets=lengths,
         target_language=torch.zeros(3, dtype=torch.long),

@@ -131,11 +131,11 @@ def test_a_cascade_translates_what_it_writes(tdt: Checkpoint) -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "targets", "source", "message"),
     [
-        ("parakeet_tdt", {"beam_size": 4}, ["transcribe"], "de", "searched greedily, and beam_size is 4"),
+        ("parakeet_tdt", {"beam_size": 4}, ["transcribe"], "de", "searched greedily; set it to 1"),
         ("parakeet_tdt", {}, ["fr"], "de", "does not know the pair de to fr"),
         ("parakeet_ctc", {"beam_size": 2, "word_timestamps": True}, ["transcribe"], "de", "set it to 1"),
         ("parakeet_ctc", {"prompt": "names"}, ["transcribe"], "de", "no room for a prompt"),
-        ("parakeet_rnnt", {"draft": "a-draft"}, ["transcribe"], "de", "no place for a draft"),
+        ("parakeet_rnnt", {"draft": "a-draft"}, ["transcribe"], "de", "has no place for it"),
         ("canary", {}, ["fr"], "de", "does not know the pair de to fr"),
         ("canary", {}, ["transcribe"], None, "name the source language"),
         ("canary", {}, ["es"], "de", "es"),

@@ -226,8 +226,6 @@ def make_batch(model: Seamless) -> Batch:
         features=features.values,
         num_frames=features.num_frames,
         source_language=torch.tensor([0, 1]),
-        transcripts=torch.zeros(2, 0, dtype=torch.long),
-        num_transcript=torch.zeros(2, dtype=torch.long),
         targets=tokens,
         num_targets=torch.tensor([4, 2, 2, 3]),
         target_language=torch.tensor([model.tokens.language_token(t) for t in ("fr", "et", "fr", "en")]),

@@ -26,7 +26,6 @@ def test_the_loss_is_that_of_transformers(version: str, tmp_path: Path) -> None:
         example = Example(
             features=features,
             source_language=examples.number("en"),
-            transcript=[],
             rows=[row],
             num_frames=num_frames,
         )

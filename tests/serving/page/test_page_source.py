@@ -2,10 +2,11 @@
 into code."""
 
 import re
+from typing import get_args
 
 import pytest
 
-from sprachbund.streaming.options import POLICIES
+from sprachbund.streaming.options import Policy
 from tests.serving.page.server import PAGE
 
 FILES = sorted(path for path in PAGE.iterdir() if path.suffix in {".html", ".js", ".css", ".svg"})
@@ -50,5 +51,7 @@ def test_every_control_of_the_page_has_a_label() -> None:
 def test_the_policies_offered_are_those_there_are() -> None:
     source = (PAGE / "choices.js").read_text(encoding="utf-8")
     listed = source.split("const POLICIES = {")[1].split("};")[0]
-    offered = [policy for policy in POLICIES if policy != "frames"]  # which "auto" means where it can be
+    offered = [
+        policy for policy in get_args(Policy) if policy != "frames"
+    ]  # which "auto" means where it can be
     assert re.findall(r'^  "?([\w-]+)"?: \[', listed, re.MULTILINE) == offered

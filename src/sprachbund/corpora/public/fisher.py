@@ -35,7 +35,6 @@ from sprachbund.errors import SprachbundError
 
 HOMEPAGE = "https://catalog.ldc.upenn.edu/LDC2010T04"
 TRANSLATIONS = "https://github.com/joshua-decoder/fisher-callhome-corpus"
-INDEX_LIST = "https://github.com/apple/ml-code-switched-speech-translation"
 LANGUAGE, TARGET = "es", "en"
 _SPLITS = ("train", "dev", "dev2", "test")
 _EMBEDDED = re.compile(r"<foreign[^>]*>(.*?)(?:</foreign>|<foreign[^>]*>| ?/foreign>|$)", re.IGNORECASE)

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sprachbund.data.own import check_tag
 from sprachbund.errors import SprachbundError
-from sprachbund.text.languages import primary
+from sprachbund.text.languages import primary, tag_of
 
 csv.field_size_limit(1 << 24)
 
@@ -148,7 +147,7 @@ def first_that_is(candidates: Sequence[Path]) -> Path:
 
 def tag(code: str, where: str) -> str:
     """BCP-47 tag of a corpus's language code, without region: "zh" for cmn, zh-CN and cmn_hans_cn."""
-    language = check_tag(primary(code.replace("_", "-")), where)
+    language = tag_of(primary(code.replace("_", "-")), f"{where}:")
     return _SAME.get(language, language)
 
 

@@ -327,9 +327,8 @@ class AudioLLMExamples:
         values, count = self._features(samples)
         return augment(values), count
 
-    def transcript(self, text: str) -> list[int]:
+    def transcript(self, text: str) -> None:
         """None: there is no CTC head that is trained."""
-        return []
 
     def row(self, text: str, source: str | None, target: str) -> Row | None:
         """Number of the target language and the text's tokens; None for a pair that the model does not know.

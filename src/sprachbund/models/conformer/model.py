@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.audio.features import StreamedNormalisation, log_mel
-from sprachbund.data.batch import NO_LANGUAGE, Batch
+from sprachbund.data.batch import NO_LANGUAGE, Batch, Transcripts
 from sprachbund.errors import SprachbundError
 from sprachbund.models.attention import DecodesByAttention
 from sprachbund.models.base import (
@@ -267,25 +267,21 @@ class Conformer(DecodesByAttention, nn.Module):
         return replace(loss, total=both, parts={**loss.parts, "transducer": total.detach()})
 
     def with_heads(self, loss: Loss, batch: Batch, memory: Memory) -> Loss:
-        """A loss of the decoder on a batch, and those of the heads on its memory."""
-        ctc = self._ctc_loss(batch, memory)
+        """A loss of the decoder on a batch, and those of the heads on its memory, of CTC where it has a weight."""
         speaks = batch.source_language >= 0
         language = F.nll_loss(
             self.language_log_probs(memory), batch.source_language.clamp(min=0), reduction="none"
         )
         language = (language * speaks).sum()
-        rows = batch.rows_per_utterance
-        config = self.config
+        weighted = self.config.language_weight * language
+        heads = {LANGUAGE: HeadLoss(language.detach(), batch.num_utterances)}
+        if self.config.ctc_weight:
+            assert batch.transcripts is not None
+            ctc = self._ctc_loss(batch.transcripts, batch.source_language, memory)
+            weighted = self.config.ctc_weight * ctc + weighted
+            heads[CTC] = HeadLoss(ctc.detach(), int(batch.transcripts.num_tokens.sum()))
         # A transcript counts as one of its utterance's rows would; so does the language, as one token of it.
-        heads = rows * (config.ctc_weight * ctc + config.language_weight * language)
-        return replace(
-            loss,
-            total=loss.total + heads,
-            heads={
-                CTC: HeadLoss(ctc.detach(), int(batch.num_transcript.sum())),
-                LANGUAGE: HeadLoss(language.detach(), batch.num_utterances),
-            },
-        )
+        return replace(loss, total=loss.total + batch.rows_per_utterance * weighted, heads=heads)
 
     def _heads_without_weight(self) -> list[nn.Module]:
         return [self.ctc_head] if self.config.ctc_weight == 0 else []
@@ -317,22 +313,20 @@ class Conformer(DecodesByAttention, nn.Module):
         fused: Tensor = self.language_fusion(states, torch.tensor(numbers, device=states.device))
         return fused
 
-    def _ctc_loss(self, batch: Batch, memory: Memory) -> Tensor:
-        if self.config.ctc_weight == 0:
-            return memory.states.new_zeros(())
+    def _ctc_loss(self, transcripts: Transcripts, source_language: Tensor, memory: Memory) -> Tensor:
         assert memory.num_frames is not None
         log_probs = self.ctc_head(memory.states).float().log_softmax(-1).transpose(0, 1)
         losses = F.ctc_loss(
             log_probs,
-            batch.transcripts,
+            transcripts.tokens,
             memory.num_frames,
-            batch.num_transcript,
+            transcripts.num_tokens,
             blank=BLANK,
             reduction="none",
             zero_infinity=True,
         )
         # Speech without a transcript is not silence.
-        unknown = (batch.num_transcript == 0) & (batch.source_language != NO_LANGUAGE)
+        unknown = (transcripts.num_tokens == 0) & (source_language != NO_LANGUAGE)
         return losses.masked_fill(unknown, 0.0).sum()
 
 

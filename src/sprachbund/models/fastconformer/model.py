@@ -162,9 +162,8 @@ class _Examples:
         mel = augment(log_mel_of(samples, self.num_mel_bins, self.dither))
         return mel, mel.shape[0]
 
-    def transcript(self, text: str) -> list[int]:
+    def transcript(self, text: str) -> None:
         """None: what a Parakeet writes is the transcript, and Canary has no CTC head."""
-        return []
 
 
 class ParakeetExamples(_Examples):

@@ -105,9 +105,8 @@ class SeamlessExamples:
         features = frames.unflatten(0, (-1, _STACKED)).flatten(1)
         return features, features.shape[0]
 
-    def transcript(self, text: str) -> list[int]:
+    def transcript(self, text: str) -> None:
         """None: Seamless has no CTC head."""
-        return []
 
     def row(self, text: str, source: str | None, target: str) -> Row:
         """Language token and the text's tokens; where nobody speaks the row ends at once.

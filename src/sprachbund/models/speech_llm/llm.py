@@ -463,9 +463,8 @@ class TextExamples:
         """One empty frame (1, 1)."""
         return torch.zeros(1, 1), 1
 
-    def transcript(self, text: str) -> list[int]:
+    def transcript(self, text: str) -> None:
         """None: there is no CTC head."""
-        return []
 
     def row(self, text: str, source: str | None, target: str) -> Row:
         """Number of the language wanted and the text's tokens, ended.

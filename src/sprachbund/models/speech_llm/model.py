@@ -352,9 +352,8 @@ class SpeechLLMExamples:
             return values[0], own
         return torch.cat([augment(values[0, :own]), values[0, own:]]), own
 
-    def transcript(self, text: str) -> list[int]:
+    def transcript(self, text: str) -> None:
         """None: there is no CTC head."""
-        return []
 
     def row(self, text: str, source: str | None, target: str) -> Row:
         """Number of the target language and the text's tokens; where nobody speaks the row ends at once.

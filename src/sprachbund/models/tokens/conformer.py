@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sprachbund.data.batch import Batch
+from sprachbund.data.batch import Batch, Transcripts
 from sprachbund.models.base import (
     CTC,
     LANGUAGE,
@@ -67,7 +67,8 @@ def token_loss(model: "TokenConformer", batch: Batch) -> Loss:
     encoded = model.encode_tokens(batch.features, batch.num_frames)
     memory = Memory(states=encoded.states, num_frames=encoded.num_frames)
     head = _head(model, batch, memory)
-    source, reads, dropped = _source(model, batch, encoded.inner, encoded.num_frames)
+    assert batch.transcripts is not None
+    source, reads, dropped = _source(model, batch.transcripts, encoded.inner, encoded.num_frames)
     weight = config.source_ctc_weight * reads
     total = (1 - weight) * head.total + weight * source
     language = language_loss(model.language_log_probs(memory), batch)
@@ -76,7 +77,7 @@ def token_loss(model: "TokenConformer", batch: Batch) -> Loss:
         attention=head.main.sum(),
         num_tokens=int(batch.num_targets[head.counted].sum()),
         heads={
-            CTC: HeadLoss(source.detach().sum(), int(batch.num_transcript[reads].sum())),
+            CTC: HeadLoss(source.detach().sum(), int(batch.transcripts.num_tokens[reads].sum())),
             LANGUAGE: HeadLoss(language.detach(), batch.num_utterances),
         },
         parts=head.parts,
@@ -158,14 +159,14 @@ def _target_ctc(model: "TokenConformer", batch: Batch, memory: Memory) -> tuple[
 
 
 def _source(
-    model: "TokenConformer", batch: Batch, inner: Tensor, num_frames: Tensor
+    model: "TokenConformer", transcripts: Transcripts, inner: Tensor, num_frames: Tensor
 ) -> tuple[Tensor, Tensor, int]:
     """CTC on the transcript (B,), boolean (B,) where it counts, and how many transcripts do not fit."""
-    wanted = batch.num_transcript > 0
+    wanted = transcripts.num_tokens > 0
     if not model.config.source_ctc_weight or not bool(wanted.any()):
         return inner.new_zeros(len(inner)), torch.zeros_like(wanted), 0
     log_probs = model.source_ctc_head(inner).float().log_softmax(-1)
-    losses, fits = ctc_loss(log_probs, num_frames, batch.transcripts, batch.num_transcript)
+    losses, fits = ctc_loss(log_probs, num_frames, transcripts.tokens, transcripts.num_tokens)
     return torch.where(wanted, losses, 0.0), wanted & fits, int((wanted & ~fits).sum())
 
 

@@ -211,9 +211,8 @@ class WhisperExamples:
         own = num_frames(len(samples))
         return torch.cat([augment(features[:own]), features[own:]]), own
 
-    def transcript(self, text: str) -> list[int]:
+    def transcript(self, text: str) -> None:
         """None: Whisper has no CTC head."""
-        return []
 
     def row(self, text: str, source: str | None, target: str) -> Row | None:
         """The text's tokens, None for a pair that the model does not know.

@@ -34,6 +34,7 @@ from sprachbund.serving.schemas import (
     TranslationForm,
     body_of,
     event,
+    named_as_sent,
     refusal_of,
     warnings_of,
 )
@@ -313,29 +314,30 @@ async def _start_job(
         raise RefusalError(400, "log-probabilities come in json only", param="include[]")
     worker = await stack.enter_async_context(service.store.lease(form.model))
     await stack.enter_async_context(service.limiter.working(client))
-    job = FileJob(
-        worker,
-        upload,
-        form.target_language if isinstance(form, TranslationForm) else TRANSCRIBE,
-        form.language,
-        options_of(
-            languages=form.languages,
-            prompt=form.prompt_for(worker.model.family),
-            glossary=form.glossary,
-            hot_words=form.hot_words,
-            words=form.words or form.log_probs,
-            digits=form.digits,
-            punctuate=form.punctuate,
-            temperature=form.temperature_for(worker.model.family),
-            batch_size=service.settings.batch_size,
-        ),
-        max_duration_s=service.settings.limits.max_duration_s,
-        allow_damaged=form.allow_damaged,
-        activity=service.activity,
-        count=service.meters.audio_s.labels("file").inc,
-    )
-    stack.push_async_callback(job.close)
-    await _unless_gone(request, job.start(service.threads))
+    with named_as_sent(form.sent):
+        job = FileJob(
+            worker,
+            upload,
+            form.target_language if isinstance(form, TranslationForm) else TRANSCRIBE,
+            form.language,
+            options_of(
+                languages=form.languages,
+                prompt=form.prompt_for(worker.model.family),
+                glossary=form.glossary,
+                hot_words=form.hot_words,
+                words=form.words or form.log_probs,
+                digits=form.digits,
+                punctuate=form.punctuate,
+                temperature=form.temperature_for(worker.model.family),
+                batch_size=service.settings.batch_size,
+            ),
+            max_duration_s=service.settings.limits.max_duration_s,
+            allow_damaged=form.allow_damaged,
+            activity=service.activity,
+            count=service.meters.audio_s.labels("file").inc,
+        )
+        stack.push_async_callback(job.close)
+        await _unless_gone(request, job.start(service.threads))
     return job, form
 
 
