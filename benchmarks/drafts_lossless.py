@@ -1,11 +1,12 @@
 """Whether drafts inside the native engine change a token, row by row, at several sizes of batch.
 
-Two models: the bundled one, on pieces of the recordings of `examples` with some noise, and a decoder of the shape of
-Whisper small with random weights, on random encoder outputs. Each row is searched without a draft, and then with a
-token map of what was written for the first 200 rows, Medusa heads, a parasite and a draft model. Rows of a batch have
-lengths and languages of their own, and accept different numbers of draft tokens in a pass, one to four. Draft tokens of
-the untrained drafts are replaced: by the right token with the probability asked for, or by another one. The draft model
-of the bundled model is that model without the middle one of its three decoder layers; its draft tokens are its own.
+Models are the bundled one, on pieces of the recordings of `examples` with some noise, and decoders of the shapes of
+Whisper small and medium with random weights, on random encoder outputs. Each row is searched without a draft, and then
+with a token map of what was written for the first 200 rows, Medusa heads, a parasite and a draft model. Rows of a batch
+have lengths and languages of their own, and accept different numbers of draft tokens in a pass, one to four. Draft
+tokens of the untrained drafts are replaced: by the right token with the probability asked for, or by another one. The
+draft model of the bundled model is that model without the middle one of its three decoder layers; its draft tokens are
+its own.
 
 Rows of the file that are not measured again stay. Speed is not measured here; see native_heads.py.
 
@@ -78,8 +79,7 @@ class Bundled:
 
     name = "bundled"
 
-    def __init__(self, threads: int, tokens: int) -> None:
-        del tokens  # the model ends its rows by itself
+    def __init__(self, threads: int) -> None:
         self.family: Any = sprachbund.load("bundled", engine="native", threads=threads).family
         self.decoder: NativeDecoder = self.family.decoder
         self.end = self.family.end_token
@@ -116,17 +116,17 @@ class Bundled:
         return NativeModelRun(self.smaller, cache, self.smaller.decoder, self.decoder)
 
 
-class RandomSmall:
-    """A decoder of the shape of Whisper small over random encoder outputs of 0.5 to 5 s."""
+class RandomWhisper:
+    """A decoder of the shape of Whisper small or medium over random encoder outputs of 0.5 to 5 s."""
 
-    name = "small, random weights"
     end = 0
     languages: Sequence[str] = ("one",)
 
-    def __init__(self, threads: int, tokens: int) -> None:
+    def __init__(self, shape: str, threads: int, tokens: int) -> None:
         team = native().Team(threads)
-        self.decoder = random_decoder("small", team)
-        self.smaller = random_decoder("small", team, DRAFT_LAYERS)
+        self.name = f"{shape}, random weights"
+        self.decoder = random_decoder(shape, team)
+        self.smaller = random_decoder(shape, team, DRAFT_LAYERS)
         self.tokens = tokens
 
     def start(self, first: int, count: int) -> Started:
@@ -150,7 +150,7 @@ class RandomSmall:
         return NativeModelRun(family, cache, self.smaller, self.decoder, planted)
 
 
-Model = Bundled | RandomSmall
+Model = Bundled | RandomWhisper
 
 
 def texts_of(model: Model, rows: Started) -> list[tuple[tuple[int, ...], bool]]:
@@ -232,7 +232,8 @@ def planted_for(
 def main() -> None:
     """Compare, print a table, write a JSON file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=["bundled", "small"], choices=["bundled", "small"])
+    models = ["bundled", "small", "medium"]
+    parser.add_argument("--models", nargs="+", default=models, choices=models)
     parser.add_argument("--rows", type=int, default=2000, help="of each model, at each size of batch")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--acceptance", type=float, default=0.85, help="of replaced draft tokens")
@@ -245,10 +246,11 @@ def main() -> None:
         "kernels": choose_instruction_set(),
         "threads": args.threads,
     }
-    kinds: dict[str, type[Model]] = {"bundled": Bundled, "small": RandomSmall}
     with torch.inference_mode():
         for name in args.models:
-            model = kinds[name](args.threads, args.tokens)
+            model: Model = (
+                Bundled(args.threads) if name == "bundled" else RandomWhisper(name, args.threads, args.tokens)
+            )
             for size in args.batch:
                 compared = compare(model, size, args)
                 before = json.loads(args.out.read_text(encoding="utf-8"))["rows"] if args.out.exists() else []
