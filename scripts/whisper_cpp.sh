@@ -12,7 +12,7 @@ mkdir -p "$folder"
 tar -xzf "$folder/pywhispercpp-1.5.1.tar.gz" -C "$folder"
 source="$folder/pywhispercpp-1.5.1"
 rm -r "$source/whisper.cpp"
-git clone --quiet --depth 1 --branch v1.9.3 "${WHISPER_CPP_REPOSITORY:-https://github.com/ggml-org/whisper.cpp}" "$source/whisper.cpp"
+git -c advice.detachedHead=false clone --quiet --depth 1 --branch v1.9.3 "${WHISPER_CPP_REPOSITORY:-https://github.com/ggml-org/whisper.cpp}" "$source/whisper.cpp"
 PYWHISPERCPP_VERSION=1.5.1 "$python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "./$source"
 # The extension finds its libraries where they were compiled; the benchmark looks for them beside it first.
 cp -P "$source"/build/temp.*/_pywhispercpp/bin/lib*.so* "$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
