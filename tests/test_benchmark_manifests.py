@@ -11,7 +11,7 @@ from benchmarks.rows import machine, write
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NAMED = {"processor", "instruction_set", "cores", "torch", "sprachbund"}
 OLDER = """
-    bundled.json collection_memory.json drafts_lossless.json emission_delay.json engines.json families.json
+    bundled.json collection_memory.json emission_delay.json engines.json families.json
     few_rows.json four_bits_quality.json identify.json int8_products.json jobs.json kquant.json
     live_cascade.json live_flicker.json live_not_understood.json live_policies.json memory.json
     moe_dispatch.json native_heads.json native_heads_memory_bound.json nbest_cascade.json
