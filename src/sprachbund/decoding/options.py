@@ -231,7 +231,7 @@ class DecodingOptions:
             )
 
     def _check_numbers(self, name: str, example: str) -> None:
-        values = getattr(self, name)
+        values = vars(self)[name]
         if not isinstance(values, tuple | list) or not all(isinstance(one, int | float) for one in values):
             raise OptionValueError(name, values, f"give a tuple of numbers, such as {example}")
 
