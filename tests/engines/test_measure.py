@@ -92,10 +92,10 @@ def test_the_most_held_sees_a_large_tensor() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"engine": "fast"}, "no engine 'fast'"),
-        ({"shape": "huge", "model": None}, "no shape 'huge'"),
-        ({"shape": "tiny"}, "name one of them"),
-        ({"model": None}, "name one of them"),
+        ({"engine": "fast"}, "engine is 'fast'; choose one of native, "),
+        ({"shape": "huge", "model": None}, "shape is 'huge'; choose one of tiny, "),
+        ({"shape": "tiny"}, "shape is 'tiny', and model is 'bundled'; give one of them"),
+        ({"model": None}, "neither a model nor a shape"),
         ({"repeats": 0}, "repeats is 0"),
     ],
 )

@@ -13,6 +13,7 @@ import typer
 from sprachbund.cli import completion
 from sprachbund.cli.console import Bar, UsageError, as_usage, error_line, listed, print_json, say, size, table
 from sprachbund.cli.models import fetch
+from sprachbund.cli.options import with_options
 from sprachbund.engines.extension import INSTRUCTION_SET, instruction_sets
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import BUNDLED
@@ -383,12 +384,12 @@ def bench(
             "--shape", metavar="NAME", help="Whisper of this size with random weights: tiny, base, small…"
         ),
     ] = None,
-    engines: Annotated[
+    engine: Annotated[
         list[str] | None,
         typer.Option(
             "--engine",
             metavar="NAME,…",
-            help="native, torch-int8, torch-bf16, torch, native-int4; all but the last by default.",
+            help="native, torch-int8, torch-bf16, torch, torch-fp32, native-int4; the first four by default.",
         ),
     ] = None,
     threads: Annotated[
@@ -406,7 +407,7 @@ def bench(
 
     with as_usage():
         instruction_sets()  # bounds of the machine depend on the variable, whichever engine is measured
-        jobs = _jobs(model, shape, listed(engines), threads, repeats, offline)
+        jobs = _jobs(model, shape, listed(engine), threads, repeats, offline)
     if model := jobs[0].model:
         fetch(model, offline=offline)  # an error in the name is one for all engines
     speeds, notes = [], []
@@ -416,7 +417,7 @@ def bench(
             try:
                 speeds.append(run_apart(measure_speed, job))
             except SprachbundError as error:
-                if job.engine != "native" or engines or isinstance(error, UsageError):
+                if job.engine != "native" or engine or isinstance(error, UsageError):
                     raise
                 notes.append(f"note: {error}")
     for note in notes:  # after the others: what refuses every engine is said once, as the error
@@ -434,8 +435,6 @@ def _jobs(
     from sprachbund.engines.benchmark import ENGINES, SpeedJob
     from sprachbund.engines.choice import choose_threads
 
-    if shape == BUNDLED:
-        shape = None
     if model is None and shape is None:
         model = BUNDLED
     more: dict[str, Any] = {"threads": choose_threads(threads), "repeats": repeats, "offline": offline}
@@ -495,4 +494,4 @@ def _bound(bound_ms: float | None, measured_ms: float) -> tuple[str, str]:
 def register(app: typer.Typer) -> None:
     """Add the verbs that look at this machine."""
     app.command()(doctor)
-    app.command()(bench)
+    app.command()(with_options(bench))

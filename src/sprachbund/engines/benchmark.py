@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from sprachbund.models.io import load, locate
 from sprachbund.models.prefix import PrefixFamily
 from sprachbund.models.whisper import PRESETS, Whisper
 from sprachbund.nn.decoder import DecoderCache
+from sprachbund.util.options import OptionValueError, Range, check
 from sprachbund.util.pages import zeros_in_pages
 
 # Bounds of the machine.
@@ -138,8 +139,8 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 # Speed of an engine.
 
-EngineName = Literal["native", "torch-int8", "torch-bf16", "torch", "native-int4"]
-ENGINES: tuple[EngineName, ...] = get_args(EngineName)[:-1]
+EngineName = Literal["native", "torch-int8", "torch-bf16", "torch", "torch-fp32", "native-int4"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)[:4]
 """Measured by default: the compiled engine; torch with weights of 8 bits, in bf16, and as the model has them."""
 _PROMPT_TOKENS = 4
 
@@ -149,7 +150,7 @@ class SpeedJob:
     """Options of a speed measurement.
 
     Attributes:
-        engine: one of ENGINES, or native-int4.
+        engine: name of the engine.
         model: a model directory, name or id; not with `shape`.
         shape: a published Whisper shape, to be filled with random weights.
         threads: threads to compute with.
@@ -164,24 +165,24 @@ class SpeedJob:
     engine: EngineName
     model: str | None = None
     shape: str | None = None
-    threads: int = 1
-    repeats: int = 5
+    threads: Annotated[int, Range(1)] = 1
+    repeats: Annotated[int, Range(1)] = 5
     window_s: float = 30.0
-    window_tokens: int = 100
+    window_tokens: Annotated[int, Range(1)] = 100
     clip_s: float = 5.0
-    clip_tokens: int = 20
+    clip_tokens: Annotated[int, Range(1)] = 20
     offline: bool = False
 
     def __post_init__(self) -> None:
-        if self.engine not in (offered := get_args(EngineName)):
-            raise SprachbundError(f"there is no engine {self.engine!r}; choose from {', '.join(offered)}")
-        if (self.model is None) == (self.shape is None):
-            raise SprachbundError("both a model and a shape were named, or neither; name one of them")
+        check(self)
+        if self.model is not None and self.shape is not None:
+            raise OptionValueError(
+                "shape", self.shape, "give one of them", reason=f"and `model` is {self.model!r}"
+            )
+        if self.model is None and self.shape is None:
+            raise SprachbundError("there is neither a model nor a shape; give one of them")
         if self.shape is not None and self.shape not in PRESETS:
-            raise SprachbundError(f"there is no shape {self.shape!r}; choose from {', '.join(PRESETS)}")
-        for name in ("repeats", "threads", "window_tokens", "clip_tokens"):
-            if (value := vars(self)[name]) < 1:
-                raise SprachbundError(f"{name} is {value}; give 1 or more")
+            raise OptionValueError("shape", self.shape, f"choose one of {', '.join(PRESETS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
