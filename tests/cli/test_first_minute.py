@@ -70,6 +70,35 @@ def test_what_is_missing_is_named_in_one_line(arguments: tuple[str, ...], name: 
     assert error == f"sprachbund: error: {name} is missing. See `{verb} --help`."
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("export", "bundled", "--format", "exe"),
+            "--format is 'exe'; choose one of onnx, ctranslate2, ggml.",
+        ),
+        (("data", "make", "phrasebook", "--heldout", "0"), "--heldout is '0'; give 1 or more."),
+        (("data", "make", "phrasebook", "--sentence-share", "3"), "--sentence-share is '3'; give 1 or less."),
+        (("data", "make", "phrasebook", "--hours", "x"), "--hours is 'x'; it should be a valid number."),
+        (
+            ("data", "make", "phrasebook", "--edition", "huge"),
+            "--edition is 'huge'; choose one of standard, bundled, tiny",
+        ),
+        (
+            ("data", "make", "phrasebook", "--languages", "en,xx"),
+            "--languages is 'xx'; choose from en, es, fr, it, de, ru, pt, nl",
+        ),
+    ],
+)
+def test_a_refused_value_stands_beside_its_option_and_what_to_give(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    ran = command(*arguments, "--out", str(tmp_path / "out"))
+    assert ran.code == 2
+    assert ran.err.splitlines()[-1].partition(" See `")[0] == f"sprachbund: error: {message}"
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_verb_that_there_is_not_names_the_nearest() -> None:
     ran = command("trnslate", "talk.wav")
     assert (ran.code, ran.out) == (2, "")

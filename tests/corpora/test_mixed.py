@@ -250,8 +250,8 @@ _CARRIERS = ("vm-youhave", "queue-thereare", "queue-holdtime", "vm-theperson", *
     [
         (["--mixed", "es-en"], "'es-en' is no pair of languages; write main+embedded"),
         (["--mixed", "es+es"], "es+es mixes a language with itself"),
-        (["--mixed", "es+xx"], "'xx' is not in the phrasebook"),
-        (["--languages", "de"], "texts in es are needed, which is spoken"),
+        (["--mixed", "es+xx"], "--mixed is 'xx'; choose from en, "),
+        (["--languages", "de"], "--languages is 'de', and --mixed has speech in es; add es"),
         (["--source", "/tmp"], "used with --spliced N"),
         (["--spliced", "3", "--source", "/nowhere"], "/nowhere is not a folder"),
     ],

@@ -278,5 +278,16 @@ def _refused_value(error: Any) -> str | None:
     if not isinstance(error.__cause__, ValidationError):
         return None
     wrong = error.__cause__.errors()[0]
-    advice = wrong["msg"].replace("Input", "it", 1).partition(", unable to parse")[0]
+    match wrong["type"], wrong.get("ctx"):
+        case "greater_than_equal", {"ge": least}:
+            advice = f"give {least:g} or more"
+        case "less_than_equal", {"le": most}:
+            advice = f"give {most:g} or less"
+        case "value_error", {
+            "error": ValueError() as refusal
+        }:  # typer's own of a choice: "'a' is not one of 'b', 'c'."
+            choices = str(refusal).rpartition(" is not one of ")[2].replace("'", "").removesuffix(".")
+            advice = f"choose one of {choices}"
+        case _:
+            advice = wrong["msg"].replace("Input", "it", 1).partition(", unable to parse")[0]
     return f"{error.param.opts[0]} is {wrong['input']!r}; {advice}."

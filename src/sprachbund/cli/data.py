@@ -404,13 +404,19 @@ def register(app: typer.Typer) -> None:
     prepare.command("huggingface", cls=VerbCommand, help="Tables of parquet or arrow with an audio column.")(
         with_options(huggingface)
     )
-    make.command("phrasebook", help="Phrases in many languages, spoken by a synthesiser.")(phrasebook)
-    make.command("telephone", help="Recorded prompts, composed into new utterances.")(telephone)
-    make.command("outside", help="Sound that a model of a narrow domain does not understand.")(outside)
+    make.command("phrasebook", help="Phrases in many languages, spoken by a synthesiser.")(
+        with_options(phrasebook)
+    )
+    make.command("telephone", help="Recorded prompts, composed into new utterances.")(with_options(telephone))
+    make.command("outside", help="Sound that a model of a narrow domain does not understand.")(
+        with_options(outside)
+    )
     make.command("sentences", help="Tables of sentences in many languages, for the phrasebook to say.")(
         sentences
     )
-    make.command("mixed", help="Phrases that mix two languages, with the time of every switch.")(mixed)
+    make.command("mixed", help="Phrases that mix two languages, with the time of every switch.")(
+        with_options(mixed)
+    )
     data.add_typer(prepare, name="prepare")
     data.add_typer(make, name="make")
     data.command("show", help="What a corpus holds.")(show)
@@ -582,7 +588,7 @@ def huggingface(
 
 def phrasebook(
     out: Out,
-    name: Annotated[str, typer.Option("--edition", help="standard, bundled or tiny.")] = "standard",
+    edition: Annotated[str, typer.Option("--edition", help="standard, bundled or tiny.")] = "standard",
     utterances: Annotated[
         int | None, typer.Option("--utterances", metavar="N", min=1, help="Size of the training part.")
     ] = None,
@@ -602,7 +608,7 @@ def phrasebook(
     ray: RayCluster = None,
 ) -> None:
     """Render an edition of the phrasebook; changed values make it an edition of your own."""
-    from sprachbund.corpora.editions import edition, make_edition
+    from sprachbund.corpora import editions
     from sprachbund.data.synthesisers import check_synthesizers
 
     if utterances is None and hours is not None:
@@ -617,12 +623,14 @@ def phrasebook(
         "seed": seed,
     }
     with as_usage():
-        chosen = edition(name, **{key: value for key, value in changes.items() if value is not None})
+        chosen = editions.edition(
+            edition, **{key: value for key, value in changes.items() if value is not None}
+        )
         voices = check_synthesizers(chosen.synthesizers, chosen.languages)
     said = {"sentences": str(tables) if tables else None, "voices": voices}
     _check_settings(out, asdict(chosen) | said)
-    with resumable(out), Bar(f"phrasebook/{name}") as bar:
-        make_edition(out, chosen, workers=workers, ray_address=ray, progress=_labelled(bar))
+    with resumable(out), Bar(f"phrasebook/{edition}") as bar:
+        editions.make_edition(out, chosen, workers=workers, ray_address=ray, progress=_labelled(bar))
     _print_parts(out)
 
 

@@ -20,7 +20,7 @@ from filelock import FileLock
 from sprachbund.audio.augment import CLEAN, NO_SPEECH_KINDS, TRAIN, WIDE, Augmentation, augment, no_speech
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.corpora.catalogues import SOURCES_FILE, SentenceTable
-from sprachbund.corpora.phrasebook import Meaning, draw, draw_kind, render, split_of
+from sprachbund.corpora.phrasebook import LANGUAGES, Meaning, draw, draw_kind, render, split_of
 from sprachbund.data.making import make_shards
 from sprachbund.data.manifest import INFO_FILE, Manifest, ManifestWriter, Utterances
 from sprachbund.data.synthesis import NothingSaidError
@@ -34,6 +34,7 @@ from sprachbund.data.synthesisers import (
 )
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import read_object
+from sprachbund.util.options import OptionValueError
 
 Part = Literal["train", "dev", "test"]
 SHARD_SIZE = 500
@@ -77,6 +78,9 @@ class Edition:
     sentence_share: float = 0.0
 
     def __post_init__(self) -> None:
+        for tag in (*self.languages, *self.spoken):
+            if tag not in LANGUAGES:
+                raise OptionValueError("languages", tag, f"choose from {', '.join(LANGUAGES)}")
         if not 0.0 <= self.sentence_share <= 1.0:
             raise SprachbundError(f"the share of sentences is {self.sentence_share:g}; give 0 to 1")
         if (self.sentences is None) != (self.sentence_share == 0.0):
@@ -113,9 +117,9 @@ EDITIONS = {
 
 
 def edition(name: str, **changes: Any) -> Edition:
-    """An edition by name, with some of its fields changed. Raises SprachbundError for an unknown name."""
+    """An edition by name, with some of its fields changed. Raises OptionValueError for an unknown name."""
     if name not in EDITIONS:
-        raise SprachbundError(f"no edition {name!r} of the phrasebook; there are {', '.join(EDITIONS)}")
+        raise OptionValueError("edition", name, f"choose one of {', '.join(EDITIONS)}")
     return replace(EDITIONS[name], **changes)
 
 

@@ -42,6 +42,7 @@ from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.data.synthesis import ACCENTS, FloatArray, Voice, draw_voice, speak
 from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import MIXED
+from sprachbund.util.options import OptionValueError
 
 # Sentences in which some slots are said in another language, with the position of every switch in text and in
 # sound.
@@ -313,19 +314,21 @@ class MixedSpeechOptions:
     def __post_init__(self) -> None:
         if not self.pairs:
             raise SprachbundError("no languages to mix are named; name a pair, as in es+en")
-        for tag in (*self.spoken, *self.languages):
-            if tag not in LANGUAGES:
-                raise SprachbundError(
-                    f"language {tag!r} is not in the phrasebook; choose from {' '.join(LANGUAGES)}"
-                )
+        for field, tags in (("pairs", self.spoken), ("languages", self.languages)):
+            for tag in tags:
+                if tag not in LANGUAGES:
+                    raise OptionValueError(field, tag, f"choose from {', '.join(LANGUAGES)}")
         for main, embedded in self.pairs:
             if main == embedded:
                 raise SprachbundError(f"{main}+{embedded} mixes a language with itself; name two")
         if len(set(self.pairs)) < len(self.pairs):
             raise SprachbundError("a pair of languages is named twice; name each once")
         if missing := [tag for tag in self.spoken if tag not in self.languages]:
-            raise SprachbundError(
-                f"texts in {missing[0]} are needed, which is spoken; add it to the languages"
+            raise OptionValueError(
+                "languages",
+                ",".join(self.languages),
+                f"add {missing[0]}",
+                reason=f"and `pairs` has speech in {missing[0]}",
             )
         if self.augmentation.voice_probability or self.augmentation.silence_probability:
             raise SprachbundError("an augmentation that changes tempo or adds silence would move the spans")
