@@ -99,7 +99,9 @@ class VerbGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of that name, or None."""
         if cmd_name in VERBS and cmd_name not in self.commands:
-            app = typer.Typer(rich_markup_mode=None)
+            from sprachbund.cli.options import VerbApp  # here, since help does without it
+
+            app = VerbApp(rich_markup_mode=None)
             import_module(f"{__name__}.{VERBS[cmd_name].file}").register(app)
             for name, command in typer.main.get_group(app).commands.items():
                 command.help = VERBS[name].help

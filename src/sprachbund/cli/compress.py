@@ -27,7 +27,7 @@ from sprachbund.cli.console import (
     table,
 )
 from sprachbund.cli.models import fetch
-from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
+from sprachbund.cli.options import OWN_PANEL, Panel, VerbApp, with_options
 from sprachbund.compression.options import (
     DistillationOptions,
     KQuantOptions,
@@ -693,15 +693,15 @@ def _with_spoken(recipe: "DistilRecipe") -> "DistilRecipe":
 def register(app: typer.Typer) -> None:
     """Add the verb and what stands under it."""
     options: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
-    compress = typer.Typer(**options)
-    compress.command(
-        "pseudo-label", cls=VerbCommand, help="Let a model label speech, as a corpus to train on."
-    )(with_options(pseudo_label))
-    compress.command("prune", cls=VerbCommand, help="Drop layers of a model.")(with_options(prune))
-    compress.command("distil", cls=VerbCommand, help="Train a small model on the outputs of a large one.")(
+    compress = VerbApp(**options)
+    compress.command("pseudo-label", help="Let a model label speech, as a corpus to train on.")(
+        with_options(pseudo_label)
+    )
+    compress.command("prune", help="Drop layers of a model.")(with_options(prune))
+    compress.command("distil", help="Train a small model on the outputs of a large one.")(
         with_options(distil)
     )
-    compress.command(
-        "quantize", cls=VerbCommand, help="Store a model in 8 bits, or a streaming encoder in 3 to 8."
-    )(with_options(quantize))
+    compress.command("quantize", help="Store a model in 8 bits, or a streaming encoder in 3 to 8.")(
+        with_options(quantize)
+    )
     app.add_typer(compress, name="compress")

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, resumable, say, table
-from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
+from sprachbund.cli.options import OWN_PANEL, Panel, VerbApp, with_options
 from sprachbund.data.own_options import OwnOptions
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ def _commands() -> dict[str, Any]:
 
     commands = {}
     for preparation in PREPARATIONS.values():
-        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app = VerbApp(add_completion=False, rich_markup_mode=None)
         help_text = f"{preparation.summary}.\n\n{preparation.licence}; {preparation.homepage}"
         app.command(preparation.name, help=help_text, hidden=True)(prepare_corpus)
         commands[preparation.name] = typer.main.get_command(app)
@@ -375,33 +375,29 @@ MEAN_UTTERANCE_S = 2.4
 def register(app: typer.Typer) -> None:
     """Add the verb and what stands under it."""
     options: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
-    data = typer.Typer(**options)
-    prepare = typer.Typer(
+    data = VerbApp(**options)
+    prepare = VerbApp(
         help="Bring recordings into the form that training reads.",
         cls=CorpusGroup,
         invoke_without_command=True,
         **options,
     )
     prepare.callback()(overview)
-    make = typer.Typer(help="Make corpora that need no recordings of one's own.", **options)
+    make = VerbApp(help="Make corpora that need no recordings of one's own.", **options)
     prepare.command("asterisk", help="The recorded prompts of Debian's asterisk packages.")(asterisk)
-    prepare.command(
-        "folder", cls=VerbCommand, help="Audio files with NAME.txt (and NAME.de.txt …) beside them."
-    )(with_options(folder))
-    prepare.command("tsv", cls=VerbCommand, help="A table with a line for each recording.")(with_options(tsv))
-    prepare.command(
-        "csv", cls=VerbCommand, help="The same with commas, also metadata.csv of a folder of audio."
-    )(with_options(csv))
-    prepare.command(
-        "commonvoice", cls=VerbCommand, help="A table of Common Voice, with its clips beside it."
-    )(with_options(commonvoice))
-    prepare.command("kaldi", cls=VerbCommand, help="A data folder of Kaldi: wav.scp, text, segments …")(
-        with_options(kaldi)
+    prepare.command("folder", help="Audio files with NAME.txt (and NAME.de.txt …) beside them.")(
+        with_options(folder)
     )
-    prepare.command("lhotse", cls=VerbCommand, help="A CutSet of lhotse, as JSON lines.")(
-        with_options(lhotse)
+    prepare.command("tsv", help="A table with a line for each recording.")(with_options(tsv))
+    prepare.command("csv", help="The same with commas, also metadata.csv of a folder of audio.")(
+        with_options(csv)
     )
-    prepare.command("huggingface", cls=VerbCommand, help="Tables of parquet or arrow with an audio column.")(
+    prepare.command("commonvoice", help="A table of Common Voice, with its clips beside it.")(
+        with_options(commonvoice)
+    )
+    prepare.command("kaldi", help="A data folder of Kaldi: wav.scp, text, segments …")(with_options(kaldi))
+    prepare.command("lhotse", help="A CutSet of lhotse, as JSON lines.")(with_options(lhotse))
+    prepare.command("huggingface", help="Tables of parquet or arrow with an audio column.")(
         with_options(huggingface)
     )
     make.command("phrasebook", help="Phrases in many languages, spoken by a synthesiser.")(
@@ -638,7 +634,7 @@ def sentences(
     out: Out,
     sources: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[WHEEL…]", help="Wheels, zip files or folders with translations."),
+        typer.Argument(metavar="WHEEL", help="Wheels, zip files or folders with translations."),
     ] = None,
     composed: Annotated[
         int, typer.Option("--composed", metavar="N", min=0, help="Drawings of composed everyday sentences.")

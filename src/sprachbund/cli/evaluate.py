@@ -25,7 +25,7 @@ from sprachbund.cli.console import (
     threads_of_each,
 )
 from sprachbund.cli.models import fetch
-from sprachbund.cli.options import Panel, VerbCommand, with_options
+from sprachbund.cli.options import Panel, with_options
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.options import (
     CalibrationOptions,
@@ -183,7 +183,7 @@ def calibrate(
     data: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[DATA…]",
+            metavar="DATA",
             help="Corpora of speech that the model understands, and of sound that it does not; without any, --test "
             "measures the calibration that the model has.",
         ),
@@ -290,7 +290,7 @@ def compare(
     systems: Annotated[
         list[str],
         typer.Argument(
-            metavar="[NAME=]PATH…",
+            metavar="[NAME=]PATH",
             help="Folders that `evaluate --out` wrote, or text files; NAME=A,B are runs of different seeds.",
         ),
     ],
@@ -406,7 +406,7 @@ def _score_folder(folder: Path, given_too: list[str], out: Path | None, *, as_js
 def latency(
     logs: Annotated[
         list[Path],
-        typer.Argument(metavar="LOG…", help="What was written when; a JSON object a line."),
+        typer.Argument(metavar="LOG", help="What was written when; a JSON object a line."),
     ],
     references: Annotated[
         Path,
@@ -642,10 +642,10 @@ def replay(
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of evaluation."""
-    app.command(cls=VerbCommand)(with_options(evaluate))
-    app.command(cls=VerbCommand)(with_options(calibrate))
-    app.command(cls=VerbCommand)(with_options(compare))
-    app.command(cls=VerbCommand)(with_options(score))
+    app.command()(with_options(evaluate))
+    app.command()(with_options(calibrate))
+    app.command()(with_options(compare))
+    app.command()(with_options(score))
     app.command()(latency)
     app.command()(report)
     app.command()(router)

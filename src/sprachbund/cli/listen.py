@@ -16,7 +16,7 @@ import typer
 
 from sprachbund.cli import completion
 from sprachbund.cli.console import UsageError, as_usage, duration, listed, print_json, say, table
-from sprachbund.cli.options import Panel, VerbCommand, with_options
+from sprachbund.cli.options import Panel, with_options
 from sprachbund.cli.speech import STDIN, ModelOptions, check_then, load_model, missing_file, with_hints
 from sprachbund.cli.translate import Source, Untrusted
 from sprachbund.decoding.options import DecodingOptions
@@ -199,14 +199,14 @@ _Model = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command(cls=VerbCommand)(with_options(listen))
+    app.command()(with_options(listen))
 
 
 def listen(
     source_file: Annotated[
         str | None,
         typer.Argument(
-            metavar="[FILE]",
+            metavar="FILE",
             help="A recording to play; - is raw 16-bit mono sound at 16 kHz from stdin; the microphone if not given.",
         ),
     ] = None,

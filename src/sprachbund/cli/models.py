@@ -8,6 +8,7 @@ import typer
 
 from sprachbund.cli import completion
 from sprachbund.cli.console import Bar, print_json, say, size, table
+from sprachbund.cli.options import VerbApp
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import (
     BUNDLED,
@@ -23,7 +24,7 @@ PUBLIC_FAMILIES = tuple(dict.fromkeys(one.family for one in CATALOGUE))
 
 def register(app: typer.Typer) -> None:
     """Add the verb and what stands under it."""
-    models = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+    models = VerbApp(no_args_is_help=True, rich_markup_mode=None)
     models.command("list", help="List the models on this machine, and public ones that it can load.")(
         list_models
     )
@@ -41,7 +42,7 @@ Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.
 Models = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
         help="bundled, a directory, an alias or a Hugging Face id; all on this machine if none is given.",
         autocompletion=completion.models,
     ),

@@ -2,7 +2,7 @@
 
     def listen(file: File = None, *, live: Annotated[LiveOptions, Panel("When text is written")]) -> None: ...
 
-    app.command(cls=VerbCommand)(with_options(listen))
+    app.command()(with_options(listen))  # a VerbApp
 
 The command then has an option for every field of `LiveOptions` that declares one, under that title in the help, and
 the verb gets a `LiveOptions`, made and checked. Its errors are those of the command line, and so is every
@@ -17,7 +17,7 @@ from dataclasses import MISSING, dataclass, field, replace
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperOption
 from typer.models import OptionInfo
 
 from sprachbund.cli.completion import completion_of
@@ -59,19 +59,43 @@ class Panel:
 
 
 class VerbCommand(TyperCommand):
-    """A command whose help has a section for every panel."""
+    """A command whose help has a section for every panel, and names arguments as its usage does."""
+
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """The parts of the usage behind the command: that there are options, and the arguments."""
+        arguments = [param for param in self.get_params(ctx) if isinstance(param, TyperArgument)]
+        return ["[OPTIONS]", *map(_in_usage, arguments)]
 
     def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         """Write the sections in the order in which they first occur."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
-                title = param.rich_help_panel or OWN_PANEL if isinstance(param, TyperOption) else "Arguments"
-                sections.setdefault(title, []).append(record)
+            if record is None:
+                continue
+            if isinstance(param, TyperArgument):
+                sections.setdefault("Arguments", []).append((_in_usage(param), param.help or ""))
+            elif isinstance(param, TyperOption):
+                sections.setdefault(param.rich_help_panel or OWN_PANEL, []).append(record)
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+def _in_usage(argument: TyperArgument) -> str:
+    """Name of an argument: in brackets where it may be left out, with dots where it may be repeated."""
+    name = argument.metavar or (argument.name or "").upper()
+    return f"{name if argument.required else f'[{name}]'}{'...' * (argument.nargs != 1)}"
+
+
+class VerbApp(typer.Typer):
+    """Commands of a file, each a `VerbCommand`."""
+
+    def command(  # type: ignore[override]
+        self, name: str | None = None, **options: Any
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """As `typer.Typer.command`."""
+        return super().command(name, cls=VerbCommand, **options)
 
 
 @dataclass(frozen=True, kw_only=True)

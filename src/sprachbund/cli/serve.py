@@ -8,7 +8,7 @@ import typer
 
 from sprachbund.cli.console import Bar, UsageError, as_usage, say
 from sprachbund.cli.models import fetch
-from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
+from sprachbund.cli.options import OWN_PANEL, Panel, with_options
 from sprachbund.errors import SprachbundError
 from sprachbund.serving.settings import Settings
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command(cls=VerbCommand)(with_options(serve))
+    app.command()(with_options(serve))
 
 
 def serve(

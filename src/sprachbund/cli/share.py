@@ -20,7 +20,7 @@ from sprachbund.cli.console import (
     threads_of_each,
 )
 from sprachbund.cli.models import fetch
-from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
+from sprachbund.cli.options import OWN_PANEL, Panel, VerbApp, with_options
 from sprachbund.errors import SprachbundError
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.headroom_options import HeadroomOptions
@@ -45,16 +45,16 @@ PARTS = ".parts"
 
 def register_analyse(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
-        "analyse", cls=VerbCommand, help="Collect the gradients of every language, for `share plan`."
-    )(with_options(analyse))
+    app.command("analyse", help="Collect the gradients of every language, for `share plan`.")(
+        with_options(analyse)
+    )
 
 
 def analyse(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="bundled, a model directory, or a Hugging Face id.")
     ],
-    data: Annotated[list[Path], typer.Argument(metavar="DATA…", help="Corpora, each a directory.")],
+    data: Annotated[list[Path], typer.Argument(metavar="DATA", help="Corpora, each a directory.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.npz", help="Where the gradients go.")],
     threads: Annotated[
         int | None, typer.Option("--threads", metavar="N", min=1, help="Threads of each process.")
@@ -171,9 +171,9 @@ def _time(seconds: float) -> str:
 
 def register_headroom(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
-        "headroom", cls=VerbCommand, help="Measure what a split could gain at most, before any is made."
-    )(with_options(headroom))
+    app.command("headroom", help="Measure what a split could gain at most, before any is made.")(
+        with_options(headroom)
+    )
 
 
 def headroom(
@@ -181,7 +181,7 @@ def headroom(
         str, typer.Argument(metavar="MODEL", help="bundled, a model directory, or a Hugging Face id.")
     ],
     data: Annotated[
-        list[Path], typer.Argument(metavar="DATA…", help="Corpora to train on, each a directory.")
+        list[Path], typer.Argument(metavar="DATA", help="Corpora to train on, each a directory.")
     ],
     dev: Annotated[
         list[Path], typer.Option("--dev", metavar="DIR", help="Corpus to measure on; repeatable.")
@@ -428,14 +428,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 def register(app: typer.Typer) -> None:
     """Add the verb and what stands under it."""
-    share = typer.Typer(
+    share = VerbApp(
         no_args_is_help=True,
         rich_markup_mode=None,
     )
     register_analyse(share)
-    share.command(
-        "plan", cls=VerbCommand, help="Decide from gradients what to split, for which groups, how wide."
-    )(with_options(plan))
+    share.command("plan", help="Decide from gradients what to split, for which groups, how wide.")(
+        with_options(plan)
+    )
     share.command("show", help="Say and draw which languages fight, where, and how sure that is.")(show)
     register_headroom(share)
     register_apply(share)

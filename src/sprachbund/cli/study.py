@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sprachbund.cli.console import Bar, as_usage, live_bar, print_json, resumable, say, table
-from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
+from sprachbund.cli.options import OWN_PANEL, Panel, VerbApp, with_options
 from sprachbund.errors import SprachbundError
 from sprachbund.research.encoder_transfer.study_options import AnalysisOptions, ReadOptions, StudyRunOptions
 from sprachbund.training.options import RunOptions, read_recipe
@@ -198,7 +198,7 @@ def _go_on(recipe: "EncoderTransferRecipe", out: Path, running: StudyRunOptions)
 
 def register(app: typer.Typer) -> None:
     """Add the verb and what stands under it."""
-    study = typer.Typer(
+    study = VerbApp(
         no_args_is_help=True,
         rich_markup_mode=None,
     )
@@ -208,5 +208,5 @@ def register(app: typer.Typer) -> None:
         (report, "Say what a study has found so far."),
         (fit, "Fit the law of a gap between two starts to a table of results."),
     ):
-        study.command(command.__name__, cls=VerbCommand, help=text)(with_options(command))
+        study.command(command.__name__, help=text)(with_options(command))
     app.add_typer(study, name="study")

@@ -23,7 +23,7 @@ from sprachbund.cli.console import (
     size,
     table,
 )
-from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
+from sprachbund.cli.options import OWN_PANEL, Panel, with_options
 from sprachbund.errors import SprachbundError
 from sprachbund.training.options import CheckOptions, RunOptions, read_recipe
 
@@ -427,5 +427,5 @@ def _print(path: Path, as_json: bool) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs that train."""
-    app.command(cls=VerbCommand)(with_options(train))
-    app.command(cls=VerbCommand)(with_options(recipe))
+    app.command()(with_options(train))
+    app.command()(with_options(recipe))

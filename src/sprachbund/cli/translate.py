@@ -10,7 +10,7 @@ import typer
 
 from sprachbund.cli import completion
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json
-from sprachbund.cli.options import Panel, VerbCommand, with_options
+from sprachbund.cli.options import Panel, with_options
 from sprachbund.cli.speech import (
     STDIN,
     ModelOptions,
@@ -228,5 +228,5 @@ def transcribe(
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of files and texts."""
-    app.command(cls=VerbCommand)(with_options(translate))
-    app.command(cls=VerbCommand)(with_options(transcribe))
+    app.command()(with_options(translate))
+    app.command()(with_options(transcribe))

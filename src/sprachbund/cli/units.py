@@ -8,7 +8,7 @@ import typer
 
 from sprachbund.cli.console import Bar, UsageError, print_json, resumable, say, size
 from sprachbund.cli.models import fetch
-from sprachbund.cli.options import OWN_PANEL, Panel, VerbCommand, with_options
+from sprachbund.cli.options import OWN_PANEL, Panel, VerbApp, with_options
 from sprachbund.models.tokens.unit_options import FitOptions
 from sprachbund.units.options import EncodingOptions, FeatureOptions, LayerOptions
 from sprachbund.util.computing import Computing
@@ -121,14 +121,14 @@ PICTURE = ".png"
 
 def register(app: typer.Typer) -> None:
     """Add the verb and what stands under it."""
-    units = typer.Typer(
+    units = VerbApp(
         no_args_is_help=True,
         rich_markup_mode=None,
     )
-    units.command(
-        "fit", cls=VerbCommand, help="Find units in the features of a speech encoder, and their vocabulary."
-    )(with_options(fit))
-    units.command("encode", cls=VerbCommand, help="Write a corpus as units.")(with_options(encode))
+    units.command("fit", help="Find units in the features of a speech encoder, and their vocabulary.")(
+        with_options(fit)
+    )
+    units.command("encode", help="Write a corpus as units.")(with_options(encode))
     units.command("show", help="Say and draw what units stand for, and how small they are.")(show)
     app.add_typer(units, name="units")
 
@@ -141,7 +141,7 @@ Model = Annotated[
         "2.0 checkpoint.",
     ),
 ]
-DataDirectories = Annotated[list[Path], typer.Argument(metavar="DATA…", help="Corpora, each a directory.")]
+DataDirectories = Annotated[list[Path], typer.Argument(metavar="DATA", help="Corpora, each a directory.")]
 UnitsDirectory = Annotated[Path, typer.Argument(metavar="UNITS", help="What `units fit` wrote.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where it goes.")]
 Texts = Annotated[
