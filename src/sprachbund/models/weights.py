@@ -107,7 +107,8 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def dequantize_rows(values: Tensor, scale: Tensor) -> Tensor:
     """fp32 weight of what `quantize_rows` gave."""
-    return values.float() * scale.reshape(-1, *[1] * (values.ndim - 1))
+    wide = values.float()  # multiplied in place, since new pages cost more than the products
+    return wide.mul_(scale.reshape(-1, *[1] * (values.ndim - 1)))
 
 
 def write_weights(
