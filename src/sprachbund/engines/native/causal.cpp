@@ -90,14 +90,8 @@ void CausalLM::prepare(Range positions) {
     }
     const int64_t padded = up(shape.width, 16), inner = up(shape.inner_width, 16);
     const int64_t widest = std::max({padded, up(all, 16), inner});
-    if (count_ > kFew) {
-        shared_.values.at_least(count_ * widest);
-        shared_.scale.at_least(count_);
-    }
-    for (auto& q : quantized_) {
-        q.values.at_least(kFew * widest);
-        q.scale.at_least(kFew);
-    }
+    if (count_ > kQuantizedByEach) shared_.at_least(count_, widest);
+    for (auto& q : quantized_) q.at_least(kQuantizedByEach, widest);
     for (auto& a : attention_) a.at_least(std::max(attention_scratch(longest), many_scratch(shape.wide())));
     for (auto& a : attended_) a.at_least(most * group * shape.wide());
     x_.at_least(count_ * padded);
@@ -219,7 +213,7 @@ void CausalLM::attend(int thread, const CausalStep& step, const uint16_t* keys, 
 
 Tokens CausalLM::quantized(int thread, const float* x, int64_t width, const Norm* norm) {
     const int64_t stride = up(width, 16);
-    const bool few = count_ <= kFew;
+    const bool few = count_ <= kQuantizedByEach;
     Quantized& to = few ? quantized_[static_cast<size_t>(thread)] : shared_;
     const Range part = few ? Range{0, count_} : team_->share(thread, count_);
     kernels_->quantize(x + part.begin * stride, stride, part.end - part.begin, width, norm,

@@ -1,5 +1,5 @@
 // The decoder: a step is one parallel region with eight barriers a layer, every product split by rows of the matrix. More
-// than kFew tokens are rounded to 8 bits by all threads together, which makes six barriers more.
+// than kQuantizedByEach tokens are rounded to 8 bits by all threads together, which makes six barriers more.
 #include "model.hpp"
 
 #include <algorithm>
@@ -62,10 +62,7 @@ void Decoder::remember(const float* states, int64_t memories, int64_t frames, co
         row_[static_cast<size_t>(i)] = i / frames;
         position_[static_cast<size_t>(i)] = i % frames;
     }
-    for (auto& q : quantized_) {
-        q.values.at_least(kChunk * padded);
-        q.scale.at_least(kChunk);
-    }
+    for (auto& q : quantized_) q.at_least(kChunk, padded);
     if (into.eight)
         for (auto& a : attention_) a.at_least(kChunk * 2 * shape.all_heads());
     team_->run([&](int thread) {
@@ -142,12 +139,8 @@ void Decoder::pass(const Step& step) {
     }
     const int64_t count = first_.back(), padded = up(shape.width, 16);
     const int64_t widest = std::max({padded, up(shape.all_heads(), 16), up(shape.hidden, 16)});
-    shared_.values.at_least(count * widest);
-    shared_.scale.at_least(count);
-    for (auto& q : quantized_) {
-        q.values.at_least(kFew * widest);
-        q.scale.at_least(kFew);
-    }
+    shared_.at_least(count, widest);
+    for (auto& q : quantized_) q.at_least(kQuantizedByEach, widest);
     int64_t segments = 1;
     for (const DecoderLayer& layer : layers_)
         if (layer.reader) segments = std::max(segments, layer.reader->layers);
@@ -228,12 +221,8 @@ void Decoder::choose(const Step& step, Range tokens) {
 void Decoder::logits(const float* states, int64_t count, const Matrix* matrix, float* out) {
     OneCall one_call(calls_);
     const Matrix& chosen = matrix ? *matrix : vocabulary_;
-    shared_.values.at_least(count * up(shape.width, 16));
-    shared_.scale.at_least(count);
-    for (auto& q : quantized_) {
-        q.values.at_least(kFew * up(shape.width, 16));
-        q.scale.at_least(kFew);
-    }
+    shared_.at_least(count, up(shape.width, 16));
+    for (auto& q : quantized_) q.at_least(kQuantizedByEach, up(shape.width, 16));
     team_->run([&](int thread) {
         multiply(thread, quantized(thread, states, shape.width, &norm_, count), chosen,
                  {Then::keep, out, chosen.rows, nullptr, 0});
@@ -340,7 +329,7 @@ void Decoder::attend_cross(int thread, int64_t layer, const Step& step) {
 
 Tokens Decoder::quantized(int thread, const float* x, int64_t width, const Norm* norm, int64_t count) {
     const int64_t stride = up(width, 16);
-    const bool few = count <= kFew;
+    const bool few = count <= kQuantizedByEach;
     Quantized& to = few ? quantized_[static_cast<size_t>(thread)] : shared_;
     const Range part = few ? Range{0, count} : team_->share(thread, count);
     kernels_->quantize(x + part.begin * stride, stride, part.end - part.begin, width, norm,

@@ -47,10 +47,7 @@ void Encoder::encode(float* x, int64_t frames, float* means) {
     lengths_.assign(static_cast<size_t>(frames), frames);
     position_.resize(static_cast<size_t>(frames));
     for (int64_t i = 0; i < frames; i++) position_[static_cast<size_t>(i)] = i;
-    for (auto& q : quantized_) {
-        q.values.at_least(kChunk * std::max({padded, all, hidden}));
-        q.scale.at_least(kChunk);
-    }
+    for (auto& q : quantized_) q.at_least(kChunk, std::max({padded, all, hidden}));
     for (auto& a : attention_) a.at_least(std::max(attention_scratch(positions), many_scratch(shape.padded_head())));
     for (auto& h : hidden_) h.at_least(kChunk * hidden);
     mixed_.at_least(frames * all);

@@ -82,8 +82,7 @@ void FastConformer::prepare(const int64_t* counts, int64_t utterances, Sight sig
     const int64_t most = std::min(frames, kPass), hidden = std::max(up(shape.hidden, 16), 2 * width);
     blocks_ = up(longest, 16) / 16;
     const int64_t keys = utterances * blocks_ * 16 * width, gated = (frames + (utterances + 1) * margin_) * width;
-    shared_.values.at_least(most * hidden);
-    shared_.scale.at_least(most);
+    shared_.at_least(most, hidden);
     hidden_.at_least(most * hidden);
     mixed_.at_least(frames * width);
     queries_.at_least(frames * width);
@@ -125,8 +124,7 @@ void FastConformer::know(int64_t longest) {
     reach_ = 0;  // until all have been made
     for (auto& d : distances_) std::fill_n(d.at_least(size), size, uint16_t{0});
     Quantized signals;
-    signals.values.at_least(count * width);
-    signals.scale.at_least(count);
+    signals.at_least(count, width);
     const std::vector<int64_t> row(static_cast<size_t>(count), 0);
     std::vector<int64_t> position(static_cast<size_t>(count));
     for (int64_t p = 0; p < count; p++) position[static_cast<size_t>(p)] = p;

@@ -105,6 +105,11 @@ struct Shape {
 struct Quantized {
     Scratch<uint8_t> values;
     Scratch<float> scale;
+
+    void at_least(int64_t count, int64_t width) {
+        values.at_least(count * width);
+        scale.at_least(count);
+    }
 };
 
 // Keys and values of memories: in bf16, or in 8 bits with scales.
@@ -181,7 +186,7 @@ struct Step {
 };
 
 // So few tokens every thread quantizes for itself: that is sooner done than waited for.
-constexpr int64_t kFew = 8;
+constexpr int64_t kQuantizedByEach = 8;
 
 class Decoder {
   public:

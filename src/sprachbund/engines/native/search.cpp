@@ -177,12 +177,8 @@ void JoinedDraft::propose(const DecodingState& rows, const int64_t* wanted, int6
 
 void Decoder::draft(const DraftTokens& draft) {
     const int64_t count = draft.rows * draft.heads, padded = up(shape.width, 16);
-    shared_.values.at_least(count * padded);
-    shared_.scale.at_least(count);
-    for (auto& q : quantized_) {
-        q.values.at_least(kFew * padded);
-        q.scale.at_least(kFew);
-    }
+    shared_.at_least(count, padded);
+    for (auto& q : quantized_) q.at_least(kQuantizedByEach, padded);
     float* x = x_.at_least(count * padded);
     float* hidden = hidden_.at_least(count * padded);
     float* logits = draft_logits_.at_least(count * vocabulary_size);

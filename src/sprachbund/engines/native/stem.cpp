@@ -29,10 +29,7 @@ void Stem::run(const float* x, int64_t frames, float* out) {
         count = layer.frames_after(count);
     }
     std::copy_n(x, frames * layers_[0].channels, inner_[0].data() + layers_[0].taps / 2 * layers_[0].channels);
-    for (auto& q : quantized_) {
-        q.values.at_least(kChunk * widest);
-        q.scale.at_least(kChunk);
-    }
+    for (auto& q : quantized_) q.at_least(kChunk, widest);
     team_->run([&](int thread) { work(thread, frames, out); });
     inner_.clear();  // the layers come next and have no use for it
 }
