@@ -9,13 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
-from sprachbund.cli import VERBS, completion
+from sprachbund.cli import VERBS, build_app, completion
 from sprachbund.cli.console import Bar
 from tests.stories.support import command, speech, write_tiny_model, write_wav
 
@@ -68,6 +71,26 @@ def test_what_is_missing_is_named_in_one_line(arguments: tuple[str, ...], name: 
     )
     assert usage.startswith(f"Usage: {verb} ")
     assert error == f"sprachbund: error: {name} is missing. See `{verb} --help`."
+
+
+def helps(command: Any, name: str, parent: Any = None) -> Iterator[tuple[str, str]]:
+    """Path and help of a command and of all below it."""
+    context = typer.Context(command, info_name=name, parent=parent)
+    yield context.command_path, command.get_help(context)
+    if isinstance(command, TyperGroup):
+        for below in command.list_commands(context):
+            yield from helps(command.get_command(context, below), below, context)
+
+
+def test_no_help_shows_types_of_python_or_limits_in_signs() -> None:
+    every = dict(helps(typer.main.get_command(build_app()), "sprachbund"))
+    assert len(every) > len(VERBS)
+    for path, text in every.items():
+        assert not re.search(r"<(str|int|float|bool|Path|list)|x[<>]=", text), path
+    assert "  DATA...  Corpora" in every["sprachbund evaluate"]
+    assert every["sprachbund evaluate"].startswith("Usage: sprachbund evaluate [OPTIONS] DATA...\n")
+    assert "[default: 5; 0 or more]" in every["sprachbund data show"]
+    assert "0 to 1]" in every["sprachbund data make phrasebook"]
 
 
 @pytest.mark.parametrize(

@@ -584,7 +584,9 @@ def huggingface(
 
 def phrasebook(
     out: Out,
-    edition: Annotated[str, typer.Option("--edition", help="standard, bundled or tiny.")] = "standard",
+    edition: Annotated[
+        str, typer.Option("--edition", metavar="NAME", help="standard, bundled or tiny.")
+    ] = "standard",
     utterances: Annotated[
         int | None, typer.Option("--utterances", metavar="N", min=1, help="Size of the training part.")
     ] = None,

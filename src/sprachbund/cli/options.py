@@ -76,7 +76,8 @@ class VerbCommand(TyperCommand):
             if isinstance(param, TyperArgument):
                 sections.setdefault("Arguments", []).append((_in_usage(param), param.help or ""))
             elif isinstance(param, TyperOption):
-                sections.setdefault(param.rich_help_panel or OWN_PANEL, []).append(record)
+                names, text = record
+                sections.setdefault(param.rich_help_panel or OWN_PANEL, []).append((names, _in_words(text)))
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
@@ -86,6 +87,16 @@ def _in_usage(argument: TyperArgument) -> str:
     """Name of an argument: in brackets where it may be left out, with dots where it may be repeated."""
     name = argument.metavar or (argument.name or "").upper()
     return f"{name if argument.required else f'[{name}]'}{'...' * (argument.nargs != 1)}"
+
+
+def _in_words(text: str) -> str:
+    """Help of an option with its limits as `Range` has them, in place of the argument parser's "0<=x<=1"."""
+
+    def limits(found: re.Match[str]) -> str:
+        low, high = found["low"] or found["least"], found["high"]
+        return f"{low} to {high}" if low and high else f"{low} or more" if low else f"{high} or less"
+
+    return re.sub(r"(?:(?P<low>[\d.-]+)<=)?x(?:>=(?P<least>[\d.-]+)|<=(?P<high>[\d.-]+))(?=\])", limits, text)
 
 
 class VerbApp(typer.Typer):

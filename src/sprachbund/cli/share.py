@@ -59,7 +59,9 @@ def analyse(
     threads: Annotated[
         int | None, typer.Option("--threads", metavar="N", min=1, help="Threads of each process.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1 …")] = "cpu",
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME", help="Where to compute: cpu, cuda, cuda:1 …")
+    ] = "cpu",
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
     *,
@@ -189,7 +191,9 @@ def headroom(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE.json", help="Where the figures go.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1 …")] = "cpu",
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME", help="Where to compute: cpu, cuda, cuda:1 …")
+    ] = "cpu",
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
     *,

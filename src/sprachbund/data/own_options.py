@@ -18,9 +18,9 @@ class OwnOptions:
         skip_bad: leave faulty utterances out, and list them, instead of ending at the first.
     """
 
-    name: Annotated[str, Option("--name")] = ""
-    licence: Annotated[str, Option("--licence")] = ""
-    attribution: Annotated[str, Option("--attribution")] = ""
+    name: Annotated[str, Option("--name", metavar="NAME")] = ""
+    licence: Annotated[str, Option("--licence", metavar="NAME")] = ""
+    attribution: Annotated[str, Option("--attribution", metavar="TEXT")] = ""
     dev_share: Annotated[float, Option("--dev-share", metavar="X")] = 0.0
     skip_bad: Annotated[bool, Option("--skip-bad")] = False
 
