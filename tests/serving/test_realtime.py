@@ -386,6 +386,9 @@ def test_cleared_sound_is_in_no_item(running, spoken):
     run(scenario())
 
 
+TURNS = "session.audio.input.turn_detection"
+
+
 def _turns(**values) -> dict:
     return {"audio": {"input": {"turn_detection": values}}}
 
@@ -403,11 +406,11 @@ def _turns(**values) -> dict:
         ({"type": "realtime"}, "invalid_value", "session.type", "'transcription'"),
         ({"colour": "red"}, "invalid_value", "session.colour", "colour"),
         ({"audio": {"input": {"noise_reduction": {"type": "near_field"}}}}, "invalid_value", None, "is not offered"),
-        (_turns(type="semantic_vad", eagerness="very"), "invalid_value", None, "is 'very'; it should be 'low'"),
-        (_turns(type="semantic_vad", threshold=0.5), "invalid_value", None, "threshold"),
-        ({"audio": {"input": {"turn_detection": {"type": "none"}}}}, "invalid_value", None, "'server_vad'"),
-        ({"audio": {"input": {"turn_detection": {"threshold": 0}}}}, "invalid_value", None, "is 0; it should be gr"),
-        ({"audio": {"input": {"turn_detection": "server_vad"}}}, "invalid_value", None, "should be an object"),
+        (_turns(type="semantic_vad", eagerness="very"), "invalid_value", f"{TURNS}.eagerness", "is 'very'; it should"),
+        (_turns(type="semantic_vad", threshold=0.5), "invalid_value", f"{TURNS}.threshold", "threshold"),
+        (_turns(type="none"), "invalid_value", TURNS, "'server_vad'"),
+        (_turns(threshold=0), "invalid_value", f"{TURNS}.threshold", f"{TURNS}.threshold is 0; it should be gr"),
+        ({"audio": {"input": {"turn_detection": "server_vad"}}}, "invalid_value", TURNS, "should be an object"),
         ({"audio": {"input": {"format": {"type": "audio/pcm", "rate": 8000}}}}, "invalid_value", None, "24000 Hz"),
         ({"audio": {"input": {"transcription": {"model": "whisper-1"}}}}, "model_not_found", "model", "bundled"),
         ({"audio": {"input": {"transcription": {"model": "/etc"}}}}, "model_not_found", "model", "bundled"),

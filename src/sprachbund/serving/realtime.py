@@ -173,6 +173,7 @@ def _kind_of_turns(value: Any) -> Any:
     return "semantic_vad" if isinstance(value, SemanticVad) else "server_vad"
 
 
+_TURN_DETECTIONS = ("server_vad", "semantic_vad")
 TurnDetection = Annotated[
     Annotated[ServerVad, Tag("server_vad")] | Annotated[SemanticVad, Tag("semantic_vad")],
     Discriminator(_kind_of_turns),
@@ -282,7 +283,7 @@ def updated(session: Session, changes: dict[str, Any]) -> Session:
     try:
         return Session.model_validate(_merged(session.model_dump(), changes))
     except ValidationError as error:
-        fault = field_fault(error.errors(), inside="session")
+        fault = field_fault(error.errors(), inside="session", tags=_TURN_DETECTIONS)
         raise RefusalError(400, fault.reason[:500], code="invalid_value", param=fault.field[:200]) from error
 
 

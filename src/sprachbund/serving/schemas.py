@@ -1,7 +1,7 @@
 """Requests and responses in the schemas of OpenAI's audio API, server-sent events, and refusals."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import log
@@ -399,7 +399,12 @@ class FieldFault:
 
 
 def field_fault(
-    errors: Sequence[Mapping[str, Any]], *, inside: str = "", tagged: bool = False, known: Iterable[str] = ()
+    errors: Sequence[Mapping[str, Any]],
+    *,
+    inside: str = "",
+    tagged: bool = False,
+    tags: Collection[str] = (),
+    known: Iterable[str] = (),
 ) -> FieldFault:
     """What pydantic found first, in the words of this project.
 
@@ -407,11 +412,13 @@ def field_fault(
         errors: of an error of pydantic, or of FastAPI.
         inside: names of the field that was read; empty for the whole.
         tagged: whether a union was read, whose errors begin with the type of the message.
+        tags: types of messages within the field, which pydantic counts among the names.
         known: names of the fields that there are.
     """
     first = errors[0]
     kind, (_, should, wanted) = first["type"], first["msg"].partition(" should ")
-    field = ".".join([*filter(None, [inside]), *map(str, first["loc"][tagged:])])
+    names_of_field = (str(name) for name in first["loc"][tagged:] if name not in tags)
+    field = ".".join([*filter(None, [inside]), *names_of_field])
     name = field or "it"
     if kind == "missing":
         reason = f"the field {field!r} is missing; send it"
