@@ -92,8 +92,8 @@ def _in_usage(argument: TyperArgument) -> str:
 def _in_words(text: str) -> str:
     """Help of an option with its limits as `Range` has them, in place of the argument parser's "0<=x<=1"."""
 
-    def limits(found: re.Match[str]) -> str:
-        low, high = found["low"] or found["least"], found["high"]
+    def limits(match: re.Match[str]) -> str:
+        low, high = match["low"] or match["least"], match["high"]
         return f"{low} to {high}" if low and high else f"{low} or more" if low else f"{high} or less"
 
     return re.sub(r"(?:(?P<low>[\d.-]+)<=)?x(?:>=(?P<least>[\d.-]+)|<=(?P<high>[\d.-]+))(?=\])", limits, text)
