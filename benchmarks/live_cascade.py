@@ -90,7 +90,8 @@ def main() -> None:
     if (options.source, options.target) in direct.pairs():
         asked += [(DIRECT, direct, *one) for one in DIRECT_SETTINGS if one[0] in policies_of(direct)]
     for kind, family, policy, setting in asked:
-        live = LiveOptions(policy=policy, step_s=options.step, **setting)  # type: ignore[arg-type]
+        step = {} if policy == "span" else {"step_s": options.step}  # spans are decoded once
+        live = LiveOptions(policy=policy, **step, **setting)  # type: ignore[arg-type]
         plain, _, plain_s = played(family, samples, options.source, options.target, live, NONE)
         log, engine, drafted_s = played(family, samples, options.source, options.target, live, AUTO)
         assert log.emissions == plain.emissions, "a draft changed the text"
