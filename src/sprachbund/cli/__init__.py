@@ -285,9 +285,8 @@ def _refused_value(error: Any) -> str | None:
             advice = f"give {least:g} or more"
         case "less_than_equal", {"le": most}:
             advice = f"give {most:g} or less"
-        case "value_error", {
-            "error": ValueError() as refusal
-        }:  # typer's own of a choice: "'a' is not one of 'b', 'c'."
+        case "value_error", {"error": ValueError() as refusal}:
+            # Typer's own of a choice, the only such error here: "'a' is not one of 'b', 'c'."
             choices = str(refusal).rpartition(" is not one of ")[2].replace("'", "").removesuffix(".")
             advice = f"choose one of {choices}"
         case _:

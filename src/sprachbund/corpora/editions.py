@@ -78,9 +78,10 @@ class Edition:
     sentence_share: float = 0.0
 
     def __post_init__(self) -> None:
-        for tag in (*self.languages, *self.spoken):
-            if tag not in LANGUAGES:
-                raise OptionValueError("languages", tag, f"choose from {', '.join(LANGUAGES)}")
+        for field, tags in (("languages", self.languages), ("spoken", self.spoken)):
+            for tag in tags:
+                if tag not in LANGUAGES:
+                    raise OptionValueError(field, tag, f"choose from {', '.join(LANGUAGES)}")
         if not 0.0 <= self.sentence_share <= 1.0:
             raise SprachbundError(f"the share of sentences is {self.sentence_share:g}; give 0 to 1")
         if (self.sentences is None) != (self.sentence_share == 0.0):

@@ -6,8 +6,10 @@ void Linear::run(const float* x, int64_t count, float* out) {
     OneCall one_call(calls_);
     const int64_t stride = up(inputs, 16);
     const bool few = count <= kQuantizedByEach;
-    if (!few) shared_.at_least(count, stride);
-    for (auto& q : quantized_) q.at_least(kQuantizedByEach, stride);
+    if (few)
+        for (auto& q : quantized_) q.at_least(kQuantizedByEach, stride);
+    else
+        shared_.at_least(count, stride);
     team_->run([&](int thread) {
         Quantized& to = few ? quantized_[static_cast<size_t>(thread)] : shared_;
         const Range part = few ? Range{0, count} : team_->share(thread, count);
