@@ -18,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import tokenize
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,24 @@ def modules(root: Path) -> dict[str, Path]:
     return by_name
 
 
+@cache
+def parsed(text: str) -> ast.Module:
+    """The tree of a Python file."""
+    return ast.parse(text)
+
+
+@cache
+def nodes_of(tree: ast.Module) -> list[ast.AST]:
+    """Every node of a tree, which many figures go through."""
+    return [*ast.walk(tree)]
+
+
 def imports(known: dict[str, Path], trees: dict[str, ast.Module]) -> dict[str, set[str]]:
     """Module to the modules of the package that it imports, at its top or anywhere else."""
     graph: dict[str, set[str]] = {name: set() for name in known}
     for name, tree in trees.items():
         package = name if known[name].name == "__init__.py" else name.rpartition(".")[0]
-        for node in ast.walk(tree):
+        for node in nodes_of(tree):
             if isinstance(node, ast.Import):
                 graph[name] |= {alias.name for alias in node.names if alias.name in known}
             elif isinstance(node, ast.ImportFrom):
@@ -142,7 +155,7 @@ def settings_read(trees: dict[str, ast.Module]) -> list[str]:
 def _optional_settings(trees: dict[str, ast.Module]) -> Iterator[tuple[str, bool]]:
     """Calls of `optional_setting`, and whether each is of settings."""
     for name, tree in trees.items():
-        for node in ast.walk(tree):
+        for node in nodes_of(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("optional_setting"):
                 asked = ast.unparse(node.args[0])
                 yield f"{name}:{node.lineno} {ast.unparse(node)}", asked.rpartition(".")[2] in SETTINGS
@@ -154,7 +167,7 @@ def probes(trees: dict[str, ast.Module]) -> list[str]:
     for name, tree in trees.items():
         if name.split(".")[1:2] and name.split(".")[1] not in CORE:
             continue
-        for node in ast.walk(tree):
+        for node in nodes_of(tree):
             called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
             if called in ("getattr", "hasattr") and isinstance(node, ast.Call):
                 asked = node.args[1]
@@ -211,7 +224,7 @@ def undocumented(trees: dict[str, ast.Module]) -> list[str]:
 
 def identifiers(tree: ast.Module) -> Iterator[str]:
     """Names that are used, of arguments and attributes, and of what is defined."""
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         match node:
             case ast.Name(id=name) | ast.arg(arg=name) | ast.Attribute(attr=name):
                 yield name
@@ -224,7 +237,7 @@ def strings(text: str) -> Iterator[str]:
 
     These stand in what is called `former`, in calls of `sprachbund.util.options.renamed`, and in `Option(old=...)`.
     """
-    nodes = [*ast.walk(ast.parse(text))]
+    nodes = nodes_of(parsed(text))
     former = {id(inner) for node in nodes if _has_former_names(node) for inner in ast.walk(node)}
     for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in former:
@@ -257,18 +270,30 @@ def labels(value: Any) -> Iterator[str]:
             yield value
 
 
+_ORDINARY = re.compile("|".join(ORDINARY))
+
+
+@cache
 def ours(text: str) -> str:
     """A text or name without the phrases of `ORDINARY`."""
-    return re.sub("|".join(ORDINARY), "", text)
+    return _ORDINARY.sub("", text)
 
 
 def old_words(texts: Iterable[str]) -> Iterator[str]:
     """Every word of the old vocabulary in some texts, with what stands around it; a single word is taken as a name."""
-    for text in map(ours, texts):
-        patterns = GLOSSARY if re.fullmatch(r"\w+", text) else PROSE
-        for pattern in patterns.values():
-            for match in re.finditer(pattern, text, re.IGNORECASE):
-                yield text[max(0, match.start() - 30) : match.end() + 30]
+    for text in texts:
+        yield from _old_words_of(text)
+
+
+@cache  # names come again and again
+def _old_words_of(text: str) -> list[str]:
+    text = ours(text)
+    patterns = GLOSSARY if re.fullmatch(r"\w+", text) else PROSE
+    return [
+        text[max(0, match.start() - 30) : match.end() + 30]
+        for pattern in patterns.values()
+        for match in re.finditer(pattern, text, re.IGNORECASE)
+    ]
 
 
 def texts_of(path: Path) -> Iterable[str]:
@@ -276,7 +301,7 @@ def texts_of(path: Path) -> Iterable[str]:
     text = path.read_text(encoding="utf-8")
     match path.suffix:
         case ".py":
-            return [*strings(text), *identifiers(ast.parse(text))]
+            return [*strings(text), *identifiers(parsed(text))]
         case ".json":
             return dict.fromkeys(labels(json.loads(text)))  # each once: rows of a table have the same
         case ".md":
@@ -290,26 +315,26 @@ def measure(root: Path) -> dict[str, Any]:
     """All figures of a checkout that reading alone gives."""
     known = modules(root)
     texts = {name: path.read_text(encoding="utf-8") for name, path in known.items()}
-    trees = {name: ast.parse(text) for name, text in texts.items()}
+    trees = {name: parsed(text) for name, text in texts.items()}
     graph = imports(known, trees)
     importers: dict[str, set[str]] = defaultdict(set)
     for name, targets in graph.items():
         for target in targets:
             importers[target].add(name)
     lines = [line for text in texts.values() for line in text.splitlines()]
-    names = [name for tree in trees.values() for name in identifiers(tree)]
+    names = Counter(name for tree in trees.values() for name in identifiers(tree))
     serving = (tree for module, tree in trees.items() if module.startswith("sprachbund.serving"))
-    service_names = [name for tree in serving for name in identifiers(tree)]
+    service_names = Counter(name for tree in serving for name in identifiers(tree))
     classes: dict[str, int] = defaultdict(int)
     for tree in trees.values():
-        for node in ast.walk(tree):
+        for node in nodes_of(tree):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 classes[node.name] += 1
     beside = {
         kind: [path for pattern in patterns for path in sorted(root.glob(pattern))]
         for kind, patterns in TEXTS.items()
     }
-    return {
+    figures = {
         "files": len(known),
         "lines": len(lines),
         "comment_lines": sum(line.lstrip().startswith("#") for line in lines),
@@ -320,7 +345,7 @@ def measure(root: Path) -> dict[str, Any]:
         "undocumented_functions": undocumented(trees),
         "classes_defined_twice": sorted(n for n, count in classes.items() if count > 1),
         "glossary": {
-            word: sum(bool(re.search(pattern, ours(name), re.IGNORECASE)) for name in named)
+            word: sum(n for name, n in named.items() if re.search(pattern, ours(name), re.IGNORECASE))
             for glossary, named in ((GLOSSARY, names), (SERVICE_GLOSSARY, service_names))
             for word, pattern in glossary.items()
         },
@@ -332,6 +357,9 @@ def measure(root: Path) -> dict[str, Any]:
             },
         },
     }
+    for kept in (parsed, nodes_of):
+        kept.cache_clear()  # a million nodes would slow every search for garbage of the process that asked
+    return figures
 
 
 _TRACED = """

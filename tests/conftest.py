@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Iterator
+from typing import Any
 
 # Tiny models are faster on one thread, and the tests of a busy machine then do not wait for each other. Libraries
 # read this when they are loaded, here and in the processes that tests start.
@@ -33,6 +34,23 @@ def no_wait_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prediction_of_memory() -> Iterator[Any]:
+    """What predicts the memory of a training; tests go without, for it takes longer than the few steps of most."""
+    from sprachbund.training import loop  # imports much, so not before garbage is left alone
+
+    with pytest.MonkeyPatch.context() as patch:
+        predicted = loop.measure_shape
+        patch.setattr(loop, "measure_shape", lambda *_, **__: None)
+        yield predicted
+
+
+@pytest.fixture
+def predicted_memory(monkeypatch: pytest.MonkeyPatch, prediction_of_memory: Any) -> None:
+    """Trainings predict how much memory they need, as they do outside of tests."""
+    monkeypatch.setattr("sprachbund.training.loop.measure_shape", prediction_of_memory)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -31,7 +31,15 @@ from sprachbund.research import size_file
 from sprachbund.research.code_switch import recipe as of_recipe
 from sprachbund.research.code_switch.estimate import estimate_memory, step_loss, without_values
 from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, run_folder
-from sprachbund.research.code_switch.recipe import STAGE_FILE, corpus_of, make_stage, read_rates, run_stage
+from sprachbund.research.code_switch.recipe import (
+    STAGE_FILE,
+    STATES,
+    all_states,
+    corpus_of,
+    make_stage,
+    read_rates,
+    run_stage,
+)
 from sprachbund.research.code_switch.recipe import run as train_all
 from sprachbund.research.code_switch.report import _recalled, _shares, best_factor, write_table
 from sprachbund.text.languages import MIXED
@@ -123,6 +131,11 @@ def test_stages_follow_each_other_and_leave_the_frozen_parts_alone(run: Path) ->
         card = Card.read(path / "model")
         assert card is not None
         assert {data["name"] for data in card.data} == NAMES[number]
+        same, others = (
+            {(s, t) for s in recipe.languages for t in recipe.targets if (s == t) is is_same}
+            for is_same in (True, False)
+        )
+        assert card.taught_pairs == (same if number == 0 else same | others)
         assert told["trained"] == sum(
             p.numel() for n, p in models[number].named_parameters() if _moves(n, stage.name)
         )
@@ -396,24 +409,23 @@ def test_stages_behind_cached_states_are_those_on_the_sound(run: Path, tmp_path:
     cached = read_recipe(CodeSwitchRecipe, TINY, [*sets, "cache_states=true"])
     stages = plain.stages_of(ARMS[BASELINE])
     assert all("encoder adapters" not in stage.trained for stage in stages)
-    models = []
+    models, said, llm = [], list[str](), run / "run" / "llm" / "model"
+    all_states(cached, llm, tmp_path, lambda line: None)
     for recipe in (plain, cached):
         torch.manual_seed(0)
-        model = assemble(
-            locate(recipe.encoder), run / "run" / "llm" / "model", recipe.config_of(ARMS[BASELINE])
-        )
+        model = assemble(locate(recipe.encoder), llm, recipe.config_of(ARMS[BASELINE]))
         folder = tmp_path / str(recipe.cache_states)
         for stage in stages[:3]:
-            run_stage(
-                recipe, model, stage, 0, folder / stage.name, lambda line: None, states=tmp_path / "states"
-            )
+            run_stage(recipe, model, stage, 0, folder / stage.name, said.append, states=tmp_path / STATES)
         models.append(model)
     with torch.no_grad():
         for (name, one), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
             # Other sums over the frames of a batch; AdamW makes a step of a rate's size of any gradient.
             torch.testing.assert_close(other, one, rtol=0, atol=2e-4, msg=name)
-    # Monolingual and mixed speech, train and dev.
-    assert len([*(tmp_path / "states").glob("*.f32")]) == 4
+    # Monolingual and mixed speech, train and dev; no stage has computed any.
+    assert len([*(tmp_path / STATES).glob("*.f32")]) == 4
+    assert said
+    assert not any("states of" in line for line in said)
     with pytest.raises(SprachbundError, match=r"set lora.encoder = \[\]"):
         read_recipe(CodeSwitchRecipe, TINY, ["cache_states=true"])
 

@@ -130,6 +130,7 @@ def test_a_new_language_is_heard_and_written(folder: Path, tmp_path: Path) -> No
     assert theirs.config.vocab_size == 1776
 
 
+@pytest.mark.usefixtures("predicted_memory")
 def test_adapters_and_what_is_trained_beside_them_are_merged(folder: Path, tmp_path: Path) -> None:
     lora = {"modules": ("encoder.*.feed_forward.*",), "rank": 2, "scale": 1.0, "whole": ("decoder.norm.*",)}
     lines: list[str] = []

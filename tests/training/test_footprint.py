@@ -87,6 +87,7 @@ def test_layers_are_as_before_where_a_probe_fails(corpus: Path, monkeypatch: pyt
     assert [*model.encoder.layers, *model.decoder.layers] == layers
 
 
+@pytest.mark.usefixtures("predicted_memory")
 def test_what_does_not_fit_is_said_with_what_to_change(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +114,7 @@ def test_what_does_not_fit_is_said_with_what_to_change(
     )
 
 
+@pytest.mark.usefixtures("predicted_memory")
 def test_a_run_tells_its_size_first(corpus: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     train(made.make_model(), made.make_training_data(corpus), made.options(1), tmp_path, report=lines.append)

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from sprachbund.data.batch import Augment
 from sprachbund.data.loading import Corpus, ExampleOptions, Examples
 from sprachbund.data.manifest import Manifest, Utterances
 from sprachbund.errors import SprachbundError
 from sprachbund.nn.conformer import ConformerEncoder
+from sprachbund.util.distributed import own_device
 from sprachbund.util.files import atomic_path
 from sprachbund.util.jobs import Progress, nothing
 
@@ -141,6 +143,7 @@ def cached_states(
     manifest: Utterances,
     directory: Path,
     *,
+    num_workers: int = 0,
     report: Callable[[str], None] = print,
     progress: Progress = nothing,
 ) -> States:
@@ -152,13 +155,15 @@ def cached_states(
         examples: make the features.
         manifest: the corpus.
         directory: keeps the files; one of other weights or utterances is not taken for them.
+        num_workers: processes that make features, which take longer than the encoder does on a GPU; 0 makes them in
+            this one.
         report: is called with a line before the work, and one behind it.
         progress: called with utterances done and utterances in all.
     """
     path = directory / f"{_digest(encoder, manifest)}.f32"
     if not _index(path).exists():
         report(f"frozen layers: states of {len(manifest)} utterances of {manifest.directory}")
-        _write(encoder, examples, manifest, path, progress)
+        _write(encoder, examples, manifest, path, num_workers, progress)
         report(f"{path.stat().st_size / 1e6:,.0f} MB of states in {directory}")
     return States(path)
 
@@ -179,22 +184,45 @@ def _digest(encoder: nn.Module, manifest: Utterances) -> str:
     return digest.hexdigest()[:16]
 
 
+class _Features(Dataset[tuple[Tensor, int]]):
+    """Features of the utterances of a corpus, by index."""
+
+    def __init__(self, examples: Examples, manifest: Utterances) -> None:
+        self._examples, self._manifest = examples, manifest
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._examples.features(self._manifest.samples(index), lambda features: features)
+
+
+def _padded(features: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """Features (B, F, M) and their numbers of frames (B,)."""
+    values = nn.utils.rnn.pad_sequence([values for values, _ in features], batch_first=True)
+    return values, torch.tensor([count for _, count in features])
+
+
 @torch.inference_mode()
 def _write(
-    encoder: nn.Module, examples: Examples, manifest: Utterances, path: Path, progress: Progress
+    encoder: nn.Module,
+    examples: Examples,
+    manifest: Utterances,
+    path: Path,
+    num_workers: int,
+    progress: Progress,
 ) -> None:
-    """The file of states and its index, which is written last."""
-    device = next(encoder.parameters()).device
+    """The file of states and its index, which is written last; computed on the device that trains."""
+    before, device = next(encoder.parameters()).device, own_device()
+    encoder.to(device)
     was_training = encoder.training
     encoder.eval()
     starts = np.zeros(len(manifest), np.int64)
     lengths = np.zeros(len(manifest), np.int64)
     written = done = width = 0
+    plan = _batches(manifest.durations_s)
+    loader: DataLoader[tuple[Tensor, int]] = DataLoader(
+        _Features(examples, manifest), batch_sampler=plan, num_workers=num_workers, collate_fn=_padded
+    )
     with atomic_path(path) as partial, partial.open("wb") as file:
-        for batch in _batches(manifest.durations_s):
-            features = [examples.features(manifest.samples(int(i)), lambda x: x) for i in batch]
-            padded = nn.utils.rnn.pad_sequence([values for values, _ in features], batch_first=True)
-            counts = torch.tensor([count for _, count in features])
+        for batch, (padded, counts) in zip(plan, loader, strict=True):
             states, num_frames = encoder(padded.to(device), counts.to(device))
             for index, values, count in zip(batch, states.float().cpu(), num_frames.tolist(), strict=True):
                 file.write(values[:count].numpy().astype(_DTYPE).tobytes())
@@ -203,18 +231,18 @@ def _write(
             width = states.shape[-1]
             done += len(batch)
             progress(done, len(manifest))
-    encoder.train(was_training)
+    encoder.to(before).train(was_training)
     with atomic_path(_index(path)) as partial, partial.open("wb") as file:
         np.savez(file, starts=starts, lengths=lengths, width=width)
 
 
-def _batches(durations_s: np.ndarray) -> list[np.ndarray]:
+def _batches(durations_s: np.ndarray) -> list[list[int]]:
     """Indices of utterances of about the same length, so many that they fill a batch."""
     order = np.argsort(durations_s, kind="stable")
-    batches, batch = list[np.ndarray](), list[int]()
+    batches, batch = list[list[int]](), list[int]()
     for index in order.tolist():
         if batch and durations_s[index] * (len(batch) + 1) > _BATCH_S:
-            batches.append(np.array(batch))
+            batches.append(batch)
             batch = []
         batch.append(index)
-    return [*batches, np.array(batch)] if batch else batches
+    return [*batches, batch] if batch else batches

@@ -945,7 +945,14 @@ def _cached(
     def behind(part: Corpus) -> Corpus:
         with first_rank_first():
             states = [
-                cached_states(before, part.examples, manifest, directory, report=report)
+                cached_states(
+                    before,
+                    part.examples,
+                    manifest,
+                    directory,
+                    num_workers=training.num_workers,
+                    report=report,
+                )
                 for manifest in part.manifests
             ]
         parts = [*zip(part.manifests, part.repeats, strict=True)]

@@ -29,7 +29,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.manifest import MANIFEST_FILE
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import evaluate
-from sprachbund.models.card import Card
+from sprachbund.models.card import PAIRS, Card
 from sprachbund.models.io import load as load_model
 from sprachbund.models.io import locate
 from sprachbund.models.speech_llm import PromptOptions, SpeechLLM, Stage, assemble, load, save
@@ -62,6 +62,7 @@ from sprachbund.training.cached_states import CachedCorpus, cached_states
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
 from sprachbund.training.loop import Convergence, train
 from sprachbund.training.parallel import in_16_bits
+from sprachbund.training.translator import taught_languages
 from sprachbund.util.distributed import (
     first_rank_first,
     is_first_rank,
@@ -115,9 +116,10 @@ def make_stage(
     here = run_folder(directory, seed, arm, stages)
     if len(stages) == 1:
         torch.manual_seed(seed)
-        model = assemble(locate(recipe.encoder), llm, recipe.config_of(arm))
+        model, before = assemble(locate(recipe.encoder), llm, recipe.config_of(arm)), None
     else:
-        model = load(run_folder(directory, seed, arm, stages[:-1]) / "model")
+        earlier = run_folder(directory, seed, arm, stages[:-1]) / "model"
+        model, before = load(earlier), Card.read(earlier)
     here.mkdir(parents=True, exist_ok=True)
     with run_log(here) as report:
         run_stage(
@@ -129,6 +131,7 @@ def make_stage(
             on_first_rank(report),
             states=states or directory / STATES,
             projector=arm.projector,
+            before=before,
         )
     if is_first_rank():
         forget_run(here)
@@ -145,6 +148,7 @@ def run_stage(
     stop_after: int | None = None,
     states: Path | None = None,
     projector: Projection = "groups",
+    before: Card | None = None,
 ) -> None:
     """Train one stage, or take it up; its model and `stage.json` are written when it is over.
 
@@ -158,6 +162,7 @@ def run_stage(
         stop_after: stop, resumable, after this many steps.
         states: folder of the encoder's states, where the recipe has `cache_states`; one of the stage's own if None.
         projector: kind of the model's, which may have a learning rate of its own.
+        before: card of the model, as the stage before left it; None for a new one.
 
     Raises:
         SprachbundError: a weight that is frozen has changed.
@@ -192,7 +197,7 @@ def run_stage(
         )
     if not is_first_rank():
         return
-    save(model, directory / "model", inside=False, card=_card(recipe, stage, corpus))
+    save(model, directory / "model", inside=False, card=_card(recipe, stage, corpus, before))
     record = {"stage": stage.model_dump(mode="json"), "trained": num_moving, "frozen_sha256": digest}
     write_text(directory / STAGE_FILE, json.dumps(record, indent=1) + "\n")
 
@@ -204,25 +209,39 @@ def _behind_encoder(
     reading = ReadStates(encoder, recipe.projector.encoder_layers)
     with first_rank_first():
         states = [
-            cached_states(reading, corpus.examples, manifest, folder, report=report)
+            cached_states(
+                reading,
+                corpus.examples,
+                manifest,
+                folder,
+                num_workers=recipe.training.num_workers,
+                report=report,
+            )
             for manifest in corpus.manifests
         ]
     parts = [*zip(corpus.manifests, corpus.repeats, strict=True)]
     return CachedCorpus(parts, corpus.examples, corpus.options, states)
 
 
-def _card(recipe: CodeSwitchRecipe, stage: Stage, corpus: Corpus | Transition) -> Card:
-    """The card of a model after a stage; of the data of the last one alone."""
+def _card(recipe: CodeSwitchRecipe, stage: Stage, corpus: Corpus | Transition, before: Card | None) -> Card:
+    """The card of a model after a stage: the data of this one, the language pairs of all."""
     sides = corpus.sides if isinstance(corpus, Transition) else (corpus,)
     infos = [read_info(manifest.directory) for side in sides for manifest in side.manifests]
     data = [info for info in infos if info]
     keys = ("name", "licence", "attribution", "hours", "utterances")
+    before = before or Card(name="", training={PAIRS: []})  # a new model was taught nothing
+    pairs = [pair for side in sides for pair in taught_languages(side).pairs]
     return Card(
         name=f"code-switch, {stage.name}",
         source_languages=list(recipe.languages),
         target_languages=list(recipe.targets),
         data=[{key: info[key] for key in keys if key in info} for info in data],
-        training={"encoder": recipe.encoder, "stage": stage.name, "steps": recipe.steps[stage.name]},
+        training={
+            "encoder": recipe.encoder,
+            "stage": stage.name,
+            "steps": recipe.steps[stage.name],
+            **before.pairs_with(pairs),
+        },
     )
 
 
@@ -336,6 +355,8 @@ def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) ->
 def _train_all(recipe: CodeSwitchRecipe, directory: Path, report: Report) -> None:
     """Train the language model, and every stage of every arm; first stages before second ones."""
     llm = Path(recipe.llm) if recipe.llm else _text_llm(recipe, directory / "llm", report)
+    if recipe.cache_states:
+        all_states(recipe, llm, directory, report)
     wait_for_all_ranks()
     if recipe.tuning_rate_factors:
         _try_rates(recipe, llm, directory, report)
@@ -347,6 +368,25 @@ def _train_all(recipe: CodeSwitchRecipe, directory: Path, report: Report) -> Non
         folders = [run_folder(directory, *chain) for chain in chains]
         make = partial(make_stage, recipe, llm, directory, chains)
         _train_stages(recipe, f"trainings, stage {length}", folders, make, report)
+
+
+def all_states(recipe: CodeSwitchRecipe, llm: Path, directory: Path, report: Report) -> None:
+    """Compute the encoder's states before the first stages, of which several at a time would each begin with that.
+
+    Args:
+        recipe: recipe of the comparison.
+        llm: directory of the language model.
+        directory: directory of the comparison.
+        report: takes each progress line.
+    """
+    seed, arm, stages = recipe.chains(1)[0]
+    if (run_folder(directory, seed, arm, stages) / STAGE_FILE).exists():
+        return
+    model = assemble(locate(recipe.encoder), llm, recipe.config_of(arm))
+    kinds: tuple[Data, ...] = ("monolingual st", "code-switched st")
+    for kind, part in product(kinds, ("train", "dev")):
+        corpus = corpus_of(recipe, model, [kind], part, seed)
+        _behind_encoder(corpus, recipe, model.encoder, directory / STATES, report)
 
 
 def _train_stages(

@@ -149,6 +149,8 @@ class DualScaleRecipe(Strict):
         prune_only_layers: decoder layers of the prune-only arm.
         draft_layers: decoder layers of the draft model.
         examples: options of making an example of an utterance.
+        workers: arms that are trained at a time, each by a process; one of several has one thread, or its share of a
+            GPU.
         test_utterances: test utterances that are scored, evenly over the test set; all if None.
         timing: options of the speed measurement.
         checked_tokens: tokens of a row for which a check prints the memory.
@@ -175,6 +177,7 @@ class DualScaleRecipe(Strict):
     prune_only_layers: PositiveInt = 8
     draft_layers: PositiveInt = 2
     examples: ExampleRecipe = ExampleRecipe(rows_per_utterance=1)
+    workers: PositiveInt = 1
     test_utterances: int | None = Field(default=None, ge=1)
     timing: Timing = Timing()
     checked_tokens: PositiveInt = 128

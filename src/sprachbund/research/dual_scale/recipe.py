@@ -2,7 +2,8 @@
 
 1. A many-to-many model is trained, grown from a shallow one where that is asked for, or a checkpoint fine-tuned: the
    teacher, unpruned.
-2. Every arm prunes the decoder of what there was before, and trains it with a text branch and a draft network.
+2. Every arm prunes the decoder of what there was before, and trains it with a text branch and a draft network; arms
+   are trained beside each other (`workers`).
 3. Other drafts are made for the main arm's model: a token map, and a smaller decoder on the same encoder.
 4. All are scored on the same test sentences, and timed interleaved, with and without drafts.
 
@@ -11,6 +12,7 @@ What is finished is not done again, so a broken-off run goes on.
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,9 +48,10 @@ from sprachbund.research.dual_scale.options import (
 )
 from sprachbund.research.dual_scale.report import draw_speed, write_table
 from sprachbund.research.dual_scale.speed import LOSSY, SPEED_FILE, measure_speed, models_of, systems_of
+from sprachbund.research.tasks import Tasks, run_tasks
+from sprachbund.training.checkpoint import LOG_FILE, run_log
 from sprachbund.training.draft_recipe import DraftRecipe
 from sprachbund.training.draft_recipe import run as make_draft
-from sprachbund.training.dual_scale import DualScaleOptions
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.translator import CardRecipe, DataPart, TranslatorRecipe
 from sprachbund.training.translator import run as train_translator
@@ -125,10 +128,7 @@ def run(recipe: DualScaleRecipe, directory: Path, *, report: Report = print) -> 
         )
     directory.mkdir(parents=True, exist_ok=True)
     teacher = _teacher(recipe, directory, report)
-    start = recipe.start or teacher
-    for name, options in recipe.trained_arms.items():
-        for seed in recipe.seeds if name == MAIN else recipe.seeds[:1]:
-            _arm(recipe, name, seed, options, start, directory, report)
+    _train_arms(recipe, recipe.start or teacher, directory, report)
     _other_drafts(recipe, directory, report)
     _score(recipe, directory, report)
     if not (directory / SPEED_FILE).exists():
@@ -230,22 +230,45 @@ def _make_whisper(shape: WhisperShape, languages: tuple[str, ...], data: Manifes
     whisper.save(new_whisper(config, tokenizer), directory)
 
 
-def _arm(
+def _train_arms(recipe: DualScaleRecipe, start: Path | str, directory: Path, report: Report) -> None:
+    """Train every arm, several at a time where the recipe says so."""
+    runs = [
+        (name, seed)
+        for name in recipe.trained_arms
+        for seed in (recipe.seeds if name == MAIN else recipe.seeds[:1])
+    ]
+    report(f"what each training says is in {directory / 'seed-N' / 'ARM' / LOG_FILE}")
+    tasks = Tasks(
+        paths=tuple(run_folder(directory, name, seed) / "model" / WEIGHTS for name, seed in runs),
+        make=partial(make_arm, recipe, start, directory, runs),
+        threads=torch.get_num_threads() if recipe.workers == 1 else 1,
+    )
+    run_tasks(tasks, "arms", workers=recipe.workers, report=report)
+
+
+def make_arm(
     recipe: DualScaleRecipe,
-    name: str,
-    seed: int,
-    options: DualScaleOptions,
     start: Path | str,
     directory: Path,
-    report: Report,
+    runs: Sequence[tuple[str, int]],
+    number: int,
 ) -> None:
+    """Train an arm, or go on with it.
+
+    Args:
+        recipe: options of the comparison.
+        start: model that every arm starts from.
+        directory: folder of all runs.
+        runs: names and seeds of the arms.
+        number: number of the arm among them.
+    """
+    name, seed = runs[number]
     folder = run_folder(directory, name, seed)
-    if (folder / "model" / WEIGHTS).exists():
-        return
-    report(f"{name}, seed {seed}: training")
     training = recipe.training.model_copy(update={"seed": seed})
     begin = _checkpoint(recipe) if recipe.start else {"start": start}
-    _train(_translator(recipe, training, **begin, dual_scale=options), folder, directory, report)
+    translator = _translator(recipe, training, **begin, dual_scale=recipe.trained_arms[name])
+    with run_log(folder) as report:
+        _train(translator, folder, directory, report)
 
 
 def _other_drafts(recipe: DualScaleRecipe, directory: Path, report: Report) -> None:
