@@ -27,7 +27,7 @@ KERNELS = {"fused": SDPBackend.FLASH_ATTENTION, "plain": SDPBackend.MATH}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def language_model() -> Callable[[int, torch.dtype], None]:
+def language_model() -> Callable[..., None]:
     """One training step without an update, of rows of a length in a precision."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -40,10 +40,10 @@ def language_model() -> Callable[[int, torch.dtype], None]:
     )
     model: Any = LlamaForCausalLM(config).requires_grad_(False)
 
-    def step(length: int, precision: torch.dtype) -> None:
-        rows = torch.randn(ROWS, length, WIDTH, requires_grad=True)
+    def step(length: int, precision: torch.dtype, rows: int = ROWS) -> None:
+        inputs = torch.randn(rows, length, WIDTH, requires_grad=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-            logits = model(inputs_embeds=rows, use_cache=False, logits_to_keep=length // 4).logits
+            logits = model(inputs_embeds=inputs, use_cache=False, logits_to_keep=length // 4).logits
         logits.float().logsumexp(-1).mean().backward()
 
     return step
@@ -59,7 +59,7 @@ def attention(length: int, precision: torch.dtype) -> None:
 def measured(length: int, rounds: int) -> list[dict[str, Any]]:
     """One row for each precision."""
     step = language_model()
-    forms: dict[str, Callable[[int, torch.dtype], None]] = {"step": step, "attention": attention}
+    forms: dict[str, Callable[..., None]] = {"step": step, "attention": attention}
     seconds: dict[tuple[str, str, str], list[float]] = {}
     for number in range(rounds + 1):
         for precision, dtype in PRECISIONS.items():

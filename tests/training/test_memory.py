@@ -1,9 +1,13 @@
 """Freed memory stays in the process once that was asked for, or is given back when that is."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from sprachbund.util.memory import remember_few_products
 
 SCRIPT = """
 import resource, torch
@@ -50,3 +54,49 @@ print(before - held_mib())
 def test_what_lies_between_blocks_in_use_is_given_back():
     run = subprocess.run([sys.executable, "-c", PIECES], capture_output=True, text=True, check=True)
     assert float(run.stdout) > 40  # of 76 MiB
+
+
+PRODUCTS = """
+import sys, torch
+from pathlib import Path
+from sprachbund.util.memory import remember_few_products
+def held_mib():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+torch.set_num_threads(1)
+if sys.argv[1] == "few":
+    remember_few_products()
+weights = torch.randn(512, 192, dtype=torch.bfloat16)
+def multiply(rows):
+    torch.nn.functional.linear(torch.randn(rows, 192, dtype=torch.bfloat16), weights)
+multiply(900)
+before = held_mib()
+for rows in range(300, 900):
+    multiply(rows)
+print(held_mib() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="products in bf16 are not prepared here"
+)
+def test_products_of_few_shapes_are_kept():
+    grown = {
+        which: float(
+            subprocess.run(
+                [sys.executable, "-c", PRODUCTS, which], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for which in ("few", "all")
+    }
+    assert grown["few"] < grown["all"] / 2
+
+
+def test_what_the_environment_says_of_kept_products_counts(monkeypatch):
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    remember_few_products()
+    assert os.environ["LRU_CACHE_CAPACITY"] == "7"
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")

@@ -50,7 +50,7 @@ from sprachbund.util.distributed import (
 )
 from sprachbund.util.files import read_model, write_text
 from sprachbund.util.jobs import nothing
-from sprachbund.util.memory import keep_freed_memory
+from sprachbund.util.memory import keep_freed_memory, remember_few_products
 from sprachbund.util.options import renamed
 from sprachbund.util.provenance import versions
 
@@ -358,6 +358,7 @@ def train(
             "leave training.shard out"
         )
     keep_freed_memory()
+    remember_few_products()
     with joined_processes(), _sigterm() as is_asked_to_end:
         _refuse_different_runs(options, corpus, dev)
         run = _Run(model, corpus, options, directory, dev, report)
