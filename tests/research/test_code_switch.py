@@ -1,5 +1,6 @@
 """The recipe from data to table on the tiny size, by the command: four stages, what they leave alone, going on."""
 
+import gzip
 import json
 import pickle
 import re
@@ -114,6 +115,20 @@ def test_every_arm_has_its_rows(run: Path) -> None:
     )
     assert first["chrF difference"] == ""
     assert rows[1]["router right %"] == ""
+
+
+def test_texts_lie_beside_the_table(run: Path) -> None:
+    with gzip.open(run / "run" / "texts.jsonl.gz", "rt", encoding="utf-8") as file:
+        first, *models = map(json.loads, file)
+    lines = list(
+        read_lines(run / "run" / "seed-0" / "scores" / "grouped-experts" / "synthetic" / HYPOTHESES_FILE)
+    )
+    keys = [f"{line.corpus} {line.id} {line.target}" for line in lines]
+    assert len(set(keys)) == len(keys)  # equal ids are of different corpora
+    assert first["references"] == dict(zip(keys, (line.reference for line in lines), strict=True))
+    [baseline] = [model["hypotheses"] for model in models if (model["arm"], model["seed"]) == (BASELINE, 0)]
+    assert baseline == dict(zip(keys, (line.hypothesis for line in lines), strict=True))
+    assert {model["arm"] for model in models} == {BASELINE, "dense, equal active size", "without transition"}
 
 
 def test_stages_follow_each_other_and_leave_the_frozen_parts_alone(run: Path) -> None:

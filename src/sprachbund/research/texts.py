@@ -2,7 +2,8 @@
 
 import gzip
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ def write_texts(path: Path, runs: Iterable[tuple[str, int, RunFile]]) -> dict[st
 
     Returns the number of references and of different ones, for the manifest: equal ones are drawn together.
 
-    Utterances with texts in several languages have one entry for each, "ID LANGUAGE".
+    Utterances with texts in several languages have one entry for each, "ID LANGUAGE"; those of several corpora, whose
+    ids may be equal, "CORPUS ID".
 
     Args:
         path: path of the file, one JSON object a line.
@@ -30,11 +32,13 @@ def write_texts(path: Path, runs: Iterable[tuple[str, int, RunFile]]) -> dict[st
         gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as packed,
     ):
         references: dict[str, str] = {}
-        several = False
+        several: Sequence[str] = ()
         for arm, seed, run in runs:
             lines = list(run)
             if not references:
-                several = len({line.target for line in lines}) > 1
+                several = [
+                    name for name in _NAMES if name == "id" or len(set(map(attrgetter(name), lines))) > 1
+                ]
                 references = {_key(line, several): line.reference for line in lines}
                 packed.write(_json_line({"references": references}))
             texts = {_key(line, several): line.hypothesis for line in lines}
@@ -43,8 +47,11 @@ def write_texts(path: Path, runs: Iterable[tuple[str, int, RunFile]]) -> dict[st
     return {"references": len(references), "different references": len(set(references.values()))}
 
 
-def _key(line: Line, several: bool) -> str:
-    return f"{line.id} {line.target}" if several else line.id
+_NAMES = "corpus", "id", "target"
+
+
+def _key(line: Line, names: Iterable[str]) -> str:
+    return " ".join(getattr(line, name) for name in names)
 
 
 def _json_line(values: Mapping[str, Any]) -> bytes:

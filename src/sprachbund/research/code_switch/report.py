@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sprachbund.evaluation.router import EMBEDDED, SPANS, TIME, RouteCounts
 from sprachbund.evaluation.significance import Share, compare_means, holm, mean_interval, units_of
 from sprachbund.research.arms import compare_arms, with_seeds
 from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, Projection
+from sprachbund.research.texts import TEXTS_FILE, write_texts
 from sprachbund.text.languages import MIXED
 from sprachbund.util.files import write_text
 
@@ -112,6 +114,8 @@ def write_table(
 ) -> Path:
     """Every arm on every set: quality beside the first arm's, what becomes of embedded spans, the router.
 
+    The texts on synthetic voices are in `texts.jsonl.gz` beside it.
+
     Args:
         recipe: options of the comparison.
         directory: folder of all runs.
@@ -151,12 +155,23 @@ def write_table(
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = [{key: row.get(key, "") for key in columns} for row in rows]
     path = directory / "table.json"
+    test = write_texts(directory / TEXTS_FILE, _all_runs(recipe, directory))
     about = {
+        "test": test,
         "recipe": recipe.model_dump(mode="json"),
         **({"dev loss by rate factor": rates} if rates else {}),
     }
     write_text(path, json.dumps({**about, "rows": table}, indent=1) + "\n")
     return path
+
+
+def _all_runs(recipe: CodeSwitchRecipe, directory: Path) -> Iterator[tuple[str, int, RunFile]]:
+    """Name, seed or number, and lines on synthetic voices of every run."""
+    for name, seed in product(recipe.all_arms, recipe.seeds):
+        yield name, seed, RunFile(scores_of(directory, seed, name) / MADE)
+    for name, models in recipe.other_models.items():
+        for number in range(len(models)):
+            yield name, number, RunFile(other_scores_of(directory, name, number) / MADE)
 
 
 def _systems(
