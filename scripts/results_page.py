@@ -277,8 +277,31 @@ def summary(name: str, lines: Sequence[Line]) -> str:
     )
 
 
+def six_languages(rows: Sequence[Row]) -> str:
+    """The scores of docs/code_switch.md as JSON: quality of every arm, what becomes of embedded spans, the router.
+
+    Args:
+        rows: of code_switch_six.json.
+    """
+    shown = [
+        {
+            "speech": row["speech"],
+            "arm": row["arm"],
+            **{name: round(row[name], 1) for name in ("chrF", "BLEU", "WER") if row[name] != ""},
+            **{
+                name: f"{row[name]:.1f} ({row[f'{name} interval']})" if row.get(name, "") != "" else ""
+                for name in ("span recall %", "router right, embedded %")
+            },
+        }
+        for row in rows
+    ]
+    return json.dumps({"made by": "scripts/results_page.py", "rows": shown}, indent=1) + "\n"
+
+
 def main() -> None:
     """Write all figures and tables of which there are results."""
+    if rows := rows_if_there("code_switch_six"):
+        (DOCS / "results" / "code_switch_six_scores.json").write_text(six_languages(rows), encoding="utf-8")
     for name, effects in SYSTEMS.items():
         lines = effects.lines()
         if not lines:

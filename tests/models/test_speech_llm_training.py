@@ -39,6 +39,7 @@ def corpus(directory: Path, model: SpeechLLM) -> Corpus:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("predicted_memory")
 def test_it_learns_and_a_run_in_two_parts_ends_with_the_same_bits(tmp_path: Path) -> None:
     make_corpus(tmp_path / "data", 24)
     lines: list[str] = []

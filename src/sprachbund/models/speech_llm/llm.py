@@ -6,7 +6,6 @@ C slots of the cache, D width, H heads, V vocabulary.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +13,6 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sprachbund.data.batch import NO_LANGUAGE, Augment, Batch, Row
 from sprachbund.errors import SprachbundError
@@ -108,23 +106,6 @@ LAYERS: Mapping[str, Literal["layers", "h"]] = {
 """Model type to what transformers calls its layers, for types whose layers attend to everything before."""
 
 
-_SHORT = 200
-"""Tokens of a row up to which plain products are the faster kernel: see `python -m benchmarks.attention_backward`."""
-
-
-def attention_for_training(rows: Tensor) -> AbstractContextManager[object]:
-    """The kernel of attention for a forward pass, which decides on that of the backward pass.
-
-    On CPUs in bf16, torch's fused kernel takes longer than plain products in the backward pass of short rows.
-
-    Args:
-        rows: (R, U) or (R, U, D), rows of tokens or of their embeddings.
-    """
-    in_bf16 = torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
-    plain = rows.device.type == "cpu" and in_bf16 and rows.shape[1] <= _SHORT
-    return sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
-
-
 class LanguageModel(nn.Module):
     """Embeddings in, logits out, in whole rows or step by step.
 
@@ -167,10 +148,9 @@ class LanguageModel(nn.Module):
         """Logits (R, W, V) at the positions `wanted` (W,) of whole rows (R, U, D), padded behind their ends."""
         # Padding stands behind, where causal attention never looks back from: no mask is needed.
         positions = torch.arange(rows.shape[1], device=rows.device).expand(len(rows), -1)
-        with attention_for_training(rows):
-            output = self.model(
-                inputs_embeds=rows, position_ids=positions, use_cache=False, logits_to_keep=wanted
-            )
+        output = self.model(
+            inputs_embeds=rows, position_ids=positions, use_cache=False, logits_to_keep=wanted
+        )
         logits: Tensor = output.logits
         return logits
 
@@ -429,8 +409,7 @@ class TextLLM(nn.Module):
         # A batch, or a process's share of one, may have no row that counts; its loss is 0 and has a graph.
         rows = [row for row in self._rows(batch) if len(row) > 1] or [batch.targets.new_full((2,), _IGNORED)]
         padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=_IGNORED)
-        with attention_for_training(padded):
-            logits = self.llm(input_ids=padded[:, :-1].clamp(min=0), use_cache=False).logits.float()
+        logits = self.llm(input_ids=padded[:, :-1].clamp(min=0), use_cache=False).logits.float()
         wanted = padded[:, 1:]
         total = F.cross_entropy(
             logits.flatten(0, 1), wanted.flatten(), ignore_index=_IGNORED, reduction="sum"
