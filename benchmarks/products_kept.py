@@ -1,6 +1,6 @@
 """What a training in bf16 on a CPU holds of the products of earlier batches: 1,024 shapes of them, or 64.
 
-Steps of a small language model (that of `attention_backward`) on batches of ever other shapes, each capacity in a
+Steps of a small language model (that of `attention_backward`) on batches that differ in shape, each capacity in a
 process of its own with one thread. Memory is the process's, time is processor time. Each capacity is run twice, in both
 orders.
 Run: python -m benchmarks.products_kept
@@ -17,21 +17,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import psutil
 import torch
 from benchmarks.attention_backward import language_model
 from benchmarks.rows import keep
 
-from sprachbund.util.memory import keep_freed_memory, remember_few_products
+from sprachbund.util.memory import PRODUCT_CACHES, PRODUCTS_KEPT, keep_freed_memory, remember_few_products
 
 DEFAULT = 1024
-NAMES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
 STEPS = (100, 200, 400)
-
-
-def held() -> float:
-    """MiB of memory that this process holds."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def run() -> None:
@@ -45,14 +39,15 @@ def run() -> None:
     for number in range(1, max(STEPS) + 1):
         step(shapes.randint(30, 90), torch.bfloat16, rows=shapes.randint(10, 40))
         if number in STEPS:
-            print(json.dumps({"steps": number, "mib": held(), "seconds": time.process_time() - start}))
+            mib = psutil.Process().memory_info().rss / 2**20
+            print(json.dumps({"steps": number, "mib": mib, "seconds": time.process_time() - start}))
 
 
 def measured(capacity: int) -> list[dict[str, float]]:
     """What a process says that has the capacity; that of the package is what it sets itself."""
-    environment = {name: value for name, value in os.environ.items() if name not in NAMES}
+    environment = {name: value for name, value in os.environ.items() if name not in PRODUCT_CACHES}
     if capacity == DEFAULT:
-        environment |= dict.fromkeys(NAMES, str(capacity))
+        environment |= dict.fromkeys(PRODUCT_CACHES, str(capacity))
     command = [sys.executable, "-m", "benchmarks.products_kept", "--run"]
     said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
@@ -67,8 +62,8 @@ def main() -> None:
     if given.run:
         run()
         return
-    runs: dict[int, list[list[dict[str, float]]]] = {DEFAULT: [], 64: []}
-    for capacity in (DEFAULT, 64, 64, DEFAULT):
+    runs: dict[int, list[list[dict[str, float]]]] = {DEFAULT: [], PRODUCTS_KEPT: []}
+    for capacity in (DEFAULT, PRODUCTS_KEPT, PRODUCTS_KEPT, DEFAULT):
         runs[capacity].append(measured(capacity))
     rows: list[dict[str, Any]] = [
         {

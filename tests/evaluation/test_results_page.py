@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from scripts import results_page
-from scripts.results_page import DOCS, SYSTEMS, summary
+from scripts.results_page import DOCS, SYSTEMS, rows_of, six_languages, summary
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -16,6 +16,11 @@ def test_a_summary_is_that_of_its_manifests(name: str) -> None:
         pytest.skip("these results are not there yet")
     assert all(line.low <= line.value <= line.high for line in lines)
     assert (DOCS / "results" / f"summary_{name}.json").read_text(encoding="utf-8") == summary(name, lines)
+
+
+def test_scores_of_six_languages_are_those_of_their_manifest() -> None:
+    scores = (DOCS / "results" / "code_switch_six_scores.json").read_text(encoding="utf-8")
+    assert scores == six_languages(rows_of("code_switch_six"))
 
 
 def test_six_languages_are_shown_once_they_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

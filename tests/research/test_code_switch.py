@@ -445,6 +445,20 @@ def test_stages_behind_cached_states_are_those_on_the_sound(run: Path, tmp_path:
         read_recipe(CodeSwitchRecipe, TINY, ["cache_states=true"])
 
 
+def test_states_are_those_of_an_encoder_in_16_bits_where_stages_keep_it_so(run: Path, tmp_path: Path) -> None:
+    in_bf16 = ['training.precision="bf16"', "training.frozen_bf16=true"]
+    sets = [f'data="{run / "data"}"', "cache_states=true", "lora.encoder=[]", *in_bf16]
+    recipe, llm, said = read_recipe(CodeSwitchRecipe, TINY, sets), run / "run" / "llm" / "model", list[str]()
+    all_states(recipe, llm, tmp_path, lambda line: None)
+    model = assemble(locate(recipe.encoder), llm, recipe.config_of(ARMS[BASELINE]))
+    stage = recipe.stages_of(ARMS[BASELINE])[0]
+    run_stage(
+        recipe, model, stage, 0, tmp_path / "stage", said.append, states=tmp_path / STATES, stop_after=1
+    )
+    assert said
+    assert not any("states of" in line for line in said)
+
+
 def test_scarce_languages_have_less_speech_and_rows_of_their_own(run: Path) -> None:
     sets = [f'data="{run / "data"}"', "shares={es=0.5}", "rate_factors={plain=3.0}"]
     recipe = read_recipe(CodeSwitchRecipe, TINY, sets)

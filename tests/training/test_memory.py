@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from sprachbund.util.memory import remember_few_products
+from sprachbund.util.memory import PRODUCT_CACHES, remember_few_products
 
 SCRIPT = """
 import resource, torch
@@ -82,7 +82,7 @@ print(held_mib() - before)
     not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="products in bf16 are not prepared here"
 )
 def test_products_of_few_shapes_are_kept(monkeypatch):
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    for name in PRODUCT_CACHES:
         monkeypatch.delenv(name, raising=False)  # a training of this process set them
     grown = {
         which: float(
@@ -96,9 +96,7 @@ def test_products_of_few_shapes_are_kept(monkeypatch):
 
 
 def test_what_the_environment_says_of_kept_products_counts(monkeypatch):
-    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
-    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    environment = {"LRU_CACHE_CAPACITY": "7"}
+    monkeypatch.setattr(os, "environ", environment)
     remember_few_products()
-    assert os.environ["LRU_CACHE_CAPACITY"] == "7"
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
-    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    assert environment == {"LRU_CACHE_CAPACITY": "7", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}

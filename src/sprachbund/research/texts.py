@@ -32,16 +32,16 @@ def write_texts(path: Path, runs: Iterable[tuple[str, int, RunFile]]) -> dict[st
         gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as packed,
     ):
         references: dict[str, str] = {}
-        several: Sequence[str] = ()
+        names: Sequence[str] = ()  # of the fields that tell the lines apart
         for arm, seed, run in runs:
             lines = list(run)
             if not references:
-                several = [
+                names = [
                     name for name in _NAMES if name == "id" or len(set(map(attrgetter(name), lines))) > 1
                 ]
-                references = {_key(line, several): line.reference for line in lines}
+                references = {_key(line, names): line.reference for line in lines}
                 packed.write(_json_line({"references": references}))
-            texts = {_key(line, several): line.hypothesis for line in lines}
+            texts = {_key(line, names): line.hypothesis for line in lines}
             written = {key: text for key, text in texts.items() if key in references}
             packed.write(_json_line({"arm": arm, "seed": seed, "hypotheses": written}))
     return {"references": len(references), "different references": len(set(references.values()))}

@@ -41,15 +41,19 @@ def keep_freed_memory() -> bool:
     return all(done)
 
 
-def remember_few_products() -> None:
-    """Let torch keep the prepared products of 64 shapes in place of 1,024, where no product was computed yet.
+PRODUCT_CACHES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
+"""Variables that oneDNN, and torch above it, read at their first product: how many prepared products they keep."""
+PRODUCTS_KEPT = 64
 
-    On CPUs in bf16, each has buffers of its own. Batches of different shapes never meet most of them again, so that a
-    training takes gigabytes that nothing uses (`python -m benchmarks.products_kept`). What the environment already says
-    counts.
+
+def remember_few_products() -> None:
+    """Let torch keep `PRODUCTS_KEPT` prepared products in place of 1,024, where none was computed yet.
+
+    On CPUs in bf16, each has buffers of its own, for operands of one shape. Batches rarely have the same shape twice,
+    so a training takes gigabytes that nothing uses (`python -m benchmarks.products_kept`). What is set counts.
     """
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # of oneDNN, and of torch above it
-        os.environ.setdefault(name, "64")
+    for name in PRODUCT_CACHES:
+        os.environ.setdefault(name, str(PRODUCTS_KEPT))
 
 
 def give_back_freed_memory() -> None:

@@ -167,10 +167,8 @@ def run_stage(
     Raises:
         SprachbundError: a weight that is frozen has changed.
     """
-    num_moving = enter(model, stage)
+    num_moving = _enter_rounded(recipe, model, stage)
     options = recipe.options_of(stage, seed, projector)
-    if options.frozen_bf16:
-        in_16_bits(model)()  # rounded now, so that training leaves them as they are
     digest = frozen_digest(model, stage)
     encoder: SpeechEncoder = model.encoder
 
@@ -200,6 +198,14 @@ def run_stage(
     save(model, directory / "model", inside=False, card=_card(recipe, stage, corpus, before))
     record = {"stage": stage.model_dump(mode="json"), "trained": num_moving, "frozen_sha256": digest}
     write_text(directory / STAGE_FILE, json.dumps(record, indent=1) + "\n")
+
+
+def _enter_rounded(recipe: CodeSwitchRecipe, model: SpeechLLM, stage: Stage) -> int:
+    """Freeze what a stage leaves, rounded now where training keeps it in 16 bits; the number of weights that move."""
+    num_moving = enter(model, stage)
+    if recipe.training.frozen_bf16:
+        in_16_bits(model)()  # so that training leaves them as they are, and states of the encoder are theirs
+    return num_moving
 
 
 def _behind_encoder(
@@ -383,6 +389,7 @@ def all_states(recipe: CodeSwitchRecipe, llm: Path, directory: Path, report: Rep
     if (run_folder(directory, seed, arm, stages) / STAGE_FILE).exists():
         return
     model = assemble(locate(recipe.encoder), llm, recipe.config_of(arm))
+    _enter_rounded(recipe, model, stages[-1])
     kinds: tuple[Data, ...] = ("monolingual st", "code-switched st")
     for kind, part in product(kinds, ("train", "dev")):
         corpus = corpus_of(recipe, model, [kind], part, seed)
