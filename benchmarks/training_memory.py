@@ -30,8 +30,9 @@ from sprachbund.models.whisper.extension import set_prompt
 from sprachbund.models.whisper.model import WhisperExamples
 from sprachbund.training.check import check_shape
 from sprachbund.training.dual_scale import DualScaleOptions, make_dual_scale
-from sprachbund.training.lora import add_lora, make_optimizers
+from sprachbund.training.lora import add_lora
 from sprachbund.training.memory import recompute_layers
+from sprachbund.training.optimizers import make_optimizers
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.parallel import LossOf, in_16_bits
 

@@ -85,6 +85,7 @@ def ours(folder: Path, batch: int, *, real_length: bool) -> Iterator[Counts]:
     options = TrainingOptions(
         steps=10**6,
         learning_rate=1e-5,
+        precision="bf16",  # on any processor, as the other
         batch_s=(batch + 0.5) * 30,  # so that windows too make batches of that many
         max_utterances=batch,
         max_duration_s=MOST_S + 1,

@@ -170,6 +170,22 @@ def test_steps_are_those_of_the_plain_decoder(
         assert torch.equal(caches[0].lengths, caches[1].lengths)
 
 
+@pytest.mark.parametrize(("has_bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_beside_8_bits_attention_is_in_bf16_where_a_device_computes_it(
+    has_bf16: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_linear, "has_bf16", lambda device: has_bf16)
+    decoder, memory = random_decoder(width=48, num_heads=3), torch.randn(2, 11, 48)
+    for precision, expected in {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": dtype}.items():
+        engine = TorchDecoder(decoder, precision)
+        with torch.inference_mode():
+            cache = engine.start(_as(engine, memory), None)
+            logits = engine.step(torch.zeros(2, 3, dtype=torch.long), cache)
+            plain = decoder.step(torch.zeros(2, 3, dtype=torch.long), decoder.start(memory, None))
+        assert cache.cross_keys[0].dtype == expected
+        assert relative_error(logits.float(), plain) < NEAR[precision]
+
+
 def test_rows_that_outlive_a_longer_one_are_read_to_their_own_end() -> None:
     decoder = random_decoder(width=48, num_heads=3)
     engine, tokens = TorchDecoder(decoder, "fp32"), torch.randint(0, 50, (2, 9))

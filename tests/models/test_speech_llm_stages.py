@@ -16,7 +16,7 @@ from sprachbund.models.speech_llm.stages import (
     transition_weights,
 )
 from sprachbund.research.code_switch.estimate import paper_shape, sizes_of
-from sprachbund.training.lora import freeze_others
+from sprachbund.training.optimizers import freeze_others
 from tests.models.speech_llm_support import make_batch, make_model, move_adapters
 
 

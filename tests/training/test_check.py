@@ -18,8 +18,8 @@ from sprachbund.models.speech_llm import STAGES
 from sprachbund.models.speech_llm.model import SpeechLLMExamples
 from sprachbund.models.speech_llm.stages import enter
 from sprachbund.training.check import Shape, check_shape, hours_of, probe, rows_of, verdict
-from sprachbund.training.lora import make_optimizers
 from sprachbund.training.memory import recompute_layers
+from sprachbund.training.optimizers import make_optimizers
 from sprachbund.training.parallel import LossOf, in_16_bits
 from tests.models.speech_llm_support import make_model as make_speech_llm
 from tests.training import made

@@ -27,7 +27,8 @@ from sprachbund.training.checkpoint import (
     save_resume,
 )
 from sprachbund.training.loop import train
-from sprachbund.training.lora import add_lora, freeze_others, make_optimizers, merge_lora
+from sprachbund.training.lora import add_lora, merge_lora
+from sprachbund.training.optimizers import freeze_others, make_optimizers
 from sprachbund.training.options import Strict, TrainingOptions
 from sprachbund.util.files import write_text
 from sprachbund.util.options import RenamedWarning

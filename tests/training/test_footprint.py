@@ -11,8 +11,8 @@ from sprachbund.data.loading import batches
 from sprachbund.training import loop
 from sprachbund.training.check import measure_shape, memory_of
 from sprachbund.training.loop import train
-from sprachbund.training.lora import make_optimizers
 from sprachbund.training.memory import keep_layers, recompute_layers
+from sprachbund.training.optimizers import make_optimizers
 from sprachbund.training.parallel import LossOf
 from tests.training import made
 

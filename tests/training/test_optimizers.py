@@ -7,7 +7,7 @@ import torch
 
 from sprachbund.errors import SprachbundError
 from sprachbund.training.loop import train
-from sprachbund.training.lora import RATIO, freeze_others, make_optimizers, set_rates
+from sprachbund.training.optimizers import RATIO, freeze_others, make_optimizers, set_rates
 from tests.training import made
 
 LAST = "encoder.layers.1.*"
@@ -49,6 +49,33 @@ def test_without_patterns_there_is_a_group_of_each_kind() -> None:
     first, second = make_optimizers(made.make_model(), made.options(4, optimizer="muon"))
     assert [group["weight_decay"] for group in first.param_groups] == [0.01, 0.0]
     assert [group[RATIO] for group in (*first.param_groups, *second.param_groups)] == [1.0, 1.0, 2.5]
+
+
+def test_auto_is_bf16_where_a_device_has_instructions_for_it(monkeypatch) -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    monkeypatch.setattr("sprachbund.training.options.has_bf16", lambda device: device.type == "cuda")
+    auto, half, single = (made.options(4, precision=p) for p in ("auto", "bf16", "no"))
+    assert [o.in_bf16(gpu) for o in (auto, half, single)] == [True, True, False]
+    assert [o.in_bf16(cpu) for o in (auto, half, single)] == [False, True, False]
+    assert made.options(4, precision="auto", frozen_bf16=True).in_bf16(cpu)
+    with pytest.raises(ValueError, match="frozen_bf16 needs precision"):
+        made.options(4, precision="no", frozen_bf16=True)
+
+
+@pytest.mark.parametrize(
+    ("precision", "line"), [("auto", "fp32: the processor"), ("bf16", "bf16 is slow here"), ("no", "")]
+)
+def test_a_processor_without_bf16_is_named(
+    precision: str, line: str, data: Path, tmp_path: Path, monkeypatch
+) -> None:
+    for place in ("options", "loop"):
+        monkeypatch.setattr(f"sprachbund.training.{place}.has_bf16", lambda device: False)
+    said = list[str]()
+    options = made.options(1, precision=precision)
+    train(made.make_model(), made.make_training_data(data), options, tmp_path, report=said.append)
+    about = [one for one in said if one.startswith(("fp32: ", "bf16 is"))]
+    assert about == [one for one in said if line and one.startswith(line)]
+    assert len(about) == bool(line)
 
 
 def test_only_what_is_named_is_trained(data: Path, tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def _first_in_bf16(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]
 _TORCH: dict[EngineChoice, tuple[Precision, str]] = {
     "torch-fp32": ("fp32", "weights as the model has them, decoder rearranged"),
     "torch-bf16": ("bf16", "weights and computation in bf16"),
-    "torch-int8": ("int8", "weights in 8 bits, attention in bf16"),
+    "torch-int8": ("int8", "weights in 8 bits"),
 }
 
 

@@ -33,12 +33,14 @@ from sprachbund.nn.attention import attend
 from sprachbund.nn.decoder import DecoderCache, DecoderLayer, TextDecoder, allowed_frames
 from sprachbund.nn.encoder import EncoderLayer
 from sprachbund.nn.feed_forward import Route
+from sprachbund.util.devices import has_bf16
 
 # Linear layers and precision.
 
 Module = TypeVar("Module", bound=nn.Module)
 Precision = Literal["fp32", "bf16", "int8"]
-"""Weights as the model has them; weights and computation in bf16; 8-bit weights beside attention in bf16."""
+"""Weights as the model has them; weights and computation in bf16; 8-bit weights beside attention in bf16, or in fp32 on
+devices without instructions for bf16."""
 _KERNELS = ("fbgemm", "qnnpack")
 _PACKED_FOR_ROWS = 16
 """Rows at a time that weights are laid out for; fewer cost no more."""
@@ -346,6 +348,13 @@ def attend_in_bf16(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | 
     return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2)).to(query.dtype)
 
 
+def _attention_dtype(precision: Precision, weight: Tensor) -> torch.dtype:
+    """What keys and values are kept in, beside a weight that is not in 8 bits."""
+    if precision == "bf16" or (precision == "int8" and has_bf16(weight.device)):
+        return torch.bfloat16
+    return weight.dtype
+
+
 class StaticCache(DecoderCache):
     """A `DecoderCache` whose rows are moved within the same tensors.
 
@@ -482,7 +491,7 @@ class TorchDecoder(TextDecoder):
         untied = decoder.output_head is not None
         self.output_head = plain_linear(in_precision(decoder.output_matrix, precision)) if untied else None
         self.output = linear(decoder.output_matrix, None, precision)
-        self._memory_dtype = self.positions.dtype if precision == "fp32" else torch.bfloat16
+        self._memory_dtype = _attention_dtype(precision, self.positions)
         self._records = cuda_graphs and self.positions.device.type == "cuda"
         self.eval()
 
@@ -569,7 +578,7 @@ class TorchDecoder(TextDecoder):
 
 
 class FusedEncoderLayer(nn.Module):
-    """Stands for an `EncoderLayer`, with attention in bf16."""
+    """Stands for an `EncoderLayer`, with attention in bf16 where the device computes products in it."""
 
     def __init__(self, layer: EncoderLayer, precision: Precision) -> None:
         super().__init__()
@@ -579,14 +588,13 @@ class FusedEncoderLayer(nn.Module):
         self.own = fused([attention.query, attention.key, attention.value], precision)
         self.own_out = linear(attention.out.weight, attention.out.bias, precision)
         self.feed_forward = _feed_forward(layer, precision)
+        self._dtype = _attention_dtype(precision, attention.query.weight)
 
     def forward(self, x: Tensor, allowed: Tensor | None = None, route: Route | None = None) -> Tensor:
         """As `EncoderLayer.forward`, with the same arguments."""
         parts = self.own(self.self_norm(x)).chunk(3, dim=-1)
         query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
-        half = torch.bfloat16
-        mixed = attend_in_bf16(query, key.to(half).contiguous(), value.to(half).contiguous(), allowed)
-        x = x + self.own_out(_joined(mixed))
+        x = x + self.own_out(_joined(_attend(query, key.to(self._dtype), value.to(self._dtype), allowed)))
         return x + cast(Tensor, self.feed_forward(x, route))
 
 
@@ -595,9 +603,13 @@ def _read(query: Tensor, cache: DecoderCache, layer: int, weights: list[Tensor] 
     keys, values, allowed = cache.cross_keys[layer], cache.cross_values[layer], cache.memory_allowed
     if weights is not None:
         return attend(query, keys.to(query.dtype), values.to(query.dtype), allowed, weights)
-    on_cpu = keys.device.type == "cpu"
-    if keys.dtype == torch.bfloat16 and on_cpu:
-        return attend_in_bf16(query, keys, values, allowed)
+    return _attend(query, keys, values, allowed)
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None) -> Tensor:
+    """Attention in the precision of the keys."""
+    if keys.dtype == torch.bfloat16 and keys.device.type == "cpu":
+        return attend_in_bf16(query, keys.contiguous(), values.contiguous(), allowed)
     return attend(query, keys, values, allowed)
 
 

@@ -22,8 +22,8 @@ from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import TrainingDataset
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import PartlyTrained
-from sprachbund.training.lora import freeze_others, make_optimizers
 from sprachbund.training.memory import flops_of, keep_layers, layers_of, recompute_layers
+from sprachbund.training.optimizers import freeze_others, make_optimizers
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.parallel import LossOf, in_16_bits
 from sprachbund.util.memory import allowed_memory
@@ -251,7 +251,7 @@ class Shape:
 
 
 def check_shape(model: Any, corpus: TrainingDataset, options: TrainingOptions) -> Shape:
-    """Probe a model on this machine's CPU for every strategy; it is changed as by the beginning of a run.
+    """Probe a model on this machine's CPU for every strategy on GPUs; it is changed as by the beginning of a run.
 
     Args:
         model: a family's module.
@@ -261,6 +261,10 @@ def check_shape(model: Any, corpus: TrainingDataset, options: TrainingOptions) -
     Raises:
         SprachbundError: there is no batch.
     """
+    if options.precision == "auto":
+        options = options.model_copy(
+            update={"precision": "bf16"}
+        )  # what it is on the GPUs that are asked about
     corpus.enter(0)
     freeze_others(model, options.trainable)
     for part in model.untrained if isinstance(model, PartlyTrained) else ():

@@ -26,7 +26,8 @@ from sprachbund.nn.decoder import TextDecoder
 from sprachbund.nn.drafts import Parasite
 from sprachbund.nn.encoder import TextEncoder
 from sprachbund.training.draft import DraftOptions, make_network
-from sprachbund.training.lora import add_lora, freeze_others
+from sprachbund.training.lora import add_lora
+from sprachbund.training.optimizers import freeze_others
 from sprachbund.util.distributed import sum_over_ranks
 
 

@@ -35,10 +35,11 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.base import CTC, LANGUAGE, Loss, PartlyTrained
 from sprachbund.training.check import lines_of, measure_shape, memory_of, verdict
 from sprachbund.training.checkpoint import BestCheckpoints, ResumeFiles, digest_of, frozen_names
-from sprachbund.training.lora import freeze_others, make_optimizers, set_rates
 from sprachbund.training.memory import keep_layers, layers_of, recompute_layers
+from sprachbund.training.optimizers import freeze_others, make_optimizers, set_rates
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.parallel import LossOf, MovingAverage, Parallel, in_16_bits
+from sprachbund.util.devices import has_bf16
 from sprachbund.util.distributed import (
     is_first_rank,
     joined_processes,
@@ -500,9 +501,18 @@ class _Run:
         )
 
     def report_size(self) -> None:
-        """Say how many weights are trained, and about how much memory that takes."""
+        """Say how many weights are trained, about how much memory that takes, and what a CPU without bf16 does."""
         for line in self._sizes:
             self._say(line)
+        if has_bf16(own_device()):
+            return
+        if self.parallel.loss_of.in_bf16:
+            self._say(
+                "bf16 is slow here, about ten times slower than fp32: the processor has no instructions for it; "
+                'training.precision = "auto" computes in fp32 on such a processor'
+            )
+        elif self.options.precision == "auto":
+            self._say("fp32: the processor has no instructions for bf16")
 
     def resume(self) -> None:
         """Resume from the state in the directory, if there is one."""

@@ -6,14 +6,17 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from sprachbund.errors import SprachbundError
-from sprachbund.util.devices import check_device_name
+from sprachbund.util.devices import check_device_name, has_bf16
 from sprachbund.util.files import read_toml
 from sprachbund.util.options import Option, Range, check, renamed
+
+if TYPE_CHECKING:
+    import torch
 
 Decay = Literal["linear", "cosine", "inverse_sqrt"]
 _FORMER_NAMES = {"judge": "metric_for_best_model"}
@@ -48,9 +51,10 @@ class TrainingOptions(Strict):
         clip_norm: largest norm of the gradient; a larger one is scaled down to it.
         ema: decay of an exponential moving average of the trained weights, which is evaluated and kept in their place;
             0 for none.
-        precision: precision of the computation: "no" for fp32, "bf16" for mixed precision on fp32 weights.
+        precision: precision of the computation: "no" for fp32, "bf16" for mixed precision on fp32 weights; "auto" is
+            bf16 on devices with instructions for it, and with `frozen_bf16`, else fp32.
         frozen_bf16: keep the linear and convolutional weights and embeddings that are not trained in 16 bits; what is
-            trained stays in 32. It needs precision bf16, and the model is saved with these weights rounded.
+            trained stays in 32. Products are in bf16, and the model is saved with these weights rounded.
         recompute: keep only the inputs of layers and run them again for their gradients (arXiv 1604.06174): much less
             memory, about a third more time.
         compile: compile each layer with torch.compile; the first steps take minutes.
@@ -93,7 +97,7 @@ class TrainingOptions(Strict):
     weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
-    precision: Literal["no", "bf16"] = "bf16"
+    precision: Literal["auto", "no", "bf16"] = "auto"
     frozen_bf16: bool = False
     recompute: bool = False
     compile: bool = False
@@ -129,7 +133,7 @@ class TrainingOptions(Strict):
             )
         if self.final_rate > self.learning_rate:
             raise ValueError(f"final_rate {self.final_rate:g} is above learning_rate {self.learning_rate:g}")
-        if self.frozen_bf16 and self.precision != "bf16":
+        if self.frozen_bf16 and self.precision == "no":
             raise ValueError(
                 'frozen_bf16 needs precision = "bf16", in which products are computed with such weights'
             )
@@ -139,6 +143,12 @@ class TrainingOptions(Strict):
                 "leave it out"
             )
         return self
+
+    def in_bf16(self, device: "torch.device") -> bool:
+        """Whether products are computed in bf16 on a device."""
+        if self.precision == "auto":
+            return self.frozen_bf16 or has_bf16(device)
+        return self.precision == "bf16"
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""

@@ -31,7 +31,8 @@ _MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 class LossOf(nn.Module):
-    """A family's loss, in the precision of the options, as the `forward` that wrappers for several processes watch.
+    """A family's loss as the `forward` that wrappers for several processes watch, in the precision that the options
+    have on the device of this process.
 
     `uses_all` gives every weight a gradient, zero where a batch leaves it unused.
 
@@ -43,7 +44,7 @@ class LossOf(nn.Module):
     def __init__(self, model: Any, options: TrainingOptions) -> None:
         super().__init__()
         self.model = model
-        self.in_bf16 = options.precision == "bf16"
+        self.in_bf16 = options.in_bf16(own_device())
         self.uses_all = False
 
     def forward(self, batch: Batch) -> Loss:

@@ -1,8 +1,10 @@
 """The device that computes: its name as torch has it, checked before anything is put there; and torch's threads."""
 
+import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 from sprachbund.util.options import OptionValueError
@@ -96,3 +98,32 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def has_bf16(device: "torch.device") -> bool:
+    """Whether a device has instructions for products in bf16. A CPU without them is many times slower than in fp32.
+
+    Args:
+        device: any device; of GPUs, this machine's are asked.
+    """
+    import torch
+
+    if device.type == "cpu":
+        return _cpu_has_bf16()
+    if device.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return True
+
+
+@cache
+def _cpu_has_bf16() -> bool:
+    import torch
+
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if platform.machine().lower() in (
+        "x86_64",
+        "amd64",
+    ):  # oneDNN says yes from AVX-512 on, and emulates them
+        return torch.cpu._is_avx512_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -31,7 +31,7 @@ from sprachbund.nn.moe import MixtureOfExperts
 from sprachbund.research.code_switch.options import ARMS, CodeSwitchRecipe
 from sprachbund.research.estimate import MemoryEstimate, count_parameters, moments_bytes, weights_bytes
 from sprachbund.training.check import Shape, probe, recomputed, shape_of
-from sprachbund.training.lora import make_optimizers
+from sprachbund.training.optimizers import make_optimizers
 from sprachbund.training.parallel import in_16_bits
 
 # Sizes of a speech LLM.
@@ -333,7 +333,7 @@ def step_loss(
     """
     options, each = recipe.training, recipe.rows_per_utterance
     encoder: SpeechEncoder = model.encoder
-    with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
+    with torch.autocast("cpu", torch.bfloat16, enabled=options.precision != "no"):
         lengths = torch.full((len(frames),), frames.shape[1])
         with torch.set_grad_enabled(not recipe.cache_states):
             states, _ = encoder.read(frames, lengths, recipe.projector.encoder_layers)

@@ -32,8 +32,8 @@ from sprachbund.research.estimate import (
     weights_bytes,
 )
 from sprachbund.training.dual_scale import DualScale, DualScaleOptions, make_dual_scale
-from sprachbund.training.lora import freeze_others
 from sprachbund.training.memory import forward_on_meta
+from sprachbund.training.optimizers import freeze_others
 from sprachbund.training.options import TrainingOptions
 
 _SPECIAL_TOKENS = 7
