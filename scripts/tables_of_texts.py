@@ -8,7 +8,6 @@ part are read: the file of texts does not have them.
 """
 
 import argparse
-import gzip
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from sprachbund.evaluation.compare import System
 from sprachbund.evaluation.lines import DecodingEvidence, Line
 from sprachbund.research.discrete_units import report as units
 from sprachbund.research.gradient_sharing import recipe as sharing
+from sprachbund.research.texts import WrittenTexts
 from sprachbund.util.files import write_text
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -53,22 +53,23 @@ def read_texts(path: Path, sources: Mapping[str, str], target: str = "en") -> Te
         sources: utterance to the language spoken.
         target: language of all texts.
     """
-    runs: dict[str, list[list[Line]]] = {}
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        references: dict[str, str] = json.loads(next(file))["references"]
-        for values in map(json.loads, file):
-            lines = [
-                Line(
-                    id=name,
-                    source=sources[name],
-                    target=target,
-                    hypothesis=text,
-                    reference=references[name],
-                    evidence=DecodingEvidence(),
-                )
-                for name, text in values["hypotheses"].items()
-            ]
-            runs.setdefault(values["arm"], []).append(lines)
+    written = WrittenTexts.read(path)
+    references = written.references
+
+    def lines(hypotheses: Mapping[str, str]) -> list[Line]:
+        return [
+            Line(
+                id=name,
+                source=sources[name],
+                target=target,
+                hypothesis=text,
+                reference=references[name],
+                evidence=DecodingEvidence(),
+            )
+            for name, text in hypotheses.items()
+        ]
+
+    runs = {arm: [lines(texts) for texts in own] for arm, own in written.runs.items()}
     test = {"references": len(references), "different references": len(set(references.values()))}
     return Texts(runs=runs, test=test)
 

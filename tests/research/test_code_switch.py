@@ -43,6 +43,7 @@ from sprachbund.research.code_switch.recipe import (
 )
 from sprachbund.research.code_switch.recipe import run as train_all
 from sprachbund.research.code_switch.report import _recalled, _shares, best_factor, write_table
+from sprachbund.research.texts import TEXTS_FILE
 from sprachbund.text.languages import MIXED
 from sprachbund.training.check import Shape, probe
 from sprachbund.training.checkpoint import LOG_FILE
@@ -405,6 +406,7 @@ def test_the_published_size_is_counted_and_asks_for_its_model(
         ),
         (['other_models={"plain mixture"=["x"]}'], "other_models has 'plain mixture', which is an arm"),
         (["other_models={ours=[]}"], "other_models names no model directory for 'ours'"),
+        (['texts="x.jsonl.gz"'], "texts takes the arms as they wrote; name a model"),
         (["steps={align=1}"], "steps has no number for the stage 'monolingual'"),
         (["groups=[['es'],['fr']]"], "targets lacks 'fr', which the first stage transcribes"),
         ([], "has no part train; make it with `sprachbund data make mixed"),
@@ -547,6 +549,15 @@ def test_another_system_stands_beside_the_arms(run: Path, tmp_path: Path) -> Non
     assert others["code-switched"]["span recall % difference"]
     scores = run / "run" / "others" / "ours-tuned" / "0" / "synthetic" / HYPOTHESES_FILE
     assert {line.target for line in read_lines(scores)} == {"en", "es", "de", MIXED}
+
+    # The same table without the arms' models, of what they wrote.
+    written = recipe.model_copy(update={"texts": run / "run" / TEXTS_FILE})
+    again = json.loads(train_all(written, tmp_path / "again").read_text())["rows"]
+    expected = [row for row in rows if row["speech"] != "spliced people"]
+    assert [(row["speech"], row["arm"]) for row in again] == [(row["speech"], row["arm"]) for row in expected]
+    for new, old in zip(again, expected, strict=True):
+        assert {name: old[name] for name in new} == new
+    assert sorted(path.name for path in (tmp_path / "again").iterdir() if path.is_dir()) == ["others"]
     train_all(recipe.model_copy(update={"other_models": {}}), run / "run")
 
 

@@ -117,6 +117,8 @@ class CodeSwitchRecipe(Strict):
         test_utterances: test utterances of each part that are scored, evenly over it; all if None.
         other_models: name in the table to model directories of other systems, which are scored on the same parts: one
             for each seed, or a single one, whose scores have no spread over seeds.
+        texts: `texts.jsonl.gz` of a finished comparison, whose arms stand in the table by what they wrote: none is
+            trained, and only the other models are evaluated.
         workers: stages, and then evaluations, at a time, each with one thread.
     """
 
@@ -148,6 +150,7 @@ class CodeSwitchRecipe(Strict):
     other_models: dict[Annotated[str, Field(pattern=r"^[\w ,.-]+$")], tuple[Path, ...]] = Field(
         default_factory=dict
     )
+    texts: Path | None = None
     workers: PositiveInt = 1
 
     @field_validator("arms")
@@ -168,6 +171,10 @@ class CodeSwitchRecipe(Strict):
             raise ValueError("tuning_rate_factors finds what rate_factors gives; leave one of them out")
         if taken := [name for name in self.other_models if name in ARMS]:
             raise ValueError(f"other_models has {taken[0]!r}, which is an arm; give it another name")
+        if self.texts and not self.other_models:
+            raise ValueError(
+                "texts takes the arms as they wrote; name a model to compare them with in other_models"
+            )
         if empty := [name for name, models in self.other_models.items() if not models]:
             raise ValueError(f"other_models names no model directory for {empty[0]!r}; name one or more")
         return self

@@ -341,21 +341,25 @@ def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) ->
     other_models = {
         name: tuple(path.resolve() for path in models) for name, models in recipe.other_models.items()
     }
-    recipe = recipe.model_copy(update={"data": recipe.data.resolve(), "other_models": other_models})
+    places: dict[str, Any] = {"data": recipe.data.resolve(), "other_models": other_models}
+    if recipe.texts:
+        places["texts"] = recipe.texts.resolve()
+    recipe = recipe.model_copy(update=places)
     _check_data(recipe.data)
     read_encoder(locate(recipe.encoder)).check_layers(recipe.projector.encoder_layers)
     with joined_processes():
         report = on_first_rank(report)
         with first_rank_first():
             remember(directory, recipe, may_change=MAY_CHANGE)
-        _train_all(recipe, directory, report)
+        if not recipe.texts:
+            _train_all(recipe, directory, report)
         if world_size() > 1:
             report("all stages are trained; the same command without torchrun evaluates them")
             return directory
     tests = _tests(recipe, directory)
     paths = [test.out / MANIFEST_FILE for test in tests]
     _share(recipe, "evaluations", paths, partial(make_scores, recipe, tests), report)
-    return write_table(recipe, directory, read_rates(recipe, directory))
+    return write_table(recipe, directory, {} if recipe.texts else read_rates(recipe, directory))
 
 
 def _train_all(recipe: CodeSwitchRecipe, directory: Path, report: Report) -> None:
@@ -510,7 +514,7 @@ def _tests(recipe: CodeSwitchRecipe, directory: Path) -> list[Evaluation]:
             scores_of(directory, seed, name),
             False,
         )
-        for seed, name in product(recipe.seeds, recipe.all_arms)
+        for seed, name in product(recipe.seeds, () if recipe.texts else recipe.all_arms)
     ]
     others = [
         (model, other_scores_of(directory, name, number), True)

@@ -8,12 +8,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.code_switch import switch_scores
 from sprachbund.evaluation.compare import RunFile, System
 from sprachbund.evaluation.failures import Rate, identifier_for, in_wrong_language
@@ -23,7 +23,7 @@ from sprachbund.evaluation.router import EMBEDDED, SPANS, TIME, RouteCounts
 from sprachbund.evaluation.significance import Share, compare_means, holm, mean_interval, units_of
 from sprachbund.research.arms import compare_arms, with_seeds
 from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, Projection
-from sprachbund.research.texts import TEXTS_FILE, write_texts
+from sprachbund.research.texts import TEXTS_FILE, WrittenTexts, write_texts
 from sprachbund.text.languages import MIXED
 from sprachbund.util.files import write_text
 
@@ -62,7 +62,7 @@ class _Chosen:
     they go under the main language, as the transcripts of other models do.
     """
 
-    run: RunFile
+    run: Iterable[Line]
     belongs: Callable[[Line], bool]
     transcripts: bool = False
     in_mixed: bool = False
@@ -126,11 +126,12 @@ def write_table(
     sets = dict(_SETS)
     if scarce := {tag for tag, share in recipe.shares.items() if share < 1}:
         sets[_SCARCE] = MADE, lambda line: line.source in scarce
+    there = {folder: runs for folder in TESTS if (runs := _all_runs(recipe, directory, folder))}
     for title, (folder, belongs) in sets.items():
-        if not all((scores_of(directory, seed, BASELINE) / folder).is_dir() for seed in recipe.seeds):
+        if folder not in there:
             continue
         systems, transcribing = (
-            _systems(recipe, directory, folder, partial(_Chosen, belongs=belongs, transcripts=transcripts))
+            _systems(there[folder], partial(_Chosen, belongs=belongs, transcripts=transcripts))
             for transcripts in (False, True)
         )
         quality, heard = _quality(systems, METRICS), _quality(transcribing, ("WER",))
@@ -155,7 +156,11 @@ def write_table(
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = [{key: row.get(key, "") for key in columns} for row in rows]
     path = directory / "table.json"
-    test = write_texts(directory / TEXTS_FILE, _all_runs(recipe, directory))
+    made = there[MADE].items()
+    test = write_texts(
+        directory / TEXTS_FILE,
+        ((name, seed, run) for name, runs in made for seed, run in _numbered(recipe, name, runs)),
+    )
     about = {
         "test": test,
         "recipe": recipe.model_dump(mode="json"),
@@ -165,28 +170,55 @@ def write_table(
     return path
 
 
-def _all_runs(recipe: CodeSwitchRecipe, directory: Path) -> Iterator[tuple[str, int, RunFile]]:
-    """Name, seed or number, and lines on synthetic voices of every run."""
-    for name, seed in product(recipe.all_arms, recipe.seeds):
-        yield name, seed, RunFile(scores_of(directory, seed, name) / MADE)
-    for name, models in recipe.other_models.items():
-        for number in range(len(models)):
-            yield name, number, RunFile(other_scores_of(directory, name, number) / MADE)
+_Runs = Mapping[str, Sequence[Iterable[Line]]]
+"""Arms, then the systems beside them, each with the lines of its runs."""
 
 
-def _systems(
-    recipe: CodeSwitchRecipe, directory: Path, folder: str, chosen: Callable[..., _Chosen]
-) -> list[System]:
-    """All arms with the lines that are chosen of each seed's run, and the systems beside them."""
-    runs: dict[str, list[_Chosen]] = {
-        name: [chosen(RunFile(scores_of(directory, seed, name) / folder)) for seed in recipe.seeds]
+def _all_runs(recipe: CodeSwitchRecipe, directory: Path, folder: str) -> _Runs:
+    """The runs of all systems on one test set; none where the arms have not heard it."""
+    others = {
+        name: [RunFile(other_scores_of(directory, name, n) / folder) for n in range(len(models))]
+        for name, models in recipe.other_models.items()
+    }
+    if recipe.texts:
+        if folder != MADE:  # the file has the texts on synthetic voices
+            return {}
+        return {**_written_before(recipe, recipe.texts, next(iter(others.values()))[0]), **others}
+    arms = {
+        name: [RunFile(scores_of(directory, seed, name) / folder) for seed in recipe.seeds]
         for name in recipe.all_arms
     }
-    for name, models in recipe.other_models.items():
-        files = [RunFile(other_scores_of(directory, name, n) / folder) for n in range(len(models))]
-        in_mixed = any(line.target == MIXED for line in files[0])
-        runs[name] = [chosen(file, in_mixed=in_mixed) for file in files]
-    return [System(name=name, runs=own) for name, own in runs.items()]
+    return {**arms, **others} if all(run.path.is_dir() for run in arms[BASELINE]) else {}
+
+
+def _written_before(recipe: CodeSwitchRecipe, path: Path, like: RunFile) -> _Runs:
+    """The arms of a finished comparison, by their texts and another run on the same data."""
+    texts = WrittenTexts.read(path)
+    if missing := [name for name in recipe.all_arms if name not in texts.runs]:
+        raise SprachbundError(
+            f"{path} has no texts of {missing[0]!r}; it has those of {', '.join(texts.runs)}; set arms"
+        )
+    return {
+        name: [list(texts.lines(name, n, like)) for n in range(len(texts.runs[name]))]
+        for name in recipe.all_arms
+    }
+
+
+def _numbered(
+    recipe: CodeSwitchRecipe, name: str, runs: Sequence[Iterable[Line]]
+) -> Iterator[tuple[int, Iterable[Line]]]:
+    """The runs of a system with their seeds, or numbers from 0 where there are no seeds of this comparison."""
+    of_seeds = name in ARMS and not recipe.texts
+    return zip(recipe.seeds if of_seeds else range(len(runs)), runs, strict=True)
+
+
+def _systems(runs: _Runs, chosen: Callable[..., _Chosen]) -> list[System]:
+    """All systems with the lines that are chosen of each run."""
+    systems = []
+    for name, own in runs.items():
+        in_mixed = name not in ARMS and any(line.target == MIXED for line in own[0])
+        systems.append(System(name=name, runs=[chosen(run, in_mixed=in_mixed) for run in own]))
+    return systems
 
 
 def _quality(systems: Sequence[System], metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
