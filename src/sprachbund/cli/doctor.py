@@ -203,15 +203,18 @@ def _new_voices() -> Check:
 def _processor() -> Check:
     import torch
 
+    from sprachbund.util.devices import has_bf16
+    from sprachbund.util.distributed import own_device
     from sprachbund.util.processor import instruction_flags
 
     flags = set(instruction_flags())
-    known = [flag.upper() for flag in _FEATURES if flag in flags]
     threads = torch.get_num_threads()
-    computing = f"{threads} thread{'s' * (threads > 1)}, {torch.backends.cpu.get_cpu_capability()}"
+    abilities = [torch.backends.cpu.get_cpu_capability(), *(f.upper() for f in _FEATURES if f in flags)]
+    parts = [f"{threads} thread{'s' * (threads > 1)}", *dict.fromkeys(abilities)]
     if torch.cuda.is_available():
-        computing += f", {torch.cuda.get_device_name()}"
-    return Check(name="processor", status="ok", detail=", ".join([computing, *known]))
+        parts.append(torch.cuda.get_device_name())
+    parts.append(f"trains in {'bf16' if has_bf16(own_device()) else 'fp32'}")
+    return Check(name="processor", status="ok", detail=", ".join(parts))
 
 
 def _memory() -> Check:
