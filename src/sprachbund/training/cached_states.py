@@ -21,7 +21,7 @@ from sprachbund.data.loading import Corpus, ExampleOptions, Examples
 from sprachbund.data.manifest import Manifest, Utterances
 from sprachbund.errors import SprachbundError
 from sprachbund.nn.conformer import ConformerEncoder
-from sprachbund.util.distributed import own_device
+from sprachbund.util.distributed import first_rank_first, own_device
 from sprachbund.util.files import atomic_path
 from sprachbund.util.jobs import Progress, nothing
 
@@ -135,6 +135,34 @@ def first_moving_layer(model: nn.Module, encoder: ConformerEncoder, trainable: S
             'training.trainable = ["encoder.layers.7.*", "decoder.*"]'
         )
     return first
+
+
+def cached_corpus(
+    encoder: nn.Module,
+    corpus: Corpus,
+    directory: Path,
+    *,
+    num_workers: int = 0,
+    report: Callable[[str], None] = print,
+) -> CachedCorpus:
+    """A corpus as states of all its manifests, from the folder or computed now; of several processes, by the first.
+
+    Args:
+        encoder: as of `cached_states`.
+        corpus: corpus of manifests alone.
+        directory: keeps the files.
+        num_workers: processes that make features.
+        report: takes the lines.
+    """
+    with first_rank_first():
+        states = [
+            cached_states(
+                encoder, corpus.examples, manifest, directory, num_workers=num_workers, report=report
+            )
+            for manifest in corpus.manifests
+        ]
+    parts = [*zip(corpus.manifests, corpus.repeats, strict=True)]
+    return CachedCorpus(parts, corpus.examples, corpus.options, states)
 
 
 def cached_states(

@@ -53,8 +53,7 @@ from sprachbund.text.languages import MIXED, tag_of
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.training.cached_states import (
     FOLDER,
-    CachedCorpus,
-    cached_states,
+    cached_corpus,
     check_cacheable,
     first_moving_layer,
 )
@@ -941,26 +940,12 @@ def _cached(
     base = _base(model)
     layer = first_moving_layer(model, base.encoder, training.trainable)
     before = base.encoder.before(layer)
-
-    def behind(part: Corpus) -> Corpus:
-        with first_rank_first():
-            states = [
-                cached_states(
-                    before,
-                    part.examples,
-                    manifest,
-                    directory,
-                    num_workers=training.num_workers,
-                    report=report,
-                )
-                for manifest in part.manifests
-            ]
-        parts = [*zip(part.manifests, part.repeats, strict=True)]
-        return CachedCorpus(parts, part.examples, part.options, states)
-
-    corpora = behind(corpus), behind(dev)
+    train_states, dev_states = (
+        cached_corpus(before, part, directory, num_workers=training.num_workers, report=report)
+        for part in (corpus, dev)
+    )
     base.encoder = base.encoder.behind(layer)
-    return corpora
+    return train_states, dev_states
 
 
 def _report_texts(prepared: PreparedModel, corpus: Corpus, report: Callable[[str], None]) -> None:

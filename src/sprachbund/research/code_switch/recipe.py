@@ -58,7 +58,7 @@ from sprachbund.research.code_switch.report import (
 from sprachbund.research.code_switch.transition import Transition
 from sprachbund.research.tasks import Tasks, remember, run_tasks
 from sprachbund.text.languages import MIXED
-from sprachbund.training.cached_states import CachedCorpus, cached_states
+from sprachbund.training.cached_states import cached_corpus
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
 from sprachbund.training.loop import Convergence, train
 from sprachbund.training.parallel import in_16_bits
@@ -213,20 +213,7 @@ def _behind_encoder(
 ) -> Corpus:
     """A corpus whose features are what the model reads of the encoder."""
     reading = ReadStates(encoder, recipe.projector.encoder_layers)
-    with first_rank_first():
-        states = [
-            cached_states(
-                reading,
-                corpus.examples,
-                manifest,
-                folder,
-                num_workers=recipe.training.num_workers,
-                report=report,
-            )
-            for manifest in corpus.manifests
-        ]
-    parts = [*zip(corpus.manifests, corpus.repeats, strict=True)]
-    return CachedCorpus(parts, corpus.examples, corpus.options, states)
+    return cached_corpus(reading, corpus, folder, num_workers=recipe.training.num_workers, report=report)
 
 
 def _card(recipe: CodeSwitchRecipe, stage: Stage, corpus: Corpus | Transition, before: Card | None) -> Card:
