@@ -278,11 +278,11 @@ def summary(name: str, lines: Sequence[Line]) -> str:
     )
 
 
-def six_languages(rows: Sequence[Row]) -> str:
+def code_switch_scores(rows: Sequence[Row]) -> str:
     """The scores of docs/code_switch.md as JSON: quality of every arm, what becomes of embedded spans, the router.
 
     Args:
-        rows: of code_switch_six.json.
+        rows: of a comparison of six languages.
     """
     shown = [
         {
@@ -295,6 +295,7 @@ def six_languages(rows: Sequence[Row]) -> str:
             **{
                 name: f"{row[name]:.1f} ({row[f'{name} interval']})" if row[name] != "" else ""
                 for name in ("span recall %", "router right, embedded %")
+                if name in row
             },
             "recall difference": row["span recall % difference"],
         }
@@ -305,8 +306,10 @@ def six_languages(rows: Sequence[Row]) -> str:
 
 def main() -> None:
     """Write all figures and tables of which there are results."""
-    if rows := rows_if_there("code_switch_six"):
-        (DOCS / "results" / "code_switch_six_scores.json").write_text(six_languages(rows), encoding="utf-8")
+    for name in ("code_switch_six", "code_switch_bundled"):
+        if rows := rows_if_there(name):
+            scores = code_switch_scores(rows)
+            (DOCS / "results" / f"{name}_scores.json").write_text(scores, encoding="utf-8")
     for name, effects in SYSTEMS.items():
         lines = effects.lines()
         if not lines:
