@@ -471,6 +471,7 @@ class TorchDecoder(TextDecoder):
     Attributes:
         precision: as given.
         step_bytes: bytes of weights that each step reads.
+        memory_dtype: dtype of the keys and values of memories.
     """
 
     def __init__(self, decoder: TextDecoder, precision: Precision, *, cuda_graphs: bool = True) -> None:
@@ -491,7 +492,7 @@ class TorchDecoder(TextDecoder):
         untied = decoder.output_head is not None
         self.output_head = plain_linear(in_precision(decoder.output_matrix, precision)) if untied else None
         self.output = linear(decoder.output_matrix, None, precision)
-        self._memory_dtype = _attention_dtype(precision, self.positions)
+        self.memory_dtype = _attention_dtype(precision, self.positions)
         self._records = cuda_graphs and self.positions.device.type == "cuda"
         self.eval()
 
@@ -514,7 +515,7 @@ class TorchDecoder(TextDecoder):
         pairs = [layer.keys_values(memory) for layer in self._fused()]
         num_rows, heads, width = len(memory) * rows_per_memory, pairs[0][0].shape[1], pairs[0][0].shape[3]
         own = pairs[0][0].new_zeros(2, len(pairs), num_rows, heads, capacity, width)
-        cross = [[x.to(self._memory_dtype).contiguous() for x in kind] for kind in zip(*pairs, strict=True)]
+        cross = [[x.to(self.memory_dtype).contiguous() for x in kind] for kind in zip(*pairs, strict=True)]
         cache = StaticCache(
             self_keys=list(own[0]),
             self_values=list(own[1]),

@@ -133,10 +133,9 @@ def _bytes(decoder: NativeDecoder | TextDecoder, num_frames: int) -> tuple[int, 
         output = sum(array.nbytes for array in decoder.vocabulary.values())
         memory = 2 * 2 * shape.num_layers * shape.width * num_frames
         return decoder.step_bytes - output, output, shape.vocabulary_size, memory
-    fused = isinstance(decoder, TorchDecoder)
     output = num_bytes(decoder.output) if isinstance(decoder, TorchDecoder) else decoder.output_matrix.nbytes
-    size = 2 if fused else decoder.embedding.weight.element_size()
-    memory = 2 * size * len(decoder.layers) * decoder.embedding.embedding_dim * num_frames
+    dtype = decoder.memory_dtype if isinstance(decoder, TorchDecoder) else decoder.embedding.weight.dtype
+    memory = 2 * dtype.itemsize * len(decoder.layers) * decoder.embedding.embedding_dim * num_frames
     layers = decoder.step_bytes - output if isinstance(decoder, TorchDecoder) else num_bytes(decoder.layers)
     return layers, output, decoder.embedding.num_embeddings, memory
 
