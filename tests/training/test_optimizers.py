@@ -63,7 +63,7 @@ def test_auto_is_bf16_where_a_device_has_instructions_for_it(monkeypatch) -> Non
 
 
 @pytest.mark.parametrize(
-    ("precision", "line"), [("auto", "fp32: the processor"), ("bf16", "bf16 is slow here"), ("no", "")]
+    ("precision", "line"), [("auto", "fp32: this device"), ("bf16", "bf16 is slow here"), ("no", "")]
 )
 def test_a_processor_without_bf16_is_named(
     precision: str, line: str, data: Path, tmp_path: Path, monkeypatch

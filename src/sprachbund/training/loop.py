@@ -508,11 +508,11 @@ class _Run:
             return
         if self.parallel.loss_of.in_bf16:
             self._say(
-                "bf16 is slow here, about ten times slower than fp32: the processor has no instructions for it; "
-                'training.precision = "auto" computes in fp32 on such a processor'
+                "bf16 is slow here, many times slower than fp32: this device has no instructions for it; "
+                'training.precision = "auto" computes in fp32 on such a device'
             )
         elif self.options.precision == "auto":
-            self._say("fp32: the processor has no instructions for bf16")
+            self._say("fp32: this device has no instructions for bf16")
 
     def resume(self) -> None:
         """Resume from the state in the directory, if there is one."""

@@ -100,6 +100,7 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@cache  # the optimizer asks at every step
 def has_bf16(device: "torch.device") -> bool:
     """Whether a device has instructions for products in bf16. A CPU without them is many times slower than in fp32.
 
@@ -109,21 +110,12 @@ def has_bf16(device: "torch.device") -> bool:
     import torch
 
     if device.type == "cpu":
-        return _cpu_has_bf16()
+        if not torch.backends.mkldnn.is_available():
+            return False
+        # On x86, oneDNN says yes from AVX-512 on, and emulates them.
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            return torch.cpu._is_avx512_bf16_supported()
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return True
-
-
-@cache
-def _cpu_has_bf16() -> bool:
-    import torch
-
-    if not torch.backends.mkldnn.is_available():
-        return False
-    if platform.machine().lower() in (
-        "x86_64",
-        "amd64",
-    ):  # oneDNN says yes from AVX-512 on, and emulates them
-        return torch.cpu._is_avx512_bf16_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
