@@ -6,7 +6,6 @@ import pytest
 from scripts.house import ROOT, measure, old_words, strings, texts_of
 
 
-@pytest.mark.slow
 def test_the_package_keeps_its_figures() -> None:
     figures = measure(ROOT)
     assert figures["old_words"]["package"] == []

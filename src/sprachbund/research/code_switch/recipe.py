@@ -328,10 +328,10 @@ def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) ->
     other_models = {
         name: tuple(path.resolve() for path in models) for name, models in recipe.other_models.items()
     }
-    places: dict[str, Any] = {"data": recipe.data.resolve(), "other_models": other_models}
+    resolved: dict[str, Any] = {"data": recipe.data.resolve(), "other_models": other_models}
     if recipe.texts:
-        places["texts"] = recipe.texts.resolve()
-    recipe = recipe.model_copy(update=places)
+        resolved["texts"] = recipe.texts.resolve()
+    recipe = recipe.model_copy(update=resolved)
     _check_data(recipe.data)
     read_encoder(locate(recipe.encoder)).check_layers(recipe.projector.encoder_layers)
     with joined_processes():
