@@ -42,12 +42,12 @@ def batch_of(corpus: Path, model: SpeechLLM, speed: float) -> Batch:
 
 
 @pytest.mark.parametrize("speed", [1.0, 1.25])
-@pytest.mark.parametrize("by_frame", [True, False])
+@pytest.mark.parametrize(("by_frame", "embedded"), [(True, 1.0), (False, 1.0), (True, 4.0), (False, 4.0)])
 def test_every_frame_of_mixed_speech_is_taught_its_own_language(
-    corpus: Path, speed: float, by_frame: bool
+    corpus: Path, speed: float, by_frame: bool, embedded: float
 ) -> None:
     model = make_model(projector={"spliced_frames": 1})
-    model.losses = LossWeights(by_frame=by_frame)
+    model.losses = LossWeights(by_frame=by_frame, embedded=embedded)
     batch = batch_of(corpus, model, speed)
     with torch.no_grad():
         tokens = model.hear(Features(values=batch.features, num_frames=batch.num_frames))
@@ -56,13 +56,15 @@ def test_every_frame_of_mixed_speech_is_taught_its_own_language(
     layers = [routing.group_log_probs().exp() for routing in tokens.routings]
     begin = 0
     for utterance, count in enumerate(tokens.num_tokens.tolist()):
-        losses = []
+        losses, weights = [], []
         for token in range(count):
             middle_s = (token + 0.5) * 0.08 * speed  # of the recording, before it was made faster
             own = [GROUP[tag] for a, b, tag in SPANS if a <= middle_s < b] if by_frame else []
             groups = ([], [0, 1, 2], [0])[utterance] if utterance else own or [0, 1, 2]
             losses += [-probs[begin + token, groups].sum().log() for probs in layers]
-        wanted.append(torch.stack(losses).mean() * batch.num_targets[utterance])
+            weights += [embedded if groups in ([1], [2]) else 1.0] * len(layers)  # Spanish is the main language
+        mean = sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights)
+        wanted.append(mean * batch.num_targets[utterance])
         begin += count
     assert begin == len(logs)
     torch.testing.assert_close(result, torch.stack(wanted).sum(), rtol=1e-4, atol=1e-5)
@@ -93,7 +95,7 @@ def test_layers_are_those_of_transformers_normed() -> None:
 def test_a_model_that_reads_layers_does_not_hear_its_neighbours_and_comes_back(
     kind: str, tmp_path: Path
 ) -> None:
-    model = make_model(kind, projector={"encoder_layers": (0,)})
+    model = make_model(kind, projector={"encoder_layers": (0,), "router_context": 2})
     sounds = speech(0.9, 0.6)
     with torch.no_grad():
         together = model.encode(model.features(sounds))

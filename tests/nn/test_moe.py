@@ -84,6 +84,27 @@ def test_weights_are_the_chosen_probabilities_brought_to_one(
     assert (routing.group_log_probs().exp().sum(1) - 1).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("context", [1, 3])
+def test_a_router_with_context_reads_the_neighbours_of_a_row_in_its_utterance(context: int) -> None:
+    torch.manual_seed(0)
+    router = Router(D, num_groups=G, group_size=SIZE, num_chosen=C, context=context)
+    assert router.context is not None
+    kernel = router.context.weight[:, 0]  # (D, 2 context + 1)
+    utterances = torch.randn(12, D).split([5, 0, 1, 6])
+    wanted = []
+    for rows in utterances:
+        for t in range(len(rows)):
+            read = rows[t].clone()
+            for offset in range(-context, context + 1):
+                if 0 <= t + offset < len(rows):
+                    read += kernel[:, context + offset] * rows[t + offset]
+            wanted.append(router.score(read))
+    probs = torch.stack(wanted).log_softmax(-1)
+    together = router(torch.cat(utterances), None, torch.tensor([5, 0, 1, 6]))
+    torch.testing.assert_close(together.log_probs, probs)
+    torch.testing.assert_close(router(utterances[3]).log_probs, probs[-6:])
+
+
 def test_choosing_all_experts_is_the_dense_mixture() -> None:
     mixture = make_mixture(K)
     x = torch.randn(7, D, dtype=torch.float64)

@@ -5,7 +5,7 @@ One flat router sees all experts; the groups matter to the losses, and where onl
 group is a plain mixture (the balance loss is then that over all experts), a single expert a dense feed-forward, and
 as many experts chosen as there are is the dense mixture: the baselines need no layer of their own.
 
-Shapes: N rows (the valid frames of a batch, end to end; padding never comes here), D width, F hidden width,
+Shapes: N rows (the valid frames of a batch of B utterances, end to end; padding never comes here), D width, F hidden width,
 K experts (K = G n, those of a group side by side), G groups, n experts of a group, C chosen experts.
 """
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sprachbund.nn.conformer import valid_frames
 from sprachbund.nn.feed_forward import Activation, Branch
 
 
@@ -53,33 +54,53 @@ class Routing:
 class Router(nn.Module):
     """z = W LN(x); p = softmax(z) over all experts; the C likeliest are chosen, their weights p_e / sum of p.
 
-    It always computes in fp32: in 16 bits near ties would fall another way than in training.
+    With a context, z = W (LN(x) + conv(LN(x))): a convolution over each channel reads the neighbours of a row, from
+    which the language of a moment is easier to tell. Experts still see a row alone. The router always computes in
+    fp32: in 16 bits near ties would fall another way than in training.
 
     Args:
         width: D.
         num_groups: G.
         group_size: n.
         num_chosen: C.
+        context: neighbours that are read on each side of a row; none beyond its utterance.
 
     Raises:
         ValueError: C is not between 1 and K.
     """
 
-    def __init__(self, width: int, *, num_groups: int, group_size: int, num_chosen: int) -> None:
+    def __init__(
+        self, width: int, *, num_groups: int, group_size: int, num_chosen: int, context: int = 0
+    ) -> None:
         super().__init__()
         self.num_groups, self.num_chosen = num_groups, num_chosen
         num_experts = num_groups * group_size
         if not 1 <= num_chosen <= num_experts:
             raise ValueError(f"{num_chosen} experts cannot be chosen of {num_experts}")
         self.score = nn.Linear(width, num_experts, bias=False)
+        self.context = (
+            nn.Conv1d(width, width, 2 * context + 1, padding="same", groups=width, bias=False)
+            if context
+            else None
+        )
 
-    def forward(self, normed: Tensor, allowed: Tensor | None = None) -> Routing:
-        """Route rows (N, D), normed. `allowed` is boolean (N, G): groups whose experts may be chosen, one at least.
+    def forward(
+        self, normed: Tensor, allowed: Tensor | None = None, counts: Tensor | None = None
+    ) -> Routing:
+        """Route rows (N, D), normed.
 
         Where fewer experts are allowed than are chosen, the weights of the others are 0.
+
+        Args:
+            normed: rows (N, D), those of an utterance one after the other.
+            allowed: boolean (N, G), the groups whose experts may be chosen, one at least; all if None.
+            counts: rows (B,) of each utterance, N in all; those of a single one if None.
         """
         with torch.autocast(normed.device.type, enabled=False):
-            scores = F.linear(normed.float(), self.score.weight.float())
+            rows = normed.float()
+            if self.context is not None:
+                rows = rows + self._neighbours(self.context, rows, counts)
+            scores = F.linear(rows, self.score.weight.float())
         if allowed is not None:
             group_size = scores.shape[1] // self.num_groups
             scores = scores.masked_fill(~allowed.repeat_interleave(group_size, dim=1), -torch.inf)
@@ -90,6 +111,15 @@ class Router(nn.Module):
             weights=chosen.values.softmax(-1),
             num_groups=self.num_groups,
         )
+
+
+    def _neighbours(self, context: nn.Conv1d, rows: Tensor, counts: Tensor | None) -> Tensor:
+        """The convolution (N, D) of rows, each utterance by itself."""
+        if counts is None:
+            counts = torch.tensor([len(rows)], device=rows.device)
+        padded = nn.utils.rnn.pad_sequence(rows.split(counts.tolist()), batch_first=True).transpose(1, 2)
+        heard = F.conv1d(padded, context.weight.float(), padding="same", groups=context.groups)
+        return heard.transpose(1, 2)[valid_frames(counts, padded.shape[2])]
 
 
 class Experts(nn.Module):
@@ -131,6 +161,7 @@ class MixtureOfExperts(nn.Module):
         num_groups: G.
         group_size: n.
         num_chosen: C.
+        context: neighbours on each side of a row that the router reads.
         activation: activation of the experts.
     """
 
@@ -142,17 +173,22 @@ class MixtureOfExperts(nn.Module):
         num_groups: int,
         group_size: int,
         num_chosen: int,
+        context: int = 0,
         activation: Activation = "silu",
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.router = Router(width, num_groups=num_groups, group_size=group_size, num_chosen=num_chosen)
+        self.router = Router(
+            width, num_groups=num_groups, group_size=group_size, num_chosen=num_chosen, context=context
+        )
         self.experts = Experts(width, hidden_width, num_groups * group_size, activation)
 
-    def forward(self, x: Tensor, allowed: Tensor | None = None) -> tuple[Tensor, Routing]:
-        """(N, D) to (N, D), and where the rows went; `allowed` as in `Router`."""
+    def forward(
+        self, x: Tensor, allowed: Tensor | None = None, counts: Tensor | None = None
+    ) -> tuple[Tensor, Routing]:
+        """(N, D) to (N, D), and where the rows went; `allowed` and `counts` as in `Router`."""
         normed = self.norm(x)
-        routing = self.router(normed, allowed)
+        routing = self.router(normed, allowed, counts)
         return x + self.experts(normed, routing.experts, routing.weights), routing
 
 

@@ -44,6 +44,7 @@ class ProjectorOptions(Options):
         spliced_frames: encoder states that become one speech token.
         encoder_layers: layers of the encoder, counted from 0, whose states are read beside the last ones: upper layers
             spread one language over an utterance, and lower ones tell better which is spoken at a moment.
+        router_context: speech tokens on each side of one that the router reads beside it; experts see it alone.
     """
 
     groups: tuple[tuple[str, ...], ...]
@@ -53,6 +54,7 @@ class ProjectorOptions(Options):
     num_layers: SomeLayers = 2
     spliced_frames: int = Field(default=5, strict=True, ge=1, le=1000)
     encoder_layers: tuple[Layers, ...] = Field(default=(), max_length=LAYERS.most)
+    router_context: int = Field(default=0, strict=True, ge=0, le=1000)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -84,7 +86,7 @@ def plain_mixture(options: ProjectorOptions) -> ProjectorOptions:
 def dense(options: ProjectorOptions, equal: Literal["active", "total"]) -> ProjectorOptions:
     """The baseline of one feed-forward, as wide as the experts chosen together, or as all there are."""
     times = options.num_chosen if equal == "active" else options.num_experts
-    changes = {"group_size": 1, "num_chosen": 1, "hidden_width": times * options.hidden_width}
+    changes = {"group_size": 1, "num_chosen": 1, "hidden_width": times * options.hidden_width, "router_context": 0}
     return options.model_copy(update={"groups": (options.languages,), **changes})
 
 
@@ -145,11 +147,14 @@ class LossWeights(Options):
         language: weight of L_lang.
         balance: weight of L_bal.
         by_frame: take the language of each frame from the spans, where a batch has them, not the utterance's set.
+        embedded: how often a frame in another language than the utterance's main one counts in L_lang, which is a mean
+            over frames; such frames are fewer. Without `by_frame` it has no effect.
     """
 
     language: Weight = 0.1
     balance: Weight = 0.01
     by_frame: Flag = False
+    embedded: Weight = 1.0
 
 
 class SpeechLLMConfig(Options):

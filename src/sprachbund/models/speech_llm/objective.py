@@ -223,14 +223,33 @@ def _targets(model: RoutedModel, batch: Batch) -> list[Target]:
 
 
 def _language_losses(model: RoutedModel, batch: Batch, tokens: SpeechTokens) -> Tensor:
-    """L_lang (B,) of each utterance, the mean over its speech tokens and the layers."""
-    groups = _groups_of_tokens(model, batch, tokens)
+    """L_lang (B,) of each utterance, the mean over its speech tokens and the layers; embedded ones have a weight."""
+    said = _languages_of_tokens(model, batch, tokens)
+    groups = _groups_of_tokens(model, batch, tokens, said)
     losses = torch.stack([language_losses(routing, groups) for routing in tokens.routings]).mean(0)
-    sums = losses.new_zeros(batch.num_utterances).index_add(0, tokens.utterance, losses)
-    return sums / tokens.num_tokens.clamp(min=1)
+    weights = torch.ones_like(losses)
+    if said is not None:
+        embedded = (said >= 0) & (said != batch.source_language[tokens.utterance])
+        weights[embedded] = model.losses.embedded
+    sums, totals = (
+        losses.new_zeros(batch.num_utterances).index_add(0, tokens.utterance, values)
+        for values in (weights * losses, weights)
+    )
+    return sums / totals.clamp(min=torch.finfo(totals.dtype).tiny)
 
 
-def _groups_of_tokens(model: RoutedModel, batch: Batch, tokens: SpeechTokens) -> Tensor:
+def _languages_of_tokens(model: RoutedModel, batch: Batch, tokens: SpeechTokens) -> Tensor | None:
+    """Number (N,) of each speech token's language, -1 where no span is; None if losses go by utterances."""
+    if batch.mixture is None or not model.losses.by_frame:
+        return None
+    every = zip(batch.mixture.spans, tokens.num_tokens.tolist(), strict=True)
+    said = torch.cat([token_languages(spans, n, model.frame_s) for spans, n in every])
+    return said.to(tokens.utterance.device)
+
+
+def _groups_of_tokens(
+    model: RoutedModel, batch: Batch, tokens: SpeechTokens, said: Tensor | None
+) -> Tensor:
     """Groups that each speech token may go to, boolean (N, G): all where no language is known."""
     group_of = model.group_of_language()
     onehot = F.one_hot(group_of, len(model.config.projector.groups)).bool()  # (S, G)
@@ -242,9 +261,6 @@ def _groups_of_tokens(model: RoutedModel, batch: Batch, tokens: SpeechTokens) ->
     groups = (present[..., None] & onehot).any(1)
     groups = groups | ~groups.any(1, keepdim=True)
     rows = groups[tokens.utterance]
-    if batch.mixture is None or not model.losses.by_frame:
+    if said is None:
         return rows
-    lengths = tokens.num_tokens.tolist()
-    every = zip(batch.mixture.spans, lengths, strict=True)
-    said = torch.cat([token_languages(spans, n, model.frame_s) for spans, n in every]).to(rows.device)
     return torch.where((said >= 0)[:, None], onehot[said.clamp(min=0)], rows)

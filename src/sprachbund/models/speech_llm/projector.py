@@ -59,6 +59,7 @@ class Projector(nn.Module):
                 num_groups=len(options.groups),
                 group_size=options.group_size,
                 num_chosen=options.num_chosen,
+                context=options.router_context,
             )
             for _ in range(options.num_layers)
         )
@@ -79,7 +80,7 @@ class Projector(nn.Module):
         utterance = valid.nonzero()[:, 0]
         x, routings = self.expand(spliced[valid]), []
         for layer in self.layers:
-            x, routing = layer(x, None if allowed is None else allowed[utterance])
+            x, routing = layer(x, None if allowed is None else allowed[utterance], num_tokens)
             routings.append(routing)
         out = x.new_zeros(*valid.shape, x.shape[1])
         out[valid] = x

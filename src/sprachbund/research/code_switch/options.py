@@ -70,6 +70,7 @@ class ProjectorSizes(Strict):
         num_layers: layers of experts, one after the other.
         spliced_frames: encoder states that become one speech token.
         encoder_layers: lower encoder layers, counted from 0, whose states are read beside those of the last layer.
+        router_context: speech tokens on each side of one that the router reads beside it.
     """
 
     group_size: PositiveInt = 4
@@ -78,6 +79,7 @@ class ProjectorSizes(Strict):
     num_layers: PositiveInt = 2
     spliced_frames: PositiveInt = 5
     encoder_layers: tuple[NonNegativeInt, ...] = ()
+    router_context: NonNegativeInt = 0
 
 
 class CodeSwitchRecipe(Strict):
@@ -108,6 +110,7 @@ class CodeSwitchRecipe(Strict):
             differ in losses or stages alone have the factor of their kind, as they share stages.
         tuning_steps: share of the steps of each stage in those trainings.
         warmup_steps: warm-up steps of each stage.
+        embedded_weight: how often a speech token of an embedded span counts in L_lang of arms that go by frame.
         transition: the form of the loss in the third stage.
         rows_per_utterance: target languages drawn for each utterance, in translation.
         transcribed: share of the utterances that the stages of translation transcribe: a model that is no longer asked
@@ -142,6 +145,7 @@ class CodeSwitchRecipe(Strict):
     tuning_rate_factors: tuple[PositiveFloat, ...] = ()
     tuning_steps: float = Field(default=0.25, gt=0, le=1)
     warmup_steps: PositiveInt = 1000
+    embedded_weight: PositiveFloat = 1.0
     transition: Form = "mixed"
     rows_per_utterance: PositiveInt = 2
     transcribed: float = Field(default=0.0, ge=0, lt=1)
@@ -228,7 +232,12 @@ class CodeSwitchRecipe(Strict):
 
     def losses_of(self, arm: CodeSwitchArm) -> LossWeights:
         """An arm's weights of losses."""
-        return LossWeights(language=arm.language, balance=arm.balance, by_frame=arm.by_frame)
+        return LossWeights(
+            language=arm.language,
+            balance=arm.balance,
+            by_frame=arm.by_frame,
+            embedded=self.embedded_weight,
+        )
 
     def stages_of(self, arm: CodeSwitchArm) -> tuple[Stage, ...]:
         """An arm's stages, with its losses."""
