@@ -7,10 +7,12 @@ without the loss. The share is chosen on dev data.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import load_file
 
+from sprachbund.models.conformer.extension import add_languages
 from sprachbund.models.conformer.io import load, save
 from sprachbund.models.io import locate
 
@@ -23,16 +25,34 @@ def main() -> None:
     parser.add_argument(
         "--share", type=float, default=0.5, help="of the checkpoints; 1 leaves nothing of the model"
     )
+    parser.add_argument(
+        "--new-languages", nargs="*", default=[], help="those that the checkpoints have and the model lacks"
+    )
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    model = load(locate(given.model))
-    checkpoints = [load_file(path) for path in given.weights]
-    before = model.state_dict()
-    for name, weight in before.items():
+    average(given.model, given.weights, given.share, given.out, given.new_languages)
+
+
+def average(
+    model: str, weights: Sequence[Path], share: float, out: Path, new_languages: Sequence[str] = ()
+) -> None:
+    """Write the mean of a model and of checkpoints.
+
+    Args:
+        model: directory or name of the model before.
+        weights: checkpoints, whose mean is taken first.
+        share: of the checkpoints.
+        out: directory of the result.
+        new_languages: languages that the checkpoints have and the model lacks; there they begin as in training.
+    """
+    started = add_languages(load(locate(model)), dict.fromkeys(new_languages, "mean"))
+    checkpoints = [load_file(path) for path in weights]
+    mean = started.state_dict()
+    for name, weight in mean.items():
         trained = sum(checkpoint[name].float() for checkpoint in checkpoints) / len(checkpoints)
-        before[name] = (1.0 - given.share) * weight.float() + given.share * trained
-    model.load_state_dict(before)
-    save(model, given.out, bits=8)
+        mean[name] = (1.0 - share) * weight.float() + share * trained
+    started.load_state_dict(mean)
+    save(started, out, bits=8)
 
 
 if __name__ == "__main__":

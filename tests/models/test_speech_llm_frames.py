@@ -62,7 +62,8 @@ def test_every_frame_of_mixed_speech_is_taught_its_own_language(
             own = [GROUP[tag] for a, b, tag in SPANS if a <= middle_s < b] if by_frame else []
             groups = ([], [0, 1, 2], [0])[utterance] if utterance else own or [0, 1, 2]
             losses += [-probs[begin + token, groups].sum().log() for probs in layers]
-            weights += [embedded if groups in ([1], [2]) else 1.0] * len(layers)  # Spanish is the main language
+            is_embedded = groups in ([1], [2])  # Spanish is the main language
+            weights += [embedded if is_embedded else 1.0] * len(layers)
         mean = sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights)
         wanted.append(mean * batch.num_targets[utterance])
         begin += count

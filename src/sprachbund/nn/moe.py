@@ -5,8 +5,8 @@ One flat router sees all experts; the groups matter to the losses, and where onl
 group is a plain mixture (the balance loss is then that over all experts), a single expert a dense feed-forward, and
 as many experts chosen as there are is the dense mixture: the baselines need no layer of their own.
 
-Shapes: N rows (the valid frames of a batch of B utterances, end to end; padding never comes here), D width, F hidden width,
-K experts (K = G n, those of a group side by side), G groups, n experts of a group, C chosen experts.
+Shapes: N rows (the valid frames of a batch of B utterances, end to end; padding never comes here), D width, F hidden
+width, K experts (K = G n, those of a group side by side), G groups, n experts of a group, C chosen experts.
 """
 
 from __future__ import annotations
@@ -84,9 +84,7 @@ class Router(nn.Module):
             else None
         )
 
-    def forward(
-        self, normed: Tensor, allowed: Tensor | None = None, counts: Tensor | None = None
-    ) -> Routing:
+    def forward(self, normed: Tensor, allowed: Tensor | None = None, counts: Tensor | None = None) -> Routing:
         """Route rows (N, D), normed.
 
         Where fewer experts are allowed than are chosen, the weights of the others are 0.
@@ -111,7 +109,6 @@ class Router(nn.Module):
             weights=chosen.values.softmax(-1),
             num_groups=self.num_groups,
         )
-
 
     def _neighbours(self, context: nn.Conv1d, rows: Tensor, counts: Tensor | None) -> Tensor:
         """The convolution (N, D) of rows, each utterance by itself."""

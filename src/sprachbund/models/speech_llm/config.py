@@ -86,7 +86,12 @@ def plain_mixture(options: ProjectorOptions) -> ProjectorOptions:
 def dense(options: ProjectorOptions, equal: Literal["active", "total"]) -> ProjectorOptions:
     """The baseline of one feed-forward, as wide as the experts chosen together, or as all there are."""
     times = options.num_chosen if equal == "active" else options.num_experts
-    changes = {"group_size": 1, "num_chosen": 1, "hidden_width": times * options.hidden_width, "router_context": 0}
+    changes = {
+        "group_size": 1,
+        "num_chosen": 1,
+        "hidden_width": times * options.hidden_width,
+        "router_context": 0,
+    }
     return options.model_copy(update={"groups": (options.languages,), **changes})
 
 

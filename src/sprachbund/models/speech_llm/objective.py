@@ -247,9 +247,7 @@ def _languages_of_tokens(model: RoutedModel, batch: Batch, tokens: SpeechTokens)
     return said.to(tokens.utterance.device)
 
 
-def _groups_of_tokens(
-    model: RoutedModel, batch: Batch, tokens: SpeechTokens, said: Tensor | None
-) -> Tensor:
+def _groups_of_tokens(model: RoutedModel, batch: Batch, tokens: SpeechTokens, said: Tensor | None) -> Tensor:
     """Groups that each speech token may go to, boolean (N, G): all where no language is known."""
     group_of = model.group_of_language()
     onehot = F.one_hot(group_of, len(model.config.projector.groups)).bool()  # (S, G)

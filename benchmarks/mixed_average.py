@@ -1,0 +1,104 @@
+"""What training on mixed speech costs elsewhere, and what the mean with the weights before gives back.
+
+The mean is that of arXiv 2109.01903. The model of `recipes/mixed.toml` learns to write mixed speech as it is spoken, and forgets voices. Models between it
+and the bundled one are scored on both, on dev and on test; the bundled model has no target for transcripts of mixed
+speech. Nothing is dropped as out of domain or as doubtful, since only the bundled model is calibrated.
+
+Run: python -m benchmarks.mixed_average runs/mixed/best/best.00000800.safetensors
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from benchmarks.rows import keep
+from rich.progress import track
+from scripts.average_weights import average
+
+from sprachbund.evaluation.options import EvaluationOptions
+from sprachbund.evaluation.run import evaluate
+from sprachbund.models.catalogue import BUNDLED
+from sprachbund.text.languages import MIXED
+from sprachbund.util.provenance import commit, data_hash, hash_files
+
+SHARES = (0.0, 0.5, 0.75, 1.0)
+TRANSLATED = {
+    "mixed speech, dev": "mixed_six/dev",
+    "unseen wording, dev": "telephone/dev_prompts",
+    "mixed speech, test": "mixed_six/test",
+    "one language, test": "mixed_six/monolingual-test",
+    "new speakers, test": "telephone/unheard",
+    "unseen wording, test": "telephone/unseen",
+}
+"""Name to the corpus whose translations have a chrF."""
+TRANSCRIBED = {
+    "transcripts, mixed, dev": "mixed_six/dev",
+    "transcripts, spliced people, dev": "spliced/dev",
+    "transcripts, mixed, test": "mixed_six/test",
+    "transcripts, spliced people, test": "spliced/spliced-test",
+}
+"""Name to the corpus whose transcripts have a WER."""
+
+
+def score(model: str, corpus: Path, limit: int, *, transcripts: bool) -> float:
+    """A mean over pairs: WER of transcripts of mixed speech, or chrF of translations."""
+    targets = (MIXED,) if transcripts else None
+    options = EvaluationOptions(
+        targets=targets, limit=limit, no_speech_per_kind=0, first_segments=0, engine="torch"
+    )
+    wanted = ("WER", "transcription") if transcripts else ("chrF", "translation")
+    return fmean(
+        number.value
+        for number in evaluate([corpus], model, options).manifest.numbers
+        if (number.metric, number.task) == wanted
+        and (number.group, number.text, number.guard) == ("pair", "raw", False)
+    )
+
+
+def main() -> None:
+    """Measure, print a table, write a JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("weights", type=Path, help="checkpoint of the training on mixed speech")
+    parser.add_argument("--corpora", type=Path, default=Path("corpora"))
+    parser.add_argument("--limit", type=int, default=200, help="utterances of each corpus, evenly over it")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("docs/results/mixed_average.json"))
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for share in track(SHARES):
+            model = BUNDLED
+            if share:
+                model = str(Path(folder) / f"{share:g}")
+                average(BUNDLED, [given.weights], share, Path(model), [MIXED])
+            row: dict[str, Any] = {"share of the trained weights": share}
+            for name, corpus in TRANSLATED.items():
+                value = score(model, given.corpora / corpus, given.limit, transcripts=False)
+                row[f"chrF, {name}"] = round(value, 1)
+            for name, corpus in TRANSCRIBED.items():
+                row[f"WER, {name}"] = (
+                    round(score(model, given.corpora / corpus, given.limit, transcripts=True), 1)
+                    if share
+                    else None
+                )
+            rows.append(row)
+            print(row, flush=True)
+    folders = sorted({*TRANSLATED.values(), *TRANSCRIBED.values()})
+    result = {
+        "command": f"python -m benchmarks.mixed_average {given.weights}",
+        "recipe": "recipes/mixed.toml",
+        "weights": hash_files([given.weights]),
+        "utterances": f"{given.limit} of each corpus, evenly over it",
+        "data": {name: data_hash(given.corpora / name) for name in folders},
+        "commit": commit(),
+        "rows": rows,
+    }
+    keep(given.out, result, "Between the bundled model and the one trained on mixed speech")
+
+
+if __name__ == "__main__":
+    main()
