@@ -1,8 +1,9 @@
 """What training on mixed speech costs elsewhere, and what the mean with the weights before gives back.
 
-The mean is that of arXiv 2109.01903. The model of `recipes/mixed.toml` learns to write mixed speech as it is spoken, and forgets voices. Models between it
-and the bundled one are scored on both, on dev and on test; the bundled model has no target for transcripts of mixed
-speech. Nothing is dropped as out of domain or as doubtful, since only the bundled model is calibrated.
+The mean is that of arXiv 2109.01903. The model of `recipes/mixed.toml` learns to write mixed speech down, and
+forgets voices. Models between it and the bundled one are scored on both, on dev and on test; the bundled model has no
+target for transcripts of mixed speech. Nothing is dropped as out of domain or as doubtful, since only the bundled model
+is calibrated.
 
 Run: python -m benchmarks.mixed_average runs/mixed/best/best.00000800.safetensors
 """
