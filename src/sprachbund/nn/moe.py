@@ -183,7 +183,13 @@ class MixtureOfExperts(nn.Module):
     def forward(
         self, x: Tensor, allowed: Tensor | None = None, counts: Tensor | None = None
     ) -> tuple[Tensor, Routing]:
-        """(N, D) to (N, D), and where the rows went; `allowed` and `counts` as in `Router`."""
+        """(N, D) to (N, D), and where the rows went.
+
+        Args:
+            x: rows (N, D), those of an utterance one after the other.
+            allowed: groups (N, G) whose experts may be chosen, as in `Router`.
+            counts: rows (B,) of each utterance, as in `Router`.
+        """
         normed = self.norm(x)
         routing = self.router(normed, allowed, counts)
         return x + self.experts(normed, routing.experts, routing.weights), routing
