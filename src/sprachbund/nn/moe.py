@@ -5,8 +5,8 @@ One flat router sees all experts; the groups matter to the losses, and where onl
 group is a plain mixture (the balance loss is then that over all experts), a single expert a dense feed-forward, and
 as many experts chosen as there are is the dense mixture: the baselines need no layer of their own.
 
-Shapes: N rows (the valid frames of a batch of B utterances, end to end; padding never comes here), D width, F hidden
-width, K experts (K = G n, those of a group side by side), G groups, n experts of a group, C chosen experts.
+Shapes: N rows (the valid frames of B utterances, without their padding to P), D width, F hidden width, K experts
+(K = G n, those of a group side by side), G groups, n experts of a group, C chosen experts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sprachbund.nn.conformer import valid_frames
 from sprachbund.nn.feed_forward import Activation, Branch
 
 
@@ -78,13 +77,9 @@ class Router(nn.Module):
         if not 1 <= num_chosen <= num_experts:
             raise ValueError(f"{num_chosen} experts cannot be chosen of {num_experts}")
         self.score = nn.Linear(width, num_experts, bias=False)
-        self.context = (
-            nn.Conv1d(width, width, 2 * context + 1, padding="same", groups=width, bias=False)
-            if context
-            else None
-        )
+        self.context = nn.Conv1d(width, width, 2 * context + 1, groups=width, bias=False) if context else None
 
-    def forward(self, normed: Tensor, allowed: Tensor | None = None, counts: Tensor | None = None) -> Routing:
+    def forward(self, normed: Tensor, allowed: Tensor | None = None, valid: Tensor | None = None) -> Routing:
         """Route rows (N, D), normed.
 
         Where fewer experts are allowed than are chosen, the weights of the others are 0.
@@ -92,12 +87,12 @@ class Router(nn.Module):
         Args:
             normed: rows (N, D), those of an utterance one after the other.
             allowed: boolean (N, G), the groups whose experts may be chosen, one at least; all if None.
-            counts: rows (B,) of each utterance, N in all; those of a single one if None.
+            valid: boolean (B, P), the N frames of padded utterances that the rows are; those of a single one if None.
         """
         with torch.autocast(normed.device.type, enabled=False):
             rows = normed.float()
             if self.context is not None:
-                rows = rows + self._neighbours(self.context, rows, counts)
+                rows = rows + self._neighbours(self.context, rows, valid)
             scores = F.linear(rows, self.score.weight.float())
         if allowed is not None:
             group_size = scores.shape[1] // self.num_groups
@@ -110,13 +105,15 @@ class Router(nn.Module):
             num_groups=self.num_groups,
         )
 
-    def _neighbours(self, context: nn.Conv1d, rows: Tensor, counts: Tensor | None) -> Tensor:
+    def _neighbours(self, context: nn.Conv1d, rows: Tensor, valid: Tensor | None) -> Tensor:
         """The convolution (N, D) of rows, each utterance by itself."""
-        if counts is None:
-            counts = torch.tensor([len(rows)], device=rows.device)
-        padded = nn.utils.rnn.pad_sequence(rows.split(counts.tolist()), batch_first=True).transpose(1, 2)
-        heard = F.conv1d(padded, context.weight.float(), padding="same", groups=context.groups)
-        return heard.transpose(1, 2)[valid_frames(counts, padded.shape[2])]
+        if valid is None:
+            valid = torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
+        padded = rows.new_zeros(*valid.shape, rows.shape[1])
+        padded[valid] = rows
+        # The module's own pass would compute in the dtype of its weights, which may be of 16 bits.
+        out = F.conv1d(padded.mT, context.weight.float(), padding="same", groups=context.groups)
+        return out.mT[valid]
 
 
 class Experts(nn.Module):
@@ -181,17 +178,17 @@ class MixtureOfExperts(nn.Module):
         self.experts = Experts(width, hidden_width, num_groups * group_size, activation)
 
     def forward(
-        self, x: Tensor, allowed: Tensor | None = None, counts: Tensor | None = None
+        self, x: Tensor, allowed: Tensor | None = None, valid: Tensor | None = None
     ) -> tuple[Tensor, Routing]:
         """(N, D) to (N, D), and where the rows went.
 
         Args:
             x: rows (N, D), those of an utterance one after the other.
             allowed: groups (N, G) whose experts may be chosen, as in `Router`.
-            counts: rows (B,) of each utterance, as in `Router`.
+            valid: boolean (B, P), the frames that the rows are, as in `Router`.
         """
         normed = self.norm(x)
-        routing = self.router(normed, allowed, counts)
+        routing = self.router(normed, allowed, valid)
         return x + self.experts(normed, routing.experts, routing.weights), routing
 
 

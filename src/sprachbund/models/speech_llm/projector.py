@@ -80,7 +80,7 @@ class Projector(nn.Module):
         utterance = valid.nonzero()[:, 0]
         x, routings = self.expand(spliced[valid]), []
         for layer in self.layers:
-            x, routing = layer(x, None if allowed is None else allowed[utterance], num_tokens)
+            x, routing = layer(x, None if allowed is None else allowed[utterance], valid)
             routings.append(routing)
         out = x.new_zeros(*valid.shape, x.shape[1])
         out[valid] = x

@@ -79,7 +79,7 @@ class ProjectorSizes(Strict):
     num_layers: PositiveInt = 2
     spliced_frames: PositiveInt = 5
     encoder_layers: tuple[NonNegativeInt, ...] = ()
-    router_context: NonNegativeInt = 0
+    router_context: int = Field(default=0, ge=0, le=1000)
 
 
 class CodeSwitchRecipe(Strict):
