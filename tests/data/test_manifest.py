@@ -47,6 +47,19 @@ def test_round_trip(tmp_path):
     assert info["per_language"]["en"]["utterances"] == 10
 
 
+def test_one_in_so_many_is_evenly_drawn_and_meets_kinds_that_take_turns(tmp_path):
+    writer, _ = _write(tmp_path, 200, shard_size=200)
+    writer.close()
+    manifest = Manifest(tmp_path)
+    assert list(manifest.every(1)) == list(range(200))
+    for step in (2, 4, 10):
+        drawn = list(manifest.every(step))
+        assert drawn == list(manifest.every(step))
+        assert [index // step for index in drawn] == list(range(200 // step))
+        assert {index % 2 for index in drawn} == {0, 1}
+    assert list(manifest.every(1000))[0] < 200
+
+
 def test_lhotse_reads_it(tmp_path):
     writer, sounds = _write(tmp_path, 6)
     writer.close()

@@ -237,8 +237,14 @@ class Utterances(ABC):
         return part
 
     def every(self, step: int) -> Sequence[int]:
-        """Indices of one in so many utterances, evenly over the corpus, that are cheap to read together."""
-        return range(0, len(self), step)
+        """Indices of one in so many utterances, evenly over the corpus, that are cheap to read together.
+
+        Of each `step` utterances one is drawn, always the same: kinds of utterances often take turns in a corpus, and
+        a fixed distance could meet some of them alone.
+        """
+        firsts = np.arange(0, len(self), step)
+        drawn = firsts + np.random.default_rng(step).integers(step, size=len(firsts))
+        return [int(index) for index in np.minimum(drawn, len(self) - 1)]
 
     def at(self, epoch: int | None = None) -> Self:
         """Return the utterances of an epoch of training: always the same here; see `LiveEdition` for others."""
