@@ -3,25 +3,33 @@
     python -m scripts.average_weights bundled runs/next/best/best.*.safetensors --share 0.5 --out runs/averaged
 
 The bundled model was made so: training on gains voices and loses old sentences, and the mean has most of the gain
-without the loss. The share is chosen on dev data.
+without the loss. The share is chosen on dev data. A language that the model before lacks has its token as it was
+trained: there is nothing to keep of it.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from sprachbund.models.conformer.extension import add_languages
 from sprachbund.models.conformer.io import load, save
 from sprachbund.models.io import locate
+
+EMBEDDING = "decoder.embedding.weight"
+"""Name of the weights that have a row for each token."""
 
 
 def main() -> None:
     """Read the command line and write the model directory."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", help="directory or name of the model before")
-    parser.add_argument("weights", type=Path, nargs="+", help="checkpoints, whose mean is taken first")
+    parser.add_argument(
+        "weights", type=Path, nargs="+", help="checkpoints or model directories, whose mean is taken first"
+    )
     parser.add_argument(
         "--share", type=float, default=0.5, help="of the checkpoints; 1 leaves nothing of the model"
     )
@@ -40,17 +48,20 @@ def average(
 
     Args:
         model: directory or name of the model before.
-        weights: checkpoints, whose mean is taken first.
+        weights: checkpoints or model directories, whose mean is taken first.
         share: of the checkpoints.
         out: directory of the result.
-        new_languages: languages that the checkpoints have and the model lacks; there they begin as in training.
+        new_languages: languages that the checkpoints have and the model lacks; their tokens are the checkpoints'.
     """
     started = add_languages(load(locate(model)), dict.fromkeys(new_languages, "mean"))
-    checkpoints = [load_file(path) for path in weights]
-    mean = started.state_dict()
+    checkpoints = [load(path).state_dict() if path.is_dir() else load_file(path) for path in weights]
+    mean: dict[str, Tensor] = started.state_dict()
+    new = [started.tokenizer.language_id(language) for language in new_languages]
     for name, weight in mean.items():
-        trained = sum(checkpoint[name].float() for checkpoint in checkpoints) / len(checkpoints)
+        trained = torch.stack([checkpoint[name].float() for checkpoint in checkpoints]).mean(0)
         mean[name] = (1.0 - share) * weight.float() + share * trained
+        if name == EMBEDDING:
+            mean[name][new] = trained[new]
     started.load_state_dict(mean)
     save(started, out, bits=8)
 

@@ -17,6 +17,7 @@ import sprachbund
 from sprachbund.corpora.asterisk.packages import SPEAKERS
 from sprachbund.models.card import PAIRS, Card
 from sprachbund.models.conformer import io as conformer
+from sprachbund.models.conformer.extension import add_languages
 from tests.corpora.asterisk_tree import write_tree
 from tests.models.whisper_support import make_directory
 from tests.stories.support import LANGUAGES, command
@@ -208,6 +209,12 @@ def test_models_shows_the_pairs_that_a_model_was_taught(tiny_model: Path, here: 
     assert "  hears      en, fr\n  writes     de, fr\n  pairs      en-de, fr-fr\n" in ran
     assert "taught" not in ran
     assert "1 of translation (into de), 1 of transcription" in command("models", "show", "mine").out
+
+
+def test_models_counts_transcripts_of_mixed_speech_apart(tiny_model: Path, here: Path) -> None:
+    conformer.save(add_languages(conformer.load(tiny_model), {"mul": "mean"}), Path("mixing"))
+    shown = command("models", "show", "mixing").out
+    assert "any to any: 6 of translation, 3 of transcription, 3 of transcription of mixed speech" in shown
 
 
 def test_models_finds_whisper_models_downloaded_before(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from sprachbund.models.catalogue import (
     find_checkpoint,
     folders_with_config,
 )
+from sprachbund.text.languages import MIXED
 
 PUBLIC_FAMILIES = tuple(dict.fromkeys(one.family for one in CATALOGUE))
 """Families of models of the hub."""
@@ -404,13 +405,15 @@ def _some(tags: list[str], most: int = 20) -> str:
 def _pairs(model: dict[str, Any], *, whole: bool) -> str:
     if whole:
         return ", ".join(f"{source}-{target}" for source, target in model["pairs"])
+    mixed = sum(target == MIXED for _, target in model["pairs"])
     same = sum(source == target for source, target in model["pairs"])
-    other = len(model["pairs"]) - same
-    if other == len(model["source_languages"]) * len(model["target_languages"]) - same and other:
-        return f"any to any: {other} of translation, {same} of transcription"
-    into = {t for s, t in model["pairs"] if s != t}
+    other = len(model["pairs"]) - same - mixed
+    rest = f"{same} of transcription{f', {mixed} of transcription of mixed speech' if mixed else ''}"
+    if other == len(model["source_languages"]) * len({*model["target_languages"]} - {MIXED}) - same and other:
+        return f"any to any: {other} of translation, {rest}"
+    into = {t for s, t in model["pairs"] if t not in (s, MIXED)}
     translation = f"{other} of translation (into {_some(sorted(into))})" if other else "none of translation"
-    return f"{translation}, {same} of transcription"
+    return f"{translation}, {rest}"
 
 
 def _data(entry: dict[str, Any]) -> str:
