@@ -37,8 +37,8 @@ CORPORA = {
     "new speakers, test": "telephone/unheard",
     "unseen wording, test": "telephone/unseen",
 }
-"""Made by the commands in recipes/bundled_mixed.toml; `dev_voices` by `sprachbund data make phrasebook --edition
-bundled --synthesizers espeak-ng,festival,flite,pico --heldout 50 --seed 33`."""
+"""Made by the commands in recipes/bundled_mixed.toml, `telephone` without `--heldout`; `dev_voices` by `sprachbund data
+make phrasebook --edition bundled --synthesizers espeak-ng,festival,flite,pico --heldout 50 --seed 33`."""
 
 
 def scores(model: str, corpus: Path, limit: int) -> dict[str, float | None]:

@@ -408,12 +408,16 @@ def _pairs(model: dict[str, Any], *, whole: bool) -> str:
     mixed = sum(target == MIXED for _, target in model["pairs"])
     same = sum(source == target for source, target in model["pairs"])
     other = len(model["pairs"]) - same - mixed
-    rest = f"{same} of transcription{f', {mixed} of transcription of mixed speech' if mixed else ''}"
-    if other == len(model["source_languages"]) * len({*model["target_languages"]} - {MIXED}) - same and other:
-        return f"any to any: {other} of translation, {rest}"
-    into = {t for s, t in model["pairs"] if t not in (s, MIXED)}
-    translation = f"{other} of translation (into {_some(sorted(into))})" if other else "none of translation"
-    return f"{translation}, {rest}"
+    parts = [f"{other or 'none'} of translation", f"{same} of transcription"]
+    if mixed:
+        parts.append(f"{mixed} of transcription of mixed speech")
+    every = len(model["source_languages"]) * len({*model["target_languages"]} - {MIXED}) - same
+    if other == every and other:
+        return f"any to any: {', '.join(parts)}"
+    if other:
+        into = {target for source, target in model["pairs"] if target not in (source, MIXED)}
+        parts[0] += f" (into {_some(sorted(into))})"
+    return ", ".join(parts)
 
 
 def _data(entry: dict[str, Any]) -> str:

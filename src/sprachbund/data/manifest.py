@@ -244,7 +244,8 @@ class Utterances(ABC):
         """
         firsts = np.arange(0, len(self), step)
         drawn = firsts + np.random.default_rng(step).integers(step, size=len(firsts))
-        return [int(index) for index in np.minimum(drawn, len(self) - 1)]
+        indices: list[int] = np.minimum(drawn, len(self) - 1).tolist()
+        return indices
 
     def at(self, epoch: int | None = None) -> Self:
         """Return the utterances of an epoch of training: always the same here; see `LiveEdition` for others."""

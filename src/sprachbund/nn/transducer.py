@@ -25,9 +25,7 @@ from torch.utils.checkpoint import checkpoint
 # N = T + U anti-diagonals.
 
 CHUNK_CELLS = 2**19
-"""Logits worked on at a time on a CPU: 2 MiB in single precision, which caches hold; a frame at least."""
-CHUNK_CELLS_OF_GPU = 2**27
-"""The same on a GPU, where a kernel for few cells takes as long as one for many: 512 MiB."""
+"""Logits worked on at a time: 2 MiB in single precision, which caches hold; a frame at least."""
 
 
 def transducer_loss(
@@ -379,10 +377,9 @@ def _unskew(cells: Tensor, frames: int) -> Tensor:
 
 
 def _chunks(logits: Tensor) -> Iterator[slice]:
-    """Stretches of frames with about `CHUNK_CELLS` logits, or `CHUNK_CELLS_OF_GPU`."""
+    """Stretches of frames with about `CHUNK_CELLS` logits."""
     rows, frames, width, vocabulary = logits.shape
-    cells = CHUNK_CELLS if logits.device.type == "cpu" else CHUNK_CELLS_OF_GPU
-    step = max(1, cells // max(1, rows * width * vocabulary))
+    step = max(1, CHUNK_CELLS // max(1, rows * width * vocabulary))
     for start in range(0, frames, step):
         yield slice(start, start + step)
 
