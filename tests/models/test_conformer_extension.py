@@ -8,6 +8,7 @@ from sprachbund.models.base import Target
 from sprachbund.models.conformer import Conformer, ConformerShape, StreamingPart, TransducerPart
 from sprachbund.models.conformer.extension import (
     add_languages,
+    made_to_stream,
     only_losses,
     with_losses,
     with_target_language_prompt,
@@ -132,3 +133,54 @@ def test_losses_change_and_sizes_do_not():
     assert result.model_copy(update=changed) == own.model_copy(update={"transducer": part})
     assert with_losses(own, only_losses(wanted)) == result
     assert only_losses(wanted).model_fields_set.isdisjoint({"width", "streaming"})
+
+
+STREAMS = ConformerShape(
+    streaming=StreamingPart(left_context=16, right_contexts=(6, 1), stem_channels=4),
+    transducer=TransducerPart(prediction_width=8, prediction_layers=1, joint_width=8),
+)
+
+
+def test_a_model_that_is_made_to_stream_keeps_its_layers():
+    """Feed-forwards as they are; of each convolution what was heard so far, whatever the length of the new kernel."""
+    old = made.make_model()
+    kernel = old.config.kernel_size
+    past = kernel // 2 + 1
+    for size in (None, past - 1, past + 2):
+        shape = STREAMS if size is None else STREAMS.model_copy(update={"kernel_size": size})
+        new = made_to_stream(old, shape)
+        size = size or past
+        assert (new.config.kernel_size, new.config.width) == (size, old.config.width)
+        assert new.capabilities.streaming is not None
+        x = torch.randn(2, 7, old.config.width)
+        for mine, theirs in zip(new.encoder.layers, old.encoder.layers, strict=True):
+            assert mine.feed_forward_in(x, None).equal(theirs.feed_forward_in(x, None))
+            given = x.transpose(1, 2)
+            # The centred convolution of sound whose future is silent, one frame after the other.
+            wanted = torch.stack(
+                [
+                    torch.nn.functional.conv1d(
+                        torch.nn.functional.pad(given[..., : t + 1], (kernel, 0))[..., -min(size, past) :],
+                        theirs.convolution.depthwise.weight[..., past - min(size, past) : past],
+                        theirs.convolution.depthwise.bias,
+                        groups=old.config.width,
+                    )[..., 0]
+                    for t in range(7)
+                ],
+                dim=-1,
+            )
+            got = mine.convolution.depthwise(torch.nn.functional.pad(given, (size - 1, 0)))
+            # Sums of as many products as the kernel has taps, of numbers up to about 4, in another order.
+            torch.testing.assert_close(got, wanted, atol=4 * kernel * 2**-23, rtol=0)
+            assert not mine.attention.key.bias.any()
+    assert new.ctc_head.weight.equal(old.ctc_head.weight)
+
+
+def test_a_model_that_is_made_to_stream_has_the_old_sizes():
+    old = made.make_model()
+    with pytest.raises(
+        SprachbundError, match=r"model\.width is 64, the layers to start from have 32; leave it out"
+    ):
+        made_to_stream(old, STREAMS.model_copy(update={"width": 64}))
+    with pytest.raises(SprachbundError, match="the model to start from streams already"):
+        made_to_stream(transducer(), STREAMS)

@@ -323,7 +323,7 @@ def test_what_arms_share_is_trained_once() -> None:
         before = {run_folder(Path(), *chain) for chain in recipe.chains(length - 1)} if length > 1 else set()
         assert length == 1 or all(run_folder(Path(), s, arm, st[:-1]) in before for s, arm, st in chains)
         counts.append(len(chains))
-    assert counts == [2 * 7, 2 * 8, 2 * 10, 2 * 7]
+    assert counts == [2 * 8, 2 * 9, 2 * 11, 2 * 8]
     ends = {run_folder(Path(), s, arm, recipe.stages_of(arm)) for s in (0, 1) for arm in ARMS.values()}
     every = {run_folder(Path(), *chain) for length in range(1, 5) for chain in recipe.chains(length)}
     assert ends <= every
@@ -558,6 +558,13 @@ def test_another_system_stands_beside_the_arms(run: Path, tmp_path: Path) -> Non
     for new, old in zip(again, expected, strict=True):
         assert {name: old[name] for name in new} == new
     assert sorted(path.name for path in (tmp_path / "again").iterdir() if path.is_dir()) == ["others"]
+
+    # A file that was not copied whole is told of before anything is evaluated.
+    whole = (run / "run" / TEXTS_FILE).read_bytes()
+    (tmp_path / TEXTS_FILE).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SprachbundError, match=f"is no {TEXTS_FILE} of a run"):
+        train_all(recipe.model_copy(update={"texts": tmp_path / TEXTS_FILE}), tmp_path / "broken")
+    assert not (tmp_path / "broken").exists()
     train_all(recipe.model_copy(update={"other_models": {}}), run / "run")
 
 

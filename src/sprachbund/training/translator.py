@@ -38,6 +38,7 @@ from sprachbund.models.conformer.extension import (
     LOSSES,
     LOSSES_OF_TRANSDUCER,
     add_languages,
+    made_to_stream,
     rebuilt,
     with_losses,
     with_target_language_prompt,
@@ -255,7 +256,8 @@ class TranslatorRecipe(Strict):
         bits: bits of the weights in the model directory; 8 for a conformer and 32 for the other families if left out.
         cache_states: whether the frozen first layers of the encoder are computed once and not in every epoch; see
             `training.cached_states`.
-        model: sizes of a new conformer and weights of its losses; of a conformer to start from, the losses alone.
+        model: sizes of a new conformer and weights of its losses; of a conformer to start from, the losses alone, or
+            what makes a streaming model of it (`models.conformer.extension.made_to_stream`).
         examples: options of making an example of an utterance.
         training: steps, learning rate, batches and evaluations.
         card: fields of the model's card.
@@ -319,6 +321,7 @@ class TranslatorRecipe(Strict):
 # The model that is trained, by family: as it is before the first step, its examples, and how it is saved.
 
 _OF_NEW_MODELS = {"model", "vocabulary_size", "transcript_vocabulary_size", "tokenizer_texts"}
+_OF_TOKENIZER = frozenset({"vocabulary_size", "tokenizer_texts"})
 _ONLY_SPOKEN: dict[str, Any] = {"rows_per_utterance": 1, "same_language": 1.0}
 """Draws of texts for a model that writes the language spoken: it learns transcripts alone."""
 
@@ -366,7 +369,7 @@ def prepare_model(
     start = locate(str(recipe.start))
     family = family_of(start)
     if family == Conformer.name:
-        return _conformer(recipe, _started_conformer(recipe, load(start)))
+        return _conformer(recipe, _started_conformer(recipe, load(start), directory, manifests))
     if family not in FINE_TUNED:
         raise SprachbundError(
             f"a {family} model is not trained here (start is {recipe.start}); start from one of {', '.join(FINE_TUNED)}"
@@ -417,24 +420,41 @@ def _conformer(recipe: TranslatorRecipe, model: Conformer) -> PreparedModel:
 
 
 def _new_conformer(recipe: TranslatorRecipe, directory: Path, manifests: Sequence[Utterances]) -> Conformer:
-    """With tokenizers that are fitted once."""
-    wanted = {
-        TOKENIZER_FILE: (recipe.vocabulary_size, recipe.languages),
-        TRANSCRIPT_TOKENIZER_FILE: (recipe.transcript_vocabulary_size, ()),
-    }
-    if not all((directory / name).exists() for name in wanted):
-        texts = texts_of(manifests, recipe.tokenizer_texts)
-        for name, (size, languages) in wanted.items():
-            Tokenizer.train(texts, languages, size).save(directory / name)
-    written, transcripts = (
-        Tokenizer.load(directory / name, languages) for name, (_, languages) in wanted.items()
+    written, transcripts = _fitted_tokenizers(
+        {
+            TOKENIZER_FILE: (recipe.vocabulary_size, recipe.languages),
+            TRANSCRIPT_TOKENIZER_FILE: (recipe.transcript_vocabulary_size, ()),
+        },
+        directory,
+        manifests,
+        recipe.tokenizer_texts,
     )
     return Conformer(recipe.new_config(), written, transcripts)
 
 
-def _started_conformer(recipe: TranslatorRecipe, start: Conformer) -> Conformer:
-    """With the weights and the tokenizers of another; with its languages, and those that it is to learn."""
-    _check_start(recipe, start)
+def _fitted_tokenizers(
+    wanted: Mapping[str, tuple[int, tuple[str, ...]]],
+    directory: Path,
+    manifests: Sequence[Utterances],
+    most_texts: int,
+) -> list[Tokenizer]:
+    """Tokenizers by file, each of so many pieces and languages; they are fitted once, and then read."""
+    if not all((directory / name).exists() for name in wanted):
+        texts = texts_of(manifests, most_texts)
+        for name, (size, languages) in wanted.items():
+            Tokenizer.train(texts, languages, size).save(directory / name)
+    return [Tokenizer.load(directory / name, languages) for name, (_, languages) in wanted.items()]
+
+
+def _started_conformer(
+    recipe: TranslatorRecipe, start: Conformer, directory: Path, manifests: Sequence[Utterances]
+) -> Conformer:
+    """With the weights and the tokenizers of another; with its languages, and those that it is to learn.
+
+    One that is made to stream has a new transducer, and may have a new tokenizer for it.
+    """
+    is_new_stream = recipe.model.streaming is not None and start.config.streaming is None
+    _check_start(recipe, start, _OF_TOKENIZER if is_new_stream else frozenset())
     wanted = recipe.fine_tuning
     model = add_languages(start, wanted.new_languages)
     known = {*model.config.source_languages, *({MIXED} & set(model.config.target_languages))}
@@ -447,11 +467,22 @@ def _started_conformer(recipe: TranslatorRecipe, start: Conformer) -> Conformer:
         model = with_target_language_prompt(model)
     if "model" not in recipe.model_fields_set:
         return rebuilt(model)
+    if is_new_stream:
+        tokenizer = model.tokenizer
+        if "vocabulary_size" in recipe.model_fields_set:
+            pieces = {TOKENIZER_FILE: (recipe.vocabulary_size, model.config.target_languages)}
+            [tokenizer] = _fitted_tokenizers(pieces, directory, manifests, recipe.tokenizer_texts)
+        return made_to_stream(model, recipe.model, tokenizer)
     _check_sizes(model.config, recipe.model)
     return rebuilt(model, config=with_losses(model.config, recipe.model))
 
 
-def _check_start(recipe: TranslatorRecipe, start: Conformer) -> None:
+def _check_start(recipe: TranslatorRecipe, start: Conformer, free: frozenset[str]) -> None:
+    """Refuse what a conformer to start from brings along, except for `free`, and what cannot be trained."""
+    if useless := sorted((_OF_NEW_MODELS & recipe.model_fields_set) - {"model"} - free):
+        raise SprachbundError(
+            f"the recipe has {useless[0]}, which {recipe.start} brings along; take it out of the recipe"
+        )
     if (packed := packed_linears(start)) is not None:
         raise SprachbundError(
             f"{recipe.start} has an encoder in {packed.bits} bits, which is not trained; start from the model that it "

@@ -1,10 +1,11 @@
-"""Changes to a conformer before it is trained: its languages, its prompt, the weights of its losses."""
+"""Changes to a conformer before it is trained: its languages, its prompt, the weights of its losses, how it hears."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer.checkpoints import CONTROL, empty_pieces
@@ -32,6 +33,8 @@ _BY_TOKEN = (
 )
 _BY_SOURCE = ("language_head.weight", "language_head.bias")
 _BY_TARGET = ("language_fusion.language.weight",)
+_DEPTHWISE = "convolution.depthwise.weight"
+_KEY_BIAS = "attention.key.bias"
 
 
 def rebuilt(
@@ -122,6 +125,56 @@ def with_new_decoder(model: Conformer, shape: ConformerShape) -> Conformer:
     kept = {name: value for name, value in model.state_dict().items() if not name.startswith("decoder.")}
     new.load_state_dict({**new.state_dict(), **kept})
     return new
+
+
+def made_to_stream(model: Conformer, shape: ConformerShape, tokenizer: Tokenizer | None = None) -> Conformer:
+    """A model that streams, with the layers, the heads and the tokenizers of one that hears whole utterances.
+
+    Feed-forwards, norms, queries, keys and values are those of the other model. A convolution keeps the part of its
+    kernel that lies in the past, the centre included; where the new kernel is longer, nought lies before. The
+    subsampling, the attention by distance, the transducer and a decoder of other sizes know nothing yet. NeMo's users
+    start streaming models in the same way; how much is kept is for training to show.
+
+    Args:
+        model: the other one.
+        shape: has `streaming`; `transducer`, `kernel_size`, sizes of the decoder and losses are taken from it, where it
+            has them. Without a kernel size, that of the past part is taken.
+        tokenizer: tokenizer of the texts in place of the other model's: few pieces make a cheap transducer.
+
+    Raises:
+        SprachbundError: a model that streams already or is split by language, or a size that its layers contradict.
+    """
+    if model.config.streaming is not None or model.sharing_plan is not None:
+        why = "streams already" if model.config.streaming is not None else "is split by language"
+        raise SprachbundError(f"the model to start from {why}; leave model.streaming out, or take another")
+    given = shape.model_dump(include=set(shape.model_fields_set))
+    own = model.config.model_dump()
+    free = {"streaming", "transducer", "kernel_size"} | OF_DECODER | LOSSES
+    for name in sorted(given.keys() - free):
+        if given[name] != own[name]:
+            raise SprachbundError(
+                f"model.{name} is {given[name]}, the layers to start from have {own[name]}; leave it out"
+            )
+    given.setdefault("kernel_size", model.config.kernel_size // 2 + 1)
+    config = validate(ConformerConfig, {**own, **given}, "model")
+    new = Conformer(config, tokenizer or model.tokenizer, model.transcript_tokenizer)
+    weights = new.state_dict()
+    for name, value in model.state_dict().items():
+        if name.endswith(_DEPTHWISE):
+            value = _past_taps(value, config.kernel_size)
+        if name in weights and weights[name].shape == value.shape:
+            weights[name] = value
+    for name in weights:
+        if name.endswith(_KEY_BIAS):  # the other model has none: it changes nothing there
+            weights[name] = torch.zeros_like(weights[name])
+    new.load_state_dict(weights)
+    return new
+
+
+def _past_taps(kernel: Tensor, size: int) -> Tensor:
+    """The last `size` taps of a centred kernel (D, 1, K) up to its centre; nought before where it has fewer."""
+    past = kernel[..., : kernel.shape[-1] // 2 + 1]
+    return F.pad(past, (max(0, size - past.shape[-1]), 0))[..., -size:]
 
 
 def with_target_language_prompt(model: Conformer) -> Conformer:

@@ -57,7 +57,10 @@ ARMS: Mapping[str, CodeSwitchArm] = {
     "without stage 1": CodeSwitchArm(without=("align",)),
     "without stage 2": CodeSwitchArm(without=("monolingual",)),
     "languages of the utterance": CodeSwitchArm(by_frame=False),
+    "language loss five times": CodeSwitchArm(language=5 * LossWeights().language),
 }
+_ABLATIONS = tuple(ARMS)[:-1]
+"""The arms of a comparison that names none: those that take something away, or another projector."""
 
 
 class ProjectorSizes(Strict):
@@ -77,7 +80,7 @@ class ProjectorSizes(Strict):
     num_chosen: PositiveInt = 2
     hidden_width: PositiveInt = 2048
     num_layers: PositiveInt = 2
-    spliced_frames: PositiveInt = 5
+    spliced_frames: int = Field(default=5, ge=1, le=1000)
     encoder_layers: tuple[NonNegativeInt, ...] = ()
     router_context: int = Field(default=0, ge=0, le=1000)
 
@@ -129,7 +132,7 @@ class CodeSwitchRecipe(Strict):
     groups: tuple[tuple[str, ...], ...] = (("es",), ("en",))
     targets: tuple[str, ...] = ("en", "es", "de")
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
-    arms: tuple[str, ...] = tuple(ARMS)
+    arms: tuple[str, ...] = _ABLATIONS
     encoder: str = "bundled"
     llm: str | None = None
     text_llm: TextLLMOptions = TextLLMOptions()
@@ -296,8 +299,12 @@ PARTS: Mapping[Data, tuple[str, bool]] = {
 
 def variant(arm: CodeSwitchArm) -> str:
     """The part of a folder's name that stands for the model and the losses of an arm."""
-    losses = [name for name in ("language", "balance") if getattr(arm, name) == 0.0]
-    return "-".join([arm.projector, *(f"no-{name}" for name in losses)])
+    usual = LossWeights()
+    weights = (("language", arm.language, usual.language), ("balance", arm.balance, usual.balance))
+    losses = [
+        f"{name}-{weight:g}" if weight else f"no-{name}" for name, weight, own in weights if weight != own
+    ]
+    return "-".join([arm.projector, *losses])
 
 
 def run_folder(directory: Path, seed: int, arm: CodeSwitchArm, stages: tuple[Stage, ...]) -> Path:

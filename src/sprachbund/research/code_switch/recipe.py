@@ -52,6 +52,7 @@ from sprachbund.research.code_switch.report import (
     TESTS,
     best_factor,
     other_scores_of,
+    read_written,
     scores_of,
     write_table,
 )
@@ -333,6 +334,8 @@ def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) ->
         resolved["texts"] = recipe.texts.resolve()
     recipe = recipe.model_copy(update=resolved)
     _check_data(recipe.data)
+    if recipe.texts:
+        read_written(recipe, recipe.texts)  # evaluations take longer than a look at the file
     read_encoder(locate(recipe.encoder)).check_layers(recipe.projector.encoder_layers)
     with joined_processes():
         report = on_first_rank(report)

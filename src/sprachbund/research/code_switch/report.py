@@ -191,13 +191,27 @@ def _all_runs(recipe: CodeSwitchRecipe, directory: Path, folder: str) -> _Runs:
     return {**arms, **others} if all(run.path.is_dir() for run in arms[BASELINE]) else {}
 
 
-def _written_before(recipe: CodeSwitchRecipe, path: Path, like: RunFile) -> _Runs:
-    """The arms of a finished comparison, by their texts and another run on the same data."""
+def read_written(recipe: CodeSwitchRecipe, path: Path) -> WrittenTexts:
+    """The texts of a finished comparison.
+
+    Args:
+        recipe: the comparison whose arms they are to have.
+        path: their file.
+
+    Raises:
+        SprachbundError: there is no such file, it is something else, or it lacks an arm.
+    """
     texts = WrittenTexts.read(path)
     if missing := [name for name in recipe.all_arms if name not in texts.runs]:
         raise SprachbundError(
             f"{path} has no texts of {missing[0]!r}; it has those of {', '.join(texts.runs)}; set arms"
         )
+    return texts
+
+
+def _written_before(recipe: CodeSwitchRecipe, path: Path, like: RunFile) -> _Runs:
+    """The arms of a finished comparison, by their texts and another run on the same data."""
+    texts = read_written(recipe, path)
     return {
         name: [list(texts.lines(name, n, like)) for n in range(len(texts.runs[name]))]
         for name in recipe.all_arms
