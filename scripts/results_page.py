@@ -130,6 +130,8 @@ def dual_scale_memory_bound() -> list[Line]:
 
 
 SCARCE = "scarce languages"
+COMPARED = ("code_switch_six", "code_switch_bundled", "code_switch_router_in_model")
+"""Comparisons of six languages whose scores docs/code_switch.md has in short."""
 
 
 def code_switch_rows() -> list[tuple[str, Row]]:
@@ -157,11 +159,15 @@ def code_switch_spans() -> list[Line]:
 
 
 def code_switch_router() -> list[Line]:
-    """Embedded spans that went to the experts of their language."""
+    """Embedded spans that went to the experts of their language; at last those of a router with neighbours."""
     name = "router right, embedded %"
+    better = [
+        (f"six languages, neighbours read, {row['speech']}", row)
+        for row in rows_if_there("code_switch_router_in_model")
+    ]
     return [
         line(speech, row["arm"], f"{row[name]} {row[f'{name} interval']}")
-        for speech, row in code_switch_rows()
+        for speech, row in (*code_switch_rows(), *better)
         if row.get(f"{name} interval")
         and row["speech"] != "mixed"  # whose embedded spans are those of code-switched speech
     ]
@@ -306,7 +312,7 @@ def code_switch_scores(rows: Sequence[Row]) -> str:
 
 def main() -> None:
     """Write all figures and tables of which there are results."""
-    for name in ("code_switch_six", "code_switch_bundled"):
+    for name in COMPARED:
         if rows := rows_if_there(name):
             scores = code_switch_scores(rows)
             (DOCS / "results" / f"{name}_scores.json").write_text(scores, encoding="utf-8")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from scripts import results_page
-from scripts.results_page import DOCS, SYSTEMS, code_switch_scores, rows_of, summary
+from scripts.results_page import COMPARED, DOCS, SYSTEMS, code_switch_scores, rows_of, summary
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -18,7 +18,7 @@ def test_a_summary_is_that_of_its_manifests(name: str) -> None:
     assert (DOCS / "results" / f"summary_{name}.json").read_text(encoding="utf-8") == summary(name, lines)
 
 
-@pytest.mark.parametrize("name", ["code_switch_six", "code_switch_bundled"])
+@pytest.mark.parametrize("name", COMPARED)
 def test_scores_of_six_languages_are_those_of_their_manifest(name: str) -> None:
     scores = (DOCS / "results" / f"{name}_scores.json").read_text(encoding="utf-8")
     assert scores == code_switch_scores(rows_of(name))

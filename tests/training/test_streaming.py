@@ -1,14 +1,20 @@
 """A streaming transducer learns like any other model; the same seeds give the same tiers."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from sprachbund.data.loading import Corpus, collate
+from sprachbund.data.manifest import Manifest
+from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer, StreamingPart, TransducerPart
+from sprachbund.models.conformer.io import save
 from sprachbund.nn.transducer import transducer_loss
 from sprachbund.training.loop import train
+from sprachbund.training.translator import TranslatorRecipe, prepare_model, run
 from tests.training import made
 
 
@@ -75,3 +81,53 @@ def test_the_loss_is_the_sum_over_rows_that_count(data):
 def test_who_writes_the_text_follows_from_the_weight():
     assert streaming_model().writes_by_frames
     assert not streaming_model(0.25).writes_by_frames
+
+
+STREAM = {
+    "streaming": {"left_context": 16, "right_contexts": [6, 1], "stem_channels": 8},
+    "transducer": {"prediction_width": 24, "prediction_layers": 1, "joint_width": 32},
+}
+
+
+def started(root: Path, **changes: object) -> TranslatorRecipe:
+    """A recipe that starts from a model in `root`, which hears whole recordings."""
+    save(made.make_model(), root / "start")
+    if not (root / "data").exists():
+        made.make_corpus(root / "data")
+    values: dict[str, Any] = {
+        "languages": made.LANGUAGES,
+        "start": root / "start",
+        "train": [{"path": root / "data"}],
+        "dev": [{"path": root / "data"}],
+        "model": STREAM,
+        "training": made.options(2),
+        "card": {"name": "stream"},
+    }
+    return TranslatorRecipe.model_validate(values | changes)
+
+
+def test_a_model_that_hears_whole_recordings_starts_one_that_streams(tmp_path: Path) -> None:
+    model = run(started(tmp_path), tmp_path / "run", report=lambda line: None)
+    assert model.capabilities.streaming is not None
+    assert model.pairs() == made.make_model().pairs()
+    assert model.tokenizer.model == made.make_model().tokenizer.model
+
+
+def test_its_texts_may_have_a_tokenizer_of_their_own(tmp_path: Path) -> None:
+    recipe = started(tmp_path, vocabulary_size=34)
+    model = prepare_model(recipe, tmp_path, [Manifest(tmp_path / "data")]).model
+    assert model.tokenizer.model != made.make_model().tokenizer.model
+    assert model.tokenizer.languages == made.LANGUAGES
+    assert model.transcript_tokenizer.model == made.make_model().transcript_tokenizer.model
+    again = prepare_model(recipe, tmp_path, []).model  # a run that goes on does not fit it anew
+    assert again.tokenizer.model == model.tokenizer.model
+
+
+def test_what_the_start_brings_along_is_refused(tmp_path: Path) -> None:
+    for changes, said in (
+        ({"model": {}, "vocabulary_size": 34}, "has vocabulary_size, which .*start brings along"),
+        ({"transcript_vocabulary_size": 34}, "has transcript_vocabulary_size, which .*start brings along"),
+        ({"model": STREAM | {"width": 64}}, r"model\.width is 64, the layers to start from have 32"),
+    ):
+        with pytest.raises(SprachbundError, match=said):
+            prepare_model(started(tmp_path, **changes), tmp_path, [])
