@@ -245,7 +245,8 @@ class TranslatorRecipe(Strict):
             temperature) (arXiv 1907.05019, section 4), times its `repeats`; an epoch is as long as with 1.
         scale: amount of `train` that is taken; all if None.
         dev: data whose loss ranks the checkpoints.
-        vocabulary_size: pieces of a new model's tokenizer, all languages together.
+        vocabulary_size: pieces of a new model's tokenizer, all languages together; a conformer to start from keeps its
+            own, unless it is made to stream.
         transcript_vocabulary_size: pieces of the tokenizer of transcripts, for CTC.
         tokenizer_texts: most distinct texts that the tokenizer is fitted on.
         start: model directory or name on the Hugging Face hub, of any family, that gives weights and tokenizer to start
@@ -321,7 +322,6 @@ class TranslatorRecipe(Strict):
 # The model that is trained, by family: as it is before the first step, its examples, and how it is saved.
 
 _OF_NEW_MODELS = {"model", "vocabulary_size", "transcript_vocabulary_size", "tokenizer_texts"}
-_OF_TOKENIZER = frozenset({"vocabulary_size", "tokenizer_texts"})
 _ONLY_SPOKEN: dict[str, Any] = {"rows_per_utterance": 1, "same_language": 1.0}
 """Draws of texts for a model that writes the language spoken: it learns transcripts alone."""
 
@@ -454,7 +454,11 @@ def _started_conformer(
     One that is made to stream has a new transducer, and may have a new tokenizer for it.
     """
     is_new_stream = recipe.model.streaming is not None and start.config.streaming is None
-    _check_start(recipe, start, _OF_TOKENIZER if is_new_stream else frozenset())
+    _check_start(recipe, start)
+    if is_new_stream and "transcript_vocabulary_size" in recipe.model_fields_set:
+        raise SprachbundError(
+            f"transcript_vocabulary_size is that of {recipe.start}, whose CTC head is kept; take it out of the recipe"
+        )
     wanted = recipe.fine_tuning
     model = add_languages(start, wanted.new_languages)
     known = {*model.config.source_languages, *({MIXED} & set(model.config.target_languages))}
@@ -477,12 +481,7 @@ def _started_conformer(
     return rebuilt(model, config=with_losses(model.config, recipe.model))
 
 
-def _check_start(recipe: TranslatorRecipe, start: Conformer, free: frozenset[str]) -> None:
-    """Refuse what a conformer to start from brings along, except for `free`, and what cannot be trained."""
-    if useless := sorted((_OF_NEW_MODELS & recipe.model_fields_set) - {"model"} - free):
-        raise SprachbundError(
-            f"the recipe has {useless[0]}, which {recipe.start} brings along; take it out of the recipe"
-        )
+def _check_start(recipe: TranslatorRecipe, start: Conformer) -> None:
     if (packed := packed_linears(start)) is not None:
         raise SprachbundError(
             f"{recipe.start} has an encoder in {packed.bits} bits, which is not trained; start from the model that it "
