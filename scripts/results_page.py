@@ -130,7 +130,12 @@ def dual_scale_memory_bound() -> list[Line]:
 
 
 SCARCE = "scarce languages"
-COMPARED = ("code_switch_six", "code_switch_bundled", "code_switch_router_in_model")
+COMPARED = (
+    "code_switch_six",
+    "code_switch_bundled",
+    "code_switch_router_in_model",
+    "code_switch_router_seeds",
+)
 """Comparisons of six languages whose scores docs/code_switch.md has in short."""
 
 
@@ -163,7 +168,7 @@ def code_switch_router() -> list[Line]:
     name = "router right, embedded %"
     better = [
         (f"six languages, neighbours read, {row['speech']}", row)
-        for row in rows_if_there("code_switch_router_in_model")
+        for row in rows_if_there("code_switch_router_seeds")
     ]
     return [
         line(speech, row["arm"], f"{row[name]} {row[f'{name} interval']}")
