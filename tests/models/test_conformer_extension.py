@@ -8,13 +8,14 @@ from sprachbund.models.base import Target
 from sprachbund.models.conformer import Conformer, ConformerShape, StreamingPart, TransducerPart
 from sprachbund.models.conformer.extension import (
     add_languages,
-    made_to_stream,
     only_losses,
     with_losses,
+    with_streaming_encoder,
     with_target_language_prompt,
 )
 from sprachbund.models.conformer.io import load, save
 from sprachbund.models.sharing_plan import SharingPlan
+from sprachbund.text.tokenizer import Tokenizer
 from tests.training import made
 
 
@@ -141,46 +142,57 @@ STREAMS = ConformerShape(
 )
 
 
-def test_a_model_that_is_made_to_stream_keeps_its_layers():
+def test_an_offline_model_starts_a_streaming_one():
     """Feed-forwards as they are; of each convolution what was heard so far, whatever the length of the new kernel."""
     old = made.make_model()
     kernel = old.config.kernel_size
     past = kernel // 2 + 1
     for size in (None, past - 1, past + 2):
         shape = STREAMS if size is None else STREAMS.model_copy(update={"kernel_size": size})
-        new = made_to_stream(old, shape)
+        new = with_streaming_encoder(old, shape)
         size = size or past
         assert (new.config.kernel_size, new.config.width) == (size, old.config.width)
         assert new.capabilities.streaming is not None
         x = torch.randn(2, 7, old.config.width)
         for mine, theirs in zip(new.encoder.layers, old.encoder.layers, strict=True):
             assert mine.feed_forward_in(x, None).equal(theirs.feed_forward_in(x, None))
-            given = x.transpose(1, 2)
-            # The centred convolution of sound whose future is silent, one frame after the other.
-            wanted = torch.stack(
-                [
-                    torch.nn.functional.conv1d(
-                        torch.nn.functional.pad(given[..., : t + 1], (kernel, 0))[..., -min(size, past) :],
-                        theirs.convolution.depthwise.weight[..., past - min(size, past) : past],
-                        theirs.convolution.depthwise.bias,
-                        groups=old.config.width,
-                    )[..., 0]
-                    for t in range(7)
-                ],
-                dim=-1,
-            )
+            given, frames = x.transpose(1, 2), torch.arange(7)
             got = mine.convolution.depthwise(torch.nn.functional.pad(given, (size - 1, 0)))
-            # Sums of as many products as the kernel has taps, of numbers up to about 4, in another order.
-            torch.testing.assert_close(got, wanted, atol=4 * kernel * 2**-23, rtol=0)
+            for t in range(
+                7
+            ):  # the old one, with silence behind this frame, and before what the new one reaches
+                heard = given * ((frames <= t) & (frames > t - size))
+                wanted = theirs.convolution.depthwise(heard)[..., t]
+                # Sums of as many products as the kernel has taps, of numbers up to about 4, in another order.
+                torch.testing.assert_close(got[..., t], wanted, atol=4 * kernel * 2**-23, rtol=0)
             assert not mine.attention.key.bias.any()
     assert new.ctc_head.weight.equal(old.ctc_head.weight)
 
 
-def test_a_model_that_is_made_to_stream_has_the_old_sizes():
+def test_a_decoder_is_kept_with_its_sizes_and_its_tokenizer():
+    """The words of another tokenizer with as many pieces have other rows."""
+    old = made.make_model()
+    shape = ConformerShape(streaming=STREAMS.streaming)
+    backwards = [" ".join(words)[::-1] for words in made.WORDS.values()] * 20
+    other = Tokenizer.train(backwards, made.LANGUAGES, len(old.tokenizer))
+    assert len(other) == len(old.tokenizer)
+    fewer = shape.model_copy(update={"max_tokens": 16})
+    for new, kept in (
+        (with_streaming_encoder(old, shape), True),
+        (with_streaming_encoder(old, shape, old.tokenizer), True),
+        (with_streaming_encoder(old, shape, other), False),
+        (with_streaming_encoder(old, fewer), False),
+    ):
+        for name in ("embedding.weight", "layers.0.feed_forward.expand.weight"):
+            mine, theirs = new.decoder.get_parameter(name), old.decoder.get_parameter(name)
+            assert mine.equal(theirs) == kept, name
+
+
+def test_a_streaming_model_has_the_sizes_of_its_start():
     old = made.make_model()
     with pytest.raises(
-        SprachbundError, match=r"model\.width is 64, the layers to start from have 32; leave it out"
+        SprachbundError, match=r"model\.width is 64, the model to start from has 32; leave it out"
     ):
-        made_to_stream(old, STREAMS.model_copy(update={"width": 64}))
+        with_streaming_encoder(old, STREAMS.model_copy(update={"width": 64}))
     with pytest.raises(SprachbundError, match="the model to start from streams already"):
-        made_to_stream(transducer(), STREAMS)
+        with_streaming_encoder(transducer(), STREAMS)

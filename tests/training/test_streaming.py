@@ -90,7 +90,7 @@ STREAM = {
 
 
 def started(root: Path, **changes: object) -> TranslatorRecipe:
-    """A recipe that starts from a model in `root`, which hears whole recordings."""
+    """A recipe that starts from an offline model in `root`."""
     save(made.make_model(), root / "start")
     if not (root / "data").exists():
         made.make_corpus(root / "data")
@@ -106,7 +106,7 @@ def started(root: Path, **changes: object) -> TranslatorRecipe:
     return TranslatorRecipe.model_validate(values | changes)
 
 
-def test_a_model_that_hears_whole_recordings_starts_one_that_streams(tmp_path: Path) -> None:
+def test_an_offline_model_starts_a_streaming_one(tmp_path: Path) -> None:
     model = run(started(tmp_path), tmp_path / "run", report=lambda line: None)
     assert model.capabilities.streaming is not None
     assert model.pairs() == made.make_model().pairs()
@@ -126,7 +126,7 @@ def test_its_texts_may_have_a_tokenizer_of_their_own(tmp_path: Path) -> None:
 def test_what_the_start_brings_along_is_refused(tmp_path: Path) -> None:
     for changes, said in (
         ({"transcript_vocabulary_size": 34}, "transcript_vocabulary_size is that of .*start, whose CTC head"),
-        ({"model": STREAM | {"width": 64}}, r"model\.width is 64, the layers to start from have 32"),
+        ({"model": STREAM | {"width": 64}}, r"model\.width is 64, the model to start from has 32"),
     ):
         with pytest.raises(SprachbundError, match=said):
             prepare_model(started(tmp_path, **changes), tmp_path, [])

@@ -38,9 +38,10 @@ from sprachbund.models.conformer.extension import (
     LOSSES,
     LOSSES_OF_TRANSDUCER,
     add_languages,
-    made_to_stream,
+    check_kept,
     rebuilt,
     with_losses,
+    with_streaming_encoder,
     with_target_language_prompt,
 )
 from sprachbund.models.conformer.io import TOKENIZER_FILE, TRANSCRIPT_TOKENIZER_FILE, load, save
@@ -246,7 +247,7 @@ class TranslatorRecipe(Strict):
         scale: amount of `train` that is taken; all if None.
         dev: data whose loss ranks the checkpoints.
         vocabulary_size: pieces of a new model's tokenizer, all languages together; a conformer to start from keeps its
-            own, unless it is made to stream.
+            own, unless it is offline and becomes a streaming one.
         transcript_vocabulary_size: pieces of the tokenizer of transcripts, for CTC.
         tokenizer_texts: most distinct texts that the tokenizer is fitted on.
         start: model directory or name on the Hugging Face hub, of any family, that gives weights and tokenizer to start
@@ -258,7 +259,7 @@ class TranslatorRecipe(Strict):
         cache_states: whether the frozen first layers of the encoder are computed once and not in every epoch; see
             `training.cached_states`.
         model: sizes of a new conformer and weights of its losses; of a conformer to start from, the losses alone, or
-            what makes a streaming model of it (`models.conformer.extension.made_to_stream`).
+            what makes a streaming model of an offline one (`models.conformer.extension.with_streaming_encoder`).
         examples: options of making an example of an utterance.
         training: steps, learning rate, batches and evaluations.
         card: fields of the model's card.
@@ -451,11 +452,11 @@ def _started_conformer(
 ) -> Conformer:
     """With the weights and the tokenizers of another; with its languages, and those that it is to learn.
 
-    One that is made to stream has a new transducer, and may have a new tokenizer for it.
+    An offline one that becomes a streaming one may have a new tokenizer of its texts.
     """
-    is_new_stream = recipe.model.streaming is not None and start.config.streaming is None
+    becomes_streaming = recipe.model.streaming is not None and start.config.streaming is None
     _check_start(recipe, start)
-    if is_new_stream and "transcript_vocabulary_size" in recipe.model_fields_set:
+    if becomes_streaming and "transcript_vocabulary_size" in recipe.model_fields_set:
         raise SprachbundError(
             f"transcript_vocabulary_size is that of {recipe.start}, whose CTC head is kept; take it out of the recipe"
         )
@@ -471,12 +472,12 @@ def _started_conformer(
         model = with_target_language_prompt(model)
     if "model" not in recipe.model_fields_set:
         return rebuilt(model)
-    if is_new_stream:
+    if becomes_streaming:
         tokenizer = model.tokenizer
         if "vocabulary_size" in recipe.model_fields_set:
             pieces = {TOKENIZER_FILE: (recipe.vocabulary_size, model.config.target_languages)}
             [tokenizer] = _fitted_tokenizers(pieces, directory, manifests, recipe.tokenizer_texts)
-        return made_to_stream(model, recipe.model, tokenizer)
+        return with_streaming_encoder(model, recipe.model, tokenizer)
     _check_sizes(model.config, recipe.model)
     return rebuilt(model, config=with_losses(model.config, recipe.model))
 
@@ -500,17 +501,9 @@ def _check_start(recipe: TranslatorRecipe, start: Conformer) -> None:
 
 def _check_sizes(config: ConformerConfig, shape: ConformerShape) -> None:
     """Raise SprachbundError where `[model]` contradicts the model to start from in more than losses."""
-    for key, own, given, free in (
-        ("model", config, shape, LOSSES | {"streaming", "transducer"}),
-        ("model.streaming", config.streaming, shape.streaming, frozenset()),
-        ("model.transducer", config.transducer, shape.transducer, LOSSES_OF_TRANSDUCER),
-    ):
-        there, asked = ({} if part is None else dict(part) for part in (own, given))
-        for name in () if given is None else sorted(given.model_fields_set - free):
-            if (value := asked[name]) != (seen := there.get(name)):
-                raise SprachbundError(
-                    f"{key}.{name} is {value}, the model to start from has {seen}; leave it out, it is taken from there"
-                )
+    check_kept("model", config, shape, LOSSES | {"streaming", "transducer"})
+    check_kept("model.streaming", config.streaming, shape.streaming, frozenset())
+    check_kept("model.transducer", config.transducer, shape.transducer, LOSSES_OF_TRANSDUCER)
 
 
 def _whisper(recipe: TranslatorRecipe, start: Path) -> PreparedModel:

@@ -1,9 +1,10 @@
-"""Changes to a conformer before it is trained: its languages, its prompt, the weights of its losses, how it hears."""
+"""Changes to a conformer before it is trained: its languages, its prompt, the weights of its losses, streaming."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Literal
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,6 +36,7 @@ _BY_SOURCE = ("language_head.weight", "language_head.bias")
 _BY_TARGET = ("language_fusion.language.weight",)
 _DEPTHWISE = "convolution.depthwise.weight"
 _KEY_BIAS = "attention.key.bias"
+_OF_WRITING = ("decoder.", "transducer.", "language_fusion.")
 
 
 def rebuilt(
@@ -127,19 +129,21 @@ def with_new_decoder(model: Conformer, shape: ConformerShape) -> Conformer:
     return new
 
 
-def made_to_stream(model: Conformer, shape: ConformerShape, tokenizer: Tokenizer | None = None) -> Conformer:
-    """A model that streams, with the layers, the heads and the tokenizers of one that hears whole utterances.
+def with_streaming_encoder(
+    model: Conformer, shape: ConformerShape, tokenizer: Tokenizer | None = None
+) -> Conformer:
+    """A streaming model that is initialized with an offline one.
 
-    Feed-forwards, norms, queries, keys and values are those of the other model. A convolution keeps the part of its
-    kernel that lies in the past, the centre included; where the new kernel is longer, nought lies before. The
-    subsampling, the attention by distance, the transducer and a decoder of other sizes know nothing yet. NeMo's users
-    start streaming models in the same way; how much is kept is for training to show.
+    Feed-forwards, norms, queries, keys and values of the encoder are kept, and the CTC and language heads. A
+    convolution keeps the taps of its kernel up to the centre, with zeros before them where the new kernel is longer.
+    Subsampling and relative positions are initialized anew. The decoder and the transducer are kept if neither their
+    sizes nor their tokenizer change.
 
     Args:
-        model: the other one.
+        model: the offline model.
         shape: has `streaming`; `transducer`, `kernel_size`, sizes of the decoder and losses are taken from it, where it
-            has them. Without a kernel size, that of the past part is taken.
-        tokenizer: tokenizer of the texts in place of the other model's: few pieces make a cheap transducer.
+            has them. Without a kernel size, it is the number of taps that are kept.
+        tokenizer: tokenizer of the texts in place of the offline model's: few pieces make a cheap transducer.
 
     Raises:
         SprachbundError: a model that streams already or is split by language, or a size that its layers contradict.
@@ -147,32 +151,51 @@ def made_to_stream(model: Conformer, shape: ConformerShape, tokenizer: Tokenizer
     if model.config.streaming is not None or model.sharing_plan is not None:
         why = "streams already" if model.config.streaming is not None else "is split by language"
         raise SprachbundError(f"the model to start from {why}; leave model.streaming out, or take another")
+    check_kept("model", model.config, shape, {"streaming", "transducer", "kernel_size"} | OF_DECODER | LOSSES)
     given = shape.model_dump(include=set(shape.model_fields_set))
-    own = model.config.model_dump()
-    free = {"streaming", "transducer", "kernel_size"} | OF_DECODER | LOSSES
-    for name in sorted(given.keys() - free):
-        if given[name] != own[name]:
-            raise SprachbundError(
-                f"model.{name} is {given[name]}, the layers to start from have {own[name]}; leave it out"
-            )
     given.setdefault("kernel_size", model.config.kernel_size // 2 + 1)
-    config = validate(ConformerConfig, {**own, **given}, "model")
+    config = validate(ConformerConfig, {**model.config.model_dump(), **given}, "model")
     new = Conformer(config, tokenizer or model.tokenizer, model.transcript_tokenizer)
+    writes_alike = new.tokenizer.model == model.tokenizer.model and all(
+        getattr(config, name) == getattr(model.config, name) for name in OF_DECODER | {"transducer"}
+    )
     weights = new.state_dict()
     for name, value in model.state_dict().items():
+        if name.startswith(_OF_WRITING) and not writes_alike:
+            continue  # pieces of another tokenizer may have tensors of the same sizes
         if name.endswith(_DEPTHWISE):
             value = _past_taps(value, config.kernel_size)
-        if name in weights and weights[name].shape == value.shape:
+        if name in weights:
             weights[name] = value
     for name in weights:
-        if name.endswith(_KEY_BIAS):  # the other model has none: it changes nothing there
+        if name.endswith(_KEY_BIAS):  # the offline attention has none
             weights[name] = torch.zeros_like(weights[name])
     new.load_state_dict(weights)
     return new
 
 
+def check_kept(key: str, own: BaseModel | None, given: BaseModel | None, free: Set[str]) -> None:
+    """Check that a recipe does not contradict what is kept of the model to start from.
+
+    Args:
+        key: key of the section in the recipe.
+        own: that section of the model to start from.
+        given: that section of the recipe.
+        free: names that may differ.
+
+    Raises:
+        SprachbundError: naming the first that differs.
+    """
+    there, asked = ({} if part is None else dict(part) for part in (own, given))
+    for name in () if given is None else sorted(given.model_fields_set - free):
+        if (value := asked[name]) != (seen := there.get(name)):
+            raise SprachbundError(
+                f"{key}.{name} is {value}, the model to start from has {seen}; leave it out, it is taken from there"
+            )
+
+
 def _past_taps(kernel: Tensor, size: int) -> Tensor:
-    """The last `size` taps of a centred kernel (D, 1, K) up to its centre; nought before where it has fewer."""
+    """The last `size` taps of a centred kernel (D, 1, K) up to its centre, zeros first where it has fewer."""
     past = kernel[..., : kernel.shape[-1] // 2 + 1]
     return F.pad(past, (max(0, size - past.shape[-1]), 0))[..., -size:]
 

@@ -46,6 +46,9 @@ class CodeSwitchArm(Strict):
 Chain = tuple[int, CodeSwitchArm, tuple[Stage, ...]]
 """Seed, arm, and its stages up to one of them; each chain is trained in a folder of its own."""
 
+_STRONGER = "language loss five times"
+"""Not among the arms of a comparison that names none: it is for the router alone, and translations do not gain."""
+
 ARMS: Mapping[str, CodeSwitchArm] = {
     BASELINE: CodeSwitchArm(),
     "dense, equal active size": CodeSwitchArm(projector="active"),
@@ -57,10 +60,8 @@ ARMS: Mapping[str, CodeSwitchArm] = {
     "without stage 1": CodeSwitchArm(without=("align",)),
     "without stage 2": CodeSwitchArm(without=("monolingual",)),
     "languages of the utterance": CodeSwitchArm(by_frame=False),
-    "language loss five times": CodeSwitchArm(language=5 * LossWeights().language),
+    _STRONGER: CodeSwitchArm(language=5 * LossWeights().language),
 }
-_ABLATIONS = tuple(ARMS)[:-1]
-"""The arms of a comparison that names none: those that take something away, or another projector."""
 
 
 class ProjectorSizes(Strict):
@@ -132,7 +133,7 @@ class CodeSwitchRecipe(Strict):
     groups: tuple[tuple[str, ...], ...] = (("es",), ("en",))
     targets: tuple[str, ...] = ("en", "es", "de")
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
-    arms: tuple[str, ...] = _ABLATIONS
+    arms: tuple[str, ...] = tuple(name for name in ARMS if name != _STRONGER)
     encoder: str = "bundled"
     llm: str | None = None
     text_llm: TextLLMOptions = TextLLMOptions()
