@@ -3,9 +3,10 @@
 On logits: `naive`, log-softmax of all logits and the recursion differentiated by torch, which is what one writes first;
 `ours`; and `warprnnt_numba`, the kept library with kernels for CPUs, where it is installed. Behind a joint network:
 `joint + naive`; `joint + ours`, which writes the gradient over the logits; `joint in pieces`, which never holds all of
-them. Losses and gradients are compared before anything is timed. Times are interleaved; memory is of fresh processes:
-growth of the largest resident size from a warmed-up start, in units of the logits' bytes (the gradient of what is given
-as logits is one unit, and so are logits made by the joint network).
+them; `pruned to 8`, the loss of eight tokens a frame, with the network that chooses them. Losses and gradients are
+compared before anything is timed. Times are interleaved; memory is of fresh processes: growth of the largest resident
+size from a warmed-up start, in units of the logits' bytes (the gradient of what is given as logits is one unit, and so
+are logits made by the joint network).
 Run: python -m benchmarks.transducer_loss [--full]
 """
 
@@ -24,11 +25,13 @@ from benchmarks.rows import keep
 from torch import Tensor
 from torch.nn import functional as F
 
-from sprachbund.nn.transducer import joint_transducer_loss, transducer_loss
+from sprachbund.nn.pruned_transducer import SimpleJoint, pruned_transducer_loss
+from sprachbund.nn.transducer_loss import joint_transducer_loss, transducer_loss
 
 SHORT = ((4, 60, 15, 500), (8, 100, 25, 1000))
 FULL = (*SHORT, (8, 250, 50, 1000), (4, 250, 50, 4000))
 JOINT_WIDTH = 256
+PRUNE_RANGE = 8
 LIBRARY = "warprnnt_numba"
 NEVER = -1e30
 """Finite: torch's gradient of a sum over nothing but minus infinity is not a number."""
@@ -81,8 +84,9 @@ def made(shape: tuple[int, ...]) -> Given:
 
 
 def joint_forms(shape: tuple[int, ...]) -> dict[str, Callable[[], Tensor]]:
-    """The loss behind a joint network, with all logits and with those of a few frames at a time."""
+    """The loss behind a joint network: with all logits, those of a few frames at a time, those of a few tokens."""
     _, *rest = made(shape)
+    simple = SimpleJoint(JOINT_WIDTH, JOINT_WIDTH, shape[-1])
     out = torch.nn.Linear(JOINT_WIDTH, shape[-1])
     encoded = torch.randn(shape[0], shape[1], JOINT_WIDTH, requires_grad=True)
     predicted = torch.randn(shape[0], shape[2] + 1, JOINT_WIDTH, requires_grad=True)
@@ -93,10 +97,15 @@ def joint_forms(shape: tuple[int, ...]) -> dict[str, Callable[[], Tensor]]:
     def whole(form: Callable[..., Tensor], **options: bool) -> Tensor:
         return form(joint(encoded[:, :, None], predicted[:, None]), *rest, **options)
 
+    def pruned() -> Tensor:
+        arcs = simple(encoded, predicted, rest[0], 0)
+        return pruned_transducer_loss(joint, encoded, predicted, arcs, *rest, 0, PRUNE_RANGE)
+
     return {
         "joint + naive": lambda: whole(naive),
         "joint + ours": lambda: whole(transducer_loss, in_place=True),
         "joint in pieces": lambda: joint_transducer_loss(joint, encoded, predicted, *rest),
+        f"pruned to {PRUNE_RANGE}": pruned,
     }
 
 
@@ -168,7 +177,7 @@ def measured(shape: tuple[int, ...], rounds: int) -> list[dict[str, object]]:
             ",".join(map(str, shape)),
         ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        other = times["joint + naive" if name.startswith("joint") else "naive"]
+        other = times["naive" if name in FORMS else "joint + naive"]
         rows.append(
             {
                 "B,T,U,V": ",".join(map(str, shape)),

@@ -25,7 +25,7 @@ def transducer(*, prompted: bool = False) -> Conformer:
         "num_decoder_layers": 0,
         "streaming": StreamingPart(left_context=16, right_contexts=(6, 1), stem_channels=4),
         "transducer": TransducerPart(
-            prediction_width=8, prediction_layers=1, joint_width=8, prompted=prompted
+            prediction_width=8, prediction_layers=1, joint_width=8, prompted=prompted, prune_range=2
         ),
     }
     torch.manual_seed(1)

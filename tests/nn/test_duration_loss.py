@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers.loss.loss_tdt import tdt_loss
 
-from sprachbund.nn.transducer import Transducer, TransducerShape, duration_transducer_loss
+from sprachbund.nn.transducer import Transducer, TransducerShape
+from sprachbund.nn.transducer_loss import duration_transducer_loss
 
 DURATIONS = (0, 1, 2, 4)
 VOCABULARY, WIDTH = 5, 6

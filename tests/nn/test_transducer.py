@@ -3,7 +3,8 @@ import torch
 from safetensors.torch import load, save
 
 from sprachbund.decoding.transducer import transducer_greedy
-from sprachbund.nn.transducer import Transducer, TransducerShape, TransducerState, transducer_loss
+from sprachbund.nn.transducer import Transducer, TransducerShape, TransducerState
+from sprachbund.nn.transducer_loss import transducer_loss
 
 SHAPE = TransducerShape(
     vocabulary_size=7, encoder_width=6, prediction_width=5, prediction_layers=2, joint_width=8

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sprachbund.nn.transducer import joint_transducer_loss, lattice_loss, transducer_loss
+from sprachbund.nn.transducer_loss import joint_transducer_loss, lattice_loss, transducer_loss
 
 
 def made(seed: int, frames: tuple[int, ...], lengths: tuple[int, ...], vocabulary: int = 5, blank: int = 0):

@@ -12,7 +12,7 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer, StreamingPart, TransducerPart
 from sprachbund.models.conformer.io import save
-from sprachbund.nn.transducer import transducer_loss
+from sprachbund.nn.transducer_loss import transducer_loss
 from sprachbund.training.loop import train
 from sprachbund.training.translator import TranslatorRecipe, prepare_model, run
 from tests.training import made
@@ -78,6 +78,24 @@ def test_the_loss_is_the_sum_over_rows_that_count(data):
     assert float(loss.parts["transducer"]) == pytest.approx(total, rel=1e-4)
 
 
+def test_a_pruned_loss_trains_every_weight_and_is_exact_in_evaluation(data: Corpus) -> None:
+    plain = streaming_model().eval()
+    part = plain.config.transducer
+    assert part is not None
+    config = plain.config.model_copy(update={"transducer": part.model_copy(update={"prune_range": 3})})
+    model = Conformer(config, plain.tokenizer, plain.transcript_tokenizer)
+    model.load_state_dict({**model.state_dict(), **plain.state_dict()})
+    batch = collate([data[(number, 0, 1.0)] for number in range(3)], 2)
+    exact = plain.loss(batch).total.detach()
+    torch.testing.assert_close(model.eval().loss(batch).total.detach(), exact)
+    loss = model.train().loss(batch).total
+    assert loss.isfinite() and loss.detach() > exact
+    loss.backward()
+    untrained = {id(p) for module in model.untrained for p in module.parameters()}
+    without = [name for name, p in model.named_parameters() if p.grad is None and id(p) not in untrained]
+    assert without == []
+
+
 def test_who_writes_the_text_follows_from_the_weight():
     assert streaming_model().writes_by_frames
     assert not streaming_model(0.25).writes_by_frames
@@ -121,6 +139,19 @@ def test_its_texts_may_have_a_tokenizer_of_their_own(tmp_path: Path) -> None:
     assert model.transcript_tokenizer.model == made.make_model().transcript_tokenizer.model
     again = prepare_model(recipe, tmp_path, []).model  # a run that goes on does not fit it anew
     assert again.tokenizer.model == model.tokenizer.model
+
+
+def test_a_pruned_loss_is_an_option_of_a_recipe(tmp_path: Path) -> None:
+    pruned = STREAM | {"transducer": STREAM["transducer"] | {"prune_range": 3}}
+    model = run(started(tmp_path, model=pruned), tmp_path / "run", report=lambda line: None)
+    assert model.config.transducer.prune_range == 3
+    assert model.capabilities.streaming is not None
+    both = STREAM | {"transducer": STREAM["transducer"] | {"prune_range": 3, "frames_at_once": 8}}
+    with pytest.raises(ValueError, match="give one of them"):
+        started(tmp_path, model=both)
+    one = STREAM | {"transducer": STREAM["transducer"] | {"prune_range": 1}}
+    with pytest.raises(ValueError, match="greater than or equal to 2"):
+        started(tmp_path, model=one)
 
 
 def test_what_the_start_brings_along_is_refused(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ KERNEL = Limit(1, 4096)
 MEL_BINS = Limit(1, 1024)
 POSITIONS = Limit(1, 65_536)
 """Rows of a table of positions, and tokens of a row."""
+PRUNE_RANGE = Limit(2, 65_536)
+"""Tokens of a text that one frame may write."""
 VOCABULARY = Limit(1, 2**21)
 FRAMES = Limit(0, 65_536)
 """Frames of context."""
@@ -56,6 +58,7 @@ Heads = Annotated[int, _field(HEADS)]
 Kernel = Annotated[int, _field(KERNEL)]
 MelBins = Annotated[int, _field(MEL_BINS)]
 Positions = Annotated[int, _field(POSITIONS)]
+PruneRange = Annotated[int, _field(PRUNE_RANGE)]
 Vocabulary = Annotated[int, _field(VOCABULARY)]
 Frames = Annotated[int, _field(FRAMES)]
 Experts = Annotated[int, _field(EXPERTS)]

@@ -14,7 +14,7 @@ from sprachbund.decoding.search import search
 from sprachbund.models.base import Target
 from sprachbund.models.fastconformer import Canary
 from sprachbund.models.fastconformer.model import CanaryExamples, ParakeetExamples
-from sprachbund.nn.transducer import transducer_loss
+from sprachbund.nn.transducer_loss import transducer_loss
 from tests.models.fastconformer.support import KINDS, SPECIAL, Checkpoint, make, sound
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using the model-agnostic default")

@@ -14,6 +14,7 @@ from sprachbund.nn.limits import (
     Layers,
     MelBins,
     Positions,
+    PruneRange,
     Share,
     SomeLayers,
     Weight,
@@ -68,6 +69,8 @@ class TransducerPart(BaseModel):
         fusion_width: width of a layer between encoder and transducer that is given the language wanted too, see
             `sprachbund.nn.transducer.LanguageFusion`; none if None.
         frames_at_once: frames whose logits are held at a time in training; all if None.
+        prune_range: tokens of the text that a frame may write in the loss of training (arXiv 2206.13236); all if None.
+            A small network beside the joint network, which is in the model then, finds out which.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,6 +84,16 @@ class TransducerPart(BaseModel):
     weight: float = Field(default=1.0, strict=True, gt=0.0, le=1.0)
     fast_emit: Weight = 0.005
     frames_at_once: Positions | None = None
+    prune_range: PruneRange | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.frames_at_once is not None and self.prune_range is not None:
+            raise ValueError(
+                "frames_at_once and prune_range both save the memory of logits; prune_range saves time too, "
+                "frames_at_once is exact: give one of them"
+            )
+        return self
 
 
 class ConformerShape(BaseModel):

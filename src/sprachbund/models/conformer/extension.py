@@ -31,6 +31,9 @@ _BY_TOKEN = (
     "transducer.prediction.embedding.weight",
     "transducer.joint.out.weight",
     "transducer.joint.out.bias",
+    "transducer.simple_joint.encoder.weight",
+    "transducer.simple_joint.encoder.bias",
+    "transducer.simple_joint.prediction.weight",
 )
 _BY_SOURCE = ("language_head.weight", "language_head.bias")
 _BY_TARGET = ("language_fusion.language.weight",)

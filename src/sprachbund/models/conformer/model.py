@@ -365,4 +365,5 @@ def _transducer_shape(config: ConformerConfig, part: TransducerPart, vocabulary_
         dropout=config.dropout,
         blank=BLANK,
         activation=part.activation,
+        prune_range=part.prune_range,
     )

@@ -13,7 +13,7 @@ from torch import nn
 
 from sprachbund.audio.constants import FRAMES_PER_S
 from sprachbund.errors import SprachbundError
-from sprachbund.models.conformer import Conformer, ConformerConfig, ConformerShape
+from sprachbund.models.conformer import Conformer, ConformerConfig, ConformerShape, TransducerPart
 from sprachbund.models.conformer.io import read_config
 from sprachbund.models.io import family_of, locate
 from sprachbund.models.weights import read_packed_linears
@@ -123,28 +123,34 @@ def _parts(model: Conformer) -> dict[str, int]:
     if model.config.transducer is not None:
         parts["prediction network"] = count_parameters(model.transducer.prediction)
         parts["joint network"] = count_parameters(model.transducer.joint)
+        if model.config.transducer.prune_range is not None:
+            parts["joint network of the pruned loss"] = count_parameters(model.transducer.simple_joint)
     return parts
 
 
 def _logits_bytes(recipe: EncoderTransferRecipe, longest: int) -> int:
-    """(T, U+1, V) numbers; the gradient is written over them. Of some frames at a time where the shape says so."""
+    """(T, U+1 or the band, V) numbers, of some frames at a time if the shape says so; the gradient overwrites them."""
     transducer = recipe.shape.transducer
     if transducer is None:
         return 0
     num_frames = -(-longest // SUBSAMPLING)
     held = min(num_frames, transducer.frames_at_once or num_frames)
-    num_tokens = min(recipe.model.max_tokens, int(_TOKENS_PER_S * recipe.tuning.max_duration_s))
-    return FLOAT_BYTES * held * (num_tokens + 1) * recipe.vocabulary_size
+    return FLOAT_BYTES * held * _tokens_of_a_frame(recipe, transducer) * recipe.vocabulary_size
 
 
 def _joint_flops(recipe: EncoderTransferRecipe, longest: int) -> int:
-    """Of the logits (T, U+1, V) of the longest utterance, forward."""
+    """Of the logits (T, U+1 or the band, V) of the longest utterance, forward."""
     transducer = recipe.shape.transducer
     if transducer is None:
         return 0
-    num_tokens = min(recipe.model.max_tokens, int(_TOKENS_PER_S * recipe.tuning.max_duration_s))
-    num_logits = -(-longest // SUBSAMPLING) * (num_tokens + 1) * recipe.vocabulary_size
+    num_logits = -(-longest // SUBSAMPLING) * _tokens_of_a_frame(recipe, transducer) * recipe.vocabulary_size
     return 2 * transducer.joint_width * num_logits
+
+
+def _tokens_of_a_frame(recipe: EncoderTransferRecipe, transducer: TransducerPart) -> int:
+    """Tokens so far that the longest utterance's frames are joined with."""
+    num_tokens = min(recipe.model.max_tokens, int(_TOKENS_PER_S * recipe.tuning.max_duration_s)) + 1
+    return min(num_tokens, transducer.prune_range or num_tokens)
 
 
 def _encoder_bytes(model: Conformer, bits: int, block: int = 32) -> int:
