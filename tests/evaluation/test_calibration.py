@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from sprachbund.audio.load import load as load_audio
 from sprachbund.cli import main
 from sprachbund.data.manifest import ManifestWriter
 from sprachbund.errors import SprachbundError
+from sprachbund.evaluation import calibration
 from sprachbund.evaluation.calibration import (
     Observation,
     _networks,
@@ -31,7 +33,7 @@ from sprachbund.evaluation.calibration import (
     speaker_circles,
 )
 from sprachbund.evaluation.options import CalibrationOptions
-from sprachbund.models.calibration import DOMAIN_FILE, probability
+from sprachbund.models.calibration import DOMAIN_FILE, Domain, probability
 from sprachbund.models.hub import bundled_directory
 from tests.decoding.test_translate import Loudness
 
@@ -60,8 +62,20 @@ def observations(seed: int, count: int = 400, apart: float = 3.0) -> list[Observ
     return made
 
 
+@pytest.fixture(autouse=True)
+def few_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two in place of three for each fold: a fit takes seconds, however little it is fitted on."""
+    monkeypatch.setattr(calibration, "_NETWORKS", 2)
+
+
+@cache
+def fitted(apart: float = 3.0) -> Domain:
+    """On 400 observations; a fit takes seconds, so tests share it."""
+    return fit(observations(0, apart=apart), CalibrationOptions())
+
+
 def test_the_threshold_drops_the_share_of_right_texts_that_was_asked_for():
-    domain = fit(observations(0, 2000), CalibrationOptions(max_dropped=0.1))
+    domain = fit(observations(0, 1000), CalibrationOptions(max_dropped=0.1))
     held_out = observations(1, 2000)
     p = probabilities(held_out, domain)
     right = np.array([one.understood for one in held_out])
@@ -70,8 +84,7 @@ def test_the_threshold_drops_the_share_of_right_texts_that_was_asked_for():
 
 
 def test_the_written_weights_are_those_of_the_network():
-    seen = observations(0)
-    domain = fit(seen, CalibrationOptions())
+    seen, domain = observations(0), fitted()
     for one, p in zip(seen[:20], probabilities(seen, domain), strict=False):
         log_odds = domain.bias
         for unit in domain.hidden:
@@ -84,9 +97,9 @@ def test_the_written_weights_are_those_of_the_network():
     wrong = np.array([not one.understood for one in seen])
     networks = _networks(inputs, wrong, CalibrationOptions().seed)
     assert len(domain.hidden) == 16 * len(networks)
-    fitted = expit(np.mean([logit(one.predict_proba(inputs)[:, 1]) for one in networks], axis=0))
+    wanted = expit(np.mean([logit(one.predict_proba(inputs)[:, 1]) for one in networks], axis=0))
     np.testing.assert_allclose(
-        probabilities(seen, domain), fitted, atol=1e-3
+        probabilities(seen, domain), wanted, atol=1e-3
     )  # weights are rounded to five digits
     influence = np.abs([unit.weight * np.array(unit.encoder) for unit in domain.hidden]).sum(0)
     assert np.argmax(influence) == 2
@@ -96,18 +109,18 @@ def test_what_no_line_separates_is_told_apart():
     """Right texts lie between wrong ones on both sides."""
     rng = np.random.default_rng(0)
     seen = []
-    for one in observations(0, 2000, apart=0.0):
+    for one in observations(0, 1200, apart=0.0):
         wrong = not one.has_text
         state = rng.normal(size=WIDTH)
         state[2] = rng.choice([-3.0, 3.0]) if wrong else rng.normal(scale=0.5)
         seen.append(replace(one, state=state.astype(np.float32)))
-    fitted, held_out = seen[:1000], seen[1000:]
-    p = probabilities(held_out, fit(fitted, CalibrationOptions()))
+    held_out = seen[600:]
+    p = probabilities(held_out, fit(seen[:600], CalibrationOptions()))
     assert roc_auc_score([not one.has_text for one in held_out], p) > 0.95
 
 
 def test_measured_rates_are_those_counted_by_hand():
-    domain = fit(observations(0), CalibrationOptions())
+    domain = fitted()
     held_out = observations(1)
     p = probabilities(held_out, domain)
     rows = {row["sound"]: row for row in measure(held_out, domain)["rows"]}
@@ -141,7 +154,7 @@ def test_measured_rates_are_those_counted_by_hand():
 
 def test_in_recordings_every_span_is_scored_after_those_before_it():
     held_out = observations(1, apart=1.5)
-    domain = fit(observations(0, apart=1.5), CalibrationOptions())
+    domain = fitted(apart=1.5)
     music = [one for one in held_out if not one.has_text]
     drawn, dropped, warned = in_recordings(music, domain)
     doubts = log_odds(music, domain) - math.log(domain.threshold / (1 - domain.threshold))
@@ -172,7 +185,7 @@ def test_only_signals_that_the_model_always_gives_get_a_weight():
 
 def test_the_threshold_holds_for_speakers_who_were_not_fitted_on():
     """Every speaker has a direction of his own: fitted on, it would seem to tell his right texts from wrong ones."""
-    seen = observations(0, 2000, apart=1.5)
+    seen = observations(0, 1000, apart=1.5)
     rng = np.random.default_rng(3)
     own = {one.sources: 3.0 * rng.normal(size=40) for one in seen}
     wide = [

@@ -89,7 +89,8 @@ def test_a_pruned_loss_trains_every_weight_and_is_exact_in_evaluation(data: Corp
     exact = plain.loss(batch).total.detach()
     torch.testing.assert_close(model.eval().loss(batch).total.detach(), exact)
     loss = model.train().loss(batch).total
-    assert loss.isfinite() and loss.detach() > exact
+    assert loss.isfinite()
+    assert loss.detach() > exact
     loss.backward()
     untrained = {id(p) for module in model.untrained for p in module.parameters()}
     without = [name for name, p in model.named_parameters() if p.grad is None and id(p) not in untrained]

@@ -4,7 +4,6 @@ Recall of embedded spans and accuracy of the router have intervals of the same k
 counts of all its targets and with those of equal references.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,9 +22,9 @@ from sprachbund.evaluation.router import EMBEDDED, SPANS, TIME, RouteCounts
 from sprachbund.evaluation.significance import Share, compare_means, holm, mean_interval, units_of
 from sprachbund.research.arms import compare_arms, with_seeds
 from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, Projection
+from sprachbund.research.table_file import keep_table
 from sprachbund.research.texts import TEXTS_FILE, WrittenTexts, write_texts
 from sprachbund.text.languages import MIXED
-from sprachbund.util.files import write_text
 
 MADE, SPLICED = "synthetic", "spliced"
 TESTS = {MADE: ("test", "monolingual-test"), SPLICED: ("spliced-test",)}
@@ -155,7 +154,6 @@ def write_table(
             )
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = [{key: row.get(key, "") for key in columns} for row in rows]
-    path = directory / "table.json"
     made = there[MADE].items()
     test = write_texts(
         directory / TEXTS_FILE,
@@ -163,11 +161,9 @@ def write_table(
     )
     about = {
         "test": test,
-        "recipe": recipe.model_dump(mode="json"),
         **({"dev loss by rate factor": rates} if rates else {}),
     }
-    write_text(path, json.dumps({**about, "rows": table}, indent=1) + "\n")
-    return path
+    return keep_table(directory / "table.json", recipe, {**about, "rows": table})
 
 
 _Runs = Mapping[str, Sequence[Iterable[Line]]]

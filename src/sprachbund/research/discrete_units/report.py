@@ -16,6 +16,7 @@ from sprachbund.evaluation.lines import Line
 from sprachbund.research.arms import compare_arms
 from sprachbund.research.discrete_units.data import encoded_directory
 from sprachbund.research.discrete_units.options import BASE, LOG_MEL, NAMES, DiscreteUnitsRecipe, run_folder
+from sprachbund.research.table_file import keep_table
 from sprachbund.research.texts import TEXTS_FILE, write_texts
 from sprachbund.units.encoded import EncodedCorpus
 from sprachbund.util.files import atomic_path, read_model, read_object, write_text
@@ -129,10 +130,10 @@ def write_tables(recipe: DiscreteUnitsRecipe, directory: Path) -> Path:
     tables = {"ablations": _ablations, "curve": _curve, LOG_MEL: _log_mel}
     for name, rows_of in tables.items():
         if rows := rows_of(recipe, directory):
-            table = _write(directory / f"{name}.json", recipe, rows)
+            table = keep_table(directory / f"{name}.json", recipe, {"rows": list(rows)})
             if rows_of is _curve:
                 draw_curve([table], table.with_suffix(".png"))
-    return _write(directory / "table.json", recipe, _heads(recipe, directory))
+    return keep_table(directory / "table.json", recipe, {"rows": _heads(recipe, directory)})
 
 
 def _heads(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
@@ -234,9 +235,3 @@ def rows_of(systems: Sequence[System]) -> list[Row]:
 
 def _said(recipe: DiscreteUnitsRecipe) -> str:
     return f"{recipe.base.head}, {NAMES[recipe.base.text]}"
-
-
-def _write(path: Path, recipe: DiscreteUnitsRecipe, rows: Sequence[Row]) -> Path:
-    values = {"recipe": recipe.model_dump(mode="json"), "rows": list(rows)}
-    write_text(path, json.dumps(values, indent=1) + "\n")
-    return path

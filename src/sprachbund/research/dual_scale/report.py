@@ -1,6 +1,5 @@
 """The table of the comparison: quality beside the teacher, acceptance, and speed over base and over teacher."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,8 @@ from sprachbund.research.dual_scale.speed import (
     read_speeds,
     systems_of,
 )
-from sprachbund.util.files import atomic_path, read_object, write_text
+from sprachbund.research.table_file import keep_table
+from sprachbund.util.files import atomic_path, read_object
 from sprachbund.util.plotting import ACCENT, INK, MUTED, new_figure, plain_axes
 
 METRIC = "chrF"
@@ -58,14 +58,8 @@ def write_table(recipe: DualScaleRecipe, directory: Path) -> Path:
         }
         on_base = own[0].model == base and own[0].draft != NONE
         rows.append(row | _speed_cells(name, speeds, recipe.timing.batches, drafts_for_base=on_base))
-    path = directory / "table.json"
-    values = {
-        "recipe": recipe.model_dump(mode="json"),
-        "rows": rows,
-        "pairs": _pairs(speeds, recipe.timing.batches[0]),
-    }
-    write_text(path, json.dumps(values, indent=1) + "\n")
-    return path
+    values = {"rows": rows, "pairs": _pairs(speeds, recipe.timing.batches[0])}
+    return keep_table(directory / "table.json", recipe, values)
 
 
 def _quality(systems: Sequence[TimedSystem]) -> dict[str, dict[str, Any]]:

@@ -38,6 +38,7 @@ from sprachbund.research.dual_scale.options import (
 from sprachbund.util.devices import torch_threads
 from sprachbund.util.files import read_model, write_text
 from sprachbund.util.options import renamed
+from sprachbund.util.provenance import machine
 
 # Systems: models with and without a draft.
 
@@ -259,7 +260,13 @@ def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Callable[[st
             speeds += _time(runners, pieces, recipe.timing, batch)
     path = directory / SPEED_FILE
     values = [speed.model_dump() for speed in speeds]
-    about = {"engine": timing.engine, "threads": threads, "torch": torch.__version__, "speeds": values}
+    about = {
+        "machine": machine(),
+        "engine": timing.engine,
+        "threads": threads,
+        "torch": torch.__version__,
+        "speeds": values,
+    }
     write_text(path, json.dumps(about, indent=1) + "\n")
     return path
 

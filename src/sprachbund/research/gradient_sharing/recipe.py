@@ -9,7 +9,6 @@ What is finished is not done again, so a broken-off run goes on. Where the gradi
 is trained and stands for both.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +46,7 @@ from sprachbund.research.gradient_sharing.plan_options import SharingPlanOptions
 from sprachbund.research.gradient_sharing.planning import make_plan
 from sprachbund.research.gradient_sharing.sketches import Sketches, read_sketches, write_sketches
 from sprachbund.research.gradient_sharing.surgery import apply_plan, measure_importance
+from sprachbund.research.table_file import keep_table
 from sprachbund.research.tasks import Tasks, run_tasks
 from sprachbund.research.texts import TEXTS_FILE, write_texts
 from sprachbund.text.numbers import cardinal
@@ -65,7 +65,7 @@ from sprachbund.training.translator import (
 )
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import refuse_several_processes
-from sprachbund.util.files import read_json, read_object, write_json, write_text
+from sprachbund.util.files import read_json, read_object, write_json
 
 __all__ = ["GradientSharingRecipe", "estimate_memory", "run"]
 
@@ -104,9 +104,7 @@ def write_table(recipe: GradientSharingRecipe, directory: Path) -> Path:
     rows = [{"arm": name, **compared[name], **_trained(recipe, directory, name)} for name in names]
     runs = [(n, s, runs_of[n][i]) for i, s in enumerate(recipe.seeds) for n in names]
     test = write_texts(directory / TEXTS_FILE, runs)
-    path = directory / "table.json"
     values = {
-        "recipe": recipe.model_dump(mode="json"),
         "test": test,
         "gradients": [
             one
@@ -116,8 +114,7 @@ def write_table(recipe: GradientSharingRecipe, directory: Path) -> Path:
         ],
         "rows": rows,
     }
-    write_text(path, json.dumps(values, indent=1) + "\n")
-    return path
+    return keep_table(directory / "table.json", recipe, values)
 
 
 def rows_of(
