@@ -9,6 +9,7 @@ from sprachbund.models.conformer import Conformer, ConformerShape, StreamingPart
 from sprachbund.models.conformer.extension import (
     add_languages,
     only_losses,
+    rebuilt,
     with_losses,
     with_streaming_encoder,
     with_target_language_prompt,
@@ -30,6 +31,24 @@ def transducer(*, prompted: bool = False) -> Conformer:
     }
     torch.manual_seed(1)
     return Conformer(plain.config.model_copy(update=parts), plain.tokenizer, plain.transcript_tokenizer)
+
+
+def test_a_pruned_loss_comes_and_goes_with_its_network() -> None:
+    """The rest of the weights, and so the text, stays."""
+    pruned = transducer()
+    part = TransducerPart(prediction_width=8, prediction_layers=1, joint_width=8)
+    plain = rebuilt(pruned, config=with_losses(pruned.config, ConformerShape(transducer=part)))
+    own = {name for name in pruned.state_dict() if "simple_joint" in name}
+    assert len(own) == 3
+    assert pruned.state_dict().keys() - plain.state_dict().keys() == own
+    wider = part.model_copy(update={"prune_range": 5})
+    again = rebuilt(plain, config=with_losses(plain.config, ConformerShape(transducer=wider)))
+    assert again.config.transducer is not None
+    assert again.config.transducer.prune_range == 5
+    kept = rebuilt(pruned, config=with_losses(pruned.config, ConformerShape(transducer=wider)))
+    for name, value in pruned.state_dict().items():
+        assert again.state_dict()[name].equal(value) or name in own
+        assert kept.state_dict()[name].equal(value), name
 
 
 def test_a_new_language_begins_as_the_one_it_resembles(tmp_path):
@@ -130,7 +149,7 @@ def test_losses_change_and_sizes_do_not():
     assert own.transducer is not None
     assert (result.ctc_weight, result.dropout, result.transducer.fast_emit) == (0.0, 0.1, 0.1)
     changed = {"ctc_weight": own.ctc_weight, "dropout": own.dropout, "language_weight": own.language_weight}
-    part = own.transducer.model_copy(update={"fast_emit": 0.1, "frames_at_once": 4})
+    part = own.transducer.model_copy(update={"fast_emit": 0.1, "frames_at_once": 4, "prune_range": None})
     assert result.model_copy(update=changed) == own.model_copy(update={"transducer": part})
     assert with_losses(own, only_losses(wanted)) == result
     assert only_losses(wanted).model_fields_set.isdisjoint({"width", "streaming"})

@@ -147,6 +147,11 @@ def test_a_pruned_loss_is_an_option_of_a_recipe(tmp_path: Path) -> None:
     model = run(started(tmp_path, model=pruned), tmp_path / "run", report=lambda line: None)
     assert model.config.transducer.prune_range == 3
     assert model.capabilities.streaming is not None
+    # A training that goes on from it may do without, and its model has no network of the loss.
+    recipe = started(tmp_path, start=tmp_path / "run" / "model", model=STREAM)
+    exact = run(recipe, tmp_path / "further", report=lambda line: None)
+    assert exact.config.transducer.prune_range is None
+    assert [name for name in exact.state_dict() if "simple_joint" in name] == []
     both = STREAM | {"transducer": STREAM["transducer"] | {"prune_range": 3, "frames_at_once": 8}}
     with pytest.raises(ValueError, match="give one of them"):
         started(tmp_path, model=both)

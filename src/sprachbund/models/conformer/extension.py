@@ -24,7 +24,7 @@ OF_DECODER = frozenset(
     {"num_decoder_layers", "decoder_width", "decoder_heads", "decoder_feed_forward_width", "max_tokens"}
 )
 """Sizes of the attention decoder."""
-LOSSES_OF_TRANSDUCER = frozenset({"fast_emit", "frames_at_once"})
+LOSSES_OF_TRANSDUCER = frozenset({"fast_emit", "frames_at_once", "prune_range"})
 """Losses of a transducer that concern its training alone, and not its text."""
 _BY_TOKEN = (
     "decoder.embedding.weight",
@@ -39,6 +39,7 @@ _BY_SOURCE = ("language_head.weight", "language_head.bias")
 _BY_TARGET = ("language_fusion.language.weight",)
 _DEPTHWISE = "convolution.depthwise.weight"
 _KEY_BIAS = "attention.key.bias"
+_OF_PRUNED_LOSS = "transducer.simple_joint."
 _OF_WRITING = ("decoder.", "transducer.", "language_fusion.")
 
 
@@ -51,6 +52,8 @@ def rebuilt(
 ) -> Conformer:
     """A new model of the same weights, split as the old one is, with what is given in place of its own.
 
+    The network of a pruned loss is there if the configuration has one, initialized anew if the old model has none.
+
     Args:
         model: the old one.
         config: configuration in place of its own.
@@ -60,7 +63,11 @@ def rebuilt(
     new = Conformer(config or model.config, tokenizer or model.tokenizer, model.transcript_tokenizer)
     if model.sharing_plan is not None:
         split_feed_forwards(new, model.sharing_plan)
-    new.load_state_dict(model.state_dict() if weights is None else weights)
+    kept = model.state_dict() if weights is None else weights
+    initialized = new.state_dict()
+    of_loss = {name: value for name, value in initialized.items() if name.startswith(_OF_PRUNED_LOSS)}
+    kept = {name: value for name, value in kept.items() if name in of_loss or _OF_PRUNED_LOSS not in name}
+    new.load_state_dict({**of_loss, **kept})
     return new.train(model.training)
 
 
