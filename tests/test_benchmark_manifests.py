@@ -21,8 +21,7 @@ OLDER = """
     shards.json shards_speed.json sharing_cost.json sharing_epoch.json speakers.json speakers_left_out.json
     speculation_shapes.json startup.json streaming_bits.json streaming_hour.json streaming_speed.json
     streaming_speed_published.json study_coverage.json torch_int8.json training_memory.json training_speed.json
-    transducer_loss.json turn_ends.json turn_ends_live.json units.json waiting.json whisper_step.json
-    wording.json
+    turn_ends.json turn_ends_live.json units.json waiting.json whisper_step.json wording.json
 """
 """Results from before `benchmarks.rows.write` named the machine in full. They are not measured again for that alone.
 One that is comes off this list; none is added to it."""
