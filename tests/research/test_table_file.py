@@ -54,6 +54,7 @@ def test_machines_are_those_of_the_scores(root: Path) -> None:
     scored(root / "run" / "seed-1" / "scores", "one")
     assert kept(root)["machine"] == {"processor": "one"}
     scored(root / "run" / "seed-2" / "scores", "two")
+    (root / "run" / "seed-0" / "scores" / "scores.json").write_text('{"format": 1}')  # names none
     values = kept(root)
     assert values["machines"] == [{"processor": "one"}, {"processor": "two"}]
     assert "machine" not in values

@@ -30,10 +30,12 @@ def made_with(runs: Path) -> dict[str, Any]:
     """The `machine` that the runs were scored on, or all `machines`; commit and versions of now.
 
     Args:
-        runs: folder of the runs; where none of them has scores, the machine is this one.
+        runs: folder of the runs; where none of them has scores, the machine is this one. Scores of old versions name
+            none.
     """
-    texts = {json.dumps(read_object(file).get("machine")): None for file in sorted(runs.rglob(MANIFEST_FILE))}
-    machines = [json.loads(text) for text in texts] or [provenance.machine()]
+    files = sorted(runs.rglob(MANIFEST_FILE))
+    named = (read_object(file).get("machine") for file in files) if files else [provenance.machine()]
+    machines = [json.loads(text) for text in dict.fromkeys(json.dumps(one) for one in named if one)]
     scored = {"machine": machines[0]} if len(machines) == 1 else {"machines": machines}
     return {**scored, "commit": provenance.commit(), "versions": provenance.versions()}
 
