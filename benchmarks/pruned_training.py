@@ -1,7 +1,7 @@
 """What a pruned transducer loss saves in training, and what it costs: seconds and exact losses on dev.
 
 All arms start from the layers of the bundled model and see the same batches in the same order; all are evaluated by the
-exact loss. Trainings run one at a time, on one thread each.
+exact loss. Trainings run one at a time, on all cores.
 
 Run: python -m benchmarks.pruned_training TRAIN DEV, for example the parts `train` and `dev` of
 `sprachbund data make phrasebook --edition bundled --utterances 6000 --heldout 200`.
@@ -77,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("train", type=Path)
     parser.add_argument("dev", type=Path)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     asked = parser.parse_args()
     rows = [

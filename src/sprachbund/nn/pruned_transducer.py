@@ -1,6 +1,6 @@
 """The transducer loss near the likely alignments alone (arXiv 2206.13236).
 
-The logits of a transducer are its largest tensor, and in training often half of the work. Most of them belong to
+The logits of a transducer are its largest tensor, and a large part of the work in training. Most of them belong to
 tokens that no likely alignment reaches at that frame. So a joint network without a hidden layer is trained beside the
 real one: its loss needs no logits of pairs, and its alignments say which tokens of the text each frame may write. The
 real joint network computes the logits of these alone.

@@ -64,10 +64,10 @@ def rebuilt(
     if model.sharing_plan is not None:
         split_feed_forwards(new, model.sharing_plan)
     kept = model.state_dict() if weights is None else weights
-    initialized = new.state_dict()
-    of_loss = {name: value for name, value in initialized.items() if name.startswith(_OF_PRUNED_LOSS)}
-    kept = {name: value for name, value in kept.items() if name in of_loss or _OF_PRUNED_LOSS not in name}
-    new.load_state_dict({**of_loss, **kept})
+    of_loss = {name: value for name, value in new.state_dict().items() if name.startswith(_OF_PRUNED_LOSS)}
+    others = {name: value for name, value in kept.items() if not name.startswith(_OF_PRUNED_LOSS)}
+    known = {name: kept[name] for name in of_loss if name in kept}
+    new.load_state_dict({**others, **of_loss, **known})
     return new.train(model.training)
 
 
