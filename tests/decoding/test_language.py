@@ -58,3 +58,28 @@ def test_speech_that_is_surely_in_a_language_that_may_not_be_spoken_is_told():
     declared = LanguageTracker(TAGS, ("de", "fr"), 1)
     declared.push(german)
     assert declared.warning is None
+
+
+def test_a_language_that_the_caller_named_is_doubted_when_most_speech_sounds_like_another():
+    german = torch.tensor([0.97, 0.01, 0.01, 0.01]).log()
+    english = torch.tensor([0.05, 0.93, 0.01, 0.01]).log()
+    doubtful = torch.tensor([0.80, 0.10, 0.05, 0.05]).log()
+    tracker = LanguageTracker(TAGS, None, 1, given="en")
+    for span in (german, english, doubtful):
+        tracker.compare(span)
+    assert tracker.warning is None
+    tracker.compare(german)
+    assert tracker.warning is None  # two of four are not most of it
+    tracker.compare(german)
+    assert tracker.warning == (
+        "3 of 5 spans of speech sound like de (German), not like en (English), which was named; name another language, "
+        "or none to have it identified"
+    )
+
+
+def test_nothing_is_compared_where_nobody_named_the_language():
+    german = torch.tensor([0.97, 0.01, 0.01, 0.01]).log()
+    tracker = LanguageTracker(TAGS, ("en", "fr"), 1)
+    tracker.compare(german)
+    assert tracker.num_compared == 0
+    assert tracker.warning is None

@@ -18,7 +18,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer, ConformerConfig, StreamingPart, TransducerPart
 from sprachbund.models.io import load, save
 from sprachbund.streaming.engine import LiveEngine
-from sprachbund.streaming.events import LiveText
+from sprachbund.streaming.events import LiveNotice, LiveText
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.text.tokenizer import Tokenizer
 from tests.decoding.test_translate import Loudness, recording
@@ -121,6 +121,25 @@ def test_the_model_hears_on_through_pauses_shorter_than_those_that_end_a_stretch
     assert through == whole(model, samples, right, replace(options, spans=cut))
     assert [len(texts) for texts in through.values()] == [1, 1]
     assert [len(texts) for texts in whole(model, samples, right, options).values()] == [2, 2]
+
+
+@pytest.mark.parametrize(("source", "allowed"), [("en", None), (None, ["de", "en"])])
+def test_speech_that_sounds_like_another_language_gives_a_warning(source, allowed):
+    model, samples = tiny_transducer(), recording(*SPEECH, seed=4)
+    with torch.no_grad():
+        model.language_head.bias[LANGUAGES.index("ru")] += 20.0
+    engine = LiveEngine(model, replace(OPEN, max_symbols=1), activity=Loudness())
+    session = engine.open(["de"], source, LiveOptions(right_context=6), allowed_languages=allowed)
+    session.push(samples)
+    session.finish()
+    events = [event for _ in range(20) if not session.finished for event in engine.step([session])[0]]
+    (notice,) = (event for event in events if isinstance(event, LiveNotice) and event.kind == "warning")
+    assert notice.message.startswith("3 of 3 spans of speech sound like ru (Russian)")
+
+
+def test_a_language_head_that_was_not_trained_is_not_asked():
+    assert tiny_transducer().capabilities.hears_language
+    assert not tiny_transducer(language_weight=0.0).capabilities.hears_language
 
 
 @pytest.mark.parametrize(("pause_s", "hears_pause"), [(None, False), (3.0, True)])

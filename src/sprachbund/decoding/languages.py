@@ -97,41 +97,73 @@ _LEAST = 1e-9
 
 
 class LanguageTracker:
-    """Identifies span after span of one recording.
+    """Identifies span after span of one recording, and says where speech sounds like another language than it may be.
 
     A span that is decisive by itself decides alone, so that a change of language is followed at once; any other is
     averaged with the spans before it. The answer does not depend on how spans are batched.
+
+    Args:
+        languages: BCP-47 tags of the model's source languages.
+        allowed: languages to choose from; None allows all.
+        num_windows: spans that are averaged.
+        given: the language spoken, where the caller named it; nothing is identified then, only compared.
+
+    Attributes:
+        num_compared: spans that were compared with the languages that may be spoken.
     """
 
-    def __init__(self, languages: Sequence[str], allowed: Sequence[str] | None, num_windows: int) -> None:
-        self._languages, self._allowed = languages, allowed
+    def __init__(
+        self,
+        languages: Sequence[str],
+        allowed: Sequence[str] | None,
+        num_windows: int,
+        *,
+        given: str | None = None,
+    ) -> None:
+        self._languages, self._allowed, self._given = languages, allowed, given
         self._recent: deque[Tensor] = deque(maxlen=num_windows)
-        self._num_spans, self._undeclared = 0, Counter[str]()
+        self.num_compared, self._others = 0, Counter[str]()
 
     def push(self, log_probs: Tensor) -> IdentifiedLanguage:
         """Language of the next span from its log-probabilities (L,)."""
         language = self.peek(log_probs)
         self._recent.append(log_probs)
-        self._num_spans += 1
         if self._allowed is not None:
-            heard = identify(log_probs[None], self._languages, None)
-            if heard.probability >= DECISIVE and heard.language not in self._allowed:
-                self._undeclared[heard.language] += 1
+            self._compare(log_probs, self._allowed)
         return language
+
+    def compare(self, log_probs: Tensor) -> None:
+        """Compare the next span (L,) with the language that the caller named, if he did."""
+        if self._given is not None:
+            self._compare(log_probs, (self._given,))
+
+    def _compare(self, log_probs: Tensor, expected: Sequence[str]) -> None:
+        self.num_compared += 1
+        heard = identify(log_probs[None], self._languages, None)
+        if heard.probability >= DECISIVE and heard.language not in expected:
+            self._others[heard.language] += 1
 
     @property
     def warning(self) -> str | None:
-        """The languages outside the allowed ones that spans surely are in; None if there was no such span.
+        """The languages that spans surely are in though they may not be; None if there is nothing to warn of.
 
-        The probability of an answer is one among the allowed languages, and may be high nevertheless.
+        One span suffices where the caller allowed several languages: the probability of an answer is one among these,
+        and may be high nevertheless. A language that the caller named himself is doubted if most spans sound like
+        others, since single words of a speaker that the model does not know often do.
         """
-        if not self._undeclared or self._allowed is None:
+        count = self._others.total()
+        heard = described(self._others)
+        spans = f"{count} of {self.num_compared} spans of speech sound like {heard}"
+        if self._given is not None:
+            return (
+                f"{spans}, not like {described([self._given])}, which was named; name another language, or none to "
+                "have it identified"
+                if count > self.num_compared / 2
+                else None
+            )
+        if not count or self._allowed is None:
             return None
-        heard = described([language for language, _ in self._undeclared.most_common()])
-        return (
-            f"{self._undeclared.total()} of {self._num_spans} spans of speech sound like {heard}, and may only be "
-            f"{described(self._allowed)}; if they are, their text is one that nobody said"
-        )
+        return f"{spans}, and may only be {described(self._allowed)}; if they are, their text is one that nobody said"
 
     def peek(self, log_probs: Tensor) -> IdentifiedLanguage:
         """The same for a span that has not ended: it does not count for later ones."""

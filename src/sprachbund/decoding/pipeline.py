@@ -242,7 +242,7 @@ def recording_state(
         unidentified: see `RecordingState.unidentified`.
     """
     if tracker is None:
-        tracker = LanguageTracker(model.source_languages, request.allowed, options.language_windows)
+        tracker = tracker_for(model, request, options)
     return RecordingState(
         request=request,
         options=options,
@@ -250,6 +250,19 @@ def recording_state(
         drafts=drafts,
         unidentified=unidentified,
         latest=LatestSpans() if latest is None else latest,
+    )
+
+
+def tracker_for(model: Family, request: Request, options: DecodingOptions) -> LanguageTracker:
+    """The tracker of the language of a recording or session.
+
+    Args:
+        model: any family.
+        request: the languages.
+        options: decoding options.
+    """
+    return LanguageTracker(
+        model.source_languages, request.allowed, options.language_windows, given=request.source
     )
 
 
@@ -389,6 +402,8 @@ def encode_and_identify(
 ) -> EncodedBatch:
     """Run the encoder, and identify the languages that are not known.
 
+    Languages that are known are compared with what the model hears, if it hears that on the way.
+
     Args:
         model: any family.
         features: features of B utterances, or of B texts.
@@ -399,7 +414,7 @@ def encode_and_identify(
     known = [query.known.language if query.known else None for query in queries]
     memory = encode(model, features, known, [query.allowed for query in queries])
     rows: list[Tensor | None] = [None] * len(queries)
-    if identify_all or None in known:
+    if identify_all or None in known or model.capabilities.hears_language:
         rows = list(_language_log_probs(model, memory))
     languages, identified = [], []
     for query, row in zip(queries, rows, strict=True):
@@ -408,6 +423,8 @@ def encode_and_identify(
             # A known language or unfinished speech must not change how later utterances are identified.
             affects_later = query.ended and query.known is None
             own = query.tracker.push(row) if affects_later else query.tracker.peek(row)
+        if row is not None and query.known is not None and query.ended:
+            query.tracker.compare(row)
         language = query.known or own
         assert language is not None
         languages.append(language)
@@ -1300,14 +1317,13 @@ def _at_tempo(model: Family, span: RecordedSpan, tempo: float) -> RecordedSpan:
     """A span from the same start, `tempo` times as fast, of a recording that remembers only what was heard so."""
     recording = span.recording
     if tempo not in recording.at_tempos:
-        options, allowed = recording.options, recording.request.allowed
-        guard = options.guard
+        options, guard = recording.options, recording.options.guard
         if guard.enabled:
             guard = replace(guard, max_out_of_domain=min(_DOUBT_AT_TEMPO, max_out_of_domain(model, guard)))
         recording.at_tempos[tempo] = replace(
             recording,
             options=replace(options, guard=guard, tempos=()),
-            tracker=LanguageTracker(model.source_languages, allowed, options.language_windows),
+            tracker=tracker_for(model, recording.request, options),
             latest=LatestSpans(),
             translated=set(),
             refused={},
@@ -1738,10 +1754,10 @@ class LongForm(Iterator[Segment]):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings so far: damaged audio, speech in languages that were not declared, a draft switched off."""
-        drafts, undeclared = self._recording.drafts, self._recording.tracker.warning
+        """Warnings so far: damaged audio, speech in languages that were not named, a draft switched off."""
+        drafts, other_language = self._recording.drafts, self._recording.tracker.warning
         notes = (note for speculation in drafts.each for note in speculation.notes)
-        return (*self.audio_warnings, *([undeclared] if undeclared else []), *drafts.faults, *notes)
+        return (*self.audio_warnings, *([other_language] if other_language else []), *drafts.faults, *notes)
 
     @property
     def advice(self) -> str | None:

@@ -385,6 +385,8 @@ class Capabilities:
             in a model that is given the language behind its encoder.
         timestamps: tokens for times, of a model that was trained to write them.
         alignment: source of the times of words.
+        hears_language: whether its encoder also tells the language spoken, at next to no cost, in a head that was
+            trained to; a language that the caller named is compared with it then.
         language_from_text: whether it transcribes without being given the language and without identifying it; the
             language is then identified from its text.
         reads_context: whether `Target.context`, a prompt of the caller's, is shown to the model before the speech;
@@ -419,6 +421,7 @@ class Capabilities:
     fuse_language: Callable[[Tensor, Sequence["Target"]], Tensor] | None = None
     timestamps: TimestampTokens | None = None
     alignment: Alignment | None = None
+    hears_language: bool = False
     language_from_text: bool = False
     reads_context: bool = False
     reads_prefix: bool = False

@@ -197,6 +197,13 @@ class TransducerWriter(FrameWriter[TransducerStream]):
         while ready := [job for job in jobs if self._is_ready(job)]:
             right = self.tier(ready[0].options).right
             self._pass([job for job in ready if self.tier(job.options).right == right])
+        for job in jobs:
+            if job.stretch.closed and self.family.capabilities.hears_language:
+                tracker, log_probs = job.session.tracker, self._language_log_probs(job)[0]
+                if job.session.source is None:
+                    tracker.push(log_probs)
+                else:
+                    tracker.compare(log_probs)
 
     def waiting_s(self, job: PendingStretch) -> float:
         """Seconds of log-mel frames that are no whole chunk, less those by which they look ahead."""
@@ -204,11 +211,15 @@ class TransducerWriter(FrameWriter[TransducerStream]):
 
     def language(self, job: PendingStretch) -> IdentifiedLanguage:
         """Language by all that was heard of the stretch."""
+        log_probs = self._language_log_probs(job)
+        return identify(log_probs, self.family.source_languages, job.session.request.allowed)
+
+    def _language_log_probs(self, job: PendingStretch) -> Tensor:
+        """Log-probabilities (1, L) of the language of all that was heard of the stretch."""
         stream = self.stream(job)
         mean = stream.heard[None, None] / max(1, stream.num_heard)
         memory = Memory(states=mean, num_frames=torch.ones(1, dtype=torch.long))
-        log_probs = self.family.language_log_probs(memory)
-        return identify(log_probs, self.family.source_languages, job.session.request.allowed)
+        return self.family.language_log_probs(memory)
 
     def _is_ready(self, job: PendingStretch) -> bool:
         stream = self.stream(job)

@@ -17,7 +17,7 @@ import torch
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity
-from sprachbund.decoding.languages import LanguageTracker, Request, read_request
+from sprachbund.decoding.languages import Request, read_request
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
 from sprachbund.decoding.pipeline import (
     DecodedSpan,
@@ -35,6 +35,7 @@ from sprachbund.decoding.pipeline import (
     options_with_drafts,
     recording_state,
     search_key,
+    tracker_for,
     with_searches,
     write_rows,
 )
@@ -291,9 +292,7 @@ class LiveEngine:
         """
         allowed = self.decoding.allowed_languages if allowed_languages is None else allowed_languages
         request = read_request(self.model, source=source, targets=targets, allowed=allowed)
-        tracker = LanguageTracker(
-            self.model.source_languages, request.allowed, self.decoding.language_windows
-        )
+        tracker = tracker_for(self.model, request, self.decoding)
         options = self._settled(options or LiveOptions(), request)
         window_s = None if options.policy == "frames" else self.model.max_window_s
         cut = live_spans(spans or self.decoding.spans, window_s)

@@ -32,6 +32,9 @@ if TYPE_CHECKING:  # a session itself computes no model, so commands hold it wit
 _LEAST_NOT_UNDERSTOOD_S = 30.0
 """Seconds of speech that was not understood, after which a session that goes on is warned."""
 
+_LEAST_COMPARED = 3
+"""Stretches of speech, after which a session that goes on is warned of another language."""
+
 # Stretches of speech and their text.
 
 Samples = NDArray[np.float32]
@@ -201,8 +204,8 @@ class LiveSession:
         self._open: Stretch | None = None
         self._notices: list[LiveNotice] = []
         self._understanding = Understanding(self.targets)
-        self._warning: str | None = None  # what there is to say of the speech so far
-        self._warned = False
+        self._not_understood: str | None = None  # what there is to say of the speech so far
+        self._warned: set[str] = set()  # kinds of warnings that were given
         self._count = 0
         self._lost: list[Stretch] = []
         self._ended = self._overloaded = False
@@ -300,7 +303,7 @@ class LiveSession:
         return notices
 
     def note_understanding(self, family: Family, ends: Sequence[LiveText]) -> None:
-        """Count the ends of stretches, and warn once when most of the speech so far is not understood.
+        """Count the ends of stretches; warn once when most speech so far is not understood, or in another language.
 
         Args:
             family: the model.
@@ -308,15 +311,20 @@ class LiveSession:
         """
         for event in ends:
             self._understanding.add(event.end_s - event.start_s, event.dropped, event.out_of_domain)
-        self._warning = self._understanding.warning(family)
+        self._not_understood = self._understanding.warning(family)
         self._warn()
 
     def _warn(self) -> None:
-        """Give the warning once: at the end, or after so much speech that was not understood."""
-        enough = self.finished or self._understanding.not_understood_s >= _LEAST_NOT_UNDERSTOOD_S
-        if enough and self._warning is not None and not self._warned:
-            self._warned = True
-            self._notices.append(LiveNotice(kind="warning", message=self._warning, audio_s=self.audio_s))
+        """Give each warning once: at the end, or after so much speech of which it is true."""
+        enough = self._understanding.not_understood_s >= _LEAST_NOT_UNDERSTOOD_S
+        self._warn_once("not understood", self._not_understood, enough=enough)
+        enough = self.tracker.num_compared >= _LEAST_COMPARED
+        self._warn_once("language", self.tracker.warning, enough=enough)
+
+    def _warn_once(self, kind: str, message: str | None, *, enough: bool) -> None:
+        if message is not None and (enough or self.finished) and kind not in self._warned:
+            self._warned.add(kind)
+            self._notices.append(LiveNotice(kind="warning", message=message, audio_s=self.audio_s))
 
     def fail(self, message: str) -> None:
         """End the session for a reason."""

@@ -109,6 +109,10 @@ class Conformer(DecodesByAttention, nn.Module):
             streaming=self.streaming,
             fuse_language=self._fuse_language if by_frames and self.fuses_language else None,
             alignment=None if by_frames else Alignment(frame_s=self.frame_s),
+            # A split encoder has heard by the branches of the language named, which suit no other.
+            hears_language=self.config.language_weight > 0
+            and len(self.source_languages) > 1
+            and self.sharing_plan is None,
             encode_text=self.encode_text,
             words_only=self.tokenizer.words_only,
             sharing_plan=self.sharing_plan,
