@@ -19,7 +19,7 @@ from sprachbund.decoding.result import Translation
 from sprachbund.engines.choice import Engine, check_choice, engine_for, pooled
 from sprachbund.engines.options import EngineChoice, EngineWarning
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import Family, use_real_length
+from sprachbund.models.base import Family, use_real_length, use_tier
 from sprachbund.models.card import Card
 from sprachbund.models.catalogue import BUNDLED
 from sprachbund.models.io import load as load_family
@@ -208,6 +208,7 @@ def load(
     then: str | Path | None = None,
     offline: bool = False,
     real_length: bool = False,
+    right_context: int | None = None,
     pool_frames: int = 1,
     engine: EngineChoice = "auto",
     threads: int | None = None,
@@ -223,6 +224,8 @@ def load(
         offline: never use the network, even for a name that is not on disk.
         real_length: encode speech at its own length where the family would fill up windows of 30 s (Whisper):
             faster, with results that may differ. An error for other families, which always do.
+        right_context: frames of 80 ms ahead by which a transducer that streams hears recordings, so that their text is that
+            of a live stream with this tier; its first tier by default. An error for other families.
         pool_frames: neighbouring frames of the encoder that are averaged before the decoder reads them: faster after
             long speech, and other text; 1 keeps all. An error for models without an attention decoder, and for speech
             LLMs.
@@ -244,6 +247,8 @@ def load(
     family = load_family(directory, then=then, offline=offline, device=device, as_stored=True)
     if real_length:
         use_real_length(family)
+    if right_context is not None:
+        use_tier(family, right_context)
     chosen = engine_for(family, engine, threads=threads, directory=directory)
     for warning in chosen.warnings:
         warnings.warn(warning, EngineWarning, stacklevel=2)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import sprachbund
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.compression.onnx_export import export
@@ -135,6 +136,32 @@ def test_speech_that_sounds_like_another_language_gives_a_warning(source, allowe
     events = [event for _ in range(20) if not session.finished for event in engine.step([session])[0]]
     (notice,) = (event for event in events if isinstance(event, LiveNotice) and event.kind == "warning")
     assert notice.message.startswith("3 of 3 spans of speech sound like ru (Russian)")
+
+
+@pytest.mark.parametrize("engine", ["torch", "native"])
+def test_a_recording_is_heard_by_the_tier_that_the_model_was_loaded_with(tmp_path, engine):
+    model, samples = talk()
+    save(model, tmp_path)
+    texts = {}
+    for right in (6, 0):
+        loaded = sprachbund.load(tmp_path, engine=engine, right_context=right).family
+        translated = translate(
+            loaded, samples, TARGETS, "en", OPEN, sample_rate=SAMPLE_RATE, activity=Loudness()
+        )
+        texts[right] = {target: [s.text for s in translated[target].segments] for target in TARGETS}
+        if engine == "torch":
+            assert texts[right] == talk_as_a_whole(right)
+    assert texts[6] != texts[0]
+
+
+def test_a_tier_that_is_not_there_is_refused(tmp_path):
+    save(tiny_transducer(), tmp_path)
+    with pytest.raises(SprachbundError, match=r"no tier of 3 frames ahead.*trained for 0, 1, 6 frames"):
+        sprachbund.load(tmp_path, right_context=3)
+    with pytest.raises(
+        SprachbundError, match="for transducers that stream, and conformer hears a recording as a whole"
+    ):
+        sprachbund.load(right_context=1)
 
 
 def test_a_language_head_that_was_not_trained_is_not_asked():

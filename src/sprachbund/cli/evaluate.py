@@ -78,6 +78,7 @@ _OFFERED = (
     "no_speech_per_kind",
     "engine",
     "device",
+    "right_context",
     "comet",
     "seed",
 )

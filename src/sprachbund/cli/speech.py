@@ -386,6 +386,8 @@ class ModelOptions:
         threads: threads to compute with.
         device: computes the model: cpu, cuda, cuda:1 for the second GPU, or mps.
         real_length: Whisper: encode speech at its own length, not as 30 s.
+        right_context: transducers that stream: hear recordings by the tier of so many frames ahead, as a live stream
+            does.
         pool_frames: average so many frames of the encoder, 2 to 4: faster after long speech, changes the text.
         offline: never use the network.
     """
@@ -396,6 +398,7 @@ class ModelOptions:
     threads: Annotated[int | None, Range(1), Option("--threads", metavar="N")] = None
     device: Annotated[str, Option("--device", metavar="NAME")] = CPU
     real_length: Annotated[bool, Option("--real-length")] = False
+    right_context: Annotated[int | None, Range(0), Option("--tier", metavar="N")] = None
     pool_frames: Annotated[int, Option("--pool-frames", metavar="N")] = 1
     offline: Annotated[bool, Option("--offline")] = False
 
@@ -560,6 +563,7 @@ def load_model(options: ModelOptions) -> "Model":
             then=options.then,
             offline=True,  # all is here now
             real_length=options.real_length,
+            right_context=options.right_context,
             pool_frames=options.pool_frames,
             engine=options.engine,
             threads=options.threads,

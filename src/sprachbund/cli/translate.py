@@ -116,6 +116,7 @@ def _check(job: SpeechJob, files: Sequence[Path]) -> None:
         "--nbest": job.decoding.nbest > 1,
         "--no-guard": not job.decoding.guard.enabled,
         "--real-length": job.model.real_length,
+        "--tier": job.model.right_context is not None,
         "--pool-frames": job.model.pool_frames != 1,
         "--untrusted": job.untrusted,
     }

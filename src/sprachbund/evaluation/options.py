@@ -30,6 +30,8 @@ class EvaluationOptions:
         engine: computes the model: auto, the fastest here; torch, exact; torch-fp32, torch-bf16, torch-int8; native;
             native-int4. The result manifest names the engine that computed.
         device: computes the model: cpu, cuda, cuda:1 for the second GPU, or mps.
+        right_context: transducers that stream: hear recordings by the tier of so many frames ahead, as a live stream
+            does; that of the model's first tier if not given.
         comet: a COMET model to score with as well: its directory, or a name.
         seed: seed of the no-speech set.
     """
@@ -43,6 +45,7 @@ class EvaluationOptions:
     first_segments: Annotated[int, Range(0)] = 5
     engine: Annotated[EngineChoice, Option("--engine", metavar="NAME")] = "auto"
     device: Annotated[str, Option("--device", metavar="NAME")] = CPU
+    right_context: Annotated[int | None, Range(0), Option("--tier", metavar="N")] = None
     comet: Annotated[str | None, Option("--comet", metavar="MODEL")] = None
     seed: Annotated[int, Option("--seed", metavar="N")] = SEED
 

@@ -54,7 +54,7 @@ from sprachbund.evaluation.parts import CorpusPlan, EvaluationParts
 from sprachbund.evaluation.quality import pair_name
 from sprachbund.evaluation.scoring import Scoring
 from sprachbund.evaluation.speed import DecodingCost, Stopwatch, add_cost, first_segment_s, race, race_rows
-from sprachbund.models.base import Family
+from sprachbund.models.base import Family, use_tier
 from sprachbund.models.card import Card
 from sprachbund.models.io import content_hash, family_of, load, locate
 from sprachbund.util.computing import Computing
@@ -394,8 +394,11 @@ def _finished(
 def _ready(model: str | Path, options: EvaluationOptions, offline: bool) -> tuple[Family, EvaluationOptions]:
     """The model on its engine, and the options as they are recorded: the engine that "auto" found, whether there are
     timestamps, and the declared languages in the model's tags."""
+    family = load(model, offline=offline, device=options.device, as_stored=True)
+    if options.right_context is not None:
+        use_tier(family, options.right_context)
     chosen = engine_for(
-        load(model, offline=offline, device=options.device, as_stored=True),
+        family,
         options.engine,
         directory=locate(model, offline=offline),
     )

@@ -22,7 +22,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.calibration import Calibration
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.nn.decoder import DecoderCache
-from sprachbund.nn.streaming_conformer import ChunkEncoder
+from sprachbund.nn.streaming_conformer import ChunkEncoder, Tier
 from sprachbund.nn.transducer import Transducer
 from sprachbund.text.languages import described
 from sprachbund.util.devices import CPU
@@ -186,6 +186,16 @@ class StreamingTransducer:
     encoder: ChunkEncoder
     transducer: Transducer
     front_end: StreamedNormalisation
+
+    def tier_of(self, right_context: int) -> Tier:
+        """The tier of so many frames ahead. Raises SprachbundError for one that the model was not trained for."""
+        known = {tier.right: tier for tier in self.encoder.tiers}
+        if right_context not in known:
+            raise SprachbundError(
+                f"there is no tier of {right_context} frames ahead; this model was trained for "
+                f"{', '.join(map(str, sorted(known)))} frames of 80 ms"
+            )
+        return known[right_context]
 
 
 class FrameFrontEnd(Protocol):
@@ -572,6 +582,27 @@ def use_real_length(family: Family) -> None:
             "always encodes speech at its real length",
         )
     window.real_length = True
+
+
+def use_tier(family: Family, right_context: int) -> None:
+    """Let a family that streams hear whole recordings as a live stream of a tier does, from now on.
+
+    Args:
+        family: any family.
+        right_context: frames of 80 ms that a chunk waits for.
+
+    Raises:
+        OptionValueError: the family does not stream.
+        SprachbundError: it was not trained for that tier.
+    """
+    if (streaming := family.capabilities.streaming) is None:
+        raise OptionValueError(
+            "right_context",
+            right_context,
+            "leave it out",
+            reason=f"which is for transducers that stream, and {family.name} hears a recording as a whole",
+        )
+    streaming.encoder.tier = streaming.tier_of(right_context)
 
 
 # The result of a family's loss.

@@ -156,20 +156,14 @@ class TransducerWriter(FrameWriter[TransducerStream]):
         self, family: Family, streaming: StreamingTransducer, *, max_symbols: int | None = None
     ) -> None:
         super().__init__(family)
-        self.max_symbols = max_symbols
+        self.max_symbols, self._streaming = max_symbols, streaming
         self.encoder, self.transducer = streaming.encoder, streaming.transducer
         self._front_end, self.fuse = streaming.front_end, family.capabilities.fuse_language
 
     def tier(self, options: LiveOptions) -> Tier:
         """The tier that a session asks for. Raises SprachbundError for one that the model was not trained for."""
-        known = {tier.right: tier for tier in self.encoder.tiers}
-        right = self.encoder.tier.right if options.right_context is None else options.right_context
-        if right not in known:
-            raise SprachbundError(
-                f"there is no tier of {right} frames ahead; this model was trained for "
-                f"{', '.join(map(str, sorted(known)))} frames of 80 ms"
-            )
-        return known[right]
+        right = options.right_context
+        return self.encoder.tier if right is None else self._streaming.tier_of(right)
 
     def step_s(self, options: LiveOptions) -> float:
         """Seconds of a chunk."""
