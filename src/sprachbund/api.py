@@ -224,8 +224,8 @@ def load(
         offline: never use the network, even for a name that is not on disk.
         real_length: encode speech at its own length where the family would fill up windows of 30 s (Whisper):
             faster, with results that may differ. An error for other families, which always do.
-        right_context: frames of 80 ms ahead by which a transducer that streams hears recordings, so that their text is that
-            of a live stream with this tier; its first tier by default. An error for other families.
+        right_context: frames of 80 ms ahead by which a transducer that streams hears recordings, so that their text is
+            that of a live stream with this tier; its first tier by default. An error for other families.
         pool_frames: neighbouring frames of the encoder that are averaged before the decoder reads them: faster after
             long speech, and other text; 1 keeps all. An error for models without an attention decoder, and for speech
             LLMs.
