@@ -10,6 +10,7 @@ import torch
 from sprachbund.data.loading import Corpus, collate
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Target
 from sprachbund.models.conformer import Conformer, StreamingPart, TransducerPart
 from sprachbund.models.conformer.io import save
 from sprachbund.nn.transducer_loss import transducer_loss
@@ -76,6 +77,30 @@ def test_the_loss_is_the_sum_over_rows_that_count(data):
             )
         )
     assert float(loss.parts["transducer"]) == pytest.approx(total, rel=1e-4)
+
+
+def test_training_and_decoding_fuse_the_same_language(data: Corpus) -> None:
+    plain = streaming_model()
+    part = plain.config.transducer
+    assert part is not None
+    changes = {
+        "transducer": part.model_copy(update={"fusion_width": 16}),
+        "target_languages": tuple(sorted(made.LANGUAGES, reverse=True)),  # any order may be declared
+    }
+    torch.manual_seed(0)
+    config = plain.config.model_copy(update=changes)
+    model = Conformer(config, plain.tokenizer, plain.transcript_tokenizer).eval()
+    fuse = model.capabilities.fuse_language
+    assert fuse is not None
+    batch = collate([data[(number, 0, 1.0)] for number in range(3)], 2)
+    assert int(batch.num_targets.min()) > 0
+    states, num_frames = (x.repeat_interleave(2, 0) for x in model.encoder(batch.features, batch.num_frames))
+    by_token = {model.tokenizer.language_id(tag): tag for tag in made.LANGUAGES}
+    targets = [Target(language=by_token[token]) for token in batch.target_language.tolist()]
+    assert len({target.language for target in targets}) > 1
+    prompt, counts = batch.target_language[:, None], batch.num_targets - 1
+    wanted = model.transducer.loss(fuse(states, targets), num_frames, batch.targets, counts, prompt=prompt)
+    torch.testing.assert_close(model.loss(batch).parts["transducer"], wanted.sum().detach())
 
 
 def test_a_pruned_loss_trains_every_weight_and_is_exact_in_evaluation(data: Corpus) -> None:

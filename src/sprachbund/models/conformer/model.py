@@ -34,15 +34,13 @@ from sprachbund.models.calibration import Calibration
 from sprachbund.models.conformer.config import ConformerConfig, TransducerPart
 from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import (
-    decoder_route,
     encode_routed,
     source_route,
-    target_languages,
 )
-from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss
+from sprachbund.models.teacher_forcing import DecoderBatch, make_decoder_batch, prompted_loss, row_route
 from sprachbund.nn.conformer import ConformerEncoder, valid_frames
 from sprachbund.nn.decoder import TextDecoder
-from sprachbund.nn.feed_forward import Route, is_split
+from sprachbund.nn.feed_forward import Route
 from sprachbund.nn.streaming_conformer import ChunkEncoder, StreamingEncoder, StreamingShape
 from sprachbund.nn.transducer import LanguageFusion, Transducer, TransducerShape
 from sprachbund.text.tokenizer import BLANK, END, UNKNOWN, Tokenizer
@@ -235,7 +233,7 @@ class Conformer(DecodesByAttention, nn.Module):
         features = Features(values=batch.features, num_frames=batch.num_frames)
         memory = self._encode(features, source_route(self, batch.source_language))
         prompts = batch.target_language[:, None].tolist()
-        return make_decoder_batch(memory, batch, prompts, self._row_route(batch))
+        return make_decoder_batch(memory, batch, prompts, row_route(self, batch, self.tokenizer.language_id))
 
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy of the rows wanted, CTC on the transcript, cross-entropy of the language head."""
@@ -253,7 +251,7 @@ class Conformer(DecodesByAttention, nn.Module):
         rows, counted = batch.rows_per_utterance, batch.num_targets > 0
         states = memory.states.repeat_interleave(rows, 0)
         if self.fuses_language:
-            states = self.language_fusion(states, self._target_numbers(batch).clamp(min=0))
+            states = self.language_fusion(states, self._fused_numbers(batch))
         losses = self.transducer.loss(
             states,
             memory.num_frames.repeat_interleave(rows, 0),
@@ -299,18 +297,11 @@ class Conformer(DecodesByAttention, nn.Module):
         states, num_frames = self.encoder(features.values, features.num_frames, route, means)
         return Memory(states=states, num_frames=num_frames, layer_means=means[0])
 
-    def _row_route(self, batch: Batch) -> Route | None:
-        """Languages of the decoder's rows; a row that does not count has none."""
-        if not is_split(self.decoder):
-            return None
-        source = batch.source_language.repeat_interleave(batch.rows_per_utterance)
-        return decoder_route(self, source, self._target_numbers(batch))
-
-    def _target_numbers(self, batch: Batch) -> Tensor:
-        """Indices (R,) of the rows' target languages; `NO_LANGUAGE` for a row that does not count."""
-        tokens = [self.tokenizer.language_id(tag) for tag in target_languages(self)]
+    def _fused_numbers(self, batch: Batch) -> Tensor:
+        """Numbers (R,) of the rows' target languages, as `_fuse_language` counts them; any for a row without one."""
+        tokens = [self.tokenizer.language_id(tag) for tag in self.config.target_languages]
         same = batch.target_language[:, None] == torch.tensor(tokens, device=batch.target_language.device)
-        return torch.where(same.any(1), same.int().argmax(1), NO_LANGUAGE)
+        return same.int().argmax(1)
 
     def _fuse_language(self, states: Tensor, targets: Sequence[Target]) -> Tensor:
         numbers = [self.config.target_languages.index(target.language) for target in targets]
