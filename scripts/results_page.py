@@ -135,6 +135,7 @@ COMPARED = (
     "code_switch_bundled",
     "code_switch_router_in_model",
     "code_switch_router_seeds",
+    "code_switch_router_further",
 )
 """Comparisons of six languages whose scores docs/code_switch.md has in short."""
 
@@ -167,8 +168,9 @@ def code_switch_router() -> list[Line]:
     """Embedded spans that went to the experts of their language; at last those of a router with neighbours."""
     name = "router right, embedded %"
     better = [
-        (f"six languages, neighbours read, {row['speech']}", row)
-        for row in rows_if_there("code_switch_router_seeds")
+        (f"six languages, neighbours read, {test}{row['speech']}", row)
+        for test, manifest in (("", "code_switch_router_seeds"), ("further test, ", "code_switch_router_further"))
+        for row in rows_if_there(manifest)
     ]
     return [
         line(speech, row["arm"], f"{row[name]} {row[f'{name} interval']}")
