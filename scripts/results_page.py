@@ -169,7 +169,10 @@ def code_switch_router() -> list[Line]:
     name = "router right, embedded %"
     better = [
         (f"six languages, neighbours read, {test}{row['speech']}", row)
-        for test, manifest in (("", "code_switch_router_seeds"), ("further test, ", "code_switch_router_further"))
+        for test, manifest in (
+            ("", "code_switch_router_seeds"),
+            ("further test, ", "code_switch_router_further"),
+        )
         for row in rows_if_there(manifest)
     ]
     return [
