@@ -165,7 +165,7 @@ def has(capabilities: Capabilities) -> set[str]:
 def test_every_family_says_what_it_can_do() -> None:
     attention = {"encoder", "decoder", "alignment", "encode_text"}
     conformer = attention | {"transcript_head", "words_only"}
-    assert has(load().capabilities) == conformer
+    assert has(load().capabilities) == conformer | {"hears_language"}
     assert has(make_split_model().capabilities) == conformer | {"sharing_plan"}
     assert has(tiny_transducer().capabilities) == {
         "encoder",
@@ -173,6 +173,7 @@ def test_every_family_says_what_it_can_do() -> None:
         "transducer",
         "streaming",
         "encode_text",
+        "hears_language",
         "words_only",
     }
     assert has(with_tokens().capabilities) == attention | {"timestamps", "fixed_window", "reads_context"}
