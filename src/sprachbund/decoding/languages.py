@@ -148,8 +148,8 @@ class LanguageTracker:
         """The languages that spans surely are in though they may not be; None if there is nothing to warn of.
 
         One span suffices where the caller allowed several languages: the probability of an answer is one among these,
-        and may be high nevertheless. A language that the caller named himself is doubted if most spans sound like
-        others, since single words of a speaker that the model does not know often do.
+        and may be high nevertheless. One language that was named is doubted if most spans sound like others, since
+        single spans of a speaker that the model does not know often do.
         """
         count = self._others.total()
         heard = described(self._others)

@@ -195,7 +195,7 @@ class TransducerWriter(FrameWriter[TransducerStream]):
             if job.stretch.closed and self.family.capabilities.hears_language:
                 tracker, log_probs = job.session.tracker, self._language_log_probs(job)[0]
                 if job.session.source is None:
-                    tracker.push(log_probs)
+                    tracker.push(log_probs)  # for its warning; what is answered is of this stretch alone
                 else:
                     tracker.compare(log_probs)
 

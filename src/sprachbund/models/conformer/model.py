@@ -299,6 +299,7 @@ class Conformer(DecodesByAttention, nn.Module):
 
     def _fused_numbers(self, batch: Batch) -> Tensor:
         """Numbers (R,) of the rows' target languages, as `_fuse_language` counts them; any for a row without one."""
+        # The order is that of the layer's embedding, which checkpoints declare; routes have another, alphabetical one.
         tokens = [self.tokenizer.language_id(tag) for tag in self.config.target_languages]
         same = batch.target_language[:, None] == torch.tensor(tokens, device=batch.target_language.device)
         return same.int().argmax(1)
