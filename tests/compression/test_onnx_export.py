@@ -23,6 +23,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.conformer.checkpoints import assemble, read_nemo
+from sprachbund.models.conformer.config import StreamingPart
 from sprachbund.models.io import load
 from sprachbund.models.streaming_onnx import OnnxEncoder, OnnxStreamingTransducer
 from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder, StreamState
@@ -67,7 +68,18 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return model, folder
 
 
-@pytest.fixture(params=["plain", "packed"])
+@pytest.fixture(scope="module")
+def chunk(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """Convolutions that see their chunk behind the subsampling of the offline encoder."""
+    part = StreamingPart(
+        left_context=28, right_contexts=(6, 1, 0), convolution="chunk", subsampling="striding_conv1d"
+    )
+    model, folder = tiny_transducer(streaming=part), tmp_path_factory.mktemp("chunk")
+    export(model, folder)
+    return model, folder
+
+
+@pytest.fixture(params=["plain", "packed", "chunk"])
 def pair(request: pytest.FixtureRequest) -> Pair:
     return request.getfixturevalue(request.param)
 

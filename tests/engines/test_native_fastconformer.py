@@ -78,6 +78,10 @@ def made(seed: int = 0, **more: Any) -> FastConformerEncoder:
 TIERS = [Tier(left=28, right=13), Tier(left=21, right=6), Tier(left=20, right=1), Tier(left=20, right=0)]
 
 
+CHUNK: dict[str, Any] = {"convolution": "chunk", "subsampling": "striding_conv1d"}
+kinds = pytest.mark.parametrize("kind", [{}, CHUNK], ids=["causal", "chunk"])
+
+
 def streaming(seed: int = 0, **more: Any) -> StreamingEncoder:
     """The same of an encoder that streams."""
     encoder = randomised(StreamingEncoder(StreamingShape(**SIZES | more), TIERS), seed)
@@ -304,10 +308,11 @@ def test_weights_are_not_copied_and_stored_codes_stay_as_they_are() -> None:
 @on_every_set
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 @pytest.mark.parametrize("tier", TIERS, ids=lambda tier: f"{tier.right} ahead")
+@kinds
 def test_a_streaming_layer_is_torch_with_the_same_roundings(
-    isa: str, weights: str, tier: Tier, monkeypatch: pytest.MonkeyPatch
+    isa: str, weights: str, tier: Tier, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = streaming(num_layers=1, scale_input=True, **WIDER)
+    encoder = streaming(num_layers=1, scale_input=True, **WIDER | kind)
     mel, num_mel = log_mel(16, 900, 9, 333)
     result, num_frames = whole_streaming(encoder, isa, weights)(mel, num_mel, tier=tier)
     round_linears(encoder, isa, weights, monkeypatch)
@@ -323,9 +328,10 @@ def test_a_streaming_layer_is_torch_with_the_same_roundings(
 
 @on_every_set
 @pytest.mark.parametrize("tier", TIERS, ids=lambda tier: f"{tier.right} ahead")
-def test_chunk_after_chunk_gives_the_whole(isa: str, tier: Tier) -> None:
+@kinds
+def test_chunk_after_chunk_gives_the_whole(isa: str, tier: Tier, kind: dict[str, Any]) -> None:
     """Keys lie elsewhere, so sums may fall to the other side of a rounding; nearly all frames are the same."""
-    encoder = whole_streaming(streaming(**WIDER), isa)
+    encoder = whole_streaming(streaming(**WIDER | kind), isa)
     mel, num_mel = log_mel(16, 900, 9, 333)
     wanted, counts = encoder(mel, num_mel, tier=tier)
     result, state = by_chunks(encoder, mel, num_mel, tier)
@@ -361,9 +367,10 @@ class EachAlone(nn.Module):
 
 
 @on_every_set
-def test_a_stream_is_the_same_alone_and_beside_others(isa: str) -> None:
+@kinds
+def test_a_stream_is_the_same_alone_and_beside_others(isa: str, kind: dict[str, Any]) -> None:
     """Bit for bit, on any number of threads, with streams that began earlier and later."""
-    model, tier = streaming(), TIERS[1]
+    model, tier = streaming(**kind), TIERS[1]
     arrays: Any = pack_linears(model, "int8")
     mel, num_mel = log_mel(16, 240, 70, 160)
     alone = [
@@ -395,9 +402,10 @@ def test_a_stream_is_the_same_alone_and_beside_others(isa: str) -> None:
             assert torch.equal(tensor[0], after.tensors()[name][b]), name
 
 
-def test_a_stream_goes_on_with_torch_and_back() -> None:
+@kinds
+def test_a_stream_goes_on_with_torch_and_back(kind: dict[str, Any]) -> None:
     """What is remembered lies where torch has it: keys and values newest last, noughts before the first frame."""
-    model, tier = streaming(), TIERS[2]
+    model, tier = streaming(**kind), TIERS[2]
     here = whole_streaming(model)
     mel, num_mel = log_mel(16, 201, 201)  # whole chunks, with the lead
     wanted, kept = by_chunks(model, mel, num_mel, tier)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
@@ -16,6 +17,8 @@ from sprachbund.models.conformer.extension import (
 )
 from sprachbund.models.conformer.io import load, save
 from sprachbund.models.sharing_plan import SharingPlan
+from sprachbund.nn.conformer import sinusoids, valid_frames
+from sprachbund.nn.streaming_conformer import LEAD
 from sprachbund.text.tokenizer import Tokenizer
 from tests.training import made
 
@@ -185,7 +188,40 @@ def test_an_offline_model_starts_a_streaming_one():
                 # Sums of as many products as the kernel has taps, of numbers up to about 4, in another order.
                 torch.testing.assert_close(got[..., t], wanted, atol=4 * kernel * 2**-23, rtol=0)
             assert not mine.attention.key.bias.any()
+            assert not mine.attention.distance.weight.any()
     assert new.ctc_head.weight.equal(old.ctc_head.weight)
+
+
+@torch.no_grad()
+def test_with_its_subsampling_and_whole_kernels_a_streaming_model_hears_as_the_offline_one_does():
+    """In one chunk: the offline layers behind the same subsampling give the same states."""
+    old = made.make_model().eval()
+    old.encoder.norm.bias.normal_()
+    part = StreamingPart(
+        left_context=40, right_contexts=(39, 6), convolution="chunk", subsampling="striding_conv1d"
+    )
+    new = with_streaming_encoder(old, STREAMS.model_copy(update={"streaming": part})).eval()
+    assert new.config.kernel_size == old.config.kernel_size
+    values = torch.randn(2, 40 * 8, old.config.num_mel_bins)
+    num_frames = torch.tensor([40 * 8, 17 * 8])
+    states, counts = new.encoder(values, num_frames)
+    frames, _ = old.encoder.subsampling(values, num_frames)
+    positions = sinusoids(60, old.config.width).mean(0)
+    start = new.encoder.start(2, new.encoder.tiers[0], keep=0)
+    padded = torch.nn.functional.pad(values, (0, 0, LEAD, 0))
+    x, _ = new.encoder.stem(padded, start.stem, start.num_past == 0)
+    # One frame later, the first before the sound.
+    torch.testing.assert_close(x[0, 1:], (old.encoder.norm(frames) + positions)[0, :-1], atol=1e-5, rtol=0)
+    wanted = old.encoder.layers(x, valid_frames(counts, x.shape[1]), None)
+    for row, count in enumerate(counts.tolist()):
+        torch.testing.assert_close(states[row, :count], wanted[row, :count], atol=1e-4, rtol=0)
+    with pytest.raises(SprachbundError, match=r"model\.kernel_size is 3, the model to start from has"):
+        with_streaming_encoder(old, STREAMS.model_copy(update={"streaming": part, "kernel_size": 3}))
+
+
+def test_a_subsampling_of_the_offline_kind_has_no_channels_of_its_own():
+    with pytest.raises(ValidationError, match="stem_channels is 4, but a subsampling"):
+        StreamingPart(subsampling="striding_conv1d", stem_channels=4)
 
 
 def test_a_decoder_is_kept_with_its_sizes_and_its_tokenizer():

@@ -8,13 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
+from sprachbund.nn.conformer import Subsampling
 from sprachbund.nn.streaming_conformer import (
     LEAD,
     SUBSAMPLING,
+    ChunkConvolution,
     RelativeAttention,
     StreamingEncoder,
     StreamingShape,
     StreamState,
+    StridingStem,
     Tier,
     distance_signals,
 )
@@ -23,6 +26,9 @@ TIERS = [Tier(left=70, right=right) for right in (0, 1, 6, 13)]
 SHAPE = StreamingShape(
     num_mel_bins=16, width=24, num_heads=3, num_layers=3, feed_forward_width=32, stem_channels=6
 )
+OFFLINE: dict[str, object] = {"convolution": "chunk", "subsampling": "striding_conv1d"}
+"""Parts that are like those of the offline encoder."""
+kinds = pytest.mark.parametrize("kind", [{}, OFFLINE], ids=["causal", "chunk"])
 
 
 def encoder(seed: int = 0, **changes: object) -> StreamingEncoder:
@@ -58,10 +64,11 @@ def streamed(
     return [torch.cat(pieces) for pieces in chunks]
 
 
+@kinds
 @pytest.mark.parametrize("tier", TIERS, ids=str)
 @torch.no_grad()
-def test_a_stream_gives_what_the_whole_gives_under_its_mask(tier):
-    model = encoder()
+def test_a_stream_gives_what_the_whole_gives_under_its_mask(tier, kind):
+    model = encoder(**kind)
     mel, num_mel = mels(1500, 993, 7, 112)
     states, num_frames = model(mel, num_mel, tier=tier)
     for row, own in enumerate(streamed(model, mel, num_mel, tier)):
@@ -69,10 +76,11 @@ def test_a_stream_gives_what_the_whole_gives_under_its_mask(tier):
         assert torch.allclose(own, states[row, : len(own)], atol=1e-4)
 
 
+@kinds
 @torch.no_grad()
-def test_a_chunk_does_not_wait_for_sound_that_only_the_next_one_needs():
+def test_a_chunk_does_not_wait_for_sound_that_only_the_next_one_needs(kind):
     """The 7 mel frames behind the last one that a chunk reads change nothing in it."""
-    model, tier = encoder(), TIERS[2]
+    model, tier = encoder(**kind), TIERS[2]
     heard = (tier.chunk - 1) * SUBSAMPLING + 1
     mel, _ = mels(2 * tier.chunk * SUBSAMPLING)
     whole, num_frames = model(mel, torch.tensor([mel.shape[1]]), tier=tier)
@@ -91,12 +99,13 @@ def test_a_chunk_does_not_wait_for_sound_that_only_the_next_one_needs():
     left=st.integers(4, 20),
     right=st.integers(0, 3),
     kernel_size=st.sampled_from([1, 5, 9]),
+    kind=st.sampled_from([{}, OFFLINE]),
     seed=st.integers(0, 99),
 )
 @torch.no_grad()
-def test_that_holds_for_any_shape(lengths, left, right, kernel_size, seed):
+def test_that_holds_for_any_shape(lengths, left, right, kernel_size, kind, seed):
     model, tier = (
-        encoder(seed, kernel_size=kernel_size, scale_input=bool(seed % 2)),
+        encoder(seed, kernel_size=kernel_size, scale_input=bool(seed % 2), **kind),
         Tier(left=left, right=right),
     )
     mel, num_mel = mels(*lengths, seed=seed)
@@ -124,13 +133,58 @@ def test_a_frame_sees_its_chunk_and_its_past_and_nothing_else(tier):
     assert changed[first + tier.past + tier.chunk - 1]
 
 
+@kinds
+@pytest.mark.parametrize("tier", [TIERS[2], Tier(left=100, right=99)], ids=str)
 @torch.no_grad()
-def test_padding_and_neighbours_change_nothing():
-    model, tier = encoder(), TIERS[2]
+def test_padding_and_neighbours_change_nothing(tier, kind):
+    model = encoder(**kind)
     mel, num_mel = mels(300, 450)
+    mel[0, 300:] = 7.0  # padding of features may hold anything
     both, _ = model(mel, num_mel, tier=tier)
     alone, count = model(mel[:1, :300], num_mel[:1], tier=tier)
     assert torch.allclose(both[0, : count[0]], alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("more", [0, 1, 3, 7])
+@torch.no_grad()
+def test_the_offline_subsampling_comes_one_frame_later(more):
+    """Frame j is the offline one's j - 1, from the first frame of the sound to the last."""
+    torch.manual_seed(0)
+    shape = StreamingShape(**{**vars(SHAPE), **OFFLINE})  # type: ignore[arg-type]
+    offline, stem = Subsampling(shape.num_mel_bins, shape.width), StridingStem(shape)
+    stem.convolutions.load_state_dict(offline.convolutions.state_dict())
+    stem.norm.weight.normal_()
+    stem.norm.bias.normal_()
+    mel, num_mel = mels(20 * SUBSAMPLING + more)
+    frames, _ = offline(mel, num_mel)
+    before = [torch.zeros(1, *size) for size in StridingStem.past_sizes(shape)]
+    padded = torch.nn.functional.pad(mel, (0, 0, LEAD, 0))
+    later, _ = stem(padded, before, torch.tensor([True]))
+    assert later.shape[1] == frames.shape[1] == math.ceil(mel.shape[1] / SUBSAMPLING)
+    assert torch.allclose(later[:, 1:], stem.norm(frames[:, :-1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4, 7, 40])
+@torch.no_grad()
+def test_a_convolution_sees_half_a_kernel_before_and_the_later_frames_of_its_chunk(chunk):
+    """Tap by tap; the second row has fewer frames."""
+    torch.manual_seed(0)
+    convolution = ChunkConvolution(6, 9)
+    x, num_frames = torch.randn(2, 6, 4 + 23), [23, 10]
+    valid = torch.arange(23) < torch.tensor(num_frames)[:, None]
+    result = convolution.convolved(x, valid, chunk)
+    taps, bias = convolution.depthwise.weight[:, 0], convolution.depthwise.bias
+    for row, count in enumerate(num_frames):
+        for frame in range(count):
+            last = min(count, (frame // chunk + 1) * chunk) - 1
+            seen = range(frame - 4, min(frame + 4, last) + 1)
+            wanted = bias + sum(taps[:, 4 + other - frame] * x[row, :, 4 + other] for other in seen)
+            assert torch.allclose(result[row, :, frame], wanted, atol=1e-5)
+
+
+def test_a_kernel_that_sees_a_chunk_needs_a_centre():
+    with pytest.raises(ValueError, match="kernel_size 8 is even"):
+        StreamingShape(kernel_size=8, convolution="chunk")
 
 
 @torch.no_grad()
@@ -170,9 +224,10 @@ def test_relative_attention_is_its_formula():
     assert torch.allclose(attended[0], attention.out(torch.cat(heads, dim=1)), atol=1e-5)
 
 
+@kinds
 @torch.no_grad()
-def test_gradients_flow_the_same_way_as_without():
-    model, tier = encoder(), TIERS[1]
+def test_gradients_flow_the_same_way_as_without(kind):
+    model, tier = encoder(**kind), TIERS[1]
     mel, num_mel = mels(200)
     without, _ = model(mel, num_mel, tier=tier)
     with torch.enable_grad():
@@ -182,9 +237,10 @@ def test_gradients_flow_the_same_way_as_without():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
+@kinds
 @torch.no_grad()
-def test_states_can_be_saved_stacked_and_taken_apart():
-    model, tier = encoder(), TIERS[2]
+def test_states_can_be_saved_stacked_and_taken_apart(kind):
+    model, tier = encoder(**kind), TIERS[2]
     mel, _ = mels(4 * tier.chunk * SUBSAMPLING)
     pieces = mel.split(tier.chunk * SUBSAMPLING, dim=1)
     full = torch.tensor([tier.chunk * SUBSAMPLING])

@@ -36,21 +36,23 @@ from sprachbund.nn.streaming_conformer import (
     SUBSAMPLING,
     CausalConvolution,
     CausalStem,
+    ChunkConvolution,
     ChunkEncoder,
     RelativeAttention,
     StreamingEncoder,
     StreamingLayer,
     StreamState,
+    StridingStem,
     Tier,
     distance_rates,
 )
 
 _PARTS = (FeedForward, RelativeAttention, nn.LayerNorm, nn.Conv1d, nn.Linear, BlockLinear)
-_STEM_PARTS = (nn.ModuleList, nn.Conv2d, nn.Linear, BlockLinear)
+_STEM_PARTS = (nn.ModuleList, nn.Conv1d, nn.Conv2d, nn.LayerNorm, nn.Linear, BlockLinear)
 _Kind = type[nn.Module]
-_KINDS: Mapping[_Kind, tuple[_Kind, _Kind, tuple[_Kind, ...]]] = {
-    FastConformerEncoder: (Stem, FastConformerLayer, (Convolution, nn.BatchNorm1d)),
-    StreamingEncoder: (CausalStem, StreamingLayer, (CausalConvolution,)),
+_KINDS: Mapping[_Kind, tuple[tuple[_Kind, ...], _Kind, tuple[_Kind, ...]]] = {
+    FastConformerEncoder: ((Stem,), FastConformerLayer, (Convolution, nn.BatchNorm1d)),
+    StreamingEncoder: ((CausalStem, StridingStem), StreamingLayer, (CausalConvolution, ChunkConvolution)),
 }
 """Encoder to its kinds of convolutions before the layers, of layers, and of what only these have."""
 
@@ -59,9 +61,9 @@ def why_not_fastconformer(module: nn.Module) -> str | None:
     """Reason why the kernels cannot compute an encoder as a whole; None when they can."""
     if not isinstance(module, FastConformerEncoder | StreamingEncoder) or type(module) not in _KINDS:
         return f"it is of the kind {type(module).__name__}"
-    stem, layer, own = _KINDS[type(module)]
+    stems, layer, own = _KINDS[type(module)]
     before = [module.stem, *list(module.stem.modules())[1:]]
-    if unknown := [part for part in before if type(part) not in (stem, *_STEM_PARTS)]:
+    if unknown := [part for part in before if type(part) not in (*stems, *_STEM_PARTS)]:
         return f"before its layers are parts of the kind {type(unknown[0]).__name__}"
     layers = list(module.layers)
     if strange := [each for each in layers if type(each) is not layer]:
@@ -313,7 +315,7 @@ def _compiled(
         num_layers=encoder.shape.num_layers,
         kernel_size=encoder.shape.kernel_size,
         activation=first.feed_forward_in.activation,
-        causal=isinstance(encoder, StreamingEncoder),
+        convolution=encoder.shape.convolution if isinstance(encoder, StreamingEncoder) else "around",
     )
 
 

@@ -4,6 +4,10 @@ With the caches, chunk after chunk gives what one pass over the whole gives unde
 FastConformer: 2305.05084); nothing is computed twice. Keys and values are cached rather than the layers' inputs: with
 chunks of one frame and 70 frames behind them, projecting the inputs again would be most of the work.
 
+Convolutions may also see the later frames of their chunk (arXiv 2304.09325), and the subsampling may be that of the
+offline encoder: then the weights of an offline encoder serve a streaming one, see
+`sprachbund.models.conformer.extension.with_streaming_encoder`.
+
 Shapes: B rows, T frames, C frames of a chunk, M mel bins, D width, H heads, L layers, K kernel size, P frames of the
 past.
 """
@@ -11,7 +15,8 @@ past.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from itertools import pairwise
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +30,19 @@ __all__ = [
     "LEAD",
     "MARGIN",
     "SUBSAMPLING",
+    "CausalConvolution",
     "CausalStem",
+    "ChunkConvolution",
     "ChunkEncoder",
+    "ConvolutionContext",
     "LayerPast",
     "RelativeAttention",
     "StreamState",
     "StreamingEncoder",
     "StreamingLayer",
     "StreamingShape",
+    "StridingStem",
+    "SubsamplingKind",
     "Tier",
     "distance_rates",
     "distance_signals",
@@ -54,6 +64,12 @@ Frame j depends on mel frames up to 8 j, so C frames need 8 (C - 1) + 1 of them 
 has 8 C mel frames, and none waits for the 7 that only the next chunk needs.
 """
 MARGIN = 1  # input frames of the chunk before that a convolution of kernel 3 and stride 2 sees
+
+ConvolutionContext = Literal["causal", "chunk"]
+"""What a layer's convolution sees besides the frames before: nothing, or the later frames of its chunk."""
+
+SubsamplingKind = Literal["dw_striding", "striding_conv1d"]
+"""NeMo's names: depthwise-separable convolutions over time and frequency, or plain ones over time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +103,7 @@ class Tier:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPast:
-    """Keys and values (B, H, P, D/H) and convolution inputs (B, D, K - 1) of one layer."""
+    """Keys and values (B, H, P, D/H) of one layer, and `StreamingShape.frames_before` inputs of its convolution."""
 
     keys: Tensor
     values: Tensor
@@ -99,10 +115,10 @@ class StreamState:
     """The state of rows between two chunks of their streams. It is never changed in place.
 
     Attributes:
-        stem: last input frame of every convolution of the subsampling, each (B, c, 1, m).
+        stem: last input frames of every convolution of the subsampling, (B, c, 1, m) or (B, c, frames).
         keys: (B, L, H, P, D/H), the newest last.
         values: (B, L, H, P, D/H).
-        convolution: (B, L, D, K - 1) inputs of the depthwise convolutions.
+        convolution: (B, L, D, K - 1) inputs of the depthwise convolutions; K // 2 where they see a chunk.
         num_past: (B,) how many of the P are real.
     """
 
@@ -237,8 +253,10 @@ class StreamingShape:
     Attributes:
         width: D.
         feed_forward_width: hidden width of each half-step feed-forward.
-        kernel_size: K of the depthwise convolutions.
-        stem_channels: channels of the subsampling.
+        kernel_size: K of the depthwise convolutions; odd where they see a chunk.
+        convolution: what these see.
+        subsampling: kind of the subsampling.
+        stem_channels: channels of a subsampling of the kind dw_striding; one of the other kind has D.
         scale_input: multiply what enters the first layer by the root of D, as NeMo's checkpoints want it.
     """
 
@@ -248,9 +266,22 @@ class StreamingShape:
     num_layers: int = 8
     feed_forward_width: int = 1024
     kernel_size: int = 9
+    convolution: ConvolutionContext = "causal"
+    subsampling: SubsamplingKind = "dw_striding"
     stem_channels: int = 256
     scale_input: bool = False
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.convolution == "chunk" and self.kernel_size % 2 == 0:
+            raise ValueError(
+                f"kernel_size {self.kernel_size} is even; convolutions that see a chunk need a centre"
+            )
+
+    @property
+    def frames_before(self) -> int:
+        """Frames before a chunk that a convolution sees."""
+        return self.kernel_size // 2 if self.convolution == "chunk" else self.kernel_size - 1
 
 
 class CausalStem(nn.Module):
@@ -265,6 +296,16 @@ class CausalStem(nn.Module):
         )
         self.pointwise = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(NUM_HALVINGS - 1))
         self.out = nn.Linear(channels * self.sizes(shape)[-1][1], shape.width)
+
+    @classmethod
+    def past_sizes(cls, shape: StreamingShape) -> list[tuple[int, ...]]:
+        """Sizes of the inputs that each convolution remembers, without the batch."""
+        return [(channels, MARGIN, bins) for channels, bins in cls.sizes(shape)[:-1]]
+
+    @property
+    def weight(self) -> Tensor:
+        """Weight of the first convolution."""
+        return self.first.weight
 
     @staticmethod
     def sizes(shape: StreamingShape) -> list[tuple[int, int]]:
@@ -300,6 +341,65 @@ class CausalStem(nn.Module):
         return self.out(x.transpose(1, 2).flatten(2)), tuple(after)
 
 
+class StridingStem(nn.Module):
+    """The subsampling of the offline encoder, one frame later: convolutions of stride 2 over time, and a norm.
+
+    Frame j is what `sprachbund.nn.conformer.Subsampling` gives as frame j - 1, which reads mel frames up to 8 j. Before
+    the sound, inputs of every convolution are zero, as they are there.
+    """
+
+    KERNEL_SIZES = (5, 3, 3)
+
+    def __init__(self, shape: StreamingShape) -> None:
+        super().__init__()
+        widths = [shape.num_mel_bins] + [shape.width] * NUM_HALVINGS
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(a, b, size, stride=2)
+            for (a, b), size in zip(pairwise(widths), self.KERNEL_SIZES, strict=True)
+        )
+        self.norm = nn.LayerNorm(shape.width)
+
+    @classmethod
+    def past_sizes(cls, shape: StreamingShape) -> list[tuple[int, ...]]:
+        """Sizes of the inputs that each convolution remembers, without the batch."""
+        widths = [shape.num_mel_bins] + [shape.width] * (NUM_HALVINGS - 1)
+        return [(width, size - 2) for width, size in zip(widths, cls.KERNEL_SIZES, strict=True)]
+
+    @property
+    def weight(self) -> Tensor:
+        """Weight of the first convolution."""
+        weight = self.convolutions[0].weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    def forward(
+        self, mel: Tensor, before: Sequence[Tensor], is_new: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Mel (B, 8 C, M), or fewer frames at the end of a stream, and what came before; frames (B, C, D) and the
+        same for the next.
+
+        Args:
+            mel: log-mel; a new stream begins with `LEAD` frames of zeros.
+            before: last input frames of every convolution.
+            is_new: (B,) whether a stream begins here.
+        """
+        x, after, lead = mel.transpose(1, 2), [], LEAD
+        for convolution, past in zip(self.convolutions, before, strict=True):
+            sounding = torch.arange(x.shape[2], device=x.device) >= lead
+            x = x * (sounding | ~is_new[:, None])[:, None]
+            x = torch.cat([past, x], dim=2)
+            after.append(x[:, :, x.shape[2] - past.shape[2] :])
+            x = F.gelu(convolution(x))
+            lead = (lead + 1) // 2  # the first output whose centre is sound
+        return self.norm(x.transpose(1, 2)), tuple(after)
+
+
+_STEMS: Mapping[SubsamplingKind, type[CausalStem] | type[StridingStem]] = {
+    "dw_striding": CausalStem,
+    "striding_conv1d": StridingStem,
+}
+
+
 class CausalConvolution(nn.Module):
     """Gated pointwise, depthwise over the past, pointwise; layer norm in the place of batch norm."""
 
@@ -311,13 +411,63 @@ class CausalConvolution(nn.Module):
         self.inner_norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, D) and the inputs (B, D, K - 1) before them; the same shapes."""
+    def forward(self, x: Tensor, before: Tensor, valid: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+        """Outputs (B, T, D) of frames (B, T, D), and the inputs (B, D, P) before the next ones.
+
+        Args:
+            x: (B, T, D).
+            before: inputs (B, D, P) before them; P is `StreamingShape.frames_before`.
+            valid: boolean (B, T), frames that are not padding.
+            chunk: frames of a chunk; T is that of one, or any number of frames of several.
+        """
         x = F.glu(self.gate(self.norm(x))).transpose(1, 2)
         x = torch.cat([before, x], dim=2)
         after = x[:, :, x.shape[2] - before.shape[2] :]
-        x = self.depthwise(x).transpose(1, 2)
+        x = self.convolved(x, valid, chunk).transpose(1, 2)
         return self.out(F.silu(self.inner_norm(x))), after
+
+    def convolved(self, x: Tensor, valid: Tensor, chunk: int) -> Tensor:
+        """Outputs (B, D, T) of the depthwise convolution of inputs (B, D, P + T).
+
+        Args:
+            x: (B, D, P + T), those before them first.
+            valid: boolean (B, T), frames that are not padding; not needed, as padding comes last.
+            chunk: frames of a chunk; not needed.
+        """
+        outputs: Tensor = self.depthwise(x)
+        return outputs
+
+
+class ChunkConvolution(CausalConvolution):
+    """The same with a centred kernel, which sees the frames before and the later ones of its chunk (arXiv 2304.09325).
+
+    With one chunk, it is the convolution of an offline encoder.
+    """
+
+    def convolved(self, x: Tensor, valid: Tensor, chunk: int) -> Tensor:
+        """Outputs (B, D, T) of the depthwise convolution of inputs (B, D, P + T); P is half a kernel.
+
+        Args:
+            x: (B, D, P + T), those before them first.
+            valid: boolean (B, T), frames that are not padding: these have no part in the outputs of others.
+            chunk: frames of a chunk.
+        """
+        half, length = self.depthwise.kernel_size[0] // 2, valid.shape[1]
+        x = x * F.pad(valid, (half, 0), value=True)[:, None]
+        if length > chunk:
+            x = F.pad(x, (0, -length % chunk)).unfold(2, half + chunk, chunk)  # (B, D, chunks, P + C)
+            num_rows, _, num_chunks, _ = x.shape
+            x = x.transpose(1, 2).flatten(0, 1)
+        outputs: Tensor = self.depthwise(F.pad(x, (0, half)))
+        if length > chunk:
+            outputs = outputs.unflatten(0, (num_rows, num_chunks)).transpose(1, 2).flatten(2)[..., :length]
+        return outputs
+
+
+_CONVOLUTIONS: Mapping[ConvolutionContext, type[CausalConvolution]] = {
+    "causal": CausalConvolution,
+    "chunk": ChunkConvolution,
+}
 
 
 class StreamingLayer(nn.Module):
@@ -328,21 +478,30 @@ class StreamingLayer(nn.Module):
         self.feed_forward_in = FeedForward(shape.width, shape.feed_forward_width)
         self.attention_norm = nn.LayerNorm(shape.width)
         self.attention = RelativeAttention(shape.width, shape.num_heads)
-        self.convolution = CausalConvolution(shape.width, shape.kernel_size)
+        self.convolution = _CONVOLUTIONS[shape.convolution](shape.width, shape.kernel_size)
         self.feed_forward_out = FeedForward(shape.width, shape.feed_forward_width)
         self.norm = nn.LayerNorm(shape.width)
         self.dropout = shape.dropout
 
     def forward(
-        self, x: Tensor, past: LayerPast, signals: Tensor, allowed: Tensor, route: Route | None
+        self,
+        x: Tensor,
+        past: LayerPast,
+        signals: Tensor,
+        allowed: Tensor,
+        valid: Tensor,
+        chunk: int,
+        route: Route | None,
     ) -> tuple[Tensor, LayerPast]:
-        """States (B, C, D) of a chunk, and what the next one reads of it.
+        """States (B, T, D) of a chunk or of several, and what the next one reads of them.
 
         Args:
-            x: (B, C, D).
-            past: keys, values and frames of the convolution before the chunk.
+            x: (B, T, D).
+            past: keys, values and frames of the convolution before the first chunk.
             signals: see `RelativeAttention`.
             allowed: see `RelativeAttention`.
+            valid: boolean (B, T), frames that are not padding.
+            chunk: frames of a chunk.
             route: languages of the rows, where feed-forwards are split by them.
         """
         x = x + 0.5 * self._dropped(self.feed_forward_in(x, route))
@@ -350,7 +509,7 @@ class StreamingLayer(nn.Module):
         keys = torch.cat([past.keys, self.attention.split_heads(self.attention.key(normed))], dim=2)
         values = torch.cat([past.values, self.attention.split_heads(self.attention.value(normed))], dim=2)
         x = x + self._dropped(self.attention(normed, keys, values, signals, allowed))
-        mixed, convolution = self.convolution(x, past.convolution)
+        mixed, convolution = self.convolution(x, past.convolution, valid, chunk)
         x = x + self._dropped(mixed)
         x = self.norm(x + 0.5 * self._dropped(self.feed_forward_out(x, route)))
         return x, LayerPast(keys=keys, values=values, convolution=convolution)
@@ -369,12 +528,12 @@ def empty_state(shape: StreamingShape, num_rows: int, past: int, like: Tensor) -
         like: tensor of the same dtype and device.
     """
     heads = (shape.num_heads, past, shape.width // shape.num_heads)
-    sizes = CausalStem.sizes(shape)[:-1]
+    sizes = _STEMS[shape.subsampling].past_sizes(shape)
     return StreamState(
-        stem=tuple(like.new_zeros(num_rows, channels, MARGIN, bins) for channels, bins in sizes),
+        stem=tuple(like.new_zeros(num_rows, *size) for size in sizes),
         keys=like.new_zeros(num_rows, shape.num_layers, *heads),
         values=like.new_zeros(num_rows, shape.num_layers, *heads),
-        convolution=like.new_zeros(num_rows, shape.num_layers, shape.width, shape.kernel_size - 1),
+        convolution=like.new_zeros(num_rows, shape.num_layers, shape.width, shape.frames_before),
         num_past=torch.zeros(num_rows, dtype=torch.long, device=like.device),
     )
 
@@ -489,12 +648,12 @@ class StreamingEncoder(ChunkEncoder):
 
     def __init__(self, shape: StreamingShape, tiers: Sequence[Tier] = (Tier(),)) -> None:
         super().__init__(shape, tiers)
-        self.stem = CausalStem(shape)
+        self.stem = _STEMS[shape.subsampling](shape)
         self.layers = nn.ModuleList(StreamingLayer(shape) for _ in range(shape.num_layers))
 
     def like(self) -> Tensor:
         """A weight, whose device and precision new tensors take."""
-        return self.stem.first.weight
+        return self.stem.weight
 
     def forward(
         self, mel: Tensor, num_mel: Tensor, route: Route | None = None, *, tier: Tier | None = None
@@ -514,8 +673,9 @@ class StreamingEncoder(ChunkEncoder):
         chunk = torch.arange(length, device=mel.device) // tier.chunk
         behind = chunk[:, None] - chunk
         visible = (behind >= 0) & (behind <= tier.past // tier.chunk)
-        allowed = visible & valid_frames(num_frames, length)[:, None]
-        states, _ = self._run(mel, start, allowed[:, None], route)
+        valid = valid_frames(num_frames, length)
+        allowed = visible & valid[:, None]
+        states, _ = self._run(mel, start, allowed[:, None], valid, tier.chunk, route)
         return states, num_frames
 
     def _drawn(self) -> Tier:
@@ -536,21 +696,28 @@ class StreamingEncoder(ChunkEncoder):
         past, chunk = state.keys.shape[3], mel.shape[1] // SUBSAMPLING
         num_frames = num_mel // SUBSAMPLING
         real = torch.arange(past, device=mel.device) >= past - state.num_past[:, None]
-        allowed = torch.cat([real, valid_frames(num_frames, chunk)], dim=1)
-        states, after = self._run(mel, state, allowed[:, None, None], route)
+        valid = valid_frames(num_frames, chunk)
+        allowed = torch.cat([real, valid], dim=1)
+        states, after = self._run(mel, state, allowed[:, None, None], valid, chunk, route)
         num_past = (state.num_past + chunk).clamp(max=past)
         return states, num_frames, _kept(after, past, num_past)
 
     def _run(
-        self, mel: Tensor, state: StreamState, allowed: Tensor, route: Route | None
+        self,
+        mel: Tensor,
+        state: StreamState,
+        allowed: Tensor,
+        valid: Tensor,
+        chunk: int,
+        route: Route | None,
     ) -> tuple[Tensor, StreamState]:
         """All layers; the state holds all keys and values, the past's and the chunk's."""
         x, stem = self.stem(mel, state.stem, state.num_past == 0)
         if self.shape.scale_input:
             x = x * math.sqrt(self.shape.width)
         x = F.dropout(x, self.shape.dropout, self.training)
-        past, chunk = state.keys.shape[3], x.shape[1]
-        signals = distance_signals(past + chunk - 1, 1 - chunk, self.shape.width).to(x)
+        past, length = state.keys.shape[3], x.shape[1]
+        signals = distance_signals(past + length - 1, 1 - length, self.shape.width).to(x)
         after = []
         for number, layer in enumerate(self.layers):
             before = LayerPast(
@@ -558,7 +725,7 @@ class StreamingEncoder(ChunkEncoder):
                 values=state.values[:, number],
                 convolution=state.convolution[:, number],
             )
-            x, own = layer(x, before, signals, allowed, route)
+            x, own = layer(x, before, signals, allowed, valid, chunk, route)
             after.append(own)
         return x, StreamState(
             stem=stem,

@@ -40,17 +40,19 @@ int64_t value_at(int64_t position, int64_t d, int64_t width) {
     return position / 16 * 16 * width + d / 16 * 256 + position % 16 / 2 * 32 + d % 16 * 2 + position % 2;
 }
 
+int64_t margin_of(int64_t taps, Context context) { return context == Context::before ? taps - 1 : taps / 2; }
+
 }  // namespace
 
 FastConformer::FastConformer(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape_,
-                             std::vector<FastLayer> layers, const float* rates, bool causal)
+                             std::vector<FastLayer> layers, const float* rates, Context context)
     : shape(shape_),
-      taps(layers.front().convolution.depthwise.count),
+      margin(margin_of(layers.front().convolution.depthwise.count, context)),
       kernels_(kernels),
       team_(std::move(team)),
       layers_(std::move(layers)),
       rates_(rates),
-      margin_(causal ? taps - 1 : taps / 2),
+      context_(context),
       attention_(static_cast<size_t>(team_->size())),
       biases_(static_cast<size_t>(team_->size())),
       distances_(layers_.size()) {}
@@ -69,6 +71,7 @@ void FastConformer::prepare(const int64_t* counts, int64_t utterances, Sight sig
     for (auto* list : {&begins_, &row_, &position_}) list->clear();
     counts_.assign(counts, counts + utterances);
     streams_ = streams;
+    sight_ = sight;
     int64_t longest = 0;
     for (int64_t row = 0; row < utterances; row++) {
         longest = std::max(longest, known(row) + counts[row]);
@@ -76,12 +79,12 @@ void FastConformer::prepare(const int64_t* counts, int64_t utterances, Sight sig
         row_.insert(row_.end(), static_cast<size_t>(counts[row]), row);
         for (int64_t i = 0; i < counts[row]; i++) position_.push_back(known(row) + i);
     }
-    divide(sight);
+    divide();
     know(longest);
     const int64_t frames = static_cast<int64_t>(row_.size()), width = shape.width;
     const int64_t most = std::min(frames, kPass), hidden = std::max(up(shape.hidden, 16), 2 * width);
     blocks_ = up(longest, 16) / 16;
-    const int64_t keys = utterances * blocks_ * 16 * width, gated = (frames + (utterances + 1) * margin_) * width;
+    const int64_t keys = utterances * blocks_ * 16 * width, gated = (frames + (utterances + 1) * margin) * width;
     shared_.at_least(most, hidden);
     hidden_.at_least(most * hidden);
     mixed_.at_least(frames * width);
@@ -95,7 +98,7 @@ void FastConformer::prepare(const int64_t* counts, int64_t utterances, Sight sig
     for (auto& b : biases_) b.at_least(kUnit * (up(longest + kUnit, 16) + 16) + 16);
 }
 
-void FastConformer::divide(Sight sight) {
+void FastConformer::divide() {
     for (auto* list : {&lengths_, &starts_}) list->clear();
     units_.clear();
     for (int64_t row = 0; row < static_cast<int64_t>(counts_.size()); row++) {
@@ -103,11 +106,11 @@ void FastConformer::divide(Sight sight) {
         for (int64_t first = 0; first < count; first += kUnit) {
             const int64_t several = std::min(kUnit, count - first);
             const auto start = [&](int64_t i) {
-                return sight.chunk ? std::max<int64_t>(0, (before + i) / sight.chunk - sight.before) * sight.chunk : 0;
+                return sight_.chunk ? std::max<int64_t>(0, (before + i) / sight_.chunk - sight_.before) * sight_.chunk : 0;
             };
             Unit unit{row, 0, first, several, start(first) / 16 * 16, 0, lengths_.size()};
             for (int64_t i = first; i < first + several; i++) {
-                const int64_t end = sight.chunk ? ((before + i) / sight.chunk + 1) * sight.chunk : all;
+                const int64_t end = sight_.chunk ? ((before + i) / sight_.chunk + 1) * sight_.chunk : all;
                 lengths_.push_back(std::min(end, all) - unit.from);
                 starts_.push_back(start(i) - unit.from);
                 unit.longest = std::max(unit.longest, lengths_.back());
@@ -200,10 +203,10 @@ void FastConformer::recall(int thread, int64_t layer) {
     }
     const Range rows = team_->share(thread, utterances);
     for (int64_t row = rows.begin; row < rows.end; row++) {
-        const float* before = streams_->convolution + (row * layers() + layer) * shape.width * margin_;
-        float* to = gated_.data() + (begins_[static_cast<size_t>(row)] + row * margin_) * shape.width;
-        for (int64_t i = 0; i < margin_; i++)
-            for (int64_t d = 0; d < shape.width; d++) to[i * shape.width + d] = before[d * margin_ + i];
+        const float* before = streams_->convolution + (row * layers() + layer) * shape.width * margin;
+        float* to = gated_.data() + (begins_[static_cast<size_t>(row)] + row * margin) * shape.width;
+        for (int64_t i = 0; i < margin; i++)
+            for (int64_t d = 0; d < shape.width; d++) to[i * shape.width + d] = before[d * margin + i];
     }
 }
 
@@ -233,11 +236,11 @@ void FastConformer::remember(int thread, int64_t layer) {
     }
     const Range rows = team_->share(thread, utterances);
     for (int64_t row = rows.begin; row < rows.end; row++) {
-        const int64_t last = begins_[static_cast<size_t>(row)] + counts_[static_cast<size_t>(row)] + row * margin_;
+        const int64_t last = begins_[static_cast<size_t>(row)] + counts_[static_cast<size_t>(row)] + row * margin;
         const float* from = gated_.data() + last * shape.width;
-        float* after = streams_->convolution_after + (row * layers() + layer) * shape.width * margin_;
-        for (int64_t i = 0; i < margin_; i++)
-            for (int64_t d = 0; d < shape.width; d++) after[d * margin_ + i] = from[i * shape.width + d];
+        float* after = streams_->convolution_after + (row * layers() + layer) * shape.width * margin;
+        for (int64_t i = 0; i < margin; i++)
+            for (int64_t d = 0; d < shape.width; d++) after[d * margin + i] = from[i * shape.width + d];
     }
 }
 
@@ -303,24 +306,35 @@ void FastConformer::gate(int thread, const FastLayer& layer, float* x, Range pas
              {Then::keep, hidden_.data(), 2 * width, nullptr, 0});
     const Range mine = team_->share(thread, count);
     for (int64_t i = mine.begin; i < mine.end; i++) {
-        const int64_t frame = pass.begin + i, padded = frame + (row_[static_cast<size_t>(frame)] + 1) * margin_;
+        const int64_t frame = pass.begin + i, padded = frame + (row_[static_cast<size_t>(frame)] + 1) * margin;
         kernels_->gate(hidden_.data() + i * 2 * width, 1, width, gated_.data() + padded * width);
     }
     team_->barrier();
 }
 
 void FastConformer::convolve(int thread, const FastLayer& layer, float* x, Range pass) {
-    const Depthwise& depthwise = layer.convolution.depthwise;
+    Depthwise depthwise = layer.convolution.depthwise;
+    const int64_t taps = depthwise.count;
     const int64_t width = shape.width, count = pass.end - pass.begin;
     const Range mine = team_->share(thread, count);
     for (int64_t i = mine.begin; i < mine.end; i++) {
-        const int64_t frame = pass.begin + i, padded = frame + (row_[static_cast<size_t>(frame)] + 1) * margin_;
-        kernels_->depthwise(gated_.data() + (padded - margin_) * width, 1, width, width, depthwise,
+        const int64_t frame = pass.begin + i, padded = frame + (row_[static_cast<size_t>(frame)] + 1) * margin;
+        depthwise.count = taps_of(frame, taps);
+        kernels_->depthwise(gated_.data() + (padded - margin) * width, 1, width, width, depthwise,
                             hidden_.data() + i * width);
     }
     // Each thread quantizes the frames that it has convolved.
     multiply(thread, quantized(thread, hidden_.data(), width, nullptr, count), layer.convolution.out,
              {Then::add, x, width, nullptr, 0});
+}
+
+// Taps of the kernel that a frame has a use for, the first of them: the others lie behind its chunk or its utterance.
+int64_t FastConformer::taps_of(int64_t frame, int64_t taps) const {
+    if (context_ != Context::chunk) return taps;
+    const auto row = static_cast<size_t>(row_[static_cast<size_t>(frame)]);
+    const int64_t i = frame - begins_[row], count = counts_[row];
+    const int64_t end = sight_.chunk ? std::min(count, (i / sight_.chunk + 1) * sight_.chunk) : count;
+    return std::min(taps, taps / 2 + end - i);
 }
 
 Tokens FastConformer::quantized(int thread, const float* x, int64_t width, const Norm* norm, int64_t count) {

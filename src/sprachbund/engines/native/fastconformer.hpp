@@ -24,8 +24,12 @@ struct Sight {
     int64_t chunk = 0, before = 0;
 };
 
+// What a convolution sees: as many frames on both sides, those before alone, or those before and the later ones of the
+// chunk (arXiv 2304.09325). A kernel is centred but for the second.
+enum class Context { around, before, chunk };
+
 // What streams remember, and room for what they will: keys and values (B, L, H, P, W), the newest last, and inputs of
-// the convolutions (B, L, D, K - 1). Keys and values of a frame are numbers in bf16, in whatever they are kept.
+// the convolutions (B, L, D, K - 1), or K / 2 where these see a chunk. Keys and values of a frame are numbers in bf16, in whatever they are kept.
 struct Streams {
     const float *keys, *values, *convolution;
     float *keys_after, *values_after, *convolution_after;
@@ -36,16 +40,15 @@ struct Streams {
 
 class FastConformer {
   public:
-    // A causal convolution sees the frames before; another one as many on both sides.
     FastConformer(const Kernels* kernels, std::shared_ptr<Team> team, Shape shape, std::vector<FastLayer> layers,
-                  const float* rates, bool causal);
+                  const float* rates, Context context);
 
     // All layers, in place, on utterances that lie one behind the other in x (N, D). What an utterance becomes is the
     // same whatever the others are. With streams, the frames follow what these remember.
     void encode(float* x, const int64_t* counts, int64_t utterances, Sight sight, const Streams* streams);
 
     const Shape shape;
-    const int64_t taps;
+    const int64_t margin;  // frames of silence, or of the past, before every utterance, for the convolution
     int64_t layers() const { return static_cast<int64_t>(layers_.size()); }
 
   private:
@@ -56,7 +59,7 @@ class FastConformer {
     };
 
     void prepare(const int64_t* counts, int64_t utterances, Sight sight, const Streams* streams);
-    void divide(Sight sight);
+    void divide();
     void know(int64_t longest);
     void recall(int thread, int64_t layer);
     void remember(int thread, int64_t layer);
@@ -67,6 +70,7 @@ class FastConformer {
     void heads(int thread, const FastLayer& layer, const float* x, Range pass);
     void gate(int thread, const FastLayer& layer, float* x, Range pass);
     void convolve(int thread, const FastLayer& layer, float* x, Range pass);
+    int64_t taps_of(int64_t frame, int64_t taps) const;
     void attend(int thread, const uint16_t* distances);
     Tokens quantized(int thread, const float* x, int64_t width, const Norm* norm, int64_t count);
     void multiply(int thread, const Tokens& tokens, const Matrix& matrix, const Sink& sink);
@@ -75,7 +79,7 @@ class FastConformer {
     std::shared_ptr<Team> team_;
     std::vector<FastLayer> layers_;
     const float* rates_;  // D / 2: radians per frame
-    int64_t margin_;      // frames of silence, or of the past, before every utterance in `gated_`, for the convolution
+    const Context context_;
     std::vector<Scratch<float>> attention_, biases_;  // one per thread
     Quantized shared_;
     Scratch<float> hidden_, mixed_, gated_;
@@ -86,6 +90,7 @@ class FastConformer {
     int64_t reach_ = 0;  // distances below this are known, to both sides
     // Of a call:
     const Streams* streams_ = nullptr;
+    Sight sight_;
     std::vector<int64_t> counts_, begins_;  // of utterances: their frames, the frames before them
     std::vector<int64_t> row_, position_;   // of frames: their utterances, their positions behind what is remembered
     std::vector<int64_t> lengths_;          // of the queries of units: they see the keys before

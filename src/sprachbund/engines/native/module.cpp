@@ -504,16 +504,25 @@ struct PyFastStem {
     }
 };
 
+Context context_named(const std::string& name) {
+    if (name == "around") return Context::around;
+    if (name == "causal") return Context::before;
+    if (name == "chunk") return Context::chunk;
+    throw nb::value_error(("no convolution sees " + name).c_str());
+}
+
 // Matrices have the names of the modules that they were packed from, and so have those of causal language models.
 struct PyFastConformer {
     Weights weights;
     std::unique_ptr<FastConformer> model;
 
     PyFastConformer(const nb::dict& arrays, const std::string& isa, std::shared_ptr<Team> team, int64_t width,
-                    int64_t heads, int64_t num_layers, int64_t kernel_size, const std::string& activation, bool causal)
+                    int64_t heads, int64_t num_layers, int64_t kernel_size, const std::string& activation,
+                    const std::string& sees)
         : weights(arrays) {
+        const Context context = context_named(sees);
         if (width < 16 || width % 16 || heads < 1 || width % (16 * heads) || num_layers < 1 || kernel_size < 1 ||
-            (kernel_size % 2 == 0 && !causal))
+            (kernel_size % 2 == 0 && context != Context::before))
             throw nb::value_error("sizes that no FastConformer of these kernels has");
         const Then then = activation_named(activation);
         std::vector<FastLayer> layers;
@@ -534,7 +543,7 @@ struct PyFastConformer {
                                weights.matrix(convolution + "gate.matrix", 2 * width, width),
                                {weights.get<float>(convolution + "taps", {kernel_size, width}),
                                 weights.get<float>(convolution + "bias", {width}), kernel_size,
-                                causal ? weights.norm(convolution + "inner_norm", width) : Norm{}},
+                                context == Context::around ? Norm{} : weights.norm(convolution + "inner_norm", width)},
                                weights.matrix(convolution + "out.matrix", width, width)},
                               weights.feed_forward(at + "feed_forward_out", width, then, ".matrix"),
                               weights.norm(at + "norm", width)});
@@ -544,7 +553,7 @@ struct PyFastConformer {
             }
         }
         model = std::make_unique<FastConformer>(chosen(isa), std::move(team), Shape{width, heads, width / heads, hidden},
-                                                std::move(layers), weights.get<float>("rates", {width / 2}), causal);
+                                                std::move(layers), weights.get<float>("rates", {width / 2}), context);
     }
 
     // Frames of all utterances, which have to be those that come in.
@@ -580,7 +589,7 @@ struct PyFastConformer {
         const int64_t rows = length(counts, 0, "counts"), past = length(keys, 3, "keys");
         const Shape& shape = model->shape;
         const Lengths heads{rows, model->layers(), shape.heads, past, shape.head_width};
-        const Lengths inputs{rows, model->layers(), shape.width, model->taps - 1};
+        const Lengths inputs{rows, model->layers(), shape.width, model->margin};
         expect(known, {rows}, "known");
         expect(keys, heads, "keys");
         expect(values, heads, "values");
@@ -1000,9 +1009,9 @@ NB_MODULE(_native, m) {
         .def("run", &PyFastStem::run, nb::arg("x").noconvert(), nb::arg("out").noconvert());
     nb::class_<PyFastConformer>(m, "FastConformer")
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, int64_t, int64_t,
-                      const std::string&, bool>(),
+                      const std::string&, const std::string&>(),
              nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("width"), nb::arg("heads"),
-             nb::arg("num_layers"), nb::arg("kernel_size"), nb::arg("activation"), nb::arg("causal"))
+             nb::arg("num_layers"), nb::arg("kernel_size"), nb::arg("activation"), nb::arg("convolution"))
         .def("encode", &PyFastConformer::encode, nb::arg("x").noconvert(), nb::arg("counts"), nb::arg("chunk") = 0,
              nb::arg("before") = 0)
         .def("step", &PyFastConformer::step, nb::arg("x").noconvert(), nb::arg("counts"), nb::kw_only(), nb::arg("chunk"),

@@ -20,8 +20,10 @@ from sprachbund.nn.limits import (
     Weight,
     Width,
 )
-from sprachbund.nn.streaming_conformer import Tier
+from sprachbund.nn.streaming_conformer import ConvolutionContext, SubsamplingKind, Tier
 from sprachbund.nn.transducer import JointActivation
+
+_STEM_CHANNELS = 256
 
 
 class StreamingPart(BaseModel):
@@ -31,7 +33,10 @@ class StreamingPart(BaseModel):
         left_context: frames of 80 ms behind a chunk.
         right_contexts: frames ahead that it is trained for, one drawn for every batch; the first is the one of whole
             recordings.
-        stem_channels: channels of the subsampling.
+        convolution: "causal", where a layer's convolution sees the frames before, or "chunk", where it sees the later
+            ones of its chunk too (arXiv 2304.09325), as that of an offline encoder does.
+        subsampling: "dw_striding", as in NeMo's checkpoints, or "striding_conv1d", that of an offline encoder.
+        stem_channels: channels of a subsampling "dw_striding".
         scale_input: whether the first layer's input is multiplied by the square root of the width, as in NeMo's
             checkpoints.
         front_end: normalisation of the log-mel features, see `sprachbund.audio.features.log_mel`.
@@ -41,13 +46,20 @@ class StreamingPart(BaseModel):
 
     left_context: Frames = 70
     right_contexts: tuple[Frames, ...] = Field(default=(13, 6, 1, 0), min_length=1)
-    stem_channels: Width = 256
+    convolution: ConvolutionContext = "causal"
+    subsampling: SubsamplingKind = "dw_striding"
+    stem_channels: Width = _STEM_CHANNELS
     scale_input: Flag = False
     front_end: StreamedNormalisation = "fixed"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         self.tiers()
+        if self.subsampling == "striding_conv1d" and self.stem_channels != _STEM_CHANNELS:
+            raise ValueError(
+                f'stem_channels is {self.stem_channels}, but a subsampling "striding_conv1d" has as many as the '
+                "encoder is wide; leave it out"
+            )
         return self
 
     def tiers(self) -> list[Tier]:
@@ -166,6 +178,7 @@ class ConformerConfig(ConformerShape):
             raise ValueError(
                 f"{num_heads} heads of the decoder do not divide its width {width}; set decoder_heads"
             )
-        if self.streaming is None and self.kernel_size % 2 == 0:
+        centred = self.streaming is None or self.streaming.convolution == "chunk"
+        if centred and self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size {self.kernel_size} is even; the convolutions need a centre")
         return self

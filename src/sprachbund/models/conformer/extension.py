@@ -1,5 +1,6 @@
 """Changes to a conformer before it is trained: its languages, its prompt, the weights of its losses, streaming."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Literal
 
@@ -13,6 +14,7 @@ from sprachbund.models.conformer.checkpoints import CONTROL, empty_pieces
 from sprachbund.models.conformer.config import ConformerConfig, ConformerShape, TransducerPart
 from sprachbund.models.conformer.model import Conformer
 from sprachbund.models.splitting import split_feed_forwards
+from sprachbund.nn.conformer import sinusoids
 from sprachbund.text.languages import MIXED
 from sprachbund.text.tokenizer import Tokenizer, language_token
 from sprachbund.util.files import validate
@@ -38,7 +40,12 @@ _BY_TOKEN = (
 _BY_SOURCE = ("language_head.weight", "language_head.bias")
 _BY_TARGET = ("language_fusion.language.weight",)
 _DEPTHWISE = "convolution.depthwise.weight"
-_KEY_BIAS = "attention.key.bias"
+_NOT_OFFLINE = ("attention.key.bias", "attention.distance.weight")
+"""What the offline attention lacks. Zero distances are content alone, and get a gradient: the queries are not zero."""
+_OF_SUBSAMPLING = re.compile(r"^encoder\.subsampling\.|^encoder\.(?=norm\.)")
+_NORM_OF_STEM = "encoder.stem.norm.bias"
+_POSITIONS = 60
+"""Frames whose positions are averaged, 4.8 s."""
 _OF_PRUNED_LOSS = "transducer.simple_joint."
 _OF_WRITING = ("decoder.", "transducer.", "language_fusion.")
 
@@ -144,15 +151,20 @@ def with_streaming_encoder(
 ) -> Conformer:
     """A streaming model that is initialized with an offline one.
 
-    Feed-forwards, norms, queries, keys and values of the encoder are kept, and the CTC and language heads. A
-    convolution keeps the taps of its kernel up to the centre, with zeros before them where the new kernel is longer.
-    Subsampling and relative positions are initialized anew. The decoder and the transducer are kept if neither their
-    sizes nor their tokenizer change.
+    Feed-forwards, norms, queries, keys and values of the encoder are kept, and the CTC and language heads. A causal
+    convolution keeps the taps of its kernel up to the centre, with zeros before them where the new kernel is longer;
+    one that sees its chunk keeps all. A subsampling "striding_conv1d" is kept, with the mean of the positions that were
+    added to it in the bias of its norm; one of the other kind is initialized anew. Attention starts without distances:
+    their weights are zero. The decoder and the transducer are kept if neither their sizes nor their tokenizer change.
+
+    With `convolution = "chunk"` and `subsampling = "striding_conv1d"`, and one chunk as long as the utterance, the
+    states are those of the offline encoder with such positions, one frame later.
 
     Args:
         model: the offline model.
         shape: has `streaming`; `transducer`, `kernel_size`, sizes of the decoder and losses are taken from it, where it
-            has them. Without a kernel size, it is the number of taps that are kept.
+            has them. Without a kernel size, it is the number of taps that are kept. Convolutions that see their chunk
+            have that of the offline model.
         tokenizer: tokenizer of the texts in place of the offline model's: few pieces make a cheap transducer.
 
     Raises:
@@ -161,9 +173,13 @@ def with_streaming_encoder(
     if model.config.streaming is not None or model.sharing_plan is not None:
         why = "streams already" if model.config.streaming is not None else "is split by language"
         raise SprachbundError(f"the model to start from {why}; leave model.streaming out, or take another")
-    check_kept("model", model.config, shape, {"streaming", "transducer", "kernel_size"} | OF_DECODER | LOSSES)
+    assert shape.streaming is not None
+    causal = shape.streaming.convolution == "causal"
+    free = {"streaming", "transducer"} | OF_DECODER | LOSSES
+    check_kept("model", model.config, shape, free | ({"kernel_size"} if causal else set()))
     given = shape.model_dump(include=set(shape.model_fields_set))
-    given.setdefault("kernel_size", model.config.kernel_size // 2 + 1)
+    if causal:
+        given.setdefault("kernel_size", model.config.kernel_size // 2 + 1)
     config = validate(ConformerConfig, {**model.config.model_dump(), **given}, "model")
     new = Conformer(config, tokenizer or model.tokenizer, model.transcript_tokenizer)
     writes_alike = new.tokenizer.model == model.tokenizer.model and all(
@@ -173,13 +189,16 @@ def with_streaming_encoder(
     for name, value in model.state_dict().items():
         if name.startswith(_OF_WRITING) and not writes_alike:
             continue  # pieces of another tokenizer may have tensors of the same sizes
-        if name.endswith(_DEPTHWISE):
+        if name.endswith(_DEPTHWISE) and causal:
             value = _past_taps(value, config.kernel_size)
+        name = _OF_SUBSAMPLING.sub("encoder.stem.", name)
         if name in weights:
             weights[name] = value
     for name in weights:
-        if name.endswith(_KEY_BIAS):  # the offline attention has none
+        if name.endswith(_NOT_OFFLINE):
             weights[name] = torch.zeros_like(weights[name])
+    if _NORM_OF_STEM in weights:
+        weights[_NORM_OF_STEM] = weights[_NORM_OF_STEM] + sinusoids(_POSITIONS, config.width).mean(0)
     new.load_state_dict(weights)
     return new
 

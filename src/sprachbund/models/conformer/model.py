@@ -344,6 +344,8 @@ def _encoder(config: ConformerConfig) -> ConformerEncoder | StreamingEncoder:
         num_layers=config.num_encoder_layers,
         feed_forward_width=config.feed_forward_width,
         kernel_size=config.kernel_size,
+        convolution=config.streaming.convolution,
+        subsampling=config.streaming.subsampling,
         stem_channels=config.streaming.stem_channels,
         scale_input=config.streaming.scale_input,
         dropout=config.dropout,
