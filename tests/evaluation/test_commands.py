@@ -7,6 +7,7 @@ import typer
 
 from sprachbund.cli import evaluate
 from sprachbund.errors import SprachbundError
+from tests.models.whisper_support import make_directory
 
 
 def run(verb: str, *args):
@@ -69,7 +70,12 @@ def test_two_models_side_by_side(corpus, model_directory, tmp_path, capsys):
     page, out = tmp_path / "page.html", tmp_path / "out"
     with pytest.raises(SprachbundError, match="nowhere"):
         run("evaluate", corpus, *options, "--out", out, "--speed-against", tmp_path / "nowhere", "--offline")
-    assert not out.exists()
+    make_directory(tmp_path / "whisper")
+    options[options.index("de")] = "ru,en"
+    with pytest.raises(SprachbundError, match=r"no utterance of .* with the same targets"):
+        run("evaluate", corpus, *options, "--out", out, "--speed-against", tmp_path / "whisper")
+    assert not out.exists()  # refused before the evaluation, not behind it
+    options[options.index("ru,en")] = "de"
     other = tmp_path / "other"
     other.symlink_to(model_directory)
     assert run("evaluate", corpus, *options, "--out", out, "--speed-against", other, "--report", page) == 0

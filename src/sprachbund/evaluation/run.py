@@ -436,18 +436,7 @@ def race_models(
         SprachbundError: when there is no target language that all of them know for the same utterances.
     """
     manifest = open_corpus(directory)
-    families = {name: _ready(name, options, offline)[0] for name in models}
-    plans = [
-        make_plan(family, manifest, options.targets, options.limit, options.sources)
-        for family in families.values()
-    ]
-    jobs = set(plans[0].jobs).intersection(*(plan.jobs for plan in plans[1:]))
-    if not jobs:
-        raise SprachbundError(
-            f"{', '.join(models)} have no utterance of {directory} with the same targets; name them with --to"
-        )
-    shared = Plan(jobs=tuple(job for job in plans[0].jobs if job in jobs))
-
+    families, shared = _racers(directory, manifest, models, options, offline)
     number = count()
 
     def work(family: Family) -> Iterator[Line]:
@@ -471,6 +460,35 @@ def race_models(
         peaks.append(_peak_apart(name, directory, Plan(jobs=tuple(longest)), options, offline))
     add_cost(rows, "peak_memory_mb", peaks)
     return rows
+
+
+def check_race(directory: Path, models: Sequence[str], options: EvaluationOptions, *, offline: bool) -> None:
+    """Raise what `race_models` would raise before it begins to time.
+
+    Args:
+        directory: a corpus.
+        models: names or directories.
+        options: options of the evaluation.
+        offline: never use the network.
+    """
+    _racers(directory, open_corpus(directory), models, options, offline)
+
+
+def _racers(
+    directory: Path, manifest: Utterances, models: Sequence[str], options: EvaluationOptions, offline: bool
+) -> tuple[dict[str, Family], Plan]:
+    """The models by name, and what all of them translate."""
+    families = {name: _ready(name, options, offline)[0] for name in models}
+    plans = [
+        make_plan(family, manifest, options.targets, options.limit, options.sources)
+        for family in families.values()
+    ]
+    jobs = set(plans[0].jobs).intersection(*(plan.jobs for plan in plans[1:]))
+    if not jobs:
+        raise SprachbundError(
+            f"{', '.join(models)} have no utterance of {directory} with the same targets; name them with --to"
+        )
+    return families, Plan(jobs=tuple(job for job in plans[0].jobs if job in jobs))
 
 
 def _peak_apart(model: str, directory: Path, plan: Plan, options: EvaluationOptions, offline: bool) -> float:

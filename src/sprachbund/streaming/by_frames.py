@@ -191,8 +191,8 @@ class TransducerWriter(FrameWriter[TransducerStream]):
         while ready := [job for job in jobs if self._is_ready(job)]:
             right = self.tier(ready[0].options).right
             self._pass([job for job in ready if self.tier(job.options).right == right])
-        for job in jobs:
-            if job.stretch.closed and self.family.capabilities.hears_language:
+        for job in jobs if self.family.capabilities.hears_language else ():
+            if job.stretch.closed and self.stream(job).num_heard:  # a stretch may be shorter than a frame
                 tracker, log_probs = job.session.tracker, self._language_log_probs(job)[0]
                 if job.session.source is None:
                     tracker.push(log_probs)  # for its warning; what is answered is of this stretch alone
