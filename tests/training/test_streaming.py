@@ -12,7 +12,7 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
 from sprachbund.models.conformer import Conformer, StreamingPart, TransducerPart
-from sprachbund.models.conformer.io import save
+from sprachbund.models.conformer.io import load, save
 from sprachbund.nn.transducer_loss import transducer_loss
 from sprachbund.training.loop import train
 from sprachbund.training.translator import TranslatorRecipe, prepare_model, run
@@ -155,6 +155,29 @@ def test_an_offline_model_starts_a_streaming_one(tmp_path: Path) -> None:
     assert model.capabilities.streaming is not None
     assert model.pairs() == made.make_model().pairs()
     assert model.tokenizer.model == made.make_model().tokenizer.model
+
+
+def test_its_subsampling_and_its_kernels_may_stay(tmp_path: Path) -> None:
+    kept = {
+        "left_context": 28,
+        "right_contexts": (6, 1),
+        "convolution": "chunk",
+        "subsampling": "striding_conv1d",
+    }
+    model = run(
+        started(tmp_path, model=STREAM | {"streaming": kept}), tmp_path / "run", report=lambda line: None
+    )
+    assert model.config.kernel_size == made.make_model().config.kernel_size
+    assert load(tmp_path / "run" / "model").config == model.config
+    further = started(tmp_path, start=tmp_path / "run" / "model", model={"streaming": kept})
+    prepare_model(further, tmp_path, [])
+    causal = {"streaming": kept | {"convolution": "causal"}}
+    with pytest.raises(SprachbundError, match=r"model\.streaming\.convolution is causal, .* has chunk"):
+        prepare_model(started(tmp_path, start=tmp_path / "run" / "model", model=causal), tmp_path, [])
+    with pytest.raises(ValueError, match="stem_channels is 8, but a subsampling"):
+        started(tmp_path, model={"streaming": kept | {"stem_channels": 8}})
+    with pytest.raises(ValueError, match="'causal' or 'chunk'"):
+        started(tmp_path, model={"streaming": kept | {"convolution": "dynamic"}})
 
 
 def test_its_texts_may_have_a_tokenizer_of_their_own(tmp_path: Path) -> None:
