@@ -29,7 +29,8 @@ struct Sight {
 enum class Context { around, before, chunk };
 
 // What streams remember, and room for what they will: keys and values (B, L, H, P, W), the newest last, and inputs of
-// the convolutions (B, L, D, K - 1), or K / 2 where these see a chunk. Keys and values of a frame are numbers in bf16, in whatever they are kept.
+// the convolutions (B, L, D, K - 1), or K / 2 where these see a chunk. Keys and values of a frame are numbers in bf16,
+// in whatever they are kept.
 struct Streams {
     const float *keys, *values, *convolution;
     float *keys_after, *values_after, *convolution_after;
