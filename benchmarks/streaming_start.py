@@ -19,9 +19,9 @@ import jiwer
 import numpy as np
 import torch
 from benchmarks.rows import keep
-from torch import Tensor
 
 from sprachbund.data.manifest import Manifest
+from sprachbund.decoding.ctc import best_path
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.conformer.io import load
 from sprachbund.nn.streaming_conformer import Tier
@@ -118,17 +118,14 @@ def word_errors(model: Conformer, test: Manifest, utterances: np.ndarray) -> dic
         for part in np.array_split(utterances[np.argsort(test.durations_s[utterances])], 10):
             memory = model.encode(model.features([test.samples(int(index)) for index in part]))
             assert memory.num_frames is not None
-            best = model.transcript_log_probs(memory).argmax(-1)
-            for index, row, count in zip(part, best, memory.num_frames.tolist(), strict=True):
-                pairs.append((test[int(index)].text, model.decode_transcript(_collapsed(row[:count]))))
+            log_probs = model.transcript_log_probs(memory).numpy()
+            for index, row, count in zip(part, log_probs, memory.num_frames.tolist(), strict=True):
+                tokens, *_ = best_path(row[:count])
+                pairs.append((test[int(index)].text, model.decode_transcript(tokens)))
         references, texts = zip(*pairs, strict=True)
         name = "all" if tier == WHOLE else str(tier.right)
         errors[f"{name} ahead"] = round(jiwer.wer(list(references), list(texts)), 3)
     return errors
-
-
-def _collapsed(path: Tensor) -> list[int]:
-    return [int(token) for token in path.unique_consecutive() if token]
 
 
 def measured(arm: str, train: Path, dev: Path, test: Manifest, steps: int, num_test: int) -> dict[str, Any]:

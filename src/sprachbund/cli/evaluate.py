@@ -139,7 +139,7 @@ def evaluate(
         def progress(what: str, done: int, total: int) -> None:
             bar.update(done, total, what)
 
-        if against is not None:  # refused now rather than behind an evaluation of hours
+        if against is not None:  # refused now, not after hours; loaded anew later, so that nothing is held
             progress("loading both models", 0, 0)
             run.check_race(data[0], [against, model], options, offline=offline)
         result = run.evaluate(

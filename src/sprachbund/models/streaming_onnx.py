@@ -131,7 +131,7 @@ class Description(_Strict):
             raise ValueError("config is not that of a streaming transducer")
         if missing := [name for name in GRAPHS if name not in self.graphs]:
             raise ValueError(f"graphs lacks {missing[0]}")
-        plane = self.config.streaming.subsampling == "dw_striding"  # (batch, channels, frames, bins)
+        plane = self.config.streaming.subsampling == "dw_striding"  # the other kind has no earlier version
         stem = [value.shape for value in self.graphs[ENCODER].inputs if value.name.startswith("stem")]
         if plane and any(shape[2] != MARGIN for shape in stem):
             raise ValueError("its encoder is of an earlier version, which waited longer for sound")

@@ -41,6 +41,7 @@ __all__ = [
     "StreamingEncoder",
     "StreamingLayer",
     "StreamingShape",
+    "StreamingStem",
     "StridingStem",
     "SubsamplingKind",
     "Tier",
@@ -284,11 +285,72 @@ class StreamingShape:
         return self.kernel_size // 2 if self.convolution == "chunk" else self.kernel_size - 1
 
 
-class CausalStem(nn.Module):
-    """Three depthwise-separable convolutions of stride 2 over time and frequency (arXiv 2305.05084, section 2)."""
+class StreamingStem(nn.Module):
+    """Three convolutions of stride 2 over time, which remember their last inputs; the base of both kinds.
+
+    Time is the third axis of what they compute.
+
+    Args:
+        shape: sizes of the encoder.
+    """
 
     def __init__(self, shape: StreamingShape) -> None:
         super().__init__()
+
+    @classmethod
+    def past_sizes(cls, shape: StreamingShape) -> list[tuple[int, ...]]:
+        """Sizes of the inputs that each convolution remembers, without the batch."""
+        raise NotImplementedError
+
+    def forward(
+        self, mel: Tensor, before: Sequence[Tensor], is_new: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Mel (B, 8 C, M), or fewer frames at the end of a stream, and what came before; frames (B, C, D) and the
+        same for the next.
+
+        Args:
+            mel: log-mel; a new stream begins with `LEAD` frames of zeros.
+            before: last input frames of every convolution.
+            is_new: (B,) whether a stream begins here: before its sound, inputs of every convolution are zero.
+        """
+        x, after, lead = self.opened(mel), [], LEAD
+        for number, past in enumerate(before):
+            sounding = torch.arange(x.shape[2], device=x.device) >= lead
+            heard = (sounding | ~is_new[:, None])[:, None]
+            x = x * (heard[..., None] if x.dim() == 4 else heard)
+            x = torch.cat([past, x], dim=2)
+            after.append(x[:, :, x.shape[2] - past.shape[2] :])
+            x, lead = self.halved(number, x), self.lead_behind(lead)
+        return self.closed(x), tuple(after)
+
+    def opened(self, mel: Tensor) -> Tensor:
+        """Log-mel (B, T, M) as the first convolution reads it."""
+        raise NotImplementedError
+
+    def halved(self, number: int, x: Tensor) -> Tensor:
+        """What a convolution makes of its inputs, the remembered ones first.
+
+        Args:
+            number: number of the convolution.
+            x: its inputs.
+        """
+        raise NotImplementedError
+
+    def closed(self, x: Tensor) -> Tensor:
+        """Frames (B, C, D) of what the last convolution gives."""
+        raise NotImplementedError
+
+    @staticmethod
+    def lead_behind(lead: int) -> int:
+        """Outputs of a convolution before the sound, where so many of its inputs are."""
+        raise NotImplementedError
+
+
+class CausalStem(StreamingStem):
+    """Depthwise-separable convolutions over time and frequency (arXiv 2305.05084, section 2)."""
+
+    def __init__(self, shape: StreamingShape) -> None:
+        super().__init__(shape)
         channels = shape.stem_channels
         self.first = nn.Conv2d(1, channels, 3, stride=2)
         self.depthwise = nn.ModuleList(
@@ -302,11 +364,6 @@ class CausalStem(nn.Module):
         """Sizes of the inputs that each convolution remembers, without the batch."""
         return [(channels, MARGIN, bins) for channels, bins in cls.sizes(shape)[:-1]]
 
-    @property
-    def weight(self) -> Tensor:
-        """Weight of the first convolution."""
-        return self.first.weight
-
     @staticmethod
     def sizes(shape: StreamingShape) -> list[tuple[int, int]]:
         """Channels and bins before each convolution, and after the last."""
@@ -315,43 +372,43 @@ class CausalStem(nn.Module):
             frame_sizes.append((shape.stem_channels, frame_sizes[-1][1] // 2 + 1))
         return frame_sizes
 
-    def forward(
-        self, mel: Tensor, before: Sequence[Tensor], is_new: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Mel (B, 8 C, M), or fewer frames at the end of a stream, and what came before; frames (B, C, D) and the
-        same for the next.
+    def opened(self, mel: Tensor) -> Tensor:
+        """(B, 1, T, M)."""
+        return mel[:, None]
+
+    def halved(self, number: int, x: Tensor) -> Tensor:
+        """(B, c, T, m) to (B, c, T / 2, m / 2 + 1).
 
         Args:
-            mel: log-mel; a new stream begins with `LEAD` frames of zeros.
-            before: last input frame of every convolution.
-            is_new: (B,) whether a stream begins here: before its sound, inputs of every convolution are zero.
+            number: number of the convolution.
+            x: its inputs.
         """
-        x, after, lead = mel[:, None], [], LEAD
-        for number, past in enumerate(before):
-            sounding = torch.arange(x.shape[2], device=x.device) >= lead
-            x = x * (sounding | ~is_new[:, None])[:, None, :, None]
-            x = torch.cat([past, x], dim=2)
-            after.append(x[:, :, -MARGIN:])
-            x = F.pad(x, (2, 1))  # over frequencies, as NeMo's checkpoints do
-            if number == 0:
-                x = F.relu(self.first(x))
-            else:
-                x = F.relu(self.pointwise[number - 1](self.depthwise[number - 1](x)))
-            lead //= 2
-        return self.out(x.transpose(1, 2).flatten(2)), tuple(after)
+        x = F.pad(x, (2, 1))  # over frequencies, as NeMo's checkpoints do
+        if number == 0:
+            return F.relu(self.first(x))
+        return F.relu(self.pointwise[number - 1](self.depthwise[number - 1](x)))
+
+    def closed(self, x: Tensor) -> Tensor:
+        """(B, c, C, m) to (B, C, D)."""
+        frames: Tensor = self.out(x.transpose(1, 2).flatten(2))
+        return frames
+
+    @staticmethod
+    def lead_behind(lead: int) -> int:
+        """Half, rounded down: an output that sees a frame of the sound is heard."""
+        return lead // 2
 
 
-class StridingStem(nn.Module):
-    """The subsampling of the offline encoder, one frame later: convolutions of stride 2 over time, and a norm.
+class StridingStem(StreamingStem):
+    """The subsampling of the offline encoder, one frame later: convolutions over time, and a norm.
 
-    Frame j is what `sprachbund.nn.conformer.Subsampling` gives as frame j - 1, which reads mel frames up to 8 j. Before
-    the sound, inputs of every convolution are zero, as they are there.
+    Frame j is what `sprachbund.nn.conformer.Subsampling` gives as frame j - 1, which reads mel frames up to 8 j.
     """
 
     KERNEL_SIZES = (5, 3, 3)
 
     def __init__(self, shape: StreamingShape) -> None:
-        super().__init__()
+        super().__init__(shape)
         widths = [shape.num_mel_bins] + [shape.width] * NUM_HALVINGS
         self.convolutions = nn.ModuleList(
             nn.Conv1d(a, b, size, stride=2)
@@ -365,36 +422,31 @@ class StridingStem(nn.Module):
         widths = [shape.num_mel_bins] + [shape.width] * (NUM_HALVINGS - 1)
         return [(width, size - 2) for width, size in zip(widths, cls.KERNEL_SIZES, strict=True)]
 
-    @property
-    def weight(self) -> Tensor:
-        """Weight of the first convolution."""
-        weight = self.convolutions[0].weight
-        assert isinstance(weight, Tensor)
-        return weight
+    def opened(self, mel: Tensor) -> Tensor:
+        """(B, M, T)."""
+        return mel.transpose(1, 2)
 
-    def forward(
-        self, mel: Tensor, before: Sequence[Tensor], is_new: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Mel (B, 8 C, M), or fewer frames at the end of a stream, and what came before; frames (B, C, D) and the
-        same for the next.
+    def halved(self, number: int, x: Tensor) -> Tensor:
+        """(B, c, T) to (B, D, T / 2).
 
         Args:
-            mel: log-mel; a new stream begins with `LEAD` frames of zeros.
-            before: last input frames of every convolution.
-            is_new: (B,) whether a stream begins here.
+            number: number of the convolution.
+            x: its inputs.
         """
-        x, after, lead = mel.transpose(1, 2), [], LEAD
-        for convolution, past in zip(self.convolutions, before, strict=True):
-            sounding = torch.arange(x.shape[2], device=x.device) >= lead
-            x = x * (sounding | ~is_new[:, None])[:, None]
-            x = torch.cat([past, x], dim=2)
-            after.append(x[:, :, x.shape[2] - past.shape[2] :])
-            x = F.gelu(convolution(x))
-            lead = (lead + 1) // 2  # the first output whose centre is sound
-        return self.norm(x.transpose(1, 2)), tuple(after)
+        return F.gelu(self.convolutions[number](x))
+
+    def closed(self, x: Tensor) -> Tensor:
+        """(B, D, C) to (B, C, D)."""
+        frames: Tensor = self.norm(x.transpose(1, 2))
+        return frames
+
+    @staticmethod
+    def lead_behind(lead: int) -> int:
+        """Half, rounded up: an output is heard from the first one whose centre is sound, as offline."""
+        return (lead + 1) // 2
 
 
-_STEMS: Mapping[SubsamplingKind, type[CausalStem] | type[StridingStem]] = {
+_STEMS: Mapping[SubsamplingKind, type[StreamingStem]] = {
     "dw_striding": CausalStem,
     "striding_conv1d": StridingStem,
 }
@@ -653,7 +705,7 @@ class StreamingEncoder(ChunkEncoder):
 
     def like(self) -> Tensor:
         """A weight, whose device and precision new tensors take."""
-        return self.stem.weight
+        return next(self.stem.parameters())
 
     def forward(
         self, mel: Tensor, num_mel: Tensor, route: Route | None = None, *, tier: Tier | None = None

@@ -23,7 +23,7 @@ from sprachbund.nn.limits import (
 from sprachbund.nn.streaming_conformer import ConvolutionContext, SubsamplingKind, Tier
 from sprachbund.nn.transducer import JointActivation
 
-_STEM_CHANNELS = 256
+_STEM_CHANNELS = 256  # the default; a stored configuration names it whatever the subsampling
 
 
 class StreamingPart(BaseModel):
