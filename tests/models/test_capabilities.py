@@ -172,6 +172,7 @@ def test_every_family_says_what_it_can_do() -> None:
         "decoder",
         "transducer",
         "streaming",
+        "transcript_head",
         "encode_text",
         "hears_language",
         "words_only",

@@ -16,6 +16,7 @@ from sprachbund.compression.onnx_export import export
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, GuardOptions
 from sprachbund.decoding.pipeline import translate
 from sprachbund.errors import SprachbundError
+from sprachbund.models.calibration import Calibration, Domain
 from sprachbund.models.conformer import Conformer, ConformerConfig, StreamingPart, TransducerPart
 from sprachbund.models.io import load, save
 from sprachbund.streaming.engine import LiveEngine
@@ -79,6 +80,32 @@ def hear(engine: LiveEngine, session, samples: np.ndarray, block: int) -> dict[s
     return {t: [text.strip() for (target, _), text in sorted(result.items()) if target == t] for t in TARGETS}
 
 
+def calibrated() -> Conformer:
+    """A model that doubts by all that a calibration may read, and writes little."""
+    model, rng = tiny_transducer(), np.random.default_rng(3)
+    domain = Domain(
+        threshold=0.5,
+        bias=0.0,
+        signals={"mean_log_probability": -0.5, "ctc_disagreement": 2.0},
+        encoder=rng.normal(0, 0.5, 32).tolist(),
+    )
+    model.calibration = Calibration(domain=domain)
+    return model
+
+
+def texts_of(
+    model: Conformer, samples: np.ndarray, source: str | None, options: LiveOptions
+) -> list[LiveText]:
+    engine = LiveEngine(model, OPEN, activity=Loudness())
+    session = engine.open(TARGETS, source, options)
+    session.push(samples)
+    session.finish()
+    events = []
+    while not session.finished:
+        events += engine.step([session])[0]
+    return [event for event in events if isinstance(event, LiveText)]
+
+
 @cache
 def talk() -> tuple[Conformer, np.ndarray]:
     return tiny_transducer(), recording(*SPEECH, seed=4)
@@ -122,6 +149,19 @@ def test_the_model_hears_on_through_pauses_shorter_than_those_that_end_a_stretch
     assert through == whole(model, samples, right, replace(options, spans=cut))
     assert [len(texts) for texts in through.values()] == [1, 1]
     assert [len(texts) for texts in whole(model, samples, right, options).values()] == [2, 2]
+
+
+@pytest.mark.parametrize("source", ["en", None])
+def test_the_end_of_a_stretch_is_doubted_as_the_span_of_a_recording_is(source):
+    model, samples = calibrated(), recording(*SPEECH, seed=4)
+    whole = translate(model, samples, TARGETS, source, OPEN, sample_rate=SAMPLE_RATE, activity=Loudness())
+    texts = texts_of(model, samples, source, LiveOptions())
+    for target in TARGETS:
+        ends = [text for text in texts if text.target == target and text.final]
+        expected = [segment.out_of_domain for segment in whole[target].segments]
+        assert len({round(one, 2) for one in expected}) == len(SPEECH)
+        assert [text.out_of_domain for text in ends] == pytest.approx(expected, abs=1e-4)
+    assert all(text.out_of_domain is None for text in texts if not text.final)
 
 
 @pytest.mark.parametrize(("source", "allowed"), [("en", None), (None, ["de", "en"])])
@@ -240,8 +280,9 @@ def test_tokens_at_one_frame_have_a_limit_in_recordings_and_live():
 
 
 @pytest.mark.slow
-def test_speech_without_a_pause_holds_a_bounded_memory():
-    model = tiny_transducer()
+def test_speech_without_a_pause_holds_a_bounded_memory(monkeypatch):
+    monkeypatch.setattr("sprachbund.streaming.by_frames._LATEST", 40)
+    model = calibrated()
     engine = LiveEngine(model, OPEN, activity=Loudness())
     session = engine.open(["de"], "en", LiveOptions(right_context=1))
     samples, most = recording((0.5, 30.0), duration_s=31.0), 0
@@ -253,6 +294,7 @@ def test_speech_without_a_pause_holds_a_bounded_memory():
         if stretch is not None:
             most = max(most, len(stretch.samples))
             assert stretch.number == 0
+            assert stretch.stream is None or len(stretch.stream.latest) <= 40
     assert most < 3 * SAMPLE_RATE
 
 

@@ -388,7 +388,7 @@ class Capabilities:
         transducer: transducer, where one writes the text frame by frame.
         ctc: CTC head, where one writes the text by itself.
         joint_ctc: CTC head that scores the texts of the attention decoder too, with its weight.
-        transcript_head: a CTC head that transcribes, in a model whose decoder transcribes all of its languages too.
+        transcript_head: a CTC head that transcribes, in a model that writes all of its languages otherwise too.
         streaming: encoder and transducer of a model that writes while somebody speaks.
         frame_decoder: decoder that writes one token for every frame, while somebody speaks.
         fuse_language: function from states (R, T, D) of rows and their targets to the states that the transducer reads,

@@ -4,7 +4,7 @@ Nothing is attempted twice. Streams with frames ready go through the model toget
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -13,7 +13,10 @@ from torch import Tensor
 
 from sprachbund.audio.constants import HOP, SAMPLE_RATE, VAD_WINDOW, WINDOW
 from sprachbund.audio.features import LogMelStream
+from sprachbund.decoding.domain import out_of_domain
 from sprachbund.decoding.languages import IdentifiedLanguage, identify
+from sprachbund.decoding.pipeline import given_language
+from sprachbund.decoding.state import Hypothesis
 from sprachbund.decoding.transducer import start_by_frames, transducer_greedy
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, FrameDecoder, FrameState, Memory, StreamingTransducer, Target
@@ -67,6 +70,13 @@ class FrameWriter(ABC, Generic[StreamT]):
     def language(self, job: PendingStretch) -> IdentifiedLanguage:
         """The language of a stretch, where nobody named it."""
 
+    def doubts(self, job: PendingStretch) -> Mapping[str, float]:
+        """For each target the probability that the text of an ended stretch is not what was said.
+
+        Empty where nobody can know.
+        """
+        return {}
+
     # What they have in common.
 
     @torch.inference_mode()
@@ -78,12 +88,19 @@ class FrameWriter(ABC, Generic[StreamT]):
         self.encode_and_write(jobs)
         for job in jobs:
             job.stretch.attempted_s = job.stretch.span.end_s - self.waiting_s(job)
+        doubts = {id(job): self.doubts(job) for job in jobs if job.stretch.closed}
         return [
             (job, text)
             for job in jobs
             for target, number in before[id(job)].items()
-            if (text := self._text(job, target, number)) is not None
+            if (text := self._text(job, target, number, doubts.get(id(job), {}))) is not None
         ]
+
+    def spoken(self, job: PendingStretch) -> IdentifiedLanguage:
+        """The language that was named, else that of the stretch."""
+        if (given := given_language(job.session.source)) is not None:
+            return given
+        return self.language(job)
 
     def _hear(self, job: PendingStretch) -> None:
         """New sound to frames; what was heard need not be kept by the session."""
@@ -99,7 +116,9 @@ class FrameWriter(ABC, Generic[StreamT]):
         if not stretch.closed and stream.fed - begin > _KEPT:
             job.session.cut(stretch, (stream.fed // VAD_WINDOW * VAD_WINDOW - begin) / SAMPLE_RATE)
 
-    def _text(self, job: PendingStretch, target: str, number: int) -> LiveText | None:
+    def _text(
+        self, job: PendingStretch, target: str, number: int, doubts: Mapping[str, float]
+    ) -> LiveText | None:
         """Return the text that the tokens from `number` on add; the end of a stretch makes an event in any case."""
         tokens, line = self.stream(job).tokens[target], job.stretch.lines[target]
         if len(tokens) == number and not job.stretch.closed:
@@ -111,17 +130,17 @@ class FrameWriter(ABC, Generic[StreamT]):
         if not piece and not job.stretch.closed:
             return None
         line.written = text
-        given = job.session.source
-        job.language = (
-            self.language(job) if given is None else IdentifiedLanguage(language=given, probability=1.0)
-        )
-        return news(job, target, target, piece, 0, final=job.stretch.closed)
+        job.language = self.spoken(job)
+        doubt = doubts.get(target)
+        return news(job, target, target, piece, 0, final=job.stretch.closed, out_of_domain=doubt)
 
 
 # Models with a transducer, chunk by chunk.
 
 _LAG_S = (WINDOW // 2) / SAMPLE_RATE
 """A mel frame looks so far ahead: with that much more than a chunk, its frames are surely there."""
+_LATEST = 375
+"""Frames by which a stretch is doubted, half a minute: a stream needs no more memory the longer it runs."""
 
 
 @dataclass(kw_only=True)
@@ -133,11 +152,15 @@ class TransducerStream(FrameStream):
         writers: states of the transducer, one row for each target.
         heard: (D,) sum of the encoder's states, by which the language is known.
         num_heard: frames in it.
+        latest: (T, D) the last of the states, by which a calibrated model tells whether it understands; none of others.
+        scores: log-probability of the text of each target.
     """
 
     encoder: StreamState
     writers: TransducerState
     heard: Tensor
+    latest: Tensor
+    scores: dict[str, float]
     num_heard: int = 0
 
 
@@ -182,6 +205,8 @@ class TransducerWriter(FrameWriter[TransducerStream]):
                 writers=start_by_frames(self.family, asked),
                 tokens={target: [] for target in job.session.targets},
                 heard=torch.zeros(self.encoder.shape.width),
+                latest=torch.zeros(0, self.encoder.shape.width),
+                scores=dict.fromkeys(job.session.targets, 0.0),
             )
         assert isinstance(stretch.stream, TransducerStream)
         return stretch.stream
@@ -207,6 +232,24 @@ class TransducerWriter(FrameWriter[TransducerStream]):
         """Language by all that was heard of the stretch."""
         log_probs = self._language_log_probs(job)
         return identify(log_probs, self.family.source_languages, job.session.request.allowed)
+
+    def doubts(self, job: PendingStretch) -> Mapping[str, float]:
+        """As the text of a recording is doubted, by the last half minute of the stretch."""
+        stream, stretch, targets = self.stream(job), job.stretch, job.session.targets
+        if not len(stream.latest):  # a stretch may be shorter than a frame
+            return {}
+        latest_s = len(stream.latest) * self.family.frame_s
+        (row,) = out_of_domain(
+            self.family,
+            Memory(states=stream.latest[None], num_frames=torch.tensor([len(stream.latest)])),
+            [self.spoken(job).language],
+            [[_written(stream.tokens[target], stream.scores[target]) for target in targets]],
+            [min(stretch.span.end_s - stretch.begin_s, latest_s)],
+            [targets],
+            [job.session.latest],
+            [True],
+        )
+        return {target: doubt for target, doubt in zip(targets, row, strict=True) if doubt is not None}
 
     def _language_log_probs(self, job: PendingStretch) -> Tensor:
         """Log-probabilities (1, L) of the language of all that was heard of the stretch."""
@@ -245,9 +288,23 @@ class TransducerWriter(FrameWriter[TransducerStream]):
             stream.encoder = after.take(torch.tensor([b]))
             stream.writers = writers.take(torch.arange(row, row + len(stream.tokens)))
             stream.heard, stream.num_heard = stream.heard + states[b, :count].sum(0), stream.num_heard + count
-            for tokens in stream.tokens.values():
+            if self.family.calibration.domain is not None:
+                stream.latest = torch.cat([stream.latest, states[b, :count]])[-_LATEST:]
+            for target, tokens in stream.tokens.items():
                 tokens += hypotheses[row].tokens
+                stream.scores[target] += hypotheses[row].score
                 row += 1
+
+
+def _written(tokens: Sequence[int], score: float) -> Hypothesis:
+    """The text of a stretch as a row of a search."""
+    return Hypothesis(
+        tokens=tuple(tokens),
+        log_probability=score,
+        finished=True,
+        no_speech_log_probability=None,
+        score=score,
+    )
 
 
 # Models that write one token for every frame.

@@ -26,7 +26,7 @@ class LiveText:
         final: whether this is the last text of the stretch.
         dropped: reason why the guard kept text back.
         out_of_domain: probability that the text of the stretch so far is not what was said; None of models that were
-            not calibrated, and of models that write by frames.
+            not calibrated, and of models that write by frames until the stretch has ended.
         spans: languages spoken and their times, as far as the stretch has been heard; only of models whose experts
             belong to languages.
         words: words of `committed`, in seconds of the session; only where `word_timestamps` asks for them.

@@ -98,7 +98,7 @@ class Conformer(DecodesByAttention, nn.Module):
         """A transducer where it writes the text, live where the encoder streams; else an attention decoder."""
         by_frames, pairs = self.writes_by_frames, self.pairs()
         transcribes = all((tag, tag) in pairs for tag in self.source_languages)
-        has_head = self.config.ctc_weight > 0 and transcribes and not by_frames
+        has_head = self.config.ctc_weight > 0 and transcribes
         return Capabilities(
             encoder=self.encoder,
             decoder=self.decoder,
