@@ -23,6 +23,7 @@ from sprachbund.evaluation import calibration
 from sprachbund.evaluation.calibration import (
     Observation,
     _networks,
+    collect,
     fit,
     folds,
     in_recordings,
@@ -33,9 +34,11 @@ from sprachbund.evaluation.calibration import (
     speaker_circles,
 )
 from sprachbund.evaluation.options import CalibrationOptions
+from sprachbund.models.base import use_tier
 from sprachbund.models.calibration import DOMAIN_FILE, Domain, probability
 from sprachbund.models.hub import bundled_directory
 from tests.decoding.test_translate import Loudness
+from tests.streaming.test_by_frames import tiny_transducer
 
 WIDTH = 6
 
@@ -395,3 +398,21 @@ def test_the_command_measures_the_calibration_that_a_model_has(
     assert "was not calibrated; name corpora" in capsys.readouterr().err
     assert main(command[:3]) == 2
     assert "DATA is missing" in capsys.readouterr().err
+
+
+def test_what_is_fitted_on_is_heard_by_all_tiers_and_what_is_measured_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, heard = tiny_transducer(), list[int]()
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda x: heard.append(model.encoder.tier.right) or encode(x))
+    with ManifestWriter(tmp_path / "corpus") as writer:
+        for number in range(6):
+            sound = np.random.default_rng(number).normal(0, 0.1, 16_000).astype(np.float32)
+            writer.add(sound, text="eins", language="de", speaker="", utterance_id=f"u{number}")
+    collect(model, [tmp_path / "corpus"], CalibrationOptions(batch_size=4), vary=True)
+    assert heard == [6, 1, 0]
+    heard.clear()
+    use_tier(model, 1)
+    collect(model, [tmp_path / "corpus"], CalibrationOptions(batch_size=4), vary=False)
+    assert heard == [1, 1]

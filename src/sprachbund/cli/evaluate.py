@@ -219,11 +219,14 @@ def calibrate(
     if turns:
         if test or out is not None:
             raise UsageError("--test and --out are for what is not understood; leave them out with --turns")
+        if options.right_context is not None:
+            raise UsageError("--tier is for what is not understood; leave it out with --turns")
         set_threads(threads)
         return _calibrate_turns(data or [], model, options, as_json=as_json)
     with as_usage(), Bar("starting"):
         from sprachbund.engines.choice import engine_for
         from sprachbund.evaluation import calibration
+        from sprachbund.models.base import use_tier
         from sprachbund.models.io import load
     if out is not None and not test:
         raise UsageError("--out is for what --test measures; give --test too")
@@ -241,6 +244,8 @@ def calibrate(
             )
         if domain is None:
             raise UsageError(f"{model} was not calibrated; name corpora to calibrate it with")
+        if options.right_context is not None:
+            use_tier(family, options.right_context)
         tested = calibration.collect(
             family, test or [], options, vary=False, layers=domain.layers, progress=progress
         )

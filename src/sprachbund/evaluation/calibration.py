@@ -41,7 +41,7 @@ from sprachbund.evaluation.hypotheses import corpus_name
 from sprachbund.evaluation.metrics import chrf, corpus_score
 from sprachbund.evaluation.options import CalibrationOptions
 from sprachbund.evaluation.significance import units_of
-from sprachbund.models.base import Family
+from sprachbund.models.base import Family, use_tier
 from sprachbund.models.calibration import Domain, HiddenUnit, Signal, probability
 from sprachbund.models.io import content_hash
 from sprachbund.util.files import write_json
@@ -265,6 +265,9 @@ def collect(
 ) -> list[Observation]:
     """Let a model translate corpora, each utterance into one language.
 
+    A model that streams hears the batches of what is fitted on by all of its tiers in turn, and by its first one
+    behind that.
+
     Args:
         model: any family.
         directories: directories of the corpora.
@@ -276,14 +279,20 @@ def collect(
     activity, rng, observations = VoiceActivity(), random.Random(options.seed), list[Observation]()
     # Nothing is fitted on what is measured, so there anybody may be heard with anybody.
     circles = speaker_circles(directories, options.seed) if vary else None
+    streaming = model.capabilities.streaming if vary else None
+    tiers = () if streaming is None else streaming.encoder.tiers
     for directory in directories:
         progress(f"reading {directory}", 0, 0)
         sounds = list(read_sounds(directory, options, activity, vary=vary, circles=circles))
         sounds.sort(key=lambda sound: len(sound.samples))  # even lengths in a batch
-        for start in range(0, len(sounds), options.batch_size):
+        for number, start in enumerate(range(0, len(sounds), options.batch_size)):
             progress(str(directory), start, len(sounds))
+            if tiers:
+                use_tier(model, tiers[number % len(tiers)].right)
             batch = sounds[start : start + options.batch_size]
             observations += _observe(model, batch, activity, layers, rng)
+    if tiers:
+        use_tier(model, tiers[0].right)
     return observations
 
 

@@ -63,12 +63,15 @@ class CalibrationOptions:
         max_dropped: share of the texts that are right which may be dropped; not of `--turns`.
         batch_size: utterances in a batch.
         seed: seed of channels, pauses and languages, and of the first weights.
+        right_context: transducers that stream: hear `--test` by the tier of so many frames ahead; that of the model's
+            first tier if not given. What is calibrated with is heard by all tiers in turn.
     """
 
     limit: Annotated[int, Range(1), Option("--limit", metavar="N")] = 1000
     max_dropped: Annotated[float, Range(0, 1), Option("--max-dropped", metavar="P")] = 0.03
     batch_size: Annotated[int, Range(1), Option("--batch-size", metavar="N")] = 16
     seed: Annotated[int, Option("--seed", metavar="N")] = 1
+    right_context: Annotated[int | None, Range(0), Option("--tier", metavar="N")] = None
 
     def __post_init__(self) -> None:
         check(self)
