@@ -328,6 +328,22 @@ def test_every_table_can_be_made(evaluated, name):
     assert len({row.count("|") for row in rows if row.startswith("|")}) == 1
 
 
+def test_scores_name_the_tier_and_the_model_where_they_differ(evaluated):
+    one = evaluated[1].manifest
+    tiers = [
+        one.model_copy(update={"configuration": {**one.configuration, "right_context": frames}})
+        for frames in (27, 6)
+    ]
+    head, _, *rows = docs_table("scores", tiers).splitlines()
+    assert head.startswith("| test set | tier | pairs |")
+    assert [row.split(" | ")[1] for row in rows] == ["27", "6"]
+    other = one.model_copy(update={"model": one.model.model_copy(update={"name": "other"})})
+    head, _, *rows = docs_table("scores", [other, tiers[0]]).splitlines()
+    assert head.startswith("| test set | model | tier | pairs |")
+    assert [row.split(" | ")[1:3] for row in rows] == [["other", "-"], [one.model.name, "27"]]
+    assert "tier" not in docs_table("scores", [one, one])
+
+
 def test_table_beside_other_systems_names_the_processor(tmp_path):
     row = {"shape": "small", "30_s,_s": "1.19", "5_s,_s": "0.17", "first_text_s": "2.69", "peak_mib": "606"}
     rows = [{**row, "shape": "tiny", "system": "ours"}, {**row, "system": "ours"}]

@@ -304,14 +304,21 @@ _OPENING = re.compile(r"<!-- table:[^>]*>")
 
 
 def corpora_table(manifests: Sequence[ResultManifest]) -> Table:
-    """One row for each manifest: its corpora and the plain means over pairs, behind the guard."""
+    """One row for each manifest: its corpora and the plain means over pairs, behind the guard.
+
+    Where they differ, the model is named, and the tier of one that streams: frames of 80 ms ahead.
+    """
+    of = {"model": [manifest.model.name for manifest in manifests]}
+    of["tier"] = [_table_cell(manifest.configuration.get("right_context")) for manifest in manifests]
+    of = {name: values for name, values in of.items() if len(set(values)) > 1}
     rows = []
-    for manifest in manifests:
+    for index, manifest in enumerate(manifests):
         means = [_mean(manifest, *wanted) for wanted in _MEANS]
         names = ", ".join(data.name for data in manifest.data)
         pairs = {n.member for n in manifest.numbers if n.group == "pair" and n.task == TRANSLATION}
-        rows.append([names, str(len(pairs)), _texts(manifest), *means])
-    header = ["test set", "pairs", "texts", "chrF", "BLEU", "exact %", "WER (transcription)"]
+        own = [values[index] for values in of.values()]
+        rows.append([names, *own, str(len(pairs)), _texts(manifest), *means])
+    header = ["test set", *of, "pairs", "texts", "chrF", "BLEU", "exact %", "WER (transcription)"]
     return Table(title="scores", header=header, rows=rows)
 
 
