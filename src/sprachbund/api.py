@@ -217,8 +217,8 @@ def load(
     """Load a model.
 
     Args:
-        path_or_id: "bundled" for the model in the package, a model directory, or the name of a model on the Hugging
-            Face hub.
+        path_or_id: "bundled" or "bundled-streaming" for a model in the package, a model directory, or the name of one
+            on the Hugging Face hub.
         then: a model of texts, named in the same way, that translates what the first one transcribes: a cascade, which
             writes languages that the first one does not.
         offline: never use the network, even for a name that is not on disk.

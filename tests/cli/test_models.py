@@ -97,7 +97,11 @@ def test_an_alias_is_downloaded_once_and_then_loads_offline(hub: Hub, tmp_path: 
     assert not hub.asked
     listed = [json.loads(line) for line in run(hub, tmp_path, "models", "list", "--json").out.splitlines()]
     assert [one["model"] for one in listed if one.get("here")] == ["whisper-tiny"]
-    assert [one["model"] for one in listed if "directory" in one][:2] == ["bundled", "openai/whisper-tiny"]
+    assert [one["model"] for one in listed if "directory" in one][:3] == [
+        "bundled",
+        "bundled-streaming",
+        "openai/whisper-tiny",
+    ]
 
 
 @pytest.mark.slow

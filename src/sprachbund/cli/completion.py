@@ -5,13 +5,13 @@ A value after the last comma is completed alone, as in `--to de,f`.
 
 from collections.abc import Callable, Iterable, Sequence
 
-from sprachbund.models.catalogue import BUNDLED, CATALOGUE, all_languages, folders_with_config
+from sprachbund.models.catalogue import CATALOGUE, SHIPPED, all_languages, folders_with_config
 
 
 def models(incomplete: str) -> list[str]:
-    """The bundled model, public ones by their aliases, and folders here that may hold one."""
+    """The models of the package, public ones by their aliases, and folders here that may hold one."""
     folders = map(str, folders_with_config())
-    return _matching([BUNDLED, *(one.alias for one in CATALOGUE), *folders], incomplete)
+    return _matching([*SHIPPED, *(one.alias for one in CATALOGUE), *folders], incomplete)
 
 
 def languages(incomplete: str) -> list[str]:

@@ -16,7 +16,7 @@ from sprachbund.cli.models import fetch
 from sprachbund.cli.options import with_options
 from sprachbund.engines.extension import INSTRUCTION_SET, instruction_sets
 from sprachbund.errors import SprachbundError
-from sprachbund.models.catalogue import BUNDLED
+from sprachbund.models.catalogue import BUNDLED, SHIPPED
 
 if TYPE_CHECKING:
     from sprachbund.engines.benchmark import Speed, SpeedJob
@@ -112,7 +112,7 @@ def _checks(model: str) -> Iterator[Check]:
     yield _tried("formats", _formats, "pip install --force-reinstall av")
     yield _untrusted_sound()
     yield _tried("voice activity", _try_activity, "pip install --force-reinstall onnxruntime")
-    fix = "pip install --force-reinstall sprachbund" if model == "bundled" else "copy the model again"
+    fix = "pip install --force-reinstall sprachbund" if model in SHIPPED else "copy the model again"
     try:
         instruction_sets()
     except SprachbundError:  # the model's files are not to blame

@@ -11,8 +11,8 @@ from sprachbund.cli.console import Bar, print_json, say, size, table
 from sprachbund.cli.options import VerbApp
 from sprachbund.errors import SprachbundError
 from sprachbund.models.catalogue import (
-    BUNDLED,
     CATALOGUE,
+    SHIPPED,
     Checkpoint,
     find_checkpoint,
     folders_with_config,
@@ -259,11 +259,11 @@ def _named(names: list[str] | None) -> dict[str, Path]:
 
 
 def _local_models() -> dict[str, Path]:
-    """Name, as `--model` takes it, to directory: the bundled model, those in the working directory, downloaded ones."""
+    """Directories by names that `--model` takes: of models in the package, downloaded ones, those in folders here."""
     from sprachbund.models import FAMILIES
     from sprachbund.models.io import bundled_directory, family_of
 
-    directories = {BUNDLED: bundled_directory(), **_downloaded()}
+    directories = {**{name: bundled_directory(name) for name in SHIPPED}, **_downloaded()}
     for folder in folders_with_config():
         try:
             if family_of(folder) in FAMILIES:

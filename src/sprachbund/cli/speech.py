@@ -30,7 +30,7 @@ from sprachbund.cli.startup import undisturbed
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options, only_transcribes
 from sprachbund.engines.options import EngineChoice
 from sprachbund.errors import SprachbundError
-from sprachbund.models.catalogue import BUNDLED
+from sprachbund.models.catalogue import BUNDLED, SHIPPED
 from sprachbund.util.devices import CPU, check_device_name
 from sprachbund.util.options import Option, Range, check
 
@@ -547,7 +547,7 @@ def load_model(options: ModelOptions) -> "Model":
     """Load a model, with a bar for large ones; download it first if need be."""
     names = [options.name] if options.then is None else [options.name, options.then]
     for name in names:
-        if name != BUNDLED and not options.offline and not Path(name).is_dir():
+        if name not in SHIPPED and not options.offline and not Path(name).is_dir():
             fetch(name, offline=False)
     with Bar(f"loading {' and '.join(names)}"):
         with undisturbed():

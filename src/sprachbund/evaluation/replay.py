@@ -20,7 +20,7 @@ from sprachbund.evaluation.manifest import (
     validated,
 )
 from sprachbund.evaluation.run import Progress, evaluate
-from sprachbund.models.catalogue import BUNDLED
+from sprachbund.models.catalogue import SHIPPED
 from sprachbund.models.io import content_hash, family_of, locate
 from sprachbund.util import provenance
 from sprachbund.util.devices import torch_threads
@@ -161,8 +161,8 @@ def _making(used: DataUsed) -> str:
 
 
 def _model_path(old: ResultManifest, path: Path) -> str:
-    if old.model.path == BUNDLED:
-        return BUNDLED
+    if old.model.path in SHIPPED:
+        return old.model.path
     return str(_near(Path(old.model.path), path))
 
 

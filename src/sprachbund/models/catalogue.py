@@ -20,7 +20,9 @@ Task = Literal["transcribe", "to-english", "with-english", "any-to-any", "text"]
 same of text, without hearing."""
 ENGLISH = "en"
 BUNDLED = "bundled"
-"""Name of the model that comes with the package."""
+"""Name of the model that is taken where none is named."""
+SHIPPED = (BUNDLED, "bundled-streaming")
+"""Names of the models that come with the package."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from torch import nn
 
 from sprachbund.errors import SprachbundError, first_line
 from sprachbund.models import FAMILIES
-from sprachbund.models.catalogue import BUNDLED, find_checkpoint
+from sprachbund.models.catalogue import BUNDLED, SHIPPED, find_checkpoint
 from sprachbund.models.download import Progress, download
 from sprachbund.models.weights import COUNTER, check_finite, some
 from sprachbund.nn.limits import Limit
@@ -79,15 +79,19 @@ def is_own(directory: Path) -> bool:
     return config.is_file() and "family" in read_object(config)
 
 
-def bundled_directory() -> Path:
-    """Directory of the model that comes with the package."""
-    return Path(__file__).parent / "assets" / BUNDLED
+def bundled_directory(name: str = BUNDLED) -> Path:
+    """Directory of a model that comes with the package.
+
+    Args:
+        name: one of `SHIPPED`.
+    """
+    return Path(__file__).parent / "assets" / name
 
 
 def locate(path_or_id: str | Path, *, offline: bool = False, progress: Progress | None = None) -> Path:
-    """The directory of a model: the bundled one's, or as `find`, whose arguments and errors these are."""
-    if str(path_or_id) == BUNDLED:
-        return bundled_directory()
+    """The directory of a model: of one in the package, or as `find`, whose arguments and errors these are."""
+    if (name := str(path_or_id)) in SHIPPED:
+        return bundled_directory(name)
     return find(path_or_id, offline=offline, progress=progress)
 
 
