@@ -249,8 +249,9 @@ def test_states_can_be_saved_stacked_and_taken_apart(kind):
     one = StreamState.from_tensors(load(save(one.tensors())))
     both = StreamState.stack([one, two])
     states, _, after = model.stream(torch.cat([pieces[1], pieces[2]]), full.repeat(2), both, tier)
-    assert torch.allclose(states[0], model.stream(pieces[1], full, one, tier)[0][0], atol=1e-6)
-    assert torch.allclose(states[1], model.stream(pieces[2], full, two, tier)[0][0], atol=1e-6)
+    # Products of another number of rows are summed in another order: some units of 1.2e-7 on values up to 3, by layer.
+    assert torch.allclose(states[0], model.stream(pieces[1], full, one, tier)[0][0], atol=1e-5)
+    assert torch.allclose(states[1], model.stream(pieces[2], full, two, tier)[0][0], atol=1e-5)
     assert torch.equal(after.take(torch.tensor([1])).num_past, torch.tensor([3 * tier.chunk]))
 
 
