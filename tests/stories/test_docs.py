@@ -116,7 +116,7 @@ def here(material: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / source.name).symlink_to(source)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    monkeypatch.setattr("sprachbund.models.io.bundled_directory", lambda: tiny_model)
+    monkeypatch.setattr("sprachbund.models.io.bundled_directory", lambda name: tiny_model)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # packed weights are kept there
     monkeypatch.chdir(tmp_path)
     return tmp_path
