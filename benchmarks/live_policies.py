@@ -5,7 +5,6 @@ counted and once without, so the ideal numbers are the same on every machine. Be
 published method of SimulStreaming on the same model (`simulstreaming.py`) and OmniSTEval's own scores. Run, after
 `sprachbund data make telephone`:
 python -m benchmarks.live_policies --data corpora/telephone/composed --out benchmarks/live_policies.json
-A model that streams is heard by its tiers, beside ends of stretches: --model bundled-streaming.
 """
 
 import argparse
@@ -33,7 +32,6 @@ from sprachbund.evaluation.latency import TalkLatency, score_talk
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.live import SimulatedClock, emission_logs, in_blocks, play
 from sprachbund.streaming.options import LiveOptions
-from sprachbund.streaming.writing import policies_of
 from sprachbund.util.plotting import ACCENT, INK, MUTED, new_figure, plain_axes
 from sprachbund.util.provenance import commit, versions
 
@@ -52,7 +50,6 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "wait-k": [{"step_s": 0.5, "wait_k": k} for k in (3, 5, 8, 12)],
     "retranslation": [{"step_s": 1.0, "mask_words": words} for words in (0, 2, 4)],
     "span": [{}],
-    "frames": [{"right_context": frames} for frames in (27, 13, 6)],
     SIMULSTREAMING: [
         {"chunk_s": 0.5, "border_s": 0.2},
         {"chunk_s": 0.5, "border_s": 0.5},
@@ -61,8 +58,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"chunk_s": 0.5, "border_s": 0.5, "median_width": 1},
     ],
 }
-"""Of each policy; a model is heard by those that it can work by. The defaults of SimulStreaming's program are 1.2, 0.5
-and 7."""
+"""Of each policy. The defaults of SimulStreaming's program are 1.2, 0.5 and 7."""
 _IDLE_CORES = 0.1
 
 
@@ -160,7 +156,6 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         "wait-k": "#5b7f3a",
         "retranslation": MUTED,
         "span": INK,
-        "frames": INK,
         SIMULSTREAMING: "#8a3ffc",
     }
     for policy, colour in colours.items():
@@ -169,8 +164,6 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             for r in rows
             if r["policy"] == policy and "median_width" not in r["setting"]
         )
-        if not points:
-            continue
         x, y = zip(*points, strict=True)
         axes.plot(x, y, marker="o", markersize=5, linewidth=1.5, color=colour, label=policy)
     axes.set_xlabel("StreamLAAL (s, ideal clock)")
@@ -196,10 +189,7 @@ def main() -> None:
     samples, spans = compose(options.data, options.minutes, options.seed)
     references = {target: references_of(spans, target) for target in targets}
     rows, others = [], psutil.cpu_percent(interval=5.0) / 100 * psutil.cpu_count()
-    fitting = policies_of(model.family)
     for policy, settings in SETTINGS.items():
-        if policy not in fitting and (policy != SIMULSTREAMING or "alignatt" not in fitting):
-            continue
         for setting in settings:
             logs = [run(model, samples, targets, policy, setting, computing=c) for c in (False, True)]
             scored = [[score_talk(log, references[log.target]) for log in one] for one in logs]

@@ -410,9 +410,10 @@ def test_what_is_fitted_on_is_heard_by_all_tiers_and_what_is_measured_by_one(
         for number in range(6):
             sound = np.random.default_rng(number).normal(0, 0.1, 16_000).astype(np.float32)
             writer.add(sound, text="eins", language="de", speaker="", utterance_id=f"u{number}")
+    use_tier(model, 1)
     collect(model, [tmp_path / "corpus"], CalibrationOptions(batch_size=4), vary=True)
     assert heard == [6, 1, 0]
+    assert model.encoder.tier.right == 1
     heard.clear()
-    use_tier(model, 1)
     collect(model, [tmp_path / "corpus"], CalibrationOptions(batch_size=4), vary=False)
     assert heard == [1, 1]

@@ -228,8 +228,9 @@ def calibrate(
         from sprachbund.evaluation import calibration
         from sprachbund.models.base import use_tier
         from sprachbund.models.io import load
-    if out is not None and not test:
-        raise UsageError("--out is for what --test measures; give --test too")
+    for option, value in (("--out", out), ("--tier", options.right_context)):
+        if value is not None and not test:
+            raise UsageError(f"{option} is for what --test measures; give --test too")
     set_threads(threads)
     with Bar("calibrating") as bar:
 
@@ -237,6 +238,8 @@ def calibrate(
             bar.update(done, total, what)
 
         family = engine_for(load(model, offline=True), "auto", directory=model).family
+        if options.right_context is not None:
+            use_tier(family, options.right_context)
         domain = family.calibration.domain
         if data:
             domain = calibration.fit(
@@ -244,8 +247,6 @@ def calibrate(
             )
         if domain is None:
             raise UsageError(f"{model} was not calibrated; name corpora to calibrate it with")
-        if options.right_context is not None:
-            use_tier(family, options.right_context)
         tested = calibration.collect(
             family, test or [], options, vary=False, layers=domain.layers, progress=progress
         )

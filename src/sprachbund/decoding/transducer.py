@@ -558,7 +558,7 @@ def search_by_frames(
         hypotheses, _ = transducer_greedy(
             transducer, states, num_frames, start, max_symbols=options.max_symbols, hot_words=hot_words
         )
-        best = [first_tokens(_hypothesis(one), options.max_tokens) for one in hypotheses]
+        best = [first_tokens(hypothesis_of(one), options.max_tokens) for one in hypotheses]
     else:
         rows = range(len(flat))
         empty = TransducerHypothesis()
@@ -575,14 +575,15 @@ def search_by_frames(
             hot_words=hot_words,
         )
         ranked = [
-            [first_tokens(_hypothesis(one), options.max_tokens) for one in beam.hypotheses[: options.nbest]]
+            [first_tokens(hypothesis_of(one), options.max_tokens) for one in beam.hypotheses[: options.nbest]]
             for beam in ended
         ]
         best = [replace(row[0], others=tuple(row[1:])) for row in ranked]
     return [best[i : i + each] for i in range(0, len(best), each)]
 
 
-def _hypothesis(best: TransducerHypothesis) -> Hypothesis:
+def hypothesis_of(best: TransducerHypothesis) -> Hypothesis:
+    """The row of a search that a transducer wrote."""
     frames = TokenFrames(begins=best.frames, ends=best.ends, log_probabilities=best.log_probabilities)
     return Hypothesis(
         tokens=best.tokens,

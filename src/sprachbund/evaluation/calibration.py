@@ -265,8 +265,8 @@ def collect(
 ) -> list[Observation]:
     """Let a model translate corpora, each utterance into one language.
 
-    A model that streams hears the batches of what is fitted on by all of its tiers in turn, and by its first one
-    behind that.
+    A model that streams hears the batches of what is fitted on by all of its tiers in turn, and what is measured by the
+    one that it has.
 
     Args:
         model: any family.
@@ -280,7 +280,7 @@ def collect(
     # Nothing is fitted on what is measured, so there anybody may be heard with anybody.
     circles = speaker_circles(directories, options.seed) if vary else None
     streaming = model.capabilities.streaming if vary else None
-    tiers = () if streaming is None else streaming.encoder.tiers
+    before, tiers = (None, ()) if streaming is None else (streaming.encoder.tier, streaming.encoder.tiers)
     for directory in directories:
         progress(f"reading {directory}", 0, 0)
         sounds = list(read_sounds(directory, options, activity, vary=vary, circles=circles))
@@ -291,8 +291,8 @@ def collect(
                 use_tier(model, tiers[number % len(tiers)].right)
             batch = sounds[start : start + options.batch_size]
             observations += _observe(model, batch, activity, layers, rng)
-    if tiers:
-        use_tier(model, tiers[0].right)
+    if before is not None:
+        use_tier(model, before.right)
     return observations
 
 

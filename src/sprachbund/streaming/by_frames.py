@@ -16,8 +16,12 @@ from sprachbund.audio.features import LogMelStream
 from sprachbund.decoding.domain import out_of_domain
 from sprachbund.decoding.languages import IdentifiedLanguage, identify
 from sprachbund.decoding.pipeline import given_language
-from sprachbund.decoding.state import Hypothesis
-from sprachbund.decoding.transducer import start_by_frames, transducer_greedy
+from sprachbund.decoding.transducer import (
+    TransducerHypothesis,
+    hypothesis_of,
+    start_by_frames,
+    transducer_greedy,
+)
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, FrameDecoder, FrameState, Memory, StreamingTransducer, Target
 from sprachbund.nn.streaming_conformer import LEAD, SUBSAMPLING, StreamState, Tier
@@ -239,11 +243,15 @@ class TransducerWriter(FrameWriter[TransducerStream]):
         if not len(stream.latest):  # a stretch may be shorter than a frame
             return {}
         latest_s = len(stream.latest) * self.family.frame_s
+        written = {
+            target: TransducerHypothesis(tokens=tuple(stream.tokens[target]), score=stream.scores[target])
+            for target in targets
+        }
         (row,) = out_of_domain(
             self.family,
             Memory(states=stream.latest[None], num_frames=torch.tensor([len(stream.latest)])),
             [self.spoken(job).language],
-            [[_written(stream.tokens[target], stream.scores[target]) for target in targets]],
+            [[hypothesis_of(written[target]) for target in targets]],
             [min(stretch.span.end_s - stretch.begin_s, latest_s)],
             [targets],
             [job.session.latest],
@@ -294,17 +302,6 @@ class TransducerWriter(FrameWriter[TransducerStream]):
                 tokens += hypotheses[row].tokens
                 stream.scores[target] += hypotheses[row].score
                 row += 1
-
-
-def _written(tokens: Sequence[int], score: float) -> Hypothesis:
-    """The text of a stretch as a row of a search."""
-    return Hypothesis(
-        tokens=tuple(tokens),
-        log_probability=score,
-        finished=True,
-        no_speech_log_probability=None,
-        score=score,
-    )
 
 
 # Models that write one token for every frame.

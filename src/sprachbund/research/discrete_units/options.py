@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from sprachbund.models.catalogue import BUNDLED
+from sprachbund.models.catalogue import SHIPPED
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.tokens.config import HEADS, Head, TokenShape
 from sprachbund.models.tokens.unit_options import Form, KMeansOptions
@@ -202,7 +202,7 @@ class DiscreteUnitsRecipe(Strict):
     def start(self) -> str | None:
         """The speech encoder to start from; None where it is on the Hugging Face hub and has to be fetched first."""
         encoder = self.units.encoder
-        return encoder if encoder == BUNDLED or Path(encoder).is_dir() else None
+        return encoder if encoder in SHIPPED or Path(encoder).is_dir() else None
 
     def from_mbart(self, arm: UnitsArm) -> bool:
         """Whether an arm starts from mBART-50, which has one head and one encoder."""
