@@ -402,6 +402,41 @@ def test_a_stream_is_the_same_alone_and_beside_others(isa: str, kind: dict[str, 
             assert torch.equal(tensor[0], after.tensors()[name][b]), name
 
 
+@on_every_set
+@kinds
+def test_means_are_those_of_the_frames(isa: str, kind: dict[str, Any]) -> None:
+    """Behind the last layer they are the means of what it gives; the others are those of torch, but for roundings."""
+    model, tier = streaming(**WIDER | kind), TIERS[1]
+    mel, num_mel = log_mel(16, 900, 9, 333)
+    encoder = whole_streaming(model, isa)
+    (wanted,), (means,) = _means(model, mel, num_mel, tier), _means(encoder, mel, num_mel, tier)
+    states, counts = encoder(mel, num_mel, tier=tier)
+    assert means.shape == (3, model.shape.num_layers + 1, model.shape.width)
+    for b, count in enumerate(counts.tolist()):
+        torch.testing.assert_close(means[b, -1], states[b, :count].double().mean(0).float())
+        assert relative_error(means[b, :-1], wanted[b, :-1]) < 0.05
+    (of_threads,) = _means(whole_streaming(model, isa, threads=3), mel, num_mel, tier)
+    assert torch.equal(of_threads, means)
+    size = tier.chunk * SUBSAMPLING
+    of_chunk: list[Tensor] = []
+    states, frames, _ = encoder.stream(
+        mel[:, :size], torch.tensor([size, 0, 8]), encoder.start(3, tier), tier, means=of_chunk
+    )
+    for b, count in enumerate(frames.tolist()):
+        expected = states[b, :count].double().sum(0) / max(1, count)
+        torch.testing.assert_close(of_chunk[0][b, -1], expected.float())
+    with pytest.raises(ValueError, match="means is 3 x 1 x "):
+        encoder.layers._native.encode(
+            torch.zeros(3, model.shape.width), torch.ones(3, dtype=torch.long), means=torch.zeros(3, 1, 32)
+        )
+
+
+def _means(encoder: ChunkEncoder, mel: Tensor, num_mel: Tensor, tier: Tier) -> list[Tensor]:
+    means: list[Tensor] = []
+    encoder(mel, num_mel, means=means, tier=tier)
+    return means
+
+
 @kinds
 def test_a_stream_goes_on_with_torch_and_back(kind: dict[str, Any]) -> None:
     """What is remembered lies where torch has it: keys and values newest last, noughts before the first frame."""

@@ -78,6 +78,35 @@ def test_a_stream_gives_what_the_whole_gives_under_its_mask(tier, kind):
 
 @kinds
 @torch.no_grad()
+def test_means_are_those_of_what_the_layers_read_and_give(kind):
+    """Of a whole utterance, and of its chunks by their frames; as hooks hear the layers."""
+    model, tier = encoder(**kind), TIERS[2]
+    mel, num_mel = mels(1500, 993, 7)
+    heard: list[torch.Tensor] = []
+    hooks = [model.layers[0].register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))]
+    hooks += [each.register_forward_hook(lambda *of: heard.append(of[2][0])) for each in model.layers]
+    means: list[torch.Tensor] = []
+    _, num_frames = model(mel, num_mel, means=means, tier=tier)
+    for hook in hooks:
+        hook.remove()
+    for row, count in enumerate(num_frames.tolist()):
+        expected = torch.stack([states[row, :count].double().mean(0) for states in heard]).float()
+        torch.testing.assert_close(means[0][row], expected, atol=1e-5, rtol=1e-5)
+    sums, size, state = torch.zeros_like(means[0]), tier.chunk * SUBSAMPLING, model.start(3, tier)
+    mel, num_mel = torch.nn.functional.pad(mel, (0, 0, LEAD, 0)), num_mel + LEAD
+    for begin in range(0, mel.shape[1], size):
+        piece = torch.nn.functional.pad(
+            mel[:, begin : begin + size], (0, 0, 0, max(0, begin + size - mel.shape[1]))
+        )
+        of_chunk: list[torch.Tensor] = []
+        count = (num_mel - begin).clamp(0, size)
+        _, frames, state = model.stream(piece, count, state, tier, means=of_chunk)
+        sums += frames[:, None, None] * of_chunk[0]
+    torch.testing.assert_close(sums / num_frames[:, None, None], means[0], atol=1e-4, rtol=1e-4)
+
+
+@kinds
+@torch.no_grad()
 def test_a_chunk_does_not_wait_for_sound_that_only_the_next_one_needs(kind):
     """The 7 mel frames behind the last one that a chunk reads change nothing in it."""
     model, tier = encoder(**kind), TIERS[2]

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from sprachbund.engines.extension import enough_memory, native
 from sprachbund.engines.native_linear import NativeModule, matrix_of, with_native_linears
 from sprachbund.engines.packing import BLOCK, Arrays, pack_matrix, pad, why_not_parts
+from sprachbund.nn.encoder import mean_frame
 from sprachbund.nn.fast_conformer import (
     NUM_HALVINGS,
     Convolution,
@@ -173,29 +174,33 @@ class NativeStreamingLayers(NativeModule):
 
     def __init__(self, encoder: StreamingEncoder, arrays: Arrays, team: Any, instruction_set: str) -> None:
         super().__init__(_of_layers(arrays))
+        self.num_layers = encoder.shape.num_layers
         self._native = _compiled(encoder, arrays, team, instruction_set)
 
     @enough_memory()
-    def forward(self, x: Tensor, num_frames: Tensor, tier: Tier) -> Tensor:
+    def forward(self, x: Tensor, num_frames: Tensor, tier: Tier, means: list[Tensor] | None = None) -> Tensor:
         """States (B, S, D) of whole utterances (B, S, D), zeros behind their `num_frames` (B,).
 
         Args:
             x: subsampled frames.
             num_frames: valid ones.
             tier: context that is heard.
+            means: takes the means (B, N + 1, D) before and behind each layer.
         """
-        return self._on_valid(
-            x, num_frames, partial(self._native.encode, chunk=tier.chunk, before=tier.past // tier.chunk)
-        )
+        compute = partial(self._native.encode, chunk=tier.chunk, before=tier.past // tier.chunk)
+        return self._on_valid(x, num_frames, compute, means)
 
     @enough_memory()
-    def step(self, x: Tensor, num_frames: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
+    def step(
+        self, x: Tensor, num_frames: Tensor, state: StreamState, means: list[Tensor] | None = None
+    ) -> tuple[Tensor, StreamState]:
         """States (B, S, D) of a chunk (B, S, D) of streams, and what these remember then, but for the stem's part.
 
         Args:
             x: subsampled frames.
             num_frames: valid ones (B,).
             state: state of the streams.
+            means: takes the means (B, N + 1, D) before and behind each layer.
         """
         past, chunk = state.keys.shape[3], x.shape[1]
         before = {
@@ -214,16 +219,24 @@ class NativeStreamingLayers(NativeModule):
                 **before,
                 **{f"{name}_after": tensor for name, tensor in after.items()},
             ),
+            means,
         )
         return states, StreamState(
             stem=state.stem, **after, num_past=(state.num_past + chunk).clamp(max=past)
         )
 
-    def _on_valid(self, x: Tensor, num_frames: Tensor, compute: Callable[[Tensor, Tensor], None]) -> Tensor:
+    def _on_valid(
+        self, x: Tensor, num_frames: Tensor, compute: Callable[..., None], means: list[Tensor] | None
+    ) -> Tensor:
         """x (B, S, D), whose valid frames `compute` changes in place, one utterance behind the other."""
         valid = torch.arange(x.shape[1]) < num_frames[:, None]
         frames = x.detach().float()[valid].contiguous()
-        compute(frames, num_frames)
+        if means is None:
+            compute(frames, num_frames)
+        else:
+            behind = torch.zeros(len(x), self.num_layers, x.shape[2])
+            compute(frames, num_frames, means=behind)
+            means.append(torch.cat([mean_frame(x, valid[..., None])[:, None], behind], dim=1))
         states = torch.zeros_like(x)
         states[valid] = frames.to(x.dtype)
         return states
@@ -242,6 +255,8 @@ class NativeStreamingEncoder(ChunkEncoder):
         instruction_set: name of the kernels.
     """
 
+    gives_means = True
+
     def __init__(self, encoder: StreamingEncoder, arrays: Arrays, team: Any, instruction_set: str) -> None:
         super().__init__(encoder.shape, encoder.tiers)
         self.tier = encoder.tier
@@ -255,7 +270,13 @@ class NativeStreamingEncoder(ChunkEncoder):
         return next(self.stem.parameters())
 
     def forward(
-        self, mel: Tensor, num_mel: Tensor, route: Route | None = None, *, tier: Tier | None = None
+        self,
+        mel: Tensor,
+        num_mel: Tensor,
+        route: Route | None = None,
+        means: list[Tensor] | None = None,
+        *,
+        tier: Tier | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Whole utterances (B, T, M) with `num_mel` (B,) valid frames to states (B, T/8, D) and their valid lengths.
 
@@ -263,15 +284,21 @@ class NativeStreamingEncoder(ChunkEncoder):
             mel: log-mel (B, T, M).
             num_mel: valid frames (B,).
             route: not used.
+            means: takes the means (B, N + 1, D) over the valid frames of the states before and behind each layer.
             tier: context that is heard; `self.tier` if None.
         """
         start = self.start(mel.shape[0], Tier(), keep=0)
         x, _ = self._subsampled(F.pad(mel, (0, 0, LEAD, 0)), start)
         num_frames = (num_mel + LEAD) // SUBSAMPLING
-        return self.layers(x, num_frames, tier or self.tier), num_frames
+        return self.layers(x, num_frames, tier or self.tier, means), num_frames
 
     def step(
-        self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
+        self,
+        mel: Tensor,
+        num_mel: Tensor,
+        state: StreamState,
+        route: Route | None = None,
+        means: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, StreamState]:
         """The same as `stream`, unchecked: the tensors' shapes say how long the chunk and the past are.
 
@@ -280,10 +307,11 @@ class NativeStreamingEncoder(ChunkEncoder):
             num_mel: frames (B,), the lead included.
             state: state of the B streams.
             route: not used.
+            means: takes those of the chunk, as `forward` gives those of an utterance.
         """
         x, stem = self._subsampled(mel, state)
         num_frames = num_mel // SUBSAMPLING
-        states, after = self.layers.step(x, num_frames, state)
+        states, after = self.layers.step(x, num_frames, state, means)
         return states, num_frames, replace(after, stem=stem)
 
     def _subsampled(self, mel: Tensor, state: StreamState) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -363,7 +363,13 @@ class OnnxEncoder(ChunkEncoder):
         self.register_buffer("digest", session.digest())  # by which saved states are told apart
 
     def forward(
-        self, mel: Tensor, num_mel: Tensor, route: Route | None = None, *, tier: Tier | None = None
+        self,
+        mel: Tensor,
+        num_mel: Tensor,
+        route: Route | None = None,
+        means: list[Tensor] | None = None,
+        *,
+        tier: Tier | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As `ChunkEncoder`'s.
 
@@ -371,8 +377,10 @@ class OnnxEncoder(ChunkEncoder):
             mel: log-mel (B, T, M).
             num_mel: valid frames (B,).
             route: languages of the rows, where layers are split by them.
+            means: not possible.
             tier: context that is heard; `self.tier` if None, or one drawn in training.
         """
+        self._check_means(means)
         tier = tier or self.tier
         mel, num_mel = F.pad(mel, (0, 0, LEAD, 0)), num_mel + LEAD
         size, state = tier.chunk * SUBSAMPLING, self.start(len(mel), tier)
@@ -391,7 +399,12 @@ class OnnxEncoder(ChunkEncoder):
         return torch.zeros(())
 
     def step(
-        self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
+        self,
+        mel: Tensor,
+        num_mel: Tensor,
+        state: StreamState,
+        route: Route | None = None,
+        means: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, StreamState]:
         """As `ChunkEncoder`'s.
 
@@ -400,10 +413,17 @@ class OnnxEncoder(ChunkEncoder):
             num_mel: valid frames (B,).
             state: state of the B streams.
             route: languages of the rows, where layers are split by them.
+            means: not possible.
         """
+        self._check_means(means)
         before = state.tensors()
         states, num_frames, *after = self.session(mel, num_mel, *(before[name] for name in STATE))
         return states, num_frames, StreamState.from_tensors(dict(zip(STATE, after, strict=True)))
+
+    @staticmethod
+    def _check_means(means: list[Tensor] | None) -> None:
+        if means is not None:
+            raise ValueError("a graph gives states behind its last layer alone; leave `means` out")
 
 
 class OnnxPrediction(nn.Module):

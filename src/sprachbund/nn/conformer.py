@@ -125,9 +125,11 @@ class ConformerEncoder(ConvolutionalEncoder):
     Attributes:
         first_layer: layers before it are not run, nor is the subsampling; the input then is the states (B, T/8, D)
             behind them. See `behind`.
+        gives_means: whether it gives the means of the states of its layers, as `means` asks for.
     """
 
     first_layer = 0
+    gives_means = True
 
     def __init__(
         self,

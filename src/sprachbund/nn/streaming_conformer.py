@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sprachbund.nn.conformer import valid_frames
+from sprachbund.nn.encoder import mean_frame
 from sprachbund.nn.feed_forward import FeedForward, Route
 from sprachbund.util.distributed import of_first_rank
 
@@ -599,14 +600,23 @@ class ChunkEncoder(nn.Module):
 
     Attributes:
         tier: tier of whole utterances outside of training; the first of `tiers` unless set.
+        gives_means: whether it gives the means of the states of its layers, as `means` asks for.
     """
+
+    gives_means = False
 
     def __init__(self, shape: StreamingShape, tiers: Sequence[Tier]) -> None:
         super().__init__()
         self.shape, self.tiers, self.tier = shape, tuple(tiers), tiers[0]
 
     def forward(
-        self, mel: Tensor, num_mel: Tensor, route: Route | None = None, *, tier: Tier | None = None
+        self,
+        mel: Tensor,
+        num_mel: Tensor,
+        route: Route | None = None,
+        means: list[Tensor] | None = None,
+        *,
+        tier: Tier | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Whole utterances (B, T, M) with `num_mel` (B,) valid frames to states (B, T/8, D) and their valid lengths.
 
@@ -614,12 +624,18 @@ class ChunkEncoder(nn.Module):
             mel: log-mel (B, T, M).
             num_mel: valid frames (B,).
             route: languages of the rows, where layers are split by them.
+            means: takes the means (B, N + 1, D) over the valid frames of the states before and behind each layer.
             tier: context that is heard; `self.tier` if None, or one drawn in training.
         """
         raise NotImplementedError
 
     def step(
-        self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
+        self,
+        mel: Tensor,
+        num_mel: Tensor,
+        state: StreamState,
+        route: Route | None = None,
+        means: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, StreamState]:
         """The same as `stream`, unchecked: the tensors' shapes say how long the chunk and the past are.
 
@@ -628,6 +644,7 @@ class ChunkEncoder(nn.Module):
             num_mel: valid frames (B,).
             state: state of the B streams.
             route: languages of the rows, where layers are split by them.
+            means: takes those of the chunk, as `forward` gives those of an utterance.
         """
         raise NotImplementedError
 
@@ -647,7 +664,13 @@ class ChunkEncoder(nn.Module):
         return empty_state(self.shape, num_rows, past, self.like())
 
     def stream(
-        self, mel: Tensor, num_mel: Tensor, state: StreamState, tier: Tier, route: Route | None = None
+        self,
+        mel: Tensor,
+        num_mel: Tensor,
+        state: StreamState,
+        tier: Tier,
+        route: Route | None = None,
+        means: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, StreamState]:
         """The next chunk of every row.
 
@@ -658,6 +681,7 @@ class ChunkEncoder(nn.Module):
                 past, as the published ones do: a stream can become quicker or more exact while it runs.
             tier: C = `tier.chunk`.
             route: languages of the rows.
+            means: takes those of the chunk, as `forward` gives those of an utterance.
 
         Returns:
             States (B, C, D), how many of them are valid (B,), and the state for the next chunk.
@@ -666,7 +690,7 @@ class ChunkEncoder(nn.Module):
             ValueError: for a chunk of another length, or a state of another model or length of the past.
         """
         self._check(mel, num_mel, state, tier)
-        return self.step(mel, num_mel, state, route)
+        return self.step(mel, num_mel, state, route, means)
 
     def _check(self, mel: Tensor, num_mel: Tensor, state: StreamState, tier: Tier) -> None:
         size = tier.chunk * SUBSAMPLING
@@ -698,6 +722,8 @@ class StreamingEncoder(ChunkEncoder):
         tier: tier of whole utterances outside of training; the first of `tiers` unless set.
     """
 
+    gives_means = True
+
     def __init__(self, shape: StreamingShape, tiers: Sequence[Tier] = (Tier(),)) -> None:
         super().__init__(shape, tiers)
         self.stem = _STEMS[shape.subsampling](shape)
@@ -708,7 +734,13 @@ class StreamingEncoder(ChunkEncoder):
         return next(self.stem.parameters())
 
     def forward(
-        self, mel: Tensor, num_mel: Tensor, route: Route | None = None, *, tier: Tier | None = None
+        self,
+        mel: Tensor,
+        num_mel: Tensor,
+        route: Route | None = None,
+        means: list[Tensor] | None = None,
+        *,
+        tier: Tier | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Whole utterances (B, T, M) with `num_mel` (B,) valid frames to states (B, T/8, D) and their valid lengths.
 
@@ -716,6 +748,7 @@ class StreamingEncoder(ChunkEncoder):
             mel: log-mel (B, T, M).
             num_mel: valid frames (B,).
             route: languages of the rows, where layers are split by them.
+            means: takes the means (B, N + 1, D) over the valid frames of the states before and behind each layer.
             tier: context that is heard; `self.tier` if None, or one drawn in training.
         """
         tier = tier or (self._drawn() if self.training else self.tier)
@@ -727,7 +760,7 @@ class StreamingEncoder(ChunkEncoder):
         visible = (behind >= 0) & (behind <= tier.past // tier.chunk)
         valid = valid_frames(num_frames, length)
         allowed = visible & valid[:, None]
-        states, _ = self._run(mel, start, allowed[:, None], valid, tier.chunk, route)
+        states, _ = self._run(mel, start, allowed[:, None], valid, tier.chunk, route, means)
         return states, num_frames
 
     def _drawn(self) -> Tier:
@@ -735,7 +768,12 @@ class StreamingEncoder(ChunkEncoder):
         return self.tiers[int(of_first_rank(torch.randint(len(self.tiers), ())))]
 
     def step(
-        self, mel: Tensor, num_mel: Tensor, state: StreamState, route: Route | None = None
+        self,
+        mel: Tensor,
+        num_mel: Tensor,
+        state: StreamState,
+        route: Route | None = None,
+        means: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, StreamState]:
         """The same as `stream`, unchecked: the tensors' shapes say how long the chunk and the past are.
 
@@ -744,13 +782,14 @@ class StreamingEncoder(ChunkEncoder):
             num_mel: frames (B,), the lead included.
             state: state of the B streams.
             route: languages of the rows, where layers are split by them.
+            means: takes those of the chunk, as `forward` gives those of an utterance.
         """
         past, chunk = state.keys.shape[3], mel.shape[1] // SUBSAMPLING
         num_frames = num_mel // SUBSAMPLING
         real = torch.arange(past, device=mel.device) >= past - state.num_past[:, None]
         valid = valid_frames(num_frames, chunk)
         allowed = torch.cat([real, valid], dim=1)
-        states, after = self._run(mel, state, allowed[:, None, None], valid, chunk, route)
+        states, after = self._run(mel, state, allowed[:, None, None], valid, chunk, route, means)
         num_past = (state.num_past + chunk).clamp(max=past)
         return states, num_frames, _kept(after, past, num_past)
 
@@ -762,6 +801,7 @@ class StreamingEncoder(ChunkEncoder):
         valid: Tensor,
         chunk: int,
         route: Route | None,
+        means: list[Tensor] | None,
     ) -> tuple[Tensor, StreamState]:
         """All layers; the state holds all keys and values, the past's and the chunk's."""
         x, stem = self.stem(mel, state.stem, state.num_past == 0)
@@ -770,7 +810,8 @@ class StreamingEncoder(ChunkEncoder):
         x = F.dropout(x, self.shape.dropout, self.training)
         past, length = state.keys.shape[3], x.shape[1]
         signals = distance_signals(past + length - 1, 1 - length, self.shape.width).to(x)
-        after = []
+        after: list[LayerPast] = []
+        of_layers = [] if means is None else [mean_frame(x, valid[..., None])]
         for number, layer in enumerate(self.layers):
             before = LayerPast(
                 keys=state.keys[:, number],
@@ -779,6 +820,10 @@ class StreamingEncoder(ChunkEncoder):
             )
             x, own = layer(x, before, signals, allowed, valid, chunk, route)
             after.append(own)
+            if means is not None:
+                of_layers.append(mean_frame(x, valid[..., None]))
+        if means is not None:
+            means.append(torch.stack(of_layers, dim=1))
         return x, StreamState(
             stem=stem,
             keys=torch.stack([own.keys for own in after], dim=1),

@@ -4,8 +4,9 @@ Nothing is attempted twice. Streams with frames ready go through the model toget
 """
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import torch
@@ -147,6 +148,47 @@ _LATEST = 375
 """Frames by which a stretch is doubted, half a minute: a stream needs no more memory the longer it runs."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeardChunk:
+    """What a calibration reads of a chunk.
+
+    Attributes:
+        states: (T, D) behind the encoder.
+        layer_means: (N + 1, D), see `Memory`; None of encoders that give none.
+    """
+
+    states: Tensor
+    layer_means: Tensor | None
+
+
+class LatestChunks:
+    """The last chunks of a stretch: as few as hold half a minute."""
+
+    def __init__(self) -> None:
+        self._chunks: deque[HeardChunk] = deque()
+        self.num_frames = 0
+
+    def add(self, chunk: HeardChunk) -> None:
+        """Note a chunk, and forget those that are no longer needed."""
+        self._chunks.append(chunk)
+        self.num_frames += len(chunk.states)
+        while self.num_frames - len(self._chunks[0].states) >= _LATEST:
+            self.num_frames -= len(self._chunks.popleft().states)
+
+    def memory(self) -> Memory:
+        """The memory of one utterance of these chunks. There has to be one with a frame."""
+        states = torch.cat([chunk.states for chunk in self._chunks])
+        return Memory(
+            states=states[None], num_frames=torch.tensor([len(states)]), layer_means=self._layer_means()
+        )
+
+    def _layer_means(self) -> Tensor | None:
+        sums = [
+            len(chunk.states) * chunk.layer_means for chunk in self._chunks if chunk.layer_means is not None
+        ]
+        return torch.stack(sums).sum(0)[None] / self.num_frames if sums else None
+
+
 @dataclass(kw_only=True)
 class TransducerStream(FrameStream):
     """The state of a stretch in a model with a transducer; frames are of log-mel.
@@ -156,16 +198,16 @@ class TransducerStream(FrameStream):
         writers: states of the transducer, one row for each target.
         heard: (D,) sum of the encoder's states, by which the language is known.
         num_heard: frames in it.
-        latest: (T, D) the last of the states, by which a calibrated model tells whether it understands; none of others.
+        latest: what a calibrated model tells by whether it understands; empty of others.
         scores: log-probability of the text of each target.
     """
 
     encoder: StreamState
     writers: TransducerState
     heard: Tensor
-    latest: Tensor
     scores: dict[str, float]
     num_heard: int = 0
+    latest: LatestChunks = field(default_factory=LatestChunks)
 
 
 class TransducerWriter(FrameWriter[TransducerStream]):
@@ -209,7 +251,6 @@ class TransducerWriter(FrameWriter[TransducerStream]):
                 writers=start_by_frames(self.family, asked),
                 tokens={target: [] for target in job.session.targets},
                 heard=torch.zeros(self.encoder.shape.width),
-                latest=torch.zeros(0, self.encoder.shape.width),
                 scores=dict.fromkeys(job.session.targets, 0.0),
             )
         assert isinstance(stretch.stream, TransducerStream)
@@ -240,16 +281,16 @@ class TransducerWriter(FrameWriter[TransducerStream]):
     def doubts(self, job: PendingStretch) -> Mapping[str, float]:
         """As the text of a recording is doubted, by the last half minute of the stretch."""
         stream, stretch, targets = self.stream(job), job.stretch, job.session.targets
-        if not len(stream.latest):  # a stretch may be shorter than a frame
+        if not stream.latest.num_frames:  # a stretch may be shorter than a frame
             return {}
-        latest_s = len(stream.latest) * self.family.frame_s
+        latest_s = stream.latest.num_frames * self.family.frame_s
         written = {
             target: TransducerHypothesis(tokens=tuple(stream.tokens[target]), score=stream.scores[target])
             for target in targets
         }
         (row,) = out_of_domain(
             self.family,
-            Memory(states=stream.latest[None], num_frames=torch.tensor([len(stream.latest)])),
+            stream.latest.memory(),
             [self.spoken(job).language],
             [[hypothesis_of(written[target]) for target in targets]],
             [min(stretch.span.end_s - stretch.begin_s, latest_s)],
@@ -278,9 +319,10 @@ class TransducerWriter(FrameWriter[TransducerStream]):
         pieces = [stream.waiting[:size] for stream in streams]
         num_mel = torch.tensor([len(piece) for piece in pieces])
         mel = torch.stack([torch.nn.functional.pad(p, (0, 0, 0, size - len(p))) for p in pieces])
-        states, num_frames, after = self.encoder.stream(
-            mel, num_mel, StreamState.stack([stream.encoder for stream in streams]), tier
-        )
+        calibrated = self.family.calibration.domain is not None
+        means: list[Tensor] | None = [] if calibrated and self.encoder.gives_means else None
+        before = StreamState.stack([stream.encoder for stream in streams])
+        states, num_frames, after = self.encoder.stream(mel, num_mel, before, tier, means=means)
         rows = torch.tensor([b for b, job in enumerate(jobs) for _ in job.session.targets])
         writers = TransducerState.stack([stream.writers for stream in streams])
         read = states[rows]
@@ -296,8 +338,9 @@ class TransducerWriter(FrameWriter[TransducerStream]):
             stream.encoder = after.take(torch.tensor([b]))
             stream.writers = writers.take(torch.arange(row, row + len(stream.tokens)))
             stream.heard, stream.num_heard = stream.heard + states[b, :count].sum(0), stream.num_heard + count
-            if self.family.calibration.domain is not None:
-                stream.latest = torch.cat([stream.latest, states[b, :count]])[-_LATEST:]
+            if calibrated:
+                layer_means = None if means is None else means[0][b]
+                stream.latest.add(HeardChunk(states=states[b, :count], layer_means=layer_means))
             for target, tokens in stream.tokens.items():
                 tokens += hypotheses[row].tokens
                 stream.scores[target] += hypotheses[row].score

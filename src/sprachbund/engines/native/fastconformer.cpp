@@ -57,11 +57,14 @@ FastConformer::FastConformer(const Kernels* kernels, std::shared_ptr<Team> team,
       biases_(static_cast<size_t>(team_->size())),
       distances_(layers_.size()) {}
 
-void FastConformer::encode(float* x, const int64_t* counts, int64_t utterances, Sight sight, const Streams* streams) {
+void FastConformer::encode(float* x, const int64_t* counts, int64_t utterances, Sight sight, const Streams* streams,
+                           float* means) {
     OneCall one_call(calls_);
     prepare(counts, utterances, sight, streams);
+    means_ = means;
     team_->run([&](int thread) { work(thread, x); });
     streams_ = nullptr;
+    means_ = nullptr;
     // What comes next has no use for what grows with the frames.
     for (Scratch<float>* floats : {&mixed_, &gated_}) floats->give_back();
     for (Scratch<uint16_t>* halves : {&queries_, &by_distance_, &keys_, &values_}) halves->give_back();
@@ -181,7 +184,25 @@ void FastConformer::work(int thread, float* x) {
                                 layer.last_norm);
             team_->barrier();
         });
+        if (means_) average(thread, x, static_cast<int64_t>(i));
     }
+}
+
+// Threads share the dimensions, so that a mean does not depend on their number.
+void FastConformer::average(int thread, const float* x, int64_t layer) {
+    const Range mine = team_->share(thread, shape.width);
+    std::vector<double> sum(static_cast<size_t>(mine.end - mine.begin));
+    for (int64_t row = 0; row < static_cast<int64_t>(counts_.size()); row++) {
+        const int64_t count = counts_[static_cast<size_t>(row)];
+        const float* frame = x + begins_[static_cast<size_t>(row)] * shape.width + mine.begin;
+        float* mean = means_ + (row * layers() + layer) * shape.width + mine.begin;
+        std::fill(sum.begin(), sum.end(), 0.0);
+        for (int64_t i = 0; i < count; i++, frame += shape.width)
+            for (size_t d = 0; d < sum.size(); d++) sum[d] += static_cast<double>(frame[d]);
+        for (size_t d = 0; d < sum.size(); d++)
+            mean[d] = static_cast<float>(sum[d] / static_cast<double>(std::max<int64_t>(1, count)));
+    }
+    team_->barrier();
 }
 
 // Before the frames' own: keys and values of the past, and what the convolution saw last.

@@ -45,8 +45,9 @@ class FastConformer {
                   const float* rates, Context context);
 
     // All layers, in place, on utterances that lie one behind the other in x (N, D). What an utterance becomes is the
-    // same whatever the others are. With streams, the frames follow what these remember.
-    void encode(float* x, const int64_t* counts, int64_t utterances, Sight sight, const Streams* streams);
+    // same whatever the others are. With streams, the frames follow what these remember. `means`, where they are wanted,
+    // take the mean frame of every utterance behind every layer (B, L, D), zero of one without frames.
+    void encode(float* x, const int64_t* counts, int64_t utterances, Sight sight, const Streams* streams, float* means);
 
     const Shape shape;
     const int64_t margin;  // frames of silence, or of the past, before every utterance, for the convolution
@@ -73,6 +74,7 @@ class FastConformer {
     void convolve(int thread, const FastLayer& layer, float* x, Range pass);
     int64_t taps_of(int64_t frame, int64_t taps) const;
     void attend(int thread, const uint16_t* distances);
+    void average(int thread, const float* x, int64_t layer);
     Tokens quantized(int thread, const float* x, int64_t width, const Norm* norm, int64_t count);
     void multiply(int thread, const Tokens& tokens, const Matrix& matrix, const Sink& sink);
 
@@ -91,6 +93,7 @@ class FastConformer {
     int64_t reach_ = 0;  // distances below this are known, to both sides
     // Of a call:
     const Streams* streams_ = nullptr;
+    float* means_ = nullptr;
     Sight sight_;
     std::vector<int64_t> counts_, begins_;  // of utterances: their frames, the frames before them
     std::vector<int64_t> row_, position_;   // of frames: their utterances, their positions behind what is remembered

@@ -571,20 +571,28 @@ struct PyFastConformer {
         return count;
     }
 
-    void encode(const Array<float>& x, const Array<const int64_t>& counts, int64_t chunk, int64_t before) {
+    // Where the mean frames behind each layer go (B, L, D), if they are wanted.
+    float* means_of(const std::optional<Array<float>>& means, int64_t utterances) {
+        if (!means) return nullptr;
+        expect(*means, {utterances, model->layers(), model->shape.width}, "means");
+        return means->data();
+    }
+
+    void encode(const Array<float>& x, const Array<const int64_t>& counts, int64_t chunk, int64_t before,
+                const std::optional<Array<float>>& means) {
         const int64_t count = frames_of(x, counts), utterances = length(counts, 0, "counts");
         if (chunk < 0 || before < 0) throw nb::value_error("chunks of less than nothing");
-        float* data = x.data();
+        float *data = x.data(), *to = means_of(means, utterances);
         const int64_t* each = counts.data();
         nb::gil_scoped_release free;
-        if (count > 0) model->encode(data, each, utterances, {chunk, before}, nullptr);
+        if (count > 0) model->encode(data, each, utterances, {chunk, before}, nullptr, to);
     }
 
     // Of every stream, `counts` frames of a chunk; what the streams will remember goes to `..._after`.
     void step(const Array<float>& x, const Array<const int64_t>& counts, int64_t chunk,
               const Array<const int64_t>& known, const Array<const float>& keys, const Array<const float>& values,
               const Array<const float>& convolution, const Array<float>& keys_after, const Array<float>& values_after,
-              const Array<float>& convolution_after) {
+              const Array<float>& convolution_after, const std::optional<Array<float>>& means) {
         frames_of(x, counts);
         const int64_t rows = length(counts, 0, "counts"), past = length(keys, 3, "keys");
         const Shape& shape = model->shape;
@@ -604,10 +612,10 @@ struct PyFastConformer {
         }
         const Streams streams{keys.data(), values.data(), convolution.data(), keys_after.data(), values_after.data(),
                               convolution_after.data(), known.data(), past, chunk};
-        float* data = x.data();
+        float *data = x.data(), *to = means_of(means, rows);
         const int64_t* each = counts.data();
         nb::gil_scoped_release free;
-        if (rows > 0) model->encode(data, each, rows, {}, &streams);
+        if (rows > 0) model->encode(data, each, rows, {}, &streams, to);
     }
 };
 
@@ -1013,11 +1021,11 @@ NB_MODULE(_native, m) {
              nb::arg("weights"), nb::arg("isa"), nb::arg("team"), nb::kw_only(), nb::arg("width"), nb::arg("heads"),
              nb::arg("num_layers"), nb::arg("kernel_size"), nb::arg("activation"), nb::arg("convolution"))
         .def("encode", &PyFastConformer::encode, nb::arg("x").noconvert(), nb::arg("counts"), nb::arg("chunk") = 0,
-             nb::arg("before") = 0)
+             nb::arg("before") = 0, nb::arg("means").noconvert().none() = nb::none())
         .def("step", &PyFastConformer::step, nb::arg("x").noconvert(), nb::arg("counts"), nb::kw_only(), nb::arg("chunk"),
              nb::arg("known"), nb::arg("keys"), nb::arg("values"), nb::arg("convolution"),
              nb::arg("keys_after").noconvert(), nb::arg("values_after").noconvert(),
-             nb::arg("convolution_after").noconvert());
+             nb::arg("convolution_after").noconvert(), nb::arg("means").noconvert().none() = nb::none());
     nb::class_<PyStem>(m, "Stem")
         .def(nb::init<const nb::dict&, const std::string&, std::shared_ptr<Team>, int64_t, int64_t, const Lengths&,
                       const Lengths&>(),

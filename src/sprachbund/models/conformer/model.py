@@ -179,7 +179,7 @@ class Conformer(DecodesByAttention, nn.Module):
 
     def encode(self, features: Features) -> Memory:
         """Run the encoder; the states are (B, ceil(T / 8), D). See `encode_routed` for a split one."""
-        run = self._encode_with_means if isinstance(self.encoder, ConformerEncoder) else self._encode
+        run = self._encode_with_means if self.encoder.gives_means else self._encode
         return encode_routed(self, features, partial(run, features))
 
     def language_log_probs(self, memory: Memory) -> Tensor:
