@@ -24,7 +24,7 @@ import sprachbund
 from sprachbund.evaluation.calibration import Observation, clear_cases, collect, held_out
 from sprachbund.evaluation.hypotheses import corpus_name
 from sprachbund.evaluation.options import CalibrationOptions
-from sprachbund.models.io import bundled_directory, content_hash
+from sprachbund.models.io import content_hash, locate
 from sprachbund.util.provenance import commit, data_hash
 
 DROPPED = 0.02
@@ -71,18 +71,21 @@ def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpora", type=Path, nargs="+", metavar="CORPUS")
+    parser.add_argument("--model", default="bundled", metavar="NAME", help="a conformer of eight layers")
     parser.add_argument("--threads", type=int, default=1, metavar="N")
     parser.add_argument("--out", type=Path, default=Path("docs/results/domain_layers.json"), metavar="FILE")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     options, every = CalibrationOptions(), sorted({n for layers in CHOICES for n in layers})
-    seen = clear_cases(collect(sprachbund.load().family, given.corpora, options, vary=True, layers=every))
+    seen = clear_cases(
+        collect(sprachbund.load(given.model).family, given.corpora, options, vary=True, layers=every)
+    )
     rows = [row(seen, layers, options.seed) for layers in track(CHOICES)]
     write(
         given.out,
         {
-            "command": f"python -m benchmarks.domain_layers {' '.join(map(str, given.corpora))}",
-            "model": content_hash(bundled_directory()),
+            "command": f"python -m benchmarks.domain_layers {' '.join(map(str, given.corpora))} --model {given.model}",
+            "model": content_hash(locate(given.model)),
             "data": {corpus_name(one): data_hash(one) for one in given.corpora},
             "texts": len(seen),
             "commit": commit(),

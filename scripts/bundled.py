@@ -73,13 +73,8 @@ def make_data(out: Path, workers: int, leave_out: str | None) -> None:
         workers: processes.
         leave_out: recorded speaker that is kept out of training.
     """
-    corpora, wheels = out / "corpora", out / "wheels"
-    if not (corpora / "sentences" / "train.tsv").exists():
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        run([*pip, "--python-version", "3.14", "--dest", str(wheels), *CATALOGUES])
-        sources = sorted(map(str, wheels.glob("*.whl")))
-        composed = ("--composed", "100000", "--out", str(corpora / "sentences"))
-        sprachbund("data", "make", "sentences", *sources, *composed)
+    corpora = out / "corpora"
+    make_sentences(out)
     book = ("data", "make", "phrasebook", "--edition", "bundled", "--workers", str(workers))
     sprachbund(*book, "--utterances", "500", "--out", str(corpora / "phrasebook"))
     speakers = ("--synthesizers", "espeak-ng,festival,flite,pico")
@@ -93,6 +88,21 @@ def make_data(out: Path, workers: int, leave_out: str | None) -> None:
     sprachbund("data", "make", "outside", "--per-kind", "400", "--out", str(corpora / "outside"))
     voices = ("--utterances", "3000", "--heldout", "1", "--seed", "9", "--out", str(corpora / "new_voices"))
     sprachbund(*book, *speakers, *voices)
+
+
+def make_sentences(out: Path) -> None:
+    """Sentences of the message catalogues, and composed ones.
+
+    Args:
+        out: folder of everything that is made.
+    """
+    corpora, wheels = out / "corpora", out / "wheels"
+    if not (corpora / "sentences" / "train.tsv").exists():
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        run([*pip, "--python-version", "3.14", "--dest", str(wheels), *CATALOGUES])
+        sources = sorted(map(str, wheels.glob("*.whl")))
+        composed = ("--composed", "100000", "--out", str(corpora / "sentences"))
+        sprachbund("data", "make", "sentences", *sources, *composed)
 
 
 def train(out: Path, steps: int, changes: Sequence[str], leave_out: str | None) -> None:
