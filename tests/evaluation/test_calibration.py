@@ -37,6 +37,7 @@ from sprachbund.evaluation.options import CalibrationOptions
 from sprachbund.models.base import use_tier
 from sprachbund.models.calibration import DOMAIN_FILE, Domain, probability
 from sprachbund.models.hub import bundled_directory
+from sprachbund.models.io import content_hash
 from tests.decoding.test_translate import Loudness
 from tests.streaming.test_by_frames import tiny_transducer
 
@@ -398,6 +399,15 @@ def test_the_command_measures_the_calibration_that_a_model_has(
     assert "was not calibrated; name corpora" in capsys.readouterr().err
     assert main(command[:3]) == 2
     assert "DATA is missing" in capsys.readouterr().err
+    out = tmp_path / "out"
+    assert main(["calibrate", "--model", "bundled", *command[3:], "--out", str(out)]) == 0
+    measured = json.loads((out / "domain.json").read_text())
+    assert measured["model"] == content_hash(bundled_directory())
+    capsys.readouterr()
+    for kind in ([], ["--turns"]):
+        assert main(["calibrate", str(tmp_path / "corpus"), "--model", "bundled", *kind]) == 2
+        assert "bundled is the name of one; copy " in capsys.readouterr().err
+    assert not Path("bundled").exists()
 
 
 def test_what_is_fitted_on_is_heard_by_all_tiers_and_what_is_measured_by_one(

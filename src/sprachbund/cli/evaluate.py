@@ -227,17 +227,18 @@ def calibrate(
         from sprachbund.engines.choice import engine_for
         from sprachbund.evaluation import calibration
         from sprachbund.models.base import use_tier
-        from sprachbund.models.io import load
+        from sprachbund.models.io import load, locate
     for option, value in (("--out", out), ("--tier", options.right_context)):
         if value is not None and not test:
             raise UsageError(f"{option} is for what --test measures; give --test too")
+    directory = _to_write_into(model) if data else locate(model, offline=True)
     set_threads(threads)
     with Bar("calibrating") as bar:
 
         def progress(what: str, done: int, total: int) -> None:
             bar.update(done, total, what)
 
-        family = engine_for(load(model, offline=True), "auto", directory=model).family
+        family = engine_for(load(directory, offline=True), "auto", directory=directory).family
         if options.right_context is not None:
             use_tier(family, options.right_context)
         domain = family.calibration.domain
@@ -252,9 +253,9 @@ def calibrate(
         )
         measured = calibration.measure(tested, domain) if test else {}
         if data:
-            domain.write(model)
+            domain.write(directory)
     if out is not None:
-        origin = calibration.provenance(model, data or [], test or [], options)
+        origin = calibration.provenance(directory, data or [], test or [], options)
         calibration.write_tables(out, measured, origin)
     if as_json:
         print_json({"threshold": domain.threshold, **measured})
@@ -268,6 +269,18 @@ def calibrate(
         typer.echo(table(cells, [head.replace("_", " ") for head in heads]))
 
 
+def _to_write_into(model: Path) -> Path:
+    """The directory of a model, which a name is not: nobody looks for a calibration where the model does not lie."""
+    from sprachbund.models.io import locate
+
+    if model.is_dir():
+        return model
+    raise UsageError(
+        f"a calibration is written into the directory of a model, and {model} is the name of one; copy "
+        f"{locate(model, offline=True)}, and give the copy"
+    )
+
+
 def _calibrate_turns(data: list[Path], model: Path, options: CalibrationOptions, *, as_json: bool) -> None:
     with as_usage(), Bar("starting"):
         from itertools import chain
@@ -275,14 +288,15 @@ def _calibrate_turns(data: list[Path], model: Path, options: CalibrationOptions,
         from sprachbund.engines.choice import engine_for
         from sprachbund.evaluation import turns
         from sprachbund.models.io import load
-    family = engine_for(load(model, offline=True), "auto", directory=model).family
+    directory = _to_write_into(model)
+    family = engine_for(load(directory, offline=True), "auto", directory=directory).family
     sentences = chain.from_iterable(turns.read_sentences(corpus, options.limit) for corpus in data)
     with Bar("calibrating") as bar:
         total = options.limit * len(data)
         states, finished = turns.collect(
             family, sentences, options, lambda done: bar.update(done, total, "sentences")
         )
-        turns.fit(states, finished).write(model)
+        turns.fit(states, finished).write(directory)
     counts = {"finished": int(finished.sum()), "cut_off": int((~finished).sum())}
     if as_json:
         print_json(counts)
