@@ -161,7 +161,7 @@ def measure(out: Path) -> None:
             sprachbund("evaluate", f"corpora/{corpus}", "--model", NAME, *where, folder=out)
             manifests.append(RESULTS / f"streaming_{name}_{tier}.json")
             shutil.copy(out / "scores" / f"{name}_{tier}" / "scores.json", manifests[-1])
-    write_scores(SHIPPED, [path.relative_to(ROOT) for path in manifests])
+    write_scores(SHIPPED, manifests)
     write_rows(training_table(out), RESULTS / "streaming_training.json")
 
 

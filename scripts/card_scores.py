@@ -11,6 +11,8 @@ from typing import Any
 from sprachbund.evaluation.manifest import ResultManifest, read_manifest
 from sprachbund.models.card import Card
 
+ROOT = Path(__file__).parents[1]
+
 
 def main() -> None:
     """Read the command line and write the card."""
@@ -43,6 +45,7 @@ def _score(path: Path, manifest: ResultManifest) -> dict[str, Any]:
             f"{path} has no chrF of translations behind the guard; evaluate a corpus that has some"
         )
     pairs = [number for number in manifest.numbers if number.metric == "chrF" and number.group == "pair"]
+    absolute = path.resolve()
     tier = manifest.configuration.get("right_context")
     return {
         "test_set": ", ".join(data.name for data in manifest.data),
@@ -50,7 +53,7 @@ def _score(path: Path, manifest: ResultManifest) -> dict[str, Any]:
         + ("" if tier is None else f", {tier} frames ahead"),
         "value": round(mean.value, 2),
         "pairs": len({pair.member for pair in pairs if pair.task == "translation"}),
-        "manifest": str(path),
+        "manifest": str(absolute.relative_to(ROOT) if absolute.is_relative_to(ROOT) else path),
     }
 
 

@@ -55,7 +55,9 @@ def test_human_digits_become_german_while_they_are_spoken(model: sprachbund.Mode
     assert any(event.committed and not event.final for event in events)
 
 
-def test_live_text_and_its_doubts_are_those_of_the_recording(model: sprachbund.Model) -> None:
+def test_live_text_and_its_doubts_are_those_of_the_recording() -> None:
+    # In fp32: with 8 bits, a sum beside a rounding falls to either side, which the text of a stretch may show.
+    model = sprachbund.load(NAME, engine="torch")
     sound = load(RECORDINGS / "es.flac")[: 16_000 * 15]
     texts, doubts = defaultdict[int, str](str), dict[int, float | None]()
     for event in live(model, sound, ["de"], LiveOptions()):
