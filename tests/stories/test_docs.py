@@ -73,7 +73,7 @@ CHECKED_ONLY = (
     "report",
 )
 OTHER_PROGRAMS = {
-    "--blocks", "--corpus", "--drafts", "--index-url", "--instruction-set", "--max-restarts", "--mutants",
+    "--blocks", "--corpus", "--drafts", "--index-url", "--instruction-set", "--max-restarts", "--measure", "--mutants",
     "--nnodes", "--no-deps", "--no-loadscope-reorder", "--nproc-per-node", "--openvino", "--peers", "--processor",
     "--quick", "--rdzv-backend", "--rdzv-endpoint", "--rounds", "--seconds", "--shapes", "--tokens", "--verbose",
 }  # fmt: skip
