@@ -17,6 +17,7 @@ from tests.serving.support import Running, noise, serving, tiny_model, wav
 
 KEY = "a-key-of-some-length-0123456789"
 PRESS_AGAIN_S = 5.0
+SETTLED_S = 0.5
 TRANSCRIPTIONS = "transcriptions_v1_audio_transcriptions_post"
 COLOURS = """(names) => names.map((name) => {
     const text = document.querySelector(name);
@@ -76,6 +77,9 @@ def opened(page: Any, operation: str) -> str:
     page.focus(f"{block} .opblock-summary-control")
     page.keyboard.press("Enter")
     until(lambda: page.query_selector(f"{block} .execute"), f"the form of {operation}")
+    # A form that is sent while its description still arrives may stay in progress for ever, with no request.
+    page.wait_for_load_state("networkidle")
+    time.sleep(SETTLED_S)
     return block
 
 
