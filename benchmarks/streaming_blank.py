@@ -1,7 +1,7 @@
 """What a streaming transducer leaves out: its scores on dev with a lower bias of the blank.
 
 Where the joint network's blank costs `penalty` nats more, the greedy search writes more tokens. The bias is part of the
-weights, so that all engines and live text have it. `scripts/bundled_streaming.py` takes the best one of this table.
+weights, so that all engines and live text have it. `BLANK_PENALTY` of `scripts/bundled_streaming.py` was chosen by it.
 
 Run: python -m benchmarks.streaming_blank MODEL corpora/telephone/dev corpora/telephone/dev_prompts \\
     corpora/phrasebook/dev
@@ -34,7 +34,7 @@ def row(model: Path, corpus: Path, penalty: float, tier: int, limit: int, folder
         corpus: directory of the corpus.
         penalty: what its blank costs more than in training, in nats.
         tier: frames ahead.
-        limit: utterances of each language at most.
+        limit: utterances of the corpus at most.
         folder: takes the manifest.
     """
     command = [sys.executable, "-m", "sprachbund", "evaluate", str(corpus), "--model", str(model)]
@@ -66,17 +66,15 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=600, help="utterances of a corpus at most")
     parser.add_argument("--out", type=Path, default=Path("docs/results/streaming_blank.json"), metavar="FILE")
     given = parser.parse_args()
-    rows = []
     with TemporaryDirectory() as folder:
-        for penalty in track(given.penalties):
-            changed = Path(folder) / f"model-{penalty}"
-            with_blank_penalty(given.model, changed, penalty)
-            for number, corpus in enumerate(given.corpora):
-                scores = Path(folder) / f"{penalty}-{number}"
-                rows.append(row(changed, corpus, penalty, given.tier, given.limit, scores))
-    rows.sort(
-        key=lambda one: given.corpora.index(next(c for c in given.corpora if corpus_name(c) == one["corpus"]))
-    )
+        models = {penalty: Path(folder) / f"model-{penalty}" for penalty in given.penalties}
+        for penalty, directory in models.items():
+            with_blank_penalty(given.model, directory, penalty)
+        rows = [
+            row(directory, corpus, penalty, given.tier, given.limit, Path(folder) / f"{penalty}-{number}")
+            for number, corpus in enumerate(track(given.corpora))
+            for penalty, directory in models.items()
+        ]
     write(
         given.out,
         {

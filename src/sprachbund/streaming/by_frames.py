@@ -148,45 +148,29 @@ _LATEST = 375
 """Frames by which a stretch is doubted, half a minute: a stream needs no more memory the longer it runs."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeardChunk:
-    """What a calibration reads of a chunk.
-
-    Attributes:
-        states: (T, D) behind the encoder.
-        layer_means: (N + 1, D), see `Memory`; None of encoders that give none.
-    """
-
-    states: Tensor
-    layer_means: Tensor | None
-
-
 class LatestChunks:
-    """The last chunks of a stretch: as few as hold half a minute."""
+    """The last chunks of a stretch: as few as hold half a minute. Each is a memory of one row, without padding."""
 
     def __init__(self) -> None:
-        self._chunks: deque[HeardChunk] = deque()
+        self._chunks: deque[Memory] = deque()
         self.num_frames = 0
 
-    def add(self, chunk: HeardChunk) -> None:
+    def add(self, chunk: Memory) -> None:
         """Note a chunk, and forget those that are no longer needed."""
         self._chunks.append(chunk)
-        self.num_frames += len(chunk.states)
-        while self.num_frames - len(self._chunks[0].states) >= _LATEST:
-            self.num_frames -= len(self._chunks.popleft().states)
+        self.num_frames += chunk.states.shape[1]
+        while self.num_frames - self._chunks[0].states.shape[1] >= _LATEST:
+            self.num_frames -= self._chunks.popleft().states.shape[1]
 
     def memory(self) -> Memory:
         """The memory of one utterance of these chunks. There has to be one with a frame."""
-        states = torch.cat([chunk.states for chunk in self._chunks])
+        # A mean over all frames weighs those of the chunks by their frames.
+        sums = [one.states.shape[1] * one.layer_means for one in self._chunks if one.layer_means is not None]
         return Memory(
-            states=states[None], num_frames=torch.tensor([len(states)]), layer_means=self._layer_means()
+            states=torch.cat([chunk.states for chunk in self._chunks], dim=1),
+            num_frames=torch.tensor([self.num_frames]),
+            layer_means=torch.stack(sums).sum(0) / self.num_frames if sums else None,
         )
-
-    def _layer_means(self) -> Tensor | None:
-        sums = [
-            len(chunk.states) * chunk.layer_means for chunk in self._chunks if chunk.layer_means is not None
-        ]
-        return torch.stack(sums).sum(0)[None] / self.num_frames if sums else None
 
 
 @dataclass(kw_only=True)
@@ -339,8 +323,12 @@ class TransducerWriter(FrameWriter[TransducerStream]):
             stream.writers = writers.take(torch.arange(row, row + len(stream.tokens)))
             stream.heard, stream.num_heard = stream.heard + states[b, :count].sum(0), stream.num_heard + count
             if calibrated:
-                layer_means = None if means is None else means[0][b]
-                stream.latest.add(HeardChunk(states=states[b, :count], layer_means=layer_means))
+                own = None if means is None else means[0][b : b + 1]
+                stream.latest.add(
+                    Memory(
+                        states=states[b : b + 1, :count], num_frames=num_frames[b : b + 1], layer_means=own
+                    )
+                )
             for target, tokens in stream.tokens.items():
                 tokens += hypotheses[row].tokens
                 stream.scores[target] += hypotheses[row].score
