@@ -32,7 +32,7 @@ from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import TrainingDataset, batches
 from sprachbund.engines.benchmark import peak_mib
 from sprachbund.errors import SprachbundError
-from sprachbund.models.base import CTC, LANGUAGE, Loss, PartlyTrained
+from sprachbund.models.base import Loss, PartlyTrained
 from sprachbund.training.check import lines_of, measure_shape, memory_of, verdict
 from sprachbund.training.checkpoint import BestCheckpoints, ResumeFiles, digest_of, frozen_names
 from sprachbund.training.memory import keep_layers, layers_of, recompute_layers
@@ -62,16 +62,14 @@ from sprachbund.util.provenance import versions
 class Progress:
     """One line of the log, over the last `log_every` steps.
 
-    Losses are per target token (attention, parts), per transcript token (ctc) and per utterance (language), 0 where a
-    family has no such head; `kinds` holds the first of them for each kind of data.
+    Losses are per target token (attention, parts); those of `heads`, by name, per what each head counts: tokens of the
+    transcript (ctc) or utterances (language). `kinds` holds the first of them for each kind of data.
     """
 
     step: int
     steps: int
     epoch: int
     attention: float
-    ctc: float
-    language: float
     learning_rate: float
     gradient_norm: float
     utterances_per_s: float
@@ -79,17 +77,19 @@ class Progress:
     padding: float
     memory_gib: float
     left_s: float
+    heads: Mapping[str, float] = field(default_factory=dict)
     parts: Mapping[str, float] = field(default_factory=dict)
     kinds: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         left = f"{int(self.left_s // 3600)}:{int(self.left_s // 60 % 60):02d}:{int(self.left_s % 60):02d}"
-        parts = "".join(f"{name} {value:.3f} " for name, value in {**self.kinds, **self.parts}.items())
+        losses = {**self.kinds, **self.parts, **self.heads}
+        parts = "".join(f"{name} {value:.3f} " for name, value in losses.items())
         counts = "".join(f"{name} {count} | " for name, count in self.counts.items() if count)
         return (
-            f"step {self.step}/{self.steps} epoch {self.epoch} loss {self.attention:.3f} {parts}ctc {self.ctc:.3f} "
-            f"lang {self.language:.3f} rate {self.learning_rate:.2e} norm {self.gradient_norm:.2f} | "
+            f"step {self.step}/{self.steps} epoch {self.epoch} loss {self.attention:.3f} {parts}"
+            f"rate {self.learning_rate:.2e} norm {self.gradient_norm:.2f} | "
             f"{counts}{self.utterances_per_s:.0f} utt/s {self.real_time:.0f}x real time | padding {self.padding:.1%} | "
             f"{self.memory_gib:.1f} GiB | {left} left"
         )
@@ -172,14 +172,11 @@ class Meter:
         sums = everything.sums
         for name in ("attention", "tokens", "utterances", "frames", "padded"):
             sums.setdefault(name, 0.0)  # where every step was skipped
-        means = {name: total / max(number, 1) for name, (total, number) in everything.heads.items()}
         progress = Progress(
             step=step,
             steps=steps,
             epoch=epoch,
             attention=sums["attention"] / max(sums["tokens"], 1),
-            ctc=means.get(CTC, 0.0),
-            language=means.get(LANGUAGE, 0.0),
             learning_rate=self.rate,
             gradient_norm=self.norm,
             utterances_per_s=sums["utterances"] / took,
@@ -187,6 +184,7 @@ class Meter:
             padding=1 - sums["frames"] / sums["padded"] if sums["padded"] else 0.0,
             memory_gib=peak_mib() / 2**10,
             left_s=(steps - step) * took / max(self.steps, 1),
+            heads={name: total / max(number, 1) for name, (total, number) in sorted(everything.heads.items())},
             parts={name: value / max(sums["tokens"], 1) for name, value in everything.parts.items()},
             kinds={
                 kind: total / max(tokens, 1) for kind, (total, tokens) in sorted(everything.kinds.items())
@@ -732,15 +730,13 @@ class _Run:
         self._say(str(progress))
         for name in (
             "attention",
-            "ctc",
-            "language",
             "learning_rate",
             "gradient_norm",
             "utterances_per_s",
             "padding",
         ):
             self._scalar(f"train/{name}", getattr(progress, name))
-        for name, value in progress.parts.items():
+        for name, value in {**progress.parts, **progress.heads}.items():
             self._scalar(f"train/{name}", value)
 
     def _say(self, line: str) -> None:
