@@ -184,7 +184,9 @@ class Meter:
             padding=1 - sums["frames"] / sums["padded"] if sums["padded"] else 0.0,
             memory_gib=peak_mib() / 2**10,
             left_s=(steps - step) * took / max(self.steps, 1),
-            heads={name: total / max(number, 1) for name, (total, number) in sorted(everything.heads.items())},
+            heads={
+                name: total / max(number, 1) for name, (total, number) in sorted(everything.heads.items())
+            },
             parts={name: value / max(sums["tokens"], 1) for name, value in everything.parts.items()},
             kinds={
                 kind: total / max(tokens, 1) for kind, (total, tokens) in sorted(everything.kinds.items())

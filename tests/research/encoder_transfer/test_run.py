@@ -31,7 +31,8 @@ from sprachbund.research.encoder_transfer.results import (
     read_results,
     write_cell,
 )
-from sprachbund.research.tasks import Study, Tasks, read_study, remember
+from sprachbund.research.encoder_transfer.study import Study
+from sprachbund.research.tasks import Tasks, read_study, remember
 from tests.research.encoder_transfer import planted
 
 

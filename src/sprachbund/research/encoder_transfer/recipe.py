@@ -39,8 +39,9 @@ from sprachbund.research.encoder_transfer.options import OFFLINE, EncoderTransfe
 from sprachbund.research.encoder_transfer.report import TABLES, make_report, write_report
 from sprachbund.research.encoder_transfer.results import CellScores
 from sprachbund.research.encoder_transfer.starts import make_starts, start_model, start_parts, translator
+from sprachbund.research.encoder_transfer.study import Study
 from sprachbund.research.encoder_transfer.study_options import StudyRunOptions
-from sprachbund.research.tasks import STUDY_FILE, Study, read_study, remember
+from sprachbund.research.tasks import STUDY_FILE, read_study, remember
 from sprachbund.text.normalize import normalize
 from sprachbund.training.checkpoint import forget_run, run_log
 from sprachbund.training.loop import Convergence

@@ -25,8 +25,8 @@ from sprachbund.research.encoder_transfer.analysis import (
 from sprachbund.research.encoder_transfer.grid import StudyGrid
 from sprachbund.research.encoder_transfer.power_law import Estimate, Interval, PowerLaw
 from sprachbund.research.encoder_transfer.results import CellManifest, finished_cells, read_results
+from sprachbund.research.encoder_transfer.study import write_results
 from sprachbund.research.encoder_transfer.study_options import AnalysisOptions, Better, ReadOptions
-from sprachbund.research.tasks import write_results
 from sprachbund.util.files import atomic_path, write_json
 from sprachbund.util.plotting import ACCENT, GRID, INK, MUTED, new_figure, plain_axes
 
