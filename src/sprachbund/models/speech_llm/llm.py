@@ -18,6 +18,7 @@ from sprachbund.data.batch import NO_LANGUAGE, Augment, Batch, Row
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Loss, Target
 from sprachbund.models.hub import layout_of, optional_setting
+from sprachbund.models.speech_llm.attention import with_attention_by_length
 from sprachbund.models.speech_llm.checkpoints import context_of, library
 from sprachbund.models.speech_llm.config import Options, PromptOptions
 from sprachbund.nn.causal_lm import PrefixCache
@@ -115,7 +116,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model: Any = model
+        self.model: Any = with_attention_by_length(model)
         self.context = context_of(model)
         config = model.config.get_text_config()
         self.width: int = config.hidden_size
