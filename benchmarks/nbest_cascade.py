@@ -20,7 +20,9 @@ import sprachbund
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding import pipeline
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.result import joined_text
 from sprachbund.util.provenance import commit
 
 WEIGHTS = (0.0, 0.1, 0.3, 0.5, 1.0)
@@ -35,30 +37,30 @@ Utterance = tuple[str, str, list[list[Candidate]]]
 def candidates(family: Any, data: Path, source: str, target: str, nbest: int) -> list[Utterance]:
     """Of every utterance in the source language."""
     candidates: list[list[Candidate]] = []
-    choose = pipeline._best_pair
+    choose = pipeline.best_pair
 
     def note(pairs: Any, weight: float) -> Any:
         candidates.append(
             [
                 (
                     *(one.hypothesis.log_probability if one.hypothesis else -1e9 for one in pair),
-                    *(pipeline.joined_text(one.segments) for one in pair),
+                    *(joined_text(one.segments) for one in pair),
                 )
                 for pair in pairs
             ]
         )
         return choose(pairs, weight)
 
-    pipeline._best_pair = note
+    pipeline.best_pair = note
     options, manifest, out = DecodingOptions(beam_size=nbest, nbest=nbest), Manifest(data), []
     for index in range(len(manifest)):
         utterance = manifest[index]
         if utterance.language == source:
             candidates.clear()
             samples = manifest.samples(index)
-            pipeline.translate(family, samples, [target], source, options, sample_rate=SAMPLE_RATE)
+            translate(family, samples, [target], source, options, sample_rate=SAMPLE_RATE)
             out.append((utterance.text, utterance.text_in(target), list(candidates)))
-    pipeline._best_pair = choose
+    pipeline.best_pair = choose
     return out
 
 

@@ -26,9 +26,10 @@ from torch import Tensor
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.spans import Span, SpanStream, VoiceActivity
+from sprachbund.decoding.encoding import LanguageQuery, encode_and_identify
 from sprachbund.decoding.languages import IdentifiedLanguage, LanguageTracker, read_request
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import LanguageQuery, encode_and_identify, make_target
+from sprachbund.decoding.recordings import make_target
 from sprachbund.decoding.words import MEDIAN_WIDTH, alignment_of, chosen_heads, median_filter
 from sprachbund.evaluation.emissions import EmissionLog, EmissionRecorder
 from sprachbund.models.base import Family, Memory, Target

@@ -13,8 +13,8 @@ from typing import overload
 
 from sprachbund.audio.load import AudioInput, AudioSource
 from sprachbund.audio.spans import VoiceActivity
+from sprachbund.decoding.long_form import LongForm, translate, translate_file
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
-from sprachbund.decoding.pipeline import LongForm, translate, translate_file
 from sprachbund.decoding.result import Translation
 from sprachbund.engines.choice import Engine, check_choice, engine_for, pooled
 from sprachbund.engines.options import EngineChoice, EngineWarning

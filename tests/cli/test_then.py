@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sprachbund.decoding.pipeline import translate_texts
+from sprachbund.decoding.texts import translate_texts
 from sprachbund.models.io import load
 from sprachbund.text.segmentation import split_sentences
 from tests.models.translation.support import make_checkpoint

@@ -28,8 +28,8 @@ from sprachbund.compression.pseudo_labels import (
 from sprachbund.data.loading import collate
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.data.synthesis import Voice, speak
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import NONE, DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.result import joined_text
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.hypotheses import one_line

@@ -10,13 +10,8 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.spans import Span
 from sprachbund.decoding.languages import LanguageTracker, read_request
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import (
-    NOT_OF_THE_SEARCH,
-    Drafts,
-    RecordedSpan,
-    RecordingState,
-    translate_spans,
-)
+from sprachbund.decoding.pipeline import NOT_OF_THE_SEARCH, translate_spans
+from sprachbund.decoding.recordings import Drafts, RecordedSpan, RecordingState
 from sprachbund.decoding.search import SearchRequest
 from tests.decoding.test_translate import LENIENT, recording
 from tests.decoding.tiny_family import TinyFamily

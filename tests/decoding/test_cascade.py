@@ -12,11 +12,13 @@ from torch import Tensor
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.decoding.guard import length_ratio
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import passages_of, translate, translate_texts
 from sprachbund.decoding.result import Segment, Translation
 from sprachbund.decoding.search import SearchRequest
 from sprachbund.decoding.state import Hypothesis
+from sprachbund.decoding.texts import translate_texts
+from sprachbund.decoding.transcripts import passages_of
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.hypotheses import BatchDecoder
 from sprachbund.models.base import Family, Features

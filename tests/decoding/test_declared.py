@@ -10,9 +10,11 @@ import torch
 from sprachbund.api import Model
 from sprachbund.audio.spans import Span
 from sprachbund.cli import main
+from sprachbund.decoding.encoding import encode
 from sprachbund.decoding.languages import LanguageTracker, read_request
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import RecordedSpan, RecordingState, encode, translate_spans
+from sprachbund.decoding.pipeline import translate_spans
+from sprachbund.decoding.recordings import RecordedSpan, RecordingState
 from sprachbund.decoding.result import Segment
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.hypotheses import BatchDecoder

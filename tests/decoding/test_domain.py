@@ -11,8 +11,8 @@ import torch
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.decoding.domain import LatestSpans, layers_read, span_signals, span_states
 from sprachbund.decoding.guard import OUT_OF_DOMAIN, Understanding
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
-from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Memory, Target

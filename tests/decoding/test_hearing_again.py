@@ -6,7 +6,7 @@ import pytest
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.tempo import change_tempo
-from sprachbund.decoding import pipeline
+from sprachbund.decoding import long_form, pipeline
 from sprachbund.decoding.guard import OUT_OF_DOMAIN
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.result import Segment
@@ -48,7 +48,7 @@ def doubt(seconds: float) -> float:
 def segments(
     options: DecodingOptions, family: TinyFamily | None = None, to: tuple[str, ...] = ("de",)
 ) -> list[Segment]:
-    translations = pipeline.translate(
+    translations = long_form.translate(
         family or calibrated(),
         recording(*SPEECH),
         list(to),
@@ -98,7 +98,7 @@ def test_what_is_heard_again_is_the_text_of_the_faster_copy_at_the_times_of_the_
     assert again.end_s == pytest.approx(plain.end_s, abs=1e-4)
     samples = recording(*SPEECH)[round(plain.start_s * SAMPLE_RATE) : round(plain.end_s * SAMPLE_RATE)]
     faster = change_tempo(samples, again.tempo)
-    alone = pipeline.translate(
+    alone = long_form.translate(
         calibrated(), faster, ["de"], "en", OPTIONS, sample_rate=SAMPLE_RATE, activity=Loudness()
     )["de"]
     assert again.text == alone.text != ""
@@ -131,7 +131,7 @@ def test_what_is_measured_is_what_is_served(doubts_long_spans) -> None:
     decoder = BatchDecoder(calibrated(), options)
     decoder._activity = Loudness()  # type: ignore[assignment]
     [[(text, evidence)]] = decoder.decode([samples], [["de"]], ["en"])
-    served = pipeline.translate(
+    served = long_form.translate(
         calibrated(), samples, ["de"], "en", options, sample_rate=SAMPLE_RATE, activity=Loudness()
     )["de"]
     assert evidence.dropped is None

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import translate
 from sprachbund.models.base import Memory
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveEvent, LiveNotice, LiveText

@@ -12,11 +12,12 @@ import torch
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.decoding.autoregressive import beam_search
 from sprachbund.decoding.ctc import prefix_beam
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import translate, translate_texts
 from sprachbund.decoding.result import Segment
 from sprachbund.decoding.search import search
 from sprachbund.decoding.state import start_batch
+from sprachbund.decoding.texts import translate_texts
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Memory, Target
 from sprachbund.models.cascade import Cascade

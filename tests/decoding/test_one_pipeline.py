@@ -10,8 +10,8 @@ import pytest
 from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.decoding.languages import UNDETERMINED
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.result import Translation, joined_text
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.hypotheses import BatchDecoder, one_line

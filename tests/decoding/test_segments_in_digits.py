@@ -3,9 +3,10 @@
 import pytest
 
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import check_digits, segment_in_digits, translate
 from sprachbund.decoding.result import Segment, Word
+from sprachbund.decoding.written_form import check_digits, segment_in_digits
 from sprachbund.errors import SprachbundError
 from sprachbund.streaming.engine import LiveEngine
 from tests.decoding.test_translate import LENIENT, SPEECH, Loudness, recording

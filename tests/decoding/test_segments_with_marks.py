@@ -6,15 +6,11 @@ from dataclasses import replace
 import pytest
 
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import (
-    check_punctuation,
-    punctuated_segments,
-    text_with_marks,
-    translate,
-    translate_texts,
-)
 from sprachbund.decoding.result import Segment, Word
+from sprachbund.decoding.texts import translate_texts
+from sprachbund.decoding.written_form import check_punctuation, punctuated_segments, text_with_marks
 from sprachbund.errors import SprachbundError
 from sprachbund.models.cascade import Cascade
 from sprachbund.streaming.engine import LiveEngine
@@ -178,7 +174,7 @@ def test_what_is_evaluated_has_the_marks_that_are_served(tmp_path, monkeypatch):
         assert lines[f"u{number}", "de"].hypothesis == text
     with pytest.raises(SprachbundError, match="nothing to restore"):
         evaluated(TinyFamily(seed=3), manifest, ["de"], options)
-    monkeypatch.setattr("sprachbund.decoding.pipeline.load_punctuator", lambda name: Planted())
+    monkeypatch.setattr("sprachbund.decoding.written_form.load_punctuator", lambda name: Planted())
     with pytest.raises(SprachbundError, match="a punctuator that does not know de"):
         evaluated(family, manifest, ["de"], options)
 

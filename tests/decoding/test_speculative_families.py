@@ -13,8 +13,8 @@ from sprachbund.decoding.drafts.base import Draft
 from sprachbund.decoding.drafts.model import ModelDraft
 from sprachbund.decoding.drafts.network import MedusaDraft, ParasiteDraft
 from sprachbund.decoding.drafts.token_map import TokenMap, TokenMapDraft
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
 from sprachbund.engines.choice import engine_for, why_not_native

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from sprachbund.audio.spans import Span
-from sprachbund.decoding import pipeline
+from sprachbund.decoding import encoding
+from sprachbund.decoding.encoding import LanguageQuery, encode, encode_again, encode_and_identify
 from sprachbund.decoding.languages import LanguageTracker
+from sprachbund.decoding.long_form import LongForm
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import LanguageQuery, LongForm, encode, encode_again, encode_and_identify
 from sprachbund.decoding.search import search
 from sprachbund.decoding.words import align
 from sprachbund.errors import SprachbundError
@@ -86,7 +87,7 @@ def test_what_is_encoded_again_is_declared_again(model, monkeypatch: pytest.Monk
         asked.append([*zip(languages, declared, strict=True)])
         return encode(family, features, languages, declared)
 
-    monkeypatch.setattr(pipeline, "encode", spy)
+    monkeypatch.setattr(encoding, "encode", spy)
     features = model.features(SOUNDS[:2])
     with torch.no_grad():
         heard = encode(model, features, [None] * 2)

@@ -8,8 +8,8 @@ import soundfile
 
 from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW
 from sprachbund.audio.span_options import SpanOptions
+from sprachbund.decoding.long_form import translate, translate_file
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import translate, translate_file
 from sprachbund.decoding.result import Segment, build_translation
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family

@@ -6,8 +6,8 @@ import torch
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.search import search
 from sprachbund.models.base import Target
 from sprachbund.models.whisper import load

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from sprachbund.decoding.drafts.base import Draft
 from sprachbund.decoding.drafts.model import ModelDraft
+from sprachbund.decoding.encoding import encode
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import encode
 from sprachbund.decoding.search import search
 from sprachbund.decoding.speculation import Speculation
 from sprachbund.decoding.words import align

@@ -2,8 +2,8 @@
 
 import torch
 
+from sprachbund.decoding.encoding import encode
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import encode
 from sprachbund.decoding.search import search
 from sprachbund.evaluation.hypotheses import BatchDecoder
 from sprachbund.models.base import Target

@@ -23,10 +23,11 @@ import torch
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.decoding.languages import UNDETERMINED, identify
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import NONE, TRANSCRIBE, DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import translate, translate_texts
 from sprachbund.decoding.result import Translation
 from sprachbund.decoding.search import search
+from sprachbund.decoding.texts import translate_texts
 from sprachbund.engines.choice import engine_for, pooled
 from sprachbund.engines.native_engine import why_not_family
 from sprachbund.errors import SprachbundError

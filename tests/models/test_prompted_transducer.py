@@ -166,7 +166,7 @@ def test_live_text_is_that_of_the_whole(ours: Conformer, language: str, tmp_path
 
 
 def written(model: Any, samples: np.ndarray, language: str) -> str:
-    from sprachbund.decoding.pipeline import translate
+    from sprachbund.decoding.long_form import translate
 
     options = DecodingOptions(guard=GuardOptions(enabled=False))
     result = translate(model, samples, [language], language, options, sample_rate=16_000, activity=Loudness())

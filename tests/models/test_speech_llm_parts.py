@@ -14,7 +14,8 @@ from sprachbund.data.batch import MixedLanguages
 from sprachbund.data.language_spans import check_spans
 from sprachbund.decoding.languages import LanguageTracker, Request
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import RecordedSpan, RecordingState, translate_spans
+from sprachbund.decoding.pipeline import translate_spans
+from sprachbund.decoding.recordings import RecordedSpan, RecordingState
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.lines import joined, routed_s
 from sprachbund.models.speech_llm import (

@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
-from sprachbund.decoding.pipeline import translate_texts
+from sprachbund.decoding.texts import translate_texts
 from sprachbund.serving.settings import Limits, Settings, Timeouts
 from tests.documented import documented_fields
 from tests.serving.support import noise, read_text, serving, tiny_model, wait_for, wav

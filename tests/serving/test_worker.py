@@ -12,15 +12,11 @@ from sprachbund.api import Model
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.spans import Span
 from sprachbund.decoding.languages import LanguageTracker, read_request
+from sprachbund.decoding.long_form import LongForm, finish_translation
 from sprachbund.decoding.native_search import RunningSearch
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import (
-    LongForm,
-    RecordedSpan,
-    RecordingState,
-    finish_translation,
-    translate_spans,
-)
+from sprachbund.decoding.pipeline import translate_spans
+from sprachbund.decoding.recordings import RecordedSpan, RecordingState
 from sprachbund.engines.extension import choose_instruction_set, native
 from sprachbund.engines.native_engine import NativeDecoder
 from sprachbund.engines.packing import pack_decoder
@@ -200,7 +196,7 @@ def test_a_fault_in_one_recording_takes_its_rows_out_of_the_search(native_worker
 def test_recordings_share_the_drafts_of_both_halves_of_a_cascade(meters, monkeypatch):
     halves = TinyFamily(), Reading()
     monkeypatch.setattr(
-        "sprachbund.decoding.pipeline.speculation_for", lambda family, options, notes: [halves[1] is family]
+        "sprachbund.decoding.recordings.speculation_for", lambda family, options, notes: [halves[1] is family]
     )
     worker = ModelWorker(
         "tiny",

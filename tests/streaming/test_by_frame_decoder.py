@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import translate
 from sprachbund.errors import SprachbundError
 from sprachbund.models.kyutai import Kyutai
 from sprachbund.models.voxtral_realtime import VoxtralRealtime

@@ -14,8 +14,8 @@ import sprachbund
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.compression.onnx_export import export
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import translate
 from sprachbund.errors import SprachbundError
 from sprachbund.models.calibration import Calibration, Domain
 from sprachbund.models.conformer import Conformer, ConformerConfig, StreamingPart, TransducerPart

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import translate
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Features, Target
 from sprachbund.models.cascade import Cascade

@@ -7,8 +7,8 @@ import pytest
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.decoding import pipeline
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import TRANSCRIBE
-from sprachbund.decoding.pipeline import translate
 from sprachbund.models.cascade import Cascade
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveEvent

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
-from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.search import SearchRequest
 from sprachbund.decoding.state import Hypothesis
 from sprachbund.errors import SprachbundError

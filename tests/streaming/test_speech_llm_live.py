@@ -11,8 +11,8 @@ import pytest
 
 from sprachbund.api import Model
 from sprachbund.cli import main
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.result import Segment
 from sprachbund.errors import SprachbundError
 from sprachbund.models.speech_llm import SpeechLLM, save

@@ -9,9 +9,11 @@ import pytest
 from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW_S
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import SpanFinder, SpanStream
+from sprachbund.decoding.encoding import encode_spans
 from sprachbund.decoding.languages import LanguageTracker, read_request
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import RecordedSpan, RecordingState, decode_spans, encode_spans
+from sprachbund.decoding.pipeline import decode_spans
+from sprachbund.decoding.recordings import RecordedSpan, RecordingState
 from sprachbund.decoding.result import joined_text
 from sprachbund.errors import SprachbundError
 from sprachbund.models.calibration import Calibration, TurnEnds, turn_states

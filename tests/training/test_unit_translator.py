@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from sprachbund.data.manifest import Manifest
-from sprachbund.decoding.pipeline import translate_texts
 from sprachbund.decoding.search import search
+from sprachbund.decoding.texts import translate_texts
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
 from sprachbund.models.tokens.config import ReadTokens

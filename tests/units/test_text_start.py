@@ -14,8 +14,8 @@ from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import batches
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import translate_texts
 from sprachbund.decoding.search import search
+from sprachbund.decoding.texts import translate_texts
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Features, Target
 from sprachbund.models.io import load, save

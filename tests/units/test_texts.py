@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import translate_texts
+from sprachbund.decoding.texts import translate_texts
 from sprachbund.errors import SprachbundError
 from sprachbund.models.tokens.conformer import TokenConformer
 from tests.decoding.tiny_family import TinyFamily

@@ -593,8 +593,8 @@ def _routing_figure(
 
     from sprachbund.api import load
     from sprachbund.audio.constants import SAMPLE_RATE
+    from sprachbund.decoding.encoding import encode
     from sprachbund.decoding.languages import read_request
-    from sprachbund.decoding.pipeline import encode
     from sprachbund.evaluation.figures import LabelledSpan, RouterPicture
     from sprachbund.models.speech_llm import RoutedMemory, SpeechLLM
 

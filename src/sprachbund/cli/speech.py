@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from sprachbund.api import Model
     from sprachbund.decoding.languages import Request
-    from sprachbund.decoding.pipeline import LongForm
+    from sprachbund.decoding.long_form import LongForm
     from sprachbund.decoding.result import Segment, Translation
     from sprachbund.decoding.speakers import SpeakerEncoder
 
@@ -505,7 +505,8 @@ def _make_ready(job: SpeechJob) -> _Ready:
         raise missing_file(job.files[0])  # before a model is loaded for it
     speakers = _speakers(job)
     model = load_model(job.model)
-    from sprachbund.decoding.pipeline import check_targets, load_drafts
+    from sprachbund.decoding.long_form import check_targets
+    from sprachbund.decoding.recordings import load_drafts
 
     with as_usage():
         with with_hints(model.pairs, job.verb, job.files[0], job.targets, job.source):
@@ -873,7 +874,7 @@ def _file_callback(ready: _Ready) -> Callable[[Path], None]:
 
 
 def _finished(work: "LongForm", segments: "dict[str, list[Segment]]") -> "dict[str, Translation]":
-    from sprachbund.decoding.pipeline import finish_translation
+    from sprachbund.decoding.long_form import finish_translation
 
     return {target: finish_translation(work, target, done) for target, done in segments.items()}
 

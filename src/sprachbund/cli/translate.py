@@ -25,7 +25,7 @@ from sprachbund.errors import SprachbundError
 
 if TYPE_CHECKING:
     from sprachbund.api import Model
-    from sprachbund.decoding.pipeline import TranslatedText
+    from sprachbund.decoding.texts import TranslatedText
 
 
 # `sprachbund translate --text TEXT`, and files or standard input of texts, a line each: text to text.
@@ -61,7 +61,7 @@ def translate_text(job: SpeechJob, texts: Sequence[str], files: Sequence[Path]) 
 
 
 def _translated(model: "Model", texts: Sequence[str], job: SpeechJob) -> "Iterator[list[TranslatedText]]":
-    from sprachbund.decoding.pipeline import translate_texts
+    from sprachbund.decoding.texts import translate_texts
 
     with as_usage():
         return translate_texts(model.family, texts, job.targets, job.source, job.decoding)

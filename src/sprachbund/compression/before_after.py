@@ -21,9 +21,9 @@ from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
 from sprachbund.compression.options import MeasureOptions
 from sprachbund.compression.quantization import stored_size
 from sprachbund.data.manifest import Utterances
+from sprachbund.decoding.encoding import encode
 from sprachbund.decoding.languages import UNDETERMINED, identify
 from sprachbund.decoding.options import NONE, DecodingOptions
-from sprachbund.decoding.pipeline import encode
 from sprachbund.decoding.search import search
 from sprachbund.engines.choice import engine_for
 from sprachbund.engines.options import EngineChoice

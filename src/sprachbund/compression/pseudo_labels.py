@@ -25,10 +25,10 @@ from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
 from sprachbund.compression.options import SHARD_S, FilterOptions, LabelOptions
 from sprachbund.data.manifest import Manifest, ManifestWriter, read_info, shard_numbers
 from sprachbund.data.own import AUDIO_SUFFIXES
+from sprachbund.decoding.encoding import LanguageQuery, encode_and_identify
 from sprachbund.decoding.guard import drop_reason
 from sprachbund.decoding.languages import UNDETERMINED, LanguageTracker
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import LanguageQuery, encode_and_identify
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.text.identify import LanguageIdentifier

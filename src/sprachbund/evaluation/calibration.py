@@ -25,15 +25,11 @@ from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
 from sprachbund.audio.tempo import change_tempo
 from sprachbund.data.manifest import Manifest, Utterance
 from sprachbund.decoding.domain import LatestSpans, layers_read, span_signals, span_states, text_signals
+from sprachbund.decoding.encoding import encode_spans
 from sprachbund.decoding.languages import LanguageTracker, Request
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import (
-    RecordedSpan,
-    RecordingState,
-    decode_spans,
-    encode_spans,
-    whole_span,
-)
+from sprachbund.decoding.pipeline import decode_spans
+from sprachbund.decoding.recordings import RecordedSpan, RecordingState, whole_span
 from sprachbund.decoding.result import LIKELY_WRONG, joined_text, likely_wrong
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.failures import Rate

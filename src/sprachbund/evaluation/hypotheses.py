@@ -16,21 +16,15 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.spans import Span, VoiceActivity
 from sprachbund.data.manifest import Utterance, Utterances
 from sprachbund.data.shards import corpus_info
+from sprachbund.decoding.encoding import encode_spans
 from sprachbund.decoding.guard import compression_ratio, repetition
 from sprachbund.decoding.languages import UNDETERMINED, IdentifiedLanguage, Request
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
-from sprachbund.decoding.pipeline import (
-    DecodedSpan,
-    RecordedSpan,
-    check_writing,
-    decode_spans,
-    encode_spans,
-    heard_again,
-    options_with_drafts,
-    recording_state,
-    whole_span,
-)
+from sprachbund.decoding.pipeline import decode_spans, heard_again
+from sprachbund.decoding.recordings import RecordedSpan, options_with_drafts, recording_state, whole_span
 from sprachbund.decoding.result import joined_text
+from sprachbund.decoding.segments import DecodedSpan
+from sprachbund.decoding.written_form import check_writing
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.lines import (
     DecodingEvidence,

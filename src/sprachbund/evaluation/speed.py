@@ -9,8 +9,8 @@ import numpy as np
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.spans import VoiceActivity
+from sprachbund.decoding.long_form import translate_file
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import translate_file
 from sprachbund.engines.benchmark import peak_mib
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.lines import Line

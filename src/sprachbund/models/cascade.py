@@ -2,7 +2,7 @@
 
 Any model that transcribes can be the first half, and any that reads texts the second. To searches, commands and the
 service a cascade is the recogniser with the capability `translator`, and with the pairs of both; what becomes of a
-transcript stands in `sprachbund.decoding.pipeline`.
+transcript stands in `sprachbund.decoding.transcripts`.
 """
 
 from dataclasses import replace

@@ -20,7 +20,8 @@ import torch
 from sprachbund.api import Model
 from sprachbund.decoding.native_search import NativeSearch, RunningSearch
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import Drafts, RecordedSpan, Steps, load_drafts, translation_steps
+from sprachbund.decoding.pipeline import Steps, translation_steps
+from sprachbund.decoding.recordings import Drafts, RecordedSpan, load_drafts
 from sprachbund.decoding.result import Segment
 from sprachbund.decoding.search import SearchRequest, StartedSearch
 from sprachbund.decoding.state import Hypothesis

@@ -16,7 +16,7 @@ from sprachbund.audio.constants import HOP, SAMPLE_RATE, VAD_WINDOW, WINDOW
 from sprachbund.audio.features import LogMelStream
 from sprachbund.decoding.domain import out_of_domain
 from sprachbund.decoding.languages import IdentifiedLanguage, identify
-from sprachbund.decoding.pipeline import given_language
+from sprachbund.decoding.recordings import given_language
 from sprachbund.decoding.transducer import (
     TransducerHypothesis,
     hypothesis_of,

@@ -21,16 +21,13 @@ from itertools import accumulate, pairwise
 from sprachbund.decoding.drafts.whole_text import WholeTextDraft
 from sprachbund.decoding.guard import drop_reason, why_no_translation
 from sprachbund.decoding.options import NONE, DecodingOptions
-from sprachbund.decoding.pipeline import (
-    DecodedSpan,
-    joined_hypothesis,
-    options_of_translator,
-    passages_of,
-    search_texts,
-)
+from sprachbund.decoding.recordings import options_of_translator
 from sprachbund.decoding.result import SpeculationReport
+from sprachbund.decoding.segments import DecodedSpan, joined_hypothesis
 from sprachbund.decoding.speculation import Speculation
 from sprachbund.decoding.state import Hypothesis
+from sprachbund.decoding.texts import search_texts
+from sprachbund.decoding.transcripts import passages_of
 from sprachbund.decoding.words import attended_characters
 from sprachbund.models.base import Family, Target, Translator
 from sprachbund.streaming.events import LiveText

@@ -17,29 +17,28 @@ import torch
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity
+from sprachbund.decoding.encoding import EncodedBatch, LanguageQuery, encode, encode_and_identify
 from sprachbund.decoding.languages import Request, read_request
+from sprachbund.decoding.long_form import check_targets
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
 from sprachbund.decoding.pipeline import (
-    DecodedSpan,
-    EncodedBatch,
-    LanguageQuery,
-    RecordedSpan,
     UtteranceRows,
     WrittenRow,
-    check_targets,
     decode_spans,
-    encode,
-    encode_and_identify,
+    search_key,
+    with_searches,
+    write_rows,
+)
+from sprachbund.decoding.recordings import (
+    RecordedSpan,
     known_targets,
     make_target,
     options_with_drafts,
     recording_state,
-    search_key,
     tracker_for,
-    with_searches,
-    write_rows,
 )
 from sprachbund.decoding.result import SpeculationReport
+from sprachbund.decoding.segments import DecodedSpan
 from sprachbund.decoding.words import align, attended_s, split_words
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Memory, Target

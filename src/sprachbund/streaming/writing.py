@@ -13,8 +13,9 @@ from torch import Tensor
 
 from sprachbund.decoding.guard import drop_reason, max_out_of_domain
 from sprachbund.decoding.languages import UNDETERMINED, IdentifiedLanguage
-from sprachbund.decoding.pipeline import SpanContext, cut_row, given_language, spans_within
+from sprachbund.decoding.recordings import given_language
 from sprachbund.decoding.result import LanguageSpan, Segment, Word, joined_text
+from sprachbund.decoding.segments import SpanContext, cut_row, spans_within
 from sprachbund.decoding.state import Hypothesis
 from sprachbund.decoding.words import AlignedTokens, split_words, timed_words
 from sprachbund.models.base import Family, Target

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import translate
 from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
 from sprachbund.models.audio_llm import AudioLLM, load

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import translate
 from sprachbund.errors import SprachbundError
 from sprachbund.models.cascade import Cascade
 from sprachbund.models.fastconformer.config import EUROPEAN, CanaryConfig, ParakeetConfig
@@ -110,7 +110,7 @@ def test_a_recogniser_that_is_told_no_language_finds_it_in_its_text(
         texts.append(text)
         return [0.0 if tag == "de" else -9.0 for tag in languages]
 
-    monkeypatch.setattr("sprachbund.decoding.pipeline.text_log_probs", german)
+    monkeypatch.setattr("sprachbund.decoding.encoding.text_log_probs", german)
     actual = run(tdt.model, ["transcribe"], None)["transcribe"]
     assert {segment.target_language for segment in actual.segments} == {"de"}
     assert actual.text == run(tdt.model, ["transcribe"], "fr")["transcribe"].text

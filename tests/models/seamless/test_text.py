@@ -9,7 +9,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import translate_texts
+from sprachbund.decoding.texts import translate_texts
 from sprachbund.engines.choice import engine_for
 from sprachbund.errors import SprachbundError
 from sprachbund.models.cascade import Cascade

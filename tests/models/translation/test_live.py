@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import TextRows, search_texts
+from sprachbund.decoding.texts import TextRows, search_texts
 from sprachbund.decoding.words import attended_characters
 from sprachbund.models.cascade import Cascade
 from sprachbund.streaming import cascade

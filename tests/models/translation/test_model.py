@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.pipeline import translate_texts
 from sprachbund.decoding.search import search
+from sprachbund.decoding.texts import translate_texts
 from sprachbund.engines.choice import engine_for, on_torch
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Features, Target

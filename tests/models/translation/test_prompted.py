@@ -12,9 +12,10 @@ import transformers
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.decoding.guard import why_no_translation
+from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
-from sprachbund.decoding.pipeline import translate, translate_texts
 from sprachbund.decoding.search import search
+from sprachbund.decoding.texts import translate_texts
 from sprachbund.errors import SprachbundError
 from sprachbund.models import io as any_directory
 from sprachbund.models.base import Family, Target

@@ -169,7 +169,7 @@ class TextTranslator(DecodesByAttention, nn.Module):
         """Run the encoder; states are (B, S, D).
 
         The languages come from `features.source_language`. A text whose language is not known is encoded without one:
-        whoever finds it out encodes again, see `sprachbund.decoding.pipeline.encode_again`. Where the language wanted
+        whoever finds it out encodes again, see `sprachbund.decoding.encoding.encode_again`. Where the language wanted
         comes first, the states are the embedded tokens, and `start` runs the encoder.
         """
         if self.tokens.marked != "source":

@@ -172,7 +172,7 @@ def table_rows(
                     "speech": title,
                     "arm": system.name,
                     "seeds": len(system.runs),
-                    **({"rate factor": factors[kind]} if kind in factors else {}),
+                    **({"rate factor": factors[kind]} if kind is not None and kind in factors else {}),
                     **quality[system.name],
                     **heard[system.name],
                     **recall.get(system.name, {}),

@@ -19,8 +19,8 @@ from sprachbund.audio.decoders import Samples
 from sprachbund.audio.load import AudioSource, open_audio
 from sprachbund.audio.sandbox import DecodingLimits
 from sprachbund.audio.spans import VoiceActivity
+from sprachbund.decoding.long_form import LongForm, finish_translation
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
-from sprachbund.decoding.pipeline import LongForm, finish_translation
 from sprachbund.decoding.result import Segment, Translation
 from sprachbund.models.punctuation import BUNDLED
 from sprachbund.serving.routes.access import ADMITTED, ANSWERS, ServiceOf, form_body

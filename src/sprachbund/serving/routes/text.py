@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from sprachbund.decoding.options import DecodingOptions, check_options
-from sprachbund.decoding.pipeline import TranslatedText, translate_texts
+from sprachbund.decoding.texts import TranslatedText, translate_texts
 from sprachbund.serving.routes.access import ADMITTED, REFUSALS, ServiceOf, refusals, text_body
 from sprachbund.serving.schemas import RefusalError, TextForm
 from sprachbund.serving.service import Service
