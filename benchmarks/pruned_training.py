@@ -62,8 +62,8 @@ def trained(prune_range: int | None, train: Path, dev: Path, steps: int) -> dict
     ends: list[float] = []
 
     def note(line: str) -> None:
-        if found := _LOSS.match(line):
-            losses[f"dev loss after {found[1]}"] = float(found[2])
+        if match := _LOSS.match(line):
+            losses[f"dev loss after {match[1]}"] = float(match[2])
 
     with tempfile.TemporaryDirectory() as folder:
         run(recipe, Path(folder), report=note, on_step=lambda made, wanted: ends.append(time.monotonic()))

@@ -144,8 +144,8 @@ def measured(arm: str, train: Path, dev: Path, test: Manifest, steps: int, num_t
     losses: list[float] = []
 
     def note(line: str) -> None:
-        if found := _LOSS.match(line):
-            losses.append(float(found[2]))
+        if match := _LOSS.match(line):
+            losses.append(float(match[2]))
 
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
@@ -170,8 +170,8 @@ def main() -> None:
     old = json.loads(asked.out.read_text())["rows"] if asked.out.exists() else []
     by_arm = {row["encoder"]: row for row in old}
     for arm in asked.arms:
-        found = measured(arm, asked.train, asked.dev, test, asked.steps, asked.num_test)
-        by_arm[arm] = {"encoder": arm, **found}
+        scores = measured(arm, asked.train, asked.dev, test, asked.steps, asked.num_test)
+        by_arm[arm] = {"encoder": arm, **scores}
         print(by_arm[arm], flush=True)
     rows = [by_arm[arm] for arm in ARMS if arm in by_arm]
     data = {name: data_hash(path) for name, path in vars(asked).items() if name in ("train", "dev", "test")}
