@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from benchmarks.rows import keep
 
-from sprachbund.training.translator import TranslatorRecipe, run
+from sprachbund.training.recipe import TranslatorRecipe
+from sprachbund.training.translator import run
 from sprachbund.util.provenance import commit, data_hash
 
 LANGUAGES = ("en", "es", "fr", "it", "de", "ru")

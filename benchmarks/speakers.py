@@ -34,7 +34,8 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.data.synthesisers import DEFAULT_SYNTHESIZERS, SYNTHESIZERS
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.training.options import TrainingOptions
-from sprachbund.training.translator import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe, run
+from sprachbund.training.recipe import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe
+from sprachbund.training.translator import run
 from sprachbund.util.provenance import commit
 
 ROOT = Path(__file__).resolve().parent

@@ -25,7 +25,9 @@ from sprachbund.decoding.ctc import best_path
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.conformer.io import load
 from sprachbund.nn.streaming_conformer import Tier
-from sprachbund.training.translator import TranslatorRecipe, prepare_model, run
+from sprachbund.training.preparation import prepare_model
+from sprachbund.training.recipe import TranslatorRecipe
+from sprachbund.training.translator import run
 from sprachbund.util.provenance import commit, data_hash
 
 LANGUAGES = ("en", "es", "fr", "it", "de", "ru")

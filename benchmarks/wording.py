@@ -34,7 +34,8 @@ from sprachbund.corpora.telephone import Telephone, make_telephone
 from sprachbund.data.synthesisers import SYNTHESIZERS
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.training.dual_scale import DualScaleOptions
-from sprachbund.training.translator import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe, run
+from sprachbund.training.recipe import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe
+from sprachbund.training.translator import run
 from sprachbund.util.provenance import commit
 
 ROOT = Path(__file__).resolve().parent

@@ -364,7 +364,7 @@ def _overrides(folder: Path) -> Path:
 
 def _read_overrides(path: Path) -> None:
     from sprachbund.training.options import read_recipe
-    from sprachbund.training.translator import TranslatorRecipe
+    from sprachbund.training.recipe import TranslatorRecipe
 
     recipe = _recipe("bundled")(path.parent)
     read_recipe(TranslatorRecipe, recipe, path.read_bytes().decode("utf-8", "surrogateescape").splitlines())
@@ -923,7 +923,9 @@ def _info_of_training(path: Path) -> None:
 
     from sprachbund.compression.pseudo_labels import CorpusSource
     from sprachbund.data.manifest import Manifest
-    from sprachbund.training.translator import CardRecipe, TaughtLanguages, _card
+    from sprachbund.training.data_checks import TaughtLanguages
+    from sprachbund.training.recipe import CardRecipe
+    from sprachbund.training.translator import _card
 
     source = CorpusSource(path.parent)
     str(source.info["name"])

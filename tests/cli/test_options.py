@@ -48,7 +48,7 @@ from sprachbund.serving.settings import Limits, Settings, Timeouts
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.training.draft_recipe import DraftRecipe
 from sprachbund.training.options import CheckOptions, RunOptions, TrainingOptions
-from sprachbund.training.translator import TranslatorRecipe
+from sprachbund.training.recipe import TranslatorRecipe
 from sprachbund.training.unit_translator import UnitTranslatorRecipe
 from sprachbund.units.options import EncodingOptions, FeatureOptions, LayerOptions
 from sprachbund.util.computing import Computing

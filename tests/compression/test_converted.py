@@ -22,7 +22,9 @@ from sprachbund.research.encoder_transfer.grid import Cell
 from sprachbund.research.encoder_transfer.recipe import EncoderTransferRecipe, from_start
 from sprachbund.research.encoder_transfer.results import read_cell
 from sprachbund.training.options import read_recipe
-from sprachbund.training.translator import FineTuning, TranslatorRecipe, prepare_model, run
+from sprachbund.training.preparation import prepare_model
+from sprachbund.training.recipe import FineTuning, TranslatorRecipe
+from sprachbund.training.translator import run
 from tests.models.transducer_checkpoints import (
     made_model,
     nemo_config,

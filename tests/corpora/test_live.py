@@ -9,7 +9,8 @@ import pytest
 
 from sprachbund.corpora.editions import LiveEdition, edition
 from sprachbund.errors import SprachbundError
-from sprachbund.training.translator import TranslatorRecipe, run
+from sprachbund.training.recipe import TranslatorRecipe
+from sprachbund.training.translator import run
 
 TINY = edition("tiny", train_utterances=12, no_speech_share=0.0)
 

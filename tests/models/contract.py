@@ -38,7 +38,8 @@ from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveText
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.streaming.writing import policies_of
-from sprachbund.training.translator import prepare_model, run
+from sprachbund.training.preparation import prepare_model
+from sprachbund.training.translator import run
 from tests.decoding.families import FAMILIES, REGISTERED
 from tests.decoding.test_translate import Loudness
 from tests.decoding.tiny_family import LANGUAGES, TinyFamily

@@ -23,7 +23,7 @@ from sprachbund.research import size_file
 from sprachbund.research.dual_scale.estimate import estimate_memory
 from sprachbund.research.dual_scale.options import DualScaleRecipe
 from sprachbund.training.options import read_recipe
-from sprachbund.training.translator import TranslatorRecipe
+from sprachbund.training.recipe import TranslatorRecipe
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.options import RenamedWarning
 from tests.stories.support import command

@@ -9,7 +9,7 @@ from sprachbund.cli import main
 from sprachbund.cli.train import RECIPES
 from sprachbund.research import size_file
 from sprachbund.training.options import read_recipe
-from sprachbund.training.translator import TranslatorRecipe
+from sprachbund.training.recipe import TranslatorRecipe
 
 ROOT = Path(__file__).parents[2]
 RESEARCH = ROOT / "src" / "sprachbund" / "research"

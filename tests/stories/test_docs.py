@@ -29,7 +29,7 @@ from sprachbund.decoding.result import Segment, Translation
 from sprachbund.engines.extension import missing_because
 from sprachbund.evaluation import tables
 from sprachbund.training.loop import Progress
-from sprachbund.training.translator import TranslatorRecipe
+from sprachbund.training.recipe import TranslatorRecipe
 from tests.models.whisper_support import make_directory
 from tests.stories.support import command, speech, write_wav
 

@@ -23,7 +23,7 @@ def test_every_verb_has_a_section_with_its_options() -> None:
 
 
 def test_keys_of_recipes_have_type_default_and_meaning() -> None:
-    marker = "<!-- generated: options sprachbund.training.translator.TranslatorRecipe -->"
+    marker = "<!-- generated: options sprachbund.training.recipe.TranslatorRecipe -->"
     text = docs_hooks.on_page_markdown(marker)
     assert "| `vocabulary_size` | `int` | `2000` |" in text
     assert "| `dev` | `tuple[DataPart, ...]` | required |" in text

@@ -10,7 +10,7 @@ from transformers import WhisperForConditionalGeneration
 
 from sprachbund.data.manifest import ManifestWriter
 from sprachbund.models.whisper import WhisperConfig
-from sprachbund.training.translator import TranslatorRecipe
+from sprachbund.training.recipe import TranslatorRecipe
 from tests.models.whisper_support import make_tokenizer
 from tests.training import made
 

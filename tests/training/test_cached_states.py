@@ -13,7 +13,8 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.io import save
 from sprachbund.training.cached_states import CachedCorpus, States, cached_states, first_moving_layer
-from sprachbund.training.translator import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe, run
+from sprachbund.training.recipe import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe
+from sprachbund.training.translator import run
 from tests.training import made
 
 PLAIN = ExampleRecipe(rows_per_utterance=2, speeds=(1.0,), time_masks=0, frequency_masks=0)

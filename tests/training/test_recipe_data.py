@@ -9,7 +9,8 @@ from sprachbund.cli.models import describe
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.conformer import Conformer
-from sprachbund.training.translator import TranslatorRecipe, run
+from sprachbund.training.recipe import TranslatorRecipe
+from sprachbund.training.translator import run
 from tests.training import made
 from tests.training.owned import make_tones
 

@@ -8,7 +8,7 @@ from scripts import bundled
 
 from sprachbund.errors import SprachbundError
 from sprachbund.training.options import make_recipe, read_recipe
-from sprachbund.training.translator import TranslatorRecipe
+from sprachbund.training.recipe import TranslatorRecipe
 from sprachbund.util.files import read_toml
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "bundled.toml"

@@ -20,7 +20,9 @@ from sprachbund.research.dual_scale import recipe as dual_scale
 from sprachbund.research.encoder_transfer import recipe as encoder_transfer
 from sprachbund.research.gradient_sharing import recipe as gradient_sharing
 from sprachbund.training.loop import train
-from sprachbund.training.translator import TranslatorRecipe, prepare_model, run
+from sprachbund.training.preparation import prepare_model
+from sprachbund.training.recipe import TranslatorRecipe
+from sprachbund.training.translator import run
 from sprachbund.util.distributed import rank
 from tests.training import made
 from tests.training.ranks import fork_ranks

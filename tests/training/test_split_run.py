@@ -11,7 +11,8 @@ from sprachbund.models.conformer.io import load, save
 from sprachbund.models.sharing_plan import FILE, SharingPlan
 from sprachbund.models.splitting import split_feed_forwards
 from sprachbund.training.loop import train
-from sprachbund.training.translator import TranslatorRecipe, run
+from sprachbund.training.recipe import TranslatorRecipe
+from sprachbund.training.translator import run
 from tests.training import made, made_split
 from tests.training.ranks import fork_ranks
 

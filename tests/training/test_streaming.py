@@ -15,7 +15,9 @@ from sprachbund.models.conformer import Conformer, StreamingPart, TransducerPart
 from sprachbund.models.conformer.io import load, save
 from sprachbund.nn.transducer_loss import transducer_loss
 from sprachbund.training.loop import train
-from sprachbund.training.translator import TranslatorRecipe, prepare_model, run
+from sprachbund.training.preparation import prepare_model
+from sprachbund.training.recipe import TranslatorRecipe
+from sprachbund.training.translator import run
 from tests.training import made
 
 

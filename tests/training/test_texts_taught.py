@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sprachbund.data.manifest import Manifest, ManifestWriter
-from sprachbund.training.translator import length_warnings
+from sprachbund.training.data_checks import length_warnings
 
 
 def test_transcripts_beyond_ctc_are_counted_and_the_first_is_named(tmp_path: Path) -> None:

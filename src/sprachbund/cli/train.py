@@ -150,9 +150,9 @@ def _recipe_of(path: Path) -> tuple[Any, Callable[..., Any]]:
         from sprachbund.training import draft_recipe as draft
 
         return draft.DraftRecipe, draft.run
-    from sprachbund.training import translator
+    from sprachbund.training import recipe, translator
 
-    return translator.TranslatorRecipe, translator.run
+    return recipe.TranslatorRecipe, translator.run
 
 
 # What `recipe NAME --check` prints, one function for each recipe.

@@ -28,18 +28,11 @@ from sprachbund.models.teacher_forcing import DecoderBatch
 from sprachbund.models.weights import Bits
 from sprachbund.models.whisper.model import Whisper
 from sprachbund.training.checkpoint import claim_folder
+from sprachbund.training.data_checks import check_corpus, taught_languages
 from sprachbund.training.loop import train
 from sprachbund.training.options import Strict
-from sprachbund.training.translator import (
-    NO_MASKS,
-    CardRecipe,
-    DataPart,
-    ExampleRecipe,
-    TranslatorRecipe,
-    check_corpus,
-    prepare_model,
-    taught_languages,
-)
+from sprachbund.training.preparation import prepare_model
+from sprachbund.training.recipe import NO_MASKS, CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe
 from sprachbund.util.distributed import (
     is_first_rank,
     joined_processes,

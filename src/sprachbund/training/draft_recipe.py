@@ -26,15 +26,8 @@ from sprachbund.training.draft import (
     train_draft,
 )
 from sprachbund.training.options import Strict, TrainingOptions
-from sprachbund.training.translator import (
-    NO_MASKS,
-    CardRecipe,
-    DataPart,
-    ExampleRecipe,
-    PreparedModel,
-    TranslatorRecipe,
-    prepare_model,
-)
+from sprachbund.training.preparation import PreparedModel, prepare_model
+from sprachbund.training.recipe import NO_MASKS, CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe
 from sprachbund.util.distributed import is_first_rank, joined_processes, on_first_rank, wait_for_all_ranks
 from sprachbund.util.files import copy_file
 from sprachbund.util.jobs import nothing

@@ -22,7 +22,7 @@ from sprachbund.training.check import Check
 from sprachbund.training.checkpoint import claim_folder
 from sprachbund.training.loop import train
 from sprachbund.training.options import Strict, TrainingOptions
-from sprachbund.training.translator import CardRecipe
+from sprachbund.training.recipe import CardRecipe
 from sprachbund.units.dataset import (
     Mixing,
     Sentences,

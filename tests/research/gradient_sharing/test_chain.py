@@ -20,7 +20,7 @@ from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.models.splitting import split_feed_forwards
 from sprachbund.research.gradient_sharing.gradients import GradientExample, decoder_loss
 from sprachbund.training.options import TrainingOptions
-from sprachbund.training.translator import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe
+from sprachbund.training.recipe import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe
 from sprachbund.training.translator import run as train_translator
 from tests.stories.support import command
 

@@ -61,9 +61,9 @@ from sprachbund.research.tasks import Tasks, remember, run_tasks
 from sprachbund.text.languages import MIXED
 from sprachbund.training.cached_states import cached_corpus
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
+from sprachbund.training.data_checks import taught_languages
 from sprachbund.training.loop import Convergence, train
 from sprachbund.training.parallel import in_16_bits
-from sprachbund.training.translator import taught_languages
 from sprachbund.util.distributed import (
     first_rank_first,
     is_first_rank,

@@ -41,7 +41,7 @@ from sprachbund.research.discrete_units.report import counted, write_tables
 from sprachbund.research.tasks import Tasks, remember, run_tasks
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
 from sprachbund.training.options import TrainingOptions
-from sprachbund.training.translator import CardRecipe, DataPart, ExampleRecipe, Scale, TranslatorRecipe
+from sprachbund.training.recipe import CardRecipe, DataPart, ExampleRecipe, Scale, TranslatorRecipe
 from sprachbund.training.translator import run as train_translator
 from sprachbund.training.unit_translator import UnitTranslatorRecipe
 from sprachbund.training.unit_translator import run as train_units

@@ -15,7 +15,7 @@ from sprachbund.models.io import load, locate
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.training.dual_scale import DualScaleOptions
 from sprachbund.training.options import Strict, TrainingOptions, check_arms
-from sprachbund.training.translator import ExampleRecipe, FineTuning
+from sprachbund.training.recipe import ExampleRecipe, FineTuning
 from sprachbund.util.options import renamed
 
 TEACHER, MAIN = "teacher", "parasite"

@@ -53,7 +53,7 @@ from sprachbund.training.checkpoint import LOG_FILE, run_log
 from sprachbund.training.draft_recipe import DraftRecipe
 from sprachbund.training.draft_recipe import run as make_draft
 from sprachbund.training.options import TrainingOptions
-from sprachbund.training.translator import CardRecipe, DataPart, TranslatorRecipe
+from sprachbund.training.recipe import CardRecipe, DataPart, TranslatorRecipe
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import refuse_several_processes
 

@@ -14,7 +14,7 @@ from sprachbund.research.encoder_transfer.grid import BITS_OF_FLOAT, StudyGrid
 from sprachbund.research.encoder_transfer.splice import RANDOM, read_layers
 from sprachbund.text.normalize import has_no_spaces
 from sprachbund.training.options import Strict, TrainingOptions
-from sprachbund.training.translator import ExampleRecipe
+from sprachbund.training.recipe import ExampleRecipe
 from sprachbund.util.options import renamed
 
 FRAME_MS = 80

@@ -46,7 +46,7 @@ from sprachbund.text.normalize import normalize
 from sprachbund.training.checkpoint import forget_run, run_log
 from sprachbund.training.loop import Convergence
 from sprachbund.training.options import TrainingOptions, check_numbers
-from sprachbund.training.translator import FineTuning, Scale
+from sprachbund.training.recipe import FineTuning, Scale
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import own_device, refuse_several_processes
 from sprachbund.util.files import validate

@@ -29,14 +29,9 @@ from sprachbund.research.encoder_transfer.splice import check_encoders_alone, sp
 from sprachbund.research.tasks import Tasks
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
+from sprachbund.training.data_checks import text_warnings
 from sprachbund.training.options import TrainingOptions
-from sprachbund.training.translator import (
-    CardRecipe,
-    DataPart,
-    ExampleRecipe,
-    TranslatorRecipe,
-    text_warnings,
-)
+from sprachbund.training.recipe import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util import jobs as work
 from sprachbund.util.files import copy_file, read_object, validate, write_json

@@ -42,7 +42,7 @@ from sprachbund.research.gradient_sharing.plan_options import RATIOS
 from sprachbund.training.lora import add_lora, rank_for
 from sprachbund.training.memory import Forward, forward_on_meta
 from sprachbund.training.options import TrainingOptions
-from sprachbund.training.translator import ExampleRecipe
+from sprachbund.training.recipe import ExampleRecipe
 
 _INPUT = {
     "conformer": (100, ConformerShape().num_mel_bins, ExampleRecipe().rows_per_utterance),

@@ -10,7 +10,7 @@ from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.sharing_plan import SharingPlan, Start
 from sprachbund.research.gradient_sharing.plan_options import Conflict
 from sprachbund.training.options import Strict, TrainingOptions, check_arms
-from sprachbund.training.translator import FineTuning
+from sprachbund.training.recipe import FineTuning
 
 BASELINE = "uft"
 ENCODER = ("encoder.layers.*",)

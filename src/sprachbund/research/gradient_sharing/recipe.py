@@ -54,7 +54,7 @@ from sprachbund.training.checkpoint import LOG_FILE, run_log
 from sprachbund.training.loop import Convergence
 from sprachbund.training.lora import rank_for
 from sprachbund.training.options import TrainingOptions
-from sprachbund.training.translator import (
+from sprachbund.training.recipe import (
     NO_MASKS,
     CardRecipe,
     DataPart,
