@@ -4,7 +4,7 @@ Recall of embedded spans and accuracy of the router have intervals of the same k
 counts of all its targets and with those of equal references.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -77,10 +77,6 @@ class _Chosen:
                 yield line
 
 
-Runs = Mapping[str, Sequence[Iterable[Line]]]
-"""Arms, then the systems beside them, each with the lines of its runs."""
-
-
 def scores_of(directory: Path, seed: int, name: str) -> Path:
     """Folder of an arm's scores.
 
@@ -124,36 +120,12 @@ def write_table(
         directory: folder of all runs.
         rates: kind of projector to rate factors with their losses on dev, where they were tried.
     """
-    there = {folder: runs for folder in TESTS if (runs := _all_runs(recipe, directory, folder))}
-    scarce = {tag for tag, share in recipe.shares.items() if share < 1}
     factors = {kind: best_factor(losses) for kind, losses in (rates or {}).items()}
-    table = table_rows(there, scarce, factors)
-    made = there[MADE].items()
-    test = write_texts(
-        directory / TEXTS_FILE,
-        ((name, seed, run) for name, runs in made for seed, run in _numbered(recipe, name, runs)),
-    )
-    about = {
-        "test": test,
-        **({"dev loss by rate factor": rates} if rates else {}),
-    }
-    return keep_table(directory / "table.json", recipe, {**about, "rows": table})
-
-
-def table_rows(
-    there: Mapping[str, Runs], scarce: Collection[str], factors: Mapping[Projection, float]
-) -> list[dict[str, Any]]:
-    """Rows of the table, one for each set and system, all with the same columns.
-
-    Args:
-        there: folder of a test set, one of `TESTS`, to the runs of all systems on it.
-        scarce: languages with less speech than others, which have rows of their own.
-        factors: kind of projector to the factor of its learning rates, where one was found.
-    """
     rows: list[dict[str, Any]] = []
     sets = dict(_SETS)
-    if scarce:
+    if scarce := {tag for tag, share in recipe.shares.items() if share < 1}:
         sets[_SCARCE] = MADE, lambda line: line.source in scarce
+    there = {folder: runs for folder in TESTS if (runs := _all_runs(recipe, directory, folder))}
     for title, (folder, belongs) in sets.items():
         if folder not in there:
             continue
@@ -172,7 +144,7 @@ def table_rows(
                     "speech": title,
                     "arm": system.name,
                     "seeds": len(system.runs),
-                    **({"rate factor": factors[kind]} if kind is not None and kind in factors else {}),
+                    **({"rate factor": factors[kind]} if kind in factors else {}),
                     **quality[system.name],
                     **heard[system.name],
                     **recall.get(system.name, {}),
@@ -181,10 +153,24 @@ def table_rows(
                 }
             )
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    return [{key: row.get(key, "") for key in columns} for row in rows]
+    table = [{key: row.get(key, "") for key in columns} for row in rows]
+    made = there[MADE].items()
+    test = write_texts(
+        directory / TEXTS_FILE,
+        ((name, seed, run) for name, runs in made for seed, run in _numbered(recipe, name, runs)),
+    )
+    about = {
+        "test": test,
+        **({"dev loss by rate factor": rates} if rates else {}),
+    }
+    return keep_table(directory / "table.json", recipe, {**about, "rows": table})
 
 
-def _all_runs(recipe: CodeSwitchRecipe, directory: Path, folder: str) -> Runs:
+_Runs = Mapping[str, Sequence[Iterable[Line]]]
+"""Arms, then the systems beside them, each with the lines of its runs."""
+
+
+def _all_runs(recipe: CodeSwitchRecipe, directory: Path, folder: str) -> _Runs:
     """The runs of all systems on one test set; none where the arms have not heard it."""
     others = {
         name: [RunFile(other_scores_of(directory, name, n) / folder) for n in range(len(models))]
@@ -219,7 +205,7 @@ def read_written(recipe: CodeSwitchRecipe, path: Path) -> WrittenTexts:
     return texts
 
 
-def _written_before(recipe: CodeSwitchRecipe, path: Path, like: RunFile) -> Runs:
+def _written_before(recipe: CodeSwitchRecipe, path: Path, like: RunFile) -> _Runs:
     """The arms of a finished comparison, by their texts and another run on the same data."""
     texts = read_written(recipe, path)
     return {
@@ -236,7 +222,7 @@ def _numbered(
     return zip(recipe.seeds if of_seeds else range(len(runs)), runs, strict=True)
 
 
-def _systems(runs: Runs, chosen: Callable[..., _Chosen]) -> list[System]:
+def _systems(runs: _Runs, chosen: Callable[..., _Chosen]) -> list[System]:
     """All systems with the lines that are chosen of each run."""
     systems = []
     for name, own in runs.items():
@@ -309,13 +295,11 @@ def _shares(systems: Sequence[System], counted: Callable[[Line], _Counted]) -> d
     names = list(dict.fromkeys(name for runs in sums.values() for run in runs for name in run))
     share, first, said = Share(), systems[0].name, _said_of(systems[0].runs[0])
     for name in names:
-        matrices = {of: [_matrix(run.get(name, {})) for run in runs] for of, runs in sums.items()}
-        # Texts may be all that is left of a run, and they say nothing of its router.
-        counts = {of: [[matrix] for matrix in own if matrix[:, 1].any()] for of, own in matrices.items()}
+        counts = {of: [[_matrix(run.get(name, {}))] for run in runs] for of, runs in sums.items()}
         units = [units_of([key, *said[key]] for key in sorted(sums[first][0].get(name, {})))]
         p_values: dict[str, float] = {}
         for of, runs in counts.items():
-            if not runs:
+            if not any(total[:, 1].sum() for [total] in runs):
                 continue
             low, high = mean_interval([share], runs, units=units)
             values = [share.score(total.sum(0)) for [total] in runs]
