@@ -68,7 +68,7 @@ def recipe(root: Path, steps: int = 2, **changes: object) -> TranslatorRecipe:
 
 
 def losses(lines: list[str]) -> list[float]:
-    return [float(line.split("loss ")[1].split()[0]) for line in lines if " ctc " in line]
+    return [float(line.split("loss ")[1].split()[0]) for line in lines if " rate " in line]
 
 
 def test_training_hears_what_inference_hears(root: Path) -> None:

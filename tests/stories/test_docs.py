@@ -282,7 +282,15 @@ def test_data_page_tells_the_true_numbers_of_the_phrasebook() -> None:
 
 def test_train_page_shows_a_line_as_the_loop_writes_it() -> None:
     shown = next(b.text for b in blocks(ROOT / "docs/train.md") if b.text.startswith("step "))
-    numbers = {"epoch": 0, "left_s": 3723.0, "memory_gib": 1.0, "parts": {}, "kinds": {}, "counts": {}}
+    numbers = {
+        "epoch": 0,
+        "left_s": 3723.0,
+        "heads": {"ctc": 1, "language": 1},
+        "memory_gib": 1.0,
+        "parts": {},
+        "kinds": {},
+        "counts": {},
+    }
     line = str(Progress(**{f.name: 1 for f in fields(Progress)} | numbers))  # type: ignore[arg-type]
     assert re.sub(r"[\d.:e+-]+", "#", shown.strip()) == re.sub(r"[\d.:e+-]+", "#", line)
 
