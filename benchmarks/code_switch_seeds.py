@@ -10,11 +10,11 @@ Run: python -m benchmarks.code_switch_seeds runs/six docs/results/code_switch_si
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from benchmarks.rows import show
-from scipy.stats import t
+from scipy.stats import ttest_1samp
 
 from sprachbund.evaluation.code_switch import switch_scores
 from sprachbund.evaluation.compare import RunFile, System, compare
@@ -105,11 +105,12 @@ def table(
         }
         for n, seed in enumerate(seeds)
     ]
-    last = {"measure": measure, "speech": speech, "seed": "mean"}
     return [
         *rows,
         {
-            **last,
+            "measure": measure,
+            "speech": speech,
+            "seed": "mean",
             BASELINE: round(mean(scores[BASELINE] for scores in of_seeds), 1),
             **{name: with_interval(differences[name]) for name in others},
         },
@@ -118,9 +119,8 @@ def table(
 
 def with_interval(values: Sequence[float]) -> str:
     """The mean of values, with Student's 95 % interval."""
-    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-    centre = mean(values)
-    return f"{centre:+.2f} ({centre - half:+.2f} to {centre + half:+.2f})"
+    low, high = ttest_1samp(values, 0).confidence_interval(0.95)
+    return f"{mean(values):+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sprachbund.decoding.long_form import LongForm, check_targets
+from sprachbund.decoding.long_form import LongForm
 from sprachbund.decoding.options import DecodingOptions, GuardOptions, check_options
-from sprachbund.decoding.recordings import options_with_drafts
+from sprachbund.decoding.recordings import check_targets, options_with_drafts
 from sprachbund.decoding.search import search
 from sprachbund.decoding.texts import translate_texts
 from sprachbund.errors import SprachbundError

@@ -1,5 +1,6 @@
 """Attention of language models in training: the kernel of each call, the same result, and no trace in what is saved."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -106,3 +107,17 @@ def test_what_is_saved_does_not_name_it(tmp_path: Any) -> None:
 def test_another_attention_that_was_asked_for_stays() -> None:
     model = LanguageModel(_model(attn_implementation="eager")).model
     assert model.config._attn_implementation == "eager"
+
+
+def test_a_model_that_has_a_single_attention_keeps_it(caplog: pytest.LogCaptureFixture) -> None:
+    config = transformers.FalconConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, vocab_size=50
+    )
+    monitored = logging.getLogger("transformers")
+    monitored.addHandler(caplog.handler)  # its messages do not reach the root
+    try:
+        model = LanguageModel(transformers.FalconForCausalLM(config)).model
+    finally:
+        monitored.removeHandler(caplog.handler)
+    assert model.config._attn_implementation == "sdpa"
+    assert not [one.message for one in caplog.records if "attention implementation" in one.message]

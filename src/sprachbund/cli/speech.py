@@ -505,8 +505,7 @@ def _make_ready(job: SpeechJob) -> _Ready:
         raise missing_file(job.files[0])  # before a model is loaded for it
     speakers = _speakers(job)
     model = load_model(job.model)
-    from sprachbund.decoding.long_form import check_targets
-    from sprachbund.decoding.recordings import load_drafts
+    from sprachbund.decoding.recordings import check_targets, load_drafts
 
     with as_usage():
         with with_hints(model.pairs, job.verb, job.files[0], job.targets, job.source):

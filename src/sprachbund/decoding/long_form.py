@@ -9,55 +9,23 @@ from functools import partial
 from itertools import islice
 
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio.decoders import Samples
 from sprachbund.audio.load import AudioInput, AudioSource, open_audio
 from sprachbund.audio.spans import Span, VoiceActivity, iter_speech_spans
 from sprachbund.decoding.guard import Understanding
 from sprachbund.decoding.languages import check_pair, read_request
-from sprachbund.decoding.options import (
-    AUTO,
-    NONE,
-    TRANSCRIBE,
-    DecodingOptions,
-    check_options,
-    only_transcribes,
-)
+from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
 from sprachbund.decoding.pipeline import translate_spans
-from sprachbund.decoding.recordings import Drafts, RecordedSpan, Samples, options_with_drafts, recording_state
+from sprachbund.decoding.recordings import (
+    Drafts,
+    RecordedSpan,
+    check_targets,
+    options_with_drafts,
+    recording_state,
+)
 from sprachbund.decoding.result import Segment, SpeculationReport, Translation, build_translation
 from sprachbund.decoding.written_form import check_writing
 from sprachbund.models.base import Family
-from sprachbund.util.options import OptionValueError
-
-
-def check_targets(
-    model: Family, targets: Sequence[str], source: str | None, options: DecodingOptions
-) -> None:
-    """Refuse options of a cascade's translator where nothing is translated, since they change nothing then.
-
-    Args:
-        model: any family.
-        targets: languages of the texts, or `TRANSCRIBE`.
-        source: the language spoken; None when it is to be identified.
-        options: decoding options.
-
-    Raises:
-        OptionValueError: names the option and its value.
-    """
-    if model.capabilities.translator is None or not only_transcribes(targets, source):
-        return
-    given = {
-        "translator_draft": options.translator_draft not in (AUTO, NONE),
-        "translation_weight": options.translation_weight != DecodingOptions.translation_weight,
-        "glossary": bool(options.glossary),
-    }
-    for name in (name for name, there in given.items() if there):
-        raise OptionValueError(
-            name,
-            vars(options)[name],
-            "leave it out, or name a language to translate into",
-            reason="which is for the translator of the cascade, and speech is only transcribed",
-        )
-
 
 Compute = Callable[[Sequence[RecordedSpan]], list[list[tuple[str, Segment]]]]
 """`translate_spans` of a model, or a function that batches the spans with those of other recordings."""

@@ -585,7 +585,7 @@ def _at_own_tempo(decoded: DecodedSpan, tempo: float, start_s: float) -> Decoded
     return replace(decoded, segments=tuple(map(segment_as_said, decoded.segments)))
 
 
-# Everything.
+# A batch of spans, all of it.
 
 
 def translate_spans(model: Family, spans: Sequence[RecordedSpan]) -> list[list[tuple[str, Segment]]]:

@@ -7,6 +7,7 @@ span of an utterance that is cut already. `known_targets` leaves out the pairs t
 Shapes: N samples.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,12 +24,11 @@ from sprachbund.decoding.languages import (
     Request,
     knows_pair,
 )
-from sprachbund.decoding.options import NONE, TRANSCRIBE, DecodingOptions
+from sprachbund.decoding.options import AUTO, NONE, TRANSCRIBE, DecodingOptions, only_transcribes
 from sprachbund.decoding.speculation import Speculation, speculation_for
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, Target
-
-Samples = NDArray[np.float32]
+from sprachbund.util.options import OptionValueError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -271,3 +271,33 @@ def make_target(model: Family, options: DecodingOptions, language: str, source: 
         context=(options.glossary if model.capabilities.follows_requests else options.prompt) or "",
         timestamps=bool(options.timestamps) and model.capabilities.timestamps is not None,
     )
+
+
+def check_targets(
+    model: Family, targets: Sequence[str], source: str | None, options: DecodingOptions
+) -> None:
+    """Refuse options of a cascade's translator where nothing is translated, since they change nothing then.
+
+    Args:
+        model: any family.
+        targets: languages of the texts, or `TRANSCRIBE`.
+        source: the language spoken; None when it is to be identified.
+        options: decoding options.
+
+    Raises:
+        OptionValueError: names the option and its value.
+    """
+    if model.capabilities.translator is None or not only_transcribes(targets, source):
+        return
+    given = {
+        "translator_draft": options.translator_draft not in (AUTO, NONE),
+        "translation_weight": options.translation_weight != DecodingOptions.translation_weight,
+        "glossary": bool(options.glossary),
+    }
+    for name in (name for name, there in given.items() if there):
+        raise OptionValueError(
+            name,
+            vars(options)[name],
+            "leave it out, or name a language to translate into",
+            reason="which is for the translator of the cascade, and speech is only transcribed",
+        )

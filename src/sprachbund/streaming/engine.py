@@ -19,7 +19,6 @@ from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity
 from sprachbund.decoding.encoding import EncodedBatch, LanguageQuery, encode, encode_and_identify
 from sprachbund.decoding.languages import Request, read_request
-from sprachbund.decoding.long_form import check_targets
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
 from sprachbund.decoding.pipeline import (
     UtteranceRows,
@@ -31,6 +30,7 @@ from sprachbund.decoding.pipeline import (
 )
 from sprachbund.decoding.recordings import (
     RecordedSpan,
+    check_targets,
     known_targets,
     make_target,
     options_with_drafts,

@@ -11,30 +11,36 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sprachbund.data.loading import (
-    Corpus,
-)
+from sprachbund.data.loading import Corpus
+from sprachbund.data.manifest import Utterances
 from sprachbund.errors import SprachbundError
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.units.lengths import min_ctc_frames
 
 _MOST = 20_000
-
+"""Utterances of a corpus that are looked at."""
 _SHOWN = 12
-
+"""Letters that a warning names."""
 _WORD_BEGINS = "\u2581"
-_TRIED = 1000  # utterances that are looked at before training begins
+_TRIED = 1000
+"""Utterances of which one at least has to have a text that can be learned."""
+
+
+def _looked_at(corpus: Corpus) -> Iterator[tuple[Utterances, int]]:
+    """Manifest and index of every utterance of a corpus, or of `_MOST` evenly over it."""
+    for manifest in corpus.manifests:
+        for index in manifest.every(-(-len(manifest) * len(corpus.manifests) // _MOST) or 1):
+            yield manifest, index
 
 
 def training_texts(corpus: Corpus) -> Iterator[str]:
     """Texts that a corpus trains with: of all utterances, or of 20,000 evenly over it."""
-    for manifest in corpus.manifests:
-        for index in manifest.every(-(-len(manifest) * len(corpus.manifests) // _MOST) or 1):
-            utterance = manifest[index]
-            for language in corpus.targets:
-                text = utterance.text_in(language) if utterance.language else None
-                if text and corpus.examples.row(text, utterance.language, language) is not None:
-                    yield text
+    for manifest, index in _looked_at(corpus):
+        utterance = manifest[index]
+        for language in corpus.targets:
+            text = utterance.text_in(language) if utterance.language else None
+            if text and corpus.examples.row(text, utterance.language, language) is not None:
+                yield text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +90,11 @@ def taught_languages(corpus: Corpus) -> TaughtLanguages:
         corpus: training data.
     """
     texts, pairs, num_seen = set[str](), set[tuple[str, str]](), 0
-    for manifest in corpus.manifests:
-        for index in manifest.every(-(-len(manifest) * len(corpus.manifests) // _MOST) or 1):
-            utterance, num_seen = manifest[index], num_seen + 1
-            if utterance.language:
-                texts |= {
-                    tag for tag in (utterance.language, *utterance.translations) if utterance.text_in(tag)
-                }
-                pairs |= {(utterance.language, target) for target in corpus.targets_of(utterance)}
+    for manifest, index in _looked_at(corpus):
+        utterance, num_seen = manifest[index], num_seen + 1
+        if utterance.language:
+            texts |= {tag for tag in (utterance.language, *utterance.translations) if utterance.text_in(tag)}
+            pairs |= {(utterance.language, target) for target in corpus.targets_of(utterance)}
     spoken = {tag for manifest in corpus.manifests for tag in manifest.spoken}
     return TaughtLanguages(
         spoken=[tag for tag in corpus.examples.source_languages if tag in spoken],
@@ -113,15 +116,14 @@ def length_warnings(corpus: Corpus, frame_s: float) -> list[str]:
         frame_s: seconds of an encoder's frame.
     """
     count, num_too_long, first = 0, 0, ""
-    for manifest in corpus.manifests:
-        for index in manifest.every(-(-len(manifest) * len(corpus.manifests) // _MOST) or 1):
-            utterance = manifest[index]
-            needed = min_ctc_frames(corpus.examples.transcript(utterance.text) or [])
-            there = math.ceil(float(manifest.durations_s[index]) / frame_s)
-            count += needed > 0
-            if needed > there:
-                num_too_long += 1
-                first = first or f"{utterance.id}, {needed} frames wanted and {there} there"
+    for manifest, index in _looked_at(corpus):
+        utterance = manifest[index]
+        needed = min_ctc_frames(corpus.examples.transcript(utterance.text) or [])
+        there = math.ceil(float(manifest.durations_s[index]) / frame_s)
+        count += needed > 0
+        if needed > there:
+            num_too_long += 1
+            first = first or f"{utterance.id}, {needed} frames wanted and {there} there"
     if not num_too_long:
         return []
     return [

@@ -730,13 +730,7 @@ class _Run:
 
     def _log(self, progress: Progress) -> None:
         self._say(str(progress))
-        for name in (
-            "attention",
-            "learning_rate",
-            "gradient_norm",
-            "utterances_per_s",
-            "padding",
-        ):
+        for name in ("attention", "learning_rate", "gradient_norm", "utterances_per_s", "padding"):
             self._scalar(f"train/{name}", getattr(progress, name))
         for name, value in {**progress.parts, **progress.heads}.items():
             self._scalar(f"train/{name}", value)

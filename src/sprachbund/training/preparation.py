@@ -7,11 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sprachbund.corpora.editions import texts_of
-from sprachbund.data.loading import (
-    Corpus,
-    Examples,
-    PieceExamples,
-)
+from sprachbund.data.loading import Corpus, Examples, PieceExamples
 from sprachbund.data.manifest import Utterances
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
@@ -40,8 +36,6 @@ from sprachbund.training.options import TrainingOptions
 from sprachbund.training.recipe import AUDIO_LLMS, FINE_TUNED, PARAKEET, TranslatorRecipe
 
 _OF_NEW_MODELS = {"model", "vocabulary_size", "transcript_vocabulary_size", "tokenizer_texts"}
-
-
 _ONLY_SPOKEN: dict[str, Any] = {"rows_per_utterance": 1, "same_language": 1.0}
 """Draws of texts for a model that writes the language spoken: it learns transcripts alone."""
 

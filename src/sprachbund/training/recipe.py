@@ -10,9 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PositiveFloat, ValidationError, field_validator, model_validator
 
 from sprachbund.corpora.editions import Edition, edition
-from sprachbund.data.loading import (
-    source_languages_of,
-)
+from sprachbund.data.loading import source_languages_of
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import ConformerConfig, ConformerShape
 from sprachbund.models.weights import Bits
@@ -21,14 +19,8 @@ from sprachbund.training.dual_scale import DualScaleOptions
 from sprachbund.training.options import Strict, TrainingOptions
 
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0, "speeds": (1.0,)}
-
-
 PARAKEET = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
-
-
 AUDIO_LLMS = ("voxtral", "granite_speech", "granite_speech_plus", "qwen3_asr")
-
-
 FINE_TUNED = (
     *("conformer", "whisper", "seamless_m4t", "seamless_m4t_v2", "canary", "cohere_asr"),
     *PARAKEET,

@@ -45,7 +45,8 @@ def attend_by_length(
 
 def with_attention_by_length(model: Any) -> Any:
     """The same causal language model; its attention is `attend_by_length` where it was torch's fused kernel."""
-    if model.config._attn_implementation != "sdpa":
+    # Of models whose layers do not ask for their attention by name, it cannot be set; transformers would warn.
+    if model.config._attn_implementation != "sdpa" or not model._can_set_attn_implementation():
         return model
     transformers = library()
     transformers.AttentionInterface.register(NAME, attend_by_length)
