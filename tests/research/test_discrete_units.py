@@ -18,7 +18,14 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.io import load
 from sprachbund.models.tokens.conformer import TokenConformer
 from sprachbund.research import size_file
-from sprachbund.research.discrete_units.data import phrases, scored_limit, vocabulary_of
+from sprachbund.research.discrete_units.data import (
+    OTHERS,
+    PLANTED,
+    halves,
+    phrases,
+    scored_limit,
+    vocabulary_of,
+)
 from sprachbund.research.discrete_units.estimate import estimate_memory
 from sprachbund.research.discrete_units.options import ABLATIONS, DiscreteUnitsRecipe, run_folder
 from sprachbund.research.discrete_units.recipe import mbart_training, recipe_of
@@ -41,6 +48,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(directory: Path) -> list[str]:
     where = ["--data", str(directory / "data"), "--out", str(directory / "run")]
     return ["recipe", "discrete_units", "--size", "tiny", "--threads", "1", *where]
+
+
+def read_tiny(run: Path) -> DiscreteUnitsRecipe:
+    return read_recipe(DiscreteUnitsRecipe, size_file("discrete_units", "tiny"), [f'data="{run / "data"}"'])
 
 
 def rows(run: Path, table: str) -> list[dict[str, object]]:
@@ -84,6 +95,48 @@ def test_texts_lie_beside_the_tables_that_are_made_of_them(run: Path) -> None:
         assert sacrebleu.corpus_chrf(texts[0], [texts[1]]).score == pytest.approx(row["chrF"], abs=1e-9)
 
 
+def test_each_arm_has_the_learning_rate_that_was_best_on_dev(run: Path) -> None:
+    tried = {str(row["arm"]): row for row in rows(run, "rates")}
+    assert list(tried) == [*dict.fromkeys(name for name, _, _ in read_tiny(run).models())]
+    for name, row in tried.items():
+        folder = run_folder(run / "run", 0, name) / "run"
+        losses = {rate: row[f"{rate:g}"] for rate in (1e-3, 3e-3)}
+        assert row["best"] == min(losses, key=lambda rate: float(str(losses[rate])))
+        of_run = json.loads((folder / "convergence.json").read_text())["best"]["value"]
+        assert of_run == losses[row["best"]]  # type: ignore[index]
+        assert json.loads((folder / "recipe.json").read_text())["training"]["learning_rate"] == row["best"]
+
+
+def test_half_of_the_test_sentences_are_planted_and_each_half_is_scored(run: Path) -> None:
+    recipe, test = read_tiny(run), Manifest(run / "data" / "test")
+    both = halves(recipe)
+    spoken = {u.id: u for u in test if u.language == "de"}
+    assert all(both.values())
+    assert both[PLANTED] | both[OTHERS] == spoken.keys()
+    assert not both[PLANTED] & both[OTHERS]
+    translations = {half: {spoken[one].text_in("en") for one in ids} for half, ids in both.items()}
+    assert not translations[PLANTED] & translations[OTHERS]
+
+    planted = recipe_of(recipe, 0, recipe.control_arms()["0.01 h, + planted MT"], run / "run").bitext
+    outside, sentences = (list(csv.DictReader(part.paths[0].open(), delimiter="\t")) for part in planted)
+    assert {(pair["de"], pair["en"]) for pair in sentences} == {
+        (spoken[one].text_in("de"), spoken[one].text_in("en")) for one in both[PLANTED]
+    }
+    assert not {pair["en"] for pair in outside} & translations[OTHERS]
+
+    control = rows(run, "control")
+    assert [(row["hours"], row["test"], row["data"]) for row in control] == [
+        (0.01, half, data) for half in (PLANTED, OTHERS) for data in ("+ external MT", "+ planted MT")
+    ]
+    with gzip.open(run / "run" / "texts.jsonl.gz", "rt", encoding="utf-8") as file:
+        first, *models = map(json.loads, file)
+    written = next(m["hypotheses"] for m in models if m["arm"] == "0.01 h, + planted MT")
+    for row in control[1::2]:
+        scored = [one for one in first["references"] if one in both[str(row["test"])]]
+        texts = [[of[one] for one in scored] for of in (written, first["references"])]
+        assert sacrebleu.corpus_chrf(texts[0], [texts[1]]).score == pytest.approx(row["chrF"], abs=1e-9)
+
+
 def test_arms_are_what_they_are_called(run: Path) -> None:
     def model(name: str) -> TokenConformer:
         result = load(run_folder(run / "run", 0, name) / "run" / "model")
@@ -120,12 +173,14 @@ def test_two_workers_make_the_same_models(run: Path, tmp_path: Path) -> None:
     for made in ("units", "encoded", "bitext"):
         (tmp_path / "run" / made).symlink_to(run / "run" / made)
     (tmp_path / "data").symlink_to(run / "data")
-    less = ["workers=2", 'heads=["ctc"]', "ablations=[]", "hours=[]"]
+    less = ["workers=2", 'heads=["ctc"]', "ablations=[]", "hours=[]", "control_hours=[]"]
     assert main([*command(tmp_path), *(part for one in less for part in ("--set", one))]) == 0
     for arm in ("ctc, ST only", "ctc, + text start", "log-mel"):
         first, second = (load_file(run_folder(at / "run", 0, arm) / WEIGHTS) for at in (run, tmp_path))
         assert all(torch.equal(value, second[name]) for name, value in first.items())
-        assert "best dev loss" in (run_folder(tmp_path / "run", 0, arm) / "log.txt").read_text()
+        assert "was best on dev" in (run_folder(tmp_path / "run", 0, arm) / "log.txt").read_text()
+    trial = run_folder(tmp_path / "run" / "rates", 0, "log-mel") / "0.001"
+    assert "best dev loss" in (trial / "log.txt").read_text()
     assert not list((tmp_path / "run").rglob("resume.pt"))
 
 
@@ -166,7 +221,7 @@ def test_ablations_have_seeds_of_their_own_and_equal_arms_are_trained_once() -> 
 
 
 def test_as_many_test_utterances_of_each_source_are_scored_as_are_wanted(run: Path) -> None:
-    recipe = read_recipe(DiscreteUnitsRecipe, size_file("discrete_units", "tiny"), [f'data="{run / "data"}"'])
+    recipe = read_tiny(run)
     languages = Manifest(run / "data" / "test").languages.tolist()
     assert 1 < languages.count("de") < len(languages)
     fewer = recipe.model_copy(update={"test_utterances": languages.count("de") // 2})

@@ -1,5 +1,6 @@
 """Data of the comparison of discrete units: the corpus as units, and parallel text from outside."""
 
+import hashlib
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.io import locate
 from sprachbund.models.tokens.sources import encoder_hash
 from sprachbund.models.tokens.unit_options import FitOptions, VocabularyOptions
-from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe, UnitsArm
+from sprachbund.research.discrete_units.options import OUTSIDE, DiscreteUnitsRecipe, UnitsArm
 from sprachbund.training.unit_translator import BitextPart
 from sprachbund.units.dataset import within_hours
 from sprachbund.units.encoded import EncodedCorpus, Encoding, Extraction, encode
@@ -35,7 +36,7 @@ def make_data(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> N
         SprachbundError: data that are not there or do not fit, or parallel text or hours that there are not.
     """
     arms = recipe.all_arms.values()
-    if {"external", "start"} & {arm.text for arm in arms}:
+    if OUTSIDE & {arm.text for arm in arms}:
         bitext_parts(recipe, directory)
     for arm in {units_directory(recipe, arm, directory): arm for arm in (_PLAIN, *arms)}.values():
         _make_units(recipe, arm, directory, report)
@@ -66,7 +67,7 @@ def _make_units(recipe: DiscreteUnitsRecipe, arm: UnitsArm, directory: Path, rep
     out, vocabulary = units_directory(recipe, arm, directory), vocabulary_of(recipe, arm)
     if not (out / "units.json").exists():
         report(f"units, {vocabulary.form}, {vocabulary.unit_pieces} pieces")
-    outside = {"external", "start"} & {one.text for one in recipe.all_arms.values()}
+    outside = OUTSIDE & {one.text for one in recipe.all_arms.values()}
     fit = Fit(
         extraction=_extraction(recipe),
         data=(recipe.data / "train",),
@@ -151,6 +152,46 @@ def bitext_parts(recipe: DiscreteUnitsRecipe, directory: Path) -> tuple[BitextPa
         BitextPart(paths=(path,), source=source, target=recipe.target)
         for path, source in zip(files, recipe.sources, strict=True)
     )
+
+
+PLANTED, OTHERS = "half", "other half"
+"""The test utterances whose sentences are planted in text from outside by the positive control, and the others."""
+
+
+def halves(recipe: DiscreteUnitsRecipe) -> dict[str, frozenset[str]]:
+    """Ids of the test utterances of either half; utterances with one translation are in one half.
+
+    Args:
+        recipe: options of the comparison.
+    """
+    ids: dict[str, set[str]] = {PLANTED: set(), OTHERS: set()}
+    for said in Manifest(recipe.data / "test"):
+        text = said.text_in(recipe.target)
+        if said.language in recipe.sources and text:
+            ids[_half(text)].add(said.id)
+    return {half: frozenset(own) for half, own in ids.items()}
+
+
+def _half(translation: str) -> str:
+    return (PLANTED, OTHERS)[hashlib.sha256(translation.encode()).digest()[0] % 2]
+
+
+def planted_parts(recipe: DiscreteUnitsRecipe, directory: Path) -> tuple[BitextPart, ...]:
+    """Tables with the test sentences of the first half, one for each source language.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+    """
+    planted = halves(recipe)[PLANTED]
+    test = [said for said in Manifest(recipe.data / "test") if said.id in planted]
+    parts = []
+    for source in recipe.sources:
+        path = directory / "bitext" / f"planted-{source}-{recipe.target}.tsv"
+        pairs = {f"{u.text_in(source)}\t{u.text_in(recipe.target)}" for u in test if u.language == source}
+        write_text(path, "\n".join((f"{source}\t{recipe.target}", *sorted(pairs))) + "\n")
+        parts.append(BitextPart(paths=(path,), source=source, target=recipe.target))
+    return tuple(parts)
 
 
 def phrases(source: str, target: str, count: int) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from sprachbund.models.catalogue import SHIPPED
 from sprachbund.models.conformer import ConformerShape
@@ -14,14 +14,18 @@ from sprachbund.training.options import Decay, Strict, TrainingOptions
 from sprachbund.training.unit_translator import StepsOf
 from sprachbund.units.dataset import Mixing
 
-Text = Literal["none", "own", "external", "start"]
-"""Text that is learned beside the speech: none; that of the speech's own triples; sentences from outside too; and the
-same from a model that has learned text before."""
+Text = Literal["none", "own", "external", "start", "planted"]
+"""Text that is learned beside the speech: none; that of the speech's own triples; sentences from outside too; the same
+from a model that has learned text before; and, as a positive control, sentences from outside with half of the test
+sentences among them."""
+OUTSIDE: frozenset[Text] = frozenset({"external", "start", "planted"})
+"""Kinds that need text from outside."""
 NAMES: Mapping[Text, str] = {
     "none": "ST only",
     "own": "+ MT",
     "external": "+ external MT",
     "start": "+ text start",
+    "planted": "+ planted MT",
 }
 
 
@@ -153,6 +157,9 @@ class DiscreteUnitsRecipe(Strict):
         hours: hours of speech at which `base` is trained with each of `curve_texts`; it is trained with all speech,
             too.
         curve_texts: text learned beside the speech in these trainings; the first is what the others are compared with.
+        control_hours: hours of speech at which a positive control is trained: `base` with half of the test sentences
+            among the text from outside. A comparison that can see an effect of text finds a gain on these sentences
+            over `base` with text from outside, and none on the others.
         log_mel: a model on log-mel to compare with; None leaves it out.
         bitext: tables of parallel text, one for each source, with a column for each language; drawn from the phrasebook
             where there are none.
@@ -162,6 +169,9 @@ class DiscreteUnitsRecipe(Strict):
             same and those with text see less speech; by "speech", all see as much speech.
         model: shape of every model, but for what its arm changes.
         training: training options of every model.
+        learning_rates: learning rates tried for every arm, and for log-mel, with the first seed; the one of the lowest
+            loss on dev counts for the arm. That of the training options if empty. An arm that starts from mBART-50
+            keeps its own.
         text_training: training options of a model that learns text first.
         beam_size: hypotheses kept in every search.
         test_utterances: test utterances of each source language, about; all if None.
@@ -182,6 +192,7 @@ class DiscreteUnitsRecipe(Strict):
     ablations: tuple[str, ...] = ()
     hours: tuple[float, ...] = ()
     curve_texts: tuple[Text, ...] = Field(default=("none", "own"), min_length=1)
+    control_hours: tuple[float, ...] = ()
     log_mel: LogMelPart | None = None
     bitext: tuple[Path, ...] = ()
     external_pairs: int = Field(default=0, ge=0)
@@ -189,6 +200,7 @@ class DiscreteUnitsRecipe(Strict):
     steps_of: StepsOf = "all"
     model: TokenShape = TokenShape()
     training: TrainingOptions
+    learning_rates: tuple[PositiveFloat, ...] = ()
     text_training: TrainingOptions
     beam_size: int = Field(default=10, ge=1)
     test_utterances: int | None = Field(default=None, ge=1)
@@ -232,10 +244,19 @@ class DiscreteUnitsRecipe(Strict):
             for text in self.curve_texts
         }
 
+    def control_arms(self) -> dict[str, UnitsArm]:
+        """Text from outside, without and with half of the test sentences, for each amount of the control."""
+        texts: tuple[Text, ...] = ("external", "planted")
+        return {
+            f"{hours:g} h, {NAMES[text]}": self.base.model_copy(update={"hours": hours, "text": text})
+            for hours in self.control_hours
+            for text in texts
+        }
+
     def arms(self, seed: int) -> dict[str, UnitsArm]:
         """Return the arms of a seed by name; some of them may be equal."""
         changed = self.ablation_arms() if seed in self.seeds_of_ablations else {}
-        return {**self.main_arms(), **changed, **self.curve_arms()}
+        return {**self.main_arms(), **changed, **self.curve_arms(), **self.control_arms()}
 
     @property
     def all_arms(self) -> dict[str, UnitsArm]:
@@ -257,6 +278,14 @@ class DiscreteUnitsRecipe(Strict):
             ]
             models += [ComparedModel(LOG_MEL, seed, None)] if self.log_mel is not None else []
         return tuple(models)
+
+    def tuned(self) -> dict[UnitsArm | None, str]:
+        """Each different arm of which learning rates are tried, and None for log-mel, to the first of its names."""
+        arms: dict[UnitsArm | None, str] = {}
+        for name, arm in self.all_arms.items() if self.learning_rates else ():
+            if not self.from_mbart(arm):
+                arms.setdefault(arm, name)
+        return arms | ({None: LOG_MEL} if self.learning_rates and self.log_mel is not None else {})
 
     def text_models(self) -> tuple[ComparedModel, ...]:
         """The models that are trained on text first, for arms that begin with one: one for each of their heads."""

@@ -10,6 +10,8 @@ Models are trained beside each other (`workers`), each with one thread. What is 
 broken-off run goes on.
 """
 
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,17 +29,27 @@ from sprachbund.research.discrete_units.data import (
     bitext_parts,
     encoded_directory,
     make_data,
+    planted_parts,
     scored_limit,
     units_directory,
 )
 from sprachbund.research.discrete_units.estimate import estimate_memory
 from sprachbund.research.discrete_units.options import (
+    OUTSIDE,
     ComparedModel,
     DiscreteUnitsRecipe,
     UnitsArm,
     run_folder,
 )
-from sprachbund.research.discrete_units.report import counted, write_tables
+from sprachbund.research.discrete_units.rates import (
+    RATES,
+    TRAINED,
+    Trial,
+    best_trial,
+    trial_folder,
+    trials,
+)
+from sprachbund.research.discrete_units.report import COST_FILE, counted, write_tables
 from sprachbund.research.tasks import Tasks, remember, run_tasks
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
 from sprachbund.training.options import TrainingOptions
@@ -89,7 +101,7 @@ def make_text_model(
         "train": (),
         "pairs": (),
         "mixing": Mixing(sampling=recipe.mixing.sampling),
-        "training": _seeded(recipe.text_training, seed),
+        "training": _trained_with(recipe.text_training, seed),
     }
     given = _whole(recipe, seed, arm, directory).model_copy(update=changes)
     with run_log(folder) as report:
@@ -112,27 +124,64 @@ def make_model(
     folder = run_folder(directory, seed, name)
     trained = folder / "run" / "model"
     with run_log(folder) as report:
-        if not (trained / "model.safetensors").exists():
-            if arm is None:
-                _train_log_mel(recipe, seed, folder, report)
+        if not (trained / WEIGHTS_FILE).exists():
+            best = best_trial(recipe, directory, arm)
+            if best is not None and seed == recipe.seeds[0]:
+                tried = trial_folder(recipe, directory, best)
+                report(f"learning rate {best.rate:g} was best on dev, and the model is of {tried}")
+                _take(tried, folder)
             else:
-                _train_arm(recipe, seed, arm, directory, folder, report)
+                _train_model(recipe, seed, arm, best and best.rate, directory, folder, report)
         if arm is not None:
             _link_encoder(recipe, trained)
         _score(recipe, trained, folder / "scores")
     forget_run(folder / "run")
 
 
-def _train_arm(
-    recipe: DiscreteUnitsRecipe, seed: int, arm: UnitsArm, directory: Path, folder: Path, report: Report
+def try_rate(recipe: DiscreteUnitsRecipe, directory: Path, trials: Sequence[Trial], number: int) -> None:
+    """Train an arm with a learning rate and the first seed.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        trials: all of them.
+        number: index in `trials`.
+    """
+    trial = trials[number]
+    folder = trial_folder(recipe, directory, trial)
+    with run_log(folder) as report:
+        _train_model(recipe, recipe.seeds[0], trial.arm, trial.rate, directory, folder, report)
+    forget_run(folder / "run")
+
+
+def _take(trial: Path, folder: Path) -> None:
+    """Use the training that tried the best learning rate as that of the first seed."""
+    shutil.copy(trial / COST_FILE, folder)
+    (folder / "run").symlink_to(os.path.relpath(trial / "run", folder))  # all may be moved together
+
+
+def _train_model(
+    recipe: DiscreteUnitsRecipe,
+    seed: int,
+    arm: UnitsArm | None,
+    rate: float | None,
+    directory: Path,
+    folder: Path,
+    report: Report,
 ) -> None:
-    given = recipe_of(recipe, seed, arm, directory)
+    """Train a model in the folder `run` of its own; a rate of None is that of the training options."""
+    if arm is None:
+        _train_log_mel(recipe, seed, rate, folder, report)
+        return
+    given = recipe_of(recipe, seed, arm, directory, rate)
     stored = sum(path.stat().st_size for path in EncodedCorpus(given.train[0]).directory.glob("*.jsonl"))
     with counted(folder, stored):
         train_units(given, folder / "run", report=report)
 
 
-def recipe_of(recipe: DiscreteUnitsRecipe, seed: int, arm: UnitsArm, directory: Path) -> UnitTranslatorRecipe:
+def recipe_of(
+    recipe: DiscreteUnitsRecipe, seed: int, arm: UnitsArm, directory: Path, rate: float | None = None
+) -> UnitTranslatorRecipe:
     """The run of an arm.
 
     Args:
@@ -140,8 +189,9 @@ def recipe_of(recipe: DiscreteUnitsRecipe, seed: int, arm: UnitsArm, directory: 
         seed: seed of the run.
         arm: arm of the comparison.
         directory: folder of all runs.
+        rate: highest learning rate; that of the recipe's training if None.
     """
-    whole = _whole(recipe, seed, arm, directory)
+    whole = _whole(recipe, seed, arm, directory, rate)
     if arm.text != "start":
         return whole
     if recipe.from_mbart(arm):
@@ -150,15 +200,18 @@ def recipe_of(recipe: DiscreteUnitsRecipe, seed: int, arm: UnitsArm, directory: 
     return whole.model_copy(update={"start": text_model(recipe, directory, seed, arm.head)})
 
 
-def _whole(recipe: DiscreteUnitsRecipe, seed: int, arm: UnitsArm, directory: Path) -> UnitTranslatorRecipe:
+def _whole(
+    recipe: DiscreteUnitsRecipe, seed: int, arm: UnitsArm, directory: Path, rate: float | None = None
+) -> UnitTranslatorRecipe:
     """The run of an arm from nothing."""
-    external = arm.text in ("external", "start")
+    outside = bitext_parts(recipe, directory) if arm.text in OUTSIDE else ()
+    planted = planted_parts(recipe, directory) if arm.text == "planted" else ()
     return UnitTranslatorRecipe(
         units=units_directory(recipe, arm, directory),
         train=(encoded_directory("train", directory),),
         dev=(encoded_directory("dev", directory),),
         pairs=recipe.pairs,
-        bitext=bitext_parts(recipe, directory) if external else (),
+        bitext=(*outside, *planted),
         hours=arm.hours,
         mixing=arm.mixing(recipe.mixing),
         ratio=arm.ratio,
@@ -166,7 +219,7 @@ def _whole(recipe: DiscreteUnitsRecipe, seed: int, arm: UnitsArm, directory: Pat
         keep_repeats=arm.keep_repeats,
         steps_of=recipe.steps_of,
         model=arm.model(recipe.model),
-        training=_seeded(arm.training(recipe.training), seed),
+        training=_trained_with(arm.training(recipe.training), seed, rate),
         card=CardRecipe(name="discrete-units"),
     )
 
@@ -178,7 +231,9 @@ def mbart_training(training: TrainingOptions) -> TrainingOptions:
     return training.model_copy(update=changes)
 
 
-def _train_log_mel(recipe: DiscreteUnitsRecipe, seed: int, folder: Path, report: Report) -> None:
+def _train_log_mel(
+    recipe: DiscreteUnitsRecipe, seed: int, rate: float | None, folder: Path, report: Report
+) -> None:
     """Train the model on log-mel features."""
     part, absent = recipe.log_mel, _absent(recipe, "train")
     assert part is not None
@@ -191,7 +246,7 @@ def _train_log_mel(recipe: DiscreteUnitsRecipe, seed: int, folder: Path, report:
         bits=32,
         model=part.model,
         examples=ExampleRecipe(targets=(recipe.target,), rows_per_utterance=1, speeds=(1.0,)),
-        training=_seeded(part.training, seed),
+        training=_trained_with(part.training, seed, rate),
         card=CardRecipe(name="log-mel"),
     )
     seconds = float(Manifest(recipe.data / "train", shares=absent).durations_s.sum())
@@ -226,11 +281,12 @@ def _score(recipe: DiscreteUnitsRecipe, model: Path, out: Path) -> None:
     evaluate([recipe.data / "test"], model, options, out=out)
 
 
-def _seeded(training: TrainingOptions, seed: int) -> TrainingOptions:
-    return training.model_copy(update={"seed": seed})
+def _trained_with(training: TrainingOptions, seed: int, rate: float | None = None) -> TrainingOptions:
+    rates = {} if rate is None else {"learning_rate": rate}
+    return training.model_copy(update={"seed": seed, **rates})
 
 
-MAY_CHANGE = ("seeds", "ablation_seeds", "heads", "ablations", "hours", "workers", "data")
+MAY_CHANGE = ("seeds", "ablation_seeds", "heads", "ablations", "hours", "control_hours", "workers", "data")
 """Options that add models, or change no number: `data` may have moved."""
 TEXT_MODEL, SCORES = Path("model") / WEIGHTS_FILE, Path("scores") / MANIFEST_FILE
 """Files of a folder whose model is made."""
@@ -254,6 +310,7 @@ def run(recipe: DiscreteUnitsRecipe, directory: Path, *, report: Report = print)
     make_data(recipe, directory, report)
     report(f"what each training says is in {directory / 'seed-N' / 'ARM' / LOG_FILE}")
     _train(recipe, directory, "text models", recipe.text_models(), make_text_model, TEXT_MODEL, report)
+    _try_rates(recipe, directory, report)
     _train(recipe, directory, "models", recipe.models(), make_model, SCORES, report)
     for name, seed, _ in recipe.text_models():
         forget_run(run_folder(directory, seed, name))
@@ -277,6 +334,24 @@ def _train(
     tasks = Tasks(paths=paths, make=partial(make, recipe, directory, models))
     if paths:
         run_tasks(tasks, what, workers=recipe.workers, report=report)
+
+
+def _try_rates(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> None:
+    """Train every arm with every learning rate, where some are to be tried."""
+    tried = trials(recipe)
+    paths = tuple(trial_folder(recipe, directory, trial) / TRAINED for trial in tried)
+    if paths:
+        report(f"learning rates of every arm, on dev; progress is in {directory / RATES}")
+        tasks = Tasks(paths=paths, make=partial(try_rate, recipe, directory, tried))
+        run_tasks(tasks, "trainings that try rates", workers=recipe.workers, report=report)
+    ends = {
+        min(recipe.learning_rates, default=0.0): "smallest",
+        max(recipe.learning_rates, default=0.0): "largest",
+    }
+    for arm, name in recipe.tuned().items():
+        best = best_trial(recipe, directory, arm)
+        if best is not None and best.rate in ends and len(ends) > 1:
+            report(f"learning rate {best.rate:g} of {name}, the {ends[best.rate]} one tried, was best on dev")
 
 
 def _link_equal(recipe: DiscreteUnitsRecipe, directory: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from sprachbund.evaluation.compare import RunFile, System
 from sprachbund.evaluation.lines import Line
 from sprachbund.research.arms import compare_arms
-from sprachbund.research.discrete_units.data import encoded_directory
+from sprachbund.research.discrete_units.data import encoded_directory, halves
 from sprachbund.research.discrete_units.options import BASE, LOG_MEL, NAMES, DiscreteUnitsRecipe, run_folder
+from sprachbund.research.discrete_units.rates import losses_of
 from sprachbund.research.table_file import keep_table
 from sprachbund.research.texts import TEXTS_FILE, write_texts
 from sprachbund.units.encoded import EncodedCorpus
@@ -120,14 +121,21 @@ class _Among:
 
 
 def write_tables(recipe: DiscreteUnitsRecipe, directory: Path) -> Path:
-    """Write `table.json`, and beside it `ablations.json`, `curve.json` and `log-mel.json` where they were asked for.
+    """Write `table.json`, and beside it `ablations.json`, `curve.json`, `control.json`, `log-mel.json` and `rates.json`
+    where they were asked for.
 
     The curve is drawn too, into `curve.png`, and the texts that all tables are made of are in `texts.jsonl.gz`.
     """
     models = [(name, seed) for name, seed, _ in recipe.models()]
     runs = [(name, seed, RunFile(run_folder(directory, seed, name) / "scores")) for name, seed in models]
     write_texts(directory / TEXTS_FILE, runs)
-    tables = {"ablations": _ablations, "curve": _curve, LOG_MEL: _log_mel}
+    tables = {
+        "ablations": _ablations,
+        "curve": _curve,
+        "control": _control,
+        LOG_MEL: _log_mel,
+        "rates": _rates,
+    }
     for name, rows_of in tables.items():
         if rows := rows_of(recipe, directory):
             table = keep_table(directory / f"{name}.json", recipe, {"rows": list(rows)})
@@ -167,6 +175,34 @@ def _curve(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
     return rows
 
 
+def _control(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
+    """Text from outside, and the same with half of the test sentences in it, on both halves of the test."""
+    rows = []
+    arms = recipe.control_arms()
+    for hours in recipe.control_hours:
+        names = [name for name, arm in arms.items() if arm.hours == hours]
+        for half, ids in halves(recipe).items():
+            compared = _compared(recipe, directory, names, among=ids)
+            for name, row in zip(names, compared, strict=True):
+                rows.append({"hours": hours, "test": half, "data": name.partition(", ")[2], **row})
+    return rows
+
+
+def _rates(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
+    """Loss on dev of every arm with every learning rate, and the one that counts."""
+    rows = []
+    for arm, name in recipe.tuned().items():
+        losses = losses_of(recipe, directory, arm)
+        rows.append(
+            {
+                "arm": name,
+                **{f"{rate:g}": loss for rate, loss in losses.items()},
+                "best": min(losses, key=lambda rate: losses[rate]),
+            }
+        )
+    return rows
+
+
 def _all_hours(directory: Path) -> float:
     """Of the whole corpus."""
     return round(EncodedCorpus(encoded_directory("train", directory)).info.hours, 2)
@@ -197,15 +233,22 @@ def _cost(recipe: DiscreteUnitsRecipe, directory: Path, name: str) -> Mapping[st
 
 
 def _compared(
-    recipe: DiscreteUnitsRecipe, directory: Path, names: Sequence[str], seeds: Sequence[int] = ()
+    recipe: DiscreteUnitsRecipe,
+    directory: Path,
+    names: Sequence[str],
+    seeds: Sequence[int] = (),
+    among: Set[str] | None = None,
 ) -> list[Row]:
-    """Scores of arms, over seeds, and what they differ from the first one by, with intervals and p-values."""
+    """Scores of arms, over seeds, and what they differ from the first one by, with intervals and p-values.
+
+    With `among`, only utterances of these ids count.
+    """
     runs = {
         name: [RunFile(run_folder(directory, seed, name) / "scores") for seed in seeds or recipe.seeds]
         for name in names
     }
     # A model on log-mel hears the language that it writes too, so it was asked for more.
-    ids = frozenset(line.id for line in runs[names[-1]][0])
+    ids = frozenset(line.id for line in runs[names[-1]][0] if among is None or line.id in among)
     return rows_of(
         [System(name=name, runs=[_Among(run, ids) for run in group]) for name, group in runs.items()]
     )

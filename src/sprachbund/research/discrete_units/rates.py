@@ -1,0 +1,72 @@
+"""Learning rates of the comparison of discrete units: every arm is trained with each, and the best one on dev counts.
+
+The trainings have the first seed, so the best of an arm is also its training with that seed.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from sprachbund.models.tokens.io import WEIGHTS_FILE
+from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe, UnitsArm, run_folder
+from sprachbund.training.loop import Convergence
+
+RATES = "rates"
+"""Folder of these trainings."""
+TRAINED = Path("run") / "model" / WEIGHTS_FILE
+"""File of a folder whose training is finished."""
+
+
+class Trial(NamedTuple):
+    """An arm, None for log-mel, and a learning rate that it is trained with."""
+
+    arm: UnitsArm | None
+    rate: float
+
+
+def trials(recipe: DiscreteUnitsRecipe) -> tuple[Trial, ...]:
+    """All arms with all learning rates.
+
+    Args:
+        recipe: options of the comparison.
+    """
+    return tuple(Trial(arm, rate) for arm in recipe.tuned() for rate in recipe.learning_rates)
+
+
+def trial_folder(recipe: DiscreteUnitsRecipe, directory: Path, trial: Trial) -> Path:
+    """Folder of a training, which is like that of a seed's arm.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        trial: arm and learning rate.
+    """
+    return run_folder(directory / RATES, recipe.seeds[0], recipe.tuned()[trial.arm]) / f"{trial.rate:g}"
+
+
+def losses_of(recipe: DiscreteUnitsRecipe, directory: Path, arm: UnitsArm | None) -> Mapping[float, float]:
+    """Learning rate to the lowest loss on dev; empty for an arm of which none are tried.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        arm: arm of the comparison; None for log-mel.
+    """
+    losses = {}
+    for rate in recipe.learning_rates if arm in recipe.tuned() else ():
+        best = Convergence.read(trial_folder(recipe, directory, Trial(arm, rate)) / "run").best
+        assert best is not None
+        losses[rate] = best.value
+    return losses
+
+
+def best_trial(recipe: DiscreteUnitsRecipe, directory: Path, arm: UnitsArm | None) -> Trial | None:
+    """The arm with its learning rate of the lowest loss; None for an arm of which none are tried.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+        arm: arm of the comparison; None for log-mel.
+    """
+    losses = losses_of(recipe, directory, arm)
+    return Trial(arm, min(losses, key=lambda rate: losses[rate])) if losses else None
