@@ -257,9 +257,24 @@ def _print_headroom(measured: "Headroom") -> None:
     else:
         typer.echo(
             f"\nNo headroom is seen: weights of its own gain a language {gain.gain:.3f} nats a token ({low:.3f} to "
-            f"{high:.3f}). They take fewer steps than common ones; train longer (--epochs) before you conclude that no "
-            "split helps."
+            f"{high:.3f}). {_of_control(measured)}"
         )
+
+
+def _of_control(measured: "Headroom") -> str:
+    """What the control says of a measurement without a gain."""
+    from sprachbund.research.gradient_sharing.headroom import ALL
+
+    if measured.control is None:
+        return "They take fewer steps than common ones; the control, left out here, shows whether there were enough."
+    planted = measured.control.gains["alone"][ALL]
+    found = f"{planted.gain:.3f} ({planted.interval[0]:.3f} to {planted.interval[1]:.3f})"
+    if measured.long_enough:
+        return f"Where words were exchanged in half of the texts, they gain {found}, so the training can see a gain."
+    return (
+        f"Nor do they where words were exchanged in half of the texts: {found}. So the training is too short to "
+        "conclude anything; raise --epochs."
+    )
 
 
 def _gain(gain: Any) -> str:

@@ -1,6 +1,8 @@
 """Headroom: parts kept give the losses of whole passes, errors, and the arithmetic of what is compared."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.sharing_plan import SharingPlan, Split
 from sprachbund.models.splitting import split_feed_forwards
-from sprachbund.research.gradient_sharing.gradients import decoder_loss
+from sprachbund.research.gradient_sharing.gradients import choose_rows, decoder_loss
 from sprachbund.research.gradient_sharing.headroom import ALL, Headroom, _compared, measure_headroom
 from sprachbund.research.gradient_sharing.headroom_options import HeadroomOptions
 from tests.training import made
@@ -35,17 +37,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 def test_losses_before_training_are_those_of_whole_passes(corpus: Manifest, modules: tuple[str, ...]) -> None:
     """The held out half that is reported is the second one of each language, read as `choose_rows` chooses."""
     model = made.make_model().eval()
-    spoken = []
-    result = measure_headroom(
-        model,
-        [corpus],
-        [corpus],
-        HeadroomOptions(**{**vars(SMALL), "modules": modules}),
-        rewrite=lambda example: spoken.append(example) or example,  # type: ignore[func-returns-value]
+    options = HeadroomOptions(**{**vars(SMALL), "modules": modules})
+    result = measure_headroom(model, [corpus], [corpus], options)
+    chosen = choose_rows(
+        model, [corpus], by="source", count=options.held_out, seed=options.seed, targets=options.targets
     )
-    held_out = spoken[len(spoken) // 2 :]
     for language, loss in result.before.items():
-        reported = [example for example in held_out if example.source == language][4:]
+        reported = [row.read([corpus]) for row in chosen.rows[language]][4:]
         with torch.no_grad():
             total, count = decoder_loss(model, reported)
         assert loss == pytest.approx(float(total) / count, rel=1e-4)
@@ -104,6 +102,38 @@ def test_a_split_model_is_refused(corpus: Manifest) -> None:
     split_feed_forwards(model, SharingPlan(splits=(split,)))
     with pytest.raises(SprachbundError, match="split already"):
         measure_headroom(model, [corpus], [corpus], SMALL)
+
+
+def test_the_control_has_both_halves_of_each_language_and_changes_nothing_else(corpus: Manifest) -> None:
+    model = made.make_model().eval()
+    result = measure_headroom(model, [corpus], [corpus], SMALL)
+    assert result.control is not None
+    assert list(result.control.together) == ["de", "de*", "en", "en*"]
+    assert list(result.control.gains) == ["alone", "by words"]
+    without = measure_headroom(model, [corpus], [corpus], replace(SMALL, control=False))
+    assert (without.control, without.long_enough) == (None, None)
+    assert replace(result, control=None) == without
+
+
+@pytest.mark.slow
+def test_the_control_is_found_by_a_training_that_is_long_enough(tmp_path: Path) -> None:
+    """All weights of a new model: after one epoch, copies know less than the common weights, and after 25 more."""
+    made.make_corpus(tmp_path, 400)
+    model, data = made.make_model().eval(), [Manifest(tmp_path)]
+    options = HeadroomOptions(
+        modules=("*",),
+        targets=("de",),
+        utterances=100,
+        held_out=100,
+        epochs=1,
+        batch=10,
+        learning_rates=(1e-2,),
+        seeds=1,
+    )
+    short = measure_headroom(model, data, data, options)
+    assert short.long_enough is False
+    longer = measure_headroom(model, data, data, replace(options, epochs=25))
+    assert longer.long_enough is True
 
 
 @pytest.mark.parametrize(

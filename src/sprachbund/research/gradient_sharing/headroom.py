@@ -4,14 +4,15 @@ Some modules of a trained model are trained further, all else frozen: once with 
 copy for each language, or for each group of languages. Every language sees the same utterances equally often in every
 arm. What a copy of its own gains over the common one, on utterances held out, is the headroom: a split, whose branches
 are narrower than these copies and share a part, can hardly gain more. A copy takes fewer steps than the common weights
-do, so the training has to be long enough for both: in a short one a loss says little.
+do, so the training has to be long enough for both: in a short one a loss says little. A control shows whether it is:
+words of half of the texts are exchanged (`planted`), so weights of their own gain, if the training can see a gain.
 
 The states before the first trained encoder layer do not change, so they are computed once where the encoder is a
 conformer's. Shapes: B utterances, T frames, D width, H utterances held out, S seeds.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,13 @@ from sprachbund.research.gradient_sharing.gradients import (
     probing,
     utterance_losses,
 )
-from sprachbund.research.gradient_sharing.headroom_options import TOGETHER, Groups, HeadroomOptions
+from sprachbund.research.gradient_sharing.headroom_options import ALONE, TOGETHER, Groups, HeadroomOptions
+from sprachbund.research.gradient_sharing.planted import EXCHANGED, Exchange, in_halves
 from sprachbund.util.jobs import Progress, nothing
 
 DRAWS = 2000
-Rewrite = Callable[[GradientExample], GradientExample]
+BY_WORDS = "by words"
+"""The arm of the control that trains all languages with exchanged words together, and all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,8 @@ class Headroom:
         gains: arm to language, and `ALL` for the mean over languages, to what it gains.
         learning_rates: arm to the one that was best on the first half of what is held out.
         at_edge: arms whose best one was the least or the largest of those tried; one beyond might be better still.
+        control: the same training where words of half of the texts of each language are exchanged, each half as a
+            language of its own; None where it was left out.
     """
 
     modules: tuple[str, ...]
@@ -74,6 +79,12 @@ class Headroom:
     gains: Mapping[str, Mapping[str, Gain]]
     learning_rates: Mapping[str, float]
     at_edge: tuple[str, ...]
+    control: "Headroom | None" = None
+
+    @property
+    def long_enough(self) -> bool | None:
+        """Whether the control found that weights of their own gain; None without a control."""
+        return None if self.control is None else self.control.gains[ALONE][ALL].interval[0] > 0
 
     @property
     def warning(self) -> str:
@@ -96,7 +107,6 @@ def measure_headroom(
     dev: Sequence[Manifest],
     options: HeadroomOptions,
     *,
-    rewrite: Rewrite = lambda example: example,
     progress: Progress = nothing,
 ) -> Headroom:
     """Train the modules together, alone, and in groups, and compare on utterances held out.
@@ -106,7 +116,6 @@ def measure_headroom(
         train: corpora that are trained on.
         dev: corpora of which utterances are held out.
         options: see `HeadroomOptions`.
-        rewrite: changes examples of both; for controls.
         progress: called with training steps made and steps in all.
 
     Raises:
@@ -120,18 +129,25 @@ def measure_headroom(
     parameters = {name: p for inside in modules.values() for name, p in inside.items()}
     heard = _Heard(model, tuple(parameters))
     with probing(model, parameters.values()):
-        learned = heard.read(train, options, options.utterances, rewrite)
-        held_out = heard.read(dev, options, options.held_out, rewrite)
+        learned = heard.read(train, options, options.utterances)
+        held_out = heard.read(dev, options, options.held_out)
         if missing := sorted(set(learned) ^ set(held_out)):
             raise SprachbundError(
                 f"{', '.join(missing)}: in the training or in the dev corpora alone; name --languages that are in "
                 "both"
             )
         arms = options.partitions(list(learned))
-        trainer = _Trainer(heard, parameters, learned, held_out, options, progress, len(arms))
-        before = {language: trainer.losses(language) for language in held_out}
-        losses = {arm: trainer.run(groups) for arm, groups in arms.items()}
-    return _compared(tuple(modules), before, losses, options)
+        experiments = [_Experiment(learned=learned, held_out=held_out, arms=arms)]
+        if options.control:
+            experiments.append(_planted(experiments[0], options.seed))
+        steps = _Steps(progress, sum(one.steps(options) for one in experiments))
+        measured = []
+        for one in experiments:
+            trainer = _Trainer(heard, parameters, one, options, steps)
+            before = {language: trainer.losses(language) for language in one.held_out}
+            losses = {arm: trainer.run(groups) for arm, groups in one.arms.items()}
+            measured.append(_compared(tuple(modules), before, losses, options))
+    return replace(measured[0], control=measured[1]) if options.control else measured[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +156,36 @@ class _Example:
 
     utterance: GradientExample
     values: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Experiment:
+    """Language to what is learned and held out of it, and arm to its groups of languages."""
+
+    learned: Mapping[str, Sequence[_Example]]
+    held_out: Mapping[str, Sequence[_Example]]
+    arms: Mapping[str, Groups]
+
+    def steps(self, options: HeadroomOptions) -> int:
+        """Training steps of all arms."""
+        batches = sum(-(-len(own) // options.batch) for own in self.learned.values())
+        return len(self.arms) * batches * options.epochs * options.seeds * len(options.learning_rates)
+
+
+def _planted(given: _Experiment, seed: int) -> _Experiment:
+    """The control: languages in halves, the words of one exchanged; alone, and all halves of a kind together."""
+    learned = [one.utterance for own in given.learned.values() for one in own]
+    exchange = Exchange((utterance.target, utterance.text) for utterance in learned)
+
+    def change(example: _Example) -> _Example:
+        spoken = example.utterance
+        return replace(example, utterance=replace(spoken, text=exchange(spoken.text, spoken.target)))
+
+    languages = tuple(given.learned)
+    halves = in_halves(given.learned, change, seed)
+    kinds = (languages, tuple(f"{language}{EXCHANGED}" for language in languages))
+    arms = {TOGETHER: (tuple(halves),), ALONE: tuple((tag,) for tag in halves), BY_WORDS: kinds}
+    return _Experiment(learned=halves, held_out=in_halves(given.held_out, change, seed), arms=arms)
 
 
 class _Heard:
@@ -155,7 +201,7 @@ class _Heard:
             self.first = min((int(part[2]) for part in parts), default=len(model.encoder.layers))
 
     def read(
-        self, manifests: Sequence[Manifest], options: HeadroomOptions, count: int, rewrite: Rewrite
+        self, manifests: Sequence[Manifest], options: HeadroomOptions, count: int
     ) -> dict[str, list[_Example]]:
         """Language to its utterances."""
         chosen = choose_rows(
@@ -171,7 +217,7 @@ class _Heard:
         for language, rows in chosen.rows.items():
             read[language] = []
             for start in range(0, count, options.batch):
-                batch = [rewrite(row.read(manifests)) for row in rows[start : start + options.batch]]
+                batch = [row.read(manifests) for row in rows[start : start + options.batch]]
                 values = self._before(batch)
                 read[language] += [
                     _Example(utterance=u, values=v) for u, v in zip(batch, values, strict=True)
@@ -198,6 +244,18 @@ class _Heard:
         return [s[:n].clone() for s, n in zip(states, num_frames.tolist(), strict=True)]
 
 
+class _Steps:
+    """Counts the steps of all experiments."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+
+    def made(self) -> None:
+        """One more."""
+        self.done += 1
+        self.progress(self.done, self.total)
+
+
 class _Trainer:
     """Trains the modules on groups of languages from the same weights, and measures the losses of what is held out."""
 
@@ -205,18 +263,13 @@ class _Trainer:
         self,
         heard: _Heard,
         parameters: Mapping[str, nn.Parameter],
-        learned: Mapping[str, list[_Example]],
-        held_out: Mapping[str, list[_Example]],
+        experiment: _Experiment,
         options: HeadroomOptions,
-        progress: Progress,
-        num_arms: int,
+        steps: _Steps,
     ) -> None:
-        self.heard, self.parameters, self.learned, self.held_out = heard, parameters, learned, held_out
-        self.options, self.progress = options, progress
+        self.heard, self.parameters, self.experiment = heard, parameters, experiment
+        self.options, self.steps = options, steps
         self.first = {name: p.detach().clone() for name, p in parameters.items()}
-        self.done = 0
-        batches = -(-options.utterances // options.batch) * len(learned)
-        self.total = num_arms * batches * options.epochs * options.seeds * len(options.learning_rates)
 
     def run(self, groups: Groups) -> dict[float, dict[str, np.ndarray]]:
         """Learning rate to language to losses (S, H, 2): sum and number of tokens."""
@@ -230,7 +283,7 @@ class _Trainer:
         """Sum and number of tokens (H, 2) of each utterance held out, with the weights as they are."""
         rows = []
         with torch.no_grad():
-            for batch in _batches(self.held_out[language], self.options.batch):
+            for batch in _batches(self.experiment.held_out[language], self.options.batch):
                 sums, counts = self._losses(batch)
                 rows.append(torch.stack([sums.cpu(), counts.cpu()], 1).numpy())
         return np.concatenate(rows)
@@ -247,7 +300,11 @@ class _Trainer:
         """AdamW with a linearly falling rate; each step has utterances of one language."""
         options = self.options
         order = np.random.default_rng([options.seed, seed])
-        each = [batch for language in group for batch in _batches(self.learned[language], options.batch)]
+        each = [
+            batch
+            for language in group
+            for batch in _batches(self.experiment.learned[language], options.batch)
+        ]
         optimizer = torch.optim.AdamW(self.parameters.values(), lr=rate, weight_decay=0.0)
         steps = options.epochs * len(each)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
@@ -259,8 +316,7 @@ class _Trainer:
                 nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
                 optimizer.step()
                 schedule.step()
-                self.done += 1
-                self.progress(self.done, self.total)
+                self.steps.made()
 
     def _losses(self, batch: Sequence[_Example]) -> tuple[Tensor, Tensor]:
         return utterance_losses(self.heard.model, self.heard.memory(batch), [e.utterance for e in batch])
@@ -286,15 +342,14 @@ def _compared(
     options: HeadroomOptions,
 ) -> Headroom:
     """The first half of what is held out chooses rates, the second is reported."""
-    half = options.held_out // 2
+    count = len(next(iter(before.values())))
+    half = count // 2
     rates, best = {}, {}
     for arm, by_rate in losses.items():
         chosen = min(by_rate, key=lambda rate: np.mean([_loss(x[:, :half]) for x in by_rate[rate].values()]))
         rates[arm] = chosen
         best[arm] = {language: x[:, half:] for language, x in by_rate[chosen].items()}
-    draws = np.random.default_rng(options.seed).integers(
-        0, options.held_out - half, (DRAWS, options.held_out - half)
-    )
+    draws = np.random.default_rng(options.seed).integers(0, count - half, (DRAWS, count - half))
     edges = {min(options.learning_rates), max(options.learning_rates)}
     gains = {arm: _gains(best[TOGETHER], own, draws) for arm, own in best.items() if arm != TOGETHER}
     return Headroom(

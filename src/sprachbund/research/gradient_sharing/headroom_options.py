@@ -29,13 +29,15 @@ class HeadroomOptions:
         learning_rates: tried in every arm; its best one counts.
         seeds: orders of the batches; every arm is trained once with each.
         seed: seed of the choice of utterances and the first order.
+        control: whether a control is trained too, in which words of half of the texts are exchanged; it shows whether
+            the training is long enough to see a gain, and takes one and a half times the steps again.
     """
 
     modules: Annotated[tuple[str, ...], Option("--modules", metavar="PATTERN")] = ()
     languages: Annotated[tuple[str, ...], Option("--languages", metavar="LANG,…")] = ()
     targets: Annotated[tuple[str, ...], Option("--to", metavar="LANG,…")] = ()
     groups: Annotated[tuple[str, ...], Option("--groups", metavar="GROUPS", commas=False)] = ()
-    utterances: Annotated[int, Range(1), Option("--utterances", metavar="N")] = 400
+    utterances: Annotated[int, Range(2), Option("--utterances", metavar="N")] = 400
     held_out: Annotated[int, Range(4), Option("--held-out", metavar="N")] = 200
     epochs: Annotated[int, Range(1), Option("--epochs", metavar="N")] = 5
     batch: Annotated[int, Range(1), Option("--batch", metavar="N")] = 8
@@ -46,6 +48,10 @@ class HeadroomOptions:
     )
     seeds: Annotated[int, Range(1), Option("--seeds", metavar="N")] = 3
     seed: Annotated[int, Option("--seed", metavar="N")] = 0
+    control: Annotated[
+        bool,
+        Option("--no-control", help="Train no control, which shows whether the training is long enough."),
+    ] = True
 
     def __post_init__(self) -> None:
         check(self)
