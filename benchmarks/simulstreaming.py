@@ -34,9 +34,10 @@ from sprachbund.decoding.words import MEDIAN_WIDTH, alignment_of, chosen_heads, 
 from sprachbund.evaluation.emissions import EmissionLog, EmissionRecorder
 from sprachbund.models.base import Family, Memory, Target
 from sprachbund.streaming.live import SimulatedClock, in_blocks
-from sprachbund.streaming.session import Samples, live_spans
+from sprachbund.streaming.session import live_spans
 from sprachbund.streaming.writing import words_behind
 from sprachbund.text.languages import writes_spaces
+from sprachbund.util.arrays import Samples
 
 LAST_BORDER_S, REWIND_S, NO_SPEECH = 0.08, 4.0, 0.5
 

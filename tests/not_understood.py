@@ -6,7 +6,7 @@ import numpy as np
 
 from sprachbund.audio.augment import NO_SPEECH_KINDS, no_speech
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.audio.decoders import Samples
+from sprachbund.util.arrays import Samples
 
 _WINDOW = SAMPLE_RATE // 50
 

@@ -18,10 +18,10 @@ import numpy.typing as npt
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.tempo import change_tempo
 from sprachbund.errors import SprachbundError
+from sprachbund.util.arrays import FloatArray
 
 # Lossy channels: telephone lines and codecs, by the encoders of libsndfile.
 
-FloatArray = npt.NDArray[np.float32]
 TELEPHONE_RATE = 8_000
 TELEPHONE_BAND_HZ = (300.0, 3400.0)
 

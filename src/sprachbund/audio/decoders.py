@@ -13,12 +13,10 @@ from fractions import Fraction
 from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sprachbund.audio.constants import MAX_CHANNELS
 from sprachbund.errors import SprachbundError
-
-Samples = NDArray[np.float32]
+from sprachbund.util.arrays import Samples
 
 CHUNK_FRAMES = 1 << 16
 _FLAC_CHUNK_FRAMES = 1 << 13  # damage costs the whole chunk it is in: here about 0.2 s

@@ -25,7 +25,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from sprachbund.audio.decoders import Samples
 from sprachbund.audio.decoding_server import (
     CHUNK,
     END,
@@ -42,6 +41,7 @@ from sprachbund.audio.decoding_server import (
 )
 from sprachbund.audio.sandbox import DecodingLimits, Sandbox
 from sprachbund.errors import SprachbundError
+from sprachbund.util.arrays import Samples
 
 _SERVER = "sprachbund.audio.decoding_server"
 _MAX_FRAME_BYTES = 1 << 26  # the largest packet of any codec decodes to less

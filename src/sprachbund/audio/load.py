@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sprachbund.audio.constants import MAX_CHANNELS, SAMPLE_RATE, WINDOW_S
-from sprachbund.audio.decoders import CHUNK_FRAMES, AudioDecoder, Samples, open_decoder
+from sprachbund.audio.decoders import CHUNK_FRAMES, AudioDecoder, open_decoder
 from sprachbund.audio.isolated import IsolatedDecoder
 from sprachbund.audio.sandbox import DecodingLimits
 from sprachbund.errors import SprachbundError
+from sprachbund.util.arrays import Samples
 
 AudioInput = str | os.PathLike[str] | IO[bytes] | NDArray[Any]
 """A path, an open binary file (seekable or not), or samples of shape (N,) or (N, channels) with a rate."""

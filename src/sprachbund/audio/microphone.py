@@ -8,18 +8,17 @@ when it comes back.
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
 import soxr
-from numpy.typing import NDArray
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.errors import SprachbundError, first_line
-
-Samples = NDArray[np.float32]
+from sprachbund.util.arrays import Samples
+from sprachbund.util.jobs import Report
 
 _BLOCK_S = 0.1
 SILENT_S = 2.0
@@ -108,7 +107,7 @@ class Microphone:
         SprachbundError: there is no such device, it cannot be opened, or PortAudio is not installed.
     """
 
-    def __init__(self, name: str | None = None, *, report: Callable[[str], None] = print) -> None:
+    def __init__(self, name: str | None = None, *, report: Report = print) -> None:
         self.name, self._report = name, report
         self._blocks: queue.Queue[Samples] = queue.Queue()
         self._stopped = threading.Event()

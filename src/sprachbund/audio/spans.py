@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW, VAD_WINDOW_S
 from sprachbund.audio.span_options import SpanOptions
+from sprachbund.util.arrays import Samples
 
 # Speech probability of each 32 ms (Silero through onnxruntime). An offline call is a stream of one block.
 
@@ -92,9 +93,6 @@ class VoiceActivityStream:
         names = ["speech_probs", "hn", "cn"]
         probabilities, self._hidden, self._cell = self._session.run(names, inputs)
         return np.asarray(probabilities, np.float32).reshape(-1)
-
-
-Samples = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.arrays import FloatArray
 
-FloatArray = npt.NDArray[np.float32]
 _HOP = 256  # 16 ms; a frame is two hops and holds at least one period of any voice
 _SEARCH = 160  # samples either way: half a period of 50 Hz
 _COARSE = 4  # the search compares every fourth sample: alignment within 0.25 ms is inaudible

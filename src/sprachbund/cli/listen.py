@@ -24,11 +24,11 @@ from sprachbund.errors import SprachbundError
 from sprachbund.streaming.options import LiveOptions
 
 if TYPE_CHECKING:
-    from sprachbund.audio.microphone import Samples
     from sprachbund.streaming.engine import LiveEngine
     from sprachbund.streaming.events import LiveText
     from sprachbund.streaming.live import Moment
     from sprachbund.streaming.session import LiveSession
+    from sprachbund.util.arrays import Samples
 
 
 # Live text on a terminal: committed text is printed line by line; tentative text stands below it,

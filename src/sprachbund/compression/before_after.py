@@ -6,7 +6,7 @@ lose a task unseen.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from sprachbund.evaluation.speed import race, race_rows
 from sprachbund.models.base import Family, Target, TimestampTokens
 from sprachbund.models.io import load, locate
 from sprachbund.nn.quantized import num_weights
+from sprachbund.util.jobs import Progress, StageProgress
 
 # Timestamps: the one task that no text score shows.
 
@@ -110,7 +111,6 @@ def _end_of_speech_s(samples: np.ndarray) -> float:
 CHRF = "chrF"
 BEFORE, AFTER = "before", "after"
 _TIMED = 48  # utterances that are timed; more would only take longer
-Progress = Callable[[str, int, int], None]
 
 
 class _Values(BaseModel):
@@ -172,7 +172,7 @@ def measure_both(
     options: MeasureOptions,
     *,
     offline: bool = False,
-    progress: Progress = lambda what, done, total: None,
+    progress: StageProgress = lambda what, done, total: None,
 ) -> Measurement:
     """Measure two models on the same corpora; without any, only their sizes.
 
@@ -234,7 +234,7 @@ def _measured(
     manifests: Sequence[Utterances],
     plans: Sequence[Plan],
     options: MeasureOptions,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> dict[str, Any]:
     """Fields of `MeasuredModel` that need decoding."""
     if not manifests:
@@ -288,7 +288,7 @@ def _race(
     manifest: Utterances,
     plans: dict[str, list[Plan]],
     options: MeasureOptions,
-    progress: Progress,
+    progress: StageProgress,
 ) -> list[dict[str, str | float]]:
     """Both models on what both can do, in turn."""
     after = {job.index: set(job.targets) for job in plans[AFTER][0].jobs}

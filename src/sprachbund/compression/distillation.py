@@ -39,7 +39,7 @@ from sprachbund.util.distributed import (
     on_first_rank,
     wait_for_all_ranks,
 )
-from sprachbund.util.jobs import nothing
+from sprachbund.util.jobs import Report, nothing
 
 _TEXTS_ONLY = "or learn from its texts alone with --kl-weight 0 --language-weight 0"
 
@@ -255,7 +255,7 @@ def run(
     recipe: DistilRecipe,
     directory: Path,
     *,
-    report: Callable[[str], None] = print,
+    report: Report = print,
     stop_after: int | None = None,
     on_step: Callable[[int, int], None] = nothing,
     accept_changes: bool = False,
@@ -280,7 +280,7 @@ def run(
 def _run(
     recipe: DistilRecipe,
     directory: Path,
-    report: Callable[[str], None],
+    report: Report,
     stop_after: int | None,
     on_step: Callable[[int, int], None],
     accept_changes: bool,

@@ -34,6 +34,7 @@ from sprachbund.data.synthesisers import (
 )
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import read_object
+from sprachbund.util.jobs import Progress, Report
 from sprachbund.util.options import OptionValueError
 
 Part = Literal["train", "dev", "test"]
@@ -163,7 +164,7 @@ def make_part(
     *,
     workers: int = 2,
     ray_address: str | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> None:
     """Render `count` utterances of one part of an edition into a directory; what is already there stays.
 
@@ -408,7 +409,7 @@ class LiveEdition:
         directory: str | Path,
         *,
         workers: int | None = None,
-        report: Callable[[str], None] = lambda line: None,
+        report: Report = lambda line: None,
     ) -> None:
         self.edition = edition
         self.directory = Path(directory)

@@ -39,9 +39,11 @@ from sprachbund.corpora.phrasebook.sentences import templates
 from sprachbund.data.language_spans import WordRange, ranges_of_pieces
 from sprachbund.data.making import make_shards
 from sprachbund.data.manifest import Manifest, ManifestWriter
-from sprachbund.data.synthesis import ACCENTS, FloatArray, Voice, draw_voice, speak
+from sprachbund.data.synthesis import ACCENTS, Voice, draw_voice, speak
 from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import MIXED
+from sprachbund.util.arrays import FloatArray
+from sprachbund.util.jobs import Progress
 from sprachbund.util.options import OptionValueError
 
 # Sentences in which some slots are said in another language, with the position of every switch in text and in
@@ -424,7 +426,7 @@ def _make(
     options: MixedSpeechOptions,
     workers: int,
     ray_address: str | None,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     licence: Mapping[str, Any] | None = None,
 ) -> None:
     make_shards(

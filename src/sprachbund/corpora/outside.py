@@ -34,8 +34,8 @@ from sprachbund.corpora.wording import LANGUAGES
 from sprachbund.data.making import make_shards
 from sprachbund.data.manifest import ManifestWriter
 from sprachbund.data.synthesis import SynthesisError, draw_voice, speak
+from sprachbund.util.arrays import FloatArray
 
-FloatArray = npt.NDArray[np.float32]
 Part = Literal["dev", "test"]
 OTHER_LANGUAGES: Mapping[Part, tuple[str, ...]] = {
     "dev": ("pt", "pl", "nl", "tr", "sv", "el", "cs", "hi", "ja", "fa"),

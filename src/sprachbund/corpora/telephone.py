@@ -34,7 +34,6 @@ from sprachbund.corpora.asterisk.prompts import (
     Clips,
     Prompt,
     PromptSet,
-    Samples,
     cut_pieces,
     is_clip,
     load_clips,
@@ -52,6 +51,7 @@ from sprachbund.data.synthesisers import (
     speak_as,
     synthesis_info,
 )
+from sprachbund.util.arrays import Samples
 
 Part = Literal["train", "dev", "composed", "known", "unheard", "unseen", "dev_prompts", "left_out"]
 SHARD_SIZE = 500

@@ -17,7 +17,7 @@ import mmap
 import re
 import wave
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -41,6 +41,7 @@ from sprachbund.util.files import (
     write_json,
     write_text,
 )
+from sprachbund.util.jobs import Progress
 from sprachbund.util.options import renamed
 from sprachbund.util.provenance import data_hash
 
@@ -258,7 +259,7 @@ class Utterances(ABC):
         ...
 
     @abstractmethod
-    def check(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+    def check(self, progress: Progress = lambda done, total: None) -> int:
         """Compare the sound of all shards with their checksums.
 
         Args:
@@ -401,7 +402,7 @@ class Manifest(Utterances):
             )
         return pcm.astype(np.float32) / 32767
 
-    def check(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+    def check(self, progress: Progress = lambda done, total: None) -> int:
         """See `Utterances`; the lines of the shards were compared when the corpus was opened."""
         known = 0
         for done, number in enumerate(self._shards):

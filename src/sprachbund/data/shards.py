@@ -52,7 +52,7 @@ from sprachbund.util.files import (
     write_bytes,
     write_json,
 )
-from sprachbund.util.jobs import nothing, run
+from sprachbund.util.jobs import Progress, nothing, run
 
 INDEX_FILE = "index.json"
 UTTERANCES_FILE = "utterances.npy"
@@ -235,7 +235,7 @@ class Shards(Utterances):
         """
         self._files.hold(list(now), list(soon))
 
-    def check(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+    def check(self, progress: Progress = lambda done, total: None) -> int:
         """See `Utterances`; all shards have checksums."""
         for done, number in enumerate(self._shard_numbers):
             progress(done, self.num_shards)
@@ -607,7 +607,7 @@ def pack(
     seed: int = 0,
     workers: int = 1,
     ray_address: str | None = None,
-    progress: Callable[[int, int], None] = nothing,
+    progress: Progress = nothing,
 ) -> Shards:
     """Write a corpus as tar shards; the same command goes on where it was broken off.
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.errors import SprachbundError
+from sprachbund.util.arrays import FloatArray
 
 CRASHES = {
     -number
@@ -47,7 +48,6 @@ class NothingSaidError(SynthesisError):
     """A synthesiser works and has no sound for a text."""
 
 
-FloatArray = npt.NDArray[np.float32]
 Split = Literal["train", "dev", "test"]
 
 ESPEAK_RATE_HZ = 22_050

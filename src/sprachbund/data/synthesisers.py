@@ -26,7 +26,6 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import Manifest
 from sprachbund.data.synthesis import (
     CRASHES,
-    FloatArray,
     NothingSaidError,
     Split,
     SynthesisError,
@@ -37,6 +36,7 @@ from sprachbund.data.synthesis import (
     voiced_part,
 )
 from sprachbund.errors import SprachbundError
+from sprachbund.util.arrays import FloatArray
 
 # festival, flite and pico, for more variety than one synthesiser has: their voices were made of recordings of
 # people.

@@ -9,7 +9,6 @@ from functools import partial
 from itertools import islice
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.audio.decoders import Samples
 from sprachbund.audio.load import AudioInput, AudioSource, open_audio
 from sprachbund.audio.spans import Span, VoiceActivity, iter_speech_spans
 from sprachbund.decoding.guard import Understanding
@@ -26,6 +25,7 @@ from sprachbund.decoding.recordings import (
 from sprachbund.decoding.result import Segment, SpeculationReport, Translation, build_translation
 from sprachbund.decoding.written_form import check_writing
 from sprachbund.models.base import Family
+from sprachbund.util.arrays import Samples
 
 Compute = Callable[[Sequence[RecordedSpan]], list[list[tuple[str, Segment]]]]
 """`translate_spans` of a model, or a function that batches the spans with those of other recordings."""

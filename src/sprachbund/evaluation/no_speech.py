@@ -13,8 +13,8 @@ import numpy.typing as npt
 from sprachbund.audio.augment import NO_SPEECH_KINDS, no_speech
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.evaluation.options import PER_KIND, SEED
+from sprachbund.util.arrays import FloatArray
 
-FloatArray = npt.NDArray[np.float32]
 KINDS = (*NO_SPEECH_KINDS, "babble")
 _MIN_S, _MAX_S = 0.5, 10.0
 _VOICES = (5, 9)

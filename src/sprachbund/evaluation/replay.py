@@ -19,11 +19,12 @@ from sprachbund.evaluation.manifest import (
     read_values,
     validated,
 )
-from sprachbund.evaluation.run import Progress, evaluate
+from sprachbund.evaluation.run import evaluate
 from sprachbund.models.catalogue import SHIPPED
 from sprachbund.models.io import content_hash, family_of, locate
 from sprachbund.util import provenance
 from sprachbund.util.devices import torch_threads
+from sprachbund.util.jobs import StageProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ def replay(
     data: Sequence[Path] = (),
     model: str | None = None,
     offline: bool = False,
-    progress: Progress = lambda what, done, total: None,
+    progress: StageProgress = lambda what, done, total: None,
 ) -> Replay:
     """Run a manifest's evaluation again, or the scoring or comparing of files that one is of.
 

@@ -60,7 +60,7 @@ from sprachbund.models.io import content_hash, family_of, load, locate
 from sprachbund.util.computing import Computing
 from sprachbund.util.devices import torch_threads
 from sprachbund.util.files import atomic_directory, read_object, write_json
-from sprachbund.util.jobs import LOCAL, run, run_apart
+from sprachbund.util.jobs import LOCAL, StageProgress, run, run_apart
 from sprachbund.util.memory import give_back_freed_memory
 
 # Opening a corpus. All of it is checked first, so that errors appear before any decoding.
@@ -202,8 +202,6 @@ def _check_sound(path: Path, end_s: float) -> None:
 PARTS = "hypotheses.parts"
 """Folder of what several processes have written, until all of it is there."""
 BEGUN = "evaluation.json"
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +226,7 @@ def evaluate(
     out: Path | None = None,
     computing: Computing | None = None,
     offline: bool = False,
-    progress: Progress = lambda what, done, total: None,
+    progress: StageProgress = lambda what, done, total: None,
 ) -> EvaluationResult:
     """Evaluate a model on corpora. Hypotheses are scored and written as they come, and none is held.
 
@@ -272,7 +270,7 @@ def _evaluate_here(
     options: EvaluationOptions,
     out: Path | None,
     offline: bool,
-    progress: Progress,
+    progress: StageProgress,
 ) -> EvaluationResult:
     """By this process, which measures its speed."""
     family, options = _ready(model, options, offline)
@@ -304,7 +302,7 @@ def _evaluate_in_parts(
     folder: Path,
     computing: Computing,
     offline: bool,
-    progress: Progress,
+    progress: StageProgress,
 ) -> EvaluationResult:
     """By several processes. Times of processes that share a machine are no model's, so none is measured."""
     directory = locate(model, offline=offline)
@@ -419,7 +417,7 @@ def race_models(
     *,
     rounds: int = 3,
     offline: bool = False,
-    progress: Progress = lambda what, done, total: None,
+    progress: StageProgress = lambda what, done, total: None,
 ) -> list[dict[str, str | float]]:
     """Speed and cost of models side by side on the same corpus and the same pairs; the first one's are 1.
     Memory is that of a process of its own for each, on the longest of the utterances.

@@ -30,6 +30,7 @@ from sprachbund.serving.settings import Settings
 from sprachbund.streaming.events import LiveEvent, LiveText
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.streaming.session import LiveSession
+from sprachbund.util.arrays import Samples
 
 # Messages of a client over /v1/live, and sound to samples.
 
@@ -247,7 +248,6 @@ def _alaw_table() -> NDArray[np.float32]:
 
 # One session: shared by the connection (event loop) and the model's thread, and by nothing else.
 
-Samples = NDArray[np.float32]
 _PIECE = SAMPLE_RATE // 2
 """Samples pushed at once, so that a session's limits hold for messages of any size."""
 _ROUNDING_S = 1e-6

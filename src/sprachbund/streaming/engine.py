@@ -47,7 +47,7 @@ from sprachbund.streaming.by_frames import TokenWriter, TransducerWriter
 from sprachbund.streaming.cascade import CascadeWriter
 from sprachbund.streaming.events import LiveEvent, LiveText
 from sprachbund.streaming.options import LiveOptions
-from sprachbund.streaming.session import LiveSession, Samples, live_spans
+from sprachbund.streaming.session import LiveSession, live_spans
 from sprachbund.streaming.writing import (
     PendingStretch,
     StretchRow,
@@ -60,6 +60,7 @@ from sprachbund.streaming.writing import (
     words_behind,
     write,
 )
+from sprachbund.util.arrays import Samples
 from sprachbund.util.options import OptionValueError
 
 # Cutting long speech.

@@ -17,7 +17,8 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.evaluation.emissions import EmissionLog, EmissionRecorder
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveEvent, LiveText
-from sprachbund.streaming.session import LiveSession, Samples
+from sprachbund.streaming.session import LiveSession
+from sprachbund.util.arrays import Samples
 
 # Clocks.
 

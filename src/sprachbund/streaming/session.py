@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
@@ -24,6 +23,7 @@ from sprachbund.models.base import Family, FrameFrontEnd
 from sprachbund.streaming.events import LiveNotice, LiveText
 from sprachbund.streaming.options import LiveOptions
 from sprachbund.text.languages import text_units, writes_spaces
+from sprachbund.util.arrays import Samples
 
 if TYPE_CHECKING:  # a session itself computes no model, so commands hold it without loading torch
     from torch import Tensor
@@ -36,8 +36,6 @@ _LEAST_COMPARED = 3
 """Stretches of speech, after which a session that goes on is warned of another language."""
 
 # Stretches of speech and their text.
-
-Samples = NDArray[np.float32]
 
 
 @dataclass(kw_only=True)

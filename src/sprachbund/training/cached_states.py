@@ -6,7 +6,7 @@ costs what the layers that move cost. Shapes: T frames behind the subsampling, D
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.nn.conformer import ConformerEncoder
 from sprachbund.util.distributed import first_rank_first, own_device
 from sprachbund.util.files import atomic_path
-from sprachbund.util.jobs import Progress, nothing
+from sprachbund.util.jobs import Progress, Report, nothing
 
 FOLDER = "states"
 _BATCH_S = 60.0
@@ -143,7 +143,7 @@ def cached_corpus(
     directory: Path,
     *,
     num_workers: int = 0,
-    report: Callable[[str], None] = print,
+    report: Report = print,
 ) -> CachedCorpus:
     """A corpus as states of all its manifests, from the folder or computed now; of several processes, by the first.
 
@@ -172,7 +172,7 @@ def cached_states(
     directory: Path,
     *,
     num_workers: int = 0,
-    report: Callable[[str], None] = print,
+    report: Report = print,
     progress: Progress = nothing,
 ) -> States:
     """The states of a corpus, from the folder or computed now.

@@ -6,7 +6,7 @@ language that the pieces lack is learned as unknown, and a reader sees "⁇" at 
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from sprachbund.data.manifest import Utterances
 from sprachbund.errors import SprachbundError
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.units.lengths import min_ctc_frames
+from sprachbund.util.jobs import Report
 
 _MOST = 20_000
 """Utterances of a corpus that are looked at."""
@@ -159,7 +160,7 @@ def text_warnings(texts: Iterable[str], tokenizer: Tokenizer, max_tokens: int) -
     return lines
 
 
-def check_corpus(corpus: Corpus, max_duration_s: float, report: Callable[[str], None]) -> None:
+def check_corpus(corpus: Corpus, max_duration_s: float, report: Report) -> None:
     """Report the utterances that are left out, and refuse data of which nothing is left.
 
     Args:

@@ -35,7 +35,7 @@ from sprachbund.nn.drafts import MedusaHeads, MedusaShape, Parasite, ParasiteSha
 from sprachbund.nn.feed_forward import Activation, FeedForward
 from sprachbund.training.loop import train
 from sprachbund.training.options import TrainingOptions
-from sprachbund.util.jobs import nothing
+from sprachbund.util.jobs import Report, nothing
 
 Kind = Literal["parasite", "medusa"]
 
@@ -157,7 +157,7 @@ def train_draft(
     directory: Path,
     *,
     dev: Corpus | None = None,
-    report: Callable[[str], None] = print,
+    report: Report = print,
     stop_after: int | None = None,
     on_step: Callable[[int, int], None] = nothing,
 ) -> NetworkDraft:
@@ -202,7 +202,7 @@ def train_draft(
 
 
 def finished_draft(
-    model: Any, network: DraftNetwork, dev: Corpus | None, report: Callable[[str], None], **known: Any
+    model: Any, network: DraftNetwork, dev: Corpus | None, report: Report, **known: Any
 ) -> NetworkDraft:
     """The draft of a trained network; where there are dev data, with what `measure_draft` finds on them.
 
@@ -223,7 +223,7 @@ def measure_draft(
     family: Family,
     draft: NetworkDraft | TokenMapDraft,
     corpus: Corpus,
-    report: Callable[[str], None],
+    report: Report,
     *,
     limit: int = 64,
 ) -> None:

@@ -30,7 +30,7 @@ from sprachbund.training.preparation import PreparedModel, prepare_model
 from sprachbund.training.recipe import NO_MASKS, CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe
 from sprachbund.util.distributed import is_first_rank, joined_processes, on_first_rank, wait_for_all_ranks
 from sprachbund.util.files import copy_file
-from sprachbund.util.jobs import nothing
+from sprachbund.util.jobs import Report, nothing
 
 
 class DraftRecipe(Strict):
@@ -80,7 +80,7 @@ def run(
     recipe: DraftRecipe,
     directory: Path,
     *,
-    report: Callable[[str], None] = print,
+    report: Report = print,
     stop_after: int | None = None,
     on_step: Callable[[int, int], None] = nothing,
     accept_changes: bool = False,
@@ -107,7 +107,7 @@ def run(
 def _run(
     recipe: DraftRecipe,
     directory: Path,
-    report: Callable[[str], None],
+    report: Report,
     stop_after: int | None,
     on_step: Callable[[int, int], None],
     accept_changes: bool,
@@ -179,7 +179,7 @@ def _corpus(
 
 
 def _token_map(
-    recipe: DraftRecipe, prepared: PreparedModel, corpus: Corpus, dev: Corpus, report: Callable[[str], None]
+    recipe: DraftRecipe, prepared: PreparedModel, corpus: Corpus, dev: Corpus, report: Report
 ) -> TokenMapDraft:
     texts: dict[str, list[list[int]]] = {}
     for target, tokens in texts_by_language(corpus):

@@ -50,7 +50,7 @@ from sprachbund.util.distributed import (
     world_size,
 )
 from sprachbund.util.files import read_model, write_text
-from sprachbund.util.jobs import nothing
+from sprachbund.util.jobs import Report, nothing
 from sprachbund.util.memory import keep_freed_memory, remember_few_products
 from sprachbund.util.options import renamed
 from sprachbund.util.provenance import versions
@@ -324,7 +324,7 @@ def train(
     *,
     dev: TrainingDataset | None = None,
     score: Callable[[Any], float] | None = None,
-    report: Callable[[str], None] = print,
+    report: Report = print,
     stop_after: int | None = None,
     on_step: Callable[[int, int], None] = nothing,
 ) -> nn.Module:
@@ -426,7 +426,7 @@ class _Run:
         options: TrainingOptions,
         directory: Path,
         dev: TrainingDataset | None,
-        report: Callable[[str], None],
+        report: Report,
     ) -> None:
         self.options, self.directory, self.dev, self.report = options, directory, dev, report
         self.corpus = corpus

@@ -34,6 +34,7 @@ from sprachbund.training.draft import finished_draft
 from sprachbund.training.dual_scale import DualScale, DualScaleOptions, make_dual_scale
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.recipe import AUDIO_LLMS, FINE_TUNED, PARAKEET, TranslatorRecipe
+from sprachbund.util.jobs import Report
 
 _OF_NEW_MODELS = {"model", "vocabulary_size", "transcript_vocabulary_size", "tokenizer_texts"}
 _ONLY_SPOKEN: dict[str, Any] = {"rows_per_utterance": 1, "same_language": 1.0}
@@ -322,9 +323,7 @@ def drawn_for(options: DualScaleOptions | None) -> dict[str, Any]:
     return {"same_language": options.same_language, "spoken": options.text_layers > 0}
 
 
-def prepare_dual_scale(
-    prepared: PreparedModel, recipe: TranslatorRecipe, report: Callable[[str], None]
-) -> PreparedModel:
+def prepare_dual_scale(prepared: PreparedModel, recipe: TranslatorRecipe, report: Report) -> PreparedModel:
     """The model with its decoder pruned, a text encoder and a draft network.
 
     Args:
@@ -349,7 +348,7 @@ def prepare_dual_scale(
 
 
 def save_draft(
-    whole: DualScale, training: TrainingOptions, dev: Corpus, directory: Path, report: Callable[[str], None]
+    whole: DualScale, training: TrainingOptions, dev: Corpus, directory: Path, report: Report
 ) -> None:
     """Write the draft network beside the saved model, with its acceptance on the dev data; nothing without one.
 

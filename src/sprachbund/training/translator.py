@@ -59,7 +59,7 @@ from sprachbund.util.distributed import (
     on_first_rank,
     wait_for_all_ranks,
 )
-from sprachbund.util.jobs import nothing
+from sprachbund.util.jobs import Report, nothing
 
 
 def run(
@@ -67,7 +67,7 @@ def run(
     directory: Path,
     *,
     score: Callable[[Any], float] | None = None,
-    report: Callable[[str], None] = print,
+    report: Report = print,
     stop_after: int | None = None,
     on_step: Callable[[int, int], None] = nothing,
     accept_changes: bool = False,
@@ -105,7 +105,7 @@ def _run(
     recipe: TranslatorRecipe,
     directory: Path,
     score: Callable[[Any], float] | None,
-    report: Callable[[str], None],
+    report: Report,
     stop_after: int | None,
     on_step: Callable[[int, int], None],
     accept_changes: bool,
@@ -166,7 +166,7 @@ def _calibrations_lost(recipe: TranslatorRecipe, directory: Path) -> list[str]:
 
 
 def _prepared(
-    recipe: TranslatorRecipe, directory: Path, report: Callable[[str], None]
+    recipe: TranslatorRecipe, directory: Path, report: Report
 ) -> tuple[PreparedModel, Corpus, Corpus]:
     """The model, and the data that it is trained and evaluated on, once they were found to fit together."""
     with first_rank_first():  # which renders live data and fits tokenizers
@@ -207,7 +207,7 @@ def _cached(
     dev: Corpus,
     training: TrainingOptions,
     directory: Path,
-    report: Callable[[str], None],
+    report: Report,
 ) -> tuple[Corpus, Corpus]:
     """Both corpora as states behind the layers that do not move; the model's encoder begins there from now on."""
     base = _base(model)
@@ -221,7 +221,7 @@ def _cached(
     return train_states, dev_states
 
 
-def _report_texts(prepared: PreparedModel, corpus: Corpus, report: Callable[[str], None]) -> None:
+def _report_texts(prepared: PreparedModel, corpus: Corpus, report: Report) -> None:
     """Report which texts cannot be learned as they are."""
     lines: list[str] = []
     if prepared.tokenizer is not None:
@@ -256,7 +256,7 @@ def _read(parts: Sequence[DataPart]) -> list[tuple[UtteranceSource, float]]:
 
 
 def _training_data(
-    recipe: TranslatorRecipe, directory: Path, report: Callable[[str], None]
+    recipe: TranslatorRecipe, directory: Path, report: Report
 ) -> list[tuple[UtteranceSource, float]]:
     if not recipe.train and not recipe.live:
         raise SprachbundError(

@@ -40,9 +40,8 @@ from sprachbund.util.distributed import (
     on_first_rank,
     wait_for_all_ranks,
 )
-from sprachbund.util.jobs import nothing
+from sprachbund.util.jobs import Report, nothing
 
-Report = Callable[[str], None]
 StepsOf = Literal["all", "speech"]
 LIKELY_RATIO = 4.0
 """Published; where the units were made without transcripts."""

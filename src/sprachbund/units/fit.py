@@ -10,7 +10,7 @@ import hashlib
 import io
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from sprachbund.units.files import (
 from sprachbund.units.lengths import mean_length_ratio
 from sprachbund.util.computing import Computing
 from sprachbund.util.files import atomic_path, files_sha256
-from sprachbund.util.jobs import run
+from sprachbund.util.jobs import StageProgress, run
 from sprachbund.util.tensors import load_array, load_arrays, write_array, write_arrays
 
 PARTS = "parts"
@@ -43,9 +43,6 @@ _LONGEST_BYTES = 1 << 24
 """Most bytes of a text; SentencePiece would leave longer ones out without a warning."""
 _AT_ONCE = 100
 """Units of a line: SentencePiece adds up in single precision, and finds hardly a piece in lines of thousands."""
-
-Report = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much it is; 0 where that is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +102,7 @@ def estimate(fit: Fit) -> FitEstimate:
     )
 
 
-def make_units(fit: Fit, report: Report = lambda label, done, total: None) -> Units:
+def make_units(fit: Fit, report: StageProgress = lambda label, done, total: None) -> Units:
     """Make units; the same call again goes on where it stopped, and gives the same files.
 
     Raises:
@@ -166,7 +163,7 @@ def _settings(fit: Fit) -> dict[str, object]:
     }
 
 
-def _features(fit: Fit, report: Report) -> tuple[np.ndarray, np.ndarray]:
+def _features(fit: Fit, report: StageProgress) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, D), mapped from a file, and how many each utterance has."""
     job, parts = fit.job, fit.out / PARTS
     if not job.chosen.indices:
@@ -288,7 +285,9 @@ def explained(frames: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> 
     return 1 - inside / total if total else 1.0
 
 
-def _labels(frames: np.ndarray, lengths: np.ndarray, centroids: np.ndarray, report: Report) -> np.ndarray:
+def _labels(
+    frames: np.ndarray, lengths: np.ndarray, centroids: np.ndarray, report: StageProgress
+) -> np.ndarray:
     """The nearest centroid of every frame (N,), one utterance at a time as `encode` does it."""
     ends = np.cumsum(lengths)
     labels = []

@@ -22,6 +22,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from sprachbund.errors import SprachbundError
+from sprachbund.util.jobs import Report
 
 _T = TypeVar("_T")
 TIME_LIMIT = timedelta(minutes=30)
@@ -140,7 +141,7 @@ def is_first_rank() -> bool:
     return rank() == 0
 
 
-def on_first_rank(report: Callable[[str], None]) -> Callable[[str], None]:
+def on_first_rank(report: Report) -> Callable[[str], None]:
     """The same callable on the first rank; one that does nothing on the others."""
     return report if is_first_rank() else lambda line: None
 

@@ -30,6 +30,10 @@ _LONGEST_MESSAGE = 4000  # far less than a pipe holds, so that no failing proces
 
 Progress = Callable[[int, int], None]
 """Called with what is done, and with all that there is to do."""
+StageProgress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much it is; 0 where that is unknown."""
+Report = Callable[[str], None]
+"""Called with a line for every step."""
 
 
 _Result = TypeVar("_Result")

@@ -23,9 +23,10 @@ from sprachbund.corpora.asterisk.numbers import (
     written,
 )
 from sprachbund.corpora.asterisk.packages import LANGUAGES
-from sprachbund.corpora.asterisk.prompts import CARRIERS, NUMBER_PROMPTS, Clips, PromptSet, Samples, is_clip
+from sprachbund.corpora.asterisk.prompts import CARRIERS, NUMBER_PROMPTS, Clips, PromptSet, is_clip
 from sprachbund.corpora.phrasebook.sentences import Meaning, split_of
 from sprachbund.errors import SprachbundError
+from sprachbund.util.arrays import Samples
 
 __all__ = ["COMPOSABLE", "Composed", "ComposedUtterance", "compose", "composed_utterances"]
 

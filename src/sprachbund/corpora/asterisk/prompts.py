@@ -10,7 +10,7 @@ import csv
 import hashlib
 import io
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,11 +22,12 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.corpora.asterisk.packages import DOCS, LANGUAGES, SOUNDS, SPEAKERS, Speaker, find_tree
 from sprachbund.corpora.asterisk.transcripts import Transcript, read_transcripts
 from sprachbund.errors import SprachbundError
+from sprachbund.util.arrays import Samples
 from sprachbund.util.files import write_text
+from sprachbund.util.jobs import Progress
 
 # Decoded recordings.
 
-Samples = npt.NDArray[np.float32]
 LEVEL_RMS = 0.07
 PEAK_LIMIT = 0.95
 SILENCE_DB = -38.0
@@ -134,7 +135,7 @@ def load_clips(
     prompts: Iterable[Prompt],
     *,
     max_duration_s: float = MAX_CLIP_S,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> dict[str, Clips]:
     """Decode, trim and level the recordings of every speaker; the result is keyed by speaker.
 

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sprachbund.audio.load import load
-from sprachbund.corpora.public.items import CorpusOptions, Cut, Entry, Item, LeftOut, Part, Published, Samples
+from sprachbund.corpora.public.items import CorpusOptions, Cut, Entry, Item, LeftOut, Part, Published
 from sprachbund.corpora.public.preparation import Preparation
 from sprachbund.corpora.public.tables import (
     count_lines,
@@ -35,6 +35,7 @@ from sprachbund.corpora.public.tables import (
 from sprachbund.data.language_spans import marked_ranges
 from sprachbund.data.own import clean_text
 from sprachbund.errors import SprachbundError
+from sprachbund.util.arrays import Samples
 
 # Published sizes: sentences in train, dev and test.
 

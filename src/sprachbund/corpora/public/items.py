@@ -14,15 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sprachbund.util.arrays import Samples
 from sprachbund.util.files import read_model
+from sprachbund.util.jobs import StageProgress
 from sprachbund.util.options import renamed
-
-Samples = NDArray[np.float32]
-Progress = Callable[[str, int, int], None]
 
 
 def _silent(part: str, done: int, total: int) -> None:
@@ -45,7 +42,7 @@ class CorpusOptions:
     targets: Sequence[str] = ()
     splits: Sequence[str] = ()
     skip_bad: bool = False
-    progress: Progress = _silent
+    progress: StageProgress = _silent
 
     def takes(self, language: str) -> bool:
         """Whether speech in a language is wanted."""

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from sprachbund.audio.load import load
-from sprachbund.corpora.public.items import CorpusOptions, Entry, Item, LeftOut, Part, Published, Samples
+from sprachbund.corpora.public.items import CorpusOptions, Entry, Item, LeftOut, Part, Published
 from sprachbund.corpora.public.preparation import Preparation
 from sprachbund.corpora.public.tables import find_files
 from sprachbund.data.language_spans import marked_ranges
 from sprachbund.data.own import clean_text
 from sprachbund.errors import SprachbundError
+from sprachbund.util.arrays import Samples
 
 HOMEPAGE = "https://huggingface.co/datasets/ky552/ML2021_ASR_ST"
 LANGUAGE, TARGET = "zh", "en"

@@ -28,12 +28,12 @@ from sprachbund.corpora.public.items import (
     LeftOut,
     Part,
     Published,
-    Samples,
     check,
 )
 from sprachbund.corpora.public.tables import tag
 from sprachbund.data.manifest import ManifestWriter, shard_numbers
 from sprachbund.errors import SprachbundError
+from sprachbund.util.arrays import Samples
 from sprachbund.util.files import read_object, write_json, write_text
 
 # Sections of long recordings.

@@ -73,13 +73,13 @@ from sprachbund.util.distributed import (
     world_size,
 )
 from sprachbund.util.files import atomic_files, read_object, write_json, write_text
+from sprachbund.util.jobs import Report
 
 __all__ = ["CodeSwitchRecipe", "estimate_memory", "run", "training_shape"]
 
 
 # One stage of an arm, and its scores, each in its own folder.
 
-Report = Callable[[str], None]
 NO_MASKS: dict[str, Any] = {"time_masks": 0, "frequency_masks": 0}
 _DEV_SHARE = 0.25
 """Share of the dev parts, for the loss at the end of each of many short stages."""

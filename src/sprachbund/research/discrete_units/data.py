@@ -2,7 +2,6 @@
 
 import hashlib
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 from sprachbund.corpora.phrasebook import LANGUAGES, draw, render, split_of
@@ -18,8 +17,8 @@ from sprachbund.units.encoded import EncodedCorpus, Encoding, Extraction, encode
 from sprachbund.units.fit import Fit, make_units
 from sprachbund.util.computing import Computing
 from sprachbund.util.files import write_text
+from sprachbund.util.jobs import Report
 
-Report = Callable[[str], None]
 _PLAIN = UnitsArm(head="attention", text="none")
 """An arm with the recipe's own vocabulary."""
 

@@ -60,13 +60,13 @@ from sprachbund.training.unit_translator import run as train_units
 from sprachbund.units.dataset import Mixing
 from sprachbund.units.encoded import EncodedCorpus
 from sprachbund.util.distributed import refuse_several_processes
+from sprachbund.util.jobs import Report
 
 __all__ = ["DiscreteUnitsRecipe", "estimate_memory", "run"]
 
 
 # One model of the comparison of discrete units: trained and scored, each in a folder of its own.
 
-Report = Callable[[str], None]
 MBART_RATE, NEW_RATE = 3e-5, 3e-4
 """Highest learning rates of what mBART-50 had, and of what is new."""
 

@@ -11,7 +11,7 @@ What is finished is not done again, so a broken-off run goes on.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +56,7 @@ from sprachbund.training.options import TrainingOptions
 from sprachbund.training.recipe import CardRecipe, DataPart, TranslatorRecipe
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import refuse_several_processes
+from sprachbund.util.jobs import Report
 
 __all__ = ["DualScaleRecipe", "estimate_memory", "run"]
 
@@ -100,7 +101,6 @@ def _divide(layer: DecoderLayer, times: int) -> None:
         last.bias.div_(times)
 
 
-Report = Callable[[str], None]
 WEIGHTS = "model.safetensors"
 FIGURE = "speed.png"
 STATES = "states"

@@ -6,7 +6,7 @@ systems do a piece of work one after the other, so that a slow moment of the mac
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -37,6 +37,7 @@ from sprachbund.research.dual_scale.options import (
 )
 from sprachbund.util.devices import torch_threads
 from sprachbund.util.files import read_model, write_text
+from sprachbund.util.jobs import Report
 from sprachbund.util.options import renamed
 from sprachbund.util.provenance import machine
 
@@ -234,7 +235,7 @@ class _Runner:
         return costs.gain(speculation.acceptance, speculation.num_draft_tokens, speculation.mean_length)
 
 
-def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Callable[[str], None]) -> Path:
+def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Report) -> Path:
     """Time all systems on the test set; the file with the result.
 
     Args:

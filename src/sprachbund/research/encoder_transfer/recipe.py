@@ -11,7 +11,7 @@ is not done again, so a broken-off study goes on.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,7 @@ from sprachbund.training.recipe import FineTuning, Scale
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import own_device, refuse_several_processes
 from sprachbund.util.files import validate
-from sprachbund.util.jobs import nothing
+from sprachbund.util.jobs import Progress, Report, nothing
 
 __all__ = ["EncoderTransferRecipe", "estimate_memory", "read", "run", "run_cells"]
 
@@ -300,7 +300,7 @@ MAY_CHANGE = ("grid", "workers", "data")
 """Options that add cells, or change no number: `data` may have moved."""
 
 
-def run(recipe: EncoderTransferRecipe, directory: Path, *, report: Callable[[str], None] = print) -> Path:
+def run(recipe: EncoderTransferRecipe, directory: Path, *, report: Report = print) -> Path:
     """Run the study, or go on, and write its report; the file with the table of gaps.
 
     Args:
@@ -321,8 +321,8 @@ def run_cells(
     directory: Path,
     *,
     options: StudyRunOptions | None = None,
-    report: Callable[[str], None] = print,
-    progress: Callable[[int, int], None] = nothing,
+    report: Report = print,
+    progress: Progress = nothing,
 ) -> Path:
     """Make starts and all cells that are missing; the table of results.
 

@@ -4,7 +4,7 @@ All starts have decoder, joint network and tokenizer of one model, to the last b
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -35,6 +35,7 @@ from sprachbund.training.recipe import CardRecipe, DataPart, ExampleRecipe, Tran
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util import jobs as work
 from sprachbund.util.files import copy_file, read_object, validate, write_json
+from sprachbund.util.jobs import Report
 
 PARTS_FILE = "parts.json"
 _SEED_OF_RANDOM = 0
@@ -46,7 +47,7 @@ def make_starts(
     *,
     ray_address: str | None,
     gpus: int,
-    report: Callable[[str], None],
+    report: Report,
 ) -> None:
     """Train what has to be trained first, and make every start of the grid; what is there stays.
 
@@ -206,7 +207,7 @@ def _splice(recipe: EncoderTransferRecipe, out: Path, names: list[str]) -> None:
         save(model, start_model(out, name), bits=32)
 
 
-def _say_unknown(recipe: EncoderTransferRecipe, out: Path, start: str, report: Callable[[str], None]) -> None:
+def _say_unknown(recipe: EncoderTransferRecipe, out: Path, start: str, report: Report) -> None:
     """Say which texts the tokenizer of the starts cannot write whole."""
     made = start_model(out, start)
     config = read_config(made)

@@ -25,6 +25,7 @@ from sprachbund.research.encoder_transfer.results import (
 from sprachbund.research.tasks import Tasks, run_tasks
 from sprachbund.util import jobs as work
 from sprachbund.util.files import write_text
+from sprachbund.util.jobs import Progress, Report
 
 RESULTS_FILE = "results.csv"
 FAILED_FILE = "failed.txt"
@@ -54,8 +55,8 @@ class Study:
         workers: int = 1,
         ray_address: str | None = None,
         gpus: int = 0,
-        report: Callable[[str], None] = print,
-        progress: Callable[[int, int], None] = work.nothing,
+        report: Report = print,
+        progress: Progress = work.nothing,
     ) -> Path:
         """Make the cells that are missing; the table of results.
 

@@ -198,7 +198,7 @@ class Collection:
         self,
         share: tuple[int, int] = (0, 1),
         *,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Progress = lambda done, total: None,
     ) -> None:
         """Make the blocks that are missing, of them every `share[1]`-th from number `share[0]` on.
 

@@ -1,6 +1,6 @@
 """From gradient sketches to a sharing plan: the three analyses of arXiv 2603.25836 on every module, then the choice."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -20,10 +20,10 @@ from sprachbund.research.gradient_sharing.analyses import (
 )
 from sprachbund.research.gradient_sharing.plan_options import Clustering, SharingPlanOptions
 from sprachbund.research.gradient_sharing.sketches import SEPARATOR, Sketches
+from sprachbund.util.jobs import Progress
 
 _DIGITS = 6
 _Z95 = 1.96
-Progress = Callable[[int, int], None]
 
 
 def make_plan(

@@ -10,7 +10,7 @@ is trained and stands for both.
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,6 +66,7 @@ from sprachbund.training.recipe import (
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import refuse_several_processes
 from sprachbund.util.files import read_json, read_object, write_json
+from sprachbund.util.jobs import Report
 
 __all__ = ["GradientSharingRecipe", "estimate_memory", "run"]
 
@@ -183,7 +184,6 @@ def _measured(recipe: GradientSharingRecipe, directory: Path, seed: int) -> list
     return measured
 
 
-Report = Callable[[str], None]
 ARMS_FILE = "arms.json"
 """File in the folder of a seed whose arms are finished."""
 STATES = "states"

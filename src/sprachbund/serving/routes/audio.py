@@ -15,7 +15,6 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from sprachbund.audio.constants import SAMPLE_RATE, WINDOW_S
-from sprachbund.audio.decoders import Samples
 from sprachbund.audio.load import AudioSource, open_audio
 from sprachbund.audio.sandbox import DecodingLimits
 from sprachbund.audio.spans import VoiceActivity
@@ -41,6 +40,7 @@ from sprachbund.serving.schemas import (
 from sprachbund.serving.service import Service
 from sprachbund.serving.uploads import Upload, read_form
 from sprachbund.serving.worker import AbandonedError, ModelWorker
+from sprachbund.util.arrays import Samples
 
 # A recording of a request: read and cut in one thread, computed in the model's, segments queued for the event loop.
 
