@@ -9,7 +9,6 @@ from sprachbund.research.encoder_transfer.power_law import (
     fit_power_law,
     language_draws,
     mean_over_languages,
-    paired_utterances,
     t_interval,
     weighted_means,
 )
@@ -183,24 +182,6 @@ def test_what_has_no_law_is_an_error(hours: tuple[float, ...], gaps: list[list[f
 def test_identical_systems_differ_by_nought() -> None:
     mean = mean_over_languages(np.zeros(5))
     assert (mean.value, mean.interval, mean.percentile) == (0.0, (0.0, 0.0), (0.0, 0.0))
-    errors = np.array([3.0, 0.0, 7.0, 1.0])
-    same = paired_utterances(errors, errors, np.array([10.0, 4.0, 9.0, 6.0]))
-    assert (same.value, same.interval, same.percentile) == (0.0, (0.0, 0.0), (0.0, 0.0))
-
-
-def test_paired_utterances_equal_a_plain_loop() -> None:
-    rng = np.random.default_rng(5)
-    words = rng.integers(1, 20, 40).astype(float)
-    first, second = rng.binomial(words.astype(int), 0.1), rng.binomial(words.astype(int), 0.2)
-    differences = paired_utterances(first, second, words, draws=200, seed=9)
-    assert differences.value == pytest.approx(100 * (second.sum() - first.sum()) / words.sum())
-    drawn = sorted(
-        100 * (second[c] - first[c]).sum() / words[c].sum()
-        for c in np.random.default_rng(9).choice(40, size=(200, 40))
-    )
-    assert differences.percentile == pytest.approx((drawn[5], drawn[194]))
-    swapped = paired_utterances(second, first, words, draws=200, seed=9)
-    assert swapped.interval == pytest.approx((-differences.interval[1], -differences.interval[0]))
 
 
 def test_the_interval_of_a_mean_is_students() -> None:
@@ -210,14 +191,6 @@ def test_the_interval_of_a_mean_is_students() -> None:
     low, high = t_interval(values.mean(), language_draws(7, 200_000) @ values, 7)
     theirs = t.interval(0.95, 6, values.mean(), values.std(ddof=1) / np.sqrt(7))
     assert (low, high) == pytest.approx(theirs, rel=0.01)
-
-
-def test_bad_utterances_are_named() -> None:
-    one = np.ones(3)
-    with pytest.raises(SprachbundError, match="3, 2 and 3 utterances"):
-        paired_utterances(one, one[:2], one)
-    with pytest.raises(SprachbundError, match="no words"):
-        paired_utterances(one, one, one * 0)
 
 
 def test_a_law_is_fitted_over_the_languages_that_have_a_scale() -> None:

@@ -5,17 +5,18 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import BaseModel
+from scipy.stats import ttest_ind
 
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.metrics import metric
-from sprachbund.research.encoder_transfer.analysis import cell_gaps, paired_counts
-from sprachbund.research.encoder_transfer.power_law import paired_utterances
+from sprachbund.research.encoder_transfer.analysis import CellGap, cell_gaps
+from sprachbund.research.encoder_transfer.grid import StudyGrid
 from sprachbund.research.encoder_transfer.report import (
     gap_table,
     hole_lines,
@@ -163,7 +164,7 @@ def test_the_report_finds_what_was_planted(whole: Path) -> None:
     assert len(report.cells) == 4 * 5
     for cell in report.cells:
         gap = planted.SCALE * (cell.hours / 100) ** -planted.EXPONENT
-        assert cell.gap.value == pytest.approx(gap, abs=1e-3)
+        assert cell.gap == pytest.approx(gap, abs=1e-3)
         assert cell.seeds == (0, 1)
     for one in report.sooner:
         assert (one.runs, one.epochs, one.reached) == (8, (4.0, 10.0), 8)
@@ -262,21 +263,47 @@ def test_starts_scored_on_different_utterances_are_not_compared(tmp_path: Path) 
         cell_gaps(grid, finished_cells(grid, tmp_path), tmp_path, bits=32, tiers=grid.tiers)
 
 
+def cells_of(
+    out: Path, grid: StudyGrid, name: str, counts: Mapping[tuple[str, int], np.ndarray]
+) -> list[CellGap]:
+    """Gaps of a study with one language and one scale whose counts (N, K) are given by start and seed."""
+    for cell in grid.cells():
+        folder = cell.folder(out)
+        folder.mkdir(parents=True)
+        own = np.broadcast_to(counts[cell.start, cell.seed], (3, 2, *counts[cell.start, cell.seed].shape))
+        ids = [str(number) for number in range(own.shape[2])]
+        write_cell(folder, cell, grid, CellScores(counts=own, ids=ids, metric=name), 1.0)
+    return cell_gaps(grid, finished_cells(grid, out), out, bits=32, tiers=grid.tiers[:2])
+
+
+def test_the_interval_of_a_cell_over_seeds_is_welchs(tmp_path: Path) -> None:
+    """Utterances that are all alike have no variance, so that of the seeds is all that there is."""
+    grid = planted.grid(languages=("de",), hours=(1,), seeds=(0, 1, 2))
+    wers = {"ml": (20.0, 22.0, 27.0), "en": (41.0, 40.0, 30.0)}
+    counts = {
+        (start, seed): np.tile((value, 100.0), (30, 1))
+        for start, values in wers.items()
+        for seed, value in enumerate(values)
+    }
+    (cell,) = cells_of(tmp_path, grid, "WER", counts)
+    theirs = ttest_ind(wers["en"], wers["ml"], equal_var=False).confidence_interval(0.95)
+    assert cell.values == (pytest.approx(23), pytest.approx(37))
+    assert cell.gap == pytest.approx(14)
+    assert cell.interval == pytest.approx((theirs.low, theirs.high))
+    assert cell.seeds == (0, 1, 2)
+
+
 @pytest.mark.parametrize("name", ["WER", "chrF"])
-def test_a_cells_gap_is_the_difference_of_scores(name: str) -> None:
+def test_a_cells_gap_is_the_difference_of_scores(name: str, tmp_path: Path) -> None:
     how = metric(name)
     texts = [f"one two three {n} five" for n in range(30)]
     worse = [text.replace("two", "too") if n % 2 else text for n, text in enumerate(texts)]
-    first, second = (how.statistics(given, texts)[None] for given in (texts, worse))
-    gaps = paired_counts(how, first, second, draws=200)
-    expected = abs(how.score(second[0].sum(0)) - how.score(first[0].sum(0)))
-    assert gaps.value == pytest.approx(expected)
-    assert gaps.interval[0] < expected < gaps.interval[1]
-    same = paired_counts(how, first, first, draws=50)
-    assert (same.value, same.interval) == (0.0, (0.0, 0.0))
-    if name == "WER":
-        plain = paired_utterances(first[0, :, 0], second[0, :, 0], first[0, :, 1], draws=200)
-        assert plain == gaps
+    counts = {(start, 0): how.statistics(given, texts) for start, given in (("ml", texts), ("en", worse))}
+    (cell,) = cells_of(tmp_path, planted.grid(languages=("de",), hours=(1,), seeds=(0,)), name, counts)
+    better, other = (how.score(counts[start, 0].sum(0)) for start in ("ml", "en"))
+    assert cell.values == (pytest.approx(better), pytest.approx(other))
+    assert cell.gap == pytest.approx(abs(other - better))
+    assert 0 < cell.interval[0] < cell.gap < cell.interval[1]
 
 
 class Recipe(BaseModel):

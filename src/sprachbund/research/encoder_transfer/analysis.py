@@ -4,8 +4,9 @@
   noise alone makes is estimated, too.
 - Bits: the cost of fewer bits, and whether it differs between the starts.
 - Means over tiers are over distinct ones: a tier with the scores of another counts once.
-- Cells: the interval of a single gap. Utterances are drawn anew, the same ones for both starts; the results of an
-  utterance at all tiers and seeds are drawn together.
+- Cells: the interval of a single gap, made as in other comparisons of the package. Utterances are drawn anew, the same
+  ones for both starts; the results of an utterance at all tiers and seeds are drawn together. Where there are several
+  seeds, the interval is over them too.
 - Convergence: the epoch of the best score, and how much sooner one start reaches the best score of the other.
 
 Shapes: L languages, H scales, C tiers, Q bit widths, S seeds or draws, N utterances, K counts, R runs (seeds times
@@ -20,18 +21,15 @@ from typing import Any
 import numpy as np
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.metrics import Counts, ErrorRate, Metric, metric
-from sprachbund.evaluation.significance import bootstrap_weights
+from sprachbund.evaluation.metrics import Counts, metric
+from sprachbund.evaluation.significance import compare_means
 from sprachbund.research.encoder_transfer.grid import Cell, StudyGrid
 from sprachbund.research.encoder_transfer.power_law import (
-    UTTERANCE_DRAWS,
     Estimate,
     PowerLaw,
     Values,
-    estimate,
     fit_power_law,
     mean_over_languages,
-    paired_utterances,
 )
 from sprachbund.research.encoder_transfer.results import CellManifest, Grid, mean_of_known, read_counts
 from sprachbund.research.encoder_transfer.study_options import DRAWS, SEED, AnalysisOptions, By
@@ -237,7 +235,8 @@ class CellGap:
         hours: hours of the cell.
         bits: bits of the weights.
         values: scores of both starts, means over seeds and the tiers asked for.
-        gap: gap with its interval over utterances.
+        gap: points by which the first start is better.
+        interval: 95 % of it, over utterances, and over seeds where there are several.
         seeds: seeds that both starts have.
         utterances: N.
     """
@@ -246,7 +245,8 @@ class CellGap:
     hours: float
     bits: int
     values: tuple[float, float]
-    gap: Estimate
+    gap: float
+    interval: tuple[float, float]
     seeds: tuple[int, ...]
     utterances: int
 
@@ -258,7 +258,6 @@ def cell_gaps(
     *,
     bits: int,
     tiers: Sequence[str],
-    draws: int = UTTERANCE_DRAWS,
 ) -> list[CellGap]:
     """Every language and scale at which both starts are finished with the same seed.
 
@@ -268,13 +267,12 @@ def cell_gaps(
         out: folder of the study.
         bits: bits at which the gap is taken.
         tiers: tiers over which it is a mean.
-        draws: S.
 
     Raises:
         SprachbundError: for counts that cannot be read, or that are of different utterances.
     """
     return [
-        _gap(grid, pairs, out, bits, tiers, draws)
+        _gap(grid, pairs, out, bits, tiers)
         for language in grid.languages
         for hours in grid.hours
         if (pairs := finished_pairs(grid, manifests, language, hours))
@@ -303,61 +301,37 @@ def finished_pairs(
     return [(one, other) for one, other in pairs if one is not None and other is not None]
 
 
-def _gap(
-    grid: StudyGrid, pairs: Sequence[_Pair], out: Path, bits: int, tiers: Sequence[str], draws: int
-) -> CellGap:
+def _gap(grid: StudyGrid, pairs: Sequence[_Pair], out: Path, bits: int, tiers: Sequence[str]) -> CellGap:
     cell = pairs[0][0].cell
-    at = [grid.tiers.index(tier) for tier in tiers], grid.bits.index(bits)
+    at, width = [grid.tiers.index(tier) for tier in tiers], grid.bits.index(bits)
     how = metric(pairs[0][0].metric, cell.language)
     ids: set[tuple[str, ...]] = set()
-    sides: list[list[Counts]] = [[], []]
+    sides: tuple[list[list[Counts]], list[list[Counts]]] = ([], [])
+    """Start to seed to tier."""
     for pair in pairs:
         for side, manifest in zip(sides, pair, strict=True):
             counts, names = read_counts(manifest.cell.folder(out))
             ids.add(tuple(names))
-            side.append(counts[at])
+            side.append([counts[tier, width] for tier in at])
     if len(ids) > 1:
         raise SprachbundError(
             f"{cell}: its starts and seeds were scored on different utterances; score the same"
         )
-    first, second = (np.concatenate(side) for side in sides)
-    one, other = (float(np.mean([how.score(run.sum(0)) for run in side])) for side in (first, second))
+    # The tiers of a draw have the same utterances.
+    utterances = np.arange(len(sides[0][0][0]))
+    compared = compare_means([how] * len(at), *sides, units=[utterances] * len(at))
+    sign = 1.0 if how.higher_is_better else -1.0
+    low, high = sorted(-sign * end for end in compared.interval)
     return CellGap(
         language=cell.language,
         hours=cell.hours,
         bits=bits,
-        values=(one, other),
-        gap=paired_counts(how, first, second, draws=draws),
+        values=(compared.baseline, compared.system),
+        gap=-sign * compared.difference,
+        interval=(low, high),
         seeds=tuple(pair[0].cell.seed for pair in pairs),
-        utterances=first.shape[1],
+        utterances=len(utterances),
     )
-
-
-def paired_counts(
-    how: Metric, first: Counts, second: Counts, *, draws: int = UTTERANCE_DRAWS, seed: int = SEED
-) -> Estimate:
-    """Points by which the first is better: the mean over runs of the difference of their scores.
-
-    Args:
-        how: the metric.
-        first: (R, N, K) counts of the first start's runs.
-        second: (R, N, K), of the second's, on the same utterances.
-        draws: S, of utterances.
-        seed: seed of the draws.
-    """
-    if isinstance(how, ErrorRate):
-        errors, others = first[..., 0].sum(0), second[..., 0].sum(0)
-        return paired_utterances(errors, others, first[..., 1].sum(0), draws=draws, seed=seed)
-    sign = 1.0 if how.higher_is_better else -1.0
-
-    def difference(weights: np.ndarray) -> float:
-        scores = ([how.score(weights @ run) for run in side] for side in (first, second))
-        one, other = (float(np.mean(values)) for values in scores)
-        return sign * (one - other)
-
-    count = first.shape[1]
-    drawn = [difference(row) for _, rows in bootstrap_weights(count, draws, seed) for row in rows]
-    return estimate(difference(np.ones(count)), np.array(drawn), count)
 
 
 # Convergence.

@@ -23,7 +23,6 @@ from sprachbund.research.encoder_transfer.study_options import DRAWS, SEED, By
 
 # Intervals over languages and utterances.
 
-UTTERANCE_DRAWS = 1_000
 LEVEL = 0.95
 Values = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -116,35 +115,6 @@ def weighted_means(weights: Values, gaps: Values) -> Values:
     with np.errstate(invalid="ignore"):
         means: Values = weights @ np.where(known, gaps, 0.0) / np.where(total > 0, total, np.nan)
     return means
-
-
-def paired_utterances(
-    errors: Values, other_errors: Values, words: Values, draws: int = UTTERANCE_DRAWS, seed: int = SEED
-) -> Estimate:
-    """100 (other_errors - errors) / words over all utterances of a cell: by how many points `other` is worse.
-
-    Args:
-        errors: (N,) of the first arm.
-        other_errors: (N,) of the second arm, on the same utterances.
-        words: (N,) in the references.
-        draws: S.
-        seed: seed of the draws.
-
-    Raises:
-        SprachbundError: for different numbers of utterances, none, or no words.
-    """
-    sizes = {np.shape(part) for part in (errors, other_errors, words)}
-    if len(sizes) > 1 or len(words) == 0:
-        raise SprachbundError(
-            f"{len(errors)}, {len(other_errors)} and {len(words)} utterances; give the same ones, one or more"
-        )
-    if np.sum(words) <= 0:
-        raise SprachbundError("the references hold no words; there is nothing to divide by")
-    sums = np.stack([np.subtract(other_errors, errors), words], axis=1)
-    drawn = np.concatenate([weights @ sums for _, weights in bootstrap_weights(len(words), draws, seed)])
-    difference, total = sums.sum(0)
-    kept = drawn[drawn[:, 1] > 0]
-    return estimate(float(100 * difference / total), 100 * kept[:, 0] / kept[:, 1], len(words))
 
 
 # Two ways to fit: least squares of ln(gap), and of the gaps.

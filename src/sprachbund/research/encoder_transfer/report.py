@@ -497,7 +497,7 @@ class StudyReport:
         manifests: manifests of the cells that are finished.
         analysis: analysis of the scales that are whole.
         left_out: scales that are not.
-        cells: the gap of every language and scale with its interval over utterances.
+        cells: the gap of every language and scale with its interval.
         sooner: comparison of the epochs at which the two starts converged.
     """
 
@@ -627,7 +627,7 @@ def start_rows(report: StudyReport) -> list[dict[str, Any]]:
 
 
 def cell_rows(report: StudyReport) -> list[dict[str, Any]]:
-    """Gap of every cell with its interval over utterances."""
+    """Gap of every cell with its interval, over seeds too where there are several."""
     first, second = report.grid.starts[:2]
     return [
         {
@@ -635,8 +635,8 @@ def cell_rows(report: StudyReport) -> list[dict[str, Any]]:
             "hours": cell.hours,
             first: round(cell.values[0], 2),
             second: round(cell.values[1], 2),
-            "gap": round(cell.gap.value, 2),
-            "95%": span(cell.gap.interval),
+            "gap": round(cell.gap, 2),
+            "95%": span(cell.interval),
             "seeds": len(cell.seeds),
             "utterances": cell.utterances,
         }
