@@ -268,11 +268,11 @@ def _of_control(measured: "Headroom") -> str:
     if measured.control is None:
         return "They take fewer steps than common ones; the control, left out here, shows whether there were enough."
     planted = measured.control.gains["alone"][ALL]
-    found = f"{planted.gain:.3f} ({planted.interval[0]:.3f} to {planted.interval[1]:.3f})"
+    numbers = f"{planted.gain:.3f} ({planted.interval[0]:.3f} to {planted.interval[1]:.3f})"
     if measured.long_enough:
-        return f"Where words were exchanged in half of the texts, they gain {found}, so the training can see a gain."
+        return f"Where words were exchanged in half of the texts, they gain {numbers}, so the training can see a gain."
     return (
-        f"Nor do they where words were exchanged in half of the texts: {found}. So the training is too short to "
+        f"Nor do they where words were exchanged in half of the texts: {numbers}. So the training is too short to "
         "conclude anything; raise --epochs."
     )
 

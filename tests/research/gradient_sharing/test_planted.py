@@ -1,6 +1,6 @@
 """The planted conflict of headroom: which words are exchanged, and which utterances are in which half."""
 
-from sprachbund.research.gradient_sharing.planted import NUM_EXCHANGED, Exchange, in_halves
+from sprachbund.research.gradient_sharing.planted import NUM_SWAPPED, Exchange, in_halves
 
 
 def test_frequent_words_take_the_place_of_each_other() -> None:
@@ -19,11 +19,11 @@ def test_languages_without_spaces_exchange_characters() -> None:
 
 
 def test_only_so_many_words_are_exchanged() -> None:
-    words = [f"w{number:02d}" for number in range(NUM_EXCHANGED + 10)]
+    words = [f"w{number:02d}" for number in range(NUM_SWAPPED + 10)]
     text = " ".join(word for place, word in enumerate(words) for _ in range(len(words) - place))
     exchange = Exchange([("en", text)])
     changed = [exchange(word, "en") != word for word in words]
-    assert changed == [True] * NUM_EXCHANGED + [False] * 10
+    assert changed == [True] * NUM_SWAPPED + [False] * 10
 
 
 def test_halves_are_random_of_equal_size_and_do_not_follow_the_order_of_the_examples() -> None:

@@ -33,7 +33,7 @@ from sprachbund.research.gradient_sharing.gradients import (
     utterance_losses,
 )
 from sprachbund.research.gradient_sharing.headroom_options import ALONE, TOGETHER, Groups, HeadroomOptions
-from sprachbund.research.gradient_sharing.planted import EXCHANGED, Exchange, in_halves
+from sprachbund.research.gradient_sharing.planted import SWAPPED, Exchange, in_halves
 from sprachbund.util.jobs import Progress, nothing
 
 DRAWS = 2000
@@ -183,7 +183,7 @@ def _planted(given: _Experiment, seed: int) -> _Experiment:
 
     languages = tuple(given.learned)
     halves = in_halves(given.learned, change, seed)
-    kinds = (languages, tuple(f"{language}{EXCHANGED}" for language in languages))
+    kinds = (languages, tuple(f"{language}{SWAPPED}" for language in languages))
     arms = {TOGETHER: (tuple(halves),), ALONE: tuple((tag,) for tag in halves), BY_WORDS: kinds}
     return _Experiment(learned=halves, held_out=in_halves(given.held_out, change, seed), arms=arms)
 

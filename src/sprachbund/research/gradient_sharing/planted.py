@@ -13,9 +13,9 @@ import numpy as np
 
 from sprachbund.text.languages import join_units, text_units
 
-NUM_EXCHANGED = 40
+NUM_SWAPPED = 40
 """Words that are exchanged, the most frequent ones of a language."""
-EXCHANGED = "*"
+SWAPPED = "*"
 """Added to the tag of a language for the utterances whose words are exchanged."""
 T = TypeVar("T")
 
@@ -46,13 +46,13 @@ class Exchange:
 
 def _pairs(counts: Counter[str]) -> Mapping[str, str]:
     """Each exchanged word to the one that takes its place."""
-    words = sorted(counts, key=lambda word: (-counts[word], word))[:NUM_EXCHANGED]
+    words = sorted(counts, key=lambda word: (-counts[word], word))[:NUM_SWAPPED]
     pairs = list(zip(words[::2], words[1::2], strict=False))
     return dict(pairs) | {second: first for first, second in pairs}
 
 
 def in_halves(examples: Mapping[str, Sequence[T]], change: Callable[[T], T], seed: int) -> dict[str, list[T]]:
-    """Every language as two: a random half of its examples as it is, the rest changed, its tag with `EXCHANGED`.
+    """Every language as two: a random half of its examples as it is, the rest changed, its tag with `SWAPPED`.
 
     Args:
         examples: language to its examples.
@@ -64,5 +64,5 @@ def in_halves(examples: Mapping[str, Sequence[T]], change: Callable[[T], T], see
         order = np.random.default_rng([seed, len(own)]).permutation(len(own)).tolist()
         half = len(own) // 2
         halves[language] = [own[index] for index in order[:half]]
-        halves[f"{language}{EXCHANGED}"] = [change(own[index]) for index in order[half : 2 * half]]
+        halves[f"{language}{SWAPPED}"] = [change(own[index]) for index in order[half : 2 * half]]
     return halves
