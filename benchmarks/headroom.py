@@ -8,6 +8,7 @@ there, if the training is long enough to see a gain.
 """
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,10 +16,18 @@ from benchmarks.rows import keep
 
 from sprachbund.data.manifest import Manifest
 from sprachbund.models.io import bundled_directory, load
-from sprachbund.research.gradient_sharing.headroom import ALL, BY_WORDS, Headroom, measure_headroom
+from sprachbund.research.gradient_sharing.headroom import (
+    ALL,
+    BY_WORDS,
+    Gain,
+    Headroom,
+    measure_headroom,
+    where_unchanged,
+)
 from sprachbund.research.gradient_sharing.headroom_options import ALONE, HeadroomOptions
 from sprachbund.util.provenance import model_hash
 
+UNCHANGED = "all without *"
 RELATED = "de+en,es+fr+it,ru"
 COLUMNS = {ALONE: ALONE, RELATED: "related", BY_WORDS: BY_WORDS}
 """Arm to the column of its gain; the second is of the measurement alone, the third of the control."""
@@ -27,20 +36,35 @@ COLUMNS = {ALONE: ALONE, RELATED: "related", BY_WORDS: BY_WORDS}
 def row(what: str, language: str, result: Headroom) -> dict[str, object]:
     """One language of the table, or the mean of all."""
     losses = (
-        {} if language == ALL else {"before": result.before[language], "together": result.together[language]}
+        {"before": result.before[language], "together": result.together[language]}
+        if language in result.before
+        else {}
     )
-    gains = {COLUMNS[arm]: by_language[language] for arm, by_language in result.gains.items()}
+    gains = {COLUMNS[arm]: estimate(by_language, language) for arm, by_language in result.gains.items()}
     return {
         "texts": what,
         "language": language,
         **{name: f"{losses[name]:.3f}" if losses else "" for name in ("before", "together")},
-        **{
-            name: f"{gains[name].gain:+.3f} ({gains[name].interval[0]:+.3f} to {gains[name].interval[1]:+.3f})"
-            if name in gains
-            else ""
-            for name in COLUMNS.values()
-        },
+        **{name: gains.get(name, "") for name in COLUMNS.values()},
     }
+
+
+def estimate(gains: Mapping[str, Gain], language: str) -> str:
+    """The gain of a language, of all, or of all whose texts are as they were, with its interval."""
+    if language == UNCHANGED:
+        mean = where_unchanged(gains)
+        value, interval = mean.value, mean.interval
+    else:
+        value, interval = gains[language].gain, gains[language].interval
+    return f"{value:+.3f} ({interval[0]:+.3f} to {interval[1]:+.3f})"
+
+
+def rows_of(measured: Headroom) -> list[dict[str, object]]:
+    """The measurement, then its control."""
+    assert measured.control is not None
+    own = [row("as they are", tag, measured) for tag in (*measured.together, ALL)]
+    tags = (*measured.control.together, ALL, UNCHANGED)
+    return [*own, *(row("control, words exchanged", tag, measured.control) for tag in tags)]
 
 
 def main() -> None:
@@ -63,16 +87,13 @@ def main() -> None:
     measured = measure_headroom(
         model, [Manifest(given.data / "train")], [Manifest(given.data / "dev")], options
     )
-    assert measured.control is not None
-    parts = {"as they are": measured, "control, words exchanged": measured.control}
-    rows = [row(what, tag, part) for what, part in parts.items() for tag in (*part.together, ALL)]
     keep(
         given.out,
         {
             "model_hash": model_hash(bundled_directory()),
             "options": asdict(options),
             "measured": asdict(measured),
-            "rows": rows,
+            "rows": rows_of(measured),
         },
     )
 

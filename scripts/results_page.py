@@ -101,13 +101,19 @@ def sharing() -> list[Line]:
 
 
 def headroom() -> list[Line]:
-    """Weights of its own for each language and for groups, and the planted control."""
-    arms = {"alone": "each language alone", "halves": "two groups", "across the halves": "two other groups"}
+    """Weights of its own for each language and for groups, and the control."""
+    arms = {
+        "alone": "each alone",
+        "related": "groups of related languages",
+        "by words": "groups with the same words",
+    }
+    shown = {"all": "", "all without *": ", texts as they were"}
     return [
-        line(row["targets"], label, row[arm])
+        line(row["texts"], f"{label}{shown[row['language']]}", row[arm])
         for row in rows_of("headroom_bundled")
-        if row["language"] == "all"
+        if row["language"] in shown
         for arm, label in arms.items()
+        if row[arm]
     ]
 
 

@@ -263,17 +263,19 @@ def _print_headroom(measured: "Headroom") -> None:
 
 def _of_control(measured: "Headroom") -> str:
     """What the control says of a measurement without a gain."""
-    from sprachbund.research.gradient_sharing.headroom import ALL
 
-    if measured.control is None:
+    relief = measured.relief
+    if relief is None:
         return "They take fewer steps than common ones; the control, left out here, shows whether there were enough."
-    planted = measured.control.gains["alone"][ALL]
-    numbers = f"{planted.gain:.3f} ({planted.interval[0]:.3f} to {planted.interval[1]:.3f})"
+    numbers = f"{relief.value:.3f} ({relief.interval[0]:.3f} to {relief.interval[1]:.3f})"
     if measured.long_enough:
-        return f"Where words were exchanged in half of the texts, they gain {numbers}, so the training can see a gain."
+        return (
+            f"In the control, where half of the texts have other words, they gain the rest {numbers}, so the training "
+            "can see a gain."
+        )
     return (
-        f"Nor do they where words were exchanged in half of the texts: {numbers}. So the training is too short to "
-        "conclude anything; raise --epochs."
+        f"Nor do they in the control, where half of the texts have other words: they gain the rest {numbers}. So the "
+        "training is too short to conclude anything; raise --epochs."
     )
 
 

@@ -13,7 +13,14 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.sharing_plan import SharingPlan, Split
 from sprachbund.models.splitting import split_feed_forwards
 from sprachbund.research.gradient_sharing.gradients import choose_rows, decoder_loss
-from sprachbund.research.gradient_sharing.headroom import ALL, Headroom, _compared, measure_headroom
+from sprachbund.research.gradient_sharing.headroom import (
+    ALL,
+    Gain,
+    Headroom,
+    _compared,
+    measure_headroom,
+    where_unchanged,
+)
 from sprachbund.research.gradient_sharing.headroom_options import HeadroomOptions
 from tests.training import made
 
@@ -113,6 +120,17 @@ def test_the_control_has_both_halves_of_each_language_and_changes_nothing_else(c
     without = measure_headroom(model, [corpus], [corpus], replace(SMALL, control=False))
     assert (without.control, without.long_enough) == (None, None)
     assert replace(result, control=None) == without
+
+
+def test_the_control_is_judged_where_texts_are_as_they_were() -> None:
+    def gain(value: float, half: float) -> Gain:
+        return Gain(loss=1.0, gain=value, interval=(value - half, value + half), spread=0.0)
+
+    gains = {"de": gain(0.2, 0.3), "en": gain(0.1, 0.4), "de*": gain(-5.0, 0.1), ALL: gain(-1.0, 0.1)}
+    mean = where_unchanged(gains)
+    assert mean.value == pytest.approx(0.15)
+    # Half widths 0.3 and 0.4 are legs of a right triangle, and the mean is of two.
+    assert mean.interval == pytest.approx((0.15 - 0.25, 0.15 + 0.25))
 
 
 @pytest.mark.slow
