@@ -107,6 +107,11 @@ def test_each_arm_has_the_learning_rate_that_was_best_on_dev(run: Path) -> None:
         assert json.loads((folder / "recipe.json").read_text())["training"]["learning_rate"] == row["best"]
 
 
+def test_the_estimate_counts_all_trainings(run: Path) -> None:
+    made = [path for path in (run / "run").rglob("convergence.json") if path.resolve() == path]
+    assert len(made) == estimate_memory(read_tiny(run)).trainings
+
+
 def test_half_of_the_test_sentences_are_planted_and_each_half_is_scored(run: Path) -> None:
     recipe, test = read_tiny(run), Manifest(run / "data" / "test")
     both = halves(recipe)

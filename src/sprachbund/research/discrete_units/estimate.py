@@ -17,6 +17,7 @@ from sprachbund.models.tokens.conformer import TokenConformer
 from sprachbund.models.tokens.mbart import TokenMbart
 from sprachbund.nn.text_to_text import MbartDecoder
 from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe
+from sprachbund.research.discrete_units.rates import trials
 from sprachbund.research.estimate import (
     FLOAT_BYTES,
     PASSES,
@@ -98,7 +99,7 @@ class DiscreteUnitsEstimate(MemoryEstimate):
         written: ids that may be written.
         heads: every head.
         mbart: the start from mBART-50; None in sizes without a text start.
-        trainings: models that are trained over all seeds, equal arms once.
+        trainings: models that are trained over all seeds and learning rates, equal arms once.
         source_tokens: tokens of the source of the sentence that memory is estimated for.
         target_tokens: tokens of its target.
     """
@@ -178,8 +179,15 @@ def estimate_memory(recipe: DiscreteUnitsRecipe) -> DiscreteUnitsEstimate:
         written=len(next(iter(models.values())).written),
         heads=tuple(_training(recipe, head, model) for head, model in models.items()),
         mbart=_from_mbart(recipe, vocabulary) if from_text else None,
-        trainings=len(recipe.models()) + len(recipe.text_models()),
+        trainings=_trainings(recipe),
     )
+
+
+def _trainings(recipe: DiscreteUnitsRecipe) -> int:
+    """Models that are trained: one of those that try an arm's learning rates is that of the first seed."""
+    tuned = recipe.tuned()
+    tried = sum(seed == recipe.seeds[0] and arm in tuned for _, seed, arm in recipe.models())
+    return len(recipe.models()) - tried + len(trials(recipe)) + len(recipe.text_models())
 
 
 def _planned(recipe: DiscreteUnitsRecipe, head: Any, vocabulary: PlannedVocabulary) -> TokenConformer:
