@@ -270,11 +270,11 @@ def _of_control(measured: "Headroom") -> str:
     numbers = f"{relief.value:.3f} ({relief.interval[0]:.3f} to {relief.interval[1]:.3f})"
     if measured.long_enough:
         return (
-            f"In the control, where half of the texts have other words, they gain the rest {numbers}, so the training "
-            "can see a gain."
+            f"In the control, with words exchanged in half of the texts, they gain {numbers} on the other half, so the "
+            "training can see a gain."
         )
     return (
-        f"Nor do they in the control, where half of the texts have other words: they gain the rest {numbers}. So the "
+        f"Nor do they in the control, with words exchanged in half of the texts: {numbers} on the other half. So the "
         "training is too short to conclude anything; raise --epochs."
     )
 
