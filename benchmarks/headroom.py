@@ -21,8 +21,8 @@ from sprachbund.research.gradient_sharing.headroom import (
     BY_WORDS,
     Gain,
     Headroom,
+    gain_where_unchanged,
     measure_headroom,
-    where_unchanged,
 )
 from sprachbund.research.gradient_sharing.headroom_options import ALONE, HeadroomOptions
 from sprachbund.util.provenance import model_hash
@@ -52,8 +52,7 @@ def row(what: str, language: str, result: Headroom) -> dict[str, object]:
 def estimate(gains: Mapping[str, Gain], language: str) -> str:
     """The gain of a language, of all, or of all whose texts are as they were, with its interval."""
     if language == UNCHANGED:
-        mean = where_unchanged(gains)
-        value, interval = mean.value, mean.interval
+        value, interval = gain_where_unchanged(gains)
     else:
         value, interval = gains[language].gain, gains[language].interval
     return f"{value:+.3f} ({interval[0]:+.3f} to {interval[1]:+.3f})"

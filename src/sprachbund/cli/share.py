@@ -263,11 +263,10 @@ def _print_headroom(measured: "Headroom") -> None:
 
 def _of_control(measured: "Headroom") -> str:
     """What the control says of a measurement without a gain."""
-
-    relief = measured.relief
-    if relief is None:
+    if measured.control_gain is None:
         return "They take fewer steps than common ones; the control, left out here, shows whether there were enough."
-    numbers = f"{relief.value:.3f} ({relief.interval[0]:.3f} to {relief.interval[1]:.3f})"
+    value, (low, high) = measured.control_gain
+    numbers = f"{value:.3f} ({low:.3f} to {high:.3f})"
     if measured.long_enough:
         return (
             f"In the control, with words exchanged in half of the texts, they gain {numbers} on the other half, so the "

@@ -35,8 +35,11 @@ def make_data(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> N
         SprachbundError: data that are not there or do not fit, or parallel text or hours that there are not.
     """
     arms = recipe.all_arms.values()
-    if OUTSIDE & {arm.text for arm in arms}:
+    texts = {arm.text for arm in arms}
+    if OUTSIDE & texts:
         bitext_parts(recipe, directory)
+    if "planted" in texts:
+        planted_parts(recipe, directory)
     for arm in {units_directory(recipe, arm, directory): arm for arm in (_PLAIN, *arms)}.values():
         _make_units(recipe, arm, directory, report)
     train, _ = (_encode(recipe, part, directory, report) for part in ("train", "dev"))
@@ -176,21 +179,29 @@ def _half(translation: str) -> str:
 
 
 def planted_parts(recipe: DiscreteUnitsRecipe, directory: Path) -> tuple[BitextPart, ...]:
-    """Tables with the test sentences of the first half, one for each source language.
+    """Tables with the test sentences of the first half, one for each source language; those that are there are kept.
 
     Args:
         recipe: options of the comparison.
         directory: folder of all runs.
     """
-    planted = halves(recipe)[PLANTED]
-    test = [said for said in Manifest(recipe.data / "test") if said.id in planted]
-    parts = []
-    for source in recipe.sources:
-        path = directory / "bitext" / f"planted-{source}-{recipe.target}.tsv"
-        pairs = {f"{u.text_in(source)}\t{u.text_in(recipe.target)}" for u in test if u.language == source}
-        write_text(path, "\n".join((f"{source}\t{recipe.target}", *sorted(pairs))) + "\n")
-        parts.append(BitextPart(paths=(path,), source=source, target=recipe.target))
-    return tuple(parts)
+    target = recipe.target
+    parts = tuple(
+        BitextPart(
+            paths=(directory / "bitext" / f"planted-{source}-{target}.tsv",), source=source, target=target
+        )
+        for source in recipe.sources
+    )
+    if not all(part.paths[0].exists() for part in parts):
+        ids = halves(recipe)[PLANTED]
+        planted = [said for said in Manifest(recipe.data / "test") if said.id in ids]
+        for part in parts:
+            texts = [
+                (u.text_in(part.source), u.text_in(target)) for u in planted if u.language == part.source
+            ]
+            pairs = {f"{source}\t{translation}" for source, translation in texts if source}
+            write_text(part.paths[0], "\n".join((f"{part.source}\t{target}", *sorted(pairs))) + "\n")
+    return parts
 
 
 def phrases(source: str, target: str, count: int) -> str:

@@ -339,19 +339,20 @@ def _train(
 def _try_rates(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> None:
     """Train every arm with every learning rate, where some are to be tried."""
     tried = trials(recipe)
+    if not tried:
+        return
+    report(f"learning rates of every arm, on dev; progress is in {directory / RATES}")
     paths = tuple(trial_folder(recipe, directory, trial) / TRAINED for trial in tried)
-    if paths:
-        report(f"learning rates of every arm, on dev; progress is in {directory / RATES}")
-        tasks = Tasks(paths=paths, make=partial(try_rate, recipe, directory, tried))
-        run_tasks(tasks, "trainings that try rates", workers=recipe.workers, report=report)
-    ends = {
-        min(recipe.learning_rates, default=0.0): "smallest",
-        max(recipe.learning_rates, default=0.0): "largest",
-    }
+    tasks = Tasks(paths=paths, make=partial(try_rate, recipe, directory, tried))
+    run_tasks(tasks, "trainings that try rates", workers=recipe.workers, report=report)
+    edges = {min(recipe.learning_rates), max(recipe.learning_rates)}
     for arm, name in recipe.tuned().items():
         best = best_trial(recipe, directory, arm)
-        if best is not None and best.rate in ends and len(ends) > 1:
-            report(f"learning rate {best.rate:g} of {name}, the {ends[best.rate]} one tried, was best on dev")
+        if best is not None and best.rate in edges and len(edges) > 1:
+            report(
+                f"the best learning rate of {name}, {best.rate:g}, is at the edge of those tried, so a better one may "
+                "lie beyond it"
+            )
 
 
 def _link_equal(recipe: DiscreteUnitsRecipe, directory: Path) -> None:

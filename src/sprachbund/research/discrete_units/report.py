@@ -16,7 +16,7 @@ from sprachbund.evaluation.lines import Line
 from sprachbund.research.arms import compare_arms
 from sprachbund.research.discrete_units.data import encoded_directory, halves
 from sprachbund.research.discrete_units.options import BASE, LOG_MEL, NAMES, DiscreteUnitsRecipe, run_folder
-from sprachbund.research.discrete_units.rates import losses_of
+from sprachbund.research.discrete_units.rates import best_trial, losses_of
 from sprachbund.research.table_file import keep_table
 from sprachbund.research.texts import TEXTS_FILE, write_texts
 from sprachbund.units.encoded import EncodedCorpus
@@ -192,14 +192,10 @@ def _rates(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
     """Loss on dev of every arm with every learning rate, and the one that counts."""
     rows = []
     for arm, name in recipe.tuned().items():
-        losses = losses_of(recipe, directory, arm)
-        rows.append(
-            {
-                "arm": name,
-                **{f"{rate:g}": loss for rate, loss in losses.items()},
-                "best": min(losses, key=lambda rate: losses[rate]),
-            }
-        )
+        losses, best = losses_of(recipe, directory, arm), best_trial(recipe, directory, arm)
+        assert best is not None
+        by_rate = {f"{rate:g}": loss for rate, loss in losses.items()}
+        rows.append({"arm": name, **by_rate, "best": best.rate})
     return rows
 
 

@@ -12,8 +12,9 @@ conformer's. Shapes: B utterances, T frames, D width, H utterances held out, S s
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ from sprachbund.research.gradient_sharing.planted import SWAPPED, Exchange, in_h
 from sprachbund.util.jobs import Progress, nothing
 
 DRAWS = 2000
+Interval = tuple[float, float]
 BY_WORDS = "by words"
 """The arm of the control that trains all languages with exchanged words together, and all others."""
 
@@ -57,14 +59,6 @@ class Gain:
     gain: float
     interval: tuple[float, float]
     spread: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A number with its 95 % interval."""
-
-    value: float
-    interval: tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +85,17 @@ class Headroom:
     control: "Headroom | None" = None
 
     @property
-    def relief(self) -> Estimate | None:
-        """What weights of their own gain in the control where the texts are as they were; None without a control."""
-        return None if self.control is None else where_unchanged(self.control.gains[ALONE])
+    def control_gain(self) -> tuple[float, Interval] | None:
+        """What weights of their own gain in the control where texts are as they were; None without a control."""
+        return None if self.control is None else gain_where_unchanged(self.control.gains[ALONE])
 
     @property
     def long_enough(self) -> bool | None:
         """Whether the control shows that the training can see a gain; None without a control."""
-        return None if self.relief is None else self.relief.interval[0] > 0
+        if self.control_gain is None:
+            return None
+        low, _ = self.control_gain[1]
+        return low > 0
 
     @property
     def warning(self) -> str:
@@ -115,8 +112,8 @@ class Headroom:
 ALL = "all"
 
 
-def where_unchanged(gains: Mapping[str, Gain]) -> Estimate:
-    """The mean gain of an arm of the control over the halves of the languages whose texts are as they were.
+def gain_where_unchanged(gains: Mapping[str, Gain]) -> tuple[float, Interval]:
+    """The mean gain of an arm of the control, and its 95 % interval, over the halves whose texts are as they were.
 
     The other halves have to learn words anew, from half of the data and through a decoder that does not know them, so a
     loss there says little of a conflict.
@@ -128,7 +125,7 @@ def where_unchanged(gains: Mapping[str, Gain]) -> Estimate:
     value = sum(gain.gain for gain in own) / len(own)
     # Languages have different utterances, so their errors are independent.
     half = math.hypot(*((gain.interval[1] - gain.interval[0]) / 2 for gain in own)) / len(own)
-    return Estimate(value=value, interval=(value - half, value + half))
+    return value, (value - half, value + half)
 
 
 def measure_headroom(
@@ -170,10 +167,10 @@ def measure_headroom(
         experiments = [_Experiment(learned=learned, held_out=held_out, arms=arms)]
         if options.control:
             experiments.append(_planted(experiments[0], options.seed))
-        steps = _Steps(progress, sum(one.steps(options) for one in experiments))
+        made, total = count(1), sum(one.steps(options) for one in experiments)
         measured = []
         for one in experiments:
-            trainer = _Trainer(heard, parameters, one, options, steps)
+            trainer = _Trainer(heard, parameters, one, options, lambda: progress(next(made), total))
             before = {language: trainer.losses(language) for language in one.held_out}
             losses = {arm: trainer.run(groups) for arm, groups in one.arms.items()}
             measured.append(_compared(tuple(modules), before, losses, options))
@@ -231,14 +228,14 @@ class _Heard:
             self.first = min((int(part[2]) for part in parts), default=len(model.encoder.layers))
 
     def read(
-        self, manifests: Sequence[Manifest], options: HeadroomOptions, count: int
+        self, manifests: Sequence[Manifest], options: HeadroomOptions, num_utterances: int
     ) -> dict[str, list[_Example]]:
         """Language to its utterances."""
         chosen = choose_rows(
             self.model,
             manifests,
             by="source",
-            count=count,
+            count=num_utterances,
             seed=options.seed,
             languages=options.languages,
             targets=options.targets,
@@ -246,7 +243,7 @@ class _Heard:
         read: dict[str, list[_Example]] = {}
         for language, rows in chosen.rows.items():
             read[language] = []
-            for start in range(0, count, options.batch):
+            for start in range(0, num_utterances, options.batch):
                 batch = [row.read(manifests) for row in rows[start : start + options.batch]]
                 values = self._before(batch)
                 read[language] += [
@@ -274,18 +271,6 @@ class _Heard:
         return [s[:n].clone() for s, n in zip(states, num_frames.tolist(), strict=True)]
 
 
-class _Steps:
-    """Counts the steps of all experiments."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
-
-    def made(self) -> None:
-        """One more."""
-        self.done += 1
-        self.progress(self.done, self.total)
-
-
 class _Trainer:
     """Trains the modules on groups of languages from the same weights, and measures the losses of what is held out."""
 
@@ -295,10 +280,10 @@ class _Trainer:
         parameters: Mapping[str, nn.Parameter],
         experiment: _Experiment,
         options: HeadroomOptions,
-        steps: _Steps,
+        stepped: Callable[[], None],
     ) -> None:
         self.heard, self.parameters, self.experiment = heard, parameters, experiment
-        self.options, self.steps = options, steps
+        self.options, self.stepped = options, stepped
         self.first = {name: p.detach().clone() for name, p in parameters.items()}
 
     def run(self, groups: Groups) -> dict[float, dict[str, np.ndarray]]:
@@ -346,7 +331,7 @@ class _Trainer:
                 nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
                 optimizer.step()
                 schedule.step()
-                self.steps.made()
+                self.stepped()
 
     def _losses(self, batch: Sequence[_Example]) -> tuple[Tensor, Tensor]:
         return utterance_losses(self.heard.model, self.heard.memory(batch), [e.utterance for e in batch])
@@ -372,14 +357,14 @@ def _compared(
     options: HeadroomOptions,
 ) -> Headroom:
     """The first half of what is held out chooses rates, the second is reported."""
-    count = len(next(iter(before.values())))
-    half = count // 2
+    num_held_out = len(next(iter(before.values())))
+    half = num_held_out // 2
     rates, best = {}, {}
     for arm, by_rate in losses.items():
         chosen = min(by_rate, key=lambda rate: np.mean([_loss(x[:, :half]) for x in by_rate[rate].values()]))
         rates[arm] = chosen
         best[arm] = {language: x[:, half:] for language, x in by_rate[chosen].items()}
-    draws = np.random.default_rng(options.seed).integers(0, count - half, (DRAWS, count - half))
+    draws = np.random.default_rng(options.seed).integers(0, num_held_out - half, (DRAWS, num_held_out - half))
     edges = {min(options.learning_rates), max(options.learning_rates)}
     gains = {arm: _gains(best[TOGETHER], own, draws) for arm, own in best.items() if arm != TOGETHER}
     return Headroom(
