@@ -18,7 +18,7 @@ import soxr
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.errors import SprachbundError, first_line
 from sprachbund.util.arrays import Samples
-from sprachbund.util.jobs import Report
+from sprachbund.util.progress import Report
 
 _BLOCK_S = 0.1
 SILENT_S = 2.0

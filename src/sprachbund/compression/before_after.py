@@ -45,7 +45,7 @@ from sprachbund.evaluation.speed import race, race_rows
 from sprachbund.models.base import Family, Target, TimestampTokens
 from sprachbund.models.io import load, locate
 from sprachbund.nn.quantized import num_weights
-from sprachbund.util.jobs import Progress, StageProgress
+from sprachbund.util.progress import Progress, StageProgress
 
 # Timestamps: the one task that no text score shows.
 

@@ -39,7 +39,7 @@ from sprachbund.util.distributed import (
     on_first_rank,
     wait_for_all_ranks,
 )
-from sprachbund.util.jobs import Report, nothing
+from sprachbund.util.progress import Report, nothing
 
 _TEXTS_ONLY = "or learn from its texts alone with --kl-weight 0 --language-weight 0"
 

@@ -35,7 +35,8 @@ from sprachbund.text.identify import LanguageIdentifier
 from sprachbund.text.languages import primary
 from sprachbund.util.computing import Computing
 from sprachbund.util.files import is_empty, read_model, read_object, write_json
-from sprachbund.util.jobs import Progress, done, nothing, run
+from sprachbund.util.jobs import done, run
+from sprachbund.util.progress import Progress, nothing
 
 # Filters: a student repeats its teacher's failures, so labels with known failures are dropped.
 #

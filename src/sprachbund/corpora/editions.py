@@ -34,8 +34,8 @@ from sprachbund.data.synthesisers import (
 )
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import read_object
-from sprachbund.util.jobs import Progress, Report
 from sprachbund.util.options import OptionValueError
+from sprachbund.util.progress import Progress, Report
 
 Part = Literal["train", "dev", "test"]
 SHARD_SIZE = 500

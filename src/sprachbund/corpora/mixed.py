@@ -43,8 +43,8 @@ from sprachbund.data.synthesis import ACCENTS, Voice, draw_voice, speak
 from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import MIXED
 from sprachbund.util.arrays import FloatArray
-from sprachbund.util.jobs import Progress
 from sprachbund.util.options import OptionValueError
+from sprachbund.util.progress import Progress
 
 # Sentences in which some slots are said in another language, with the position of every switch in text and in
 # sound.

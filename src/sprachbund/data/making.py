@@ -16,7 +16,8 @@ from pathlib import Path
 from sprachbund.data.manifest import ManifestWriter, cuts_path, shard_numbers
 from sprachbund.data.synthesis import CRASHES, SynthesisError
 from sprachbund.errors import SprachbundError
-from sprachbund.util.jobs import ProcessDiedError, Progress, how_it_ended, line_of, run, run_apart
+from sprachbund.util.jobs import ProcessDiedError, how_it_ended, line_of, run, run_apart
+from sprachbund.util.progress import Progress
 
 MAX_TRIES = 3
 """Attempts with other content, on each of which the synthesiser fails twice."""

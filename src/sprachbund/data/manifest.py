@@ -41,8 +41,8 @@ from sprachbund.util.files import (
     write_json,
     write_text,
 )
-from sprachbund.util.jobs import Progress
 from sprachbund.util.options import renamed
+from sprachbund.util.progress import Progress
 from sprachbund.util.provenance import data_hash
 
 INFO_FILE = "dataset.json"

@@ -26,7 +26,7 @@ from sprachbund.data.own_options import OwnOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import tag_of
 from sprachbund.util.files import read_model, read_text, write_text
-from sprachbund.util.jobs import Progress
+from sprachbund.util.progress import Progress
 
 SHARD_SIZE = 500
 SKIPPED = "skipped.tsv"

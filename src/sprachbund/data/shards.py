@@ -52,7 +52,8 @@ from sprachbund.util.files import (
     write_bytes,
     write_json,
 )
-from sprachbund.util.jobs import Progress, nothing, run
+from sprachbund.util.jobs import run
+from sprachbund.util.progress import Progress, nothing
 
 INDEX_FILE = "index.json"
 UTTERANCES_FILE = "utterances.npy"

@@ -24,7 +24,7 @@ from sprachbund.models.catalogue import SHIPPED
 from sprachbund.models.io import content_hash, family_of, locate
 from sprachbund.util import provenance
 from sprachbund.util.devices import torch_threads
-from sprachbund.util.jobs import StageProgress
+from sprachbund.util.progress import StageProgress
 
 
 @dataclass(frozen=True, kw_only=True)

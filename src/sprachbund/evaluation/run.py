@@ -60,8 +60,9 @@ from sprachbund.models.io import content_hash, family_of, load, locate
 from sprachbund.util.computing import Computing
 from sprachbund.util.devices import torch_threads
 from sprachbund.util.files import atomic_directory, read_object, write_json
-from sprachbund.util.jobs import LOCAL, StageProgress, run, run_apart
+from sprachbund.util.jobs import LOCAL, run, run_apart
 from sprachbund.util.memory import give_back_freed_memory
+from sprachbund.util.progress import StageProgress
 
 # Opening a corpus. All of it is checked first, so that errors appear before any decoding.
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from sprachbund.errors import SprachbundError
 from sprachbund.util import jobs as work
 from sprachbund.util.files import read_object, write_json
-from sprachbund.util.jobs import Progress, Report
+from sprachbund.util.progress import Progress, Report, nothing
 
 STUDY_FILE = "study.json"
 """File with the options that the numbers of a folder depend on."""
@@ -60,7 +60,7 @@ def run_tasks(
     workers: int = 1,
     ray_address: str | None = None,
     report: Report = print,
-    progress: Progress = work.nothing,
+    progress: Progress = nothing,
     give_up: Callable[[int, str], None] | None = None,
 ) -> None:
     """Make the files of tasks that are missing; the number of finished ones and the time left are reported.

@@ -23,7 +23,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.nn.conformer import ConformerEncoder
 from sprachbund.util.distributed import first_rank_first, own_device
 from sprachbund.util.files import atomic_path
-from sprachbund.util.jobs import Progress, Report, nothing
+from sprachbund.util.progress import Progress, Report, nothing
 
 FOLDER = "states"
 _BATCH_S = 60.0

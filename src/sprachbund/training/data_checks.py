@@ -16,7 +16,7 @@ from sprachbund.data.manifest import Utterances
 from sprachbund.errors import SprachbundError
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.units.lengths import min_ctc_frames
-from sprachbund.util.jobs import Report
+from sprachbund.util.progress import Report
 
 _MOST = 20_000
 """Utterances of a corpus that are looked at."""

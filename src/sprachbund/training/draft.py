@@ -35,7 +35,7 @@ from sprachbund.nn.drafts import MedusaHeads, MedusaShape, Parasite, ParasiteSha
 from sprachbund.nn.feed_forward import Activation, FeedForward
 from sprachbund.training.loop import train
 from sprachbund.training.options import TrainingOptions
-from sprachbund.util.jobs import Report, nothing
+from sprachbund.util.progress import Report, nothing
 
 Kind = Literal["parasite", "medusa"]
 

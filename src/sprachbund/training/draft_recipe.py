@@ -30,7 +30,7 @@ from sprachbund.training.preparation import PreparedModel, prepare_model
 from sprachbund.training.recipe import NO_MASKS, CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe
 from sprachbund.util.distributed import is_first_rank, joined_processes, on_first_rank, wait_for_all_ranks
 from sprachbund.util.files import copy_file
-from sprachbund.util.jobs import Report, nothing
+from sprachbund.util.progress import Report, nothing
 
 
 class DraftRecipe(Strict):

@@ -50,9 +50,9 @@ from sprachbund.util.distributed import (
     world_size,
 )
 from sprachbund.util.files import read_model, write_text
-from sprachbund.util.jobs import Report, nothing
 from sprachbund.util.memory import keep_freed_memory, remember_few_products
 from sprachbund.util.options import renamed
+from sprachbund.util.progress import Report, nothing
 from sprachbund.util.provenance import versions
 
 # Progress.

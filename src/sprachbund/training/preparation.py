@@ -34,7 +34,7 @@ from sprachbund.training.draft import finished_draft
 from sprachbund.training.dual_scale import DualScale, DualScaleOptions, make_dual_scale
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.recipe import AUDIO_LLMS, FINE_TUNED, PARAKEET, TranslatorRecipe
-from sprachbund.util.jobs import Report
+from sprachbund.util.progress import Report
 
 _OF_NEW_MODELS = {"model", "vocabulary_size", "transcript_vocabulary_size", "tokenizer_texts"}
 _ONLY_SPOKEN: dict[str, Any] = {"rows_per_utterance": 1, "same_language": 1.0}

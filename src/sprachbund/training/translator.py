@@ -59,7 +59,7 @@ from sprachbund.util.distributed import (
     on_first_rank,
     wait_for_all_ranks,
 )
-from sprachbund.util.jobs import Report, nothing
+from sprachbund.util.progress import Report, nothing
 
 
 def run(

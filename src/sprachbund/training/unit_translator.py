@@ -40,7 +40,7 @@ from sprachbund.util.distributed import (
     on_first_rank,
     wait_for_all_ranks,
 )
-from sprachbund.util.jobs import Report, nothing
+from sprachbund.util.progress import Report, nothing
 
 StepsOf = Literal["all", "speech"]
 LIKELY_RATIO = 4.0

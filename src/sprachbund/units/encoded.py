@@ -25,7 +25,8 @@ from sprachbund.units.files import begin, check_begun, corpus_hash
 from sprachbund.units.options import EncodingOptions, LayerOptions
 from sprachbund.util.computing import Computing
 from sprachbund.util.files import file_sha256, parse_json, read_model, validate, write_json, write_text
-from sprachbund.util.jobs import Progress, gpus_of, run
+from sprachbund.util.jobs import gpus_of, run
+from sprachbund.util.progress import Progress
 from sprachbund.util.tensors import write_arrays
 
 MANIFEST = "manifest.json"

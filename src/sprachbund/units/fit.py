@@ -32,7 +32,8 @@ from sprachbund.units.files import (
 from sprachbund.units.lengths import mean_length_ratio
 from sprachbund.util.computing import Computing
 from sprachbund.util.files import atomic_path, files_sha256
-from sprachbund.util.jobs import StageProgress, run
+from sprachbund.util.jobs import run
+from sprachbund.util.progress import StageProgress
 from sprachbund.util.tensors import load_array, load_arrays, write_array, write_arrays
 
 PARTS = "parts"

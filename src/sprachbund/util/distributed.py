@@ -22,7 +22,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from sprachbund.errors import SprachbundError
-from sprachbund.util.jobs import Report
+from sprachbund.util.progress import Report
 
 _T = TypeVar("_T")
 TIME_LIMIT = timedelta(minutes=30)

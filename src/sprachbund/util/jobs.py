@@ -23,18 +23,11 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from sprachbund.errors import SprachbundError, first_line
 from sprachbund.util.memory import give_back_freed_memory
+from sprachbund.util.progress import Progress, nothing
 
 # Processes of this machine: started, watched and ended together; the failure of one ends all.
 
 _LONGEST_MESSAGE = 4000  # far less than a pipe holds, so that no failing process waits for a reader
-
-Progress = Callable[[int, int], None]
-"""Called with what is done, and with all that there is to do."""
-StageProgress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much it is; 0 where that is unknown."""
-Report = Callable[[str], None]
-"""Called with a line for every step."""
-
 
 _Result = TypeVar("_Result")
 
@@ -190,10 +183,6 @@ class Job(Protocol):
     def prepare(self) -> Callable[[int, Callable[[int], None]], None]:
         """Load model and data, and return a function of a file's number and of a callback for utterances done in it."""
         ...
-
-
-def nothing(done: int, total: int) -> None:
-    """Accept any report and do nothing."""
 
 
 def done(job: Job) -> int:

@@ -24,7 +24,7 @@ from sprachbund.corpora.asterisk.transcripts import Transcript, read_transcripts
 from sprachbund.errors import SprachbundError
 from sprachbund.util.arrays import Samples
 from sprachbund.util.files import write_text
-from sprachbund.util.jobs import Progress
+from sprachbund.util.progress import Progress
 
 # Decoded recordings.
 

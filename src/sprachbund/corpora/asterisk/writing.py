@@ -15,7 +15,7 @@ from sprachbund.corpora.asterisk.packages import LANGUAGES, SPEAKERS
 from sprachbund.corpora.asterisk.prompts import Clips, Prompt, PromptSet, is_clip, load_clips, load_prompt_set
 from sprachbund.data.manifest import ManifestWriter
 from sprachbund.util.files import write_json
-from sprachbund.util.jobs import Progress
+from sprachbund.util.progress import Progress
 
 VERSION = "1"
 MAX_DURATION_S = 30.0

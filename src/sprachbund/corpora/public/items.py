@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sprachbund.util.arrays import Samples
 from sprachbund.util.files import read_model
-from sprachbund.util.jobs import StageProgress
 from sprachbund.util.options import renamed
+from sprachbund.util.progress import StageProgress
 
 
 def _silent(part: str, done: int, total: int) -> None:

@@ -73,7 +73,7 @@ from sprachbund.util.distributed import (
     world_size,
 )
 from sprachbund.util.files import atomic_files, read_object, write_json, write_text
-from sprachbund.util.jobs import Report
+from sprachbund.util.progress import Report
 
 __all__ = ["CodeSwitchRecipe", "estimate_memory", "run", "training_shape"]
 

@@ -17,7 +17,7 @@ from sprachbund.units.encoded import EncodedCorpus, Encoding, Extraction, encode
 from sprachbund.units.fit import Fit, make_units
 from sprachbund.util.computing import Computing
 from sprachbund.util.files import write_text
-from sprachbund.util.jobs import Report
+from sprachbund.util.progress import Report
 
 _PLAIN = UnitsArm(head="attention", text="none")
 """An arm with the recipe's own vocabulary."""

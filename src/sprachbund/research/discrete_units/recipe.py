@@ -60,7 +60,7 @@ from sprachbund.training.unit_translator import run as train_units
 from sprachbund.units.dataset import Mixing
 from sprachbund.units.encoded import EncodedCorpus
 from sprachbund.util.distributed import refuse_several_processes
-from sprachbund.util.jobs import Report
+from sprachbund.util.progress import Report
 
 __all__ = ["DiscreteUnitsRecipe", "estimate_memory", "run"]
 

@@ -56,7 +56,7 @@ from sprachbund.training.options import TrainingOptions
 from sprachbund.training.recipe import CardRecipe, DataPart, TranslatorRecipe
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import refuse_several_processes
-from sprachbund.util.jobs import Report
+from sprachbund.util.progress import Report
 
 __all__ = ["DualScaleRecipe", "estimate_memory", "run"]
 

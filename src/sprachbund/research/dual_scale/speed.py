@@ -37,8 +37,8 @@ from sprachbund.research.dual_scale.options import (
 )
 from sprachbund.util.devices import torch_threads
 from sprachbund.util.files import read_model, write_text
-from sprachbund.util.jobs import Report
 from sprachbund.util.options import renamed
+from sprachbund.util.progress import Report
 from sprachbund.util.provenance import machine
 
 # Systems: models with and without a draft.

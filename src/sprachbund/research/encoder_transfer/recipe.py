@@ -50,7 +50,7 @@ from sprachbund.training.recipe import FineTuning, Scale
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import own_device, refuse_several_processes
 from sprachbund.util.files import validate
-from sprachbund.util.jobs import Progress, Report, nothing
+from sprachbund.util.progress import Progress, Report, nothing
 
 __all__ = ["EncoderTransferRecipe", "estimate_memory", "read", "run", "run_cells"]
 

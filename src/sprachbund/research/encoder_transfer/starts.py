@@ -35,7 +35,7 @@ from sprachbund.training.recipe import CardRecipe, DataPart, ExampleRecipe, Tran
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util import jobs as work
 from sprachbund.util.files import copy_file, read_object, validate, write_json
-from sprachbund.util.jobs import Report
+from sprachbund.util.progress import Report
 
 PARTS_FILE = "parts.json"
 _SEED_OF_RANDOM = 0

@@ -25,7 +25,7 @@ from sprachbund.research.encoder_transfer.results import (
 from sprachbund.research.tasks import Tasks, run_tasks
 from sprachbund.util import jobs as work
 from sprachbund.util.files import write_text
-from sprachbund.util.jobs import Progress, Report
+from sprachbund.util.progress import Progress, Report, nothing
 
 RESULTS_FILE = "results.csv"
 FAILED_FILE = "failed.txt"
@@ -56,7 +56,7 @@ class Study:
         ray_address: str | None = None,
         gpus: int = 0,
         report: Report = print,
-        progress: Progress = work.nothing,
+        progress: Progress = nothing,
     ) -> Path:
         """Make the cells that are missing; the table of results.
 

@@ -44,8 +44,9 @@ from sprachbund.research.gradient_sharing.sketches import Sketches
 from sprachbund.util.computing import Computing
 from sprachbund.util.distributed import own_device
 from sprachbund.util.files import read_object, write_text
-from sprachbund.util.jobs import Progress, gpus_of, run
+from sprachbund.util.jobs import gpus_of, run
 from sprachbund.util.memory import keep_freed_memory
+from sprachbund.util.progress import Progress
 from sprachbund.util.tensors import load_arrays, write_arrays
 
 # Finished vectors on disk, block by block.

@@ -36,7 +36,7 @@ from sprachbund.research.gradient_sharing.gradients import (
 )
 from sprachbund.research.gradient_sharing.headroom_options import ALONE, TOGETHER, Groups, HeadroomOptions
 from sprachbund.research.gradient_sharing.planted import SWAPPED, Exchange, in_halves
-from sprachbund.util.jobs import Progress, nothing
+from sprachbund.util.progress import Progress, nothing
 
 DRAWS = 2000
 Interval = tuple[float, float]

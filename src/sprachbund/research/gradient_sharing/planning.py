@@ -20,7 +20,7 @@ from sprachbund.research.gradient_sharing.analyses import (
 )
 from sprachbund.research.gradient_sharing.plan_options import Clustering, SharingPlanOptions
 from sprachbund.research.gradient_sharing.sketches import SEPARATOR, Sketches
-from sprachbund.util.jobs import Progress
+from sprachbund.util.progress import Progress
 
 _DIGITS = 6
 _Z95 = 1.96

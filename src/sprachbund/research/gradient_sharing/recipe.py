@@ -66,7 +66,7 @@ from sprachbund.training.recipe import (
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import refuse_several_processes
 from sprachbund.util.files import read_json, read_object, write_json
-from sprachbund.util.jobs import Report
+from sprachbund.util.progress import Report
 
 __all__ = ["GradientSharingRecipe", "estimate_memory", "run"]
 

@@ -22,7 +22,7 @@ from sprachbund.research.gradient_sharing.gradients import (
     choose_rows,
     decoder_loss,
 )
-from sprachbund.util.jobs import Progress
+from sprachbund.util.progress import Progress
 
 Importance = Mapping[str, Mapping[str, Tensor]]
 """Module to language (or pair) to the importance (F,) of its hidden units."""
