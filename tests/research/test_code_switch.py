@@ -42,8 +42,9 @@ from sprachbund.research.code_switch.recipe import (
     run_stage,
 )
 from sprachbund.research.code_switch.recipe import run as train_all
-from sprachbund.research.code_switch.report import _recalled, _shares, best_factor, write_table
+from sprachbund.research.code_switch.report import _recalled, _shares, write_table
 from sprachbund.research.texts import TEXTS_FILE
+from sprachbund.research.tuning import as_json, best_rate
 from sprachbund.text.languages import MIXED
 from sprachbund.training.check import Shape, probe
 from sprachbund.training.checkpoint import LOG_FILE
@@ -500,10 +501,10 @@ def test_rates_are_found_on_dev_once_for_each_kind_of_projector(run: Path, tmp_p
     table = json.loads(train_all(recipe, tmp_path, report=lines.append).read_text())
     rates = read_rates(recipe, tmp_path)
     assert {kind: list(losses) for kind, losses in rates.items()} == {
-        k: ["1", "30"] for k in ("groups", "active")
+        k: [1, 30] for k in ("groups", "active")
     }
-    assert table["dev loss by rate factor"] == rates
-    chosen = {kind: best_factor(losses) for kind, losses in rates.items()}
+    assert table["dev loss by rate factor"] == {kind: as_json(tried) for kind, tried in rates.items()}
+    chosen = {kind: best_rate(tried) for kind, tried in rates.items()}
     factors = {row["arm"]: row["rate factor"] for row in table["rows"]}
     assert factors == {
         BASELINE: chosen["groups"],

@@ -50,7 +50,6 @@ from sprachbund.research.code_switch.options import (
 )
 from sprachbund.research.code_switch.report import (
     TESTS,
-    best_factor,
     other_scores_of,
     read_written,
     scores_of,
@@ -58,11 +57,12 @@ from sprachbund.research.code_switch.report import (
 )
 from sprachbund.research.code_switch.transition import Transition
 from sprachbund.research.tasks import Tasks, remember, run_tasks
+from sprachbund.research.tuning import TriedRates, as_json, best_rate, lowest_loss, read_tried, report_rates
 from sprachbund.text.languages import MIXED
 from sprachbund.training.cached_states import cached_corpus
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
 from sprachbund.training.data_checks import taught_languages
-from sprachbund.training.loop import Convergence, train
+from sprachbund.training.loop import train
 from sprachbund.training.parallel import in_16_bits
 from sprachbund.util.distributed import (
     first_rank_first,
@@ -72,7 +72,7 @@ from sprachbund.util.distributed import (
     wait_for_all_ranks,
     world_size,
 )
-from sprachbund.util.files import atomic_files, read_object, write_json, write_text
+from sprachbund.util.files import atomic_files, write_json, write_text
 from sprachbund.util.progress import Report
 
 __all__ = ["CodeSwitchRecipe", "estimate_memory", "run", "training_shape"]
@@ -415,7 +415,7 @@ def _train_stages(
 
 Trial = tuple[float, Chain]
 """Rate factor, and what is trained with it."""
-Rates = Mapping[Projection, Mapping[str, float]]
+Rates = Mapping[Projection, TriedRates]
 """Kind of projector to rate factors, each with the loss on dev that it led to."""
 
 
@@ -450,33 +450,29 @@ def _try_rates(recipe: CodeSwitchRecipe, llm: Path, directory: Path, report: Rep
         _train_stages(recipe, f"trainings that try rates, stage {length}", folders, make, report)
     if kinds and is_first_rank():
         for kind, arm in kinds.items():
-            losses = {}
-            for factor in factors:
-                folder = run_folder(_trial_folder(directory, factor), seed, arm, recipe.stages_of(arm))
-                best = Convergence.read(folder).best
-                assert best is not None
-                losses[f"{factor:g}"] = best.value
-            write_json(_rate_file(directory, kind), losses)
+            runs = {
+                factor: run_folder(_trial_folder(directory, factor), seed, arm, recipe.stages_of(arm))
+                for factor in factors
+            }
+            tried = {factor: lowest_loss(run) for factor, run in runs.items()}
+            write_json(_rate_file(directory, kind), as_json(tried))
         for factor in factors:
             shutil.rmtree(_trial_folder(directory, factor))
     wait_for_all_ranks()
-    for kind, factor in _best_factors(read_rates(recipe, directory)).items():
-        end = "largest" if factor == max(factors) else "smallest" if factor == min(factors) else ""
-        report(
-            f"rate factor of the projector {kind!r}: {factor:g}" + (f", the {end} one tried" if end else "")
-        )
+    best = _best_factors(read_rates(recipe, directory))
+    named = {f"the projector {kind!r}": factor for kind, factor in best.items()}
+    report_rates(named, factors, report, what="rate factor")
 
 
 def read_rates(recipe: CodeSwitchRecipe, directory: Path) -> Rates:
     """Return the losses on dev of the short trainings; empty where no rates are tried."""
     if not recipe.tuning_rate_factors:
         return {}
-    advice = "delete it, and the rates are tried again"
-    return {kind: read_object(_rate_file(directory, kind), advice=advice) for kind in recipe.kinds}
+    return {kind: read_tried(_rate_file(directory, kind)) for kind in recipe.kinds}
 
 
 def _best_factors(rates: Rates) -> dict[Projection, float]:
-    return {kind: best_factor(losses) for kind, losses in rates.items()}
+    return {kind: best_rate(tried) for kind, tried in rates.items()}
 
 
 def _trial_folder(directory: Path, factor: float) -> Path:

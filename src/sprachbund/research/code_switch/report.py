@@ -24,6 +24,7 @@ from sprachbund.research.arms import compare_arms, with_seeds
 from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, Projection
 from sprachbund.research.table_file import keep_table
 from sprachbund.research.texts import TEXTS_FILE, WrittenTexts, write_texts
+from sprachbund.research.tuning import TriedRates, as_json, best_rate
 from sprachbund.text.languages import MIXED
 
 MADE, SPLICED = "synthetic", "spliced"
@@ -103,13 +104,8 @@ def _as_folder(name: str) -> str:
     return name.replace(", ", "-").replace(" ", "-")
 
 
-def best_factor(losses: Mapping[str, float]) -> float:
-    """The rate factor that led to the lowest loss on dev."""
-    return float(min(losses, key=lambda factor: losses[factor]))
-
-
 def write_table(
-    recipe: CodeSwitchRecipe, directory: Path, rates: Mapping[Projection, Mapping[str, float]] | None = None
+    recipe: CodeSwitchRecipe, directory: Path, rates: Mapping[Projection, TriedRates] | None = None
 ) -> Path:
     """Every arm on every set: quality beside the first arm's, what becomes of embedded spans, the router.
 
@@ -120,7 +116,7 @@ def write_table(
         directory: folder of all runs.
         rates: kind of projector to rate factors with their losses on dev, where they were tried.
     """
-    factors = {kind: best_factor(losses) for kind, losses in (rates or {}).items()}
+    factors = {kind: best_rate(tried) for kind, tried in (rates or {}).items()}
     rows: list[dict[str, Any]] = []
     sets = dict(_SETS)
     if scarce := {tag for tag, share in recipe.shares.items() if share < 1}:
@@ -161,7 +157,7 @@ def write_table(
     )
     about = {
         "test": test,
-        **({"dev loss by rate factor": rates} if rates else {}),
+        **({"dev loss by rate factor": {k: as_json(tried) for k, tried in rates.items()}} if rates else {}),
     }
     return keep_table(directory / "table.json", recipe, {**about, "rows": table})
 

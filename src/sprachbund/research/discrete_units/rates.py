@@ -3,13 +3,12 @@
 The trainings have the first seed, so the best of an arm is also its training with that seed.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from sprachbund.models.tokens.io import WEIGHTS_FILE
 from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe, UnitsArm, run_folder
-from sprachbund.training.loop import Convergence
+from sprachbund.research.tuning import TriedRates, best_rate, lowest_loss
 
 RATES = "rates"
 """Folder of these trainings."""
@@ -44,7 +43,7 @@ def trial_folder(recipe: DiscreteUnitsRecipe, directory: Path, trial: Trial) -> 
     return run_folder(directory / RATES, recipe.seeds[0], recipe.tuned()[trial.arm]) / f"{trial.rate:g}"
 
 
-def losses_of(recipe: DiscreteUnitsRecipe, directory: Path, arm: UnitsArm | None) -> Mapping[float, float]:
+def losses_of(recipe: DiscreteUnitsRecipe, directory: Path, arm: UnitsArm | None) -> TriedRates:
     """Learning rate to the lowest loss on dev; empty for an arm of which none are tried.
 
     Args:
@@ -52,12 +51,8 @@ def losses_of(recipe: DiscreteUnitsRecipe, directory: Path, arm: UnitsArm | None
         directory: folder of all runs.
         arm: arm of the comparison; None for log-mel.
     """
-    losses = {}
-    for rate in recipe.learning_rates if arm in recipe.tuned() else ():
-        best = Convergence.read(trial_folder(recipe, directory, Trial(arm, rate)) / "run").best
-        assert best is not None
-        losses[rate] = best.value
-    return losses
+    rates = recipe.learning_rates if arm in recipe.tuned() else ()
+    return {rate: lowest_loss(trial_folder(recipe, directory, Trial(arm, rate)) / "run") for rate in rates}
 
 
 def best_trial(recipe: DiscreteUnitsRecipe, directory: Path, arm: UnitsArm | None) -> Trial | None:
@@ -69,4 +64,4 @@ def best_trial(recipe: DiscreteUnitsRecipe, directory: Path, arm: UnitsArm | Non
         arm: arm of the comparison; None for log-mel.
     """
     losses = losses_of(recipe, directory, arm)
-    return Trial(arm, min(losses, key=lambda rate: losses[rate])) if losses else None
+    return Trial(arm, best_rate(losses)) if losses else None

@@ -46,11 +46,13 @@ from sprachbund.research.discrete_units.rates import (
     TRAINED,
     Trial,
     best_trial,
+    losses_of,
     trial_folder,
     trials,
 )
 from sprachbund.research.discrete_units.report import COST_FILE, counted, write_tables
 from sprachbund.research.tasks import Tasks, remember, run_tasks
+from sprachbund.research.tuning import best_rate, report_rates
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.recipe import CardRecipe, DataPart, ExampleRecipe, Scale, TranslatorRecipe
@@ -345,14 +347,8 @@ def _try_rates(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> 
     paths = tuple(trial_folder(recipe, directory, trial) / TRAINED for trial in tried)
     tasks = Tasks(paths=paths, make=partial(try_rate, recipe, directory, tried))
     run_tasks(tasks, "trainings that try rates", workers=recipe.workers, report=report)
-    edges = {min(recipe.learning_rates), max(recipe.learning_rates)}
-    for arm, name in recipe.tuned().items():
-        best = best_trial(recipe, directory, arm)
-        if best is not None and best.rate in edges and len(edges) > 1:
-            report(
-                f"the best learning rate of {name}, {best.rate:g}, is at the edge of those tried, so a better one may "
-                "lie beyond it"
-            )
+    best = {name: best_rate(losses_of(recipe, directory, arm)) for arm, name in recipe.tuned().items()}
+    report_rates(best, recipe.learning_rates, report)
 
 
 def _link_equal(recipe: DiscreteUnitsRecipe, directory: Path) -> None:

@@ -49,6 +49,7 @@ from sprachbund.research.gradient_sharing.surgery import apply_plan, measure_imp
 from sprachbund.research.table_file import keep_table
 from sprachbund.research.tasks import Tasks, run_tasks
 from sprachbund.research.texts import TEXTS_FILE, write_texts
+from sprachbund.research.tuning import as_json, best_rate, lowest_loss, read_tried, report_rates
 from sprachbund.text.numbers import cardinal
 from sprachbund.training.checkpoint import LOG_FILE, run_log
 from sprachbund.training.loop import Convergence
@@ -65,7 +66,7 @@ from sprachbund.training.recipe import (
 )
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import refuse_several_processes
-from sprachbund.util.files import read_json, read_object, write_json
+from sprachbund.util.files import read_json, write_json
 from sprachbund.util.progress import Report
 
 __all__ = ["GradientSharingRecipe", "estimate_memory", "run"]
@@ -225,6 +226,7 @@ def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = prin
         paths = tuple(_rate_file(directory, name) for name in arms)
         tasks = Tasks(paths=paths, make=partial(_tune, used, directory, arms))
         run_tasks(tasks, "arms tuned", workers=min(recipe.workers, len(paths)), report=report)
+        report_rates({name: _rate(used, directory, name) for name in arms}, recipe.learning_rates, report)
     if recipe.workers == 1:
         for seed in recipe.seeds:
             _run_seed(used, directory, seed, report)
@@ -243,18 +245,16 @@ def _tune(recipe: GradientSharingRecipe, directory: Path, arms: Sequence[str], n
     """Train an arm with every learning rate and the first seed; the one of the lowest loss on dev is written down."""
     name, seed = arms[number], recipe.seeds[0]
     folder = _rate_file(directory, name).parent
-    losses: dict[str, float] = {}
+    tried: dict[float, float] = {}
     with run_log(folder) as report:
         first, sketches = _started(recipe, seed, directory, report)
         for rate in recipe.learning_rates:
             run_of_rate = folder / f"{rate:g}"
             translator = _second(recipe, seed, ARMS[name], first, sketches, run_of_rate, rate)
             train_translator(translator, run_of_rate / "run", report=report, states=directory / STATES)
-            best = Convergence.read(run_of_rate / "run").best
-            assert best is not None
-            losses[f"{rate:g}"] = best.value
+            tried[rate] = lowest_loss(run_of_rate / "run")
             shutil.rmtree(run_of_rate)
-    write_json(_rate_file(directory, name), losses)
+    write_json(_rate_file(directory, name), as_json(tried))
 
 
 def _rate_file(directory: Path, name: str) -> Path:
@@ -266,8 +266,7 @@ def _rate(recipe: GradientSharingRecipe, directory: Path, name: str) -> float:
     """Highest learning rate of an arm."""
     if not recipe.learning_rates:
         return recipe.second.learning_rate
-    losses = read_object(_rate_file(directory, name), advice="delete it, and the rates are tried again")
-    return float(min(losses, key=lambda rate: losses[rate]))
+    return best_rate(read_tried(_rate_file(directory, name)))
 
 
 def _started(

@@ -1,0 +1,34 @@
+"""Learning rates that are tried: the best one, and what is said of it."""
+
+from pathlib import Path
+
+import pytest
+
+from sprachbund.errors import SprachbundError
+from sprachbund.research.tuning import as_json, best_rate, read_tried, report_rates
+from sprachbund.util.files import write_json
+
+
+def test_the_rate_of_the_lowest_loss_is_best_also_after_writing(tmp_path: Path) -> None:
+    tried = {1e-3: 2.5, 2e-3: 1.5, 1e-4: 1.75}
+    write_json(tmp_path / "rates.json", as_json(tried))
+    assert read_tried(tmp_path / "rates.json") == tried
+    assert best_rate(tried) == 2e-3
+
+
+def test_a_file_that_holds_no_rates_is_an_error_with_the_way_out(tmp_path: Path) -> None:
+    write_json(tmp_path / "rates.json", [1, 2])
+    with pytest.raises(SprachbundError, match=r"rates\.json holds .*; delete it, and the rates are tried again"):
+        read_tried(tmp_path / "rates.json")
+
+
+def test_a_rate_at_an_end_of_those_tried_is_said_to_be_there() -> None:
+    lines: list[str] = []
+    report_rates({"a": 1e-3, "b": 2e-3, "c": 4e-3}, [1e-3, 2e-3, 4e-3], lines.append)
+    report_rates({"a": 3.0}, [3.0], lines.append, what="rate factor")
+    assert lines == [
+        "learning rate of a: 0.001, the smallest one tried; a better one may lie beyond it",
+        "learning rate of b: 0.002",
+        "learning rate of c: 0.004, the largest one tried; a better one may lie beyond it",
+        "rate factor of a: 3",  # there was nothing to choose
+    ]
