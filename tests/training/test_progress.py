@@ -26,7 +26,7 @@ def test_heads_are_means_over_what_they_count() -> None:
     meter.add(batch_of(2), loss_of(8.0, 10, **heads))
     heads = {CTC: HeadLoss(torch.tensor(4.0), 1), LANGUAGE: HeadLoss(torch.tensor(2.0), 3)}
     meter.add(batch_of(3), loss_of(2.0, 10, **heads))
-    line = meter.progress(2, 4, 0)
+    line = meter.line(2, 4, 0)
     assert line.attention == 0.5
     assert line.heads == pytest.approx({CTC: 2.0, LANGUAGE: 0.6})
     assert " loss 0.500 ctc 2.000 language 0.600 rate " in str(line)
@@ -37,7 +37,7 @@ def test_a_family_without_heads_has_none_and_a_placeholder_counts_nothing() -> N
     meter.add(batch_of(2), Loss.of_text(torch.tensor(3.0), 6))
     heads = {CTC: HeadLoss(torch.tensor(9.0), 9)}
     meter.add(batch_of(2).placeholder(), loss_of(9.0, 9, **heads))
-    line = meter.progress(1, 4, 0)
+    line = meter.line(1, 4, 0)
     assert (line.attention, line.heads) == (0.5, {})
     assert " loss 0.500 rate " in str(line)
 

@@ -35,7 +35,7 @@ from sprachbund.data.synthesisers import (
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import read_object
 from sprachbund.util.options import OptionValueError
-from sprachbund.util.progress import Progress, Report
+from sprachbund.util.progress import Progress, Report, nothing
 
 Part = Literal["train", "dev", "test"]
 SHARD_SIZE = 500
@@ -164,7 +164,7 @@ def make_part(
     *,
     workers: int = 2,
     ray_address: str | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = nothing,
 ) -> None:
     """Render `count` utterances of one part of an edition into a directory; what is already there stays.
 

@@ -17,7 +17,7 @@ from sprachbund.data.manifest import ManifestWriter, cuts_path, shard_numbers
 from sprachbund.data.synthesis import CRASHES, SynthesisError
 from sprachbund.errors import SprachbundError
 from sprachbund.util.jobs import ProcessDiedError, how_it_ended, line_of, run, run_apart
-from sprachbund.util.progress import Progress
+from sprachbund.util.progress import Progress, nothing
 
 MAX_TRIES = 3
 """Attempts with other content, on each of which the synthesiser fails twice."""
@@ -35,7 +35,7 @@ def make_shards(
     *,
     workers: int = 2,
     ray_address: str | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = nothing,
 ) -> None:
     """Run `make(shard, attempt, writer)` for every shard that is not there yet.
 

@@ -42,7 +42,7 @@ from sprachbund.util.files import (
     write_text,
 )
 from sprachbund.util.options import renamed
-from sprachbund.util.progress import Progress
+from sprachbund.util.progress import Progress, nothing
 from sprachbund.util.provenance import data_hash
 
 INFO_FILE = "dataset.json"
@@ -259,7 +259,7 @@ class Utterances(ABC):
         ...
 
     @abstractmethod
-    def check(self, progress: Progress = lambda done, total: None) -> int:
+    def check(self, progress: Progress = nothing) -> int:
         """Compare the sound of all shards with their checksums.
 
         Args:
@@ -402,7 +402,7 @@ class Manifest(Utterances):
             )
         return pcm.astype(np.float32) / 32767
 
-    def check(self, progress: Progress = lambda done, total: None) -> int:
+    def check(self, progress: Progress = nothing) -> int:
         """See `Utterances`; the lines of the shards were compared when the corpus was opened."""
         known = 0
         for done, number in enumerate(self._shards):

@@ -26,7 +26,7 @@ from sprachbund.data.own_options import OwnOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import tag_of
 from sprachbund.util.files import read_model, read_text, write_text
-from sprachbund.util.progress import Progress
+from sprachbund.util.progress import Progress, nothing
 
 SHARD_SIZE = 500
 SKIPPED = "skipped.tsv"
@@ -100,7 +100,7 @@ def prepare_own(
     out: Path,
     options: OwnOptions,
     *,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = nothing,
 ) -> Prepared:
     """Write recordings as manifests into `out`, or `out/train` and `out/dev`; whole shards there stay.
 

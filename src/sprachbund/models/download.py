@@ -18,14 +18,14 @@ from typing import Any
 from sprachbund.errors import SprachbundError, first_line
 from sprachbund.util.files import file_sha256, take_name
 
-Progress = Callable[[float, float | None], None]
+DownloadProgress = Callable[[float, float | None], None]
 """Called with the bytes that are there, and with all of them where that is known."""
 _SHA256 = re.compile("[0-9a-f]{64}")
 _MOST_BYTES = 50 * 10**9
 """The hub sends larger files in its own protocol alone, which the library speaks."""
 
 
-def download(name: str, patterns: list[str], *, offline: bool, progress: Progress | None) -> Path:
+def download(name: str, patterns: list[str], *, offline: bool, progress: DownloadProgress | None) -> Path:
     """The directory of a model's files, which are downloaded unless they are in the cache.
 
     Args:
@@ -65,7 +65,7 @@ def download(name: str, patterns: list[str], *, offline: bool, progress: Progres
         ) from error
 
 
-def _download(name: str, patterns: list[str], *, offline: bool, progress: Progress | None) -> Path:
+def _download(name: str, patterns: list[str], *, offline: bool, progress: DownloadProgress | None) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -128,7 +128,7 @@ def _missing_weights(name: str, listed: Any, patterns: list[str]) -> list[_Weigh
     ]
 
 
-def _download_weights(missing: list[_Weights], progress: Progress | None) -> int:
+def _download_weights(missing: list[_Weights], progress: DownloadProgress | None) -> int:
     """Fetch large files one after the other, each from where it broke off; returns the bytes of all."""
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
@@ -147,7 +147,7 @@ def _download_weights(missing: list[_Weights], progress: Progress | None) -> int
     return total
 
 
-def _continue(weights: _Weights, progress: Progress | None, *, before: int, total: int) -> None:
+def _continue(weights: _Weights, progress: DownloadProgress | None, *, before: int, total: int) -> None:
     """Fetch what a partial file lacks. Raises SprachbundError when the whole file is not the one of the hub."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -204,7 +204,7 @@ def _quiet_hub() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def _follower(progress: Progress, *, before: int) -> type:
+def _follower(progress: DownloadProgress, *, before: int) -> type:
     """The class of progress bars for huggingface_hub: they show nothing, and hand on the bytes, with those before."""
     from tqdm.auto import tqdm
 

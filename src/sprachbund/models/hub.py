@@ -16,7 +16,7 @@ from torch import nn
 from sprachbund.errors import SprachbundError, first_line
 from sprachbund.models import FAMILIES
 from sprachbund.models.catalogue import BUNDLED, SHIPPED, find_checkpoint
-from sprachbund.models.download import Progress, download
+from sprachbund.models.download import DownloadProgress, download
 from sprachbund.models.weights import COUNTER, check_finite, some
 from sprachbund.nn.limits import Limit
 from sprachbund.util.files import read_object
@@ -88,14 +88,18 @@ def bundled_directory(name: str = BUNDLED) -> Path:
     return Path(__file__).parent / "assets" / name
 
 
-def locate(path_or_id: str | Path, *, offline: bool = False, progress: Progress | None = None) -> Path:
+def locate(
+    path_or_id: str | Path, *, offline: bool = False, progress: DownloadProgress | None = None
+) -> Path:
     """The directory of a model: of one in the package, or as `find`, whose arguments and errors these are."""
     if (name := str(path_or_id)) in SHIPPED:
         return bundled_directory(name)
     return find(path_or_id, offline=offline, progress=progress)
 
 
-def find(path_or_id: str | os.PathLike[str], *, offline: bool, progress: Progress | None = None) -> Path:
+def find(
+    path_or_id: str | os.PathLike[str], *, offline: bool, progress: DownloadProgress | None = None
+) -> Path:
     """The directory of a model, downloaded first when `path_or_id` names one on the hub.
 
     Offline, a model that was downloaded before is still found. A download that was broken off goes on where it

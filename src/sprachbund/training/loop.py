@@ -55,11 +55,11 @@ from sprachbund.util.options import renamed
 from sprachbund.util.progress import Report, nothing
 from sprachbund.util.provenance import versions
 
-# Progress.
+# The log.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class LogLine:
     """One line of the log, over the last `log_every` steps.
 
     Losses are per target token (attention, parts); those of `heads`, by name, per what each head counts: tokens of the
@@ -157,7 +157,7 @@ class Meter:
         parts = {name: float(part) for name, part in loss.parts.items()}
         self.sums.add(_Sums(sums=seen, parts=parts, heads=heads, kinds=kinds, counts=dict(loss.counts)))
 
-    def progress(self, step: int, steps: int, epoch: int) -> Progress:
+    def line(self, step: int, steps: int, epoch: int) -> LogLine:
         """The line after a step, of all processes together, and the beginning of the next one.
 
         Args:
@@ -172,7 +172,7 @@ class Meter:
         sums = everything.sums
         for name in ("attention", "tokens", "utterances", "frames", "padded"):
             sums.setdefault(name, 0.0)  # where every step was skipped
-        progress = Progress(
+        line = LogLine(
             step=step,
             steps=steps,
             epoch=epoch,
@@ -194,7 +194,7 @@ class Meter:
             counts=everything.counts,
         )
         self.reset()
-        return progress
+        return line
 
 
 # Evaluations on the dev data. They are part of the resume file, so a run that patience stopped stays stopped.
@@ -656,7 +656,7 @@ class _Run:
     def _housekeeping(self, until: int) -> None:
         options, step = self.options, self.step
         if step % options.log_every == 0 or step == until:
-            self._log(self.meter.progress(step, options.steps, self.epoch // self.corpus.windows))
+            self._log(self.meter.line(step, options.steps, self.epoch // self.corpus.windows))
         evaluated = self.dev is not None or self.score is not None
         if evaluated and (step % options.evaluate_every == 0 or step == options.steps):
             self._evaluate()
@@ -728,11 +728,11 @@ class _Run:
         }
         self.files.save(state, self.average)
 
-    def _log(self, progress: Progress) -> None:
-        self._say(str(progress))
+    def _log(self, line: LogLine) -> None:
+        self._say(str(line))
         for name in ("attention", "learning_rate", "gradient_norm", "utterances_per_s", "padding"):
-            self._scalar(f"train/{name}", getattr(progress, name))
-        for name, value in {**progress.parts, **progress.heads}.items():
+            self._scalar(f"train/{name}", getattr(line, name))
+        for name, value in {**line.parts, **line.heads}.items():
             self._scalar(f"train/{name}", value)
 
     def _say(self, line: str) -> None:

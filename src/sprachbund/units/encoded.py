@@ -26,7 +26,7 @@ from sprachbund.units.options import EncodingOptions, LayerOptions
 from sprachbund.util.computing import Computing
 from sprachbund.util.files import file_sha256, parse_json, read_model, validate, write_json, write_text
 from sprachbund.util.jobs import gpus_of, run
-from sprachbund.util.progress import Progress
+from sprachbund.util.progress import Progress, nothing
 from sprachbund.util.tensors import write_arrays
 
 MANIFEST = "manifest.json"
@@ -476,7 +476,7 @@ class Encoding(EncodingOptions):
         )
 
 
-def encode(encoding: Encoding, progress: Progress = lambda done, total: None) -> EncodedCorpus:
+def encode(encoding: Encoding, progress: Progress = nothing) -> EncodedCorpus:
     """Find the units of a corpus; the same call again goes on where it stopped, and gives the same files.
 
     Raises:

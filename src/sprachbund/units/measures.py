@@ -22,6 +22,7 @@ from sprachbund.models.tokens.strings import check_ratio, expand, to_units
 from sprachbund.units.encoded import EncodedCorpus, UnitUtterance
 from sprachbund.units.lengths import TooLong, min_ctc_frames, subsampled
 from sprachbund.util.files import atomic_path
+from sprachbund.util.progress import Progress, nothing
 
 # Labels of frames.
 
@@ -378,7 +379,7 @@ def measure(
     *,
     stride: int = 2,
     ratio: float | None = None,
-    progress: Any = lambda done, total: None,
+    progress: Progress = nothing,
 ) -> UnitMeasures:
     """Measure units on a corpus that was encoded with them; arguments as for `Measuring`."""
     measuring = Measuring(units, aligner, stride=stride, ratio=ratio)

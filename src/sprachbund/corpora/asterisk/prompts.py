@@ -24,7 +24,7 @@ from sprachbund.corpora.asterisk.transcripts import Transcript, read_transcripts
 from sprachbund.errors import SprachbundError
 from sprachbund.util.arrays import Samples
 from sprachbund.util.files import write_text
-from sprachbund.util.progress import Progress
+from sprachbund.util.progress import Progress, nothing
 
 # Decoded recordings.
 
@@ -135,7 +135,7 @@ def load_clips(
     prompts: Iterable[Prompt],
     *,
     max_duration_s: float = MAX_CLIP_S,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = nothing,
 ) -> dict[str, Clips]:
     """Decode, trim and level the recordings of every speaker; the result is keyed by speaker.
 

@@ -15,7 +15,7 @@ from sprachbund.corpora.asterisk.packages import LANGUAGES, SPEAKERS
 from sprachbund.corpora.asterisk.prompts import Clips, Prompt, PromptSet, is_clip, load_clips, load_prompt_set
 from sprachbund.data.manifest import ManifestWriter
 from sprachbund.util.files import write_json
-from sprachbund.util.progress import Progress
+from sprachbund.util.progress import Progress, nothing
 
 VERSION = "1"
 MAX_DURATION_S = 30.0
@@ -29,7 +29,7 @@ def prepare(
     *,
     languages: Sequence[str] = LANGUAGES,
     max_duration_s: float = MAX_DURATION_S,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = nothing,
 ) -> dict[str, Any]:
     """Write ``out/train``, ``out/dev``, ``out/test`` and ``out/unheard``, and ``out/cleaning.json``.
 

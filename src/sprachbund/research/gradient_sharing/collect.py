@@ -46,7 +46,7 @@ from sprachbund.util.distributed import own_device
 from sprachbund.util.files import read_object, write_text
 from sprachbund.util.jobs import gpus_of, run
 from sprachbund.util.memory import keep_freed_memory
-from sprachbund.util.progress import Progress
+from sprachbund.util.progress import Progress, nothing
 from sprachbund.util.tensors import load_arrays, write_arrays
 
 # Finished vectors on disk, block by block.
@@ -199,7 +199,7 @@ class Collection:
         self,
         share: tuple[int, int] = (0, 1),
         *,
-        progress: Progress = lambda done, total: None,
+        progress: Progress = nothing,
     ) -> None:
         """Make the blocks that are missing, of them every `share[1]`-th from number `share[0]` on.
 

@@ -22,7 +22,7 @@ from sprachbund.research.gradient_sharing.gradients import (
     choose_rows,
     decoder_loss,
 )
-from sprachbund.util.progress import Progress
+from sprachbund.util.progress import Progress, nothing
 
 Importance = Mapping[str, Mapping[str, Tensor]]
 """Module to language (or pair) to the importance (F,) of its hidden units."""
@@ -272,7 +272,7 @@ def measure_importance(
     utterances: int,
     *,
     targets: Sequence[str] = (),
-    progress: Progress = lambda done, total: None,
+    progress: Progress = nothing,
 ) -> Importance:
     """Importance (F,) of the hidden units, by module and language, of every module that starts by "neuron".
 
