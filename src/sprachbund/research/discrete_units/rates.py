@@ -16,23 +16,23 @@ TRAINED = Path("run") / "model" / WEIGHTS_FILE
 """File of a folder whose training is finished."""
 
 
-class Trial(NamedTuple):
+class RateTrial(NamedTuple):
     """An arm, None for log-mel, and a learning rate that it is trained with."""
 
     arm: UnitsArm | None
     rate: float
 
 
-def trials(recipe: DiscreteUnitsRecipe) -> tuple[Trial, ...]:
+def trials(recipe: DiscreteUnitsRecipe) -> tuple[RateTrial, ...]:
     """All arms with all learning rates.
 
     Args:
         recipe: options of the comparison.
     """
-    return tuple(Trial(arm, rate) for arm in recipe.tuned() for rate in recipe.learning_rates)
+    return tuple(RateTrial(arm, rate) for arm in recipe.tuned() for rate in recipe.learning_rates)
 
 
-def trial_folder(recipe: DiscreteUnitsRecipe, directory: Path, trial: Trial) -> Path:
+def trial_folder(recipe: DiscreteUnitsRecipe, directory: Path, trial: RateTrial) -> Path:
     """Folder of a training, which is like that of a seed's arm.
 
     Args:
@@ -52,10 +52,12 @@ def losses_of(recipe: DiscreteUnitsRecipe, directory: Path, arm: UnitsArm | None
         arm: arm of the comparison; None for log-mel.
     """
     rates = recipe.learning_rates if arm in recipe.tuned() else ()
-    return {rate: lowest_loss(trial_folder(recipe, directory, Trial(arm, rate)) / "run") for rate in rates}
+    return {
+        rate: lowest_loss(trial_folder(recipe, directory, RateTrial(arm, rate)) / "run") for rate in rates
+    }
 
 
-def best_trial(recipe: DiscreteUnitsRecipe, directory: Path, arm: UnitsArm | None) -> Trial | None:
+def best_trial(recipe: DiscreteUnitsRecipe, directory: Path, arm: UnitsArm | None) -> RateTrial | None:
     """The arm with its learning rate of the lowest loss; None for an arm of which none are tried.
 
     Args:
@@ -64,4 +66,4 @@ def best_trial(recipe: DiscreteUnitsRecipe, directory: Path, arm: UnitsArm | Non
         arm: arm of the comparison; None for log-mel.
     """
     losses = losses_of(recipe, directory, arm)
-    return Trial(arm, best_rate(losses)) if losses else None
+    return RateTrial(arm, best_rate(losses)) if losses else None

@@ -44,7 +44,7 @@ from sprachbund.research.discrete_units.options import (
 from sprachbund.research.discrete_units.rates import (
     RATES,
     TRAINED,
-    Trial,
+    RateTrial,
     best_trial,
     losses_of,
     trial_folder,
@@ -140,7 +140,7 @@ def make_model(
     forget_run(folder / "run")
 
 
-def try_rate(recipe: DiscreteUnitsRecipe, directory: Path, trials: Sequence[Trial], number: int) -> None:
+def try_rate(recipe: DiscreteUnitsRecipe, directory: Path, trials: Sequence[RateTrial], number: int) -> None:
     """Train an arm with a learning rate and the first seed.
 
     Args:
