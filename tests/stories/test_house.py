@@ -12,7 +12,8 @@ def test_the_project_keeps_its_figures() -> None:
     assert {word: count for word, count in figures["glossary"].items() if count} == {}
     for name in ("core_probes", "circles", "undocumented_functions"):
         assert figures[name] == [], name
-    assert figures["classes_defined_twice"] == ["Segment", "Whisper", "Word"]  # other programs' names, in `compat`
+    # Other programs' names, in `compat`.
+    assert figures["classes_defined_twice"] == ["Segment", "Whisper", "Word"]
 
 
 @pytest.mark.parametrize(

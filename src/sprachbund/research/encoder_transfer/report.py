@@ -569,10 +569,10 @@ def write_report(report: StudyReport, out: Path, hours: Sequence[float] = ()) ->
         hours: amounts of data to recommend a start for.
     """
     tables = {
-        "gaps": gap_rows(report),
+        "gaps": gap_rows(report.analysis),
         "starts": start_rows(report),
         "cells": cell_rows(report),
-        "bits": bit_rows(report),
+        "bits": bit_rows(report.analysis),
         "convergence": sooner_rows(report),
     }
     for name, rows in tables.items():
@@ -591,9 +591,8 @@ def write_report(report: StudyReport, out: Path, hours: Sequence[float] = ()) ->
     return out / REPORT_FILE
 
 
-def gap_rows(report: StudyReport) -> list[dict[str, Any]]:
+def gap_rows(analysis: StudyAnalysis) -> list[dict[str, Any]]:
     """Gap of every scale, over languages, and at each tier."""
-    analysis = report.analysis
     return [
         {
             "hours": hours,
@@ -644,9 +643,9 @@ def cell_rows(report: StudyReport) -> list[dict[str, Any]]:
     ]
 
 
-def bit_rows(report: StudyReport) -> list[dict[str, Any]]:
+def bit_rows(analysis: StudyAnalysis) -> list[dict[str, Any]]:
     """Return rows of the cost of fewer bits: pooled mean and median over all cells and both starts."""
-    first, second = report.grid.starts[:2]
+    first, second = analysis.grid.arms
     return [
         {
             "bits": cost.bits,
@@ -656,7 +655,7 @@ def bit_rows(report: StudyReport) -> list[dict[str, Any]]:
             f"{second} less {first}": round(cost.difference.value, 2),
             "95% of it": span(cost.difference.interval),
         }
-        for cost in report.analysis.bit_costs
+        for cost in analysis.bit_costs
     ]
 
 
