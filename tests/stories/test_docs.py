@@ -28,7 +28,7 @@ from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.decoding.result import Segment, Translation
 from sprachbund.engines.extension import missing_because
 from sprachbund.evaluation import tables
-from sprachbund.training.loop import Progress
+from sprachbund.training.loop import LogLine
 from sprachbund.training.recipe import TranslatorRecipe
 from tests.models.whisper_support import make_directory
 from tests.stories.support import command, speech, write_wav
@@ -291,7 +291,7 @@ def test_train_page_shows_a_line_as_the_loop_writes_it() -> None:
         "kinds": {},
         "counts": {},
     }
-    line = str(Progress(**{f.name: 1 for f in fields(Progress)} | numbers))  # type: ignore[arg-type]
+    line = str(LogLine(**{f.name: 1 for f in fields(LogLine)} | numbers))  # type: ignore[arg-type]
     assert re.sub(r"[\d.:e+-]+", "#", shown.strip()) == re.sub(r"[\d.:e+-]+", "#", line)
 
 

@@ -140,12 +140,13 @@ def test_the_control_is_found_by_a_training_that_is_long_enough(tmp_path: Path) 
     model, data = made.make_model().eval(), [Manifest(tmp_path)]
     options = HeadroomOptions(
         modules=("*",),
+        languages=("de",),
         targets=("de",),
-        utterances=100,
-        held_out=100,
+        utterances=60,
+        held_out=60,
         epochs=1,
-        batch=10,
-        learning_rates=(1e-2,),
+        batch=6,
+        learning_rates=(5e-3,),
         seeds=1,
     )
     short = measure_headroom(model, data, data, options)
