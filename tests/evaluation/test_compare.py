@@ -106,6 +106,10 @@ def test_systems_are_read_from_files_behind_the_guard(good, tmp_path):
     assert (name, paths) == ("ours", [tmp_path / "one", tmp_path / "two"])
     assert next(iter(RunFile(paths[0]))).hypothesis == ""
     assert parse_system(str(tmp_path / "one"))[0] == "one"
+    with pytest.raises(
+        SprachbundError, match=r"one is there twice .*; the runs .* are of different training seeds"
+    ):
+        parse_system(f"ours={tmp_path / 'one'},{tmp_path / 'two' / '..' / 'one'}")
 
 
 def test_text_files_need_references(tmp_path):

@@ -304,7 +304,10 @@ def test_what_is_told_is_what_is_built(tiny: Path) -> None:
         (["arms=['medusas']"], "no arm 'medusas'; there are parasite; medusa"),
         (["dual_scale.blocks=9"], "9 blocks cannot share the decoder's 3 layers"),
         (["dual_scale.decoder_layers=7"], "7 layers cannot be kept of 6"),
-        (["dual_scale.gate_decy=0.9"], "unknown key dual_scale.gate_decy; did you mean gate_decay?"),
+        (
+            ["dual_scale.gate_decy=0.9"],
+            "unknown key dual_scale.gate_decy; did you mean dual_scale.gate_decay?",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(overrides: list[str], said: str) -> None:

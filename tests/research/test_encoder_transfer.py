@@ -283,7 +283,7 @@ def test_the_published_shape_and_the_published_schedule() -> None:
         ('shared="fr"', "shared has 'fr'; there are ml, en"),
         ('starts.half="en:0-4"', "names layer 2; the encoder has layers 0 to 1"),
         ('grid.languages=["fr"]', "holds no speech in fr"),
-        ("grid.hour=[1]", "unknown key grid.hour; did you mean hours?"),
+        ("grid.hour=[1]", "unknown key grid.hour; did you mean grid.hours?"),
         ('starts.half="fr:0 ml:1"', "starts has 'fr'; there are ml, en, random"),
         ("grid.hours=[0.01, 5]", "grid.hours asks for 5 h of de"),
         ('pretrained.en={checkpoint="nowhere"}', "has no config.json"),

@@ -252,7 +252,7 @@ def test_students_that_do_not_go_with_the_teacher_are_refused(
     )
     other = write_tiny_model(tmp_path / "other")
     assert "another vocabulary" in refused("distil", teacher, recordings, "--student", other, *asked)
-    assert "unknown key training.step; did you mean steps?" in refused(
+    assert "unknown key training.step; did you mean training.steps?" in refused(
         "distil", teacher, recordings, "--student", tmp_path / "pruned", *asked, *set_to("training.step=3")
     )
 

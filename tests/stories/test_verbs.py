@@ -356,7 +356,7 @@ def test_train_names_a_mistake_in_the_recipe(here: Path) -> None:
     Path("recipe.toml").write_text(RECIPE)
     ran = command("train", "recipe.toml", "--out", "run", "--set", "training.stps=5")
     assert (ran.code, ran.out) == (2, "")
-    assert "unknown key training.stps; did you mean steps?" in ran.err
+    assert "unknown key training.stps; did you mean training.steps?" in ran.err
     assert not Path("run").exists()
 
 

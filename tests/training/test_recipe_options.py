@@ -7,7 +7,12 @@ import pytest
 from scripts import bundled
 
 from sprachbund.errors import SprachbundError
-from sprachbund.training.options import make_recipe, read_recipe
+from sprachbund.research import size_file
+from sprachbund.research.code_switch.options import CodeSwitchRecipe
+from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe
+from sprachbund.research.dual_scale.options import DualScaleRecipe
+from sprachbund.research.gradient_sharing.options import GradientSharingRecipe
+from sprachbund.training.options import Strict, make_recipe, read_recipe
 from sprachbund.training.recipe import TranslatorRecipe
 from sprachbund.util.files import read_toml
 
@@ -93,8 +98,44 @@ def test_a_misspelt_key_is_named_rather_than_the_one_that_is_missing_by_it(tmp_p
     recipe = tmp_path / "recipe.toml"
     text = RECIPE.read_text(encoding="utf-8")
     recipe.write_text(text.replace("\nsteps =", "\nstepps ="), encoding="utf-8")
-    with pytest.raises(SprachbundError, match=r"unknown key training\.stepps; did you mean steps\?"):
+    with pytest.raises(
+        SprachbundError, match=r"unknown key training\.stepps; did you mean training\.steps\?"
+    ):
         read_recipe(TranslatorRecipe, recipe)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("learning_rate=1e-3", "unknown key learning_rate; did you mean training.learning_rate?"),
+        ("model.learning_rate=1e-3", "unknown key model.learning_rate; did you mean training.learning_rate?"),
+        ("training.stepps=3", "unknown key training.stepps; did you mean training.steps?"),
+        ("widht=3", "unknown key widht; did you mean model.width?"),
+        ("zzz=3", "unknown key zzz"),
+        ("languages=3", "languages: give a list, as [A, B] (value 3)"),
+        ("training=3", "training: give a table of keys and values (value 3)"),
+    ],
+)
+def test_an_unknown_key_or_kind_is_one_line_with_the_way_out(override: str, message: str) -> None:
+    with pytest.raises(SprachbundError) as caught:
+        read_recipe(TranslatorRecipe, RECIPE, [override])
+    assert str(caught.value).endswith(f": {message}")
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "override"),
+    [
+        ("discrete_units", DiscreteUnitsRecipe, "seeds=[0, 1, 0]"),
+        ("discrete_units", DiscreteUnitsRecipe, "learning_rates=[1e-3, 1e-3]"),
+        ("code_switch", CodeSwitchRecipe, "seeds=[0, 0]"),
+        ("dual_scale", DualScaleRecipe, "seeds=[0, 0]"),
+        ("gradient_sharing", GradientSharingRecipe, "seeds=[0, 0]"),
+        ("gradient_sharing", GradientSharingRecipe, "languages=['de', 'de']"),
+    ],
+)
+def test_a_seed_that_would_count_twice_is_refused(name: str, recipe: type[Strict], override: str) -> None:
+    with pytest.raises(SprachbundError, match="is there twice; name it once"):
+        read_recipe(recipe, size_file(name, "tiny"), [override])
 
 
 @pytest.mark.parametrize("leave_out", [None, "asterisk-it-carlo"])

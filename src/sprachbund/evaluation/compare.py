@@ -210,7 +210,7 @@ def parse_system(spec: str, reference: Path | None = None) -> tuple[str, list[Pa
     reference file. Several paths are runs of one system with different training seeds.
 
     Raises:
-        SprachbundError: for paths that are not there, and text files without references.
+        SprachbundError: for paths that are not there or come twice, and text files without references.
     """
     name, _, rest = spec.rpartition("=")
     paths = [Path(part) for part in rest.split(",") if part]
@@ -223,6 +223,11 @@ def parse_system(spec: str, reference: Path | None = None) -> tuple[str, list[Pa
             )
         if not path.is_dir() and path.suffix != ".jsonl" and reference is None:
             raise SprachbundError(f"{path} is a text file; name the references with --reference")
+    real = [path.resolve() for path in paths]
+    if twice := [path for path in paths if real.count(path.resolve()) > 1]:
+        raise SprachbundError(
+            f"{twice[0]} is there twice in {spec!r}; the runs of a system are of different training seeds"
+        )
     return name or paths[0].name, paths
 
 

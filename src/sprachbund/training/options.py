@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidationError,
+    model_validator,
+)
 
 from sprachbund.errors import SprachbundError
 from sprachbund.util.devices import check_device_name, has_bf16
@@ -20,6 +28,17 @@ if TYPE_CHECKING:
 
 Decay = Literal["linear", "cosine", "inverse_sqrt"]
 _FORMER_NAMES = {"judge": "metric_for_best_model"}
+
+
+def _once(values: tuple[object, ...]) -> tuple[object, ...]:
+    if twice := [value for value in values if values.count(value) > 1]:
+        raise ValueError(f"{twice[0]} is there twice; name it once")
+    return values
+
+
+_Item = TypeVar("_Item")
+Distinct = Annotated[tuple[_Item, ...], AfterValidator(_once)]
+"""A tuple whose items differ: a seed that counts twice would make intervals too narrow."""
 
 
 class Strict(BaseModel):
@@ -325,20 +344,29 @@ def _override(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
+_PLAIN = {
+    "tuple_type": "give a list, as [A, B]",
+    "dict_type": "give a table of keys and values",
+    "model_type": "give a table of keys and values",
+    "model_attributes_type": "give a table of keys and values",
+}
+"""What pydantic says in words of Python, in words of TOML."""
+
+
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     faults = error.errors()
     # A key that is misspelt is missing too; the name that was written tells more than the one that was not.
     first = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
     where = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1]), _keys(model), n=1)
-        return f"unknown key {where}" + (f"; did you mean {near[0]}?" if near else "")
+        near = _near(where, _keys(model))
+        return f"unknown key {where}" + (f"; did you mean {near}?" if near else "")
     if first["type"] == "missing":
         return _missing(first["loc"], model)
-    value = first.get("input")
+    value, message = first.get("input"), _PLAIN.get(first["type"], first["msg"].removeprefix("Value error, "))
     # What is wrong with a part as a whole names the values itself.
     shown = "" if isinstance(value, Mapping | BaseModel) else f" (value {_shown(value)})"
-    return ": ".join(filter(None, (where, first["msg"].removeprefix("Value error, ") + shown)))
+    return ": ".join(filter(None, (where, message + shown)))
 
 
 def _missing(loc: Sequence[int | str], model: type[BaseModel]) -> str:
@@ -373,10 +401,23 @@ def _shown(value: object) -> str:
 
 
 def _keys(model: type[BaseModel]) -> list[str]:
-    keys: list[str] = []
+    """Every key with its tables, as "training.steps"."""
     fields: Mapping[str, Any] = model.model_fields
-    for name, field in fields.items():
-        keys.append(name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _keys(field.annotation)
+    keys = list(fields)
+    for table, field in fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):  # a table may be left out: Table | None
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys += [f"{table}.{key}" for key in _keys(kind)]
     return keys
+
+
+def _near(unknown: str, keys: Sequence[str]) -> str | None:
+    """The key that was meant, if one has nearly the same name: in the same table, or else the outermost one."""
+    table, _, name = unknown.rpartition(".")
+    by_name: dict[str, list[str]] = {}
+    for key in keys:
+        by_name.setdefault(key.rpartition(".")[2], []).append(key)
+    for near in difflib.get_close_matches(name, by_name, n=1):
+        same = f"{table}.{near}" if table else near
+        return same if same in by_name[near] else min(by_name[near], key=lambda key: key.count("."))
+    return None

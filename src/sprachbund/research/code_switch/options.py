@@ -19,7 +19,7 @@ from sprachbund.models.speech_llm import (
 from sprachbund.models.speech_llm.llm import TextLLMOptions
 from sprachbund.models.speech_llm.stages import Data, stages_without
 from sprachbund.research.code_switch.transition import Form
-from sprachbund.training.options import Strict, TrainingOptions, check_arms
+from sprachbund.training.options import Distinct, Strict, TrainingOptions, check_arms
 
 BASELINE = "grouped experts"
 Projection = Literal["groups", "plain", "active", "total"]
@@ -131,9 +131,9 @@ class CodeSwitchRecipe(Strict):
 
     data: Path = Path()
     groups: tuple[tuple[str, ...], ...] = (("es",), ("en",))
-    targets: tuple[str, ...] = ("en", "es", "de")
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
-    arms: tuple[str, ...] = tuple(name for name in ARMS if name != _STRONGER)
+    targets: Distinct[str] = ("en", "es", "de")
+    seeds: Distinct[int] = Field(default=(0, 1, 2), min_length=1)
+    arms: Distinct[str] = tuple(name for name in ARMS if name != _STRONGER)
     encoder: str = "bundled"
     llm: str | None = None
     text_llm: TextLLMOptions = TextLLMOptions()
@@ -146,7 +146,7 @@ class CodeSwitchRecipe(Strict):
     shares: dict[str, float] = Field(default_factory=dict)
     rate_factor: PositiveFloat = 1.0
     rate_factors: dict[Projection, PositiveFloat] = Field(default_factory=dict)
-    tuning_rate_factors: tuple[PositiveFloat, ...] = ()
+    tuning_rate_factors: Distinct[PositiveFloat] = ()
     tuning_steps: float = Field(default=0.25, gt=0, le=1)
     warmup_steps: PositiveInt = 1000
     embedded_weight: PositiveFloat = 1.0

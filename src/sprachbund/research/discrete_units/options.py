@@ -10,7 +10,7 @@ from sprachbund.models.catalogue import SHIPPED
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.tokens.config import HEADS, Head, TokenShape
 from sprachbund.models.tokens.unit_options import Form, KMeansOptions
-from sprachbund.training.options import Decay, Strict, TrainingOptions
+from sprachbund.training.options import Decay, Distinct, Strict, TrainingOptions
 from sprachbund.training.unit_translator import StepsOf
 from sprachbund.units.dataset import Mixing
 
@@ -180,19 +180,19 @@ class DiscreteUnitsRecipe(Strict):
     data: Path = Path()
     text_start: Path | None = None
     mbart: str | None = None
-    sources: tuple[str, ...] = Field(min_length=1)
+    sources: Distinct[str] = Field(min_length=1)
     target: str
     units: UnitsPart
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    ablation_seeds: tuple[int, ...] = ()
+    seeds: Distinct[int] = Field(default=(0,), min_length=1)
+    ablation_seeds: Distinct[int] = ()
     workers: int = Field(default=1, ge=1)
-    heads: tuple[Head, ...] = HEADS
-    texts: tuple[Text, ...] = Field(default=("none", "own", "external", "start"), min_length=1)
+    heads: Distinct[Head] = HEADS
+    texts: Distinct[Text] = Field(default=("none", "own", "external", "start"), min_length=1)
     base: UnitsArm = UnitsArm(head="ctc_attention", text="own")
-    ablations: tuple[str, ...] = ()
-    hours: tuple[float, ...] = ()
-    curve_texts: tuple[Text, ...] = Field(default=("none", "own"), min_length=1)
-    control_hours: tuple[float, ...] = ()
+    ablations: Distinct[str] = ()
+    hours: Distinct[float] = ()
+    curve_texts: Distinct[Text] = Field(default=("none", "own"), min_length=1)
+    control_hours: Distinct[float] = ()
     log_mel: LogMelPart | None = None
     bitext: tuple[Path, ...] = ()
     external_pairs: int = Field(default=0, ge=0)
@@ -200,7 +200,7 @@ class DiscreteUnitsRecipe(Strict):
     steps_of: StepsOf = "all"
     model: TokenShape = TokenShape()
     training: TrainingOptions
-    learning_rates: tuple[PositiveFloat, ...] = ()
+    learning_rates: Distinct[PositiveFloat] = ()
     text_training: TrainingOptions
     beam_size: int = Field(default=10, ge=1)
     test_utterances: int | None = Field(default=None, ge=1)

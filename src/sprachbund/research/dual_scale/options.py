@@ -14,7 +14,7 @@ from sprachbund.models.conformer.extension import with_new_decoder
 from sprachbund.models.io import load, locate
 from sprachbund.models.whisper.config import WhisperConfig
 from sprachbund.training.dual_scale import DualScaleOptions
-from sprachbund.training.options import Strict, TrainingOptions, check_arms
+from sprachbund.training.options import Distinct, Strict, TrainingOptions, check_arms
 from sprachbund.training.recipe import ExampleRecipe, FineTuning
 from sprachbund.util.options import renamed
 
@@ -157,9 +157,9 @@ class DualScaleRecipe(Strict):
     """
 
     data: Path = Path()
-    languages: tuple[str, ...] = Field(min_length=2)
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
-    arms: tuple[str, ...] = (*ARMS, *OTHER_DRAFTS)
+    languages: Distinct[str] = Field(min_length=2)
+    seeds: Distinct[int] = Field(default=(0, 1, 2), min_length=1)
+    arms: Distinct[str] = (*ARMS, *OTHER_DRAFTS)
     start: str | None = None
     whisper: Literal["tiny", "base", "small", "medium", "large-v2", "large-v3"] | None = None
     model: WhisperShape = WhisperShape()

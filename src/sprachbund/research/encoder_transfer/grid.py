@@ -12,7 +12,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from sprachbund.training.options import Strict
+from sprachbund.training.options import Distinct, Strict
 
 BITS_OF_FLOAT = 32
 
@@ -48,21 +48,13 @@ class StudyGrid(Strict):
         seeds: seeds of training.
     """
 
-    starts: tuple[str, ...] = Field(min_length=2)
-    languages: tuple[str, ...] = Field(min_length=1)
-    hours: tuple[float, ...] = Field(min_length=1)
+    starts: Distinct[str] = Field(min_length=2)
+    languages: Distinct[str] = Field(min_length=1)
+    hours: Distinct[float] = Field(min_length=1)
     most_hours: dict[str, float] = Field(default_factory=dict)
-    tiers: tuple[str, ...] = Field(default=("offline",), min_length=1)
-    bits: tuple[int, ...] = Field(default=(BITS_OF_FLOAT,), min_length=1)
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-
-    @field_validator("starts", "languages", "hours", "tiers", "bits", "seeds")
-    @classmethod
-    def _once(cls, values: tuple[object, ...]) -> tuple[object, ...]:
-        twice = [value for value in values if values.count(value) > 1]
-        if twice:
-            raise ValueError(f"{twice[0]} is there twice")
-        return values
+    tiers: Distinct[str] = Field(default=("offline",), min_length=1)
+    bits: Distinct[int] = Field(default=(BITS_OF_FLOAT,), min_length=1)
+    seeds: Distinct[int] = Field(default=(0,), min_length=1)
 
     @field_validator("hours")
     @classmethod

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, field_validator
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.sharing_plan import SharingPlan, Start
 from sprachbund.research.gradient_sharing.plan_options import Conflict
-from sprachbund.training.options import Strict, TrainingOptions, check_arms
+from sprachbund.training.options import Distinct, Strict, TrainingOptions, check_arms
 from sprachbund.training.recipe import FineTuning
 
 BASELINE = "uft"
@@ -116,12 +116,12 @@ class GradientSharingRecipe(Strict):
     """
 
     data: Path = Path()
-    languages: tuple[str, ...] = Field(min_length=2)
-    targets: tuple[str, ...] = ()
+    languages: Distinct[str] = Field(min_length=2)
+    targets: Distinct[str] = ()
     shares: dict[str, float] = Field(default_factory=dict)
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: Distinct[int] = Field(default=(0, 1, 2), min_length=1)
     first_seed: int | None = None
-    arms: tuple[str, ...] = tuple(ARMS)
+    arms: Distinct[str] = tuple(ARMS)
     vocabulary_size: int = Field(default=1000, ge=1)
     transcript_vocabulary_size: int = Field(default=300, ge=1)
     model: ConformerShape = ConformerShape()
@@ -131,12 +131,12 @@ class GradientSharingRecipe(Strict):
     plan: SharingPlan | None = None
     first: TrainingOptions
     second: TrainingOptions
-    learning_rates: tuple[PositiveFloat, ...] = ()
+    learning_rates: Distinct[PositiveFloat] = ()
     second_repeats: dict[str, float] = Field(default_factory=dict)
     private_rate: float = Field(default=2.5, gt=0)
     branch_dropout: float = Field(default=0.0, ge=0, lt=1)
     cache_states: bool = False
-    changed_digits: tuple[str, ...] = ()
+    changed_digits: Distinct[str] = ()
     workers: int = Field(default=1, ge=1)
     analysis: Analysis = Analysis()
     num_modules: int = Field(default=1, ge=1)
