@@ -108,7 +108,7 @@ COMMANDS = {
         "share analyse tiny tones --out OUT.npz --utterances 4 --batch 1 --accumulate 2 --offline"
     ],
     "share headroom": [
-        "share headroom tiny tones --dev tones --utterances 4 --held-out 4 --epochs 1 --seeds 1"
+        "share headroom tiny tones --dev more_tones --utterances 4 --held-out 4 --epochs 1 --seeds 1"
     ],
     "share plan": ["share plan gradients.npz --out OUT.json"],
     "share show": ["share show plan.json --out OUT.html"],
@@ -265,6 +265,7 @@ def _write_data(root: Path) -> None:
     from tests.units.made import write_corpus
 
     write_corpus(root / "tones")
+    write_corpus(root / "more_tones")
     (root / "recipe.toml").write_text(_RECIPE)
     study = size_file("encoder_transfer", "tiny")
     (root / "study.toml").write_text(study.read_text())

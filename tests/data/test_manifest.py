@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sprachbund.cli import main
-from sprachbund.data.manifest import Manifest, ManifestWriter, read_info
+from sprachbund.data.manifest import Manifest, ManifestWriter, distinct_directories, in_both, read_info
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.run import open_corpus
 from sprachbund.util.options import RenamedWarning
@@ -116,6 +116,20 @@ def test_continues_after_whole_shards(tmp_path):
     writer, _ = _write(tmp_path, 3, start=4)
     writer.close()
     assert [u.id for u in Manifest(tmp_path)] == [f"u{i}" for i in range(7)]
+
+
+def test_a_corpus_named_twice_is_refused_however_it_is_written(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir(), two.mkdir()
+    (tmp_path / "link").symlink_to(one)
+    assert distinct_directories([one, str(two)]) == [one, two]
+    for again in (one, tmp_path / "two" / ".." / "one", tmp_path / "link"):
+        with pytest.raises(SprachbundError, match="is named twice; name each corpus directory once"):
+            distinct_directories([one, two, again])
+        assert in_both([one], [two, again]) == [again]
+    with pytest.raises(SprachbundError, match="no corpus named"):
+        distinct_directories([])
+    assert in_both([one], [two]) == []
 
 
 def test_empty_directory_names_the_next_step(tmp_path):

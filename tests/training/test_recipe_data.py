@@ -1,5 +1,6 @@
 """What `train` says of a recipe and its data before the first step, for a new conformer."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,18 @@ def test_a_recipe_that_was_refused_is_mended_in_the_same_folder(data: Path, tmp_
     ):
         run(recipe(data, languages=("en",)), tmp_path, report=lambda line: None)
     assert (tmp_path / "tokenizer.model").exists()
+
+
+def test_dev_data_that_are_trained_on_are_said_before_the_first_step(data: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    run(recipe(data), tmp_path / "same", report=lines.append)
+    said = [number for number, line in enumerate(lines) if "are trained on too" in line]
+    assert len(said) == 1
+    assert not any(line.startswith("step ") for line in lines[: said[0]])
+    others = tmp_path / "others"
+    shutil.copytree(data, others)
+    run(recipe(data, dev=[{"path": others}]), tmp_path / "other", report=(other := list[str]()).append)
+    assert not any("are trained on too" in line for line in other)
 
 
 def test_a_recipe_without_dev_data_is_refused(data: Path, tmp_path: Path) -> None:

@@ -224,6 +224,7 @@ def calibrate(
         set_threads(threads)
         return _calibrate_turns(data or [], model, options, as_json=as_json)
     with as_usage(), Bar("starting"):
+        from sprachbund.data.manifest import in_both
         from sprachbund.engines.choice import engine_for
         from sprachbund.evaluation import calibration
         from sprachbund.models.base import use_tier
@@ -231,6 +232,8 @@ def calibrate(
     for option, value in (("--out", out), ("--tier", options.right_context)):
         if value is not None and not test:
             raise UsageError(f"{option} is for what --test measures; give --test too")
+    if both := in_both(data or [], test or []):
+        raise UsageError(f"--test {both[0]} is calibrated with too; measure on a corpus that is not")
     directory = _to_write_into(model) if data else locate(model, offline=True)
     set_threads(threads)
     with Bar("calibrating") as bar:
@@ -248,10 +251,12 @@ def calibrate(
             )
         if domain is None:
             raise UsageError(f"{model} was not calibrated; name corpora to calibrate it with")
-        tested = calibration.collect(
-            family, test or [], options, vary=False, layers=domain.layers, progress=progress
-        )
-        measured = calibration.measure(tested, domain) if test else {}
+        measured = {}
+        if test:
+            tested = calibration.collect(
+                family, test, options, vary=False, layers=domain.layers, progress=progress
+            )
+            measured = calibration.measure(tested, domain)
         if data:
             domain.write(directory)
     if out is not None:

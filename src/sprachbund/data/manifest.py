@@ -17,7 +17,7 @@ import mmap
 import re
 import wave
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -428,6 +428,35 @@ class Manifest(Utterances):
 def _hash_fraction(utterance_id: str) -> float:
     """A number in [0, 1) that depends on the utterance's id alone: it is in every share above that number."""
     return int.from_bytes(hashlib.sha256(utterance_id.encode()).digest()[:8], "big") / 2**64
+
+
+def distinct_directories(directories: Sequence[str | Path]) -> list[Path]:
+    """The directories of corpora that are used together, in the order given.
+
+    Args:
+        directories: names of them.
+
+    Raises:
+        SprachbundError: none at all, or one twice, whose utterances would count twice.
+    """
+    paths = [Path(directory) for directory in directories]
+    if not paths:
+        raise SprachbundError("no corpus named; name a corpus directory")
+    real = [path.resolve() for path in paths]
+    if twice := [path for path in paths if real.count(path.resolve()) > 1]:
+        raise SprachbundError(f"{twice[0]} is named twice; name each corpus directory once")
+    return paths
+
+
+def in_both(trained: Iterable[str | Path], measured: Iterable[str | Path]) -> list[Path]:
+    """Corpora that something is trained on and measured on.
+
+    Args:
+        trained: directories of the corpora that it is trained on.
+        measured: directories of those that it is measured on.
+    """
+    known = {Path(directory).resolve() for directory in trained}
+    return [Path(directory) for directory in measured if Path(directory).resolve() in known]
 
 
 def shard_numbers(directory: Path) -> Sequence[int]:

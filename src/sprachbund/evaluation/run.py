@@ -18,7 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.language_spans import timed_spans
-from sprachbund.data.manifest import Manifest, Utterance, Utterances, shard_numbers, use_current_names
+from sprachbund.data.manifest import (
+    Manifest,
+    Utterance,
+    Utterances,
+    distinct_directories,
+    shard_numbers,
+    use_current_names,
+)
 from sprachbund.data.shards import Shards, is_packed
 from sprachbund.decoding.languages import declared_languages
 from sprachbund.decoding.options import AUTO
@@ -248,7 +255,7 @@ def evaluate(
             another evaluation in `out`.
     """
     options = options or EvaluationOptions()
-    manifests = [open_corpus(directory) for directory in _distinct(directories)]
+    manifests = [open_corpus(directory) for directory in distinct_directories(directories)]
     if options.comet:
         comet_signature(options.comet)  # a missing package is reported before models are loaded
     if computing is None or computing.is_alone:
@@ -608,12 +615,3 @@ def data_used(manifest: Utterances, plan: Plan) -> DataUsed:
         over_limit=plan.over_limit,
         other_sources=plan.other_sources,
     )
-
-
-def _distinct(directories: Sequence[str | Path]) -> list[Path]:
-    paths = [Path(directory) for directory in directories]
-    twice = {str(path) for path in paths if paths.count(path) > 1}
-    if twice or not paths:
-        what = f"{', '.join(sorted(twice))} named twice" if twice else "no corpus named"
-        raise SprachbundError(f"{what}; name each corpus directory once")
-    return paths

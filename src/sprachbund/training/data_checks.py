@@ -8,11 +8,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from sprachbund.data.loading import Corpus
-from sprachbund.data.manifest import Utterances
+from sprachbund.data.manifest import Utterances, in_both
 from sprachbund.errors import SprachbundError
 from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.units.lengths import min_ctc_frames
@@ -188,4 +189,18 @@ def check_corpus(corpus: Corpus, max_duration_s: float, report: Report) -> None:
             f"none of the first {tried} utterances has a text that this model can be trained on: it is to write "
             f"{', '.join(corpus.targets)}; a Whisper that is to translate into other languages than English needs "
             'fine_tuning.prompt = "wanted", and so does a transducer that writes what is spoken'
+        )
+
+
+def report_trained_dev(train: Sequence[Path], dev: Sequence[Path], report: Report) -> None:
+    """Report dev data that are trained on too, whose loss cannot tell when a model starts to learn by heart.
+
+    Args:
+        train: directories of the training data.
+        dev: directories of the dev data.
+        report: takes a line for each of both.
+    """
+    for directory in in_both(train, dev):
+        report(
+            f"dev data {directory} are trained on too, so their loss is not that of new speech; name others"
         )

@@ -36,6 +36,7 @@ from sprachbund.training.data_checks import (
     TaughtLanguages,
     check_corpus,
     length_warnings,
+    report_trained_dev,
     taught_languages,
     text_warnings,
     training_texts,
@@ -189,6 +190,7 @@ def _prepared(
     corpus = _training_corpus(parts, prepared.examples, options, recipe.training.window_shards)
     dev = Corpus(dev_parts, prepared.examples, dev_options)
     check_corpus(corpus, recipe.training.max_duration_s, report)
+    report_trained_dev([part.path for part in recipe.train], [part.path for part in recipe.dev], report)
     _report_texts(prepared, corpus, report)
     if recipe.cache_states:
         for sources, wanted in ((parts, options), (dev_parts, dev_options)):

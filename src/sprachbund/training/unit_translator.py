@@ -20,6 +20,7 @@ from sprachbund.models.tokens.reader import make
 from sprachbund.models.weights import Bits
 from sprachbund.training.check import Check
 from sprachbund.training.checkpoint import claim_folder
+from sprachbund.training.data_checks import report_trained_dev
 from sprachbund.training.loop import train
 from sprachbund.training.options import Strict, TrainingOptions
 from sprachbund.training.recipe import CardRecipe
@@ -235,6 +236,7 @@ def _supplies(
         for each in encoded
     ]
     dev = TokenDataset(held_out, model.config, reader, recipe.mixing, sample=False)
+    report_trained_dev(recipe.train, recipe.dev, report)
     for name, dataset in (("training", corpus), ("dev", dev)):
         for line in dataset.lines(training.max_duration_s):
             report(f"{name}: {line}")

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from sprachbund.cli import main
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
+from sprachbund.models.io import save
 from sprachbund.models.sharing_plan import SharingPlan, Split
 from sprachbund.models.splitting import split_feed_forwards
 from sprachbund.research.gradient_sharing.gradients import choose_rows, decoder_loss
@@ -95,6 +97,17 @@ def test_groups_are_of_the_languages_once_each(corpus: Manifest, groups: str, me
     options = HeadroomOptions(**{**vars(SMALL), "groups": (groups,)})
     with pytest.raises(SprachbundError, match=message):
         measure_headroom(made.make_model(), [corpus], [corpus], options)
+
+
+def test_what_is_trained_on_is_not_held_out(
+    corpus: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(made.make_model(), tmp_path / "model")
+    line = ["share", "headroom", str(tmp_path / "model"), str(corpus.directory)]
+    assert main([*line, "--dev", str(corpus.directory)]) == 2
+    assert "is trained on too; measure on a corpus that is not" in capsys.readouterr().err
+    with pytest.raises(SprachbundError, match="is named twice; name each corpus directory once"):
+        measure_headroom(made.make_model(), [corpus, corpus], [corpus], SMALL)
 
 
 def test_a_split_model_is_refused(corpus: Manifest) -> None:

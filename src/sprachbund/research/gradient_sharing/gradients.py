@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sprachbund.data.manifest import Manifest, Utterance
+from sprachbund.data.manifest import Manifest, Utterance, distinct_directories
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Features, Memory, Target
 from sprachbund.models.splitting import start_route
@@ -489,8 +489,10 @@ def choose_rows(
         fits: whether the model takes an utterance.
 
     Raises:
-        SprachbundError: a language that the model or the data do not know, or with too few utterances.
+        SprachbundError: a language that the model or the data do not know, or with too few utterances; a corpus that is
+            named twice.
     """
+    distinct_directories([manifest.directory for manifest in manifests])
     choice = _Choice(model, manifests, seed, targets, fits)
     rows, passed_over = {}, {}
     for key, streams in choice.streams(by, languages).items():
