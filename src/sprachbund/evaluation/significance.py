@@ -9,6 +9,7 @@ take seconds.
 Letters: N sentences, K counts, S draws, U units, R runs (training seeds).
 """
 
+import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -176,6 +177,24 @@ def percentiles(values: Scores, level: float = 0.95) -> tuple[float, float]:
     ordered = np.sort(values)
     cut = int(len(ordered) * (1 - level) / 2 + 1e-9)
     return float(ordered[cut]), float(ordered[len(ordered) - cut - 1])
+
+
+def t_interval(value: float, drawn: Scores, num_units: int, level: float = 0.95) -> tuple[float, float]:
+    """value ± t(L - 1) sd(drawn) sqrt(L / (L - 1)), for L units that were drawn with replacement.
+
+    Args:
+        value: estimate on all units.
+        drawn: estimates of the draws (S,).
+        num_units: L.
+        level: confidence level, between 0 and 1.
+    """
+    from scipy.stats import t
+
+    if num_units < 2:
+        return -math.inf, math.inf
+    spread = float(np.std(drawn)) * math.sqrt(num_units / (num_units - 1))
+    half = float(t.ppf(0.5 + level / 2, num_units - 1)) * spread
+    return value - half, value + half
 
 
 def _interval(scores: Scores) -> tuple[float, float]:

@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 from scipy.stats import linregress
 
 from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.significance import t_interval
 from sprachbund.research.encoder_transfer.power_law import (
     fit_power_law,
     language_draws,
     mean_over_languages,
-    t_interval,
     weighted_means,
 )
 from sprachbund.research.encoder_transfer.study_options import By

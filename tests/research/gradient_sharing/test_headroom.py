@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from sprachbund.cli import main
 from sprachbund.data.manifest import Manifest
@@ -20,6 +21,7 @@ from sprachbund.research.gradient_sharing.headroom import (
     Gain,
     Headroom,
     _compared,
+    _gains,
     gain_where_unchanged,
     measure_headroom,
 )
@@ -166,6 +168,21 @@ def test_the_control_is_found_by_a_training_that_is_long_enough(tmp_path: Path) 
     assert short.long_enough is False
     longer = measure_headroom(model, data, data, replace(options, epochs=25))
     assert longer.long_enough is True
+
+
+@pytest.mark.parametrize("num_reported", [3, 10, 100])
+def test_an_interval_is_that_of_students_t_also_for_a_handful_of_utterances(num_reported: int) -> None:
+    """All utterances have as many tokens, so the gain is a mean of differences."""
+    rng = np.random.default_rng(num_reported)
+    rows = np.ones((2, 1, num_reported, 2))
+    rows[:, 0, :, 0] = rng.gamma(2.0, size=(2, num_reported))
+    draws = rng.integers(0, num_reported, (50_000, num_reported))
+    gain = _gains({"de": rows[0]}, {"de": rows[1]}, draws)["de"]
+    differences = rows[0, 0, :, 0] - rows[1, 0, :, 0]
+    low, high = stats.t.interval(0.95, num_reported - 1, differences.mean(), stats.sem(differences))
+    assert gain.gain == pytest.approx(differences.mean())
+    # The spread of S draws has an error of 1 / sqrt(2 S), which is 0.3 %.
+    assert gain.interval == pytest.approx((low, high), abs=0.02 * (high - low))
 
 
 @pytest.mark.parametrize(

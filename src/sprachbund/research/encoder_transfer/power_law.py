@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.significance import bootstrap_weights, percentiles
+from sprachbund.evaluation.significance import bootstrap_weights, percentiles, t_interval
 from sprachbund.research.encoder_transfer.study_options import DRAWS, SEED, By
 
 # Intervals over languages and utterances.
@@ -53,24 +53,6 @@ def language_draws(num_languages: int, draws: int = DRAWS, seed: int = SEED) -> 
     """
     chunks = [weights for _, weights in bootstrap_weights(num_languages, draws, seed)]
     return np.concatenate(chunks) / num_languages
-
-
-def t_interval(value: float, drawn: Values, num_units: int, level: float = LEVEL) -> Interval:
-    """value ± t(L - 1) sd(drawn) sqrt(L / (L - 1)), for L units that were drawn with replacement.
-
-    Args:
-        value: estimate on all units.
-        drawn: estimates of the draws (S,).
-        num_units: L.
-        level: confidence level, between 0 and 1.
-    """
-    from scipy.stats import t
-
-    if num_units < 2:
-        return -np.inf, np.inf
-    spread = float(np.std(drawn)) * np.sqrt(num_units / (num_units - 1))
-    half = float(t.ppf(0.5 + level / 2, num_units - 1)) * spread
-    return value - half, value + half
 
 
 def estimate(value: float, drawn: Values, num_units: int, level: float = LEVEL) -> Estimate:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
+from sprachbund.evaluation.significance import t_interval
 from sprachbund.models.base import Features, Memory
 from sprachbund.nn.conformer import ConformerEncoder
 from sprachbund.nn.feed_forward import is_split
@@ -51,7 +52,7 @@ class Gain:
     Attributes:
         loss: loss of the arm, nats for each token, mean over seeds.
         gain: loss of training together, less that.
-        interval: 95 % of the gain, by bootstrap over utterances of the mean over seeds.
+        interval: 95 % of the mean gain over seeds, over utterances: Student's t with the spread of bootstrap draws.
         spread: spread of the gain, standard deviation over seeds.
     """
 
@@ -391,6 +392,7 @@ def _gains(
         for language in together
     }
     loss = {language: _loss(own[language]) for language in together}
+    num_utterances = draws.shape[1]
     drawn[ALL] = np.mean(list(drawn.values()), axis=0)
     by_seed[ALL] = np.mean(list(by_seed.values()), axis=0)
     loss[ALL] = float(np.mean(list(loss.values())))
@@ -398,7 +400,7 @@ def _gains(
         language: Gain(
             loss=loss[language],
             gain=float(by_seed[language].mean()),
-            interval=(float(np.quantile(drawn[language], 0.025)), float(np.quantile(drawn[language], 0.975))),
+            interval=t_interval(float(by_seed[language].mean()), drawn[language], num_utterances),
             spread=float(by_seed[language].std(ddof=1)) if len(by_seed[language]) > 1 else 0.0,
         )
         for language in drawn
