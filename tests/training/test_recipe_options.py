@@ -112,6 +112,7 @@ def test_a_misspelt_key_is_named_rather_than_the_one_that_is_missing_by_it(tmp_p
         ("training.stepps=3", "unknown key training.stepps; did you mean training.steps?"),
         ("widht=3", "unknown key widht; did you mean model.width?"),
         ("zzz=3", "unknown key zzz"),
+        ("dev=[{pth = 'x'}]", "unknown key dev.0.pth; did you mean dev.path?"),
         ("languages=3", "languages: give a list, as [A, B] (value 3)"),
         ("training=3", "training: give a table of keys and values (value 3)"),
     ],

@@ -413,7 +413,10 @@ def _keys(model: type[BaseModel]) -> list[str]:
 
 def _near(unknown: str, keys: Sequence[str]) -> str | None:
     """The key that was meant, if one has nearly the same name: in the same table, or else the outermost one."""
-    table, _, name = unknown.rpartition(".")
+    *tables, name = (
+        part for part in unknown.split(".") if not part.isdigit()
+    )  # of the second [[dev]]: dev.1.path
+    table = ".".join(tables)
     by_name: dict[str, list[str]] = {}
     for key in keys:
         by_name.setdefault(key.rpartition(".")[2], []).append(key)
