@@ -1,9 +1,11 @@
 """The log's means: of every head over what it counts, and nothing where a family has no such head."""
 
 import json
+import re
 import struct
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,24 @@ def test_a_family_without_heads_has_none_and_a_placeholder_counts_nothing() -> N
     line = meter.line(1, 4, 0)
     assert (line.attention, line.heads) == (0.5, {})
     assert " loss 0.500 rate " in str(line)
+
+
+def test_real_time_is_of_speech_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", iter([0.0, 2.0, 2.0]).__next__)
+    meter = Meter(frames_per_s=100)
+    speech, loss = batch_of(2), Loss.of_text(torch.tensor(3.0), 6)
+    meter.add(replace(speech, kind="speech"), loss)
+    meter.add(replace(batch_of(3), kind="bitext"), loss)
+    line = meter.line(2, 4, 0)
+    assert line.real_time == pytest.approx(float(speech.num_frames.sum()) / 100 / 2.0)
+
+
+def test_texts_alone_have_no_real_time_in_the_log() -> None:
+    meter = Meter(frames_per_s=0)
+    meter.add(batch_of(2), Loss.of_text(torch.tensor(3.0), 6))
+    line = meter.line(1, 4, 0)
+    assert line.real_time is None
+    assert re.search(r" \| \d+ utt/s \| \d+\.\d GiB \| ", str(line))
 
 
 def _records(log: bytes) -> Iterator[bytes]:

@@ -64,7 +64,7 @@ class Examples(Protocol):
 
     @property
     def frames_per_s(self) -> int:
-        """Frames in a second of `features`."""
+        """Frames in a second of `features`; 0 of texts alone."""
         ...
 
     def number(self, language: str) -> int:

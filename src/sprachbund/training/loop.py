@@ -63,7 +63,8 @@ class LogLine:
     """One line of the log, over the last `log_every` steps.
 
     Losses are per target token (attention, parts); those of `heads`, by name, per what each head counts: tokens of the
-    transcript (ctc) or utterances (language). `kinds` holds the first of them for each kind of data.
+    transcript (ctc) or utterances (language). `kinds` holds the first of them for each kind of data. `real_time` is of
+    speech alone, and None where the data hold none.
     """
 
     step: int
@@ -73,7 +74,7 @@ class LogLine:
     learning_rate: float
     gradient_norm: float
     utterances_per_s: float
-    real_time: float
+    real_time: float | None
     padding: float
     memory_gib: float
     left_s: float
@@ -87,10 +88,13 @@ class LogLine:
         losses = {**self.kinds, **self.parts, **self.heads}
         parts = "".join(f"{name} {value:.3f} " for name, value in losses.items())
         counts = "".join(f"{name} {count} | " for name, count in self.counts.items() if count)
+        speech = (
+            "" if self.real_time is None else f" {self.real_time:.0f}x real time | padding {self.padding:.1%}"
+        )
         return (
             f"step {self.step}/{self.steps} epoch {self.epoch} loss {self.attention:.3f} {parts}"
             f"rate {self.learning_rate:.2e} norm {self.gradient_norm:.2f} | "
-            f"{counts}{self.utterances_per_s:.0f} utt/s {self.real_time:.0f}x real time | padding {self.padding:.1%} | "
+            f"{counts}{self.utterances_per_s:.0f} utt/s{speech} | "
             f"{self.memory_gib:.1f} GiB | {left} left"
         )
 
@@ -120,7 +124,11 @@ class _Sums:
 
 
 class Meter:
-    """Adds up what happened since the last progress line; a second of speech is `frames_per_s` frames."""
+    """Adds up what happened since the last progress line.
+
+    Args:
+        frames_per_s: frames of a second of speech; 0 for texts alone.
+    """
 
     def __init__(self, frames_per_s: int) -> None:
         self.frames_per_s = frames_per_s
@@ -145,11 +153,13 @@ class Meter:
         """Count a batch, or a part of one, and its loss."""
         if batch.is_placeholder:
             return
+        frames = float(batch.num_frames.sum())
         seen = {
             "attention": float(loss.attention.detach()),
             "tokens": loss.num_tokens,
             "utterances": batch.num_utterances,
-            "frames": float(batch.num_frames.sum()),
+            "frames": frames,
+            "speech": frames if batch.is_speech else 0.0,
             "padded": batch.features.shape[0] * batch.features.shape[1],
         }
         heads = {name: (float(head.total), head.count) for name, head in loss.heads.items()}
@@ -170,7 +180,7 @@ class Meter:
         for own in of_all_ranks(self.sums):
             everything.add(own)
         sums = everything.sums
-        for name in ("attention", "tokens", "utterances", "frames", "padded"):
+        for name in ("attention", "tokens", "utterances", "frames", "speech", "padded"):
             sums.setdefault(name, 0.0)  # where every step was skipped
         line = LogLine(
             step=step,
@@ -180,7 +190,7 @@ class Meter:
             learning_rate=self.rate,
             gradient_norm=self.norm,
             utterances_per_s=sums["utterances"] / took,
-            real_time=sums["frames"] / self.frames_per_s / took,
+            real_time=sums["speech"] / self.frames_per_s / took if self.frames_per_s else None,
             padding=1 - sums["frames"] / sums["padded"] if sums["padded"] else 0.0,
             memory_gib=peak_mib() / 2**10,
             left_s=(steps - step) * took / max(self.steps, 1),

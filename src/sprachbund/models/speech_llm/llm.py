@@ -446,7 +446,7 @@ class TextExamples:
         max_tokens: most of a text.
     """
 
-    frames_per_s = 1
+    frames_per_s = 0
     whole_windows = False
     max_window_s: float | None = None
 
