@@ -110,7 +110,7 @@ def test_a_recipe_with_units_is_trained_by_the_verb(model: Path, tmp_path: Path)
     assert "12 sentences of speech, 12 sentences of text" in ran.out
     assert translated(tmp_path / "run" / "model", "--text", "abc")
     ran = command("train", tmp_path / "recipe.toml", "--out", tmp_path / "run", "--set", "model.heads=2")
-    assert "unknown key model.heads; did you mean head" in ran.error_lines[0]
+    assert "unknown key model.heads; did you mean model.head?" in ran.error_lines[0]
 
 
 RECIPE = """

@@ -202,5 +202,5 @@ def report_trained_dev(train: Sequence[Path], dev: Sequence[Path], report: Repor
     """
     for directory in in_both(train, dev):
         report(
-            f"dev data {directory} are trained on too, so their loss is not that of new speech; name others"
+            f"warning: dev data {directory} are trained on too, so their loss is not that of new speech; name others"
         )
