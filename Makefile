@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # torch comes first and by itself: what depends on it would otherwise bring the CUDA build.
 TORCH := torch==2.13.0
 
-.PHONY: demo programs test test-slow test-ray lint site format clean
+.PHONY: demo programs test test-slow test-page test-ray lint site format clean
 
 $(VENV)/.core: requirements.lock pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -40,13 +40,18 @@ programs: $(VENV)/.docs
 	-scripts/older_client.sh   # nor is OpenAI's client of a year ago tested without it
 	-scripts/onnx_asr.sh   # nor does onnx-asr run exported models without it
 
+# make test TESTS="not long" runs those that take longer too, with what several tests of a file need made once.
+TESTS := not slow and not long
+
 test: programs
 	$(MAKE) --no-print-directory --jobs 2 --output-sync=target site lint
-	$(BIN)/python -m pytest -m "not slow and not long" $(SPREAD)
+	$(BIN)/python -m pytest -m "$(TESTS)" $(SPREAD)
 
-test-slow: programs
-	$(BIN)/python -m pytest tests/serving/page   # a browser's clock runs beside these, so nothing else does
+test-slow: test-page
 	$(BIN)/python -m pytest -m "slow and not long" $(SPREAD)
+
+test-page: programs
+	$(BIN)/python -m pytest tests/serving/page   # a browser's clock runs beside these, so nothing else does
 
 test-ray: $(VENV)/.dev
 	scripts/ray.sh
