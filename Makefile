@@ -1,7 +1,8 @@
 # Two commands need nothing but Python 3.11, pip and make:
 #   make demo   translate the recordings in examples/
 #   make test   check the documentation, the code, and every test that takes seconds
-#   make test-slow   run the tests that take longer and those of the page in a browser, as CI does besides
+#   make test-slow   run the tests that take longer and those of the page in a browser
+#   make test-page   run those of the page alone
 #   make site   build the documentation into site/
 #   make test-ray   the jobs on a real Ray cluster of this machine, which `make test` leaves out
 PYTHON ?= python3
@@ -40,7 +41,7 @@ programs: $(VENV)/.docs
 	-scripts/older_client.sh   # nor is OpenAI's client of a year ago tested without it
 	-scripts/onnx_asr.sh   # nor does onnx-asr run exported models without it
 
-# make test TESTS="not long" runs those that take longer too, with what several tests of a file need made once.
+# CI runs `make test TESTS="not long"`: quick and slow tests of a file share what they need, which is then made once.
 TESTS := not slow and not long
 
 test: programs

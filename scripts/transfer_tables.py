@@ -6,7 +6,6 @@ Seeds 0 and 1 are of one run of `recipe encoder_transfer --size small`, and seed
 trained anew. The report of a run makes such tables of its own cells.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from sprachbund.research.encoder_transfer.analysis import StudyAnalysis, analyse
 from sprachbund.research.encoder_transfer.report import bit_rows, draw, gap_rows
 from sprachbund.research.encoder_transfer.results import mean_of_known, read_results
 from sprachbund.research.encoder_transfer.study_options import ReadOptions
+from sprachbund.util.files import write_json
 
 DOCS = Path(__file__).parents[1] / "docs"
 RESULTS = DOCS / "results"
@@ -52,14 +52,14 @@ def group_rows(analysis: StudyAnalysis) -> list[dict[str, Any]]:
     for group, languages in GROUPS.items():
         gaps = (second - first)[[grid.languages.index(language) for language in languages]].mean(axis=0)
         for hours, by_seed in zip(grid.hours, gaps, strict=True):
-            half = float(stats.t.ppf(0.975, len(by_seed) - 1) * stats.sem(by_seed))
             mean = float(np.mean(by_seed))
+            low, high = stats.t.interval(0.95, len(by_seed) - 1, mean, stats.sem(by_seed))
             rows.append(
                 {
                     "languages": f"{group}: {', '.join(languages)}",
                     "hours": hours,
                     "gap": round(mean, 2),
-                    "95%": f"{mean - half:.2f} to {mean + half:.2f}",
+                    "95%": f"{low:.2f} to {high:.2f}",
                     **{
                         f"seed {seed}": round(float(gap), 2)
                         for seed, gap in zip(grid.seeds, by_seed, strict=True)
@@ -93,8 +93,7 @@ def main() -> None:
     analysis = read_analysis()
     for name, rows in tables_of(analysis).items():
         value = {"made by": "scripts/transfer_tables.py", "scores": SCORES.name, "rows": rows}
-        path = RESULTS / f"encoder_transfer_small_{name}.json"
-        path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(RESULTS / f"encoder_transfer_small_{name}.json", value)
     draw(analysis, DOCS / "images" / "transfer_small.png")
 
 

@@ -400,7 +400,11 @@ def test_the_command_measures_the_calibration_that_a_model_has(
     assert main(command[:3]) == 2
     assert "DATA is missing" in capsys.readouterr().err
     assert main([*command, str(tmp_path / "corpus")]) == 2
-    assert "is calibrated with too; measure on a corpus that is not" in capsys.readouterr().err
+    assert "is trained on and measured on; measure on another corpus" in capsys.readouterr().err
+    twice = ["calibrate", str(tmp_path / "corpus"), str(tmp_path / "corpus"), "--model", str(model)]
+    for line in (twice, [*twice, "--turns"], [*command, "--test", str(tmp_path / "corpus")]):
+        assert main(line) == 2
+        assert "is named twice; name each corpus directory once" in capsys.readouterr().err
     out = tmp_path / "out"
     assert main(["calibrate", "--model", "bundled", *command[3:], "--out", str(out)]) == 0
     measured = json.loads((out / "domain.json").read_text())

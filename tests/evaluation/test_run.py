@@ -246,6 +246,8 @@ def test_a_broken_off_run_leaves_a_partial_file(corpus, model_directory, tiny_op
 
 
 def test_what_cannot_be_evaluated_is_said_at_once(corpus, model_directory, tmp_path):
+    with pytest.raises(SprachbundError, match="no corpus named"):
+        evaluate([], model_directory)
     with pytest.raises(SprachbundError, match="named twice"):
         evaluate([corpus, corpus], model_directory)
     with pytest.raises(SprachbundError, match="holds no cuts"):

@@ -216,15 +216,18 @@ def calibrate(
     """Write into a model's directory how it finds out what it does not understand."""
     if not data and (turns or not test):
         raise UsageError("DATA is missing: name corpora to calibrate with")
+    if turns and (test or out is not None):
+        raise UsageError("--test and --out are for what is not understood; leave them out with --turns")
+    if turns and options.right_context is not None:
+        raise UsageError("--tier is for what is not understood; leave it out with --turns")
+    with as_usage(), Bar("starting"):
+        from sprachbund.data.manifest import check_apart
+
+        check_apart(data or [], test or [])
     if turns:
-        if test or out is not None:
-            raise UsageError("--test and --out are for what is not understood; leave them out with --turns")
-        if options.right_context is not None:
-            raise UsageError("--tier is for what is not understood; leave it out with --turns")
         set_threads(threads)
         return _calibrate_turns(data or [], model, options, as_json=as_json)
     with as_usage(), Bar("starting"):
-        from sprachbund.data.manifest import in_both
         from sprachbund.engines.choice import engine_for
         from sprachbund.evaluation import calibration
         from sprachbund.models.base import use_tier
@@ -232,8 +235,6 @@ def calibrate(
     for option, value in (("--out", out), ("--tier", options.right_context)):
         if value is not None and not test:
             raise UsageError(f"{option} is for what --test measures; give --test too")
-    if both := in_both(data or [], test or []):
-        raise UsageError(f"--test {both[0]} is calibrated with too; measure on a corpus that is not")
     directory = _to_write_into(model) if data else locate(model, offline=True)
     set_threads(threads)
     with Bar("calibrating") as bar:

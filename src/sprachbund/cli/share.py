@@ -204,20 +204,19 @@ def headroom(
     with as_usage(), Bar("loading the model"):
         from dataclasses import asdict
 
-        from sprachbund.data.manifest import Manifest, in_both
+        from sprachbund.data.manifest import Manifest, check_apart
         from sprachbund.models.io import family_of, load
         from sprachbund.research.gradient_sharing.headroom import measure_headroom
         from sprachbund.util.devices import find_device
         from sprachbund.util.files import write_json
         from sprachbund.util.provenance import machine, model_hash
 
+        check_apart(data, dev)  # before minutes of computing
         directory = fetch(model, offline=offline)
         family_of(directory)  # an error that names what is wrong with a directory that holds no model
         family: Any = load(directory, offline=True)
         family.to(find_device(device))
         train_on, measure_on = [Manifest(path) for path in data], [Manifest(path) for path in dev]
-        if both := in_both(data, dev):
-            raise UsageError(f"--dev {both[0]} is trained on too; measure on a corpus that is not")
     with Bar("training") as bar:
         measured = measure_headroom(family, train_on, measure_on, options, progress=bar.update)
     done = {

@@ -96,8 +96,7 @@ class Batch:
         targets: tokens (R, U) of the rows wanted, each ended, padded with 0.
         num_targets: valid target tokens (R,); 0 for a row that does not count.
         target_language: language token (R,) each row starts with.
-        kind: kind of the data, for the log: "speech", or a kind of text; empty where all data are of one kind. No model
-            looks at it.
+        kind: kind of the data, for the log alone: "speech", or a kind of text; empty for data of one kind.
         weight: weight of its loss beside those of other batches; 0 for a placeholder.
         transcripts: what was said, in the tokens of a CTC head; None for a family without one.
         spoken: the same in the tokens that the model writes, for models that read texts too; None where nobody asked.
@@ -120,7 +119,7 @@ class Batch:
 
     @property
     def is_speech(self) -> bool:
-        """Whether somebody says it; else it is text in the place of speech."""
+        """Whether its utterances are spoken, not texts for a model that reads both."""
         return self.kind in ("", "speech")
 
     @property

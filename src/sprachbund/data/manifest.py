@@ -34,6 +34,7 @@ from sprachbund.util.files import (
     atomic_path,
     file_sha256,
     files_sha256,
+    named_twice,
     parse_json,
     read_object,
     read_text,
@@ -437,15 +438,28 @@ def distinct_directories(directories: Sequence[str | Path]) -> list[Path]:
         directories: names of them.
 
     Raises:
-        SprachbundError: none at all, or one twice, whose utterances would count twice.
+        SprachbundError: one comes twice, so its utterances would count twice.
     """
     paths = [Path(directory) for directory in directories]
-    if not paths:
-        raise SprachbundError("no corpus named; name a corpus directory")
-    real = [path.resolve() for path in paths]
-    if twice := [path for path in paths if real.count(path.resolve()) > 1]:
+    if twice := named_twice(paths):
         raise SprachbundError(f"{twice[0]} is named twice; name each corpus directory once")
     return paths
+
+
+def check_apart(trained: Sequence[str | Path], measured: Sequence[str | Path]) -> None:
+    """Check that every corpus is named once, to be trained on or to be measured on.
+
+    Args:
+        trained: directories of the corpora that something is trained on.
+        measured: directories of those that it is measured on.
+
+    Raises:
+        SprachbundError: a corpus comes twice, or is used for both.
+    """
+    for directories in (trained, measured):
+        distinct_directories(directories)
+    if both := in_both(trained, measured):
+        raise SprachbundError(f"{both[0]} is trained on and measured on; measure on another corpus")
 
 
 def in_both(trained: Iterable[str | Path], measured: Iterable[str | Path]) -> list[Path]:

@@ -23,7 +23,7 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity, iter_speech_spans
 from sprachbund.audio.tempo import change_tempo
-from sprachbund.data.manifest import Manifest, Utterance, distinct_directories
+from sprachbund.data.manifest import Manifest, Utterance
 from sprachbund.decoding.domain import LatestSpans, layers_read, span_signals, span_states, text_signals
 from sprachbund.decoding.encoding import encode_spans
 from sprachbund.decoding.languages import LanguageTracker, Request
@@ -277,7 +277,7 @@ def collect(
     circles = speaker_circles(directories, options.seed) if vary else None
     streaming = model.capabilities.streaming if vary else None
     before, tiers = (None, ()) if streaming is None else (streaming.encoder.tier, streaming.encoder.tiers)
-    for directory in distinct_directories(directories):
+    for directory in directories:
         progress(f"reading {directory}", 0, 0)
         sounds = list(read_sounds(directory, options, activity, vary=vary, circles=circles))
         sounds.sort(key=lambda sound: len(sound.samples))  # even lengths in a batch

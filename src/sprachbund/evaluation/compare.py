@@ -38,6 +38,7 @@ from sprachbund.evaluation.significance import (
 from sprachbund.evaluation.tables import Table
 from sprachbund.text.normalize import normalize
 from sprachbund.util import provenance
+from sprachbund.util.files import named_twice
 
 # Counts of a run's lines, which replace its texts in comparisons.
 
@@ -223,8 +224,7 @@ def parse_system(spec: str, reference: Path | None = None) -> tuple[str, list[Pa
             )
         if not path.is_dir() and path.suffix != ".jsonl" and reference is None:
             raise SprachbundError(f"{path} is a text file; name the references with --reference")
-    real = [path.resolve() for path in paths]
-    if twice := [path for path in paths if real.count(path.resolve()) > 1]:
+    if twice := named_twice(paths):
         raise SprachbundError(
             f"{twice[0]} is there twice in {spec!r}; the runs of a system are of different training seeds"
         )

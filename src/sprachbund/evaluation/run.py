@@ -255,6 +255,8 @@ def evaluate(
             another evaluation in `out`.
     """
     options = options or EvaluationOptions()
+    if not directories:
+        raise SprachbundError("no corpus named; name a corpus directory")
     manifests = [open_corpus(directory) for directory in distinct_directories(directories)]
     if options.comet:
         comet_signature(options.comet)  # a missing package is reported before models are loaded

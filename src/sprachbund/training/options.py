@@ -413,9 +413,8 @@ def _keys(model: type[BaseModel]) -> list[str]:
 
 def _near(unknown: str, keys: Sequence[str]) -> str | None:
     """The key that was meant, if one has nearly the same name: in the same table, or else the outermost one."""
-    *tables, name = (
-        part for part in unknown.split(".") if not part.isdigit()
-    )  # of the second [[dev]]: dev.1.path
+    # A key of the second [[dev]] is dev.1.path here, and dev.path among the keys.
+    *tables, name = (part for part in unknown.split(".") if not part.isdigit())
     table = ".".join(tables)
     by_name: dict[str, list[str]] = {}
     for key in keys:

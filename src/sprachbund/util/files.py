@@ -16,7 +16,7 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -171,6 +171,16 @@ def copy_file(source: Path, path: Path) -> None:
     """Copy a file's content atomically; see `atomic_path`."""
     with atomic_path(path) as partial:
         shutil.copyfile(source, partial)
+
+
+def named_twice(paths: Sequence[Path]) -> list[Path]:
+    """The paths that lead where another one leads, however they are written.
+
+    Args:
+        paths: files or directories.
+    """
+    resolved = [path.resolve() for path in paths]
+    return [path for path, one in zip(paths, resolved, strict=True) if resolved.count(one) > 1]
 
 
 def file_sha256(path: Path) -> str:
