@@ -5,7 +5,11 @@ It is built where there is a C++ compiler and left out where there is none: the 
 one build runs on every processor of its kind.
 """
 
+import os
 import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import nanobind
@@ -37,6 +41,22 @@ WINDOWS_FLAGS = ["/std:c++17", *(f"/clang:{flag}" for flag in CODE_FLAGS)]
 STABLE = sys.version_info >= (3, 12) and sys.implementation.name == "cpython"
 
 
+def compile_beside(
+    compile_all: Callable[..., list[str]], sources: Sequence[str], **options: object
+) -> list[str]:
+    """Compile as many files at once as there are processors, the largest first; their object files.
+
+    Args:
+        compile_all: the compiler's own method, which compiles one file after another.
+        sources: files.
+        options: the method's other arguments.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        largest_first = sorted(sources, key=os.path.getsize, reverse=True)
+        made = {source: pool.submit(compile_all, [source], **options) for source in largest_first}
+        return [file for source in sources for file in made[source].result()]
+
+
 class Build(build_ext):
     """Clang in place of Microsoft's compiler, and a note in the package where the extension was left out."""
 
@@ -49,6 +69,7 @@ class Build(build_ext):
                 self.compiler.initialize()
                 self.compiler.cc = "clang-cl"  # Microsoft's own compiler has no vectors of GCC's kind
                 ext.extra_compile_args = WINDOWS_FLAGS
+            self.compiler.compile = partial(compile_beside, self.compiler.compile)
             super().build_extension(ext)
         except (BaseError, CCompilerError) as error:
             reason = " ".join(str(error).split())
