@@ -52,7 +52,7 @@ test-slow: test-page
 	$(BIN)/python -m pytest -m "slow and not long" $(SPREAD)
 
 test-page: programs
-	$(BIN)/python -m pytest tests/serving/page   # a browser's clock runs beside these, so nothing else does
+	$(BIN)/python -m pytest tests/serving/page   # a browser's clock runs beside these, so no other tests do
 
 test-ray: $(VENV)/.dev
 	scripts/ray.sh

@@ -2,7 +2,9 @@
 
 import gc
 import os
+import ssl
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 # Tiny models are faster on one thread, and the tests of a busy machine then do not wait for each other. Libraries
@@ -33,6 +35,14 @@ def no_wait_for_the_disk() -> Iterator[None]:
     """Files need not outlast a power cut; tests/reliability sees that they would."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def certificates_are_read_once() -> Iterator[None]:
+    """A client of the service reads all certificates of the system for its first request, though there is no TLS."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", cache(ssl.create_default_context))
         yield
 
 
