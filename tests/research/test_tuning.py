@@ -1,11 +1,12 @@
 """Learning rates that are tried: the best one, and what is said of it."""
 
+import math
 from pathlib import Path
 
 import pytest
 
 from sprachbund.errors import SprachbundError
-from sprachbund.research.tuning import as_json, best_rate, read_tried, report_rates
+from sprachbund.research.tuning import as_json, best_rate, rates_left, read_tried, report_rates
 from sprachbund.util.files import write_json
 
 
@@ -26,11 +27,37 @@ def test_a_file_that_holds_no_rates_is_an_error_with_the_way_out(tmp_path: Path)
 
 def test_a_rate_at_an_end_of_those_tried_is_said_to_be_there() -> None:
     lines: list[str] = []
-    report_rates({"a": 1e-3, "b": 2e-3, "c": 4e-3}, [1e-3, 2e-3, 4e-3], lines.append)
-    report_rates({"a": 3.0}, [3.0], lines.append, what="rate factor")
+    losses = {"a": (1.0, 2.0, 3.0), "b": (2.0, 1.0, 3.0), "c": (3.0, 2.0, 1.0)}
+    rates = [1e-3, 2e-3, 4e-3]
+    report_rates({name: dict(zip(rates, of, strict=True)) for name, of in losses.items()}, lines.append)
+    report_rates({"a": {3.0: 1.0}}, lines.append, what="rate factor")
     assert lines == [
         "learning rate of a: 0.001, the smallest one tried; a better one may lie beyond it",
         "learning rate of b: 0.002",
         "learning rate of c: 0.004, the largest one tried; a better one may lie beyond it",
         "rate factor of a: 3",  # there was nothing to choose
     ]
+
+
+@pytest.mark.parametrize(
+    ("best", "more", "order"),
+    [
+        (3e-3, 9, [2e-3, 4e-3, 8e-3]),
+        (1.2e-3, 9, [2e-3, 4e-3, 1e-3, 5e-4]),
+        (2e-2, 9, [2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2]),
+        (2e-2, 2, [2e-3, 4e-3, 8e-3, 1.6e-2]),
+        (2e-2, 0, [2e-3, 4e-3]),
+    ],
+)
+def test_rates_are_tried_until_the_best_lies_between_others(
+    best: float, more: int, order: list[float]
+) -> None:
+    tried: dict[float, float] = {}
+    while left := rates_left([2e-3, 4e-3], more, tried):
+        tried[left[0]] = abs(math.log(left[0] / best))
+    assert list(tried) == order
+
+
+def test_a_single_rate_has_no_neighbour_and_nothing_lies_beyond_it() -> None:
+    assert rates_left([1e-3], 3, {}) == [1e-3]
+    assert rates_left([1e-3], 3, {1e-3: 1.0}) == []

@@ -31,6 +31,27 @@ def best_rate(tried: TriedRates) -> float:
     return min(tried, key=lambda rate: tried[rate])
 
 
+def rates_left(rates: Sequence[float], more: int, tried: TriedRates) -> list[float]:
+    """The rates to try next: those of a list, and after them one beyond the end at which the best one lies.
+
+    It is as many times as far out as that end is from its neighbour: after 2e-3 and 4e-3, 1e-3 or 8e-3.
+
+    Args:
+        rates: the list.
+        more: number of rates that are tried beyond its ends at most.
+        tried: rates and losses so far.
+
+    Returns:
+        Nothing where the best rate lies between others, or has no neighbour.
+    """
+    if left := [rate for rate in rates if rate not in tried]:
+        return left
+    from_best = sorted(tried, reverse=best_rate(tried) == max(tried))
+    if len(tried) == len(rates) + more or len(tried) == 1 or from_best[0] != best_rate(tried):
+        return []
+    return [float(f"{from_best[0] ** 2 / from_best[1]:g}")]  # its name is read as the same number
+
+
 def as_json(tried: TriedRates) -> dict[str, float]:
     """The rates and losses of an arm as a JSON object, whose keys are strings.
 
@@ -53,18 +74,16 @@ def read_tried(path: Path) -> dict[float, float]:
     return {float(rate): loss for rate, loss in tried.items()}
 
 
-def report_rates(
-    best: Mapping[str, float], tried: Sequence[float], report: Report, *, what: str = "learning rate"
-) -> None:
+def report_rates(tried: Mapping[str, TriedRates], report: Report, *, what: str = "learning rate") -> None:
     """Report the best rate of every arm, and for one at an end of those tried that a better one may lie beyond it.
 
     Args:
-        best: name of the arm to its best rate.
-        tried: all rates.
+        tried: name of the arm to its rates and losses.
         report: called with a line for every arm.
         what: kind of number that was tried.
     """
-    for name, rate in best.items():
-        end = "largest" if rate == max(tried) else "smallest" if rate == min(tried) else ""
-        beyond = f", the {end} one tried; a better one may lie beyond it" if end and len(tried) > 1 else ""
+    for name, losses in tried.items():
+        rate = best_rate(losses)
+        end = "largest" if rate == max(losses) else "smallest" if rate == min(losses) else ""
+        beyond = f", the {end} one tried; a better one may lie beyond it" if end and len(losses) > 1 else ""
         report(f"{what} of {name}: {rate:g}{beyond}")

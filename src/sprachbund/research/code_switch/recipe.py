@@ -459,9 +459,8 @@ def _try_rates(recipe: CodeSwitchRecipe, llm: Path, directory: Path, report: Rep
         for factor in factors:
             shutil.rmtree(_trial_folder(directory, factor))
     wait_for_all_ranks()
-    best = _best_factors(read_rates(recipe, directory))
-    named = {f"the projector {kind!r}": factor for kind, factor in best.items()}
-    report_rates(named, factors, report, what="rate factor")
+    of_kinds = {f"the projector {kind!r}": losses for kind, losses in read_rates(recipe, directory).items()}
+    report_rates(of_kinds, report, what="rate factor")
 
 
 def read_rates(recipe: CodeSwitchRecipe, directory: Path) -> Rates:

@@ -184,7 +184,10 @@ def estimate_memory(recipe: DiscreteUnitsRecipe) -> DiscreteUnitsEstimate:
 
 
 def _trainings(recipe: DiscreteUnitsRecipe) -> int:
-    """Models that are trained: one of those that try an arm's learning rates is that of the first seed."""
+    """Models that are trained: one of those that try an arm's learning rates is that of the first seed.
+
+    Those with rates beyond the given ones are not known before.
+    """
     tuned = recipe.tuned()
     tried = sum(seed == recipe.seeds[0] and arm in tuned for _, seed, arm in recipe.models())
     return len(recipe.models()) - tried + len(trials(recipe)) + len(recipe.text_models())

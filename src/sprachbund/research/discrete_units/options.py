@@ -172,6 +172,8 @@ class DiscreteUnitsRecipe(Strict):
         learning_rates: learning rates tried for every arm, and for log-mel, with the first seed; the one of the lowest
             loss on dev counts for the arm. That of the training options if empty. An arm that starts from mBART-50
             keeps its own.
+        more_learning_rates: number of rates beyond these that are tried at most for an arm whose best one is the
+            smallest or largest, one after another.
         text_training: training options of a model that learns text first.
         beam_size: hypotheses kept in every search.
         test_utterances: test utterances of each source language, about; all if None.
@@ -201,6 +203,7 @@ class DiscreteUnitsRecipe(Strict):
     model: TokenShape = TokenShape()
     training: TrainingOptions
     learning_rates: Distinct[PositiveFloat] = ()
+    more_learning_rates: int = Field(default=0, ge=0)
     text_training: TrainingOptions
     beam_size: int = Field(default=10, ge=1)
     test_utterances: int | None = Field(default=None, ge=1)

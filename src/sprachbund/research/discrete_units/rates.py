@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sprachbund.models.tokens.io import WEIGHTS_FILE
 from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe, UnitsArm, run_folder
-from sprachbund.research.tuning import TriedRates, best_rate, lowest_loss
+from sprachbund.research.tuning import TriedRates, best_rate, lowest_loss, rates_left
 
 RATES = "rates"
 """Folder of these trainings."""
@@ -32,6 +32,22 @@ def trials(recipe: DiscreteUnitsRecipe) -> tuple[RateTrial, ...]:
     return tuple(RateTrial(arm, rate) for arm in recipe.tuned() for rate in recipe.learning_rates)
 
 
+def trials_left(recipe: DiscreteUnitsRecipe, directory: Path) -> tuple[RateTrial, ...]:
+    """What is to be tried next for each arm: a rate beyond the end at which its best one lies.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs, in which `trials` are finished.
+    """
+    return tuple(
+        RateTrial(arm, rate)
+        for arm in recipe.tuned()
+        for rate in rates_left(
+            recipe.learning_rates, recipe.more_learning_rates, losses_of(recipe, directory, arm)
+        )
+    )
+
+
 def trial_folder(recipe: DiscreteUnitsRecipe, directory: Path, trial: RateTrial) -> Path:
     """Folder of a training, which is like that of a seed's arm.
 
@@ -44,17 +60,23 @@ def trial_folder(recipe: DiscreteUnitsRecipe, directory: Path, trial: RateTrial)
 
 
 def losses_of(recipe: DiscreteUnitsRecipe, directory: Path, arm: UnitsArm | None) -> TriedRates:
-    """Learning rate to the lowest loss on dev; empty for an arm of which none are tried.
+    """Learning rate to the lowest loss on dev of what is trained; empty for an arm of which none are tried.
 
     Args:
         recipe: options of the comparison.
         directory: folder of all runs.
         arm: arm of the comparison; None for log-mel.
     """
-    rates = recipe.learning_rates if arm in recipe.tuned() else ()
-    return {
-        rate: lowest_loss(trial_folder(recipe, directory, RateTrial(arm, rate)) / "run") for rate in rates
-    }
+    losses: dict[float, float] = {}
+    if arm not in recipe.tuned():
+        return losses
+    while True:
+        left = rates_left(recipe.learning_rates, recipe.more_learning_rates, losses)
+        folders = {rate: trial_folder(recipe, directory, RateTrial(arm, rate)) for rate in left}
+        trained = {rate: folder for rate, folder in folders.items() if (folder / TRAINED).exists()}
+        if not trained:
+            return losses
+        losses |= {rate: lowest_loss(folder / "run") for rate, folder in trained.items()}
 
 
 def best_trial(recipe: DiscreteUnitsRecipe, directory: Path, arm: UnitsArm | None) -> RateTrial | None:

@@ -49,10 +49,11 @@ from sprachbund.research.discrete_units.rates import (
     losses_of,
     trial_folder,
     trials,
+    trials_left,
 )
 from sprachbund.research.discrete_units.report import COST_FILE, counted, write_tables
 from sprachbund.research.tasks import Tasks, remember, run_tasks
-from sprachbund.research.tuning import best_rate, report_rates
+from sprachbund.research.tuning import report_rates
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.recipe import CardRecipe, DataPart, ExampleRecipe, Scale, TranslatorRecipe
@@ -340,15 +341,17 @@ def _train(
 
 def _try_rates(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> None:
     """Train every arm with every learning rate, where some are to be tried."""
-    tried = trials(recipe)
-    if not tried:
+    wanted, what = trials(recipe), "trainings that try rates"
+    if not wanted:
         return
     report(f"learning rates of every arm, on dev; progress is in {directory / RATES}")
-    paths = tuple(trial_folder(recipe, directory, trial) / TRAINED for trial in tried)
-    tasks = Tasks(paths=paths, make=partial(try_rate, recipe, directory, tried))
-    run_tasks(tasks, "trainings that try rates", workers=recipe.workers, report=report)
-    best = {name: best_rate(losses_of(recipe, directory, arm)) for arm, name in recipe.tuned().items()}
-    report_rates(best, recipe.learning_rates, report)
+    while wanted:
+        paths = tuple(trial_folder(recipe, directory, trial) / TRAINED for trial in wanted)
+        tasks = Tasks(paths=paths, make=partial(try_rate, recipe, directory, wanted))
+        run_tasks(tasks, what, workers=recipe.workers, report=report)
+        wanted, what = trials_left(recipe, directory), "trainings that try rates beyond those"
+    tried = {name: losses_of(recipe, directory, arm) for arm, name in recipe.tuned().items()}
+    report_rates(tried, report)
 
 
 def _link_equal(recipe: DiscreteUnitsRecipe, directory: Path) -> None:

@@ -16,9 +16,10 @@ from sprachbund.evaluation.lines import Line
 from sprachbund.research.arms import compare_arms
 from sprachbund.research.discrete_units.data import encoded_directory, halves
 from sprachbund.research.discrete_units.options import BASE, LOG_MEL, NAMES, DiscreteUnitsRecipe, run_folder
-from sprachbund.research.discrete_units.rates import best_trial, losses_of
+from sprachbund.research.discrete_units.rates import losses_of
 from sprachbund.research.table_file import keep_table
 from sprachbund.research.texts import TEXTS_FILE, write_texts
+from sprachbund.research.tuning import best_rate
 from sprachbund.units.encoded import EncodedCorpus
 from sprachbund.util.files import atomic_path, read_model, read_object, write_text
 from sprachbund.util.plotting import ACCENT, INK, MUTED, new_figure, plain_axes
@@ -190,13 +191,12 @@ def _control(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
 
 def _rates(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
     """Loss on dev of every arm with every learning rate, and the one that counts."""
-    rows = []
-    for arm, name in recipe.tuned().items():
-        losses, best = losses_of(recipe, directory, arm), best_trial(recipe, directory, arm)
-        assert best is not None
-        by_rate = {f"{rate:g}": loss for rate, loss in losses.items()}
-        rows.append({"arm": name, **by_rate, "best": best.rate})
-    return rows
+    tried = {name: losses_of(recipe, directory, arm) for arm, name in recipe.tuned().items()}
+    rates = sorted({rate for losses in tried.values() for rate in losses})
+    return [
+        {"arm": name, **{f"{rate:g}": losses.get(rate) for rate in rates}, "best": best_rate(losses)}
+        for name, losses in tried.items()
+    ]
 
 
 def _all_hours(directory: Path) -> float:

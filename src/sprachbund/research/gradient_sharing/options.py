@@ -99,6 +99,8 @@ class GradientSharingRecipe(Strict):
         second: training options of every arm, from where the first ended.
         learning_rates: learning rates of the second training, tried for every arm with the first seed; the one of the
             lowest loss on dev counts for the arm. That of `second` if empty.
+        more_learning_rates: number of rates beyond these that are tried at most for an arm whose best one is the
+            smallest or largest, one after another.
         second_repeats: language to the times that its speech is heard in an epoch of the second training.
         private_rate: ratio of the private branches' learning rate to that of the rest.
         branch_dropout: dropout of the hidden units of all branches.
@@ -132,6 +134,7 @@ class GradientSharingRecipe(Strict):
     first: TrainingOptions
     second: TrainingOptions
     learning_rates: Distinct[PositiveFloat] = ()
+    more_learning_rates: int = Field(default=0, ge=0)
     second_repeats: dict[str, float] = Field(default_factory=dict)
     private_rate: float = Field(default=2.5, gt=0)
     branch_dropout: float = Field(default=0.0, ge=0, lt=1)

@@ -49,7 +49,15 @@ from sprachbund.research.gradient_sharing.surgery import apply_plan, measure_imp
 from sprachbund.research.table_file import keep_table
 from sprachbund.research.tasks import Tasks, run_tasks
 from sprachbund.research.texts import TEXTS_FILE, write_texts
-from sprachbund.research.tuning import as_json, best_rate, lowest_loss, read_tried, report_rates
+from sprachbund.research.tuning import (
+    TriedRates,
+    as_json,
+    best_rate,
+    lowest_loss,
+    rates_left,
+    read_tried,
+    report_rates,
+)
 from sprachbund.text.numbers import cardinal
 from sprachbund.training.checkpoint import LOG_FILE, run_log
 from sprachbund.training.loop import Convergence
@@ -226,7 +234,7 @@ def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = prin
         paths = tuple(_rate_file(directory, name) for name in arms)
         tasks = Tasks(paths=paths, make=partial(_tune, used, directory, arms))
         run_tasks(tasks, "arms tuned", workers=min(recipe.workers, len(paths)), report=report)
-        report_rates({name: _rate(used, directory, name) for name in arms}, recipe.learning_rates, report)
+        report_rates({name: _tried(directory, name) for name in arms}, report)
     if recipe.workers == 1:
         for seed in recipe.seeds:
             _run_seed(used, directory, seed, report)
@@ -248,8 +256,8 @@ def _tune(recipe: GradientSharingRecipe, directory: Path, arms: Sequence[str], n
     tried: dict[float, float] = {}
     with run_log(folder) as report:
         first, sketches = _started(recipe, seed, directory, report)
-        for rate in recipe.learning_rates:
-            run_of_rate = folder / f"{rate:g}"
+        while left := rates_left(recipe.learning_rates, recipe.more_learning_rates, tried):
+            rate, run_of_rate = left[0], folder / f"{left[0]:g}"
             translator = _second(recipe, seed, ARMS[name], first, sketches, run_of_rate, rate)
             train_translator(translator, run_of_rate / "run", report=report, states=directory / STATES)
             tried[rate] = lowest_loss(run_of_rate / "run")
@@ -266,7 +274,11 @@ def _rate(recipe: GradientSharingRecipe, directory: Path, name: str) -> float:
     """Highest learning rate of an arm."""
     if not recipe.learning_rates:
         return recipe.second.learning_rate
-    return best_rate(read_tried(_rate_file(directory, name)))
+    return best_rate(_tried(directory, name))
+
+
+def _tried(directory: Path, name: str) -> TriedRates:
+    return read_tried(_rate_file(directory, name))
 
 
 def _started(

@@ -1,0 +1,50 @@
+"""Learning rates of the comparison of discrete units, of trainings that are written down and never run."""
+
+from pathlib import Path
+
+from sprachbund.research import size_file
+from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe
+from sprachbund.research.discrete_units.rates import (
+    TRAINED,
+    RateTrial,
+    best_trial,
+    losses_of,
+    trial_folder,
+    trials,
+    trials_left,
+)
+from sprachbund.training.loop import Convergence, DevEvaluation
+from sprachbund.training.options import read_recipe
+
+
+def finish(recipe: DiscreteUnitsRecipe, directory: Path, trial: RateTrial, loss: float) -> None:
+    run = trial_folder(recipe, directory, trial) / "run"
+    (run / "model").mkdir(parents=True)
+    (run.parent / TRAINED).touch()
+    best = DevEvaluation(step=1, epoch=1.0, value=loss)
+    Convergence(
+        metric_for_best_model="loss", steps=1, stopped_early=False, best=best, evaluations=(best,)
+    ).write(run)
+
+
+def test_each_arm_goes_on_beyond_the_end_where_its_best_rate_lies(tmp_path: Path) -> None:
+    changes = ["learning_rates=[1e-3, 2e-3]", "more_learning_rates=2"]
+    recipe = read_recipe(DiscreteUnitsRecipe, size_file("discrete_units", "tiny"), changes)
+    low, high, *others = recipe.tuned()
+    for trial in trials(recipe):
+        finish(recipe, tmp_path, trial, -trial.rate if trial.arm == high else trial.rate)
+    left = {trial.arm: trial.rate for trial in trials_left(recipe, tmp_path)}
+    assert left == {arm: 4e-3 if arm == high else 5e-4 for arm in recipe.tuned()}
+
+    for arm, rate in left.items():
+        finish(recipe, tmp_path, RateTrial(arm, rate), -1.0 if arm in (low, high) else 1.0)
+    # Those whose best rate lies between others now are done; the others go on, once.
+    left = {trial.arm: trial.rate for trial in trials_left(recipe, tmp_path)}
+    assert left == {low: 2.5e-4, high: 8e-3}
+    finish(recipe, tmp_path, RateTrial(low, 2.5e-4), 1.0)
+    finish(recipe, tmp_path, RateTrial(high, 8e-3), -2.0)
+    assert trials_left(recipe, tmp_path) == ()
+
+    assert losses_of(recipe, tmp_path, high) == {1e-3: -1e-3, 2e-3: -2e-3, 4e-3: -1.0, 8e-3: -2.0}
+    rates = {arm: trial.rate for arm in recipe.tuned() if (trial := best_trial(recipe, tmp_path, arm))}
+    assert rates == {low: 5e-4, high: 8e-3} | dict.fromkeys(others, 1e-3)
