@@ -41,7 +41,7 @@ WINDOWS_FLAGS = ["/std:c++17", *(f"/clang:{flag}" for flag in CODE_FLAGS)]
 STABLE = sys.version_info >= (3, 12) and sys.implementation.name == "cpython"
 
 
-def compile_beside(
+def compile_in_parallel(
     compile_all: Callable[..., list[str]], sources: Sequence[str], **options: object
 ) -> list[str]:
     """Compile as many files at once as there are processors, the largest first; their object files.
@@ -69,7 +69,7 @@ class Build(build_ext):
                 self.compiler.initialize()
                 self.compiler.cc = "clang-cl"  # Microsoft's own compiler has no vectors of GCC's kind
                 ext.extra_compile_args = WINDOWS_FLAGS
-            self.compiler.compile = partial(compile_beside, self.compiler.compile)
+            self.compiler.compile = partial(compile_in_parallel, self.compiler.compile)
             super().build_extension(ext)
         except (BaseError, CCompilerError) as error:
             reason = " ".join(str(error).split())

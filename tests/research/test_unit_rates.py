@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+from pydantic import BaseModel
+
+from sprachbund.errors import SprachbundError
 from sprachbund.research import size_file
 from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe
 from sprachbund.research.discrete_units.rates import (
@@ -13,6 +17,7 @@ from sprachbund.research.discrete_units.rates import (
     trials,
     trials_left,
 )
+from sprachbund.research.gradient_sharing.options import GradientSharingRecipe
 from sprachbund.training.loop import Convergence, DevEvaluation
 from sprachbund.training.options import read_recipe
 
@@ -48,3 +53,16 @@ def test_each_arm_goes_on_beyond_the_end_where_its_best_rate_lies(tmp_path: Path
     assert losses_of(recipe, tmp_path, high) == {1e-3: -1e-3, 2e-3: -2e-3, 4e-3: -1.0, 8e-3: -2.0}
     rates = {arm: trial.rate for arm in recipe.tuned() if (trial := best_trial(recipe, tmp_path, arm))}
     assert rates == {low: 5e-4, high: 8e-3} | dict.fromkeys(others, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"), [(DiscreteUnitsRecipe, "discrete_units"), (GradientSharingRecipe, "gradient_sharing")]
+)
+def test_beyond_a_single_rate_nothing_can_be_tried(recipe: type[BaseModel], name: str) -> None:
+    for given in ("[]", "[1e-3, 2e-3]"):
+        read_recipe(recipe, size_file(name, "tiny"), [f"learning_rates={given}", "more_learning_rates=1"])
+    with pytest.raises(
+        SprachbundError,
+        match=r"more_learning_rates.*beyond 0\.001 is not known; name two or more learning_rates",
+    ):
+        read_recipe(recipe, size_file(name, "tiny"), ["learning_rates=[1e-3]", "more_learning_rates=1"])

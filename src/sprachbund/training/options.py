@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     PositiveFloat,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 
@@ -39,6 +40,17 @@ def _once(values: tuple[object, ...]) -> tuple[object, ...]:
 _Item = TypeVar("_Item")
 Distinct = Annotated[tuple[_Item, ...], AfterValidator(_once)]
 """A tuple whose items differ: a seed that counts twice would make intervals too narrow."""
+
+
+def _with_a_neighbour(more: int, info: ValidationInfo) -> int:
+    rates = info.data.get("learning_rates", ())
+    if more and len(rates) == 1:
+        raise ValueError(f"how far beyond {rates[0]:g} is not known; name two or more learning_rates")
+    return more
+
+
+MoreRates = Annotated[int, Field(ge=0), AfterValidator(_with_a_neighbour)]
+"""Number of rates that are tried beyond the ends of a field `learning_rates` before it, at most."""
 
 
 class Strict(BaseModel):

@@ -360,7 +360,7 @@ def _train_all(recipe: CodeSwitchRecipe, directory: Path, report: Report) -> Non
     wait_for_all_ranks()
     if recipe.tuning_rate_factors:
         _try_rates(recipe, llm, directory, report)
-        factors = _best_factors(read_rates(recipe, directory))
+        factors = {kind: best_rate(tried) for kind, tried in read_rates(recipe, directory).items()}
         recipe = recipe.model_copy(update={"rate_factors": factors})
     report(f"what each training says is in {directory / 'seed-N' / 'ARM' / 'STAGES' / LOG_FILE}")
     for length in range(1, len(STAGES) + 1):
@@ -468,10 +468,6 @@ def read_rates(recipe: CodeSwitchRecipe, directory: Path) -> Rates:
     if not recipe.tuning_rate_factors:
         return {}
     return {kind: read_tried(_rate_file(directory, kind)) for kind in recipe.kinds}
-
-
-def _best_factors(rates: Rates) -> dict[Projection, float]:
-    return {kind: best_rate(tried) for kind, tried in rates.items()}
 
 
 def _trial_folder(directory: Path, factor: float) -> Path:

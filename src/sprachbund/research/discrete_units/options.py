@@ -10,7 +10,7 @@ from sprachbund.models.catalogue import SHIPPED
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.tokens.config import HEADS, Head, TokenShape
 from sprachbund.models.tokens.unit_options import Form, KMeansOptions
-from sprachbund.training.options import Decay, Distinct, Strict, TrainingOptions
+from sprachbund.training.options import Decay, Distinct, MoreRates, Strict, TrainingOptions
 from sprachbund.training.unit_translator import StepsOf
 from sprachbund.units.dataset import Mixing
 
@@ -203,7 +203,7 @@ class DiscreteUnitsRecipe(Strict):
     model: TokenShape = TokenShape()
     training: TrainingOptions
     learning_rates: Distinct[PositiveFloat] = ()
-    more_learning_rates: int = Field(default=0, ge=0)
+    more_learning_rates: MoreRates = 0
     text_training: TrainingOptions
     beam_size: int = Field(default=10, ge=1)
     test_utterances: int | None = Field(default=None, ge=1)

@@ -24,7 +24,7 @@ class RateTrial(NamedTuple):
 
 
 def trials(recipe: DiscreteUnitsRecipe) -> tuple[RateTrial, ...]:
-    """All arms with all learning rates.
+    """All arms with all learning rates that are given.
 
     Args:
         recipe: options of the comparison.

@@ -349,7 +349,7 @@ def _try_rates(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> 
         paths = tuple(trial_folder(recipe, directory, trial) / TRAINED for trial in wanted)
         tasks = Tasks(paths=paths, make=partial(try_rate, recipe, directory, wanted))
         run_tasks(tasks, what, workers=recipe.workers, report=report)
-        wanted, what = trials_left(recipe, directory), "trainings that try rates beyond those"
+        wanted, what = trials_left(recipe, directory), "trainings that try rates beyond them"
     tried = {name: losses_of(recipe, directory, arm) for arm, name in recipe.tuned().items()}
     report_rates(tried, report)
 

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, field_validator
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.sharing_plan import SharingPlan, Start
 from sprachbund.research.gradient_sharing.plan_options import Conflict
-from sprachbund.training.options import Distinct, Strict, TrainingOptions, check_arms
+from sprachbund.training.options import Distinct, MoreRates, Strict, TrainingOptions, check_arms
 from sprachbund.training.recipe import FineTuning
 
 BASELINE = "uft"
@@ -134,7 +134,7 @@ class GradientSharingRecipe(Strict):
     first: TrainingOptions
     second: TrainingOptions
     learning_rates: Distinct[PositiveFloat] = ()
-    more_learning_rates: int = Field(default=0, ge=0)
+    more_learning_rates: MoreRates = 0
     second_repeats: dict[str, float] = Field(default_factory=dict)
     private_rate: float = Field(default=2.5, gt=0)
     branch_dropout: float = Field(default=0.0, ge=0, lt=1)
