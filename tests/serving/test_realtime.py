@@ -541,6 +541,54 @@ def test_a_stopping_service_sends_the_text_that_is_left(small_live, spoken):
         run(scenario(running))
 
 
+def test_a_stopping_service_says_so_even_if_it_is_slow(small_live, spoken):
+    async def scenario(running):
+        sessions = running.service.sessions
+        drop = sessions.give_up
+
+        async def drop_slowly(name):
+            await asyncio.sleep(1)
+            await drop(name)
+
+        sessions.give_up = drop_slowly
+        async with talking(running) as talk:
+            await talk.send("session.update", session=NO_TURNS)
+            await talk.append(spoken["es"])
+            await asyncio.to_thread(
+                wait_for, lambda: sum(s.sound.received_s for s in [*sessions._sessions.values()]) > 5.9
+            )
+            running.server.should_exit = True
+            assert "stopped" in (await talk.until("error"))["error"]["message"]
+
+    with small_live() as running:
+        run(scenario(running))
+
+
+def test_a_stopping_service_sends_the_text_to_a_client_that_goes_on_speaking(small_live, spoken):
+    async def scenario(running):
+        async def go_on(talk):
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    await talk.append(spoken["es"][:800])
+                    await asyncio.sleep(0.02)
+
+        sessions = running.service.sessions
+        async with talking(running) as talk:
+            await talk.send("session.update", session=NO_TURNS)
+            await talk.append(spoken["es"])
+            await asyncio.to_thread(
+                wait_for, lambda: sum(s.sound.received_s for s in [*sessions._sessions.values()]) > 5.9
+            )
+            speaking = asyncio.ensure_future(go_on(talk))
+            running.server.should_exit = True
+            assert (await talk.until(COMPLETED))["transcript"]
+            assert "stopped" in (await talk.until("error"))["error"]["message"]
+            speaking.cancel()
+
+    with small_live() as running:
+        run(scenario(running))
+
+
 def test_a_client_that_vanishes_leaves_no_session(running):
     async def scenario():
         async with talking(running) as talk:

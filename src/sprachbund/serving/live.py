@@ -25,7 +25,14 @@ from sprachbund.audio.constants import SAMPLE_RATE, WINDOW_S
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.serving.metrics import Meters
 from sprachbund.serving.models import ModelStore
-from sprachbund.serving.schemas import HotWordList, RefusalError, field_fault, refusal_of, unknown_type
+from sprachbund.serving.schemas import (
+    HotWordList,
+    RefusalError,
+    field_fault,
+    refusal_of,
+    stopping_refusal,
+    unknown_type,
+)
 from sprachbund.serving.settings import Settings
 from sprachbund.streaming.events import LiveEvent, LiveText
 from sprachbund.streaming.options import LiveOptions
@@ -664,7 +671,7 @@ class SessionManager:
         return live
 
     def disconnect(self, live: ResumableSession) -> None:
-        """The task of `connect` has ended."""
+        """The session no longer belongs to a connection."""
         self._connections.pop(live.name, None)
 
     def check_model(self, model: str) -> None:
@@ -675,7 +682,7 @@ class SessionManager:
         """Raises RefusalError where a further session of this client would have to be refused now."""
         limits = self._settings.limits
         if self.closing:
-            raise RefusalError(503, "the service is being stopped; try again later", retry_after_s=30)
+            raise stopping_refusal()
         own = sum(live.owner == owner and not live.over for live in self._sessions.values())
         if own + self._opening[owner] >= (share := limits.share(limits.max_live)):
             raise RefusalError(
@@ -811,8 +818,10 @@ class SessionManager:
     def _most_waiting_s(self, live: ResumableSession) -> float:
         return min(self._settings.limits.max_live_waiting_s, live.most_waiting_s)
 
-    def connect(self, live: ResumableSession, task: asyncio.Task[Any]) -> None:
-        """A task of another protocol sends the text of a session; `close` waits for it until `give_up`."""
+    def connect(self, live: ResumableSession) -> None:
+        """The current task serves a connection that a session belongs to; `close` waits for it until it ends."""
+        task = asyncio.current_task()
+        assert task is not None
         self._connections[live.name] = task
 
     async def give_up(self, name: str) -> None:

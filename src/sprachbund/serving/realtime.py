@@ -55,6 +55,7 @@ from sprachbund.serving.schemas import (
     log_probs_of,
     named_as_sent,
     refusal_of,
+    stopping_refusal,
     unknown_type,
     usage,
 )
@@ -517,6 +518,8 @@ class RealtimeConnection:
         timeouts = self._settings.timeouts
         since_s, heard_s = time.monotonic(), self._received_s
         while True:
+            if self._turn is None and self._sessions.closing:
+                raise stopping_refusal()
             if self._receiving is None:
                 self._receiving = asyncio.ensure_future(receive(self._socket))
             waiting: set[asyncio.Future[Any]] = {self._receiving}
@@ -531,8 +534,6 @@ class RealtimeConnection:
                 return received.result()
             if done:  # the session has ended by itself: an error, or the service stops
                 await self._finish_turn()
-                if self._sessions.closing:
-                    raise RefusalError(503, "the service is being stopped; try again later", retry_after_s=30)
             elif self._received_s - heard_s < SILENCE_S:
                 raise RefusalError(
                     408,
@@ -592,8 +593,9 @@ class RealtimeConnection:
         if self._turn is None:
             self._turn = await self._open(self._session)
         turn = self._turn
-        if turn.live.ended:  # meanwhile, by a stop of the service
-            raise RefusalError(503, "the service is being stopped; try again later", retry_after_s=30)
+        if turn.live.ended:  # meanwhile, by a stop of the service: the text of what came before is sent first
+            await self._finish_turn()
+            raise stopping_refusal()
         turn.live.add(turn.live.sound.decode(data))
         await self._sessions.wait_for_room(turn.live)
 
@@ -637,7 +639,7 @@ class RealtimeConnection:
             )
         self._last, turn = live, _Turn(live)
         turn.forwarding = asyncio.ensure_future(self._forward(turn, by_pauses=vad is not None))
-        self._sessions.connect(live, turn.forwarding)
+        self._sessions.connect(live)
         return turn
 
     async def _finish_turn(self) -> None:

@@ -464,6 +464,11 @@ def unknown_type(error: ValidationError, known: Sequence[str]) -> str:
     return f"it {seen}; choose from {', '.join(known)}"
 
 
+def stopping_refusal() -> RefusalError:
+    """The refusal of anything new while the service is being stopped."""
+    return RefusalError(503, "the service is being stopped; try again later", retry_after_s=30)
+
+
 def refusal_of(error: BaseException) -> RefusalError:
     """Status and message of an error: the client's fault for errors of ours, else the server's, without details."""
     if isinstance(error, RefusalError):

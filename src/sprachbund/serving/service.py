@@ -20,7 +20,7 @@ from sprachbund.serving.admission import ConcurrencyLimiter, Intake, Rates, netw
 from sprachbund.serving.live import SessionManager
 from sprachbund.serving.metrics import Meters
 from sprachbund.serving.models import ModelStore
-from sprachbund.serving.schemas import RefusalError
+from sprachbund.serving.schemas import RefusalError, stopping_refusal
 from sprachbund.serving.settings import Settings
 from sprachbund.streaming.engine import LiveEngine
 
@@ -168,7 +168,7 @@ class Service:
 
     def _check_stopping(self) -> None:
         if self.draining:
-            raise RefusalError(503, "the service is being stopped; try again later", retry_after_s=30)
+            raise stopping_refusal()
 
     def reload_keys(self) -> None:
         """Read the key file again if it has changed; where it cannot be read, the keys of before stay."""

@@ -281,12 +281,12 @@ class _Connection:
         self.audio_s = 0.0
 
     async def run(self) -> None:
-        """Answer events until the client ends the connection."""
+        """Answer events until the client ends the connection, or the service stops."""
         reading: asyncio.Task[ClientEvent | None] | None = None
         since_s, heard_s = time.monotonic(), self.audio_s
         silent_s = self._service.settings.timeouts.live_silent_s
         try:
-            while True:
+            while self._live is not None or not self._service.sessions.closing:
                 reading = reading or asyncio.ensure_future(self._read())
                 waiting: set[asyncio.Task[Any]] = {reading}
                 if self._writing is not None:
@@ -374,7 +374,7 @@ class _Connection:
         )
         self._live = await self._service.sessions.open(start, self._owner)
         self._writing = asyncio.ensure_future(self._write_text(self._live))
-        self._service.sessions.connect(self._live, self._writing)
+        self._service.sessions.connect(self._live)
 
     async def _hear(self, event: ClientEvent) -> None:
         """Sound; the format is that of audio-start."""
