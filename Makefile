@@ -67,9 +67,12 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+site: site/.built
+
 # Any warning, such as a link to a missing page or heading, is an error.
-site: $(VENV)/.docs
+site/.built: $(VENV)/.docs mkdocs.yml README.md $(shell find docs scripts src -type f -not -name '*.pyc')
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	touch $@
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

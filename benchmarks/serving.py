@@ -850,7 +850,7 @@ QUICK: dict[str, Any] = {
     **dict.fromkeys(("most_sessions", "most_processes"), 2),
     "uploads": 20,
     "clients": 5,
-    "minutes": 0.15,
+    "minutes": 0.1,
     "every_s": 1.0,
     "shape": "tiny",
     "curve_clients": [1, 4],

@@ -40,6 +40,7 @@ from sprachbund.research.code_switch.recipe import (
     make_stage,
     read_rates,
     run_stage,
+    try_rates,
 )
 from sprachbund.research.code_switch.recipe import run as train_all
 from sprachbund.research.code_switch.report import _recalled, _shares, write_table
@@ -528,7 +529,7 @@ def test_rates_are_found_on_dev_once_for_each_kind_of_projector(run: Path, tmp_p
     assert sorted(path.name for path in (tmp_path / "rates").iterdir()) == ["active.json", "groups.json"]
     before = (tmp_path / "rates" / "groups.json").stat().st_mtime_ns
     more = recipe.model_copy(update={"arms": (*recipe.arms, "plain mixture")})
-    train_all(more, tmp_path, report=lines.append)
+    try_rates(more, Path(more.llm), tmp_path, lines.append)
     assert (tmp_path / "rates" / "plain.json").exists()
     assert (tmp_path / "rates" / "groups.json").stat().st_mtime_ns == before
     assert estimate_memory(recipe).stages == 4 + 4 + 1 + 2 * 2 * 4

@@ -359,7 +359,7 @@ def _train_all(recipe: CodeSwitchRecipe, directory: Path, report: Report) -> Non
         all_states(recipe, llm, directory, report)
     wait_for_all_ranks()
     if recipe.tuning_rate_factors:
-        _try_rates(recipe, llm, directory, report)
+        try_rates(recipe, llm, directory, report)
         factors = {kind: best_rate(tried) for kind, tried in read_rates(recipe, directory).items()}
         recipe = recipe.model_copy(update={"rate_factors": factors})
     report(f"what each training says is in {directory / 'seed-N' / 'ARM' / 'STAGES' / LOG_FILE}")
@@ -436,8 +436,15 @@ def make_trial(
     make_stage(recipe.in_short(factor), llm, folder, [chain], 0, states=states)
 
 
-def _try_rates(recipe: CodeSwitchRecipe, llm: Path, directory: Path, report: Report) -> None:
-    """Write down the losses on dev of every rate factor, for each kind of projector that has none yet."""
+def try_rates(recipe: CodeSwitchRecipe, llm: Path, directory: Path, report: Report) -> None:
+    """Write down the losses on dev of every rate factor, for each kind of projector that has none yet.
+
+    Args:
+        recipe: recipe of the comparison.
+        llm: directory of the language model.
+        directory: directory of the comparison.
+        report: takes each progress line.
+    """
     seed, factors = recipe.seeds[0], recipe.tuning_rate_factors
     kinds = {kind: arm for kind, arm in recipe.kinds.items() if not _rate_file(directory, kind).exists()}
     for length in range(1, len(STAGES) + 1):
