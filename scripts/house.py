@@ -1,7 +1,7 @@
 """Measures how easy the package is to find one's way in: files, circles, probes, words, and files that journeys pass.
 
 python -m scripts.house [--root CHECKOUT] [--journeys] [--out FILE.json]
-python -m scripts.house --journeys --before FILE.json --table docs/results/house.json
+python -m scripts.house --journeys [--before FILE.json] --table docs/results/house.json
 
 The figures are a thermometer and not an aim: a merge that makes a file harder to read is a fault. With `--root`, the
 same is measured of another checkout, so that two versions can be laid side by side. Journeys run the command line of
@@ -504,33 +504,39 @@ def journeys(root: Path) -> dict[str, dict[str, Any]]:
         }
 
 
-def compare(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of a table: each figure before and after."""
+def figures(measured: dict[str, Any]) -> dict[str, int | str]:
+    """Rows of a table, by name."""
+    return {
+        "files": measured["files"],
+        "lines": measured["lines"],
+        "lines of comment": measured["comment_lines"],
+        "files with a single importer": len(measured["single_importer_files"]),
+        "import circles, lazy imports included": len(measured["circles"]),
+        "capabilities of models probed by name": len(measured["core_probes"]),
+        "public functions of three or more parameters without documentation of them": len(
+            measured["undocumented_functions"]
+        ),
+        "public class names defined twice": len(measured["classes_defined_twice"]),
+        "names with words of the old vocabulary": sum(measured["glossary"].values()),
+        "the same words in strings, comments, native sources, benchmarks and documentation": sum(
+            len(seen) for seen in measured["old_words"].values()
+        ),
+        **{
+            f"files passed, {journey} (changes of file)": f"{passed['count']} ({passed['changes']})"
+            for journey, passed in measured["journeys"].items()
+        },
+    }
 
-    def counts(measured: dict[str, Any]) -> dict[str, int]:
-        return {
-            "files": measured["files"],
-            "lines": measured["lines"],
-            "lines of comment": measured["comment_lines"],
-            "files with a single importer": len(measured["single_importer_files"]),
-            "import circles, lazy imports included": len(measured["circles"]),
-            "capabilities of models probed by name": len(measured["core_probes"]),
-            "public functions of three or more parameters without documentation of them": len(
-                measured["undocumented_functions"]
-            ),
-            "public class names defined twice": len(measured["classes_defined_twice"]),
-            "names with words of the old vocabulary": sum(measured["glossary"].values()),
-            "the same words in strings, comments, native sources, benchmarks and documentation": sum(
-                len(seen) for seen in measured["old_words"].values()
-            ),
-            **{
-                f"files passed, {journey} (changes of file)": f"{passed['count']} ({passed['changes']})"
-                for journey, passed in measured["journeys"].items()
-            },
-        }
 
-    old, new = counts(before), counts(after)
-    return [{"measure": name, "before": old[name], "after": new[name]} for name in new]
+def write_table(path: Path, measured: dict[str, Any], before: Path | None) -> None:
+    """Write each figure before and after; without a file of before, with what the table has."""
+    if before is None:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        old = {row["measure"]: row["before"] for row in rows}
+    else:
+        old = figures(json.loads(before.read_text(encoding="utf-8")))
+    table = [{"measure": k, "before": old[k], "after": v} for k, v in figures(measured).items()]
+    path.write_text(json.dumps({"rows": table}, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -539,7 +545,9 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout; this one by default")
     parser.add_argument("--journeys", action="store_true", help="run the five journeys too (minutes)")
     parser.add_argument("--out", type=Path, help="all figures and names as JSON")
-    parser.add_argument("--before", type=Path, help="what --out wrote of another checkout, for --table")
+    parser.add_argument(
+        "--before", type=Path, help="what --out wrote of another checkout; that of the table without"
+    )
     parser.add_argument(
         "--table", type=Path, help="rows of before and after, for a page of the documentation"
     )
@@ -561,9 +569,7 @@ def main() -> None:
     if options.out:
         options.out.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     if options.table:
-        before = json.loads(options.before.read_text(encoding="utf-8"))
-        rows = {"rows": compare(before, measured)}
-        options.table.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_table(options.table, measured, options.before)
 
 
 if __name__ == "__main__":

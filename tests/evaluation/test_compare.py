@@ -84,6 +84,16 @@ def test_the_order_of_lines_does_not_matter(good, bad):
     assert first.means == second.means
 
 
+def test_the_draws_asked_for_are_those_of_the_means_too(good, bad):
+    p_values = {
+        n: compare([system("a", good), system("b", bad)], ["chrF"], draws=n).means["chrF", "b"].p_value
+        for n in (50, 500)
+    }
+    assert p_values == pytest.approx({50: 2 / 51, 500: 2 / 501})
+    by_default = compare([system("a", good), system("b", bad)], ["chrF"], test="randomization")
+    assert (by_default.draws, by_default.mean_draws) == (10_000, 1_000)
+
+
 def test_systems_with_other_lines_or_references_are_refused(good):
     with pytest.raises(
         SprachbundError, match="b lacks 'en-0' of 'corpus-0' into 'de', and 0 more lines differ"

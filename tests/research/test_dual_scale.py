@@ -22,6 +22,7 @@ from sprachbund.models.io import load
 from sprachbund.research import size_file
 from sprachbund.research.dual_scale.estimate import estimate_memory
 from sprachbund.research.dual_scale.options import DualScaleRecipe
+from sprachbund.research.dual_scale.speed import is_measured
 from sprachbund.training.options import read_recipe
 from sprachbund.training.recipe import TranslatorRecipe
 from sprachbund.training.translator import run as train_translator
@@ -151,6 +152,19 @@ def test_a_second_run_makes_nothing_again(tiny: Path, capsys: pytest.CaptureFixt
     assert main([*asked(tiny), "--json"]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(json.loads(capsys.readouterr().out)["rows"]) == len(NAMES)
+
+
+def test_a_folder_of_other_options_is_refused(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*asked(tiny), "--set", "training.steps=9"]) != 0
+    assert "holds a study with training.steps = " in capsys.readouterr().err
+
+
+def test_times_of_other_systems_are_not_taken(tiny: Path) -> None:
+    asked_for = recipe("tiny", SHORT)
+    assert is_measured(asked_for, tiny / "run")
+    assert not is_measured(asked_for.model_copy(update={"arms": ("medusa",)}), tiny / "run")
+    assert not is_measured(asked_for.model_copy(update={"seeds": (*asked_for.seeds, 9)}), tiny / "run")
+    assert not is_measured(asked_for, tiny / "data")
 
 
 @pytest.fixture(scope="module")

@@ -123,6 +123,11 @@ def test_a_second_run_makes_nothing_again(run: Path, capsys: pytest.CaptureFixtu
     assert len(json.loads(capsys.readouterr().out)["rows"]) == 4
 
 
+def test_a_folder_of_other_options_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command(run), "--set", "second.steps=9"]) != 0
+    assert "holds a study with second.steps = " in capsys.readouterr().err
+
+
 def test_a_seamless_checkpoint_goes_through_every_arm(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

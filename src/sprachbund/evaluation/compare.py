@@ -189,7 +189,8 @@ class Comparison:
         by_pair: (metric, pair) to one entry per system; empty when systems have several runs.
         means: (metric, system) to the comparison of means over pairs.
         test: by which pairs were compared.
-        draws: draws of every test.
+        draws: draws of every test by pair.
+        mean_draws: draws of every comparison of means, which is always by bootstrap.
         seed: seed of the draws.
         num_lines: compared lines.
         num_units: what was drawn from for the means, `drawn_units`.
@@ -201,6 +202,7 @@ class Comparison:
     means: Mapping[tuple[str, str], MeanComparison]
     test: Test
     draws: int
+    mean_draws: int
     seed: int
     num_lines: int
     num_units: int
@@ -272,7 +274,7 @@ def compare(
         systems: two or more; the first is the baseline.
         metrics: names of metrics.
         test: the significance test.
-        draws: samples drawn; None takes the test's default.
+        draws: samples drawn; None takes the default of the test, and for means that of the bootstrap.
         seed: seed of the draws.
         progress: called with the stage and the number of lines read.
 
@@ -285,6 +287,7 @@ def compare(
     metrics = list(dict.fromkeys(metric(name).name for name in metrics))
     runs = _read_runs(systems, metrics, progress)
     several = len(runs) > len(systems)
+    mean_draws = draws or DRAWS["bootstrap"]
     pairs, units = list(runs[0]), drawn_units(runs[0])
     compared: dict[tuple[str, str], Sequence[ComparedSystem]] = {}
     means: dict[tuple[str, str], MeanComparison] = {}
@@ -300,7 +303,12 @@ def compare(
                 )
         for system, (start, end) in zip(systems[1:], _run_ranges(systems)[1:], strict=True):
             means[name, system.name] = compare_means(
-                by_target, counts[: len(systems[0].runs)], counts[start:end], units=units, seed=seed
+                by_target,
+                counts[: len(systems[0].runs)],
+                counts[start:end],
+                units=units,
+                draws=mean_draws,
+                seed=seed,
             )
     return Comparison(
         names=names,
@@ -309,6 +317,7 @@ def compare(
         means=means,
         test=test,
         draws=draws or DRAWS[test],
+        mean_draws=mean_draws,
         seed=seed,
         num_lines=sum(len(of_pair.keys) for of_pair in runs[0].values()),
         num_units=len(np.unique(np.concatenate(units))),
@@ -348,7 +357,8 @@ def tables(comparison: Comparison) -> list[Table]:
         for (metric_name, name), differences in comparison.means.items()
     ]
     header = ["systems", "metric", "first", "second", "difference", "95% interval", "p"]
-    return [Table(title="means over pairs", header=header, rows=rows), *_pair_tables(comparison)]
+    note = f"bootstrap, {comparison.mean_draws} draws, seed {comparison.seed}"
+    return [Table(title="means over pairs", header=header, rows=rows, note=note), *_pair_tables(comparison)]
 
 
 def _pair_tables(comparison: Comparison) -> list[Table]:
@@ -555,6 +565,7 @@ def comparison_values(comparison: Comparison) -> dict[str, Any]:
         "num_units": comparison.num_units,
         "test": comparison.test,
         "draws": comparison.draws,
+        "mean_draws": comparison.mean_draws,
         "seed": comparison.seed,
         "signatures": _signatures(comparison),
         "means": [row for row in rows if "pair" not in row],

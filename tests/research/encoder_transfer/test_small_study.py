@@ -28,5 +28,5 @@ def test_groups_are_means_of_the_gaps_of_languages(analysis: StudyAnalysis) -> N
             row["gap"], abs=0.011
         )  # two are rounded
     for row in tables["groups"]:
-        low, high = map(float, row["95%"].split(" to "))
+        low, high = map(float, row["lowest to highest"].split(" to "))
         assert low <= row["gap"] <= high

@@ -47,8 +47,8 @@ from sprachbund.research.dual_scale.options import (
     run_folder,
 )
 from sprachbund.research.dual_scale.report import draw_speed, write_table
-from sprachbund.research.dual_scale.speed import LOSSY, SPEED_FILE, measure_speed, models_of, systems_of
-from sprachbund.research.tasks import Tasks, run_tasks
+from sprachbund.research.dual_scale.speed import LOSSY, is_measured, measure_speed, models_of, systems_of
+from sprachbund.research.tasks import Tasks, remember, run_tasks
 from sprachbund.training.checkpoint import LOG_FILE, run_log
 from sprachbund.training.draft_recipe import DraftRecipe
 from sprachbund.training.draft_recipe import run as make_draft
@@ -105,6 +105,8 @@ WEIGHTS = "model.safetensors"
 FIGURE = "speed.png"
 STATES = "states"
 """Folder of the states of a frozen encoder, for all trainings."""
+MAY_CHANGE = ("seeds", "arms", "workers", "data")
+"""Options that add trainings, or change no number: `data` may have moved."""
 _TEXTS = 50_000  # that a new vocabulary is fitted on, at most
 
 
@@ -117,8 +119,8 @@ def run(recipe: DualScaleRecipe, directory: Path, *, report: Report = print) -> 
         report: called with a line for every step.
 
     Raises:
-        SprachbundError: a recipe without data, or of a published shape without the checkpoint to start from; one that
-            torchrun started several times.
+        SprachbundError: a recipe without data, or of a published shape without the checkpoint to start from; a folder
+            of other options; one that torchrun started several times.
     """
     refuse_several_processes("the recipe dual_scale")
     if recipe.whisper is not None and recipe.start is None:
@@ -127,11 +129,12 @@ def run(recipe: DualScaleRecipe, directory: Path, *, report: Report = print) -> 
             f"--set start=openai/whisper-{recipe.whisper}"
         )
     directory.mkdir(parents=True, exist_ok=True)
+    remember(directory, recipe, may_change=MAY_CHANGE)
     teacher = _teacher(recipe, directory, report)
     _train_arms(recipe, recipe.start or teacher, directory, report)
     _other_drafts(recipe, directory, report)
     _score(recipe, directory, report)
-    if not (directory / SPEED_FILE).exists():
+    if not is_measured(recipe, directory):
         measure_speed(recipe, directory, report)
     table = write_table(recipe, directory)
     draw_speed(table, directory / FIGURE)

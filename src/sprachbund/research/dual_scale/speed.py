@@ -235,6 +235,19 @@ class _Runner:
         return costs.gain(speculation.acceptance, speculation.num_draft_tokens, speculation.mean_length)
 
 
+def is_measured(recipe: DualScaleRecipe, directory: Path) -> bool:
+    """Whether the systems of the recipe, and no others, were timed together.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+    """
+    if not (directory / SPEED_FILE).exists():
+        return False
+    measured = {(speed.name, speed.seed) for speed in read_speeds(directory)}
+    return measured == {(system.name, system.seed) for system in systems_of(recipe, directory)}
+
+
 def measure_speed(recipe: DualScaleRecipe, directory: Path, report: Report) -> Path:
     """Time all systems on the test set; the file with the result.
 

@@ -47,7 +47,7 @@ from sprachbund.research.gradient_sharing.planning import make_plan
 from sprachbund.research.gradient_sharing.sketches import Sketches, read_sketches, write_sketches
 from sprachbund.research.gradient_sharing.surgery import apply_plan, measure_importance
 from sprachbund.research.table_file import keep_table
-from sprachbund.research.tasks import Tasks, run_tasks
+from sprachbund.research.tasks import Tasks, remember, run_tasks
 from sprachbund.research.texts import TEXTS_FILE, write_texts
 from sprachbund.research.tuning import (
     TriedRates,
@@ -198,6 +198,8 @@ ARMS_FILE = "arms.json"
 STATES = "states"
 """Folder of states that all runs of the comparison read."""
 RATES, RATES_FILE = "rates", "rates.json"
+MAY_CHANGE = ("seeds", "arms", "workers", "data")
+"""Options that add trainings, or change no number: `data` may have moved."""
 
 
 def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = print) -> Path:
@@ -209,8 +211,8 @@ def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = prin
         report: called with a line for every step.
 
     Raises:
-        SprachbundError: a recipe without data, or of a published shape without the checkpoint to start from; one that
-            torchrun started several times.
+        SprachbundError: a recipe without data, or of a published shape without the checkpoint to start from; a folder
+            of other options; one that torchrun started several times.
     """
     refuse_several_processes("the recipe gradient_sharing")
     if recipe.seamless is not None and recipe.start is None:
@@ -219,6 +221,7 @@ def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = prin
             "--set start=facebook/hf-seamless-m4t-medium"
         )
     directory.mkdir(parents=True, exist_ok=True)
+    remember(directory, recipe, may_change=MAY_CHANGE)
     used = recipe
     if recipe.changed_digits:
         changed = (recipe.languages, recipe.changed_digits)
