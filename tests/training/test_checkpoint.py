@@ -221,6 +221,10 @@ class Recipe(Strict):
     training: TrainingOptions
 
 
+class SizedRecipe(Strict):
+    vocabulary_size: int
+
+
 def test_a_folder_that_holds_a_run_refuses_another_recipe_and_names_its_keys(tmp_path: Path) -> None:
     first = Recipe(training=made.options(4))
     claim_folder(tmp_path, first)
@@ -234,6 +238,80 @@ def test_a_folder_that_holds_a_run_refuses_another_recipe_and_names_its_keys(tmp
         claim_folder(tmp_path, other)
     claim_folder(tmp_path, other, accept_changes=True)
     claim_folder(tmp_path, other)
+
+
+def test_what_is_made_before_the_first_step_is_made_anew_for_another_recipe(tmp_path: Path) -> None:
+    first = Recipe(training=made.options(4))
+    claim_folder(tmp_path, first)
+    (tmp_path / "tokenizer.model").write_text("pieces")
+    (tmp_path / "live-0" / "epoch-000000").mkdir(parents=True)
+    claim_folder(tmp_path, first)
+    assert (tmp_path / "tokenizer.model").exists()
+    assert (tmp_path / "live-0" / "epoch-000000").exists()
+    claim_folder(tmp_path, Recipe(training=made.options(5)))
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]
+
+
+def test_a_run_goes_on_with_no_tokenizer_of_another_size(tmp_path: Path) -> None:
+    claim_folder(tmp_path, SizedRecipe(vocabulary_size=100))
+    save_resume(tmp_path, {"step": 1})
+    with pytest.raises(
+        SprachbundError, match=r"vocabulary_size: 100 there, 200 now\); choose another --out$"
+    ):
+        claim_folder(tmp_path, SizedRecipe(vocabulary_size=200), accept_changes=True)
+
+
+def test_moments_go_by_name_and_groups_are_those_of_the_recipe(tmp_path: Path) -> None:
+    first = made.options(4, optimizer="muon", weight_decay=0.01, rates={"encoder.layers.0.*": 1e-4})
+    other = made.options(4, optimizer="muon", weight_decay=0.5, rates={"encoder.layers.1.*": 1e-5})
+    moments: list[dict[str, dict[str, Tensor]]] = []
+    for options, step in ((first, "save"), (other, "load")):
+        model = made.make_model()
+        optimizers = make_optimizers(model, options)
+        fresh = [{k: v for k, v in g.items() if k != "params"} for o in optimizers for g in o.param_groups]
+        files = ResumeFiles(tmp_path, model, optimizers, [], is_sharded=False)
+        if step == "save":
+            for number, parameter in enumerate(model.parameters()):
+                parameter.grad = torch.full_like(parameter, float(number + 1))
+            for optimizer in optimizers:
+                optimizer.step()
+            files.save({"step": 1}, None)
+        else:
+            assert files.load(None) is not None
+            groups = [
+                {k: v for k, v in g.items() if k != "params"} for o in optimizers for g in o.param_groups
+            ]
+            assert groups == fresh
+        moments.append(
+            {
+                name: {k: v for o in optimizers if p in o.state for k, v in o.state[p].items()}
+                for name, p in model.named_parameters()
+            }
+        )
+    before, after = moments
+    assert before.keys() == after.keys()
+    for name, values in before.items():
+        assert values.keys() == after[name].keys() != set(), name
+        for key, value in values.items():
+            torch.testing.assert_close(after[name][key], value, rtol=0, atol=0)
+
+
+def test_moments_without_names_fit_the_same_parameters_alone(tmp_path: Path) -> None:
+    model = made.make_model()
+    optimizers = make_optimizers(model, made.options(4, optimizer="adamw"))
+    ResumeFiles(tmp_path, model, optimizers, [], is_sharded=False).save({"step": 1}, None)
+    state = load_resume(tmp_path)
+    assert state is not None
+    for moments in state["optimizers"]:
+        del moments["names"]
+    save_resume(tmp_path, state)
+    assert ResumeFiles(tmp_path, model, optimizers, [], is_sharded=False).load(None) is not None
+    freeze_others(model, ("decoder.*",))
+    fewer = make_optimizers(model, made.options(4, optimizer="adamw"))
+    with pytest.raises(
+        SprachbundError, match=r"cannot resume from .* are trained\); delete it to start anew"
+    ):
+        ResumeFiles(tmp_path, model, fewer, [], is_sharded=False).load(None)
 
 
 LORA = ("decoder.layers.?.feed_forward.*", "encoder.layers.?.attention.query")

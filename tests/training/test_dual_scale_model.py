@@ -162,7 +162,11 @@ def test_the_gate_is_a_running_mean_and_waits_until_it_has_seen_enough() -> None
     gate.see(torch.tensor(101.0), torch.tensor(2.0))
     assert gate.means.tolist() == pytest.approx([11.0, 2.0])
     assert gate.is_open
+    gate.see(torch.tensor(float("nan")), torch.tensor(2.0))  # of a step that is skipped
+    assert gate.means.tolist() == pytest.approx([11.0, 2.0])
     closed = Gate(0.0)
+    closed.see(torch.tensor(float("inf")), torch.tensor(2.0))
+    assert not closed.is_open
     closed.see(torch.tensor(3.0), torch.tensor(2.0))
     assert not closed.is_open
     closed.see(torch.tensor(1.0), torch.tensor(2.0))

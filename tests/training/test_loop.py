@@ -1,7 +1,9 @@
 """The loop: it learns, a killed run ends with the same bits, two processes give one process's weights."""
 
 import multiprocessing
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -12,9 +14,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from sprachbund.data.batching import BatchingOptions
+from sprachbund.data.loading import batches
 from sprachbund.errors import SprachbundError
 from sprachbund.training.checkpoint import BestCheckpoints, load_resume
-from sprachbund.training.loop import train
+from sprachbund.training.loop import Convergence, train
 from sprachbund.training.options import TrainingOptions
 from tests.training import made
 from tests.training.ranks import fork_ranks
@@ -99,6 +103,59 @@ def test_a_killed_rank_and_another_number_of_ranks(corpus, tmp_path):
     whole, parts = made.train_made(one, 6, report=quiet), made.train_made(half, 6, report=quiet)
     for name in whole:
         torch.testing.assert_close(whole[name], parts[name], atol=2e-4, rtol=1e-3)
+
+
+def test_dev_data_of_which_nothing_counts_is_an_error(corpus, tmp_path):
+    data, dev = (made.make_training_data(corpus / "data") for _ in range(2))
+    dev.longest_s = lambda longest: 0.01
+    with pytest.raises(SprachbundError, match=r"no token of the dev data counts.*training\.max_duration_s"):
+        train(made.make_model(), data, made.options(4, evaluate_every=1), tmp_path, dev=dev, report=quiet)
+
+
+def test_data_of_which_no_batch_can_be_made_is_an_error(corpus, tmp_path):
+    data = made.make_training_data(corpus / "data")
+    with pytest.raises(SprachbundError, match="no batch can be made of the training data"):
+        train(made.make_model(), data, made.options(4, max_duration_s=0.01), tmp_path, report=quiet)
+
+
+def test_a_step_of_a_large_seed(corpus, tmp_path):
+    data = made.make_training_data(corpus / "data")
+    train(made.make_model(), data, made.options(1, seed=2**62), tmp_path, report=quiet)
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_made_before_sigterm_ends_the_run(corpus, tmp_path):
+    lines = []
+    data = made.make_training_data(corpus / "data")
+    for last in (2, 4):
+
+        def on_step(done, total, last=last):
+            if done == last - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        chosen = made.options(4, evaluate_every=2, keep_best=2)
+        with pytest.raises(SystemExit):
+            train(made.make_model(), data, chosen, tmp_path, dev=data, on_step=on_step, report=lines.append)
+    evaluated = [line for line in lines if " dev " in line and "(kept)" in line]
+    assert [line.split()[1] for line in evaluated] == ["2", "4"]
+    train(made.make_model(), data, chosen, tmp_path, dev=data, report=lines.append)
+    assert len(Convergence.read(tmp_path).evaluations) == 2
+
+
+def test_an_error_of_a_loading_process_is_its_own_line(corpus, tmp_path):
+    data = made.make_training_data(corpus / "data")
+    load = type(data).__getitem__
+
+    class Damaged(type(data)):
+        def __getitem__(self, key):
+            if key[1] == 3:
+                raise SprachbundError("tone-3: the sound is damaged")
+            return load(self, key)
+
+    data.__class__ = Damaged
+    for num_workers in (0, 1):
+        with pytest.raises(SprachbundError, match=r"^tone-3: the sound is damaged$"):
+            list(batches(data, BatchingOptions(batch_s=6.0), 0, num_workers=num_workers))
 
 
 def test_best_checkpoints_are_kept_and_averaged(tmp_path):

@@ -25,6 +25,12 @@ def test_product_of_the_adapters_is_added() -> None:
     torch.testing.assert_close(layer(x), plain(x) + 2 * x @ a.T @ b.T)
 
 
+def test_a_scale_is_not_rounded() -> None:
+    model = make_model()
+    add_lora(model, LAYERS, 1, scale=0.3)
+    assert model.encoder.layers[0].feed_forward_out.expand.scaling["default"] == pytest.approx(0.3)
+
+
 def test_only_adapters_are_trained_and_their_number_is_reported() -> None:
     model = make_model()
     trained = add_lora(model, LAYERS, 3)

@@ -91,6 +91,17 @@ def test_text_from_outside_is_at_most_twice_the_speech_and_takes_its_turn(made: 
     assert len(seen) == 60
 
 
+def test_texts_from_outside_share_what_an_epoch_takes_of_them(made: Made, tmp_path: Path) -> None:
+    parts = []
+    for count in (20, 40):
+        (tmp_path / str(count)).mkdir()
+        parts.append(bitext(tmp_path / str(count), count))
+    supply = supply_of(made, *parts, mixing=Mixing(text=False, external_ratio=2.0))
+    outside = [i for batch in supply.plan(PLAN, 0) for i in batch.tolist() if i >= 12]
+    assert len(outside) == 24
+    assert sum(i >= 12 + 20 for i in outside) == 16
+
+
 def test_the_last_epochs_may_be_of_speech_alone(made: Made) -> None:
     supply = supply_of(made)
     steps = len(supply.plan(PLAN, 0))

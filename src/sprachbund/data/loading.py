@@ -716,18 +716,53 @@ def batches(
         ]
         for (number, _), indices in zip(own, counted, strict=True)
     ]
+    loaded = _ErrorsAsValues(corpus)
     loader: DataLoader[Any] = DataLoader(
-        corpus,  # type: ignore[arg-type]  # a Dataset in all but name
+        loaded,  # type: ignore[arg-type]  # a Dataset in all but name
         batch_sampler=keys,
         num_workers=num_workers,
-        collate_fn=corpus.collate,
+        collate_fn=loaded.collate,
         worker_init_fn=_single_thread,
         prefetch_factor=4 if num_workers else None,
     )
+    made = map(_batch_or_raise, loader)
     if not any(is_placeholder):
-        return iter(loader)
-    made = zip(is_placeholder, loader, strict=True)
-    return (batch.placeholder() if absent else batch for absent, batch in made)
+        return made
+    return (
+        batch.placeholder() if absent else batch for absent, batch in zip(is_placeholder, made, strict=True)
+    )
+
+
+class _ErrorsAsValues:
+    """A dataset that gives the project's errors in place of what could not be made.
+
+    A loading process raises an error of its own, whose text is a traceback with the message at its end.
+    """
+
+    def __init__(self, corpus: TrainingDataset) -> None:
+        self._corpus = corpus
+
+    def __getitem__(self, key: SampleKey) -> Any:
+        try:
+            return self._corpus[key]
+        except SprachbundError as error:
+            return error
+
+    def collate(self, examples: list[Any]) -> Batch | SprachbundError:
+        """The batch of some examples, or the first error among them."""
+        for example in examples:
+            if isinstance(example, SprachbundError):
+                return example
+        try:
+            return self._corpus.collate(examples)
+        except SprachbundError as error:
+            return error
+
+
+def _batch_or_raise(made: Batch | SprachbundError) -> Batch:
+    if isinstance(made, SprachbundError):
+        raise made
+    return made
 
 
 def _counted(indices: np.ndarray) -> np.ndarray:

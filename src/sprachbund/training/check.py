@@ -82,6 +82,9 @@ class LiveTensors(TorchDispatchMode):
         self.now -= size
 
 
+NO_BATCH = "no batch can be made of the training data; look at training.max_duration_s"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pass:
     """A forward and backward pass.
@@ -274,7 +277,7 @@ def check_shape(model: Any, corpus: TrainingDataset, options: TrainingOptions) -
     optimizers = make_optimizers(model, options)
     shape = measure_shape(LossOf(model, options), corpus, options, optimizers)
     if shape is None:
-        raise SprachbundError("no batch can be made of the training data; look at training.max_duration_s")
+        raise SprachbundError(NO_BATCH)
     return shape
 
 

@@ -32,7 +32,11 @@ from sprachbund.util.tensors import check_tensors, save_tensors
 
 RECIPE_FILE = "recipe.json"
 _TOKENIZERS = "*tokenizer*"
-_OF_A_RUN_BEGUN = ("resume.*", "best", "model", _TOKENIZERS)
+_MADE_BEFORE = (_TOKENIZERS, "live-*")
+"""What is made before the first step, anew where another recipe is to have the folder."""
+_OF_A_RUN_BEGUN = ("resume.*", "best", "model")
+_OF_TOKENIZERS = {"vocabulary_size", "transcript_vocabulary_size"}
+"""Keys that no run can go on with otherwise."""
 _FREE = {
     f"training.{name}"
     for name in (
@@ -60,46 +64,44 @@ def claim_folder(directory: Path, recipe: BaseModel, *, accept_changes: bool = F
         accept_changes: go on with a run whose recipe was another one.
 
     Raises:
-        SprachbundError: the folder holds a run of another recipe; names the keys.
+        SprachbundError: the folder holds a run of another recipe, or with `accept_changes` one of tokenizers of
+            another size; names the keys.
     """
     path = directory / RECIPE_FILE
-    if _begun(directory) and path.exists() and not accept_changes:
+    changed: list[str] = []
+    if path.exists():
         advice = "delete it if the run there is of this recipe, or choose another --out"
         known = _flat(read_model(path, type(recipe), advice=advice))
         wanted = _flat(recipe)
         changed = [key for key in sorted({*known, *wanted} - _FREE) if known.get(key) != wanted.get(key)]
-        if changed:
-            first = changed[0]
-            names = ", ".join(changed[:5]) + " …" * (len(changed) > 5)
+        bound = [key for key in changed if key in _OF_TOKENIZERS] if accept_changes else changed
+        if _begun(directory) and bound:
+            first = bound[0]
+            names = ", ".join(bound[:5]) + " …" * (len(bound) > 5)
+            advice = "" if accept_changes else ", or go on with --accept-changes"
             raise SprachbundError(
                 f"{directory} holds a run that differs in {names} ({first}: {known.get(first)} there, "
-                f"{wanted.get(first)} now); choose another --out, or go on with --accept-changes"
+                f"{wanted.get(first)} now); choose another --out{advice}"
             )
     wait_for_all_ranks()  # before the first rank writes what the others compare with
     if is_first_rank():
         directory.mkdir(parents=True, exist_ok=True)
+        if changed and not _begun(directory):
+            _forget_beginning(directory)
         write_text(path, recipe.model_dump_json(indent=1) + "\n")
 
 
-@contextmanager
-def free_if_refused(directory: Path) -> Iterator[None]:
-    """Leave no trace of a run that is refused before its first step, so that a mended recipe may have its folder.
-
-    Args:
-        directory: directory of the run; one that held parts of a run before stays as it is.
-    """
-    begun = _begun(directory)
-    try:
-        yield
-    except SprachbundError:
-        if not begun and is_first_rank():
-            for path in directory.glob(_TOKENIZERS):
-                path.unlink()
-        raise
+def _forget_beginning(directory: Path) -> None:
+    """Delete what another recipe made before its first step."""
+    for path in (path for pattern in _MADE_BEFORE for path in directory.glob(pattern)):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _begun(directory: Path) -> bool:
-    """Whether a folder holds anything that belongs to one recipe alone."""
+    """Whether a folder holds steps of a run, which are of one recipe alone."""
     return any(any(directory.glob(pattern)) for pattern in _OF_A_RUN_BEGUN)
 
 
@@ -318,10 +320,15 @@ class ResumeFiles:
             Exception
         ) as error:  # CheckpointException is no Exception of torch's own, and readers raise others
             raise self._unreadable(path, error) from error
-        # The tensors of the model were read in place.
+        # The tensors of the model were read in place. What a group is trained by stays that of the recipe.
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        options = [{key: value for key, value in group.items() if key != "params"} for group in groups]
         set_optimizer_state_dict(
             self._model, self._optimizers, _renamed_parts(asked["optimizers"], _FORMER_PARTS)
         )
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group.update(options.pop(0))
         if names:
             _warn_of_former_parts(path)
         return state
@@ -330,7 +337,10 @@ class ResumeFiles:
         own = self._model.state_dict()
         tensors: dict[str, Any] = {
             "model": {name: own[name] for name in self._moved},
-            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "optimizers": [
+                {"names": names, **optimizer.state_dict()}
+                for names, optimizer in zip(self._names(), self._optimizers, strict=True)
+            ],
         }
         return tensors if average is None else {**tensors, "average": average.averages}
 
@@ -358,13 +368,10 @@ class ResumeFiles:
                 raise KeyError(f"no {missing[0]}")
             for name, value in kept.items():
                 own[name].copy_(_like(value, own[name]))
-            for optimizer, moments in zip(self._optimizers, state.pop("optimizers"), strict=True):
-                parameters = [p for group in optimizer.param_groups for p in group["params"]]
-                for number, values in moments["state"].items():
-                    for key, value in values.items():
-                        if isinstance(value, Tensor) and value.shape == parameters[number].shape:
-                            values[key] = _like(value, parameters[number])
-                optimizer.load_state_dict(moments)
+            for optimizer, names, moments in zip(
+                self._optimizers, self._names(), state.pop("optimizers"), strict=True
+            ):
+                self._give_moments(optimizer, names, moments)
             kept_average = state.pop("average", None)
             if average is not None and kept_average is None:
                 average.begin()  # the run had none before
@@ -374,6 +381,41 @@ class ResumeFiles:
         except (KeyError, ValueError, RuntimeError) as error:
             raise self._unreadable(path, error) from error
         return state
+
+    def _names(self) -> list[list[str]]:
+        """Names of the parameters of each optimizer, in its order."""
+        names = {id(parameter): name for name, parameter in self._model.named_parameters()}
+        return [
+            [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+            for optimizer in self._optimizers
+        ]
+
+    @staticmethod
+    def _give_moments(optimizer: Any, names: Sequence[str], moments: Mapping[str, Any]) -> None:
+        """Give an optimizer the moments of its parameters, by name; its groups stay those of the recipe.
+
+        A file of an earlier version has no names: its parameters are in the order of the optimizer.
+
+        Raises:
+            ValueError: a file without names has moments of other parameters.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        stored = _renamed_parts(moments.get("names", [*names]), _FORMER_PARTS)
+        count = sum(len(group["params"]) for group in moments["param_groups"])
+        if len(stored) != count:
+            raise ValueError(f"moments of {count} parameters, and {len(stored)} are trained")
+        numbers = {name: number for number, name in enumerate(stored)}
+        state: dict[int, dict[str, Any]] = {}
+        for number, (name, parameter) in enumerate(zip(names, parameters, strict=True)):
+            if (values := moments["state"].get(numbers.get(name))) is None:
+                continue
+            state[number] = {
+                key: _like(value, parameter)
+                if isinstance(value, Tensor) and value.shape == parameter.shape
+                else value
+                for key, value in values.items()
+            }
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
     def _unreadable(self, path: Path, error: Exception) -> SprachbundError:
         return SprachbundError(

@@ -102,11 +102,13 @@ class Gate(nn.Module):
 
     @torch.no_grad()
     def see(self, lower: Tensor, upper: Tensor) -> None:
-        """Take in a batch's two means; `lower` is the one that has to come to lie below."""
-        self.num_seen += 1
+        """Take in a batch's two means, of which `lower` has to come to lie below; none that are not finite."""
         seen = torch.stack([lower, upper]).float()
+        is_finite = seen.isfinite().all()
+        self.num_seen += is_finite
+        seen = torch.where(is_finite, seen, self.means)
         # Weights of an average over all that was seen, until that is as long as the decay's memory.
-        keep = torch.clamp(1 - 1 / self.num_seen, max=self.decay)
+        keep = torch.clamp(1 - 1 / self.num_seen.clamp(min=1), max=self.decay)
         self.means.mul_(keep).add_(seen * (1 - keep))
         ripe = self.num_seen * (1 - self.decay) >= 1 - 1e-6
         self.opened |= (ripe & (self.means[0] < self.means[1])).long()

@@ -33,7 +33,7 @@ from sprachbund.data.loading import TrainingDataset, batches
 from sprachbund.engines.benchmark import peak_mib
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Loss, PartlyTrained
-from sprachbund.training.check import lines_of, measure_shape, memory_of, verdict
+from sprachbund.training.check import NO_BATCH, lines_of, measure_shape, memory_of, verdict
 from sprachbund.training.checkpoint import BestCheckpoints, ResumeFiles, digest_of, frozen_names
 from sprachbund.training.memory import keep_layers, layers_of, recompute_layers
 from sprachbund.training.optimizers import freeze_others, make_optimizers, set_rates
@@ -550,16 +550,22 @@ class _Run:
     def go_on(self, until: int, on_step: Callable[[int, int], None]) -> None:
         """Train until a step, an epoch after the other, or until patience is at its end."""
         on_step(self.step, until)
+        empty = 0  # epochs, or windows of tar shards, in a row of which no batch was made
         while self.step < until and not self.out_of_patience:
+            empty += 1
             for parts in self._batches():
                 try:
-                    self._train_step(parts)
+                    empty, asked = 0, self._train_step(parts)
                 except torch.OutOfMemoryError as error:
                     raise self._full() from error
                 on_step(self.step, until)
                 self._housekeeping(until)
+                if asked:
+                    self._end_early()
                 if self.step == until or self.out_of_patience:
                     return
+            if empty > self.corpus.windows:  # one more, as a run may go on from the end of an epoch
+                raise SprachbundError(NO_BATCH)
             self.epoch, self.batch = self.epoch + 1, 0
 
     def finish(self) -> nn.Module:
@@ -611,7 +617,8 @@ class _Run:
         )
         return zip(*[parts] * each, strict=True)
 
-    def _train_step(self, parts: Sequence[Batch]) -> None:
+    def _train_step(self, parts: Sequence[Batch]) -> bool:
+        """Train on a batch; whether any process was asked to end."""
         options, parallel = self.options, self.parallel
         self.model.train()
         rate = options.rate(self.step)
@@ -625,7 +632,7 @@ class _Run:
         for number, part in enumerate(parts):
             # Dropout too is a function of the step, so nothing about random numbers needs to be saved.
             seed = (options.seed * 1_000_003 + self.step) * 64 + parallel.rank * len(parts) + number
-            torch.manual_seed(seed)
+            torch.manual_seed(seed % 2**64)
             loss, exchanging = parallel.loss(part.to(parallel.device), exchange=number == len(parts) - 1)
             with exchanging:
                 (loss.total * part.weight).backward()
@@ -653,8 +660,7 @@ class _Run:
                 f"the gradient was not finite in {self.skipped} steps in a row, up to step {self.step}; lower "
                 "training.learning_rate, or look for damaged utterances"
             )
-        if asked:
-            self._end_early()
+        return bool(asked)
 
     def _end_early(self) -> None:
         """Save the state and end the process, as SIGTERM asked."""
@@ -725,7 +731,12 @@ class _Run:
                 total += float(loss.attention)
                 tokens += loss.num_tokens
         total, tokens = self.parallel.sums(total, tokens)
-        return total / max(tokens, 1)
+        if not tokens:
+            raise SprachbundError(
+                "no token of the dev data counts, so no checkpoint could be chosen; look at their targets, and at "
+                "training.max_duration_s: longer utterances are left out"
+            )
+        return total / tokens
 
     def _save(self) -> None:
         state = {

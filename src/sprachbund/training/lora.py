@@ -5,6 +5,7 @@ plain model again, so that nothing after training knows of adapters.
 """
 
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -44,7 +45,8 @@ def add_lora(
             raise SprachbundError(
                 f"lora.whole: {pattern!r} matches no parameter; there are {', '.join(trained[:3])} …"
             )
-    config = LoraConfig(r=rank, lora_alpha=round(scale * rank), target_modules=chosen)
+    alpha: Any = scale * rank  # is only divided by the rank, but declared an integer
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen)
     inject_adapter_in_model(config, model)
     for name, parameter in model.named_parameters():
         if name in trained and any(fnmatchcase(name, pattern) for pattern in whole):

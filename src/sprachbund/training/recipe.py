@@ -131,7 +131,7 @@ class LoraRecipe(Strict):
 
     modules: tuple[str, ...]
     rank: int = Field(default=8, ge=1)
-    scale: float = 2.0
+    scale: float = Field(default=2.0, gt=0)
     whole: tuple[str, ...] = ()
 
 

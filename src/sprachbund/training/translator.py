@@ -31,7 +31,7 @@ from sprachbund.training.cached_states import (
     first_moving_layer,
 )
 from sprachbund.training.check import Check
-from sprachbund.training.checkpoint import claim_folder, free_if_refused
+from sprachbund.training.checkpoint import claim_folder
 from sprachbund.training.data_checks import (
     TaughtLanguages,
     check_corpus,
@@ -117,10 +117,9 @@ def _run(
     claim_folder(directory, recipe, accept_changes=accept_changes)
     for line in licence_warnings(recipe):
         report(line)
-    with free_if_refused(directory):
-        prepared, corpus, dev = _prepared(recipe, directory, report)
-        if recipe.cache_states and score is not None:
-            raise SprachbundError("cache_states ranks checkpoints by their loss; leave the score out")
+    if recipe.cache_states and score is not None:
+        raise SprachbundError("cache_states ranks checkpoints by their loss; leave the score out")
+    prepared, corpus, dev = _prepared(recipe, directory, report)
     taught = taught_languages(corpus)
     for line in taught.warnings(corpus.examples.source_languages, corpus.targets):
         report(line)

@@ -423,8 +423,9 @@ class TokenDataset:
         """Sentences of a part that an epoch takes, in random order: of texts from outside only so many, others next."""
         usable = np.flatnonzero(self._usable[self._range(number)]) + self._offsets[number]
         rng = np.random.default_rng([self._seed, epoch, 4, number])
-        speech = self.counts().get("speech", 0)
-        most = round(self._mixing.external_ratio * speech)
+        speech, texts = (self.counts().get(kind, 0) for kind in ("speech", "bitext"))
+        # All texts from outside together are in proportion to speech, and each has its share of that.
+        most = round(self._mixing.external_ratio * speech * len(usable) / max(1, texts))
         if self._parts[number].kind != "bitext" or not speech or most >= len(usable):
             return rng.permutation(usable)
         always = np.random.default_rng([self._seed, 5, number]).permutation(usable)
