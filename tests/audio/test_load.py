@@ -3,6 +3,7 @@ import os
 import struct
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,6 +163,12 @@ def test_arrays(dtype: type) -> None:
     np.testing.assert_allclose(
         load(samples, sample_rate=8000), expected, atol=1e-2 if dtype is np.uint8 else 1e-4
     )
+
+
+@pytest.mark.parametrize("rate", [0, -8000, float("nan"), "8000"])
+def test_a_sample_rate_that_cannot_be_is_named(rate: Any) -> None:
+    with pytest.raises(SprachbundError, match=r"the array of samples has the sample rate .*; give it in Hz"):
+        load(melody(8000), sample_rate=rate)
 
 
 class TwoHours(io.RawIOBase):

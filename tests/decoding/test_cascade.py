@@ -191,7 +191,7 @@ def test_sentences(text: str, language: str, sentences: list[str]) -> None:
 
 
 def test_ends_of_sentences() -> None:
-    assert all(map(ends_sentence, ["Yes.", "Ja!“", "好。", "what?)", "है।"]))
+    assert all(map(ends_sentence, ["Yes.", "Ja!“", "好。", "what?)", "है।", "好吗\uff1f", "好\uff01」"]))
     assert not any(map(ends_sentence, ["Yes", "3.5 million", ""]))
 
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sprachbund.decoding.formats import FORMATS, SegmentWriter, render
+from sprachbund.decoding.formats import FORMATS, SegmentWriter, cues_of, render
 from sprachbund.decoding.result import Segment, Word, build_translation, joined_text
 from sprachbund.errors import SprachbundError
 
@@ -59,6 +59,15 @@ def parse_cues(text: str, point: str) -> list[tuple[float, float, str]]:
         assert all("-->" not in line for line in lines[2:])
         cues.append((start_s, end_s, " ".join(lines[2:])))
     return cues
+
+
+@pytest.mark.parametrize("mark", ["\uff01", "\uff1f", "\uff0c", "!", "?", ","])
+def test_a_cue_ends_behind_a_mark_of_any_width(mark):
+    four = "\u6211\u4eec\u8d70\u5427"
+    text = f"{four * 2} {four * 8}{mark} {four * 8} {four * 4}"
+    segment = Segment(start_s=0, end_s=9, source_language="zh", target_language="zh", text=text)
+    assert "".join(cues_of(segment)[0].lines).endswith(mark)
+    assert not "".join(cues_of(replace(segment, text=text.replace(mark, "")))[0].lines).endswith(four * 10)
 
 
 def test_srt_is_read_back():

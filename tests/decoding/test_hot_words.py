@@ -54,6 +54,21 @@ def test_the_bonus_of_a_word_is_counted(text: tuple[int, ...]) -> None:
             assert hot.bonus(text, ended=ended) == pytest.approx(counted(text, word, 2.0, ended=ended))
 
 
+@settings(max_examples=400, deadline=None)
+@given(texts, st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=1, max_size=4))
+def test_words_within_words_have_the_bonus_of_all_their_tokens(
+    text: tuple[int, ...], words: list[list[int]]
+) -> None:
+    covered = {
+        at + n
+        for word in words
+        for at in range(len(text))
+        if list(text[at : at + len(word)]) == word
+        for n in range(len(word))
+    }
+    assert HotWords(words, 1.0).bonus(text, ended=True) == len(covered)
+
+
 @settings(max_examples=200, deadline=None)
 @given(texts, st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=1, max_size=4))
 def test_the_gains_of_tokens_add_up_to_the_bonus(text: tuple[int, ...], words: list[list[int]]) -> None:

@@ -170,6 +170,10 @@ def test_words_of_unfinished_speech_are_the_committed_text(policy: Policy) -> No
         times = [second for word in event.words for second in (word.start_s, word.end_s)]
         assert times == sorted(times)
         assert all(event.start_s - 1e-6 <= second <= event.end_s + 1e-6 for second in times)
+    for stretch in {(event.target, event.segment) for event in events}:
+        words = [w for event in events if (event.target, event.segment) == stretch for w in event.words]
+        times = [second for word in words for second in (word.start_s, word.end_s)]
+        assert times == sorted(times)
     plain = run(own, own.open(TARGETS, options=options, word_timestamps=False), recording(*SPEECH))
     assert not any(event.words for event in texts(plain))
 

@@ -1,11 +1,13 @@
 """Any audio to 16 kHz mono float32, a block at a time: a ten-hour recording needs no ten-hour buffer."""
 
+import math
 import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import IO, Any, Protocol, cast, runtime_checkable
 
@@ -369,6 +371,8 @@ def _array_source(samples: NDArray[Any], sample_rate: int | None) -> AudioSource
     name = "the array of samples"
     if sample_rate is None:
         raise SprachbundError(f"{name} comes without a sample rate; give sample_rate in Hz")
+    if not isinstance(sample_rate, Real) or not 1 <= sample_rate < math.inf:
+        raise SprachbundError(f"{name} has the sample rate {sample_rate!r}; give it in Hz")
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and not 1 <= samples.shape[1] <= MAX_CHANNELS):
         raise SprachbundError(f"{name} has shape {samples.shape}; give (samples,) or (samples, channels)")
     if samples.dtype.kind not in "iuf":

@@ -35,8 +35,8 @@ MIN_CUE_S = 1.0
 LEAST_CUE_S = 0.1
 """A cue that had no room at all is given this much at the cost of the next one."""
 
-_SENTENCE_END = re.compile(r"[.!?…。!?]$")
-_CLAUSE_END = re.compile(r"[,;:、,;]$")
+_SENTENCE_END = re.compile(r"[.!?…。\uff01\uff1f]$")
+_CLAUSE_END = re.compile(r"[,;:、\uff0c\uff1b\uff1a]$")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,13 +29,13 @@ class _Node:
 
     Attributes:
         depth: its tokens.
-        ends: whether a word ends here.
+        word_length: tokens of the longest word that ends here, whether all of it or the end of it; 0 of none.
         next: by the token that follows.
         fail: the longest beginning that is an end of this one; None of the root.
     """
 
     depth: int
-    ends: bool = False
+    word_length: int = 0
     next: dict[int, _Node] = field(default_factory=dict)
     fail: _Node | None = None
 
@@ -46,18 +46,23 @@ class _State:
 
     Attributes:
         node: the longest beginning of a word that the text ends with.
-        kept: tokens of it whose bonus stays, since a word has ended there.
-        total: tokens whose bonus the text has, those of `node` among them.
+        kept: tokens of it whose bonus stays, since a word with them has ended; a bit each, the last token's lowest.
+        num_kept: tokens of the whole text whose bonus stays.
     """
 
     node: _Node
     kept: int = 0
-    total: int = 0
+    num_kept: int = 0
 
     @property
     def pending(self) -> int:
         """Tokens whose bonus is lost if the word is not gone on with."""
-        return self.node.depth - self.kept
+        return self.node.depth - self.kept.bit_count()
+
+    @property
+    def total(self) -> int:
+        """Tokens whose bonus the text has."""
+        return self.num_kept + self.pending
 
 
 class HotWords:
@@ -75,7 +80,7 @@ class HotWords:
             node = self._root
             for token in word:
                 node = node.next.setdefault(token, _Node(depth=node.depth + 1))
-            node.ends = node is not self._root
+            node.word_length = node.depth
         self._link()
         self._known: dict[tuple[int, ...], _State] = {(): _State(node=self._root)}
 
@@ -139,17 +144,13 @@ class HotWords:
         return known
 
     def _after(self, state: _State, token: int) -> _State:
-        node, kept = state.node, state.kept
+        node = state.node
         while token not in node.next and node.fail is not None:
             node = node.fail
-            kept = min(kept, node.depth)
         reached = node.next.get(token, self._root)
-        kept = kept if reached is not self._root else 0
-        # What was pending beyond the part that goes on is lost.
-        total = state.total - state.pending + (reached.depth - kept)
-        if reached.ends:
-            kept = reached.depth
-        return _State(node=reached, kept=kept, total=total)
+        kept = (state.kept << 1) & ((1 << reached.depth) - 1)
+        word = (1 << reached.word_length) - 1
+        return _State(node=reached, kept=kept | word, num_kept=state.num_kept + (word & ~kept).bit_count())
 
     def _ends_of(self, node: _Node | None) -> Iterable[_Node]:
         while node is not None:
@@ -165,4 +166,5 @@ class HotWords:
                 while fail is not None and token not in fail.next:
                     fail = fail.fail
                 child.fail = self._root if fail is None else fail.next[token]
+                child.word_length = child.word_length or child.fail.word_length
                 waiting.append(child)

@@ -69,6 +69,7 @@ class CaptionLine:
         transcript: words of the newest transcript, of a cascade that commits before the end of a stretch.
         begin: the word of it at which the sentence of the prefix begins.
         drafts: tokens that the newest attempt gave that sentence and each behind it.
+        words_end_s: end of the last word that was committed with its time, in seconds of the session.
     """
 
     prefix: tuple[int, ...] = ()
@@ -78,6 +79,7 @@ class CaptionLine:
     transcript: tuple[str, ...] = ()
     begin: int = 0
     drafts: list[tuple[int, ...]] = field(default_factory=list)
+    words_end_s: float = 0.0
 
     def behind(self, piece: str, language: str) -> str:
         """A piece of text as it is to stand behind what is written."""

@@ -337,16 +337,19 @@ def _timed(family: Family, job: PendingStretch, row: StretchRow, count: int) -> 
     """Words of the next `count` tokens behind the prefix, in seconds of the session."""
     if row.aligned is None or not count:
         return ()
+    line, begin_s = job.stretch.lines[row.target], job.stretch.span.start_s
     words = timed_words(
         family,
         row.aligned,
         row.asked.language,
-        first=len(job.stretch.lines[row.target].prefix),
+        first=len(line.prefix),
         count=count,
-        start_s=0.0,
+        # An attempt may hear a word earlier than the one before has put the words that are committed.
+        start_s=min(max(0.0, line.words_end_s - begin_s), job.stretch.duration_s),
         end_s=job.stretch.duration_s,
     )
-    begin_s = job.stretch.span.start_s
+    if words:
+        line.words_end_s = begin_s + words[-1].end_s
     return tuple(replace(word, start_s=begin_s + word.start_s, end_s=begin_s + word.end_s) for word in words)
 
 

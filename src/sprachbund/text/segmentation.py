@@ -8,7 +8,7 @@ import re
 
 from sprachbund.text.languages import primary
 
-_END = re.compile(r"[.!?…。!?।؟][\"'”“’‘»«)\]]*$")
+_END = re.compile(r"[.!?…。\uff01\uff1f।؟][\"'”“’‘»«)\]」』\uff09]*$")
 
 
 def ends_sentence(text: str) -> bool:
