@@ -67,7 +67,8 @@ def test_a_cue_ends_behind_a_mark_of_any_width(mark):
     text = f"{four * 2} {four * 8}{mark} {four * 8} {four * 4}"
     segment = Segment(start_s=0, end_s=9, source_language="zh", target_language="zh", text=text)
     assert "".join(cues_of(segment)[0].lines).endswith(mark)
-    assert not "".join(cues_of(replace(segment, text=text.replace(mark, "")))[0].lines).endswith(four * 10)
+    without = cues_of(replace(segment, text=text.replace(mark, "")))
+    assert len("".join(without[0].lines)) > len(text) // 2
 
 
 def test_srt_is_read_back():
