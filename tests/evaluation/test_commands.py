@@ -135,6 +135,27 @@ def test_score(tmp_path, capsys):
         run("score", tmp_path / "hyp", tmp_path / "ref", "--ids", tmp_path / "ids")
 
 
+def test_results_and_inputs_are_not_replaced(corpus, results, tmp_path, capsys):
+    before = (results / "scores.json").read_bytes()
+    with pytest.raises(SprachbundError, match=r"out holds results already; --overwrite replaces them"):
+        run("evaluate", corpus, "--out", results)
+    for name in ("h.txt", "ref.json"):
+        (tmp_path / name).write_text("one\n")
+    given = [tmp_path / "h.txt", tmp_path / "ref.json", "--language", "en"]
+    with pytest.raises(
+        SprachbundError, match=r"ref\.json would replace what is read from .*ref\.json; name another"
+    ):
+        run("score", *given, "--out", tmp_path / "ref.json")
+    with pytest.raises(SprachbundError, match=r"--out .*h\.txt does not end in \.json"):
+        run("score", *given, "--out", tmp_path / "h.txt")
+    with pytest.raises(SprachbundError, match="would replace what is read from"):
+        run("compare", f"a={results}", f"b={results}", "--out", results / "scores.json")
+    with pytest.raises(SprachbundError, match=r"--out .*scores\.json does not end in \.html"):
+        run("report", results, "--out", results / "scores.json")
+    assert (results / "scores.json").read_bytes() == before
+    assert (tmp_path / "ref.json").read_text() == "one\n"
+
+
 def test_bad_arguments_are_reported(results, tmp_path):
     (tmp_path / "hyp").write_text("ja\n", encoding="utf-8")
     with pytest.raises(SprachbundError, match="--language 'klingonish' is not a language; write tlh if you"):

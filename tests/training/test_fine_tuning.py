@@ -194,9 +194,30 @@ def test_a_conformer_is_trained_on_without_its_shape_being_given(tmp_path: Path)
     save_conformer(made.make_model(), tmp_path / "start")
     make_tones(tmp_path / "data", ("de",))
     recipe = fine_tuning_recipe(tmp_path / "data", tmp_path / "start", 2, languages=("de",))
+    with pytest.raises(
+        SprachbundError, match="the recipe has vocabulary_size, and the tokenizers are those of"
+    ):
+        run(
+            fine_tuning_recipe(
+                tmp_path / "data", tmp_path / "start", 2, languages=("de",), vocabulary_size=99
+            ),
+            tmp_path / "run",
+            report=quiet,
+        )
     model = run(recipe, tmp_path / "run", report=quiet)
     assert model.config == made.make_model().config  # both languages are still there
     assert json.loads((tmp_path / "run" / "model" / "card.json").read_text())["bits"] == 8
+
+
+def test_data_without_the_languages_of_the_recipe_are_named(tmp_path: Path) -> None:
+    save_conformer(made.make_model(), tmp_path / "start")
+    make_tones(tmp_path / "data", ("de",))
+    none = [{"path": tmp_path / "data", "shares": {"de": 0}}]
+    recipe = fine_tuning_recipe(tmp_path / "data", tmp_path / "start", 2, languages=("de",), train=none)
+    with pytest.raises(
+        SprachbundError, match="no utterance in the languages of the recipe, de; change lang"
+    ):
+        run(recipe, tmp_path / "run", report=quiet)
 
 
 def test_the_card_keeps_what_the_start_owes_and_another_licence_is_warned_of(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import batches
 from sprachbund.errors import SprachbundError
-from sprachbund.training.checkpoint import BestCheckpoints, load_resume
+from sprachbund.training.checkpoint import BestCheckpoints, holds_checkpoint, load_resume
 from sprachbund.training.loop import Convergence, train
 from sprachbund.training.options import TrainingOptions
 from tests.training import made
@@ -124,22 +124,41 @@ def test_a_step_of_a_large_seed(corpus, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_evaluation_is_made_before_sigterm_ends_the_run(corpus, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "ends"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_step_and_its_evaluation_are_saved_before_a_signal_ends_the_run(corpus, tmp_path, number, ends):
     lines = []
     data = made.make_training_data(corpus / "data")
     for last in (2, 4):
 
         def on_step(done, total, last=last):
             if done == last - 1:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
 
-        chosen = made.options(4, evaluate_every=2, keep_best=2)
-        with pytest.raises(SystemExit):
+        chosen = made.options(4, evaluate_every=2, keep_best=2, save_every=100)
+        with pytest.raises(ends):
             train(made.make_model(), data, chosen, tmp_path, dev=data, on_step=on_step, report=lines.append)
     evaluated = [line for line in lines if " dev " in line and "(kept)" in line]
     assert [line.split()[1] for line in evaluated] == ["2", "4"]
     train(made.make_model(), data, chosen, tmp_path, dev=data, report=lines.append)
     assert len(Convergence.read(tmp_path).evaluations) == 2
+
+
+def test_a_second_ctrl_c_ends_at_once(corpus, tmp_path):
+    data = made.make_training_data(corpus / "data")
+
+    def on_step(done, total):
+        if done == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            made.make_model(), data, made.options(4, save_every=100), tmp_path, on_step=on_step, report=quiet
+        )
+    assert not holds_checkpoint(tmp_path)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_an_error_of_a_loading_process_is_its_own_line(corpus, tmp_path):

@@ -212,7 +212,10 @@ def test_a_pruned_loss_is_an_option_of_a_recipe(tmp_path: Path) -> None:
 
 def test_what_the_start_brings_along_is_refused(tmp_path: Path) -> None:
     for changes, said in (
-        ({"transcript_vocabulary_size": 34}, "transcript_vocabulary_size is that of .*start, whose CTC head"),
+        (
+            {"transcript_vocabulary_size": 34},
+            "has transcript_vocabulary_size, and the tokenizers are .*start",
+        ),
         ({"model": STREAM | {"width": 64}}, r"model\.width is 64, the model to start from has 32"),
     ):
         with pytest.raises(SprachbundError, match=said):

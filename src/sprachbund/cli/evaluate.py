@@ -97,6 +97,9 @@ def evaluate(
     against: Annotated[
         str | None, typer.Option("--speed-against", metavar="MODEL", help="Time both models side by side.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results that are in the folder already.")
+    ] = False,
     offline: Offline = False,
     threads: Annotated[
         int | None,
@@ -124,6 +127,11 @@ def evaluate(
         raise UsageError(
             f"--seed {options.seed} is of the sounds without speech, and --no-speech 0 makes none; leave it out"
         )
+    if out is not None and (out / MANIFEST_FILE).exists() and not overwrite:
+        raise SprachbundError(
+            f"{out} holds results already; --overwrite replaces them, --out writes elsewhere"
+        )
+    _check_written(report, "--report", ".html", data)
     set_threads(threads)
     computing = replace(computing, threads=threads or threads_of_each(computing.workers))
     directory = fetch(model, offline=offline)
@@ -337,6 +345,8 @@ def compare(
         parsed = [comparing.parse_system(spec, reference) for spec in systems]
         comparing.check_names([name for name, _ in parsed])
         runs = {name: list(map(str, paths)) for name, paths in parsed}
+        inputs = [path for _, paths in parsed for path in paths]
+        _check_written(out, "--out", ".json", [*inputs, *([reference] if reference else [])])
         compared = comparing.ComparedFiles(systems=runs, **vars(options))
         comparison = comparing.compare_files(
             compared, progress=lambda what, done: bar.update(done, label=what)
@@ -351,6 +361,28 @@ def compare(
     for name, scorer in comparison.metrics.items():
         typer.echo(f"{name}: {scorer.signature}")
     typer.echo("\n" + "\n".join(comparing.claims(comparison)))
+
+
+def _check_written(path: Path | None, option: str, suffix: str, inputs: Sequence[Path]) -> None:
+    """See that a file to be written is named as one, and replaces nothing that is read.
+
+    Args:
+        path: the file, if any.
+        option: option that names it.
+        suffix: end of its name.
+        inputs: files and folders that the command reads.
+
+    Raises:
+        UsageError: it has another end, or is an input or a file of one.
+    """
+    if path is None:
+        return
+    if path.suffix != suffix:
+        raise UsageError(f"{option} {path} does not end in {suffix}; name a file that does")
+    resolved = path.resolve()
+    for given in inputs:
+        if given.resolve() in (resolved, resolved.parent) and path.exists():
+            raise UsageError(f"{option} {path} would replace what is read from {given}; name another file")
 
 
 # `sprachbund score HYPOTHESES REFERENCES`: scores of text files, or of a folder that `evaluate` wrote.
@@ -383,6 +415,7 @@ def score(
     from sprachbund.evaluation.metrics import METRICS
     from sprachbund.text.languages import tag_of
 
+    _check_written(out, "--out", ".json", [hypotheses, references])
     with as_usage():
         named = replace(
             options,
@@ -492,6 +525,7 @@ def report(
     ] = 12,
 ) -> None:
     """Write what an evaluation found as one HTML page, with sound."""
+    _check_written(out, "--out", ".html", [])
     with Bar("drawing"):
         from sprachbund.evaluation.lines import HYPOTHESES_FILE, read_lines
         from sprachbund.evaluation.manifest import read_manifest

@@ -60,7 +60,12 @@ def train(
                 accept_changes=asked.accept_changes,
             )
     except KeyboardInterrupt as interruption:
-        interruption.add_note(f"the same command goes on from the last checkpoint in {out}")
+        from sprachbund.training.checkpoint import holds_checkpoint
+
+        note = f"the same command goes on from the last checkpoint in {out}"
+        interruption.add_note(
+            note if holds_checkpoint(out) else "no step was saved; the same command begins anew"
+        )
         raise
     from sprachbund.util.distributed import is_first_rank
 

@@ -91,6 +91,11 @@ def claim_folder(directory: Path, recipe: BaseModel, *, accept_changes: bool = F
         write_text(path, recipe.model_dump_json(indent=1) + "\n")
 
 
+def holds_checkpoint(directory: Path) -> bool:
+    """Whether a run in a folder can go on from a step."""
+    return (directory / RESUME_FILE).exists() or (directory / SHARDS_FILE).exists()
+
+
 def _forget_beginning(directory: Path) -> None:
     """Delete what another recipe made before its first step."""
     for path in (path for pattern in _MADE_BEFORE for path in directory.glob(pattern)):

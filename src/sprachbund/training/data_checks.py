@@ -130,7 +130,8 @@ def length_warnings(corpus: Corpus, frame_s: float) -> list[str]:
         return []
     return [
         f"{num_too_long} of {count} transcripts are longer than CTC can align in frames of {1000 * frame_s:g} ms "
-        f"(the first is {first}): it learns nothing from them; a larger transcript_vocabulary_size makes shorter ones"
+        f"(the first is {first}): it learns nothing from them; in a new model, a larger transcript_vocabulary_size "
+        "makes shorter ones"
     ]
 
 
@@ -177,6 +178,11 @@ def check_corpus(corpus: Corpus, max_duration_s: float, report: Report) -> None:
     too_long = int((corpus.durations_s > longest_s).sum())
     if too_long:
         report(f"{too_long} of {count} utterances are longer than {longest_s:g} s{why}: left out")
+    if not count:
+        raise SprachbundError(
+            "the training data have no utterance in the languages of the recipe, "
+            f"{', '.join(corpus.examples.source_languages)}; change languages, or the data"
+        )
     if too_long == count:
         raise SprachbundError(
             f"no utterance of the training data is left; cut them into pieces of at most {longest_s:g} s"

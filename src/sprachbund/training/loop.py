@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 import torch
 from pydantic import ConfigDict, RootModel, model_validator
@@ -370,11 +370,11 @@ def train(
         )
     keep_freed_memory()
     remember_few_products()
-    with joined_processes(), _sigterm() as is_asked_to_end:
+    with joined_processes(), _signals_to_end() as signal_to_end:
         _refuse_different_runs(options, corpus, dev)
         run = _Run(model, corpus, options, directory, dev, report)
         run.score = score if options.metric_for_best_model == "score" else None
-        run.is_asked_to_end = is_asked_to_end
+        run.signal_to_end = signal_to_end
         run.report_size()
         run.resume()
         run.connect()
@@ -386,26 +386,42 @@ def train(
 
 
 @contextmanager
-def _sigterm() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM came, in place of ending at once; a thread that is not the main one does not ask."""
+def _signals_to_end() -> Iterator[Callable[[], int]]:
+    """Number of the signal that came, SIGTERM or Ctrl-C's SIGINT, in place of ending at once; 0 of none.
+
+    A second SIGINT ends at once. A thread that is not the main one hears none, and SIGINT stays ignored where it was.
+    """
     came: list[int] = []
     process = os.getpid()
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda: 0
         return
 
     def note(number: int, _frame: FrameType | None) -> None:
         if os.getpid() != process:  # one that was forked, to render or to load
-            os._exit(_TERMINATED)
+            os._exit(128 + number)
+        if number == signal.SIGINT and number in came:
+            raise KeyboardInterrupt
         came.append(number)
 
-    before = signal.signal(signal.SIGTERM, note)
+    heard = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        heard.append(signal.SIGINT)
+    before = {number: signal.signal(number, note) for number in heard}
     try:
-        yield lambda: bool(came)
+        yield lambda: came[0] if came else 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if came:
-        raise SystemExit(_TERMINATED)
+        _end_by(came[0])
+
+
+def _end_by(number: int) -> NoReturn:
+    """End the process as a signal would have, at a moment at which nothing is lost."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _refuse_different_runs(
@@ -421,9 +437,6 @@ def _refuse_different_runs(
             f"the dev data ({_DIGEST})": "none" if dev is None else dev.digest[:12],
         }
     )
-
-
-_TERMINATED = 128 + signal.SIGTERM
 
 
 class _Run:
@@ -474,7 +487,7 @@ class _Run:
         self.epoch = self.batch = self.skipped = 0
         self.evaluations = Evaluations(patience=options.patience)
         self.score: Callable[[Any], float] | None = None
-        self.is_asked_to_end: Callable[[], bool] = lambda: False
+        self.signal_to_end: Callable[[], int] = lambda: 0
         self.meter = Meter(corpus.frames_per_s)
         self._writer: Any = None
         self._wandb: Any = None
@@ -637,7 +650,7 @@ class _Run:
             with exchanging:
                 (loss.total * part.weight).backward()
             losses.append(loss)
-        tokens, asked = parallel.sums(sum(loss.num_tokens for loss in losses), self.is_asked_to_end())
+        tokens, asked = parallel.sums(sum(loss.num_tokens for loss in losses), self.signal_to_end())
         # Processes' gradients are averaged; sums over the whole batch are wanted.
         parallel.scale_gradients(parallel.count / max(1.0, tokens))
         norm = parallel.clip(options.clip_norm)
@@ -663,11 +676,12 @@ class _Run:
         return bool(asked)
 
     def _end_early(self) -> None:
-        """Save the state and end the process, as SIGTERM asked."""
+        """Save the state and end the process, as a signal to one of the processes asked."""
         self._save()
         self.files.finish()
-        self._say(f"ended by SIGTERM at step {self.step}, saved; the same command goes on from there")
-        raise SystemExit(_TERMINATED)
+        by = "Ctrl-C" if self.signal_to_end() == signal.SIGINT else "SIGTERM"
+        self._say(f"ended by {by} at step {self.step}, saved; the same command goes on from there")
+        _end_by(self.signal_to_end())
 
     def _housekeeping(self, until: int) -> None:
         options, step = self.options, self.step

@@ -170,9 +170,13 @@ def _started_conformer(
     """
     becomes_streaming = recipe.model.streaming is not None and start.config.streaming is None
     _check_start(recipe, start)
-    if becomes_streaming and "transcript_vocabulary_size" in recipe.model_fields_set:
+    kept = {"transcript_vocabulary_size"}
+    if not becomes_streaming:
+        kept |= {"vocabulary_size", "tokenizer_texts"}
+    if useless := sorted(kept & recipe.model_fields_set):
         raise SprachbundError(
-            f"transcript_vocabulary_size is that of {recipe.start}, whose CTC head is kept; take it out of the recipe"
+            f"the recipe has {', '.join(useless)}, and the tokenizers are those of {recipe.start}; take it out of the "
+            "recipe"
         )
     wanted = recipe.fine_tuning
     model = add_languages(start, wanted.new_languages)
