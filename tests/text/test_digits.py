@@ -146,6 +146,28 @@ def test_what_may_be_no_number_stays(language, text):
     assert written(text, language) == text
 
 
+@pytest.mark.parametrize(
+    "text", ["email me at @anna", "use #MeToo", "E = mc two", "track #1 and #12", "at @5 past #3, #2 euros ="]
+)
+def test_words_that_begin_with_a_sign_stay(text):
+    assert written(text, "en") == text
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("de", "am elften.", "am 11."),
+        ("de", "am elften, und am elften!", "am 11., und am 11.!"),
+        ("de", "am dritten März.", "am 3. März."),
+        ("en", "at seven p m.", f"at 7{NBSP}p.m."),
+        ("en", "at seven p m, please", f"at 7{NBSP}p.m., please"),
+        ("en", "it was twenty.", "it was 20."),
+    ],
+)
+def test_a_sentence_ends_in_one_full_stop(language, text, expected):
+    assert written(text, language) == expected
+
+
 def test_every_new_word_knows_the_words_it_was_made_from():
     words = ["on", "March", "third", "nineteen", "ninety-eight", "at", "half", "past", "five"]
     new = in_digits(words, "en")

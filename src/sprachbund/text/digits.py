@@ -308,7 +308,8 @@ class _Part:
     Attributes:
         first: index of its first word.
         last: index of its last one.
-        code: as the rules see it: "#5" is the cardinal 5, "@5" the ordinal, "=5.2" is done, everything else a word.
+        code: as the rules see it: "#5" is the cardinal 5, "@5" the ordinal, "=5.2" is done, everything else a word. A
+            word that begins with one of these signs has a backslash before it.
         tail: punctuation behind it.
     """
 
@@ -326,7 +327,9 @@ class _Part:
         if kind == "@":
             text = _written_ordinal(int(text), words[self.last].removesuffix(self.tail), language)
         if kind in ("#", "@", "="):
-            yield WrittenWord(text=text + self.tail, first=self.first, last=self.last)
+            # "am elften." and "at seven p m." end in one full stop.
+            tail = self.tail.removeprefix(".") if text.endswith(".") else self.tail
+            yield WrittenWord(text=text + tail, first=self.first, last=self.last)
             return
         for n in range(self.first, self.last + 1):
             yield WrittenWord(text=words[n], first=n, last=n)
@@ -371,7 +374,8 @@ def _read_numbers(words: Sequence[str], language: str) -> Iterator[_Part]:
                 break
         if part is None:
             tail = _tail(words[n])
-            part = _Part(first=n, last=n, code=plain[n].removesuffix(tail).replace(" ", "-"), tail=tail)
+            code = re.sub(r"^[#@=]", r"\\\g<0>", plain[n].removesuffix(tail).replace(" ", "-"))
+            part = _Part(first=n, last=n, code=code, tail=tail)
         yield part
         n = part.last + 1
 
