@@ -147,6 +147,34 @@ def test_what_may_be_no_number_stays(language, text):
 
 
 @pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("en", "between two hundred and three hundred people", "between 200 and 300 people"),
+        ("en", "between one hundred and two hundred, maybe", "between 100 and 200, maybe"),
+        ("en", "between five thousand and ten thousand.", "between 5000 and 10000."),
+        ("en", "between nine hundred and twenty five hundred", "between 900 and 2500"),
+        ("en", "one hundred and two thousand", "102000"),
+        ("en", "two hundred and three, hundred", "203, hundred"),
+        ("en", "twenty five hundred and ten", "2510"),
+        ("en", "fifty hundred thousand", "50 hundred thousand"),
+        ("fr", "deux cents trois cents personnes", "200 300 personnes"),
+        ("fr", "deux mille trois mille", "2000 3000"),
+        ("fr", "deux cent mille personnes", "200000 personnes"),
+        ("fr", "dix-sept cent quatre-vingt-neuf", "1789"),
+        ("fr", "quinze cent quinze", "1515"),
+        ("fr", "cinq euros quinze cents", f"5,15{NBSP}€"),
+        ("fr", "mille neuf cent nonante-huit", "1998"),
+        ("fr", "septante et un, huitante-deux et octante", "71, 82 et 80"),
+        ("es", "dos mil tres mil", "2000 3000"),
+        ("ru", "пять тысяч десять тысяч", "5000 10000"),
+        ("ru", "двадцать одного человека", "21 человека"),
+    ],
+)
+def test_neighbouring_numbers_are_kept_apart_and_one_number_is_not_cut(language, text, expected):
+    assert written(text, language) == expected
+
+
+@pytest.mark.parametrize(
     "text", ["email me at @anna", "use #MeToo", "E = mc two", "track #1 and #12", "at @5 past #3, #2 euros ="]
 )
 def test_words_that_begin_with_a_sign_stay(text):

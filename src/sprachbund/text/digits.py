@@ -68,7 +68,7 @@ _ONES = {
     "quindici sedici diciassette diciotto|dicotto diciannove",  # num2words writes "centodicotto"
     "de": "null eins|ein|eine|einen|einem|einer zwei|zwo drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn "
     "vierzehn fünfzehn sechzehn siebzehn achtzehn neunzehn",
-    "ru": "ноль|нуль один|одна|одно|одну два|две три четыре пять шесть семь восемь девять десять одиннадцать "
+    "ru": "ноль|нуль один|одна|одно|одну|одного два|две три четыре пять шесть семь восемь девять десять одиннадцать "
     "двенадцать тринадцать четырнадцать пятнадцать шестнадцать семнадцать восемнадцать девятнадцать",
 }
 _TENS = {
@@ -92,6 +92,7 @@ _THOUSAND = {
     "de": "tausend",
     "ru": "тысяч[аиу]?",
 }
+_HUNDRED = {"en": "hundred", "fr": "cents?"}  # where it is a word of its own
 _ONE_WORD = ("it", "de")  # write a number below a million without spaces
 
 
@@ -120,7 +121,7 @@ def _joined(ten: str, one: str, value: int, language: str) -> str:
 
 @cache
 def _below_thousand(language: str) -> Mapping[str, int]:
-    """All spellings of 0 to 999, and of 1100 to 1999 in hundreds where people say years like that."""
+    """All spellings of 0 to 999, and of larger numbers in hundreds where people say them: "dix-sept cent dix"."""
     ones = _forms(_ONES[language])
     spelled = dict(enumerate(ones))
     for n, tens in enumerate(_forms(_TENS[language]), 2):
@@ -131,16 +132,31 @@ def _below_thousand(language: str) -> Mapping[str, int]:
                 both = product(tens, ones[below])
                 spelled[value] = [_joined(*pair, value, language) for pair in both] if below else list(tens)
     table = {form: value for value, forms in spelled.items() for form in forms}
+    if language == "fr":
+        table |= _fr_elsewhere(ones)
     return table | {
         joined: hundred + value
-        for hundred, names in _hundreds(language).items()
+        for hundred, names in _hundreds(table, language).items()
         for name in names
         for form, value in [("", 0), *((form, value) for form, value in table.items() if 0 < value < 100)]
         for joined in _behind_hundred(name, form, language)
     }
 
 
-def _hundreds(language: str) -> dict[int, list[str]]:
+def _fr_elsewhere(ones: list[list[str]]) -> dict[str, int]:
+    """Spellings of 70 to 99 in Belgium and Switzerland."""
+    tens = {"septante": 70, "huitante": 80, "octante": 80, "nonante": 90}
+    return tens | {
+        f"{ten} {one}": value + below
+        for ten, value in tens.items()
+        for below, names in enumerate(ones[1:10], 1)
+        for name in names
+        for one in ([name, f"et {name}"] if below == 1 else [name])
+    }
+
+
+def _hundreds(below: Mapping[str, int], language: str) -> dict[int, list[str]]:
+    """Names of hundreds, from the spellings of numbers below one hundred."""
     ones = _forms(_ONES[language])
     match language:
         case "es":
@@ -148,15 +164,15 @@ def _hundreds(language: str) -> dict[int, list[str]]:
         case "ru":
             return {100 * n: forms for n, forms in enumerate(_forms(_RU_HUNDREDS), 1)}
         case "en":
-            named = {100 * n: [f"{ones[n][0]} hundred"] for n in range(1, 20) if n != 10}
+            named = {100 * n: [f"{form} hundred"] for form, n in below.items() if n % 10}
             return named | {100: ["one hundred", "a hundred"]}
         case "de":
             named = {100 * n: [f"{form}hundert" for form in ones[n]] for n in range(2, 20) if n != 10}
             return named | {100: ["hundert", "einhundert"]}
         case "fr":
-            return {100: ["cent"]} | {
-                100 * n: [f"{ones[n][0]} cent", f"{ones[n][0]} cents"] for n in range(2, 10)
-            }
+            named = {100 * n: [f"{ones[n][0]} cent", f"{ones[n][0]} cents"] for n in range(2, 10)}
+            # "Quinze cents" may be an amount of money.
+            return named | {100: ["cent"]} | {100 * n: [f"{ones[n][0]} cent"] for n in range(11, 20)}
     return {100: ["cento"]} | {100 * n: [f"{form}cento" for form in ones[n]] for n in range(2, 10)}
 
 
@@ -353,11 +369,11 @@ _LONGEST = 12  # words of a number
 
 
 def _read_numbers(words: Sequence[str], language: str) -> Iterator[_Part]:
-    """Words and numbers; of several readings the longest."""
+    """Words and numbers; of several readings the longest one that takes no word of the next number."""
     plain, n = [_plain(word) for word in words], 0
     known, longest = _number_words(language), 1 if language in _ONE_WORD else _LONGEST
     while n < len(words):
-        part = None
+        part = hundreds = None
         end = n
         while end < min(len(words), n + longest):
             tail = _tail(plain[end])
@@ -365,10 +381,14 @@ def _read_numbers(words: Sequence[str], language: str) -> Iterator[_Part]:
             if not _may_belong(word, known, language):
                 break
             phrase = " ".join([*plain[n:end], word])
-            if (value := _cardinal(phrase, language)) is not None:
-                part = _Part(first=n, last=end, code=f"#{value}", tail=tail)
-            elif (value := _ordinal(phrase, language)) is not None:
-                part = _Part(first=n, last=end, code=f"@{value}", tail=tail)
+            if (code := _number(phrase, language)) is not None:
+                following = plain[end + 1].removesuffix(_tail(plain[end + 1])) if plain[end + 1 :] else ""
+                large = [_is_large(one, language) for one in phrase.split(" ")]
+                if any(large) and not tail and _is_large(following, language):
+                    part = hundreds  # "two hundred and three" before "hundred"
+                else:
+                    part = _Part(first=n, last=end, code=code, tail=tail)
+                    hundreds = part if large[-1] else hundreds
             end += 1
             if tail:
                 break
@@ -378,6 +398,19 @@ def _read_numbers(words: Sequence[str], language: str) -> Iterator[_Part]:
             part = _Part(first=n, last=n, code=code, tail=tail)
         yield part
         n = part.last + 1
+
+
+def _number(phrase: str, language: str) -> str | None:
+    """The code of a number; None if the phrase is none."""
+    if (value := _cardinal(phrase, language)) is not None:
+        return f"#{value}"
+    value = _ordinal(phrase, language)
+    return None if value is None else f"@{value}"
+
+
+def _is_large(word: str, language: str) -> bool:
+    """Whether a word is a hundred or a thousand."""
+    return bool(_thousand(language).fullmatch(word) or re.fullmatch(_HUNDRED.get(language, "(?!)"), word))
 
 
 def _tail(word: str) -> str:
