@@ -140,6 +140,14 @@ def test_amounts_strings_of_digits_and_punctuation(language, text, expected):
         ("it", "mille e duecento euro"),
         ("de", "eine Million zweihunderttausend Euro"),
         ("ru", "два миллиона триста тысяч рублей"),
+        ("en", "the score is three to two"),
+        ("en", "they won by three to one"),
+        ("en", "you may first want to sit down since the second may fail"),
+        ("de", "ich habe eine Uhr gekauft"),
+        ("it", "le due e quattro stagioni"),
+        ("it", "dall'una e due minuti"),
+        ("fr", "pendant deux heures une foule"),
+        ("fr", "deux heures un quart"),
     ],
 )
 def test_what_may_be_no_number_stays(language, text):
@@ -171,6 +179,35 @@ def test_what_may_be_no_number_stays(language, text):
     ],
 )
 def test_neighbouring_numbers_are_kept_apart_and_one_number_is_not_cut(language, text, expected):
+    assert written(text, language) == expected
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("en", "it takes about ten to fifteen minutes", "it takes about 10 to 15 minutes"),
+        ("en", "about five to ten percent", "about five to 10%"),
+        ("en", "it is twenty to six", "it is 5:40"),
+        ("en", "at ten to five", "at 4:50"),
+        ("en", "at ten to twenty places", "at 10 to 20 places"),
+        ("en", "on May third and on the third of May", "on May 3rd and on the 3rd of May"),
+        ("en", "May the fifth", "May the 5th"),
+        ("de", "zehn Minuten vor einer Prüfung", "10 Minuten vor einer Prüfung"),
+        ("de", "zwanzig Minuten nach einer Operation", "20 Minuten nach einer Operation"),
+        ("de", "zehn vor eins", "12:50"),
+        ("de", "um ein Uhr", f"um 1{NBSP}Uhr"),
+        ("de", "das kostet einen Euro fünfzig", f"das kostet 1,50{NBSP}€"),
+        ("de", "mit einem Prozent", f"mit 1{NBSP}%"),
+        ("es", "entre las diez y once de la noche", "entre las 10 y 11 de la noche"),
+        ("es", "a las diez y cinco", "a las 10:05"),
+        ("es", "a las diecinueve once", "a las 19:11"),
+        ("it", "le dieci e venti", "le 10:20"),
+        ("it", "all'una e dieci", "all'1:10"),
+        ("fr", "à deux heures vingt et une", f"à 2{NBSP}h{NBSP}21"),
+        ("fr", "à deux heures dix", f"à 2{NBSP}h{NBSP}10"),
+    ],
+)
+def test_times_and_dates_are_written_and_ranges_stay_ranges(language, text, expected):
     assert written(text, language) == expected
 
 

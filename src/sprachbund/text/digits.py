@@ -66,7 +66,7 @@ _ONES = {
     "dix_huit dix_neuf",
     "it": "zero uno|un|una due tre|tré quattro cinque sei sette otto nove dieci undici dodici tredici quattordici "
     "quindici sedici diciassette diciotto|dicotto diciannove",  # num2words writes "centodicotto"
-    "de": "null eins|ein|eine|einen|einem|einer zwei|zwo drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn "
+    "de": "null eins|ein zwei|zwo drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn "
     "vierzehn fünfzehn sechzehn siebzehn achtzehn neunzehn",
     "ru": "ноль|нуль один|одна|одно|одну|одного два|две три четыре пять шесть семь восемь девять десять одиннадцать "
     "двенадцать тринадцать четырнадцать пятнадцать шестнадцать семнадцать восемнадцать девятнадцать",
@@ -595,15 +595,16 @@ def _decimals(language: str) -> list[_Rule]:
     return rules
 
 
+_MINUTE = r"#(5|10|1[3-9]|[2-5]\d)"  # said with "and" behind an hour; others may be "las diez y once"
 _TIMES: dict[str, list[_Rule]] = {
     "en": [
         _rule(r"half past <N>", lambda m: _clock(m[1], 30)),
         _rule(r"(?:a )?quarter past <N>", lambda m: _clock(m[1], 15)),
         _rule(r"(?:a )?quarter (?:to|of) <N>", lambda m: _clock(m[1], 15, before=True)),
         _rule(r"<N> (?:minutes? )?past <N>", lambda m: _clock(m[2], int(m[1]))),
-        # "ten to twelve" may be a range
+        # "ten to twelve" may be a range, and "three to two" a score.
         _rule(
-            r"(?P<keep>(?:at|is|it's|by|until|about) )<N> to <N>",
+            r"(?P<keep>(?:at|it is|it's|until) )#(5|10|20|25) to #([1-9]|1[0-2])",
             lambda m: _clock(m[3], int(m[2]), before=True),
         ),
         _rule(r"<N> minutes? to <N>", lambda m: _clock(m[2], int(m[1]), before=True)),
@@ -621,7 +622,9 @@ _TIMES: dict[str, list[_Rule]] = {
         _rule(r"(?P<keep>las? )<N> y @4", lambda m: _clock(m[2], 15)),
         _rule(r"(?P<keep>las? )<N> menos @4", lambda m: _clock(m[2], 15, before=True)),
         _rule(r"(?P<keep>las? )<N> menos <N>", lambda m: _clock(m[2], int(m[3]), before=True)),
-        _rule(r"(?P<keep>las? )<N>(?: y)? <N>", lambda m: _clock(m[2], int(m[3]))),
+        _rule(
+            rf"(?P<keep>las? )(?:<N> y {_MINUTE}|<N> <N>)", lambda m: _clock(m[2] or m[4], int(m[3] or m[5]))
+        ),
         _rule(r"(?P<keep>las? )<N> horas?", lambda m: _clock(m[2], 0)),
     ],
     "fr": [
@@ -634,17 +637,18 @@ _TIMES: dict[str, list[_Rule]] = {
             r"<N> heures? moins <N>",
             lambda m: _clock(m[1], int(m[2]), before=True, between=f"{_NBSP}h{_NBSP}"),
         ),
-        _rule(r"<N> heures? <N>", lambda m: _clock(m[1], int(m[2]), between=f"{_NBSP}h{_NBSP}")),
+        # "Deux heures une foule" is no time.
+        _rule(r"<N> heures? (?!#1\b)<N>", lambda m: _clock(m[1], int(m[2]), between=f"{_NBSP}h{_NBSP}")),
     ],
     "it": [
         _rule(r"(?P<keep>(?:d?alle|le) )<N> e (?:mezza|mezzo)", lambda m: _clock(m[2], 30)),
         _rule(r"(?P<keep>(?:d?alle|le) )<N> e #1 @4", lambda m: _clock(m[2], 15)),
         _rule(r"(?P<keep>(?:d?alle|le) )<N> meno #1 @4", lambda m: _clock(m[2], 15, before=True)),
         _rule(r"(?P<keep>(?:d?alle|le) )<N> meno <N>", lambda m: _clock(m[2], int(m[3]), before=True)),
-        _rule(r"(?P<keep>(?:d?alle|le) )<N> e <N>", lambda m: _clock(m[2], int(m[3]))),
+        _rule(rf"(?P<keep>(?:d?alle|le) )<N> e {_MINUTE}", lambda m: _clock(m[2], int(m[3]))),
         _rule(r"(l'|d?all')una e (?:mezza|mezzo)", lambda m: f"{m[1]}1:30"),
         _rule(r"(l'|d?all')una e #1 @4", lambda m: f"{m[1]}1:15"),
-        _rule(r"(l'|d?all')una e #([1-5]?\d)", lambda m: f"{m[1]}1:{m[2]:>02}"),
+        _rule(rf"(l'|d?all')una e {_MINUTE}", lambda m: f"{m[1]}1:{m[2]:>02}"),
     ],
     "de": [
         _rule(r"halb <N>", lambda m: _clock(m[1], 30, before=True)),
@@ -673,9 +677,10 @@ def _dates(language: str) -> list[_Rule]:
     match language:
         case "en":
             ordinal = lambda m: _written_ordinal(int(m["day"]), "", "en")  # noqa: E731
+            others = months.replace("|may|", "|")  # "you may first", "the first may"
             return [
-                _rule(rf"(?P<keep>(?:{months}) (?:the )?)@(?P<day>3[01]|[12]?\d)", ordinal),
-                _rule(rf"@(?P<day>3[01]|[12]?\d)(?= of (?:{months})| (?:{months}))", ordinal),
+                _rule(rf"(?P<keep>(?:{others}) (?:the )?|may the |on may )@(?P<day>3[01]|[12]?\d)", ordinal),
+                _rule(rf"@(?P<day>3[01]|[12]?\d)(?= of (?:{months})| (?:{others}))", ordinal),
                 _rule(r"(?<!\d )#(1[5-9]|20) #(\d\d)(?! [#@])", lambda m: f"{m[1]}{m[2]}"),
                 _rule(r"(?<!\d )#(1[5-9]|20) (?:oh|o) #(\d)(?! [#@])", lambda m: f"{m[1]}0{m[2]}"),
             ]
@@ -712,7 +717,9 @@ def _digit_strings(language: str) -> list[_Rule]:
 
 
 def _amounts(language: str) -> list[_Rule]:
-    number, joint, cents = r"[#=](\d+(?:[.,]\d+)?)", f"(?:{_AND[language]}) ", f"(?:{_CENTS[language]})"
+    one = "|eine[nmr]?" if language == "de" else ""  # elsewhere "eine" is an article: "eine Uhr"
+    number = rf"(?:[#=](\d+(?:[.,]\d+)?){one})"
+    joint, cents = f"(?:{_AND[language]}) ", f"(?:{_CENTS[language]})"
     rules = []
     for sign, names in _CURRENCIES.items():
         name = names[language]
@@ -720,11 +727,11 @@ def _amounts(language: str) -> list[_Rule]:
 
         def make(match: re.Match[str], sign: str = sign) -> str:
             point = "." if language == "en" else ","
-            small = match[2] or match[3]
-            amount = f"{match[1]}{point}{int(small):02}" if small else match[1]
+            whole, small = match[1] or "1", match[2] or match[3]
+            amount = f"{whole}{point}{int(small):02}" if small else whole
             return f"{sign}{amount}" if language == "en" else f"{amount}{_NBSP}{sign}"
 
         rules.append(_rule(rf"{number} (?:{name}){small}", make))
     percent = "%" if language in ("en", "it") else f"{_NBSP}%"
-    rules.append(_rule(rf"{number} (?:{_PERCENT[language]})", lambda m: f"{m[1]}{percent}"))
+    rules.append(_rule(rf"{number} (?:{_PERCENT[language]})", lambda m: f"{m[1] or 1}{percent}"))
     return rules
