@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import product
+from itertools import pairwise, product
 
 LANGUAGES = ("en", "es", "fr", "it", "de", "ru")
 """BCP-47 tags of the languages that have rules."""
@@ -49,6 +49,7 @@ def in_digits(words: Sequence[str], language: str) -> list[WrittenWord]:
     parts = _without_ends(list(_read_numbers(words, language)), language)
     for rule in _rules(language):
         parts = rule.apply(parts)
+    parts = _without_fractions(parts, words, language)
     return [one for part in parts for one in part.written(words, language)]
 
 
@@ -470,6 +471,20 @@ def _without_ends(parts: Sequence[_Part], language: str) -> list[_Part]:
     return kept
 
 
+_PLURAL = {"es": ("s",), "fr": ("s",), "it": ("i", "e"), "ru": ("ых", "их")}
+
+
+def _without_fractions(parts: Sequence[_Part], words: Sequence[str], language: str) -> list[_Part]:
+    """Make words of plural ordinals behind a number, for they are a fraction: "trois dixièmes"."""
+    kept = list(parts[:1])
+    for before, part in pairwise(parts):
+        plural = words[part.last].removesuffix(part.tail).lower().endswith(_PLURAL.get(language, ()))
+        if plural and part.code.startswith("@") and before.code.startswith("#") and not before.tail:
+            part = replace(part, code=part.code[1:])
+        kept.append(part)
+    return kept
+
+
 # Rules.
 
 
@@ -539,7 +554,7 @@ _PERCENT = {
     "en": "percent|per cent", "es": "por #100", "fr": "pour #100", "it": "per #100", "de": "prozent",
     "ru": "процент(?:а|ов)?",
 }  # fmt: skip
-_AND = {"en": "and", "es": "con|y", "fr": "et", "it": "e", "de": "und", "ru": "и"}
+_BEFORE_CENTS = {"en": "and", "es": "con|y", "fr": "et", "it": "e", "de": "und", "ru": "и"}
 _CURRENCIES = {
     "€": {"en": "euros?", "es": "euros?", "fr": "euros?", "it": "euro", "de": "euro", "ru": "евро"},
     "$": {
@@ -547,7 +562,7 @@ _CURRENCIES = {
         "ru": "доллар(?:а|ов)?",
     },
     "£": {
-        "en": "pounds?", "es": "libras?", "fr": "livres?", "it": "sterlin[ae]", "de": "pfund",
+        "en": "pounds?", "es": "libras? esterlinas?", "fr": "livres? sterlings?", "it": "sterlin[ae]", "de": "pfund",
         "ru": "фунт(?:а|ов)?",
     },
     "₽": {
@@ -719,7 +734,7 @@ def _digit_strings(language: str) -> list[_Rule]:
 def _amounts(language: str) -> list[_Rule]:
     one = "|eine[nmr]?" if language == "de" else ""  # elsewhere "eine" is an article: "eine Uhr"
     number = rf"(?:[#=](\d+(?:[.,]\d+)?){one})"
-    joint, cents = f"(?:{_AND[language]}) ", f"(?:{_CENTS[language]})"
+    joint, cents = f"(?:{_BEFORE_CENTS[language]}) ", f"(?:{_CENTS[language]})"
     rules = []
     for sign, names in _CURRENCIES.items():
         name = names[language]
