@@ -1,11 +1,13 @@
 """Numbers of segments in digits: times of words survive, and what cannot be served is an error."""
 
+from dataclasses import replace
+
 import pytest
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.result import Segment, Word
+from sprachbund.decoding.result import Alternative, Segment, Word
 from sprachbund.decoding.written_form import check_digits, segment_in_digits
 from sprachbund.errors import SprachbundError
 from sprachbund.streaming.engine import LiveEngine
@@ -31,6 +33,12 @@ def test_a_word_made_from_several_has_their_time_and_mean_probability():
     assert times["5:30"] == (1.0, 3.5, 0.3)
     assert times["21"] == (6.0, 7.5, 0.75)
     assert times["cats"] == (8.0, 8.5, 0.9)
+
+
+def test_alternatives_are_in_digits_too():
+    others = (Alternative(text="at half past nine", log_probability=-3.0),)
+    written = segment_in_digits(replace(segment("at half past five", "en"), alternatives=others))
+    assert written.alternatives == (Alternative(text="at 9:30", log_probability=-3.0),)
 
 
 def test_other_languages_of_transcripts_keep_their_words():

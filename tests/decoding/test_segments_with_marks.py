@@ -8,7 +8,7 @@ import pytest
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.decoding.long_form import translate
 from sprachbund.decoding.options import DecodingOptions
-from sprachbund.decoding.result import Segment, Word
+from sprachbund.decoding.result import Alternative, Segment, Word
 from sprachbund.decoding.texts import translate_texts
 from sprachbund.decoding.written_form import check_punctuation, punctuated_segments, text_with_marks
 from sprachbund.errors import SprachbundError
@@ -75,6 +75,18 @@ def test_a_sentence_goes_on_in_the_next_segment_and_words_keep_their_times():
         assert [replace(word, text="") for word in after.words] == [
             replace(word, text="") for word in before.words
         ]
+
+
+def test_alternatives_have_marks_too():
+    """An alternative is the text of the whole span; that of a dropped segment stays, as its text does."""
+    others = (Alternative(text="go on and stop then", log_probability=-3.0),)
+    spoken = [
+        segment("go on", alternatives=others),
+        segment("noise", 10.0, dropped="loop", alternatives=others),
+    ]
+    written, dropped = punctuated_segments(spoken, Planted())
+    assert written.alternatives == (replace(others[0], text="Go on and, stop. Then"),)
+    assert dropped.alternatives == others
 
 
 def test_languages_that_are_not_known_keep_their_text():

@@ -21,7 +21,7 @@ from sprachbund.util.options import OptionValueError
 
 
 def segment_in_digits(segment: Segment) -> Segment:
-    """A segment with the numbers of its text in digits; a word that several became has their time."""
+    """A segment with the numbers of its texts in digits; a word that several became has their time."""
     language = primary(segment.target_language)
     words = tuple(
         replace(
@@ -34,7 +34,14 @@ def segment_in_digits(segment: Segment) -> Segment:
         )
         for one in in_digits([word.text for word in segment.words], language)
     )
-    return replace(segment, text=text_in_digits(segment.text, language), words=words)
+    return replace(
+        segment,
+        text=text_in_digits(segment.text, language),
+        words=words,
+        alternatives=tuple(
+            replace(one, text=text_in_digits(one.text, language)) for one in segment.alternatives
+        ),
+    )
 
 
 def text_in_digits(text: str, language: str) -> str:
@@ -70,7 +77,11 @@ def punctuated_segments(segments: Sequence[Segment], punctuator: Punctuator) -> 
         timed = segments[n].words
         if [word.text for word in timed] == own:
             timed = tuple(replace(word, text=new) for word, new in zip(timed, text, strict=True))
-        result[n] = replace(segments[n], text=" ".join(text), words=timed)
+        others = tuple(
+            replace(one, text=text_with_marks(one.text, language, punctuator))
+            for one in segments[n].alternatives
+        )
+        result[n] = replace(segments[n], text=" ".join(text), words=timed, alternatives=others)
     return tuple(result)
 
 
