@@ -637,6 +637,7 @@ _TIMES: dict[str, list[_Rule]] = {
         _rule(r"(?P<keep>las? )<N> y @4", lambda m: _clock(m[2], 15)),
         _rule(r"(?P<keep>las? )<N> menos @4", lambda m: _clock(m[2], 15, before=True)),
         _rule(r"(?P<keep>las? )<N> menos <N>", lambda m: _clock(m[2], int(m[3]), before=True)),
+        _rule(r"(?P<keep>(?:son las|es la) )<N> y <N>", lambda m: _clock(m[2], int(m[3]))),
         _rule(
             rf"(?P<keep>las? )(?:<N> y {_MINUTE}|<N> <N>)", lambda m: _clock(m[2] or m[4], int(m[3] or m[5]))
         ),
@@ -660,6 +661,7 @@ _TIMES: dict[str, list[_Rule]] = {
         _rule(r"(?P<keep>(?:d?alle|le) )<N> e #1 @4", lambda m: _clock(m[2], 15)),
         _rule(r"(?P<keep>(?:d?alle|le) )<N> meno #1 @4", lambda m: _clock(m[2], 15, before=True)),
         _rule(r"(?P<keep>(?:d?alle|le) )<N> meno <N>", lambda m: _clock(m[2], int(m[3]), before=True)),
+        _rule(r"(?P<keep>sono le )<N> e <N>", lambda m: _clock(m[2], int(m[3]))),
         _rule(rf"(?P<keep>(?:d?alle|le) )<N> e {_MINUTE}", lambda m: _clock(m[2], int(m[3]))),
         _rule(r"(l'|d?all')una e (?:mezza|mezzo)", lambda m: f"{m[1]}1:30"),
         _rule(r"(l'|d?all')una e #1 @4", lambda m: f"{m[1]}1:15"),
@@ -692,9 +694,12 @@ def _dates(language: str) -> list[_Rule]:
     match language:
         case "en":
             ordinal = lambda m: _written_ordinal(int(m["day"]), "", "en")  # noqa: E731
-            others = months.replace("|may|", "|")  # "you may first", "the first may"
+            # "You may first", "the second may": there "may" is a verb.
+            others, year = months.replace("|may|", "|"), r"#(?:1[5-9]|20) #"
+            before_may = "on|(?:mon|tues|wednes|thurs|fri|satur|sun)day"
+            may = rf"(?:{before_may}) may |may (?:the |(?!@[12]\b(?! {year})))"
             return [
-                _rule(rf"(?P<keep>(?:{others}) (?:the )?|may the |on may )@(?P<day>3[01]|[12]?\d)", ordinal),
+                _rule(rf"(?P<keep>(?:{others}) (?:the )?|{may})@(?P<day>3[01]|[12]?\d)", ordinal),
                 _rule(rf"@(?P<day>3[01]|[12]?\d)(?= of (?:{months})| (?:{others}))", ordinal),
                 _rule(r"(?<!\d )#(1[5-9]|20) #(\d\d)(?! [#@])", lambda m: f"{m[1]}{m[2]}"),
                 _rule(r"(?<!\d )#(1[5-9]|20) (?:oh|o) #(\d)(?! [#@])", lambda m: f"{m[1]}0{m[2]}"),
