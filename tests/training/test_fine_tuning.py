@@ -214,9 +214,7 @@ def test_data_without_the_languages_of_the_recipe_are_named(tmp_path: Path) -> N
     make_tones(tmp_path / "data", ("de",))
     none = [{"path": tmp_path / "data", "shares": {"de": 0}}]
     recipe = fine_tuning_recipe(tmp_path / "data", tmp_path / "start", 2, languages=("de",), train=none)
-    with pytest.raises(
-        SprachbundError, match="no utterance in the languages of the recipe, de; change lang"
-    ):
+    with pytest.raises(SprachbundError, match="no utterance in the languages of the recipe, de; change lang"):
         run(recipe, tmp_path / "run", report=quiet)
 
 
