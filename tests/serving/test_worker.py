@@ -310,6 +310,35 @@ def test_an_error_in_a_batch_reaches_who_waits_and_the_thread_goes_on(worker):
     assert text_of(model, recording(*SPEECH), "de", worker.compute)
 
 
+def test_a_cancelled_call_is_left_out_and_the_thread_goes_on(worker):
+    entered, blocked, done = threading.Event(), threading.Event(), []
+    running = worker.call(lambda: (entered.set(), blocked.wait(20)))
+    assert entered.wait(20)
+    waiting = worker.call(lambda: done.append("cancelled"))
+    assert waiting.cancel()
+    assert not running.cancel()
+    blocked.set()
+    assert worker.call(lambda: "next").result(20) == "next"
+    assert not done
+
+
+def test_a_cancelled_call_does_not_keep_a_worker_from_its_end():
+    blocked = threading.Event()
+
+    def load():
+        blocked.wait(20)
+        raise SprachbundError("no such model")
+
+    worker = ModelWorker("broken", load, lambda model: None, batch_size=8, meters=Meters())
+    cancelled, waiting = (worker.call(lambda: None) for _ in range(2))
+    assert cancelled.cancel()
+    blocked.set()
+    with pytest.raises(SprachbundError, match="no such model"):
+        waiting.result(20)
+    with pytest.raises(SprachbundError, match="no such model"):
+        worker.ready.result(20)
+
+
 def test_a_model_that_cannot_be_loaded_says_so():
     def load():
         raise SprachbundError("no such model")

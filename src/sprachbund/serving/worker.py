@@ -253,11 +253,14 @@ class ModelWorker:
             self._calls.clear()
             self._recordings.clear()
         for future in futures:
-            future.set_exception(error)
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
 
     def _run_calls(self) -> None:
         while self._calls:
             work, future = self._calls.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
                 future.set_result(work())
             except BaseException as error:
