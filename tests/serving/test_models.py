@@ -12,7 +12,7 @@ from sprachbund.serving.models import ModelStore, described_model, identifier
 from sprachbund.serving.schemas import RefusalError
 from sprachbund.serving.settings import Limits, Settings, Timeouts
 from sprachbund.util.processor import usable_cores
-from tests.serving.support import tiny_model
+from tests.serving.support import tiny_model, wait_for
 from tests.training.owned import make_whisper
 
 
@@ -160,6 +160,25 @@ def test_a_model_that_cannot_be_loaded_is_tried_again_next_time():
         await store.close(5)
 
     asyncio.run(scenario())
+
+
+def test_a_worker_that_an_error_has_closed_is_replaced():
+    loads: list[str] = []
+
+    async def scenario():
+        store = store_of("a", loads=loads)
+        async with store.lease("a") as broken:
+            broken._step_live = lambda: [][0]
+            broken.notify()
+            await asyncio.to_thread(wait_for, lambda: broken.closed)
+            assert store.loaded_worker("a") is None
+            async with store.lease("a") as worker:
+                assert worker is not broken
+                assert await asyncio.wrap_future(worker.call(lambda: "works")) == "works"
+        await store.close(5)
+
+    asyncio.run(scenario())
+    assert loads == ["a", "a"]
 
 
 def test_ids_say_nothing_about_folders(tmp_path):

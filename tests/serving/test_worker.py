@@ -193,6 +193,20 @@ def test_a_fault_in_one_recording_takes_its_rows_out_of_the_search(native_worker
     assert native_worker._running.num_free == 4
 
 
+@needs_native
+def test_a_fault_in_a_recording_of_which_two_rows_end_together_is_its_own(native_worker, monkeypatch):
+    family = native_worker.model.family
+    first, second = spans_of(family, 2, OPTIONS)
+    fine = spans_of(family, 1, OPTIONS)
+    alone = [[s.text for _, s in row] for row in translate_spans(family, fine)]
+    with monkeypatch.context() as patched:
+        patched.setattr("sprachbund.decoding.pipeline.out_of_domain", lambda *a, **k: [][0])
+        with pytest.raises(IndexError, match="list index out of range"):
+            native_worker.compute([first, replace(second, samples=first.samples)])
+    assert [[s.text for _, s in row] for row in native_worker.compute(fine)] == alone
+    assert native_worker._running.num_free == 4
+
+
 def test_recordings_share_the_drafts_of_both_halves_of_a_cascade(meters, monkeypatch):
     halves = TinyFamily(), Reading()
     monkeypatch.setattr(
@@ -337,6 +351,24 @@ def test_a_cancelled_call_does_not_keep_a_worker_from_its_end():
         waiting.result(20)
     with pytest.raises(SprachbundError, match="no such model"):
         worker.ready.result(20)
+
+
+def test_an_error_of_the_thread_reaches_all_who_wait(worker):
+    caption = Caption(1, [])
+    entered, blocked = threading.Event(), threading.Event()
+    worker.call(lambda: (entered.set(), blocked.wait(20)))
+    assert entered.wait(20)
+    worker._step_live = lambda: [][0]
+    worker.join_live(caption)
+    with ThreadPoolExecutor(1) as threads:
+        recording_ = threads.submit(worker.compute, spans_of(worker.model.family, 1, OPTIONS))
+        wait_for(lambda: worker._recordings)
+        blocked.set()
+        with pytest.raises(IndexError, match="list index out of range"):
+            recording_.result(20)
+    wait_for(lambda: isinstance(caption.error, IndexError))
+    with pytest.raises(RuntimeError, match="closed"):
+        worker.call(lambda: None)
 
 
 def test_a_model_that_cannot_be_loaded_says_so():

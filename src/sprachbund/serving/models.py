@@ -114,7 +114,7 @@ class ModelStore:
 
     def loaded_worker(self, model: str) -> ModelWorker | None:
         """A worker of a model that is in memory."""
-        ready = (w for w in self._slot(model).workers if w.ready.done() and not w.ready.exception())
+        ready = (w for w in self._slot(model).workers if w.ready.done() and not w.closed)
         return next(ready, None)
 
     def card(self, model: str) -> Card:
@@ -191,23 +191,7 @@ class ModelStore:
     async def _ready(self, model: str, slot: _Slot) -> tuple[ModelWorker, ...]:
         if not slot.workers:
             self._make_room()
-
-            def load() -> Model:
-                with slot.loading:
-                    return self._load(slot.name)
-
-            slot.workers = tuple(
-                ModelWorker(
-                    model,
-                    load,
-                    self._engine_for,
-                    batch_size=self._settings.batch_size,
-                    meters=self._meters,
-                    cores=cores,
-                )
-                for cores in self._cores
-            )
-        workers = slot.workers
+        workers = slot.workers = self._open_workers(model, slot)
         self._meters.models_loaded.set(len(self.loaded))
         try:
             for worker in workers:
@@ -219,6 +203,27 @@ class ModelStore:
                 503, f"the model {model} cannot be loaded: {error}", code="model_broken"
             ) from error
         return workers
+
+    def _open_workers(self, model: str, slot: _Slot) -> tuple[ModelWorker, ...]:
+        """The workers of a model, with new ones where there are none yet or an error has closed them."""
+
+        def load() -> Model:
+            with slot.loading:
+                return self._load(slot.name)
+
+        return tuple(
+            worker
+            if worker is not None and not worker.closed
+            else ModelWorker(
+                model,
+                load,
+                self._engine_for,
+                batch_size=self._settings.batch_size,
+                meters=self._meters,
+                cores=cores,
+            )
+            for worker, cores in zip(slot.workers or [None] * len(self._cores), self._cores, strict=True)
+        )
 
     def _make_room(self) -> None:
         loaded = [slot for slot in self._slots.values() if slot.workers]

@@ -156,6 +156,11 @@ class ModelWorker:
         """The model, which is there once `ready` is set."""
         return self.ready.result()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more work: after `close`, or an error of loading or of its thread."""
+        return self._closed
+
     def call(self, work: Callable[[], T]) -> Future[T]:
         """Run something in the thread, before anything else."""
         future: Future[T] = Future()
@@ -230,13 +235,20 @@ class ModelWorker:
             self.ready.set_exception(error)
             return
         busy = False
-        while self._wait(busy):
-            self._run_calls()
-            stepped = self._step_live()
-            self._drop_abandoned()
-            busy = self._begin_jobs() or stepped
-            busy = self._go_on() or busy
-        self._end(RuntimeError(f"the worker of {self.name} is closed"))
+        try:
+            while self._wait(busy):
+                self._run_calls()
+                stepped = self._step_live()
+                self._drop_abandoned()
+                busy = self._begin_jobs() or stepped
+                busy = self._go_on() or busy
+        except Exception as error:
+            log.exception("the thread of the model %s has ended", self.name)
+            self._end(error)
+            for live in self._live:
+                live.fail(error)
+        else:
+            self._end(RuntimeError(f"the worker of {self.name} is closed"))
 
     def _wait(self, busy: bool) -> bool:
         """Until there may be work; False at the end."""
@@ -341,11 +353,12 @@ class ModelWorker:
             return False
         with limit_torch_threads(self.model.family.capabilities.decoder):
             ended = self._running.run(_PASSES_WITH_LIVE if self._live else _PASSES)
-        for rows in ended:
-            job = next(job for job in self._jobs if job.rows is rows)
+        jobs = [next(job for job in self._jobs if job.rows is rows) for rows in ended]
+        for job, rows in zip(jobs, ended, strict=True):
             self._jobs.remove(job)
             assert job.started is not None
             job.hypotheses, job.started, job.rows = job.started.result(rows), None, None
+        for job in jobs:  # only now: the fault of one may fail the whole recording, with the others
             self._deliver(job.recordings[0])
         return True
 
