@@ -3,6 +3,8 @@
 import asyncio
 import os
 import sys
+import threading
+import time
 
 import pytest
 
@@ -10,6 +12,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.serving.metrics import Meters
 from sprachbund.serving.models import ModelStore, described_model, identifier
 from sprachbund.serving.schemas import RefusalError
+from sprachbund.serving.service import Service
 from sprachbund.serving.settings import Limits, Settings, Timeouts
 from sprachbund.util.processor import usable_cores
 from tests.serving.support import tiny_model, wait_for
@@ -140,24 +143,55 @@ def test_an_unknown_model_is_named_with_those_there_are():
     assert caught.value.status == 404
 
 
-def test_a_model_that_cannot_be_loaded_is_tried_again_next_time():
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (SprachbundError("its weights are cut off"), "weights are cut off"),
+        (MemoryError("no room for 2 GB"), "cannot be loaded: the log of the service says why"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_tried_again_next_time(error, says):
     async def scenario():
         tries = []
 
         def load(name):
             tries.append(name)
             if len(tries) == 1:
-                raise SprachbundError("its weights are cut off")
+                raise error
             return tiny_model()
 
         store = ModelStore(Settings(models=("a",)), Meters(), loader=load)
-        with pytest.raises(RefusalError, match="weights are cut off") as caught:
+        with pytest.raises(RefusalError, match=says) as caught:
             async with store.lease("a"):
                 pass
         assert caught.value.status == 503
         async with store.lease("a"):
             assert store.loaded == ["a"]
         await store.close(5)
+
+    asyncio.run(scenario())
+
+
+def test_a_service_is_ready_once_a_request_has_loaded_its_model(caplog):
+    failing = threading.Event()
+
+    def load(name):
+        if not failing.is_set():
+            failing.set()
+            raise MemoryError("no room for 2 GB")
+        return tiny_model()
+
+    async def scenario():
+        service = Service(Settings(models=("a",)), loader=load)
+        async with service.running():
+            await asyncio.to_thread(wait_for, lambda: "tries again" in caplog.text)
+            assert "no room for 2 GB" in caplog.text
+            assert not service.ready
+            async with service.store.lease("a"):
+                assert service.ready
+            service.store.sweep(now_s=time.monotonic() + 10_000)
+            assert not service.store.loaded
+            assert service.ready
 
     asyncio.run(scenario())
 

@@ -39,6 +39,7 @@ class _Slot:
         self.users: Counter[ModelWorker | None] = Counter()  # None while they wait for the workers
         self.loading = threading.Lock()  # one after the other: the trial of the first decides for all
         self.last_used_s = time.monotonic()
+        self.was_loaded = False
 
 
 class ModelStore:
@@ -111,6 +112,11 @@ class ModelStore:
     def loaded(self) -> list[str]:
         """Return the names of the models in memory."""
         return [name for name, slot in self._slots.items() if slot.workers]
+
+    @property
+    def default_was_loaded(self) -> bool:
+        """Whether the first model is in memory, or was before it was idle for long."""
+        return self._slots[self.default].was_loaded
 
     def loaded_worker(self, model: str) -> ModelWorker | None:
         """A worker of a model that is in memory."""
@@ -196,12 +202,16 @@ class ModelStore:
         try:
             for worker in workers:
                 await asyncio.shield(asyncio.wrap_future(worker.ready))
-        except SprachbundError as error:
-            if slot.workers is workers:
+        except Exception as error:
+            if slot.workers == workers:
                 self._unload(slot)
+            if not isinstance(error, SprachbundError):
+                log.exception("the model %s cannot be loaded", model)
+            why = error if isinstance(error, SprachbundError) else "the log of the service says why"
             raise RefusalError(
-                503, f"the model {model} cannot be loaded: {error}", code="model_broken"
+                503, f"the model {model} cannot be loaded: {why}", code="model_broken"
             ) from error
+        slot.was_loaded = True
         return workers
 
     def _open_workers(self, model: str, slot: _Slot) -> tuple[ModelWorker, ...]:

@@ -109,7 +109,6 @@ class Service:
         engine_for: makes the engine of a model's live sessions.
 
     Attributes:
-        ready: whether the first model is loaded, or is not to be.
         draining: whether the service is being stopped: requests under way are finished, others refused.
     """
 
@@ -130,7 +129,12 @@ class Service:
         self.sessions = SessionManager(settings, self.store, self.meters)
         self.threads = ThreadPoolExecutor(settings.limits.max_working, thread_name_prefix="recording")
         self.requests = 0
-        self.ready, self.draining = not settings.preload, False
+        self.draining = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether the first model has been loaded, at the start or by a request, or is not to be."""
+        return not self.settings.preload or self.store.default_was_loaded
 
     @cached_property
     def activity(self) -> VoiceActivity:
@@ -220,12 +224,19 @@ class Service:
 
     async def _preload(self) -> None:
         try:
+            # In a thread: the first recording would otherwise hold up all connections while it loads.
+            await asyncio.to_thread(lambda: self.activity)
             async with self.store.lease(self.store.default):
-                # In a thread: the first recording would otherwise hold up all connections while it loads.
-                await asyncio.to_thread(lambda: self.activity)
-                self.ready = True
+                pass
         except RefusalError as error:
-            log.error(json.dumps({"event": "the first model cannot be loaded", "error": error.message}))
+            log.error(
+                json.dumps(
+                    {
+                        "event": "the first model cannot be loaded; the next request tries again",
+                        "error": error.message,
+                    }
+                )
+            )
 
 
 def _changed_ns(path: Path | None) -> int | None:
