@@ -517,6 +517,84 @@ def test_broken_frames_close_the_socket_and_write_no_traceback(open_to_all, capl
     assert not failures(caplog)
 
 
+NO_TURNS = {"type": "session.update", "session": {"audio": {"input": {"turn_detection": None}}}}
+
+
+@contextlib.contextmanager
+def deaf(running, path, *messages):
+    """A WebSocket of a client that reads nothing behind the head."""
+    head = (
+        f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    ).encode()
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(60)
+        sock.connect(("127.0.0.1", running.port))
+        sock.sendall(head)
+        assert b" 101 " in sock.recv(160)
+        for message in messages:
+            sock.sendall(masked(1, json.dumps(message).encode()))
+        yield sock
+
+
+def ping_until(sock, condition):
+    """Send pings, whose pongs nobody reads, until something is so."""
+    end = time.monotonic() + 60
+    sock.settimeout(0.05)
+    while not condition():
+        assert time.monotonic() < end
+        with contextlib.suppress(OSError):
+            sock.sendall(masked(9, b"x" * 120) * 500)
+
+
+def test_pings_of_a_client_that_reads_nothing_have_an_end(served):
+    with served(timeouts=Timeouts(answer_s=0.5)) as running, deaf(running, "/v1/live") as sock:
+        (protocol,) = running.server.server_state.connections
+        most = []
+
+        def closed():
+            most.append(protocol.transport.get_write_buffer_size())
+            return not running.server.server_state.connections
+
+        ping_until(sock, closed)
+        assert 1 << 16 < max(most) < 1 << 20
+
+
+def test_a_realtime_client_that_reads_nothing_holds_no_session(served):
+    timeouts = Timeouts(answer_s=60.0, live_silent_s=2.0)
+    with (
+        served(timeouts=timeouts, keys=False) as running,
+        deaf(running, "/v1/realtime", NO_TURNS) as sock,
+    ):
+        wait_for(lambda: running.service.sessions.count == 1)
+        (protocol,) = running.server.server_state.connections
+        ping_until(sock, lambda: not protocol.writable.is_set() or not running.service.sessions.count)
+        wait_for(lambda: running.service.sessions.count == 0, 60)
+        assert protocol in running.server.server_state.connections
+        protocol.loop.call_soon_threadsafe(protocol.keepalive_timeout)
+
+
+def test_a_session_is_kept_where_no_pong_comes(served, caplog):
+    """The client is gone without a word, and the text comes before the service closes the connection."""
+    start = {"type": "start", "targets": ["de"], "source": "en"}
+    with served(keys=False) as running, deaf(running, "/v1/live", start) as sock:
+        sessions = running.service.sessions
+        wait_for(lambda: sessions._connections)
+        (protocol,), (live,) = running.server.server_state.connections, sessions._sessions.values()
+        ping_until(sock, lambda: protocol.transport.get_write_buffer_size() > 0)
+
+        def end():
+            protocol.keepalive_timeout()
+            live.end()
+
+        protocol.loop.call_soon_threadsafe(end)
+        wait_for(lambda: live.done and live.name not in sessions._connections, 60)
+        assert live.name in sessions._sessions
+        assert live.name in sessions._left_s
+    assert not failures(caplog)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["/v1/live", "/v1/realtime"])
 def test_half_a_frame_is_given_up_and_others_are_served(small_live, caplog, monkeypatch, path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.serving.settings import Limits, Settings, Timeouts
 from sprachbund.util.options import OptionValueError
 from tests.serving.live_support import text_of
-from tests.serving.support import pcm, serving, wait_for
+from tests.serving.support import pcm, serving, tiny_model, wait_for
 
 FORMAT = {"rate": 16_000, "width": 2, "channels": 1}
 
@@ -148,6 +149,27 @@ def test_a_client_that_vanishes_leaves_nothing_and_others_go_on(running, bundled
     text, _ = run(scenario())
     assert text == bundled.transcribe(spoken["es"], source="es", sample_rate=16_000).text
     wait_for(lambda: running.service.sessions.count == 0)
+
+
+def test_a_client_that_reads_nothing_is_closed():
+    settings = Settings(port=0, models=("tiny",), wyoming="0", timeouts=Timeouts(answer_s=0.5))
+    with serving(settings, loader=lambda name: tiny_model()) as running, socket.socket() as sock:
+        running.server.wyoming_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(0.1)
+        sock.connect(("127.0.0.1", port_of(running)))
+
+        def reset():
+            try:
+                sock.sendall(line("ping", text="x" * 1000) * 100)
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                return True
+            return False
+
+        wait_for(reset, 60)
+        assert not running.server._wyoming._of_address
 
 
 def test_limits_are_those_of_live_sessions(running):

@@ -114,6 +114,46 @@ def log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
         loop.default_exception_handler(context)
 
 
+_not_taken = _Tally()
+
+
+class _AnswerWatch(asyncio.Protocol):
+    """Part of a protocol: gives a connection up whose client takes nothing of what waits to be sent for `answer_s`."""
+
+    loop: Any
+    transport: Any
+    answer_s: float
+    _answer_timer: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_answer()
+
+    def resume_writing(self) -> None:
+        self._stop_answer_timer()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_answer_timer()
+        super().connection_lost(exc)
+
+    def _watch_answer(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._answer_timer = self.loop.call_later(self.answer_s, self._check_answer, left)
+
+    def _check_answer(self, left: int) -> None:
+        """Something of the answer has to have been taken since `left` bytes were left."""
+        if self.transport.get_write_buffer_size() < left:
+            self._watch_answer()
+            return
+        _not_taken.add("closed a connection that takes no answer")
+        self.transport.abort()
+
+    def _stop_answer_timer(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+
+
 def http_protocol(limits: Limits, timeouts: Timeouts, num_connections: int) -> type[asyncio.Protocol]:
     """The protocol of a connection, which refuses, gives up or closes connections as the limits want.
 
@@ -123,11 +163,11 @@ def http_protocol(limits: Limits, timeouts: Timeouts, num_connections: int) -> t
         num_connections: most connections in all.
     """
     lingering: deque[Any] = deque()  # refused, the first of them first
-    refused, without_request, not_taken = _Tally(), _Tally(), _Tally()
+    refused, without_request = _Tally(), _Tally()
 
-    class Bounded(H11Protocol):
+    class Bounded(_AnswerWatch, H11Protocol):
+        answer_s = timeouts.answer_s
         _head_timer: asyncio.TimerHandle | None = None
-        _answer_timer: asyncio.TimerHandle | None = None
         _idle_since = 0.0
         _refused = False
 
@@ -175,15 +215,6 @@ def http_protocol(limits: Limits, timeouts: Timeouts, num_connections: int) -> t
             if self.cycle is not None:  # what is at work for this connection has nobody to answer
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._watch_answer()
-
-        def resume_writing(self) -> None:
-            if self._answer_timer is not None:
-                self._answer_timer.cancel()
-            super().resume_writing()
 
         def _make_room(self) -> RefusalError | None:
             """Close the connection that has been idle for longest, where there are too many; a refusal if none is."""
@@ -245,18 +276,6 @@ def http_protocol(limits: Limits, timeouts: Timeouts, num_connections: int) -> t
             without_request.add("closed a connection without a whole request")
             self.transport.close()
 
-        def _watch_answer(self) -> None:
-            left = self.transport.get_write_buffer_size()
-            self._answer_timer = self.loop.call_later(timeouts.answer_s, self._check_answer, left)
-
-        def _check_answer(self, left: int) -> None:
-            """Something of the answer has to have been taken since `left` bytes were left."""
-            if self.transport.get_write_buffer_size() < left:
-                self._watch_answer()
-                return
-            not_taken.add("closed a connection that takes no answer")
-            self.transport.abort()
-
         def _stop_head_timer(self) -> None:
             if self._head_timer is not None:
                 self._head_timer.cancel()
@@ -264,15 +283,47 @@ def http_protocol(limits: Limits, timeouts: Timeouts, num_connections: int) -> t
 
         def _stop_timers(self) -> None:
             self._stop_head_timer()
-            if self._answer_timer is not None:
-                self._answer_timer.cancel()
+            self._stop_answer_timer()
 
     return Bounded
 
 
-class LiveProtocol(WebSocketsSansIOProtocol):
+def live_protocol(timeouts: Timeouts) -> type[asyncio.Protocol]:
+    """The protocol of a WebSocket, which gives up connections as `timeouts` want."""
+
+    class Bounded(LiveProtocol):
+        answer_s = timeouts.answer_s
+
+    return Bounded
+
+
+class LiveProtocol(_AnswerWatch, WebSocketsSansIOProtocol):
     """A WebSocket that answers what is broken by closing, where uvicorn's waits or collects for ever, or writes a
-    traceback."""
+    traceback. While the client takes nothing, nothing of it is read: its pings would be answered into memory."""
+
+    def pause_writing(self) -> None:
+        """Much waits to be sent."""
+        super().pause_writing()
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Most of it was taken."""
+        super().resume_writing()
+        if not self.read_paused:
+            self.transport.resume_reading()
+
+    async def receive(self) -> Any:
+        """The next message for the app."""
+        message = await super().receive()  # which reads on
+        if not self.writable.is_set():
+            self.transport.pause_reading()
+        return message
+
+    def keepalive_timeout(self) -> None:
+        """No pong came: a close would wait until the client takes what is left to send."""
+        super().keepalive_timeout()
+        self.disconnected = True
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """The head, which comes whole from the HTTP protocol, then frames."""

@@ -458,6 +458,7 @@ class RealtimeConnection:
             status = refusal.status
             if status >= 500 and not isinstance(error, RefusalError):
                 log.exception("a connection failed")
+            await self._drop_turn()  # first: the client may take long to read the refusal, or never do
             await self._close(refusal)
         finally:
             if self._receiving is not None:

@@ -13,8 +13,8 @@ from sprachbund.errors import SprachbundError
 from sprachbund.serving.app import create_app
 from sprachbund.serving.connections import (
     ListeningSocket,
-    LiveProtocol,
     http_protocol,
+    live_protocol,
     log_loop_error,
     most_connections,
 )
@@ -42,7 +42,7 @@ def make_server(settings: Settings, **parts: Any) -> "Server":
         port=settings.port,
         loop="asyncio",  # whose way of accepting `ListeningSocket` knows
         http=http_protocol(settings.limits, settings.timeouts, most_connections(settings.limits)),
-        ws=LiveProtocol,
+        ws=live_protocol(settings.timeouts),
         ws_max_size=4
         * settings.limits.max_message_bytes,  # a message a little too big gets an answer with the reason
         ws_ping_interval=_PING_S,

@@ -208,6 +208,7 @@ class WyomingServer:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
+        writer.transport.set_write_buffer_limits(high=0)  # so that all that waits to be sent is noticed
         host = str((writer.get_extra_info("peername") or ("unknown",))[0])
         address = network_of(host)
         self._of_address[address] += 1
@@ -237,7 +238,10 @@ class WyomingServer:
             self._of_address[address] -= 1
             self._of_address += Counter()  # drops those at 0
             await connection.drop()
-            writer.close()
+            if writer.transport.get_write_buffer_size():  # a close would wait until the client takes it
+                writer.transport.abort()
+            else:
+                writer.close()
             self._service.meters.requests.labels(PATH, str(status)).inc()
             line = {
                 "client": host,
