@@ -207,6 +207,27 @@ def test_who_goes_away_in_the_middle_leaves_nothing_behind(small):
     assert post(small).status_code == 200
 
 
+def test_who_goes_away_in_the_queue_leaves_it():
+    settings = Settings(port=0, models=("tiny",), limits=Limits(max_working=1, max_waiting=1, max_share=1.0))
+    with serving(settings, loader=lambda name: tiny_model()) as running, ThreadPoolExecutor(1) as threads:
+        limiter, blocked = running.service.limiter, threading.Event()
+        running.service.store.loaded_worker("tiny").call(blocked.wait)
+        at_work = threads.submit(post, running)
+        wait_for(lambda: limiter.taken == 1)
+        request = httpx.Request(
+            "POST", f"{running.url}/v1/audio/transcriptions", files={"file": AUDIO}, data=FIELDS
+        )
+        head = "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\n"
+        head += "".join(f"{name}: {request.headers[name]}\r\n" for name in ("content-type", "content-length"))
+        with socket.create_connection(("127.0.0.1", running.port)) as sock:
+            sock.sendall(head.encode() + b"\r\n" + request.read())
+            wait_for(lambda: limiter.taken == 2)
+        wait_for(lambda: limiter.taken == 1 and running.service.requests == 1)
+        assert not at_work.done()
+        blocked.set()
+        assert at_work.result().status_code == 200
+
+
 def test_more_than_there_is_room_for_is_told_to_come_again(small):
     blocked = threading.Event()
     worker = small.service.store.loaded_worker("tiny")

@@ -3,11 +3,11 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -41,6 +41,8 @@ from sprachbund.serving.service import Service
 from sprachbund.serving.uploads import Upload, read_form
 from sprachbund.serving.worker import AbandonedError, ModelWorker
 from sprachbund.util.arrays import Samples
+
+T = TypeVar("T")
 
 # A recording of a request: read and cut in one thread, computed in the model's, segments queued for the event loop.
 
@@ -312,8 +314,8 @@ async def _start_job(
         raise RefusalError(400, "times of words come in verbose_json only", param="response_format")
     if form.log_probs and form.response_format != JSON:
         raise RefusalError(400, "log-probabilities come in json only", param="include[]")
-    worker = await stack.enter_async_context(service.store.lease(form.model))
-    await stack.enter_async_context(service.limiter.working(client))
+    worker = await _unless_gone(request, stack.enter_async_context(service.store.lease(form.model)))
+    await _unless_gone(request, stack.enter_async_context(service.limiter.working(client)))
     with named_as_sent(form.sent):
         job = FileJob(
             worker,
@@ -372,15 +374,15 @@ async def _events(job: FileJob, form: TranscriptionForm, service: Service) -> As
         yield f"event: error\n{event(body)}"
 
 
-async def _unless_gone(request: Request, work: Any) -> None:
-    """Wait for the work, unless the client goes away: then nobody wants it any more."""
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work, unless the client goes away: then nobody wants it any more."""
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise ClientDisconnect
-        working.result()
+        return working.result()
     finally:
         for task in (working, watching):
             task.cancel()
