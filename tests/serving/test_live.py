@@ -300,6 +300,27 @@ def test_stopping_gives_live_sessions_what_is_left(small_live, bundled, spoken):
     assert said(client) == text_of(bundled, np.concatenate([spoken["es"], silence]))
 
 
+def test_a_session_that_is_being_opened_when_the_service_stops_is_refused(small_live):
+    blocked = threading.Event()
+
+    async def scenario(running):
+        sessions = running.service.sessions
+        running.service.store.loaded_worker("bundled").call(blocked.wait)
+        async with talking(running, SPAN) as client:
+            await asyncio.to_thread(wait_for, lambda: sessions._opening)
+            running.server.should_exit = True
+            await asyncio.to_thread(wait_for, lambda: sessions.closing)
+            blocked.set()
+            assert "stopped" in (await client.until("error"))["message"]
+            assert await client.closed() == 1013
+            assert not sessions._sessions
+
+    with small_live() as running:
+        asyncio.run(scenario(running))
+        running.thread.join(20)
+        assert not running.service.store._slots["bundled"].users
+
+
 def opened(running, clock=time.monotonic):
     """A session without a connection, and the engine that steps its session."""
     engine = LiveEngine(running.service.store.loaded_worker("bundled").model.family)

@@ -541,6 +541,26 @@ def test_a_stopping_service_sends_the_text_that_is_left(small_live, spoken):
         run(scenario(running))
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_stopping_service_says_so_to_a_client_that_is_silent(small_live, begun):
+    async def scenario(running):
+        async with talking(running) as talk:
+            await talk.until("session.created")
+            if begun:
+                await talk.send("session.update", session=NO_TURNS)
+                await talk.until("session.updated")
+                await talk.send("input_audio_buffer.clear")
+                await talk.until("input_audio_buffer.cleared")
+            running.server.should_exit = True
+            assert "stopped" in (await talk.until("error"))["error"]["message"]
+            await asyncio.wait_for(talk.socket.wait_closed(), 15)
+            assert talk.socket.close_code == 1013
+            assert talk.socket.close_reason.startswith("the service is being stopped")
+
+    with small_live() as running:
+        run(scenario(running))
+
+
 def test_a_stopping_service_says_so_even_if_it_is_slow(small_live, spoken):
     async def scenario(running):
         sessions = running.service.sessions

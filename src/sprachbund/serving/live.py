@@ -511,7 +511,16 @@ class SessionManager:
         self._left_s: dict[str, float] = {}
         self._leases: dict[str, AsyncExitStack] = {}
         self._opening: Counter[str] = Counter()
-        self.closing = False
+        self._closing = asyncio.Event()
+
+    @property
+    def closing(self) -> bool:
+        """Whether the service is being stopped, and opens no more sessions."""
+        return self._closing.is_set()
+
+    async def wait_closing(self) -> None:
+        """Wait until the service is being stopped."""
+        await self._closing.wait()
 
     @property
     def count(self) -> int:
@@ -547,16 +556,23 @@ class SessionManager:
 
     async def close(self, timeout_s: float) -> None:
         """End all sessions; connected clients still get the text that is left."""
-        self.closing = True
+        self._closing.set()
         for name in list(self._left_s):
             await self.give_up(name)
         for live in self._sessions.values():
             live.end()
-        connections = list(self._connections.values())
-        if connections:
-            await asyncio.wait(connections, timeout=timeout_s)
-        for connection in connections:
-            connection.cancel()
+        waiting: list[asyncio.Task[Any]] = list(self._connections.values())
+        if self._opening:
+            waiting.append(asyncio.ensure_future(self._wait_opened()))
+        if waiting:
+            await asyncio.wait(waiting, timeout=timeout_s)
+        for task in waiting:
+            task.cancel()
+
+    async def _wait_opened(self) -> None:
+        """Wait until no session is being opened; while closing, those are refused."""
+        while self._opening:
+            await asyncio.sleep(_CHECK_S)
 
     def log_connection(
         self, socket: WebSocket, path: str, live: ResumableSession | None, status: int, took_s: float
@@ -648,6 +664,8 @@ class SessionManager:
                     )
                 )
                 session = await asyncio.wrap_future(call)
+                if self.closing:  # meanwhile; nobody would end it
+                    raise stopping_refusal()
             except BaseException:
                 await lease.aclose()
                 raise
@@ -670,9 +688,9 @@ class SessionManager:
         worker.join_live(live)
         return live
 
-    def disconnect(self, live: ResumableSession) -> None:
-        """The session no longer belongs to a connection."""
-        self._connections.pop(live.name, None)
+    def disconnect(self, name: str) -> None:
+        """The connection of that name, or the session's, has ended."""
+        self._connections.pop(name, None)
 
     def check_model(self, model: str) -> None:
         """Raises RefusalError: 404 for a model that is not served."""
@@ -818,11 +836,11 @@ class SessionManager:
     def _most_waiting_s(self, live: ResumableSession) -> float:
         return min(self._settings.limits.max_live_waiting_s, live.most_waiting_s)
 
-    def connect(self, live: ResumableSession) -> None:
-        """The current task serves a connection that a session belongs to; `close` waits for it until it ends."""
+    def connect(self, name: str) -> None:
+        """The current task serves a connection, of that name or the session's; `close` waits for it until it ends."""
         task = asyncio.current_task()
         assert task is not None
-        self._connections[live.name] = task
+        self._connections[name] = task
 
     async def give_up(self, name: str) -> None:
         """Drop a session, with all that is left of it, and release its model."""

@@ -438,6 +438,7 @@ class RealtimeConnection:
         self._turn: _Turn | None = None
         self._last: ResumableSession | None = None
         self._receiving: asyncio.Future[str | bytes] | None = None
+        self._stopping: asyncio.Future[None] | None = None
         self._heard_s = 0.0  # in the turns before this one
         self._previous_item: str | None = None
         self._num_errors = 0
@@ -445,6 +446,7 @@ class RealtimeConnection:
     async def serve(self, check: Check) -> None:
         """Serve the client until one of the two ends the connection."""
         began, status = time.monotonic(), NORMAL
+        self._sessions.connect(self._id)
         try:
             self._owner = check(offered_key(self._socket))
             self._session = self._first_session()
@@ -461,9 +463,11 @@ class RealtimeConnection:
             await self._drop_turn()  # first: the client may take long to read the refusal, or never do
             await self._close(refusal)
         finally:
-            if self._receiving is not None:
-                self._receiving.cancel()
+            for waiting in (self._receiving, self._stopping):
+                if waiting is not None:
+                    waiting.cancel()
             await self._drop_turn()
+            self._sessions.disconnect(self._id)
             self._sessions.log_connection(self._socket, PATH, self._last, status, time.monotonic() - began)
 
     def _first_session(self) -> Session:
@@ -523,9 +527,13 @@ class RealtimeConnection:
                 raise stopping_refusal()
             if self._receiving is None:
                 self._receiving = asyncio.ensure_future(receive(self._socket))
+            if self._stopping is None:
+                self._stopping = asyncio.ensure_future(self._sessions.wait_closing())
             waiting: set[asyncio.Future[Any]] = {self._receiving}
             if self._turn is not None and self._turn.forwarding is not None:
                 waiting.add(self._turn.forwarding)
+            else:
+                waiting.add(self._stopping)
             left_s = since_s + timeouts.live_silent_s - time.monotonic()
             done, _ = await asyncio.wait(
                 waiting, timeout=max(0.0, left_s), return_when=asyncio.FIRST_COMPLETED
@@ -640,7 +648,6 @@ class RealtimeConnection:
             )
         self._last, turn = live, _Turn(live)
         turn.forwarding = asyncio.ensure_future(self._forward(turn, by_pauses=vad is not None))
-        self._sessions.connect(live)
         return turn
 
     async def _finish_turn(self) -> None:
@@ -673,7 +680,6 @@ class RealtimeConnection:
         if turn.forwarding is not None:
             turn.forwarding.cancel()
             await asyncio.gather(turn.forwarding, return_exceptions=True)
-        self._sessions.disconnect(turn.live)
         await self._sessions.give_up(turn.live.name)
 
     async def _forward(self, turn: _Turn, *, by_pauses: bool) -> None:

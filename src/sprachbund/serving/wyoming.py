@@ -332,7 +332,7 @@ class _Connection:
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
         if live is not None:
-            self._service.sessions.disconnect(live)
+            self._service.sessions.disconnect(live.name)
             await self._service.sessions.give_up(live.name)
 
     async def _answer(self, event: ClientEvent) -> None:
@@ -378,7 +378,7 @@ class _Connection:
         )
         self._live = await self._service.sessions.open(start, self._owner)
         self._writing = asyncio.ensure_future(self._write_text(self._live))
-        self._service.sessions.connect(self._live)
+        self._service.sessions.connect(self._live.name)
 
     async def _hear(self, event: ClientEvent) -> None:
         """Sound; the format is that of audio-start."""
