@@ -16,6 +16,7 @@ import pytest
 
 from sprachbund.decoding.texts import translate_texts
 from sprachbund.serving.settings import Limits, Settings, Timeouts
+from sprachbund.serving.worker import ModelWorker
 from tests.documented import documented_fields
 from tests.serving.support import noise, read_text, serving, tiny_model, wait_for, wav
 
@@ -387,6 +388,31 @@ def test_stopping_finishes_what_was_begun_and_refuses_the_rest():
             assert begun.result().status_code == 200
         running.thread.join(10)
         assert not running.thread.is_alive()
+
+
+def test_a_stop_has_one_deadline_and_says_why_it_breaks_off(monkeypatch):
+    """Everything that waits has what is left of `stop_s`; the model is busy for longer."""
+    joined_s, join = [], ModelWorker.join
+    monkeypatch.setattr(
+        ModelWorker, "join", lambda worker, timeout_s: joined_s.append(timeout_s) or join(worker, timeout_s)
+    )
+    settings = Settings(port=0, models=("tiny",), timeouts=Timeouts(stop_s=3.0))
+    body = {"model": "tiny", "input": "hello", "target_language": "de", "source_language": "en"}
+    with serving(settings, loader=lambda name: tiny_model()) as running, ThreadPoolExecutor(1) as threads:
+        worker, blocked = running.service.store.loaded_worker("tiny"), threading.Event()
+        read_text(worker.model.family)
+        worker.call(blocked.wait)
+        wait_for(lambda: not worker._calls)
+        begun = threads.submit(httpx.post, f"{running.url}/v1/text/translations", json=body, timeout=60)
+        wait_for(lambda: worker._calls)
+        running.server.should_exit = True
+        running.thread.join(60)
+        assert not running.thread.is_alive()
+        assert "being stopped" in reason(begun.result(), 503)
+        blocked.set()
+    assert running.server.config.timeout_graceful_shutdown == 1
+    assert len(joined_s) == 1
+    assert joined_s[0] <= 1.0
 
 
 def test_an_error_in_the_middle_of_a_stream_is_told_in_it(small):

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from sprachbund.serving.admission import network_of
-from sprachbund.serving.schemas import RefusalError, refusal_of
+from sprachbund.serving.schemas import RefusalError, refusal_of, stopping_refusal
 from sprachbund.serving.service import Service
 from sprachbund.serving.settings import ANY_ORIGIN
 
@@ -169,18 +169,25 @@ class _LimitedRequest:
             await app(self._scope, self._limited_receive, self._limited_send)
         except ClientDisconnect:
             self._status = _GONE
+        except asyncio.CancelledError:
+            if self._status or not self._service.draining:
+                raise
+            await self._refuse(stopping_refusal())
         except Exception as error:
             refusal = refusal_of(error)
             if refusal.status == 500:
                 log.exception("request %s failed", self._id)
             if self._status:  # the answer has begun, and can only be broken off
                 raise
-            response = JSONResponse(refusal.body(), refusal.status, refusal.headers())
-            await response(self._scope, self._limited_receive, self._limited_send)
+            await self._refuse(refusal)
         finally:
             self._receiving.close()
             self._service.intake.release(self._client, self._stored_bytes)
             self._log_request()
+
+    async def _refuse(self, refusal: RefusalError) -> None:
+        response = JSONResponse(refusal.body(), refusal.status, refusal.headers())
+        await response(self._scope, self._limited_receive, self._limited_send)
 
     async def _limited_receive(self) -> Message:
         """The `receive` that the app gets: the next part of the body, in bounds of size and time."""

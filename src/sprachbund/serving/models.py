@@ -175,9 +175,10 @@ class ModelStore:
         return workers
 
     async def close(self, timeout_s: float) -> None:
-        """End all workers."""
+        """End all workers, and wait for their threads for `timeout_s` at most."""
+        end_s = time.monotonic() + timeout_s
         for worker in self.stop():
-            await asyncio.to_thread(worker.join, timeout_s)
+            await asyncio.to_thread(worker.join, max(0.0, end_s - time.monotonic()))
 
     def check(self, model: str) -> None:
         """Raises RefusalError: 404 for a model not known here."""

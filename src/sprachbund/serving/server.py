@@ -18,7 +18,7 @@ from sprachbund.serving.connections import (
     log_loop_error,
     most_connections,
 )
-from sprachbund.serving.service import Service
+from sprachbund.serving.service import LAST_S, Service
 from sprachbund.serving.settings import LOOPBACK, Settings
 
 if TYPE_CHECKING:  # of an extra of its own
@@ -49,7 +49,6 @@ def make_server(settings: Settings, **parts: Any) -> "Server":
         ws_ping_timeout=_PONG_S,
         ws_per_message_deflate=False,  # sound does not deflate, and a small message could inflate
         timeout_keep_alive=math.ceil(settings.timeouts.idle_s),
-        timeout_graceful_shutdown=round(settings.timeouts.stop_s),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -104,6 +103,7 @@ class Server(uvicorn.Server):
             self.service.store.stop()  # threads that wait for a model would keep the process
         if self._wyoming is not None:
             await self._wyoming.close()
+        self.config.timeout_graceful_shutdown = math.ceil(max(self.service.stop_left_s, LAST_S))
         await super().shutdown(sockets)
 
 

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -98,6 +99,8 @@ def _digest(key: str) -> bytes:
 log = logging.getLogger("sprachbund.serving")
 _SWEEP_S = 1.0
 _POLL_S = 0.05
+LAST_S = 1.0
+"""Least seconds of a stop for sending last answers, and for threads to end, where `stop_s` is used up."""
 
 
 class Service:
@@ -129,7 +132,7 @@ class Service:
         self.sessions = SessionManager(settings, self.store, self.meters)
         self.threads = ThreadPoolExecutor(settings.limits.max_working, thread_name_prefix="recording")
         self.requests = 0
-        self.draining = False
+        self.draining, self._stop_at_s = False, 0.0
 
     @property
     def ready(self) -> bool:
@@ -200,16 +203,21 @@ class Service:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self.store.close(self.settings.timeouts.stop_s)
+            await self.store.close(max(self.stop_left_s, LAST_S))
             self.threads.shutdown(wait=False)
 
+    @property
+    def stop_left_s(self) -> float:
+        """Seconds of `stop_s` that are left, once the stop has begun."""
+        return max(0.0, self._stop_at_s - time.monotonic())
+
     async def drain(self) -> None:
-        """Refuse what is new and finish what was begun, as far as the time allows; may be called twice."""
-        self.draining = True
-        timeout_s = self.settings.timeouts.stop_s
+        """Refuse what is new and finish what was begun, as far as `stop_left_s` allows; may be called twice."""
+        if not self.draining:
+            self.draining, self._stop_at_s = True, time.monotonic() + self.settings.timeouts.stop_s
+        await self.sessions.close(self.stop_left_s)
         try:
-            async with asyncio.timeout(timeout_s):
-                await self.sessions.close(timeout_s)
+            async with asyncio.timeout(self.stop_left_s):
                 while self.requests:
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
