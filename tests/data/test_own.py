@@ -265,6 +265,73 @@ def test_two_corpora_never_mix(tmp_path: Path) -> None:
         prepare_own(read_table(table(tmp_path, GOOD_A, GOOD_B)), tmp_path / "out", NAMED)
 
 
+def test_a_recording_that_was_made_anew_is_noticed(tmp_path: Path) -> None:
+    path = table(tmp_path, GOOD_A, GOOD_B)
+    out = tmp_path / "out"
+    prepare_own(read_table(path), out, NAMED)
+    before = (out / "audio.00000.wav").read_bytes()
+    tone(tmp_path / "a.wav", 440, seconds=0.75)
+    with pytest.raises(
+        SprachbundError, match=r"a\.wav has changed since .*out was made of it; name a new fold"
+    ):
+        prepare_own(read_table(path), out, NAMED)
+    assert (out / "audio.00000.wav").read_bytes() == before
+    prepare_own(read_table(path), tmp_path / "new", NAMED)
+    assert Manifest(tmp_path / "new").durations_s[0] == pytest.approx(0.75)
+
+
+def test_a_corpus_from_before_sounds_were_remembered_stays(tmp_path: Path) -> None:
+    path = table(tmp_path, GOOD_A)
+    prepared = prepare_own(read_table(path), tmp_path / "out", NAMED)
+    (tmp_path / "out" / ".sounds.00000.json").unlink()
+    tone(tmp_path / "a.wav", 440, seconds=0.75)
+    assert prepare_own(read_table(path), tmp_path / "out", NAMED) == prepared
+
+
+def test_a_file_that_was_skipped_and_mended_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own, "SHARD_SIZE", 2)
+    path = many(tmp_path, 4)
+    path.write_text(path.read_text(encoding="utf-8-sig").replace("a.wav", "bad.wav", 1), encoding="utf-8")
+    (tmp_path / "bad.wav").write_bytes(b"")
+    out, options = tmp_path / "out", OwnOptions(name="mine", skip_bad=True)
+    assert prepare_own(read_table(path), out, options).utterances == {"": 3}
+    assert prepare_own(read_table(path), out, options).utterances == {"": 3}
+    second = (out / "audio.00001.wav").stat().st_mtime_ns
+    (tmp_path / "bad.wav").write_bytes(b"no sound either")
+    (fault,) = prepare_own(read_table(path), out, options).skipped
+    assert "is not audio" in fault.reason
+    tone(tmp_path / "bad.wav", 880)
+    assert prepare_own(read_table(path), out, options) == Prepared(utterances={"": 4}, skipped=[])
+    assert not (out / own.SKIPPED).exists()
+    manifest = Manifest(out)
+    assert manifest.check() == 2
+    assert [u.id for u in manifest] == ["u0", "u1", "u2", "u3"]
+    assert loudest_hz(manifest.samples(0)) == pytest.approx(880, abs=4)
+    assert (out / "audio.00001.wav").stat().st_mtime_ns == second
+    assert prepare_own(read_table(path), out, NAMED) == Prepared(utterances={"": 4}, skipped=[])
+
+
+@pytest.mark.parametrize("fault", ["there is no audio file", r"a.wav is empty \(0 bytes\)"])
+def test_where_nothing_is_left_the_first_fault_is_named_and_all_are_listed(
+    tmp_path: Path, fault: str
+) -> None:
+    path = table(tmp_path, GOOD_A)
+    if "empty" in fault:
+        (tmp_path / "a.wav").write_bytes(b"")
+    else:
+        (tmp_path / "a.wav").unlink()
+    listed = tmp_path / "out" / own.SKIPPED
+    says = rf"mine: no utterance is left to prepare; all faults are in {listed}, the first: .*{fault}"
+    with pytest.raises(SprachbundError, match=says):
+        prepare_own(read_table(path), tmp_path / "out", OwnOptions(name="mine", skip_bad=True))
+    assert listed.read_text().splitlines()[1].startswith(f"{path}:2\t")
+    tone(tmp_path / "a.wav")
+    assert prepare_own(read_table(path), tmp_path / "out", NAMED).utterances == {"": 1}
+    assert not listed.exists()
+
+
 def test_share_that_cannot_be() -> None:
     with pytest.raises(SprachbundError, match=r"dev_share is 1\.5; give 0 up to"):
         OwnOptions(name="mine", dev_share=1.5)

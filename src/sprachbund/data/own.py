@@ -3,6 +3,10 @@
 Everything that can be checked without decoding is checked first, for all utterances, so that a mistake in the
 last line costs no hour. A fault ends the work, named with its file and line; with `skip`, it is written down in
 `skipped.tsv`. Nothing is left out silently.
+
+A folder remembers what it was made of: the texts as a whole, and size and time of each sound by shard. A corpus whose
+source has changed is refused. A file that was skipped and has changed since is tried again. Shards from before sounds
+were remembered are taken as they are.
 """
 
 import csv
@@ -18,10 +22,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import RootModel
+from pydantic import BaseModel, ConfigDict, RootModel
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.data.manifest import ManifestWriter, read_info, shard_numbers
+from sprachbund.data.manifest import ManifestWriter, cuts_path, read_info, shard_numbers
 from sprachbund.data.own_options import OwnOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import tag_of
@@ -114,9 +118,10 @@ def prepare_own(
         SprachbundError: a fault, unless faults are skipped; nothing to write; `out` holds something else.
     """
     faults = list(_checked(corpus.faults, options))
-    if not corpus.recordings:
-        raise SprachbundError(f"{options.name}: no utterance is left to prepare; see the faults above")
     _claim(out, corpus.recordings, options)
+    if not corpus.recordings:
+        _write_skipped(out / SKIPPED, faults)
+        raise _nothing_left(options.name, out / SKIPPED, faults)
     parts = _parts(corpus.recordings, options.dev_share)
     done, total = 0, len(corpus.recordings)
     for part, recordings in parts.items():
@@ -132,8 +137,12 @@ def prepare_own(
             )
             done += len(some)
             progress(done, total)
-        _close(out / part, part, recordings, options)
     _write_skipped(out / SKIPPED, faults)
+    for part, recordings in parts.items():
+        name = f"{options.name}/{part}" if part else options.name
+        if not shard_numbers(out / part):
+            raise _nothing_left(name, out / SKIPPED, faults)
+        _close(out / part, name, recordings, options)
     counts = {part: _count(out / part) for part in parts}
     return Prepared(utterances=counts, skipped=faults)
 
@@ -150,6 +159,12 @@ def _checked(faults: Iterable[Fault], options: OwnOptions) -> Sequence[Fault]:
         more = f" (and {len(all_faults) - 1} more)" if len(all_faults) > 1 else ""
         raise SprachbundError(f"{all_faults[0]}{more}; or leave faults out with --skip-bad")
     return all_faults
+
+
+def _nothing_left(name: str, skipped: Path, faults: Sequence[Fault]) -> SprachbundError:
+    """The error of a corpus whose every utterance has a fault."""
+    why = f"all faults are in {skipped}, the first: {faults[0]}" if faults else "add some"
+    return SprachbundError(f"{name}: no utterance is left to prepare; {why}")
 
 
 def _claim(out: Path, recordings: Sequence[OwnRecording], options: OwnOptions) -> None:
@@ -191,6 +206,9 @@ def _parts(recordings: Sequence[OwnRecording], dev_share: float) -> dict[str, li
     return parts
 
 
+_AGAIN = "delete it and the shard's cuts, and the shard is made again"
+
+
 def _make_shard(
     directory: Path,
     shard: int,
@@ -198,25 +216,83 @@ def _make_shard(
     options: OwnOptions,
     progress: Callable[[int], None],
 ) -> list[Fault]:
-    """Decode and write one shard, if it is not there; its faults, also those of an earlier run."""
+    """Decode and write one shard, if it is not whole; its faults, also those of an earlier run."""
     remembered = directory / f".skipped.{shard:05d}.json"
-    if shard in shard_numbers(directory):
-        advice = "delete it and the shard's cuts, and the shard is made again"
-        known = read_model(remembered, _Faults, advice=advice).root if remembered.exists() else []
+    sounds = {recording.utterance_id: _Sound.of(recording.path) for recording in recordings}
+    if shard in shard_numbers(directory) and _is_current(directory, shard, recordings, sounds):
+        known = read_model(remembered, _Faults, advice=_AGAIN).root if remembered.exists() else []
         return list(_checked(known, options))
     writer = ManifestWriter(directory, shard_size=2**62, shard=shard)
     faults: list[Fault] = []
+    skipped: dict[str, _Sound] = {}
     for number, recording in enumerate(recordings):
         try:
             _add(writer, recording)
         except SprachbundError as error:
             faults += _checked([Fault(where=recording.where, reason=str(error))], options)
+            skipped[recording.utterance_id] = sounds.pop(recording.utterance_id)
         progress(number + 1)
+    cuts_path(directory, shard).unlink(missing_ok=True)  # its sound is about to be another
     if faults:
         write_text(remembered, json.dumps([asdict(f) for f in faults], ensure_ascii=False))
-    if len(faults) < len(recordings):
+    else:
+        remembered.unlink(missing_ok=True)
+    write_text(_sounds_path(directory, shard), _Sounds(taken=sounds, skipped=skipped).model_dump_json())
+    if sounds:
         writer.flush()
     return faults
+
+
+class _Sound(BaseModel):
+    """Size in bytes and time of change of a file, by which another sound under the same name is noticed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> "_Sound":
+        """That of a file; of one that is gone, zeros, since reading it names the fault."""
+        try:
+            state = path.stat()
+        except OSError:
+            return cls(size=0, mtime_ns=0)
+        return cls(size=state.st_size, mtime_ns=state.st_mtime_ns)
+
+
+class _Sounds(BaseModel):
+    """Sounds of a shard by utterance: those in it, and those that could not be read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    taken: dict[str, _Sound]
+    skipped: dict[str, _Sound]
+
+
+def _sounds_path(directory: Path, shard: int) -> Path:
+    return directory / f".sounds.{shard:05d}.json"
+
+
+def _is_current(
+    directory: Path, shard: int, recordings: Sequence[OwnRecording], sounds: Mapping[str, _Sound]
+) -> bool:
+    """Whether a shard holds all that can be read now: nothing that was skipped has changed.
+
+    Raises:
+        SprachbundError: a recording in the shard has changed.
+    """
+    path = _sounds_path(directory, shard)
+    if not path.exists():  # of a version that did not remember them
+        return True
+    known = read_model(path, _Sounds, advice=_AGAIN)
+    for recording in recordings:
+        name = recording.utterance_id
+        if name in known.taken and known.taken[name] != sounds[name]:
+            raise SprachbundError(
+                f"{recording.path} has changed since {directory} was made of it; name a new folder"
+            )
+    return all(sounds.get(name) == sound for name, sound in known.skipped.items())
 
 
 def _add(writer: ManifestWriter, recording: OwnRecording) -> None:
@@ -290,12 +366,10 @@ def _check_length(path: Path, start_s: float, duration_s: float | None, heard_s:
         )
 
 
-def _close(directory: Path, part: str, recordings: Sequence[OwnRecording], options: OwnOptions) -> None:
-    if not shard_numbers(directory):
-        raise SprachbundError(f"no recording of {options.name} could be read; the faults are in {SKIPPED}")
+def _close(directory: Path, name: str, recordings: Sequence[OwnRecording], options: OwnOptions) -> None:
     languages = {r.language for r in recordings} | {t for r in recordings for t in r.translations}
     info: dict[str, Any] = {
-        "name": f"{options.name}/{part}" if part else options.name,
+        "name": name,
         "version": "1",
         "languages": sorted(languages),
         "licence": options.licence,
