@@ -105,6 +105,16 @@ def test_kaldi_with_segments(tmp_path: Path) -> None:
     assert manifest.durations_s.tolist() == pytest.approx([0.5, 0.5], abs=1e-3)
 
 
+def test_other_texts_of_kaldi_are_no_translations(tmp_path: Path) -> None:
+    folder = kaldi(tmp_path / "data")
+    (folder / "text.old").write_text("talk-1 good mourning\n")
+    with pytest.raises(SprachbundError, match=r"text\.old: 'old' may mean something else than Mochi"):
+        read_kaldi(folder, "en")
+    (folder / "text.old").rename(folder / "text.translation_old")
+    (first, _) = read_kaldi(folder, "en").recordings
+    assert first.translations == {"de": "guten Morgen", "old": "good mourning"}
+
+
 def test_kaldi_without_segments(tmp_path: Path) -> None:
     folder = kaldi(tmp_path / "data", segments=False)
     (folder / "utt2lang").write_text("talk en\n")
@@ -322,6 +332,8 @@ def test_commands_prepare_them(tmp_path: Path) -> None:
         assert json.loads(done.out) == {"utterances": {"": 2}, "skipped": []}
         again = command("data", "prepare", *job, "--out", tmp_path / name, "--licence", "CC0-1.0", "--json")
         assert again.out == done.out
+    wanted = ("--language", "en", "--translation", "age=german", "--out", tmp_path / "angal")
+    assert "age (Angal) en" in command("data", "prepare", "huggingface", tmp_path / "t.parquet", *wanted).out
     wrong = command("data", "prepare", "huggingface", "x", "--out", "y", "--translation", "german")
     assert wrong.code == 2
     assert "give LANG=COLUMN" in wrong.error_lines[0]

@@ -137,6 +137,18 @@ def test_languages_of_a_table_may_be_names_as_in_options(tmp_path: Path) -> None
     [
         ("path\ttext", r"table.tsv:1: no column 'language'; known are path, language"),
         ("file\tlanguage\ttext", r"table.tsv:1: unknown column 'file'; known are path"),
+        (
+            "path\tlanguage\ttext\tage",
+            r"table.tsv:1: column 'age' may mean something else than Angal; write tra",
+        ),
+        (
+            "path\tlanguage\ttext\tdeu",
+            r":1: column 'deu' may mean something else than German; write translation_deu",
+        ),
+        (
+            "path\tlanguage\ttext\tNo",
+            r"table.tsv:1: column 'No' can be a number or Norwegian; call it transl",
+        ),
         ("path\tlanguage\ttext\tid", r"table.tsv:1: column 'id' can be an identifier or Indonesian"),
         ("path\tlanguage\ttext\tde\ttranslation_de", r"table.tsv:1: column 'de' is there twice"),
         ("path\tlanguage\ttext\ttranslation_nowhere", r"unknown column 'translation_nowhere'"),
@@ -150,6 +162,38 @@ def test_languages_of_a_table_may_be_names_as_in_options(tmp_path: Path) -> None
 def test_header_that_cannot_be_understood(tmp_path: Path, header: str, message: str) -> None:
     with pytest.raises(SprachbundError, match=message):
         read_table(table(tmp_path, GOOD_A, header=header))
+
+
+def test_tags_of_three_letters_need_translation_before_them(tmp_path: Path) -> None:
+    header = "path\ttext\ttranslation_quz\tpt-BR\tcantonese\ttranslation_no"
+    (recording,) = read_table(table(tmp_path, "a.wav\thi\tq\tp\tc\tn", header=header), "en").recordings
+    assert recording.translations == {"quz": "q", "pt-BR": "p", "yue": "c", "no": "n"}
+    folder = small_folder(tmp_path / "in")
+    for tag in ("translation_quz", "cantonese", "no", "quy"):
+        (folder / f"one.{tag}.txt").write_text(tag)
+    one = read_folder(folder, "quy").recordings[1]
+    assert one.translations == {
+        "quz": "translation_quz",
+        "yue": "cantonese",
+        "no": "no",
+        "quy": "quy",  # the language spoken
+    }
+    assert read_folder(folder, "quy").faults == []
+    (folder / "one.raw.txt").write_text("one, two")
+    (fault,) = read_folder(folder, "quy").faults
+    assert str(fault).startswith(f"{folder / 'one.wav'}: {folder / 'one.raw.txt'}: 'raw' may mean something")
+    assert "else than Rawang; write translation_raw if it names a translation" in str(fault)
+
+
+def test_names_of_files_are_looked_up_as_they_stand(tmp_path: Path) -> None:
+    decomposed, spaced = "que\u0301.wav", "two  spaces.wav"
+    tone(tmp_path / decomposed)
+    tone(tmp_path / spaced)
+    lines = (f" {decomposed} \tone  text", f"{spaced}\ttwo")
+    one, two = read_table(table(tmp_path, *lines, header="path\ttext"), "en").recordings
+    assert (one.path, two.path) == (tmp_path / decomposed, tmp_path / spaced)
+    assert (one.utterance_id, two.utterance_id) == ("qu\u00e9", "two spaces")
+    assert one.text == "one text"
 
 
 @pytest.mark.parametrize("commas", [False, True])

@@ -1,7 +1,7 @@
 """`sprachbund data`: make and prepare corpora, and look at them."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -310,8 +310,8 @@ def _text(summary: "Summary", preparation: "Preparation", out: Path) -> str:
     """Sizes, how they compare with the published ones, and what was left out, for people."""
     rows = []
     for name, part in summary.parts.items():
-        languages = " ".join(info(out / name).get("languages", []))
-        rows.append([str(out / name), f"{part.utterances}", f"{part.hours:.2f}", languages])
+        languages = info(out / name).get("languages", [])
+        rows.append([str(out / name), f"{part.utterances}", f"{part.hours:.2f}", _tags(languages)])
     lines = [table(rows, ["corpus", "utterances", "hours", "texts in"])]
     lines += ["", f"licence: {preparation.licence} ({preparation.homepage})"]
     lines += summary.checks or ["its makers state no sizes that these parts could be compared with"]
@@ -830,8 +830,15 @@ def _print_parts(out: Path) -> None:
             str(path),
             f"{info.get('utterances', 0)}",
             f"{info.get('hours', 0):.2f}",
-            " ".join(info.get("languages", [])),
+            _tags(info.get("languages", [])),
         ]
         for path, info in infos.items()
     ]
     typer.echo(table(rows, ["corpus", "utterances", "hours", "texts in"]))
+
+
+def _tags(languages: Iterable[str]) -> str:
+    """Tags of languages; those of three letters, which not everybody knows, with their names."""
+    from sprachbund.text.languages import language_name, primary
+
+    return " ".join(tag if len(primary(tag)) == 2 else f"{tag} ({language_name(tag)})" for tag in languages)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sprachbund.data.audio_tables import audio_column, batches_of, schema_of
-from sprachbund.data.own import Fault, OwnData, OwnRecording, clean_text
+from sprachbund.data.own import Fault, OwnData, OwnRecording, clean_text, translation_language
 from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import tag_of
 
@@ -145,7 +145,7 @@ def read_kaldi(directory: Path, language: str | None = None) -> OwnData:
         sections = {key: (number, value) for number, key, value in _table(directory / "segments")}
     optional = {name: _optional(directory / name) for name in ("utt2spk", "utt2lang")}
     translations = {
-        tag_of(path.name.removeprefix("text."), f"{path}:"): _optional(path)
+        translation_language(path.name.removeprefix("text."), f"{path}:", spoken=language): _optional(path)
         for path in sorted(directory.glob("text.*"))
     }
     collected = _Collected()

@@ -28,7 +28,7 @@ from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import ManifestWriter, cuts_path, read_info, shard_numbers
 from sprachbund.data.own_options import OwnOptions
 from sprachbund.errors import SprachbundError
-from sprachbund.text.languages import tag_of
+from sprachbund.text.languages import language_name, tag_of
 from sprachbund.util.files import read_model, read_text, write_text
 from sprachbund.util.progress import Progress, nothing
 
@@ -408,7 +408,38 @@ PATH, LANGUAGE, TEXT, SPEAKER, ID = "path", "language", "text", "speaker", "utte
 COLUMNS = (PATH, LANGUAGE, TEXT, SPEAKER, ID)
 _TRANSLATION = re.compile(r"translation[_-](.+)", re.IGNORECASE)
 _FILE_NAME = {"file_name": PATH}  # as folders of audio have it on the Hugging Face hub
-_AMBIGUOUS = "id"  # an identifier to most, Indonesian to BCP-47
+_AMBIGUOUS = {
+    "id": f"an identifier or Indonesian; call it {ID} or translation_id",
+    "no": "a number or Norwegian; call it translation_no, or remove it",
+}
+"""Names of columns that mean one thing to most, and another to BCP-47."""
+
+
+def translation_language(name: str, where: str, *, spoken: str | None = None) -> str:
+    """The language of a translation, by the name of its column or a part of its file's name.
+
+    Behind `translation_`, this is any tag or name of a language. Without it, tags of three letters do not count, since
+    many short words are one: "age" (Angal), "end" (Ende), "raw" (Rawang).
+
+    Args:
+        name: such as "translation_quz", "de", "pt-BR" or "german".
+        where: begins the message.
+        spoken: tag of the language of the speech, which counts in any form.
+
+    Raises:
+        SprachbundError: it is no language, or a tag that may as well be a word.
+    """
+    import langcodes
+
+    if match := _TRANSLATION.fullmatch(name):
+        return tag_of(match[1], where)
+    tag = tag_of(name, where)
+    if tag != spoken and langcodes.tag_is_valid(name) and len(re.split("[-_]", name)[0]) != 2:
+        raise SprachbundError(
+            f"{where} {name!r} may mean something else than {language_name(tag)}; write translation_{name} if it "
+            "names a translation, and rename or remove it if not"
+        )
+    return tag
 
 
 def read_folder(directory: Path, language: str) -> OwnData:
@@ -417,7 +448,8 @@ def read_folder(directory: Path, language: str) -> OwnData:
 
     Args:
         directory: directory that is searched with all its subfolders.
-        language: language of the speech, its tag or name; so are those in names of files.
+        language: language of the speech, its tag or name; so are those in names of files, where a tag of three letters
+            needs `translation_`, as in `NAME.translation_quz.txt`.
 
     Raises:
         SprachbundError: no such folder, no audio in it, or a language that is none.
@@ -477,7 +509,10 @@ class _FolderReader:
             language=self.language,
             text=_read_text(transcript),
             speaker="" if parent == "." else parent,
-            translations={tag_of(tag, f"{path}:"): _read_text(path) for tag, path in tagged},
+            translations={
+                translation_language(tag, f"{path}:", spoken=self.language): _read_text(path)
+                for tag, path in tagged
+            },
         )
 
     def name_leftovers(self) -> None:
@@ -512,7 +547,8 @@ def read_table(path: Path, language: str | None = None, *, commas: bool = False)
 
     The first line names the columns: `path` (relative to the table; `file_name` in a table with commas means it too),
     `text`, `language` (or the argument), optionally `speaker` and `utterance_id`, and a column for each translation,
-    `translation_de` or `de`. A language is a tag or a name, `german` as well as `de`. Between tabs, fields are taken as
+    `translation_de` or `de`. A language is a tag or a name, `german` as well as `de`; tags of three letters, `id` and
+    `no` need the `translation_`. Between tabs, fields are taken as
     they stand, quotation marks too; between commas, quotation marks enclose fields. An empty translation is one that is
     missing.
 
@@ -594,15 +630,13 @@ def _read_header(path: Path, fields: Sequence[str], language: str | None) -> _He
     for i, name in enumerate(names):
         if name in COLUMNS:
             continue
-        if name.lower() == _AMBIGUOUS:
-            raise SprachbundError(
-                f"{path}:1: column 'id' can be an identifier or Indonesian; call it {ID} or translation_id"
-            )
-        match = _TRANSLATION.fullmatch(name)
+        if meanings := _AMBIGUOUS.get(name.lower()):
+            raise SprachbundError(f"{path}:1: column {name!r} can be {meanings}")
         try:
-            languages[i] = tag_of(match[1] if match else name, "")
+            tag_of(_TRANSLATION.sub(r"\1", name), "")
         except SprachbundError:
             raise SprachbundError(f"{path}:1: unknown column {name!r}; {known}") from None
+        languages[i] = translation_language(name, f"{path}:1: column")
     wanted = [PATH, TEXT] if language else [PATH, LANGUAGE, TEXT]
     if missing := [name for name in wanted if name not in names]:
         raise SprachbundError(f"{path}:1: no column {' and no column '.join(map(repr, missing))}; {known}")
@@ -615,11 +649,14 @@ def _read_header(path: Path, fields: Sequence[str], language: str | None) -> _He
 def _read_line(
     path: Path, where: str, line: Sequence[str], header: _Header, language: str | None
 ) -> OwnRecording:
-    fields = [clean_text(value) for value in line]
-    if len(fields) != len(header.names):
+    if len(line) != len(header.names):
         raise SprachbundError(
-            f"has {len(fields)} fields where the header has {len(header.names)}; mend the line"
+            f"has {len(line)} fields where the header has {len(header.names)}; mend the line"
         )
+    fields = [
+        value.strip() if name == PATH else clean_text(value)
+        for name, value in zip(header.names, line, strict=True)
+    ]
     named = {name: value for name, value in zip(header.names, fields, strict=True) if name in COLUMNS}
     for name in (PATH, TEXT):
         if not named[name]:
@@ -633,7 +670,8 @@ def _read_line(
         raise SprachbundError(f"has a translation into {spoken}, the language spoken; empty that field")
     return OwnRecording(
         where=where,
-        utterance_id=named.get(ID) or Path(named[PATH]).with_suffix("").as_posix().replace("/", "-"),
+        utterance_id=named.get(ID)
+        or clean_text(Path(named[PATH]).with_suffix("").as_posix()).replace("/", "-"),
         path=audio,
         language=spoken,
         text=named[TEXT],
