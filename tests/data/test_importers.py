@@ -317,6 +317,16 @@ def test_tables_with_commas(tmp_path: Path) -> None:
         read_table(table, "en", commas=True)
 
 
+def test_a_folder_of_common_voice_names_its_tables(tmp_path: Path) -> None:
+    folder = common_voice(tmp_path / "de").parent
+    (folder / "dev.tsv").touch()
+    says = rf"{folder} is a folder, .*; name one of {folder / 'dev.tsv'}, {folder / 'validated.tsv'}$"
+    with pytest.raises(SprachbundError, match=says):
+        read_common_voice(folder)
+    with pytest.raises(SprachbundError, match=r"name a table, such as validated\.tsv"):
+        read_common_voice(folder / "clips")
+
+
 def test_commands_prepare_them(tmp_path: Path) -> None:
     kaldi(tmp_path / "kaldi")
     write_parquet(tmp_path / "t.parquet", hub_rows())

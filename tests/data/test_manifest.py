@@ -135,6 +135,18 @@ def test_empty_directory_names_the_next_step(tmp_path):
         Manifest(tmp_path)
 
 
+def test_a_folder_of_corpora_names_them(tmp_path, capsys):
+    for part in ("train", "dev"):
+        _write(tmp_path / "own" / part, 1)[0].close()
+    for way in (Manifest, open_corpus):
+        with pytest.raises(SprachbundError, match=rf"name one of {tmp_path}/own/dev, {tmp_path}/own/train$"):
+            way(tmp_path / "own")
+        with pytest.raises(SprachbundError, match=rf"{tmp_path}/nosuch does not exist; check the path"):
+            way(tmp_path / "nosuch")
+    assert main(["data", "show", str(tmp_path / "nosuch")]) == 1
+    assert "nosuch does not exist" in capsys.readouterr().err
+
+
 def test_shares_are_nested_and_near_what_was_asked_for(tmp_path):
     with ManifestWriter(tmp_path, shard_size=100) as writer:
         for i in range(1000):

@@ -194,6 +194,21 @@ def test_a_configuration_that_is_none(directory: Path, text: str, message: str) 
     refused(directory, message)
 
 
+def test_the_folder_of_a_run_names_its_model(tmp_path: Path) -> None:
+    for name in ("model", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "model" / "config.json").touch()
+    with pytest.raises(
+        SprachbundError, match=f"has no config.json, .*; the model is in {tmp_path / 'model'}$"
+    ):
+        family_of(tmp_path)
+    (tmp_path / "other" / "config.json").touch()
+    with pytest.raises(SprachbundError, match=f"in one of {tmp_path / 'model'}, {tmp_path / 'other'}$"):
+        family_of(tmp_path)
+    with pytest.raises(SprachbundError, match="nosuch does not exist; check the path"):
+        family_of(tmp_path / "nosuch")
+
+
 def test_what_is_no_file_and_what_is_not_utf8(directory: Path) -> None:
     card = directory / "card.json"
     card.write_bytes(b"\xff")

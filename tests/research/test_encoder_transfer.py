@@ -286,7 +286,7 @@ def test_the_published_shape_and_the_published_schedule() -> None:
         ("grid.hour=[1]", "unknown key grid.hour; did you mean grid.hours?"),
         ('starts.half="fr:0 ml:1"', "starts has 'fr'; there are ml, en, random"),
         ("grid.hours=[0.01, 5]", "grid.hours asks for 5 h of de"),
-        ('pretrained.en={checkpoint="nowhere"}', "has no config.json"),
+        ('pretrained.en={checkpoint="nowhere"}', "nowhere does not exist"),
         (
             'pretrained.en={languages=["en"], start="fr"}',
             "pretrained: en cannot be trained, as start names fr; there are ml, en",

@@ -13,6 +13,7 @@ from sprachbund.data.audio_tables import audio_column, batches_of, schema_of
 from sprachbund.data.own import Fault, OwnData, OwnRecording, clean_text, translation_language
 from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import tag_of
+from sprachbund.util.files import one_of
 
 
 class _Collected:
@@ -92,6 +93,10 @@ def read_common_voice(table: Path, language: str | None = None) -> OwnData:
     Raises:
         SprachbundError: no such table, or one without these columns.
     """
+    if table.is_dir():
+        tables = sorted(table.glob("*.tsv"))
+        advice = f"name {one_of(tables)}" if tables else "name a table, such as validated.tsv"
+        raise SprachbundError(f"{table} is a folder, not a table of Common Voice; {advice}")
     lines = _lines(table)
     _, head = next(lines, (1, ""))
     names = head.split("\t")

@@ -35,6 +35,7 @@ from sprachbund.util.files import (
     file_sha256,
     files_sha256,
     named_twice,
+    one_of,
     parse_json,
     read_object,
     read_text,
@@ -48,6 +49,8 @@ from sprachbund.util.provenance import data_hash
 
 INFO_FILE = "dataset.json"
 """File with the name, owner and size of a corpus; it is written last."""
+INDEX_FILE = "index.json"
+"""The same of a corpus of tar shards; see `sprachbund.data.shards`."""
 _ADVICE = "copy the corpus again, or delete the shard and make it again"
 _FORMER_NAMES = {"foreign_words": "embedded_words", "foreign_places": "embedded_ranges"}
 _FORMER_NAMES_OF_SPANS = {"places": "word_ranges"}
@@ -323,9 +326,7 @@ class Manifest(Utterances):
         directory = Path(directory)
         numbers = shard_numbers(directory)
         if not numbers:
-            raise SprachbundError(
-                f"{directory} holds no cuts.*.jsonl; make it with `sprachbund data make` or `data prepare`"
-            )
+            raise _no_corpus(directory)
         locations: list[tuple[int, int, int, int]] = []
         durations: list[float] = []
         codes: list[int] = []
@@ -471,6 +472,23 @@ def in_both(trained: Iterable[str | Path], measured: Iterable[str | Path]) -> li
     """
     known = {Path(directory).resolve() for directory in trained}
     return [Path(directory) for directory in measured if Path(directory).resolve() in known]
+
+
+def corpora_in(directory: Path) -> list[Path]:
+    """The corpora in a folder, of either form: itself, or those directly under it."""
+    folders = [directory, *sorted(path for path in directory.glob("*") if path.is_dir())]
+    return [path for path in folders if (path / INDEX_FILE).exists() or any(path.glob("cuts.*.jsonl"))]
+
+
+def _no_corpus(directory: Path) -> SprachbundError:
+    """The error of a folder that is no corpus; it names the corpora below."""
+    if not directory.exists():
+        return SprachbundError(f"{directory} does not exist; check the path")
+    if below := corpora_in(directory):
+        return SprachbundError(f"{directory} holds no cuts.*.jsonl; name {one_of(below)}")
+    return SprachbundError(
+        f"{directory} holds no cuts.*.jsonl; make it with `sprachbund data make` or `data prepare`"
+    )
 
 
 def shard_numbers(directory: Path) -> Sequence[int]:

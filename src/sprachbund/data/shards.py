@@ -34,6 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.data.manifest import (
+    INDEX_FILE,
     Manifest,
     Utterance,
     Utterances,
@@ -55,7 +56,6 @@ from sprachbund.util.files import (
 from sprachbund.util.jobs import run
 from sprachbund.util.progress import Progress, nothing
 
-INDEX_FILE = "index.json"
 UTTERANCES_FILE = "utterances.npy"
 FOLDER = "shards"
 """Holds what lhotse reads (`CutSet.from_shar(in_dir=...)`), which takes every file of a folder for a shard."""

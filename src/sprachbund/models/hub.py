@@ -19,7 +19,7 @@ from sprachbund.models.catalogue import BUNDLED, SHIPPED, find_checkpoint
 from sprachbund.models.download import DownloadProgress, download
 from sprachbund.models.weights import COUNTER, check_finite, some
 from sprachbund.nn.limits import Limit
-from sprachbund.util.files import read_object
+from sprachbund.util.files import one_of, read_object
 from sprachbund.util.processor import available_memory
 from sprachbund.util.tensors import check_tensors
 
@@ -42,8 +42,12 @@ def family_of(directory: Path) -> str:
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
+        if not directory.exists():
+            raise SprachbundError(f"{directory} does not exist; check the path") from None
+        below = sorted(config.parent for config in directory.glob("*/config.json"))
+        advice = f"the model is in {one_of(below)}" if below else "check the path"
         raise SprachbundError(
-            f"{directory} has no config.json, so it is not a model directory; check the path"
+            f"{directory} has no config.json, so it is not a model directory; {advice}"
         ) from None
     except (OSError, ValueError):
         pass  # the directory may not be entered; reading the file names the reason

@@ -280,6 +280,13 @@ def parse_json(text: str | bytes, source: str, *, advice: str = "copy or make it
         raise SprachbundError(f"{source} is not JSON ({first_line(error)[:200]}); {advice}") from None
 
 
+def one_of(paths: Sequence[Path]) -> str:
+    """Paths to choose from, for messages: "one of own/dev, own/train"; of many, the first."""
+    if len(paths) == 1:
+        return str(paths[0])
+    return f"one of {', '.join(map(str, paths[:6]))}{', ...' if len(paths) > 6 else ''}"
+
+
 def read_model(path: Path, kind: type[_Model], *, advice: str = "copy or make it again") -> _Model:
     """Read a JSON file into a pydantic model; arguments and errors as of `read_json`, and one that names the field."""
     return validate(kind, read_json(path, advice=advice), str(path), advice=advice)
