@@ -111,6 +111,18 @@ def test_no_help_shows_types_of_python_or_limits_in_signs() -> None:
             ("data", "make", "phrasebook", "--languages", "en,xx"),
             "--languages is 'xx'; choose from en, es, fr, it, de, ru, pt, nl",
         ),
+        (
+            ("data", "make", "phrasebook", "--utterances", "4", "--hours", "5"),
+            "--utterances 4 and --hours 5 both say the size of the training part; leave one out",
+        ),
+        (
+            ("data", "make", "phrasebook", "--sentence-share", "0.9"),
+            "--sentence-share 0.9 is of the tables of --sentences, which is not given; add it, or leave both out",
+        ),
+        (
+            ("data", "prepare", "folder", "own", "--language", "xx"),
+            "--language 'xx' is not a language; write it like en, de or pt-BR",
+        ),
     ],
 )
 def test_a_refused_value_stands_beside_its_option_and_what_to_give(

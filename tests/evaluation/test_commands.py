@@ -6,6 +6,7 @@ import pytest
 import typer
 
 from sprachbund.cli import evaluate
+from sprachbund.cli.console import UsageError
 from sprachbund.errors import SprachbundError
 from tests.models.whisper_support import make_directory
 
@@ -162,9 +163,16 @@ def test_bad_arguments_are_reported(results, tmp_path):
         run("score", tmp_path / "hyp", tmp_path / "hyp", "--language", "klingonish")
     with pytest.raises(SprachbundError, match="nowhere does not exist; name a folder"):
         run("compare", f"a={results}", f"b={tmp_path / 'nowhere'}")
-    with pytest.raises(SprachbundError, match=r"nowhere holds no cuts"):
+    with pytest.raises(SprachbundError, match=r"nowhere does not exist; check the path"):
         run("report", results, "--out", tmp_path / "page.html", "--data", tmp_path / "nowhere")
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_language_that_is_not_known_is_the_fault_of_the_command(corpus, model_directory):
+    with pytest.raises(UsageError, match="'klingon' is not among those of this model"):
+        run("evaluate", corpus, "--model", model_directory, "--to", "klingon", "--threads", 1)
+    with pytest.raises(UsageError, match="not in all of quz; choose other languages with --from"):
+        run("evaluate", corpus, "--model", model_directory, "--from", "quz", "--threads", 1)
 
 
 def test_a_report_needs_no_folder_of_results(corpus, model_directory, tmp_path):

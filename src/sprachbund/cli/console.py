@@ -86,13 +86,13 @@ def trace(error: BaseException) -> None:
 
 
 @contextmanager
-def as_usage() -> Iterator[None]:
-    """Errors in here are the command line's fault."""
+def as_usage(kind: type[SprachbundError] = SprachbundError) -> Iterator[None]:
+    """Errors in here, or those of a kind, are the command line's fault."""
     try:
         yield
     except UsageError:
         raise
-    except SprachbundError as error:
+    except kind as error:
         raise UsageError(str(error)) from error
 
 

@@ -134,10 +134,9 @@ def export(
 
 def parts(directory: Path) -> list[Path]:
     """The corpora in a folder: itself, or those directly under it."""
-    from sprachbund.data.shards import INDEX_FILE
+    from sprachbund.data.manifest import corpora_in
 
-    folders = [directory, *sorted(path for path in directory.glob("*") if path.is_dir())]
-    return [path for path in folders if (path / INDEX_FILE).exists() or any(path.glob("cuts.*.jsonl"))]
+    return corpora_in(directory)
 
 
 def info(directory: Path) -> dict[str, Any]:
@@ -353,9 +352,13 @@ Sentences = Annotated[
     typer.Option("--sentences", metavar="DIR", help="Tables of `data make sentences`, said too."),
 ]
 SentenceShare = Annotated[
-    float,
+    float | None,
     typer.Option(
-        "--sentence-share", metavar="X", min=0, max=1, help="Share of the utterances that say them."
+        "--sentence-share",
+        metavar="X",
+        min=0,
+        max=1,
+        help="Share of the utterances that say them; 0.5 if not given.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
@@ -439,7 +442,8 @@ def _tag_of(language: str | None) -> str | None:
     """The tag of what was typed as `--language`; None where nothing was."""
     from sprachbund.text.languages import tag_of
 
-    return None if language is None else tag_of(language, "--language")
+    with as_usage():
+        return None if language is None else tag_of(language, "--language")
 
 
 def folder(
@@ -505,7 +509,10 @@ def csv(
 
 
 def commonvoice(
-    source: Source,
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="TABLE", help="A table, such as de/validated.tsv, with clips beside it."),
+    ],
     out: Out,
     language: Spoken = None,
     as_json: AsJson = False,
@@ -600,7 +607,7 @@ def phrasebook(
     languages: Languages = None,
     synthesizers: Synthesizers = None,
     tables: Sentences = None,
-    sentence_share: SentenceShare = 0.5,
+    sentence_share: SentenceShare = None,
     seed: Seed = None,
     workers: Workers = 2,
     ray: RayCluster = None,
@@ -609,15 +616,24 @@ def phrasebook(
     from sprachbund.corpora import editions
     from sprachbund.data.synthesisers import check_synthesizers
 
-    if utterances is None and hours is not None:
+    if hours is not None:
+        if utterances is not None:
+            raise UsageError(
+                f"--utterances {utterances} and --hours {hours:g} both say the size of the training part; leave one out"
+            )
         utterances = round(hours * 3600 / MEAN_UTTERANCE_S)
+    if sentence_share is not None and tables is None:
+        raise UsageError(
+            f"--sentence-share {sentence_share:g} is of the tables of --sentences, which is not given; add it, or "
+            "leave both out"
+        )
     changes = {
         "train_utterances": utterances,
         "heldout_sentences": heldout,
         "languages": tuple(listed(languages)) or None,
         "synthesizers": tuple(listed(synthesizers)) or None,
         "sentences": tables,
-        "sentence_share": sentence_share if tables else None,
+        "sentence_share": 0.5 if tables and sentence_share is None else sentence_share,
         "seed": seed,
     }
     with as_usage():

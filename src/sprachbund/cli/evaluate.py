@@ -118,6 +118,7 @@ def evaluate(
             from sprachbund.engines.choice import check_choice
             from sprachbund.evaluation import run
             from sprachbund.evaluation.manifest import MANIFEST_FILE
+            from sprachbund.text.languages import UnknownLanguageError
         check_choice(options.engine, threads, options.device)
     if computing.is_alone and computing.block != Computing.block:
         raise UsageError(
@@ -137,7 +138,7 @@ def evaluate(
     directory = fetch(model, offline=offline)
     if against is not None and fetch(against, offline=offline) == directory:
         raise UsageError(f"--speed-against names the model itself, {against}; name another one")
-    with ExitStack() as stack, Bar("evaluating") as bar:
+    with as_usage(UnknownLanguageError), ExitStack() as stack, Bar("evaluating") as bar:
         if out is not None and not computing.is_alone:
             stack.enter_context(resumable(out))
         folder = out

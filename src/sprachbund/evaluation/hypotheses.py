@@ -38,7 +38,7 @@ from sprachbund.evaluation.lines import (
 from sprachbund.evaluation.no_speech import KINDS, Sound, no_speech_set
 from sprachbund.evaluation.options import BATCH_SIZE, EvaluationOptions
 from sprachbund.models.base import Family, Memory
-from sprachbund.text.languages import described, parse_language
+from sprachbund.text.languages import UnknownLanguageError, described, parse_language
 
 _STRETCH_BATCHES = (
     16  # batches sorted by length together: long enough for even lengths, short enough to stream
@@ -417,8 +417,8 @@ def _spoken_in(manifest: Utterances, sources: Sequence[str] | None) -> Sequence[
     held = [tag for tag in manifest.spoken if tag]
     try:
         wanted = {parse_language(source, held) for source in sources}
-    except SprachbundError:
-        raise SprachbundError(
+    except UnknownLanguageError:
+        raise UnknownLanguageError(
             f"{manifest.directory} holds speech in {described(held)}, not in all of {', '.join(sources)}; choose "
             "other languages with --from"
         ) from None

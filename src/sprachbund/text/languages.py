@@ -12,6 +12,10 @@ _MIXED_NAME, _MIXED_TYPED = "mixed, as spoken", "mixed"
 _NO_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
 
 
+class UnknownLanguageError(SprachbundError):
+    """A language that was asked for is not among those of a model or a corpus."""
+
+
 def primary(tag: str) -> str:
     """A BCP-47 tag without script and region: "pt" of "pt-BR"."""
     return tag.partition("-")[0]
@@ -53,7 +57,7 @@ def parse_language(tag: str, known: Iterable[str]) -> str:
     """The one of `known` that is meant by `tag`: "de" for "German", "Deutsch", "deu", "DE" and "de-DE".
 
     Raises:
-        SprachbundError: none is meant; the message names one that is spelled alike, if there is one, and lists all.
+        UnknownLanguageError: none is meant; the message names one that is spelled alike, and lists all.
     """
     if not isinstance(tag, str):
         raise SprachbundError(
@@ -73,7 +77,7 @@ def parse_language(tag: str, known: Iterable[str]) -> str:
         return same[0]
     nearest = _nearest(wanted, choices)
     advice = "" if nearest is None else f"nearest: {nearest}; "
-    raise SprachbundError(
+    raise UnknownLanguageError(
         f"language {tag!r} is not among those of this model; {advice}it knows {described(choices)}"
     )
 
