@@ -185,6 +185,17 @@ def test_tags_of_three_letters_need_translation_before_them(tmp_path: Path) -> N
     assert "else than Rawang; write translation_raw if it names a translation" in str(fault)
 
 
+@pytest.mark.parametrize(
+    ("there", "written"), [("que\u0301.wav", "qu\u00e9.wav"), ("qu\u00e9.wav", "que\u0301.wav")]
+)
+def test_a_name_of_the_same_letters_is_the_file(tmp_path: Path, there: str, written: str) -> None:
+    tone(tmp_path / there)
+    table = tmp_path / "table.tsv"
+    table.write_text(f"path\ttext\n{written}\tone\n", encoding="utf-8")
+    [recording] = read_table(table, "qu").recordings
+    assert recording.path == tmp_path / there
+
+
 def test_names_of_files_are_looked_up_as_they_stand(tmp_path: Path) -> None:
     decomposed, spaced = "que\u0301.wav", "two  spaces.wav"
     tone(tmp_path / decomposed)

@@ -646,6 +646,12 @@ def _read_header(path: Path, fields: Sequence[str], language: str | None) -> _He
     return _Header(names=names, languages=languages)
 
 
+def _file_named(folder: Path, name: str) -> Path:
+    """A file by its name, or by one of the same letters, which macOS decomposes and others compose."""
+    spellings = [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
+    return next((folder / one for one in spellings if (folder / one).is_file()), folder / name)
+
+
 def _read_line(
     path: Path, where: str, line: Sequence[str], header: _Header, language: str | None
 ) -> OwnRecording:
@@ -661,7 +667,7 @@ def _read_line(
     for name in (PATH, TEXT):
         if not named[name]:
             raise SprachbundError(f"the field {name!r} is empty; fill it in")
-    audio = path.parent / named[PATH]
+    audio = _file_named(path.parent, named[PATH])
     if not audio.is_file():
         raise SprachbundError(f"there is no audio file {audio}; check the field 'path'")
     spoken = tag_of(named.get(LANGUAGE) or language or "", "the field 'language':")
