@@ -37,6 +37,14 @@ def corpus(tmp_path_factory):
     return directory
 
 
+@pytest.fixture
+def ctrl_c():
+    """SIGINT interrupts, also where the tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def _workplace(corpus, directory):
     directory.mkdir()
     (directory / "data").symlink_to(corpus / "data")
@@ -127,6 +135,7 @@ def test_a_step_of_a_large_seed(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("number", "ends"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
 )
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_step_and_its_evaluation_are_saved_before_a_signal_ends_the_run(corpus, tmp_path, number, ends):
     lines = []
     data = made.make_training_data(corpus / "data")
@@ -145,6 +154,7 @@ def test_a_step_and_its_evaluation_are_saved_before_a_signal_ends_the_run(corpus
     assert len(Convergence.read(tmp_path).evaluations) == 2
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_ends_at_once(corpus, tmp_path):
     data = made.make_training_data(corpus / "data")
 

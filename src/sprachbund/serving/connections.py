@@ -291,10 +291,10 @@ def http_protocol(limits: Limits, timeouts: Timeouts, num_connections: int) -> t
 def live_protocol(timeouts: Timeouts) -> type[asyncio.Protocol]:
     """The protocol of a WebSocket, which gives up connections as `timeouts` want."""
 
-    class Bounded(LiveProtocol):
+    class BoundedLive(LiveProtocol):
         answer_s = timeouts.answer_s
 
-    return Bounded
+    return BoundedLive
 
 
 class LiveProtocol(_AnswerWatch, WebSocketsSansIOProtocol):

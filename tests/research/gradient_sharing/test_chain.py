@@ -88,14 +88,13 @@ def train(data: Path, directory: Path, steps: int, start: Path | None = None, **
         languages=TAGS,
         train=(DataPart(path=data / "train"),),
         dev=(DataPart(path=data / "dev"),),
-        vocabulary_size=70,
-        transcript_vocabulary_size=50,
         bits=32,
         model=SHAPE,
         training=training,
         examples=ExampleRecipe(speeds=(1.0,), time_masks=0, frequency_masks=0),
         card=CardRecipe(name="chain"),
         start=start,
+        **({"vocabulary_size": 70, "transcript_vocabulary_size": 50} if start is None else {}),  # type: ignore[arg-type]
     )
     train_translator(recipe, directory, report=lambda line: None)
     return directory / "model"
