@@ -176,7 +176,7 @@ def score(corpus: Path, model: Path, out: Path) -> None:
     """Write the result manifest of a part of a corpus."""
     from sprachbund.cli import main as command
 
-    if code := command(["evaluate", str(corpus), "--model", str(model), "--out", str(out)]):
+    if code := command(["evaluate", str(corpus), "--model", str(model), "--out", str(out), "--overwrite"]):
         raise SystemExit(code)
 
 

@@ -39,7 +39,7 @@ def row(model: Path, corpus: Path, penalty: float, tier: int, limit: int, folder
     """
     command = [sys.executable, "-m", "sprachbund", "evaluate", str(corpus), "--model", str(model)]
     options = ["--tier", str(tier), "--limit", str(limit), "--engine", "native", "--threads", "1"]
-    subprocess.run([*command, *options, "--out", str(folder)], check=True, capture_output=True)
+    subprocess.run([*command, *options, "--out", str(folder), "--overwrite"], check=True, capture_output=True)
     manifest = read_manifest(folder / "scores.json")
 
     def mean(metric: str, task: str) -> float | None:

@@ -104,7 +104,7 @@ def train(data: Path, out: Path, steps: int) -> Path:
 
 def evaluate(data: Path, model: Path | str, out: Path, *, to: str = TARGET) -> None:
     """Evaluate a model on the test part."""
-    sprachbund("evaluate", data / "test", "--model", model, "--to", to, "--out", out)
+    sprachbund("evaluate", data / "test", "--model", model, "--to", to, "--out", out, "--overwrite")
 
 
 def texts(evaluated: Path, *, translated: bool) -> dict[str, dict[str, Any]]:

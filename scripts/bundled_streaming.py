@@ -157,6 +157,7 @@ def measure(out: Path) -> None:
                 str(tier),
                 "--out",
                 f"scores/{name}_{tier}",
+                "--overwrite",
             )
             sprachbund("evaluate", f"corpora/{corpus}", "--model", NAME, *where, folder=out)
             manifests.append(RESULTS / f"streaming_{name}_{tier}.json")
