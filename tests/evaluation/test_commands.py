@@ -151,6 +151,10 @@ def test_results_and_inputs_are_not_replaced(corpus, results, tmp_path, capsys):
         run("score", *given, "--out", tmp_path / "h.txt")
     with pytest.raises(SprachbundError, match="would replace what is read from"):
         run("compare", f"a={results}", f"b={results}", "--out", results / "scores.json")
+    with pytest.raises(SprachbundError, match="would replace what is read from"):
+        run("score", results, "--out", results / "scores.json")
+    with pytest.raises(SprachbundError, match=r"--overwrite is for the results of --out, which is not given"):
+        run("evaluate", corpus, "--overwrite")
     with pytest.raises(SprachbundError, match=r"--out .*scores\.json does not end in \.html"):
         run("report", results, "--out", results / "scores.json")
     assert (results / "scores.json").read_bytes() == before

@@ -296,6 +296,19 @@ def test_moments_go_by_name_and_groups_are_those_of_the_recipe(tmp_path: Path) -
             torch.testing.assert_close(after[name][key], value, rtol=0, atol=0)
 
 
+def test_groups_of_shards_are_those_of_the_recipe(tmp_path: Path) -> None:
+    model, written = trained("draft_network", 0, steps=3)
+    files = ResumeFiles(tmp_path, model, [written], [*model.state_dict()], is_sharded=False)
+    state_dict_saver.save(files._shards(None), checkpoint_id=tmp_path / SHARDS / "3", no_dist=True)
+    write_text(tmp_path / SHARDS_FILE, json.dumps({"folder": "3", "step": 3}))
+    again, optimizer = trained("draft_network", 1, steps=0)
+    optimizer.param_groups[0]["weight_decay"] = 0.625
+    assert ResumeFiles(tmp_path, again, [optimizer], [*again.state_dict()], is_sharded=False).load(None)
+    assert optimizer.param_groups[0]["weight_decay"] == 0.625
+    for mine, theirs in zip(again.parameters(), model.parameters(), strict=True):
+        assert torch.equal(optimizer.state[mine]["exp_avg"], written.state[theirs]["exp_avg"])
+
+
 def test_moments_without_names_fit_the_same_parameters_alone(tmp_path: Path) -> None:
     model = made.make_model()
     optimizers = make_optimizers(model, made.options(4, optimizer="adamw"))

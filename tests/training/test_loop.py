@@ -10,6 +10,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from pydantic import ValidationError
@@ -152,6 +153,26 @@ def test_a_step_and_its_evaluation_are_saved_before_a_signal_ends_the_run(corpus
     assert [line.split()[1] for line in evaluated] == ["2", "4"]
     train(made.make_model(), data, chosen, tmp_path, dev=data, report=lines.append)
     assert len(Convergence.read(tmp_path).evaluations) == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "ends"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+)
+@pytest.mark.usefixtures("ctrl_c")
+def test_loading_processes_outlast_a_signal_to_all(corpus, tmp_path, number, ends):
+    data = made.make_training_data(corpus / "data")
+
+    def on_step(done, total):
+        if done == 2:
+            for child in psutil.Process().children():
+                child.send_signal(number)
+            time.sleep(0.5)  # torch raises an error in this process as soon as one that loads has ended
+            os.kill(os.getpid(), number)
+
+    chosen = made.options(200, num_workers=1, save_every=1000)
+    with pytest.raises(ends):
+        train(made.make_model(), data, chosen, tmp_path, on_step=on_step, report=quiet)
+    assert holds_checkpoint(tmp_path)
 
 
 @pytest.mark.usefixtures("ctrl_c")

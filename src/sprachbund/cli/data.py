@@ -38,9 +38,10 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per corpus.")] = False,
 ) -> None:
     """Show what a corpus holds."""
+    from sprachbund.data.manifest import corpora_in
     from sprachbund.data.shards import open_corpus
 
-    for path in parts(directory) or [directory]:
+    for path in corpora_in(directory) or [directory]:
         description = describe(open_corpus(path), examples)
         if as_json:
             print_json(description)
@@ -53,9 +54,10 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per corpus.")] = False,
 ) -> None:
     """Read all of a corpus and compare it with its checksums."""
+    from sprachbund.data.manifest import corpora_in
     from sprachbund.data.shards import open_corpus
 
-    for path in parts(directory) or [directory]:
+    for path in corpora_in(directory) or [directory]:
         manifest = open_corpus(path)
         with Bar(f"checking {path}") as bar:
             known = manifest.check(bar.update)
@@ -130,13 +132,6 @@ def export(
         cuts.to_file(named)
         named.replace(partial)
     typer.echo(f"{out}")
-
-
-def parts(directory: Path) -> list[Path]:
-    """The corpora in a folder: itself, or those directly under it."""
-    from sprachbund.data.manifest import corpora_in
-
-    return corpora_in(directory)
 
 
 def info(directory: Path) -> dict[str, Any]:
@@ -800,6 +795,7 @@ def mixed(
 
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     """Check that a folder that is resumed was made with the same settings, so that corpora never mix."""
+    from sprachbund.data.manifest import corpora_in
     from sprachbund.util.files import read_object, write_text
 
     path = out / MADE
@@ -811,7 +807,7 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     for key, value in wanted.items():
         if key in known and known[key] != value:
             raise UsageError(f"{out} was begun with {key} {known[key]}, not {value}; name a new folder")
-    if not path.exists() and not parts(out):
+    if not path.exists() and not corpora_in(out):
         write_text(path, json.dumps(wanted, indent=1) + "\n")
 
 
@@ -840,7 +836,9 @@ def _prepare_own(
 
 def _print_parts(out: Path) -> None:
     """Name every part written, with its size and languages."""
-    infos = {path: info(path) for path in parts(out)}
+    from sprachbund.data.manifest import corpora_in
+
+    infos = {path: info(path) for path in corpora_in(out)}
     rows = [
         [
             str(path),

@@ -128,6 +128,10 @@ def evaluate(
         raise UsageError(
             f"--seed {options.seed} is of the sounds without speech, and --no-speech 0 makes none; leave it out"
         )
+    if overwrite and out is None:
+        raise UsageError(
+            "--overwrite is for the results of --out, which is not given; add it, or leave both out"
+        )
     if out is not None and (out / MANIFEST_FILE).exists() and not overwrite:
         raise SprachbundError(
             f"{out} holds results already; --overwrite replaces them, --out writes elsewhere"
@@ -407,6 +411,7 @@ def score(
 ) -> None:
     """Score a file of texts against a file of references, raw and normalized; or the hypotheses in a folder of
     results, as `evaluate` does, without the model."""
+    _check_written(out, "--out", ".json", [hypotheses, *([references] if references else [])])
     if references is None:
         for_files = {"--language": options.language, "--metrics": options.metrics, "--ids": options.ids}
         given_too = [name for name, value in for_files.items() if value]
@@ -416,7 +421,6 @@ def score(
     from sprachbund.evaluation.metrics import METRICS
     from sprachbund.text.languages import tag_of
 
-    _check_written(out, "--out", ".json", [hypotheses, references])
     with as_usage():
         named = replace(
             options,

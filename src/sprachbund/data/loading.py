@@ -5,7 +5,10 @@ and after a resume.
 """
 
 import hashlib
+import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
@@ -26,6 +29,7 @@ from sprachbund.data.shards import Shards
 from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import MIXED
 from sprachbund.text.tokenizer import END, Tokenizer
+from sprachbund.util.jobs import without_interrupts
 
 # How a family turns utterances into what it learns from: the one thing that differs between families in
 # the data.
@@ -722,10 +726,11 @@ def batches(
         batch_sampler=keys,
         num_workers=num_workers,
         collate_fn=loaded.collate,
-        worker_init_fn=_single_thread,
+        worker_init_fn=_begin_loading,
         prefetch_factor=4 if num_workers else None,
     )
-    made = map(_batch_or_raise, loader)
+    with without_interrupts() if num_workers else nullcontext():  # loading processes start here
+        made = map(_batch_or_raise, loader)
     if not any(is_placeholder):
         return made
     return (
@@ -784,8 +789,19 @@ class _Collate:
         return collate(examples, self.rows_per_utterance)
 
 
-def _single_thread(worker: int) -> None:
+_LAST_STEP_S = 60
+"""Seconds that a loading process outlasts SIGTERM."""
+
+
+def _begin_loading(worker: int) -> None:
+    """Set a loading process up: one thread, and time until SIGTERM ends it.
+
+    A cluster sends SIGTERM to all processes at once. The parent then finishes and saves its step, and torch ends that
+    step by an error if it sees this process end first.
+    """
     torch.set_num_threads(1)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_LAST_STEP_S))
 
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:

@@ -30,6 +30,7 @@ from sprachbund.util.memory import allowed_memory
 
 Check = Callable[[Any, TrainingDataset, TrainingOptions], None]
 """Called with a model, its data and its options in place of training."""
+NO_BATCH = "no batch can be made of the training data; look at training.max_duration_s"
 _FP32 = 4
 _PROBED = (2, 5)
 """Utterances of the probes, fewer where no batch has as many: with one alone, casts of the weights may be all that
@@ -80,9 +81,6 @@ class LiveTensors(TorchDispatchMode):
     def _forget(self, number: int, size: int) -> None:
         self._known.discard(number)
         self.now -= size
-
-
-NO_BATCH = "no batch can be made of the training data; look at training.max_duration_s"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -326,14 +326,14 @@ class ResumeFiles:
         ) as error:  # CheckpointException is no Exception of torch's own, and readers raise others
             raise self._unreadable(path, error) from error
         # The tensors of the model were read in place. What a group is trained by stays that of the recipe.
-        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
-        options = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+        options = [
+            {key: value for key, value in group.items() if key != "params"} for group in self._groups()
+        ]
         set_optimizer_state_dict(
             self._model, self._optimizers, _renamed_parts(asked["optimizers"], _FORMER_PARTS)
         )
-        for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                group.update(options.pop(0))
+        for group, kept in zip(self._groups(), options, strict=True):
+            group.update(kept)
         if names:
             _warn_of_former_parts(path)
         return state
@@ -386,6 +386,10 @@ class ResumeFiles:
         except (KeyError, ValueError, RuntimeError) as error:
             raise self._unreadable(path, error) from error
         return state
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Groups of parameters of all optimizers."""
+        return [group for optimizer in self._optimizers for group in optimizer.param_groups]
 
     def _names(self) -> list[list[str]]:
         """Names of the parameters of each optimizer, in its order."""
