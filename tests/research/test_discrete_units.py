@@ -189,6 +189,20 @@ def test_two_workers_make_the_same_models(run: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "run").rglob("resume.pt"))
 
 
+def test_an_arm_has_the_learning_rate_that_is_known(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for made in ("units", "encoded", "bitext"):
+        (tmp_path / "run" / made).symlink_to(run / "run" / made)
+    (tmp_path / "data").symlink_to(run / "data")
+    less = ['heads=["ctc"]', "ablations=[]", "hours=[]", "control_hours=[]", "learning_rates=[]"]
+    less += ['texts=["none", "own"]', 'arm_rates={"ctc, + MT" = 3e-4}']
+    assert main([*command(tmp_path), *(part for one in less for part in ("--set", one))]) == 0
+    for arm, rate in {"ctc, ST only": read_tiny(run).training.learning_rate, "ctc, + MT": 3e-4}.items():
+        trained = json.loads((run_folder(tmp_path / "run", 0, arm) / "run" / "recipe.json").read_text())
+        assert trained["training"]["learning_rate"] == rate
+    assert not (tmp_path / "run" / "rates.json").exists()
+
+
 def test_a_folder_with_another_comparison_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command(run), "--set", "training.steps=3"]) == 1
     assert "holds a study with training.steps = 2, and this one has 3" in " ".join(

@@ -66,3 +66,52 @@ def test_beyond_a_single_rate_nothing_can_be_tried(recipe: type[BaseModel], name
         match=r"more_learning_rates.*beyond 0\.001 is not known; name two or more learning_rates",
     ):
         read_recipe(recipe, size_file(name, "tiny"), ["learning_rates=[1e-3]", "more_learning_rates=1"])
+
+
+def test_known_rates_need_no_trial() -> None:
+    path = size_file("discrete_units", "tiny")
+    given = [
+        "learning_rates=[]",
+        'arm_rates={"ctc, ST only" = 4e-3, "0.01 h, + MT" = 2e-3, "all, ST only" = 1e-3}',
+    ]
+    recipe = read_recipe(DiscreteUnitsRecipe, path, given)
+    arms = recipe.all_arms
+    assert not trials(recipe)
+    assert recipe.rate_of(arms["ctc, ST only"]) == 4e-3
+    assert recipe.rate_of(arms["0.01 h, + MT"]) == 2e-3
+    assert recipe.rate_of(arms["ctc, + text start"]) is None
+    assert recipe.rate_of(None) is None
+    less = read_recipe(DiscreteUnitsRecipe, path, [*given, "all_hours=false"])
+    assert set(recipe.all_arms) - set(less.all_arms) == {"all, ST only", "all, + MT"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ('{"ctc, MT" = 1e-3}', "arm_rates name 'ctc, MT', and the arms are 'ctc_attention, ST only', "),
+        ('{"ctc, ST only" = 0}', "arm_rates.ctc, ST only: Input should be greater than 0"),
+        (
+            '{"ctc_attention, ST only" = 1e-3, "all, ST only" = 2e-3}',
+            "arm_rates give 0.001 and 0.002 to one arm, 'all, ST only' by one of its names",
+        ),
+    ],
+)
+def test_rates_of_arms_that_are_not_there_are_refused(given: str, message: str) -> None:
+    path = size_file("discrete_units", "tiny")
+    with pytest.raises(SprachbundError) as error:
+        read_recipe(DiscreteUnitsRecipe, path, ["learning_rates=[]", f"arm_rates={given}"])
+    assert message in str(error.value)
+
+
+def test_rates_are_known_or_tried() -> None:
+    path = size_file("discrete_units", "tiny")
+    with pytest.raises(SprachbundError, match="learning_rates are tried, and arm_rates need no trial"):
+        read_recipe(DiscreteUnitsRecipe, path, ['arm_rates={"ctc, ST only" = 1e-3}'])
+    mbart = [
+        "learning_rates=[]",
+        'heads=["attention"]',
+        'mbart="m"',
+        'arm_rates={"attention, + text start" = 1e-3}',
+    ]
+    with pytest.raises(SprachbundError, match="starts from mBART-50 and has rates of its own"):
+        read_recipe(DiscreteUnitsRecipe, path, mbart)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from sprachbund.data import loading
 from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.loading import batches
 from sprachbund.errors import SprachbundError
@@ -173,6 +174,20 @@ def test_loading_processes_outlast_a_signal_to_all(corpus, tmp_path, number, end
     with pytest.raises(ends):
         train(made.make_model(), data, chosen, tmp_path, on_step=on_step, report=quiet)
     assert holds_checkpoint(tmp_path)
+
+
+def test_a_loading_process_outlasts_sigterm_from_its_first_moment_on(corpus, monkeypatch):
+    begin = loading._begin_loading
+
+    def begin_late(worker):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.3)
+        begin(worker)
+
+    monkeypatch.setattr(loading, "_begin_loading", begin_late)
+    data, options = made.make_training_data(corpus / "data"), BatchingOptions(batch_s=6.0)
+    made_apart = list(batches(data, options, 0, num_workers=1))
+    assert len(made_apart) == len(list(batches(data, options, 0)))
 
 
 @pytest.mark.usefixtures("ctrl_c")

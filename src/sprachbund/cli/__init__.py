@@ -45,7 +45,9 @@ _TRANSLATE, _MACHINE, _MAKE, _SMALLER, _MEASURE = (
 )
 VERBS = {
     "translate": Verb("translate", _TRANSLATE, "Translate recordings, or text."),
-    "transcribe": Verb("translate", _TRANSLATE, "Write down recordings in the language spoken."),
+    "transcribe": Verb(
+        "translate", _TRANSLATE, "Write down recordings in the language spoken; `translate` writes others."
+    ),
     "listen": Verb("listen", _TRANSLATE, "Translate a microphone, or a recording as it is played, live."),
     "serve": Verb("serve", _TRANSLATE, "Serve the page, HTTP and live captions."),
     "models": Verb("models", _MACHINE, "List, download, describe and check models."),

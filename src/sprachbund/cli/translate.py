@@ -215,7 +215,7 @@ def transcribe(
     decoding: Decoding,
     model: Computing,
 ) -> None:
-    """Write down recordings in the language spoken."""
+    """Write down recordings in the language spoken; `translate --to LANG` writes them in another."""
     translate(
         files,
         ["transcribe"],

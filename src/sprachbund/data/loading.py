@@ -729,7 +729,7 @@ def batches(
         worker_init_fn=_begin_loading,
         prefetch_factor=4 if num_workers else None,
     )
-    with without_interrupts() if num_workers else nullcontext():  # loading processes start here
+    with without_interrupts(signal.SIGTERM) if num_workers else nullcontext():  # loading processes start here
         made = map(_batch_or_raise, loader)
     if not any(is_placeholder):
         return made
@@ -802,6 +802,7 @@ def _begin_loading(worker: int) -> None:
     torch.set_num_threads(1)
     if sys.platform != "win32":
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_LAST_STEP_S))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked since this process started
 
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:

@@ -611,6 +611,8 @@ def _decimals(language: str) -> list[_Rule]:
 
 
 _MINUTE = r"#(5|10|1[3-9]|[2-5]\d)"  # said with "and" behind an hour; others may be "las diez y once"
+_FR_BEFORE_TIME = "(?:à|est|vers|jusqu'à|avant)"
+_FR_NO_DURATION = "".join(rf"(?<!\b{word} )" for word in ("pendant", "durant", "depuis", "dans", "en", "les"))
 _TIMES: dict[str, list[_Rule]] = {
     "en": [
         _rule(r"half past <N>", lambda m: _clock(m[1], 30)),
@@ -622,7 +624,10 @@ _TIMES: dict[str, list[_Rule]] = {
             r"(?P<keep>(?:at|it is|it's|until) )#(5|10|20|25) to #([1-9]|1[0-2])",
             lambda m: _clock(m[3], int(m[2]), before=True),
         ),
-        _rule(r"<N> minutes? to <N>", lambda m: _clock(m[2], int(m[1]), before=True)),
+        _rule(
+            r"<N> minutes? to #([1-9]|1[0-2])(?! (?:minutes|hours))",
+            lambda m: _clock(m[2], int(m[1]), before=True),
+        ),
         _rule(r"<N> o'clock", lambda m: _clock(m[1], 0)),
         _rule(r"<N> (?:oh|o) #(\d) ([ap])\.? m", lambda m: _clock(m[1], int(m[2]), unit=f"{_NBSP}{m[3]}.m.")),
         _rule(r"<N> #(\d\d) ([ap])\.? m", lambda m: _clock(m[1], int(m[2]), unit=f"{_NBSP}{m[3]}.m.")),
@@ -641,7 +646,8 @@ _TIMES: dict[str, list[_Rule]] = {
         _rule(
             rf"(?P<keep>las? )(?:<N> y {_MINUTE}|<N> <N>)", lambda m: _clock(m[2] or m[4], int(m[3] or m[5]))
         ),
-        _rule(r"(?P<keep>las? )<N> horas?", lambda m: _clock(m[2], 0)),
+        # "A las dos horas" is two hours later, and "las veinticuatro horas" are a day.
+        _rule(r"(?P<keep>(?:a|son|desde|hasta) las )#(1[3-9]|2[0-4]) horas", lambda m: _clock(m[2], 0)),
     ],
     "fr": [
         _rule(r"<N> heures? et demie?", lambda m: _clock(m[1], 30, between=f"{_NBSP}h{_NBSP}")),
@@ -653,8 +659,15 @@ _TIMES: dict[str, list[_Rule]] = {
             r"<N> heures? moins <N>",
             lambda m: _clock(m[1], int(m[2]), before=True, between=f"{_NBSP}h{_NBSP}"),
         ),
-        # "Deux heures une foule" is no time.
-        _rule(r"<N> heures? (?!#1\b)<N>", lambda m: _clock(m[1], int(m[2]), between=f"{_NBSP}h{_NBSP}")),
+        # "Pendant deux heures vingt personnes" and "deux heures trois hommes" are no times.
+        _rule(
+            rf"(?P<keep>{_FR_BEFORE_TIME} )<N> heures? #([2-9])",
+            lambda m: _clock(m[2], int(m[3]), between=f"{_NBSP}h{_NBSP}"),
+        ),
+        _rule(
+            rf"{_FR_NO_DURATION}<N> heures? #(5|[1-5]\d)",
+            lambda m: _clock(m[1], int(m[2]), between=f"{_NBSP}h{_NBSP}"),
+        ),
     ],
     "it": [
         _rule(r"(?P<keep>(?:d?alle|le) )<N> e (?:mezza|mezzo)", lambda m: _clock(m[2], 30)),

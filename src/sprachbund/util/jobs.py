@@ -104,17 +104,20 @@ def leave_with_parent() -> None:
 
 
 @contextmanager
-def without_interrupts() -> Iterator[None]:
+def without_interrupts(*others: signal.Signals) -> Iterator[None]:
     """A process that is started in here never hears Ctrl-C, which is its parent's to answer.
 
     From its first moment on: importing torch, it would print a traceback. Here Ctrl-C waits until the end of the block.
+
+    Args:
+        others: signals that the process does not hear either, until it unblocks them.
     """
     if sys.platform == "win32":
         yield
         return
     # The first process that is spawned starts this one before itself, which lets Ctrl-C through again.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *others})
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 
 from sprachbund.models.catalogue import SHIPPED
 from sprachbund.models.conformer import ConformerShape
@@ -154,8 +154,8 @@ class DiscreteUnitsRecipe(Strict):
             compared with.
         base: arm that each of `ablations` changes in one point; all heads and texts have its other values.
         ablations: names in `ABLATIONS`.
-        hours: hours of speech at which `base` is trained with each of `curve_texts`; it is trained with all speech,
-            too.
+        hours: hours of speech at which `base` is trained with each of `curve_texts`.
+        all_hours: whether it is trained with all speech, too, where there are `hours`.
         curve_texts: text learned beside the speech in these trainings; the first is what the others are compared with.
         control_hours: hours of speech at which a positive control is trained: `base` with half of the test sentences
             among the text from outside. A comparison that can see an effect of text finds a gain on these sentences
@@ -174,6 +174,8 @@ class DiscreteUnitsRecipe(Strict):
             keeps its own.
         more_learning_rates: number of rates beyond these that are tried at most for an arm whose best one is the
             smallest or largest, one after another.
+        arm_rates: names of arms to the learning rates that were best for them in an earlier comparison, in place of
+            `learning_rates`; that of the training options for the other arms.
         text_training: training options of a model that learns text first.
         beam_size: hypotheses kept in every search.
         test_utterances: test utterances of each source language, about; all if None.
@@ -193,6 +195,7 @@ class DiscreteUnitsRecipe(Strict):
     base: UnitsArm = UnitsArm(head="ctc_attention", text="own")
     ablations: Distinct[str] = ()
     hours: Distinct[float] = ()
+    all_hours: bool = True
     curve_texts: Distinct[Text] = Field(default=("none", "own"), min_length=1)
     control_hours: Distinct[float] = ()
     log_mel: LogMelPart | None = None
@@ -204,9 +207,40 @@ class DiscreteUnitsRecipe(Strict):
     training: TrainingOptions
     learning_rates: Distinct[PositiveFloat] = ()
     more_learning_rates: MoreRates = 0
+    arm_rates: dict[str, PositiveFloat] = Field(default_factory=dict)
     text_training: TrainingOptions
     beam_size: int = Field(default=10, ge=1)
     test_utterances: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_rate_for_each_arm(self) -> "DiscreteUnitsRecipe":
+        """Arms with a rate are there, and have it once."""
+        if self.arm_rates and self.learning_rates:
+            raise ValueError("learning_rates are tried, and arm_rates need no trial; remove one of them")
+        arms = self._arms_and_log_mel()
+        if unknown := [name for name in self.arm_rates if name not in arms]:
+            raise ValueError(f"arm_rates name {unknown[0]!r}, and the arms are {', '.join(map(repr, arms))}")
+        for name, rate in self.arm_rates.items():
+            if (arm := arms[name]) is not None and self.from_mbart(arm):
+                raise ValueError(
+                    f"arm_rates name {name!r}, which starts from mBART-50 and has rates of its own"
+                )
+            if (other := self.rate_of(arms[name])) != rate:
+                raise ValueError(
+                    f"arm_rates give {other:g} and {rate:g} to one arm, {name!r} by one of its names"
+                )
+        return self
+
+    def _arms_and_log_mel(self) -> dict[str, UnitsArm | None]:
+        """All arms by name, with None for log-mel; also ablations and trainings with all speech that are left out."""
+        log_mel = {LOG_MEL: None} if self.log_mel is not None else {}
+        whole = self.model_copy(update={"all_hours": True, "ablations": tuple(ABLATIONS)})
+        return {**whole.all_arms, **log_mel}
+
+    def rate_of(self, arm: UnitsArm | None) -> float | None:
+        """The learning rate that `arm_rates` give an arm; None where they do not name it."""
+        names = [name for name, one in self._arms_and_log_mel().items() if one == arm]
+        return next((self.arm_rates[name] for name in names if name in self.arm_rates), None)
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
@@ -238,12 +272,13 @@ class DiscreteUnitsRecipe(Strict):
         return {BASE: self.base, **changed} if changed else {}
 
     def curve_arms(self) -> dict[str, UnitsArm]:
-        """The base with each text of the curve, for each amount of speech, all of it the last."""
+        """The base with each text of the curve, for each amount of speech."""
+        amounts = (*self.hours, None) if self.hours and self.all_hours else self.hours
         return {
             f"{'all' if hours is None else f'{hours:g} h'}, {NAMES[text]}": self.base.model_copy(
                 update={"hours": hours, "text": text}
             )
-            for hours in ((*self.hours, None) if self.hours else ())
+            for hours in amounts
             for text in self.curve_texts
         }
 

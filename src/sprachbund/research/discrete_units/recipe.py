@@ -134,7 +134,8 @@ def make_model(
                 report(f"learning rate {best.rate:g} was best on dev, and the model is of {tried}")
                 _take(tried, folder)
             else:
-                _train_model(recipe, seed, arm, best and best.rate, directory, folder, report)
+                rate = recipe.rate_of(arm) if best is None else best.rate
+                _train_model(recipe, seed, arm, rate, directory, folder, report)
         if arm is not None:
             _link_encoder(recipe, trained)
         _score(recipe, trained, folder / "scores")
@@ -289,7 +290,17 @@ def _trained_with(training: TrainingOptions, seed: int, rate: float | None = Non
     return training.model_copy(update={"seed": seed, **rates})
 
 
-MAY_CHANGE = ("seeds", "ablation_seeds", "heads", "ablations", "hours", "control_hours", "workers", "data")
+MAY_CHANGE = (
+    "seeds",
+    "ablation_seeds",
+    "heads",
+    "ablations",
+    "hours",
+    "all_hours",
+    "control_hours",
+    "workers",
+    "data",
+)
 """Options that add models, or change no number: `data` may have moved."""
 TEXT_MODEL, SCORES = Path("model") / WEIGHTS_FILE, Path("scores") / MANIFEST_FILE
 """Files of a folder whose model is made."""
