@@ -19,6 +19,7 @@ from sprachbund.data.manifest import Manifest
 from sprachbund.evaluation.compare import System
 from sprachbund.evaluation.lines import DecodingEvidence, Line
 from sprachbund.research.discrete_units import report as units
+from sprachbund.research.discrete_units.data import OTHERS, PLANTED, half_of
 from sprachbund.research.gradient_sharing import recipe as sharing
 from sprachbund.research.texts import WrittenTexts
 from sprachbund.util.files import write_text
@@ -98,9 +99,34 @@ def units_rows(runs: Runs, old: Sequence[Row], groups: Sequence[Sequence[str]]) 
     return [filled(row, new) for row, new in zip(old, made, strict=True)]
 
 
+def control_rows(runs: Runs, old: Sequence[Row], groups: Sequence[Sequence[str]]) -> list[Row]:
+    """Rows of the positive control of a comparison of units: either half of the test, for each group.
+
+    Args:
+        runs: runs of the arms.
+        old: rows as they are, in the order of the arms.
+        groups: arms that are compared, the first of each group with the others.
+    """
+    of_half = {
+        half: {name: [_of_half(lines, half) for lines in own] for name, own in runs.items()}
+        for half in (PLANTED, OTHERS)
+    }
+    made = [
+        row
+        for group in groups
+        for own in of_half.values()
+        for row in units.rows_of([System(name=name, runs=own[name]) for name in group])
+    ]
+    return [filled(row, new) for row, new in zip(old, made, strict=True)]
+
+
+def _of_half(lines: Sequence[Line], half: str) -> list[Line]:
+    return [line for line in lines if line.reference and half_of(line.reference) == half]
+
+
 def filled(old: Row, new: Row) -> Row:
     """A row with what was made of texts, after its names and before what else it has."""
-    names: Row = {key: old[key] for key in ("arm", "hours", "data") if key in old}
+    names: Row = {key: old[key] for key in ("arm", "hours", "test", "data") if key in old}
     return {**names, **new, **{key: value for key, value in old.items() if key not in {*names, *new}}}
 
 
@@ -110,7 +136,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("corpora/standard"))
     sources = {said.id: said.language for said in Manifest(parser.parse_args().data / "test")}
     kinds = ("ST only", "+ MT", "+ external MT")
-    curve = [[f"{amount}, {kind}" for kind in kinds] for amount in ("0.25 h", "ctc_attention", "all")]
+    curve = [[f"{amount}, {kind}" for kind in kinds] for amount in ("0.25 h", "ctc_attention")]
+    control = [
+        [f"0.25 h, {kinds[2]}", "0.25 h, + planted MT"],
+        [f"ctc_attention, {kinds[2]}", "1 h, + planted MT"],
+    ]
     tables: dict[str, tuple[str, Callable[[Runs, Sequence[Row]], list[Row]]]] = {
         "sharing_low": ("sharing_low", sharing_rows),
         "sharing_low_control": ("sharing_low_control", sharing_rows),
@@ -119,6 +149,11 @@ def main() -> None:
         "units_equal_steps_ablations": (
             "units_equal_steps",
             partial(units_rows, groups=[["ctc_attention, + MT", "soft sharing"]]),
+        ),
+        "units_equal_steps_control": ("units_equal_steps", partial(control_rows, groups=control)),
+        "units_all_speech": (
+            "units_all_speech",
+            partial(units_rows, groups=[[f"all, {kind}" for kind in kinds]]),
         ),
     }
     for name, (of_texts, rows_of) in tables.items():

@@ -61,6 +61,7 @@ COMMANDS = {
     "bench": ["bench --model ./nowhere --offline"],
     "data show": ["data show book/dev"],
     "data check": ["data check book/dev"],
+    "data overlap": ["data overlap book/dev book/train"],
     "data pack": ["data pack book/dev --out OUT"],
     "data export": ["data export book/dev --out OUT.jsonl"],
     "data prepare asterisk": ["data prepare asterisk --source tree --languages en,es --out OUT"],

@@ -52,7 +52,7 @@ VERBS: dict[str, list[str]] = {
     "data make": [
         "data make phrasebook --edition tiny --out book --utterances 24 --heldout 3 --workers 2",
     ],
-    "data show": ["data show book/dev --json"],
+    "data show": ["data show book/dev --json", "data overlap book/dev book/train"],
     "data pack": ["data pack book/dev --out packed", "data check packed"],
     "train": ["train recipe.toml --out run --threads 1"],
     "evaluate": [

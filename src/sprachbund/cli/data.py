@@ -70,6 +70,47 @@ def check(
             typer.echo(f"{path}  {len(manifest)} utterances in {manifest.num_shards} shards are whole{note}")
 
 
+# `sprachbund data overlap TEST TRAIN…`: recordings, sentences and speakers that are in both.
+
+
+def overlap(
+    measured: Annotated[Path, typer.Argument(metavar="TEST", help="Corpus that a model is measured on.")],
+    trained: Annotated[
+        list[Path],
+        typer.Argument(metavar="TRAIN…", help="Corpora that it is trained on, or folders of several."),
+    ],
+    examples: Annotated[
+        int, typer.Option("--examples", metavar="N", min=0, help="Pairs of utterances shown of each kind.")
+    ] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object with all pairs.")] = False,
+) -> None:
+    """Look for recordings, sentences and speakers of a test corpus in training corpora."""
+    from sprachbund.data.manifest import check_apart, corpora_in
+    from sprachbund.data.overlap import overlap as look_for
+    from sprachbund.data.shards import open_corpus
+
+    folders = [folder for path in trained for folder in corpora_in(path) or [path]]
+    check_apart(folders, [measured])
+    with Bar("comparing sounds of equal length") as bar:
+        both = look_for(open_corpus(measured), [open_corpus(folder) for folder in folders], bar.update)
+    if as_json:
+        print_json({"directory": str(measured), "trained_on": list(map(str, folders)), **asdict(both)})
+        return
+    count = sum(both.utterances.values())
+    rows = [("in all", count, count), ("of equal sound", len(both.same_sound), count)]
+    rows += [("of equal text", len(both.same_text), count)]
+    rows += [
+        (f"  {language or 'no language'}", both.same_text_languages[language], both.utterances[language])
+        for language in both.same_text_languages
+    ]
+    rows += [("of a speaker of both", both.same_speaker, count)] if both.named_speaker else []
+    cells = [(name, str(part), f"{100 * part / whole:.1f} %") for name, part, whole in rows]
+    typer.echo(table(cells, (str(measured), "utterances", "share")))
+    for kind, pairs in (("sound", both.same_sound), ("text", both.same_text)):
+        for own, other in pairs[:examples]:
+            typer.echo(f"equal {kind}: {own} and {other}")
+
+
 def pack(
     source: Annotated[Path, typer.Argument(metavar="CORPUS", help="Directory of a corpus.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the shards.")],
@@ -415,6 +456,7 @@ def register(app: typer.Typer) -> None:
     data.add_typer(make, name="make")
     data.command("show", help="What a corpus holds.")(show)
     data.command("check", help="Whether a corpus is whole, by its checksums.")(check)
+    data.command("overlap", help="What a test corpus shares with training corpora.")(overlap)
     data.command("pack", help="Write a corpus as tar shards, for large runs and object stores.")(pack)
     data.command("export", help="Write a corpus as a CutSet of lhotse.")(export)
     app.add_typer(data, name="data")

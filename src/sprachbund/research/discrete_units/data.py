@@ -170,11 +170,12 @@ def halves(recipe: DiscreteUnitsRecipe) -> dict[str, frozenset[str]]:
     for said in Manifest(recipe.data / "test"):
         text = said.text_in(recipe.target)
         if said.language in recipe.sources and text:
-            ids[_half(text)].add(said.id)
+            ids[half_of(text)].add(said.id)
     return {half: frozenset(own) for half, own in ids.items()}
 
 
-def _half(translation: str) -> str:
+def half_of(translation: str) -> str:
+    """The half, `PLANTED` or `OTHERS`, of a test utterance with this translation."""
     return (PLANTED, OTHERS)[hashlib.sha256(translation.encode()).digest()[0] % 2]
 
 
