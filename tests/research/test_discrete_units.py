@@ -128,6 +128,15 @@ def test_half_of_the_test_sentences_are_planted_and_each_half_is_scored(run: Pat
         (spoken[one].text_in("de"), spoken[one].text_in("en")) for one in both[PLANTED]
     }
     assert not {pair["en"] for pair in outside} & translations[OTHERS]
+    often = recipe.model_copy(update={"control_copies": (1, 3)})
+    assert list(often.control_arms()) == [
+        "0.01 h, + external MT",
+        "0.01 h, + planted MT",
+        "0.01 h, + planted MT 3 times",
+    ]
+    more = recipe_of(often, 0, often.control_arms()["0.01 h, + planted MT 3 times"], run / "run").bitext
+    assert more[0] == planted[0]
+    assert [*csv.DictReader(more[1].paths[0].open(), delimiter="\t")] == 3 * sentences
 
     control = rows(run, "control")
     assert [(row["hours"], row["test"], row["data"]) for row in control] == [
@@ -195,9 +204,12 @@ def test_an_arm_has_the_learning_rate_that_is_known(run: Path, tmp_path: Path) -
         (tmp_path / "run" / made).symlink_to(run / "run" / made)
     (tmp_path / "data").symlink_to(run / "data")
     less = ['heads=["ctc"]', "ablations=[]", "hours=[]", "control_hours=[]", "learning_rates=[]"]
-    less += ['texts=["none", "own"]', 'arm_rates={"ctc, + MT" = 3e-4}']
+    less += ['texts=["none", "external"]', 'arm_rates={"ctc, + external MT" = 3e-4}']
     assert main([*command(tmp_path), *(part for one in less for part in ("--set", one))]) == 0
-    for arm, rate in {"ctc, ST only": read_tiny(run).training.learning_rate, "ctc, + MT": 3e-4}.items():
+    for arm, rate in {
+        "ctc, ST only": read_tiny(run).training.learning_rate,
+        "ctc, + external MT": 3e-4,
+    }.items():
         trained = json.loads((run_folder(tmp_path / "run", 0, arm) / "run" / "recipe.json").read_text())
         assert trained["training"]["learning_rate"] == rate
     assert not (tmp_path / "run" / "rates.json").exists()

@@ -154,6 +154,46 @@ def test_the_first_process_of_a_program_does_not_hear_ctrl_c() -> None:
     assert printed.stdout == "True\n"
 
 
+def save_at_the_end(folder: Path) -> None:
+    def save(number: int, frame: object) -> None:
+        time.sleep(0.3)
+        (folder / "saved").touch()
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, save)
+    (folder / "begun").touch()
+    while True:
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot finish there after SIGTERM")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_whose_parent_is_gone_may_save(tmp_path: Path, number: int) -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from sprachbund.util.jobs import run_apart\n"
+        "from tests.util.test_jobs import save_at_the_end\n"
+        "if __name__ == '__main__':\n"
+        "    run_apart(save_at_the_end, Path(sys.argv[1]))"
+    )
+    (tmp_path / "parent.py").write_text(code, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py", tmp_path], env=environment)
+    wait_for(tmp_path / "begun")
+    parent.send_signal(number)
+    parent.wait()
+    wait_for(tmp_path / "saved")
+
+
+def wait_for(path: Path) -> None:
+    """Wait until a file is there, for half a minute."""
+    end = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < end, f"no {path.name}"
+        time.sleep(0.02)
+
+
 def test_what_a_function_apart_raises_is_raised_here() -> None:
     with pytest.raises(SprachbundError, match="no, thank you"):
         run_apart(refused)

@@ -29,7 +29,7 @@ from sprachbund.data.shards import Shards
 from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import MIXED
 from sprachbund.text.tokenizer import END, Tokenizer
-from sprachbund.util.jobs import without_interrupts
+from sprachbund.util.jobs import LAST_STEP_S, without_interrupts
 
 # How a family turns utterances into what it learns from: the one thing that differs between families in
 # the data.
@@ -789,10 +789,6 @@ class _Collate:
         return collate(examples, self.rows_per_utterance)
 
 
-_LAST_STEP_S = 60
-"""Seconds that a loading process outlasts SIGTERM."""
-
-
 def _begin_loading(worker: int) -> None:
     """Set a loading process up: one thread, and time until SIGTERM ends it.
 
@@ -801,7 +797,7 @@ def _begin_loading(worker: int) -> None:
     """
     torch.set_num_threads(1)
     if sys.platform != "win32":
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_LAST_STEP_S))
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(LAST_STEP_S))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked since this process started
 
 

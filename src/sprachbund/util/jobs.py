@@ -12,6 +12,7 @@ import platform
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -90,14 +91,23 @@ def _send_result(results: Connection, function: Callable[..., Any], args: tuple[
         results.send((None, error))
 
 
+LAST_STEP_S = 60
+"""Seconds that a process which trains, or loads for one that does, has for its last step after SIGTERM."""
+
+
 def leave_with_parent() -> None:
-    """End this process as soon as the one that started it is gone: two may not make the same file."""
+    """End this process as soon as the one that started it is gone: two may not make the same file.
+
+    The end is that of SIGTERM, at which a training first finishes its step and saves its state.
+    """
     parent = multiprocessing.parent_process()
     if parent is None:
         return
 
     def watch() -> None:
         connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(LAST_STEP_S)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -38,8 +38,8 @@ def make_data(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> N
     texts = {arm.text for arm in arms}
     if OUTSIDE & texts:
         bitext_parts(recipe, directory)
-    if "planted" in texts:
-        planted_parts(recipe, directory)
+    for copies in {arm.planted_copies for arm in arms if arm.text == "planted"}:
+        planted_parts(recipe, directory, copies)
     for arm in {units_directory(recipe, arm, directory): arm for arm in (_PLAIN, *arms)}.values():
         _make_units(recipe, arm, directory, report)
     train, _ = (_encode(recipe, part, directory, report) for part in ("train", "dev"))
@@ -156,7 +156,7 @@ def bitext_parts(recipe: DiscreteUnitsRecipe, directory: Path) -> tuple[BitextPa
     )
 
 
-PLANTED, OTHERS = "half", "other half"
+PLANTED, OTHERS = "planted half", "other half"
 """The test utterances whose sentences are planted in text from outside by the positive control, and the others."""
 
 
@@ -179,17 +179,21 @@ def half_of(translation: str) -> str:
     return (PLANTED, OTHERS)[hashlib.sha256(translation.encode()).digest()[0] % 2]
 
 
-def planted_parts(recipe: DiscreteUnitsRecipe, directory: Path) -> tuple[BitextPart, ...]:
+def planted_parts(recipe: DiscreteUnitsRecipe, directory: Path, copies: int) -> tuple[BitextPart, ...]:
     """Tables with the test sentences of the first half, one for each source language; those that are there are kept.
 
     Args:
         recipe: options of the comparison.
         directory: folder of all runs.
+        copies: how often each sentence is in its table.
     """
     target = recipe.target
+    often = "" if copies == 1 else f"-{copies}"
     parts = tuple(
         BitextPart(
-            paths=(directory / "bitext" / f"planted-{source}-{target}.tsv",), source=source, target=target
+            paths=(directory / "bitext" / f"planted{often}-{source}-{target}.tsv",),
+            source=source,
+            target=target,
         )
         for source in recipe.sources
     )
@@ -201,7 +205,8 @@ def planted_parts(recipe: DiscreteUnitsRecipe, directory: Path) -> tuple[BitextP
                 (u.text_in(part.source), u.text_in(target)) for u in planted if u.language == part.source
             ]
             pairs = {f"{source}\t{translation}" for source, translation in texts if source}
-            write_text(part.paths[0], "\n".join((f"{part.source}\t{target}", *sorted(pairs))) + "\n")
+            lines = (f"{part.source}\t{target}", *copies * sorted(pairs))
+            write_text(part.paths[0], "\n".join(lines) + "\n")
     return parts
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from sprachbund.models.catalogue import SHIPPED
 from sprachbund.models.conformer import ConformerShape
@@ -51,6 +51,7 @@ class UnitsArm(Strict):
         tied: whether the decoder's embedding is its output matrix too.
         decay: decay of the learning rate; the recipe's if None.
         hours: hours of speech; the recipe's if None.
+        planted_copies: how often each test sentence of the text "planted" is among the text from outside.
     """
 
     head: Head
@@ -67,6 +68,7 @@ class UnitsArm(Strict):
     tied: bool = True
     decay: Decay | None = None
     hours: float | None = None
+    planted_copies: int = Field(default=1, ge=1)
 
     def mixing(self, given: Mixing) -> Mixing:
         """A recipe's mixing as this arm has it."""
@@ -160,6 +162,8 @@ class DiscreteUnitsRecipe(Strict):
         control_hours: hours of speech at which a positive control is trained: `base` with half of the test sentences
             among the text from outside. A comparison that can see an effect of text finds a gain on these sentences
             over `base` with text from outside, and none on the others.
+        control_copies: how often each of these sentences is among the text from outside, with a control for each
+            number. Where there is much text from outside, a sentence that is there once is hardly ever drawn.
         log_mel: a model on log-mel to compare with; None leaves it out.
         bitext: tables of parallel text, one for each source, with a column for each language; drawn from the phrasebook
             where there are none.
@@ -198,6 +202,7 @@ class DiscreteUnitsRecipe(Strict):
     all_hours: bool = True
     curve_texts: Distinct[Text] = Field(default=("none", "own"), min_length=1)
     control_hours: Distinct[float] = ()
+    control_copies: Distinct[PositiveInt] = (1,)
     log_mel: LogMelPart | None = None
     bitext: tuple[Path, ...] = ()
     external_pairs: int = Field(default=0, ge=0)
@@ -284,12 +289,15 @@ class DiscreteUnitsRecipe(Strict):
 
     def control_arms(self) -> dict[str, UnitsArm]:
         """Text from outside, without and with half of the test sentences, for each amount of the control."""
-        texts: tuple[Text, ...] = ("external", "planted")
-        return {
-            f"{hours:g} h, {NAMES[text]}": self.base.model_copy(update={"hours": hours, "text": text})
-            for hours in self.control_hours
-            for text in texts
-        }
+        arms = {}
+        for hours in self.control_hours:
+            outside = self.base.model_copy(update={"hours": hours, "text": "external"})
+            arms[f"{hours:g} h, {NAMES['external']}"] = outside
+            for copies in self.control_copies:
+                times = "" if copies == 1 else f" {copies} times"
+                planted = {"text": "planted", "planted_copies": copies}
+                arms[f"{hours:g} h, {NAMES['planted']}{times}"] = outside.model_copy(update=planted)
+        return arms
 
     def arms(self, seed: int) -> dict[str, UnitsArm]:
         """Return the arms of a seed by name; some of them may be equal."""

@@ -209,7 +209,7 @@ def _whole(
 ) -> UnitTranslatorRecipe:
     """The run of an arm from nothing."""
     outside = bitext_parts(recipe, directory) if arm.text in OUTSIDE else ()
-    planted = planted_parts(recipe, directory) if arm.text == "planted" else ()
+    planted = planted_parts(recipe, directory, arm.planted_copies) if arm.text == "planted" else ()
     return UnitTranslatorRecipe(
         units=units_directory(recipe, arm, directory),
         train=(encoded_directory("train", directory),),
@@ -298,6 +298,7 @@ MAY_CHANGE = (
     "hours",
     "all_hours",
     "control_hours",
+    "control_copies",
     "workers",
     "data",
 )
