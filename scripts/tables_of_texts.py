@@ -146,8 +146,8 @@ def main() -> None:
         "sharing_low_control": ("sharing_low_control", sharing_rows),
         "sharing_low_lora": ("sharing_low_lora", sharing_rows),
         "units_equal_steps_curve": ("units_equal_steps", partial(units_rows, groups=curve)),
-        "units_equal_steps_ablations": (
-            "units_equal_steps",
+        "units_soft_sharing": (
+            "units_former_encoder",
             partial(units_rows, groups=[["ctc_attention, + MT", "soft sharing"]]),
         ),
         "units_equal_steps_control": ("units_equal_steps", partial(control_rows, groups=control)),

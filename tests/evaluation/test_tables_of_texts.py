@@ -10,10 +10,16 @@ from scripts.tables_of_texts import RESULTS, filled, read_texts, sharing_rows, u
 
 
 @pytest.mark.slow
-def test_a_stored_table_is_that_of_its_texts() -> None:
-    texts = read_texts(RESULTS / "units_equal_steps.jsonl.gz", defaultdict(lambda: "es"))
-    values = json.loads((RESULTS / "units_equal_steps_ablations.json").read_text(encoding="utf-8"))
-    rows = units_rows(texts.runs, values["rows"], [["ctc_attention, + MT", "soft sharing"]])
+@pytest.mark.parametrize(
+    ("file", "table", "rows_of", "groups"),
+    [
+        ("units_former_encoder", "units_soft_sharing", units_rows, [["ctc_attention, + MT", "soft sharing"]]),
+    ],
+)
+def test_a_stored_table_is_that_of_its_texts(file, table, rows_of, groups) -> None:
+    texts = read_texts(RESULTS / f"{file}.jsonl.gz", defaultdict(lambda: "es"))
+    values = json.loads((RESULTS / f"{table}.json").read_text(encoding="utf-8"))
+    rows = rows_of(texts.runs, values["rows"], groups)
     assert values["test"] == texts.test == {"references": 419, "different references": 281}
     assert [row.keys() for row in rows] == [row.keys() for row in values["rows"]]
     for new, old in zip(rows, values["rows"], strict=True):
