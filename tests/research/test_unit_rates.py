@@ -83,12 +83,19 @@ def test_known_rates_need_no_trial() -> None:
     assert recipe.rate_of(None) is None
     less = read_recipe(DiscreteUnitsRecipe, path, [*given, "all_hours=false"])
     assert set(recipe.all_arms) - set(less.all_arms) == {"all, ST only", "all, + MT"}
+    left_out = '"log-mel" = 1e-3, "0.5 h, + planted MT 20 times" = 1e-3, "attention, + text start" = 1e-3'
+    more = ["learning_rates=[]", f'arm_rates={{"soft sharing" = 2e-4, {left_out}}}']
+    with_others = read_recipe(DiscreteUnitsRecipe, path, more)
+    assert with_others.rate_of(recipe.ablation_arms()["soft sharing"]) == 2e-4
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ('{"ctc, MT" = 1e-3}', "arm_rates name 'ctc, MT', and the arms are 'ctc_attention, ST only', "),
+        (
+            '{"ctc, MT" = 1e-3}',
+            "arm_rates name 'ctc, MT', which is no arm; an arm is called like 'ctc_attention, ST only', ",
+        ),
         ('{"ctc, ST only" = 0}', "arm_rates.ctc, ST only: Input should be greater than 0"),
         (
             '{"ctc_attention, ST only" = 1e-3, "all, ST only" = 2e-3}',

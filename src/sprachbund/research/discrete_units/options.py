@@ -1,5 +1,6 @@
 """Options of the comparison of discrete units (arXiv 2309.15826): arms, data, sizes."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -179,7 +180,7 @@ class DiscreteUnitsRecipe(Strict):
         more_learning_rates: number of rates beyond these that are tried at most for an arm whose best one is the
             smallest or largest, one after another.
         arm_rates: names of arms to the learning rates that were best for them in an earlier comparison, in place of
-            `learning_rates`; that of the training options for the other arms.
+            `learning_rates`; that of the training options for the other arms. Arms that are left out may be named.
         text_training: training options of a model that learns text first.
         beam_size: hypotheses kept in every search.
         test_utterances: test utterances of each source language, about; all if None.
@@ -219,28 +220,30 @@ class DiscreteUnitsRecipe(Strict):
 
     @model_validator(mode="after")
     def _one_rate_for_each_arm(self) -> "DiscreteUnitsRecipe":
-        """Arms with a rate are there, and have it once."""
+        """Names are those of arms, which may be left out now, and an arm has one rate."""
         if self.arm_rates and self.learning_rates:
             raise ValueError("learning_rates are tried, and arm_rates need no trial; remove one of them")
         arms = self._arms_and_log_mel()
-        if unknown := [name for name in self.arm_rates if name not in arms]:
-            raise ValueError(f"arm_rates name {unknown[0]!r}, and the arms are {', '.join(map(repr, arms))}")
         for name, rate in self.arm_rates.items():
+            if name not in arms:
+                if not _ARM_NAME.fullmatch(name):
+                    raise ValueError(
+                        f"arm_rates name {name!r}, which is no arm; an arm is called like {', '.join(map(repr, arms))}"
+                    )
+                continue
             if (arm := arms[name]) is not None and self.from_mbart(arm):
                 raise ValueError(
                     f"arm_rates name {name!r}, which starts from mBART-50 and has rates of its own"
                 )
-            if (other := self.rate_of(arms[name])) != rate:
+            if (other := self.rate_of(arm)) != rate:
                 raise ValueError(
                     f"arm_rates give {other:g} and {rate:g} to one arm, {name!r} by one of its names"
                 )
         return self
 
     def _arms_and_log_mel(self) -> dict[str, UnitsArm | None]:
-        """All arms by name, with None for log-mel; also ablations and trainings with all speech that are left out."""
-        log_mel = {LOG_MEL: None} if self.log_mel is not None else {}
-        whole = self.model_copy(update={"all_hours": True, "ablations": tuple(ABLATIONS)})
-        return {**whole.all_arms, **log_mel}
+        """All arms by name, with None for log-mel."""
+        return {**self.all_arms, **({LOG_MEL: None} if self.log_mel is not None else {})}
 
     def rate_of(self, arm: UnitsArm | None) -> float | None:
         """The learning rate that `arm_rates` give an arm; None where they do not name it."""
@@ -368,6 +371,11 @@ ABLATIONS: Mapping[str, Mapping[str, object]] = {
     "linear decay": {"decay": "linear"},
 }
 """Name of an ablation to what it changes. A vocabulary has to hold every cluster: none is as one of that size."""
+_ARM_NAME = re.compile(
+    rf"(?:{'|'.join(HEADS)}|all|[\d.]+ h), (?:{'|'.join(map(re.escape, NAMES.values()))})(?: \d+ times)?"
+    rf"|{'|'.join(map(re.escape, (BASE, LOG_MEL, *ABLATIONS)))}"
+)
+"""Names of all arms that a comparison can have."""
 
 
 def run_folder(directory: Path, seed: int, name: str) -> Path:
