@@ -141,6 +141,20 @@ def test_other_cut_files_too(tmp_path: Path, suffix: str) -> None:
     assert all(str(path) in warning for warning in source.warnings)
 
 
+@pytest.mark.parametrize("suffix", ["mp3", "m4a"])
+@pytest.mark.parametrize("has_cover", [False, True])
+def test_a_cover_hides_no_cut(tmp_path: Path, suffix: str, has_cover: bool) -> None:
+    path = write_ffmpeg(tmp_path / f"a.{suffix}", cover=has_cover, index_first=suffix == "m4a")
+    content = path.read_bytes()
+    whole = open_audio(path)
+    assert len(np.concatenate(list(whole.blocks()))) > 2.9 * SAMPLE_RATE
+    assert whole.warnings == []
+    path.write_bytes(content[: len(content) - 10_000])
+    source = open_audio(path)
+    assert len(np.concatenate(list(source.blocks()))) < 2.5 * SAMPLE_RATE
+    assert "cut off: the header promises" in source.warnings[-1]
+
+
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 @pytest.mark.parametrize("part", [0.5, 0.95, 1.0])
 def test_an_ogg_without_its_last_page_says_so(tmp_path: Path, subtype: str, part: float) -> None:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
+from itertools import chain
 from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,6 +27,8 @@ _OGG_TAIL, _OGG_HEADER, _OGG_LAST = 2 * 65_307, 27, 0x04  # the largest pages ha
 _HEAD = 1 << 16
 _OGG_CUT = "cut off: its last page is missing; what comes before is used"
 _TOLERANCE_S = 0.5  # headers round; less than this missing is no damage
+_LATEST_BEGIN_S, _LATEST_S = 0.02, 0.05  # times are rounded, and those of live recordings jitter
+_LONGEST_GAP_S = 3600.0  # without a promised length: a broken time stamp may lie days ahead
 _MICROSECONDS = 1_000_000
 _UNKNOWN_BYTES = 0x7F000000  # a writer that cannot go back states a length from here on, or none
 
@@ -88,6 +91,10 @@ def open_decoder(
             return SndfileDecoder(file, name, missing_s=missing_s, whole=whole, max_channels=max_channels)
         except (soundfile.LibsndfileError, TypeError):  # codecs inside RIFF, Ogg or CAF that libsndfile lacks
             file.seek(start)
+    if head.startswith(b"ID3"):  # covers are larger than what was read
+        file.seek(start + _id3_size(head))
+        head = file.read(_HEAD)
+        file.seek(start)
     return FfmpegDecoder(file, name, has_length=_states_its_length(head), max_channels=max_channels)
 
 
@@ -144,13 +151,19 @@ def _is_ended(tail: bytes) -> bool:
     return bool(page[5] & _OGG_LAST) and len(page) >= _OGG_HEADER + len(lengths) + sum(lengths)
 
 
+def _id3_size(head: bytes) -> int:
+    """Bytes of the tag at the start of an MP3."""
+    return 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False))
+
+
 def _states_its_length(head: bytes) -> bool:
-    """Tell whether the duration FFmpeg gives is written in the file; that of an untagged MP3 is an estimate."""
+    """Tell whether the duration FFmpeg gives is written in the file; that of an MP3 without Xing is an estimate.
+
+    Args:
+        head: start of the file, of an MP3 what follows its tag.
+    """
     if head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3":
         return True
-    if head[:3] == b"ID3":
-        size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False))
-        head = head[10 + size :]
     return any(tag in head[:512] for tag in (b"Xing", b"Info", b"VBRI"))
 
 
@@ -334,8 +347,15 @@ class FfmpegDecoder:
             self.close()
             raise
         self._stream.codec_context.thread_count = 1  # a confined process may start none
+        self._begin_s = (self._container.start_time or 0) / _MICROSECONDS
+        self._decoded_s = 0.0  # with the silence in gaps
+        self._ends_s = (
+            self._container.duration / _MICROSECONDS if has_length and self._container.duration else None
+        )
         self.duration_s: float | None = self._stated_duration()
-        self._promised_s = self.duration_s if has_length and set(kinds) == {"audio"} else None
+        # A cover is a picture, and no stream that may outlast the sound.
+        lasting = {stream.type for stream in self._container.streams if not _is_cover(stream)}
+        self._promised_s = self.duration_s if has_length and lasting == {"audio"} else None
 
     def _check_channels(self, channels: int) -> None:
         _check_channels(self._name, channels, self._max_channels)
@@ -355,9 +375,9 @@ class FfmpegDecoder:
         return 0.0
 
     def chunks(self) -> Iterator[tuple[int, Samples]]:
-        """Yield mono chunks, with silence where the audio starts later than the picture."""
-        decoded_s = 0.0
+        """Yield mono chunks, with silence where time passes without audio: before it, where it was muted, or damaged."""
         damaged: list[float] = []
+        jumps: list[float] = []
         try:
             for frame in self._frames(damaged):
                 self._check_channels(frame.layout.nb_channels)  # they may change on the way
@@ -365,16 +385,12 @@ class FfmpegDecoder:
                     raise SprachbundError(
                         f"{self._name} states a sample rate of {frame.sample_rate} Hz; export it again"
                     )
-                if decoded_s == 0.0:
-                    for lead in self._lead_in(frame):
-                        decoded_s += len(lead) / frame.sample_rate
-                        yield frame.sample_rate, lead
-                mono = self._mono(frame)
-                decoded_s += len(mono) / frame.sample_rate
-                yield frame.sample_rate, mono
+                for samples in chain(self._gap(frame, jumps), [self._mono(frame)]):
+                    self._decoded_s += len(samples) / frame.sample_rate
+                    yield frame.sample_rate, samples
         finally:
             self.close()
-        if decoded_s == 0.0 and damaged:
+        if self._decoded_s == 0.0 and damaged:
             raise SprachbundError(
                 f"{self._name} is damaged, nothing in it could be decoded; make the file again"
             )
@@ -382,7 +398,11 @@ class FfmpegDecoder:
             self.warnings.append(
                 f"{self._name}: {len(damaged)} damaged packets left out, the first at {damaged[0]:.2f} s"
             )
-        missing = shortfall(decoded_s, self._promised_s) or self._file.damage(decoded_s)
+        if jumps:
+            self.warnings.append(
+                f"{self._name}: its time jumps from {jumps[0]:.2f} s to {jumps[1]:.2f} s, too far; the jump is left out"
+            )
+        missing = shortfall(self._decoded_s, self._promised_s) or self._file.damage(self._decoded_s)
         if missing is not None:
             self.warnings.append(f"{self._name}: {missing}")
 
@@ -390,19 +410,16 @@ class FfmpegDecoder:
         """Decoded frames; the times of packets that could not be decoded are added to ``damaged``."""
         import av
 
-        reached_s = 0.0
         try:
             for packet in self._container.demux(self._stream):
                 try:
                     frames = packet.decode()
                 except av.error.FFmpegError:
-                    damaged.append(reached_s)
+                    damaged.append(self._decoded_s)
                     continue
-                for frame in frames:
-                    reached_s += frame.samples / frame.sample_rate
-                    yield frame
+                yield from frames
         except av.error.FFmpegError:  # the container itself breaks off
-            damaged.append(reached_s)
+            damaged.append(self._decoded_s)
         except OSError as error:
             raise SprachbundError(_unreadable(self._name, error)) from error
 
@@ -420,13 +437,28 @@ class FfmpegDecoder:
                 f"{self._name} has sound that cannot be converted ({error}); export it again"
             ) from error
 
-    def _lead_in(self, frame: Any) -> Iterator[Samples]:
-        """Silence before the first sound, in pieces: a file of a kilobyte may say that it lasts for hours."""
-        begin_s = (self._container.start_time or 0) / _MICROSECONDS
-        late_s = 0.0 if frame.time is None else frame.time - begin_s
-        late = round(late_s * frame.sample_rate) if late_s > 0.02 else 0
+    def _gap(self, frame: Any, jumps: list[float]) -> Iterator[Samples]:
+        """Silence between what was decoded so far and a frame, in pieces: a small file may say that it lasts for hours.
+
+        Args:
+            frame: the frame that comes next.
+            jumps: gets the times before and after a gap that is not believed.
+        """
+        late_s = 0.0 if frame.time is None else frame.time - self._begin_s - self._decoded_s
+        if late_s <= (_LATEST_S if self._decoded_s else _LATEST_BEGIN_S):  # also of times that go back
+            return
+        if not self._is_believed(late_s):
+            jumps += [self._decoded_s, self._decoded_s + late_s]
+            return
+        late = round(late_s * frame.sample_rate)
         for begin in range(0, late, CHUNK_FRAMES):
             yield np.zeros(min(CHUNK_FRAMES, late - begin), np.float32)
+
+    def _is_believed(self, late_s: float) -> bool:
+        """Whether a gap ends before the file does; where that is unknown, as in fragments of MP4, within an hour."""
+        if self._ends_s is None or self._decoded_s > self._ends_s - _TOLERANCE_S:
+            return late_s <= _LONGEST_GAP_S
+        return self._decoded_s + late_s <= self._ends_s + _TOLERANCE_S
 
     def close(self) -> None:
         """Release the container; the file stays open for its owner."""
@@ -438,6 +470,12 @@ def _any_metadata() -> dict[str, Any]:
     import av
 
     return {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
+
+
+def _is_cover(stream: Any) -> bool:
+    import av
+
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
 def _unreadable(name: str, error: OSError) -> str:
