@@ -36,6 +36,15 @@ def write(
     return path
 
 
+def damage(path: Path) -> Path:
+    """Overwrite packets of an m4a of `write_ffmpeg`, from about 1 s to 1.8 s."""
+    content = bytearray(path.read_bytes())
+    begin = content.index(b"mdat") + 8000
+    content[begin : begin + 6000] = bytes([0xFF]) * 6000
+    path.write_bytes(content)
+    return path
+
+
 def write_ffmpeg(
     path: Path,
     *,

@@ -45,10 +45,17 @@ _NO_PROTOCOL = "none"  # FFmpeg has no protocol of this name
 
 @runtime_checkable
 class AudioDecoder(Protocol):
-    """An opened file: mono float32 chunks with their rate, and what is known without decoding."""
+    """An opened file: mono float32 chunks with their rate, and what is known without decoding.
+
+    Attributes:
+        duration_s: length in seconds as the file states it; None where only decoding gives it.
+        warnings: what had to be left out.
+        damaged_s: times of packets that were left out so far; what follows one may be heard too early.
+    """
 
     duration_s: float | None
     warnings: list[str]
+    damaged_s: list[float]
 
     def seek(self, sample_rate_out: int, start_s: float) -> float:
         """Move to ``start_s`` or before it, to a time that is a whole output sample; return that time."""
@@ -89,7 +96,10 @@ def open_decoder(
         try:
             missing_s = _missing_in_riff(_size(file), head)
             return SndfileDecoder(file, name, missing_s=missing_s, whole=whole, max_channels=max_channels)
-        except (soundfile.LibsndfileError, TypeError):  # codecs inside RIFF, Ogg or CAF that libsndfile lacks
+        except (
+            soundfile.LibsndfileError,
+            TypeError,
+        ):  # codecs inside RIFF, Ogg or CAF that libsndfile lacks
             file.seek(start)
     if head.startswith(b"ID3"):  # covers are larger than what was read
         file.seek(start + _id3_size(head))
@@ -264,6 +274,7 @@ class SndfileDecoder:
             raise
         self._rate: int = self._file.samplerate
         self.warnings: list[str] = []
+        self.damaged_s: list[float] = []  # libsndfile ends at damage
         known = self._file.frames < _ENDLESS
         self.duration_s: float | None = self._file.frames / self._rate if known else None
         if self.duration_s is not None and missing_s > 0.0:
@@ -320,6 +331,7 @@ class FfmpegDecoder:
 
         self._name, self._max_channels = name, max_channels
         self.warnings: list[str] = []
+        self.damaged_s: list[float] = []
         options = {"protocol_whitelist": _NO_PROTOCOL, "format_whitelist": ",".join(_CONTAINERS)}
         self._file = _Unnamed(file)
         try:
@@ -375,11 +387,10 @@ class FfmpegDecoder:
         return 0.0
 
     def chunks(self) -> Iterator[tuple[int, Samples]]:
-        """Yield mono chunks, with silence where time passes without audio: before it, where it was muted, or damaged."""
-        damaged: list[float] = []
+        """Yield mono chunks, with silence where time passes without audio: before it, in holes, for damage."""
         jumps: list[float] = []
         try:
-            for frame in self._frames(damaged):
+            for frame in self._frames():
                 self._check_channels(frame.layout.nb_channels)  # they may change on the way
                 if frame.sample_rate < 1:
                     raise SprachbundError(
@@ -390,13 +401,13 @@ class FfmpegDecoder:
                     yield frame.sample_rate, samples
         finally:
             self.close()
-        if self._decoded_s == 0.0 and damaged:
+        if self._decoded_s == 0.0 and self.damaged_s:
             raise SprachbundError(
                 f"{self._name} is damaged, nothing in it could be decoded; make the file again"
             )
-        if damaged:
+        if self.damaged_s:
             self.warnings.append(
-                f"{self._name}: {len(damaged)} damaged packets left out, the first at {damaged[0]:.2f} s"
+                f"{self._name}: {len(self.damaged_s)} damaged packets left out, the first at {self.damaged_s[0]:.2f} s"
             )
         if jumps:
             self.warnings.append(
@@ -406,8 +417,8 @@ class FfmpegDecoder:
         if missing is not None:
             self.warnings.append(f"{self._name}: {missing}")
 
-    def _frames(self, damaged: list[float]) -> Iterator[Any]:
-        """Decoded frames; the times of packets that could not be decoded are added to ``damaged``."""
+    def _frames(self) -> Iterator[Any]:
+        """Decoded frames; the times of packets that could not be decoded are added to ``damaged_s``."""
         import av
 
         try:
@@ -415,11 +426,11 @@ class FfmpegDecoder:
                 try:
                     frames = packet.decode()
                 except av.error.FFmpegError:
-                    damaged.append(self._decoded_s)
+                    self.damaged_s.append(self._decoded_s)
                     continue
                 yield from frames
         except av.error.FFmpegError:  # the container itself breaks off
-            damaged.append(self._decoded_s)
+            self.damaged_s.append(self._decoded_s)
         except OSError as error:
             raise SprachbundError(_unreadable(self._name, error)) from error
 
@@ -473,9 +484,8 @@ def _any_metadata() -> dict[str, Any]:
 
 
 def _is_cover(stream: Any) -> bool:
-    import av
-
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+    disposition = getattr(stream, "disposition", None)  # the oldest PyAV may not tell it
+    return disposition is not None and bool(disposition & type(disposition).attached_pic)
 
 
 def _unreadable(name: str, error: OSError) -> str:
