@@ -21,7 +21,7 @@ from sprachbund.util.arrays import Samples
 
 CHUNK_FRAMES = 1 << 16
 _FLAC_CHUNK_FRAMES = 1 << 13  # damage costs the whole chunk it is in: here about 0.2 s
-_SNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"caff", b".snd")
+_SNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"NIST_1A")
 _ENDLESS = 1 << 60  # libsndfile says "unknown length" with a huge number
 _OGG_TAIL, _OGG_HEADER, _OGG_LAST = 2 * 65_307, 27, 0x04  # the largest pages have 65,307 bytes
 _HEAD = 1 << 16
@@ -99,7 +99,7 @@ def open_decoder(
         except (
             soundfile.LibsndfileError,
             TypeError,
-        ):  # codecs inside RIFF, Ogg or CAF that libsndfile lacks
+        ):  # codecs that libsndfile lacks inside RIFF, Ogg, CAF or SPHERE
             file.seek(start)
     if head.startswith(b"ID3"):  # covers are larger than what was read
         file.seek(start + _id3_size(head))
@@ -252,7 +252,7 @@ class _Unnamed:
 
 
 class SndfileDecoder:
-    """WAV, FLAC, Ogg, AIFF, CAF, AU through libsndfile; seeks to the sample."""
+    """WAV, FLAC, Ogg, AIFF, CAF, AU, SPHERE through libsndfile; seeks to the sample."""
 
     def __init__(
         self,
