@@ -19,6 +19,7 @@ class _Misbehaving:
     def __init__(self, deed: str) -> None:
         self._deed = deed
         self.warnings: list[str] = []
+        self.damaged_s: list[float] = []
 
     def seek(self, sample_rate_out: int, start_s: float) -> float:
         return 0.0

@@ -36,6 +36,15 @@ def write(
     return path
 
 
+def damage(path: Path) -> Path:
+    """Overwrite packets of an m4a of `write_ffmpeg`, from about 1 s to 1.8 s."""
+    content = bytearray(path.read_bytes())
+    begin = content.index(b"mdat") + 8000
+    content[begin : begin + 6000] = bytes([0xFF]) * 6000
+    path.write_bytes(content)
+    return path
+
+
 def write_ffmpeg(
     path: Path,
     *,
@@ -44,14 +53,27 @@ def write_ffmpeg(
     audio_from_s: float = 0.0,
     duration_s: float = DURATION_S,
     title: str = "",
+    cover: bool = False,
+    index_first: bool = False,
 ) -> Path:
     codec, rate = FFMPEG_CODECS.get(path.suffix[1:], ("aac", 44_100))
-    with av.open(str(path), "w") as container:
+    # Only "mp4" takes covers into m4a.
+    form = "mp4" if cover and path.suffix == ".m4a" else None
+    options = {"movflags": "faststart"} if index_first else {}
+    with av.open(str(path), "w", format=form, options=options) as container:
         container.metadata["title"] = title
         picture = (
             container.add_stream("mpeg4", rate=10, width=64, height=64, pix_fmt="yuv420p") if video else None
         )
         sound = container.add_stream(codec, rate=rate, layout="mono") if audio else None
+        if cover:
+            image = container.add_stream("mjpeg", rate=25, width=512, height=512, pix_fmt="yuvj420p")
+            image.disposition = av.stream.Disposition.attached_pic
+            noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+            drawn = av.VideoFrame.from_ndarray(noise, format="rgb24").reformat(format="yuvj420p")
+            drawn.pts, drawn.time_base = 0, Fraction(1, 25)
+            container.mux(image.encode(drawn))
+            container.mux(image.encode())
         if picture is not None:
             for _ in range(int(duration_s * 10)):
                 black = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")

@@ -2,6 +2,7 @@ import io
 import os
 import struct
 import tracemalloc
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import soxr
 from numpy.typing import NDArray
 
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio.decoders import FfmpegDecoder, open_decoder
 from sprachbund.audio.load import load, open_audio
 from sprachbund.errors import SprachbundError
 from tests.audio.support import DURATION_S, FFMPEG_CODECS, melody, write, write_ffmpeg
@@ -105,6 +107,28 @@ def test_resampling_in_blocks_equals_one_shot(tmp_path: Path, rate: int) -> None
     np.testing.assert_allclose(
         np.concatenate(blocks), soxr.resample(melody(rate), rate, SAMPLE_RATE), atol=1e-4
     )
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "ULAW"])
+def test_sphere_is_sought_in(tmp_path: Path, subtype: str) -> None:
+    path = write(tmp_path / "a.sph", 8000, format="NIST", subtype=subtype)
+    with path.open("rb") as file, closing(open_decoder(file, "a", seekable=True)) as decoder:
+        assert decoder.seek(SAMPLE_RATE, 1.5) == 1.5
+        part = np.concatenate([samples for _, samples in decoder.chunks()])
+    with path.open("rb") as file:
+        other = FfmpegDecoder(file, "a", has_length=False)
+        whole = np.concatenate([samples for _, samples in other.chunks()])
+    np.testing.assert_array_equal(part, whole[12_000:])
+
+
+def test_sphere_that_is_shortened_is_left_to_ffmpeg(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.sph", format="NIST", subtype="PCM_16")
+    content = path.read_bytes()
+    path.write_bytes(
+        content.replace(b"-s3 pcm", b"-s26 pcm,embedded-shorten-v2.00")[:1024] + b"ajkg" + bytes(2000)
+    )
+    with pytest.raises(SprachbundError, match=r"a\.sph .*; "):
+        load(path)
 
 
 def test_eight_channels_become_their_mean(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.audio.load import load, open_audio
 from sprachbund.errors import SprachbundError
-from tests.audio.support import DURATION_S, melody, write, write_ffmpeg
+from tests.audio.support import DURATION_S, damage, melody, write, write_ffmpeg
 from tests.nobody import can_be_nobody, nobody
 
 
@@ -141,6 +141,20 @@ def test_other_cut_files_too(tmp_path: Path, suffix: str) -> None:
     assert all(str(path) in warning for warning in source.warnings)
 
 
+@pytest.mark.parametrize("suffix", ["mp3", "m4a"])
+@pytest.mark.parametrize("has_cover", [False, True])
+def test_a_cover_hides_no_cut(tmp_path: Path, suffix: str, has_cover: bool) -> None:
+    path = write_ffmpeg(tmp_path / f"a.{suffix}", cover=has_cover, index_first=suffix == "m4a")
+    content = path.read_bytes()
+    whole = open_audio(path)
+    assert len(np.concatenate(list(whole.blocks()))) > 2.9 * SAMPLE_RATE
+    assert whole.warnings == []
+    path.write_bytes(content[: len(content) - 10_000])
+    source = open_audio(path)
+    assert len(np.concatenate(list(source.blocks()))) < 2.5 * SAMPLE_RATE
+    assert "cut off: the header promises" in source.warnings[-1]
+
+
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 @pytest.mark.parametrize("part", [0.5, 0.95, 1.0])
 def test_an_ogg_without_its_last_page_says_so(tmp_path: Path, subtype: str, part: float) -> None:
@@ -172,6 +186,18 @@ def test_a_damaged_packet_is_left_out_with_a_warning(tmp_path: Path) -> None:
     samples = np.concatenate(list(source.blocks()))
     assert len(samples) > 2 * SAMPLE_RATE
     assert "damaged packets" in " ".join(source.warnings)
+
+
+def test_only_what_lies_before_damage_is_intact(tmp_path: Path) -> None:
+    path = damage(write_ffmpeg(tmp_path / "a.m4a"))
+    assert len(load(path, 0.1, 0.3, intact=True)) == round(0.3 * SAMPLE_RATE)
+    assert len(load(path, 2.2, 0.5)) == round(0.5 * SAMPLE_RATE)
+    with pytest.raises(
+        SprachbundError, match=r"damaged packets from .* s on, before the utterance ends at 2\.70 s"
+    ):
+        load(path, 2.2, 0.5, intact=True)
+    with pytest.raises(SprachbundError, match="damaged packets left out"):
+        load(path, intact=True)
 
 
 def test_a_wav_written_to_a_pipe_is_not_called_cut(tmp_path: Path) -> None:

@@ -7,8 +7,17 @@ import soundfile
 
 from sprachbund.data import own
 from sprachbund.data.manifest import Manifest
-from sprachbund.data.own import OwnOptions, Prepared, prepare_own, read_folder, read_table
+from sprachbund.data.own import (
+    OwnData,
+    OwnOptions,
+    OwnRecording,
+    Prepared,
+    prepare_own,
+    read_folder,
+    read_table,
+)
 from sprachbund.errors import SprachbundError
+from tests.audio.support import damage, write_ffmpeg
 
 NAMED = OwnOptions(name="mine", licence="CC0-1.0", attribution="me")
 HEADER = "path\tlanguage\ttext\ttranslation_de\tfr\tspeaker"
@@ -312,6 +321,43 @@ def test_broken_off_work_is_taken_up_and_ends_the_same(
     whole = prepare_own(read_table(path), tmp_path / "whole", options)
     assert whole == prepared
     assert [u.id for u in Manifest(tmp_path / "out")] == [u.id for u in Manifest(tmp_path / "whole")]
+
+
+@pytest.mark.parametrize(("start_s", "is_taken"), [(0.1, True), (2.2, False)])
+def test_segments_behind_damage_are_faults(tmp_path: Path, start_s: float, is_taken: bool) -> None:
+    path = damage(write_ffmpeg(tmp_path / "talk.m4a"))
+    one = OwnRecording(
+        where="table:2",
+        utterance_id="one",
+        path=path,
+        language="en",
+        text="Hello.",
+        start_s=start_s,
+        duration_s=0.3,
+    )
+    corpus = OwnData(recordings=[one], faults=[])
+    if is_taken:
+        assert prepare_own(corpus, tmp_path / "out", NAMED).utterances == {"": 1}
+        return
+    with pytest.raises(SprachbundError, match=r"table:2: .*damaged packets from"):
+        prepare_own(corpus, tmp_path / "out", NAMED)
+
+
+@pytest.mark.parametrize(("peak", "is_taken"), [(1.5, True), (9830.0, False)])
+def test_integers_as_floats_are_faults_and_hot_recordings_are_not(
+    tmp_path: Path, peak: float, is_taken: bool
+) -> None:
+    loud = tone(tmp_path / "in" / "loud.wav")
+    soundfile.write(loud, soundfile.read(loud)[0] * 2 * peak, 16_000, subtype="FLOAT")
+    loud.with_suffix(".txt").write_text("Hello.")
+    corpus = read_folder(tmp_path / "in", "en")
+    if is_taken:
+        assert prepare_own(corpus, tmp_path / "out", NAMED).utterances == {"": 1}
+        return
+    with pytest.raises(
+        SprachbundError, match=r"loud.*samples up to 9830, where 1 is full scale; divide by 32768"
+    ):
+        prepare_own(corpus, tmp_path / "out", NAMED)
 
 
 def test_two_corpora_never_mix(tmp_path: Path) -> None:

@@ -290,6 +290,50 @@ def test_shards_in_memory(packed: Path) -> None:
     assert there.content_hash() == Shards(packed).content_hash()
 
 
+def copies(corpus: Shards) -> int:
+    """Shards of a URL that are on this machine's disk."""
+    folder = corpus._files._folder
+    return 0 if folder is None else len(list(folder.rglob("*.tar")))
+
+
+def test_shards_of_a_url_are_deleted_after_use(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fsspec")
+    monkeypatch.setattr("sprachbund.data.shards._MOST_OPEN", 2)
+    corpus = Shards(uploaded(packed, "memory://bucket/deleted"))
+    held: list[int] = []
+    assert corpus.check(lambda done, total: held.append(copies(corpus))) == corpus.num_shards
+    assert max(held) == 0
+    wanted = [samples.tobytes() for samples in map(Shards(packed).samples, range(len(corpus)))]
+    assert [corpus.samples(index).tobytes() for index in range(len(corpus))] == wanted
+    assert copies(corpus) == 2
+    first, last = 0, len(corpus) - 1
+    for _ in range(3):  # read at random: what is fetched again stays
+        for index in (first, len(corpus) // 2, last):
+            assert corpus.samples(index).tobytes() == wanted[index]
+    assert copies(corpus) >= 3
+    Shards(packed).check()
+    assert (packed / recording_name(0)).exists()
+
+
+def test_held_shards_are_not_deleted(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fsspec")
+    monkeypatch.setattr("sprachbund.data.shards._MOST_OPEN", 2)
+    corpus = Shards(uploaded(packed, "memory://bucket/held"))
+    corpus.hold([0, 1])
+    for index in range(len(corpus)):
+        corpus.samples(index)
+    corpus.check()
+    folder = corpus._files._folder
+    assert folder is not None
+    assert [(folder / recording_name(number)).exists() for number in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize("scheme", ["file://", "file:"])
+def test_shards_of_a_file_url(packed: Path, scheme: str) -> None:
+    pytest.importorskip("fsspec")
+    assert Shards(f"{scheme}{packed}").samples(0).tobytes() == Shards(packed).samples(0).tobytes()
+
+
 class Flaky(BaseHTTPRequestHandler):
     """Serves a folder with ranges; every tenth request fails, in one of three ways."""
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
+from itertools import chain
 from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,12 +21,14 @@ from sprachbund.util.arrays import Samples
 
 CHUNK_FRAMES = 1 << 16
 _FLAC_CHUNK_FRAMES = 1 << 13  # damage costs the whole chunk it is in: here about 0.2 s
-_SNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"caff", b".snd")
+_SNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"NIST_1A")
 _ENDLESS = 1 << 60  # libsndfile says "unknown length" with a huge number
 _OGG_TAIL, _OGG_HEADER, _OGG_LAST = 2 * 65_307, 27, 0x04  # the largest pages have 65,307 bytes
 _HEAD = 1 << 16
 _OGG_CUT = "cut off: its last page is missing; what comes before is used"
 _TOLERANCE_S = 0.5  # headers round; less than this missing is no damage
+_LATEST_BEGIN_S, _LATEST_S = 0.02, 0.05  # times are rounded, and those of live recordings jitter
+_LONGEST_GAP_S = 3600.0  # without a promised length: a broken time stamp may lie days ahead
 _MICROSECONDS = 1_000_000
 _UNKNOWN_BYTES = 0x7F000000  # a writer that cannot go back states a length from here on, or none
 
@@ -42,10 +45,17 @@ _NO_PROTOCOL = "none"  # FFmpeg has no protocol of this name
 
 @runtime_checkable
 class AudioDecoder(Protocol):
-    """An opened file: mono float32 chunks with their rate, and what is known without decoding."""
+    """An opened file: mono float32 chunks with their rate, and what is known without decoding.
+
+    Attributes:
+        duration_s: length in seconds as the file states it; None where only decoding gives it.
+        warnings: what had to be left out.
+        damaged_s: times of packets that were left out so far; what follows one may be heard too early.
+    """
 
     duration_s: float | None
     warnings: list[str]
+    damaged_s: list[float]
 
     def seek(self, sample_rate_out: int, start_s: float) -> float:
         """Move to ``start_s`` or before it, to a time that is a whole output sample; return that time."""
@@ -86,8 +96,15 @@ def open_decoder(
         try:
             missing_s = _missing_in_riff(_size(file), head)
             return SndfileDecoder(file, name, missing_s=missing_s, whole=whole, max_channels=max_channels)
-        except (soundfile.LibsndfileError, TypeError):  # codecs inside RIFF, Ogg or CAF that libsndfile lacks
+        except (
+            soundfile.LibsndfileError,
+            TypeError,
+        ):  # codecs that libsndfile lacks inside RIFF, Ogg, CAF or SPHERE
             file.seek(start)
+    if head.startswith(b"ID3"):  # covers are larger than what was read
+        file.seek(start + _id3_size(head))
+        head = file.read(_HEAD)
+        file.seek(start)
     return FfmpegDecoder(file, name, has_length=_states_its_length(head), max_channels=max_channels)
 
 
@@ -144,13 +161,19 @@ def _is_ended(tail: bytes) -> bool:
     return bool(page[5] & _OGG_LAST) and len(page) >= _OGG_HEADER + len(lengths) + sum(lengths)
 
 
+def _id3_size(head: bytes) -> int:
+    """Bytes of the tag at the start of an MP3."""
+    return 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False))
+
+
 def _states_its_length(head: bytes) -> bool:
-    """Tell whether the duration FFmpeg gives is written in the file; that of an untagged MP3 is an estimate."""
+    """Tell whether the duration FFmpeg gives is written in the file; that of an MP3 without Xing is an estimate.
+
+    Args:
+        head: start of the file, of an MP3 what follows its tag.
+    """
     if head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3":
         return True
-    if head[:3] == b"ID3":
-        size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False))
-        head = head[10 + size :]
     return any(tag in head[:512] for tag in (b"Xing", b"Info", b"VBRI"))
 
 
@@ -229,7 +252,7 @@ class _Unnamed:
 
 
 class SndfileDecoder:
-    """WAV, FLAC, Ogg, AIFF, CAF, AU through libsndfile; seeks to the sample."""
+    """WAV, FLAC, Ogg, AIFF, CAF, AU, SPHERE through libsndfile; seeks to the sample."""
 
     def __init__(
         self,
@@ -251,6 +274,7 @@ class SndfileDecoder:
             raise
         self._rate: int = self._file.samplerate
         self.warnings: list[str] = []
+        self.damaged_s: list[float] = []  # libsndfile ends at damage
         known = self._file.frames < _ENDLESS
         self.duration_s: float | None = self._file.frames / self._rate if known else None
         if self.duration_s is not None and missing_s > 0.0:
@@ -307,6 +331,7 @@ class FfmpegDecoder:
 
         self._name, self._max_channels = name, max_channels
         self.warnings: list[str] = []
+        self.damaged_s: list[float] = []
         options = {"protocol_whitelist": _NO_PROTOCOL, "format_whitelist": ",".join(_CONTAINERS)}
         self._file = _Unnamed(file)
         try:
@@ -334,8 +359,15 @@ class FfmpegDecoder:
             self.close()
             raise
         self._stream.codec_context.thread_count = 1  # a confined process may start none
+        self._begin_s = (self._container.start_time or 0) / _MICROSECONDS
+        self._decoded_s = 0.0  # with the silence in gaps
+        self._ends_s = (
+            self._container.duration / _MICROSECONDS if has_length and self._container.duration else None
+        )
         self.duration_s: float | None = self._stated_duration()
-        self._promised_s = self.duration_s if has_length and set(kinds) == {"audio"} else None
+        # A cover is a picture, and no stream that may outlast the sound.
+        lasting = {stream.type for stream in self._container.streams if not _is_cover(stream)}
+        self._promised_s = self.duration_s if has_length and lasting == {"audio"} else None
 
     def _check_channels(self, channels: int) -> None:
         _check_channels(self._name, channels, self._max_channels)
@@ -355,54 +387,50 @@ class FfmpegDecoder:
         return 0.0
 
     def chunks(self) -> Iterator[tuple[int, Samples]]:
-        """Yield mono chunks, with silence where the audio starts later than the picture."""
-        decoded_s = 0.0
-        damaged: list[float] = []
+        """Yield mono chunks, with silence where time passes without audio: before it, in holes, for damage."""
+        jumps: list[float] = []
         try:
-            for frame in self._frames(damaged):
+            for frame in self._frames():
                 self._check_channels(frame.layout.nb_channels)  # they may change on the way
                 if frame.sample_rate < 1:
                     raise SprachbundError(
                         f"{self._name} states a sample rate of {frame.sample_rate} Hz; export it again"
                     )
-                if decoded_s == 0.0:
-                    for lead in self._lead_in(frame):
-                        decoded_s += len(lead) / frame.sample_rate
-                        yield frame.sample_rate, lead
-                mono = self._mono(frame)
-                decoded_s += len(mono) / frame.sample_rate
-                yield frame.sample_rate, mono
+                for samples in chain(self._gap(frame, jumps), [self._mono(frame)]):
+                    self._decoded_s += len(samples) / frame.sample_rate
+                    yield frame.sample_rate, samples
         finally:
             self.close()
-        if decoded_s == 0.0 and damaged:
+        if self._decoded_s == 0.0 and self.damaged_s:
             raise SprachbundError(
                 f"{self._name} is damaged, nothing in it could be decoded; make the file again"
             )
-        if damaged:
+        if self.damaged_s:
             self.warnings.append(
-                f"{self._name}: {len(damaged)} damaged packets left out, the first at {damaged[0]:.2f} s"
+                f"{self._name}: {len(self.damaged_s)} damaged packets left out, the first at {self.damaged_s[0]:.2f} s"
             )
-        missing = shortfall(decoded_s, self._promised_s) or self._file.damage(decoded_s)
+        if jumps:
+            self.warnings.append(
+                f"{self._name}: its time jumps from {jumps[0]:.2f} s to {jumps[1]:.2f} s, too far; the jump is left out"
+            )
+        missing = shortfall(self._decoded_s, self._promised_s) or self._file.damage(self._decoded_s)
         if missing is not None:
             self.warnings.append(f"{self._name}: {missing}")
 
-    def _frames(self, damaged: list[float]) -> Iterator[Any]:
-        """Decoded frames; the times of packets that could not be decoded are added to ``damaged``."""
+    def _frames(self) -> Iterator[Any]:
+        """Decoded frames; the times of packets that could not be decoded are added to ``damaged_s``."""
         import av
 
-        reached_s = 0.0
         try:
             for packet in self._container.demux(self._stream):
                 try:
                     frames = packet.decode()
                 except av.error.FFmpegError:
-                    damaged.append(reached_s)
+                    self.damaged_s.append(self._decoded_s)
                     continue
-                for frame in frames:
-                    reached_s += frame.samples / frame.sample_rate
-                    yield frame
+                yield from frames
         except av.error.FFmpegError:  # the container itself breaks off
-            damaged.append(reached_s)
+            self.damaged_s.append(self._decoded_s)
         except OSError as error:
             raise SprachbundError(_unreadable(self._name, error)) from error
 
@@ -420,13 +448,28 @@ class FfmpegDecoder:
                 f"{self._name} has sound that cannot be converted ({error}); export it again"
             ) from error
 
-    def _lead_in(self, frame: Any) -> Iterator[Samples]:
-        """Silence before the first sound, in pieces: a file of a kilobyte may say that it lasts for hours."""
-        begin_s = (self._container.start_time or 0) / _MICROSECONDS
-        late_s = 0.0 if frame.time is None else frame.time - begin_s
-        late = round(late_s * frame.sample_rate) if late_s > 0.02 else 0
+    def _gap(self, frame: Any, jumps: list[float]) -> Iterator[Samples]:
+        """Silence between what was decoded so far and a frame, in pieces: a small file may say that it lasts for hours.
+
+        Args:
+            frame: the frame that comes next.
+            jumps: gets the times before and after a gap that is not believed.
+        """
+        late_s = 0.0 if frame.time is None else frame.time - self._begin_s - self._decoded_s
+        if late_s <= (_LATEST_S if self._decoded_s else _LATEST_BEGIN_S):  # also of times that go back
+            return
+        if not self._is_believed(late_s):
+            jumps += [self._decoded_s, self._decoded_s + late_s]
+            return
+        late = round(late_s * frame.sample_rate)
         for begin in range(0, late, CHUNK_FRAMES):
             yield np.zeros(min(CHUNK_FRAMES, late - begin), np.float32)
+
+    def _is_believed(self, late_s: float) -> bool:
+        """Whether a gap ends before the file does; where that is unknown, as in fragments of MP4, within an hour."""
+        if self._ends_s is None or self._decoded_s > self._ends_s - _TOLERANCE_S:
+            return late_s <= _LONGEST_GAP_S
+        return self._decoded_s + late_s <= self._ends_s + _TOLERANCE_S
 
     def close(self) -> None:
         """Release the container; the file stays open for its owner."""
@@ -438,6 +481,11 @@ def _any_metadata() -> dict[str, Any]:
     import av
 
     return {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
+
+
+def _is_cover(stream: Any) -> bool:
+    disposition = getattr(stream, "disposition", None)  # the oldest PyAV may not tell it
+    return disposition is not None and bool(disposition & type(disposition).attached_pic)
 
 
 def _unreadable(name: str, error: OSError) -> str:

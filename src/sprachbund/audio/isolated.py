@@ -121,6 +121,7 @@ class IsolatedDecoder:
                 self._number(opened["duration_s"]) if opened.get("duration_s") is not None else None
             )
             self.warnings = _lines(opened)
+            self.damaged_s: list[float] = []  # the child tells of damage in warnings alone
         except BaseException:
             self.close()
             raise

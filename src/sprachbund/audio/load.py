@@ -4,7 +4,7 @@ import math
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from numbers import Real
@@ -42,12 +42,16 @@ class AudioSource(ABC):
         duration_s: length in seconds as the file states it; None where only decoding gives it.
         warnings: list that reading adds what it had to leave out to (a file cut off, damaged packets), and that is
             complete once `blocks` is read to the end; a new one if None.
+
+    Attributes:
+        damaged_s: times of packets that the latest reading left out so far; what follows one may be heard too early.
     """
 
     def __init__(self, name: str, duration_s: float | None, warnings: list[str] | None = None) -> None:
         self.name = name
         self.duration_s = duration_s
         self.warnings = [] if warnings is None else warnings
+        self.damaged_s: list[float] = []
 
     @abstractmethod
     def blocks(self, block_s: float = WINDOW_S, *, start_s: float = 0.0) -> Iterator[Samples]:
@@ -96,6 +100,7 @@ class _DecodedAudio(AudioSource):
     def _from(self, start_s: float) -> Iterator[Samples]:
         """Resampled pieces of any length, the first beginning at ``start_s``."""
         decoder = self._open()
+        self.damaged_s = decoder.damaged_s
         with closing(decoder):
             reached_s = decoder.seek(SAMPLE_RATE, max(0.0, start_s - _MARGIN_S)) if start_s else 0.0
             skip = round((start_s - reached_s) * SAMPLE_RATE)
@@ -186,6 +191,7 @@ def load(
     duration_s: float | None = None,
     *,
     sample_rate: int | None = None,
+    intact: bool = False,
 ) -> Samples:
     """Read audio into one array of 16 kHz mono float32, shape (N,).
 
@@ -194,13 +200,18 @@ def load(
         start_s: first second that is read; wav, flac and ogg seek there, other containers decode up to it.
         duration_s: most seconds that are read; None reads to the end, and audio that ends earlier gives less.
         sample_rate: rate of an array in Hz.
+        intact: refuse sound that is cut off, or has damage before its end, rather than give what is there.
 
     Raises:
         SprachbundError: as ``open_audio`` and ``AudioSource.blocks``.
     """
-    blocks = open_audio(source, sample_rate).blocks(start_s=start_s)
+    audio = open_audio(source, sample_rate)
+    blocks = audio.blocks(start_s=start_s)
     if duration_s is None:
-        return np.concatenate(list(blocks))
+        samples = np.concatenate(list(blocks))
+        if intact and audio.warnings:
+            raise SprachbundError(f"{audio.warnings[0]}; copy or record it again")
+        return samples
     wanted, taken = round(duration_s * SAMPLE_RATE), []
     with closing(cast(Any, blocks)):
         for block in blocks:
@@ -208,7 +219,24 @@ def load(
             wanted -= len(taken[-1])
             if wanted <= 0:
                 break
+    if intact:
+        refuse_damage(audio.name, audio.damaged_s, start_s + duration_s)
     return np.concatenate(taken)
+
+
+def refuse_damage(name: str, damaged_s: Sequence[float], end_s: float) -> None:
+    """Raise SprachbundError where packets before the end of a stretch are damaged: its sound may be of other times.
+
+    Args:
+        name: name of the source.
+        damaged_s: times of damaged packets.
+        end_s: end of the stretch.
+    """
+    if damaged_s and damaged_s[0] < end_s:
+        raise SprachbundError(
+            f"{name} has damaged packets from {damaged_s[0]:.2f} s on, before the utterance ends at {end_s:.2f} s; "
+            "copy or record it again"
+        )
 
 
 class Decode(Protocol):
@@ -232,7 +260,11 @@ class _OwnedFile:
 
     def __init__(self, decoder: AudioDecoder, file: IO[bytes]) -> None:
         self._decoder, self._file = decoder, file
-        self.duration_s, self.warnings = decoder.duration_s, decoder.warnings
+        self.duration_s, self.warnings, self.damaged_s = (
+            decoder.duration_s,
+            decoder.warnings,
+            decoder.damaged_s,
+        )
         self.seek, self.chunks = decoder.seek, decoder.chunks
 
     def close(self) -> None:
@@ -344,6 +376,7 @@ class _ArrayDecoder:
 
     def __init__(self, samples: NDArray[Any], sample_rate: int) -> None:
         self._samples, self._rate = samples, sample_rate
+        self.damaged_s: list[float] = []
         self.duration_s: float | None = len(samples) / sample_rate
         self.warnings: list[str] = []
 

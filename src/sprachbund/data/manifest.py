@@ -86,6 +86,24 @@ class Utterance:
         return (self.text or None) if language == self.language else self.translations.get(language)
 
 
+_LOUDEST = 8.0
+"""Recordings in floats may be hot, and are clipped; beyond this, they were never scaled."""
+
+
+def refuse_integers(name: str, samples: np.ndarray) -> None:
+    """Raise SprachbundError for floats that are integers by their scale, and would be clipped to a square wave.
+
+    Args:
+        name: name of the recording or utterance.
+        samples: (num_samples,) float32.
+    """
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak > _LOUDEST:
+        raise SprachbundError(
+            f"{name} has samples up to {peak:.0f}, where 1 is full scale; divide by 32768 or export as 16 bit"
+        )
+
+
 class ManifestWriter:
     """Writes utterances into shards; a context manager, or call `close`.
 
@@ -122,7 +140,11 @@ class ManifestWriter:
             utterance_id: unique name of the utterance.
             translations: BCP-47 tag to text.
             custom: further fields.
+
+        Raises:
+            SprachbundError: the samples are integers in the form of floats; see `refuse_integers`.
         """
+        refuse_integers(utterance_id, samples)
         pcm = (np.clip(samples, -1, 1) * 32767).astype(np.int16)
         self._lines.append(
             {

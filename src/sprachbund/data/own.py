@@ -327,7 +327,7 @@ def _samples(recording: OwnRecording) -> NDArray[np.float32]:
     elif recording.channel is not None:
         return _one_channel(path, recording.channel, start_s, duration_s)
     elif start_s or duration_s is not None:
-        samples = load(path, start_s, duration_s)
+        samples = load(path, start_s, duration_s, intact=True)
         _check_length(path, start_s, duration_s, len(samples) / SAMPLE_RATE)
         return samples
     else:

@@ -241,6 +241,7 @@ class Shards(Utterances):
         for done, number in enumerate(self._shard_numbers):
             progress(done, self.num_shards)
             self._files.open(number).read_all()
+            self._files.let_go(number)
         progress(self.num_shards, self.num_shards)
         return self.num_shards
 
@@ -322,8 +323,8 @@ class _Shard:
             self._files.refuse(name, f"holds {len(members)} utterances, and its index says {wanted}")
         return members
 
-    @cached_property
-    def _path(self) -> Path:
+    @property
+    def _path(self) -> Path:  # anew each time: the copy of a URL's shard may have been deleted meanwhile
         return self._files.fetched(self._number)
 
     def read_all(self) -> None:
@@ -362,11 +363,18 @@ class _Files:
 
     def __init__(self, path: str) -> None:
         self._is_remote = is_url(path)
-        self.url = re.sub(r"^([^/]+:)/+", r"\1//", path.rstrip("/")) if self._is_remote else path
+        self.url = _url(path) if self._is_remote else path
         self._folder: Path | None = None
-        self._open: dict[int, _Shard] = {}
         self._whole: set[int] = set()
+        self._begin_reading()
         self._begin()
+
+    def _begin_reading(self) -> None:
+        self._open: dict[int, _Shard] = {}
+        self._held: set[int] = set()
+        self._fetched_by: dict[int, int] = {}
+        self._deleted: set[int] = set()
+        self._is_read_at_random = False
 
     def _begin(self) -> None:
         self._process = os.getpid()
@@ -381,7 +389,7 @@ class _Files:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._open = {}
+        self._begin_reading()
         self._begin()
 
     def small(self, name: str, size: int | None = None, sha256: str | None = None) -> bytes:
@@ -413,15 +421,35 @@ class _Files:
         return array
 
     def open(self, number: int) -> _Shard:
-        """A shard."""
+        """A shard; of those that were opened long ago, the copies are deleted.
+
+        Where one of these is asked for again, the corpus is read at random. From then on copies stay, since nearly
+        every utterance would cost a whole shard otherwise.
+        """
         if (shard := self._open.get(number)) is None:
+            self._is_read_at_random |= number in self._deleted
             while len(self._open) >= _MOST_OPEN:
-                self._open.pop(next(iter(self._open)))
+                oldest = next(iter(self._open))
+                if self._is_read_at_random:
+                    del self._open[oldest]
+                elif self.let_go(oldest):
+                    self._deleted.add(oldest)
             shard = self._open[number] = _Shard(self, number)
         return shard
 
+    def let_go(self, number: int) -> bool:
+        """Forget a shard, and delete its copy if this process fetched it and nobody holds it; whether it did."""
+        self._open.pop(number, None)
+        if number in self._held or self._fetched_by.get(number) != os.getpid():
+            return False
+        del self._fetched_by[number]
+        self._whole.discard(number)
+        self._path(number).unlink(missing_ok=True)
+        return True
+
     def hold(self, now: Sequence[int], soon: Sequence[int]) -> None:
         """See `Shards.hold`."""
+        self._held = {*now, *soon}
         for number in {*self._open} - {*now}:
             del self._open[number]
         if self._is_remote and self._process == os.getpid():
@@ -445,7 +473,7 @@ class _Files:
 
     def fetched(self, number: int) -> Path:
         """Path of a shard's sound, once it is there and is whole."""
-        if number in self._whole:
+        if number in self._whole and (not self._is_remote or self._path(number).exists()):
             return self._path(number)
         coming = self._coming.pop(number, None) if self._process == os.getpid() else None
         path = self._fetch(number) if coming is None else coming.result()
@@ -473,6 +501,7 @@ class _Files:
                     total.update(block)
                     file.write(block)
             checksum = total.hexdigest()
+            self._fetched_by[number] = os.getpid()
         if checksum != shard.recording_sha256:
             if self._is_remote:
                 path.unlink(missing_ok=True)
@@ -544,6 +573,13 @@ class _Files:
     def refuse(self, name: str, fault: str) -> NoReturn:
         """Raise the error of a file."""
         raise SprachbundError(f"{self.url}/{name} {fault}; {_ADVICE}")
+
+
+def _url(path: str) -> str:
+    """A URL with its two slashes, of which pathlib leaves one; that of an absolute path has a third."""
+    if match := re.match(r"file:(?:/|//+/)(?!/)", path):
+        return "file:///" + path[match.end() :].rstrip("/")
+    return re.sub(r"^([^/]+:)/+", r"\1//", path.rstrip("/"))
 
 
 def _remove(folder: Path, process: int) -> None:

@@ -132,6 +132,12 @@ def test_ntuml(tmp_path: Path) -> None:
     assert loudest_hz(Manifest(tmp_path / "out" / "dev").samples(0)) == pytest.approx(700, abs=5)
     assert summary.parts["test"].left_out == {"no transcript, no translation or no sound": 1}
     assert summary.checks[1].startswith("dev: differs: found 3 of 2997 utterances")
+    long = tone(tmp_path / "long.wav", 700, 2.0).read_bytes()
+    parquet.write_table(
+        arrow.Table.from_pylist([{**rows[0], "audio": {"bytes": long[:20_000], "path": "a.wav"}}]), path
+    )
+    with pytest.raises(SprachbundError, match="cut off: the header promises"):
+        PREPARATIONS["ntuml2021"].prepare(tmp_path / "ntuml", tmp_path / "cut")
     path.write_bytes(b"not parquet")
     with pytest.raises(SprachbundError, match=r"test-00000.*cannot be read"):
         PREPARATIONS["ntuml2021"].prepare(tmp_path / "ntuml", tmp_path / "other")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from sprachbund.corpora.public import PREPARATIONS, CorpusOptions, Preparation
 from sprachbund.corpora.public import preparation as writing
@@ -14,6 +15,7 @@ from sprachbund.corpora.public.items import Cut, Entry, Item, LeftOut, Part, Pub
 from sprachbund.corpora.public.preparation import Recordings
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
+from tests.audio.support import damage, write_ffmpeg
 from tests.corpora.public.trees import loudest_hz, melody, tone
 
 READ: list[str] = []
@@ -159,6 +161,27 @@ def test_cuts_of_a_recording_that_cannot_be_sought_in_decode_it_once(tmp_path: P
             assert loudest_hz(samples) == pytest.approx(hz, abs=4)
         path.unlink()  # the third is still there, from the first decoding
         assert len(recordings.samples(Cut(path=path, start_s=0, duration_s=1))) == 16_000
+
+
+def test_cuts_behind_damage_are_faults(tmp_path: Path) -> None:
+    path = damage(write_ffmpeg(tmp_path / "talk.m4a"))
+    with Recordings() as recordings:
+        assert len(recordings.samples(Cut(path=path, start_s=0.1, duration_s=0.3))) == 4800
+        with pytest.raises(
+            SprachbundError, match=r"damaged packets from .* before the utterance ends at 2\.70 s"
+        ):
+            recordings.samples(Cut(path=path, start_s=2.2, duration_s=0.5))
+
+
+def test_integers_as_floats_are_faults(tmp_path: Path) -> None:
+    path = tmp_path / "loud.wav"
+    soundfile.write(path, np.tile(np.float32([9830, -9830]), 8000), 16_000, subtype="FLOAT")
+    unknown = path.rename(tmp_path / "loud.audio")
+    with (
+        Recordings() as recordings,
+        pytest.raises(SprachbundError, match="samples up to 9830, where 1 is full scale"),
+    ):
+        recordings.samples(Cut(path=unknown, start_s=0.2, duration_s=0.5))
 
 
 def test_a_cut_beyond_the_end_is_a_fault(tmp_path: Path) -> None:

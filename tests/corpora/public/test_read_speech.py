@@ -123,6 +123,18 @@ def test_fleurs_translates_every_language_by_the_others(fleurs: Path, tmp_path: 
     assert summary.parts["dev"].utterances == 2
 
 
+def test_fleurs_refuses_sound_that_is_cut_off(fleurs: Path, tmp_path: Path) -> None:
+    archive, short = fleurs / "data" / "de_de" / "audio" / "train.tar.gz", tmp_path / "short.wav"
+    short.write_bytes(tone(short, 400, 2.0).read_bytes()[:20_000])
+    with tarfile.open(archive, "w:gz") as tar:
+        for take in range(3):
+            tar.add(short, f"train/train{take}.wav")
+    with pytest.raises(
+        SprachbundError, match=r"train\.tar\.gz:train/train.\.wav: cut off: .*; copy or record it again"
+    ):
+        PREPARATIONS["fleurs"].prepare(fleurs, tmp_path / "out", CorpusOptions(languages=("de",)))
+
+
 def test_fleurs_names_sound_that_is_missing_and_tables_that_are_broken(fleurs: Path, tmp_path: Path) -> None:
     path = fleurs / "data" / "de_de" / "train.tsv"
     path.write_text(path.read_text() + "9\tgone.wav\tWeg.\tweg\tw\t1\tMALE\n")

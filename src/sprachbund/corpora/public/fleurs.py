@@ -181,7 +181,7 @@ def _from_tar(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> S
         raise SprachbundError(f"{archive}: {member.name} is damaged ({error}); get it again") from error
     named = io.BytesIO(data)
     named.name = f"{archive}:{member.name}"
-    return load(named)
+    return load(named, intact=True)
 
 
 def _not_there(message: str) -> Samples:

@@ -100,7 +100,7 @@ def english_terms(text: str) -> dict[str, Any]:
 def _decode(data: bytes, where: str) -> Samples:
     file = io.BytesIO(data)
     file.name = where
-    return load(file)
+    return load(file, intact=True)
 
 
 def _open(path: Path) -> Any:

@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.audio.load import load, open_audio
+from sprachbund.audio.load import load, open_audio, refuse_damage
 from sprachbund.corpora.public.items import (
     CorpusOptions,
     Counts,
@@ -31,7 +31,7 @@ from sprachbund.corpora.public.items import (
     check,
 )
 from sprachbund.corpora.public.tables import tag
-from sprachbund.data.manifest import ManifestWriter, shard_numbers
+from sprachbund.data.manifest import ManifestWriter, refuse_integers, shard_numbers
 from sprachbund.errors import SprachbundError
 from sprachbund.util.arrays import Samples
 from sprachbund.util.files import read_object, write_json, write_text
@@ -53,6 +53,7 @@ class Recordings:
     def __init__(self) -> None:
         self._path: Path | None = None
         self._file: IO[bytes] | None = None
+        self._damaged_s: list[float] = []
 
     def __enter__(self) -> "Recordings":
         return self
@@ -73,7 +74,7 @@ class Recordings:
         elif cut.duration_s is None and not cut.start_s:
             return _whole(cut.path)
         elif cut.path.suffix.lower() in _SEEKABLE or cut.duration_s is None:
-            samples = load(cut.path, cut.start_s, cut.duration_s)
+            samples = load(cut.path, cut.start_s, cut.duration_s, intact=True)
         else:
             samples = self._from_decoded(cut.path, cut.start_s, cut.duration_s)
         if cut.duration_s is not None:
@@ -82,6 +83,7 @@ class Recordings:
 
     def _from_decoded(self, path: Path, start_s: float, duration_s: float) -> Samples:
         file = self._decoded(path)
+        refuse_damage(str(path), self._damaged_s, start_s + duration_s)
         file.seek(round(start_s * SAMPLE_RATE) * _BYTES)
         pcm = np.frombuffer(file.read(round(duration_s * SAMPLE_RATE) * _BYTES), dtype=np.int16)
         return (pcm / 32767).astype(np.float32)
@@ -91,9 +93,11 @@ class Recordings:
             return self._file
         self._forget()
         file = tempfile.TemporaryFile()  # noqa: SIM115 - kept for the stretches to come
-        for block in open_audio(path).blocks():
+        audio = open_audio(path)
+        for block in audio.blocks():
+            refuse_integers(str(path), block)
             file.write((np.clip(block, -1, 1) * 32767).astype(np.int16).tobytes())
-        self._path, self._file = path, file
+        self._path, self._file, self._damaged_s = path, file, audio.damaged_s
         return file
 
     def _forget(self) -> None:
@@ -264,6 +268,7 @@ def _add(
     counts.find(item)
     try:
         samples = _samples(item.sound, recordings)
+        refuse_integers(item.utterance_id, samples)
     except SprachbundError as error:
         if not options.skip_bad:
             raise SprachbundError(
