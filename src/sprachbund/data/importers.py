@@ -5,6 +5,8 @@ Each reader gives utterances and faults with file and line; `sprachbund.data.own
 
 import gzip
 import json
+import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SprachbundError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise SprachbundError(f"{path} cannot be read ({error}); check the path") from error
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -254,16 +256,16 @@ def read_lhotse(cuts: Path, language: str | None = None) -> OwnData:
     return collected.data(cuts)
 
 
+_BEYOND_S = 0.01
+"""A supervision may begin and end so far outside of its cut, as rounded times do."""
+
+
 def _supervision(
     cuts: Path, where: str, cut: dict[str, Any], said: dict[str, Any], suffix: str, language: str | None
 ) -> OwnRecording:
     try:
-        source = cut["recording"]["sources"][0]
-        if source["type"] != "file":
-            raise SprachbundError(f"its sound is of the type {source['type']!r}; save recordings as files")
-        path = Path(source["source"])
-        start_s = float(cut["start"]) + (float(said.get("start", 0.0)) if suffix else 0.0)
-        duration_s = float(said["duration"] if suffix else cut["duration"])
+        path, channel = _sound(cut)
+        start_s, duration_s = _times(cut, said)
         custom = said.get("custom") or {}
         translations = custom.get("translations") or {}
         return OwnRecording(
@@ -276,12 +278,42 @@ def _supervision(
             translations={tag_of(tag, "a translation:"): _text(text) for tag, text in translations.items()},
             start_s=start_s,
             duration_s=duration_s,
-            channel=int(cut["channel"]) if len(source.get("channels", [0])) > 1 else None,
+            channel=channel,
         )
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SprachbundError(
             f"lacks what a cut has, or has it in another form ({error!r}); write it with lhotse"
         ) from error
+
+
+def _sound(cut: dict[str, Any]) -> tuple[Path, int | None]:
+    """The file that holds the channel of a cut, and the channel's number in it; None where it has no other."""
+    recording, channel = cut["recording"], cut["channel"]
+    if recording.get("transforms") or cut.get("transforms"):
+        raise SprachbundError("its sound is changed as it is read (transforms); save it as sound first")
+    for source in recording["sources"]:
+        if channel not in source["channels"]:
+            continue
+        if source["type"] != "file":
+            raise SprachbundError(f"its sound is of the type {source['type']!r}; save recordings as files")
+        number = source["channels"].index(channel)
+        return Path(source["source"]), number if len(source["channels"]) > 1 else None
+    raise SprachbundError(f"no file of its recording has the channel {channel!r}; mend the cut")
+
+
+def _times(cut: dict[str, Any], said: dict[str, Any]) -> tuple[float, float]:
+    """Start in the recording and duration of what is said in a cut, in seconds."""
+    cut_start_s, cut_s = float(cut["start"]), float(cut["duration"])
+    start_s, duration_s = float(said.get("start", 0.0)), float(said["duration"])
+    if not (0 <= cut_start_s < math.inf and 0 < cut_s < math.inf):
+        raise SprachbundError(f"{cut_s} s from {cut_start_s} s are no stretch of time; mend the cut")
+    end_s = start_s + duration_s
+    first_s, last_s = max(start_s, 0.0), min(end_s, cut_s)
+    if not (start_s >= -_BEYOND_S and end_s <= cut_s + _BEYOND_S and first_s < last_s):
+        raise SprachbundError(
+            f"its supervision is {duration_s} s from {start_s} s of a cut of {cut_s} s; mend the times"
+        )
+    return cut_start_s + first_s, duration_s - (first_s - start_s) - (end_s - last_s)
 
 
 # Hugging Face datasets: tables of parquet or arrow whose audio column holds the sound, or its path.
