@@ -374,6 +374,58 @@ def test_rows_may_name_files(tmp_path: Path) -> None:
     assert (manifest[0].id, hz_of(manifest)) == ("t-000000", [880])
 
 
+def hub_row(n: int, **changes: Any) -> dict[str, Any]:
+    return {"audio": {"bytes": flac(440 + 440 * n), "path": f"{n}.flac"}, "text": f"text {n}", **changes}
+
+
+def test_splits_of_a_hub_folder_are_not_mixed(tmp_path: Path) -> None:
+    data = tmp_path / "set" / "data"
+    for n, name in enumerate(["test-0-of-1", "train-0-of-2", "train-1-of-2"]):
+        write_parquet(data / f"{name}.parquet", [hub_row(n)])
+    with pytest.raises(SprachbundError) as refused:
+        read_hugging_face(tmp_path / "set", "en")
+    test, train = data / "test-0-of-1.parquet", data / "train*.parquet"
+    assert str(refused.value) == (
+        f"{tmp_path / 'set'} holds the splits test, train, which must not be mixed; "
+        f"name one of {test}, {train} (a pattern in quotation marks)"
+    )
+    assert [r.text for r in read_hugging_face(test, "en").recordings] == ["text 0"]
+    ids = [r.utterance_id for r in read_hugging_face(train, "en").recordings]
+    assert ids == ["train-0-of-2-000000", "train-1-of-2-000000"]
+    with pytest.raises(SprachbundError, match="holds the splits test, train"):
+        read_hugging_face(data / "*.parquet", "en")
+    with pytest.raises(SprachbundError, match="holds no tables"):
+        read_hugging_face(data / "dev*.parquet", "en")
+
+
+def test_splits_in_folders_are_named_by_them(tmp_path: Path) -> None:
+    for n, name in enumerate(["train", "train", "validation"]):
+        write_arrow(tmp_path / "saved" / name / f"data-0000{n}-of-00002.arrow", [hub_row(n)])
+    choices = f"{tmp_path / 'saved' / 'train'}, {tmp_path / 'saved' / 'validation'}"
+    with pytest.raises(SprachbundError, match=f"the splits train, validation, .*; name one of {choices}$"):
+        read_hugging_face(tmp_path / "saved", "en")
+    assert len(read_hugging_face(tmp_path / "saved" / "train", "en").recordings) == 2
+
+
+def test_ids_of_rows_name_the_folder_of_their_table(tmp_path: Path) -> None:
+    for n, name in enumerate(["de", "fr"]):
+        write_parquet(tmp_path / "set" / name / "0.parquet", [hub_row(n)])
+    read = read_hugging_face(tmp_path / "set", "en")
+    assert ([r.utterance_id for r in read.recordings], read.faults) == (["de-0-000000", "fr-0-000000"], [])
+
+
+def test_ids_of_sentences_may_repeat_and_those_of_utterances_may_not(tmp_path: Path) -> None:
+    for part in range(2):
+        rows = [hub_row(n, id=7 + n // 2) for n in range(3)]
+        write_parquet(tmp_path / "set" / f"{part}.parquet", rows)
+    read = read_hugging_face(tmp_path / "set", "en")
+    names = ["7", "7-000001", "8", "7-000003", "7-000004", "8-000005"]
+    assert ([r.utterance_id for r in read.recordings], read.faults) == (names, [])
+    path = write_parquet(tmp_path / "t.parquet", [hub_row(n, utterance_id="a") for n in range(2)])
+    (fault,) = read_hugging_face(path, "en").faults
+    assert str(fault) == f"{path}, row 2: the utterance 'a' is in {path}, row 1 already"
+
+
 def test_faults_of_rows_have_their_place(tmp_path: Path) -> None:
     rows = hub_rows()
     rows[1]["sentence"] = None

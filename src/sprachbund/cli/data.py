@@ -608,7 +608,7 @@ def huggingface(
     *,
     options: Annotated[OwnOptions, Panel(OWN_PANEL)],
 ) -> None:
-    """Write the rows of a dataset of the Hugging Face hub, a local table or a folder of them, as a corpus."""
+    """Write the rows of a dataset of the Hugging Face hub as a corpus: of a local table, a folder or a pattern."""
     from sprachbund.data.importers import read_hugging_face
 
     columns = {}
@@ -863,7 +863,9 @@ def _prepare_own(
     from sprachbund.data.own import SKIPPED, prepare_own
 
     if not options.name:
-        options = replace(options, name=source.resolve().name if source.is_dir() else source.stem)
+        options = replace(
+            options, name=source.resolve().name if source.is_dir() else source.stem.replace("*", "")
+        )
     with resumable(out), Bar("preparing") as bar:
         prepared = prepare_own(read(), out, options, progress=bar.update)
     for fault in prepared.skipped:
