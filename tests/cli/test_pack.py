@@ -1,4 +1,4 @@
-"""`data pack` and `data export`, and the verbs that read what they wrote."""
+"""`data pack` and `data export`, the verbs that read what they wrote, and folders of `data make` that are taken up."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sprachbund.cli import build_app
+from sprachbund.cli import build_app, main
 from tests.training import made
 
 
@@ -32,6 +32,34 @@ def test_what_is_packed_is_shown_and_checked(corpus: Path, tmp_path: Path) -> No
     assert shown["per_language"].keys() == original["per_language"].keys()
     assert shown["utterances"] == 12
     assert "12 utterances in 3 shards are whole" in call("data", "check", out)
+
+
+def test_export_says_that_it_reads_no_tar_shards(corpus: Path, tmp_path: Path) -> None:
+    call("data", "pack", corpus, "--out", tmp_path / "in" / "packed")
+    for folder, says in (("packed", "holds tar shards, which this does not read"), ("", "data prepare`")):
+        given = ["data", "export", str(tmp_path / "in" / folder), "--out", str(tmp_path / "cuts.jsonl")]
+        result = CliRunner().invoke(build_app(), given)
+        assert says in str(result.exception)
+
+
+def test_a_seed_below_zero_is_refused(corpus: Path, tmp_path: Path) -> None:
+    given = ["data", "pack", str(corpus), "--out", str(tmp_path / "packed"), "--seed", "-1"]
+    assert CliRunner().invoke(build_app(), given).exit_code == 2
+
+
+def test_a_phrasebook_goes_on_with_the_same_sentences_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sprachbund.corpora.editions.make_edition", lambda *_, **__: None)
+    monkeypatch.setattr("sprachbund.data.synthesisers.check_synthesizers", lambda *_: [])
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    (tables / "train.tsv").write_text("en\tde\none\teins\n")
+    wanted = ["data", "make", "phrasebook", "--sentences", str(tables), "--out", str(tmp_path / "book")]
+    assert (main(wanted), main(wanted)) == (0, 0)
+    (tables / "train.tsv").write_text("en\tde\ntwo\tzwei\n")
+    assert main(wanted) == 2
+    assert "book was begun with sentences_sha256" in capsys.readouterr().err
 
 
 def test_an_exported_cut_set_holds_the_corpus_and_comes_back(corpus: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sprachbund.data.manifest import Manifest
 from tests.stories.support import Ran, command
 from tests.units.made import conformer, wav2vec, write_corpus
 
@@ -113,6 +114,21 @@ def test_show_tells_and_draws(root: Path, tmp_path: Path) -> None:
     assert (tmp_path / "u.png").stat().st_size > 10_000
     result = json.loads(command("units", "show", root / "units", root / "encoded", "--json").out)
     assert set(result) >= {"agreement", "by_chance", "sizes", "lengths", "ctc", "perplexity"}
+
+
+def test_phones_have_the_times_of_the_recording_at_every_speed(root: Path, tmp_path: Path) -> None:
+    encoded, table = tmp_path / "fast", tmp_path / "phones.tsv"
+    wanted = ("units", "encode", root / "units", root / "corpus", "--out", encoded, "--speed", "1.5")
+    assert command(*wanted).code == 0
+    lines = [  # the end of each recording, which lies behind the end at that speed
+        f"{utterance.id}\t{utterance.duration_s * 0.7}\t{utterance.duration_s}\tend"
+        for utterance in Manifest(root / "corpus")
+    ]
+    table.write_text("\n".join(["id\tstart_s\tend_s\tphone", *lines]))
+    ran = command("units", "show", root / "units", encoded, "--phones", table, "--json")
+    assert ran.code == 0, ran.err
+    shown = json.loads(ran.out)
+    assert 0.1 < 1 - shown["unlabelled_frames"] / shown["frames"] < 0.5
 
 
 def test_bad_input(root: Path, tmp_path: Path) -> None:

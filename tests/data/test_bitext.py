@@ -106,6 +106,13 @@ def test_memories_in_utf_16_and_with_a_namespace(write) -> None:  # type: ignore
         ("a.tsv", "en\tde\n", "en deutsch!", "the bitext: 'deutsch!' is not a language; "),
         ("a.tsv", b"en\tde\n\xff\tx\n", "en de", "is not UTF-8"),
         ("m.tmx", TMX[:400], "en de", r"m.tmx is not whole XML"),
+        (
+            "m.tmx",
+            TMX.replace("?>", ' encoding="Shift_JIS"?>', 1),
+            "en de",
+            r"m.tmx is in an encoding that is not read \(multi-byte .*\); save it as UTF-8",
+        ),
+        ("m.tmx", TMX.replace("?>", ' encoding="none-such"?>', 1), "en de", "none-such.*; save it as UTF-8"),
         ("m.txt", "a", "en de", r"m.txt is no bitext; give one .tsv or .tmx file, or two Moses files"),
     ],
 )

@@ -211,6 +211,112 @@ def test_faults_of_cuts_have_file_and_line(tmp_path: Path) -> None:
     assert all(one in fault for one, fault in zip(said, faults, strict=True))
 
 
+def lhotse_cuts(path: Path, channels: int = 2) -> dict[str, Any]:
+    """A cut of one second as lhotse writes it, of a recording with a file for each channel: 440 Hz, 880 Hz …"""
+    sources = [
+        {"type": "file", "channels": [n], "source": str(tone(path / f"{n}.wav", 440 * (n + 1), seconds=1.0))}
+        for n in range(channels)
+    ]
+    said = {
+        "id": "s",
+        "recording_id": "r",
+        "start": 0.0,
+        "duration": 1.0,
+        "text": "good day",
+        "language": "en",
+    }
+    return {
+        "id": "c", "start": 0.0, "duration": 1.0, "channel": 0, "supervisions": [said], "type": "MonoCut",
+        "recording": {
+            "id": "r", "sources": sources, "sampling_rate": 16_000, "num_samples": 16_000, "duration": 1.0,
+            "channel_ids": list(range(channels)),
+        },
+    }  # fmt: skip
+
+
+def read_cuts(path: Path, *cuts: dict[str, Any]) -> OwnData:
+    path.write_text("".join(json.dumps(cut) + "\n" for cut in cuts))
+    return read_lhotse(path)
+
+
+def test_a_file_for_each_channel_of_a_cut(tmp_path: Path) -> None:
+    cut = lhotse_cuts(tmp_path)
+    read = read_cuts(tmp_path / "cuts.jsonl", cut, {**cut, "id": "d", "channel": 1})
+    assert hz_of(prepared(read, tmp_path)) == [440, 880]
+    (fault,) = read_cuts(tmp_path / "cuts.jsonl", {**cut, "channel": 2}).faults
+    assert str(fault).endswith("cuts.jsonl:1: no file of its recording has the channel 2; mend the cut")
+
+
+def test_channels_are_counted_within_their_file(tmp_path: Path) -> None:
+    cut = lhotse_cuts(tmp_path)
+    times_s = np.arange(16_000) / 16_000
+    both = np.stack([0.5 * np.sin(2 * np.pi * hz * times_s) for hz in (1320, 1760)], 1)
+    soundfile.write(tmp_path / "both.wav", both, 16_000)
+    source = {"type": "file", "channels": [2, 3], "source": "both.wav"}
+    cut["recording"]["sources"].append(source)
+    read = read_cuts(tmp_path / "cuts.jsonl", *({**cut, "id": f"c{n}", "channel": n} for n in range(4)))
+    assert hz_of(prepared(read, tmp_path)) == [440, 880, 1320, 1760]
+
+
+def test_a_cut_whose_sound_is_changed_as_it_is_read_is_a_fault(tmp_path: Path) -> None:
+    recording = Recording.from_file(two_tones(tmp_path / "talk.wav"))
+    said = SupervisionSegment(id="s", recording_id="talk", start=0.0, duration=1.0, text="a", language="en")
+    cut = MonoCut(id="c", start=0.0, duration=1.0, channel=0, recording=recording, supervisions=[said])
+    CutSet.from_cuts([cut, cut.perturb_speed(1.1)]).to_file(tmp_path / "cuts.jsonl")
+    read = read_lhotse(tmp_path / "cuts.jsonl")
+    assert [recording.utterance_id for recording in read.recordings] == ["c"]
+    (fault,) = read.faults
+    assert str(fault).startswith(f"{tmp_path / 'cuts.jsonl'}:2: its sound is changed as it is read")
+
+
+def test_a_supervision_is_the_utterance_also_where_it_is_alone(tmp_path: Path) -> None:
+    cut = lhotse_cuts(tmp_path, 1)
+    two_tones(tmp_path / "0.wav")
+    times = [(0.0, 0.5), (0.5, 0.505), (-0.005, 1.01), (0.0, 1.0)]
+    cuts = [
+        {
+            **cut,
+            "id": f"c{n}",
+            "supervisions": [{**cut["supervisions"][0], "start": start, "duration": length}],
+        }
+        for n, (start, length) in enumerate(times)
+    ]
+    manifest = prepared(read_cuts(tmp_path / "cuts.jsonl", *cuts), tmp_path)
+    assert manifest.durations_s.tolist() == pytest.approx([0.5, 0.5, 1.0, 1.0])
+    assert hz_of(manifest)[:2] == [440, 880]
+
+
+@pytest.mark.parametrize(
+    ("in_cut", "in_supervision", "message"),
+    [
+        ({"start": float("nan")}, {}, "1.0 s from nan s are no stretch of time"),
+        ({"start": -1}, {}, "1.0 s from -1.0 s are no stretch of time"),
+        ({"duration": -0.25}, {}, "-0.25 s from 0.0 s are no stretch of time"),
+        ({}, {"duration": -0.25}, "its supervision is -0.25 s from 0.0 s of a cut of 1.0 s"),
+        ({}, {"start": float("nan")}, "its supervision is 1.0 s from nan s"),
+        ({}, {"start": 0.5}, "its supervision is 1.0 s from 0.5 s"),
+    ],
+)
+def test_times_of_cuts_that_cannot_be(
+    tmp_path: Path, in_cut: dict[str, Any], in_supervision: dict[str, Any], message: str
+) -> None:
+    cut = lhotse_cuts(tmp_path, 1)
+    spoilt = {**cut, **in_cut, "id": "d", "supervisions": [{**cut["supervisions"][0], **in_supervision}]}
+    read = read_cuts(tmp_path / "cuts.jsonl", cut, spoilt)
+    (fault,) = read.faults
+    assert str(fault).startswith(f"{tmp_path / 'cuts.jsonl'}:2: {message}")
+    assert len(prepared(read, tmp_path, skip_bad=True)) == 1
+
+
+def test_damaged_packed_cuts_are_named(tmp_path: Path) -> None:
+    cuts = tmp_path / "cuts.jsonl.gz"
+    packed = bytearray(gzip.compress(b"{}" * 999))
+    packed[10] ^= 0xFF  # the kind of the first block
+    cuts.write_bytes(packed)
+    with pytest.raises(SprachbundError, match=r"cuts\.jsonl\.gz cannot be read"):
+        read_lhotse(cuts)
+
+
 def flac(frequency_hz: float) -> bytes:
     file = io.BytesIO()
     soundfile.write(
@@ -266,6 +372,58 @@ def test_rows_may_name_files(tmp_path: Path) -> None:
         read_hugging_face(write_parquet(tmp_path / "set" / "t.parquet", rows), "en"), tmp_path
     )
     assert (manifest[0].id, hz_of(manifest)) == ("t-000000", [880])
+
+
+def hub_row(n: int, **changes: Any) -> dict[str, Any]:
+    return {"audio": {"bytes": flac(440 + 440 * n), "path": f"{n}.flac"}, "text": f"text {n}", **changes}
+
+
+def test_splits_of_a_hub_folder_are_not_mixed(tmp_path: Path) -> None:
+    data = tmp_path / "set" / "data"
+    for n, name in enumerate(["test-0-of-1", "train-0-of-2", "train-1-of-2"]):
+        write_parquet(data / f"{name}.parquet", [hub_row(n)])
+    with pytest.raises(SprachbundError) as refused:
+        read_hugging_face(tmp_path / "set", "en")
+    test, train = data / "test-0-of-1.parquet", data / "train*.parquet"
+    assert str(refused.value) == (
+        f"{tmp_path / 'set'} holds the splits test, train, which must not be mixed; "
+        f"name one of {test}, {train} (a pattern in quotation marks)"
+    )
+    assert [r.text for r in read_hugging_face(test, "en").recordings] == ["text 0"]
+    ids = [r.utterance_id for r in read_hugging_face(train, "en").recordings]
+    assert ids == ["train-0-of-2-000000", "train-1-of-2-000000"]
+    with pytest.raises(SprachbundError, match="holds the splits test, train"):
+        read_hugging_face(data / "*.parquet", "en")
+    with pytest.raises(SprachbundError, match="holds no tables"):
+        read_hugging_face(data / "dev*.parquet", "en")
+
+
+def test_splits_in_folders_are_named_by_them(tmp_path: Path) -> None:
+    for n, name in enumerate(["train", "train", "validation"]):
+        write_arrow(tmp_path / "saved" / name / f"data-0000{n}-of-00002.arrow", [hub_row(n)])
+    choices = f"{tmp_path / 'saved' / 'train'}, {tmp_path / 'saved' / 'validation'}"
+    with pytest.raises(SprachbundError, match=f"the splits train, validation, .*; name one of {choices}$"):
+        read_hugging_face(tmp_path / "saved", "en")
+    assert len(read_hugging_face(tmp_path / "saved" / "train", "en").recordings) == 2
+
+
+def test_ids_of_rows_name_the_folder_of_their_table(tmp_path: Path) -> None:
+    for n, name in enumerate(["de", "fr"]):
+        write_parquet(tmp_path / "set" / name / "0.parquet", [hub_row(n)])
+    read = read_hugging_face(tmp_path / "set", "en")
+    assert ([r.utterance_id for r in read.recordings], read.faults) == (["de-0-000000", "fr-0-000000"], [])
+
+
+def test_ids_of_sentences_may_repeat_and_those_of_utterances_may_not(tmp_path: Path) -> None:
+    for part in range(2):
+        rows = [hub_row(n, id=7 + n // 2) for n in range(3)]
+        write_parquet(tmp_path / "set" / f"{part}.parquet", rows)
+    read = read_hugging_face(tmp_path / "set", "en")
+    names = ["7", "7-000001", "8", "7-000003", "7-000004", "8-000005"]
+    assert ([r.utterance_id for r in read.recordings], read.faults) == (names, [])
+    path = write_parquet(tmp_path / "t.parquet", [hub_row(n, utterance_id="a") for n in range(2)])
+    (fault,) = read_hugging_face(path, "en").faults
+    assert str(fault) == f"{path}, row 2: the utterance 'a' is in {path}, row 1 already"
 
 
 def test_faults_of_rows_have_their_place(tmp_path: Path) -> None:

@@ -45,6 +45,14 @@ def test_what_is_in_both_is_counted(corpora: tuple[Path, list[Path]]) -> None:
     assert (both.same_speaker, both.named_speaker) == (2, 3)
 
 
+def test_regions_of_a_language_are_one(tmp_path: Path) -> None:
+    test = make(tmp_path / "test", [("a", "sv-SE", "God morgon.", "", 1), ("b", "sv", "God natt", "", 2)])
+    trained = make(tmp_path / "train", [("c", "sv", "god morgon", "", 4), ("d", "sv-FI", "god natt!", "", 5)])
+    both = overlap(Manifest(test), [Manifest(trained)])
+    assert both.same_text == [("a", "c"), ("b", "d")]
+    assert both.same_text_languages == {"sv": 1, "sv-SE": 1}
+
+
 def test_shards_are_compared_like_other_corpora(corpora: tuple[Path, list[Path]], tmp_path: Path) -> None:
     test, trained = corpora
     pack(trained[1], tmp_path / "packed")

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -291,6 +292,78 @@ def test_dev_part_shares_no_sentence_with_train(tmp_path: Path) -> None:
     assert 3 <= len(dev) <= 15
     with pytest.raises(SprachbundError, match="leaves dev empty"):
         prepare_own(read_table(many(tmp_path, 2)), tmp_path / "few", OwnOptions(name="mine", dev_share=0.001))
+
+
+def dotted(tmp_path: Path) -> Path:
+    """Sentences without punctuation, and the same with it."""
+    texts = [f"{'S' if dot else 's'}entence number {i}{dot}" for i in range(40) for dot in ("", ".", "!")]
+    lines = [f"a.wav\ten\t{text}\t\t\t\tu{n}" for n, text in enumerate(texts)]
+    return table(tmp_path, *lines, header=HEADER + "\tutterance_id")
+
+
+def sentences_by_part(out: Path) -> dict[str, set[str]]:
+    return {part: {u.text.lower().strip(".!") for u in Manifest(out / part)} for part in ("train", "dev")}
+
+
+def test_punctuation_and_case_make_no_other_sentence(tmp_path: Path) -> None:
+    path, out = dotted(tmp_path), tmp_path / "out"
+    options = OwnOptions(name="mine", dev_share=0.3)
+    prepared = prepare_own(read_table(path), out, options)
+    parts = sentences_by_part(out)
+    assert parts["dev"]
+    assert not parts["train"] & parts["dev"]
+    assert prepare_own(read_table(path), out, options) == prepared
+
+
+def test_a_folder_of_an_earlier_version_keeps_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = dotted(tmp_path), tmp_path / "out"
+    options = OwnOptions(name="mine", dev_share=0.3)
+    recordings = read_table(path).recordings
+    what = [{**own._identity(r), "where": "", "path": str(r.path.resolve())} for r in recordings]
+    with monkeypatch.context() as patch:
+        patch.setattr(own, "_words", own._text_before)
+        begun = prepare_own(read_table(path), out, options)
+    (out / own._FINGERPRINT).write_text(own._digest([what, 0.3]) + "\n")
+    assert prepare_own(read_table(path), out, options) == begun
+    parts = sentences_by_part(out)
+    assert parts["train"] & parts["dev"]
+    assert prepare_own(read_table(path), tmp_path / "new", options) != begun
+
+
+def test_recordings_whose_ids_are_one_are_named_before_any_is_decoded(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for name in ("anna/01", "anna-01"):
+        tone(folder / f"{name}.wav").with_suffix(".txt").write_text(name)
+    data = read_folder(folder, "en")
+    (fault,) = data.faults
+    first, second = sorted([folder / "anna" / "01.wav", folder / "anna-01.wav"])
+    assert str(fault) == f"{second}: has the same name as {first}, 'anna-01' in the corpus; rename one"
+    prepared = prepare_own(data, tmp_path / "out", OwnOptions(name="mine", skip_bad=True))
+    assert (prepared.utterances, prepared.skipped) == ({"": 1}, [fault])
+
+
+def test_a_name_that_is_not_utf_8_is_a_fault(tmp_path: Path) -> None:
+    folder = small_folder(tmp_path / "in")
+    name = os.fsdecode(os.fsencode(folder) + b"/caf\xe9.wav")
+    try:
+        tone(folder / "other.wav").rename(name)
+    except OSError:
+        pytest.skip("the file system takes no such names")
+    Path(name).with_suffix(".txt").write_text("one more")
+    data = read_folder(folder, "en")
+    (fault,) = data.faults
+    assert str(fault) == f"{name!a} has a name that is not UTF-8; rename it"
+    prepared = prepare_own(data, tmp_path / "out", OwnOptions(name="mine", skip_bad=True))
+    assert prepared.utterances == {"": 2}
+    assert "caf\\udce9" in (tmp_path / "out" / own.SKIPPED).read_text(encoding="utf-8")
+
+
+def test_a_sentence_in_the_column_of_paths_is_a_fault_with_its_line(tmp_path: Path) -> None:
+    path = table(tmp_path, GOOD_A, f"{'such a long sentence ' * 30}\ten\ta.wav\t\t\t")
+    (fault,) = read_table(path).faults
+    assert str(fault).startswith(f"{path}:3: there is no audio file")
 
 
 def test_broken_off_work_is_taken_up_and_ends_the_same(

@@ -104,6 +104,47 @@ def test_packing_goes_on_with_the_same_bytes(corpus: Path, packed: Path, tmp_pat
         pack(corpus, out, shard_utterances=SHARD + 1)
 
 
+def small_corpus(path: Path, text: str = "a") -> Path:
+    with ManifestWriter(path) as writer:
+        for n in range(4):
+            sound = np.full(1600, 0.1 * n, np.float32)
+            writer.add(sound, text=f"{text} {n}", language="en", speaker="", utterance_id=f"u{n}")
+    return path
+
+
+def test_packing_goes_on_with_the_same_corpus_alone(tmp_path: Path) -> None:
+    out, changed = tmp_path / "packed", small_corpus(tmp_path / "changed", "b")
+    corpus = small_corpus(tmp_path / "corpus")
+
+    def break_off(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(corpus, out, shard_utterances=2, progress=break_off)
+    corpus.rename(tmp_path / "before")
+    changed.rename(corpus)
+    with pytest.raises(
+        SprachbundError, match="other shards, of another corpus, or of this one before it cha"
+    ):
+        pack(corpus, out, shard_utterances=2)
+    done = pack(tmp_path / "before", out, shard_utterances=2)
+    assert {u.text for u in done} == {f"a {n}" for n in range(4)}
+
+
+def test_a_pack_that_is_done_ends_at_once(tmp_path: Path) -> None:
+    out, corpus = tmp_path / "packed", small_corpus(tmp_path / "corpus")
+    first = pack(corpus, out, shard_utterances=2)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != "packing.json"}
+    again = pack(corpus, out, shard_utterances=2, progress=lambda done, total: pytest.fail("packed again"))
+    assert again.digest == first.digest
+    assert {path: path.stat().st_mtime_ns for path in before if path.is_file()} == {
+        path: time_ns for path, time_ns in before.items() if path.is_file()
+    }
+    with pytest.raises(SprachbundError, match="other shards, with shard_utterances 2, not 3; choose"):
+        pack(corpus, out, shard_utterances=3)
+
+
 def heard(data: ShardedCorpus, rank: int, count: int, window: int, first: int = 0) -> list[list[str]]:
     """Ids of each batch of a process; none for a placeholder."""
     data.enter(window, (rank, count))

@@ -121,7 +121,9 @@ def pack(
     shard_utterances: Annotated[
         int, typer.Option("--shard-utterances", metavar="N", min=1, help="Utterances of a shard.")
     ] = 1000,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the order of the utterances.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Of the order of the utterances.")
+    ] = 0,
     workers: Workers = 1,
     ray: RayCluster = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
@@ -608,7 +610,7 @@ def huggingface(
     *,
     options: Annotated[OwnOptions, Panel(OWN_PANEL)],
 ) -> None:
-    """Write the rows of a dataset of the Hugging Face hub, a local table or a folder of them, as a corpus."""
+    """Write the rows of a dataset of the Hugging Face hub as a corpus: of a local table, a folder or a pattern."""
     from sprachbund.data.importers import read_hugging_face
 
     columns = {}
@@ -652,6 +654,7 @@ def phrasebook(
     """Render an edition of the phrasebook; changed values make it an edition of your own."""
     from sprachbund.corpora import editions
     from sprachbund.data.synthesisers import check_synthesizers
+    from sprachbund.util.files import files_sha256
 
     if hours is not None:
         if utterances is not None:
@@ -678,7 +681,9 @@ def phrasebook(
             edition, **{key: value for key, value in changes.items() if value is not None}
         )
         voices = check_synthesizers(chosen.synthesizers, chosen.languages)
-    said = {"sentences": str(tables) if tables else None, "voices": voices}
+    said: dict[str, Any] = {"sentences": str(tables) if tables else None, "voices": voices}
+    if tables:
+        said["sentences_sha256"] = files_sha256(tables.glob("*.tsv"))
     _check_settings(out, asdict(chosen) | said)
     with resumable(out), Bar(f"phrasebook/{edition}") as bar:
         editions.make_edition(out, chosen, workers=workers, ray_address=ray, progress=_labelled(bar))
@@ -863,7 +868,9 @@ def _prepare_own(
     from sprachbund.data.own import SKIPPED, prepare_own
 
     if not options.name:
-        options = replace(options, name=source.resolve().name if source.is_dir() else source.stem)
+        options = replace(
+            options, name=source.resolve().name if source.is_dir() else source.stem.replace("*", "")
+        )
     with resumable(out), Bar("preparing") as bar:
         prepared = prepare_own(read(), out, options, progress=bar.update)
     for fault in prepared.skipped:

@@ -296,6 +296,8 @@ def _measured(
     from sprachbund.units.measures import Characters, Phones, measure
 
     encoded = EncodedCorpus(directory, units)
-    aligner = Characters() if phones is None else Phones(phones, encoded.info.frame_s)
+    # The table has the times of the recording, of which a faster frame is longer.
+    frame_s = encoded.info.frame_s * encoded.info.speed
+    aligner = Characters() if phones is None else Phones(phones, frame_s)
     with Bar("measuring", len(encoded)) as bar:
         return measure(units, encoded, aligner, stride=stride, ratio=ratio, progress=bar.update)

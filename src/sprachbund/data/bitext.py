@@ -132,6 +132,9 @@ def read_tmx(path: Path, source_language: str, target_language: str) -> Iterator
         path: the file.
         source_language: BCP-47 tag of the source texts.
         target_language: BCP-47 tag of the target texts.
+
+    Raises:
+        SprachbundError: no such file, not whole, or in an encoding that is not read.
     """
     number, body = 0, None
     try:
@@ -157,6 +160,10 @@ def read_tmx(path: Path, source_language: str, target_language: str) -> Iterator
     except ET.ParseError as error:
         raise SprachbundError(
             f"{path} is not whole XML ({error}) after {number} units; copy it again"
+        ) from error
+    except (ValueError, LookupError) as error:  # of encodings that the parser does not know
+        raise SprachbundError(
+            f"{path} is in an encoding that is not read ({error}); save it as UTF-8"
         ) from error
     except OSError as error:
         raise SprachbundError(f"{path} cannot be read ({error.strerror}); check the path") from error

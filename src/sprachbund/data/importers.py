@@ -4,7 +4,11 @@ Each reader gives utterances and faults with file and line; `sprachbund.data.own
 """
 
 import gzip
+import itertools
 import json
+import math
+import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,7 @@ from sprachbund.data.audio_tables import audio_column, batches_of, schema_of
 from sprachbund.data.own import Fault, OwnData, OwnRecording, clean_text, translation_language
 from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import tag_of
-from sprachbund.util.files import one_of
+from sprachbund.util.files import is_file, one_of
 
 
 class _Collected:
@@ -51,7 +55,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SprachbundError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise SprachbundError(f"{path} cannot be read ({error}); check the path") from error
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -72,7 +76,7 @@ def _text(text: Any) -> str:
 
 
 def _there(path: Path) -> Path:
-    if not path.is_file():
+    if not is_file(path):
         raise SprachbundError(f"there is no audio file {path}; check the path")
     return path
 
@@ -173,7 +177,7 @@ def read_kaldi(directory: Path, language: str | None = None) -> OwnData:
         return OwnRecording(
             where=where,
             utterance_id=key,
-            path=_there(path if path.is_absolute() or path.is_file() else directory / path),
+            path=_there(path if path.is_absolute() or is_file(path) else directory / path),
             language=_spoken(optional["utt2lang"].get(key), language),
             text=_text(text),
             speaker=optional["utt2spk"].get(key, ""),
@@ -254,34 +258,64 @@ def read_lhotse(cuts: Path, language: str | None = None) -> OwnData:
     return collected.data(cuts)
 
 
+_BEYOND_S = 0.01
+"""A supervision may begin and end so far outside of its cut, as rounded times do."""
+
+
 def _supervision(
     cuts: Path, where: str, cut: dict[str, Any], said: dict[str, Any], suffix: str, language: str | None
 ) -> OwnRecording:
     try:
-        source = cut["recording"]["sources"][0]
-        if source["type"] != "file":
-            raise SprachbundError(f"its sound is of the type {source['type']!r}; save recordings as files")
-        path = Path(source["source"])
-        start_s = float(cut["start"]) + (float(said.get("start", 0.0)) if suffix else 0.0)
-        duration_s = float(said["duration"] if suffix else cut["duration"])
+        path, channel = _sound(cut)
+        start_s, duration_s = _times(cut, said)
         custom = said.get("custom") or {}
         translations = custom.get("translations") or {}
         return OwnRecording(
             where=where,
             utterance_id=f"{cut['id']}{suffix}",
-            path=_there(path if path.is_absolute() or path.is_file() else cuts.parent / path),
+            path=_there(path if path.is_absolute() or is_file(path) else cuts.parent / path),
             language=_spoken(said.get("language"), language),
             text=_text(said.get("text")),
             speaker=str(said.get("speaker") or ""),
             translations={tag_of(tag, "a translation:"): _text(text) for tag, text in translations.items()},
             start_s=start_s,
             duration_s=duration_s,
-            channel=int(cut["channel"]) if len(source.get("channels", [0])) > 1 else None,
+            channel=channel,
         )
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SprachbundError(
             f"lacks what a cut has, or has it in another form ({error!r}); write it with lhotse"
         ) from error
+
+
+def _sound(cut: dict[str, Any]) -> tuple[Path, int | None]:
+    """The file that holds the channel of a cut, and the channel's number in it; None where it has no other."""
+    recording, channel = cut["recording"], cut["channel"]
+    if recording.get("transforms") or cut.get("transforms"):
+        raise SprachbundError("its sound is changed as it is read (transforms); save it as sound first")
+    for source in recording["sources"]:
+        if channel not in source["channels"]:
+            continue
+        if source["type"] != "file":
+            raise SprachbundError(f"its sound is of the type {source['type']!r}; save recordings as files")
+        number = source["channels"].index(channel)
+        return Path(source["source"]), number if len(source["channels"]) > 1 else None
+    raise SprachbundError(f"no file of its recording has the channel {channel!r}; mend the cut")
+
+
+def _times(cut: dict[str, Any], said: dict[str, Any]) -> tuple[float, float]:
+    """Start in the recording and duration of what is said in a cut, in seconds."""
+    cut_start_s, cut_s = float(cut["start"]), float(cut["duration"])
+    start_s, duration_s = float(said.get("start", 0.0)), float(said["duration"])
+    if not (0 <= cut_start_s < math.inf and 0 < cut_s < math.inf):
+        raise SprachbundError(f"{cut_s} s from {cut_start_s} s are no stretch of time; mend the cut")
+    end_s = start_s + duration_s
+    first_s, last_s = max(start_s, 0.0), min(end_s, cut_s)
+    if not (start_s >= -_BEYOND_S and end_s <= cut_s + _BEYOND_S and first_s < last_s):
+        raise SprachbundError(
+            f"its supervision is {duration_s} s from {start_s} s of a cut of {cut_s} s; mend the times"
+        )
+    return cut_start_s + first_s, duration_s - (first_s - start_s) - (end_s - last_s)
 
 
 # Hugging Face datasets: tables of parquet or arrow whose audio column holds the sound, or its path.
@@ -289,7 +323,9 @@ def _supervision(
 _TEXTS = ("text", "sentence", "transcription", "transcript", "normalized_text", "raw_transcription")
 _LANGUAGES = ("language", "locale", "lang")
 _SPEAKERS = ("speaker_id", "speaker", "client_id")
-_IDS = ("utterance_id", "id")
+_UNIQUE_ID, _ID = "utterance_id", "id"
+_IDS = (_UNIQUE_ID, _ID)
+_SPLIT = re.compile(r"(?<![a-z0-9])(train|training|validation|valid|val|dev|test)(?![a-z0-9])", re.IGNORECASE)
 
 
 def read_hugging_face(
@@ -302,29 +338,73 @@ def read_hugging_face(
     """The rows of a dataset with an audio column.
 
     Args:
-        source: a table of parquet or arrow, or a folder of them, as `datasets` saves and the hub holds them.
+        source: a table of parquet or arrow, a folder of them, as `datasets` saves and the hub holds them, or a pattern
+            of tables in a folder, such as `data/train*.parquet`.
         language: BCP-47 tag of the speech, where no column says it.
         text: name of the column of transcripts; the first of the usual names if None.
         translations: language to the column of its texts.
 
     Raises:
-        SprachbundError: there is no such table, it has no audio or no text, or pyarrow is not installed.
+        SprachbundError: there is no such table, tables are of several splits, one has no audio or no text, or pyarrow
+            is not installed.
     """
-    files = sorted([*source.rglob("*.parquet"), *source.rglob("*.arrow")]) if source.is_dir() else [source]
-    if not files:
-        raise SprachbundError(f"{source} holds no tables of parquet or arrow; check the path")
-    collected = _Collected()
+    folder, files = _tables(source)
+    collected, ids, rows = _Collected(), set[str](), itertools.count()
     for file in files:
         columns = _Columns(file, text, translations or {})
-        for number, row in enumerate(columns.rows()):
+        of_file = file.relative_to(folder).with_suffix("").as_posix().replace("/", "-")
+        for number, (row, of_all) in enumerate(zip(columns.rows(), rows, strict=False)):
             where = f"{file}, row {number + 1}"
+            name = columns.id_of(row) or f"{of_file}-{number:06d}"
+            if name in ids and columns.ids_repeat:
+                name = f"{name}-{of_all:06d}"
+            ids.add(name)
             collected.read(
                 where,
-                lambda where=where, number=number, row=row, columns=columns: columns.read(  # type: ignore[misc]
-                    where, number, row, language
+                lambda where=where, number=number, name=name, row=row, columns=columns: columns.read(  # type: ignore[misc]
+                    where, number, name, row, language
                 ),
             )
     return collected.data(source)
+
+
+def _tables(source: Path) -> tuple[Path, list[Path]]:
+    """The folder of a source, and its tables in order.
+
+    Raises:
+        SprachbundError: there are none, or they are of several splits.
+    """
+    if source.is_dir():
+        folder, files = source, sorted([*source.rglob("*.parquet"), *source.rglob("*.arrow")])
+    elif "*" in source.name and not is_file(source):
+        folder, files = source.parent, sorted(source.parent.glob(source.name))
+    else:
+        return source.parent, [source]
+    if not files:
+        raise SprachbundError(f"{source} holds no tables of parquet or arrow; check the path")
+    named = {file: split for file in files if (split := _split_in(file.relative_to(folder)))}
+    if len(splits := sorted({split for split, _ in named.values()})) > 1:
+        by_choice: dict[Path, list[Path]] = {}
+        for file, (_, choice) in named.items():
+            by_choice.setdefault(folder / choice, []).append(file)
+        choices = [
+            some[0] if "*" in choice.name and len(some) == 1 else choice for choice, some in by_choice.items()
+        ]
+        quoted = " (a pattern in quotation marks)" if any("*" in choice.name for choice in choices) else ""
+        raise SprachbundError(
+            f"{source} holds the splits {', '.join(splits)}, which must not be mixed; name {one_of(choices)}{quoted}"
+        )
+    return folder, files
+
+
+def _split_in(path: Path) -> tuple[str, Path] | None:
+    """The split that the path of a table names, and the folder, or the pattern of files, that has its name."""
+    for depth, part in enumerate(path.parts):
+        if match := _SPLIT.search(part):
+            is_table = depth == len(path.parts) - 1
+            name = f"{part[: match.end()]}*{path.suffix}" if is_table else part
+            return match[1].lower(), Path(*path.parts[:depth], name)
+    return None
 
 
 class _Columns:
@@ -356,10 +436,21 @@ class _Columns:
             for number, row in enumerate(values):
                 yield {**row, "": paths[number].as_py() if paths is not None else None}
 
-    def read(self, where: str, number: int, row: dict[str, Any], language: str | None) -> OwnRecording:
-        """One utterance."""
+    @property
+    def ids_repeat(self) -> bool:
+        """Whether the ids may be those of sentences, which several people have said."""
+        return self._named["id"] == _ID
+
+    def id_of(self, row: dict[str, Any]) -> str | None:
+        """The id in a row, if there is one."""
+        column = self._named["id"]
+        return None if column is None or row[column] is None else str(row[column])
+
+    def read(
+        self, where: str, number: int, name: str, row: dict[str, Any], language: str | None
+    ) -> OwnRecording:
+        """One utterance, of that name."""
         own = {kind: row[column] if column else None for kind, column in self._named.items()}
-        name = f"{self.path.stem}-{number:06d}" if own["id"] is None else str(own["id"])
         return OwnRecording(
             where=where,
             utterance_id=name,

@@ -506,7 +506,11 @@ def _no_corpus(directory: Path) -> SprachbundError:
     """The error of a folder that is no corpus; it names the corpora below."""
     if not directory.exists():
         return SprachbundError(f"{directory} does not exist; check the path")
-    if below := corpora_in(directory):
+    if (directory / INDEX_FILE).exists():
+        return SprachbundError(
+            f"{directory} holds tar shards, which this does not read; name the corpus that they were packed of"
+        )
+    if below := [path for path in corpora_in(directory) if not (path / INDEX_FILE).exists()]:
         return SprachbundError(f"{directory} holds no cuts.*.jsonl; name {one_of(below)}")
     return SprachbundError(
         f"{directory} holds no cuts.*.jsonl; make it with `sprachbund data make` or `data prepare`"

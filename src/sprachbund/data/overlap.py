@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sprachbund.data.manifest import Utterances
+from sprachbund.text.languages import primary
 from sprachbund.text.normalize import normalize
 from sprachbund.util.progress import Progress, nothing
 
@@ -26,8 +27,8 @@ class Overlap:
     Attributes:
         utterances: language to the number of its utterances in the corpus.
         same_sound: pairs of utterances whose samples are equal, one for each in the corpus.
-        same_text: pairs of utterances in one language whose transcripts are equal but for case and punctuation, one for
-            each in the corpus.
+        same_text: pairs of utterances in one language, of any region, whose transcripts are equal but for case and
+            punctuation, one for each in the corpus.
         same_text_languages: language to their number.
         same_speaker: number of utterances whose speaker has a name and is one of the others' speakers.
         named_speaker: number of utterances whose speaker has a name.
@@ -57,13 +58,13 @@ def overlap(measured: Utterances, trained: Sequence[Utterances], progress: Progr
     for corpus in trained:
         for said in corpus:
             speakers.add(said.speaker)
-            ids_by_text.setdefault((said.language, normalize(said.text, said.language)), said.id)
+            ids_by_text.setdefault((primary(said.language), normalize(said.text, said.language)), said.id)
     same_text: list[Pair] = []
     same_text_languages: Counter[str] = Counter()
     named = known = 0
     for said in measured:
         text = normalize(said.text, said.language)
-        if text and (known_id := ids_by_text.get((said.language, text))):
+        if text and (known_id := ids_by_text.get((primary(said.language), text))):
             same_text.append((said.id, known_id))
             same_text_languages[said.language] += 1
         named += bool(said.speaker)

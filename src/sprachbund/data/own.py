@@ -29,7 +29,8 @@ from sprachbund.data.manifest import ManifestWriter, cuts_path, read_info, shard
 from sprachbund.data.own_options import OwnOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import language_name, tag_of
-from sprachbund.util.files import read_model, read_text, write_text
+from sprachbund.text.normalize import normalize
+from sprachbund.util.files import is_file, read_model, read_text, write_text
 from sprachbund.util.progress import Progress, nothing
 
 SHARD_SIZE = 500
@@ -118,11 +119,11 @@ def prepare_own(
         SprachbundError: a fault, unless faults are skipped; nothing to write; `out` holds something else.
     """
     faults = list(_checked(corpus.faults, options))
-    _claim(out, corpus.recordings, options)
+    sentence = _claim(out, corpus.recordings, options)
     if not corpus.recordings:
         _write_skipped(out / SKIPPED, faults)
         raise _nothing_left(options.name, out / SKIPPED, faults)
-    parts = _parts(corpus.recordings, options.dev_share)
+    parts = _parts(corpus.recordings, options.dev_share, sentence)
     done, total = 0, len(corpus.recordings)
     for part, recordings in parts.items():
         for shard in range(-(-len(recordings) // SHARD_SIZE)):
@@ -167,19 +168,45 @@ def _nothing_left(name: str, skipped: Path, faults: Sequence[Fault]) -> Sprachbu
     return SprachbundError(f"{name}: no utterance is left to prepare; {why}")
 
 
-def _claim(out: Path, recordings: Sequence[OwnRecording], options: OwnOptions) -> None:
-    """Make `out` ours, or see that it is from before, so that shards of two corpora never mix."""
+_Sentence = Callable[[OwnRecording], str]
+"""What is equal for utterances of one sentence, which are all in one part."""
+
+
+def _words(recording: OwnRecording) -> str:
+    """The words of an utterance, whatever their case and punctuation; the text where it has none."""
+    return normalize(recording.text, recording.language) or recording.text
+
+
+def _text_before(recording: OwnRecording) -> str:
+    """What folders of earlier versions are divided by: there, punctuation makes another sentence."""
+    return recording.text.casefold()
+
+
+def _claim(out: Path, recordings: Sequence[OwnRecording], options: OwnOptions) -> _Sentence:
+    """Make `out` ours, or see that it is from before, so that shards of two corpora never mix; its rule of sentences.
+
+    A folder goes on by the rule that it was begun with.
+    """
     out.mkdir(parents=True, exist_ok=True)
     what = [{**_identity(r), "where": "", "path": str(r.path.resolve())} for r in recordings]
-    text = json.dumps([what, options.dev_share], ensure_ascii=False, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    settings = [what, options.dev_share]
+    before = _digest(settings)
+    digest = _digest([*settings, "words"]) if options.dev_share else before
     path = out / _FINGERPRINT
     known = read_text(path).strip() if path.exists() else None
     if known == digest:
-        return
+        return _words
+    if known == before:
+        return _text_before
     if any(out.rglob("cuts.*.jsonl")):
         raise SprachbundError(f"{out} holds another corpus, or this one before it changed; name a new folder")
     write_text(path, digest + "\n")
+    return _words
+
+
+def _digest(settings: Sequence[Any]) -> str:
+    text = json.dumps(settings, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 _LATER = {"start_s": 0.0, "duration_s": None, "channel": None, "row": None}
@@ -191,12 +218,14 @@ def _identity(recording: OwnRecording) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
 
 
-def _parts(recordings: Sequence[OwnRecording], dev_share: float) -> dict[str, list[OwnRecording]]:
+def _parts(
+    recordings: Sequence[OwnRecording], dev_share: float, sentence: _Sentence
+) -> dict[str, list[OwnRecording]]:
     if not dev_share:
         return {"": list(recordings)}
     parts: dict[str, list[OwnRecording]] = {"train": [], "dev": []}
     for recording in recordings:
-        digest = hashlib.sha256(recording.text.casefold().encode()).digest()
+        digest = hashlib.sha256(sentence(recording).encode()).digest()
         parts["dev" if int.from_bytes(digest[:4]) / 2**32 < dev_share else "train"].append(recording)
     if empty := [part for part, some in parts.items() if not some]:
         raise SprachbundError(
@@ -474,7 +503,7 @@ class _FolderReader:
         self.directory, self.language = directory, language
         self.faults: list[Fault] = []
         self._texts = dict.fromkeys(texts, False)  # whether a recording has used it
-        self._taken: dict[str, Path] = {}
+        self._taken: dict[str, Path] = {}  # utterance to its recording
         self._tagged: dict[Path, list[tuple[str, Path]]] = {}  # NAME of NAME.TAG.txt to its tags
         for path in texts:
             name, _, tag = path.stem.rpartition(".")
@@ -486,25 +515,27 @@ class _FolderReader:
         try:
             return self._read(audio)
         except SprachbundError as error:
-            self.faults.append(Fault(where=str(audio), reason=str(error)))
+            self.faults.append(Fault(where=_shown(audio), reason=str(error)))
             return None
 
     def _read(self, audio: Path) -> OwnRecording:
         stem = audio.with_suffix("")
-        name = stem.relative_to(self.directory).as_posix()
-        if name in self._taken:
-            raise SprachbundError(f"has the same name as {self._taken[name]}; rename one")
-        self._taken[name] = audio
         transcript = stem.with_name(stem.name + ".txt")
         tagged = self._tagged.get(stem, [])
-        self._texts.update((path, True) for _, path in tagged)
+        texts = [path for path in (transcript, *(path for _, path in tagged)) if path in self._texts]
+        self._texts.update(dict.fromkeys(texts, True))
+        if unknown := [path for path in (audio, *texts) if not _is_unicode(path)]:
+            raise SprachbundError(f"{_shown(unknown[0])} has a name that is not UTF-8; rename it")
+        # The id in the corpus: of a/b.wav and a-b.wav, too, it is one.
+        name = stem.relative_to(self.directory).as_posix().replace("/", "-")
+        if (other := self._taken.setdefault(name, audio)) != audio:
+            raise SprachbundError(f"has the same name as {other}, {name!r} in the corpus; rename one")
         if transcript not in self._texts:
             raise SprachbundError(f"has no transcript; write it into {transcript}")
-        self._texts[transcript] = True
         parent = audio.parent.relative_to(self.directory).as_posix()
         return OwnRecording(
             where=str(audio),
-            utterance_id=name.replace("/", "-"),
+            utterance_id=name,
             path=audio,
             language=self.language,
             text=_read_text(transcript),
@@ -520,8 +551,18 @@ class _FolderReader:
         for path, used in self._texts.items():
             if not used:
                 self.faults.append(
-                    Fault(where=str(path), reason="belongs to no audio file; rename or remove it")
+                    Fault(where=_shown(path), reason="belongs to no audio file; rename or remove it")
                 )
+
+
+def _is_unicode(path: Path) -> bool:
+    """Whether a name is UTF-8; Python keeps other bytes as lone surrogates, which no file can be written with."""
+    return not any("\ud800" <= character <= "\udfff" for character in str(path))
+
+
+def _shown(path: Path) -> str:
+    """A path for messages, also where its bytes are not UTF-8."""
+    return str(path) if _is_unicode(path) else ascii(str(path))
 
 
 def _read_text(path: Path) -> str:
@@ -649,7 +690,7 @@ def _read_header(path: Path, fields: Sequence[str], language: str | None) -> _He
 def _file_named(folder: Path, name: str) -> Path:
     """A file by its name, or by one of the same letters, which macOS decomposes and others compose."""
     spellings = [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
-    return next((folder / one for one in spellings if (folder / one).is_file()), folder / name)
+    return next((folder / one for one in spellings if is_file(folder / one)), folder / name)
 
 
 def _read_line(
@@ -668,7 +709,7 @@ def _read_line(
         if not named[name]:
             raise SprachbundError(f"the field {name!r} is empty; fill it in")
     audio = _file_named(path.parent, named[PATH])
-    if not audio.is_file():
+    if not is_file(audio):
         raise SprachbundError(f"there is no audio file {audio}; check the field 'path'")
     spoken = tag_of(named.get(LANGUAGE) or language or "", "the field 'language':")
     translations = {tag: fields[i] for i, tag in header.languages.items() if fields[i]}

@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,6 +63,7 @@ Codec = Literal["flac", "opus"]
 _UTTERANCE = np.dtype([("duration_s", "<f4"), ("language", "<u2")])
 _PARTS = "parts"
 _PACKING_FILE = "packing.json"
+_CONTENT = "content"
 _ADVICE = "copy the corpus again, or pack it again with `sprachbund data pack`"
 _BLOCK = 8 * 2**20
 """Bytes of one request to an object store."""
@@ -646,7 +647,7 @@ def pack(
     ray_address: str | None = None,
     progress: Progress = nothing,
 ) -> Shards:
-    """Write a corpus as tar shards; the same command goes on where it was broken off.
+    """Write a corpus as tar shards; the same command goes on where it was broken off, and ends at once when it is done.
 
     Args:
         source: corpus of either form.
@@ -659,19 +660,19 @@ def pack(
         progress: called with utterances done and utterances in all.
 
     Raises:
-        SprachbundError: the folder holds something else, or the corpus is damaged.
+        SprachbundError: the folder holds something else, the corpus is damaged, or another than the folder was begun
+            with.
     """
     manifest = open_corpus(source)
     settings = {
-        "source": str(source.resolve()) if not is_url(source) else str(source),
+        _CONTENT: manifest.content_hash(),
         "utterances": len(manifest),
         "codec": codec,
         "shard_utterances": shard_utterances,
         "seed": seed,
     }
     begun = out / _PACKING_FILE
-    if (out / INDEX_FILE).exists() or (begun.exists() and read_object(begun) != settings):
-        raise SprachbundError(f"{out} holds other shards; choose another --out, or delete it")
+    _check_begun(out, settings)
     write_json(begun, settings)
     remove_stale(begun)
     work = Packing(
@@ -682,11 +683,27 @@ def pack(
         shard_utterances=shard_utterances,
         seed=seed,
     )
-    run(work, workers=workers, ray_address=ray_address, progress=progress)
-    _write_index(work, manifest.info() or {"name": source.name})
-    shutil.rmtree(out / _PARTS)
-    begun.unlink()
+    if not (out / INDEX_FILE).exists():
+        run(work, workers=workers, ray_address=ray_address, progress=progress)
+        _write_index(work, manifest.info() or {"name": source.name})
+    shutil.rmtree(out / _PARTS, ignore_errors=True)  # gone already, where nothing was left to do
     return Shards(out)
+
+
+def _check_begun(out: Path, settings: Mapping[str, Any]) -> None:
+    """Check that a folder is new, or was begun with these settings. Raises SprachbundError if not."""
+    begun = out / _PACKING_FILE
+    if not begun.exists() and (out / INDEX_FILE).exists():
+        raise SprachbundError(f"{out} holds other shards; choose another --out, or delete it")
+    known = read_object(begun) if begun.exists() else settings
+    for name, value in settings.items():
+        if known.get(name) != value:
+            how = (
+                "of another corpus, or of this one before it changed"
+                if name == _CONTENT
+                else f"with {name} {known.get(name)}, not {value}"
+            )
+            raise SprachbundError(f"{out} holds other shards, {how}; choose another --out, or delete it")
 
 
 def _write_shard(

@@ -79,7 +79,7 @@ class Phones:
 
     Args:
         path: path of the table.
-        frame_s: seconds of a frame.
+        frame_s: seconds of the recording that a frame stands for: its own, times the speed of the encoding.
 
     Raises:
         SprachbundError: no such file, another header, or a line that is not understood.

@@ -215,6 +215,14 @@ def remove_stale(path: Path) -> None:
                 _remove(partial)
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file of that path; false of one that can be none, such as a sentence, where `Path` raises."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def is_empty(directory: Path) -> bool:
     """Whether a folder is empty, but for temporary files that the next writers remove."""
     names = (path.name for path in directory.iterdir())
