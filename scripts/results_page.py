@@ -190,8 +190,19 @@ def code_switch_router() -> list[Line]:
 
 
 def units() -> list[Line]:
-    """The effect of text at equal steps, by hours of speech."""
-    return _of_text("2,550 steps", "units_equal_steps_curve")
+    """The effect of text at equal steps, by hours of speech, and that of test sentences that are planted in it."""
+    control = [
+        line(
+            f"control: {row['test']}", f"{row['hours']} h, planted over + external MT", row["chrF difference"]
+        )
+        for row in rows_of("units_equal_steps_control")
+        if row["chrF difference"]
+    ]
+    return [
+        *_of_text("2,550 steps", "units_equal_steps_curve"),
+        *control,
+        *_of_text("2,550 steps, all speech, one rate", "units_all_speech"),
+    ]
 
 
 def units_shorter() -> list[Line]:
