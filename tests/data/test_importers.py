@@ -262,11 +262,13 @@ def test_a_cut_whose_sound_is_changed_as_it_is_read_is_a_fault(tmp_path: Path) -
     recording = Recording.from_file(two_tones(tmp_path / "talk.wav"))
     said = SupervisionSegment(id="s", recording_id="talk", start=0.0, duration=1.0, text="a", language="en")
     cut = MonoCut(id="c", start=0.0, duration=1.0, channel=0, recording=recording, supervisions=[said])
-    CutSet.from_cuts([cut, cut.perturb_speed(1.1)]).to_file(tmp_path / "cuts.jsonl")
+    lower = cut.resample(8000).with_id("lower")
+    CutSet.from_cuts([cut, cut.perturb_speed(1.1), lower]).to_file(tmp_path / "cuts.jsonl")
     read = read_lhotse(tmp_path / "cuts.jsonl")
-    assert [recording.utterance_id for recording in read.recordings] == ["c"]
+    assert [recording.utterance_id for recording in read.recordings] == ["c", "lower"]
+    assert {recording.duration_s for recording in read.recordings} == {1.0}
     (fault,) = read.faults
-    assert str(fault).startswith(f"{tmp_path / 'cuts.jsonl'}:2: its sound is changed as it is read")
+    assert str(fault).startswith(f"{tmp_path / 'cuts.jsonl'}:2: its sound is changed as it is read (Speed)")
 
 
 def test_a_supervision_is_the_utterance_also_where_it_is_alone(tmp_path: Path) -> None:
