@@ -156,6 +156,23 @@ def test_the_hash_is_of_the_content(model: Path, tmp_path: Path) -> None:
     assert fingerprint(twin, cache) != first
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_parts_of_a_speech_llm_belong_to_it(tmp_path: Path, inside: bool) -> None:
+    directory, cache = tmp_path / "model", tmp_path / "cache"
+    llm = directory / "llm" if inside else tmp_path / "qwen"
+    llm.mkdir(parents=True)
+    directory.mkdir(exist_ok=True)
+    (directory / "model.safetensors").write_bytes(b"projector")
+    named = {"family": "speech_llm", "encoder": {"kind": "whisper"}, "llm": None if inside else str(llm)}
+    (directory / "config.json").write_text(json.dumps(named))
+    seen = set()
+    for content in (b"one", b"two"):
+        (llm / "model.safetensors").write_bytes(content)
+        seen.add(fingerprint(directory, cache))
+        assert fingerprint(directory, cache) in seen
+    assert len(seen) == 2
+
+
 def safetensors(path: Path, tensors: dict[str, bytes], **metadata: str) -> None:
     """A file of vectors of bytes, in the order given."""
     head: dict[str, object] = {"__metadata__": metadata}

@@ -13,7 +13,7 @@ from torch import Tensor
 from sprachbund.errors import SprachbundError
 from sprachbund.models.io import load as load_any
 from sprachbund.models.whisper import Whisper, load
-from sprachbund.models.whisper.other_formats import load_other_format
+from sprachbund.models.whisper.other_formats import _check_version, _generation, load_other_format
 from tests.models.whisper_support import TINY, make_directory
 from tests.stories.support import command
 
@@ -147,6 +147,29 @@ def test_openai_whisper_has_the_same_weights(original: Path, tmp_path: Path) -> 
     expected = load(original, offline=True)
     assert model.config == expected.config
     assert furthest(expected, model) == 0
+
+
+def test_openai_whisper_has_the_settings_beside_the_tokenizer(original: Path, tmp_path: Path) -> None:
+    model = load_other_format(write_openai(original, tmp_path / "tiny.pt"), original)
+    assert model.alignment_heads == [(0, 1), (1, 2)]
+    assert model.capabilities.begin_suppressed == (220, 256)
+
+
+def test_a_tokenizer_of_another_version_is_refused(tmp_path: Path) -> None:
+    v2, v3 = range(50_364, 51_865), range(50_365, 51_866)
+    _check_version(v2, 51_865, tmp_path / "large-v2.pt", tmp_path)
+    _check_version(v3, 51_866, tmp_path / "large-v3.pt", tmp_path)
+    for timestamps in (v2, range(50_364, 51_866)):  # with times of its own, and without
+        with pytest.raises(
+            SprachbundError, match=r"timestamps from 50364 on, and .*large-v3\.pt those from 50365"
+        ):
+            _check_version(timestamps, 51_866, tmp_path / "large-v3.pt", tmp_path)
+
+
+def test_ctranslate2_of_an_english_model_is_english(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"lang_ids": [50259, 50260]}')
+    assert not _generation(tmp_path, 51_864)["is_multilingual"]
+    assert _generation(tmp_path, 51_865)["is_multilingual"]
 
 
 @pytest.mark.parametrize(("int8", "most"), [(False, 0.0), (True, 0.5 / 127)])

@@ -152,6 +152,10 @@ def test_alignment_heads_from_the_checkpoint_or_the_upper_half() -> None:
     assert with_tokens().alignment_heads == [(1, head) for head in range(4)]
     listed = {"is_multilingual": True, "alignment_heads": [[0, 3], [1, 2]]}
     assert with_tokens(generation=listed).alignment_heads == [(0, 3), (1, 2)]
+    of_the_teacher = {"is_multilingual": True, "alignment_heads": [[1, 2], [7, 0], [25, 6]]}
+    assert with_tokens(generation=of_the_teacher).alignment_heads == [(1, 2)]
+    none_left = {"is_multilingual": True, "alignment_heads": [[7, 0], [25, 6]]}
+    assert with_tokens(generation=none_left).alignment_heads == [(1, head) for head in range(4)]
 
 
 def test_a_tokenizer_that_is_not_whispers_is_refused() -> None:

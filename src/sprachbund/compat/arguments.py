@@ -23,15 +23,18 @@ _SIZES = (
     "small.en",
     "medium",
     "medium.en",
-    "large-v1",
     "large-v2",
 )
 NAMES: Mapping[str, str] = {
     **{size: f"openai/whisper-{size}" for size in _SIZES},
+    "large-v1": "openai/whisper-large",
     **dict.fromkeys(("large-v3", "large"), "whisper-large-v3"),
     **dict.fromkeys(("large-v3-turbo", "turbo"), "whisper-large-v3-turbo"),
     "distil-large-v3": "distil-large-v3",
-    **{f"distil-{size}": f"distil-whisper/distil-{size}" for size in ("large-v2", "medium.en", "small.en")},
+    **{
+        f"distil-{size}": f"distil-whisper/distil-{size}"
+        for size in ("large-v3.5", "large-v2", "medium.en", "small.en")
+    },
 }
 """Names of both packages to those of `sprachbund.load`, which takes all others as they are."""
 FALLBACK = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -38,7 +38,6 @@ _UNSERVED: dict[str, Any] = {
     "carry_initial_prompt": False,
     "clip_timestamps": "0",
     "hallucination_silence_threshold": None,
-    "best_of": None,
     "patience": None,
     "length_penalty": None,
     "prompt": None,
@@ -46,7 +45,7 @@ _UNSERVED: dict[str, Any] = {
     "suppress_tokens": "-1",
     "max_initial_timestamp": 1.0,
 }
-_WITHOUT_EFFECT = ("fp16", "suppress_blank", "prepend_punctuations", "append_punctuations")
+_WITHOUT_EFFECT = ("best_of", "fp16", "suppress_blank", "prepend_punctuations", "append_punctuations")
 
 
 def available_models() -> list[str]:

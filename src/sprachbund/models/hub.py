@@ -31,7 +31,12 @@ PAGE = "README.md"
 _DESCRIPTIONS = ["*.json", "*.jinja", "merges.txt", "vocab.txt", "*.model", "source.spm", "target.spm", PAGE]
 OWN_FILES = [*_DESCRIPTIONS, "*.safetensors", "*.onnx", "*.npy"]
 """Files of a directory that this package wrote: drafts, parts in folders, vocabularies, units; each there once."""
-_SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors"]
+_SAFETENSORS = [
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "adapter_model.safetensors",
+    "draft*.safetensors",
+]
 _PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 _WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -78,9 +83,12 @@ def family_of(directory: Path) -> str:
 
 
 def is_own(directory: Path) -> bool:
-    """Whether a directory is in this package's own layout, which names the family in config.json."""
+    """Whether a directory is in this package's own layout: config.json names the family, or is that of a cascade."""
     config = directory / "config.json"
-    return config.is_file() and "family" in read_object(config)
+    if not config.is_file():
+        return False
+    values = read_object(config)
+    return "family" in values or values.get("model_type") == "cascade"
 
 
 def bundled_directory(name: str = BUNDLED) -> Path:

@@ -495,9 +495,13 @@ def num_parameters(config: WhisperConfig) -> int:
 
 
 def alignment_heads(config: WhisperConfig, generation: dict[str, Any]) -> list[tuple[int, int]]:
-    """(layer, head) whose cross-attention follows the audio; without a list, all in the upper half."""
-    if generation.get("alignment_heads"):
-        return [(int(layer), int(head)) for layer, head in generation["alignment_heads"]]
+    """(layer, head) whose cross-attention follows the audio; without a list, all in the upper half.
+
+    Distilled checkpoints may keep the list of their teacher, whose layers they lack; those do not count.
+    """
+    named = [(int(layer), int(head)) for layer, head in generation.get("alignment_heads") or ()]
+    if there := [(k, h) for k, h in named if k < config.decoder_layers and h < config.decoder_heads]:
+        return there
     upper = range(config.decoder_layers // 2, config.decoder_layers)
     return [(layer, head) for layer in upper for head in range(config.decoder_heads)]
 

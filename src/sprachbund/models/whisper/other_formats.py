@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sprachbund.errors import SprachbundError, first_line
 from sprachbund.models.whisper.config import FIRST_MULTILINGUAL_VOCABULARY, WhisperConfig
-from sprachbund.models.whisper.files import TOKENIZER, CheckpointFiles, read_tokenizer
+from sprachbund.models.whisper.files import GENERATION, TOKENIZER, CheckpointFiles, read_tokenizer
 from sprachbund.models.whisper.io import from_transformers, transformers_name
 from sprachbund.models.whisper.model import Whisper
 from sprachbund.models.whisper.tokens import WhisperTokens
@@ -31,6 +31,8 @@ from sprachbund.util.files import read_object
 OPENAI_SUFFIX = ".pt"
 CTRANSLATE2_FILE = "model.bin"
 _AGAIN = "copy it again"
+_NUM_TIMESTAMPS = 1501
+"""Tokens of the times of a window of 30 s, in steps of 0.02 s, at the end of every vocabulary of openai-whisper."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +75,40 @@ def load_other_format(path: Path, tokenizer: Path | None = None) -> Whisper:
             "size by --tokenizer"
         )
     tokens = WhisperTokens(read_tokenizer(home), other.config.vocabulary_size)
-    files = CheckpointFiles(generation=other.generation, files={TOKENIZER: (home / TOKENIZER).read_bytes()})
+    if path.is_file():
+        _check_version(tokens.timestamps, other.config.vocabulary_size, path, home)
+    files = CheckpointFiles(
+        generation=_with_those_beside(home, other.generation) if path.is_file() else other.generation,
+        files={TOKENIZER: (home / TOKENIZER).read_bytes()},
+    )
     with torch.device("meta"):
         model = Whisper(other.config, tokens=tokens, checkpoint_files=files)
     weights = from_transformers(other.weights, model, source=str(path))
     model.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=True)
     return model.eval()
+
+
+def _check_version(timestamps: range, vocabulary_size: int, path: Path, home: Path) -> None:
+    """Check that a tokenizer is that of a version of Whisper: one of another shifts the tokens of tasks and times.
+
+    Args:
+        timestamps: tokens of times by the tokenizer.
+        vocabulary_size: tokens of the model; below those of published models, there is no version.
+        path: file of the model.
+        home: directory of the tokenizer.
+    """
+    last = range(vocabulary_size - _NUM_TIMESTAMPS, vocabulary_size)
+    if vocabulary_size >= FIRST_MULTILINGUAL_VOCABULARY - 1 and timestamps != last:
+        raise SprachbundError(
+            f"{home / TOKENIZER} has {len(timestamps)} timestamps from {timestamps.start} on, and {path} those from "
+            f"{last.start} on; name a directory with the {TOKENIZER} of a checkpoint of this version by --tokenizer"
+        )
+
+
+def _with_those_beside(home: Path, generation: dict[str, Any]) -> dict[str, Any]:
+    """Settings of generation with those of the checkpoint whose tokenizer is used: a `.pt` file has none itself."""
+    beside = home / GENERATION
+    return {**(read_object(beside) if beside.is_file() else {}), **generation}
 
 
 # openai-whisper.
@@ -212,7 +242,9 @@ def read_ctranslate2(directory: Path) -> OtherWhisper:
         "max_tokens": tokens,
     }
     return OtherWhisper(
-        config=_config(sizes, weights, str(path)), weights=weights, generation=_generation(directory)
+        config=_config(sizes, weights, str(path)),
+        weights=weights,
+        generation=_generation(directory, embedding.shape[0]),
     )
 
 
@@ -343,13 +375,19 @@ _SETTINGS: Mapping[str, str] = {
 }
 
 
-def _generation(directory: Path) -> dict[str, Any]:
-    """CTranslate2's settings under the names of Hugging Face."""
+def _generation(directory: Path, vocabulary_size: int) -> dict[str, Any]:
+    """CTranslate2's settings under the names of Hugging Face.
+
+    Args:
+        directory: of the model.
+        vocabulary_size: tokens of the model. Converters list the languages of the tokenizer, which those of English
+            models have, too.
+    """
     path = directory / "config.json"
     values = read_object(path) if path.is_file() else {}
     generation = {theirs: values[ours] for ours, theirs in _SETTINGS.items() if values.get(ours)}
-    languages = values.get("lang_ids")
-    return {**generation, "is_multilingual": bool(languages) if "lang_ids" in values else True}
+    languages = bool(values.get("lang_ids", True)) and vocabulary_size != FIRST_MULTILINGUAL_VOCABULARY - 1
+    return {**generation, "is_multilingual": languages}
 
 
 # Both.
