@@ -99,16 +99,19 @@ def units_rows(runs: Runs, old: Sequence[Row], groups: Sequence[Sequence[str]]) 
     return [filled(row, new) for row, new in zip(old, made, strict=True)]
 
 
-def control_rows(runs: Runs, old: Sequence[Row], groups: Sequence[Sequence[str]]) -> list[Row]:
+def control_rows(
+    runs: Runs, old: Sequence[Row], groups: Sequence[Sequence[str]], seeds: int | None = None
+) -> list[Row]:
     """Rows of the positive control of a comparison of units: either half of the test, for each group.
 
     Args:
         runs: runs of the arms.
         old: rows as they are, in the order of the arms.
         groups: arms that are compared, the first of each group with the others.
+        seeds: number of the seeds that count, from the first one; all if None.
     """
     of_half = {
-        half: {name: [_of_half(lines, half) for lines in own] for name, own in runs.items()}
+        half: {name: [_of_half(lines, half) for lines in own[:seeds]] for name, own in runs.items()}
         for half in (PLANTED, OTHERS)
     }
     made = [
@@ -137,10 +140,8 @@ def main() -> None:
     sources = {said.id: said.language for said in Manifest(parser.parse_args().data / "test")}
     kinds = ("ST only", "+ MT", "+ external MT")
     curve = [[f"{amount}, {kind}" for kind in kinds] for amount in ("0.25 h", "ctc_attention")]
-    control = [
-        [f"0.25 h, {kinds[2]}", "0.25 h, + planted MT"],
-        [f"ctc_attention, {kinds[2]}", "1 h, + planted MT"],
-    ]
+    external, planted = f"ctc_attention, {kinds[2]}", "1 h, + planted MT"
+    once = [[f"0.25 h, {kinds[2]}", "0.25 h, + planted MT"], [external, planted]]
     tables: dict[str, tuple[str, Callable[[Runs, Sequence[Row]], list[Row]]]] = {
         "sharing_low": ("sharing_low", sharing_rows),
         "sharing_low_control": ("sharing_low_control", sharing_rows),
@@ -150,9 +151,13 @@ def main() -> None:
             "units_former_encoder",
             partial(units_rows, groups=[["ctc_attention, + MT", "soft sharing"]]),
         ),
-        "units_equal_steps_control": ("units_equal_steps", partial(control_rows, groups=control)),
+        "units_equal_steps_control": (
+            "units_equal_steps",
+            partial(control_rows, groups=[[external, f"{planted} 20 times"]]),
+        ),
+        "units_equal_steps_control_once": ("units_equal_steps", partial(control_rows, groups=once, seeds=1)),
         "units_all_speech": (
-            "units_all_speech",
+            "units_former_encoder",
             partial(units_rows, groups=[[f"all, {kind}" for kind in kinds]]),
         ),
     }

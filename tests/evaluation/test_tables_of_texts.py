@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from scripts.tables_of_texts import RESULTS, filled, read_texts, sharing_rows, units_rows
+from scripts.tables_of_texts import RESULTS, control_rows, filled, read_texts, sharing_rows, units_rows
 
 
 @pytest.mark.slow
@@ -14,6 +14,12 @@ from scripts.tables_of_texts import RESULTS, filled, read_texts, sharing_rows, u
     ("file", "table", "rows_of", "groups"),
     [
         ("units_former_encoder", "units_soft_sharing", units_rows, [["ctc_attention, + MT", "soft sharing"]]),
+        (
+            "units_equal_steps",
+            "units_equal_steps_control",
+            control_rows,
+            [["ctc_attention, + external MT", "1 h, + planted MT 20 times"]],
+        ),
     ],
 )
 def test_a_stored_table_is_that_of_its_texts(file, table, rows_of, groups) -> None:
