@@ -484,8 +484,7 @@ def _any_metadata() -> dict[str, Any]:
 
 
 def _is_cover(stream: Any) -> bool:
-    disposition = getattr(stream, "disposition", None)  # the oldest PyAV may not tell it
-    return disposition is not None and bool(disposition & type(disposition).attached_pic)
+    return bool(stream.disposition & type(stream.disposition).attached_pic)
 
 
 def _unreadable(name: str, error: OSError) -> str:
