@@ -238,6 +238,24 @@ def test_a_model_that_was_pushed_is_downloaded_whole(hub: Hub, tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_halves_of_a_cascade_and_drafts_are_fetched(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "published" / "draft.safetensors").write_bytes(b"draft")
+    cascade = tmp_path / "cascade"
+    shutil.copytree(tmp_path / "published", cascade / "recogniser")
+    shutil.copytree(bundled_directory(), cascade / "translator")
+    halves = {"model_type": "cascade", "recogniser": "recogniser", "translator": "translator"}
+    (cascade / "config.json").write_text(json.dumps(halves))
+    hub.repositories["someone/cascade"] = cascade
+    for name, source in hub.repositories.items():
+        if name == "someone/large":
+            continue
+        run(hub, tmp_path, "models", "download", name)
+        folder = tmp_path / "home" / "hub" / f"models--{name.replace('/', '--')}" / "snapshots" / COMMIT
+        fetched = {path.relative_to(folder) for path in folder.rglob("*.safetensors")}
+        assert fetched == {path.relative_to(source) for path in source.rglob("*.safetensors")}
+
+
+@pytest.mark.slow
 def test_a_page_needs_a_licence(hub: Hub, tmp_path: Path) -> None:
     ran = run(hub, tmp_path, "models", "push", str(tmp_path / "published"), "someone/whisper")
     assert ran.code == 1

@@ -182,11 +182,16 @@ def test_a_second_run_does_nothing_again(run: Path, capsys: pytest.CaptureFixtur
     assert not any(folder.exists() for folder in left)
 
 
-def test_two_workers_make_the_same_models(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
+def link_data(run: Path, directory: Path) -> None:
+    """Begin a run with the data of another."""
+    (directory / "run").mkdir()
     for made in ("units", "encoded", "bitext"):
-        (tmp_path / "run" / made).symlink_to(run / "run" / made)
-    (tmp_path / "data").symlink_to(run / "data")
+        (directory / "run" / made).symlink_to(run / "run" / made)
+    (directory / "data").symlink_to(run / "data")
+
+
+def test_two_workers_make_the_same_models(run: Path, tmp_path: Path) -> None:
+    link_data(run, tmp_path)
     less = ["workers=2", 'heads=["ctc"]', "ablations=[]", "hours=[]", "control_hours=[]"]
     assert main([*command(tmp_path), *(part for one in less for part in ("--set", one))]) == 0
     for arm in ("ctc, ST only", "ctc, + text start", "log-mel"):
@@ -199,10 +204,7 @@ def test_two_workers_make_the_same_models(run: Path, tmp_path: Path) -> None:
 
 
 def test_an_arm_has_the_learning_rate_that_is_known(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    for made in ("units", "encoded", "bitext"):
-        (tmp_path / "run" / made).symlink_to(run / "run" / made)
-    (tmp_path / "data").symlink_to(run / "data")
+    link_data(run, tmp_path)
     less = ['heads=["ctc"]', "ablations=[]", "hours=[]", "control_hours=[]", "learning_rates=[]"]
     less += ['texts=["none", "external"]', 'arm_rates={"ctc, + external MT" = 3e-4}']
     assert main([*command(tmp_path), *(part for one in less for part in ("--set", one))]) == 0

@@ -96,11 +96,8 @@ def open_decoder(
         try:
             missing_s = _missing_in_riff(_size(file), head)
             return SndfileDecoder(file, name, missing_s=missing_s, whole=whole, max_channels=max_channels)
-        except (
-            soundfile.LibsndfileError,
-            TypeError,
-        ):  # codecs that libsndfile lacks inside RIFF, Ogg, CAF or SPHERE
-            file.seek(start)
+        except (soundfile.LibsndfileError, TypeError):
+            file.seek(start)  # RIFF, Ogg, CAF and SPHERE may hold codecs that libsndfile lacks
     if head.startswith(b"ID3"):  # covers are larger than what was read
         file.seek(start + _id3_size(head))
         head = file.read(_HEAD)
@@ -388,7 +385,7 @@ class FfmpegDecoder:
 
     def chunks(self) -> Iterator[tuple[int, Samples]]:
         """Yield mono chunks, with silence where time passes without audio: before it, in holes, for damage."""
-        jumps: list[float] = []
+        jumps: list[tuple[float, float]] = []
         try:
             for frame in self._frames():
                 self._check_channels(frame.layout.nb_channels)  # they may change on the way
@@ -411,7 +408,8 @@ class FfmpegDecoder:
             )
         if jumps:
             self.warnings.append(
-                f"{self._name}: its time jumps from {jumps[0]:.2f} s to {jumps[1]:.2f} s, too far; the jump is left out"
+                f"{self._name}: its time jumps from {jumps[0][0]:.2f} s to {jumps[0][1]:.2f} s, too far; "
+                "the jump is left out"
             )
         missing = shortfall(self._decoded_s, self._promised_s) or self._file.damage(self._decoded_s)
         if missing is not None:
@@ -448,7 +446,7 @@ class FfmpegDecoder:
                 f"{self._name} has sound that cannot be converted ({error}); export it again"
             ) from error
 
-    def _gap(self, frame: Any, jumps: list[float]) -> Iterator[Samples]:
+    def _gap(self, frame: Any, jumps: list[tuple[float, float]]) -> Iterator[Samples]:
         """Silence between what was decoded so far and a frame, in pieces: a small file may say that it lasts for hours.
 
         Args:
@@ -459,7 +457,8 @@ class FfmpegDecoder:
         if late_s <= (_LATEST_S if self._decoded_s else _LATEST_BEGIN_S):  # also of times that go back
             return
         if not self._is_believed(late_s):
-            jumps += [self._decoded_s, self._decoded_s + late_s]
+            jumps.append((self._decoded_s, self._decoded_s + late_s))
+            self._begin_s += late_s  # what follows has the times that follow the jump
             return
         late = round(late_s * frame.sample_rate)
         for begin in range(0, late, CHUNK_FRAMES):
@@ -484,7 +483,9 @@ def _any_metadata() -> dict[str, Any]:
 
 
 def _is_cover(stream: Any) -> bool:
-    return bool(stream.disposition & type(stream.disposition).attached_pic)
+    from av.stream import Disposition
+
+    return bool(stream.disposition & Disposition.attached_pic)
 
 
 def _unreadable(name: str, error: OSError) -> str:

@@ -35,8 +35,8 @@ from torch import Tensor
 
 from sprachbund.engines.options import WeightNumbers
 from sprachbund.errors import SprachbundError
-from sprachbund.models.hub import find
-from sprachbund.util.files import atomic_path, read_object
+from sprachbund.models.hub import named_parts
+from sprachbund.util.files import atomic_path
 from sprachbund.util.known_files import remembered, user_cache
 from sprachbund.util.pages import prefer_large_pages, zeros_in_pages
 
@@ -460,16 +460,6 @@ def _weight_files(directory: Path) -> list[Path]:
     """Weights and configurations of a model and of its parts, in folders below it or elsewhere."""
     return [
         path
-        for folder in (directory, *_named_parts(directory))
+        for folder in (directory, *named_parts(directory))
         for path in sorted(path for pattern in _WEIGHTS for path in folder.rglob(pattern))
     ]
-
-
-def _named_parts(directory: Path) -> list[Path]:
-    """Directories of the parts that the config.json of a speech LLM names and the model's own does not hold."""
-    path = directory / "config.json"
-    values = read_object(path) if path.is_file() else {}
-    if values.get("family") != "speech_llm":
-        return []
-    named = (values.get("llm"), values["encoder"].get("source"))
-    return [find(name, offline=True) for name in named if name is not None]

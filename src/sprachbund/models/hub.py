@@ -153,6 +153,23 @@ def find(
     return directory
 
 
+def named_parts(directory: Path) -> list[Path]:
+    """Directories of the models that a speech LLM is made of, where its config.json names them and holds none.
+
+    Args:
+        directory: directory of a model of any family; others name no parts.
+
+    Raises:
+        SprachbundError: a part is not on this machine.
+    """
+    path = directory / "config.json"
+    values = read_object(path) if path.is_file() else {}
+    if values.get("family") != "speech_llm":
+        return []
+    named = (values.get("llm"), values["encoder"].get("source"))
+    return [find(name, offline=True) for name in named if name is not None]
+
+
 # Reading with transformers, without its progress bars and warnings.
 
 

@@ -98,7 +98,8 @@ LAST_STEP_S = 60
 def leave_with_parent() -> None:
     """End this process as soon as the one that started it is gone: two may not make the same file.
 
-    The end is that of SIGTERM, at which a training first finishes its step and saves its state.
+    The end is that of SIGTERM, at which a training first finishes its step and saves its state. One that has not ended
+    after a minute is killed, since a new run of the same command may have begun.
     """
     parent = multiprocessing.parent_process()
     if parent is None:

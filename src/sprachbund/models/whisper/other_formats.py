@@ -74,13 +74,12 @@ def load_other_format(path: Path, tokenizer: Path | None = None) -> Whisper:
             f"{path} comes without a vocabulary; name a directory with the {TOKENIZER} of a Whisper checkpoint of this "
             "size by --tokenizer"
         )
-    tokens = WhisperTokens(read_tokenizer(home), other.config.vocabulary_size)
-    if path.is_file():
+    tokens, generation = WhisperTokens(read_tokenizer(home), other.config.vocabulary_size), other.generation
+    if path.is_file():  # a `.pt` file has no settings, so that those beside its tokenizer count
         _check_version(tokens.timestamps, other.config.vocabulary_size, path, home)
-    files = CheckpointFiles(
-        generation=_with_those_beside(home, other.generation) if path.is_file() else other.generation,
-        files={TOKENIZER: (home / TOKENIZER).read_bytes()},
-    )
+        beside = home / GENERATION
+        generation = {**(read_object(beside) if beside.is_file() else {}), **generation}
+    files = CheckpointFiles(generation=generation, files={TOKENIZER: (home / TOKENIZER).read_bytes()})
     with torch.device("meta"):
         model = Whisper(other.config, tokens=tokens, checkpoint_files=files)
     weights = from_transformers(other.weights, model, source=str(path))
@@ -103,12 +102,6 @@ def _check_version(timestamps: range, vocabulary_size: int, path: Path, home: Pa
             f"{home / TOKENIZER} has {len(timestamps)} timestamps from {timestamps.start} on, and {path} those from "
             f"{last.start} on; name a directory with the {TOKENIZER} of a checkpoint of this version by --tokenizer"
         )
-
-
-def _with_those_beside(home: Path, generation: dict[str, Any]) -> dict[str, Any]:
-    """Settings of generation with those of the checkpoint whose tokenizer is used: a `.pt` file has none itself."""
-    beside = home / GENERATION
-    return {**(read_object(beside) if beside.is_file() else {}), **generation}
 
 
 # openai-whisper.
