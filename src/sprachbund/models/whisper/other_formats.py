@@ -77,8 +77,8 @@ def load_other_format(path: Path, tokenizer: Path | None = None) -> Whisper:
     tokens, generation = WhisperTokens(read_tokenizer(home), other.config.vocabulary_size), other.generation
     if path.is_file():  # a `.pt` file has no settings, so that those beside its tokenizer count
         _check_version(tokens.timestamps, other.config.vocabulary_size, path, home)
-        beside = home / GENERATION
-        generation = {**(read_object(beside) if beside.is_file() else {}), **generation}
+        settings = home / GENERATION
+        generation = {**(read_object(settings) if settings.is_file() else {}), **generation}
     files = CheckpointFiles(generation=generation, files={TOKENIZER: (home / TOKENIZER).read_bytes()})
     with torch.device("meta"):
         model = Whisper(other.config, tokens=tokens, checkpoint_files=files)
