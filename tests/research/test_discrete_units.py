@@ -151,6 +151,25 @@ def test_half_of_the_test_sentences_are_planted_and_each_half_is_scored(run: Pat
         assert sacrebleu.corpus_chrf(texts[0], [texts[1]]).score == pytest.approx(row["chrF"], abs=1e-9)
 
 
+def test_shuffled_text_has_the_same_sentences_with_translations_of_others(run: Path) -> None:
+    recipe = read_tiny(run)
+    arms = recipe.shuffled_arms()
+    assert list(arms) == ["0.01 h, + external MT", "0.01 h, + shuffled MT"]
+    own, other = (recipe_of(recipe, 0, arm, run / "run") for arm in arms.values())
+    assert other.model_copy(update={"bitext": own.bitext}) == own
+    pairs, shuffled = (
+        [(pair["de"], pair["en"]) for pair in csv.DictReader(one.bitext[0].paths[0].open(), delimiter="\t")]
+        for one in (own, other)
+    )
+    for side in (0, 1):
+        assert sorted(pair[side] for pair in pairs) == sorted(pair[side] for pair in shuffled)
+    assert not set(pairs) & set(shuffled)
+    assert [(row["hours"], row["data"]) for row in rows(run, "shuffled")] == [
+        (0.01, "+ external MT"),
+        (0.01, "+ shuffled MT"),
+    ]
+
+
 def test_arms_are_what_they_are_called(run: Path) -> None:
     def model(name: str) -> TokenConformer:
         result = load(run_folder(run / "run", 0, name) / "run" / "model")

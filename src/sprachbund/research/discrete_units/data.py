@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 from sprachbund.corpora.phrasebook import LANGUAGES, draw, render, split_of
+from sprachbund.data.bitext import read_bitext
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.io import locate
@@ -40,6 +41,8 @@ def make_data(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> N
         bitext_parts(recipe, directory)
     for copies in {arm.planted_copies for arm in arms if arm.text == "planted"}:
         planted_parts(recipe, directory, copies)
+    if "shuffled" in texts:
+        shuffled_parts(recipe, directory)
     for arm in {units_directory(recipe, arm, directory): arm for arm in (_PLAIN, *arms)}.values():
         _make_units(recipe, arm, directory, report)
     train, _ = (_encode(recipe, part, directory, report) for part in ("train", "dev"))
@@ -208,6 +211,27 @@ def planted_parts(recipe: DiscreteUnitsRecipe, directory: Path, copies: int) -> 
             lines = (f"{part.source}\t{target}", *copies * sorted(pairs))
             write_text(part.paths[0], "\n".join(lines) + "\n")
     return parts
+
+
+def shuffled_parts(recipe: DiscreteUnitsRecipe, directory: Path) -> tuple[BitextPart, ...]:
+    """The tables of parallel text with every sentence beside the translation of another; those that are there are kept.
+
+    Args:
+        recipe: options of the comparison.
+        directory: folder of all runs.
+    """
+    parts = []
+    for part in bitext_parts(recipe, directory):
+        path = directory / "bitext" / f"shuffled-{part.source}-{part.target}.tsv"
+        if not path.exists():
+            pairs = list(read_bitext(part.paths, part.source, part.target, skip_bad=part.skip_bad).pairs)
+            random.Random(f"shuffled/{part.source}/{part.target}").shuffle(pairs)
+            # In random order, each has the translation of the one before it, so that no pair stays together.
+            others = [pairs[number - 1].target for number in range(len(pairs))]
+            lines = [f"{pair.source}\t{other}" for pair, other in zip(pairs, others, strict=True)]
+            write_text(path, "\n".join((f"{part.source}\t{part.target}", *lines)) + "\n")
+        parts.append(part.model_copy(update={"paths": (path,)}))
+    return tuple(parts)
 
 
 def phrases(source: str, target: str, count: int) -> str:

@@ -15,11 +15,11 @@ from sprachbund.training.options import Decay, Distinct, MoreRates, Strict, Trai
 from sprachbund.training.unit_translator import StepsOf
 from sprachbund.units.dataset import Mixing
 
-Text = Literal["none", "own", "external", "start", "planted"]
+Text = Literal["none", "own", "external", "start", "planted", "shuffled"]
 """Text that is learned beside the speech: none; that of the speech's own triples; sentences from outside too; the same
-from a model that has learned text before; and, as a positive control, sentences from outside with half of the test
-sentences among them."""
-OUTSIDE: frozenset[Text] = frozenset({"external", "start", "planted"})
+from a model that has learned text before; and, as positive controls, sentences from outside with half of the test
+sentences among them, and sentences from outside each with the translation of another."""
+OUTSIDE: frozenset[Text] = frozenset({"external", "start", "planted", "shuffled"})
 """Kinds that need text from outside."""
 NAMES: Mapping[Text, str] = {
     "none": "ST only",
@@ -27,6 +27,7 @@ NAMES: Mapping[Text, str] = {
     "external": "+ external MT",
     "start": "+ text start",
     "planted": "+ planted MT",
+    "shuffled": "+ shuffled MT",
 }
 
 
@@ -165,6 +166,9 @@ class DiscreteUnitsRecipe(Strict):
             over `base` with text from outside, and none on the others.
         control_copies: how often each of these sentences is among the text from outside, with a control for each
             number. Where there is much text from outside, a sentence that is there once is hardly ever drawn.
+        shuffled_hours: hours of speech at which another positive control is trained: `base` with the sentences from
+            outside, each with the translation of another. A comparison that can see an effect of text finds that it is
+            worse than `base` with text from outside.
         log_mel: a model on log-mel to compare with; None leaves it out.
         bitext: tables of parallel text, one for each source, with a column for each language; drawn from the phrasebook
             where there are none.
@@ -204,6 +208,7 @@ class DiscreteUnitsRecipe(Strict):
     curve_texts: Distinct[Text] = Field(default=("none", "own"), min_length=1)
     control_hours: Distinct[float] = ()
     control_copies: Distinct[PositiveInt] = (1,)
+    shuffled_hours: Distinct[float] = ()
     log_mel: LogMelPart | None = None
     bitext: tuple[Path, ...] = ()
     external_pairs: int = Field(default=0, ge=0)
@@ -302,10 +307,19 @@ class DiscreteUnitsRecipe(Strict):
                 arms[f"{hours:g} h, {NAMES['planted']}{times}"] = outside.model_copy(update=planted)
         return arms
 
+    def shuffled_arms(self) -> dict[str, UnitsArm]:
+        """Text from outside, with its own translations and with others, for each amount of this control."""
+        return {
+            f"{hours:g} h, {NAMES[text]}": self.base.model_copy(update={"hours": hours, "text": text})
+            for hours in self.shuffled_hours
+            for text in ("external", "shuffled")
+        }
+
     def arms(self, seed: int) -> dict[str, UnitsArm]:
         """Return the arms of a seed by name; some of them may be equal."""
         changed = self.ablation_arms() if seed in self.seeds_of_ablations else {}
-        return {**self.main_arms(), **changed, **self.curve_arms(), **self.control_arms()}
+        controls = {**self.control_arms(), **self.shuffled_arms()}
+        return {**self.main_arms(), **changed, **self.curve_arms(), **controls}
 
     @property
     def all_arms(self) -> dict[str, UnitsArm]:

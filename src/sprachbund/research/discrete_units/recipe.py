@@ -31,6 +31,7 @@ from sprachbund.research.discrete_units.data import (
     make_data,
     planted_parts,
     scored_limit,
+    shuffled_parts,
     units_directory,
 )
 from sprachbund.research.discrete_units.estimate import estimate_memory
@@ -208,7 +209,8 @@ def _whole(
     recipe: DiscreteUnitsRecipe, seed: int, arm: UnitsArm, directory: Path, rate: float | None = None
 ) -> UnitTranslatorRecipe:
     """The run of an arm from nothing."""
-    outside = bitext_parts(recipe, directory) if arm.text in OUTSIDE else ()
+    parts = shuffled_parts if arm.text == "shuffled" else bitext_parts
+    outside = parts(recipe, directory) if arm.text in OUTSIDE else ()
     planted = planted_parts(recipe, directory, arm.planted_copies) if arm.text == "planted" else ()
     return UnitTranslatorRecipe(
         units=units_directory(recipe, arm, directory),
@@ -299,6 +301,7 @@ MAY_CHANGE = (
     "all_hours",
     "control_hours",
     "control_copies",
+    "shuffled_hours",
     "workers",
     "data",
 )

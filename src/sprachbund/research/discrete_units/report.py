@@ -15,7 +15,14 @@ from sprachbund.evaluation.compare import RunFile, System
 from sprachbund.evaluation.lines import Line
 from sprachbund.research.arms import compare_arms
 from sprachbund.research.discrete_units.data import encoded_directory, halves
-from sprachbund.research.discrete_units.options import BASE, LOG_MEL, NAMES, DiscreteUnitsRecipe, run_folder
+from sprachbund.research.discrete_units.options import (
+    BASE,
+    LOG_MEL,
+    NAMES,
+    DiscreteUnitsRecipe,
+    UnitsArm,
+    run_folder,
+)
 from sprachbund.research.discrete_units.rates import losses_of
 from sprachbund.research.table_file import keep_table
 from sprachbund.research.texts import TEXTS_FILE, write_texts
@@ -122,8 +129,8 @@ class _Among:
 
 
 def write_tables(recipe: DiscreteUnitsRecipe, directory: Path) -> Path:
-    """Write `table.json`, and beside it `ablations.json`, `curve.json`, `control.json`, `log-mel.json` and `rates.json`
-    where they were asked for.
+    """Write `table.json`, and beside it `ablations.json`, `curve.json`, `control.json`, `shuffled.json`, `log-mel.json`
+    and `rates.json` where they were asked for.
 
     The curve is drawn too, into `curve.png`, and the texts that all tables are made of are in `texts.jsonl.gz`.
     """
@@ -134,6 +141,7 @@ def write_tables(recipe: DiscreteUnitsRecipe, directory: Path) -> Path:
         "ablations": _ablations,
         "curve": _curve,
         "control": _control,
+        "shuffled": _shuffled,
         LOG_MEL: _log_mel,
         "rates": _rates,
     }
@@ -167,8 +175,17 @@ def _ablations(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
 
 def _curve(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
     """Scores with and without text for each amount of speech."""
+    return _by_hours(recipe, directory, recipe.curve_arms())
+
+
+def _shuffled(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
+    """Text from outside, and the same with other translations, for each amount of speech."""
+    return _by_hours(recipe, directory, recipe.shuffled_arms())
+
+
+def _by_hours(recipe: DiscreteUnitsRecipe, directory: Path, arms: Mapping[str, UnitsArm]) -> list[Row]:
+    """For each amount of speech, its arms, compared with the first of them."""
     rows = []
-    arms = recipe.curve_arms()
     for hours in dict.fromkeys(arm.hours for arm in arms.values()):
         names = [name for name, arm in arms.items() if arm.hours == hours]
         for name, row in zip(names, _compared(recipe, directory, names), strict=True):
