@@ -396,6 +396,41 @@ def test_broken_off_work_is_taken_up_and_ends_the_same(
     assert [u.id for u in Manifest(tmp_path / "out")] == [u.id for u in Manifest(tmp_path / "whole")]
 
 
+def test_a_shard_ends_by_its_seconds_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Utterances of 0.5 s; the first shard, with a fault in it, keeps its three when the fault is mended."""
+    monkeypatch.setattr(own, "SHARD_S", 1.0)
+    path = many(tmp_path, 8)
+    path.write_text(path.read_text(encoding="utf-8-sig").replace("a.wav", "bad.wav", 1), encoding="utf-8")
+    (tmp_path / "bad.wav").write_bytes(b"")
+    out, options = tmp_path / "out", OwnOptions(name="mine", skip_bad=True)
+    seen: list[int] = []
+    prepared = prepare_own(read_table(path), out, options, progress=lambda done, total: seen.append(done))
+    assert prepared.utterances == {"": 7}
+    assert seen == [1, 2, 3, 3, 4, 5, 5, 6, 7, 7, 8, 8]
+    lines = [len((out / f"cuts.0000{shard}.jsonl").read_text().splitlines()) for shard in range(4)]
+    assert lines == [2, 2, 2, 1]
+    written = {file: file.stat().st_mtime_ns for file in out.glob("audio.*.wav")}
+    assert prepare_own(read_table(path), out, options) == prepared
+    monkeypatch.setattr(own, "SHARD_S", 7200.0)  # a shard stays, whatever its length is today
+    tone(tmp_path / "bad.wav")
+    assert prepare_own(read_table(path), out, options).utterances == {"": 8}
+    assert [u.id for u in Manifest(out)] == [f"u{n}" for n in range(8)]
+    assert [f.name for f, t in written.items() if f.stat().st_mtime_ns != t] == ["audio.00000.wav"]
+
+
+def test_a_whole_shard_of_other_utterances_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own, "SHARD_SIZE", 2)
+    path, out = many(tmp_path, 4), tmp_path / "out"
+    prepare_own(read_table(path), out, NAMED)
+    for file in (out / "cuts.00000.jsonl", out / ".sounds.00000.json"):
+        file.unlink()
+    monkeypatch.setattr(own, "SHARD_SIZE", 1)  # the shard is made again, and ends elsewhere
+    with pytest.raises(SprachbundError, match=r"\.sounds\.00001\.json names other utterances than shard 1"):
+        prepare_own(read_table(path), out, NAMED)
+
+
 @pytest.mark.parametrize(("start_s", "is_taken"), [(0.1, True), (2.2, False)])
 def test_segments_behind_damage_are_faults(tmp_path: Path, start_s: float, is_taken: bool) -> None:
     path = damage(write_ffmpeg(tmp_path / "talk.m4a"))

@@ -104,6 +104,10 @@ def refuse_integers(name: str, samples: np.ndarray) -> None:
         )
 
 
+_MOST_SAMPLES = (2**32 - 1 - 36) // 2
+"""A WAV file counts the bytes of its sound and of its head, 36, in 32 bits."""
+
+
 class ManifestWriter:
     """Writes utterances into shards; a context manager, or call `close`.
 
@@ -142,9 +146,15 @@ class ManifestWriter:
             custom: further fields.
 
         Raises:
-            SprachbundError: the samples are integers in the form of floats; see `refuse_integers`.
+            SprachbundError: the samples are integers in the form of floats, see `refuse_integers`; or the shard would
+                be longer than a WAV file can be.
         """
         refuse_integers(utterance_id, samples)
+        if (num_samples := self._num_samples + len(samples)) > _MOST_SAMPLES:
+            raise SprachbundError(
+                f"with {utterance_id}, a shard has {num_samples / SAMPLE_RATE / 3600:.1f} h of sound, and a WAV file holds "
+                f"{_MOST_SAMPLES / SAMPLE_RATE / 3600:.1f} h; cut the recording, or make smaller shards"
+            )
         pcm = (np.clip(samples, -1, 1) * 32767).astype(np.int16)
         self._lines.append(
             {
@@ -170,7 +180,8 @@ class ManifestWriter:
         with atomic_path(audio) as partial:
             with wave.open(str(partial), "wb") as file:
                 file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
-                file.writeframes(np.concatenate(self._sound).tobytes())
+                for pcm in self._sound:
+                    file.writeframesraw(pcm.tobytes())
             sound_sum = file_sha256(partial)
         recording = {
             "id": audio.stem,

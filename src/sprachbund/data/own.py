@@ -6,7 +6,7 @@ last line costs no hour. A fault ends the work, named with its file and line; wi
 
 A folder remembers what it was made of: the texts as a whole, and size and time of each sound by shard. A corpus whose
 source has changed is refused. A file that was skipped and has changed since is tried again. Shards from before sounds
-were remembered are taken as they are.
+were remembered are taken as they are. A shard that is made again holds the same utterances, so that those after it fit.
 """
 
 import csv
@@ -34,6 +34,9 @@ from sprachbund.util.files import is_file, read_model, read_text, write_text
 from sprachbund.util.progress import Progress, nothing
 
 SHARD_SIZE = 500
+"""Most utterances of a shard."""
+SHARD_S = 7200.0
+"""A shard ends with the utterance that reaches so many seconds: its sound, 230 MB, is in memory while it is made."""
 SKIPPED = "skipped.tsv"
 _FINGERPRINT = ".prepared-from"
 
@@ -126,17 +129,17 @@ def prepare_own(
     parts = _parts(corpus.recordings, options.dev_share, sentence)
     done, total = 0, len(corpus.recordings)
     for part, recordings in parts.items():
-        for shard in range(-(-len(recordings) // SHARD_SIZE)):
-            some = recordings[shard * SHARD_SIZE : (shard + 1) * SHARD_SIZE]
-            begun = done
-            faults += _make_shard(
+        begin = shard = 0
+        while begin < len(recordings):
+            made = _make_shard(
                 out / part,
                 shard,
-                some,
+                recordings[begin : begin + SHARD_SIZE],
                 options,
-                lambda n, begun=begun: progress(begun + n, total),  # type: ignore[misc]
+                lambda n, begun=done: progress(begun + n, total),  # type: ignore[misc]
             )
-            done += len(some)
+            faults += made.faults
+            begin, done, shard = begin + made.count, done + made.count, shard + 1
             progress(done, total)
     _write_skipped(out / SKIPPED, faults)
     for part, recordings in parts.items():
@@ -238,38 +241,56 @@ def _parts(
 _AGAIN = "delete it and the shard's cuts, and the shard is made again"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """A whole shard: number of utterances that it was made of, and faults among them."""
+
+    count: int
+    faults: Sequence[Fault]
+
+
 def _make_shard(
     directory: Path,
     shard: int,
     recordings: Sequence[OwnRecording],
     options: OwnOptions,
     progress: Callable[[int], None],
-) -> list[Fault]:
-    """Decode and write one shard, if it is not whole; its faults, also those of an earlier run."""
+) -> _Made:
+    """Decode and write one shard of the first recordings, if it is not whole; its faults, also of an earlier run."""
     remembered = directory / f".skipped.{shard:05d}.json"
+    is_whole = shard in shard_numbers(directory)
+    known = _known(directory, shard, recordings, is_whole)
+    if known is not None:
+        recordings = recordings[: len(known.names)]
     sounds = {recording.utterance_id: _Sound.of(recording.path) for recording in recordings}
-    if shard in shard_numbers(directory) and _is_current(directory, shard, recordings, sounds):
-        known = read_model(remembered, _Faults, advice=_AGAIN).root if remembered.exists() else []
-        return list(_checked(known, options))
+    if is_whole and (known is None or _is_current(directory, known, recordings, sounds)):
+        listed = read_model(remembered, _Faults, advice=_AGAIN).root if remembered.exists() else []
+        return _Made(count=len(recordings), faults=_checked(listed, options))
     writer = ManifestWriter(directory, shard_size=2**62, shard=shard)
     faults: list[Fault] = []
+    taken: dict[str, _Sound] = {}
     skipped: dict[str, _Sound] = {}
-    for number, recording in enumerate(recordings):
+    seconds = 0.0
+    for number, recording in enumerate(recordings, start=1):
+        name = recording.utterance_id
         try:
-            _add(writer, recording)
+            seconds += len(_add(writer, recording)) / SAMPLE_RATE
+            taken[name] = sounds[name]
         except SprachbundError as error:
             faults += _checked([Fault(where=recording.where, reason=str(error))], options)
-            skipped[recording.utterance_id] = sounds.pop(recording.utterance_id)
-        progress(number + 1)
+            skipped[name] = sounds[name]
+        progress(number)
+        if known is None and seconds >= SHARD_S:
+            break
     cuts_path(directory, shard).unlink(missing_ok=True)  # its sound is about to be another
     if faults:
         write_text(remembered, json.dumps([asdict(f) for f in faults], ensure_ascii=False))
     else:
         remembered.unlink(missing_ok=True)
-    write_text(_sounds_path(directory, shard), _Sounds(taken=sounds, skipped=skipped).model_dump_json())
-    if sounds:
+    write_text(_sounds_path(directory, shard), _Sounds(taken=taken, skipped=skipped).model_dump_json())
+    if taken:
         writer.flush()
-    return faults
+    return _Made(count=len(taken) + len(skipped), faults=faults)
 
 
 class _Sound(BaseModel):
@@ -298,35 +319,55 @@ class _Sounds(BaseModel):
     taken: dict[str, _Sound]
     skipped: dict[str, _Sound]
 
+    @property
+    def names(self) -> set[str]:
+        """Utterances that the shard was made of."""
+        return {*self.taken, *self.skipped}
+
 
 def _sounds_path(directory: Path, shard: int) -> Path:
     return directory / f".sounds.{shard:05d}.json"
 
 
+def _known(directory: Path, shard: int, recordings: Sequence[OwnRecording], is_whole: bool) -> _Sounds | None:
+    """What is remembered of a shard that begins with the first of these recordings; None of versions that did not.
+
+    Raises:
+        SprachbundError: the shard is whole, and of other utterances.
+    """
+    path = _sounds_path(directory, shard)
+    if not path.exists():
+        return None
+    known = read_model(path, _Sounds, advice=_AGAIN)
+    if known.names == {recording.utterance_id for recording in recordings[: len(known.names)]}:
+        return known
+    if is_whole:
+        raise SprachbundError(f"{path} names other utterances than shard {shard} has; name a new folder")
+    return None  # of data that nothing was made of
+
+
 def _is_current(
-    directory: Path, shard: int, recordings: Sequence[OwnRecording], sounds: Mapping[str, _Sound]
+    directory: Path, known: _Sounds, recordings: Sequence[OwnRecording], sounds: Mapping[str, _Sound]
 ) -> bool:
     """Whether a shard holds all that can be read now: nothing that was skipped has changed.
 
     Raises:
         SprachbundError: a recording in the shard has changed.
     """
-    path = _sounds_path(directory, shard)
-    if not path.exists():  # of a version that did not remember them
-        return True
-    known = read_model(path, _Sounds, advice=_AGAIN)
     for recording in recordings:
         name = recording.utterance_id
         if name in known.taken and known.taken[name] != sounds[name]:
             raise SprachbundError(
                 f"{recording.path} has changed since {directory} was made of it; name a new folder"
             )
-    return all(sounds.get(name) == sound for name, sound in known.skipped.items())
+    return all(sounds[name] == sound for name, sound in known.skipped.items())
 
 
-def _add(writer: ManifestWriter, recording: OwnRecording) -> None:
+def _add(writer: ManifestWriter, recording: OwnRecording) -> NDArray[np.float32]:
+    """Write an utterance; its sound."""
+    samples = _samples(recording)
     writer.add(
-        _samples(recording),
+        samples,
         text=recording.text,
         language=recording.language,
         speaker=recording.speaker,
@@ -334,6 +375,7 @@ def _add(writer: ManifestWriter, recording: OwnRecording) -> None:
         translations=recording.translations,
         custom={"source": str(recording.path)},
     )
+    return samples
 
 
 _SLACK_S = 0.5
