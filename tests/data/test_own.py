@@ -468,6 +468,26 @@ def test_integers_as_floats_are_faults_and_hot_recordings_are_not(
         prepare_own(corpus, tmp_path / "out", NAMED)
 
 
+def test_clipped_utterances_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 16 bit whose peaks were cut off, and of floats that are as they are written; not a peak that reaches 1."""
+    monkeypatch.setattr(own, "SHARD_SIZE", 2)
+    folder = tmp_path / "in"
+    for name, gain, subtype in (
+        ("cut", 3.0, "PCM_16"),
+        ("hot", 3.0, "FLOAT"),
+        ("loud", 2.0, "PCM_16"),
+        ("quiet", 1.0, "PCM_16"),
+    ):
+        sound = tone(folder / f"{name}.wav", 200)
+        soundfile.write(sound, gain * soundfile.read(sound)[0], 16_000, subtype=subtype)
+        sound.with_suffix(".txt").write_text(name)
+    data = read_folder(folder, "en")
+    for _ in range(2):  # once more, from what is remembered
+        assert prepare_own(data, tmp_path / "out", NAMED) == Prepared(
+            utterances={"": 4}, skipped=[], clipped=2
+        )
+
+
 def test_two_corpora_never_mix(tmp_path: Path) -> None:
     prepare_own(read_table(table(tmp_path, GOOD_A)), tmp_path / "out", NAMED)
     with pytest.raises(SprachbundError, match="holds another corpus, or this one before it changed"):

@@ -104,6 +104,20 @@ def refuse_integers(name: str, samples: np.ndarray) -> None:
         )
 
 
+_FULL_SCALE = 0.9999
+"""The largest samples of 16 bit are more. At 16 kHz, a sine that reaches 1 has three such in a row up to 36 Hz alone."""
+
+
+def is_clipped(samples: np.ndarray) -> bool:
+    """Whether peaks were cut off, or will be as the sound is written: three samples in a row are at full scale.
+
+    Args:
+        samples: (num_samples,) float32.
+    """
+    full = np.abs(samples) >= _FULL_SCALE
+    return bool((full[:-2] & full[1:-1] & full[2:]).any())
+
+
 _MOST_SAMPLES = (2**32 - 1 - 36) // 2
 """A WAV file counts the bytes of its sound and of its head, 36, in 32 bits."""
 
@@ -152,8 +166,8 @@ class ManifestWriter:
         refuse_integers(utterance_id, samples)
         if (num_samples := self._num_samples + len(samples)) > _MOST_SAMPLES:
             raise SprachbundError(
-                f"with {utterance_id}, a shard has {num_samples / SAMPLE_RATE / 3600:.1f} h of sound, and a WAV file holds "
-                f"{_MOST_SAMPLES / SAMPLE_RATE / 3600:.1f} h; cut the recording, or make smaller shards"
+                f"with {utterance_id}, a shard has {num_samples / SAMPLE_RATE / 3600:.1f} h of sound, and a WAV file "
+                f"holds {_MOST_SAMPLES / SAMPLE_RATE / 3600:.1f} h; cut the recording, or make smaller shards"
             )
         pcm = (np.clip(samples, -1, 1) * 32767).astype(np.int16)
         self._lines.append(

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, RootModel
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.data.manifest import ManifestWriter, cuts_path, read_info, shard_numbers
+from sprachbund.data.manifest import ManifestWriter, cuts_path, is_clipped, read_info, shard_numbers
 from sprachbund.data.own_options import OwnOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import language_name, tag_of
@@ -97,10 +97,17 @@ class OwnData:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A prepared corpus: number of utterances by part ("" when there is one), and the faults that were left out."""
+    """A prepared corpus.
+
+    Attributes:
+        utterances: number of them by part, "" when there is one.
+        skipped: faults that were left out.
+        clipped: utterances with clipped sound; those in shards of versions that did not count them are not among them.
+    """
 
     utterances: dict[str, int]
     skipped: Sequence[Fault]
+    clipped: int = 0
 
 
 def prepare_own(
@@ -127,7 +134,8 @@ def prepare_own(
         _write_skipped(out / SKIPPED, faults)
         raise _nothing_left(options.name, out / SKIPPED, faults)
     parts = _parts(corpus.recordings, options.dev_share, sentence)
-    done, total = 0, len(corpus.recordings)
+    done = clipped = 0
+    total = len(corpus.recordings)
     for part, recordings in parts.items():
         begin = shard = 0
         while begin < len(recordings):
@@ -139,6 +147,7 @@ def prepare_own(
                 lambda n, begun=done: progress(begun + n, total),  # type: ignore[misc]
             )
             faults += made.faults
+            clipped += made.clipped
             begin, done, shard = begin + made.count, done + made.count, shard + 1
             progress(done, total)
     _write_skipped(out / SKIPPED, faults)
@@ -148,7 +157,7 @@ def prepare_own(
             raise _nothing_left(name, out / SKIPPED, faults)
         _close(out / part, name, recordings, options)
     counts = {part: _count(out / part) for part in parts}
-    return Prepared(utterances=counts, skipped=faults)
+    return Prepared(utterances=counts, skipped=faults, clipped=clipped)
 
 
 def clean_text(text: str) -> str:
@@ -243,10 +252,11 @@ _AGAIN = "delete it and the shard's cuts, and the shard is made again"
 
 @dataclass(frozen=True, kw_only=True)
 class _Made:
-    """A whole shard: number of utterances that it was made of, and faults among them."""
+    """A whole shard: number of utterances that it was made of, faults among them, and those with clipped sound."""
 
     count: int
     faults: Sequence[Fault]
+    clipped: int
 
 
 def _make_shard(
@@ -265,16 +275,19 @@ def _make_shard(
     sounds = {recording.utterance_id: _Sound.of(recording.path) for recording in recordings}
     if is_whole and (known is None or _is_current(directory, known, recordings, sounds)):
         listed = read_model(remembered, _Faults, advice=_AGAIN).root if remembered.exists() else []
-        return _Made(count=len(recordings), faults=_checked(listed, options))
+        clipped = known.clipped if known is not None else 0
+        return _Made(count=len(recordings), faults=_checked(listed, options), clipped=clipped)
     writer = ManifestWriter(directory, shard_size=2**62, shard=shard)
     faults: list[Fault] = []
     taken: dict[str, _Sound] = {}
     skipped: dict[str, _Sound] = {}
-    seconds = 0.0
+    clipped, seconds = 0, 0.0
     for number, recording in enumerate(recordings, start=1):
         name = recording.utterance_id
         try:
-            seconds += len(_add(writer, recording)) / SAMPLE_RATE
+            samples = _add(writer, recording)
+            clipped += is_clipped(samples)
+            seconds += len(samples) / SAMPLE_RATE
             taken[name] = sounds[name]
         except SprachbundError as error:
             faults += _checked([Fault(where=recording.where, reason=str(error))], options)
@@ -287,10 +300,11 @@ def _make_shard(
         write_text(remembered, json.dumps([asdict(f) for f in faults], ensure_ascii=False))
     else:
         remembered.unlink(missing_ok=True)
-    write_text(_sounds_path(directory, shard), _Sounds(taken=taken, skipped=skipped).model_dump_json())
+    remembered_sounds = _Sounds(taken=taken, skipped=skipped, clipped=clipped)
+    write_text(_sounds_path(directory, shard), remembered_sounds.model_dump_json())
     if taken:
         writer.flush()
-    return _Made(count=len(taken) + len(skipped), faults=faults)
+    return _Made(count=len(taken) + len(skipped), faults=faults, clipped=clipped)
 
 
 class _Sound(BaseModel):
@@ -312,12 +326,13 @@ class _Sound(BaseModel):
 
 
 class _Sounds(BaseModel):
-    """Sounds of a shard by utterance: those in it, and those that could not be read."""
+    """Sounds of a shard by utterance: those in it, and those that could not be read; and how many are clipped."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     taken: dict[str, _Sound]
     skipped: dict[str, _Sound]
+    clipped: int = 0
 
     @property
     def names(self) -> set[str]:
