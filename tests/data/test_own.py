@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -514,7 +515,7 @@ def test_a_corpus_from_before_sounds_were_remembered_stays(tmp_path: Path) -> No
     prepared = prepare_own(read_table(path), tmp_path / "out", NAMED)
     (tmp_path / "out" / ".sounds.00000.json").unlink()
     tone(tmp_path / "a.wav", 440, seconds=0.75)
-    assert prepare_own(read_table(path), tmp_path / "out", NAMED) == prepared
+    assert prepare_own(read_table(path), tmp_path / "out", NAMED) == replace(prepared, unchecked=1)
 
 
 def test_a_file_that_was_skipped_and_mended_is_tried_again(

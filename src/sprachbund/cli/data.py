@@ -891,10 +891,20 @@ def _prepare_own(
         say(f"{len(prepared.skipped)} skipped; they are listed in {out / SKIPPED}")
     if prepared.clipped:
         say(_clipped(prepared.clipped))
+    if prepared.unchecked:
+        say(
+            f"{prepared.unchecked} utterances were there, made by an earlier version; whether their recordings have "
+            "changed since cannot be checked; name a new folder if so"
+        )
     if as_json:
         skipped = [{"where": fault.where, "reason": fault.reason} for fault in prepared.skipped]
         return print_json(
-            {"utterances": prepared.utterances, "skipped": skipped, "clipped": prepared.clipped}
+            {
+                "utterances": prepared.utterances,
+                "skipped": skipped,
+                "clipped": prepared.clipped,
+                "unchecked": prepared.unchecked,
+            }
         )
     _print_parts(out)
 

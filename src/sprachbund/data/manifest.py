@@ -105,11 +105,11 @@ def refuse_integers(name: str, samples: np.ndarray) -> None:
 
 
 _FULL_SCALE = 0.9999
-"""The largest samples of 16 bit are more. At 16 kHz, a sine that reaches 1 has three such in a row up to 36 Hz alone."""
+"""Samples of 16 bit reach more. At 16 kHz, only a sine of up to 36 Hz that reaches 1 has three such in a row."""
 
 
 def is_clipped(samples: np.ndarray) -> bool:
-    """Whether peaks were cut off, or will be as the sound is written: three samples in a row are at full scale.
+    """Tell whether peaks were cut off, or will be as the sound is written: three samples in a row are at full scale.
 
     Args:
         samples: (num_samples,) float32.

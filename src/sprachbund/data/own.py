@@ -103,11 +103,13 @@ class Prepared:
         utterances: number of them by part, "" when there is one.
         skipped: faults that were left out.
         clipped: utterances with clipped sound; those in shards of versions that did not count them are not among them.
+        unchecked: utterances in shards of versions that did not remember sounds, so that a change is not noticed.
     """
 
     utterances: dict[str, int]
     skipped: Sequence[Fault]
     clipped: int = 0
+    unchecked: int = 0
 
 
 def prepare_own(
@@ -134,7 +136,7 @@ def prepare_own(
         _write_skipped(out / SKIPPED, faults)
         raise _nothing_left(options.name, out / SKIPPED, faults)
     parts = _parts(corpus.recordings, options.dev_share, sentence)
-    done = clipped = 0
+    done = clipped = unchecked = 0
     total = len(corpus.recordings)
     for part, recordings in parts.items():
         begin = shard = 0
@@ -148,6 +150,7 @@ def prepare_own(
             )
             faults += made.faults
             clipped += made.clipped
+            unchecked += made.unchecked
             begin, done, shard = begin + made.count, done + made.count, shard + 1
             progress(done, total)
     _write_skipped(out / SKIPPED, faults)
@@ -157,7 +160,7 @@ def prepare_own(
             raise _nothing_left(name, out / SKIPPED, faults)
         _close(out / part, name, recordings, options)
     counts = {part: _count(out / part) for part in parts}
-    return Prepared(utterances=counts, skipped=faults, clipped=clipped)
+    return Prepared(utterances=counts, skipped=faults, clipped=clipped, unchecked=unchecked)
 
 
 def clean_text(text: str) -> str:
@@ -252,11 +255,19 @@ _AGAIN = "delete it and the shard's cuts, and the shard is made again"
 
 @dataclass(frozen=True, kw_only=True)
 class _Made:
-    """A whole shard: number of utterances that it was made of, faults among them, and those with clipped sound."""
+    """A whole shard.
+
+    Attributes:
+        count: utterances that it was made of.
+        faults: faults among them.
+        clipped: utterances with clipped sound.
+        unchecked: utterances that may have changed since.
+    """
 
     count: int
     faults: Sequence[Fault]
     clipped: int
+    unchecked: int = 0
 
 
 def _make_shard(
@@ -275,10 +286,14 @@ def _make_shard(
     sounds = {recording.utterance_id: _Sound.of(recording.path) for recording in recordings}
     if is_whole and (known is None or _is_current(directory, known, recordings, sounds)):
         listed = read_model(remembered, _Faults, advice=_AGAIN).root if remembered.exists() else []
-        clipped = known.clipped if known is not None else 0
-        return _Made(count=len(recordings), faults=_checked(listed, options), clipped=clipped)
+        faults = _checked(listed, options)
+        if known is None:
+            return _Made(
+                count=len(recordings), faults=faults, clipped=0, unchecked=len(recordings) - len(faults)
+            )
+        return _Made(count=len(recordings), faults=faults, clipped=known.clipped)
     writer = ManifestWriter(directory, shard_size=2**62, shard=shard)
-    faults: list[Fault] = []
+    seen: list[Fault] = []
     taken: dict[str, _Sound] = {}
     skipped: dict[str, _Sound] = {}
     clipped, seconds = 0, 0.0
@@ -290,21 +305,21 @@ def _make_shard(
             seconds += len(samples) / SAMPLE_RATE
             taken[name] = sounds[name]
         except SprachbundError as error:
-            faults += _checked([Fault(where=recording.where, reason=str(error))], options)
+            seen += _checked([Fault(where=recording.where, reason=str(error))], options)
             skipped[name] = sounds[name]
         progress(number)
         if known is None and seconds >= SHARD_S:
             break
     cuts_path(directory, shard).unlink(missing_ok=True)  # its sound is about to be another
-    if faults:
-        write_text(remembered, json.dumps([asdict(f) for f in faults], ensure_ascii=False))
+    if seen:
+        write_text(remembered, json.dumps([asdict(f) for f in seen], ensure_ascii=False))
     else:
         remembered.unlink(missing_ok=True)
     remembered_sounds = _Sounds(taken=taken, skipped=skipped, clipped=clipped)
     write_text(_sounds_path(directory, shard), remembered_sounds.model_dump_json())
     if taken:
         writer.flush()
-    return _Made(count=len(taken) + len(skipped), faults=faults, clipped=clipped)
+    return _Made(count=len(taken) + len(skipped), faults=seen, clipped=clipped)
 
 
 class _Sound(BaseModel):
