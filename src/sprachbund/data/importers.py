@@ -236,7 +236,7 @@ def read_lhotse(cuts: Path, language: str | None = None) -> OwnData:
         where = f"{cuts}:{number}"
         try:
             cut = json.loads(line)
-            json.dumps(cut, ensure_ascii=False).encode()
+            json.dumps(cut, ensure_ascii=False).encode()  # JSON may name halves of characters
             if not isinstance(cut, dict) or cut.get("type", "MonoCut") != "MonoCut":
                 raise SprachbundError("is no MonoCut; mixed and padded cuts have to be saved as sound first")
             supervisions = cut.get("supervisions") or []
@@ -245,9 +245,7 @@ def read_lhotse(cuts: Path, language: str | None = None) -> OwnData:
         except SprachbundError as error:
             collected.faults.append(Fault(where=where, reason=str(error)))
             continue
-        except (
-            UnicodeEncodeError
-        ) as error:  # JSON may name half of a character, as "\\ud800", and UTF-8 has none
+        except UnicodeEncodeError as error:
             half = ascii(error.object[error.start])
             collected.faults.append(
                 Fault(where=where, reason=f"holds {half}, half of a character; mend the line")

@@ -369,7 +369,7 @@ def _known(directory: Path, shard: int, recordings: Sequence[OwnRecording], is_w
     if not path.exists():
         return None
     known = read_model(path, _Sounds, advice=_AGAIN)
-    if known.names == {recording.utterance_id for recording in recordings[: len(known.names)]}:
+    if known.names and known.names == {one.utterance_id for one in recordings[: len(known.names)]}:
         return known
     if is_whole:
         raise SprachbundError(f"{path} names other utterances than shard {shard} has; name a new folder")
