@@ -506,7 +506,7 @@ def test_commands_prepare_them(tmp_path: Path) -> None:
     for name, job in jobs.items():
         done = command("data", "prepare", *job, "--out", tmp_path / name, "--licence", "CC0-1.0", "--json")
         assert done.code == 0, done.err
-        assert json.loads(done.out) == {"utterances": {"": 2}, "skipped": []}
+        assert json.loads(done.out) == {"utterances": {"": 2}, "skipped": [], "clipped": 0, "unchecked": 0}
         again = command("data", "prepare", *job, "--out", tmp_path / name, "--licence", "CC0-1.0", "--json")
         assert again.out == done.out
     wanted = ("--language", "en", "--translation", "age=german", "--out", tmp_path / "angal")
