@@ -812,8 +812,8 @@ def _own_skipped(folder: Path) -> Path:
 def _read_own_skipped(path: Path) -> None:
     from sprachbund.data.own import OwnOptions, _make_shard
 
-    faults = _make_shard(path.parent, 0, (), OwnOptions(name="x", skip_bad=True), lambda n: None)
-    [str(fault) for fault in faults]
+    made = _make_shard(path.parent, 0, (), OwnOptions(name="x", skip_bad=True), lambda n: None)
+    [str(fault) for fault in made.faults]
 
 
 def _benchmark(folder: Path) -> Path:

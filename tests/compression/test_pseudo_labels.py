@@ -234,6 +234,17 @@ def test_recordings_are_cut_into_utterances_in_their_language(teacher: Conformer
     assert actual[1].custom["start_s"] > actual[0].custom["start_s"] + actual[0].duration_s
 
 
+def test_recordings_whose_utterances_would_have_one_id_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "sounds" / "a").mkdir(parents=True)
+    for name in ("a/b.wav", "a-b.wav"):
+        soundfile.write(tmp_path / "sounds" / name, np.zeros(1600), 16_000)
+    with pytest.raises(SprachbundError) as refused:
+        open_source(tmp_path / "sounds", "en", 15.0)
+    assert all(str(tmp_path / "sounds" / name) in str(refused.value) for name in ("a/b.wav", "a-b.wav"))
+    (tmp_path / "sounds" / "a-b.wav").rename(tmp_path / "sounds" / "c.wav")
+    assert len(open_source(tmp_path / "sounds", "en", 15.0).durations_s) == 2
+
+
 def test_a_language_nobody_names_is_the_one_the_teacher_hears(teacher: Conformer, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "talk.wav", speak("one two three", Voice(language="en")), 16_000)
     loose, strict = (FilterOptions(min_language_probability=p) for p in (0.0, 1.0))

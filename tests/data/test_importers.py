@@ -203,11 +203,18 @@ def test_faults_of_cuts_have_file_and_line(tmp_path: Path) -> None:
         json.dumps({"type": "MixedCut", "id": "m"}),
         json.dumps({"type": "MonoCut", "id": "a", "supervisions": []}),
         json.dumps({"type": "MonoCut", "id": "b", "supervisions": [{"text": "x"}]}),
+        json.dumps({"type": "MonoCut", "id": "c", "supervisions": [{"text": "good \ud800 day"}]}),
     ]
     cuts.write_bytes(gzip.compress("\n".join(lines).encode()))
     faults = [str(fault) for fault in read_lhotse(cuts, "en").faults]
-    assert [fault.split(" ")[0] for fault in faults] == [f"{cuts}:{line}:" for line in (1, 2, 3, 4)]
-    said = ["not JSON", "is no MonoCut", "has no supervision", "lacks what a cut has"]
+    assert [fault.split(" ")[0] for fault in faults] == [f"{cuts}:{line}:" for line in (1, 2, 3, 4, 5)]
+    said = [
+        "not JSON",
+        "is no MonoCut",
+        "has no supervision",
+        "lacks what a cut has",
+        r"holds '\ud800', half of",
+    ]
     assert all(one in fault for one, fault in zip(said, faults, strict=True))
 
 
@@ -499,7 +506,7 @@ def test_commands_prepare_them(tmp_path: Path) -> None:
     for name, job in jobs.items():
         done = command("data", "prepare", *job, "--out", tmp_path / name, "--licence", "CC0-1.0", "--json")
         assert done.code == 0, done.err
-        assert json.loads(done.out) == {"utterances": {"": 2}, "skipped": []}
+        assert json.loads(done.out) == {"utterances": {"": 2}, "skipped": [], "clipped": 0, "unchecked": 0}
         again = command("data", "prepare", *job, "--out", tmp_path / name, "--licence", "CC0-1.0", "--json")
         assert again.out == done.out
     wanted = ("--language", "en", "--translation", "age=german", "--out", tmp_path / "angal")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sprachbund.cli import main
+from sprachbund.data import manifest as manifests
 from sprachbund.data.manifest import Manifest, ManifestWriter, distinct_directories, in_both, read_info
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.run import open_corpus
@@ -116,6 +117,16 @@ def test_continues_after_whole_shards(tmp_path):
     writer, _ = _write(tmp_path, 3, start=4)
     writer.close()
     assert [u.id for u in Manifest(tmp_path)] == [f"u{i}" for i in range(7)]
+
+
+def test_a_shard_is_no_longer_than_a_wav_file_can_be(tmp_path, monkeypatch):
+    assert (2 * manifests._MOST_SAMPLES + 36) < 2**32 <= (2 * (manifests._MOST_SAMPLES + 1) + 36)
+    monkeypatch.setattr(manifests, "_MOST_SAMPLES", 800 + 960)
+    with pytest.raises(SprachbundError, match=r"with u2, a shard has .* make smaller shards"):
+        _write(tmp_path, 3)
+    writer, _ = _write(tmp_path, 2)
+    writer.close()
+    assert len(Manifest(tmp_path)) == 2
 
 
 def test_a_corpus_named_twice_is_refused_however_it_is_written(tmp_path):

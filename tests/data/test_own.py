@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -396,6 +397,41 @@ def test_broken_off_work_is_taken_up_and_ends_the_same(
     assert [u.id for u in Manifest(tmp_path / "out")] == [u.id for u in Manifest(tmp_path / "whole")]
 
 
+def test_a_shard_ends_by_its_seconds_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Utterances of 0.5 s; the first shard, with a fault in it, keeps its three when the fault is mended."""
+    monkeypatch.setattr(own, "SHARD_S", 1.0)
+    path = many(tmp_path, 8)
+    path.write_text(path.read_text(encoding="utf-8-sig").replace("a.wav", "bad.wav", 1), encoding="utf-8")
+    (tmp_path / "bad.wav").write_bytes(b"")
+    out, options = tmp_path / "out", OwnOptions(name="mine", skip_bad=True)
+    seen: list[int] = []
+    prepared = prepare_own(read_table(path), out, options, progress=lambda done, total: seen.append(done))
+    assert prepared.utterances == {"": 7}
+    assert seen == [1, 2, 3, 3, 4, 5, 5, 6, 7, 7, 8, 8]
+    lines = [len((out / f"cuts.0000{shard}.jsonl").read_text().splitlines()) for shard in range(4)]
+    assert lines == [2, 2, 2, 1]
+    written = {file: file.stat().st_mtime_ns for file in out.glob("audio.*.wav")}
+    assert prepare_own(read_table(path), out, options) == prepared
+    monkeypatch.setattr(own, "SHARD_S", 7200.0)  # a shard stays, whatever its length is today
+    tone(tmp_path / "bad.wav")
+    assert prepare_own(read_table(path), out, options).utterances == {"": 8}
+    assert [u.id for u in Manifest(out)] == [f"u{n}" for n in range(8)]
+    assert [f.name for f, t in written.items() if f.stat().st_mtime_ns != t] == ["audio.00000.wav"]
+
+
+def test_a_whole_shard_of_other_utterances_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own, "SHARD_SIZE", 2)
+    path, out = many(tmp_path, 4), tmp_path / "out"
+    prepare_own(read_table(path), out, NAMED)
+    for file in (out / "cuts.00000.jsonl", out / ".sounds.00000.json"):
+        file.unlink()
+    monkeypatch.setattr(own, "SHARD_SIZE", 1)  # the shard is made again, and ends elsewhere
+    with pytest.raises(SprachbundError, match=r"\.sounds\.00001\.json names other utterances than shard 1"):
+        prepare_own(read_table(path), out, NAMED)
+
+
 @pytest.mark.parametrize(("start_s", "is_taken"), [(0.1, True), (2.2, False)])
 def test_segments_behind_damage_are_faults(tmp_path: Path, start_s: float, is_taken: bool) -> None:
     path = damage(write_ffmpeg(tmp_path / "talk.m4a"))
@@ -433,6 +469,26 @@ def test_integers_as_floats_are_faults_and_hot_recordings_are_not(
         prepare_own(corpus, tmp_path / "out", NAMED)
 
 
+def test_clipped_utterances_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 16 bit whose peaks were cut off, and of floats that are as they are written; not a peak that reaches 1."""
+    monkeypatch.setattr(own, "SHARD_SIZE", 2)
+    folder = tmp_path / "in"
+    for name, gain, subtype in (
+        ("cut", 3.0, "PCM_16"),
+        ("hot", 3.0, "FLOAT"),
+        ("loud", 2.0, "PCM_16"),
+        ("quiet", 1.0, "PCM_16"),
+    ):
+        sound = tone(folder / f"{name}.wav", 200)
+        soundfile.write(sound, gain * soundfile.read(sound)[0], 16_000, subtype=subtype)
+        sound.with_suffix(".txt").write_text(name)
+    data = read_folder(folder, "en")
+    for _ in range(2):  # once more, from what is remembered
+        assert prepare_own(data, tmp_path / "out", NAMED) == Prepared(
+            utterances={"": 4}, skipped=[], clipped=2
+        )
+
+
 def test_two_corpora_never_mix(tmp_path: Path) -> None:
     prepare_own(read_table(table(tmp_path, GOOD_A)), tmp_path / "out", NAMED)
     with pytest.raises(SprachbundError, match="holds another corpus, or this one before it changed"):
@@ -459,7 +515,7 @@ def test_a_corpus_from_before_sounds_were_remembered_stays(tmp_path: Path) -> No
     prepared = prepare_own(read_table(path), tmp_path / "out", NAMED)
     (tmp_path / "out" / ".sounds.00000.json").unlink()
     tone(tmp_path / "a.wav", 440, seconds=0.75)
-    assert prepare_own(read_table(path), tmp_path / "out", NAMED) == prepared
+    assert prepare_own(read_table(path), tmp_path / "out", NAMED) == replace(prepared, unchecked=1)
 
 
 def test_a_file_that_was_skipped_and_mended_is_tried_again(

@@ -319,7 +319,7 @@ def test_prepare_folder_and_table_and_train_on_them(talk: Path, here: Path) -> N
     assert "corpus/train" in ran.out
     Path("own/table.tsv").write_text("path\tlanguage\ttext\tde\n0.wav\ten\tGood morning.\tGuten Morgen.\n")
     ran = command("data", "prepare", "tsv", "own/table.tsv", "--out", "tabled", "--json")
-    assert json.loads(ran.out) == {"utterances": {"": 1}, "skipped": []}
+    assert json.loads(ran.out) == {"utterances": {"": 1}, "skipped": [], "clipped": 0, "unchecked": 0}
     assert "de    Guten Morgen." in command("data", "show", "tabled").out
     Path("recipe.toml").write_text(RECIPE.replace("book/", "corpus/").replace("= 120", "= 60"))
     ran = command("train", "recipe.toml", "--out", "run", "--set", "training.steps=2", "--threads", "1")

@@ -111,7 +111,26 @@ def test_days_of_months_are_written_in_digits(language):
         ("ru", "двадцать один рубль пятьдесят копеек", f"21,50{NBSP}₽"),
         ("fr", "trois livres sterling cinquante", f"3,50{NBSP}£"),
         ("es", "dos libras esterlinas", f"2{NBSP}£"),
-        ("en", "three pounds", "£3"),
+        ("en", "ten pounds sterling", "£10"),
+        ("en", "three pounds fifty", "£3.50"),
+        ("en", "it costs three pounds, thanks", "it costs £3, thanks"),
+        ("en", "that costs seven pounds twelve", "that costs £7.12"),
+        ("en", "five pounds and ten pence for the bus", "£5.10 for the bus"),
+        ("en", "it cost ten pounds twenty years ago", "it cost £10 20 years ago"),
+        ("de", "das kostet siebentausend Pfund", f"das kostet 7000{NBSP}£"),
+        ("de", "für ein Bier zahlen Sie ein Pfund neunzig", f"für ein Bier zahlen Sie 1,90{NBSP}£"),
+        ("de", "zehn Pfund und fünf Pence", f"10,05{NBSP}£"),
+        ("de", "zehn Pfund Sterling", f"10{NBSP}£"),
+        ("it", "dieci sterline", f"10{NBSP}£"),
+        ("ru", "за салат вы платите три фунта", f"за салат вы платите 3{NBSP}£"),
+        ("ru", "десять фунтов стерлингов", f"10{NBSP}£"),
+        ("ru", "один фунт семьдесят пять пенсов", f"1,75{NBSP}£"),
+        ("en", "two hundred pounds", "200 pounds"),
+        ("en", "seven pounds twelve", "seven pounds 12"),
+        ("en", "he lost ten pounds twenty years ago", "he lost 10 pounds 20 years ago"),
+        ("de", "zehn Pfund Mehl", "10 Pfund Mehl"),
+        ("de", "zehn Pfund zwanzig Jahre lang", "10 Pfund 20 Jahre lang"),
+        ("ru", "двадцать фунтов муки", "20 фунтов муки"),
         ("es", "veinte mil euros y las décimas", f"20000{NBSP}€ y las 10ª"),
         ("ru", "ноль целых три десятых", "0,3"),
         ("en", "call seven seven three oh nine please", "call 77309 please"),
@@ -146,6 +165,15 @@ def test_amounts_strings_of_digits_and_punctuation(language, text, expected):
         ("de", "eine Million zweihunderttausend Euro"),
         ("ru", "два миллиона триста тысяч рублей"),
         ("es", "un millón y cien"),
+        ("en", "five pounds of flour"),
+        ("de", "fünf Pfund Mehl und ein Pfund Äpfel"),
+        ("ru", "пять фунтов муки"),
+        ("en", "one tenth of a second and a twentieth of it"),
+        ("es", "subió una décima, y un décimo de segundo"),
+        ("fr", "un dixième de seconde et un vingtième"),
+        ("it", "un decimo di secondo"),
+        ("de", "ein Zehntel und drei Zehntel"),
+        ("ru", "одна десятая и одну десятую"),
         ("es", "subió tres décimas, y tres décimas"),
         ("fr", "trois dixièmes de seconde"),
         ("it", "tre decimi"),
@@ -163,6 +191,10 @@ def test_amounts_strings_of_digits_and_punctuation(language, text, expected):
         ("fr", "deux heures deux hommes"),
         ("es", "las dos horas siguientes"),
         ("es", "a las dos horas de llegar"),
+        ("es", "a las siete y ocho personas"),
+        ("es", "entre las siete y ocho"),
+        ("it", "alle sette e otto persone"),
+        ("it", "dalle sette e otto"),
     ],
 )
 def test_what_may_be_no_number_stays(language, text):
@@ -226,6 +258,13 @@ def test_neighbouring_numbers_are_kept_apart_and_one_number_is_not_cut(language,
         ("es", "entre las diez y once de la noche", "entre las 10 y 11 de la noche"),
         ("es", "a las diez y cinco", "a las 10:05"),
         ("es", "a las diecinueve once", "a las 19:11"),
+        ("es", "sale a las siete y ocho, creo", "sale a las 7:08, creo"),
+        ("es", "a las siete y ocho de la tarde", "a las 7:08 de la tarde"),
+        ("es", "a las siete y ocho minutos", "a las 7:08"),
+        ("es", "a la una y ocho", "a la 1:08"),
+        ("it", "parte alle sette e otto.", "parte alle 7:08."),
+        ("it", "alle sette e otto di sera", "alle 7:08 di sera"),
+        ("it", "all'una e otto", "all'1:08"),
         ("it", "le dieci e venti", "le 10:20"),
         ("it", "all'una e dieci", "all'1:10"),
         ("fr", "à deux heures vingt et une", f"à 2{NBSP}h{NBSP}21"),
@@ -258,6 +297,20 @@ def test_words_that_begin_with_a_sign_stay(text):
     ],
 )
 def test_a_sentence_ends_in_one_full_stop(language, text, expected):
+    assert written(text, language) == expected
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("en", "a tenth man on the tenth of May", "a 10th man on the 10th of May"),
+        ("es", "la décima vez", "la 10ª vez"),
+        ("fr", "le dixième homme", "le 10e homme"),
+        ("it", "il decimo uomo", "il 10º uomo"),
+        ("ru", "двадцать одна сотая и десятый день", "21 сотая и 10-й день"),
+    ],
+)
+def test_ordinals_that_are_no_fractions_are_written(language, text, expected):
     assert written(text, language) == expected
 
 

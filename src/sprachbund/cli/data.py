@@ -352,15 +352,27 @@ def _text(summary: "Summary", preparation: "Preparation", out: Path) -> str:
     lines = [table(rows, ["corpus", "utterances", "hours", "texts in"])]
     lines += ["", f"licence: {preparation.licence} ({preparation.homepage})"]
     lines += summary.checks or ["its makers state no sizes that these parts could be compared with"]
+    if clipped := sum(part.clipped for part in summary.parts.values()):
+        lines.append(_clipped(clipped))
     if summary.left_out:
         left_out = [[reason, f"{count}"] for reason, count in sorted(summary.left_out.items())]
         lines += ["", table(left_out, ["left out, listed in left_out.tsv", "entries"])]
     return "\n".join(lines)
 
 
+def _clipped(count: int) -> str:
+    """The line about clipped sound."""
+    return f"clipped sound, with samples at full scale in a row: {count} utterances"
+
+
 def _json(summary: "Summary") -> dict[str, Any]:
     parts = {
-        name: {"utterances": part.utterances, "hours": part.hours, "left_out": dict(part.left_out)}
+        name: {
+            "utterances": part.utterances,
+            "hours": part.hours,
+            "left_out": dict(part.left_out),
+            "clipped": part.clipped,
+        }
         for name, part in summary.parts.items()
     }
     return {"name": summary.name, "parts": parts, "checks": list(summary.checks)}
@@ -877,9 +889,23 @@ def _prepare_own(
         say(f"skipped: {fault}")
     if prepared.skipped:
         say(f"{len(prepared.skipped)} skipped; they are listed in {out / SKIPPED}")
+    if prepared.clipped:
+        say(_clipped(prepared.clipped))
+    if prepared.unchecked:
+        say(
+            f"{prepared.unchecked} utterances were there, made by an earlier version; whether their recordings have "
+            "changed since cannot be checked; name a new folder if so"
+        )
     if as_json:
         skipped = [{"where": fault.where, "reason": fault.reason} for fault in prepared.skipped]
-        return print_json({"utterances": prepared.utterances, "skipped": skipped})
+        return print_json(
+            {
+                "utterances": prepared.utterances,
+                "skipped": skipped,
+                "clipped": prepared.clipped,
+                "unchecked": prepared.unchecked,
+            }
+        )
     _print_parts(out)
 
 

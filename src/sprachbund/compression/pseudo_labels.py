@@ -225,7 +225,8 @@ def open_source(path: Path, language: str | None, max_s: float) -> LabelSource:
         max_s: longest piece that a recording is cut into.
 
     Raises:
-        SprachbundError: nothing there, no audio in it, a folder of corpora, or a language given for a corpus.
+        SprachbundError: nothing there, no audio in it, a folder of corpora, a language given for a corpus, or two
+            recordings whose utterances would have the same ids.
     """
     if path.is_dir() and shard_numbers(path):
         if language is not None:
@@ -242,6 +243,12 @@ def open_source(path: Path, language: str | None, max_s: float) -> LabelSource:
     audio = [p for p in files if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith(".")]
     if not audio:
         raise SprachbundError(f"{path} holds no audio ({len(files)} files); name a folder of recordings")
+    root, taken = path if path.is_dir() else path.parent, dict[str, Path]()
+    for file in audio:
+        if (other := taken.setdefault(_name(file, root), file)) != file:
+            raise SprachbundError(
+                f"{other} and {file} have one name, {_name(file, root)!r}, in the corpus; rename one"
+            )
     return FolderSource(path, audio, language, max_s)
 
 
@@ -308,8 +315,7 @@ class FolderSource:
     def read(self, piece: int) -> Iterator[SpokenUtterance]:
         """The stretches of speech in a recording, named by their first millisecond."""
         path = self._files[piece]
-        root = self.path if self.path.is_dir() else self.path.parent
-        name = path.relative_to(root).as_posix().replace("/", "-")
+        name = _name(path, self.path if self.path.is_dir() else self.path.parent)
         for span, samples in iter_speech_spans(
             open_audio(path).blocks(), self._spans, activity=self._activity
         ):
@@ -319,6 +325,11 @@ class FolderSource:
                 language=self._language,
                 custom={"source": str(path), "start_s": round(span.start_s, 3)},
             )
+
+
+def _name(path: Path, root: Path) -> str:
+    """What the ids of a recording's utterances begin with: of a/b.wav and a-b.wav, it is one."""
+    return path.relative_to(root).as_posix().replace("/", "-")
 
 
 def _duration_s(path: Path) -> float:

@@ -236,6 +236,7 @@ def read_lhotse(cuts: Path, language: str | None = None) -> OwnData:
         where = f"{cuts}:{number}"
         try:
             cut = json.loads(line)
+            json.dumps(cut, ensure_ascii=False).encode()  # JSON may name halves of characters
             if not isinstance(cut, dict) or cut.get("type", "MonoCut") != "MonoCut":
                 raise SprachbundError("is no MonoCut; mixed and padded cuts have to be saved as sound first")
             supervisions = cut.get("supervisions") or []
@@ -243,6 +244,12 @@ def read_lhotse(cuts: Path, language: str | None = None) -> OwnData:
                 raise SprachbundError("has no supervision, and so no text; add one")
         except SprachbundError as error:
             collected.faults.append(Fault(where=where, reason=str(error)))
+            continue
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start])
+            collected.faults.append(
+                Fault(where=where, reason=f"holds {half}, half of a character; mend the line")
+            )
             continue
         except (ValueError, RecursionError) as error:
             collected.faults.append(Fault(where=where, reason=f"not JSON ({error}); mend the line"))

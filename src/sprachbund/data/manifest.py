@@ -104,6 +104,24 @@ def refuse_integers(name: str, samples: np.ndarray) -> None:
         )
 
 
+_FULL_SCALE = 0.9999
+"""Samples of 16 bit reach more. At 16 kHz, only a sine of up to 36 Hz that reaches 1 has three such in a row."""
+
+
+def is_clipped(samples: np.ndarray) -> bool:
+    """Tell whether peaks were cut off, or will be as the sound is written: three samples in a row are at full scale.
+
+    Args:
+        samples: (num_samples,) float32.
+    """
+    full = np.abs(samples) >= _FULL_SCALE
+    return bool((full[:-2] & full[1:-1] & full[2:]).any())
+
+
+_MOST_SAMPLES = (2**32 - 1 - 36) // 2
+"""A WAV file counts the bytes of its sound and of its head, 36, in 32 bits."""
+
+
 class ManifestWriter:
     """Writes utterances into shards; a context manager, or call `close`.
 
@@ -142,9 +160,15 @@ class ManifestWriter:
             custom: further fields.
 
         Raises:
-            SprachbundError: the samples are integers in the form of floats; see `refuse_integers`.
+            SprachbundError: the samples are integers in the form of floats, see `refuse_integers`; or the shard would
+                be longer than a WAV file can be.
         """
         refuse_integers(utterance_id, samples)
+        if (num_samples := self._num_samples + len(samples)) > _MOST_SAMPLES:
+            raise SprachbundError(
+                f"with {utterance_id}, a shard has {num_samples / SAMPLE_RATE / 3600:.1f} h of sound, and a WAV file "
+                f"holds {_MOST_SAMPLES / SAMPLE_RATE / 3600:.1f} h; cut the recording, or make smaller shards"
+            )
         pcm = (np.clip(samples, -1, 1) * 32767).astype(np.int16)
         self._lines.append(
             {
@@ -170,7 +194,8 @@ class ManifestWriter:
         with atomic_path(audio) as partial:
             with wave.open(str(partial), "wb") as file:
                 file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
-                file.writeframes(np.concatenate(self._sound).tobytes())
+                for pcm in self._sound:
+                    file.writeframesraw(pcm.tobytes())
             sound_sum = file_sha256(partial)
         recording = {
             "id": audio.stem,

@@ -6,7 +6,7 @@ last line costs no hour. A fault ends the work, named with its file and line; wi
 
 A folder remembers what it was made of: the texts as a whole, and size and time of each sound by shard. A corpus whose
 source has changed is refused. A file that was skipped and has changed since is tried again. Shards from before sounds
-were remembered are taken as they are.
+were remembered are taken as they are. A shard that is made again holds the same utterances, so that those after it fit.
 """
 
 import csv
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, RootModel
 
 from sprachbund.audio.constants import SAMPLE_RATE
-from sprachbund.data.manifest import ManifestWriter, cuts_path, read_info, shard_numbers
+from sprachbund.data.manifest import ManifestWriter, cuts_path, is_clipped, read_info, shard_numbers
 from sprachbund.data.own_options import OwnOptions
 from sprachbund.errors import SprachbundError
 from sprachbund.text.languages import language_name, tag_of
@@ -34,6 +34,9 @@ from sprachbund.util.files import is_file, read_model, read_text, write_text
 from sprachbund.util.progress import Progress, nothing
 
 SHARD_SIZE = 500
+"""Most utterances of a shard."""
+SHARD_S = 7200.0
+"""A shard ends with the utterance that reaches so many seconds: its sound, 230 MB, is in memory while it is made."""
 SKIPPED = "skipped.tsv"
 _FINGERPRINT = ".prepared-from"
 
@@ -94,10 +97,19 @@ class OwnData:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A prepared corpus: number of utterances by part ("" when there is one), and the faults that were left out."""
+    """A prepared corpus.
+
+    Attributes:
+        utterances: number of them by part, "" when there is one.
+        skipped: faults that were left out.
+        clipped: utterances with clipped sound; those in shards of versions that did not count them are not among them.
+        unchecked: utterances in shards of versions that did not remember sounds, so that a change is not noticed.
+    """
 
     utterances: dict[str, int]
     skipped: Sequence[Fault]
+    clipped: int = 0
+    unchecked: int = 0
 
 
 def prepare_own(
@@ -124,19 +136,22 @@ def prepare_own(
         _write_skipped(out / SKIPPED, faults)
         raise _nothing_left(options.name, out / SKIPPED, faults)
     parts = _parts(corpus.recordings, options.dev_share, sentence)
-    done, total = 0, len(corpus.recordings)
+    done = clipped = unchecked = 0
+    total = len(corpus.recordings)
     for part, recordings in parts.items():
-        for shard in range(-(-len(recordings) // SHARD_SIZE)):
-            some = recordings[shard * SHARD_SIZE : (shard + 1) * SHARD_SIZE]
-            begun = done
-            faults += _make_shard(
+        begin = shard = 0
+        while begin < len(recordings):
+            made = _make_shard(
                 out / part,
                 shard,
-                some,
+                recordings[begin : begin + SHARD_SIZE],
                 options,
-                lambda n, begun=begun: progress(begun + n, total),  # type: ignore[misc]
+                lambda n, begun=done: progress(begun + n, total),  # type: ignore[misc]
             )
-            done += len(some)
+            faults += made.faults
+            clipped += made.clipped
+            unchecked += made.unchecked
+            begin, done, shard = begin + made.count, done + made.count, shard + 1
             progress(done, total)
     _write_skipped(out / SKIPPED, faults)
     for part, recordings in parts.items():
@@ -145,7 +160,7 @@ def prepare_own(
             raise _nothing_left(name, out / SKIPPED, faults)
         _close(out / part, name, recordings, options)
     counts = {part: _count(out / part) for part in parts}
-    return Prepared(utterances=counts, skipped=faults)
+    return Prepared(utterances=counts, skipped=faults, clipped=clipped, unchecked=unchecked)
 
 
 def clean_text(text: str) -> str:
@@ -238,38 +253,73 @@ def _parts(
 _AGAIN = "delete it and the shard's cuts, and the shard is made again"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """A whole shard.
+
+    Attributes:
+        count: utterances that it was made of.
+        faults: faults among them.
+        clipped: utterances with clipped sound.
+        unchecked: utterances that may have changed since.
+    """
+
+    count: int
+    faults: Sequence[Fault]
+    clipped: int
+    unchecked: int = 0
+
+
 def _make_shard(
     directory: Path,
     shard: int,
     recordings: Sequence[OwnRecording],
     options: OwnOptions,
     progress: Callable[[int], None],
-) -> list[Fault]:
-    """Decode and write one shard, if it is not whole; its faults, also those of an earlier run."""
+) -> _Made:
+    """Decode and write one shard of the first recordings, if it is not whole; its faults, also of an earlier run."""
     remembered = directory / f".skipped.{shard:05d}.json"
+    is_whole = shard in shard_numbers(directory)
+    known = _known(directory, shard, recordings, is_whole)
+    if known is not None:
+        recordings = recordings[: len(known.names)]
     sounds = {recording.utterance_id: _Sound.of(recording.path) for recording in recordings}
-    if shard in shard_numbers(directory) and _is_current(directory, shard, recordings, sounds):
-        known = read_model(remembered, _Faults, advice=_AGAIN).root if remembered.exists() else []
-        return list(_checked(known, options))
+    if is_whole and (known is None or _is_current(directory, known, recordings, sounds)):
+        listed = read_model(remembered, _Faults, advice=_AGAIN).root if remembered.exists() else []
+        faults = _checked(listed, options)
+        if known is None:
+            return _Made(
+                count=len(recordings), faults=faults, clipped=0, unchecked=len(recordings) - len(faults)
+            )
+        return _Made(count=len(recordings), faults=faults, clipped=known.clipped)
     writer = ManifestWriter(directory, shard_size=2**62, shard=shard)
-    faults: list[Fault] = []
+    seen: list[Fault] = []
+    taken: dict[str, _Sound] = {}
     skipped: dict[str, _Sound] = {}
-    for number, recording in enumerate(recordings):
+    clipped, seconds = 0, 0.0
+    for number, recording in enumerate(recordings, start=1):
+        name = recording.utterance_id
         try:
-            _add(writer, recording)
+            samples = _add(writer, recording)
+            clipped += is_clipped(samples)
+            seconds += len(samples) / SAMPLE_RATE
+            taken[name] = sounds[name]
         except SprachbundError as error:
-            faults += _checked([Fault(where=recording.where, reason=str(error))], options)
-            skipped[recording.utterance_id] = sounds.pop(recording.utterance_id)
-        progress(number + 1)
+            seen += _checked([Fault(where=recording.where, reason=str(error))], options)
+            skipped[name] = sounds[name]
+        progress(number)
+        if known is None and seconds >= SHARD_S:
+            break
     cuts_path(directory, shard).unlink(missing_ok=True)  # its sound is about to be another
-    if faults:
-        write_text(remembered, json.dumps([asdict(f) for f in faults], ensure_ascii=False))
+    if seen:
+        write_text(remembered, json.dumps([asdict(f) for f in seen], ensure_ascii=False))
     else:
         remembered.unlink(missing_ok=True)
-    write_text(_sounds_path(directory, shard), _Sounds(taken=sounds, skipped=skipped).model_dump_json())
-    if sounds:
+    remembered_sounds = _Sounds(taken=taken, skipped=skipped, clipped=clipped)
+    write_text(_sounds_path(directory, shard), remembered_sounds.model_dump_json())
+    if taken:
         writer.flush()
-    return faults
+    return _Made(count=len(taken) + len(skipped), faults=seen, clipped=clipped)
 
 
 class _Sound(BaseModel):
@@ -291,42 +341,63 @@ class _Sound(BaseModel):
 
 
 class _Sounds(BaseModel):
-    """Sounds of a shard by utterance: those in it, and those that could not be read."""
+    """Sounds of a shard by utterance: those in it, and those that could not be read; and how many are clipped."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     taken: dict[str, _Sound]
     skipped: dict[str, _Sound]
+    clipped: int = 0
+
+    @property
+    def names(self) -> set[str]:
+        """Utterances that the shard was made of."""
+        return {*self.taken, *self.skipped}
 
 
 def _sounds_path(directory: Path, shard: int) -> Path:
     return directory / f".sounds.{shard:05d}.json"
 
 
+def _known(directory: Path, shard: int, recordings: Sequence[OwnRecording], is_whole: bool) -> _Sounds | None:
+    """What is remembered of a shard that begins with the first of these recordings; None of versions that did not.
+
+    Raises:
+        SprachbundError: the shard is whole, and of other utterances.
+    """
+    path = _sounds_path(directory, shard)
+    if not path.exists():
+        return None
+    known = read_model(path, _Sounds, advice=_AGAIN)
+    if known.names and known.names == {one.utterance_id for one in recordings[: len(known.names)]}:
+        return known
+    if is_whole:
+        raise SprachbundError(f"{path} names other utterances than shard {shard} has; name a new folder")
+    return None  # of data that nothing was made of
+
+
 def _is_current(
-    directory: Path, shard: int, recordings: Sequence[OwnRecording], sounds: Mapping[str, _Sound]
+    directory: Path, known: _Sounds, recordings: Sequence[OwnRecording], sounds: Mapping[str, _Sound]
 ) -> bool:
     """Whether a shard holds all that can be read now: nothing that was skipped has changed.
 
     Raises:
         SprachbundError: a recording in the shard has changed.
     """
-    path = _sounds_path(directory, shard)
-    if not path.exists():  # of a version that did not remember them
-        return True
-    known = read_model(path, _Sounds, advice=_AGAIN)
     for recording in recordings:
         name = recording.utterance_id
         if name in known.taken and known.taken[name] != sounds[name]:
             raise SprachbundError(
                 f"{recording.path} has changed since {directory} was made of it; name a new folder"
             )
-    return all(sounds.get(name) == sound for name, sound in known.skipped.items())
+    return all(sounds[name] == sound for name, sound in known.skipped.items())
 
 
-def _add(writer: ManifestWriter, recording: OwnRecording) -> None:
+def _add(writer: ManifestWriter, recording: OwnRecording) -> NDArray[np.float32]:
+    """Write an utterance; its sound."""
+    samples = _samples(recording)
     writer.add(
-        _samples(recording),
+        samples,
         text=recording.text,
         language=recording.language,
         speaker=recording.speaker,
@@ -334,6 +405,7 @@ def _add(writer: ManifestWriter, recording: OwnRecording) -> None:
         translations=recording.translations,
         custom={"source": str(recording.path)},
     )
+    return samples
 
 
 _SLACK_S = 0.5

@@ -65,6 +65,7 @@ _PARTS = "parts"
 _PACKING_FILE = "packing.json"
 _CONTENT = "content"
 _ADVICE = "copy the corpus again, or pack it again with `sprachbund data pack`"
+_OPUS_BIT_RATE = 30_000
 _BLOCK = 8 * 2**20
 """Bytes of one request to an object store."""
 _TRIES = 8
@@ -783,9 +784,30 @@ def write_index(
 def _encoded(pcm: np.ndarray, codec: Codec) -> bytes:
     import soundfile
 
+    if codec == "opus":
+        return _opus(pcm)
     stream = io.BytesIO()
-    kind = {"flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}[codec]
-    soundfile.write(stream, pcm, SAMPLE_RATE, format=kind[0], subtype=kind[1])
+    soundfile.write(stream, pcm, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return stream.getvalue()
+
+
+def _opus(pcm: np.ndarray) -> bytes:
+    """Ogg Opus by FFmpeg, with a quarter of the time that libsndfile's encoder takes for a file of that quality."""
+    import av
+
+    stream = io.BytesIO()
+    # Without its version and a random number of the stream, so that the same sound gives the same bytes.
+    options = {"fflags": "+bitexact", "serial_offset": "1"}
+    with av.open(stream, "w", format="ogg", options=options) as container:
+        sound = container.add_stream("libopus", rate=SAMPLE_RATE, layout="mono")
+        sound.bit_rate = _OPUS_BIT_RATE
+        for begin in range(0, len(pcm), SAMPLE_RATE):
+            frame = av.AudioFrame.from_ndarray(
+                pcm[None, begin : begin + SAMPLE_RATE], format="s16", layout="mono"
+            )
+            frame.sample_rate, frame.pts = SAMPLE_RATE, begin
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode())
     return stream.getvalue()
 
 

@@ -475,14 +475,28 @@ _PLURAL = {"es": ("s",), "fr": ("s",), "it": ("i", "e"), "ru": ("ых", "их")}
 
 
 def _without_fractions(parts: Sequence[_Part], words: Sequence[str], language: str) -> list[_Part]:
-    """Make words of plural ordinals behind a number, for they are a fraction: "trois dixièmes"."""
+    """Make words of ordinals behind a number that they are a fraction of: "trois dixièmes", "un dixième".
+
+    "Un dixième" may be a tenth person, too, and stays as it was said. English "a tenth" is a fraction before "of";
+    German has another word, "ein Zehntel".
+    """
     kept = list(parts[:1])
-    for before, part in pairwise(parts):
-        plural = words[part.last].removesuffix(part.tail).lower().endswith(_PLURAL.get(language, ()))
-        if plural and part.code.startswith("@") and before.code.startswith("#") and not before.tail:
-            part = replace(part, code=part.code[1:])
+    for n, (before, part) in enumerate(pairwise(parts), 1):
+        if part.code.startswith("@") and not before.tail and language != "de":
+            if before.code.startswith("#"):
+                plural = words[part.last].removesuffix(part.tail).lower().endswith(_PLURAL.get(language, ()))
+                is_fraction = plural or _is_single(before.code, language)
+            else:
+                is_fraction = [one.code + one.tail for one in parts[n - 1 : n + 2]] == ["a", part.code, "of"]
+            if is_fraction:
+                part = replace(part, code=part.code[1:])
         kept.append(part)
     return kept
+
+
+def _is_single(code: str, language: str) -> bool:
+    """Whether a noun behind a number is in the singular; in Russian it is behind 21, too."""
+    return code == "#1" or (language == "ru" and re.fullmatch(r"#(?:\d*[02-9])?1", code) is not None)
 
 
 # Rules.
@@ -562,8 +576,8 @@ _CURRENCIES = {
         "ru": "доллар(?:а|ов)?",
     },
     "£": {
-        "en": "pounds?", "es": "libras? esterlinas?", "fr": "livres? sterlings?", "it": "sterlin[ae]", "de": "pfund",
-        "ru": "фунт(?:а|ов)?",
+        "en": "pounds? sterling", "es": "libras? esterlinas?", "fr": "livres? sterlings?", "it": "sterlin[ae]",
+        "de": "pfund sterling", "ru": "фунт(?:а|ов)? стерлингов",
     },
     "₽": {
         "en": "rou?bles?", "es": "rublos?", "fr": "roubles?", "it": "rubl[oi]", "de": "rubel",
@@ -577,6 +591,45 @@ _CENTS = {
     "it": "centesim[oi]|cent|pence|copec(?:o|hi)", "de": "cents?|pence|kopeken?",
     "ru": "цент(?:а|ов)?|копе(?:йка|йки|ек|йку)|пенс(?:а|ов)?|пенни",
 }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pound:
+    """A word for money or a weight, which is money behind a word of paying, and before a smaller coin.
+
+    Attributes:
+        names: pattern of the word.
+        paying: pattern of the words of paying.
+        small: pattern of smaller coins without a name that are money anywhere; "seven pounds twelve" may be ounces.
+        behind: pattern of words that may stand behind such coins; another may be what is counted, as in "twenty years".
+    """
+
+    names: str
+    paying: str
+    small: str
+    behind: str
+
+
+_POUNDS = {
+    "en": _Pound(
+        names="pounds?",
+        paying="(?:costs?|pay|pays|paid|spend|spends|spent)(?: about| only| just)?",
+        small=r"1[6-9]|[2-9]\d",
+        behind="per|in|a|an|each|for|and|or|please",
+    ),
+    "de": _Pound(
+        names="pfund",
+        paying="(?:kostet|kosten|kostete|kosteten|(?:be)?zahl(?:e|t|en|te|ten)(?: sie)?)(?: etwa| nur| rund)?",
+        small=r"[1-9]\d",
+        behind="pro|je|insgesamt|für|im|in|und|oder|bitte",
+    ),
+    "ru": _Pound(
+        names="фунт(?:а|ов)?",
+        paying="(?:сто(?:ит|ят|ил|ила|ило|или)|(?:за)?плат(?:ишь|ит|им|ите|ят|ил|ила|или))(?: около| всего)?",
+        small=r"[1-9]\d",
+        behind="за|в|на|и|или",
+    ),
+}
 
 
 @cache
@@ -611,6 +664,14 @@ def _decimals(language: str) -> list[_Rule]:
 
 
 _MINUTE = r"#(5|10|1[3-9]|[2-5]\d)"  # said with "and" behind an hour; others may be "las diez y once"
+# Behind "a las siete y ocho", which is a time where no noun follows: "a las siete y ocho personas" is none.
+_ES_TIME_ENDS = (
+    r"(?: minutos?(?! (?:después|antes|más))|(?=,|$| de la (?:mañana|tarde|noche|madrugada)(?:,| |$)))"
+)
+_IT_TIME_ENDS = (
+    r"(?: minut[oi](?! (?:dopo|prima|fa))"
+    r"|(?=,|$| (?:di (?:mattina|sera|notte)|del (?:mattino|pomeriggio)|della (?:mattina|sera))(?:,| |$)))"
+)
 _FR_BEFORE_TIME = "(?:à|est|vers|jusqu'à|avant)"
 _FR_NO_DURATION = "".join(rf"(?<!\b{word} )" for word in ("pendant", "durant", "depuis", "dans", "en", "les"))
 _TIMES: dict[str, list[_Rule]] = {
@@ -643,6 +704,7 @@ _TIMES: dict[str, list[_Rule]] = {
         _rule(r"(?P<keep>las? )<N> menos @4", lambda m: _clock(m[2], 15, before=True)),
         _rule(r"(?P<keep>las? )<N> menos <N>", lambda m: _clock(m[2], int(m[3]), before=True)),
         _rule(r"(?P<keep>(?:son las|es la) )<N> y <N>", lambda m: _clock(m[2], int(m[3]))),
+        _rule(rf"(?P<keep>a las? )<N> y <N>{_ES_TIME_ENDS}", lambda m: _clock(m[2], int(m[3]))),
         _rule(
             rf"(?P<keep>las? )(?:<N> y {_MINUTE}|<N> <N>)", lambda m: _clock(m[2] or m[4], int(m[3] or m[5]))
         ),
@@ -675,9 +737,11 @@ _TIMES: dict[str, list[_Rule]] = {
         _rule(r"(?P<keep>(?:d?alle|le) )<N> meno #1 @4", lambda m: _clock(m[2], 15, before=True)),
         _rule(r"(?P<keep>(?:d?alle|le) )<N> meno <N>", lambda m: _clock(m[2], int(m[3]), before=True)),
         _rule(r"(?P<keep>sono le )<N> e <N>", lambda m: _clock(m[2], int(m[3]))),
+        _rule(rf"(?P<keep>alle )<N> e <N>{_IT_TIME_ENDS}", lambda m: _clock(m[2], int(m[3]))),
         _rule(rf"(?P<keep>(?:d?alle|le) )<N> e {_MINUTE}", lambda m: _clock(m[2], int(m[3]))),
         _rule(r"(l'|d?all')una e (?:mezza|mezzo)", lambda m: f"{m[1]}1:30"),
         _rule(r"(l'|d?all')una e #1 @4", lambda m: f"{m[1]}1:15"),
+        _rule(rf"(all')una e #([1-5]?\d){_IT_TIME_ENDS}", lambda m: f"{m[1]}1:{m[2]:>02}"),
         _rule(rf"(l'|d?all')una e {_MINUTE}", lambda m: f"{m[1]}1:{m[2]:>02}"),
     ],
     "de": [
@@ -751,20 +815,33 @@ def _digit_strings(language: str) -> list[_Rule]:
 
 def _amounts(language: str) -> list[_Rule]:
     one = "|eine[nmr]?" if language == "de" else ""  # elsewhere "eine" is an article: "eine Uhr"
-    number = rf"(?:[#=](\d+(?:[.,]\d+)?){one})"
+    number = rf"(?:[#=](?P<whole>\d+(?:[.,]\d+)?){one})"
     joint, cents = f"(?:{_BEFORE_CENTS[language]}) ", f"(?:{_CENTS[language]})"
-    rules = []
-    for sign, names in _CURRENCIES.items():
-        name = names[language]
-        small = f"(?: (?:{joint})?#([1-9]\\d?) {cents}| #([1-9]\\d)(?! {cents}))?"
-
-        def make(match: re.Match[str], sign: str = sign) -> str:
-            point = "." if language == "en" else ","
-            whole, small = match[1] or "1", match[2] or match[3]
-            amount = f"{whole}{point}{int(small):02}" if small else whole
-            return f"{sign}{amount}" if language == "en" else f"{amount}{_NBSP}{sign}"
-
-        rules.append(_rule(rf"{number} (?:{name}){small}", make))
+    named = f" (?:{joint})?#(?P<named>[1-9]\\d?) {cents}"
+    bare = f" #(?P<bare>[1-9]\\d)(?! {cents})"
+    rules = [
+        _rule(rf"{number} (?:{names[language]})(?:{named}|{bare})?", _money(sign, language))
+        for sign, names in _CURRENCIES.items()
+    ]
+    if (pound := _POUNDS.get(language)) is not None:
+        pounds, money = f"{number} (?:{pound.names})", _money("£", language)
+        ends = f"(?=,|$| (?:{pound.behind})(?:,| |$))"
+        rules += [
+            _rule(f"(?P<keep>{pound.paying} ){pounds}(?:{named}|{bare}{ends})?", money),
+            _rule(f"{pounds}(?:{named}| #(?P<bare>{pound.small}){ends})", money),
+        ]
     percent = "%" if language in ("en", "it") else f"{_NBSP}%"
-    rules.append(_rule(rf"{number} (?:{_PERCENT[language]})", lambda m: f"{m[1] or 1}{percent}"))
+    rules.append(_rule(rf"{number} (?:{_PERCENT[language]})", lambda m: f"{m['whole'] or 1}{percent}"))
     return rules
+
+
+def _money(sign: str, language: str) -> Callable[[re.Match[str]], str]:
+    """Writes an amount whose groups are `whole`, and `named` or `bare` for the smaller coin."""
+
+    def make(match: re.Match[str]) -> str:
+        point = "." if language == "en" else ","
+        whole, small = match["whole"] or "1", match["named"] or match["bare"]
+        amount = f"{whole}{point}{int(small):02}" if small else whole
+        return f"{sign}{amount}" if language == "en" else f"{amount}{_NBSP}{sign}"
+
+    return make

@@ -132,6 +132,15 @@ def test_skips_what_cannot_be_read_when_told_and_says_so(source: Path, tmp_path:
     assert summary.checks[0].startswith("train de>en: whole"), "the corpus has it, though it was not written"
 
 
+def test_counts_clipped_utterances(source: Path, tmp_path: Path) -> None:
+    for number in (2, 5):
+        path = source / f"{number}.wav"
+        soundfile.write(path, 4 * soundfile.read(path)[0], 16_000)
+    summary = PREPARATION.prepare(source, tmp_path / "out")
+    assert summary.parts["train"].clipped == 2
+    assert PREPARATION.prepare(source, tmp_path / "out") == summary
+
+
 def test_refuses_a_folder_of_something_else(source: Path, tmp_path: Path) -> None:
     PREPARATION.prepare(source, tmp_path / "out")
     with pytest.raises(SprachbundError, match="was begun with languages"):

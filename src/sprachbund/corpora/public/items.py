@@ -140,6 +140,7 @@ class Counts:
         written: utterances written.
         available: utterances the corpus has, by key, written or not.
         seconds: seconds of what was written, by key.
+        clipped: utterances written whose sound is clipped.
         left_out: reason to how many.
         listed: file and line, reason and detail of everything left out.
     """
@@ -147,6 +148,7 @@ class Counts:
     written: int = 0
     available: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
+    clipped: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     listed: list[list[str]] = field(default_factory=list)
 
@@ -175,6 +177,7 @@ class Counts:
         self.written += other.written
         self.available += other.available
         self.seconds += other.seconds
+        self.clipped += other.clipped
         self.left_out += other.left_out
         self.listed += other.listed
         return self
@@ -194,6 +197,7 @@ class Counts:
             written=stored.written,
             available=Counter(stored.available),
             seconds=Counter(stored.seconds),
+            clipped=stored.clipped,
             left_out=Counter(stored.left_out),
             listed=stored.listed,
         )
@@ -207,6 +211,7 @@ class _Written(BaseModel):
     written: int = Field(ge=0)
     available: dict[str, int]
     seconds: dict[str, float]
+    clipped: int = Field(0, ge=0)  # earlier versions did not count them
     left_out: dict[str, int]
     listed: list[list[str]]
 

@@ -31,7 +31,7 @@ from sprachbund.corpora.public.items import (
     check,
 )
 from sprachbund.corpora.public.tables import tag
-from sprachbund.data.manifest import ManifestWriter, refuse_integers, shard_numbers
+from sprachbund.data.manifest import ManifestWriter, is_clipped, refuse_integers, shard_numbers
 from sprachbund.errors import SprachbundError
 from sprachbund.util.arrays import Samples
 from sprachbund.util.files import read_object, write_json, write_text
@@ -284,6 +284,7 @@ def _add(
         translations=item.translations,
         custom=item.custom,
     )
+    counts.clipped += is_clipped(samples)
     counts.write(item, len(samples) / SAMPLE_RATE)
 
 
@@ -304,11 +305,12 @@ def _list_left_out(path: Path, counts: Counts) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PartSummary:
-    """A written part: utterances, hours, and the counts of those left out by reason."""
+    """A written part: utterances, hours, the counts of those left out by reason, and of those with clipped sound."""
 
     utterances: int
     hours: float
     left_out: Mapping[str, int]
+    clipped: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -422,4 +424,6 @@ def _speaks_of(size: Published, options: CorpusOptions) -> bool:
 
 def _summed(counts: Counts) -> PartSummary:
     hours = round(counts.seconds[""] / 3600, 3)
-    return PartSummary(utterances=counts.written, hours=hours, left_out=dict(counts.left_out))
+    return PartSummary(
+        utterances=counts.written, hours=hours, left_out=dict(counts.left_out), clipped=counts.clipped
+    )
