@@ -55,7 +55,7 @@ class InternalLM:
             tokens: (R, U); all but the last were given before.
         """
         if tokens.shape[1]:
-            # Rows that have ended go on here, and of uneven prompts the longest would not have room for all others' tokens.
+            # Rows that have ended go on here, and one with a long prompt has no room for as many tokens as others.
             self.cache.rewind(self.cache.lengths.clamp(max=self.cache.capacity - 1))
             self.logits = self.family.step(tokens[:, -1:], self.cache)[:, -1]
         expected = _expected(self.family, self.logits)
