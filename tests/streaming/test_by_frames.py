@@ -354,6 +354,28 @@ def test_what_cannot_be_is_said_when_a_session_opens(options, targets, message):
         engine.open(targets, "en", options)
 
 
+@pytest.mark.parametrize(
+    ("guard", "spans", "says"),
+    [
+        ({"min_speech_probability": 0.7}, {}, "min_speech_probability is 0.7, and .* before the guard"),
+        ({"max_repetition": 0.2}, {}, "max_repetition is 0.2, and .* before the guard"),
+        ({}, {"max_span_s": 10.0}, "max_span_s is 10.0, and .* that pauses alone end"),
+    ],
+)
+def test_what_would_change_nothing_frame_by_frame_is_refused(guard, spans, says):
+    decoding = DecodingOptions(guard=GuardOptions(**guard), spans=SpanOptions(**spans))
+    engine = LiveEngine(tiny_transducer(), decoding, activity=Loudness())
+    with pytest.raises(SprachbundError, match=says):
+        engine.open(["de"], "en")
+    assert engine.open(["de"], "en", LiveOptions(policy="span")).options.policy == "span"
+
+
+def test_a_longest_span_of_one_session_is_refused_frame_by_frame():
+    engine = LiveEngine(tiny_transducer(), OPEN, activity=Loudness())
+    with pytest.raises(SprachbundError, match=r"max_span_s is 9.0"):
+        engine.open(["de"], "en", spans=SpanOptions(max_span_s=9.0))
+
+
 def test_live_text_by_frames_is_greedy():
     engine = LiveEngine(tiny_transducer(), DecodingOptions(beam_size=3), activity=Loudness())
     with pytest.raises(
