@@ -349,10 +349,11 @@ class ResumableSession:
     def add(self, samples: Samples) -> None:
         """Queue samples (N,) at 16 kHz."""
         duration_s = len(samples) / SAMPLE_RATE
+        size = min(_PIECE, int(self.session.options.max_waiting_s * SAMPLE_RATE))
         with self._lock:
             self._came_s += duration_s
             self._waiting_s += duration_s
-            self._sound_waiting += [samples[i : i + _PIECE] for i in range(0, len(samples), _PIECE)]
+            self._sound_waiting += [samples[i : i + size] for i in range(0, len(samples), size)]
             self._arrivals.append((self._came_s, self._clock()))
         self._meters.audio_s.labels("live").inc(duration_s)
         self._notify()
