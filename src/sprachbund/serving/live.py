@@ -617,7 +617,8 @@ class SessionManager:
 
     async def _first_message(self, socket: WebSocket) -> str | bytes:
         """The first message; raises RefusalError where none comes, or the service is being stopped before."""
-        receiving, stopping = (asyncio.ensure_future(one) for one in (receive(socket), self.wait_closing()))
+        receiving = asyncio.ensure_future(receive(socket))
+        stopping = asyncio.ensure_future(self.wait_closing())
         try:
             patience_s = self._settings.timeouts.header_s
             await asyncio.wait({receiving, stopping}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
@@ -627,8 +628,8 @@ class SessionManager:
                 raise stopping_refusal()
             raise RefusalError(408, f"no message came in {patience_s:g} s; send start or resume")
         finally:
-            for task in (receiving, stopping):
-                task.cancel()
+            receiving.cancel()
+            stopping.cancel()
             await asyncio.gather(receiving, stopping, return_exceptions=True)
 
     def _resume(self, resume: Resume, owner: str) -> ResumableSession:
