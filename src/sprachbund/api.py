@@ -11,13 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import overload
 
+import torch
+
 from sprachbund.audio.load import AudioInput, AudioSource
 from sprachbund.audio.spans import VoiceActivity
 from sprachbund.decoding.long_form import LongForm, translate, translate_file
 from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions
 from sprachbund.decoding.result import Translation
 from sprachbund.engines.choice import Engine, check_choice, engine_for, pooled
-from sprachbund.engines.options import EngineChoice, EngineWarning
+from sprachbund.engines.options import NATIVE, EngineChoice, EngineWarning
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family, use_real_length, use_tier
 from sprachbund.models.card import Card
@@ -234,7 +236,9 @@ def load(
             and "torch-int8" are torch in that precision, rearranged for speed; "native" computes in compiled kernels
             for CPUs with 8-bit weights, and "native-int4" with 4-bit ones. Texts differ a little between engines; see
             docs/runtime.md. `Model.engine` has the name of the chosen one, and the reason.
-        threads: threads of the native engine; by default as many as the trial finds fastest.
+        threads: threads to compute with. Those of the native engine are its own, by default as many as the trial finds
+            fastest. With any other choice of the engine it is `torch.set_num_threads` for the calling program; by
+            default the number that torch has stays.
         device: computes the model: "cpu", "cuda", "cuda:1" for the second GPU, or "mps". Elsewhere than on a CPU,
             "auto" is "torch".
 
@@ -249,6 +253,8 @@ def load(
         use_real_length(family)
     if right_context is not None:
         use_tier(family, right_context)
+    if threads is not None and engine not in NATIVE:
+        torch.set_num_threads(threads)
     chosen = engine_for(family, engine, threads=threads, directory=directory)
     for warning in chosen.warnings:
         warnings.warn(warning, EngineWarning, stacklevel=2)

@@ -185,6 +185,50 @@ def test_little_is_remembered() -> None:
         assert behind <= (options.max_span_s * SAMPLE_RATE if index < 10_010 else options.padding)
 
 
+CUTS = st.dictionaries(st.integers(0, 400), st.integers(0, 60))
+
+
+@given(PROBABILITIES, OPTIONS, CUTS)
+@settings(deadline=None, max_examples=150)
+def test_a_cut_moves_the_begin_of_a_span_and_nothing_else(
+    probabilities: NDArray[np.float32], options: SpanOptions, cuts: dict[int, int]
+) -> None:
+    options = replace(options, max_span_s=1e6)  # as in live text frame by frame, where nothing is split
+    finder, closed, begins = SpanFinder(options), list[tuple[Span, int]](), 0
+    for index, probability in enumerate(probabilities.tolist()):
+        if (span := finder.push(probability)) is not None:
+            closed.append((span, begins))
+            begins = 0
+        if index in cuts and finder.open_span is not None:
+            window = max(0, index - cuts[index])
+            finder.cut((window - 0.5) * VAD_WINDOW_S)
+            voiced = np.flatnonzero(probabilities[: index + 1] >= options.release)
+            begins = max(begins, min(window, int(voiced[-1])))
+    if (span := finder.finish()) is not None:
+        closed.append((span, begins))
+    whole = speech_spans(probabilities, options)
+    assert [span.end_s for span, _ in closed] == [span.end_s for span in whole]
+    for (span, begins), uncut in zip(closed, whole, strict=True):
+        heard = round(uncut.start_s * SAMPLE_RATE) // VAD_WINDOW
+        first = heard + int(np.argmax(probabilities[heard:] >= options.threshold))
+        if begins <= first:
+            assert span == uncut
+        else:
+            assert span.start_s == pytest.approx(begins * VAD_WINDOW_S)
+
+
+def test_what_is_cut_off_is_forgotten_although_nothing_behind_it_is_surely_speech() -> None:
+    finder, kept = SpanFinder(replace(PLAIN, max_span_s=1e6)), 10
+    for probability in [0.9] * 5 + [0.4] * 2000:
+        assert finder.push(probability) is None
+        finder.cut(finder.heard_s - (kept + 0.5) * VAD_WINDOW_S)
+        assert finder.heard_s * SAMPLE_RATE - finder.earliest_sample <= kept * VAD_WINDOW + TINY
+    assert finder.open_span is not None
+    span = finder.finish()
+    assert span is not None
+    assert span.speech_probability == pytest.approx(0.4)
+
+
 @pytest.mark.parametrize(
     ("wrong", "seen"),
     [

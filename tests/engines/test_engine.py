@@ -19,6 +19,7 @@ from sprachbund.models.base import Family, Target
 from sprachbund.models.io import load
 from sprachbund.models.whisper import Whisper
 from sprachbund.nn.decoder import TextDecoder
+from sprachbund.util.devices import torch_threads
 from tests.engines.support import needs_native, on_every_set, relative_error
 from tests.models.whisper_support import TINY, make_directory, make_transformers_model, transplanted
 
@@ -159,6 +160,23 @@ def test_bad_choices_are_errors(whisper: Whisper) -> None:
         with pytest.raises(SprachbundError, match=f"threads is {threads}, and this machine has"):
             choose_threads(threads)
     assert choose_threads(None) >= 1
+
+
+def test_threads_are_those_of_torch_where_torch_computes() -> None:
+    with torch_threads(2):
+        assert torch.get_num_threads() == 2
+        sprachbund.load(engine="torch", threads=1)
+        assert torch.get_num_threads() == 1
+    with pytest.raises(SprachbundError, match="threads is 100000, and this machine has"):
+        sprachbund.load(engine="torch", threads=100_000)
+
+
+@needs_native
+def test_threads_of_the_native_engine_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sprachbund.engines.packed_cache.default_cache", lambda: tmp_path)
+    with torch_threads(2):
+        sprachbund.load(engine="native", threads=1)
+        assert torch.get_num_threads() == 2
 
 
 @needs_native

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from sprachbund.audio.load import load
@@ -298,6 +299,18 @@ def test_stopping_gives_live_sessions_what_is_left(small_live, bundled, spoken):
         assert not running.thread.is_alive()
     silence = np.zeros(round((client.seen[-1]["audio_s"] - SPOKEN_S) * 16_000), np.float32)
     assert said(client) == text_of(bundled, np.concatenate([spoken["es"], silence]))
+
+
+def test_a_stopping_service_says_so_to_a_client_that_has_not_begun(small_live):
+    async def scenario(running):
+        async with connect(running.live) as socket:
+            running.server.should_exit = True
+            assert "stopped" in json.loads(await socket.recv())["message"]
+            await asyncio.wait_for(socket.wait_closed(), 15)
+            assert socket.close_code == 1013
+
+    with small_live() as running:
+        asyncio.run(scenario(running))
 
 
 def test_a_session_that_is_being_opened_when_the_service_stops_is_refused(small_live):

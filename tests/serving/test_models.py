@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from sprachbund.errors import SprachbundError
 from sprachbund.serving.metrics import Meters
@@ -14,6 +15,7 @@ from sprachbund.serving.models import ModelStore, described_model, identifier
 from sprachbund.serving.schemas import RefusalError
 from sprachbund.serving.service import Service
 from sprachbund.serving.settings import Limits, Settings, Timeouts
+from sprachbund.util.devices import torch_threads
 from sprachbund.util.processor import usable_cores
 from tests.serving.support import tiny_model, wait_for
 from tests.training.owned import make_whisper
@@ -57,6 +59,19 @@ def test_speech_is_encoded_at_its_own_length_where_all_models_can(tmp_path):
     assert asyncio.run(real_length(windowed))
     with pytest.raises(RefusalError, match="always encodes speech at its real length; leave it out"):
         asyncio.run(real_length("bundled"))
+
+
+def test_a_model_computes_with_the_threads_asked_for_on_torch_too():
+    async def num_threads():
+        store = ModelStore(Settings(models=("bundled",), threads=1, engine="torch"), Meters())
+        try:
+            async with store.lease("bundled") as worker:
+                return worker.call(torch.get_num_threads).result(5)
+        finally:
+            await store.close(5)
+
+    with torch_threads(2):
+        assert asyncio.run(num_threads()) == 1
 
 
 @pytest.mark.skipif(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,6 +216,34 @@ def test_a_stopping_service_sends_the_transcript(bundled, spoken):
         kinds = run(scenario(running))
     assert "transcript" in kinds
     assert kinds[-1] == "transcript-stop"
+
+
+@pytest.mark.parametrize("asked", [b"", line("describe")])
+def test_a_stopping_service_says_so_to_a_client_without_a_recording(asked):
+    settings = Settings(port=0, models=("tiny",), wyoming="127.0.0.1:0")
+
+    async def scenario(running):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(running))
+        writer.write(asked)
+        if asked:
+            await event_of(reader)
+        else:
+            await asyncio.to_thread(wait_for, lambda: running.server._wyoming._connections)
+        running.server.should_exit = True
+        kind, data = await event_of(reader)
+        assert kind == "error"
+        assert data["text"].startswith("the service is being stopped")
+        assert await reader.read() == b""
+        writer.close()
+
+    with serving(settings, loader=lambda name: tiny_model()) as running:
+        run(scenario(running))
+
+
+async def event_of(reader: asyncio.StreamReader) -> tuple[str, dict[str, Any]]:
+    event = json.loads(await reader.readline())
+    data = await reader.readexactly(event.get("data_length", 0))
+    return event["type"], json.loads(data or "{}")
 
 
 def test_the_address_is_checked(bundled):

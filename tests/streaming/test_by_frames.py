@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import sprachbund
-from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio.constants import SAMPLE_RATE, VAD_WINDOW
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.compression.onnx_export import export
 from sprachbund.decoding.long_form import translate
@@ -281,11 +281,29 @@ def test_tokens_at_one_frame_have_a_limit_in_recordings_and_live():
     assert lengths[0] < lengths[1] < lengths[2]
 
 
+class Murmur(Loudness):
+    """Is sure of speech in its first second; behind that, sound only keeps a stretch open."""
+
+    def stream(self):
+        self._loud, self._heard = super().stream(), 0
+        return self
+
+    def feed(self, block):
+        loud = self._loud.feed(block)
+        unsure = self._heard + np.arange(len(loud)) > SAMPLE_RATE / VAD_WINDOW
+        self._heard += len(loud)
+        return np.where(unsure, loud * np.float32(0.4), loud)
+
+    def finish(self):
+        return self._loud.finish()
+
+
 @pytest.mark.slow
-def test_speech_without_a_pause_holds_a_bounded_memory(monkeypatch):
+@pytest.mark.parametrize("activity", [Loudness(), Murmur()])
+def test_speech_without_a_pause_holds_a_bounded_memory(monkeypatch, activity):
     monkeypatch.setattr("sprachbund.streaming.by_frames._LATEST", 40)
     model = calibrated()
-    engine = LiveEngine(model, OPEN, activity=Loudness())
+    engine = LiveEngine(model, OPEN, activity=activity)
     session = engine.open(["de"], "en", LiveOptions(right_context=1))
     samples, most = recording((0.5, 30.0), duration_s=31.0), 0
     for begin in range(0, len(samples), 1600):
@@ -334,6 +352,28 @@ def test_what_cannot_be_is_said_when_a_session_opens(options, targets, message):
     engine = LiveEngine(tiny_transducer(), OPEN, activity=Loudness())
     with pytest.raises(SprachbundError, match=message):
         engine.open(targets, "en", options)
+
+
+@pytest.mark.parametrize(
+    ("guard", "spans", "says"),
+    [
+        ({"min_speech_probability": 0.7}, {}, "min_speech_probability is 0.7, and .* before the guard"),
+        ({"max_repetition": 0.2}, {}, "max_repetition is 0.2, and .* before the guard"),
+        ({}, {"max_span_s": 10.0}, "max_span_s is 10.0, and .* that pauses alone end"),
+    ],
+)
+def test_what_would_change_nothing_frame_by_frame_is_refused(guard, spans, says):
+    decoding = DecodingOptions(guard=GuardOptions(**guard), spans=SpanOptions(**spans))
+    engine = LiveEngine(tiny_transducer(), decoding, activity=Loudness())
+    with pytest.raises(SprachbundError, match=says):
+        engine.open(["de"], "en")
+    assert engine.open(["de"], "en", LiveOptions(policy="span")).options.policy == "span"
+
+
+def test_a_longest_span_of_one_session_is_refused_frame_by_frame():
+    engine = LiveEngine(tiny_transducer(), OPEN, activity=Loudness())
+    with pytest.raises(SprachbundError, match=r"max_span_s is 9.0"):
+        engine.open(["de"], "en", spans=SpanOptions(max_span_s=9.0))
 
 
 def test_live_text_by_frames_is_greedy():

@@ -18,7 +18,7 @@ from sprachbund.decoding.state import Hypothesis
 from sprachbund.errors import SprachbundError
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveEvent, LiveNotice, LiveText
-from sprachbund.streaming.live import in_blocks, play
+from sprachbund.streaming.live import Listener, in_blocks, play
 from sprachbund.streaming.options import LiveOptions, Policy
 from sprachbund.streaming.session import LiveSession, OverloadError
 from tests.decoding.test_translate import LENIENT, SPEECH, Loudness, recording
@@ -476,6 +476,20 @@ def test_what_may_not_wait_is_refused_and_the_rest_goes_on(overload):
         own.step([session])
     session.push(speech)
     assert session.audio_s == pytest.approx(8.0)
+
+
+def test_a_block_longer_than_what_may_wait_is_refused_and_a_listener_divides_it():
+    options = LiveOptions(max_behind_s=3.0, max_waiting_s=4.0)
+    own = engine()
+    session = own.open(["de"], options=options)
+    speech = recording((0.5, 2.0), (3.5, 6.0), duration_s=7.0)
+    with pytest.raises(OverloadError, match=r"7.0 s of sound came in one block; at most 4 s may wait"):
+        session.push(speech)
+    assert session.audio_s == 0
+    listener = Listener(own, session)
+    events = [*listener.hear(speech), *listener.finish()]
+    assert session.audio_s == pytest.approx(7.0)
+    assert {event.segment for event in texts(events) if event.final} == {0, 1}
 
 
 def test_bad_audio_is_refused_by_name():

@@ -1,18 +1,21 @@
 """A stream goes on from bytes as if nothing had happened, and on no other model."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 
 from sprachbund.compression.quantization import quantize_encoder
 from sprachbund.decoding.transducer import start_by_frames, transducer_greedy
+from sprachbund.engines.choice import engine_for
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
 from sprachbund.models.conformer import Conformer
-from sprachbund.nn.streaming_conformer import SUBSAMPLING, StreamingEncoder, StreamState, Tier
+from sprachbund.nn.streaming_conformer import SUBSAMPLING, ChunkEncoder, StreamState, Tier
 from sprachbund.nn.transducer import TransducerState
 from sprachbund.streaming.saved_stream import load_frames, load_stream, save_frames, save_stream
+from tests.engines.support import needs_native
 from tests.models.voxtral_realtime.support import make
 from tests.streaming.test_by_frames import tiny_transducer
 
@@ -20,14 +23,14 @@ States = tuple[StreamState, TransducerState]
 
 
 def began(model: Conformer) -> States:
-    assert isinstance(model.encoder, StreamingEncoder)
+    assert isinstance(model.encoder, ChunkEncoder)
     targets = [Target(language="de"), Target(language="ru")]
     return model.encoder.start(2, model.encoder.tiers[0]), start_by_frames(model, targets)
 
 
 def went_on(model: Conformer, states: States, seed: int) -> tuple[list[tuple[int, ...]], States]:
     encoder = model.encoder
-    assert isinstance(encoder, StreamingEncoder)
+    assert isinstance(encoder, ChunkEncoder)
     tier = encoder.tiers[0]
     mel = torch.randn(2, tier.chunk * SUBSAMPLING, 40, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
@@ -37,7 +40,7 @@ def went_on(model: Conformer, states: States, seed: int) -> tuple[list[tuple[int
 
 
 def tier_of(model: Conformer) -> Tier:
-    assert isinstance(model.encoder, StreamingEncoder)
+    assert isinstance(model.encoder, ChunkEncoder)
     return model.encoder.tiers[0]
 
 
@@ -87,6 +90,30 @@ def test_a_state_of_another_tier_or_of_other_bits_is_refused():
     quantize_encoder(packed)
     with pytest.raises(SprachbundError, match="computes in single precision, this one computes in 4 bits"):
         load_stream(packed, tier_of(model), data)
+
+
+@needs_native
+@pytest.mark.parametrize("bits", ["32", "4"])
+@pytest.mark.parametrize("part", ["encoder.layers.1.feed_forward_in.expand", "transducer.joint.out"])
+def test_a_stream_goes_on_with_another_engine_but_with_no_other_model(bits: str, part: str) -> None:
+    """The kernels hold linear layers in numbers of their own, by which no model could be known with torch."""
+    model, other = tiny_transducer(), tiny_transducer()
+    with torch.no_grad():
+        other.get_parameter(f"{part}.weight").mul_(2.0)
+    if bits == "4":
+        for family in (model, other):
+            quantize_encoder(family)
+    native, other_native = (
+        cast(Conformer, engine_for(family, "native", threads=1).family) for family in (model, other)
+    )
+    states = [went_on(family, began(family), 0)[1] for family in (model, native)]
+    for family, state in zip((model, native), states, strict=True):
+        data = save_stream(family, tier_of(family), *state)
+        for again in (model, native):
+            went_on(again, load_stream(again, tier_of(again), data), 1)
+        for again in (other, other_native):
+            with pytest.raises(SprachbundError, match="has weights of the digest"):
+                load_stream(again, tier_of(again), data)
 
 
 def test_damage_is_reported():

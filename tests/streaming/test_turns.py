@@ -11,7 +11,7 @@ from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import SpanFinder, SpanStream
 from sprachbund.decoding.encoding import encode_spans
 from sprachbund.decoding.languages import LanguageTracker, read_request
-from sprachbund.decoding.options import DecodingOptions
+from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.decoding.pipeline import decode_spans
 from sprachbund.decoding.recordings import RecordedSpan, RecordingState
 from sprachbund.decoding.result import joined_text
@@ -21,7 +21,7 @@ from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveNotice
 from sprachbund.streaming.options import LiveOptions, Policy
 from tests.decoding.families import FAMILIES
-from tests.decoding.test_translate import LENIENT, Loudness, recording
+from tests.decoding.test_translate import Loudness, recording
 from tests.decoding.tiny_family import TinyFamily
 from tests.streaming.test_engine import ATTEMPTING, OPTIONS, finish, flood, run, texts, written
 
@@ -164,7 +164,7 @@ def test_a_model_that_writes_by_frames_goes_on_behind_a_pause(policy: Policy, tm
     family.calibration = Calibration(
         turns=Answers(bias=0, whole=[], last=[], given=[0.0, 1.0, 0.0, 1.0], asked=[])
     )
-    own = LiveEngine(family, DecodingOptions(guard=LENIENT), activity=Loudness())
+    own = LiveEngine(family, DecodingOptions(guard=GuardOptions(enabled=False)), activity=Loudness())
     events = run(
         own,
         own.open(["en"], "en", replace(SENTENCES, policy=policy)),

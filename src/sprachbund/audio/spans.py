@@ -124,6 +124,7 @@ class SpanFinder:
         self._heard: list[float] = []  # probabilities of the open span; empty: no span is open
         self._quiet = 0  # of these, how many at the end are below release
         self._joined = False  # the open span continues one that was split
+        self._sure = False  # a window of the open span was surely speech, though it may have been cut off
         self._given = 0  # samples up to the end of the last span, which the next may not touch
 
     @property
@@ -137,7 +138,7 @@ class SpanFinder:
         """The span under way as it would be if no more were said; None between spans, and before it is speech."""
         voiced = self._heard[: len(self._heard) - self._quiet]
         least = 1 if self._joined else self._options.min_speech_windows
-        if len(voiced) < least or max(voiced) < self._options.threshold:
+        if len(voiced) < least or not self._sure:
             return None
         return Span(
             start_s=max(self._given, self._start * VAD_WINDOW - self._options.padding) / SAMPLE_RATE,
@@ -156,12 +157,11 @@ class SpanFinder:
     def cut(self, second: float) -> None:
         """Let the span under way begin anew at the first whole window from `second` on; what is before is done.
 
-        The last window that is surely speech stays in any case, so that the span goes on being one.
+        The last window that is not of the pause at the end stays in any case, so that the span goes on being one.
         """
-        sure = [n for n, probability in enumerate(self._heard) if probability >= self._options.threshold]
         window = math.ceil(second * SAMPLE_RATE / VAD_WINDOW)
-        gone = min(window - self._start, sure[-1] if sure else 0)
-        if gone <= 0:
+        gone = min(window - self._start, len(self._heard) - self._quiet - 1)
+        if gone <= 0 or not self._sure:
             return
         self._heard, self._start, self._joined = self._heard[gone:], self._start + gone, True
         self._given = self._start * VAD_WINDOW
@@ -190,6 +190,7 @@ class SpanFinder:
                 return None
             self._start, self._joined = self._time - 1, False
         self._heard.append(probability)
+        self._sure = self._sure or probability >= self._options.threshold
         self._quiet = self._quiet + 1 if probability < self._options.release else 0
         if not self._quiet:
             self._asked, self._ending = False, self._longest
@@ -206,8 +207,9 @@ class SpanFinder:
     def _close(self) -> Span | None:
         voiced = self._heard[: len(self._heard) - self._quiet]
         least = 1 if self._joined else self._options.min_speech_windows
+        sure, self._sure = self._sure, False
         self._heard, self._quiet, self._asked, self._ending = [], 0, False, self._longest
-        if len(voiced) < least or max(voiced) < self._options.threshold:  # the tail of a split may be silent
+        if len(voiced) < least or not sure:  # the tail of a split may be silent
             return None
         return self._span(voiced, padding_after=self._options.padding)
 
@@ -218,6 +220,7 @@ class SpanFinder:
         cut = len(self._heard) - 1 - int(np.argmin(candidates[::-1]))
         span = self._span(self._heard[:cut], padding_after=0)
         self._heard, self._start, self._joined = self._heard[cut:], self._start + cut, True
+        self._sure = max(self._heard) >= self._options.threshold
         return span
 
     def _span(self, voiced: list[float], *, padding_after: int) -> Span:

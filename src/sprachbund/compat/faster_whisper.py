@@ -134,7 +134,7 @@ class WhisperModel:
         device: "cpu", "cuda" or "auto", the first GPU or the CPU.
         device_index: number of the GPU.
         compute_type: "default", "float32", "bfloat16" or "int8", which choose the engine.
-        cpu_threads: threads of the native engine; 0 chooses.
+        cpu_threads: threads to compute with, as `threads` of `sprachbund.load`; 0 chooses.
         num_workers: without effect.
         download_root: not served; HF_HOME says where downloads are kept.
         local_files_only: never use the network.

@@ -37,7 +37,7 @@ from sprachbund.engines.native_engine import (
     why_not_family,
     with_native_modules,
 )
-from sprachbund.engines.options import CHOICES, ENGINE_DEVICES, EngineChoice, NativeOptions
+from sprachbund.engines.options import CHOICES, ENGINE_DEVICES, NATIVE, EngineChoice, NativeOptions
 from sprachbund.engines.packed_cache import Packed, fingerprint, in_large_pages, packed_for
 from sprachbund.engines.parts import parts_of
 from sprachbund.engines.torch_layers import (
@@ -616,11 +616,11 @@ def check_choice(engine: EngineChoice, threads: int | None, device: str = CPU) -
         raise OptionValueError("engine", engine, f"choose one of {', '.join(CHOICES)}")
     find_device(device)
     check_kind(device, ENGINE_DEVICES[engine], f"the engine {engine}")
-    if engine in ("native", "native-int4") and (reason := missing_because()) is not None:
+    if engine in NATIVE and (reason := missing_because()) is not None:
         raise OptionValueError("engine", engine, f"{reason}, or use the torch engine")
-    if engine in ("native", "native-int4", "auto"):
+    if engine in (*NATIVE, "auto"):
         instruction_sets()
-        choose_threads(threads)
+    choose_threads(threads)
 
 
 def choose_threads(wanted: int | None) -> int:

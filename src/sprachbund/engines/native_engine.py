@@ -60,13 +60,14 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Family
 from sprachbund.models.seamless.layers import SeamlessEncoder
 from sprachbund.models.speech_llm.llm import LanguageModel
+from sprachbund.models.weights import streaming_origin
 from sprachbund.nn.causal_lm import CausalLM
 from sprachbund.nn.decoder import DecoderCache, DecoderLayer, TextDecoder
 from sprachbund.nn.drafts import Parasite
 from sprachbund.nn.encoder import ConvolutionalEncoder, mean_frame
 from sprachbund.nn.fast_conformer import FastConformerEncoder
 from sprachbund.nn.feed_forward import Route
-from sprachbund.nn.streaming_conformer import StreamingEncoder
+from sprachbund.nn.streaming_conformer import ChunkEncoder, StreamingEncoder
 from sprachbund.util.devices import torch_threads
 from sprachbund.util.pages import zeros_in_pages
 
@@ -675,6 +676,10 @@ def _with_native_modules(
         layers = NativeLayers(EncoderShape(**packed.shapes["encoder"]), packed.part("encoder"), team, kernels)
         stem = NativeStem(StemShape(**packed.shapes["stem"]), packed.part("stem"), team, kernels)
         parts["encoder"] = _native_encoder(encoder, stem, layers)
+    if (streaming := family.capabilities.streaming) is not None:
+        made = parts["encoder"]
+        assert isinstance(made, ChunkEncoder)
+        made.origin = streaming_origin(streaming.encoder, streaming.transducer)
     return with_submodules(family, **parts)
 
 

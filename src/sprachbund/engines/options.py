@@ -8,8 +8,9 @@ from sprachbund.util.devices import ANY_DEVICE, CPU
 
 EngineChoice = Literal["auto", "native", "native-int4", "torch", "torch-fp32", "torch-bf16", "torch-int8"]
 CHOICES: tuple[EngineChoice, ...] = get_args(EngineChoice)
+NATIVE: tuple[EngineChoice, ...] = ("native", "native-int4")
 ENGINE_DEVICES: dict[EngineChoice, tuple[str, ...]] = {
-    engine: (CPU,) if engine in ("native", "native-int4", "torch-int8") else ANY_DEVICE for engine in CHOICES
+    engine: (CPU,) if engine in (*NATIVE, "torch-int8") else ANY_DEVICE for engine in CHOICES
 }
 """Kinds of devices that an engine computes on; "auto" is plain torch elsewhere than on a CPU."""
 MemoryNumbers = Literal["bf16", "int8"]

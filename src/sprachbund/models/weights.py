@@ -5,6 +5,7 @@ In 8 bits a matrix is stored as signed integers with one fp32 scale per output r
 (`sprachbund.nn.quantized`) is stored as it is held, whatever the bits of the others.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ _FLOATING = (torch.float32, torch.float16, torch.bfloat16)
 _CHECKED = "checked_weights.json"  # in the user's cache: files whose values were checked
 COUNTER = "num_batches_tracked"
 """Ends the name of the one whole number that a model holds: batches that a norm has seen in training."""
+_LOOKED_AT = 64
+"""Numbers of a tensor that a digest is made of."""
 _ADVICE = "copy the model again"
 _CONFIG = "config.json"
 
@@ -382,6 +385,34 @@ def packed_linears(model: nn.Module) -> PackedLinears | None:
         return None
     bits, block, symmetric = formats.pop()
     return PackedLinears.model_validate({"bits": bits, "block": block, "symmetric": symmetric})
+
+
+def streaming_origin(encoder: nn.Module, transducer: nn.Module) -> dict[str, str]:
+    """What tells the weights of a model that streams from others, however alike in shape: numbers and a digest.
+
+    Args:
+        encoder: as stored, so that no engine has brought it into numbers of its own.
+        transducer: likewise.
+    """
+    packed = packed_linears(encoder)
+    return {
+        "numbers": "single precision" if packed is None else f"{packed.bits} bits",
+        "weights": weights_digest((encoder, transducer)),
+    }
+
+
+def weights_digest(parts: Iterable[nn.Module]) -> str:
+    """Of the first numbers of every tensor: quick, and models that differ in a single layer have other digests.
+
+    Args:
+        parts: parts of the model, in a fixed order.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        for tensor in part.state_dict().values():
+            plain = tensor.detach().flatten()[:_LOOKED_AT].cpu()
+            digest.update(plain.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def read_packed_linears(directory: Path) -> PackedLinears | None:

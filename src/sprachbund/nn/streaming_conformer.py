@@ -601,9 +601,12 @@ class ChunkEncoder(nn.Module):
     Attributes:
         tier: tier of whole utterances outside of training; the first of `tiers` unless set.
         gives_means: whether it gives the means of the states of its layers, as `means` asks for.
+        origin: what tells the model from others in a saved stream, where an engine has its weights in numbers of its
+            own; None where they are as stored.
     """
 
     gives_means = False
+    origin: Mapping[str, str] | None = None
 
     def __init__(self, shape: StreamingShape, tiers: Sequence[Tier]) -> None:
         super().__init__()

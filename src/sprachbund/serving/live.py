@@ -349,10 +349,11 @@ class ResumableSession:
     def add(self, samples: Samples) -> None:
         """Queue samples (N,) at 16 kHz."""
         duration_s = len(samples) / SAMPLE_RATE
+        size = min(_PIECE, int(self.session.options.max_waiting_s * SAMPLE_RATE))
         with self._lock:
             self._came_s += duration_s
             self._waiting_s += duration_s
-            self._sound_waiting += [samples[i : i + _PIECE] for i in range(0, len(samples), _PIECE)]
+            self._sound_waiting += [samples[i : i + size] for i in range(0, len(samples), size)]
             self._arrivals.append((self._came_s, self._clock()))
         self._meters.audio_s.labels("live").inc(duration_s)
         self._notify()
@@ -511,6 +512,7 @@ class SessionManager:
         self._left_s: dict[str, float] = {}
         self._leases: dict[str, AsyncExitStack] = {}
         self._opening: Counter[str] = Counter()
+        self._silent: set[asyncio.Task[Any]] = set()  # connections of which no message came yet
         self._closing = asyncio.Event()
 
     @property
@@ -531,8 +533,13 @@ class SessionManager:
         """All of a connection, from its first message to its close."""
         live: ResumableSession | None = None
         began, status = time.monotonic(), NORMAL
+        task = asyncio.current_task()
+        assert task is not None
+        self._silent.add(task)
         try:
-            live, after = await self._begin(socket, check)
+            message = await self._first_message(socket)
+            self._silent.discard(task)
+            live, after = await self._begin(message, check)
             await self._serve_session(live, after, socket)
             if socket.application_state == WebSocketState.CONNECTED:
                 raise RefusalError(409, "the session was taken up by another connection")
@@ -545,6 +552,7 @@ class SessionManager:
                 log.exception("a connection failed")
             await _refuse(socket, refusal)
         finally:
+            self._silent.discard(task)
             self.log_connection(socket, PATH, live, status, time.monotonic() - began)
 
     async def sweep(self, *, now_s: float | None = None) -> None:
@@ -555,13 +563,13 @@ class SessionManager:
                 await self.give_up(name)
 
     async def close(self, timeout_s: float) -> None:
-        """End all sessions; connected clients still get the text that is left."""
+        """End all sessions; clients still get the text that is left, and the reason where they have not begun."""
         self._closing.set()
         for name in list(self._left_s):
             await self.give_up(name)
         for live in self._sessions.values():
             live.end()
-        waiting: list[asyncio.Task[Any]] = list(self._connections.values())
+        waiting: list[asyncio.Task[Any]] = [*self._connections.values(), *self._silent]
         if self._opening:
             waiting.append(asyncio.ensure_future(self._wait_opened()))
         if waiting:
@@ -597,15 +605,8 @@ class SessionManager:
         }
         log.info(json.dumps(line))
 
-    async def _begin(self, socket: WebSocket, check: Check) -> tuple[ResumableSession, int]:
+    async def _begin(self, message: str | bytes, check: Check) -> tuple[ResumableSession, int]:
         """The session that the first message asks for, and the number of the last message that the client saw."""
-        try:
-            async with asyncio.timeout(self._settings.timeouts.header_s):
-                message = await receive(socket)
-        except TimeoutError:
-            raise RefusalError(
-                408, f"no message came in {self._settings.timeouts.header_s:g} s; send start or resume"
-            ) from None
         first = parse_message(message) if isinstance(message, str) else None
         if not isinstance(first, Start | Resume):
             raise RefusalError(400, "the first message has to be start or resume", code="bad_message")
@@ -613,6 +614,23 @@ class SessionManager:
         if isinstance(first, Resume):
             return self._resume(first, owner), first.after
         return await self.open(first, owner), 0
+
+    async def _first_message(self, socket: WebSocket) -> str | bytes:
+        """The first message; raises RefusalError where none comes, or the service is being stopped before."""
+        receiving = asyncio.ensure_future(receive(socket))
+        stopping = asyncio.ensure_future(self.wait_closing())
+        try:
+            patience_s = self._settings.timeouts.header_s
+            await asyncio.wait({receiving, stopping}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            if receiving.done():
+                return receiving.result()
+            if stopping.done():
+                raise stopping_refusal()
+            raise RefusalError(408, f"no message came in {patience_s:g} s; send start or resume")
+        finally:
+            receiving.cancel()
+            stopping.cancel()
+            await asyncio.gather(receiving, stopping, return_exceptions=True)
 
     def _resume(self, resume: Resume, owner: str) -> ResumableSession:
         live = self._sessions.get(resume.session)

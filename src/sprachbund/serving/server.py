@@ -102,7 +102,7 @@ class Server(uvicorn.Server):
         if self.force_exit:
             self.service.store.stop()  # threads that wait for a model would keep the process
         if self._wyoming is not None:
-            await self._wyoming.close()
+            await self._wyoming.close(0.0 if self.force_exit else LAST_S)
         self.config.timeout_graceful_shutdown = math.ceil(max(self.service.stop_left_s, LAST_S))
         await super().shutdown(sockets)
 

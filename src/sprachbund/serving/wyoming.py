@@ -27,7 +27,7 @@ from sprachbund import __version__
 from sprachbund.decoding.options import TRANSCRIBE
 from sprachbund.serving.admission import network_of
 from sprachbund.serving.live import SILENCE_S, ResumableSession, Start
-from sprachbund.serving.schemas import RefusalError, field_fault, refusal_of
+from sprachbund.serving.schemas import RefusalError, field_fault, refusal_of, stopping_refusal
 from sprachbund.serving.service import Service
 
 log = logging.getLogger("sprachbund.serving")
@@ -169,10 +169,16 @@ class WyomingServer:
         """Accept connections at a bound socket."""
         self._server = await asyncio.start_server(self._connected, sock=sock, limit=_MAX_LINE)
 
-    async def close(self) -> None:
-        """Accept no more, and end the connections; sessions have been ended before, by the service."""
+    async def close(self, timeout_s: float) -> None:
+        """Accept no more, and end the connections; sessions have been ended before, by the service.
+
+        Args:
+            timeout_s: for the reason that connections without a session are given.
+        """
         if self._server is not None:
             self._server.close()
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=timeout_s)
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
@@ -285,16 +291,17 @@ class _Connection:
         self.audio_s = 0.0
 
     async def run(self) -> None:
-        """Answer events until the client ends the connection, or the service stops."""
+        """Answer events until the client ends the connection; raises RefusalError where the service stops."""
         reading: asyncio.Task[ClientEvent | None] | None = None
+        stopping = asyncio.ensure_future(self._service.sessions.wait_closing())
         since_s, heard_s = time.monotonic(), self.audio_s
         silent_s = self._service.settings.timeouts.live_silent_s
         try:
-            while self._live is not None or not self._service.sessions.closing:
+            while True:
+                if self._live is None and self._service.sessions.closing:
+                    raise stopping_refusal()
                 reading = reading or asyncio.ensure_future(self._read())
-                waiting: set[asyncio.Task[Any]] = {reading}
-                if self._writing is not None:
-                    waiting.add(self._writing)
+                waiting: set[asyncio.Task[Any]] = {reading, self._writing or stopping}
                 left_s = max(0.0, since_s + silent_s - time.monotonic())
                 done, _ = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
                 if reading in done:
@@ -302,7 +309,7 @@ class _Connection:
                     if event is None:
                         return
                     await self._answer(event)
-                elif done:  # the session has ended by itself: an error, or the service stops
+                elif self._writing in done:  # the session has ended by itself: an error, or the service stops
                     await self._finish()
                     return
                 if time.monotonic() - since_s >= silent_s:
@@ -312,9 +319,10 @@ class _Connection:
                         )
                     since_s, heard_s = time.monotonic(), self.audio_s
         finally:
-            if reading is not None:
-                reading.cancel()
-                await asyncio.gather(reading, return_exceptions=True)
+            ending = [task for task in (reading, stopping) if task is not None]
+            for task in ending:
+                task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
 
     async def _read(self) -> ClientEvent | None:
         settings = self._service.settings

@@ -19,7 +19,7 @@ from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import VoiceActivity
 from sprachbund.decoding.encoding import EncodedBatch, LanguageQuery, encode, encode_and_identify
 from sprachbund.decoding.languages import Request, read_request
-from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, check_options
+from sprachbund.decoding.options import TRANSCRIBE, DecodingOptions, GuardOptions, check_options
 from sprachbund.decoding.pipeline import (
     UtteranceRows,
     WrittenRow,
@@ -230,6 +230,31 @@ def _check_writes_live(options: DecodingOptions, *, cascade: bool) -> None:
             )
 
 
+def _check_by_frames(name: str, decoding: DecodingOptions, spans: SpanOptions) -> None:
+    """Refuse options that change nothing in live text that is written frame by frame.
+
+    That the guard is off is no such option: what it asks for is so.
+
+    Args:
+        name: name of the model.
+        decoding: options of the searches.
+        spans: thresholds and lengths of stretches of speech.
+
+    Raises:
+        OptionValueError: the option, and why.
+    """
+    writes = f"and the model {name} writes frame by frame,"
+    asked = [
+        (option, value, f"{writes} so that its text stands before the guard could keep it back")
+        for option, value in vars(decoding.guard).items()
+        if option != "enabled" and value != vars(GuardOptions())[option]
+    ]
+    if spans.max_span_s != SpanOptions.max_span_s:
+        asked.append(("max_span_s", spans.max_span_s, f"{writes} in stretches that pauses alone end"))
+    for option, value, why in asked:
+        raise OptionValueError(option, value, 'leave it out, or take the policy "span"', reason=why)
+
+
 class LiveEngine:
     """Decodes for any number of sessions; not for several threads at once.
 
@@ -288,7 +313,7 @@ class LiveEngine:
 
         Raises:
             SprachbundError: languages or pairs that the model does not know, or a prompt, a glossary, hot words, words
-                with times or ends of sentences, where it has none.
+                with times, thresholds of the guard, a longest span or ends of sentences, where it has none.
         """
         allowed = self.decoding.allowed_languages if allowed_languages is None else allowed_languages
         request = read_request(self.model, source=source, targets=targets, allowed=allowed)
@@ -305,6 +330,8 @@ class LiveEngine:
                 "give at least as much",
                 reason=f"and a pause begins to count at {cut.min_silence_s:g} s",
             )
+        if options.policy == "frames":
+            _check_by_frames(self.model.name, self.decoding, spans or self.decoding.spans)
         lead_s = self._writer.lead_s if self._writer is not None and options.policy == "frames" else 0.0
         own = self.decoding
         words = own.hot_words if hot_words is None else tuple(hot_words) or None

@@ -181,8 +181,14 @@ class Listener:
         Raises:
             SprachbundError: for values that are not samples, or after `finish`.
         """
-        self.session.push(samples)
-        return self._all_due()
+        most_s = self.session.options.max_waiting_s
+        whole = np.size(samples) <= most_s * SAMPLE_RATE
+        events = list[LiveEvent]()
+        # A part has room beside what is left of the one before.
+        for block in [samples] if whole else in_blocks(samples, most_s / 2):
+            self.session.push(block)
+            events += self._all_due()
+        return events
 
     def finish(self) -> list[LiveEvent]:
         """End the audio, and return the events of the rest of the text."""
@@ -190,7 +196,7 @@ class Listener:
         return self._all_due()
 
     def _all_due(self) -> list[LiveEvent]:
-        events = []
+        events = list[LiveEvent]()
         while self.session.due:
             events += self.engine.step([self.session])[0]
         return events

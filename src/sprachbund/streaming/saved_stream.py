@@ -1,28 +1,26 @@
 """Saves the state of a stream as bytes and loads it again, for the same model only.
 
 The format is safetensors. Its metadata identify the model: sizes, tier or delay, how the encoder is packed, and a
-digest of the weights, because the state of a model with other weights has the same shapes.
+digest of the weights, because the state of a model with other weights has the same shapes. All of these are of the
+model as it is stored, so that a stream may go on with another engine.
 """
 
-import hashlib
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import FrameDecoder, FrameState
-from sprachbund.models.weights import packed_linears
+from sprachbund.models.weights import streaming_origin, weights_digest
 from sprachbund.nn.streaming_conformer import ChunkEncoder, StreamState, Tier
 from sprachbund.nn.transducer import TransducerState
 
 _ENCODER, _TRANSDUCER = "encoder.", "transducer."
-_LOOKED_AT = 64
 _WHAT = {
     "width": "has width",
     "layers": "has layers",
@@ -119,30 +117,18 @@ def _from_bytes(data: bytes, identity: Mapping[str, Any]) -> dict[str, Tensor]:
 def _identity(model: Any, tier: Tier) -> dict[str, Any]:
     """The values that have to be the same for a state to mean the same."""
     encoder: ChunkEncoder = model.encoder
-    packed = packed_linears(model)
     return {
         "width": encoder.shape.width,
         "layers": encoder.shape.num_layers,
         "left_context": tier.past,
-        "numbers": "single precision" if packed is None else f"{packed.bits} bits",
-        "weights": _digest((model.encoder, model.transducer)),
+        **(encoder.origin or streaming_origin(encoder, model.transducer)),
     }
 
 
 def _identity_of_frames(decoder: FrameDecoder) -> dict[str, Any]:
     if not isinstance(decoder, nn.Module):
         raise TypeError(f"{type(decoder).__name__} has no weights to identify it by")
-    return {"lead": decoder.lead, "delay": decoder.delay, "weights": _digest((decoder,))}
-
-
-def _digest(parts: Iterable[nn.Module]) -> str:
-    """Of the first numbers of every tensor: quick, and models that differ in a single layer have other digests."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for tensor in part.state_dict().values():
-            plain = tensor.detach().flatten()[:_LOOKED_AT].cpu()
-            digest.update(plain.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return {"lead": decoder.lead, "delay": decoder.delay, "weights": weights_digest((decoder,))}
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -238,11 +238,11 @@ class LiveSession:
         return self.error is not None or (self._ended and not self.due)
 
     def push(self, samples: Samples) -> None:
-        """Take the next samples: 16 kHz mono float32, shape (N,), of any length.
+        """Take the next samples: 16 kHz mono float32, shape (N,), of at most `max_waiting_s`.
 
         Raises:
-            OverloadError: more than `max_waiting_s` of audio would wait, or any overload where the session is to
-                refuse it; nothing was taken in.
+            OverloadError: more than `max_waiting_s` of audio would wait, be it in one block, or any overload where the
+                session is to refuse it; nothing was taken in.
             SprachbundError: not samples, or the session has ended.
         """
         samples = _checked(samples)
@@ -391,6 +391,10 @@ class LiveSession:
 
     def _refuse_overload(self, more_s: float) -> None:
         limit_s = self.options.max_waiting_s
+        if more_s > limit_s:
+            raise OverloadError(
+                f"{more_s:.1f} s of sound came in one block; at most {limit_s:g} s may wait: send shorter blocks"
+            )
         if self.options.overload == "refuse":
             limit_s = self.options.max_behind_s
         if self.behind_s + more_s > limit_s and self.behind_s > 0:
