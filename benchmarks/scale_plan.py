@@ -8,7 +8,6 @@ Run: python -m benchmarks.scale_plan
 """
 
 import argparse
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import soundfile
 from benchmarks.rows import keep
 from pydantic import BaseModel
 
 from sprachbund.audio.load import load
+from sprachbund.data.shards import CODECS, encoded_sound
 from sprachbund.research import size_file
 from sprachbund.research.code_switch.estimate import paper_shape, sizes_of
 from sprachbund.research.discrete_units.estimate import SOURCE_TOKENS, TARGET_TOKENS
@@ -254,15 +253,14 @@ def young(checkpoint_s: float, failure_s: float) -> float:
 def sound_bytes() -> dict[str, float]:
     """Bytes of a second of the example recordings, by codec."""
     folder = HERE.parent / "examples" / "recordings"
-    num_bytes = {"flac": 0.0, "opus": 0.0}
+    num_bytes = dict.fromkeys(CODECS, 0.0)
     seconds = 0.0
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".wav", ".flac")):
         samples = load(path)
         seconds += len(samples) / RATE
-        for codec, (form, subtype) in {"flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}.items():
-            stream = io.BytesIO()
-            soundfile.write(stream, samples, RATE, format=form, subtype=subtype)
-            num_bytes[codec] += len(stream.getvalue())
+        pcm = (np.clip(samples, -1, 1) * 32767).astype(np.int16)
+        for codec in CODECS:
+            num_bytes[codec] += len(encoded_sound(pcm, codec))
     return {codec: size / seconds for codec, size in num_bytes.items()}
 
 

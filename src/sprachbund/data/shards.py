@@ -27,7 +27,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Self, TypeVar
+from typing import Any, Literal, NoReturn, Self, TypeVar, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -60,6 +60,7 @@ UTTERANCES_FILE = "utterances.npy"
 FOLDER = "shards"
 """Holds what lhotse reads (`CutSet.from_shar(in_dir=...)`), which takes every file of a folder for a shard."""
 Codec = Literal["flac", "opus"]
+CODECS: tuple[Codec, ...] = get_args(Codec)
 _UTTERANCE = np.dtype([("duration_s", "<f4"), ("language", "<u2")])
 _PARTS = "parts"
 _PACKING_FILE = "packing.json"
@@ -717,7 +718,7 @@ def _write_shard(
             utterance = manifest[index]
             pcm = np.rint(manifest.samples(index) * 32767).astype(np.int16)
             held = _recording(utterance.id, len(pcm))
-            _add(tar, f"{utterance.id}.{packing.codec}", _encoded(pcm, packing.codec))
+            _add(tar, f"{utterance.id}.{packing.codec}", encoded_sound(pcm, packing.codec))
             _add(tar, f"{utterance.id}.json", json.dumps(held).encode())
             lines.append(json.dumps(_cut(utterance, held), ensure_ascii=False) + "\n")
             durations.append(len(pcm) / SAMPLE_RATE)
@@ -781,7 +782,13 @@ def write_index(
     write_bytes(out / INDEX_FILE, index.model_dump_json(indent=None).encode())
 
 
-def _encoded(pcm: np.ndarray, codec: Codec) -> bytes:
+def encoded_sound(pcm: np.ndarray, codec: Codec) -> bytes:
+    """The file that packed shards hold of an utterance.
+
+    Args:
+        pcm: (num_samples,) 16 kHz mono int16.
+        codec: its codec.
+    """
     import soundfile
 
     if codec == "opus":
