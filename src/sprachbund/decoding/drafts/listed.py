@@ -15,6 +15,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sprachbund.decoding.drafts.base import DecodingState, StatelessRun, vocabulary_size_of
 from sprachbund.decoding.logits_process import likeliest
@@ -79,6 +80,7 @@ class TorchRows:
 
     def __init__(self, decoder: TextDecoder, rows: Tensor) -> None:
         self._decoder, self._matrix = decoder, decoder.output_matrix[rows]
+        self._bias = None if decoder.logits_bias is None else decoder.logits_bias[rows]
 
     def states(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
         """As in `OutputRows`."""
@@ -86,7 +88,7 @@ class TorchRows:
 
     def listed(self, states: Tensor) -> Tensor:
         """As in `OutputRows`."""
-        return self._decoder.norm(states) @ self._matrix.T
+        return F.linear(self._decoder.norm(states), self._matrix, self._bias)
 
     def everything(self, states: Tensor) -> Tensor:
         """As in `OutputRows`."""
@@ -102,6 +104,11 @@ def output_rows(decoder: nn.Module | None, rows: Tensor) -> OutputRows:
     if isinstance(decoder, NativeDecoder):
         return NativeRows(decoder, rows)
     if isinstance(decoder, TextDecoder):
+        if not isinstance(decoder.output_head, nn.Linear | None):
+            raise SprachbundError(
+                f"a list of tokens needs the rows of the output matrix, which this engine keeps as "
+                f"{type(decoder.output_head).__name__}; use the engine torch, or leave the list out"
+            )
         return TorchRows(decoder, rows)
     raise SprachbundError(
         f"a list of tokens cannot be used with a decoder of the kind {type(decoder).__name__}; leave it out"
