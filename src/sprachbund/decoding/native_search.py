@@ -47,9 +47,16 @@ def searches_natively(
         and isinstance(batch.cache, NativeCache)
         and type(processor) is LogitsProcessor
         and processor.hot_words is None
+        and not _writes_behind_times(processor)
         and accept == "exact"
         and (run is None or isinstance(run, NativeRun))
     )
+
+
+def _writes_behind_times(processor: LogitsProcessor) -> bool:
+    """Whether rows with timestamps may hold tokens behind those, which the kernels take for timestamps too."""
+    times = processor.times
+    return times is not None and not bool(processor.suppressed.masks[:, times.stop :].all())
 
 
 class NativeSearch:

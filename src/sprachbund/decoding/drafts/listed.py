@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sprachbund.decoding.drafts.base import DecodingState, StatelessRun, vocabulary_size_of
+from sprachbund.decoding.drafts.base import DecodingState, StatelessRun
 from sprachbund.decoding.logits_process import likeliest
 from sprachbund.engines.native_engine import NativeDecoder
 from sprachbund.engines.packing import BLOCK, Arrays, pad
@@ -266,9 +266,9 @@ class TextRun(StatelessRun):
 
 
 def _times(family: Family) -> range:
-    """Timestamp tokens: those from the first to the end of the vocabulary."""
-    times, size = family.capabilities.timestamps, vocabulary_size_of(family)
-    return range(0) if times is None or size is None else range(times.first, size)
+    """Timestamp tokens."""
+    times = family.capabilities.timestamps
+    return range(0) if times is None else range(times.first, times.stop)
 
 
 def _tokens_of(family: Family, text: str) -> list[int]:

@@ -36,6 +36,8 @@ class WhisperTokens:
         no_timestamps: <|notimestamps|>; None if there is none.
         no_speech: <|nospeech|> or, in older checkpoints, <|nocaptions|>; None if there is none.
         timestamps: the timestamp tokens, <|0.00|> first, one every `TIMESTAMP_STEP_S`; may be empty.
+        behind_timestamps: the first token behind them that has a name, such as one that was added; the size of the
+            vocabulary if none has.
         not_text: every token that is not text: special ones and timestamps.
         languages: BCP-47 tag to language token, in the order of the tokens.
     """
@@ -53,7 +55,7 @@ class WhisperTokens:
         self.translate = self._special.get("<|translate|>")
         self.no_timestamps = self._special.get("<|notimestamps|>")
         self.no_speech = self._special.get("<|nospeech|>", self._special.get("<|nocaptions|>"))
-        self.timestamps = self._find_timestamps()
+        self.timestamps, self.behind_timestamps = self._find_timestamps()
         self.not_text = frozenset(self._special.values()) | frozenset(self.timestamps)
         self.languages = _languages(self._special)
 
@@ -92,14 +94,15 @@ class WhisperTokens:
             raise SprachbundError(f"the tokenizer has no token {name}; it is not Whisper's, restore the file")
         return self._special[name]
 
-    def _find_timestamps(self) -> range:
+    def _find_timestamps(self) -> tuple[range, int]:
         named = [i for name, i in self._special.items() if _TIMESTAMP.fullmatch(name)]
-        if named:
-            return range(min(named), max(named) + 1)
-        if self.no_timestamps is None:
-            return range(0)
-        # Older tokenizer files leave them out; they are the last tokens of every published vocabulary.
-        return range(self.no_timestamps + 1, self.vocabulary_size)
+        if not named and self.no_timestamps is None:
+            return range(0), self.vocabulary_size
+        first = max(named, default=self.no_timestamps or 0) + 1
+        rest = range(first, self.vocabulary_size)
+        behind = next((i for i in rest if self._tokenizer.id_to_token(i) is not None), self.vocabulary_size)
+        # Older tokenizer files leave timestamps out; they are the last tokens of every published vocabulary.
+        return range(min(named), first) if named else range(first, behind), behind
 
 
 def with_languages(tokens: WhisperTokens, languages: Sequence[str]) -> Tokenizer:
