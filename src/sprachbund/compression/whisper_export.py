@@ -21,7 +21,7 @@ from sprachbund.models.base import Family
 from sprachbund.models.weights import Bits
 from sprachbund.models.whisper import Whisper, save
 from sprachbund.models.whisper.config import FIRST_MULTILINGUAL_VOCABULARY
-from sprachbund.models.whisper.files import GENERATION
+from sprachbund.models.whisper.files import FEATURE_EXTRACTOR, GENERATION, TOKENIZER
 from sprachbund.models.whisper.other_formats import openai_name
 from sprachbund.util.files import write_json
 
@@ -103,7 +103,10 @@ def export_ctranslate2(model: Whisper, directory: Path, bits: Bits) -> None:
         source = Path(temporary) / "model"
         save(model, source, bits=16 if bits == 16 else 32)
         _name_languages(model, source / GENERATION)
-        there = [name for name in ("tokenizer.json", "preprocessor_config.json") if (source / name).is_file()]
+        # faster-whisper reads no other form; older checkpoints have a vocabulary and merges.
+        if not (source / TOKENIZER).is_file():
+            (source / TOKENIZER).write_text(model.tokens.to_json(), encoding="utf-8")
+        there = [name for name in (TOKENIZER, FEATURE_EXTRACTOR) if (source / name).is_file()]
         try:
             converter = TransformersConverter(str(source), copy_files=there)
             converter.convert(str(directory), quantization=_QUANTIZATIONS[bits], force=True)
