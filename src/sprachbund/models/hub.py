@@ -16,7 +16,7 @@ from torch import nn
 from sprachbund.errors import SprachbundError, first_line
 from sprachbund.models import FAMILIES
 from sprachbund.models.catalogue import BUNDLED, SHIPPED, find_checkpoint
-from sprachbund.models.download import DownloadProgress, download
+from sprachbund.models.download import DownloadProgress, download, published_files
 from sprachbund.models.weights import COUNTER, check_finite, some
 from sprachbund.nn.limits import Limit
 from sprachbund.util.files import one_of, read_object
@@ -147,10 +147,37 @@ def find(
     directory = download(name, _DESCRIPTIONS, offline=offline, progress=silent)
     if is_own(directory):
         return download(name, OWN_FILES, offline=offline, progress=progress)
+    if not offline and not _names_a_family(directory):
+        _refuse_other_forms(name, published_files(name))
     directory = download(name, _DESCRIPTIONS + _SAFETENSORS, offline=offline, progress=progress)
     if not any(directory.glob("model*.safetensors")):
         directory = download(name, _DESCRIPTIONS + _PICKLED, offline=offline, progress=progress)
     return directory
+
+
+def _names_a_family(directory: Path) -> bool:
+    """Whether a directory has a config.json that says what it holds."""
+    config = directory / "config.json"
+    return config.is_file() and not read_object(config).keys().isdisjoint(("family", "model_type"))
+
+
+def _refuse_other_forms(name: str, files: Sequence[str]) -> None:
+    """Raise a SprachbundError for files on the hub that hold a model in a form that is converted first.
+
+    Args:
+        name: on the hub.
+        files: names of its files.
+    """
+    if "model.bin" in files:
+        raise SprachbundError(
+            f"{name} is in CTranslate2's form; run: hf download {name} --local-dir THERE, then: sprachbund convert "
+            "THERE --out DIR"
+        )
+    if archives := [file for file in files if file.endswith(".nemo")]:
+        raise SprachbundError(
+            f"{name} is in NeMo's form; run: hf download {name} {archives[0]} --local-dir THERE, then: sprachbund "
+            f"convert THERE/{archives[0]} --out DIR"
+        )
 
 
 def named_parts(directory: Path) -> list[Path]:
