@@ -166,6 +166,8 @@ def test_ctranslate2_gets_a_tokenizer_in_one_file(tmp_path: Path) -> None:
         (["bundled", "--bits", "16"], "--bits is for Whisper models"),
         (["WHISPER", "--format", "ggml", "--bits", "8"], "whisper-quantize"),
         (["WHISPER"], "only streaming encoders"),
+        (["OWN", "--format", "ctranslate2"], "at its own length, and ctranslate2 pads it to 2 s"),
+        (["OWN", "--format", "ggml"], "at its own length, and ggml pads it"),
         (["SMALL", "--format", "ggml"], "reads published vocabularies alone"),
     ],
 )
@@ -173,7 +175,8 @@ def test_what_cannot_be_exported_is_refused(
     whisper_dir: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     make_directory(tmp_path / "small", TINY)
-    names = {"WHISPER": str(whisper_dir), "SMALL": str(tmp_path / "small")}
+    make_directory(tmp_path / "own", TINY, extra_config={"sprachbund": {"real_length": True}})
+    names = {"WHISPER": str(whisper_dir), "SMALL": str(tmp_path / "small"), "OWN": str(tmp_path / "own")}
     done = command("export", *(names.get(word, word) for word in arguments), "--out", tmp_path / "out")
     assert done.code != 0
     assert message in done.error_lines[-1]

@@ -22,6 +22,7 @@ from sprachbund.models.weights import Bits
 from sprachbund.models.whisper import Whisper, save
 from sprachbund.models.whisper.config import FIRST_MULTILINGUAL_VOCABULARY
 from sprachbund.models.whisper.files import FEATURE_EXTRACTOR, GENERATION, TOKENIZER
+from sprachbund.models.whisper.io import REAL_LENGTH
 from sprachbund.models.whisper.other_formats import openai_name
 from sprachbund.util.files import write_json
 
@@ -48,7 +49,7 @@ def check_exportable(model: Family, form: RuntimeFormat, bits: Bits) -> Whisper:
 
     Raises:
         SprachbundError: it is no Whisper model, is split by language, has a prompt or a vocabulary that the runtime
-            does not know.
+            does not know, or encodes speech at its own length.
     """
     if not isinstance(model, Whisper):
         raise SprachbundError(
@@ -60,6 +61,12 @@ def check_exportable(model: Family, form: RuntimeFormat, bits: Bits) -> Whisper:
     if model.tasks.bare_prompt:
         raise SprachbundError(
             f"the model's prompt has no task, and {form} always writes one; export a model with Whisper's own prompt"
+        )
+    if model.real_length:
+        raise SprachbundError(
+            f"the model was trained on speech at its own length, and {form} pads it to {model.max_window_s:g} s; train "
+            f"it further with fine_tuning.real_length=false, or take {REAL_LENGTH} out of config.json to export it "
+            "all the same"
         )
     if form == "ctranslate2":
         import ctranslate2.converters  # noqa: F401 - so that a missing package is an error before any work
