@@ -1,5 +1,6 @@
 """Whisper models of openai-whisper and CTranslate2: the same weights as in Hugging Face's form; damage is refused."""
 
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Target
 from sprachbund.models.io import load as load_any
-from sprachbund.models.whisper import Whisper, load
+from sprachbund.models.whisper import Whisper, WhisperTokens, load
 from sprachbund.models.whisper.other_formats import _check_version, _generation, load_other_format
 from tests.models.whisper_support import TINY, make_directory
 from tests.stories.support import command
@@ -153,6 +156,25 @@ def test_openai_whisper_has_the_settings_beside_the_tokenizer(original: Path, tm
     model = load_other_format(write_openai(original, tmp_path / "tiny.pt"), original)
     assert model.alignment_heads == [(0, 1), (1, 2)]
     assert model.capabilities.begin_suppressed == (220, 256)
+
+
+def test_openai_whisper_has_its_own_settings_without_any_beside_the_tokenizer(
+    original: Path, tmp_path: Path
+) -> None:
+    """Symbols that are a token, in front of a space too; of a note the first token; a hyphen that begins a word."""
+    content = json.loads((original / "tokenizer.json").read_text())
+    merged = {name: 1900 + i for i, name in enumerate(("Ġ-", "Ġ(", "((", "Ġa", "âĻ"))}
+    content["model"]["vocab"] |= merged
+    content["model"]["merges"] = [[name[0], name[1]] for name in merged]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    model = load_other_format(write_openai(original, tmp_path / "tiny.pt"))
+    bytes_of = WhisperTokens(Tokenizer.from_str(json.dumps(content)), TINY.vocabulary_size).text_to_tokens
+    (blank,) = bytes_of(" ")
+    symbols = {token for symbol in '"#()*+/:;<=>@[\\]^_`{|}~' for token in bytes_of(symbol)}
+    never = model.suppressed(Target(language="de")).nonzero().flatten().tolist()
+    text = {token for token in never if token not in model.tokens.not_text}
+    assert text == symbols | {merged["Ġ-"], merged["Ġ("], merged["(("], merged["âĻ"]}
+    assert model.capabilities.begin_suppressed == (blank, model.end_token)
 
 
 def test_a_tokenizer_of_another_version_is_refused(tmp_path: Path) -> None:

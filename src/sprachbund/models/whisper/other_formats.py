@@ -75,10 +75,13 @@ def load_other_format(path: Path, tokenizer: Path | None = None) -> Whisper:
             "size by --tokenizer"
         )
     tokens, generation = WhisperTokens(read_tokenizer(home), other.config.vocabulary_size), other.generation
-    if path.is_file():  # a `.pt` file has no settings, so that those beside its tokenizer count
+    if (
+        path.is_file()
+    ):  # a `.pt` file has no settings: those beside its tokenizer count, or else openai-whisper's own
         _check_version(tokens.timestamps, other.config.vocabulary_size, path, home)
         settings = home / GENERATION
-        generation = {**(read_object(settings) if settings.is_file() else {}), **generation}
+        others = read_object(settings) if settings.is_file() else tokens.openai_suppressed()
+        generation = {**others, **generation}
     files = CheckpointFiles(generation=generation, files={TOKENIZER: (home / TOKENIZER).read_bytes()})
     with torch.device("meta"):
         model = Whisper(other.config, tokens=tokens, checkpoint_files=files)

@@ -21,6 +21,12 @@ TIMESTAMP_STEP_S = 0.02
 _SPECIAL = re.compile(r"<\|.*\|>")
 _LANGUAGE = re.compile(r"<\|([a-z]{2,3}(?:-[A-Za-z0-9]{2,8})*)\|>")
 _TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
+_SYMBOLS = (
+    *'"#()*+/:;<=>@[\\]^_`{|}~「」『』',
+    *["<<", ">>", "<<<", ">>>", "--", "---", "-(", "-[", "('", '("', "((", "))", "(((", ")))"],
+    *["[[", "]]", "{{", "}}", "♪♪", "♪♪♪"],
+)
+_NOTES = "♩♪♫♬♭♮♯"
 _BCP47 = {"iw": "he", "jw": "jv", "in": "id", "ji": "yi"}  # withdrawn ISO 639 codes that Whisper still uses
 
 
@@ -76,6 +82,26 @@ class WhisperTokens:
         visible = [t for t in tokens if t not in self.not_text]
         text: str = self._tokenizer.decode(visible, skip_special_tokens=True)
         return text
+
+    def openai_suppressed(self) -> dict[str, list[int]]:
+        """Tokens that openai-whisper never writes, or never first, as `generation_config.json` lists them.
+
+        They stand for what nobody speaks: symbols that are one token, the first token of musical signs, and hyphens and
+        quotes that begin a word (`non_speech_tokens` in its tokenizer.py).
+        """
+        blank = self.text_to_tokens(" ")
+        never = set[int]()
+        for symbol in (*_SYMBOLS, *_NOTES):
+            for tokens in (self.text_to_tokens(symbol), self.text_to_tokens(f" {symbol}")):
+                if len(tokens) == 1 or symbol in _NOTES:
+                    never.add(tokens[0])
+        for begun in (" -", " '"):
+            never.add(self.text_to_tokens(begun)[0])
+        # A vocabulary of bytes has no tokens that begin with a space: spaces stay.
+        return {
+            "suppress_tokens": sorted(never.difference(blank)),
+            "begin_suppress_tokens": [*blank, self.end],
+        }
 
     def name_of(self, token: int) -> str:
         """The name of a token: for text, a letter of byte-level BPE for each of its bytes."""
