@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
 from torch import nn
 
-from sprachbund.errors import SprachbundError, first_line
+from sprachbund.errors import SprachbundError, unreadable
 from sprachbund.models import FAMILIES
 from sprachbund.models.catalogue import BUNDLED, SHIPPED, find_checkpoint
 from sprachbund.models.download import DownloadProgress, download, published_files
@@ -263,7 +263,7 @@ def one_line(path: Path) -> Iterator[None]:
         # Panics of libraries in Rust, such as tokenizers, are no `Exception`, and their class cannot be imported.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise SprachbundError(f"{path} cannot be read ({first_line(error)[:200]}); copy it again") from error
+        raise unreadable(path, error, "copy it again") from error
 
 
 def optional_setting(settings: Any, name: str) -> Any:

@@ -8,7 +8,6 @@ type and bytes, then aliases), `config.json` and `tokenizer.json`. Weights in 8 
 """
 
 import mmap
-import pickle
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprachbund.errors import SprachbundError, first_line
+from sprachbund.errors import SprachbundError, unreadable
 from sprachbund.models.whisper.config import FIRST_MULTILINGUAL_VOCABULARY, WhisperConfig
 from sprachbund.models.whisper.files import GENERATION, TOKENIZER, CheckpointFiles, read_tokenizer
 from sprachbund.models.whisper.io import from_transformers, transformers_name
@@ -152,8 +151,8 @@ def read_openai(path: Path) -> OtherWhisper:
     """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise SprachbundError(f"{path} cannot be read ({first_line(error)[:200]}); {_AGAIN}") from error
+    except Exception as error:  # what damaged pickles raise has no common base
+        raise unreadable(path, error, _AGAIN) from error
     if not isinstance(loaded, dict) or not isinstance(dims := loaded.get("dims"), dict):
         raise SprachbundError(f"{path} has no dims, so it is no model of openai-whisper")
     stored = loaded.get("model_state_dict")
