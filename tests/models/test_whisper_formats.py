@@ -177,6 +177,25 @@ def test_openai_whisper_has_its_own_settings_without_any_beside_the_tokenizer(
     assert model.capabilities.begin_suppressed == (blank, model.end_token)
 
 
+def test_the_tokenizer_may_be_named_by_an_alias(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def downloaded(name: str, patterns: list[str], **more: Any) -> Path:
+        asked.append((name, patterns))
+        return original
+
+    monkeypatch.setattr("sprachbund.models.hub.download", downloaded)
+    path = write_openai(original, tmp_path / "tiny.pt")
+    done = command("convert", path, "--tokenizer", "whisper-tiny", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    ((name, patterns),) = asked
+    assert name == "openai/whisper-tiny"
+    assert not any(pattern.endswith((".safetensors", ".bin")) for pattern in patterns)
+    assert load(tmp_path / "out", offline=True).tokens.languages == load(original).tokens.languages
+
+
 def test_a_tokenizer_of_another_version_is_refused(tmp_path: Path) -> None:
     v2, v3 = range(50_364, 51_865), range(50_365, 51_866)
     _check_version(v2, 51_865, tmp_path / "large-v2.pt", tmp_path)

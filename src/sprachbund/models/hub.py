@@ -110,7 +110,11 @@ def locate(
 
 
 def find(
-    path_or_id: str | os.PathLike[str], *, offline: bool, progress: DownloadProgress | None = None
+    path_or_id: str | os.PathLike[str],
+    *,
+    offline: bool,
+    progress: DownloadProgress | None = None,
+    weights: bool = True,
 ) -> Path:
     """The directory of a model, downloaded first when `path_or_id` names one on the hub.
 
@@ -121,6 +125,7 @@ def find(
         path_or_id: a directory, a name on the hub, or an alias of `sprachbund.models.catalogue`.
         offline: never use the network.
         progress: called with how far a download has come; without it, the hub's own library shows that.
+        weights: whether weights are downloaded, beside the files that describe the model and its tokenizer.
 
     Raises:
         SprachbundError: no such directory, or the model cannot be had from the hub.
@@ -145,6 +150,8 @@ def find(
     # What else there is to fetch, its config.json says. Small files are no progress worth showing.
     silent = None if progress is None else lambda done, total: None
     directory = download(name, _DESCRIPTIONS, offline=offline, progress=silent)
+    if not weights:
+        return directory
     if is_own(directory):
         return download(name, OWN_FILES, offline=offline, progress=progress)
     if not offline and not _names_a_family(directory):

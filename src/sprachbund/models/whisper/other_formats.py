@@ -70,8 +70,8 @@ def load_other_format(path: Path, tokenizer: Path | None = None) -> Whisper:
     home = tokenizer or (path.parent if path.is_file() else path)
     if not (home / TOKENIZER).is_file():
         raise SprachbundError(
-            f"{path} comes without a vocabulary; name a directory with the {TOKENIZER} of a Whisper checkpoint of this "
-            "size by --tokenizer"
+            f"{path} comes without a vocabulary; name a Whisper checkpoint of this size with its {TOKENIZER} by "
+            "--tokenizer, such as whisper-small"
         )
     tokens, generation = WhisperTokens(read_tokenizer(home), other.config.vocabulary_size), other.generation
     if (
