@@ -159,7 +159,9 @@ def test_an_encoder_in_few_bits_with_what_the_native_engine_maps(root, tmp_path)
     for out in outs.values():
         cache = tmp_path / f"cache of {out.name}"
         family = engine_for(load(out), "native", threads=1, directory=out, cache=cache).family
-        states.append(family.capabilities.streaming.encoder(mel, num_mel)[0])
+        streaming = family.capabilities.streaming
+        assert streaming is not None
+        states.append(streaming.encoder(mel, num_mel)[0])
         # What lies beside the weights is mapped from there.
         assert bool(list(cache.glob("*.sbpacked"))) == (out.name == "without")
     assert torch.equal(*states)

@@ -74,9 +74,8 @@ def load_other_format(path: Path, tokenizer: Path | None = None) -> Whisper:
             "--tokenizer, such as whisper-small"
         )
     tokens, generation = WhisperTokens(read_tokenizer(home), other.config.vocabulary_size), other.generation
-    if (
-        path.is_file()
-    ):  # a `.pt` file has no settings: those beside its tokenizer count, or else openai-whisper's own
+    if path.is_file():
+        # A `.pt` file has no settings: those beside its tokenizer count, or else openai-whisper's own.
         _check_version(tokens.timestamps, other.config.vocabulary_size, path, home)
         settings = home / GENERATION
         others = read_object(settings) if settings.is_file() else tokens.openai_suppressed()
