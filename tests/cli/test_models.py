@@ -104,6 +104,30 @@ def test_an_alias_is_downloaded_once_and_then_loads_offline(hub: Hub, tmp_path: 
     ]
 
 
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            {"config.json": '{"lang_ids": [50259]}', "model.bin": ""},
+            "CTranslate2's form; run: hf download x/y --",
+        ),
+        (
+            {"README.md": "", "b.nemo": ""},
+            "NeMo's form; run: hf download x/y b.nemo --local-dir THERE, then: sprachbund convert THERE/b.nemo --out",
+        ),
+    ],
+)
+def test_what_the_hub_has_in_another_form_is_said(tmp_path: Path, files: dict[str, str], said: str) -> None:
+    (tmp_path / "theirs").mkdir()
+    for name, content in files.items():
+        (tmp_path / "theirs" / name).write_text(content)
+    with serve(Hub({"x/y": tmp_path / "theirs"})) as hub:
+        ran = run(hub, tmp_path, "models", "download", "x/y")
+    assert ran.code == 1
+    assert len(ran.error_lines) == 1
+    assert said in ran.err
+
+
 @pytest.mark.slow
 def test_a_connection_that_breaks_is_taken_up_again_where_it_broke(hub: Hub, tmp_path: Path) -> None:
     hub.break_after = 12 * MIB  # the library writes pieces of ten megabytes, and tries five times more

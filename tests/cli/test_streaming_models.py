@@ -7,7 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sprachbund.engines.choice import engine_for
+from sprachbund.engines.packed_cache import PACKED_FILE
 from sprachbund.models.io import load, save
+from tests.engines.support import needs_native
 from tests.models.fastconformer.archives import nemo_config as nemo_config_of_parakeet
 from tests.models.fastconformer.archives import nemo_weights as nemo_weights_of_parakeet
 from tests.models.fastconformer.archives import sentencepiece_model as sentencepiece_model_of_parakeet
@@ -140,12 +143,35 @@ def test_an_encoder_in_few_bits(root, tmp_path):
     assert all((before[name] == after[name]).all() for name in before.keys() & after.keys())
 
 
+@needs_native
+@torch.no_grad()
+def test_an_encoder_in_few_bits_with_what_the_native_engine_maps(root, tmp_path):
+    outs = {packed: tmp_path / packed for packed in ("without", "--packed")}
+    for packed, out in outs.items():
+        ran = command(
+            *("compress", "quantize", root / "tiny", "--out", out, "--encoder-bits", "4"),
+            *("--no-speech", "0", "--rounds", "0", *([packed] if packed == "--packed" else [])),
+        )
+        assert ran.code == 0, ran.err
+    assert (outs["--packed"] / PACKED_FILE).exists()
+    mel, num_mel = torch.randn(1, 200, 40, generator=torch.Generator().manual_seed(0)), torch.tensor([200])
+    states = []
+    for out in outs.values():
+        cache = tmp_path / f"cache of {out.name}"
+        family = engine_for(load(out), "native", threads=1, directory=out, cache=cache).family
+        streaming = family.capabilities.streaming
+        assert streaming is not None
+        states.append(streaming.encoder(mel, num_mel)[0])
+        # What lies beside the weights is mapped from there.
+        assert bool(list(cache.glob("*.sbpacked"))) == (out.name == "without")
+    assert torch.equal(*states)
+
+
 def test_what_cannot_be_quantized(root, refused, tmp_path):
     new = ("--out", tmp_path / "new")
     quantize = ("compress", "quantize", root / "tiny", *new)
     refused("in 2 bits are not offered", *quantize, "--encoder-bits", "2")
     refused("give it too", *quantize, "--symmetric")
-    refused("no streaming encoders", *quantize, "--encoder-bits", "4", "--packed")
     refused("does not stream", "compress", "quantize", "bundled", *new, "--encoder-bits", "4")
     assert not (tmp_path / "new").exists()
 

@@ -139,6 +139,25 @@ def test_ctranslate2_writes_our_tokens(
         assert written[: len(row) - len(prompt)] == row[len(prompt) :]
 
 
+def test_ctranslate2_gets_a_tokenizer_in_one_file(tmp_path: Path) -> None:
+    """Of a checkpoint whose tokenizer is a vocabulary with merges: the same tokens, special ones included."""
+    pytest.importorskip("ctranslate2")
+    directory = tmp_path / "older"
+    make_directory(directory)
+    content = json.loads((directory / "tokenizer.json").read_text())
+    (directory / "tokenizer.json").unlink()
+    added = {token["content"]: token["id"] for token in content["added_tokens"]}
+    (directory / "vocab.json").write_text(json.dumps(content["model"]["vocab"]))
+    (directory / "merges.txt").write_text("#version: 0.2\n")
+    (directory / "added_tokens.json").write_text(json.dumps(added))
+    done = command("export", directory, "--out", tmp_path / "ct2", "--format", "ctranslate2")
+    assert done.code == 0, done.err
+    written = Tokenizer.from_file(str(tmp_path / "ct2" / "tokenizer.json"))
+    ours = load(directory, offline=True).tokens
+    assert written.encode(" naïve", add_special_tokens=False).ids == ours.text_to_tokens(" naïve")
+    assert {name: written.token_to_id(name) for name in added} == added
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -147,6 +166,8 @@ def test_ctranslate2_writes_our_tokens(
         (["bundled", "--bits", "16"], "--bits is for Whisper models"),
         (["WHISPER", "--format", "ggml", "--bits", "8"], "whisper-quantize"),
         (["WHISPER"], "only streaming encoders"),
+        (["OWN", "--format", "ctranslate2"], "at its own length, and ctranslate2 pads it to 2 s"),
+        (["OWN", "--format", "ggml"], "at its own length, and ggml pads it"),
         (["SMALL", "--format", "ggml"], "reads published vocabularies alone"),
     ],
 )
@@ -154,7 +175,8 @@ def test_what_cannot_be_exported_is_refused(
     whisper_dir: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     make_directory(tmp_path / "small", TINY)
-    names = {"WHISPER": str(whisper_dir), "SMALL": str(tmp_path / "small")}
+    make_directory(tmp_path / "own", TINY, extra_config={"sprachbund": {"real_length": True}})
+    names = {"WHISPER": str(whisper_dir), "SMALL": str(tmp_path / "small"), "OWN": str(tmp_path / "own")}
     done = command("export", *(names.get(word, word) for word in arguments), "--out", tmp_path / "out")
     assert done.code != 0
     assert message in done.error_lines[-1]

@@ -132,6 +132,24 @@ def test_timestamps_are_those_of_a_search_from_python(
     assert speculation is None or sum(each.accepted for each in speculation.report()) > 20
 
 
+def test_text_behind_the_timestamps_is_written_as_by_a_search_from_python(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    family = TinyFamily(seed=1, sharpness=1.0, num_times=30, num_behind=20)
+    shape, arrays = pack_decoder(family.decoder)
+    decoder = NativeDecoder(shape, arrays, native().Team(1), choose_instruction_set())
+    family.decoder = cast(Any, decoder)
+    memory, _ = rows_of(10)
+    targets = [[Target(language="de", timestamps=True), Target(language="en")]] * 10
+    with from_python(monkeypatch):
+        wanted = flat(search(family, memory, targets, PLAIN))
+    hypotheses = flat(search(family, memory, targets, PLAIN))
+    assert_alike(hypotheses, wanted)
+    for timed in (True, False):
+        rows = hypotheses[0 if timed else 1 :: 2]
+        assert any(token >= family.times_stop for row in rows for token in row.tokens)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num_draft_tokens", [1, 2, 4, 8])
 @pytest.mark.parametrize("threads", [1, 3])

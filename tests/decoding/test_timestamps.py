@@ -1,5 +1,6 @@
 """Timestamp rules against those of transformers, and by their laws on random logits."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ from sprachbund.models.base import Target
 from tests.decoding.tiny_family import TinyFamily, random_memory
 
 END, FIRST, VOCABULARY = 18, 20, 121  # as in Whisper, text comes before the end token
-TIMES = TimestampTokens(first=FIRST, step_s=0.1)
+TIMES = TimestampTokens(first=FIRST, stop=VOCABULARY, step_s=0.1)
 
 
 def emit(seed: int, duration_s: float, num_steps: int = 30) -> list[int]:
@@ -94,6 +95,41 @@ def test_the_rules_are_those_of_transformers(seed, num_tokens):
     row = torch.tensor([tokens], dtype=torch.long)
     ours = forbid_timestamps(logits, row, times=TIMES, latest=latest, end_token=END)
     assert torch.equal(theirs > -torch.inf, ours > -torch.inf)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), num_tokens=st.integers(0, 12), duration_s=st.floats(0.05, 9.9))
+def test_tokens_behind_the_timestamps_are_text_like_those_in_front(seed, num_tokens, duration_s):
+    """The same vocabulary with its last tokens in front of the timestamps, whose numbers grow by as many."""
+    behind, tokens = 5, emit(seed, duration_s, num_tokens)
+    generator = torch.Generator().manual_seed(seed + 1)
+    swapped = [t if t < FIRST else t + behind for t in tokens]
+    for at in range(len(tokens)):  # some of the text is of those tokens
+        if tokens[at] < FIRST and torch.rand(1, generator=generator) < 0.5:
+            added = int(torch.randint(behind, (1,), generator=generator))
+            tokens[at], swapped[at] = VOCABULARY + added, FIRST + added
+    order = [*range(FIRST), *range(VOCABULARY, VOCABULARY + behind), *range(FIRST, VOCABULARY)]
+    logits = torch.randn(1, VOCABULARY + behind, generator=generator) * 2
+    wanted = forbid_timestamps(
+        logits[:, order].clone(),
+        torch.tensor([swapped], dtype=torch.long),
+        times=replace(TIMES, first=FIRST + behind, stop=VOCABULARY + behind),
+        latest=torch.tensor([TIMES.last_within(duration_s) + behind]),
+        end_token=END,
+    )
+    ruled = forbid_timestamps(
+        logits,
+        torch.tensor([tokens], dtype=torch.long),
+        times=TIMES,
+        latest=torch.tensor([TIMES.last_within(duration_s)]),
+        end_token=END,
+    )
+    assert torch.equal(ruled[:, order], wanted)
+    pieces = cut_by_timestamps(tokens, TIMES, duration_s)
+    in_front = cut_by_timestamps(swapped, replace(TIMES, first=FIRST + behind), duration_s)
+    assert [(start, end, len(text)) for start, end, text in pieces] == [
+        (start, end, len(text)) for start, end, text in in_front
+    ]
 
 
 def test_rows_without_timestamps_are_left_alone():

@@ -34,6 +34,7 @@ class TinyFamily(nn.Module):
         num_letters: int = 12,
         max_tokens: int = 24,
         num_times: int = 0,
+        num_behind: int = 0,
         seed: int = 0,
         sharpness: float = 6.0,
         max_window_s: float = 5.0,
@@ -42,7 +43,8 @@ class TinyFamily(nn.Module):
         super().__init__()
         self.first_letter = 2 + len(LANGUAGES)
         self.first_time = self.first_letter + num_letters
-        self.vocabulary_size = self.first_time + num_times
+        self.times_stop = self.first_time + num_times
+        self.vocabulary_size = self.times_stop + num_behind
         self.max_tokens, self.max_window_s = max_tokens, max_window_s
         self.known_pairs = frozenset((s, t) for s in LANGUAGES for t in LANGUAGES)
         self.sharpness = sharpness
@@ -55,7 +57,11 @@ class TinyFamily(nn.Module):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.4)
             self.decoder.positions.mul_(3.0)
         self.projection = torch.randn(HOP, 16, generator=generator)
-        times = TimestampTokens(first=self.first_time, step_s=self.frame_s) if num_times else None
+        times = (
+            TimestampTokens(first=self.first_time, stop=self.times_stop, step_s=self.frame_s)
+            if num_times
+            else None
+        )
         self.capabilities = Capabilities(
             timestamps=times,
             alignment=Alignment(frame_s=self.frame_s),
@@ -121,7 +127,7 @@ class TinyFamily(nn.Module):
 
     def suppressed(self, target: Target) -> Tensor:
         special = list(range(1, self.first_letter))
-        times = [] if target.timestamps else list(range(self.first_time, self.vocabulary_size))
+        times = [] if target.timestamps else list(range(self.first_time, self.times_stop))
         return self._mask(special + times)
 
     def no_speech_log_prob(self, logits: Tensor) -> Tensor | None:

@@ -193,7 +193,7 @@ def test_what_cannot_be_read_is_said(theirs, tmp_path):
     )
     refused("is not YAML", b"\t{")
     refused("holds no configuration", b"just text")
-    refused("not plain weights", weights=b"nothing of the kind")
+    refused("model_weights.ckpt cannot be read", weights=b"nothing of the kind")
     refused("something else than weights", weights={"a": 1})
     refused("of a kind not known", weights={**weights, "adapter.0.weight": torch.zeros(1)})
     refused("no 0a1b_tokenizer.model", tokenizer=None)
@@ -210,7 +210,9 @@ class Evil:
 def test_nothing_in_a_file_is_run(theirs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write_nemo(tmp_path / "x.nemo", nemo_config(theirs), {"a": Evil()}, sentencepiece_model())
-    with pytest.raises(SprachbundError, match="not plain weights"):
+    with pytest.raises(
+        SprachbundError, match=r"model_weights\.ckpt cannot be read \(it asks for .*; take a copy"
+    ):
         read_nemo(path)
     assert not Path("touched-by-evil").exists()
 

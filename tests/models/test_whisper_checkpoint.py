@@ -255,7 +255,7 @@ def test_broken_shards_and_pickles(checkpoint: Path) -> None:
         whisper.load(checkpoint)
     index.unlink()
     torch.save({"a": print}, checkpoint / "pytorch_model.bin")  # code in a pickle must not run
-    with pytest.raises(SprachbundError, match=r"pytorch_model\.bin cannot be read"):
+    with pytest.raises(SprachbundError, match=r"pytorch_model\.bin cannot be read \(it asks for .*print"):
         whisper.load(checkpoint)
     torch.save([1], checkpoint / "pytorch_model.bin")
     with pytest.raises(SprachbundError, match="no table of tensors"):

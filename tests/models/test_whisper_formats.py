@@ -1,5 +1,6 @@
 """Whisper models of openai-whisper and CTranslate2: the same weights as in Hugging Face's form; damage is refused."""
 
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.base import Target
 from sprachbund.models.io import load as load_any
-from sprachbund.models.whisper import Whisper, load
+from sprachbund.models.whisper import Whisper, WhisperTokens, load
 from sprachbund.models.whisper.other_formats import _check_version, _generation, load_other_format
 from tests.models.whisper_support import TINY, make_directory
 from tests.stories.support import command
@@ -155,6 +158,44 @@ def test_openai_whisper_has_the_settings_beside_the_tokenizer(original: Path, tm
     assert model.capabilities.begin_suppressed == (220, 256)
 
 
+def test_openai_whisper_has_its_own_settings_without_any_beside_the_tokenizer(
+    original: Path, tmp_path: Path
+) -> None:
+    """Symbols that are a token, in front of a space too; of a note the first token; a hyphen that begins a word."""
+    content = json.loads((original / "tokenizer.json").read_text())
+    merged = {name: 1900 + i for i, name in enumerate(("Ġ-", "Ġ(", "((", "Ġa", "âĻ"))}
+    content["model"]["vocab"] |= merged
+    content["model"]["merges"] = [[name[0], name[1]] for name in merged]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    model = load_other_format(write_openai(original, tmp_path / "tiny.pt"))
+    bytes_of = WhisperTokens(Tokenizer.from_str(json.dumps(content)), TINY.vocabulary_size).text_to_tokens
+    (blank,) = bytes_of(" ")
+    symbols = {token for symbol in '"#()*+/:;<=>@[\\]^_`{|}~' for token in bytes_of(symbol)}
+    never = model.suppressed(Target(language="de")).nonzero().flatten().tolist()
+    text = {token for token in never if token not in model.tokens.not_text}
+    assert text == symbols | {merged["Ġ-"], merged["Ġ("], merged["(("], merged["âĻ"]}
+    assert model.capabilities.begin_suppressed == (blank, model.end_token)
+
+
+def test_the_tokenizer_may_be_named_by_an_alias(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def downloaded(name: str, patterns: list[str], **more: Any) -> Path:
+        asked.append((name, patterns))
+        return original
+
+    monkeypatch.setattr("sprachbund.models.hub.download", downloaded)
+    path = write_openai(original, tmp_path / "tiny.pt")
+    done = command("convert", path, "--tokenizer", "whisper-tiny", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    ((name, patterns),) = asked
+    assert name == "openai/whisper-tiny"
+    assert not any(pattern.endswith((".safetensors", ".bin")) for pattern in patterns)
+    assert load(tmp_path / "out", offline=True).tokens.languages == load(original).tokens.languages
+
+
 def test_a_tokenizer_of_another_version_is_refused(tmp_path: Path) -> None:
     v2, v3 = range(50_364, 51_865), range(50_365, 51_866)
     _check_version(v2, 51_865, tmp_path / "large-v2.pt", tmp_path)
@@ -230,7 +271,9 @@ class Evil:
 def test_a_file_that_runs_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"dims": Evil(), "model_state_dict": {}}, tmp_path / "evil.pt")
-    with pytest.raises(SprachbundError, match=r"evil\.pt cannot be read") as caught:
+    with pytest.raises(
+        SprachbundError, match=r"evil\.pt cannot be read \(it asks for .*; take a copy"
+    ) as caught:
         load_other_format(tmp_path / "evil.pt")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "evil").exists()
@@ -246,7 +289,7 @@ def test_a_file_that_is_cut_off_is_refused(original: Path, tmp_path: Path, kept:
     assert "\n" not in str(caught.value)
     pickled = write_openai(original, tmp_path / "tiny.pt")
     pickled.write_bytes(pickled.read_bytes()[: int(kept * pickled.stat().st_size)])
-    with pytest.raises(SprachbundError, match=r"tiny\.pt cannot be read"):
+    with pytest.raises(SprachbundError, match=r"tiny\.pt cannot be read \([^()]*\); copy it again"):
         load_other_format(pickled, original)
 
 

@@ -4,11 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import AddedToken
 from transformers import WhisperTokenizer
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Memory, Target
-from sprachbund.models.whisper import Whisper, WhisperTokens
+from sprachbund.models.whisper import CheckpointFiles, Whisper, WhisperTokens
 from tests.models.whisper_support import LANGUAGES, TINY, make_tokenizer, special_names, with_tokens
 
 
@@ -140,6 +141,20 @@ def test_timestamps_left_out_of_the_tokenizer_file_follow_no_timestamps() -> Non
     assert model.tokens.no_timestamps is not None
     assert model.tokens.timestamps == range(model.tokens.no_timestamps + 1, config.vocabulary_size)
     assert len(model.tokens.timestamps) == 1501
+
+
+def test_added_text_behind_the_timestamps_is_none_of_them() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([AddedToken("Bund", normalized=False)])
+    tokens = WhisperTokens(tokenizer, TINY.vocabulary_size)
+    (added,) = tokens.text_to_tokens("Bund")
+    assert tokens.behind_timestamps == tokens.timestamps.stop == added
+    assert tokens.tokens_to_text([tokens.timestamps[7], added]) == "Bund"
+    with torch.device("meta"):
+        model = Whisper(TINY, tokens=tokens, checkpoint_files=CheckpointFiles())
+    times = model.capabilities.timestamps
+    assert times is not None
+    assert (times.first, times.stop) == (tokens.timestamps[0], added)
 
 
 def test_text_leaves_special_tokens_and_timestamps_out(model: Whisper) -> None:

@@ -96,6 +96,7 @@ def test_known_rates_need_no_trial() -> None:
             '{"ctc, MT" = 1e-3}',
             "arm_rates name 'ctc, MT', which is no arm; an arm is called like 'ctc_attention, ST only', ",
         ),
+        ('{"0.50 h, + MT" = 1e-3}', "arm_rates name '0.50 h, + MT', which is no arm"),
         ('{"ctc, ST only" = 0}', "arm_rates.ctc, ST only: Input should be greater than 0"),
         (
             '{"ctc_attention, ST only" = 1e-3, "all, ST only" = 2e-3}',

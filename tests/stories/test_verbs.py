@@ -15,6 +15,7 @@ import torch
 
 import sprachbund
 from sprachbund.corpora.asterisk.packages import SPEAKERS
+from sprachbund.models import FAMILIES
 from sprachbund.models.card import PAIRS, Card
 from sprachbund.models.conformer import io as conformer
 from sprachbund.models.conformer.extension import add_languages
@@ -230,6 +231,21 @@ def test_models_finds_whisper_models_downloaded_before(here: Path, monkeypatch: 
     assert models.keys() == {"bundled", "bundled-streaming", "someone/whisper-mini"}
     assert ["fr", "en"] in models["someone/whisper-mini"]["pairs"]
     assert ["en", "fr"] not in models["someone/whisper-mini"]["pairs"]
+
+
+def test_models_lists_downloads_of_every_family(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(here / "cache"))
+    for name in FAMILIES:
+        key = "family" if name in ("conformer", "speech_llm") else "model_type"
+        snapshot = here / "cache" / f"models--someone--{name}" / "snapshots" / "abc123"
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text(json.dumps({key: name}))
+        (here / name).mkdir()
+        (here / name / "config.json").write_text(json.dumps({key: name}))
+    listed = [json.loads(line) for line in command("models", "list", "--json").out.splitlines()]
+    families = {one["model"]: one["family"] for one in listed if "directory" in one}
+    assert families.keys() >= {f"someone/{name}" for name in FAMILIES} | set(FAMILIES)
+    assert all(families[name] == families[f"someone/{name}"] == name for name in FAMILIES)
 
 
 def test_doctor_names_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -353,14 +353,16 @@ def quantize(
         out
     ) as draft:  # with its numbers: what was killed or failed before them leaves nothing
         with as_usage(), Bar("quantizing"):
+            if options.packed:
+                from sprachbund.compression.quantization import check_packable, write_packed
+
+                check_packable(family)
             if options.encoder is None:
                 what = _eight_bits(family, source, draft, out.name, packed=options.packed)
             else:
                 what = _encoder_bits(family, source, draft, out.name, options.encoder)
             copy_drafts(source, draft)
             if options.packed:
-                from sprachbund.compression.quantization import write_packed
-
                 write_packed(load(draft, offline=True), draft)
         files = sorted(str(path.relative_to(draft)) for path in draft.iterdir())
         compared = measure(
@@ -377,13 +379,11 @@ def quantize(
 
 def _eight_bits(family: Any, source: Path, draft: Path, name: str, *, packed: bool) -> dict[str, Any]:
     """Write all matrices in 8 bits. Returns no further values for the report."""
-    from sprachbund.compression.quantization import check_packable, check_quantizable
+    from sprachbund.compression.quantization import check_quantizable
     from sprachbund.compression.smaller import bits_of, save_smaller
 
     check_quantizable(family)
-    if packed:
-        check_packable(family)
-    elif bits_of(source) == 8:
+    if bits_of(source) == 8 and not packed:
         raise UsageError(
             f"{source} has 8 bits already; with --packed a copy gets the native engine's file too"
         )

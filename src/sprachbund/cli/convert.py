@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from sprachbund.cli import completion
 from sprachbund.cli.console import Bar, UsageError, as_usage, listed, print_json, say, size, table
 from sprachbund.cli.models import fetch
 
@@ -36,9 +37,12 @@ def convert(
         ),
     ] = None,
     tokenizer: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--tokenizer", metavar="DIR", help="A Whisper checkpoint with tokenizer.json, for a .pt file."
+            "--tokenizer",
+            metavar="MODEL",
+            help="A Whisper checkpoint with tokenizer.json, for a .pt file: a directory, alias or Hugging Face id.",
+            autocompletion=completion.models,
         ),
     ] = None,
     licence: Annotated[
@@ -57,7 +61,7 @@ def convert(
                 f"{option} is for other models: a Whisper model names its languages itself, and has one head; leave it "
                 "out"
             )
-        return _convert_whisper(Path(checkpoint), out, tokenizer, licence, as_json=as_json)
+        return _convert_whisper(Path(checkpoint), out, tokenizer, licence, offline=offline, as_json=as_json)
     if tokenizer is not None:
         raise UsageError("--tokenizer is for a .pt file of openai-whisper; leave it out")
     with as_usage(), Bar("converting"):
@@ -83,17 +87,19 @@ def convert(
 
 
 def _convert_whisper(
-    checkpoint: Path, out: Path, tokenizer: Path | None, licence: str, *, as_json: bool
+    checkpoint: Path, out: Path, tokenizer: str | None, licence: str, *, offline: bool, as_json: bool
 ) -> None:
     with as_usage(), Bar("converting"):
         from sprachbund.compression.smaller import check_new
         from sprachbund.models.card import Card
+        from sprachbund.models.hub import find
         from sprachbund.models.whisper import save
         from sprachbund.models.whisper.other_formats import load_other_format
         from sprachbund.nn.quantized import num_weights
 
         check_new(out)
-        model = load_other_format(checkpoint, tokenizer)
+        home = None if tokenizer is None else find(tokenizer, offline=offline, weights=False)
+        model = load_other_format(checkpoint, home)
         sources, targets = (sorted(tags) for tags in map(set, zip(*model.pairs(), strict=True)))
         card = Card(name=out.name, licence=licence, source_languages=sources, target_languages=targets)
         save(model, out, bits=16, card=card)

@@ -19,9 +19,6 @@ from sprachbund.models.catalogue import (
 )
 from sprachbund.text.languages import MIXED
 
-PUBLIC_FAMILIES = tuple(dict.fromkeys(one.family for one in CATALOGUE))
-"""Families of models of the hub."""
-
 
 def register(app: typer.Typer) -> None:
     """Add the verb and what stands under it."""
@@ -260,14 +257,13 @@ def _named(names: list[str] | None) -> dict[str, Path]:
 
 def _local_models() -> dict[str, Path]:
     """Directories by names that `--model` takes: of models in the package, downloaded ones, those in folders here."""
-    from sprachbund.models import FAMILIES
     from sprachbund.models.io import bundled_directory, family_of
 
     directories = {**{name: bundled_directory(name) for name in SHIPPED}, **_downloaded()}
     for folder in folders_with_config():
         try:
-            if family_of(folder) in FAMILIES:
-                directories[str(folder)] = folder
+            family_of(folder)
+            directories[str(folder)] = folder
         except (SprachbundError, OSError):
             continue  # some other program's config.json
     return directories
@@ -287,7 +283,8 @@ def _downloaded() -> dict[str, Path]:
     for repo in sorted(repos, key=lambda repo: repo.repo_id):
         newest = max(repo.revisions, key=lambda revision: revision.last_modified, default=None)
         try:
-            if newest is not None and family_of(newest.snapshot_path) in PUBLIC_FAMILIES:
+            if newest is not None:
+                family_of(newest.snapshot_path)
                 downloaded[repo.repo_id] = Path(newest.snapshot_path)
         except SprachbundError:
             continue

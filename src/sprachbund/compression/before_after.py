@@ -97,7 +97,7 @@ def _error_s(family: Family, manifest: Utterances, job: DecodingJob, times: Time
         family, memory, [[asked]], DecodingOptions(draft=NONE), [len(samples) / SAMPLE_RATE]
     )
     last = result.tokens[-1] if result.tokens else 0
-    return None if last < times.first else abs(times.seconds(last) - _end_of_speech_s(samples))
+    return abs(times.seconds(last) - _end_of_speech_s(samples)) if last in times else None
 
 
 def _end_of_speech_s(samples: np.ndarray) -> float:

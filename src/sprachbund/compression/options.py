@@ -96,10 +96,6 @@ class QuantizeOptions:
     def __post_init__(self) -> None:
         if self.encoder_bits is None and self.blocks != KQuantOptions():
             raise SprachbundError("--method and --symmetric are for --encoder-bits; give it too")
-        if self.encoder_bits is not None and self.packed:
-            raise SprachbundError(
-                "--packed is for the native engine, which has no streaming encoders; leave it out"
-            )
 
     @property
     def encoder(self) -> KQuantOptions | None:

@@ -189,9 +189,7 @@ def check_quantizable(model: Any) -> None:
 def check_packable(model: Any) -> None:
     """Raise a SprachbundError where the native engine is not here, or cannot run the model."""
     if reason := why_not_native(model):
-        raise SprachbundError(
-            f"the native engine cannot run this model: {reason}; leave --packed out, the weights have 8 bits without it"
-        )
+        raise SprachbundError(f"the native engine cannot run this model: {reason}; leave --packed out")
 
 
 def write_packed(model: Any, directory: Path) -> Path:

@@ -21,7 +21,8 @@ from sprachbund.models.base import Family
 from sprachbund.models.weights import Bits
 from sprachbund.models.whisper import Whisper, save
 from sprachbund.models.whisper.config import FIRST_MULTILINGUAL_VOCABULARY
-from sprachbund.models.whisper.files import GENERATION
+from sprachbund.models.whisper.files import FEATURE_EXTRACTOR, GENERATION, TOKENIZER
+from sprachbund.models.whisper.io import REAL_LENGTH
 from sprachbund.models.whisper.other_formats import openai_name
 from sprachbund.util.files import write_json
 
@@ -48,7 +49,7 @@ def check_exportable(model: Family, form: RuntimeFormat, bits: Bits) -> Whisper:
 
     Raises:
         SprachbundError: it is no Whisper model, is split by language, has a prompt or a vocabulary that the runtime
-            does not know.
+            does not know, or encodes speech at its own length.
     """
     if not isinstance(model, Whisper):
         raise SprachbundError(
@@ -60,6 +61,12 @@ def check_exportable(model: Family, form: RuntimeFormat, bits: Bits) -> Whisper:
     if model.tasks.bare_prompt:
         raise SprachbundError(
             f"the model's prompt has no task, and {form} always writes one; export a model with Whisper's own prompt"
+        )
+    if model.real_length:
+        raise SprachbundError(
+            f"the model was trained on speech at its own length, and {form} pads it to {model.max_window_s:g} s; train "
+            f"it further with fine_tuning.real_length=false, or take {REAL_LENGTH} out of config.json to export it "
+            "all the same"
         )
     if form == "ctranslate2":
         import ctranslate2.converters  # noqa: F401 - so that a missing package is an error before any work
@@ -103,7 +110,10 @@ def export_ctranslate2(model: Whisper, directory: Path, bits: Bits) -> None:
         source = Path(temporary) / "model"
         save(model, source, bits=16 if bits == 16 else 32)
         _name_languages(model, source / GENERATION)
-        there = [name for name in ("tokenizer.json", "preprocessor_config.json") if (source / name).is_file()]
+        # faster-whisper reads no other form; older checkpoints have a vocabulary and merges.
+        if not (source / TOKENIZER).is_file():
+            (source / TOKENIZER).write_text(model.tokens.to_json(), encoding="utf-8")
+        there = [name for name in (TOKENIZER, FEATURE_EXTRACTOR) if (source / name).is_file()]
         try:
             converter = TransformersConverter(str(source), copy_files=there)
             converter.convert(str(directory), quantization=_QUANTIZATIONS[bits], force=True)

@@ -35,52 +35,56 @@ def forbid_timestamps(
     Args:
         logits: (R, V), already masked otherwise; they are written to.
         tokens: (R, U) emitted so far.
-        times: the timestamp tokens; they end the vocabulary.
+        times: the timestamp tokens.
         latest: (R,) last timestamp token allowed; a row with a value below `times.first` is without
             timestamps.
         end_token: id of the end token.
     """
-    text, stamps = logits[:, : times.first], logits[:, times.first :]
-    ids = torch.arange(times.first, logits.shape[1], device=logits.device)
-    state = _PairState(tokens, times.first)
-    bad = (ids < state.earliest(times.first)[:, None]) | (ids > latest[:, None]) | state.text_due[:, None]
+    stamps = logits[:, times.first : times.stop]
+    texts = [part for part in (logits[:, : times.first], logits[:, times.stop :]) if part.shape[1]]
+    ids = torch.arange(times.first, times.stop, device=logits.device)
+    state = _PairState(tokens, times)
+    bad = (ids < state.earliest()[:, None]) | (ids > latest[:, None]) | state.text_due[:, None]
     if tokens.shape[1] == 0:
         bad = bad | (ids > times.last_within(MAX_INITIAL_S))
     stamps.masked_fill_(bad, -torch.inf)
     timed = latest >= times.first
     no_text = timed & (state.opening | state.time_or_end_due)
     ends = logits[:, end_token].masked_fill(no_text & ~state.time_or_end_due, -torch.inf)
-    _forbid(text, no_text)
+    _forbid(texts, no_text)
     logits[:, end_token] = ends
     # Text is forbidden too where all timestamps together are likelier than the likeliest text token.
-    _forbid(text, timed & (stamps.logsumexp(-1) > text.amax(-1)))
+    likeliest_text = torch.stack([part.amax(-1) for part in texts]).amax(0)
+    _forbid(texts, timed & (stamps.logsumexp(-1) > likeliest_text))
     return logits
 
 
-def _forbid(logits: Tensor, rows: Tensor) -> None:
+def _forbid(parts: Sequence[Tensor], rows: Tensor) -> None:
     if bool(rows.any()):  # most steps have none, and a pass over all logits is slow
-        logits.masked_fill_(rows[:, None], -torch.inf)
+        for logits in parts:
+            logits.masked_fill_(rows[:, None], -torch.inf)
 
 
 class _PairState:
     """The state of each row within its timestamp pairs."""
 
-    def __init__(self, tokens: Tensor, first: int) -> None:
+    def __init__(self, tokens: Tensor, times: TimestampTokens) -> None:
         num_rows, length = tokens.shape
         yes = torch.ones(num_rows, dtype=torch.bool, device=tokens.device)
-        last = tokens[:, -1] >= first if length else ~yes
-        second_last = tokens[:, -2] >= first if length > 1 else yes
+        timed = (tokens >= times.first) & (tokens < times.stop)
+        last = timed[:, -1] if length else ~yes
+        second_last = timed[:, -2] if length > 1 else yes
         self.opening = yes if length == 0 else ~yes
         self.text_due = last & second_last
         self.time_or_end_due = last & ~second_last
-        self._tokens = tokens
+        self._first = times.first
+        self._stamps = tokens.masked_fill(~timed, times.first - 1)
 
-    def earliest(self, first: int) -> Tensor:
+    def earliest(self) -> Tensor:
         """First timestamp (R,) that does not run backwards; segments are never empty."""
-        if self._tokens.shape[1] == 0:
-            return torch.full((self._tokens.shape[0],), first, device=self._tokens.device)
-        latest_seen = self._tokens.clamp(min=first - 1).amax(1)
-        return (latest_seen + (~self.time_or_end_due).long()).clamp(min=first)
+        if self._stamps.shape[1] == 0:
+            return torch.full((self._stamps.shape[0],), self._first, device=self._stamps.device)
+        return (self._stamps.amax(1) + (~self.time_or_end_due).long()).clamp(min=self._first)
 
 
 def cut_by_timestamps(
@@ -102,7 +106,7 @@ def cut_by_timestamps(
     pieces: list[tuple[float, float, list[int]]] = []
     start_s, text = 0.0, list[int]()
     for token in tokens:
-        if token < times.first:
+        if token not in times:
             text.append(token)
             continue
         time_s = min(max(times.seconds(token), start_s), duration_s)

@@ -48,9 +48,16 @@ def searches_natively(
         and type(processor) is LogitsProcessor
         and processor.hot_words is None
         and processor.internal_lm is None
+        and not _writes_behind_times(processor)
         and accept == "exact"
         and (run is None or isinstance(run, NativeRun))
     )
+
+
+def _writes_behind_times(processor: LogitsProcessor) -> bool:
+    """Whether rows with timestamps may hold tokens behind those, which the kernels take for timestamps too."""
+    times = processor.times
+    return times is not None and not bool(processor.suppressed.masks[:, times.stop :].all())
 
 
 class NativeSearch:

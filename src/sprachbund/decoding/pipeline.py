@@ -302,7 +302,7 @@ def _aligned_rows(
     times = model.capabilities.timestamps
     tokens = [
         [
-            [*target.prefix, *(token for token in hypothesis.tokens if times is None or token < times.first)]
+            [*target.prefix, *(token for token in hypothesis.tokens if times is None or token not in times)]
             for target, hypothesis in zip(one.targets, row, strict=True)
         ]
         for one, row in zip(utterances, hypotheses, strict=True)

@@ -143,7 +143,7 @@ def _alternatives(
     """The texts of the next best rows, without their timestamps."""
     return tuple(
         Alternative(
-            text=family.decode_text([t for t in other.tokens if times is None or t < times.first]).strip(),
+            text=family.decode_text([t for t in other.tokens if times is None or t not in times]).strip(),
             log_probability=other.log_probability,
         )
         for other in hypothesis.others

@@ -189,7 +189,7 @@ def why_not_on_torch(family: Family) -> str | None:
         isinstance(family, nn.Module)
         and encoder is not None
         and isinstance(decoder, TextDecoder)
-        and (isinstance(decoder, T5Decoder) or _computes_alike(type(decoder)))
+        and (isinstance(decoder, T5Decoder) or _computes_alike(decoder))
     ):
         return None
     return f"a decoder of the kind {type(decoder).__name__}"
@@ -200,9 +200,9 @@ def _on_cpu(family: Family) -> bool:
     return not isinstance(family, nn.Module) or all(p.device.type == "cpu" for p in family.parameters())
 
 
-def _computes_alike(kind: type[TextDecoder]) -> bool:
+def _computes_alike(decoder: TextDecoder) -> bool:
     """Whether a decoder does before and behind its layers what every other does; mBART's has a norm and a bias more."""
-    return kind.embedded is TextDecoder.embedded and kind.outputs is TextDecoder.outputs
+    return type(decoder).embedded is TextDecoder.embedded and decoder.logits_bias is None
 
 
 def _first_in_bf16(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:

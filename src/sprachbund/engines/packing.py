@@ -198,8 +198,8 @@ def decoder_shape(decoder: TextDecoder) -> DecoderShape:
 def pack_decoder(decoder: TextDecoder, weights: WeightNumbers = "int8") -> tuple[DecoderShape, Arrays]:
     """A decoder whose `why_not` is None, its linear layers in the numbers asked for."""
     layers: list[DecoderLayer] = list(decoder.layers)  # type: ignore[arg-type]
-    bias = decoder.logits_bias if isinstance(decoder, NormedEmbedding) else None
-    arrays = pack_norm("norm", decoder.norm) | pack_matrix("vocabulary", decoder.embedding.weight, bias)
+    arrays = pack_norm("norm", decoder.norm)
+    arrays |= pack_matrix("vocabulary", decoder.embedding.weight, decoder.logits_bias)
     if isinstance(decoder, NormedEmbedding):
         arrays |= pack_norm("embedding_norm", decoder.embedding_norm)
     arrays["positions"] = decoder.positions.detach().float().contiguous()

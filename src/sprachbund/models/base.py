@@ -119,10 +119,20 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class TimestampTokens:
-    """The part of a vocabulary that means times: token `first + n` is n * `step_s` seconds. It ends the vocabulary."""
+    """The part of a vocabulary that means times: token `first + n` is n * `step_s` seconds.
+
+    Attributes:
+        first: the first of them.
+        stop: the first token behind them, which is text or special; the size of the vocabulary where they end it.
+        step_s: seconds from one to the next.
+    """
 
     first: int
+    stop: int
     step_s: float
+
+    def __contains__(self, token: int) -> bool:
+        return self.first <= token < self.stop
 
     def seconds(self, token: int) -> float:
         """Time that a timestamp token stands for."""

@@ -92,6 +92,17 @@ def _download(name: str, patterns: list[str], *, offline: bool, progress: Downlo
         raise
 
 
+def published_files(name: str) -> list[str]:
+    """Names of all files of a model on the hub; none where the hub cannot be reached, for a copy may be here."""
+    from huggingface_hub import HfApi
+
+    try:
+        with _quiet_hub():
+            return [file.rfilename for file in HfApi().model_info(name).siblings or ()]
+    except Exception:  # which one that is depends on the version of the HTTP library below
+        return []
+
+
 @dataclass(frozen=True)
 class _Weights:
     """A large file of a model, which the cache lacks."""

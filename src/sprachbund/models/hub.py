@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
 from torch import nn
 
-from sprachbund.errors import SprachbundError, first_line
+from sprachbund.errors import SprachbundError, unreadable
 from sprachbund.models import FAMILIES
 from sprachbund.models.catalogue import BUNDLED, SHIPPED, find_checkpoint
-from sprachbund.models.download import DownloadProgress, download
+from sprachbund.models.download import DownloadProgress, download, published_files
 from sprachbund.models.weights import COUNTER, check_finite, some
 from sprachbund.nn.limits import Limit
 from sprachbund.util.files import one_of, read_object
@@ -110,7 +110,11 @@ def locate(
 
 
 def find(
-    path_or_id: str | os.PathLike[str], *, offline: bool, progress: DownloadProgress | None = None
+    path_or_id: str | os.PathLike[str],
+    *,
+    offline: bool,
+    progress: DownloadProgress | None = None,
+    weights: bool = True,
 ) -> Path:
     """The directory of a model, downloaded first when `path_or_id` names one on the hub.
 
@@ -121,6 +125,7 @@ def find(
         path_or_id: a directory, a name on the hub, or an alias of `sprachbund.models.catalogue`.
         offline: never use the network.
         progress: called with how far a download has come; without it, the hub's own library shows that.
+        weights: whether weights are downloaded, beside the files that describe the model and its tokenizer.
 
     Raises:
         SprachbundError: no such directory, or the model cannot be had from the hub.
@@ -145,12 +150,41 @@ def find(
     # What else there is to fetch, its config.json says. Small files are no progress worth showing.
     silent = None if progress is None else lambda done, total: None
     directory = download(name, _DESCRIPTIONS, offline=offline, progress=silent)
+    if not weights:
+        return directory
     if is_own(directory):
         return download(name, OWN_FILES, offline=offline, progress=progress)
+    if not offline and not _names_a_family(directory):
+        _refuse_other_forms(name, published_files(name))
     directory = download(name, _DESCRIPTIONS + _SAFETENSORS, offline=offline, progress=progress)
     if not any(directory.glob("model*.safetensors")):
         directory = download(name, _DESCRIPTIONS + _PICKLED, offline=offline, progress=progress)
     return directory
+
+
+def _names_a_family(directory: Path) -> bool:
+    """Whether a directory has a config.json that says what it holds."""
+    config = directory / "config.json"
+    return config.is_file() and not read_object(config).keys().isdisjoint(("family", "model_type"))
+
+
+def _refuse_other_forms(name: str, files: Sequence[str]) -> None:
+    """Raise a SprachbundError for files on the hub that hold a model in a form that is converted first.
+
+    Args:
+        name: on the hub.
+        files: names of its files.
+    """
+    if "model.bin" in files:
+        raise SprachbundError(
+            f"{name} is in CTranslate2's form; run: hf download {name} --local-dir THERE, then: sprachbund convert "
+            "THERE --out DIR"
+        )
+    if archives := [file for file in files if file.endswith(".nemo")]:
+        raise SprachbundError(
+            f"{name} is in NeMo's form; run: hf download {name} {archives[0]} --local-dir THERE, then: sprachbund "
+            f"convert THERE/{archives[0]} --out DIR"
+        )
 
 
 def named_parts(directory: Path) -> list[Path]:
@@ -236,7 +270,7 @@ def one_line(path: Path) -> Iterator[None]:
         # Panics of libraries in Rust, such as tokenizers, are no `Exception`, and their class cannot be imported.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise SprachbundError(f"{path} cannot be read ({first_line(error)[:200]}); copy it again") from error
+        raise unreadable(path, error, "copy it again") from error
 
 
 def optional_setting(settings: Any, name: str) -> Any:

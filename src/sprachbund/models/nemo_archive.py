@@ -6,7 +6,6 @@ memory as a whole.
 """
 
 import io
-import pickle
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sprachbund.errors import SprachbundError, first_line
+from sprachbund.errors import SprachbundError, unreadable
 
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
 _MOST_BYTES = 2**28
@@ -115,10 +114,8 @@ class NemoArchive:
                 tensors = torch.load(content, map_location="cpu", weights_only=True)
             except _BROKEN as error:
                 raise _not_whole(self.path) from error
-            except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError) as error:
-                raise SprachbundError(
-                    f"{self.source}: {WEIGHTS} is not plain weights ({first_line(error)[:80]}); copy it again"
-                ) from error
+            except Exception as error:  # what damaged pickles raise has no common base
+                raise unreadable(f"{self.source}: {WEIGHTS}", error, "copy it again") from error
         if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
             raise SprachbundError(
                 f"{self.source}: {WEIGHTS} holds something else than weights; copy it again"

@@ -190,7 +190,12 @@ class TextDecoder(nn.Module):
         activation: activation of the feed-forwards.
         key_bias: see `MultiHeadAttention`.
         layer_kind: class of the layers.
+
+    Attributes:
+        logits_bias: (V,), added to all logits; None here, kinds of decoders that have one set it.
     """
+
+    logits_bias: Tensor | None
 
     def __init__(
         self,
@@ -225,6 +230,7 @@ class TextDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.output_head = None if tied else nn.Linear(width, vocabulary_size, bias=False)
+        self.register_buffer("logits_bias", None)
         # Weights about to be loaded are built on the meta device, where drawing numbers would import torch's
         # compiler: a second and a half at every start.
         if not self.positions.is_meta:
@@ -360,7 +366,7 @@ class TextDecoder(nn.Module):
 
     def outputs(self, x: Tensor) -> Tensor:
         """Logits (..., V) of states (..., D) behind a last norm, this decoder's or another network's."""
-        return F.linear(x, self.output_matrix)
+        return F.linear(x, self.output_matrix, self.logits_bias)
 
     def _layers(self) -> list[DecoderLayer]:
         return list(self.layers)  # type: ignore[arg-type]

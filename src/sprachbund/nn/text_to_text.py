@@ -147,10 +147,6 @@ class NormedEmbedding(TextDecoder):
         normed: Tensor = self.embedding_norm(super().embedded(tokens, positions))
         return normed
 
-    def outputs(self, x: Tensor) -> Tensor:
-        """Logits (..., V) of states (..., D) that have been through a last norm."""
-        return F.linear(x, self.output_matrix, self.logits_bias)
-
 
 class CanaryDecoder(NormedEmbedding, FixedPositionDecoder):
     """Tokens and a memory in, logits out, as in Canary and Cohere ASR.
@@ -328,13 +324,5 @@ class MarianDecoder(FixedPositionDecoder):
             activation=shape.activation,
             layer_kind=PostNormDecoderLayer,
         )
-        del self.norm
+        self.norm = nn.Identity()  # type: ignore[assignment]
         self.register_buffer("logits_bias", torch.zeros(vocabulary_size))
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Logits (..., V) of hidden states (..., D); no norm is behind the layers."""
-        return self.outputs(x)
-
-    def outputs(self, x: Tensor) -> Tensor:
-        """Logits (..., V) of states (..., D)."""
-        return F.linear(x, self.embedding.weight, self.logits_bias)

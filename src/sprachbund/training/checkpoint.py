@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from sprachbund.errors import SprachbundError, first_line
+from sprachbund.errors import SprachbundError, first_line, unreadable
 from sprachbund.training.parallel import MovingAverage
 from sprachbund.util.distributed import is_first_rank, wait_for_all_ranks
 from sprachbund.util.files import atomic_path, read_model, read_object, write_text
@@ -223,9 +223,7 @@ def load_resume(directory: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle and zip raise a dozen kinds
-        raise SprachbundError(
-            f"cannot resume from {path} ({first_line(error)[:200]}); delete it to start anew"
-        ) from error
+        raise unreadable(path, error, "delete it to start anew") from error
     if not isinstance(state, dict):
         raise SprachbundError(f"cannot resume from {path} (it holds no state); delete it to start anew")
     return state

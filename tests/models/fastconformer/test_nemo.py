@@ -16,7 +16,8 @@ from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
 from sprachbund.models.conformer.checkpoints import read_sentencepiece
-from sprachbund.models.fastconformer import Canary, load, save
+from sprachbund.models.fastconformer import Canary, load, nemo, save
+from sprachbund.models.fastconformer import config as fastconformer_config
 from sprachbund.models.fastconformer.nemo import read
 from sprachbund.models.fastconformer.tokens import from_sentencepiece
 from sprachbund.models.nemo_archive import open_archive
@@ -151,7 +152,8 @@ def test_a_canary_with_a_tokenizer_for_each_language(canary: Checkpoint, tmp_pat
     weights["log_softmax.mlp.layer0.bias"] = torch.zeros(sum(sizes))
     files = {f"{tag}_tokenizer.model": data for tag, data in named.items()}
     path = write_archive(tmp_path / "x.nemo", config, weights, files)
-    plain = read(open_archive(path), ("en", "de"))
+    plain = read(open_archive(path))
+    assert plain.source_languages == ("en", "de")  # those that have a tokenizer
     assert isinstance(plain.memory_projection, nn.Identity)
     offset = sizes[0] + sizes[1]
     theirs = sentencepiece.SentencePieceProcessor(model_proto=languages["de"])
@@ -245,6 +247,19 @@ def test_what_cannot_be_read_is_said(tdt: Checkpoint, canary: Checkpoint, tmp_pa
     write_archive(path, nemo_config(tdt), nemo_weights(tdt), files_of(tdt))
     with pytest.raises(SprachbundError, match="does not name the model's languages"):
         read(open_archive(path))
+
+
+def test_a_usual_number_of_tokens_says_nothing_about_the_languages(
+    tdt: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = archive_of(tdt, tmp_path)
+    size = tdt.hf_model.config.vocab_size
+    monkeypatch.setitem(fastconformer_config._PUBLISHED, ("parakeet_tdt", size), ["en"])
+    assert read(open_archive(path)).source_languages == ("en",)
+    monkeypatch.setattr(nemo, "_USUAL_TOKENS", size - 1)
+    with pytest.raises(SprachbundError, match="does not say which languages it hears, and models of many"):
+        read(open_archive(path))
+    assert read(open_archive(path), ("sv",)).source_languages == ("sv",)
 
 
 def test_positions_that_are_no_sinusoids(canary: Checkpoint, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from sprachbund.decoding.drafts.listed import TextDraft, output_rows
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.decoding.search import search
+from sprachbund.decoding.speculation import Speculation
 from sprachbund.decoding.texts import translate_texts
 from sprachbund.engines.choice import engine_for, on_torch
 from sprachbund.errors import SprachbundError
@@ -353,3 +355,31 @@ def test_the_native_engine_decodes_as_torch_but_for_its_rounding(
     options = DecodingOptions(draft="none")
     rows = search(engine.family, memory, [[wanted]] * len(TEXTS), options)
     assert all(row[0].tokens for row in rows)
+
+
+@torch.inference_mode()
+def test_a_text_as_the_draft_scores_its_tokens_as_the_decoder_does_and_leaves_the_rest_alone(
+    checkpoint: Checkpoint,
+) -> None:
+    model, target = checkpoint.model, checkpoint.target("de", "en")
+    memory = model.encode(checkpoint.features([*TEXTS], "de"))
+    draft = TextDraft(model, "\n".join(TEXTS))
+    cache = model.start(memory, targets=[target] * len(TEXTS))
+    rows = output_rows(model.decoder, draft.tokens)
+    states = rows.states(rows_of_tokens(checkpoint, target, len(TEXTS)), cache)
+    torch.testing.assert_close(rows.listed(states), rows.everything(states)[..., draft.tokens], **TOLERANCE)
+    wanted, options = [[target]] * len(TEXTS), DecodingOptions(draft="none", max_tokens=16)
+    speculation = Speculation(draft, num_draft_tokens=3)
+    drafted = search(model, memory, wanted, options, speculation=speculation)
+    plain = search(model, memory, wanted, options)
+    assert [row[0].tokens for row in drafted] == [row[0].tokens for row in plain]
+    assert speculation.report()[0].checked > 0
+
+
+@torch.inference_mode()
+def test_a_text_as_the_draft_needs_the_rows_of_the_output_matrix(checkpoint: Checkpoint) -> None:
+    if checkpoint.kind != "t5":
+        pytest.skip("other decoders keep their matrix on every engine")
+    model = on_torch(checkpoint.model, "bf16")
+    with pytest.raises(SprachbundError, match="as PackedLinear; use the engine torch, or leave the list out"):
+        output_rows(model.capabilities.decoder, torch.tensor([3, 5]))

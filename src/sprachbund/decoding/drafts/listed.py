@@ -15,8 +15,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from sprachbund.decoding.drafts.base import DecodingState, StatelessRun, vocabulary_size_of
+from sprachbund.decoding.drafts.base import DecodingState, StatelessRun
 from sprachbund.decoding.logits_process import likeliest
 from sprachbund.engines.native_engine import NativeDecoder
 from sprachbund.engines.packing import BLOCK, Arrays, pad
@@ -79,6 +80,7 @@ class TorchRows:
 
     def __init__(self, decoder: TextDecoder, rows: Tensor) -> None:
         self._decoder, self._matrix = decoder, decoder.output_matrix[rows]
+        self._bias = None if decoder.logits_bias is None else decoder.logits_bias[rows]
 
     def states(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
         """As in `OutputRows`."""
@@ -86,7 +88,7 @@ class TorchRows:
 
     def listed(self, states: Tensor) -> Tensor:
         """As in `OutputRows`."""
-        return self._decoder.norm(states) @ self._matrix.T
+        return F.linear(self._decoder.norm(states), self._matrix, self._bias)
 
     def everything(self, states: Tensor) -> Tensor:
         """As in `OutputRows`."""
@@ -102,6 +104,11 @@ def output_rows(decoder: nn.Module | None, rows: Tensor) -> OutputRows:
     if isinstance(decoder, NativeDecoder):
         return NativeRows(decoder, rows)
     if isinstance(decoder, TextDecoder):
+        if not isinstance(decoder.output_head, nn.Linear | None):
+            raise SprachbundError(
+                f"a list of tokens needs the rows of the output matrix, which this engine keeps as "
+                f"{type(decoder.output_head).__name__}; use the engine torch, or leave the list out"
+            )
         return TorchRows(decoder, rows)
     raise SprachbundError(
         f"a list of tokens cannot be used with a decoder of the kind {type(decoder).__name__}; leave it out"
@@ -259,9 +266,9 @@ class TextRun(StatelessRun):
 
 
 def _times(family: Family) -> range:
-    """Timestamp tokens: those from the first to the end of the vocabulary."""
-    times, size = family.capabilities.timestamps, vocabulary_size_of(family)
-    return range(0) if times is None or size is None else range(times.first, size)
+    """Timestamp tokens."""
+    times = family.capabilities.timestamps
+    return range(0) if times is None else range(times.first, times.stop)
 
 
 def _tokens_of(family: Family, text: str) -> list[int]:

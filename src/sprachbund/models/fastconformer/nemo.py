@@ -98,6 +98,8 @@ _TRANSDUCER = (
 _CTC = ((r"^(ctc_)?decoder\.decoder_layers\.0\.", "ctc_head."),)
 _POSITIONS = "decoder.pos_emb.weight"
 _PROCESSORS = {"canary": "CanaryProcessor"}
+_USUAL_TOKENS = 1024
+"""Size of most tokenizers of NeMo's recipes, whatever the languages; it says nothing about them."""
 _CLASSES = {
     "parakeet_ctc": "ParakeetForCTC",
     "parakeet_rnnt": "ParakeetForRNNT",
@@ -121,11 +123,12 @@ def read(
 
     Args:
         archive: as opened.
-        languages: BCP-47 tags that it hears; where none are given, those of the published model of that size.
+        languages: BCP-47 tags that it hears; where none are given, those that have a tokenizer each, or else those of
+            the published model of that size.
         head: head of a hybrid; its transducer if None. Others have one head.
 
     Raises:
-        SprachbundError: something is missing or damaged, or it is a model of another kind.
+        SprachbundError: something is missing or damaged, it is a model of another kind, or nothing says its languages.
     """
     archive.check(_SUPPORTED, _DEFAULTS)
     kind = _kind(archive, head)
@@ -138,8 +141,14 @@ def read(
         raise SprachbundError(
             f"{archive.source}: its configuration holds sizes that are none ({error}); copy it again"
         ) from error
+    languages = languages or tuple(tokens.of_languages)
     if languages:
         values = library_values(values, languages)
+    elif tokens.size == _USUAL_TOKENS + 1:
+        raise SprachbundError(
+            f"{archive.source} does not say which languages it hears, and models of many have {_USUAL_TOKENS:,} "
+            "tokens; name them with --language"
+        )
     weights = _weights(archive, kind)
     model: Parakeet | Canary
     if kind == "canary":

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from sprachbund.audio.constants import FRAMES_PER_S, HOP, SAMPLE_RATE, WINDOW
-from sprachbund.errors import SprachbundError, first_line
+from sprachbund.errors import SprachbundError, unreadable
 from sprachbund.models.card import Card
 from sprachbund.models.hub import CONFIG_KEY, check_memory, find
 from sprachbund.models.splitting import read_plan, split_feed_forwards, write_plan
@@ -173,9 +173,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what damaged pickles raise has no common base
-        raise SprachbundError(
-            f"{path} cannot be read ({first_line(error)[:200]}); download it again"
-        ) from error
+        raise unreadable(path, error, "download it again") from error
     if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
         raise SprachbundError(f"{path} holds no table of tensors; it is not a Hugging Face checkpoint")
     return loaded

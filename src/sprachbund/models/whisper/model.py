@@ -475,7 +475,8 @@ class Whisper(DecodesByAttention, nn.Module):
     def _timestamps(self) -> TimestampTokens | None:
         if not self.has_tokens or not self.tokens.timestamps or self.tasks.bare_prompt:
             return None
-        return TimestampTokens(first=self.tokens.timestamps[0], step_s=self.frame_s)
+        tokens = self.tokens
+        return TimestampTokens(first=tokens.timestamps[0], stop=tokens.behind_timestamps, step_s=self.frame_s)
 
     def _read_tasks(self, tokens: WhisperTokens) -> WhisperTasks:
         checkpoint_files = self.checkpoint_files

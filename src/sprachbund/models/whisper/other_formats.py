@@ -8,7 +8,6 @@ type and bytes, then aliases), `config.json` and `tokenizer.json`. Weights in 8 
 """
 
 import mmap
-import pickle
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprachbund.errors import SprachbundError, first_line
+from sprachbund.errors import SprachbundError, unreadable
 from sprachbund.models.whisper.config import FIRST_MULTILINGUAL_VOCABULARY, WhisperConfig
 from sprachbund.models.whisper.files import GENERATION, TOKENIZER, CheckpointFiles, read_tokenizer
 from sprachbund.models.whisper.io import from_transformers, transformers_name
@@ -71,14 +70,16 @@ def load_other_format(path: Path, tokenizer: Path | None = None) -> Whisper:
     home = tokenizer or (path.parent if path.is_file() else path)
     if not (home / TOKENIZER).is_file():
         raise SprachbundError(
-            f"{path} comes without a vocabulary; name a directory with the {TOKENIZER} of a Whisper checkpoint of this "
-            "size by --tokenizer"
+            f"{path} comes without a vocabulary; name a Whisper checkpoint of this size with its {TOKENIZER} by "
+            "--tokenizer, such as whisper-small"
         )
     tokens, generation = WhisperTokens(read_tokenizer(home), other.config.vocabulary_size), other.generation
-    if path.is_file():  # a `.pt` file has no settings, so that those beside its tokenizer count
+    if path.is_file():
+        # A `.pt` file has no settings: those beside its tokenizer count, or else openai-whisper's own.
         _check_version(tokens.timestamps, other.config.vocabulary_size, path, home)
         settings = home / GENERATION
-        generation = {**(read_object(settings) if settings.is_file() else {}), **generation}
+        others = read_object(settings) if settings.is_file() else tokens.openai_suppressed()
+        generation = {**others, **generation}
     files = CheckpointFiles(generation=generation, files={TOKENIZER: (home / TOKENIZER).read_bytes()})
     with torch.device("meta"):
         model = Whisper(other.config, tokens=tokens, checkpoint_files=files)
@@ -149,8 +150,8 @@ def read_openai(path: Path) -> OtherWhisper:
     """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise SprachbundError(f"{path} cannot be read ({first_line(error)[:200]}); {_AGAIN}") from error
+    except Exception as error:  # what damaged pickles raise has no common base
+        raise unreadable(path, error, _AGAIN) from error
     if not isinstance(loaded, dict) or not isinstance(dims := loaded.get("dims"), dict):
         raise SprachbundError(f"{path} has no dims, so it is no model of openai-whisper")
     stored = loaded.get("model_state_dict")

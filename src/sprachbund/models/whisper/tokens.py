@@ -21,6 +21,12 @@ TIMESTAMP_STEP_S = 0.02
 _SPECIAL = re.compile(r"<\|.*\|>")
 _LANGUAGE = re.compile(r"<\|([a-z]{2,3}(?:-[A-Za-z0-9]{2,8})*)\|>")
 _TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
+_SYMBOLS = (
+    *'"#()*+/:;<=>@[\\]^_`{|}~「」『』',
+    *["<<", ">>", "<<<", ">>>", "--", "---", "-(", "-[", "('", '("', "((", "))", "(((", ")))"],
+    *["[[", "]]", "{{", "}}", "♪♪", "♪♪♪"],
+)
+_NOTES = "♩♪♫♬♭♮♯"
 _BCP47 = {"iw": "he", "jw": "jv", "in": "id", "ji": "yi"}  # withdrawn ISO 639 codes that Whisper still uses
 
 
@@ -36,6 +42,8 @@ class WhisperTokens:
         no_timestamps: <|notimestamps|>; None if there is none.
         no_speech: <|nospeech|> or, in older checkpoints, <|nocaptions|>; None if there is none.
         timestamps: the timestamp tokens, <|0.00|> first, one every `TIMESTAMP_STEP_S`; may be empty.
+        behind_timestamps: the first token behind them that has a name, such as one that was added; the size of the
+            vocabulary if none has.
         not_text: every token that is not text: special ones and timestamps.
         languages: BCP-47 tag to language token, in the order of the tokens.
     """
@@ -53,7 +61,7 @@ class WhisperTokens:
         self.translate = self._special.get("<|translate|>")
         self.no_timestamps = self._special.get("<|notimestamps|>")
         self.no_speech = self._special.get("<|nospeech|>", self._special.get("<|nocaptions|>"))
-        self.timestamps = self._find_timestamps()
+        self.timestamps, self.behind_timestamps = self._find_timestamps()
         self.not_text = frozenset(self._special.values()) | frozenset(self.timestamps)
         self.languages = _languages(self._special)
 
@@ -75,6 +83,26 @@ class WhisperTokens:
         text: str = self._tokenizer.decode(visible, skip_special_tokens=True)
         return text
 
+    def openai_suppressed(self) -> dict[str, list[int]]:
+        """Tokens that openai-whisper never writes, or never first, as `generation_config.json` lists them.
+
+        They stand for what nobody speaks: symbols that are one token, the first token of musical signs, and hyphens and
+        quotes that begin a word (`non_speech_tokens` in its tokenizer.py).
+        """
+        blank = self.text_to_tokens(" ")
+        never = set[int]()
+        for symbol in (*_SYMBOLS, *_NOTES):
+            for tokens in (self.text_to_tokens(symbol), self.text_to_tokens(f" {symbol}")):
+                if len(tokens) == 1 or symbol in _NOTES:
+                    never.add(tokens[0])
+        for begun in (" -", " '"):
+            never.add(self.text_to_tokens(begun)[0])
+        # A vocabulary of bytes has no tokens that begin with a space: spaces stay.
+        return {
+            "suppress_tokens": sorted(never.difference(blank)),
+            "begin_suppress_tokens": [*blank, self.end],
+        }
+
     def name_of(self, token: int) -> str:
         """The name of a token: for text, a letter of byte-level BPE for each of its bytes."""
         name: str | None = self._tokenizer.id_to_token(token)
@@ -92,14 +120,15 @@ class WhisperTokens:
             raise SprachbundError(f"the tokenizer has no token {name}; it is not Whisper's, restore the file")
         return self._special[name]
 
-    def _find_timestamps(self) -> range:
+    def _find_timestamps(self) -> tuple[range, int]:
         named = [i for name, i in self._special.items() if _TIMESTAMP.fullmatch(name)]
-        if named:
-            return range(min(named), max(named) + 1)
-        if self.no_timestamps is None:
-            return range(0)
-        # Older tokenizer files leave them out; they are the last tokens of every published vocabulary.
-        return range(self.no_timestamps + 1, self.vocabulary_size)
+        if not named and self.no_timestamps is None:
+            return range(0), self.vocabulary_size
+        first = max(named, default=self.no_timestamps or 0) + 1
+        rest = range(first, self.vocabulary_size)
+        behind = next((i for i in rest if self._tokenizer.id_to_token(i) is not None), self.vocabulary_size)
+        # Older tokenizer files leave timestamps out; they are the last tokens of every published vocabulary.
+        return range(min(named), first) if named else range(first, behind), behind
 
 
 def with_languages(tokens: WhisperTokens, languages: Sequence[str]) -> Tokenizer:

@@ -231,7 +231,7 @@ class DiscreteUnitsRecipe(Strict):
         arms = self._arms_and_log_mel()
         for name, rate in self.arm_rates.items():
             if name not in arms:
-                if not _ARM_NAME.fullmatch(name):
+                if not _names_an_arm(name):
                     raise ValueError(
                         f"arm_rates name {name!r}, which is no arm; an arm is called like {', '.join(map(repr, arms))}"
                     )
@@ -274,7 +274,7 @@ class DiscreteUnitsRecipe(Strict):
     def main_arms(self) -> dict[str, UnitsArm]:
         """Heads times texts."""
         return {
-            f"{head}, {NAMES[text]}": self.base.model_copy(update={"head": head, "text": text})
+            _name(head, text): self.base.model_copy(update={"head": head, "text": text})
             for head in self.heads
             for text in self.texts
         }
@@ -288,9 +288,7 @@ class DiscreteUnitsRecipe(Strict):
         """The base with each text of the curve, for each amount of speech."""
         amounts = (*self.hours, None) if self.hours and self.all_hours else self.hours
         return {
-            f"{'all' if hours is None else f'{hours:g} h'}, {NAMES[text]}": self.base.model_copy(
-                update={"hours": hours, "text": text}
-            )
+            _name(_amount(hours), text): self.base.model_copy(update={"hours": hours, "text": text})
             for hours in amounts
             for text in self.curve_texts
         }
@@ -300,19 +298,20 @@ class DiscreteUnitsRecipe(Strict):
         arms = {}
         for hours in self.control_hours:
             outside = self.base.model_copy(update={"hours": hours, "text": "external"})
-            arms[f"{hours:g} h, {NAMES['external']}"] = outside
+            arms[_name(_amount(hours), "external")] = outside
             for copies in self.control_copies:
-                times = "" if copies == 1 else f" {copies} times"
                 planted = {"text": "planted", "planted_copies": copies}
-                arms[f"{hours:g} h, {NAMES['planted']}{times}"] = outside.model_copy(update=planted)
+                name = _name(_amount(hours), "planted", copies)
+                arms[name] = outside.model_copy(update=planted)
         return arms
 
     def shuffled_arms(self) -> dict[str, UnitsArm]:
         """Text from outside, with its own translations and with others, for each amount of this control."""
+        texts: tuple[Text, ...] = ("external", "shuffled")
         return {
-            f"{hours:g} h, {NAMES[text]}": self.base.model_copy(update={"hours": hours, "text": text})
+            _name(_amount(hours), text): self.base.model_copy(update={"hours": hours, "text": text})
             for hours in self.shuffled_hours
-            for text in ("external", "shuffled")
+            for text in texts
         }
 
     def arms(self, seed: int) -> dict[str, UnitsArm]:
@@ -385,11 +384,29 @@ ABLATIONS: Mapping[str, Mapping[str, object]] = {
     "linear decay": {"decay": "linear"},
 }
 """Name of an ablation to what it changes. A vocabulary has to hold every cluster: none is as one of that size."""
-_ARM_NAME = re.compile(
-    rf"(?:{'|'.join(HEADS)}|all|[\d.]+ h), (?:{'|'.join(map(re.escape, NAMES.values()))})(?: \d+ times)?"
-    rf"|{'|'.join(map(re.escape, (BASE, LOG_MEL, *ABLATIONS)))}"
-)
-"""Names of all arms that a comparison can have."""
+
+
+def _amount(hours: float | None) -> str:
+    """Hours of speech as names of arms have them."""
+    return "all" if hours is None else f"{hours:g} h"
+
+
+def _name(varied: str, text: Text, copies: int = 1) -> str:
+    """Name of an arm: its head or its amount of speech, and the text learned beside the speech."""
+    return f"{varied}, {NAMES[text]}{'' if copies == 1 else f' {copies} times'}"
+
+
+def _names_an_arm(name: str) -> bool:
+    """Whether a comparison can have an arm of this name: one that is made with the numbers in it is called so."""
+    numbers = re.findall(r"\d+(?:\.\d+)?", name)
+    amounts = map(_amount, (None, *map(float, numbers)))
+    made = {
+        _name(varied, text, copies)
+        for varied in (*HEADS, *amounts)
+        for text in NAMES
+        for copies in (1, *(int(number) for number in numbers if number.isdigit()))
+    }
+    return name in made or name in (BASE, LOG_MEL, *ABLATIONS)
 
 
 def run_folder(directory: Path, seed: int, name: str) -> Path:
