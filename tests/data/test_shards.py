@@ -22,7 +22,7 @@ from sprachbund.data import shards as module
 from sprachbund.data.batching import BatchingOptions, tempered
 from sprachbund.data.loading import Corpus, ExampleOptions, PieceExamples, ShardedCorpus, batches
 from sprachbund.data.manifest import Manifest, ManifestWriter
-from sprachbund.data.shards import INDEX_FILE, Shards, _encoded, open_corpus, pack, recording_name
+from sprachbund.data.shards import INDEX_FILE, Shards, encoded_sound, open_corpus, pack, recording_name
 from sprachbund.errors import SprachbundError
 from sprachbund.training.loop import train
 from tests.training import made
@@ -87,7 +87,7 @@ def test_opus_is_smaller_and_sounds_alike(corpus: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("num_samples", [1, 319, 320, 16_001])
 def test_opus_keeps_the_length_and_the_time_of_sound(num_samples: int) -> None:
     sound = (np.random.default_rng(0).standard_normal(num_samples) * 2000).astype(np.int16)
-    heard, rate = soundfile.read(io.BytesIO(_encoded(sound, "opus")))
+    heard, rate = soundfile.read(io.BytesIO(encoded_sound(sound, "opus")))
     assert (len(heard), rate) == (num_samples, SAMPLE_RATE)
     if num_samples > SAMPLE_RATE:  # the samples of noise are alike at one shift alone
         alike = [abs(np.dot(heard[8:-8], np.roll(sound, shift)[8:-8])) for shift in range(-8, 9)]
