@@ -190,7 +190,12 @@ def code_switch_router() -> list[Line]:
 
 
 def units() -> list[Line]:
-    """The effect of text at equal steps, by hours of speech, and that of test sentences that are planted in it."""
+    """The effect of text at equal steps, by hours of speech, of wrong pairs, and of test sentences planted in it."""
+    shuffled = [
+        line("control: wrong pairs", f"{row['hours']} h, shuffled over + external MT", row["chrF difference"])
+        for row in rows_of("units_equal_steps_shuffled")
+        if row["chrF difference"]
+    ]
     control = [
         line(
             f"control: {row['test']}", f"{row['hours']} h, planted over + external MT", row["chrF difference"]
@@ -200,8 +205,8 @@ def units() -> list[Line]:
     ]
     return [
         *_of_text("2,550 steps", "units_equal_steps_curve"),
+        *shuffled,
         *control,
-        *_of_text("2,550 steps, all speech, one rate", "units_all_speech"),
     ]
 
 

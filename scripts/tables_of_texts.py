@@ -139,16 +139,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("corpora/standard"))
     sources = {said.id: said.language for said in Manifest(parser.parse_args().data / "test")}
     kinds = ("ST only", "+ MT", "+ external MT")
-    curve = [[f"{amount}, {kind}" for kind in kinds] for amount in ("0.25 h", "ctc_attention")]
-    external, planted = f"ctc_attention, {kinds[2]}", "1 h, + planted MT"
-    once = [[f"0.25 h, {kinds[2]}", "0.25 h, + planted MT"], [external, planted]]
+    curve = [[f"{amount}, {kind}" for kind in kinds] for amount in ("0.25 h", "ctc_attention", "all")]
+    less, external, planted = f"0.25 h, {kinds[2]}", f"ctc_attention, {kinds[2]}", "1 h, + planted MT"
+    once = [[less, "0.25 h, + planted MT"], [external, planted]]
+    shuffled = [[less, "0.25 h, + shuffled MT"], [external, "1 h, + shuffled MT"]]
     tables: dict[str, tuple[str, Callable[[Runs, Sequence[Row]], list[Row]]]] = {
         "sharing_low": ("sharing_low", sharing_rows),
         "sharing_low_control": ("sharing_low_control", sharing_rows),
         "sharing_low_lora": ("sharing_low_lora", sharing_rows),
         "units_equal_steps_curve": ("units_equal_steps", partial(units_rows, groups=curve)),
         "units_soft_sharing": (
-            "units_former_encoder",
+            "units_equal_steps",
             partial(units_rows, groups=[["ctc_attention, + MT", "soft sharing"]]),
         ),
         "units_equal_steps_control": (
@@ -156,10 +157,7 @@ def main() -> None:
             partial(control_rows, groups=[[external, f"{planted} 20 times"]]),
         ),
         "units_equal_steps_control_once": ("units_equal_steps", partial(control_rows, groups=once, seeds=1)),
-        "units_all_speech": (
-            "units_former_encoder",
-            partial(units_rows, groups=[[f"all, {kind}" for kind in kinds]]),
-        ),
+        "units_equal_steps_shuffled": ("units_equal_steps", partial(units_rows, groups=shuffled)),
     }
     for name, (of_texts, rows_of) in tables.items():
         path, texts = RESULTS / f"{name}.json", read_texts(RESULTS / f"{of_texts}.jsonl.gz", sources)

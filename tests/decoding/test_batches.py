@@ -143,7 +143,7 @@ def test_recordings_that_ask_for_another_search_are_not_searched_together(monkey
     """Every field of the options either separates recordings, or is named as no part of the search."""
     names = {one.name for one in fields(DecodingOptions)}
     others = {"beam_size": 2, "length_penalty": 0.5, "min_tokens": 2, "max_tokens": 5, "timestamps": False}
-    others |= {"temperature": (0.0, 0.5), "sampling_seed": 3, "internal_lm_weight": 0.2}
+    others |= {"temperature": (0.0, 0.5), "sampling_seed": 3}
     # What the other option needs, to have a meaning.
     bases = {
         "length_penalty": replace(PLAIN, beam_size=2),

@@ -61,7 +61,7 @@ def test_the_kernels_know_every_rule_on_tokens() -> None:
     """A rule that they do not know would hold for the first token alone."""
     known = {"suppressed", "limits", "latest", "times", "end_token", "min_tokens"}
     first_token_alone = {"begin_suppressed", "begun"}  # which is chosen in Python
-    left_to_python = {"hot_words", "internal_lm"}
+    left_to_python = {"hot_words"}
     names = {field.name for field in fields(LogitsProcessor)}
     assert names == known | first_token_alone | left_to_python, (
         "teach the kernels the new rule, or let `searches_natively` refuse it"

@@ -13,7 +13,7 @@ from scripts.tables_of_texts import RESULTS, control_rows, filled, read_texts, s
 @pytest.mark.parametrize(
     ("file", "table", "rows_of", "groups"),
     [
-        ("units_former_encoder", "units_soft_sharing", units_rows, [["ctc_attention, + MT", "soft sharing"]]),
+        ("units_equal_steps", "units_soft_sharing", units_rows, [["ctc_attention, + MT", "soft sharing"]]),
         (
             "units_equal_steps",
             "units_equal_steps_control",

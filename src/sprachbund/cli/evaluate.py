@@ -70,7 +70,6 @@ _OFFERED = (
     "batch_size",
     "decoding.beam_size",
     "decoding.allowed_languages",
-    "decoding.internal_lm_weight",
     "decoding.digits",
     "decoding.punctuate",
     "decoding.tempos",

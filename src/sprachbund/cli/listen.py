@@ -186,7 +186,6 @@ _Decoding = Annotated[
             "glossary",
             "hot_words",
             "hot_words_weight",
-            "internal_lm_weight",
             "word_timestamps",
             "guard.enabled",
         ),

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sprachbund.decoding.hot_words import HotWords
-from sprachbund.decoding.internal_lm import InternalLM
 from sprachbund.models.base import TimestampTokens
 
 # Timestamp tokens.
@@ -182,8 +181,6 @@ class LogitsProcessor:
         times: the timestamp tokens; None when no row has any.
         end_token: token that ends a row.
         min_tokens: the end token is forbidden before.
-        hot_words: words with a bonus; None without any.
-        internal_lm: what the decoder expects without sound, of which a part is subtracted; None without.
     """
 
     suppressed: Suppressed
@@ -195,7 +192,6 @@ class LogitsProcessor:
     end_token: int
     min_tokens: int
     hot_words: HotWords | None = None
-    internal_lm: InternalLM | None = None
 
     def log_probs(self, logits: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities (R, V) over the allowed tokens, from logits (R, V) after `tokens` (R, U).
@@ -203,8 +199,7 @@ class LogitsProcessor:
         Those of hot words have their bonus.
         """
         lengths = np.full((len(tokens), 1), tokens.shape[1])
-        scores = self.log_probs_at(logits[:, None], lengths, lambda padding: tokens[:, None])[:, 0]
-        return scores if self.internal_lm is None else self.internal_lm.subtract_from(scores, tokens)
+        return self.log_probs_at(logits[:, None], lengths, lambda padding: tokens[:, None])[:, 0]
 
     def log_probs_at(
         self, logits: Tensor, lengths: NDArray[np.int64], texts: Callable[[int], Tensor]
@@ -240,8 +235,6 @@ class LogitsProcessor:
         """Replace every row r by row `rows[r]`."""
         self.suppressed, self.limits = self.suppressed.take(rows), self.limits[rows]
         self.latest, self.begun = self.latest[rows], self.begun[rows]
-        if self.internal_lm is not None:
-            self.internal_lm.take(rows)
 
 
 def _on(mask: NDArray[np.bool_], like: Tensor) -> Tensor:

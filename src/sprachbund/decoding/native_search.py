@@ -47,7 +47,6 @@ def searches_natively(
         and isinstance(batch.cache, NativeCache)
         and type(processor) is LogitsProcessor
         and processor.hot_words is None
-        and processor.internal_lm is None
         and not _writes_behind_times(processor)
         and accept == "exact"
         and (run is None or isinstance(run, NativeRun))

@@ -117,8 +117,6 @@ class DecodingOptions:
         hot_words: words that the speech is expected to hold, names for example; the search prefers them. Models that
             write by CTC need a beam for them.
         hot_words_weight: bonus of each token of a hot word, as a natural logarithm.
-        internal_lm_weight: share of the log-probability that the decoder gives a token without sound which is
-            subtracted, so that it writes what it hears rather than a sentence that it knows.
         batch_size: most speech spans that go through the encoder together; does not change the result.
         timestamps: whether segments are cut by timestamp tokens: "auto" in models that write them; True is an error for
             those that do not.
@@ -159,7 +157,6 @@ class DecodingOptions:
     translation_weight: Annotated[float, Range(0, 1), Option("--translation-weight", metavar="X")] = 1.0
     hot_words: Annotated[tuple[str, ...] | None, Option("--hot-words", metavar="WORD,…")] = None
     hot_words_weight: Annotated[float, Range(0, 20), Option("--hot-words-weight", metavar="X")] = 1.5
-    internal_lm_weight: Annotated[float, Range(0, 1), Option("--internal-lm-weight", metavar="X")] = 0.0
     batch_size: Annotated[int, Range(1)] = 8
     timestamps: Literal[True, False, "auto"] = AUTO
     word_timestamps: Annotated[bool, Option("--words")] = False
@@ -299,7 +296,6 @@ def check_options(family: "Family", options: DecodingOptions) -> None:
         _check_joint_ctc,
         _check_abilities,
         _check_hot_words,
-        _check_internal_lm,
         _check_cascade,
         _check_calibrated,
         _check_asked_with,
@@ -415,29 +411,6 @@ def _check_hot_words(family: "Family", options: DecodingOptions) -> None:
 
     for word in options.hot_words:
         spellings(family, word)
-
-
-def _check_internal_lm(family: "Family", options: DecodingOptions) -> None:
-    """Refuse models whose decoder cannot be asked what it expects without sound, and what asks it of no token."""
-    if not options.internal_lm_weight:
-        return
-    able, why, instead = family.capabilities, None, "leave it out"
-    if able.reads_prefix:
-        why = (
-            f"the model {family.name} reads the speech as part of its text, so that there is none without it"
-        )
-        instead += f", or take a model that reads it by cross-attention, such as {_ATTENTION_FAMILIES}"
-    elif able.joint_ctc is not None:
-        why = f"the model {family.name} is searched with CTC, which expects nothing without sound"
-        instead += (
-            f", or take a model that writes by its attention decoder alone, such as {_ATTENTION_FAMILIES}"
-        )
-    elif options.draft not in (AUTO, NONE):
-        why, instead = "a draft's tokens are not scored without sound", "leave one of them out"
-    elif options.temperature[-1] > 0:
-        why, instead = "its scores are no probabilities to draw tokens by", "leave one of them out"
-    if why is not None:
-        raise OptionValueError("internal_lm_weight", options.internal_lm_weight, instead, reason=f"and {why}")
 
 
 def _check_cascade(family: "Family", options: DecodingOptions) -> None:
@@ -585,7 +558,5 @@ def _of_attention_decoders(options: DecodingOptions, times: bool) -> Iterator[tu
         yield "min_tokens", options.min_tokens
     if options.length_penalty != DecodingOptions.length_penalty:
         yield "length_penalty", options.length_penalty
-    if options.internal_lm_weight:
-        yield "internal_lm_weight", options.internal_lm_weight
     if options.temperature[-1] > 0:
         yield "temperature", options.temperature

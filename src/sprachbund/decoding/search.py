@@ -31,7 +31,6 @@ from sprachbund.decoding.state import (
     first_tokens,
     start_batch,
     whole_prompt,
-    with_expected,
     without_bonus,
 )
 from sprachbund.decoding.transducer import search_by_frames
@@ -62,10 +61,10 @@ class SearchRequest:
             return None
         batch = start_batch(family, self.memory, self.targets, self.options, self.durations_s)
         speculation = None
-        if able.joint_ctc is not None:  # CTC does not score draft tokens
-            join_ctc(able.joint_ctc, self.memory, self.targets, self.options, batch)
-        elif not self.options.internal_lm_weight:  # nor are they scored without sound
+        if able.joint_ctc is None:
             speculation = self.speculation or speculation_for(family, self.options)
+        else:  # CTC does not score draft tokens
+            join_ctc(able.joint_ctc, self.memory, self.targets, self.options, batch)
         flat = [target for group in self.targets for target in group]
         draft_state = None
         if speculation is not None:
@@ -192,10 +191,6 @@ class StartedSearch:
             self.speculation.add(self.targets, self.draft_state, [len(row.tokens) for row in best])
         if (hot_words := self.batch.processor.hot_words) is not None:
             best = [without_bonus(hypothesis, hot_words) for hypothesis in best]
-        if weight := self.request.options.internal_lm_weight:
-            request = self.request
-            with limit_torch_threads(request.family.capabilities.decoder):
-                best = with_expected(request.family, request.memory, self.targets, best, weight)
         each = len(self.request.targets[0])
         return self.request.fall_back([list(best[i : i + each]) for i in range(0, len(best), each)])
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sprachbund.decoding.hot_words import HotWords
-from sprachbund.decoding.internal_lm import InternalLM, log_probability_without_sound, start_without_sound
 from sprachbund.decoding.logits_process import LogitsProcessor, Suppressed
 from sprachbund.decoding.options import DecodingOptions
 from sprachbund.errors import SprachbundError
@@ -107,34 +106,6 @@ def without_bonus(hypothesis: Hypothesis, hot_words: HotWords) -> Hypothesis:
     bonus = hot_words.bonus(hypothesis.tokens, ended=hypothesis.finished)
     others = tuple(without_bonus(other, hot_words) for other in hypothesis.others)
     return replace(hypothesis, log_probability=hypothesis.log_probability - bonus, others=others)
-
-
-def with_expected(
-    family: Family, memory: Memory, targets: Sequence[Target], hypotheses: Sequence[Hypothesis], weight: float
-) -> list[Hypothesis]:
-    """The same with what the model thinks of them as their log-probability, nothing subtracted; their scores stay.
-
-    Args:
-        family: the model.
-        memory: any memory of it.
-        targets: target of each hypothesis.
-        hypotheses: hypotheses of a search with `DecodingOptions.internal_lm_weight`.
-        weight: that weight.
-    """
-    rows = [
-        (target, one)
-        for target, best in zip(targets, hypotheses, strict=True)
-        for one in (best, *best.others)
-    ]
-    own = [target for target, _ in rows]
-    sums = log_probability_without_sound(
-        family, memory, own, [whole_prompt(family, target) for target in own], [one.tokens for _, one in rows]
-    )
-    whole = iter(
-        replace(one, log_probability=one.log_probability + weight * total)
-        for (_, one), total in zip(rows, sums, strict=True)
-    )
-    return [replace(next(whole), others=tuple(next(whole) for _ in best.others)) for best in hypotheses]
 
 
 @dataclass(kw_only=True)
@@ -264,18 +235,11 @@ def start_batch(
     seconds = [
         durations_s[i // num_targets] if durations_s else family.max_window_s for i in range(len(flat))
     ]
-    processor = _logits_processor(family, flat, limits, seconds, options, device)
-    if options.internal_lm_weight:
-        silent = start_without_sound(family, memory, flat, capacity)
-        expected, _ = _run_prompts(family, silent, prompts, firsts)
-        processor.internal_lm = InternalLM(
-            family=family, cache=silent, logits=expected, weight=options.internal_lm_weight
-        )
     return HypothesisBatch(
         cache=cache,
         logits=logits,
         tokens=torch.zeros(len(flat), 0, dtype=torch.long, device=device),
-        processor=processor,
+        processor=_logits_processor(family, flat, limits, seconds, options, device),
         no_speech=[None] * len(flat) if no_speech is None else no_speech.tolist(),
         num_memories=len(targets),
     )
