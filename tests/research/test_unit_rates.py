@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from sprachbund.errors import SprachbundError
 from sprachbund.research import size_file
-from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe
+from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe, run_folder
 from sprachbund.research.discrete_units.rates import (
     TRAINED,
     RateTrial,
@@ -17,9 +17,11 @@ from sprachbund.research.discrete_units.rates import (
     trials,
     trials_left,
 )
+from sprachbund.research.discrete_units.recipe import run
 from sprachbund.research.gradient_sharing.options import GradientSharingRecipe
 from sprachbund.training.loop import Convergence, DevEvaluation
 from sprachbund.training.options import read_recipe
+from sprachbund.util.files import write_json
 
 
 def finish(recipe: DiscreteUnitsRecipe, directory: Path, trial: RateTrial, loss: float) -> None:
@@ -87,6 +89,27 @@ def test_known_rates_need_no_trial() -> None:
     more = ["learning_rates=[]", f'arm_rates={{"soft sharing" = 2e-4, {left_out}}}']
     with_others = read_recipe(DiscreteUnitsRecipe, path, more)
     assert with_others.rate_of(recipe.ablation_arms()["soft sharing"]) == 2e-4
+
+
+def test_rates_may_be_given_for_further_arms_and_not_for_trained_ones(tmp_path: Path) -> None:
+    path = size_file("discrete_units", "tiny")
+
+    def given(rates: str) -> DiscreteUnitsRecipe:
+        absent = f'data="{tmp_path / "nowhere"}"'
+        return read_recipe(DiscreteUnitsRecipe, path, ["learning_rates=[]", f"arm_rates={{{rates}}}", absent])
+
+    one, two = '"ctc, ST only" = 4e-3', '"0.01 h, + MT" = 2e-3'
+    trained = run_folder(tmp_path, 0, "ctc, ST only") / "run"
+    trained.mkdir(parents=True)
+    write_json(trained / "recipe.json", {"training": {"learning_rate": 4e-3}})
+    for rates in (one, f"{one}, {two}"):
+        with pytest.raises(SprachbundError, match="nowhere"):  # which is past what is asked here
+            run(given(rates), tmp_path, report=lambda line: None)
+    for rates, now in (('"ctc, ST only" = 1e-3', "0.001"), (two, "0.001")):
+        with pytest.raises(
+            SprachbundError, match=rf"was trained with .* 0.004, and 'ctc, ST only' has {now} now; "
+        ):
+            run(given(rates), tmp_path, report=lambda line: None)
 
 
 @pytest.mark.parametrize(

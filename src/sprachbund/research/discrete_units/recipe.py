@@ -18,6 +18,7 @@ from pathlib import Path
 
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
+from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.manifest import MANIFEST_FILE
 from sprachbund.evaluation.options import EvaluationOptions
 from sprachbund.evaluation.run import evaluate
@@ -55,7 +56,7 @@ from sprachbund.research.discrete_units.rates import (
 from sprachbund.research.discrete_units.report import COST_FILE, counted, write_tables
 from sprachbund.research.tasks import Tasks, remember, run_tasks
 from sprachbund.research.tuning import report_rates
-from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
+from sprachbund.training.checkpoint import LOG_FILE, RECIPE_FILE, forget_run, run_log
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.recipe import CardRecipe, DataPart, ExampleRecipe, Scale, TranslatorRecipe
 from sprachbund.training.translator import run as train_translator
@@ -64,6 +65,7 @@ from sprachbund.training.unit_translator import run as train_units
 from sprachbund.units.dataset import Mixing
 from sprachbund.units.encoded import EncodedCorpus
 from sprachbund.util.distributed import refuse_several_processes
+from sprachbund.util.files import read_object
 from sprachbund.util.progress import Report
 
 __all__ = ["DiscreteUnitsRecipe", "estimate_memory", "run"]
@@ -302,10 +304,11 @@ MAY_CHANGE = (
     "control_hours",
     "control_copies",
     "shuffled_hours",
+    "arm_rates",
     "workers",
     "data",
 )
-"""Options that add models, or change no number: `data` may have moved."""
+"""Options that add models, or change no number: `data` may have moved, and `arm_rates` name further arms."""
 TEXT_MODEL, SCORES = Path("model") / WEIGHTS_FILE, Path("scores") / MANIFEST_FILE
 """Files of a folder whose model is made."""
 
@@ -324,6 +327,7 @@ def run(recipe: DiscreteUnitsRecipe, directory: Path, *, report: Report = print)
     """
     refuse_several_processes("the recipe discrete_units")
     directory.mkdir(parents=True, exist_ok=True)
+    _check_rates(recipe, directory)
     remember(directory, recipe, may_change=MAY_CHANGE)
     make_data(recipe, directory, report)
     report(f"what each training says is in {directory / 'seed-N' / 'ARM' / LOG_FILE}")
@@ -336,6 +340,24 @@ def run(recipe: DiscreteUnitsRecipe, directory: Path, *, report: Report = print)
         forget_run(run_folder(directory, seed, name) / "run")
     _link_equal(recipe, directory)
     return write_tables(recipe, directory)
+
+
+def _check_rates(recipe: DiscreteUnitsRecipe, directory: Path) -> None:
+    """See that models that were trained before have the rates that the recipe gives now."""
+    if recipe.learning_rates:
+        return
+    for name, seed, arm in recipe.models():
+        trained = run_folder(directory, seed, name) / "run"
+        if not (trained / RECIPE_FILE).exists() or (arm is not None and recipe.from_mbart(arm)):
+            continue
+        log_mel = recipe.log_mel if arm is None else None
+        rate = recipe.rate_of(arm) or (log_mel or recipe).training.learning_rate
+        options = read_object(trained / RECIPE_FILE, advice="run the recipe in another folder")["training"]
+        if (before := options["learning_rate"]) != rate:
+            raise SprachbundError(
+                f"{trained} was trained with a learning rate of {before:g}, and {name!r} has {rate:g} now; give "
+                "another --out, or the same rate"
+            )
 
 
 def _train(
