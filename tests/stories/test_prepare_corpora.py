@@ -44,7 +44,7 @@ def test_prepares_a_split_and_says_how_it_compares(mustc: Path, monkeypatch: pyt
     assert lines[5].startswith("train en>de: differs: found 2 of 9 utterances")
     again = command("data", "prepare", "mustc", mustc, "--out", "out", "--splits", "train", "--json")
     result = json.loads(again.out)
-    assert result["parts"] == {"train": {"utterances": 2, "hours": 0.0, "left_out": {}}}
+    assert result["parts"] == {"train": {"utterances": 2, "hours": 0.0, "left_out": {}, "clipped": 0}}
     assert all(line in lines for line in result["checks"])
     assert "utterances" in command("data", "show", "out/train").out
 
