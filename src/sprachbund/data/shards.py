@@ -789,17 +789,17 @@ def encoded_sound(pcm: np.ndarray, codec: Codec) -> bytes:
         pcm: (num_samples,) 16 kHz mono int16.
         codec: its codec.
     """
-    import soundfile
-
     if codec == "opus":
         return _opus(pcm)
+    import soundfile
+
     stream = io.BytesIO()
     soundfile.write(stream, pcm, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return stream.getvalue()
 
 
 def _opus(pcm: np.ndarray) -> bytes:
-    """Ogg Opus by FFmpeg, with a quarter of the time that libsndfile's encoder takes for a file of that quality."""
+    """Ogg Opus by FFmpeg, since libsndfile takes several times as long."""
     import av
 
     stream = io.BytesIO()
