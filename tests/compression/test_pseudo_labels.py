@@ -365,6 +365,19 @@ def test_labels_are_of_the_speech_that_they_were_begun_with(teacher: Conformer, 
         label(teacher, Script(), tmp_path / "new", folder, shard_s=0.6)
 
 
+def test_labels_go_on_with_another_size_of_batches(teacher: Conformer, tmp_path: Path) -> None:
+    """After an end for want of memory, the same command has smaller ones."""
+    data, out = make_corpus(tmp_path / "data", texts=False), tmp_path / "out"
+    label(teacher, Script(), out, data, batch_size=4)
+    assert label(teacher, Script(), out, data, batch_size=2).utterances == 6
+    settings = json.loads((out / "pseudo_labels.json").read_text())
+    settings["options"]["batch_size"] = 16  # as an earlier version wrote it
+    (out / "pseudo_labels.json").write_text(json.dumps(settings))
+    assert label(teacher, Script(), out, data, batch_size=2).utterances == 6
+    with pytest.raises(SprachbundError, match="was begun with another options"):
+        label(teacher, Script(), out, data, shard_s=5.0)
+
+
 def test_recordings_without_speech_are_said_to_have_none(teacher: Conformer, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     soundfile.write(tmp_path / "data" / "silence.wav", np.zeros(16_000, np.float32), SAMPLE_RATE)

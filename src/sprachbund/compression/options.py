@@ -202,7 +202,9 @@ class DistillationOptions(BaseModel):
     @model_validator(mode="after")
     def _teaches_something(self) -> Self:
         if not (self.label_weight or self.asks_the_teacher):
-            raise ValueError("label_weight, kl_weight and language_weight are 0, so that nothing is learned")
+            raise ValueError(
+                "the weights of labels, divergence and language are all 0, so that nothing is learned; give one of them"
+            )
         return self
 
     @property

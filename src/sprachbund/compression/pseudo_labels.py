@@ -450,6 +450,7 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
             known["decoding"] = json.loads(json.dumps(asdict(stored)))
         if isinstance(known.get("options"), dict):
             known["options"].setdefault("shard_s", SHARD_S)  # before it was an option
+            known["options"].pop("batch_size", None)  # which changes no label; earlier versions wrote it down
         if CONTENT in wanted:
             known.setdefault(CONTENT, wanted[CONTENT])  # before it was written down
         changed = sorted(key for key in {*wanted, *known} if wanted.get(key) != known.get(key))
@@ -609,8 +610,9 @@ def pseudo_label(
     if alone:  # or each process loads the teacher, and checks it
         teacher = open_teacher()
         check_targets(teacher.family, sources, options.targets)
+    chosen = {name: value for name, value in asdict(options).items() if name != "batch_size"}
     paths, digests = [str(s.path.resolve()) for s in sources], [s.digest for s in sources]
-    claim(out, {**settings, "options": asdict(options), "data": paths, CONTENT: digests})
+    claim(out, {**settings, "options": chosen, "data": paths, CONTENT: digests})
     job = _Labels(
         open_teacher=(lambda: teacher) if alone else open_teacher,
         open_sources=(lambda: sources) if alone else open_sources,
