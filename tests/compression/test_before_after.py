@@ -118,6 +118,14 @@ def test_without_data_only_sizes_are_reported(models: tuple[Path, Path]) -> None
     assert compare_tasks(actual).not_measured == ("every task: no data were given",)
 
 
+def test_a_language_that_no_model_writes_is_refused_and_not_left_out(
+    models: tuple[Path, Path], data: Path
+) -> None:
+    for targets in (("xx",), ("de", "xx")):
+        with pytest.raises(SprachbundError, match="language 'xx' is not among those of this model"):
+            measure_both(*models, [data], MeasureOptions(targets=targets, limit=2, rounds=0))
+
+
 def test_what_is_said_of_a_model_does_not_change_its_hash(models: tuple[Path, Path]) -> None:
     before = model_hash(models[1])
     (models[1] / COMPRESSION_FILE).write_text("{}")

@@ -3,11 +3,13 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy.special import log_softmax
 from torch.nn import functional as F
 
@@ -28,7 +30,7 @@ from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.training.loop import train
 from tests.models import split_support
 from tests.models.seamless.support import make_pair
-from tests.training import made, owned
+from tests.training import made, objectives, owned
 
 
 def conformer(**sizes: Any) -> Conformer:
@@ -250,6 +252,31 @@ def test_another_family_is_refused_unless_only_texts_are_learned(whisper_pair: t
         check_pair(student, teacher, DistillationOptions())
     check_pair(student, teacher, DistillationOptions(kl_weight=0, language_weight=0))
     check_pair(copy.deepcopy(teacher), teacher, DistillationOptions())
+
+
+def test_what_a_transducer_writes_is_not_distilled() -> None:
+    """The loss trains the attention decoder, from which no text of such a model comes."""
+    by_frames = objectives.conformer(**objectives.transducer(1.0))
+    texts_only = DistillationOptions(kl_weight=0, language_weight=0)
+    with pytest.raises(SprachbundError, match="the student writes by a transducer"):
+        check_pair(by_frames, by_frames, texts_only)
+    student = objectives.conformer()
+    with pytest.raises(SprachbundError, match="the teacher writes by a transducer"):
+        check_pair(student, by_frames, DistillationOptions())
+    check_pair(student, by_frames, texts_only)
+
+
+def test_a_family_without_such_a_decoder_is_refused() -> None:
+    other = SimpleNamespace(name="parakeet_tdt")
+    with pytest.raises(
+        SprachbundError, match="the student is a parakeet_tdt, and conformer, whisper, seamless"
+    ):
+        check_pair(other, conformer(), DistillationOptions())
+
+
+def test_a_loss_without_any_part_is_refused() -> None:
+    with pytest.raises(ValidationError, match="so that nothing is learned"):
+        DistillationOptions(label_weight=0, kl_weight=0, language_weight=0)
 
 
 def test_another_prompt_is_told_at_the_first_batch(whisper_pair: tuple[Any, Batch]) -> None:

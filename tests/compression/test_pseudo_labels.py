@@ -1,6 +1,7 @@
 """Pseudo-labels: what a scripted teacher says comes out counted, and nothing is done twice or mixed."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -345,6 +346,52 @@ def test_labels_are_the_texts_that_the_teacher_serves(
         assert texts == {target: one_line(joined_text(segments)) for target, segments in shown.items()}
     settings = json.loads((tmp_path / "out" / "pseudo_labels.json").read_text())
     assert settings["decoding"] == json.loads(json.dumps(asdict(served)))
+
+
+def test_labels_are_of_the_speech_that_they_were_begun_with(teacher: Conformer, tmp_path: Path) -> None:
+    """Shards are numbered by pieces: one that is whole would stand for other pieces when speech is added."""
+    folder, out = tmp_path / "data", tmp_path / "out"
+    make_corpus(folder, texts=False, count=4)
+    label(teacher, Script(), out, folder, shard_s=0.6)
+    assert label(teacher, Script(), out, folder, shard_s=0.6).utterances == 4
+    settings = json.loads((out / "pseudo_labels.json").read_text())
+    del settings["content"]  # as an earlier version wrote it
+    (out / "pseudo_labels.json").write_text(json.dumps(settings))
+    assert label(teacher, Script(), out, folder, shard_s=0.6).utterances == 4
+    label(teacher, Script(), tmp_path / "new", folder, shard_s=0.6)
+    shutil.rmtree(folder)
+    make_corpus(folder, texts=False, count=5)
+    with pytest.raises(SprachbundError, match="new was begun with another content"):
+        label(teacher, Script(), tmp_path / "new", folder, shard_s=0.6)
+
+
+def test_labels_go_on_with_another_size_of_batches(teacher: Conformer, tmp_path: Path) -> None:
+    """After an end for want of memory, the same command has smaller ones."""
+    data, out = make_corpus(tmp_path / "data", texts=False), tmp_path / "out"
+    label(teacher, Script(), out, data, batch_size=4)
+    assert label(teacher, Script(), out, data, batch_size=2).utterances == 6
+    settings = json.loads((out / "pseudo_labels.json").read_text())
+    settings["options"]["batch_size"] = 16  # as an earlier version wrote it
+    (out / "pseudo_labels.json").write_text(json.dumps(settings))
+    assert label(teacher, Script(), out, data, batch_size=2).utterances == 6
+    with pytest.raises(SprachbundError, match="was begun with another options"):
+        label(teacher, Script(), out, data, shard_s=5.0)
+
+
+def test_recordings_without_speech_are_said_to_have_none(teacher: Conformer, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    soundfile.write(tmp_path / "data" / "silence.wav", np.zeros(16_000, np.float32), SAMPLE_RATE)
+    with pytest.raises(SprachbundError, match=r"no speech was heard in .*data; name recordings"):
+        label(teacher, Script(), tmp_path / "out", tmp_path / "data", language="en")
+
+
+def test_recordings_that_are_added_are_seen(tmp_path: Path) -> None:
+    for name in ("b.wav", "c.wav"):
+        soundfile.write(tmp_path / name, np.zeros(800, np.float32), SAMPLE_RATE)
+    before = open_source(tmp_path, None, 30.0).digest
+    assert open_source(tmp_path, None, 30.0).digest == before
+    soundfile.write(tmp_path / "a.wav", np.zeros(800, np.float32), SAMPLE_RATE)
+    assert open_source(tmp_path, None, 30.0).digest != before
 
 
 def test_labels_begun_before_the_options_were_named_go_on_where_they_are_the_same(tmp_path: Path) -> None:

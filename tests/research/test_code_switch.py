@@ -4,6 +4,7 @@ import gzip
 import json
 import pickle
 import re
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,8 @@ from sprachbund.data.batch import Batch
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.compare import System
 from sprachbund.evaluation.lines import HYPOTHESES_FILE, DecodingEvidence, EmbeddedSpan, Line, read_lines
+from sprachbund.evaluation.options import EvaluationOptions
+from sprachbund.evaluation.run import evaluate
 from sprachbund.models.base import Target
 from sprachbund.models.card import Card
 from sprachbund.models.conformer.extension import add_languages
@@ -35,6 +38,8 @@ from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRe
 from sprachbund.research.code_switch.recipe import (
     STAGE_FILE,
     STATES,
+    Evaluation,
+    _check_scored,
     all_states,
     corpus_of,
     make_stage,
@@ -51,6 +56,8 @@ from sprachbund.training.check import Shape, probe
 from sprachbund.training.checkpoint import LOG_FILE
 from sprachbund.training.options import read_recipe
 from tests.models.speech_llm_support import make_model as make_speech_llm
+from tests.training.made import make_corpus
+from tests.training.made import make_model as make_conformer
 from tests.training.ranks import fork_ranks
 
 pytestmark = pytest.mark.slow
@@ -409,6 +416,16 @@ def test_the_published_size_is_counted_and_asks_for_its_model(
         (['other_models={"plain mixture"=["x"]}'], "other_models has 'plain mixture', which is an arm"),
         (["other_models={ours=[]}"], "other_models names no model directory for 'ours'"),
         (['texts="x.jsonl.gz"'], "texts takes the arms as they wrote; name a model"),
+        (
+            ["steps.code-swiched=5"],
+            "steps names 'code-swiched', which is no stage; these are align, monolingual",
+        ),
+        (["shares={fr=0.1}"], "shares names 'fr', which is not among the languages spoken, es, en"),
+        (["shares={es=1.5}"], "shares.es"),
+        (
+            ['other_models={"a, b"=["x"], "a b"=["y"]}'],
+            "other_models has 'a, b' and 'a b', whose folders have one name",
+        ),
         (["steps={align=1}"], "steps has no number for the stage 'monolingual'"),
         (["groups=[['es'],['fr']]"], "targets lacks 'fr', which the first stage transcribes"),
         ([], "has no part train; make it with `sprachbund data make mixed"),
@@ -600,3 +617,38 @@ def test_recall_is_drawn_by_utterances_whatever_they_are_translated_into() -> No
     (twice,) = _shares([System(name="a", runs=[lines("de", 15)])], _recalled).values()
     low_of_twice, high_of_twice = map(float, twice["span recall % interval"].split(" to "))
     assert high_of_twice - low_of_twice == pytest.approx((high - low) * 2**0.5, rel=0.15)
+
+
+def test_scores_of_another_model_are_not_taken_for_those_of_the_one_that_is_named(tmp_path: Path) -> None:
+    """The models of other systems may change in a folder, and their scores are found by name and number."""
+    make_corpus(tmp_path / "data", 4)
+    save_conformer(make_conformer(), tmp_path / "first")
+    test = Evaluation(
+        model=tmp_path / "first",
+        parts=(tmp_path / "data",),
+        out=tmp_path / "others" / "ours" / "0",
+        is_other=True,
+    )
+    options = EvaluationOptions(limit=2, no_speech_per_kind=0, first_segments=0, engine="torch")
+    _check_scored([test])
+    evaluate(test.parts, test.model, options, out=test.out)
+    _check_scored([test])
+    second = make_conformer()
+    with torch.no_grad():
+        second.language_head.bias += 1
+    save_conformer(second, tmp_path / "second")
+    with pytest.raises(
+        SprachbundError, match=r"holds the scores of .*first, and other_models names .*second"
+    ):
+        _check_scored([replace(test, model=tmp_path / "second")])
+
+
+def test_every_process_waits_for_the_language_model_before_it_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    for name in ("_text_llm", "wait_for_all_ranks", "all_states", "_train_stages"):
+        monkeypatch.setattr(of_recipe, name, lambda *given, name=name: done.append(name))
+    recipe = read_recipe(CodeSwitchRecipe, TINY, ["cache_states=true", "lora.encoder=[]"])
+    of_recipe._train_all(recipe, tmp_path, print)
+    assert done[:3] == ["_text_llm", "wait_for_all_ranks", "all_states"]

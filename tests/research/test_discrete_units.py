@@ -24,11 +24,12 @@ from sprachbund.research.discrete_units.data import (
     halves,
     phrases,
     scored_limit,
+    shuffled_parts,
     vocabulary_of,
 )
 from sprachbund.research.discrete_units.estimate import estimate_memory
 from sprachbund.research.discrete_units.options import ABLATIONS, DiscreteUnitsRecipe, run_folder
-from sprachbund.research.discrete_units.recipe import mbart_training, recipe_of
+from sprachbund.research.discrete_units.recipe import _check_rates, mbart_training, recipe_of
 from sprachbund.training.options import read_recipe
 from sprachbund.units.encoded import EncodedCorpus
 
@@ -338,3 +339,40 @@ def test_drawn_text_is_parallel_distinct_and_not_held_out() -> None:
     assert phrases("es", "en", 20) == phrases("es", "en", 50)[: len(phrases("es", "en", 20))]
     with pytest.raises(SprachbundError, match="the phrasebook has no xx"):
         phrases("xx", "en", 1)
+
+
+def test_a_recipe_of_a_finished_training_that_is_damaged_is_one_line(tmp_path: Path) -> None:
+    recipe = read_recipe(DiscreteUnitsRecipe, size_file("discrete_units", "tiny"), ["learning_rates=[]"])
+    name, seed, _ = recipe.models()[0]
+    path = run_folder(tmp_path, seed, name) / "run" / "recipe.json"
+    path.parent.mkdir(parents=True)
+    whole = json.dumps({"training": {"learning_rate": recipe.training.learning_rate}, "earlier": 1})
+    path.write_text(whole)
+    _check_rates(recipe, tmp_path)
+    for content in ("", whole[:20], "[]", "{}", '{"training": 3}', '{"training": {"learning_rate": "fast"}}'):
+        path.write_text(content)
+        with pytest.raises(
+            SprachbundError, match=r"recipe\.json.*; copy it again, or delete .*, and the arm"
+        ):
+            _check_rates(recipe, tmp_path)
+
+
+def test_text_with_one_translation_cannot_be_shuffled(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_text("de\ten\neins\tone\n")
+    recipe = read_recipe(DiscreteUnitsRecipe, size_file("discrete_units", "tiny"), [f'bitext=["{path}"]'])
+    with pytest.raises(SprachbundError, match=r"pairs\.tsv has one translation alone \(1 pairs\)"):
+        shuffled_parts(recipe, tmp_path)
+    path.write_text("de\ten\neins\tone\nzwei\ttwo\n")
+    [part] = shuffled_parts(recipe, tmp_path)
+    assert sorted(part.paths[0].read_text().splitlines()) == ["de\ten", "eins\ttwo", "zwei\tone"]
+
+
+def test_numbers_that_cannot_be_are_refused_before_any_work() -> None:
+    base = [
+        f'base={{head="ctc", text="own", {name}=0}}'
+        for name in ("ratio", "hours", "text_weight", "planted_copies")
+    ]
+    for asked in (*base, "hours=[0]", "control_hours=[0]", "shuffled_hours=[0]"):
+        with pytest.raises(SprachbundError, match="greater than"):
+            read_recipe(DiscreteUnitsRecipe, size_file("discrete_units", "tiny"), [asked])

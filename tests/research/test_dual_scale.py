@@ -22,13 +22,16 @@ from sprachbund.models.io import load
 from sprachbund.research import size_file
 from sprachbund.research.dual_scale.estimate import estimate_memory
 from sprachbund.research.dual_scale.options import DualScaleRecipe
+from sprachbund.research.dual_scale.recipe import _new_model, _translator
 from sprachbund.research.dual_scale.speed import is_measured
+from sprachbund.training.dual_scale import DualScaleOptions, make_dual_scale
 from sprachbund.training.options import read_recipe
 from sprachbund.training.recipe import TranslatorRecipe
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.options import RenamedWarning
 from tests.stories.support import command
 from tests.training.made import make_corpus, options
+from tests.training.objectives import conformer, transducer
 from tests.training.owned import fine_tuning_recipe, make_tones, make_whisper
 
 pytestmark = pytest.mark.slow
@@ -332,6 +335,15 @@ def test_what_does_not_fit_is_named(overrides: list[str], said: str) -> None:
     assert len(ran.err.strip().splitlines()) == 1
 
 
+def test_what_does_not_fit_is_named_before_the_teacher_is_trained(tmp_path: Path) -> None:
+    make_tones(tmp_path / "data" / "train")
+    make_tones(tmp_path / "data" / "dev")
+    places = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    ran = command("recipe", "dual_scale", "--size", "tiny", *places, "--set", "dual_scale.blocks=9")
+    assert "9 blocks cannot share the decoder's 3 layers" in ran.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_adapters_asked_for_twice_and_a_shape_without_a_checkpoint(tmp_path: Path) -> None:
     from sprachbund.research.dual_scale.recipe import run
 
@@ -364,3 +376,31 @@ def test_a_teacher_of_no_multiple_of_the_shallow_layers_is_refused() -> None:
         SprachbundError, match="shallow_layers 4 do not divide the teacher's 6 decoder layers"
     ):
         recipe("tiny", "shallow_layers=4")
+
+
+def test_a_new_whisper_has_the_weights_of_the_seed(tmp_path: Path) -> None:
+    make_tones(tmp_path / "data" / "train")
+    sets = [f'data="{tmp_path / "data"}"', 'languages=["en", "de"]', "model.vocabulary_size=270"]
+
+    def embedding(number: int, *more: str) -> torch.Tensor:
+        torch.manual_seed(100 + number)  # whatever was drawn before
+        start: Any = load(_new_model(recipe("tiny", *sets, *more), tmp_path / str(number))["start"])
+        weight: torch.Tensor = start.decoder.embedding.weight
+        return weight
+
+    first = embedding(0)
+    assert torch.equal(embedding(1), first)
+    assert not torch.equal(embedding(2, "seeds=[5]"), first)
+
+
+def test_each_part_leaves_out_its_own_languages(tmp_path: Path) -> None:
+    make_tones(tmp_path / "data" / "train", ("en", "de", "es"))
+    make_tones(tmp_path / "data" / "dev", ("en", "de", "fr"))
+    one = recipe("tiny", f'data="{tmp_path / "data"}"', 'languages=["en", "de"]')
+    translator = _translator(one, one.training)
+    assert [part.shares for part in (*translator.train, *translator.dev)] == [{"es": 0.0}, {"fr": 0.0}]
+
+
+def test_a_transducer_is_refused() -> None:
+    with pytest.raises(SprachbundError, match="the model writes by a transducer"):
+        make_dual_scale(conformer(**transducer(1.0)), DualScaleOptions(text_layers=0, draft="none"))

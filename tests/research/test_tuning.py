@@ -18,11 +18,10 @@ def test_the_rate_of_the_lowest_loss_is_best_also_after_writing(tmp_path: Path) 
 
 
 def test_a_file_that_holds_no_rates_is_an_error_with_the_way_out(tmp_path: Path) -> None:
-    write_json(tmp_path / "rates.json", [1, 2])
-    with pytest.raises(
-        SprachbundError, match=r"rates\.json holds .*; delete it, and the rates are tried again"
-    ):
-        read_tried(tmp_path / "rates.json")
+    for content in ([1, 2], {"fast": 1.0}, {"1": "low"}, {}):
+        write_json(tmp_path / "rates.json", content)
+        with pytest.raises(SprachbundError, match=r"rates\.json.*; delete it, and the rates are tried again"):
+            read_tried(tmp_path / "rates.json")
 
 
 def test_a_rate_at_an_end_of_those_tried_is_said_to_be_there() -> None:

@@ -234,6 +234,10 @@ def test_languages_and_data_that_are_not_there_are_named(
     assert "does not write fr; it writes de, en" in refused(
         "distil", teacher, recordings, "--student", teacher, "--to", "fr", "--out", out
     )
+    for option in ("--data", "--dev"):  # which are read when labels are made and the student is trained
+        asked = ("--student", teacher, "--to", "de", option, tmp_path / "nowhere", "--out", out)
+        assert "nowhere" in refused("distil", teacher, recordings, *asked)
+        assert not out.exists()
     (tmp_path / "empty").mkdir()
     assert "holds no audio" in refused(
         "pseudo-label", teacher, tmp_path / "empty", "--to", "de", "--out", out

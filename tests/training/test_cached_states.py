@@ -108,6 +108,13 @@ def test_states_are_made_once_and_again_for_other_weights(data: Path, tmp_path: 
         path.write_bytes(path.read_bytes()[:-4])
         with pytest.raises(SprachbundError, match=r"bytes and not .*the run makes it again"):
             States(path)
+        path.unlink()
+        with pytest.raises(SprachbundError, match=r"has 0 bytes and not .*the run makes it again"):
+            States(path)
+        index = path.with_suffix(".npz")
+        index.write_bytes(index.read_bytes()[:50])
+        with pytest.raises(SprachbundError, match=r"not a whole \.npz file .*the run makes it again"):
+            States(path)
 
 
 @pytest.mark.parametrize(

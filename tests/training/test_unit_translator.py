@@ -62,6 +62,16 @@ def outside(directory: Path, text: str = "") -> dict[str, Any]:
     return {"paths": [path], "source": "de", "target": "fr"}
 
 
+def test_languages_are_named_as_corpora_and_parallel_text_have_them(made: Spoken, tmp_path: Path) -> None:
+    """The model once had a language DE, and the sentences of the text were in de."""
+    part = {**outside(tmp_path), "source": "DE"}
+    given = recipe(made, pairs=[("EN", "fr")], bitext=[part])
+    assert given.all_pairs == (("de", "fr"), ("en", "fr"))
+    for changes in ({"bitext": [{**part, "target": "xx"}]}, {"pairs": [("xx", "fr")]}):
+        with pytest.raises(SprachbundError, match="'xx' is not a language"):
+            recipe(made, **changes)
+
+
 @pytest.mark.slow
 def test_a_run_that_was_stopped_ends_with_the_same_bits(made: Spoken, tmp_path: Path) -> None:
     given = recipe(made, bitext=[outside(tmp_path)])

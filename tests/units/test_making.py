@@ -1,6 +1,7 @@
 """Units from corpus to corpus: the same files however the work was shared out, broken off and taken up again."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,22 @@ def test_broken_off_and_taken_up_encoding_is_as_unbroken(made: Made, tmp_path: P
         encode(again, pull_the_plug(after))
     there = set(files(again.out))
     assert len([name for name in there if name.endswith(".jsonl")]) == (after - 1) // 4
+    encode(again)
+    assert files(again.out) == files(made.root / "encoded")
+
+
+def test_a_damaged_shard_of_an_unfinished_encoding_has_to_go(made: Made, tmp_path: Path) -> None:
+    """The advice to run the command again would lead in a circle: what is there is not made again."""
+    again = replace(made.encoding, out=tmp_path / "encoded")
+    shutil.copytree(made.root / "encoded", again.out)
+    (again.out / "manifest.json").unlink()
+    shard = again.out / "units.00001.jsonl"
+    shard.write_bytes(shard.read_bytes()[:-20])
+    with pytest.raises(
+        SprachbundError, match=r"units\.00001\.jsonl, line \d.*; delete units\.00001\.jsonl, and the same"
+    ):
+        encode(again)
+    shard.unlink()
     encode(again)
     assert files(again.out) == files(made.root / "encoded")
 

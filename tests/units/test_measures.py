@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sprachbund.units.encoded import EncodedCorpus, Encoding, UnitUtterance, enc
 from sprachbund.units.fit import Fit, make_units
 from sprachbund.units.measures import (
     NOTHING,
+    Agreement,
     Characters,
     Measuring,
     Phones,
@@ -208,6 +210,11 @@ def test_lengths_beside_text(encoded: tuple[Units, EncodedCorpus], measured: Uni
         measure(*encoded, Characters(), ratio=9)
 
 
+def test_a_ratio_of_nought_is_refused_and_not_the_mean(encoded: tuple[Units, EncodedCorpus]) -> None:
+    with pytest.raises(SprachbundError, match=r"text is to be made 0\.0 times as long; give 1 to 6"):
+        measure(*encoded, Characters(), ratio=0.0)
+
+
 def test_the_picture(measured: UnitMeasures, tmp_path: Path) -> None:
     draw(measured, tmp_path / "units.png", "units")
     assert (tmp_path / "units.png").read_bytes().startswith(b"\x89PNG")
@@ -215,6 +222,21 @@ def test_the_picture(measured: UnitMeasures, tmp_path: Path) -> None:
     labels, clusters = ordered(counts, 2)
     assert labels.tolist() == [0, 1]
     assert clusters.tolist() == [1, 3, 0]
+
+
+def test_speech_without_transcripts_is_measured_and_drawn(
+    encoded: tuple[Units, EncodedCorpus], tmp_path: Path
+) -> None:
+    units, spoken = encoded
+    measuring = Measuring(units, Characters())
+    for utterance in spoken:
+        measuring.add(replace(utterance, text=""))
+    result = measuring.result(1)
+    assert result.unlabelled == result.frames.sum() > 0
+    assert result.agreement == result.by_chance == Agreement(label_purity=0, cluster_purity=0, pnmi=0)
+    assert result.as_json()["labels"] == 0
+    draw(result, tmp_path / "units.png", "a title")
+    assert (tmp_path / "units.png").stat().st_size > 10_000
 
 
 def test_units_that_are_not_this_kmeanss_are_refused(encoded: tuple[Units, EncodedCorpus]) -> None:

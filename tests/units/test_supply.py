@@ -9,6 +9,7 @@ from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.bitext import read_bitext
 from sprachbund.data.loading import batches
 from sprachbund.errors import SprachbundError
+from sprachbund.models.tokens.config import TokenConfig
 from sprachbund.models.tokens.reader import UnitReader
 from sprachbund.models.tokens.strings import downsample
 from sprachbund.units.dataset import (
@@ -201,3 +202,28 @@ def test_an_utterance_without_units_is_named(made: Made, tmp_path: Path) -> None
 
     with pytest.raises(SprachbundError, match="u000 has no units"):
         SpokenSentences(Emptied(), PAIRS)  # type: ignore[arg-type]  # reads as a corpus does
+
+
+def test_drawn_pieces_are_never_more_than_the_model_reads(made: Made) -> None:
+    """Other segmentations than the likeliest have more pieces; mBART has no position for them."""
+    mixing = Mixing(text=False, sampling=0.01)
+    longest = int(supply_of(made, mixing=mixing, sample=False)._lengths.max())
+
+    class Narrow(TokenConfig):
+        @property
+        def max_source_tokens(self) -> Any:
+            return longest
+
+    def drawn(supply: TokenDataset) -> int:
+        return max(len(supply[epoch, i, 1.0].source) for epoch in range(4) for i in range(len(supply)))
+
+    given = Narrow(**config().model_dump())
+    reader = UnitReader(made.units, given.ratio)
+    assert drawn(supply_of(made, mixing=mixing)) > longest
+    assert drawn(TokenDataset([SpokenSentences(made.encoded, PAIRS)], given, reader, mixing)) == longest
+
+
+def test_speech_that_is_too_long_for_a_batch_is_named(made: Made) -> None:
+    supply = supply_of(made)
+    with pytest.raises(SprachbundError, match=r"no speech has .* set training\.max_duration_s higher"):
+        supply.speech_share(BatchingOptions(batch_s=20, max_utterances=4, max_duration_s=0.01))

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,18 @@ def test_an_error_names_what_was_to_be_written(tmp_path: Path) -> None:
         (draft / "none" / "a.json").write_text("x")
     assert wrong.value.filename == str(tmp_path / "b" / "none" / "a.json")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hash_of_files_does_not_depend_on_where_those_of_one_name_are(tmp_path: Path) -> None:
+    """Sets are in another order in every process, so files of one name were, too, and the hash with them."""
+
+    def written(root: Path, contents: Sequence[int]) -> list[Path]:
+        paths = [root / f"{number}" / "texts.txt" for number in range(len(contents))]
+        for path, content in zip(paths, contents, strict=True):
+            path.parent.mkdir(parents=True)
+            path.write_text(str(content))
+        return paths
+
+    forwards = written(tmp_path / "forwards", range(8))
+    assert files.files_sha256(forwards) == files.files_sha256(written(tmp_path / "back", range(7, -1, -1)))
+    assert files.files_sha256(forwards[1:]) != files.files_sha256(forwards[:-1])

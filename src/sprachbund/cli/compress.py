@@ -637,6 +637,7 @@ def distil(
         recipe = make_recipe(recipes.DistilRecipe, values, asked.overrides)
         _check_out(out)
         recipes.check_models(recipe, offline=offline)
+        _check_corpora(dev or (), measured or ())
     if texts == "teacher":
         labelled = run_labels(
             teacher,
@@ -678,6 +679,17 @@ def _check_out(out: Path) -> None:
 
     if not ((out / RECIPE_FILE).exists() or (out / LABELS).exists()):
         check_new(out)
+
+
+def _check_corpora(dev: Sequence[Path], measured: Sequence[Path]) -> None:
+    """Open corpora that are read behind hours of work."""
+    from sprachbund.data.manifest import Manifest
+    from sprachbund.evaluation.run import open_corpus
+
+    for path in dev:
+        Manifest(path)
+    for path in measured:
+        open_corpus(path)
 
 
 def _with_spoken(recipe: "DistilRecipe") -> "DistilRecipe":

@@ -192,7 +192,7 @@ def measure_both(
     families = {name: _family(path_or_id, options.engine, offline) for name, path_or_id in paths.items()}
     measured, plans = {}, {}
     for name, family in families.items():
-        plans[name] = [_plan(family, m, options) for m in manifests]
+        plans[name] = [make_plan(family, m, options.targets, options.limit) for m in manifests]
         scores = _measured(family, manifests, plans[name], options, partial(progress, name))
         # The native modules of an engine hide the weights.
         whole = family if options.engine == "torch" else load(paths[name], offline=offline)
@@ -210,12 +210,6 @@ def measure_both(
 def _family(path_or_id: str | Path, engine: EngineChoice, offline: bool) -> Family:
     directory = locate(path_or_id, offline=offline)
     return engine_for(load(directory, offline=True), engine, directory=directory).family
-
-
-def _plan(family: Family, manifest: Utterances, options: MeasureOptions) -> Plan:
-    known = {target for _, target in family.pairs()}
-    targets = None if options.targets is None else [t for t in options.targets if t in known]
-    return make_plan(family, manifest, targets or None, options.limit)
 
 
 def _described(path_or_id: str | Path, family: Any, offline: bool) -> MeasuredModel:

@@ -41,6 +41,8 @@ from sprachbund.util.distributed import (
 )
 from sprachbund.util.progress import Report, nothing
 
+DISTILLED = ("conformer", "whisper", "seamless")
+"""Families whose models are students."""
 _TEXTS_ONLY = "or learn from its texts alone with --kl-weight 0 --language-weight 0"
 
 
@@ -170,9 +172,11 @@ def check_pair(student: Any, teacher: Any, options: DistillationOptions) -> None
         options: the weights of the losses say whether the two are compared token by token.
 
     Raises:
-        SprachbundError: a student with more weights than the teacher; where the two are compared token by token,
-            another family, another vocabulary, or other features.
+        SprachbundError: a family that is not distilled; a transducer, whose head the loss does not reach; a student
+            with more weights than the teacher; where the two are compared token by token, another family, another
+            vocabulary, or other features.
     """
+    _check_written_by_attention("the student", student)
     sizes = [sum(p.numel() for p in model.parameters()) for model in (student, teacher)]
     if sizes[0] > sizes[1]:
         raise SprachbundError(
@@ -186,6 +190,7 @@ def check_pair(student: Any, teacher: Any, options: DistillationOptions) -> None
             f"the student is a {student.name}, the teacher a {teacher.name}: their tokens cannot be compared; take a "
             f"student of the teacher's family, {_TEXTS_ONLY}"
         )
+    _check_written_by_attention("the teacher", teacher)
     if vocabulary_of(student) != vocabulary_of(teacher):
         counts = [model.decoder.embedding.num_embeddings for model in (student, teacher)]
         raise SprachbundError(
@@ -198,6 +203,20 @@ def check_pair(student: Any, teacher: Any, options: DistillationOptions) -> None
                 f"{what} is {own} of the student and {other} of the teacher, so they cannot share a batch; choose "
                 f"models with the same, {_TEXTS_ONLY}"
             )
+
+
+def _check_written_by_attention(role: str, model: Any) -> None:
+    """Refuse a model whose text does not come from an attention decoder that this loss knows."""
+    if model.name not in DISTILLED:
+        raise SprachbundError(
+            f"{role} is a {model.name}, and {', '.join(DISTILLED)} models are distilled; take one of these, or label "
+            "speech with `sprachbund compress pseudo-label` and train on it"
+        )
+    if model.capabilities.writes_by_frames:
+        raise SprachbundError(
+            f"{role} writes by a transducer, and what is distilled is an attention decoder; take another model, or "
+            "label speech with `sprachbund compress pseudo-label` and train on it"
+        )
 
 
 def vocabulary_of(model: Any) -> object:

@@ -1,9 +1,9 @@
 """Options of `sprachbund compress`, a section for each command; they load no torch, since commands are made of them."""
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sprachbund.decoding.options import NONE, DecodingOptions, GuardOptions
 from sprachbund.errors import SprachbundError
@@ -139,7 +139,8 @@ class LabelOptions:
 
     Attributes:
         targets: languages to label in, as BCP-47 tags, beside transcripts of what has none.
-        replace: write every text anew; what the data have is not taken over, also where the label is dropped.
+        replace: write the transcript and the texts in these languages anew, where the teacher knows the pair; what the
+            data have of them is not taken over, also where the label is dropped.
         batch_size: utterances at a time; changes no label.
         shard_s: minutes of speech in a shard, which are lost at most when a process ends.
         filters: thresholds that a label has to pass.
@@ -197,6 +198,14 @@ class DistillationOptions(BaseModel):
     label_weight: Annotated[float, Field(ge=0), Option("--label-weight", metavar="X")] = 1.0
     language_weight: Annotated[float, Field(ge=0), Option("--language-weight", metavar="X")] = 1.0
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _teaches_something(self) -> Self:
+        if not (self.label_weight or self.asks_the_teacher):
+            raise ValueError(
+                "the weights of labels, divergence and language are all 0, so that nothing is learned; give one of them"
+            )
+        return self
 
     @property
     def asks_the_teacher(self) -> bool:

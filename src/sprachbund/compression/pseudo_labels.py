@@ -5,6 +5,7 @@ finished shard is never done again. A record beside each lists the dropped label
 arXiv 2311.00430, section 3. `sprachbund.util.jobs` hands the shards out to processes.
 """
 
+import hashlib
 import json
 import unicodedata
 from collections import Counter
@@ -211,6 +212,11 @@ class LabelSource(Protocol):
         """Return its description: name, licence, attribution."""
         ...
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the pieces are; shards of labels are numbered by pieces."""
+        ...
+
     def read(self, piece: int) -> Iterator[SpokenUtterance]:
         """The utterances of a piece."""
         ...
@@ -274,6 +280,11 @@ class CorpusSource:
         """Return the content of its `dataset.json`."""
         return {"name": self.path.name, **read_info(self.path)}
 
+    @property
+    def digest(self) -> str:
+        """Of the ids, positions and texts of its utterances."""
+        return self._manifest.texts_hash()
+
     def read(self, piece: int) -> Iterator[SpokenUtterance]:
         """The utterance with its texts."""
         said = self._manifest[piece]
@@ -312,6 +323,13 @@ class FolderSource:
         """Name of the folder."""
         return {"name": self.path.name}
 
+    @property
+    def digest(self) -> str:
+        """Of the names and sizes of its files."""
+        root = self.path if self.path.is_dir() else self.path.parent
+        lines = [f"{path.relative_to(root)}\0{path.stat().st_size}\n" for path in self._files]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
     def read(self, piece: int) -> Iterator[SpokenUtterance]:
         """The stretches of speech in a recording, named by their first millisecond."""
         path = self._files[piece]
@@ -344,6 +362,8 @@ def _duration_s(path: Path) -> float:
 
 SETTINGS = "pseudo_labels.json"
 """File with the settings that a corpus of labels was begun with; a command goes on only with the same settings."""
+CONTENT = "content"
+"""Key of the settings: digest of each source, since a shard that is whole is not made again when speech is added."""
 KEPT, THERE, UNKNOWN_PAIR = "kept", "there before", "pair unknown to the teacher"
 
 
@@ -430,6 +450,9 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
             known["decoding"] = json.loads(json.dumps(asdict(stored)))
         if isinstance(known.get("options"), dict):
             known["options"].setdefault("shard_s", SHARD_S)  # before it was an option
+            known["options"].pop("batch_size", None)  # which changes no label; earlier versions wrote it down
+        if CONTENT in wanted:
+            known.setdefault(CONTENT, wanted[CONTENT])  # before it was written down
         changed = sorted(key for key in {*wanted, *known} if wanted.get(key) != known.get(key))
         if changed:
             raise SprachbundError(
@@ -467,8 +490,11 @@ def close(
             counts.setdefault(target, Counter()).update(number)
     if not any(record["utterances"] for record in records):
         why = ", ".join(f"{n} {what}" for what, n in (left_out + sum(counts.values(), Counter())).items())
+        names = ", ".join(str(s.path) for s in sources)
+        if not why:
+            raise SprachbundError(f"no speech was heard in {names}; name recordings in which somebody speaks")
         raise SprachbundError(
-            f"no utterance of {', '.join(str(s.path) for s in sources)} is left ({why}); "
+            f"no utterance of {names} is left ({why}); "
             "if these labels are good, loosen the thresholds of `sprachbund compress pseudo-label`"
         )
     infos = [source.info for source in sources]
@@ -584,7 +610,9 @@ def pseudo_label(
     if alone:  # or each process loads the teacher, and checks it
         teacher = open_teacher()
         check_targets(teacher.family, sources, options.targets)
-    claim(out, {**settings, "options": asdict(options), "data": [str(s.path.resolve()) for s in sources]})
+    chosen = {name: value for name, value in asdict(options).items() if name != "batch_size"}
+    paths, digests = [str(s.path.resolve()) for s in sources], [s.digest for s in sources]
+    claim(out, {**settings, "options": chosen, "data": paths, CONTENT: digests})
     job = _Labels(
         open_teacher=(lambda: teacher) if alone else open_teacher,
         open_sources=(lambda: sources) if alone else open_sources,

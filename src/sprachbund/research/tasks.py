@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from sprachbund.errors import SprachbundError
 from sprachbund.util import jobs as work
-from sprachbund.util.files import read_object, write_json
+from sprachbund.util.files import files_sha256, read_object, write_json
 from sprachbund.util.progress import Progress, Report, nothing
 
 STUDY_FILE = "study.json"
@@ -124,6 +124,35 @@ def remember(out: Path, recipe: BaseModel, *, may_change: Sequence[str]) -> None
                     "give another --out, or the same recipe"
                 )
     write_json(path, values)
+
+
+DATA_FILE = "data.json"
+"""File with the hashes of the data that the numbers of a folder are of."""
+
+
+def remember_data(out: Path, parts: Sequence[Path]) -> None:
+    """Write down what the data of a study are, or see that they are still the same: they may lie elsewhere now.
+
+    What a study of an earlier version does not say is taken to be as it is now.
+
+    Args:
+        out: folder of the study.
+        parts: directories of corpora; those that are not there are left out.
+
+    Raises:
+        SprachbundError: a part with other utterances or texts.
+    """
+    path = out / DATA_FILE
+    advice = "delete it if the study was begun with the data that are given"
+    before = read_object(path, advice=advice) if path.exists() else {}
+    now = {part.name: files_sha256(cuts) for part in parts if (cuts := [*part.glob("cuts.*.jsonl")])}
+    for part in parts:
+        if before.get(part.name, now.get(part.name)) != now.get(part.name):
+            raise SprachbundError(
+                f"{out} holds a study of other data: {part} has other utterances or texts than {part.name} had then; "
+                "give another --out, or the same data"
+            )
+    write_json(path, {**before, **now})
 
 
 def _with_defaults(values: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, RootModel
 
 from sprachbund.training.loop import Convergence
-from sprachbund.util.files import read_object
+from sprachbund.util.files import read_model
 from sprachbund.util.progress import Report
 
 TriedRates = Mapping[float, float]
@@ -61,6 +64,10 @@ def as_json(tried: TriedRates) -> dict[str, float]:
     return {f"{rate:g}": loss for rate, loss in tried.items()}
 
 
+class _Tried(RootModel[Annotated[dict[float, float], Field(min_length=1)]]):
+    """The content of such a file."""
+
+
 def read_tried(path: Path) -> dict[float, float]:
     """Read a file of `as_json`.
 
@@ -68,10 +75,10 @@ def read_tried(path: Path) -> dict[float, float]:
         path: the file.
 
     Raises:
-        SprachbundError: not JSON, or not an object.
+        SprachbundError: not JSON, no rates with losses, or none at all.
     """
-    tried = read_object(path, advice="delete it, and the rates are tried again")
-    return {float(rate): loss for rate, loss in tried.items()}
+    tried = read_model(path, _Tried, advice="delete it, and the rates are tried again")
+    return tried.root
 
 
 def report_rates(tried: Mapping[str, TriedRates], report: Report, *, what: str = "learning rate") -> None:

@@ -24,6 +24,7 @@ from sprachbund.nn.conformer import ConformerEncoder
 from sprachbund.util.distributed import first_rank_first, own_device
 from sprachbund.util.files import atomic_path
 from sprachbund.util.progress import Progress, Report, nothing
+from sprachbund.util.tensors import load_arrays
 
 FOLDER = "states"
 _BATCH_S = 60.0
@@ -36,18 +37,22 @@ class States:
 
     Args:
         path: path of the states (N, D), utterance behind utterance; its index is beside it.
+
+    Raises:
+        SprachbundError: one of both files is missing or damaged.
     """
 
     def __init__(self, path: Path) -> None:
-        with np.load(_index(path)) as index:
-            self._starts, self._lengths, self._width = index["starts"], index["lengths"], int(index["width"])
+        advice = f"delete {path.parent}, and the run makes it again"
+        index = load_arrays(_index(path), advice=advice)
+        if index.keys() != {"starts", "lengths", "width"}:
+            raise SprachbundError(f"{_index(path)} is no index of states; {advice}")
+        self._starts, self._lengths, self._width = index["starts"], index["lengths"], int(index["width"])
         self._path = path
         num_bytes = int(self._lengths.sum()) * self._width * _DTYPE().itemsize
-        if path.stat().st_size != num_bytes:
-            raise SprachbundError(
-                f"{path} has {path.stat().st_size:,} bytes and not {num_bytes:,}; delete {path.parent}, and the run "
-                "makes it again"
-            )
+        own_bytes = path.stat().st_size if path.exists() else 0
+        if own_bytes != num_bytes:
+            raise SprachbundError(f"{path} has {own_bytes:,} bytes and not {num_bytes:,}; {advice}")
 
     def __len__(self) -> int:
         return len(self._lengths)

@@ -303,8 +303,13 @@ def make_dual_scale(model: Any, options: DualScaleOptions) -> DualScale:
     decoder. The model itself is not changed where it is pruned.
 
     Raises:
-        SprachbundError: more layers or blocks than there are.
+        SprachbundError: more layers or blocks than there are, or a transducer, whose head the losses do not reach.
     """
+    if isinstance(model, Conformer) and model.writes_by_frames:
+        raise SprachbundError(
+            "the model writes by a transducer, and dual-scale training is for attention decoders; take dual_scale out "
+            "of the recipe, or start from another model"
+        )
     base = model if options.decoder_layers is None else prune_decoder(model, options.decoder_layers)
     text = _text_encoder(model, options.text_layers)
     draft_network = None

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from sprachbund.data.batching import BatchingOptions
 from sprachbund.data.bitext import read_bitext
@@ -17,7 +17,9 @@ from sprachbund.models.tokens.conformer import TokenConformer
 from sprachbund.models.tokens.directory import Units
 from sprachbund.models.tokens.mbart import TokenMbart
 from sprachbund.models.tokens.reader import make
+from sprachbund.models.tokens.strings import LEAST, MOST
 from sprachbund.models.weights import Bits
+from sprachbund.text.languages import tag_of
 from sprachbund.training.check import Check
 from sprachbund.training.checkpoint import claim_folder
 from sprachbund.training.data_checks import report_trained_dev
@@ -48,6 +50,14 @@ LIKELY_RATIO = 4.0
 """Published; where the units were made without transcripts."""
 
 
+def _as_tag(language: str) -> str:
+    return tag_of(language, "the recipe:")
+
+
+Tag = Annotated[str, AfterValidator(_as_tag)]
+"""A language, as corpora and parallel text have it: "de" for "DE"."""
+
+
 class BitextPart(Strict):
     """Parallel text from outside; see `sprachbund.data.bitext.read_bitext`.
 
@@ -59,8 +69,8 @@ class BitextPart(Strict):
     """
 
     paths: tuple[Path, ...] = Field(min_length=1, max_length=2)
-    source: str
-    target: str
+    source: Tag
+    target: Tag
     skip_bad: bool = False
 
 
@@ -92,11 +102,11 @@ class UnitTranslatorRecipe(Strict):
     units: Path
     train: tuple[Path, ...] = ()
     dev: tuple[Path, ...]
-    pairs: tuple[tuple[str, str], ...] = ()
+    pairs: tuple[tuple[Tag, Tag], ...] = ()
     bitext: tuple[BitextPart, ...] = ()
     hours: float | None = Field(default=None, gt=0)
     mixing: Mixing = Mixing()
-    ratio: float | None = None
+    ratio: float | None = Field(default=None, ge=LEAST, le=MOST)
     mark_repeats: bool = False
     keep_repeats: bool = False
     start: Path | None = None

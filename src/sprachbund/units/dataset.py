@@ -362,8 +362,17 @@ class TokenDataset:
         return [batches[i] for i in order]
 
     def speech_share(self, options: BatchingOptions) -> float:
-        """Share of an epoch's batches that are of speech, while it is mixed with text."""
+        """Share of an epoch's batches that are of speech, while it is mixed with text.
+
+        Raises:
+            SprachbundError: all speech is too long for a batch.
+        """
         kinds = [self._sentence(int(batch[0]))[0].kind for batch in self.plan(options, 0)]
+        if "speech" not in kinds:
+            raise SprachbundError(
+                f"no speech has {options.max_duration_s * self.frames_per_s:g} tokens or fewer, so that no step is on "
+                "speech; set training.max_duration_s higher"
+            )
         return kinds.count("speech") / len(kinds)
 
     def __len__(self) -> int:
@@ -375,10 +384,17 @@ class TokenDataset:
         part, sentence = self._sentence(index)
         return self._example(part.kind, sentence, rng)
 
+    @property
+    def _longest(self) -> float:
+        """Most source tokens that the model reads, the end included."""
+        return self._config.max_source_tokens or np.inf
+
     def _example(self, kind: Kind, sentence: TokenPair, rng: np.random.Generator | None) -> TokenExample:
         read = self._reader.of_string if sentence.spoken else self._reader.of_text
         vocabulary, written = self._reader.vocabulary, self._written
         source = read(sentence.source, rng, self._alpha)
+        if len(source) + 1 > self._longest:  # drawn pieces are more than the likeliest ones, which fit
+            source = read(sentence.source)
         target = written.of(vocabulary.encode_text(sentence.target))
         transcript = vocabulary.encode_text(sentence.transcript)
         return TokenExample(
@@ -393,14 +409,13 @@ class TokenDataset:
     def _look_through(self) -> tuple[np.ndarray, np.ndarray]:
         """Source length (N,) of every sentence, and whether it can be used (N,); notes what is too long."""
         lengths, usable = np.zeros(self._offsets[-1]), np.ones(self._offsets[-1], bool)
-        longest = self._config.max_source_tokens or np.inf
         long: dict[str, list[TooLong]] = {"targets": [], "transcripts": []}
         for index in range(len(lengths)):
             part, sentence = self._sentence(index)
             example = self._example(part.kind, sentence, None)
             lengths[index] = len(example.source)
             target = self._reader.vocabulary.encode_text(sentence.target)
-            if len(target) > self._config.max_tokens - 1 or len(example.source) > longest:
+            if len(target) > self._config.max_tokens - 1 or len(example.source) > self._longest:
                 usable[index] = False
                 self.left_out.append(sentence.name)
                 continue

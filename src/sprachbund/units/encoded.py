@@ -31,6 +31,7 @@ from sprachbund.util.tensors import write_arrays
 
 MANIFEST = "manifest.json"
 MADE_BY = "sprachbund units encode"
+_ADVICE = f"copy the directory again, or make it with `{MADE_BY}`"
 _FRAMES_PER_S = 1000
 """More than any encoder gives; what is above comes from damage, and would fill the memory."""
 
@@ -144,7 +145,7 @@ class EncodedCorpus:
             path = self.directory / shard.file
             if not path.is_file() or file_sha256(path) != shard.hash:
                 what = "is missing" if not path.is_file() else "has changed since it was made"
-                raise SprachbundError(f"{path} {what}; copy the directory again, or make it with `{MADE_BY}`")
+                raise SprachbundError(f"{path} {what}; {_ADVICE}")
             with path.open("rb") as file:
                 lengths = [len(line) for line in file]
             if len(lengths) != shard.utterances:
@@ -168,11 +169,19 @@ class EncodedCorpus:
             yield from read_lines(self.directory / shard.file)
 
 
-def read_lines(path: Path) -> Iterator[UnitUtterance]:
-    """The utterances of a shard, one after the other."""
+def read_lines(path: Path, *, advice: str = _ADVICE) -> Iterator[UnitUtterance]:
+    """The utterances of a shard, one after the other.
+
+    Args:
+        path: the shard.
+        advice: end of error messages.
+
+    Raises:
+        SprachbundError: a line that is damaged.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            yield _parsed(line, f"{path}, line {number}")
+            yield _parsed(line, f"{path}, line {number}", advice)
 
 
 class _Line(RootModel[UnitUtterance]):
@@ -193,8 +202,7 @@ class _Line(RootModel[UnitUtterance]):
         return self
 
 
-def _parsed(line: bytes, where: str) -> UnitUtterance:
-    advice = f"copy the directory again, or make it with `{MADE_BY}`"
+def _parsed(line: bytes, where: str, advice: str = _ADVICE) -> UnitUtterance:
     return validate(_Line, parse_json(line, where, advice=advice), where, advice=advice).root
 
 
@@ -544,7 +552,7 @@ def _without_frames(job: EncodeJob, encoding: Encoding) -> list[Skipped]:
 def _info(job: EncodeJob, encoding: Encoding, units: Units, skipped: list[Skipped]) -> EncodedInfo:
     shards, totals, seconds = [], np.zeros(3, np.int64), 0.0
     for path, _ in job.files:
-        lines = list(read_lines(path))
+        lines = list(read_lines(path, advice=f"delete {path.name}, and the same command makes it again"))
         counts = np.array(
             [len(lines), sum(len(u.units) for u in lines), sum(sum(u.durations) for u in lines)]
         )

@@ -148,13 +148,13 @@ class Agreement:
 
 
 def agreement(counts: np.ndarray) -> Agreement:
-    """Agreement of frames counted by cluster and label (K, Y)."""
+    """Agreement of frames counted by cluster and label (K, Y); 0 where there are no labels."""
     joint = counts / max(1, counts.sum())
     of_cluster, of_label = joint.sum(1), joint.sum(0)
     information = _entropy(of_cluster) + _entropy(of_label) - _entropy(joint)
     return Agreement(
-        label_purity=float(joint.max(1).sum()),
-        cluster_purity=float(joint.max(0).sum()),
+        label_purity=float(joint.max(1, initial=0.0).sum()),
+        cluster_purity=float(joint.max(0, initial=0.0).sum()),
         pnmi=float(information / _entropy(of_label)) if (of_label > 0).sum() > 1 else 0.0,
     )
 
@@ -275,7 +275,8 @@ class Measuring:
         self, units: Units, aligner: Aligner, *, stride: int = 2, ratio: float | None = None, seed: int = 0
     ) -> None:
         self._units, self._aligner, self._stride = units, aligner, stride
-        self._ratio = float(check_ratio(ratio or units.config.mean_length_ratio or 1))
+        usual = units.config.mean_length_ratio or 1
+        self._ratio = float(check_ratio(usual if ratio is None else ratio))
         self._rng = np.random.default_rng(seed)
         clusters = units.num_clusters
         self._counts, self._chance = _Table(clusters), _Table(clusters)
@@ -458,6 +459,8 @@ def ordered(counts: np.ndarray, most_labels: int = _MOST_LABELS) -> tuple[np.nda
     labels = np.argsort(-counts.sum(0), kind="stable")[:most_labels]
     share = _shares(counts[:, labels])
     used = np.flatnonzero(share.sum(1) > 0)
+    if not len(used):  # no frame has a label
+        return labels, used
     best = share[used].argmax(1)
     return labels, used[np.lexsort((-share[used, best], best))]
 
@@ -471,6 +474,10 @@ def _heat_map(axes: Any, measured: UnitMeasures) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
     labels, clusters = ordered(measured.counts)
+    if not len(clusters):
+        axes.text(0.5, 0.5, "no frame has a label", ha="center", color=_MUTED)
+        axes.set_axis_off()
+        return
     shares = _shares(measured.counts)[np.ix_(clusters, labels)].T
     colours = LinearSegmentedColormap.from_list("units", _RAMP)
     image = axes.imshow(

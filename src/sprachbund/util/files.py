@@ -190,11 +190,12 @@ def file_sha256(path: Path) -> str:
 
 
 def files_sha256(paths: Iterable[Path]) -> str:
-    """SHA-256 over names and contents of files, in the order of names. Raises OSError: one cannot be read."""
-    digest = hashlib.sha256()
-    for path in sorted(set(paths), key=lambda path: path.name):
-        digest.update(f"{path.name}\0{file_sha256(path)}\n".encode())
-    return digest.hexdigest()
+    """SHA-256 over names and contents of files, in the order of names, and of contents where these are equal.
+
+    Raises OSError: one cannot be read.
+    """
+    lines = sorted(f"{path.name}\0{file_sha256(path)}\n" for path in set(paths))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def remove_stale(path: Path) -> None:

@@ -143,7 +143,7 @@ class CodeSwitchRecipe(Strict):
     max_new_tokens: PositiveInt = 96
     training: TrainingOptions
     steps: dict[str, PositiveInt]
-    shares: dict[str, float] = Field(default_factory=dict)
+    shares: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     rate_factor: PositiveFloat = 1.0
     rate_factors: dict[Projection, PositiveFloat] = Field(default_factory=dict)
     tuning_rate_factors: Distinct[PositiveFloat] = ()
@@ -169,8 +169,15 @@ class CodeSwitchRecipe(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if missing := [stage.name for stage in stages_without(()) if stage.name not in self.steps]:
+        stages = [stage.name for stage in stages_without(())]
+        if missing := [name for name in stages if name not in self.steps]:
             raise ValueError(f"steps has no number for the stage {missing[0]!r}")
+        if unknown := [name for name in self.steps if name not in stages]:
+            raise ValueError(f"steps names {unknown[0]!r}, which is no stage; these are {', '.join(stages)}")
+        if unknown := [tag for tag in self.shares if tag not in self.languages]:
+            raise ValueError(
+                f"shares names {unknown[0]!r}, which is not among the languages spoken, {', '.join(self.languages)}"
+            )
         if lost := [tag for group in self.groups for tag in group if tag not in self.targets]:
             raise ValueError(f"targets lacks {lost[0]!r}, which the first stage transcribes")
         if self.cache_states and self.lora.encoder != ():
@@ -185,6 +192,11 @@ class CodeSwitchRecipe(Strict):
             )
         if empty := [name for name, models in self.other_models.items() if not models]:
             raise ValueError(f"other_models names no model directory for {empty[0]!r}; name one or more")
+        folders = [as_folder(name) for name in self.other_models]
+        if alike := [name for name in self.other_models if folders.count(as_folder(name)) > 1]:
+            raise ValueError(
+                f"other_models has {' and '.join(map(repr, alike))}, whose folders have one name"
+            )
         return self
 
     @property
@@ -306,6 +318,11 @@ def variant(arm: CodeSwitchArm) -> str:
         f"{name}-{weight:g}" if weight else f"no-{name}" for name, weight, own in weights if weight != own
     ]
     return "-".join([arm.projector, *losses])
+
+
+def as_folder(name: str) -> str:
+    """The name of an arm, or of another system, as that of a folder."""
+    return name.replace(", ", "-").replace(" ", "-")
 
 
 def run_folder(directory: Path, seed: int, arm: CodeSwitchArm, stages: tuple[Stage, ...]) -> Path:

@@ -26,9 +26,9 @@ from sprachbund.corpora.editions import texts_of
 from sprachbund.data.loading import Corpus, ExampleOptions
 from sprachbund.data.manifest import Manifest, read_info
 from sprachbund.errors import SprachbundError
-from sprachbund.evaluation.manifest import MANIFEST_FILE
+from sprachbund.evaluation.manifest import MANIFEST_FILE, read_manifest
 from sprachbund.evaluation.options import EvaluationOptions
-from sprachbund.evaluation.run import evaluate
+from sprachbund.evaluation.run import evaluate, model_used
 from sprachbund.models.card import PAIRS, Card
 from sprachbund.models.io import load as load_model
 from sprachbund.models.io import locate
@@ -56,7 +56,7 @@ from sprachbund.research.code_switch.report import (
     write_table,
 )
 from sprachbund.research.code_switch.transition import Transition
-from sprachbund.research.tasks import Tasks, remember, run_tasks
+from sprachbund.research.tasks import Tasks, remember, remember_data, run_tasks
 from sprachbund.research.tuning import TriedRates, as_json, best_rate, lowest_loss, read_tried, report_rates
 from sprachbund.text.languages import MIXED
 from sprachbund.training.cached_states import cached_corpus
@@ -309,6 +309,7 @@ def make_scores(recipe: CodeSwitchRecipe, tests: Sequence[Evaluation], number: i
 MAY_CHANGE = ("seeds", "arms", "other_models", "workers", "data")
 """Options that add trainings or evaluations, or change no number: `data` may have moved."""
 _MOST_TEXTS = 60_000
+_PARTS = ("train", "dev", "test", "monolingual-train", "monolingual-dev", "monolingual-test")
 
 
 def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) -> Path:
@@ -341,12 +342,16 @@ def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) ->
         report = on_first_rank(report)
         with first_rank_first():
             remember(directory, recipe, may_change=MAY_CHANGE)
+            remember_data(
+                directory, [recipe.data / name for name in (*_PARTS, "spliced-train", "spliced-test")]
+            )
         if not recipe.texts:
             _train_all(recipe, directory, report)
         if world_size() > 1:
             report("all stages are trained; the same command without torchrun evaluates them")
             return directory
     tests = _tests(recipe, directory)
+    _check_scored(tests)
     paths = [test.out / MANIFEST_FILE for test in tests]
     _share(recipe, "evaluations", paths, partial(make_scores, recipe, tests), report)
     return write_table(recipe, directory, {} if recipe.texts else read_rates(recipe, directory))
@@ -355,9 +360,9 @@ def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) ->
 def _train_all(recipe: CodeSwitchRecipe, directory: Path, report: Report) -> None:
     """Train the language model, and every stage of every arm; first stages before second ones."""
     llm = Path(recipe.llm) if recipe.llm else _text_llm(recipe, directory / "llm", report)
+    wait_for_all_ranks()  # the first one writes the language model
     if recipe.cache_states:
         all_states(recipe, llm, directory, report)
-    wait_for_all_ranks()
     if recipe.tuning_rate_factors:
         try_rates(recipe, llm, directory, report)
         factors = {kind: best_rate(tried) for kind, tried in read_rates(recipe, directory).items()}
@@ -520,8 +525,21 @@ def _tests(recipe: CodeSwitchRecipe, directory: Path) -> list[Evaluation]:
     return tests
 
 
+def _check_scored(tests: Sequence[Evaluation]) -> None:
+    """See that the scores of other models are of those that are named now: these may change in a folder."""
+    for test in tests:
+        if not test.is_other or not (test.out / MANIFEST_FILE).exists():
+            continue
+        scored, named = read_manifest(test.out).model, model_used(test.model, offline=True)
+        if scored.sha256 != named.sha256:
+            raise SprachbundError(
+                f"{test.out} holds the scores of {scored.path}, and other_models names {named.path} there, which is "
+                f"another model or has changed; delete {test.out.parent}, or give the new one a name of its own"
+            )
+
+
 def _check_data(data: Path) -> None:
-    for part in ("train", "dev", "test", "monolingual-train", "monolingual-dev", "monolingual-test"):
+    for part in _PARTS:
         if not (data / part).is_dir():
             raise SprachbundError(
                 f"{data} has no part {part}; make it with `sprachbund data make mixed --out {data}`"

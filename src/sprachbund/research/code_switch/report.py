@@ -21,7 +21,7 @@ from sprachbund.evaluation.metrics import Counts
 from sprachbund.evaluation.router import EMBEDDED, SPANS, TIME, RouteCounts
 from sprachbund.evaluation.significance import Share, compare_means, holm, mean_interval, units_of
 from sprachbund.research.arms import compare_arms, with_seeds
-from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, Projection
+from sprachbund.research.code_switch.options import ARMS, BASELINE, CodeSwitchRecipe, Projection, as_folder
 from sprachbund.research.table_file import keep_table
 from sprachbund.research.texts import TEXTS_FILE, WrittenTexts, write_texts
 from sprachbund.research.tuning import TriedRates, as_json, best_rate
@@ -86,7 +86,7 @@ def scores_of(directory: Path, seed: int, name: str) -> Path:
         seed: seed of the run.
         name: name of the arm.
     """
-    return directory / f"seed-{seed}" / "scores" / _as_folder(name)
+    return directory / f"seed-{seed}" / "scores" / as_folder(name)
 
 
 def other_scores_of(directory: Path, name: str, number: int) -> Path:
@@ -97,11 +97,7 @@ def other_scores_of(directory: Path, name: str, number: int) -> Path:
         name: name of the system.
         number: number of its model, from 0.
     """
-    return directory / "others" / _as_folder(name) / str(number)
-
-
-def _as_folder(name: str) -> str:
-    return name.replace(", ", "-").replace(" ", "-")
+    return directory / "others" / as_folder(name) / str(number)
 
 
 def write_table(

@@ -219,12 +219,20 @@ def shuffled_parts(recipe: DiscreteUnitsRecipe, directory: Path) -> tuple[Bitext
     Args:
         recipe: options of the comparison.
         directory: folder of all runs.
+
+    Raises:
+        SprachbundError: a table without two different translations.
     """
     parts = []
     for part in bitext_parts(recipe, directory):
         path = directory / "bitext" / f"shuffled-{part.source}-{part.target}.tsv"
         if not path.exists():
             pairs = list(read_bitext(part.paths, part.source, part.target, skip_bad=part.skip_bad).pairs)
+            if len({pair.target for pair in pairs}) < 2:
+                raise SprachbundError(
+                    f"{part.paths[0]} has one translation alone ({len(pairs)} pairs), so that no sentence can have "
+                    "that of another; give more parallel text, or leave shuffled_hours out"
+                )
             random.Random(f"shuffled/{part.source}/{part.target}").shuffle(pairs)
             # In random order, each has the translation of the one before it, so that no pair stays together.
             others = [pairs[number - 1].target for number in range(len(pairs))]

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from sprachbund.models.catalogue import SHIPPED
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.tokens.config import HEADS, Head, TokenShape
+from sprachbund.models.tokens.strings import LEAST, MOST
 from sprachbund.models.tokens.unit_options import Form, KMeansOptions
 from sprachbund.training.options import Decay, Distinct, MoreRates, Strict, TrainingOptions
 from sprachbund.training.unit_translator import StepsOf
@@ -58,10 +59,10 @@ class UnitsArm(Strict):
 
     head: Head
     text: Text
-    ratio: float | None = None
+    ratio: float | None = Field(default=None, ge=LEAST, le=MOST)
     mark_repeats: bool = False
-    text_weight: float | None = None
-    speech_only_share: float | None = None
+    text_weight: PositiveFloat | None = None
+    speech_only_share: float | None = Field(default=None, ge=0, le=1)
     keep_repeats: bool = False
     unit_pieces: int | None = Field(default=None, ge=0)
     form: Form | None = None
@@ -69,7 +70,7 @@ class UnitsArm(Strict):
     soft_sharing: bool = False
     tied: bool = True
     decay: Decay | None = None
-    hours: float | None = None
+    hours: PositiveFloat | None = None
     planted_copies: int = Field(default=1, ge=1)
 
     def mixing(self, given: Mixing) -> Mixing:
@@ -203,12 +204,12 @@ class DiscreteUnitsRecipe(Strict):
     texts: Distinct[Text] = Field(default=("none", "own", "external", "start"), min_length=1)
     base: UnitsArm = UnitsArm(head="ctc_attention", text="own")
     ablations: Distinct[str] = ()
-    hours: Distinct[float] = ()
+    hours: Distinct[PositiveFloat] = ()
     all_hours: bool = True
     curve_texts: Distinct[Text] = Field(default=("none", "own"), min_length=1)
-    control_hours: Distinct[float] = ()
+    control_hours: Distinct[PositiveFloat] = ()
     control_copies: Distinct[PositiveInt] = (1,)
-    shuffled_hours: Distinct[float] = ()
+    shuffled_hours: Distinct[PositiveFloat] = ()
     log_mel: LogMelPart | None = None
     bitext: tuple[Path, ...] = ()
     external_pairs: int = Field(default=0, ge=0)

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from sprachbund.data.manifest import Manifest
 from sprachbund.decoding.options import DecodingOptions, GuardOptions
 from sprachbund.errors import SprachbundError
@@ -54,7 +56,7 @@ from sprachbund.research.discrete_units.rates import (
     trials_left,
 )
 from sprachbund.research.discrete_units.report import COST_FILE, counted, write_tables
-from sprachbund.research.tasks import Tasks, remember, run_tasks
+from sprachbund.research.tasks import Tasks, remember, remember_data, run_tasks
 from sprachbund.research.tuning import report_rates
 from sprachbund.training.checkpoint import LOG_FILE, RECIPE_FILE, forget_run, run_log
 from sprachbund.training.options import TrainingOptions
@@ -65,7 +67,7 @@ from sprachbund.training.unit_translator import run as train_units
 from sprachbund.units.dataset import Mixing
 from sprachbund.units.encoded import EncodedCorpus
 from sprachbund.util.distributed import refuse_several_processes
-from sprachbund.util.files import read_object
+from sprachbund.util.files import read_model
 from sprachbund.util.progress import Report
 
 __all__ = ["DiscreteUnitsRecipe", "estimate_memory", "run"]
@@ -329,6 +331,7 @@ def run(recipe: DiscreteUnitsRecipe, directory: Path, *, report: Report = print)
     directory.mkdir(parents=True, exist_ok=True)
     _check_rates(recipe, directory)
     remember(directory, recipe, may_change=MAY_CHANGE)
+    remember_data(directory, [recipe.data / name for name in ("train", "dev", "test")])
     make_data(recipe, directory, report)
     report(f"what each training says is in {directory / 'seed-N' / 'ARM' / LOG_FILE}")
     _train(recipe, directory, "text models", recipe.text_models(), make_text_model, TEXT_MODEL, report)
@@ -342,6 +345,18 @@ def run(recipe: DiscreteUnitsRecipe, directory: Path, *, report: Report = print)
     return write_tables(recipe, directory)
 
 
+class _TrainedAt(BaseModel):
+    """Options of a training, of which the rate alone is read."""
+
+    learning_rate: float
+
+
+class _Trained(BaseModel):
+    """The recipe of a training, which another version may have written."""
+
+    training: _TrainedAt
+
+
 def _check_rates(recipe: DiscreteUnitsRecipe, directory: Path) -> None:
     """See that models that were trained before have the rates that the recipe gives now."""
     if recipe.learning_rates:
@@ -352,8 +367,9 @@ def _check_rates(recipe: DiscreteUnitsRecipe, directory: Path) -> None:
             continue
         log_mel = recipe.log_mel if arm is None else None
         rate = recipe.rate_of(arm) or (log_mel or recipe).training.learning_rate
-        options = read_object(trained / RECIPE_FILE, advice="run the recipe in another folder")["training"]
-        if (before := options["learning_rate"]) != rate:
+        advice = f"copy it again, or delete {trained.parent}, and the arm is trained again"
+        before = read_model(trained / RECIPE_FILE, _Trained, advice=advice).training.learning_rate
+        if before != rate:
             raise SprachbundError(
                 f"{trained} was trained with a learning rate of {before:g}, and {name!r} has {rate:g} now; give "
                 "another --out, or the same rate"

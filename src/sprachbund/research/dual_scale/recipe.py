@@ -48,7 +48,7 @@ from sprachbund.research.dual_scale.options import (
 )
 from sprachbund.research.dual_scale.report import draw_speed, write_table
 from sprachbund.research.dual_scale.speed import LOSSY, is_measured, measure_speed, models_of, systems_of
-from sprachbund.research.tasks import Tasks, remember, run_tasks
+from sprachbund.research.tasks import Tasks, remember, remember_data, run_tasks
 from sprachbund.training.checkpoint import LOG_FILE, run_log
 from sprachbund.training.draft_recipe import DraftRecipe
 from sprachbund.training.draft_recipe import run as make_draft
@@ -119,8 +119,8 @@ def run(recipe: DualScaleRecipe, directory: Path, *, report: Report = print) -> 
         report: called with a line for every step.
 
     Raises:
-        SprachbundError: a recipe without data, or of a published shape without the checkpoint to start from; a folder
-            of other options; one that torchrun started several times.
+        SprachbundError: a recipe without data, with more layers or blocks than there are, or of a published shape
+            without the checkpoint to start from; a folder of other options; one that torchrun started several times.
     """
     refuse_several_processes("the recipe dual_scale")
     if recipe.whisper is not None and recipe.start is None:
@@ -128,8 +128,11 @@ def run(recipe: DualScaleRecipe, directory: Path, *, report: Report = print) -> 
             f"Whisper {recipe.whisper} is not trained from nothing: name the checkpoint, as in "
             f"--set start=openai/whisper-{recipe.whisper}"
         )
+    if recipe.start is None:  # layers and blocks that are not there are named before the teacher is trained
+        estimate_memory(recipe)
     directory.mkdir(parents=True, exist_ok=True)
     remember(directory, recipe, may_change=MAY_CHANGE)
+    remember_data(directory, [recipe.data / name for name in ("train", "dev", "test")])
     teacher = _teacher(recipe, directory, report)
     _train_arms(recipe, recipe.start or teacher, directory, report)
     _other_drafts(recipe, directory, report)
@@ -145,20 +148,24 @@ def _translator(recipe: DualScaleRecipe, training: TrainingOptions, **changes: A
     moving = recipe.moving_parts(changes.get("dual_scale"))
     if moving and not training.trainable:
         training = training.model_copy(update={"trainable": moving})
-    # Speech in languages that the comparison leaves out is left out by a share of nothing.
     changes.setdefault("examples", recipe.examples)
-    present = set(Manifest(recipe.data / "dev").languages.tolist()) - {""}
-    absent = dict.fromkeys(sorted(present - set(recipe.languages)), 0.0)
     return TranslatorRecipe(
         languages=recipe.languages,
-        train=(DataPart(path=recipe.data / "train", shares=absent),),
-        dev=(DataPart(path=recipe.data / "dev", shares=absent),),
+        train=(_data_part(recipe, "train"),),
+        dev=(_data_part(recipe, "dev"),),
         bits=32,
         cache_states=recipe.cache_states,
         training=training,
         card=CardRecipe(name="dual-scale"),
         **changes,
     )
+
+
+def _data_part(recipe: DualScaleRecipe, name: str) -> DataPart:
+    """A part of the data; speech in languages that the comparison leaves out is left out by a share of nothing."""
+    path = recipe.data / name
+    others = set(Manifest(path).languages.tolist()) - {"", *recipe.languages}
+    return DataPart(path=path, shares=dict.fromkeys(sorted(others), 0.0))
 
 
 def _teacher(recipe: DualScaleRecipe, directory: Path, report: Report) -> Path:
@@ -211,9 +218,9 @@ def _new_model(recipe: DualScaleRecipe, folder: Path) -> dict[str, Any]:
     A conformer with the encoder of another one is a model of which the decoder has random weights.
     """
     new = folder / "new"
+    torch.manual_seed(recipe.seeds[0])
     if recipe.encoder is not None and recipe.conformer is not None:
         if not (new / WEIGHTS).exists():
-            torch.manual_seed(recipe.seeds[0])
             save(on_encoder(recipe.encoder, recipe.conformer), new, bits=32)
         return {"start": new}
     if recipe.conformer is not None:

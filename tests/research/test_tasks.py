@@ -1,0 +1,69 @@
+"""What a folder of a study was begun with: its data may lie elsewhere, and be no other."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sprachbund.errors import SprachbundError
+from sprachbund.research import size_file
+from sprachbund.research.code_switch.options import CodeSwitchRecipe
+from sprachbund.research.code_switch.recipe import run as run_code_switch
+from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe
+from sprachbund.research.discrete_units.recipe import run as run_discrete_units
+from sprachbund.research.dual_scale.options import DualScaleRecipe
+from sprachbund.research.dual_scale.recipe import run as run_dual_scale
+from sprachbund.research.tasks import DATA_FILE, remember_data
+from sprachbund.training.options import read_recipe
+from tests.training.made import make_corpus
+
+PARTS = ("train", "dev", "test", "monolingual-train", "monolingual-dev", "monolingual-test")
+
+
+def make_parts(directory: Path, count: int = 2) -> list[Path]:
+    for name in PARTS:
+        make_corpus(directory / name, count)
+    return [directory / name for name in PARTS]
+
+
+def test_data_may_have_moved_but_are_the_same(tmp_path: Path) -> None:
+    parts, out = make_parts(tmp_path / "data"), tmp_path / "run"
+    remember_data(out, parts[:2])
+    shutil.copytree(tmp_path / "data", tmp_path / "moved")
+    remember_data(out, [tmp_path / "moved" / name for name in (*PARTS, "spliced-test")])
+    assert json.loads((out / DATA_FILE).read_text()).keys() == set(PARTS)
+    shutil.rmtree(tmp_path / "moved" / "test")
+    make_corpus(tmp_path / "moved" / "test", 3)
+    with pytest.raises(
+        SprachbundError, match=r"holds a study of other data: .*moved/test has other utterances"
+    ):
+        remember_data(out, [tmp_path / "moved" / name for name in PARTS])
+    (out / DATA_FILE).write_text("[")
+    with pytest.raises(
+        SprachbundError, match=r"data\.json.*; delete it if the study was begun with the data"
+    ):
+        remember_data(out, parts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "kind", "run"),
+    [
+        ("code_switch", CodeSwitchRecipe, run_code_switch),
+        ("discrete_units", DiscreteUnitsRecipe, run_discrete_units),
+        ("dual_scale", DualScaleRecipe, run_dual_scale),
+    ],
+)
+def test_a_folder_with_numbers_of_other_data_is_refused(
+    name: str, kind: type, run: object, tmp_path: Path
+) -> None:
+    parts = make_parts(tmp_path / "data")
+    remember_data(tmp_path / "run", parts)
+    shutil.rmtree(parts[2])
+    make_corpus(parts[2], 3)
+    recipe = read_recipe(kind, size_file(name, "tiny"), [f'data="{tmp_path / "data"}"'])
+    with pytest.raises(
+        SprachbundError, match=r"holds a study of other data: .*data/test has other utterances"
+    ):
+        run(recipe, tmp_path / "run", report=lambda line: None)  # type: ignore[operator]
