@@ -10,12 +10,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # torch comes first and by itself: what depends on it would otherwise bring the CUDA build.
 TORCH := torch==2.13.0
+# PyPI's torch for Linux is the CUDA build, several gigabytes. This index has one without CUDA; its version, 2.13.0+cpu, is
+# the higher of the two. With an NVIDIA GPU: make demo TORCH_INDEX=
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .PHONY: demo programs test test-slow test-page test-ray lint site format clean
 
 $(VENV)/.core: requirements.lock pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --retries 2 $(TORCH) $(TORCH_INDEX:%=--extra-index-url %)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@

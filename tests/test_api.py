@@ -168,3 +168,26 @@ def test_listening_gives_what_translating_gives(tmp_path):
     events += listener.finish()
     result = "".join(event.committed for event in events)
     assert result == model.translate(samples, "de", sample_rate=16_000).text != ""
+
+
+def test_listening_hears_integers_as_translating_does():
+    """Microphones give 16-bit integers: unscaled, they were 32,768 times too loud."""
+    from sprachbund.audio.load import load as load_audio
+
+    samples = load_audio(Path(__file__).parents[1] / "examples" / "recordings" / "es.flac", 0.0, 3.0)
+    model = sprachbund.load()
+    listener, other = model.listen("de"), model.listen("de")
+    heard = listener.hear((samples * 32768).clip(-32768, 32767).astype(np.int16))
+    exact = other.hear((samples * 32768).clip(-32768, 32767).astype(np.int16) / np.float32(32768))
+    assert heard == exact
+    assert listener.finish() == other.finish()
+
+
+@pytest.mark.parametrize("samples", [bytes(3200), bytearray(3200), [0.0] * 1600])
+def test_blocks_that_are_no_arrays_are_refused(model: sprachbund.Model, samples: Any) -> None:
+    with pytest.raises(
+        sprachbund.SprachbundError, match=r"give an array, of raw 16-bit sound numpy\.frombuffer"
+    ):
+        model.listen("de").hear(samples)
+    with pytest.raises(sprachbund.SprachbundError, match="is of type complex64; give integers or floats"):
+        model.listen("de").hear(np.zeros(1600, np.complex64))

@@ -2,8 +2,11 @@
 
 import io
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -32,6 +35,44 @@ def test_missing(tmp_path: Path) -> None:
 
 def test_directory(tmp_path: Path) -> None:
     refused(tmp_path, "is a directory")
+
+
+def test_a_file_open_as_text(tmp_path: Path) -> None:
+    with write(tmp_path / "a.wav").open() as file:
+        refused(file, r"a\.wav is open as text; open it as bytes: open\(path, 'rb'\)")
+
+
+@pytest.mark.parametrize("index_first", [False, True])
+def test_an_mp4_from_a_pipe(tmp_path: Path, index_first: bool) -> None:
+    content = write_ffmpeg(tmp_path / "a.m4a", index_first=index_first, duration_s=20.0).read_bytes()
+    with piped(content) as reader:
+        if index_first:
+            assert sum(map(len, open_audio(reader).blocks())) > 19 * SAMPLE_RATE
+        else:
+            refused(reader, "is an MP4 file whose index is behind its sound, .*; save it and name the file")
+
+
+def test_nothing_from_a_pipe() -> None:
+    with piped(b"") as reader:
+        refused(reader, r"is empty \(0 bytes\)")
+    with piped(b"hello, this is text") as reader:
+        refused(reader, "it starts with b'hello, this is t'")
+
+
+@contextmanager
+def piped(content: bytes) -> Iterator[IO[bytes]]:
+    """The end to read from of a pipe that gives some content."""
+    out, into = os.pipe()
+
+    def write_all() -> None:
+        with suppress(BrokenPipeError), os.fdopen(into, "wb") as writer:
+            writer.write(content)
+
+    writing = threading.Thread(target=write_all)
+    writing.start()
+    with os.fdopen(out, "rb") as reader:
+        yield reader
+    writing.join()
 
 
 @pytest.mark.skipif(not can_be_nobody(), reason="there is no other user to be")

@@ -21,7 +21,7 @@ import typer
 
 from sprachbund.cli import build_app
 from sprachbund.cli.console import error_line
-from sprachbund.cli.doctor import NEEDED
+from sprachbund.cli.doctor import NEEDED, PURPOSES
 from sprachbund.util import extras
 from tests.cli.hidden import MODULES
 
@@ -418,6 +418,10 @@ def test_after_a_plain_install_one_line_names_the_extra(plain: dict[str, dict[st
 def test_help_of_every_verb_needs_no_extra(plain: dict[str, dict[str, Any]]) -> None:
     for line in HELP:
         assert (plain[line]["code"], plain[line]["err"]) == (0, ""), line
+
+
+def test_doctor_knows_a_purpose_of_every_extra() -> None:
+    assert PURPOSES.keys() == {name for name in extras.extras() if name} - {*extras.DEVELOPERS}
 
 
 def test_doctor_looks_for_the_packages_of_a_plain_install() -> None:

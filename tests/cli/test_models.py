@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from sprachbund.engines.packed_cache import VERSION, packed_for
+from sprachbund.errors import SprachbundError
+from sprachbund.models import publish
 from sprachbund.models.catalogue import CATALOGUE, all_languages, find_checkpoint, fitting
 from sprachbund.models.hub import bundled_directory
 from tests.engines.test_packed_file import example
@@ -126,6 +128,39 @@ def test_what_the_hub_has_in_another_form_is_said(tmp_path: Path, files: dict[st
     assert ran.code == 1
     assert len(ran.error_lines) == 1
     assert said in ran.err
+
+
+def test_a_model_is_not_pushed_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    class UnreachableError(Exception):
+        """Of the HTTP library below, whose errors are no OSError."""
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise UnreachableError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", unreachable)
+    with pytest.raises(
+        SprachbundError, match=r"a/b was not sent, the hub cannot be reached .*; check the network"
+    ):
+        publish.push(bundled_directory(), "a/b", private=True, message="A model")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("base", "whisper-base, moonshine-base"),
+        ("large-v3", "whisper-large-v3, whisper-large-v3-turbo, distil-large-v3"),
+        ("bundle", "bundled, bundled-streaming"),
+        ("wisper-small", "whisper-small, whisper-base"),
+    ],
+)
+def test_names_of_other_packages_have_the_nearest_alias(name: str, nearest: str) -> None:
+    """The hub is not asked: without an owner, nothing there is a model of speech."""
+    for command_of in (("show",), ("check",), ("download",)):
+        ran = command("models", *command_of, name)
+        assert ran.code == 1
+        assert (
+            f"there is no directory {name}, and names on the hub have an owner; nearest: {nearest}" in ran.err
+        )
 
 
 @pytest.mark.slow

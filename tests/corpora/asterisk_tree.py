@@ -60,10 +60,15 @@ def write_deb(path: Path, tree: Path) -> None:
     """A Debian package of ``tree``: an ar archive of three members."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:xz") as archive:
+        archive.add(tree, ".", recursive=False)  # as dpkg-deb does
         archive.add(tree / "usr", "./usr")
+    write_ar(path, {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", "data.tar.xz": data.getvalue()})
+
+
+def write_ar(path: Path, members: dict[str, bytes]) -> None:
+    """An ar archive of members by their names."""
     blob = b"!<arch>\n"
-    members = (("debian-binary", b"2.0\n"), ("control.tar.xz", b"odd"), ("data.tar.xz", data.getvalue()))
-    for name, content in members:
+    for name, content in members.items():
         blob += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode()
         blob += content + b"\n" * (len(content) % 2)
     path.write_bytes(blob)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import shutil
 import subprocess
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -231,6 +233,43 @@ def test_deb_files_are_unpacked(tree: Path, tmp_path: Path) -> None:
     prompts = load_prompts(debs, ["en"], cache=tmp_path / "cache")
     assert [p.name for p in prompts] == [p.name for p in load_prompts(tree, ["en"])]
     assert np.array_equal(prompts[0].load(), load_prompts(tree, ["en"])[0].load())
+
+
+def test_packages_are_unpacked_by_pythons_without_filters(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.11 has `filter` of `TarFile.extractall` from 3.11.4 on; Debian 12 comes with 3.11.2."""
+
+    def extractall(
+        self: object, path: str = ".", members: object = None, *, numeric_owner: bool = False
+    ) -> None:
+        raise AssertionError("it unpacks without a filter")
+
+    monkeypatch.setattr("tarfile.TarFile.extractall", extractall)
+    asterisk_tree.write_deb(tmp_path / "asterisk-core-sounds-en_1_all.deb", tree)
+    unpacked = unpack(tmp_path, tmp_path / "out")
+    files = [path.relative_to(tree) for path in tree.rglob("*") if path.is_file()]
+    assert files
+    assert all((unpacked / file).read_bytes() == (tree / file).read_bytes() for file in files)
+
+
+@pytest.mark.parametrize("kind", ["up", "absolute", "link", "absolute link", "device"])
+def test_packages_write_nothing_outside_of_their_folder(tmp_path: Path, kind: str) -> None:
+    member = tarfile.TarInfo("a")
+    if kind in ("up", "absolute"):
+        member.name = "../a" if kind == "up" else str(tmp_path / "a")
+    elif kind == "device":
+        member.type = tarfile.FIFOTYPE
+    else:
+        member.type, member.linkname = tarfile.SYMTYPE, str(tmp_path) if "absolute" in kind else ".."
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        archive.addfile(member)
+    asterisk_tree.write_ar(tmp_path / "asterisk-core-sounds-en_1_all.deb", {"data.tar": content.getvalue()})
+    with pytest.raises(SprachbundError, match=r"cannot unpack .*(outside of the folder|neither a folder)"):
+        unpack(tmp_path, tmp_path / "out")
+    assert not any((tmp_path / "out").glob("*"))
+    assert not (tmp_path / "a").exists()
 
 
 def test_user_errors_name_the_next_step(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

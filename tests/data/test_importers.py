@@ -484,6 +484,27 @@ def test_tables_with_commas(tmp_path: Path) -> None:
         read_table(table, "en", commas=True)
 
 
+@pytest.mark.parametrize("column", ["text", "transcription", "transcript", "sentence"])
+def test_the_text_of_a_folder_of_audio_has_the_names_of_the_hub(tmp_path: Path, column: str) -> None:
+    tone(tmp_path / "in" / "a.wav", 440)
+    table = tmp_path / "in" / "metadata.csv"
+    table.write_text(f"file_name,{column}\na.wav,one\n")
+    assert [r.text for r in read_table(table, "en", commas=True).recordings] == ["one"]
+    table.write_text(f"file_name,text,{column}\na.wav,one,two\n")
+    with pytest.raises(SprachbundError, match="column 'text' is there twice"):
+        read_table(table, "en", commas=True)
+
+
+def test_a_folder_or_semicolons_in_place_of_a_table(tmp_path: Path) -> None:
+    with pytest.raises(SprachbundError, match="is a directory; name the table in it"):
+        read_table(tmp_path, "en", commas=True)
+    (tmp_path / "a.csv").write_text("path;text\na.wav;one\n")
+    with pytest.raises(
+        SprachbundError, match="between semicolons, not commas; save the table with tabs or commas"
+    ):
+        read_table(tmp_path / "a.csv", "en", commas=True)
+
+
 def test_a_folder_of_common_voice_names_its_tables(tmp_path: Path) -> None:
     folder = common_voice(tmp_path / "de").parent
     (folder / "dev.tsv").touch()

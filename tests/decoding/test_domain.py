@@ -227,6 +227,12 @@ def test_most_speech_has_to_be_left_out_for_a_warning_and_silence_does_not_count
     assert heard.warning(family).startswith("of 11 s of speech, 6 were left out: they are not")
 
 
+def test_less_than_a_second_of_speech_is_not_none_in_the_warning():
+    heard = Understanding(["de"])
+    heard.add(0.42, f"{OUT_OF_DOMAIN}: probability 0.99", 0.99)
+    assert heard.warning(calibrated(ALL)).startswith("of 0.4 s of speech, 0.4 were left out")
+
+
 def test_text_that_is_likely_wrong_is_not_understood_either():
     family, heard = calibrated(ALL), Understanding(["de"])
     heard.add(5.0, None, 0.5)

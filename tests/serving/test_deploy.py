@@ -2,6 +2,7 @@
 
 import configparser
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -41,6 +42,18 @@ def test_all_but_torch_is_installed_by_hash():
     assert locked == {path.name for path in DEPLOY.parent.glob("requirements*.lock")}
     torch = {re.search(r"torch==([\d.]+)", text)[1] for text in files.values()}
     assert len(torch) == 1
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize("index", ["https://download.pytorch.org/whl/cpu", ""])
+def test_make_installs_torch_without_cuda_unless_it_is_asked_for(tmp_path: Path, index: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TORCH_INDEX"}
+    command = ["make", "--dry-run", "demo", f"VENV={tmp_path / 'new'}", *([] if index else ["TORCH_INDEX="])]
+    ran = subprocess.run(
+        command, cwd=DEPLOY.parent, env=environment, capture_output=True, text=True, check=True
+    )
+    (line,) = [line for line in ran.stdout.splitlines() if " torch==" in line]
+    assert line.partition(" --extra-index-url ")[2].strip() == index
 
 
 @pytest.mark.parametrize("name", ["", "-serve", "-dev", "-build"])

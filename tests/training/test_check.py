@@ -203,7 +203,7 @@ def test_train_checks_a_recipe_and_trains_nothing(
     said = capsys.readouterr().out
     assert "each of 4 GPUs, with 0.50 GiB" in said
     assert "shard = true, recompute = true" in said
-    assert "it fits with no setting" in said
+    assert "it fits with the settings as they are" in said
     assert "at 350 TFLOP/s that each GPU sustains" in said
     assert not (tmp_path / "run" / "model").exists()
     assert main([*command, "--gpu-memory", "0.0001"]) == USAGE

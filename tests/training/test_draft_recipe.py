@@ -76,6 +76,6 @@ def test_memory_of_a_network_is_checked_and_that_of_a_map_is_not(
 ) -> None:
     command = ["--out", str(tmp_path), "--check"]
     assert main(["train", str(recipe(root, "parasite")), *command]) == 0
-    assert "it fits with no setting" in capsys.readouterr().out
+    assert "it fits with the settings as they are" in capsys.readouterr().out
     assert main(["train", str(recipe(root, "token-map")), *command, "--accept-changes"]) != 0
     assert "there is no memory to check" in capsys.readouterr().err

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from sprachbund.errors import SprachbundError
 from sprachbund.util.processor import (
     available_memory,
+    core_groups,
     core_quota,
     instruction_flags,
     processor_name,
@@ -87,6 +89,13 @@ def test_cores_are_those_of_the_affinity_mask_or_of_the_quota(
 def test_a_mask_below_the_quota_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 5})
     assert usable_cores(write(tmp_path, {"sys/fs/cgroup/cpu.max": "800000 100000\n"})) == 2
+
+
+def test_more_groups_than_cores_are_refused() -> None:
+    cores = usable_cores()
+    assert len(core_groups(cores)) == cores
+    with pytest.raises(SprachbundError, match=rf"{cores + 1} groups .*; ask for 1 to {cores}$"):
+        core_groups(cores + 1)
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,16 @@ class _Unnamed:
                 self._tail = (self._tail + content)[-_OGG_TAIL:]
         return content
 
+    def head(self) -> bytes | None:
+        """The first bytes; of a pipe, those that were read. None for a file that cannot be read."""
+        if self._is_pipe:
+            return self._head
+        try:
+            self._file.seek(0)
+            return self._file.read(16)
+        except (OSError, ValueError):
+            return None
+
     def damage(self, decoded_s: float) -> str | None:
         """Fault of a pipe that ended too early, where FFmpeg does not see it."""
         if self._tail and not _is_ended(self._tail):
@@ -339,7 +349,7 @@ class FfmpegDecoder:
                 f"{name} asks for more memory than there is; convert it to wav or flac"
             ) from error
         except (av.error.FFmpegError, ValueError) as error:
-            raise SprachbundError(f"{name} {_undecodable(file)}") from error
+            raise SprachbundError(f"{name} {_undecodable(self._file.head())}") from error
         except OSError as error:
             raise SprachbundError(_unreadable(name, error)) from error
         kinds = [stream.type for stream in self._container.streams]
@@ -347,7 +357,7 @@ class FfmpegDecoder:
         if not isinstance(self._stream, av.AudioStream) or self._stream.codec_context is None:
             self.close()
             if "audio" in kinds:
-                raise SprachbundError(f"{name} {_undecodable(file)}")
+                raise SprachbundError(f"{name} {_undecodable(self._file.head())}")
             held = ", ".join(kinds) or "nothing"
             raise SprachbundError(f"{name} has no audio stream (it holds: {held}); give a file with sound")
         try:
@@ -399,6 +409,11 @@ class FfmpegDecoder:
         finally:
             self.close()
         if self._decoded_s == 0.0 and self.damaged_s:
+            if not self._file.seekable() and _has_index_behind(self._file.head() or b""):
+                raise SprachbundError(
+                    f"{self._name} is an MP4 file whose index is behind its sound, where a pipe cannot go back from; "
+                    "save it and name the file"
+                )
             raise SprachbundError(
                 f"{self._name} is damaged, nothing in it could be decoded; make the file again"
             )
@@ -492,16 +507,37 @@ def _unreadable(name: str, error: OSError) -> str:
     return f"{name} cannot be read to its end ({error.strerror or error}); check the disk or the connection"
 
 
-def _undecodable(file: IO[bytes]) -> str:
+def _has_index_behind(head: bytes) -> bool:
+    """Whether a file begins like an MP4 with its sound (mdat) before its index (moov), as recorders write it.
+
+    Args:
+        head: first bytes of the file.
+    """
+    position = 0
+    while position + 8 <= len(head):
+        size, kind = int.from_bytes(head[position : position + 4], "big"), head[position + 4 : position + 8]
+        if kind in (b"mdat", b"moov"):
+            return kind == b"mdat"
+        if size < 8:  # without an end, or of 64 bits
+            return False
+        position += size
+    return False
+
+
+def _undecodable(head: bytes | None) -> str:
+    """What is wrong with a file of which nothing can be decoded, and the next step.
+
+    Args:
+        head: its first bytes; None if it cannot be read.
+    """
     advice = "give a wav, flac, mp3, ogg, opus, m4a, webm or video file"
-    try:
-        file.seek(0)
-        head = file.read(16)
-    except (OSError, ValueError):
+    if head is None:
         return f"is not audio that can be decoded; {advice}"
+    if not head:
+        return "is empty (0 bytes); record or copy it again"
     if head[4:8] == b"ftyp":
         return "is an MP4 file cut off before its index, so nothing can be decoded; copy or record it again"
-    return f"is not audio that can be decoded (it starts with {head!r}); {advice}"
+    return f"is not audio that can be decoded (it starts with {head[:16]!r}); {advice}"
 
 
 def _mono(frame: Any) -> Samples:

@@ -1,5 +1,6 @@
 """Any audio to 16 kHz mono float32, a block at a time: a ten-hour recording needs no ten-hour buffer."""
 
+import io
 import math
 import os
 import re
@@ -19,7 +20,7 @@ from sprachbund.audio.decoders import CHUNK_FRAMES, AudioDecoder, open_decoder
 from sprachbund.audio.isolated import IsolatedDecoder
 from sprachbund.audio.sandbox import DecodingLimits
 from sprachbund.errors import SprachbundError
-from sprachbund.util.arrays import Samples
+from sprachbund.util.arrays import FloatArray, Samples
 
 AudioInput = str | os.PathLike[str] | IO[bytes] | NDArray[Any]
 """A path, an open binary file (seekable or not), or samples of shape (N,) or (N, channels) with a rate."""
@@ -171,7 +172,10 @@ class _Tensor(Protocol):
 
 
 def _check_file(source: object) -> None:
-    """Refuse what is no file object, with the way to what was meant."""
+    """Refuse what is no file object of bytes, with the way to what was meant."""
+    if isinstance(source, io.TextIOBase):
+        name = getattr(source, "name", "the file")
+        raise SprachbundError(f"{name} is open as text; open it as bytes: open(path, 'rb')")
     if isinstance(source, _File):
         return
     if isinstance(source, bytes | bytearray | memoryview):
@@ -290,7 +294,7 @@ def _open_path(path: Path, decode: Decode) -> AudioDecoder:
     except FileNotFoundError:
         raise no_recording(str(path)) from None
     except IsADirectoryError:
-        raise SprachbundError(f"{path} is a directory; give the audio files in it one by one") from None
+        raise SprachbundError(f"{path} is a directory; give the audio files in it, as in {path}/*") from None
     except PermissionError:
         raise SprachbundError(f"{path} may not be read by this user; change its permissions") from None
     except (OSError, ValueError) as error:
@@ -391,12 +395,23 @@ class _ArrayDecoder:
         pass
 
 
-def _mono_floats(samples: NDArray[Any]) -> Samples:
+def refuse_other_types(samples: NDArray[Any], name: str) -> None:
+    """Raise SprachbundError for an array of neither integers nor floats, whose name begins the message."""
+    if samples.dtype.kind not in "iuf":
+        raise SprachbundError(f"{name} is of type {samples.dtype}; give integers or floats")
+
+
+def as_floats(samples: NDArray[Any]) -> FloatArray:
+    """Samples of any shape as float32: integers are scaled to [-1, 1], floats are as they are."""
     if np.issubdtype(samples.dtype, np.integer):
         span = np.iinfo(samples.dtype)
         middle = (float(span.max) + float(span.min) + 1) / 2
         samples = (samples - middle) / (float(span.max) + 1 - middle)
-    floats = samples.astype(np.float32, copy=False)
+    return samples.astype(np.float32, copy=False)
+
+
+def _mono_floats(samples: NDArray[Any]) -> Samples:
+    floats = as_floats(samples)
     return floats if floats.ndim == 1 else floats.mean(axis=1, dtype=np.float32)
 
 
@@ -408,8 +423,7 @@ def _array_source(samples: NDArray[Any], sample_rate: int | None) -> AudioSource
         raise SprachbundError(f"{name} has the sample rate {sample_rate!r}; give it in Hz")
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and not 1 <= samples.shape[1] <= MAX_CHANNELS):
         raise SprachbundError(f"{name} has shape {samples.shape}; give (samples,) or (samples, channels)")
-    if samples.dtype.kind not in "iuf":
-        raise SprachbundError(f"{name} is of type {samples.dtype}; give integers or floats")
+    refuse_other_types(samples, name)
     if len(samples) == 0:
         raise SprachbundError(_nothing(name, 0.0, 0.0))
     return _probed(name, lambda: _ArrayDecoder(samples, sample_rate))

@@ -63,8 +63,10 @@ VERBS = {
     "share": Verb(
         "share", _SMALLER, "Measure the conflict between languages inside a model, and split where it hurts."
     ),
-    "convert": Verb("convert", _SMALLER, "Make a model of a public streaming checkpoint."),
-    "export": Verb("convert", _SMALLER, "Write a streaming model as ONNX graphs."),
+    "convert": Verb(
+        "convert", _SMALLER, "Make a model of a checkpoint of NeMo, openai-whisper or CTranslate2."
+    ),
+    "export": Verb("convert", _SMALLER, "Write a model for ONNX Runtime, faster-whisper or whisper.cpp."),
     "evaluate": Verb("evaluate", _MEASURE, "Measure how good a model is on corpora, and how it fails."),
     "calibrate": Verb("evaluate", _MEASURE, "Let a model find out what it does not understand."),
     "compare": Verb(

@@ -441,8 +441,8 @@ def register(app: typer.Typer) -> None:
     prepare.command("folder", help="Audio files with NAME.txt (and NAME.de.txt …) beside them.")(
         with_options(folder)
     )
-    prepare.command("tsv", help="A table with a line for each recording.")(with_options(tsv))
-    prepare.command("csv", help="The same with commas, also metadata.csv of a folder of audio.")(
+    prepare.command("tsv", help="A table with tabs, a line for each recording.")(with_options(tsv))
+    prepare.command("csv", help="A table with commas, such as the metadata.csv of a folder of audio.")(
         with_options(csv)
     )
     prepare.command("commonvoice", help="A table of Common Voice, with its clips beside it.")(
@@ -546,7 +546,12 @@ Spoken = Annotated[
 
 
 def csv(
-    source: Source,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Columns path or file_name, text or transcription, translation_de …"
+        ),
+    ],
     out: Out,
     language: Spoken = None,
     as_json: AsJson = False,

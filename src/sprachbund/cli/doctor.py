@@ -29,7 +29,7 @@ NEEDED = (
     "rich",
 )  # fmt: skip
 """Modules of the packages that are always installed."""
-_PURPOSES = {
+PURPOSES = {
     "train": "making data, training, evaluating",
     "serve": "the service",
     "seamless": "SeamlessM4T checkpoints",
@@ -40,7 +40,13 @@ _PURPOSES = {
     "microphone": "microphones and the machine's own sound for listen",
     "cloud": "corpora in object stores",
     "ray": "work on many machines: the service, and jobs with --ray",
+    "wandb": "curves of a training in Weights & Biases",
+    "translation": "translators of texts, as of --then",
+    "speakers": "labels of speakers, --speakers",
+    "ctranslate2": "exporting Whisper models for faster-whisper",
+    "wyoming": "Home Assistant, serve --wyoming",
 }
+"""What each extra is for."""
 _FEATURES = (
     "avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "neon", "asimd", "asimddp",
     "i8mm", "sve",
@@ -159,7 +165,7 @@ def _extras() -> Iterator[Check]:
             yield Check(
                 name=f"extra {name}",
                 status="note",
-                detail=f"{lacks}; only needed for {_PURPOSES.get(name, name)}: pip install 'sprachbund[{name}]'",
+                detail=f"{lacks}; only needed for {PURPOSES[name]}: pip install 'sprachbund[{name}]'",
             )
 
 
@@ -359,8 +365,8 @@ def _one_second(model: Any) -> str:
 
 def _line(check: Check) -> str:
     mark = {"ok": "ok     ", "note": "note   ", "problem": "PROBLEM"}[check.status]
-    lines = f"{mark}  {check.name:16}  {check.detail}"
-    return f"{lines}\n{'':27}mend it with: {check.fix}" if check.fix else lines
+    lines = f"{mark}  {check.name:17}  {check.detail}"
+    return f"{lines}\n{'':28}mend it with: {check.fix}" if check.fix else lines
 
 
 # `sprachbund bench`: speed of a model on this machine with each engine, and its upper bound.

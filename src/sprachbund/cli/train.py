@@ -131,7 +131,8 @@ def _fits_text(needed: Any, cluster: CheckOptions) -> str:
 
     rows = []
     for one in _fits_json(needed, cluster)["fits"]:
-        fits = {None: "nothing", 1: "no setting"}.get(one["accumulate"], f"accumulate = {one['accumulate']}")
+        kinds = {None: "does not fit", 1: "the settings as they are"}
+        fits = kinds.get(one["accumulate"], f"accumulate = {one['accumulate']}")
         rows.append([one["training"], fits, hours_of(one["hours"])])
     head = ["training", f"fits into {gib(cluster.memory)} with", "hours"]
     return (

@@ -508,7 +508,8 @@ AUDIO_SUFFIXES = frozenset(
 PATH, LANGUAGE, TEXT, SPEAKER, ID = "path", "language", "text", "speaker", "utterance_id"
 COLUMNS = (PATH, LANGUAGE, TEXT, SPEAKER, ID)
 _TRANSLATION = re.compile(r"translation[_-](.+)", re.IGNORECASE)
-_FILE_NAME = {"file_name": PATH}  # as folders of audio have it on the Hugging Face hub
+# As folders of audio have them on the Hugging Face hub.
+_METADATA = {"file_name": PATH, "transcription": TEXT, "sentence": TEXT, "transcript": TEXT}
 _AMBIGUOUS = {
     "id": f"an identifier or Indonesian; call it {ID} or translation_id",
     "no": "a number or Norwegian; call it translation_no, or remove it",
@@ -658,12 +659,12 @@ class _Header:
 def read_table(path: Path, language: str | None = None, *, commas: bool = False) -> OwnData:
     """The recordings of a table, separated by tabs or commas.
 
-    The first line names the columns: `path` (relative to the table; `file_name` in a table with commas means it too),
-    `text`, `language` (or the argument), optionally `speaker` and `utterance_id`, and a column for each translation,
-    `translation_de` or `de`. A language is a tag or a name, `german` as well as `de`; tags of three letters, `id` and
-    `no` need the `translation_`. Between tabs, fields are taken as
-    they stand, quotation marks too; between commas, quotation marks enclose fields. An empty translation is one that is
-    missing.
+    The first line names the columns: `path` (relative to the table), `text`, `language` (or the argument), optionally
+    `speaker` and `utterance_id`, and a column for each translation, `translation_de` or `de`. A language is a tag or
+    a name, `german` as well as `de`; tags of three letters, `id` and `no` need the `translation_`. Between tabs,
+    fields are taken as they stand, quotation marks too; between commas, quotation marks enclose fields. An empty
+    translation is one that is missing. In a table with commas, `file_name` is the path, and `transcription`,
+    `transcript` or `sentence` the text.
 
     Args:
         path: path of the table.
@@ -677,6 +678,8 @@ def read_table(path: Path, language: str | None = None, *, commas: bool = False)
         content = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise SprachbundError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except IsADirectoryError:
+        raise SprachbundError(f"{path} is a directory; name the table in it") from None
     except OSError as error:
         raise SprachbundError(f"{path} cannot be read ({error.strerror}); check the path") from error
     if not content.strip():
@@ -688,13 +691,17 @@ def read_table(path: Path, language: str | None = None, *, commas: bool = False)
     if not any(name.strip() for name in names):
         raise SprachbundError(f"{path}:1: the first line is empty; name the columns in it")
     here, other, way = (",", "\t", "tsv") if commas else ("\t", ",", "csv")
+    kinds = {",": "commas", "\t": "tabs"}
     if len(names) == 1 and other in names[0]:
-        kinds = {",": "commas", "\t": "tabs"}
         raise SprachbundError(
             f"{path}:1: the columns stand between {kinds[other]}, not {kinds[here]}; prepare it as {way}: "
             f"sprachbund data prepare {way}"
         )
-    header = _read_header(path, [_FILE_NAME.get(name, name) for name in names] if commas else names, language)
+    if len(names) == 1 and ";" in names[0]:
+        raise SprachbundError(
+            f"{path}:1: the columns stand between semicolons, not {kinds[here]}; save the table with tabs or commas"
+        )
+    header = _read_header(path, [_METADATA.get(name, name) for name in names] if commas else names, language)
     recordings: dict[str, OwnRecording] = {}
     faults: list[Fault] = []
     for number, line in lines:

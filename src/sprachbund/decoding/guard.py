@@ -183,6 +183,11 @@ def _text_drop_reason(text: str, duration_s: float, options: GuardOptions) -> st
     return None
 
 
+def _seconds(seconds: float) -> str:
+    """Seconds for a message; those under one with a decimal."""
+    return f"{seconds:.0f}" if seconds >= 1 else f"{seconds:.1f}"
+
+
 class Understanding:
     """The share of the speech of a recording or session that a calibrated model understands, counted by segments.
 
@@ -226,8 +231,8 @@ class Understanding:
         faults = [
             fault
             for seconds, fault in (
-                (self.left_out_s, f"{self.left_out_s:.0f} were left out"),
-                (self.doubtful_s, f"{self.doubtful_s:.0f} have a text that is likely wrong"),
+                (self.left_out_s, f"{_seconds(self.left_out_s)} were left out"),
+                (self.doubtful_s, f"{_seconds(self.doubtful_s)} have a text that is likely wrong"),
             )
             if seconds
         ]
@@ -237,6 +242,6 @@ class Understanding:
         verb = f"translate FILE --to {','.join(self.targets)}" if any(wanted) else "transcribe FILE"
         advice = f"; for open speech take a public one: sprachbund {verb} --model {names}" if names else ""
         return (
-            f"of {heard_s:.0f} s of speech, {' and '.join(faults)}: they are not of the kind that this model "
+            f"of {_seconds(heard_s)} s of speech, {' and '.join(faults)}: they are not of the kind that this model "
             f"knows{advice}"
         )

@@ -11,6 +11,7 @@ thousand models of a pair or some, each with a licence of its own (mostly Apache
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -475,6 +476,12 @@ def folders_with_config() -> list[Path]:
 def find_checkpoint(name: str) -> Checkpoint | None:
     """The entry of an alias, or of a name on the hub; None for others."""
     return next((one for one in CATALOGUE if name in (one.alias, one.id)), None)
+
+
+def aliases_like(name: str) -> list[str]:
+    """Up to three names of models that have `name` in them, as "whisper-base" has "base", or else are spelled alike."""
+    names = [*SHIPPED, *(one.alias for one in CATALOGUE)]
+    return [one for one in names if name in one][:3] or get_close_matches(name, names, 3)
 
 
 def all_languages() -> frozenset[str]:

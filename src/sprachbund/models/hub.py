@@ -15,7 +15,7 @@ from torch import nn
 
 from sprachbund.errors import SprachbundError, unreadable
 from sprachbund.models import FAMILIES
-from sprachbund.models.catalogue import BUNDLED, SHIPPED, find_checkpoint
+from sprachbund.models.catalogue import BUNDLED, SHIPPED, aliases_like, find_checkpoint
 from sprachbund.models.download import DownloadProgress, download, published_files
 from sprachbund.models.weights import COUNTER, check_finite, some
 from sprachbund.nn.limits import Limit
@@ -147,6 +147,11 @@ def find(
         raise SprachbundError(f"{name} is a file; give the directory it is in")
     if not _ID.fullmatch(name):
         raise SprachbundError(f"there is no directory {name}; check the path")
+    if "/" not in name and (alike := aliases_like(name)):
+        raise SprachbundError(
+            f"there is no directory {name}, and names on the hub have an owner; nearest: {', '.join(alike)} "
+            "(`sprachbund models list`)"
+        )
     # What else there is to fetch, its config.json says. Small files are no progress worth showing.
     silent = None if progress is None else lambda done, total: None
     directory = download(name, _DESCRIPTIONS, offline=offline, progress=silent)

@@ -100,6 +100,12 @@ def push(directory: Path, name: str, *, private: bool, message: str) -> str:
             f"{name} was not sent ({first_line(error)}); `hf auth login` gives the right to write, and the same "
             "command tries again"
         ) from error
+    except Exception as error:
+        # A broken connection raises an error of the HTTP library below, and which one that is depends on the version.
+        raise SprachbundError(
+            f"{name} was not sent, the hub cannot be reached ({first_line(error)}); check the network, and the same "
+            "command tries again"
+        ) from error
     return str(done.repo_url)
 
 

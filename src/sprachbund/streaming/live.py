@@ -178,6 +178,9 @@ class Listener:
     def hear(self, samples: Samples) -> list[LiveEvent]:
         """Take the next samples, 16 kHz mono (N,) of any length, and decode all that is due.
 
+        Args:
+            samples: an array; integers are scaled to [-1, 1].
+
         Raises:
             SprachbundError: for values that are not samples, or after `finish`.
         """

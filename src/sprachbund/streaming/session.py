@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sprachbund.audio.constants import SAMPLE_RATE
+from sprachbund.audio.load import as_floats, refuse_other_types
 from sprachbund.audio.span_options import SpanOptions
 from sprachbund.audio.spans import Span, SpanStream, VoiceActivity
 from sprachbund.decoding.domain import LatestSpans
@@ -238,7 +239,7 @@ class LiveSession:
         return self.error is not None or (self._ended and not self.due)
 
     def push(self, samples: Samples) -> None:
-        """Take the next samples: 16 kHz mono float32, shape (N,), of at most `max_waiting_s`.
+        """Take the next samples: 16 kHz mono, shape (N,), of at most `max_waiting_s`; integers are scaled to [-1, 1].
 
         Raises:
             OverloadError: more than `max_waiting_s` of audio would wait, be it in one block, or any overload where the
@@ -445,7 +446,13 @@ def live_spans(spans: SpanOptions, max_window_s: float | None) -> SpanOptions:
 
 
 def _checked(samples: Samples) -> Samples:
-    samples = np.asarray(samples, np.float32)
+    if not isinstance(samples, np.ndarray):
+        raise SprachbundError(
+            f"samples are of type {type(samples).__name__}; give an array, of raw 16-bit sound "
+            "numpy.frombuffer(data, 'int16')"
+        )
+    refuse_other_types(samples, "the array of samples")
+    samples = as_floats(samples)
     if samples.ndim != 1:
         raise SprachbundError(f"samples have shape {samples.shape}; give mono samples (N,) at 16 kHz")
     if not np.isfinite(samples).all():

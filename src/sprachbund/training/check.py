@@ -160,7 +160,7 @@ class Strategy:
         ]
         if self.accumulate > 1:
             set_.append(f"accumulate = {self.accumulate}")
-        return ", ".join(set_) or "no setting"
+        return ", ".join(set_) or "the settings as they are"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,9 +75,13 @@ class TaughtLanguages:
         among = "" if self.num_seen == self.count else f" among {self.num_seen} of {self.count} utterances"
         silent = [tag for tag in heard if tag not in self.spoken]
         wordless = [tag for tag in targets if tag not in self.written]
-        parts = [f"no speech in {', '.join(silent)}"] if silent else []
-        parts += [f"no text in {', '.join(wordless)}{among}"] if wordless else []
-        lines = [f"warning: the training data have {' and '.join(parts)}; it is not learned"] if parts else []
+        parts = (
+            [f"no speech in {', '.join(silent)}, which the model does not learn to hear"] if silent else []
+        )
+        parts += (
+            [f"no text in {', '.join(wordless)}{among}, which it does not learn to write"] if wordless else []
+        )
+        lines = [f"warning: the training data have {', and '.join(parts)}"] if parts else []
         if self.unused:
             lines.append(
                 f"texts in {', '.join(self.unused)} are not used; the recipe does not list them as written"

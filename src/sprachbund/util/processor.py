@@ -53,7 +53,9 @@ def core_groups(count: int) -> list[list[int]]:
         )
     cores = sorted(os.sched_getaffinity(0))[: usable_cores()]
     if count > len(cores):
-        raise SprachbundError(f"{count} groups of cores were asked for, and {len(cores)} cores may be used")
+        raise SprachbundError(
+            f"{count} groups of cores were asked for, and {len(cores)} cores may be used; ask for 1 to {len(cores)}"
+        )
     return [cores[i * len(cores) // count : (i + 1) * len(cores) // count] for i in range(count)]
 
 

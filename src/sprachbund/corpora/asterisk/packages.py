@@ -169,9 +169,37 @@ def _unpack_deb(deb: Path, tree: Path) -> None:
                 f"{deb}: zstd packages are not read; unpack it with `dpkg -x` and give the folder"
             )
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            archive.extractall(tree, filter="data")
+            _extract(archive, tree)
         return
     raise SprachbundError(f"{deb} holds no data archive; download the package again")
+
+
+def _extract(archive: tarfile.TarFile, tree: Path) -> None:
+    """Write folders, files and links of an archive under `tree`, and nothing outside of it.
+
+    The filter "data" of tarfile does that, too, but Python 3.11 lacks it before 3.11.4, and Debian 12 has 3.11.2.
+
+    Raises:
+        ValueError: a member is or leads outside of `tree`, or is of another kind.
+    """
+    root = tree.resolve()
+    for member in archive:
+        path = root / member.name
+        # Behind links of the archive, but of a link not what it leads to.
+        written = path.parent.resolve() / path.name
+        leads_to = path.parent / member.linkname if member.issym() else path
+        if not (written.is_relative_to(root) and leads_to.resolve().is_relative_to(root)):
+            raise ValueError(f"{member.name} is outside of the folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if member.isdir():
+            path.mkdir(exist_ok=True)
+        elif member.issym():
+            path.unlink(missing_ok=True)
+            path.symlink_to(member.linkname)
+        elif (content := archive.extractfile(member)) is not None:  # of a hard link, that of its file
+            path.write_bytes(content.read())
+        else:
+            raise ValueError(f"{member.name} is neither a folder nor a file nor a link")
 
 
 def _ar_members(deb: Path) -> list[tuple[str, bytes]]:
