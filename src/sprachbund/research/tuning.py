@@ -1,5 +1,6 @@
 """Learning rates that a comparison tries for each of its arms: the one of the lowest loss on dev counts."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,12 +24,12 @@ def lowest_loss(run: Path) -> float:
 
 
 def best_rate(tried: TriedRates) -> float:
-    """The rate of the lowest loss.
+    """The rate of the lowest loss; a loss that is not a number, as too high a rate may give, is above all others.
 
     Args:
         tried: rates and losses, one at least.
     """
-    return min(tried, key=lambda rate: tried[rate])
+    return min(tried, key=lambda rate: (math.isnan(tried[rate]), tried[rate]))
 
 
 def rates_left(rates: Sequence[float], more: int, tried: TriedRates) -> list[float]:

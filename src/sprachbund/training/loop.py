@@ -255,8 +255,8 @@ class Evaluations:
 
     @property
     def best(self) -> DevEvaluation | None:
-        """The first of the lowest ones."""
-        return min(self.made, key=lambda one: one.value, default=None)
+        """The first of the lowest ones; a value that is not a number is above all others."""
+        return min(self.made, key=lambda one: (math.isnan(one.value), one.value), default=None)
 
     def add(self, evaluation: DevEvaluation) -> None:
         """Add an evaluation, and count how many were no better than the best."""

@@ -357,13 +357,22 @@ def _compared(
     losses: Mapping[str, Mapping[float, Mapping[str, np.ndarray]]],
     options: HeadroomOptions,
 ) -> Headroom:
-    """The first half of what is held out chooses rates, the second is reported."""
+    """The first half of what is held out chooses rates, the second is reported.
+
+    Raises:
+        SprachbundError: an arm whose losses are not finite at any rate.
+    """
     num_held_out = len(next(iter(before.values())))
     half = num_held_out // 2
     rates, best = {}, {}
     for arm, by_rate in losses.items():
-        chosen = min(by_rate, key=lambda rate: np.mean([_loss(x[:, :half]) for x in by_rate[rate].values()]))
-        rates[arm] = chosen
+        means = {rate: np.mean([_loss(x[:, :half]) for x in own.values()]) for rate, own in by_rate.items()}
+        if not (finite := [rate for rate, mean in means.items() if math.isfinite(mean)]):
+            tried = ", ".join(f"{rate:g}" for rate in means)
+            raise SprachbundError(
+                f"the losses of training {arm} are not finite at any learning rate ({tried}); lower --learning-rates"
+            )
+        rates[arm] = chosen = min(finite, key=lambda rate: means[rate])
         best[arm] = {language: x[:, half:] for language, x in by_rate[chosen].items()}
     draws = np.random.default_rng(options.seed).integers(0, num_held_out - half, (DRAWS, num_held_out - half))
     edges = {min(options.learning_rates), max(options.learning_rates)}
