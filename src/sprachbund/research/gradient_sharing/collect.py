@@ -119,6 +119,7 @@ def begin(directory: Path, settings: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(wanted, indent=1))
 
 
+_WHAT: Mapping[Granularity, str] = {"source": "one language", "target": "one language written", "pair": "one pair"}
 _SECONDS = "seconds"
 _PROBE = 1 << 16
 """Coordinates that the projection is timed on."""
@@ -171,6 +172,11 @@ class Collection:
             fits=fits,
         )
         self.rows, self.passed_over = chosen.rows, chosen.passed_over
+        if len(self.rows) < 2:  # before minutes of passes, rather than when their result is written
+            raise SprachbundError(
+                f"there is {_WHAT[options.by]} only, {next(iter(self.rows))}; conflict needs two: add data of another, "
+                "or name more with --languages"
+            )
         self.projection: Projection = make_projection(options.projection, options.dimensions, options.seed)
         size = self.projection.block(self.num_coordinates)
         self.blocks = list(divide(list(self.rows), options.vectors, size, parts))

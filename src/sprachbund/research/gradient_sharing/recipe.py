@@ -32,7 +32,6 @@ from sprachbund.models.sharing_plan import Grouping, SharingPlan, Split
 from sprachbund.research.arms import compare_arms
 from sprachbund.research.gradient_sharing.analyses import corrected_with_errors, ordered_rows
 from sprachbund.research.gradient_sharing.collect import Collection
-from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.estimate import estimate_memory
 from sprachbund.research.gradient_sharing.options import (
     ARMS,
@@ -394,11 +393,11 @@ def _analyse(recipe: GradientSharingRecipe, seed: int, model: Path, path: Path, 
     if not path.exists():
         report(f"seed {seed}: gradients of {recipe.analysis.utterances} utterances of each language")
         part = _translator(recipe, recipe.first).train[0]
-        options = CollectOptions(
-            languages=recipe.languages, targets=recipe.targets, seed=seed, **recipe.analysis.model_dump()
-        )
         collection = Collection(
-            load(model), [Manifest(part.path, part.shares)], options, path.with_suffix(".parts")
+            load(model),
+            [Manifest(part.path, part.shares)],
+            recipe.collecting(seed),
+            path.with_suffix(".parts"),
         )
         collection.run()
         write_sketches(path, collection.sketches())
