@@ -23,6 +23,7 @@ def test_a_loss_that_is_no_number_is_not_the_lowest(rates: tuple[float, float], 
     assert best_rate(tried) == 1e-3
     write_json(tmp_path / "rates.json", as_json(tried))
     assert best_rate(read_tried(tmp_path / "rates.json")) == 1e-3
+    assert "null" in (tmp_path / "rates.json").read_text()  # JSON has no other word for it
 
 
 def test_a_file_that_holds_no_rates_is_an_error_with_the_way_out(tmp_path: Path) -> None:

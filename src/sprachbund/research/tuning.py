@@ -53,13 +53,13 @@ def rates_left(rates: Sequence[float], more: int, tried: TriedRates) -> list[flo
     return [float(f"{from_best[0] ** 2 / from_best[1]:g}")]  # its name is read as the same number
 
 
-def as_json(tried: TriedRates) -> dict[str, float]:
-    """The rates and losses of an arm as a JSON object, whose keys are strings.
+def as_json(tried: TriedRates) -> dict[str, float | None]:
+    """The rates and losses of an arm as a JSON object, whose keys are strings; null for a loss that is not finite.
 
     Args:
         tried: rates and losses.
     """
-    return {f"{rate:g}": loss for rate, loss in tried.items()}
+    return {f"{rate:g}": loss if math.isfinite(loss) else None for rate, loss in tried.items()}
 
 
 def read_tried(path: Path) -> dict[float, float]:
@@ -72,7 +72,7 @@ def read_tried(path: Path) -> dict[float, float]:
         SprachbundError: not JSON, or not an object.
     """
     tried = read_object(path, advice="delete it, and the rates are tried again")
-    return {float(rate): loss for rate, loss in tried.items()}
+    return {float(rate): math.inf if loss is None else loss for rate, loss in tried.items()}
 
 
 def report_rates(tried: Mapping[str, TriedRates], report: Report, *, what: str = "learning rate") -> None:
