@@ -295,7 +295,7 @@ def test_a_rate_at_which_a_training_breaks_down_is_one_without_a_loss(
 ) -> None:
     Rates(monkeypatch)
     assert tuned(tmp_path, "[1.0, 2e-3]") == {"1": None, "0.002": 1.0}
-    with pytest.raises(SprachbundError, match="no training of 'uft' has a finite loss, .* 1, 2; lower"):
+    with pytest.raises(SprachbundError, match=r"no training of 'uft' has a finite loss, .* 1, 2; lower"):
         tuned(tmp_path / "other", "[1.0, 2.0]")
 
 

@@ -90,7 +90,10 @@ def test_what_does_not_fit_is_named(overrides: list[str], said: str) -> None:
     ("overrides", "said"),
     [
         (["analysis.utterances=6"], "analysis: utterances is 6, which do not divide into vectors of 2 x 2"),
-        (["analysis.utterances=4"], "analysis: utterances is 4, which make one vector of 2 x 2, and .* takes two"),
+        (
+            ["analysis.utterances=4"],
+            "analysis: utterances is 4, which make one vector of 2 x 2, and .* takes two",
+        ),
         (["num_groups=3"], "num_groups is 3, and there are 2 languages; give 2 to 2"),
         (
             ['arms=["uft", "random groups"]'],

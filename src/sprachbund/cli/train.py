@@ -431,7 +431,7 @@ def _cell(value: object) -> str:
     """Numbers with two digits after the point, or two that count, so that small hours and p-values are not 0.00."""
     if not isinstance(value, float):
         return str(value)
-    return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
+    return f"{value:z.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
 
 
 def register(app: typer.Typer) -> None:

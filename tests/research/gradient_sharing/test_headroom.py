@@ -223,7 +223,9 @@ def test_a_rate_at_which_training_breaks_down_is_not_the_best(bad: float) -> Non
     assert result.learning_rates == {"together": 1e-3, "alone": 1e-3}
     assert result.together == {"de": 2.0}
     losses["alone"] = _losses_at({1.0: bad, 1e-3: bad})
-    with pytest.raises(SprachbundError, match=r"training alone .* any learning rate \(1, 0.001\); lower --learning"):
+    with pytest.raises(
+        SprachbundError, match=r"training alone .* any learning rate \(1, 0.001\); lower --learning"
+    ):
         _compared(("encoder.layers.1",), before, losses, options)
 
 

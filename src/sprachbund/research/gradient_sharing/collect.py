@@ -119,7 +119,11 @@ def begin(directory: Path, settings: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(wanted, indent=1))
 
 
-_WHAT: Mapping[Granularity, str] = {"source": "one language", "target": "one language written", "pair": "one pair"}
+_WHAT: Mapping[Granularity, str] = {
+    "source": "one language",
+    "target": "one language written",
+    "pair": "one pair",
+}
 _SECONDS = "seconds"
 _PROBE = 1 << 16
 """Coordinates that the projection is timed on."""

@@ -280,8 +280,8 @@ def _tune(recipe: GradientSharingRecipe, directory: Path, arms: Sequence[str], n
         so_far.unlink()
         rates = ", ".join(f"{rate:g}" for rate in tried)
         raise SprachbundError(
-            f"no training of {name!r} has a finite loss, at the learning rates {rates}; lower `learning_rates`, and give "
-            "another --out"
+            f"no training of {name!r} has a finite loss, at the learning rates {rates}; lower `learning_rates`, and "
+            "give another --out"
         )
     write_json(_rate_file(directory, name), as_json(tried))
     so_far.unlink()
