@@ -94,6 +94,10 @@ def test_what_does_not_fit_is_named(overrides: list[str], said: str) -> None:
             ["analysis.utterances=4"],
             "analysis: utterances is 4, which make one vector of 2 x 2, and .* takes two",
         ),
+        (
+            ["model.transducer.joint_width=8"],
+            "model.transducer is set, and gradients are those of a text decoder",
+        ),
         (["num_groups=3"], "num_groups is 3, and there are 2 languages; give 2 to 2"),
         (
             ['arms=["uft", "random groups"]'],

@@ -31,6 +31,7 @@ from sprachbund.research.gradient_sharing.gradients import (
     GradientRow,
     Objective,
     Projection,
+    check_decoder,
     choose_modules,
     choose_rows,
     counted_tensors,
@@ -142,8 +143,8 @@ class Collection:
         fits: whether the model takes an utterance.
 
     Raises:
-        SprachbundError: a pattern without a module, a language with too few utterances or unknown, or a folder
-            begun with other settings.
+        SprachbundError: a model without a text decoder, a pattern without a module, a language alone, unknown or with
+            too few utterances, or a folder begun with other settings.
     """
 
     def __init__(
@@ -159,6 +160,8 @@ class Collection:
     ) -> None:
         self.model, self.manifests, self.options, self.parts = model, manifests, options, parts
         self.objective, self.identity = objective, dict(identity or {})
+        if objective is decoder_loss:
+            check_decoder(model)
         side = "decoder" if options.by == "target" else "encoder"
         self.modules = choose_modules(model, options.modules, whole_layers=options.whole_layers, side=side)
         self.parameters: dict[str, nn.Parameter] = {

@@ -29,6 +29,7 @@ from sprachbund.nn.conformer import ConformerEncoder
 from sprachbund.nn.feed_forward import is_split
 from sprachbund.research.gradient_sharing.gradients import (
     GradientExample,
+    check_decoder,
     choose_modules,
     choose_rows,
     features_of,
@@ -147,9 +148,10 @@ def measure_headroom(
         progress: called with training steps made and steps in all.
 
     Raises:
-        SprachbundError: a model that is split already, a module that is not there, groups of unknown languages, or too
-            few utterances.
+        SprachbundError: a model without a text decoder or that is split already, a module that is not there, groups of
+            unknown languages, too few utterances, or losses that are not finite.
     """
+    check_decoder(model)
     if is_split(model.encoder) or is_split(model.decoder):
         raise SprachbundError("the model is split already; measure headroom on the model it was before")
     last = f"encoder.layers.{len(model.encoder.layers) - 1}"

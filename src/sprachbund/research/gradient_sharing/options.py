@@ -160,6 +160,10 @@ class GradientSharingRecipe(Strict):
         """Check what the first training, which comes before it is needed, would be lost over."""
         if self.plan is not None:
             return self
+        if self.model.transducer is not None and self.start is None:
+            raise ValueError(
+                "model.transducer is set, and gradients are those of a text decoder; leave it out"
+            )
         count, groups = len(self.languages), self.num_groups
         if groups is not None and groups > count:
             raise ValueError(f"num_groups is {groups}, and there are {count} languages; give 2 to {count}")
