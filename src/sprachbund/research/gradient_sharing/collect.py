@@ -143,8 +143,8 @@ class Collection:
         fits: whether the model takes an utterance.
 
     Raises:
-        SprachbundError: a model without a text decoder, a pattern without a module, a language alone, unknown or with
-            too few utterances, or a folder begun with other settings.
+        SprachbundError: a model without a text decoder, a pattern without a module, a language unknown or with too few
+            utterances, or a folder begun with other settings.
     """
 
     def __init__(
@@ -179,15 +179,22 @@ class Collection:
             fits=fits,
         )
         self.rows, self.passed_over = chosen.rows, chosen.passed_over
-        if len(self.rows) < 2:  # before minutes of passes, rather than when their result is written
-            raise SprachbundError(
-                f"there is {_WHAT[options.by]} only, {next(iter(self.rows))}; conflict needs two: add data of another, "
-                "or name more with --languages"
-            )
         self.projection: Projection = make_projection(options.projection, options.dimensions, options.seed)
         size = self.projection.block(self.num_coordinates)
         self.blocks = list(divide(list(self.rows), options.vectors, size, parts))
         begin(parts, self._settings())
+
+    def check_languages(self) -> None:
+        """Check that there are languages to compare, before minutes of passes.
+
+        Raises:
+            SprachbundError: there is one alone.
+        """
+        if len(self.rows) < 2:
+            raise SprachbundError(
+                f"there is {_WHAT[self.options.by]} only, {next(iter(self.rows))}; conflict needs two: add data of "
+                "another, or name more with --languages"
+            )
 
     def cost(self) -> Cost:
         """Return the cost of the passes that are left; makes two passes to measure the time of one."""

@@ -53,19 +53,26 @@ class CollectOptions:
                 f"take {near} or {near + each}, or change `batch` or `accumulate`",
                 reason=f"which do not divide into vectors of {self.batch} x {self.accumulate}",
             )
-        if self.vectors < LEAST_VECTORS:
-            raise OptionValueError(
-                "utterances",
-                self.utterances,
-                f"take {LEAST_VECTORS * each} or more, or change `batch` or `accumulate`",
-                reason=f"which make one vector of {self.batch} x {self.accumulate}, and how far a language agrees with "
-                "itself takes two",
-            )
 
     @property
     def vectors(self) -> int:
         """Number N of vectors."""
         return self.utterances // (self.batch * self.accumulate)
+
+    def check_vectors(self) -> None:
+        """Check that a plan can be made of so many vectors.
+
+        Raises:
+            OptionValueError: one vector of each language.
+        """
+        if self.vectors < LEAST_VECTORS:
+            raise OptionValueError(
+                "utterances",
+                self.utterances,
+                f"take {LEAST_VECTORS * self.batch * self.accumulate} or more, or change `batch` or `accumulate`",
+                reason=f"which make one vector of {self.batch} x {self.accumulate}, and how far a language agrees with "
+                "itself takes two",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

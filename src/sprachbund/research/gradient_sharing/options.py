@@ -173,7 +173,7 @@ class GradientSharingRecipe(Strict):
                 "leave it out, or add a language"
             )
         try:
-            self.collecting(self.seeds[0])
+            self.collecting(self.seeds[0]).check_vectors()
         except SprachbundError as error:
             raise ValueError(f"analysis: {error}") from error
         return self
