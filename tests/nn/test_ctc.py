@@ -71,6 +71,13 @@ def test_equal_neighbours_need_a_blank_between_them() -> None:
     assert min_num_frames(targets, torch.tensor([3, 1, 3])).tolist() == [4, 1, 5]
 
 
+def test_rows_without_any_text_need_no_frames() -> None:
+    assert min_num_frames(torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, dtype=torch.long)).tolist() == [
+        0,
+        0,
+    ]
+
+
 def test_the_head_asks_for_the_language() -> None:
     torch.manual_seed(0)
     head, states = CtcHead(4, 5, 2), torch.randn(1, 3, 4)

@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,9 +16,12 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.io import load
 from sprachbund.models.sharing_plan import SharingPlan
-from sprachbund.research.gradient_sharing.options import run_folder
+from sprachbund.research import size_file
+from sprachbund.research.gradient_sharing import recipe as comparison
+from sprachbund.research.gradient_sharing.options import GradientSharingRecipe, run_folder
 from sprachbund.research.gradient_sharing.recipe import other_digits, other_groups
-from sprachbund.training.loop import Convergence
+from sprachbund.training.loop import Convergence, DivergedError
+from sprachbund.training.options import read_recipe
 from tests.models.seamless.support import make_checkpoint
 from tests.training.owned import make_tones
 
@@ -238,6 +242,61 @@ def test_arms_have_their_own_rates_behind_cached_states_with_a_planted_conflict(
     assert [row["arm"] for row in rows] == ["uft", "uft, not continued", "sharing", "one branch a language"]
     again = (tmp_path / "seed-1" / "sharing" / "run" / "model" / "model.safetensors").stat().st_mtime_ns
     assert again == trained  # an arm that is added later is trained alone
+
+
+class Rates:
+    """Stands for trainings: a loss for each rate, the rates that were trained, and one at which the process dies."""
+
+    losses: ClassVar = {1e-3: 2.0, 2e-3: 1.0, 4e-3: 3.0}
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, dies_at: float | None = None) -> None:
+        self.trained: list[float] = []
+        self.dies_at = dies_at
+        monkeypatch.setattr(comparison, "_started", lambda *given: (Path(), None))
+        monkeypatch.setattr(comparison, "_second", lambda *given: given[-1])
+        monkeypatch.setattr(comparison, "train_translator", self.train)
+        monkeypatch.setattr(comparison, "lowest_loss", lambda run: self.losses[float(run.parent.name)])
+
+    def train(self, rate: float, folder: Path, **given: Any) -> None:
+        if rate == self.dies_at:
+            raise KeyboardInterrupt
+        self.trained.append(rate)
+        folder.mkdir(parents=True)
+        if rate not in self.losses:
+            raise DivergedError("the gradient was not finite")
+
+
+def tuned(directory: Path, rates: str) -> dict[str, float | None]:
+    recipe = read_recipe(
+        GradientSharingRecipe, size_file("gradient_sharing", "tiny"), [f"learning_rates={rates}"]
+    )
+    comparison._tune(recipe, directory, ["uft"], 0)
+    losses: dict[str, float | None] = json.loads((directory / "rates" / "uft" / "rates.json").read_text())
+    assert [path.name for path in (directory / "rates" / "uft").iterdir() if path.suffix != ".txt"] == [
+        "rates.json"
+    ]
+    return losses
+
+
+def test_rates_that_were_tried_before_an_interruption_are_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off = Rates(monkeypatch, dies_at=2e-3)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(tmp_path, "[1e-3, 2e-3, 4e-3]")
+    assert broken_off.trained == [1e-3]
+    again = Rates(monkeypatch)
+    assert tuned(tmp_path, "[1e-3, 2e-3, 4e-3]") == {"0.001": 2.0, "0.002": 1.0, "0.004": 3.0}
+    assert again.trained == [2e-3, 4e-3]
+
+
+def test_a_rate_at_which_a_training_breaks_down_is_one_without_a_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Rates(monkeypatch)
+    assert tuned(tmp_path, "[1.0, 2e-3]") == {"1": None, "0.002": 1.0}
+    with pytest.raises(SprachbundError, match=r"no training of 'uft' has a finite loss, .* 1, 2; lower"):
+        tuned(tmp_path / "other", "[1.0, 2.0]")
 
 
 def test_digits_are_moved_by_three() -> None:

@@ -1,6 +1,7 @@
 """What a size needs, against models that are really built; the published shape; plans that do not fit."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,40 @@ def test_what_does_not_fit_is_named(overrides: list[str], said: str) -> None:
     assert ran.code == 2
     assert said in ran.err
     assert len(ran.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["analysis.utterances=6"], "analysis: utterances is 6, which do not divide into vectors of 2 x 2"),
+        (
+            ["analysis.utterances=4"],
+            "analysis: utterances is 4, which make one vector of 2 x 2, and .* takes two",
+        ),
+        (
+            ["model.transducer.joint_width=8"],
+            "model.transducer is set, and gradients are those of a text decoder",
+        ),
+        (["num_groups=3"], "num_groups is 3, and there are 2 languages; give 2 to 2"),
+        (
+            ['arms=["uft", "random groups"]'],
+            "arms has 'random groups', and 2 groups of 2 languages can be drawn in one way alone; leave it out",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named_before_anything_is_trained(
+    overrides: list[str], said: str, tmp_path: Path
+) -> None:
+    """There are no data, which the first training would ask for."""
+    ran = command(
+        *("recipe", "gradient_sharing", "--size", "tiny"),
+        *("--data", str(tmp_path), "--out", str(tmp_path / "run")),
+        *(part for override in overrides for part in ("--set", override)),
+    )
+    assert ran.code == 2
+    assert re.search(said, ran.err), ran.err
+    assert len(ran.err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_given_plan_is_checked() -> None:

@@ -17,6 +17,15 @@ def test_the_rate_of_the_lowest_loss_is_best_also_after_writing(tmp_path: Path) 
     assert best_rate(tried) == 2e-3
 
 
+@pytest.mark.parametrize("rates", [(1e-3, 2e-3), (2e-3, 1e-3)])
+def test_a_loss_that_is_no_number_is_not_the_lowest(rates: tuple[float, float], tmp_path: Path) -> None:
+    tried = {rate: math.nan if rate == 2e-3 else 3.0 for rate in rates}
+    assert best_rate(tried) == 1e-3
+    write_json(tmp_path / "rates.json", as_json(tried))
+    assert best_rate(read_tried(tmp_path / "rates.json")) == 1e-3
+    assert "null" in (tmp_path / "rates.json").read_text()  # JSON has no other word for it
+
+
 def test_a_file_that_holds_no_rates_is_an_error_with_the_way_out(tmp_path: Path) -> None:
     for content in ([1, 2], {"fast": 1.0}, {"1": "low"}, {}):
         write_json(tmp_path / "rates.json", content)

@@ -355,15 +355,19 @@ def test_what_cannot_be_is_said_when_a_session_opens(options, targets, message):
 
 
 @pytest.mark.parametrize(
-    ("guard", "spans", "says"),
+    ("asked", "says"),
     [
-        ({"min_speech_probability": 0.7}, {}, "min_speech_probability is 0.7, and .* before the guard"),
-        ({"max_repetition": 0.2}, {}, "max_repetition is 0.2, and .* before the guard"),
-        ({}, {"max_span_s": 10.0}, "max_span_s is 10.0, and .* that pauses alone end"),
+        (
+            {"guard": GuardOptions(min_speech_probability=0.7)},
+            "min_speech_probability is 0.7, and .* before the guard",
+        ),
+        ({"guard": GuardOptions(max_repetition=0.2)}, "max_repetition is 0.2, and .* before the guard"),
+        ({"spans": SpanOptions(max_span_s=10.0)}, "max_span_s is 10.0, and .* that pauses alone end"),
+        ({"language_windows": 5}, "language_windows is 5, and .* language of each stretch by itself"),
     ],
 )
-def test_what_would_change_nothing_frame_by_frame_is_refused(guard, spans, says):
-    decoding = DecodingOptions(guard=GuardOptions(**guard), spans=SpanOptions(**spans))
+def test_what_would_change_nothing_frame_by_frame_is_refused(asked, says):
+    decoding = DecodingOptions(**asked)
     engine = LiveEngine(tiny_transducer(), decoding, activity=Loudness())
     with pytest.raises(SprachbundError, match=says):
         engine.open(["de"], "en")

@@ -163,6 +163,21 @@ def test_a_batch_has_the_masks_of_its_step_wherever_it_is_begun(data: Path) -> N
     assert not whole[2].features.equal(plain[2].features)
 
 
+def test_an_evaluation_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
+    evaluations = Evaluations()
+    for step, value in enumerate((math.nan, 2.5, 3.0)):
+        evaluations.add(DevEvaluation(step=step, epoch=0.5, value=value))
+    assert evaluations.best is not None
+    assert evaluations.best.value == 2.5
+    made = tuple(evaluations.made)
+    Convergence(
+        metric_for_best_model="loss", steps=2, stopped_early=False, best=made[0], evaluations=made
+    ).write(tmp_path)
+    read = Convergence.read(tmp_path)
+    assert read.best is not None
+    assert math.isnan(read.best.value)
+
+
 def test_a_recipe_a_state_and_a_result_of_the_earlier_version_are_read(tmp_path: Path) -> None:
     with pytest.warns(RenamedWarning, match="training: judge is called metric_for_best_model now"):
         options = TrainingOptions.model_validate({"steps": 10, "judge": "score"})

@@ -72,6 +72,7 @@ def analyse(
     if out.suffix != ".npz":
         raise UsageError(f"--out {out} has to end in .npz")
     with as_usage(), Bar("starting"):
+        options.check_vectors()
         computing = replace(computing, threads=threads or threads_of_each(computing.workers))
         job = _job(model, data, options, out, device=device, offline=offline, threads=computing.threads)
     done = _collect(job, model, out, computing)
@@ -114,6 +115,7 @@ def _collect(job: "CollectJob", model: str, out: Path, computing: Computing) -> 
     with resumable(job.parts), shared() as process:
         with Bar("preparing"):
             collection = job.prepare()
+        collection.check_languages()
         if process.rank == 0:
             _announce(collection, computing.workers * process.count)
         with Bar("collecting", collection.passes, enabled=process.rank == 0) as bar:

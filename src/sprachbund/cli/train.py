@@ -424,11 +424,15 @@ def _print(path: Path, as_json: bool) -> None:
     if as_json:
         return print_json({"table": str(path), "rows": rows})
     header = list(rows[0])
-    cells = [
-        [f"{v:.2f}" if isinstance(v, float) else str(v) for v in (row[key] for key in header)] for row in rows
-    ]
-    typer.echo(table(cells, header))
+    typer.echo(table([[_cell(row[key]) for key in header] for row in rows], header))
     say(f"the table is in {path}")
+
+
+def _cell(value: object) -> str:
+    """Numbers with two digits after the point, or two that count, so that small hours and p-values are not 0.00."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:z.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
 
 
 def register(app: typer.Typer) -> None:

@@ -278,15 +278,7 @@ class NativeStreamingEncoder(ChunkEncoder):
         *,
         tier: Tier | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Whole utterances (B, T, M) with `num_mel` (B,) valid frames to states (B, T/8, D) and their valid lengths.
-
-        Args:
-            mel: log-mel (B, T, M).
-            num_mel: valid frames (B,).
-            route: not used.
-            means: takes the means (B, N + 1, D) over the valid frames of the states before and behind each layer.
-            tier: context that is heard; `self.tier` if None.
-        """
+        """As `ChunkEncoder.forward`, with the same arguments; no layer is split, so the route is not used."""
         start = self.start(mel.shape[0], Tier(), keep=0)
         x, _ = self._subsampled(F.pad(mel, (0, 0, LEAD, 0)), start)
         num_frames = (num_mel + LEAD) // SUBSAMPLING
@@ -300,15 +292,7 @@ class NativeStreamingEncoder(ChunkEncoder):
         route: Route | None = None,
         means: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, StreamState]:
-        """The same as `stream`, unchecked: the tensors' shapes say how long the chunk and the past are.
-
-        Args:
-            mel: log-mel (B, T, M) of a chunk.
-            num_mel: frames (B,), the lead included.
-            state: state of the B streams.
-            route: not used.
-            means: takes those of the chunk, as `forward` gives those of an utterance.
-        """
+        """As `ChunkEncoder.step`, with the same arguments; no layer is split, so the route is not used."""
         x, stem = self._subsampled(mel, state)
         num_frames = num_mel // SUBSAMPLING
         states, after = self.layers.step(x, num_frames, state, means)

@@ -371,15 +371,7 @@ class OnnxEncoder(ChunkEncoder):
         *,
         tier: Tier | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As `ChunkEncoder`'s.
-
-        Args:
-            mel: log-mel (B, T, M).
-            num_mel: valid frames (B,).
-            route: languages of the rows, where layers are split by them.
-            means: not possible.
-            tier: context that is heard; `self.tier` if None, or one drawn in training.
-        """
+        """As `ChunkEncoder.forward`, with the same arguments. Raises ValueError for `means`, which no graph gives."""
         self._check_means(means)
         tier = tier or self.tier
         mel, num_mel = F.pad(mel, (0, 0, LEAD, 0)), num_mel + LEAD
@@ -406,15 +398,7 @@ class OnnxEncoder(ChunkEncoder):
         route: Route | None = None,
         means: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, StreamState]:
-        """As `ChunkEncoder`'s.
-
-        Args:
-            mel: log-mel (B, T, M) of a chunk.
-            num_mel: valid frames (B,).
-            state: state of the B streams.
-            route: languages of the rows, where layers are split by them.
-            means: not possible.
-        """
+        """As `ChunkEncoder.step`, with the same arguments. Raises ValueError for `means`, which no graph gives."""
         self._check_means(means)
         before = state.tensors()
         states, num_frames, *after = self.session(mel, num_mel, *(before[name] for name in STATE))

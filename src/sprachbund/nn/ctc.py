@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 def min_num_frames(targets: Tensor, num_targets: Tensor) -> Tensor:
     """Frames (B,) that the first `num_targets` of `targets` (B, U) need: one each, and a blank between equal ones."""
-    positions = torch.arange(1, targets.shape[1], device=targets.device)
-    equal = (targets[:, 1:] == targets[:, :-1]) & (positions < num_targets[:, None])
+    equal = targets[:, 1:] == targets[:, :-1]
+    equal &= torch.arange(1, equal.shape[1] + 1, device=targets.device) < num_targets[:, None]
     return num_targets + equal.sum(1)
 
 

@@ -644,7 +644,7 @@ class ChunkEncoder(nn.Module):
 
         Args:
             mel: log-mel (B, T, M) of a chunk.
-            num_mel: valid frames (B,).
+            num_mel: frames (B,), the lead included.
             state: state of the B streams.
             route: languages of the rows, where layers are split by them.
             means: takes those of the chunk, as `forward` gives those of an utterance.
@@ -745,15 +745,7 @@ class StreamingEncoder(ChunkEncoder):
         *,
         tier: Tier | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Whole utterances (B, T, M) with `num_mel` (B,) valid frames to states (B, T/8, D) and their valid lengths.
-
-        Args:
-            mel: log-mel (B, T, M).
-            num_mel: valid frames (B,).
-            route: languages of the rows, where layers are split by them.
-            means: takes the means (B, N + 1, D) over the valid frames of the states before and behind each layer.
-            tier: context that is heard; `self.tier` if None, or one drawn in training.
-        """
+        """As `ChunkEncoder.forward`, with the same arguments."""
         tier = tier or (self._drawn() if self.training else self.tier)
         start = self.start(mel.shape[0], Tier(left=tier.left, right=tier.left - 1), keep=0).to(mel.device)
         mel = F.pad(mel, (0, 0, LEAD, 0))
@@ -778,15 +770,7 @@ class StreamingEncoder(ChunkEncoder):
         route: Route | None = None,
         means: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, StreamState]:
-        """The same as `stream`, unchecked: the tensors' shapes say how long the chunk and the past are.
-
-        Args:
-            mel: log-mel (B, T, M) of a chunk.
-            num_mel: frames (B,), the lead included.
-            state: state of the B streams.
-            route: languages of the rows, where layers are split by them.
-            means: takes those of the chunk, as `forward` gives those of an utterance.
-        """
+        """As `ChunkEncoder.step`, with the same arguments."""
         past, chunk = state.keys.shape[3], mel.shape[1] // SUBSAMPLING
         num_frames = num_mel // SUBSAMPLING
         real = torch.arange(past, device=mel.device) >= past - state.num_past[:, None]

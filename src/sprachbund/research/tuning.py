@@ -1,5 +1,6 @@
 """Learning rates that a comparison tries for each of its arms: the one of the lowest loss on dev counts."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -26,12 +27,12 @@ def lowest_loss(run: Path) -> float:
 
 
 def best_rate(tried: TriedRates) -> float:
-    """The rate of the lowest loss.
+    """The rate of the lowest loss; a loss that is not a number, as too high a rate may give, is above all others.
 
     Args:
         tried: rates and losses, one at least.
     """
-    return min(tried, key=lambda rate: tried[rate])
+    return min(tried, key=lambda rate: (math.isnan(tried[rate]), tried[rate]))
 
 
 def rates_left(rates: Sequence[float], more: int, tried: TriedRates) -> list[float]:
@@ -55,16 +56,16 @@ def rates_left(rates: Sequence[float], more: int, tried: TriedRates) -> list[flo
     return [float(f"{from_best[0] ** 2 / from_best[1]:g}")]  # its name is read as the same number
 
 
-def as_json(tried: TriedRates) -> dict[str, float]:
-    """The rates and losses of an arm as a JSON object, whose keys are strings.
+def as_json(tried: TriedRates) -> dict[str, float | None]:
+    """The rates and losses of an arm as a JSON object, whose keys are strings; null for a loss that is not finite.
 
     Args:
         tried: rates and losses.
     """
-    return {f"{rate:g}": loss for rate, loss in tried.items()}
+    return {f"{rate:g}": loss if math.isfinite(loss) else None for rate, loss in tried.items()}
 
 
-class _Tried(RootModel[Annotated[dict[float, float], Field(min_length=1)]]):
+class _Tried(RootModel[Annotated[dict[float, float | None], Field(min_length=1)]]):
     """The content of such a file."""
 
 
@@ -77,8 +78,8 @@ def read_tried(path: Path) -> dict[float, float]:
     Raises:
         SprachbundError: not JSON, no rates with losses, or none at all.
     """
-    tried = read_model(path, _Tried, advice="delete it, and the rates are tried again")
-    return tried.root
+    tried = read_model(path, _Tried, advice="delete it, and the rates are tried again").root
+    return {rate: math.inf if loss is None else loss for rate, loss in tried.items()}
 
 
 def report_rates(tried: Mapping[str, TriedRates], report: Report, *, what: str = "learning rate") -> None:

@@ -251,6 +251,9 @@ def _check_by_frames(name: str, decoding: DecodingOptions, spans: SpanOptions) -
     ]
     if spans.max_span_s != SpanOptions.max_span_s:
         asked.append(("max_span_s", spans.max_span_s, f"{writes} in stretches that pauses alone end"))
+    if decoding.language_windows != DecodingOptions.language_windows:
+        alone = f"{writes} and identifies the language of each stretch by itself"
+        asked.append(("language_windows", decoding.language_windows, alone))
     for option, value, why in asked:
         raise OptionValueError(option, value, 'leave it out, or take the policy "span"', reason=why)
 

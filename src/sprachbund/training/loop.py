@@ -255,8 +255,8 @@ class Evaluations:
 
     @property
     def best(self) -> DevEvaluation | None:
-        """The first of the lowest ones."""
-        return min(self.made, key=lambda one: one.value, default=None)
+        """The first of the lowest ones; a value that is not a number is above all others."""
+        return min(self.made, key=lambda one: (math.isnan(one.value), one.value), default=None)
 
     def add(self, evaluation: DevEvaluation) -> None:
         """Add an evaluation, and count how many were no better than the best."""
@@ -274,6 +274,10 @@ class Evaluations:
         self.lowest, self.num_worse = state.get("lowest", math.inf), state.get("num_worse", 0)
         rows = renamed(state, _FORMER_NAMES, "the resume file").get("evaluations", [])
         self.made = [DevEvaluation(step=step, epoch=epoch, value=value) for step, epoch, value in rows]
+
+
+class DivergedError(SprachbundError):
+    """The gradient was not finite in too many steps in a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,8 +360,9 @@ def train(
         on_step: called with the steps made, and with all of them.
 
     Raises:
-        SprachbundError: when the options want a score and there is none, the gradient was not finite in too many steps
-            in a row, the frozen weights are not those that the run began with, or another process of the run failed.
+        DivergedError: the gradient was not finite in too many steps in a row.
+        SprachbundError: when the options want a score and there is none, the frozen weights are not those that the run
+            began with, or another process of the run failed.
     """
     if options.metric_for_best_model == "score" and score is None:
         raise SprachbundError(
@@ -669,7 +674,7 @@ class _Run:
         self.step, self.batch = self.step + 1, self.batch + 1
         self.meter.step(norm, rate)
         if self.skipped > options.max_skipped:
-            raise SprachbundError(
+            raise DivergedError(
                 f"the gradient was not finite in {self.skipped} steps in a row, up to step {self.step}; lower "
                 "training.learning_rate, or look for damaged utterances"
             )

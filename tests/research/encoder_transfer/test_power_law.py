@@ -153,6 +153,13 @@ def test_what_cannot_be_trusted_says_why() -> None:
         assert any(words in doubt for doubt in law.doubts), law.doubts
 
 
+def test_two_positive_gaps_are_not_called_bent() -> None:
+    """Two points are on a straight line, whatever they are."""
+    gaps = np.array([4.0, 1.5, -0.02]) + 0.1 * np.random.default_rng(0).standard_normal((6, 3))
+    law = fit_power_law((10, 100, 1000), gaps, by="gaps")
+    assert not any("straight" in doubt for doubt in law.doubts), law.doubts
+
+
 def test_a_straight_law_is_hardly_ever_called_bent() -> None:
     rng = np.random.default_rng(4)
     bent = 0

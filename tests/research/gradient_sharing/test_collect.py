@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from sprachbund.cli import main
 from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer.io import save
@@ -163,6 +165,30 @@ def _in_one_piece(collection, key, vector, module):
     unit = normalised(result, collection.modules[module])
     total = sum(collection.projection.project(name, [tensor])[0] for name, tensor in unit.items())
     return total / np.linalg.norm(total)
+
+
+@pytest.mark.parametrize(("by", "what"), [("source", "one language"), ("pair", "one pair")])
+def test_one_language_is_refused_before_its_gradients_are_collected(corpus, tmp_path, by, what):
+    options = replace(SMALL, by=by, languages=("de>en",) if by == "pair" else ("de",))
+    collection = Collection(made.make_model(), [Manifest(corpus)], options, tmp_path)
+    with pytest.raises(SprachbundError, match=f"there is {what} only, de.*; conflict needs two: add data"):
+        collection.check_languages()
+    Collection(made.make_model(), [Manifest(corpus)], SMALL, tmp_path / "both").check_languages()
+
+
+def test_one_vector_is_refused_by_the_command(tmp_path, capsys):
+    line = [
+        "share",
+        "analyse",
+        "bundled",
+        str(tmp_path),
+        "--utterances",
+        "16",
+        "--out",
+        str(tmp_path / "a.npz"),
+    ]
+    assert main(line) == 2
+    assert "is 16, which make one vector of 4 x 4, and" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("kind", "accumulate"), [("count", 1), ("count", 2), ("gaussian", 2)])
@@ -377,8 +403,8 @@ def test_an_error_in_a_process_reaches_the_user(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"utterances": 17}, "17 utterances .* take 16 or 32"),
-        ({"utterances": 3}, "take 16 or 32"),
+        ({"utterances": 17}, "utterances is 17, .* take 32 or 48, or change batch or accumulate"),
+        ({"utterances": 3}, "take 32 or 48"),
         ({"batch": 0}, "batch is 0; give 1 or more"),
         ({"dimensions": 1}, "dimensions is 1; give 2 to 4096"),
     ],

@@ -9,10 +9,14 @@ from sprachbund.data.loading import Example, collate
 from sprachbund.data.manifest import Manifest
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
+from sprachbund.models.conformer import Conformer, TransducerPart
 from sprachbund.models.sharing_plan import SharingPlan, Split
 from sprachbund.models.splitting import split_feed_forwards
+from sprachbund.research.gradient_sharing.collect import Collection
+from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.gradients import (
     GradientExample,
+    check_decoder,
     choose_modules,
     counted_tensors,
     decoder_loss,
@@ -21,6 +25,8 @@ from sprachbund.research.gradient_sharing.gradients import (
     stream_gradients,
     target_tokens,
 )
+from sprachbund.research.gradient_sharing.headroom import measure_headroom
+from sprachbund.research.gradient_sharing.headroom_options import HeadroomOptions
 from tests.models.whisper_support import TINY, make_transformers_model, transplanted
 from tests.research.gradient_sharing.made import exact_cosines
 from tests.training import made
@@ -225,7 +231,24 @@ def test_a_family_without_rows_is_named():
         name = "odd"
 
     with pytest.raises(SprachbundError, match="odd"):
-        target_tokens(Odd(), "text", "de")
+        check_decoder(Odd())
+
+
+def test_a_model_that_writes_by_frames_is_refused_whose_decoder_is_not_trained(model, tmp_path):
+    made.make_corpus(tmp_path, 8)
+    corpus = Manifest(tmp_path)
+    config = model.config.model_copy(update={"transducer": TransducerPart(prediction_width=8, joint_width=8)})
+    transducer = Conformer(config, model.tokenizer, model.transcript_tokenizer)
+    check_decoder(model)
+    options = CollectOptions(utterances=4, batch=2, accumulate=1)
+    for measure in (
+        lambda: Collection(transducer, [corpus], options, tmp_path / "parts"),
+        lambda: measure_headroom(transducer, [corpus], [corpus], HeadroomOptions()),
+    ):
+        with pytest.raises(
+            SprachbundError, match=r"conformer writes frame by frame, and .* take a model that"
+        ):
+            measure()
 
 
 def test_in_a_split_model_each_language_pulls_its_own_branch(utterances):

@@ -209,6 +209,26 @@ def test_a_best_rate_at_the_edge_is_warned_of(
         assert f"{result.learning_rates[arm]:g} of {arm}" in result.warning
 
 
+def _losses_at(values: dict[float, float]) -> dict[float, dict[str, np.ndarray]]:
+    """Learning rate to language to losses: so many nats for each token of four utterances held out."""
+    return {rate: {"de": np.array([[[value, 1.0]] * 4])} for rate, value in values.items()}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_rate_at_which_training_breaks_down_is_not_the_best(bad: float) -> None:
+    options = HeadroomOptions(held_out=4, learning_rates=(1.0, 1e-3), seeds=1)
+    losses = {arm: _losses_at({1.0: bad, 1e-3: 2.0}) for arm in ("together", "alone")}
+    before = {"de": np.full((4, 2), 1.0)}
+    result = _compared(("encoder.layers.1",), before, losses, options)
+    assert result.learning_rates == {"together": 1e-3, "alone": 1e-3}
+    assert result.together == {"de": 2.0}
+    losses["alone"] = _losses_at({1.0: bad, 1e-3: bad})
+    with pytest.raises(
+        SprachbundError, match=r"training alone .* any learning rate \(1, 0.001\); lower --learning"
+    ):
+        _compared(("encoder.layers.1",), before, losses, options)
+
+
 def test_the_only_rate_is_an_edge(corpus: Manifest) -> None:
     result = measure_headroom(made.make_model().eval(), [corpus], [corpus], SMALL)
     assert result.at_edge == ("together", "alone")

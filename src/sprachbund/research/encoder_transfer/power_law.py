@@ -344,6 +344,8 @@ def _bent(hours: Sequence[float], gaps: Values, weights: Values) -> list[str]:
 def _curvature(hours: Sequence[float], gaps: Values, weights: Values) -> float | None:
     """The quadratic term of ln(mean gap), if it is there beyond chance; None also where it cannot be seen."""
     used = _means(gaps) > 0
+    if used.sum() < MIN_SCALES:  # two points are on a straight line always
+        return None
     x = np.log(np.array(hours)[used] / REFERENCE_HOURS)
     drawn = weighted_means(weights, gaps)[:, used]
     drawn = drawn[(drawn > 0).all(-1)]

@@ -31,6 +31,7 @@ from sprachbund.research.gradient_sharing.gradients import (
     GradientRow,
     Objective,
     Projection,
+    check_decoder,
     choose_modules,
     choose_rows,
     counted_tensors,
@@ -119,6 +120,11 @@ def begin(directory: Path, settings: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(wanted, indent=1))
 
 
+_WHAT: Mapping[Granularity, str] = {
+    "source": "one language",
+    "target": "one language written",
+    "pair": "one pair",
+}
 _SECONDS = "seconds"
 _PROBE = 1 << 16
 """Coordinates that the projection is timed on."""
@@ -137,8 +143,8 @@ class Collection:
         fits: whether the model takes an utterance.
 
     Raises:
-        SprachbundError: a pattern without a module, a language with too few utterances or unknown, or a folder
-            begun with other settings.
+        SprachbundError: a model without a text decoder, a pattern without a module, a language unknown or with too few
+            utterances, or a folder begun with other settings.
     """
 
     def __init__(
@@ -154,6 +160,8 @@ class Collection:
     ) -> None:
         self.model, self.manifests, self.options, self.parts = model, manifests, options, parts
         self.objective, self.identity = objective, dict(identity or {})
+        if objective is decoder_loss:
+            check_decoder(model)
         side = "decoder" if options.by == "target" else "encoder"
         self.modules = choose_modules(model, options.modules, whole_layers=options.whole_layers, side=side)
         self.parameters: dict[str, nn.Parameter] = {
@@ -175,6 +183,18 @@ class Collection:
         size = self.projection.block(self.num_coordinates)
         self.blocks = list(divide(list(self.rows), options.vectors, size, parts))
         begin(parts, self._settings())
+
+    def check_languages(self) -> None:
+        """Check that there are languages to compare, before minutes of passes.
+
+        Raises:
+            SprachbundError: there is one alone.
+        """
+        if len(self.rows) < 2:
+            raise SprachbundError(
+                f"there is {_WHAT[self.options.by]} only, {next(iter(self.rows))}; conflict needs two: add data of "
+                "another, or name more with --languages"
+            )
 
     def cost(self) -> Cost:
         """Return the cost of the passes that are left; makes two passes to measure the time of one."""

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from sprachbund.errors import SprachbundError
-from sprachbund.util.options import Option, Range, check
+from sprachbund.util.options import Option, OptionValueError, Range, check
 
 Granularity = Literal["source", "target", "pair"]
 Kind = Literal["count", "gaussian"]
+LEAST_VECTORS = 2
+"""Vectors of a language that a plan needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +46,33 @@ class CollectOptions:
         check(self)
         each, rest = self.batch * self.accumulate, self.utterances % (self.batch * self.accumulate)
         if rest:
-            near = max(each, self.utterances - rest)
-            raise SprachbundError(
-                f"{self.utterances} utterances do not divide into vectors of {self.batch} x {self.accumulate}; "
-                f"take {near} or {near + each}, or change --batch or --accumulate"
+            near = max(LEAST_VECTORS * each, self.utterances - rest)
+            raise OptionValueError(
+                "utterances",
+                self.utterances,
+                f"take {near} or {near + each}, or change `batch` or `accumulate`",
+                reason=f"which do not divide into vectors of {self.batch} x {self.accumulate}",
             )
 
     @property
     def vectors(self) -> int:
         """Number N of vectors."""
         return self.utterances // (self.batch * self.accumulate)
+
+    def check_vectors(self) -> None:
+        """Check that a plan can be made of so many vectors.
+
+        Raises:
+            OptionValueError: one vector of each language.
+        """
+        if self.vectors < LEAST_VECTORS:
+            raise OptionValueError(
+                "utterances",
+                self.utterances,
+                f"take {LEAST_VECTORS * self.batch * self.accumulate} or more, or change `batch` or `accumulate`",
+                reason=f"which make one vector of {self.batch} x {self.accumulate}, and how far a language agrees with "
+                "itself takes two",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

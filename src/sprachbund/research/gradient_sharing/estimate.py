@@ -29,7 +29,6 @@ from sprachbund.research.estimate import (
     weights_bytes,
 )
 from sprachbund.research.gradient_sharing.analyses import FEW
-from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.gradients import choose_modules, make_projection
 from sprachbund.research.gradient_sharing.options import (
     ARMS,
@@ -247,7 +246,7 @@ def _forward(model: Any, count: int, seconds: float) -> Tensor:
 
 def _collecting(recipe: GradientSharingRecipe, model: nn.Module) -> Collecting:
     model.requires_grad_(True)
-    options = CollectOptions(languages=recipe.languages, **recipe.analysis.model_dump())
+    options = recipe.collecting(recipe.seeds[0])
     modules = choose_modules(model, options.modules)
     size = sum(parameter.numel() for inside in modules.values() for parameter in inside.values())
     block = min(make_projection(options.projection, options.dimensions, 0).block(size), options.vectors)

@@ -39,6 +39,7 @@ from sprachbund.research.gradient_sharing.collect_options import Granularity, Ki
 
 FEED_FORWARDS = ("feed_forward_out", "feed_forward")
 """Second feed-forward of a conformer's layers; the one feed-forward of plain layers."""
+_FAMILIES = ("conformer", "whisper", "seamless")
 NOISE = 1e-6
 """A tensor whose gradient is so small beside the largest of its module holds rounding errors only: biases before a
 softmax, for one. Normalised it would count as much as any other, so it counts as zero."""
@@ -102,16 +103,31 @@ def utterance_losses(
     return losses.sum(1), counted.sum(1)
 
 
+def check_decoder(model: Any) -> None:
+    """Check that a model writes by a text decoder, through whose loss gradients are taken.
+
+    Raises:
+        SprachbundError: a family that has no rows of text tokens, or a model that writes frame by frame, whose decoder
+            need not be trained.
+    """
+    if model.name not in _FAMILIES:
+        raise SprachbundError(
+            f"family {model.name!r} does not say its target tokens; give the collection an objective of your own"
+        )
+    if model.capabilities.writes_by_frames:
+        raise SprachbundError(
+            f"the model {model.name} writes frame by frame, and gradients are those of a text decoder; take a model "
+            "that writes by one, or give the collection an objective of your own"
+        )
+
+
 def target_tokens(model: Any, text: str, language: str) -> list[int]:
     """Tokens of a text as the model is trained to write it, the end included.
 
     Args:
-        model: model with a tokenizer.
+        model: model with a tokenizer, of a family that `check_decoder` accepts.
         text: target text.
         language: BCP-47 tag.
-
-    Raises:
-        SprachbundError: a family that has no such rows.
     """
     if model.name == "conformer":
         return [*model.tokenizer.encode(text), model.end_token]
@@ -119,11 +135,7 @@ def target_tokens(model: Any, text: str, language: str) -> list[int]:
         from sprachbund.models.whisper.model import target_tokens as whisper_tokens
 
         return whisper_tokens(model, text, language)
-    if model.name == "seamless":
-        return list(model.target_tokens(text))
-    raise SprachbundError(
-        f"family {model.name!r} does not say its target tokens; give the collection an objective of your own"
-    )
+    return list(model.target_tokens(text))
 
 
 def features_of(model: Any, utterances: Sequence[GradientExample]) -> Features:

@@ -29,6 +29,7 @@ from sprachbund.nn.conformer import ConformerEncoder
 from sprachbund.nn.feed_forward import is_split
 from sprachbund.research.gradient_sharing.gradients import (
     GradientExample,
+    check_decoder,
     choose_modules,
     choose_rows,
     features_of,
@@ -147,9 +148,10 @@ def measure_headroom(
         progress: called with training steps made and steps in all.
 
     Raises:
-        SprachbundError: a model that is split already, a module that is not there, groups of unknown languages, or too
-            few utterances.
+        SprachbundError: a model without a text decoder or that is split already, a module that is not there, groups of
+            unknown languages, too few utterances, or losses that are not finite.
     """
+    check_decoder(model)
     if is_split(model.encoder) or is_split(model.decoder):
         raise SprachbundError("the model is split already; measure headroom on the model it was before")
     last = f"encoder.layers.{len(model.encoder.layers) - 1}"
@@ -357,13 +359,22 @@ def _compared(
     losses: Mapping[str, Mapping[float, Mapping[str, np.ndarray]]],
     options: HeadroomOptions,
 ) -> Headroom:
-    """The first half of what is held out chooses rates, the second is reported."""
+    """The first half of what is held out chooses rates, the second is reported.
+
+    Raises:
+        SprachbundError: an arm whose losses are not finite at any rate.
+    """
     num_held_out = len(next(iter(before.values())))
     half = num_held_out // 2
     rates, best = {}, {}
     for arm, by_rate in losses.items():
-        chosen = min(by_rate, key=lambda rate: np.mean([_loss(x[:, :half]) for x in by_rate[rate].values()]))
-        rates[arm] = chosen
+        means = {rate: np.mean([_loss(x[:, :half]) for x in own.values()]) for rate, own in by_rate.items()}
+        if not (finite := [rate for rate, mean in means.items() if math.isfinite(mean)]):
+            tried = ", ".join(f"{rate:g}" for rate in means)
+            raise SprachbundError(
+                f"the losses of training {arm} are not finite at any learning rate ({tried}); lower --learning-rates"
+            )
+        rates[arm] = chosen = min(finite, key=lambda rate: means[rate])
         best[arm] = {language: x[:, half:] for language, x in by_rate[chosen].items()}
     draws = np.random.default_rng(options.seed).integers(0, num_held_out - half, (DRAWS, num_held_out - half))
     edges = {min(options.learning_rates), max(options.learning_rates)}

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, PositiveFloat, field_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
+from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.sharing_plan import SharingPlan, Start
+from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.plan_options import Conflict
 from sprachbund.training.options import Distinct, MoreRates, Strict, TrainingOptions, check_arms
 from sprachbund.training.recipe import FineTuning
@@ -152,6 +154,39 @@ class GradientSharingRecipe(Strict):
     def _known(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
         check_arms(arms, ARMS)
         return arms
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        """Check what the first training, which comes before it is needed, would be lost over."""
+        if self.plan is not None:
+            return self
+        if self.model.transducer is not None and self.start is None:
+            raise ValueError(
+                "model.transducer is set, and gradients are those of a text decoder; leave it out"
+            )
+        count, groups = len(self.languages), self.num_groups
+        if groups is not None and groups > count:
+            raise ValueError(f"num_groups is {groups}, and there are {count} languages; give 2 to {count}")
+        if groups == count and (drawn := [name for name in self.arms if ARMS[name].split == "random"]):
+            raise ValueError(
+                f"arms has {drawn[0]!r}, and {groups} groups of {count} languages can be drawn in one way alone; "
+                "leave it out, or add a language"
+            )
+        try:
+            self.collecting(self.seeds[0]).check_vectors()
+        except SprachbundError as error:
+            raise ValueError(f"analysis: {error}") from error
+        return self
+
+    def collecting(self, seed: int) -> CollectOptions:
+        """Options of collecting the gradients of a seed.
+
+        Args:
+            seed: seed of the run.
+        """
+        return CollectOptions(
+            languages=self.languages, targets=self.targets, seed=seed, **self.analysis.model_dump()
+        )
 
     @property
     def all_arms(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ What is finished is not done again, so a broken-off run goes on. Where the gradi
 is trained and stands for both.
 """
 
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,6 @@ from sprachbund.models.sharing_plan import Grouping, SharingPlan, Split
 from sprachbund.research.arms import compare_arms
 from sprachbund.research.gradient_sharing.analyses import corrected_with_errors, ordered_rows
 from sprachbund.research.gradient_sharing.collect import Collection
-from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.estimate import estimate_memory
 from sprachbund.research.gradient_sharing.options import (
     ARMS,
@@ -60,7 +60,7 @@ from sprachbund.research.tuning import (
 )
 from sprachbund.text.numbers import cardinal
 from sprachbund.training.checkpoint import LOG_FILE, run_log
-from sprachbund.training.loop import Convergence
+from sprachbund.training.loop import Convergence, DivergedError
 from sprachbund.training.lora import rank_for
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.recipe import (
@@ -198,6 +198,8 @@ ARMS_FILE = "arms.json"
 STATES = "states"
 """Folder of states that all runs of the comparison read."""
 RATES, RATES_FILE = "rates", "rates.json"
+TRIED_FILE = "tried.json"
+"""File in the folder of an arm with the losses at the learning rates tried so far, until all are."""
 MAY_CHANGE = ("seeds", "arms", "workers", "data")
 """Options that add trainings, or change no number: `data` may have moved."""
 
@@ -253,19 +255,36 @@ def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = prin
 
 
 def _tune(recipe: GradientSharingRecipe, directory: Path, arms: Sequence[str], number: int) -> None:
-    """Train an arm with every learning rate and the first seed; the one of the lowest loss on dev is written down."""
+    """Train an arm with every learning rate and the first seed; the losses on dev are written down one by one.
+
+    A rate at which the training breaks down counts as one without a loss.
+    """
     name, seed = arms[number], recipe.seeds[0]
     folder = _rate_file(directory, name).parent
-    tried: dict[float, float] = {}
+    so_far = folder / TRIED_FILE
+    tried = read_tried(so_far) if so_far.exists() else {}
     with run_log(folder) as report:
         first, sketches = _started(recipe, seed, directory, report)
         while left := rates_left(recipe.learning_rates, recipe.more_learning_rates, tried):
             rate, run_of_rate = left[0], folder / f"{left[0]:g}"
             translator = _second(recipe, seed, ARMS[name], first, sketches, run_of_rate, rate)
-            train_translator(translator, run_of_rate / "run", report=report, states=directory / STATES)
-            tried[rate] = lowest_loss(run_of_rate / "run")
+            try:
+                train_translator(translator, run_of_rate / "run", report=report, states=directory / STATES)
+                tried[rate] = lowest_loss(run_of_rate / "run")
+            except DivergedError as error:
+                report(f"learning rate {rate:g} is too high: {error}")
+                tried[rate] = math.inf
+            write_json(so_far, as_json(tried))
             shutil.rmtree(run_of_rate)
+    if not math.isfinite(tried[best_rate(tried)]):
+        so_far.unlink()
+        rates = ", ".join(f"{rate:g}" for rate in tried)
+        raise SprachbundError(
+            f"no training of {name!r} has a finite loss, at the learning rates {rates}; lower `learning_rates`, and "
+            "give another --out"
+        )
     write_json(_rate_file(directory, name), as_json(tried))
+    so_far.unlink()
 
 
 def _rate_file(directory: Path, name: str) -> Path:
@@ -394,11 +413,11 @@ def _analyse(recipe: GradientSharingRecipe, seed: int, model: Path, path: Path, 
     if not path.exists():
         report(f"seed {seed}: gradients of {recipe.analysis.utterances} utterances of each language")
         part = _translator(recipe, recipe.first).train[0]
-        options = CollectOptions(
-            languages=recipe.languages, targets=recipe.targets, seed=seed, **recipe.analysis.model_dump()
-        )
         collection = Collection(
-            load(model), [Manifest(part.path, part.shares)], options, path.with_suffix(".parts")
+            load(model),
+            [Manifest(part.path, part.shares)],
+            recipe.collecting(seed),
+            path.with_suffix(".parts"),
         )
         collection.run()
         write_sketches(path, collection.sketches())

@@ -19,6 +19,7 @@ from sprachbund.nn.feed_forward import Branch, FeedForward, SplitFeedForward
 from sprachbund.research.gradient_sharing.gradients import (
     GradientExample,
     GradientRow,
+    check_decoder,
     choose_rows,
     decoder_loss,
 )
@@ -285,11 +286,13 @@ def measure_importance(
         progress: called with the number of batches done, and of all.
 
     Raises:
-        SprachbundError: too few utterances of a language, or gradients that are zero or not finite.
+        SprachbundError: a model without a text decoder, too few utterances of a language, or gradients that are zero or
+            not finite.
     """
     alike: dict[Key, list[str]] = {}  # modules that are measured in the same passes
     for split in plan.splits:
         if split.start == "neuron":
+            check_decoder(model)
             languages = tuple(sorted(tag for group in split.groups for tag in group))
             alike.setdefault((split.side, languages, split.seed), []).append(split.module)
     total = sum(len(languages) for _, languages, _ in alike) * -(-utterances // BATCH)
