@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from sprachbund.errors import SprachbundError
 from sprachbund.research import size_file
@@ -14,11 +16,24 @@ from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe
 from sprachbund.research.discrete_units.recipe import run as run_discrete_units
 from sprachbund.research.dual_scale.options import DualScaleRecipe
 from sprachbund.research.dual_scale.recipe import run as run_dual_scale
-from sprachbund.research.tasks import DATA_FILE, remember_data
+from sprachbund.research.gradient_sharing.options import GradientSharingRecipe
+from sprachbund.research.gradient_sharing.recipe import run as run_gradient_sharing
+from sprachbund.research.tasks import DATA_FILE, remember
 from sprachbund.training.options import read_recipe
 from tests.training.made import make_corpus
 
 PARTS = ("train", "dev", "test", "monolingual-train", "monolingual-dev", "monolingual-test")
+
+
+class Options(BaseModel):
+    """Options of a study."""
+
+    steps: int = 1
+
+
+def remember_data(out: Path, data: Sequence[Path]) -> None:
+    out.mkdir(exist_ok=True)
+    remember(out, Options(), may_change=(), data=data)
 
 
 def make_parts(directory: Path, count: int = 2) -> list[Path]:
@@ -53,16 +68,18 @@ def test_data_may_have_moved_but_are_the_same(tmp_path: Path) -> None:
         ("code_switch", CodeSwitchRecipe, run_code_switch),
         ("discrete_units", DiscreteUnitsRecipe, run_discrete_units),
         ("dual_scale", DualScaleRecipe, run_dual_scale),
+        ("gradient_sharing", GradientSharingRecipe, run_gradient_sharing),
     ],
 )
 def test_a_folder_with_numbers_of_other_data_is_refused(
     name: str, kind: type, run: object, tmp_path: Path
 ) -> None:
     parts = make_parts(tmp_path / "data")
-    remember_data(tmp_path / "run", parts)
+    recipe = read_recipe(kind, size_file(name, "tiny"), [f'data="{tmp_path / "data"}"'])
+    (tmp_path / "run").mkdir()
+    remember(tmp_path / "run", recipe, may_change=("data",), data=parts)
     shutil.rmtree(parts[2])
     make_corpus(parts[2], 3)
-    recipe = read_recipe(kind, size_file(name, "tiny"), [f'data="{tmp_path / "data"}"'])
     with pytest.raises(
         SprachbundError, match=r"holds a study of other data: .*data/test has other utterances"
     ):

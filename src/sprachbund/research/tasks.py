@@ -101,18 +101,24 @@ def _hours(minutes: float) -> str:
     return f"{whole // 60}:{whole % 60:02d} h"
 
 
-def remember(out: Path, recipe: BaseModel, *, may_change: Sequence[str]) -> None:
-    """Write down what a study is, or see that it is still the same.
+DATA_FILE = "data.json"
+"""File with the hashes of the data that the numbers of a folder are of."""
 
-    What a study of an earlier version does not say is taken to be as it is now by default.
+
+def remember(out: Path, recipe: BaseModel, *, may_change: Sequence[str], data: Sequence[Path]) -> None:
+    """Write down what a study is, or see that it and its data are still the same; the data may lie elsewhere now.
+
+    What a study of an earlier version does not say is taken to be as it is now, of a recipe by default.
 
     Args:
         out: folder of the study.
         recipe: options that its numbers depend on.
         may_change: keys that a study in this folder may have otherwise: what adds cells, or changes no number.
+        data: directories of the corpora that its numbers depend on; those that are not there are left out.
 
     Raises:
-        SprachbundError: naming the first key in which the folder's study is another.
+        SprachbundError: naming the first key in which the folder's study is another, or a corpus with other utterances
+            or texts.
     """
     values, path = recipe.model_dump(mode="json"), out / STUDY_FILE
     if path.exists():
@@ -123,36 +129,29 @@ def remember(out: Path, recipe: BaseModel, *, may_change: Sequence[str]) -> None
                     f"{out} holds a study with {_first_difference(key, before.get(key), values[key])}; "
                     "give another --out, or the same recipe"
                 )
+    hashes = _hashes(out, data)
     write_json(path, values)
+    write_json(out / DATA_FILE, hashes)
 
 
-DATA_FILE = "data.json"
-"""File with the hashes of the data that the numbers of a folder are of."""
+def parts_of(data: Path) -> list[Path]:
+    """The three corpora of a directory that most studies use."""
+    return [data / name for name in ("train", "dev", "test")]
 
 
-def remember_data(out: Path, parts: Sequence[Path]) -> None:
-    """Write down what the data of a study are, or see that they are still the same: they may lie elsewhere now.
-
-    What a study of an earlier version does not say is taken to be as it is now.
-
-    Args:
-        out: folder of the study.
-        parts: directories of corpora; those that are not there are left out.
-
-    Raises:
-        SprachbundError: a part with other utterances or texts.
-    """
+def _hashes(out: Path, data: Sequence[Path]) -> dict[str, str]:
+    """Hashes of all corpora of a study, those that are the same as before and new ones."""
     path = out / DATA_FILE
     advice = "delete it if the study was begun with the data that are given"
     before = read_object(path, advice=advice) if path.exists() else {}
-    now = {part.name: files_sha256(cuts) for part in parts if (cuts := [*part.glob("cuts.*.jsonl")])}
-    for part in parts:
-        if before.get(part.name, now.get(part.name)) != now.get(part.name):
+    now = {corpus.name: files_sha256(cuts) for corpus in data if (cuts := [*corpus.glob("cuts.*.jsonl")])}
+    for corpus in data:
+        if before.get(corpus.name, now.get(corpus.name)) != now.get(corpus.name):
             raise SprachbundError(
-                f"{out} holds a study of other data: {part} has other utterances or texts than {part.name} had then; "
-                "give another --out, or the same data"
+                f"{out} holds a study of other data: {corpus} has other utterances or texts than {corpus.name} had "
+                "then; give another --out, or the same data"
             )
-    write_json(path, {**before, **now})
+    return {**before, **now}
 
 
 def _with_defaults(values: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:

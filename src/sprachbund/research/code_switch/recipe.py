@@ -56,7 +56,7 @@ from sprachbund.research.code_switch.report import (
     write_table,
 )
 from sprachbund.research.code_switch.transition import Transition
-from sprachbund.research.tasks import Tasks, remember, remember_data, run_tasks
+from sprachbund.research.tasks import Tasks, remember, run_tasks
 from sprachbund.research.tuning import TriedRates, as_json, best_rate, lowest_loss, read_tried, report_rates
 from sprachbund.text.languages import MIXED
 from sprachbund.training.cached_states import cached_corpus
@@ -341,10 +341,8 @@ def run(recipe: CodeSwitchRecipe, directory: Path, *, report: Report = print) ->
     with joined_processes():
         report = on_first_rank(report)
         with first_rank_first():
-            remember(directory, recipe, may_change=MAY_CHANGE)
-            remember_data(
-                directory, [recipe.data / name for name in (*_PARTS, "spliced-train", "spliced-test")]
-            )
+            data = [recipe.data / name for name in (*_PARTS, "spliced-train", "spliced-test")]
+            remember(directory, recipe, may_change=MAY_CHANGE, data=data)
         if not recipe.texts:
             _train_all(recipe, directory, report)
         if world_size() > 1:

@@ -56,7 +56,7 @@ from sprachbund.research.discrete_units.rates import (
     trials_left,
 )
 from sprachbund.research.discrete_units.report import COST_FILE, counted, write_tables
-from sprachbund.research.tasks import Tasks, remember, remember_data, run_tasks
+from sprachbund.research.tasks import Tasks, parts_of, remember, run_tasks
 from sprachbund.research.tuning import report_rates
 from sprachbund.training.checkpoint import LOG_FILE, RECIPE_FILE, forget_run, run_log
 from sprachbund.training.options import TrainingOptions
@@ -330,8 +330,7 @@ def run(recipe: DiscreteUnitsRecipe, directory: Path, *, report: Report = print)
     refuse_several_processes("the recipe discrete_units")
     directory.mkdir(parents=True, exist_ok=True)
     _check_rates(recipe, directory)
-    remember(directory, recipe, may_change=MAY_CHANGE)
-    remember_data(directory, [recipe.data / name for name in ("train", "dev", "test")])
+    remember(directory, recipe, may_change=MAY_CHANGE, data=parts_of(recipe.data))
     make_data(recipe, directory, report)
     report(f"what each training says is in {directory / 'seed-N' / 'ARM' / LOG_FILE}")
     _train(recipe, directory, "text models", recipe.text_models(), make_text_model, TEXT_MODEL, report)

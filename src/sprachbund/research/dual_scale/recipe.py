@@ -48,7 +48,7 @@ from sprachbund.research.dual_scale.options import (
 )
 from sprachbund.research.dual_scale.report import draw_speed, write_table
 from sprachbund.research.dual_scale.speed import LOSSY, is_measured, measure_speed, models_of, systems_of
-from sprachbund.research.tasks import Tasks, remember, remember_data, run_tasks
+from sprachbund.research.tasks import Tasks, parts_of, remember, run_tasks
 from sprachbund.training.checkpoint import LOG_FILE, run_log
 from sprachbund.training.draft_recipe import DraftRecipe
 from sprachbund.training.draft_recipe import run as make_draft
@@ -131,8 +131,7 @@ def run(recipe: DualScaleRecipe, directory: Path, *, report: Report = print) -> 
     if recipe.start is None:  # layers and blocks that are not there are named before the teacher is trained
         estimate_memory(recipe)
     directory.mkdir(parents=True, exist_ok=True)
-    remember(directory, recipe, may_change=MAY_CHANGE)
-    remember_data(directory, [recipe.data / name for name in ("train", "dev", "test")])
+    remember(directory, recipe, may_change=MAY_CHANGE, data=parts_of(recipe.data))
     teacher = _teacher(recipe, directory, report)
     _train_arms(recipe, recipe.start or teacher, directory, report)
     _other_drafts(recipe, directory, report)

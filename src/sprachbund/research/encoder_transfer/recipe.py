@@ -41,7 +41,7 @@ from sprachbund.research.encoder_transfer.results import CellScores
 from sprachbund.research.encoder_transfer.starts import make_starts, start_model, start_parts, translator
 from sprachbund.research.encoder_transfer.study import Study
 from sprachbund.research.encoder_transfer.study_options import StudyRunOptions
-from sprachbund.research.tasks import STUDY_FILE, read_study, remember
+from sprachbund.research.tasks import STUDY_FILE, parts_of, read_study, remember
 from sprachbund.text.normalize import normalize
 from sprachbund.training.checkpoint import forget_run, run_log
 from sprachbund.training.loop import Convergence
@@ -346,7 +346,7 @@ def run_cells(
     check_checkpoints(recipe)
     # If its package is missing, this fails now and not after the trainings.
     corpus_score(metric(recipe.scored_by), ["one"], ["one"])
-    remember(directory, recipe, may_change=MAY_CHANGE)
+    remember(directory, recipe, may_change=MAY_CHANGE, data=parts_of(recipe.data))
     make_starts(recipe, directory, ray_address=options.ray, gpus=options.gpus, report=report)
     study = Study(grid=recipe.grid, make=partial(make_cell, recipe, directory), out=directory)
     return study.run(

@@ -47,7 +47,7 @@ from sprachbund.research.gradient_sharing.planning import make_plan
 from sprachbund.research.gradient_sharing.sketches import Sketches, read_sketches, write_sketches
 from sprachbund.research.gradient_sharing.surgery import apply_plan, measure_importance
 from sprachbund.research.table_file import keep_table
-from sprachbund.research.tasks import Tasks, remember, run_tasks
+from sprachbund.research.tasks import Tasks, parts_of, remember, run_tasks
 from sprachbund.research.texts import TEXTS_FILE, write_texts
 from sprachbund.research.tuning import (
     TriedRates,
@@ -223,7 +223,7 @@ def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = prin
             "--set start=facebook/hf-seamless-m4t-medium"
         )
     directory.mkdir(parents=True, exist_ok=True)
-    remember(directory, recipe, may_change=MAY_CHANGE)
+    remember(directory, recipe, may_change=MAY_CHANGE, data=parts_of(recipe.data))
     used = recipe
     if recipe.changed_digits:
         changed = (recipe.languages, recipe.changed_digits)
