@@ -533,7 +533,7 @@ def _study(folder: Path) -> Path:
     from sprachbund.training.options import read_recipe
 
     toml = _recipe("encoder_transfer")(folder)
-    remember(folder, read_recipe(EncoderTransferRecipe, toml, ['data="d"']), may_change=())
+    remember(folder, read_recipe(EncoderTransferRecipe, toml, ['data="d"']), may_change=(), data=())
     return folder / STUDY_FILE
 
 

@@ -174,8 +174,7 @@ class _Tensor(Protocol):
 def _check_file(source: object) -> None:
     """Refuse what is no file object of bytes, with the way to what was meant."""
     if isinstance(source, io.TextIOBase):
-        name = getattr(source, "name", "the file")
-        raise SprachbundError(f"{name} is open as text; open it as bytes: open(path, 'rb')")
+        raise SprachbundError(f"{source!r} is open as text; open it as bytes: open(path, 'rb')")
     if isinstance(source, _File):
         return
     if isinstance(source, bytes | bytearray | memoryview):
