@@ -406,7 +406,7 @@ extern const Kernels amx_kernels;
 }
 
 int main() {
-    for (const char* name : instruction_sets)
+    for (const char* name : instruction_sets())
         if (const Kernels* k = kernels(name)) all_of(*k);
 #if defined(SPRACHBUND_EMULATED_TILES)
     // Where tiles disagree with vectors, a process has other kernels by that name, or none.

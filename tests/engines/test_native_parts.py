@@ -4,6 +4,7 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -246,6 +247,14 @@ def test_a_team_calls_from_several_python_threads_one_by_one() -> None:
 def test_there_is_a_reason_or_there_are_kernels() -> None:
     assert (missing_because() is None) == bool(instruction_sets())
     assert instruction_sets()[-1] == "portable"
+
+
+def test_intels_processors_prefer_dot_products_of_integers_to_those_of_bf16() -> None:
+    known, about = native().instruction_sets(), Path("/proc/cpuinfo")
+    if "avx512" not in known or not about.exists():
+        pytest.skip("no processor with dot products of bf16, or none that the system names")
+    is_intel = "GenuineIntel" in about.read_text(encoding="utf-8")
+    assert (known.index("avx512_vnni") < known.index("avx512")) == is_intel
 
 
 def test_the_environment_names_the_best_kernels_to_use(monkeypatch: pytest.MonkeyPatch) -> None:

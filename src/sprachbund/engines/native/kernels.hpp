@@ -19,6 +19,7 @@
 // 16 * width numbers in all these layouts.
 #pragma once
 #include <cstdint>
+#include <vector>
 
 // AMX: compilers since 2021 know it, and Linux gives it to processes that ask.
 #if defined(__x86_64__) && defined(__linux__) && (__has_include(<amxint8intrin.h>) || __has_include(<amxintrin.h>))
@@ -189,7 +190,7 @@ struct Kernels {
 // Null when the processor or the build has not got it. Names: see `instruction_sets`.
 const Kernels* kernels(const char* name);
 
-// Best first, the last one always "portable".
-extern const char* const instruction_sets[8];
+// Those that may be there, best first, the last one always "portable".
+std::vector<const char*> instruction_sets();
 
 }  // namespace sprachbund

@@ -877,7 +877,7 @@ void py_gate(const std::string& isa, const Array<const float>& halves, const Arr
 
 std::vector<std::string> available() {
     std::vector<std::string> names;
-    for (const char* name : instruction_sets)
+    for (const char* name : instruction_sets())
         if (kernels(name)) names.emplace_back(name);
     return names;
 }
