@@ -21,7 +21,7 @@ from tests.training import made
 from torch import nn
 
 from sprachbund.training.muon import orthogonalized
-from sprachbund.util.devices import has_bf16
+from sprachbund.util.devices import is_fast_in_bf16
 
 SHAPE = {
     "width": 256,
@@ -89,7 +89,7 @@ def main() -> None:
                 "bf16 / fp32": f"{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
             }
         )
-    result = {"bf16 instructions": has_bf16(torch.device("cpu")), "rounds": given.rounds}
+    result = {"fast in bf16": is_fast_in_bf16(torch.device("cpu")), "rounds": given.rounds}
     keep(given.out, {**result, "utterances": NUM_UTTERANCES, "rows": rows})
 
 

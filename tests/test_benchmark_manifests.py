@@ -12,7 +12,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NAMED = {"processor", "instruction_set", "cores", "torch", "sprachbund"}
 OLDER = """
     bundled.json collection_memory.json emission_delay.json engines.json families.json
-    few_rows.json four_bits_quality.json identify.json int8_products.json jobs.json kquant.json
+    few_rows.json four_bits_quality.json identify.json jobs.json kquant.json
     live_cascade.json live_flicker.json live_not_understood.json live_policies.json memory.json
     moe_dispatch.json native_heads.json native_heads_memory_bound.json nbest_cascade.json
     peers_by_processor/amd_epyc_zen_5.json scale_plan_interval.json scale_plan_memory.json
@@ -25,7 +25,7 @@ OLDER = """
 """
 """Results from before `benchmarks.rows.write` named the machine in full. They are not measured again for that alone.
 One that is comes off this list; none is added to it."""
-TABLES = "amd_epyc_*_machine.json", "amd_epyc_*_ratios.json", "peers_by_processor.json"
+TABLES = "*_machine.json", "*_ratios.json", "peers_by_processor.json"
 """Tables that `benchmarks/peers/report.py` makes of results that name their machine."""
 
 

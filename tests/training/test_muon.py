@@ -25,7 +25,7 @@ def moved(optimizer_of, steps: int = 4) -> list[Tensor]:
 def test_in_bf16_a_step_is_that_of_torch(monkeypatch) -> None:
     if not hasattr(torch.optim, "Muon"):
         pytest.skip("torch has Muon from 2.9 on")
-    monkeypatch.setattr(muon, "has_bf16", lambda device: True)
+    monkeypatch.setattr(muon, "is_fast_in_bf16", lambda device: True)
     options = {"lr": 0.02, "weight_decay": 0.1}
     expected = moved(lambda p: torch.optim.Muon(p, adjust_lr_fn="match_rms_adamw", **options))
     for own, theirs in zip(moved(lambda p: Muon(p, **options)), expected, strict=True):
@@ -34,8 +34,8 @@ def test_in_bf16_a_step_is_that_of_torch(monkeypatch) -> None:
 
 def test_without_bf16_a_step_is_near_it(monkeypatch) -> None:
     results = []
-    for has_bf16 in (True, False):
-        monkeypatch.setattr(muon, "has_bf16", lambda device, answer=has_bf16: answer)
+    for is_fast in (True, False):
+        monkeypatch.setattr(muon, "is_fast_in_bf16", lambda device, answer=is_fast: answer)
         results.append(moved(lambda p: Muon(p, lr=0.02, weight_decay=0.1)))
     start = moved(lambda p: Muon(p, lr=0.02, weight_decay=0.1), steps=0)
     for half, single, before in zip(*results, start, strict=True):

@@ -51,9 +51,9 @@ def test_without_patterns_there_is_a_group_of_each_kind() -> None:
     assert [group[RATIO] for group in (*first.param_groups, *second.param_groups)] == [1.0, 1.0, 2.5]
 
 
-def test_auto_is_bf16_where_a_device_has_instructions_for_it(monkeypatch) -> None:
+def test_auto_is_bf16_where_a_device_is_fast_in_it(monkeypatch) -> None:
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    monkeypatch.setattr("sprachbund.training.options.has_bf16", lambda device: device.type == "cuda")
+    monkeypatch.setattr("sprachbund.training.options.is_fast_in_bf16", lambda device: device.type == "cuda")
     auto, half, single = (made.options(4, precision=p) for p in ("auto", "bf16", "no"))
     assert [o.in_bf16(gpu) for o in (auto, half, single)] == [True, True, False]
     assert [o.in_bf16(cpu) for o in (auto, half, single)] == [False, True, False]
@@ -69,7 +69,7 @@ def test_a_processor_without_bf16_is_named(
     precision: str, line: str, data: Path, tmp_path: Path, monkeypatch
 ) -> None:
     for place in ("options", "loop"):
-        monkeypatch.setattr(f"sprachbund.training.{place}.has_bf16", lambda device: False)
+        monkeypatch.setattr(f"sprachbund.training.{place}.is_fast_in_bf16", lambda device: False)
     said = list[str]()
     options = made.options(1, precision=precision)
     train(made.make_model(), made.make_training_data(data), options, tmp_path, report=said.append)

@@ -209,7 +209,7 @@ def _new_voices() -> Check:
 def _processor() -> Check:
     import torch
 
-    from sprachbund.util.devices import has_bf16
+    from sprachbund.util.devices import is_fast_in_bf16
     from sprachbund.util.distributed import own_device
     from sprachbund.util.processor import instruction_flags
 
@@ -219,7 +219,7 @@ def _processor() -> Check:
     parts = [f"{threads} thread{'s' * (threads > 1)}", *dict.fromkeys(abilities)]
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())
-    parts.append(f"trains in {'bf16' if has_bf16(own_device()) else 'fp32'}")
+    parts.append(f"trains in {'bf16' if is_fast_in_bf16(own_device()) else 'fp32'}")
     return Check(name="processor", status="ok", detail=", ".join(parts))
 
 

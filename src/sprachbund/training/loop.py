@@ -39,7 +39,7 @@ from sprachbund.training.memory import keep_layers, layers_of, recompute_layers
 from sprachbund.training.optimizers import freeze_others, make_optimizers, set_rates
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.parallel import LossOf, MovingAverage, Parallel, in_16_bits
-from sprachbund.util.devices import has_bf16
+from sprachbund.util.devices import is_fast_in_bf16
 from sprachbund.util.distributed import (
     is_first_rank,
     joined_processes,
@@ -532,15 +532,15 @@ class _Run:
         """Say how many weights are trained, about how much memory that takes, and what a CPU without bf16 does."""
         for line in self._sizes:
             self._say(line)
-        if has_bf16(own_device()):
+        if is_fast_in_bf16(own_device()):
             return
         if self.parallel.loss_of.in_bf16:
             self._say(
-                "bf16 is slow here, many times slower than fp32: this device has no instructions for it; "
+                "bf16 is slow here, slower than fp32: this device has no fast instructions for it; "
                 'training.precision = "auto" computes in fp32 on such a device'
             )
         elif self.options.precision == "auto":
-            self._say("fp32: this device has no instructions for bf16")
+            self._say("fp32: this device has no fast instructions for bf16")
 
     def resume(self) -> None:
         """Resume from the state in the directory, if there is one."""

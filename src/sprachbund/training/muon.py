@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from sprachbund.util.devices import has_bf16
+from sprachbund.util.devices import is_fast_in_bf16
 
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -55,7 +55,7 @@ class Muon(Optimizer):
             state["momentum_buffer"] = torch.zeros_like(gradient)
         momentum: Tensor = state["momentum_buffer"].lerp_(gradient, 1 - MOMENTUM)
         update = gradient.lerp(momentum, MOMENTUM)  # Nesterov's
-        precision = torch.bfloat16 if has_bf16(parameter.device) else torch.float32
+        precision = torch.bfloat16 if is_fast_in_bf16(parameter.device) else torch.float32
         parameter.mul_(1 - rate * decay)
         parameter.add_(
             orthogonalized(update.to(precision)), alpha=-rate * 0.2 * math.sqrt(max(parameter.shape))

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from sprachbund.errors import SprachbundError
-from sprachbund.util.devices import check_device_name, has_bf16
+from sprachbund.util.devices import check_device_name, is_fast_in_bf16
 from sprachbund.util.files import read_toml
 from sprachbund.util.options import Option, Range, check, renamed
 
@@ -83,7 +83,7 @@ class TrainingOptions(Strict):
         ema: decay of an exponential moving average of the trained weights, which is evaluated and kept in their place;
             0 for none.
         precision: precision of the computation: "no" for fp32, "bf16" for mixed precision on fp32 weights; "auto" is
-            bf16 on devices with instructions for it, and with `frozen_bf16`, else fp32.
+            bf16 on devices that are faster in it, and with `frozen_bf16`, else fp32.
         frozen_bf16: keep the linear and convolutional weights and embeddings that are not trained in 16 bits; what is
             trained stays in 32. Products are in bf16, and the model is saved with these weights rounded.
         recompute: keep only the inputs of layers and run them again for their gradients (arXiv 1604.06174): much less
@@ -178,7 +178,7 @@ class TrainingOptions(Strict):
     def in_bf16(self, device: "torch.device") -> bool:
         """Whether products are computed in bf16 on a device."""
         if self.precision == "auto":
-            return self.frozen_bf16 or has_bf16(device)
+            return self.frozen_bf16 or is_fast_in_bf16(device)
         return self.precision == "bf16"
 
     def rate(self, step: int) -> float:

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from sprachbund.util.options import OptionValueError
+from sprachbund.util.processor import is_intel
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +101,7 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@cache  # the optimizer asks at every step
+@cache
 def has_bf16(device: "torch.device") -> bool:
     """Whether a device has instructions for products in bf16. A CPU without them is many times slower than in fp32.
 
@@ -119,3 +120,20 @@ def has_bf16(device: "torch.device") -> bool:
     if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return True
+
+
+@cache  # the optimizer asks at every step
+def is_fast_in_bf16(device: "torch.device") -> bool:
+    """Whether a device computes products faster in bf16 than in fp32.
+
+    Intel's processors do with tiles (AMX) alone, which virtual machines may hide: their vectors take twice as long in
+    bf16 (docs/train.md, "Precision").
+
+    Args:
+        device: any device; of GPUs, this machine's are asked.
+    """
+    import torch
+
+    if device.type == "cpu" and is_intel():
+        return has_bf16(device) and torch.cpu._is_amx_tile_supported()
+    return has_bf16(device)

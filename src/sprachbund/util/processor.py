@@ -28,6 +28,11 @@ def instruction_flags(root: Path = _ROOT) -> tuple[str, ...]:
     return tuple(sorted(next(iter(_cpuinfo(root, "flags", "Features")), "").split()))
 
 
+def is_intel(root: Path = _ROOT) -> bool:
+    """Whether Intel made the processor."""
+    return "GenuineIntel" in (next(iter(_cpuinfo(root, "vendor_id")), "") or platform.processor())
+
+
 def usable_cores(root: Path = _ROOT) -> int:
     """Cores that this process may keep busy: those of its affinity mask, or fewer under a quota of its container.
 
