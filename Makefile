@@ -8,7 +8,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# torch comes first and by itself: what depends on it would otherwise bring the CUDA build.
+# torch comes by itself, after all that it needs, which its own index is then not asked for.
 TORCH := torch==2.13.0
 # PyPI's torch for Linux is the CUDA build, several gigabytes. This index has one without CUDA; its version, 2.13.0+cpu, is
 # the higher of the two. With an NVIDIA GPU: make demo TORCH_INDEX=
@@ -18,8 +18,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 $(VENV)/.core: requirements.lock pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --retries 2 $(TORCH) $(TORCH_INDEX:%=--extra-index-url %)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --retries 2 $(TORCH) $(TORCH_INDEX:%=--extra-index-url %)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
