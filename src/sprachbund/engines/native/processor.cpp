@@ -191,8 +191,8 @@ bool has_arm_i8mm() {
 
 std::vector<const char*> instruction_sets() {
 #if defined(__x86_64__)
-    // Intel's processors start one dot product of bf16 in two cycles, and four of 16-bit integers, so there the attention of
-    // encoders is faster by those; AMD's start as many of both (docs/native_engine.md).
+    // Intel's processors start one dot product of bf16 in two cycles, and four of integers in that time, so that the attention
+    // of encoders is faster by those of 16 bits; AMD's start as many of both (docs/native_engine.md).
     if (is_intel()) return {"amx", "avx512_vnni", "avx512", "avx_vnni", "avx2", "portable"};
     return {"amx", "avx512", "avx512_vnni", "avx_vnni", "avx2", "portable"};
 #elif defined(__aarch64__)
