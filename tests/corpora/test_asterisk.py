@@ -253,20 +253,24 @@ def test_packages_are_unpacked_by_pythons_without_filters(
     assert all((unpacked / file).read_bytes() == (tree / file).read_bytes() for file in files)
 
 
-@pytest.mark.parametrize("kind", ["up", "absolute", "link", "absolute link", "device"])
+@pytest.mark.parametrize("kind", ["up", "absolute", "link", "absolute link", "device", "link to nothing"])
 def test_packages_write_nothing_outside_of_their_folder(tmp_path: Path, kind: str) -> None:
     member = tarfile.TarInfo("a")
     if kind in ("up", "absolute"):
         member.name = "../a" if kind == "up" else str(tmp_path / "a")
     elif kind == "device":
         member.type = tarfile.FIFOTYPE
+    elif kind == "link to nothing":
+        member.type, member.linkname = tarfile.LNKTYPE, "b"
     else:
         member.type, member.linkname = tarfile.SYMTYPE, str(tmp_path) if "absolute" in kind else ".."
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
         archive.addfile(member)
     asterisk_tree.write_ar(tmp_path / "asterisk-core-sounds-en_1_all.deb", {"data.tar": content.getvalue()})
-    with pytest.raises(SprachbundError, match=r"cannot unpack .*(outside of the folder|neither a folder)"):
+    with pytest.raises(
+        SprachbundError, match=r"cannot unpack .*(outside of the folder|neither a folder|not found)"
+    ):
         unpack(tmp_path, tmp_path / "out")
     assert not any((tmp_path / "out").glob("*"))
     assert not (tmp_path / "a").exists()

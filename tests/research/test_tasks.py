@@ -31,7 +31,7 @@ class Options(BaseModel):
     steps: int = 1
 
 
-def remember_data(out: Path, data: Sequence[Path]) -> None:
+def remember_with(out: Path, data: Sequence[Path]) -> None:
     out.mkdir(exist_ok=True)
     remember(out, Options(), may_change=(), data=data)
 
@@ -44,21 +44,21 @@ def make_parts(directory: Path, count: int = 2) -> list[Path]:
 
 def test_data_may_have_moved_but_are_the_same(tmp_path: Path) -> None:
     parts, out = make_parts(tmp_path / "data"), tmp_path / "run"
-    remember_data(out, parts[:2])
+    remember_with(out, parts[:2])
     shutil.copytree(tmp_path / "data", tmp_path / "moved")
-    remember_data(out, [tmp_path / "moved" / name for name in (*PARTS, "spliced-test")])
+    remember_with(out, [tmp_path / "moved" / name for name in (*PARTS, "spliced-test")])
     assert json.loads((out / DATA_FILE).read_text()).keys() == set(PARTS)
     shutil.rmtree(tmp_path / "moved" / "test")
     make_corpus(tmp_path / "moved" / "test", 3)
     with pytest.raises(
         SprachbundError, match=r"holds a study of other data: .*moved/test has other utterances"
     ):
-        remember_data(out, [tmp_path / "moved" / name for name in PARTS])
+        remember_with(out, [tmp_path / "moved" / name for name in PARTS])
     (out / DATA_FILE).write_text("[")
     with pytest.raises(
         SprachbundError, match=r"data\.json.*; delete it if the study was begun with the data"
     ):
-        remember_data(out, parts)
+        remember_with(out, parts)
 
 
 @pytest.mark.slow

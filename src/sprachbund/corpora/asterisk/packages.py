@@ -150,7 +150,8 @@ def unpack(debs: Path, tree: Path) -> Path:
             _unpack_deb(deb, tree)
             marker.parent.mkdir(parents=True, exist_ok=True)
             marker.touch()
-        except (OSError, EOFError, ValueError, lzma.LZMAError, tarfile.TarError) as error:
+        except (OSError, EOFError, ValueError, KeyError, lzma.LZMAError, tarfile.TarError) as error:
+            # A KeyError is of a link to a file that the package does not hold.
             reason = str(error) or type(error).__name__
             raise SprachbundError(
                 f"cannot unpack {deb.name} to {tree}: {reason}; download it again or name another cache"
