@@ -496,12 +496,16 @@ def test_scarce_languages_have_less_speech_and_rows_of_their_own(run: Path) -> N
     rates = [recipe.options_of(stage, 0, kind).learning_rate for kind in ("groups", "plain")]
     assert rates == pytest.approx([recipe.rate_factor * 1e-4, 3e-4])
     table = write_table(recipe, run / "run")
-    rows = [row for row in json.loads(table.read_text())["rows"] if row["speech"] == "scarce languages"]
-    assert [row["arm"] for row in rows] == list(recipe.all_arms)
-    assert all(re.fullmatch(r"\d+\.\d to \d+\.\d", row["span recall % interval"]) for row in rows)
-    plenty = recipe.model_copy(update={"shares": {"es": 1.0}})
-    rows = json.loads(write_table(plenty, run / "run").read_text())["rows"]
-    assert not any(row["speech"] == "scarce languages" for row in rows)
+    every = json.loads(table.read_text())["rows"]
+    for speech in ("scarce languages", "other languages"):
+        rows = [row for row in every if row["speech"] == speech]
+        assert [row["arm"] for row in rows] == list(recipe.all_arms)
+        assert all(re.fullmatch(r"\d+\.\d to \d+\.\d", row["span recall % interval"]) for row in rows)
+    for shares, own in (({"es": 1.0}, set[str]()), ({"es": 0.5, "en": 0.5}, {"scarce languages"})):
+        rows = json.loads(write_table(recipe.model_copy(update={"shares": shares}), run / "run").read_text())[
+            "rows"
+        ]
+        assert {row["speech"] for row in rows} & {"scarce languages", "other languages"} == own
     write_table(whole, run / "run")
 
 

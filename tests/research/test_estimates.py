@@ -19,6 +19,7 @@ FILES = {
     "code_switch_six": "code_switch",
     "dual_scale_memory_bound": "dual_scale",
     "sharing_low_resource": "gradient_sharing",
+    "transfer_controls": "encoder_transfer",
     "units_equal_steps": "discrete_units",
 }
 """Recipes of the repository, and whose they are."""

@@ -38,8 +38,8 @@ _SETS: dict[str, tuple[str, Callable[[Line], bool]]] = {
     "spliced people": (SPLICED, lambda line: True),
 }
 """Name of a test set to its folder and the lines of it."""
-_SCARCE = "scarce languages"
-_SWITCHED = ("code-switched", "spliced people", _SCARCE)
+_SCARCE, _OTHERS = "scarce languages", "other languages"
+_SWITCHED = ("code-switched", "spliced people", _SCARCE, _OTHERS)
 _RECALL = "span recall %"
 _SAID = {
     "near": "errors near a switch %",
@@ -117,6 +117,8 @@ def write_table(
     sets = dict(_SETS)
     if scarce := {tag for tag, share in recipe.shares.items() if share < 1}:
         sets[_SCARCE] = MADE, lambda line: line.source in scarce
+        if scarce < set(recipe.languages):
+            sets[_OTHERS] = MADE, lambda line: line.source not in scarce
     there = {folder: runs for folder in TESTS if (runs := _all_runs(recipe, directory, folder))}
     for title, (folder, belongs) in sets.items():
         if folder not in there:
