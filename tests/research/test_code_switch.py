@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import math
 import pickle
 import re
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from torch._subclasses import FakeTensorMode
 from sprachbund.cli import main
 from sprachbund.corpora.mixed import MixedSpeechOptions, make_mixed
 from sprachbund.data.batch import Batch
+from sprachbund.data.loading import Corpus
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.compare import System
 from sprachbund.evaluation.lines import HYPOTHESES_FILE, DecodingEvidence, EmbeddedSpan, Line, read_lines
@@ -54,7 +57,8 @@ from sprachbund.research.tuning import as_json, best_rate
 from sprachbund.text.languages import MIXED
 from sprachbund.training.check import Shape, probe
 from sprachbund.training.checkpoint import LOG_FILE
-from sprachbund.training.options import read_recipe
+from sprachbund.training.loop import DivergedError, train
+from sprachbund.training.options import TrainingOptions, read_recipe
 from tests.models.speech_llm_support import make_model as make_speech_llm
 from tests.training.made import make_corpus
 from tests.training.made import make_model as make_conformer
@@ -554,6 +558,35 @@ def test_rates_are_found_on_dev_once_for_each_kind_of_projector(run: Path, tmp_p
     assert (tmp_path / "rates" / "plain.json").exists()
     assert (tmp_path / "rates" / "groups.json").stat().st_mtime_ns == before
     assert estimate_memory(recipe).stages == 4 + 4 + 1 + 2 * 2 * 4
+
+
+def test_a_rate_at_which_a_stage_breaks_down_is_one_without_a_loss(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[float] = []
+
+    def breaks_down(model: Any, corpus: Any, options: TrainingOptions, *given: Any, **named: Any) -> Any:
+        stage = STAGES[1]
+        if options.learning_rate == pytest.approx(30 * stage.learning_rate) and isinstance(corpus, Corpus):
+            trained.append(options.learning_rate)
+            raise DivergedError("the gradient was not finite")
+        return train(model, corpus, options, *given, **named)
+
+    monkeypatch.setattr(of_recipe, "train", breaks_down)
+    sets = [f'data="{run / "data"}"', "arms=[]", "tuning_rate_factors=[1, 30]", "tuning_steps=0.5"]
+    recipe, llm = read_recipe(CodeSwitchRecipe, TINY, sets), run / "run" / "llm" / "model"
+    assert STAGES[1].learning_rate != STAGES[0].learning_rate
+    for _ in range(2):
+        try_rates(recipe, llm, tmp_path, lambda line: None)
+        (losses,) = read_rates(recipe, tmp_path).values()
+        assert losses[30] == math.inf
+        assert math.isfinite(losses[1])
+        assert len(trained) == 1  # and no later stage
+    higher = recipe.model_copy(update={"tuning_rate_factors": (30,)})
+    with pytest.raises(
+        SprachbundError, match=r"no training of the projector 'groups' has a finite loss, .* 30; "
+    ):
+        try_rates(higher, llm, tmp_path / "higher", lambda line: None)
 
 
 def test_another_system_stands_beside_the_arms(run: Path, tmp_path: Path) -> None:

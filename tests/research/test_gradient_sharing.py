@@ -20,7 +20,7 @@ from sprachbund.research import size_file
 from sprachbund.research.gradient_sharing import recipe as comparison
 from sprachbund.research.gradient_sharing.options import GradientSharingRecipe, run_folder
 from sprachbund.research.gradient_sharing.recipe import other_digits, other_groups
-from sprachbund.training.loop import Convergence, DivergedError
+from sprachbund.training.loop import Convergence, DevEvaluation, DivergedError
 from sprachbund.training.options import read_recipe
 from tests.models.seamless.support import make_checkpoint
 from tests.training.owned import make_tones
@@ -255,7 +255,6 @@ class Rates:
         monkeypatch.setattr(comparison, "_started", lambda *given: (Path(), None))
         monkeypatch.setattr(comparison, "_second", lambda *given: given[-1])
         monkeypatch.setattr(comparison, "train_translator", self.train)
-        monkeypatch.setattr(comparison, "lowest_loss", lambda run: self.losses[float(run.parent.name)])
 
     def train(self, rate: float, folder: Path, **given: Any) -> None:
         if rate == self.dies_at:
@@ -264,6 +263,10 @@ class Rates:
         folder.mkdir(parents=True)
         if rate not in self.losses:
             raise DivergedError("the gradient was not finite")
+        best = DevEvaluation(step=1, epoch=1.0, value=self.losses[rate])
+        Convergence(
+            metric_for_best_model="loss", steps=1, stopped_early=False, best=best, evaluations=(best,)
+        ).write(folder)
 
 
 def tuned(directory: Path, rates: str) -> dict[str, float | None]:
@@ -295,7 +298,9 @@ def test_a_rate_at_which_a_training_breaks_down_is_one_without_a_loss(
 ) -> None:
     Rates(monkeypatch)
     assert tuned(tmp_path, "[1.0, 2e-3]") == {"1": None, "0.002": 1.0}
-    with pytest.raises(SprachbundError, match=r"no training of 'uft' has a finite loss, .* 1, 2; lower"):
+    with pytest.raises(
+        SprachbundError, match=r"no training of 'uft' has a finite loss, with learning_rates 1, 2; lower"
+    ):
         tuned(tmp_path / "other", "[1.0, 2.0]")
 
 

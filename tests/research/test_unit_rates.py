@@ -1,15 +1,19 @@
 """Learning rates of the comparison of discrete units, of trainings that are written down and never run."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.tokens.io import WEIGHTS_FILE
 from sprachbund.research import size_file
+from sprachbund.research.discrete_units import recipe as comparison
 from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe, run_folder
 from sprachbund.research.discrete_units.rates import (
-    TRAINED,
+    TRIED_FILE,
     RateTrial,
     best_trial,
     losses_of,
@@ -19,19 +23,16 @@ from sprachbund.research.discrete_units.rates import (
 )
 from sprachbund.research.discrete_units.recipe import run
 from sprachbund.research.gradient_sharing.options import GradientSharingRecipe
-from sprachbund.training.loop import Convergence, DevEvaluation
+from sprachbund.research.tuning import as_json
+from sprachbund.training.loop import Convergence, DevEvaluation, DivergedError
 from sprachbund.training.options import read_recipe
 from sprachbund.util.files import write_json
 
 
 def finish(recipe: DiscreteUnitsRecipe, directory: Path, trial: RateTrial, loss: float) -> None:
-    run = trial_folder(recipe, directory, trial) / "run"
-    (run / "model").mkdir(parents=True)
-    (run.parent / TRAINED).touch()
-    best = DevEvaluation(step=1, epoch=1.0, value=loss)
-    Convergence(
-        metric_for_best_model="loss", steps=1, stopped_early=False, best=best, evaluations=(best,)
-    ).write(run)
+    folder = trial_folder(recipe, directory, trial)
+    folder.mkdir(parents=True)
+    write_json(folder / TRIED_FILE, as_json({trial.rate: loss}))
 
 
 def test_each_arm_goes_on_beyond_the_end_where_its_best_rate_lies(tmp_path: Path) -> None:
@@ -55,6 +56,58 @@ def test_each_arm_goes_on_beyond_the_end_where_its_best_rate_lies(tmp_path: Path
     assert losses_of(recipe, tmp_path, high) == {1e-3: -1e-3, 2e-3: -2e-3, 4e-3: -1.0, 8e-3: -2.0}
     rates = {arm: trial.rate for arm in recipe.tuned() if (trial := best_trial(recipe, tmp_path, arm))}
     assert rates == {low: 5e-4, high: 8e-3} | dict.fromkeys(others, 1e-3)
+
+
+def test_a_rate_at_which_a_training_breaks_down_has_no_loss_and_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[float] = []
+
+    def train(*given: Any) -> None:
+        _, seed, _, rate, _, folder, _ = given
+        assert seed == recipe.seeds[0]
+        trained.append(rate)
+        if rate > 1e-3:
+            raise DivergedError("the gradient was not finite")
+        best = DevEvaluation(step=1, epoch=1.0, value=2.5)
+        Convergence(
+            metric_for_best_model="loss", steps=1, stopped_early=False, best=best, evaluations=(best,)
+        ).write(folder / "run")
+
+    monkeypatch.setattr(comparison, "_train_model", train)
+    changes = ["learning_rates=[1e-3, 2e-3]", "workers=1"]
+    recipe, lines = (
+        read_recipe(DiscreteUnitsRecipe, size_file("discrete_units", "tiny"), changes),
+        list[str](),
+    )
+    for _ in range(2):
+        comparison._try_rates(recipe, tmp_path, lines.append)
+    assert sorted(trained) == sorted(recipe.learning_rates * len(recipe.tuned()))
+    for arm in recipe.tuned():
+        assert losses_of(recipe, tmp_path, arm) == {1e-3: 2.5, 2e-3: math.inf}
+        assert best_trial(recipe, tmp_path, arm) == RateTrial(arm, 1e-3)
+    higher = recipe.model_copy(update={"learning_rates": (2e-3, 4e-3)})
+    with pytest.raises(
+        SprachbundError, match=r"no training of '.*' has a finite loss, .* 0.002, 0.004; lower"
+    ):
+        comparison._try_rates(higher, tmp_path / "higher", lines.append)
+
+
+def test_a_training_that_an_earlier_version_finished_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "_train_model", None)
+    recipe = read_recipe(DiscreteUnitsRecipe, size_file("discrete_units", "tiny"), ["learning_rates=[1e-3]"])
+    best = DevEvaluation(step=1, epoch=1.0, value=2.5)
+    for trial in trials(recipe):
+        run = trial_folder(recipe, tmp_path, trial) / "run"
+        (run / "model").mkdir(parents=True)
+        (run / "model" / WEIGHTS_FILE).touch()
+        Convergence(
+            metric_for_best_model="loss", steps=1, stopped_early=False, best=best, evaluations=(best,)
+        ).write(run)
+    comparison._try_rates(recipe, tmp_path, lambda line: None)
+    assert all(losses_of(recipe, tmp_path, arm) == {1e-3: 2.5} for arm in recipe.tuned())
 
 
 @pytest.mark.parametrize(

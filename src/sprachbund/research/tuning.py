@@ -1,13 +1,14 @@
 """Learning rates that a comparison tries for each of its arms: the one of the lowest loss on dev counts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, RootModel
 
-from sprachbund.training.loop import Convergence
+from sprachbund.errors import SprachbundError
+from sprachbund.training.loop import Convergence, DivergedError
 from sprachbund.util.files import read_model
 from sprachbund.util.progress import Report
 
@@ -24,6 +25,42 @@ def lowest_loss(run: Path) -> float:
     best = Convergence.read(run).best
     assert best is not None
     return best.value
+
+
+def loss_with(rate: float, train: Callable[[], object], run: Path, report: Report) -> float:
+    """Train with a rate that may be too high, and return the lowest loss on dev; infinity where the training diverges.
+
+    Args:
+        rate: learning rate, or factor of one.
+        train: trains in the folder.
+        run: folder of the training.
+        report: called with a line where it diverges.
+    """
+    try:
+        train()
+    except DivergedError as error:
+        report(f"{rate:g} is too high: {error}")
+        return math.inf
+    return lowest_loss(run)
+
+
+def check_trained(name: str, tried: TriedRates, option: str) -> None:
+    """Check that one of the rates led to a loss.
+
+    Args:
+        name: what they were tried for.
+        tried: rates and losses.
+        option: name of the option with the rates.
+
+    Raises:
+        SprachbundError: no loss is finite.
+    """
+    if not math.isfinite(tried[best_rate(tried)]):
+        rates = ", ".join(f"{rate:g}" for rate in tried)
+        raise SprachbundError(
+            f"no training of {name} has a finite loss, with {option} {rates}; lower `{option}`, and give another "
+            "--out"
+        )
 
 
 def best_rate(tried: TriedRates) -> float:

@@ -12,6 +12,7 @@ done again, so a broken-off run goes on; arms whose first stages are the same sh
 """
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,12 +58,20 @@ from sprachbund.research.code_switch.report import (
 )
 from sprachbund.research.code_switch.transition import Transition
 from sprachbund.research.tasks import Tasks, remember, run_tasks
-from sprachbund.research.tuning import TriedRates, as_json, best_rate, lowest_loss, read_tried, report_rates
+from sprachbund.research.tuning import (
+    TriedRates,
+    as_json,
+    best_rate,
+    check_trained,
+    lowest_loss,
+    read_tried,
+    report_rates,
+)
 from sprachbund.text.languages import MIXED
 from sprachbund.training.cached_states import cached_corpus
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
 from sprachbund.training.data_checks import taught_languages
-from sprachbund.training.loop import train
+from sprachbund.training.loop import DivergedError, train
 from sprachbund.training.parallel import in_16_bits
 from sprachbund.util.distributed import (
     first_rank_first,
@@ -72,7 +81,7 @@ from sprachbund.util.distributed import (
     wait_for_all_ranks,
     world_size,
 )
-from sprachbund.util.files import atomic_files, write_json, write_text
+from sprachbund.util.files import atomic_files, read_object, write_json, write_text
 from sprachbund.util.progress import Report
 
 __all__ = ["CodeSwitchRecipe", "estimate_memory", "run", "training_shape"]
@@ -427,6 +436,8 @@ def make_trial(
 ) -> None:
     """Train the last stage of a chain in short with a rate factor; see `make_stage`.
 
+    A training that breaks down has no later stages: their `stage.json` says so, as its own does.
+
     Args:
         recipe: recipe of the comparison.
         llm: directory of the language model.
@@ -436,7 +447,25 @@ def make_trial(
     """
     factor, chain = trials[number]
     folder, states = _trial_folder(directory, factor), directory / STATES
-    make_stage(recipe.in_short(factor), llm, folder, [chain], 0, states=states)
+    seed, arm, stages = chain
+    here = run_folder(folder, *chain)
+    if len(stages) > 1 and _has_diverged(before := run_folder(folder, seed, arm, stages[:-1])):
+        here.mkdir(parents=True, exist_ok=True)
+        shutil.copy(before / STAGE_FILE, here)
+        return
+    try:
+        make_stage(recipe.in_short(factor), llm, folder, [chain], 0, states=states)
+    except DivergedError as error:
+        forget_run(here)
+        write_json(here / STAGE_FILE, {_DIVERGED: str(error)})
+
+
+_DIVERGED = "diverged"
+"""Key of `stage.json` of a training that broke down."""
+
+
+def _has_diverged(stage: Path) -> bool:
+    return _DIVERGED in read_object(stage / STAGE_FILE)
 
 
 def try_rates(recipe: CodeSwitchRecipe, llm: Path, directory: Path, report: Report) -> None:
@@ -464,7 +493,10 @@ def try_rates(recipe: CodeSwitchRecipe, llm: Path, directory: Path, report: Repo
                 factor: run_folder(_trial_folder(directory, factor), seed, arm, recipe.stages_of(arm))
                 for factor in factors
             }
-            tried = {factor: lowest_loss(run) for factor, run in runs.items()}
+            tried = {
+                factor: math.inf if _has_diverged(run) else lowest_loss(run) for factor, run in runs.items()
+            }
+            check_trained(f"the projector {kind!r}", tried, "tuning_rate_factors")
             write_json(_rate_file(directory, kind), as_json(tried))
         for factor in factors:
             shutil.rmtree(_trial_folder(directory, factor))

@@ -6,14 +6,13 @@ The trainings have the first seed, so the best of an arm is also its training wi
 from pathlib import Path
 from typing import NamedTuple
 
-from sprachbund.models.tokens.io import WEIGHTS_FILE
 from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe, UnitsArm, run_folder
-from sprachbund.research.tuning import TriedRates, best_rate, lowest_loss, rates_left
+from sprachbund.research.tuning import TriedRates, best_rate, rates_left, read_tried
 
 RATES = "rates"
 """Folder of these trainings."""
-TRAINED = Path("run") / "model" / WEIGHTS_FILE
-"""File of a folder whose training is finished."""
+TRIED_FILE = "tried.json"
+"""File of a folder whose training is finished: its rate and the lowest loss on dev, if it has one."""
 
 
 class RateTrial(NamedTuple):
@@ -73,10 +72,11 @@ def losses_of(recipe: DiscreteUnitsRecipe, directory: Path, arm: UnitsArm | None
     while True:
         left = rates_left(recipe.learning_rates, recipe.more_learning_rates, losses)
         folders = {rate: trial_folder(recipe, directory, RateTrial(arm, rate)) for rate in left}
-        trained = {rate: folder for rate, folder in folders.items() if (folder / TRAINED).exists()}
-        if not trained:
+        files = [file for folder in folders.values() if (file := folder / TRIED_FILE).exists()]
+        if not files:
             return losses
-        losses |= {rate: lowest_loss(folder / "run") for rate, folder in trained.items()}
+        for file in files:
+            losses |= read_tried(file)
 
 
 def best_trial(recipe: DiscreteUnitsRecipe, directory: Path, arm: UnitsArm | None) -> RateTrial | None:

@@ -47,7 +47,7 @@ from sprachbund.research.discrete_units.options import (
 )
 from sprachbund.research.discrete_units.rates import (
     RATES,
-    TRAINED,
+    TRIED_FILE,
     RateTrial,
     best_trial,
     losses_of,
@@ -57,7 +57,7 @@ from sprachbund.research.discrete_units.rates import (
 )
 from sprachbund.research.discrete_units.report import COST_FILE, counted, write_tables
 from sprachbund.research.tasks import Tasks, parts_of, remember, run_tasks
-from sprachbund.research.tuning import report_rates
+from sprachbund.research.tuning import as_json, check_trained, loss_with, lowest_loss, report_rates
 from sprachbund.training.checkpoint import LOG_FILE, RECIPE_FILE, forget_run, run_log
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.recipe import CardRecipe, DataPart, ExampleRecipe, Scale, TranslatorRecipe
@@ -67,7 +67,7 @@ from sprachbund.training.unit_translator import run as train_units
 from sprachbund.units.dataset import Mixing
 from sprachbund.units.encoded import EncodedCorpus
 from sprachbund.util.distributed import refuse_several_processes
-from sprachbund.util.files import read_model
+from sprachbund.util.files import read_model, write_json
 from sprachbund.util.progress import Report
 
 __all__ = ["DiscreteUnitsRecipe", "estimate_memory", "run"]
@@ -158,9 +158,15 @@ def try_rate(recipe: DiscreteUnitsRecipe, directory: Path, trials: Sequence[Rate
     """
     trial = trials[number]
     folder = trial_folder(recipe, directory, trial)
+    run, seed = folder / "run", recipe.seeds[0]
     with run_log(folder) as report:
-        _train_model(recipe, recipe.seeds[0], trial.arm, trial.rate, directory, folder, report)
-    forget_run(folder / "run")
+        if (run / "model" / WEIGHTS_FILE).exists():  # trained by an earlier version, which wrote no loss
+            loss = lowest_loss(run)
+        else:
+            train = partial(_train_model, recipe, seed, trial.arm, trial.rate, directory, folder, report)
+            loss = loss_with(trial.rate, train, run, report)
+    forget_run(run)
+    write_json(folder / TRIED_FILE, as_json({trial.rate: loss}))
 
 
 def _take(trial: Path, folder: Path) -> None:
@@ -398,11 +404,13 @@ def _try_rates(recipe: DiscreteUnitsRecipe, directory: Path, report: Report) -> 
         return
     report(f"learning rates of every arm, on dev; progress is in {directory / RATES}")
     while wanted:
-        paths = tuple(trial_folder(recipe, directory, trial) / TRAINED for trial in wanted)
+        paths = tuple(trial_folder(recipe, directory, trial) / TRIED_FILE for trial in wanted)
         tasks = Tasks(paths=paths, make=partial(try_rate, recipe, directory, wanted))
         run_tasks(tasks, what, workers=recipe.workers, report=report)
         wanted, what = trials_left(recipe, directory), "trainings that try rates beyond them"
     tried = {name: losses_of(recipe, directory, arm) for arm, name in recipe.tuned().items()}
+    for name, losses in tried.items():
+        check_trained(repr(name), losses, "learning_rates")
     report_rates(tried, report)
 
 

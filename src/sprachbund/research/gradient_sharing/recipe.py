@@ -9,7 +9,6 @@ What is finished is not done again, so a broken-off run goes on. Where the gradi
 is trained and stands for both.
 """
 
-import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,14 +52,15 @@ from sprachbund.research.tuning import (
     TriedRates,
     as_json,
     best_rate,
-    lowest_loss,
+    check_trained,
+    loss_with,
     rates_left,
     read_tried,
     report_rates,
 )
 from sprachbund.text.numbers import cardinal
 from sprachbund.training.checkpoint import LOG_FILE, run_log
-from sprachbund.training.loop import Convergence, DivergedError
+from sprachbund.training.loop import Convergence
 from sprachbund.training.lora import rank_for
 from sprachbund.training.options import TrainingOptions
 from sprachbund.training.recipe import (
@@ -268,21 +268,12 @@ def _tune(recipe: GradientSharingRecipe, directory: Path, arms: Sequence[str], n
         while left := rates_left(recipe.learning_rates, recipe.more_learning_rates, tried):
             rate, run_of_rate = left[0], folder / f"{left[0]:g}"
             translator = _second(recipe, seed, ARMS[name], first, sketches, run_of_rate, rate)
-            try:
-                train_translator(translator, run_of_rate / "run", report=report, states=directory / STATES)
-                tried[rate] = lowest_loss(run_of_rate / "run")
-            except DivergedError as error:
-                report(f"learning rate {rate:g} is too high: {error}")
-                tried[rate] = math.inf
+            run = run_of_rate / "run"
+            train = partial(train_translator, translator, run, report=report, states=directory / STATES)
+            tried[rate] = loss_with(rate, train, run, report)
             write_json(so_far, as_json(tried))
             shutil.rmtree(run_of_rate)
-    if not math.isfinite(tried[best_rate(tried)]):
-        so_far.unlink()
-        rates = ", ".join(f"{rate:g}" for rate in tried)
-        raise SprachbundError(
-            f"no training of {name!r} has a finite loss, at the learning rates {rates}; lower `learning_rates`, and "
-            "give another --out"
-        )
+    check_trained(repr(name), tried, "learning_rates")
     write_json(_rate_file(directory, name), as_json(tried))
     so_far.unlink()
 
