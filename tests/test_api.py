@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,19 @@ def test_a_prompt_that_the_model_does_not_read_is_refused(model: sprachbund.Mode
     said = "the model conformer has no room for a prompt; leave it out, or take a whisper or qwen3_asr model"
     with pytest.raises(sprachbund.SprachbundError, match=said):
         model.translate(talk, to="de", options=sprachbund.DecodingOptions(prompt="a glossary"))
+
+
+@pytest.mark.parametrize("options", [{"beam_size": 4}, 4])
+def test_options_of_another_kind_are_named(model: sprachbund.Model, talk: Path, options: Any) -> None:
+    for ask in (
+        lambda: model.translate(talk, to="de", options=options),
+        lambda: model.transcribe(talk, options=options, languages=["de"]),
+        lambda: model.stream(talk, to="de", options=options),
+        lambda: model.listen("de", options=options),
+    ):
+        said = rf"options is {re.escape(repr(options))}; give sprachbund\.DecodingOptions, such as "
+        with pytest.raises(sprachbund.SprachbundError, match=said):
+            ask()
 
 
 def test_pairs_and_card(model: sprachbund.Model, directory: Path) -> None:

@@ -200,7 +200,7 @@ class Model:
         Raises:
             SprachbundError: a language or pair the model does not know.
         """
-        engine = LiveEngine(self.family, options, activity=self._activity)
+        engine = LiveEngine(self.family, _declared(options, None), activity=self._activity)
         return Listener(engine, engine.open(_targets(to), source, live))
 
 
@@ -274,7 +274,11 @@ def _targets(to: str | Sequence[str]) -> list[str]:
 
 
 def _declared(options: DecodingOptions | None, languages: Sequence[str] | None) -> DecodingOptions | None:
-    """Options with the languages that may be spoken."""
+    """Options with the languages that may be spoken. Raises SprachbundError for options of another kind."""
+    if not isinstance(options, DecodingOptions | None):
+        raise SprachbundError(
+            f"options is {options!r}; give sprachbund.DecodingOptions, such as DecodingOptions(beam_size=4)"
+        )
     if languages is None:
         return options
     options = options or DecodingOptions()
