@@ -71,6 +71,17 @@ def losses(lines: list[str]) -> list[float]:
     return [float(line.split("loss ")[1].split()[0]) for line in lines if " rate " in line]
 
 
+def test_a_model_that_is_read_as_it_is_needs_no_conversion(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for language in ([], ["--language", "en"]):
+        assert main(["convert", str(root / "ml"), "--out", str(tmp_path / "out"), *language]) == 2
+        assert "ml is a conformer model, which is read as it is; give it to --model" in " ".join(
+            capsys.readouterr().err.split()
+        )
+    assert not (tmp_path / "out").exists()
+
+
 def test_training_hears_what_inference_hears(root: Path) -> None:
     """And both hear what transformers' extractor gives."""
     student = prepare_model(recipe(root), root, [])

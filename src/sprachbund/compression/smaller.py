@@ -10,12 +10,14 @@ from typing import Any, cast
 
 from sprachbund.compression.quantization import stored_size
 from sprachbund.errors import SprachbundError
+from sprachbund.models import FAMILIES
 from sprachbund.models.card import Card
 from sprachbund.models.conformer import Conformer
 from sprachbund.models.conformer.checkpoints import MODEL_TYPE, assemble, read_nemo, read_transformers
 from sprachbund.models.drafts import find_drafts
 from sprachbund.models.fastconformer import Canary, Parakeet
 from sprachbund.models.fastconformer.nemo import Head, is_streaming, read
+from sprachbund.models.hub import stated_family
 from sprachbund.models.io import locate, save
 from sprachbund.models.nemo_archive import open_archive
 from sprachbund.models.weights import Bits, read_packed_linears
@@ -122,10 +124,12 @@ def convert(
         head: head of a hybrid of NeMo that does not stream; its transducer if None.
 
     Raises:
-        SprachbundError: the directory is taken, or the checkpoint cannot be read.
+        SprachbundError: the directory is taken, the checkpoint cannot be read, or it is read as it is.
     """
     check_new(out)
     path = Path(checkpoint)
+    if (kind := stated_family(path)) in FAMILIES:
+        raise SprachbundError(f"{checkpoint} is a {kind} model, which is read as it is; give it to --model")
     is_file = path.suffix == ".nemo" or path.is_file()
     archive = open_archive(path) if is_file else None
     model: Conformer | Parakeet | Canary

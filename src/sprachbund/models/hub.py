@@ -82,6 +82,15 @@ def family_of(directory: Path) -> str:
     return family
 
 
+def stated_family(directory: Path) -> str | None:
+    """The family or model type that the config.json of a directory names, known here or not; None without one."""
+    config = directory / "config.json"
+    if not config.is_file():
+        return None
+    values = read_object(config)
+    return str(values.get("family") or values.get("model_type"))
+
+
 def is_own(directory: Path) -> bool:
     """Whether a directory is in this package's own layout: config.json names the family, or is that of a cascade."""
     config = directory / "config.json"
