@@ -142,6 +142,7 @@ COMPARED = (
     "code_switch_router_in_model",
     "code_switch_router_seeds",
     "code_switch_router_further",
+    "code_switch_controls",
 )
 """Comparisons of six languages whose scores docs/code_switch.md has in short."""
 
@@ -153,12 +154,19 @@ def code_switch_rows() -> list[tuple[str, Row]]:
 
 
 def code_switch() -> list[Line]:
-    """Arms against experts in groups, on mixed and spliced speech, and where a language is scarce."""
-    return [
+    """Arms against experts in groups, on mixed and spliced speech, and where a language is scarce; the controls."""
+    arms = [
         line(speech, row["arm"], row["chrF difference"])
         for speech, row in code_switch_rows()
         if row["speech"] in ("mixed", "spliced people", SCARCE) and row["chrF difference"]
     ]
+    controls = [
+        line(f"six languages, control: {row['arm']}", row["speech"], row["chrF difference"])
+        for arm in ("wrong texts", "other seeds")
+        for row in rows_if_there("code_switch_controls")
+        if row["arm"] == arm and row["speech"] in (SCARCE, "other languages")
+    ]
+    return [*arms, *controls]
 
 
 def code_switch_spans() -> list[Line]:
@@ -231,6 +239,15 @@ def encoder_transfer() -> list[Line]:
     ]
 
 
+def encoder_transfer_controls() -> list[Line]:
+    """The gap of two starts of which one must be better, and of two that were made alike, in every cell."""
+    return [
+        line(row["control"], f"{row['language']}, {row['hours']:g} h", f"{row['gap']} {row['95%']}")
+        for row in rows_if_there("transfer_controls")
+        if "95%" in row
+    ]
+
+
 SYSTEMS: Mapping[str, Effects] = {
     "sharing": Effects(effect="chrF over uniform fine-tuning", lines=sharing),
     "headroom": Effects(effect="gain, nats for each token", lines=headroom),
@@ -258,6 +275,9 @@ SYSTEMS: Mapping[str, Effects] = {
         effect="WER of the English start less the multilingual one's",
         lines=encoder_transfer,
         interval="lowest to highest of three seeds",
+    ),
+    "encoder_transfer_controls": Effects(
+        effect="WER of the second start less the first's", lines=encoder_transfer_controls
     ),
 }
 
