@@ -2,7 +2,7 @@
 
 `recipes/research/transfer_controls.toml` says what was expected. The gap of each cell is that of a report whose two
 starts are the pair.
-Run: python -m benchmarks.transfer_controls runs/transfer_controls --out docs/results/transfer_controls.json
+Run: python -m benchmarks.transfer_controls runs/transfer --out docs/results/transfer_controls.json
 """
 
 import argparse
@@ -19,8 +19,8 @@ from sprachbund.research.table_file import keep_table
 from sprachbund.research.tasks import read_study
 
 PAIRS = {
-    "positive: two languages more": ("all", "ml"),
-    "negative: made again": ("ml", "again"),
+    "positive: has heard Dutch": ("more", "once"),
+    "negative: made again": ("once", "again"),
 }
 """Control to its two starts, of which the first is the one that could be better."""
 

@@ -225,6 +225,26 @@ def test_a_study_starts_from_checkpoints(
     assert read_cell(tmp_path / "cells/en/0.0005h/ml-seed-0") is not None
 
 
+@pytest.mark.slow
+def test_a_start_is_a_checkpoint_trained_on_a_language_more(root: Path, data: Path, tmp_path: Path) -> None:
+    """It has the shape of the checkpoint, not of [model], and its parts but for the encoder are those of `shared`."""
+    given = (
+        'pretrained.more={languages=["de", "en"], start="ml"}',
+        'starts.more="more"',
+        'grid.starts=["more", "ml"]',
+        "pretraining.steps=1",
+    )
+    assert main(study(root, data, tmp_path, *given)) == 0
+    trained, ml = load(tmp_path / "pretrained" / "more" / "model"), load(root / "ml")
+    assert (trained.source_languages, ml.source_languages) == (("en", "de"), ("en",))
+    weights, before = load(tmp_path / "starts" / "more").state_dict(), ml.state_dict()
+    for name, value in weights.items():
+        is_encoder = name.startswith("encoder.")
+        assert value.equal((trained.state_dict() if is_encoder else before)[name]), name
+    assert not all(value.equal(before[name]) for name, value in weights.items())
+    assert read_cell(tmp_path / "cells/de/0.0005h/more-seed-0") is not None
+
+
 def test_what_a_cell_changes_in_a_checkpoint(root: Path, data: Path) -> None:
     """A language it lacks is added, and for translations it is told the language; losses are the recipe's."""
     cell = Cell(start="ml", language="de", hours=1, seed=0)

@@ -183,11 +183,10 @@ def check_checkpoints(recipe: EncoderTransferRecipe) -> None:
         SprachbundError: one of another family or head, that does not stream, or not at a tier of the grid; encoders of
             different kinds; layers that there are not.
     """
-    shapes: dict[str, ConformerShape] = {}
-    for name, one in recipe.pretrained.items():
+    for one in recipe.pretrained.values():
         if one.checkpoint is not None:
             _check_checkpoint(recipe, one.checkpoint)
-        shapes[name] = recipe.shape if one.checkpoint is None else read_config(one.checkpoint)
+    shapes = {name: _shape_of(recipe, name) for name in recipe.pretrained}
     shared = shapes[recipe.shared]
     for name, shape in shapes.items():
         wanted = _encoder_kind(shared)
@@ -199,6 +198,14 @@ def check_checkpoints(recipe: EncoderTransferRecipe) -> None:
                 )
     for name in recipe.grid.starts:
         read_layers(recipe.starts[name], shared.num_encoder_layers)
+
+
+def _shape_of(recipe: EncoderTransferRecipe, name: str) -> ConformerShape:
+    """Shape of a pretrained model; one that goes on from another has the shape of that."""
+    one = recipe.pretrained[name]
+    if one.checkpoint is not None:
+        return read_config(one.checkpoint)
+    return recipe.shape if one.start is None else _shape_of(recipe, one.start)
 
 
 def _encoder_kind(shape: ConformerShape) -> dict[str, object]:

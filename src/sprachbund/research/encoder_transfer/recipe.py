@@ -29,8 +29,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.metrics import Counts, corpus_score, metric
 from sprachbund.models.base import Features, Target
 from sprachbund.models.conformer import Conformer
-from sprachbund.models.conformer.extension import MEAN, only_losses
-from sprachbund.models.conformer.io import WEIGHTS_FILE, load, read_config
+from sprachbund.models.conformer.io import WEIGHTS_FILE, load
 from sprachbund.nn.streaming_conformer import StreamingEncoder, Tier
 from sprachbund.research.encoder_transfer.analysis import CONVERGENCE
 from sprachbund.research.encoder_transfer.estimate import check_checkpoints, estimate_memory
@@ -38,7 +37,13 @@ from sprachbund.research.encoder_transfer.grid import BITS_OF_FLOAT, Cell
 from sprachbund.research.encoder_transfer.options import OFFLINE, EncoderTransferRecipe
 from sprachbund.research.encoder_transfer.report import TABLES, make_report, write_report
 from sprachbund.research.encoder_transfer.results import CellScores
-from sprachbund.research.encoder_transfer.starts import make_starts, start_model, start_parts, translator
+from sprachbund.research.encoder_transfer.starts import (
+    make_starts,
+    start_model,
+    start_parts,
+    trained_further,
+    translator,
+)
 from sprachbund.research.encoder_transfer.study import Study
 from sprachbund.research.encoder_transfer.study_options import StudyRunOptions
 from sprachbund.research.tasks import STUDY_FILE, parts_of, read_study, remember
@@ -46,7 +51,7 @@ from sprachbund.text.normalize import normalize
 from sprachbund.training.checkpoint import forget_run, run_log
 from sprachbund.training.loop import Convergence
 from sprachbund.training.options import TrainingOptions, check_numbers
-from sprachbund.training.recipe import FineTuning, Scale
+from sprachbund.training.recipe import Scale
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import own_device, refuse_several_processes
 from sprachbund.util.files import validate
@@ -207,23 +212,14 @@ def tuning(recipe: EncoderTransferRecipe, cell: Cell, num_batches: int) -> Train
 
 
 def from_start(recipe: EncoderTransferRecipe, cell: Cell, start: Path) -> dict[str, Any]:
-    """Return the changes of a `TranslatorRecipe` that train a start further.
-
-    A checkpoint has its sizes, features and pieces; losses are the recipe's. A language that it does not know is added,
-    and one that writes what is spoken is given the language of translations.
+    """Return the changes of a `TranslatorRecipe` that train a start on the language of a cell; see `trained_further`.
 
     Args:
         recipe: options of the study.
         cell: cell that is trained.
         start: model directory of the start.
     """
-    config, wanted = read_config(start), (cell.language, recipe.target(cell.language))
-    new = {tag: MEAN for tag in dict.fromkeys(wanted) if tag not in config.source_languages}
-    changes: dict[str, Any] = {"new_languages": new} if new else {}
-    part = config.transducer
-    if recipe.task == "translations" and part is not None and not part.prompted:
-        changes["prompt"] = "wanted"
-    return {"start": start, "model": only_losses(recipe.shape), "fine_tuning": FineTuning(**changes)}
+    return trained_further(recipe, start, (cell.language, recipe.target(cell.language)))
 
 
 def quantized(recipe: EncoderTransferRecipe, model: Conformer, bits: int) -> Conformer:

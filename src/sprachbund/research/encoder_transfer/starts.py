@@ -6,7 +6,7 @@ All starts have decoder, joint network and tokenizer of one model, to the last b
 import hashlib
 from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sprachbund.data.manifest import Manifest
 from sprachbund.models.conformer import Conformer
+from sprachbund.models.conformer.extension import MEAN, only_losses
 from sprachbund.models.conformer.io import (
     TOKENIZER_FILE,
     TRANSCRIPT_TOKENIZER_FILE,
@@ -31,7 +32,7 @@ from sprachbund.text.tokenizer import Tokenizer
 from sprachbund.training.checkpoint import LOG_FILE, forget_run, run_log
 from sprachbund.training.data_checks import text_warnings
 from sprachbund.training.options import TrainingOptions
-from sprachbund.training.recipe import CardRecipe, DataPart, ExampleRecipe, TranslatorRecipe
+from sprachbund.training.recipe import CardRecipe, DataPart, ExampleRecipe, FineTuning, TranslatorRecipe
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util import jobs as work
 from sprachbund.util.files import copy_file, read_object, validate, write_json
@@ -62,7 +63,7 @@ def make_starts(
         SprachbundError: checkpoints whose encoders have other shapes.
     """
     waves = recipe.waves()
-    if waves:
+    if any(recipe.pretrained[name].start is None for name in chain(*waves)):
         fit_tokenizers(recipe, out)
     for trained in waves:
         paths = tuple(pretrained_model(recipe, out, name) / WEIGHTS_FILE for name in trained)
@@ -173,20 +174,41 @@ def _texts(recipe: EncoderTransferRecipe) -> Iterator[str]:
             return
 
 
+def trained_further(recipe: EncoderTransferRecipe, start: Path, languages: Iterable[str]) -> dict[str, Any]:
+    """Return the changes of a `TranslatorRecipe` that train a model further.
+
+    A checkpoint has its sizes, features and pieces; losses are the recipe's. A language that it does not know is added,
+    and one that writes what is spoken is given the language of translations.
+
+    Args:
+        recipe: options of the study.
+        start: model directory.
+        languages: languages that are spoken and written.
+    """
+    config = read_config(start)
+    new = {tag: MEAN for tag in dict.fromkeys(languages) if tag not in config.source_languages}
+    changes: dict[str, Any] = {"new_languages": new} if new else {}
+    part = config.transducer
+    if recipe.task == "translations" and part is not None and not part.prompted:
+        changes["prompt"] = "wanted"
+    return {"start": start, "model": only_losses(recipe.shape), "fine_tuning": FineTuning(**changes)}
+
+
 def _pretrain(recipe: EncoderTransferRecipe, out: Path, names: list[str], number: int) -> None:
     name = names[number]
     folder = out / "pretrained" / name
     folder.mkdir(parents=True, exist_ok=True)
-    for file in (TOKENIZER_FILE, TRANSCRIPT_TOKENIZER_FILE):
-        copy_file(out / "pretrained" / file, folder / file)
     one = recipe.pretrained[name]
-    new: dict[str, Any] = {
-        "model": recipe.shape,
-        "vocabulary_size": recipe.vocabulary_size,
-        "transcript_vocabulary_size": recipe.transcript_vocabulary_size,
-    }
-    if one.start is not None:
-        new = {"start": pretrained_model(recipe, out, one.start)}
+    if one.start is None:
+        for file in (TOKENIZER_FILE, TRANSCRIPT_TOKENIZER_FILE):
+            copy_file(out / "pretrained" / file, folder / file)
+        new: dict[str, Any] = {
+            "model": recipe.shape,
+            "vocabulary_size": recipe.vocabulary_size,
+            "transcript_vocabulary_size": recipe.transcript_vocabulary_size,
+        }
+    else:
+        new = trained_further(recipe, pretrained_model(recipe, out, one.start), recipe.languages)
     with run_log(folder) as report:
         train_translator(
             translator(recipe, one.languages, recipe.pretraining_of(name), known=recipe.languages, **new),
