@@ -40,6 +40,7 @@ def main() -> None:
         planted = planted_in(recipe, starts)
         rows += [row(control, cell, cell.language in planted) for cell in report.cells]
         rows += means(control, report)
+    rows = [dict.fromkeys(rows[0], "") | each for each in rows]
     keep_table(given.out, recipe, {"rows": rows})
     show(rows)
 

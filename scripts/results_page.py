@@ -244,7 +244,7 @@ def encoder_transfer_controls() -> list[Line]:
     return [
         line(row["control"], f"{row['language']}, {row['hours']:g} h", f"{row['gap']} {row['95%']}")
         for row in rows_if_there("transfer_controls")
-        if "95%" in row
+        if row["95%"]
     ]
 
 
