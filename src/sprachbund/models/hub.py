@@ -61,7 +61,7 @@ def family_of(directory: Path) -> str:
         raise SprachbundError(
             f"{directory} is in CTranslate2's form; run: sprachbund convert {directory} --out DIR"
         )
-    family = config.get("family") or config.get("model_type")
+    family = _stated(config)
     if family in ("nemotron_asr_streaming", "nemotron3_5_asr"):
         raise SprachbundError(
             f"{directory} is in transformers' form; run: sprachbund convert {directory} --out DIR --language TAG"
@@ -87,8 +87,13 @@ def stated_family(directory: Path) -> str | None:
     config = directory / "config.json"
     if not config.is_file():
         return None
-    values = read_object(config)
-    return str(values.get("family") or values.get("model_type"))
+    name = _stated(read_object(config))
+    return name if isinstance(name, str) else None
+
+
+def _stated(config: Mapping[str, Any]) -> Any:
+    """What a configuration names as its family; of transformers, as its type of model."""
+    return config.get("family") or config.get("model_type")
 
 
 def is_own(directory: Path) -> bool:

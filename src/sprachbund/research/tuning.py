@@ -31,7 +31,7 @@ def loss_with(rate: float, train: Callable[[], object], run: Path, report: Repor
     """Train with a rate that may be too high, and return the lowest loss on dev; infinity where the training diverges.
 
     Args:
-        rate: learning rate, or factor of one.
+        rate: learning rate.
         train: trains in the folder.
         run: folder of the training.
         report: called with a line where it diverges.
@@ -39,7 +39,7 @@ def loss_with(rate: float, train: Callable[[], object], run: Path, report: Repor
     try:
         train()
     except DivergedError as error:
-        report(f"{rate:g} is too high: {error}")
+        report(f"learning rate {rate:g} is too high: {error}")
         return math.inf
     return lowest_loss(run)
 
