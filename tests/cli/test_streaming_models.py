@@ -120,7 +120,9 @@ def test_what_cannot_be_converted(root, refused, tmp_path):
     refused("not a whole .nemo archive", "convert", root / "a.wav", *out, "--language", "en")
     refused("it streams", "convert", root / "x.nemo", *out, "--language", "en", "--head", "ctc")
     refused("name them with --language", "convert", root / "x.nemo", *out)
-    refused("is a conformer model, which is read as it is", "convert", root / "tiny", *out, "--language", "en")
+    refused(
+        "is a conformer model, which is read as it is", "convert", root / "tiny", *out, "--language", "en"
+    )
     refused("sprachbund convert", "transcribe", root / "a.wav", "--model", root / "x.nemo")
     refused("sprachbund convert", "transcribe", root / "a.wav", "--model", root / "hf")
     assert not (tmp_path / "new").exists()

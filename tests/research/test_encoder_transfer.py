@@ -246,8 +246,9 @@ def test_steps_follow_from_epochs_within_bounds(data: Path) -> None:
     cell = Cell(start="ml", language="de", hours=1, seed=3)
     wanted = recipe(data, "epochs=30", "tuning.steps=1000", "num_evaluations=10", "least_steps=50")
     for num_batches, steps in ((1, 50), (10, 300), (100, 1000)):
-        options = tuning(wanted, cell, num_batches)
+        options = tuning(wanted, cell, num_batches, 2e-3)
         assert (options.steps, options.evaluate_every, options.seed) == (steps, steps // 10, 3)
+        assert options.learning_rate == 2e-3
 
 
 def test_the_published_shape_and_the_published_schedule() -> None:
@@ -258,7 +259,7 @@ def test_the_published_shape_and_the_published_schedule() -> None:
     assert estimate.encoder_bytes[32] / estimate.encoder_bytes[4] == pytest.approx(
         32 / (4 + 20 / 32), rel=1e-3
     )
-    options = tuning(paper, Cell(start="ml", language="de", hours=100, seed=0), 100)
+    options = tuning(paper, Cell(start="ml", language="de", hours=100, seed=0), 100, 1e-4)
     assert (options.rate(0), options.rate(2500), options.rate(2999)) == pytest.approx((1e-4, 1e-6, 1e-6))
     assert options.mask_strength(1500) == 0.5
     assert paper.examples.time_masks * paper.examples.max_time_mask_share == 0.5  # type: ignore[operator]

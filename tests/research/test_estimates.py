@@ -20,6 +20,7 @@ FILES = {
     "dual_scale_memory_bound": "dual_scale",
     "sharing_low_resource": "gradient_sharing",
     "transfer_controls": "encoder_transfer",
+    "transfer_rates": "encoder_transfer",
     "units_equal_steps": "discrete_units",
 }
 """Recipes of the repository, and whose they are."""

@@ -20,6 +20,7 @@ from sprachbund.models.weights import read_packed_linears
 from sprachbund.nn.streaming_conformer import SUBSAMPLING
 from sprachbund.research.encoder_transfer.grid import BITS_OF_FLOAT
 from sprachbund.research.encoder_transfer.options import FRAME_MS, EncoderTransferRecipe
+from sprachbund.research.encoder_transfer.rates import tuned
 from sprachbund.research.encoder_transfer.splice import read_layers
 from sprachbund.research.estimate import (
     FLOAT_BYTES,
@@ -45,7 +46,8 @@ class EncoderTransferEstimate(TrainingMemory, MemoryEstimate):
 
     Attributes:
         starts: starts that cells are learned from.
-        trainings: trainings of cells.
+        trainings: trainings of cells; those that try given learning rates are among them, those beyond are not known
+            before.
         pretrainings: trainings that come before them.
         scored: tiers and bit widths at which every cell is scored.
         parts: parameters of the model's parts.
@@ -86,10 +88,11 @@ def estimate_memory(recipe: EncoderTransferRecipe) -> EncoderTransferEstimate:
         passed = forward_on_meta(model, lambda: model.encoder(mel, torch.tensor([longest])))
     parameters = count_parameters(model)
     utterances = min(options.max_utterances, max(1, int(options.batch_s / options.max_duration_s)))
+    tried = sum(len(cells) for cells in tuned(grid).values())
     return EncoderTransferEstimate(
         languages=grid.languages,
         starts=grid.starts,
-        trainings=len(grid.cells()),
+        trainings=len(grid.cells()) + tried * max(0, len(recipe.learning_rates) - 1),
         pretrainings=sum(one.checkpoint is None for one in recipe.pretrained.values()),
         scored=len(grid.tiers) * len(grid.bits),
         parts=_parts(model),

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import ConformerShape, StreamingPart, TransducerPart
@@ -13,7 +13,7 @@ from sprachbund.nn.streaming_conformer import Tier
 from sprachbund.research.encoder_transfer.grid import BITS_OF_FLOAT, StudyGrid
 from sprachbund.research.encoder_transfer.splice import RANDOM, read_layers
 from sprachbund.text.normalize import has_no_spaces
-from sprachbund.training.options import Strict, TrainingOptions
+from sprachbund.training.options import Distinct, MoreRates, Strict, TrainingOptions
 from sprachbund.training.recipe import ExampleRecipe
 from sprachbund.util.options import renamed
 
@@ -76,6 +76,10 @@ class EncoderTransferRecipe(Strict):
         epochs: passes through a cell's data, as far as `tuning.steps` allow.
         least_steps: fewest steps of a cell.
         num_evaluations: evaluations of a cell on dev, evenly over its steps.
+        learning_rates: learning rates that are tried for every start and scale with the first seed, in place of
+            `tuning.learning_rate`; the one of the best mean over languages on dev counts.
+        more_learning_rates: number of rates beyond these that are tried at most for a start and scale whose best one is
+            the smallest or the largest.
         dev_utterances: dev utterances that a cell is evaluated on.
         test_utterances: test utterances of each language that are scored, evenly over its test data; all if None.
         symmetric: whether quantized weights have their zero point in the middle.
@@ -103,6 +107,8 @@ class EncoderTransferRecipe(Strict):
     epochs: float = Field(default=30, gt=0)
     least_steps: int = Field(default=1, ge=1)
     num_evaluations: int = Field(default=30, ge=1)
+    learning_rates: Distinct[PositiveFloat] = ()
+    more_learning_rates: MoreRates = 0
     dev_utterances: int = Field(default=100, ge=1)
     test_utterances: int | None = Field(default=None, ge=1)
     symmetric: bool = False

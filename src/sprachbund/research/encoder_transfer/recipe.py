@@ -2,9 +2,10 @@
 
 1. Models are trained first, or brought as checkpoints: one on several languages, one on English alone.
 2. Starts are spliced of them: decoder, joint network and tokenizer of one, encoder layers of either.
-3. Every cell of the grid learns one language from one start on so many hours, stops when it no longer gets better on
+3. Where learning rates are given, each start is tried with each at every scale; the best one on dev counts.
+4. Every cell of the grid learns one language from one start on so many hours, stops when it no longer gets better on
    dev, and is scored at every tier and bit width.
-4. The study's report: gaps, law with interval, latency, cost of bits, convergence, a decision in words.
+5. The study's report: gaps, law with interval, latency, cost of bits, convergence, a decision in words.
 
 `study run` with a file of these options and `recipe encoder_transfer` with a size are this function. What is finished
 is not done again, so a broken-off study goes on.
@@ -35,6 +36,17 @@ from sprachbund.research.encoder_transfer.analysis import CONVERGENCE
 from sprachbund.research.encoder_transfer.estimate import check_checkpoints, estimate_memory
 from sprachbund.research.encoder_transfer.grid import BITS_OF_FLOAT, Cell
 from sprachbund.research.encoder_transfer.options import OFFLINE, EncoderTransferRecipe
+from sprachbund.research.encoder_transfer.rates import (
+    TRIED_FILE,
+    RateTrial,
+    check_rates,
+    losses_of,
+    rate_of,
+    rate_rows,
+    trial_folder,
+    trials_left,
+    tuned,
+)
 from sprachbund.research.encoder_transfer.report import TABLES, make_report, write_report
 from sprachbund.research.encoder_transfer.results import CellScores
 from sprachbund.research.encoder_transfer.starts import (
@@ -46,7 +58,9 @@ from sprachbund.research.encoder_transfer.starts import (
 )
 from sprachbund.research.encoder_transfer.study import Study
 from sprachbund.research.encoder_transfer.study_options import StudyRunOptions
-from sprachbund.research.tasks import STUDY_FILE, parts_of, read_study, remember
+from sprachbund.research.table_file import keep_table
+from sprachbund.research.tasks import STUDY_FILE, Tasks, parts_of, read_study, remember, run_tasks
+from sprachbund.research.tuning import as_json, check_trained, loss_with, report_rates
 from sprachbund.text.normalize import normalize
 from sprachbund.training.checkpoint import forget_run, run_log
 from sprachbund.training.loop import Convergence
@@ -54,7 +68,7 @@ from sprachbund.training.options import TrainingOptions, check_numbers
 from sprachbund.training.recipe import Scale
 from sprachbund.training.translator import run as train_translator
 from sprachbund.util.distributed import own_device, refuse_several_processes
-from sprachbund.util.files import validate
+from sprachbund.util.files import validate, write_json
 from sprachbund.util.progress import Progress, Report, nothing
 
 __all__ = ["EncoderTransferRecipe", "estimate_memory", "read", "run", "run_cells"]
@@ -82,7 +96,11 @@ def make_cell(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path
     Raises:
         SprachbundError: hours that the language does not have.
     """
-    model = _trained(recipe, out, cell, folder / "run")
+    rate = rate_of(recipe, out, cell)
+    run = folder / "run"
+    if recipe.learning_rates and cell.seed == recipe.grid.seeds[0]:  # it was trained when rates were tried
+        run = trial_folder(out, RateTrial(cell, rate)) / "run"
+    model = _trained(recipe, out, cell, rate, run)
     speech = Speech.of(recipe, Manifest(recipe.data / "test"), cell.language, recipe.test_utterances)
     data = _data(recipe, cell)
     scores = CellScores(
@@ -92,13 +110,33 @@ def make_cell(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path
         text="raw" if recipe.scored_by == RAW else "normalized",
         parts=start_parts(out, cell.start),
         training={
-            CONVERGENCE: asdict(Convergence.read(folder / "run")),
+            CONVERGENCE: asdict(Convergence.read(run)),
+            "learning_rate": rate,
             "hours": round(float(data.durations_s.sum()) / 3600, 4),
             "utterances": len(data),
         },
     )
-    forget_run(folder / "run")
+    forget_run(run)
     return scores
+
+
+def try_rate(recipe: EncoderTransferRecipe, out: Path, wanted: Sequence[RateTrial], number: int) -> None:
+    """Train a cell with a learning rate, and write down its lowest loss on dev, or its best score.
+
+    Args:
+        recipe: options of the study.
+        out: folder of the study, where the starts are.
+        wanted: cells and rates that are tried.
+        number: which one.
+    """
+    cell, rate = wanted[number]
+    folder = trial_folder(out, wanted[number])
+    run = folder / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    with run_log(folder) as report:
+        loss = loss_with(rate, partial(_trained, recipe, out, cell, rate, run), run, report)
+    write_json(folder / TRIED_FILE, as_json({rate: loss}))
+    forget_run(run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,17 +236,19 @@ class DevScore:
         return -value if how.higher_is_better else value
 
 
-def tuning(recipe: EncoderTransferRecipe, cell: Cell, num_batches: int) -> TrainingOptions:
+def tuning(recipe: EncoderTransferRecipe, cell: Cell, num_batches: int, rate: float) -> TrainingOptions:
     """Training of a cell: so many epochs of its data, as far as the recipe's steps allow.
 
     Args:
         recipe: recipe of the study.
         cell: cell that is trained.
         num_batches: batches of an epoch.
+        rate: learning rate.
     """
     steps = max(recipe.least_steps, min(recipe.tuning.steps, round(recipe.epochs * num_batches)))
     every = max(1, steps // recipe.num_evaluations)
-    return recipe.tuning.model_copy(update={"steps": steps, "evaluate_every": every, "seed": cell.seed})
+    own = {"steps": steps, "evaluate_every": every, "seed": cell.seed, "learning_rate": rate}
+    return recipe.tuning.model_copy(update=own)
 
 
 def from_start(recipe: EncoderTransferRecipe, cell: Cell, start: Path) -> dict[str, Any]:
@@ -238,10 +278,10 @@ def quantized(recipe: EncoderTransferRecipe, model: Conformer, bits: int) -> Con
     return made
 
 
-def _trained(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path) -> Conformer:
+def _trained(recipe: EncoderTransferRecipe, out: Path, cell: Cell, rate: float, folder: Path) -> Conformer:
     if not (folder / "model" / WEIGHTS_FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        options = tuning(recipe, cell, _num_batches(recipe, cell))
+        options = tuning(recipe, cell, _num_batches(recipe, cell), rate)
         made = translator(
             recipe,
             [cell.language],
@@ -344,10 +384,36 @@ def run_cells(
     corpus_score(metric(recipe.scored_by), ["one"], ["one"])
     remember(directory, recipe, may_change=MAY_CHANGE, data=parts_of(recipe.data))
     make_starts(recipe, directory, ray_address=options.ray, gpus=options.gpus, report=report)
+    _try_rates(recipe, directory, options, report)
     study = Study(grid=recipe.grid, make=partial(make_cell, recipe, directory), out=directory)
     return study.run(
         workers=workers, ray_address=options.ray, gpus=options.gpus, report=report, progress=progress
     )
+
+
+def _try_rates(
+    recipe: EncoderTransferRecipe, directory: Path, options: StudyRunOptions, report: Report
+) -> None:
+    """Train every start at every scale with every learning rate, where some are to be tried."""
+    if not recipe.learning_rates:
+        return
+    what = "trainings that try learning rates"
+    while wanted := trials_left(recipe, directory):
+        tasks = Tasks(
+            paths=tuple(trial_folder(directory, trial) / TRIED_FILE for trial in wanted),
+            make=partial(try_rate, recipe, directory, wanted),
+            gpus=options.gpus,
+        )
+        run_tasks(tasks, what, workers=recipe.workers, ray_address=options.ray, report=report)
+        what = "trainings that try rates beyond them"
+    tried = {str(at): losses_of(recipe, directory, at) for at in tuned(recipe.grid)}
+    for name, losses in tried.items():
+        check_trained(name, losses, "learning_rates")
+    report_rates(tried, report)
+    check_rates(recipe, directory)
+    by_score = recipe.tuning.metric_for_best_model == "score"
+    sign = -1.0 if by_score and metric(recipe.scored_by).higher_is_better else 1.0
+    keep_table(directory / TABLES / "rates.json", recipe, {"rows": rate_rows(recipe, directory, sign)})
 
 
 def check_data(recipe: EncoderTransferRecipe) -> None:
