@@ -119,6 +119,23 @@ def test_texts_that_are_there_are_kept_unless_they_are_to_be_replaced(
     assert (first.text, first.translations) == ("one", {"de": "eins zwei"})
 
 
+def test_texts_of_an_earlier_labelling_stay_known_as_a_teachers(teacher: Conformer, tmp_path: Path) -> None:
+    data, unsure = make_corpus(tmp_path / "data", texts=False), Script(de=("eins zwei", GUESS))
+
+    def labelled(name: str, script: Script, corpus: Path, **options: Any) -> Any:
+        label(teacher, script, tmp_path / name, corpus, **options)
+        first = Manifest(tmp_path / name)[0]
+        return first.text, first.translations, first.custom["pseudo_labels"]
+
+    transcribed = "one two", {}, {"en": -0.1}
+    assert labelled("transcripts", Script(), data, targets=("en",)) == transcribed
+    assert labelled("dropped", unsure, tmp_path / "transcripts") == transcribed
+    both = "one two", {"de": "eins zwei"}, {"en": -0.1, "de": -0.1}
+    assert labelled("both", Script(), tmp_path / "dropped") == both
+    # What is written anew and dropped is there no more, so neither is its number.
+    assert labelled("anew", unsure, tmp_path / "both", replace=True) == transcribed
+
+
 def test_what_is_dropped_is_counted_and_written_down(teacher: Conformer, tmp_path: Path) -> None:
     data = make_corpus(tmp_path / "data", texts=False)
     done = label(teacher, Script(de=("eins zwei", GUESS)), tmp_path / "out", data)

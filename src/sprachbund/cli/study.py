@@ -37,9 +37,12 @@ def print_study(study: "StudyReport", at: Sequence[float]) -> None:
         ),
         ("gap of every cell; 95% over utterances", whole.cell_rows(study)),
         ("how soon runs were at their best", whole.sooner_rows(study)),
+        ("learning rates of every start", whole.learning_rate_rows(study)),
     ]
     paragraphs = [f"{head}\n{_columns(whole.as_table(rows))}" for head, rows in tables if rows]
-    _print([study.missing, *_findings(study.analysis), *paragraphs, _decisions(study.analysis, at)])
+    _print(
+        [study.missing, study.mixed, *_findings(study.analysis), *paragraphs, _decisions(study.analysis, at)]
+    )
 
 
 def _findings(analysis: "StudyAnalysis") -> list[str]:

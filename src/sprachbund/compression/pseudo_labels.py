@@ -361,6 +361,8 @@ def _duration_s(path: Path) -> float:
 # Files: dropped labels with their reasons, settings that may not change, and the corpus when it is whole.
 
 SETTINGS = "pseudo_labels.json"
+LABELS = "pseudo_labels"
+"""Key in `custom` of an utterance: languages of the texts that a teacher wrote to their mean log-probabilities."""
 """File with the settings that a corpus of labels was begun with; a command goes on only with the same settings."""
 CONTENT = "content"
 """Key of the settings: digest of each source, since a shard that is whole is not made again when speech is added."""
@@ -821,7 +823,11 @@ class _Work:
         if job.language and not transcript and not translations:
             record.left_out["no text is left"] += 1
             return
-        by_teacher = {t: round(labels[t][1].mean_log_probability, 4) for t in kept}
+        # Texts that a teacher wrote into the corpus before, and that stay, are still a teacher's.
+        left = {*translations, *([job.language] if transcript else [])} - labels.keys()
+        earlier = job.spoken.custom.get(LABELS, {})
+        by_teacher = {target: value for target, value in earlier.items() if target in left}
+        by_teacher |= {target: round(labels[target][1].mean_log_probability, 4) for target in kept}
         record.utterances += 1
         writer.add(
             job.spoken.samples,
@@ -830,7 +836,7 @@ class _Work:
             speaker=job.spoken.speaker,
             utterance_id=job.id,
             translations=translations,
-            custom={**job.spoken.custom, "pseudo_labels": by_teacher},
+            custom={**job.spoken.custom, LABELS: by_teacher},
         )
 
 

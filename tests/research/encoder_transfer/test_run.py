@@ -20,6 +20,7 @@ from sprachbund.research.encoder_transfer.grid import StudyGrid
 from sprachbund.research.encoder_transfer.report import (
     gap_table,
     hole_lines,
+    learning_rate_rows,
     make_report,
     start_rows,
     write_report,
@@ -154,7 +155,8 @@ def test_the_report_finds_what_was_planted(whole: Path) -> None:
     law = report.analysis.fitted.law
     assert law is not None
     assert (law.scale.value, law.exponent.value) == pytest.approx((planted.SCALE, planted.EXPONENT), rel=1e-3)
-    assert report.missing == ""
+    assert report.missing == report.mixed == ""
+    assert learning_rate_rows(report) == []
     (cost,) = report.analysis.bit_costs
     assert cost.mean.value == pytest.approx(planted.BITS_COST, abs=1e-3)
     assert report.analysis.latency is not None
@@ -232,6 +234,28 @@ def test_languages_weigh_the_same_whatever_seeds_are_finished(tmp_path: Path) ->
             write_cell(folder, cell, every, CellScores(counts=counts, ids=["one"], metric="WER"), 1.0)
     (row,) = start_rows(make_report(every, tmp_path))
     assert row == {"hours": 1, "ml": (25 + 40) / 2, "en": (25 + 40) / 2}
+
+
+def test_cells_of_another_metric_and_of_other_rates_are_told(tmp_path: Path) -> None:
+    wanted = {"languages": ("de",), "seeds": (0,), "hours": (1, 2)}
+    study(tmp_path, **wanted).run(report=quiet)
+    every = planted.grid(**wanted)
+    for cell, rate in zip(every.cells(), (1e-3, 2e-3, 1e-3, 1e-3), strict=True):
+        path = cell.folder(tmp_path) / "cell.json"
+        values = json.loads(path.read_text())
+        values["training"]["learning_rate"] = rate
+        if cell.start == "en" and cell.hours == 2:
+            values["signature"] = "another"
+        path.write_text(json.dumps(values))
+    report = make_report(every, tmp_path)
+    assert "not of one kind: another in en de 2 h seed 0, " in report.mixed
+    assert learning_rate_rows(report) == [
+        {"hours": 1, "ml": "0.001", "en": "0.002"},
+        {"hours": 2, "ml": "0.001", "en": "0.001"},
+    ]
+    values = json.loads(write_report(report, tmp_path).read_text())
+    assert values["mixed"] == report.mixed
+    assert (tmp_path / "tables" / "learning_rates.json").exists()
 
 
 def test_no_scale_is_whole(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sprachbund.errors import SprachbundError
 from sprachbund.research.encoder_transfer.grid import Cell, StudyGrid
 from sprachbund.research.encoder_transfer.options import EncoderTransferRecipe
-from sprachbund.research.encoder_transfer.results import read_cell
+from sprachbund.research.encoder_transfer.results import LEARNING_RATE, read_cell
 from sprachbund.research.tuning import TriedRates, best_rate, rates_left, read_tried
 
 RATES = "rates"
@@ -118,7 +118,7 @@ def check_rates(recipe: EncoderTransferRecipe, out: Path) -> None:
     """
     for cell in recipe.grid.cells() if recipe.learning_rates else ():
         finished, rate = read_cell(cell.folder(out)), rate_of(recipe, out, cell)
-        if finished is not None and (before := finished.training.get("learning_rate")) != rate:
+        if finished is not None and (before := finished.training.get(LEARNING_RATE)) != rate:
             raise SprachbundError(
                 f"{cell} was trained with a learning rate of {before}, and {rate:g} is the best of "
                 f"{', '.join(recipe.grid.languages)}; delete {cell.folder(out)}, and the cell is made again"

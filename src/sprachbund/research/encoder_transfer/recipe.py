@@ -48,7 +48,7 @@ from sprachbund.research.encoder_transfer.rates import (
     tuned,
 )
 from sprachbund.research.encoder_transfer.report import TABLES, make_report, write_report
-from sprachbund.research.encoder_transfer.results import CellScores
+from sprachbund.research.encoder_transfer.results import LEARNING_RATE, CellScores
 from sprachbund.research.encoder_transfer.starts import (
     make_starts,
     start_model,
@@ -111,7 +111,7 @@ def make_cell(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path
         parts=start_parts(out, cell.start),
         training={
             CONVERGENCE: asdict(Convergence.read(run)),
-            "learning_rate": rate,
+            LEARNING_RATE: rate,
             "hours": round(float(data.durations_s.sum()) / 3600, 4),
             "utterances": len(data),
         },

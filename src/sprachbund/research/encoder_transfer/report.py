@@ -4,9 +4,10 @@ A report can be made before all cells are finished. It then uses the complete sc
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,13 @@ from sprachbund.research.encoder_transfer.analysis import (
 )
 from sprachbund.research.encoder_transfer.grid import StudyGrid
 from sprachbund.research.encoder_transfer.power_law import Estimate, Interval, PowerLaw
-from sprachbund.research.encoder_transfer.results import CellManifest, finished_cells, read_results
+from sprachbund.research.encoder_transfer.results import (
+    CELL_FILE,
+    LEARNING_RATE,
+    CellManifest,
+    finished_cells,
+    read_results,
+)
 from sprachbund.research.encoder_transfer.study import write_results
 from sprachbund.research.encoder_transfer.study_options import AnalysisOptions, Better, ReadOptions
 from sprachbund.util.files import atomic_path, write_json
@@ -518,6 +525,24 @@ class StudyReport:
         unfinished = f"; not whole yet and left out: {scales}" if scales else ""
         return f"{len(self.manifests)} of {total} cells are finished{unfinished}"
 
+    @property
+    def mixed(self) -> str:
+        """A sentence about cells that were scored differently from most; empty where there are none.
+
+        A study that goes on with another version of a metric's library may have them.
+        """
+        counts = Counter(one.signature for one in self.manifests)
+        if len(counts) == 1:
+            return ""
+        usual = counts.most_common(1)[0][0]
+        others = [one for one in self.manifests if one.signature != usual]
+        named = ", ".join(str(one.cell) for one in others[:_NAMED])
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        return (
+            f"scores are not of one kind: {others[0].signature} in {named}{more}, {usual} in the others; delete "
+            f"{CELL_FILE} of those cells, and `sprachbund study resume` scores them again"
+        )
+
 
 def make_report(grid: StudyGrid, out: Path, options: AnalysisOptions | None = None) -> StudyReport:
     """The report of what is finished.
@@ -574,13 +599,15 @@ def write_report(report: StudyReport, out: Path, hours: Sequence[float] = ()) ->
         "cells": cell_rows(report),
         "bits": bit_rows(report.analysis),
         "convergence": sooner_rows(report),
+        "learning_rates": learning_rate_rows(report),
     }
     for name, rows in tables.items():
         if rows:
             write_json(out / TABLES / f"{name}.json", {"study": str(out.name), "rows": rows})
     values = as_values(report.analysis, hours) | {
         "missing": report.missing,
-        **{name: tables[name] for name in ("starts", "cells", "convergence")},
+        "mixed": report.mixed,
+        **{name: tables[name] for name in ("starts", "cells", "convergence", "learning_rates")},
         "signature": report.manifests[0].signature,
         "machines": _distinct(one.machine for one in report.manifests),
         "commits": _distinct(one.commit for one in report.manifests),
@@ -623,6 +650,25 @@ def start_rows(report: StudyReport) -> list[dict[str, Any]]:
             row[start] = round(float(np.mean(by_language)), 2) if own and own.keys() == wanted else "-"
         rows.append(row)
     return rows
+
+
+def learning_rate_rows(report: StudyReport) -> list[dict[str, Any]]:
+    """Learning rates of every start by hours, where starts or scales have different ones; see `rates`."""
+    grid = report.grid
+    used = defaultdict[tuple[str, float], set[float]](set)
+    for one in report.manifests:
+        if (rate := one.training.get(LEARNING_RATE)) is not None:
+            used[one.cell.start, one.cell.hours].add(rate)
+    if len(set(chain(*used.values()))) < 2:
+        return []
+    return [
+        {"hours": hours} | {start: _listed(used[start, hours]) for start in grid.starts}
+        for hours in grid.hours
+    ]
+
+
+def _listed(rates: set[float]) -> str:
+    return ", ".join(f"{rate:g}" for rate in sorted(rates)) or "-"
 
 
 def cell_rows(report: StudyReport) -> list[dict[str, Any]]:

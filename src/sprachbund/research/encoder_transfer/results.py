@@ -338,6 +338,8 @@ def _cell_name(key: Sequence[str | float]) -> str:
 
 CELL_FILE = "cell.json"
 COUNTS_FILE = "counts.npz"
+LEARNING_RATE = "learning_rate"
+"""Key of `CellManifest.training`."""
 
 
 @dataclass(frozen=True, kw_only=True)
