@@ -1,0 +1,55 @@
+"""Learning rates of the transfer study: what each gave on dev, and gaps with one rate and with one for each start.
+
+`recipes/research/transfer_rates.toml` says what was expected. The study of one rate is of the same starts and cells.
+Run: python -m benchmarks.transfer_rates runs/rates --one runs/rates_one --out docs/results/transfer_rates.json
+"""
+
+import argparse
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.rows import show
+
+from sprachbund.research.encoder_transfer.options import EncoderTransferRecipe
+from sprachbund.research.encoder_transfer.rates import rate_rows
+from sprachbund.research.encoder_transfer.report import cell_rows, make_report
+from sprachbund.research.table_file import keep_table
+from sprachbund.research.tasks import read_study
+
+
+def main() -> None:
+    """Write the table of rates, and that of gaps beside it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", type=Path, help="folder of the study that tried rates")
+    parser.add_argument("--one", type=Path, required=True, help="folder of the study with one rate")
+    parser.add_argument("--out", type=Path, required=True, help="file with the table of rates")
+    given = parser.parse_args()
+    recipe, one = (
+        EncoderTransferRecipe.model_validate(read_study(study)) for study in (given.study, given.one)
+    )
+    tried = rate_rows(recipe, given.study)
+    keep_table(given.out, recipe, {"rows": tried})
+    gaps = rows_of(recipe, given.study, "of each start")
+    gaps += rows_of(one, given.one, f"{one.tuning.learning_rate:g} for all")
+    keep_table(given.out.with_stem(f"{given.out.stem}_gaps"), recipe, {"rows": gaps})
+    show(tried)
+    show(gaps)
+
+
+def rows_of(recipe: EncoderTransferRecipe, study: Path, rates: str) -> list[dict[str, Any]]:
+    """The gap of every cell of a study, and the mean over languages of each scale."""
+    cells = cell_rows(make_report(recipe.grid, study))
+    rows = [{"learning rate": rates, **cell} for cell in cells]
+    for hours in recipe.grid.hours:
+        own = [cell for cell in cells if cell["hours"] == hours]
+        means = {key: round(mean(cell[key] for cell in own), 2) for key in (*recipe.grid.starts, "gap")}
+        empty = dict.fromkeys(cells[0], "")
+        rows.append({"learning rate": rates, **empty, "language": "mean", "hours": hours, **means})
+    return rows
+
+
+if __name__ == "__main__":
+    main()
