@@ -14,7 +14,7 @@ from sprachbund.research.encoder_transfer.grid import Cell
 from sprachbund.research.encoder_transfer.options import EncoderTransferRecipe
 from sprachbund.research.encoder_transfer.rates import (
     TRIED_FILE,
-    RateTrial,
+    CellTrial,
     StartAtScale,
     check_rates,
     losses_of,
@@ -46,7 +46,7 @@ def recipe(*changes: str) -> EncoderTransferRecipe:
     )
 
 
-def finish(out: Path, trial: RateTrial, loss: float) -> None:
+def finish(out: Path, trial: CellTrial, loss: float) -> None:
     folder = trial_folder(out, trial)
     folder.mkdir(parents=True)
     write_json(folder / TRIED_FILE, as_json({trial.rate: loss}))
@@ -144,7 +144,7 @@ def test_a_study_tries_rates_and_trains_with_the_best(tmp_path: Path) -> None:
             assert finished.training["learning_rate"] == row["best"]
             # The first seed was trained when rates were tried, and is not trained again.
             assert (cell.folder(out) / "run").exists() == (seed == 1)
-        run = trial_folder(out, RateTrial(cell.model_copy(update={"seed": 0}), row["best"])) / "run"
+        run = trial_folder(out, CellTrial(cell.model_copy(update={"seed": 0}), row["best"])) / "run"
         assert load(run / "model").name == "conformer"
         assert not (run / "resume.pt").exists()
     assert any(line.startswith("learning rate of ml at 0.01 h: ") for line in said)

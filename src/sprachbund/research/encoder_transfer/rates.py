@@ -32,7 +32,7 @@ class StartAtScale(NamedTuple):
         return f"{self.start} at {self.hours:g} h"
 
 
-class RateTrial(NamedTuple):
+class CellTrial(NamedTuple):
     """A cell with the first seed, and a learning rate that it is trained with."""
 
     cell: Cell
@@ -48,7 +48,7 @@ def tuned(grid: StudyGrid) -> dict[StartAtScale, list[Cell]]:
     return cells
 
 
-def trials_left(recipe: EncoderTransferRecipe, out: Path) -> tuple[RateTrial, ...]:
+def trials_left(recipe: EncoderTransferRecipe, out: Path) -> tuple[CellTrial, ...]:
     """What is to be tried next: the given rates, then for each start and scale one beyond the end where its best lies.
 
     Args:
@@ -56,14 +56,14 @@ def trials_left(recipe: EncoderTransferRecipe, out: Path) -> tuple[RateTrial, ..
         out: folder of the study.
     """
     return tuple(
-        RateTrial(cell, rate)
+        CellTrial(cell, rate)
         for at, cells in tuned(recipe.grid).items()
         for rate in rates_left(recipe.learning_rates, recipe.more_learning_rates, losses_of(recipe, out, at))
         for cell in cells
     )
 
 
-def trial_folder(out: Path, trial: RateTrial) -> Path:
+def trial_folder(out: Path, trial: CellTrial) -> Path:
     """Folder of a training, which is like that of a cell.
 
     Args:
@@ -84,7 +84,7 @@ def losses_of(recipe: EncoderTransferRecipe, out: Path, at: StartAtScale) -> Tri
     cells, losses = tuned(recipe.grid)[at], dict[float, float]()
     while left := rates_left(recipe.learning_rates, recipe.more_learning_rates, losses):
         files = {
-            rate: [trial_folder(out, RateTrial(cell, rate)) / TRIED_FILE for cell in cells] for rate in left
+            rate: [trial_folder(out, CellTrial(cell, rate)) / TRIED_FILE for cell in cells] for rate in left
         }
         whole = [rate for rate in left if all(file.exists() for file in files[rate])]
         if not whole:

@@ -38,7 +38,7 @@ from sprachbund.research.encoder_transfer.grid import BITS_OF_FLOAT, Cell
 from sprachbund.research.encoder_transfer.options import OFFLINE, EncoderTransferRecipe
 from sprachbund.research.encoder_transfer.rates import (
     TRIED_FILE,
-    RateTrial,
+    CellTrial,
     check_rates,
     losses_of,
     rate_of,
@@ -99,7 +99,7 @@ def make_cell(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path
     rate = rate_of(recipe, out, cell)
     run = folder / "run"
     if recipe.learning_rates and cell.seed == recipe.grid.seeds[0]:  # it was trained when rates were tried
-        run = trial_folder(out, RateTrial(cell, rate)) / "run"
+        run = trial_folder(out, CellTrial(cell, rate)) / "run"
     model = _trained(recipe, out, cell, rate, run)
     speech = Speech.of(recipe, Manifest(recipe.data / "test"), cell.language, recipe.test_utterances)
     data = _data(recipe, cell)
@@ -120,7 +120,7 @@ def make_cell(recipe: EncoderTransferRecipe, out: Path, cell: Cell, folder: Path
     return scores
 
 
-def try_rate(recipe: EncoderTransferRecipe, out: Path, wanted: Sequence[RateTrial], number: int) -> None:
+def try_rate(recipe: EncoderTransferRecipe, out: Path, wanted: Sequence[CellTrial], number: int) -> None:
     """Train a cell with a learning rate, and write down its lowest loss on dev, or its best score.
 
     Args:
