@@ -2,11 +2,18 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sprachbund.errors import SprachbundError
+from sprachbund.research import size_file
+from sprachbund.research.code_switch.options import CodeSwitchRecipe
+from sprachbund.research.discrete_units.options import DiscreteUnitsRecipe
+from sprachbund.research.encoder_transfer.options import EncoderTransferRecipe
+from sprachbund.research.gradient_sharing.options import GradientSharingRecipe
 from sprachbund.research.tuning import as_json, best_rate, rates_left, read_tried, report_rates
+from sprachbund.training.options import read_recipe
 from sprachbund.util.files import write_json
 
 
@@ -31,6 +38,23 @@ def test_a_file_that_holds_no_rates_is_an_error_with_the_way_out(tmp_path: Path)
         write_json(tmp_path / "rates.json", content)
         with pytest.raises(SprachbundError, match=r"rates\.json.*; delete it, and the rates are tried again"):
             read_tried(tmp_path / "rates.json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [
+        (DiscreteUnitsRecipe, "learning_rates"),
+        (GradientSharingRecipe, "learning_rates"),
+        (EncoderTransferRecipe, "learning_rates"),
+        (CodeSwitchRecipe, "tuning_rate_factors"),
+    ],
+)
+def test_a_rate_that_no_folder_can_be_named_after_is_refused(kind: type[Any], option: str) -> None:
+    """A folder's name is read as another number, and the rate would be tried for ever."""
+    tiny = size_file(f"{kind.__module__.split('.')[-2]}", "tiny")
+    assert getattr(read_recipe(kind, tiny, [f"{option}=[1e-3, 1.23457e-3]"]), option) == (1e-3, 1.23457e-3)
+    with pytest.raises(SprachbundError, match=r"0\.00123456789 has more than six digits; write 0\.00123457"):
+        read_recipe(kind, tiny, [f"{option}=[1e-3, 1.23456789e-3]"])
 
 
 def test_a_rate_at_an_end_of_those_tried_is_said_to_be_there() -> None:

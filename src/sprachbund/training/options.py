@@ -42,6 +42,16 @@ Distinct = Annotated[tuple[_Item, ...], AfterValidator(_once)]
 """A tuple whose items differ: a seed that counts twice would make intervals too narrow."""
 
 
+def _read_as_written(rates: tuple[float, ...]) -> tuple[float, ...]:
+    if longer := [rate for rate in rates if float(f"{rate:g}") != rate]:
+        raise ValueError(f"{longer[0]} has more than six digits; write {longer[0]:g}")
+    return rates
+
+
+RatesToTry = Annotated[Distinct[PositiveFloat], AfterValidator(_read_as_written)]
+"""Learning rates, or factors of one, that are tried: folders and files name them by six digits at most."""
+
+
 def _with_a_neighbour(more: int, info: ValidationInfo) -> int:
     rates = info.data.get("learning_rates", ())
     if more and len(rates) == 1:

@@ -19,7 +19,7 @@ from sprachbund.models.speech_llm import (
 from sprachbund.models.speech_llm.llm import TextLLMOptions
 from sprachbund.models.speech_llm.stages import Data, stages_without
 from sprachbund.research.code_switch.transition import Form
-from sprachbund.training.options import Distinct, Strict, TrainingOptions, check_arms
+from sprachbund.training.options import Distinct, RatesToTry, Strict, TrainingOptions, check_arms
 
 BASELINE = "grouped experts"
 Projection = Literal["groups", "plain", "active", "total"]
@@ -146,7 +146,7 @@ class CodeSwitchRecipe(Strict):
     shares: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     rate_factor: PositiveFloat = 1.0
     rate_factors: dict[Projection, PositiveFloat] = Field(default_factory=dict)
-    tuning_rate_factors: Distinct[PositiveFloat] = ()
+    tuning_rate_factors: RatesToTry = ()
     tuning_steps: float = Field(default=0.25, gt=0, le=1)
     warmup_steps: PositiveInt = 1000
     embedded_weight: PositiveFloat = 1.0

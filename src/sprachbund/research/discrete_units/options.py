@@ -12,7 +12,7 @@ from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.tokens.config import HEADS, Head, TokenShape
 from sprachbund.models.tokens.strings import LEAST, MOST
 from sprachbund.models.tokens.unit_options import Form, KMeansOptions
-from sprachbund.training.options import Decay, Distinct, MoreRates, Strict, TrainingOptions
+from sprachbund.training.options import Decay, Distinct, MoreRates, RatesToTry, Strict, TrainingOptions
 from sprachbund.training.unit_translator import StepsOf
 from sprachbund.units.dataset import Mixing
 
@@ -217,7 +217,7 @@ class DiscreteUnitsRecipe(Strict):
     steps_of: StepsOf = "all"
     model: TokenShape = TokenShape()
     training: TrainingOptions
-    learning_rates: Distinct[PositiveFloat] = ()
+    learning_rates: RatesToTry = ()
     more_learning_rates: MoreRates = 0
     arm_rates: dict[str, PositiveFloat] = Field(default_factory=dict)
     text_training: TrainingOptions

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import ConformerShape, StreamingPart, TransducerPart
@@ -13,7 +13,7 @@ from sprachbund.nn.streaming_conformer import Tier
 from sprachbund.research.encoder_transfer.grid import BITS_OF_FLOAT, StudyGrid
 from sprachbund.research.encoder_transfer.splice import RANDOM, read_layers
 from sprachbund.text.normalize import has_no_spaces
-from sprachbund.training.options import Distinct, MoreRates, Strict, TrainingOptions
+from sprachbund.training.options import MoreRates, RatesToTry, Strict, TrainingOptions
 from sprachbund.training.recipe import ExampleRecipe
 from sprachbund.util.options import renamed
 
@@ -107,7 +107,7 @@ class EncoderTransferRecipe(Strict):
     epochs: float = Field(default=30, gt=0)
     least_steps: int = Field(default=1, ge=1)
     num_evaluations: int = Field(default=30, ge=1)
-    learning_rates: Distinct[PositiveFloat] = ()
+    learning_rates: RatesToTry = ()
     more_learning_rates: MoreRates = 0
     dev_utterances: int = Field(default=100, ge=1)
     test_utterances: int | None = Field(default=None, ge=1)

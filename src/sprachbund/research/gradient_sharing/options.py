@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import ConformerShape
 from sprachbund.models.sharing_plan import SharingPlan, Start
 from sprachbund.research.gradient_sharing.collect_options import CollectOptions
 from sprachbund.research.gradient_sharing.plan_options import Conflict
-from sprachbund.training.options import Distinct, MoreRates, Strict, TrainingOptions, check_arms
+from sprachbund.training.options import Distinct, MoreRates, RatesToTry, Strict, TrainingOptions, check_arms
 from sprachbund.training.recipe import FineTuning
 
 BASELINE = "uft"
@@ -135,7 +135,7 @@ class GradientSharingRecipe(Strict):
     plan: SharingPlan | None = None
     first: TrainingOptions
     second: TrainingOptions
-    learning_rates: Distinct[PositiveFloat] = ()
+    learning_rates: RatesToTry = ()
     more_learning_rates: MoreRates = 0
     second_repeats: dict[str, float] = Field(default_factory=dict)
     private_rate: float = Field(default=2.5, gt=0)
