@@ -1,7 +1,7 @@
-"""Learning rates of the transfer study: what each gave on dev, and gaps with one rate and with one for each start.
+"""Learning rates of the transfer study: what each gave on dev, and the gaps with one for each start, or one for all.
 
-`recipes/research/transfer_rates.toml` says what was expected. The study of one rate is of the same starts and cells.
-Run: python -m benchmarks.transfer_rates runs/rates --one runs/rates_one --out docs/results/transfer_rates.json
+`recipes/research/transfer_rates.toml` says what was expected. A study of one rate, `--one`, has the same starts and cells.
+Run: python -m benchmarks.transfer_rates runs/rates --out docs/results/transfer_rates.json
 """
 
 import argparse
@@ -24,16 +24,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("study", type=Path, help="folder of the study that tried rates")
-    parser.add_argument("--one", type=Path, required=True, help="folder of the study with one rate")
+    parser.add_argument("--one", type=Path, help="folder of the study with one rate, to stand beside it")
     parser.add_argument("--out", type=Path, required=True, help="file with the table of rates")
     given = parser.parse_args()
-    recipe, one = (
-        EncoderTransferRecipe.model_validate(read_study(study)) for study in (given.study, given.one)
-    )
+    recipe = EncoderTransferRecipe.model_validate(read_study(given.study))
     tried = rate_rows(recipe, given.study)
     keep_table(given.out, recipe, {"rows": tried})
     gaps = rows_of(recipe, given.study, "of each start")
-    gaps += rows_of(one, given.one, f"{one.tuning.learning_rate:g} for all")
+    if given.one is not None:
+        one = EncoderTransferRecipe.model_validate(read_study(given.one))
+        gaps += rows_of(one, given.one, f"{one.tuning.learning_rate:g} for all")
     keep_table(given.out.with_stem(f"{given.out.stem}_gaps"), recipe, {"rows": gaps})
     show(tried)
     show(gaps)
