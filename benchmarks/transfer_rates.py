@@ -1,6 +1,6 @@
 """Learning rates of the transfer study: what each gave on dev, and the gaps with one for each start, or one for all.
 
-`recipes/research/transfer_rates.toml` says what was expected. A study of one rate, `--one`, has the same starts and cells.
+`recipes/research/transfer_rates.toml` says what was expected. A study of one rate, `--one`, has the same cells.
 Run: python -m benchmarks.transfer_rates runs/rates --out docs/results/transfer_rates.json
 """
 
