@@ -33,10 +33,8 @@ CATALOGUES = (
     "indico==3.0rc1",
     "pgadmin4==9.18",
 )
-# The encoder learns nothing from long utterances at first (docs/decisions.md). Tokenizers are made by this stage alone,
-# so the recipe, which the second one shares, has no size of them.
+# The encoder learns nothing from long utterances at first (docs/decisions.md).
 SHORT = (
-    "vocabulary_size=2000",
     "training.max_duration_s=3.5",
     "examples.time_masks=0",
     "examples.frequency_masks=0",

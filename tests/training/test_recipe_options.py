@@ -162,6 +162,9 @@ def test_stages_of_the_bundled_model_are_its_recipe_one_from_the_other(
     assert (short.start, str(whole.start)) == (None, str(tmp_path / "short" / "model"))
     assert (short.training.steps, whole.training.steps) == (1000, 77)
     assert short.training.max_duration_s < 4 < whole.training.max_duration_s
+    # Tokenizers of a conformer to start from stay, and a recipe that gives a size of them is refused.
+    sizes = {"vocabulary_size", "transcript_vocabulary_size", "tokenizer_texts"}
+    assert not sizes & whole.model_fields_set
     for recipe in recipes:
         assert recipe.training.batch_s == 99
         assert recipe.live[0].drawn().sentence_share == 0.75

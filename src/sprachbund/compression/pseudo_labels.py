@@ -361,9 +361,9 @@ def _duration_s(path: Path) -> float:
 # Files: dropped labels with their reasons, settings that may not change, and the corpus when it is whole.
 
 SETTINGS = "pseudo_labels.json"
+"""File with the settings that a corpus of labels was begun with; a command goes on only with the same settings."""
 LABELS = "pseudo_labels"
 """Key in `custom` of an utterance: languages of the texts that a teacher wrote to their mean log-probabilities."""
-"""File with the settings that a corpus of labels was begun with; a command goes on only with the same settings."""
 CONTENT = "content"
 """Key of the settings: digest of each source, since a shard that is whole is not made again when speech is added."""
 KEPT, THERE, UNKNOWN_PAIR = "kept", "there before", "pair unknown to the teacher"

@@ -4,7 +4,6 @@ A start has a rate for each scale, that of the lowest mean over the languages. T
 best of a start is also its training with that seed.
 """
 
-import math
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.research.encoder_transfer.grid import Cell, StudyGrid
 from sprachbund.research.encoder_transfer.options import EncoderTransferRecipe
 from sprachbund.research.encoder_transfer.results import LEARNING_RATE, read_cell
-from sprachbund.research.tuning import TriedRates, best_rate, rates_left, read_tried
+from sprachbund.research.tuning import TriedRates, as_json, best_rate, rates_left, read_tried
 
 RATES = "rates"
 """Folder of these trainings."""
@@ -135,15 +134,12 @@ def rate_rows(recipe: EncoderTransferRecipe, out: Path, sign: float = 1.0) -> li
     """
     tried = {at: losses_of(recipe, out, at) for at in tuned(recipe.grid)}
     rates = sorted({rate for losses in tried.values() for rate in losses})
-
-    def shown(losses: TriedRates, rate: float) -> float | None:
-        return round(sign * losses[rate], 4) if math.isfinite(losses.get(rate, math.inf)) else None
-
     return [
         {
             "start": at.start,
             "hours": at.hours,
-            **{f"{rate:g}": shown(losses, rate) for rate in rates},
+            **dict.fromkeys(f"{rate:g}" for rate in rates),
+            **as_json({rate: round(sign * loss, 4) for rate, loss in losses.items()}),
             "best": best_rate(losses),
         }
         for at, losses in tried.items()
