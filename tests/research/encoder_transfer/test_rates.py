@@ -1,6 +1,7 @@
 """Learning rates of the transfer study: of trainings that are written down and never run, and of a tiny study."""
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -155,3 +156,9 @@ def test_a_study_tries_rates_and_trains_with_the_best(tmp_path: Path) -> None:
     assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path.name not in names)
     with pytest.raises(SprachbundError, match=r"learning_rates = \[0.001, 0.002\]"):
         run_cells(asked.model_copy(update={"learning_rates": (1e-3,)}), out, report=said.append)
+
+    # Both rates are ends of those tried, so one more is tried for each start; the study of before goes on.
+    shutil.rmtree(out / "cells")
+    run_cells(asked.model_copy(update={"more_learning_rates": 1}), out, report=said.append)
+    for row in read_json(out / "tables" / "rates.json")["rows"]:
+        assert sum(row.get(rate) is not None for rate in ("0.0005", "0.001", "0.002", "0.004")) == 3

@@ -332,8 +332,8 @@ def _comparable(text: str, language: str, how: str) -> str:
     return text.strip() if how == RAW else normalize(text, language)
 
 
-MAY_CHANGE = ("grid", "workers", "data")
-"""Options that add cells, or change no number: `data` may have moved."""
+MAY_CHANGE = ("grid", "more_learning_rates", "workers", "data")
+"""Options that add cells or rates to try, or change no number: `data` may have moved."""
 
 
 def run(recipe: EncoderTransferRecipe, directory: Path, *, report: Report = print) -> Path:
