@@ -108,6 +108,18 @@ def test_without_rates_to_try_that_of_the_training_counts(tmp_path: Path) -> Non
     check_rates(asked, tmp_path)
 
 
+def test_a_start_may_have_a_rate_that_is_known(tmp_path: Path) -> None:
+    asked = recipe("start_rates={en = 4e-3}", "tuning.learning_rate=7e-4")
+    rates = {(cell.start, rate_of(asked, tmp_path, cell)) for cell in asked.grid.cells()}
+    assert rates == {("ml", 7e-4), ("en", 4e-3)}
+    with pytest.raises(SprachbundError, match=r"start_rates has 'english'; there are ml, en"):
+        recipe("start_rates={english = 4e-3}")
+    with pytest.raises(SprachbundError, match="learning_rates are tried, and start_rates need no trial"):
+        recipe("start_rates={en = 4e-3}", "learning_rates=[1e-3, 2e-3]")
+    with pytest.raises(SprachbundError, match=r"start_rates.en: Input should be greater than 0"):
+        recipe("start_rates={en = 0}")
+
+
 def test_a_cell_of_another_rate_is_refused(tmp_path: Path) -> None:
     asked = recipe("learning_rates=[1e-3, 2e-3]")
     for trial in trials_left(asked, tmp_path):

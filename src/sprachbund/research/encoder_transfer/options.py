@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from sprachbund.errors import SprachbundError
 from sprachbund.models.conformer import ConformerShape, StreamingPart, TransducerPart
@@ -80,6 +80,8 @@ class EncoderTransferRecipe(Strict):
             `tuning.learning_rate`; the one of the best mean over languages on dev counts.
         more_learning_rates: number of rates beyond these that are tried at most for a start and scale whose best one is
             the smallest or the largest.
+        start_rates: names of starts to the learning rates that were best for them in an earlier study, in place of
+            `tuning.learning_rate`.
         dev_utterances: dev utterances that a cell is evaluated on.
         test_utterances: test utterances of each language that are scored, evenly over its test data; all if None.
         symmetric: whether quantized weights have their zero point in the middle.
@@ -109,6 +111,7 @@ class EncoderTransferRecipe(Strict):
     num_evaluations: int = Field(default=30, ge=1)
     learning_rates: RatesToTry = ()
     more_learning_rates: MoreRates = 0
+    start_rates: dict[str, PositiveFloat] = Field(default_factory=dict)
     dev_utterances: int = Field(default=100, ge=1)
     test_utterances: int | None = Field(default=None, ge=1)
     symmetric: bool = False
@@ -140,6 +143,9 @@ class EncoderTransferRecipe(Strict):
             self.tier(tier)
         for encoder in self.starts.values():
             self._check_start(encoder)
+        _check("start_rates", tuple(self.start_rates), tuple(self.starts))
+        if self.start_rates and self.learning_rates:
+            raise ValueError("learning_rates are tried, and start_rates need no trial; remove one of them")
         for language in grid.languages:
             if self.scored_by == "WER" and has_no_spaces(language):
                 raise ValueError(f'{language} is written without spaces between words; set metric = "CER"')

@@ -93,7 +93,7 @@ def losses_of(recipe: EncoderTransferRecipe, out: Path, at: StartAtScale) -> Tri
 
 
 def rate_of(recipe: EncoderTransferRecipe, out: Path, cell: Cell) -> float:
-    """Learning rate of a cell: the best of its start and scale, or that of `tuning` where none are tried.
+    """Learning rate of a cell: the best of its start and scale; where none are tried, that of its start, or of `tuning`.
 
     Args:
         recipe: options of the study.
@@ -101,7 +101,7 @@ def rate_of(recipe: EncoderTransferRecipe, out: Path, cell: Cell) -> float:
         cell: cell of the grid.
     """
     if not recipe.learning_rates:
-        return recipe.tuning.learning_rate
+        return recipe.start_rates.get(cell.start, recipe.tuning.learning_rate)
     return best_rate(losses_of(recipe, out, StartAtScale(cell.start, cell.hours)))
 
 
