@@ -92,7 +92,8 @@ def test_a_file_that_is_too_big_is_refused_before_it_is_read(small):
     assert f"{LIMITS.max_upload_bytes} are the most" in reason(post(small, big), 413)
 
 
-def test_a_file_that_does_not_say_how_big_it_is_is_stopped_at_the_limit(small):
+@pytest.mark.parametrize("kind", ["multipart/form-data", "Multipart/Form-Data"])
+def test_a_file_that_does_not_say_how_big_it_is_is_stopped_at_the_limit(small, kind):
     def endless():
         yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
         for _ in range(100):
@@ -101,10 +102,10 @@ def test_a_file_that_does_not_say_how_big_it_is_is_stopped_at_the_limit(small):
     answer = httpx.post(
         f"{small.url}/v1/audio/transcriptions",
         content=endless(),
-        headers={"content-type": "multipart/form-data; boundary=x"},
+        headers={"content-type": f"{kind}; boundary=x"},
         timeout=20,
     )
-    assert "are the most" in reason(answer, 413)
+    assert f"{LIMITS.max_upload_bytes} are the most" in reason(answer, 413)
 
 
 def test_audio_that_is_too_long_is_refused_with_its_length(small):
@@ -136,9 +137,16 @@ def test_a_field_too_many_too_long_or_twice(small):
     two = [("file", ("a.wav", AUDIO)), ("file", ("b.wav", AUDIO))]
     assert "Too many files" in reason(httpx.post(url, files=two, data=FIELDS), 400)
     assert reason(post(small, fields={**FIELDS, "prompt": "a" * 70_000}), 400)
-    many = {f"f{i}": "x" for i in range(50)}
+    many = {f"f{i}": "x" for i in range(1200)}
     assert "Too many fields" in reason(post(small, fields={**FIELDS, **many}), 400)
+    assert "Fields exceeded" in reason(post(small, fields={**FIELDS, "f[]": ["x" * 60_000] * 20}), 400)
     assert "twice" in reason(post(small, fields={"model": ["tiny", "tiny"]}), 400)
+
+
+def test_as_many_hot_words_are_read_as_there_may_be(small):
+    words = [f"word {number}" for number in range(1001)]
+    assert "cannot spell words" in reason(post(small, fields={**FIELDS, "hot_words[]": words[:1000]}), 400)
+    assert "at most 1000 items" in reason(post(small, fields={**FIELDS, "hot_words[]": words}), 400)
 
 
 def test_a_field_that_cannot_be_is_told_with_its_value(small):
