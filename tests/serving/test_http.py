@@ -13,9 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 import pytest
+from starlette.requests import Request
 
 from sprachbund.decoding.texts import translate_texts
+from sprachbund.serving.schemas import RefusalError, TranscriptionForm
 from sprachbund.serving.settings import Limits, Settings, Timeouts
+from sprachbund.serving.uploads import read_form
 from sprachbund.serving.worker import ModelWorker
 from tests.documented import documented_fields
 from tests.serving.support import noise, read_text, serving, tiny_model, wait_for, wav
@@ -132,21 +135,48 @@ def _without_length(flac: bytes) -> bytes:
     return bytes(info)
 
 
-def test_a_field_too_many_too_long_or_twice(small):
+def test_a_field_too_long_or_twice(small):
     url = f"{small.url}/v1/audio/transcriptions"
     two = [("file", ("a.wav", AUDIO)), ("file", ("b.wav", AUDIO))]
     assert "Too many files" in reason(httpx.post(url, files=two, data=FIELDS), 400)
     assert reason(post(small, fields={**FIELDS, "prompt": "a" * 70_000}), 400)
-    many = {f"f{i}": "x" for i in range(1200)}
-    assert "Too many fields" in reason(post(small, fields={**FIELDS, **many}), 400)
-    assert "Fields exceeded" in reason(post(small, fields={**FIELDS, "f[]": ["x" * 60_000] * 20}), 400)
     assert "twice" in reason(post(small, fields={"model": ["tiny", "tiny"]}), 400)
 
 
-def test_as_many_hot_words_are_read_as_there_may_be(small):
-    words = [f"word {number}" for number in range(1001)]
-    assert "cannot spell words" in reason(post(small, fields={**FIELDS, "hot_words[]": words[:1000]}), 400)
-    assert "at most 1000 items" in reason(post(small, fields={**FIELDS, "hot_words[]": words}), 400)
+def form_of(more):
+    """The form of a request, read without a service."""
+    sent = httpx.Request("POST", "http://x", files={"file": ("a.wav", AUDIO)}, data={**FIELDS, **more})
+    headers = [(name.lower(), value) for name, value in sent.headers.raw]
+    body = sent.read()
+
+    async def receive():
+        return {"type": "http.request", "body": body}
+
+    async def read():
+        request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+        async with read_form(request, TranscriptionForm) as (form, _):
+            return form
+
+    return asyncio.run(read())
+
+
+def test_as_many_hot_words_are_read_as_there_may_be():
+    words = [f"word {number}" for number in range(1000)]
+    assert form_of({"hot_words[]": words}).hot_words == words
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"hot_words[]": ["word"] * 1001}, "at most 1000 items"),
+        ({"f[]": ["x"] * 1200}, "Too many fields"),
+        ({"f[]": ["x" * 60_000] * 20}, "Fields exceeded"),
+    ],
+)
+def test_fields_are_bounded_together(more, says):
+    with pytest.raises(RefusalError, match=says) as refused:
+        form_of(more)
+    assert refused.value.status == 400
 
 
 def test_a_field_that_cannot_be_is_told_with_its_value(small):
