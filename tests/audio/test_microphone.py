@@ -9,7 +9,6 @@ import sys
 import time
 import types
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +30,27 @@ def hz_of(samples: np.ndarray) -> float:
 
 
 def test_sound_comes_whole_and_at_the_right_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch)
-    blocks = list(islice(Microphone(), 30))
+    installed(monkeypatch, blocks_until_gone=30)
+    microphone, blocks = Microphone(), list[np.ndarray]()
+    for block in microphone:
+        blocks.append(block)
+        if sum(map(len, blocks)) > 29.5 * 1600:  # all but what the resampler still holds
+            microphone.stop()
     heard = np.concatenate(blocks)
     assert heard.dtype == np.float32
-    assert len(heard) == pytest.approx(30 * 1600, abs=800)  # what the resampler still holds
+    assert len(heard) == pytest.approx(30 * 1600, abs=2)
     assert hz_of(heard) == pytest.approx(440, abs=2)
     assert heard.max() == pytest.approx(0.5, abs=0.02)
+
+
+def test_what_came_while_nobody_listened_is_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, blocks_until_gone=10)
+    microphone = Microphone()
+    while microphone._blocks.qsize() < 10:
+        time.sleep(0.01)
+    sound = iter(microphone)
+    assert len(next(sound)) > 9 * 1600
+    sound.close()  # type: ignore[attr-defined]
 
 
 def test_a_microphone_that_is_stopped_ends_and_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

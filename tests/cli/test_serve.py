@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from sprachbund.cli.serve import _named
 from tests.stories.support import command
 
 
@@ -92,3 +93,8 @@ def test_a_port_that_is_taken_is_named():
     assert ran.code == 1
     assert "in use" in ran.err
     assert "choose another --port" in ran.err
+
+
+def test_addresses_are_printed_as_they_are_typed() -> None:
+    assert _named(("127.0.0.1", 8000)) == "127.0.0.1:8000"
+    assert _named(("::1", 10300, 0, 0)) == "[::1]:10300"

@@ -13,9 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 import pytest
+from starlette.requests import Request
 
 from sprachbund.decoding.texts import translate_texts
+from sprachbund.serving.schemas import RefusalError, TranscriptionForm
 from sprachbund.serving.settings import Limits, Settings, Timeouts
+from sprachbund.serving.uploads import read_form
 from sprachbund.serving.worker import ModelWorker
 from tests.documented import documented_fields
 from tests.serving.support import noise, read_text, serving, tiny_model, wait_for, wav
@@ -92,7 +95,8 @@ def test_a_file_that_is_too_big_is_refused_before_it_is_read(small):
     assert f"{LIMITS.max_upload_bytes} are the most" in reason(post(small, big), 413)
 
 
-def test_a_file_that_does_not_say_how_big_it_is_is_stopped_at_the_limit(small):
+@pytest.mark.parametrize("kind", ["multipart/form-data", "Multipart/Form-Data"])
+def test_a_file_that_does_not_say_how_big_it_is_is_stopped_at_the_limit(small, kind):
     def endless():
         yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
         for _ in range(100):
@@ -101,10 +105,10 @@ def test_a_file_that_does_not_say_how_big_it_is_is_stopped_at_the_limit(small):
     answer = httpx.post(
         f"{small.url}/v1/audio/transcriptions",
         content=endless(),
-        headers={"content-type": "multipart/form-data; boundary=x"},
+        headers={"content-type": f"{kind}; boundary=x"},
         timeout=20,
     )
-    assert "are the most" in reason(answer, 413)
+    assert f"{LIMITS.max_upload_bytes} are the most" in reason(answer, 413)
 
 
 def test_audio_that_is_too_long_is_refused_with_its_length(small):
@@ -131,14 +135,48 @@ def _without_length(flac: bytes) -> bytes:
     return bytes(info)
 
 
-def test_a_field_too_many_too_long_or_twice(small):
+def test_a_field_too_long_or_twice(small):
     url = f"{small.url}/v1/audio/transcriptions"
     two = [("file", ("a.wav", AUDIO)), ("file", ("b.wav", AUDIO))]
     assert "Too many files" in reason(httpx.post(url, files=two, data=FIELDS), 400)
     assert reason(post(small, fields={**FIELDS, "prompt": "a" * 70_000}), 400)
-    many = {f"f{i}": "x" for i in range(50)}
-    assert "Too many fields" in reason(post(small, fields={**FIELDS, **many}), 400)
     assert "twice" in reason(post(small, fields={"model": ["tiny", "tiny"]}), 400)
+
+
+def form_of(more):
+    """The form of a request, read without a service."""
+    sent = httpx.Request("POST", "http://x", files={"file": ("a.wav", AUDIO)}, data={**FIELDS, **more})
+    headers = [(name.lower(), value) for name, value in sent.headers.raw]
+    body = sent.read()
+
+    async def receive():
+        return {"type": "http.request", "body": body}
+
+    async def read():
+        request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+        async with read_form(request, TranscriptionForm) as (form, _):
+            return form
+
+    return asyncio.run(read())
+
+
+def test_as_many_hot_words_are_read_as_there_may_be():
+    words = [f"word {number}" for number in range(1000)]
+    assert form_of({"hot_words[]": words}).hot_words == words
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"hot_words[]": ["word"] * 1001}, "at most 1000 items"),
+        ({"f[]": ["x"] * 1200}, "Too many fields"),
+        ({"f[]": ["x" * 60_000] * 20}, "Fields exceeded"),
+    ],
+)
+def test_fields_are_bounded_together(more, says):
+    with pytest.raises(RefusalError, match=says) as refused:
+        form_of(more)
+    assert refused.value.status == 400
 
 
 def test_a_field_that_cannot_be_is_told_with_its_value(small):

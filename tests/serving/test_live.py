@@ -377,6 +377,17 @@ def test_messages_said_while_others_go_out_go_out_too(running, spoken):
     assert sent[-2:] == ["done", 1000]
 
 
+def test_nothing_is_kept_of_messages_without_a_whole_sample(running):
+    async def scenario():
+        _, live = opened(running)
+        for _ in range(100):
+            live.add(live.sound.decode(b""))
+        assert not live._arrivals
+        assert not live._sound_waiting
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.slow
 def test_old_messages_are_not_kept_for_ever(running, spoken):
     now = [0.0]

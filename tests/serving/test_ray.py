@@ -26,6 +26,7 @@ def test_plain_values_become_settings():
         ({"modles": ["bundled"]}, "modles is not known; there are models"),
         ({"limits": {"max_life": 1}}, "limits.max_life is not known"),
         ({"limits": {"max_live": "many"}}, "^limits.max_live is 'many'; it should be a valid integer$"),
+        ({"limits": 3}, "^limits is 3; it should "),
         ({"engine": "cuda"}, "^engine is 'cuda'; it should be 'auto', 'native', "),
         ({"limits": {"max_live": 0}}, "max_live is 0"),
     ],

@@ -631,6 +631,36 @@ def test_silence_is_given_up(small_live):
         run(scenario(running))
 
 
+def test_events_without_sound_are_silence_too(small_live):
+    async def talk_without_sound(talk):
+        for _ in range(100):
+            await talk.send("input_audio_buffer.append", audio="")
+            await asyncio.sleep(0.1)
+
+    async def scenario(running):
+        async with talking(running) as talk:
+            await talk.hear()
+            with pytest.raises(ConnectionClosed):
+                await talk_without_sound(talk)
+            assert (await talk.hear())["error"]["code"] == "silent"
+
+    with small_live(timeouts={"live_silent_s": 0.5}) as running:
+        run(scenario(running))
+
+
+def test_an_event_with_half_a_character_is_refused_and_the_session_goes_on(running):
+    async def scenario():
+        async with talking(running) as talk:
+            await talk.hear()
+            await talk.send("input_audio_buffer.clear", event_id="\ud800")
+            error = (await talk.hear())["error"]
+            assert (error["code"], error["event_id"]) == ("invalid_json", None)
+            await talk.send("input_audio_buffer.clear")
+            await talk.until("input_audio_buffer.cleared")
+
+    run(scenario())
+
+
 def test_padding_may_not_reach_into_the_next_stretch():
     """OpenAI's defaults would; the session says what holds."""
     vad = ServerVad(prefix_padding_ms=300, silence_duration_ms=500)

@@ -194,6 +194,19 @@ def test_a_fault_in_one_recording_takes_its_rows_out_of_the_search(native_worker
 
 
 @needs_native
+def test_faults_in_two_spans_that_begin_together_are_those_of_one_recording(native_worker):
+    family = native_worker.model.family
+    faulty, fine = spans_of(family, 3, OPTIONS), spans_of(family, 1, OPTIONS)
+    alone = [[s.text for _, s in row] for row in translate_spans(family, fine)]
+    features, faults = family.features, [span.samples for span in faulty[:2]]
+    family.features = lambda samples: [][0] if any(samples[0] is one for one in faults) else features(samples)
+    with pytest.raises(IndexError, match="list index out of range"):
+        native_worker.compute(faulty)
+    assert [[s.text for _, s in row] for row in native_worker.compute(fine)] == alone
+    assert native_worker._running.num_free == 4
+
+
+@needs_native
 def test_a_fault_in_a_recording_of_which_two_rows_end_together_is_its_own(native_worker, monkeypatch):
     family = native_worker.model.family
     first, second = spans_of(family, 2, OPTIONS)

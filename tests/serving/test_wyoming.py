@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import threading
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,7 @@ START = line("audio-start", **FORMAT)
         (b'{"type": "audio-chunk", "payload_length": 99999999999}\n', "99999999999 bytes"),
         (b'{"type": "describe", "data_length": 3}\n[1]', "no JSON object"),
         (b'{"type": "describe", "data_length": 3}\nabc', "no JSON"),
+        (b'{"type": "ping", "data_length": 18}\n{"text": "\\ud800"}', "no JSON"),  # half a character
         (b'{"type": "audio-chunk", "payload_length": 100}\nhalf', "half an event"),
         (line("make-coffee"), "'make-coffee' is not known here"),
         (line("audio-stop"), "without audio-start"),
@@ -116,6 +118,7 @@ START = line("audio-start", **FORMAT)
         (START + START, "within a recording"),
         (START + line("audio-chunk", **FORMAT, audio="some words"), "without sound"),
         (START + b'{"type": "audio-chunk", "data": "some words"}\n', "data"),
+        (START + line("audio-chunk", b"\0\0", **FORMAT | {"rate": 48_000}), "that of audio-start was 16000"),
         (line("transcribe", name="/etc") + START, "choose from bundled"),
         (line("transcribe", name="bundled:xx") + START, "'xx'"),
         (line("transcribe", language="tlh") + START, "'tlh'"),
@@ -216,6 +219,33 @@ def test_a_stopping_service_sends_the_transcript(bundled, spoken):
         kinds = run(scenario(running))
     assert "transcript" in kinds
     assert kinds[-1] == "transcript-stop"
+
+
+def test_a_stopping_service_hears_out_who_sends_on():
+    """A close upon what still comes would reset the connection, which can cost the client its transcript."""
+    settings = Settings(port=0, models=("tiny",), wyoming="0")
+    ended = threading.Event()
+
+    def talk(sock):
+        sock.sendall(START)
+        while not ended.is_set():
+            sock.sendall(line("ping") * 50)
+
+    with (
+        serving(settings, loader=lambda name: tiny_model()) as running,
+        socket.create_connection(("127.0.0.1", port_of(running)), 20) as sock,
+    ):
+        talking = threading.Thread(target=talk, args=[sock])
+        talking.start()
+        came = b""
+        try:
+            while data := sock.recv(1 << 16):
+                came += data
+                running.server.should_exit = running.server.should_exit or running.service.sessions.count > 0
+        finally:
+            ended.set()
+            talking.join(20)
+    assert b'"transcript-stop"' in came
 
 
 @pytest.mark.parametrize("asked", [b"", line("describe")])

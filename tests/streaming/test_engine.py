@@ -18,7 +18,7 @@ from sprachbund.decoding.state import Hypothesis
 from sprachbund.errors import SprachbundError
 from sprachbund.streaming.engine import LiveEngine
 from sprachbund.streaming.events import LiveEvent, LiveNotice, LiveText
-from sprachbund.streaming.live import Listener, in_blocks, play
+from sprachbund.streaming.live import Listener, SimulatedClock, follow, in_blocks, play
 from sprachbund.streaming.options import LiveOptions, Policy
 from sprachbund.streaming.session import LiveSession, OverloadError
 from tests.decoding.test_translate import LENIENT, SPEECH, Loudness, recording
@@ -478,6 +478,18 @@ def test_what_may_not_wait_is_refused_and_the_rest_goes_on(overload):
     assert session.audio_s == pytest.approx(8.0)
 
 
+def test_sound_of_less_than_a_step_is_no_overload():
+    """It waits for the rest of the step, and nothing that is computed could make room for that."""
+    own = engine()
+    session = own.open(["de"], options=LiveOptions(max_behind_s=0.6, step_s=1.0, overload="refuse"))
+    speech = recording((0.0, 3.9), duration_s=4.0)
+    for begin in range(0, len(speech), 8000):
+        session.push(speech[begin : begin + 8000])
+        while session.due:
+            own.step([session])
+    assert session.audio_s == pytest.approx(4.0)
+
+
 def test_a_block_longer_than_what_may_wait_is_refused_and_a_listener_divides_it():
     options = LiveOptions(max_behind_s=3.0, max_waiting_s=4.0)
     own = engine()
@@ -490,6 +502,18 @@ def test_a_block_longer_than_what_may_wait_is_refused_and_a_listener_divides_it(
     events = [*listener.hear(speech), *listener.finish()]
     assert session.audio_s == pytest.approx(7.0)
     assert {event.segment for event in texts(events) if event.final} == {0, 1}
+
+
+def test_sound_that_came_while_text_was_computed_is_an_overload_and_is_heard_in_parts():
+    own = engine()
+    samples = recording(*SPEECH)
+    options = LiveOptions(policy="span", max_behind_s=2.0, max_waiting_s=4.0)
+    session = own.open(TARGETS, options=options)
+    events = [moment.event for moment in follow(own, session, [samples], SimulatedClock())]
+    assert any(isinstance(event, LiveNotice) and event.kind == "overload" for event in events)
+    assert {t: " ".join(w) for t, w in written(events).items()} == {
+        t: translation.text for t, translation in recorded(samples, TARGETS).items()
+    }
 
 
 def test_bad_audio_is_refused_by_name():

@@ -127,7 +127,7 @@ class Microphone:
                 except queue.Empty:
                     self._reopen()
                     continue
-                yield self._resampled(block)
+                yield self._resampled(_joined(block, self._blocks))
             while not self._blocks.empty():
                 yield self._resampled(self._blocks.get())
             yield self._resampled(np.zeros(0, np.float32), last=True)
@@ -216,7 +216,7 @@ class SystemSound:
                 raise SprachbundError(
                     f"the sound of this machine is gone ({first_line(block)}); start again when it is back"
                 ) from block
-            yield block
+            yield _joined(block, self._blocks)
 
     def _record(self) -> None:
         """In a thread."""
@@ -227,6 +227,14 @@ class SystemSound:
                     self._blocks.put(recorder.record(numframes=size).mean(axis=1, dtype=np.float32))
         except Exception as error:  # whatever the system says is for the reader of the blocks
             self._blocks.put(error)
+
+
+def _joined(first: Samples, blocks: "queue.Queue[Any]") -> Samples:
+    """A block and those that wait behind it, so that whoever computes too slowly for the sound sees what waits."""
+    parts = [first]
+    while blocks.queue and isinstance(blocks.queue[0], np.ndarray):  # nobody else takes any
+        parts.append(blocks.get())
+    return np.concatenate(parts)
 
 
 def monitor() -> Any:

@@ -90,20 +90,23 @@ def _run(settings: Settings) -> None:
 
 def _greeting(server: "Server", address: Any) -> list[str]:
     """Address of the service, and licences of the models."""
-    host, port = address[0], address[1]
-    named = f"[{host}]" if ":" in host else host
+    named = _named(address)
     store = server.service.store
     terms = [f"model {name}: licence {' and '.join(map(str, store.licences(name)))}" for name in store.ids]
     listener = server.wyoming_socket
-    wyoming = (
-        [] if listener is None else ["Wyoming: tcp://{}:{}, without keys".format(*listener.getsockname())]
-    )
+    wyoming = [] if listener is None else [f"Wyoming: tcp://{_named(listener.getsockname())}, without keys"]
     return [
-        f"page at http://{named}:{port}/",
-        f"OpenAI's clients: base_url=http://{named}:{port}/v1",
-        f"live captions: ws://{named}:{port}/v1/live, and OpenAI's realtime sessions at /v1/realtime",
+        f"page at http://{named}/",
+        f"OpenAI's clients: base_url=http://{named}/v1",
+        f"live captions: ws://{named}/v1/live, and OpenAI's realtime sessions at /v1/realtime",
         *wyoming,
         *terms,
         f"{'keys from ' + str(server.service.settings.key_file) if server.service.keys.wanted else 'no key needed'}; "
         "Ctrl-C stops it",
     ]
+
+
+def _named(address: Any) -> str:
+    """Host and port of a socket's address."""
+    host, port = address[0], address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

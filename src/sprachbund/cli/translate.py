@@ -89,8 +89,9 @@ def _lines(path: Path) -> Iterator[str]:
     """Lines of a file or of standard input, without their ends."""
     try:
         if str(path) == STDIN:
-            for line in sys.stdin.buffer:
-                yield line.decode("utf-8").rstrip("\r\n")
+            # The first line may begin with a mark of its encoding, as that of a file.
+            for number, line in enumerate(sys.stdin.buffer):
+                yield line.decode("utf-8" if number else "utf-8-sig").rstrip("\r\n")
             return
         with path.open(encoding="utf-8-sig", newline="\n") as file:
             for line in file:

@@ -348,6 +348,8 @@ class ResumableSession:
 
     def add(self, samples: Samples) -> None:
         """Queue samples (N,) at 16 kHz."""
+        if not len(samples):  # of a message without a whole sample, of which nothing is kept
+            return
         duration_s = len(samples) / SAMPLE_RATE
         size = min(_PIECE, int(self.session.options.max_waiting_s * SAMPLE_RATE))
         with self._lock:

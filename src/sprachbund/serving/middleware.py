@@ -154,7 +154,7 @@ class _LimitedRequest:
         self._id = given if _ID.fullmatch(given) else uuid.uuid4().hex
         self._began = time.monotonic()
         self._status, self._body_bytes, self._complete = 0, 0, False
-        form = headers.get("content-type", "").startswith("multipart/form-data")
+        form = headers.get("content-type", "").lower().startswith("multipart/form-data")
         self._most_bytes = service.settings.limits.max_upload_bytes if form else MAX_JSON_BYTES
         self._stated = headers.get("content-length", "")
         self._stored_bytes, self._receiving, self._receiving_begun = 0, ExitStack(), False

@@ -72,7 +72,7 @@ def settings_from(values: Mapping[str, Any]) -> Settings:
         if name in values:
             raise SprachbundError(f"{name} is {values[name]!r}; {reason}")
     for name, part in _PARTS.items():
-        if name in values:
+        if isinstance(values.get(name), Mapping):
             _check_names(values[name], part, f"{name}.")
     _check_names(values, Settings, "")
     try:

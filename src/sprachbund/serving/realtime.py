@@ -11,7 +11,6 @@ The target language of a translation is `session.audio.output.language`, which O
 import asyncio
 import base64
 import binascii
-import json
 import logging
 import secrets
 import time
@@ -29,6 +28,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import from_json
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from sprachbund.audio.span_options import SpanOptions
@@ -373,8 +373,8 @@ def parse_event(text: str) -> ClientEvent:
 def _event_id_of(text: str) -> str | None:
     """The id of an event that was refused, where it has one."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = from_json(text)  # which refuses halves of characters, as they could not be sent back
+    except ValueError:
         return None
     event_id = value.get("event_id") if isinstance(value, dict) else None
     return event_id[:512] if isinstance(event_id, str) else None
@@ -440,6 +440,8 @@ class RealtimeConnection:
         self._receiving: asyncio.Future[str | bytes] | None = None
         self._stopping: asyncio.Future[None] | None = None
         self._heard_s = 0.0  # in the turns before this one
+        # A second of sound has to come in the time from here on.
+        self._since_s, self._heard_then_s = time.monotonic(), 0.0
         self._previous_item: str | None = None
         self._num_errors = 0
 
@@ -520,8 +522,7 @@ class RealtimeConnection:
 
     async def _next_message(self) -> str | bytes:
         """The next message; ends the turn whose session has ended meanwhile."""
-        timeouts = self._settings.timeouts
-        since_s, heard_s = time.monotonic(), self._received_s
+        silent_s = self._settings.timeouts.live_silent_s
         while True:
             if self._turn is None and self._sessions.closing:
                 raise stopping_refusal()
@@ -534,7 +535,7 @@ class RealtimeConnection:
                 waiting.add(self._turn.forwarding)
             else:
                 waiting.add(self._stopping)
-            left_s = since_s + timeouts.live_silent_s - time.monotonic()
+            left_s = self._since_s + silent_s - time.monotonic()
             done, _ = await asyncio.wait(
                 waiting, timeout=max(0.0, left_s), return_when=asyncio.FIRST_COMPLETED
             )
@@ -543,14 +544,12 @@ class RealtimeConnection:
                 return received.result()
             if done:  # the session has ended by itself: an error, or the service stops
                 await self._finish_turn()
-            elif self._received_s - heard_s < SILENCE_S:
+            elif self._received_s - self._heard_then_s < SILENCE_S:
                 raise RefusalError(
-                    408,
-                    f"less than {SILENCE_S:g} s of sound came in {timeouts.live_silent_s:g} s",
-                    code="silent",
+                    408, f"less than {SILENCE_S:g} s of sound came in {silent_s:g} s", code="silent"
                 )
             else:
-                since_s, heard_s = time.monotonic(), self._received_s
+                self._since_s, self._heard_then_s = time.monotonic(), self._received_s
 
     async def _handle(self, event: ClientEvent) -> None:
         match event:

@@ -3,21 +3,25 @@
 The name of the file is for messages only: it is never opened, and nothing is written under it.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from sprachbund.serving.schemas import RefusalError, field_fault
 
 Form = TypeVar("Form", bound=BaseModel)
 
-MAX_FIELDS = 32
+MAX_FIELDS = 1100
+"""The words of `HotWordList`, each of which is a field, and all other fields."""
 MAX_FIELD_BYTES = 64 * 1024
+MAX_FIELDS_BYTES = 1 << 20
+"""Size of all fields together, which are kept in memory."""
 _LONGEST_NAME = 100
 
 
@@ -57,11 +61,29 @@ async def read_form(request: Request, form: type[Form]) -> AsyncIterator[tuple[F
         yield checked(form, _fields(data)), Upload.of(file)
 
 
+class _FormParser(MultiPartParser):
+    """A parser of forms with one file, whose fields are bounded one by one and together."""
+
+    def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(headers, stream, max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
+        self._fields_bytes = 0
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        super().on_part_data(data, start, end)
+        if self._current_part.file is None:
+            self._fields_bytes += end - start
+            if self._fields_bytes > MAX_FIELDS_BYTES:
+                raise MultiPartException(f"Fields exceeded {MAX_FIELDS_BYTES} bytes together.")
+
+
 @asynccontextmanager
 async def _stored(request: Request) -> AsyncIterator[FormData]:
     """A body, its file on disk. Raises RefusalError: 507, where there is no room for it, or no descriptor."""
     try:
-        data = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
+        async with aclosing(request.stream()) as stream:
+            data = await _FormParser(request.headers, stream).parse()
+    except MultiPartException as error:
+        raise RefusalError(400, error.message) from error
     except OSError as error:
         raise RefusalError(
             507,

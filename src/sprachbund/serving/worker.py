@@ -336,6 +336,8 @@ class ModelWorker:
         recordings = [waiting for waiting, _ in batch] + [w for job in self._jobs for w in job.recordings]
         self._meters.batch_recordings.observe(len(set(recordings)))
         for part in [batch] if self._slots is None else [[one] for one in batch]:
+            if part[0][0].result.done():  # a span before this one has failed, and with it the recording
+                continue
             job = _Job(
                 owners=part,
                 steps=translation_steps(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import from_json
 from wyoming.asr import Transcript, TranscriptChunk, TranscriptStart, TranscriptStop
 from wyoming.error import Error
 from wyoming.event import Event, async_write_event
@@ -125,8 +126,8 @@ async def read_event(
     data = dict(head.data or {})
     if more:
         try:
-            parsed = json.loads(more)
-        except (ValueError, RecursionError) as error:
+            parsed = from_json(more)
+        except ValueError as error:
             raise RefusalError(400, "the data of an event are no JSON", code="bad_event") from error
         if not isinstance(parsed, dict):
             raise RefusalError(400, "the data of an event are no JSON object", code="bad_event")
@@ -223,6 +224,7 @@ class WyomingServer:
         try:
             self._check_room(address)
             await connection.run()
+            await _end_answers(reader, writer)
         except (ConnectionError, TimeoutError):
             status = 499
         except Exception as error:
@@ -233,12 +235,7 @@ class WyomingServer:
             with suppress(ConnectionError, TimeoutError):
                 async with asyncio.timeout(self._service.settings.timeouts.header_s):
                     await async_write_event(Error(refusal.message, refusal.code).event(), writer)
-                    writer.write_eof()
-                    async with asyncio.timeout(
-                        _LINGER_S
-                    ):  # closed upon what still comes, it would lose the answer
-                        while await reader.read(_MAX_LINE):
-                            pass
+                    await _end_answers(reader, writer)
         finally:
             self._connections.discard(task)
             self._of_address[address] -= 1
@@ -268,6 +265,15 @@ class WyomingServer:
             raise RefusalError(503, f"{self._of_address.total() - 1} connections are open; try again later")
 
 
+async def _end_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Say that no more comes, and throw away what the client still sends: closed upon it, answers would be lost."""
+    with suppress(OSError):  # the client has gone, or sends on for long
+        writer.write_eof()
+        async with asyncio.timeout(_LINGER_S):
+            while await reader.read(_MAX_LINE):
+                pass
+
+
 class _Connection:
     """A connection: any number of transcripts, one after the other.
 
@@ -285,7 +291,7 @@ class _Connection:
     ) -> None:
         self._server, self._service, self._reader, self._writer = server, service, reader, writer
         self._owner = owner
-        self._asked = _Transcribe()
+        self._asked, self._rate = _Transcribe(), 0
         self._live: ResumableSession | None = None
         self._writing: asyncio.Task[tuple[str, str | None]] | None = None
         self.audio_s = 0.0
@@ -304,14 +310,14 @@ class _Connection:
                 waiting: set[asyncio.Task[Any]] = {reading, self._writing or stopping}
                 left_s = max(0.0, since_s + silent_s - time.monotonic())
                 done, _ = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                if self._writing in done:  # the session has ended by itself: an error, or the service stops
+                    await self._finish()
+                    return
                 if reading in done:
                     event, reading = reading.result(), None
                     if event is None:
                         return
                     await self._answer(event)
-                elif self._writing in done:  # the session has ended by itself: an error, or the service stops
-                    await self._finish()
-                    return
                 if time.monotonic() - since_s >= silent_s:
                     if self.audio_s - heard_s < SILENCE_S:
                         raise RefusalError(
@@ -384,6 +390,7 @@ class _Connection:
             source=self._asked.language or None,
             sample_rate=sound.rate,
         )
+        self._rate = sound.rate
         self._live = await self._service.sessions.open(start, self._owner)
         self._writing = asyncio.ensure_future(self._write_text(self._live))
         self._service.sessions.connect(self._live.name)
@@ -392,7 +399,12 @@ class _Connection:
         """Sound; the format is that of audio-start."""
         if self._live is None:
             raise RefusalError(400, "audio-chunk without audio-start", code="bad_event")
-        _parsed(_Format, event)
+        if (rate := _parsed(_Format, event).rate) != self._rate:
+            raise RefusalError(
+                400,
+                f"audio-chunk: rate is {rate}, and that of audio-start was {self._rate}; send one rate",
+                code="bad_event",
+            )
         if not event.payload:
             raise RefusalError(
                 400, "audio-chunk without sound; its samples come as the payload", code="bad_event"

@@ -144,7 +144,8 @@ def follow(
 ) -> Iterator[Moment]:
     """Follow audio that comes at its own pace, until there is no more.
 
-    While a step is computed no blocks are read; their source has to buffer them.
+    While a step is computed no blocks are read; their source has to buffer them, and to give them as one block then, by
+    which the session sees an overload.
 
     Args:
         engine: engine that opened the session.
@@ -155,8 +156,12 @@ def follow(
     Raises:
         OverloadError: more audio waits than the session may hold.
     """
+    most_s = session.options.max_waiting_s - BLOCK_S
     for block in blocks:
-        session.push(np.asarray(block, np.float32))
+        for piece in in_blocks(np.asarray(block, np.float32)):
+            while session.due and session.behind_s > most_s:
+                yield from stepped(engine, session, clock)
+            session.push(piece)
         while session.due:
             yield from stepped(engine, session, clock)
     session.finish()

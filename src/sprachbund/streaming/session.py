@@ -398,7 +398,8 @@ class LiveSession:
             )
         if self.options.overload == "refuse":
             limit_s = self.options.max_behind_s
-        if self.behind_s + more_s > limit_s and self.behind_s > 0:
+        # Where nothing is due, what waits is less than a step, and no time would make room for more.
+        if self.due and self.behind_s > max(0.0, limit_s - more_s):
             raise OverloadError(
                 f"{self.behind_s:.1f} s of speech wait already, and {more_s:.1f} s more came; "
                 f"at most {limit_s:g} s may wait: send no faster than it is spoken, or to fewer sessions"
