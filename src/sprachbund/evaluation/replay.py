@@ -140,7 +140,9 @@ def _find_data(old: ResultManifest, given: Sequence[Path], path: Path) -> list[P
         if not is_url(directory) and not directory.is_dir():
             made = f", or make it with {commands[directory]}" if directory in commands else ""
             raise SprachbundError(f"the corpus {directory} is not there; say where it is with --data{made}")
-        by_hash[Shards(directory).digest if is_url(directory) else provenance.data_hash(directory)] = directory
+        by_hash[Shards(directory).digest if is_url(directory) else provenance.data_hash(directory)] = (
+            directory
+        )
     for used in old.data:
         if used.sha256 not in by_hash:
             candidates_text = ", ".join(f"{directory} ({sha[:12]})" for sha, directory in by_hash.items())
