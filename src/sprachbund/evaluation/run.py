@@ -284,7 +284,9 @@ def _check_apart(manifests: Sequence[Utterances]) -> None:
     names = [corpus_name(manifest.directory) for manifest in manifests]
     seen: dict[tuple[str, str], Path] = {}
     for name, manifest in zip(names, manifests, strict=True):
-        for utterance in manifest if names.count(name) > 1 else ():
+        if names.count(name) == 1:
+            continue
+        for utterance in manifest:
             first = seen.setdefault((name, utterance.id), manifest.directory)
             if first != manifest.directory:
                 raise SprachbundError(
