@@ -65,6 +65,21 @@ def test_common_voice(tmp_path: Path) -> None:
     assert hz_of(manifest) == [440, 880]
 
 
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ('"""Good-bye,"" said the boy."', '"Good-bye," said the boy.'),
+        ('"He said ""no"" twice."', 'He said "no" twice.'),
+        ('"Good-bye."', '"Good-bye."'),
+        ('"No," she said, ""never"".', '"No," she said, ""never"".'),
+    ],
+)
+def test_quotation_marks_around_a_sentence_of_common_voice(tmp_path: Path, field: str, text: str) -> None:
+    table = common_voice(tmp_path / "de")
+    table.write_text(f"path\tsentence\ncommon_voice_de_1.wav\t{field}\n", encoding="utf-8")
+    assert read_common_voice(table, "en").recordings[0].text == text
+
+
 def test_faults_of_common_voice_have_file_and_line(tmp_path: Path) -> None:
     table = common_voice(tmp_path / "de")
     with table.open("a") as file:
@@ -86,7 +101,7 @@ def kaldi(root: Path, *, segments: bool = True) -> Path:
         "wav.scp": "talk wav/talk.wav\n",
         "text": "talk-1 good morning\ntalk-2\tgood night\n" if segments else "talk good day\n",
         "utt2spk": "talk-1 ann\ntalk-2 ann\n",
-        "text.de": "talk-1 guten Morgen\n",
+        "text.de": "talk-1 guten Morgen\n" if segments else "talk guten Tag\n",
     }
     if segments:
         files["segments"] = "talk-1 talk 0.0 0.5\ntalk-2 talk 0.5 -1\n"
@@ -136,6 +151,8 @@ def test_kaldi_without_segments(tmp_path: Path) -> None:
         ("wav.scp", "talk sph2pipe talk.sph |\n", "text:1", "the output of a command"),
         ("wav.scp", "talk wav/gone.wav\n", "text:1", "no audio file"),
         ("text", "talk-1\ntalk-2 good night\n", "text:1", "there is no text"),
+        ("text", "talk-1 good morning\n", "segments:2", "'talk-2' is not in"),
+        ("text.de", "talk-1 guten Morgen\ntalk2 gute Nacht\n", "text.de:2", "'talk2' is not in"),
     ],
 )
 def test_faults_of_kaldi_have_file_and_line(
@@ -405,6 +422,13 @@ def test_splits_of_a_hub_folder_are_not_mixed(tmp_path: Path) -> None:
         read_hugging_face(data / "*.parquet", "en")
     with pytest.raises(SprachbundError, match="holds no tables"):
         read_hugging_face(data / "dev*.parquet", "en")
+
+
+def test_what_datasets_has_cached_is_no_second_copy(tmp_path: Path) -> None:
+    own, cached = "data-00000-of-00001", "cache-8a1b2c3d4e5f6071"
+    for name in (own, cached, f"{cached}_00000_of_00002"):
+        write_arrow(tmp_path / "set" / f"{name}.arrow", [hub_row(0)])
+    assert len(read_hugging_face(tmp_path / "set", "en").recordings) == 1
 
 
 def test_splits_in_folders_are_named_by_them(tmp_path: Path) -> None:

@@ -67,6 +67,19 @@ def test_folder_becomes_a_corpus(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / own.SKIPPED).exists()
 
 
+def test_a_transcript_is_no_translation_of_a_shorter_name(tmp_path: Path) -> None:
+    for name, text in (("a", "one"), ("a.2", "two"), ("a.de", "three")):
+        tone(tmp_path / f"{name}.wav", 440)
+        (tmp_path / f"{name}.txt").write_text(text)
+    data = read_folder(tmp_path, "en")
+    assert not data.faults
+    assert [(one.utterance_id, one.text, one.translations) for one in data.recordings] == [
+        ("a.2", "two", {}),
+        ("a.de", "three", {}),
+        ("a", "one", {}),
+    ]
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sprachbund.data.shards import Shards, pack
 from sprachbund.decoding.options import GuardOptions
 from sprachbund.engines.options import CHOICES
 from sprachbund.errors import SprachbundError
@@ -25,7 +26,7 @@ from sprachbund.evaluation.manifest import (
     read_manifest,
 )
 from sprachbund.evaluation.options import EvaluationOptions, configuration, options_from
-from sprachbund.evaluation.replay import replay
+from sprachbund.evaluation.replay import _find_data, replay
 from sprachbund.evaluation.report import write_report
 from sprachbund.evaluation.run import evaluate, race_models, rescore
 from sprachbund.evaluation.tables import docs_table, fill
@@ -232,6 +233,23 @@ def test_data_are_told_by_their_content(evaluated, corpus, tmp_path):
     assert replay(evaluated[0], data=[moved]).same
 
 
+def test_shards_of_a_url_are_found_again(evaluated, corpus, tmp_path):
+    pack(corpus, tmp_path / "packed")
+    url = Path((tmp_path / "packed").as_uri())
+    old = read_manifest(evaluated[0])
+    used = old.data[0].model_copy(update={"path": str(url), "sha256": Shards(url).digest})
+    assert _find_data(old.model_copy(update={"data": [used]}), [], tmp_path) == [url]
+
+
+def test_ids_that_two_corpora_of_one_name_share_are_named_before_the_work(
+    corpus, model_directory, tiny_options, tmp_path
+):
+    other = write_corpus(tmp_path / "corpus", num_utterances=2)
+    with pytest.raises(SprachbundError, match="are both called 'corpus' and have both an utterance 'u000'"):
+        evaluate([corpus, other], model_directory, tiny_options, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_broken_off_run_leaves_a_partial_file(corpus, model_directory, tiny_options, tmp_path):
     def stop(what, done, total):
         if done == 3:
@@ -419,6 +437,16 @@ def test_a_model_that_cannot_tell_languages_is_measured_on_no_speech(
     assert {line.target for line in lines} == {"und"}
     assert {line.evidence.dropped for line in lines} != {"unknown pair: und to und"}
     assert all(line.evidence.num_tokens for line in lines)
+
+
+def test_names_of_languages_are_targets_on_no_speech_too(model_directory, tiny_options):
+    model = load(model_directory)
+    by_name, by_tag = (
+        list(translate_no_speech(model, replace(tiny_options, targets=targets)))
+        for targets in (("German", "EN"), ("de", "en"))
+    )
+    assert {line.target for line in by_name} == {"de", "en"}
+    assert by_name == by_tag
 
 
 def test_models_race_on_what_both_can_do(corpus, model_directory, tiny_options, tmp_path, monkeypatch):

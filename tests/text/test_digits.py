@@ -328,3 +328,57 @@ def test_every_new_word_knows_the_words_it_was_made_from():
 
 def test_a_language_without_rules_keeps_its_words():
     assert written("twintig euro", "nl") == "twintig euro"
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "result"),
+    [
+        ("en", "the one hundred and first", "the 101st"),
+        ("en", "two hundred and twenty first", "221st"),
+        ("en", "one hundred twentieth", "120th"),
+        ("en", "two thousand and twelfth", "2012th"),
+        ("en", "one hundred first graders", "100 first graders"),
+        ("fr", "le cent deuxième", "le 102e"),
+        ("fr", "deux cent unième", "201e"),
+        ("fr", "le cent vingtième", "le 120e"),
+        ("fr", "les cent premiers jours", "les 100 premiers jours"),
+    ],
+)
+def test_ordinals_above_a_hundred(language, text, result):
+    assert written(text, language) == result
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "result"),
+    [
+        ("en", "ten dollars thirty years ago", "$10 30 years ago"),
+        ("en", "ten dollars thirty a night", "$10.30 a night"),
+        ("es", "cien euros veinte años", f"100{NBSP}€ 20 años"),
+        ("fr", "vingt euros trente ans", f"20{NBSP}€ 30 ans"),
+        ("it", "venti euro trenta anni", f"20{NBSP}€ 30 anni"),
+        ("de", "zehn Euro zwanzig Jahre lang", f"10{NBSP}€ 20 Jahre lang"),
+        ("ru", "десять рублей двадцать лет", f"10{NBSP}₽ 20 лет"),
+        ("de", "ich war zehn vor drei Jahren", "ich war 10 vor drei Jahren"),
+        ("de", "zwölf nach zwei Wochen", "12 nach zwei Wochen"),
+        ("de", "um zehn Uhr zwanzig Leute", f"um 10{NBSP}Uhr 20 Leute"),
+    ],
+)
+def test_numbers_that_count_a_noun_are_no_cents_and_no_times(language, text, result):
+    assert written(text, language) == result
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("two oh five a.m.", f"2:05{NBSP}a.m."),
+        ("at five fifteen p.m., please", f"at 5:15{NBSP}p.m., please"),
+        ("seven fifteen p. m.", f"7:15{NBSP}p.m."),
+        ("seven pm", f"7{NBSP}p.m."),
+        ("in the nineteen nineties", "in the 1990s"),
+        ("the twenty twenties", "the 2020s"),
+        ("the eighteen hundreds,", "the 1800s,"),
+        ("twenty twenties in a wallet", "20 twenties in a wallet"),
+    ],
+)
+def test_halves_of_the_day_and_decades(text, result):
+    assert written(text, "en") == result

@@ -89,6 +89,8 @@ def test_names():
 def test_units_are_words_or_characters():
     assert text_units(" guten  Tag ", "de-CH") == ["guten", "Tag"]
     assert text_units("你好 吗", "zh-Hant") == ["你", "好", "吗"]
+    assert text_units("ni hao", "zh-Latn-CN") == ["ni", "hao"]
+    assert text_units("你好", "cmn") == ["你", "好"]
     assert join_units(["guten", "Tag"], "de") == "guten Tag"
     assert join_units(["你", "好"], "zh") == "你好"
 

@@ -50,6 +50,12 @@ def test_punctuation_goes_but_not_within_words_and_numbers():
     assert normalize("soft\u00adhyphen \ufeffmark") == "softhyphen mark"
 
 
+def test_emoji_leave_no_invisible_word():
+    assert normalize("I ❤️ you 👩\u200d💻!") == "i you"
+    assert normalize("☎️\u200d") == ""
+    assert normalize("می\u200cخواهم ❤️\u200c") == "می\u200cخواهم"
+
+
 def test_danda_goes_and_vowel_signs_stay():
     assert normalize("यह हिन्दी है।") == "यह हिन्दी है"
 
@@ -71,4 +77,6 @@ def test_characters_keep_their_marks():
     assert spaced_characters("คน ดี") == "ค น ดี"
     assert spaced_characters("中文") == "中 文"
     assert has_no_spaces("zh-Hant")
+    assert has_no_spaces("cmn-Hans-CN")
     assert not has_no_spaces("ko")
+    assert not has_no_spaces("ja-Latn")

@@ -126,9 +126,20 @@ def _clip(table: Path, where: str, names: list[str], line: str, language: str | 
         utterance_id=Path(name).stem,
         path=_there(table.parent / _CLIPS / name),
         language=_spoken(values.get("locale"), language),
-        text=_text(values["sentence"]),
+        text=_text(_unquoted(values["sentence"])),
         speaker=values.get("client_id", ""),
     )
+
+
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+
+def _unquoted(field: str) -> str:
+    """A field without the quotation marks around it, where those within are doubled: `"He said ""no"" twice."`.
+
+    Some releases write fields so, others as they are.
+    """
+    return field[1:-1].replace('""', '"') if '""' in field[1:-1] and _QUOTED.fullmatch(field) else field
 
 
 # Kaldi: a folder with wav.scp and text, and optionally segments, utt2spk, utt2lang and text.TAG.
@@ -138,8 +149,8 @@ def read_kaldi(directory: Path, language: str | None = None) -> OwnData:
     """The utterances of a Kaldi data folder.
 
     Args:
-        directory: directory with `wav.scp` and `text`; optionally `segments`, `utt2spk`, `utt2lang`, and translations
-            in `text.de` …
+        directory: directory with `wav.scp`, and `text` with every utterance; optionally `segments`, `utt2spk`,
+            `utt2lang`, and translations in `text.de` …
         language: BCP-47 tag of the speech, where there is no `utt2lang`.
 
     Raises:
@@ -188,9 +199,20 @@ def read_kaldi(directory: Path, language: str | None = None) -> OwnData:
             duration_s=None if end_s is None else end_s - start_s,
         )
 
+    said = set[str]()
     for number, key, text in _table(directory / "text"):
+        said.add(key)
         where = f"{directory / 'text'}:{number}"
         collected.read(where, lambda where=where, key=key, text=text: read(where, key, text))  # type: ignore[misc]
+    listed = directory / ("segments" if sections else "wav.scp")
+    for path in (listed, *sorted(directory.glob("text.*"))):
+        collected.faults += [
+            Fault(
+                where=f"{path}:{number}", reason=f"{key!r} is not in {directory / 'text'}; add its transcript"
+            )
+            for number, key, _ in _table(path)
+            if key not in said
+        ]
     return collected.data(directory)
 
 
@@ -335,6 +357,7 @@ _LANGUAGES = ("language", "locale", "lang")
 _SPEAKERS = ("speaker_id", "speaker", "client_id")
 _UNIQUE_ID, _ID = "utterance_id", "id"
 _IDS = (_UNIQUE_ID, _ID)
+_CACHED = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")
 _SPLIT = re.compile(r"(?<![a-z0-9])(train|training|validation|valid|val|dev|test)(?![a-z0-9])", re.IGNORECASE)
 
 
@@ -349,7 +372,7 @@ def read_hugging_face(
 
     Args:
         source: a table of parquet or arrow, a folder of them, as `datasets` saves and the hub holds them, or a pattern
-            of tables in a folder, such as `data/train*.parquet`.
+            of tables in a folder, such as `data/train*.parquet`. In a folder, what `datasets` has cached is left out.
         language: BCP-47 tag of the speech, where no column says it.
         text: name of the column of transcripts; the first of the usual names if None.
         translations: language to the column of its texts.
@@ -385,7 +408,9 @@ def _tables(source: Path) -> tuple[Path, list[Path]]:
         SprachbundError: there are none, or they are of several splits.
     """
     if source.is_dir():
-        folder, files = source, sorted([*source.rglob("*.parquet"), *source.rglob("*.arrow")])
+        tables = [*source.rglob("*.parquet"), *source.rglob("*.arrow")]
+        # The caches of `map` and `filter` hold rows of the other tables once more.
+        folder, files = source, sorted(file for file in tables if not _CACHED.fullmatch(file.name))
     elif "*" in source.name and not is_file(source):
         folder, files = source.parent, sorted(source.parent.glob(source.name))
     else:

@@ -563,7 +563,7 @@ def read_folder(directory: Path, language: str) -> OwnData:
     audio = [p for p in files if p.suffix.lower() in AUDIO_SUFFIXES]
     if not audio:
         raise SprachbundError(f"{directory} holds no audio files ({len(files)} others); check the path")
-    reader = _FolderReader(directory, language, [p for p in files if p.suffix.lower() == ".txt"])
+    reader = _FolderReader(directory, language, audio, [p for p in files if p.suffix.lower() == ".txt"])
     recordings = [r for path in audio if (r := reader.read(path)) is not None]
     reader.name_leftovers()
     return OwnData(recordings=recordings, faults=reader.faults)
@@ -572,15 +572,17 @@ def read_folder(directory: Path, language: str) -> OwnData:
 class _FolderReader:
     """Matches the texts of a folder with its recordings."""
 
-    def __init__(self, directory: Path, language: str, texts: Sequence[Path]) -> None:
+    def __init__(self, directory: Path, language: str, audio: Sequence[Path], texts: Sequence[Path]) -> None:
         self.directory, self.language = directory, language
         self.faults: list[Fault] = []
         self._texts = dict.fromkeys(texts, False)  # whether a recording has used it
         self._taken: dict[str, Path] = {}  # utterance to its recording
         self._tagged: dict[Path, list[tuple[str, Path]]] = {}  # NAME of NAME.TAG.txt to its tags
+        stems = {path.with_suffix("") for path in audio}
         for path in texts:
             name, _, tag = path.stem.rpartition(".")
-            if name:
+            # The transcript of NAME.TAG.wav is no translation of NAME.wav.
+            if name and path.with_suffix("") not in stems:
                 self._tagged.setdefault(path.with_name(name), []).append((tag, path))
 
     def read(self, audio: Path) -> OwnRecording | None:

@@ -340,6 +340,9 @@ def translate_no_speech(
         model: decodes.
         options: options of the evaluation.
         some: slice of the sounds; whole batches, so that the lines are those of the whole set.
+
+    Raises:
+        UnknownLanguageError: for targets that the model does not write.
     """
     if not options.no_speech_per_kind:
         return
@@ -347,7 +350,8 @@ def translate_no_speech(
     decoder = BatchDecoder(model, options.decoding, unidentified=model.source_languages[0])
     known = {target for _, target in model.pairs()}
     everywhere = all((s, t) in model.pairs() for s in model.source_languages for t in known)
-    targets = tuple(sorted(set(options.targets or known) & known)) if everywhere else ("",)
+    wanted = {parse_language(target, known) for target in options.targets or known}
+    targets = tuple(sorted(wanted)) if everywhere else ("",)
     sounds = no_speech_set(options.seed, options.no_speech_per_kind)[some]
     for start in range(0, len(sounds), options.batch_size):
         batch = sounds[start : start + options.batch_size]

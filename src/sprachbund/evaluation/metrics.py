@@ -23,7 +23,11 @@ from sprachbund.text.normalize import has_no_spaces
 
 Counts = NDArray[np.float64]
 
-_BLEU_TOKENIZERS = {"zh": "zh", "yue": "zh"}  # as the sacrebleu command chooses by its language pair
+_BLEU_TOKENIZERS = {
+    "zh": "zh",
+    "cmn": "zh",
+    "yue": "zh",
+}  # as the sacrebleu command chooses by its language pair
 _CHARACTER_TOKENIZER = "char"  # for other scripts without spaces; sacrebleu's own choice needs more packages
 
 
@@ -261,9 +265,8 @@ class ExactMatch:
 
 def bleu(target: str = "") -> SacrebleuMetric:
     """BLEU; Chinese is tokenized as sacrebleu does, other scripts without spaces by characters."""
-    language = primary(target)
-    default = _CHARACTER_TOKENIZER if has_no_spaces(language) else "13a"
-    tokenizer = _BLEU_TOKENIZERS.get(language, default)
+    by_script = _BLEU_TOKENIZERS.get(primary(target), _CHARACTER_TOKENIZER)
+    tokenizer = by_script if has_no_spaces(target) else "13a"
 
     def make() -> Any:
         from sacrebleu.metrics.bleu import BLEU

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from sprachbund.corpora.editions import EDITIONS
+from sprachbund.data.shards import Shards, is_url
 from sprachbund.errors import SprachbundError
 from sprachbund.evaluation.compare import FileManifest, read_file_manifest, row_differences, run_again
 from sprachbund.evaluation.manifest import (
@@ -136,10 +137,12 @@ def _find_data(old: ResultManifest, given: Sequence[Path], path: Path) -> list[P
     candidates = list(given) or list(commands)
     by_hash: dict[str, Path] = {}
     for directory in candidates:
-        if not directory.is_dir():
+        if not is_url(directory) and not directory.is_dir():
             made = f", or make it with {commands[directory]}" if directory in commands else ""
             raise SprachbundError(f"the corpus {directory} is not there; say where it is with --data{made}")
-        by_hash[provenance.data_hash(directory)] = directory
+        by_hash[Shards(directory).digest if is_url(directory) else provenance.data_hash(directory)] = (
+            directory
+        )
     for used in old.data:
         if used.sha256 not in by_hash:
             candidates_text = ", ".join(f"{directory} ({sha[:12]})" for sha, directory in by_hash.items())

@@ -251,13 +251,14 @@ def evaluate(
         progress: called with the stage, the amount done and the total (0: unknown).
 
     Raises:
-        SprachbundError: for models, engines, corpora and languages that cannot be, before any decoding; parts of
-            another evaluation in `out`.
+        SprachbundError: for models, engines, corpora and languages that cannot be, and utterances of one id in corpora
+            of one name, before any decoding; parts of another evaluation in `out`.
     """
     options = options or EvaluationOptions()
     if not directories:
         raise SprachbundError("no corpus named; name a corpus directory")
     manifests = [open_corpus(directory) for directory in distinct_directories(directories)]
+    _check_apart(manifests)
     if options.comet:
         comet_signature(options.comet)  # a missing package is reported before models are loaded
     if computing is None or computing.is_alone:
@@ -272,6 +273,26 @@ def evaluate(
         result = _evaluate_in_parts(manifests, model, options, out, folder, computing, offline, progress)
     shutil.rmtree(folder, ignore_errors=True)
     return result
+
+
+def _check_apart(manifests: Sequence[Utterances]) -> None:
+    """Check that every line of the evaluation will have a name of its own.
+
+    Raises:
+        SprachbundError: an id is in two corpora of one name.
+    """
+    names = [corpus_name(manifest.directory) for manifest in manifests]
+    seen: dict[tuple[str, str], Path] = {}
+    for name, manifest in zip(names, manifests, strict=True):
+        if names.count(name) == 1:
+            continue
+        for utterance in manifest:
+            first = seen.setdefault((name, utterance.id), manifest.directory)
+            if first != manifest.directory:
+                raise SprachbundError(
+                    f"{first} and {manifest.directory} are both called {name!r} and have both an utterance "
+                    f"{utterance.id!r}, so that their lines cannot be kept apart; evaluate each by itself"
+                )
 
 
 def _evaluate_here(

@@ -238,7 +238,7 @@ def _ordinals(language: str) -> tuple[re.Pattern[str], Mapping[str, int]]:
             return re.compile(""), {_ordinal_en(form): value for form, value in below}
         case "fr":
             stems = {_ordinal_fr(form): value for form, value in below if value > 1}
-            return re.compile("(?:e|s|es)?"), stems | {"premier": 1, "premièr": 1}
+            return re.compile("(?:e|s|es)?"), stems | {"premier": 1, "premièr": 1, "unièm": 1}
         case "de":
             return re.compile("e[nrsm]?"), {_ordinal_de(form, value): value for form, value in below}
         case "it":
@@ -306,12 +306,18 @@ def _ordinal(phrase: str, language: str) -> int | None:
     for cut in range(len(phrase), max(0, len(phrase) - 5), -1):
         if (value := stems.get(phrase[:cut])) is not None and ending.fullmatch(phrase[cut:]):
             return value
-    if language == "ru":  # years: "тысяча девятьсот девяносто восьмого"
-        words = phrase.split(" ")
-        for n in range(1, len(words)):
-            large, small = _cardinal(" ".join(words[:n]), language), _ordinal(" ".join(words[n:]), language)
-            if large and small and large % (100 if small < 100 else 1000) == 0 and small < 1000:
-                return large + small
+    # "One hundred and first", "cent deuxième", and years: "тысяча девятьсот девяносто восьмого".
+    words = phrase.split(" ") if language in ("en", "fr", "ru") else []
+    for n in range(1, len(words)):
+        if words[n].startswith("premi"):  # "les cent premiers" are the first hundred
+            continue
+        joined = language == "en" and words[n] == "and"
+        large = _cardinal(" ".join(words[:n]), language)
+        small = _ordinal(" ".join(words[n + joined :]), language)
+        if language == "en" and small and small < _LEAST and not joined:  # "one hundred first graders"
+            continue
+        if large and small and large % (100 if small < 100 else 1000) == 0 and small < 1000:
+            return large + small
     return None
 
 
@@ -563,6 +569,10 @@ _MONTHS = {
     "de": "januar februar märz april mai juni juli august september oktober november dezember",
     "ru": "января февраля марта апреля мая июня июля августа сентября октября ноября декабря",
 }
+_DECADES = {
+    "hundreds": "00", "twenties": "20", "thirties": "30", "forties": "40", "fifties": "50", "sixties": "60",
+    "seventies": "70", "eighties": "80", "nineties": "90",
+}  # fmt: skip
 _POINT = {"en": "point", "es": "coma", "fr": "virgule", "it": "virgola", "de": "komma"}
 _PERCENT = {
     "en": "percent|per cent", "es": "por #100", "fr": "pour #100", "it": "per #100", "de": "prozent",
@@ -663,6 +673,23 @@ def _decimals(language: str) -> list[_Rule]:
     return rules
 
 
+_HALF_DAY = r"([ap])(?:,? |\.)?m"  # "a m", "a. m.", "a.m.", "am"
+_COUNTED = {
+    "en": "(?:second|minute|hour|day|night|week|month|year|time)s?|people",
+    "es": "segundos?|minutos?|horas?|días?|noches?|semanas?|mes(?:es)?|años?|vez|veces|personas?",
+    "fr": "secondes?|minutes?|heures?|jours?|nuits?|semaines?|mois|ans?|années?|fois|personnes?",
+    "it": "second[oi]|minut[oi]|or[ae]|giorn[oi]|nott[ei]|settiman[ae]|mes[ei]|ann[oi]|volt[ae]|person[ae]",
+    "de": "(?:sekunde|minute|stunde|woche|person)n?|(?:tag|monat|jahr)(?:en?)?|mal|leuten?|menschen",
+    "ru": r"(?:секунд|минут|недел|месяц)\w*|час(?:а|ов)?|день|дня|дней|год(?:а|у)?|лет|раза?|человека?",
+}
+"""Nouns that a number in front of them counts: "ten dollars thirty years ago" is no amount with thirty cents."""
+
+
+def _uncounted(language: str, others: str = "(?!)") -> str:
+    """No such noun is behind, nor one of others."""
+    return rf"(?! (?:{others}|(?:{_COUNTED[language]})(?:,| |$)))"
+
+
 _MINUTE = r"#(5|10|1[3-9]|[2-5]\d)"  # said with "and" behind an hour; others may be "las diez y once"
 # Behind "a las siete y ocho", which is a time where no noun follows: "a las siete y ocho personas" is none.
 _ES_TIME_ENDS = (
@@ -690,9 +717,11 @@ _TIMES: dict[str, list[_Rule]] = {
             lambda m: _clock(m[2], int(m[1]), before=True),
         ),
         _rule(r"<N> o'clock", lambda m: _clock(m[1], 0)),
-        _rule(r"<N> (?:oh|o) #(\d) ([ap])\.? m", lambda m: _clock(m[1], int(m[2]), unit=f"{_NBSP}{m[3]}.m.")),
-        _rule(r"<N> #(\d\d) ([ap])\.? m", lambda m: _clock(m[1], int(m[2]), unit=f"{_NBSP}{m[3]}.m.")),
-        _rule(r"<N> ([ap])\.? m", lambda m: f"{m[1]}{_NBSP}{m[2]}.m." if int(m[1]) < 13 else None),
+        _rule(
+            rf"<N> (?:oh|o) #(\d) {_HALF_DAY}", lambda m: _clock(m[1], int(m[2]), unit=f"{_NBSP}{m[3]}.m.")
+        ),
+        _rule(rf"<N> #(\d\d) {_HALF_DAY}", lambda m: _clock(m[1], int(m[2]), unit=f"{_NBSP}{m[3]}.m.")),
+        _rule(rf"<N> {_HALF_DAY}", lambda m: f"{m[1]}{_NBSP}{m[2]}.m." if int(m[1]) < 13 else None),
         _rule(
             r"(?P<keep>(?:at|is|it's|by|until|about|before|after) )#(\d|1[0-2]) (?:(?:oh|o) #(\d)|#(\d\d))(?! [#@])",
             lambda m: _clock(m[2], int(m[3] or m[4])),
@@ -749,10 +778,13 @@ _TIMES: dict[str, list[_Rule]] = {
         _rule(r"viertel nach <N>", lambda m: _clock(m[1], 15)),
         _rule(r"viertel vor <N>", lambda m: _clock(m[1], 15, before=True)),
         _rule(r"dreiviertel <N>", lambda m: _clock(m[1], 15, before=True)),
-        _rule(r"<N> uhr <N>", lambda m: _clock(m[1], int(m[2]), unit=f"{_NBSP}Uhr")),
+        _rule(rf"<N> uhr <N>{_uncounted('de')}", lambda m: _clock(m[1], int(m[2]), unit=f"{_NBSP}Uhr")),
         _rule(r"<N> uhr", lambda m: f"{m[1]}{_NBSP}Uhr" if int(m[1]) < 25 else None),
-        _rule(r"<N> (?:minuten? )?nach <N>", lambda m: _clock(m[2], int(m[1]))),
-        _rule(r"<N> (?:minuten? )?vor <N>", lambda m: _clock(m[2], int(m[1]), before=True)),
+        # "Zehn vor drei Jahren" is no time.
+        _rule(rf"<N> (?:minuten? )?nach <N>{_uncounted('de')}", lambda m: _clock(m[2], int(m[1]))),
+        _rule(
+            rf"<N> (?:minuten? )?vor <N>{_uncounted('de')}", lambda m: _clock(m[2], int(m[1]), before=True)
+        ),
     ],
     "ru": [
         _rule(r"половин[аеуы] <O>", lambda m: _clock(m[1], 30, before=True)),
@@ -780,6 +812,11 @@ def _dates(language: str) -> list[_Rule]:
                 _rule(rf"@(?P<day>3[01]|[12]?\d)(?= of (?:{months})| (?:{others}))", ordinal),
                 _rule(r"(?<!\d )#(1[5-9]|20) #(\d\d)(?! [#@])", lambda m: f"{m[1]}{m[2]}"),
                 _rule(r"(?<!\d )#(1[5-9]|20) (?:oh|o) #(\d)(?! [#@])", lambda m: f"{m[1]}0{m[2]}"),
+                # "Twenty twenties" may be banknotes.
+                _rule(
+                    rf"(?:#(1[89])|(?<=the )#(1[5-7]|20)) ({'|'.join(_DECADES)})",
+                    lambda m: f"{m[1] or m[2]}{_DECADES[m[3]]}s",
+                ),
             ]
         case "de":
             return [_rule(rf"@(3[01]|[12]?\d)(?= (?:{months}))", lambda m: f"{m[1]}.")]
@@ -818,7 +855,7 @@ def _amounts(language: str) -> list[_Rule]:
     number = rf"(?:[#=](?P<whole>\d+(?:[.,]\d+)?){one})"
     joint, cents = f"(?:{_BEFORE_CENTS[language]}) ", f"(?:{_CENTS[language]})"
     named = f" (?:{joint})?#(?P<named>[1-9]\\d?) {cents}"
-    bare = f" #(?P<bare>[1-9]\\d)(?! {cents})"
+    bare = rf" #(?P<bare>[1-9]\d){_uncounted(language, cents)}"
     rules = [
         _rule(rf"{number} (?:{names[language]})(?:{named}|{bare})?", _money(sign, language))
         for sign, names in _CURRENCIES.items()

@@ -9,10 +9,7 @@ meant to be shown, since a normalizer is a choice.
 import unicodedata
 from collections.abc import Callable
 
-from sprachbund.text.languages import primary
-
-WITHOUT_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo", "dz"})
-"""Languages whose words are not set apart by spaces: their error rate is counted in characters."""
+from sprachbund.text.languages import primary, writes_spaces
 
 _DOTTED_I = frozenset({"tr", "az", "crh", "gag", "kk-Latn", "tt-Latn"})
 _APOSTROPHES = {"\u2019": "'", "\u02bc": "'", "\u2018": "'", "\uff07": "'", "`": "'", "\u00b4": "'"}
@@ -25,13 +22,14 @@ _WITHIN_WORDS = {
 _WITHIN_NUMBERS = {".", ",", ":", "/"}
 _JOINERS = {"\u200c", "\u200d"}
 _WORD_BREAKING_SYMBOLS = {"Sk", "So"}
+_SHAPES = {"\ufe0e", "\ufe0f", *_JOINERS}  # text or emoji; several emoji as one
 
 Normalizer = Callable[[str, str], str]
 
 
 def has_no_spaces(language: str) -> bool:
     """Whether a language (BCP-47) is written without spaces between words."""
-    return primary(language) in WITHOUT_SPACES
+    return not writes_spaces(language)
 
 
 def lower(text: str, language: str = "") -> str:
@@ -48,7 +46,8 @@ def normalize(text: str, language: str = "") -> str:
     """Lower case, no punctuation, single spaces; every letter, mark, digit and currency sign stays.
 
     Apostrophes of all shapes become one and stay within words, as do points, commas, colons and slashes
-    between digits; a hyphen becomes a space, since whether it is written is the least agreed on of all.
+    between digits; a hyphen becomes a space, since whether it is written is the least agreed on of all. Symbols such as
+    emoji go, and with them the invisible signs that choose or join their shapes.
 
     Args:
         text: text in any script.
@@ -73,9 +72,18 @@ def _kept(text: str, i: int) -> str:
         return character if character == "%" else " "
     if category in _WORD_BREAKING_SYMBOLS:
         return " "
+    if character in _SHAPES and _is_symbol_before(text, i):
+        return ""
     if category == "Cf":
         return character if character in _JOINERS else ""
     return " " if category in {"Cc", "Zl", "Zp", "Zs"} else character
+
+
+def _is_symbol_before(text: str, i: int) -> bool:
+    """Whether the sign at `i` belongs to a symbol, and to no letter."""
+    while i and text[i] in _SHAPES:
+        i -= 1
+    return unicodedata.category(text[i]) in _WORD_BREAKING_SYMBOLS
 
 
 def _is_letter(character: str) -> bool:

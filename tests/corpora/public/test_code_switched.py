@@ -243,6 +243,15 @@ def test_miami_utterances_with_spans(miami: Path, tmp_path: Path) -> None:
     assert summary.left_out == {"no times": 1, "not transcribed (a third party, or no words)": 1}
 
 
+@pytest.mark.parametrize("name", ["cs-fleurs", "bangor-miami"])
+def test_translations_that_a_corpus_does_not_have_are_not_there(
+    cs_fleurs: Path, miami: Path, tmp_path: Path, name: str
+) -> None:
+    source = cs_fleurs if name == "cs-fleurs" else miami
+    with pytest.raises(SprachbundError, match=f"holds nothing of {name} for de"):
+        PREPARATIONS[name].prepare(source, tmp_path / "out", CorpusOptions(targets=("de",)))
+
+
 def test_miami_takes_the_published_index_list(miami: Path, tmp_path: Path) -> None:
     head = "global_idx,split,file,file_line_num,offset,duration,cs_type"
     rows = ("0,test,maria1,0,0,1,cs", "1,train,maria1,2,1,1,mono", "2,n/a,maria1,3,2,0.8,n/a")

@@ -107,6 +107,15 @@ def test_what_no_size_was_published_for_is_said(source: Path, tmp_path: Path) ->
     assert of_german == ["train: unchecked, no published size speaks of de"], "the size is of all languages"
 
 
+def test_a_split_that_is_not_there_is_named(source: Path, tmp_path: Path) -> None:
+    options = CorpusOptions(splits=("train", "tset"))
+    with pytest.raises(
+        SprachbundError, match=r"holds no tset of made-up, but train; choose others with --splits"
+    ):
+        PREPARATION.prepare(source, tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_goes_on_where_it_broke_off(source: Path, tmp_path: Path) -> None:
     (source / "4.wav").rename(source / "away")
     with pytest.raises(SprachbundError, match=r"list:4: .*4\.wav does not exist.*--skip-bad"):

@@ -79,6 +79,8 @@ def test_cvss_takes_english_from_its_tables_and_the_rest_from_common_voice(tmp_p
     assert utterances(tmp_path / "out" / "train") == {"a": ('Satz "0"', {"en": "twenty one"})}
     assert Manifest(tmp_path / "out" / "train")[0].language == "sv"
     assert summary.left_out == {"clip is not in validated.tsv": 1}
+    with pytest.raises(SprachbundError, match=r"holds nothing of cvss for de"):
+        PREPARATIONS["cvss"].prepare(root, tmp_path / "german", CorpusOptions(targets=("de",)))
     (root / "cvss_c_sv_en_v1.0" / "dev.tsv").unlink()
     with pytest.raises(SprachbundError, match=r"dev\.tsv is missing .*cvss"):
         PREPARATIONS["cvss"].prepare(root, tmp_path / "other")

@@ -198,6 +198,7 @@ COVOST = Preparation(
 
 CVSS_HOMEPAGE = "https://github.com/google-research-datasets/cvss"
 _CVSS = re.compile(r"(?:cvss_[ct]_)?([A-Za-z-]+)_en(?:_v1\.0)?")
+_CVSS_TARGET = "en"
 _CVSS_SPLITS = ("train", "dev", "test")
 _COMMON_VOICE = {"zh": "zh-CN", "sv": "sv-SE"}
 """Codes that Common Voice writes with a region."""
@@ -205,6 +206,8 @@ _COMMON_VOICE = {"zh": "zh-CN", "sv": "sv-SE"}
 
 def read_cvss(source: Path, options: CorpusOptions) -> Sequence[Part]:
     """The splits of the languages that are there."""
+    if not options.takes_target(_CVSS_TARGET):
+        return []
     folders: dict[str, Path] = {}
     for folder in find_folders(source, "test.tsv"):
         match = _CVSS.fullmatch(folder.name)
@@ -241,7 +244,7 @@ def _add_cvss(join: Join, source: Path, code: str, folder: Path) -> None:
                 language=tag(code, where),
                 text=clean_text(said[0]),
                 speaker=said[1],
-                translations={"en": translation},
+                translations={_CVSS_TARGET: translation},
             )
 
 

@@ -207,7 +207,9 @@ _FIELDS = ("id", "file_name", "text", "language")
 
 
 def read_cs_fleurs(source: Path, options: CorpusOptions) -> Sequence[Part]:
-    """The parts read_test, xtts_train and so on; `languages` are matrix languages."""
+    """The parts read_test, xtts_train and so on; `languages` are matrix languages, and there are no targets."""
+    if options.targets:
+        return []
     tables = {f"{p.parent.parent.name}_{p.parent.name}": p for p in find_files(source, _TABLE)}
     if not tables:
         raise SprachbundError(f"{source} holds no read/test/{_TABLE}; get it from {CS_FLEURS_HOMEPAGE}")

@@ -373,6 +373,11 @@ class Preparation:
         parts = [part for part in self.read(source, options) if options.takes_split(part.name)]
         if not any(part.total for part in parts):
             raise SprachbundError(self._nothing(source, options))
+        if missing := sorted(set(options.splits) - {part.name for part in parts}):
+            there = ", ".join(part.name for part in parts)
+            raise SprachbundError(
+                f"{source} holds no {', '.join(missing)} of {self.name}, but {there}; choose others with --splits"
+            )
         claim(out, self._begun_with(source, options, parts))
         counts = {part.name: write_part(part, out / part.name, options) for part in parts}
         if not any(count.written for count in counts.values()):

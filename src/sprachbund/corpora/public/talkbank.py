@@ -173,6 +173,8 @@ _Index = Mapping[tuple[str, int], tuple[str, str]]
 
 def read(source: Path, options: CorpusOptions) -> Sequence[Part]:
     """The parts train, test and other, or all."""
+    if not options.takes_target(ENGLISH):
+        return []
     transcripts = _transcripts(source)
     sound = _recordings(source)
     index = _index(source)
