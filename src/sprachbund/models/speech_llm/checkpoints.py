@@ -132,7 +132,9 @@ def context_of(llm: Any) -> int:
         SprachbundError: a model that does not attend to all it has read (recurrent layers and the like).
     """
     config = llm.config.get_text_config()
-    kinds = set(optional_setting(config, "layer_types") or ["full_attention"])
+    # Of types that do not name the kind of each layer, such as Phi-3 and Mistral, all have the window, if there is one.
+    usual = "sliding_attention" if optional_setting(config, "sliding_window") else "full_attention"
+    kinds = set(optional_setting(config, "layer_types") or [usual])
     longest = optional_setting(config, "max_position_embeddings")
     if not kinds <= _FULL_ATTENTION or longest is None:
         odd = ", ".join(sorted(kinds - _FULL_ATTENTION)) or "no max_position_embeddings"
