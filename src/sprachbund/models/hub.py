@@ -398,6 +398,8 @@ def read_model(
     """
     dtype: torch.dtype = options.get("dtype", torch.float32)
     for path in sorted(directory.glob("*.safetensors")):
+        if path.match("draft*"):  # ours, and read by itself
+            continue
         check_tensors(path)
         if optional_setting(config, "quantization_config") is None:
             _check_types(path, surplus)
