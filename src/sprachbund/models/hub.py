@@ -278,6 +278,20 @@ class ConfigPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+_TAG = re.compile(r"[<\[].*[>\]]")
+
+
+def is_markup(token: Any) -> bool:
+    """Whether a token that was added to a vocabulary is no text: a special one, or a tag such as <think>.
+
+    Others are words, or white space as in Gemma's.
+
+    Args:
+        token: `tokenizers.AddedToken`.
+    """
+    return bool(token.special) or _TAG.fullmatch(token.content) is not None
+
+
 @contextmanager
 def one_line(path: Path) -> Iterator[None]:
     """Turn what transformers and the libraries below it raise over files into one line; none says what it raises."""
