@@ -225,6 +225,9 @@ def named_parts(directory: Path) -> list[Path]:
 
 # Reading with transformers, without its progress bars and warnings.
 
+NO_CODE: Mapping[str, Any] = {"trust_remote_code": False}
+"""For its classes that choose another by config.json: else they ask on the terminal whether to run a model's code."""
+
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
