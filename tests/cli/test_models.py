@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -142,6 +144,23 @@ def test_a_model_is_not_pushed_without_a_network(monkeypatch: pytest.MonkeyPatch
         SprachbundError, match=r"a/b was not sent, the hub cannot be reached .*; check the network"
     ):
         publish.push(bundled_directory(), "a/b", private=True, message="A model")
+
+
+def test_a_page_in_the_directory_is_sent_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+
+    def commit(_: object, name: str, operations: list[Any], **options: object) -> Any:
+        sent.extend(operations)
+        return SimpleNamespace(repo_url=f"https://hub/{name}")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *_, **__: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", commit)
+    shutil.copytree(bundled_directory(), tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("# Ours")
+    assert publish.page_to_send(tmp_path / "model", "a/b") == "# Ours"
+    publish.push(tmp_path / "model", "a/b", private=True, message="A model")
+    pages = [one.path_or_fileobj for one in sent if one.path_in_repo == "README.md"]
+    assert pages == [b"# Ours"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from sprachbund.errors import SprachbundError
 from sprachbund.models import io as directories
 from sprachbund.models.card import Card
 from sprachbund.models.speech_llm import SpeechLLM, assemble, load, save
+from sprachbund.models.speech_llm.checkpoints import read_llm
 from tests.models.seamless.support import VERSIONS, make_checkpoint
 from tests.models.speech_llm_support import (
     make_batch,
@@ -183,3 +184,16 @@ def test_what_is_wrong_is_said(parts: tuple[Path, Path], tmp_path: Path) -> None
         assemble(tmp_path / "nowhere at all", parts[1], make_config(), offline=True)
     with pytest.raises(SprachbundError, match="the encoder of the family 'qwen2' is not taken"):
         assemble(parts[1], parts[1], make_config(), offline=True)
+
+
+def test_code_that_lies_in_a_directory_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does anything ask on the terminal whether to run it."""
+    llm = tmp_path / "llm"
+    llm.mkdir()
+    (llm / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: ...\n")
+    config = {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}}
+    (llm / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(SprachbundError, match="contains custom code"):
+        read_llm(llm, torch.float32)
+    assert not (tmp_path / "ran").exists()

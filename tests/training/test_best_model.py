@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +61,21 @@ def test_a_score_stops_the_run_and_the_convergence_point_is_kept(data: Path, tmp
     assert [one.step for one in result.evaluations] == [2, 4, 6, 8, 10, 12, 14]
     assert any("than 10.0000 at step 8" in line for line in said)
     assert said[-1].startswith("stopped early after 14 steps; best dev score 10.0000 at step 8, epoch ")
+
+
+def test_a_model_whose_frozen_weights_have_16_bits_is_scored(data: Path, tmp_path: Path) -> None:
+    corpus = made.make_training_data(data)
+    features = next(batches(corpus, BatchingOptions(batch_s=6.0), 0, num_workers=0))
+    seen = list[float]()
+
+    def score(model: Any) -> float:
+        states, _ = model.encoder(features.features, features.num_frames)
+        seen.append(float(states.float().sum()))
+        return seen[-1]
+
+    wanted = options(frozen_bf16=True, precision="bf16", trainable=("decoder.*",), patience=0)
+    train(made.make_model(), corpus, wanted, tmp_path, score=score, stop_after=2)
+    assert len(seen) == 1
 
 
 @pytest.mark.slow

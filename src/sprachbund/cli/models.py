@@ -168,7 +168,7 @@ def push(
     files = publish.files_of(directory)
     num_bytes = sum(path.stat().st_size for path in files)
     if dry_run:
-        typer.echo(publish.page_of(directory, name))
+        typer.echo(publish.page_to_send(directory, name))
         rows = [[path.relative_to(directory).as_posix(), size(path.stat().st_size)] for path in files]
         typer.echo(table(rows, ["file", "size"]))
         return

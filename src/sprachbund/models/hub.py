@@ -225,6 +225,9 @@ def named_parts(directory: Path) -> list[Path]:
 
 # Reading with transformers, without its progress bars and warnings.
 
+NO_CODE: Mapping[str, Any] = {"trust_remote_code": False}
+"""For its classes that choose another by config.json: else they ask on the terminal whether to run a model's code."""
+
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
@@ -276,6 +279,20 @@ class ConfigPart(BaseModel):
     """A part of a JSON file in transformers' layout, as far as something is computed with it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+_TAG = re.compile(r"[<\[].*[>\]]")
+
+
+def is_markup(token: Any) -> bool:
+    """Whether a token that was added to a vocabulary is no text: a special one, or a tag such as <think>.
+
+    Others are words, or white space as in Gemma's.
+
+    Args:
+        token: `tokenizers.AddedToken`.
+    """
+    return bool(token.special) or _TAG.fullmatch(token.content) is not None
 
 
 @contextmanager
@@ -398,6 +415,8 @@ def read_model(
     """
     dtype: torch.dtype = options.get("dtype", torch.float32)
     for path in sorted(directory.glob("*.safetensors")):
+        if path.match("draft*"):  # ours, and read by itself
+            continue
         check_tensors(path)
         if optional_setting(config, "quantization_config") is None:
             _check_types(path, surplus)

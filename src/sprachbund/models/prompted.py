@@ -25,7 +25,7 @@ from sprachbund.models.base import Capabilities, Features, Memory, Target, equal
 from sprachbund.models.calibration import Calibration
 from sprachbund.models.card import Card
 from sprachbund.models.catalogue import LANGUAGES_OF_TEXT
-from sprachbund.models.hub import CONFIG_KEY, one_line, optional_setting
+from sprachbund.models.hub import CONFIG_KEY, is_markup, one_line, optional_setting
 from sprachbund.models.prefix import PrefixFamily
 from sprachbund.models.speech_llm.checkpoints import read_llm, read_tokenizer, write_part
 from sprachbund.models.speech_llm.config import PromptOptions
@@ -292,8 +292,9 @@ class PromptedTranslator(PrefixFamily):
 
     def _specials(self) -> frozenset[int]:
         """Tokens of the chat and others that are no text; the unknown one is no harm."""
-        added = self.tokenizer.get_added_vocab().values()
-        return frozenset({*self.tokenizer.all_special_ids, *added} - {self.tokenizer.unk_token_id})
+        added = self.tokenizer.added_tokens_decoder.items()
+        marks = {number for number, token in added if is_markup(token)}
+        return frozenset({*self.tokenizer.all_special_ids, *marks} - {self.tokenizer.unk_token_id})
 
     def _end_of_replies(self) -> int:
         """The special token that the template puts behind a reply; the tokenizer's end where there is none."""

@@ -62,10 +62,17 @@ def page_of(directory: Path, name: str) -> str:
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n" + "\n".join(lines)
 
 
+def page_to_send(directory: Path, name: str) -> str:
+    """The page in the directory of a model as it is, or else `page_of`, whose arguments and errors these are."""
+    page = directory / PAGE
+    return page.read_text(encoding="utf-8") if page.is_file() else page_of(directory, name)
+
+
 def files_of(directory: Path) -> list[Path]:
     """The files of a model that are sent, beside its page. Raises SprachbundError when it holds no model."""
     family_of(directory)
-    return sorted({path for pattern in OWN_FILES for path in directory.rglob(pattern) if path.is_file()})
+    files = {path for pattern in OWN_FILES for path in directory.rglob(pattern) if path.is_file()}
+    return sorted(files - {directory / PAGE})
 
 
 def push(directory: Path, name: str, *, private: bool, message: str) -> str:
@@ -85,8 +92,7 @@ def push(directory: Path, name: str, *, private: bool, message: str) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
-    page = directory / PAGE
-    content = page.read_text(encoding="utf-8") if page.is_file() else page_of(directory, name)
+    content = page_to_send(directory, name)
     operations = [
         CommitOperationAdd(path.relative_to(directory).as_posix(), str(path)) for path in files_of(directory)
     ]

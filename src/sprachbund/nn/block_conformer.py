@@ -8,6 +8,7 @@ C frames of a block.
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -135,6 +136,12 @@ class _Convolution(nn.Module):
         convolved = F.silu(self.batch_norm(self.depth_conv(gated)))
         contracted: Tensor = self.down_conv(convolved)
         return contracted.transpose(1, 2)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode; the batch norm keeps its statistics, which padding and small batches would move."""
+        super().train(mode)
+        self.batch_norm.eval()
+        return self
 
 
 class BlockConformerLayer(nn.Module):

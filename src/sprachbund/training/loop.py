@@ -733,8 +733,11 @@ class _Run:
     def _dev_score(self, score: Callable[[Any], float]) -> float:
         """The recipe's score of the model as it stands."""
         self.model.eval()
+        kind, rounded = self.parallel.device.type, self.options.frozen_bf16
+        with torch.autocast(kind, torch.bfloat16, enabled=rounded):  # or their products would have two types
+            own = score(self.model)
         # All processes have to stop at the same step, so all have to see the same number.
-        [total] = self.parallel.sums(score(self.model))
+        [total] = self.parallel.sums(own)
         return total / self.parallel.count
 
     @torch.no_grad()

@@ -218,6 +218,18 @@ def test_the_loss_is_that_of_transformers(made: Checkpoint) -> None:
     assert loss.num_tokens == sum(len(tokens) for _, tokens in rows)
 
 
+def test_speech_in_training_does_not_depend_on_its_neighbours(made: Checkpoint) -> None:
+    """Nor do batch norms, of which Granite Speech has some, move."""
+    model = made.model.train()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    with torch.no_grad():
+        together, alone = (model.encode(model.features(sounds)) for sounds in (SOUNDS, SOUNDS[:1]))
+    model.eval()
+    own = alone.states[0]
+    torch.testing.assert_close(together.states[0, : len(own)], own, rtol=1e-3, atol=1e-3)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
 def test_a_directory_goes_both_ways(made: Checkpoint, tmp_path: Path) -> None:
     """Ours writes what ours and transformers read, with the same tokens and adapters."""
     from sprachbund.models.io import load, save

@@ -77,6 +77,20 @@ def test_tekken_is_read_as_its_library_reads_it(tmp_path: Path) -> None:
     assert tokens.markup_to_tokens("[INST]the[/INST]") == [3, *tokens.text_to_tokens("the"), 4]
 
 
+def test_words_that_were_added_are_text(tmp_path: Path) -> None:
+    size = write_tekken(tmp_path)
+    tokenizer = LLMTokens.read(tmp_path, size).tokenizer
+    tokenizer.add_tokens(["Kölsch", "<think>"])
+    tokens = LLMTokens(tokenizer, size + 2, "here")
+    own = tokens.text_to_tokens("the Kölsch")
+    assert size in own
+    assert tokens.tokens_to_text(own) == "the Kölsch"
+    assert not tokens.not_text[own].any()
+    assert tokens.not_text[tokens.token("<think>")]
+    with pytest.raises(SprachbundError, match="the text contains the special token <think>"):
+        tokens.text_to_tokens("<think>")
+
+
 def test_speech_of_several_windows_is_read_as_by_transformers(tmp_path: Path) -> None:
     """Forty seconds in a window of thirty, beside three seconds."""
     import transformers

@@ -273,5 +273,22 @@ def test_the_loss_of_a_parakeet_is_that_of_transformers(made: Checkpoint) -> Non
     assert all(
         parameter.grad is not None and parameter.grad.isfinite().all()
         for parameter in made.model.parameters()  # type: ignore[union-attr]
+        if parameter.requires_grad
     )
     made.model.zero_grad()
+
+
+@pytest.mark.parametrize("kind", ["parakeet_tdt", "canary"])
+def test_all_that_is_trained_is_written(kind: str, tmp_path: Path) -> None:
+    """Biases that a checkpoint does not have, as that of Parakeet-TDT v3, stay nought."""
+    from sprachbund.models.io import load, save
+
+    model = make(tmp_path, kind, biases=False).model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.01
+    save(model, tmp_path / "written")
+    again, wanted = load(tmp_path / "written"), model.state_dict()
+    for name, value in again.state_dict().items():
+        torch.testing.assert_close(value, wanted[name], msg=name)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from pydantic import ValidationError
 from torch import Tensor
 
 from sprachbund.audio.constants import SAMPLE_RATE
@@ -16,6 +17,7 @@ from sprachbund.decoding.search import search
 from sprachbund.errors import SprachbundError
 from sprachbund.models.base import Target
 from sprachbund.models.io import load, save
+from sprachbund.models.moonshine.config import MoonshineConfig, StreamingMoonshineConfig
 from tests.models.fastconformer.support import sound
 from tests.models.moonshine.support import KINDS, Checkpoint, make
 
@@ -150,6 +152,35 @@ def test_what_is_not_built_is_refused(
     with pytest.raises(SprachbundError, match=said) as error:
         load(tmp_path)
     assert "\n" not in str(error.value)
+
+
+_THETA = {"rope_type": "default", "rope_theta": 5e4}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (MoonshineConfig, {}),
+        (MoonshineConfig, {"rope_theta": 5e4}),
+        (MoonshineConfig, {"rope_theta": 5e4, "rope_scaling": None, "partial_rotary_factor": 0.5}),
+        (MoonshineConfig, {"rope_parameters": _THETA}),
+        (MoonshineConfig, {"rope_parameters": _THETA, "partial_rotary_factor": 0.5}),
+        (StreamingMoonshineConfig, {}),
+        (StreamingMoonshineConfig, {"rope_parameters": _THETA}),
+    ],
+)
+def test_positions_are_those_of_transformers(kind: Any, said: dict[str, Any]) -> None:
+    name = "moonshine" if kind is MoonshineConfig else "moonshine_streaming"
+    ours = kind.model_validate({"model_type": name, "encoder_config": {}, **said}).rotary
+    theirs = transformers.CONFIG_MAPPING[name].from_dict(json.loads(json.dumps(said))).rope_parameters
+    assert ours.rope_theta == theirs["rope_theta"]
+    assert ours.partial_rotary_factor == theirs.get("partial_rotary_factor", 1.0)
+
+
+def test_stretched_positions_are_refused() -> None:
+    stretched = {"model_type": "moonshine", "rope_scaling": {"type": "linear", "factor": 2.0}}
+    with pytest.raises(ValidationError, match="rope_type"):
+        MoonshineConfig.model_validate(stretched)
 
 
 def test_samples_that_are_normed_are_refused(made: Checkpoint, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tests.models.seamless.support import (
     make_checkpoint,
     make_transformers_model,
     pieces,
+    write_tokenizer,
 )
 
 
@@ -283,3 +284,13 @@ def test_a_vocabulary_without_languages_is_refused(published: tuple[Path, Any]) 
     tokenizer = load(published[0]).tokens.tokenizer
     with pytest.raises(SprachbundError, match="no language tokens"):
         SeamlessTokens(tokenizer, {}, len(tokenizer))
+
+
+def test_words_that_were_added_are_text(tmp_path: Path) -> None:
+    tokenizer = write_tokenizer(tmp_path)
+    tokenizer.add_tokens(["Kölsch", "<think>"])
+    tokens = SeamlessTokens(tokenizer, None, len(tokenizer))
+    word, mark = tokenizer.convert_tokens_to_ids(["Kölsch", "<think>"])
+    assert word in tokens.text_to_tokens("ein Kölsch")
+    assert word not in tokens.not_text
+    assert mark in tokens.not_text

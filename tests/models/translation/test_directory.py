@@ -13,6 +13,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from sprachbund.decoding.drafts.token_map import TokenMap, TokenMapDraft
 from sprachbund.errors import SprachbundError
 from sprachbund.models import io as any_directory
 from sprachbund.models.language_codes import Languages
@@ -90,6 +91,12 @@ def test_a_precision_asked_for_is_given(checkpoint: Checkpoint, tmp_path: Path, 
     save(load(checkpoint.directory), tmp_path / "half", bits=16)
     stored = load_file(tmp_path / "half" / WEIGHTS)
     assert {value.dtype for value in stored.values()} == {torch.float16}
+
+
+def test_a_draft_beside_the_weights_is_none_of_them(copied: Path) -> None:
+    token_map = TokenMap.fit({"de": [[1, 2, 3]]}, 4)
+    TokenMapDraft(token_map).save(copied / "draft.safetensors")
+    assert set(any_directory.load(copied, offline=True).drafts) == {"token-map"}
 
 
 def test_sharded_and_pickled_weights_are_read(checkpoint: Checkpoint, copied: Path) -> None:

@@ -148,6 +148,20 @@ def test_tokens_that_steer_a_chat_are_refused(tmp_path: Path) -> None:
         list(translate_texts(model, ["good"], ["de"], "en", options))
 
 
+def test_white_space_and_words_that_were_added_are_text(tmp_path: Path) -> None:
+    """Gemma's vocabulary has line feeds as tokens that were added; Qwen's has tags that steer a chat."""
+    make_directory(tmp_path / "model")
+    extended = chat_tokenizer()
+    extended.add_tokens(["\n", "Kölsch", "<think>"])
+    extended.save_pretrained(tmp_path / "model")
+    model = load(tmp_path / "model")
+    asked = model.request_tokens("ein\nKölsch", Target(source="de", language="en"))
+    assert set(extended.convert_tokens_to_ids(["\n", "Kölsch"])) <= set(asked)
+    assert model.text_features(["ein\nKölsch"]).values.shape == (1, 5)
+    with pytest.raises(SprachbundError, match="the text contains the special token <think>"):
+        model.text_features(["<think>"])
+
+
 def damaged(directory: Path, change: str) -> None:
     if change == "template":
         (directory / "chat_template.jinja").unlink()

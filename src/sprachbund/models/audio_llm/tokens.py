@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from torch import Tensor
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.hub import ConfigPart, one_line
+from sprachbund.models.hub import ConfigPart, is_markup, one_line
 from sprachbund.nn.limits import VOCABULARY
 from sprachbund.util.files import read_object, validate
 
@@ -33,7 +33,7 @@ class LLMTokens:
         source: source of the tokenizer, for errors.
 
     Attributes:
-        markup: tokens that are no text: those that were added to the vocabulary.
+        markup: tokens that are no text: those that were added to the vocabulary, but words.
 
     Raises:
         SprachbundError: the tokenizer has a token that the model has not.
@@ -48,7 +48,9 @@ class LLMTokens:
         tokenizer.encode_special_tokens = True
         self.tokenizer, self.size, self._source = tokenizer, size, source
         self._added = {
-            token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()
+            token.content: number
+            for number, token in tokenizer.get_added_tokens_decoder().items()
+            if is_markup(token)
         }
         self.markup = frozenset(self._added.values())
 

@@ -187,14 +187,18 @@ def fill(
     wanted = model.state_dict()
     if _TIED not in wanted:
         ours.pop(_TIED, None)
+    absent = {name for name in wanted if name not in ours and _has_no_bias(_their_name(name), model.values)}
     for name, like in wanted.items():
         if name.endswith(COUNTER):
             ours[name] = torch.zeros((), dtype=torch.long)
-        elif name not in ours and _has_no_bias(_their_name(name), model.values):
+        elif name in absent:
             ours[name] = torch.zeros(like.shape)
     check_weights(ours, wanted, source)
     check_finite(ours, source, files)
     model.load_state_dict(ours, assign=True)
+    for name, parameter in model.named_parameters():
+        if name in absent:  # the layout has no place for what training would make of it
+            parameter.requires_grad_(False)
 
 
 def _read(directory: Path, paths: Sequence[Path]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 What is built in one way only has one value here; any other is an error that names the field.
 """
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -23,11 +23,11 @@ from sprachbund.nn.limits import (
 
 
 class PartialRotaryConfig(ConfigPart):
-    """Rotary positions; the share of a head that is turned has another default in each kind."""
+    """Rotary positions; without this part, each kind has a share of its own of a head that is turned."""
 
     rope_type: Literal["default"] = "default"
     rope_theta: float = Field(default=10_000.0, gt=1.0)
-    partial_rotary_factor: float = Field(default=0.9, gt=0.0, le=1.0)
+    partial_rotary_factor: float = Field(default=1.0, gt=0.0, le=1.0)
 
 
 class _Own(ConfigPart):
@@ -78,8 +78,24 @@ class MoonshineConfig(_Config):
     decoder_hidden_act: Activation = "silu"
     max_position_embeddings: Positions = 512
     decoder_start_token_id: Token = 1
-    partial_rotary_factor: float = Field(default=0.9, gt=0.0, le=1.0)
+    rope_parameters: PartialRotaryConfig = PartialRotaryConfig(partial_rotary_factor=0.9)
     tie_word_embeddings: Literal[True] = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        """Older files give the numbers of the rotary positions by fields of their own."""
+        if not isinstance(given, dict):
+            return given
+        rotary = given.get("rope_scaling") or given.get("rope_parameters") or {}
+        if not isinstance(rotary, dict):
+            return given
+        own = {name: given[name] for name in ("rope_theta", "partial_rotary_factor") if given.get(name)}
+        kind = rotary.get("type", "default")
+        return {
+            **given,
+            "rope_parameters": {"rope_type": kind, "partial_rotary_factor": 0.9, **own, **rotary},
+        }
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -103,8 +119,8 @@ class MoonshineConfig(_Config):
 
     @property
     def rotary(self) -> PartialRotaryConfig:
-        """Positions, which older files give by a field of their own."""
-        return self.rope_parameters or PartialRotaryConfig(partial_rotary_factor=self.partial_rotary_factor)
+        """Rotary positions of both sides."""
+        return self.rope_parameters
 
 
 class StreamingEncoderConfig(ConfigPart):

@@ -12,13 +12,21 @@ Shapes: W windows, P pieces, C labels.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sprachbund.errors import SprachbundError
-from sprachbund.models.hub import check_config, one_line, optional_setting, quiet_transformers, read_model
+from sprachbund.models.hub import (
+    NO_CODE,
+    check_config,
+    one_line,
+    optional_setting,
+    quiet_transformers,
+    read_model,
+)
 from sprachbund.text.punctuation import Case, Label, Mark
 
 _MARKS: Mapping[str, Mark] = {
@@ -96,15 +104,16 @@ class TokenClassifier:
                 "oliverguhr/fullstop-punctuation-multilang-large"
             )
         with one_line(directory), quiet_transformers():
-            config = AutoConfig.from_pretrained(directory, local_files_only=True)
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+            config = AutoConfig.from_pretrained(directory, local_files_only=True, **NO_CODE)
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, **NO_CODE)
         model = read_model(
             AutoModelForTokenClassification,
             directory,
             config,
-            build=AutoModelForTokenClassification.from_config,
+            build=partial(AutoModelForTokenClassification.from_config, **NO_CODE),
             surplus=(r"pooler\.", r"position_ids$"),
             dtype=torch.float32,
+            **NO_CODE,
         )
         return cls(model.eval(), tokenizer, name)
 

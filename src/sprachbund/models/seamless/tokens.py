@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sprachbund.errors import SprachbundError
+from sprachbund.models.hub import is_markup
 from sprachbund.models.language_codes import Languages
 from sprachbund.models.translation.tokens import trimmed
 
@@ -53,7 +54,8 @@ class SeamlessTokens:
         _check(self._codes, named, vocabulary, vocabulary_size)
         self.languages = Languages(self._codes)
         self.end = int(tokenizer.eos_token_id)
-        special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+        marks = [number for number, token in tokenizer.added_tokens_decoder.items() if is_markup(token)]
+        special = {*tokenizer.all_special_ids, *marks}
         self.not_text = frozenset(special) | frozenset(named.values())
 
     def language_token(self, tag: str) -> int:

@@ -7,6 +7,7 @@ frames, S states.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from sprachbund.audio.constants import SAMPLE_RATE
 from sprachbund.errors import SprachbundError
-from sprachbund.models.hub import check_config, one_line, optional_setting, read_model
+from sprachbund.models.hub import NO_CODE, check_config, one_line, optional_setting, read_model
 from sprachbund.models.seamless.model import stacked_log_mel
 from sprachbund.models.speech_llm.config import LoraOptions
 from sprachbund.models.speech_llm.encoders import SpeechEncoder
@@ -132,7 +133,9 @@ def context_of(llm: Any) -> int:
         SprachbundError: a model that does not attend to all it has read (recurrent layers and the like).
     """
     config = llm.config.get_text_config()
-    kinds = set(optional_setting(config, "layer_types") or ["full_attention"])
+    # Of types that do not name the kind of each layer, such as Phi-3 and Mistral, all have the window, if there is one.
+    usual = "sliding_attention" if optional_setting(config, "sliding_window") else "full_attention"
+    kinds = set(optional_setting(config, "layer_types") or [usual])
     longest = optional_setting(config, "max_position_embeddings")
     if not kinds <= _FULL_ATTENTION or longest is None:
         odd = ", ".join(sorted(kinds - _FULL_ATTENTION)) or "no max_position_embeddings"
@@ -211,10 +214,11 @@ def _read_model(auto: Any, directory: Path, surplus: Sequence[str], dtype: torch
         auto,
         directory,
         config,
-        build=auto.from_config,
+        build=partial(auto.from_config, **NO_CODE),
         surplus=surplus,
         lacking=(r"masked_spec_embed$",),
         dtype=dtype,
+        **NO_CODE,
     )
 
 
@@ -243,7 +247,7 @@ def write_part(part: Any, directory: Path) -> None:
 def read_part(kind: Any, directory: Path, **options: Any) -> Any:
     """The part of a model that transformers reads from a directory. Raises SprachbundError when it cannot."""
     with one_line(directory), _quiet():
-        return kind.from_pretrained(directory, local_files_only=True, **options)
+        return kind.from_pretrained(directory, local_files_only=True, **NO_CODE, **options)
 
 
 @contextmanager

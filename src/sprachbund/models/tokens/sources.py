@@ -19,7 +19,7 @@ from sprachbund.audio.constants import HOP, SAMPLE_RATE, WINDOW
 from sprachbund.errors import SprachbundError, first_line
 from sprachbund.models import FAMILIES
 from sprachbund.models.base import Features
-from sprachbund.models.hub import family_of, quiet_transformers
+from sprachbund.models.hub import NO_CODE, family_of, quiet_transformers
 from sprachbund.models.seamless.model import stacked_log_mel
 from sprachbund.nn.conformer import valid_frames
 from sprachbund.nn.feed_forward import is_split
@@ -374,8 +374,10 @@ def _load(directory: Path) -> tuple[Any, Any]:
         raise SprachbundError("speech encoders need transformers; pip install transformers") from error
     try:
         with quiet_transformers():
-            extractor = AutoFeatureExtractor.from_pretrained(directory, local_files_only=True)
-            model = AutoModel.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
+            extractor = AutoFeatureExtractor.from_pretrained(directory, local_files_only=True, **NO_CODE)
+            model = AutoModel.from_pretrained(
+                directory, local_files_only=True, dtype=torch.float32, **NO_CODE
+            )
     except (OSError, ValueError, KeyError) as error:
         raise SprachbundError(
             f"{directory} cannot be read as a speech encoder ({first_line(error)})"
