@@ -1,14 +1,17 @@
-"""Tables and figure of docs/study.md over all three seeds of the transfer study, from the table of its scores.
+"""Tables and figures of docs/study.md over all seeds of the transfer study, from the tables of its scores.
 
     python -m scripts.transfer_tables
 
-Seeds 0 and 1 are of one run of `recipe encoder_transfer --size small`, and seed 2 is of another, whose starts were
-trained anew. The report of a run makes such tables of its own cells.
+Seeds 0 and 1 of `small` are of one run of `recipe encoder_transfer --size small`, and seed 2 is of another, whose
+starts were trained anew. `tuned` has a learning rate for each start. The report of a run makes such tables of its own
+cells.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sprachbund.research.encoder_transfer.analysis import StudyAnalysis, analyse
 from sprachbund.research.encoder_transfer.report import bit_rows, draw, gap_rows
@@ -18,7 +21,7 @@ from sprachbund.util.files import write_json
 
 DOCS = Path(__file__).parents[1] / "docs"
 RESULTS = DOCS / "results"
-SCORES = RESULTS / "encoder_transfer_small.csv"
+STUDIES = ("small", "tuned")
 ARMS = ("ml", "en")
 GROUPS = {"heard by the multilingual start": ("de", "es"), "heard by neither": ("nl", "pt")}
 """Languages that the multilingual start was trained on, and others."""
@@ -41,7 +44,7 @@ def start_rows(analysis: StudyAnalysis) -> list[dict[str, float]]:
 def group_rows(analysis: StudyAnalysis) -> list[dict[str, Any]]:
     """Mean gap of the languages of a group at the most bits, with the lowest and highest of the seeds.
 
-    There is no interval: two of the seeds share their starts, so that they say nothing of other starts.
+    There is no interval: seeds of one run share their starts, so that they say nothing of other starts.
 
     Args:
         analysis: of all scores.
@@ -56,14 +59,15 @@ def group_rows(analysis: StudyAnalysis) -> list[dict[str, Any]]:
                     "languages": f"{group}: {', '.join(languages)}",
                     "hours": hours,
                     "gap": round(float(by_seed.mean()), 2),
-                    "lowest to highest": f"{by_seed.min():.2f} to {by_seed.max():.2f}",
-                    **{
-                        f"seed {seed}": round(float(gap), 2)
-                        for seed, gap in zip(grid.seeds, by_seed, strict=True)
-                    },
+                    **(_of_seeds(grid.seeds, by_seed) if len(by_seed) > 1 else {}),
                 }
             )
     return rows
+
+
+def _of_seeds(seeds: Sequence[int], gaps: np.ndarray) -> dict[str, Any]:
+    by_seed = {f"seed {seed}": round(float(gap), 2) for seed, gap in zip(seeds, gaps, strict=True)}
+    return {"lowest to highest": f"{gaps.min():.2f} to {gaps.max():.2f}", **by_seed}
 
 
 def tables_of(analysis: StudyAnalysis) -> Mapping[str, Sequence[Mapping[str, Any]]]:
@@ -80,18 +84,32 @@ def tables_of(analysis: StudyAnalysis) -> Mapping[str, Sequence[Mapping[str, Any
     }
 
 
-def read_analysis() -> StudyAnalysis:
-    """The analysis of all scores."""
-    return analyse(read_results(SCORES, ReadOptions(arms=ARMS)))
+def scores_of(study: str) -> Path:
+    """The table of scores of a study.
+
+    Args:
+        study: one of `STUDIES`.
+    """
+    return RESULTS / f"encoder_transfer_{study}.csv"
+
+
+def read_analysis(study: str) -> StudyAnalysis:
+    """The analysis of all scores of a study.
+
+    Args:
+        study: one of `STUDIES`.
+    """
+    return analyse(read_results(scores_of(study), ReadOptions(arms=ARMS)))
 
 
 def main() -> None:
-    """Write the tables and the figure."""
-    analysis = read_analysis()
-    for name, rows in tables_of(analysis).items():
-        value = {"made by": "scripts/transfer_tables.py", "scores": SCORES.name, "rows": rows}
-        write_json(RESULTS / f"encoder_transfer_small_{name}.json", value)
-    draw(analysis, DOCS / "images" / "transfer_small.png")
+    """Write the tables and the figures."""
+    for study in STUDIES:
+        analysis = read_analysis(study)
+        for name, rows in tables_of(analysis).items():
+            value = {"made by": "scripts/transfer_tables.py", "scores": scores_of(study).name, "rows": rows}
+            write_json(RESULTS / f"encoder_transfer_{study}_{name}.json", value)
+        draw(analysis, DOCS / "images" / f"transfer_{study}.png")
 
 
 if __name__ == "__main__":
