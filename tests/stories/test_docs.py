@@ -75,7 +75,8 @@ CHECKED_ONLY = (
 OTHER_PROGRAMS = {
     "--blocks", "--corpus", "--drafts", "--index-url", "--instruction-set", "--max-restarts", "--measure", "--mutants",
     "--nnodes", "--no-deps", "--no-loadscope-reorder", "--nproc-per-node", "--one", "--openvino", "--peers",
-    "--processor", "--quick", "--rdzv-backend", "--rdzv-endpoint", "--rounds", "--seconds", "--shapes", "--tokens", "--verbose",
+    "--processor", "--quick", "--rdzv-backend", "--rdzv-endpoint", "--rounds", "--seconds", "--shapes", "--tokens",
+    "--verbose",
 }  # fmt: skip
 
 

@@ -93,7 +93,7 @@ def losses_of(recipe: EncoderTransferRecipe, out: Path, at: StartAtScale) -> Tri
 
 
 def rate_of(recipe: EncoderTransferRecipe, out: Path, cell: Cell) -> float:
-    """Learning rate of a cell: the best of its start and scale; where none are tried, its start's, or that of `tuning`.
+    """Learning rate of a cell: the best of its start and scale; its start's or that of `tuning`, where none are tried.
 
     Args:
         recipe: options of the study.
