@@ -239,6 +239,14 @@ def encoder_transfer() -> list[Line]:
     ]
 
 
+def encoder_transfer_tuned() -> list[Line]:
+    """The gap of both starts in every cell, where each start has a learning rate of its own."""
+    return [
+        line(row["language"], f"{row['hours']:g} h", f"{row['gap']} {row['95%']}")
+        for row in rows_if_there("encoder_transfer_tuned_cells")
+    ]
+
+
 def encoder_transfer_controls() -> list[Line]:
     """The gap of two starts of which one must be better, and of two that were made alike, in every cell."""
     return [
@@ -275,6 +283,10 @@ SYSTEMS: Mapping[str, Effects] = {
         effect="WER of the English start less the multilingual one's",
         lines=encoder_transfer,
         interval="lowest to highest of three seeds",
+    ),
+    "encoder_transfer_tuned": Effects(
+        effect="WER of the English start less the multilingual one's, a learning rate for each",
+        lines=encoder_transfer_tuned,
     ),
     "encoder_transfer_controls": Effects(
         effect="WER of the second start less the first's", lines=encoder_transfer_controls

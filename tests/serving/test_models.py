@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from sprachbund.errors import SprachbundError
+from sprachbund.serving.live import Start
 from sprachbund.serving.metrics import Meters
 from sprachbund.serving.models import ModelStore, described_model, identifier
 from sprachbund.serving.schemas import RefusalError
 from sprachbund.serving.service import Service
 from sprachbund.serving.settings import Limits, Settings, Timeouts
+from sprachbund.serving.worker import ModelWorker
 from sprachbund.util.devices import torch_threads
 from sprachbund.util.processor import usable_cores
 from tests.serving.support import tiny_model, wait_for
@@ -228,6 +230,52 @@ def test_a_worker_that_an_error_has_closed_is_replaced():
 
     asyncio.run(scenario())
     assert loads == ["a", "a"]
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or usable_cores() < 2, reason="two workers need two cores, and Linux"
+)
+def test_a_worker_in_use_outlives_another_that_cannot_be_replaced():
+    room = [tiny_model, tiny_model]
+
+    def load(name):
+        if not room:
+            raise MemoryError("no room for 2 GB")
+        return room.pop()()
+
+    async def scenario():
+        store = ModelStore(Settings(models=("a",), workers=2), Meters(), loader=load)
+        async with store.lease("a") as broken, store.lease("a") as used:
+            broken._step_live = lambda: [][0]
+            broken.notify()
+            await asyncio.to_thread(wait_for, lambda: broken.closed)
+            with pytest.raises(RefusalError, match="cannot be loaded"):
+                async with store.lease("a"):
+                    pass
+            assert await asyncio.wrap_future(used.call(lambda: "works")) == "works"
+            room.append(tiny_model)
+            async with store.lease("a") as replaced:
+                assert replaced not in (broken, used)
+        await store.close(5)
+
+    asyncio.run(scenario())
+
+
+def test_a_live_session_whose_worker_ends_as_it_joins_gives_the_model_back(monkeypatch):
+    def ended(worker, live):
+        raise RuntimeError(f"the worker of {worker.name} is closed")
+
+    async def scenario():
+        service = Service(Settings(models=("bundled",)))
+        async with service.running():
+            with pytest.raises(RuntimeError, match="is closed"):
+                await service.sessions.open(Start(type="start", targets=["de"]), "somebody")
+            assert not service.sessions.count
+            service.store.sweep(now_s=1e12)
+            assert service.store.loaded == []
+
+    monkeypatch.setattr(ModelWorker, "join_live", ended)
+    asyncio.run(scenario())
 
 
 def test_ids_say_nothing_about_folders(tmp_path):

@@ -686,26 +686,26 @@ class SessionManager:
                 session = await asyncio.wrap_future(call)
                 if self.closing:  # meanwhile; nobody would end it
                     raise stopping_refusal()
+                live = ResumableSession(
+                    secrets.token_urlsafe(24),
+                    owner,
+                    worker.name,
+                    session,
+                    SoundDecoder(start.encoding, start.sample_rate),
+                    worker.notify,
+                    keep_s=2 * self._settings.timeouts.resume_s,
+                    meters=self._meters,
+                    marks=marks,
+                )
+                worker.join_live(live)
             except BaseException:
                 await lease.aclose()
                 raise
         finally:
             self._opening[owner] -= 1
             self._opening += Counter()  # drops those at 0
-        live = ResumableSession(
-            secrets.token_urlsafe(24),
-            owner,
-            worker.name,
-            session,
-            SoundDecoder(start.encoding, start.sample_rate),
-            worker.notify,
-            keep_s=2 * self._settings.timeouts.resume_s,
-            meters=self._meters,
-            marks=marks,
-        )
         self._sessions[live.name], self._leases[live.name] = live, lease
         self._meters.live_sessions.set(self.count)
-        worker.join_live(live)
         return live
 
     def disconnect(self, name: str) -> None:

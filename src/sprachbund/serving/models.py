@@ -204,7 +204,9 @@ class ModelStore:
             for worker in workers:
                 await asyncio.shield(asyncio.wrap_future(worker.ready))
         except Exception as error:
-            if slot.workers == workers:
+            # One that somebody uses goes on; at the next request, those that an error has closed are made again.
+            used = any(worker is not None for worker in +slot.users)
+            if slot.workers == workers and not used:
                 self._unload(slot)
             if not isinstance(error, SprachbundError):
                 log.exception("the model %s cannot be loaded", model)
