@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sprachbund.errors import SprachbundError
 from tests.evaluation.made import made_texts
 from tests.evaluation.test_commands import run
 
@@ -61,3 +62,25 @@ def test_compare_prints_the_p_values_of_sacrebleu_at_the_same_seed(files, capsys
         assert f"{row['p_value']:.4f}" == p
         wanted = [row["score"]] + ([row["mean"], row["half_width"]] if ours == "bootstrap" else [])
         assert [f"{value:.8f}" for value in wanted] == shown
+
+
+def test_compare_takes_texts_without_spaces_apart_as_sacrebleu_does(tmp_path, capsys):
+    texts = {
+        "ref": ["我想喝茶", "今天天气很好"],
+        "a": ["我想喝咖啡", "今天天气好"],
+        "b": ["我要喝茶", "今天的天气很好"],
+    }
+    for name, lines in texts.items():
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    systems = [f"a={tmp_path / 'a'}", f"b={tmp_path / 'b'}"]
+    asked = ["compare", *systems, "--metrics", "BLEU", "--draws", 10, "--language", "Chinese"]
+    assert run(*asked, "--reference", tmp_path / "ref", "--json") == 0
+    for row in json.loads(capsys.readouterr().out)["pairs"]:
+        command = [BIN / "sacrebleu", "ref", "-i", row["system"], "-m", "bleu", "-tok", "zh", "-b", "-w", "8"]
+        theirs = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        assert row["pair"] == "text-zh"
+        assert f"{row['score']:.8f}" == theirs.strip()
+    with pytest.raises(SprachbundError, match="is a text file; name the references with --reference"):
+        run(*asked)
+    with pytest.raises(SprachbundError, match="--language Chinese is that of text files"):
+        run("compare", tmp_path, tmp_path.parent, "--language", "Chinese")

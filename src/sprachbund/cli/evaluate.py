@@ -344,15 +344,21 @@ def compare(
 ) -> None:
     """Compare systems with intervals and significance; the first is the baseline."""
     from sprachbund.evaluation import compare as comparing
+    from sprachbund.text.languages import tag_of
 
     with as_usage(), Bar("comparing") as bar:
+        named = replace(options, language=tag_of(options.language, "--language") if options.language else "")
         reference = None if options.reference is None else Path(options.reference)
         parsed = [comparing.parse_system(spec, reference) for spec in systems]
+        if options.language and reference is None:
+            raise SprachbundError(
+                f"--language {options.language} is that of text files, beside --reference; folders say theirs"
+            )
         comparing.check_names([name for name, _ in parsed])
         runs = {name: list(map(str, paths)) for name, paths in parsed}
         inputs = [path for _, paths in parsed for path in paths]
         _check_written(out, "--out", ".json", [*inputs, *([reference] if reference else [])])
-        compared = comparing.ComparedFiles(systems=runs, **vars(options))
+        compared = comparing.ComparedFiles(systems=runs, **vars(named))
         comparison = comparing.compare_files(
             compared, progress=lambda what, done: bar.update(done, label=what)
         )

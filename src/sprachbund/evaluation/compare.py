@@ -235,10 +235,17 @@ def parse_system(spec: str, reference: Path | None = None) -> tuple[str, list[Pa
 
 @dataclass(frozen=True)
 class RunFile:
-    """The lines of a run on disk, behind the guard, read anew each time they are asked for."""
+    """The lines of a run on disk, behind the guard, read anew each time they are asked for.
+
+    Attributes:
+        path: folder of results, its file of hypotheses, or a file of texts.
+        reference: references of a file of texts.
+        language: BCP-47 tag of a file of texts; "" where it is not known.
+    """
 
     path: Path
     reference: Path | None = None
+    language: str = ""
 
     def __iter__(self) -> Iterator[Line]:
         if self.path.is_dir() or self.path.suffix == ".jsonl":
@@ -250,7 +257,7 @@ class RunFile:
                 yield Line(
                     id=str(n),
                     source="text",
-                    target="",
+                    target=self.language,
                     hypothesis=h,
                     reference=r,
                     evidence=DecodingEvidence(),
@@ -537,7 +544,7 @@ def compare_files(options: ComparedFiles, **progress: Any) -> Comparison:
     """Compare systems on disk; arguments and errors as of `compare`."""
     reference = None if options.reference is None else Path(options.reference)
     systems = [
-        System(name=name, runs=[RunFile(Path(path), reference) for path in paths])
+        System(name=name, runs=[RunFile(Path(path), reference, options.language) for path in paths])
         for name, paths in options.systems.items()
     ]
     return compare(

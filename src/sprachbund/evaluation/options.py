@@ -94,6 +94,7 @@ class CompareOptions:
 
     Attributes:
         reference: references of text files.
+        language: language of text files; decides BLEU's words and case.
         metrics: some of chrF, chrF++, BLEU, TER, WER, CER, exact; chrF and BLEU if not given.
         test: bootstrap or randomization, in short bs or ar.
         draws: samples drawn; those of the test if not given.
@@ -101,6 +102,7 @@ class CompareOptions:
     """
 
     reference: Annotated[str | None, Option("--reference", metavar="FILE")] = None
+    language: Annotated[str, Option("--language", metavar="LANG")] = ""
     metrics: Annotated[tuple[str, ...], Option("--metrics", metavar="NAME,…")] = ("chrF", "BLEU")
     test: Annotated[Literal["bootstrap", "randomization", "bs", "ar"], Option("--test", metavar="NAME")] = (
         "bootstrap"
