@@ -126,7 +126,8 @@ def test_tokens_behind_the_timestamps_are_text_like_those_in_front(seed, num_tok
     )
     assert torch.equal(ruled[:, order], wanted)
     pieces = cut_by_timestamps(tokens, TIMES, duration_s)
-    in_front = cut_by_timestamps(swapped, replace(TIMES, first=FIRST + behind), duration_s)
+    times = replace(TIMES, first=FIRST + behind, stop=VOCABULARY + behind)
+    in_front = cut_by_timestamps(swapped, times, duration_s)
     assert [(start, end, len(text)) for start, end, text in pieces] == [
         (start, end, len(text)) for start, end, text in in_front
     ]

@@ -268,6 +268,7 @@ def test_a_live_session_whose_worker_ends_as_it_joins_gives_the_model_back(monke
     async def scenario():
         service = Service(Settings(models=("bundled",)))
         async with service.running():
+            await asyncio.to_thread(wait_for, lambda: service.ready)
             with pytest.raises(RuntimeError, match="is closed"):
                 await service.sessions.open(Start(type="start", targets=["de"]), "somebody")
             assert not service.sessions.count

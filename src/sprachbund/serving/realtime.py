@@ -28,7 +28,6 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import from_json
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from sprachbund.audio.span_options import SpanOptions
@@ -48,6 +47,7 @@ from sprachbund.serving.live import (
     receive,
 )
 from sprachbund.serving.schemas import (
+    ANY_JSON,
     HotWordList,
     RefusalError,
     as_json,
@@ -373,7 +373,7 @@ def parse_event(text: str) -> ClientEvent:
 def _event_id_of(text: str) -> str | None:
     """The id of an event that was refused, where it has one."""
     try:
-        value = from_json(text)  # which refuses halves of characters, as they could not be sent back
+        value = ANY_JSON.validate_json(text)
     except ValueError:
         return None
     event_id = value.get("event_id") if isinstance(value, dict) else None

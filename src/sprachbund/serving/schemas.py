@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import log
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError, field_validator
 
 from sprachbund.audio.isolated import DecoderUnavailableError
 from sprachbund.decoding.formats import render
@@ -24,6 +24,8 @@ _LEAST = 1e-10
 """Probability below which a logarithm says no more."""
 HotWordList = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=1000)]
 """Hot words of a request."""
+ANY_JSON: TypeAdapter[Any] = TypeAdapter(Any)
+"""Reads JSON, and refuses halves of characters, which could not be sent back."""
 MEDIA_TYPES = {TEXT: "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
 
 

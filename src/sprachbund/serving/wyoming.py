@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import from_json
 from wyoming.asr import Transcript, TranscriptChunk, TranscriptStart, TranscriptStop
 from wyoming.error import Error
 from wyoming.event import Event, async_write_event
@@ -28,7 +27,13 @@ from sprachbund import __version__
 from sprachbund.decoding.options import TRANSCRIBE
 from sprachbund.serving.admission import network_of
 from sprachbund.serving.live import SILENCE_S, ResumableSession, Start
-from sprachbund.serving.schemas import RefusalError, field_fault, refusal_of, stopping_refusal
+from sprachbund.serving.schemas import (
+    ANY_JSON,
+    RefusalError,
+    field_fault,
+    refusal_of,
+    stopping_refusal,
+)
 from sprachbund.serving.service import Service
 
 log = logging.getLogger("sprachbund.serving")
@@ -126,7 +131,7 @@ async def read_event(
     data = dict(head.data or {})
     if more:
         try:
-            parsed = from_json(more)
+            parsed = ANY_JSON.validate_json(more)
         except ValueError as error:
             raise RefusalError(400, "the data of an event are no JSON", code="bad_event") from error
         if not isinstance(parsed, dict):
