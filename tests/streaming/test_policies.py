@@ -104,7 +104,7 @@ class Characters(TinyFamily):
 
 
 def test_wait_k_is_one_character_a_step_where_a_language_has_no_spaces(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sprachbund.text.languages.WITHOUT_SPACES", frozenset({"de"}))
+    monkeypatch.setattr("sprachbund.text.languages._WITHOUT_SPACES", frozenset({"de"}))
     step_s, own = 0.4, LiveEngine(Characters(seed=3), OPTIONS, activity=Loudness())
     session = own.open(["de"], "en", LiveOptions(policy="wait-k", wait_k=1, step_s=step_s))
     committed, counts = defaultdict[int, str](str), []

@@ -1,7 +1,15 @@
 import pytest
 
 from sprachbund.errors import SprachbundError
-from sprachbund.text.languages import described, join_units, language_name, parse_language, tag_of, text_units
+from sprachbund.text.languages import (
+    described,
+    join_units,
+    language_name,
+    parse_language,
+    tag_of,
+    text_units,
+    writes_spaces,
+)
 
 KNOWN = ("de", "en", "es", "fr", "it", "ru", "pt", "nl", "zh", "no")
 
@@ -91,6 +99,10 @@ def test_units_are_words_or_characters():
     assert text_units("你好 吗", "zh-Hant") == ["你", "好", "吗"]
     assert text_units("ni hao", "zh-Latn-CN") == ["ni", "hao"]
     assert text_units("你好", "cmn") == ["你", "好"]
+    assert [tag for tag in ("zh-Hant", "cmn-Hans-CN", "ko", "ja-Latn") if writes_spaces(tag)] == [
+        "ko",
+        "ja-Latn",
+    ]
     assert join_units(["guten", "Tag"], "de") == "guten Tag"
     assert join_units(["你", "好"], "zh") == "你好"
 

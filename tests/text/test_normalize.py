@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sprachbund.text.normalize import has_no_spaces, lower, normalize, spaced_characters
+from sprachbund.text.normalize import lower, normalize, spaced_characters
 
 WORDS = {
     "hi": "हिन्दी में कितने शब्द हैं",
@@ -76,7 +76,3 @@ def test_composed_and_decomposed_are_the_same():
 def test_characters_keep_their_marks():
     assert spaced_characters("คน ดี") == "ค น ดี"
     assert spaced_characters("中文") == "中 文"
-    assert has_no_spaces("zh-Hant")
-    assert has_no_spaces("cmn-Hans-CN")
-    assert not has_no_spaces("ko")
-    assert not has_no_spaces("ja-Latn")

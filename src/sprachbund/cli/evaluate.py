@@ -344,10 +344,9 @@ def compare(
 ) -> None:
     """Compare systems with intervals and significance; the first is the baseline."""
     from sprachbund.evaluation import compare as comparing
-    from sprachbund.text.languages import tag_of
 
     with as_usage(), Bar("comparing") as bar:
-        named = replace(options, language=tag_of(options.language, "--language") if options.language else "")
+        named = replace(options, language=_tag_of(options.language))
         reference = None if options.reference is None else Path(options.reference)
         parsed = [comparing.parse_system(spec, reference) for spec in systems]
         if options.language and reference is None:
@@ -372,6 +371,13 @@ def compare(
     for name, scorer in comparison.metrics.items():
         typer.echo(f"{name}: {scorer.signature}")
     typer.echo("\n" + "\n".join(comparing.claims(comparison)))
+
+
+def _tag_of(language: str) -> str:
+    """The tag of what was typed as `--language`; "" where nothing was."""
+    from sprachbund.text.languages import tag_of
+
+    return tag_of(language, "--language") if language else ""
 
 
 def _check_written(path: Path | None, option: str, suffix: str, inputs: Sequence[Path]) -> None:
@@ -425,14 +431,10 @@ def score(
         return
     from sprachbund.evaluation import compare as comparing
     from sprachbund.evaluation.metrics import METRICS
-    from sprachbund.text.languages import tag_of
 
     with as_usage():
-        named = replace(
-            options,
-            language=tag_of(options.language, "--language") if options.language else "",
-            metrics=options.metrics or tuple(METRICS),
-        )
+        metrics = options.metrics or tuple(METRICS)
+        named = replace(options, language=_tag_of(options.language), metrics=metrics)
         scored = comparing.ScoredFiles(hypotheses=str(hypotheses), references=str(references), **vars(named))
         rows, count = comparing.score_files(scored)
     if out is not None:

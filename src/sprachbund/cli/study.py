@@ -134,7 +134,7 @@ def report(
         print_json(read_json(path))
     else:
         print_study(study, options.hours)
-    if study.analysis.fitted.law is None:  # as long as scales are missing, and no error: all else is written
+    if study.analysis.fitted.law is None:  # no error: a study that is not finished has few scales
         say("; ".join(study.analysis.fitted.doubts))
     say(f"tables, figure and report are in {out}")
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from sprachbund.data.manifest import Utterance
 from sprachbund.errors import SprachbundError
-from sprachbund.text.normalize import has_no_spaces, normalize, spaced_characters
+from sprachbund.text.languages import writes_spaces
+from sprachbund.text.normalize import normalize, spaced_characters
 
 Stretch = tuple[float, float, str]
 """Start and end in seconds from the start of the utterance, and the BCP-47 tag."""
@@ -92,7 +93,7 @@ WordRange = tuple[int, int]
 def split_words(text: str, language: str) -> list[str]:
     """Normalized words, one for each word of the text (character in scripts without spaces), so that word
     ranges of it stay."""
-    units = spaced_characters(text) if has_no_spaces(language) else text
+    units = text if writes_spaces(language) else spaced_characters(text)
     return [normalize(word, language).replace(" ", "-") or word for word in units.split()]
 
 

@@ -34,7 +34,7 @@ from sprachbund.evaluation.quality import (
     switching,
 )
 from sprachbund.evaluation.router import RouteCounts
-from sprachbund.text.normalize import has_no_spaces
+from sprachbund.text.languages import writes_spaces
 
 WINDOW = 2  # words on either side of a switch that count as near
 NUM_EVALUATED, LEFT_OUT = ": evaluated", ": left out"
@@ -236,7 +236,7 @@ def _follow(
     said = [
         word for word in split_words(span.said if is_embedded else "", span.language) if word not in reference
     ]
-    unspaced = has_no_spaces(line.target) or has_no_spaces(span.language)
+    unspaced = not (writes_spaces(line.target) and writes_spaces(span.language))
     written = "".join(hypothesis) if unspaced else hypothesis
     left = sum(word in written for word in said)
     followed = span.word_range is not None and bool(span.said or line.is_transcript)

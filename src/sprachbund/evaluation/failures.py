@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from sprachbund.decoding.guard import repetition
 from sprachbund.evaluation.lines import Line
 from sprachbund.text.identify import UNKNOWN, IdentifiedText, LanguageIdentifier
-from sprachbund.text.normalize import has_no_spaces, normalize, spaced_characters
+from sprachbund.text.languages import writes_spaces
+from sprachbund.text.normalize import normalize, spaced_characters
 
 # The language identifier chooses among the languages asked for and those of the phrasebook.
 
@@ -253,7 +254,7 @@ def _deleted_runs(line: Line) -> list[tuple[int, int, int, float]]:
 
 def _words(text: str, language: str) -> str:
     normalized = normalize(text, language)
-    return spaced_characters(normalized) if has_no_spaces(language) else normalized
+    return normalized if writes_spaces(language) else spaced_characters(normalized)
 
 
 def _difference(reference: str, hypothesis: str) -> float:

@@ -18,16 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sprachbund.errors import SprachbundError
-from sprachbund.text.languages import primary
-from sprachbund.text.normalize import has_no_spaces
+from sprachbund.text.languages import primary, writes_spaces
 
 Counts = NDArray[np.float64]
 
-_BLEU_TOKENIZERS = {
-    "zh": "zh",
-    "cmn": "zh",
-    "yue": "zh",
-}  # as the sacrebleu command chooses by its language pair
+# As the sacrebleu command chooses by its language pair.
+_BLEU_TOKENIZERS = dict.fromkeys(("zh", "cmn", "yue"), "zh")
 _CHARACTER_TOKENIZER = "char"  # for other scripts without spaces; sacrebleu's own choice needs more packages
 
 
@@ -266,7 +262,7 @@ class ExactMatch:
 def bleu(target: str = "") -> SacrebleuMetric:
     """BLEU; Chinese is tokenized as sacrebleu does, other scripts without spaces by characters."""
     by_script = _BLEU_TOKENIZERS.get(primary(target), _CHARACTER_TOKENIZER)
-    tokenizer = by_script if has_no_spaces(target) else "13a"
+    tokenizer = "13a" if writes_spaces(target) else by_script
 
     def make() -> Any:
         from sacrebleu.metrics.bleu import BLEU

@@ -25,7 +25,8 @@ from sprachbund.evaluation.manifest import ResultManifest
 from sprachbund.evaluation.metrics import Counts, chrf
 from sprachbund.evaluation.quality import TRANSCRIPTION, TRANSLATION
 from sprachbund.evaluation.tables import has_guard
-from sprachbund.text.normalize import has_no_spaces, spaced_characters
+from sprachbund.text.languages import writes_spaces
+from sprachbund.text.normalize import spaced_characters
 from sprachbund.util.files import write_text
 
 # One pass over the hypotheses: counts of all, texts of the examples.
@@ -81,7 +82,7 @@ def gather(lines: Iterable[Line], num_examples: int, *, guarded: bool) -> Gather
 
 def units(text: str, language: str) -> list[str]:
     """Words as people see them; characters in scripts without spaces."""
-    return spaced_characters(text).split() if has_no_spaces(language) else text.split()
+    return text.split() if writes_spaces(language) else spaced_characters(text).split()
 
 
 def _keep_random(kept: list[Line], some: Sequence[Line], passed: int, size: int, rng: random.Random) -> None:
@@ -186,7 +187,7 @@ def marked(line: Line) -> tuple[str, str]:
     import jiwer
 
     hypothesis, reference = (units(text, line.target) for text in (line.hypothesis, line.reference))
-    joint = "" if has_no_spaces(line.target) else " "
+    joint = " " if writes_spaces(line.target) else ""
     if not hypothesis or not reference:
         nothing = '<span class="muted">nothing</span>'
         return _mark(hypothesis, "del", joint) or nothing, _mark(reference, "ins", joint) or nothing

@@ -26,7 +26,7 @@ from sprachbund.nn.limits import WIDTH, Layers, Positions, Vocabulary, Weight
 from sprachbund.util.tensors import load_tensors, save_tensors
 
 DRAFT_FILE = "draft.safetensors"
-_PATTERN = "draft*.safetensors"
+DRAFT_FILES = "draft*.safetensors"
 _KEY = "draft"
 
 
@@ -93,7 +93,7 @@ def find_drafts(directory: Path) -> dict[str, Path]:
         SprachbundError: a file that is named like a draft and is none.
     """
     drafts: dict[str, Path] = {}
-    for path in sorted(directory.glob(_PATTERN), key=lambda path: (path.name != DRAFT_FILE, path.name)):
+    for path in sorted(directory.glob(DRAFT_FILES), key=lambda path: (path.name != DRAFT_FILE, path.name)):
         name = path.name.removeprefix("draft").removesuffix(".safetensors").strip(".")
         drafts[name or read_card(path).kind] = path
     return drafts

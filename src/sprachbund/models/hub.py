@@ -17,6 +17,7 @@ from sprachbund.errors import SprachbundError, unreadable
 from sprachbund.models import FAMILIES
 from sprachbund.models.catalogue import BUNDLED, SHIPPED, aliases_like, find_checkpoint
 from sprachbund.models.download import DownloadProgress, download, published_files
+from sprachbund.models.drafts import DRAFT_FILES
 from sprachbund.models.weights import COUNTER, check_finite, some
 from sprachbund.nn.limits import Limit
 from sprachbund.util.files import one_of, read_object
@@ -415,7 +416,7 @@ def read_model(
     """
     dtype: torch.dtype = options.get("dtype", torch.float32)
     for path in sorted(directory.glob("*.safetensors")):
-        if path.match("draft*"):  # ours, and read by itself
+        if path.match(DRAFT_FILES):  # read by itself
             continue
         check_tensors(path)
         if optional_setting(config, "quantization_config") is None:

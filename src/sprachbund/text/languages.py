@@ -9,7 +9,7 @@ from sprachbund.errors import SprachbundError
 MIXED = "mul"
 """BCP-47's tag for several languages: as a target, speech that mixes them, written as it is spoken."""
 _MIXED_NAME, _MIXED_TYPED = "mixed, as spoken", "mixed"
-WITHOUT_SPACES = frozenset({"zh", "cmn", "yue", "ja", "th", "lo", "my", "km", "bo", "dz"})
+_WITHOUT_SPACES = frozenset({"zh", "cmn", "yue", "ja", "th", "lo", "my", "km", "bo", "dz"})
 """Languages whose words are not set apart by spaces: their error rate is counted in characters."""
 
 
@@ -24,7 +24,7 @@ def primary(tag: str) -> str:
 
 def writes_spaces(tag: str) -> bool:
     """Whether the language of a BCP-47 tag separates words by spaces; all do in Latin letters, as "ja-Latn"."""
-    return primary(tag) not in WITHOUT_SPACES or "Latn" in tag.split("-")
+    return primary(tag) not in _WITHOUT_SPACES or "Latn" in tag.split("-")
 
 
 def text_units(text: str, tag: str) -> list[str]:

@@ -9,7 +9,7 @@ meant to be shown, since a normalizer is a choice.
 import unicodedata
 from collections.abc import Callable
 
-from sprachbund.text.languages import primary, writes_spaces
+from sprachbund.text.languages import primary
 
 _DOTTED_I = frozenset({"tr", "az", "crh", "gag", "kk-Latn", "tt-Latn"})
 _APOSTROPHES = {"\u2019": "'", "\u02bc": "'", "\u2018": "'", "\uff07": "'", "`": "'", "\u00b4": "'"}
@@ -25,11 +25,6 @@ _WORD_BREAKING_SYMBOLS = {"Sk", "So"}
 _SHAPES = {"\ufe0e", "\ufe0f", *_JOINERS}  # text or emoji; several emoji as one
 
 Normalizer = Callable[[str, str], str]
-
-
-def has_no_spaces(language: str) -> bool:
-    """Whether a language (BCP-47) is written without spaces between words."""
-    return not writes_spaces(language)
 
 
 def lower(text: str, language: str = "") -> str:

@@ -734,7 +734,7 @@ class _Run:
         """The recipe's score of the model as it stands."""
         self.model.eval()
         kind, rounded = self.parallel.device.type, self.options.frozen_bf16
-        with torch.autocast(kind, torch.bfloat16, enabled=rounded):  # or their products would have two types
+        with torch.autocast(kind, torch.bfloat16, enabled=rounded):  # 16-bit weights take no 32-bit input
             own = score(self.model)
         # All processes have to stop at the same step, so all have to see the same number.
         [total] = self.parallel.sums(own)

@@ -12,7 +12,7 @@ from sprachbund.models.conformer import ConformerShape, StreamingPart, Transduce
 from sprachbund.nn.streaming_conformer import Tier
 from sprachbund.research.encoder_transfer.grid import BITS_OF_FLOAT, StudyGrid
 from sprachbund.research.encoder_transfer.splice import RANDOM, read_layers
-from sprachbund.text.normalize import has_no_spaces
+from sprachbund.text.languages import writes_spaces
 from sprachbund.training.options import MoreRates, RatesToTry, Strict, TrainingOptions
 from sprachbund.training.recipe import ExampleRecipe
 from sprachbund.util.options import renamed
@@ -147,7 +147,7 @@ class EncoderTransferRecipe(Strict):
         if self.start_rates and self.learning_rates:
             raise ValueError("learning_rates are tried, and start_rates need no trial; remove one of them")
         for language in grid.languages:
-            if self.scored_by == "WER" and has_no_spaces(language):
+            if self.scored_by == "WER" and not writes_spaces(language):
                 raise ValueError(f'{language} is written without spaces between words; set metric = "CER"')
         return self
 
