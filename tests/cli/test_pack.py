@@ -47,7 +47,7 @@ def test_a_seed_below_zero_is_refused(corpus: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(build_app(), given).exit_code == 2
 
 
-def test_a_phrasebook_goes_on_with_the_same_sentences_alone(
+def test_a_phrasebook_goes_on_with_the_same_sentences_wherever_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sprachbund.corpora.editions.make_edition", lambda *_, **__: None)
@@ -57,9 +57,14 @@ def test_a_phrasebook_goes_on_with_the_same_sentences_alone(
     (tables / "train.tsv").write_text("en\tde\none\teins\n")
     wanted = ["data", "make", "phrasebook", "--sentences", str(tables), "--out", str(tmp_path / "book")]
     assert (main(wanted), main(wanted)) == (0, 0)
+    tables = tables.rename(tmp_path / "moved")
+    wanted[4] = str(tables)
+    assert main(wanted) == 0
     (tables / "train.tsv").write_text("en\tde\ntwo\tzwei\n")
     assert main(wanted) == 2
     assert "book was begun with sentences_sha256" in capsys.readouterr().err
+    assert main([*wanted[:3], *wanted[5:]]) == 2  # without tables
+    assert "book was begun with sentence_share" in capsys.readouterr().err
 
 
 def test_an_exported_cut_set_holds_the_corpus_and_comes_back(corpus: Path, tmp_path: Path) -> None:

@@ -698,10 +698,11 @@ def phrasebook(
             edition, **{key: value for key, value in changes.items() if value is not None}
         )
         voices = check_synthesizers(chosen.synthesizers, chosen.languages)
-    said: dict[str, Any] = {"sentences": str(tables) if tables else None, "voices": voices}
-    if tables:
-        said["sentences_sha256"] = files_sha256(tables.glob("*.tsv"))
-    _check_settings(out, asdict(chosen) | said)
+    settings = asdict(chosen) | {"voices": voices}
+    # The tables by what is in them, so that a folder of corpora can be moved and goes on there.
+    del settings["sentences"]
+    settings["sentences_sha256"] = files_sha256(tables.glob("*.tsv")) if tables else None
+    _check_settings(out, settings)
     with resumable(out), Bar(f"phrasebook/{edition}") as bar:
         editions.make_edition(out, chosen, workers=workers, ray_address=ray, progress=_labelled(bar))
     _print_parts(out)
