@@ -287,6 +287,36 @@ def test_starts_scored_on_different_utterances_are_not_compared(tmp_path: Path) 
         cell_gaps(grid, finished_cells(grid, tmp_path), tmp_path, bits=32, tiers=grid.tiers)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"tiers": ("offline",)}, {"tiers": ("offline", "160 ms")}, {"bits": (4, 32)}, {"bits": (4,)}]
+)
+def test_gaps_are_of_the_tiers_and_bits_that_the_grid_has_now(
+    changes: dict[str, tuple[object, ...]], tmp_path: Path
+) -> None:
+    few = {"languages": ("de",), "seeds": (0,), "hours": (1,)}
+    before, now = planted.grid(**few), planted.grid(**{**few, **changes})
+    for cell in before.cells():
+        counts = np.full((3, 2, 4, 2), 100.0)
+        counts[..., 0] = 10 * np.arange(3)[:, None, None] + np.arange(2)[:, None] + (cell.start == "en")
+        folder = cell.folder(tmp_path)
+        folder.mkdir(parents=True)
+        write_cell(folder, cell, before, CellScores(counts=counts, ids=list("abcd"), metric="WER"), 1.0)
+    tier, bits = now.tiers[0], now.bits[0]
+    own = 10 * before.tiers.index(tier) + before.bits.index(bits)
+    (gap,) = cell_gaps(now, finished_cells(now, tmp_path), tmp_path, bits=bits, tiers=(tier,))
+    assert gap.values == pytest.approx((own, own + 1))
+
+
+def test_a_table_of_an_earlier_grid_is_taken_away(tmp_path: Path) -> None:
+    few = {"languages": ("de",), "seeds": (0,), "hours": (1,)}
+    study(tmp_path, **few).run(report=quiet)
+    table = tmp_path / "tables" / "bits.json"
+    write_report(make_report(planted.grid(**few), tmp_path), tmp_path)
+    assert table.exists()
+    write_report(make_report(planted.grid(**few, bits=(32,)), tmp_path), tmp_path)
+    assert not table.exists()
+
+
 def cells_of(
     out: Path, grid: StudyGrid, name: str, counts: Mapping[tuple[str, int], np.ndarray]
 ) -> list[CellGap]:

@@ -272,7 +272,7 @@ def cell_gaps(
         SprachbundError: for counts that cannot be read, or that are of different utterances.
     """
     return [
-        _gap(grid, pairs, out, bits, tiers)
+        _gap(pairs, out, bits, tiers)
         for language in grid.languages
         for hours in grid.hours
         if (pairs := finished_pairs(grid, manifests, language, hours))
@@ -301,9 +301,8 @@ def finished_pairs(
     return [(one, other) for one, other in pairs if one is not None and other is not None]
 
 
-def _gap(grid: StudyGrid, pairs: Sequence[_Pair], out: Path, bits: int, tiers: Sequence[str]) -> CellGap:
+def _gap(pairs: Sequence[_Pair], out: Path, bits: int, tiers: Sequence[str]) -> CellGap:
     cell = pairs[0][0].cell
-    at, width = [grid.tiers.index(tier) for tier in tiers], grid.bits.index(bits)
     how = metric(pairs[0][0].metric, cell.language)
     ids: set[tuple[str, ...]] = set()
     sides: tuple[list[list[Counts]], list[list[Counts]]] = ([], [])
@@ -312,14 +311,15 @@ def _gap(grid: StudyGrid, pairs: Sequence[_Pair], out: Path, bits: int, tiers: S
         for side, manifest in zip(sides, pair, strict=True):
             counts, names = read_counts(manifest.cell.folder(out))
             ids.add(tuple(names))
-            side.append([counts[tier, width] for tier in at])
+            # Each cell by its own order: the grid may have changed since it was scored.
+            side.append([counts[manifest.place(tier, bits)] for tier in tiers])
     if len(ids) > 1:
         raise SprachbundError(
             f"{cell}: its starts and seeds were scored on different utterances; score the same"
         )
     # The tiers of a draw have the same utterances.
     utterances = np.arange(len(sides[0][0][0]))
-    compared = compare_means([how] * len(at), *sides, units=[utterances] * len(at))
+    compared = compare_means([how] * len(tiers), *sides, units=[utterances] * len(tiers))
     sign = 1.0 if how.higher_is_better else -1.0
     low, high = sorted(-sign * end for end in compared.interval)
     return CellGap(

@@ -602,8 +602,11 @@ def write_report(report: StudyReport, out: Path, hours: Sequence[float] = ()) ->
         "learning_rates": learning_rate_rows(report),
     }
     for name, rows in tables.items():
+        path = out / TABLES / f"{name}.json"
         if rows:
-            write_json(out / TABLES / f"{name}.json", {"study": str(out.name), "rows": rows})
+            write_json(path, {"study": str(out.name), "rows": rows})
+        else:  # or that of an earlier grid, with more bit widths or learning rates, would stand beside this report
+            path.unlink(missing_ok=True)
     values = as_values(report.analysis, hours) | {
         "missing": report.missing,
         "mixed": report.mixed,

@@ -408,6 +408,16 @@ class CellManifest(Strict):
         """The score there, None if it was not asked for."""
         return next((s.value for s in self.scores if (s.tier, s.bits) == (tier, bits)), None)
 
+    def place(self, tier: str, bits: int) -> tuple[int, int]:
+        """Indices of a tier and a bit width in the counts of the cell, which are in the order of its scores.
+
+        Args:
+            tier: one that the cell was scored at.
+            bits: likewise.
+        """
+        asked = [(score.tier, score.bits) for score in self.scores]
+        return divmod(asked.index((tier, bits)), len({score.bits for score in self.scores}))
+
 
 def write_cell(folder: Path, cell: Cell, grid: StudyGrid, scored: CellScores, took_s: float) -> CellManifest:
     """Write counts and manifest of a cell.
