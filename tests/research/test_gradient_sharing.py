@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import sacrebleu
+import torch
 
 from sprachbund.cli import main
 from sprachbund.corpora.editions import edition, make_edition
-from sprachbund.data.manifest import Manifest
+from sprachbund.data.manifest import Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
 from sprachbund.models.card import Card
 from sprachbund.models.io import load
@@ -19,9 +20,10 @@ from sprachbund.models.sharing_plan import SharingPlan
 from sprachbund.research import size_file
 from sprachbund.research.gradient_sharing import recipe as comparison
 from sprachbund.research.gradient_sharing.options import GradientSharingRecipe, run_folder
-from sprachbund.research.gradient_sharing.recipe import other_digits, other_groups
+from sprachbund.research.gradient_sharing.recipe import make_control, other_digits, other_groups
 from sprachbund.training.loop import Convergence, DevEvaluation, DivergedError
 from sprachbund.training.options import read_recipe
+from sprachbund.util.devices import torch_threads
 from tests.models.seamless.support import make_checkpoint
 from tests.training.owned import make_tones
 
@@ -302,6 +304,38 @@ def test_a_rate_at_which_a_training_breaks_down_is_one_without_a_loss(
         SprachbundError, match=r"no training of 'uft' has a finite loss, with learning_rates 1, 2; lower"
     ):
         tuned(tmp_path / "other", "[1.0, 2.0]")
+
+
+def test_rates_are_tried_with_as_many_threads_as_the_other_trainings_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Rates(monkeypatch)
+    seen: list[int] = []
+    monkeypatch.setattr(comparison, "_first", lambda *given: Path())
+    monkeypatch.setattr(
+        comparison, "_second", lambda *given: seen.append(torch.get_num_threads()) or given[-1]
+    )
+    monkeypatch.setattr(comparison, "_run_seed", lambda *given: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr(comparison, "write_table", lambda *given: tmp_path)
+    changes = ["learning_rates=[1e-3, 2e-3]", "seeds=[0]", f'data="{tmp_path}"']
+    recipe = read_recipe(GradientSharingRecipe, size_file("gradient_sharing", "tiny"), changes)
+    with torch_threads(3):
+        comparison.run(recipe, tmp_path / "run", report=lambda line: None)
+    assert len(seen) > 2
+    assert set(seen) == {3}
+
+
+def test_a_control_without_digits_is_refused_every_time(tmp_path: Path) -> None:
+    """Once, the part that was written before the refusal counted as whole the next time."""
+    data = tmp_path / "data"
+    with ManifestWriter(data / "train") as writer:
+        sound = np.zeros(1600, np.float32)
+        writer.add(
+            sound, text="hallo", language="de", speaker="a", utterance_id="one", translations={"en": "hello"}
+        )
+    for _ in range(2):
+        with pytest.raises(SprachbundError, match="has a digit in words; the control needs some"):
+            make_control(data, tmp_path / "control", ["de", "en"], ["de"], lambda line: None)
 
 
 def test_digits_are_moved_by_three() -> None:

@@ -100,6 +100,19 @@ def test_a_plan_made_by_hand_is_shown_but_not_drawn(tmp_path: Path) -> None:
         page.write_report(by_hand, tmp_path / "report.html")
 
 
+@pytest.mark.parametrize("name", ["report.html", "report.png"])
+def test_a_split_that_was_not_measured_is_not_drawn(plan: SharingPlan, name: str, tmp_path: Path) -> None:
+    by_hand = plan.splits[0].model_copy(update={"module": "decoder.layers.0.feed_forward"})
+    page.write_report(plan.model_copy(update={"splits": (*plan.splits, by_hand)}), tmp_path / name)
+    assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_a_module_of_any_name_is_written_into_the_page() -> None:
+    assert 'aria-label="purity in &lt;ffn&gt; &quot;a&quot;"' in page.svg(
+        lambda axes: None, 'purity in <ffn> "a"', 1, 1
+    )
+
+
 def test_edited_groups_are_not_called_sure(plan: SharingPlan) -> None:
     edited = plan.splits[0].model_copy(update={"groups": (("aeb", "bem"), ("cs", "de"))})
     facts = dict(report.split_facts(edited))

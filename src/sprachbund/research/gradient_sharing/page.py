@@ -175,7 +175,7 @@ def overview(plan: SharingPlan, module: str, against: Mapping[str, ModuleEvidenc
         path: file of the PNG.
     """
     evidence = plan.modules[module]
-    chosen = [split.module for split in plan.splits]
+    chosen = _chosen(plan)
     tall = 1 + 0.035 * max(0, len(evidence.languages) - 6)
     figure = new_figure(12, 8.4 * tall)
     figure.patch.set_facecolor("white")
@@ -244,6 +244,11 @@ def _runs(evidence: ModuleEvidence, names: Sequence[str]) -> list[tuple[int, int
     return runs
 
 
+def _chosen(plan: SharingPlan) -> list[str]:
+    """Modules to split that were measured; a plan made by hand may name others."""
+    return [split.module for split in plan.splits if split.module in plan.modules]
+
+
 def _colour(evidence: ModuleEvidence, language: str) -> str:
     index = next(i for i, group in enumerate(evidence.groups) if language in group)
     return GROUP_COLOURS[index % len(GROUP_COLOURS)]
@@ -301,8 +306,7 @@ def write_report(plan: SharingPlan, path: Path, against: SharingPlan | None = No
         raise SprachbundError(
             "the plan holds no evidence to draw; make one with `share plan`, or leave --out away to read it"
         )
-    focus = [split.module for split in plan.splits if split.module in plan.modules]
-    focus = focus or [max(plan.modules, key=lambda name: plan.modules[name].clear_conflict)]
+    focus = _chosen(plan) or [max(plan.modules, key=lambda name: plan.modules[name].clear_conflict)]
     if path.suffix.lower() == ".png":
         overview(plan, focus[0], against.modules if against else {}, path)
     else:
@@ -363,7 +367,7 @@ def _module(plan: SharingPlan, name: str) -> str:
 
 
 def _purity(plan: SharingPlan, against: SharingPlan | None) -> str:
-    chosen = [split.module for split in plan.splits if split.module in plan.modules]
+    chosen = _chosen(plan)
     before: dict[str, ModuleEvidence] = against.modules if against else {}
     draw = partial(purity_lines, modules=plan.modules, chosen=chosen, against=before)
     title = "1/2 is as near to the others as to itself; 1 has nothing in common with them"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from sprachbund.data.manifest import INFO_FILE, Manifest, ManifestWriter
 from sprachbund.errors import SprachbundError
@@ -237,7 +238,9 @@ def run(recipe: GradientSharingRecipe, directory: Path, *, report: Report = prin
         _started(used, recipe.seeds[0], directory, report)
         arms = [name for name in recipe.all_arms if ARMS[name].goes_on]
         paths = tuple(_rate_file(directory, name) for name in arms)
-        tasks = Tasks(paths=paths, make=partial(_tune, used, directory, arms))
+        # As many threads as the trainings before and after it have, where one is made at a time.
+        threads = torch.get_num_threads() if recipe.workers == 1 else 1
+        tasks = Tasks(paths=paths, make=partial(_tune, used, directory, arms), threads=threads)
         run_tasks(tasks, "arms tuned", workers=min(recipe.workers, len(paths)), report=report)
         report_rates({name: _tried(directory, name) for name in arms}, report)
     if recipe.workers == 1:
@@ -649,8 +652,9 @@ def _copy(
                 translations=translations,
                 custom=utterance.custom,
             )
-    if not count:
-        raise SprachbundError(
-            f"no translation of speech in {', '.join(changed)} in {source} has a digit in words; the control needs some"
-        )
+        if not count:  # before the copy is closed, by which the next run would take it for whole
+            raise SprachbundError(
+                f"no translation of speech in {', '.join(changed)} in {source} has a digit in words; the control needs "
+                "some"
+            )
     report(f"other digits in the translations of {count} utterances of {target}")
