@@ -1,5 +1,6 @@
 """Learning rates of the comparison of discrete units, of trainings that are written down and never run."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from sprachbund.research.discrete_units.rates import (
     trials_left,
 )
 from sprachbund.research.discrete_units.recipe import run
+from sprachbund.research.discrete_units.report import _rates
 from sprachbund.research.gradient_sharing.options import GradientSharingRecipe
 from sprachbund.research.tuning import as_json
 from sprachbund.training.loop import Convergence, DevEvaluation, DivergedError
@@ -86,6 +88,12 @@ def test_a_rate_at_which_a_training_breaks_down_has_no_loss_and_is_not_tried_aga
     for arm in recipe.tuned():
         assert losses_of(recipe, tmp_path, arm) == {1e-3: 2.5, 2e-3: math.inf}
         assert best_trial(recipe, tmp_path, arm) == RateTrial(arm, 1e-3)
+    table = json.loads(
+        json.dumps(_rates(recipe, tmp_path)), parse_constant=pytest.fail
+    )  # Infinity is no JSON
+    assert table == [
+        {"arm": name, "0.001": 2.5, "0.002": None, "best": 0.001} for name in recipe.tuned().values()
+    ]
     higher = recipe.model_copy(update={"learning_rates": (2e-3, 4e-3)})
     with pytest.raises(
         SprachbundError, match=r"no training of '.*' has a finite loss, .* 0.002, 0.004; lower"
@@ -121,6 +129,18 @@ def test_beyond_a_single_rate_nothing_can_be_tried(recipe: type[BaseModel], name
         match=r"more_learning_rates.*beyond 0\.001 is not known; name two or more learning_rates",
     ):
         read_recipe(recipe, size_file(name, "tiny"), ["learning_rates=[1e-3]", "more_learning_rates=1"])
+
+
+def test_ablations_have_seeds_that_are_trained() -> None:
+    tiny = size_file("discrete_units", "tiny")
+    changes = ["seeds=[0, 1]", "ablation_seeds=[1]"]
+    left_out = ["ablation_seeds=[2]", "ablations=[]"]
+    assert read_recipe(DiscreteUnitsRecipe, tiny, left_out).ablation_arms() == {}
+    assert read_recipe(DiscreteUnitsRecipe, tiny, changes).seeds_of_ablations == (1,)
+    with pytest.raises(
+        SprachbundError, match=r"ablation_seeds has 2, and the seeds are 0, 1; add it to seeds"
+    ):
+        read_recipe(DiscreteUnitsRecipe, tiny, [*changes, "ablation_seeds=[1, 2]"])
 
 
 def test_known_rates_need_no_trial() -> None:

@@ -152,7 +152,7 @@ class DiscreteUnitsRecipe(Strict):
         target: language written.
         units: options of making the units.
         seeds: seeds of every arm but the ablations.
-        ablation_seeds: seeds of the ablations and of the arm that they are compared with; all of `seeds` if empty.
+        ablation_seeds: those of `seeds` that the ablations and the arm they are compared with have; all if empty.
         workers: models trained at a time, each with one thread; changes no number.
         heads: heads that are compared, each with every one of `texts`.
         texts: text learned beside the speech: "none", "own", "external" or "start"; the first is what the others are
@@ -223,6 +223,17 @@ class DiscreteUnitsRecipe(Strict):
     text_training: TrainingOptions
     beam_size: int = Field(default=10, ge=1)
     test_utterances: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _ablates_what_is_trained(self) -> "DiscreteUnitsRecipe":
+        """Seeds of ablations are those of a comparison, or their scores would be missed when all else is trained."""
+        others = [seed for seed in self.ablation_seeds if self.ablations and seed not in self.seeds]
+        if others:
+            raise ValueError(
+                f"ablation_seeds has {others[0]}, and the seeds are {', '.join(map(str, self.seeds))}; add it to "
+                "seeds, or leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_rate_for_each_arm(self) -> "DiscreteUnitsRecipe":

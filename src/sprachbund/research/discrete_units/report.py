@@ -26,7 +26,7 @@ from sprachbund.research.discrete_units.options import (
 from sprachbund.research.discrete_units.rates import losses_of
 from sprachbund.research.table_file import keep_table
 from sprachbund.research.texts import TEXTS_FILE, write_texts
-from sprachbund.research.tuning import best_rate
+from sprachbund.research.tuning import as_json, best_rate
 from sprachbund.units.encoded import EncodedCorpus
 from sprachbund.util.files import atomic_path, read_model, read_object, write_text
 from sprachbund.util.plotting import ACCENT, INK, MUTED, new_figure, plain_axes
@@ -211,7 +211,12 @@ def _rates(recipe: DiscreteUnitsRecipe, directory: Path) -> list[Row]:
     tried = {name: losses_of(recipe, directory, arm) for arm, name in recipe.tuned().items()}
     rates = sorted({rate for losses in tried.values() for rate in losses})
     return [
-        {"arm": name, **{f"{rate:g}": losses.get(rate) for rate in rates}, "best": best_rate(losses)}
+        {
+            "arm": name,
+            **dict.fromkeys(f"{rate:g}" for rate in rates),
+            **as_json(losses),
+            "best": best_rate(losses),
+        }
         for name, losses in tried.items()
     ]
 
