@@ -70,3 +70,13 @@ def test_another_file_is_an_error(content: bytes | None, message: str, tmp_path:
         path.write_bytes(content)
     with pytest.raises(SprachbundError, match=message):
         WrittenTexts.read(path)
+
+
+def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / TEXTS_FILE
+    write_texts(path, [("first", 0, made("a b c"))])
+    content = bytearray(path.read_bytes())
+    content[10] ^= 0xFF  # of the deflated stream behind the head
+    path.write_bytes(content)
+    with pytest.raises(SprachbundError, match=r"is no texts\.jsonl\.gz of a run"):
+        WrittenTexts.read(path)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -77,7 +78,7 @@ class WrittenTexts:
             raise SprachbundError(
                 f"{path}: {error.strerror or error}; give the {TEXTS_FILE} of a run"
             ) from error
-        except (EOFError, StopIteration, ValueError, KeyError, TypeError) as error:
+        except (EOFError, StopIteration, ValueError, KeyError, TypeError, zlib.error) as error:
             raise SprachbundError(f"{path} is no {TEXTS_FILE} of a run: {error!r}") from error
         return cls(path=path, references=references, runs=runs)
 

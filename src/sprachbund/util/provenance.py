@@ -65,31 +65,21 @@ def hash_files(files: Iterable[Path]) -> str:
 
 
 def commit() -> str | None:
-    """Commit of the source tree this package runs from, with "+changes" when files differ from it."""
+    """Commit of the source tree this package runs from, with "+changes" when files differ from it; None elsewhere."""
     here = Path(__file__).parent
     try:
-        head = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changes = subprocess.run(
-            [
-                "git",
-                "--no-optional-locks",
-                "-C",
-                str(here),
-                "status",
-                "--porcelain",
-                "--untracked-files=no",
-                "--",
-                str(here.parent),
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        # Where it is installed below another project, in an environment there, the commit would be that project's.
+        _git(here, "ls-files", "--error-unmatch", "--", Path(__file__).name)
+        head = _git(here, "rev-parse", "HEAD")
+        changes = _git(here, "status", "--porcelain", "--untracked-files=no", "--", str(here.parent))
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{head}+changes" if changes else head
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def machine() -> dict[str, str | int]:
