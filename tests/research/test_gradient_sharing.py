@@ -338,6 +338,31 @@ def test_a_control_without_digits_is_refused_every_time(tmp_path: Path) -> None:
             make_control(data, tmp_path / "control", ["de", "en"], ["de"], lambda line: None)
 
 
+def test_each_part_of_the_data_leaves_out_its_own_languages(tmp_path: Path) -> None:
+    """The parts of a user's data need not hold the same languages besides those that are compared."""
+    for part, spoken in (("train", ("de", "en", "fr")), ("dev", ("de", "en", "it"))):
+        make_tones(tmp_path / part, spoken)
+    changes = ['languages=["de", "en"]', "shares={de = 0.5}", f'data="{tmp_path}"']
+    recipe = read_recipe(GradientSharingRecipe, size_file("gradient_sharing", "tiny"), changes)
+    translator = comparison._translator(recipe, recipe.first)
+    assert translator.train[0].shares == {"fr": 0.0, "de": 0.5}
+    assert translator.dev[0].shares == {"it": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("shares={xx = 0.5}", "shares names 'xx', which is not among the languages spoken, "),
+        ("shares={en = 2}", "less than or equal to 1"),
+        ("second_repeats={xx = 2}", "second_repeats names 'xx', which is not among the languages spoken, "),
+        ("second_repeats={en = 0.5}", "greater than or equal to 1"),
+    ],
+)
+def test_shares_and_repeats_that_cannot_be_are_refused_before_any_training(given: str, message: str) -> None:
+    with pytest.raises(SprachbundError, match=message):
+        read_recipe(GradientSharingRecipe, size_file("gradient_sharing", "tiny"), [given])
+
+
 def test_digits_are_moved_by_three() -> None:
     assert other_digits("nine two and twenty-two or zero", "en") == "two five and twenty-two or three"
 

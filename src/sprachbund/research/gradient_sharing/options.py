@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -122,7 +122,7 @@ class GradientSharingRecipe(Strict):
     data: Path = Path()
     languages: Distinct[str] = Field(min_length=2)
     targets: Distinct[str] = ()
-    shares: dict[str, float] = Field(default_factory=dict)
+    shares: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     seeds: Distinct[int] = Field(default=(0, 1, 2), min_length=1)
     first_seed: int | None = None
     arms: Distinct[str] = tuple(ARMS)
@@ -137,7 +137,7 @@ class GradientSharingRecipe(Strict):
     second: TrainingOptions
     learning_rates: RatesToTry = ()
     more_learning_rates: MoreRates = 0
-    second_repeats: dict[str, float] = Field(default_factory=dict)
+    second_repeats: dict[str, Annotated[float, Field(ge=1)]] = Field(default_factory=dict)
     private_rate: float = Field(default=2.5, gt=0)
     branch_dropout: float = Field(default=0.0, ge=0, lt=1)
     cache_states: bool = False
@@ -154,6 +154,15 @@ class GradientSharingRecipe(Strict):
     def _known(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
         check_arms(arms, ARMS)
         return arms
+
+    @model_validator(mode="after")
+    def _knows_the_languages(self) -> Self:
+        for key, given in (("shares", self.shares), ("second_repeats", self.second_repeats)):
+            if unknown := [tag for tag in given if tag not in self.languages]:
+                raise ValueError(
+                    f"{key} names {unknown[0]!r}, which is not among the languages spoken, {', '.join(self.languages)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

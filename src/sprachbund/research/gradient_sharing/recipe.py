@@ -339,13 +339,10 @@ def _run_seed(recipe: GradientSharingRecipe, directory: Path, seed: int, report:
 
 
 def _translator(recipe: GradientSharingRecipe, training: TrainingOptions, **changes: Any) -> TranslatorRecipe:
-    # Speech in languages that the comparison leaves out is left out by a share of nothing.
-    present = set(Manifest(recipe.data / "dev").languages.tolist()) - {""}
-    absent = dict.fromkeys(sorted(present - set(recipe.languages)), 0.0)
     return TranslatorRecipe(
         languages=tuple(dict.fromkeys((*recipe.languages, *recipe.targets))),
-        train=(DataPart(path=recipe.data / "train", shares={**absent, **recipe.shares}),),
-        dev=(DataPart(path=recipe.data / "dev", shares=absent),),
+        train=(DataPart(path=recipe.data / "train", shares={**_absent(recipe, "train"), **recipe.shares}),),
+        dev=(DataPart(path=recipe.data / "dev", shares=_absent(recipe, "dev")),),
         bits=32,
         cache_states=recipe.cache_states and bool(training.trainable),
         examples=_examples(recipe),
@@ -353,6 +350,12 @@ def _translator(recipe: GradientSharingRecipe, training: TrainingOptions, **chan
         card=CardRecipe(name="gradient-sharing"),
         **changes,
     )
+
+
+def _absent(recipe: GradientSharingRecipe, name: str) -> dict[str, float]:
+    """Shares of nothing of the languages in a part of the data that the comparison leaves out."""
+    there = set(Manifest(recipe.data / name).languages.tolist()) - {""}
+    return dict.fromkeys(sorted(there - set(recipe.languages)), 0.0)
 
 
 def _examples(recipe: GradientSharingRecipe) -> ExampleRecipe:
