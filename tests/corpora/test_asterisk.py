@@ -226,6 +226,21 @@ def test_prepare_writes_manifests_that_lhotse_reads(tree: Path, tmp_path: Path) 
     assert "Allison Smith" in info["attribution"]["asterisk-en-allison"]
 
 
+def test_prepare_replaces_its_own_prompts_and_no_others(tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(out, tree)
+    prepare(out, tree, languages=["en"])
+    parts = [part for part in ("train", "dev", "test") if (out / part).exists()]
+    for part in parts:
+        left = sorted(path.name for path in (out / part).iterdir())
+        assert not left or set(Manifest(out / part).languages.tolist()) == {"en"}
+    info = json.loads((out / "train" / "dataset.json").read_text())
+    (out / "train" / "dataset.json").write_text(json.dumps(info | {"name": "phrasebook/tiny/train"}))
+    with pytest.raises(SprachbundError, match="train holds another corpus, phrasebook/tiny/train"):
+        prepare(out, tree)
+    assert len(Manifest(out / "train"))
+
+
 def test_deb_files_are_unpacked(tree: Path, tmp_path: Path) -> None:
     debs = tmp_path / "debs"
     debs.mkdir()
