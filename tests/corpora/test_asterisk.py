@@ -247,6 +247,16 @@ def test_prepare_replaces_its_own_parts_and_no_other_corpus(tree: Path, tmp_path
     )
 
 
+def test_prepare_refuses_a_part_of_another_corpus(tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(out, tree)
+    info = json.loads((out / "train" / "dataset.json").read_text())
+    (out / "train" / "dataset.json").write_text(json.dumps(info | {"name": "phrasebook/tiny/train"}))
+    with pytest.raises(SprachbundError, match="train holds another corpus, phrasebook/tiny/train"):
+        prepare(out, tree)
+    assert len(Manifest(out / "train"))
+
+
 def test_deb_files_are_unpacked(tree: Path, tmp_path: Path) -> None:
     debs = tmp_path / "debs"
     debs.mkdir()

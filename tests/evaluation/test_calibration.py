@@ -417,6 +417,10 @@ def test_the_command_measures_the_calibration_that_a_model_has(
         assert main(line) == 2
         assert "is named twice; name each corpus directory once" in capsys.readouterr().err
     out = tmp_path / "out"
+    out.touch()
+    assert main(["calibrate", "--model", "bundled", *command[3:], "--out", str(out)]) == 2
+    assert f"--out {out} is a file; name a folder" in capsys.readouterr().err
+    out.unlink()
     assert main(["calibrate", "--model", "bundled", *command[3:], "--out", str(out)]) == 0
     measured = json.loads((out / "domain.json").read_text())
     assert measured["model"] == content_hash(bundled_directory())

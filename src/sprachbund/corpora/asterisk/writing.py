@@ -13,7 +13,7 @@ from typing import Any
 
 from sprachbund.corpora.asterisk.packages import LANGUAGES, SPEAKERS
 from sprachbund.corpora.asterisk.prompts import Clips, Prompt, PromptSet, is_clip, load_clips, load_prompt_set
-from sprachbund.data.manifest import INFO_FILE, ManifestWriter
+from sprachbund.data.manifest import INFO_FILE, ManifestWriter, refuse_other
 from sprachbund.errors import SprachbundError
 from sprachbund.util.files import write_json
 from sprachbund.util.progress import Progress, nothing
@@ -40,8 +40,8 @@ def prepare(
     of its wording. Every utterance says in ``custom`` whether its ``words`` are "documented" or, for those
     speakers, "assumed": the wording of the core prompt of the same name, which often differs in long
     prompts; translations hold all the same. Recordings longer than ``max_duration_s`` are left out and
-    counted. Parts of an earlier run are replaced. Returns what was written, by part. Raises SprachbundError when the
-    packages cannot be found or read, and where ``out`` holds another corpus.
+    counted. Returns what was written, by part; prompts that an earlier run wrote there are replaced.
+    Raises SprachbundError when the packages cannot be found or read, or the folder holds another corpus.
 
     Args:
         out: folder of the corpus.
@@ -88,7 +88,7 @@ def _write_part(
 ) -> dict[str, Any]:
     mine = [prompt for prompt in prompts.prompts if part_of(prompt, prompts) == part]
     short = [prompt for prompt in mine if prompt.duration_s <= max_duration_s]
-    _clear(folder)
+    _clear(folder, part)
     if not short:
         return {"utterances": 0, "left_out_too_long": len(mine)}
     writer = ManifestWriter(folder)
@@ -143,7 +143,7 @@ def write_composed(
             p for p in prompts.prompts if (p.speaker in speakers if speakers else not p.held_out)
         )
     stream = composed_utterances(clips, random.Random(seed), split, prompts=prompts, speakers=speakers)
-    _clear(out)
+    _clear(out, f"composed-{split}")
     writer = ManifestWriter(out)
     for index, made in zip(range(num_utterances), stream, strict=False):
         writer.add(
@@ -161,11 +161,12 @@ def write_composed(
     return {"utterances": num_utterances}
 
 
-def _clear(folder: Path) -> None:
-    """Remove the shards of an earlier run."""
-    for pattern in ("cuts.*", "audio.*", "shard.*", INFO_FILE):
-        for old in list(folder.glob(pattern)):
-            old.unlink()
+def _clear(folder: Path, part: str) -> None:
+    """Remove the corpus that an earlier run left. Raises SprachbundError: another one is there."""
+    refuse_other(folder, f"asterisk/{part}")
+    # What says that the corpus is whole goes first.
+    for old in [folder / INFO_FILE, *folder.glob("cuts.*"), *folder.glob("audio.*"), *folder.glob("shard.*")]:
+        old.unlink(missing_ok=True)
 
 
 def _info(part: str, prompts: Iterable[Prompt]) -> dict[str, Any]:

@@ -31,7 +31,13 @@ from sprachbund.corpora.public.items import (
     check,
 )
 from sprachbund.corpora.public.tables import tag
-from sprachbund.data.manifest import ManifestWriter, is_clipped, refuse_integers, shard_numbers
+from sprachbund.data.manifest import (
+    PREPARED_FROM,
+    ManifestWriter,
+    is_clipped,
+    refuse_integers,
+    shard_numbers,
+)
 from sprachbund.errors import SprachbundError
 from sprachbund.util.arrays import Samples
 from sprachbund.util.files import read_object, write_json, write_text
@@ -150,7 +156,6 @@ SHARD_SIZE = 250
 
 UNREADABLE = "sound cannot be read"
 LEFT_OUT = "left_out.tsv"
-_BEGUN = ".prepared-from"
 _COUNTS = ".counts.{}.json"
 
 
@@ -160,7 +165,7 @@ def claim(out: Path, begun_with: Mapping[str, Any]) -> None:
     Raises:
         SprachbundError: it holds something else.
     """
-    path = out / _BEGUN
+    path = out / PREPARED_FROM
     wanted = json.loads(json.dumps(begun_with))
     holds_some = any(out.rglob("cuts.*.jsonl")) if out.exists() else False
     if holds_some and path.exists():
